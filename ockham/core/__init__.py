@@ -1,0 +1,1 @@
+"""What every layer speaks: steps, sampling parameters, noise, ledger, seams, registry, errors."""

@@ -1,0 +1,70 @@
+"""Everything that a user can set about an engine, under vLLM's names where it has one."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ockham.core.errors import ConfigError
+
+DTYPES = ("auto", "bfloat16", "float32")
+KV_DTYPES = ("auto", "bfloat16", "float32")
+
+
+class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Settings of one engine.
+
+    `dtype` and `kv_cache_dtype` of "auto" follow the checkpoint (float16 is widened to float32).
+    `max_model_len=None` takes the checkpoint's own limit, or what fits into the memory.
+    `gpu_memory_utilization` is the share of the memory allowed to this process that weights, state
+    and workspace may take together (the name is vLLM's; on a CPU it means RAM);
+    `kv_cache_memory_bytes` sets the state's pool directly. `block_size` is the tokens of a page.
+    """
+
+    model: str = "lab"
+    tokenizer: str | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    quantization: str | None = None
+    kv_cache_dtype: str = "auto"
+    backend: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    gpu_memory_utilization: float = 0.9
+    kv_cache_memory_bytes: int | None = None
+    block_size: int = 16
+    policy: str = "fcfs"
+    reuse: str = "none"
+    keep: str = "all"
+    drafter: str = "none"
+    seed: int = 0
+    skip_tokenizer_init: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
+        if self.kv_cache_dtype not in KV_DTYPES:
+            raise ConfigError(
+                f"kv_cache_dtype must be one of {', '.join(KV_DTYPES)}, "
+                f"got {self.kv_cache_dtype!r}."
+            )
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "max_model_len"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}.")
+        if not 0.0 < self.gpu_memory_utilization <= 1.0:
+            raise ConfigError(
+                f"gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}."
+            )
+        if self.kv_cache_memory_bytes is not None and self.kv_cache_memory_bytes < 1:
+            raise ConfigError(
+                f"kv_cache_memory_bytes must be positive, got {self.kv_cache_memory_bytes}."
+            )
+        if self.block_size & (self.block_size - 1):
+            raise ConfigError(f"block_size must be a power of two, got {self.block_size}.")
+        if self.trust_remote_code:
+            raise ConfigError(
+                "trust_remote_code is not supported: Ockham never runs code from a checkpoint. "
+                "Leave it out; `ockham models` lists the architectures that are known."
+            )

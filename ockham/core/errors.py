@@ -1,0 +1,47 @@
+"""The errors that reach a user. Each message is a sentence: what, which value, what to do."""
+
+
+class OckhamError(Exception):
+    """Base of every error that Ockham raises on purpose. `status` is the HTTP status code."""
+
+    status = 500
+
+
+class InvalidRequest(OckhamError, ValueError):
+    """A request that can never be served as it stands. `param` names the field at fault."""
+
+    status = 400
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class Overloaded(OckhamError):
+    """The queue is full. The same request may succeed later."""
+
+    status = 429
+
+
+class RequestTimeout(OckhamError):
+    """A request did not finish within the time that it was given."""
+
+    status = 408
+
+
+class EngineDead(OckhamError):
+    """The engine process ended while it held the request; a new one is being started."""
+
+    status = 503
+
+
+class ModelError(OckhamError, ValueError):
+    """A checkpoint, configuration or tokenizer that cannot be loaded."""
+
+
+class DoesNotFit(ModelError, MemoryError):
+    """The model, or its state, needs more memory than is allowed."""
+
+
+class ConfigError(OckhamError, ValueError):
+    """A setting, or a combination of settings, that Ockham does not support."""

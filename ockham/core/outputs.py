@@ -1,0 +1,58 @@
+"""What a caller gets back, under vLLM's field names."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ockham.core.ledger import Ledger
+
+
+class Logprob(msgspec.Struct, array_like=True):
+    """Log probability of one token under the unprocessed logits, and its rank (1 is likeliest)."""
+
+    logprob: float
+    rank: int
+    decoded_token: str | None = None
+
+
+PositionLogprobs = dict[int, Logprob]
+"""Token id -> log probability: the chosen token and the likeliest ones, likeliest first."""
+
+
+class CompletionOutput(msgspec.Struct):
+    """One completion of a prompt. `finish_reason`: `"stop"`, `"length"`, `"abort"`, `"error"`, or
+    None while it runs; `stop_reason`: the stop string or stop token id that ended it, None for the
+    end-of-sequence token."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None = None
+    logprobs: list[PositionLogprobs] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+class RequestOutput(msgspec.Struct):
+    """All completions of one prompt. `prompt_logprobs[0]` is None: nothing precedes it."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    num_cached_tokens: int = 0
+    ledger: Ledger = msgspec.field(default_factory=Ledger)
+
+
+class ScoreOutput(msgspec.Struct):
+    """Log probability of each prompt token given those before it.
+
+    `logprobs[i]` belongs to token `i + 1`; `perplexity` is exp(-mean) over them.
+    """
+
+    prompt_token_ids: list[int]
+    logprobs: list[float]
+    perplexity: float
+    ledger: Ledger = msgspec.field(default_factory=Ledger)

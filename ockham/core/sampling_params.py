@@ -1,0 +1,179 @@
+"""How the next token of a sequence is chosen, under the names and defaults of vLLM.
+
+The order in which parameters act is fixed, for every backend:
+
+1.  log probabilities are taken from the unprocessed logits;
+2.  `allowed_token_ids` (everything else is masked), `bad_words`, the stop tokens while fewer than
+    `min_tokens` were generated;
+3.  `logit_bias`;
+4.  `repetition_penalty`, then `frequency_penalty` and `presence_penalty`;
+5.  division by `temperature` (0 means greedy: the largest logit, the lowest id on a tie);
+6.  `min_p`, then `top_k`, then `top_p`;
+7.  the token with the largest logit plus Gumbel noise (`ockham.core.noise`), the lowest id on a tie.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from ockham.core.errors import InvalidRequest
+
+MAX_LOGPROBS = 20
+"""Most alternatives that `logprobs` and `prompt_logprobs` may ask for, as in vLLM's default."""
+MAX_STOP_STRINGS = 64
+MAX_STOP_STRING_CHARACTERS = 4096
+MAX_LIST_ENTRIES = 16384
+"""Most entries of `stop_token_ids`, `bad_words`, `logit_bias` and similar lists."""
+MAX_N = 1024
+
+
+class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """Sampling parameters of one request. Invalid values raise `InvalidRequest` naming the field.
+
+    `max_tokens=None` means: until the model stops or the context is full. `top_k` of 0 or -1 is
+    off. `seed=None` takes a fresh seed for each request. `logprobs=k` returns the chosen token and
+    the `k` likeliest; `prompt_logprobs=k` the same for each prompt token but the first.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    min_tokens: int = 0
+    max_tokens: int | None = 16
+    ignore_eos: bool = False
+    seed: int | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """`stop` as a list, whichever way it was given."""
+        if self.stop is None:
+            return []
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            kind = float if name in _FLOATS else int
+            if isinstance(value, bool) or not isinstance(value, (int, kind)):
+                raise InvalidRequest(f"{name} must be a number, got {value!r}.", name)
+            if not math.isfinite(value) or not low <= value <= high:
+                raise InvalidRequest(f"{name} must lie in [{low}, {high}], got {value!r}.", name)
+        if self.top_p == 0.0:
+            raise InvalidRequest("top_p must be above 0, got 0.0; use temperature=0.", "top_p")
+        if self.repetition_penalty == 0.0:
+            raise InvalidRequest("repetition_penalty must be above 0.", "repetition_penalty")
+        if not self.spaces_between_special_tokens:
+            raise InvalidRequest(
+                "spaces_between_special_tokens=False is not supported: fast tokenizers, the only "
+                "ones used here, never add such spaces; leave it out.",
+                "spaces_between_special_tokens",
+            )
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequest(
+                f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens}).",
+                "min_tokens",
+            )
+        self._check_strings("stop", self.stop_strings, MAX_STOP_STRINGS)
+        self._check_strings("bad_words", self.bad_words or [], MAX_LIST_ENTRIES)
+        self._check_ids("stop_token_ids", self.stop_token_ids)
+        self._check_ids("allowed_token_ids", self.allowed_token_ids)
+        if self.allowed_token_ids is not None and not self.allowed_token_ids:
+            raise InvalidRequest("allowed_token_ids must not be empty.", "allowed_token_ids")
+        if self.logit_bias is not None:
+            self._check_ids("logit_bias", list(self.logit_bias))
+            for token, bias in self.logit_bias.items():
+                if not isinstance(bias, (int, float)) or not -100.0 <= bias <= 100.0:
+                    raise InvalidRequest(
+                        f"logit_bias of token {token} must lie in [-100, 100], got {bias!r}.",
+                        "logit_bias",
+                    )
+
+    @staticmethod
+    def _check_strings(name: str, values: Any, most: int) -> None:
+        if not isinstance(values, list):
+            raise InvalidRequest(f"{name} must be a list of strings, got {values!r}.", name)
+        if len(values) > most:
+            raise InvalidRequest(f"{name} has {len(values)} entries, at most {most}.", name)
+        for value in values:
+            if not isinstance(value, str) or not value:
+                raise InvalidRequest(f"{name} entries must be non-empty strings.", name)
+            if len(value) > MAX_STOP_STRING_CHARACTERS:
+                raise InvalidRequest(
+                    f"an entry of {name} has {len(value)} characters, at most "
+                    f"{MAX_STOP_STRING_CHARACTERS}.",
+                    name,
+                )
+
+    @staticmethod
+    def _check_ids(name: str, ids: Any) -> None:
+        if ids is None:
+            return
+        if not isinstance(ids, list):
+            raise InvalidRequest(f"{name} must be a list of token ids, got {ids!r}.", name)
+        if len(ids) > MAX_LIST_ENTRIES:
+            raise InvalidRequest(
+                f"{name} has {len(ids)} entries, at most {MAX_LIST_ENTRIES}.", name
+            )
+        for token in ids:
+            if isinstance(token, bool) or not isinstance(token, int) or token < 0:
+                raise InvalidRequest(f"{name} holds {token!r}, which is not a token id.", name)
+
+    def check_vocabulary(self, vocabulary: int) -> None:
+        """Raise `InvalidRequest` if a token id named here is not one of `vocabulary` ids."""
+        for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+            for token in getattr(self, name) or ():
+                if token >= vocabulary:
+                    raise InvalidRequest(
+                        f"{name} names token {token}, but the vocabulary ends at "
+                        f"{vocabulary - 1}.",
+                        name,
+                    )
+
+
+_FLOATS = {
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+}
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("n", 1, MAX_N),
+    ("temperature", 0.0, 100.0),
+    ("top_k", -1, 2**31 - 1),
+    ("top_p", 0.0, 1.0),
+    ("min_p", 0.0, 1.0),
+    ("repetition_penalty", 0.0, 100.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("min_tokens", 0, 2**31 - 1),
+    ("max_tokens", 1, 2**31 - 1),
+    ("seed", -(2**63), 2**64 - 1),
+    ("logprobs", 0, MAX_LOGPROBS),
+    ("prompt_logprobs", 0, MAX_LOGPROBS),
+)

@@ -1,0 +1,141 @@
+"""The protocols that techniques implement: one small class in one file behind one of these.
+
+The engine knows these protocols and never a technique by name. Only what the present engine uses is
+fixed here; a seam gains a method when its first technique needs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.float32]
+
+
+class Linear(Protocol):
+    """A weight matrix (out_features, in_features) as some format stores it."""
+
+    format: str
+    out_features: int
+    in_features: int
+    arrays: dict[str, Array]
+    """The stored arrays by name, as the format's docstring lays them out."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one product with this matrix must read."""
+        ...
+
+    def matmul(self, x: Floats) -> Floats:
+        """x (M, in_features) times the transposed matrix: (M, out_features), accumulated in fp32.
+
+        This is the format's meaning: the plain twin that compiled kernels are tested against."""
+        ...
+
+    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
+        """Rows `ids` of the matrix as fp32: (len(ids), in_features). For embedding tables."""
+        ...
+
+
+class Format(Protocol):
+    """How a linear layer's weights are stored and multiplied.
+
+    `activations` is the precision in which the input enters the product; it is part of the
+    format's definition, because it decides the result.
+    """
+
+    name: ClassVar[str]
+    activations: ClassVar[str]
+
+    def packed_bytes(self, out_features: int, in_features: int) -> int:
+        """Bytes that a packed matrix of this shape takes."""
+        ...
+
+    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Linear:
+        """Pack a matrix that comes as consecutive blocks of rows, in the checkpoint's dtype.
+
+        Blocks are consumed one at a time, so that weights are never held twice. Raises ModelError
+        if they do not add up to the shape, or hold NaN or infinity.
+        """
+        ...
+
+
+class CachedPrefix(Protocol):
+    """State that a Reuse found for a prompt: its first `tokens` cells need not be computed."""
+
+    tokens: int
+
+
+class Reuse(Protocol):
+    """Which state need not be computed again.
+
+    `lookup` is asked once, when a prompt is admitted; `insert` is told when a sequence's cells
+    `[0, computed)` hold valid state and again when it ends; `evict` must give back at least
+    `pages` pages of each group if it holds them, and says whether it could.
+    """
+
+    name: ClassVar[str]
+
+    def lookup(self, tokens: Sequence[int], salt: str | None) -> CachedPrefix | None: ...
+
+    def evict(self, pages: int) -> bool: ...
+
+
+class Keep(Protocol):
+    """Which state stays. `first_kept` is the lowest cell that a layer group must still hold when
+    the sequence's next row has logical index `length`; everything below may be let go."""
+
+    name: ClassVar[str]
+
+    def first_kept(self, length: int, window: int | None) -> int: ...
+
+
+class Draft(Protocol):
+    """A tree of proposed tokens: `parents[i]` is the index of token i's parent, -1 for the root."""
+
+    tokens: Sequence[int]
+    parents: Sequence[int]
+
+
+class Drafter(Protocol):
+    """Tokens to verify in the next step, and how many: None proposes nothing."""
+
+    name: ClassVar[str]
+
+    def propose(self, tokens: Sequence[int], most: int) -> Draft | None: ...
+
+
+class Candidate(Protocol):
+    """What a Policy may know of a sequence."""
+
+    arrival_s: float
+    order: int
+    """Place in the order of arrival: the lower, the earlier."""
+
+    @property
+    def remaining_prefill(self) -> int:
+        """Rows that must be computed before the next token can be sampled, minus one."""
+        ...
+
+
+class Policy(Protocol):
+    """The order and size of work in a step."""
+
+    name: ClassVar[str]
+
+    def order(self, waiting: Sequence[Candidate]) -> Sequence[Candidate]:
+        """The waiting sequences in the order in which they should be admitted."""
+        ...
+
+    def share(self, prefilling: Sequence[Candidate], budget: int) -> list[int]:
+        """Rows of this step for each prefilling sequence; their sum is at most `budget`, and each
+        is at most the rows that the sequence still needs."""
+        ...
+
+    def victim(self, running: Sequence[Candidate]) -> Candidate:
+        """Which running sequence gives up its pages when there are no more."""
+        ...

@@ -1,0 +1,92 @@
+"""The step: a flat list of token rows, with no padding, from any number of sequences.
+
+A prefill, a chunk of one, a decode, the verification of a draft chain or tree, the scoring of a
+prompt: all are rows of a step. Built once per iteration of the engine, read by every operation.
+
+Words: a *cell* is an index into a sequence's own storage, a *slot* the place in the pool where the
+page table puts that cell, a *position* what the rotary embedding sees. The three differ as soon as
+state is shared, discarded or reused elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Tables:
+    """The page tables of one layer group for the sequences of a step, one after another.
+
+    Page `p` of sequence `s` is `pages[starts[s] + p]`; -1 where the page was let go (it lies
+    before a sliding window) and must not be read.
+    """
+
+    pages: Ints  # (sum of table lengths,)
+    starts: Ints  # (sequences + 1,)
+
+    def slots(self, sequence: Ints, cells: Ints, page_tokens: int) -> Longs:
+        """The slot of each (sequence, cell) pair."""
+        page = self.pages[self.starts[sequence] + cells // page_tokens].astype(np.int64)
+        return page * page_tokens + cells % page_tokens
+
+
+@dataclass(slots=True)
+class Step:
+    """R rows of S sequences. Rows of one sequence are contiguous and in the order of their cells.
+
+    Row `r` sees, in this order, the cells `[0, context[r])` of its sequence and then the cells
+    `extra[extra_starts[r] : extra_starts[r + 1]]`; its own cell is the last of them. A row of a
+    chain has `context = cell + 1` and no extras; a node of a draft tree has the committed length
+    as its context and its ancestors and itself as extras, so that its keys stand in the order in
+    which they would have been decoded one by one.
+    """
+
+    ids: Ints  # (R,) token ids; ignored where embedding_of is not -1
+    positions: Ints  # (R,)
+    sequence: Ints  # (R,) which of the S sequences
+    cells: Ints  # (R,) where the row's state is written
+    context: Ints  # (R,)
+    tables: tuple[Tables, ...]  # one per layer group
+    slots: tuple[Longs, ...]  # (R,) per layer group: the slots of `cells`
+    page_tokens: int
+    wants_logits: Ints  # (L,) row numbers, ascending
+    adapters: Ints  # (R,) adapter number, -1 for none
+    seeds: npt.NDArray[np.uint64]  # (R,) noise key
+    streams: npt.NDArray[np.uint32]  # (R,) noise stream
+    keep: npt.NDArray[np.bool_]  # (R,) False: a draft, whose state may be discarded
+    extra: Ints | None = None  # cells, all rows' lists one after another
+    extra_starts: Ints | None = None  # (R + 1,)
+    embeddings: Floats | None = None  # (E, hidden) inputs that are not tokens
+    embedding_of: Ints | None = None  # (R,) index into embeddings, or -1
+    wants_hidden: dict[int, Ints] = field(default_factory=dict)
+    """Layer -> rows whose hidden states are wanted as they stand after that layer (-1: after the
+    embedding)."""
+    wants_scores: dict[int, Ints] = field(default_factory=dict)
+    """Layer -> rows whose attention probabilities are wanted, summed over query heads."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids)
+
+    @property
+    def sequences(self) -> int:
+        return len(self.tables[0].starts) - 1
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What a step wanted.
+
+    `scores[layer][i]` has one value for each key that the i-th wanting row sees, in order.
+    """
+
+    logits: Floats  # (L, vocabulary), in the order of Step.wants_logits
+    hidden: dict[int, Floats] = field(default_factory=dict)  # (wanting rows, hidden)
+    scores: dict[int, list[Floats]] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Sequences, the scheduler loop, the engine, and the process that it runs in."""

@@ -1,0 +1,96 @@
+"""What goes into an engine and what comes out, in one process or across two (msgspec, no pickle)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ockham.core.ledger import Ledger
+from ockham.core.outputs import PositionLogprobs
+from ockham.core.sampling_params import SamplingParams
+
+
+class Request(msgspec.Struct, tag="request", kw_only=True):
+    """One prompt to complete. `detokenize=False` leaves detokenization out (no tokenizer)."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    detokenize: bool = True
+
+
+class Abort(msgspec.Struct, tag="abort"):
+    """Give up a request and free its state. Unknown or finished ids are ignored."""
+
+    request_id: str
+
+
+class Delta(msgspec.Struct, tag="delta", omit_defaults=True):
+    """What one step added to choice `index` of a request.
+
+    `text` holds only whole characters that no stop string can still take back; the concatenation
+    of a choice's texts is its final text. `prompt_logprobs` comes with choice 0's first delta.
+    `ledger` comes with the last delta of the whole request, which has `finished=True`; it is the
+    request's, summed over its choices. `token_ids` may be empty (text that was held back, or an
+    abort).
+    """
+
+    request_id: str
+    index: int
+    token_ids: list[int] = []
+    text: str = ""
+    logprobs: list[PositionLogprobs] | None = None
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    finished: bool = False
+    ledger: Ledger | None = None
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """The engine did not take, or could not go on with, a request. `status` as in HTTP."""
+
+    request_id: str
+    message: str
+    status: int
+    param: str | None = None
+
+
+class Stats(msgspec.Struct, tag="stats", kw_only=True):
+    """The engine's counters so far. Sent after steps, at most a few times a second, and when idle.
+
+    `steps` counts completed steps; `seconds_since_step` lets a health check see a stall while
+    requests wait. `ledger` is the sum over all steps.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    steps: int = 0
+    preemptions: int = 0
+    pages_used: int = 0
+    pages_total: int = 0
+    ledger: Ledger = msgspec.field(default_factory=Ledger)
+
+
+class Ready(msgspec.Struct, tag="ready", kw_only=True):
+    """The engine has loaded its model. The lengths are in tokens."""
+
+    model: str
+    max_model_len: int
+    vocab_size: int
+    memory_plan: dict[str, int]
+    numerics_id: str
+    load_s: float
+
+
+class Died(msgspec.Struct, tag="died"):
+    """The engine cannot start or go on; the last message of its process."""
+
+    message: str
+
+
+class Shutdown(msgspec.Struct, tag="shutdown"):
+    """Finish nothing more and exit."""
+
+
+ToEngine = Request | Abort | Shutdown
+FromEngine = Ready | Delta | Refused | Stats | Died

@@ -1,0 +1,1 @@
+"""The operations and their backends. Kernels know tensors, never models."""

@@ -1,0 +1,101 @@
+"""What a backend is: all operations over its own arrays, the state's planes, and the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
+from ockham.kernels.ops import Program
+from ockham.kernels.sampling import Draw, Drawn
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLayout:
+    """The state of one group of layers, which share a page table.
+
+    Every layer has a key and a value plane of (pages * page_tokens, kv_heads, head_dim) elements.
+    `window` is the number of latest cells that a row sees, None for all.
+    """
+
+    layers: tuple[int, ...]
+    kv_heads: int
+    head_dim: int
+    dtype: str  # "bfloat16" or "float32"
+    window: int | None
+    pages: int
+    page_tokens: int
+
+    @property
+    def cell_bytes(self) -> int:
+        """Bytes of one cell's keys and values in all layers of the group."""
+        element_bytes = 2 if self.dtype == "bfloat16" else 4
+        return 2 * len(self.layers) * self.kv_heads * self.head_dim * element_bytes
+
+    @property
+    def page_bytes(self) -> int:
+        return self.cell_bytes * self.page_tokens
+
+
+class Planes(Protocol):
+    """The state of all layers, as a backend holds it. Groups are numbered as they were given."""
+
+    def copy(self, group: int, source: Longs, target: Longs) -> None:
+        """Copy the state of slots `source` to slots `target`, in all layers of the group."""
+        ...
+
+    def read(self, group: int, slots: Longs) -> npt.NDArray[np.generic]:
+        """The stored bits of `slots`: (layers, 2, len(slots), kv_heads, head_dim)."""
+        ...
+
+    def write(self, group: int, slots: Longs, state: npt.NDArray[np.generic]) -> None:
+        """Put back what `read` gave, bit for bit."""
+        ...
+
+
+class Run(Protocol):
+    """One step under way: its activations between ranges of the program.
+
+    `x` (R, hidden) may be read and replaced at a breakpoint.
+    """
+
+    step: Step
+    x: Floats
+
+
+class Executor(Protocol):
+    """A program bound to a backend and to its state."""
+
+    def begin(self, step: Step) -> Run: ...
+
+    def run(self, run: Run, start: int, stop: int) -> None:
+        """Run operations [start, stop) of the program."""
+        ...
+
+    def finish(self, run: Run) -> StepOutput: ...
+
+    def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
+        """Choose a token for each draw; `draw.row` says from which row of `logits`."""
+        ...
+
+    def logprobs(self, logits: Floats, targets: Ints, top: int) -> list[dict[int, tuple[float, int]]]:
+        """For each row: token -> (log probability, rank) of the target and the `top` likeliest."""
+        ...
+
+
+class Backend(Protocol):
+    """All operations over one kind of array."""
+
+    name: str
+
+    def numerics(self) -> str:
+        """What decides the bits besides the weights: instruction set and kernel version."""
+        ...
+
+    def allocate(self, groups: Sequence[GroupLayout]) -> Planes: ...
+
+    def bind(self, program: Program, planes: Planes) -> Executor: ...
