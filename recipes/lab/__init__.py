@@ -1,0 +1,1 @@
+"""The recipe of the lab model: corpus, tokenizer, training, evaluation, export."""
