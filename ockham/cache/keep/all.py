@@ -1,0 +1,20 @@
+"""Keep every cell that some later row can see."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ockham.core.registry import register
+
+
+@register("keep", "all", exact=True)
+class KeepAll:
+    """Layers with full attention keep everything, layers with a sliding window their window.
+
+    What lies before a window can never be seen again, so letting it go changes no output.
+    """
+
+    name: ClassVar[str] = "all"
+
+    def first_kept(self, length: int, window: int | None) -> int:
+        return 0 if window is None else max(0, length + 1 - window)

@@ -1,0 +1,1 @@
+"""Which state need not be computed again: one technique a file, behind `core.seams.Reuse`."""

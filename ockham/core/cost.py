@@ -1,0 +1,90 @@
+"""What a step costs in operations and bytes, from the model's shape. The ledger books from here.
+
+Counting follows the usual conventions (a multiply and an add are two FLOPs): a row costs 2 FLOPs
+for each weight that acts on it, and 4 * heads * head_dim FLOPs for each key that it sees in a layer
+(scores, then values). A step reads every dense weight once, whatever the number of rows, and the
+experts that its rows were routed to: at most rows * experts_per_row of them in a layer, which is
+what is booked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCost:
+    """A group of attention layers that keep the same cells."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    cell_bytes: int
+    """Bytes of one cell's keys and values in all layers of the group."""
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """The figures of one model in one format."""
+
+    linear_flops: int
+    """FLOPs of all matrices but the head that act on one row."""
+    head_flops: int
+    """FLOPs of the output head for one row of logits."""
+    dense_weight_bytes: int
+    """Bytes of the weights that every step reads, without head and embedding table."""
+    head_weight_bytes: int
+    embedding_row_bytes: int
+    groups: tuple[GroupCost, ...]
+    moe_layers: int = 0
+    experts: int = 0
+    experts_per_row: int = 0
+    expert_bytes: int = 0
+    """Bytes of one expert of one layer."""
+
+    def attention_flops(self, first: int, rows: int) -> int:
+        """FLOPs of attention for `rows` consecutive rows, the first of which sees `first` keys."""
+        return sum(
+            4 * g.layers * g.heads * g.head_dim * keys_seen(first, rows, g.window)
+            for g in self.groups
+        )
+
+    def row_flops(self, first: int, rows: int, logits: int) -> int:
+        """FLOPs of `rows` consecutive rows of a sequence, `logits` of which want logits."""
+        return (
+            rows * self.linear_flops
+            + logits * self.head_flops
+            + self.attention_flops(first, rows)
+        )
+
+    def weight_bytes(self, rows: int, logits: int) -> int:
+        """Weight bytes that a step of `rows` rows reads."""
+        experts = self.moe_layers * min(self.experts, rows * self.experts_per_row)
+        return (
+            self.dense_weight_bytes
+            + (self.head_weight_bytes if logits else 0)
+            + rows * self.embedding_row_bytes
+            + experts * self.expert_bytes
+        )
+
+    def state_read_bytes(self, first: int, rows: int) -> int:
+        """State bytes read by a run of rows: each cell that some row of the run sees, once."""
+        return sum(g.cell_bytes * _span(first, rows, g.window) for g in self.groups)
+
+    def state_written_bytes(self, rows: int) -> int:
+        return rows * sum(g.cell_bytes for g in self.groups)
+
+
+def keys_seen(first: int, rows: int, window: int | None) -> int:
+    """Sum of min(window, k) over k = first, first + 1, ... for `rows` rows."""
+    if window is None or first + rows - 1 <= window:
+        return rows * first + rows * (rows - 1) // 2
+    growing = max(0, window - first)
+    return growing * first + growing * (growing - 1) // 2 + (rows - growing) * window
+
+
+def _span(first: int, rows: int, window: int | None) -> int:
+    """Cells that at least one of the rows sees."""
+    last = first + rows - 1
+    return last if window is None else last - max(0, first - window)

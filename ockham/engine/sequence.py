@@ -1,0 +1,180 @@
+"""The tokens of one stream, its sampling parameters, its view of the state, and its bill."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+
+import numpy as np
+
+from ockham.cache.state import View
+from ockham.core.ledger import Ledger
+from ockham.core.outputs import PositionLogprobs
+from ockham.core.sampling_params import SamplingParams
+from ockham.engine.text import TextOutput
+from ockham.kernels.sampling import NO_TOKENS, Draw, Ids
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class Sequence:
+    """One choice of one request: a prompt and what was generated after it.
+
+    `order` is the place in the order of arrival, `stream` the noise stream (the choice's index).
+    `computed` cells hold valid state; the next row to compute is token `computed`.
+    """
+
+    __slots__ = (
+        "arrival_s",
+        "bad_words",
+        "computed",
+        "computed_once",
+        "cumulative_logprob",
+        "finish_reason",
+        "first_token_s",
+        "index",
+        "last_step",
+        "ledger",
+        "most_tokens",
+        "order",
+        "output_counts",
+        "params",
+        "prompt_ids",
+        "prompt_logprobs",
+        "prompt_tokens",
+        "request_id",
+        "seed",
+        "start_s",
+        "status",
+        "stop_ids",
+        "stop_reason",
+        "text",
+        "tokens",
+        "view",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        index: int,
+        order: int,
+        tokens: list[int],
+        params: SamplingParams,
+        *,
+        seed: int,
+        most_tokens: int,
+        stop_ids: frozenset[int],
+        bad_words: list[list[int]],
+        text: TextOutput | None,
+        arrival_s: float,
+    ) -> None:
+        self.request_id = request_id
+        self.index = index
+        self.order = order
+        self.tokens = tokens
+        self.prompt_tokens = len(tokens)
+        self.params = params
+        self.seed = seed
+        self.most_tokens = most_tokens
+        """Length, prompt included, at which the sequence must end."""
+        self.stop_ids = stop_ids
+        self.bad_words = bad_words
+        self.text = text
+        self.arrival_s = arrival_s
+        self.start_s: float | None = None
+        self.first_token_s: float | None = None
+        self.view: View | None = None
+        self.computed = 0
+        self.computed_once = 0
+        """Cells that were computed at some time: computing them again is waste."""
+        self.status = Status.WAITING
+        self.last_step = -1
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+        self.cumulative_logprob = 0.0
+        self.prompt_logprobs: list[PositionLogprobs | None] | None = (
+            None if params.prompt_logprobs is None or index else [None]
+        )
+        self.ledger = Ledger()
+        self.output_counts: Counter[int] = Counter()
+        self.prompt_ids: Ids = (
+            np.unique(np.asarray(tokens, np.int64))
+            if params.repetition_penalty != 1.0
+            else NO_TOKENS
+        )
+
+    def choice(self, index: int, order: int, text: TextOutput | None) -> Sequence:
+        """Another choice of the same request, as it stands before its first token."""
+        return Sequence(
+            self.request_id,
+            index,
+            order,
+            list(self.tokens),
+            self.params,
+            seed=self.seed,
+            most_tokens=self.most_tokens,
+            stop_ids=self.stop_ids,
+            bad_words=self.bad_words,
+            text=text,
+            arrival_s=self.arrival_s,
+        )
+
+    @property
+    def remaining(self) -> int:
+        """Rows to compute before the next token can be sampled."""
+        return len(self.tokens) - self.computed
+
+    remaining_prefill = remaining
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the next row is the only one that stands before the next token."""
+        return self.computed > 0 and self.computed == len(self.tokens) - 1
+
+    def wanted_logits(self, rows: int) -> range:
+        """Of the next `rows` rows, those (counted from 0) whose logits are wanted."""
+        if self.prompt_logprobs is not None and len(self.prompt_logprobs) < self.prompt_tokens:
+            # Row i of the prompt scores token i + 1. A recomputed row was scored before.
+            first = max(0, len(self.prompt_logprobs) - 1 - self.computed)
+            return range(min(first, rows), rows)
+        return range(rows - (rows == self.remaining), rows)
+
+    def push(self, token: int) -> None:
+        """Append a sampled token."""
+        self.tokens.append(token)
+        self.output_counts[token] += 1
+
+    def draw(self, row: int) -> Draw:
+        """What the sampler needs to choose the next token from logits row `row`."""
+        params = self.params
+        draw = Draw(
+            row, params, self.seed, self.index, len(self.tokens), forbidden=self._forbidden()
+        )
+        if (
+            params.repetition_penalty != 1.0
+            or params.presence_penalty != 0.0
+            or params.frequency_penalty != 0.0
+        ):
+            draw.output = np.fromiter(self.output_counts, np.int64, len(self.output_counts))
+            draw.output_counts = np.fromiter(
+                self.output_counts.values(), np.int64, len(self.output_counts)
+            )
+            draw.seen = np.union1d(self.prompt_ids, draw.output)
+        return draw
+
+    def _forbidden(self) -> list[int]:
+        """Stop tokens while the output is too short, and tokens that would end a bad word."""
+        forbidden = list(self.stop_ids) if self.generated < self.params.min_tokens else []
+        for word in self.bad_words:
+            before = len(word) - 1
+            if before <= self.generated and self.tokens[len(self.tokens) - before :] == word[:-1]:
+                forbidden.append(word[-1])
+        return forbidden

@@ -1,0 +1,1 @@
+"""Which parts of the program run for a row: one technique a file."""

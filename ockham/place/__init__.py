@@ -1,0 +1,1 @@
+"""Where weights, state and requests live: one technique a file."""

@@ -1,0 +1,1 @@
+"""How many completions, which branches live, when to stop: one technique a file."""
