@@ -1,0 +1,100 @@
+"""Merging what the engine says step by step (`Delta`) into what a caller gets (`RequestOutput`)."""
+
+from __future__ import annotations
+
+from ockham.core.ledger import Ledger
+from ockham.core.outputs import CompletionOutput, PositionLogprobs, RequestOutput
+from ockham.engine.messages import Delta, Request
+
+
+class _Choice:
+    """One completion so far. Its text stays in pieces until someone asks, so that collecting a
+    long answer does not copy it once for every token."""
+
+    __slots__ = (
+        "cumulative_logprob",
+        "finish_reason",
+        "logprobs",
+        "pieces",
+        "stop_reason",
+        "token_ids",
+    )
+
+    def __init__(self, wants_logprobs: bool) -> None:
+        self.pieces: list[str] = []
+        self.token_ids: list[int] = []
+        self.logprobs: list[PositionLogprobs] | None = [] if wants_logprobs else None
+        self.cumulative_logprob: float | None = 0.0 if wants_logprobs else None
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+
+    def add(self, delta: Delta) -> None:
+        if delta.text:
+            self.pieces.append(delta.text)
+        self.token_ids += delta.token_ids
+        if delta.logprobs and self.logprobs is not None and self.cumulative_logprob is not None:
+            self.logprobs += delta.logprobs
+            for token, alternatives in zip(delta.token_ids, delta.logprobs, strict=True):
+                self.cumulative_logprob += alternatives[token].logprob
+        if delta.finish_reason is not None:
+            self.finish_reason = delta.finish_reason
+            self.stop_reason = delta.stop_reason
+
+    def output(self, index: int) -> CompletionOutput:
+        text = "".join(self.pieces)
+        self.pieces = [text]
+        return CompletionOutput(
+            index=index,
+            text=text,
+            token_ids=list(self.token_ids),
+            cumulative_logprob=self.cumulative_logprob,
+            logprobs=None if self.logprobs is None else list(self.logprobs),
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+        )
+
+
+class Collector:
+    """The output of one request, as far as its deltas have told.
+
+    It is given each of the request's deltas once, in order. `output` may be asked for at any time
+    and returns a new object that later deltas do not change.
+    """
+
+    def __init__(self, request: Request, prompt: str | None = None) -> None:
+        """`prompt` is the text that the prompt's token ids came from, if there was one."""
+        self.request = request
+        self.prompt = prompt
+        self.finished = False
+        self._prompt_logprobs: list[PositionLogprobs | None] | None = None
+        self._ledger: Ledger | None = None
+        wants_logprobs = request.params.logprobs is not None
+        self._choices = [_Choice(wants_logprobs) for _ in range(request.params.n)]
+
+    def add(self, delta: Delta) -> None:
+        """Take in what one step added."""
+        self._choices[delta.index].add(delta)
+        if delta.prompt_logprobs is not None:
+            self._prompt_logprobs = delta.prompt_logprobs
+        if delta.ledger is not None:
+            self._ledger = delta.ledger
+        self.finished = self.finished or delta.finished
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens generated so far, over all choices."""
+        return sum(len(choice.token_ids) for choice in self._choices)
+
+    def output(self) -> RequestOutput:
+        """Everything so far. The ledger is empty until the request has finished."""
+        ledger = self._ledger if self._ledger is not None else Ledger()
+        return RequestOutput(
+            request_id=self.request.request_id,
+            prompt=self.prompt,
+            prompt_token_ids=self.request.prompt_token_ids,
+            outputs=[choice.output(index) for index, choice in enumerate(self._choices)],
+            finished=self.finished,
+            prompt_logprobs=self._prompt_logprobs,
+            num_cached_tokens=ledger.prompt_tokens_reused,
+            ledger=ledger,
+        )
