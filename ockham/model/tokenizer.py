@@ -1,0 +1,380 @@
+"""Text to token ids and back, over the `tokenizers` library and a checkpoint's tokenizer.json.
+
+Knows nothing of models. Padding and truncation that a tokenizer.json may ask for are turned off:
+a step has no padding, and a prompt is never cut without being asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ockham.core.errors import InvalidRequest, ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_NAMED_SPECIAL_TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+
+
+class Tokenizer:
+    """The tokenizer of one checkpoint directory. Safe to share among threads."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read `tokenizer.json` and the files beside it; raises ModelError if it cannot be."""
+        self.directory = Path(directory)
+        self._backend = _load_backend(self.directory)
+        config = _read_json(self.directory / "tokenizer_config.json")
+        self._special_tokens = _named_special_tokens(
+            {**_read_json(self.directory / "special_tokens_map.json"), **config}
+        )
+        self._templates = _read_templates(self.directory, config)
+        self._mark_special()
+        added = self._backend.get_added_tokens_decoder()
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.vocab_size = max([self._backend.get_vocab_size(), *(i + 1 for i in added)])
+        self._byte_of = _fallback_bytes(self._backend)
+        self._texts: dict[int, str] = {}
+
+    def _mark_special(self) -> None:
+        """Tokens that the configuration names, such as the end of sequence, are special even where
+        tokenizer.json holds them as ordinary entries, so that decoding can skip them."""
+        known = {token.content for token in self._backend.get_added_tokens_decoder().values()}
+        named = [
+            token
+            for token in dict.fromkeys(self._special_tokens.values())
+            if token not in known and self._backend.token_to_id(token) is not None
+        ]
+        if named:
+            self._backend.add_special_tokens(list(named))
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The end-of-sequence token of tokenizer_config.json, if it names one."""
+        token = self._special_tokens.get("eos_token")
+        return None if token is None else self.token_id(token)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The beginning-of-sequence token of tokenizer_config.json, if it names one."""
+        token = self._special_tokens.get("bos_token")
+        return None if token is None else self.token_id(token)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of the entry that is spelled `token` in the vocabulary, or None."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of `text`. Special tokens that are spelled out in it are recognised.
+
+        `add_special_tokens` adds those that tokenizer.json puts around every text, such as a
+        beginning-of-sequence token. Raises InvalidRequest if `text` is not a valid string.
+        """
+        if not isinstance(text, str):
+            raise InvalidRequest(f"text to encode must be a string, got {type(text).__name__}.")
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InvalidRequest(
+                "the text holds half of a surrogate pair, which is no character; send valid "
+                "Unicode.",
+                "prompt",
+            ) from error
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of `ids`; ids outside the vocabulary have none. Incomplete UTF-8 becomes U+FFFD.
+
+        Byte tokens (`<0xE2>`) in a row are one stretch of UTF-8 of which valid characters are kept,
+        as in SentencePiece. (`tokenizers` alone replaces the whole stretch if any of it is invalid,
+        so that a byte could take back a character that was already streamed.)
+        """
+        ids = list(ids)
+        if self._byte_of and self._has_broken_bytes(ids):
+            return self._decode_broken(ids, skip_special_tokens)
+        text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token as it reads inside a sentence, with its leading space.
+
+        Never raises: an id outside the vocabulary has the text "".
+        """
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self._token_text(token_id)
+        return text
+
+    def stream(self, skip_special_tokens: bool = True) -> TextStream:
+        """A new incremental decoder."""
+        return TextStream(self, skip_special_tokens)
+
+    def is_silent(self, token_id: int, skip_special_tokens: bool) -> bool:
+        """Whether decoding passes over this token: a skipped special token, or no token at all."""
+        if token_id in self._special_ids:
+            return skip_special_tokens
+        return self._backend.id_to_token(token_id) is None
+
+    def word_ids(self, word: str) -> list[list[int]]:
+        """The token sequences that spell `word`, for `bad_words`: at the start of a text, and after
+        a space where that is another sequence of the same length (as vLLM counts them)."""
+        bare = word.lstrip()
+        found: list[list[int]] = []
+        for prefix in ("", " "):
+            ids = self.encode(prefix + bare, add_special_tokens=False)
+            if not ids:
+                continue
+            if not found or (ids[0] != found[0][0] and len(ids) == len(found[0])):
+                found.append(ids)
+        return found
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._templates)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """The prompt that the chat template makes of `messages`; encode it without special tokens.
+
+        `chat_template` is another template, or the name of one of several that the checkpoint has.
+        `kwargs` are passed on to the template. Raises InvalidRequest if there is no template, or if
+        it refuses the messages.
+        """
+        from ockham.model.chat_template import render
+
+        template = self._choose_template(chat_template, bool(tools))
+        return render(
+            template,
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            variables={**self._special_tokens, **kwargs},
+        )
+
+    def _choose_template(self, chosen: str | None, with_tools: bool) -> str:
+        if chosen is not None:
+            return self._templates.get(chosen, chosen)
+        if with_tools and "tool_use" in self._templates:
+            return self._templates["tool_use"]
+        if "default" in self._templates:
+            return self._templates["default"]
+        if self._templates:
+            raise InvalidRequest(
+                "this model has several chat templates and none is the default; choose one with "
+                f"chat_template: {', '.join(sorted(self._templates))}.",
+                "chat_template",
+            )
+        raise InvalidRequest(
+            "this model has no chat template; give one with chat_template, or send a plain prompt "
+            "to completions.",
+            "chat_template",
+        )
+
+    def _token_text(self, token_id: int) -> str:
+        try:
+            if self._backend.id_to_token(token_id) is None:
+                return ""
+        except OverflowError:  # negative
+            return ""
+        anchor = self.encode("a", add_special_tokens=False)[-1:]
+        return self.decode([*anchor, token_id], False).removeprefix(self.decode(anchor, False))
+
+    def _has_broken_bytes(self, ids: list[int]) -> bool:
+        stretch = bytearray()
+        for token_id in [*ids, None]:
+            byte = self._byte_of.get(token_id) if token_id is not None else None
+            if byte is not None:
+                stretch.append(byte)
+            elif stretch:
+                try:
+                    stretch.decode()
+                except UnicodeDecodeError:
+                    return True
+                stretch.clear()
+        return False
+
+    def _decode_broken(self, ids: list[int], skip_special_tokens: bool) -> str:
+        """`decode` where a stretch of bytes is invalid: its characters become tokens of their own,
+        spelled out, so that the decoder's other rules (prefix spaces) still apply."""
+        tokens: list[str] = []
+        stretch = bytearray()
+        for token_id in ids:
+            if self.is_silent(token_id, skip_special_tokens):
+                continue
+            byte = self._byte_of.get(token_id)
+            if byte is not None:
+                stretch.append(byte)
+                continue
+            tokens += _characters(stretch)
+            stretch.clear()
+            tokens.append(self._backend.id_to_token(token_id) or "")
+        tokens += _characters(stretch)
+        text: str = self._backend.decoder.decode(tokens)
+        return text
+
+
+class TextStream:
+    """Decodes one token after another. What `push` and `finish` return adds up to exactly
+    `Tokenizer.decode` of all the ids, and never ends within a character before `finish`.
+
+    Only a window is decoded: the tokens that are not yet out, after those of the last emission.
+    These give the decoder the context that its rules need, such as no space before the first word.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skip = skip_special_tokens
+        self._window: list[int] = []
+        self._context = 0  # tokens at the window's start that are out completely
+        self._emitted = 0  # characters of the window's text that are out
+
+    def push(self, token_id: int) -> str:
+        """The text that became certain with this token; may be empty."""
+        if self._tokenizer.is_silent(token_id, self._skip):
+            return ""
+        self._window.append(token_id)
+        text = self._tokenizer.decode(self._window, self._skip)
+        certain = _certain_characters(text)
+        if certain <= self._emitted:
+            return ""
+        new = text[self._emitted : certain]
+        self._emitted = certain
+        if certain == len(text):
+            self._window = self._window[self._context :]
+            self._context = len(self._window)
+            self._emitted = len(self._tokenizer.decode(self._window, self._skip))
+        return new
+
+    def finish(self) -> str:
+        """The rest: what was held back as an incomplete character. Nothing may be pushed after."""
+        text = self._tokenizer.decode(self._window, self._skip)
+        rest = text[self._emitted :]
+        self._emitted = len(text)
+        return rest
+
+
+def _certain_characters(text: str) -> int:
+    """Characters of `text` that no later token can change: at most three bytes of an unfinished
+    character can stand at its end, each shown as at most one U+FFFD."""
+    certain = len(text)
+    while certain and certain > len(text) - 3 and text[certain - 1] == _REPLACEMENT:
+        certain -= 1
+    return certain
+
+
+def _characters(stretch: bytearray) -> list[str]:
+    """The characters of UTF-8 bytes, with one U+FFFD for each byte that belongs to none."""
+    characters: list[str] = []
+    rest = bytes(stretch)
+    while rest:
+        try:
+            characters += rest.decode()
+            break
+        except UnicodeDecodeError as error:
+            characters += rest[: error.start].decode()
+            characters += _REPLACEMENT * (error.end - error.start)
+            rest = rest[error.end :]
+    return characters
+
+
+def _load_backend(directory: Path) -> Backend:
+    import tokenizers
+
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        hint = ""
+        if any((directory / name).exists() for name in ("tokenizer.model", "vocab.json")):
+            hint = (
+                " There is one in an older format: convert it once with transformers, "
+                "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)."
+            )
+        raise ModelError(
+            f"{directory} has no tokenizer.json.{hint} Name a tokenizer with --tokenizer, or set "
+            "skip_tokenizer_init=True and give prompts as token ids."
+        )
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception for every defect
+        raise ModelError(
+            f"{path} cannot be read as a tokenizer ({error}). Fetch it again, name another with "
+            "--tokenizer, or set skip_tokenizer_init=True and give prompts as token ids."
+        ) from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON ({error}). Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def _named_special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Name ("eos_token") -> spelling, from entries that are strings or {"content": ...}."""
+    named = {}
+    for name in _NAMED_SPECIAL_TOKENS:
+        entry = config.get(name)
+        spelling = entry.get("content") if isinstance(entry, Mapping) else entry
+        if isinstance(spelling, str):
+            named[name] = spelling
+    return named
+
+
+def _read_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> chat template. Files beside tokenizer_config.json go before what stands in it."""
+    templates: dict[str, str] = {}
+    entry = config.get("chat_template")
+    if isinstance(entry, str):
+        templates["default"] = entry
+    elif isinstance(entry, list):
+        for named in entry:
+            if not isinstance(named, Mapping) or not {"name", "template"} <= named.keys():
+                raise ModelError(
+                    f"{directory / 'tokenizer_config.json'}: an entry of chat_template has no name "
+                    "or no template."
+                )
+            templates[str(named["name"])] = str(named["template"])
+    legacy = _read_json(directory / "chat_template.json").get("chat_template")
+    if isinstance(legacy, str):
+        templates["default"] = legacy
+    for path in sorted((directory / "additional_chat_templates").glob("*.jinja")):
+        templates[path.stem] = path.read_text(encoding="utf-8")
+    single = directory / "chat_template.jinja"
+    if single.is_file():
+        templates["default"] = single.read_text(encoding="utf-8")
+    return templates
+
+
+def _fallback_bytes(backend: Backend) -> dict[int, int]:
+    """Token id -> byte, for tokenizers that spell unknown characters as `<0xNN>`; empty if not."""
+    decoder = backend.decoder
+    if decoder is None or b'"ByteFallback"' not in decoder.__getstate__():
+        return {}
+    ids = {byte: backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256)}
+    return {token_id: byte for byte, token_id in ids.items() if token_id is not None}
