@@ -128,15 +128,13 @@ class Tokenizer:
         return self._backend.id_to_token(token_id) is None
 
     def word_ids(self, word: str) -> list[list[int]]:
-        """The token sequences that spell `word`, for `bad_words`: at the start of a text, and after
-        a space where that is another sequence of the same length (as vLLM counts them)."""
+        """The token sequences that spell `word`, for `bad_words`: as it stands at the start of a
+        text, and as it stands after a space where that is spelled otherwise."""
         bare = word.lstrip()
         found: list[list[int]] = []
-        for prefix in ("", " "):
-            ids = self.encode(prefix + bare, add_special_tokens=False)
-            if not ids:
-                continue
-            if not found or (ids[0] != found[0][0] and len(ids) == len(found[0])):
+        for spelling in (bare, " " + bare):
+            ids = self.encode(spelling, add_special_tokens=False)
+            if ids and ids not in found:
                 found.append(ids)
         return found
 
