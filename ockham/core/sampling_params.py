@@ -33,7 +33,8 @@ MAX_N = 1024
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Sampling parameters of one request. Invalid values raise `InvalidRequest` naming the field.
 
-    `max_tokens=None` means: until the model stops or the context is full. `top_k` of 0 or -1 is
+    `max_tokens=None` means: until the model stops or the context is full; 0 is allowed only together
+    with `prompt_logprobs`, to score a prompt and generate nothing. `top_k` of 0 or -1 is
     off. `seed=None` takes a fresh seed for each request. `logprobs=k` returns the chosen token and
     the `k` likeliest; `prompt_logprobs=k` the same for each prompt token but the first.
     """
@@ -91,6 +92,12 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
                 "spaces_between_special_tokens=False is not supported: fast tokenizers, the only "
                 "ones used here, never add such spaces; leave it out.",
                 "spaces_between_special_tokens",
+            )
+        if self.max_tokens == 0 and (self.prompt_logprobs is None or self.n != 1):
+            raise InvalidRequest(
+                "max_tokens must be at least 1, got 0; only a request with prompt_logprobs and "
+                "n=1 may generate nothing.",
+                "max_tokens",
             )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(
@@ -172,7 +179,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("presence_penalty", -2.0, 2.0),
     ("frequency_penalty", -2.0, 2.0),
     ("min_tokens", 0, 2**31 - 1),
-    ("max_tokens", 1, 2**31 - 1),
+    ("max_tokens", 0, 2**31 - 1),
     ("seed", -(2**63), 2**64 - 1),
     ("logprobs", 0, MAX_LOGPROBS),
     ("prompt_logprobs", 0, MAX_LOGPROBS),

@@ -47,6 +47,7 @@ class Sequence:
         "prompt_logprobs",
         "prompt_tokens",
         "request_id",
+        "seats",
         "seed",
         "start_s",
         "status",
@@ -85,6 +86,8 @@ class Sequence:
         self.bad_words = bad_words
         self.text = text
         self.arrival_s = arrival_s
+        self.seats = params.n if index == 0 else 1
+        """Running sequences that this one counts for: its choices, until they are forked."""
         self.start_s: float | None = None
         self.first_token_s: float | None = None
         self.view: View | None = None
@@ -124,9 +127,16 @@ class Sequence:
         )
 
     @property
+    def scores_only(self) -> bool:
+        """Whether nothing is to be sampled: only the prompt's log probabilities are wanted."""
+        return self.most_tokens == self.prompt_tokens
+
+    @property
     def remaining(self) -> int:
-        """Rows to compute before the next token can be sampled."""
-        return len(self.tokens) - self.computed
+        """Rows to compute before the next token can be sampled, or the prompt is scored."""
+        # The last token of a prompt that is only scored predicts nothing that anyone asked for.
+        target = max(1, self.prompt_tokens - 1) if self.scores_only else len(self.tokens)
+        return target - self.computed
 
     remaining_prefill = remaining
 
@@ -145,7 +155,7 @@ class Sequence:
             # Row i of the prompt scores token i + 1. A recomputed row was scored before.
             first = max(0, len(self.prompt_logprobs) - 1 - self.computed)
             return range(min(first, rows), rows)
-        return range(rows - (rows == self.remaining), rows)
+        return range(rows - (rows == self.remaining and not self.scores_only), rows)
 
     def push(self, token: int) -> None:
         """Append a sampled token."""
@@ -169,6 +179,11 @@ class Sequence:
             )
             draw.seen = np.union1d(self.prompt_ids, draw.output)
         return draw
+
+    @property
+    def waits_for_fork(self) -> bool:
+        """Whether the prompt is done and the other choices are still to be forked."""
+        return self.seats > 1 and self.computed == self.prompt_tokens
 
     def _forbidden(self) -> list[int]:
         """Stop tokens while the output is too short, and tokens that would end a bad word."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -17,11 +18,18 @@ class TextOutput:
     """The text of one sequence. Text that may turn out to be the start of a stop string is held
     back until it is clear."""
 
-    def __init__(self, stream: TextStream, stop: list[str], include_stop: bool) -> None:
-        self._stream = stream
+    def __init__(
+        self, new_stream: Callable[[], TextStream], stop: list[str], include_stop: bool
+    ) -> None:
+        self._new_stream = new_stream
+        self._stream = new_stream()
         self._stop = stop
         self._include_stop = include_stop
         self._held = ""
+
+    def fresh(self) -> TextOutput:
+        """The text of another choice, from its beginning."""
+        return TextOutput(self._new_stream, self._stop, self._include_stop)
 
     def push(self, token_id: int, *, may_stop: bool) -> tuple[str, str | None]:
         """Add a token. Returns the text that may be shown now, and the stop string it completed.

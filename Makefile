@@ -1,0 +1,44 @@
+# Two commands do everything: `make run` and `make test`. Each creates what it needs, once.
+PYTHON ?= python3
+PROMPT ?= def fibonacci(n):
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: run test lint unit soak clean
+
+run: .venv/.run
+	@$(BIN)/ockham run lab --prompt '$(subst ','\'',$(PROMPT))'
+
+test: lint unit
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config pyproject.toml
+
+unit: .venv/.test
+	$(BIN)/python -m pytest
+
+# The long form of the soak test: ten times the requests.
+soak: .venv/.test
+	OCKHAM_SOAK=10 $(BIN)/python -m pytest tests/api/server/test_soak.py -s
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/bin/python:
+	@echo 'Creating .venv ...' >&2
+	@$(PYTHON) -m venv .venv
+
+# The stamps stand for what is installed; they are older than these files when that changed.
+.venv/.run: pyproject.toml constraints.txt | .venv/bin/python
+	@echo 'Installing Ockham and what it needs to run ...' >&2
+	@$(PIP) --editable . >&2
+	@touch $@
+
+.venv/.test: .venv/.run
+	@echo 'Installing what the tests need (PyTorch and transformers are their oracles) ...' >&2
+	@$(PIP) torch==2.13.0 >&2
+	@$(PIP) --editable '.[test]' >&2
+	@touch $@

@@ -1,0 +1,68 @@
+"""Books each step in the ledgers of the sequences that had rows in it, and in the engine's own."""
+
+from __future__ import annotations
+
+from ockham.core.cost import ModelCost
+from ockham.core.ledger import Ledger, divide
+from ockham.engine.batch import Part
+from ockham.engine.sequence import Sequence
+
+BATCHING = "batching"
+"""Weight bytes not read because several sequences' rows shared one pass over the weights."""
+FORK = "fork"
+"""Prompt rows not computed because the choices of one request share their prompt."""
+PREEMPTION = "preemption"
+"""Rows computed again because their state had been given up."""
+
+
+def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
+    """Book one step. `total` gets the step's own figures, not the sum of the shares."""
+    rows, logits = sum(p.rows for p in parts), sum(len(p.logits) for p in parts)
+    weight_bytes = cost.weight_bytes(rows, logits)
+    total.rows += rows
+    total.flops += rows * cost.linear_flops + logits * cost.head_flops
+    total.weight_bytes += weight_bytes
+    total.state_written_bytes += cost.state_written_bytes(rows)
+    for part, share in zip(parts, divide(weight_bytes, [p.rows for p in parts]), strict=True):
+        attention_flops = cost.attention_flops(part.start + 1, part.rows)
+        read_bytes = cost.state_read_bytes(part.start + 1, part.rows)
+        total.flops += attention_flops
+        total.state_read_bytes += read_bytes
+        _book_part(part, cost, share, attention_flops, read_bytes, total)
+
+
+def _book_part(
+    part: Part,
+    cost: ModelCost,
+    weight_bytes: int,
+    attention_flops: int,
+    read_bytes: int,
+    total: Ledger,
+) -> None:
+    sequence, ledger = part.sequence, part.sequence.ledger
+    ledger.rows += part.rows
+    ledger.flops += (
+        part.rows * cost.linear_flops + len(part.logits) * cost.head_flops + attention_flops
+    )
+    ledger.weight_bytes += weight_bytes
+    ledger.state_read_bytes += read_bytes
+    ledger.state_written_bytes += cost.state_written_bytes(part.rows)
+
+    again = max(0, min(sequence.computed_once - part.start, part.rows))
+    fresh_prompt = max(0, min(sequence.prompt_tokens, part.start + part.rows) - part.start - again)
+    alone = cost.weight_bytes(part.rows, len(part.logits))
+    for book in (ledger, total):
+        book.prompt_tokens_computed += fresh_prompt
+        if alone > weight_bytes:
+            book.save(BATCHING, nbytes=alone - weight_bytes)
+        if again:
+            book.waste(PREEMPTION, again, cost.row_flops(part.start + 1, again, 0))
+
+
+def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:
+    """Book the prompt that a choice did not have to compute."""
+    tokens = child.prompt_tokens
+    for book in (child.ledger, total):
+        book.prompt_tokens += tokens
+        book.prompt_tokens_reused += tokens
+        book.save(FORK, tokens, cost.row_flops(1, tokens, 1))

@@ -1,0 +1,382 @@
+"""The API's end of the engine: starts its process, routes what it says, and outlives its death.
+
+Everything here runs in one asyncio loop. The reader never waits for a consumer: what the engine
+says about a request is merged in that request's `Stream` until somebody reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+import ockham
+from ockham.core.config import EngineConfig
+from ockham.core.errors import (
+    EngineDead,
+    InvalidRequest,
+    ModelError,
+    OckhamError,
+    Overloaded,
+)
+from ockham.engine.channel import HEADER, frame
+from ockham.engine.mailbox import Mailbox
+from ockham.engine.messages import (
+    Abort,
+    Delta,
+    Died,
+    FromEngine,
+    Ready,
+    Refused,
+    Request,
+    Shutdown,
+    Stats,
+    ToEngine,
+)
+
+log = logging.getLogger("ockham.engine")
+
+FIRST_BACKOFF_S = 0.25
+LONGEST_BACKOFF_S = 30.0
+STABLE_S = 60.0
+"""An engine that lived this long is restarted at once when it dies, without a growing delay."""
+CLOSE_S = 5.0
+MAX_UNSENT_BYTES = 64 << 20
+"""Requests that an engine has not even read. More are refused: it is stuck."""
+
+
+class Stream:
+    """What the engine says about one request: at most one delta a choice waits to be read."""
+
+    def __init__(self, request: Request, submitted_s: float) -> None:
+        self.request_id = request.request_id
+        self.submitted_s = submitted_s
+        self.last_token_s: list[float | None] = [None] * request.params.n
+        """When the newest token of each choice came, on the clock of `time.monotonic`."""
+        self._mailbox = Mailbox()
+        self._news = asyncio.Event()
+        self._error: OckhamError | None = None
+
+    def put(self, delta: Delta) -> None:
+        self._mailbox.put([delta])
+        self._news.set()
+
+    def fail(self, error: OckhamError) -> None:
+        """End the stream with an error, which follows whatever still waits."""
+        self._error = error
+        self._news.set()
+
+    async def read(self) -> list[Delta]:
+        """Wait for news and take all of it; a choice's deltas since the last read are one.
+
+        Raises what the engine refused the request with, or `EngineDead`.
+        """
+        await self._news.wait()
+        deltas = [message for message in self._mailbox.take() if isinstance(message, Delta)]
+        if self._error is None:
+            self._news.clear()
+        elif not deltas:
+            raise self._error
+        return deltas
+
+
+class Observer(Protocol):
+    """Someone who counts: told of everything that comes, as it comes, whoever reads it when."""
+
+    def started(self, ready: Ready) -> None:
+        """An engine is ready; its counters start from zero."""
+
+    def stats(self, stats: Stats) -> None: ...
+
+    def delta(self, stream: Stream, delta: Delta, now_s: float) -> None:
+        """Called before `stream.last_token_s` is brought up to date."""
+
+    def died(self) -> None: ...
+
+
+class EngineClient:
+    """One engine process at a time, restarted when it dies.
+
+    Requests that an engine held when it died fail with `EngineDead`, and so do those that come
+    while no engine is ready.
+    """
+
+    def __init__(
+        self, config: EngineConfig, *, stall_s: float = 30.0, observer: Observer | None = None
+    ) -> None:
+        """After `stall_s` in which requests wait and no step completes, the engine counts as
+        stuck."""
+        self.config = config
+        self.observer = observer
+        self.stats = Stats()
+        self.ready: Ready | None = None
+        """What the engine said of itself when it was loaded last; None before the first start."""
+        self.restarts = 0
+        self._stall_s = stall_s
+        self._streams: dict[str, Stream] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._decoder: msgspec.msgpack.Decoder[list[FromEngine]] = msgspec.msgpack.Decoder(
+            list[FromEngine]
+        )
+        self._trouble: str | None = "The engine has not been started."
+        self._progress_s = 0.0
+        self._closing = False
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process id, or None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def requests(self) -> int:
+        """Requests that somebody here still waits for."""
+        return len(self._streams)
+
+    async def start(self) -> Ready:
+        """Start the engine and wait until it has loaded the model. Raises `ModelError`."""
+        ready = await self._launch()
+        self._supervisor = asyncio.create_task(self._supervise(), name="ockham engine reader")
+        return ready
+
+    def submit(self, request: Request) -> Stream:
+        """Hand a request to the engine. Raises `EngineDead` if there is none, `InvalidRequest` if
+        its id is in use, and `Overloaded` if the engine has stopped reading."""
+        if self._writer is None or self._trouble is not None:
+            raise EngineDead(self._trouble or "The engine is not running.")
+        if request.request_id in self._streams:
+            raise InvalidRequest(
+                f"request_id {request.request_id!r} is in use by a running request; choose "
+                "another, or leave it out.",
+                "request_id",
+            )
+        if self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            raise Overloaded("The engine does not read its requests; try again later.")
+        now_s = time.monotonic()
+        if not self._streams:
+            self._progress_s = now_s
+        stream = Stream(request, now_s)
+        self._streams[request.request_id] = stream
+        self._send(request)
+        return stream
+
+    def abort(self, request_id: str) -> None:
+        """Give up a request and free its work. Unknown and finished ids are ignored."""
+        if self._streams.pop(request_id, None) is not None:
+            self._send(Abort(request_id))
+
+    def trouble(self) -> str | None:
+        """What is wrong with the engine, as a sentence; None if nothing is."""
+        if self._trouble is not None:
+            return self._trouble
+        stalled_s = time.monotonic() - self._progress_s
+        if self._streams and stalled_s > self._stall_s:
+            return (
+                f"The engine is stuck: {len(self._streams)} requests wait and no step has "
+                f"completed for {stalled_s:.0f} s."
+            )
+        return None
+
+    def healthy(self) -> bool:
+        """Whether the engine is there and, if there is work, gets on with it."""
+        return self.trouble() is None
+
+    async def close(self) -> None:
+        """Stop the engine; running requests fail with `EngineDead`."""
+        self._closing = True
+        self._trouble = "The engine has been shut down."
+        if self._supervisor is None:
+            self._kill()
+            return
+        if self._writer is not None:
+            self._send(Shutdown())
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._supervisor), CLOSE_S)
+        self._supervisor.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._supervisor
+        self._fail_all(EngineDead(self._trouble))
+        self._kill()
+
+    def _send(self, message: ToEngine) -> None:
+        if self._writer is not None:
+            self._writer.write(frame([message]))
+
+    async def _launch(self) -> Ready:
+        """Start a process and wait for its first word."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = _spawn(theirs)
+        finally:
+            theirs.close()
+        try:
+            self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+            self._writer.write(frame([self.config]))
+            messages = await self._read()
+        except (OSError, EOFError) as error:
+            raise ModelError(
+                f"The engine ended while it loaded the model ({await self._reap()}); its own "
+                "messages stand above."
+            ) from error
+        except asyncio.CancelledError:
+            self._kill()
+            raise
+        first = messages[0]
+        if not isinstance(first, Ready):
+            await self._reap()
+            raise ModelError(first.message if isinstance(first, Died) else f"Got {first!r}.")
+        self.ready = first
+        self.stats = Stats()
+        self._trouble = None
+        if self.observer is not None:
+            self.observer.started(first)
+        return first
+
+    async def _supervise(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            begin_s = time.monotonic()
+            reason = await self._listen()
+            if time.monotonic() - begin_s > STABLE_S:
+                backoff_s = FIRST_BACKOFF_S
+            if self._closing:
+                return
+            self._trouble = f"{reason} A new engine is being started; try again shortly."
+            log.error("%s Restarting it in %.2g s.", reason, backoff_s)
+            self._fail_all(EngineDead(self._trouble))
+            self.stats = Stats()
+            if self.observer is not None:
+                self.observer.died()
+            while True:
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2.0 * backoff_s, LONGEST_BACKOFF_S)
+                try:
+                    await self._launch()
+                    break
+                except OckhamError as error:
+                    log.error("The engine cannot be started: %s", error)
+                    self._trouble = f"The engine cannot be started: {error}"
+            self.restarts += 1
+            log.info("The engine is ready again.")
+
+    async def _listen(self) -> str:
+        """Route what the engine says until it is gone; how it ended, as a sentence."""
+        last_words: str | None = None
+        try:
+            while True:
+                for message in await self._read():
+                    if isinstance(message, Died):
+                        last_words = message.message
+                    else:
+                        self._route(message)
+        except (OSError, EOFError, msgspec.DecodeError) as error:
+            if isinstance(error, msgspec.DecodeError):
+                last_words = f"The engine sent something that is not a message: {error}."
+            self._trouble = last_words or "The engine process ended."
+            how = await self._reap()
+        return last_words or f"The engine process ended ({how})."
+
+    def _route(self, message: FromEngine) -> None:
+        now_s = time.monotonic()
+        if isinstance(message, Delta):
+            self._progress_s = now_s
+            stream = self._streams.get(message.request_id)
+            if stream is None:
+                return
+            if self.observer is not None:
+                self.observer.delta(stream, message, now_s)
+            if message.token_ids:
+                stream.last_token_s[message.index] = now_s
+            if message.finished:
+                del self._streams[message.request_id]
+            stream.put(message)
+        elif isinstance(message, Refused):
+            stream = self._streams.pop(message.request_id, None)
+            if stream is not None:
+                stream.fail(_error(message))
+        elif isinstance(message, Stats):
+            if message.steps > self.stats.steps:
+                self._progress_s = now_s
+            self.stats = message
+            if self.observer is not None:
+                self.observer.stats(message)
+
+    async def _read(self) -> list[FromEngine]:
+        """The messages of the next frame. Raises `EOFError` or `OSError` at the end."""
+        assert self._reader is not None
+        (length,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
+        return self._decoder.decode(await self._reader.readexactly(length))
+
+    async def _reap(self) -> str:
+        """Make sure that the process is gone, and say how it went."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        assert self._process is not None
+        for _ in range(40):  # it has closed its socket and may still be on its way out
+            if self._process.poll() is not None:
+                break
+            await asyncio.sleep(0.05)
+        self._kill()
+        code = self._process.wait()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _fail_all(self, error: OckhamError) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.fail(error)
+
+
+def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
+    """The engine's process, with its end of the socket.
+
+    It has a session of its own, so that Ctrl-C in a terminal reaches the API alone, and imports
+    this very package, wherever the current directory is.
+    """
+    environment = dict(os.environ)
+    root = str(Path(ockham.__file__).parents[1])
+    path = environment.get("PYTHONPATH")
+    environment["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else root
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "ockham.engine.process", str(sock.fileno())],
+        pass_fds=[sock.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
+        start_new_session=True,
+        env=environment,
+    )
+
+
+def _has_descriptor(stream: object) -> bool:
+    """Whether a text stream stands for a file of the system (a notebook's or a test's may not)."""
+    try:
+        stream.fileno()  # type: ignore[attr-defined]
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def _error(refused: Refused) -> OckhamError:
+    if refused.status == InvalidRequest.status:
+        return InvalidRequest(refused.message, refused.param)
+    for kind in (Overloaded, EngineDead):
+        if refused.status == kind.status:
+            return kind(refused.message)
+    return OckhamError(refused.message)

@@ -1,0 +1,379 @@
+"""The engine: requests in, tokens out, one step at a time.
+
+It knows sequences, steps and seams; it knows no technique by name and nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ockham.cache.state import State, View
+from ockham.core.config import EngineConfig
+from ockham.core.errors import InvalidRequest
+from ockham.core.ledger import Ledger
+from ockham.core.outputs import Logprob, PositionLogprobs
+from ockham.core.registry import find
+from ockham.core.step import Floats, StepOutput
+from ockham.engine import billing
+from ockham.engine.attach import Attachments, Hook
+from ockham.engine.batch import Part, build
+from ockham.engine.messages import Delta, Request, Stats
+from ockham.engine.scheduler import Scheduler
+from ockham.engine.sequence import Sequence, Status
+from ockham.engine.text import TextOutput
+from ockham.model.loading import LoadedModel, load_model
+from ockham.model.tokenizer import Tokenizer, load_tokenizer
+
+
+class Engine:
+    """One model, its state, and the requests that it is serving.
+
+    Not thread-safe: one thread calls `add`, `abort` and `step`. Raises ModelError, DoesNotFit or
+    ConfigError if it cannot be built; `progress` is told in words what is being loaded.
+    """
+
+    def __init__(
+        self, config: EngineConfig, *, progress: Callable[[str], None] | None = None
+    ) -> None:
+        self.config = config
+        seams = {
+            seam: find(seam, name).cls()
+            for seam, name in (
+                ("policy", config.policy),
+                ("keep", config.keep),
+                ("reuse", config.reuse),
+                ("drafter", config.drafter),
+            )
+        }
+        self.model: LoadedModel = load_model(config, progress)
+        self.tokenizer: Tokenizer | None = load_tokenizer(config, self.model.directory)
+        plan = self.model.plan
+        self.max_model_len = plan.max_model_len
+        self.vocabulary = self.model.description.vocab_size
+        planes = self.model.backend.allocate(plan.groups)
+        self.executor = self.model.backend.bind(self.model.program, planes)
+        self.state = State(planes, plan.groups, self.max_model_len, self.model.numerics_id)
+        self.scheduler = Scheduler(
+            self.state,
+            seams["policy"],
+            seams["keep"],
+            most_rows=config.max_num_batched_tokens,
+            most_sequences=config.max_num_seqs,
+            most_logits=plan.most_logits,
+        )
+        self.attachments = Attachments(self.model.program)
+        self.total = Ledger()
+        self._cost = self.model.description.cost
+        self._eos = frozenset(self.model.eos_token_ids)
+        self._requests: dict[str, list[Sequence]] = {}
+        self._orders = 0
+        self._seeds = random.Random(config.seed)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests)
+
+    def add(self, request: Request) -> None:
+        """Take a request. Raises InvalidRequest, before any work, if it can never be served."""
+        self._check(request)
+        params, tokens = request.params, request.prompt_token_ids
+        most = min(self.max_model_len, len(tokens) + (params.max_tokens or self.max_model_len))
+        seed = self._seeds.getrandbits(64) if params.seed is None else params.seed & (2**64 - 1)
+        eos = frozenset() if params.ignore_eos else self._eos
+        sequence = Sequence(
+            request.request_id,
+            0,
+            self._next_order(),
+            list(tokens),
+            params,
+            seed=seed,
+            most_tokens=len(tokens) if params.max_tokens == 0 else most,
+            stop_ids=eos | frozenset(params.stop_token_ids or ()),
+            bad_words=self._bad_words(params.bad_words or []),
+            text=self._text(request),
+            arrival_s=time.monotonic(),
+        )
+        for book in (sequence.ledger, self.total):
+            book.prompt_tokens += len(tokens)
+        self._requests[request.request_id] = [sequence]
+        self.scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> list[Delta]:
+        """Give up a request and free its state. Ids that are not running are ignored."""
+        deltas: list[Delta] = []
+        for sequence in self._requests.get(request_id, ()):
+            if sequence.status is not Status.FINISHED:
+                deltas.append(self._end(sequence, Delta(request_id, sequence.index), "abort"))
+        if deltas and not deltas[-1].finished:  # choices that were still to be forked
+            self._close(request_id, deltas[-1])
+        return deltas
+
+    def attach(self, breakpoint_name: str, hook: Hook) -> None:
+        """Call `hook(run)` at a breakpoint of the program in every step."""
+        self.attachments.add(breakpoint_name, hook)
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def step(self) -> list[Delta]:
+        """One iteration: schedule, run, bill, sample, collect."""
+        chunks = self.scheduler.schedule()
+        if not chunks:
+            return []
+        now = time.monotonic()
+        for chunk in chunks:
+            if chunk.sequence.start_s is None:
+                chunk.sequence.start_s = now
+        batch = build(chunks, self.state)
+        output = self._run(batch)
+        billing.book_step(batch.parts, self._cost, self.total)
+        self.scheduler.commit(chunks)
+        return self._collect(batch.parts, output)
+
+    def _run(self, batch) -> StepOutput:
+        run = self.executor.begin(batch.step)
+        for start, stop, hook in self.attachments.ranges():
+            self.executor.run(run, start, stop)
+            if hook is not None:
+                hook(run)
+        return self.executor.finish(run)
+
+    def _collect(self, parts: list[Part], output: StepOutput) -> list[Delta]:
+        """Sample where a sequence is due, and turn what the step gave into deltas."""
+        deltas = [self._score_prompt(part, output.logits) for part in parts]
+        due = [
+            (choice, part.logits[-1])
+            for part in parts
+            if part.samples
+            for choice in self._choices(part.sequence)
+        ]
+        drawn = self.executor.sample(output.logits, [s.draw(row) for s, row in due])
+        entries = self._logprobs(output.logits, due, [d.token for d in drawn])
+        for (sequence, _), draw, entry in zip(due, drawn, entries, strict=True):
+            deltas.append(self._push(sequence, draw.token, entry))
+        return [delta for delta in deltas if delta is not None]
+
+    def _choices(self, sequence: Sequence) -> Iterator[Sequence]:
+        """The sequence and, where its prompt has just been computed, its request's other choices."""
+        yield sequence
+        if not sequence.waits_for_fork:
+            return
+        group = self._requests[sequence.request_id]
+        for index in range(1, sequence.params.n):
+            text = sequence.text.fresh() if sequence.text is not None else None
+            child = sequence.choice(index, self._next_order(), text)
+            self.scheduler.fork(sequence, child)
+            billing.book_fork(child, self._cost, self.total)
+            group.append(child)
+            yield child
+
+    # -- one sequence --------------------------------------------------------------------------
+
+    def _push(
+        self, sequence: Sequence, token: int | None, entry: PositionLogprobs | None
+    ) -> Delta:
+        """Append a sampled token to its sequence and see whether that ends it."""
+        delta = Delta(sequence.request_id, sequence.index)
+        if token is None:  # masks left nothing to choose
+            return self._end(sequence, delta, "error", "every token was masked")
+        if sequence.first_token_s is None:
+            sequence.first_token_s = time.monotonic()
+        sequence.push(token)
+        delta.token_ids = [token]
+        for book in (sequence.ledger, self.total):
+            book.generated_tokens += 1
+        if entry is not None:
+            delta.logprobs = [entry]
+            sequence.cumulative_logprob += entry[token].logprob
+
+        stopped = token in sequence.stop_ids
+        if sequence.text is not None and (
+            not stopped or sequence.params.include_stop_str_in_output
+        ):
+            may_stop = sequence.generated >= sequence.params.min_tokens
+            delta.text, stop = sequence.text.push(token, may_stop=may_stop)
+            if stop is not None:
+                return self._end(sequence, delta, "stop", stop)
+        if stopped:
+            by_user = token in (sequence.params.stop_token_ids or ())
+            return self._end(sequence, delta, "stop", token if by_user else None)
+        if len(sequence.tokens) >= sequence.most_tokens:
+            return self._end(sequence, delta, "length")
+        return delta
+
+    def _score_prompt(self, part: Part, logits: Floats) -> Delta | None:
+        """Log probabilities of the prompt tokens that this chunk's rows predict."""
+        sequence = part.sequence
+        scored = sequence.prompt_logprobs
+        if scored is not None and len(scored) < sequence.prompt_tokens:
+            rows = part.logits[: len(part.logits) - part.samples]
+            first = part.start + part.first_wanted + 1
+            targets = np.array(sequence.tokens[first : first + len(rows)], np.int32)
+            top = sequence.params.prompt_logprobs or 0
+            scored.extend(self._entries(logits[rows.start : rows.stop], targets, top))
+            if len(scored) == sequence.prompt_tokens and not sequence.scores_only:
+                return Delta(sequence.request_id, 0, prompt_logprobs=scored)
+        if sequence.scores_only and sequence.remaining == 0:
+            delta = Delta(sequence.request_id, 0, prompt_logprobs=scored)
+            return self._end(sequence, delta, "length")
+        return None
+
+    def _end(
+        self, sequence: Sequence, delta: Delta, reason: str, stop_reason: int | str | None = None
+    ) -> Delta:
+        """Finish a sequence, and its request with the last of its choices."""
+        sequence.finish_reason, sequence.stop_reason = reason, stop_reason
+        if sequence.text is not None and not isinstance(stop_reason, str):
+            rest, stop = sequence.text.finish()
+            delta.text += rest
+            if stop is not None and sequence.generated >= sequence.params.min_tokens:
+                reason, sequence.stop_reason = "stop", stop
+        delta.finish_reason, delta.stop_reason = reason, sequence.stop_reason
+        self.scheduler.finish(sequence)
+        group = self._requests[sequence.request_id]
+        forked = len(group) == sequence.params.n
+        if forked and all(s.status is Status.FINISHED for s in group):
+            self._close(sequence.request_id, delta)
+        return delta
+
+    def _close(self, request_id: str, delta: Delta) -> None:
+        """Put the request's bill on its last delta."""
+        group = self._requests.pop(request_id)
+        bill = Ledger()
+        for sequence in group:
+            bill.add(sequence.ledger)
+        first, now = group[0], time.monotonic()
+        times = Ledger()
+        start = first.start_s if first.start_s is not None else now
+        token = first.first_token_s if first.first_token_s is not None else now
+        times.queue_s = start - first.arrival_s
+        times.prefill_s = max(0.0, token - start)
+        times.decode_s = now - max(token, start)
+        bill.add(times)
+        self.total.add(times)
+        delta.finished, delta.ledger = True, bill
+
+    # -- log probabilities ---------------------------------------------------------------------
+
+    def _logprobs(
+        self, logits: Floats, due: list[tuple[Sequence, int]], tokens: list[int | None]
+    ) -> list[PositionLogprobs | None]:
+        """The entries of the sequences that want them, None for the others."""
+        entries: list[PositionLogprobs | None] = []
+        for (sequence, row), token in zip(due, tokens, strict=True):
+            top = sequence.params.logprobs
+            if top is None or token is None:
+                entries.append(None)
+            else:
+                target = np.array([token], np.int32)
+                entries += self._entries(logits[row : row + 1], target, top)
+        return entries
+
+    def _entries(self, logits: Floats, targets, top: int) -> list[PositionLogprobs]:
+        names = self.tokenizer.token_text if self.tokenizer is not None else lambda _: None
+        return [
+            {token: Logprob(value, rank, names(token)) for token, (value, rank) in entry.items()}
+            for entry in self.executor.logprobs(logits, targets, top)
+        ]
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        return Stats(
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            steps=self.scheduler.steps,
+            preemptions=self.scheduler.preemptions,
+            pages_used=self.state.pages_used,
+            pages_total=self.state.pages_total,
+            ledger=self.total,
+        )
+
+    def check_integrity(self) -> None:
+        """Raise OckhamError unless every page is held by a running sequence or free."""
+        views: list[View] = [s.view for s in self.scheduler.running if s.view is not None]
+        self.state.check_integrity(views)
+
+    def _check(self, request: Request) -> None:
+        tokens, params = request.prompt_token_ids, request.params
+        if request.request_id in self._requests:
+            raise InvalidRequest(f"a request {request.request_id!r} is already running.")
+        if not tokens:
+            raise InvalidRequest("the prompt is empty; give at least one token.", "prompt")
+        if min(tokens) < 0 or max(tokens) >= self.vocabulary:
+            wrong = next(t for t in tokens if not 0 <= t < self.vocabulary)
+            raise InvalidRequest(
+                f"the prompt holds token id {wrong}; the vocabulary has ids from 0 to "
+                f"{self.vocabulary - 1}.",
+                "prompt",
+            )
+        room = self.max_model_len - (0 if params.max_tokens == 0 else 1)
+        if len(tokens) > room:
+            raise InvalidRequest(
+                f"the prompt has {len(tokens)} tokens and leaves no room to generate: the context "
+                f"is {self.max_model_len} tokens. Shorten the prompt to {room} or less, or raise "
+                "max_model_len.",
+                "prompt",
+            )
+        if params.n > self.config.max_num_seqs:
+            raise InvalidRequest(
+                f"n is {params.n}, but at most {self.config.max_num_seqs} sequences run at once; "
+                "lower n or raise max_num_seqs.",
+                "n",
+            )
+        params.check_vocabulary(self.vocabulary)
+        if self.tokenizer is None and (params.stop_strings or params.bad_words):
+            raise InvalidRequest(
+                "stop strings and bad_words need a tokenizer, and none was loaded; use "
+                "stop_token_ids, or load one.",
+                "stop" if params.stop_strings else "bad_words",
+            )
+        stops = set(params.stop_token_ids or ()) | (set() if params.ignore_eos else self._eos)
+        if params.min_tokens and params.allowed_token_ids and stops.issuperset(
+            params.allowed_token_ids
+        ):
+            raise InvalidRequest(
+                "allowed_token_ids holds only tokens that end the text, which min_tokens forbids.",
+                "allowed_token_ids",
+            )
+        self._check_pool(len(tokens), params.max_tokens)
+
+    def _check_pool(self, prompt: int, max_tokens: int | None) -> None:
+        """Refuse what could not be served even with the whole pool to itself."""
+        most = min(self.max_model_len, prompt + (max_tokens or self.max_model_len)) - 1
+        chunk = self.config.max_num_batched_tokens
+        for group, layout in enumerate(self.state.groups):
+            if self.state.pages_for(max(most, prompt), group, chunk) > layout.pages:
+                fits = layout.pages * layout.page_tokens
+                raise InvalidRequest(
+                    f"the request needs the state of {max(most, prompt)} tokens, but the pool "
+                    f"holds {fits}. Shorten it to {fits} tokens in all, or raise "
+                    "kv_cache_memory_bytes.",
+                    "max_tokens" if prompt <= fits else "prompt",
+                )
+
+    # -- small things --------------------------------------------------------------------------
+
+    def _next_order(self) -> int:
+        self._orders += 1
+        return self._orders
+
+    def _bad_words(self, words: list[str]) -> list[list[int]]:
+        if self.tokenizer is None:
+            return []
+        return [ids for word in words for ids in self.tokenizer.word_ids(word)]
+
+    def _text(self, request: Request) -> TextOutput | None:
+        if self.tokenizer is None or not (request.detokenize or request.params.stop_strings):
+            return None
+        tokenizer, params = self.tokenizer, request.params
+        return TextOutput(
+            lambda: tokenizer.stream(params.skip_special_tokens),
+            params.stop_strings,
+            params.include_stop_str_in_output,
+        )

@@ -1,0 +1,165 @@
+"""The engine's own process: `python -m ockham.engine.process FD`.
+
+FD is one end of a socketpair. The first message on it is the `EngineConfig`; the answer is `Ready`,
+or `Died` with the reason. From then on the process takes what has arrived, makes a step, and sends
+what came of it, with no thread of its own: between two steps it looks at the socket without
+waiting, and with nothing to do it sleeps on the socket and uses no CPU. An answer that the other
+side does not read at once waits, merged, in a mailbox (`ockham.engine.mailbox`); a step never
+waits for a reader. The process ends when the other side of the socket does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import signal
+import socket
+import sys
+import time
+import traceback
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import InvalidRequest, OckhamError
+from ockham.engine.channel import Channel
+from ockham.engine.engine import Engine
+from ockham.engine.messages import (
+    Abort,
+    Delta,
+    Died,
+    FromEngine,
+    Ready,
+    Refused,
+    Request,
+    Shutdown,
+    ToEngine,
+)
+
+STATS_EVERY_S = 0.25
+"""While the engine works. Once more when it becomes idle, so that the last figures are exact."""
+LAST_WORDS_S = 2.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Held(set[str]):
+    """The requests that the engine has taken and not finished."""
+
+    def update_from(self, deltas: list[Delta]) -> None:
+        self.difference_update(delta.request_id for delta in deltas if delta.finished)
+
+
+def main() -> int:
+    """Serve one engine over the socket named on the command line; the exit status."""
+    _die_with_parent()
+    channel: Channel[ToEngine] = Channel(socket.socket(fileno=int(sys.argv[1])), ToEngine)
+    try:
+        config = channel.receive_first(EngineConfig)
+        engine = _load(config, channel)
+        if engine is None:
+            return 1
+        return serve(engine, channel)
+    except EOFError:
+        return 0
+
+
+def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Engine | None:
+    begin_s = time.monotonic()
+    try:
+        engine = Engine(config, progress=_report)
+    except OckhamError as error:
+        channel.send([Died(str(error))])
+        channel.drain(LAST_WORDS_S)
+        return None
+    except Exception as error:
+        traceback.print_exc()
+        channel.send([Died(f"The engine could not be loaded: {_describe(error)}.")])
+        channel.drain(LAST_WORDS_S)
+        return None
+    # What was loaded stays for good: later collections need not look at it.
+    gc.collect()
+    gc.freeze()
+    channel.send([_ready(engine, time.monotonic() - begin_s)])
+    return engine
+
+
+def serve(engine: Engine, channel: Channel[ToEngine]) -> int:
+    """Take, step, send, until told to stop. Raises `EOFError` when the other side is gone."""
+    held = Held()
+    stats_sent_s = 0.0
+    idle_reported = False
+    while True:
+        for message in channel.receive():
+            if isinstance(message, Shutdown):
+                return 0
+            channel.send(_take(engine, message, held))
+            idle_reported = False
+        if not engine.has_work:
+            channel.send([] if idle_reported else [engine.stats()])
+            idle_reported = True
+            channel.wait()
+            continue
+        try:
+            deltas = engine.step()
+        except Exception as error:
+            _fail(error, held, channel)
+            return 1
+        held.update_from(deltas)
+        news: list[FromEngine] = [*deltas]
+        now_s = time.monotonic()
+        if now_s - stats_sent_s >= STATS_EVERY_S:
+            stats_sent_s = now_s
+            news.append(engine.stats())
+        channel.send(news)
+
+
+def _take(engine: Engine, message: Request | Abort, held: Held) -> list[FromEngine]:
+    """Hand one message to the engine; what it answers at once."""
+    if isinstance(message, Abort):
+        deltas = engine.abort(message.request_id)
+        held.discard(message.request_id)
+        return [*deltas]
+    try:
+        engine.add(message)
+    except InvalidRequest as error:
+        return [Refused(message.request_id, str(error), error.status, error.param)]
+    except OckhamError as error:
+        return [Refused(message.request_id, str(error), error.status)]
+    except Exception as error:
+        # A fault met by one request is that request's alone: the others go on.
+        traceback.print_exc()
+        reason = f"The engine could not take the request: {_describe(error)}."
+        return [Refused(message.request_id, reason, 500)]
+    held.add(message.request_id)
+    return []
+
+
+def _fail(error: Exception, held: Held, channel: Channel[ToEngine]) -> None:
+    """A step that raises leaves state that nobody can vouch for: say so, and end the process."""
+    traceback.print_exception(error)
+    reason = f"The engine failed in a step and is being restarted: {_describe(error)}."
+    channel.send([Refused(request_id, reason, 500) for request_id in held])
+    channel.send([Died(reason)])
+    channel.drain(LAST_WORDS_S)
+
+
+def _ready(engine: Engine, load_s: float) -> Ready:
+    PLACEHOLDER
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".: ")
+
+
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process with its parent, even in the middle of a long load or step.
+
+    Elsewhere the end of the socket says the same, between two steps."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""Which rows the next step computes, and whose pages they go to.
+
+A step is filled up to the token budget: running sequences' next rows first, then chunks of prompts,
+so that a long prompt never stalls the others. When pages run out, the policy's victim gives up its
+state and computes it again later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import cast
+
+from ockham.cache.state import State
+from ockham.core.seams import Keep, Policy
+from ockham.engine.sequence import Sequence, Status
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The next `rows` rows of a sequence."""
+
+    sequence: Sequence
+    rows: int
+
+
+class Scheduler:
+    """Waiting and running sequences, and the plan of each step.
+
+    `most_logits` bounds the rows of a step that want logits (each takes a vocabulary of memory).
+    """
+
+    def __init__(
+        self,
+        state: State,
+        policy: Policy,
+        keep: Keep,
+        *,
+        most_rows: int,
+        most_sequences: int,
+        most_logits: int,
+    ) -> None:
+        self.state = state
+        self.policy = policy
+        self.keep = keep
+        self.most_rows = most_rows
+        self.most_sequences = most_sequences
+        self.most_logits = most_logits
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self.steps = 0
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """The chunks of the next step, with their cells reserved. Empty if nothing can run."""
+        self.steps += 1
+        plan = _Plan(self.most_rows, self.most_logits)
+        decoding = [s for s in self.running if s.decoding]
+        if len(decoding) > min(plan.rows, plan.logits):
+            decoding.sort(key=lambda s: s.last_step)  # those that waited longest first
+        for sequence in decoding:
+            if plan.rows and plan.logits and sequence.status is Status.RUNNING:
+                self._place(plan, sequence, 1)
+        if plan.rows:
+            self._prefill(plan)
+        for chunk in plan.chunks:
+            chunk.sequence.last_step = self.steps
+        return plan.chunks
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Start `child` with the state that `parent` has computed so far."""
+        assert parent.view is not None, "only a running sequence can be forked"
+        child.view = self.state.fork(parent.view)
+        child.computed = child.computed_once = parent.computed
+        child.start_s = parent.start_s
+        child.status = Status.RUNNING
+        parent.seats -= 1
+        self.running.append(child)
+
+    def commit(self, chunks: list[Chunk]) -> None:
+        """The step has run: its cells are valid, and what no later row can see is let go."""
+        for chunk in chunks:
+            sequence = chunk.sequence
+            assert sequence.view is not None, "a scheduled sequence has a view"
+            sequence.computed += chunk.rows
+            sequence.computed_once = max(sequence.computed_once, sequence.computed)
+            self.state.advance(sequence.view, sequence.computed)
+            for group, layout in enumerate(self.state.groups):
+                first = self.keep.first_kept(sequence.computed, layout.window)
+                if first:
+                    self.state.let_go(sequence.view, group, first)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it stands, and free its state."""
+        if sequence.status is Status.WAITING:
+            self.waiting.remove(sequence)
+        elif sequence.status is Status.RUNNING:
+            self.running.remove(sequence)
+        sequence.status = Status.FINISHED
+        self._release(sequence)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _prefill(self, plan: _Plan) -> None:
+        prefilling = [s for s in self.running if not s.decoding]
+        self._admit(prefilling, plan.rows)
+        shares = self.policy.share(prefilling, plan.rows)
+        for sequence, rows in zip(prefilling, shares, strict=True):
+            if sequence.status is not Status.RUNNING:
+                continue  # preempted by one before it
+            while rows and len(sequence.wanted_logits(rows)) > plan.logits:
+                rows -= len(sequence.wanted_logits(rows)) - plan.logits
+            if rows > 0:
+                self._place(plan, sequence, rows)
+
+    def _admit(self, prefilling: list[Sequence], budget: int) -> None:
+        """Move waiting sequences to the running ones while seats, pages and the budget allow."""
+        if not self.waiting:
+            return
+        seats = self.most_sequences - sum(s.seats for s in self.running)
+        free = self.state.free_pages()
+        for sequence in prefilling:
+            self._claim(free, sequence)
+        for candidate in self.policy.order(self.waiting):
+            sequence = cast(Sequence, candidate)
+            if sequence.seats > seats or _covers(prefilling, budget):
+                return
+            if not self._claim(free, sequence) and self.running:
+                return
+            self.waiting.remove(sequence)
+            sequence.view = self.state.new_view()
+            sequence.status = Status.RUNNING
+            self.running.append(sequence)
+            prefilling.append(sequence)
+            seats -= sequence.seats
+
+    def _claim(self, free: list[int], sequence: Sequence) -> bool:
+        """Set aside the pages that the rest of a prompt needs; False if there are too few."""
+        cells = sequence.computed + sequence.remaining
+        enough = True
+        for group in range(len(free)):
+            need = self.state.pages_for(cells, group, self.most_rows)
+            if sequence.view is not None:
+                need -= sequence.view.pages - sequence.view.let_go[group]
+            free[group] -= max(0, need)
+            enough = enough and free[group] >= 0
+        return enough
+
+    def _place(self, plan: _Plan, sequence: Sequence, rows: int) -> None:
+        """Reserve cells for a chunk and add it to the plan, preempting others if pages run out."""
+        while True:
+            assert sequence.view is not None, "a running sequence has a view"
+            if self.state.reserve(sequence.view, sequence.computed + rows):
+                plan.add(sequence, rows)
+                return
+            victim = cast(Sequence, self.policy.victim(self.running))
+            plan.remove(victim)
+            self._preempt(victim)
+            if victim is sequence:
+                return
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.preemptions += 1
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.computed = 0
+        sequence.status = Status.WAITING
+        self.waiting.appendleft(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.view is not None:
+            self.state.release(sequence.view)
+            sequence.view = None
+
+
+class _Plan:
+    """A step being filled: what is in it and how much room is left."""
+
+    def __init__(self, rows: int, logits: int) -> None:
+        self.rows = rows
+        self.logits = logits
+        self.chunks: list[Chunk] = []
+
+    def add(self, sequence: Sequence, rows: int) -> None:
+        self.chunks.append(Chunk(sequence, rows))
+        self.rows -= rows
+        self.logits -= len(sequence.wanted_logits(rows))
+
+    def remove(self, sequence: Sequence) -> None:
+        for chunk in self.chunks:
+            if chunk.sequence is sequence:
+                self.chunks.remove(chunk)
+                self.rows += chunk.rows
+                self.logits += len(sequence.wanted_logits(chunk.rows))
+                return
+
+
+def _covers(prefilling: list[Sequence], budget: int) -> bool:
+    """Whether the prompts under way can fill a step, however the policy divides it.
+
+    A policy may hold the first back to half of the budget, so the others must fill the rest."""
+    needs = [s.remaining for s in prefilling]
+    return bool(needs) and sum(needs) - max(needs) >= budget
