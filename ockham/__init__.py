@@ -1,1 +1,87 @@
-"""Ockham."""
+"""Ockham runs language models and never pays twice for the same computation.
+
+What stands here is imported when it is first used, so that `import ockham` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ockham.api.async_llm import AsyncLLM
+    from ockham.api.llm import LLM
+    from ockham.core.config import EngineConfig
+    from ockham.core.errors import (
+        ConfigError,
+        DoesNotFit,
+        EngineDead,
+        InvalidRequest,
+        ModelError,
+        OckhamError,
+        Overloaded,
+        RequestTimeout,
+    )
+    from ockham.core.ledger import Ledger
+    from ockham.core.outputs import CompletionOutput, Logprob, RequestOutput, ScoreOutput
+    from ockham.core.sampling_params import SamplingParams
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "CompletionOutput",
+    "ConfigError",
+    "DoesNotFit",
+    "EngineConfig",
+    "EngineDead",
+    "InvalidRequest",
+    "Ledger",
+    "Logprob",
+    "ModelError",
+    "OckhamError",
+    "Overloaded",
+    "RequestOutput",
+    "RequestTimeout",
+    "SamplingParams",
+    "ScoreOutput",
+    "__version__",
+]
+
+_MODULES = {
+    "LLM": "ockham.api.llm",
+    "AsyncLLM": "ockham.api.async_llm",
+    "EngineConfig": "ockham.core.config",
+    "Ledger": "ockham.core.ledger",
+    "SamplingParams": "ockham.core.sampling_params",
+    **dict.fromkeys(
+        ("CompletionOutput", "Logprob", "RequestOutput", "ScoreOutput"), "ockham.core.outputs"
+    ),
+    **dict.fromkeys(
+        (
+            "ConfigError",
+            "DoesNotFit",
+            "EngineDead",
+            "InvalidRequest",
+            "ModelError",
+            "OckhamError",
+            "Overloaded",
+            "RequestTimeout",
+        ),
+        "ockham.core.errors",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'ockham' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

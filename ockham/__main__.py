@@ -1,0 +1,5 @@
+"""`python -m ockham` is `ockham`."""
+
+from ockham.cli.main import main
+
+main()

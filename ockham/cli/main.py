@@ -1,0 +1,111 @@
+"""`ockham`: its verbs, each imported only when called, and how errors are shown."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from ockham.core.errors import ConfigError, InvalidRequest, OckhamError
+
+VERBS = {
+    "run": ("ockham.cli.run:run", "Complete one prompt; the text goes to stdout."),
+    "chat": ("ockham.cli.chat:chat", "Talk with a model in the terminal."),
+    "serve": ("ockham.cli.serve:serve", "Serve a model behind the OpenAI API."),
+    "bench": ("ockham.cli.bench:bench", "Measure latency, throughput, or a running server."),
+    "doctor": ("ockham.cli.doctor:doctor", "Show what this machine and this build can do."),
+    "models": ("ockham.cli.models:models", "List models: built in, cached, supported."),
+    "techniques": ("ockham.cli.techniques:techniques", "List the techniques there are."),
+}
+"""Verb -> where its command stands, and the line about it in the help."""
+
+USAGE_EXIT_STATUS = 2
+FAILURE_EXIT_STATUS = 1
+INTERRUPTED_EXIT_STATUS = 130
+
+
+class Failure(click.ClickException):
+    """An error that is the user's to know: one sentence on stderr, and an exit status."""
+
+    exit_code = FAILURE_EXIT_STATUS
+
+    def __init__(self, error: OckhamError) -> None:
+        super().__init__(str(error))
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"ockham: {self.message}", file=file, err=file is None)
+
+
+class WrongUse(Failure):
+    """A failure that other flags or another prompt would avoid."""
+
+    exit_code = USAGE_EXIT_STATUS
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported when they are called: `ockham run` pays for no other."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, _, name = VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, summary) for verb, (_, summary) in VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (InvalidRequest, ConfigError) as error:
+            raise WrongUse(error) from error
+        except OckhamError as error:
+            raise Failure(error) from error
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from ockham import __version__
+
+        click.echo(f"ockham {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
+)
+def cli() -> None:
+    """Ockham runs language models and never pays twice for the same computation.
+
+    Every flag can also be set as an environment variable (--max-model-len as OCKHAM_MAX_MODEL_LEN)
+    or in the file of --config; a flag goes before the environment, the environment before the file.
+    """
+
+
+def main() -> None:
+    """Entry point of the `ockham` program."""
+    try:
+        cli.main(prog_name="ockham", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED_EXIT_STATUS)
+    except BrokenPipeError:
+        # The reader of stdout has gone, as in `ockham run | head`; it need not hear of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILURE_EXIT_STATUS)

@@ -1,0 +1,305 @@
+"""Flags: how they are spelled, and where their values may come from.
+
+Every flag `--some-name` also has the environment variable `OCKHAM_SOME_NAME` and the key
+`some-name` in the file of `--config`. A flag goes before the environment, the environment before
+the file, the file before the default. Flags of the engine and of sampling are generated from the
+fields of `EngineConfig` and `SamplingParams`, so that a new field is a new flag.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from ockham.core.config import DTYPES, KV_DTYPES, EngineConfig
+from ockham.core.sampling_params import SamplingParams
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ENGINE_HELP = {
+    "tokenizer": "Directory or hub name of the tokenizer; the model's own by default.",
+    "revision": "Branch, tag or commit of a model on the hub.",
+    "dtype": "Precision of the weights and activations; 'auto' follows the checkpoint.",
+    "quantization": "Weight format to pack the linear layers into.",
+    "kv_cache_dtype": "Precision in which keys and values are kept; 'auto' follows dtype.",
+    "backend": "Kernels to run on; 'auto' takes the fastest that was built.",
+    "max_model_len": "Longest prompt plus completion, in tokens; the model's own by default.",
+    "max_num_seqs": "Most sequences that run at once.",
+    "max_num_batched_tokens": "Most token rows in one step.",
+    "gpu_memory_utilization": "Share of the allowed memory (on a CPU: of RAM) that may be taken.",
+    "kv_cache_memory_bytes": "Bytes for keys and values, instead of a share of the memory.",
+    "block_size": "Tokens of one page of state; a power of two.",
+    "policy": "Order and size of the work in a step.",
+    "reuse": "Which state is not computed again.",
+    "keep": "Which state stays.",
+    "drafter": "What proposes tokens to verify.",
+    "seed": "Seed of requests that bring none of their own.",
+    "skip_tokenizer_init": "Load no tokenizer: prompts are token ids, and so is the output.",
+    "trust_remote_code": "Not supported; here so that it is refused with a reason.",
+}
+_ENGINE_CHOICES = {"dtype": DTYPES, "kv_cache_dtype": KV_DTYPES}
+
+_SAMPLING_HELP = {
+    "n": "Completions of the prompt; it is computed once.",
+    "temperature": "0 always takes the likeliest token; higher is more varied.",
+    "top_k": "Choose among the k likeliest tokens; 0 for all.",
+    "top_p": "Choose among the likeliest tokens that together have this probability.",
+    "min_p": "Leave out tokens less likely than this share of the likeliest one.",
+    "repetition_penalty": "Above 1: tokens that occurred become less likely.",
+    "presence_penalty": "Taken from the logit of every token that was generated.",
+    "frequency_penalty": "Taken from a token's logit for each time it was generated.",
+    "logit_bias": "Added to logits: JSON such as '{\"42\": -100}'.",
+    "allowed_token_ids": "Only these token ids may be generated: '1,2,3'.",
+    "bad_words": "A word that must not be generated; may be given more than once.",
+    "stop": "Text that ends the completion; may be given more than once.",
+    "stop_token_ids": "Token ids that end the completion: '1,2,3'.",
+    "min_tokens": "Do not end before so many tokens.",
+    "max_tokens": "End after so many tokens.",
+    "ignore_eos": "Go on after the end-of-sequence token.",
+    "seed": "Seed of the sampling noise: the same seed gives the same tokens.",
+    "logprobs": "Report log probabilities: of the chosen token and so many of the likeliest.",
+    "prompt_logprobs": "The same for each token of the prompt.",
+    "skip_special_tokens": "Leave special tokens out of the text.",
+    "spaces_between_special_tokens": "Only the default is supported.",
+    "include_stop_str_in_output": "Keep the stop text at the end.",
+}
+
+
+class Integer(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """An integer, which may be short for a large one: 1k is 1,000 and 1K is 1,024, as in vLLM."""
+
+    name = "integer"
+    _units: typing.ClassVar = {
+        letter: base**power
+        for letters, base in (("kmgt", 1000), ("KMGT", 1024))
+        for power, letter in enumerate(letters, 1)
+    }
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        text = str(value).strip().replace("_", "")
+        unit = self._units.get(text[-1:])
+        try:
+            if unit is None:
+                return int(text)
+            scaled = float(text[:-1]) * unit
+            if not scaled.is_integer():
+                raise ValueError
+            return int(scaled)
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is not an integer; write 4096, 4k (4,000) or 4K (4,096).", param, ctx
+            )
+
+
+class TokenIds(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """Token ids as '1,2,3', or a list in a configuration file."""
+
+    name = "ids"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        parts = value if isinstance(value, list) else str(value).strip("[] ").split(",")
+        try:
+            return [int(part) for part in parts]
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is not a list of token ids; write 1,2,3.", param, ctx)
+
+
+class LogitBias(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """Token id -> bias as a JSON object, or a mapping in a configuration file."""
+
+    name = "json"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[int, float]:
+        try:
+            biases = value if isinstance(value, Mapping) else json.loads(value)
+            return {int(token): float(bias) for token, bias in biases.items()}
+        except (AttributeError, TypeError, ValueError):
+            self.fail(
+                f'{value!r} does not give token ids their biases; write {{"42": -100}}.', param, ctx
+            )
+
+
+class Text(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """A string of a flag that may be repeated. Its environment variable is one string, or a JSON
+    list of them: text to stop at may well hold spaces, at which click would split it."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        if rv.lstrip().startswith("["):
+            try:
+                return [str(value) for value in json.loads(rv)]
+            except ValueError:
+                pass
+        return [rv]
+
+
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """`click.option` with the environment variable that every flag has."""
+    long_name = next(name for name in names if name.startswith("--")).partition("/")[0]
+    variable = "OCKHAM_" + long_name.removeprefix("--").replace("-", "_").upper()
+    settings.setdefault("envvar", variable)
+    return click.option(*names, **settings)
+
+
+def config_file(function: F) -> F:
+    """Adds `--config FILE.yaml`, whose keys are the command's own flags."""
+    return option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE.yaml",
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="YAML file with the same names as the flags.",
+    )(function)
+
+
+def engine_options(function: F) -> F:
+    """Adds the model (as an argument or flag), all of `EngineConfig`'s settings and `--config`.
+
+    The command receives `model` and every field by its name; `engine_config` takes them in.
+    """
+
+    @functools.wraps(function)
+    def with_model(*, model_argument: str | None, model: str | None, **kwargs: Any) -> Any:
+        if model_argument is not None:
+            model = model_argument
+        return function(model=model or "lab", **kwargs)
+
+    hints = typing.get_type_hints(EngineConfig)
+    wrapped = config_file(with_model)
+    for field in reversed(msgspec.structs.fields(EngineConfig)):
+        if field.name != "model":
+            wrapped = _field_option(
+                field.name,
+                hints[field.name],
+                field.default,
+                _ENGINE_HELP.get(field.name),
+                _ENGINE_CHOICES.get(field.name),
+            )(wrapped)
+    wrapped = option("--model", default=None, help="Directory or hub name. [default: lab]")(wrapped)
+    argument = click.argument("model_argument", metavar="[MODEL]", required=False, default=None)
+    return typing.cast(F, argument(wrapped))
+
+
+def engine_config(**kwargs: Any) -> EngineConfig:
+    """The engine's settings among a command's parameters. Raises ConfigError if they are wrong."""
+    names = EngineConfig.__struct_fields__
+    return EngineConfig(**{name: kwargs[name] for name in names if name in kwargs})
+
+
+def sampling_options(function: F) -> F:
+    """Adds a flag for each field of `SamplingParams`. One that is not given is None (or an empty
+    tuple), so that the model's own defaults can stand; see `sampling_params`.
+
+    The seed of sampling is called `sampling_seed`: `seed` is the engine's.
+    """
+    hints = typing.get_type_hints(SamplingParams)
+    for field in reversed(msgspec.structs.fields(SamplingParams)):
+        hint = hints[field.name]
+        help_text = _SAMPLING_HELP.get(field.name)
+        if field.name == "seed":
+            function = option("--sampling-seed", type=Integer(), help=help_text)(function)
+        elif field.name in ("stop", "bad_words"):
+            function = option(_flag(field.name), type=Text(), multiple=True, help=help_text)(
+                function
+            )
+        elif field.name == "logit_bias":
+            function = option("--logit-bias", type=LogitBias(), help=help_text)(function)
+        elif field.name in ("allowed_token_ids", "stop_token_ids"):
+            function = option(_flag(field.name), type=TokenIds(), help=help_text)(function)
+        else:
+            function = _field_option(field.name, hint, None, help_text)(function)
+    return function
+
+
+def sampling_params(defaults: SamplingParams, **kwargs: Any) -> SamplingParams:
+    """`defaults` changed by the sampling flags that were given. Raises InvalidRequest."""
+    given = {}
+    for name in SamplingParams.__struct_fields__:
+        value = kwargs.get("sampling_seed" if name == "seed" else name)
+        if value is not None and value != ():
+            given[name] = list(value) if isinstance(value, tuple) else value
+    return msgspec.structs.replace(defaults, **given)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _field_option(
+    name: str,
+    hint: Any,
+    default: Any,
+    help_text: str | None,
+    choices: tuple[str, ...] | None = None,
+) -> Callable[[F], F]:
+    """The flag of one field of a settings structure."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kind = next(kind for kind in kinds if kind is not type(None))
+    settings: dict[str, Any] = {
+        "default": default,
+        "show_default": default is not None,
+        "help": help_text,
+    }
+    if kind is bool:
+        return option(f"{_flag(name)}/--no-{_flag(name)[2:]}", **settings)
+    if choices is not None:
+        settings["type"] = click.Choice(choices)
+    elif kind is int:
+        settings["type"] = Integer()
+    else:
+        settings["type"] = kind
+    return option(_flag(name), **settings)
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Make a file's values the command's defaults; refuse keys that are no flag of the command."""
+    if path is None:
+        return
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise click.BadParameter(f"{path} cannot be read ({reason}).", ctx, param) from error
+    if content is None:
+        return
+    if not isinstance(content, dict):
+        raise click.BadParameter(f"{path} must hold 'flag: value' lines.", ctx, param)
+    flags = {
+        other.name: other
+        for other in ctx.command.params
+        if isinstance(other, click.Option) and other.name not in (None, "config", "help")
+    }
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in flags:
+            known = ", ".join(sorted(str(flag).replace("_", "-") for flag in flags))
+            raise click.BadParameter(
+                f"{path} sets {key!r}, which is no flag of '{ctx.command_path}'; it has {known}.",
+                ctx,
+                param,
+            )
+        values[name] = [value] if flags[name].multiple and isinstance(value, str) else value
+    ctx.default_map = {**(ctx.default_map or {}), **values}
