@@ -50,6 +50,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.preemptions = 0
         self.steps = 0
+        self._served = 0
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -60,14 +61,17 @@ class Scheduler:
         plan = _Plan(self.most_rows, self.most_logits)
         decoding = [s for s in self.running if s.decoding]
         if len(decoding) > min(plan.rows, plan.logits):
-            decoding.sort(key=lambda s: s.last_step)  # those that waited longest first
-        for sequence in decoding:
-            if plan.rows and plan.logits and sequence.status is Status.RUNNING:
-                self._place(plan, sequence, 1)
+            decoding.sort(key=lambda s: s.last_served)  # those that waited longest first
+        # A row is left to the prompts, so that running sequences cannot starve them.
+        prompts = len(decoding) < len(self.running) or bool(self.waiting)
+        first = decoding[: self.most_rows - 1] if prompts and self.most_rows > 1 else decoding
+        self._decode(plan, first)
         if plan.rows:
             self._prefill(plan)
+        self._decode(plan, decoding[len(first) :])
         for chunk in plan.chunks:
-            chunk.sequence.last_step = self.steps
+            self._served += 1
+            chunk.sequence.last_served = self._served
         return plan.chunks
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
@@ -103,6 +107,11 @@ class Scheduler:
         self._release(sequence)
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _decode(self, plan: _Plan, decoding: list[Sequence]) -> None:
+        for sequence in decoding:
+            if plan.rows and plan.logits and sequence.status is Status.RUNNING:
+                self._place(plan, sequence, 1)
 
     def _prefill(self, plan: _Plan) -> None:
         prefilling = [s for s in self.running if not s.decoding]

@@ -37,7 +37,7 @@ class Sequence:
         "finish_reason",
         "first_token_s",
         "index",
-        "last_step",
+        "last_served",
         "ledger",
         "most_tokens",
         "order",
@@ -95,7 +95,7 @@ class Sequence:
         self.computed_once = 0
         """Cells that were computed at some time: computing them again is waste."""
         self.status = Status.WAITING
-        self.last_step = -1
+        self.last_served = -1
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
         self.cumulative_logprob = 0.0
