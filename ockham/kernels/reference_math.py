@@ -69,8 +69,8 @@ def _silu(x: Floats) -> Floats:
 
 def _gelu_tanh(x: Floats) -> Floats:
     inner = _GELU_SLOPE * (x + np.float32(0.044715) * x * x * x)
-    halved: Floats = np.float32(0.5) * x
-    return halved * (_ONE + np.tanh(inner))
+    result: Floats = np.float32(0.5) * x * (_ONE + np.tanh(inner))
+    return result
 
 
 _ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh}

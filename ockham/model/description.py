@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,13 @@ class ModelDescription:
             )
             for window in windows
         )
+
+    def constants(self) -> dict[str, Any]:
+        """What decides the arithmetic besides the weights, as plain values."""
+        beside = ("architecture", "ropes", "eos_token_ids", "bos_token_id", "checkpoint_dtype")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in beside}
+        experts = None if self.experts is None else asdict(self.experts)
+        return {**values, "architecture": self.architecture.name, "experts": experts}
 
     def group_of(self, layer: int) -> int:
         """The number of the group that a layer belongs to."""

@@ -222,7 +222,7 @@ def _numerics_id(planned: PlannedModel, backend: Backend) -> str:
     ]
     facts = {
         "weights": planned.checkpoint.digest.hexdigest(),
-        "constants": repr(planned.description),
+        "constants": planned.description.constants(),
         "format": planned.weight_format.name,
         "activations": planned.weight_format.activations,
         "state": planned.state_dtype,
