@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ockham.api.server.job import Job
 from ockham.api.server.logprobs import chat_logprobs, prompt_logprobs
-from ockham.api.server.protocol import ChatMessage, ChatRequest, TemplateRequest
+from ockham.api.server.protocol import ChatRequest, TokenizeRequest, template_variables
 from ockham.api.server.serving import Serving, read, request_id, serving
 from ockham.api.server.sse import DONE, EventStream, event, unless_disconnected
 from ockham.api.server.wire import (
@@ -39,7 +39,7 @@ async def create_chat_completion(http: Request) -> Response:
     server.check_model(request.model)
     params = _sampling_params(request, server.llm.default_parameters)
     server.gate.check(params.n)
-    text = await render(server, request, request.messages)
+    text = await render(server, request)
     tokens = await server.llm.encode(text, add_special_tokens=bool(request.add_special_tokens))
     job = server.job(request_id(http), [tokens], params)
     answer = _Answer(server, request, params, request_id(http), tokens)
@@ -51,16 +51,15 @@ async def create_chat_completion(http: Request) -> Response:
     return Response(body, media_type="application/json")
 
 
-async def render(server: Serving, request: TemplateRequest, messages: Sequence[ChatMessage]) -> str:
+async def render(server: Serving, request: ChatRequest | TokenizeRequest) -> str:
     """The prompt that the model's chat template makes of messages. Raises `InvalidRequest`."""
     tokenizer = server.llm.need_tokenizer()
-    variables = request.template_variables()
-    conversation = [message.for_template() for message in messages]
-    characters = sum(len(m.content or "") for m in messages)
+    variables = template_variables(request.chat_template_kwargs)
+    messages = request.messages or []
     return await server.llm.in_thread(
-        characters,
+        sum(len(message.content or "") for message in messages),
         lambda: tokenizer.apply_chat_template(
-            conversation,
+            [message.for_template() for message in messages],
             add_generation_prompt=request.add_generation_prompt is not False,
             **variables,
         ),

@@ -7,7 +7,13 @@ fraction of a second behind while it works.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.process_collector import ProcessCollector
 
 from ockham.core.ledger import Ledger
@@ -21,7 +27,7 @@ _SECONDS = (
 _TOKENS = tuple(float(2**power) for power in range(18))
 
 _COUNTED = {
-    "prompt_tokens": ("prompt_tokens", "Prompt tokens of the requests taken."),
+    "prompt_tokens": ("prompt_tokens", "Prompt tokens taken, once for each choice."),
     "generated_tokens": ("generation_tokens", "Tokens generated."),
     "prompt_tokens_computed": ("prompt_tokens_computed", "Prompt tokens that were computed."),
     "prompt_tokens_reused": ("prompt_tokens_reused", "Prompt tokens that were reused."),
@@ -39,6 +45,7 @@ class Metrics:
     """All metrics of one server. Implements `ockham.engine.client.Observer`."""
 
     def __init__(self, model_name: str) -> None:
+        disable_created_metrics()  # a second series for each counter, which nobody reads
         self.registry = CollectorRegistry()
         self._model = model_name
         ProcessCollector(registry=self.registry)

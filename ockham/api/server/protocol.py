@@ -238,28 +238,22 @@ class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
         return message
 
 
-class TemplateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What decides how messages become a prompt."""
-
-    add_generation_prompt: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-
-    def template_variables(self) -> dict[str, Any]:
-        """What the caller adds to the template's own variables. Raises `InvalidRequest`."""
-        variables = self.chat_template_kwargs or {}
-        taken = ("messages", "tools", "add_generation_prompt", "chat_template", "self")
-        for name in taken:
-            if name in variables:
-                raise InvalidRequest(
-                    f"chat_template_kwargs must not hold {name}.", "chat_template_kwargs"
-                )
-        return variables
+def template_variables(variables: dict[str, Any] | None) -> dict[str, Any]:
+    """What a caller may add to the chat template's own variables. Raises `InvalidRequest`."""
+    for name in ("messages", "tools", "add_generation_prompt", "chat_template", "self"):
+        if name in (variables or {}):
+            raise InvalidRequest(
+                f"chat_template_kwargs must not hold {name}.", "chat_template_kwargs"
+            )
+    return variables or {}
 
 
-class ChatRequest(GenerationRequest, TemplateRequest, kw_only=True):
+class ChatRequest(GenerationRequest, kw_only=True):
     """`POST /v1/chat/completions`."""
 
     messages: list[ChatMessage]
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -303,7 +297,7 @@ class ChatRequest(GenerationRequest, TemplateRequest, kw_only=True):
             )
 
 
-class TokenizeRequest(TemplateRequest, kw_only=True):
+class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /tokenize`: a prompt, or the messages of a chat."""
 
     model: str | None = None
@@ -311,6 +305,8 @@ class TokenizeRequest(TemplateRequest, kw_only=True):
     messages: list[ChatMessage] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def check(self) -> None:
         if (self.prompt is None) == (self.messages is None):

@@ -25,7 +25,7 @@ async def tokenize(http: Request) -> Response:
     server.check_model(request.model)
     special = request.add_special_tokens
     if request.messages is not None:
-        text = await render(server, request, request.messages)
+        text = await render(server, request)
         tokens = await server.llm.encode(text, add_special_tokens=bool(special))
     else:
         text = request.prompt or ""

@@ -35,22 +35,25 @@ class UsageMeter:
     def __init__(self, prompts: list[list[int]]) -> None:
         self._prompt_tokens = sum(map(len, prompts))
         self._completion_tokens = 0
-        self._cached_tokens = 0
         self._ledger = Ledger()
 
     def add(self, output: RequestOutput) -> None:
         self._completion_tokens += sum(len(choice.token_ids) for choice in output.outputs)
         if output.finished:
-            self._cached_tokens += output.num_cached_tokens
             self._ledger.add(output.ledger)
 
     def usage(self, *, final: bool) -> Usage:
-        """The figures so far; with the bill if these are the last ones."""
+        """The figures so far; with the bill if these are the last ones.
+
+        The ledger counts a prompt once for each of its choices, which share its state; here a
+        prompt counts once, and what was not computed of it was cached.
+        """
+        cached = max(0, self._prompt_tokens - self._ledger.prompt_tokens_computed) if final else 0
         return Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             total_tokens=self._prompt_tokens + self._completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(self._cached_tokens),
+            prompt_tokens_details=PromptTokensDetails(cached),
             ockham=self._ledger if final else UNSET,
         )
 
