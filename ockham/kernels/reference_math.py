@@ -12,7 +12,7 @@ from ockham.kernels.ops import Norm, Rope
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
-_ONE = np.float32(1.0)
+_ONE, _HALF = np.float32(1.0), np.float32(0.5)
 _GELU_SLOPE = np.float32(math.sqrt(2.0 / math.pi))
 
 
@@ -68,9 +68,9 @@ def _silu(x: Floats) -> Floats:
 
 
 def _gelu_tanh(x: Floats) -> Floats:
-    inner = _GELU_SLOPE * (x + np.float32(0.044715) * x * x * x)
-    result: Floats = np.float32(0.5) * x * (_ONE + np.tanh(inner))
-    return result
+    inner: Floats = _GELU_SLOPE * (x + np.float32(0.044715) * x * x * x)
+    bend: Floats = np.tanh(inner)
+    return _HALF * x * (_ONE + bend)
 
 
 _ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh}

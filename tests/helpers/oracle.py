@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+
 from ockham.core.config import EngineConfig
 from ockham.model.loading import LoadedModel, load_model
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from ockham.core.step import Step, StepOutput, Tables
 from ockham.model.loading import LoadedModel
 
