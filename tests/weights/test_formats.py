@@ -50,7 +50,7 @@ def test_packed_bytes_is_what_packing_takes() -> None:
 
 
 def test_rounding_is_to_the_nearest_and_to_even_on_a_tie() -> None:
-    values = np.array([1.00390625, 1.01171875, 1.0039063], np.float32)
+    values = np.array([1.00390625, 1.01171875, 1.00390637], np.float32)
     assert round_to_bfloat16(values).tolist() == [1.0, 1.015625, 1.0078125]
 
 
