@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.chat import create_chat_completion
 from ockham.api.server.completions import create_completion
-from ockham.api.server.errors import HttpError, error_response
+from ockham.api.server.errors import FAULT, HttpError, error_response
 from ockham.api.server.gate import Gate
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.middleware import Keys, Outermost
@@ -56,7 +56,11 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
     app = Starlette(
         routes=list(ROUTES),
         middleware=middleware,
-        exception_handlers={OckhamError: _answer_error, HTTPException: _answer_http_error},
+        exception_handlers={
+            OckhamError: _answer_error,
+            HTTPException: _answer_http_error,
+            Exception: _answer_fault,
+        },
     )
     app.state.serving = Serving(llm, settings, gate, metrics, now_s())
     routes = frozenset(route.path for route in ROUTES)
@@ -66,6 +70,11 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, OckhamError)
     return error_response(error)
+
+
+async def _answer_fault(request: Request, error: Exception) -> Response:
+    """What was not raised on purpose. Starlette raises it again, and `Outermost` logs it."""
+    return error_response(OckhamError(FAULT))
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

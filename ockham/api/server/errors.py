@@ -37,6 +37,9 @@ _CODES = {
 _RETRY_AFTER_S = {429: 1, 503: 2}
 
 
+FAULT = "The server met a fault of its own; its log says more."
+
+
 class HttpError(OckhamError):
     """An error that only exists in HTTP: a wrong key, an unknown path, a body that is too large."""
 
@@ -65,7 +68,7 @@ def as_ockham_error(error: Exception) -> OckhamError:
     if isinstance(error, OckhamError):
         return error
     log.error("A request met a fault of the server.", exc_info=error)
-    return OckhamError("The server met a fault of its own; its log says more.")
+    return OckhamError(FAULT)
 
 
 def error_body(error: OckhamError) -> bytes:

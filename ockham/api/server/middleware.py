@@ -61,9 +61,8 @@ class Outermost:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             known = as_ockham_error(error)
-            if status != 499:  # too late to say it: the connection is cut
-                raise
-            await error_response(known)(scope, receive, send_with_id)
+            if status == 499:
+                await error_response(known)(scope, receive, send_with_id)
         finally:
             path = scope["path"]
             self._metrics.answered(path if path in self._routes else "other", status)
@@ -96,9 +95,11 @@ class Keys:
             # Every key is compared, whichever fits: the time taken tells nothing.
             fits = sum([hmac.compare_digest(given, digest) for digest in self._digests])
             if scheme.lower() != "bearer" or not fits:
-                raise HttpError(
+                error = HttpError(
                     401, "The API key is missing or wrong; send 'Authorization: Bearer KEY'."
                 )
+                await error_response(error)(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
 
