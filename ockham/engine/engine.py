@@ -5,6 +5,7 @@ It knows sequences, steps and seams; it knows no technique by name and nothing o
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ class Engine:
         self._cost = cost_of(self.model.program, self.model.layouts)
         self._eos = frozenset(self.model.eos_token_ids)
         self._requests: dict[str, list[Sequence]] = {}
-        self._orders = 0
+        self._arrivals = itertools.count()
         self._seeds = random.Random(config.seed)
 
     # -- requests ------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ class Engine:
         sequence = Sequence(
             request.request_id,
             0,
-            self._next_order(),
+            (next(self._arrivals), 0),
             list(tokens),
             params,
             seed=seed,
@@ -167,7 +168,7 @@ class Engine:
         group = self._requests[sequence.request_id]
         for index in range(1, sequence.params.n):
             text = sequence.text.fresh() if sequence.text is not None else None
-            child = sequence.choice(index, self._next_order(), text)
+            child = sequence.choice(index, text)
             self.scheduler.fork(sequence, child)
             billing.book_fork(child, self._cost, self.total)
             group.append(child)
@@ -361,10 +362,6 @@ class Engine:
                 )
 
     # -- small things --------------------------------------------------------------------------
-
-    def _next_order(self) -> int:
-        self._orders += 1
-        return self._orders
 
     def _bad_words(self, words: list[str]) -> list[list[int]]:
         if self.tokenizer is None:

@@ -47,6 +47,7 @@ class Scheduler:
         self.most_sequences = most_sequences
         self.most_logits = most_logits
         self.waiting: deque[Sequence] = deque()
+        """In the order of arrival, also those that were preempted."""
         self.running: list[Sequence] = []
         self.preemptions = 0
         self.steps = 0
@@ -127,24 +128,27 @@ class Scheduler:
 
     def _admit(self, prefilling: list[Sequence], budget: int) -> None:
         """Move waiting sequences to the running ones while seats, pages and the budget allow."""
-        if not self.waiting:
-            return
         seats = self.most_sequences - sum(s.seats for s in self.running)
+        if not self.waiting or seats < 1:
+            return
         free = self.state.free_pages()
         for sequence in prefilling:
             self._claim(free, sequence)
+        admitted: list[Sequence] = []
         for candidate in self.policy.order(self.waiting):
             sequence = cast(Sequence, candidate)
             if sequence.seats > seats or _covers(prefilling, budget):
-                return
+                break
             if not self._claim(free, sequence) and self.running:
-                return
-            self.waiting.remove(sequence)
+                break
+            admitted.append(sequence)
             sequence.view = self.state.new_view()
             sequence.status = Status.RUNNING
             self.running.append(sequence)
             prefilling.append(sequence)
             seats -= sequence.seats
+        for sequence in admitted:
+            self.waiting.remove(sequence)
 
     def _claim(self, free: list[int], sequence: Sequence) -> bool:
         """Set aside the pages that the rest of a prompt needs; False if there are too few."""
@@ -177,7 +181,8 @@ class Scheduler:
         self._release(sequence)
         sequence.computed = 0
         sequence.status = Status.WAITING
-        self.waiting.appendleft(sequence)
+        later = (i for i, other in enumerate(self.waiting) if other.order > sequence.order)
+        self.waiting.insert(next(later, len(self.waiting)), sequence)
 
     def _release(self, sequence: Sequence) -> None:
         if sequence.view is not None:

@@ -24,7 +24,8 @@ class Status(Enum):
 class Sequence:
     """One choice of one request: a prompt and what was generated after it.
 
-    `order` is the place in the order of arrival, `stream` the noise stream (the choice's index).
+    `order` is the place in the order of arrival and the choice's index, which is also its noise
+    stream.
     `computed` cells hold valid state; the next row to compute is token `computed`.
     """
 
@@ -62,7 +63,7 @@ class Sequence:
         self,
         request_id: str,
         index: int,
-        order: int,
+        order: tuple[int, int],
         tokens: list[int],
         params: SamplingParams,
         *,
@@ -110,12 +111,12 @@ class Sequence:
             else NO_TOKENS
         )
 
-    def choice(self, index: int, order: int, text: TextOutput | None) -> Sequence:
+    def choice(self, index: int, text: TextOutput | None) -> Sequence:
         """Another choice of the same request, as it stands before its first token."""
         return Sequence(
             self.request_id,
             index,
-            order,
+            (self.order[0], index),
             list(self.tokens),
             self.params,
             seed=self.seed,
