@@ -160,14 +160,14 @@ class SafetensorsFile:
 
     def _check_overlaps(self, tensors: dict[str, Tensor]) -> None:
         previous: Tensor | None = None
-        for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.stop)):
+        stored = [tensor for tensor in tensors.values() if tensor.nbytes]
+        for tensor in sorted(stored, key=lambda t: t.start):
             if previous is not None and tensor.start < previous.stop:
                 raise ModelError(
                     f"tensors {previous.name!r} and {tensor.name!r} of {self.path} overlap; the "
                     "file is corrupt."
                 )
-            if tensor.nbytes:
-                previous = tensor
+            previous = tensor
 
 
 def _is_sizes(value: Any) -> TypeGuard[list[int]]:
