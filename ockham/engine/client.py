@@ -291,7 +291,8 @@ class EngineClient:
         except (OSError, EOFError, msgspec.DecodeError) as error:
             if isinstance(error, msgspec.DecodeError):
                 last_words = f"The engine sent something that is not a message: {error}."
-            self._trouble = last_words or "The engine process ended."
+            if not self._closing:
+                self._trouble = last_words or "The engine process ended."
             how = await self._reap()
         return last_words or f"The engine process ended ({how})."
 
