@@ -98,6 +98,16 @@ class Scheduler:
                 if first:
                     self.state.let_go(sequence.view, group, first)
 
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's state away; it waits its turn and computes it again."""
+        self.preemptions += 1
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.computed = 0
+        sequence.status = Status.WAITING
+        later = (i for i, other in enumerate(self.waiting) if other.order > sequence.order)
+        self.waiting.insert(next(later, len(self.waiting)), sequence)
+
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it stands, and free its state."""
         if sequence.status is Status.WAITING:
@@ -171,18 +181,9 @@ class Scheduler:
                 return
             victim = cast(Sequence, self.policy.victim(self.running))
             plan.remove(victim)
-            self._preempt(victim)
+            self.preempt(victim)
             if victim is sequence:
                 return
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self.preemptions += 1
-        self.running.remove(sequence)
-        self._release(sequence)
-        sequence.computed = 0
-        sequence.status = Status.WAITING
-        later = (i for i, other in enumerate(self.waiting) if other.order > sequence.order)
-        self.waiting.insert(next(later, len(self.waiting)), sequence)
 
     def _release(self, sequence: Sequence) -> None:
         if sequence.view is not None:
