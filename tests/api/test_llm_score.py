@@ -41,10 +41,10 @@ def test_perplexity_of_the_lab_model_is_that_of_transformers(llm: LLM) -> None:
         assert score.perplexity == pytest.approx(expected, rel=1e-4)
 
 
-def test_scoring_generates_nothing(llm: LLM) -> None:
+def test_scoring_computes_only_the_tokens_that_predict_others(llm: LLM) -> None:
     ledger = llm.score(TEXTS[1])[0].ledger
     assert ledger.generated_tokens == 0
-    assert ledger.prompt_tokens_computed == len(llm.get_tokenizer().encode(TEXTS[1]))
+    assert ledger.rows == len(llm.get_tokenizer().encode(TEXTS[1])) - 1
 
 
 @pytest.mark.parametrize("prompt", [[5], ""])
