@@ -229,9 +229,7 @@ def test_the_asynchronous_client_works_too(server):
     async def ask() -> list[str]:
         settings = {"api_key": "none", "max_retries": 0}
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", **settings) as client:
-            answers = await asyncio.gather(
-                *(client.completions.create(**GREEDY) for _ in range(8))
-            )
+            answers = await asyncio.gather(*(client.completions.create(**GREEDY) for _ in range(8)))
         return [answer.choices[0].text for answer in answers]
 
     assert len(set(asyncio.run(ask()))) == 1

@@ -104,7 +104,11 @@ def test_a_request_that_takes_too_long_is_408_and_frees_its_work(narrow):
 
 def test_a_stream_that_takes_too_long_ends_with_an_error(narrow):
     chunks = narrow.openai().completions.create(
-        model=narrow.model, prompt=[5], max_tokens=8000, stream=True, extra_body={"ignore_eos": True}
+        model=narrow.model,
+        prompt=[5],
+        max_tokens=8000,
+        stream=True,
+        extra_body={"ignore_eos": True},
     )
     with pytest.raises(openai.APIError, match="did not finish"):
         list(chunks)
