@@ -79,11 +79,11 @@ class Plan:
 LAB = Plan(
     phases=(
         Phase(steps=500, layers=2, context=256),
-        Phase(steps=700, layers=4, context=512),
-        Phase(steps=800, layers=8, context=512),
-        Phase(steps=300, layers=8, context=1024),
-        Phase(steps=120, layers=8, context=2048),
-        Phase(steps=40, layers=8, context=4096),
+        Phase(steps=400, layers=4, context=512),
+        Phase(steps=250, layers=8, context=512),
+        Phase(steps=110, layers=8, context=1024),
+        Phase(steps=30, layers=8, context=2048),
+        Phase(steps=15, layers=8, context=4096),
     ),
-    decay_steps=900,
+    decay_steps=360,
 )
