@@ -92,6 +92,8 @@ def chat(system_prompt: str | None, chat_template: Path | None, **kwargs: Any) -
                 break
         else:
             conversation.ask(line)
+            if interactive:
+                click.echo()
 
 
 class Conversation:
