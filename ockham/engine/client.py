@@ -63,6 +63,7 @@ class Stream:
         self.submitted_s = submitted_s
         self.last_token_s: list[float | None] = [None] * request.params.n
         """When the newest token of each choice came, on the clock of `time.monotonic`."""
+        self.choices_left = request.params.n
         self._mailbox = Mailbox()
         self._news = asyncio.Event()
         self._error: OckhamError | None = None
@@ -100,6 +101,9 @@ class Observer(Protocol):
 
     def delta(self, stream: Stream, delta: Delta, now_s: float) -> None:
         """Called before `stream.last_token_s` is brought up to date."""
+
+    def aborted(self, stream: Stream) -> None:
+        """Nobody waits for the request any more; its `choices_left` are being given up."""
 
     def died(self) -> None: ...
 
@@ -175,8 +179,12 @@ class EngineClient:
     def abort(self, request_id: str) -> None:
         """Free a request's work; its stream is told nothing more. Unknown and finished ids are
         ignored."""
-        if self._streams.pop(request_id, None) is not None:
-            self._send(Abort(request_id))
+        stream = self._streams.pop(request_id, None)
+        if stream is None:
+            return
+        self._send(Abort(request_id))
+        if self.observer is not None:
+            self.observer.aborted(stream)
 
     def cancel(self, request_id: str) -> None:
         """Free a request's work; its stream ends with `finish_reason` "abort". Unknown and
@@ -307,6 +315,7 @@ class EngineClient:
                 self.observer.delta(stream, message, now_s)
             if message.token_ids:
                 stream.last_token_s[message.index] = now_s
+            stream.choices_left -= message.finish_reason is not None
             if message.finished:
                 del self._streams[message.request_id]
             stream.put(message)

@@ -126,6 +126,9 @@ class Metrics:
         if delta.ledger is not None:
             self._finish(delta.ledger, now_s - stream.submitted_s)
 
+    def aborted(self, stream: Stream) -> None:
+        self._finished.labels(self._model, "abort").inc(stream.choices_left)
+
     def _finish(self, ledger: Ledger, whole_s: float) -> None:
         self._whole.observe(whole_s)
         self._queue.observe(ledger.queue_s)

@@ -69,6 +69,14 @@ def test_a_client_that_leaves_a_stream_frees_its_work(server):
     server.wait_idle()
 
 
+def test_a_client_that_leaves_is_counted_as_an_abort(server):
+    before = server.metric("ockham_request_success_total", finished_reason="abort")
+    with running(server, 1, n=2):
+        pass
+    server.wait_idle()
+    assert server.metric("ockham_request_success_total", finished_reason="abort") == before + 2
+
+
 def test_a_client_that_leaves_before_the_answer_frees_its_work(server):
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/completions", json=LONG, timeout=0.5)
