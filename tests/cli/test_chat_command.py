@@ -89,6 +89,18 @@ def test_statistics_and_help_go_to_stderr(tiny: str) -> None:
     assert "cannot be written" in done.stderr
 
 
+def test_a_message_that_is_no_text_is_refused(tiny: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ockham", "chat", tiny],
+        input=b"\xff\n",
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"not UTF-8" in done.stderr
+
+
 def test_quit_leaves_at_once(tiny: str) -> None:
     assert chat(tiny, "/quit", "one").stdout == ""
 
