@@ -15,12 +15,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-import ockham
 from ockham.core.config import EngineConfig
 from ockham.core.errors import (
     EngineDead,
@@ -153,6 +153,7 @@ class EngineClient:
         """Start the engine and wait until it has loaded the model. Raises `ModelError`."""
         ready = await self._launch()
         self._supervisor = asyncio.create_task(self._supervise(), name="ockham engine reader")
+        self._supervisor.add_done_callback(self._supervisor_ended)
         return ready
 
     def submit(self, request: Request) -> Stream:
@@ -183,8 +184,7 @@ class EngineClient:
         if stream is None:
             return
         self._send(Abort(request_id))
-        if self.observer is not None:
-            self.observer.aborted(stream)
+        self._tell(lambda observer: observer.aborted(stream))
 
     def cancel(self, request_id: str) -> None:
         """Free a request's work; its stream ends with `finish_reason` "abort". Unknown and
@@ -225,6 +225,21 @@ class EngineClient:
         self._fail_all(EngineDead(self._trouble))
         self._kill()
 
+    def _supervisor_ended(self, task: asyncio.Task[None]) -> None:
+        """The reader ends only when the client is closed; anything else must not go unseen."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("The engine's reader failed.", exc_info=error)
+            self._trouble = "The engine's reader failed; restart the server."
+            self._fail_all(EngineDead(self._trouble))
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        """Tell the observer, whose faults must not end the reader."""
+        if self.observer is not None:
+            try:
+                tell(self.observer)
+            except Exception:
+                log.exception("The observer of the engine failed.")
+
     def _send(self, message: ToEngine) -> None:
         if self._writer is not None:
             self._writer.write(frame([message]))
@@ -255,8 +270,7 @@ class EngineClient:
         self.ready = first
         self.stats = Stats()
         self._trouble = None
-        if self.observer is not None:
-            self.observer.started(first)
+        self._tell(lambda observer: observer.started(first))
         return first
 
     async def _supervise(self) -> None:
@@ -272,15 +286,14 @@ class EngineClient:
             log.error("%s Restarting it in %.2g s.", reason, backoff_s)
             self._fail_all(EngineDead(self._trouble))
             self.stats = Stats()
-            if self.observer is not None:
-                self.observer.died()
+            self._tell(lambda observer: observer.died())
             while True:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2.0 * backoff_s, LONGEST_BACKOFF_S)
                 try:
                     await self._launch()
                     break
-                except OckhamError as error:
+                except (OckhamError, OSError, msgspec.DecodeError) as error:
                     log.error("The engine cannot be started: %s", error)
                     self._trouble = f"The engine cannot be started: {error}"
             self.restarts += 1
@@ -311,8 +324,7 @@ class EngineClient:
             stream = self._streams.get(message.request_id)
             if stream is None:
                 return
-            if self.observer is not None:
-                self.observer.delta(stream, message, now_s)
+            self._tell(lambda observer: observer.delta(stream, message, now_s))
             if message.token_ids:
                 stream.last_token_s[message.index] = now_s
             stream.choices_left -= message.finish_reason is not None
@@ -327,8 +339,7 @@ class EngineClient:
             if message.steps > self.stats.steps:
                 self._progress_s = now_s
             self.stats = message
-            if self.observer is not None:
-                self.observer.stats(message)
+            self._tell(lambda observer: observer.stats(message))
 
     async def _read(self) -> list[FromEngine]:
         """The messages of the next frame. Raises `EOFError` or `OSError` at the end."""
@@ -368,7 +379,7 @@ def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
     this very package, wherever the current directory is.
     """
     environment = dict(os.environ)
-    root = str(Path(ockham.__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     path = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else root
     return subprocess.Popen(
