@@ -322,15 +322,8 @@ class EngineClient:
         if isinstance(message, Delta):
             self._progress_s = now_s
             stream = self._streams.get(message.request_id)
-            if stream is None:
-                return
-            self._tell(lambda observer: observer.delta(stream, message, now_s))
-            if message.token_ids:
-                stream.last_token_s[message.index] = now_s
-            stream.choices_left -= message.finish_reason is not None
-            if message.finished:
-                del self._streams[message.request_id]
-            stream.put(message)
+            if stream is not None:
+                self._route_delta(stream, message, now_s)
         elif isinstance(message, Refused):
             stream = self._streams.pop(message.request_id, None)
             if stream is not None:
@@ -340,6 +333,15 @@ class EngineClient:
                 self._progress_s = now_s
             self.stats = message
             self._tell(lambda observer: observer.stats(message))
+
+    def _route_delta(self, stream: Stream, delta: Delta, now_s: float) -> None:
+        self._tell(lambda observer: observer.delta(stream, delta, now_s))
+        if delta.token_ids:
+            stream.last_token_s[delta.index] = now_s
+        stream.choices_left -= delta.finish_reason is not None
+        if delta.finished:
+            del self._streams[delta.request_id]
+        stream.put(delta)
 
     async def _read(self) -> list[FromEngine]:
         """The messages of the next frame. Raises `EOFError` or `OSError` at the end."""

@@ -45,7 +45,8 @@ class Metrics:
     """All metrics of one server. Implements `ockham.engine.client.Observer`."""
 
     def __init__(self, model_name: str) -> None:
-        disable_created_metrics()  # a second series for each counter, which nobody reads
+        # They would be a second series for each counter, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._model = model_name
         ProcessCollector(registry=self.registry)

@@ -177,3 +177,13 @@ def test_one_wrong_prompt_of_a_list_refuses_the_list_and_frees_the_rest(server):
     body = {"prompt": [[5, 6], [99999], [7, 8]], "max_tokens": 4000, "ignore_eos": True}
     refused(server.post(COMPLETIONS, body), 400)
     server.wait_idle()
+
+
+def test_a_chat_of_no_tokens_is_refused(server):
+    body = {"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 0}
+    refused(server.post("/v1/chat/completions", body), 400)
+
+
+def test_a_list_of_more_tokens_than_the_context_is_refused_by_its_length(server):
+    error = refused(server.post(COMPLETIONS, {"prompt": [5] * 1_000_000}), 400)
+    assert "1000000 tokens" in str(error["message"])
