@@ -34,7 +34,7 @@ Kind = Literal["cumulative", "delta", "final"]
 
 INLINE_CHARACTERS = 2048
 """Longer texts are tokenized in a thread, so that the event loop is never held up for long."""
-CHARACTERS_PER_TOKEN = 256
+CHARACTERS_PER_TOKEN = 128
 """No prompt of more characters than this times the context's tokens is even tokenized."""
 
 
