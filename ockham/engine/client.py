@@ -220,8 +220,7 @@ class EngineClient:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._supervisor), CLOSE_S)
         self._supervisor.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._supervisor
+        await asyncio.wait({self._supervisor})
         self._fail_all(EngineDead(self._trouble))
         self._kill()
 
@@ -249,13 +248,16 @@ class EngineClient:
         ours, theirs = socket.socketpair()
         try:
             self._process = _spawn(theirs)
+        except OSError as error:
+            ours.close()
+            raise ModelError(f"The engine's process cannot be started ({error}).") from error
         finally:
             theirs.close()
         try:
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
             self._writer.write(frame([self.config]))
             messages = await self._read()
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, msgspec.DecodeError) as error:
             raise ModelError(
                 f"The engine ended while it loaded the model ({await self._reap()}); its own "
                 "messages stand above."
@@ -293,7 +295,7 @@ class EngineClient:
                 try:
                     await self._launch()
                     break
-                except (OckhamError, OSError, msgspec.DecodeError) as error:
+                except OckhamError as error:
                     log.error("The engine cannot be started: %s", error)
                     self._trouble = f"The engine cannot be started: {error}"
             self.restarts += 1

@@ -15,7 +15,7 @@ from ockham.api.server.job import Job
 from ockham.api.server.logprobs import chat_logprobs, prompt_logprobs
 from ockham.api.server.protocol import ChatRequest, TokenizeRequest, template_variables
 from ockham.api.server.serving import Serving, read, request_id, serving
-from ockham.api.server.sse import DONE, EventStream, event, unless_disconnected
+from ockham.api.server.sse import DONE, event, unless_disconnected
 from ockham.api.server.wire import (
     AssistantMessage,
     ChatChoice,
@@ -47,7 +47,7 @@ async def create_chat_completion(http: Request) -> Response:
     job = server.job(request_id(http), [tokens], params)
     answer = _Answer(server, request, params, request_id(http), tokens)
     if request.stream:
-        return EventStream(answer.events(job), server.settings.keep_alive_s)
+        return server.stream(answer.events(job))
     body = await unless_disconnected(http.receive, answer.whole(job))
     if body is None:
         return Response(status_code=499)

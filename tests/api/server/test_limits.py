@@ -167,6 +167,18 @@ def test_a_reader_that_stops_reading_slows_nobody(server):
     server.wait_idle()
 
 
+def test_clients_that_never_read_do_not_keep_their_places(narrow):
+    body = {**LONG, "stream": True, "logprobs": 20}  # more than the buffers between us hold
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(
+                httpx.stream("POST", f"{narrow.url}/v1/completions", json=body, timeout=30)
+            )
+        assert narrow.post("/v1/completions", {"prompt": "a"}).status_code == 429
+        wait_for(lambda: narrow.post("/v1/completions", {"prompt": "a"}).status_code == 200, 15)
+    narrow.wait_idle()
+
+
 def test_the_request_id_comes_back(server):
     response = server.get("/version", headers={"X-Request-Id": "abc-123"})
     assert response.headers["x-request-id"] == "abc-123"
