@@ -54,7 +54,7 @@ class Metrics:
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait for a place.")
         self._pages = self._gauge("kv_cache_usage_perc", "Share of the state's pages in use, 0-1.")
         self._preemptions = self._counter("num_preemptions", "Sequences that gave up their pages.")
-        self._steps = self._counter("engine_steps", "Steps completed by the engine.")
+        self._steps = self._counter("steps", "Steps completed by the engine.")
         self._restarts = self._counter("engine_restarts", "Engine processes that died.")
         self._counted = {
             field: self._counter(name, text) for field, (name, text) in _COUNTED.items()
