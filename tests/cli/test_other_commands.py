@@ -46,6 +46,16 @@ def test_latency_is_reported_beside_the_limits(random_model: str) -> None:
     assert 0 < found["decode_share_of_memory_limit"]["median"] < 1
     assert 0 < found["prefill_share_of_arithmetic_limit"]["median"] < 1
     assert found["time_to_first_token_s"]["median"] <= found["total_s"]["max"]
+    assert 0 < found["step_overhead_s"]["median"] < found["total_s"]["median"]
+
+
+def test_startup_is_longer_than_an_import_and_an_import_than_nothing() -> None:
+    found = report("bench", "startup", "lab", "--repeats", "1")
+    first, imported, nothing = (
+        found[name]["median"] for name in ("first_token_s", "import_s", "python_s")
+    )
+    assert first > imported > 0
+    assert nothing > 0
 
 
 def test_throughput_is_told_in_words(random_model: str) -> None:
