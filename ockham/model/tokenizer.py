@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest, ModelError
 
 if TYPE_CHECKING:
@@ -292,6 +293,36 @@ def _characters(stretch: bytearray) -> list[str]:
             characters += _REPLACEMENT * (error.end - error.start)
             rest = rest[error.end :]
     return characters
+
+
+def load_tokenizer(config: EngineConfig, directory: Path) -> Tokenizer | None:
+    """The tokenizer that goes with the checkpoint in `directory`: the one that `config.tokenizer`
+    names (a directory, a hub name, or "lab"), else the checkpoint's own; None if it is left out.
+    """
+    if config.skip_tokenizer_init:
+        return None
+    if config.tokenizer is None:
+        return Tokenizer(directory)
+    if config.tokenizer == "lab":
+        return Tokenizer(Path(__file__).parent / "lab")
+    if Path(config.tokenizer).is_dir():
+        return Tokenizer(Path(config.tokenizer))
+    return Tokenizer(_fetch(config.tokenizer))
+
+
+def _fetch(name: str) -> Path:
+    """The directory of a hub repository's tokenizer files, downloaded if they are not cached."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["tokenizer*.json", "special_tokens_map.json", "chat_template*", "*/*.jinja"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ModelError(
+            f"the tokenizer {name!r} is neither a directory nor to be had from the hub ({reason})."
+        ) from error
 
 
 def _load_backend(directory: Path) -> Backend:

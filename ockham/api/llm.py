@@ -1,0 +1,432 @@
+"""`LLM`: a model in the caller's own process, with vLLM's methods and names.
+
+Prompts become requests here and deltas become outputs; what happens between is the engine's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ockham.api.settings import engine_config, sampling_defaults
+from ockham.core.config import EngineConfig
+from ockham.core.errors import InvalidRequest
+from ockham.core.outputs import RequestOutput, ScoreOutput
+from ockham.core.sampling_params import SamplingParams
+from ockham.engine.collect import Collector
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Delta, Request
+from ockham.model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+T = TypeVar("T")
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+"""A text, its token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
+Message = Mapping[str, Any]
+Listener = Callable[[Collector, Delta], None]
+
+_PROGRESS_DELAY_S = 1.0
+
+
+class LLM:
+    """A model that is loaded, ready to complete, chat and score.
+
+    Raises ModelError, DoesNotFit or ConfigError if it cannot be loaded. Methods may be called from
+    several threads; their requests share the engine's steps.
+    """
+
+    def __init__(
+        self,
+        model: str = "lab",
+        *,
+        tokenizer: str | None = None,
+        dtype: str = "auto",
+        quantization: str | None = None,
+        max_model_len: int | None = None,
+        max_num_seqs: int = 64,
+        max_num_batched_tokens: int = 512,
+        gpu_memory_utilization: float = 0.9,
+        kv_cache_memory_bytes: int | None = None,
+        skip_tokenizer_init: bool = False,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+        progress: Callable[[str], None] | None = None,
+        **settings: Any,
+    ) -> None:
+        """`settings` are the further fields of `EngineConfig`, and vLLM's names at values that mean
+        nothing here (`tensor_parallel_size=1`). `progress` is told in words what is loaded."""
+        config = engine_config(
+            model,
+            {
+                "tokenizer": tokenizer,
+                "dtype": dtype,
+                "quantization": quantization,
+                "max_model_len": max_model_len,
+                "max_num_seqs": max_num_seqs,
+                "max_num_batched_tokens": max_num_batched_tokens,
+                "gpu_memory_utilization": gpu_memory_utilization,
+                "kv_cache_memory_bytes": kv_cache_memory_bytes,
+                "skip_tokenizer_init": skip_tokenizer_init,
+                "seed": seed,
+                "trust_remote_code": trust_remote_code,
+                **settings,
+            },
+        )
+        self._load(config, progress)
+
+    @classmethod
+    def from_config(
+        cls, config: EngineConfig, progress: Callable[[str], None] | None = None
+    ) -> LLM:
+        """An `LLM` with settings that were put together before."""
+        llm = cls.__new__(cls)
+        llm._load(config, progress)
+        return llm
+
+    def _load(self, config: EngineConfig, progress: Callable[[str], None] | None) -> None:
+        self.config = config
+        self.engine = Engine(config, progress=progress)
+        self._defaults = sampling_defaults(self.engine.model.directory)
+        self._lock = threading.Lock()
+        self._waiting: dict[str, tuple[Collector, Listener | None]] = {}
+        self._numbers = itertools.count(1)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Complete prompts: one, or a list, as texts or token ids. Outputs come in their order.
+
+        One `SamplingParams` holds for all prompts, a list gives each its own, None takes the
+        checkpoint's defaults. Raises InvalidRequest, before any work is done, if anything about any
+        prompt is wrong; the message names its index.
+        """
+        listed = as_list(prompts)
+        params = self._params_for(len(listed), sampling_params)
+        encoded = [self._named(i, self._encode, prompt) for i, prompt in enumerate(listed)]
+        return self._run(encoded, params, use_tqdm)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or each of a list of them, through the chat template.
+
+        `chat_template_kwargs` are passed on to the template. Raises as `generate` does.
+        """
+        several = isinstance(messages, Sequence) and any(
+            isinstance(message, Sequence) and not isinstance(message, (str, bytes))
+            for message in messages
+        )
+        conversations: Sequence[Any] = messages if several else [messages]
+        params = self._params_for(len(conversations), sampling_params)
+        tokenizer = self.get_tokenizer()
+
+        def encode(conversation: Sequence[Message]) -> tuple[str, list[int]]:
+            text = tokenizer.apply_chat_template(
+                conversation,
+                tools=tools,
+                add_generation_prompt=add_generation_prompt,
+                chat_template=chat_template,
+                **(chat_template_kwargs or {}),
+            )
+            return text, tokenizer.encode(text, add_special_tokens=False)
+
+        encoded = [self._named(i, encode, talk) for i, talk in enumerate(conversations)]
+        return self._run(encoded, params, use_tqdm)
+
+    def score(self, prompts: Prompt | Sequence[Prompt], use_tqdm: bool = True) -> list[ScoreOutput]:
+        """The log probability of each token of the prompts, given those before it, under the
+        unprocessed logits. Nothing is generated. Raises InvalidRequest for a prompt of fewer than
+        two tokens, of which nothing can be scored."""
+        encoded = [self._named(i, self._encode, p) for i, p in enumerate(as_list(prompts))]
+        for index, (_, tokens) in enumerate(encoded):
+            if len(tokens) < 2:
+                raise InvalidRequest(
+                    f"prompt {index}: it has {len(tokens)} token(s), but only tokens after the "
+                    "first can be scored; give at least two.",
+                    "prompt",
+                )
+        params = SamplingParams(max_tokens=0, prompt_logprobs=0, temperature=0.0)
+        outputs = self._run(encoded, [params] * len(encoded), use_tqdm, detokenize=False)
+        return [_score(output) for output in outputs]
+
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
+        """Complete one prompt, yielding what each step adds. Closing the stream frees its work."""
+        params = self._params_for(1, sampling_params)[0]
+        text, tokens = self._encode(prompt)
+        return Stream(self, self._request(tokens, params), text)
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises InvalidRequest where none was loaded."""
+        if self.engine.tokenizer is None:
+            raise InvalidRequest(
+                "text needs a tokenizer, and none was loaded (skip_tokenizer_init); give ids.",
+                "prompt",
+            )
+        return self.engine.tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """`SamplingParams` with the defaults of the checkpoint's generation_config.json."""
+        return SamplingParams(**self._defaults)
+
+    def get_metrics(self) -> dict[str, float]:
+        """The engine's counters so far, under the names that `/metrics` of the server has."""
+        stats = self.engine.stats()
+        ledger = stats.ledger
+        return {
+            "ockham_num_requests_running": stats.running,
+            "ockham_num_requests_waiting": stats.waiting,
+            "ockham_kv_cache_usage_perc": stats.pages_used / max(1, stats.pages_total),
+            "ockham_num_preemptions_total": stats.preemptions,
+            "ockham_prompt_tokens_total": ledger.prompt_tokens,
+            "ockham_prompt_tokens_computed_total": ledger.prompt_tokens_computed,
+            "ockham_prompt_tokens_reused_total": ledger.prompt_tokens_reused,
+            "ockham_generation_tokens_total": ledger.generated_tokens,
+            "ockham_steps_total": stats.steps,
+            "ockham_rows_total": ledger.rows,
+            "ockham_flops_total": ledger.flops,
+            "ockham_weight_bytes_total": ledger.weight_bytes,
+            "ockham_state_read_bytes_total": ledger.state_read_bytes,
+            "ockham_state_written_bytes_total": ledger.state_written_bytes,
+        }
+
+    # -- from prompts to requests --------------------------------------------------------------
+
+    def _encode(self, prompt: Any) -> tuple[str | None, list[int]]:
+        """The text of a prompt, if it came as one, and its token ids."""
+        if isinstance(prompt, Mapping):
+            if len(prompt) != 1 or not prompt.keys() <= {"prompt", "prompt_token_ids"}:
+                raise InvalidRequest(
+                    "a prompt object must hold either 'prompt' or 'prompt_token_ids', got "
+                    f"{sorted(map(str, prompt))}.",
+                    "prompt",
+                )
+            prompt = next(iter(prompt.values()))
+        if isinstance(prompt, str):
+            return prompt, self.get_tokenizer().encode(prompt)
+        return None, token_ids(prompt)
+
+    def _params_for(
+        self, prompts: int, params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> list[SamplingParams]:
+        """One `SamplingParams` for each of so many prompts."""
+        if params is None:
+            params = self.get_default_sampling_params()
+        if isinstance(params, SamplingParams):
+            return [params] * prompts
+        if not isinstance(params, Sequence):
+            raise InvalidRequest(
+                f"sampling_params must be SamplingParams or a list of them, got {params!r}.",
+                "sampling_params",
+            )
+        if len(params) != prompts:
+            raise InvalidRequest(
+                f"there are {prompts} prompts but {len(params)} sampling_params; give one for "
+                "each, or a single one.",
+                "sampling_params",
+            )
+        for index, each in enumerate(params):
+            if not isinstance(each, SamplingParams):
+                raise InvalidRequest(
+                    f"prompt {index}: its sampling_params are {each!r}, not SamplingParams.",
+                    "sampling_params",
+                )
+        return list(params)
+
+    def _request(
+        self, tokens: list[int], params: SamplingParams, detokenize: bool = True
+    ) -> Request:
+        return Request(
+            request_id=f"request-{next(self._numbers)}",
+            prompt_token_ids=tokens,
+            params=params,
+            detokenize=detokenize and self.engine.tokenizer is not None,
+        )
+
+    @staticmethod
+    def _named(index: int, work: Callable[..., T], *args: Any) -> T:
+        """Do something for the prompt at `index`; an error names it."""
+        try:
+            return work(*args)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"prompt {index}: {error}", error.param) from error
+
+    # -- running -------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        prompts: Sequence[tuple[str | None, list[int]]],
+        params: list[SamplingParams],
+        use_tqdm: bool,
+        detokenize: bool = True,
+    ) -> list[RequestOutput]:
+        collectors = [
+            Collector(self._request(tokens, params[index], detokenize), text)
+            for index, (text, tokens) in enumerate(prompts)
+        ]
+        bar = _Progress(len(collectors)) if use_tqdm and len(collectors) > 1 else None
+        try:
+            for index, collector in enumerate(collectors):
+                self._named(index, self._submit, collector, bar)
+            while not all(collector.finished for collector in collectors):
+                self._step()
+        finally:  # refused, interrupted or failed: leave no work behind
+            if bar is not None:
+                bar.close()
+            for collector in collectors:
+                self._withdraw(collector)
+        return [collector.output() for collector in collectors]
+
+    def _submit(self, collector: Collector, listener: Listener | None = None) -> None:
+        """Hand a request to the engine; its deltas go to the collector, then to the listener."""
+        request = collector.request
+        with self._lock:
+            self.engine.add(request)
+            self._waiting[request.request_id] = (collector, listener)
+
+    def _step(self) -> None:
+        """One step of the engine, for whoever waits: callers in several threads share its steps."""
+        with self._lock:
+            self._deliver(self.engine.step())
+
+    def _withdraw(self, collector: Collector) -> None:
+        """Give up what has not finished of a request."""
+        request_id = collector.request.request_id
+        with self._lock:
+            if request_id in self._waiting:
+                self._deliver(self.engine.abort(request_id))
+                self._waiting.pop(request_id, None)
+
+    def _deliver(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            collector, listener = self._waiting[delta.request_id]
+            collector.add(delta)
+            if listener is not None:
+                listener(collector, delta)
+            if collector.finished:
+                del self._waiting[delta.request_id]
+
+
+class Stream:
+    """One prompt's completion as it comes: an iterator of `Delta`s. `output` is all of it so far.
+
+    Closing it, or leaving its `with` block, gives up what has not come yet.
+    """
+
+    def __init__(self, llm: LLM, request: Request, prompt: str | None) -> None:
+        self._llm = llm
+        self._collector = Collector(request, prompt)
+        self._news: deque[Delta] = deque()
+        llm._submit(self._collector, lambda _, delta: self._news.append(delta))
+
+    @property
+    def output(self) -> RequestOutput:
+        return self._collector.output()
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self
+
+    def __next__(self) -> Delta:
+        while not self._news:
+            if self._collector.finished:
+                raise StopIteration
+            self._llm._step()
+        return self._news.popleft()
+
+    def close(self) -> None:
+        self._llm._withdraw(self._collector)
+        self._news.clear()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Progress:
+    """A progress bar on stderr, for batches that take longer than a second."""
+
+    def __init__(self, prompts: int) -> None:
+        from tqdm import tqdm
+
+        self._bar: tqdm[Any] = tqdm(
+            total=prompts, desc="Prompts", unit="prompt", delay=_PROGRESS_DELAY_S
+        )
+        self._prompt_tokens = 0
+        self._generated_tokens = 0
+
+    def __call__(self, collector: Collector, delta: Delta) -> None:
+        self._generated_tokens += len(delta.token_ids)
+        if not delta.finished:
+            return
+        self._prompt_tokens += len(collector.request.prompt_token_ids)
+        seconds = max(1e-9, self._bar.format_dict["elapsed"])
+        self._bar.set_postfix_str(
+            f"input {self._prompt_tokens / seconds:.1f} tokens/s, "
+            f"output {self._generated_tokens / seconds:.1f} tokens/s",
+            refresh=False,
+        )
+        self._bar.update()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def as_list(prompts: Any) -> list[Any]:
+    """The prompts of a batch: a text, an object or a list of token ids is a batch of one."""
+    if isinstance(prompts, (str, Mapping)):
+        return [prompts]
+    if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
+        raise InvalidRequest(
+            "prompts must be text, token ids, a prompt object, or a list of these, got "
+            f"{type(prompts).__name__}.",
+            "prompt",
+        )
+    if prompts and all(isinstance(entry, int) for entry in prompts):
+        return [prompts]
+    return list(prompts)
+
+
+def token_ids(prompt: Any) -> list[int]:
+    """`prompt` as a list of token ids; raises InvalidRequest if it is none."""
+    if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray)):
+        raise InvalidRequest(
+            f"a prompt must be text or a list of token ids, got {type(prompt).__name__}.", "prompt"
+        )
+    for token in prompt:
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < 2**31:
+            raise InvalidRequest(f"the prompt holds {token!r}, which is no token id.", "prompt")
+    return list(prompt)
+
+
+def _score(output: RequestOutput) -> ScoreOutput:
+    tokens = output.prompt_token_ids
+    scored = output.prompt_logprobs or []
+    logprobs = [
+        entry[token].logprob
+        for token, entry in zip(tokens[1:], scored[1:], strict=True)
+        if entry is not None
+    ]
+    return ScoreOutput(
+        prompt_token_ids=tokens,
+        logprobs=logprobs,
+        perplexity=math.exp(-math.fsum(logprobs) / len(logprobs)),
+        ledger=output.ledger,
+    )

@@ -1,0 +1,96 @@
+"""What a caller may pass to `LLM` and its asynchronous twin, and the defaults of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.sampling_params import SamplingParams
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "tensor_parallel_size": (1,),
+    "pipeline_parallel_size": (1,),
+    "data_parallel_size": (1,),
+    "distributed_executor_backend": (None, "uni"),
+    "enable_prefix_caching": (None, False),
+    "enable_chunked_prefill": (None, True),
+    "enable_lora": (False,),
+    "speculative_config": (None,),
+    "enforce_eager": (False, True),
+    "compilation_config": (None,),
+    "disable_custom_all_reduce": (False, True),
+    "disable_log_stats": (False, True),
+    "cpu_offload_gb": (0,),
+    "swap_space": (0,),
+    "load_format": ("auto", "safetensors"),
+    "tokenizer_mode": ("auto", "fast"),
+    "tokenizer_revision": (None,),
+    "code_revision": (None,),
+    "hf_overrides": (None,),
+    "rope_scaling": (None,),
+    "generation_config": ("auto",),
+    "device": ("auto", "cpu"),
+}
+"""vLLM's constructor names that have no effect here, and the values at which they are accepted."""
+
+_GENERATION_KEYS = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_tokens",
+}
+"""Keys of generation_config.json that vLLM applies -> the sampling parameter each sets."""
+
+
+def engine_config(model: str, settings: Mapping[str, Any]) -> EngineConfig:
+    """The engine's settings. Raises ConfigError for a name that is unknown, or a value that is not
+    supported."""
+    own = {}
+    for name, value in settings.items():
+        if name in EngineConfig.__struct_fields__:
+            own[name] = value
+        elif name not in NEUTRAL:
+            known = ", ".join(EngineConfig.__struct_fields__)
+            raise ConfigError(f"there is no setting {name!r}; there are {known}.")
+        elif value not in NEUTRAL[name]:
+            accepted = " or ".join(repr(neutral) for neutral in NEUTRAL[name])
+            raise ConfigError(
+                f"{name}={value!r} is not supported: it is accepted only as {accepted}. "
+                "Leave it out."
+            )
+    try:
+        return EngineConfig(model=model, **own)
+    except TypeError as error:  # a value of a type that cannot even be compared
+        raise ConfigError(f"a setting has a value of the wrong type ({error}).") from error
+
+
+def sampling_defaults(directory: Path) -> dict[str, Any]:
+    """The sampling parameters that a checkpoint's generation_config.json sets, as vLLM reads it.
+
+    Raises ModelError if the file cannot be read, or sets something that cannot be.
+    """
+    path = directory / "generation_config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON ({error}). Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}.")
+    defaults = {
+        ours: content[theirs]
+        for theirs, ours in _GENERATION_KEYS.items()
+        if content.get(theirs) is not None
+    }
+    try:
+        SamplingParams(**defaults)
+    except ValueError as error:
+        raise ModelError(f"{path} cannot be used: {error}") from error
+    return defaults
