@@ -25,14 +25,16 @@ enum class Kind {
     // rounds the product first).
     fp32 = 0,
     // weight: bf16 [P][ceil(K / 2)][16][2]. x is rounded to bf16 (nearest even). For each pair
-    // of k: y = fma(x[k + 1], w[k + 1], y), then y = fma(x[k], w[k], y), as vdpbf16ps does it, with
-    // fp32 denormals flushed to zero on AVX-512 only.
+    // of k: y = fma(x[k + 1], w[k + 1], y), then y = fma(x[k], w[k], y), from y = 0. That is what
+    // vdpbf16ps does (checked on Zen 4), which also takes denormals of either type for zero; only
+    // with those do other instruction sets differ. (Products of bf16 are exact in fp32.)
     bf16 = 1,
     // weight: uint8 w + 128, [P][ceil(K / 4)][16][4]; scale: float [P * 16], one for each output.
-    // x is quantised by row: a = round(x * (127 / max|x|)), to int8.
+    // x is quantised by row: scale_x = max|x| / 127, a = round(x * (127 / max|x|)), ties to even; all
+    // zero where max|x| < 2^-100; a row with NaN or infinity gives NaN.
     // y = float(sum of a * w) * (scale_x * scale_w).
     int8 = 2,
-    // Groups of `group` (a multiple of 8) consecutive k. weight: two 4-bit codes a byte,
+    // Groups of `group` (a multiple of 32, at most 256) consecutive k. weight: two 4-bit codes a byte,
     // [P][K / 8][16][4]: byte i holds k = i in its low and k = 4 + i in its high half.
     // scale: fp16 [P][K / group][16]. w = (code - zero) * scale, zero = 8, or uint8
     // [P][K / group][16] where `zero` is given. x is quantised by row and group.

@@ -1,0 +1,11 @@
+// One function for each bind_*.cpp.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace ockham {
+
+void bind_machine(nanobind::module_& module);  // instruction sets, thread pools, limits
+void bind_linear(nanobind::module_& module);   // packed matrices and their products
+
+}  // namespace ockham

@@ -1,0 +1,14 @@
+// The kernels compiled for portable: see isa.h for what may stand here.
+#define OCKHAM_ISA_NAMESPACE portable
+
+#include "../simd_portable.h"
+
+#include "../machine_kernels.h"
+#include "../linear_kernels.h"
+
+namespace ockham::portable {
+
+const LinearKernels linear_kernels = {prepare_row, linear_tile};
+const LimitKernels limit_kernels = {probe_fp32, probe_bf16, probe_int8, probe_read};
+
+}  // namespace ockham::portable
