@@ -5,15 +5,21 @@
 
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
+// Makes the compiler believe that memory changed, so that no product is taken out of a loop.
+OCKHAM_INLINE void forget() { asm volatile("" ::: "memory"); }
+
 // Enough independent sums to hide the latency of an operation, few enough for the registers.
 constexpr int probe_sums = Fp32Block::rows * Fp32Block::panels;
 
 static double probe_fp32(int64_t rounds, float* sink) {
     F sum[probe_sums];
     for (F& each : sum) each = broadcast(*sink);
-    const F a = load(sink), b = broadcast(0.5f);
-    for (int64_t round = 0; round < rounds; ++round)
+    const F a = load(sink);
+    for (int64_t round = 0; round < rounds; ++round) {
+        forget();
+        const F b = broadcast(*sink);
         for (F& each : sum) each = fma(a, b, each);
+    }
     for (const F& each : sum) store(sink, add(load(sink), each));
     return 2.0 * 16 * probe_sums * rounds;
 }
@@ -23,9 +29,11 @@ static double probe_bf16(int64_t rounds, float* sink) {
     F sum[sums];
     for (F& each : sum) each = broadcast(*sink);
     const PairWeights weights = pair_weights(reinterpret_cast<const uint8_t*>(sink));
-    const Pair x = pair(reinterpret_cast<const uint8_t*>(sink));
-    for (int64_t round = 0; round < rounds; ++round)
+    for (int64_t round = 0; round < rounds; ++round) {
+        forget();
+        const Pair x = pair(reinterpret_cast<const uint8_t*>(sink));
         for (F& each : sum) each = dot(each, weights, x);
+    }
     for (const F& each : sum) store(sink, add(load(sink), each));
     return 4.0 * 16 * sums * rounds;
 }
@@ -35,9 +43,11 @@ static double probe_int8(int64_t rounds, float* sink) {
     I sum[sums];
     for (I& each : sum) each = int_broadcast(0);
     const QuadWeights weights = quad_weights(reinterpret_cast<const uint8_t*>(sink));
-    const Quad x = quad(reinterpret_cast<const uint8_t*>(sink));
-    for (int64_t round = 0; round < rounds; ++round)
+    for (int64_t round = 0; round < rounds; ++round) {
+        forget();
+        const Quad x = quad(reinterpret_cast<const uint8_t*>(sink));
         for (I& each : sum) each = dot_quad(each, weights, x);
+    }
     for (const I& each : sum) store(sink, add(load(sink), to_float(each)));
     return 8.0 * 16 * sums * rounds;
 }
