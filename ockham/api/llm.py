@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ockham.api.settings import engine_config, sampling_defaults
@@ -284,8 +286,9 @@ class LLM:
         try:
             for index, collector in enumerate(collectors):
                 self._named(index, self._submit, collector, bar)
-            while not all(collector.finished for collector in collectors):
-                self._step()
+            for collector in collectors:
+                while not collector.finished:
+                    self._step()
         finally:  # refused, interrupted or failed: leave no work behind
             if bar is not None:
                 bar.close()
@@ -302,7 +305,7 @@ class LLM:
 
     def _step(self) -> None:
         """One step of the engine, for whoever waits: callers in several threads share its steps."""
-        with self._lock:
+        with self._lock, _Uninterrupted():
             self._deliver(self.engine.step())
 
     def _withdraw(self, collector: Collector) -> None:
@@ -358,6 +361,25 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Uninterrupted:
+    """Holds Ctrl-C back while a step runs, and lets it through when the step is complete, so that
+    an interrupted batch leaves an engine that can go on."""
+
+    def __enter__(self) -> None:
+        self._came = False
+        in_main = threading.current_thread() is threading.main_thread()
+        self._handler = signal.signal(signal.SIGINT, self._note) if in_main else None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+        if self._came and callable(self._handler):
+            self._handler(signal.SIGINT, None)
 
 
 class _Progress:

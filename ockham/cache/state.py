@@ -22,7 +22,7 @@ from ockham.kernels.base import GroupLayout, Planes
 class View:
     """One sequence's state. Made, changed and released only by `State`."""
 
-    __slots__ = ("let_go", "length", "pages", "released", "shared_tail", "tables")
+    __slots__ = ("length", "let_go", "pages", "released", "shared_tail", "tables")
 
     def __init__(self, groups: int, most_pages: int) -> None:
         self.tables: list[Ints] = [np.empty(most_pages, np.int32) for _ in range(groups)]
@@ -212,9 +212,7 @@ class State:
         view = self.new_view()
         pages = -(-exported.length // self.page_tokens)
         skipped = [first // self.page_tokens for first in exported.first]
-        if any(
-            len(free) < pages - skip for free, skip in zip(self._free, skipped, strict=True)
-        ):
+        if any(len(free) < pages - skip for free, skip in zip(self._free, skipped, strict=True)):
             return None
         for group, skip in enumerate(skipped):
             view.tables[group][:skip] = -1
@@ -259,7 +257,9 @@ class State:
                 raise OckhamError(f"reference counts of group {group} do not match the views.")
             free = self._free[group]
             if sorted([*free, *refs]) != list(range(layout.pages)):
-                raise OckhamError(f"pages of group {group} were lost, or are free and held at once.")
+                raise OckhamError(
+                    f"pages of group {group} were lost, or are free and held at once."
+                )
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -294,14 +294,19 @@ class State:
                 f"the state was computed under the numerics id {exported.numerics_id}, this engine "
                 f"runs {self.numerics_id}; it would not have the same bits."
             )
-        if not 0 <= exported.length <= self._most_pages * self.page_tokens or len(
-            exported.first
-        ) != len(self.groups) or len(exported.data) != len(self.groups):
+        if (
+            not 0 <= exported.length <= self._most_pages * self.page_tokens
+            or len(exported.first) != len(self.groups)
+            or len(exported.data) != len(self.groups)
+        ):
             raise OckhamError(f"an exported state of {exported.length} cells does not fit here.")
         for group, layout in enumerate(self.groups):
             first = exported.first[group]
             expected = (exported.length - first) * layout.cell_bytes
-            if not 0 <= first <= exported.length or first % self.page_tokens and first != (
-                exported.length
-            ) or len(exported.data[group]) != expected:
+            if (
+                not 0 <= first <= exported.length
+                or (first % self.page_tokens
+                and first != (exported.length))
+                or len(exported.data[group]) != expected
+            ):
                 raise OckhamError(f"group {group} of an exported state has the wrong size.")

@@ -53,9 +53,7 @@ class ModelCost:
     def row_flops(self, first: int, rows: int, logits: int) -> int:
         """FLOPs of `rows` consecutive rows of a sequence, `logits` of which want logits."""
         return (
-            rows * self.linear_flops
-            + logits * self.head_flops
-            + self.attention_flops(first, rows)
+            rows * self.linear_flops + logits * self.head_flops + self.attention_flops(first, rows)
         )
 
     def weight_bytes(self, rows: int, logits: int) -> int:

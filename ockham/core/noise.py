@@ -59,7 +59,8 @@ def uniform_words(
         key,
     )
     table = np.stack(np.broadcast_arrays(*words))  # (4, blocks)
-    return table[tokens & 3, block_of_token.reshape(tokens.shape)]
+    chosen: npt.NDArray[np.uint64] = table[tokens & 3, block_of_token.reshape(tokens.shape)]
+    return chosen
 
 
 def gumbel(

@@ -1,4 +1,4 @@
-"""Where techniques register themselves; the CLI, the server and the documentation list from here."""
+"""Where techniques register themselves; the CLI, the server and the docs list from here."""
 
 from __future__ import annotations
 

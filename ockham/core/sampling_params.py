@@ -9,7 +9,7 @@ The order in which parameters act is fixed, for every backend:
 4.  `repetition_penalty`, then `frequency_penalty` and `presence_penalty`;
 5.  division by `temperature` (0 means greedy: the largest logit, the lowest id on a tie);
 6.  `min_p`, then `top_k`, then `top_p`;
-7.  the token with the largest logit plus Gumbel noise (`ockham.core.noise`), the lowest id on a tie.
+7.  the token with the largest logit plus Gumbel noise (`core.noise`), the lowest id on a tie.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ MAX_N = 1024
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Sampling parameters of one request. Invalid values raise `InvalidRequest` naming the field.
 
-    `max_tokens=None` means: until the model stops or the context is full; 0 is allowed only together
-    with `prompt_logprobs`, to score a prompt and generate nothing. `top_k` of 0 or -1 is
+    `max_tokens=None` means: until the model stops or the context is full; 0 is allowed only with
+    `prompt_logprobs`, to score a prompt and generate nothing. `top_k` of 0 or -1 is
     off. `seed=None` takes a fresh seed for each request. `logprobs=k` returns the chosen token and
     the `k` likeliest; `prompt_logprobs=k` the same for each prompt token but the first.
     """
@@ -155,8 +155,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
             for token in getattr(self, name) or ():
                 if token >= vocabulary:
                     raise InvalidRequest(
-                        f"{name} names token {token}, but the vocabulary ends at "
-                        f"{vocabulary - 1}.",
+                        f"{name} names token {token}, but the vocabulary ends at {vocabulary - 1}.",
                         name,
                     )
 

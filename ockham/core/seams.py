@@ -6,7 +6,7 @@ fixed here; a seam gains a method when its first technique needs one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -113,8 +113,8 @@ class Candidate(Protocol):
     """What a Policy may know of a sequence."""
 
     arrival_s: float
-    order: int
-    """Place in the order of arrival: the lower, the earlier."""
+    order: tuple[int, int]
+    """Place in the order of arrival, and the choice's index: the lower, the earlier."""
 
     @property
     def remaining_prefill(self) -> int:
@@ -127,8 +127,9 @@ class Policy(Protocol):
 
     name: ClassVar[str]
 
-    def order(self, waiting: Sequence[Candidate]) -> Sequence[Candidate]:
-        """The waiting sequences in the order in which they should be admitted."""
+    def order(self, waiting: Collection[Candidate]) -> Iterable[Candidate]:
+        """The waiting sequences, which come in the order of arrival, in the order in which they
+        should be admitted. Thousands may wait: a policy should not look at all of them."""
         ...
 
     def share(self, prefilling: Sequence[Candidate], budget: int) -> list[int]:

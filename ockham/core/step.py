@@ -33,7 +33,7 @@ class Tables:
 
     def slots(self, sequence: Ints, cells: Ints, page_tokens: int) -> Longs:
         """The slot of each (sequence, cell) pair."""
-        page = self.pages[self.starts[sequence] + cells // page_tokens].astype(np.int64)
+        page: Longs = self.pages[self.starts[sequence] + cells // page_tokens].astype(np.int64)
         return page * page_tokens + cells % page_tokens
 
 

@@ -42,9 +42,7 @@ class Channel(Generic[T]):
         """`incoming` is the type of the messages that are received."""
         self._sock = sock
         self._sock.setblocking(False)
-        self._decoder: msgspec.msgpack.Decoder[list[T]] = msgspec.msgpack.Decoder(
-            list[incoming]
-        )
+        self._decoder: msgspec.msgpack.Decoder[list[T]] = msgspec.msgpack.Decoder(list[incoming])
         self._received = bytearray()
         self._mailbox = Mailbox()
         self._unsent = memoryview(b"")

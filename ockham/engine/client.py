@@ -173,8 +173,15 @@ class EngineClient:
         return stream
 
     def abort(self, request_id: str) -> None:
-        """Give up a request and free its work. Unknown and finished ids are ignored."""
+        """Free a request's work; its stream is told nothing more. Unknown and finished ids are
+        ignored."""
         if self._streams.pop(request_id, None) is not None:
+            self._send(Abort(request_id))
+
+    def cancel(self, request_id: str) -> None:
+        """Free a request's work; its stream ends with `finish_reason` "abort". Unknown and
+        finished ids are ignored."""
+        if request_id in self._streams:
             self._send(Abort(request_id))
 
     def trouble(self) -> str | None:
@@ -284,7 +291,8 @@ class EngineClient:
         except (OSError, EOFError, msgspec.DecodeError) as error:
             if isinstance(error, msgspec.DecodeError):
                 last_words = f"The engine sent something that is not a message: {error}."
-            self._trouble = last_words or "The engine process ended."
+            if not self._closing:
+                self._trouble = last_words or "The engine process ended."
             how = await self._reap()
         return last_words or f"The engine process ended ({how})."
 

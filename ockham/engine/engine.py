@@ -5,6 +5,7 @@ It knows sequences, steps and seams; it knows no technique by name and nothing o
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +18,15 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.registry import find
-from ockham.core.step import Floats, StepOutput
+from ockham.core.step import Floats, Ints, StepOutput
 from ockham.engine import billing
 from ockham.engine.attach import Attachments, Hook
-from ockham.engine.batch import Part, build
+from ockham.engine.batch import Batch, Part, build
 from ockham.engine.messages import Delta, Request, Stats
 from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.text import TextOutput
+from ockham.model.costs import cost_of
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.tokenizer import Tokenizer, load_tokenizer
 
@@ -54,23 +56,23 @@ class Engine:
         plan = self.model.plan
         self.max_model_len = plan.max_model_len
         self.vocabulary = self.model.description.vocab_size
-        planes = self.model.backend.allocate(plan.groups)
+        planes = self.model.backend.allocate(self.model.layouts)
         self.executor = self.model.backend.bind(self.model.program, planes)
-        self.state = State(planes, plan.groups, self.max_model_len, self.model.numerics_id)
+        self.state = State(planes, self.model.layouts, self.max_model_len, self.model.numerics_id)
         self.scheduler = Scheduler(
             self.state,
             seams["policy"],
             seams["keep"],
             most_rows=config.max_num_batched_tokens,
             most_sequences=config.max_num_seqs,
-            most_logits=plan.most_logits,
+            most_logits=plan.logits_rows,
         )
         self.attachments = Attachments(self.model.program)
         self.total = Ledger()
-        self._cost = self.model.description.cost
+        self._cost = cost_of(self.model.program, self.model.layouts)
         self._eos = frozenset(self.model.eos_token_ids)
         self._requests: dict[str, list[Sequence]] = {}
-        self._orders = 0
+        self._arrivals = itertools.count()
         self._seeds = random.Random(config.seed)
 
     # -- requests ------------------------------------------------------------------------------
@@ -89,7 +91,7 @@ class Engine:
         sequence = Sequence(
             request.request_id,
             0,
-            self._next_order(),
+            (next(self._arrivals), 0),
             list(tokens),
             params,
             seed=seed,
@@ -135,7 +137,7 @@ class Engine:
         self.scheduler.commit(chunks)
         return self._collect(batch.parts, output)
 
-    def _run(self, batch) -> StepOutput:
+    def _run(self, batch: Batch) -> StepOutput:
         run = self.executor.begin(batch.step)
         for start, stop, hook in self.attachments.ranges():
             self.executor.run(run, start, stop)
@@ -159,14 +161,14 @@ class Engine:
         return [delta for delta in deltas if delta is not None]
 
     def _choices(self, sequence: Sequence) -> Iterator[Sequence]:
-        """The sequence and, where its prompt has just been computed, its request's other choices."""
+        """The sequence and, if its prompt has just been computed, its request's other choices."""
         yield sequence
         if not sequence.waits_for_fork:
             return
         group = self._requests[sequence.request_id]
         for index in range(1, sequence.params.n):
             text = sequence.text.fresh() if sequence.text is not None else None
-            child = sequence.choice(index, self._next_order(), text)
+            child = sequence.choice(index, text)
             self.scheduler.fork(sequence, child)
             billing.book_fork(child, self._cost, self.total)
             group.append(child)
@@ -174,9 +176,7 @@ class Engine:
 
     # -- one sequence --------------------------------------------------------------------------
 
-    def _push(
-        self, sequence: Sequence, token: int | None, entry: PositionLogprobs | None
-    ) -> Delta:
+    def _push(self, sequence: Sequence, token: int | None, entry: PositionLogprobs | None) -> Delta:
         """Append a sampled token to its sequence and see whether that ends it."""
         delta = Delta(sequence.request_id, sequence.index)
         if token is None:  # masks left nothing to choose
@@ -228,7 +228,7 @@ class Engine:
     ) -> Delta:
         """Finish a sequence, and its request with the last of its choices."""
         sequence.finish_reason, sequence.stop_reason = reason, stop_reason
-        if sequence.text is not None and not isinstance(stop_reason, str):
+        if sequence.text is not None and not (reason == "stop" and isinstance(stop_reason, str)):
             rest, stop = sequence.text.finish()
             delta.text += rest
             if stop is not None and sequence.generated >= sequence.params.min_tokens:
@@ -274,7 +274,7 @@ class Engine:
                 entries += self._entries(logits[row : row + 1], target, top)
         return entries
 
-    def _entries(self, logits: Floats, targets, top: int) -> list[PositionLogprobs]:
+    def _entries(self, logits: Floats, targets: Ints, top: int) -> list[PositionLogprobs]:
         names = self.tokenizer.token_text if self.tokenizer is not None else lambda _: None
         return [
             {token: Logprob(value, rank, names(token)) for token, (value, rank) in entry.items()}
@@ -334,8 +334,10 @@ class Engine:
                 "stop" if params.stop_strings else "bad_words",
             )
         stops = set(params.stop_token_ids or ()) | (set() if params.ignore_eos else self._eos)
-        if params.min_tokens and params.allowed_token_ids and stops.issuperset(
-            params.allowed_token_ids
+        if (
+            params.min_tokens
+            and params.allowed_token_ids
+            and stops.issuperset(params.allowed_token_ids)
         ):
             raise InvalidRequest(
                 "allowed_token_ids holds only tokens that end the text, which min_tokens forbids.",
@@ -345,23 +347,21 @@ class Engine:
 
     def _check_pool(self, prompt: int, max_tokens: int | None) -> None:
         """Refuse what could not be served even with the whole pool to itself."""
-        most = min(self.max_model_len, prompt + (max_tokens or self.max_model_len)) - 1
+        most = prompt
+        if max_tokens != 0:
+            most = min(self.max_model_len, prompt + (max_tokens or self.max_model_len)) - 1
         chunk = self.config.max_num_batched_tokens
         for group, layout in enumerate(self.state.groups):
-            if self.state.pages_for(max(most, prompt), group, chunk) > layout.pages:
+            if self.state.pages_for(most, group, chunk) > layout.pages:
                 fits = layout.pages * layout.page_tokens
                 raise InvalidRequest(
-                    f"the request needs the state of {max(most, prompt)} tokens, but the pool "
+                    f"the request needs the state of {most} tokens, but the pool "
                     f"holds {fits}. Shorten it to {fits} tokens in all, or raise "
                     "kv_cache_memory_bytes.",
                     "max_tokens" if prompt <= fits else "prompt",
                 )
 
     # -- small things --------------------------------------------------------------------------
-
-    def _next_order(self) -> int:
-        self._orders += 1
-        return self._orders
 
     def _bad_words(self, words: list[str]) -> list[list[int]]:
         if self.tokenizer is None:

@@ -1,4 +1,4 @@
-"""What goes into an engine and what comes out, in one process or across two (msgspec, no pickle)."""
+"""What goes into an engine and comes out of it, in one process or across two (no pickle)."""
 
 from __future__ import annotations
 

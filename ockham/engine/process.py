@@ -142,7 +142,14 @@ def _fail(error: Exception, held: Held, channel: Channel[ToEngine]) -> None:
 
 
 def _ready(engine: Engine, load_s: float) -> Ready:
-    PLACEHOLDER
+    return Ready(
+        model=engine.config.model,
+        max_model_len=engine.max_model_len,
+        vocab_size=engine.vocabulary,
+        memory_plan=engine.model.plan.numbers(),
+        numerics_id=engine.model.numerics_id,
+        load_s=load_s,
+    )
 
 
 def _describe(error: Exception) -> str:

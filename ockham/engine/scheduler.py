@@ -47,9 +47,11 @@ class Scheduler:
         self.most_sequences = most_sequences
         self.most_logits = most_logits
         self.waiting: deque[Sequence] = deque()
+        """In the order of arrival, also those that were preempted."""
         self.running: list[Sequence] = []
         self.preemptions = 0
         self.steps = 0
+        self._served = 0
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -60,14 +62,17 @@ class Scheduler:
         plan = _Plan(self.most_rows, self.most_logits)
         decoding = [s for s in self.running if s.decoding]
         if len(decoding) > min(plan.rows, plan.logits):
-            decoding.sort(key=lambda s: s.last_step)  # those that waited longest first
-        for sequence in decoding:
-            if plan.rows and plan.logits and sequence.status is Status.RUNNING:
-                self._place(plan, sequence, 1)
+            decoding.sort(key=lambda s: s.last_served)  # those that waited longest first
+        # A row is left to the prompts, so that running sequences cannot starve them.
+        prompts = len(decoding) < len(self.running) or bool(self.waiting)
+        first = decoding[: self.most_rows - 1] if prompts and self.most_rows > 1 else decoding
+        self._decode(plan, first)
         if plan.rows:
             self._prefill(plan)
+        self._decode(plan, decoding[len(first) :])
         for chunk in plan.chunks:
-            chunk.sequence.last_step = self.steps
+            self._served += 1
+            chunk.sequence.last_served = self._served
         return plan.chunks
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
@@ -93,6 +98,16 @@ class Scheduler:
                 if first:
                     self.state.let_go(sequence.view, group, first)
 
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's state away; it waits its turn and computes it again."""
+        self.preemptions += 1
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.computed = 0
+        sequence.status = Status.WAITING
+        later = (i for i, other in enumerate(self.waiting) if other.order > sequence.order)
+        self.waiting.insert(next(later, len(self.waiting)), sequence)
+
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it stands, and free its state."""
         if sequence.status is Status.WAITING:
@@ -103,6 +118,11 @@ class Scheduler:
         self._release(sequence)
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _decode(self, plan: _Plan, decoding: list[Sequence]) -> None:
+        for sequence in decoding:
+            if plan.rows and plan.logits and sequence.status is Status.RUNNING:
+                self._place(plan, sequence, 1)
 
     def _prefill(self, plan: _Plan) -> None:
         prefilling = [s for s in self.running if not s.decoding]
@@ -118,24 +138,27 @@ class Scheduler:
 
     def _admit(self, prefilling: list[Sequence], budget: int) -> None:
         """Move waiting sequences to the running ones while seats, pages and the budget allow."""
-        if not self.waiting:
-            return
         seats = self.most_sequences - sum(s.seats for s in self.running)
+        if not self.waiting or seats < 1:
+            return
         free = self.state.free_pages()
         for sequence in prefilling:
             self._claim(free, sequence)
+        admitted: list[Sequence] = []
         for candidate in self.policy.order(self.waiting):
             sequence = cast(Sequence, candidate)
             if sequence.seats > seats or _covers(prefilling, budget):
-                return
+                break
             if not self._claim(free, sequence) and self.running:
-                return
-            self.waiting.remove(sequence)
+                break
+            admitted.append(sequence)
             sequence.view = self.state.new_view()
             sequence.status = Status.RUNNING
             self.running.append(sequence)
             prefilling.append(sequence)
             seats -= sequence.seats
+        for sequence in admitted:
+            self.waiting.remove(sequence)
 
     def _claim(self, free: list[int], sequence: Sequence) -> bool:
         """Set aside the pages that the rest of a prompt needs; False if there are too few."""
@@ -158,17 +181,9 @@ class Scheduler:
                 return
             victim = cast(Sequence, self.policy.victim(self.running))
             plan.remove(victim)
-            self._preempt(victim)
+            self.preempt(victim)
             if victim is sequence:
                 return
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self.preemptions += 1
-        self.running.remove(sequence)
-        self._release(sequence)
-        sequence.computed = 0
-        sequence.status = Status.WAITING
-        self.waiting.appendleft(sequence)
 
     def _release(self, sequence: Sequence) -> None:
         if sequence.view is not None:

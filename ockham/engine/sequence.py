@@ -24,7 +24,8 @@ class Status(Enum):
 class Sequence:
     """One choice of one request: a prompt and what was generated after it.
 
-    `order` is the place in the order of arrival, `stream` the noise stream (the choice's index).
+    `order` is the place in the order of arrival and the choice's index, which is also its noise
+    stream.
     `computed` cells hold valid state; the next row to compute is token `computed`.
     """
 
@@ -37,7 +38,7 @@ class Sequence:
         "finish_reason",
         "first_token_s",
         "index",
-        "last_step",
+        "last_served",
         "ledger",
         "most_tokens",
         "order",
@@ -62,7 +63,7 @@ class Sequence:
         self,
         request_id: str,
         index: int,
-        order: int,
+        order: tuple[int, int],
         tokens: list[int],
         params: SamplingParams,
         *,
@@ -95,7 +96,7 @@ class Sequence:
         self.computed_once = 0
         """Cells that were computed at some time: computing them again is waste."""
         self.status = Status.WAITING
-        self.last_step = -1
+        self.last_served = -1
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
         self.cumulative_logprob = 0.0
@@ -110,12 +111,12 @@ class Sequence:
             else NO_TOKENS
         )
 
-    def choice(self, index: int, order: int, text: TextOutput | None) -> Sequence:
+    def choice(self, index: int, text: TextOutput | None) -> Sequence:
         """Another choice of the same request, as it stands before its first token."""
         return Sequence(
             self.request_id,
             index,
-            order,
+            (self.order[0], index),
             list(self.tokens),
             self.params,
             seed=self.seed,

@@ -82,7 +82,9 @@ class Executor(Protocol):
         """Choose a token for each draw; `draw.row` says from which row of `logits`."""
         ...
 
-    def logprobs(self, logits: Floats, targets: Ints, top: int) -> list[dict[int, tuple[float, int]]]:
+    def logprobs(
+        self, logits: Floats, targets: Ints, top: int
+    ) -> list[dict[int, tuple[float, int]]]:
         """For each row: token -> (log probability, rank) of the target and the `top` likeliest."""
         ...
 

@@ -25,7 +25,9 @@ Ids = npt.NDArray[np.int64]
 
 NOISE_SPAN = 26.02
 """Largest minus smallest Gumbel noise of a 32-bit word: -ln(-ln(1 - 2^-33)) + ln(-ln(2^-33))."""
-_TAIL = 20.0  # e^-20 of the likeliest token: below it a token matters to top_p only when p is near 1
+_TAIL = (
+    20.0  # e^-20 of the likeliest token: below it a token matters to top_p only when p is near 1
+)
 NO_TOKENS: Ids = np.empty(0, np.int64)
 
 
@@ -77,8 +79,10 @@ def sample(logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
     plain = [i for i, draw in enumerate(draws) if draw.plain_greedy]
     if plain:
         rows = [draws[i].row for i in plain]
-        chosen = logits[rows].argmax(axis=1) if rows != list(range(len(logits))) else (
-            logits.argmax(axis=1)
+        chosen = (
+            logits[rows].argmax(axis=1)
+            if rows != list(range(len(logits)))
+            else (logits.argmax(axis=1))
         )
         for i, row, token in zip(plain, rows, chosen.tolist(), strict=True):
             _check_finite(float(logits[row, token]))

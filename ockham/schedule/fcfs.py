@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar
 
 from ockham.core.registry import register
@@ -20,8 +20,8 @@ class FirstComeFirstServed:
 
     name: ClassVar[str] = "fcfs"
 
-    def order(self, waiting: Sequence[Candidate]) -> Sequence[Candidate]:
-        return sorted(waiting, key=lambda c: c.order)
+    def order(self, waiting: Collection[Candidate]) -> Iterable[Candidate]:
+        return waiting
 
     def share(self, prefilling: Sequence[Candidate], budget: int) -> list[int]:
         if not prefilling:

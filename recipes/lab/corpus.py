@@ -136,9 +136,11 @@ def _topics(tree: ast.Module) -> Iterator[Document]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
-                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
-                    path = f"{TOPICS}#{key.value}"
-                    yield Document("prose", path, str(value.value).strip() + "\n")
+                topic, text = (
+                    part.value if isinstance(part, ast.Constant) else None for part in (key, value)
+                )
+                if isinstance(topic, str) and isinstance(text, str):
+                    yield Document("prose", f"{TOPICS}#{topic}", text.strip() + "\n")
 
 
 def _module_name(path: str) -> str:

@@ -71,14 +71,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
+        width = self.shape.head_dim
         q, k, v = (
-            projection(x).view(batch, tokens, -1, self.shape.head_dim).transpose(1, 2)  # (B, H, T, D)
+            projection(x).view(batch, tokens, -1, width).transpose(1, 2)  # (B, H, T, D)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        groups = self.shape.heads // self.shape.kv_heads
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         projected: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
         return projected
 
@@ -151,7 +150,7 @@ class LabModel(nn.Module):
         return F.linear(self.model(ids, cos, sin), embedding)
 
     def loss(self, ids: Tensor) -> Tensor:
-        """Mean negative log-likelihood, in nats, of each token of ``ids`` (B, T + 1) but the first."""
+        """Mean nats per token of ``ids`` (B, T + 1); the first of each row is given."""
         logits = self(ids[:, :-1])
         return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
 

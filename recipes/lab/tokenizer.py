@@ -8,7 +8,7 @@ the model where training had it), and only a single space is carried by the word
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -19,9 +19,12 @@ PAD = "<|pad|>"
 IM_START = "<|im_start|>"
 IM_END = "<|im_end|>"
 
-_CONTROL = [END_OF_TEXT, PAD, IM_START, IM_END, "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]
+_FILL_IN_MIDDLE = ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]
+_CONTROL = [END_OF_TEXT, PAD, IM_START, IM_END, *_FILL_IN_MIDDLE]
 # Tags that a parser of answers must see, so decoding keeps them even when it skips special tokens.
-_TAGS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
+_TAGS = [
+    f"<{slash}{tag}>" for tag in ("tool_call", "tool_response", "think") for slash in ("", "/")
+]
 _SPECIAL_COUNT = 32
 SPECIAL_TOKENS = [
     *_CONTROL,
@@ -39,10 +42,19 @@ WORDS = (
 )
 
 CHAT_TEMPLATE = """\
+{%- macro text(content) %}
+    {%- if content is string %}
+        {{- content }}
+    {%- else %}
+        {%- for part in content or [] %}
+            {{- part.text or '' }}
+        {%- endfor %}
+    {%- endif %}
+{%- endmacro %}
 {%- if tools %}
     {{- '<|im_start|>system\\n' }}
     {%- if messages[0].role == 'system' %}
-        {{- messages[0].content + '\\n\\n' }}
+        {{- text(messages[0].content) + '\\n\\n' }}
     {%- endif %}
     {{- '# Tools\\n\\nYou may call these functions:\\n\\n<tools>' }}
     {%- for tool in tools %}
@@ -50,20 +62,13 @@ CHAT_TEMPLATE = """\
     {%- endfor %}
     {{- '\\n</tools>\\n\\nTo call one, answer with a JSON object in tags:\\n' }}
     {{- '<tool_call>\\n{"name": <name>, "arguments": <object>}\\n</tool_call><|im_end|>\\n' }}
-{%- elif messages[0].role == 'system' %}
-    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
 {%- endif %}
 {%- for message in messages %}
-    {%- set content = message.content if message.content is string else '' %}
-    {%- if message.role == 'system' %}
-        {%- if not loop.first %}
-            {{- '<|im_start|>system\\n' + content + '<|im_end|>\\n' }}
-        {%- endif %}
-    {%- elif message.role == 'assistant' %}
-        {{- '<|im_start|>assistant\\n' + content }}
+    {%- if message.role == 'assistant' %}
+        {{- '<|im_start|>assistant\\n' + text(message.content) }}
         {%- for call in message.tool_calls or [] %}
             {%- set function = call.function or call %}
-            {%- if content or not loop.first %}
+            {%- if message.content or not loop.first %}
                 {{- '\\n' }}
             {%- endif %}
             {{- '<tool_call>\\n{"name": ' + (function.name | tojson) + ', "arguments": ' }}
@@ -79,12 +84,12 @@ CHAT_TEMPLATE = """\
         {%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}
             {{- '<|im_start|>user' }}
         {%- endif %}
-        {{- '\\n<tool_response>\\n' + content + '\\n</tool_response>' }}
+        {{- '\\n<tool_response>\\n' + text(message.content) + '\\n</tool_response>' }}
         {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}
             {{- '<|im_end|>\\n' }}
         {%- endif %}
-    {%- else %}
-        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+    {%- elif not (tools and loop.first and message.role == 'system') %}
+        {{- '<|im_start|>' + message.role + '\\n' + text(message.content) + '<|im_end|>\\n' }}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
@@ -107,9 +112,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+        special_tokens=special,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         max_token_length=32,
         show_progress=False,
@@ -117,8 +123,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
         raise ValueError(
-            f"The texts give a vocabulary of {tokenizer.get_vocab_size()} entries, not {vocab_size}: "
-            "train on more text."
+            f"The texts give a vocabulary of {tokenizer.get_vocab_size()} entries, "
+            f"not {vocab_size}: train on more text."
         )
     return _show_tags(tokenizer)
 
@@ -132,7 +138,7 @@ def _show_tags(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, context_tokens: int) -> None:
-    """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and the chat template."""
+    """Write the tokenizer, its configuration and the chat template."""
     folder.mkdir(parents=True, exist_ok=True)
     special = {"eos_token": END_OF_TEXT, "pad_token": PAD}
     config = {
@@ -155,6 +161,6 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-def write_json(path: Path, fields: dict[str, object]) -> None:
+def write_json(path: Path, fields: Mapping[str, object]) -> None:
     """Write readable JSON that ends in a newline."""
     path.write_text(json.dumps(fields, indent=2) + "\n")

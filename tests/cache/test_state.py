@@ -13,6 +13,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+
 from ockham.cache.keep.all import KeepAll
 from ockham.cache.state import State
 from ockham.core.errors import ConfigError, OckhamError
@@ -233,6 +234,9 @@ def test_misuse_is_an_error():
     state.release(view)
     with pytest.raises(OckhamError, match="twice"):
         state.release(view)
-    odd = (GroupLayout((0,), 1, 2, "float32", None, 4, 4), GroupLayout((1,), 1, 2, "float32", 3, 4, 8))
+    odd = (
+        GroupLayout((0,), 1, 2, "float32", None, 4, 4),
+        GroupLayout((1,), 1, 2, "float32", 3, 4, 8),
+    )
     with pytest.raises(ConfigError, match="pages"):
         State(ReferencePlanes(odd), odd, 8, "bits")

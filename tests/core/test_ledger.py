@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ockham.core.cost import GroupCost, ModelCost, keys_seen
 from ockham.core.ledger import Ledger, divide
 

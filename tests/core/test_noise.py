@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from ockham.core.noise import gumbel, philox4x32, uniform_words
 
 # Known-answer vectors of the Random123 distribution (kat_vectors, philox4x32 with 10 rounds).

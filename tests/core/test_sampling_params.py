@@ -1,8 +1,9 @@
 """Bad parameters are refused with the name of the field."""
 
 import pytest
-from ockham.core.sampling_params import SamplingParams
+
 from ockham.core.errors import InvalidRequest
+from ockham.core.sampling_params import SamplingParams
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ockham.core.sampling_params import SamplingParams
+
 from ockham.core.errors import OckhamError
 from ockham.core.noise import gumbel
+from ockham.core.sampling_params import SamplingParams
 from ockham.kernels.sampling import Draw, filtered, logprobs, process, sample
 
 VOCABULARY = 500

@@ -1,0 +1,268 @@
+"""The asynchronous engine: `async for output in AsyncLLM("lab").generate(prompt, params)`.
+
+The model runs in a process of its own (`ockham.engine.process`); here prompts become token ids and
+what comes back becomes outputs. A generator that is closed, or whose task is cancelled, frees its
+work in the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from ockham.api.settings import engine_config, sampling_defaults
+from ockham.core.config import EngineConfig
+from ockham.core.errors import InvalidRequest
+from ockham.core.ledger import Ledger
+from ockham.core.outputs import CompletionOutput, RequestOutput
+from ockham.core.sampling_params import SamplingParams
+from ockham.engine.client import EngineClient, Observer
+from ockham.engine.collect import Collector
+from ockham.engine.messages import Delta, Ready, Request
+from ockham.model.hub import resolve
+from ockham.model.tokenizer import Tokenizer, load_tokenizer
+
+T = TypeVar("T")
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+"""A text, its token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
+Kind = Literal["cumulative", "delta", "final"]
+
+INLINE_CHARACTERS = 2048
+"""Longer texts are tokenized in a thread, so that the event loop is never held up for long."""
+CHARACTERS_PER_TOKEN = 256
+"""No prompt of more characters than this times the context's tokens is even tokenized."""
+
+
+class AsyncLLM:
+    """A model in an engine process of its own, with streaming and cancellation.
+
+    Takes the settings of `LLM` (see `EngineConfig`). Use it as an async context manager, or call
+    `start` (the first request does it too) and `shutdown`.
+    """
+
+    def __init__(
+        self,
+        model: str = "lab",
+        *,
+        stall_s: float = 30.0,
+        observer: Observer | None = None,
+        **settings: Any,
+    ) -> None:
+        """`stall_s`: an engine that completes no step for so long while requests wait counts as
+        stuck (`client.trouble()`). Raises `ConfigError` for a setting that cannot be."""
+        self._prepare(engine_config(model, settings), stall_s, observer)
+
+    @classmethod
+    def from_config(
+        cls, config: EngineConfig, *, stall_s: float = 30.0, observer: Observer | None = None
+    ) -> AsyncLLM:
+        """An `AsyncLLM` with settings that were put together before."""
+        llm = cls.__new__(cls)
+        llm._prepare(config, stall_s, observer)
+        return llm
+
+    def _prepare(self, config: EngineConfig, stall_s: float, observer: Observer | None) -> None:
+        self.config = config
+        self.client = EngineClient(config, stall_s=stall_s, observer=observer)
+        self.tokenizer: Tokenizer | None = None
+        self._defaults: dict[str, Any] = {}
+        self._starting: asyncio.Task[Ready] | None = None
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="ockham-tokenize")
+        self._numbers = itertools.count()
+
+    async def start(self) -> Ready:
+        """Start the engine and wait until the model is loaded. Raises `ModelError`."""
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+        return await asyncio.shield(self._starting)
+
+    async def _start(self) -> Ready:
+        ready = await self.client.start()
+        await asyncio.to_thread(self._load_tokenizer)
+        return ready
+
+    def _load_tokenizer(self) -> None:
+        """The files are there: the engine has read the same checkpoint, or fetched it."""
+        directory = resolve(self.config.model, self.config.revision)
+        self._defaults = sampling_defaults(directory)
+        self.tokenizer = load_tokenizer(self.config, directory)
+
+    async def shutdown(self) -> None:
+        """Stop the engine. Requests that still run fail with `EngineDead`."""
+        if self._starting is not None:
+            self._starting.cancel()
+        await self.client.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def __aenter__(self) -> AsyncLLM:
+        try:
+            await self.start()
+        except BaseException:
+            await self.shutdown()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.shutdown()
+
+    @property
+    def ready(self) -> Ready:
+        """What the engine said of itself. Raises `RuntimeError` before the first start."""
+        if self.client.ready is None:
+            raise RuntimeError("The engine has not been started; await start() first.")
+        return self.client.ready
+
+    @property
+    def default_parameters(self) -> dict[str, Any]:
+        """The sampling defaults of the checkpoint's generation_config.json, as parameters of
+        `SamplingParams`."""
+        return dict(self._defaults)
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """`SamplingParams` with the checkpoint's own defaults."""
+        return SamplingParams(**self._defaults)
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        kind: Kind = "cumulative",
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Complete a prompt, yielding outputs as they come.
+
+        `kind`: each output holds everything so far ("cumulative"), only what is new since the last
+        one ("delta": `outputs` lists the choices that have news), or there is one at the end
+        ("final"). Without `sampling_params` the checkpoint's defaults apply. Raises
+        `InvalidRequest`, `EngineDead`, or what else the engine refuses the request with.
+        """
+        await self.start()
+        params = sampling_params or self.get_default_sampling_params()
+        text, tokens = await self.encode_prompt(prompt)
+        request = Request(
+            request_id=request_id or f"request-{next(self._numbers)}",
+            prompt_token_ids=tokens,
+            params=params,
+            detokenize=self.tokenizer is not None,
+        )
+        stream = self.client.submit(request)
+        try:
+            collector = Collector(request, text)
+            finished = False
+            while not finished:
+                deltas = await stream.read()
+                finished = any(delta.finished for delta in deltas)
+                if kind == "delta":
+                    yield _only(request, text, deltas)
+                    continue
+                for delta in deltas:
+                    collector.add(delta)
+                if kind == "cumulative" or finished:
+                    yield collector.output()
+        finally:
+            self.client.abort(request.request_id)
+
+    async def abort(self, request_id: str) -> None:
+        """Give up a request: its generator ends with `finish_reason` "abort". Unknown ids are
+        ignored."""
+        self.client.cancel(request_id)
+
+    async def encode_prompt(
+        self, prompt: Prompt, *, add_special_tokens: bool = True
+    ) -> tuple[str | None, list[int]]:
+        """The text of a prompt (if it has one) and its token ids. Raises `InvalidRequest`."""
+        if isinstance(prompt, Mapping):
+            prompt = _only_entry(prompt)
+        if isinstance(prompt, str):
+            return prompt, await self.encode(prompt, add_special_tokens=add_special_tokens)
+        return None, _token_ids(prompt)
+
+    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text. Raises `InvalidRequest`, also for a text that is so long that
+        no tokenization could make it fit."""
+        tokenizer = self.need_tokenizer()
+        most = CHARACTERS_PER_TOKEN * self.ready.max_model_len
+        if len(text) > most:
+            raise InvalidRequest(
+                f"the prompt has {len(text)} characters; with a context of "
+                f"{self.ready.max_model_len} tokens at most {most} are taken. Shorten it.",
+                "prompt",
+            )
+        return await self.in_thread(
+            len(text), lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        )
+
+    async def in_thread(self, characters: int, work: Callable[[], T]) -> T:
+        """Do work on a text of so many characters: here if it is short, else in a thread."""
+        if characters <= INLINE_CHARACTERS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def need_tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises `InvalidRequest` where none was loaded."""
+        if self.tokenizer is None:
+            raise InvalidRequest(
+                "text needs a tokenizer, and none was loaded (skip_tokenizer_init); send token "
+                "ids.",
+                "prompt",
+            )
+        return self.tokenizer
+
+
+def _only(request: Request, text: str | None, deltas: list[Delta]) -> RequestOutput:
+    """An output that holds what the deltas say, and nothing from before."""
+    output = RequestOutput(
+        request_id=request.request_id,
+        prompt=text,
+        prompt_token_ids=request.prompt_token_ids,
+        outputs=[],
+        finished=any(delta.finished for delta in deltas),
+    )
+    for delta in deltas:
+        output.outputs.append(
+            CompletionOutput(
+                index=delta.index,
+                text=delta.text,
+                token_ids=delta.token_ids,
+                logprobs=delta.logprobs,
+                finish_reason=delta.finish_reason,
+                stop_reason=delta.stop_reason,
+            )
+        )
+        output.prompt_logprobs = output.prompt_logprobs or delta.prompt_logprobs
+        output.ledger = delta.ledger or Ledger()
+        output.num_cached_tokens = output.ledger.prompt_tokens_reused
+    return output
+
+
+def _only_entry(prompt: Mapping[str, Any]) -> str | Sequence[int]:
+    known = ("prompt", "prompt_token_ids")
+    if len(prompt) != 1 or next(iter(prompt)) not in known:
+        raise InvalidRequest(
+            f"a prompt object must hold one of {' and '.join(known)}, got "
+            f"{', '.join(map(str, prompt)) or 'nothing'}.",
+            "prompt",
+        )
+    entry: str | Sequence[int] = next(iter(prompt.values()))
+    return entry
+
+
+def _token_ids(prompt: Sequence[int]) -> list[int]:
+    tokens = list(prompt)
+    for token in tokens:
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise InvalidRequest(f"the prompt holds {token!r}, which is no token id.", "prompt")
+        if not 0 <= token < 2**31:
+            raise InvalidRequest(f"the prompt holds {token}, which is no token id.", "prompt")
+    return tokens

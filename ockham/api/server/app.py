@@ -1,0 +1,92 @@
+"""The application: routes, and what stands around them."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from ockham.api.async_llm import AsyncLLM
+from ockham.api.server.chat import create_chat_completion
+from ockham.api.server.completions import create_completion
+from ockham.api.server.errors import FAULT, HttpError, error_response
+from ockham.api.server.gate import Gate
+from ockham.api.server.metrics import Metrics
+from ockham.api.server.middleware import Keys, Outermost
+from ockham.api.server.serving import Serving
+from ockham.api.server.settings import ServerSettings
+from ockham.api.server.status import health, list_models, metrics, show_model, version
+from ockham.api.server.tokenization import detokenize, tokenize, tokenizer_info
+from ockham.api.server.wire import now_s
+from ockham.core.errors import OckhamError
+
+ROUTES = (
+    Route("/v1/completions", create_completion, methods=["POST"]),
+    Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
+    Route("/v1/models", list_models),
+    Route("/v1/models/{model:path}", show_model),
+    Route("/tokenize", tokenize, methods=["POST"]),
+    Route("/detokenize", detokenize, methods=["POST"]),
+    Route("/tokenizer_info", tokenizer_info),
+    Route("/health", health),
+    Route("/ping", health),
+    Route("/version", version),
+    Route("/metrics", metrics),
+)
+
+
+def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metrics) -> ASGIApp:
+    """The ASGI application that serves a model that has been started."""
+    middleware = [Middleware(Keys, keys=settings.api_keys)] if settings.api_keys else []
+    if settings.cors_origins:
+        # Outside of the keys: a browser's preflight cannot carry one.
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id"],
+        )
+        middleware.insert(0, cors)
+    app = Starlette(
+        routes=list(ROUTES),
+        middleware=middleware,
+        exception_handlers={
+            OckhamError: _answer_error,
+            HTTPException: _answer_http_error,
+            Exception: _answer_fault,
+        },
+    )
+    app.state.serving = Serving(llm, settings, gate, metrics, now_s())
+    routes = frozenset(route.path for route in ROUTES)
+    return Outermost(app, metrics, routes, settings.access_log)
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OckhamError)
+    return error_response(error)
+
+
+async def _answer_fault(request: Request, error: Exception) -> Response:
+    """What was not raised on purpose. Starlette raises it again, and `Outermost` logs it."""
+    return error_response(OckhamError(FAULT))
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    """What the router raises: an unknown path, or a method that a path does not take."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"{request.url.path} does not take {request.method}; it takes {allowed}."
+        response = error_response(HttpError(405, message, code="method_not_allowed"))
+        response.headers["Allow"] = allowed
+        return response
+    if error.status_code == 404:
+        message = f"There is no {request.url.path} here; see /v1/models, /v1/chat/completions."
+        return error_response(HttpError(404, message, code="not_found"))
+    return error_response(HttpError(error.status_code, f"{error.detail}."))

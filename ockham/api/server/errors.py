@@ -1,0 +1,143 @@
+"""Every error of the API in OpenAI's shape: `{"error": {message, type, param, code}}`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.responses import Response
+
+from ockham.core.errors import InvalidRequest, OckhamError
+
+T = TypeVar("T")
+
+log = logging.getLogger("ockham.server")
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
+_CODES = {
+    401: "invalid_api_key",
+    408: "request_timeout",
+    413: "request_too_large",
+    415: "unsupported_media_type",
+    429: "queue_full",
+    503: "service_unavailable",
+}
+_RETRY_AFTER_S = {429: 1, 503: 2}
+
+
+FAULT = "The server met a fault of its own; its log says more."
+
+
+class HttpError(OckhamError):
+    """An error that only exists in HTTP: a wrong key, an unknown path, a body that is too large."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+
+class ErrorInfo(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct):
+    error: ErrorInfo
+
+
+def as_ockham_error(error: Exception) -> OckhamError:
+    """The error as the caller may see it: what is not raised on purpose is logged, not shown."""
+    if isinstance(error, OckhamError):
+        return error
+    log.error("A request met a fault of the server.", exc_info=error)
+    return OckhamError(FAULT)
+
+
+def error_body(error: OckhamError) -> bytes:
+    """The JSON body that says what went wrong."""
+    code = getattr(error, "code", None) or _CODES.get(error.status)
+    return msgspec.json.encode(
+        ErrorBody(
+            ErrorInfo(
+                message=str(error),
+                type=_TYPES.get(error.status, "server_error"),
+                param=getattr(error, "param", None),
+                code=code,
+            )
+        )
+    )
+
+
+def error_response(error: OckhamError) -> Response:
+    """The response that says what went wrong, and when to come back if that may help."""
+    headers = {}
+    if error.status in _RETRY_AFTER_S:
+        headers["Retry-After"] = str(_RETRY_AFTER_S[error.status])
+    if error.status == 408:
+        # The official client repeats a 408 by itself: here that would only do the work again.
+        headers["X-Should-Retry"] = "false"
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(error_body(error), error.status, headers, "application/json")
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """A request body as `kind`. Raises `InvalidRequest` that names the field at fault."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InvalidRequest):
+            raise error.__cause__ from None
+        raise _invalid(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body is nested too deeply to be read.") from error
+
+
+def _invalid(reason: str) -> InvalidRequest:
+    """msgspec's reason, such as "Expected `int`, got `str` - at `$.top_k`", as a sentence."""
+    what, _, where = reason.rpartition(" - at `")
+    path = where.rstrip("`").removeprefix("$").removeprefix(".") if what else ""
+    what = what or reason
+    if unknown := _UNKNOWN.fullmatch(what):
+        field = f"{path}.{unknown[1]}" if path else unknown[1]
+        return InvalidRequest(
+            f"{field} is not a field that this server knows or supports; leave it out.", field
+        )
+    if missing := _MISSING.fullmatch(what):
+        field = f"{path}.{missing[1]}" if path else missing[1]
+        return InvalidRequest(f"{field} is required and is missing.", field)
+    return InvalidRequest(f"{path or 'The body'} is wrong: {_lower(what)}.", path or None)
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:].replace("`", "'").rstrip(".")
+
+
+def describe(value: Any, most: int = 80) -> str:
+    """A value of the caller's in an error message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,181 @@
+"""Prometheus metrics under vLLM's names, with the prefix `ockham_`, and the ledger's own.
+
+The engine counts from zero when it is restarted; these counters go on, because they add up what
+its statistics gained since the last ones. They are exact whenever the engine is idle, and a
+fraction of a second behind while it works.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+from prometheus_client.process_collector import ProcessCollector
+
+from ockham.core.ledger import Ledger
+from ockham.engine.client import Stream
+from ockham.engine.messages import Delta, Ready, Stats
+
+_SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
+_TOKENS = tuple(float(2**power) for power in range(18))
+
+_COUNTED = {
+    "prompt_tokens": ("prompt_tokens", "Prompt tokens taken, once for each choice."),
+    "generated_tokens": ("generation_tokens", "Tokens generated."),
+    "prompt_tokens_computed": ("prompt_tokens_computed", "Prompt tokens that were computed."),
+    "prompt_tokens_reused": ("prompt_tokens_reused", "Prompt tokens that were reused."),
+    "rows": ("rows", "Token rows computed, recomputation included."),
+    "flops": ("flops", "Floating-point operations of the forward passes."),
+    "weight_bytes": ("weight_bytes", "Bytes of weights read."),
+    "state_read_bytes": ("state_read_bytes", "Bytes of state (keys and values) read."),
+    "state_written_bytes": ("state_written_bytes", "Bytes of state written."),
+}
+"""Field of the engine's ledger -> name and description of its counter."""
+_SAVING = ("tokens", "flops", "bytes")
+
+
+class Metrics:
+    """All metrics of one server. Implements `ockham.engine.client.Observer`."""
+
+    def __init__(self, model_name: str) -> None:
+        disable_created_metrics()  # a second series for each counter, which nobody reads
+        self.registry = CollectorRegistry()
+        self._model = model_name
+        ProcessCollector(registry=self.registry)
+        self._running = self._gauge("num_requests_running", "Sequences in the running batch.")
+        self._waiting = self._gauge("num_requests_waiting", "Requests that wait for a place.")
+        self._pages = self._gauge("kv_cache_usage_perc", "Share of the state's pages in use, 0-1.")
+        self._preemptions = self._counter("num_preemptions", "Sequences that gave up their pages.")
+        self._steps = self._counter("engine_steps", "Steps completed by the engine.")
+        self._restarts = self._counter("engine_restarts", "Engine processes that died.")
+        self._counted = {
+            field: self._counter(name, text) for field, (name, text) in _COUNTED.items()
+        }
+        self._saved = self._per_technique("saved", "not done because of a technique")
+        self._wasted = self._per_technique("wasted", "done for nothing because of a technique")
+        seconds = self._histogram
+        self._first_token = seconds("time_to_first_token_seconds", "Submission to first token.")
+        self._between = seconds("inter_token_latency_seconds", "Between a choice's tokens.")
+        self._per_token = seconds(
+            "request_time_per_output_token_seconds", "Mean time per output token of a request."
+        )
+        self._whole = seconds("e2e_request_latency_seconds", "Submission to last token.")
+        self._queue = seconds("request_queue_time_seconds", "Waiting for the first step.")
+        self._prefill = seconds("request_prefill_time_seconds", "First step to first token.")
+        self._decode = seconds("request_decode_time_seconds", "First token to last token.")
+        self._prompts = self._histogram("request_prompt_tokens", "Prompt lengths.", _TOKENS)
+        self._outputs = self._histogram(
+            "request_generation_tokens", "Generated tokens of a request, all choices.", _TOKENS
+        )
+        self._finished = Counter(
+            "ockham_request_success",
+            "Choices that finished, by reason.",
+            ("model_name", "finished_reason"),
+            registry=self.registry,
+        )
+        for reason in ("stop", "length", "abort", "error"):
+            self._finished.labels(model_name, reason)
+        self._http = Counter(
+            "ockham_http_requests",
+            "HTTP requests answered, by route and status.",
+            ("model_name", "route", "status"),
+            registry=self.registry,
+        )
+        self._previous = Stats()
+
+    # -- the observer's part -------------------------------------------------------------------
+
+    def started(self, ready: Ready) -> None:
+        self._previous = Stats()
+
+    def died(self) -> None:
+        self._restarts.inc()
+        for gauge in (self._running, self._waiting, self._pages):
+            gauge.set(0)
+
+    def stats(self, stats: Stats) -> None:
+        previous, self._previous = self._previous, stats
+        self._running.set(stats.running)
+        self._waiting.set(stats.waiting)
+        self._pages.set(stats.pages_used / stats.pages_total if stats.pages_total else 0.0)
+        self._preemptions.inc(stats.preemptions - previous.preemptions)
+        self._steps.inc(stats.steps - previous.steps)
+        for field, counter in self._counted.items():
+            counter.inc(getattr(stats.ledger, field) - getattr(previous.ledger, field))
+        for counters, name in ((self._saved, "saved"), (self._wasted, "wasted")):
+            _count_savings(counters, self._model, stats.ledger, previous.ledger, name)
+
+    def delta(self, stream: Stream, delta: Delta, now_s: float) -> None:
+        if delta.token_ids:
+            last_s = stream.last_token_s[delta.index]
+            if last_s is not None:
+                each_s = (now_s - last_s) / len(delta.token_ids)
+                for _ in delta.token_ids:
+                    self._between.observe(each_s)
+            elif not any(stream.last_token_s):
+                self._first_token.observe(now_s - stream.submitted_s)
+        if delta.finish_reason is not None:
+            self._finished.labels(self._model, delta.finish_reason).inc()
+        if delta.ledger is not None:
+            self._finish(delta.ledger, now_s - stream.submitted_s)
+
+    def _finish(self, ledger: Ledger, whole_s: float) -> None:
+        self._whole.observe(whole_s)
+        self._queue.observe(ledger.queue_s)
+        self._prefill.observe(ledger.prefill_s)
+        self._decode.observe(ledger.decode_s)
+        self._prompts.observe(ledger.prompt_tokens)
+        self._outputs.observe(ledger.generated_tokens)
+        if ledger.generated_tokens > 1:
+            self._per_token.observe(ledger.decode_s / (ledger.generated_tokens - 1))
+
+    def answered(self, route: str, status: int) -> None:
+        """An HTTP request was answered. `route` is a path of this server, never the caller's."""
+        self._http.labels(self._model, route, str(status)).inc()
+
+    # -- construction --------------------------------------------------------------------------
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        gauge = Gauge(f"ockham_{name}", text, ("model_name",), registry=self.registry)
+        return gauge.labels(self._model)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        counter = Counter(f"ockham_{name}", text, ("model_name",), registry=self.registry)
+        return counter.labels(self._model)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        histogram = Histogram(
+            f"ockham_{name}", text, ("model_name",), buckets=buckets, registry=self.registry
+        )
+        return histogram.labels(self._model)
+
+    def _per_technique(self, name: str, text: str) -> dict[str, Counter]:
+        return {
+            unit: Counter(
+                f"ockham_{name}_{unit}",
+                f"Work {text}, in {unit}.",
+                ("model_name", "technique"),
+                registry=self.registry,
+            )
+            for unit in _SAVING
+        }
+
+
+def _count_savings(
+    counters: dict[str, Counter], model: str, now: Ledger, before: Ledger, name: str
+) -> None:
+    """Add what each technique has saved (or wasted) since the statistics before."""
+    earlier = getattr(before, name)
+    for technique, saving in getattr(now, name).items():
+        for unit, counter in counters.items():
+            gained = getattr(saving, unit)
+            if technique in earlier:
+                gained -= getattr(earlier[technique], unit)
+            counter.labels(model, technique).inc(gained)

@@ -1,0 +1,87 @@
+"""What every route needs: the engine, the settings, and who is let in."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from ockham.api.async_llm import AsyncLLM
+from ockham.api.server.body import read_body
+from ockham.api.server.errors import HttpError, decode, describe
+from ockham.api.server.gate import Gate
+from ockham.api.server.job import Job
+from ockham.api.server.metrics import Metrics
+from ockham.api.server.settings import ServerSettings
+from ockham.core.sampling_params import SamplingParams
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Serving:
+    """The parts of a running server. Each app has one, as `app.state.serving`."""
+
+    llm: AsyncLLM
+    settings: ServerSettings
+    gate: Gate
+    metrics: Metrics
+    created_s: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that requests may call the model by; the first is the one in answers."""
+        return self.settings.served_model_names or (self.llm.config.model,)
+
+    @property
+    def fingerprint(self) -> str:
+        """`system_fingerprint`: within one, the same seed gives the same tokens where the backend
+        promises bits."""
+        return f"fp_{self.llm.ready.numerics_id}"
+
+    def check_model(self, name: str | None) -> None:
+        """Raise `HttpError` 404 if the model is called by a name that it does not have."""
+        if name is not None and name not in self.names:
+            raise HttpError(
+                404,
+                f"There is no model {describe(name)} here; there is {', '.join(self.names)}.",
+                param="model",
+                code="model_not_found",
+            )
+
+    def token_text(self, token: int) -> str:
+        tokenizer = self.llm.tokenizer
+        return f"token_id:{token}" if tokenizer is None else tokenizer.token_text(token)
+
+    async def decode_prompt(self, tokens: list[int]) -> str:
+        """The text of a prompt that came as token ids, special tokens and all."""
+        tokenizer = self.llm.need_tokenizer()
+        return await self.llm.in_thread(len(tokens), lambda: tokenizer.decode(tokens, False))
+
+    def job(self, request_id: str, prompts: list[list[int]], params: SamplingParams) -> Job:
+        return Job(
+            self.llm, self.gate, request_id, prompts, params, self.settings.request_timeout_s
+        )
+
+
+def serving(request: Request) -> Serving:
+    """The server that got the request."""
+    found: Serving = request.app.state.serving
+    return found
+
+
+async def read(request: Request, kind: type[T]) -> T:
+    """The request's body as `kind`. Raises `InvalidRequest` or `HttpError`."""
+    return decode(await read_body(request, serving(request).settings.max_body_bytes), kind)
+
+
+def request_id(request: Request) -> str:
+    """The id that the caller gave the request, or that it was given here."""
+    found: str = request.scope.get("ockham.request_id") or new_request_id()
+    return found
+
+
+def new_request_id() -> str:
+    return uuid.uuid4().hex

@@ -1,0 +1,96 @@
+"""Answers that take long: streamed as server-sent events, and given up when the client goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ockham.api.server.errors import as_ockham_error, error_body
+
+T = TypeVar("T")
+
+DONE = b"data: [DONE]\n\n"
+COMMENT = b": still here\n\n"
+
+
+def event(data: bytes) -> bytes:
+    """One event. `data` is JSON, which holds no line breaks."""
+    return b"data: " + data + b"\n\n"
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has gone. The request's body must have been read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None if the client went away first, which cancels it."""
+    worker = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(disconnected(receive))
+    try:
+        await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if worker.done():
+            return worker.result()
+        return None
+    finally:
+        for task in (worker, watcher):
+            task.cancel()
+        await asyncio.wait({worker, watcher})
+
+
+class EventStream(Response):
+    """Sends events as they come, a comment where none comes for long, and `[DONE]`.
+
+    The status waits for the first event (or `keep_alive_s`), so that a request that is refused
+    gets the status of its error. An error after that is an event of its own. When the client goes
+    away the events' generator is closed, which frees its work.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], keep_alive_s: float) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["Content-Length"]
+        self._events = events
+        self._keep_alive_s = keep_alive_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await unless_disconnected(receive, self._send(scope, receive, send))
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+        async with aclosing(self._events) as events:
+            pending: asyncio.Future[bytes | None] = asyncio.ensure_future(anext(events, None))
+            try:
+                while True:
+                    await asyncio.wait({pending}, timeout=self._keep_alive_s)
+                    try:
+                        chunk = pending.result() if pending.done() else COMMENT
+                    except Exception as error:
+                        if not started:
+                            raise
+                        chunk = event(error_body(as_ockham_error(error))) + DONE
+                    if not started:
+                        started = True
+                        await send(
+                            {
+                                "type": "http.response.start",
+                                "status": self.status_code,
+                                "headers": self.raw_headers,
+                            }
+                        )
+                    if chunk is None:
+                        break
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    if pending.done():
+                        pending = asyncio.ensure_future(anext(events, None))
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            finally:
+                pending.cancel()
+                await asyncio.wait({pending})

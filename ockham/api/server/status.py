@@ -1,0 +1,68 @@
+"""What a server says of itself: models, health, version, metrics."""
+
+from __future__ import annotations
+
+import platform
+
+import msgspec
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+import ockham
+from ockham.api.server.errors import HttpError
+from ockham.api.server.serving import Serving, serving
+from ockham.api.server.wire import Model, ModelList
+
+
+async def list_models(http: Request) -> Response:
+    """The model, once for each of its names."""
+    server = serving(http)
+    models = ModelList([_model(server, name) for name in server.names])
+    return Response(msgspec.json.encode(models), media_type="application/json")
+
+
+async def show_model(http: Request) -> Response:
+    """One model; 404 for a name that it does not have."""
+    server = serving(http)
+    name = http.path_params["model"]
+    server.check_model(name)
+    return Response(msgspec.json.encode(_model(server, name)), media_type="application/json")
+
+
+def _model(server: Serving, name: str) -> Model:
+    return Model(
+        id=name,
+        created=server.created_s,
+        root=server.llm.config.model,
+        max_model_len=server.llm.ready.max_model_len,
+    )
+
+
+async def health(http: Request) -> Response:
+    """200 with no body; 503 while the engine is not there, is stuck, or the server shuts down."""
+    server = serving(http)
+    if server.gate.closed:
+        raise HttpError(503, "The server is shutting down.")
+    trouble = server.llm.client.trouble()
+    if trouble is not None:
+        raise HttpError(503, trouble)
+    return Response(status_code=200)
+
+
+async def version(http: Request) -> Response:
+    """Versions, and the numerics id that everything promised about bits holds within."""
+    return JSONResponse(
+        {
+            "version": ockham.__version__,
+            "python": platform.python_version(),
+            "numerics_id": serving(http).llm.ready.numerics_id,
+        }
+    )
+
+
+async def metrics(http: Request) -> Response:
+    """Prometheus' text format, or OpenMetrics where that is asked for. Reading changes nothing."""
+    encode, kind = choose_encoder(http.headers.get("accept", ""))
+    registry = serving(http).metrics.registry
+    return Response(encode(registry), media_type=None, headers={"Content-Type": kind})

@@ -1,0 +1,69 @@
+"""`POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, with vLLM's fields."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ockham.api.server.chat import render
+from ockham.api.server.protocol import DetokenizeRequest, TokenizeRequest
+from ockham.api.server.serving import read, serving
+from ockham.api.server.wire import Detokenized, Tokenized
+from ockham.core.errors import InvalidRequest
+
+
+async def tokenize(http: Request) -> Response:
+    """The token ids of a text (with special tokens unless told otherwise), or of a chat as it
+    stands in the prompt."""
+    server = serving(http)
+    request = await read(http, TokenizeRequest)
+    request.check()
+    server.check_model(request.model)
+    special = request.add_special_tokens
+    if request.messages is not None:
+        text = await render(server, request)
+        tokens = await server.llm.encode(text, add_special_tokens=bool(special))
+    else:
+        text = request.prompt or ""
+        tokens = await server.llm.encode(text, add_special_tokens=special is not False)
+    answer = Tokenized(len(tokens), server.llm.ready.max_model_len, tokens)
+    if request.return_token_strs:
+        answer.token_strs = [server.token_text(token) for token in tokens]
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+async def detokenize(http: Request) -> Response:
+    """The text of token ids, special tokens included."""
+    server = serving(http)
+    request = await read(http, DetokenizeRequest)
+    server.check_model(request.model)
+    last = server.llm.ready.vocab_size - 1
+    for token in request.tokens:
+        if not 0 <= token <= last:
+            raise InvalidRequest(
+                f"tokens holds {token}; the vocabulary has ids from 0 to {last}.", "tokens"
+            )
+    text = await server.decode_prompt(request.tokens)
+    return Response(msgspec.json.encode(Detokenized(text)), media_type="application/json")
+
+
+async def tokenizer_info(http: Request) -> Response:
+    """The tokenizer's own configuration and chat template, for clients that template themselves
+    (lm-eval asks for it)."""
+    tokenizer = serving(http).llm.need_tokenizer()
+    info: dict[str, Any] = {"bos_token": None, "eos_token": None, "pad_token": None}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = tokenizer.directory / name
+        if path.is_file():
+            info.update(json.loads(path.read_text(encoding="utf-8")))
+    for name in ("bos_token", "eos_token", "pad_token"):
+        if isinstance(info[name], dict):
+            info[name] = info[name].get("content")
+    template = tokenizer.directory / "chat_template.jinja"
+    if template.is_file():
+        info["chat_template"] = template.read_text(encoding="utf-8")
+    return JSONResponse(info)

@@ -1,0 +1,193 @@
+"""What answers look like: OpenAI's objects, with what this server adds to them.
+
+A field that is `UNSET` is left out of the JSON; one that is None is `null`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from ockham.core.ledger import Ledger
+from ockham.core.outputs import RequestOutput
+
+
+class PromptTokensDetails(msgspec.Struct):
+    cached_tokens: int = 0
+
+
+class Usage(msgspec.Struct):
+    """Tokens of a request; `ockham` is its whole bill, once it is finished."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    prompt_tokens_details: PromptTokensDetails = msgspec.field(default_factory=PromptTokensDetails)
+    ockham: Ledger | UnsetType = UNSET
+
+
+class UsageMeter:
+    """Adds up what the prompts of one HTTP request have used, from deltas or from outputs."""
+
+    def __init__(self, prompts: list[list[int]]) -> None:
+        self._prompt_tokens = sum(map(len, prompts))
+        self._completion_tokens = 0
+        self._ledger = Ledger()
+
+    def add(self, output: RequestOutput) -> None:
+        self._completion_tokens += sum(len(choice.token_ids) for choice in output.outputs)
+        if output.finished:
+            self._ledger.add(output.ledger)
+
+    def usage(self, *, final: bool) -> Usage:
+        """The figures so far; with the bill if these are the last ones.
+
+        The ledger counts a prompt once for each of its choices, which share its state; here a
+        prompt counts once, and what was not computed of it was cached.
+        """
+        cached = max(0, self._prompt_tokens - self._ledger.prompt_tokens_computed) if final else 0
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            total_tokens=self._prompt_tokens + self._completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached),
+            ockham=self._ledger if final else UNSET,
+        )
+
+
+class CompletionLogprobs(msgspec.Struct):
+    """One entry a token. The first token of an echoed prompt has no probability."""
+
+    text_offset: list[int]
+    token_logprobs: list[float | None]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float] | None]
+
+
+class CompletionChoice(msgspec.Struct, kw_only=True):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    prompt_logprobs: Any = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+
+
+class Completion(msgspec.Struct, kw_only=True):
+    """A completion, or a chunk of one."""
+
+    id: str
+    object: str = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    system_fingerprint: str
+    usage: Usage | UnsetType | None = UNSET
+
+
+class TokenLogprob(msgspec.Struct):
+    """`bytes` is null where the token is not whole characters."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChosenLogprob(TokenLogprob):
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(msgspec.Struct):
+    content: list[ChosenLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(msgspec.Struct):
+    content: str
+    role: str = "assistant"
+    refusal: None = None
+
+
+class ChatDelta(msgspec.Struct):
+    role: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChatChoice(msgspec.Struct, kw_only=True):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatChunkChoice(msgspec.Struct, kw_only=True):
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | UnsetType | None = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatCompletion(msgspec.Struct, kw_only=True):
+    id: str
+    object: str = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    system_fingerprint: str
+    service_tier: str | UnsetType = UNSET
+    usage: Usage
+    prompt_logprobs: Any = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatChunk(msgspec.Struct, kw_only=True):
+    id: str
+    object: str = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    system_fingerprint: str
+    usage: Usage | UnsetType | None = UNSET
+    prompt_logprobs: Any = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+
+
+class Model(msgspec.Struct, kw_only=True):
+    """`root` is the checkpoint behind the name."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str = "ockham"
+    root: str
+    max_model_len: int
+
+
+class ModelList(msgspec.Struct):
+    data: list[Model]
+    object: str = "list"
+
+
+class Tokenized(msgspec.Struct):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class Detokenized(msgspec.Struct):
+    prompt: str
+
+
+def now_s() -> int:
+    """Unix time in whole seconds, as OpenAI's `created` has it."""
+    return int(time.time())

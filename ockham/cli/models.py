@@ -1,0 +1,73 @@
+"""`ockham models`: what is built in, what the hub's cache holds, and what is supported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ockham.cli.options import option
+from ockham.cli.report import quantity
+
+
+@click.command()
+@option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+def models(as_json: bool) -> None:
+    """List models: built in, in the Hugging Face cache, and the architectures that are known."""
+    from ockham.model.architectures import ARCHITECTURES
+    from ockham.model.hub import BUILT_IN
+
+    built_in = [_describe(name, directory) for name, directory in BUILT_IN.items()]
+    cached = _cached()
+    if as_json:
+        record = {"built_in": built_in, "cached": cached, "architectures": list(ARCHITECTURES)}
+        click.echo(json.dumps(record, indent=2))
+        return
+    for title, entries in (("Built in", built_in), ("In the Hugging Face cache", cached)):
+        click.echo(f"{title}:")
+        for entry in entries:
+            mark = "" if entry["supported"] else " (not supported)"
+            size = quantity(entry["weight_bytes"], "B")
+            click.echo(f"  {entry['name']:<40} {entry['architecture']}, {size}{mark}")
+        if not entries:
+            click.echo("  none")
+    click.echo("Supported architectures:")
+    for name in ARCHITECTURES:
+        click.echo(f"  {name}")
+
+
+def _describe(name: str, directory: Path) -> dict[str, Any]:
+    """A model's architecture, whether it is known here, and the size of its weights."""
+    from ockham.model.architectures import ARCHITECTURES
+
+    try:
+        listed = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        architecture = str((listed.get("architectures") or ["unknown"])[0])
+    except (OSError, ValueError, AttributeError):
+        architecture = "unknown"
+    return {
+        "name": name,
+        "architecture": architecture,
+        "supported": architecture in ARCHITECTURES,
+        "weight_bytes": sum(path.stat().st_size for path in directory.glob("*.safetensors")),
+        "path": str(directory),
+    }
+
+
+def _cached() -> list[dict[str, Any]]:
+    """The models in huggingface_hub's cache that have a config.json, in their latest revision."""
+    from huggingface_hub import constants
+
+    found = []
+    for repository in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
+        name = repository.name.removeprefix("models--").replace("--", "/")
+        snapshots = sorted(repository.glob("snapshots/*/config.json"), key=_modified)
+        if snapshots:
+            found.append(_describe(name, snapshots[-1].parent))
+    return found
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime

@@ -1,0 +1,52 @@
+"""How figures are written for people: units, timings and the ledger."""
+
+from __future__ import annotations
+
+from ockham.core.ledger import Ledger, Saving
+
+
+def quantity(value: float, unit: str) -> str:
+    """A number with an SI prefix: 1234000 bytes is "1.23 MB"."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds >= 1.0:
+        return f"{seconds:.2f} s"
+    return f"{seconds * 1e3:.1f} ms"
+
+
+def describe_speed(ledger: Ledger) -> str:
+    """One line: tokens, and how long each phase took."""
+    reused = f", {ledger.prompt_tokens_reused} reused" if ledger.prompt_tokens_reused else ""
+    line = (
+        f"{ledger.prompt_tokens} prompt tokens{reused}, {ledger.generated_tokens} generated; "
+        f"queue {duration(ledger.queue_s)}, prefill {duration(ledger.prefill_s)}, "
+        f"decode {duration(ledger.decode_s)}"
+    )
+    if ledger.generated_tokens > 1 and ledger.decode_s > 0:
+        line += f" ({(ledger.generated_tokens - 1) / ledger.decode_s:.1f} tokens/s)"
+    return line
+
+
+def describe_ledger(ledger: Ledger) -> list[str]:
+    """The itemised bill: what was computed and moved, what was saved and what was wasted."""
+    lines = [
+        f"computed {ledger.rows} rows, {quantity(ledger.flops, 'FLOP')}; moved "
+        f"{quantity(ledger.weight_bytes, 'B')} of weights, state read "
+        f"{quantity(ledger.state_read_bytes, 'B')}, written "
+        f"{quantity(ledger.state_written_bytes, 'B')}"
+    ]
+    lines += [f"saved by {name}: {_saving(saving)}" for name, saving in ledger.saved.items()]
+    lines += [f"wasted by {name}: {_saving(saving)}" for name, saving in ledger.wasted.items()]
+    return lines
+
+
+def _saving(saving: Saving) -> str:
+    return (
+        f"{saving.tokens} tokens, {quantity(saving.flops, 'FLOP')}, {quantity(saving.bytes, 'B')}"
+    )

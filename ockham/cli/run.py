@@ -1,0 +1,132 @@
+"""`ockham run`: complete one prompt. Only the completion goes to stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ockham.cli.options import (
+    TokenIds,
+    engine_config,
+    engine_options,
+    option,
+    sampling_options,
+    sampling_params,
+)
+from ockham.core.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from ockham.api.llm import LLM, Prompt
+
+DEFAULT_MAX_TOKENS = 256
+
+
+@click.command()
+@option("-p", "--prompt", help="Text to complete; '-' reads it from stdin.")
+@option("--prompt-token-ids", type=TokenIds(), help="The prompt as token ids: '1,2,3'.")
+@option("--json", "as_json", is_flag=True, help="Write one JSON object instead of the text.")
+@engine_options
+@sampling_options
+def run(
+    prompt: str | None, prompt_token_ids: list[int] | None, as_json: bool, **kwargs: Any
+) -> None:
+    """Complete a prompt with MODEL: a directory, a hub name, or the built-in 'lab'.
+
+    The completion is streamed to stdout; the memory plan, statistics and the itemised bill go to
+    stderr. Without --prompt the prompt is read from stdin. What no flag sets is taken from the
+    model's generation_config.json.
+    """
+    given = _prompt(prompt, prompt_token_ids)
+    config = engine_config(**kwargs)
+
+    from ockham.api.llm import LLM
+
+    started = time.perf_counter()
+    llm = LLM.from_config(config, progress=_tell)
+    load_s = time.perf_counter() - started
+    params = sampling_params(default_params(llm, DEFAULT_MAX_TOKENS), **kwargs)
+    _complete(llm, given, params, as_json, load_s)
+
+
+def default_params(llm: LLM, max_tokens: int) -> SamplingParams:
+    """The model's sampling defaults, with `max_tokens` unless the model sets its own."""
+    import msgspec
+
+    defaults = llm.get_default_sampling_params()
+    if "max_new_tokens" in llm.engine.model.generation_config:
+        return defaults
+    return msgspec.structs.replace(defaults, max_tokens=max_tokens)
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _prompt(text: str | None, token_ids: list[int] | None) -> Prompt:
+    """The prompt from the flags or from stdin."""
+    if token_ids is not None:
+        if text is not None:
+            raise click.UsageError("give either --prompt or --prompt-token-ids.")
+        return token_ids
+    if text == "-" or (text is None and not sys.stdin.isatty()):
+        return _read_stdin()
+    if text is None:
+        raise click.UsageError("there is no prompt; give one with --prompt, or through stdin.")
+    return text
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"stdin is not UTF-8 text ({error}).") from error
+
+
+def _complete(
+    llm: LLM, prompt: Prompt, params: SamplingParams, as_json: bool, load_s: float
+) -> None:
+    stdout = sys.stdout.buffer
+    has_text = llm.engine.tokenizer is not None
+    first_token_s: float | None = None
+    started = time.perf_counter()
+    with llm.stream(prompt, params) as stream:
+        for delta in stream:
+            if first_token_s is None and delta.token_ids:
+                first_token_s = time.perf_counter() - started
+            if delta.index == 0 and not as_json:
+                text = delta.text if has_text else "".join(f"{t} " for t in delta.token_ids)
+                stdout.write(text.encode())
+                stdout.flush()
+    output = stream.output
+    if as_json:
+        import msgspec
+
+        record = msgspec.to_builtins(output, str_keys=True)
+        record["load_s"] = load_s
+        record["time_to_first_token_s"] = first_token_s
+        stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        stdout.flush()
+        return
+
+    from ockham.cli.report import describe_ledger, describe_speed, duration
+
+    for choice in output.outputs[1:]:
+        _tell(f"\n[choice {choice.index}]")
+        stdout.write((choice.text if has_text else " ".join(map(str, choice.token_ids))).encode())
+        stdout.flush()
+    if sys.stdout.isatty():
+        click.echo()
+    reasons = ", ".join(
+        _reason(choice.finish_reason, choice.stop_reason) for choice in output.outputs
+    )
+    _tell(f"\nfinished: {reasons}; loaded in {duration(load_s)}")
+    _tell(describe_speed(output.ledger))
+    for line in describe_ledger(output.ledger):
+        _tell(line)
+
+
+def _reason(finish: str | None, stop: int | str | None) -> str:
+    return f"{finish}" if stop is None else f"{finish} ({stop!r})"

@@ -1,0 +1,76 @@
+"""The row-wise formulas of the reference backend, in plain NumPy and fp32."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ockham.kernels.ops import Norm, Rope
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+_ONE, _HALF = np.float32(1.0), np.float32(0.5)
+_GELU_SLOPE = np.float32(math.sqrt(2.0 / math.pi))
+
+
+def normalise(x: Floats, norm: Norm | None) -> Floats:
+    """RMSNorm over the last axis of x (..., D); x itself where `norm` is None."""
+    if norm is None:
+        return x
+    mean_square: Floats = np.einsum("...i,...i->...", x, x)[..., None] / np.float32(x.shape[-1])
+    normed: Floats = x / np.sqrt(mean_square + np.float32(norm.eps)) * norm.weight
+    return normed
+
+
+def rotation(rope: Rope, positions: Ints) -> tuple[Floats, Floats]:
+    """Cosines and sines of every row's angles, times the rope's scale: each (R, rotary_dim / 2)."""
+    angles = positions.astype(np.float32)[:, None] * rope.inverse_frequencies
+    scale = np.float32(rope.scale)
+    return np.cos(angles) * scale, np.sin(angles) * scale
+
+
+def rotate(heads: Floats, cos: Floats, sin: Floats) -> None:
+    """Rotate heads (R, heads, E) in place; elements from rotary_dim on stay as they are."""
+    half = cos.shape[1]
+    cos, sin = cos[:, None], sin[:, None]
+    first, second = heads[..., :half], heads[..., half : 2 * half]
+    rotated = first * cos - second * sin
+    heads[..., half : 2 * half] = second * cos + first * sin
+    heads[..., :half] = rotated
+
+
+def softcap(scores: Floats, cap: float | None) -> Floats:
+    """cap * tanh(scores / cap), in place; nothing where `cap` is None."""
+    if cap is not None:
+        scores /= np.float32(cap)
+        np.tanh(scores, out=scores)
+        scores *= np.float32(cap)
+    return scores
+
+
+def gated(gate_up: Floats, activation: str) -> Floats:
+    """act(gate) * up of gate_up (R, 2 * I), the gate in the first half: (R, I)."""
+    half = gate_up.shape[1] // 2
+    gate, up = gate_up[:, :half], gate_up[:, half:]
+    return _ACTIVATIONS[activation](gate) * up
+
+
+def sigmoid(x: Floats) -> Floats:
+    with np.errstate(over="ignore"):  # exp(large) is inf, and 1 / inf the right 0
+        return _ONE / (_ONE + np.exp(-x))
+
+
+def _silu(x: Floats) -> Floats:
+    return x * sigmoid(x)
+
+
+def _gelu_tanh(x: Floats) -> Floats:
+    inner: Floats = _GELU_SLOPE * (x + np.float32(0.044715) * x * x * x)
+    bend: Floats = np.tanh(inner)
+    return _HALF * x * (_ONE + bend)
+
+
+_ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh}

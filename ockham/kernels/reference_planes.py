@@ -1,0 +1,76 @@
+"""The state of all layers in NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.step import Floats, Longs
+from ockham.kernels.base import GroupLayout
+
+Stored = npt.NDArray[np.generic]
+
+
+class ReferencePlanes:
+    """Key and value planes per group: (layers, 2, pages, page_tokens, kv_heads, head_dim).
+
+    bfloat16 is held as its bits (uint16), which NumPy indexes faster. The memory comes zeroed from
+    the system, which backs a page only once it is written.
+    """
+
+    def __init__(self, groups: Sequence[GroupLayout]) -> None:
+        self.groups = tuple(groups)
+        self._planes = [
+            np.zeros(
+                (len(g.layers), 2, g.pages, g.page_tokens, g.kv_heads, g.head_dim),
+                np.uint16 if g.dtype == "bfloat16" else np.float32,
+            )
+            for g in groups
+        ]
+        self._place = {
+            layer: (number, index)
+            for number, g in enumerate(groups)
+            for index, layer in enumerate(g.layers)
+        }
+
+    def layer(self, layer: int) -> Stored:
+        """A layer's keys and values: (2, pages, page_tokens, kv_heads, head_dim), as stored."""
+        group, index = self._place[layer]
+        plane: Stored = self._planes[group][index]
+        return plane
+
+    def store(self, layer: int, slots: Longs, keys: Floats, values: Floats) -> None:
+        """Write keys and values (R, kv_heads, head_dim), rounded to the planes' dtype."""
+        plane = _by_slot(self.layer(layer), axis=1)
+        for kind, rows in enumerate((keys, values)):
+            if plane.dtype == np.uint16:
+                plane[kind, slots] = rows.astype(ml_dtypes.bfloat16).view(np.uint16)
+            else:
+                plane[kind, slots] = rows
+
+    def copy(self, group: int, source: Longs, target: Longs) -> None:
+        planes = _by_slot(self._planes[group], axis=2)
+        planes[:, :, target] = planes[:, :, source]
+
+    def read(self, group: int, slots: Longs) -> Stored:
+        return _by_slot(self._planes[group], axis=2)[:, :, slots]
+
+    def write(self, group: int, slots: Longs, state: Stored) -> None:
+        _by_slot(self._planes[group], axis=2)[:, :, slots] = state
+
+
+def _by_slot(planes: Stored, axis: int) -> Stored:
+    """A view with the axes (pages, page_tokens), which start at `axis`, made one."""
+    shape = planes.shape
+    return planes.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
+
+
+def widen(stored: Stored) -> Floats:
+    """Stored keys or values as fp32."""
+    if stored.dtype == np.uint16:
+        wide: Floats = stored.view(ml_dtypes.bfloat16).astype(np.float32)
+        return wide
+    return stored.view(np.float32)

@@ -1,0 +1,1 @@
+"""Checkpoints: readers, architectures as data, the compiler to programs, the built-in model."""

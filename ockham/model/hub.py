@@ -1,0 +1,97 @@
+"""From a model argument to a directory: the built-in model, a local path, or a hub name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ockham.core.errors import ModelError
+
+BUILT_IN = {"lab": Path(__file__).parent / "lab"}
+"""Models that the package carries."""
+
+WANTED_FILES = (
+    *(
+        "config.json",
+        "generation_config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+    ),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*"),
+)
+"""What is downloaded: never weights in formats that run code when read (.bin, .pth)."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def resolve(model: str, revision: str | None = None) -> Path:
+    """The directory of a model; a hub name is downloaded, with progress on stderr, or found in the
+    cache (`HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured).
+
+    Raises ModelError saying what to do if there is no such model, or it cannot be had.
+    """
+    if model in BUILT_IN:
+        return BUILT_IN[model]
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{model} is a file; name the directory that holds config.json.")
+    if model.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(model):
+        raise ModelError(
+            f"there is no directory {model!r}; name a checkpoint's directory, a model of the "
+            f"Hugging Face hub (owner/name), or a built-in one: {', '.join(BUILT_IN)}."
+        )
+    return _download(model, revision)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED_FILES)))
+    except GatedRepoError:
+        raise ModelError(
+            f"{name} is gated: accept its terms at https://huggingface.co/{name} and set HF_TOKEN "
+            "to a token of your account."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"{name} is neither a local directory nor a model of the Hugging Face hub; if it is "
+            "private, set HF_TOKEN."
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelError(f"the model {name} has no revision {revision!r}.") from None
+    except HFValidationError as error:
+        raise ModelError(f"{name!r} is no name of a model: {error}") from None
+    except LocalEntryNotFoundError:
+        raise ModelError(_unreachable(name, at)) from None
+    except (EntryNotFoundError, HfHubHTTPError) as error:
+        raise ModelError(f"downloading {name}{at} failed: {error}") from None
+    except OSError as error:
+        raise ModelError(f"downloading {name}{at} failed: {error}. Try again.") from None
+
+
+def _unreachable(name: str, at: str) -> str:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"{name}{at} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids "
+            "to download it; unset it, or name a local directory."
+        )
+    return (
+        f"{name}{at} is not in the cache {constants.HF_HUB_CACHE}, and the Hugging Face hub cannot "
+        "be reached; check the network, or name a local directory."
+    )

@@ -1,0 +1,242 @@
+"""Loading a model: resolve, describe, plan the memory, then read and pack every tensor once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ModelError
+from ockham.core.registry import find
+from ockham.core.seams import Format
+from ockham.kernels.backends import find_backend
+from ockham.kernels.base import Backend, GroupLayout
+from ockham.kernels.ops import Program
+from ockham.model.compile import compile_program
+from ockham.model.description import ModelDescription, describe, read_config
+from ockham.model.hub import resolve
+from ockham.model.machine_memory import available_bytes
+from ockham.model.memory import MemoryPlan, plan_memory, readable
+from ockham.model.safetensors import Checkpoint
+from ockham.model.sources import Loader, Scale
+
+HARMLESS = (
+    "rotary_emb.inv_freq",
+    "rotary_emb.cos_cached",
+    "rotary_emb.sin_cached",
+    "lm_head.weight",
+)
+"""Ends of the names of tensors that checkpoints carry and no one needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to be bound: `backend.bind(program, backend.allocate(layouts))`.
+
+    `weight_bytes` is what the packed weights take. `numerics_id` names everything that decides the
+    bits of an output: weights by content, weight format, state dtype, rotary variants, backend. The
+    weights enter through a non-cryptographic hash of every byte (see `digest`). `eos_token_ids` are
+    those of config.json and generation_config.json together.
+    """
+
+    directory: Path
+    description: ModelDescription
+    program: Program
+    backend: Backend
+    weight_format: str
+    state_dtype: str
+    weight_bytes: int
+    parameters: int
+    plan: MemoryPlan
+    layouts: tuple[GroupLayout, ...]
+    numerics_id: str
+    eos_token_ids: tuple[int, ...]
+    generation_config: dict[str, Any]
+    raw_config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """What is known of a model before its weights are read."""
+
+    directory: Path
+    raw_config: dict[str, Any]
+    description: ModelDescription
+    checkpoint: Checkpoint
+    weight_format: Format
+    state_dtype: str
+    parameters: int
+    plan: MemoryPlan
+    unused: tuple[str, ...]
+
+
+def plan_model(config: EngineConfig) -> PlannedModel:
+    """Everything but the weights: reads config.json and the headers of the safetensors files.
+
+    Raises ModelError for a checkpoint that is incomplete or not supported, DoesNotFit for one that
+    is too large, ConfigError for settings that it contradicts. The caller closes `checkpoint`.
+    """
+    directory = resolve(config.model, config.revision)
+    raw = read_config(directory)
+    description = describe(raw)
+    checkpoint = Checkpoint(directory)
+    try:
+        weight_format = _weight_format(config, description, checkpoint)
+        state_dtype = _state_dtype(config, weight_format)
+        scale = Scale(checkpoint, weight_format)
+        compile_program(description, scale, description.max_position_embeddings)
+        plan = plan_memory(config, description, scale.bytes, state_dtype, available_bytes())
+        return PlannedModel(
+            directory,
+            raw,
+            description,
+            checkpoint,
+            weight_format,
+            state_dtype,
+            scale.parameters,
+            plan,
+            tuple(name for name in checkpoint.tensors if name not in scale.used),
+        )
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+def load_model(config: EngineConfig, progress: Callable[[str], None] | None = None) -> LoadedModel:
+    """Load a model, telling `progress` in sentences what is being done.
+
+    Raises as `plan_model` does, before any memory is taken, and ModelError naming the tensor if
+    the files are damaged or hold NaN or infinity.
+    """
+    tell = progress or (lambda _: None)
+    backend = find_backend(config.backend)
+    planned = plan_model(config)
+    description, plan = planned.description, planned.plan
+    try:
+        for line in (plan.describe(), *_unused_notes(planned)):
+            tell(line)
+        tell(
+            f"loading {config.model} ({description.architecture.name}, "
+            f"{planned.parameters / 1e6:.1f} million parameters, "
+            f"{planned.weight_format.name}, {readable(plan.weights_bytes)})"
+        )
+        loader = Loader(planned.checkpoint, planned.weight_format)
+        program = compile_program(description, loader, plan.max_model_len)
+    finally:
+        planned.checkpoint.close()
+    generation_config = _generation_config(planned.directory)
+    return LoadedModel(
+        directory=planned.directory,
+        description=description,
+        program=program,
+        backend=backend,
+        weight_format=planned.weight_format.name,
+        state_dtype=planned.state_dtype,
+        weight_bytes=plan.weights_bytes,
+        parameters=planned.parameters,
+        plan=plan,
+        layouts=plan.layouts(description),
+        numerics_id=_numerics_id(planned, backend),
+        eos_token_ids=_eos_token_ids(description, generation_config),
+        generation_config=generation_config,
+        raw_config=planned.raw_config,
+    )
+
+
+def _weight_format(
+    config: EngineConfig, description: ModelDescription, checkpoint: Checkpoint
+) -> Format:
+    """The named quantization, or the format of the dtype asked for, or the checkpoint's own.
+
+    float16 and float32 checkpoints become fp32, which holds every value of either exactly.
+    """
+    name = config.quantization
+    if name is None and config.dtype == "auto":
+        stored = {
+            tensor.dtype
+            for name, tensor in checkpoint.tensors.items()
+            if name.endswith("embed_tokens.weight")
+        }
+        name = "bf16" if stored == {"BF16"} else "fp32"
+    if name is None:
+        name = {"bfloat16": "bf16", "float32": "fp32"}[config.dtype]
+    weight_format: Format = find("format", name).cls()
+    return weight_format
+
+
+def _state_dtype(config: EngineConfig, weight_format: Format) -> str:
+    """The dtype of keys and values: as set, or that of the products they come from."""
+    return weight_format.activations if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+
+
+def _unused_notes(planned: PlannedModel) -> list[str]:
+    """What to say about tensors of the checkpoint that the model does not use."""
+    ignored = planned.description.architecture.ignored
+    other = [name for name in planned.unused if not name.endswith(HARMLESS)]
+    unknown = [name for name in other if not name.startswith(ignored)] if ignored else other
+    notes = []
+    if len(other) > len(unknown):
+        notes.append(
+            f"only the text part of {planned.description.architecture.name} is used; "
+            f"{len(other) - len(unknown)} tensors of its vision part are ignored."
+        )
+    if unknown:
+        notes.append(
+            f"warning: {len(unknown)} tensors of the checkpoint are not used, {unknown[0]!r} among "
+            "them; it may not be what its config.json says."
+        )
+    return notes
+
+
+def _generation_config(directory: Path) -> dict[str, Any]:
+    path = directory / "generation_config.json"
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} is not a JSON object.")
+    return values
+
+
+def _eos_token_ids(
+    description: ModelDescription, generation_config: dict[str, Any]
+) -> tuple[int, ...]:
+    more = generation_config.get("eos_token_id")
+    ids = more if isinstance(more, list) else [] if more is None else [more]
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise ModelError(f"eos_token_id of generation_config.json must be token ids, not {more!r}.")
+    return tuple(dict.fromkeys([*description.eos_token_ids, *ids]))
+
+
+def _numerics_id(planned: PlannedModel, backend: Backend) -> str:
+    ropes = [
+        "none" if rope is None else f"{rope.describe()} {_rope_digest(planned, layer)}"
+        for layer, rope in enumerate(planned.description.ropes)
+    ]
+    facts = {
+        "weights": planned.checkpoint.digest.hexdigest(),
+        "constants": planned.description.constants(),
+        "format": planned.weight_format.name,
+        "activations": planned.weight_format.activations,
+        "state": planned.state_dtype,
+        "ropes": ropes,
+        "backend": backend.numerics(),
+    }
+    encoded = json.dumps(facts, sort_keys=True).encode()
+    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+def _rope_digest(planned: PlannedModel, layer: int) -> str:
+    """The frequencies themselves: those of some variants depend on max_model_len."""
+    variant = planned.description.ropes[layer]
+    if variant is None:
+        return ""
+    rope = variant.fix(planned.plan.max_model_len)
+    return hashlib.blake2b(rope.inverse_frequencies.tobytes(), digest_size=8).hexdigest()

@@ -1,0 +1,238 @@
+"""The memory plan: weights, state and workspace against what is allowed, before anything is read.
+
+The state's pool is shared out among the groups of layers so that none runs out before another. A
+sequence of n tokens holds n cells in a group that sees everything, and at most w = window + one
+step's tokens + two pages in a sliding one. If S sequences hold T cells together, the sliding group
+needs sum(min(n_i, w)) <= min(T, S * w) cells, so that pool is as large as any S sequences can use
+while the full group holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError, DoesNotFit
+from ockham.kernels.base import GroupLayout
+from ockham.model.description import LayerGroup, ModelDescription
+
+LOGITS_BYTES = 64 << 20
+"""The engine wants logits of at most this size in a step, or of one row per running sequence."""
+
+SCORES_BYTES = 64 << 20
+READ_BYTES = 16 << 20
+"""Bounds of the backend's scores and of the buffers that weights are read and widened in."""
+
+
+class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
+    """What an engine will take, in bytes, and what it may hold.
+
+    `pages[g]` are the pages of `page_tokens` tokens of layer group g; `logits_rows` the most rows
+    whose logits a step may want.
+    """
+
+    weights_bytes: int
+    state_bytes: int
+    workspace_bytes: int
+    allowed_bytes: int
+    max_model_len: int
+    max_num_seqs: int
+    logits_rows: int
+    page_tokens: int
+    pages: tuple[int, ...]
+    state_dtype: str
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.state_bytes + self.workspace_bytes
+
+    def layouts(self, description: ModelDescription) -> tuple[GroupLayout, ...]:
+        """The pools that a backend is to allocate, one per layer group."""
+        return tuple(
+            _layout(group, self.state_dtype, self.page_tokens, pages)
+            for group, pages in zip(description.groups, self.pages, strict=True)
+        )
+
+    def numbers(self) -> dict[str, int]:
+        """The plan as flat integers, for JSON and metrics."""
+        values = msgspec.to_builtins(self)
+        pages = {f"group_{g}_pages": count for g, count in enumerate(self.pages)}
+        return {k: v for k, v in values.items() if isinstance(v, int)} | pages
+
+    def describe(self) -> str:
+        """One line for people."""
+        tokens = self.page_tokens * max(self.pages)
+        return (
+            f"memory: weights {readable(self.weights_bytes)} + state {readable(self.state_bytes)} "
+            f"({tokens} tokens, {self.state_dtype}) + workspace {readable(self.workspace_bytes)} = "
+            f"{readable(self.total_bytes)} of {readable(self.allowed_bytes)} allowed; "
+            f"max_model_len {self.max_model_len}, max_num_seqs {self.max_num_seqs}"
+        )
+
+
+def readable(nbytes: int) -> str:
+    """Bytes in the unit that suits them, e.g. "1.50 GiB"."""
+    if nbytes >= 1 << 30:
+        return f"{nbytes / (1 << 30):.2f} GiB"
+    return f"{nbytes / (1 << 20):.1f} MiB"
+
+
+def plan_memory(
+    config: EngineConfig,
+    description: ModelDescription,
+    weights_bytes: int,
+    state_dtype: str,
+    available_bytes: int,
+) -> MemoryPlan:
+    """Fit weights, workspace and as much state as can be used into the available memory.
+
+    Raises DoesNotFit with what would fit, and ConfigError if `max_model_len` is beyond the
+    checkpoint's limit.
+    """
+    limit = description.max_position_embeddings
+    if config.max_model_len is not None and config.max_model_len > limit:
+        raise ConfigError(
+            f"max_model_len is {config.max_model_len}, but the checkpoint is made for at most "
+            f"{limit} tokens; leave it out or lower it."
+        )
+    allowed = int(available_bytes * config.gpu_memory_utilization)
+    sizes = _Sizes(config, description, weights_bytes, state_dtype, allowed)
+    return sizes.plan(config.max_model_len or sizes.longest_that_fits(limit))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """The figures that a plan is computed from."""
+
+    config: EngineConfig
+    description: ModelDescription
+    weights_bytes: int
+    state_dtype: str
+    allowed_bytes: int
+
+    def plan(self, max_model_len: int) -> MemoryPlan:
+        config, pool = self.config, self.pool_bytes(max_model_len)
+        least = self.context_pages(max_model_len)
+        used = self.weights_bytes + self.workspace_bytes(max_model_len)
+        if pool < self.state_bytes(least, max_model_len) or used + pool > self.allowed_bytes:
+            raise DoesNotFit(self._refusal(max_model_len))
+        most = config.max_num_seqs * least
+        context = _largest(least, most, lambda t: self.state_bytes(t, max_model_len) <= pool)
+        return MemoryPlan(
+            weights_bytes=self.weights_bytes,
+            state_bytes=self.state_bytes(context, max_model_len),
+            workspace_bytes=self.workspace_bytes(max_model_len),
+            allowed_bytes=self.allowed_bytes,
+            max_model_len=max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            logits_rows=self.logits_rows,
+            page_tokens=config.block_size,
+            pages=tuple(
+                self.group_pages(group, context, max_model_len) for group in self.description.groups
+            ),
+            state_dtype=self.state_dtype,
+        )
+
+    def longest_that_fits(self, limit: int) -> int:
+        """The checkpoint's limit, or the longest single sequence that the memory can hold."""
+        if not self.fits(1):
+            raise DoesNotFit(self._refusal(min(limit, self.config.block_size)))
+        return _largest(1, limit, self.fits)
+
+    def fits(self, max_model_len: int) -> bool:
+        """Whether one sequence of this length fits."""
+        pool = self.pool_bytes(max_model_len)
+        used = self.weights_bytes + self.workspace_bytes(max_model_len)
+        need = self.state_bytes(self.context_pages(max_model_len), max_model_len)
+        return need <= pool and used + pool <= self.allowed_bytes
+
+    def pool_bytes(self, max_model_len: int) -> int:
+        """What the state may take: as configured, or what is left."""
+        if self.config.kv_cache_memory_bytes is not None:
+            return self.config.kv_cache_memory_bytes
+        used = self.weights_bytes + self.workspace_bytes(max_model_len)
+        return max(0, self.allowed_bytes - used)
+
+    def context_pages(self, tokens: int) -> int:
+        return -(-tokens // self.config.block_size)
+
+    def group_pages(self, group: LayerGroup, context_pages: int, max_model_len: int) -> int:
+        """Pages that a group needs while all sequences' tokens fill `context_pages` pages."""
+        if group.window is None:
+            return context_pages
+        page = self.config.block_size
+        cells = min(max_model_len, group.window + self.config.max_num_batched_tokens + 2 * page)
+        return min(context_pages, self.config.max_num_seqs * self.context_pages(cells))
+
+    def state_bytes(self, context_pages: int, max_model_len: int) -> int:
+        return sum(
+            _layout(group, self.state_dtype, self.config.block_size, 1).page_bytes
+            * self.group_pages(group, context_pages, max_model_len)
+            for group in self.description.groups
+        )
+
+    @property
+    def logits_rows(self) -> int:
+        """The most rows whose logits the engine asks for in one step."""
+        return max(self.config.max_num_seqs, LOGITS_BYTES // (4 * self.description.vocab_size), 1)
+
+    def workspace_bytes(self, max_model_len: int) -> int:
+        """Activations of the largest step, its logits (twice: the sampler copies), attention over
+        the longest context, and fixed buffers. All in fp32."""
+        d, rows = self.description, self.config.max_num_batched_tokens
+        inner = max(d.intermediate_size, d.experts.intermediate_size if d.experts else 0)
+        widths = 5 * d.hidden_size + 3 * (d.heads + 2 * d.kv_heads) * d.head_dim + 4 * inner
+        logits = 2 * min(self.logits_rows, max(rows, self.config.max_num_seqs)) * d.vocab_size
+        keys = 2 * (max_model_len + rows) * d.kv_heads * d.head_dim
+        scores = 2 * d.heads * max_model_len
+        values = rows * widths + logits + 2 * keys + scores
+        return 4 * values + SCORES_BYTES + READ_BYTES
+
+    def _refusal(self, max_model_len: int) -> str:
+        need = self.weights_bytes + self.workspace_bytes(max_model_len)
+        state = self.state_bytes(self.context_pages(max_model_len), max_model_len)
+        given = self.config.kv_cache_memory_bytes
+        head = (
+            f"the model does not fit: weights {readable(self.weights_bytes)}, workspace "
+            f"{readable(need - self.weights_bytes)} and the state of one sequence of "
+            f"{max_model_len} tokens {readable(state)}, where {readable(self.allowed_bytes)} are "
+            "allowed"
+        )
+        if given is not None:
+            head += f" and kv_cache_memory_bytes grants the state {readable(given)}"
+        if self.fits(1):
+            longest = _largest(1, max_model_len, self.fits)
+            return f"{head}. max_model_len={longest} would fit."
+        missing = need + max(state, given or 0) - self.allowed_bytes
+        return f"{head}; {readable(max(missing, 0))} are missing. {self._advice()}"
+
+    def _advice(self) -> str:
+        fewer = msgspec.structs.replace(self.config, max_num_seqs=1, max_num_batched_tokens=64)
+        small = _Sizes(
+            fewer, self.description, self.weights_bytes, self.state_dtype, self.allowed_bytes
+        )
+        if self.config.kv_cache_memory_bytes is not None:
+            return "Lower kv_cache_memory_bytes or raise it to the state of one sequence."
+        if small.fits(1):
+            return "max_num_seqs=1 with max_num_batched_tokens=64 would fit."
+        return "Take a smaller model, a smaller dtype, or a machine with more memory."
+
+
+def _layout(group: LayerGroup, dtype: str, page_tokens: int, pages: int) -> GroupLayout:
+    return GroupLayout(
+        group.layers, group.kv_heads, group.head_dim, dtype, group.window, pages, page_tokens
+    )
+
+
+def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest number in [low, high] for which `fits` holds; it holds for `low`."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

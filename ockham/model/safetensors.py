@@ -1,0 +1,277 @@
+"""Reading tensors from safetensors files, a block of rows at a time.
+
+The files are read with `preadv` into buffers of our own, never mapped: a file that is truncated or
+replaced while it is read gives an error that names it, where a mapping would kill the process, and
+the memory taken is what the buffers take. Format: https://github.com/huggingface/safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import ml_dtypes
+import numpy as np
+
+from ockham.core.errors import ModelError
+from ockham.core.seams import Array
+from ockham.model.digest import ContentDigest
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
+"""The dtypes of weights that can be read; a tensor of another is refused when it is asked for."""
+
+_NAMES_BY_BITS = {
+    4: "F4",
+    6: "F6_E2M3 F6_E3M2",
+    8: "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0",
+    16: "I16 U16 F16 BF16",
+    32: "I32 U32 F32",
+    64: "I64 U64 F64 C64",
+}
+_ITEM_BITS = {name: bits for bits, names in _NAMES_BY_BITS.items() for name in names.split()}
+MAX_HEADER_BYTES = 100_000_000
+BLOCK_BYTES = 4 << 20
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where a tensor stands: bytes [start, stop) of a file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: SafetensorsFile
+    start: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.stop - self.start
+
+
+class SafetensorsFile:
+    """One open file, whose header has been checked whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ModelError(f"cannot open the weights {path}: {error.strerror}.") from None
+        try:
+            self.tensors = self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; closing twice does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+    def read_into(self, buffer: memoryview, offset: int, what: str) -> None:
+        """Fill `buffer` from byte `offset`; raises ModelError where the file ends before that."""
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise ModelError(
+                    f"reading {what} from {self.path} failed: {error.strerror}."
+                ) from None
+            if count == 0:
+                raise ModelError(
+                    f"{self.path} ends at byte {offset + done}, inside {what}: the file is "
+                    "truncated; download or copy it again."
+                )
+            done += count
+
+    def _read_header(self) -> dict[str, Tensor]:
+        size = os.fstat(self._descriptor).st_size
+        if size < 8:
+            raise ModelError(f"{self.path} has {size} bytes, which is no safetensors file.")
+        prefix = bytearray(8)
+        self.read_into(memoryview(prefix), 0, "the header's length")
+        length = int.from_bytes(prefix, "little")
+        if length > MAX_HEADER_BYTES or 8 + length > size:
+            raise ModelError(
+                f"{self.path} declares a header of {length} bytes, but the file has {size}: it is "
+                "truncated or no safetensors file; download or copy it again."
+            )
+        raw = bytearray(length)
+        self.read_into(memoryview(raw), 8, "the header")
+        try:
+            header = json.loads(raw.decode())
+        except ValueError as error:
+            raise ModelError(f"the header of {self.path} is not JSON: {error}.") from None
+        if not isinstance(header, dict):
+            raise ModelError(f"the header of {self.path} is not a JSON object.")
+        header.pop("__metadata__", None)
+        data_start, data_bytes = 8 + length, size - 8 - length
+        tensors = {
+            name: self._tensor(name, entry, data_start, data_bytes)
+            for name, entry in header.items()
+        }
+        self._check_overlaps(tensors)
+        return tensors
+
+    def _tensor(self, name: str, entry: Any, data_start: int, data_bytes: int) -> Tensor:
+        def refuse(what: str) -> ModelError:
+            return ModelError(f"tensor {name!r} of {self.path}: {what}.")
+
+        if not isinstance(entry, dict):
+            raise refuse("its header entry is not an object")
+        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if not isinstance(dtype, str) or dtype not in _ITEM_BITS:
+            raise refuse(f"unknown dtype {dtype!r}")
+        if not _is_sizes(shape):
+            raise refuse(f"its shape is not a list of sizes, but {shape!r}")
+        if not _is_sizes(offsets) or len(offsets) != 2:
+            raise refuse(f"its data_offsets are not two byte offsets, but {offsets!r}")
+        start, stop = offsets
+        if not start <= stop <= data_bytes:
+            raise refuse(
+                f"its bytes [{start}, {stop}) do not lie in the file's {data_bytes} bytes of data; "
+                "the file is truncated or corrupt"
+            )
+        bits = _ITEM_BITS[dtype]
+        for size in shape:
+            bits *= size
+        if bits != 8 * (stop - start):
+            raise refuse(
+                f"shape {shape} of {dtype} needs {bits // 8} bytes, its offsets hold {stop - start}"
+            )
+        return Tensor(name, dtype, tuple(shape), self, data_start + start, data_start + stop)
+
+    def _check_overlaps(self, tensors: dict[str, Tensor]) -> None:
+        previous: Tensor | None = None
+        stored = [tensor for tensor in tensors.values() if tensor.nbytes]
+        for tensor in sorted(stored, key=lambda t: t.start):
+            if previous is not None and tensor.start < previous.stop:
+                raise ModelError(
+                    f"tensors {previous.name!r} and {tensor.name!r} of {self.path} overlap; the "
+                    "file is corrupt."
+                )
+            previous = tensor
+
+
+def _is_sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
+
+
+class Checkpoint:
+    """All tensors of a directory, in one file or in shards, and a digest of what was read."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.digest = ContentDigest()
+        self.tensors: dict[str, Tensor] = {}
+        self._files: list[SafetensorsFile] = []
+        single, index = directory / SINGLE_FILE, directory / INDEX_FILE
+        if single.exists():
+            self.tensors = self._open(single).tensors
+        elif index.exists():
+            self._open_shards(index)
+        else:
+            raise ModelError(
+                f"{directory} holds neither {SINGLE_FILE} nor {INDEX_FILE}; Ockham reads weights "
+                f"in the safetensors format only.{_other_weights(directory)}"
+            )
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files:
+            file.close()
+
+    def find(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A tensor by name; raises ModelError if it is missing, of another shape or dtype."""
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise ModelError(f"the checkpoint {self.directory} has no tensor {name!r}.")
+        if tensor.shape != shape:
+            raise ModelError(
+                f"tensor {name!r} of {tensor.file.path} has the shape {list(tensor.shape)}, but "
+                f"config.json implies {list(shape)}."
+            )
+        if tensor.dtype not in DTYPES:
+            raise ModelError(
+                f"tensor {name!r} of {tensor.file.path} has the dtype {tensor.dtype}; supported "
+                f"are {', '.join(DTYPES)}."
+            )
+        return tensor
+
+    def blocks(self, tensor: Tensor, start: int, stop: int) -> Iterator[Array]:
+        """Rows [start, stop) of a tensor seen as a matrix (all axes but the last made one).
+
+        Each block is valid until the next is asked for: they share one buffer.
+        """
+        width = tensor.shape[-1]
+        row_bytes = width * DTYPES[tensor.dtype].itemsize
+        rows = max(1, BLOCK_BYTES // max(1, row_bytes))
+        buffer = bytearray(min(rows, stop - start) * row_bytes)
+        self.digest.update_exactly(f"{tensor.name} {tensor.dtype} {start} {stop}".encode())
+        for first in range(start, stop, rows):
+            count = min(rows, stop - first)
+            view = memoryview(buffer)[: count * row_bytes]
+            tensor.file.read_into(view, tensor.start + first * row_bytes, f"tensor {tensor.name!r}")
+            self.digest.update(view)
+            yield np.frombuffer(view, DTYPES[tensor.dtype]).reshape(count, width)
+
+    def _open(self, path: Path) -> SafetensorsFile:
+        file = SafetensorsFile(path)
+        self._files.append(file)
+        return file
+
+    def _open_shards(self, index: Path) -> None:
+        weight_map = self._weight_map(index)
+        for shard in sorted(set(weight_map.values())):
+            path = index.parent / shard
+            if not path.exists():
+                raise ModelError(
+                    f"{index} names the shard {shard}, which is missing; download or copy the "
+                    "checkpoint again."
+                )
+            held = self._open(path).tensors
+            for name in (n for n, s in weight_map.items() if s == shard):
+                if name not in held:
+                    raise ModelError(f"{index} says that {shard} holds {name!r}, but it does not.")
+                self.tensors[name] = held[name]
+
+    @staticmethod
+    def _weight_map(index: Path) -> dict[str, str]:
+        try:
+            weight_map = json.loads(index.read_text())["weight_map"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{index} is not an index of shards: {error!r}.") from None
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(shard, str) and Path(shard).name == shard for shard in weight_map.values()
+        ):
+            raise ModelError(f"the weight_map of {index} does not name files of its directory.")
+        return weight_map
+
+
+def _other_weights(directory: Path) -> str:
+    """What to do about weights of another format that stand in a directory."""
+    others = [
+        path.name
+        for pattern in ("*.bin", "*.pth", "*.pt", "*.gguf", "*.h5", "*.msgpack")
+        for path in sorted(directory.glob(pattern))
+    ]
+    if not others:
+        return ""
+    return f" It holds {others[0]}: convert it (transformers: save_pretrained) and try again."

@@ -1,0 +1,82 @@
+"""Weights in bfloat16."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import ClassVar
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.registry import register
+from ockham.core.seams import Array, Floats
+from ockham.weights.blocks import fill, round_to_bfloat16
+
+WIDENED_VALUES = 1 << 19
+"""Weights widened to fp32 at a time (2 MiB): they stay in the second-level cache until used."""
+
+_scratch = threading.local()
+
+
+def _widening_scratch(values: int) -> Floats:
+    """A float32 buffer of this thread, at least `values` long, reused from call to call."""
+    buffer: Floats | None = getattr(_scratch, "buffer", None)
+    if buffer is None or len(buffer) < values:
+        buffer = _scratch.buffer = np.empty(values, np.float32)
+    return buffer
+
+
+class Bf16Linear:
+    """`arrays["weight"]`: bfloat16 (out_features, in_features), 2 bytes a value."""
+
+    format = "bf16"
+
+    def __init__(self, weight: npt.NDArray[np.generic]) -> None:
+        self.out_features, self.in_features = weight.shape
+        self.weight = weight
+        self.arrays: dict[str, Array] = {"weight": weight}
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+    def matmul(self, x: Floats) -> Floats:
+        """The inputs are rounded to bfloat16, products and sums are fp32.
+
+        A block of rows is widened at a time, so that the matrix never exists in fp32.
+        """
+        x = round_to_bfloat16(x)
+        product = np.empty((len(x), self.out_features), np.float32)
+        step = min(max(1, WIDENED_VALUES // self.in_features), self.out_features)
+        scratch = _widening_scratch(step * self.in_features)
+        for start in range(0, self.out_features, step):
+            block = self.weight[start : start + step]
+            wide = scratch[: block.size].reshape(block.shape)
+            wide[...] = block
+            np.matmul(x, wide.T, out=product[:, start : start + step])
+        return product
+
+    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
+        return self.weight[ids].astype(np.float32)
+
+
+@register("format", "bf16", exact=True)
+class Bf16:
+    """Weights in bf16 (2 bytes a value), inputs rounded to bf16 at each product, fp32 sums.
+
+    The rounding of the inputs (nearest, ties to even) is part of the format's definition: it is
+    what bf16 matrix units read. Sums, and everything between products, stay fp32.
+    """
+
+    name: ClassVar[str] = "bf16"
+    activations: ClassVar[str] = "bfloat16"
+
+    def packed_bytes(self, out_features: int, in_features: int) -> int:
+        return 2 * out_features * in_features
+
+    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Bf16Linear:
+        weight = np.empty((out_features, in_features), ml_dtypes.bfloat16)
+        fill(weight, blocks)
+        return Bf16Linear(weight)

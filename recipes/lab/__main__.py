@@ -1,0 +1,58 @@
+"""The recipe's commands: ``python -m recipes.lab {tokenizer,train,export}``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from recipes.lab.card import card
+from recipes.lab.corpus import build_corpus
+from recipes.lab.data import build_streams
+from recipes.lab.evaluate import evaluate
+from recipes.lab.export import export
+from recipes.lab.plan import LAB
+from recipes.lab.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from recipes.lab.train import Trainer
+
+_ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    """Parse the command line and run one command."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.lab", description=__doc__)
+    parser.add_argument("command", choices=("tokenizer", "train", "export"))
+    parser.add_argument("--run", type=Path, default=_ROOT / "runs/lab", help="checkpoints, curve")
+    parser.add_argument("--out", type=Path, default=_ROOT / "ockham/model/lab", help="the export")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, resumable, then")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    documents = build_corpus()
+    if options.command == "tokenizer":
+        texts = [d.text for d in documents if not d.held_out and d.source in ("code", "prose")]
+        save_tokenizer(train_tokenizer(texts), options.out, LAB.shape.context_tokens)
+        return
+    tokenizer = load_tokenizer(options.out)
+    trainer = Trainer(LAB, build_streams(documents, tokenizer, options.run), options.run)
+    if options.command == "train":
+        trainer.run(minutes=options.minutes)
+        return
+    model = trainer.model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16())  # what is measured is what is shipped
+    scores = {}
+    for source in ("code", "prose"):
+        for context in (512, 2048):
+            score = evaluate(model, trainer.streams.held_out[source], context)
+            scores[source, context] = score, score.bits_per_byte(tokenizer)
+            print(f"{source} at {context}: perplexity {score.perplexity:.2f}")
+    text = card(model, LAB, trainer.streams, trainer.step, scores)
+    export(model, tokenizer, text, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The model card: what the shipped model is, how it was made, and what was measured."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+
+from recipes.lab.corpus import HELD_OUT_PER_MILLE
+from recipes.lab.data import MIXTURE, Streams
+from recipes.lab.evaluate import Score
+from recipes.lab.model import LabModel
+from recipes.lab.plan import Plan
+
+_HEADER = """\
+---
+language: [en]
+library_name: transformers
+pipeline_tag: text-generation
+tags: [python, llama, tiny]
+---
+
+# The lab model
+
+A small Llama that `ockham` carries, so that the engine can be run, tested and measured without a
+download. It was trained from scratch by `recipes/lab` on two CPU cores.
+
+It is **tiny**, and has no measurable skills yet. It writes text that looks like Python, indents and
+closes what it opens, and names things the way the standard library does; what it writes is seldom
+correct, and what it says about a function is not to be believed. It has not been tuned to follow
+instructions: it has only seen that questions in ChatML are followed by answers. It was shown no
+tool calls, no fill-in-the-middle and no thinking; their tokens are reserved, untrained.
+"""
+
+
+def card(
+    model: LabModel,
+    plan: Plan,
+    streams: Streams,
+    steps: int,
+    scores: Mapping[tuple[str, int], tuple[Score, float]],
+) -> str:
+    """The card; ``scores`` has for (source, context) the score and its bits per byte."""
+    shape = model.shape
+    rows = [
+        f"| {source} | {context} | {score.perplexity:.2f} | {bits:.3f} | {score.tokens:,} |"
+        for (source, context), (score, bits) in scores.items()
+    ]
+    phases = [
+        f"| {phase.steps:,} | {phase.layers} | {phase.context:,} | "
+        f"{phase.steps * plan.batch_tokens / 1e6:.1f} |"
+        for phase in plan.phases
+    ]
+    sizes = ", ".join(f"{name} {len(stream):,}" for name, stream in streams.train.items())
+    shares = ", ".join(f"{name} {5 * share}%" for name, share in MIXTURE.items())
+    progress = (
+        f"all {steps:,} steps"
+        if steps == plan.steps
+        else f"**unfinished: {steps:,} of {plan.steps:,} steps, the learning rate not yet lowered**"
+    )
+    return f"""{_HEADER}
+## Architecture
+
+Llama, {model.parameter_count():,} parameters: hidden {shape.hidden}, {shape.layers} layers, \
+{shape.heads} heads of {shape.head_dim}, {shape.kv_heads} key and value heads, \
+intermediate {shape.intermediate}, head tied to the embedding, context {shape.context_tokens:,}, \
+rotary base {shape.rope_theta:,.0f}. Weights in bfloat16.
+
+The tokenizer is byte-level BPE with {shape.vocab_size:,} entries: single digits, newlines and
+indentation apart from words, 32 special tokens, no automatic first token. The chat template is
+ChatML.
+
+## Held-out text
+
+Measured by `python -m recipes.lab export` on these weights, in float32, on disjoint windows of
+text from files that training never read. *code* is the standard library without its tests, *prose*
+is docstrings and pydoc's topics.
+
+| text | context | perplexity per token | bits per byte | tokens |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Docstrings, their functions and the library's idioms resemble each other across files, so held-out
+text is easier than code from elsewhere.
+
+## Training
+
+- **Data:** the standard library of Python {platform.python_version()}, less generated tables and
+  repeated files; {HELD_OUT_PER_MILLE / 10:g}% of the files are held out, by a hash of their path.
+  Tokens: {sizes}. Rows of a batch: {shares}. *chat* is questions and answers made from functions
+  and their docstrings. Corpus SHA-256: `{streams.corpus_sha256}`.
+- **Tokens read:** {steps * plan.batch_tokens:,} ({progress}), in batches of {plan.batch_tokens:,}.
+- **Optimiser:** Muon at {plan.matrix_rate} for the layers' matrices, AdamW at {plan.vector_rate} \
+for the embedding
+  and the norms; {plan.warmup_steps} steps of warm-up, linear decay to zero over the last \
+{plan.decay_steps:,}; bfloat16
+  autocast, float32 weights.
+- **Seed:** {plan.seed}.
+- **Phases:** the model starts shallow and grows by stacking copies of its layers.
+
+| steps | layers | context | million tokens |
+|---|---|---|---|
+{chr(10).join(phases)}
+
+The training text is under the licence of Python (PSF-2.0).
+"""

@@ -1,0 +1,89 @@
+"""The plan of a training run, in steps: the same plan and seed give the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from recipes.lab.model import Shape
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A number of steps at one depth and one context."""
+
+    steps: int
+    layers: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the weights, but the corpus and the tokenizer.
+
+    Learning rates rise linearly for ``warmup_steps``, stay, and fall linearly to zero over the last
+    ``decay_steps``. ``micro_tokens`` is how much of a batch is computed at once.
+    """
+
+    phases: tuple[Phase, ...]
+    shape: Shape = field(default_factory=Shape)
+    seed: int = 20_261_121
+    batch_tokens: int = 8192
+    micro_tokens: int = 2048
+    warmup_steps: int = 60
+    decay_steps: int = 0
+    matrix_rate: float = 0.015
+    vector_rate: float = 0.01
+    weight_decay: float = 0.05
+    checkpoint_steps: int = 50
+    evaluation_steps: int = 200
+    bfloat16: bool = True
+    compiled: bool = True
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def at(self, step: int) -> tuple[int, int]:
+        """The number of the phase that ``step`` is in, and the step's number in the phase."""
+        for number, phase in enumerate(self.phases):
+            if step < phase.steps:
+                return number, step
+            step -= phase.steps
+        raise ValueError(f"The plan has {self.steps} steps; there is no step {step + self.steps}.")
+
+    def rate(self, step: int) -> float:
+        """The factor of the learning rates at ``step``."""
+        rising = (step + 1) / max(1, self.warmup_steps)
+        falling = (self.steps - step) / max(1, self.decay_steps)
+        return min(1.0, rising, falling)
+
+    def has_same_past(self, other: Plan, steps: int) -> bool:
+        """Whether both plans have the same first ``steps`` steps; what comes after may differ."""
+        free = ("phases", "decay_steps", "checkpoint_steps", "evaluation_steps")
+        alike = replace(self, **{name: getattr(other, name) for name in free}) == other
+        return alike and all(self._step(step) == other._step(step) for step in range(steps))
+
+    def _step(self, step: int) -> tuple[int, int, int, float]:
+        number, _ = self.at(step)
+        phase = self.phases[number]
+        return number, phase.layers, phase.context, self.rate(step)
+
+    def tokens(self) -> int:
+        """Tokens read by the whole run."""
+        return self.steps * self.batch_tokens
+
+
+# Shallow and short first, where a token is cheap; the copied layers then start from what the few
+# have learned. The longest contexts come when the rate is already falling.
+LAB = Plan(
+    phases=(
+        Phase(steps=500, layers=2, context=256),
+        Phase(steps=700, layers=4, context=512),
+        Phase(steps=800, layers=8, context=512),
+        Phase(steps=300, layers=8, context=1024),
+        Phase(steps=120, layers=8, context=2048),
+        Phase(steps=40, layers=8, context=4096),
+    ),
+    decay_steps=900,
+)

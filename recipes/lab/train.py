@@ -1,0 +1,239 @@
+"""Training: one loop over the steps of a plan, resumed from its last checkpoint.
+
+Muon for the matrices of the layers, AdamW for the embedding and the norms. Between two phases of
+different depth the model grows by stacking: the new layers are copies of the old ones, in order
+(Du et al., "Stacking Your Transformers", 2024, arXiv:2405.15319).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recipes.lab.data import Batches, Streams
+from recipes.lab.evaluate import evaluate
+from recipes.lab.model import LabModel, Shape
+from recipes.lab.plan import Phase, Plan
+
+CURVE_FIELDS = (
+    "step",
+    "tokens",
+    "layers",
+    "context",
+    "rate",
+    "loss",
+    "held_out_code",
+    "held_out_prose",
+    "seconds",
+)
+_EVALUATED_WINDOWS = 24
+_EVALUATED_CONTEXT = 512
+
+
+class Trainer:
+    """A model in training, its optimisers, and the folder that keeps both."""
+
+    def __init__(self, plan: Plan, streams: Streams, folder: Path) -> None:
+        self.plan, self.streams, self.folder = plan, streams, folder
+        self.step = 0
+        self.phase = 0
+        self.model = self._new_model(0)
+        self._start_phase()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._curve = folder / "curve.csv"
+        if self._checkpoint.exists():
+            self._load()
+        self._trim_curve()
+
+    @property
+    def done(self) -> bool:
+        """Whether every step of the plan has been made."""
+        return self.step >= self.plan.steps
+
+    def run(self, until: int | None = None, minutes: float = float("inf")) -> None:
+        """Train to step ``until`` (the end by default), or stop cleanly after ``minutes``."""
+        deadline = time.monotonic() + 60 * minutes
+        last = min(self.plan.steps, until if until is not None else self.plan.steps)
+        while self.step < last and time.monotonic() < deadline:
+            started = time.monotonic()
+            loss = self._make_step()
+            evaluated = self._evaluate() if self._is_due(self.plan.evaluation_steps) else {}
+            self._log(loss, evaluated, time.monotonic() - started)
+            if self._is_due(self.plan.checkpoint_steps):
+                self.save()
+        self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint: the old one stays whole until the new one is."""
+        partial = self._checkpoint.with_suffix(".partial")
+        state = {
+            "step": self.step,
+            "plan": dataclasses.asdict(self.plan),
+            "corpus_sha256": self.streams.corpus_sha256,
+            "model": self.model.state_dict(),
+            "matrices": self.matrices.state_dict(),
+            "vectors": self.vectors.state_dict(),
+        }
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self._checkpoint)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _new_model(self, phase: int) -> LabModel:
+        shape = dataclasses.replace(self.plan.shape, layers=self.plan.phases[phase].layers)
+        return LabModel(shape, self.plan.seed)
+
+    def _start_phase(self) -> None:
+        """Build what depends on the phase: optimisers, batches, the compiled loss."""
+        phase = self.plan.phases[self.phase]
+        named = dict(self.model.named_parameters())
+        matrices = [p for name, p in named.items() if p.ndim == 2 and "layers" in name]
+        vectors = [p for name, p in named.items() if p.ndim == 1 or "layers" not in name]
+        self.matrices = torch.optim.Muon(
+            matrices, lr=self.plan.matrix_rate, weight_decay=self.plan.weight_decay, momentum=0.95
+        )
+        self.vectors = torch.optim.AdamW(
+            vectors, lr=self.plan.vector_rate, betas=(0.9, 0.95), weight_decay=0.0
+        )
+        self.batches = Batches(self.streams.train, self.plan.seed, self.phase, phase.context)
+
+        def loss(ids: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
+                return self.model.loss(ids)
+
+        torch.compiler.reset()
+        self._loss: Callable[[Tensor], Tensor] = (
+            torch.compile(loss, dynamic=False) if self.plan.compiled else loss
+        )
+
+    def _enter_phase(self, number: int) -> None:
+        """Go to the next phase; the optimisers' state goes along, layer by layer."""
+        shallow = self.model
+        states = {
+            name: state
+            for name, parameter in shallow.named_parameters()
+            if (state := {**self.matrices.state, **self.vectors.state}.get(parameter)) is not None
+        }
+        self.phase = number
+        self.model = self._new_model(number)
+        self._start_phase()
+        sources = dict(shallow.named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                source = source_of(name, shallow.shape.layers)
+                parameter.copy_(sources[source])
+                if source in states:
+                    matrix = parameter.ndim == 2 and "layers" in name
+                    optimiser = self.matrices if matrix else self.vectors
+                    optimiser.state[parameter] = {
+                        key: value.clone() for key, value in states[source].items()
+                    }
+
+    def _make_step(self) -> float:
+        number, step = self.plan.at(self.step)
+        if number != self.phase:
+            self._enter_phase(number)
+        plan, phase = self.plan, self.plan.phases[number]
+        for optimiser, rate in (
+            (self.matrices, plan.matrix_rate),
+            (self.vectors, plan.vector_rate),
+        ):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * plan.rate(self.step)
+        ids = torch.from_numpy(self.batches.batch(step, plan.batch_tokens // phase.context))
+        parts = torch.split(ids, max(1, plan.micro_tokens // phase.context))
+        total = 0.0
+        for part in parts:
+            loss = self._loss(part) * (len(part) / len(ids))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        self.matrices.step()  # type: ignore[no-untyped-call]
+        self.vectors.step()
+        self.model.zero_grad()
+        self.step += 1
+        return total
+
+    def _is_due(self, interval: int) -> bool:
+        return self.step % interval == 0 or self.done
+
+    def _evaluate(self) -> dict[str, float]:
+        return {
+            f"held_out_{source}": evaluate(
+                self.model,
+                self.streams.held_out[source],
+                _EVALUATED_CONTEXT,
+                bfloat16=self.plan.bfloat16,
+                most_windows=_EVALUATED_WINDOWS,
+            ).nats_per_token
+            for source in ("code", "prose")
+        }
+
+    def _load(self) -> None:
+        state: dict[str, Any] = torch.load(self._checkpoint, weights_only=True)
+        if state["corpus_sha256"] != self.streams.corpus_sha256:
+            raise ValueError(
+                f"{self._checkpoint} was trained on another corpus: train in an empty folder."
+            )
+        phases = tuple(Phase(**phase) for phase in state["plan"].pop("phases"))
+        shape = Shape(**state["plan"].pop("shape"))
+        past = Plan(phases=phases, shape=shape, **state["plan"])
+        if not self.plan.has_same_past(past, state["step"]):
+            raise ValueError(
+                f"{self._checkpoint} was trained by another plan: train in an empty folder."
+            )
+        self.step = state["step"]
+        if self.step:
+            self.phase, _ = self.plan.at(self.step - 1)
+            self.model = self._new_model(self.phase)
+            self._start_phase()
+        self.model.load_state_dict(state["model"])
+        self.matrices.load_state_dict(state["matrices"])
+        self.vectors.load_state_dict(state["vectors"])
+
+    def _log(self, loss: float, evaluated: dict[str, float], seconds: float) -> None:
+        phase = self.plan.phases[self.phase]
+        row = {
+            "step": self.step,
+            "tokens": self.step * self.plan.batch_tokens,
+            "layers": phase.layers,
+            "context": phase.context,
+            "rate": f"{self.plan.rate(self.step - 1):.4f}",
+            "loss": f"{loss:.4f}",
+            "seconds": f"{seconds:.2f}",
+            **{name: f"{value:.4f}" for name, value in evaluated.items()},
+        }
+        with self._curve.open("a", newline="") as file:
+            csv.DictWriter(file, CURVE_FIELDS).writerow(row)
+
+    def _trim_curve(self) -> None:
+        """Start the curve, or drop its rows past the checkpoint: they will be made again."""
+        rows: list[dict[str, str]] = []
+        if self._curve.exists():
+            with self._curve.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= self.step]
+        with self._curve.open("w", newline="") as file:
+            writer = csv.DictWriter(file, CURVE_FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def source_of(name: str, layers: int) -> str:
+    """The name, in a model of ``layers`` layers, of what ``name`` of a deeper one starts from."""
+    parts = name.split(".")
+    if "layers" in parts:
+        at = parts.index("layers") + 1
+        parts[at] = str(int(parts[at]) % layers)
+    return ".".join(parts)

@@ -1,0 +1,33 @@
+"""One live server for the whole session, on a tiny random model with the lab's tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.helpers.live import LiveServer
+from tests.helpers.tiny import tiny_llama
+
+TINY_FLAGS = ("--kv-cache-memory-bytes", "16M")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint whose context is long enough for a request that runs for seconds."""
+    directory = tmp_path_factory.mktemp("tiny")
+    return tiny_llama(directory, tokenizer=True, max_position_embeddings=8192)
+
+
+@pytest.fixture(scope="session")
+def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    directory = tmp_path_factory.mktemp("server")
+    with LiveServer(tiny, directory, *TINY_FLAGS, "--served-model-name", "tiny") as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
+def client(server: LiveServer) -> openai.OpenAI:
+    return server.openai()

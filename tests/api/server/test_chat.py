@@ -1,0 +1,186 @@
+"""`/v1/chat/completions`, as the official client sees it."""
+
+from __future__ import annotations
+
+import pytest
+
+MESSAGES = [
+    {"role": "system", "content": "You are brief."},
+    {"role": "user", "content": "Say hello."},
+]
+GREEDY = {"model": "tiny", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
+
+
+def test_an_answer_is_a_message_of_the_assistant(client):
+    answer = client.chat.completions.create(**GREEDY)
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].message.content
+    assert answer.object == "chat.completion"
+
+
+def test_the_prompt_is_what_the_chat_template_makes_of_the_messages(server):
+    tokens = server.post("/tokenize", {"messages": MESSAGES}).json()["tokens"]
+    chat = server.post("/v1/chat/completions", GREEDY).json()
+    plain = server.complete(prompt=tokens, max_tokens=12)
+    assert chat["choices"][0]["message"]["content"] == plain["choices"][0]["text"]
+    assert chat["usage"]["prompt_tokens"] == len(tokens)
+
+
+def test_a_stream_begins_with_the_role_and_adds_up_to_the_answer(client):
+    whole = client.chat.completions.create(**GREEDY).choices[0]
+    chunks = list(client.chat.completions.create(**GREEDY, stream=True))
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert deltas[0].role == "assistant"
+    assert all(delta.role is None for delta in deltas[1:])
+    assert "".join(delta.content or "" for delta in deltas) == whole.message.content
+    assert chunks[-1].choices[0].finish_reason == whole.finish_reason
+
+
+def test_each_choice_of_a_stream_has_its_own_text(client):
+    asked = {**GREEDY, "n": 3, "temperature": 1, "seed": 4}
+    whole = client.chat.completions.create(**asked)
+    texts = [""] * 3
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == [choice.message.content for choice in whole.choices]
+
+
+def test_usage_is_the_last_chunk_when_asked(client):
+    chunks = list(
+        client.chat.completions.create(
+            **GREEDY, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens > 0
+
+
+def test_logprobs_name_each_token_and_the_likeliest_others(client):
+    answer = client.chat.completions.create(**GREEDY, logprobs=True, top_logprobs=4)
+    content = answer.choices[0].logprobs.content
+    assert len(content) == answer.usage.completion_tokens
+    for entry in content:
+        assert len(entry.top_logprobs) == 4
+        # Greedy at temperature 0: the chosen token is the likeliest.
+        assert entry.top_logprobs[0].token == entry.token
+
+
+def test_logprobs_without_alternatives_have_none(client):
+    answer = client.chat.completions.create(**GREEDY, logprobs=True)
+    assert all(not entry.top_logprobs for entry in answer.choices[0].logprobs.content)
+
+
+def test_logprobs_of_a_stream_are_those_of_the_whole(client):
+    asked = {**GREEDY, "logprobs": True, "top_logprobs": 1}
+    whole = client.chat.completions.create(**asked).choices[0].logprobs.content
+    streamed = [
+        entry
+        for chunk in client.chat.completions.create(**asked, stream=True)
+        for entry in chunk.choices[0].logprobs.content
+    ]
+    assert [e.token for e in streamed] == [e.token for e in whole]
+
+
+def test_max_completion_tokens_is_the_new_name_of_max_tokens(client):
+    asked = {k: v for k, v in GREEDY.items() if k != "max_tokens"}
+    answer = client.chat.completions.create(
+        **asked, max_completion_tokens=3, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage.completion_tokens == 3
+
+
+def test_content_may_be_a_list_of_text_parts(client):
+    def ask(content):
+        messages = [{"role": "user", "content": content}]
+        return client.chat.completions.create(**{**GREEDY, "messages": messages}).usage
+
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert ask(parts).prompt_tokens == ask("one\ntwo").prompt_tokens
+
+
+def test_an_answer_can_be_sent_back_as_it_came(client):
+    answer = client.chat.completions.create(**GREEDY).choices[0].message
+    messages = [*MESSAGES, answer.model_dump(), {"role": "user", "content": "Again."}]
+    assert client.chat.completions.create(**{**GREEDY, "messages": messages}).choices
+
+
+def test_a_developer_speaks_as_the_system(server):
+    def count(role):
+        return server.post("/tokenize", {"messages": [{"role": role, "content": "x"}]}).json()
+
+    assert count("developer") == count("system")
+
+
+def test_the_generation_prompt_can_be_left_out(server):
+    def count(**fields):
+        return server.post("/tokenize", {"messages": MESSAGES, **fields}).json()["count"]
+
+    assert count(add_generation_prompt=False) < count()
+
+
+def test_the_fields_of_openai_that_mean_nothing_here_are_accepted(client):
+    answer = client.chat.completions.create(
+        **GREEDY,
+        user="someone",
+        store=False,
+        metadata={"key": "value"},
+        service_tier="auto",
+        response_format={"type": "text"},
+        parallel_tool_calls=True,
+        tool_choice="none",
+        tools=[],
+        modalities=["text"],
+        prompt_cache_key="k",
+        safety_identifier="s",
+        reasoning_effort="none",
+        verbosity="medium",
+    )
+    assert answer.service_tier == "default"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"store": True},
+        {"response_format": {"type": "json_object"}},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"tool_choice": "required"},
+        {"service_tier": "priority"},
+        {"modalities": ["text", "audio"]},
+        {"audio": {"voice": "x"}},
+        {"reasoning_effort": "high"},
+        {"web_search_options": {}},
+        {"prediction": {"type": "content", "content": "x"}},
+        {"functions": [{"name": "f"}]},
+        {"top_logprobs": 2},
+        {"chat_template_kwargs": {"messages": []}},
+        {"chat_template": "{{ 1 }}"},
+        {"max_completion_tokens": 3},
+        {"stream_options": {"include_usage": True}},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_what_cannot_be_done_is_refused_by_name(server, field):
+    response = server.post("/v1/chat/completions", {**GREEDY, **field})
+    error = response.json()["error"]
+    assert response.status_code == 400, error
+    assert next(iter(field)) in f"{error['message']} {error['param']}"
+
+
+@pytest.mark.parametrize(
+    ("messages", "word"),
+    [
+        ([], "messages"),
+        ([{"role": "robot", "content": "x"}], "role"),
+        ([{"role": "user"}], "content"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "image_url"),
+        ([{"role": "user", "content": "x", "mood": "bad"}], "mood"),
+        ([{"content": "x"}], "role"),
+        ("hello", "messages"),
+    ],
+)
+def test_malformed_messages_are_refused(server, messages, word):
+    response = server.post("/v1/chat/completions", {**GREEDY, "messages": messages})
+    assert response.status_code == 400
+    assert word in response.json()["error"]["message"]

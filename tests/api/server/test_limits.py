@@ -1,0 +1,190 @@
+"""Who is let in, for how long, and what happens to the work of those who leave."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+
+from tests.api.server.conftest import TINY_FLAGS
+from tests.helpers.live import LiveServer, wait_for
+
+LONG = {"prompt": [5, 6, 7], "max_tokens": 8000, "ignore_eos": True}
+"""A request that runs for many seconds."""
+
+
+@contextlib.contextmanager
+def running(server: LiveServer, count: int = 1, **fields) -> Iterator[list[threading.Thread]]:
+    """So many long streams, read by clients that leave at the end of the block."""
+    leave = threading.Event()
+
+    def read() -> None:
+        with (
+            contextlib.suppress(httpx.HTTPError),
+            httpx.stream(
+                "POST",
+                f"{server.url}/v1/completions",
+                json={**LONG, "stream": True, **fields},
+                timeout=60,
+            ) as response,
+        ):
+            for _ in response.iter_lines():
+                if leave.is_set():
+                    return
+
+    threads = [threading.Thread(target=read) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_for(lambda: server.metric("ockham_num_requests_running") >= count, 15)
+        yield threads
+    finally:
+        leave.set()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def narrow(tiny, tmp_path_factory) -> Iterator[LiveServer]:
+    """A server with room for two sequences, one waiting place, and little patience."""
+    directory = tmp_path_factory.mktemp("narrow")
+    flags = (
+        *("--max-num-seqs", "2", "--max-queue", "1", "--request-timeout", "3"),
+        *("--max-body-bytes", "20000", "--sse-keep-alive", "0.2"),
+    )
+    with LiveServer(tiny, directory, *TINY_FLAGS, *flags) as live:
+        yield live
+
+
+def test_a_client_that_leaves_a_stream_frees_its_work(server):
+    with running(server, 3):
+        assert server.metric("ockham_num_requests_running") == 3
+    server.wait_idle()
+
+
+def test_a_client_that_leaves_before_the_answer_frees_its_work(server):
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/completions", json=LONG, timeout=0.5)
+    server.wait_idle()
+
+
+def test_a_client_that_leaves_a_stream_of_several_prompts_frees_all_of_them(server):
+    with running(server, 1, prompt=[[5, 6], [7, 8], [9]], n=2):
+        wait_for(lambda: server.metric("ockham_num_requests_running") >= 6, 15)
+    server.wait_idle()
+
+
+def test_beyond_the_queue_the_answer_is_429_with_a_time_to_come_back(narrow):
+    with running(narrow, 2), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(narrow.post, "/v1/completions", LONG)
+        wait_for(lambda: narrow.metric("ockham_num_requests_waiting") == 1, 5)
+        response = narrow.post("/v1/completions", {"prompt": "a"})
+        assert response.status_code == 429
+        assert int(response.headers["retry-after"]) >= 1
+        assert response.json()["error"]["code"] == "queue_full"
+        assert waiting.result().status_code == 408
+    narrow.wait_idle()
+
+
+def test_a_request_that_takes_too_long_is_408_and_frees_its_work(narrow):
+    begin_s = time.monotonic()
+    with pytest.raises(openai.APIStatusError) as caught:
+        narrow.openai().completions.create(model=narrow.model, extra_body=LONG, prompt=[5])
+    assert caught.value.status_code == 408
+    assert 2.5 < time.monotonic() - begin_s < 8
+    narrow.wait_idle()
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_error(narrow):
+    chunks = narrow.openai().completions.create(
+        model=narrow.model, prompt=[5], max_tokens=8000, stream=True, extra_body={"ignore_eos": True}
+    )
+    with pytest.raises(openai.APIError, match="did not finish"):
+        list(chunks)
+    narrow.wait_idle()
+
+
+def test_a_body_that_is_too_large_is_413(narrow):
+    response = narrow.post("/v1/completions", {"prompt": "a" * 30000})
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "request_too_large"
+
+
+def test_a_body_that_does_not_say_its_size_is_413_as_well(narrow):
+    def parts() -> Iterator[bytes]:
+        yield b'{"prompt": "'
+        for _ in range(30):
+            yield b"a" * 1000
+        yield b'"}'
+
+    headers = {"Content-Type": "application/json"}
+    response = httpx.post(f"{narrow.url}/v1/completions", content=parts(), headers=headers)
+    assert response.status_code == 413
+
+
+def test_a_stream_that_waits_sends_comments(narrow):
+    with running(narrow, 2):
+        begin = time.monotonic()
+        with httpx.stream(
+            "POST",
+            f"{narrow.url}/v1/completions",
+            json={**LONG, "stream": True},
+            timeout=10,
+        ) as response:
+            first = next(response.iter_lines())
+        assert first.startswith(":")
+        assert time.monotonic() - begin < 2
+    narrow.wait_idle()
+
+
+def test_a_reader_that_stops_reading_slows_nobody(server):
+    with httpx.stream(
+        "POST", f"{server.url}/v1/completions", json={**LONG, "stream": True}, timeout=30
+    ) as lazy:
+        next(lazy.iter_raw())
+        begin_s = time.monotonic()
+        server.complete(prompt="a", max_tokens=20)
+        assert time.monotonic() - begin_s < 10
+    server.wait_idle()
+
+
+def test_the_request_id_comes_back(server):
+    response = server.get("/version", headers={"X-Request-Id": "abc-123"})
+    assert response.headers["x-request-id"] == "abc-123"
+
+
+def test_a_request_without_an_id_gets_one(server):
+    ids = {server.get("/version").headers["x-request-id"] for _ in range(2)}
+    assert len(ids) == 2
+
+
+def test_the_request_id_names_the_completion(server):
+    response = server.post(
+        "/v1/completions", {"prompt": "a", "max_tokens": 1}, headers={"X-Request-Id": "abc"}
+    )
+    assert response.json()["id"] == "cmpl-abc"
+
+
+def test_two_requests_with_one_id_are_both_served(server):
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(headers={"X-Request-Id": "same"}, timeout=30) as client:
+            body = {"prompt": "a", "max_tokens": 20}
+            posts = [client.post(f"{server.url}/v1/completions", json=body) for _ in range(4)]
+            return [response.status_code for response in await asyncio.gather(*posts)]
+
+    assert asyncio.run(ask()) == [200] * 4
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é".encode().decode("latin-1"), "a\tb"])
+def test_a_strange_request_id_is_refused(server, given):
+    headers = {b"X-Request-Id": given.encode("latin-1")}
+    response = server.get("/version", headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "X-Request-Id"

@@ -1,0 +1,95 @@
+"""`/metrics`: vLLM's names under our prefix, the ledger, and no destructive read."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.helpers.live import wait_for
+
+NAMES = [
+    "ockham_num_requests_running",
+    "ockham_num_requests_waiting",
+    "ockham_kv_cache_usage_perc",
+    "ockham_num_preemptions_total",
+    "ockham_prompt_tokens_total",
+    "ockham_generation_tokens_total",
+    "ockham_time_to_first_token_seconds_count",
+    "ockham_inter_token_latency_seconds_count",
+    "ockham_request_time_per_output_token_seconds_count",
+    "ockham_e2e_request_latency_seconds_count",
+    "ockham_request_queue_time_seconds_count",
+    "ockham_request_prefill_time_seconds_count",
+    "ockham_request_decode_time_seconds_count",
+    "ockham_request_prompt_tokens_count",
+    "ockham_request_generation_tokens_count",
+    "ockham_request_success_total",
+    "ockham_flops_total",
+    "ockham_weight_bytes_total",
+    "ockham_state_read_bytes_total",
+    "ockham_state_written_bytes_total",
+    "process_resident_memory_bytes",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_is_there_under_its_name(server, name):
+    assert server.metric(name) >= 0
+
+
+def test_every_metric_of_ours_names_the_model(server):
+    for family in text_string_to_metric_families(server.get("/metrics").text):
+        for sample in family.samples:
+            if sample.name.startswith("ockham_"):
+                assert sample.labels["model_name"] == "tiny", sample
+
+
+def test_a_request_is_counted_once_in_each_place(server):
+    server.wait_idle()
+    names = {
+        "ockham_prompt_tokens_total": 3,
+        "ockham_generation_tokens_total": 8,
+        "ockham_time_to_first_token_seconds_count": 1,
+        "ockham_inter_token_latency_seconds_count": 7,
+        "ockham_e2e_request_latency_seconds_count": 1,
+    }
+    before = {name: server.metric(name) for name in names}
+    length = server.metric("ockham_request_success_total", finished_reason="length")
+    server.complete(prompt=[5, 6, 7], max_tokens=8, ignore_eos=True)
+    gained = {name: before[name] + count for name, count in names.items()}
+    wait_for(lambda: {name: server.metric(name) for name in names} == gained, 5)
+    assert server.metric("ockham_request_success_total", finished_reason="length") == length + 1
+
+
+def test_the_ledger_of_a_request_is_what_the_counters_gain(server):
+    server.wait_idle()
+    before = server.metric("ockham_flops_total")
+    bill = server.complete(prompt=[5, 6, 7])["usage"]["ockham"]
+    wait_for(lambda: server.metric("ockham_flops_total") == before + bill["flops"], 5)
+
+
+def test_what_a_technique_saved_is_counted_under_its_name(server):
+    server.complete(prompt=[5, 6, 7], n=3, temperature=1.0)
+    wait_for(lambda: "ockham_saved_tokens_total" in server.get("/metrics").text, 5)
+    assert server.metric("ockham_saved_tokens_total", technique="fork") >= 6
+
+
+def test_reading_changes_nothing(server):
+    server.wait_idle()
+    first, second = (_ours(server.get("/metrics").text) for _ in range(2))
+    assert first == second
+
+
+def test_requests_are_counted_by_route_and_never_by_what_the_caller_made_up(server):
+    server.get("/made/up/by/the/caller")
+    text = server.get("/metrics").text
+    assert "made/up" not in text
+    assert server.metric("ockham_http_requests_total", route="other", status="404") >= 1
+
+
+def _ours(text: str) -> list[str]:
+    return [
+        line
+        for line in text.splitlines()
+        if line.startswith("ockham_") and "http_requests" not in line
+    ]

@@ -1,0 +1,84 @@
+"""Tiny random checkpoints for tests of the engine, made without PyTorch so that they are quick."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+LAB = Path(__file__).parents[2] / "ockham" / "model" / "lab"
+
+
+def tiny_llama(directory: Path, *, seed: int = 0, tokenizer: bool = False, **config: Any) -> Path:
+    """A Llama-architecture checkpoint of random fp32 weights; `config` changes its config.json.
+
+    With `tokenizer=True` it has the lab model's tokenizer, and its vocabulary.
+    """
+    values: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 4096 if tokenizer else 97,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "eos_token_id": 1,
+        "torch_dtype": "float32",
+        **config,
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(values))
+    rng = np.random.default_rng(seed)
+    width, inner = values["hidden_size"], values["intermediate_size"]
+    heads = values["num_attention_heads"] * values["head_dim"]
+    kv = values["num_key_value_heads"] * values["head_dim"]
+
+    def matrix(rows: int, columns: int, scale: float = 1.0) -> np.ndarray:
+        spread = scale / np.sqrt(columns)
+        return (rng.standard_normal((rows, columns)) * spread).astype(np.float32)
+
+    tensors = {
+        "model.embed_tokens.weight": matrix(values["vocab_size"], width, 4.0),
+        "model.norm.weight": np.ones(width, np.float32),
+        "lm_head.weight": matrix(values["vocab_size"], width, 4.0),
+    }
+    for layer in range(values["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        tensors |= {
+            prefix + "self_attn.q_proj.weight": matrix(heads, width, 2.0),
+            prefix + "self_attn.k_proj.weight": matrix(kv, width, 2.0),
+            prefix + "self_attn.v_proj.weight": matrix(kv, width),
+            prefix + "self_attn.o_proj.weight": matrix(width, heads),
+            prefix + "mlp.gate_proj.weight": matrix(inner, width),
+            prefix + "mlp.up_proj.weight": matrix(inner, width),
+            prefix + "mlp.down_proj.weight": matrix(width, inner),
+            prefix + "input_layernorm.weight": np.ones(width, np.float32),
+            prefix + "post_attention_layernorm.weight": np.ones(width, np.float32),
+        }
+    save_file(tensors, directory / "model.safetensors")
+    if tokenizer:
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(LAB / name, directory / name)
+    return directory
+
+
+def tiny_mistral(directory: Path, *, window: int = 12, **config: Any) -> Path:
+    """The same with a sliding window in every layer."""
+    return tiny_llama(
+        directory,
+        architectures=["MistralForCausalLM"],
+        model_type="mistral",
+        sliding_window=window,
+        **config,
+    )

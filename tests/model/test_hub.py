@@ -1,0 +1,81 @@
+"""Where a model argument leads, without ever asking the network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ockham.core.errors import ModelError
+from ockham.model.hub import resolve
+from tests.helpers.tiny import tiny_llama
+
+PRINT_DIRECTORY = "import sys; from ockham.model.hub import resolve; print(resolve(sys.argv[1]))"
+
+
+def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_built_in_model_is_in_the_package() -> None:
+    assert (resolve("lab") / "config.json").exists()
+
+
+def test_a_directory_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert resolve(str(tmp_path)) == tmp_path
+
+
+def test_a_file_and_a_missing_path_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    with pytest.raises(ModelError, match="is a file; name the directory"):
+        resolve(str(file))
+    for path in (str(tmp_path / "nowhere"), "./nowhere", "a/b/c", "what is this"):
+        with pytest.raises(ModelError, match="there is no directory"):
+            resolve(path)
+
+
+def test_a_hub_name_is_found_in_the_cache_that_hf_home_names(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    tiny_llama(repository / "snapshots" / "abc123")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    found = run(PRINT_DIRECTORY, "someone/tiny", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert found.stdout.strip() == str(repository / "snapshots" / "abc123"), found.stderr
+
+
+def test_offline_without_the_model_is_said_in_a_sentence(tmp_path: Path) -> None:
+    found = run(PRINT_DIRECTORY, "someone/else", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert "ModelError: someone/else is not in the cache" in found.stderr
+    assert "HF_HUB_OFFLINE forbids" in found.stderr
+
+
+def test_a_hub_that_cannot_be_reached_is_said_in_a_sentence(tmp_path: Path) -> None:
+    found = run(
+        PRINT_DIRECTORY,
+        "someone/else",
+        HF_HOME=str(tmp_path),
+        HF_HUB_OFFLINE="0",
+        HF_ENDPOINT="http://127.0.0.1:9",
+    )
+    assert "ModelError: someone/else" in found.stderr
+    assert found.stderr.strip().splitlines()[-1].endswith("name a local directory.")
+
+
+def test_loading_a_local_model_imports_neither_the_hub_client_nor_pytorch() -> None:
+    code = (
+        "import sys; from ockham.core.config import EngineConfig\n"
+        "from ockham.model.loading import load_model; load_model(EngineConfig(model='lab'))\n"
+        "print([m for m in ('huggingface_hub', 'torch', 'transformers') if m in sys.modules])"
+    )
+    assert run(code).stdout.strip() == "[]"
