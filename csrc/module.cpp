@@ -7,4 +7,5 @@ NB_MODULE(_cpu, module) {
     module.doc() = "Ockham's native core. Its callers in ockham.kernels check what they pass.";
     ockham::bind_machine(module);
     ockham::bind_linear(module);
+    ockham::bind_executor(module);
 }
