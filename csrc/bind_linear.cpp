@@ -2,6 +2,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <cstdlib>
 #include <chrono>
@@ -9,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #include "bindings.h"
@@ -37,11 +39,15 @@ Memory allocate(size_t bytes) {
     return Memory(std::aligned_alloc(64, whole ? whole : 64));
 }
 
-nb::object array_of(Memory memory, size_t rows, size_t columns, nb::dlpack::dtype dtype) {
+template <class Value>
+using Table = nb::ndarray<nb::numpy, Value, nb::ndim<2>>;
+
+template <class Value>
+Table<Value> array_of(Memory memory, size_t rows, size_t columns) {
     void* data = memory.release();
     nb::capsule owner(data, [](void* owned) noexcept { std::free(owned); });
     const size_t shape[] = {rows, columns};
-    return nb::cast(nb::ndarray<nb::numpy>(data, 2, shape, owner, nullptr, dtype));
+    return Table<Value>(data, 2, shape, owner);
 }
 
 const void* checked(const nb::object& array, size_t bytes, const char* what) {
@@ -86,7 +92,7 @@ void check_input(const Matrix& matrix, const Input& x) {
                                     std::to_string(matrix.packed.inputs) + ".");
 }
 
-nb::object product(ThreadPool& pool, Isa isa, const Matrix& matrix, Input x,
+Table<float> product(ThreadPool& pool, Isa isa, const Matrix& matrix, Input x,
                    std::optional<nb::ndarray<const float, nb::ndim<1>, nb::c_contig>> bias) {
     check_input(matrix, x);
     if (bias && static_cast<int64_t>(bias->shape(0)) != matrix.packed.outputs)
@@ -103,32 +109,33 @@ nb::object product(ThreadPool& pool, Isa isa, const Matrix& matrix, Input x,
         linear(pool, isa, matrix.packed, input, static_cast<float*>(y.get()), outputs,
                bias ? bias->data() : nullptr);
     }
-    return array_of(std::move(y), rows, outputs, nb::dtype<float>());
+    return array_of<float>(std::move(y), rows, outputs);
 }
 
 // The parts of prepare(): values as bytes, scales, sums. For tests.
-nb::tuple prepared(ThreadPool& pool, Isa isa, const Matrix& matrix, Input x) {
+nb::typed<nb::tuple, Table<uint8_t>, Table<float>, Table<int32_t>> prepared(ThreadPool& pool, Isa isa, const Matrix& matrix, Input x) {
     check_input(matrix, x);
     const int64_t rows = static_cast<int64_t>(x.shape(0));
     const InputForm form = input_form(matrix.packed);
     const Memory scratch = allocate(form.bytes(rows));
     const PreparedInput input(form, rows, scratch.get());
     prepare(pool, isa, input, x.data(), matrix.packed.inputs);
-    const auto copy = [&](const void* from, size_t columns, nb::dlpack::dtype dtype) {
+    const auto copy = [&](auto* from, size_t columns) {
+        using Value = std::remove_pointer_t<decltype(from)>;
         if (from == nullptr) columns = 0;
-        const size_t bytes = rows * columns * dtype.bits / 8;
+        const size_t bytes = rows * columns * sizeof(Value);
         Memory memory = allocate(bytes);
         if (bytes) std::memcpy(memory.get(), from, bytes);
-        return array_of(std::move(memory), rows, columns, dtype);
+        return array_of<Value>(std::move(memory), rows, columns);
     };
-    return nb::make_tuple(copy(input.values, form.row_bytes(), nb::dtype<uint8_t>()),
-                          copy(input.scales, form.groups(), nb::dtype<float>()),
-                          copy(input.sums, form.groups(), nb::dtype<int32_t>()));
+    return nb::make_tuple(copy(input.values, form.row_bytes()), copy(input.scales, form.groups()),
+                          copy(input.sums, form.groups()));
 }
 
 // A product timed without Python in between: seconds of each of `repeats` calls, the matrices taken in
 // turn, so that a list of them larger than the caches is read from memory.
-nb::list time_products(ThreadPool& pool, Isa isa, nb::list matrices, int64_t rows, int repeats) {
+std::vector<double> time_products(ThreadPool& pool, Isa isa,
+                                  nb::typed<nb::list, Matrix> matrices, int64_t rows, int repeats) {
     std::vector<const Matrix*> all;
     for (nb::handle each : matrices) all.push_back(nb::cast<const Matrix*>(each));
     if (all.empty()) throw std::invalid_argument("there is nothing to time.");
@@ -153,12 +160,10 @@ nb::list time_products(ThreadPool& pool, Isa isa, nb::list matrices, int64_t row
                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
         }
     }
-    nb::list result;
-    for (const double each : seconds) result.append(each);
-    return result;
+    return seconds;
 }
 
-nb::object rows_of(const Matrix& matrix,
+Table<float> rows_of(const Matrix& matrix,
                    nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig> outputs) {
     const int64_t inputs = matrix.packed.inputs;
     Memory rows = allocate(sizeof(float) * outputs.size() * inputs);
@@ -168,7 +173,7 @@ nb::object rows_of(const Matrix& matrix,
             throw std::invalid_argument("row " + std::to_string(output) + " does not exist.");
         unpack_row(matrix.packed, output, static_cast<float*>(rows.get()) + i * inputs);
     }
-    return array_of(std::move(rows), outputs.size(), inputs, nb::dtype<float>());
+    return array_of<float>(std::move(rows), outputs.size(), inputs);
 }
 
 }  // namespace
@@ -194,6 +199,35 @@ void bind_linear(nb::module_& module) {
     module.def("time_products", &time_products, "pool"_a, "isa"_a, "matrices"_a, "rows"_a,
                "repeats"_a);
     module.def("rows", &rows_of, "matrix"_a, "outputs"_a);
+    module.def(
+        "pack_int8",
+        [](ThreadPool& pool, Isa isa, Input rows,
+           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> weight,
+           nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> scale) {
+            const int64_t outputs = rows.shape(0), inputs = rows.shape(1);
+            if (outputs % panel_outputs || static_cast<int64_t>(scale.size()) != outputs ||
+                static_cast<int64_t>(weight.size()) != outputs * ((inputs + 3) / 4 * 4))
+                throw std::invalid_argument("the arrays do not hold whole panels of these rows.");
+            nb::gil_scoped_release release;
+            pack_int8(pool, isa, rows.data(), outputs / panel_outputs, inputs, weight.data(),
+                      scale.data());
+        },
+        "pool"_a, "isa"_a, "rows"_a, "weight"_a, "scale"_a);
+    module.def(
+        "pack_int4",
+        [](ThreadPool& pool, Isa isa, Input rows, int64_t group,
+           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> weight,
+           nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> scale) {
+            const int64_t outputs = rows.shape(0), inputs = rows.shape(1);
+            if (outputs % panel_outputs || group < 32 || group % 32 || inputs % group ||
+                static_cast<int64_t>(scale.size()) != outputs * (inputs / group) ||
+                static_cast<int64_t>(weight.size()) != outputs * inputs / 2)
+                throw std::invalid_argument("the arrays do not hold whole panels of these rows.");
+            nb::gil_scoped_release release;
+            pack_int4(pool, isa, rows.data(), outputs / panel_outputs, inputs, group, weight.data(),
+                      scale.data());
+        },
+        "pool"_a, "isa"_a, "rows"_a, "group"_a, "weight"_a, "scale"_a);
     module.def(
         "to_panels",
         [](ThreadPool& pool, nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig> weight, int64_t outputs,

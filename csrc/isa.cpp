@@ -84,4 +84,13 @@ const LimitKernels& limit_kernels(Isa isa) {
     return portable::limit_kernels;
 }
 
+
+const PackKernels& pack_kernels(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return avx512::pack_kernels;
+    if (isa == Isa::avx2) return avx2::pack_kernels;
+#endif
+    return portable::pack_kernels;
+}
+
 }  // namespace ockham

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels.h"
 #include "linear.h"
 #include "threads.h"
 
@@ -48,6 +49,32 @@ void to_panels(ThreadPool& pool, uint8_t* weight, int64_t outputs, int64_t units
         case 8:
             return all_panels<uint64_t>(pool, weight, outputs, units);
     }
+}
+
+void pack_int8(ThreadPool& pool, Isa isa, const float* rows, int64_t panels, int64_t inputs,
+               uint8_t* weight, float* scale) {
+    const auto pack = pack_kernels(isa).int8;
+    const int64_t units = (inputs + 3) / 4, panel_units = units * panel_outputs;
+    std::vector<std::vector<uint32_t>> codes(pool.size(), std::vector<uint32_t>(panel_units));
+    pool.parallel(panels, [&](int64_t panel, int thread) {
+        uint32_t* own = codes[thread].data();
+        pack(rows + panel * panel_outputs * inputs, inputs, reinterpret_cast<uint8_t*>(own),
+             scale + panel * panel_outputs);
+        panel_of(own, reinterpret_cast<uint32_t*>(weight) + panel * panel_units, units);
+    });
+}
+
+void pack_int4(ThreadPool& pool, Isa isa, const float* rows, int64_t panels, int64_t inputs,
+               int64_t group, uint8_t* weight, uint16_t* scale) {
+    const auto pack = pack_kernels(isa).int4;
+    const int64_t units = inputs / 8, panel_units = units * panel_outputs;
+    std::vector<std::vector<uint32_t>> codes(pool.size(), std::vector<uint32_t>(panel_units));
+    pool.parallel(panels, [&](int64_t panel, int thread) {
+        uint32_t* own = codes[thread].data();
+        pack(rows + panel * panel_outputs * inputs, inputs, group, reinterpret_cast<uint8_t*>(own),
+             scale + panel * panel_outputs * (inputs / group));
+        panel_of(own, reinterpret_cast<uint32_t*>(weight) + panel * panel_units, units);
+    });
 }
 
 }  // namespace ockham

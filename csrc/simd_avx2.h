@@ -43,12 +43,17 @@ OCKHAM_INLINE F from_half(const uint16_t* from) {
     const __m128i* halves = reinterpret_cast<const __m128i*>(from);
     return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
 }
+OCKHAM_INLINE uint16_t to_half(float value) { return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT); }
+OCKHAM_INLINE float half_value(uint16_t half) { return _cvtsh_ss(half); }
 
 OCKHAM_INLINE I int_broadcast(int32_t value) {
     return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)};
 }
 OCKHAM_INLINE I int_add(I x, I y) {
     return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+OCKHAM_INLINE I int_min(I x, I y) {
+    return {_mm256_min_epi32(x.a, y.a), _mm256_min_epi32(x.b, y.b)};
 }
 OCKHAM_INLINE I int_max(I x, I y) {
     return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)};

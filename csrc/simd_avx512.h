@@ -33,9 +33,12 @@ OCKHAM_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 OCKHAM_INLINE F from_half(const uint16_t* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
+OCKHAM_INLINE uint16_t to_half(float value) { return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT); }
+OCKHAM_INLINE float half_value(uint16_t half) { return _cvtsh_ss(half); }
 
 OCKHAM_INLINE I int_broadcast(int32_t value) { return _mm512_set1_epi32(value); }
 OCKHAM_INLINE I int_add(I a, I b) { return _mm512_add_epi32(a, b); }
+OCKHAM_INLINE I int_min(I a, I b) { return _mm512_min_epi32(a, b); }
 OCKHAM_INLINE I int_max(I a, I b) { return _mm512_max_epi32(a, b); }
 OCKHAM_INLINE I abs_bits(F a) {
     return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7fffffff));

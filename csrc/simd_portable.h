@@ -37,9 +37,34 @@ OCKHAM_INLINE F add(F a, F b) { return a + b; }
 OCKHAM_INLINE F mul(F a, F b) { return a * b; }
 // a * b + c, rounded once where the processor can; here the product is rounded too.
 OCKHAM_INLINE F fma(F a, F b, F c) { return a * b + c; }
+// One fp16, to the nearest, ties to even; too large becomes infinity.
+OCKHAM_INLINE uint16_t to_half(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | 0x7c00);
+    if (magnitude < 0x38800000) {
+        // Subnormal: adding 0.5 leaves the rounded multiple of 2^-24 in the low bits.
+        float shifted;
+        std::memcpy(&shifted, &magnitude, 4);
+        shifted += 0.5f;
+        std::memcpy(&bits, &shifted, 4);
+        return static_cast<uint16_t>(sign | (bits - 0x3f000000));
+    }
+    const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000;
+    return static_cast<uint16_t>(sign | rounded >> 13);
+}
+OCKHAM_INLINE float half_value(uint16_t half) {
+    const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
+    float magnitude;
+    std::memcpy(&magnitude, &bits, 4);
+    magnitude *= 5192296858534827628530496329220096.0f;
+    return half & 0x8000 ? -magnitude : magnitude;
+}
 
 OCKHAM_INLINE I int_broadcast(int32_t value) { return I{} + value; }
 OCKHAM_INLINE I int_add(I a, I b) { return (I)((U)a + (U)b); }
+OCKHAM_INLINE I int_min(I a, I b) { return a < b ? a : b; }
 OCKHAM_INLINE I int_max(I a, I b) { return a > b ? a : b; }
 OCKHAM_INLINE F as_float(I a) { return (F)a; }
 OCKHAM_INLINE I as_int(F a) { return (I)a; }
