@@ -261,6 +261,20 @@ static inline void widen(const uint16_t* from, int64_t length, float* to) {
 // values are the same.)
 constexpr int64_t widen_queries = 2 * tile_queries;
 
+// Asks for the keys and values of a block, which a decode reads only once: the processor's own
+// prefetching stops at the end of each page of the planes.
+static inline void prefetch_block(const AttentionTile& tile, int64_t block_start) {
+    const int64_t seen = tile.high[tile.queries - 1] - block_start;
+    const int64_t bytes = group_keys * tile.width * (tile.bf16 ? 2 : 4);
+    const KeyGroup* groups = tile.groups + (block_start / group_keys - tile.first_group);
+    for (int64_t g = 0; g < block_groups && g * group_keys < seen; ++g) {
+        const char* keys = static_cast<const char*>(groups[g].keys);
+        const char* values = static_cast<const char*>(groups[g].values);
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(keys + i, 0, 2);
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(values + i, 0, 2);
+    }
+}
+
 static void attend(const AttentionTile& tile, int64_t first_block, int64_t last_block) {
     int64_t first = 0, last = 0;  // the queries that see keys of the block
     for (int64_t b = first_block; b < last_block; ++b) {
@@ -268,6 +282,8 @@ static void attend(const AttentionTile& tile, int64_t first_block, int64_t last_
         while (first < tile.queries && tile.high[first] <= start) ++first;
         while (last < tile.queries && tile.low[last] < start + block_keys) ++last;
         if (first >= last) continue;
+        if (tile.queries <= widen_queries && b + 1 < last_block)
+            prefetch_block(tile, start + block_keys);
         if (!tile.bf16) {
             attend_block_of_tile(tile, first, last, start, stored_block<float>(tile, start));
             continue;
