@@ -243,4 +243,3 @@ SHAPES: dict[str, Shape] = {
     "large pages": Shape(page_tokens=64, pages=32, windows=(40, None), state="bfloat16"),
 }
 """Shapes that together have every field of every operation."""
-

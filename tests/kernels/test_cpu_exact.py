@@ -127,9 +127,7 @@ def test_scores_do_not_depend_on_company() -> None:
         stepper = Stepper(model("bf16"))
         stepper.step([Part(0, prompt[:-1])])
         row = {0: np.array([sum(len(o.tokens) for o in others)], np.int32)}
-        found.append(
-            stepper.step([*others, Part(0, prompt[-1:])], wants_scores=row).scores[0][0]
-        )
+        found.append(stepper.step([*others, Part(0, prompt[-1:])], wants_scores=row).scores[0][0])
     assert found[0].shape == (LONG,)
     assert same(found[0], found[1])
 

@@ -32,7 +32,7 @@ def tokens(count: int, seed: int = 1) -> list[int]:
 
 
 def ragged(model: Any) -> list[StepOutput]:
-    """Prefills, chunks, decodes, embeddings and trees of three sequences, with everything wanted."""
+    """Prefills, chunks, decodes, embeddings and trees of three sequences, all outputs wanted."""
     stepper = Stepper(model)
     hidden = model.program.ops[0].table.in_features
     embeddings = np.random.default_rng(5).standard_normal((4, hidden)).astype(np.float32)
@@ -201,5 +201,5 @@ def test_a_program_that_contradicts_itself_is_refused() -> None:
         if type(mixed[place]).__name__ == "Attend":
             continue
         mixed[place] = wrong.program.ops[place]
-        with pytest.raises(ValueError, match="should have|another width"):
+        with pytest.raises(ValueError, match=r"should have|another width"):
             Stepper(Bound(model.backend, type(model.program)(tuple(mixed)), model.layouts))
