@@ -302,7 +302,7 @@ class StepReader {
             view.extra = array<int32_t>("extra", view.extra_count);
             int64_t starts = 0;
             view.extra_starts = array<int32_t>("extra_starts", starts);
-            check(starts, view.rows + 1, "extra_starts");
+            check(starts - 1, view.rows, "extra_starts, not counting the first,");
         }
         if (!step_.attr("embeddings").is_none() && !step_.attr("embedding_of").is_none()) {
             const auto embeddings = nb::cast<Table<float>>(step_.attr("embeddings"));
@@ -318,11 +318,12 @@ class StepReader {
     }
 
    private:
-    static void check(int64_t length, int64_t expected, const char* what) {
-        if (length != expected)
+    static void check(int64_t length, int64_t rows, const char* what) {
+        if (length != rows)
             throw std::invalid_argument(std::string("the step's ") + what + " have " +
-                                        std::to_string(length) + " entries and should have " +
-                                        std::to_string(expected) + ".");
+                                        std::to_string(length) +
+                                        " values; they should have one entry for each of " +
+                                        std::to_string(rows) + " rows.");
     }
     template <class T>
     const T* vector(nb::handle object, int64_t& length, const char* what) {

@@ -185,7 +185,7 @@ def _short(step: Any) -> None:
         (_slot, "slot 1024"),
         (_page, "has no page"),
         (_let_go, "has no page"),
-        (_short, "positions have 22 entries"),
+        (_short, "one entry for each of 23 rows"),
     ],
 )
 def test_a_step_that_would_leave_its_memory_is_refused(change: Any, words: str) -> None:
