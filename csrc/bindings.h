@@ -7,6 +7,7 @@ namespace ockham {
 
 void bind_machine(nanobind::module_& module);  // instruction sets, thread pools, limits
 void bind_linear(nanobind::module_& module);   // packed matrices and their products
-void bind_executor(nanobind::module_& module); // planes, programs, steps
+void bind_executor(nanobind::module_& module);  // planes, programs, steps
+void bind_sampler(nanobind::module_& module);   // from logits to tokens
 
 }  // namespace ockham

@@ -8,4 +8,5 @@ NB_MODULE(_cpu, module) {
     ockham::bind_machine(module);
     ockham::bind_linear(module);
     ockham::bind_executor(module);
+    ockham::bind_sampler(module);
 }

@@ -24,6 +24,8 @@ from ockham.kernels.sampling import Draw, Drawn
 KERNELS = 1
 """Raised whenever a change to the kernels changes a bit of any result."""
 
+_NOT_FINITE = -2  # instead of a token: csrc/sampler.h
+
 
 class CpuPlanes:
     """Keys and values in the kernels' own layout (csrc/planes.h), zeroed, backed when written."""
@@ -61,6 +63,7 @@ class CpuExecutor:
             return matrices[id(linear)]
 
         self.program = program
+        self._pool, self._isa = pool, isa
         self._native = core.Executor.bind(pool, isa, planes.native, program.ops, matrix_of)
 
     def begin(self, step: Step) -> core.Run:
@@ -74,7 +77,11 @@ class CpuExecutor:
         return StepOutput(*self._native.finish(run))
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
-        return sampling.sample(logits, draws)
+        tokens = core.sample(self._pool, self._isa, logits, draws)
+        for token, draw in zip(tokens, draws, strict=True):
+            if token == _NOT_FINITE:
+                sampling.process(logits[draw.row], draw)  # raises, naming the logit
+        return [Drawn(None if token < 0 else token) for token in tokens]
 
     def logprobs(
         self, logits: Floats, targets: Ints, top: int
