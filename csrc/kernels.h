@@ -25,7 +25,7 @@ struct PackKernels {
 };
 
 // Probes of the machine's arithmetic: each runs `rounds` of independent operations on registers and
-// returns how many operations (multiplications and additions) that were.
+// returns how many operations (multiplications and additions) that were. `sink`: 64 floats.
 struct LimitKernels {
     double (*fp32)(int64_t rounds, float* sink);
     double (*bf16)(int64_t rounds, float* sink);

@@ -12,6 +12,10 @@
 
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
+// Loops over rows and panels must be unrolled before the compiler decides which arrays can live in
+// registers; left to itself, GCC does it after, and some sums stay in memory.
+#define OCKHAM_UNROLL _Pragma("GCC unroll 32")
+
 // One call of linear_tile, with what every block of it needs.
 struct Tile {
     const PackedMatrix& matrix;
@@ -72,24 +76,31 @@ struct Fp32 : Fp32Block {
                                 panel * panel_stride + range.begin * 64;
         const uint8_t* x = tile.values(row) + range.begin * 4;
         F sum[ROWS][PANELS];
+        OCKHAM_UNROLL
         for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p)
                 sum[r][p] = range.first ? zero() : load_out(tile, row + r, panel + p);
         for (int64_t k = range.begin; k < range.end; ++k, weight += 64, x += 4) {
             F w[PANELS];
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
                 const uint8_t* from = weight + p * panel_stride;
                 if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
                 w[p] = load(reinterpret_cast<const float*>(from));
             }
+            OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r) {
                 float value;
                 __builtin_memcpy(&value, x + r * tile.row_bytes, 4);
                 const F wide = broadcast(value);
+                OCKHAM_UNROLL
                 for (int p = 0; p < PANELS; ++p) sum[r][p] = fma(wide, w[p], sum[r][p]);
             }
         }
+        OCKHAM_UNROLL
         for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p)
                 store_result(tile, row + r, panel + p, sum[r][p], range.last);
     }
@@ -106,22 +117,29 @@ struct Bf16 : Bf16Block {
                                 panel * panel_stride + range.begin * 64;
         const uint8_t* x = tile.values(row) + range.begin * 4;
         F sum[ROWS][PANELS];
+        OCKHAM_UNROLL
         for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p)
                 sum[r][p] = range.first ? zero() : load_out(tile, row + r, panel + p);
         for (int64_t step = range.begin; step < range.end; ++step, weight += 64, x += 4) {
             PairWeights w[PANELS];
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
                 const uint8_t* from = weight + p * panel_stride;
                 if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
                 w[p] = pair_weights(from);
             }
+            OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r) {
                 const Pair wide = pair(x + r * tile.row_bytes);
+                OCKHAM_UNROLL
                 for (int p = 0; p < PANELS; ++p) sum[r][p] = dot(sum[r][p], w[p], wide);
             }
         }
+        OCKHAM_UNROLL
         for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p)
                 store_result(tile, row + r, panel + p, sum[r][p], range.last);
     }
@@ -139,25 +157,32 @@ struct Int8 : Int8Block {
                                 panel * panel_stride + range.begin * 64;
         const uint8_t* x = tile.values(row) + range.begin * 4;
         I sum[ROWS][PANELS];
+        OCKHAM_UNROLL
         for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p)
                 sum[r][p] = range.first ? int_broadcast(-128 * tile.input.sums[row + r])
                                         : as_int(load_out(tile, row + r, panel + p));
         for (int64_t step = range.begin; step < range.end; ++step, weight += 64, x += 4) {
             QuadWeights w[PANELS];
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
                 const uint8_t* from = weight + p * panel_stride;
                 if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
                 w[p] = quad_weights(from);
             }
+            OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r) {
                 const Quad wide = quad(x + r * tile.row_bytes);
+                OCKHAM_UNROLL
                 for (int p = 0; p < PANELS; ++p) sum[r][p] = dot_quad(sum[r][p], w[p], wide);
             }
         }
+        OCKHAM_UNROLL
         for (int p = 0; p < PANELS; ++p) {
             const F scale = load(static_cast<const float*>(tile.matrix.scale) +
                                  (panel + p) * panel_outputs);
+            OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r) {
                 const F value = range.last ? mul(to_float(sum[r][p]),
                                                  mul(broadcast(tile.input.scales[row + r]), scale))
@@ -184,14 +209,18 @@ struct Int4 : Int4Block {
         const uint16_t* scale = static_cast<const uint16_t*>(tile.matrix.scale);
         const uint8_t* zeros = static_cast<const uint8_t*>(tile.matrix.zero);
         F y[ROWS][PANELS];
+        OCKHAM_UNROLL
         for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p)
                 y[r][p] = range.first ? zero() : load_out(tile, row + r, panel + p);
         const int64_t group_end = range.end / group_steps;
         for (int64_t group = range.begin / group_steps; group < group_end; ++group) {
             I sum[ROWS][PANELS];
+            OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r) {
                 const int32_t of_row = tile.input.sums[(row + r) * groups + group];
+                OCKHAM_UNROLL
                 for (int p = 0; p < PANELS; ++p)
                     sum[r][p] = ZEROS ? zero_points_times(
                                             zeros + ((panel + p) * groups + group) * 16, -of_row)
@@ -199,40 +228,53 @@ struct Int4 : Int4Block {
             }
             for (int64_t step = 0; step < group_steps; ++step) {
                 CodeSum part[ROWS][PANELS];
+                OCKHAM_UNROLL
                 for (int r = 0; r < ROWS; ++r)
+                    OCKHAM_UNROLL
                     for (int p = 0; p < PANELS; ++p) part[r][p] = code_sum_start(sum[r][p]);
-#pragma GCC unroll 4
+                OCKHAM_UNROLL
                 for (int i = 0; i < 4; ++i, weight += 64, x += 8) {
                     Codes low[PANELS], high[PANELS];
+                    OCKHAM_UNROLL
                     for (int p = 0; p < PANELS; ++p) {
                         const uint8_t* from = weight + p * panel_stride;
                         if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
                         codes(from, low[p], high[p]);
                     }
+                    OCKHAM_UNROLL
                     for (int r = 0; r < ROWS; ++r) {
                         const CodeQuad wide = code_quad(x + r * tile.row_bytes);
+                        OCKHAM_UNROLL
                         for (int p = 0; p < PANELS; ++p)
                             part[r][p] = dot_codes(part[r][p], low[p], wide);
                     }
+                    OCKHAM_UNROLL
                     for (int r = 0; r < ROWS; ++r) {
                         const CodeQuad wide = code_quad(x + r * tile.row_bytes + 4);
+                        OCKHAM_UNROLL
                         for (int p = 0; p < PANELS; ++p)
                             part[r][p] = dot_codes(part[r][p], high[p], wide);
                     }
                 }
+                OCKHAM_UNROLL
                 for (int r = 0; r < ROWS; ++r)
+                    OCKHAM_UNROLL
                     for (int p = 0; p < PANELS; ++p)
                         sum[r][p] = code_sum_finish(sum[r][p], part[r][p]);
             }
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
                 const F of_weight = from_half(scale + ((panel + p) * groups + group) * 16);
+                OCKHAM_UNROLL
                 for (int r = 0; r < ROWS; ++r) {
                     const F of_x = broadcast(tile.input.scales[(row + r) * groups + group]);
                     y[r][p] = fma(to_float(sum[r][p]), mul(of_x, of_weight), y[r][p]);
                 }
             }
         }
+        OCKHAM_UNROLL
         for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p)
                 store_result(tile, row + r, panel + p, y[r][p], range.last);
     }

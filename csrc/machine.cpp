@@ -26,13 +26,14 @@ double arithmetic_rate(ThreadPool& pool, Isa isa, Rate rate, double seconds) {
     const auto probe = rate == Rate::fp32   ? kernels.fp32
                        : rate == Rate::bf16 ? kernels.bf16
                                             : kernels.int8;
-    constexpr int64_t rounds = 20000;
+    constexpr int64_t rounds = 1000;
     std::atomic<double> operations{0.0};
     const auto start = Clock::now();
     pool.parallel(pool.size(), [&](int64_t, int) {
-        alignas(64) float sink[16] = {};
+        alignas(64) float sink[64] = {};  // what the probes read and write
         double done = 0;
-        while (seconds_since(start) < seconds) done += probe(rounds, sink);
+        do done += probe(rounds, sink);
+        while (seconds_since(start) < seconds);
         double before = operations.load();
         while (!operations.compare_exchange_weak(before, before + done)) {
         }

@@ -111,10 +111,10 @@ OCKHAM_INLINE void prefetch(const void* from) {
 
 // How large a block of each format the registers hold.
 struct Fp32Block {
-    static constexpr int rows = 12, panels = 2;
+    static constexpr int rows = 8, panels = 2;
 };
 struct Bf16Block {
-    static constexpr int rows = 12, panels = 2;
+    static constexpr int rows = 8, panels = 2;
 };
 struct Int8Block {
     static constexpr int rows = 12, panels = 2;
@@ -123,6 +123,6 @@ struct Int4Block {
     static constexpr int rows = 12, panels = 1;
 };
 // Blocks of at most `prefetch_rows` rows wait for memory and ask for weights so far ahead.
-constexpr int prefetch_rows = 8, prefetch_bytes = 1024;
+constexpr int prefetch_rows = 8, prefetch_bytes = 2048;
 
 }  // namespace ockham::OCKHAM_ISA_NAMESPACE

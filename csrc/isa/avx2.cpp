@@ -3,8 +3,8 @@
 
 #include "../simd_avx2.h"
 
-#include "../machine_kernels.h"
 #include "../linear_kernels.h"
+#include "../machine_kernels.h"
 #include "../pack_kernels.h"
 
 namespace ockham::avx2 {
