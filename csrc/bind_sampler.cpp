@@ -1,11 +1,13 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "bindings.h"
+#include "layer_kernels.h"
 #include "sampler.h"
 #include "threads.h"
 
@@ -81,39 +83,57 @@ class DrawReader {
     const int64_t rows_, vocabulary_;
 };
 
-nb::list sample_all(ThreadPool& pool, Isa isa, Logits logits, nb::sequence draws) {
-    const int64_t vocabulary = static_cast<int64_t>(logits.shape(1));
-    const DrawReader read(static_cast<int64_t>(logits.shape(0)), vocabulary);
-    std::vector<DrawView> views;
-    for (nb::handle draw : draws) views.push_back(read(draw));
-    std::vector<int64_t> tokens(views.size());
-    {
-        const float* data = logits.data();
-        nb::gil_scoped_release release;
-        pool.parallel(static_cast<int64_t>(views.size()), [&](int64_t i, int) {
-            tokens[i] = sample(isa, data + views[i].row * vocabulary, vocabulary, views[i]);
-        });
+// Samples with the threads of a pool, which outlives it.
+class Sampler {
+   public:
+    Sampler(ThreadPool& pool, Isa isa) : pool_(pool), isa_(isa), scratch_(pool.size()) {
+        if (!supported(isa)) throw std::invalid_argument("this processor lacks those instructions.");
     }
-    nb::list result;
-    for (const int64_t token : tokens) result.append(token);
-    return result;
-}
+    Sampler(const Sampler&) = delete;
+
+    nb::list sample(Logits logits, nb::sequence draws) {
+        const int64_t vocabulary = static_cast<int64_t>(logits.shape(1));
+        const DrawReader read(static_cast<int64_t>(logits.shape(0)), vocabulary);
+        std::vector<DrawView> views;
+        for (nb::handle draw : draws) views.push_back(read(draw));
+        std::vector<int64_t> tokens(views.size());
+        {
+            const float* data = logits.data();
+            nb::gil_scoped_release release;
+            std::lock_guard<std::mutex> lock(mutex_);
+            pool_.parallel(static_cast<int64_t>(views.size()), [&](int64_t i, int thread) {
+                tokens[i] = ockham::sample(isa_, data + views[i].row * vocabulary, vocabulary,
+                                           views[i], scratch_[thread]);
+            });
+        }
+        nb::list result;
+        for (const int64_t token : tokens) result.append(token);
+        return result;
+    }
+
+   private:
+    ThreadPool& pool_;
+    const Isa isa_;
+    std::vector<SamplerScratch> scratch_;
+    std::mutex mutex_;
+};
 
 }  // namespace
 
 void bind_sampler(nb::module_& module) {
-    module.def("sample", &sample_all, "pool"_a, "isa"_a, "logits"_a, "draws"_a,
-               "The token of each draw; -1: masks left none, -2: the logits are not finite.");
+    nb::class_<Sampler>(module, "Sampler")
+        .def(nb::init<ThreadPool&, Isa>(), "pool"_a, "isa"_a, nb::keep_alive<1, 2>())
+        .def("sample", &Sampler::sample, "logits"_a, "draws"_a,
+             "The token of each draw; -1: masks left none, -2: the logits are not finite.");
     module.def(
         "gumbel",
-        [](uint64_t seed, uint32_t stream, uint32_t position, uint32_t token) {
+        [](Isa isa, uint64_t seed, uint32_t stream, uint32_t position, uint32_t token) {
             const uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-            const uint32_t counter[4] = {token >> 2, position, stream, 0};
-            uint32_t words[4];
-            philox4x32(counter, key, words);
+            uint32_t words[64];
+            row_kernels(isa).philox(key, token >> 2, position, stream, 0, words);
             return nb::make_tuple(words[token & 3], gumbel(words[token & 3]));
         },
-        "seed"_a, "stream"_a, "position"_a, "token"_a, "A token's word of noise, and the noise.");
+        "isa"_a, "seed"_a, "stream"_a, "position"_a, "token"_a, "A token's word of noise, and the noise.");
     module.def("natural_log", &natural_log, "x"_a);
     module.def("natural_exp", &natural_exp, "x"_a);
 }

@@ -68,6 +68,10 @@ struct RowKernels {
     int64_t (*argmax)(const float* x, int64_t length);
     // y = x rounded to bf16, nearest even.
     void (*to_bf16)(const float* x, int64_t length, uint16_t* y);
+    // Philox4x32-10 of the counters (first_block + i, counter1, counter2, counter3) for i < 16:
+    // words[16][4]. Integers, so the same everywhere.
+    void (*philox)(const uint32_t key[2], uint32_t first_block, uint32_t counter1,
+                   uint32_t counter2, uint32_t counter3, uint32_t* words);
     // For tests: the functions of functions.h by name.
     void (*exponential)(const float* x, int64_t length, float* y);
     void (*hyperbolic_tangent)(const float* x, int64_t length, float* y);

@@ -115,30 +115,40 @@ static void logistic_row(float* x, int64_t length) {
 }
 
 static int64_t argmax(const float* x, int64_t length) {
-    // The largest value first, then where it stands: the second pass ends early on average and
-    // neither has a branch in its loop.
-    constexpr int unroll = 4;
-    const Lanes least = broadcast(-__builtin_inff());
-    Lanes most[unroll] = {least, least, least, least};
-    Lanes check = zero();
-    int64_t i = 0;
-    for (; i + unroll * lane_count <= length; i += unroll * lane_count) {
-        for (int part = 0; part < unroll; ++part) {
-            const Lanes values = load(x + i + part * lane_count);
-            most[part] = max(values, most[part]);
-            check = check + (values - values);  // 0, or NaN for NaN and infinity
+    // Chunks are reduced without a branch on where the largest stands; only the first chunk that holds
+    // it is then searched.
+    constexpr int64_t chunk = 1024, step = 4 * lane_count;
+    const float least = -__builtin_inff();
+    float peak = least;
+    int64_t where = 0;
+    bool finite = true;
+    for (int64_t begin = 0; begin < length; begin += chunk) {
+        const int64_t end = length - begin < chunk ? length : begin + chunk;
+        Lanes most[4] = {broadcast(least), broadcast(least), broadcast(least), broadcast(least)};
+        Lanes check[4] = {zero(), zero(), zero(), zero()};  // 0, or NaN for NaN and infinity
+        int64_t i = begin;
+        for (; i + step <= end; i += step) {
+            for (int part = 0; part < 4; ++part) {
+                const Lanes values = load(x + i + part * lane_count);
+                most[part] = max(values, most[part]);
+                check[part] = check[part] + (values - values);
+            }
         }
-    }
-    float peak = largest(max(max(most[0], most[1]), max(most[2], most[3])));
-    bool finite = sum(check) == 0.0f;
-    for (; i < length; ++i) {
-        peak = x[i] > peak ? x[i] : peak;
-        finite = finite && x[i] - x[i] == 0.0f;
+        float highest = largest(max(max(most[0], most[1]), max(most[2], most[3])));
+        finite = finite && sum((check[0] + check[1]) + (check[2] + check[3])) == 0.0f;
+        for (; i < end; ++i) {
+            highest = x[i] > highest ? x[i] : highest;
+            finite = finite && x[i] - x[i] == 0.0f;
+        }
+        if (highest > peak) {
+            peak = highest;
+            where = begin;
+        }
     }
     if (!finite)
         for (int64_t j = 0; j < length; ++j)
             if (x[j] != x[j]) return j;
-    for (int64_t j = 0; j < length; ++j)
+    for (int64_t j = where; j < length; ++j)
         if (x[j] == peak) return j;
     return 0;
 }
@@ -150,6 +160,37 @@ static void to_bf16(const float* x, int64_t length, uint16_t* y) {
         const uint32_t rounded = bits + 0x7FFF + ((bits >> 16) & 1);
         const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
         y[i] = static_cast<uint16_t>((nan ? bits | 0x400000 : rounded) >> 16);
+    }
+}
+
+static void philox(const uint32_t key[2], uint32_t first_block, uint32_t counter1,
+                   uint32_t counter2, uint32_t counter3, uint32_t* words) {
+    // Each word in a 64-bit lane, where its product fits: nothing is packed between rounds.
+    constexpr int count = 16;
+    uint64_t c0[count], c1[count], c2[count], c3[count];
+    for (int i = 0; i < count; ++i) {
+        c0[i] = static_cast<uint32_t>(first_block + static_cast<uint32_t>(i));
+        c1[i] = counter1;
+        c2[i] = counter2;
+        c3[i] = counter3;
+    }
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; ++round) {
+        for (int i = 0; i < count; ++i) {
+            const uint64_t product0 = c0[i] * 0xD2511F53u, product1 = c2[i] * 0xCD9E8D57u;
+            c0[i] = (product1 >> 32) ^ c1[i] ^ k0;
+            c1[i] = product1 & 0xFFFFFFFFu;
+            c2[i] = (product0 >> 32) ^ c3[i] ^ k1;
+            c3[i] = product0 & 0xFFFFFFFFu;
+        }
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    for (int i = 0; i < count; ++i) {
+        words[4 * i] = static_cast<uint32_t>(c0[i]);
+        words[4 * i + 1] = static_cast<uint32_t>(c1[i]);
+        words[4 * i + 2] = static_cast<uint32_t>(c2[i]);
+        words[4 * i + 3] = static_cast<uint32_t>(c3[i]);
     }
 }
 
@@ -168,7 +209,7 @@ static void hyperbolic_tangent_row(const float* x, int64_t length, float* y) {
 const RowKernels row_kernels = {
     rms_norm,     add_scaled, multiply,   gated_silu,      gated_gelu_tanh,
     rotate,       softcap,    softmax,    logistic_row,    argmax,
-    to_bf16,      exponential_row,        hyperbolic_tangent_row,
+    to_bf16,      philox,     exponential_row,             hyperbolic_tangent_row,
 };
 
 }  // namespace OCKHAM_ISA_NAMESPACE

@@ -42,31 +42,30 @@ struct NoiseThresholds {
     }
 };
 
-// The noise of a sequence of ascending tokens of one draw.
+// The noise of a sequence of ascending tokens of one draw: sixteen blocks of four words at a time.
 class Noise {
    public:
-    explicit Noise(const DrawView& draw)
-        : key_{static_cast<uint32_t>(draw.seed), static_cast<uint32_t>(draw.seed >> 32)},
+    Noise(Isa isa, const DrawView& draw)
+        : kernels_(row_kernels(isa)),
+          key_{static_cast<uint32_t>(draw.seed), static_cast<uint32_t>(draw.seed >> 32)},
           position_(draw.position),
           stream_(draw.stream) {}
 
     uint32_t word(int64_t token) {
-        const uint32_t block = static_cast<uint32_t>(token >> 2);
-        if (block != block_ || !filled_) {
-            const uint32_t counter[4] = {block, position_, stream_, 0};
-            philox4x32(counter, key_, words_);
-            block_ = block;
-            filled_ = true;
+        const int64_t block = token >> 2;
+        if (block < first_ || block >= first_ + 16) {
+            kernels_.philox(key_, static_cast<uint32_t>(block), position_, stream_, 0, words_);
+            first_ = block;
         }
-        return words_[token & 3];
+        return words_[token - (first_ << 2)];
     }
 
    private:
+    const RowKernels& kernels_;
     const uint32_t key_[2];
     const uint32_t position_, stream_;
-    uint32_t block_ = 0;
-    bool filled_ = false;
-    uint32_t words_[4] = {};
+    int64_t first_ = -16;
+    uint32_t words_[64];
 };
 
 // The best token so far: the largest value, the lowest id on a tie.
@@ -85,12 +84,12 @@ struct Winner {
 //
 // A word below the threshold of the next lower integer of what a token lacks cannot make it win, so
 // the two logarithms are taken for few tokens: first for the likely ones, which leave little to win.
-int64_t draw_token(const std::vector<int64_t>& ids, const std::vector<double>& z, double best,
+int64_t draw_token(Isa isa, const std::vector<int64_t>& ids, const std::vector<double>& z, double best,
                    const DrawView& draw) {
     static const NoiseThresholds thresholds;
     Winner winner;
-    const double likely = best - 4.0;
-    Noise first(draw), second(draw);
+    const double likely = best - 1.0;
+    Noise first(isa, draw), second(isa, draw);
     for (size_t i = 0; i < ids.size(); ++i)
         if (z[i] >= likely) winner.offer(ids[i], z[i] + gumbel(first.word(ids[i])));
     for (size_t i = 0; i < ids.size(); ++i) {
@@ -105,8 +104,9 @@ int64_t draw_token(const std::vector<int64_t>& ids, const std::vector<double>& z
 }
 
 // Masks, bias and penalties, in the order of ockham.core.sampling_params.
-std::vector<double> process(const float* logits, int64_t vocabulary, const DrawView& draw) {
-    std::vector<double> z(logits, logits + vocabulary);
+void process(const float* logits, int64_t vocabulary, const DrawView& draw,
+             std::vector<double>& z) {
+    z.assign(logits, logits + vocabulary);
     if (draw.has_allowed) {
         std::fill(z.begin(), z.end(), -infinity);
         for (const int64_t id : draw.allowed) z[id] = logits[id];
@@ -119,24 +119,28 @@ std::vector<double> process(const float* logits, int64_t vocabulary, const DrawV
     for (size_t i = 0; i < draw.output.size(); ++i)
         z[draw.output[i]] -= draw.frequency_penalty * static_cast<double>(draw.output_counts[i]) +
                              draw.presence_penalty;
-    return z;
 }
 
-// Keeps the `count` largest of the ascending ids, the lowest ids of those that tie for the last place.
-void keep_largest(std::vector<int64_t>& ids, const std::vector<double>& z, int64_t count) {
-    std::vector<double> values;
-    values.reserve(ids.size());
-    for (const int64_t id : ids) values.push_back(z[id]);
-    std::nth_element(values.begin(), values.begin() + (count - 1), values.end(),
-                     std::greater<double>());
-    const double threshold = values[count - 1];
-    int64_t ties = count;
-    for (const int64_t id : ids) ties -= z[id] > threshold;
-    std::vector<int64_t> kept;
-    kept.reserve(count);
-    for (const int64_t id : ids)
-        if (z[id] > threshold || (z[id] == threshold && ties-- > 0)) kept.push_back(id);
-    ids = std::move(kept);
+// The `count` largest of the ids whose z is at least `least`, the lowest ids of those that tie for the
+// last place, ascending.
+void keep_largest(const std::vector<double>& z, double least, int64_t count,
+                  std::vector<int64_t>& ids) {
+    // A heap with the worst kept id at its front. An id that comes later loses a tie.
+    const auto better = [&](int64_t a, int64_t b) { return z[a] != z[b] ? z[a] > z[b] : a < b; };
+    for (int64_t id = 0; id < static_cast<int64_t>(z.size()); ++id) {
+        if (!(z[id] >= least)) continue;
+        if (static_cast<int64_t>(ids.size()) < count) {
+            ids.push_back(id);
+            std::push_heap(ids.begin(), ids.end(), better);
+            if (static_cast<int64_t>(ids.size()) == count) least = z[ids.front()];
+        } else if (z[id] > least) {
+            std::pop_heap(ids.begin(), ids.end(), better);
+            ids.back() = id;
+            std::push_heap(ids.begin(), ids.end(), better);
+            least = z[ids.front()];
+        }
+    }
+    std::sort(ids.begin(), ids.end());
 }
 
 // Keeps the likeliest of the ascending ids, up to and including the one at which their share reaches
@@ -164,6 +168,37 @@ void keep_share(std::vector<int64_t>& ids, const std::vector<double>& z, double 
     }
     std::sort(kept.begin(), kept.end());
     ids = std::move(kept);
+}
+
+// Steps 2 to 7, for one row.
+int64_t choose(Isa isa, const float* logits, int64_t vocabulary, const DrawView& draw,
+               SamplerScratch& scratch) {
+    std::vector<double>& z = scratch.z;
+    std::vector<double>& chosen = scratch.chosen;
+    std::vector<int64_t>& ids = scratch.ids;
+    process(logits, vocabulary, draw, z);
+    const int64_t first = std::max_element(z.begin(), z.end()) - z.begin();
+    if (z[first] == -infinity) return no_token;
+    if (draw.temperature == 0.0) return first;
+
+    for (double& value : z) value /= draw.temperature;
+    const double best = z[first];
+    if (!std::isfinite(best)) return first;  // a bias or a tiny temperature left no comparison
+    ids.clear();
+    const bool unfiltered = draw.min_p == 0.0 && draw.top_k <= 0 && draw.top_p >= 1.0;
+    const double least = unfiltered        ? best - noise_span
+                         : draw.min_p > 0.0 ? best + natural_log(draw.min_p)
+                                            : -std::numeric_limits<double>::max();
+    if (draw.top_k > 0) {
+        keep_largest(z, least, draw.top_k, ids);
+    } else {
+        for (int64_t id = 0; id < vocabulary; ++id)
+            if (z[id] >= least) ids.push_back(id);
+    }
+    if (draw.top_p < 1.0) keep_share(ids, z, best, draw.top_p);
+    chosen.clear();
+    for (const int64_t id : ids) chosen.push_back(z[id]);
+    return draw_token(isa, ids, chosen, best, draw);
 }
 
 }  // namespace
@@ -207,58 +242,17 @@ double natural_exp(double x) {
            from_bits(static_cast<uint64_t>(1023 + whole - part) << 52);
 }
 
-void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]) {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
-    uint32_t k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t product0 = uint64_t{c0} * 0xD2511F53u, product1 = uint64_t{c2} * 0xCD9E8D57u;
-        c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ k0;
-        c1 = static_cast<uint32_t>(product1);
-        c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ k1;
-        c3 = static_cast<uint32_t>(product0);
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    words[0] = c0;
-    words[1] = c1;
-    words[2] = c2;
-    words[3] = c3;
-}
-
 double gumbel(uint32_t word) {
     const double uniform = (static_cast<double>(word) + 0.5) * (1.0 / 4294967296.0);
     return -natural_log(-natural_log(uniform));
 }
 
-int64_t sample(Isa isa, const float* logits, int64_t vocabulary, const DrawView& draw) {
+int64_t sample(Isa isa, const float* logits, int64_t vocabulary, const DrawView& draw,
+               SamplerScratch& scratch) {
     const int64_t largest = row_kernels(isa).argmax(logits, vocabulary);
     if (!std::isfinite(logits[largest])) return not_finite;
     if (draw.plain_greedy()) return largest;
-
-    std::vector<double> z = process(logits, vocabulary, draw);
-    const int64_t first = std::max_element(z.begin(), z.end()) - z.begin();
-    if (z[first] == -infinity) return no_token;
-    if (draw.temperature == 0.0) return first;
-
-    for (double& value : z) value /= draw.temperature;
-    const double best = z[first];
-    if (!std::isfinite(best)) return first;  // a bias or a tiny temperature left no comparison
-    std::vector<int64_t> ids;
-    const bool unfiltered = draw.min_p == 0.0 && draw.top_k <= 0 && draw.top_p >= 1.0;
-    const double least = unfiltered        ? best - noise_span
-                         : draw.min_p > 0.0 ? best + natural_log(draw.min_p)
-                                            : -std::numeric_limits<double>::max();
-    for (int64_t id = 0; id < vocabulary; ++id)
-        if (z[id] >= least) ids.push_back(id);
-    if (!unfiltered) {
-        if (draw.top_k > 0 && draw.top_k < static_cast<int64_t>(ids.size()))
-            keep_largest(ids, z, draw.top_k);
-        if (draw.top_p < 1.0) keep_share(ids, z, best, draw.top_p);
-    }
-    std::vector<double> chosen;
-    chosen.reserve(ids.size());
-    for (const int64_t id : ids) chosen.push_back(z[id]);
-    return draw_token(ids, chosen, best, draw);
+    return choose(isa, logits, vocabulary, draw, scratch);
 }
 
 }  // namespace ockham

@@ -18,9 +18,6 @@ namespace ockham {
 double natural_log(double x);
 double natural_exp(double x);
 
-// Four 32-bit words of Philox4x32-10.
-void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]);
-
 // -ln(-ln((word + 1/2) / 2^32))
 double gumbel(uint32_t word);
 
@@ -47,7 +44,14 @@ struct DrawView {
 constexpr int64_t no_token = -1;      // masks left nothing to choose
 constexpr int64_t not_finite = -2;    // the largest logit is infinite or not a number
 
+// Memory of one thread, kept: fresh memory of this size would cost more than what is done in it.
+struct SamplerScratch {
+    std::vector<double> z, chosen;
+    std::vector<int64_t> ids;
+};
+
 // The token of one draw from its row of logits. Ids in `draw` are in [0, vocabulary).
-int64_t sample(Isa isa, const float* logits, int64_t vocabulary, const DrawView& draw);
+int64_t sample(Isa isa, const float* logits, int64_t vocabulary, const DrawView& draw,
+               SamplerScratch& scratch);
 
 }  // namespace ockham

@@ -63,7 +63,7 @@ class CpuExecutor:
             return matrices[id(linear)]
 
         self.program = program
-        self._pool, self._isa = pool, isa
+        self._sampler = core.Sampler(pool, isa)
         self._native = core.Executor.bind(pool, isa, planes.native, program.ops, matrix_of)
 
     def begin(self, step: Step) -> core.Run:
@@ -77,7 +77,7 @@ class CpuExecutor:
         return StepOutput(*self._native.finish(run))
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
-        tokens = core.sample(self._pool, self._isa, logits, draws)
+        tokens = self._sampler.sample(logits, draws)
         for token, draw in zip(tokens, draws, strict=True):
             if token == _NOT_FINITE:
                 sampling.process(logits[draw.row], draw)  # raises, naming the logit
