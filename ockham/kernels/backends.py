@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from ockham.core.errors import ConfigError
 from ockham.kernels.base import Backend
+from ockham.kernels.native import core, reason
 
-BACKENDS = ("reference",)
+BACKENDS = ("cpu", "reference")
 """Best first: "auto" takes the first that runs on this machine."""
 
 
 def find_backend(name: str = "auto") -> Backend:
-    """A backend by name; raises ConfigError with the names that exist."""
+    """A backend by name; raises ConfigError with the names that exist, or with what keeps the
+    named one from running here."""
     if name not in ("auto", *BACKENDS):
         raise ConfigError(f"there is no backend {name!r}; there is: auto, {', '.join(BACKENDS)}.")
+    if name == "cpu" and core is None:
+        raise ConfigError(f"the backend 'cpu' does not run here: {reason}")
+    if name != "reference" and core is not None:
+        from ockham.kernels.cpu import CpuBackend
+
+        return CpuBackend()
     from ockham.kernels.reference import ReferenceBackend
 
     return ReferenceBackend()

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from ockham.core.registry import register
 from ockham.core.seams import Array, Floats
-from ockham.weights.blocks import fill, round_to_bfloat16
+from ockham.weights.blocks import round_to_bfloat16
+from ockham.weights.rows_or_panels import FloatMatrix
 
 WIDENED_VALUES = 1 << 19
 """Weights widened to fp32 at a time (2 MiB): they stay in the second-level cache until used."""
@@ -28,19 +29,13 @@ def _widening_scratch(values: int) -> Floats:
     return buffer
 
 
-class Bf16Linear:
-    """`arrays["weight"]`: bfloat16 (out_features, in_features), 2 bytes a value."""
+class Bf16Linear(FloatMatrix):
+    """bfloat16, 2 bytes a value; in panels, a unit is two inputs."""
 
     format = "bf16"
 
-    def __init__(self, weight: npt.NDArray[np.generic]) -> None:
-        self.out_features, self.in_features = weight.shape
-        self.weight = weight
-        self.arrays: dict[str, Array] = {"weight": weight}
-
-    @property
-    def nbytes(self) -> int:
-        return self.weight.nbytes
+    def __init__(self, out_features: int, in_features: int) -> None:
+        super().__init__(out_features, in_features, ml_dtypes.bfloat16, unit=2)
 
     def matmul(self, x: Floats) -> Floats:
         """The inputs are rounded to bfloat16, products and sums are fp32.
@@ -52,14 +47,14 @@ class Bf16Linear:
         step = min(max(1, WIDENED_VALUES // self.in_features), self.out_features)
         scratch = _widening_scratch(step * self.in_features)
         for start in range(0, self.out_features, step):
-            block = self.weight[start : start + step]
+            block = self.block(start, min(start + step, self.out_features))
             wide = scratch[: block.size].reshape(block.shape)
             wide[...] = block
             np.matmul(x, wide.T, out=product[:, start : start + step])
         return product
 
     def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
-        return self.weight[ids].astype(np.float32)
+        return self.chosen(ids).astype(np.float32)
 
 
 @register("format", "bf16", exact=True)
@@ -74,9 +69,9 @@ class Bf16:
     activations: ClassVar[str] = "bfloat16"
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
-        return 2 * out_features * in_features
+        return 2 * FloatMatrix.packed_values(out_features, in_features, unit=2)
 
     def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Bf16Linear:
-        weight = np.empty((out_features, in_features), ml_dtypes.bfloat16)
-        fill(weight, blocks)
-        return Bf16Linear(weight)
+        packed = Bf16Linear(out_features, in_features)
+        packed.fill(blocks)
+        return packed

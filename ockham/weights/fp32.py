@@ -10,29 +10,24 @@ import numpy.typing as npt
 
 from ockham.core.registry import register
 from ockham.core.seams import Array, Floats
-from ockham.weights.blocks import fill
+from ockham.weights.rows_or_panels import FloatMatrix
 
 
-class Fp32Linear:
-    """`arrays["weight"]`: float32 (out_features, in_features)."""
+class Fp32Linear(FloatMatrix):
+    """float32, 4 bytes a value; in panels, a unit is one input."""
 
     format = "fp32"
 
-    def __init__(self, weight: Floats) -> None:
-        self.out_features, self.in_features = weight.shape
-        self.weight = weight
-        self.arrays: dict[str, Array] = {"weight": weight}
-
-    @property
-    def nbytes(self) -> int:
-        return self.weight.nbytes
+    def __init__(self, out_features: int, in_features: int) -> None:
+        super().__init__(out_features, in_features, np.float32, unit=1)
 
     def matmul(self, x: Floats) -> Floats:
-        product: Floats = x @ self.weight.T
+        weight: Floats = self.block(0, self.out_features).view(np.float32)
+        product: Floats = x @ weight.T
         return product
 
     def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
-        return self.weight[ids]
+        return self.chosen(ids).astype(np.float32)
 
 
 @register("format", "fp32", exact=True)
@@ -43,9 +38,9 @@ class Fp32:
     activations: ClassVar[str] = "float32"
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
-        return 4 * out_features * in_features
+        return 4 * FloatMatrix.packed_values(out_features, in_features, unit=1)
 
     def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Fp32Linear:
-        weight = np.empty((out_features, in_features), np.float32)
-        fill(weight, blocks)
-        return Fp32Linear(weight)
+        packed = Fp32Linear(out_features, in_features)
+        packed.fill(blocks)
+        return packed

@@ -1,0 +1,13 @@
+// One function for each bind_*.cpp.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace ockham {
+
+void bind_machine(nanobind::module_& module);  // instruction sets, thread pools, limits
+void bind_linear(nanobind::module_& module);   // packed matrices and their products
+void bind_executor(nanobind::module_& module);  // planes, programs, steps
+void bind_sampler(nanobind::module_& module);   // from logits to tokens
+
+}  // namespace ockham

@@ -1,0 +1,35 @@
+// Which instruction set the kernels use: chosen once, at run time.
+//
+// How to add a kernel. Write it once, as templates over the 16-lane types of `simd_*.h`, in a header
+// `NAME_kernels.h` inside `namespace ockham::OCKHAM_ISA_NAMESPACE`, and include that header from
+// `csrc/isa/portable.cpp`, `csrc/isa/avx2.cpp` and `csrc/isa/avx512.cpp`: the build compiles each of
+// those files with the flags of its instruction set, and nothing else with any. Each of them fills a
+// table of function pointers (`Kernels`, in kernels.h); `kernels(isa)` gives the table. Code outside
+// csrc/isa/ never uses an intrinsic. Only templates and `static inline` functions may stand in what
+// csrc/isa/*.cpp include (also of the standard library as little as possible): an ordinary inline
+// function compiled with AVX-512 flags could be the copy that the linker keeps for everybody.
+#pragma once
+
+#include <string>
+
+namespace ockham {
+
+enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+
+// The best instruction set that this processor and its operating system support. avx512 stands for
+// F, BW, DQ, VL, VNNI and BF16; avx2 for AVX2, FMA and F16C.
+Isa detect();
+
+// Whether kernels of `isa` run here.
+bool supported(Isa isa);
+
+// What the environment's OCKHAM_ISA names, else detect(). Throws std::runtime_error with a sentence
+// where the variable names an unknown or unsupported one.
+Isa chosen();
+
+const char* name(Isa isa);
+
+// The opposite of name(). Throws std::runtime_error with a sentence.
+Isa parse_isa(const std::string& text);
+
+}  // namespace ockham

@@ -1,0 +1,16 @@
+// The kernels compiled for avx512: see isa.h for what may stand here.
+#define OCKHAM_ISA_NAMESPACE avx512
+
+#include "../simd_avx512.h"
+
+#include "../linear_kernels.h"
+#include "../machine_kernels.h"
+#include "../pack_kernels.h"
+
+namespace ockham::avx512 {
+
+const LinearKernels linear_kernels = {prepare_row, linear_tile};
+const PackKernels pack_kernels = {pack_int8, pack_int4};
+const LimitKernels limit_kernels = {probe_fp32, probe_bf16, probe_int8, probe_read};
+
+}  // namespace ockham::avx512

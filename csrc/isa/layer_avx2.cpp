@@ -1,0 +1,3 @@
+#define OCKHAM_ISA_NAMESPACE avx2
+#include "../attention_kernels.h"
+#include "../row_kernels.h"

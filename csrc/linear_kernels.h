@@ -1,0 +1,407 @@
+// The products, once for all instruction sets; included by csrc/isa/*.cpp after a simd_*.h.
+//
+// A `block` computes ROWS rows of PANELS panels over a range of K with all its sums in registers.
+// Ranges of K resume: a block that does not begin at k = 0 loads its sums from y, and one that does not
+// end at K stores them there (int8: their bits), so cutting K changes no bit. A tile walks its
+// panels, K in ranges small enough to stay in the cache, and rows innermost.
+#pragma once
+
+#include <utility>
+
+#include "kernels.h"
+
+namespace ockham::OCKHAM_ISA_NAMESPACE {
+
+// Loops over rows and panels must be unrolled before the compiler decides which arrays can live in
+// registers; left to itself, GCC does it after, and some sums stay in memory.
+#define OCKHAM_UNROLL _Pragma("GCC unroll 32")
+
+// One call of linear_tile, with what every block of it needs.
+struct Tile {
+    const PackedMatrix& matrix;
+    const PreparedInput& input;
+    const int64_t row_bytes;
+    float* y;
+    const int64_t y_stride;
+    const float* bias;
+
+    const uint8_t* values(int64_t row) const { return input.values + row * row_bytes; }
+    int64_t lanes(int64_t panel) const {  // of a panel that are outputs, not padding
+        const int64_t left = matrix.outputs - panel * panel_outputs;
+        return left < panel_outputs ? left : panel_outputs;
+    }
+    float* out(int64_t row, int64_t panel) const {
+        return y + row * y_stride + panel * panel_outputs;
+    }
+};
+
+// A range of K in the kind's own steps.
+struct Range {
+    int64_t begin, end;
+    bool first, last;
+};
+
+OCKHAM_INLINE F load_out(const Tile& tile, int64_t row, int64_t panel) {
+    const int64_t lanes = tile.lanes(panel);
+    const float* from = tile.out(row, panel);
+    return lanes == panel_outputs ? load(from) : load(from, lanes);
+}
+
+OCKHAM_INLINE void store_out(const Tile& tile, int64_t row, int64_t panel, F value) {
+    const int64_t lanes = tile.lanes(panel);
+    float* to = tile.out(row, panel);
+    if (lanes == panel_outputs)
+        store(to, value);
+    else
+        store(to, value, lanes);
+}
+
+OCKHAM_INLINE void store_result(const Tile& tile, int64_t row, int64_t panel, F value, bool last) {
+    if (last && tile.bias) {
+        const float* bias = tile.bias + panel * panel_outputs;
+        const int64_t lanes = tile.lanes(panel);
+        value = add(value, lanes == panel_outputs ? load(bias) : load(bias, lanes));
+    }
+    store_out(tile, row, panel, value);
+}
+
+// fp32: a step is one k.
+struct Fp32 : Fp32Block {
+    static constexpr int64_t step_inputs = 1, step_bytes = 64;
+
+    template <int ROWS, int PANELS>
+    static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
+        const int64_t panel_stride = tile.matrix.inputs * 64;
+        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) +
+                                panel * panel_stride + range.begin * 64;
+        const uint8_t* x = tile.values(row) + range.begin * 4;
+        F sum[ROWS][PANELS];
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                sum[r][p] = range.first ? zero() : load_out(tile, row + r, panel + p);
+        for (int64_t k = range.begin; k < range.end; ++k, weight += 64, x += 4) {
+            F w[PANELS];
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p) {
+                const uint8_t* from = weight + p * panel_stride;
+                if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
+                w[p] = load(reinterpret_cast<const float*>(from));
+            }
+            OCKHAM_UNROLL
+            for (int r = 0; r < ROWS; ++r) {
+                float value;
+                __builtin_memcpy(&value, x + r * tile.row_bytes, 4);
+                const F wide = broadcast(value);
+                OCKHAM_UNROLL
+                for (int p = 0; p < PANELS; ++p) sum[r][p] = fma(wide, w[p], sum[r][p]);
+            }
+        }
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                store_result(tile, row + r, panel + p, sum[r][p], range.last);
+    }
+};
+
+// bf16: a step is two k.
+struct Bf16 : Bf16Block {
+    static constexpr int64_t step_inputs = 2, step_bytes = 64;
+
+    template <int ROWS, int PANELS>
+    static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
+        const int64_t panel_stride = (tile.matrix.inputs + 1) / 2 * 64;
+        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) +
+                                panel * panel_stride + range.begin * 64;
+        const uint8_t* x = tile.values(row) + range.begin * 4;
+        F sum[ROWS][PANELS];
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                sum[r][p] = range.first ? zero() : load_out(tile, row + r, panel + p);
+        for (int64_t step = range.begin; step < range.end; ++step, weight += 64, x += 4) {
+            PairWeights w[PANELS];
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p) {
+                const uint8_t* from = weight + p * panel_stride;
+                if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
+                w[p] = pair_weights(from);
+            }
+            OCKHAM_UNROLL
+            for (int r = 0; r < ROWS; ++r) {
+                const Pair wide = pair(x + r * tile.row_bytes);
+                OCKHAM_UNROLL
+                for (int p = 0; p < PANELS; ++p) sum[r][p] = dot(sum[r][p], w[p], wide);
+            }
+        }
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                store_result(tile, row + r, panel + p, sum[r][p], range.last);
+    }
+};
+
+// int8: a step is four k. Weights are stored as w + 128, so sums start at -128 times the sum of the
+// row's values.
+struct Int8 : Int8Block {
+    static constexpr int64_t step_inputs = 4, step_bytes = 64;
+
+    template <int ROWS, int PANELS>
+    static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
+        const int64_t panel_stride = (tile.matrix.inputs + 3) / 4 * 64;
+        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) +
+                                panel * panel_stride + range.begin * 64;
+        const uint8_t* x = tile.values(row) + range.begin * 4;
+        I sum[ROWS][PANELS];
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                sum[r][p] = range.first ? int_broadcast(-128 * tile.input.sums[row + r])
+                                        : as_int(load_out(tile, row + r, panel + p));
+        for (int64_t step = range.begin; step < range.end; ++step, weight += 64, x += 4) {
+            QuadWeights w[PANELS];
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p) {
+                const uint8_t* from = weight + p * panel_stride;
+                if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
+                w[p] = quad_weights(from);
+            }
+            OCKHAM_UNROLL
+            for (int r = 0; r < ROWS; ++r) {
+                const Quad wide = quad(x + r * tile.row_bytes);
+                OCKHAM_UNROLL
+                for (int p = 0; p < PANELS; ++p) sum[r][p] = dot_quad(sum[r][p], w[p], wide);
+            }
+        }
+        OCKHAM_UNROLL
+        for (int p = 0; p < PANELS; ++p) {
+            const F scale = load(static_cast<const float*>(tile.matrix.scale) +
+                                 (panel + p) * panel_outputs);
+            OCKHAM_UNROLL
+            for (int r = 0; r < ROWS; ++r) {
+                const F value = range.last ? mul(to_float(sum[r][p]),
+                                                 mul(broadcast(tile.input.scales[row + r]), scale))
+                                           : as_float(sum[r][p]);
+                store_result(tile, row + r, panel + p, value, range.last);
+            }
+        }
+    }
+};
+
+// int4: a step is 32 k, because groups are multiples of that.
+template <bool ZEROS>
+struct Int4 : Int4Block {
+    static constexpr int64_t step_inputs = 32, step_bytes = 256;
+
+    template <int ROWS, int PANELS>
+    static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
+        const int64_t group_steps = tile.matrix.group / 32;
+        const int64_t groups = tile.matrix.inputs / tile.matrix.group;
+        const int64_t panel_stride = tile.matrix.inputs * 8;
+        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) +
+                                panel * panel_stride + range.begin * step_bytes;
+        const uint8_t* x = tile.values(row) + range.begin * step_inputs;
+        const uint16_t* scale = static_cast<const uint16_t*>(tile.matrix.scale);
+        const uint8_t* zeros = static_cast<const uint8_t*>(tile.matrix.zero);
+        F y[ROWS][PANELS];
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                y[r][p] = range.first ? zero() : load_out(tile, row + r, panel + p);
+        const int64_t group_end = range.end / group_steps;
+        for (int64_t group = range.begin / group_steps; group < group_end; ++group) {
+            I sum[ROWS][PANELS];
+            OCKHAM_UNROLL
+            for (int r = 0; r < ROWS; ++r) {
+                const int32_t of_row = tile.input.sums[(row + r) * groups + group];
+                OCKHAM_UNROLL
+                for (int p = 0; p < PANELS; ++p)
+                    sum[r][p] = ZEROS ? zero_points_times(
+                                            zeros + ((panel + p) * groups + group) * 16, -of_row)
+                                      : int_broadcast(-8 * of_row);
+            }
+            for (int64_t step = 0; step < group_steps; ++step) {
+                CodeSum part[ROWS][PANELS];
+                OCKHAM_UNROLL
+                for (int r = 0; r < ROWS; ++r)
+                    OCKHAM_UNROLL
+                    for (int p = 0; p < PANELS; ++p) part[r][p] = code_sum_start(sum[r][p]);
+                OCKHAM_UNROLL
+                for (int i = 0; i < 4; ++i, weight += 64, x += 8) {
+                    Codes low[PANELS], high[PANELS];
+                    OCKHAM_UNROLL
+                    for (int p = 0; p < PANELS; ++p) {
+                        const uint8_t* from = weight + p * panel_stride;
+                        if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
+                        codes(from, low[p], high[p]);
+                    }
+                    OCKHAM_UNROLL
+                    for (int r = 0; r < ROWS; ++r) {
+                        const CodeQuad wide = code_quad(x + r * tile.row_bytes);
+                        OCKHAM_UNROLL
+                        for (int p = 0; p < PANELS; ++p)
+                            part[r][p] = dot_codes(part[r][p], low[p], wide);
+                    }
+                    OCKHAM_UNROLL
+                    for (int r = 0; r < ROWS; ++r) {
+                        const CodeQuad wide = code_quad(x + r * tile.row_bytes + 4);
+                        OCKHAM_UNROLL
+                        for (int p = 0; p < PANELS; ++p)
+                            part[r][p] = dot_codes(part[r][p], high[p], wide);
+                    }
+                }
+                OCKHAM_UNROLL
+                for (int r = 0; r < ROWS; ++r)
+                    OCKHAM_UNROLL
+                    for (int p = 0; p < PANELS; ++p)
+                        sum[r][p] = code_sum_finish(sum[r][p], part[r][p]);
+            }
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p) {
+                const F of_weight = from_half(scale + ((panel + p) * groups + group) * 16);
+                OCKHAM_UNROLL
+                for (int r = 0; r < ROWS; ++r) {
+                    const F of_x = broadcast(tile.input.scales[(row + r) * groups + group]);
+                    y[r][p] = fma(to_float(sum[r][p]), mul(of_x, of_weight), y[r][p]);
+                }
+            }
+        }
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                store_result(tile, row + r, panel + p, y[r][p], range.last);
+    }
+};
+
+using Block = void (*)(const Tile&, int64_t row, int64_t panel, Range);
+
+using Block = void (*)(const Tile&, int64_t row, int64_t panel, Range);
+
+// The blocks of a format for 1 to ROWS rows: of as many panels as its registers allow, and of one.
+template <class Format, int PANELS, class = std::make_integer_sequence<int, Format::rows>>
+struct Blocks;
+template <class Format, int PANELS, int... ROW>
+struct Blocks<Format, PANELS, std::integer_sequence<int, ROW...>> {
+    static constexpr Block table[] = {Format::template block<ROW + 1, PANELS>...};
+};
+
+// What the weights of one block may take of the second-level cache.
+constexpr int64_t range_bytes = 128 << 10;
+
+// `multiple`: ranges of K are cut at multiples of so many steps.
+template <class Format>
+static void walk(const Tile& tile, int64_t row_begin, int64_t row_end, int64_t panel_begin,
+                 int64_t panel_end, int64_t multiple) {
+    constexpr int most_rows = Format::rows, panels = Format::panels;
+    const int64_t rows = row_end - row_begin;
+    const int64_t steps = (tile.matrix.inputs + Format::step_inputs - 1) / Format::step_inputs;
+    // Weights are read again by the second block of rows and should still be in the cache then; with
+    // a single block there is nothing to gain.
+    int64_t range_steps = steps;
+    if (rows > most_rows)
+        range_steps = (range_bytes / (Format::step_bytes * panels) + multiple - 1) / multiple * multiple;
+    // Blocks of equal numbers of rows: 13 rows are faster as 7 + 6 than as 12 + 1.
+    const int64_t blocks = (rows + most_rows - 1) / most_rows;
+    for (int64_t panel = panel_begin; panel < panel_end;) {
+        const bool wide = panel + panels <= panel_end;
+        const Block* table = wide ? Blocks<Format, panels>::table : Blocks<Format, 1>::table;
+        for (int64_t begin = 0; begin < steps; begin += range_steps) {
+            const int64_t end = begin + range_steps < steps ? begin + range_steps : steps;
+            const Range range{begin, end, begin == 0, end == steps};
+            for (int64_t block = 0; block < blocks; ++block) {
+                const int64_t first = row_begin + rows * block / blocks;
+                const int64_t last = row_begin + rows * (block + 1) / blocks;
+                table[last - first - 1](tile, first, panel, range);
+            }
+        }
+        panel += wide ? panels : 1;
+    }
+}
+
+static void linear_tile(const PackedMatrix& matrix, const PreparedInput& input, int64_t row_begin,
+                        int64_t row_end, int64_t panel_begin, int64_t panel_end, float* y,
+                        int64_t y_stride, const float* bias) {
+    if (row_begin >= row_end) return;
+    const Tile tile{matrix, input, input.form.row_bytes(), y, y_stride, bias};
+    switch (matrix.kind) {
+        case Kind::fp32:
+            return walk<Fp32>(tile, row_begin, row_end, panel_begin, panel_end, 1);
+        case Kind::bf16:
+            return walk<Bf16>(tile, row_begin, row_end, panel_begin, panel_end, 1);
+        case Kind::int8:
+            return walk<Int8>(tile, row_begin, row_end, panel_begin, panel_end, 1);
+        case Kind::int4:
+            return (matrix.zero ? walk<Int4<true>> : walk<Int4<false>>)(
+                tile, row_begin, row_end, panel_begin, panel_end, matrix.group / 32);
+    }
+}
+
+// Quantises `count` (up to the row's padding) floats with one scale: see Kind::int8 in linear.h.
+static void quantise(const float* x, int64_t count, int8_t* values, float* scale, int32_t* sum) {
+    I most_bits = int_broadcast(0);
+    int64_t k = 0;
+    for (; k + 16 <= count; k += 16) most_bits = int_max(most_bits, abs_bits(load(x + k)));
+    if (k < count) most_bits = int_max(most_bits, abs_bits(load(x + k, count - k)));
+    const int32_t bits = lanes_max(most_bits);
+    float most;
+    __builtin_memcpy(&most, &bits, 4);
+    const bool finite = bits < 0x7f800000;
+    if (!finite || most < 0x1p-100f) {
+        __builtin_memset(values, 0, count);
+        *scale = finite ? 0.0f : __builtin_nanf("");
+        *sum = 0;
+        return;
+    }
+    const F inverse = broadcast(127.0f / most);
+    I total = int_broadcast(0);
+    for (k = 0; k + 16 <= count; k += 16) {
+        const I value = to_int(mul(load(x + k), inverse));
+        total = int_add(total, value);
+        store_int8(values + k, value);
+    }
+    if (k < count) {
+        // Lanes past the end are zero; rows are padded to 64 bytes, so there is room for them.
+        const I value = to_int(mul(load(x + k, count - k), inverse));
+        total = int_add(total, value);
+        store_int8(values + k, value);
+    }
+    *scale = most / 127.0f;
+    *sum = lanes_sum(total);
+}
+
+static void prepare_row(const PreparedInput& input, int64_t row, const float* x) {
+    const int64_t count = input.form.inputs, row_bytes = input.form.row_bytes();
+    uint8_t* values = input.values + row * row_bytes;
+    switch (input.form.kind) {
+        case Kind::fp32:
+            __builtin_memcpy(values, x, count * 4);
+            break;
+        case Kind::bf16: {
+            uint16_t* to = reinterpret_cast<uint16_t*>(values);
+            int64_t k = 0;
+            for (; k + 16 <= count; k += 16) store_bf16(to + k, load(x + k));
+            if (k < count) store_bf16(to + k, load(x + k, count - k));
+            if (count & 1) to[count] = 0;  // the second half of the last pair
+            break;
+        }
+        case Kind::int8:
+        case Kind::int4: {
+            const int64_t groups = input.form.group ? count / input.form.group : 1;
+            const int64_t group = input.form.group ? input.form.group : count;
+            for (int64_t g = 0; g < groups; ++g)
+                quantise(x + g * group, group, reinterpret_cast<int8_t*>(values) + g * group,
+                         input.scales + row * groups + g, input.sums + row * groups + g);
+            for (int64_t k = count; k < (count + 3) / 4 * 4; ++k) values[k] = 0;
+            break;
+        }
+    }
+}
+
+}  // namespace ockham::OCKHAM_ISA_NAMESPACE

@@ -1,0 +1,12 @@
+// The Python module ockham.kernels._cpu. Each part of the core binds itself in its own file.
+#include <nanobind/nanobind.h>
+
+#include "bindings.h"
+
+NB_MODULE(_cpu, module) {
+    module.doc() = "Ockham's native core. Its callers in ockham.kernels check what they pass.";
+    ockham::bind_machine(module);
+    ockham::bind_linear(module);
+    ockham::bind_executor(module);
+    ockham::bind_sampler(module);
+}

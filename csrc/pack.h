@@ -1,0 +1,24 @@
+// Turning rows of weights into panels.
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace ockham {
+
+class ThreadPool;
+
+// Turns [outputs][units] into [outputs / 16][units][16], in place, one panel after the other (a panel
+// takes the same bytes in both orders). A unit is `unit_bytes` (1, 2, 4 or 8) that stay together: a
+// float, a pair of bf16, four int8. `outputs` is a multiple of 16.
+void to_panels(ThreadPool& pool, uint8_t* weight, int64_t outputs, int64_t units, int unit_bytes);
+
+// Quantises `panels` panels of 16 rows of floats into the layout of Kind::int8 or Kind::int4; the
+// pointers stand at the first of these panels.
+void pack_int8(ThreadPool& pool, Isa isa, const float* rows, int64_t panels, int64_t inputs,
+               uint8_t* weight, float* scale);
+void pack_int4(ThreadPool& pool, Isa isa, const float* rows, int64_t panels, int64_t inputs,
+               int64_t group, uint8_t* weight, uint16_t* scale);
+
+}  // namespace ockham

@@ -1,0 +1,87 @@
+// The state of all layers: keys and values in pages, laid out for the attention kernels.
+//
+// A page of one layer is, for each key-value head, its keys and then its values, both in groups of 16
+// tokens (the last one padded): keys element by element with a lane for each token, [width][16], so
+// that a query's scores with 16 keys are one vector; values token by token, [16][width]. `width` is
+// head_dim rounded up to 16. With pages of a multiple of 16 tokens and heads of a multiple of 16
+// elements nothing is padded. A head's keys and values of one page lie together, so that decoding
+// streams them. Other element types may follow: only this file and load_stored() know the two.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "layer_kernels.h"
+#include "memory.h"
+
+namespace ockham {
+
+struct GroupShape {
+    std::vector<int64_t> layers;
+    int64_t kv_heads;
+    int64_t head_dim;
+    bool bf16;
+    int64_t pages;
+    int64_t page_tokens;
+};
+
+// One layer's planes.
+struct LayerPlane {
+    uint8_t* data = nullptr;
+    int64_t kv_heads = 0, head_dim = 0, width = 0;
+    int64_t pages = 0, page_tokens = 0;
+    bool bf16 = false;
+    int64_t element_bytes = 0;
+    int64_t group_bytes = 0;  // the keys (or values) of 16 tokens
+    int64_t side_bytes = 0;   // the keys (or values) of a page and head
+    int64_t page_bytes = 0;
+
+    uint8_t* keys(int64_t page, int64_t head) const {
+        return data + page * page_bytes + head * 2 * side_bytes;
+    }
+    uint8_t* values(int64_t page, int64_t head) const { return keys(page, head) + side_bytes; }
+    // Where the first element of a token's key stands, and its value. From one element of the key to
+    // the next are 16 elements; values are contiguous.
+    uint8_t* key(int64_t slot, int64_t head) const {
+        const int64_t token = slot % page_tokens;
+        return keys(slot / page_tokens, head) + token / group_keys * group_bytes +
+               token % group_keys * element_bytes;
+    }
+    uint8_t* value(int64_t slot, int64_t head) const {
+        return values(slot / page_tokens, head) + slot % page_tokens * width * element_bytes;
+    }
+    // Whether the 16 keys of an aligned group of cells always stand in one group of one page.
+    bool groups_in_place() const { return page_tokens % group_keys == 0; }
+
+    // Writes one token's keys and values (kv_heads * head_dim floats each), rounded to the planes'
+    // type.
+    void store(const RowKernels& kernels, int64_t slot, const float* k, const float* v) const;
+};
+
+class Planes {
+   public:
+    // Throws std::invalid_argument with a sentence if a shape makes no sense.
+    explicit Planes(const std::vector<GroupShape>& groups);
+    Planes(Planes&&) = default;
+
+    const std::vector<GroupShape>& groups() const { return shapes_; }
+    // Throws std::invalid_argument if no group holds the layer.
+    LayerPlane layer(int64_t layer) const;
+    // The group that holds a layer.
+    int64_t group_of(int64_t layer) const;
+
+    // As base.Planes says. The caller checks that all slots are in [0, slots(group)); `state` has the
+    // planes' own element type and the shape (layers, 2, count, kv_heads, head_dim).
+    int64_t slots(int64_t group) const;
+    void copy(int64_t group, const int64_t* source, const int64_t* target, int64_t count);
+    void read(int64_t group, const int64_t* slots, int64_t count, void* state) const;
+    void write(int64_t group, const int64_t* slots, int64_t count, const void* state);
+
+   private:
+    LayerPlane plane(int64_t group, int64_t index) const;
+
+    std::vector<GroupShape> shapes_;
+    std::vector<Pages> memory_;
+};
+
+}  // namespace ockham

@@ -1,0 +1,51 @@
+// A step as the executor sees it: pointers into the arrays of ockham.core.step.Step, which whoever
+// made it keeps alive. Field by field it means what that class says.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace ockham {
+
+struct TableView {
+    const int32_t* pages = nullptr;
+    const int32_t* starts = nullptr;
+    int64_t length = 0;  // of pages
+};
+
+// Rows that want something of one layer.
+struct LayerRows {
+    int64_t layer = 0;
+    const int32_t* rows = nullptr;
+    int64_t count = 0;
+};
+
+struct StepView {
+    int64_t rows = 0;
+    int64_t sequences = 0;
+    const int32_t* ids = nullptr;
+    const int32_t* positions = nullptr;
+    const int32_t* sequence = nullptr;
+    const int32_t* context = nullptr;
+    std::vector<TableView> tables;
+    std::vector<const int64_t*> slots;
+    int64_t page_tokens = 0;
+    const int32_t* wants_logits = nullptr;
+    int64_t logits_rows = 0;
+    const int32_t* extra = nullptr;         // null: no row has extra cells
+    const int32_t* extra_starts = nullptr;  // null with `extra`
+    int64_t extra_count = 0;
+    const float* embeddings = nullptr;
+    const int32_t* embedding_of = nullptr;  // null: all inputs are token ids
+    int64_t embeddings_rows = 0, embeddings_width = 0;
+    std::vector<LayerRows> wants_hidden;
+    std::vector<LayerRows> wants_scores;
+
+    int64_t extras(int64_t row) const {
+        return extra == nullptr ? 0 : extra_starts[row + 1] - extra_starts[row];
+    }
+    // How many keys a row sees where there is no window.
+    int64_t seen(int64_t row) const { return context[row] + extras(row); }
+};
+
+}  // namespace ockham

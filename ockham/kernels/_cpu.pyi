@@ -1,0 +1,120 @@
+"""
+Ockham's native core. Its callers in ockham.kernels check what they pass.
+"""
+
+from collections.abc import Callable, Sequence
+import enum
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+
+class Isa(enum.Enum):
+    PORTABLE = 0
+
+    AVX2 = 1
+
+    AVX512 = 2
+
+def isa_name(isa: Isa) -> str: ...
+
+def parse_isa(name: str) -> Isa: ...
+
+def supported(isa: Isa) -> bool: ...
+
+def detect() -> Isa: ...
+
+def chosen() -> Isa:
+    """What OCKHAM_ISA names, else the best that runs here."""
+
+class ThreadPool:
+    def __init__(self, threads: int, spin_us: int = 100) -> None: ...
+
+    @property
+    def size(self) -> int: ...
+
+class Rate(enum.Enum):
+    FP32 = 0
+
+    BF16 = 1
+
+    INT8 = 2
+
+def arithmetic_rate(pool: ThreadPool, isa: Isa, rate: Rate, seconds: float) -> float: ...
+
+def read_rate(pool: ThreadPool, isa: Isa, memory: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', writable=False)]) -> float: ...
+
+class Kind(enum.Enum):
+    FP32 = 0
+
+    BF16 = 1
+
+    INT8 = 2
+
+    INT4 = 3
+
+class Matrix:
+    @property
+    def outputs(self) -> int: ...
+
+    @property
+    def inputs(self) -> int: ...
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+def matrix(kind: Kind, outputs: int, inputs: int, weight: object, group: int = 0, scale: object | None = None, zero: object | None = None) -> Matrix:
+    """
+    A matrix over packed arrays, which come as flat uint8 views and are kept alive.
+    """
+
+def linear(pool: ThreadPool, isa: Isa, matrix: Matrix, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], bias: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', writable=False)] | None = None) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]: ...
+
+def prepared(pool: ThreadPool, isa: Isa, matrix: Matrix, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None, None))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))], Annotated[NDArray[numpy.int32], dict(shape=(None, None))]]: ...
+
+def time_products(pool: ThreadPool, isa: Isa, matrices: list[Matrix], rows: int, repeats: int) -> list[float]: ...
+
+def rows(matrix: Matrix, outputs: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', writable=False)]) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]: ...
+
+def pack_int8(pool: ThreadPool, isa: Isa, rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weight: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], scale: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
+
+def pack_int4(pool: ThreadPool, isa: Isa, rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], group: int, weight: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], scale: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
+
+def to_panels(pool: ThreadPool, weight: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')], outputs: int, units: int, unit_bytes: int) -> None:
+    """Turns rows into panels, in place: see pack.h."""
+
+class Planes:
+    def __init__(self, groups: Sequence) -> None: ...
+
+    def copy(self, group: int, source: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], target: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None: ...
+
+    def read(self, group: int, slots: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> object: ...
+
+    def write(self, group: int, slots: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], state: Annotated[NDArray, dict(shape=(None, None, None, None, None), order='C', device='cpu', writable=False)]) -> None: ...
+
+class Run:
+    @property
+    def step(self) -> object: ...
+
+    @property
+    def x(self) -> object: ...
+
+    @x.setter
+    def x(self, arg: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], /) -> None: ...
+
+class Executor:
+    @staticmethod
+    def bind(pool: object, isa: Isa, planes: object, program: Sequence, matrix_of: Callable) -> Executor: ...
+
+    def begin(self, step: object) -> Run: ...
+
+    def run(self, run: Run, start: int, stop: int) -> None: ...
+
+    def finish(self, run: Run) -> tuple: ...
+
+def row_function(isa: Isa, name: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> object:
+    """exp or tanh of every value, as the kernels compute it."""

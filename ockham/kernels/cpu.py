@@ -1,0 +1,113 @@
+"""The cpu backend: the compiled kernels of csrc/, run over whole ranges of a program.
+
+Exact: a row's result has the same bits whatever other rows are in the step, however its prompt was
+cut into chunks and however many threads there are. What decides the bits is the instruction set
+and `KERNELS`. It knows tensors, never models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.seams import Linear
+from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
+from ockham.kernels import sampling
+from ockham.kernels.base import GroupLayout, Planes
+from ockham.kernels.cpu_linear import native_matrix
+from ockham.kernels.native import available_cores, core
+from ockham.kernels.ops import Program
+from ockham.kernels.sampling import Draw, Drawn
+
+KERNELS = 1
+"""Raised whenever a change to the kernels changes a bit of any result."""
+
+_NOT_FINITE = -2  # instead of a token: csrc/sampler.h
+
+
+class CpuPlanes:
+    """Keys and values in the kernels' own layout (csrc/planes.h), zeroed, backed when written."""
+
+    def __init__(self, groups: Sequence[GroupLayout]) -> None:
+        self.groups = tuple(groups)
+        self.native = core.Planes(self.groups)
+
+    def copy(self, group: int, source: Longs, target: Longs) -> None:
+        self.native.copy(group, _slots(source), _slots(target))
+
+    def read(self, group: int, slots: Longs) -> npt.NDArray[np.generic]:
+        state: npt.NDArray[np.generic] = self.native.read(group, _slots(slots))
+        return state
+
+    def write(self, group: int, slots: Longs, state: npt.NDArray[np.generic]) -> None:
+        self.native.write(group, _slots(slots), np.ascontiguousarray(state))
+
+
+def _slots(slots: Longs) -> Longs:
+    return np.ascontiguousarray(slots, np.int64)
+
+
+class CpuExecutor:
+    """A program converted once to native records; a range of it is one call without the GIL."""
+
+    def __init__(
+        self, program: Program, planes: CpuPlanes, pool: core.ThreadPool, isa: core.Isa
+    ) -> None:
+        matrices: dict[int, core.Matrix] = {}  # one for a table that is embedding and head
+
+        def matrix_of(linear: Linear) -> core.Matrix:
+            if id(linear) not in matrices:
+                matrices[id(linear)] = native_matrix(linear, pool)
+            return matrices[id(linear)]
+
+        self.program = program
+        self._sampler = core.Sampler(pool, isa)
+        self._native = core.Executor.bind(pool, isa, planes.native, program.ops, matrix_of)
+
+    def begin(self, step: Step) -> core.Run:
+        """Raises ValueError if the step breaks its contract."""
+        return self._native.begin(step)
+
+    def run(self, run: core.Run, start: int, stop: int) -> None:
+        self._native.run(run, start, stop)
+
+    def finish(self, run: core.Run) -> StepOutput:
+        return StepOutput(*self._native.finish(run))
+
+    def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
+        tokens = self._sampler.sample(logits, draws)
+        for token, draw in zip(tokens, draws, strict=True):
+            if token == _NOT_FINITE:
+                sampling.process(logits[draw.row], draw)  # raises, naming the logit
+        return [Drawn(None if token < 0 else token) for token in tokens]
+
+    def logprobs(
+        self, logits: Floats, targets: Ints, top: int
+    ) -> list[dict[int, tuple[float, int]]]:
+        return sampling.logprobs(logits, targets, top)
+
+
+class CpuBackend:
+    """All operations by the compiled kernels, with `threads` threads (all available cores).
+
+    Raises RuntimeError if OCKHAM_ISA names an instruction set that this processor lacks.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._pool = core.ThreadPool(threads or available_cores())
+        self._isa = core.chosen()
+
+    def numerics(self) -> str:
+        return f"cpu-{KERNELS}/{core.isa_name(self._isa)}"
+
+    def allocate(self, groups: Sequence[GroupLayout]) -> CpuPlanes:
+        return CpuPlanes(groups)
+
+    def bind(self, program: Program, planes: Planes) -> CpuExecutor:
+        if not isinstance(planes, CpuPlanes):
+            raise TypeError("the cpu backend runs over the planes that it allocated itself.")
+        return CpuExecutor(program, planes, self._pool, self._isa)

@@ -1,0 +1,167 @@
+"""The exactness machine: random schedules, and each sequence alone as the only right answer.
+
+A hypothesis state machine drives one engine through arrivals, steps under changing token budgets
+and thread counts, cancellations and forced preemptions. Every choice of every request that finishes
+is compared, token ids and log probabilities, bit for bit, with the same request run alone through
+an engine that has nothing else to do. One differing bit is a bug, never a tolerance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from ockham.core.outputs import PositionLogprobs
+from ockham.core.sampling_params import SamplingParams
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Delta, Request
+
+BUDGETS = (1, 3, 16, 64, 256)
+
+
+@dataclass
+class Stream:
+    """What one choice said so far."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[PositionLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[PositionLogprobs | None] | None = None
+    finish_reason: str | None = None
+
+    def add(self, delta: Delta) -> None:
+        self.tokens += delta.token_ids
+        self.logprobs += delta.logprobs or []
+        self.prompt_logprobs = delta.prompt_logprobs or self.prompt_logprobs
+        self.finish_reason = delta.finish_reason or self.finish_reason
+
+
+Answer = dict[int, Stream]
+
+
+def run_alone(engine: Engine, request: Request) -> Answer:
+    """The request's streams with nothing beside it."""
+    assert not engine.has_work
+    engine.add(request)
+    answer: Answer = {}
+    while engine.has_work:
+        for delta in engine.step():
+            answer.setdefault(delta.index, Stream()).add(delta)
+    return answer
+
+
+def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
+    """Prompts and parameters, as data that names them completely."""
+    return st.fixed_dictionaries(
+        {
+            "prompt_seed": st.integers(0, 30),
+            "prompt_tokens": st.one_of(st.integers(1, 12), st.integers(1, 150)),
+            "temperature": st.sampled_from([0.0, 0.7, 1.0, 1.5]),
+            "top_p": st.sampled_from([1.0, 0.9]),
+            "top_k": st.sampled_from([0, 40]),
+            "repetition_penalty": st.sampled_from([1.0, 1.2]),
+            "seed": st.integers(0, 5),
+            "max_tokens": st.integers(1, 24),
+            "n": st.sampled_from([1, 1, 1, 2, 3]),
+            "logprobs": st.sampled_from([None, 3]),
+            "prompt_logprobs": st.sampled_from([None, None, None, 1]),
+        }
+    )
+
+
+def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
+    values = dict(data)
+    rng = np.random.default_rng(values.pop("prompt_seed"))
+    # Prompts of one seed share their beginning.
+    prompt = rng.integers(0, vocabulary, 150).tolist()[: values.pop("prompt_tokens")]
+    params = SamplingParams(ignore_eos=True, **values)
+    return Request(request_id=name, prompt_token_ids=prompt, params=params, detokenize=False)
+
+
+class ExactnessMachine(RuleBasedStateMachine):
+    """Subclasses give the engines: `crowded()` is driven, `alone()` answers."""
+
+    vocabulary: int
+    compared = 0
+    """Choices compared so far by all machines of the class."""
+
+    @classmethod
+    def crowded(cls) -> Engine:
+        raise AssertionError("a subclass gives the engine")
+
+    @classmethod
+    def alone(cls) -> Engine:
+        raise AssertionError("a subclass gives the engine")
+
+    @initialize()
+    def start(self) -> None:
+        self.engine = self.crowded()
+        self.budget = self.engine.scheduler.most_rows
+        self.asked: dict[str, dict[str, Any]] = {}
+        self.answers: dict[str, Answer] = {}
+        self.cancelled: set[str] = set()
+        self.count = 0
+
+    @rule(data=st.data(), burst=st.integers(1, 5))
+    def arrive(self, data: st.DataObject, burst: int) -> None:
+        for _ in range(burst):
+            name = str(self.count)
+            self.count += 1
+            asked = data.draw(requests(self.vocabulary))
+            self.asked[name] = asked
+            self.engine.add(build(name, asked, self.vocabulary))
+
+    @rule(steps=st.integers(1, 12))
+    def step(self, steps: int) -> None:
+        for _ in range(steps):
+            self._take(self.engine.step())
+
+    @rule(budget=st.sampled_from(BUDGETS))
+    def change_the_token_budget(self, budget: int) -> None:
+        self.engine.scheduler.most_rows = min(budget, self.budget)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        live = sorted({s.request_id for s in self.engine.scheduler.running})
+        if live:
+            name = data.draw(st.sampled_from(live))
+            self.cancelled.add(name)
+            self._take(self.engine.abort(name))
+
+    @rule(data=st.data())
+    def preempt(self, data: st.DataObject) -> None:
+        running = self.engine.scheduler.running
+        if running:
+            self.engine.scheduler.preempt(data.draw(st.sampled_from(running)))
+
+    @invariant()
+    def pages_are_sound(self) -> None:
+        if hasattr(self, "engine"):
+            self.engine.check_integrity()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        while self.engine.has_work:
+            self._take(self.engine.step())
+        assert self.engine.state.pages_used == 0
+        self.engine.scheduler.most_rows = self.budget
+        for name, asked in self.asked.items():
+            if name not in self.cancelled:
+                self._compare(name, asked)
+
+    def _take(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            choices = self.answers.setdefault(delta.request_id, {})
+            choices.setdefault(delta.index, Stream()).add(delta)
+
+    def _compare(self, name: str, asked: dict[str, Any]) -> None:
+        expected = run_alone(self.alone(), build(name, asked, self.vocabulary))
+        found = self.answers[name]
+        assert found.keys() == expected.keys()
+        for index, stream in expected.items():
+            assert found[index] == stream, f"request {name} ({asked}), choice {index}"
+            type(self).compared += 1

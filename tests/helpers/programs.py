@@ -1,0 +1,245 @@
+"""Random programs over random weights: every field of every operation, without a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ockham.core.registry import find
+from ockham.core.seams import Linear
+from ockham.kernels.base import Backend, GroupLayout
+from ockham.kernels.ops import (
+    Attend,
+    AttentionInput,
+    AttentionOutput,
+    Embed,
+    Experts,
+    FeedForward,
+    Head,
+    Norm,
+    Op,
+    Program,
+    Rope,
+    Route,
+)
+
+VOCABULARY = 101
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a random program, and what its operations have."""
+
+    hidden: int = 48
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 16
+    inner: int = 40
+    layers: int = 2
+    windows: tuple[int | None, ...] = (None,)  # of the layers, in turn
+    softcap: float | None = None
+    qk_norm: str | None = None  # "head" or "whole"
+    rotary_dim: int | None = None  # None: the whole head; 0: no rotation
+    rope_scale: float = 1.0
+    biases: bool = False
+    post_norms: bool = False
+    pre_norms: bool = True
+    activation: str = "silu"
+    residual_scale: float = 1.0
+    embedding_scale: float = 1.0
+    tied: bool = False
+    head_bias: bool = False
+    head_scale: float = 1.0
+    head_softcap: float | None = None
+    experts: int = 0
+    top_k: int = 2
+    normalise: bool = True
+    shared: bool = False
+    shared_gate: bool = False
+    weights: str = "fp32"
+    state: str = "float32"
+    page_tokens: int = 16
+    pages: int = 64
+
+
+@dataclass
+class Bound:
+    """What tests.helpers.steps.Stepper asks of a model."""
+
+    backend: Backend
+    program: Program
+    layouts: tuple[GroupLayout, ...]
+
+
+def on(backend: Backend, shape: Shape, seed: int = 0) -> Bound:
+    """A random program of this shape on a backend; the same weights for the same seed."""
+    return Bound(backend, random_program(shape, seed), layouts_of(shape))
+
+
+def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
+    """One group for each window."""
+    windows = list(dict.fromkeys(shape.windows))
+    return tuple(
+        GroupLayout(
+            tuple(i for i in range(shape.layers) if _window(shape, i) == window),
+            shape.kv_heads,
+            shape.head_dim,
+            shape.state,
+            window,
+            shape.pages,
+            shape.page_tokens,
+        )
+        for window in windows
+    )
+
+
+def _window(shape: Shape, layer: int) -> int | None:
+    return shape.windows[layer % len(shape.windows)]
+
+
+def random_program(shape: Shape, seed: int = 0) -> Program:
+    """Weights are drawn so that activations neither vanish nor explode."""
+    return _Builder(shape, np.random.default_rng(seed)).program()
+
+
+class _Builder:
+    def __init__(self, shape: Shape, rng: np.random.Generator) -> None:
+        self.s, self.rng = shape, rng
+        self.format = find("format", shape.weights).cls()
+        self.rope = None
+        rotary = shape.head_dim if shape.rotary_dim is None else shape.rotary_dim
+        if rotary:
+            exponents = np.arange(0, rotary, 2, dtype=np.float32) / rotary
+            self.rope = Rope((1.0 / 10000.0**exponents).astype(np.float32), shape.rope_scale)
+
+    def matrix(self, outputs: int, inputs: int, scale: float = 1.0) -> Linear:
+        spread = scale / np.sqrt(inputs)
+        values = (self.rng.standard_normal((outputs, inputs)) * spread).astype(np.float32)
+        if self.s.weights == "bf16":
+            return self.format.pack(outputs, inputs, [values.astype(ml_dtypes.bfloat16)])
+        return self.format.pack(outputs, inputs, [values])
+
+    def vector(self, length: int, present: bool = True, mean: float = 0.0) -> Any:
+        if not present:
+            return None
+        return (mean + 0.3 * self.rng.standard_normal(length)).astype(np.float32)
+
+    def norm(self, length: int, present: bool = True) -> Norm | None:
+        return Norm(self.vector(length, mean=1.0), 1e-5) if present else None
+
+    def program(self) -> Program:
+        s = self.s
+        table = self.matrix(VOCABULARY, s.hidden, 4.0)
+        operations: list[Op] = [Embed(table, s.embedding_scale)]
+        for layer in range(s.layers):
+            operations += self.attention(layer)
+            operations += self.mixture(layer) if s.experts else [self.feed_forward(layer)]
+        operations.append(
+            Head(
+                table if s.tied else self.matrix(VOCABULARY, s.hidden, 2.0),
+                self.norm(s.hidden),
+                self.vector(VOCABULARY, s.head_bias),
+                s.head_scale,
+                s.head_softcap,
+            )
+        )
+        return Program(tuple(operations))
+
+    def attention(self, layer: int) -> list[Op]:
+        s = self.s
+        q, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
+        whole, has_norm = s.qk_norm == "whole", s.qk_norm is not None
+        group = list(dict.fromkeys(s.windows)).index(_window(s, layer))
+        sizes = (s.heads, s.kv_heads, s.head_dim)
+        return [
+            AttentionInput(
+                layer,
+                group,
+                *sizes,
+                qkv=self.matrix(q + 2 * kv, s.hidden, 1.5),
+                norm=self.norm(s.hidden, s.pre_norms),
+                bias=self.vector(q + 2 * kv, s.biases),
+                q_norm=self.norm(q if whole else s.head_dim, has_norm),
+                k_norm=self.norm(kv if whole else s.head_dim, has_norm),
+                norm_whole=whole,
+                rope=self.rope,
+            ),
+            Attend(
+                layer,
+                group,
+                *sizes,
+                scale=s.head_dim**-0.5,
+                softcap=s.softcap,
+                window=_window(s, layer),
+            ),
+            AttentionOutput(
+                layer,
+                self.matrix(s.hidden, q),
+                self.vector(s.hidden, s.biases),
+                self.norm(s.hidden, s.post_norms),
+                s.residual_scale,
+            ),
+        ]
+
+    def feed_forward(self, layer: int) -> Op:
+        s = self.s
+        return FeedForward(
+            layer,
+            self.matrix(2 * s.inner, s.hidden),
+            self.matrix(s.hidden, s.inner),
+            s.activation,
+            self.norm(s.hidden, s.pre_norms),
+            self.vector(2 * s.inner, s.biases),
+            self.vector(s.hidden, s.biases),
+            self.norm(s.hidden, s.post_norms),
+            s.residual_scale,
+        )
+
+    def mixture(self, layer: int) -> list[Op]:
+        s = self.s
+        route = Route(
+            layer,
+            self.matrix(s.experts, s.hidden, 2.0),
+            s.top_k,
+            s.normalise,
+            self.norm(s.hidden, s.pre_norms),
+        )
+        experts = Experts(
+            layer,
+            [self.matrix(2 * s.inner, s.hidden) for _ in range(s.experts)],
+            [self.matrix(s.hidden, s.inner) for _ in range(s.experts)],
+            s.activation,
+            self.matrix(2 * 24, s.hidden) if s.shared else None,
+            self.matrix(s.hidden, 24) if s.shared else None,
+            self.matrix(1, s.hidden) if s.shared_gate else None,
+            self.norm(s.hidden, s.post_norms),
+            s.residual_scale,
+        )
+        return [route, experts]
+
+
+SHAPES: dict[str, Shape] = {
+    "plain": Shape(),
+    "bf16": Shape(weights="bf16", state="bfloat16"),
+    "one head": Shape(heads=1, kv_heads=1, head_dim=64),
+    "many query heads": Shape(heads=8, kv_heads=1),
+    "no groups": Shape(heads=3, kv_heads=3, head_dim=20),
+    "window": Shape(windows=(5, None), pages=32),
+    "windows": Shape(windows=(20, 33), layers=3),
+    "softcap": Shape(softcap=3.0, head_softcap=2.0, head_scale=0.7),
+    "head norms": Shape(qk_norm="head", rotary_dim=8, rope_scale=1.3),
+    "whole norms": Shape(qk_norm="whole", rotary_dim=0, pre_norms=False, post_norms=True),
+    "biases": Shape(biases=True, head_bias=True, tied=True, embedding_scale=7.0),
+    "gelu": Shape(activation="gelu_tanh", residual_scale=0.4, inner=37, hidden=44),
+    "experts": Shape(experts=5),
+    "many experts": Shape(experts=17, top_k=6, normalise=False, post_norms=True),
+    "shared expert": Shape(experts=4, shared=True, shared_gate=True),
+    "shared without gate": Shape(experts=4, top_k=1, shared=True, activation="gelu_tanh"),
+    "small pages": Shape(page_tokens=8, pages=128, windows=(11, None)),
+    "odd pages": Shape(page_tokens=5, pages=256, state="bfloat16"),
+    "large pages": Shape(page_tokens=64, pages=32, windows=(40, None), state="bfloat16"),
+}
+"""Shapes that together have every field of every operation."""

@@ -1,0 +1,141 @@
+"""A row's result has the same bits whatever else is in the step: the first law of the cpu backend.
+
+Here for the executor and all kernels but the products; tests/exact/ drives the whole engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ockham.kernels.native import core
+from tests.helpers.programs import SHAPES, VOCABULARY, Bound, on
+from tests.helpers.steps import Part, Stepper, prompt_logits
+
+pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
+
+ISAS = ["portable", "avx2", "avx512"]
+LONG = 1300  # more than one part of 1,024 keys
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if not core.supported(core.parse_isa(request.param)):
+        pytest.skip(f"this processor lacks {request.param}")
+    monkeypatch.setenv("OCKHAM_ISA", request.param)
+    return str(request.param)
+
+
+def model(name: str, threads: int = 2) -> Bound:
+    from ockham.kernels.cpu import CpuBackend
+
+    shape = SHAPES[name]
+    needed = -(-LONG // shape.page_tokens)
+    return on(CpuBackend(threads), replace(shape, pages=2 * needed + 40))
+
+
+def tokens(count: int, seed: int) -> list[int]:
+    found: list[int] = np.random.default_rng(seed).integers(0, VOCABULARY, count).tolist()
+    return found
+
+
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool(np.array_equal(one.view(np.uint32), other.view(np.uint32)))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_chunks_do_not_change_a_bit(name: str, isa: str) -> None:
+    prompt = tokens(90, 1)
+    whole = prompt_logits(model(name), [prompt], 512)[0]
+    for chunk in (1, 7, 64):
+        assert same(prompt_logits(model(name), [prompt], chunk)[0], whole), f"chunks of {chunk}"
+
+
+@pytest.mark.parametrize("name", ["plain", "bf16", "windows", "one head", "odd pages"])
+def test_chunks_of_long_prompts_do_not_change_a_bit(name: str, isa: str) -> None:
+    prompt = tokens(LONG, 2)
+    whole = prompt_logits(model(name), [prompt], LONG)[0]
+    for chunk in (1, 500):
+        assert same(prompt_logits(model(name), [prompt], chunk)[0], whole), f"chunks of {chunk}"
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_company_does_not_change_a_bit(name: str, isa: str) -> None:
+    prompts = [tokens(n, n) for n in (1, 33, 70, 2, 17)]
+    together = prompt_logits(model(name), prompts, 512)
+    mixed = prompt_logits(model(name), prompts[::-1], 13)[::-1]
+    for prompt, one, other in zip(prompts, together, mixed, strict=True):
+        alone = prompt_logits(model(name), [prompt], 512)[0]
+        assert same(one, alone)
+        assert same(other, alone)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_threads_do_not_change_a_bit(name: str, isa: str) -> None:
+    prompts = [tokens(n, n) for n in (200, 33, 70)]
+    one, two = (prompt_logits(model(name, threads), prompts, 128) for threads in (1, 2))
+    assert all(same(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("heads", ["one head", "many query heads"])
+def test_parts_that_are_tasks_of_their_own_do_not_change_a_bit(heads: str, threads: int) -> None:
+    """With one key-value head a long decode is split by parts; a prefill is not."""
+    prompt = tokens(LONG, 3)
+    expected = prompt_logits(model(heads, 1), [prompt], LONG)[0]
+    stepper = Stepper(model(heads, threads))
+    stepper.step([Part(0, prompt[:-3])])
+    for row in (-3, -2, -1):
+        logits = stepper.step([Part(0, [prompt[row]])]).logits[0]
+        assert same(logits, expected[row])
+
+
+TREE_TOKENS = [11, 12, 13, 14, 15, 16, 17]
+TREE_PARENTS = [-1, 0, 0, 1, 2, 3, -1]
+
+
+def path_to(node: int) -> list[int]:
+    path: list[int] = []
+    while node >= 0:
+        path.insert(0, TREE_TOKENS[node])
+        node = TREE_PARENTS[node]
+    return path
+
+
+@pytest.mark.parametrize("length", [1, 60, 64, 1021])
+@pytest.mark.parametrize("name", ["plain", "bf16", "window", "windows", "softcap", "odd pages"])
+def test_a_node_of_a_tree_has_the_bits_of_its_path(name: str, length: int, isa: str) -> None:
+    prompt = tokens(length, 4)
+    stepper = Stepper(model(name))
+    stepper.step([Part(0, prompt), Part(1, prompt[:9])])
+    tree = stepper.step([Part(1, [5, 6]), Part(0, TREE_TOKENS, TREE_PARENTS)]).logits[2:]
+    for node in range(len(TREE_TOKENS)):
+        path = path_to(node)
+        chain = Stepper(model(name))
+        chain.step([Part(0, prompt)])
+        for token in path:
+            logits = chain.step([Part(0, [token])]).logits
+        assert same(tree[node], logits[0]), f"node {node}"
+
+
+def test_scores_do_not_depend_on_company() -> None:
+    prompt = tokens(LONG, 6)
+    found = []
+    for others in ([], [Part(1, tokens(50, 7))]):
+        stepper = Stepper(model("bf16"))
+        stepper.step([Part(0, prompt[:-1])])
+        row = {0: np.array([sum(len(o.tokens) for o in others)], np.int32)}
+        found.append(stepper.step([*others, Part(0, prompt[-1:])], wants_scores=row).scores[0][0])
+    assert found[0].shape == (LONG,)
+    assert same(found[0], found[1])
+
+
+def test_state_written_back_elsewhere_gives_the_same_bits() -> None:
+    """Export and import between pools of other page sizes: slots are not part of the result."""
+    prompt = tokens(70, 8)
+    expected = prompt_logits(model("large pages"), [prompt], 512)[0]
+    shape = replace(SHAPES["large pages"], page_tokens=16, pages=64)
+    backend = model("plain").backend
+    assert same(prompt_logits(on(backend, shape), [prompt], 512)[0], expected)

@@ -1,0 +1,148 @@
+"""The native sampler chooses what the NumPy sampler chooses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ockham.core.errors import OckhamError
+from ockham.core.noise import gumbel, uniform_words
+from ockham.core.sampling_params import SamplingParams
+from ockham.kernels import sampling
+from ockham.kernels.native import core
+from ockham.kernels.sampling import Draw
+from tests.helpers.programs import SHAPES, on
+
+pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
+
+VOCABULARY = 500
+
+
+@pytest.fixture(scope="module")
+def sample() -> object:
+    from ockham.kernels.cpu import CpuBackend
+
+    model = on(CpuBackend(2), SHAPES["plain"])
+    executor = model.backend.bind(model.program, model.backend.allocate(model.layouts))
+    return lambda logits, draws: [drawn.token for drawn in executor.sample(logits, draws)]
+
+
+def expected(logits: np.ndarray, draws: list[Draw]) -> list[int | None]:
+    return [drawn.token for drawn in sampling.sample(logits, draws)]
+
+
+def logits(seed: int, rows: int, spread: float, vocabulary: int = VOCABULARY) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((rows, vocabulary)) * spread).astype(np.float32)
+
+
+@given(
+    seed=st.integers(0, 10**9),
+    spread=st.sampled_from([0.0, 0.1, 3.0, 30.0]),
+    temperature=st.sampled_from([0.0, 0.1, 0.7, 1.0, 5.0]),
+    top_k=st.sampled_from([0, 1, 5, 499, 600]),
+    top_p=st.sampled_from([0.01, 0.5, 0.95, 1.0]),
+    min_p=st.sampled_from([0.0, 0.01, 0.5]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    penalty=st.sampled_from([0.0, 0.7]),
+    masked=st.booleans(),
+)
+def test_the_same_token_for_any_parameters(
+    sample: object,
+    seed: int,
+    spread: float,
+    repetition_penalty: float,
+    penalty: float,
+    masked: bool,
+    **params: float,
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = logits(seed, 3, spread)
+    rows[1, rng.integers(0, VOCABULARY, 100)] = rows[1].max()  # ties
+    given_params = SamplingParams(
+        repetition_penalty=repetition_penalty,
+        frequency_penalty=penalty,
+        presence_penalty=-penalty,
+        logit_bias={3: 2.5, 17: -1.0} if masked else None,
+        allowed_token_ids=list(range(0, VOCABULARY, 3)) if masked else None,
+        **params,  # type: ignore[arg-type]
+    )
+    draws = [
+        Draw(
+            row,
+            given_params,
+            seed * 7919,
+            row,
+            seed % 1000,
+            forbidden=[0, 9, 30] if masked else (),
+            seen=np.unique(rng.integers(0, VOCABULARY, 60)),
+            output=np.arange(5, 25),
+            output_counts=rng.integers(1, 9, 20),
+        )
+        for row in (2, 0, 1)
+    ]
+    assert sample(rows, draws) == expected(rows, draws)
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 4.0])
+def test_the_same_tokens_of_a_large_vocabulary(sample: object, spread: float) -> None:
+    rows = logits(1, 1, spread, 128256)
+    draws = [
+        Draw(0, SamplingParams(temperature=t, top_p=p), 11, 0, position)
+        for position in range(20)
+        for t, p in ((1.0, 1.0), (0.6, 0.9), (3.0, 1.0))
+    ]
+    assert sample(rows, draws) == expected(rows, draws)
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_words_are_those_of_the_reference_and_noise_within_a_last_bit(isa: str) -> None:
+    if not core.supported(core.parse_isa(isa)):
+        pytest.skip(f"this processor lacks {isa}")
+    which = core.parse_isa(isa)
+    ids = np.array([0, 1, 2, 3, 4, 1000, 128255, 2**31 - 1])
+    for seed, stream, position in ((0, 0, 0), (2**64 - 1, 2**32 - 1, 2**32 - 1), (12345, 2, 77)):
+        found = [core.gumbel(which, seed, stream, position, token) for token in ids.tolist()]
+        assert [w for w, _ in found] == uniform_words(seed, stream, position, ids).tolist()
+        assert np.allclose([g for _, g in found], gumbel(seed, stream, position, ids), rtol=1e-15)
+
+
+def test_log_and_exp_are_within_one_unit_in_the_last_place() -> None:
+    rng = np.random.default_rng(0)
+    for x in np.exp(rng.uniform(-40, 40, 20000)).tolist():
+        assert abs(core.natural_log(x) - math.log(x)) <= math.ulp(math.log(x))
+    for x in rng.uniform(-700, 700, 20000).tolist():
+        assert abs(core.natural_exp(x) - math.exp(x)) <= math.ulp(math.exp(x))
+
+
+def test_no_token_where_masks_leave_none(sample: object) -> None:
+    params = SamplingParams(allowed_token_ids=[4, 7])
+    draws = [Draw(0, params, 1, 0, 0, forbidden=[4, 7]), Draw(0, SamplingParams(), 1, 0, 0)]
+    found = sample(logits(2, 1, 1.0), draws)
+    assert found[0] is None
+    assert found == expected(logits(2, 1, 1.0), draws)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_logit_that_is_no_number_is_named(
+    sample: object, value: float, temperature: float
+) -> None:
+    rows = logits(3, 2, 1.0)
+    rows[1, 499] = value
+    with pytest.raises(OckhamError, match=f"a logit of {value}"):
+        sample(rows, [Draw(1, SamplingParams(temperature=temperature), 1, 0, 0)])
+
+
+def test_ids_outside_of_the_vocabulary_are_refused(sample: object) -> None:
+    for draw in (
+        Draw(1, SamplingParams(), 1, 0, 0),
+        Draw(0, SamplingParams(logit_bias={500: 1.0}), 1, 0, 0),
+        Draw(0, SamplingParams(), 1, 0, 0, forbidden=[-1]),
+    ):
+        with pytest.raises(ValueError, match=r"no row 1|not in a vocabulary"):
+            sample(logits(4, 1, 1.0), [draw])

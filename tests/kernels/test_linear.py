@@ -1,0 +1,250 @@
+"""The compiled products: exact whatever the batch, and what the plain twin says they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ockham.core.seams import Array, Linear
+from ockham.kernels.native import core, reason
+from ockham.weights.bf16 import Bf16
+from ockham.weights.fp32 import Fp32
+from ockham.weights.int4 import Int4, Int4Linear
+from ockham.weights.int8 import Int8
+
+if core is None:
+    pytest.skip(reason, allow_module_level=True)
+
+from ockham.kernels.cpu_linear import native_matrix
+
+FORMATS = {
+    "fp32": Fp32(),
+    "bf16": Bf16(),
+    "int8": Int8(),
+    "int4-32": Int4(32),
+    "int4-64": Int4(64),
+    "int4-128": Int4(128),
+    "int4-zeros": Int4(32),
+}
+ISAS = [
+    pytest.param(
+        isa,
+        id=core.isa_name(isa),
+        marks=pytest.mark.skipif(not core.supported(isa), reason="not on this processor"),
+    )
+    for isa in (core.Isa.PORTABLE, core.Isa.AVX2, core.Isa.AVX512)
+]
+POOLS = {threads: core.ThreadPool(threads) for threads in (1, 2)}
+
+
+def normal(rows: int, columns: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+
+
+def packed(name: str, outputs: int, inputs: int, seed: int = 0) -> Linear:
+    """A packed matrix of random weights; with random zero points for "int4-zeros"."""
+    if name != "int4-zeros":
+        weight = normal(outputs, inputs, seed)
+        return FORMATS[name].pack(outputs, inputs, iter([weight]))
+    random = np.random.default_rng(seed)
+    matrix = Int4(32).empty(outputs, inputs, zeros=True)
+    rows, groups = len(matrix.weight) * 16, inputs // 32
+    codes = random.integers(0, 16, (rows, inputs), np.uint8)
+    scale = random.uniform(0.01, 0.02, (rows, groups)).astype(np.float16)
+    matrix.fill(0, codes, scale, random.integers(0, 16, (rows, groups), np.uint8))
+    return matrix
+
+
+def product(
+    matrix: Linear,
+    x: np.ndarray,
+    isa: core.Isa,
+    threads: int = 2,
+    bias: np.ndarray | None = None,
+) -> np.ndarray:
+    pool = POOLS[threads]
+    return np.asarray(core.linear(pool, isa, native_matrix(matrix, pool), x, bias))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("outputs", "inputs"), [(16, 128), (37, 256), (333, 1152), (2049, 128)])
+def test_a_row_has_the_same_bits_whatever_the_batch(
+    name: str, outputs: int, inputs: int, isa: core.Isa
+) -> None:
+    matrix = packed(name, outputs, inputs)
+    x = normal(64, inputs, 1)
+    bias = normal(1, outputs, 2)[0]
+    alone = np.concatenate([product(matrix, x[i : i + 1], isa, 1, bias) for i in range(64)])
+    for threads in POOLS:
+        for rows in (1, 2, 3, 7, 8, 13, 16, 33, 64):
+            for start in {0, (64 - rows) // 2, 64 - rows}:
+                batch = product(matrix, x[start : start + rows], isa, threads, bias)
+                assert batch.tobytes() == alone[start : start + rows].tobytes(), (rows, start)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["fp32", "bf16", "int8", "int4-128", "int4-zeros"])
+def test_a_row_of_a_long_prompt_has_the_bits_that_it_has_alone(name: str, isa: core.Isa) -> None:
+    # Long enough for tiles of rows, and for K to be cut into ranges that resume.
+    matrix = packed(name, 48, 17 * 512)
+    x = normal(500, 17 * 512, 1)
+    together = product(matrix, x, isa)
+    for row in (0, 11, 12, 250, 383, 384, 499):
+        assert product(matrix, x[row : row + 1], isa).tobytes() == together[row].tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 128), (100, 384), (530, 128)])
+def test_products_are_what_the_plain_twin_says(
+    name: str, outputs: int, inputs: int, isa: core.Isa
+) -> None:
+    matrix = packed(name, outputs, inputs)
+    x = normal(9, inputs, 1)
+    expected = matrix.matmul(x)
+    actual = product(matrix, x, isa)
+    if name == "int8" or (name.startswith("int4") and isa != core.Isa.PORTABLE):
+        assert actual.tobytes() == np.ascontiguousarray(expected).tobytes()
+    else:
+        assert np.abs(actual - expected).max() <= 2e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("inputs", [1, 2, 3, 5, 17, 63, 65, 131])
+@pytest.mark.parametrize("name", ["fp32", "bf16", "int8"])
+def test_numbers_of_inputs_that_fill_no_step(name: str, inputs: int, isa: core.Isa) -> None:
+    matrix = packed(name, 18, inputs)
+    x = normal(5, inputs, 1)
+    expected = matrix.matmul(x)
+    assert np.allclose(product(matrix, x, isa), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_int8_does_not_saturate(isa: core.Isa) -> None:
+    matrix = Int8().empty(16, 1024)
+    for weight in (-128, -127, 127):
+        matrix.fill(0, np.full((16, 1024), weight, np.int8), np.ones(16, np.float32))
+        for sign in (1, -1):
+            x = np.full((3, 1024), np.float32(127 * sign))
+            assert (product(matrix, x, isa) == np.float32(127 * sign * weight * 1024)).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_int4_does_not_saturate(group: int, isa: core.Isa) -> None:
+    matrix = Int4(group).empty(16, 256, zeros=True)
+    for code, zero in ((15, 0), (0, 15), (0, 0), (15, 15), (15, 8)):
+        matrix.fill(
+            0,
+            np.full((16, 256), code, np.uint8),
+            np.ones((16, 256 // group), np.float16),
+            np.full((16, 256 // group), zero, np.uint8),
+        )
+        for sign in (1, -1):
+            x = np.full((3, 256), np.float32(127 * sign))
+            assert (product(matrix, x, isa) == np.float32(127 * sign * (code - zero) * 256)).all()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_avx2_and_avx512_agree_to_the_bit(name: str) -> None:
+    if not core.supported(core.Isa.AVX512):
+        pytest.skip("not on this processor")
+    matrix, x = packed(name, 100, 640), normal(7, 640, 1)
+    wide = product(matrix, x, core.Isa.AVX512)
+    assert wide.tobytes() == product(matrix, x, core.Isa.AVX2).tobytes()
+    if name in ("bf16", "int8"):
+        assert wide.tobytes() == product(matrix, x, core.Isa.PORTABLE).tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["bf16", "int8", "int4-32"])
+def test_inputs_are_rounded_as_the_format_says(name: str, isa: core.Isa) -> None:
+    matrix = native_matrix(packed(name, 16, 96), POOLS[1])
+    x = np.concatenate([normal(5, 96, 3), np.zeros((1, 96), np.float32)])
+    x[1] *= 1e-35
+    x[2, 5:9] = [1e30, -1e30, 5e29, 3.0]
+    x[3] = np.repeat(np.float32([127.0, 0.5, 1.5, 2.5, -0.5, -1.5]), 16)  # ties
+    values, scales, sums = core.prepared(POOLS[1], isa, matrix, x)
+    if name == "bf16":
+        import ml_dtypes
+
+        stored = values.view(ml_dtypes.bfloat16)[:, :96]
+        assert stored.tobytes() == x.astype(ml_dtypes.bfloat16).tobytes()
+        return
+    from ockham.weights.panels import quantise
+
+    group = 96 if name == "int8" else 32
+    expected, expected_scales = quantise(x.reshape(len(x), -1, group))
+    assert (values.view(np.int8)[:, :96].reshape(expected.shape) == expected).all()
+    assert scales.tobytes() == expected_scales.tobytes()
+    assert (sums == expected.sum(-1)).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_with_nan_spoils_itself_and_no_other(name: str, bad: float, isa: core.Isa) -> None:
+    matrix, x = packed(name, 40, 256), normal(6, 256, 1)
+    clean = product(matrix, x, isa)
+    x[2, 100] = bad
+    spoiled = product(matrix, x, isa)
+    assert not np.isfinite(spoiled[2]).any()
+    others = [0, 1, 3, 4, 5]
+    assert spoiled[others].tobytes() == clean[others].tobytes()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_rows_of_a_table_are_the_stored_weights(name: str) -> None:
+    matrix = packed(name, 50, 256)
+    ids = np.array([0, 49, 17, 17], np.int32)
+    expected = matrix.rows(ids)
+    native = core.rows(native_matrix(matrix, POOLS[1]), ids.astype(np.int64))
+    assert np.asarray(native).tobytes() == np.ascontiguousarray(expected).tobytes()
+    assert matrix.rows(ids).tobytes() == expected.tobytes()  # now in panels
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["int8", "int4-32", "int4-128"])
+def test_every_instruction_set_packs_the_same_bits(name: str, isa: core.Isa) -> None:
+    weight = normal(48, 256, 7)
+    weight[3], weight[4, :32] = 0.0, 1e-40
+    weight[5, :32] *= 1e-6  # a subnormal fp16 scale
+    expected = FORMATS[name].pack(48, 256, iter([weight]))
+    again = FORMATS[name].empty(48, 256)  # type: ignore[union-attr]
+    flat: list[Array] = [again.weight.reshape(-1), again.scale.reshape(-1)]
+    if isinstance(again, Int4Linear):
+        core.pack_int4(POOLS[2], isa, weight, again.group, flat[0], flat[1].view(np.uint16))
+    else:
+        core.pack_int8(POOLS[2], isa, weight, flat[0], flat[1])
+    for array in ("weight", "scale"):
+        assert again.arrays[array].tobytes() == expected.arrays[array].tobytes()
+
+
+def test_a_pool_does_every_task_once_and_sleeps_between() -> None:
+    import time
+
+    pool = core.ThreadPool(4)
+    matrix, x = packed("fp32", 512, 64), normal(3, 64, 1)
+    native = native_matrix(matrix, pool)
+    isa = core.detect()
+    expected = np.asarray(core.linear(POOLS[1], isa, native, x))
+    for pause in [0.0] * 300 + [0.002] * 20:
+        time.sleep(pause)
+        assert np.asarray(core.linear(pool, isa, native, x)).tobytes() == expected.tobytes()
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.03
+
+
+def test_wrong_arrays_are_refused_with_a_sentence() -> None:
+    matrix = native_matrix(packed("int8", 16, 64), POOLS[1])
+    with pytest.raises(ValueError, match="the input has 63 columns, but the matrix 64"):
+        core.linear(POOLS[1], core.detect(), matrix, normal(1, 63, 0))
+    with pytest.raises(ValueError, match="should be 1024 bytes, not 64"):
+        core.matrix(core.Kind.INT8, 16, 64, np.zeros(64, np.uint8))
+    with pytest.raises(ValueError, match="groups of a multiple of 32"):
+        core.matrix(core.Kind.INT4, 16, 64, np.zeros(64, np.uint8), group=48)
+    with pytest.raises(RuntimeError, match="no instruction set is called 'mmx'"):
+        core.parse_isa("mmx")

@@ -1,0 +1,153 @@
+"""The integer formats: what they store, what they compute, what they refuse."""
+
+from __future__ import annotations
+
+import itertools
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.registry import find
+from ockham.weights import int4, int8
+from ockham.weights.int4 import DIVISORS, Int4, choose_scales
+from ockham.weights.int8 import Int8
+from ockham.weights.panels import ROWS_AT_ONCE, from_panels, quantise, to_panels
+
+
+def matrix(rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+
+
+FORMATS = [Int8(), Int4(32), Int4(64), Int4(128)]
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_integer_formats_are_registered_as_approximate(name: str) -> None:
+    technique = find("format", name)
+    assert not technique.exact
+    assert technique.summary
+
+
+def test_panels_and_rows_are_two_views_of_the_same() -> None:
+    rows = np.arange(32 * 12).reshape(32, 12)
+    stored = to_panels(rows, 4)
+    assert stored.shape == (2, 3, 16, 4)
+    assert stored[1, 2, 5].tolist() == rows[21, 8:12].tolist()
+    assert (from_panels(stored) == rows).all()
+
+
+@pytest.mark.parametrize("weight_format", FORMATS, ids=lambda f: f"{f.name}{vars(f)}")
+def test_packed_bytes_is_what_packing_takes(weight_format: Int8 | Int4) -> None:
+    packed = weight_format.pack(50, 128, iter([matrix(50, 128)]))
+    held = sum(array.nbytes for array in packed.arrays.values())
+    assert packed.nbytes == weight_format.packed_bytes(50, 128) == held
+
+
+@pytest.mark.parametrize("weight_format", FORMATS, ids=lambda f: f"{f.name}{vars(f)}")
+def test_the_stored_rows_are_near_the_weights(weight_format: Int8 | Int4) -> None:
+    weight = matrix(70, 256)
+    packed = weight_format.pack(70, 256, iter([weight]))
+    rows = packed.rows(np.arange(70, dtype=np.int32))
+    error = np.sqrt(np.square(rows - weight).mean())
+    assert error < (0.01 if weight_format.name == "int8" else 0.11)
+    # And the product is that of the stored rows, but for the rounding of the inputs.
+    x = matrix(5, 256, 1)
+    assert np.abs(packed.matmul(x) - x @ rows.T).std() < 0.01 * (x @ rows.T).std()
+
+
+@pytest.mark.parametrize("weight_format", FORMATS, ids=lambda f: f"{f.name}{vars(f)}")
+def test_packing_does_not_depend_on_the_blocks(weight_format: Int8 | Int4) -> None:
+    rows = ROWS_AT_ONCE + 75
+    weight = matrix(rows, 128)
+    whole = weight_format.pack(rows, 128, iter([weight]))
+    cuts = [0, 1, 15, 16, 33, 500, 512, 540, rows]
+    parts = weight_format.pack(rows, 128, iter([weight[a:b] for a, b in itertools.pairwise(cuts)]))
+    for name, array in whole.arrays.items():
+        assert parts.arrays[name].tobytes() == array.tobytes()
+
+
+@pytest.mark.skipif(int4.core is None, reason="the native core was not built")
+@pytest.mark.parametrize("module", [int4, int8])
+def test_numpy_packs_the_same_bits_as_the_native_core(
+    module: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = matrix(100, 256)
+    weight[3] = 0.0
+    weight[4, :32] *= np.float32(1e-6)
+    weight_format = Int4(32) if module is int4 else Int8()
+    native = weight_format.pack(100, 256, iter([weight]))
+    monkeypatch.setattr(module, "core", None)
+    plain = weight_format.pack(100, 256, iter([weight]))
+    for name, array in plain.arrays.items():
+        assert native.arrays[name].tobytes() == array.tobytes()
+
+
+def test_scales_are_searched_for_the_smallest_error() -> None:
+    values = matrix(200, 64)
+    codes, scale = choose_scales(values)
+    stored = (codes.astype(np.float32) - 8) * scale.astype(np.float32)[:, None]
+    chosen = np.square(stored - values).sum(-1)
+    extreme = np.take_along_axis(values, np.abs(values).argmax(-1)[:, None], -1)
+    for divisor in DIVISORS:
+        wide = (extreme / np.float32(-divisor)).astype(np.float16).astype(np.float32)
+        other = np.clip(np.rint(values / wide), -8, 7) * wide
+        assert (chosen <= np.square(other - values).sum(-1) * 1.0001).all()
+
+
+def test_bfloat16_blocks_are_packed_as_their_values() -> None:
+    weight = matrix(20, 64).astype(ml_dtypes.bfloat16)
+    for weight_format in (Int8(), Int4(32)):
+        narrow = weight_format.pack(20, 64, iter([weight]))
+        wide = weight_format.pack(20, 64, iter([weight.astype(np.float32)]))
+        assert narrow.arrays["weight"].tobytes() == wide.arrays["weight"].tobytes()
+
+
+def test_zero_points_move_the_codes() -> None:
+    packed = Int4(32).empty(16, 32, zeros=True)
+    codes = np.random.default_rng(0).integers(0, 16, (16, 32), np.uint8)
+    zero = np.arange(16, dtype=np.uint8)[:, None]
+    packed.fill(0, codes, np.full((16, 1), 0.5, np.float16), zero)
+    rows = packed.rows(np.arange(16, dtype=np.int32))
+    assert (rows == (codes.astype(np.float32) - zero) * 0.5).all()
+
+
+def test_inputs_are_quantised_to_even_and_extremes_stay_in_range() -> None:
+    values, scale = quantise(np.float32([[127.0, 0.5, 1.5, -2.5, -127.0]]))
+    assert values.tolist() == [[127.0, 0.0, 2.0, -2.0, -127.0]]
+    assert scale.tolist() == [[1.0]]
+    values, scale = quantise(np.float32([[1e-38, 0.0], [np.nan, 1.0], [np.inf, 1.0]]))
+    assert not values.any()
+    assert scale[0] == 0
+    assert np.isnan(scale[1:]).all()
+
+
+@pytest.mark.parametrize("weight_format", FORMATS[:2], ids=["int8", "int4"])
+def test_bad_weights_are_refused_with_a_sentence(weight_format: Int8 | Int4) -> None:
+    broken = matrix(20, 64)
+    broken[17, 3] = np.nan
+    with pytest.raises(ModelError, match="NaN or infinity stands in rows 10 to 19"):
+        weight_format.pack(20, 64, iter([broken[:10], broken[10:]]))
+    with pytest.raises(ModelError, match="only 10 of 20 rows"):
+        weight_format.pack(20, 64, iter([broken[:10]]))
+    with pytest.raises(ModelError, match="more than 5 rows"):
+        weight_format.pack(5, 64, iter([broken[:10]]))
+    with pytest.raises(ModelError, match="do not fit at row 0"):
+        weight_format.pack(20, 32, iter([broken[:10]]))
+
+
+def test_shapes_that_do_not_divide_into_groups_are_refused() -> None:
+    with pytest.raises(ModelError, match="96 inputs cannot be cut into groups of 64"):
+        Int4(64).pack(16, 96, iter([matrix(16, 96)]))
+    with pytest.raises(ConfigError, match="not of 48"):
+        Int4(48)
+    with pytest.raises(ModelError, match="at most 65536 inputs"):
+        Int8().empty(16, 65540)
+
+
+def test_weights_too_large_for_an_fp16_scale_are_refused() -> None:
+    weight = matrix(16, 32)
+    weight[3, 3] = 1e6
+    with pytest.raises(ModelError, match="too large for the fp16 scale"):
+        Int4(32).pack(16, 32, iter([weight]))
