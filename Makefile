@@ -6,8 +6,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: run test lint unit soak clean
 
+# The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
+unexport PROMPT
+run: export OCKHAM_PROMPT := $(value PROMPT)
 run: .venv/.run
-	@$(BIN)/ockham run lab --prompt '$(subst ','\'',$(PROMPT))'
+	@$(BIN)/ockham run lab
 
 test: lint unit
 
