@@ -79,7 +79,7 @@ PreparedInput::PreparedInput(const InputForm& form, int64_t rows, void* memory)
     if (form.kind != Kind::int8 && form.kind != Kind::int4) return;
     uint8_t* after = values + rows * form.row_bytes();
     scales = reinterpret_cast<float*>(after);
-    sums = reinterpret_cast<int32_t*>(after + round_up(rows * form.groups() * 4, 64));
+    offsets = reinterpret_cast<int32_t*>(after + round_up(rows * form.groups() * 4, 64));
 }
 
 void prepare_row(Isa isa, const PreparedInput& input, int64_t row, const float* x) {
