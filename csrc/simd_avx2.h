@@ -75,9 +75,9 @@ OCKHAM_INLINE int32_t lanes_max(I x) {
 OCKHAM_INLINE int32_t lanes_sum(I x) {
     alignas(32) int32_t all[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(all), _mm256_add_epi32(x.a, x.b));
-    int32_t sum = 0;
-    for (int i = 0; i < 8; ++i) sum += all[i];
-    return sum;
+    uint32_t sum = 0;  // sums wrap
+    for (int i = 0; i < 8; ++i) sum += static_cast<uint32_t>(all[i]);
+    return static_cast<int32_t>(sum);
 }
 OCKHAM_INLINE F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 OCKHAM_INLINE I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }

@@ -76,9 +76,9 @@ OCKHAM_INLINE int32_t lanes_max(I a) {
     return most;
 }
 OCKHAM_INLINE int32_t lanes_sum(I a) {
-    int32_t sum = 0;
-    for (int i = 0; i < 16; ++i) sum += a[i];
-    return sum;
+    uint32_t sum = 0;
+    for (int i = 0; i < 16; ++i) sum += static_cast<uint32_t>(a[i]);
+    return static_cast<int32_t>(sum);
 }
 OCKHAM_INLINE F to_float(I a) { return __builtin_convertvector(a, F); }
 // To the nearest integer, ties to even, for |a| < 2^22: after the addition the integer stands in the
