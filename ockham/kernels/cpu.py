@@ -2,7 +2,9 @@
 
 Exact: a row's result has the same bits whatever other rows are in the step, however its prompt was
 cut into chunks and however many threads there are. What decides the bits is the instruction set
-and `KERNELS`. It knows tensors, never models.
+and `KERNELS`. With keys and values in bfloat16, queries and attention weights are rounded to it
+where they enter a product (and weights before they are summed), as bf16 matrix units read them;
+sums are fp32. It knows tensors, never models.
 """
 
 from __future__ import annotations
