@@ -34,7 +34,7 @@ Kind = Literal["cumulative", "delta", "final"]
 
 INLINE_CHARACTERS = 2048
 """Longer texts are tokenized in a thread, so that the event loop is never held up for long."""
-CHARACTERS_PER_TOKEN = 256
+CHARACTERS_PER_TOKEN = 128
 """No prompt of more characters than this times the context's tokens is even tokenized."""
 
 
@@ -186,6 +186,12 @@ class AsyncLLM:
             prompt = _only_entry(prompt)
         if isinstance(prompt, str):
             return prompt, await self.encode(prompt, add_special_tokens=add_special_tokens)
+        if len(prompt) > self.ready.max_model_len:  # before each of them is looked at
+            raise InvalidRequest(
+                f"the prompt has {len(prompt)} tokens; the context is {self.ready.max_model_len} "
+                "tokens. Shorten the prompt, or raise max_model_len.",
+                "prompt",
+            )
         return None, _token_ids(prompt)
 
     async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:

@@ -302,11 +302,11 @@ class State:
             raise OckhamError(f"an exported state of {exported.length} cells does not fit here.")
         for group, layout in enumerate(self.groups):
             first = exported.first[group]
+            aligned = first % self.page_tokens == 0 or first == exported.length
             expected = (exported.length - first) * layout.cell_bytes
             if (
                 not 0 <= first <= exported.length
-                or (first % self.page_tokens
-                and first != (exported.length))
+                or not aligned
                 or len(exported.data[group]) != expected
             ):
                 raise OckhamError(f"group {group} of an exported state has the wrong size.")

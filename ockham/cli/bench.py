@@ -16,6 +16,7 @@ from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
 from ockham.cli.report import duration, quantity
 from ockham.cli.spread import spread
+from ockham.cli.startup import startup
 from ockham.core.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def bench() -> None:
 
 
 bench.add_command(serve)
+bench.add_command(startup)
 
 
 def _measurement_options(function: F) -> F:
@@ -94,6 +96,8 @@ class Measured:
     """Tokens generated after every prompt has its first one."""
     decode_bytes: int = 0
     """Weights and state that were read meanwhile."""
+    overhead_s: float = 0.0
+    """Mean seconds of a step outside the backend: scheduling and bookkeeping."""
 
     @property
     def decode_s(self) -> float:
@@ -159,6 +163,7 @@ def measure_batch(
     measured = Measured(prompt_tokens=prompts * input_len)
     flops_before = engine.total.flops
     bytes_after_prefill = 0
+    steps_before, backend_before = engine.scheduler.steps, engine.backend_s
     started = time.perf_counter()
     while engine.has_work:
         deltas = engine.step()
@@ -176,6 +181,8 @@ def measure_batch(
     measured.total_s = time.perf_counter() - started
     measured.decode_tokens += measured.generated_tokens
     measured.decode_bytes = _bytes_read(engine) - bytes_after_prefill
+    outside_s = measured.total_s - (engine.backend_s - backend_before)
+    measured.overhead_s = outside_s / (engine.scheduler.steps - steps_before)
     return measured
 
 
@@ -194,6 +201,7 @@ def _figures(runs: list[Measured], engine: Engine, config: EngineConfig) -> dict
         "limit_read_bytes_per_s": limits.read_bytes_per_s,
         "limit_fp32_flops_per_s": limits.fp32_flops_per_s,
         "total_s": spread([run.total_s for run in runs]),
+        "step_overhead_s": spread([run.overhead_s for run in runs]),
         "time_to_first_token_s": spread([s for run in runs for s in run.first_token_s]),
         "output_tokens_per_s": spread([run.generated_tokens / run.total_s for run in runs]),
         "total_tokens_per_s": spread(
@@ -234,6 +242,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"  of the memory limit  {figure('decode_share_of_memory_limit', share)}: "
         f"{quantity(report['model_weight_bytes'], 'B')} of weights, memory reads "
         f"{quantity(report['limit_read_bytes_per_s'], 'B/s')}",
+        f"a step's bookkeeping   {figure('step_overhead_s', duration)}, outside the backend",
         f"prefill, of arithmetic {figure('prefill_share_of_arithmetic_limit', share)} of "
         f"{quantity(report['limit_fp32_flops_per_s'], 'FLOP/s')} in fp32",
     ]

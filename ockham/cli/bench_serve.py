@@ -263,7 +263,7 @@ def _report(load: Load, answers: list[Answer], seconds: float) -> dict[str, Any]
         "total_tokens_per_s": (prompt_tokens + generated) / seconds,
         "time_to_first_token_s": spread([answer.first_s for answer in good]),
         "time_per_output_token_s": spread(
-            [answer.per_token_s for answer in good if answer.generated_tokens > 1]
+            [answer.per_token_s for answer in good if answer.gaps_s and answer.generated_tokens > 1]
         ),
         "inter_token_latency_s": spread([gap for answer in good for gap in answer.gaps_s]),
         "end_to_end_s": spread([answer.end_s for answer in good]),
@@ -287,6 +287,9 @@ def _lines(report: dict[str, Any]) -> list[str]:
             ("end to end", "end_to_end_s"),
         ):
             values = report[key]
+            if math.isnan(values["median"]):
+                lines.append(f"{name:<24} not measured: every answer came in one piece")
+                continue
             lines.append(
                 f"{name:<24} median {duration(values['median'])}, mean {duration(values['mean'])}, "
                 f"p90 {duration(values['p90'])}, p99 {duration(values['p99'])}"

@@ -92,6 +92,8 @@ def chat(system_prompt: str | None, chat_template: Path | None, **kwargs: Any) -
                 break
         else:
             conversation.ask(line)
+            if interactive:
+                click.echo()
 
 
 class Conversation:
@@ -216,8 +218,11 @@ def _save(conversation: Conversation, name: str) -> None:
 def _piped_messages() -> Iterator[str]:
     """Messages from a pipe: one a line, or several lines joined by backslashes at their ends."""
     joined = ""
-    for line in sys.stdin:
-        text = joined + line.rstrip("\n")
+    for line in sys.stdin.buffer:
+        try:
+            text = joined + line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise click.UsageError(f"stdin is not UTF-8 text ({error}).") from error
         if text.endswith("\\"):
             joined = text[:-1] + "\n"
             continue

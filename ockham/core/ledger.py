@@ -28,7 +28,8 @@ class Saving(msgspec.Struct):
 class Ledger(msgspec.Struct):
     """What one sequence, one request, or the whole engine has cost so far.
 
-    `prompt_tokens` = `prompt_tokens_computed` + `prompt_tokens_reused` once the prompt is done.
+    `prompt_tokens` = `prompt_tokens_computed` + `prompt_tokens_reused` once the prompt is done; a
+    request's prompt counts once, however many choices continue it (their saving is the fork's).
     `rows` counts every row computed, recomputation included. `weight_bytes` and `state_*_bytes` are
     bytes moved. `queue_s`, `prefill_s`, `decode_s` are wall-clock seconds spent in each phase.
     """

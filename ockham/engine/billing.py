@@ -63,6 +63,4 @@ def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:
     """Book the prompt that a choice did not have to compute."""
     tokens = child.prompt_tokens
     for book in (child.ledger, total):
-        book.prompt_tokens += tokens
-        book.prompt_tokens_reused += tokens
         book.save(FORK, tokens, cost.row_flops(1, tokens, 1))

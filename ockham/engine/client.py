@@ -15,12 +15,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-import ockham
 from ockham.core.config import EngineConfig
 from ockham.core.errors import (
     EngineDead,
@@ -63,6 +63,7 @@ class Stream:
         self.submitted_s = submitted_s
         self.last_token_s: list[float | None] = [None] * request.params.n
         """When the newest token of each choice came, on the clock of `time.monotonic`."""
+        self.choices_left = request.params.n
         self._mailbox = Mailbox()
         self._news = asyncio.Event()
         self._error: OckhamError | None = None
@@ -100,6 +101,9 @@ class Observer(Protocol):
 
     def delta(self, stream: Stream, delta: Delta, now_s: float) -> None:
         """Called before `stream.last_token_s` is brought up to date."""
+
+    def aborted(self, stream: Stream) -> None:
+        """Nobody waits for the request any more; its `choices_left` are being given up."""
 
     def died(self) -> None: ...
 
@@ -149,6 +153,7 @@ class EngineClient:
         """Start the engine and wait until it has loaded the model. Raises `ModelError`."""
         ready = await self._launch()
         self._supervisor = asyncio.create_task(self._supervise(), name="ockham engine reader")
+        self._supervisor.add_done_callback(self._supervisor_ended)
         return ready
 
     def submit(self, request: Request) -> Stream:
@@ -175,8 +180,11 @@ class EngineClient:
     def abort(self, request_id: str) -> None:
         """Free a request's work; its stream is told nothing more. Unknown and finished ids are
         ignored."""
-        if self._streams.pop(request_id, None) is not None:
-            self._send(Abort(request_id))
+        stream = self._streams.pop(request_id, None)
+        if stream is None:
+            return
+        self._send(Abort(request_id))
+        self._tell(lambda observer: observer.aborted(stream))
 
     def cancel(self, request_id: str) -> None:
         """Free a request's work; its stream ends with `finish_reason` "abort". Unknown and
@@ -212,10 +220,24 @@ class EngineClient:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._supervisor), CLOSE_S)
         self._supervisor.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._supervisor
+        await asyncio.wait({self._supervisor})
         self._fail_all(EngineDead(self._trouble))
         self._kill()
+
+    def _supervisor_ended(self, task: asyncio.Task[None]) -> None:
+        """The reader ends only when the client is closed; anything else must not go unseen."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("The engine's reader failed.", exc_info=error)
+            self._trouble = "The engine's reader failed; restart the server."
+            self._fail_all(EngineDead(self._trouble))
+
+    def _tell(self, tell: Callable[[Observer], None]) -> None:
+        """Tell the observer, whose faults must not end the reader."""
+        if self.observer is not None:
+            try:
+                tell(self.observer)
+            except Exception:
+                log.exception("The observer of the engine failed.")
 
     def _send(self, message: ToEngine) -> None:
         if self._writer is not None:
@@ -226,13 +248,16 @@ class EngineClient:
         ours, theirs = socket.socketpair()
         try:
             self._process = _spawn(theirs)
+        except OSError as error:
+            ours.close()
+            raise ModelError(f"The engine's process cannot be started ({error}).") from error
         finally:
             theirs.close()
         try:
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
             self._writer.write(frame([self.config]))
             messages = await self._read()
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, msgspec.DecodeError) as error:
             raise ModelError(
                 f"The engine ended while it loaded the model ({await self._reap()}); its own "
                 "messages stand above."
@@ -247,8 +272,7 @@ class EngineClient:
         self.ready = first
         self.stats = Stats()
         self._trouble = None
-        if self.observer is not None:
-            self.observer.started(first)
+        self._tell(lambda observer: observer.started(first))
         return first
 
     async def _supervise(self) -> None:
@@ -264,8 +288,7 @@ class EngineClient:
             log.error("%s Restarting it in %.2g s.", reason, backoff_s)
             self._fail_all(EngineDead(self._trouble))
             self.stats = Stats()
-            if self.observer is not None:
-                self.observer.died()
+            self._tell(lambda observer: observer.died())
             while True:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2.0 * backoff_s, LONGEST_BACKOFF_S)
@@ -301,15 +324,8 @@ class EngineClient:
         if isinstance(message, Delta):
             self._progress_s = now_s
             stream = self._streams.get(message.request_id)
-            if stream is None:
-                return
-            if self.observer is not None:
-                self.observer.delta(stream, message, now_s)
-            if message.token_ids:
-                stream.last_token_s[message.index] = now_s
-            if message.finished:
-                del self._streams[message.request_id]
-            stream.put(message)
+            if stream is not None:
+                self._route_delta(stream, message, now_s)
         elif isinstance(message, Refused):
             stream = self._streams.pop(message.request_id, None)
             if stream is not None:
@@ -318,8 +334,16 @@ class EngineClient:
             if message.steps > self.stats.steps:
                 self._progress_s = now_s
             self.stats = message
-            if self.observer is not None:
-                self.observer.stats(message)
+            self._tell(lambda observer: observer.stats(message))
+
+    def _route_delta(self, stream: Stream, delta: Delta, now_s: float) -> None:
+        self._tell(lambda observer: observer.delta(stream, delta, now_s))
+        if delta.token_ids:
+            stream.last_token_s[delta.index] = now_s
+        stream.choices_left -= delta.finish_reason is not None
+        if delta.finished:
+            del self._streams[delta.request_id]
+        stream.put(delta)
 
     async def _read(self) -> list[FromEngine]:
         """The messages of the next frame. Raises `EOFError` or `OSError` at the end."""
@@ -359,7 +383,7 @@ def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
     this very package, wherever the current directory is.
     """
     environment = dict(os.environ)
-    root = str(Path(ockham.__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     path = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else root
     return subprocess.Popen(

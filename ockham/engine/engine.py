@@ -9,6 +9,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -69,6 +70,8 @@ class Engine:
         )
         self.attachments = Attachments(self.model.program)
         self.total = Ledger()
+        self.backend_s = 0.0
+        """Seconds in the backend's operations; the rest of a step is scheduling and bookkeeping."""
         self._cost = cost_of(self.model.program, self.model.layouts)
         self._eos = frozenset(self.model.eos_token_ids)
         self._requests: dict[str, list[Sequence]] = {}
@@ -138,12 +141,13 @@ class Engine:
         return self._collect(batch.parts, output)
 
     def _run(self, batch: Batch) -> StepOutput:
-        run = self.executor.begin(batch.step)
-        for start, stop, hook in self.attachments.ranges():
-            self.executor.run(run, start, stop)
-            if hook is not None:
-                hook(run)
-        return self.executor.finish(run)
+        with self._in_backend():
+            run = self.executor.begin(batch.step)
+            for start, stop, hook in self.attachments.ranges():
+                self.executor.run(run, start, stop)
+                if hook is not None:
+                    hook(run)
+            return self.executor.finish(run)
 
     def _collect(self, parts: list[Part], output: StepOutput) -> list[Delta]:
         """Sample where a sequence is due, and turn what the step gave into deltas."""
@@ -154,7 +158,9 @@ class Engine:
             if part.samples
             for choice in self._choices(part.sequence)
         ]
-        drawn = self.executor.sample(output.logits, [s.draw(row) for s, row in due])
+        draws = [s.draw(row) for s, row in due]
+        with self._in_backend():
+            drawn = self.executor.sample(output.logits, draws)
         entries = self._logprobs(output.logits, due, [d.token for d in drawn])
         for (sequence, _), draw, entry in zip(due, drawn, entries, strict=True):
             deltas.append(self._push(sequence, draw.token, entry))
@@ -276,9 +282,11 @@ class Engine:
 
     def _entries(self, logits: Floats, targets: Ints, top: int) -> list[PositionLogprobs]:
         names = self.tokenizer.token_text if self.tokenizer is not None else lambda _: None
+        with self._in_backend():
+            found = self.executor.logprobs(logits, targets, top)
         return [
             {token: Logprob(value, rank, names(token)) for token, (value, rank) in entry.items()}
-            for entry in self.executor.logprobs(logits, targets, top)
+            for entry in found
         ]
 
     # -- checks --------------------------------------------------------------------------------
@@ -362,6 +370,14 @@ class Engine:
                 )
 
     # -- small things --------------------------------------------------------------------------
+
+    @contextmanager
+    def _in_backend(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.backend_s += time.perf_counter() - begin
 
     def _bad_words(self, words: list[str]) -> list[list[int]]:
         if self.tokenizer is None:

@@ -1,4 +1,4 @@
-"""What a compiled program costs, read off its operations, so that no shape is written down twice."""
+"""What a compiled program costs, read off its operations."""
 
 from __future__ import annotations
 

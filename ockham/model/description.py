@@ -149,7 +149,12 @@ def describe(config: Mapping[str, Any]) -> ModelDescription:
         outer = {key: config[key] for key in _OUTER_KEYS if config.get(key) is not None}
         config = {**(config.get(architecture.text_config) or {}), **outer}
     values = _Values({**architecture.defaults, **config}, architecture.name)
-    return _describe(architecture, values)
+    try:
+        return _describe(architecture, values)
+    except ModelError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ModelError(f"config.json has a value of the wrong kind: {error!r}.") from error
 
 
 _OUTER_KEYS = (

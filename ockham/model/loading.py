@@ -169,10 +169,10 @@ def _weight_format(
 
 
 def _state_dtype(config: EngineConfig, weight_format: Format) -> str:
-    """The dtype of keys and values: as set, or float32 with fp32 weights, or bfloat16."""
+    """The dtype of keys and values: as set, or float32 where the products are, else bfloat16."""
     if config.kv_cache_dtype != "auto":
         return config.kv_cache_dtype
-    return "float32" if weight_format.name == "fp32" else "bfloat16"
+    return "float32" if weight_format.activations == "float32" else "bfloat16"
 
 
 def _unused_notes(planned: PlannedModel) -> list[str]:

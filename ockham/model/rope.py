@@ -158,6 +158,10 @@ _REQUIRED = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": ("short_factor", "long_factor"),
 }
+_NUMBERS = (
+    *("rope_theta", "factor", "attention_factor", "original_max_position_embeddings"),
+    *("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+)
 _SCALED_FROM_ORIGINAL = ("llama3", "yarn", "longrope")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -171,6 +175,8 @@ def read_rope(
     layer type. Raises ModelError for a variant that is not known or lacks a parameter.
     """
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(given, dict):
+        raise ModelError(f"the rotary embedding of config.json must be an object, not {given!r}.")
     theta = config.get("rope_theta") or 10_000.0
     if any(key in given for key in _LAYER_TYPES):
         given = given.get(_LAYER_TYPES[sliding])
@@ -184,7 +190,7 @@ def read_rope(
     kind = str(parameters.pop("rope_type", parameters.pop("type", None)) or "default")
     parameters.pop("type", None)
     kind = architecture.rope_aliases.get(kind, kind)
-    theta = float(parameters.pop("rope_theta", None) or theta)
+    theta = parameters.pop("rope_theta", None) or theta
     partial = parameters.pop("partial_rotary_factor", None) or config.get("partial_rotary_factor")
     rotary_dim = int(head_dim * _partial(architecture, partial))
     if kind in _SCALED_FROM_ORIGINAL:
@@ -192,8 +198,9 @@ def read_rope(
             "original_max_position_embeddings", config["max_position_embeddings"]
         )
         parameters["original_max_position_embeddings"] = original
-    _check(kind, parameters, rotary_dim)
-    return RopeVariant(kind, theta, rotary_dim, int(config["max_position_embeddings"]), parameters)
+    _check(kind, {**parameters, "rope_theta": theta}, rotary_dim)
+    positions = int(config["max_position_embeddings"])
+    return RopeVariant(kind, float(theta), rotary_dim, positions, parameters)
 
 
 def _partial(architecture: Architecture, factor: float | None) -> float:
@@ -213,6 +220,15 @@ def _check(kind: str, parameters: Mapping[str, Any], rotary_dim: int) -> None:
         raise ModelError(
             f"the rotary embedding {name!r} is not supported; supported are {', '.join(_VARIANTS)}."
         )
+    if rotary_dim < 2 or rotary_dim % 2:
+        raise ModelError(f"{rotary_dim} elements of a head cannot be rotated in pairs.")
+    for key in _NUMBERS:
+        value = parameters.get(key)
+        if value is not None and (not isinstance(value, int | float) or value <= 0):
+            raise ModelError(
+                f"{key} of the rotary embedding of config.json must be a positive number, not "
+                f"{value!r}."
+            )
     for key in _REQUIRED.get(kind, ()):
         if parameters.get(key) is None:
             raise ModelError(f"the rotary embedding {kind!r} of config.json lacks {key!r}.")

@@ -39,7 +39,7 @@ _NAMES_BY_BITS = {
 }
 _ITEM_BITS = {name: bits for bits, names in _NAMES_BY_BITS.items() for name in names.split()}
 MAX_HEADER_BYTES = 100_000_000
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
@@ -182,6 +182,7 @@ class Checkpoint:
         self.digest = ContentDigest()
         self.tensors: dict[str, Tensor] = {}
         self._files: list[SafetensorsFile] = []
+        self._buffer = bytearray()
         single, index = directory / SINGLE_FILE, directory / INDEX_FILE
         if single.exists():
             self.tensors = self._open(single).tensors
@@ -194,7 +195,8 @@ class Checkpoint:
             )
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files and let the buffer go."""
+        self._buffer = bytearray()
         for file in self._files:
             file.close()
 
@@ -218,16 +220,18 @@ class Checkpoint:
     def blocks(self, tensor: Tensor, start: int, stop: int) -> Iterator[Array]:
         """Rows [start, stop) of a tensor seen as a matrix (all axes but the last made one).
 
-        Each block is valid until the next is asked for: they share one buffer.
+        A block is valid until the next one of any tensor is asked for: all share one buffer, and
+        two tensors cannot be read in turns.
         """
         width = tensor.shape[-1]
         row_bytes = width * DTYPES[tensor.dtype].itemsize
         rows = max(1, BLOCK_BYTES // max(1, row_bytes))
-        buffer = bytearray(min(rows, stop - start) * row_bytes)
+        if len(self._buffer) < rows * row_bytes:
+            self._buffer = bytearray(rows * row_bytes)
         self.digest.update_exactly(f"{tensor.name} {tensor.dtype} {start} {stop}".encode())
         for first in range(start, stop, rows):
             count = min(rows, stop - first)
-            view = memoryview(buffer)[: count * row_bytes]
+            view = memoryview(self._buffer)[: count * row_bytes]
             tensor.file.read_into(view, tensor.start + first * row_bytes, f"tensor {tensor.name!r}")
             self.digest.update(view)
             yield np.frombuffer(view, DTYPES[tensor.dtype]).reshape(count, width)

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 
 from recipes.lab.corpus import HELD_OUT_PER_MILLE
-from recipes.lab.data import MIXTURE, Streams
+from recipes.lab.data import MIXTURES, Streams
 from recipes.lab.evaluate import Score
 from recipes.lab.model import LabModel
 from recipes.lab.plan import Plan
@@ -46,12 +46,15 @@ def card(
         for (source, context), (score, bits) in scores.items()
     ]
     phases = [
-        f"| {phase.steps:,} | {phase.layers} | {phase.context:,} | "
+        f"| {phase.steps:,} | {phase.layers} | {phase.context:,} | {phase.mixture} | "
         f"{phase.steps * plan.batch_tokens / 1e6:.1f} |"
         for phase in plan.phases
     ]
     sizes = ", ".join(f"{name} {len(stream):,}" for name, stream in streams.train.items())
-    shares = ", ".join(f"{name} {5 * share}%" for name, share in MIXTURE.items())
+    mixtures = "; ".join(
+        f"*{mixture}*: " + ", ".join(f"{name} {5 * share}%" for name, share in shares.items())
+        for mixture, shares in MIXTURES.items()
+    )
     progress = (
         f"all {steps:,} steps"
         if steps == plan.steps
@@ -86,8 +89,9 @@ text is easier than code from elsewhere.
 
 - **Data:** the standard library of Python {platform.python_version()}, less generated tables and
   repeated files; {HELD_OUT_PER_MILLE / 10:g}% of the files are held out, by a hash of their path.
-  Tokens: {sizes}. Rows of a batch: {shares}. *chat* is questions and answers made from functions
-  and their docstrings. Corpus SHA-256: `{streams.corpus_sha256}`.
+  Tokens: {sizes}. *chat* is questions and answers made from functions and their docstrings.
+  Rows of a batch, {mixtures}.
+  Corpus SHA-256: `{streams.corpus_sha256}`.
 - **Tokens read:** {steps * plan.batch_tokens:,} ({progress}), in batches of {plan.batch_tokens:,}.
 - **Optimiser:** Muon at {plan.matrix_rate} for the layers' matrices, AdamW at {plan.vector_rate} \
 for the embedding
@@ -97,8 +101,8 @@ for the embedding
 - **Seed:** {plan.seed}.
 - **Phases:** the model starts shallow and grows by stacking copies of its layers.
 
-| steps | layers | context | million tokens |
-|---|---|---|---|
+| steps | layers | context | mixture | million tokens |
+|---|---|---|---|---|
 {chr(10).join(phases)}
 
 The training text is under the licence of Python (PSF-2.0).

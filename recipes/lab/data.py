@@ -23,8 +23,12 @@ from recipes.lab.tokenizer import END_OF_TEXT
 
 Tokens = npt.NDArray[np.uint16]
 
-# The sources of twenty consecutive rows.
-MIXTURE = {"code": 10, "tests": 5, "prose": 2, "chat": 3}
+# The sources of twenty consecutive rows. Tests are the most plentiful Python, and make the model
+# answer everything with an assertion; so a run ends without them.
+MIXTURES = {
+    "broad": {"code": 10, "tests": 5, "prose": 2, "chat": 3},
+    "library": {"code": 15, "tests": 0, "prose": 2, "chat": 3},
+}
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,22 @@ def _encode(documents: list[Document], tokenizer: Tokenizer) -> dict[str, Tokens
 class Batches:
     """The batches of one phase: which windows each step reads."""
 
-    def __init__(self, streams: dict[str, Tokens], seed: int, phase: int, context: int) -> None:
+    def __init__(
+        self,
+        streams: dict[str, Tokens],
+        seed: int,
+        phase: int,
+        context: int,
+        mixture: str = "broad",
+    ) -> None:
         self._streams = {
             source: stream for source, stream in streams.items() if len(stream) > 2 * context
         }
         if not self._streams:
             raise ValueError(f"No source has enough text for windows of {context} tokens.")
         self._seed, self._phase, self._context = seed, phase, context
-        slots = [source for source in self._streams for _ in range(MIXTURE[source])]
+        shares = MIXTURES[mixture]
+        slots = [source for source in self._streams for _ in range(shares[source])]
         order = np.random.default_rng([seed, phase]).permutation(len(slots))
         self._slots = [slots[i] for i in order]
         self._permutation = lru_cache(maxsize=2 * len(SOURCES))(self._draw_permutation)

@@ -61,7 +61,9 @@ def export(model: LabModel, tokenizer: Tokenizer, card: str, folder: Path) -> No
         name: parameter.detach().to(torch.bfloat16).contiguous()
         for name, parameter in model.named_parameters()
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors lets only the owner read; a package is read by all
     write_json(folder / "config.json", config_fields(model.shape, tokenizer))
     write_json(folder / "generation_config.json", generation_fields(tokenizer))
     save_tokenizer(tokenizer, folder, model.shape.context_tokens)

@@ -9,11 +9,12 @@ from recipes.lab.model import Shape
 
 @dataclass(frozen=True)
 class Phase:
-    """A number of steps at one depth and one context."""
+    """A number of steps at one depth and one context, from one mixture of the sources."""
 
     steps: int
     layers: int
     context: int
+    mixture: str = "broad"
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,9 @@ class Plan:
         alike = replace(self, **{name: getattr(other, name) for name in free}) == other
         return alike and all(self._step(step) == other._step(step) for step in range(steps))
 
-    def _step(self, step: int) -> tuple[int, int, int, float]:
+    def _step(self, step: int) -> tuple[int, Phase, float]:
         number, _ = self.at(step)
-        phase = self.phases[number]
-        return number, phase.layers, phase.context, self.rate(step)
+        return number, replace(self.phases[number], steps=0), self.rate(step)
 
     def tokens(self) -> int:
         """Tokens read by the whole run."""
@@ -79,11 +79,11 @@ class Plan:
 LAB = Plan(
     phases=(
         Phase(steps=500, layers=2, context=256),
-        Phase(steps=700, layers=4, context=512),
-        Phase(steps=800, layers=8, context=512),
-        Phase(steps=300, layers=8, context=1024),
-        Phase(steps=120, layers=8, context=2048),
-        Phase(steps=40, layers=8, context=4096),
+        Phase(steps=400, layers=4, context=512),
+        Phase(steps=250, layers=8, context=512),
+        Phase(steps=110, layers=8, context=1024, mixture="library"),
+        Phase(steps=30, layers=8, context=2048, mixture="library"),
+        Phase(steps=15, layers=8, context=4096, mixture="library"),
     ),
-    decay_steps=900,
+    decay_steps=360,
 )

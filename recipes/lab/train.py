@@ -51,7 +51,6 @@ class Trainer:
         self._curve = folder / "curve.csv"
         if self._checkpoint.exists():
             self._load()
-        self._trim_curve()
 
     @property
     def done(self) -> bool:
@@ -60,6 +59,7 @@ class Trainer:
 
     def run(self, until: int | None = None, minutes: float = float("inf")) -> None:
         """Train to step ``until`` (the end by default), or stop cleanly after ``minutes``."""
+        self._trim_curve()
         deadline = time.monotonic() + 60 * minutes
         last = min(self.plan.steps, until if until is not None else self.plan.steps)
         while self.step < last and time.monotonic() < deadline:
@@ -108,7 +108,9 @@ class Trainer:
         self.vectors = torch.optim.AdamW(
             vectors, lr=self.plan.vector_rate, betas=(0.9, 0.95), weight_decay=0.0
         )
-        self.batches = Batches(self.streams.train, self.plan.seed, self.phase, phase.context)
+        self.batches = Batches(
+            self.streams.train, self.plan.seed, self.phase, phase.context, phase.mixture
+        )
 
         def loss(ids: Tensor) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_outputs_grow_until_they_are_finished(checkpoint):
     async def work(llm):
         texts = [out.outputs[0].text async for out in llm.generate("def f(", GREEDY)]
         assert len(texts) > 1
-        assert all(later.startswith(text) for text, later in zip(texts, texts[1:], strict=False))
+        assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
 
     with_llm(checkpoint, work)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -167,6 +169,31 @@ def test_threads_may_share_a_model(llm: LLM) -> None:
     for thread in threads:
         thread.join()
     assert found == [expected] * 4
+
+
+def test_an_interrupted_batch_leaves_a_model_that_goes_on(llm: LLM) -> None:
+    expected = texts(llm.generate(TEXT, GREEDY))
+    endless = SamplingParams(max_tokens=480, ignore_eos=True)
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate([TEXT] * 500, endless, use_tqdm=False)
+    llm.engine.check_integrity()
+    assert llm.get_metrics()["ockham_num_requests_running"] == 0
+    assert texts(llm.generate(TEXT, GREEDY)) == expected
+
+
+def test_a_long_batch_shows_its_progress_on_stderr(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ockham.api.llm._PROGRESS_DELAY_S", 0)
+    llm.generate([TEXT] * 3, GREEDY)
+    shown = capsys.readouterr()
+    assert "3/3" in shown.err
+    assert "tokens/s" in shown.err
+    assert shown.out == ""
+    llm.generate([TEXT] * 3, GREEDY, use_tqdm=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_metrics_count_what_was_done(llm: LLM) -> None:

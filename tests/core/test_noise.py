@@ -31,6 +31,9 @@ def test_a_tokens_noise_does_not_depend_on_which_other_tokens_draw():
     everything = uniform_words(7, 3, 11, np.arange(1000))
     some = np.array([999, 0, 5, 5, 512, 3])
     assert (uniform_words(7, 3, 11, some) == everything[some]).all()
+    few = np.array([[2, 900], [901, 3]])
+    assert (uniform_words(7, 3, 11, few) == everything[few]).all()
+    assert uniform_words(7, 3, 11, np.empty(0, np.int64)).shape == (0,)
 
 
 def test_seed_stream_and_position_each_change_the_noise():

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from ockham.core.config import EngineConfig
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
-
 from tests.helpers.oracle import Case, oracle_logits
 from tests.model.test_architectures import CASES
 

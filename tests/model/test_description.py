@@ -43,6 +43,10 @@ def llama3(**changes: Any) -> dict[str, Any]:
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor to 0.5, which LlamaForCausalLM"),
         ({"rope_scaling": {"type": "mrope"}}, "rotary embedding 'mrope' is not supported; .*yarn"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'linear' of config.json lacks 'factor'"),
+        ({"rope_scaling": "linear"}, "rotary embedding of config.json must be an object"),
+        ({"rope_theta": "large"}, "rope_theta .* must be a positive number, not 'large'"),
+        (llama3(factor="8"), "factor .* must be a positive number, not '8'"),
+        ({"head_dim": 7}, "7 elements of a head cannot be rotated in pairs"),
         (llama3(low_freq_factor=None), "'llama3' of config.json lacks 'low_freq_factor'"),
     ],
 )
@@ -69,6 +73,12 @@ def test_layer_types_must_be_known_and_one_for_each_layer() -> None:
         describe({**qwen, "layer_types": ["chunked_attention"] * 4})
     with pytest.raises(ModelError, match=r"layer_types .* has 3 entries for 4 layers"):
         describe({**qwen, "layer_types": ["full_attention"] * 3})
+
+
+def test_values_of_the_wrong_kind_are_refused_wherever_they_stand() -> None:
+    qwen = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}
+    with pytest.raises(ModelError, match="a value of the wrong kind"):
+        describe({**qwen, "max_window_layers": "two"})
 
 
 def test_more_experts_per_token_than_experts_are_refused() -> None:

@@ -15,7 +15,7 @@ from ockham.api.server.job import Job
 from ockham.api.server.logprobs import chat_logprobs, prompt_logprobs
 from ockham.api.server.protocol import ChatRequest, TokenizeRequest, template_variables
 from ockham.api.server.serving import Serving, read, request_id, serving
-from ockham.api.server.sse import DONE, EventStream, event, unless_disconnected
+from ockham.api.server.sse import DONE, event, unless_disconnected
 from ockham.api.server.wire import (
     AssistantMessage,
     ChatChoice,
@@ -29,6 +29,9 @@ from ockham.api.server.wire import (
 )
 from ockham.core.outputs import CompletionOutput
 from ockham.core.sampling_params import SamplingParams
+
+MESSAGE_CHARACTERS = 64
+"""What rendering a message costs beside its content, as if it were so much text."""
 
 
 async def create_chat_completion(http: Request) -> Response:
@@ -44,7 +47,7 @@ async def create_chat_completion(http: Request) -> Response:
     job = server.job(request_id(http), [tokens], params)
     answer = _Answer(server, request, params, request_id(http), tokens)
     if request.stream:
-        return EventStream(answer.events(job), server.settings.keep_alive_s)
+        return server.stream(answer.events(job))
     body = await unless_disconnected(http.receive, answer.whole(job))
     if body is None:
         return Response(status_code=499)
@@ -57,7 +60,7 @@ async def render(server: Serving, request: ChatRequest | TokenizeRequest) -> str
     variables = template_variables(request.chat_template_kwargs)
     messages = request.messages or []
     return await server.llm.in_thread(
-        sum(len(message.content or "") for message in messages),
+        sum(MESSAGE_CHARACTERS + len(message.content or "") for message in messages),
         lambda: tokenizer.apply_chat_template(
             [message.for_template() for message in messages],
             add_generation_prompt=request.add_generation_prompt is not False,
@@ -67,9 +70,8 @@ async def render(server: Serving, request: ChatRequest | TokenizeRequest) -> str
 
 
 def _sampling_params(request: ChatRequest, defaults: dict[str, Any]) -> SamplingParams:
-    max_tokens = request.max_completion_tokens or request.max_tokens
-    if max_tokens is None:
-        max_tokens = defaults.get("max_tokens")
+    given = (request.max_completion_tokens, request.max_tokens, defaults.get("max_tokens"))
+    max_tokens = next((limit for limit in given if limit is not None), None)
     return request.sampling_params(
         defaults,
         max_tokens=max_tokens,

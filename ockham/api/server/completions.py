@@ -15,7 +15,7 @@ from ockham.api.server.job import Job
 from ockham.api.server.logprobs import CompletionLogprobsWriter, prompt_logprobs
 from ockham.api.server.protocol import CompletionRequest
 from ockham.api.server.serving import Serving, read, request_id, serving
-from ockham.api.server.sse import DONE, EventStream, event, unless_disconnected
+from ockham.api.server.sse import DONE, event, unless_disconnected
 from ockham.api.server.wire import (
     Completion,
     CompletionChoice,
@@ -42,7 +42,7 @@ async def create_completion(http: Request) -> Response:
     job = server.job(request_id(http), prompts, params)
     answer = _Answer(server, request, params, request_id(http), texts, prompts)
     if request.stream:
-        return EventStream(answer.events(job), server.settings.keep_alive_s)
+        return server.stream(answer.events(job))
     body = await unless_disconnected(http.receive, answer.whole(job))
     if body is None:
         return Response(status_code=499)

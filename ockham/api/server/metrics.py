@@ -45,7 +45,8 @@ class Metrics:
     """All metrics of one server. Implements `ockham.engine.client.Observer`."""
 
     def __init__(self, model_name: str) -> None:
-        disable_created_metrics()  # a second series for each counter, which nobody reads
+        # They would be a second series for each counter, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._model = model_name
         ProcessCollector(registry=self.registry)
@@ -53,7 +54,7 @@ class Metrics:
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait for a place.")
         self._pages = self._gauge("kv_cache_usage_perc", "Share of the state's pages in use, 0-1.")
         self._preemptions = self._counter("num_preemptions", "Sequences that gave up their pages.")
-        self._steps = self._counter("engine_steps", "Steps completed by the engine.")
+        self._steps = self._counter("steps", "Steps completed by the engine.")
         self._restarts = self._counter("engine_restarts", "Engine processes that died.")
         self._counted = {
             field: self._counter(name, text) for field, (name, text) in _COUNTED.items()
@@ -125,6 +126,9 @@ class Metrics:
             self._finished.labels(self._model, delta.finish_reason).inc()
         if delta.ledger is not None:
             self._finish(delta.ledger, now_s - stream.submitted_s)
+
+    def aborted(self, stream: Stream) -> None:
+        self._finished.labels(self._model, "abort").inc(stream.choices_left)
 
     def _finish(self, ledger: Ledger, whole_s: float) -> None:
         self._whole.observe(whole_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,9 +16,13 @@ from ockham.api.server.gate import Gate
 from ockham.api.server.job import Job
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.settings import ServerSettings
+from ockham.api.server.sse import EventStream
 from ockham.core.sampling_params import SamplingParams
 
 T = TypeVar("T")
+
+READING_S = 2.0
+"""What a client has, beyond the time that its request may take, to read the last of the answer."""
 
 
 @dataclass(slots=True)
@@ -63,6 +68,14 @@ class Serving:
     def job(self, request_id: str, prompts: list[list[int]], params: SamplingParams) -> Job:
         return Job(
             self.llm, self.gate, request_id, prompts, params, self.settings.request_timeout_s
+        )
+
+    def stream(self, events: AsyncGenerator[bytes, None]) -> EventStream:
+        """The response that sends a job's events."""
+        return EventStream(
+            events,
+            keep_alive_s=self.settings.keep_alive_s,
+            timeout_s=self.settings.request_timeout_s + READING_S,
         )
 
 

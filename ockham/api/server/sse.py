@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ockham.api.server.errors import as_ockham_error, error_body
+
+log = logging.getLogger("ockham.server")
 
 T = TypeVar("T")
 
@@ -54,16 +57,24 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], keep_alive_s: float) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], *, keep_alive_s: float, timeout_s: float
+    ) -> None:
+        """`timeout_s` is for a client that does not read: the events have limits of their own."""
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["Content-Length"]
         self._events = events
         self._keep_alive_s = keep_alive_s
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await unless_disconnected(receive, self._send(scope, receive, send))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await unless_disconnected(receive, self._send(send))
+        except TimeoutError:
+            log.warning("A client did not read its stream in time; the connection is cut.")
 
-    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _send(self, send: Send) -> None:
         started = False
         async with aclosing(self._events) as events:
             pending: asyncio.Future[bytes | None] = asyncio.ensure_future(anext(events, None))

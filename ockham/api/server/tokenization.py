@@ -15,6 +15,9 @@ from ockham.api.server.serving import read, serving
 from ockham.api.server.wire import Detokenized, Tokenized
 from ockham.core.errors import InvalidRequest
 
+MAX_TOKENS = 1 << 18
+"""Most token ids that one request may have decoded."""
+
 
 async def tokenize(http: Request) -> Response:
     """The token ids of a text (with special tokens unless told otherwise), or of a chat as it
@@ -41,6 +44,11 @@ async def detokenize(http: Request) -> Response:
     server = serving(http)
     request = await read(http, DetokenizeRequest)
     server.check_model(request.model)
+    if len(request.tokens) > MAX_TOKENS:
+        raise InvalidRequest(
+            f"tokens has {len(request.tokens)} entries, at most {MAX_TOKENS}; split the request.",
+            "tokens",
+        )
     last = server.llm.ready.vocab_size - 1
     for token in request.tokens:
         if not 0 <= token <= last:

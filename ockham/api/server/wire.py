@@ -43,17 +43,12 @@ class UsageMeter:
             self._ledger.add(output.ledger)
 
     def usage(self, *, final: bool) -> Usage:
-        """The figures so far; with the bill if these are the last ones.
-
-        The ledger counts a prompt once for each of its choices, which share its state; here a
-        prompt counts once, and what was not computed of it was cached.
-        """
-        cached = max(0, self._prompt_tokens - self._ledger.prompt_tokens_computed) if final else 0
+        """The figures so far; with the bill if these are the last ones."""
         return Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             total_tokens=self._prompt_tokens + self._completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(cached),
+            prompt_tokens_details=PromptTokensDetails(self._ledger.prompt_tokens_reused),
             ockham=self._ledger if final else UNSET,
         )
 

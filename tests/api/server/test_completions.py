@@ -229,9 +229,31 @@ def test_the_asynchronous_client_works_too(server):
     async def ask() -> list[str]:
         settings = {"api_key": "none", "max_retries": 0}
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", **settings) as client:
-            answers = await asyncio.gather(
-                *(client.completions.create(**GREEDY) for _ in range(8))
-            )
+            answers = await asyncio.gather(*(client.completions.create(**GREEDY) for _ in range(8)))
         return [answer.choices[0].text for answer in answers]
 
     assert len(set(asyncio.run(ask()))) == 1
+
+
+def test_without_a_tokenizer_token_ids_go_in_and_come_out(tiny, tmp_path):
+    flags = ("--kv-cache-memory-bytes", "4M", "--skip-tokenizer-init")
+    with LiveServer(tiny, tmp_path, *flags) as live:
+        choice = live.complete(prompt=[5, 6, 7], return_token_ids=True, logprobs=1)["choices"][0]
+        assert len(choice["token_ids"]) == 8
+        assert choice["text"] == ""
+        refused = live.post("/v1/completions", {"prompt": "text"})
+        assert refused.status_code == 400
+        assert "tokenizer" in refused.json()["error"]["message"]
+
+
+def test_every_setting_may_stand_in_a_file(tiny, tmp_path):
+    path = tmp_path / "serve.yaml"
+    path.write_text(
+        "kv-cache-memory-bytes: 4M\nserved-model-name: [one, two]\nmax-model-len: 100\n"
+    )
+    with LiveServer(tiny, tmp_path, "--config", str(path)) as live:
+        models = live.get("/v1/models").json()["data"]
+    assert [(model["id"], model["max_model_len"]) for model in models] == [
+        ("one", 100),
+        ("two", 100),
+    ]

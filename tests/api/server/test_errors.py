@@ -94,15 +94,11 @@ def test_a_wrong_field_is_refused_by_name(server, field, value):
     "body", [b"", b"{", b"null", b"[]", b'{"prompt": "a"} x', b'"\xff"', b"[" * 50000, b"\x00"]
 )
 def test_what_is_no_json_object_is_refused(server, body):
-    headers = {"Content-Type": "application/json"}
-    response = httpx.post(f"{server.url}{COMPLETIONS}", content=body, headers=headers)
-    refused(response, 400)
+    refused(server.post_bytes(COMPLETIONS, body), 400)
 
 
 def test_half_a_character_in_a_prompt_is_refused(server):
-    headers = {"Content-Type": "application/json"}
-    body = b'{"prompt": "a\\ud800b"}'
-    refused(httpx.post(f"{server.url}{COMPLETIONS}", content=body, headers=headers), 400)
+    refused(server.post_bytes(COMPLETIONS, b'{"prompt": "a\\ud800b"}'), 400)
 
 
 def test_only_json_is_taken(server):
@@ -157,13 +153,10 @@ def test_a_prompt_that_no_tokenization_could_fit_is_refused_before_it(server):
 
 
 def test_a_request_that_masks_every_token_is_refused(server):
-    body = {"prompt": "a", "allowed_token_ids": [5], "bad_words": ["!"], "min_tokens": 1}
-    word = server.post("/detokenize", {"tokens": [5]}).json()["prompt"]
-    body["bad_words"] = [word]
-    response = server.post(COMPLETIONS, body)
-    assert response.status_code in (200, 400)
-    if response.status_code == 400:
-        assert "No token could be chosen" in response.json()["error"]["message"]
+    word = server.post("/detokenize", {"tokens": [300]}).json()["prompt"]
+    body = {"prompt": "a", "allowed_token_ids": [300], "bad_words": [word]}
+    error = refused(server.post(COMPLETIONS, body), 400)
+    assert "No token could be chosen" in str(error["message"])
 
 
 def test_wrong_requests_among_good_ones_harm_none(server: LiveServer):
@@ -184,3 +177,13 @@ def test_one_wrong_prompt_of_a_list_refuses_the_list_and_frees_the_rest(server):
     body = {"prompt": [[5, 6], [99999], [7, 8]], "max_tokens": 4000, "ignore_eos": True}
     refused(server.post(COMPLETIONS, body), 400)
     server.wait_idle()
+
+
+def test_a_chat_of_no_tokens_is_refused(server):
+    body = {"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 0}
+    refused(server.post("/v1/chat/completions", body), 400)
+
+
+def test_a_list_of_more_tokens_than_the_context_is_refused_by_its_length(server):
+    error = refused(server.post(COMPLETIONS, {"prompt": [5] * 1_000_000}), 400)
+    assert "1000000 tokens" in str(error["message"])

@@ -57,7 +57,7 @@ def serving(tiny, directory, *flags: str) -> Iterator[LiveServer]:
 @pytest.fixture(scope="module")
 def mortal(tiny, tmp_path_factory) -> Iterator[LiveServer]:
     """A server whose engine the tests may kill and stop."""
-    with serving(tiny, tmp_path_factory.mktemp("mortal"), "--stall-timeout", "1") as live:
+    with serving(tiny, tmp_path_factory.mktemp("mortal"), "--stall-timeout", "2") as live:
         yield live
 
 

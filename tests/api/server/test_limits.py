@@ -69,6 +69,14 @@ def test_a_client_that_leaves_a_stream_frees_its_work(server):
     server.wait_idle()
 
 
+def test_a_client_that_leaves_is_counted_as_an_abort(server):
+    before = server.metric("ockham_request_success_total", finished_reason="abort")
+    with running(server, 1, n=2):
+        pass
+    server.wait_idle()
+    assert server.metric("ockham_request_success_total", finished_reason="abort") == before + 2
+
+
 def test_a_client_that_leaves_before_the_answer_frees_its_work(server):
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/completions", json=LONG, timeout=0.5)
@@ -104,7 +112,11 @@ def test_a_request_that_takes_too_long_is_408_and_frees_its_work(narrow):
 
 def test_a_stream_that_takes_too_long_ends_with_an_error(narrow):
     chunks = narrow.openai().completions.create(
-        model=narrow.model, prompt=[5], max_tokens=8000, stream=True, extra_body={"ignore_eos": True}
+        model=narrow.model,
+        prompt=[5],
+        max_tokens=8000,
+        stream=True,
+        extra_body={"ignore_eos": True},
     )
     with pytest.raises(openai.APIError, match="did not finish"):
         list(chunks)
@@ -153,6 +165,18 @@ def test_a_reader_that_stops_reading_slows_nobody(server):
         server.complete(prompt="a", max_tokens=20)
         assert time.monotonic() - begin_s < 10
     server.wait_idle()
+
+
+def test_clients_that_never_read_do_not_keep_their_places(narrow):
+    body = {**LONG, "stream": True, "logprobs": 20}  # more than the buffers between us hold
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(
+                httpx.stream("POST", f"{narrow.url}/v1/completions", json=body, timeout=30)
+            )
+        assert narrow.post("/v1/completions", {"prompt": "a"}).status_code == 429
+        wait_for(lambda: narrow.post("/v1/completions", {"prompt": "a"}).status_code == 200, 15)
+    narrow.wait_idle()
 
 
 def test_the_request_id_comes_back(server):

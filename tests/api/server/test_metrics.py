@@ -93,3 +93,11 @@ def _ours(text: str) -> list[str]:
         for line in text.splitlines()
         if line.startswith("ockham_") and "http_requests" not in line
     ]
+
+
+def test_the_names_are_those_of_the_synchronous_engine(server, tiny):
+    from ockham import LLM
+
+    text = server.get("/metrics").text
+    for name in LLM(str(tiny), kv_cache_memory_bytes=4 << 20).get_metrics():
+        assert f"\n{name}{{" in text, name

@@ -37,7 +37,11 @@ def test_tokenize_refuses_what_it_cannot_read(server, body):
     assert server.post("/tokenize", body).status_code == 400
 
 
-@pytest.mark.parametrize("tokens", [[-1], [4096], [2**40], ["a"], None])
+@pytest.mark.parametrize(
+    "tokens",
+    [[-1], [4096], [2**40], ["a"], None, [5] * 300_000],
+    ids=["negative", "beyond", "huge", "text", "null", "long"],
+)
 def test_detokenize_refuses_what_is_no_token(server, tokens):
     assert server.post("/detokenize", {"tokens": tokens}).status_code == 400
 

@@ -1,0 +1,201 @@
+"""`ockham chat` over a pipe: each line a message, only the answers on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.tiny import tiny_llama
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ("--temperature", "0", "--max-tokens", "4", "--ignore-eos")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tiny_llama(tmp_path_factory.mktemp("tiny"), tokenizer=True)
+    return str(directory)
+
+
+def chat(
+    model: str, *lines: str, flags: tuple[str, ...] = FLAGS
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ockham", "chat", model, *flags],
+        input="".join(f"{line}\n" for line in lines),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def saved(
+    model: str, path: Path, *lines: str, flags: tuple[str, ...] = FLAGS
+) -> list[dict[str, str]]:
+    """The messages after these lines, as /save writes them."""
+    done = chat(model, *lines, f"/save {path}", flags=flags)
+    assert done.returncode == 0, done.stderr
+    messages: list[dict[str, str]] = json.loads(path.read_text())["messages"]
+    return messages
+
+
+def test_each_line_is_answered_on_stdout(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    done = chat(tiny, "one", "two", f"/save {path}")
+    messages = json.loads(path.read_text())["messages"]
+    assert [m["role"] for m in messages] == ["user", "assistant"] * 2
+    assert done.stdout == "".join(m["content"] + "\n" for m in messages[1::2])
+
+
+def test_a_backslash_joins_lines(tiny: str, tmp_path: Path) -> None:
+    assert saved(tiny, tmp_path / "a", "one\\", "two")[0]["content"] == "one\ntwo"
+
+
+def test_undo_takes_back_a_question_and_its_answer(tiny: str, tmp_path: Path) -> None:
+    messages = saved(tiny, tmp_path / "a", "one", "two", "/undo")
+    assert [m["content"] for m in messages[::2]] == ["one"]
+
+
+def test_retry_answers_the_same_question_again(tiny: str, tmp_path: Path) -> None:
+    messages = saved(tiny, tmp_path / "a", "one", "/retry")
+    assert [m["role"] for m in messages] == ["user", "assistant"]
+
+
+def test_reset_keeps_only_the_system_prompt(tiny: str, tmp_path: Path) -> None:
+    messages = saved(tiny, tmp_path / "a", "/system Be brief.", "one", "/reset")
+    assert messages == [{"role": "system", "content": "Be brief."}]
+
+
+def test_the_system_prompt_may_be_a_flag(tiny: str, tmp_path: Path) -> None:
+    messages = saved(tiny, tmp_path / "a", "one", flags=(*FLAGS, "--system", "Be brief."))
+    assert messages[0] == {"role": "system", "content": "Be brief."}
+
+
+def test_statistics_and_help_go_to_stderr(tiny: str) -> None:
+    done = chat(tiny, "/help", "/stats", "/nonsense", "/retry", "/undo", "/save /no/such/dir/x")
+    assert done.stdout == ""
+    for words in ("/retry", "prompt tokens", "no command /nonsense", "no question", "is empty"):
+        assert words in done.stderr
+    assert "cannot be written" in done.stderr
+
+
+def test_a_message_that_is_no_text_is_refused(tiny: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ockham", "chat", tiny],
+        input=b"\xff\n",
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"not UTF-8" in done.stderr
+
+
+def test_quit_leaves_at_once(tiny: str) -> None:
+    assert chat(tiny, "/quit", "one").stdout == ""
+
+
+def test_a_message_that_is_too_long_is_dropped_and_the_chat_goes_on(
+    tiny: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "talk.json"
+    done = chat(tiny, "x y " * 600, "short", f"/save {path}")
+    assert "/reset make room" in done.stderr
+    messages = json.loads(path.read_text())["messages"]
+    assert [m["content"] for m in messages[::2]] == ["short"]
+
+
+def test_a_model_without_template_says_what_to_do(tmp_path: Path) -> None:
+    model = tiny_llama(tmp_path, tokenizer=True)
+    (model / "chat_template.jinja").unlink()
+    done = chat(str(model), "one")
+    assert done.returncode == 2
+    assert "--chat-template" in done.stderr
+
+
+def test_a_template_may_be_given(tiny: str, tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ raise_exception('not today') }}")
+    done = chat(tiny, "one", flags=(*FLAGS, "--chat-template", str(template)))
+    assert "not today" in done.stderr
+
+
+def test_more_than_one_answer_is_refused(tiny: str) -> None:
+    done = chat(tiny, "one", flags=("--n", "2"))
+    assert done.returncode == 2
+    assert "one answer at a time" in done.stderr
+
+
+class Terminal:
+    """`ockham chat` in a terminal of its own."""
+
+    def __init__(self, *args: str, home: Path) -> None:
+        self.main, side = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ockham", "chat", *args],
+            stdin=side,
+            stdout=side,
+            stderr=side,
+            cwd=ROOT,
+            start_new_session=True,
+            env={**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(home)},
+        )
+        os.close(side)
+        self.seen = ""
+
+    def send(self, keys: str) -> None:
+        os.write(self.main, keys.encode())
+
+    def wait_for(self, text: str, seconds: float = 60.0) -> None:
+        """Read until `text` has been shown after what was last waited for."""
+        deadline = time.monotonic() + seconds
+        while text not in self.seen:
+            left = deadline - time.monotonic()
+            assert left > 0, f"{text!r} never came: {self.seen[-2000:]!r}"
+            if select.select([self.main], [], [], left)[0]:
+                data = os.read(self.main, 4096).decode(errors="replace")
+                if "\x1b[6n" in data:  # prompt_toolkit asks where the cursor is
+                    self.send("\x1b[1;1R")
+                self.seen += data
+        self.seen = self.seen.partition(text)[2]
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.main)
+
+
+def test_ctrl_c_stops_the_answer_and_ctrl_d_the_chat(tmp_path: Path) -> None:
+    talk = tmp_path / "talk.json"
+    endless = tiny_llama(tmp_path / "tiny", tokenizer=True, max_position_embeddings=16384)
+    terminal = Terminal(str(endless), "--ignore-eos", "--max-tokens", "16k", home=tmp_path)
+    try:
+        terminal.wait_for("you")
+        terminal.send("tell me\x1b\rmore\r")
+        terminal.wait_for("more")
+        time.sleep(0.5)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.wait_for("[stopped]")
+        terminal.wait_for("you")
+        terminal.send(f"/save {talk}\r")
+        terminal.wait_for("Saved to")
+        terminal.wait_for("you")
+        terminal.send("\x04")
+        assert terminal.process.wait(30) == 0
+    finally:
+        terminal.close()
+    user, assistant = json.loads(talk.read_text())["messages"]
+    assert user["content"] == "tell me\nmore"
+    assert assistant["content"]
+    assert "more" in (tmp_path / "ockham" / "chat_history").read_text()

@@ -1,0 +1,194 @@
+"""`ockham bench`, `doctor`, `models` and `techniques` report what is so, in words and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors import safe_open
+
+from ockham.cli.machine import allowed_cores
+from ockham.cli.main import cli
+from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
+from ockham.cli.spread import percentile, spread
+from ockham.core.errors import ConfigError
+from ockham.model.architectures import ARCHITECTURES
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(cli, args)
+
+
+def report(*args: str) -> Any:
+    result = call(*args, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    assert call("bench", "make-checkpoint", "--shape", "tiny", str(directory)).exit_code == 0
+    return str(directory)
+
+
+def test_latency_is_reported_beside_the_limits(random_model: str) -> None:
+    lengths = ("--input-len", "8", "--output-len", "4")
+    found = report(
+        "bench", "latency", random_model, *lengths, "--repeats", "2", "--batch-size", "2"
+    )
+    assert found["total_s"]["min"] > 0
+    assert found["decode_tokens_per_s"]["median"] > 0
+    assert 0 < found["decode_share_of_memory_limit"]["median"] < 1
+    assert 0 < found["prefill_share_of_arithmetic_limit"]["median"] < 1
+    assert found["time_to_first_token_s"]["median"] <= found["total_s"]["max"]
+    assert 0 < found["step_overhead_s"]["median"] < found["total_s"]["median"]
+
+
+def test_startup_is_longer_than_an_import_and_an_import_than_nothing() -> None:
+    found = report("bench", "startup", "lab", "--repeats", "1")
+    first, imported, nothing = (
+        found[name]["median"] for name in ("first_token_s", "import_s", "python_s")
+    )
+    assert first > imported > 0
+    assert nothing > 0
+
+
+def test_throughput_is_told_in_words(random_model: str) -> None:
+    lengths = ("--input-len", "8", "--output-len", "4", "--repeats", "1", "--warmup", "0")
+    result = call("bench", "throughput", random_model, "--num-prompts", "3", *lengths)
+    assert result.exit_code == 0, result.output
+    assert "tokens/s" in result.stdout
+    assert "of the memory limit" in result.stdout
+
+
+def test_a_request_that_does_not_fit_the_context_is_refused(random_model: str) -> None:
+    result = call("bench", "latency", random_model, "--input-len", "1k")
+    assert result.exit_code == 2
+    assert "has 1000 tokens" in result.output
+
+
+def test_a_server_that_is_not_there_is_told() -> None:
+    result = call("bench", "serve", "--base-url", "http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert "Is the server up?" in result.output
+
+
+@pytest.mark.parametrize("flag", ["--num-prompts", "--request-rate", "--max-concurrency"])
+def test_a_load_of_nothing_is_refused(flag: str) -> None:
+    result = call("bench", "serve", flag, "0")
+    assert result.exit_code == 2
+    assert f"{flag} must be above 0" in result.output
+
+
+def test_a_random_checkpoint_is_one_that_transformers_reads(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    write_random_checkpoint("tiny", tmp_path / "out")
+    model, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    deviation = model.model.layers[0].mlp.up_proj.weight.detach().float().std()
+    assert float(deviation) == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_random_checkpoint_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_random_checkpoint("tiny", tmp_path / name, seed)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
+    assert files[0] == files[1] != files[2]
+
+
+def test_tensors_lie_one_after_another(tmp_path: Path) -> None:
+    nbytes = write_random_checkpoint("tiny", tmp_path / "out")
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert sum(file.get_tensor(key).nbytes for key in file.keys()) == nbytes  # noqa: SIM118
+
+
+def test_real_shapes_have_their_published_sizes() -> None:
+    import math
+
+    parameters = {
+        name: sum(math.prod(sizes) for _, sizes in shape.tensors())
+        for name, shape in SHAPES.items()
+    }
+    assert parameters["tinyllama"] == 1_100_048_384
+    assert parameters["qwen2-0.5b"] == 494_032_768
+
+
+def test_a_directory_that_holds_something_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    with pytest.raises(ConfigError, match="not an empty directory"):
+        write_random_checkpoint("tiny", tmp_path)
+
+
+def test_an_unknown_shape_is_refused_with_those_known() -> None:
+    result = call("bench", "make-checkpoint", "--shape", "huge", "/tmp/never")
+    assert result.exit_code == 2
+    assert "tinyllama" in result.output
+
+
+def test_percentiles_are_those_of_numpy() -> None:
+    import numpy as np
+
+    values = [5.0, 1.0, 4.0, 2.0]
+    for percent in (0, 10, 50, 90, 99, 100):
+        assert percentile(values, percent) == pytest.approx(np.percentile(values, percent))
+    assert spread(values)["median"] == 3.0
+
+
+def test_the_doctor_measures_the_machine() -> None:
+    found = report("doctor")
+    assert found["cores_allowed"] == allowed_cores()
+    assert [limits["threads"] for limits in found["limits"]] == sorted({1, allowed_cores()})
+    for limits in found["limits"]:
+        assert limits["read_bytes_per_s"] > 1e8
+        assert limits["fp32_flops_per_s"] > 1e8
+    assert found["memory_allowed_bytes"] <= found["memory_bytes"]
+    assert found["memory_plan"]["weights_bytes"] > 0
+
+
+def test_the_doctor_says_that_the_reference_backend_is_slow() -> None:
+    result = call("doctor", "--no-measure")
+    assert result.exit_code == 0, result.output
+    assert "reference: plain NumPy: it defines what is right, and is slow" in result.stdout
+
+
+def test_a_model_that_cannot_be_planned_is_a_finding() -> None:
+    found = report("doctor", "/no/such/model", "--no-measure")
+    assert "no directory" in found["memory_plan"]["error"]
+
+
+def test_models_lists_the_built_in_and_the_supported() -> None:
+    found = report("models")
+    assert [model["name"] for model in found["built_in"]] == ["lab"]
+    assert found["built_in"][0]["supported"]
+    assert found["architectures"] == list(ARCHITECTURES)
+    assert "LlamaForCausalLM" in call("models").stdout
+
+
+def test_models_lists_what_the_hub_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text('{"architectures": ["UnknownForCausalLM"]}')
+    (snapshot / "model.safetensors").write_bytes(b"12345")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    (found,) = report("models")["cached"]
+    assert (found["name"], found["supported"], found["weight_bytes"]) == ("some/model", False, 5)
+    assert "some/model" in call("models").stdout
+
+
+def test_techniques_lists_the_registry_by_seam() -> None:
+    from ockham.core.registry import techniques
+
+    found = report("techniques")
+    assert [(t["seam"], t["name"]) for t in found] == [(t.seam, t.name) for t in techniques()]
+    assert {"format", "reuse", "keep", "drafter", "policy"} <= {t["seam"] for t in found}
+    listed = call("techniques").stdout
+    assert all(technique["summary"] in listed for technique in found)

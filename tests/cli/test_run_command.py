@@ -1,0 +1,155 @@
+"""`ockham run` writes the completion to stdout and everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ockham import LLM, SamplingParams, __version__
+from tests.helpers.tiny import tiny_llama
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "def quicksort("
+
+
+def ockham(
+    *args: str, stdin: str = "", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ockham", *args],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_llama(tmp_path_factory.mktemp("tiny"), tokenizer=True))
+
+
+def test_the_lab_model_completes_code_on_stdout() -> None:
+    done = ockham("run", "--prompt", PROMPT, "--max-tokens", "8", "--temperature", "0")
+    assert done.returncode == 0, done.stderr
+    params = SamplingParams(temperature=0.0, max_tokens=8)
+    assert done.stdout == LLM().generate(PROMPT, params)[0].outputs[0].text
+    assert "memory: weights" in done.stderr
+    assert "prompt tokens" in done.stderr
+    assert "FLOP" in done.stderr
+
+
+def test_the_prompt_may_come_from_stdin(tiny: str) -> None:
+    flags = ("--temperature", "0", "--max-tokens", "8", "--ignore-eos")
+    expected = ockham("run", tiny, "-p", PROMPT, *flags).stdout
+    assert expected
+    assert ockham("run", tiny, *flags, stdin=PROMPT).stdout == expected
+    assert ockham("run", tiny, "-p", "-", *flags, stdin=PROMPT).stdout == expected
+
+
+def test_json_holds_the_whole_output(tiny: str) -> None:
+    done = ockham(
+        "run", tiny, "-p", PROMPT, "--json", "--max-tokens", "4", "--logprobs", "1", "--n", "2"
+    )
+    record = json.loads(done.stdout)
+    assert record["prompt"] == PROMPT
+    assert [choice["index"] for choice in record["outputs"]] == [0, 1]
+    assert record["ledger"]["generated_tokens"] <= 8
+    assert record["time_to_first_token_s"] > 0
+
+
+def test_sampling_flags_act(tiny: str) -> None:
+    flags = (
+        "-p",
+        PROMPT,
+        "--json",
+        "--allowed-token-ids",
+        "70,71",
+        "--max-tokens",
+        "5",
+        "--ignore-eos",
+    )
+    tokens = json.loads(ockham("run", tiny, *flags).stdout)["outputs"][0]["token_ids"]
+    assert len(tokens) == 5
+    assert set(tokens) <= {70, 71}
+
+
+def test_the_same_seed_gives_the_same_text(tiny: str) -> None:
+    flags = ("run", tiny, "-p", PROMPT, "--max-tokens", "8", "--sampling-seed", "4")
+    assert ockham(*flags).stdout == ockham(*flags).stdout
+
+
+def test_a_checkpoint_without_tokenizer_runs_on_token_ids(tmp_path: Path) -> None:
+    model = str(tiny_llama(tmp_path))
+    flags = (
+        "--skip-tokenizer-init",
+        "--prompt-token-ids",
+        "5,6",
+        "--max-tokens",
+        "3",
+        "--ignore-eos",
+    )
+    done = ockham("run", model, *flags)
+    assert len([int(token) for token in done.stdout.split()]) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "complaint"),
+    [
+        (("-p", ""), 2, "the prompt is empty"),
+        (("-p", "x", "--n", "1000000"), 2, "n must lie in [1,"),
+        (("-p", "x", "--logprobs", "99"), 2, "logprobs must lie in"),
+        (("-p", "x", "--max-tokens", "9T"), 2, "max_tokens must lie in"),
+        (("-p", "x", "--max-num-seqs", "0"), 2, "max_num_seqs must be at least 1"),
+        (("-p", "x", "--prompt-token-ids", "1"), 2, "either --prompt or --prompt-token-ids"),
+        (("-p", "x", "--policy", "lifo"), 2, "no policy called 'lifo'"),
+        (("-p", "x", "--no-such-flag"), 2, "--no-such-flag"),
+        (("/no/such/model", "-p", "x"), 1, "no directory '/no/such/model'"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_sentence(
+    tiny: str, args: tuple[str, ...], status: int, complaint: str
+) -> None:
+    model = () if args[0].startswith("/") else (tiny,)
+    done = ockham("run", *model, *args)
+    assert done.returncode == status, done.stderr
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_prompt_that_is_no_text_is_refused(tiny: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ockham", "run", tiny],
+        input=b"\xff\xfe",
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"not UTF-8" in done.stderr
+
+
+def test_a_reader_that_leaves_early_causes_no_traceback(tiny: str) -> None:
+    command = (
+        f"{sys.executable} -m ockham run {tiny} -p x --ignore-eos --max-tokens 200 | head -c 1"
+    )
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_told() -> None:
+    assert ockham("--version").stdout == f"ockham {__version__}\n"
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
