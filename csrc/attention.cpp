@@ -12,6 +12,8 @@ namespace ockham {
 namespace {
 
 constexpr int64_t most_tile_queries = 96;
+// Below this many products of elements, sharing the work takes longer than doing it.
+constexpr int64_t alone_products = 1 << 17;
 
 // The cells behind a row's logical keys: the context, then the row's extra cells.
 struct Cells {
@@ -328,7 +330,10 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
     const bool split = most_parts > 1 && tiles * shape.kv_heads < 4 * pool.size();
 
     if (!split) {
-        pool.parallel(tiles * shape.kv_heads, [&](int64_t index, int thread) {
+        int64_t products = 0;
+        for (int64_t row = 0; row < step.rows; ++row)
+            products += 2 * (plan.high[row] - plan.low[row]) * a_stride;
+        const auto attend_task = [&](int64_t index, int thread) {
             // The last rows of a prompt see most: they begin first.
             const AttentionPlan::Rows& rows = plan.tiles[tiles - 1 - index / shape.kv_heads];
             const int64_t head = index % shape.kv_heads;
@@ -356,7 +361,11 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
             }
             for (int64_t i = 0; i < queries; ++i)
                 finish(rows, head, i, peak[i], total[i], out + i * width);
-        });
+        };
+        if (products < alone_products)
+            for (int64_t i = 0; i < tiles * shape.kv_heads; ++i) attend_task(i, 0);
+        else
+            pool.parallel(tiles * shape.kv_heads, attend_task);
         return;
     }
 
