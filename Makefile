@@ -4,7 +4,9 @@ PROMPT ?= def fibonacci(n):
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test lint unit soak clean
+NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h") csrc/CMakeLists.txt
+
+.PHONY: run test lint unit soak sanitize clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
 unexport PROMPT
@@ -27,15 +29,21 @@ unit: .venv/.test
 soak: .venv/.test
 	OCKHAM_SOAK=10 $(BIN)/python -m pytest tests/api/server/test_soak.py -s
 
+# The native tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: .venv/.test
+	$(BIN)/cmake -S csrc -B build/sanitize -G Ninja -DOCKHAM_SANITIZE=ON \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+	$(BIN)/cmake --build build/sanitize --target sanitize
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build ockham/kernels/_cpu.*.so csrc/CMakeFiles csrc/CMakeCache.txt .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/bin/python:
 	@echo 'Creating .venv ...' >&2
 	@$(PYTHON) -m venv .venv
 
 # The stamps stand for what is installed; they are older than these files when that changed.
-.venv/.run: pyproject.toml constraints.txt | .venv/bin/python
+.venv/.run: pyproject.toml constraints.txt $(NATIVE) | .venv/bin/python
 	@echo 'Installing Ockham and what it needs to run ...' >&2
 	@$(PIP) --editable . >&2
 	@touch $@

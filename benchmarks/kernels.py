@@ -3,11 +3,11 @@
     python benchmarks/kernels.py [--threads 2] [--formats int4-32,int8] [--json kernels.json]
 
 The limits are sampled beside each measurement, because machines drift: the rate of reading memory
-that no cache holds, and the rate of the format's instructions on registers. A product can take no less
-than the larger of bytes / reading rate and operations / arithmetic rate; `limit` is that over the time
-taken. All are sampled in short bursts, in turns, and of each the `--quantile` fastest is taken: 0.5, the
-median, on a quiet machine; 0.1 where other programs take the cores away most of the time. Weights are
-copied until no cache holds them all, and read in turn.
+that no cache holds, and the rate of the format's instructions on registers. A product can take no
+less than the larger of bytes / reading rate and operations / arithmetic rate; the last column is
+that over the time taken. All are sampled in short bursts, in turns, and of each the `--quantile`
+fastest is taken: 0.5, the median, on a quiet machine; 0.1 or less where other programs take the
+cores away most of the time. Weights are copied until no cache holds them, and read in turn.
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ def main() -> None:
     options = parser.parse_args()
     machine = Machine(options.threads, core.chosen())
     print(
-        f"{core.isa_name(machine.isa)}, {options.threads} threads, {time.strftime('%Y-%m-%d %H:%M')}"
+        f"{core.isa_name(machine.isa)}, {options.threads} threads, "
+        f"{time.strftime('%Y-%m-%d %H:%M')}"
     )
     rows = [int(count) for count in options.rows.split(",")]
     results = []

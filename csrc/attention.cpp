@@ -12,6 +12,8 @@ namespace ockham {
 namespace {
 
 constexpr int64_t most_tile_queries = 96;
+// Below this many products of elements, sharing the work takes longer than doing it.
+constexpr int64_t alone_products = 1 << 17;
 
 // The cells behind a row's logical keys: the context, then the row's extra cells.
 struct Cells {
@@ -32,18 +34,20 @@ Cells cells_of(const StepView& step, int64_t group, int64_t row) {
             step.extra == nullptr ? nullptr : step.extra + step.extra_starts[row]};
 }
 
-// Copies the keys [low, high) of one group to their lanes of a group in scratch.
+// Copies the keys [low, high) of one group to their lanes of a group in scratch, with the elements
+// that pad them.
 template <class T>
 void gather_group(const LayerPlane& plane, int64_t head, const Cells& cells, int64_t group,
                   int64_t low, int64_t high, T* keys, T* values) {
     const int64_t start = group * group_keys;
     for (int64_t key = std::max(low, start); key < std::min(high, start + group_keys); ++key) {
-        const int64_t slot = cells.slot(key), lane = key - start;
-        const T* from = reinterpret_cast<const T*>(plane.key(slot, head));
-        for (int64_t e = 0; e < plane.head_dim; ++e)
-            keys[e * group_keys + lane] = from[e * group_keys];
-        std::memcpy(values + lane * plane.width, plane.value(slot, head),
-                    static_cast<size_t>(plane.width) * sizeof(T));
+        const int64_t slot = cells.slot(key), from = plane.lane(slot), to = key - start;
+        const T* from_keys = reinterpret_cast<const T*>(plane.key_group(slot, head));
+        const T* from_values = reinterpret_cast<const T*>(plane.value_group(slot, head));
+        for (int64_t e = 0; e < plane.width; ++e) {
+            keys[plane.key_place(to, e)] = from_keys[plane.key_place(from, e)];
+            values[plane.value_place(to, e)] = from_values[plane.value_place(from, e)];
+        }
     }
 }
 
@@ -80,10 +84,11 @@ void find_groups(const LayerPlane& plane, int64_t head, const Cells& cells, int6
 // One tile with one key-value head: its queries packed, and the sums of its parts.
 class Task {
    public:
-    Task(const AttentionKernels& kernels, const StepView& step, const AttentionPlan& plan,
+    Task(Isa isa, const StepView& step, const AttentionPlan& plan,
          const AttentionShape& shape, const LayerPlane& plane, AttentionPlan::Rows rows,
          int64_t head, AttentionScratch& scratch)
-        : kernels_(kernels),
+        : kernels_(attention_kernels(isa)),
+          rows_kernels_(row_kernels(isa)),
           step_(step),
           plan_(plan),
           shape_(shape),
@@ -108,6 +113,9 @@ class Task {
                 *high++ = plan_.high[row];
             }
         }
+        if (!plane_.bf16) return;
+        uint16_t* rounded = scratch_.rounded_q.take<uint16_t>(queries_ * width);
+        rows_kernels_.to_bf16(scratch_.q.get<float>(), queries_ * width, rounded);
     }
 
     // The parts that any of the rows sees.
@@ -158,7 +166,7 @@ class Task {
         const int64_t first = (row - rows_.begin) * repeat_;
         AttentionTile one = tile;
         one.queries = repeat_;
-        one.q += first * plane_.width;
+        one.q = query(first);
         one.low += first;
         one.high += first;
         one.peak += first;
@@ -174,14 +182,20 @@ class Task {
         tile.width = plane_.width;
         tile.bf16 = plane_.bf16;
         tile.softcap = shape_.softcap;
-        tile.q = scratch_.q.get<float>();
+        tile.q = plane_.bf16 ? scratch_.rounded_q.get<void>() : scratch_.q.get<void>();
         tile.low = scratch_.low.get<int32_t>();
         tile.high = scratch_.high.get<int32_t>();
         tile.peak = peak;
         tile.total = total;
         tile.out = out;
-        tile.widened = scratch_.widened.take<float>(2 * block_keys * plane_.width);
         return tile;
+    }
+
+    // Where the packed query `i` stands.
+    const void* query(int64_t i) const {
+        const int64_t offset = i * plane_.width;
+        if (plane_.bf16) return scratch_.rounded_q.get<uint16_t>() + offset;
+        return scratch_.q.get<float>() + offset;
     }
 
     // Whether query `i` sees keys of a part, and whether those are its first.
@@ -205,6 +219,7 @@ class Task {
     }
 
     const AttentionKernels& kernels_;
+    const RowKernels& rows_kernels_;
     const StepView& step_;
     const AttentionPlan& plan_;
     const AttentionShape& shape_;
@@ -315,12 +330,15 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
     const bool split = most_parts > 1 && tiles * shape.kv_heads < 4 * pool.size();
 
     if (!split) {
-        pool.parallel(tiles * shape.kv_heads, [&](int64_t index, int thread) {
+        int64_t products = 0;
+        for (int64_t row = 0; row < step.rows; ++row)
+            products += 2 * (plan.high[row] - plan.low[row]) * a_stride;
+        const auto attend_task = [&](int64_t index, int thread) {
             // The last rows of a prompt see most: they begin first.
             const AttentionPlan::Rows& rows = plan.tiles[tiles - 1 - index / shape.kv_heads];
             const int64_t head = index % shape.kv_heads;
             AttentionScratch& scratch = buffers.threads[thread];
-            Task task(kernels, step, plan, shape, plane, rows, head, scratch);
+            Task task(isa, step, plan, shape, plane, rows, head, scratch);
             task.pack(q, q_stride);
             const int64_t queries = task.queries();
             float* peak = scratch.peak.take<float>(queries);
@@ -343,7 +361,11 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
             }
             for (int64_t i = 0; i < queries; ++i)
                 finish(rows, head, i, peak[i], total[i], out + i * width);
-        });
+        };
+        if (products < alone_products)
+            for (int64_t i = 0; i < tiles * shape.kv_heads; ++i) attend_task(i, 0);
+        else
+            pool.parallel(tiles * shape.kv_heads, attend_task);
         return;
     }
 
@@ -359,7 +381,7 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
         const int64_t tile = index / most_parts / shape.kv_heads;
         const int64_t head = index / most_parts % shape.kv_heads;
         AttentionScratch& scratch = buffers.threads[thread];
-        Task task(kernels, step, plan, shape, plane, plan.tiles[tile], head, scratch);
+        Task task(isa, step, plan, shape, plane, plan.tiles[tile], head, scratch);
         task.pack(q, q_stride);
         const int64_t place = index % most_parts, part = task.first_part() + place;
         if (part >= task.last_part()) return;
@@ -370,7 +392,7 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
     pool.parallel(tiles * shape.kv_heads, [&](int64_t index, int thread) {
         const int64_t tile = index / shape.kv_heads, head = index % shape.kv_heads;
         AttentionScratch& scratch = buffers.threads[thread];
-        Task task(kernels, step, plan, shape, plane, plan.tiles[tile], head, scratch);
+        Task task(isa, step, plan, shape, plane, plan.tiles[tile], head, scratch);
         task.pack(q, q_stride);
         const int64_t queries = task.queries();
         float* out = scratch.out.take<float>(width);
@@ -398,7 +420,7 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
     std::vector<float> blocks(static_cast<size_t>(
         ((high + block_keys - 1) / block_keys - low / block_keys) * block_keys));
     for (int64_t head = 0; head < shape.kv_heads; ++head) {
-        Task task(kernels, step, plan, shape, plane, {row, row + 1, true}, head, scratch);
+        Task task(isa, step, plan, shape, plane, {row, row + 1, true}, head, scratch);
         task.pack(q, q_stride);
         for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
             const int64_t part_low = std::max(low, part * part_keys);
@@ -413,7 +435,7 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                 float peak = final[0], total = final[1];
                 AttentionTile one = tile;
                 one.queries = 1;
-                one.q += i * plane.width;
+                one.q = task.query(i);
                 one.low += i;
                 one.high += i;
                 one.peak = &peak;

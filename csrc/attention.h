@@ -44,7 +44,7 @@ struct AttentionShape {
 
 // What one thread needs while it attends.
 struct AttentionScratch {
-    Buffer q, low, high, peak, total, out, part_peak, part_total, part_out, widened, gathered;
+    Buffer q, rounded_q, low, high, peak, total, out, part_peak, part_total, part_out, gathered;
 };
 
 struct AttentionBuffers {

@@ -2,10 +2,13 @@
 //
 // A prefill and a decode run the same code, and everything that a query's result depends on is
 // ordered by logical index alone:
-// - a score is a chain of fma over the elements of the head, from the first to the last;
+// - a score is a chain of fma over the elements of the head, from the first to the last, or with bf16
+//   planes over pairs of them, the odd before the even (as vdpbf16ps does it), the query rounded to
+//   bf16;
 // - a block's scores are reduced to their largest and to the sum of their exponentials in one fixed
 //   tree over its 64 keys, in which keys that the query does not see count as -infinity and 0;
-// - a value's element is a chain of fma over the keys that the query sees, in order.
+// - a value's element is such a chain over the keys that the query sees, in order; with bf16 planes
+//   weights are rounded to bf16 before they are summed and multiplied, so that they still add up.
 // How many queries and groups share the registers changes no chain: it differs by instruction set.
 #pragma once
 
@@ -30,34 +33,58 @@ template <int QUERIES>
 constexpr int tile_vectors = QUERIES == 1 ? 2 : 1;
 #endif
 
-static inline Lanes load_stored(const float* p) { return load(p); }
-static inline Lanes load_stored(const uint16_t* p) { return load_bf16(p); }
+// How keys and values are stored, and in which type queries and weights enter their products. A step
+// of a product takes `step` elements of the key, or `step` keys: fma for one, dot() for two.
+struct StoredFp32 {
+    using T = float;
+    static constexpr int step = 1;
+    static Lanes load(const T* p) { return ockham::OCKHAM_ISA_NAMESPACE::load(p); }
+    static Lanes load_one(const T* p, int) { return load(p); }
+    static Lanes all(const T* p) { return broadcast(*p); }
+    static Lanes product(Lanes factor, Lanes stored, Lanes sum) { return fma(factor, stored, sum); }
+    static Lanes store(T* p, Lanes a) {
+        ockham::OCKHAM_ISA_NAMESPACE::store(p, a);
+        return a;
+    }
+};
+struct StoredBf16 {
+    using T = uint16_t;
+    static constexpr int step = 2;
+    static Pairs load(const T* p) { return load_pairs(p); }
+    static Pairs load_one(const T* p, int key) { return only(load_pairs(p), key % 2 == 1); }
+    static PairOfAll all(const T* p) { return broadcast_pair(p); }
+    static Lanes product(PairOfAll factor, Pairs stored, Lanes sum) {
+        return dot(factor, stored, sum);
+    }
+    static Lanes store(T* p, Lanes a) { return store_bf16(p, a); }
+};
 
 // The pointers of one block's groups. Those of groups that nobody sees are never read.
-template <class T>
+template <class S>
 struct Block {
-    const T* keys[block_groups];
-    const T* values[block_groups];
+    const typename S::T* keys[block_groups];
+    const typename S::T* values[block_groups];
 };
 
 // Scores of QUERIES queries with GROUPS groups of keys: scores[query * 64 + key].
-template <int QUERIES, int GROUPS, class T>
+template <class S, int QUERIES, int GROUPS>
 static inline __attribute__((always_inline)) void score_groups(
-    const float* q, int64_t head_dim, int64_t width, const T* const* keys, float* scores) {
+    const typename S::T* q, int64_t head_dim, int64_t width, const typename S::T* const* keys,
+    float* scores) {
     Lanes sums[QUERIES][GROUPS];
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i)
 #pragma GCC unroll 8
         for (int g = 0; g < GROUPS; ++g) sums[i][g] = zero();
-    for (int64_t e = 0; e < head_dim; ++e) {
-        Lanes k[GROUPS];
+    for (int64_t e = 0; e < head_dim; e += S::step) {
+        decltype(S::load(keys[0])) k[GROUPS];
 #pragma GCC unroll 8
-        for (int g = 0; g < GROUPS; ++g) k[g] = load_stored(keys[g] + e * group_keys);
+        for (int g = 0; g < GROUPS; ++g) k[g] = S::load(keys[g] + e * group_keys);
 #pragma GCC unroll 8
         for (int i = 0; i < QUERIES; ++i) {
-            const Lanes element = broadcast(q[i * width + e]);
+            const auto elements = S::all(q + i * width + e);
 #pragma GCC unroll 8
-            for (int g = 0; g < GROUPS; ++g) sums[i][g] = fma(element, k[g], sums[i][g]);
+            for (int g = 0; g < GROUPS; ++g) sums[i][g] = S::product(elements, k[g], sums[i][g]);
         }
     }
 #pragma GCC unroll 8
@@ -67,44 +94,51 @@ static inline __attribute__((always_inline)) void score_groups(
             store(scores + i * block_keys + g * group_keys, sums[i][g]);
 }
 
-template <int QUERIES, class T>
-static void score_block(const AttentionTile& tile, const float* q, const Block<T>& block,
+template <class S, int QUERIES>
+static void score_block(const AttentionTile& tile, int64_t first, const Block<S>& block,
                         int first_group, int last_group, float* scores) {
     constexpr int most = tile_vectors<QUERIES>;
+    const auto* q = static_cast<const typename S::T*>(tile.q) + first * tile.width;
     int g = first_group;
     for (; g + most <= last_group; g += most)
-        score_groups<QUERIES, most>(q, tile.head_dim, tile.width, block.keys + g,
-                                    scores + g * group_keys);
+        score_groups<S, QUERIES, most>(q, tile.head_dim, tile.width, block.keys + g,
+                                       scores + g * group_keys);
     for (; g < last_group; ++g)
-        score_groups<QUERIES, 1>(q, tile.head_dim, tile.width, block.keys + g,
-                                 scores + g * group_keys);
+        score_groups<S, QUERIES, 1>(q, tile.head_dim, tile.width, block.keys + g,
+                                    scores + g * group_keys);
 }
 
-// out[query][0 .. 16 * VECTORS) += sum over keys [first, last) of weight * value, in order.
-template <int QUERIES, int VECTORS, class T>
+// Where the values of key j of a block stand, or of the step of keys that begins there.
+template <class S>
+static inline const typename S::T* values_of(const Block<S>& block, int j, int64_t width) {
+    constexpr int group = static_cast<int>(group_keys);
+    return block.values[j / group] + j % group / S::step * S::step * width;
+}
+
+// out[query][0 .. 16 * VECTORS) += sum over keys [first, last) of weight * value, in order. Both are
+// multiples of a step.
+template <class S, int QUERIES, int VECTORS>
 static inline __attribute__((always_inline)) void add_values(
-    const float* weights, const Block<T>& block, int64_t offset, int64_t width, int first, int last,
-    float* out) {
+    const typename S::T* weights, const Block<S>& block, int64_t element, int64_t width, int first,
+    int last, float* out) {
     Lanes sums[QUERIES][VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i)
 #pragma GCC unroll 8
         for (int n = 0; n < VECTORS; ++n) sums[i][n] = load(out + i * width + n * lane_count);
     for (int j = first; j < last;) {
-        const int group = j / static_cast<int>(group_keys);
-        const int group_end = (group + 1) * static_cast<int>(group_keys);
+        const int group_end = (j / static_cast<int>(group_keys) + 1) * static_cast<int>(group_keys);
         const int end = last < group_end ? last : group_end;
-        const T* values =
-            block.values[group] + (j % group_keys) * width + offset;
-        for (; j < end; ++j, values += width) {
-            Lanes v[VECTORS];
+        const typename S::T* values = values_of(block, j, width) + element * S::step;
+        for (; j < end; j += S::step, values += width * S::step) {
+            decltype(S::load(values)) v[VECTORS];
 #pragma GCC unroll 8
-            for (int n = 0; n < VECTORS; ++n) v[n] = load_stored(values + n * lane_count);
+            for (int n = 0; n < VECTORS; ++n) v[n] = S::load(values + n * lane_count * S::step);
 #pragma GCC unroll 8
             for (int i = 0; i < QUERIES; ++i) {
-                const Lanes weight = broadcast(weights[i * block_keys + j]);
+                const auto weight = S::all(weights + i * block_keys + j);
 #pragma GCC unroll 8
-                for (int n = 0; n < VECTORS; ++n) sums[i][n] = fma(weight, v[n], sums[i][n]);
+                for (int n = 0; n < VECTORS; ++n) sums[i][n] = S::product(weight, v[n], sums[i][n]);
             }
         }
     }
@@ -114,16 +148,33 @@ static inline __attribute__((always_inline)) void add_values(
         for (int n = 0; n < VECTORS; ++n) store(out + i * width + n * lane_count, sums[i][n]);
 }
 
-template <int QUERIES, class T>
-static void add_block_values(const AttentionTile& tile, const float* weights,
-                             const Block<T>& block, int first, int last, float* out) {
+template <class S, int QUERIES>
+static void add_block_values(const AttentionTile& tile, const typename S::T* weights,
+                             const Block<S>& block, int first, int last, float* out) {
     constexpr int most = tile_vectors<QUERIES>;
     const int64_t step = most * lane_count;
     int64_t e = 0;
     for (; e + step <= tile.width; e += step)
-        add_values<QUERIES, most>(weights, block, e, tile.width, first, last, out + e);
+        add_values<S, QUERIES, most>(weights, block, e, tile.width, first, last, out + e);
     for (; e < tile.width; e += lane_count)
-        add_values<QUERIES, 1>(weights, block, e, tile.width, first, last, out + e);
+        add_values<S, QUERIES, 1>(weights, block, e, tile.width, first, last, out + e);
+}
+
+// The same for one query and any keys. Of a step that the query sees in part the other values, which
+// may be anything, are taken for zero.
+template <class S>
+static void add_query_values(const AttentionTile& tile, const typename S::T* weights,
+                             const Block<S>& block, int first, int last, float* out) {
+    const auto add_one = [&](int j) {
+        const typename S::T* values = values_of(block, j, tile.width);
+        const auto weight = S::all(weights + j / S::step * S::step);
+        for (int64_t e = 0; e < tile.width; e += lane_count)
+            store(out + e, S::product(weight, S::load_one(values + e * S::step, j), load(out + e)));
+    };
+    if (first % S::step && first < last) add_one(first++);
+    const int whole = last / S::step * S::step;
+    if (first < whole) add_block_values<S, 1>(tile, weights, block, first, whole, out);
+    if (last % S::step && first < last) add_one(last - 1);
 }
 
 // A block's scores of one query: softcap, and -infinity where the query sees no key.
@@ -151,10 +202,11 @@ static inline __attribute__((always_inline)) void load_scores(const float* score
 }
 
 // QUERIES queries from query `first` on against one block.
-template <int QUERIES, class T>
+template <class S, int QUERIES>
 static void attend_block(const AttentionTile& tile, int64_t first, int64_t block_start,
-                         const Block<T>& block) {
+                         const Block<S>& block) {
     alignas(64) float scores[QUERIES * block_keys];
+    alignas(64) typename S::T weights[QUERIES * block_keys];
     int begin[QUERIES], end[QUERIES];
     int least = block_keys, most = 0, common_begin = 0, common_end = block_keys;
     for (int i = 0; i < QUERIES; ++i) {
@@ -168,8 +220,7 @@ static void attend_block(const AttentionTile& tile, int64_t first, int64_t block
         common_end = end[i] < common_end ? end[i] : common_end;
     }
     constexpr int group = static_cast<int>(group_keys);
-    score_block<QUERIES>(tile, tile.q + first * tile.width, block, least / group,
-                         (most + group - 1) / group, scores);
+    score_block<S, QUERIES>(tile, first, block, least / group, (most + group - 1) / group, scores);
 
     alignas(64) float change[lane_count] = {};  // old peak minus new, by query
     float block_total[QUERIES];
@@ -182,10 +233,9 @@ static void attend_block(const AttentionTile& tile, int64_t first, int64_t block
         const float peak = block_peak > old_peak ? block_peak : old_peak;
         const Lanes shift = broadcast(peak);
 #pragma GCC unroll 8
-        for (int g = 0; g < block_groups; ++g) {
-            s[g] = exponential_of_negative(s[g] - shift);
-            store(scores + i * block_keys + g * group, s[g]);
-        }
+        for (int g = 0; g < block_groups; ++g)
+            s[g] = S::store(weights + i * block_keys + g * group,
+                            exponential_of_negative(s[g] - shift));
         change[i] = old_peak - peak;
         changed = changed || peak != old_peak;
         tile.peak[first + i] = peak;
@@ -202,64 +252,55 @@ static void attend_block(const AttentionTile& tile, int64_t first, int64_t block
         for (int64_t e = 0; e < tile.width; e += lane_count) store(out + e, load(out + e) * by);
     }
 
+    // Whole steps that all queries see are added for all at once, the others one by one.
     float* out = tile.out + first * tile.width;
-    if (QUERIES == 1 || common_begin >= common_end) {
-        for (int i = 0; i < QUERIES; ++i)
-            add_block_values<1>(tile, scores + i * block_keys, block, begin[i], end[i],
-                                out + i * tile.width);
-        return;
-    }
+    common_begin = (common_begin + S::step - 1) / S::step * S::step;
+    common_end = common_end / S::step * S::step;
+    const bool together = common_begin < common_end;
     for (int i = 0; i < QUERIES; ++i)
-        if (begin[i] < common_begin)
-            add_block_values<1>(tile, scores + i * block_keys, block, begin[i], common_begin,
-                                out + i * tile.width);
-    add_block_values<QUERIES>(tile, scores, block, common_begin, common_end, out);
+        if (!together || begin[i] < common_begin)
+            add_query_values<S>(tile, weights + i * block_keys, block, begin[i],
+                                together ? common_begin : end[i], out + i * tile.width);
+    if (!together) return;
+    add_block_values<S, QUERIES>(tile, weights, block, common_begin, common_end, out);
     for (int i = 0; i < QUERIES; ++i)
         if (end[i] > common_end)
-            add_block_values<1>(tile, scores + i * block_keys, block, common_end, end[i],
+            add_query_values<S>(tile, weights + i * block_keys, block, common_end, end[i],
                                 out + i * tile.width);
 }
 
-template <int MOST, class T>
+template <class S, int MOST>
 static inline void attend_queries(int count, const AttentionTile& tile, int64_t first,
-                                  int64_t block_start, const Block<T>& block) {
+                                  int64_t block_start, const Block<S>& block) {
     if (count == MOST)
-        attend_block<MOST>(tile, first, block_start, block);
+        attend_block<S, MOST>(tile, first, block_start, block);
     else if constexpr (MOST > 1)
-        attend_queries<MOST - 1>(count, tile, first, block_start, block);
+        attend_queries<S, MOST - 1>(count, tile, first, block_start, block);
 }
 
 // The queries [first, last), which all see keys of the block, shared out evenly to the registers.
-template <class T>
+template <class S>
 static void attend_block_of_tile(const AttentionTile& tile, int64_t first, int64_t last,
-                                 int64_t block_start, const Block<T>& block) {
+                                 int64_t block_start, const Block<S>& block) {
     int64_t rounds = (last - first + tile_queries - 1) / tile_queries;
     for (; rounds > 0; --rounds) {
         const int64_t count = (last - first + rounds - 1) / rounds;
-        attend_queries<tile_queries>(static_cast<int>(count), tile, first, block_start, block);
+        attend_queries<S, tile_queries>(static_cast<int>(count), tile, first, block_start, block);
         first += count;
     }
 }
 
 // The pointers of the block that begins with the logical key block_start.
-template <class T>
-static inline Block<T> stored_block(const AttentionTile& tile, int64_t block_start) {
-    Block<T> block;
+template <class S>
+static inline Block<S> stored_block(const AttentionTile& tile, int64_t block_start) {
+    Block<S> block;
     const KeyGroup* groups = tile.groups + (block_start / group_keys - tile.first_group);
     for (int g = 0; g < block_groups; ++g) {
-        block.keys[g] = static_cast<const T*>(groups[g].keys);
-        block.values[g] = static_cast<const T*>(groups[g].values);
+        block.keys[g] = static_cast<const typename S::T*>(groups[g].keys);
+        block.values[g] = static_cast<const typename S::T*>(groups[g].values);
     }
     return block;
 }
-
-static inline void widen(const uint16_t* from, int64_t length, float* to) {
-    for (int64_t i = 0; i < length; i += lane_count) store(to + i, load_bf16(from + i));
-}
-
-// Below this many queries a block is widened as it is read, above it once for all of them. (The
-// values are the same.)
-constexpr int64_t widen_queries = 2 * tile_queries;
 
 // Asks for the keys and values of a block, which a decode reads only once: the processor's own
 // prefetching stops at the end of each page of the planes.
@@ -275,6 +316,9 @@ static inline void prefetch_block(const AttentionTile& tile, int64_t block_start
     }
 }
 
+// With more queries than these, reading is hidden behind arithmetic anyway.
+constexpr int64_t prefetch_queries = 2 * tile_queries;
+
 static void attend(const AttentionTile& tile, int64_t first_block, int64_t last_block) {
     int64_t first = 0, last = 0;  // the queries that see keys of the block
     for (int64_t b = first_block; b < last_block; ++b) {
@@ -282,29 +326,12 @@ static void attend(const AttentionTile& tile, int64_t first_block, int64_t last_
         while (first < tile.queries && tile.high[first] <= start) ++first;
         while (last < tile.queries && tile.low[last] < start + block_keys) ++last;
         if (first >= last) continue;
-        if (tile.queries <= widen_queries && b + 1 < last_block)
+        if (tile.queries <= prefetch_queries && b + 1 < last_block)
             prefetch_block(tile, start + block_keys);
-        if (!tile.bf16) {
-            attend_block_of_tile(tile, first, last, start, stored_block<float>(tile, start));
-            continue;
-        }
-        const Block<uint16_t> stored = stored_block<uint16_t>(tile, start);
-        if (last - first <= widen_queries) {
-            attend_block_of_tile(tile, first, last, start, stored);
-            continue;
-        }
-        const int64_t low = tile.low[first] - start, high = tile.high[last - 1] - start;
-        Block<float> wide;
-        for (int64_t g = 0; g < block_groups; ++g) {
-            float* keys = tile.widened + g * group_keys * tile.width;
-            float* values = keys + block_keys * tile.width;
-            wide.keys[g] = keys;
-            wide.values[g] = values;
-            if (high <= g * group_keys || low >= (g + 1) * group_keys) continue;
-            widen(stored.keys[g], group_keys * tile.head_dim, keys);
-            widen(stored.values[g], group_keys * tile.width, values);
-        }
-        attend_block_of_tile(tile, first, last, start, wide);
+        if (tile.bf16)
+            attend_block_of_tile(tile, first, last, start, stored_block<StoredBf16>(tile, start));
+        else
+            attend_block_of_tile(tile, first, last, start, stored_block<StoredFp32>(tile, start));
     }
 }
 
@@ -329,7 +356,7 @@ static void finish(const float* out, float total, int64_t head_dim, float* a) {
     if (e < head_dim) store_some(a + e, load(out + e) * by, head_dim - e);
 }
 
-template <class T>
+template <class S>
 static void add_probabilities(const AttentionTile& tile, int64_t start, float* probabilities) {
     const int64_t low = tile.low[0] - start, high = tile.high[0] - start;
     const int first = low > 0 ? static_cast<int>(low) : 0;
@@ -337,21 +364,23 @@ static void add_probabilities(const AttentionTile& tile, int64_t start, float* p
     if (first >= last) return;
     alignas(64) float scores[block_keys];
     constexpr int group = static_cast<int>(group_keys);
-    score_block<1>(tile, tile.q, stored_block<T>(tile, start), first / group,
-                   (last + group - 1) / group, scores);
+    score_block<S, 1>(tile, 0, stored_block<S>(tile, start), first / group,
+                      (last + group - 1) / group, scores);
     Lanes s[block_groups];
     load_scores(scores, tile.softcap, first, last, s);
     const Lanes peak = broadcast(tile.peak[0]), total = broadcast(tile.total[0]);
+    typename S::T rounded[group_keys];
     for (int g = 0; g < block_groups; ++g)
-        store(scores + g * group, exponential_of_negative(s[g] - peak) / total);
+        store(scores + g * group,
+              S::store(rounded, exponential_of_negative(s[g] - peak)) / total);
     for (int j = first; j < last; ++j) probabilities[j] = probabilities[j] + scores[j];
 }
 
 static void probabilities(const AttentionTile& tile, int64_t block, float* sums) {
     if (tile.bf16)
-        add_probabilities<uint16_t>(tile, block * block_keys, sums);
+        add_probabilities<StoredBf16>(tile, block * block_keys, sums);
     else
-        add_probabilities<float>(tile, block * block_keys, sums);
+        add_probabilities<StoredFp32>(tile, block * block_keys, sums);
 }
 
 const AttentionKernels attention_kernels = {attend, merge, finish, probabilities};

@@ -112,7 +112,7 @@ Table<float> product(ThreadPool& pool, Isa isa, const Matrix& matrix, Input x,
     return array_of<float>(std::move(y), rows, outputs);
 }
 
-// The parts of prepare(): values as bytes, scales, sums. For tests.
+// The parts of prepare(): values as bytes, scales, offsets. For tests.
 nb::typed<nb::tuple, Table<uint8_t>, Table<float>, Table<int32_t>> prepared(ThreadPool& pool, Isa isa, const Matrix& matrix, Input x) {
     check_input(matrix, x);
     const int64_t rows = static_cast<int64_t>(x.shape(0));
@@ -129,7 +129,7 @@ nb::typed<nb::tuple, Table<uint8_t>, Table<float>, Table<int32_t>> prepared(Thre
         return array_of<Value>(std::move(memory), rows, columns);
     };
     return nb::make_tuple(copy(input.values, form.row_bytes()), copy(input.scales, form.groups()),
-                          copy(input.sums, form.groups()));
+                          copy(input.offsets, form.groups()));
 }
 
 // A product timed without Python in between: seconds of each of `repeats` calls, the matrices taken in

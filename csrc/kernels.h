@@ -30,8 +30,8 @@ struct LimitKernels {
     double (*fp32)(int64_t rounds, float* sink);
     double (*bf16)(int64_t rounds, float* sink);
     double (*int8)(int64_t rounds, float* sink);
-    // Reads `bytes` (a multiple of 512) once and returns their sum, so that nothing is skipped.
-    uint64_t (*read)(const void* from, int64_t bytes);
+    // Reads `bytes` (a multiple of 512) once and returns their largest word, so that none is skipped.
+    int32_t (*read)(const void* from, int64_t bytes);
 };
 
 const LinearKernels& linear_kernels(Isa isa);

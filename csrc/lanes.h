@@ -18,7 +18,7 @@ namespace OCKHAM_ISA_NAMESPACE {
 
 constexpr int lane_count = 16;
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__)  // with the extensions that isa.h names
 
 struct Lanes {
     __m512 v;
@@ -29,10 +29,6 @@ struct LaneMask {
 
 static inline Lanes load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline void store(float* p, Lanes a) { _mm512_storeu_ps(p, a.v); }
-static inline Lanes load_bf16(const uint16_t* p) {
-    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
-}
 static inline Lanes broadcast(float a) { return {_mm512_set1_ps(a)}; }
 static inline Lanes operator+(Lanes a, Lanes b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline Lanes operator-(Lanes a, Lanes b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -59,6 +55,36 @@ static inline Lanes with_sign(Lanes a, Lanes sign) {
         _mm512_or_si512(_mm512_andnot_si512(bit, _mm512_castps_si512(a.v)),
                         _mm512_and_si512(bit, _mm512_castps_si512(sign.v))))};
 }
+// Sixteen pairs of bf16, and a sum of their products with another sixteen pairs: for each lane
+// fma(odd, odd, sum) and then fma(even, even, that). AVX-512 takes subnormal inputs and results for 0.
+struct Pairs {
+    __m512i v;
+};
+struct PairOfAll {  // one pair for all lanes
+    __m512i v;
+};
+static inline Pairs load_pairs(const uint16_t* p) { return {_mm512_loadu_si512(p)}; }
+static inline PairOfAll broadcast_pair(const uint16_t* p) {
+    int32_t both;
+    std::memcpy(&both, p, sizeof both);
+    return {_mm512_set1_epi32(both)};
+}
+// Zero in place of the odd or of the even values.
+static inline Pairs only(Pairs a, bool odd) {
+    return {_mm512_and_si512(a.v, _mm512_set1_epi32(odd ? static_cast<int>(0xFFFF0000u) : 0xFFFF))};
+}
+static inline Lanes dot(PairOfAll a, Pairs b, Lanes sum) {
+    return {_mm512_dpbf16_ps(sum.v, (__m512bh)b.v, (__m512bh)a.v)};
+}
+// Rounds to bf16 (nearest even; for numbers), writes the 16 bits of each lane, and gives them widened.
+static inline Lanes store_bf16(uint16_t* p, Lanes a) {
+    const __m512i bits = _mm512_castps_si512(a.v);
+    const __m512i even = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_srli_epi32(
+        _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7FFF))), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(rounded, 16))};
+}
 // 2^n from the bits of n + 1.5 * 2^23.
 static inline Lanes power_of_two(Lanes shifted) {
     const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(shifted.v), 23);
@@ -79,11 +105,6 @@ static inline void store(float* p, Lanes x) {
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);
 }
-static inline __m256 widen_bf16(const uint16_t* p) {
-    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-}
-static inline Lanes load_bf16(const uint16_t* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
 static inline Lanes broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 static inline Lanes operator+(Lanes x, Lanes y) {
     return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
@@ -128,6 +149,52 @@ static inline Lanes with_sign(Lanes x, Lanes sign) {
     return {_mm256_or_ps(_mm256_andnot_ps(bit, x.a), _mm256_and_ps(bit, sign.a)),
             _mm256_or_ps(_mm256_andnot_ps(bit, x.b), _mm256_and_ps(bit, sign.b))};
 }
+struct Pairs {
+    __m256i a, b;
+};
+struct PairOfAll {
+    __m256 even, odd;
+};
+static inline Pairs load_pairs(const uint16_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16))};
+}
+static inline __m256 even_values(__m256i pairs) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+}
+static inline __m256 odd_values(__m256i pairs) {
+    return _mm256_castsi256_ps(
+        _mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
+}
+static inline PairOfAll broadcast_pair(const uint16_t* p) {
+    int32_t both;
+    std::memcpy(&both, p, sizeof both);
+    const __m256i pairs = _mm256_set1_epi32(both);
+    return {even_values(pairs), odd_values(pairs)};
+}
+static inline Pairs only(Pairs x, bool odd) {
+    const __m256i mask = _mm256_set1_epi32(odd ? static_cast<int>(0xFFFF0000u) : 0xFFFF);
+    return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
+}
+static inline Lanes dot(PairOfAll x, Pairs y, Lanes sum) {
+    sum.a = _mm256_fmadd_ps(x.odd, odd_values(y.a), sum.a);
+    sum.b = _mm256_fmadd_ps(x.odd, odd_values(y.b), sum.b);
+    sum.a = _mm256_fmadd_ps(x.even, even_values(y.a), sum.a);
+    sum.b = _mm256_fmadd_ps(x.even, even_values(y.b), sum.b);
+    return sum;
+}
+static inline __m256i rounded_bf16(__m256 x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(
+        _mm256_add_epi32(bits, _mm256_add_epi32(even, _mm256_set1_epi32(0x7FFF))), 16);
+}
+static inline Lanes store_bf16(uint16_t* p, Lanes x) {
+    const __m256i a = rounded_bf16(x.a), b = rounded_bf16(x.b);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
+    return {even_values(a), even_values(b)};
+}
 static inline __m256 power_of_two_half(__m256 shifted) {
     const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(0x3F800000)));
@@ -168,14 +235,6 @@ static inline void store(float* p, Lanes x) {
     std::memcpy(p + 4, &x.b, 16);
     std::memcpy(p + 8, &x.c, 16);
     std::memcpy(p + 12, &x.d, 16);
-}
-static inline Quad widen_bf16(const uint16_t* p) {
-    const QuadBits bits = {uint32_t{p[0]} << 16, uint32_t{p[1]} << 16, uint32_t{p[2]} << 16,
-                           uint32_t{p[3]} << 16};
-    return reinterpret_cast<Quad>(bits);
-}
-static inline Lanes load_bf16(const uint16_t* p) {
-    return {widen_bf16(p), widen_bf16(p + 4), widen_bf16(p + 8), widen_bf16(p + 12)};
 }
 static inline Lanes broadcast(float x) {
     const Quad q = {x, x, x, x};
@@ -219,6 +278,50 @@ static inline Lanes with_sign(Lanes x, Lanes sign) {
     return each(x, sign, [](Quad p, Quad s) {
         return from_bits((to_bits(p) & 0x7FFFFFFFu) | (to_bits(s) & 0x80000000u));
     });
+}
+struct Pairs {
+    QuadBits a, b, c, d;
+};
+struct PairOfAll {
+    Quad even, odd;
+};
+static inline QuadBits load_bits(const uint16_t* p) {
+    QuadBits bits;
+    std::memcpy(&bits, p, sizeof bits);
+    return bits;
+}
+static inline Pairs load_pairs(const uint16_t* p) {
+    return {load_bits(p), load_bits(p + 8), load_bits(p + 16), load_bits(p + 24)};
+}
+static inline Quad even_values(QuadBits pairs) { return from_bits(pairs << 16); }
+static inline Quad odd_values(QuadBits pairs) { return from_bits(pairs & 0xFFFF0000u); }
+static inline PairOfAll broadcast_pair(const uint16_t* p) {
+    uint32_t both;
+    std::memcpy(&both, p, sizeof both);
+    const QuadBits pairs = {both, both, both, both};
+    return {even_values(pairs), odd_values(pairs)};
+}
+static inline Pairs only(Pairs x, bool odd) {
+    const uint32_t mask = odd ? 0xFFFF0000u : 0xFFFFu;
+    return {x.a & mask, x.b & mask, x.c & mask, x.d & mask};
+}
+static inline Quad dot_quad(PairOfAll x, QuadBits y, Quad sum) {
+    sum = x.odd * odd_values(y) + sum;
+    return x.even * even_values(y) + sum;
+}
+static inline Lanes dot(PairOfAll x, Pairs y, Lanes sum) {
+    return {dot_quad(x, y.a, sum.a), dot_quad(x, y.b, sum.b), dot_quad(x, y.c, sum.c),
+            dot_quad(x, y.d, sum.d)};
+}
+static inline Quad store_bf16_quad(uint16_t* p, Quad x) {
+    const QuadBits bits = to_bits(x);
+    const QuadBits rounded = (bits + ((bits >> 16) & 1u) + 0x7FFFu) >> 16;
+    for (int i = 0; i < 4; ++i) p[i] = static_cast<uint16_t>(rounded[i]);
+    return from_bits(rounded << 16);
+}
+static inline Lanes store_bf16(uint16_t* p, Lanes x) {
+    return {store_bf16_quad(p, x.a), store_bf16_quad(p + 4, x.b), store_bf16_quad(p + 8, x.c),
+            store_bf16_quad(p + 12, x.d)};
 }
 static inline Lanes power_of_two(Lanes shifted) {
     return each(shifted, shifted, [](Quad p, Quad) {

@@ -20,8 +20,9 @@ constexpr int64_t part_groups = part_keys / group_keys;
 
 inline int64_t padded(int64_t length) { return (length + 15) / 16 * 16; }
 
-// 16 keys and their values for one key-value head, as the planes hold them, fp32 or bf16:
-// keys [width][16] (element by element, a lane for each key), values [16][width].
+// 16 keys and their values for one key-value head, as the planes hold them. fp32: keys [width][16]
+// (element by element, a lane for each key), values [16][width]. bf16, in pairs that one instruction
+// multiplies: keys [width / 2][16][2 elements], values [8][width][2 keys].
 struct KeyGroup {
     const void* keys;
     const void* values;
@@ -35,7 +36,8 @@ struct AttentionTile {
     int64_t width;            // padded(head_dim): elements of a key, value, query or output row
     bool bf16;                // how keys and values are stored
     float softcap;            // 0: none
-    const float* q;           // [queries][width], times the scale, zero beyond head_dim
+    const void* q;            // [queries][width] of the planes' type, times the scale, zero beyond
+                              // head_dim
     const int32_t* low;
     const int32_t* high;
     // Of the part's group g = logical key / 16 - first_group. Only groups that hold a key which a
@@ -45,7 +47,6 @@ struct AttentionTile {
     float* peak;      // [queries]: the largest score so far
     float* total;     // [queries]: the sum of e^(score - peak)
     float* out;       // [queries][width]: the same sum over values
-    float* widened;   // scratch of 2 * block_keys * width floats, for bf16
 };
 
 struct RowKernels {

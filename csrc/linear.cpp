@@ -79,7 +79,7 @@ PreparedInput::PreparedInput(const InputForm& form, int64_t rows, void* memory)
     if (form.kind != Kind::int8 && form.kind != Kind::int4) return;
     uint8_t* after = values + rows * form.row_bytes();
     scales = reinterpret_cast<float*>(after);
-    sums = reinterpret_cast<int32_t*>(after + round_up(rows * form.groups() * 4, 64));
+    offsets = reinterpret_cast<int32_t*>(after + round_up(rows * form.groups() * 4, 64));
 }
 
 void prepare_row(Isa isa, const PreparedInput& input, int64_t row, const float* x) {
@@ -110,7 +110,7 @@ Tiling tiling(const PackedMatrix& matrix, int64_t rows, int threads) {
     // A tile should last long enough to be worth handing out, and there should be several for each
     // thread, because another program may take a core away at any time. Bytes stand for time where
     // rows are few, rows where they are many.
-    constexpr int64_t tile_bytes = 64 << 10, tile_rows = 384;
+    constexpr int64_t tile_bytes = 256 << 10, tile_rows = 384;
     Tiling cut;
     const int64_t panels = matrix.panels();
     const int64_t panel_bytes =

@@ -72,7 +72,7 @@ struct InputForm {
     int64_t groups() const { return group ? inputs / group : 1; }
     // Bytes from one row's values to the next's: a multiple of 64, the tail zero.
     int64_t row_bytes() const;
-    // Bytes that a prepared input of `rows` rows takes in all (values, scales and sums).
+    // Bytes that a prepared input of `rows` rows takes in all (values, scales and offsets).
     size_t bytes(int64_t rows) const;
 };
 
@@ -85,7 +85,9 @@ struct PreparedInput {
     int64_t rows = 0;
     uint8_t* values = nullptr;  // rows of row_bytes(): float, bf16 or int8
     float* scales = nullptr;    // int8, int4: [rows][groups]
-    int32_t* sums = nullptr;    // int8, int4: [rows][groups], the sum of the group's values
+    // int8, int4: [rows][groups], minus the stored weight that means zero (128 or 8; where there are
+    // zero points too) times the sum of the group's values.
+    int32_t* offsets = nullptr;
 
     PreparedInput() = default;
     PreparedInput(const InputForm& form, int64_t rows, void* memory);

@@ -65,6 +65,19 @@ OCKHAM_INLINE void store_result(const Tile& tile, int64_t row, int64_t panel, F 
     store_out(tile, row, panel, value);
 }
 
+// Asks for the weights that will be read soon. Few rows wait for memory: what is asked for goes right
+// to the first-level cache. With more rows time is enough to bring it to the second level long before,
+// where it does not push out the rows' values, and to the first just in time.
+template <bool WAITS>
+OCKHAM_INLINE void ask_ahead(const uint8_t* from) {
+    if (WAITS) {
+        prefetch(from + 4096);
+    } else {
+        prefetch_far(from + 6144);
+        prefetch(from + 512);
+    }
+}
+
 // fp32: a step is one k.
 struct Fp32 : Fp32Block {
     static constexpr int64_t step_inputs = 1, step_bytes = 64;
@@ -86,7 +99,7 @@ struct Fp32 : Fp32Block {
             OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
                 const uint8_t* from = weight + p * panel_stride;
-                if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
+                ask_ahead<ROWS <= waiting_rows>(from);
                 w[p] = load(reinterpret_cast<const float*>(from));
             }
             OCKHAM_UNROLL
@@ -127,7 +140,7 @@ struct Bf16 : Bf16Block {
             OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
                 const uint8_t* from = weight + p * panel_stride;
-                if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
+                ask_ahead<ROWS <= waiting_rows>(from);
                 w[p] = pair_weights(from);
             }
             OCKHAM_UNROLL
@@ -161,14 +174,14 @@ struct Int8 : Int8Block {
         for (int r = 0; r < ROWS; ++r)
             OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p)
-                sum[r][p] = range.first ? int_broadcast(-128 * tile.input.sums[row + r])
+                sum[r][p] = range.first ? int_broadcast(tile.input.offsets[row + r])
                                         : as_int(load_out(tile, row + r, panel + p));
         for (int64_t step = range.begin; step < range.end; ++step, weight += 64, x += 4) {
             QuadWeights w[PANELS];
             OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
                 const uint8_t* from = weight + p * panel_stride;
-                if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
+                ask_ahead<ROWS <= waiting_rows>(from);
                 w[p] = quad_weights(from);
             }
             OCKHAM_UNROLL
@@ -219,12 +232,12 @@ struct Int4 : Int4Block {
             I sum[ROWS][PANELS];
             OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r) {
-                const int32_t of_row = tile.input.sums[(row + r) * groups + group];
+                const int32_t offset = tile.input.offsets[(row + r) * groups + group];
                 OCKHAM_UNROLL
                 for (int p = 0; p < PANELS; ++p)
                     sum[r][p] = ZEROS ? zero_points_times(
-                                            zeros + ((panel + p) * groups + group) * 16, -of_row)
-                                      : int_broadcast(-8 * of_row);
+                                            zeros + ((panel + p) * groups + group) * 16, offset / 8)
+                                      : int_broadcast(offset);
             }
             for (int64_t step = 0; step < group_steps; ++step) {
                 CodeSum part[ROWS][PANELS];
@@ -238,7 +251,7 @@ struct Int4 : Int4Block {
                     OCKHAM_UNROLL
                     for (int p = 0; p < PANELS; ++p) {
                         const uint8_t* from = weight + p * panel_stride;
-                        if (ROWS <= prefetch_rows) prefetch(from + prefetch_bytes);
+                        ask_ahead<ROWS <= waiting_rows>(from);
                         codes(from, low[p], high[p]);
                     }
                     OCKHAM_UNROLL
@@ -284,7 +297,7 @@ using Block = void (*)(const Tile&, int64_t row, int64_t panel, Range);
 
 using Block = void (*)(const Tile&, int64_t row, int64_t panel, Range);
 
-// The blocks of a format for 1 to ROWS rows: of as many panels as its registers allow, and of one.
+// The blocks of a format for 1 to `Format::rows` rows of one panel or of two.
 template <class Format, int PANELS, class = std::make_integer_sequence<int, Format::rows>>
 struct Blocks;
 template <class Format, int PANELS, int... ROW>
@@ -299,19 +312,20 @@ constexpr int64_t range_bytes = 128 << 10;
 template <class Format>
 static void walk(const Tile& tile, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                  int64_t panel_end, int64_t multiple) {
-    constexpr int most_rows = Format::rows, panels = Format::panels;
+    constexpr int most_rows = Format::rows;
     const int64_t rows = row_end - row_begin;
     const int64_t steps = (tile.matrix.inputs + Format::step_inputs - 1) / Format::step_inputs;
+    // Blocks of equal numbers of rows: 13 rows are faster as 7 + 6 than as 12 + 1.
+    const int64_t blocks = (rows + most_rows - 1) / most_rows;
+    const int panels = Format::panels((rows + blocks - 1) / blocks);
     // Weights are read again by the second block of rows and should still be in the cache then; with
     // a single block there is nothing to gain.
     int64_t range_steps = steps;
     if (rows > most_rows)
         range_steps = (range_bytes / (Format::step_bytes * panels) + multiple - 1) / multiple * multiple;
-    // Blocks of equal numbers of rows: 13 rows are faster as 7 + 6 than as 12 + 1.
-    const int64_t blocks = (rows + most_rows - 1) / most_rows;
     for (int64_t panel = panel_begin; panel < panel_end;) {
-        const bool wide = panel + panels <= panel_end;
-        const Block* table = wide ? Blocks<Format, panels>::table : Blocks<Format, 1>::table;
+        const bool wide = panels == 2 && panel + 2 <= panel_end;
+        const Block* table = wide ? Blocks<Format, 2>::table : Blocks<Format, 1>::table;
         for (int64_t begin = 0; begin < steps; begin += range_steps) {
             const int64_t end = begin + range_steps < steps ? begin + range_steps : steps;
             const Range range{begin, end, begin == 0, end == steps};
@@ -321,7 +335,7 @@ static void walk(const Tile& tile, int64_t row_begin, int64_t row_end, int64_t p
                 table[last - first - 1](tile, first, panel, range);
             }
         }
-        panel += wide ? panels : 1;
+        panel += wide ? 2 : 1;
     }
 }
 
@@ -344,7 +358,8 @@ static void linear_tile(const PackedMatrix& matrix, const PreparedInput& input, 
 }
 
 // Quantises `count` (up to the row's padding) floats with one scale: see Kind::int8 in linear.h.
-static void quantise(const float* x, int64_t count, int8_t* values, float* scale, int32_t* sum) {
+static void quantise(const float* x, int64_t count, int8_t* values, float* scale, int32_t* offset,
+                     int32_t zero) {
     I most_bits = int_broadcast(0);
     int64_t k = 0;
     for (; k + 16 <= count; k += 16) most_bits = int_max(most_bits, abs_bits(load(x + k)));
@@ -356,7 +371,7 @@ static void quantise(const float* x, int64_t count, int8_t* values, float* scale
     if (!finite || most < 0x1p-100f) {
         __builtin_memset(values, 0, count);
         *scale = finite ? 0.0f : __builtin_nanf("");
-        *sum = 0;
+        *offset = 0;
         return;
     }
     const F inverse = broadcast(127.0f / most);
@@ -373,7 +388,7 @@ static void quantise(const float* x, int64_t count, int8_t* values, float* scale
         store_int8(values + k, value);
     }
     *scale = most / 127.0f;
-    *sum = lanes_sum(total);
+    *offset = -zero * lanes_sum(total);
 }
 
 static void prepare_row(const PreparedInput& input, int64_t row, const float* x) {
@@ -395,9 +410,10 @@ static void prepare_row(const PreparedInput& input, int64_t row, const float* x)
         case Kind::int4: {
             const int64_t groups = input.form.group ? count / input.form.group : 1;
             const int64_t group = input.form.group ? input.form.group : count;
+            const int32_t zero = input.form.group ? 8 : 128;
             for (int64_t g = 0; g < groups; ++g)
                 quantise(x + g * group, group, reinterpret_cast<int8_t*>(values) + g * group,
-                         input.scales + row * groups + g, input.sums + row * groups + g);
+                         input.scales + row * groups + g, input.offsets + row * groups + g, zero);
             for (int64_t k = count; k < (count + 3) / 4 * 4; ++k) values[k] = 0;
             break;
         }

@@ -13,7 +13,7 @@ OCKHAM_INLINE void forget(float* value) { asm volatile("" : "+m"(*value)); }
 // A block of the products without its memory: as many sums as the registers hold, from different
 // values, each row's input read anew (or the compiler would find them one and the same).
 static double probe_fp32(int64_t rounds, float* sink) {
-    constexpr int rows = Fp32Block::rows, panels = Fp32Block::panels;
+    constexpr int rows = Fp32Block::rows, panels = Fp32Block::panels(rows);
     F sum[rows * panels], weights[panels];
     OCKHAM_UNROLL
     for (int i = 0; i < rows * panels; ++i) sum[i] = load(sink + 16 + i);
@@ -34,7 +34,7 @@ static double probe_fp32(int64_t rounds, float* sink) {
 }
 
 static double probe_bf16(int64_t rounds, float* sink) {
-    constexpr int rows = Bf16Block::rows, panels = Bf16Block::panels;
+    constexpr int rows = Bf16Block::rows, panels = Bf16Block::panels(rows);
     const uint8_t* bytes = reinterpret_cast<const uint8_t*>(sink);
     F sum[rows * panels];
     PairWeights weights[panels];
@@ -80,21 +80,21 @@ static double probe_int8(int64_t rounds, float* sink) {
     return 8.0 * 16 * rows * panels * rounds;
 }
 
-static uint64_t probe_read(const void* from, int64_t bytes) {
+static int32_t probe_read(const void* from, int64_t bytes) {
     const uint8_t* at = static_cast<const uint8_t*>(from);
-    I sum[8];
+    I most[8];
     OCKHAM_UNROLL
-    for (int i = 0; i < 8; ++i) sum[i] = int_broadcast(0);
+    for (int i = 0; i < 8; ++i) most[i] = int_broadcast(0);
     for (int64_t offset = 0; offset < bytes; offset += 512) {
         OCKHAM_UNROLL
         for (int i = 0; i < 8; ++i) {
-            prefetch(at + offset + 64 * i + prefetch_bytes);
+            prefetch(at + offset + 64 * i + 4096);
             const float* line = reinterpret_cast<const float*>(at + offset + 64 * i);
-            sum[i] = int_add(sum[i], as_int(load(line)));
+            most[i] = int_max(most[i], as_int(load(line)));
         }
     }
-    for (int i = 1; i < 8; ++i) sum[0] = int_add(sum[0], sum[i]);
-    return static_cast<uint32_t>(lanes_sum(sum[0]));
+    for (int i = 1; i < 8; ++i) most[0] = int_max(most[0], most[i]);
+    return lanes_max(most[0]);
 }
 
 }  // namespace ockham::OCKHAM_ISA_NAMESPACE

@@ -21,23 +21,27 @@ void with_bits(bool bf16, F f) {
 // One token's state, all heads, between the planes and rows of (2, kv_heads, head_dim).
 template <class T>
 void read_token(const LayerPlane& plane, int64_t slot, T* keys, T* values) {
+    const int64_t lane = plane.lane(slot);
     for (int64_t head = 0; head < plane.kv_heads; ++head) {
-        const T* key = reinterpret_cast<const T*>(plane.key(slot, head));
-        for (int64_t e = 0; e < plane.head_dim; ++e)
-            keys[head * plane.head_dim + e] = key[e * group_keys];
-        std::memcpy(values + head * plane.head_dim, plane.value(slot, head),
-                    static_cast<size_t>(plane.head_dim) * sizeof(T));
+        const T* from_keys = reinterpret_cast<const T*>(plane.key_group(slot, head));
+        const T* from_values = reinterpret_cast<const T*>(plane.value_group(slot, head));
+        for (int64_t e = 0; e < plane.head_dim; ++e) {
+            *keys++ = from_keys[plane.key_place(lane, e)];
+            *values++ = from_values[plane.value_place(lane, e)];
+        }
     }
 }
 
 template <class T>
 void write_token(const LayerPlane& plane, int64_t slot, const T* keys, const T* values) {
+    const int64_t lane = plane.lane(slot);
     for (int64_t head = 0; head < plane.kv_heads; ++head) {
-        T* key = reinterpret_cast<T*>(plane.key(slot, head));
-        for (int64_t e = 0; e < plane.head_dim; ++e)
-            key[e * group_keys] = keys[head * plane.head_dim + e];
-        std::memcpy(plane.value(slot, head), values + head * plane.head_dim,
-                    static_cast<size_t>(plane.head_dim) * sizeof(T));
+        T* to_keys = reinterpret_cast<T*>(plane.key_group(slot, head));
+        T* to_values = reinterpret_cast<T*>(plane.value_group(slot, head));
+        for (int64_t e = 0; e < plane.head_dim; ++e) {
+            to_keys[plane.key_place(lane, e)] = *keys++;
+            to_values[plane.value_place(lane, e)] = *values++;
+        }
     }
 }
 
@@ -49,17 +53,20 @@ void LayerPlane::store(const RowKernels& kernels, int64_t slot, const float* k,
         write_token(*this, slot, k, v);
         return;
     }
-    constexpr int64_t most = 1024;
+    constexpr int64_t most = 512;
     uint16_t keys[most], row[most];
+    const int64_t lane = this->lane(slot);
     for (int64_t head = 0; head < kv_heads; ++head) {
-        uint16_t* key = reinterpret_cast<uint16_t*>(this->key(slot, head));
-        uint16_t* value = reinterpret_cast<uint16_t*>(this->value(slot, head));
+        uint16_t* to_keys = reinterpret_cast<uint16_t*>(key_group(slot, head));
+        uint16_t* to_values = reinterpret_cast<uint16_t*>(value_group(slot, head));
         for (int64_t begin = 0; begin < head_dim; begin += most) {
             const int64_t count = std::min(most, head_dim - begin);
             kernels.to_bf16(k + head * head_dim + begin, count, keys);
             kernels.to_bf16(v + head * head_dim + begin, count, row);
-            for (int64_t e = 0; e < count; ++e) key[(begin + e) * group_keys] = keys[e];
-            std::memcpy(value + begin, row, static_cast<size_t>(count) * sizeof(uint16_t));
+            for (int64_t e = 0; e < count; ++e) {
+                to_keys[key_place(lane, begin + e)] = keys[e];
+                to_values[value_place(lane, begin + e)] = row[e];
+            }
         }
     }
 }

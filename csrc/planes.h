@@ -1,11 +1,11 @@
 // The state of all layers: keys and values in pages, laid out for the attention kernels.
 //
 // A page of one layer is, for each key-value head, its keys and then its values, both in groups of 16
-// tokens (the last one padded): keys element by element with a lane for each token, [width][16], so
-// that a query's scores with 16 keys are one vector; values token by token, [16][width]. `width` is
-// head_dim rounded up to 16. With pages of a multiple of 16 tokens and heads of a multiple of 16
-// elements nothing is padded. A head's keys and values of one page lie together, so that decoding
-// streams them. Other element types may follow: only this file and load_stored() know the two.
+// tokens (the last one padded), as KeyGroup in layer_kernels.h lays them out: a query's scores with 16
+// keys are one vector. `width` is head_dim rounded up to 16. With pages of a multiple of 16 tokens and
+// heads of a multiple of 16 elements nothing is padded. A head's keys and values of one page lie
+// together, so that decoding streams them. Other element types may follow: only this file and the
+// Stored... types of attention_kernels.h know the two.
 #pragma once
 
 #include <cstdint>
@@ -40,15 +40,21 @@ struct LayerPlane {
         return data + page * page_bytes + head * 2 * side_bytes;
     }
     uint8_t* values(int64_t page, int64_t head) const { return keys(page, head) + side_bytes; }
-    // Where the first element of a token's key stands, and its value. From one element of the key to
-    // the next are 16 elements; values are contiguous.
-    uint8_t* key(int64_t slot, int64_t head) const {
-        const int64_t token = slot % page_tokens;
-        return keys(slot / page_tokens, head) + token / group_keys * group_bytes +
-               token % group_keys * element_bytes;
+    // Where the group of a slot's token begins, and which of its tokens that is.
+    uint8_t* key_group(int64_t slot, int64_t head) const {
+        return keys(slot / page_tokens, head) + slot % page_tokens / group_keys * group_bytes;
     }
-    uint8_t* value(int64_t slot, int64_t head) const {
-        return values(slot / page_tokens, head) + slot % page_tokens * width * element_bytes;
+    uint8_t* value_group(int64_t slot, int64_t head) const {
+        return key_group(slot, head) + side_bytes;
+    }
+    int64_t lane(int64_t slot) const { return slot % page_tokens % group_keys; }
+    // The place of an element of a token's key, and of its value, in its group.
+    int64_t key_place(int64_t lane, int64_t element) const {
+        return bf16 ? (element / 2 * group_keys + lane) * 2 + element % 2
+                    : element * group_keys + lane;
+    }
+    int64_t value_place(int64_t lane, int64_t element) const {
+        return bf16 ? (lane / 2 * width + element) * 2 + lane % 2 : lane * width + element;
     }
     // Whether the 16 keys of an aligned group of cells always stand in one group of one page.
     bool groups_in_place() const { return page_tokens % group_keys == 0; }

@@ -75,9 +75,9 @@ OCKHAM_INLINE int32_t lanes_max(I x) {
 OCKHAM_INLINE int32_t lanes_sum(I x) {
     alignas(32) int32_t all[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(all), _mm256_add_epi32(x.a, x.b));
-    int32_t sum = 0;
-    for (int i = 0; i < 8; ++i) sum += all[i];
-    return sum;
+    uint32_t sum = 0;  // sums wrap
+    for (int i = 0; i < 8; ++i) sum += static_cast<uint32_t>(all[i]);
+    return static_cast<int32_t>(sum);
 }
 OCKHAM_INLINE F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 OCKHAM_INLINE I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
@@ -198,21 +198,26 @@ OCKHAM_INLINE I zero_points_times(const uint8_t* zeros, int32_t factor) {
 OCKHAM_INLINE void prefetch(const void* from) {
     _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0);
 }
+OCKHAM_INLINE void prefetch_far(const void* from) {
+    _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T1);
+}
 
-// How large a block of each format the registers hold.
+// How large a block of each format the registers hold, and up to which rows it waits for memory.
 struct Fp32Block {
-    static constexpr int rows = 6, panels = 1;
+    static constexpr int rows = 6, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
 struct Bf16Block {
-    static constexpr int rows = 4, panels = 1;
+    static constexpr int rows = 4, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
 struct Int8Block {
-    static constexpr int rows = 4, panels = 1;
+    static constexpr int rows = 4, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
 struct Int4Block {
-    static constexpr int rows = 4, panels = 1;
+    static constexpr int rows = 4, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
-// Blocks of at most `prefetch_rows` rows wait for memory and ask for weights so far ahead.
-constexpr int prefetch_rows = 8, prefetch_bytes = 1024;
 
 }  // namespace ockham::OCKHAM_ISA_NAMESPACE

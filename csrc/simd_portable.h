@@ -76,9 +76,9 @@ OCKHAM_INLINE int32_t lanes_max(I a) {
     return most;
 }
 OCKHAM_INLINE int32_t lanes_sum(I a) {
-    int32_t sum = 0;
-    for (int i = 0; i < 16; ++i) sum += a[i];
-    return sum;
+    uint32_t sum = 0;
+    for (int i = 0; i < 16; ++i) sum += static_cast<uint32_t>(a[i]);
+    return static_cast<int32_t>(sum);
 }
 OCKHAM_INLINE F to_float(I a) { return __builtin_convertvector(a, F); }
 // To the nearest integer, ties to even, for |a| < 2^22: after the addition the integer stands in the
@@ -187,22 +187,26 @@ OCKHAM_INLINE I zero_points_times(const uint8_t* zeros, int32_t factor) {
     return value;
 }
 
+// Asks for a cache line: for the first-level cache, or for the second.
 OCKHAM_INLINE void prefetch(const void* from) { __builtin_prefetch(from); }
+OCKHAM_INLINE void prefetch_far(const void* from) { __builtin_prefetch(from, 0, 2); }
 
-// How large a block of each format the registers hold.
+// How large a block of each format the registers hold, and up to which rows it waits for memory.
 struct Fp32Block {
-    static constexpr int rows = 2, panels = 1;
+    static constexpr int rows = 2, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
 struct Bf16Block {
-    static constexpr int rows = 2, panels = 1;
+    static constexpr int rows = 2, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
 struct Int8Block {
-    static constexpr int rows = 2, panels = 1;
+    static constexpr int rows = 2, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
 struct Int4Block {
-    static constexpr int rows = 2, panels = 1;
+    static constexpr int rows = 2, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
-// Blocks of at most `prefetch_rows` rows wait for memory and ask for weights so far ahead.
-constexpr int prefetch_rows = 8, prefetch_bytes = 1024;
 
 }  // namespace ockham::OCKHAM_ISA_NAMESPACE

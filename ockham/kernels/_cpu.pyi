@@ -118,3 +118,18 @@ class Executor:
 
 def row_function(isa: Isa, name: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> object:
     """exp or tanh of every value, as the kernels compute it."""
+
+class Sampler:
+    def __init__(self, pool: ThreadPool, isa: Isa) -> None: ...
+
+    def sample(self, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], draws: Sequence) -> list:
+        """
+        The token of each draw; -1: masks left none, -2: the logits are not finite.
+        """
+
+def gumbel(isa: Isa, seed: int, stream: int, position: int, token: int) -> tuple:
+    """A token's word of noise, and the noise."""
+
+def natural_log(x: float) -> float: ...
+
+def natural_exp(x: float) -> float: ...

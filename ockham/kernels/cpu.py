@@ -2,12 +2,15 @@
 
 Exact: a row's result has the same bits whatever other rows are in the step, however its prompt was
 cut into chunks and however many threads there are. What decides the bits is the instruction set
-and `KERNELS`. It knows tensors, never models.
+and `KERNELS`. With keys and values in bfloat16, queries and attention weights are rounded to it
+where they enter a product (and weights before they are summed), as bf16 matrix units read them;
+sums are fp32. It knows tensors, never models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +18,14 @@ import numpy.typing as npt
 from ockham.core.seams import Linear
 from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
 from ockham.kernels import sampling
-from ockham.kernels.base import GroupLayout, Planes
+from ockham.kernels.base import GroupLayout, Planes, Run
 from ockham.kernels.cpu_linear import native_matrix
 from ockham.kernels.native import available_cores, core
 from ockham.kernels.ops import Program
 from ockham.kernels.sampling import Draw, Drawn
+
+if TYPE_CHECKING:
+    from ockham.kernels import _cpu
 
 KERNELS = 1
 """Raised whenever a change to the kernels changes a bit of any result."""
@@ -38,8 +44,7 @@ class CpuPlanes:
         self.native.copy(group, _slots(source), _slots(target))
 
     def read(self, group: int, slots: Longs) -> npt.NDArray[np.generic]:
-        state: npt.NDArray[np.generic] = self.native.read(group, _slots(slots))
-        return state
+        return cast("npt.NDArray[np.generic]", self.native.read(group, _slots(slots)))
 
     def write(self, group: int, slots: Longs, state: npt.NDArray[np.generic]) -> None:
         self.native.write(group, _slots(slots), np.ascontiguousarray(state))
@@ -53,11 +58,11 @@ class CpuExecutor:
     """A program converted once to native records; a range of it is one call without the GIL."""
 
     def __init__(
-        self, program: Program, planes: CpuPlanes, pool: core.ThreadPool, isa: core.Isa
+        self, program: Program, planes: CpuPlanes, pool: _cpu.ThreadPool, isa: _cpu.Isa
     ) -> None:
-        matrices: dict[int, core.Matrix] = {}  # one for a table that is embedding and head
+        matrices: dict[int, _cpu.Matrix] = {}  # one for a table that is embedding and head
 
-        def matrix_of(linear: Linear) -> core.Matrix:
+        def matrix_of(linear: Linear) -> _cpu.Matrix:
             if id(linear) not in matrices:
                 matrices[id(linear)] = native_matrix(linear, pool)
             return matrices[id(linear)]
@@ -66,15 +71,15 @@ class CpuExecutor:
         self._sampler = core.Sampler(pool, isa)
         self._native = core.Executor.bind(pool, isa, planes.native, program.ops, matrix_of)
 
-    def begin(self, step: Step) -> core.Run:
+    def begin(self, step: Step) -> Run:
         """Raises ValueError if the step breaks its contract."""
-        return self._native.begin(step)
+        return cast("Run", self._native.begin(step))
 
-    def run(self, run: core.Run, start: int, stop: int) -> None:
-        self._native.run(run, start, stop)
+    def run(self, run: Run, start: int, stop: int) -> None:
+        self._native.run(cast("_cpu.Run", run), start, stop)
 
-    def finish(self, run: core.Run) -> StepOutput:
-        return StepOutput(*self._native.finish(run))
+    def finish(self, run: Run) -> StepOutput:
+        return StepOutput(*self._native.finish(cast("_cpu.Run", run)))
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
         tokens = self._sampler.sample(logits, draws)

@@ -15,7 +15,8 @@ def allocate(nbytes: int) -> npt.NDArray[np.uint8]:
     """`nbytes` zeroed bytes that start at a multiple of 64.
 
     From a huge page's size on, they start at a multiple of that, and the kernel is asked to back
-    them with huge pages.
+    them with huge pages: one Zen 4 core read 32 GB/s from those and 18 to 27 from 4 KiB pages.
+    (Private memory only: an anonymous mapping that is shared gets none.)
     """
     if nbytes < HUGE_PAGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
         return _aligned(np.zeros(nbytes + ALIGNMENT, np.uint8), nbytes, ALIGNMENT)

@@ -1,0 +1,262 @@
+// Steps of every kind through programs with every operation, on memory that fits them exactly.
+#include "../executor.h"
+
+#include <cmath>
+#include <cstring>
+#include <deque>
+#include <memory>
+
+#include "../sampler.h"
+#include "../threads.h"
+#include "tests.h"
+
+namespace ockham::tests {
+
+namespace {
+
+uint32_t state = 1;
+float random_float() {  // in [-1, 1)
+    state = state * 1664525u + 1013904223u;
+    return static_cast<float>(state >> 8) * (2.0f / 16777216.0f) - 1.0f;
+}
+
+std::deque<Buffer> memory;
+
+PackedMatrix matrix(int64_t outputs, int64_t inputs) {
+    PackedMatrix result;
+    result.kind = Kind::fp32;
+    result.outputs = outputs;
+    result.inputs = inputs;
+    memory.emplace_back();
+    const int64_t count = static_cast<int64_t>(result.weight_bytes() / sizeof(float));
+    float* weight = memory.back().take<float>(count);
+    const float scale = 1.7f / std::sqrt(static_cast<float>(inputs));
+    for (int64_t i = 0; i < count; ++i) weight[i] = random_float() * scale;
+    result.weight = weight;
+    return result;
+}
+
+std::vector<float> vector(int64_t length, float mean) {
+    std::vector<float> result(static_cast<size_t>(length));
+    for (float& value : result) value = mean + 0.2f * random_float();
+    return result;
+}
+
+ops::Norm norm(int64_t length) { return {vector(length, 1.0f), 1e-5f}; }
+
+struct Sizes {
+    int64_t hidden, heads, kv_heads, head_dim, page_tokens, window;
+    bool bf16;
+};
+
+constexpr int64_t vocabulary = 83, page_count = 400, layers = 2;
+
+std::vector<ops::Op> program(const Sizes& s) {
+    std::vector<ops::Op> result;
+    result.push_back(ops::Embed{matrix(vocabulary, s.hidden), 1.5f});
+    for (int64_t layer = 0; layer < layers; ++layer) {
+        const int64_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim, inner = 37;
+        ops::AttentionInput input;
+        input.layer = layer;
+        input.heads = s.heads;
+        input.kv_heads = s.kv_heads;
+        input.head_dim = s.head_dim;
+        input.qkv = matrix(q + 2 * kv, s.hidden);
+        input.norm = norm(s.hidden);
+        input.bias = vector(q + 2 * kv, 0.0f);
+        input.norm_whole = layer == 1;
+        input.q_norm = norm(input.norm_whole ? q : s.head_dim);
+        input.k_norm = norm(input.norm_whole ? kv : s.head_dim);
+        input.rope = {vector(s.head_dim / 2, 0.5f), 1.1f};
+        result.push_back(input);
+        ops::Attend attend;
+        attend.layer = layer;
+        attend.shape = {s.heads, s.kv_heads, s.head_dim, 0.3f, layer == 0 ? 5.0f : 0.0f};
+        attend.window = s.window;
+        result.push_back(attend);
+        result.push_back(ops::AttentionOutput{layer, matrix(s.hidden, q), vector(s.hidden, 0.0f),
+                                              norm(s.hidden), 0.7f});
+        if (layer == 0) {
+            result.push_back(ops::FeedForward{
+                layer, matrix(2 * inner, s.hidden), matrix(s.hidden, inner),
+                ops::Activation::gelu_tanh, norm(s.hidden), vector(2 * inner, 0.0f),
+                vector(s.hidden, 0.0f), norm(s.hidden), 1.0f});
+            continue;
+        }
+        result.push_back(ops::Route{layer, matrix(5, s.hidden), 2, true, norm(s.hidden)});
+        ops::Experts experts;
+        experts.layer = layer;
+        for (int expert = 0; expert < 5; ++expert) {
+            experts.gate_up.push_back(matrix(2 * inner, s.hidden));
+            experts.down.push_back(matrix(s.hidden, inner));
+        }
+        experts.shared_gate_up = matrix(2 * 11, s.hidden);
+        experts.shared_down = matrix(s.hidden, 11);
+        experts.shared_gate = matrix(1, s.hidden);
+        experts.post_norm = norm(s.hidden);
+        result.push_back(experts);
+    }
+    result.push_back(ops::Head{matrix(vocabulary, s.hidden), norm(s.hidden),
+                               vector(vocabulary, 0.0f), 0.9f, 4.0f});
+    return result;
+}
+
+// A step of one sequence. Arrays on the heap and of the exact length, so that reading past one shows.
+struct OwnedStep {
+    std::vector<int32_t> ids, positions, sequence, context, extra, extra_starts, wanted;
+    std::vector<int32_t> pages, starts;
+    std::vector<int64_t> slots;
+
+    StepView view(int64_t page_tokens, bool outputs) const {
+        StepView view;
+        view.rows = static_cast<int64_t>(ids.size());
+        view.sequences = 1;
+        view.ids = ids.data();
+        view.positions = positions.data();
+        view.sequence = sequence.data();
+        view.context = context.data();
+        view.tables = {{pages.data(), starts.data(), static_cast<int64_t>(pages.size())}};
+        view.slots = {slots.data()};
+        view.page_tokens = page_tokens;
+        view.wants_logits = wanted.data();
+        view.logits_rows = static_cast<int64_t>(wanted.size());
+        if (!extra.empty()) {
+            view.extra = extra.data();
+            view.extra_starts = extra_starts.data();
+            view.extra_count = static_cast<int64_t>(extra.size());
+        }
+        if (outputs) {
+            view.wants_hidden = {{-1, wanted.data(), view.logits_rows},
+                                 {1, wanted.data(), view.logits_rows}};
+            view.wants_scores = {{0, wanted.data(), view.logits_rows}};
+        }
+        return view;
+    }
+};
+
+// Rows of cells [begin, end); as a tree, every row is the child of the one before it, so that the
+// result must be that of the chain.
+OwnedStep make_step(int64_t begin, int64_t end, int64_t page_tokens, bool tree) {
+    OwnedStep step;
+    step.extra_starts.push_back(0);
+    const int64_t pages = (end + page_tokens - 1) / page_tokens;
+    for (int64_t p = 0; p < pages; ++p) step.pages.push_back(static_cast<int32_t>(page_count - 1 - p));
+    step.starts = {0, static_cast<int32_t>(pages)};
+    for (int64_t cell = begin; cell < end; ++cell) {
+        step.ids.push_back(static_cast<int32_t>(cell * 31 % vocabulary));
+        step.positions.push_back(static_cast<int32_t>(cell));
+        step.sequence.push_back(0);
+        step.context.push_back(static_cast<int32_t>(tree ? begin : cell + 1));
+        if (tree)
+            for (int64_t i = begin; i <= cell; ++i) step.extra.push_back(static_cast<int32_t>(i));
+        step.extra_starts.push_back(static_cast<int32_t>(step.extra.size()));
+        step.slots.push_back(step.pages[cell / page_tokens] * page_tokens + cell % page_tokens);
+        step.wanted.push_back(static_cast<int32_t>(cell - begin));
+    }
+    return step;
+}
+
+// Logits of cells [0, length), computed in chunks of the given lengths, the last of which repeats.
+std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
+                          const std::vector<ops::Op>& operations, int64_t length,
+                          std::vector<int64_t> chunks, bool trees) {
+    Planes planes({GroupShape{{0, 1}, s.kv_heads, s.head_dim, s.bf16, page_count, s.page_tokens}});
+    Executor executor(pool, isa, planes, operations);
+    std::vector<float> result;
+    for (int64_t begin = 0, number = 0; begin < length; ++number) {
+        const int64_t chunk =
+            chunks[std::min(number, static_cast<int64_t>(chunks.size()) - 1)];
+        const int64_t end = std::min(length, begin + chunk);
+        const OwnedStep step = make_step(begin, end, s.page_tokens, trees && begin > 0);
+        std::unique_ptr<Run> run = executor.begin(step.view(s.page_tokens, true));
+        executor.run(*run, 0, 3);
+        executor.run(*run, 3, executor.size());
+        const float* from = run->logits.memory->get<float>();
+        result.insert(result.end(), from, from + (end - begin) * vocabulary);
+        check(run->hidden_states.size() == 2, "hidden states of two places are given");
+        const std::vector<float>& scores = run->scores[0].second.back();
+        float total = 0.0f;
+        for (const float score : scores) total += score;
+        check(std::fabs(total - static_cast<float>(s.heads)) < 1e-3f,
+              "a row's scores add up to its heads");
+        executor.recycle(std::move(run->activations));
+        begin = end;
+    }
+    return result;
+}
+
+void chunks_trees_and_threads() {
+    const Sizes sizes[] = {
+        {48, 4, 2, 16, 16, 0, false}, {48, 4, 2, 16, 16, 21, true},  {40, 3, 3, 20, 16, 0, true},
+        {32, 8, 1, 64, 32, 0, false}, {36, 2, 1, 8, 5, 30, false},   {64, 2, 2, 128, 7, 0, true},
+    };
+    for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+        if (!supported(isa)) continue;
+        ThreadPool one(1), two(2);
+        for (const Sizes& s : sizes) {
+            state = 7;
+            memory.clear();
+            const std::vector<ops::Op> operations = program(s);
+            const int64_t length = 83;
+            const auto same = [&](const std::vector<float>& a, const std::vector<float>& b) {
+                return a.size() == b.size() &&
+                       std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+            };
+            const std::vector<float> whole = logits(one, isa, s, operations, length, {length}, false);
+            check(same(whole, logits(two, isa, s, operations, length, {60, 1}, false)),
+                  "chunks and threads change no bit");
+            check(same(whole, logits(two, isa, s, operations, length, {62, 9}, true)),
+                  "a tree that is a chain has the chain's bits");
+        }
+        // More than one part of keys, as tasks of their own.
+        const Sizes s{16, 2, 1, 16, 16, 0, true};
+        memory.clear();
+        const std::vector<ops::Op> operations = program(s);
+        const std::vector<float> whole = logits(one, isa, s, operations, 1100, {1100}, false);
+        const std::vector<float> parts = logits(two, isa, s, operations, 1100, {1098, 1}, false);
+        check(std::memcmp(whole.data(), parts.data(), whole.size() * sizeof(float)) == 0,
+              "parts of keys that are tasks change no bit");
+    }
+    memory.clear();
+}
+
+void planes_and_sampler() {
+    for (const bool bf16 : {false, true}) {
+        Planes planes({GroupShape{{0, 3}, 2, 20, bf16, 6, 5}});
+        const std::vector<int64_t> slots = {29, 0, 7, 4}, others = {0, 7, 4, 28};
+        const size_t bytes = 2 * 2 * 4 * 2 * 20 * (bf16 ? 2 : 4);
+        std::vector<uint8_t> state(bytes), found(bytes);
+        for (size_t i = 0; i < bytes; ++i) state[i] = static_cast<uint8_t>(i * 7);
+        planes.write(0, slots.data(), 4, state.data());
+        planes.copy(0, slots.data(), others.data(), 4);
+        planes.read(0, others.data(), 4, found.data());
+        check(state == found, "copied state is the state");
+    }
+    std::vector<float> row(1000);
+    state = 3;
+    for (float& value : row) value = 5.0f * random_float();
+    SamplerScratch scratch;
+    for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+        if (!supported(isa)) continue;
+        for (int position = 0; position < 50; ++position) {
+            DrawView draw;
+            draw.temperature = 0.5 + 0.1 * position;
+            draw.top_k = position % 3 * 40;
+            draw.top_p = position % 2 ? 1.0 : 0.9;
+            draw.min_p = position % 5 ? 0.0 : 0.01;
+            draw.seed = 99;
+            draw.position = static_cast<uint32_t>(position);
+            const int64_t token = sample(isa, row.data(), 1000, draw, scratch);
+            check(token >= 0 && token < 1000, "a token of the vocabulary is drawn");
+            check(token == sample(Isa::portable, row.data(), 1000, draw, scratch),
+                  "instruction sets draw the same token");
+        }
+    }
+}
+
+const Added first{"chunks, trees and threads change no bit", chunks_trees_and_threads};
+const Added second{"planes and sampler stay within their memory", planes_and_sampler};
+
+}  // namespace
+
+}  // namespace ockham::tests
