@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h") csrc/CMakeLists.txt
 
-.PHONY: run test lint unit soak sanitize clean
+.PHONY: run test lint unit exact soak sanitize clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
 unexport PROMPT
@@ -24,6 +24,10 @@ lint: .venv/.test
 
 unit: .venv/.test
 	$(BIN)/python -m pytest
+
+# The exactness machine for at least 10,000 sequences, for every weight format.
+exact: .venv/.test
+	OCKHAM_EXACT_EXAMPLES=120 $(BIN)/python -m pytest tests/exact -s --timeout 7200
 
 # The long form of the soak test: ten times the requests.
 soak: .venv/.test

@@ -21,9 +21,10 @@ import numpy as np
 
 from ockham.core.step import Step, Tables
 from ockham.kernels.base import GroupLayout
+from ockham.kernels.cores import allowed_cores
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.memory import allocate
-from ockham.kernels.native import available_cores, core
+from ockham.kernels.native import core
 from ockham.kernels.ops import (
     Attend,
     AttentionInput,
@@ -199,7 +200,7 @@ def layer_times(machine: Machine, keys: int, quantile: float) -> dict[str, float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--threads", type=int, default=allowed_cores())
     parser.add_argument("--quantile", type=float, default=0.5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

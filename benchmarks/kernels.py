@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from ockham.core.seams import Linear
+from ockham.kernels.cores import allowed_cores
 from ockham.kernels.cpu_linear import native_matrix
 from ockham.kernels.memory import allocate
-from ockham.kernels.native import available_cores, core
+from ockham.kernels.native import core
 from ockham.weights.bf16 import Bf16
 from ockham.weights.fp32 import Fp32
 from ockham.weights.int4 import Int4
@@ -172,7 +173,7 @@ def line(each: Measured) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--threads", type=int, default=allowed_cores())
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--rows", default=",".join(map(str, ROWS)))

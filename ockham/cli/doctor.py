@@ -23,6 +23,7 @@ from ockham.core.errors import OckhamError
 
 PACKAGES = ("numpy", "tokenizers", "msgspec", "huggingface-hub", "torch", "triton")
 NOTES = {
+    "cpu": "compiled kernels; equal bits whatever the batch",
     "reference": "plain NumPy: it defines what is right, and is slow, because every operation "
     "passes through Python and through memory on its own",
 }
@@ -67,12 +68,18 @@ def examine(config: EngineConfig, measure: bool) -> dict[str, Any]:
         "instruction_sets": instruction_sets(),
         "memory_bytes": memory_bytes(),
         "memory_allowed_bytes": available_bytes(),
-        "backends": {name: NOTES.get(name, "") for name in BACKENDS},
+        "backends": {name: _note(name) for name in BACKENDS},
         "backend_chosen": find_backend(config.backend).numerics(),
         "limits": [asdict(measure_limits(count)) for count in threads],
         "model": config.model,
         "memory_plan": _plan(config),
     }
+
+
+def _note(backend: str) -> str:
+    from ockham.kernels.native import core, reason
+
+    return reason if backend == "cpu" and core is None else NOTES[backend]
 
 
 def _plan(config: EngineConfig) -> dict[str, Any]:
@@ -85,6 +92,16 @@ def _plan(config: EngineConfig) -> dict[str, Any]:
         return {"error": str(error)}
     planned.checkpoint.close()
     return {**planned.plan.numbers(), "summary": planned.plan.describe()}
+
+
+def _narrow(limits: dict[str, Any]) -> str:
+    """The rates of narrower types, where the native core could measure them."""
+    if limits["int8_ops_per_s"] is None:
+        return ""
+    return (
+        f", bf16 {quantity(limits['bf16_flops_per_s'], 'FLOP/s')}"
+        f", int8 {quantity(limits['int8_ops_per_s'], 'OP/s')}"
+    )
 
 
 def _versions() -> dict[str, str | None]:
@@ -114,7 +131,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines += [
         f"limits       {limits['threads']} thread{'s' if limits['threads'] > 1 else ''}: "
         f"reads {quantity(limits['read_bytes_per_s'], 'B/s')}, "
-        f"fp32 {quantity(limits['fp32_flops_per_s'], 'FLOP/s')}"
+        f"fp32 {quantity(limits['fp32_flops_per_s'], 'FLOP/s')}" + _narrow(limits)
         for limits in report["limits"]
     ]
     lines += [f"backend      {name}: {note}" for name, note in report["backends"].items()]

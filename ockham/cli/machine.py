@@ -8,7 +8,6 @@ set before it is loaded.
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import subprocess
@@ -19,10 +18,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ockham.kernels.cores import allowed_cores
+from ockham.kernels.native import core
+
+__all__ = [
+    "Limits",
+    "allowed_cores",
+    "instruction_sets",
+    "measure_limits",
+    "memory_bytes",
+    "processor",
+]
+
 READ_BYTES = 256 << 20
 """Read in one pass: far more than any cache holds."""
 MATRIX = 1536
 REPEATS = 5
+ARITHMETIC_S = 0.02
 
 _INSTRUCTION_SETS = (
     "sse4_2",
@@ -49,20 +61,13 @@ _INSTRUCTION_SETS = (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The best of several passes with so many threads."""
+    """The best of several passes with so many threads; None where only the native core can tell."""
 
     threads: int
     read_bytes_per_s: float
     fp32_flops_per_s: float
-
-
-def allowed_cores() -> int:
-    """Cores that this process may use: its affinity, cut down by the quotas of its cgroups."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        cores = os.cpu_count() or 1
-    return max(1, min([cores, *(math.ceil(quota) for quota in _quotas())]))
+    bf16_flops_per_s: float | None = None
+    int8_ops_per_s: float | None = None
 
 
 def processor() -> str:
@@ -94,7 +99,9 @@ def memory_bytes() -> int:
 
 
 def measure_limits(threads: int) -> Limits:
-    """Measure with `threads` threads, in a fresh process; about two seconds."""
+    """Measure with `threads` threads, for a second or two."""
+    if core is not None:
+        return _native_limits(threads)
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
     result = subprocess.run(
         [sys.executable, "-m", "ockham.cli.machine", str(threads)],
@@ -104,6 +111,25 @@ def measure_limits(threads: int) -> Limits:
         text=True,
     )
     return Limits(threads, **json.loads(result.stdout))
+
+
+def _native_limits(threads: int) -> Limits:
+    """By the probes of the native core, which use the kernels' own instructions."""
+    import numpy as np
+
+    pool, isa = core.ThreadPool(threads), core.chosen()
+    memory = np.ones(READ_BYTES, np.uint8)
+    rates = {
+        rate: max(core.arithmetic_rate(pool, isa, rate, ARITHMETIC_S) for _ in range(REPEATS))
+        for rate in (core.Rate.FP32, core.Rate.BF16, core.Rate.INT8)
+    }
+    return Limits(
+        threads,
+        max(core.read_rate(pool, isa, memory) for _ in range(REPEATS)),
+        rates[core.Rate.FP32],
+        rates[core.Rate.BF16],
+        rates[core.Rate.INT8],
+    )
 
 
 def _measure(threads: int) -> dict[str, float]:
@@ -138,37 +164,6 @@ def _in_threads(works: list[Callable[[], object]]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-def _quotas() -> list[float]:
-    """Cores that the process's cgroups (v2 and v1) grant, from its own up to the root."""
-    quotas = []
-    for line in _read(Path("/proc/self/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            quotas += _quotas_upwards(Path("/sys/fs/cgroup"), path, _quota_v2)
-        elif "cpu" in controllers.split(","):
-            quotas += _quotas_upwards(Path("/sys/fs/cgroup/cpu"), path, _quota_v1)
-    return quotas
-
-
-def _quotas_upwards(
-    mount: Path, path: str, quota_of: Callable[[Path], float | None]
-) -> list[float]:
-    own = mount / path.strip("/")
-    groups = [group for group in (own, *own.parents) if group.is_relative_to(mount)]
-    return [quota for group in groups if (quota := quota_of(group)) is not None]
-
-
-def _quota_v2(group: Path) -> float | None:
-    quota, _, period = _read(group / "cpu.max").strip().partition(" ")
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
-
-
-def _quota_v1(group: Path) -> float | None:
-    quota = _read(group / "cpu.cfs_quota_us").strip()
-    period = _read(group / "cpu.cfs_period_us").strip()
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
 
 
 def _read(path: Path) -> str:

@@ -19,8 +19,9 @@ from ockham.core.seams import Linear
 from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import GroupLayout, Planes, Run
+from ockham.kernels.cores import allowed_cores
 from ockham.kernels.cpu_linear import native_matrix
-from ockham.kernels.native import available_cores, core
+from ockham.kernels.native import core
 from ockham.kernels.ops import Program
 from ockham.kernels.sampling import Draw, Drawn
 
@@ -103,7 +104,7 @@ class CpuBackend:
     name = "cpu"
 
     def __init__(self, threads: int | None = None) -> None:
-        self._pool = core.ThreadPool(threads or available_cores())
+        self._pool = core.ThreadPool(threads or allowed_cores())
         self._isa = core.chosen()
 
     def numerics(self) -> str:
