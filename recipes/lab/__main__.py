@@ -46,7 +46,7 @@ def main() -> None:
             parameter.copy_(parameter.bfloat16())  # what is measured is what is shipped
     scores = {}
     for source in ("code", "prose"):
-        for context in (512, 2048):
+        for context in (512, 2048, 4096):
             score = evaluate(model, trainer.streams.held_out[source], context)
             scores[source, context] = score, score.bits_per_byte(tokenizer)
             print(f"{source} at {context}: perplexity {score.perplexity:.2f}")

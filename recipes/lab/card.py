@@ -26,9 +26,10 @@ download. It was trained from scratch by `recipes/lab` on two CPU cores.
 
 It is **tiny**, and has no measurable skills yet. It writes text that looks like Python, indents and
 closes what it opens, and names things the way the standard library does; what it writes is seldom
-correct, and what it says about a function is not to be believed. It has not been tuned to follow
-instructions: it has only seen that questions in ChatML are followed by answers. It was shown no
-tool calls, no fill-in-the-middle and no thinking; their tokens are reserved, untrained.
+correct, and what it says about a function is not to be believed. Decoded greedily it soon repeats
+itself; sample from it. It has not been tuned to follow instructions: it has only seen that
+questions in ChatML are followed by answers. It was shown no tool calls, no fill-in-the-middle and
+no thinking; their tokens are reserved, untrained.
 """
 
 
