@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -28,6 +28,16 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
 }
 """The dtypes of weights that can be read; a tensor of another is refused when it is asked for."""
+
+INTEGERS: dict[str, np.dtype[Any]] = {
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+}
+"""The dtypes of codes, zero points and indices, which only readers of quantised tensors take."""
+
+_ALL_DTYPES = {**DTYPES, **INTEGERS}
 
 _NAMES_BY_BITS = {
     4: "F4",
@@ -198,7 +208,9 @@ class Checkpoint:
         for file in self._files:
             file.close()
 
-    def find(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def find(
+        self, name: str, shape: tuple[int, ...], dtypes: Collection[str] = tuple(DTYPES)
+    ) -> Tensor:
         """A tensor by name; raises ModelError if it is missing, of another shape or dtype."""
         tensor = self.tensors.get(name)
         if tensor is None:
@@ -208,12 +220,22 @@ class Checkpoint:
                 f"tensor {name!r} of {tensor.file.path} has the shape {list(tensor.shape)}, but "
                 f"config.json implies {list(shape)}."
             )
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype not in dtypes:
             raise ModelError(
                 f"tensor {name!r} of {tensor.file.path} has the dtype {tensor.dtype}; supported "
-                f"are {', '.join(DTYPES)}."
+                f"are {', '.join(dtypes)}."
             )
         return tensor
+
+    def read(self, tensor: Tensor, digested: bool = True) -> Array:
+        """A whole tensor, in memory of its own; `digested` adds it to the digest."""
+        buffer = bytearray(tensor.nbytes)
+        tensor.file.read_into(memoryview(buffer), tensor.start, f"tensor {tensor.name!r}")
+        if digested:
+            self.digest.update_exactly(f"{tensor.name} {tensor.dtype}".encode())
+            self.digest.update(memoryview(buffer))
+        whole: Array = np.frombuffer(buffer, _ALL_DTYPES[tensor.dtype]).reshape(tensor.shape)
+        return whole
 
     def blocks(self, tensor: Tensor, start: int, stop: int) -> Iterator[Array]:
         """Rows [start, stop) of a tensor seen as a matrix (all axes but the last made one).
@@ -221,7 +243,7 @@ class Checkpoint:
         Each block is valid until the next is asked for: they share one buffer.
         """
         width = tensor.shape[-1]
-        row_bytes = width * DTYPES[tensor.dtype].itemsize
+        row_bytes = width * _ALL_DTYPES[tensor.dtype].itemsize
         rows = max(1, BLOCK_BYTES // max(1, row_bytes))
         buffer = bytearray(min(rows, stop - start) * row_bytes)
         self.digest.update_exactly(f"{tensor.name} {tensor.dtype} {start} {stop}".encode())
@@ -230,7 +252,7 @@ class Checkpoint:
             view = memoryview(buffer)[: count * row_bytes]
             tensor.file.read_into(view, tensor.start + first * row_bytes, f"tensor {tensor.name!r}")
             self.digest.update(view)
-            yield np.frombuffer(view, DTYPES[tensor.dtype]).reshape(count, width)
+            yield np.frombuffer(view, _ALL_DTYPES[tensor.dtype]).reshape(count, width)
 
     def _open(self, path: Path) -> SafetensorsFile:
         file = SafetensorsFile(path)
