@@ -15,13 +15,13 @@ from ockham.kernels.backends import find_backend
 from ockham.kernels.base import Backend, GroupLayout
 from ockham.kernels.ops import Program
 from ockham.model.compile import compile_program
-from ockham.model.description import ModelDescription, describe, read_config
+from ockham.model.description import ModelDescription
 from ockham.model.hub import resolve
 from ockham.model.machine_memory import available_bytes
 from ockham.model.memory import MemoryPlan, plan_memory, readable
+from ockham.model.opening import open_model
 from ockham.model.packing import Packer, make_format
 from ockham.model.prequantised.find import CODECS, quantization_config
-from ockham.model.safetensors_source import SafetensorsSource
 from ockham.model.sources import Measured, Source
 
 HARMLESS = (
@@ -37,11 +37,12 @@ HARMLESS = (
 class LoadedModel:
     """A model ready to be bound: `backend.bind(program, backend.allocate(layouts))`.
 
-    `weight_format` names the formats of its matrices, joined by +. `weight_bytes` is what the
-    packed weights take. `numerics_id` names everything that decides the bits of an output: weights
-    by content, weight formats, state dtype, rotary variants, backend. The weights enter through a
-    non-cryptographic hash of every byte (see `digest`). `eos_token_ids` are those of config.json
-    and generation_config.json together.
+    `directory` is the checkpoint's, or the path of its GGUF file. `weight_format` names the formats
+    of its matrices, joined by +; `weight_bytes` is what the packed weights take. `numerics_id`
+    names everything that decides the bits of an output: weights by content, weight formats, state
+    dtype, rotary variants, backend. The weights enter through a non-cryptographic hash of every
+    byte (see `digest`). `eos_token_ids` are those of config.json and generation_config.json
+    together.
     """
 
     directory: Path
@@ -81,15 +82,14 @@ class PlannedModel:
 
 
 def plan_model(config: EngineConfig) -> PlannedModel:
-    """Everything but the weights: reads config.json and the headers of the safetensors files.
+    """Everything but the weights: reads config.json and the headers of the files of weights.
 
     Raises ModelError for a checkpoint that is incomplete or not supported, DoesNotFit for one that
     is too large, ConfigError for settings that it contradicts. The caller closes `source`.
     """
     directory = resolve(config.model, config.revision)
-    raw = read_config(directory)
-    description = describe(raw)
-    source: Source = SafetensorsSource(directory, raw)
+    opened = open_model(directory)
+    raw, description, source = opened.config, opened.description, opened.source
     try:
         packer = _packer(config, raw, source)
         state_dtype = _state_dtype(config, packer)

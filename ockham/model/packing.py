@@ -20,11 +20,17 @@ WIDENED = "fp32"
 @dataclass(frozen=True, slots=True)
 class Stored:
     """How a checkpoint stores one tensor: its dtype, or its quantisation, and the names of the
-    tensors of the file that make it up."""
+    tensors of the file that make it up. `opaque` says that it is quantised in a way that no
+    encoding describes."""
 
     dtype: str
     tensors: tuple[str, ...]
     encoding: Encoding | None = None
+    opaque: bool = False
+
+    @property
+    def quantised(self) -> bool:
+        return self.opaque or self.encoding is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class Packer:
         names is done in any case, and not silently: widened values are packed anew.
         """
         encodings = [part.encoding for part in parts if part.encoding is not None]
-        if not encodings:
+        if not any(part.quantised for part in parts):
             return Packing(self.asked or self.plain)
         if len(encodings) == len(parts):
             common = _common(encodings)

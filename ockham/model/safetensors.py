@@ -1,14 +1,11 @@
 """Reading tensors from safetensors files, a block of rows at a time.
 
-The files are read with `preadv` into buffers of our own, never mapped: a file that is truncated or
-replaced while it is read gives an error that names it, where a mapping would kill the process, and
-the memory taken is what the buffers take. Format: https://github.com/huggingface/safetensors.
+Format: https://github.com/huggingface/safetensors.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 from ockham.core.errors import ModelError
 from ockham.core.seams import Array
 from ockham.model.digest import ContentDigest
+from ockham.model.files import WeightsFile
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -70,49 +68,19 @@ class Tensor:
         return self.stop - self.start
 
 
-class SafetensorsFile:
+class SafetensorsFile(WeightsFile):
     """One open file, whose header has been checked whole."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ModelError(f"cannot open the weights {path}: {error.strerror}.") from None
+        super().__init__(path)
         try:
             self.tensors = self._read_header()
         except BaseException:
             self.close()
             raise
 
-    def close(self) -> None:
-        """Close the file; closing twice does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __del__(self) -> None:
-        self.close()
-
-    def read_into(self, buffer: memoryview, offset: int, what: str) -> None:
-        """Fill `buffer` from byte `offset`; raises ModelError where the file ends before that."""
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise ModelError(
-                    f"reading {what} from {self.path} failed: {error.strerror}."
-                ) from None
-            if count == 0:
-                raise ModelError(
-                    f"{self.path} ends at byte {offset + done}, inside {what}: the file is "
-                    "truncated; download or copy it again."
-                )
-            done += count
-
     def _read_header(self) -> dict[str, Tensor]:
-        size = os.fstat(self._descriptor).st_size
+        size = self.nbytes
         if size < 8:
             raise ModelError(f"{self.path} has {size} bytes, which is no safetensors file.")
         prefix = bytearray(8)
@@ -296,4 +264,6 @@ def _other_weights(directory: Path) -> str:
     ]
     if not others:
         return ""
+    if others[0].endswith(".gguf"):
+        return f" Name the file itself: {directory / others[0]}."
     return f" It holds {others[0]}: convert it (transformers: save_pretrained) and try again."

@@ -25,8 +25,8 @@ class Measured(Weights, Protocol):
     """What a run of the compiler against a checkpoint's headers found.
 
     `bytes` is what the packed weights take; `used` are the tensors of the files that were asked
-    for; `formats` counts the matrices by what decides their products' bits; `notes` are sentences
-    about matrices that are not held as they are stored.
+    for; `formats` counts the matrices by what decides their products' bits; `notes` says in
+    sentences what became of matrices that the checkpoint quantised.
     """
 
     bytes: int
@@ -113,8 +113,7 @@ class Scale:
         self.formats: Counter[str] = Counter()
         self._source = source
         self._packer = packer
-        self._changed: Counter[tuple[str, str]] = Counter()
-        self._held: Counter[str] = Counter()
+        self._kept: Counter[tuple[str, str]] = Counter()
 
     def has(self, name: str) -> bool:
         return self._source.has(name)
@@ -130,10 +129,12 @@ class Scale:
         self.parameters += rows * columns
         self.formats[packing.describe()] += 1
         for part in stored:
-            if part.encoding is not None and packing.holder is not None:
-                self._held[f"{part.dtype} as {packing.format.name}"] += 1
-            elif part.encoding is not None:
-                self._changed[part.dtype, packing.format.name] += 1
+            if part.quantised and packing.holder is not None:
+                self._kept[part.dtype, f"held in {packing.format.name}, to the bit"] += 1
+            elif part.quantised and packing.format.name == "fp32":
+                self._kept[part.dtype, "widened exactly to fp32"] += 1
+            elif part.quantised:
+                self._kept[part.dtype, f"packed anew in {packing.format.name}"] += 1
         return UnloadedLinear(packing.format.name, rows, columns, nbytes)
 
     def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
@@ -144,11 +145,10 @@ class Scale:
         return np.empty(0, np.float32)
 
     def notes(self) -> list[str]:
-        notes = [f"{count} tensors in {how}, as stored." for how, count in self._held.items()]
-        for (dtype, name), count in self._changed.items():
-            what = "widened exactly to fp32" if name == "fp32" else f"packed anew as {name}"
-            notes.append(f"{count} tensors in {dtype} are {what}.")
-        return notes
+        return [
+            f"{dtype}: {count} tensor{'s are' if count > 1 else ' is'} {how}."
+            for (dtype, how), count in self._kept.items()
+        ]
 
 
 class Loader:
