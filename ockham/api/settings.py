@@ -78,7 +78,7 @@ def sampling_defaults(directory: Path) -> dict[str, Any]:
     path = directory / "generation_config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a GGUF file has no files beside it
         return {}
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON ({error}). Fetch it again.") from error

@@ -90,7 +90,7 @@ def _plan(config: EngineConfig) -> dict[str, Any]:
         planned = plan_model(config)
     except OckhamError as error:
         return {"error": str(error)}
-    planned.checkpoint.close()
+    planned.source.close()
     return {**planned.plan.numbers(), "summary": planned.plan.describe()}
 
 

@@ -12,6 +12,8 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.quantised import Encoding, QuantisedRows
+
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
 
@@ -60,6 +62,34 @@ class Format(Protocol):
 
         Blocks are consumed one at a time, so that weights are never held twice. Raises ModelError
         if they do not add up to the shape, or hold NaN or infinity.
+        """
+        ...
+
+
+class QuantisedFormat(Format, Protocol):
+    """A format that can also take over matrices that a checkpoint stores quantised, as they are."""
+
+    @classmethod
+    def holding(cls, encoding: Encoding, in_features: int) -> QuantisedFormat | None:
+        """The format with the settings that hold every value of such a matrix exactly, or None."""
+        ...
+
+    def adopted_bytes(self, out_features: int, in_features: int, encoding: Encoding) -> int:
+        """Bytes that an adopted matrix of this shape takes."""
+        ...
+
+    def adopt(
+        self,
+        out_features: int,
+        in_features: int,
+        encoding: Encoding,
+        blocks: Iterable[QuantisedRows],
+    ) -> Linear:
+        """Take over a matrix that comes as consecutive blocks of rows, changing no value.
+
+        The encoding is one for which `holding` gave this format. Raises ModelError if the blocks do
+        not add up to the shape, or hold scales that are not finite, or zero points where the
+        encoding has none.
         """
         ...
 

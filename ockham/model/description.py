@@ -22,8 +22,6 @@ ACTIVATIONS = {
 """config.json's name of an activation -> the operations' name."""
 
 _REFUSED = {
-    "quantization_config": "quantised checkpoints cannot be read yet; use the unquantised one",
-    "compression_config": "compressed checkpoints cannot be read yet; use the uncompressed one",
     "use_bidirectional_attention": "only causal attention is supported",
     "dual_chunk_attention_config": "dual chunk attention is not supported; remove the key",
 }
@@ -157,10 +155,7 @@ def describe(config: Mapping[str, Any]) -> ModelDescription:
         raise ModelError(f"config.json has a value of the wrong kind: {error!r}.") from error
 
 
-_OUTER_KEYS = (
-    *("eos_token_id", "bos_token_id", "tie_word_embeddings", "torch_dtype", "dtype"),
-    *("quantization_config", "compression_config"),
-)
+_OUTER_KEYS = ("eos_token_id", "bos_token_id", "tie_word_embeddings", "torch_dtype", "dtype")
 """What a multimodal config.json may say outside of its text part."""
 
 

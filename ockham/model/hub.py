@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ockham.core.errors import ModelError
@@ -22,12 +23,14 @@ WANTED_FILES = (
 )
 """What is downloaded: never weights in formats that run code when read (.bin, .pth)."""
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 
 
 def resolve(model: str, revision: str | None = None) -> Path:
-    """The directory of a model; a hub name is downloaded, with progress on stderr, or found in the
-    cache (`HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured).
+    """The directory of a model, or its GGUF file; a hub name is downloaded, with progress on
+    stderr, or found in the cache (`HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured).
+
+    `owner/name:Q4_K_M` is the one GGUF file of a repository whose name ends so.
 
     Raises ModelError saying what to do if there is no such model, or it cannot be had.
     """
@@ -37,16 +40,43 @@ def resolve(model: str, revision: str | None = None) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise ModelError(f"{model} is a file; name the directory that holds config.json.")
+        if path.suffix == ".gguf":
+            return path
+        raise ModelError(
+            f"{model} is a file; name the directory that holds config.json, or a .gguf file."
+        )
     if model.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(model):
         raise ModelError(
-            f"there is no directory {model!r}; name a checkpoint's directory, a model of the "
-            f"Hugging Face hub (owner/name), or a built-in one: {', '.join(BUILT_IN)}."
+            f"there is no directory {model!r}; name a checkpoint's directory, a .gguf file, a "
+            "model of the Hugging Face hub (owner/name, owner/name:Q4_K_M for a GGUF file), or a "
+            f"built-in one: {', '.join(BUILT_IN)}."
         )
-    return _download(model, revision)
+    repository, _, quantisation = model.partition(":")
+    if not quantisation:
+        return _download(model, revision, WANTED_FILES)
+    patterns = [
+        f"{start}{spelled}.gguf"
+        for start in ("", "*-", "*.", "*_")
+        for spelled in (quantisation, quantisation.upper(), quantisation.lower())
+    ]
+    return _one_gguf(_download(repository, revision, patterns), patterns, model)
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _one_gguf(directory: Path, patterns: Sequence[str], model: str) -> Path:
+    """The file of a snapshot that `model`, a name such as owner/name:Q4_K_M, stands for."""
+    found = sorted({path for pattern in patterns for path in directory.rglob(pattern)})
+    if not found:
+        raise ModelError(
+            f"{model.partition(':')[0]} has no file that ends in {patterns[3][2:]}; see its files "
+            "on the hub, and name one that is not split into parts."
+        )
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ModelError(f"{model} stands for several files: {names}. Name one of them by path.")
+    return found[0]
+
+
+def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -60,7 +90,7 @@ def _download(name: str, revision: str | None) -> Path:
 
     at = f" at revision {revision!r}" if revision else ""
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED_FILES)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError:
         raise ModelError(
             f"{name} is gated: accept its terms at https://huggingface.co/{name} and set HF_TOKEN "

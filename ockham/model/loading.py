@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ockham.core.config import EngineConfig
-from ockham.core.errors import ModelError
-from ockham.core.registry import find
-from ockham.core.seams import Format
+from ockham.core.config import KV_DTYPES, EngineConfig
+from ockham.core.errors import ConfigError, ModelError
 from ockham.kernels.backends import find_backend
 from ockham.kernels.base import Backend, GroupLayout
 from ockham.kernels.ops import Program
 from ockham.model.compile import compile_program
-from ockham.model.description import ModelDescription, describe, read_config
+from ockham.model.description import ModelDescription
 from ockham.model.hub import resolve
 from ockham.model.machine_memory import available_bytes
 from ockham.model.memory import MemoryPlan, plan_memory, readable
-from ockham.model.safetensors import Checkpoint
-from ockham.model.sources import Loader, Scale
+from ockham.model.opening import open_model
+from ockham.model.packing import Packer, make_format
+from ockham.model.prequantised.find import CODECS, quantization_config
+from ockham.model.sources import Measured, Source
 
 HARMLESS = (
     "rotary_emb.inv_freq",
@@ -37,10 +37,12 @@ HARMLESS = (
 class LoadedModel:
     """A model ready to be bound: `backend.bind(program, backend.allocate(layouts))`.
 
-    `weight_bytes` is what the packed weights take. `numerics_id` names everything that decides the
-    bits of an output: weights by content, weight format, state dtype, rotary variants, backend. The
-    weights enter through a non-cryptographic hash of every byte (see `digest`). `eos_token_ids` are
-    those of config.json and generation_config.json together.
+    `directory` is the checkpoint's, or the path of its GGUF file. `weight_format` names the formats
+    of its matrices, joined by +; `weight_bytes` is what the packed weights take. `numerics_id`
+    names everything that decides the bits of an output: weights by content, weight formats, state
+    dtype, rotary variants, backend. The weights enter through a non-cryptographic hash of every
+    byte (see `digest`). `eos_token_ids` are those of config.json and generation_config.json
+    together.
     """
 
     directory: Path
@@ -66,43 +68,39 @@ class PlannedModel:
     directory: Path
     raw_config: dict[str, Any]
     description: ModelDescription
-    checkpoint: Checkpoint
-    weight_format: Format
+    source: Source
+    packer: Packer
+    measured: Measured
     state_dtype: str
-    parameters: int
     plan: MemoryPlan
-    unused: tuple[str, ...]
+
+    @property
+    def weight_format(self) -> str:
+        """The names of the matrices' formats, joined by +, the commonest first."""
+        names = [formats.partition(" ")[0] for formats, _ in self.measured.formats.most_common()]
+        return "+".join(dict.fromkeys(names))
 
 
 def plan_model(config: EngineConfig) -> PlannedModel:
-    """Everything but the weights: reads config.json and the headers of the safetensors files.
+    """Everything but the weights: reads config.json and the headers of the files of weights.
 
     Raises ModelError for a checkpoint that is incomplete or not supported, DoesNotFit for one that
-    is too large, ConfigError for settings that it contradicts. The caller closes `checkpoint`.
+    is too large, ConfigError for settings that it contradicts. The caller closes `source`.
     """
     directory = resolve(config.model, config.revision)
-    raw = read_config(directory)
-    description = describe(raw)
-    checkpoint = Checkpoint(directory)
+    opened = open_model(directory)
+    raw, description, source = opened.config, opened.description, opened.source
     try:
-        weight_format = _weight_format(config, description, checkpoint)
-        state_dtype = _state_dtype(config, weight_format)
-        scale = Scale(checkpoint, weight_format)
-        compile_program(description, scale, description.max_position_embeddings)
-        plan = plan_memory(config, description, scale.bytes, state_dtype, available_bytes())
+        packer = _packer(config, raw, source)
+        state_dtype = _state_dtype(config, packer)
+        measured = source.measure(packer)
+        compile_program(description, measured, description.max_position_embeddings)
+        plan = plan_memory(config, description, measured.bytes, state_dtype, available_bytes())
         return PlannedModel(
-            directory,
-            raw,
-            description,
-            checkpoint,
-            weight_format,
-            state_dtype,
-            scale.parameters,
-            plan,
-            tuple(name for name in checkpoint.tensors if name not in scale.used),
+            directory, raw, description, source, packer, measured, state_dtype, plan
         )
     except BaseException:
-        checkpoint.close()
+        source.close()
         raise
 
 
@@ -117,27 +115,27 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
     planned = plan_model(config)
     description, plan = planned.description, planned.plan
     try:
-        for line in (plan.describe(), *_unused_notes(planned)):
+        for line in (plan.describe(), *planned.measured.notes(), *_unused_notes(planned)):
             tell(line)
         tell(
             f"loading {config.model} ({description.architecture.name}, "
-            f"{planned.parameters / 1e6:.1f} million parameters, "
-            f"{planned.weight_format.name}, {readable(plan.weights_bytes)})"
+            f"{planned.measured.parameters / 1e6:.1f} million parameters, "
+            f"{planned.weight_format}, {readable(plan.weights_bytes)})"
         )
-        loader = Loader(planned.checkpoint, planned.weight_format)
-        program = compile_program(description, loader, plan.max_model_len)
+        weights = planned.source.load(planned.packer)
+        program = compile_program(description, weights, plan.max_model_len)
     finally:
-        planned.checkpoint.close()
+        planned.source.close()
     generation_config = _generation_config(planned.directory)
     return LoadedModel(
         directory=planned.directory,
         description=description,
         program=program,
         backend=backend,
-        weight_format=planned.weight_format.name,
+        weight_format=planned.weight_format,
         state_dtype=planned.state_dtype,
         weight_bytes=plan.weights_bytes,
-        parameters=planned.parameters,
+        parameters=planned.measured.parameters,
         plan=plan,
         layouts=plan.layouts(description),
         numerics_id=_numerics_id(planned, backend),
@@ -147,38 +145,50 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
     )
 
 
-def _weight_format(
-    config: EngineConfig, description: ModelDescription, checkpoint: Checkpoint
-) -> Format:
-    """The named quantization, or the format of the dtype asked for, or the checkpoint's own.
+def _packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> Packer:
+    """The named quantization, if any; else what the checkpoint quantised stays as it is, and the
+    rest takes the format of the dtype asked for, or the checkpoint's own.
 
-    float16 and float32 checkpoints become fp32, which holds every value of either exactly.
+    float16 and float32 tensors become fp32, which holds every value of either exactly.
     """
-    name = config.quantization
-    if name is None and config.dtype == "auto":
-        stored = {
-            tensor.dtype
-            for name, tensor in checkpoint.tensors.items()
-            if name.endswith("embed_tokens.weight")
-        }
-        name = "bf16" if stored == {"BF16"} else "fp32"
-    if name is None:
-        name = {"bfloat16": "bf16", "float32": "fp32"}[config.dtype]
-    weight_format: Format = find("format", name).cls()
-    return weight_format
+    plain = {"bfloat16": "bf16", "float32": "fp32"}.get(config.dtype)
+    if plain is None:
+        plain = "bf16" if source.plain_dtype() == "BF16" else "fp32"
+    asked = config.quantization
+    if asked in CODECS:  # as vLLM's users name what the checkpoint is anyway
+        method = (quantization_config(raw) or {}).get("quant_method")
+        if method != asked:
+            raise ConfigError(
+                f"the checkpoint is not quantised as {asked!r}, but as {method!r}; leave "
+                "quantization out to take it as it is."
+            )
+        asked = None
+    return Packer(make_format(plain), None if asked is None else make_format(asked))
 
 
+<<<<<<< HEAD
 def _state_dtype(config: EngineConfig, weight_format: Format) -> str:
     """The dtype of keys and values: as set, or float32 where the products are, else bfloat16."""
     if config.kv_cache_dtype != "auto":
         return config.kv_cache_dtype
     return "float32" if weight_format.activations == "float32" else "bfloat16"
+=======
+def _state_dtype(config: EngineConfig, packer: Packer) -> str:
+    """The dtype of keys and values: as set, or that of what is not quantised."""
+    plain = (packer.asked or packer.plain).activations
+    if plain not in KV_DTYPES:
+        plain = packer.plain.activations
+    return plain if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+>>>>>>> a06ef8b
 
 
 def _unused_notes(planned: PlannedModel) -> list[str]:
     """What to say about tensors of the checkpoint that the model does not use."""
     ignored = planned.description.architecture.ignored
-    other = [name for name in planned.unused if not name.endswith(HARMLESS)]
+    harmless = (*HARMLESS, *planned.source.harmless)
+    used = planned.measured.used
+    unused = [name for name in planned.source.names() if name not in used]
+    other = [name for name in unused if not name.endswith(harmless)]
     unknown = [name for name in other if not name.startswith(ignored)] if ignored else other
     notes = []
     if len(other) > len(unknown):
@@ -223,10 +233,9 @@ def _numerics_id(planned: PlannedModel, backend: Backend) -> str:
         for layer, rope in enumerate(planned.description.ropes)
     ]
     facts = {
-        "weights": planned.checkpoint.digest.hexdigest(),
+        "weights": planned.source.digest.hexdigest(),
         "constants": planned.description.constants(),
-        "format": planned.weight_format.name,
-        "activations": planned.weight_format.activations,
+        "formats": sorted(planned.measured.formats.items()),
         "state": planned.state_dtype,
         "ropes": ropes,
         "backend": backend.numerics(),

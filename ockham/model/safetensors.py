@@ -1,15 +1,12 @@
 """Reading tensors from safetensors files, a block of rows at a time.
 
-The files are read with `preadv` into buffers of our own, never mapped: a file that is truncated or
-replaced while it is read gives an error that names it, where a mapping would kill the process, and
-the memory taken is what the buffers take. Format: https://github.com/huggingface/safetensors.
+Format: https://github.com/huggingface/safetensors.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -20,6 +17,7 @@ import numpy as np
 from ockham.core.errors import ModelError
 from ockham.core.seams import Array
 from ockham.model.digest import ContentDigest
+from ockham.model.files import WeightsFile
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -28,6 +26,16 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
 }
 """The dtypes of weights that can be read; a tensor of another is refused when it is asked for."""
+
+INTEGERS: dict[str, np.dtype[Any]] = {
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+}
+"""The dtypes of codes, zero points and indices, which only readers of quantised tensors take."""
+
+_ALL_DTYPES = {**DTYPES, **INTEGERS}
 
 _NAMES_BY_BITS = {
     4: "F4",
@@ -60,49 +68,19 @@ class Tensor:
         return self.stop - self.start
 
 
-class SafetensorsFile:
+class SafetensorsFile(WeightsFile):
     """One open file, whose header has been checked whole."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ModelError(f"cannot open the weights {path}: {error.strerror}.") from None
+        super().__init__(path)
         try:
             self.tensors = self._read_header()
         except BaseException:
             self.close()
             raise
 
-    def close(self) -> None:
-        """Close the file; closing twice does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __del__(self) -> None:
-        self.close()
-
-    def read_into(self, buffer: memoryview, offset: int, what: str) -> None:
-        """Fill `buffer` from byte `offset`; raises ModelError where the file ends before that."""
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise ModelError(
-                    f"reading {what} from {self.path} failed: {error.strerror}."
-                ) from None
-            if count == 0:
-                raise ModelError(
-                    f"{self.path} ends at byte {offset + done}, inside {what}: the file is "
-                    "truncated; download or copy it again."
-                )
-            done += count
-
     def _read_header(self) -> dict[str, Tensor]:
-        size = os.fstat(self._descriptor).st_size
+        size = self.nbytes
         if size < 8:
             raise ModelError(f"{self.path} has {size} bytes, which is no safetensors file.")
         prefix = bytearray(8)
@@ -200,7 +178,9 @@ class Checkpoint:
         for file in self._files:
             file.close()
 
-    def find(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def find(
+        self, name: str, shape: tuple[int, ...], dtypes: Collection[str] = tuple(DTYPES)
+    ) -> Tensor:
         """A tensor by name; raises ModelError if it is missing, of another shape or dtype."""
         tensor = self.tensors.get(name)
         if tensor is None:
@@ -210,12 +190,22 @@ class Checkpoint:
                 f"tensor {name!r} of {tensor.file.path} has the shape {list(tensor.shape)}, but "
                 f"config.json implies {list(shape)}."
             )
-        if tensor.dtype not in DTYPES:
+        if tensor.dtype not in dtypes:
             raise ModelError(
                 f"tensor {name!r} of {tensor.file.path} has the dtype {tensor.dtype}; supported "
-                f"are {', '.join(DTYPES)}."
+                f"are {', '.join(dtypes)}."
             )
         return tensor
+
+    def read(self, tensor: Tensor, digested: bool = True) -> Array:
+        """A whole tensor, in memory of its own; `digested` adds it to the digest."""
+        buffer = bytearray(tensor.nbytes)
+        tensor.file.read_into(memoryview(buffer), tensor.start, f"tensor {tensor.name!r}")
+        if digested:
+            self.digest.update_exactly(f"{tensor.name} {tensor.dtype}".encode())
+            self.digest.update(memoryview(buffer))
+        whole: Array = np.frombuffer(buffer, _ALL_DTYPES[tensor.dtype]).reshape(tensor.shape)
+        return whole
 
     def blocks(self, tensor: Tensor, start: int, stop: int) -> Iterator[Array]:
         """Rows [start, stop) of a tensor seen as a matrix (all axes but the last made one).
@@ -224,7 +214,7 @@ class Checkpoint:
         two tensors cannot be read in turns.
         """
         width = tensor.shape[-1]
-        row_bytes = width * DTYPES[tensor.dtype].itemsize
+        row_bytes = width * _ALL_DTYPES[tensor.dtype].itemsize
         rows = max(1, BLOCK_BYTES // max(1, row_bytes))
         if len(self._buffer) < rows * row_bytes:
             self._buffer = bytearray(rows * row_bytes)
@@ -234,7 +224,7 @@ class Checkpoint:
             view = memoryview(self._buffer)[: count * row_bytes]
             tensor.file.read_into(view, tensor.start + first * row_bytes, f"tensor {tensor.name!r}")
             self.digest.update(view)
-            yield np.frombuffer(view, DTYPES[tensor.dtype]).reshape(count, width)
+            yield np.frombuffer(view, _ALL_DTYPES[tensor.dtype]).reshape(count, width)
 
     def _open(self, path: Path) -> SafetensorsFile:
         file = SafetensorsFile(path)
@@ -278,4 +268,6 @@ def _other_weights(directory: Path) -> str:
     ]
     if not others:
         return ""
+    if others[0].endswith(".gguf"):
+        return f" Name the file itself: {directory / others[0]}."
     return f" It holds {others[0]}: convert it (transformers: save_pretrained) and try again."

@@ -1,19 +1,89 @@
-"""The two things that the compiler runs against: a scale, and a loader."""
+"""Where weights are read from, and what the compiler runs against: a scale, and a loader."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NoReturn, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ockham.core.errors import ModelError
-from ockham.core.seams import Array, Format, Linear
+from ockham.core.quantised import QuantisedRows
+from ockham.core.seams import Array, Linear
 from ockham.kernels.ops import Floats
-from ockham.model.compile import Part
-from ockham.model.safetensors import Checkpoint
+from ockham.model.compile import Part, Weights
+from ockham.model.digest import ContentDigest
+from ockham.model.packing import Packer, Stored
+
+_T = TypeVar("_T")
+
+
+class Measured(Weights, Protocol):
+    """What a run of the compiler against a checkpoint's headers found.
+
+    `bytes` is what the packed weights take; `used` are the tensors of the files that were asked
+    for; `formats` counts the matrices by what decides their products' bits; `notes` says in
+    sentences what became of matrices that the checkpoint quantised.
+    """
+
+    bytes: int
+    parameters: int
+    used: set[str]
+    formats: Counter[str]
+
+    def notes(self) -> list[str]: ...
+
+
+class Source(Protocol):
+    """The weights of a model, whatever files they stand in.
+
+    `digest` is that of everything read so far, `harmless` the endings of names of tensors that
+    such files carry and no one needs.
+    """
+
+    harmless: tuple[str, ...]
+
+    @property
+    def digest(self) -> ContentDigest: ...
+
+    def names(self) -> Collection[str]:
+        """The names of all tensors of the files."""
+        ...
+
+    def plain_dtype(self) -> str:
+        """The dtype of what is not quantised, as safetensors names it."""
+        ...
+
+    def measure(self, packer: Packer) -> Measured:
+        """Weights without values: for planning."""
+        ...
+
+    def load(self, packer: Packer) -> Weights:
+        """The weights themselves."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TensorSource(Protocol):
+    """Weights that stand in files tensor by tensor, under the names that an architecture gives."""
+
+    def has(self, name: str) -> bool: ...
+
+    def stored(self, part: Part) -> Stored:
+        """How a tensor is stored. Raises ModelError if it is missing or cannot be this one."""
+        ...
+
+    def rows(self, part: Part) -> Iterator[Array]:
+        """Its rows as floats, in blocks that are valid until the next is asked for."""
+        ...
+
+    def quantised(self, part: Part) -> Iterator[QuantisedRows]:
+        """Its rows as they are stored, where `stored` gives an encoding."""
+        ...
 
 
 @dataclass(slots=True)
@@ -36,50 +106,70 @@ class UnloadedLinear:
 class Scale:
     """Checks that every tensor is there, and adds up what it would take when packed."""
 
-    def __init__(self, checkpoint: Checkpoint, weight_format: Format) -> None:
+    def __init__(self, source: TensorSource, packer: Packer) -> None:
         self.bytes = 0
         self.parameters = 0
         self.used: set[str] = set()
-        self._checkpoint = checkpoint
-        self._format = weight_format
+        self.formats: Counter[str] = Counter()
+        self._source = source
+        self._packer = packer
+        self._kept: Counter[tuple[str, str]] = Counter()
 
     def has(self, name: str) -> bool:
-        return name in self._checkpoint.tensors
+        return self._source.has(name)
 
     def linear(self, parts: Sequence[Part]) -> Linear:
-        for part in parts:
-            self._checkpoint.find(part.name, part.shape)
-            self.used.add(part.name)
-        rows, columns = _matrix_shape(parts)
-        nbytes = self._format.packed_bytes(rows, columns)
+        stored = [self._source.stored(part) for part in parts]
+        for part in stored:
+            self.used.update(part.tensors)
+        rows, columns = matrix_shape(parts)
+        packing = self._packer.packing(stored, columns)
+        nbytes = packing.packed_bytes(rows, columns)
         self.bytes += nbytes
         self.parameters += rows * columns
-        return UnloadedLinear(self._format.name, rows, columns, nbytes)
+        self.formats[packing.describe()] += 1
+        for part in stored:
+            if part.quantised and packing.holder is not None:
+                self._kept[part.dtype, f"held in {packing.format.name}, to the bit"] += 1
+            elif part.quantised and packing.format.name == "fp32":
+                self._kept[part.dtype, "widened exactly to fp32"] += 1
+            elif part.quantised:
+                self._kept[part.dtype, f"packed anew in {packing.format.name}"] += 1
+        return UnloadedLinear(packing.format.name, rows, columns, nbytes)
 
     def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
         for name, length in parts:
-            self._checkpoint.find(name, (length,))
-            self.used.add(name)
+            self.used.update(self._source.stored(Part(name, (length,), 0, 1)).tensors)
             self.bytes += 4 * length
             self.parameters += length
         return np.empty(0, np.float32)
+
+    def notes(self) -> list[str]:
+        return [
+            f"{dtype}: {count} tensor{'s are' if count > 1 else ' is'} {how}."
+            for (dtype, how), count in self._kept.items()
+        ]
 
 
 class Loader:
     """Reads every tensor once, in blocks of rows, and packs it."""
 
-    def __init__(self, checkpoint: Checkpoint, weight_format: Format) -> None:
-        self._checkpoint = checkpoint
-        self._format = weight_format
+    def __init__(self, source: TensorSource, packer: Packer) -> None:
+        self._source = source
+        self._packer = packer
 
     def has(self, name: str) -> bool:
-        return name in self._checkpoint.tensors
+        return self._source.has(name)
 
     def linear(self, parts: Sequence[Part]) -> Linear:
-        rows, columns = _matrix_shape(parts)
-        reading = _Reading(self._checkpoint, parts)
+        rows, columns = matrix_shape(parts)
+        packing = self._packer.packing([self._source.stored(part) for part in parts], columns)
+        reading = _Reading(self._source, parts)
         try:
-            return self._format.pack(rows, columns, iter(reading))
+            if packing.holder is not None and packing.encoding is not None:
+                quantised = reading.quantised()
+                return packing.holder.adopt(rows, columns, packing.encoding, quantised)
+            return packing.format.pack(rows, columns, reading.floats())
         except ModelError as error:
             raise reading.named(error) from None
 
@@ -88,7 +178,7 @@ class Loader:
         filled = 0
         for name, length in parts:
             part = Part(name, (length,), 0, 1)
-            for block in _Reading(self._checkpoint, [part]):
+            for block in _Reading(self._source, [part]).floats():
                 values[filled : filled + length] = block[0]
             if not np.isfinite(values[filled : filled + length]).all():
                 raise ModelError(f"tensor {name!r}: NaN or infinity stands in it.")
@@ -99,26 +189,33 @@ class Loader:
 class _Reading:
     """The blocks of some parts, one after another, and which of them is being read."""
 
-    def __init__(self, checkpoint: Checkpoint, parts: Sequence[Part]) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, source: TensorSource, parts: Sequence[Part]) -> None:
+        self._source = source
         self._parts = parts
         self._name = parts[0].name
         self._broken = False
 
-    def __iter__(self) -> Iterator[Array]:
+    def floats(self) -> Iterator[Array]:
         for part in self._parts:
-            self._name = part.name
-            tensor = self._checkpoint.find(part.name, part.shape)
-            try:
-                yield from self._checkpoint.blocks(tensor, part.start, part.stop)
-            except ModelError:
-                self._broken = True  # the reader's own error names the tensor already
-                raise
+            yield from self._watched(part, self._source.rows(part))
+
+    def quantised(self) -> Iterator[QuantisedRows]:
+        for part in self._parts:
+            yield from self._watched(part, self._source.quantised(part))
+
+    def _watched(self, part: Part, blocks: Iterator[_T]) -> Iterator[_T]:
+        self._name = part.name
+        try:
+            yield from blocks
+        except ModelError:
+            self._broken = True  # the reader's own error names the tensor already
+            raise
 
     def named(self, error: ModelError) -> ModelError:
         """The error of whoever consumed the blocks, with the tensor's name."""
         return error if self._broken else ModelError(f"tensor {self._name!r}: {error}")
 
 
-def _matrix_shape(parts: Sequence[Part]) -> tuple[int, int]:
+def matrix_shape(parts: Sequence[Part]) -> tuple[int, int]:
+    """Rows and columns of the matrix that parts make up."""
     return sum(part.stop - part.start for part in parts), parts[0].shape[-1]

@@ -30,13 +30,19 @@ _NAMED_SPECIAL_TOKENS = (
 
 
 class Tokenizer:
-    """The tokenizer of one checkpoint directory. Safe to share among threads."""
+    """The tokenizer of a checkpoint's directory or GGUF file. Safe to share among threads."""
 
     def __init__(self, directory: Path) -> None:
-        """Read `tokenizer.json` and the files beside it; raises ModelError if it cannot be."""
+        """Read `tokenizer.json` and the files beside it, or what a GGUF file carries in their
+        place; raises ModelError if it cannot be."""
         self.directory = Path(directory)
-        self._backend = _load_backend(self.directory)
-        config = _read_json(self.directory / "tokenizer_config.json")
+        if self.directory.is_file():
+            from ockham.model.gguf.tokenizer import read_tokenizer
+
+            self._backend, config = read_tokenizer(self.directory)
+        else:
+            self._backend = _load_backend(self.directory)
+            config = _read_json(self.directory / "tokenizer_config.json")
         self._special_tokens = _named_special_tokens(
             {**_read_json(self.directory / "special_tokens_map.json"), **config}
         )
@@ -310,7 +316,7 @@ def load_tokenizer(config: EngineConfig, directory: Path) -> Tokenizer | None:
         return Tokenizer(directory)
     if config.tokenizer == "lab":
         return Tokenizer(Path(__file__).parent / "lab")
-    if Path(config.tokenizer).is_dir():
+    if Path(config.tokenizer).exists():
         return Tokenizer(Path(config.tokenizer))
     return Tokenizer(_fetch(config.tokenizer))
 
@@ -360,7 +366,7 @@ def _load_backend(directory: Path) -> Backend:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON ({error}). Fetch it again.") from error

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.errors import ConfigError, ModelError
+from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.core.registry import register
 from ockham.core.seams import Array, Floats
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core, packing_pool
+from ockham.weights.adopting import adopted_panels
 from ockham.weights.panels import OUTPUTS, from_panels, panels, quantise, row_panels, to_panels
 
 GROUPS = (32, 64, 128)
@@ -169,6 +171,33 @@ class Int4:
     def packed_bytes(self, out_features: int, in_features: int) -> int:
         lanes = panels(out_features) * OUTPUTS
         return lanes * in_features // 2 + 2 * lanes * (in_features // self.group)
+
+    @classmethod
+    def holding(cls, encoding: Encoding, in_features: int) -> Int4 | None:
+        """4-bit codes whose scales are fp16 numbers, in any group that is a multiple of ours."""
+        fitting = [g for g in GROUPS if encoding.group % g == 0 and in_features % g == 0]
+        if encoding.bits != 4 or not encoding.half_scales or not fitting:
+            return None
+        return cls(max(fitting))
+
+    def adopted_bytes(self, out_features: int, in_features: int, encoding: Encoding) -> int:
+        zeros = panels(out_features) * OUTPUTS * (in_features // self.group) * encoding.zeros
+        return self.packed_bytes(out_features, in_features) + zeros
+
+    def adopt(
+        self,
+        out_features: int,
+        in_features: int,
+        encoding: Encoding,
+        blocks: Iterable[QuantisedRows],
+    ) -> Int4Linear:
+        """Larger groups are cut into this format's, which repeats their scales."""
+        packed = self.empty(out_features, in_features, encoding.zeros)
+        for panel, rows in adopted_panels(blocks, out_features, in_features, encoding):
+            cut = rows.regrouped(self.group)
+            scale = cut.scales.astype(np.float16)
+            packed.fill(panel, cut.codes, scale, cut.zeros if encoding.zeros else None)
+        return packed
 
     def empty(self, out_features: int, in_features: int, zeros: bool = False) -> Int4Linear:
         """A matrix of zeros, to be filled; with zero points where asked."""

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.errors import ModelError
+from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.core.registry import register
 from ockham.core.seams import Array, Floats
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core, packing_pool
+from ockham.weights.adopting import adopted_panels
 from ockham.weights.panels import OUTPUTS, from_panels, panels, quantise, row_panels, to_panels
 
 MOST_INPUTS = 65536
@@ -90,6 +92,29 @@ class Int8:
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
         return panels(out_features) * OUTPUTS * (-(-in_features // 4) * 4 + 4)
+
+    @classmethod
+    def holding(cls, encoding: Encoding, in_features: int) -> Int8 | None:
+        """Codes of up to 8 bits around a fixed zero, with one scale of any precision by output."""
+        one_scale = encoding.group == in_features <= MOST_INPUTS
+        return cls() if one_scale and encoding.bits <= 8 and not encoding.zeros else None
+
+    def adopted_bytes(self, out_features: int, in_features: int, encoding: Encoding) -> int:
+        return self.packed_bytes(out_features, in_features)
+
+    def adopt(
+        self,
+        out_features: int,
+        in_features: int,
+        encoding: Encoding,
+        blocks: Iterable[QuantisedRows],
+    ) -> Int8Linear:
+        packed = self.empty(out_features, in_features)
+        middle = np.int16(1 << (encoding.bits - 1))
+        for panel, rows in adopted_panels(blocks, out_features, in_features, encoding):
+            codes = (rows.codes.astype(np.int16) - middle).astype(np.int8)
+            packed.fill(panel, codes, rows.scales[:, 0].astype(np.float32))
+        return packed
 
     def empty(self, out_features: int, in_features: int) -> Int8Linear:
         """A matrix of zeros, to be filled."""

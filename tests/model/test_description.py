@@ -39,7 +39,6 @@ def llama3(**changes: Any) -> dict[str, Any]:
         ({"hidden_act": "relu2"}, "activation 'relu2' is not supported; supported are silu"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps .* must be a positive number"),
         ({"eos_token_id": "</s>"}, "eos_token_id .* must be token ids"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised checkpoints cannot be"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor to 0.5, which LlamaForCausalLM"),
         ({"rope_scaling": {"type": "mrope"}}, "rotary embedding 'mrope' is not supported; .*yarn"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'linear' of config.json lacks 'factor'"),

@@ -54,6 +54,25 @@ def test_a_hub_name_is_found_in_the_cache_that_hf_home_names(tmp_path: Path) -> 
     assert found.stdout.strip() == str(repository / "snapshots" / "abc123"), found.stderr
 
 
+def test_a_gguf_file_is_taken_by_path_or_by_the_end_of_its_name(tmp_path: Path) -> None:
+    files = tmp_path / "hub" / "models--someone--tiny-GGUF" / "snapshots" / "abc123"
+    files.mkdir(parents=True)
+    for name in ("tiny-Q4_K_M.gguf", "tiny-Q4_K_S.gguf", "tiny.q8_0.gguf"):
+        (files / name).touch()
+    (files.parents[1] / "refs").mkdir()
+    (files.parents[1] / "refs" / "main").write_text("abc123")
+    assert resolve(str(files / "tiny-Q4_K_M.gguf")) == files / "tiny-Q4_K_M.gguf"
+    offline = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    for wanted, name in (("q4_k_m", "tiny-Q4_K_M.gguf"), ("Q8_0", "tiny.q8_0.gguf")):
+        found = run(PRINT_DIRECTORY, f"someone/tiny-GGUF:{wanted}", **offline)
+        assert found.stdout.strip() == str(files / name), found.stderr
+    found = run(PRINT_DIRECTORY, "someone/tiny-GGUF:Q2_K", **offline)
+    assert "ModelError: someone/tiny-GGUF has no file that ends in Q2_K.gguf" in found.stderr
+    (files / "other-Q8_0.gguf").touch()
+    found = run(PRINT_DIRECTORY, "someone/tiny-GGUF:Q8_0", **offline)
+    assert "stands for several files: other-Q8_0.gguf, tiny.q8_0.gguf" in found.stderr
+
+
 def test_offline_without_the_model_is_said_in_a_sentence(tmp_path: Path) -> None:
     found = run(PRINT_DIRECTORY, "someone/else", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert "ModelError: someone/else is not in the cache" in found.stderr

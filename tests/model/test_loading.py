@@ -22,7 +22,7 @@ def peak():
     return int(fields[0]) * 1024
 
 config = EngineConfig(model=sys.argv[1], dtype=sys.argv[2], skip_tokenizer_init=True)
-plan_model(config).checkpoint.close()  # everything is imported; no weight is read
+plan_model(config).source.close()  # everything is imported; no weight is read
 import ockham.kernels.reference
 before = peak()
 model = load_model(config)

@@ -1,0 +1,205 @@
+"""A GGUF file's metadata as the config.json that its checkpoint had, and names of its tensors.
+
+The tables follow llama.cpp's convert_hf_to_gguf.py, read backwards. What llama.cpp knows without
+being told (Gemma's attention scale, windows and local rotary base) is known here or by the records
+of `architectures`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ockham.core.errors import ModelError
+from ockham.model.description import ModelDescription, describe
+
+KEYS = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "rope.freq_base": "rope_theta",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+"""Key of the metadata, after its `ARCHITECTURE.` -> key of config.json."""
+
+LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+"""Name of a tensor in a layer, as transformers has it -> as GGUF has it after `blk.N.`."""
+
+_GEMMA = {
+    **LAYER,
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_PHI3 = {**LAYER, "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
+OUTSIDE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
+"""The same for the tensors outside of layers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GgufArchitecture:
+    """What GGUF calls an architecture: its record here, its names, whether queries and keys have
+    their rows reordered (llama.cpp rotates neighbours, transformers halves), and for how many
+    layers the scale of attention is that of hidden_size / heads instead of the head's size."""
+
+    record: str
+    layer: Mapping[str, str] = dataclasses.field(default_factory=lambda: LAYER)
+    reordered: bool = False
+    scaled_by_width_at: int | None = None
+
+
+GGUF_ARCHITECTURES = {
+    "llama": GgufArchitecture("LlamaForCausalLM", reordered=True),
+    "qwen2": GgufArchitecture("Qwen2ForCausalLM"),
+    "qwen3": GgufArchitecture("Qwen3ForCausalLM"),
+    "gemma2": GgufArchitecture("Gemma2ForCausalLM", _GEMMA, scaled_by_width_at=46),
+    "gemma3": GgufArchitecture("Gemma3ForCausalLM", _GEMMA, scaled_by_width_at=62),
+    "phi3": GgufArchitecture("Phi3ForCausalLM", _PHI3),
+}
+"""`general.architecture` -> what it is here. Mistral's models call themselves llama."""
+
+END_TOKENS = frozenset(
+    ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>")
+)
+"""Tokens that end a generation wherever they are control tokens, as in llama.cpp's vocabulary."""
+
+_CONTROL = 3
+
+
+def find_gguf_architecture(metadata: Mapping[str, Any]) -> tuple[str, GgufArchitecture]:
+    """The name in the metadata, and what it is; raises ModelError with the list of those known."""
+    name = metadata.get("general.architecture")
+    if name not in GGUF_ARCHITECTURES:
+        raise ModelError(
+            f"the GGUF architecture {name!r} is not supported; supported are "
+            f"{', '.join(GGUF_ARCHITECTURES)}."
+        )
+    if metadata.get(f"{name}.expert_count"):
+        raise ModelError(f"mixtures of experts in GGUF ({name!r}) are not supported.")
+    return str(name), GGUF_ARCHITECTURES[name]
+
+
+def config_of(
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    factors: Mapping[str, list[float]],
+) -> dict[str, Any]:
+    """The config.json of a file with tensors of these shapes.
+
+    `factors` are the values of the tensors rope_freqs, rope_factors_long and rope_factors_short,
+    those of them that there are. Raises ModelError for what is not supported.
+    """
+    name, architecture = find_gguf_architecture(metadata)
+
+    def given(key: str) -> Any:
+        return metadata.get(f"{name}.{key}")
+
+    config: dict[str, Any] = {
+        ours: given(theirs) for theirs, ours in KEYS.items() if given(theirs) is not None
+    }
+    for key, value in config.items():
+        if isinstance(value, list):
+            raise ModelError(
+                f"{key} differs from layer to layer in this GGUF file; that is not supported."
+            )
+    config["architectures"] = [architecture.record]
+    config["vocab_size"] = shapes.get("token_embd.weight", (0,))[0]
+    config["tie_word_embeddings"] = "output.weight" not in shapes
+    config["attention_bias"] = "blk.0.attn_q.bias" in shapes
+    config["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
+    if "hidden_size" in config and "num_attention_heads" in config:
+        width = config["hidden_size"] // config["num_attention_heads"]
+        head_dim = config.setdefault("head_dim", width)
+        if architecture.scaled_by_width_at is not None:
+            wide = config.get("num_hidden_layers") == architecture.scaled_by_width_at
+            config["query_pre_attn_scalar"] = width if wide else head_dim
+        rotated = given("rope.dimension_count")
+        if rotated is not None and rotated != head_dim:
+            config["partial_rotary_factor"] = rotated / head_dim
+    scaling = _rope_scaling(given, factors)
+    if scaling is not None:
+        config["rope_scaling"] = scaling
+        original = scaling.get("original_max_position_embeddings")
+        config |= {} if original is None else {"original_max_position_embeddings": original}
+    config["eos_token_id"] = _end_tokens(metadata)
+    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    return config if bos is None else {**config, "bos_token_id": bos}
+
+
+def describe_gguf(config: Mapping[str, Any]) -> ModelDescription:
+    """The description of a file's config. GGUF stores norms with the offset already added."""
+    description = describe(config)
+    record = dataclasses.replace(description.architecture, norm_offset=0.0)
+    return dataclasses.replace(description, architecture=record)
+
+
+def gguf_name(name: str, architecture: GgufArchitecture) -> str | None:
+    """The GGUF name of a tensor, e.g. "blk.3.attn_q.weight" of
+    "model.layers.3.self_attn.q_proj.weight"; None if there is none."""
+    base, _, end = name.rpartition(".")
+    layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", base)
+    if layer:
+        found = architecture.layer.get(layer[2])
+        return None if found is None else f"blk.{layer[1]}.{found}.{end}"
+    found = OUTSIDE.get(base.removeprefix("model."))
+    return None if found is None else f"{found}.{end}"
+
+
+def _rope_scaling(given: Any, factors: Mapping[str, list[float]]) -> dict[str, Any] | None:
+    """`rope_scaling` of config.json. Factors that divide single frequencies (Llama 3.1) are a
+    LongRoPE whose short and long factors are the same."""
+    original = given("rope.scaling.original_context_length")
+    attention = given("rope.scaling.attn_factor")
+    if "rope_freqs" in factors:
+        same = factors["rope_freqs"]
+        scaling = {"short_factor": same, "long_factor": same, "attention_factor": 1.0}
+        return {"rope_type": "longrope", **scaling}
+    if "rope_factors_long" in factors and "rope_factors_short" in factors:
+        scaling = {
+            "short_factor": factors["rope_factors_short"],
+            "long_factor": factors["rope_factors_long"],
+            "attention_factor": attention,
+            "original_max_position_embeddings": original,
+        }
+        return {"rope_type": "longrope", **{k: v for k, v in scaling.items() if v is not None}}
+    kind = given("rope.scaling.type")
+    if kind in (None, "none"):
+        return None
+    scaling = {"rope_type": kind, "factor": given("rope.scaling.factor")}
+    if kind == "yarn":
+        scaling |= {"original_max_position_embeddings": original, "attention_factor": attention}
+    return {k: v for k, v in scaling.items() if v is not None}
+
+
+def _end_tokens(metadata: Mapping[str, Any]) -> list[int]:
+    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
+    named = [metadata.get(f"tokenizer.ggml.{key}") for key in keys]
+    tokens = metadata.get("tokenizer.ggml.tokens") or []
+    kinds = metadata.get("tokenizer.ggml.token_type") or []
+    spelled = [
+        i
+        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
+        if kind == _CONTROL and token in END_TOKENS
+    ]
+    return list(dict.fromkeys([*(i for i in named if i is not None), *spelled]))

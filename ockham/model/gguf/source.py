@@ -1,0 +1,188 @@
+"""Weights in a GGUF file.
+
+What is held as it is stored: F32 in fp32, BF16 in bf16 (if all of the file's plain matrices are),
+Q4_0 in int4 with groups of 32. What is widened to fp32, exactly as the `gguf` package dequantises
+it: F16, and
+
+- Q8_0, whose scales stand for 32 inputs each, where int8 has one for an output;
+- Q4_1, Q5_1 and the K-quants, which add a minimum that is no multiple of the scale;
+- Q5_0 and Q6_K, whose codes have more than 4 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from gguf.quants import dequantize
+
+from ockham.core.errors import ModelError
+from ockham.core.quantised import Encoding, QuantisedRows
+from ockham.core.seams import Array
+from ockham.model.compile import Part
+from ockham.model.digest import ContentDigest
+from ockham.model.gguf.config import config_of, find_gguf_architecture, gguf_name
+from ockham.model.gguf.file import GgufFile, GgufTensor
+from ockham.model.packing import Packer, Stored
+from ockham.model.sources import Loader, Scale
+
+PLAIN: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+WIDENED = ("Q8_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+TYPES = (*PLAIN, "Q4_0", *WIDENED)
+"""The types that can be read; a tensor of another is refused when it is asked for."""
+
+BLOCK_VALUES = 1 << 20
+"""Values of the rows that are read at a time, unless a head has more."""
+
+_Q4_0 = Encoding(bits=4, group=32, half_scales=True, zeros=False)
+_FACTORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
+
+
+class GgufSource:
+    """One GGUF file, seen as the checkpoint that it was made from."""
+
+    harmless: tuple[str, ...] = tuple(f"{name}.weight" for name in _FACTORS)
+
+    def __init__(self, path: Path) -> None:
+        """Raises ModelError for a file that is damaged or of an architecture not supported."""
+        self.digest = ContentDigest()
+        self._file = GgufFile(path)
+        try:
+            _, self._architecture = find_gguf_architecture(self._file.metadata)
+            shapes = {name: tensor.shape for name, tensor in self._file.tensors.items()}
+            self.config = config_of(self._file.metadata, shapes, self._factors())
+        except BaseException:
+            self._file.close()
+            raise
+
+    def names(self) -> Collection[str]:
+        return self._file.tensors
+
+    def plain_dtype(self) -> str:
+        types = {t.type_name for t in self._file.tensors.values() if len(t.shape) > 1}
+        return "BF16" if types & PLAIN.keys() == {"BF16"} else "F32"
+
+    def measure(self, packer: Packer) -> Scale:
+        return Scale(self, packer)
+
+    def load(self, packer: Packer) -> Loader:
+        return Loader(self, packer)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def has(self, name: str) -> bool:
+        return gguf_name(name, self._architecture) in self._file.tensors
+
+    def stored(self, part: Part) -> Stored:
+        tensor = self._find(part)
+        if tensor.type_name == "Q4_0":
+            return Stored("Q4_0", (tensor.name,), _Q4_0)
+        return Stored(tensor.type_name, (tensor.name,), opaque=tensor.type_name in WIDENED)
+
+    def rows(self, part: Part) -> Iterator[Array]:
+        tensor = self._find(part)
+        for raw in self._blocks(part, tensor):
+            if tensor.type_name in PLAIN:
+                yield raw.view(PLAIN[tensor.type_name])
+            else:
+                assert tensor.type is not None
+                with np.errstate(all="ignore"):  # infinite scales are found by who packs them
+                    yield dequantize(raw, tensor.type)
+
+    def quantised(self, part: Part) -> Iterator[QuantisedRows]:
+        """A block of Q4_0 is an fp16 scale and 16 bytes: inputs 0 to 15 low, 16 to 31 high.
+
+        Where a whole block is too small for fp16 its scale is zero, whatever its codes are; they
+        are made to say zero as well.
+        """
+        tensor = self._find(part)
+        for raw in self._blocks(part, tensor):
+            blocks = raw.reshape(len(raw), -1, 18)
+            scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0]
+            packed = blocks[..., 2:]
+            codes = np.concatenate([packed & 15, packed >> 4], axis=-1)
+            codes[scales == 0] = 8
+            zeros = np.full(scales.shape, 8, np.uint8)
+            yield QuantisedRows(codes.reshape(len(raw), -1), scales, zeros)
+
+    def _find(self, part: Part) -> GgufTensor:
+        name = gguf_name(part.name, self._architecture)
+        tensor = None if name is None else self._file.tensors.get(name)
+        if tensor is None:
+            raise ModelError(f"{self._file.path} has no tensor {name or part.name!r}.")
+        if tensor.shape != part.shape:
+            raise ModelError(
+                f"tensor {name!r} of {self._file.path} has the shape {list(tensor.shape)}, but "
+                f"its metadata implies {list(part.shape)}."
+            )
+        if tensor.type_name not in TYPES:
+            raise ModelError(
+                f"tensor {name!r} of {self._file.path} has the type {tensor.type_name}; supported "
+                f"are {', '.join(TYPES)}."
+            )
+        return tensor
+
+    def _blocks(self, part: Part, tensor: GgufTensor) -> Iterator[npt.NDArray[np.uint8]]:
+        """The bytes of rows [part.start, part.stop) in the order that transformers has."""
+        self.digest.update_exactly(
+            f"{tensor.name} {tensor.type_name} {part.start} {part.stop}".encode()
+        )
+        head = self._reordered_head(part)
+        if head is not None and len(part.shape) == 1:
+            row = next(self._read(tensor, 0, 1, 1))
+            item = tensor.row_bytes // part.shape[0]
+            yield row.reshape(-1, item)[_transformers_order(part.shape[0], head)].reshape(1, -1)
+            return
+        unit = head or 1
+        rows = max(1, BLOCK_VALUES // tensor.shape[-1] // unit) * unit
+        first = part.start // unit * unit
+        for block in self._read(tensor, first, -(-part.stop // unit) * unit, rows):
+            ordered = block if head is None else block[_transformers_order(len(block), head)]
+            cut = slice(max(0, part.start - first), part.stop - first)
+            yield ordered[cut]
+            first += len(block)
+
+    def _read(
+        self, tensor: GgufTensor, start: int, stop: int, rows: int
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        buffer = np.empty((min(rows, stop - start), tensor.row_bytes), np.uint8)
+        for first in range(start, stop, rows):
+            block = buffer[: min(rows, stop - first)]
+            view = block.reshape(-1).data
+            offset = tensor.start + first * tensor.row_bytes
+            self._file.read_into(view, offset, f"tensor {tensor.name!r}")
+            self.digest.update(view)
+            yield block
+
+    def _reordered_head(self, part: Part) -> int | None:
+        """The size of a head where rows are reordered within heads."""
+        base = part.name.rpartition(".")[0]
+        if self._architecture.reordered and base.endswith(("self_attn.q_proj", "self_attn.k_proj")):
+            return int(self.config["head_dim"])
+        return None
+
+    def _factors(self) -> dict[str, list[float]]:
+        """The tensors that divide rotary frequencies."""
+        found = {}
+        for name in _FACTORS:
+            tensor = self._file.tensors.get(name + ".weight")
+            if tensor is None:
+                continue
+            if tensor.type_name != "F32" or len(tensor.shape) != 1:
+                raise ModelError(f"tensor {tensor.name!r} of {self._file.path} is no row of F32.")
+            found[name] = next(self._read(tensor, 0, 1, 1)).view(np.float32)[0].tolist()
+        return found
+
+
+def _transformers_order(rows: int, head: int) -> npt.NDArray[np.int64]:
+    """Where rows of whole heads stand in GGUF: row j * head / 2 + i of a head at row 2 i + j."""
+    return np.arange(rows).reshape(-1, head // 2, 2).swapaxes(1, 2).reshape(-1)

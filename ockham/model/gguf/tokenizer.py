@@ -1,0 +1,204 @@
+"""The tokenizer that a GGUF file carries, for the `tokenizers` library.
+
+Two kinds: "gpt2", byte-level BPE with its merges and the name of the expression that splits words,
+and "llama", SentencePiece's BPE, whose merges follow from the pieces' scores. Where llama.cpp and
+the checkpoint's own tokenizer.json differ, the latter is followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ockham.core.errors import ModelError
+from ockham.model.gguf.file import GgufFile
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
+"""Kinds of tokens in `tokenizer.ggml.token_type`; 1 is an ordinary one."""
+
+_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = _LETTERS + r"|\p{N}{1,3}" + _REST
+_QWEN2 = _LETTERS + r"|\p{N}" + _REST
+_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPLITS: dict[str, str | None] = {
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "smaug-bpe"), _LLAMA3),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2),
+    "tekken": _TEKKEN,
+    **dict.fromkeys(("gpt-2", "default", "smollm"), None),
+}
+"""`tokenizer.ggml.pre` -> the expression that splits words; None is GPT-2's, of `tokenizers`."""
+
+_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3")
+"""Kinds of which a word that is a token is not merged from parts, and which begin texts by bos."""
+
+_SINGLE_DIGITS = ("smollm",)
+_COMPOSED = ("qwen2", "deepseek-r1-qwen", "megrez")  # text is brought to Unicode's NFC
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+
+_NAMED = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+"""Name in tokenizer_config.json -> key of the metadata."""
+
+
+def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any]]:
+    """The tokenizer of a GGUF file, and what its tokenizer_config.json would say.
+
+    Raises ModelError if the file has none, or one of a kind that is not supported.
+    """
+    file = GgufFile(path)
+    file.close()
+    metadata = file.metadata
+    kind, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
+    if kind not in ("gpt2", "llama") or not tokens:
+        raise ModelError(
+            f"the tokenizer of {path} is of the kind {kind!r}; supported are gpt2 and llama. Name "
+            "another with --tokenizer, or set skip_tokenizer_init=True and give token ids."
+        )
+    backend = (_byte_level if kind == "gpt2" else _sentencepiece)(path, metadata, tokens)
+    _add_special(backend, metadata, tokens)
+    config = _config(metadata, tokens)
+    _add_ends(backend, metadata, config, kind)
+    return backend, config
+
+
+def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    pre = metadata.get("tokenizer.ggml.pre", "default")
+    if pre not in SPLITS:
+        raise ModelError(
+            f"the tokenizer of {path} splits words as {pre!r}, which is not known; known are "
+            f"{', '.join(SPLITS)}. Name another tokenizer with --tokenizer."
+        )
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges", ())]
+    backend = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=merges,
+            ignore_merges=pre in _WHOLE_WORDS,
+        )
+    )
+    split = SPLITS[pre]
+    if split is not None:
+        steps = [
+            pre_tokenizers.Split(Regex(split), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    else:
+        digits = [pre_tokenizers.Digits(individual_digits=True)] if pre in _SINGLE_DIGITS else []
+        steps = [*digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    if pre in _COMPOSED:
+        backend.normalizer = normalizers.NFC()
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _sentencepiece(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    gemma = str(metadata.get("general.architecture")).startswith("gemma")
+    if gemma:  # its runs of spaces are stored as such
+        tokens = [_SPACE * len(t) if t and not t.strip(" ") else t for t in tokens]
+    scores = metadata.get("tokenizer.ggml.scores")
+    if gemma or not scores:  # Gemma's scores do not follow its merges; the order of its tokens does
+        scores = [-float(i) for i in range(len(tokens))]
+    kinds = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    if len(scores) != len(tokens) or len(kinds) != len(tokens):
+        raise ModelError(f"the tokenizer of {path} has not one score and one kind for each token.")
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id")
+    backend = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=_merges(tokens, scores, kinds),
+            unk_token=None if unknown is None else tokens[unknown],
+            fuse_unk=True,
+            byte_fallback=BYTE in kinds,
+        )
+    )
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", not gemma)
+    steps: list[Any] = [normalizers.Prepend(_SPACE)] if prefix else []
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    decoding: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*decoding, *([decoders.Strip(" ", 1, 0)] * bool(prefix))])
+    return backend
+
+
+def _merges(
+    tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int]
+) -> list[tuple[str, str]]:
+    """All pairs of pieces that make up a piece, the best piece first, as SentencePiece merges."""
+    mergeable = {t: i for i, t in enumerate(tokens) if kinds[i] not in (UNKNOWN, CONTROL, BYTE)}
+    found: list[tuple[float, int, int, str, str]] = []
+    for token, index in mergeable.items():
+        for cut in range(1, len(token)):
+            left, right = mergeable.get(token[:cut]), mergeable.get(token[cut:])
+            if left is not None and right is not None:
+                found.append((-scores[index], left, right, token[:cut], token[cut:]))
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _add_special(backend: Backend, metadata: Mapping[str, Any], tokens: Sequence[str]) -> None:
+    """Tokens that are found whole in a text: control tokens, which are special, and the user's."""
+    from tokenizers import AddedToken
+
+    kinds = metadata.get("tokenizer.ggml.token_type") or []
+    for wanted, special in (((UNKNOWN, CONTROL), True), ((USER_DEFINED,), False)):
+        named = [t for t, kind in zip(tokens, kinds, strict=False) if kind in wanted]
+        added = [AddedToken(t, normalized=False, special=special) for t in named]
+        if special:
+            backend.add_special_tokens(added)
+        else:
+            backend.add_tokens(added)
+
+
+def _add_ends(
+    backend: Backend, metadata: Mapping[str, Any], config: Mapping[str, Any], kind: str
+) -> None:
+    """What is put around every text: bos and eos, as the file says or as its kind does."""
+    from tokenizers import processors
+
+    usual = kind == "llama" or metadata.get("tokenizer.ggml.pre") in _WHOLE_WORDS
+    bos, eos = config.get("bos_token"), config.get("eos_token")
+    with_bos = metadata.get("tokenizer.ggml.add_bos_token", usual) and bos is not None
+    with_eos = metadata.get("tokenizer.ggml.add_eos_token", False) and eos is not None
+    ends = [token for token, wanted in ((bos, with_bos), (eos, with_eos)) if wanted]
+    if ends:
+        parts = [*([str(bos)] * bool(with_bos)), "$A", *([str(eos)] * bool(with_eos))]
+        ids = [(str(token), backend.token_to_id(str(token))) for token in dict.fromkeys(ends)]
+        template = processors.TemplateProcessing(single=parts, special_tokens=ids)
+        byte_level = [processors.ByteLevel(trim_offsets=False)] if kind == "gpt2" else []
+        backend.post_processor = processors.Sequence([*byte_level, template])
+
+
+def _config(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for name, key in _NAMED.items():
+        token = metadata.get(f"tokenizer.ggml.{key}")
+        if isinstance(token, int) and 0 <= token < len(tokens):
+            config[name] = tokens[token]
+    named = metadata.get("tokenizer.chat_templates") or []
+    templates = [
+        {"name": name, "template": metadata[f"tokenizer.chat_template.{name}"]}
+        for name in named
+        if f"tokenizer.chat_template.{name}" in metadata
+    ]
+    default = metadata.get("tokenizer.chat_template")
+    if templates and default is not None:
+        templates.append({"name": "default", "template": default})
+    if templates or default is not None:
+        config["chat_template"] = templates or default
+    return config

@@ -1,0 +1,108 @@
+"""Which format each matrix of a model is packed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ockham.core.errors import ConfigError
+from ockham.core.quantised import Encoding
+from ockham.core.registry import find
+from ockham.core.seams import Format, QuantisedFormat
+
+HOLDERS = ("int4", "int8")
+"""Formats that may hold what a checkpoint stores quantised: the smaller first."""
+
+WIDENED = "fp32"
+"""The format of matrices that none of them holds: it holds every value of all encodings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a checkpoint stores one tensor: its dtype, or its quantisation, and the names of the
+    tensors of the file that make it up. `opaque` says that it is quantised in a way that no
+    encoding describes."""
+
+    dtype: str
+    tensors: tuple[str, ...]
+    encoding: Encoding | None = None
+    opaque: bool = False
+
+    @property
+    def quantised(self) -> bool:
+        return self.opaque or self.encoding is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """What becomes of one matrix: packed from floats, or by `holder` taken over as encoded."""
+
+    format: Format
+    holder: QuantisedFormat | None = None
+    encoding: Encoding | None = None
+
+    def packed_bytes(self, out_features: int, in_features: int) -> int:
+        if self.holder is not None and self.encoding is not None:
+            return self.holder.adopted_bytes(out_features, in_features, self.encoding)
+        return self.format.packed_bytes(out_features, in_features)
+
+    def describe(self) -> str:
+        """What decides the product's bits besides the values."""
+        return f"{self.format.name} ({self.format.activations} inputs)"
+
+
+@dataclass(frozen=True, slots=True)
+class Packer:
+    """Decides by how a matrix is stored. `asked` is the quantization that the user named, if any;
+    `plain` the format of matrices that the checkpoint did not quantise."""
+
+    plain: Format
+    asked: Format | None = None
+
+    def packing(self, parts: Sequence[Stored], in_features: int) -> Packing:
+        """How to pack one matrix that is made of these parts, one below the other.
+
+        Quantised parts that are stored alike are taken over by a format that holds their values; if
+        there is none, or only some parts are quantised, all are widened to fp32. What the user
+        names is done in any case, and not silently: widened values are packed anew.
+        """
+        encodings = [part.encoding for part in parts if part.encoding is not None]
+        if not any(part.quantised for part in parts):
+            return Packing(self.asked or self.plain)
+        if len(encodings) == len(parts):
+            common = _common(encodings)
+            holder = None if common is None else _holder(common, in_features)
+            if holder is not None and (self.asked is None or self.asked.name == holder.name):
+                return Packing(holder, holder, common)
+        return Packing(self.asked or make_format(WIDENED))
+
+
+def make_format(name: str) -> Format:
+    """A format by name; `int4:32` is int4 in groups of 32. Raises ConfigError."""
+    base, _, group = name.partition(":")
+    cls = find("format", base).cls
+    if not group:
+        made: Format = cls()
+        return made
+    if base != "int4" or not group.isdigit():
+        raise ConfigError(f"there is no format {name!r}; write int4:32, int4:64 or int4:128.")
+    grouped: Format = cls(int(group))
+    return grouped
+
+
+def _holder(encoding: Encoding, in_features: int) -> QuantisedFormat | None:
+    for name in HOLDERS:
+        cls: type[QuantisedFormat] = find("format", name).cls
+        holder = cls.holding(encoding, in_features)
+        if holder is not None:
+            return holder
+    return None
+
+
+def _common(encodings: Sequence[Encoding]) -> Encoding | None:
+    """An encoding of the rows of all; None if they differ in bits or groups."""
+    first = encodings[0]
+    if any((each.bits, each.group) != (first.bits, first.group) for each in encodings):
+        return None
+    half, zeros = all(e.half_scales for e in encodings), any(e.zeros for e in encodings)
+    return Encoding(first.bits, first.group, half, zeros)

@@ -1,0 +1,1 @@
+"""Checkpoints that come quantised in safetensors files: one layout a file."""

@@ -1,0 +1,123 @@
+"""GGUF files for tests, written by the `gguf` package as llama.cpp's converter would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+
+SCALES_AT = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+"""Where the fp16 scales stand in a block; the package writes none of these types itself."""
+
+_ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "gemma3": gguf.MODEL_ARCH.GEMMA3,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+}
+
+
+def write_gguf(
+    path: Path,
+    architecture: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, np.ndarray],
+    type_of: Callable[[str], str] = lambda name: "F32",
+    metadata: Callable[[gguf.GGUFWriter], object] = lambda writer: None,
+    extra: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Write a checkpoint's weights; matrices (by their names in transformers) as `type_of` says.
+
+    Gives the weights as the file has them, dequantised by the `gguf` package.
+    """
+    writer = gguf.GGUFWriter(path, architecture)
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head_dim)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config.get("rope_theta", 10000.0))
+    writer.add_rope_dimension_count(head_dim)
+    if config.get("sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
+    for key, add in (
+        ("attn_logit_softcapping", writer.add_attn_logit_softcapping),
+        ("final_logit_softcapping", writer.add_final_logit_softcapping),
+    ):
+        if config.get(key):
+            add(config[key])
+    metadata(writer)
+    names = gguf.get_tensor_name_map(_ARCHITECTURES[architecture], config["num_hidden_layers"])
+    meant = {}
+    for number, (name, value) in enumerate(weights.items()):
+        value = np.asarray(value, np.float32)
+        stored = value
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+            stored = _permute(value, heads if "q_proj" in name else kv_heads)
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+            stored = value + np.float32(1)
+        kind = Type[type_of(name)] if value.ndim > 1 else Type.F32
+        raw, worth = encode(stored, kind, number)
+        assert raw.dtype == np.uint8 or kind in (Type.F32, Type.F16)
+        ours = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        writer.add_tensor(ours, raw, raw_dtype=kind)
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+            worth = _unpermute(worth, heads if "q_proj" in name else kv_heads)
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+            worth = value
+        meant[name] = worth
+    for name, value in (extra or {}).items():
+        writer.add_tensor(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return meant
+
+
+def encode(value: np.ndarray, kind: Type, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix as bytes of a type, and what those are worth. K-quants are random blocks."""
+    if kind == Type.F32:
+        return value, value
+    if kind == Type.F16:
+        return value.astype(np.float16), value.astype(np.float16).astype(np.float32)
+    if kind.name in SCALES_AT:
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        rng = np.random.default_rng(seed)
+        shape = (*value.shape[:-1], value.shape[-1] // block, block_bytes)
+        raw = rng.integers(0, 256, shape, dtype=np.uint8)
+        for place in SCALES_AT[kind.name]:
+            scale = rng.uniform(1e-4, 3e-4, shape[:-1]).astype(np.float16)
+            raw[..., place : place + 2] = scale[..., None].view(np.uint8)
+        raw = raw.reshape(*value.shape[:-1], -1)
+    else:
+        raw = gguf.quants.quantize(value, kind)
+    return raw, gguf.quants.dequantize(raw, kind)
+
+
+def _permute(weights: np.ndarray, heads: int) -> np.ndarray:
+    """convert_hf_to_gguf.py, LlamaModel.permute."""
+    return (
+        weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weights.shape)
+    )
+
+
+def _unpermute(weights: np.ndarray, heads: int) -> np.ndarray:
+    return (
+        weights.reshape(heads, weights.shape[0] // heads // 2, 2, *weights.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weights.shape)
+    )
