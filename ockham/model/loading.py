@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ockham.core.config import KV_DTYPES, EngineConfig
+from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.kernels.backends import find_backend
 from ockham.kernels.base import Backend, GroupLayout
@@ -166,20 +166,12 @@ def _packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> Packer
     return Packer(make_format(plain), None if asked is None else make_format(asked))
 
 
-<<<<<<< HEAD
-def _state_dtype(config: EngineConfig, weight_format: Format) -> str:
+def _state_dtype(config: EngineConfig, packer: Packer) -> str:
     """The dtype of keys and values: as set, or float32 where the products are, else bfloat16."""
     if config.kv_cache_dtype != "auto":
         return config.kv_cache_dtype
-    return "float32" if weight_format.activations == "float32" else "bfloat16"
-=======
-def _state_dtype(config: EngineConfig, packer: Packer) -> str:
-    """The dtype of keys and values: as set, or that of what is not quantised."""
-    plain = (packer.asked or packer.plain).activations
-    if plain not in KV_DTYPES:
-        plain = packer.plain.activations
-    return plain if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
->>>>>>> a06ef8b
+    activations = (packer.asked or packer.plain).activations
+    return "float32" if activations == "float32" else "bfloat16"
 
 
 def _unused_notes(planned: PlannedModel) -> list[str]:
