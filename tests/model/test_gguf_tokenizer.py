@@ -144,13 +144,8 @@ def test_several_chat_templates_keep_their_names(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", "gpt2", byte_level_bpe(), chat_template=templates)
     tokenizer = OckhamTokenizer(path)
     assert tokenizer.apply_chat_template(MESSAGES) == "plain"
-    assert (
-        tokenizer.apply_chat_template(
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert tokenizer.apply_chat_template(MESSAGES, tools=tools) == "with tools"
-        )
-        == "with tools"
-    )
 
 
 def test_kinds_that_are_not_known_are_refused(tmp_path: Path) -> None:
