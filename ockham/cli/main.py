@@ -16,6 +16,7 @@ VERBS = {
     "chat": ("ockham.cli.chat:chat", "Talk with a model in the terminal."),
     "serve": ("ockham.cli.serve:serve", "Serve a model behind the OpenAI API."),
     "bench": ("ockham.cli.bench:bench", "Measure latency, throughput, or a running server."),
+    "convert": ("ockham.cli.convert:convert", "Write a model as packed weights that load fast."),
     "doctor": ("ockham.cli.doctor:doctor", "Show what this machine and this build can do."),
     "models": ("ockham.cli.models:models", "List models: built in, cached, supported."),
     "techniques": ("ockham.cli.techniques:techniques", "List the techniques there are."),

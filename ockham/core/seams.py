@@ -54,7 +54,8 @@ class Format(Protocol):
     activations: ClassVar[str]
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
-        """Bytes that a packed matrix of this shape takes."""
+        """Bytes that a packed matrix of this shape takes. Raises ModelError for a shape that the
+        format cannot have."""
         ...
 
     def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Linear:

@@ -91,8 +91,8 @@ def plan_model(config: EngineConfig) -> PlannedModel:
     opened = open_model(directory)
     raw, description, source = opened.config, opened.description, opened.source
     try:
-        packer = _packer(config, raw, source)
-        state_dtype = _state_dtype(config, packer)
+        packer = choose_packer(config, raw, source)
+        state_dtype = choose_state_dtype(config, packer)
         measured = source.measure(packer)
         compile_program(description, measured, description.max_position_embeddings)
         plan = plan_memory(config, description, measured.bytes, state_dtype, available_bytes())
@@ -145,7 +145,7 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
     )
 
 
-def _packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> Packer:
+def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> Packer:
     """The named quantization, if any; else what the checkpoint quantised stays as it is, and the
     rest takes the format of the dtype asked for, or the checkpoint's own.
 
@@ -155,6 +155,8 @@ def _packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> Packer
     if plain is None:
         plain = "bf16" if source.plain_dtype() == "BF16" else "fp32"
     asked = config.quantization
+    if asked == source.quantised_as:
+        asked = None
     if asked in CODECS:  # as vLLM's users name what the checkpoint is anyway
         method = (quantization_config(raw) or {}).get("quant_method")
         if method != asked:
@@ -166,7 +168,7 @@ def _packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> Packer
     return Packer(make_format(plain), None if asked is None else make_format(asked))
 
 
-def _state_dtype(config: EngineConfig, packer: Packer) -> str:
+def choose_state_dtype(config: EngineConfig, packer: Packer) -> str:
     """The dtype of keys and values: as set, or float32 where the products are, else bfloat16."""
     if config.kv_cache_dtype != "auto":
         return config.kv_cache_dtype

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ockham.model.converted import METHOD, ConvertedSource
 from ockham.model.description import ModelDescription, describe, read_config
+from ockham.model.prequantised.find import quantization_config
 from ockham.model.safetensors_source import SafetensorsSource
 from ockham.model.sources import Source
 
@@ -35,4 +37,7 @@ def open_model(path: Path) -> OpenedModel:
             raise
     config = read_config(path)
     description = describe(config)
+    quantised = quantization_config(config) or {}
+    if quantised.get("quant_method") == METHOD:
+        return OpenedModel(config, description, ConvertedSource(path, quantised))
     return OpenedModel(config, description, SafetensorsSource(path, config))

@@ -69,7 +69,7 @@ class Tensor:
 
 
 class SafetensorsFile(WeightsFile):
-    """One open file, whose header has been checked whole."""
+    """One open file, whose header has been checked whole. `metadata` is what else stands there."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -99,7 +99,7 @@ class SafetensorsFile(WeightsFile):
             raise ModelError(f"the header of {self.path} is not JSON: {error}.") from None
         if not isinstance(header, dict):
             raise ModelError(f"the header of {self.path} is not a JSON object.")
-        header.pop("__metadata__", None)
+        self.metadata = header.pop("__metadata__", None) or {}
         data_start, data_bytes = 8 + length, size - 8 - length
         tensors = {
             name: self._tensor(name, entry, data_start, data_bytes)

@@ -24,6 +24,8 @@ class SafetensorsSource:
     stored by inputs, since outputs are needed.
     """
 
+    quantised_as: str | None = None
+
     def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
         """Raises ModelError if a file is missing or damaged, or the layout is unknown."""
         self._codec = find_codec(config)

@@ -41,10 +41,12 @@ class Source(Protocol):
     """The weights of a model, whatever files they stand in.
 
     `digest` is that of everything read so far, `harmless` the endings of names of tensors that
-    such files carry and no one needs.
+    such files carry and no one needs, `quantised_as` the quantization that the files were
+    converted to beforehand.
     """
 
     harmless: tuple[str, ...]
+    quantised_as: str | None
 
     @property
     def digest(self) -> ContentDigest: ...
@@ -124,7 +126,10 @@ class Scale:
             self.used.update(part.tensors)
         rows, columns = matrix_shape(parts)
         packing = self._packer.packing(stored, columns)
-        nbytes = packing.packed_bytes(rows, columns)
+        try:
+            nbytes = packing.packed_bytes(rows, columns)
+        except ModelError as error:
+            raise ModelError(f"tensor {parts[0].name!r}: {error}") from None
         self.bytes += nbytes
         self.parameters += rows * columns
         self.formats[packing.describe()] += 1

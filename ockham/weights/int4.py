@@ -169,6 +169,7 @@ class Int4:
         self.activations = f"int8 by row and group of {group}"
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
+        self._check(in_features)
         lanes = panels(out_features) * OUTPUTS
         return lanes * in_features // 2 + 2 * lanes * (in_features // self.group)
 
@@ -201,11 +202,7 @@ class Int4:
 
     def empty(self, out_features: int, in_features: int, zeros: bool = False) -> Int4Linear:
         """A matrix of zeros, to be filled; with zero points where asked."""
-        if in_features % self.group:
-            raise ModelError(
-                f"{in_features} inputs cannot be cut into groups of {self.group}: choose another "
-                "group, or int8."
-            )
+        self._check(in_features)
         count, groups = panels(out_features), in_features // self.group
         return Int4Linear(
             out_features,
@@ -215,6 +212,13 @@ class Int4:
             allocate_array((count, groups, OUTPUTS), np.float16),  # type: ignore[arg-type]
             allocate_array((count, groups, OUTPUTS), np.uint8) if zeros else None,  # type: ignore[arg-type]
         )
+
+    def _check(self, in_features: int) -> None:
+        if in_features % self.group:
+            raise ModelError(
+                f"{in_features} inputs cannot be cut into groups of {self.group}: choose another "
+                "group, or int8."
+            )
 
     def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Int4Linear:
         """Scales are searched by `choose_scales`. Refuses weights whose scale fp16 cannot hold."""

@@ -91,6 +91,7 @@ class Int8:
     activations: ClassVar[str] = "int8 by row"
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
+        self._check(in_features)
         return panels(out_features) * OUTPUTS * (-(-in_features // 4) * 4 + 4)
 
     @classmethod
@@ -118,13 +119,16 @@ class Int8:
 
     def empty(self, out_features: int, in_features: int) -> Int8Linear:
         """A matrix of zeros, to be filled."""
+        self._check(in_features)
+        weight = allocate_array((panels(out_features), -(-in_features // 4), OUTPUTS, 4), np.uint8)
+        scale = allocate_array((panels(out_features) * OUTPUTS,), np.float32)
+        return Int8Linear(out_features, in_features, weight, scale)  # type: ignore[arg-type]
+
+    def _check(self, in_features: int) -> None:
         if in_features > MOST_INPUTS:
             raise ModelError(
                 f"int8 takes at most {MOST_INPUTS} inputs, not {in_features}: use bf16."
             )
-        weight = allocate_array((panels(out_features), -(-in_features // 4), OUTPUTS, 4), np.uint8)
-        scale = allocate_array((panels(out_features) * OUTPUTS,), np.float32)
-        return Int8Linear(out_features, in_features, weight, scale)  # type: ignore[arg-type]
 
     def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Int8Linear:
         """The scale of an output is its largest magnitude over 127."""

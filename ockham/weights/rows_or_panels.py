@@ -16,6 +16,15 @@ Repack = Callable[[npt.NDArray[np.uint8], int, int, int], None]
 """Turns flat bytes of (outputs, units) into panels in place: bytes, outputs, units, unit_bytes."""
 
 
+def panels_in_place(
+    weight: npt.NDArray[np.uint8], outputs: int, units: int, unit_bytes: int
+) -> None:
+    """A `Repack` without compiled code."""
+    for panel in weight.reshape(outputs // OUTPUTS, -1):
+        rows = panel.reshape(OUTPUTS, units, unit_bytes)
+        panel[...] = rows.swapaxes(0, 1).reshape(-1).copy()
+
+
 class FloatMatrix:
     """`arrays["weight"]`: rows (16 P, U * unit), or after `to_panels` (P, U, 16, unit), for P
     panels of U units, padded with zeros. `weight` is the part of the rows that is no padding.
@@ -48,6 +57,12 @@ class FloatMatrix:
         outputs, columns = self._memory.shape
         units = columns // self.unit
         repack(as_bytes(self._memory), outputs, units, self.unit * self._memory.itemsize)
+        self.see_as_panels()
+
+    def see_as_panels(self) -> None:
+        """Take the memory for panels as it is: for whoever fills it with panels."""
+        outputs, columns = self._memory.shape
+        units = columns // self.unit
         self.weight = self._memory.reshape(outputs // OUTPUTS, units, OUTPUTS, self.unit)
         self.arrays["weight"] = self.weight
         self.in_panels = True

@@ -51,6 +51,8 @@ class GgufSource:
 
     harmless: tuple[str, ...] = tuple(f"{name}.weight" for name in _FACTORS)
 
+    quantised_as: str | None = None
+
     def __init__(self, path: Path) -> None:
         """Raises ModelError for a file that is damaged or of an architecture not supported."""
         self.digest = ContentDigest()

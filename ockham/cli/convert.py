@@ -1,0 +1,56 @@
+"""`ockham convert`: write a model as a directory of packed weights that loads directly."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from ockham.cli.options import option
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError
+
+QUANTIZATIONS = ("int4", "int8", "bf16", "fp32")
+GROUP_SIZES = ("32", "64", "128")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("out", type=click.Path(path_type=Path))
+@option(
+    "--quantization",
+    type=click.Choice(QUANTIZATIONS),
+    default=None,
+    help="Weight format; without it, every matrix as loading MODEL would hold it.",
+)
+@option(
+    "--group-size",
+    type=click.Choice(GROUP_SIZES),
+    default=None,
+    help="Inputs that share a scale, for int4.  [default: 64]",
+)
+@option("--revision", default=None, help="Branch, tag or commit of a model on the hub.")
+def convert(
+    model: str, out: Path, quantization: str | None, group_size: str | None, revision: str | None
+) -> None:
+    """Convert MODEL (a directory, a .gguf file, a hub name) to the new directory OUT.
+
+    OUT holds packed weights, config.json and the tokenizer; `ockham run OUT` gives what
+    `ockham run MODEL --quantization ...` gives, to the bit, and starts without packing anything.
+    """
+    if group_size is not None:
+        if quantization != "int4":
+            raise ConfigError("--group-size is for --quantization int4 only.")
+        quantization = f"int4:{group_size}"
+
+    from ockham.model import converting
+    from ockham.model.memory import readable
+
+    started = time.perf_counter()
+    config = EngineConfig(model=model, revision=revision, quantization=quantization)
+    written = converting.convert(config, out, lambda line: click.echo(line, err=True))
+    click.echo(
+        f"wrote {readable(written)} of weights to {out} in {time.perf_counter() - started:.1f} s",
+        err=True,
+    )

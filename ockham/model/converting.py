@@ -1,0 +1,194 @@
+"""Writing a directory that loads directly (see converted.py), one matrix in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.seams import Array, Linear
+from ockham.kernels.memory import as_bytes
+from ockham.kernels.ops import Floats
+from ockham.model.compile import Part, Weights, compile_program
+from ockham.model.converted import DTYPES, METHOD, VERSION, ConvertedSource, key_of, vector_key
+from ockham.model.hub import WANTED_FILES, resolve
+from ockham.model.loading import choose_packer, choose_state_dtype
+from ockham.model.opening import OpenedModel, open_model
+from ockham.model.packing import Packer
+from ockham.model.safetensors import SINGLE_FILE
+from ockham.model.sources import TensorSource, UnloadedLinear, matrix_shape
+from ockham.weights.stored import StoredMatrix, stored_matrix
+
+ALIGNMENT = 64
+"""The first byte of the data stands at a multiple of this."""
+
+
+def convert(config: EngineConfig, out: Path, progress: Callable[[str], None]) -> int:
+    """Write the model of `config`, packed as its quantization says, to the directory `out`.
+
+    Gives the bytes of the weights written. `out` must be empty or not exist; its config.json comes
+    last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"{out} is not an empty directory; name another, or remove what is in it."
+        )
+    path = resolve(config.model, config.revision)
+    opened = open_model(path)
+    try:
+        if isinstance(opened.source, ConvertedSource):
+            raise ConfigError(f"{path} was converted already; convert the original instead.")
+        packer = choose_packer(config, opened.config, opened.source)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            written = _write_weights(opened, packer, out / SINGLE_FILE, progress)
+            _copy_beside(path, out)
+            _write_config(opened, config, packer, out)
+        except OSError as error:
+            raise ModelError(f"writing {out} failed: {error.strerror or error}.") from error
+    finally:
+        opened.source.close()
+    return written
+
+
+def _write_weights(
+    opened: OpenedModel, packer: Packer, path: Path, progress: Callable[[str], None]
+) -> int:
+    """Two runs of the compiler: the first learns what there will be, the second writes it."""
+    description = opened.description
+    measured = opened.source.measure(packer)
+    compile_program(description, measured, description.max_position_embeddings)
+    for line in measured.notes():
+        progress(line)
+    assert not isinstance(opened.source, ConvertedSource)
+    plan = _Plan(opened.source, packer)  # type: ignore[arg-type]
+    compile_program(description, plan, description.max_position_embeddings)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as file:
+        start = plan.write_header(file)
+        writer = _Writer(opened.source.load(packer), file, start, plan)
+        compile_program(description, writer, description.max_position_embeddings)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    return plan.nbytes
+
+
+class _Plan:
+    """Learns which arrays will be written, in order, and where."""
+
+    def __init__(self, source: TensorSource, packer: Packer) -> None:
+        self.matrices: dict[str, StoredMatrix] = {}
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.nbytes = 0
+        self._source = source
+        self._packer = packer
+
+    def has(self, name: str) -> bool:
+        return self._source.has(name)
+
+    def linear(self, parts: Sequence[Part]) -> Linear:
+        shape = matrix_shape(parts)
+        packing = self._packer.packing([self._source.stored(part) for part in parts], shape[1])
+        zeros = packing.encoding is not None and packing.encoding.zeros
+        group = getattr(packing.format, "group", 0)
+        matrix = StoredMatrix(packing.format.name, *shape, group, zeros)
+        key, blank = key_of(parts), matrix.blank()
+        if key in self.matrices:
+            raise ModelError(f"tensor {key!r} is used twice; such a model cannot be converted.")
+        self.matrices[key] = matrix
+        for name, array in blank.arrays.items():
+            self._add(f"{key}/{name}", array)
+        return UnloadedLinear(matrix.format, *shape, blank.nbytes)
+
+    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+        values = np.empty(sum(length for _, length in parts), np.float32)
+        self._add(f"{vector_key(parts)}/vector", values)
+        return values
+
+    def write_header(self, file: BinaryIO) -> int:
+        """Write the header, padded; gives the position of the data."""
+        records = {key: matrix.record() for key, matrix in self.matrices.items()}
+        metadata = {"format": METHOD, "version": str(VERSION), "matrices": json.dumps(records)}
+        header = json.dumps({"__metadata__": metadata, **self.entries}).encode()
+        header += b" " * (-(8 + len(header)) % ALIGNMENT)
+        file.write(len(header).to_bytes(8, "little") + header)
+        return 8 + len(header)
+
+    def _add(self, name: str, array: Array) -> None:
+        self.entries[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [self.nbytes, self.nbytes + array.nbytes],
+        }
+        self.nbytes += array.nbytes
+
+
+class _Writer:
+    """Writes what a loader packs, where the plan has put it, and lets it go."""
+
+    def __init__(self, weights: Weights, file: BinaryIO, start: int, plan: _Plan) -> None:
+        self._weights = weights
+        self._file = file
+        self._start = start
+        self._plan = plan
+
+    def has(self, name: str) -> bool:
+        return self._weights.has(name)
+
+    def linear(self, parts: Sequence[Part]) -> Linear:
+        linear, key = self._weights.linear(parts), key_of(parts)
+        if stored_matrix(linear) != self._plan.matrices[key]:
+            raise ModelError(f"tensor {key!r} was packed otherwise than planned.")
+        for name, array in linear.arrays.items():
+            self._write(f"{key}/{name}", array)
+        return UnloadedLinear(linear.format, *matrix_shape(parts), linear.nbytes)
+
+    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+        values = self._weights.vector(parts, offset)
+        self._write(f"{vector_key(parts)}/vector", values)
+        return values
+
+    def _write(self, name: str, array: Array) -> None:
+        self._file.seek(self._start + self._plan.entries[name]["data_offsets"][0])
+        self._file.write(as_bytes(array).data)
+
+
+def _copy_beside(path: Path, out: Path) -> None:
+    """The tokenizer's files and the generation settings of a checkpoint."""
+    if path.is_file():
+        from ockham.model.gguf.tokenizer import read_tokenizer
+
+        backend, config = read_tokenizer(path)
+        backend.save(str(out / "tokenizer.json"))
+        (out / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return
+    for pattern in WANTED_FILES:
+        if pattern == "config.json" or "safetensors" in pattern:
+            continue
+        for file in path.glob(pattern):
+            target = out / file.relative_to(path)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
+
+
+def _write_config(opened: OpenedModel, config: EngineConfig, packer: Packer, out: Path) -> None:
+    state = choose_state_dtype(config, packer)
+    values = {k: v for k, v in opened.config.items() if k != "compression_config"}
+    values["quantization_config"] = {
+        "quant_method": METHOD,
+        "version": VERSION,
+        "quantization": config.quantization,
+        "plain": "bf16" if state == "bfloat16" else "fp32",
+    }
+    text = opened.config.get("text_config")
+    if isinstance(text, dict):
+        values["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
+    (out / "config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")

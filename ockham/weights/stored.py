@@ -1,0 +1,82 @@
+"""Packed matrices as they are written to disk: the arrays of a Linear, in panels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ockham.core.errors import ModelError
+from ockham.core.seams import Linear
+from ockham.kernels.native import core, packing_pool
+from ockham.weights.bf16 import Bf16Linear
+from ockham.weights.fp32 import Fp32Linear
+from ockham.weights.int4 import GROUPS, Int4, Int4Linear
+from ockham.weights.int8 import Int8
+from ockham.weights.rows_or_panels import FloatMatrix, panels_in_place
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMatrix:
+    """What must be known of a packed matrix besides its arrays' bytes."""
+
+    format: str
+    out_features: int
+    in_features: int
+    group: int = 0
+    zeros: bool = False
+
+    @property
+    def format_name(self) -> str:
+        """As `--quantization` names it: "int4:64"."""
+        return f"{self.format}:{self.group}" if self.group else self.format
+
+    def blank(self) -> Linear:
+        """The matrix with zeroed arrays in panels, of which no page is touched yet."""
+        shape = (self.out_features, self.in_features)
+        if self.format == "int4":
+            return Int4(self.group).empty(*shape, self.zeros)
+        if self.format == "int8":
+            return Int8().empty(*shape)
+        matrix = Bf16Linear(*shape) if self.format == "bf16" else Fp32Linear(*shape)
+        matrix.see_as_panels()
+        return matrix
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+
+def stored_matrix(linear: Linear) -> StoredMatrix:
+    """The description of a packed matrix, which is turned into panels if it stands in rows.
+
+    Raises ModelError for a format that is not written to disk."""
+    shape = (linear.out_features, linear.in_features)
+    if isinstance(linear, Int4Linear):
+        return StoredMatrix("int4", *shape, linear.group, linear.zero is not None)
+    if isinstance(linear, FloatMatrix):
+        linear.to_panels(panels_in_place if core is None else _native_panels)
+    elif linear.format != "int8":
+        raise ModelError(f"weights in {linear.format!r} cannot be written to a directory.")
+    return StoredMatrix(linear.format, *shape)
+
+
+def read_record(values: Any) -> StoredMatrix:
+    """The opposite of `record`. Raises ValueError for what it cannot have given."""
+    if not isinstance(values, dict):
+        raise ValueError("it is no object")
+    try:
+        matrix = StoredMatrix(**values)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    sizes = (matrix.out_features, matrix.in_features)
+    if not all(type(size) is int and 0 < size < 1 << 40 for size in sizes):
+        raise ValueError(f"its shape is {sizes}")
+    if matrix.format not in ("fp32", "bf16", "int8", "int4"):
+        raise ValueError(f"its format is {matrix.format!r}")
+    if matrix.format == "int4" and matrix.group not in GROUPS:
+        raise ValueError(f"its group is {matrix.group!r}")
+    return matrix
+
+
+def _native_panels(weight: Any, outputs: int, units: int, unit_bytes: int) -> None:
+    core.to_panels(packing_pool(), weight, outputs, units, unit_bytes)
