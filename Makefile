@@ -4,7 +4,9 @@ PROMPT ?= def fibonacci(n):
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-NATIVE := $(shell find csrc -name "*.cpp" -o -name "*.h") csrc/CMakeLists.txt
+# Not what a build leaves in csrc/CMakeFiles.
+NATIVE := $(shell find csrc -name CMakeFiles -prune -o \( -name '*.cpp' -o -name '*.h' \) -print) \
+	csrc/CMakeLists.txt
 
 .PHONY: run test lint unit exact soak sanitize clean
 
@@ -55,5 +57,7 @@ clean:
 .venv/.test: .venv/.run
 	@echo 'Installing what the tests need (PyTorch and transformers are their oracles) ...' >&2
 	@$(PIP) torch==2.13.0 >&2
-	@$(PIP) --editable '.[test]' >&2
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]\
+	["optional-dependencies"]["test"], sep="\n")' >.venv/test-requirements.txt
+	@$(PIP) --requirement .venv/test-requirements.txt >&2
 	@touch $@
