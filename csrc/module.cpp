@@ -4,6 +4,8 @@
 #include "bindings.h"
 
 NB_MODULE(_cpu, module) {
+    // Caches of the package hold objects until the interpreter has gone: no leak, and no news.
+    nanobind::set_leak_warnings(false);
     module.doc() = "Ockham's native core. Its callers in ockham.kernels check what they pass.";
     ockham::bind_machine(module);
     ockham::bind_linear(module);
