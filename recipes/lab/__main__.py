@@ -50,7 +50,7 @@ def main() -> None:
             score = evaluate(model, trainer.streams.held_out[source], context)
             scores[source, context] = score, score.bits_per_byte(tokenizer)
             print(f"{source} at {context}: perplexity {score.perplexity:.2f}")
-    text = card(model, LAB, trainer.streams, trainer.step, scores)
+    text = card(trainer, scores)
     export(model, tokenizer, text, options.out)
 
 

@@ -6,10 +6,9 @@ import platform
 from collections.abc import Mapping
 
 from recipes.lab.corpus import HELD_OUT_PER_MILLE
-from recipes.lab.data import MIXTURES, Streams
+from recipes.lab.data import MIXTURES
 from recipes.lab.evaluate import Score
-from recipes.lab.model import LabModel
-from recipes.lab.plan import Plan
+from recipes.lab.train import Trainer
 
 _HEADER = """\
 ---
@@ -29,18 +28,17 @@ closes what it opens, and names things the way the standard library does; what i
 correct, and what it says about a function is not to be believed. Decoded greedily it soon repeats
 itself; sample from it. It has not been tuned to follow instructions: it has only seen that
 questions in ChatML are followed by answers. It was shown no tool calls, no fill-in-the-middle and
-no thinking; their tokens are reserved, untrained.
+no thinking; their tokens are reserved, untrained. Few steps were made at its whole context: past
+2,048 tokens it predicts worse than before.
 """
 
 
 def card(
-    model: LabModel,
-    plan: Plan,
-    streams: Streams,
-    steps: int,
+    trainer: Trainer,
     scores: Mapping[tuple[str, int], tuple[Score, float]],
 ) -> str:
     """The card; ``scores`` has for (source, context) the score and its bits per byte."""
+    model, plan, streams, steps = trainer.model, trainer.plan, trainer.streams, trainer.step
     shape = model.shape
     rows = [
         f"| {source} | {context} | {score.perplexity:.2f} | {bits:.3f} | {score.tokens:,} |"
@@ -60,6 +58,12 @@ def card(
         f"all {steps:,} steps"
         if steps == plan.steps
         else f"**unfinished: {steps:,} of {plan.steps:,} steps, the learning rate not yet lowered**"
+    )
+    reproducible = (
+        "the same plan, corpus and tokenizer give the same weights on the same machine"
+        if trainer.deterministic
+        else "**not reproducible to the bit**: these weights were trained before the recipe made\n"
+        "  the gradient of the embedding deterministic; training again gives slightly other weights"
     )
     return f"""{_HEADER}
 ## Architecture
@@ -99,7 +103,7 @@ for the embedding
   and the norms; {plan.warmup_steps} steps of warm-up, linear decay to zero over the last \
 {plan.decay_steps:,}; bfloat16
   autocast, float32 weights.
-- **Seed:** {plan.seed}.
+- **Seed:** {plan.seed}; {reproducible}.
 - **Phases:** the model starts shallow and grows by stacking copies of its layers.
 
 | steps | layers | context | mixture | million tokens |

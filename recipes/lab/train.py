@@ -45,6 +45,7 @@ class Trainer:
         self.plan, self.streams, self.folder = plan, streams, folder
         self.step = 0
         self.phase = 0
+        self.deterministic = True  # false for a run begun before its gradients were
         self.model = self._new_model(0)
         self._start_phase()
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,8 @@ class Trainer:
 
     def run(self, until: int | None = None, minutes: float = float("inf")) -> None:
         """Train to step ``until`` (the end by default), or stop cleanly after ``minutes``."""
+        # Else a compiled scatter (the embedding's gradient) adds in the order that threads arrive.
+        torch.use_deterministic_algorithms(True)
         self._trim_curve()
         deadline = time.monotonic() + 60 * minutes
         last = min(self.plan.steps, until if until is not None else self.plan.steps)
@@ -76,6 +79,7 @@ class Trainer:
         partial = self._checkpoint.with_suffix(".partial")
         state = {
             "step": self.step,
+            "deterministic": self.deterministic,
             "plan": dataclasses.asdict(self.plan),
             "corpus_sha256": self.streams.corpus_sha256,
             "model": self.model.state_dict(),
@@ -197,6 +201,7 @@ class Trainer:
                 f"{self._checkpoint} was trained by another plan: train in an empty folder."
             )
         self.step = state["step"]
+        self.deterministic = state.get("deterministic", False)
         if self.step:
             self.phase, _ = self.plan.at(self.step - 1)
             self.model = self._new_model(self.phase)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,22 @@ def test_two_runs_give_the_same_weights(
     assert same(weights(again), weights(uninterrupted))
 
 
+@pytest.mark.skipif("OCKHAM_COMPILE" not in os.environ, reason="compiles: set OCKHAM_COMPILE=1")
+def test_compiled_runs_in_parallel_give_the_same_weights(streams: Streams, tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    plan = replace(
+        PLAN,
+        phases=(Phase(steps=3, layers=1, context=16),),
+        batch_tokens=8192,
+        micro_tokens=8192,
+        compiled=True,
+    )
+    first, second = (Trainer(plan, streams, tmp_path / name) for name in ("first", "second"))
+    first.run()
+    second.run()
+    assert same(weights(first), weights(second))
+
+
 @pytest.mark.parametrize("stop", [2, 3, 4])
 def test_a_resumed_run_gives_the_same_weights(
     uninterrupted: Trainer, streams: Streams, tmp_path: Path, stop: int
@@ -139,7 +156,7 @@ def test_export_equals_transformers(streams: Streams, tmp_path: Path) -> None:
         for parameter in model.parameters():
             parameter.copy_((parameter * 2).bfloat16())
     score = evaluate(model, streams.held_out["code"], 512)
-    text = card(model, PLAN, streams, 3, {("code", 512): (score, 1.0)})
+    text = card(Trainer(PLAN, streams, tmp_path / "run"), {("code", 512): (score, 1.0)})
     export(model, tokenizer, text, tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ids = torch.randint(4096, (2, 300), generator=torch.Generator().manual_seed(0))
