@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def quiet_torch() -> Iterator[None]:
-    """One thread, as matrices this small are slower in parallel; and torch as it was, afterwards."""
+    """One thread: small matrices are slower in parallel. Afterwards, torch as it was."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
