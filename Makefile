@@ -46,7 +46,7 @@ clean:
 
 .venv/bin/python:
 	@echo 'Creating .venv ...' >&2
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 # The stamps stand for what is installed; they are older than these files when that changed.
 .venv/.run: pyproject.toml constraints.txt $(NATIVE) | .venv/bin/python

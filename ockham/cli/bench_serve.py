@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import random
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from httpx import AsyncClient
 
 ERRORS_SHOWN = 5
+DEFAULT_INPUT_LEN = 128
 
 
 @dataclass(slots=True)
@@ -68,7 +70,7 @@ class Load:
 )
 @option("--max-concurrency", type=Integer(), default=64, show_default=True, help="Most at once.")
 @option("--prompt", default=None, help="Prompt of every request, instead of random token ids.")
-@option("--input-len", type=Integer(), default=128, show_default=True, help="Random tokens.")
+@option("--input-len", type=Integer(), default=None, help="Random tokens. [default: 128]")
 @option("--output-len", type=Integer(), default=64, show_default=True, help="Tokens to generate.")
 @option(
     "--vocab-size",
@@ -89,7 +91,7 @@ def serve(
     request_rate: float,
     max_concurrency: int,
     prompt: str | None,
-    input_len: int,
+    input_len: int | None,
     output_len: int,
     vocab_size: int,
     seed: int,
@@ -97,6 +99,13 @@ def serve(
     as_json: bool,
 ) -> None:
     """Send completions to a running server and report latencies and throughput."""
+    if prompt is not None and input_len is not None:
+        raise ConfigError(
+            f"--prompt and --input-len {input_len} contradict each other: a prompt has the length "
+            "it has. Give one of them."
+        )
+    if input_len is None:
+        input_len = DEFAULT_INPUT_LEN
     for name, value in (
         ("num-prompts", num_prompts),
         ("max-concurrency", max_concurrency),
@@ -132,7 +141,7 @@ def serve(
         for line in _lines(report):
             click.echo(line)
     if report["failed"]:
-        click.get_current_context().exit(1)
+        sys.exit(1)  # not ctx.exit, whose status `main` never sees: it is not standalone
 
 
 async def _measure(

@@ -180,6 +180,7 @@ def _command(conversation: Conversation, line: str) -> bool:
         return False
     if command == "/reset":
         conversation.turns.clear()
+        conversation.context_tokens = 0
         _tell("The conversation is forgotten.")
     elif command == "/system":
         if rest:

@@ -40,6 +40,12 @@ NOTES = {
 def doctor(as_json: bool, measure: bool, **kwargs: Any) -> None:
     """Show the machine, what is built for it, and the memory plan of MODEL."""
     report = examine(engine_config(**kwargs), measure)
+    _tell(report, as_json)
+    if kwargs["model"] != "lab" and "error" in report["memory_plan"]:
+        sys.exit(1)
+
+
+def _tell(report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         import msgspec
 

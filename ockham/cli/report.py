@@ -23,8 +23,10 @@ def duration(seconds: float) -> str:
 def describe_speed(ledger: Ledger) -> str:
     """One line: tokens, and how long each phase took."""
     reused = f", {ledger.prompt_tokens_reused} reused" if ledger.prompt_tokens_reused else ""
+    plural = "" if ledger.prompt_tokens == 1 else "s"
     line = (
-        f"{ledger.prompt_tokens} prompt tokens{reused}, {ledger.generated_tokens} generated; "
+        f"{ledger.prompt_tokens} prompt token{plural}{reused}, "
+        f"{ledger.generated_tokens} generated; "
         f"queue {duration(ledger.queue_s)}, prefill {duration(ledger.prefill_s)}, "
         f"decode {duration(ledger.decode_s)}"
     )

@@ -80,7 +80,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
                 continue
             kind = float if name in _FLOATS else int
             if isinstance(value, bool) or not isinstance(value, (int, kind)):
-                raise InvalidRequest(f"{name} must be a number, got {value!r}.", name)
+                what = "a number" if kind is float else "an integer"
+                raise InvalidRequest(f"{name} must be {what}, got {value!r}.", name)
             if not math.isfinite(value) or not low <= value <= high:
                 raise InvalidRequest(f"{name} must lie in [{low}, {high}], got {value!r}.", name)
         if self.top_p == 0.0:

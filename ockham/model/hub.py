@@ -34,6 +34,11 @@ def resolve(model: str, revision: str | None = None) -> Path:
 
     Raises ModelError saying what to do if there is no such model, or it cannot be had.
     """
+    if revision is not None and (model in BUILT_IN or Path(model).expanduser().exists()):
+        raise ModelError(
+            f"revision {revision!r} means nothing for {model!r}, which is not on the hub; leave it "
+            "out, or name a model of the hub."
+        )
     if model in BUILT_IN:
         return BUILT_IN[model]
     path = Path(model).expanduser()

@@ -22,8 +22,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield live.url
 
 
-def bench(url: str, *args: str, status: int = 0) -> Any:
-    flags = ("--input-len", "9", "--output-len", "5", "--num-prompts", "6", "--json")
+def bench(url: str, *args: str, status: int = 0, random: bool = True) -> Any:
+    length = ("--input-len", "9") if random else ()
+    flags = (*length, "--output-len", "5", "--num-prompts", "6", "--json")
     result = CliRunner().invoke(cli, ["bench", "serve", "--base-url", url, *flags, *args])
     assert result.exit_code == status, result.output
     return json.loads(result.stdout)
@@ -42,7 +43,7 @@ def test_requests_come_at_the_rate_that_is_asked_for(url: str) -> None:
 
 
 def test_a_text_may_be_the_prompt(url: str) -> None:
-    found = bench(url, "--prompt", "def f(")
+    found = bench(url, "--prompt", "def f(", random=False)
     assert found["completed"] == 6
     assert found["prompt_tokens"] < 54
 
@@ -56,3 +57,10 @@ def test_refused_requests_are_counted_with_their_reason(url: str) -> None:
 
 def test_an_unknown_model_is_a_failure(url: str) -> None:
     assert bench(url, "--model", "no-such-model", status=1)["failed"] == 6
+
+
+def test_a_prompt_has_no_other_length() -> None:
+    flags = ("--prompt", "x", "--input-len", "8")
+    result = CliRunner().invoke(cli, ["bench", "serve", *flags])
+    assert result.exit_code == 2
+    assert "--prompt and --input-len 8 contradict" in result.output

@@ -173,3 +173,8 @@ def test_a_missing_file_is_refused() -> None:
 @pytest.mark.parametrize("flags", [["--logit-bias", "3"], ["--allowed-token-ids", "1,x"]])
 def test_malformed_lists_are_refused(flags: list[str]) -> None:
     assert call(*flags).exit_code == 2
+
+
+def test_a_count_that_is_no_integer_is_told_so() -> None:
+    with pytest.raises(ValueError, match=r"max_tokens must be an integer, got 0\.5"):
+        SamplingParams(max_tokens=0.5)  # type: ignore[arg-type]

@@ -14,8 +14,10 @@ from safetensors import safe_open
 from ockham.cli.machine import allowed_cores
 from ockham.cli.main import cli
 from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
+from ockham.cli.report import describe_speed
 from ockham.cli.spread import percentile, spread
 from ockham.core.errors import ConfigError
+from ockham.core.ledger import Ledger
 from ockham.model.architectures import ARCHITECTURES
 
 
@@ -161,8 +163,15 @@ def test_the_doctor_says_that_the_reference_backend_is_slow() -> None:
 
 
 def test_a_model_that_cannot_be_planned_is_a_finding() -> None:
-    found = report("doctor", "/no/such/model", "--no-measure")
+    result = call("doctor", "/no/such/model", "--no-measure", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
     assert "no directory" in found["memory_plan"]["error"]
+    assert found["cores_allowed"] == allowed_cores()
+
+
+def test_one_token_is_singular() -> None:
+    assert describe_speed(Ledger(prompt_tokens=1)).startswith("1 prompt token, ")
 
 
 def test_models_lists_the_built_in_and_the_supported() -> None:

@@ -98,3 +98,9 @@ def test_loading_a_local_model_imports_neither_the_hub_client_nor_pytorch() -> N
         "print([m for m in ('huggingface_hub', 'torch', 'transformers') if m in sys.modules])"
     )
     assert run(code).stdout.strip() == "[]"
+
+
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(tmp_path: Path) -> None:
+    for model in ("lab", str(tmp_path)):
+        with pytest.raises(ModelError, match="revision 'v1' means nothing"):
+            resolve(model, "v1")
