@@ -152,10 +152,13 @@ class LLM:
         encoded = [self._named(i, encode, talk) for i, talk in enumerate(conversations)]
         return self._run(encoded, params, use_tqdm)
 
-    def score(self, prompts: Prompt | Sequence[Prompt], use_tqdm: bool = True) -> list[ScoreOutput]:
+    def score(
+        self, prompts: Prompt | Sequence[Prompt], *, use_tqdm: bool = True
+    ) -> list[ScoreOutput]:
         """The log probability of each token of the prompts, given those before it, under the
-        unprocessed logits. Nothing is generated. Raises InvalidRequest for a prompt of fewer than
-        two tokens, of which nothing can be scored."""
+        unprocessed logits. Nothing is generated. (vLLM's method of this name compares pairs of
+        texts.) Raises InvalidRequest for a prompt of fewer than two tokens, of which nothing can
+        be scored."""
         encoded = [self._named(i, self._encode, p) for i, p in enumerate(as_list(prompts))]
         for index, (_, tokens) in enumerate(encoded):
             if len(tokens) < 2:

@@ -37,12 +37,12 @@ bench.add_command(startup)
 def _measurement_options(function: F) -> F:
     for decorate in (
         option(
-            "--input-len", type=Integer(), default=128, help="Prompt tokens.", show_default=True
+            "--input-len", type=Integer(1), default=128, help="Prompt tokens.", show_default=True
         ),
         option(
-            "--output-len", type=Integer(), default=64, help="Generated tokens.", show_default=True
+            "--output-len", type=Integer(1), default=64, help="Generated tokens.", show_default=True
         ),
-        option("--warmup", type=Integer(), default=1, help="Runs not counted.", show_default=True),
+        option("--warmup", type=Integer(0), default=1, help="Runs not counted.", show_default=True),
         option("--json", "as_json", is_flag=True, help="Write one JSON object."),
     ):
         function = decorate(function)
@@ -50,8 +50,8 @@ def _measurement_options(function: F) -> F:
 
 
 @bench.command()
-@option("--batch-size", type=Integer(), default=1, help="Prompts at once.", show_default=True)
-@option("--repeats", type=Integer(), default=5, help="Runs to take.", show_default=True)
+@option("--batch-size", type=Integer(1), default=1, help="Prompts at once.", show_default=True)
+@option("--repeats", type=Integer(1), default=5, help="Runs to take.", show_default=True)
 @_measurement_options
 @engine_options
 def latency(batch_size: int, repeats: int, **kwargs: Any) -> None:
@@ -60,8 +60,8 @@ def latency(batch_size: int, repeats: int, **kwargs: Any) -> None:
 
 
 @bench.command()
-@option("--num-prompts", type=Integer(), default=64, help="Prompts in all.", show_default=True)
-@option("--repeats", type=Integer(), default=3, help="Runs to take.", show_default=True)
+@option("--num-prompts", type=Integer(1), default=64, help="Prompts in all.", show_default=True)
+@option("--repeats", type=Integer(1), default=3, help="Runs to take.", show_default=True)
 @_measurement_options
 @engine_options
 def throughput(num_prompts: int, repeats: int, **kwargs: Any) -> None:

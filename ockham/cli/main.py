@@ -110,3 +110,7 @@ def main() -> None:
         # The reader of stdout has gone, as in `ockham run | head`; it need not hear of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILURE_EXIT_STATUS)
+    except OSError as error:  # a full disk behind stdout, say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"ockham: the operating system refused: {error}.", file=sys.stderr)
+        sys.exit(FAILURE_EXIT_STATUS)

@@ -20,6 +20,7 @@ import click
 import msgspec
 
 from ockham.core.config import DTYPES, KV_DTYPES, EngineConfig
+from ockham.core.errors import ConfigError
 from ockham.core.sampling_params import SamplingParams
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -84,7 +85,16 @@ class Integer(click.ParamType):  # type: ignore[type-arg]  # generic only in stu
         for power, letter in enumerate(letters, 1)
     }
 
+    def __init__(self, minimum: int | None = None) -> None:
+        self.minimum = minimum
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = self._number(value, param, ctx)
+        if self.minimum is not None and number < self.minimum:
+            self.fail(f"it must be at least {self.minimum}, got {value!r}.", param, ctx)
+        return number
+
+    def _number(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
         text = str(value).strip().replace("_", "")
@@ -181,6 +191,14 @@ def engine_options(function: F) -> F:
 
     @functools.wraps(function)
     def with_model(*, model_argument: str | None, model: str | None, **kwargs: Any) -> Any:
+        source = click.get_current_context().get_parameter_source("model")
+        named_twice = (
+            source is click.core.ParameterSource.COMMANDLINE and model_argument is not None
+        )
+        if named_twice and model != model_argument:
+            raise ConfigError(
+                f"two models are named, {model_argument!r} and --model {model!r}; name one."
+            )
         if model_argument is not None:
             model = model_argument
         return function(model=model or "lab", **kwargs)

@@ -115,7 +115,8 @@ def _complete(
 
     for choice in output.outputs[1:]:
         _tell(f"\n[choice {choice.index}]")
-        stdout.write((choice.text if has_text else " ".join(map(str, choice.token_ids))).encode())
+        text = choice.text if has_text else " ".join(map(str, choice.token_ids))
+        stdout.write(b"\n" + text.encode())
         stdout.flush()
     if sys.stdout.isatty():
         click.echo()

@@ -18,7 +18,7 @@ WARMUP = 1
 
 @click.command()
 @click.argument("model", default="lab")
-@option("--repeats", type=Integer(), default=9, help="Processes to start.", show_default=True)
+@option("--repeats", type=Integer(1), default=9, help="Processes to start.", show_default=True)
 @option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 def startup(model: str, repeats: int, as_json: bool) -> None:
     """Time fresh processes: to the first byte of a completion, and to the end of an import."""

@@ -78,7 +78,10 @@ def test_the_model_is_an_argument_or_a_flag(file: Path) -> None:
     assert settings().model == "lab"
     assert settings("--model", "a").model == "a"
     assert settings(env={"OCKHAM_MODEL": "b"}).model == "b"
-    assert settings("c", "--model", "a", env={"OCKHAM_MODEL": "b"}).model == "c"
+    assert settings("c", env={"OCKHAM_MODEL": "b"}).model == "c"
+    assert settings("c", "--model", "c").model == "c"
+    refused = call("c", "--model", "a")
+    assert "two models are named, 'c' and --model 'a'" in str(refused.exception)
 
 
 def test_every_flag_has_its_environment_variable() -> None:

@@ -60,6 +60,21 @@ def test_startup_is_longer_than_an_import_and_an_import_than_nothing() -> None:
     assert nothing > 0
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("latency", "--batch-size", "0"),
+        ("latency", "--repeats", "-1"),
+        ("throughput", "--num-prompts", "0"),
+        ("startup", "--repeats", "0"),
+    ],
+)
+def test_a_count_that_measures_nothing_is_refused(args: tuple[str, ...]) -> None:
+    result = call("bench", *args)
+    assert result.exit_code == 2
+    assert "must be at least 1" in result.output
+
+
 def test_throughput_is_told_in_words(random_model: str) -> None:
     lengths = ("--input-len", "8", "--output-len", "4", "--repeats", "1", "--warmup", "0")
     result = call("bench", "throughput", random_model, "--num-prompts", "3", *lengths)

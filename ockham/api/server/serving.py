@@ -17,6 +17,7 @@ from ockham.api.server.job import Job
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.sse import EventStream
+from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
 
 T = TypeVar("T")
@@ -66,6 +67,18 @@ class Serving:
         return await self.llm.in_thread(len(tokens), lambda: tokenizer.decode(tokens, False))
 
     def job(self, request_id: str, prompts: list[list[int]], params: SamplingParams) -> Job:
+        """Raises InvalidRequest if a prompt and the tokens asked for exceed the context: cutting
+        the answer short would be a parameter dropped in silence."""
+        context, asked = self.llm.ready.max_model_len, params.max_tokens or 0
+        for tokens in prompts:
+            if len(tokens) < context < len(tokens) + asked:
+                room = context - len(tokens)
+                raise InvalidRequest(
+                    f"The context is {context} tokens: the prompt has {len(tokens)}, and "
+                    f"max_tokens asks for {asked} more. Lower it to {room} or less, leave it out, "
+                    "or shorten the prompt.",
+                    "max_tokens",
+                )
         return Job(
             self.llm, self.gate, request_id, prompts, params, self.settings.request_timeout_s
         )

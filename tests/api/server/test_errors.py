@@ -106,6 +106,12 @@ def test_only_json_is_taken(server):
     assert refused(response, 415)["code"] == "unsupported_media_type"
 
 
+def test_more_tokens_than_the_context_has_room_for_are_refused(server):
+    error = refused(server.post(COMPLETIONS, {"prompt": [5] * 10, "max_tokens": 100_000}), 400)
+    assert error["param"] == "max_tokens"
+    assert "the prompt has 10" in str(error["message"])
+
+
 def test_an_unknown_path_is_404(server):
     refused(server.get("/v1/embeddings"), 404)
 
