@@ -305,10 +305,13 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
         return
     if not isinstance(content, dict):
         raise click.BadParameter(f"{path} must hold 'flag: value' lines.", ctx, param)
+    # By the spelling of the flag itself: `--json` is `json`, whatever its parameter is called.
     flags = {
-        other.name: other
+        spelling.removeprefix("--").replace("-", "_"): other
         for other in ctx.command.params
         if isinstance(other, click.Option) and other.name not in (None, "config", "help")
+        for spelling in other.opts
+        if spelling.startswith("--")
     }
     values: dict[str, Any] = {}
     for key, value in content.items():
@@ -320,5 +323,6 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
                 ctx,
                 param,
             )
-        values[name] = [value] if flags[name].multiple and isinstance(value, str) else value
+        several = flags[name].multiple and isinstance(value, str)
+        values[str(flags[name].name)] = [value] if several else value
     ctx.default_map = {**(ctx.default_map or {}), **values}

@@ -48,6 +48,10 @@ def run(
     llm = LLM.from_config(config, progress=_tell)
     load_s = time.perf_counter() - started
     params = sampling_params(default_params(llm, DEFAULT_MAX_TOKENS), **kwargs)
+    for name in ("logprobs", "prompt_logprobs"):
+        if getattr(params, name) is not None and not as_json:
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--{flag} is shown only with --json; add it, or leave it out.")
     _complete(llm, given, params, as_json, load_s)
 
 

@@ -7,6 +7,8 @@ import msgspec
 from ockham.core.errors import ConfigError
 
 DTYPES = ("auto", "bfloat16", "float32")
+_DTYPE_OF = {"bf16": "bfloat16", "fp32": "float32"}
+"""The dtype that a quantization of unquantised weights states by itself."""
 KV_DTYPES = ("auto", "bfloat16", "float32")
 
 
@@ -60,6 +62,12 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         if self.kv_cache_memory_bytes is not None and self.kv_cache_memory_bytes < 1:
             raise ConfigError(
                 f"kv_cache_memory_bytes must be positive, got {self.kv_cache_memory_bytes}."
+            )
+        stated = _DTYPE_OF.get(self.quantization or "")
+        if stated is not None and self.dtype not in ("auto", stated):
+            raise ConfigError(
+                f"dtype {self.dtype!r} contradicts quantization {self.quantization!r}, which holds "
+                f"weights in {stated}; leave one of them out."
             )
         if self.block_size & (self.block_size - 1):
             raise ConfigError(f"block_size must be a power of two, got {self.block_size}.")

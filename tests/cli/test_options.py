@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ockham.cli import options
+from ockham.cli.main import cli
 from ockham.cli.options import engine_config, engine_options, sampling_options, sampling_params
 from ockham.core.config import EngineConfig
 from ockham.core.sampling_params import SamplingParams
@@ -47,6 +48,20 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "config.yaml"
     path.write_text("max-model-len: 2K\nmax_num_seqs: 3\nseed: 5\nstop: 'a b'\n")
     return path
+
+
+def test_a_file_names_flags_as_they_are_spelt(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("json: true\nmax-tokens: 1\n")
+    result = CliRunner().invoke(cli, ["run", "--config", str(path), "-p", "x"])
+    assert result.exit_code == 0, result.output
+    assert '"outputs"' in result.stdout
+
+
+def test_contradicting_precisions_are_refused() -> None:
+    refused = call("--dtype", "bfloat16", "--quantization", "fp32")
+    assert "contradicts quantization 'fp32'" in str(refused.exception)
+    assert settings("--dtype", "bfloat16", "--quantization", "bf16").dtype == "bfloat16"
 
 
 def test_nothing_given_is_the_default() -> None:
