@@ -58,6 +58,8 @@ def narrow(tiny, tmp_path_factory) -> Iterator[LiveServer]:
     flags = (
         *("--max-num-seqs", "2", "--max-queue", "1", "--request-timeout", "3"),
         *("--max-body-bytes", "20000", "--sse-keep-alive", "0.2"),
+        # The compiled kernels would be done before the patience is.
+        *("--backend", "reference"),
     )
     with LiveServer(tiny, directory, *TINY_FLAGS, *flags) as live:
         yield live
