@@ -11,8 +11,11 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from ockham.core.config import EngineConfig
 from ockham.engine.engine import Engine
+from ockham.kernels.native import core
 from tests.exact.machine import ExactnessMachine
 from tests.helpers.tiny import tiny_llama, tiny_mistral
+
+pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
 
 VOCABULARY = 97
 CHECKPOINTS = {
