@@ -44,12 +44,15 @@ sanitize: .venv/.test
 clean:
 	rm -rf build ockham/kernels/_cpu.*.so csrc/CMakeFiles csrc/CMakeCache.txt .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.venv/bin/python:
+# A stamp, because a creation that was killed leaves a Python without its pip.
+.venv/.made:
 	@echo 'Creating .venv ...' >&2
-	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@touch $@
 
 # The stamps stand for what is installed; they are older than these files when that changed.
-.venv/.run: pyproject.toml constraints.txt $(NATIVE) | .venv/bin/python
+.venv/.run: pyproject.toml constraints.txt $(NATIVE) | .venv/.made
 	@echo 'Installing Ockham and what it needs to run ...' >&2
 	@$(PIP) --editable . >&2
 	@touch $@

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -201,6 +202,7 @@ def engine_options(function: F) -> F:
             )
         if model_argument is not None:
             model = model_argument
+        _warn_of_mistyped_variables(click.get_current_context())
         return function(model=model or "lab", **kwargs)
 
     hints = typing.get_type_hints(EngineConfig)
@@ -219,6 +221,28 @@ def engine_options(function: F) -> F:
     return typing.cast(F, argument(wrapped))
 
 
+def _warn_of_mistyped_variables(ctx: click.Context) -> None:
+    """Say so when an environment variable looks like one of the command's flags and is none.
+
+    One that looks like none of them may be meant for another command, and is left alone.
+    """
+    known = {
+        variable
+        for parameter in ctx.command.params
+        for variable in (
+            [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ()
+        )
+    }
+    unknown = [name for name in os.environ if name.startswith("OCKHAM_") and name not in known]
+    if not unknown:
+        return
+    import difflib
+
+    for name in unknown:
+        for close in difflib.get_close_matches(name, known, 1, cutoff=0.85):
+            click.echo(f"ockham: {name} is not a setting; do you mean {close}?", err=True)
+
+
 def engine_config(**kwargs: Any) -> EngineConfig:
     """The engine's settings among a command's parameters. Raises ConfigError if they are wrong."""
     names = EngineConfig.__struct_fields__
@@ -235,6 +259,8 @@ def sampling_options(function: F) -> F:
     for field in reversed(msgspec.structs.fields(SamplingParams)):
         hint = hints[field.name]
         help_text = _SAMPLING_HELP.get(field.name)
+        if field.default not in (None, False) and field.name != "max_tokens":
+            help_text = f"{help_text} [default: the model's, else {field.default}]"
         if field.name == "seed":
             function = option("--sampling-seed", type=Integer(), help=help_text)(function)
         elif field.name in ("stop", "bad_words"):

@@ -19,7 +19,10 @@ from ockham.cli.options import (
 from ockham.core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ockham.api.llm import LLM, Prompt
+    from ockham.core.outputs import PositionLogprobs
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -76,7 +79,10 @@ def _prompt(text: str | None, token_ids: list[int] | None) -> Prompt:
             raise click.UsageError("give either --prompt or --prompt-token-ids.")
         return token_ids
     if text == "-" or (text is None and not sys.stdin.isatty()):
-        return _read_stdin()
+        read = _read_stdin()
+        if not read:
+            raise click.UsageError("stdin is empty; give a prompt with --prompt, or through stdin.")
+        return read
     if text is None:
         raise click.UsageError("there is no prompt; give one with --prompt, or through stdin.")
     return text
@@ -109,6 +115,9 @@ def _complete(
         import msgspec
 
         record = msgspec.to_builtins(output, str_keys=True)
+        record["prompt_logprobs"] = _labelled(output.prompt_logprobs)
+        for choice, made in zip(record["outputs"], output.outputs, strict=True):
+            choice["logprobs"] = _labelled(made.logprobs)
         record["load_s"] = load_s
         record["time_to_first_token_s"] = first_token_s
         stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
@@ -128,9 +137,30 @@ def _complete(
         _reason(choice.finish_reason, choice.stop_reason) for choice in output.outputs
     )
     _tell(f"\nfinished: {reasons}; loaded in {duration(load_s)}")
+    longest = max(len(choice.token_ids) for choice in output.outputs)
+    full = len(output.prompt_token_ids) + longest >= llm.engine.max_model_len
+    if params.max_tokens and longest < params.max_tokens and full:
+        _tell(
+            f"the context of {llm.engine.max_model_len} tokens is full: {longest} of at most "
+            f"{params.max_tokens} tokens were generated"
+        )
     _tell(describe_speed(output.ledger))
     for line in describe_ledger(output.ledger):
         _tell(line)
+
+
+def _labelled(positions: Sequence[PositionLogprobs | None] | None) -> list[Any] | None:
+    """Log probabilities as objects with named fields; between processes they are bare arrays."""
+    if positions is None:
+        return None
+    import msgspec
+
+    return [
+        None
+        if position is None
+        else {str(token): msgspec.structs.asdict(entry) for token, entry in position.items()}
+        for position in positions
+    ]
 
 
 def _reason(finish: str | None, stop: int | str | None) -> str:

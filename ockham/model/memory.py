@@ -9,6 +9,7 @@ while the full group holds them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,7 +78,9 @@ def readable(nbytes: int) -> str:
     """Bytes in the unit that suits them, e.g. "1.50 GiB"."""
     if nbytes >= 1 << 30:
         return f"{nbytes / (1 << 30):.2f} GiB"
-    return f"{nbytes / (1 << 20):.1f} MiB"
+    if nbytes >= 1 << 20:
+        return f"{nbytes / (1 << 20):.1f} MiB"
+    return f"{nbytes / (1 << 10):.1f} KiB" if nbytes >= 1 << 10 else f"{nbytes} bytes"
 
 
 def plan_memory(
@@ -207,15 +210,32 @@ class _Sizes:
             longest = _largest(1, max_model_len, self.fits)
             return f"{head}. max_model_len={longest} would fit."
         missing = need + max(state, given or 0) - self.allowed_bytes
-        return f"{head}; {readable(max(missing, 0))} are missing. {self._advice()}"
+        if missing > 0:
+            head += f"; {readable(missing)} are missing"
+        return f"{head}. {self._advice(need + max(state, given or 0))}"
 
-    def _advice(self) -> str:
+    def _advice(self, need: int) -> str:
         fewer = msgspec.structs.replace(self.config, max_num_seqs=1, max_num_batched_tokens=64)
         small = _Sizes(
             fewer, self.description, self.weights_bytes, self.state_dtype, self.allowed_bytes
         )
-        if self.config.kv_cache_memory_bytes is not None:
-            return "Lower kv_cache_memory_bytes or raise it to the state of one sequence."
+        share = self.config.gpu_memory_utilization
+        given = self.config.kv_cache_memory_bytes
+        if given is not None:
+            least = self.state_bytes(1, self.config.block_size)
+            if given < least:
+                return (
+                    f"Raise kv_cache_memory_bytes: a page of {self.config.block_size} tokens takes "
+                    f"{readable(least)}."
+                )
+            if need > self.allowed_bytes:
+                return "Lower kv_cache_memory_bytes."
+        wanted = share * need / max(self.allowed_bytes, 1)
+        if wanted <= 1:
+            return (
+                f"gpu_memory_utilization={share:g} allows too little; "
+                f"{math.ceil(1000 * wanted) / 1000:g} would do."
+            )
         if small.fits(1):
             return "max_num_seqs=1 with max_num_batched_tokens=64 would fit."
         return "Take a smaller model, a smaller dtype, or a machine with more memory."

@@ -348,15 +348,15 @@ def _load_backend(directory: Path) -> Backend:
                 "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)."
             )
         raise ModelError(
-            f"{directory} has no tokenizer.json.{hint} Name a tokenizer with --tokenizer, or set "
-            "skip_tokenizer_init=True and give prompts as token ids."
+            f"{directory} has no tokenizer.json.{hint} Name a tokenizer with --tokenizer, or take "
+            "--skip-tokenizer-init and give prompts as token ids."
         )
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for every defect
         raise ModelError(
             f"{path} cannot be read as a tokenizer ({error}). Fetch it again, name another with "
-            "--tokenizer, or set skip_tokenizer_init=True and give prompts as token ids."
+            "--tokenizer, or take --skip-tokenizer-init and give prompts as token ids."
         ) from error
     backend.no_truncation()
     backend.no_padding()

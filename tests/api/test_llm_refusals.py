@@ -133,7 +133,7 @@ def test_text_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_tokenizer_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no tokenizer\.json.*skip_tokenizer_init=True"):
+    with pytest.raises(ModelError, match=r"no tokenizer\.json.*skip-tokenizer-init"):
         LLM(str(tiny_llama(tmp_path)), kv_cache_memory_bytes=POOL)
 
 

@@ -65,6 +65,39 @@ def test_json_holds_the_whole_output(tiny: str) -> None:
     assert record["time_to_first_token_s"] > 0
 
 
+def test_log_probabilities_have_names_in_json(tiny: str) -> None:
+    flags = ("--logprobs", "1", "--prompt-logprobs", "1", "--max-tokens", "1")
+    done = ockham("run", tiny, "-p", PROMPT, "--json", *flags)
+    output = json.loads(done.stdout)
+    first, *others = output["prompt_logprobs"]
+    assert first is None
+    for position in (*others, *output["outputs"][0]["logprobs"]):
+        for entry in position.values():
+            assert set(entry) == {"logprob", "rank", "decoded_token"}
+
+
+def test_a_context_that_ends_before_max_tokens_is_told(tiny: str) -> None:
+    flags = ("--max-tokens", "1000", "--max-model-len", "32", "--ignore-eos")
+    done = ockham("run", tiny, "-p", PROMPT, *flags)
+    assert done.returncode == 0
+    assert "the context of 32 tokens is full" in done.stderr
+    assert "is full" not in ockham("run", tiny, "-p", PROMPT, "--max-tokens", "2").stderr
+
+
+def test_an_empty_stdin_is_no_prompt(tiny: str) -> None:
+    done = ockham("run", tiny)
+    assert done.returncode == 2
+    assert "stdin is empty; give a prompt with --prompt" in done.stderr
+
+
+def test_a_mistyped_variable_is_noticed(tiny: str) -> None:
+    env = {"OCKHAM_QUANTISATION": "int4", "OCKHAM_PORT": "80"}
+    done = ockham("run", tiny, "-p", PROMPT, "--max-tokens", "1", env=env)
+    assert done.returncode == 0
+    assert "OCKHAM_QUANTISATION is not a setting; do you mean OCKHAM_QUANTIZATION?" in done.stderr
+    assert "OCKHAM_PORT" not in done.stderr
+
+
 def test_sampling_flags_act(tiny: str) -> None:
     flags = (
         "-p",

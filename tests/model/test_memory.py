@@ -107,9 +107,20 @@ def test_fewer_sequences_are_proposed_where_they_would_fit() -> None:
         plan(TINYLLAMA, int(2.6 * GIB), **vast)
 
 
+def test_a_share_that_allows_too_little_is_refused_with_one_that_would_do() -> None:
+    with pytest.raises(DoesNotFit, match=r"gpu_memory_utilization=0\.1 allows") as error:
+        plan(TINYLLAMA, gpu_memory_utilization=0.1)
+    share = float(str(error.value).split("too little; ")[1].split()[0])
+    assert plan(TINYLLAMA, gpu_memory_utilization=share).max_model_len >= 16
+    with pytest.raises(DoesNotFit):
+        plan(TINYLLAMA, gpu_memory_utilization=share - 0.002)
+
+
 def test_a_pool_that_holds_no_page_is_refused() -> None:
-    with pytest.raises(DoesNotFit, match="kv_cache_memory_bytes"):
-        plan(TINYLLAMA, kv_cache_memory_bytes=1000)
+    with pytest.raises(DoesNotFit, match=r"grants the state 10 bytes\. Raise .* takes 352\.0 KiB"):
+        plan(TINYLLAMA, kv_cache_memory_bytes=10)
+    with pytest.raises(DoesNotFit, match=r"are missing\. Lower kv_cache_memory_bytes"):
+        plan(TINYLLAMA, kv_cache_memory_bytes=40 * GIB)
 
 
 def test_the_weights_are_counted_exactly_before_they_are_read(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_text_that_is_no_string_is_refused(plain: Tokenizer) -> None:
 
 
 def test_a_missing_tokenizer_is_reported_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="--tokenizer, or set skip_tokenizer_init=True"):
+    with pytest.raises(ModelError, match="--tokenizer, or take --skip-tokenizer-init"):
         Tokenizer(tmp_path)
 
 

@@ -87,6 +87,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         response.headers["Allow"] = allowed
         return response
     if error.status_code == 404:
-        message = f"There is no {request.url.path} here; see /v1/models, /v1/chat/completions."
+        paths = ", ".join(route.path for route in ROUTES)
+        message = f"There is no {request.url.path} here; there are {paths}."
         return error_response(HttpError(404, message, code="not_found"))
     return error_response(HttpError(error.status_code, f"{error.detail}."))

@@ -65,7 +65,7 @@ def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any]]:
     if kind not in ("gpt2", "llama") or not tokens:
         raise ModelError(
             f"the tokenizer of {path} is of the kind {kind!r}; supported are gpt2 and llama. Name "
-            "another with --tokenizer, or set skip_tokenizer_init=True and give token ids."
+            "another with --tokenizer, or take --skip-tokenizer-init and give token ids."
         )
     backend = (_byte_level if kind == "gpt2" else _sentencepiece)(path, metadata, tokens)
     _add_special(backend, metadata, tokens)
