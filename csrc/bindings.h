@@ -9,5 +9,6 @@ void bind_machine(nanobind::module_& module);  // instruction sets, thread pools
 void bind_linear(nanobind::module_& module);   // packed matrices and their products
 void bind_executor(nanobind::module_& module);  // planes, programs, steps
 void bind_sampler(nanobind::module_& module);   // from logits to tokens
+void bind_timing(nanobind::module_& module);   // the small kernels, timed alone
 
 }  // namespace ockham

@@ -5,14 +5,13 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "rows.h"
 #include "threads.h"
 
 namespace ockham {
 
 namespace {
 
-// Below this many floats a loop over rows is not worth waking a thread for.
-constexpr int64_t alone_floats = 16384;
 // Rows of (row, expert) pairs computed together: bounds the memory of a mixture of experts.
 constexpr int64_t most_pairs = 2048;
 
@@ -219,18 +218,9 @@ void Executor::run(Run& run, int64_t start, int64_t stop) {
     }
 }
 
-// Calls f(row, thread) for all rows, shared among the threads where that is worth it.
 template <class F>
 void Executor::for_rows(int64_t rows, int64_t floats_per_row, F f) {
-    if (rows * floats_per_row < alone_floats) {
-        for (int64_t row = 0; row < rows; ++row) f(row, 0);
-        return;
-    }
-    const int64_t at_once = std::max<int64_t>(1, alone_floats / 4 / floats_per_row);
-    pool_.parallel((rows + at_once - 1) / at_once, [&](int64_t task, int thread) {
-        const int64_t end = std::min(rows, (task + 1) * at_once);
-        for (int64_t row = task * at_once; row < end; ++row) f(row, thread);
-    });
+    ockham::for_rows(pool_, rows, floats_per_row, f);
 }
 
 // norm(x) of rows [0, rows), or of the rows `which`, in the form that `matrix` reads.

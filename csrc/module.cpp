@@ -11,4 +11,5 @@ NB_MODULE(_cpu, module) {
     ockham::bind_linear(module);
     ockham::bind_executor(module);
     ockham::bind_sampler(module);
+    ockham::bind_timing(module);
 }

@@ -1,5 +1,5 @@
-"""`ockham bench`: latency and throughput in this process, a server from outside, and random
-checkpoints to measure with. Every figure stands beside the limit of the machine."""
+"""`ockham bench`: latency and throughput in this process, a server from outside, single kernels,
+and random checkpoints to measure with. Every figure stands beside the limit of the machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ockham.cli.bench_kernels import kernels
 from ockham.cli.bench_serve import serve
 from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
@@ -30,6 +31,7 @@ def bench() -> None:
     """Measure, beside the limits of the machine."""
 
 
+bench.add_command(kernels)
 bench.add_command(serve)
 bench.add_command(startup)
 

@@ -133,3 +133,12 @@ def gumbel(isa: Isa, seed: int, stream: int, position: int, token: int) -> tuple
 def natural_log(x: float) -> float: ...
 
 def natural_exp(x: float) -> float: ...
+
+def time_norm(pool: ThreadPool, isa: Isa, matrix: Matrix, rows: int, repeats: int) -> list[float]:
+    """RMSNorm into the form that a matrix reads."""
+
+def time_gate(pool: ThreadPool, isa: Isa, down: Matrix, silu: bool, rows: int, repeats: int) -> list[float]:
+    """The activation product into the form that the matrix after it reads."""
+
+def time_rotation(pool: ThreadPool, isa: Isa, heads: int, kv_heads: int, head_dim: int, rotary_dim: int, bf16: bool, rows: int, repeats: int) -> list[float]:
+    """Rotation of queries and keys, and the write of keys and values."""

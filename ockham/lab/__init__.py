@@ -1,0 +1,1 @@
+"""Everything that measures: kernels beside the limits of the machine."""

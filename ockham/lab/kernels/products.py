@@ -1,0 +1,134 @@
+"""The products of a program, each distinct one, with weights that no cache holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ockham.core.seams import Array, Linear
+from ockham.kernels.cpu_linear import native_matrix
+from ockham.kernels.memory import allocate_array
+from ockham.kernels.native import core
+from ockham.kernels.ops import (
+    AttentionInput,
+    AttentionOutput,
+    Experts,
+    FeedForward,
+    Head,
+    Program,
+    Route,
+)
+from ockham.lab.kernels.limits import COLD_BYTES, Limits
+from ockham.lab.kernels.measure import Case
+
+if TYPE_CHECKING:
+    from ockham.kernels import _cpu
+
+MOST_COPIES = 2048
+"""Of a small matrix no more are made, even if caches hold them all."""
+
+
+@dataclass(slots=True)
+class PackedCopy:
+    """A packed matrix's arrays in memory of their own, as the native core takes them."""
+
+    format: str
+    out_features: int
+    in_features: int
+    arrays: dict[str, Array]
+
+
+def label(linear: Linear) -> str:
+    """Format and shape: "int4:64 (2560, 2048)"."""
+    group = getattr(linear, "group", 0)
+    name = f"{linear.format}:{group}" if group else linear.format
+    return f"{name} ({linear.out_features}, {linear.in_features})"
+
+
+def rate_of(linear: Linear) -> _cpu.Rate:
+    """The arithmetic that a format's products can use."""
+    rates = {"fp32": core.Rate.FP32, "bf16": core.Rate.BF16}
+    return rates.get(linear.format, core.Rate.INT8)
+
+
+def matrices(program: Program) -> dict[tuple[str, str], list[Linear]]:
+    """The program's matrices by role, format and shape: one list for each distinct product."""
+    found: dict[tuple[str, str], list[Linear]] = {}
+
+    def add(role: str, linear: Linear | None) -> None:
+        if linear is not None:
+            found.setdefault((role, label(linear)), []).append(linear)
+
+    for op in program.ops:
+        match op:
+            case AttentionInput():
+                add("qkv", op.qkv)
+            case AttentionOutput():
+                add("attention out", op.out)
+            case FeedForward():
+                add("gate and up", op.gate_up)
+                add("down", op.down)
+            case Route():
+                add("router", op.router)
+            case Experts():
+                for gate_up, down in zip(op.gate_up, op.down, strict=True):
+                    add("expert gate and up", gate_up)
+                    add("expert down", down)
+                add("shared gate and up", op.shared_gate_up)
+                add("shared down", op.shared_down)
+                add("shared gate", op.shared_gate)
+            case Head():
+                add("head", op.out)
+    return found
+
+
+def product_cases(program: Program, limits: Limits, rows: Sequence[int]) -> Iterator[Case]:
+    """Each distinct product at each number of rows; the input's preparation is timed elsewhere."""
+    for (role, shape), linears in matrices(program).items():
+        cold = cold_matrices(linears, limits)
+        linear = linears[0]
+        for count in rows:
+            activations = 4 * count * (linear.in_features + linear.out_features)
+            yield Case(
+                role,
+                shape,
+                count,
+                cold.matrices[0].nbytes + activations,
+                2 * count * linear.in_features * linear.out_features,
+                rate_of(linear),
+                partial(cold.times, count),
+            )
+
+
+class ColdMatrices:
+    """Equal matrices taken in turn."""
+
+    def __init__(self, matrices: list[_cpu.Matrix], limits: Limits) -> None:
+        self.matrices = matrices
+        self._limits = limits
+
+    def times(self, rows: int, calls: int) -> list[float]:
+        limits, count = self._limits, min(calls, len(self.matrices))
+        taken, left = self.matrices[:count], self.matrices[count:]
+        self.matrices = left + taken
+        return core.time_products(limits.pool, limits.isa, taken, rows, calls)
+
+
+def cold_matrices(linears: Sequence[Linear], limits: Limits) -> ColdMatrices:
+    """Views of some of the matrices, and copies where they are fewer than the caches hold."""
+    found: list[_cpu.Matrix] = []
+    for linear in linears:
+        found.append(native_matrix(linear, limits.pool))
+        if len(found) * linear.nbytes > COLD_BYTES:
+            return ColdMatrices(found, limits)
+    first = linears[0]
+    while len(found) * first.nbytes <= COLD_BYTES and len(found) < MOST_COPIES:
+        arrays = {}
+        for name, array in first.arrays.items():
+            arrays[name] = allocate_array(array.shape, array.dtype)
+            arrays[name][...] = array
+        copy = PackedCopy(first.format, first.out_features, first.in_features, arrays)
+        found.append(native_matrix(copy, limits.pool))  # type: ignore[arg-type]
+    return ColdMatrices(found, limits)
