@@ -1,9 +1,10 @@
 """The exactness machine: random schedules, and each sequence alone as the only right answer.
 
 A hypothesis state machine drives one engine through arrivals, steps under changing token budgets
-and thread counts, cancellations and forced preemptions. Every choice of every request that finishes
+and thread counts, cancellations and forced preemptions; prompts are cut into whatever chunks that
+gives, and choices are forked off their prompts. Every choice of every request that finishes
 is compared, token ids and log probabilities, bit for bit, with the same request run alone through
-an engine that has nothing else to do. One differing bit is a bug, never a tolerance.
+an engine of one thread that has nothing else to do. One differing bit is a bug, never a tolerance.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
+from ockham.kernels.base import Executor
 
 BUDGETS = (1, 3, 16, 64, 256)
+FEWEST = 3
+"""Requests of an example: hypothesis begins with examples in which as little happens as may."""
 
 
 @dataclass
@@ -62,7 +66,9 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "temperature": st.sampled_from([0.0, 0.7, 1.0, 1.5]),
             "top_p": st.sampled_from([1.0, 0.9]),
             "top_k": st.sampled_from([0, 40]),
+            "min_p": st.sampled_from([0.0, 0.0, 0.05]),
             "repetition_penalty": st.sampled_from([1.0, 1.2]),
+            "frequency_penalty": st.sampled_from([0.0, 0.0, 0.5]),
             "seed": st.integers(0, 5),
             "max_tokens": st.integers(1, 24),
             "n": st.sampled_from([1, 1, 1, 2, 3]),
@@ -82,11 +88,16 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
 
 
 class ExactnessMachine(RuleBasedStateMachine):
-    """Subclasses give the engines: `crowded()` is driven, `alone()` answers."""
+    """Subclasses give the engines: `crowded()` is driven, `alone()` answers. `executors` run the
+    same program over the driven engine's state with other numbers of threads."""
 
     vocabulary: int
+    executors: list[Executor]
     compared = 0
     """Choices compared so far by all machines of the class."""
+    preempted = 0
+    cut = 0
+    """Preemptions, forced or not, and cancellations so far."""
 
     @classmethod
     def crowded(cls) -> Engine:
@@ -96,16 +107,21 @@ class ExactnessMachine(RuleBasedStateMachine):
     def alone(cls) -> Engine:
         raise AssertionError("a subclass gives the engine")
 
-    @initialize()
-    def start(self) -> None:
+    @initialize(data=st.data(), burst=st.integers(FEWEST, 6))
+    def start(self, data: st.DataObject, burst: int) -> None:
         self.engine = self.crowded()
         self.budget = self.engine.scheduler.most_rows
         self.asked: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, Answer] = {}
         self.cancelled: set[str] = set()
         self.count = 0
+        self.preemptions = self.engine.scheduler.preemptions
+        self.arrive(data, burst)
 
     @rule(data=st.data(), burst=st.integers(1, 5))
+    def arrivals(self, data: st.DataObject, burst: int) -> None:
+        self.arrive(data, burst)
+
     def arrive(self, data: st.DataObject, burst: int) -> None:
         for _ in range(burst):
             name = str(self.count)
@@ -119,13 +135,19 @@ class ExactnessMachine(RuleBasedStateMachine):
         for _ in range(steps):
             self._take(self.engine.step())
 
-    @rule(budget=st.sampled_from(BUDGETS))
+    @rule(budget=st.one_of(st.sampled_from(BUDGETS), st.integers(1, 256)))
     def change_the_token_budget(self, budget: int) -> None:
         self.engine.scheduler.most_rows = min(budget, self.budget)
 
     @rule(data=st.data())
+    def change_the_threads(self, data: st.DataObject) -> None:
+        self.engine.executor = data.draw(st.sampled_from(self.executors))
+
+    @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        live = sorted({s.request_id for s in self.engine.scheduler.running})
+        """Any but the first request, so that something is left to compare."""
+        scheduler = self.engine.scheduler
+        live = sorted({s.request_id for s in (*scheduler.running, *scheduler.waiting)} - {"0"})
         if live:
             name = data.draw(st.sampled_from(live))
             self.cancelled.add(name)
@@ -149,6 +171,8 @@ class ExactnessMachine(RuleBasedStateMachine):
             self._take(self.engine.step())
         assert self.engine.state.pages_used == 0
         self.engine.scheduler.most_rows = self.budget
+        type(self).preempted += self.engine.scheduler.preemptions - self.preemptions
+        type(self).cut += len(self.cancelled)
         for name, asked in self.asked.items():
             if name not in self.cancelled:
                 self._compare(name, asked)

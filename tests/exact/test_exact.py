@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -11,22 +12,25 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from ockham.core.config import EngineConfig
 from ockham.engine.engine import Engine
+from ockham.kernels.base import Executor
+from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.native import core
-from tests.exact.machine import ExactnessMachine
-from tests.helpers.tiny import tiny_llama, tiny_mistral
+from tests.exact.machine import FEWEST, ExactnessMachine
+from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_mixtral
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
 
 VOCABULARY = 97
+SIZES = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
 CHECKPOINTS = {
-    "full": lambda directory: tiny_llama(
-        directory, hidden_size=128, intermediate_size=256, head_dim=32
-    ),
-    "window": lambda directory: tiny_mistral(
-        directory, window=20, hidden_size=128, intermediate_size=256, head_dim=32
-    ),
+    "full": lambda directory: tiny_llama(directory, **SIZES),
+    "window": lambda directory: tiny_mistral(directory, window=20, **SIZES),
+    "experts": lambda directory: tiny_mixtral(directory, **{**SIZES, "intermediate_size": 128}),
 }
-EXAMPLES = int(os.environ.get("OCKHAM_EXACT_EXAMPLES", "6"))
+FORMATS = ("fp32", "bf16", "int8", "int4:32", "int4:64", "int4:128")
+EXAMPLES = int(os.environ.get("OCKHAM_EXACT_EXAMPLES", "2"))
+SHARES = {"avx512": 1.0, "avx2": 0.5, "portable": 0.3}
+"""Of the examples: what is slow gets fewer. Not all machines have all instruction sets."""
 
 
 @pytest.fixture(scope="module", params=CHECKPOINTS)
@@ -48,8 +52,22 @@ def make_engine(checkpoint: Path, **values: object) -> Engine:
     return Engine(EngineConfig(**config))
 
 
-@pytest.mark.parametrize("quantization", ["fp32", "bf16", "int8", "int4"])
-def test_no_schedule_changes_a_bit(checkpoint: Path, quantization: str) -> None:
+@pytest.fixture(params=SHARES)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Backends that are made in this test run this instruction set."""
+    if request.param not in {core.isa_name(isa) for isa in core.Isa if core.supported(isa)}:
+        pytest.skip(f"this processor lacks {request.param}")
+    monkeypatch.setenv("OCKHAM_ISA", request.param)
+    return str(request.param)
+
+
+def executor_of(engine: Engine, threads: int) -> Executor:
+    """The engine's program over its state with so many threads."""
+    return CpuBackend(threads).bind(engine.model.program, engine.state.planes)
+
+
+@pytest.mark.parametrize("quantization", FORMATS)
+def test_no_schedule_changes_a_bit(checkpoint: Path, quantization: str, isa: str) -> None:
     # Room for less than two of the longest sequences, so that pages run out by themselves too.
     crowded = make_engine(
         checkpoint,
@@ -58,9 +76,11 @@ def test_no_schedule_changes_a_bit(checkpoint: Path, quantization: str) -> None:
         kv_cache_memory_bytes=300 * 2 * 2 * 2 * 32 * (4 if quantization == "fp32" else 2),
     )
     alone = make_engine(checkpoint, quantization=quantization)
+    alone.executor = executor_of(alone, 1)
 
     class Machine(ExactnessMachine):
         vocabulary = VOCABULARY
+        executors = [executor_of(crowded, threads) for threads in (1, 2)]
 
         @classmethod
         def crowded(cls) -> Engine:
@@ -70,14 +90,32 @@ def test_no_schedule_changes_a_bit(checkpoint: Path, quantization: str) -> None:
         def alone(cls) -> Engine:
             return alone
 
+    examples = max(2, math.ceil(EXAMPLES * SHARES[isa]))
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
-    assert Machine.compared >= EXAMPLES // 2
-    print(f"{Machine.compared} sequences compared")
+    assert Machine.compared + Machine.cut >= FEWEST * examples
+    assert Machine.compared >= examples
+    print(
+        f"{Machine.compared} sequences compared, {Machine.preempted} preemptions, "
+        f"{Machine.cut} requests cancelled"
+    )
+
+
+def test_instruction_sets_promise_no_equal_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bits are promised within one numerics id, and the instruction set is part of it."""
+    checkpoint = tiny_llama(tmp_path)
+    names = set()
+    supported = [isa for isa in core.Isa if core.supported(isa)]
+    for isa in supported:
+        monkeypatch.setenv("OCKHAM_ISA", core.isa_name(isa))
+        names.add(make_engine(checkpoint, quantization="bf16").model.numerics_id)
+    assert len(names) == len(supported)

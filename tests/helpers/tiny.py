@@ -60,12 +60,19 @@ def tiny_llama(directory: Path, *, seed: int = 0, tokenizer: bool = False, **con
             prefix + "self_attn.k_proj.weight": matrix(kv, width, 2.0),
             prefix + "self_attn.v_proj.weight": matrix(kv, width),
             prefix + "self_attn.o_proj.weight": matrix(width, heads),
-            prefix + "mlp.gate_proj.weight": matrix(inner, width),
-            prefix + "mlp.up_proj.weight": matrix(inner, width),
-            prefix + "mlp.down_proj.weight": matrix(width, inner),
             prefix + "input_layernorm.weight": np.ones(width, np.float32),
             prefix + "post_attention_layernorm.weight": np.ones(width, np.float32),
         }
+        experts = values.get("num_local_experts", 0)
+        block = prefix + "block_sparse_moe."
+        blocks = [(prefix + "mlp.", "gate_proj", "up_proj", "down_proj")]
+        if experts:
+            tensors[block + "gate.weight"] = matrix(experts, width, 2.0)
+            blocks = [(f"{block}experts.{e}.", "w1", "w3", "w2") for e in range(experts)]
+        for start, gate, up, down in blocks:
+            tensors[f"{start}{gate}.weight"] = matrix(inner, width)
+            tensors[f"{start}{up}.weight"] = matrix(inner, width)
+            tensors[f"{start}{down}.weight"] = matrix(width, inner)
     save_file(tensors, directory / "model.safetensors")
     if tokenizer:
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -80,5 +87,17 @@ def tiny_mistral(directory: Path, *, window: int = 12, **config: Any) -> Path:
         architectures=["MistralForCausalLM"],
         model_type="mistral",
         sliding_window=window,
+        **config,
+    )
+
+
+def tiny_mixtral(directory: Path, *, experts: int = 5, **config: Any) -> Path:
+    """The same with a mixture of experts in every layer, of which each row takes two."""
+    return tiny_llama(
+        directory,
+        architectures=["MixtralForCausalLM"],
+        model_type="mixtral",
+        num_local_experts=experts,
+        num_experts_per_tok=2,
         **config,
     )
