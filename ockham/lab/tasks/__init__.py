@@ -1,0 +1,40 @@
+"""Tasks with exact scores, whose items are generated from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ockham.core.errors import ConfigError
+from ockham.lab.tasks.chat import Chat
+from ockham.lab.tasks.documents import Documents
+from ockham.lab.tasks.edit import Edit
+from ockham.lab.tasks.item import Count, Item, Split, Task
+from ockham.lab.tasks.recall import Recall
+from ockham.lab.tasks.steps import Steps
+from ockham.lab.tasks.texts import Code, Prose
+
+TASKS: dict[str, Task] = {
+    task.name: task for task in (Recall(), Documents(), Edit(), Steps(), Chat(), Code(), Prose())
+}
+"""Every task by its name."""
+
+
+def items(
+    task: str,
+    seed: int,
+    number: int,
+    split: Split = "test",
+    level: str | None = None,
+    count: Count | None = None,
+) -> Iterator[Item]:
+    """The first `number` items of a task; of all its levels in turn where none is named.
+
+    Raises ConfigError for an unknown task or level.
+    """
+    if task not in TASKS:
+        raise ConfigError(f"there is no task {task!r}; there are {', '.join(TASKS)}.")
+    for index in range(number):
+        yield TASKS[task].item(seed, index, split, level, count)
+
+
+__all__ = ["TASKS", "Count", "Item", "Split", "Task", "items"]

@@ -1,0 +1,124 @@
+"""`documents`: short documents about people, in any order, and a question about one of them, or
+about two of them together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import ClassVar
+
+from ockham.lab.tasks.item import Count, Item, Split, belongs_to, draw, is_answer, level_of
+from ockham.lab.tasks.vocabulary import (
+    ANIMALS,
+    CITIES,
+    JOBS,
+    RELATIONS,
+    invented_name,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What one document tells."""
+
+    name: str
+    city: str
+    job: str
+    animal: str
+    relation: str
+    other: str
+    """Who is this person's `relation`: someone with a document of their own."""
+
+    def describe(self) -> str:
+        """The document."""
+        return (
+            f"{self.name} lives in {self.city}. {self.name} works as a {self.job}. "
+            f"{self.name} has a {self.animal}. The {self.relation} of {self.name} is {self.other}."
+        )
+
+
+class Documents:
+    """Answer from documents that may stand in any order: what reuse of chunks must not break."""
+
+    name: ClassVar[str] = "documents"
+    summary: ClassVar[str] = "a question that one document, or two together, answers"
+    levels: ClassVar[tuple[str, ...]] = (
+        "documents=2",
+        "documents=4",
+        "documents=8",
+        "documents=4, hops=2",
+        "documents=8, hops=2",
+    )
+
+    def item(
+        self,
+        seed: int,
+        index: int,
+        split: Split,
+        level: str | None = None,
+        count: Count | None = None,
+    ) -> Item:
+        """See `Task`."""
+        level = level_of(self, index, level)
+        rng = draw(self.name, seed, index, split)
+        number = int(level.partition(",")[0].partition("=")[2])
+        while True:
+            people = draw_people(rng, number)
+            asked, answer = draw_question(rng, people, hops=2 if "hops" in level else 1)
+            if belongs_to(split, asked, answer):
+                break
+        return Item(
+            task=self.name,
+            messages=({"role": "user", "content": f"{describe_people(people)}\n{asked}"},),
+            text=None,
+            answer=answer,
+            max_tokens=16,
+            level=level,
+            fields={"documents": [person.describe() for person in people], "question": asked},
+        )
+
+    def score(self, item: Item, completion: str) -> float:
+        """See `Task`."""
+        return is_answer(item, completion)
+
+
+def draw_people(rng: Random, number: int) -> list[Person]:
+    """People with different names, each related to another."""
+    names: list[str] = []
+    while len(names) < number:
+        name = invented_name(rng)
+        if name not in names:
+            names.append(name)
+    return [
+        Person(
+            name,
+            rng.choice(CITIES),
+            rng.choice(JOBS),
+            rng.choice(ANIMALS),
+            rng.choice(RELATIONS),
+            rng.choice([other for other in names if other != name]),
+        )
+        for name in names
+    ]
+
+
+def describe_people(people: list[Person]) -> str:
+    """The documents as they stand in the prompt."""
+    return "".join(f"Document: {person.describe()}\n" for person in people)
+
+
+def draw_question(rng: Random, people: list[Person], hops: int) -> tuple[str, str]:
+    """A question and its answer; of two hops, one that needs two documents."""
+    person = rng.choice(people)
+    who, about = person.name, person
+    if hops == 2:
+        who = f"the {person.relation} of {person.name}"
+        about = next(other for other in people if other.name == person.other)
+    return rng.choice(
+        (
+            (f"Where does {who} live?", about.city),
+            (f"What does {who} work as?", about.job),
+            (f"Which animal does {who} have?", about.animal),
+            *(((f"Who is the {person.relation} of {who}?", person.other),) if hops == 1 else ()),
+        )
+    )
