@@ -114,11 +114,11 @@ def draw_question(rng: Random, people: list[Person], hops: int) -> tuple[str, st
     if hops == 2:
         who = f"the {person.relation} of {person.name}"
         about = next(other for other in people if other.name == person.other)
-    return rng.choice(
-        (
-            (f"Where does {who} live?", about.city),
-            (f"What does {who} work as?", about.job),
-            (f"Which animal does {who} have?", about.animal),
-            *(((f"Who is the {person.relation} of {who}?", person.other),) if hops == 1 else ()),
-        )
-    )
+    questions = [
+        (f"Where does {who} live?", about.city),
+        (f"What does {who} work as?", about.job),
+        (f"Which animal does {who} have?", about.animal),
+    ]
+    if hops == 1:
+        questions.append((f"Who is the {person.relation} of {who}?", person.other))
+    return rng.choice(questions)
