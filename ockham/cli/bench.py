@@ -18,6 +18,7 @@ from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
 from ockham.cli.report import duration, quantity
 from ockham.cli.spread import spread
 from ockham.cli.startup import startup
+from ockham.cli.workload_options import workload
 from ockham.core.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def bench() -> None:
 bench.add_command(kernels)
 bench.add_command(serve)
 bench.add_command(startup)
+bench.add_command(workload)
 
 
 def _measurement_options(function: F) -> F:

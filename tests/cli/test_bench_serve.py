@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,8 @@ def bench(url: str, *args: str, status: int = 0, random: bool = True) -> Any:
     flags = (*length, "--output-len", "5", "--num-prompts", "6", "--json")
     result = CliRunner().invoke(cli, ["bench", "serve", "--base-url", url, *flags, *args])
     assert result.exit_code == status, result.output
-    return json.loads(result.stdout)
+    (run,) = json.loads(result.stdout)["runs"]
+    return run
 
 
 def test_every_token_is_counted(url: str) -> None:
@@ -64,3 +66,60 @@ def test_a_prompt_has_no_other_length() -> None:
     result = CliRunner().invoke(cli, ["bench", "serve", *flags])
     assert result.exit_code == 2
     assert "--prompt and --input-len 8 contradict" in result.output
+
+
+def test_a_workload_at_several_rates_is_measured_and_drawn(url: str, tmp_path: Path) -> None:
+    plot = tmp_path / "rates.svg"
+    flags = ("--workload", "chat", "--set", "sessions=2", "--set", "turns=2", "--no-pauses")
+    more = ("--set", "system_sentences=2", "--rate", "20,40", "--plot", str(plot), "--json")
+    goal = ("--goodput", "ttft:60000 e2el:60000")
+    result = CliRunner().invoke(
+        cli, ["bench", "serve", "--base-url", url, "--output-len", "3", *flags, *more, *goal]
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["workload"] == "chat"
+    assert [run["request_rate"] for run in report["runs"]] == [20, 40]
+    for run in report["runs"]:
+        assert (run["completed"], run["failed"]) == (4, 0)
+        assert run["goodput_requests_per_s"] == run["requests_per_s"]
+    assert "<svg" in plot.read_text()
+
+
+def test_no_request_is_within_an_impossible_target(url: str) -> None:
+    found = bench(url, "--goodput", "ttft:0.0001")
+    assert found["goodput_requests_per_s"] == 0
+    assert found["requests_per_s"] > 0
+
+
+def test_a_file_is_replayed(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "batch.jsonl"
+    flags = ("--set", "prompts=7", "--set", "prefix_sentences=1", "-o", str(path))
+    written = CliRunner().invoke(cli, ["bench", "workload", "batch", *flags])
+    assert written.exit_code == 0, written.output
+    assert len(path.read_text().splitlines()) == 7
+    assert bench(url, "--workload", str(path), random=False)["completed"] == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--workload", "nothing"), "'nothing' is neither a workload (documents"),
+        (("--workload", "chat", "--input-len", "3"), "brings its own prompts"),
+        (("--workload", "chat", "--set", "turns=x"), "write NAME=COUNT"),
+        (("--goodput", "ttft"), "write one of ttft, tpot, e2el"),
+        (("--rate", "1,0"), "a rate must be above 0, got '1,0'"),
+        (("--plot", "rates.nothing"), "its ending must be one of"),
+        (("--plot", "/no/such/place/rates.svg"), "there is no directory"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(flags: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(cli, ["bench", "serve", "--base-url", "http://127.0.0.1:9", *flags])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_workloads_are_listed_with_their_settings() -> None:
+    result = CliRunner().invoke(cli, ["bench", "workload"])
+    assert "documents  Questions over retrieved documents" in result.output
+    assert "queries=48" in result.output

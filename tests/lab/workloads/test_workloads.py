@@ -1,0 +1,143 @@
+"""Workloads are the same for the same seed, share what they say they share, and survive a file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ockham.core.errors import ConfigError
+from ockham.lab.workloads import (
+    Request,
+    make_workload,
+    read_requests,
+    workloads,
+    write_requests,
+)
+
+NAMES = ("agents", "batch", "chat", "documents", "edit", "long", "samples", "typing")
+
+
+def test_every_workload_of_the_issue_is_there() -> None:
+    assert tuple(sorted(workloads())) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_seed_decides_the_requests_and_a_file_keeps_them(name: str, tmp_path: Path) -> None:
+    requests = make_workload(name).requests(3)
+    assert requests == make_workload(name).requests(3)
+    assert requests != make_workload(name).requests(4)
+    path = tmp_path / "requests.jsonl"
+    assert write_requests(path, requests) == len(requests) > 1
+    assert read_requests(path) == requests
+
+
+def test_chats_begin_alike_and_go_on() -> None:
+    requests = make_workload("chat", {"sessions": 3, "turns": 2}).requests(0)
+    firsts = [request for request in requests if request.after is None]
+    assert len(firsts) == 3
+    assert len({request.messages[0]["content"] for request in firsts if request.messages}) == 1
+    assert [request.after for request in requests[:2]] == [None, "chat-0-0"]
+
+
+def test_documents_return_in_another_order() -> None:
+    texts = [r.messages[0]["content"] for r in make_workload("documents").requests(0) if r.messages]
+    documents = [text.split("\n\n")[:-1] for text in texts]
+    assert all(len(set(found)) == 4 for found in documents)
+    again = [document for found in documents for document in found]
+    assert len(set(again)) < len(again) / 4
+    places = {document: set() for document in again}  # type: dict[str, set[int]]
+    for found in documents:
+        for place, document in enumerate(found):
+            places[document].add(place)
+    assert max(map(len, places.values())) == 4
+
+
+def test_an_offline_batch_has_few_prefixes() -> None:
+    prompts = [r.prompt or "" for r in make_workload("batch", {"prefixes": 3}).requests(0)]
+    assert len(prompts) == 2000
+    assert len({prompt.split("\n\nQuestion")[0] for prompt in prompts}) == 3
+
+
+def test_typing_mostly_appends_and_sometimes_changes_what_stands_above() -> None:
+    requests = make_workload("typing", {"sessions": 1, "pauses": 20}).requests(0)
+    prompts = [request.prompt or "" for request in requests]
+    changed = [
+        number
+        for number, (before, after) in enumerate(itertools.pairwise(prompts), 1)
+        if not after.startswith(before[: before.rindex("\n\n")])
+    ]
+    assert changed == [4, 9, 14, 19]
+    assert all(r.arrival_s > 0 and r.after for r in requests[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("chats", {}, "there is no workload 'chats'; there are .*chat"),
+        ("chat", {"turn": 2}, "has no setting 'turn'; it has sessions, turns"),
+        ("chat", {"turns": 0}, "turns of the workload 'chat' must be at least 1, got 0"),
+    ],
+)
+def test_what_is_unknown_is_refused(name: str, settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_workload(name, settings)
+
+
+def test_a_trace_shares_the_blocks_whose_hashes_are_equal(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    lines = [
+        {"timestamp": 0, "input_length": 1024, "output_length": 3, "hash_ids": [7, 8]},
+        {"timestamp": 1500, "input_length": 700, "output_length": 4, "hash_ids": [7, 9]},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    one, two = read_requests(path, vocabulary=50)
+    assert (one.arrival_s, two.arrival_s) == (0.0, 1.5)
+    assert (one.max_tokens, two.max_tokens) == (3, 4)
+    first, second = np.array(one.prompt_token_ids), np.array(two.prompt_token_ids)
+    assert (len(first), len(second)) == (1024, 700)
+    assert (first[:512] == second[:512]).all()
+    assert (first[512:700] != second[512:]).any()
+    assert first.min() >= 0
+    assert first.max() < 50
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: no JSON"),
+        ("[1]", "line 2: must be a JSON object"),
+        ('{"id": "b", "prompt": "x"}', "line 2: .*max_tokens"),
+        ('{"id": "b", "max_tokens": 1}', "line 2: request 'b' must have one of"),
+        ('{"id": "b", "prompt": "", "max_tokens": 1}', "line 2: request 'b' asks nothing"),
+        ('{"id": "b", "prompt": "x", "max_tokens": 0}', "max_tokens=0; both must be at least 1"),
+        ('{"id": "b", "prompt": "x", "max_tokens": 1, "arrival_s": -1}', "before 0"),
+        ('{"id": "a", "prompt": "x", "max_tokens": 1}', "two requests with the id 'a'"),
+        ('{"id": "b", "prompt": "x", "max_tokens": 1, "after": "c"}', "comes after 'c'"),
+        (
+            '{"timestamp": 0, "input_length": 600, "output_length": 1, "hash_ids": [1]}',
+            "line 2: a prompt of 600 tokens has 2 blocks of 512, but hash_ids has 1",
+        ),
+    ],
+)
+def test_a_line_that_is_wrong_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"id": "a", "prompt": "x", "max_tokens": 1}\n' + line + "\n")
+    with pytest.raises(ConfigError, match=message):
+        read_requests(path)
+
+
+def test_a_file_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_requests(tmp_path / "nothing")
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(ConfigError, match="holds no request"):
+        read_requests(tmp_path / "empty")
+
+
+def test_only_one_prompt_is_asked() -> None:
+    with pytest.raises(ConfigError, match="must have one of"):
+        Request(id="a", prompt="x", prompt_token_ids=[1], max_tokens=1)
