@@ -67,15 +67,45 @@ OCKHAM_INLINE void store_result(const Tile& tile, int64_t row, int64_t panel, F 
 
 // Asks for the weights that will be read soon. Few rows wait for memory: what is asked for goes right
 // to the first-level cache. With more rows time is enough to bring it to the second level long before,
-// where it does not push out the rows' values, and to the first just in time.
+// where it does not push out the rows' values, and to the first just in time. `jump`: see Jump.
 template <bool WAITS>
-OCKHAM_INLINE void ask_ahead(const uint8_t* from) {
+OCKHAM_INLINE void ask_ahead(const uint8_t* from, int64_t jump) {
     if (WAITS) {
-        prefetch(from + 4096);
+        prefetch(from + 4096 + jump);
     } else {
-        prefetch_far(from + 6144);
+        prefetch_far(from + 6144 + jump);
         prefetch(from + 512);
     }
+}
+
+// What comes after a panel's last weights is the next panel; two panels at a time are followed by the
+// two after them.
+template <bool WAITS, int PANELS>
+class Jump {
+   public:
+    Jump(const uint8_t* panel, int64_t panel_bytes)
+        : end_(panel + panel_bytes - (WAITS ? 4096 : 6144)), jump_((PANELS - 1) * panel_bytes) {}
+    int64_t at(const uint8_t* first) const { return PANELS == 1 || first < end_ ? 0 : jump_; }
+
+   private:
+    const uint8_t* end_;
+    const int64_t jump_;
+};
+
+// A row's four values times the weights of each panel; the same for 4-bit codes.
+template <int PANELS>
+OCKHAM_INLINE void dot_quads(I (&sum)[PANELS], const QuadWeights (&weights)[PANELS],
+                             const uint8_t* x) {
+    const Quad wide = quad(x);
+    OCKHAM_UNROLL
+    for (int p = 0; p < PANELS; ++p) sum[p] = dot_quad(sum[p], weights[p], wide);
+}
+template <int PANELS>
+OCKHAM_INLINE void dot_codes(CodeSum (&sum)[PANELS], const Codes (&weights)[PANELS],
+                             const uint8_t* x) {
+    const CodeQuad wide = code_quad(x);
+    OCKHAM_UNROLL
+    for (int p = 0; p < PANELS; ++p) sum[p] = dot_codes(sum[p], weights[p], wide);
 }
 
 // fp32: a step is one k.
@@ -85,8 +115,9 @@ struct Fp32 : Fp32Block {
     template <int ROWS, int PANELS>
     static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
         const int64_t panel_stride = tile.matrix.inputs * 64;
-        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) +
-                                panel * panel_stride + range.begin * 64;
+        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) + panel * panel_stride;
+        const Jump<(ROWS <= waiting_rows), PANELS> jump(weight, panel_stride);
+        weight += range.begin * 64;
         const uint8_t* x = tile.values(row) + range.begin * 4;
         F sum[ROWS][PANELS];
         OCKHAM_UNROLL
@@ -99,7 +130,7 @@ struct Fp32 : Fp32Block {
             OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
                 const uint8_t* from = weight + p * panel_stride;
-                ask_ahead<ROWS <= waiting_rows>(from);
+                ask_ahead<ROWS <= waiting_rows>(from, jump.at(weight));
                 w[p] = load(reinterpret_cast<const float*>(from));
             }
             OCKHAM_UNROLL
@@ -126,8 +157,9 @@ struct Bf16 : Bf16Block {
     template <int ROWS, int PANELS>
     static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
         const int64_t panel_stride = (tile.matrix.inputs + 1) / 2 * 64;
-        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) +
-                                panel * panel_stride + range.begin * 64;
+        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) + panel * panel_stride;
+        const Jump<(ROWS <= waiting_rows), PANELS> jump(weight, panel_stride);
+        weight += range.begin * 64;
         const uint8_t* x = tile.values(row) + range.begin * 4;
         F sum[ROWS][PANELS];
         OCKHAM_UNROLL
@@ -140,7 +172,7 @@ struct Bf16 : Bf16Block {
             OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
                 const uint8_t* from = weight + p * panel_stride;
-                ask_ahead<ROWS <= waiting_rows>(from);
+                ask_ahead<ROWS <= waiting_rows>(from, jump.at(weight));
                 w[p] = pair_weights(from);
             }
             OCKHAM_UNROLL
@@ -166,8 +198,9 @@ struct Int8 : Int8Block {
     template <int ROWS, int PANELS>
     static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
         const int64_t panel_stride = (tile.matrix.inputs + 3) / 4 * 64;
-        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) +
-                                panel * panel_stride + range.begin * 64;
+        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) + panel * panel_stride;
+        const Jump<(ROWS <= waiting_rows), PANELS> jump(weight, panel_stride);
+        weight += range.begin * 64;
         const uint8_t* x = tile.values(row) + range.begin * 4;
         I sum[ROWS][PANELS];
         OCKHAM_UNROLL
@@ -181,15 +214,12 @@ struct Int8 : Int8Block {
             OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
                 const uint8_t* from = weight + p * panel_stride;
-                ask_ahead<ROWS <= waiting_rows>(from);
+                ask_ahead<ROWS <= waiting_rows>(from, jump.at(weight));
                 w[p] = quad_weights(from);
             }
             OCKHAM_UNROLL
-            for (int r = 0; r < ROWS; ++r) {
-                const Quad wide = quad(x + r * tile.row_bytes);
-                OCKHAM_UNROLL
-                for (int p = 0; p < PANELS; ++p) sum[r][p] = dot_quad(sum[r][p], w[p], wide);
-            }
+            for (int r = 0; r < ROWS; ++r)
+                dot_quads<PANELS>(sum[r], w, x + r * tile.row_bytes);
         }
         OCKHAM_UNROLL
         for (int p = 0; p < PANELS; ++p) {
@@ -216,28 +246,37 @@ struct Int4 : Int4Block {
         const int64_t group_steps = tile.matrix.group / 32;
         const int64_t groups = tile.matrix.inputs / tile.matrix.group;
         const int64_t panel_stride = tile.matrix.inputs * 8;
-        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) +
-                                panel * panel_stride + range.begin * step_bytes;
+        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) + panel * panel_stride;
+        const Jump<(ROWS <= waiting_rows), PANELS> jump(weight, panel_stride);
+        weight += range.begin * step_bytes;
         const uint8_t* x = tile.values(row) + range.begin * step_inputs;
-        const uint16_t* scale = static_cast<const uint16_t*>(tile.matrix.scale);
-        const uint8_t* zeros = static_cast<const uint8_t*>(tile.matrix.zero);
-        F y[ROWS][PANELS];
+        const int64_t first_group = range.begin / group_steps;
+        const int64_t of_panel = (panel * groups + first_group) * panel_outputs;
+        const uint16_t* scale = static_cast<const uint16_t*>(tile.matrix.scale) + of_panel;
+        const uint8_t* zeros = static_cast<const uint8_t*>(tile.matrix.zero) + of_panel;
+        const float* of_x = tile.input.scales + row * groups + first_group;
+        const int32_t* offset = tile.input.offsets + row * groups + first_group;
+        // Between groups the registers hold no y: they are for the integer sums of more rows. (Not in
+        // the output itself, whose rows may all fall on one set of the cache.)
+        alignas(64) float y[ROWS][PANELS][panel_outputs];
         OCKHAM_UNROLL
         for (int r = 0; r < ROWS; ++r)
             OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p)
-                y[r][p] = range.first ? zero() : load_out(tile, row + r, panel + p);
+                store(y[r][p], range.first ? OCKHAM_ISA_NAMESPACE::zero()
+                                           : load_out(tile, row + r, panel + p));
         const int64_t group_end = range.end / group_steps;
-        for (int64_t group = range.begin / group_steps; group < group_end; ++group) {
+        const int64_t scale_stride = groups * panel_outputs;  // from one panel's to the next's
+        for (int64_t group = first_group; group < group_end; ++group) {
+            const int64_t ahead = jump.at(weight);
             I sum[ROWS][PANELS];
             OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r) {
-                const int32_t offset = tile.input.offsets[(row + r) * groups + group];
+                const int32_t value = offset[r * groups];
                 OCKHAM_UNROLL
                 for (int p = 0; p < PANELS; ++p)
-                    sum[r][p] = ZEROS ? zero_points_times(
-                                            zeros + ((panel + p) * groups + group) * 16, offset / 8)
-                                      : int_broadcast(offset);
+                    sum[r][p] = ZEROS ? zero_points_times(zeros + p * scale_stride, value / 8)
+                                      : int_broadcast(value);
             }
             for (int64_t step = 0; step < group_steps; ++step) {
                 CodeSum part[ROWS][PANELS];
@@ -251,23 +290,15 @@ struct Int4 : Int4Block {
                     OCKHAM_UNROLL
                     for (int p = 0; p < PANELS; ++p) {
                         const uint8_t* from = weight + p * panel_stride;
-                        ask_ahead<ROWS <= waiting_rows>(from);
+                        ask_ahead<ROWS <= waiting_rows>(from, ahead);
                         codes(from, low[p], high[p]);
                     }
                     OCKHAM_UNROLL
-                    for (int r = 0; r < ROWS; ++r) {
-                        const CodeQuad wide = code_quad(x + r * tile.row_bytes);
-                        OCKHAM_UNROLL
-                        for (int p = 0; p < PANELS; ++p)
-                            part[r][p] = dot_codes(part[r][p], low[p], wide);
-                    }
+                    for (int r = 0; r < ROWS; ++r)
+                        dot_codes<PANELS>(part[r], low, x + r * tile.row_bytes);
                     OCKHAM_UNROLL
-                    for (int r = 0; r < ROWS; ++r) {
-                        const CodeQuad wide = code_quad(x + r * tile.row_bytes + 4);
-                        OCKHAM_UNROLL
-                        for (int p = 0; p < PANELS; ++p)
-                            part[r][p] = dot_codes(part[r][p], high[p], wide);
-                    }
+                    for (int r = 0; r < ROWS; ++r)
+                        dot_codes<PANELS>(part[r], high, x + r * tile.row_bytes + 4);
                 }
                 OCKHAM_UNROLL
                 for (int r = 0; r < ROWS; ++r)
@@ -277,23 +308,26 @@ struct Int4 : Int4Block {
             }
             OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p) {
-                const F of_weight = from_half(scale + ((panel + p) * groups + group) * 16);
+                prefetch(scale + p * scale_stride + 1024);
+                const F of_weight = from_half(scale + p * scale_stride);
                 OCKHAM_UNROLL
                 for (int r = 0; r < ROWS; ++r) {
-                    const F of_x = broadcast(tile.input.scales[(row + r) * groups + group]);
-                    y[r][p] = fma(to_float(sum[r][p]), mul(of_x, of_weight), y[r][p]);
+                    const F both = mul(broadcast(of_x[r * groups]), of_weight);
+                    store(y[r][p], fma(to_float(sum[r][p]), both, load(y[r][p])));
                 }
             }
+            ++of_x;
+            ++offset;
+            scale += panel_outputs;
+            if (ZEROS) zeros += panel_outputs;
         }
         OCKHAM_UNROLL
         for (int r = 0; r < ROWS; ++r)
             OCKHAM_UNROLL
             for (int p = 0; p < PANELS; ++p)
-                store_result(tile, row + r, panel + p, y[r][p], range.last);
+                store_result(tile, row + r, panel + p, load(y[r][p]), range.last);
     }
 };
-
-using Block = void (*)(const Tile&, int64_t row, int64_t panel, Range);
 
 using Block = void (*)(const Tile&, int64_t row, int64_t panel, Range);
 

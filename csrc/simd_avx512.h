@@ -80,8 +80,11 @@ using QuadWeights = __m512i;
 using Quad = __m512i;
 OCKHAM_INLINE QuadWeights quad_weights(const uint8_t* from) { return _mm512_loadu_si512(from); }
 OCKHAM_INLINE Quad quad(const uint8_t* from) { return pair(from); }
+// Written as assembly because GCC 12 copies the sums of large blocks from register to register around
+// its own intrinsic.
 OCKHAM_INLINE I dot_quad(I sum, QuadWeights weights, Quad x) {
-    return _mm512_dpbusd_epi32(sum, weights, x);
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(x));
+    return sum;
 }
 
 // Quads of 4-bit codes
@@ -97,7 +100,7 @@ OCKHAM_INLINE void codes(const uint8_t* from, Codes& low, Codes& high) {
 OCKHAM_INLINE CodeQuad code_quad(const uint8_t* from) { return pair(from); }
 OCKHAM_INLINE CodeSum code_sum_start(I sum) { return sum; }
 OCKHAM_INLINE CodeSum dot_codes(CodeSum sum, Codes weights, CodeQuad x) {
-    return _mm512_dpbusd_epi32(sum, weights, x);
+    return dot_quad(sum, weights, x);
 }
 OCKHAM_INLINE I code_sum_finish(I, CodeSum part) { return part; }
 OCKHAM_INLINE I zero_points_times(const uint8_t* zeros, int32_t factor) {
@@ -128,7 +131,7 @@ struct Int8Block {
 };
 struct Int4Block {
     static constexpr int rows = 8, waiting_rows = 3;
-    static constexpr int panels(int64_t) { return 1; }
+    static constexpr int panels(int64_t rows) { return rows <= 4 ? 1 : 2; }
 };
 
 }  // namespace ockham::OCKHAM_ISA_NAMESPACE
