@@ -14,6 +14,9 @@ namespace {
 
 // Rows of (row, expert) pairs computed together: bounds the memory of a mixture of experts.
 constexpr int64_t most_pairs = 2048;
+// Rows of a feed-forward, and of what is added to the stream, computed together: bounds the memory of
+// steps of many rows, of which the widest activations are most.
+constexpr int64_t most_rows = 512;
 
 void require(bool condition, const std::string& sentence) {
     if (!condition) throw std::invalid_argument(sentence);
@@ -257,10 +260,10 @@ void Executor::gate(ops::Activation activation, const float* gate_up, int64_t in
         kernels_.gated_gelu_tanh(gate_up, gate_up + inner, inner, y);
 }
 
-// x += residual_scale * post_norm(branch)
-void Executor::add(Run& run, float* branch, const ops::Norm& post_norm, float residual_scale) {
-    float* x = run.x();
-    for_rows(run.step.rows, hidden_, [&](int64_t row, int) {
+// x += residual_scale * post_norm(branch) for `rows` rows of each.
+void Executor::add(float* x, int64_t rows, float* branch, const ops::Norm& post_norm,
+                   float residual_scale) {
+    for_rows(rows, hidden_, [&](int64_t row, int) {
         float* from = branch + row * hidden_;
         if (post_norm)
             kernels_.rms_norm(from, post_norm.weight.data(), post_norm.eps, hidden_, from);
@@ -396,21 +399,32 @@ void Executor::operator()(Run& run, const ops::Attend& op) {
 }
 
 void Executor::operator()(Run& run, const ops::AttentionOutput& op) {
-    const int64_t rows = run.step.rows;
+    const int64_t width = op.out.inputs;
     Activations& own = *run.activations;
-    const PreparedInput input = prepare_normed(run, own.prepared, op.out, {}, own.a.get<float>(),
-                                               rows, nullptr);
-    float* branch = own.branch.take<float>(rows * hidden_);
-    product(op.out, input, branch, op.bias);
-    add(run, branch, op.post_norm, op.residual_scale);
+    for (int64_t begin = 0; begin < run.step.rows; begin += most_rows) {
+        const int64_t rows = std::min(most_rows, run.step.rows - begin);
+        const PreparedInput input = prepare_normed(run, own.prepared, op.out, {},
+                                                   own.a.get<float>() + begin * width, rows, nullptr);
+        float* branch = own.branch.take<float>(rows * hidden_);
+        product(op.out, input, branch, op.bias);
+        add(run.x() + begin * hidden_, rows, branch, op.post_norm, op.residual_scale);
+    }
 }
 
 void Executor::operator()(Run& run, const ops::FeedForward& op) {
-    const int64_t rows = run.step.rows, inner = op.down.inputs;
+    for (int64_t begin = 0; begin < run.step.rows; begin += most_rows)
+        feed_forward(run, op, begin, std::min(most_rows, run.step.rows - begin));
+    keep_hidden(run, op.layer);
+}
+
+void Executor::feed_forward(Run& run, const ops::FeedForward& op, int64_t begin, int64_t rows) {
+    const int64_t inner = op.down.inputs;
     Activations& own = *run.activations;
+    float* x = run.x() + begin * hidden_;
     const PreparedInput input =
-        prepare_normed(run, own.prepared, op.gate_up, op.norm, run.x(), rows, nullptr);
-    float* gate_up = own.gate_up.take<float>(rows * 2 * inner);
+        prepare_normed(run, own.prepared, op.gate_up, op.norm, x, rows, nullptr);
+    // In the memory of the queries, which attention has read.
+    float* gate_up = own.qkv.take<float>(rows * 2 * inner);
     product(op.gate_up, input, gate_up, op.gate_up_bias);
 
     const InputForm form = input_form(op.down);
@@ -423,8 +437,7 @@ void Executor::operator()(Run& run, const ops::FeedForward& op) {
     });
     float* branch = own.branch.take<float>(rows * hidden_);
     product(op.down, gated, branch, op.down_bias);
-    add(run, branch, op.post_norm, op.residual_scale);
-    keep_hidden(run, op.layer);
+    add(x, rows, branch, op.post_norm, op.residual_scale);
 }
 
 void Executor::operator()(Run& run, const ops::Route& op) {
@@ -610,7 +623,7 @@ void Executor::operator()(Run& run, const ops::Experts& op) {
             kernels_.add_scaled(branch + row * hidden_, shared + row * hidden_, 1.0f, hidden_);
         });
     }
-    add(run, branch, op.post_norm, op.residual_scale);
+    add(run.x(), rows, branch, op.post_norm, op.residual_scale);
     keep_hidden(run, op.layer);
 }
 

@@ -187,7 +187,9 @@ class Executor {
     void product(const PackedMatrix& matrix, const PreparedInput& input, float* y,
                  const std::vector<float>& bias);
     void gate(ops::Activation activation, const float* gate_up, int64_t inner, float* y) const;
-    void add(Run& run, float* branch, const ops::Norm& post_norm, float residual_scale);
+    void add(float* x, int64_t rows, float* branch, const ops::Norm& post_norm,
+             float residual_scale);
+    void feed_forward(Run& run, const ops::FeedForward& op, int64_t begin, int64_t rows);
     void keep_hidden(Run& run, int64_t layer);
     void chosen_experts(Run& run, const ops::Experts& op, int64_t begin, int64_t end);
 
