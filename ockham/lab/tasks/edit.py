@@ -9,7 +9,7 @@ from typing import ClassVar
 from ockham.lab.tasks.item import Count, Item, Split, belongs_to, draw, is_answer, level_of
 from ockham.lab.tasks.vocabulary import ADJECTIVES, NOUNS
 
-_VERBS = ("add", "build", "check", "clean", "find", "load", "make", "merge", "move", "read", "sort")
+_VERBS = ("add", "build", "copy", "find", "load", "make", "open", "read", "send", "sort", "write")
 
 
 class Edit:

@@ -9,23 +9,22 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+# One token each in the lab model's tokenizer, with a space before them or without.
 ADJECTIVES = _words(
-    """amber big black blue bold brave brown calm clean clear cold dark deep dry early empty fair
-    fast fine flat free fresh full gold good grand gray green happy hard heavy high hot kind
-    large late light little long loud low new nice old open pale pink plain poor proud pure quick
-    quiet rare red rich round safe sharp short shy silver slow small soft solid strong sweet tall
-    thin tiny true warm weak white wide wild wise yellow young"""
+    """abstract active clear complete current empty encoded final first full initial last local long
+    main multi next normal open quoted safe simple specific standard strict super valid visible"""
 )
 
 NOUNS = _words(
-    """apple arch ball bank bear bell bird boat bone book bottle bowl box branch bread bridge brush
-    cake camp candle card castle cat chain chair clock cloud coat coin corn crow cup deer desk
-    dog door drum duck eagle egg field fish flag flower fork fox frog garden gate glass goat
-    grape hall hammer hat hill horse house island jar key king kite knife ladder lake lamp leaf
-    lemon letter lion mill mirror moon mouse nail nest oak onion oven owl paper path pear
-    pen piano pig pipe plane plate pond queen rabbit rain ring river road rock roof rope rose
-    sail salt sand school seed sheep ship shoe shop snake snow spoon star stone storm sun swan
-    table tower town train tree truck valley wall watch wave well wheel wind wolf wood"""
+    """action address anchor archive argument attribute base block body buffer button byte callback
+    canvas char child children chunk code codec color column command content context copy data date
+    dialog digits document domain element entry error event field file flag font form frame future
+    group handle handler header height host image index instance item keyword label level library
+    limit line link loader logger loop mark master member menu message method mode module name node
+    offset option output package parameter parent parser part pattern place platform point position
+    prefix process queue release response result root screen script seconds sequence server sign
+    socket source space stack state status stream string system target text theme thread time title
+    token trace tree user value variable version widget width window word year"""
 )
 
 CITIES = _words(
