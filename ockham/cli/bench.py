@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ockham.cli.bench_fidelity import fidelity
 from ockham.cli.bench_kernels import kernels
 from ockham.cli.bench_serve import serve
 from ockham.cli.options import Integer, engine_config, engine_options, option
@@ -32,6 +33,7 @@ def bench() -> None:
     """Measure, beside the limits of the machine."""
 
 
+bench.add_command(fidelity)
 bench.add_command(kernels)
 bench.add_command(serve)
 bench.add_command(startup)

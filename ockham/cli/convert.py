@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from ockham.cli.options import option
+from ockham.cli.options import Integer, option
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 
 QUANTIZATIONS = ("int4", "int8", "bf16", "fp32")
 GROUP_SIZES = ("32", "64", "128")
+CALIBRATION_TOKENS = 32768
 
 
 @click.command()
@@ -30,9 +31,28 @@ GROUP_SIZES = ("32", "64", "128")
     default=None,
     help="Inputs that share a scale, for int4.  [default: 64]",
 )
+@option(
+    "--calibration",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=None,
+    metavar="FILE",
+    help='Text (or .jsonl with "text") that int4 is fitted to; it takes a while.',
+)
+@option(
+    "--calibration-tokens",
+    type=Integer(1),
+    default=None,
+    help="Tokens of it to use.  [default: 32768]",
+)
 @option("--revision", default=None, help="Branch, tag or commit of a model on the hub.")
 def convert(
-    model: str, out: Path, quantization: str | None, group_size: str | None, revision: str | None
+    model: str,
+    out: Path,
+    quantization: str | None,
+    group_size: str | None,
+    calibration: Path | None,
+    calibration_tokens: int | None,
+    revision: str | None,
 ) -> None:
     """Convert MODEL (a directory, a .gguf file, a hub name) to the new directory OUT.
 
@@ -43,13 +63,19 @@ def convert(
         if quantization != "int4":
             raise ConfigError("--group-size is for --quantization int4 only.")
         quantization = f"int4:{group_size}"
+    if calibration_tokens is not None and calibration is None:
+        raise ConfigError("--calibration-tokens is for --calibration FILE only.")
 
     from ockham.model import converting
     from ockham.model.memory import readable
 
     started = time.perf_counter()
     config = EngineConfig(model=model, revision=revision, quantization=quantization)
-    written = converting.convert(config, out, lambda line: click.echo(line, err=True))
+    text = None
+    if calibration is not None:
+        most = calibration_tokens or CALIBRATION_TOKENS
+        text = converting.CalibrationFile(calibration, most)
+    written = converting.convert(config, out, lambda line: click.echo(line, err=True), text)
     click.echo(
         f"wrote {readable(written)} of weights to {out} in {time.perf_counter() - started:.1f} s",
         err=True,

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ from ockham.core.errors import ConfigError, ModelError
 from ockham.core.seams import Array, Linear
 from ockham.kernels.memory import as_bytes
 from ockham.kernels.ops import Floats
+from ockham.model.calibration import Calibrated, calibrate, read_calibration
 from ockham.model.compile import Part, Weights, compile_program
 from ockham.model.converted import DTYPES, METHOD, VERSION, ConvertedSource, key_of, vector_key
 from ockham.model.hub import WANTED_FILES, resolve
@@ -24,15 +26,30 @@ from ockham.model.opening import OpenedModel, open_model
 from ockham.model.packing import Packer
 from ockham.model.safetensors import SINGLE_FILE
 from ockham.model.sources import TensorSource, UnloadedLinear, matrix_shape
+from ockham.weights.int4 import Int4
 from ockham.weights.stored import StoredMatrix, stored_matrix
 
 ALIGNMENT = 64
 """The first byte of the data stands at a multiple of this."""
 
 
-def convert(config: EngineConfig, out: Path, progress: Callable[[str], None]) -> int:
+@dataclass(frozen=True, slots=True)
+class CalibrationFile:
+    """A text to fit int4 to, and how many of its tokens at most."""
+
+    path: Path
+    most_tokens: int
+
+
+def convert(
+    config: EngineConfig,
+    out: Path,
+    progress: Callable[[str], None],
+    calibration: CalibrationFile | None = None,
+) -> int:
     """Write the model of `config`, packed as its quantization says, to the directory `out`.
 
+    With `calibration`, int4 matrices are fitted to the inputs that they have on that text.
     Gives the bytes of the weights written. `out` must be empty or not exist; its config.json comes
     last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
     """
@@ -46,11 +63,12 @@ def convert(config: EngineConfig, out: Path, progress: Callable[[str], None]) ->
         if isinstance(opened.source, ConvertedSource):
             raise ConfigError(f"{path} was converted already; convert the original instead.")
         packer = choose_packer(config, opened.config, opened.source)
+        fitted, record = _calibrate(opened, packer, config, path, calibration, progress)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            written = _write_weights(opened, packer, out / SINGLE_FILE, progress)
+            written = _write_weights(opened, packer, fitted, out / SINGLE_FILE, progress)
             _copy_beside(path, out)
-            _write_config(opened, config, packer, out)
+            _write_config(opened, config, packer, record, out)
         except OSError as error:
             raise ModelError(f"writing {out} failed: {error.strerror or error}.") from error
     finally:
@@ -58,8 +76,49 @@ def convert(config: EngineConfig, out: Path, progress: Callable[[str], None]) ->
     return written
 
 
+def _calibrate(
+    opened: OpenedModel,
+    packer: Packer,
+    config: EngineConfig,
+    path: Path,
+    calibration: CalibrationFile | None,
+    progress: Callable[[str], None],
+) -> tuple[dict[str, Linear], dict[str, Any] | None]:
+    """The matrices that are fitted to a text, by key, and what config.json is to say of it."""
+    if calibration is None:
+        return {}, None
+    if not isinstance(packer.asked, Int4):
+        raise ConfigError("only int4 is calibrated: give --quantization int4, or no calibration.")
+    plain, description = Packer(packer.plain), opened.description
+    # What cannot be packed is refused before the work.
+    refusing = opened.source.measure(packer)
+    compile_program(description, refusing, description.max_position_embeddings)
+    measured = opened.source.measure(plain)
+    compile_program(description, measured, description.max_position_embeddings)
+    if measured.notes():
+        raise ConfigError(
+            f"{path} is quantised already, and calibration begins with unquantised weights: "
+            "convert it without, or name the original."
+        )
+    text = read_calibration(
+        calibration.path,
+        config,
+        path,
+        calibration.most_tokens,
+        description.max_position_embeddings,
+    )
+    fitted = calibrate(
+        description, opened.source.load(plain), text.windows, packer.asked.group, progress
+    )
+    return fitted, text.record()
+
+
 def _write_weights(
-    opened: OpenedModel, packer: Packer, path: Path, progress: Callable[[str], None]
+    opened: OpenedModel,
+    packer: Packer,
+    fitted: dict[str, Linear],
+    path: Path,
+    progress: Callable[[str], None],
 ) -> int:
     """Two runs of the compiler: the first learns what there will be, the second writes it."""
     description = opened.description
@@ -73,7 +132,8 @@ def _write_weights(
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as file:
         start = plan.write_header(file)
-        writer = _Writer(opened.source.load(packer), file, start, plan)
+        weights = Calibrated(opened.source.load(packer), fitted)
+        writer = _Writer(weights, file, start, plan)
         compile_program(description, writer, description.max_position_embeddings)
         file.flush()
         os.fsync(file.fileno())
@@ -179,7 +239,13 @@ def _copy_beside(path: Path, out: Path) -> None:
             shutil.copyfile(file, target)
 
 
-def _write_config(opened: OpenedModel, config: EngineConfig, packer: Packer, out: Path) -> None:
+def _write_config(
+    opened: OpenedModel,
+    config: EngineConfig,
+    packer: Packer,
+    calibration: dict[str, Any] | None,
+    out: Path,
+) -> None:
     state = choose_state_dtype(config, packer)
     values = {k: v for k, v in opened.config.items() if k != "compression_config"}
     values["quantization_config"] = {
@@ -187,6 +253,7 @@ def _write_config(opened: OpenedModel, config: EngineConfig, packer: Packer, out
         "version": VERSION,
         "quantization": config.quantization,
         "plain": "bf16" if state == "bfloat16" else "fp32",
+        **({} if calibration is None else {"calibration": calibration}),
     }
     text = opened.config.get("text_config")
     if isinstance(text, dict):

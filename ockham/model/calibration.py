@@ -1,0 +1,191 @@
+"""Calibration: int4 matrices fitted to the inputs that they have when the model reads a text.
+
+The unquantised model runs over the text on the reference backend, layer by layer: all windows of
+the text go through one layer, its products' inputs are summed to second moments, its matrices are
+packed (weights/gptq.py), and the moments are let go before the next layer begins. Every layer sees
+the inputs that the unquantised layers before it give. A matrix that is also the embedding, or that
+no row reached (an expert that nobody chose), is packed as without calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.seams import Array, Linear
+from ockham.core.step import Floats, Ints
+from ockham.kernels.ops import Embed, Program
+from ockham.kernels.reference import ReferenceBackend
+from ockham.model.compile import Part, Weights, compile_program
+from ockham.model.converted import key_of
+from ockham.model.description import ModelDescription
+from ockham.model.tokenizer import load_tokenizer
+from ockham.model.windows import cut, layouts_for, read_text, window_step
+from ockham.weights.gptq import pack_calibrated
+
+ROWS_AT_ONCE = 1024
+WINDOW_TOKENS = 512
+"""Tokens that see each other; the model's own limit where that is less."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationText:
+    """Windows of token ids (count, length), and the digest of the file that they come from."""
+
+    windows: Ints
+    digest: str
+
+    def record(self) -> dict[str, Any]:
+        """What a converted directory says of it."""
+        count, length = self.windows.shape
+        return {"digest": self.digest, "windows": count, "window_tokens": length}
+
+
+def read_calibration(
+    path: Path, config: EngineConfig, directory: Path, most_tokens: int, longest: int
+) -> CalibrationText:
+    """The first tokens of a text file as the model's tokenizer has them, in windows of `longest`.
+
+    Raises ConfigError if the text cannot be read or is too short, ModelError without a tokenizer.
+    """
+    text, digest = read_text(path)
+    tokenizer = load_tokenizer(config, directory)
+    if tokenizer is None:
+        raise ConfigError("calibration needs the model's tokenizer.")
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    length = min(WINDOW_TOKENS, longest)
+    return CalibrationText(cut(tokens, length, max(1, most_tokens // length)), digest)
+
+
+class Calibrated:
+    """Weights of which some are packed already."""
+
+    def __init__(self, weights: Weights, packed: dict[str, Linear]) -> None:
+        self._weights = weights
+        self._packed = packed
+
+    def has(self, name: str) -> bool:
+        return self._weights.has(name)
+
+    def linear(self, parts: Sequence[Part]) -> Linear:
+        packed = self._packed.pop(key_of(parts), None)
+        return self._weights.linear(parts) if packed is None else packed
+
+    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+        return self._weights.vector(parts, offset)
+
+
+class Observed:
+    """A matrix that sums the second moments of what it multiplies."""
+
+    def __init__(self, key: str, linear: Linear) -> None:
+        self.key, self.linear = key, linear
+        self.format: str = linear.format
+        self.out_features, self.in_features = linear.out_features, linear.in_features
+        self.arrays: dict[str, Array] = linear.arrays
+        self.moments: Floats | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.linear.nbytes
+
+    def matmul(self, x: Floats) -> Floats:
+        if self.moments is None:
+            self.moments = np.zeros((self.in_features, self.in_features), np.float32)
+        self.moments += x.T @ x
+        return self.linear.matmul(x)
+
+    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
+        return self.linear.rows(ids)
+
+
+class ObservedWeights:
+    """Every matrix of a model, observed."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self.matrices: list[Observed] = []
+
+    def has(self, name: str) -> bool:
+        return self._weights.has(name)
+
+    def linear(self, parts: Sequence[Part]) -> Linear:
+        observed = Observed(key_of(parts), self._weights.linear(parts))
+        self.matrices.append(observed)
+        return observed
+
+    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+        return self._weights.vector(parts, offset)
+
+
+def calibrate(
+    description: ModelDescription,
+    weights: Weights,
+    windows: Ints,
+    group: int,
+    progress: Callable[[str], None],
+) -> dict[str, Linear]:
+    """Matrices in int4 by their keys, fitted to the text. `weights` are the unquantised ones."""
+    observed = ObservedWeights(weights)
+    program = compile_program(description, observed, description.max_position_embeddings)
+    table = program.ops[0].table if isinstance(program.ops[0], Embed) else None
+    layers = _Layers(program, description, windows)
+    packed: dict[str, Linear] = {}
+    for name, start, stop in layers.ranges():
+        layers.run(start, stop)
+        for matrix in observed.matrices:
+            if matrix.moments is None:
+                continue
+            if matrix is not table:
+                ids = np.arange(matrix.out_features, dtype=np.int32)
+                try:
+                    linear = pack_calibrated(matrix.rows(ids), matrix.moments, group)
+                except ModelError as error:
+                    raise ModelError(f"tensor {matrix.key!r}: {error}") from None
+                packed[matrix.key] = linear
+            matrix.moments = None
+        progress(f"calibrated {name}")
+    return packed
+
+
+class _Layers:
+    """Windows on their way through a program, range by range."""
+
+    def __init__(self, program: Program, description: ModelDescription, windows: Ints) -> None:
+        self._program = program
+        at_once = max(1, ROWS_AT_ONCE // windows.shape[1])
+        backend = ReferenceBackend()
+        layouts = layouts_for(description, at_once, windows.shape[1], "float32")
+        self._executor = backend.bind(program, backend.allocate(layouts))
+        self._steps = [
+            window_step(windows[start : start + at_once], len(layouts))
+            for start in range(0, len(windows), at_once)
+        ]
+        self._x: list[Floats] = []
+        for step in self._steps:
+            run = self._executor.begin(step)
+            self._executor.run(run, 0, 1)
+            self._x.append(run.x)
+
+    def ranges(self) -> list[tuple[str, int, int]]:
+        """(name, start, stop) of each layer's operations, and of the head's."""
+        marks = self._program.breakpoints
+        layers = sum(name.endswith(".before") for name in marks)
+        starts = [marks[f"layer.{i}.before"] for i in range(layers)] + [marks["head"]]
+        names = [f"layer {i + 1} of {layers}" for i in range(layers)] + ["the head"]
+        stops = [*starts[1:], len(self._program.ops)]
+        return list(zip(names, starts, stops, strict=True))
+
+    def run(self, start: int, stop: int) -> None:
+        for number, step in enumerate(self._steps):
+            run = self._executor.begin(step)
+            run.x = self._x[number]
+            self._executor.run(run, start, stop)
+            self._x[number] = run.x

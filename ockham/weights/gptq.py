@@ -1,0 +1,104 @@
+"""4-bit codes chosen so that a product's outputs err least on the inputs that it is given.
+
+GPTQ (Frantar et al., arXiv:2210.17323): inputs are rounded one after another, and what rounding one
+of them does to the outputs is made good by the weights of those that are still to come, as far as
+the second moments of the inputs let it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.errors import ModelError
+from ockham.core.seams import Floats
+from ockham.weights.int4 import SYMMETRIC_ZERO, Int4, Int4Linear
+from ockham.weights.panels import OUTPUTS, panels
+
+MOST = 65504.0
+"""Weights from here on are refused: what is made good for others must still find a scale."""
+
+Doubles = npt.NDArray[np.float64]
+
+DAMPING = 0.01
+"""Share of the mean diagonal that is added to it, as in the paper: few inputs determine nothing."""
+
+DIVISORS = (8.0, 7.0, 7.35, 7.7, 8.35, 8.7, 9.2, 9.8, 10.5, 11.5, 12.5)
+"""A group's scale is -extreme / d for the best of these d, as in `int4.choose_scales`."""
+
+
+def pack_calibrated(rows: Floats, moments: Floats, group: int) -> Int4Linear:
+    """Pack weights (N, K) for inputs x whose second moments are the sum of x^T x: (K, K).
+
+    Inputs that were never anything but zero are rounded as they are. Raises ModelError for moments
+    that are not finite, and for weights whose scale fp16 cannot hold.
+    """
+    outputs, inputs = rows.shape
+    if not np.isfinite(moments).all():
+        raise ModelError("the inputs of this product are not finite on the calibration text.")
+    if np.abs(rows).max() >= MOST:
+        raise ModelError("a weight is too large for the fp16 scale of its group.")
+    codes, scale = calibrated_codes(rows, moments, group)
+    packed = Int4(group).empty(outputs, inputs)
+    whole = panels(outputs) * OUTPUTS
+    padded_codes = np.full((whole, inputs), SYMMETRIC_ZERO, np.uint8)
+    padded_scale = np.zeros((whole, inputs // group), np.float16)
+    padded_codes[:outputs], padded_scale[:outputs] = codes, scale
+    packed.fill(0, padded_codes, padded_scale)
+    return packed
+
+
+def calibrated_codes(
+    rows: Floats, moments: Floats, group: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
+    """Codes (N, K) and scales (N, K / group)."""
+    outputs, inputs = rows.shape
+    factor = _factor(moments)
+    weight = np.ascontiguousarray(rows.T, np.float32)  # (K, N): one input is one row
+    codes = np.empty((inputs, outputs), np.uint8)
+    scales = np.empty((inputs // group, outputs), np.float16)
+    for start in range(0, inputs, group):
+        part = slice(start, start + group)
+        block, inner = weight[part], factor[part, part]
+        importance: Floats = (1.0 / np.square(np.diag(inner))).astype(np.float32)
+        scales[start // group] = _best_scales(block, importance)
+        scale = scales[start // group].astype(np.float32)
+        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+        errors = np.empty_like(block)
+        for i in range(group):
+            code = np.clip(np.rint(block[i] * inverse), -8, 7)
+            codes[start + i] = (code + SYMMETRIC_ZERO).astype(np.uint8)
+            errors[i] = (block[i] - code * scale) / inner[i, i]
+            block[i + 1 :] -= inner[i, i + 1 :, None] * errors[i]
+        weight[start + group :] -= factor[part, start + group :].T @ errors
+    return codes.T, scales.T
+
+
+def _factor(moments: Floats) -> Floats:
+    """Upper triangular U with U^T U the inverse of the damped moments."""
+    damped: Doubles = moments.astype(np.float64)
+    diagonal = np.einsum("ii->i", damped)  # a view
+    mean = float(diagonal.mean())
+    diagonal += DAMPING * mean if mean > 0 else 1.0
+    # With the order of the inputs turned round, H = L L^T gives H = R R^T with R upper triangular.
+    upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+    factor: Floats = np.linalg.inv(upper).astype(np.float32)
+    return factor
+
+
+def _best_scales(block: Floats, importance: Floats) -> npt.NDArray[np.float16]:
+    """For each output of a group's weights (group, N) the scale of least weighted squared error."""
+    index = np.abs(block).argmax(axis=0)[None]
+    extreme = np.take_along_axis(block, index, axis=0)[0]
+    best_scale = np.zeros(len(extreme), np.float16)
+    best_error = np.full(len(extreme), np.inf, np.float32)
+    for divisor in DIVISORS:
+        scale = (extreme / np.float32(-divisor)).astype(np.float16)
+        wide = scale.astype(np.float32)
+        inverse = np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide != 0)
+        error = block - np.clip(np.rint(block * inverse), -8, 7) * wide
+        error = importance @ np.square(error)
+        better = error < best_error
+        best_error = np.where(better, error, best_error)
+        best_scale = np.where(better, scale, best_scale)
+    return best_scale

@@ -1,0 +1,77 @@
+"""Calibrated int4: the codes fit the outputs, not the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ockham.core.errors import ModelError
+from ockham.weights.gptq import DAMPING, _factor, calibrated_codes, pack_calibrated
+from ockham.weights.int4 import GROUPS, Int4
+
+
+def weights(rows: int = 37, columns: int = 256, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+
+
+def correlated_inputs(columns: int = 256, count: int = 2000) -> np.ndarray:
+    """Inputs of a few directions and some noise, of very different sizes."""
+    rng = np.random.default_rng(1)
+    mixed = rng.standard_normal((count, 40)) @ rng.standard_normal((40, columns))
+    sizes = np.exp(rng.standard_normal(columns))
+    return ((mixed + 0.3 * rng.standard_normal((count, columns))) * sizes).astype(np.float32)
+
+
+def output_error(packed: object, weight: np.ndarray, x: np.ndarray) -> float:
+    rows = packed.rows(np.arange(len(weight), dtype=np.int32))  # type: ignore[attr-defined]
+    return float(np.square(x @ (rows - weight).T).sum())
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_outputs_err_far_less_than_with_scales_fitted_to_the_weights(group: int) -> None:
+    weight, x = weights(), correlated_inputs()
+    plain = Int4(group).pack(*weight.shape, [weight])
+    fitted = pack_calibrated(weight, x.T @ x, group)
+    assert output_error(fitted, weight, x) < 0.3 * output_error(plain, weight, x)
+    other = correlated_inputs()[::-1]  # not in the order in which they were summed
+    assert output_error(fitted, weight, other) < 0.3 * output_error(plain, weight, other)
+    assert fitted.nbytes == plain.nbytes
+
+
+def test_inputs_that_do_not_depend_on_each_other_are_rounded_to_the_nearest() -> None:
+    weight = weights()
+    codes, scales = calibrated_codes(weight, np.eye(256, dtype=np.float32), 64)
+    wide = np.repeat(scales.astype(np.float32), 64, axis=1)
+    assert (codes == np.clip(np.rint(weight / wide), -8, 7) + 8).all()
+
+
+def test_the_factor_is_that_of_the_inverse() -> None:
+    x = correlated_inputs(64)
+    moments = x.T @ x
+    damped = moments + DAMPING * np.diag(moments).mean() * np.eye(64, dtype=np.float32)
+    factor = _factor(moments).astype(np.float64)
+    assert (np.tril(factor, -1) == 0).all()
+    np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(64), atol=1e-4)
+
+
+def test_inputs_that_are_always_zero_do_no_harm() -> None:
+    weight, x = weights(), correlated_inputs()
+    x[:, 64:192] = 0
+    ids = np.arange(37, dtype=np.int32)
+    some = pack_calibrated(weight, x.T @ x, 64).rows(ids) - weight
+    none = pack_calibrated(weight, np.zeros((256, 256), np.float32), 64).rows(ids) - weight
+    for error in (some[:, 64:192], none):  # as near as rounding leaves it
+        assert np.sqrt(np.square(error).mean()) < 0.12
+
+
+def test_weights_of_zero_stay_zero() -> None:
+    x = correlated_inputs(64)
+    packed = pack_calibrated(np.zeros((3, 64), np.float32), x.T @ x, 32)
+    assert (packed.rows(np.arange(3, dtype=np.int32)) == 0).all()
+
+
+def test_what_no_scale_can_hold_is_refused() -> None:
+    with pytest.raises(ModelError, match="too large for the fp16 scale"):
+        pack_calibrated(weights() * 1e6, np.eye(256, dtype=np.float32), 64)
+    with pytest.raises(ModelError, match="not finite on the calibration text"):
+        pack_calibrated(weights(), np.full((256, 256), np.nan, np.float32), 64)
