@@ -184,7 +184,7 @@ def test_the_command_writes_a_directory_that_runs(tmp_path: Path) -> None:
     arguments = ["convert", str(tmp_path / "model"), str(tmp_path / "out")]
     result = CliRunner().invoke(cli, [*arguments, "--quantization", "int4", "--group-size", "32"])
     assert result.exit_code == 0, result.output
-    assert "MiB of weights to" in result.output
+    assert "iB of weights to" in result.output
     check_same(load(tmp_path / "out"), load(tmp_path / "model", quantization="int4:32"))
     names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} >= names
