@@ -1,0 +1,1 @@
+"""What the engine is measured with; nothing here is part of the package."""

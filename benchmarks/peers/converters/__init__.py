@@ -1,0 +1,1 @@
+"""The shared checkpoint in each engine's own format, written in that engine's environment."""

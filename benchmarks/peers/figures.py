@@ -1,0 +1,157 @@
+"""From the records of runs to figures: medians, shares of the machine's limit, paired ratios."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.peers.peers import CONFIGURATIONS, Configuration
+from benchmarks.peers.ratios import Ratio, paired_ratio
+from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed, Workload
+
+Record = dict[str, Any]
+
+# The shape of the shared checkpoint, TinyLlama's.
+LAYERS, HIDDEN, INNER, KV_WIDTH, VOCABULARY = 22, 2048, 5632, 256, 32000
+LAYER_WEIGHTS = LAYERS * HIDDEN * (2 * HIDDEN + 2 * KV_WIDTH + 3 * INNER)
+HEAD_WEIGHTS = HIDDEN * VOCABULARY
+KV_BYTES_PER_TOKEN = LAYERS * 2 * KV_WIDTH * 2
+"""In bf16."""
+
+MEMORY = "memory"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one run gave: a rate where more is better, or seconds or bytes where less is."""
+
+    value: float
+    limit_share: float | None = None
+    first_token_s: float | None = None
+    """Mixed traffic: the median wait of a request for its first token."""
+
+
+class Figures:
+    """Samples by workload, configuration and round. Of records of the same run the last counts."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        sessions = [each for each in records if each["kind"] == "session"]
+        self.sessions = sessions
+        self._token_bytes: dict[str, int] = {}
+        for session in sessions:
+            self._token_bytes |= session["token_bytes"]
+        self.versions = {
+            each["configuration"]: each["version"] for each in records if each["kind"] == "version"
+        }
+        self.failures = {
+            each["configuration"]: each["reason"]
+            for each in records
+            if each["kind"] in ("failure", "skipped")
+        }
+        runs = [each for each in records if each["kind"] == "run"]
+        self.read_rates = [each["limits"]["read_bytes_per_s"] for each in runs]
+        self.int8_rates = [each["limits"]["int8_ops_per_s"] for each in runs]
+        self.bf16_rates = [each["limits"]["bf16_ops_per_s"] for each in runs]
+        self._samples: dict[tuple[str, str], dict[int, Sample]] = {}
+        self._first_tokens: dict[str, dict[tuple[str, int], list[int]]] = {}
+        for run in runs:
+            key = (run["workload"], run["configuration"])
+            self._samples.setdefault(key, {})[run["round"]] = self._sample(run)
+            if "first_tokens" in run:
+                tokens = self._first_tokens.setdefault(run["configuration"], {})
+                tokens[run["workload"], run["round"]] = run["first_tokens"]
+        for each in records:
+            if each["kind"] == "memory":
+                samples = self._samples.setdefault((MEMORY, each["configuration"]), {})
+                known = samples.get(each["round"], Sample(0))
+                samples[each["round"]] = Sample(max(known.value, each["peak_bytes"]))
+
+    def configurations(self, workload: str, bits: int) -> list[Configuration]:
+        """Those of so many bits that have done the workload."""
+        return [
+            each
+            for each in CONFIGURATIONS
+            if each.bits == bits and (workload, each.name) in self._samples
+        ]
+
+    def samples(self, workload: str, configuration: Configuration) -> list[Sample]:
+        return list(self._samples[workload, configuration.name].values())
+
+    def median(self, workload: str, configuration: Configuration) -> float:
+        return statistics.median(each.value for each in self.samples(workload, configuration))
+
+    def limit_share(self, workload: str, configuration: Configuration) -> float | None:
+        """The median over the rounds of the least possible time over the time taken."""
+        shares = [each.limit_share for each in self.samples(workload, configuration)]
+        known = [share for share in shares if share is not None]
+        return statistics.median(known) if known else None
+
+    def ratio(self, workload: str, ours: Configuration, theirs: Configuration) -> Ratio | None:
+        """How many times as good `ours` is: as fast, or with as much less memory. None where no
+        round has both."""
+        a = self._samples[workload, ours.name]
+        b = self._samples[workload, theirs.name]
+        pairs = [(a[round_].value, b[round_].value) for round_ in sorted(a.keys() & b.keys())]
+        if less_is_better(workload):
+            pairs = [(second, first) for first, second in pairs]
+        return paired_ratio(pairs) if pairs else None
+
+    def comparisons(self, workload: str) -> Iterator[tuple[Configuration, Configuration, Ratio]]:
+        """Every configuration of Ockham with every peer of the same number of bits."""
+        for ours in CONFIGURATIONS:
+            if not ours.is_ockham or (workload, ours.name) not in self._samples:
+                continue
+            for theirs in self.configurations(workload, ours.bits):
+                if not theirs.is_ockham and (ratio := self.ratio(workload, ours, theirs)):
+                    yield ours, theirs, ratio
+
+    def agreement(self, one: str, other: str) -> tuple[int, int]:
+        """First tokens of the same prompts: how many are equal, of how many."""
+        a, b = self._first_tokens.get(one, {}), self._first_tokens.get(other, {})
+        pairs = [pair for key in a.keys() & b.keys() for pair in zip(a[key], b[key], strict=True)]
+        return sum(first == second for first, second in pairs), len(pairs)
+
+    def _sample(self, run: Record) -> Sample:
+        if "tokens" not in run:
+            return Sample(run["seconds"])
+        value = run["tokens"] / run["seconds"]
+        workload = next(each for each in WORKLOADS if each.name == run["workload"])
+        if isinstance(workload, Mixed):
+            return Sample(value, first_token_s=statistics.median(run["first_token_s"]))
+        assert isinstance(workload, Batch), "only batches and mixed traffic count tokens"
+        configuration = next(each for each in CONFIGURATIONS if each.name == run["configuration"])
+        least_s = least_seconds(
+            workload, configuration, self._token_bytes[configuration.name], run["limits"]
+        )
+        return Sample(value, least_s / run["seconds"])
+
+
+def less_is_better(workload: str) -> bool:
+    return workload in (MEMORY, "first-token")
+
+
+def least_seconds(
+    workload: Batch, configuration: Configuration, token_bytes: int, limits: dict[str, float]
+) -> float:
+    """The larger of bytes over bandwidth and operations over the arithmetic rate that the number
+    of bits can use (int8's for 8 and 4), for what a run of the workload counts.
+
+    Bytes are those of the configuration's weights, once a step, and of keys and values in bf16;
+    operations are those of the matrix products, attention's not counted.
+    """
+    read = limits["read_bytes_per_s"]
+    rate = limits["bf16_ops_per_s" if configuration.bits == 16 else "int8_ops_per_s"]
+    if workload.decodes:
+        steps = workload.new_tokens - 1
+        context = workload.prompt_tokens + workload.new_tokens / 2
+        nbytes = token_bytes + workload.prompts * context * KV_BYTES_PER_TOKEN
+        operations = 2 * workload.prompts * (LAYER_WEIGHTS + HEAD_WEIGHTS)
+        return steps * max(nbytes / read, operations / rate)
+    operations = 2 * (workload.prompt_tokens * LAYER_WEIGHTS + HEAD_WEIGHTS)
+    return max(token_bytes / read, operations / rate)
+
+
+def batches() -> list[Workload]:
+    return [each for each in WORKLOADS if isinstance(each, Batch)]

@@ -1,0 +1,118 @@
+"""Which engines are compared, in which configurations, and on which workloads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OCKHAM = "ockham"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An engine. `requirements` are installed into an environment of its own, `torch` before them
+    where the engine or its converter needs it (PyPI's newest would bring gigabytes of CUDA)."""
+
+    name: str
+    title: str
+    package: str
+    """The distribution whose version is quoted."""
+    requirements: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
+    """What comes along and has to go again."""
+    torch: bool = False
+    build_environment: tuple[tuple[str, str], ...] = ()
+    mixed: str = "one request after another"
+    """How it serves requests that arrive while others run."""
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer(OCKHAM, "Ockham", "ockham", mixed="continuous batching"),
+        Peer(
+            "llamacpp",
+            "llama.cpp",
+            "llama-cpp-python",
+            ("llama-cpp-python", "gguf", "safetensors"),
+            build_environment=(
+                ("CMAKE_ARGS", "-DGGML_NATIVE=ON"),
+                ("CMAKE_BUILD_PARALLEL_LEVEL", "2"),
+            ),
+            mixed="continuous batching, by a loop of ours over llama_decode",
+        ),
+        Peer(
+            "openvino",
+            "OpenVINO GenAI",
+            "openvino-genai",
+            ("openvino-genai", "openvino-tokenizers", "optimum-intel", "nncf"),
+            unwanted=("torchvision",),  # PyPI's does not import beside torch for CPUs
+            torch=True,
+            mixed="continuous batching (ContinuousBatchingPipeline)",
+        ),
+        Peer(
+            "ctranslate2",
+            "CTranslate2",
+            "ctranslate2",
+            ("ctranslate2", "transformers", "safetensors"),
+            torch=True,
+        ),
+        Peer(
+            "onnxruntime",
+            "ONNX Runtime GenAI",
+            "onnxruntime-genai",
+            ("onnxruntime-genai", "onnx", "onnx_ir", "transformers", "safetensors"),
+            torch=True,
+        ),
+        Peer("transformers", "transformers", "transformers", ("transformers",), torch=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """An engine at a precision. Only configurations of the same `bits` are compared.
+
+    `embedding_bits` are those of a value of the input embedding in its file: of that table a step
+    reads single rows, so it does not count among the bytes that decoding one token reads.
+    """
+
+    peer: str
+    precision: str
+    bits: int
+    embedding_bits: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.peer}-{self.precision}"
+
+    @property
+    def title(self) -> str:
+        return f"{PEERS[self.peer].title} {self.precision}"
+
+    @property
+    def is_ockham(self) -> bool:
+        return self.peer == OCKHAM
+
+
+CONFIGURATIONS = (
+    Configuration(OCKHAM, "int8", 8, 8),
+    Configuration("llamacpp", "Q8_0", 8, 8.5),
+    Configuration("openvino", "int8", 8, 8),
+    Configuration("ctranslate2", "int8", 8, 8),
+    Configuration("onnxruntime", "int8", 8, 32),
+    Configuration(OCKHAM, "int4-128", 4, 4.125),
+    Configuration(OCKHAM, "int4-64", 4, 4.25),
+    Configuration(OCKHAM, "int4-32", 4, 4.5),
+    Configuration("llamacpp", "Q4_0", 4, 4.5),
+    Configuration("llamacpp", "Q4_K_M", 4, 4.5),
+    Configuration("openvino", "int4", 4, 8),
+    Configuration("onnxruntime", "int4", 4, 32),
+    Configuration(OCKHAM, "bf16", 16, 16),
+    Configuration("llamacpp", "BF16", 16, 16),
+    Configuration("transformers", "bf16", 16, 16),
+)
+BITS = (8, 4, 16)
+
+
+def of_bits(configurations: list[Configuration], bits: int) -> list[Configuration]:
+    return [each for each in configurations if each.bits == bits]

@@ -1,0 +1,155 @@
+"""The controller's side of the protocol: a worker process, with what it says checked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+
+class WorkerError(Exception):
+    """An engine failed, stopped early or did not answer in time."""
+
+
+class Worker:
+    """A worker process. Raises WorkerError for everything that it does wrong, and is dead then.
+
+    Between requests it can be put to sleep (SIGSTOP), so that threads that spin disturb nobody.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: dict[str, str],
+        timeout_s: float,
+        folder: Path,
+    ) -> None:
+        """Starts in `folder`. `log` takes what the engine prints; an answer must come within
+        `timeout_s`."""
+        self._timeout_s = timeout_s
+        self._log = log
+        self.started = time.perf_counter()
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=folder,
+                env={**os.environ, **environment},
+            )
+        self._answers = selectors.DefaultSelector()
+        self._answers.register(self._stdout, selectors.EVENT_READ)
+        self._buffer = b""
+
+    @property
+    def _stdout(self) -> Any:
+        assert self._process.stdout is not None, "stdout is a pipe"
+        return self._process.stdout
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer."""
+        assert self._process.stdin is not None, "stdin is a pipe"
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failed("ended before it was asked") from None
+        answer: dict[str, Any] = json.loads(self._line(request["do"]))
+        if "error" in answer:
+            raise self._failed(f"answered {request['do']!r} with {answer['error']!r}")
+        return answer
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
+        """Have prompts continued; the answer holds exactly the tokens that were asked for."""
+        answer = self.ask(do="generate", prompts=prompts, new_tokens=new_tokens)
+        counts = [len(tokens) for tokens in answer["tokens"]]
+        if counts != [new_tokens] * len(prompts):
+            raise self._failed(
+                f"generated {counts} tokens where {new_tokens} were asked for each of "
+                f"{len(prompts)} prompts"
+            )
+        if not 0 < answer["first_s"] <= answer["total_s"]:
+            raise self._failed(f"took {answer['first_s']} s of {answer['total_s']} s")
+        return answer
+
+    def mixed(self, trace: list[tuple[float, list[int], int]]) -> list[list[float]]:
+        """Have a trace served: tokens, seconds of the first token and of the end of each."""
+        served: list[list[float]] = self.ask(do="mixed", trace=trace)["served"]
+        wanted = [new_tokens for _, _, new_tokens in trace]
+        counts = [tokens for tokens, _, _ in served]
+        if counts != wanted:
+            raise self._failed(f"generated {counts} tokens where {wanted} were asked for")
+        for (arrival_s, _, _), (_, first_s, end_s) in zip(trace, served, strict=True):
+            if not arrival_s < first_s <= end_s:
+                raise self._failed(f"served at {first_s} s what arrived at {arrival_s} s")
+        return served
+
+    def peak_bytes(self) -> int:
+        """The most memory that the process and its children had resident, pages of mapped files
+        included."""
+        processes = [psutil.Process(self._process.pid)]
+        processes += processes[0].children(recursive=True)
+        return sum(_high_water_bytes(each.pid) for each in processes)
+
+    def sleep(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the process; a second call does nothing."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._answers.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None and not pipe.closed:
+                with contextlib.suppress(BrokenPipeError):  # a request that was never read
+                    pipe.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _line(self, what: str) -> bytes:
+        deadline = time.perf_counter() + self._timeout_s
+        while b"\n" not in self._buffer:
+            if not self._answers.select(max(0.0, deadline - time.perf_counter())):
+                raise self._failed(f"did not answer {what!r} in {self._timeout_s:.0f} s")
+            chunk = os.read(self._stdout.fileno(), 1 << 20)
+            if not chunk:
+                raise self._failed(f"ended while it was asked to {what!r}")
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _failed(self, what: str) -> WorkerError:
+        self.close()
+        return WorkerError(f"the worker {what}; {self._log} holds what it printed.")
+
+
+def _high_water_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    return 0

@@ -1,0 +1,84 @@
+"""What the figures say, in sentences: who is ahead, and how far the targets are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.peers.figures import MEMORY, Figures
+from benchmarks.peers.peers import CONFIGURATIONS, Configuration
+from benchmarks.peers.ratios import Ratio
+from benchmarks.peers.workloads import WORKLOADS
+
+DECODE_SHARE = 0.85
+PREFILL_SHARE = 0.60
+BATCH_GAIN = 5.0
+BATCH_LEAD = 1.5
+"""The targets: of the bandwidth, of the arithmetic rate, of batch 8 over batch 1 at 4 and 8 bits,
+and of batch 8 over the best peer."""
+
+Compared = tuple[Configuration, Configuration, Ratio]
+
+
+def reading(figures: Figures) -> Iterator[str]:
+    """Lines of a list."""
+    titles = {each.name: each.title for each in WORKLOADS} | {MEMORY: "Peak memory"}
+    for workload, title in titles.items():
+        yield from _standing(title, list(figures.comparisons(workload)))
+    yield from _shares(figures, "decode-1", DECODE_SHARE, "the bandwidth")
+    yield from _shares(figures, "prefill-512", PREFILL_SHARE, "the arithmetic rate")
+    yield from _shares(figures, "prefill-2048", PREFILL_SHARE, "the arithmetic rate")
+    yield from _batch(figures)
+
+
+def _standing(title: str, compared: list[Compared]) -> Iterator[str]:
+    """Ahead and behind are said only where the interval leaves no doubt."""
+    if not compared:
+        return
+    ahead = [each for each in compared if each[2].low > 1]
+    behind = [each for each in compared if each[2].high < 1]
+    line = f"- **{title}**: Ockham is ahead in {len(ahead)} of {len(compared)} comparisons"
+    if behind:
+        line += f", behind in {len(behind)}: " + ", ".join(
+            f"{ours.precision} of {theirs.title} ({ratio.value:.2f})"
+            for ours, theirs, ratio in sorted(behind, key=lambda each: each[2].value)
+        )
+    elif len(ahead) < len(compared):
+        line += ", behind in none"
+    undecided = len(compared) - len(ahead) - len(behind)
+    yield line + (f"; {undecided} undecided." if undecided else ".")
+
+
+def _shares(figures: Figures, workload: str, target: float, of: str) -> Iterator[str]:
+    shares = []
+    for each in _ours(figures, workload):
+        share = figures.limit_share(workload, each)
+        if share is not None:
+            shares.append(f"{each.precision} {share:.0%}{'' if share >= target else ' (missed)'}")
+    if shares:
+        title = next(each.title for each in WORKLOADS if each.name == workload)
+        yield f"- Target for {title.lower()}, {target:.0%} of {of}: {', '.join(shares)}."
+
+
+def _batch(figures: Figures) -> Iterator[str]:
+    gains, leads = [], []
+    for each in _ours(figures, "decode-8"):
+        if each.bits <= 8 and each in _ours(figures, "decode-1"):
+            gain = figures.median("decode-8", each) / figures.median("decode-1", each)
+            missed = "" if gain >= BATCH_GAIN else " (missed)"
+            gains.append(f"{each.precision} {gain:.1f}{missed}")
+        against = [
+            ratio for ours, _, ratio in figures.comparisons("decode-8") if ours.name == each.name
+        ]
+        if against:
+            least = min(ratio.value for ratio in against)
+            missed = "" if least >= BATCH_LEAD else " (missed)"
+            leads.append(f"{each.precision} {least:.2f}{missed}")
+    if gains:
+        yield f"- Target for batch 8, {BATCH_GAIN:g} times batch 1: {', '.join(gains)}."
+    if leads:
+        yield f"- Target for batch 8, {BATCH_LEAD:g} times the best peer: {', '.join(leads)}."
+
+
+def _ours(figures: Figures, workload: str) -> list[Configuration]:
+    measured = {each.name for bits in (4, 8, 16) for each in figures.configurations(workload, bits)}
+    return [each for each in CONFIGURATIONS if each.is_ockham and each.name in measured]

@@ -1,0 +1,204 @@
+"""benchmarks/RESULTS.md from the records of runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+from benchmarks.peers.figures import MEMORY, Figures, Record
+from benchmarks.peers.peers import BITS, CONFIGURATIONS, PEERS, Configuration
+from benchmarks.peers.ratios import Ratio
+from benchmarks.peers.reading import reading
+from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed, Workload
+
+REFERENCE = "transformers-bf16"
+
+METHOD = """\
+Every engine has the same random checkpoint in the shape of TinyLlama (1.1B), converted to its own
+format, and works on token ids, greedily, with {threads} threads; no token ends a sequence, and an
+engine that gives fewer tokens than asked for is an error. In each of the {rounds} rounds, all
+configurations of the same number of bits do a workload one right after the other, in rotating
+order, on prompts that are new in every round and the same for all. The machine's limits are sampled
+before and after each run. Ratios are of pairs within a round: the geometric mean, and a 95%
+interval (Student's, of the logarithms). A ratio above 1 says that Ockham is faster, or takes less
+memory. *Of the limit*: the least possible time (the larger of weight and state bytes over the
+bandwidth, and operations over the arithmetic rate, both as sampled beside the run) over the time
+taken. Only speeds are compared: random weights have no quality.
+"""
+
+
+def report(records: Sequence[Record]) -> str:
+    """The whole page. Raises ValueError where nothing has been measured."""
+    figures = Figures(records)
+    if not figures.sessions or not figures.read_rates:
+        raise ValueError("there are no results to report; `python -m benchmarks.peers run` first.")
+    parts = ["# Ockham beside other engines\n", *_machine(figures)]
+    rounds = len({each["round"] for each in records if each["kind"] == "run"})
+    threads = figures.sessions[-1]["threads"]
+    parts.append(METHOD.format(threads=threads, rounds=rounds))
+    parts.append("## What is read from it\n")
+    parts.append("\n".join(reading(figures)) + "\n")
+    for workload in WORKLOADS:
+        parts += _section(figures, workload)
+    parts += _memory(figures)
+    parts += _agreement(figures)
+    parts += _absent(figures)
+    return "\n".join(parts)
+
+
+def _machine(figures: Figures) -> Iterator[str]:
+    first, last = figures.sessions[0], figures.sessions[-1]
+    dates = sorted({first["date"], last["date"]})
+    yield (
+        f"{' to '.join(dates)}, {last['processor']}, {last['cores']} cores, "
+        f"{last['memory_bytes'] / 2**30:.0f} GiB, Linux {last['kernel']}, "
+        f"Python {last['python']}; Ockham's kernels: {last['isa']}.\n"
+    )
+    yield "| limit, all threads | median | lowest | highest |\n|---|---|---|---|"
+    for name, rates, unit in (
+        ("memory read", figures.read_rates, "GB/s"),
+        ("int8", figures.int8_rates, "GOP/s"),
+        ("bf16", figures.bf16_rates, "GFLOP/s"),
+    ):
+        values = (statistics.median(rates), min(rates), max(rates))
+        yield f"| {name} | " + " | ".join(f"{value / 1e9:.0f} {unit}" for value in values) + " |"
+    yield "\n| engine | version | mixed traffic is served by |\n|---|---|---|"
+    for peer in PEERS.values():
+        names = [each.name for each in CONFIGURATIONS if each.peer == peer.name]
+        versions = {figures.versions[name] for name in names if name in figures.versions}
+        if versions:
+            yield f"| {peer.title} | {', '.join(sorted(versions))} | {peer.mixed} |"
+    yield ""
+
+
+def _section(figures: Figures, workload: Workload) -> Iterator[str]:
+    tables = [table for bits in BITS for table in _table(figures, workload, bits)]
+    if tables:
+        yield f"## {workload.title}\n"
+        yield _described(workload) + "\n"
+        yield from tables
+
+
+def _described(workload: Workload) -> str:
+    if isinstance(workload, Batch):
+        if workload.decodes:
+            return (
+                f"{workload.prompts} prompt{'s' * (workload.prompts > 1)} of "
+                f"{workload.prompt_tokens} tokens, {workload.new_tokens} new ones each; the rate "
+                "is that of all tokens after the first ones."
+            )
+        return f"From {workload.prompt_tokens:,} prompt tokens to the first new one."
+    if isinstance(workload, Mixed):
+        return (
+            f"{workload.requests} requests, {workload.requests_per_s:g} a second by a Poisson "
+            f"process, prompts of {workload.prompt_tokens[0]} to {workload.prompt_tokens[1]:,} and "
+            f"outputs of {workload.new_tokens[0]} to {workload.new_tokens[1]} tokens "
+            "(log-uniform); generated tokens over the time to the end of the last request."
+        )
+    return (
+        f"A fresh process, the model's files in the page cache, {workload.prompt_tokens} prompt "
+        "tokens; from the start of the process to the first token at the caller."
+    )
+
+
+def _table(figures: Figures, workload: Workload, bits: int) -> Iterator[str]:
+    rows = figures.configurations(workload.name, bits)
+    if not rows:
+        return
+    ours = [each for each in rows if each.is_ockham]
+    mixed = isinstance(workload, Mixed)
+    heads = [f"{bits} bits", "tokens/s" if not _in_seconds(workload) else "seconds"]
+    heads += ["lowest to highest"]
+    heads += ["median wait for the first token"] if mixed else []
+    heads += ["of the limit"] if isinstance(workload, Batch) else []
+    heads += [f"{each.title} / it" for each in ours]
+    yield _row(heads)
+    yield "|" + "---|" * len(heads)
+    for each in sorted(rows, key=lambda row: _rank(figures, workload, row)):
+        samples = figures.samples(workload.name, each)
+        values = [sample.value for sample in samples]
+        digits = 2 if _in_seconds(workload) else 1 if min(values) < 100 else 0
+        cells = [each.title, f"{statistics.median(values):.{digits}f}"]
+        cells.append(f"{min(values):.{digits}f} to {max(values):.{digits}f}")
+        if mixed:
+            waits = [sample.first_token_s for sample in samples if sample.first_token_s is not None]
+            cells.append(f"{statistics.median(waits):.2f} s")
+        if isinstance(workload, Batch):
+            cells.append(f"{figures.limit_share(workload.name, each):.0%}")
+        cells += [_against(figures, workload.name, our, each) for our in ours]
+        yield _row(cells)
+    yield ""
+
+
+def _in_seconds(workload: Workload) -> bool:
+    return not isinstance(workload, (Batch, Mixed))
+
+
+def _rank(figures: Figures, workload: Workload, each: Configuration) -> float:
+    """Best first."""
+    median = figures.median(workload.name, each)
+    return median if _in_seconds(workload) else -median
+
+
+def _memory(figures: Figures) -> Iterator[str]:
+    yield "## Peak memory\n"
+    yield (
+        "The most that was resident (of the process and its children, pages of mapped files "
+        "included) from loading through all workloads of a round.\n"
+    )
+    for bits in BITS:
+        rows = figures.configurations(MEMORY, bits)
+        if not rows:
+            continue
+        ours = [each for each in rows if each.is_ockham]
+        heads = [f"{bits} bits", "MB", *(f"it / {each.title}" for each in ours)]
+        yield _row(heads)
+        yield "|" + "---|" * len(heads)
+        for each in sorted(rows, key=lambda row: figures.median(MEMORY, row)):
+            cells = [each.title, f"{figures.median(MEMORY, each) / 1e6:,.0f}"]
+            yield _row(cells + [_against(figures, MEMORY, our, each) for our in ours])
+        yield ""
+
+
+def _agreement(figures: Figures) -> Iterator[str]:
+    """That all engines compute the same model: their first tokens beside the reference's."""
+    rows = []
+    for each in CONFIGURATIONS:
+        equal, total = figures.agreement(each.name, REFERENCE)
+        if total and each.name != REFERENCE:
+            rows.append(_row([each.title, f"{equal} of {total}"]))
+    if rows:
+        yield "## The same model?\n"
+        yield (
+            "First tokens that equal those of transformers in bf16 on the same prompts. By chance "
+            "it would be one in 32,000; logits of random weights lie close together, so that "
+            "rounding to 4 bits moves many of the largest.\n"
+        )
+        yield "| configuration | equal |\n|---|---|"
+        yield from rows
+        yield ""
+
+
+def _absent(figures: Figures) -> Iterator[str]:
+    if figures.failures:
+        yield "## Left out\n"
+        for name, reason in figures.failures.items():
+            yield f"- {name}: {reason}"
+        yield ""
+
+
+def _against(figures: Figures, workload: str, ours: Configuration, each: Configuration) -> str:
+    if each.is_ockham:
+        return "" if ours is not each else "1"
+    ratio = figures.ratio(workload, ours, each)
+    return "no pair" if ratio is None else shown(ratio)
+
+
+def shown(ratio: Ratio) -> str:
+    if ratio.pairs == 1:
+        return f"{ratio.value:.2f} (one pair)"
+    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,80 @@
+"""Ockham, through `ockham.LLM` and its streams: all streams share the engine's steps."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import ockham
+from benchmarks.peers.workers.serve import (
+    MAX_SEQUENCES,
+    POOL_TOKENS,
+    Arrival,
+    Generated,
+    Served,
+    serve,
+    wait_until,
+)
+from ockham import LLM, SamplingParams
+
+KV_BYTES_PER_TOKEN = 2 * 22 * 4 * 64 * 2
+"""Keys and values of the shared checkpoint in bf16."""
+
+
+class Ockham:
+    def __init__(self, path: str) -> None:
+        self.version = ockham.__version__
+        self._llm = LLM(
+            path,
+            skip_tokenizer_init=True,
+            max_num_seqs=MAX_SEQUENCES,
+            kv_cache_memory_bytes=POOL_TOKENS * KV_BYTES_PER_TOKEN,
+        )
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
+        start = time.perf_counter()
+        streams = [self._stream(prompt, new_tokens) for prompt in prompts]
+        for stream in streams:
+            next(stream)
+        first_s = time.perf_counter() - start
+        for stream in streams:
+            for _ in stream:
+                pass
+        total_s = time.perf_counter() - start
+        tokens = [list(stream.output.outputs[0].token_ids) for stream in streams]
+        return Generated(tokens, first_s, total_s)
+
+    def mixed(self, trace: list[Arrival]) -> list[Served]:
+        """Requests enter between steps: one stream that runs is asked for its next token, which is
+        one step for all, and then whatever has arrived meanwhile is added."""
+        start = time.perf_counter()
+        coming = deque(enumerate(trace))
+        running = {}
+        first: dict[int, float] = {}
+        served: dict[int, Served] = {}
+        while coming or running:
+            now_s = time.perf_counter() - start
+            if not running:
+                now_s = wait_until(start, coming[0][1].arrival_s)
+            while coming and coming[0][1].arrival_s <= now_s:
+                index, arrival = coming.popleft()
+                running[index] = self._stream(arrival.prompt, arrival.new_tokens)
+            next(running[min(running)], None)
+            now_s = time.perf_counter() - start
+            for index, stream in list(running.items()):
+                output = stream.output
+                if output.outputs[0].token_ids:
+                    first.setdefault(index, now_s)
+                if output.finished:
+                    count = len(output.outputs[0].token_ids)
+                    served[index] = Served(count, first[index], now_s)
+                    del running[index]
+        return [served[index] for index in range(len(trace))]
+
+    def _stream(self, prompt: list[int], new_tokens: int):
+        params = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
+        return self._llm.stream({"prompt_token_ids": prompt}, params)
+
+
+if __name__ == "__main__":
+    serve(lambda path, precision, threads: Ockham(path))

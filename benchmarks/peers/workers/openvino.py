@@ -1,0 +1,107 @@
+"""OpenVINO GenAI: LLMPipeline for static batches, ContinuousBatchingPipeline for mixed traffic.
+
+One of the two is loaded at a time; changing over happens before a call's time starts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+
+from benchmarks.peers.workers.serve import (
+    MAX_SEQUENCES,
+    Arrival,
+    Generated,
+    Served,
+    serve,
+    wait_until,
+)
+
+CACHE_GB = 1
+STEP_TOKENS = 512
+
+
+class OpenVino:
+    def __init__(self, path: str, threads: int) -> None:
+        self.version = genai.__version__.split("-")[0]
+        self._path = path
+        self._properties = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        self._pipeline: Any = None
+        self._static()
+
+    def _static(self) -> Any:
+        if not isinstance(self._pipeline, genai.LLMPipeline):
+            self._pipeline = None
+            self._pipeline = genai.LLMPipeline(
+                self._path, "CPU", attention_backend="SDPA", **self._properties
+            )
+        return self._pipeline
+
+    def _continuous(self) -> Any:
+        if not isinstance(self._pipeline, genai.ContinuousBatchingPipeline):
+            self._pipeline = None
+            scheduler = genai.SchedulerConfig()
+            scheduler.cache_size = CACHE_GB
+            scheduler.max_num_seqs = MAX_SEQUENCES
+            scheduler.max_num_batched_tokens = STEP_TOKENS
+            scheduler.dynamic_split_fuse = True
+            self._pipeline = genai.ContinuousBatchingPipeline(
+                self._path, scheduler, "CPU", self._properties
+            )
+        return self._pipeline
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
+        pipeline = self._static()
+        ids = np.array(prompts, np.int64)
+        inputs = genai.TokenizedInputs(ov.Tensor(ids), ov.Tensor(np.ones_like(ids)))
+        start = time.perf_counter()
+        result = pipeline.generate(inputs, _greedy(new_tokens))
+        total_s = time.perf_counter() - start
+        first_s = min(total_s, result.perf_metrics.get_ttft().mean / 1e3)
+        return Generated([list(map(int, row)) for row in result.tokens], first_s, total_s)
+
+    def mixed(self, trace: list[Arrival]) -> list[Served]:
+        pipeline = self._continuous()
+        start = time.perf_counter()
+        coming = deque(enumerate(trace))
+        running: dict[int, Any] = {}
+        counts: dict[int, int] = {}
+        first: dict[int, float] = {}
+        served: dict[int, Served] = {}
+        while coming or running:
+            now_s = time.perf_counter() - start
+            if not running:
+                now_s = wait_until(start, coming[0][1].arrival_s)
+            while coming and coming[0][1].arrival_s <= now_s:
+                index, arrival = coming.popleft()
+                ids = ov.Tensor(np.array([arrival.prompt], np.int64))
+                running[index] = pipeline.add_request(index, ids, _greedy(arrival.new_tokens))
+            pipeline.step()
+            now_s = time.perf_counter() - start
+            for index, handle in list(running.items()):
+                while handle.can_read():
+                    for output in handle.read().values():
+                        counts[index] = counts.get(index, 0) + len(output.generated_ids)
+                        first.setdefault(index, now_s)
+                if handle.get_status() == genai.GenerationStatus.FINISHED:
+                    served[index] = Served(counts[index], first[index], now_s)
+                    del running[index]
+        return [served[index] for index in range(len(trace))]
+
+
+def _greedy(new_tokens: int) -> Any:
+    config = genai.GenerationConfig()
+    config.max_new_tokens = new_tokens
+    config.ignore_eos = True
+    config.do_sample = False
+    config.apply_chat_template = False
+    return config
+
+
+if __name__ == "__main__":
+    serve(lambda path, precision, threads: OpenVino(path, threads))

@@ -1,0 +1,135 @@
+"""The worker's side of the protocol, and what all workers share. Standard library only.
+
+A worker is a process that holds one engine. It reads one JSON object a line on stdin and answers
+each with one line:
+
+    {"do": "load", "path": P, "precision": "int8", "threads": 2}
+        {"version": "1.2"}
+    {"do": "generate", "prompts": [[..]], "new_tokens": N}
+        {"tokens": [[..]], "first_s": S, "total_s": S}
+    {"do": "mixed", "trace": [[arrival_s, prompt, new_tokens], ..]}
+        {"served": [[tokens, first_s, end_s], ..]}
+
+Prompts and tokens are ids, decoding is greedy, no token ends a sequence. Seconds are the worker's
+own, from the start of the call. An error is answered with {"error": text}; the worker goes on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+POOL_TOKENS = 16384
+"""Tokens for which an engine that asks for it beforehand reserves state."""
+MAX_SEQUENCES = 16
+"""Sequences that an engine with continuous batching may run at once."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a static batch gave. `first_s`: until every sequence had its first token."""
+
+    tokens: list[list[int]]
+    first_s: float
+    total_s: float
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request of mixed traffic, `arrival_s` after the start."""
+
+    arrival_s: float
+    prompt: list[int]
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """What became of an arrival: tokens generated, and when, in seconds from the start."""
+
+    tokens: int
+    first_s: float
+    end_s: float
+
+
+class Engine(Protocol):
+    """An engine with a model loaded."""
+
+    version: str
+
+    def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
+        """Continue prompts of equal length, all at once, each by `new_tokens` tokens."""
+
+    def mixed(self, trace: list[Arrival]) -> list[Served]:
+        """Serve requests as they arrive, the engine's best way; they come in order of arrival."""
+
+
+Load = Callable[[str, str, int], Engine]
+"""Path, precision and threads -> engine."""
+
+
+def one_after_another(engine: Engine, trace: list[Arrival]) -> list[Served]:
+    """Mixed traffic on an engine that cannot take a request while others run."""
+    start = time.perf_counter()
+    served = []
+    for arrival in trace:
+        begin_s = wait_until(start, arrival.arrival_s)
+        run = engine.generate([arrival.prompt], arrival.new_tokens)
+        end_s = time.perf_counter() - start
+        served.append(Served(len(run.tokens[0]), begin_s + run.first_s, end_s))
+    return served
+
+
+def wait_until(start: float, moment_s: float) -> float:
+    """Sleep until `moment_s` after `start`; returns the seconds since `start`."""
+    while (now_s := time.perf_counter() - start) < moment_s:
+        time.sleep(moment_s - now_s)
+    return now_s
+
+
+def serve(load: Load) -> None:
+    """Answer requests until stdin ends."""
+    _die_with_parent()
+    # What engines print on stdout must not come between the answers: it goes to stderr.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    engine: Engine | None = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if request["do"] == "load":
+                engine = load(request["path"], request["precision"], request["threads"])
+                answer: dict[str, Any] = {"version": engine.version}
+            elif engine is None:
+                raise ValueError("the first request must be load.")
+            else:
+                answer = _answer(engine, request)
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+
+
+def _answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
+    if request["do"] == "generate":
+        run = engine.generate(request["prompts"], request["new_tokens"])
+        return {"tokens": run.tokens, "first_s": run.first_s, "total_s": run.total_s}
+    if request["do"] == "mixed":
+        served = engine.mixed([Arrival(*fields) for fields in request["trace"]])
+        return {"served": [[each.tokens, each.first_s, each.end_s] for each in served]}
+    raise ValueError(f"there is no request {request['do']!r}.")
+
+
+def _die_with_parent() -> None:
+    """A worker that is stopped (SIGSTOP) would not see that its stdin was closed."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

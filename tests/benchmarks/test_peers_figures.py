@@ -1,0 +1,181 @@
+"""Ratios, workloads and the page of results of the peers' benchmark."""
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.peers.figures import Figures, least_seconds
+from benchmarks.peers.peers import CONFIGURATIONS
+from benchmarks.peers.ratios import paired_ratio
+from benchmarks.peers.report import report
+from benchmarks.peers.rounds import Results, rotated
+from benchmarks.peers.workloads import WORKLOADS, prompts, trace
+
+OURS = next(each for each in CONFIGURATIONS if each.name == "ockham-int8")
+THEIRS = next(each for each in CONFIGURATIONS if each.name == "llamacpp-Q8_0")
+WORKLOAD = {each.name: each for each in WORKLOADS}
+LIMITS = {"read_bytes_per_s": 30e9, "int8_ops_per_s": 800e9, "bf16_ops_per_s": 400e9}
+
+
+def test_a_drift_that_both_see_leaves_the_ratio_and_its_interval_alone():
+    ratio = paired_ratio([(2.0 * drift, 1.0 * drift) for drift in (1.0, 0.5, 3.0)])
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_the_interval_is_students_of_the_logarithms():
+    pairs = [(1.0, 1.0), (1.2, 1.0), (1.5, 1.0), (0.9, 1.0)]
+    logs = np.log([a / b for a, b in pairs])
+    low, high = stats.ttest_1samp(logs, 0.0).confidence_interval(0.95)
+    ratio = paired_ratio(pairs)
+    assert (ratio.low, ratio.high) == pytest.approx((math.exp(low), math.exp(high)))
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    numbers = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        pairs = [(1.3 * math.exp(error), 1.0) for error in numbers.normal(0, 0.1, 5)]
+        ratio = paired_ratio(pairs)
+        covered += ratio.low <= 1.3 <= ratio.high
+    assert 0.92 < covered / 400 < 0.98
+
+
+def test_a_single_pair_leaves_everything_open():
+    ratio = paired_ratio([(3.0, 2.0)])
+    assert (ratio.value, ratio.low, ratio.high) == (pytest.approx(1.5), 0.0, math.inf)
+
+
+@pytest.mark.parametrize("pairs", [[], [(1.0, 0.0)], [(-1.0, 1.0)]])
+def test_ratios_of_nothing_or_of_nonsense_are_refused(pairs):
+    with pytest.raises(ValueError):
+        paired_ratio(pairs)
+
+
+def test_a_trace_depends_on_its_seed_alone_and_keeps_its_bounds():
+    mixed = WORKLOAD["mixed"]
+    arrivals = trace(mixed, "a")
+    assert arrivals == trace(mixed, "a") != trace(mixed, "b")
+    assert [moment for moment, _, _ in arrivals] == sorted(moment for moment, _, _ in arrivals)
+    assert len(arrivals) == mixed.requests
+    for seed in range(50):
+        for _, prompt, new_tokens in trace(mixed, str(seed)):
+            assert 16 <= len(prompt) <= 1024
+            assert 16 <= new_tokens <= 256
+
+
+def test_arrivals_come_at_the_rate_that_is_stated():
+    mixed = WORKLOAD["mixed"]
+    last = [trace(mixed, str(seed))[-1][0] for seed in range(300)]
+    assert statistics.fmean(last) == pytest.approx(
+        (mixed.requests - 1) / mixed.requests_per_s, rel=0.05
+    )
+
+
+def test_prompts_are_ordinary_tokens():
+    (prompt,) = prompts(1, 2048, "seed")
+    assert len(prompt) == 2048
+    assert min(prompt) >= 3
+    assert max(prompt) < 32000
+
+
+def test_the_least_time_is_that_of_the_bytes_or_of_the_operations():
+    decode, prefill = WORKLOAD["decode-1"], WORKLOAD["prefill-2048"]
+    assert least_seconds(decode, OURS, 10**9, LIMITS) == pytest.approx(127 / 30, rel=0.01)
+    assert least_seconds(prefill, OURS, 10**9, LIMITS) == pytest.approx(
+        2 * 2048 * 0.969e9 / 800e9, rel=0.01
+    )
+
+
+def test_every_engine_begins_once_before_any_does_so_again():
+    group = list(CONFIGURATIONS[:4])
+    assert {rotated(group, by)[0].name for by in range(4)} == {each.name for each in group}
+    assert sorted(each.name for each in rotated(group, 7)) == sorted(each.name for each in group)
+
+
+def run(round_, configuration, seconds, workload="decode-1", **more):
+    return {
+        "kind": "run",
+        "round": round_,
+        "workload": workload,
+        "configuration": configuration.name,
+        "tokens": 127,
+        "seconds": seconds,
+        "limits": LIMITS,
+        **more,
+    }
+
+
+SESSION = {
+    "kind": "session",
+    "date": "2026-01-02 03:04",
+    "processor": "A Processor",
+    "cores": 2,
+    "threads": 2,
+    "memory_bytes": 24 << 30,
+    "kernel": "6.1",
+    "python": "3.11",
+    "isa": "avx512",
+    "token_bytes": {OURS.name: 10**9, THEIRS.name: 10**9},
+}
+
+
+def test_a_peer_that_is_slower_in_every_round_is_reported_behind():
+    records = [SESSION]
+    for round_, drift in enumerate((1.0, 1.5, 0.8)):
+        records += [run(round_, OURS, 4.0 * drift), run(round_, THEIRS, 8.0 * drift)]
+    page = report(records)
+    assert "2.00 (2.00 to 2.00)" in page
+    assert "ahead in 1 of 1 comparisons" in page
+    assert "A Processor" in page
+    swapped = [
+        each | {"seconds": 32 / each["seconds"]} if "seconds" in each else each for each in records
+    ]
+    assert "behind in 1: int8 of llama.cpp Q8_0 (0.50)" in report(swapped)
+
+
+def test_less_memory_and_an_earlier_first_token_are_better():
+    records = [SESSION]
+    for each, amount in ((OURS, 1.0), (THEIRS, 3.0)):
+        first = {"kind": "run", "round": 0, "workload": "first-token", "seconds": amount}
+        records.append(first | {"configuration": each.name, "limits": LIMITS})
+        records.append(
+            {"kind": "memory", "round": 0, "configuration": each.name, "peak_bytes": amount * 1e9}
+        )
+    figures = Figures(records)
+    for workload in ("first-token", "memory"):
+        assert figures.ratio(workload, OURS, THEIRS).value == pytest.approx(3.0)
+
+
+def test_what_was_left_out_is_told():
+    failure = {"kind": "failure", "configuration": THEIRS.name, "reason": "it fell over"}
+    assert "llamacpp-Q8_0: it fell over" in report([SESSION, run(0, OURS, 4.0), failure])
+
+
+def test_nothing_measured_is_no_page():
+    with pytest.raises(ValueError, match="no results"):
+        report([SESSION])
+
+
+def test_a_file_of_results_goes_on_where_it_stopped(tmp_path):
+    results = Results(tmp_path / "results.jsonl")
+    results.add(**run(0, OURS, 4.0))
+    assert not results.has(0, "decode-1", [OURS, THEIRS])
+    results.add(**run(0, THEIRS, 4.0))
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"kind": "run", "cut sh')
+    again = Results(tmp_path / "results.jsonl")
+    assert again.records == results.records
+    assert again.has(0, "decode-1", [OURS, THEIRS])
+    assert not again.has(1, "decode-1", [OURS, THEIRS])
+    again.add(**run(1, OURS, 4.0))
+    assert Results(tmp_path / "results.jsonl").records == again.records
+
+
+def test_a_configuration_that_failed_is_not_waited_for(tmp_path):
+    results = Results(tmp_path / "results.jsonl")
+    results.add(**run(0, OURS, 4.0))
+    results.add(kind="failure", round=0, workload="decode-1", configuration=THEIRS.name, reason="x")
+    assert results.has(0, "decode-1", [OURS, THEIRS])

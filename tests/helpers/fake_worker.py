@@ -1,0 +1,33 @@
+"""A worker of the peers' benchmark without an engine behind it: `precision` says how it behaves."""
+
+import time
+
+from benchmarks.peers.workers.serve import Arrival, Generated, one_after_another, serve
+
+
+class Fake:
+    version = "fake 1"
+
+    def __init__(self, behaviour):
+        self.behaviour = behaviour
+
+    def generate(self, prompts, new_tokens):
+        if self.behaviour == "fails":
+            raise RuntimeError("out of luck")
+        if self.behaviour == "dies":
+            raise SystemExit(3)
+        if self.behaviour == "hangs":
+            time.sleep(60)
+        print("an engine that prints on stdout")
+        count = new_tokens - (self.behaviour == "stops early")
+        start = time.perf_counter()
+        tokens = [[sum(prompt) % 100] * count for prompt in prompts]
+        first_s = time.perf_counter() - start
+        return Generated(tokens, first_s, time.perf_counter() - start)
+
+    def mixed(self, trace: list[Arrival]):
+        return one_after_another(self, trace)
+
+
+if __name__ == "__main__":
+    serve(lambda path, precision, threads: Fake(precision))
