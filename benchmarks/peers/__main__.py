@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ from benchmarks.peers.environments import REPOSITORY, Folder, SetupFailed, conve
 from benchmarks.peers.peers import CONFIGURATIONS, PEERS, Configuration
 from benchmarks.peers.report import report as written
 from benchmarks.peers.rounds import Results, Run
-from benchmarks.peers.workloads import WORKLOADS
+from benchmarks.peers.workloads import WORKLOADS, Workload
 from ockham.cli.machine import instruction_sets, measure_limits, memory_bytes, processor
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.native import core
@@ -168,7 +169,7 @@ def configurations(chosen: str) -> list[Configuration]:
     return [each for each in CONFIGURATIONS if each.name in names]
 
 
-def named(text: str, known: tuple) -> set[str]:
+def named(text: str, known: Sequence[Configuration | Workload]) -> set[str]:
     names = set(text.split(","))
     unknown = names - {each.name for each in known}
     if unknown:

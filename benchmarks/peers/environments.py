@@ -67,10 +67,22 @@ class Folder:
 
 def weight_bytes(model: Path) -> int:
     """The size of a model's files: of the one file, or of the directory without its tokenizer."""
-    if model.is_file():
-        return model.stat().st_size
-    files = [each for each in model.rglob("*") if "tokenizer" not in each.name]
-    return sum(each.stat().st_size for each in files if each.is_file())
+    return sum(each.stat().st_size for each in _files(model) if "tokenizer" not in each.name)
+
+
+def read_files(model: Path) -> None:
+    """Read a model's files once, so that they are in the page cache."""
+    buffer = bytearray(8 << 20)
+    for path in _files(model):
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def _files(model: Path) -> list[Path]:
+    """The model itself, or what the directory holds (also one that is linked)."""
+    listed = [model] if model.is_file() else sorted(model.resolve().rglob("*"))
+    return [each for each in listed if each.is_file()]
 
 
 def install(folder: Folder, peer: Peer, say: Say) -> None:

@@ -44,7 +44,7 @@ class Probe:
     def sample(self) -> Limits:
         pool, isa = self._pool, self._isa
 
-        def rate(kind: object) -> float:
+        def rate(kind: core.Rate) -> float:
             samples = [core.arithmetic_rate(pool, isa, kind, ARITHMETIC_S) for _ in range(SAMPLES)]
             return statistics.median(samples)
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.environments import REPOSITORY, Folder, worker_environment
+from benchmarks.peers.environments import REPOSITORY, Folder, read_files, worker_environment
 from benchmarks.peers.limits import Limits, Probe
 from benchmarks.peers.peers import BITS, Configuration, of_bits
 from benchmarks.peers.process import Worker, WorkerError
@@ -158,6 +158,7 @@ class Run:
         stack: contextlib.ExitStack,
     ) -> Record:
         if isinstance(workload, FirstToken):
+            read_files(self.folder.model(each))
             with self._sampled(probe) as record, self._worker(each) as fresh:
                 self._load(fresh, each)
                 (prompt,) = prompts(1, workload.prompt_tokens, f"first-{round_}")
