@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.peers.peers import CONFIGURATIONS, Configuration
 from benchmarks.peers.ratios import Ratio, paired_ratio
+from benchmarks.peers.rounds import DISTURBED_SHARE
 from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed, Workload
 
 Record = dict[str, Any]
@@ -50,7 +51,9 @@ class Figures:
             for each in records
             if each["kind"] in ("failure", "skipped")
         }
-        runs = [each for each in records if each["kind"] == "run"]
+        every_run = [each for each in records if each["kind"] == "run"]
+        runs = [each for each in every_run if each["others_share"] <= DISTURBED_SHARE]
+        self.disturbed = len(every_run) - len(runs)
         self.read_rates = [each["limits"]["read_bytes_per_s"] for each in runs]
         self.int8_rates = [each["limits"]["int8_ops_per_s"] for each in runs]
         self.bf16_rates = [each["limits"]["bf16_ops_per_s"] for each in runs]

@@ -9,6 +9,7 @@ from benchmarks.peers.figures import MEMORY, Figures, Record
 from benchmarks.peers.peers import BITS, CONFIGURATIONS, PEERS, Configuration
 from benchmarks.peers.ratios import Ratio
 from benchmarks.peers.reading import reading
+from benchmarks.peers.rounds import DISTURBED_SHARE
 from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed, Workload
 
 REFERENCE = "transformers-bf16"
@@ -36,6 +37,10 @@ def report(records: Sequence[Record]) -> str:
     rounds = len({each["round"] for each in records if each["kind"] == "run"})
     threads = figures.sessions[-1]["threads"]
     parts.append(METHOD.format(threads=threads, rounds=rounds))
+    parts.append(
+        f"Runs that do not count, because other processes used more than {DISTURBED_SHARE:.0%} of "
+        f"the cores beside them: {figures.disturbed}.\n"
+    )
     parts.append("## What is read from it\n")
     parts.append("\n".join(reading(figures)) + "\n")
     for workload in WORKLOADS:

@@ -18,11 +18,16 @@ from typing import Any
 
 from benchmarks.peers.environments import REPOSITORY, Folder, read_files, worker_environment
 from benchmarks.peers.limits import Limits, Probe
+from benchmarks.peers.others import Others
 from benchmarks.peers.peers import BITS, Configuration, of_bits
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.peers.workloads import Batch, FirstToken, Mixed, Workload, prompts, trace
+from ockham.kernels.cores import allowed_cores
 
 Record = dict[str, Any]
+
+DISTURBED_SHARE = 0.05
+"""A run beside which others used more of the machine than this does not count."""
 
 
 class Results:
@@ -114,6 +119,9 @@ class Run:
                         continue
                     try:
                         record = self._measure(probe, round_, each, workload, workers, stack)
+                        if record["others_share"] > DISTURBED_SHARE:
+                            self.say(f"{each.name} was disturbed and does it once more")
+                            record = self._measure(probe, round_, each, workload, workers, stack)
                     except WorkerError as error:
                         self._fail(round_, each, workload, str(error))
                         workers.pop(each.name, None)
@@ -194,11 +202,13 @@ class Run:
 
     @contextlib.contextmanager
     def _sampled(self, probe: Probe) -> Iterator[Record]:
-        """Adds the machine's limits, of before and after."""
+        """Adds the machine's limits, of before and after, and what others used of it meanwhile."""
         before = probe.sample()
         record: Record = {}
-        yield record
+        with Others(allowed_cores()) as others:
+            yield record
         record["limits"] = asdict(Limits.mean(before, probe.sample()))
+        record["others_share"] = others.share
 
 
 def work(worker: Worker, workload: Batch | Mixed, round_: int) -> Record:
@@ -234,4 +244,5 @@ def told(record: Record) -> str:
     if "tokens" not in record:
         return f"{record['seconds']:.2f} s"
     rate = record["tokens"] / record["seconds"]
-    return f"{rate:8.1f} tokens/s, {record['limits']['read_bytes_per_s'] / 1e9:.1f} GB/s beside it"
+    beside = f"{record['limits']['read_bytes_per_s'] / 1e9:.1f} GB/s beside it"
+    return f"{rate:8.1f} tokens/s, {beside}, others used {record['others_share']:.0%}"

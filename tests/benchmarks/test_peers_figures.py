@@ -104,6 +104,7 @@ def run(round_, configuration, seconds, workload="decode-1", **more):
         "tokens": 127,
         "seconds": seconds,
         "limits": LIMITS,
+        "others_share": 0.0,
         **more,
     }
 
@@ -140,7 +141,7 @@ def test_less_memory_and_an_earlier_first_token_are_better():
     records = [SESSION]
     for each, amount in ((OURS, 1.0), (THEIRS, 3.0)):
         first = {"kind": "run", "round": 0, "workload": "first-token", "seconds": amount}
-        records.append(first | {"configuration": each.name, "limits": LIMITS})
+        records.append(first | {"configuration": each.name, "limits": LIMITS, "others_share": 0.0})
         records.append(
             {"kind": "memory", "round": 0, "configuration": each.name, "peak_bytes": amount * 1e9}
         )
@@ -152,6 +153,14 @@ def test_less_memory_and_an_earlier_first_token_are_better():
 def test_what_was_left_out_is_told():
     failure = {"kind": "failure", "configuration": THEIRS.name, "reason": "it fell over"}
     assert "llamacpp-Q8_0: it fell over" in report([SESSION, run(0, OURS, 4.0), failure])
+
+
+def test_a_disturbed_run_does_not_count():
+    records = [SESSION, run(0, OURS, 4.0), run(0, THEIRS, 8.0)]
+    records += [run(1, OURS, 4.0, others_share=0.5), run(1, THEIRS, 4.0)]
+    figures = Figures(records)
+    assert figures.disturbed == 1
+    assert figures.ratio("decode-1", OURS, THEIRS).value == pytest.approx(2.0)
 
 
 def test_nothing_measured_is_no_page():

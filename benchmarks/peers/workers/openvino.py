@@ -38,7 +38,7 @@ class OpenVino:
         if not isinstance(self._pipeline, genai.LLMPipeline):
             self._pipeline = None
             self._pipeline = genai.LLMPipeline(
-                self._path, "CPU", attention_backend="SDPA", **self._properties
+                self._path, "CPU", ATTENTION_BACKEND="SDPA", **self._properties
             )
         return self._pipeline
 
