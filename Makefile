@@ -29,7 +29,7 @@ unit: .venv/.test
 
 # The exactness machine for at least 10,000 sequences: every weight format and instruction set.
 exact: .venv/.test
-	OCKHAM_EXACT_EXAMPLES=60 $(BIN)/python -m pytest tests/exact -s --timeout 7200
+	OCKHAM_EXACT_EXAMPLES=40 $(BIN)/python -m pytest tests/exact -s --timeout 7200
 
 # The long form of the soak test: ten times the requests.
 soak: .venv/.test
