@@ -18,7 +18,20 @@ typedef int16_t S __attribute__((vector_size(64)));   // the same as 32 halves
 // Loads and stores need no alignment; those with `lanes` touch only the first of them and read
 // zero for the others.
 OCKHAM_INLINE F zero() { return F{}; }
-OCKHAM_INLINE F broadcast(float value) { return F{} + value; }
+// One word in all lanes, by way of 16 bytes: left to itself, GCC stores the word sixteen times and then
+// waits for all of them to load a vector.
+OCKHAM_INLINE U every_lane(uint32_t word) {
+    typedef uint32_t Four __attribute__((vector_size(16)));
+    const Four four = {word, word, word, word};
+    U value;
+    for (int i = 0; i < 4; ++i) std::memcpy(reinterpret_cast<char*>(&value) + 16 * i, &four, 16);
+    return value;
+}
+OCKHAM_INLINE F broadcast(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return (F)every_lane(bits);
+}
 OCKHAM_INLINE F load(const float* from) {
     F value;
     std::memcpy(&value, from, sizeof value);
@@ -62,7 +75,7 @@ OCKHAM_INLINE float half_value(uint16_t half) {
     return half & 0x8000 ? -magnitude : magnitude;
 }
 
-OCKHAM_INLINE I int_broadcast(int32_t value) { return I{} + value; }
+OCKHAM_INLINE I int_broadcast(int32_t value) { return (I)every_lane(static_cast<uint32_t>(value)); }
 OCKHAM_INLINE I int_add(I a, I b) { return (I)((U)a + (U)b); }
 OCKHAM_INLINE I int_min(I a, I b) { return a < b ? a : b; }
 OCKHAM_INLINE I int_max(I a, I b) { return a > b ? a : b; }
@@ -152,7 +165,7 @@ OCKHAM_INLINE uint32_t halves(int8_t low, int8_t high) {
 OCKHAM_INLINE Quad quad(const uint8_t* from) {
     int8_t x[4];
     std::memcpy(x, from, 4);
-    return {(S)(U{} + halves(x[0], x[2])), (S)(U{} + halves(x[1], x[3]))};
+    return {(S)every_lane(halves(x[0], x[2])), (S)every_lane(halves(x[1], x[3]))};
 }
 OCKHAM_INLINE I add_halves(I sum, S products) {
     const I both = (I)products;
