@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "blocks.h"
 #include "linear.h"
 #include "matrix.h"
 #include "pack.h"
@@ -67,6 +68,9 @@ Matrix make_matrix(Kind kind, int64_t outputs, int64_t inputs, nb::object weight
     if (outputs < 1 || inputs < 1) throw std::invalid_argument("a packed matrix is never empty.");
     if (kind == Kind::int8 && inputs > 65536)
         throw std::invalid_argument("int8 sums of more than 65536 inputs could overflow.");
+    if (kind >= Kind::q8_0 && inputs % block_shape(kind).inputs)
+        throw std::invalid_argument("blocks of " + std::to_string(block_shape(kind).inputs) +
+                                    " inputs do not divide the number of inputs.");
     if (kind == Kind::int4 && (group < 32 || group > 256 || group % 32 || inputs % group))
         throw std::invalid_argument("int4 needs groups of a multiple of 32 up to 256 inputs, which "
                                     "divides the number of inputs.");
@@ -129,7 +133,7 @@ nb::typed<nb::tuple, Table<uint8_t>, Table<float>, Table<int32_t>> prepared(Thre
         return array_of<Value>(std::move(memory), rows, columns);
     };
     return nb::make_tuple(copy(input.values, form.row_bytes()), copy(input.scales, form.groups()),
-                          copy(input.offsets, form.groups()));
+                          copy(input.offsets, form.offset_words()));
 }
 
 // A product timed without Python in between: seconds of each of `repeats` calls, the matrices taken in
@@ -183,7 +187,14 @@ void bind_linear(nb::module_& module) {
         .value("FP32", Kind::fp32)
         .value("BF16", Kind::bf16)
         .value("INT8", Kind::int8)
-        .value("INT4", Kind::int4);
+        .value("INT4", Kind::int4)
+        .value("Q8_0", Kind::q8_0)
+        .value("Q5_0", Kind::q5_0)
+        .value("Q4_1", Kind::q4_1)
+        .value("Q5_1", Kind::q5_1)
+        .value("Q4_K", Kind::q4_k)
+        .value("Q5_K", Kind::q5_k)
+        .value("Q6_K", Kind::q6_k);
     nb::class_<Matrix>(module, "Matrix")
         .def_prop_ro("outputs", [](const Matrix& self) { return self.packed.outputs; })
         .def_prop_ro("inputs", [](const Matrix& self) { return self.packed.inputs; })

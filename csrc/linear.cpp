@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "blocks.h"
+#include "halves.h"
 #include "kernels.h"
 #include "threads.h"
 
@@ -12,18 +14,6 @@ namespace {
 
 int64_t round_up(int64_t value, int64_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
-}
-
-float from_bits(uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-}
-
-float from_half(uint16_t half) {
-    // The multiplication puts the exponent right, for subnormals too.
-    const float magnitude = from_bits(static_cast<uint32_t>(half & 0x7fff) << 13) * 0x1p112f;
-    return half & 0x8000 ? -magnitude : magnitude;
 }
 
 }  // namespace
@@ -39,8 +29,11 @@ size_t PackedMatrix::weight_bytes() const {
             return lanes * round_up(inputs, 4);
         case Kind::int4:
             return lanes * inputs / 2;
+        default: {
+            const BlockShape shape = block_shape(kind);
+            return panels() * (inputs / shape.inputs) * shape.bytes();
+        }
     }
-    return 0;
 }
 
 size_t PackedMatrix::scale_bytes() const {
@@ -66,17 +59,24 @@ int64_t InputForm::row_bytes() const {
 
 size_t InputForm::bytes(int64_t rows) const {
     size_t total = static_cast<size_t>(rows) * row_bytes();
-    if (kind == Kind::int8 || kind == Kind::int4) total += 2 * round_up(rows * groups() * 4, 64);
+    if (kind != Kind::fp32 && kind != Kind::bf16)
+        total += round_up(rows * groups() * 4, 64) + round_up(rows * offset_words() * 4, 64);
     return total;
 }
 
+int64_t InputForm::offset_words() const {
+    return groups() * (kind < Kind::q8_0 ? 1 : block_offset_words(kind));
+}
+
 InputForm input_form(const PackedMatrix& matrix) {
+    if (matrix.kind >= Kind::q8_0)
+        return {block_form(matrix.kind), matrix.inputs, block_shape(matrix.kind).inputs};
     return {matrix.kind, matrix.inputs, matrix.kind == Kind::int4 ? matrix.group : 0};
 }
 
 PreparedInput::PreparedInput(const InputForm& form, int64_t rows, void* memory)
     : form(form), rows(rows), values(static_cast<uint8_t*>(memory)) {
-    if (form.kind != Kind::int8 && form.kind != Kind::int4) return;
+    if (form.kind == Kind::fp32 || form.kind == Kind::bf16) return;
     uint8_t* after = values + rows * form.row_bytes();
     scales = reinterpret_cast<float*>(after);
     offsets = reinterpret_cast<int32_t*>(after + round_up(rows * form.groups() * 4, 64));
@@ -173,10 +173,12 @@ void unpack_row(const PackedMatrix& matrix, int64_t output, float* row) {
                 const uint8_t both = weight[(k / 8 * panel_outputs + lane) * 4 + k % 4];
                 const int code = k % 8 < 4 ? both & 15 : both >> 4;
                 const int zero = matrix.zero ? static_cast<const uint8_t*>(matrix.zero)[at] : 8;
-                row[k] = (code - zero) * from_half(static_cast<const uint16_t*>(matrix.scale)[at]);
+                row[k] = (code - zero) * from_half(static_cast<const uint16_t*>(matrix.scale) + at);
             }
             return;
         }
+        default:
+            return unpack_block_row(matrix, output, row);
     }
 }
 

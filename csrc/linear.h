@@ -41,6 +41,14 @@ enum class Kind {
     // For each group: y = fma(float(sum of a * (code - zero)), scale_x * scale_w, y) from y = 0
     // (portable code rounds the product first).
     int4 = 3,
+    // What GGUF files hold, in blocks with scales of several kinds: see blocks.h.
+    q8_0 = 4,
+    q5_0 = 5,
+    q4_1 = 6,
+    q5_1 = 7,
+    q4_k = 8,
+    q5_k = 9,
+    q6_k = 10,
 };
 
 // A packed matrix over memory that somebody else owns (Python: the arrays of a Linear).
@@ -64,12 +72,14 @@ struct PackedMatrix {
 struct InputForm {
     Kind kind = Kind::fp32;
     int64_t inputs = 0;
-    int64_t group = 0;  // int4: the group; int8: 0, one scale for the whole row
+    int64_t group = 0;  // inputs that share a scale; int8: 0, one scale for the whole row
 
     bool operator==(const InputForm& other) const {
         return kind == other.kind && inputs == other.inputs && group == other.group;
     }
     int64_t groups() const { return group ? inputs / group : 1; }
+    // Words of 32 bits that a row has in PreparedInput::offsets.
+    int64_t offset_words() const;
     // Bytes from one row's values to the next's: a multiple of 64, the tail zero.
     int64_t row_bytes() const;
     // Bytes that a prepared input of `rows` rows takes in all (values, scales and offsets).
@@ -84,9 +94,9 @@ struct PreparedInput {
     InputForm form;
     int64_t rows = 0;
     uint8_t* values = nullptr;  // rows of row_bytes(): float, bf16 or int8
-    float* scales = nullptr;    // int8, int4: [rows][groups]
+    float* scales = nullptr;    // all but fp32 and bf16: [rows][groups]
     // int8, int4: [rows][groups], minus the stored weight that means zero (128 or 8; where there are
-    // zero points too) times the sum of the group's values.
+    // zero points too) times the sum of the group's values. For blocks see block_offset_words().
     int32_t* offsets = nullptr;
 
     PreparedInput() = default;

@@ -373,6 +373,12 @@ static void walk(const Tile& tile, int64_t row_begin, int64_t row_end, int64_t p
     }
 }
 
+// For the kinds of blocks.h: in block_kernels.h.
+static void block_tile(const PackedMatrix& matrix, const PreparedInput& input, int64_t row_begin,
+                       int64_t row_end, int64_t panel_begin, int64_t panel_end, float* y,
+                       int64_t y_stride, const float* bias);
+static void prepare_block_row(const PreparedInput& input, int64_t row, const float* x);
+
 static void linear_tile(const PackedMatrix& matrix, const PreparedInput& input, int64_t row_begin,
                         int64_t row_end, int64_t panel_begin, int64_t panel_end, float* y,
                         int64_t y_stride, const float* bias) {
@@ -388,6 +394,9 @@ static void linear_tile(const PackedMatrix& matrix, const PreparedInput& input, 
         case Kind::int4:
             return (matrix.zero ? walk<Int4<true>> : walk<Int4<false>>)(
                 tile, row_begin, row_end, panel_begin, panel_end, matrix.group / 32);
+        default:
+            return block_tile(matrix, input, row_begin, row_end, panel_begin, panel_end, y, y_stride,
+                              bias);
     }
 }
 
@@ -451,6 +460,8 @@ static void prepare_row(const PreparedInput& input, int64_t row, const float* x)
             for (int64_t k = count; k < (count + 3) / 4 * 4; ++k) values[k] = 0;
             break;
         }
+        default:
+            prepare_block_row(input, row, x);
     }
 }
 

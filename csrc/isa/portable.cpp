@@ -4,6 +4,7 @@
 #include "../simd_portable.h"
 
 #include "../linear_kernels.h"
+#include "../block_kernels.h"
 #include "../machine_kernels.h"
 #include "../pack_kernels.h"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,3 +88,50 @@ class QuantisedRows:
             if (values != exact).any():
                 raise ValueError("fp32 cannot hold the products of codes and scales exactly")
         return values.reshape(rows, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRows:
+    """Consecutive rows (outputs) of K inputs as GGUF files hold them: B blocks a row, each with one
+    or two fp16 numbers, and where blocks are cut into groups (G in a row) two small factors a group.
+
+    `codes` uint8 (rows, K), counted from the lowest; `scales` float16 (rows, B); `minima` float16
+    (rows, B) or None; `group_scales` uint8 or int8 (rows, G) or None; `group_minima` uint8 (rows, G)
+    or None. What they mean is said by the format of the type.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    scales: npt.NDArray[np.float16]
+    minima: npt.NDArray[np.float16] | None = None
+    group_scales: npt.NDArray[np.generic] | None = None
+    group_minima: npt.NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def fault(self) -> str | None:
+        """What is wrong with these rows, as a part of a sentence; None if nothing is."""
+        for values in (self.scales, self.minima):
+            if values is not None and not np.isfinite(values).all():
+                return "NaN or infinity stands in a scale"
+        return None
+
+    def cut(self, start: int, stop: int) -> BlockRows:
+        """Rows [start, stop)."""
+        return self._each(lambda array: array[start:stop])
+
+    def zeros(self) -> BlockRows:
+        """As many rows, all of whose scales and minima are zero."""
+        return self._each(np.zeros_like)
+
+    def _each(self, change: Callable[[Any], Any]) -> BlockRows:
+        values = [getattr(self, field.name) for field in fields(self)]
+        return BlockRows(*(None if value is None else change(value) for value in values))
+
+
+def joined(parts: Sequence[BlockRows]) -> BlockRows:
+    """Rows of one type, one below the other."""
+    if len(parts) == 1 or not len(parts[0]):
+        return parts[-1]
+    columns = [[getattr(part, field.name) for part in parts] for field in fields(BlockRows)]
+    return BlockRows(*(None if column[0] is None else np.concatenate(column) for column in columns))

@@ -27,6 +27,13 @@ def native_matrix(linear: Linear, pool: _cpu.ThreadPool) -> _cpu.Matrix:
         "bf16": core.Kind.BF16,
         "int8": core.Kind.INT8,
         "int4": core.Kind.INT4,
+        "q8_0": core.Kind.Q8_0,
+        "q5_0": core.Kind.Q5_0,
+        "q4_1": core.Kind.Q4_1,
+        "q5_1": core.Kind.Q5_1,
+        "q4_k": core.Kind.Q4_K,
+        "q5_k": core.Kind.Q5_K,
+        "q6_k": core.Kind.Q6_K,
     }
     if linear.format not in kinds:
         raise ConfigError(

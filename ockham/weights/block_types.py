@@ -1,0 +1,243 @@
+"""The block types of GGUF files, held to the bit; inputs quantised to 8 bits by group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.errors import ModelError
+from ockham.core.quantised import BlockRows, joined
+from ockham.core.registry import register
+from ockham.core.seams import Array, Floats
+from ockham.kernels.memory import allocate_array
+from ockham.weights.block_layout import BlockLayout
+from ockham.weights.panels import OUTPUTS, panels, quantise
+
+PANELS_AT_ONCE = 16
+"""Panels that the plain product widens at a time."""
+
+
+class BlockLinear:
+    """`arrays["weight"]`: uint8 (P, B, bytes), B blocks of each of P panels: csrc/blocks.h."""
+
+    def __init__(
+        self, format_name: str, layout: BlockLayout, out_features: int, in_features: int
+    ) -> None:
+        self.format, self.layout = format_name, layout
+        self.out_features, self.in_features = out_features, in_features
+        shape = (panels(out_features), in_features // layout.inputs, layout.block_bytes)
+        self.weight: npt.NDArray[np.uint8] = allocate_array(shape, np.uint8)  # type: ignore[assignment]
+        self.arrays: dict[str, Array] = {"weight": self.weight}
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+    def matmul(self, x: Floats) -> Floats:
+        """What csrc/blocks.h says, where a are a group's inputs as int8 (`quantise`).
+
+        Integer sums are exact. An fma is done in float64, whose two roundings differ from one in
+        about one case of 2^29.
+        """
+        columns = self.in_features // self.layout.inputs
+        values, scale_x = quantise(x.reshape(len(x), columns, self.layout.inputs))
+        a = np.ascontiguousarray(values.transpose(1, 0, 2), np.float64)  # (B, M, inputs)
+        by_column = scale_x[..., 0].T[:, :, None]  # (B, M, 1)
+        product = np.empty((len(x), len(self.weight) * OUTPUTS), np.float32)
+        for first in range(0, len(self.weight), PANELS_AT_ONCE):
+            rows = self.layout.unpack(self.weight[first : first + PANELS_AT_ONCE])
+            terms = self._terms(rows, a, by_column)
+            y = np.zeros((len(x), len(rows)), np.float32)
+            for column in range(columns):
+                for total, scale in terms:
+                    wide = total[column].astype(np.float64) * scale[column] + y
+                    y = wide.astype(np.float32)
+            product[:, first * OUTPUTS : first * OUTPUTS + len(rows)] = y
+        return product[:, : self.out_features]
+
+    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
+        """The values that the `gguf` package dequantises, to the bit."""
+        rows = self.layout.unpack(self.weight[ids // OUTPUTS], ids % OUTPUTS)
+        layout, count = self.layout, len(ids)
+        shape = (count, self.in_features // layout.inputs, layout.groups or 1, -1)
+        scales = rows.scales.astype(np.float32)[:, :, None, None]
+        codes = rows.codes.reshape(shape).astype(np.float32) - np.float32(layout.zero)
+        if rows.group_scales is not None:
+            scales = scales * rows.group_scales.reshape(shape).astype(np.float32)
+        values: Floats = scales * codes
+        if rows.minima is not None:
+            minima = rows.minima.astype(np.float32)[:, :, None, None]
+            if rows.group_minima is None:
+                values = values + minima
+            else:
+                values = values - minima * rows.group_minima.reshape(shape).astype(np.float32)
+        return values.reshape(count, self.in_features)
+
+    def fill(self, panel: int, rows: BlockRows) -> None:
+        """Store outputs from panel `panel` on: whole panels of rows."""
+        self.weight[panel : panel + len(rows) // OUTPUTS] = self.layout.pack(rows)
+
+    def _terms(
+        self, rows: BlockRows, a: npt.NDArray[np.float64], scale_x: Floats
+    ) -> list[tuple[Floats, Floats]]:
+        """Factors (B, M, outputs), or (B, M, 1), of what is added to y for each block in turn."""
+        columns = len(a)
+
+        def by_block(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+            """(outputs, B * n) as (B, n, outputs)."""
+            return values.astype(np.float64).reshape(len(rows), columns, -1).transpose(1, 2, 0)
+
+        codes = by_block(rows.codes) - self.layout.zero
+        if rows.group_scales is not None:
+            codes *= np.repeat(by_block(rows.group_scales), self.layout.group, axis=1)
+        d = by_block(rows.scales).astype(np.float32)
+        terms = [((a @ codes).astype(np.float32), scale_x * d)]
+        if rows.minima is not None:
+            m = by_block(rows.minima).astype(np.float32)
+            if rows.group_minima is None:
+                total = a.sum(axis=2, keepdims=True).astype(np.float32) * scale_x
+                terms.append((total, np.broadcast_to(m, (columns, 1, len(rows)))))
+            else:
+                sums = a.reshape(columns, -1, self.layout.groups, self.layout.group).sum(axis=3)
+                total = (sums @ by_block(rows.group_minima)).astype(np.float32)
+                terms.append((total, -scale_x * m))
+        return terms
+
+
+class BlockFormat:
+    """A format that takes over one of GGUF's block types as it is, and quantises nothing itself."""
+
+    name: ClassVar[str]
+    activations: ClassVar[str]
+    layout: ClassVar[BlockLayout]
+
+    def packed_bytes(self, out_features: int, in_features: int) -> int:
+        self._check(in_features)
+        blocks = in_features // self.layout.inputs
+        return panels(out_features) * blocks * self.layout.block_bytes
+
+    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> BlockLinear:
+        raise ModelError(
+            f"{self.name} holds what GGUF files store so; other weights cannot be packed in it: "
+            "choose int4 or int8."
+        )
+
+    def empty(self, out_features: int, in_features: int) -> BlockLinear:
+        """A matrix of zeros, to be filled."""
+        self._check(in_features)
+        return BlockLinear(self.name, self.layout, out_features, in_features)
+
+    def adopt(
+        self, out_features: int, in_features: int, blocks: Iterable[BlockRows]
+    ) -> BlockLinear:
+        """Take over a matrix that comes as consecutive blocks of rows, changing no value.
+
+        Raises ModelError if they do not add up to the shape, or a scale is not finite.
+        """
+        packed = self.empty(out_features, in_features)
+        done = 0
+        held: list[BlockRows] = []
+        for block in blocks:
+            start = done + sum(map(len, held))
+            stop = start + len(block)
+            if block.codes.shape[1] != in_features or stop > out_features:
+                raise ModelError(
+                    f"rows of shape {block.codes.shape} do not fit at row {start} of a matrix of "
+                    f"shape {(out_features, in_features)}."
+                )
+            fault = block.fault()
+            if fault:
+                raise ModelError(f"{fault} (rows {start} to {stop - 1}).")
+            rows = joined([*held, block])
+            whole = len(rows) // OUTPUTS * OUTPUTS
+            if whole:
+                packed.fill(done // OUTPUTS, rows.cut(0, whole))
+            done += whole
+            held = [rows.cut(whole, len(rows))]
+        rest = joined(held) if held else None
+        if done + (len(rest) if rest else 0) != out_features:
+            raise ModelError(f"only {done + (len(rest) if rest else 0)} of {out_features} rows were found.")
+        if rest:
+            padding = [rest.cut(0, 1).zeros()] * (OUTPUTS - len(rest))
+            packed.fill(done // OUTPUTS, joined([rest, *padding]))
+        return packed
+
+    def _check(self, in_features: int) -> None:
+        if in_features % self.layout.inputs:
+            raise ModelError(
+                f"{in_features} inputs cannot be cut into {self.name} blocks of "
+                f"{self.layout.inputs}."
+            )
+
+
+BY_32 = "int8 by row and group of 32"
+BY_256 = "int8 by row and group of 256"
+
+
+@register("format", "q8_0", exact=False)
+class Q8_0(BlockFormat):
+    """GGUF's Q8_0 as stored: 8-bit codes and an fp16 scale for 32 inputs; inputs in int8 by 32."""
+
+    name, activations = "q8_0", BY_32
+    layout = BlockLayout(32, 8, zero=128)
+
+
+@register("format", "q5_0", exact=False)
+class Q5_0(BlockFormat):
+    """GGUF's Q5_0 as stored: 5-bit codes and an fp16 scale for 32 inputs; inputs in int8 by 32."""
+
+    name, activations = "q5_0", BY_32
+    layout = BlockLayout(32, 5, zero=16)
+
+
+@register("format", "q4_1", exact=False)
+class Q4_1(BlockFormat):
+    """GGUF's Q4_1 as stored: 4-bit codes, fp16 scale and minimum for 32 inputs; inputs in int8 by
+    32."""
+
+    name, activations = "q4_1", BY_32
+    layout = BlockLayout(32, 4, minima=True)
+
+
+@register("format", "q5_1", exact=False)
+class Q5_1(BlockFormat):
+    """GGUF's Q5_1 as stored: 5-bit codes, fp16 scale and minimum for 32 inputs; inputs in int8 by
+    32."""
+
+    name, activations = "q5_1", BY_32
+    layout = BlockLayout(32, 5, minima=True)
+
+
+@register("format", "q4_k", exact=False)
+class Q4_K(BlockFormat):
+    """GGUF's Q4_K as stored: 4-bit codes, 6-bit scales and minima of 32 inputs, fp16 factors of
+    both for 256; inputs in int8 by 256. Takes 4.6 bits a weight."""
+
+    name, activations = "q4_k", BY_256
+    layout = BlockLayout(256, 4, minima=True, group=32)
+
+
+@register("format", "q5_k", exact=False)
+class Q5_K(BlockFormat):
+    """GGUF's Q5_K as stored: 5-bit codes, 6-bit scales and minima of 32 inputs, fp16 factors of
+    both for 256; inputs in int8 by 256. Takes 5.6 bits a weight."""
+
+    name, activations = "q5_k", BY_256
+    layout = BlockLayout(256, 5, minima=True, group=32)
+
+
+@register("format", "q6_k", exact=False)
+class Q6_K(BlockFormat):
+    """GGUF's Q6_K as stored: 6-bit codes, 8-bit scales of 16 inputs, an fp16 factor for 256; inputs
+    in int8 by 256. Takes 6.6 bits a weight."""
+
+    name, activations = "q6_k", BY_256
+    layout = BlockLayout(256, 6, zero=32, group=16, signed=True)
+
+
+BLOCK_FORMATS: dict[str, type[BlockFormat]] = {
+    each.name: each for each in (Q8_0, Q5_0, Q4_1, Q5_1, Q4_K, Q5_K, Q6_K)
+}

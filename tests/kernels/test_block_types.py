@@ -1,0 +1,157 @@
+"""The compiled products with GGUF's block types: exact whatever the batch, and what the plain twin
+says they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ockham.kernels.native import core, reason
+from ockham.model.gguf.blocks import READERS, read_blocks
+from ockham.weights.block_types import BLOCK_FORMATS, BlockLinear
+
+if core is None:
+    pytest.skip(reason, allow_module_level=True)
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from ockham.kernels.cpu_linear import native_matrix
+
+ISAS = [
+    pytest.param(
+        isa,
+        id=core.isa_name(isa),
+        marks=pytest.mark.skipif(not core.supported(isa), reason="not on this processor"),
+    )
+    for isa in (core.Isa.PORTABLE, core.Isa.AVX2, core.Isa.AVX512)
+]
+POOLS = {threads: core.ThreadPool(threads) for threads in (1, 2)}
+SCALES_AT = {"Q8_0": (0,), "Q5_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q6_K": (208,)}
+
+
+def normal(rows: int, columns: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+
+
+def random_bytes(kind: str, outputs: int, inputs: int) -> np.ndarray:
+    """Rows of a type with every code and every small factor, and fp16 numbers of both signs."""
+    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+    random = np.random.default_rng(outputs + inputs)
+    raw = random.integers(0, 256, (outputs, inputs // block, block_bytes), np.uint8)
+    for place in SCALES_AT.get(kind, (0, 2)):
+        scale = random.uniform(-0.02, 0.02, raw.shape[:2]).astype(np.float16)
+        raw[..., place : place + 2] = scale[..., None].view(np.uint8)
+    return raw.reshape(outputs, -1)
+
+
+def matrix_of(kind: str, raw: np.ndarray, inputs: int) -> BlockLinear:
+    cut = [read_blocks(kind, raw[:5]), read_blocks(kind, raw[5:])] if len(raw) > 5 else None
+    return BLOCK_FORMATS[kind.lower()]().adopt(
+        len(raw), inputs, iter(cut or [read_blocks(kind, raw)])
+    )
+
+
+def product(
+    matrix: BlockLinear,
+    x: np.ndarray,
+    isa: core.Isa,
+    threads: int = 2,
+    bias: np.ndarray | None = None,
+) -> np.ndarray:
+    pool = POOLS[threads]
+    return np.asarray(core.linear(pool, isa, native_matrix(matrix, pool), x, bias))
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_rows_are_those_that_the_gguf_package_dequantises(kind: str) -> None:
+    raw = random_bytes(kind, 37, 512)
+    matrix = matrix_of(kind, raw, 512)
+    meant = dequantize(raw, GGMLQuantizationType[kind])
+    ids = np.array([36, 0, 17, 17, *range(37)], np.int32)
+    assert matrix.rows(ids).tobytes() == meant[ids].tobytes()
+    native = native_matrix(matrix, POOLS[1])
+    assert np.asarray(core.rows(native, ids.astype(np.int64))).tobytes() == meant[ids].tobytes()
+    assert matrix.nbytes == BLOCK_FORMATS[kind.lower()]().packed_bytes(37, 512) == native.nbytes
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 256), (16, 512), (100, 1024)])
+def test_products_are_what_the_plain_twin_says(
+    kind: str, outputs: int, inputs: int, isa: core.Isa
+) -> None:
+    matrix = matrix_of(kind, random_bytes(kind, outputs, inputs), inputs)
+    x = normal(11, inputs, 1)
+    x[3, 32:64] = 0
+    expected = np.ascontiguousarray(matrix.matmul(x))
+    actual = product(matrix, x, isa)
+    if isa == core.Isa.PORTABLE:  # which rounds products before it adds them
+        assert np.abs(actual - expected).max() <= 2e-6 * np.abs(expected).max()
+    else:
+        assert actual.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_products_are_near_those_of_the_dequantised_weights(kind: str) -> None:
+    raw = random_bytes(kind, 33, 1024)
+    meant, x = dequantize(raw, GGMLQuantizationType[kind]), normal(5, 1024, 3)
+    found = product(matrix_of(kind, raw, 1024), x, core.detect())
+    size = np.abs(x) @ np.abs(meant).T
+    assert (np.abs(found - x @ meant.T) < 0.01 * size).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("extreme", [0, 255])
+def test_no_sum_overflows(kind: str, extreme: int, isa: core.Isa) -> None:
+    raw = np.full_like(random_bytes(kind, 16, 512), extreme)
+    _, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+    blocks = raw.reshape(16, -1, block_bytes)
+    for place in SCALES_AT.get(kind, (0, 2)):
+        blocks[..., place : place + 2] = np.array([1], np.float16).view(np.uint8)
+    if kind == "Q6_K" and extreme == 0:
+        blocks[..., 192:208] = 128  # the scale -128 with the code -32
+    matrix = matrix_of(kind, raw, 512)
+    for sign in (-1, 1):
+        x = np.full((9, 512), sign, np.float32)
+        assert product(matrix, x, isa).tolist() == matrix.matmul(x).tolist()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize(("outputs", "inputs"), [(37, 256), (333, 1024)])
+def test_a_row_has_the_same_bits_whatever_the_batch(
+    kind: str, outputs: int, inputs: int, isa: core.Isa
+) -> None:
+    matrix = matrix_of(kind, random_bytes(kind, outputs, inputs), inputs)
+    x, bias = normal(64, inputs, 1), normal(1, outputs, 2)[0]
+    alone = np.concatenate([product(matrix, x[i : i + 1], isa, 1, bias) for i in range(64)])
+    for threads in POOLS:
+        for rows in (1, 2, 3, 7, 8, 13, 16, 33, 64):
+            for start in {0, (64 - rows) // 2, 64 - rows}:
+                batch = product(matrix, x[start : start + rows], isa, threads, bias)
+                assert batch.tobytes() == alone[start : start + rows].tobytes(), (rows, start)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_K", "Q6_K"])
+def test_a_row_of_a_long_prompt_has_the_bits_that_it_has_alone(kind: str, isa: core.Isa) -> None:
+    # Long enough for tiles of rows, and for K to be cut into ranges that resume.
+    matrix = matrix_of(kind, random_bytes(kind, 32, 80 * 256), 80 * 256)
+    x = normal(400, 80 * 256, 1)
+    together = product(matrix, x, isa)
+    for row in (0, 11, 250, 383, 384, 399):
+        assert product(matrix, x[row : row + 1], isa).tobytes() == together[row].tobytes()
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_nan_in_a_row_of_inputs_stays_in_that_row(kind: str) -> None:
+    matrix = matrix_of(kind, random_bytes(kind, 20, 512), 512)
+    x = normal(4, 512, 1)
+    alone = product(matrix, x[3:], core.detect())
+    x[1, 7] = np.nan
+    found = product(matrix, x, core.detect())
+    assert np.isnan(found[1]).all()
+    assert np.isfinite(found[[0, 2, 3]]).all()
+    assert found[3].tobytes() == alone[0].tobytes()
