@@ -139,7 +139,7 @@ class Converter {
                                         number(op, "residual_scale")};
         if (name == "FeedForward")
             return ops::FeedForward{integer(op, "layer"),
-                                    matrix(op, "gate_up"),
+                                    stack(op, "gate_up"),
                                     matrix(op, "down"),
                                     activation(op),
                                     norm_of(op.attr("norm")),
@@ -172,9 +172,24 @@ class Converter {
         throw std::invalid_argument("the cpu backend does not know the activation " + name + ".");
     }
 
+    // What a linear is stacked of, as native matrices.
+    ops::Stack stack(nb::handle op, const char* field) {
+        ops::Stack result;
+        const auto parts = nb::cast<nb::list>(matrix_of_(op.attr(field)));
+        for (nb::handle part : parts) {
+            owners.push_back(nb::borrow(part));
+            result.parts.push_back(nb::cast<const Matrix&>(part).packed);
+        }
+        return result;
+    }
     PackedMatrix packed(nb::handle linear) {
         if (linear.is_none()) return {};
-        owners.push_back(matrix_of_(linear));
+        const auto parts = nb::cast<nb::list>(matrix_of_(linear));
+        if (nb::len(parts) != 1)
+            throw std::invalid_argument(
+                "the rows of a matrix stand in several formats, which is only supported for "
+                "projections of attention and dense feed-forward layers; choose a --quantization.");
+        owners.push_back(nb::borrow(parts[0]));
         return nb::cast<const Matrix&>(owners.back()).packed;
     }
     PackedMatrix matrix(nb::handle op, const char* field) { return packed(op.attr(field)); }
@@ -191,7 +206,7 @@ class Converter {
         result.heads = integer(op, "heads");
         result.kv_heads = integer(op, "kv_heads");
         result.head_dim = integer(op, "head_dim");
-        result.qkv = matrix(op, "qkv");
+        result.qkv = stack(op, "qkv");
         result.norm = norm_of(op.attr("norm"));
         result.bias = floats_of(op.attr("bias"));
         result.q_norm = norm_of(op.attr("q_norm"));

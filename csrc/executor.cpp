@@ -34,6 +34,15 @@ void check_matrix(const PackedMatrix& matrix, int64_t outputs, int64_t inputs,
                 ", " + std::to_string(inputs) + ").");
 }
 
+void check_matrix(const ops::Stack& stack, int64_t outputs, int64_t inputs,
+                  const std::string& what) {
+    require(!stack.parts.empty(), what + " has no weights.");
+    PackedMatrix whole = stack.parts.front();
+    whole.outputs = stack.outputs();
+    check_matrix(whole, outputs, inputs, what);
+    for (const PackedMatrix& part : stack.parts) check_matrix(part, part.outputs, inputs, what);
+}
+
 void check_vector(const std::vector<float>& vector, int64_t length, const std::string& what) {
     require(vector.empty() || static_cast<int64_t>(vector.size()) == length,
             what + " has " + std::to_string(vector.size()) + " values and should have " +
@@ -252,6 +261,20 @@ void Executor::product(const PackedMatrix& matrix, const PreparedInput& input, f
     linear(pool_, isa_, matrix, input, y, matrix.outputs, bias.empty() ? nullptr : bias.data());
 }
 
+void Executor::normed_product(Run& run, Buffer& memory, const ops::Stack& stack,
+                              const ops::Norm& norm, const float* x, int64_t rows, float* y,
+                              const std::vector<float>& bias) {
+    PreparedInput input;
+    int64_t first = 0;
+    for (const PackedMatrix& part : stack.parts) {
+        if (first == 0 || !(input.form == input_form(part)))
+            input = prepare_normed(run, memory, part, norm, x, rows, nullptr);
+        linear(pool_, isa_, part, input, y + first, stack.outputs(),
+               bias.empty() ? nullptr : bias.data() + first);
+        first += part.outputs;
+    }
+}
+
 void Executor::gate(ops::Activation activation, const float* gate_up, int64_t inner,
                     float* y) const {
     if (activation == ops::Activation::silu)
@@ -327,11 +350,9 @@ const float* Executor::rotations(Run& run) {
 }
 
 void Executor::operator()(Run& run, const ops::AttentionInput& op) {
-    const int64_t rows = run.step.rows, outputs = op.qkv.outputs, head_dim = op.head_dim;
-    const PreparedInput input = prepare_normed(run, run.activations->prepared, op.qkv, op.norm,
-                                               run.x(), rows, nullptr);
+    const int64_t rows = run.step.rows, outputs = op.qkv.outputs(), head_dim = op.head_dim;
     float* qkv = run.activations->qkv.take<float>(rows * outputs);
-    product(op.qkv, input, qkv, op.bias);
+    normed_product(run, run.activations->prepared, op.qkv, op.norm, run.x(), rows, qkv, op.bias);
 
     const float* rotation = nullptr;
     const int64_t half = static_cast<int64_t>(op.rope.inverse_frequencies.size());
@@ -421,11 +442,9 @@ void Executor::feed_forward(Run& run, const ops::FeedForward& op, int64_t begin,
     const int64_t inner = op.down.inputs;
     Activations& own = *run.activations;
     float* x = run.x() + begin * hidden_;
-    const PreparedInput input =
-        prepare_normed(run, own.prepared, op.gate_up, op.norm, x, rows, nullptr);
     // In the memory of the queries, which attention has read.
     float* gate_up = own.qkv.take<float>(rows * 2 * inner);
-    product(op.gate_up, input, gate_up, op.gate_up_bias);
+    normed_product(run, own.prepared, op.gate_up, op.norm, x, rows, gate_up, op.gate_up_bias);
 
     const InputForm form = input_form(op.down);
     const PreparedInput gated(form, rows, own.second_prepared.take<uint8_t>(form.bytes(rows)));

@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -44,6 +45,21 @@ struct Rope {
 
 enum class Activation { silu, gelu_tanh };
 
+// Matrices of the same inputs whose outputs follow one another: one matrix, or several in different
+// formats.
+struct Stack {
+    std::vector<PackedMatrix> parts;
+
+    Stack() = default;
+    Stack(PackedMatrix matrix) : parts{matrix} {}
+    Stack(std::vector<PackedMatrix> matrices) : parts(std::move(matrices)) {}
+    int64_t outputs() const {
+        int64_t sum = 0;
+        for (const PackedMatrix& part : parts) sum += part.outputs;
+        return sum;
+    }
+};
+
 struct Embed {
     PackedMatrix table;
     float scale = 1.0f;
@@ -51,7 +67,7 @@ struct Embed {
 
 struct AttentionInput {
     int64_t layer = 0, group = 0, heads = 0, kv_heads = 0, head_dim = 0;
-    PackedMatrix qkv;
+    Stack qkv;
     Norm norm;
     std::vector<float> bias;
     Norm q_norm, k_norm;
@@ -76,7 +92,8 @@ struct AttentionOutput {
 
 struct FeedForward {
     int64_t layer = 0;
-    PackedMatrix gate_up, down;
+    Stack gate_up;
+    PackedMatrix down;
     Activation activation = Activation::silu;
     Norm norm;
     std::vector<float> gate_up_bias, down_bias;
@@ -182,6 +199,9 @@ class Executor {
     PreparedInput prepare_normed(Run& run, Buffer& memory, const PackedMatrix& matrix,
                                  const ops::Norm& norm, const float* x, int64_t rows,
                                  const int32_t* which);
+    // product() with norm(x), `memory` for the prepared input.
+    void normed_product(Run& run, Buffer& memory, const ops::Stack& stack, const ops::Norm& norm,
+                        const float* x, int64_t rows, float* y, const std::vector<float>& bias);
     const float* rotations(Run& run);
     const AttentionPlan& plan(Run& run, const ops::Attend& op);
     void product(const PackedMatrix& matrix, const PreparedInput& input, float* y,

@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.quantised import Encoding, QuantisedRows
+from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
@@ -24,8 +24,11 @@ class Linear(Protocol):
     format: str
     out_features: int
     in_features: int
-    arrays: dict[str, Array]
-    """The stored arrays by name, as the format's docstring lays them out."""
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The stored arrays by name, as the format's docstring lays them out."""
+        ...
 
     @property
     def nbytes(self) -> int:
@@ -91,6 +94,17 @@ class QuantisedFormat(Format, Protocol):
         The encoding is one for which `holding` gave this format. Raises ModelError if the blocks do
         not add up to the shape, or hold scales that are not finite, or zero points where the
         encoding has none.
+        """
+        ...
+
+
+class BlockFormat(Format, Protocol):
+    """A format that takes over one block type of GGUF files, as it is."""
+
+    def adopt(self, out_features: int, in_features: int, blocks: Iterable[BlockRows]) -> Linear:
+        """Take over a matrix that comes as consecutive blocks of rows, changing no value.
+
+        Raises ModelError if they do not add up to the shape, or hold scales that are not finite.
         """
         ...
 

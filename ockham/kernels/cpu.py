@@ -63,14 +63,16 @@ class CpuExecutor:
     ) -> None:
         matrices: dict[int, _cpu.Matrix] = {}  # one for a table that is embedding and head
 
-        def matrix_of(linear: Linear) -> _cpu.Matrix:
-            if id(linear) not in matrices:
-                matrices[id(linear)] = native_matrix(linear, pool)
-            return matrices[id(linear)]
+        def matrices_of(linear: Linear) -> list[_cpu.Matrix]:
+            parts = getattr(linear, "parts", (linear,))  # of a matrix in several formats
+            for part in parts:
+                if id(part) not in matrices:
+                    matrices[id(part)] = native_matrix(part, pool)
+            return [matrices[id(part)] for part in parts]
 
         self.program = program
         self._sampler = core.Sampler(pool, isa)
-        self._native = core.Executor.bind(pool, isa, planes.native, program.ops, matrix_of)
+        self._native = core.Executor.bind(pool, isa, planes.native, program.ops, matrices_of)
 
     def begin(self, step: Step) -> Run:
         """Raises ValueError if the step breaks its contract."""

@@ -195,7 +195,8 @@ class ConvertedScale:
         self.used.update(tensor.name for tensor in tensors.values())
         self.bytes += blank.nbytes
         self.parameters += stored.out_features * stored.in_features
-        self.formats[Packing(make_format(stored.format_name)).describe()] += 1
+        for piece in stored.parts or (stored,):
+            self.formats[Packing(make_format(piece.format_name)).describe()] += 1
         return UnloadedLinear(stored.format, *matrix_shape(parts), blank.nbytes)
 
     def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:

@@ -23,11 +23,11 @@ from ockham.model.converted import DTYPES, METHOD, VERSION, ConvertedSource, key
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer, choose_state_dtype
 from ockham.model.opening import OpenedModel, open_model
-from ockham.model.packing import Packer
+from ockham.model.packing import Packer, Packing
 from ockham.model.safetensors import SINGLE_FILE
-from ockham.model.sources import TensorSource, UnloadedLinear, matrix_shape
+from ockham.model.sources import TensorSource, UnloadedLinear, matrix_shape, pieces_of
 from ockham.weights.int4 import Int4
-from ockham.weights.stored import StoredMatrix, stored_matrix
+from ockham.weights.stored import StoredMatrix, stacked, stored_matrix
 
 ALIGNMENT = 64
 """The first byte of the data stands at a multiple of this."""
@@ -155,18 +155,16 @@ class _Plan:
         return self._source.has(name)
 
     def linear(self, parts: Sequence[Part]) -> Linear:
-        shape = matrix_shape(parts)
-        packing = self._packer.packing([self._source.stored(part) for part in parts], shape[1])
-        zeros = packing.encoding is not None and packing.encoding.zeros
-        group = getattr(packing.format, "group", 0)
-        matrix = StoredMatrix(packing.format.name, *shape, group, zeros)
+        pieces = pieces_of(self._source, self._packer, parts)
+        planned = [_planned(packing, *matrix_shape(piece)) for piece, packing in pieces]
+        matrix = planned[0] if len(planned) == 1 else stacked(planned)
         key, blank = key_of(parts), matrix.blank()
         if key in self.matrices:
             raise ModelError(f"tensor {key!r} is used twice; such a model cannot be converted.")
         self.matrices[key] = matrix
         for name, array in blank.arrays.items():
             self._add(f"{key}/{name}", array)
-        return UnloadedLinear(matrix.format, *shape, blank.nbytes)
+        return UnloadedLinear(matrix.format, *matrix_shape(parts), blank.nbytes)
 
     def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
         values = np.empty(sum(length for _, length in parts), np.float32)
@@ -189,6 +187,13 @@ class _Plan:
             "data_offsets": [self.nbytes, self.nbytes + array.nbytes],
         }
         self.nbytes += array.nbytes
+
+
+def _planned(packing: Packing, out_features: int, in_features: int) -> StoredMatrix:
+    """What will be written of a matrix that is packed so."""
+    zeros = packing.encoding is not None and packing.encoding.zeros
+    group = getattr(packing.format, "group", 0)
+    return StoredMatrix(packing.format.name, out_features, in_features, group, zeros)
 
 
 class _Writer:

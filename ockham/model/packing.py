@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ockham.core.errors import ConfigError
 from ockham.core.quantised import Encoding
 from ockham.core.registry import find
-from ockham.core.seams import Format, QuantisedFormat
+from ockham.core.seams import BlockFormat, Format, QuantisedFormat
 
 HOLDERS = ("int4", "int8")
 """Formats that may hold what a checkpoint stores quantised: the smaller first."""
@@ -21,25 +22,33 @@ WIDENED = "fp32"
 class Stored:
     """How a checkpoint stores one tensor: its dtype, or its quantisation, and the names of the
     tensors of the file that make it up. `opaque` says that it is quantised in a way that no
-    encoding describes."""
+    encoding describes; `blocks` names the format that holds its type of blocks."""
 
     dtype: str
     tensors: tuple[str, ...]
     encoding: Encoding | None = None
     opaque: bool = False
+    blocks: str | None = None
 
     @property
     def quantised(self) -> bool:
-        return self.opaque or self.encoding is not None
+        return self.opaque or self.encoding is not None or self.blocks is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """What becomes of one matrix: packed from floats, or by `holder` taken over as encoded."""
+    """What becomes of one matrix: packed from floats, by `holder` taken over as encoded, or by
+    `blocks` as the blocks that it is stored in."""
 
     format: Format
     holder: QuantisedFormat | None = None
     encoding: Encoding | None = None
+    blocks: BlockFormat | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether every stored value is held as it is."""
+        return self.holder is not None or self.blocks is not None
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
         if self.holder is not None and self.encoding is not None:
@@ -59,13 +68,31 @@ class Packer:
     plain: Format
     asked: Format | None = None
 
+    def packings(
+        self, parts: Sequence[Stored], in_features: int
+    ) -> list[tuple[Sequence[Stored], Packing]]:
+        """How to pack one matrix that is made of these parts, one below the other: as one, or where
+        parts are blocks of several types, which no single format holds, runs of them apart.
+        """
+        whole = self.packing(parts, in_features)
+        if whole.kept or self.asked is not None or not any(part.blocks for part in parts):
+            return [(parts, whole)]
+        runs = [list(run) for _, run in itertools.groupby(parts, lambda part: part.dtype)]
+        return [(run, self.packing(run, in_features)) for run in runs]
+
     def packing(self, parts: Sequence[Stored], in_features: int) -> Packing:
-        """How to pack one matrix that is made of these parts, one below the other.
+        """How to pack parts in one format.
 
         Quantised parts that are stored alike are taken over by a format that holds their values; if
         there is none, or only some parts are quantised, all are widened to fp32. What the user
         names is done in any case, and not silently: widened values are packed anew.
         """
+        names = {part.blocks for part in parts}
+        if len(names) == 1 and (name := names.pop()) is not None:
+            if self.asked is None or self.asked.name == name:
+                blocks: BlockFormat = find("format", name).cls()
+                return Packing(blocks, blocks=blocks)
+            return Packing(self.asked)
         encodings = [part.encoding for part in parts if part.encoding is not None]
         if not any(part.quantised for part in parts):
             return Packing(self.asked or self.plain)

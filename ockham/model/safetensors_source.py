@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ockham.core.errors import ModelError
-from ockham.core.quantised import QuantisedRows
+from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.core.seams import Array
 from ockham.model.compile import Part
 from ockham.model.digest import ContentDigest
@@ -80,6 +80,9 @@ class SafetensorsSource:
                 yield block.widened()
             except ValueError as error:
                 raise ModelError(f"tensor {part.name!r}: {error}.") from None
+
+    def blocks(self, part: Part) -> Iterator[BlockRows]:
+        raise ModelError(f"tensor {part.name!r} is not stored in blocks.")
 
     def quantised(self, part: Part) -> Iterator[QuantisedRows]:
         if self._codec is None:

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.errors import ModelError
-from ockham.core.quantised import QuantisedRows
+from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.core.seams import Array, Linear
 from ockham.kernels.ops import Floats
 from ockham.model.compile import Part, Weights
 from ockham.model.digest import ContentDigest
-from ockham.model.packing import Packer, Stored
+from ockham.model.packing import Packer, Packing, Stored
+from ockham.weights.stacked import StackedLinear
 
 _T = TypeVar("_T")
 
@@ -87,6 +88,10 @@ class TensorSource(Protocol):
         """Its rows as they are stored, where `stored` gives an encoding."""
         ...
 
+    def blocks(self, part: Part) -> Iterator[BlockRows]:
+        """Its rows as they are stored, where `stored` names a format of blocks."""
+        ...
+
 
 @dataclass(slots=True)
 class UnloadedLinear:
@@ -125,16 +130,21 @@ class Scale:
         for part in stored:
             self.used.update(part.tensors)
         rows, columns = matrix_shape(parts)
-        packing = self._packer.packing(stored, columns)
+        self.parameters += rows * columns
+        pieces = pieces_of(self._source, self._packer, parts)
+        planned = [self._piece(piece, packing) for piece, packing in pieces]
+        return planned[0] if len(planned) == 1 else StackedLinear(planned)
+
+    def _piece(self, parts: Sequence[Part], packing: Packing) -> Linear:
+        rows, columns = matrix_shape(parts)
         try:
             nbytes = packing.packed_bytes(rows, columns)
         except ModelError as error:
             raise ModelError(f"tensor {parts[0].name!r}: {error}") from None
         self.bytes += nbytes
-        self.parameters += rows * columns
         self.formats[packing.describe()] += 1
-        for part in stored:
-            if part.quantised and packing.holder is not None:
+        for part in map(self._source.stored, parts):
+            if part.quantised and packing.kept:
                 self._kept[part.dtype, f"held in {packing.format.name}, to the bit"] += 1
             elif part.quantised and packing.format.name == "fp32":
                 self._kept[part.dtype, "widened exactly to fp32"] += 1
@@ -167,10 +177,16 @@ class Loader:
         return self._source.has(name)
 
     def linear(self, parts: Sequence[Part]) -> Linear:
+        pieces = pieces_of(self._source, self._packer, parts)
+        loaded = [self._piece(piece, packing) for piece, packing in pieces]
+        return loaded[0] if len(loaded) == 1 else StackedLinear(loaded)
+
+    def _piece(self, parts: Sequence[Part], packing: Packing) -> Linear:
         rows, columns = matrix_shape(parts)
-        packing = self._packer.packing([self._source.stored(part) for part in parts], columns)
         reading = _Reading(self._source, parts)
         try:
+            if packing.blocks is not None:
+                return packing.blocks.adopt(rows, columns, reading.blocks())
             if packing.holder is not None and packing.encoding is not None:
                 quantised = reading.quantised()
                 return packing.holder.adopt(rows, columns, packing.encoding, quantised)
@@ -208,6 +224,10 @@ class _Reading:
         for part in self._parts:
             yield from self._watched(part, self._source.quantised(part))
 
+    def blocks(self) -> Iterator[BlockRows]:
+        for part in self._parts:
+            yield from self._watched(part, self._source.blocks(part))
+
     def _watched(self, part: Part, blocks: Iterator[_T]) -> Iterator[_T]:
         self._name = part.name
         try:
@@ -219,6 +239,18 @@ class _Reading:
     def named(self, error: ModelError) -> ModelError:
         """The error of whoever consumed the blocks, with the tensor's name."""
         return error if self._broken else ModelError(f"tensor {self._name!r}: {error}")
+
+
+def pieces_of(
+    source: TensorSource, packer: Packer, parts: Sequence[Part]
+) -> list[tuple[Sequence[Part], Packing]]:
+    """The runs of parts that are packed as one, and how: see `Packer.packings`."""
+    columns = matrix_shape(parts)[1]
+    pieces, first = [], 0
+    for run, packing in packer.packings([source.stored(part) for part in parts], columns):
+        pieces.append((parts[first : first + len(run)], packing))
+        first += len(run)
+    return pieces
 
 
 def matrix_shape(parts: Sequence[Part]) -> tuple[int, int]:

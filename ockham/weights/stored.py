@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,9 +11,11 @@ from ockham.core.seams import Linear
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.bf16 import Bf16Linear
 from ockham.weights.fp32 import Fp32Linear
+from ockham.weights.block_types import BLOCK_FORMATS
 from ockham.weights.int4 import GROUPS, Int4, Int4Linear
 from ockham.weights.int8 import Int8
 from ockham.weights.rows_or_panels import FloatMatrix, panels_in_place
+from ockham.weights.stacked import StackedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,8 @@ class StoredMatrix:
     in_features: int
     group: int = 0
     zeros: bool = False
+    parts: tuple[StoredMatrix, ...] = ()
+    """Of a matrix that is stacked of several: what they are."""
 
     @property
     def format_name(self) -> str:
@@ -32,7 +37,11 @@ class StoredMatrix:
 
     def blank(self) -> Linear:
         """The matrix with zeroed arrays in panels, of which no page is touched yet."""
+        if self.parts:
+            return StackedLinear([part.blank() for part in self.parts])
         shape = (self.out_features, self.in_features)
+        if self.format in BLOCK_FORMATS:
+            return BLOCK_FORMATS[self.format]().empty(*shape)
         if self.format == "int4":
             return Int4(self.group).empty(*shape, self.zeros)
         if self.format == "int8":
@@ -51,13 +60,22 @@ def stored_matrix(linear: Linear) -> StoredMatrix:
 
     Raises ModelError for a format that is not written to disk."""
     shape = (linear.out_features, linear.in_features)
+    if isinstance(linear, StackedLinear):
+        return stacked([stored_matrix(part) for part in linear.parts])
     if isinstance(linear, Int4Linear):
         return StoredMatrix("int4", *shape, linear.group, linear.zero is not None)
     if isinstance(linear, FloatMatrix):
         linear.to_panels(panels_in_place if core is None else _native_panels)
-    elif linear.format != "int8":
+    elif linear.format != "int8" and linear.format not in BLOCK_FORMATS:
         raise ModelError(f"weights in {linear.format!r} cannot be written to a directory.")
     return StoredMatrix(linear.format, *shape)
+
+
+def stacked(parts: Sequence[StoredMatrix]) -> StoredMatrix:
+    """The description of a matrix that is stacked of these."""
+    rows = sum(part.out_features for part in parts)
+    names = "+".join(part.format for part in parts)
+    return StoredMatrix(names, rows, parts[0].in_features, parts=tuple(parts))
 
 
 def read_record(values: Any) -> StoredMatrix:
@@ -65,13 +83,21 @@ def read_record(values: Any) -> StoredMatrix:
     if not isinstance(values, dict):
         raise ValueError("it is no object")
     try:
-        matrix = StoredMatrix(**values)
+        matrix = StoredMatrix(**{**values, "parts": tuple(map(read_record, values.get("parts", ())))})
     except TypeError as error:
         raise ValueError(str(error)) from None
     sizes = (matrix.out_features, matrix.in_features)
     if not all(type(size) is int and 0 < size < 1 << 40 for size in sizes):
         raise ValueError(f"its shape is {sizes}")
-    if matrix.format not in ("fp32", "bf16", "int8", "int4"):
+    if matrix.parts:
+        shapes = [(part.out_features, part.in_features) for part in matrix.parts]
+        if (sum(rows for rows, _ in shapes), {columns for _, columns in shapes}) != (
+            matrix.out_features,
+            {matrix.in_features},
+        ):
+            raise ValueError(f"its parts have the shapes {shapes}")
+        return matrix
+    if matrix.format not in ("fp32", "bf16", "int8", "int4", *BLOCK_FORMATS):
         raise ValueError(f"its format is {matrix.format!r}")
     if matrix.format == "int4" and matrix.group not in GROUPS:
         raise ValueError(f"its group is {matrix.group!r}")

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
+from ockham.model.gguf.blocks import READERS
 from ockham.model.gguf.config import config_of
 from ockham.model.gguf.file import GgufFile
 from ockham.model.loading import LoadedModel, load_model, plan_model
@@ -169,8 +170,8 @@ def test_the_weights_are_those_that_the_gguf_package_dequantises(tmp_path: Path,
     for found, wanted in zip(prompt_logits(wide, prompts, 4), expected, strict=True):
         assert (found == wanted).all()
     native = load(path)
-    held = {"Q4_0": "int4", "BF16": "bf16"}.get(kind, "fp32")
-    assert native.weight_format == held
+    held = {"Q4_0": "int4", "BF16": "bf16", **{name: name.lower() for name in READERS}}
+    assert native.weight_format == held.get(kind, "fp32")
     table = native.program.ops[0].table
     rows = table.rows(np.arange(97, dtype=np.int32))
     assert (rows == meant["model.embed_tokens.weight"]).all()
@@ -180,14 +181,15 @@ def test_the_weights_are_those_that_the_gguf_package_dequantises(tmp_path: Path,
 
 
 def test_a_mixture_of_types_keeps_each_and_says_what_is_widened(tmp_path: Path) -> None:
-    path, meant = tiny(tmp_path, "Q4_0", lm_head="Q6_K", v_proj="Q8_0", embed_tokens="F16")
+    path, meant = tiny(tmp_path, "Q4_0", lm_head="Q6_K", v_proj="Q8_0", down_proj="Q3_K")
     lines: list[str] = []
     config = EngineConfig(model=str(path), max_model_len=64, max_num_seqs=2)
     model = load_model(config, lines.append)
-    assert model.weight_format == "fp32+int4"
-    assert "Q4_0: 4 tensors are held in int4, to the bit." in lines
-    assert "Q6_K: 1 tensor is widened exactly to fp32." in lines
-    assert "Q4_0: 2 tensors are widened exactly to fp32." in lines  # q and k, because of v
+    assert sorted(model.weight_format.split("+")) == ["fp32", "int4", "q6_k", "q8_0"]
+    assert "Q4_0: 6 tensors are held in int4, to the bit." in lines
+    assert "Q6_K: 1 tensor is held in q6_k, to the bit." in lines
+    assert "Q8_0: 1 tensor is held in q8_0, to the bit." in lines  # v, below q and k in int4
+    assert "Q3_K: 1 tensor is widened exactly to fp32." in lines
     head = model.program.ops[-1].out
     assert (head.rows(np.arange(97, dtype=np.int32)) == meant["lm_head.weight"]).all()
 
@@ -204,7 +206,30 @@ def test_a_block_that_is_too_small_for_its_scale_is_zero(tmp_path: Path) -> None
     assert rows[0, 32:].any()
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "F32"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_projections_in_several_types_give_what_they_give_in_fp32(
+    tmp_path: Path, backend: str
+) -> None:
+    path, meant = tiny(
+        tmp_path, "Q4_K", v_proj="Q6_K", up_proj="Q5_K", down_proj="Q6_K", lm_head="Q6_K"
+    )
+    mixed = load(path, backend=backend)
+    assert set(mixed.weight_format.split("+")) == {"q4_k", "q5_k", "q6_k"}
+    qkv = mixed.program.ops[1].qkv
+    assert qkv.format == "q4_k+q6_k"
+    stored = np.concatenate([meant[f"model.layers.0.self_attn.{n}_proj.weight"] for n in "qkv"])
+    ids = np.arange(qkv.out_features, dtype=np.int32)[::-1]
+    assert (qkv.rows(ids) == stored[ids]).all()
+    prompts = [[5, 9, 3, 60, 2], [11]]
+    for found, wanted in zip(
+        prompt_logits(mixed, prompts, 4),
+        prompt_logits(load(path, quantization="fp32"), prompts, 4),
+        strict=True,
+    ):
+        assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "Q4_K", "F32"])
 def test_nan_is_refused_with_the_name_of_its_tensor(tmp_path: Path, kind: str) -> None:
     path, _ = tiny(tmp_path, kind)
     start = GgufFile(path).tensors["blk.0.ffn_down.weight"].start

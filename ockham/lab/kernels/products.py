@@ -22,6 +22,7 @@ from ockham.kernels.ops import (
 )
 from ockham.lab.kernels.limits import COLD_BYTES, Limits
 from ockham.lab.kernels.measure import Case
+from ockham.weights.stacked import parts_of
 
 if TYPE_CHECKING:
     from ockham.kernels import _cpu
@@ -58,8 +59,8 @@ def matrices(program: Program) -> dict[tuple[str, str], list[Linear]]:
     found: dict[tuple[str, str], list[Linear]] = {}
 
     def add(role: str, linear: Linear | None) -> None:
-        if linear is not None:
-            found.setdefault((role, label(linear)), []).append(linear)
+        for part in () if linear is None else parts_of(linear):
+            found.setdefault((role, label(part)), []).append(part)
 
     for op in program.ops:
         match op:

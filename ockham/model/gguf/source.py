@@ -1,12 +1,8 @@
 """Weights in a GGUF file.
 
 What is held as it is stored: F32 in fp32, BF16 in bf16 (if all of the file's plain matrices are),
-Q4_0 in int4 with groups of 32. What is widened to fp32, exactly as the `gguf` package dequantises
-it: F16, and
-
-- Q8_0, whose scales stand for 32 inputs each, where int8 has one for an output;
-- Q4_1, Q5_1 and the K-quants, which add a minimum that is no multiple of the scale;
-- Q5_0 and Q6_K, whose codes have more than 4 bits.
+Q4_0 in int4 with groups of 32, and Q8_0, Q5_0, Q4_1, Q5_1, Q4_K, Q5_K and Q6_K in formats of their
+own. F16, Q2_K and Q3_K are widened to fp32, exactly as the `gguf` package dequantises them.
 """
 
 from __future__ import annotations
@@ -21,10 +17,11 @@ import numpy.typing as npt
 from gguf.quants import dequantize
 
 from ockham.core.errors import ModelError
-from ockham.core.quantised import Encoding, QuantisedRows
+from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 from ockham.core.seams import Array
 from ockham.model.compile import Part
 from ockham.model.digest import ContentDigest
+from ockham.model.gguf.blocks import READERS, read_blocks
 from ockham.model.gguf.config import config_of, find_gguf_architecture, gguf_name
 from ockham.model.gguf.file import GgufFile, GgufTensor
 from ockham.model.packing import Packer, Stored
@@ -35,8 +32,8 @@ PLAIN: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-WIDENED = ("Q8_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-TYPES = (*PLAIN, "Q4_0", *WIDENED)
+WIDENED = ("Q2_K", "Q3_K")
+TYPES = (*PLAIN, "Q4_0", *READERS, *WIDENED)
 """The types that can be read; a tensor of another is refused when it is asked for."""
 
 BLOCK_VALUES = 1 << 20
@@ -88,7 +85,9 @@ class GgufSource:
         tensor = self._find(part)
         if tensor.type_name == "Q4_0":
             return Stored("Q4_0", (tensor.name,), _Q4_0)
-        return Stored(tensor.type_name, (tensor.name,), opaque=tensor.type_name in WIDENED)
+        kind = tensor.type_name
+        blocks = kind.lower() if kind in READERS and len(part.shape) > 1 else None
+        return Stored(kind, (tensor.name,), opaque=kind in WIDENED, blocks=blocks)
 
     def rows(self, part: Part) -> Iterator[Array]:
         tensor = self._find(part)
@@ -115,6 +114,11 @@ class GgufSource:
             codes[scales == 0] = 8
             zeros = np.full(scales.shape, 8, np.uint8)
             yield QuantisedRows(codes.reshape(len(raw), -1), scales, zeros)
+
+    def blocks(self, part: Part) -> Iterator[BlockRows]:
+        tensor = self._find(part)
+        for raw in self._blocks(part, tensor):
+            yield read_blocks(tensor.type_name, raw)
 
     def _find(self, part: Part) -> GgufTensor:
         name = gguf_name(part.name, self._architecture)
