@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "../blocks.h"
 #include "../isa.h"
 #include "../linear.h"
 #include "../machine.h"
@@ -48,6 +49,11 @@ void check_product(ThreadPool& pool, Isa isa, Kind kind, int64_t outputs, int64_
         reinterpret_cast<float*>(scale.get())[i] = 0.01f;
     for (size_t i = 0; kind == Kind::int4 && i < matrix.scale_bytes() / 2; ++i)
         reinterpret_cast<uint16_t*>(scale.get())[i] = 0x2000 + random() % 512;
+    const BlockShape shape = block_shape(kind);
+    if (shape.bits)  // scales near 0.01
+        for (size_t at = 0; at < matrix.weight_bytes(); at += shape.bytes())
+            for (int64_t i = shape.halves_at() / 2; i < shape.bytes() / 2; ++i)
+                reinterpret_cast<uint16_t*>(weight.get() + at)[i] = 0x2000 + random() % 512;
     matrix.weight = weight.get();
     matrix.scale = scale.get();
     matrix.zero = zeros ? zero.get() : nullptr;
@@ -113,6 +119,10 @@ void products_and_packing() {
             for (const bool zeros : {false, true})
                 for (const int64_t outputs : {1, 33, 70})
                     check_product(pool, isa, Kind::int4, outputs, group * 3, group, zeros);
+        for (const Kind kind : {Kind::q8_0, Kind::q5_0, Kind::q4_1, Kind::q5_1, Kind::q4_k,
+                                Kind::q5_k, Kind::q6_k})
+            for (const int64_t outputs : {1, 33, 70})
+                check_product(pool, isa, kind, outputs, 3 * block_shape(kind).inputs, 0, false);
         check_product(pool, isa, Kind::int8, 48, 9000, 0, false);  // K is cut into ranges
         check_packing(pool, isa);
     }

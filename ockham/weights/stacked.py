@@ -14,7 +14,7 @@ class StackedLinear:
     """Matrices of the same inputs, one below the other, each in its own format.
 
     Where a checkpoint stores projections that are multiplied together in different types. `format`
-    joins their names by +; `arrays` are all of theirs, `0/weight` for the first one's weight.
+    joins their names by +; `arrays` are all of theirs, `0.weight` for the first one's weight.
     """
 
     def __init__(self, parts: Sequence[Linear]) -> None:
@@ -27,7 +27,7 @@ class StackedLinear:
     def arrays(self) -> dict[str, Array]:
         """Looked up anew, because a part may be turned into panels."""
         return {
-            f"{number}/{name}": array
+            f"{number}.{name}": array
             for number, part in enumerate(self.parts)
             for name, array in part.arrays.items()
         }

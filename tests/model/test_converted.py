@@ -145,6 +145,36 @@ def test_a_quantised_checkpoint_is_converted_as_it_is(tmp_path: Path) -> None:
     check_same(found, load(tmp_path / "model"))
 
 
+def letters(writer: Any) -> None:
+    """The metadata of a tokenizer of single letters."""
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<unk>", "<s>", "</s>", *(chr(97 + i) for i in range(26))])
+    writer.add_token_scores([0.0] * 29)
+    writer.add_token_types([2, 3, 3, *([1] * 26)])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+
+
+def test_gguf_block_types_and_stacks_of_them_survive(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "vocab_size": 29}
+    tiny_llama(tmp_path, **sizes)
+    config = json.loads((tmp_path / "config.json").read_text())
+    weights = load_file(tmp_path / "model.safetensors")
+    kinds = {"v_proj": "Q6_K", "o_proj": "Q8_0", "up_proj": "Q4_0", "down_proj": "Q5_K"}
+
+    def type_of(name: str) -> str:
+        return kinds.get(name.split(".")[-2], "Q4_K")
+
+    path = tmp_path / "model.gguf"
+    write_gguf(path, "llama", config, weights, type_of, metadata=letters)
+    out = convert(path, tmp_path / "out")
+    check_same(load(out), load(path))
+    assert load(out).program.ops[1].qkv.format == "q4_k+q6_k"
+    assert load(out).program.ops[4].gate_up.format == "q4_k+int4"
+    wide = convert(path, tmp_path / "wide", "fp32")
+    check_same(load(wide), load(path, quantization="fp32"))
+
+
 def test_a_gguf_file_is_converted_with_what_it_knows(tmp_path: Path) -> None:
     case = Case("Gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 7})
     oracle = case.build()
@@ -162,16 +192,8 @@ def test_a_gguf_file_is_converted_with_what_it_knows(tmp_path: Path) -> None:
         "sliding_window": 7,
     }
 
-    def tokenizer(writer: Any) -> None:
-        writer.add_tokenizer_model("llama")
-        writer.add_token_list(["<unk>", "<s>", "</s>", *(chr(97 + i) for i in range(26))])
-        writer.add_token_scores([0.0] * 29)
-        writer.add_token_types([2, 3, 3, *([1] * 26)])
-        writer.add_bos_token_id(1)
-        writer.add_eos_token_id(2)
-
     path = tmp_path / "model.gguf"
-    write_gguf(path, "gemma2", config, weights, metadata=tokenizer)
+    write_gguf(path, "gemma2", config, weights, metadata=letters)
     out = convert(path, tmp_path / "out")
     check_same(load(out), load(path))
     assert load(out).eos_token_ids == load(path).eos_token_ids == (2,)
