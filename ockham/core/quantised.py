@@ -93,11 +93,11 @@ class QuantisedRows:
 @dataclass(frozen=True, slots=True)
 class BlockRows:
     """Consecutive rows (outputs) of K inputs as GGUF files hold them: B blocks a row, each with one
-    or two fp16 numbers, and where blocks are cut into groups (G in a row) two small factors a group.
+    or two fp16 numbers, and where blocks are cut into groups (G in a row) small factors for each.
 
     `codes` uint8 (rows, K), counted from the lowest; `scales` float16 (rows, B); `minima` float16
-    (rows, B) or None; `group_scales` uint8 or int8 (rows, G) or None; `group_minima` uint8 (rows, G)
-    or None. What they mean is said by the format of the type.
+    (rows, B) or None; `group_scales` uint8 or int8 (rows, G) or None; `group_minima` uint8
+    (rows, G) or None. What they mean is said by the format of the type.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -125,8 +125,9 @@ class BlockRows:
         return self._each(np.zeros_like)
 
     def _each(self, change: Callable[[Any], Any]) -> BlockRows:
-        values = [getattr(self, field.name) for field in fields(self)]
-        return BlockRows(*(None if value is None else change(value) for value in values))
+        values: list[Any] = [getattr(self, field.name) for field in fields(self)]
+        changed: list[Any] = [None if value is None else change(value) for value in values]
+        return BlockRows(*changed)
 
 
 def joined(parts: Sequence[BlockRows]) -> BlockRows:
@@ -134,4 +135,5 @@ def joined(parts: Sequence[BlockRows]) -> BlockRows:
     if len(parts) == 1 or not len(parts[0]):
         return parts[-1]
     columns = [[getattr(part, field.name) for part in parts] for field in fields(BlockRows)]
-    return BlockRows(*(None if column[0] is None else np.concatenate(column) for column in columns))
+    whole: list[Any] = [None if each[0] is None else np.concatenate(each) for each in columns]
+    return BlockRows(*whole)

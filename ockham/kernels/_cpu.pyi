@@ -54,6 +54,20 @@ class Kind(enum.Enum):
 
     INT4 = 3
 
+    Q8_0 = 4
+
+    Q5_0 = 5
+
+    Q4_1 = 6
+
+    Q5_1 = 7
+
+    Q4_K = 8
+
+    Q5_K = 9
+
+    Q6_K = 10
+
 class Matrix:
     @property
     def outputs(self) -> int: ...

@@ -127,4 +127,5 @@ class BlockLayout:
             return low
         shift = np.arange(0, 8, width, dtype=np.uint8)[:, None]
         high = steps[:, :, 4:, None] >> shift & ((1 << width) - 1)
-        return low | high.reshape(rows, -1) << 4
+        codes: Bytes = low | high.reshape(rows, -1) << 4
+        return codes

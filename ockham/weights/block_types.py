@@ -157,12 +157,12 @@ class BlockFormat:
                 packed.fill(done // OUTPUTS, rows.cut(0, whole))
             done += whole
             held = [rows.cut(whole, len(rows))]
-        rest = joined(held) if held else None
-        if done + (len(rest) if rest else 0) != out_features:
-            raise ModelError(f"only {done + (len(rest) if rest else 0)} of {out_features} rows were found.")
-        if rest:
-            padding = [rest.cut(0, 1).zeros()] * (OUTPUTS - len(rest))
-            packed.fill(done // OUTPUTS, joined([rest, *padding]))
+        found = done + sum(map(len, held))
+        if found != out_features:
+            raise ModelError(f"only {found} of {out_features} rows were found.")
+        if found > done:
+            padding = [held[0].cut(0, 1).zeros()] * (OUTPUTS - len(held[0]))
+            packed.fill(done // OUTPUTS, joined([*held, *padding]))
         return packed
 
     def _check(self, in_features: int) -> None:

@@ -10,8 +10,8 @@ from ockham.core.errors import ModelError
 from ockham.core.seams import Linear
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.bf16 import Bf16Linear
-from ockham.weights.fp32 import Fp32Linear
 from ockham.weights.block_types import BLOCK_FORMATS
+from ockham.weights.fp32 import Fp32Linear
 from ockham.weights.int4 import GROUPS, Int4, Int4Linear
 from ockham.weights.int8 import Int8
 from ockham.weights.rows_or_panels import FloatMatrix, panels_in_place
@@ -83,7 +83,8 @@ def read_record(values: Any) -> StoredMatrix:
     if not isinstance(values, dict):
         raise ValueError("it is no object")
     try:
-        matrix = StoredMatrix(**{**values, "parts": tuple(map(read_record, values.get("parts", ())))})
+        parts = tuple(map(read_record, values.get("parts", ())))
+        matrix = StoredMatrix(**{**values, "parts": parts})
     except TypeError as error:
         raise ValueError(str(error)) from None
     sizes = (matrix.out_features, matrix.in_features)

@@ -6,6 +6,7 @@ Source of the layouts: ggml-common.h and ggml-quants.c of https://github.com/ggm
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from ockham.core.quantised import BlockRows
 
 Bytes = npt.NDArray[np.uint8]
+T = TypeVar("T", bound=np.generic)
 
 
 def _half(blocks: Bytes, start: int) -> npt.NDArray[np.float16]:
@@ -27,16 +29,17 @@ def _nibbles(packed: Bytes) -> Bytes:
 
 def _fifth_bits(blocks: Bytes, start: int) -> Bytes:
     """The 32 bits from byte `start` on, at the place that they have in a code."""
-    return np.unpackbits(blocks[..., start : start + 4], axis=-1, bitorder="little") << 4
+    bits = np.unpackbits(blocks[..., start : start + 4], axis=-1, bitorder="little")
+    return bits << np.uint8(4)
 
 
-def _rows(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _rows(values: npt.NDArray[T]) -> npt.NDArray[T]:
     """(rows, B, ...) as (rows, values)."""
     return values.reshape(len(values), -1)
 
 
 def _q8_0(blocks: Bytes) -> BlockRows:
-    return BlockRows(_rows(blocks[..., 2:] ^ 0x80), _half(blocks, 0))
+    return BlockRows(_rows(blocks[..., 2:] ^ np.uint8(0x80)), _half(blocks, 0))
 
 
 def _q5_0(blocks: Bytes) -> BlockRows:
@@ -68,9 +71,7 @@ def _chunked(packed: Bytes) -> Bytes:
 
 def _k(blocks: Bytes, codes: Bytes) -> BlockRows:
     scales, minima = _six_bits(blocks[..., 4:16])
-    return BlockRows(
-        _rows(codes), _half(blocks, 0), _half(blocks, 2), _rows(scales), _rows(minima)
-    )
+    return BlockRows(_rows(codes), _half(blocks, 0), _half(blocks, 2), _rows(scales), _rows(minima))
 
 
 def _q4_k(blocks: Bytes) -> BlockRows:
@@ -80,8 +81,9 @@ def _q4_k(blocks: Bytes) -> BlockRows:
 def _q5_k(blocks: Bytes) -> BlockRows:
     low = _chunked(blocks[..., 48:])
     bit = np.arange(8, dtype=np.uint8)[:, None]  # of byte i: input 32 * bit + i
-    high = (blocks[..., None, 16:48] >> bit & 1) << 4
-    return _k(blocks, low | high.reshape(low.shape))
+    high = (blocks[..., None, 16:48] >> bit & np.uint8(1)) << np.uint8(4)
+    codes: Bytes = low | high.reshape(low.shape)
+    return _k(blocks, codes)
 
 
 def _q6_k(blocks: Bytes) -> BlockRows:
@@ -90,8 +92,8 @@ def _q6_k(blocks: Bytes) -> BlockRows:
     halves = blocks.shape[:-1]
     low = _nibbles(blocks[..., :128].reshape(*halves, 2, 64))
     pair = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-    high = (blocks[..., 128:192].reshape(*halves, 2, 1, 32) >> pair & 3) << 4
-    codes = low | high.reshape(low.shape)
+    high = (blocks[..., 128:192].reshape(*halves, 2, 1, 32) >> pair & np.uint8(3)) << np.uint8(4)
+    codes: Bytes = low | high.reshape(low.shape)
     scales = np.ascontiguousarray(blocks[..., 192:208]).view(np.int8)
     return BlockRows(_rows(codes), _half(blocks, 208), group_scales=_rows(scales))
 
