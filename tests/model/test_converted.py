@@ -156,7 +156,7 @@ def letters(writer: Any) -> None:
 
 
 def test_gguf_block_types_and_stacks_of_them_survive(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "vocab_size": 29}
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
     tiny_llama(tmp_path, **sizes)
     config = json.loads((tmp_path / "config.json").read_text())
     weights = load_file(tmp_path / "model.safetensors")
