@@ -70,6 +70,10 @@ class ModelCost:
         """State bytes read by a run of rows: each cell that some row of the run sees, once."""
         return sum(g.cell_bytes * _span(first, rows, g.window) for g in self.groups)
 
+    def decode_read_bytes(self, first: int, rows: int) -> int:
+        """The same where each row is a step of its own, and reads anew what it sees."""
+        return sum(g.cell_bytes * keys_seen(first, rows, g.window) for g in self.groups)
+
     def state_written_bytes(self, rows: int) -> int:
         return rows * sum(g.cell_bytes for g in self.groups)
 

@@ -20,6 +20,10 @@ class Attachments:
         self._hooks: list[tuple[int, Hook]] = []
         self._ranges: list[Range] = [(0, len(program.ops), None)]
 
+    def __bool__(self) -> bool:
+        """Whether anything is attached."""
+        return bool(self._hooks)
+
     def add(self, name: str, hook: Hook) -> None:
         """Raises ConfigError, with some names that exist, if there is no such breakpoint."""
         if name not in self._program.breakpoints:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ockham.core.cost import ModelCost
 from ockham.core.ledger import Ledger, divide
 from ockham.engine.batch import Part
+from ockham.engine.decoding import Decoding
 from ockham.engine.sequence import Sequence
 
 BATCHING = "batching"
@@ -57,6 +58,40 @@ def _book_part(
             book.save(BATCHING, nbytes=alone - weight_bytes)
         if again:
             book.waste(PREEMPTION, again, cost.row_flops(part.start + 1, again, 0))
+
+
+def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
+    """Book the steps of a decoding that no ledger holds yet: what `book_step` would have booked
+    for each of them, and the tokens that they gave."""
+    steps, rows = decoding.unbilled, len(decoding.sequences)
+    if not steps:
+        return
+    weight_bytes, alone = cost.weight_bytes(rows, rows), cost.weight_bytes(1, 1)
+    written = cost.state_written_bytes(1)
+    total.rows += steps * rows
+    total.generated_tokens += steps * rows
+    total.flops += steps * rows * (cost.linear_flops + cost.head_flops)
+    total.weight_bytes += steps * weight_bytes
+    total.state_written_bytes += steps * rows * written
+    shares = divide(weight_bytes, [1] * rows)
+    for sequence, cell, share in zip(
+        decoding.sequences, decoding.first_cells, shares, strict=True
+    ):
+        ledger = sequence.ledger
+        attention_flops = cost.attention_flops(cell + 1, steps)
+        read_bytes = cost.decode_read_bytes(cell + 1, steps)
+        total.flops += attention_flops
+        total.state_read_bytes += read_bytes
+        ledger.rows += steps
+        ledger.generated_tokens += steps
+        ledger.flops += steps * (cost.linear_flops + cost.head_flops) + attention_flops
+        ledger.weight_bytes += steps * share
+        ledger.state_read_bytes += read_bytes
+        ledger.state_written_bytes += steps * written
+        if alone > share:
+            for book in (ledger, total):
+                book.save(BATCHING, nbytes=steps * (alone - share))
+    decoding.billed()
 
 
 def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:

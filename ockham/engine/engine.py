@@ -19,10 +19,11 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.registry import find
-from ockham.core.step import Floats, Ints, StepOutput
+from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing
 from ockham.engine.attach import Attachments, Hook
-from ockham.engine.batch import Batch, Part, build
+from ockham.engine.batch import Part, build
+from ockham.engine.decoding import Decoding
 from ockham.engine.messages import Delta, Request, Stats
 from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence, Status
@@ -69,7 +70,8 @@ class Engine:
             most_logits=plan.logits_rows,
         )
         self.attachments = Attachments(self.model.program)
-        self.total = Ledger()
+        self._total = Ledger()
+        self._decoding: Decoding | None = None
         self.backend_s = 0.0
         """Seconds in the backend's operations; the rest of a step is scheduling and bookkeeping."""
         self._cost = cost_of(self.model.program, self.model.layouts)
@@ -104,7 +106,7 @@ class Engine:
             text=self._text(request),
             arrival_s=time.monotonic(),
         )
-        for book in (sequence.ledger, self.total):
+        for book in (sequence.ledger, self._total):
             book.prompt_tokens += len(tokens)
         self._requests[request.request_id] = [sequence]
         self.scheduler.add(sequence)
@@ -127,6 +129,11 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """One iteration: schedule, run, bill, sample, collect."""
+        decoding = self._go_on()
+        return self._plan_step() if decoding is None else self._decode(decoding)
+
+    def _plan_step(self) -> list[Delta]:
+        """A step of any kind."""
         chunks = self.scheduler.schedule()
         if not chunks:
             return []
@@ -135,14 +142,46 @@ class Engine:
             if chunk.sequence.start_s is None:
                 chunk.sequence.start_s = now
         batch = build(chunks, self.state)
-        output = self._run(batch)
-        billing.book_step(batch.parts, self._cost, self.total)
+        output = self._run(batch.step)
+        billing.book_step(batch.parts, self._cost, self._total)
         self.scheduler.commit(chunks)
         return self._collect(batch.parts, output)
 
-    def _run(self, batch: Batch) -> StepOutput:
+    def _go_on(self) -> Decoding | None:
+        """The running sequences as a decoding ready for its next step, if that is all there is to
+        do and nothing is attached."""
+        running, decoding = self.scheduler.running, self._decoding
+        possible = self.scheduler.decodes_only and not self.attachments
+        if decoding is not None and not (
+            possible and decoding.sequences == running and decoding.reserve()
+        ):
+            self._settle()
+            decoding = None
+        if decoding is None and possible:
+            decoding = Decoding.of(running, self.state)
+        self._decoding = decoding
+        return decoding
+
+    def _decode(self, decoding: Decoding) -> list[Delta]:
+        """One more row for sequences that do nothing but decode."""
+        self.scheduler.go_on(decoding.chunks)
+        output = self._run(decoding.step)
         with self._in_backend():
-            run = self.executor.begin(batch.step)
+            drawn = self.executor.sample(output.logits, decoding.draws)
+        # Nothing is masked, so that each draw has a token.
+        tokens = [draw.token for draw in drawn if draw.token is not None]
+        decoding.advance(tokens)
+        self.scheduler.commit(decoding.chunks)
+        return [self._append(*each) for each in zip(decoding.sequences, tokens, strict=True)]
+
+    def _settle(self) -> None:
+        """Put into the ledgers what is still to be billed."""
+        if self._decoding is not None:
+            billing.book_decoding(self._decoding, self._cost, self._total)
+
+    def _run(self, step: Step) -> StepOutput:
+        with self._in_backend():
+            run = self.executor.begin(step)
             for start, stop, hook in self.attachments.ranges():
                 self.executor.run(run, start, stop)
                 if hook is not None:
@@ -176,7 +215,7 @@ class Engine:
             text = sequence.text.fresh() if sequence.text is not None else None
             child = sequence.choice(index, text)
             self.scheduler.fork(sequence, child)
-            billing.book_fork(child, self._cost, self.total)
+            billing.book_fork(child, self._cost, self._total)
             group.append(child)
             yield child
 
@@ -184,19 +223,25 @@ class Engine:
 
     def _push(self, sequence: Sequence, token: int | None, entry: PositionLogprobs | None) -> Delta:
         """Append a sampled token to its sequence and see whether that ends it."""
-        delta = Delta(sequence.request_id, sequence.index)
         if token is None:  # masks left nothing to choose
+            delta = Delta(sequence.request_id, sequence.index)
             return self._end(sequence, delta, "error", "every token was masked")
         if sequence.first_token_s is None:
             sequence.first_token_s = time.monotonic()
-        sequence.push(token)
-        delta.token_ids = [token]
-        for book in (sequence.ledger, self.total):
+        for book in (sequence.ledger, self._total):
             book.generated_tokens += 1
         if entry is not None:
-            delta.logprobs = [entry]
             sequence.cumulative_logprob += entry[token].logprob
+        return self._append(sequence, token, entry)
 
+    def _append(
+        self, sequence: Sequence, token: int, entry: PositionLogprobs | None = None
+    ) -> Delta:
+        """The delta of a token that is booked."""
+        sequence.push(token)
+        delta = Delta(sequence.request_id, sequence.index, [token])
+        if entry is not None:
+            delta.logprobs = [entry]
         stopped = token in sequence.stop_ids
         if sequence.text is not None and (
             not stopped or sequence.params.include_stop_str_in_output
@@ -249,6 +294,7 @@ class Engine:
 
     def _close(self, request_id: str, delta: Delta) -> None:
         """Put the request's bill on its last delta."""
+        self._settle()
         group = self._requests.pop(request_id)
         bill = Ledger()
         for sequence in group:
@@ -261,7 +307,7 @@ class Engine:
         times.prefill_s = max(0.0, token - start)
         times.decode_s = now - max(token, start)
         bill.add(times)
-        self.total.add(times)
+        self._total.add(times)
         delta.finished, delta.ledger = True, bill
 
     # -- log probabilities ---------------------------------------------------------------------
@@ -290,6 +336,12 @@ class Engine:
         ]
 
     # -- checks --------------------------------------------------------------------------------
+
+    @property
+    def total(self) -> Ledger:
+        """What all steps so far have cost."""
+        self._settle()
+        return self._total
 
     def stats(self) -> Stats:
         return Stats(

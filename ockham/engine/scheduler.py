@@ -75,6 +75,21 @@ class Scheduler:
             chunk.sequence.last_served = self._served
         return plan.chunks
 
+    @property
+    def decodes_only(self) -> bool:
+        """Whether `schedule` could do no more than give each running sequence its next row, if all
+        of them decode, have no choices to fork, and find the pages that they need."""
+        running = len(self.running)
+        full = running >= self.most_sequences
+        return 0 < running <= min(self.most_rows, self.most_logits) and (full or not self.waiting)
+
+    def go_on(self, chunks: list[Chunk]) -> None:
+        """Count a step of `chunks`, one for each running sequence, whose cells are reserved."""
+        self.steps += 1
+        for served, chunk in enumerate(chunks, self._served + 1):
+            chunk.sequence.last_served = served
+        self._served += len(chunks)
+
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Start `child` with the state that `parent` has computed so far."""
         assert parent.view is not None, "only a running sequence can be forked"
@@ -87,14 +102,16 @@ class Scheduler:
 
     def commit(self, chunks: list[Chunk]) -> None:
         """The step has run: its cells are valid, and what no later row can see is let go."""
+        windows = [layout.window for layout in self.state.groups]
         for chunk in chunks:
             sequence = chunk.sequence
             assert sequence.view is not None, "a scheduled sequence has a view"
-            sequence.computed += chunk.rows
-            sequence.computed_once = max(sequence.computed_once, sequence.computed)
-            self.state.advance(sequence.view, sequence.computed)
-            for group, layout in enumerate(self.state.groups):
-                first = self.keep.first_kept(sequence.computed, layout.window)
+            computed = sequence.computed = sequence.computed + chunk.rows
+            if computed > sequence.computed_once:
+                sequence.computed_once = computed
+            self.state.advance(sequence.view, computed)
+            for group, window in enumerate(windows):
+                first = self.keep.first_kept(computed, window)
                 if first:
                     self.state.let_go(sequence.view, group, first)
 

@@ -44,6 +44,8 @@ class Sequence:
         "order",
         "output_counts",
         "params",
+        "penalised",
+        "plain",
         "prompt_ids",
         "prompt_logprobs",
         "prompt_tokens",
@@ -104,6 +106,21 @@ class Sequence:
             None if params.prompt_logprobs is None or index else [None]
         )
         self.ledger = Ledger()
+        self.penalised = (
+            params.repetition_penalty != 1.0
+            or params.presence_penalty != 0.0
+            or params.frequency_penalty != 0.0
+        )
+        """Whether the sampler must know what the output holds."""
+        self.plain = (
+            not self.penalised
+            and not bad_words
+            and params.logprobs is None
+            and params.logit_bias is None
+            and params.allowed_token_ids is None
+        )
+        """Whether, once `min_tokens` is reached, only the position changes from draw to draw, and
+        nothing but the token is wanted of it."""
         self.output_counts: Counter[int] = Counter()
         self.prompt_ids: Ids = (
             np.unique(np.asarray(tokens, np.int64))
@@ -150,6 +167,18 @@ class Sequence:
         """Whether the next row is the only one that stands before the next token."""
         return self.computed > 0 and self.computed == len(self.tokens) - 1
 
+    @property
+    def steady(self) -> bool:
+        """Whether every next step is one new row that gives one token drawn like the one before,
+        until the sequence ends."""
+        return (
+            self.plain
+            and self.decoding
+            and self.generated >= max(1, self.params.min_tokens)
+            and self.seats == 1
+            and self.computed_once <= self.computed
+        )
+
     def wanted_logits(self, rows: int) -> range:
         """Of the next `rows` rows, those (counted from 0) whose logits are wanted."""
         if self.prompt_logprobs is not None and len(self.prompt_logprobs) < self.prompt_tokens:
@@ -161,7 +190,8 @@ class Sequence:
     def push(self, token: int) -> None:
         """Append a sampled token."""
         self.tokens.append(token)
-        self.output_counts[token] += 1
+        if self.penalised:
+            self.output_counts[token] += 1
 
     def draw(self, row: int) -> Draw:
         """What the sampler needs to choose the next token from logits row `row`."""
@@ -169,11 +199,7 @@ class Sequence:
         draw = Draw(
             row, params, self.seed, self.index, len(self.tokens), forbidden=self._forbidden()
         )
-        if (
-            params.repetition_penalty != 1.0
-            or params.presence_penalty != 0.0
-            or params.frequency_penalty != 0.0
-        ):
+        if self.penalised:
             draw.output = np.fromiter(self.output_counts, np.int64, len(self.output_counts))
             draw.output_counts = np.fromiter(
                 self.output_counts.values(), np.int64, len(self.output_counts)

@@ -36,6 +36,8 @@ class TextOutput:
 
         With `may_stop=False` (fewer than min_tokens so far) no stop string ends the sequence.
         """
+        if not self._stop:
+            return self._stream.push(token_id), None
         self._held += self._stream.push(token_id)
         if not may_stop:
             return self._release(len(self._held)), None

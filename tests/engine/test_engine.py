@@ -262,7 +262,7 @@ def test_logits_memory_bounds_the_rows_that_want_them(checkpoint):
     engine.scheduler.most_logits = 4
     wanted = []
     run = engine._run
-    engine._run = lambda batch: wanted.append(len(batch.step.wants_logits)) or run(batch)
+    engine._run = lambda step: wanted.append(len(step.wants_logits)) or run(step)
     for i, tokens in enumerate(prompts(9)):
         engine.add(ask(str(i), tokens, prompt_logprobs=0, max_tokens=3))
     drain(engine)

@@ -1,0 +1,126 @@
+"""Decoding that goes on: the same sequences, one row each, step after step.
+
+Most steps of an engine are of this kind, and then all that a step is made of stays where it is and
+moves on by one cell. What a `Decoding` cannot do is left to the plain path (`ockham.engine.batch`,
+`billing.book_step`), which is its oracle: the tests compare the two delta for delta.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ockham.cache.state import State, View
+from ockham.core.step import Tables
+from ockham.engine.batch import build
+from ockham.engine.scheduler import Chunk
+from ockham.engine.sequence import Sequence
+
+SPARE_PAGES = 16
+"""Entries that each page table has to grow into before the step is built anew."""
+
+
+class Decoding:
+    """Steady sequences (`Sequence.steady`) and the step of their next rows.
+
+    One round is `reserve`, running `step`, `advance` with the sampled tokens, and the scheduler's
+    `commit` of `chunks`. It is over when the sequences that run are no longer `sequences`, or
+    `reserve` says so. `unbilled` counts the steps since `first_cells` that no ledger holds yet.
+    """
+
+    def __init__(self, sequences: list[Sequence], state: State) -> None:
+        """The next cell of each sequence is reserved."""
+        self.sequences = list(sequences)
+        self.chunks = [Chunk(sequence, 1) for sequence in sequences]
+        self.draws = [sequence.draw(row) for row, sequence in enumerate(sequences)]
+        self.first_cells = [sequence.computed for sequence in sequences]
+        self.unbilled = 0
+        self._state = state
+        self._views = [s.view for s in sequences if s.view is not None]
+        self._let_go = [list(view.let_go) for view in self._views]
+        self.step = build(self.chunks, state).step
+        self._entries = max(view.pages for view in self._views) + SPARE_PAGES
+        self.step.tables = self._roomy_tables()
+        self._until_page = self._next_page()
+
+    @classmethod
+    def of(cls, sequences: list[Sequence], state: State) -> Decoding | None:
+        """None if the sequences are not all steady, or their next cells find no page."""
+        for sequence in sequences:
+            if not sequence.steady or sequence.view is None:
+                return None
+        for sequence in sequences:
+            assert sequence.view is not None, "a running sequence has a view"
+            if not state.reserve(sequence.view, sequence.computed + 1):
+                return None
+        return cls(sequences, state)
+
+    def reserve(self) -> bool:
+        """Make the next cells writable. False if this cannot go on: pages are short (those that
+        were reserved stay so), or a page table has outgrown its room."""
+        changed = [
+            row
+            for row, view in enumerate(self._views)
+            if view.shared_tail or view.let_go != self._let_go[row]
+        ]
+        if self._until_page == 0:
+            cells, tokens = self.step.cells.tolist(), self._state.page_tokens
+            changed += [r for r, v in enumerate(self._views) if cells[r] >= v.pages * tokens]
+        for row in changed:
+            view = self._views[row]
+            if not self._state.reserve(view, int(self.step.cells[row]) + 1):
+                return False
+            if view.pages > self._entries:
+                return False
+            self._copy_table(row, view)
+        if changed:
+            self._until_page = self._next_page()
+        return True
+
+    def advance(self, tokens: list[int]) -> None:
+        """The step has run: the next one's rows are `tokens`, one cell further on."""
+        step = self.step
+        step.ids[:] = tokens
+        step.cells += 1  # which are the positions too
+        step.context += 1
+        for slots in step.slots:
+            slots += 1  # the first of a page is put right by `reserve`
+        for draw in self.draws:
+            draw.position += 1
+        self.unbilled += 1
+        self._until_page -= 1
+
+    def billed(self) -> None:
+        """The ledgers now hold every step so far."""
+        self.first_cells = [cell + self.unbilled for cell in self.first_cells]
+        self.unbilled = 0
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _roomy_tables(self) -> tuple[Tables, ...]:
+        """The views' page tables with spare entries of -1 after each."""
+        starts = np.arange(len(self._views) + 1, dtype=np.int32) * np.int32(self._entries)
+        tables = []
+        for group in range(len(self._state.groups)):
+            pages = np.full((len(self._views), self._entries), -1, np.int32)
+            for row, view in enumerate(self._views):
+                pages[row, : view.pages] = view.tables[group][: view.pages]
+            tables.append(Tables(pages.ravel(), starts))
+        return tuple(tables)
+
+    def _copy_table(self, row: int, view: View) -> None:
+        """Put a row's page table, and the slot that its next cell has there, into the step."""
+        page, offset = divmod(int(self.step.cells[row]), self._state.page_tokens)
+        start = row * self._entries
+        for table, slots, entries in zip(
+            self.step.tables, self.step.slots, view.tables, strict=True
+        ):
+            table.pages[start : start + view.pages] = entries[: view.pages]
+            slots[row] = int(entries[page]) * self._state.page_tokens + offset
+        self._let_go[row] = list(view.let_go)
+
+    def _next_page(self) -> int:
+        """Steps until the first of the sequences needs another page."""
+        tokens = self._state.page_tokens
+        rooms = [view.pages * tokens for view in self._views]
+        return min(room - cell for room, cell in zip(rooms, self.step.cells.tolist(), strict=True))
+
