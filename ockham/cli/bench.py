@@ -104,6 +104,8 @@ class Measured:
     """Weights and state that were read meanwhile."""
     overhead_s: float = 0.0
     """Mean seconds of a step outside the backend: scheduling and bookkeeping."""
+    decode_outside_s: float = 0.0
+    """Seconds of `decode_s` outside the backend."""
 
     @property
     def decode_s(self) -> float:
@@ -169,6 +171,7 @@ def measure_batch(
     measured = Measured(prompt_tokens=prompts * input_len)
     flops_before = engine.total.flops
     bytes_after_prefill = 0
+    backend_after_prefill = engine.backend_s
     steps_before, backend_before = engine.scheduler.steps, engine.backend_s
     started = time.perf_counter()
     while engine.has_work:
@@ -183,10 +186,12 @@ def measure_batch(
                     measured.prefill_s = now
                     measured.prefill_flops = engine.total.flops - flops_before
                     bytes_after_prefill = _bytes_read(engine)
+                    backend_after_prefill = engine.backend_s
                     measured.decode_tokens = -measured.generated_tokens
     measured.total_s = time.perf_counter() - started
     measured.decode_tokens += measured.generated_tokens
     measured.decode_bytes = _bytes_read(engine) - bytes_after_prefill
+    measured.decode_outside_s = measured.decode_s - (engine.backend_s - backend_after_prefill)
     outside_s = measured.total_s - (engine.backend_s - backend_before)
     measured.overhead_s = outside_s / (engine.scheduler.steps - steps_before)
     return measured
@@ -208,6 +213,7 @@ def _figures(runs: list[Measured], engine: Engine, config: EngineConfig) -> dict
         "limit_fp32_flops_per_s": limits.fp32_flops_per_s,
         "total_s": spread([run.total_s for run in runs]),
         "step_overhead_s": spread([run.overhead_s for run in runs]),
+        "decode_overhead_share": spread([run.decode_outside_s / run.decode_s for run in decoded]),
         "time_to_first_token_s": spread([s for run in runs for s in run.first_token_s]),
         "output_tokens_per_s": spread([run.generated_tokens / run.total_s for run in runs]),
         "total_tokens_per_s": spread(
@@ -249,6 +255,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"{quantity(report['model_weight_bytes'], 'B')} of weights, memory reads "
         f"{quantity(report['limit_read_bytes_per_s'], 'B/s')}",
         f"a step's bookkeeping   {figure('step_overhead_s', duration)}, outside the backend",
+        f"  of decoding's time   {figure('decode_overhead_share', share)}",
         f"prefill, of arithmetic {figure('prefill_share_of_arithmetic_limit', share)} of "
         f"{quantity(report['limit_fp32_flops_per_s'], 'FLOP/s')} in fp32",
     ]

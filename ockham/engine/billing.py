@@ -74,9 +74,7 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
     total.weight_bytes += steps * weight_bytes
     total.state_written_bytes += steps * rows * written
     shares = divide(weight_bytes, [1] * rows)
-    for sequence, cell, share in zip(
-        decoding.sequences, decoding.first_cells, shares, strict=True
-    ):
+    for sequence, cell, share in zip(decoding.sequences, decoding.first_cells, shares, strict=True):
         ledger = sequence.ledger
         attention_flops = cost.attention_flops(cell + 1, steps)
         read_bytes = cost.decode_read_bytes(cell + 1, steps)

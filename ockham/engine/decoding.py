@@ -122,5 +122,5 @@ class Decoding:
         """Steps until the first of the sequences needs another page."""
         tokens = self._state.page_tokens
         rooms = [view.pages * tokens for view in self._views]
-        return min(room - cell for room, cell in zip(rooms, self.step.cells.tolist(), strict=True))
-
+        cells: list[int] = self.step.cells.tolist()
+        return min(room - cell for room, cell in zip(rooms, cells, strict=True))

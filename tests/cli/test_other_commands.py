@@ -49,6 +49,7 @@ def test_latency_is_reported_beside_the_limits(random_model: str) -> None:
     assert 0 < found["prefill_share_of_arithmetic_limit"]["median"] < 1
     assert found["time_to_first_token_s"]["median"] <= found["total_s"]["max"]
     assert 0 < found["step_overhead_s"]["median"] < found["total_s"]["median"]
+    assert 0 < found["decode_overhead_share"]["median"] < 1
 
 
 def test_startup_is_longer_than_an_import_and_an_import_than_nothing() -> None:
