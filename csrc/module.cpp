@@ -12,4 +12,5 @@ NB_MODULE(_cpu, module) {
     ockham::bind_executor(module);
     ockham::bind_sampler(module);
     ockham::bind_timing(module);
+    ockham::bind_digest(module);
 }

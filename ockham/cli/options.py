@@ -40,6 +40,9 @@ _ENGINE_HELP = {
     "gpu_memory_utilization": "Share of the allowed memory (on a CPU: of RAM) that may be taken.",
     "kv_cache_memory_bytes": "Bytes for keys and values, instead of a share of the memory.",
     "block_size": "Tokens of one page of state; a power of two.",
+    "weight_cache": "Directory where packed weights are kept for the next start, or 'off'; by "
+    "default 'packed' in $OCKHAM_CACHE, else in ~/.cache/ockham.",
+    "weight_cache_bytes": "Bytes that it may take; what was used least recently is removed.",
     "policy": "Order and size of the work in a step.",
     "reuse": "Which state is not computed again.",
     "keep": "Which state stays.",
@@ -349,6 +352,8 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
                 ctx,
                 param,
             )
+        if value is False and flags[name].type is click.STRING:
+            value = "off"  # as YAML reads the word
         several = flags[name].multiple and isinstance(value, str)
         values[str(flags[name].name)] = [value] if several else value
     ctx.default_map = {**(ctx.default_map or {}), **values}

@@ -20,6 +20,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `gpu_memory_utilization` is the share of the memory allowed to this process that weights, state
     and workspace may take together (the name is vLLM's; on a CPU it means RAM);
     `kv_cache_memory_bytes` sets the state's pool directly. `block_size` is the tokens of a page.
+    `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
+    for none; None takes $OCKHAM_CACHE or the user's cache directory.
     """
 
     model: str = "lab"
@@ -35,6 +37,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     gpu_memory_utilization: float = 0.9
     kv_cache_memory_bytes: int | None = None
     block_size: int = 16
+    weight_cache: str | None = None
+    weight_cache_bytes: int = 20 << 30
     policy: str = "fcfs"
     reuse: str = "none"
     keep: str = "all"
@@ -62,6 +66,10 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         if self.kv_cache_memory_bytes is not None and self.kv_cache_memory_bytes < 1:
             raise ConfigError(
                 f"kv_cache_memory_bytes must be positive, got {self.kv_cache_memory_bytes}."
+            )
+        if self.weight_cache_bytes < 0:
+            raise ConfigError(
+                f"weight_cache_bytes must not be negative, got {self.weight_cache_bytes}."
             )
         stated = _DTYPE_OF.get(self.quantization or "")
         if stated is not None and self.dtype not in ("auto", stated):

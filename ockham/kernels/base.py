@@ -90,9 +90,12 @@ class Executor(Protocol):
 
 
 class Backend(Protocol):
-    """All operations over one kind of array."""
+    """All operations over one kind of array.
+
+    `panels` says whether it turns matrices of plain floats into panels, in place."""
 
     name: str
+    panels: bool
 
     def numerics(self) -> str:
         """What decides the bits besides the weights: instruction set and kernel version."""

@@ -104,6 +104,7 @@ class CpuBackend:
     """
 
     name = "cpu"
+    panels = True
 
     def __init__(self, threads: int | None = None) -> None:
         self._pool = core.ThreadPool(threads or allowed_cores())

@@ -1,4 +1,4 @@
-"""Memory as the kernels want it: aligned, and in huge pages where that pays."""
+"""Memory as the kernels want it: aligned, and in huge pages where that pays (see mapping.py)."""
 
 from __future__ import annotations
 

@@ -229,6 +229,7 @@ class ReferenceBackend:
     """All operations over NumPy arrays."""
 
     name = "reference"
+    panels = False
 
     def numerics(self) -> str:
         return f"reference-1/numpy-{np.__version__}"

@@ -24,8 +24,8 @@ from ockham.core.step import Floats, Ints
 from ockham.kernels.ops import Embed, Program
 from ockham.kernels.reference import ReferenceBackend
 from ockham.model.compile import Part, Weights, compile_program
-from ockham.model.converted import key_of
 from ockham.model.description import ModelDescription
+from ockham.model.packed_layout import key_of
 from ockham.model.tokenizer import load_tokenizer
 from ockham.model.windows import cut, layouts_for, read_text, window_step
 from ockham.weights.gptq import pack_calibrated

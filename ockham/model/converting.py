@@ -19,18 +19,29 @@ from ockham.kernels.memory import as_bytes
 from ockham.kernels.ops import Floats
 from ockham.model.calibration import Calibrated, calibrate, read_calibration
 from ockham.model.compile import Part, Weights, compile_program
-from ockham.model.converted import DTYPES, METHOD, VERSION, ConvertedSource, key_of, vector_key
+from ockham.model.converted import ConvertedSource
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer, choose_state_dtype
 from ockham.model.opening import OpenedModel, open_model
+from ockham.model.packed_layout import (
+    METHOD,
+    VERSION,
+    Layout,
+    PackedWeights,
+    key_of,
+    vector_key,
+)
 from ockham.model.packing import Packer, Packing
 from ockham.model.safetensors import SINGLE_FILE
 from ockham.model.sources import TensorSource, UnloadedLinear, matrix_shape, pieces_of
 from ockham.weights.int4 import Int4
-from ockham.weights.stored import StoredMatrix, stacked, stored_matrix
-
-ALIGNMENT = 64
-"""The first byte of the data stands at a multiple of this."""
+from ockham.weights.stored import (
+    StoredMatrix,
+    stacked,
+    stored_arrays,
+    stored_matrix,
+    turn_into_panels,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +77,9 @@ def convert(
         fitted, record = _calibrate(opened, packer, config, path, calibration, progress)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            written = _write_weights(opened, packer, fitted, out / SINGLE_FILE, progress)
+            written, digest = _write_weights(opened, packer, fitted, out / SINGLE_FILE, progress)
             _copy_beside(path, out)
-            _write_config(opened, config, packer, record, out)
+            _write_config(opened, config, packer, digest, record, out)
         except OSError as error:
             raise ModelError(f"writing {out} failed: {error.strerror or error}.") from error
     finally:
@@ -119,8 +130,9 @@ def _write_weights(
     fitted: dict[str, Linear],
     path: Path,
     progress: Callable[[str], None],
-) -> int:
-    """Two runs of the compiler: the first learns what there will be, the second writes it."""
+) -> tuple[int, str]:
+    """Two runs of the compiler: the first learns what there will be, the second writes it. Gives
+    the bytes of the weights, and their digest."""
     description = opened.description
     measured = opened.source.measure(packer)
     compile_program(description, measured, description.max_position_embeddings)
@@ -131,23 +143,23 @@ def _write_weights(
     compile_program(description, plan, description.max_position_embeddings)
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as file:
-        start = plan.write_header(file)
-        weights = Calibrated(opened.source.load(packer), fitted)
-        writer = _Writer(weights, file, start, plan)
+        header = plan.layout.header()
+        file.write(header)
+        loaded = opened.source.load(packer)
+        weights = Calibrated(loaded, fitted)
+        writer = _Writer(weights, loaded.packed, file, len(header), plan.layout)
         compile_program(description, writer, description.max_position_embeddings)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-    return plan.nbytes
+    return plan.layout.nbytes, loaded.packed.digest()
 
 
 class _Plan:
     """Learns which arrays will be written, in order, and where."""
 
     def __init__(self, source: TensorSource, packer: Packer) -> None:
-        self.matrices: dict[str, StoredMatrix] = {}
-        self.entries: dict[str, dict[str, Any]] = {}
-        self.nbytes = 0
+        self.layout = Layout()
         self._source = source
         self._packer = packer
 
@@ -158,35 +170,14 @@ class _Plan:
         pieces = pieces_of(self._source, self._packer, parts)
         planned = [_planned(packing, *matrix_shape(piece)) for piece, packing in pieces]
         matrix = planned[0] if len(planned) == 1 else stacked(planned)
-        key, blank = key_of(parts), matrix.blank()
-        if key in self.matrices:
-            raise ModelError(f"tensor {key!r} is used twice; such a model cannot be converted.")
-        self.matrices[key] = matrix
-        for name, array in blank.arrays.items():
-            self._add(f"{key}/{name}", array)
+        blank = matrix.blank()
+        self.layout.add_matrix(key_of(parts), matrix, blank.arrays)
         return UnloadedLinear(matrix.format, *matrix_shape(parts), blank.nbytes)
 
     def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
         values = np.empty(sum(length for _, length in parts), np.float32)
-        self._add(f"{vector_key(parts)}/vector", values)
+        self.layout.add_vector(vector_key(parts), values)
         return values
-
-    def write_header(self, file: BinaryIO) -> int:
-        """Write the header, padded; gives the position of the data."""
-        records = {key: matrix.record() for key, matrix in self.matrices.items()}
-        metadata = {"format": METHOD, "version": str(VERSION), "matrices": json.dumps(records)}
-        header = json.dumps({"__metadata__": metadata, **self.entries}).encode()
-        header += b" " * (-(8 + len(header)) % ALIGNMENT)
-        file.write(len(header).to_bytes(8, "little") + header)
-        return 8 + len(header)
-
-    def _add(self, name: str, array: Array) -> None:
-        self.entries[name] = {
-            "dtype": DTYPES[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [self.nbytes, self.nbytes + array.nbytes],
-        }
-        self.nbytes += array.nbytes
 
 
 def _planned(packing: Packing, out_features: int, in_features: int) -> StoredMatrix:
@@ -197,23 +188,31 @@ def _planned(packing: Packing, out_features: int, in_features: int) -> StoredMat
 
 
 class _Writer:
-    """Writes what a loader packs, where the plan has put it, and lets it go."""
+    """Writes what a loader packs, where the layout has put it, and lets it go.
 
-    def __init__(self, weights: Weights, file: BinaryIO, start: int, plan: _Plan) -> None:
+    `packed` is what the loader has packed; what it was given packed is added."""
+
+    def __init__(
+        self, weights: Weights, packed: PackedWeights, file: BinaryIO, start: int, layout: Layout
+    ) -> None:
         self._weights = weights
+        self._packed = packed
         self._file = file
         self._start = start
-        self._plan = plan
+        self._layout = layout
 
     def has(self, name: str) -> bool:
         return self._weights.has(name)
 
     def linear(self, parts: Sequence[Part]) -> Linear:
         linear, key = self._weights.linear(parts), key_of(parts)
-        if stored_matrix(linear) != self._plan.matrices[key]:
+        if stored_matrix(linear) != self._layout.matrices[key]:
             raise ModelError(f"tensor {key!r} was packed otherwise than planned.")
-        for name, array in linear.arrays.items():
+        turn_into_panels(linear)
+        for name, array in stored_arrays(linear).items():
             self._write(f"{key}/{name}", array)
+        self._packed.matrices[key] = linear
+        self._packed.let_go()
         return UnloadedLinear(linear.format, *matrix_shape(parts), linear.nbytes)
 
     def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
@@ -222,7 +221,7 @@ class _Writer:
         return values
 
     def _write(self, name: str, array: Array) -> None:
-        self._file.seek(self._start + self._plan.entries[name]["data_offsets"][0])
+        self._file.seek(self._start + self._layout.start(name))
         self._file.write(as_bytes(array).data)
 
 
@@ -248,6 +247,7 @@ def _write_config(
     opened: OpenedModel,
     config: EngineConfig,
     packer: Packer,
+    digest: str,
     calibration: dict[str, Any] | None,
     out: Path,
 ) -> None:
@@ -258,6 +258,7 @@ def _write_config(
         "version": VERSION,
         "quantization": config.quantization,
         "plain": "bf16" if state == "bfloat16" else "fp32",
+        "weights": digest,
         **({} if calibration is None else {"calibration": calibration}),
     }
     text = opened.config.get("text_config")

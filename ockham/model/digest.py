@@ -1,21 +1,30 @@
-"""A fast digest of gigabytes of weights: every byte counts, at the speed of memory.
+"""What names weights by their content: a digest of every packed byte, at the speed of memory.
 
-Cryptographic hashes run at about 1 GB/s here, which would double the time to load a model. Each
-block of bytes is therefore compressed by a multilinear hash, sum(word_i * key_i) mod 2^64 with
-fixed pseudo-random odd keys (Carter and Wegman 1979): one changed word always changes it, several
-do with a probability near 1. The sums, the blocks' lengths and whatever must count exactly go
-through BLAKE2b. This tells checkpoints apart; it does not protect against someone who forges one.
+Cryptographic hashes run at about 1 GB/s here, which would be most of the time of a start. Each
+block of 64 Ki words of an array is therefore compressed by a multilinear hash, sum(word_i * key_i)
+mod 2^64 with fixed pseudo-random odd keys (Carter and Wegman 1979): one changed word always changes
+it, several do with a probability near 1. The sums, and whatever must count exactly, go through
+BLAKE2b. This tells weights apart and finds damage; it is no protection against a forger.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.seams import Array
+from ockham.kernels.memory import as_bytes
+from ockham.kernels.native import core
+
 KEY_WORDS = 1 << 16
+BLOCK_BYTES = 8 * KEY_WORDS
+"""Bytes that one sum is over; an array that is digested in pieces is cut at multiples of it."""
 
 
 @functools.cache
@@ -29,28 +38,38 @@ def _keys() -> npt.NDArray[np.uint64]:
     return keys
 
 
-class ContentDigest:
-    """A digest of blocks of bytes in the order in which they are given."""
+def block_sums(data: npt.NDArray[np.uint8], pool: Any = None) -> bytes:
+    """The sums of the blocks of flat bytes, and as they are the few that make no whole word.
 
-    def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=16)
+    `pool`: threads of the native core to share the work; without it one thread does it."""
+    whole = len(data) // 8 * 8
+    words, keys = data[:whole].view(np.uint64), _keys()
+    sums = np.empty(-(-len(words) // KEY_WORDS), np.uint64)
+    if core is None:
+        for block in range(len(sums)):
+            part = words[block * KEY_WORDS : (block + 1) * KEY_WORDS]
+            sums[block] = np.dot(part, keys[: len(part)])
+    else:
+        core.digest_words(pool or core.ThreadPool(1), words, keys, sums)
+    return sums.tobytes() + data[whole:].tobytes()
 
-    def update_exactly(self, data: bytes) -> None:
-        """Add a few bytes through BLAKE2b itself."""
-        self._hash.update(len(data).to_bytes(8, "little"))
-        self._hash.update(data)
 
-    def update(self, block: memoryview) -> None:
-        """Add a block of weights."""
-        tail = len(block) % 8
-        words = np.frombuffer(block[: len(block) - tail], np.uint64)
-        keys = _keys()
-        sums = [
-            int(np.dot(part, keys[: len(part)]))
-            for part in (words[i : i + KEY_WORDS] for i in range(0, len(words), KEY_WORDS))
-        ]
-        packed = np.array(sums, np.uint64).tobytes() + bytes(block[len(block) - tail :])
-        self.update_exactly(packed)
+def array_digest(nbytes: int, sums: Iterable[bytes]) -> str:
+    """The digest of an array of `nbytes` bytes from the `block_sums` of its pieces, in order."""
+    hashed = hashlib.blake2b(nbytes.to_bytes(8, "little"), digest_size=16)
+    for each in sums:
+        hashed.update(each)
+    return hashed.hexdigest()
 
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
+
+def digest_of(array: Array, pool: Any = None) -> str:
+    """The digest of a contiguous array's bytes."""
+    data = as_bytes(array)
+    return array_digest(len(data), [block_sums(data, pool)])
+
+
+def weights_digest(matrices: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
+    """The digest of a model's packed weights from what is known of its matrices, and of all arrays
+    with their digests, by name. The order of either does not count."""
+    encoded = json.dumps([matrices, arrays], sort_keys=True).encode()
+    return hashlib.blake2b(encoded, digest_size=16).hexdigest()

@@ -1,15 +1,25 @@
-"""Files of weights, read with `preadv` into buffers of our own and never mapped.
+"""Files of weights, read with `preadv` into buffers of our own.
 
 A file that is truncated or replaced while it is read gives an error that names it, where a mapping
-would kill the process, and the memory taken is what the buffers take.
+would kill the process, and the memory taken is what the buffers take. Only packed weights are
+mapped, after every byte of them was read and checked (see packed_file.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ockham.core.errors import ModelError
+from ockham.kernels.mapping import map_over
+
+HEAD_BYTES = 256 << 10
+"""Bytes at a file's start, its header in most cases, that are part of its identity."""
 
 
 class WeightsFile:
@@ -25,6 +35,25 @@ class WeightsFile:
     @property
     def nbytes(self) -> int:
         return os.fstat(self._descriptor).st_size
+
+    def identity(self) -> dict[str, Any]:
+        """What changes whenever the file does, found without reading it: its inode, size, times of
+        its last change (which whoever writes to it cannot set back), and a hash of its start."""
+        stat = os.fstat(self._descriptor)
+        head = bytearray(min(HEAD_BYTES, stat.st_size))
+        self.read_into(memoryview(head), 0, "its start")
+        return {
+            "inode": stat.st_ino,
+            "bytes": stat.st_size,
+            "modified_ns": stat.st_mtime_ns,
+            "changed_ns": stat.st_ctime_ns,
+            "head": hashlib.blake2b(head, digest_size=16).hexdigest(),
+        }
+
+    def map_into(self, memory: npt.NDArray[np.uint8], offset: int) -> bool:
+        """Show the bytes from `offset` on in allocated memory; False if that cannot be done. See
+        `kernels.mapping.map_over`."""
+        return map_over(memory, self._descriptor, offset)
 
     def close(self) -> None:
         """Close the file; closing twice does nothing."""

@@ -15,14 +15,17 @@ from ockham.kernels.backends import find_backend
 from ockham.kernels.base import Backend, GroupLayout
 from ockham.kernels.ops import Program
 from ockham.model.compile import compile_program
+from ockham.model.converted import ConvertedSource
 from ockham.model.description import ModelDescription
 from ockham.model.hub import resolve
 from ockham.model.machine_memory import available_bytes
 from ockham.model.memory import MemoryPlan, plan_memory, readable
 from ockham.model.opening import open_model
 from ockham.model.packing import Packer, make_format
+from ockham.model.placing import place_weights
 from ockham.model.prequantised.find import CODECS, quantization_config
 from ockham.model.sources import Measured, Source
+from ockham.model.weight_cache import LEAST_BYTES, WeightCache, cache_directory
 
 HARMLESS = (
     "rotary_emb.inv_freq",
@@ -40,9 +43,10 @@ class LoadedModel:
     `directory` is the checkpoint's, or the path of its GGUF file. `weight_format` names the formats
     of its matrices, joined by +; `weight_bytes` is what the packed weights take. `numerics_id`
     names everything that decides the bits of an output: weights by content, weight formats, state
-    dtype, rotary variants, backend. The weights enter through a non-cryptographic hash of every
-    byte (see `digest`). `eos_token_ids` are those of config.json and generation_config.json
-    together.
+    dtype, rotary variants, backend. The weights enter as they were packed, by a non-cryptographic
+    hash of every byte (see `digest`), so that a checkpoint quantised at load, its cached weights
+    and the directory that it was converted to are one. `eos_token_ids` are those of config.json and
+    generation_config.json together.
     """
 
     directory: Path
@@ -122,8 +126,18 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
             f"{planned.measured.parameters / 1e6:.1f} million parameters, "
             f"{planned.weight_format}, {readable(plan.weights_bytes)})"
         )
-        weights = planned.source.load(planned.packer)
-        program = compile_program(description, weights, plan.max_model_len)
+        program, digest = place_weights(
+            planned.source,
+            planned.packer,
+            lambda weights: compile_program(description, weights, plan.max_model_len),
+            panels=backend.panels,
+            cache=_weight_cache(config, planned, backend, tell),
+            facts={
+                "config": planned.raw_config,
+                "formats": sorted(planned.measured.formats.items()),
+            },
+            tell=tell,
+        )
     finally:
         planned.source.close()
     generation_config = _generation_config(planned.directory)
@@ -138,11 +152,24 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
         parameters=planned.measured.parameters,
         plan=plan,
         layouts=plan.layouts(description),
-        numerics_id=_numerics_id(planned, backend),
+        numerics_id=_numerics_id(planned, backend, digest),
         eos_token_ids=_eos_token_ids(description, generation_config),
         generation_config=generation_config,
         raw_config=planned.raw_config,
     )
+
+
+def _weight_cache(
+    config: EngineConfig, planned: PlannedModel, backend: Backend, tell: Callable[[str], None]
+) -> WeightCache | None:
+    """The cache of packed weights, where it is of use: not for what was converted already, what is
+    packed at once, or a backend that wants rows."""
+    directory = cache_directory(config.weight_cache)
+    if directory is None or not backend.panels or isinstance(planned.source, ConvertedSource):
+        return None
+    if planned.plan.weights_bytes < LEAST_BYTES:
+        return None
+    return WeightCache(directory, config.weight_cache_bytes, tell)
 
 
 def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> Packer:
@@ -221,13 +248,13 @@ def _eos_token_ids(
     return tuple(dict.fromkeys([*description.eos_token_ids, *ids]))
 
 
-def _numerics_id(planned: PlannedModel, backend: Backend) -> str:
+def _numerics_id(planned: PlannedModel, backend: Backend, digest: str) -> str:
     ropes = [
         "none" if rope is None else f"{rope.describe()} {_rope_digest(planned, layer)}"
         for layer, rope in enumerate(planned.description.ropes)
     ]
     facts = {
-        "weights": planned.source.digest.hexdigest(),
+        "weights": digest,
         "constants": planned.description.constants(),
         "formats": sorted(planned.measured.formats.items()),
         "state": planned.state_dtype,

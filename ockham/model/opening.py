@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ockham.model.converted import METHOD, ConvertedSource
+from ockham.model.converted import ConvertedSource
 from ockham.model.description import ModelDescription, describe, read_config
+from ockham.model.packed_layout import METHOD
 from ockham.model.prequantised.find import quantization_config
 from ockham.model.safetensors_source import SafetensorsSource
 from ockham.model.sources import Source

@@ -16,7 +16,6 @@ import numpy as np
 
 from ockham.core.errors import ModelError
 from ockham.core.seams import Array
-from ockham.model.digest import ContentDigest
 from ockham.model.files import WeightsFile
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -153,13 +152,12 @@ def _is_sizes(value: Any) -> TypeGuard[list[int]]:
 
 
 class Checkpoint:
-    """All tensors of a directory, in one file or in shards, and a digest of what was read."""
+    """All tensors of a directory, in one file or in shards."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.digest = ContentDigest()
         self.tensors: dict[str, Tensor] = {}
-        self._files: list[SafetensorsFile] = []
+        self.files: list[SafetensorsFile] = []
         self._buffer = bytearray()
         single, index = directory / SINGLE_FILE, directory / INDEX_FILE
         if single.exists():
@@ -175,7 +173,7 @@ class Checkpoint:
     def close(self) -> None:
         """Close all files and let the buffer go."""
         self._buffer = bytearray()
-        for file in self._files:
+        for file in self.files:
             file.close()
 
     def find(
@@ -197,13 +195,10 @@ class Checkpoint:
             )
         return tensor
 
-    def read(self, tensor: Tensor, digested: bool = True) -> Array:
-        """A whole tensor, in memory of its own; `digested` adds it to the digest."""
+    def read(self, tensor: Tensor) -> Array:
+        """A whole tensor, in memory of its own."""
         buffer = bytearray(tensor.nbytes)
         tensor.file.read_into(memoryview(buffer), tensor.start, f"tensor {tensor.name!r}")
-        if digested:
-            self.digest.update_exactly(f"{tensor.name} {tensor.dtype}".encode())
-            self.digest.update(memoryview(buffer))
         whole: Array = np.frombuffer(buffer, _ALL_DTYPES[tensor.dtype]).reshape(tensor.shape)
         return whole
 
@@ -218,17 +213,15 @@ class Checkpoint:
         rows = max(1, BLOCK_BYTES // max(1, row_bytes))
         if len(self._buffer) < rows * row_bytes:
             self._buffer = bytearray(rows * row_bytes)
-        self.digest.update_exactly(f"{tensor.name} {tensor.dtype} {start} {stop}".encode())
         for first in range(start, stop, rows):
             count = min(rows, stop - first)
             view = memoryview(self._buffer)[: count * row_bytes]
             tensor.file.read_into(view, tensor.start + first * row_bytes, f"tensor {tensor.name!r}")
-            self.digest.update(view)
             yield np.frombuffer(view, _ALL_DTYPES[tensor.dtype]).reshape(count, width)
 
     def _open(self, path: Path) -> SafetensorsFile:
         file = SafetensorsFile(path)
-        self._files.append(file)
+        self.files.append(file)
         return file
 
     def _open_shards(self, index: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.core.seams import Array
 from ockham.model.compile import Part
-from ockham.model.digest import ContentDigest
+from ockham.model.files import WeightsFile
 from ockham.model.packing import Packer, Stored
 from ockham.model.prequantised.find import find_codec
 from ockham.model.safetensors import Checkpoint
@@ -33,8 +33,8 @@ class SafetensorsSource:
         self._checkpoint = Checkpoint(directory)
 
     @property
-    def digest(self) -> ContentDigest:
-        return self._checkpoint.digest
+    def files(self) -> Sequence[WeightsFile]:
+        return self._checkpoint.files
 
     def names(self) -> Collection[str]:
         return self._checkpoint.tensors

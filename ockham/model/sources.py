@@ -15,7 +15,8 @@ from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.core.seams import Array, Linear
 from ockham.kernels.ops import Floats
 from ockham.model.compile import Part, Weights
-from ockham.model.digest import ContentDigest
+from ockham.model.files import WeightsFile
+from ockham.model.packed_layout import PackedWeights, key_of, vector_key
 from ockham.model.packing import Packer, Packing, Stored
 from ockham.weights.stacked import StackedLinear
 
@@ -38,19 +39,36 @@ class Measured(Weights, Protocol):
     def notes(self) -> list[str]: ...
 
 
+class LoadedWeights(Weights, Protocol):
+    """Weights with values.
+
+    `packed` are those that were packed here, and may be kept; `mapped` the arrays that show pages
+    of a file.
+    """
+
+    packed: PackedWeights
+    mapped: list[Array]
+
+    def digest(self) -> str:
+        """What names the weights that were asked for, by their content: the digest of their packed
+        arrays, the same whether they were packed just now or read from a file of packed weights."""
+        ...
+
+
 class Source(Protocol):
     """The weights of a model, whatever files they stand in.
 
-    `digest` is that of everything read so far, `harmless` the endings of names of tensors that
-    such files carry and no one needs, `quantised_as` the quantization that the files were
-    converted to beforehand.
+    `harmless` are the endings of names of tensors that such files carry and no one needs,
+    `quantised_as` the quantization that the files were converted to beforehand.
     """
 
     harmless: tuple[str, ...]
     quantised_as: str | None
 
     @property
-    def digest(self) -> ContentDigest: ...
+    def files(self) -> Sequence[WeightsFile]:
+        """The open files of weights."""
+        ...
 
     def names(self) -> Collection[str]:
         """The names of all tensors of the files."""
@@ -64,7 +82,7 @@ class Source(Protocol):
         """Weights without values: for planning."""
         ...
 
-    def load(self, packer: Packer) -> Weights:
+    def load(self, packer: Packer) -> LoadedWeights:
         """The weights themselves."""
         ...
 
@@ -170,16 +188,23 @@ class Loader:
     """Reads every tensor once, in blocks of rows, and packs it."""
 
     def __init__(self, source: TensorSource, packer: Packer) -> None:
+        self.packed = PackedWeights()
+        self.mapped: list[Array] = []
         self._source = source
         self._packer = packer
 
     def has(self, name: str) -> bool:
         return self._source.has(name)
 
+    def digest(self) -> str:
+        return self.packed.digest()
+
     def linear(self, parts: Sequence[Part]) -> Linear:
         pieces = pieces_of(self._source, self._packer, parts)
         loaded = [self._piece(piece, packing) for piece, packing in pieces]
-        return loaded[0] if len(loaded) == 1 else StackedLinear(loaded)
+        linear = loaded[0] if len(loaded) == 1 else StackedLinear(loaded)
+        self.packed.matrices[key_of(parts)] = linear
+        return linear
 
     def _piece(self, parts: Sequence[Part], packing: Packing) -> Linear:
         rows, columns = matrix_shape(parts)
@@ -204,7 +229,10 @@ class Loader:
             if not np.isfinite(values[filled : filled + length]).all():
                 raise ModelError(f"tensor {name!r}: NaN or infinity stands in it.")
             filled += length
-        return values + np.float32(offset) if offset else values
+        if offset:
+            values += np.float32(offset)
+        self.packed.vectors[vector_key(parts)] = values
+        return values
 
 
 class _Reading:

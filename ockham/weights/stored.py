@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from ockham.core.errors import ModelError
-from ockham.core.seams import Linear
+from ockham.core.seams import Array, Linear
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.bf16 import Bf16Linear
 from ockham.weights.block_types import BLOCK_FORMATS
 from ockham.weights.fp32 import Fp32Linear
 from ockham.weights.int4 import GROUPS, Int4, Int4Linear
 from ockham.weights.int8 import Int8
+from ockham.weights.panels import to_panels
 from ockham.weights.rows_or_panels import FloatMatrix, panels_in_place
-from ockham.weights.stacked import StackedLinear
+from ockham.weights.stacked import StackedLinear, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +59,14 @@ class StoredMatrix:
 
 
 def stored_matrix(linear: Linear) -> StoredMatrix:
-    """The description of a packed matrix, which is turned into panels if it stands in rows.
-
-    Raises ModelError for a format that is not written to disk."""
+    """The description of a packed matrix. Raises ModelError for a format that is not written to
+    disk."""
     shape = (linear.out_features, linear.in_features)
     if isinstance(linear, StackedLinear):
         return stacked([stored_matrix(part) for part in linear.parts])
     if isinstance(linear, Int4Linear):
         return StoredMatrix("int4", *shape, linear.group, linear.zero is not None)
-    if isinstance(linear, FloatMatrix):
-        linear.to_panels(panels_in_place if core is None else _native_panels)
-    elif linear.format != "int8" and linear.format not in BLOCK_FORMATS:
+    if linear.format not in ("fp32", "bf16", "int8", *BLOCK_FORMATS):
         raise ModelError(f"weights in {linear.format!r} cannot be written to a directory.")
     return StoredMatrix(linear.format, *shape)
 
@@ -76,6 +76,25 @@ def stacked(parts: Sequence[StoredMatrix]) -> StoredMatrix:
     rows = sum(part.out_features for part in parts)
     names = "+".join(part.format for part in parts)
     return StoredMatrix(names, rows, parts[0].in_features, parts=tuple(parts))
+
+
+def turn_into_panels(linear: Linear) -> None:
+    """Turn what stands in rows into the panels that are stored, in place."""
+    for part in parts_of(linear):
+        if isinstance(part, FloatMatrix):
+            part.to_panels(panels_in_place if core is None else _native_panels)
+
+
+def stored_arrays(linear: Linear) -> dict[str, Array]:
+    """The arrays of a matrix as they are stored: in panels, which are a copy where it stands in
+    rows and stays so."""
+    arrays = linear.arrays
+    for number, part in enumerate(parts_of(linear)):
+        if isinstance(part, FloatMatrix) and not part.in_panels:
+            name = f"{number}.weight" if isinstance(linear, StackedLinear) else "weight"
+            panels = to_panels(part.arrays["weight"], part.unit)
+            arrays = {**arrays, name: np.ascontiguousarray(panels)}
+    return arrays
 
 
 def read_record(values: Any) -> StoredMatrix:

@@ -57,7 +57,7 @@ def arrays(model: LoadedModel) -> list[bytes]:
             for each in value:
                 visit(each)
         elif hasattr(value, "arrays"):
-            stored.stored_matrix(value)
+            stored.turn_into_panels(value)
             found.extend(value.arrays[name].tobytes() for name in sorted(value.arrays))
 
     for op in model.program.ops:
@@ -67,6 +67,7 @@ def arrays(model: LoadedModel) -> list[bytes]:
 
 
 def check_same(found: LoadedModel, expected: LoadedModel) -> None:
+    assert found.numerics_id == expected.numerics_id
     assert found.weight_format == expected.weight_format
     assert found.state_dtype == expected.state_dtype
     assert (found.weight_bytes, found.parameters) == (expected.weight_bytes, expected.parameters)
@@ -267,8 +268,8 @@ def test_directories_of_another_version_or_damaged_are_refused(tmp_path: Path) -
         load(out)
     key = "model.layers.1.mlp.down_proj.weight"
     for change, sentence in (
-        (lambda h: h.pop(f"{key}/scale"), f"has no tensor '{key}/scale'; convert"),
-        (lambda h: h.pop("model.norm.weight/vector"), "has no tensor 'model.norm.weight/vector'"),
+        (lambda h: h.pop(f"{key}/scale"), f"have no tensor '{key}/scale'; convert"),
+        (lambda h: h.pop("model.norm.weight/vector"), "have no tensor 'model.norm.weight/vector'"),
         (lambda h: h[f"{key}/scale"].update(dtype="BF16"), f"'{key}/scale' of .* is BF16"),
         (lambda h: h.pop("__metadata__"), "does not say what its matrices are"),
     ):
@@ -289,7 +290,7 @@ def test_directories_of_another_version_or_damaged_are_refused(tmp_path: Path) -
         ({"format": "int3"}, f"'{key}' of .* cannot be read: its format is 'int3'"),
         ({"group": 48}, f"'{key}' of .* cannot be read: its group is 48"),
         ({"in_features": 64}, f"'{key}' of .* has the shape"),
-        ({"zeros": True}, f"has no tensor '{key}/zero'"),
+        ({"zeros": True}, f"have no tensor '{key}/zero'"),
     ):
         weights.write_bytes(whole)
         change_header(weights, edit_record(**values))

@@ -20,7 +20,6 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 from ockham.core.seams import Array
 from ockham.model.compile import Part
-from ockham.model.digest import ContentDigest
 from ockham.model.gguf.blocks import READERS, read_blocks
 from ockham.model.gguf.config import config_of, find_gguf_architecture, gguf_name
 from ockham.model.gguf.file import GgufFile, GgufTensor
@@ -52,7 +51,6 @@ class GgufSource:
 
     def __init__(self, path: Path) -> None:
         """Raises ModelError for a file that is damaged or of an architecture not supported."""
-        self.digest = ContentDigest()
         self._file = GgufFile(path)
         try:
             _, self._architecture = find_gguf_architecture(self._file.metadata)
@@ -61,6 +59,10 @@ class GgufSource:
         except BaseException:
             self._file.close()
             raise
+
+    @property
+    def files(self) -> list[GgufFile]:
+        return [self._file]
 
     def names(self) -> Collection[str]:
         return self._file.tensors
@@ -139,9 +141,6 @@ class GgufSource:
 
     def _blocks(self, part: Part, tensor: GgufTensor) -> Iterator[npt.NDArray[np.uint8]]:
         """The bytes of rows [part.start, part.stop) in the order that transformers has."""
-        self.digest.update_exactly(
-            f"{tensor.name} {tensor.type_name} {part.start} {part.stop}".encode()
-        )
         head = self._reordered_head(part)
         if head is not None and len(part.shape) == 1:
             row = next(self._read(tensor, 0, 1, 1))
@@ -166,7 +165,6 @@ class GgufSource:
             view = block.reshape(-1).data
             offset = tensor.start + first * tensor.row_bytes
             self._file.read_into(view, offset, f"tensor {tensor.name!r}")
-            self.digest.update(view)
             yield block
 
     def _reordered_head(self, part: Part) -> int | None:

@@ -74,7 +74,7 @@ def fp16_holds(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> boo
     tensor = checkpoint.find(name, shape, SCALES)
     if tensor.dtype == "F16":
         return True
-    scales = checkpoint.read(tensor, digested=False).astype(np.float32)
+    scales = checkpoint.read(tensor).astype(np.float32)
     with np.errstate(over="ignore"):
         return bool((scales.astype(np.float16).astype(np.float32) == scales).all())
 

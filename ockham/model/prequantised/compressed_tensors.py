@@ -97,7 +97,6 @@ class CompressedTensors:
             zeros = np.ascontiguousarray(unpack(words, scheme.bits).reshape(groups, outputs).T)
         order = _order(checkpoint, part, group)
         if order is not None:
-            checkpoint.digest.update_exactly(order.tobytes())
             scales, zeros = scales[:, order], zeros[:, order]
         name = base + ("weight_packed" if scheme.packed else "weight")
         width = inputs // scheme.per_word if scheme.packed else inputs
@@ -194,7 +193,7 @@ def _order(checkpoint: Checkpoint, part: Part, group: int) -> Array | None:
     name, inputs = base_of(part.name) + "weight_g_idx", part.shape[-1]
     if name not in checkpoint.tensors:
         return None
-    order = checkpoint.read(checkpoint.find(name, (inputs,), ("I32",)), digested=False)
+    order = checkpoint.read(checkpoint.find(name, (inputs,), ("I32",)))
     if (order == np.arange(inputs) // group).all():
         return None
     if order.min() < 0 or order.max() >= inputs // group:
