@@ -1,4 +1,5 @@
-"""What a step costs in operations and bytes, from the model's shape. The ledger books from here.
+"""What a step costs in operations and bytes, from the model's shape. The ledger books from here,
+and `core/rates.py` makes seconds of it.
 
 Counting follows the usual conventions (a multiply and an add are two FLOPs): a row costs 2 FLOPs
 for each weight that acts on it, and 4 * heads * head_dim FLOPs for each key that it sees in a layer
@@ -9,7 +10,41 @@ what is booked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+Part = tuple[int, int]
+"""A run of consecutive rows of one sequence: the keys that its first row sees, and its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProductCost:
+    """The products of one kind in a step: `count` matrices of the same shape and format.
+
+    `experts` is 0 for a product that every row takes part in. Else there are so many matrices in
+    each of `count` layers, of which a row takes part in `experts_per_row`.
+    """
+
+    format: str
+    outputs: int
+    inputs: int
+    nbytes: int
+    """Bytes of one of the matrices."""
+    count: int
+    head: bool = False
+    """Whether only rows that want logits take part."""
+    experts: int = 0
+    experts_per_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What a step computes and moves, as the ledger books it."""
+
+    flops: int
+    weight_bytes: int
+    state_read_bytes: int
+    state_written_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +57,7 @@ class GroupCost:
     cell_bytes: int
     """Bytes of one cell's keys and values in all layers of the group."""
     window: int | None
+    kv_heads: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +78,21 @@ class ModelCost:
     experts_per_row: int = 0
     expert_bytes: int = 0
     """Bytes of one expert of one layer."""
+    products: tuple[ProductCost, ...] = ()
+    gate_values: int = 0
+    """Values of a row that enter an activation product, in all layers."""
+
+    def step(self, parts: Sequence[Part], logits: int) -> StepCost:
+        """The cost of a step of these runs of rows, `logits` of whose rows want logits."""
+        rows = sum(count for _, count in parts)
+        return StepCost(
+            flops=rows * self.linear_flops
+            + logits * self.head_flops
+            + sum(self.attention_flops(first, count) for first, count in parts),
+            weight_bytes=self.weight_bytes(rows, logits),
+            state_read_bytes=sum(self.state_read_bytes(first, count) for first, count in parts),
+            state_written_bytes=self.state_written_bytes(rows),
+        )
 
     def attention_flops(self, first: int, rows: int) -> int:
         """FLOPs of attention for `rows` consecutive rows, the first of which sees `first` keys."""
@@ -68,7 +119,7 @@ class ModelCost:
 
     def state_read_bytes(self, first: int, rows: int) -> int:
         """State bytes read by a run of rows: each cell that some row of the run sees, once."""
-        return sum(g.cell_bytes * _span(first, rows, g.window) for g in self.groups)
+        return sum(g.cell_bytes * cells_seen(first, rows, g.window) for g in self.groups)
 
     def decode_read_bytes(self, first: int, rows: int) -> int:
         """The same where each row is a step of its own, and reads anew what it sees."""
@@ -86,7 +137,7 @@ def keys_seen(first: int, rows: int, window: int | None) -> int:
     return growing * first + growing * (growing - 1) // 2 + (rows - growing) * window
 
 
-def _span(first: int, rows: int, window: int | None) -> int:
+def cells_seen(first: int, rows: int, window: int | None) -> int:
     """Cells that at least one of the rows sees."""
     last = first + rows - 1
     return last if window is None else last - max(0, first - window)

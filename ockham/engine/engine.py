@@ -70,6 +70,9 @@ class Engine:
             most_logits=plan.logits_rows,
         )
         self.attachments = Attachments(self.model.program)
+        self.on_scored: Callable[[str, Floats], None] | None = None
+        """Given a request's id and the logits, (positions, vocabulary), that scored the next tokens
+        of its prompt. They are valid until it returns."""
         self._total = Ledger()
         self._decoding: Decoding | None = None
         self.backend_s = 0.0
@@ -106,6 +109,8 @@ class Engine:
             text=self._text(request),
             arrival_s=time.monotonic(),
         )
+        if sequence.prompt_logprobs is not None:
+            sequence.prompt_logprobs *= request.score_from
         for book in (sequence.ledger, self._total):
             book.prompt_tokens += len(tokens)
         self._requests[request.request_id] = [sequence]
@@ -266,6 +271,8 @@ class Engine:
             first = part.start + part.first_wanted + 1
             targets = np.array(sequence.tokens[first : first + len(rows)], np.int32)
             top = sequence.params.prompt_logprobs or 0
+            if self.on_scored is not None and len(rows):
+                self.on_scored(sequence.request_id, logits[rows.start : rows.stop])
             scored.extend(self._entries(logits[rows.start : rows.stop], targets, top))
             if len(scored) == sequence.prompt_tokens and not sequence.scores_only:
                 return Delta(sequence.request_id, 0, prompt_logprobs=scored)
@@ -385,6 +392,11 @@ class Engine:
                 f"n is {params.n}, but at most {self.config.max_num_seqs} sequences run at once; "
                 "lower n or raise max_num_seqs.",
                 "n",
+            )
+        if not 1 <= request.score_from <= len(tokens):
+            raise InvalidRequest(
+                f"score_from is {request.score_from}, but the prompt has tokens 1 to "
+                f"{len(tokens) - 1} to score; choose one of them, or {len(tokens)} for none."
             )
         params.check_vocabulary(self.vocabulary)
         if self.tokenizer is None and (params.stop_strings or params.bad_words):

@@ -10,12 +10,17 @@ from ockham.core.sampling_params import SamplingParams
 
 
 class Request(msgspec.Struct, tag="request", kw_only=True):
-    """One prompt to complete. `detokenize=False` leaves detokenization out (no tokenizer)."""
+    """One prompt to complete. `detokenize=False` leaves detokenization out (no tokenizer).
+
+    With `params.prompt_logprobs`, prompt tokens from number `score_from` on are scored: those
+    before it have None, and cost no logits.
+    """
 
     request_id: str
     prompt_token_ids: list[int]
     params: SamplingParams
     detokenize: bool = True
+    score_from: int = 1
 
 
 class Abort(msgspec.Struct, tag="abort"):

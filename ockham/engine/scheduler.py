@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import cast
 
-from ockham.cache.state import State
+from ockham.cache.state import State, View
 from ockham.core.seams import Keep, Policy
 from ockham.engine.sequence import Sequence, Status
 
@@ -99,6 +99,14 @@ class Scheduler:
         child.status = Status.RUNNING
         parent.seats -= 1
         self.running.append(child)
+
+    def resume(self, sequence: Sequence, view: View) -> None:
+        """Run a waiting sequence on from `view`, whose cells hold the state of its first tokens."""
+        self.waiting.remove(sequence)
+        sequence.view = view
+        sequence.computed = sequence.computed_once = view.length
+        sequence.status = Status.RUNNING
+        self.running.append(sequence)
 
     def commit(self, chunks: list[Chunk]) -> None:
         """The step has run: its cells are valid, and what no later row can see is let go."""

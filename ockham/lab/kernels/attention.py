@@ -51,21 +51,21 @@ def attention_cases(
     for shape in shapes:
         for keys in contexts:
             for count in rows:
-                case = _case(shape, state_dtype, limits, count, 1, keys)
+                case = attention_case(shape, state_dtype, limits, count, 1, keys)
                 if case is None:
                     left_out.append(f"decode of {count} rows with {keys} keys each")
                 else:
                     yield case
             for count in (n for n in sorted({*rows, keys}) if 1 < n <= keys):
-                case = _case(shape, state_dtype, limits, 1, count, keys)
+                case = attention_case(shape, state_dtype, limits, 1, count, keys)
                 if case is not None:
                     yield case
 
 
-def _case(
+def attention_case(
     shape: Shape, state_dtype: str, limits: Limits, sequences: int, rows: int, keys: int
 ) -> Case | None:
-    """`rows` rows of each of some sequences of `keys` keys."""
+    """`rows` rows of each of some sequences of `keys` keys; None if they take too much memory."""
     heads, kv_heads, head_dim, _, _, window = shape
     bf16 = state_dtype == "bfloat16"
     cell_bytes = 2 * kv_heads * head_dim * (2 if bf16 else 4)

@@ -22,6 +22,7 @@ from ockham.kernels.ops import (
 )
 from ockham.lab.kernels.limits import COLD_BYTES, Limits
 from ockham.lab.kernels.measure import Case
+from ockham.model.costs import kernel_of
 from ockham.weights.stacked import parts_of
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ class PackedCopy:
 
 def label(linear: Linear) -> str:
     """Format and shape: "int4:64 (2560, 2048)"."""
-    group = getattr(linear, "group", 0)
-    name = f"{linear.format}:{group}" if group else linear.format
-    return f"{name} ({linear.out_features}, {linear.in_features})"
+    return f"{kernel_of(linear)} ({linear.out_features}, {linear.in_features})"
 
 
 def rate_of(linear: Linear) -> _cpu.Rate:

@@ -1,0 +1,380 @@
+"""`ockham eval`: scores of a model on tasks and on the user's own data, and what a configuration
+costs in quality beside another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ockham.cli.eval_tables import comparison_lines, score_lines
+from ockham.cli.options import Integer, engine_config, engine_options, option
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ockham.engine.engine import Engine
+    from ockham.lab.cases import Case
+
+
+@click.command("eval")
+@option(
+    "--tasks",
+    help="Tasks, separated by commas: recall, documents, edit, steps, chat, code, prose; all by "
+    "default, none beside --data.",
+)
+@option(
+    "--num-items",
+    type=Integer(1),
+    default=100,
+    show_default=True,
+    help="Items of each task, taken in turn from its levels. --seed chooses them.",
+)
+@option(
+    "--level",
+    "levels",
+    multiple=True,
+    help="Only this level of the tasks that have it; may be repeated.",
+)
+@option(
+    "--data",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.jsonl",
+    help='The user\'s own items: a line is an object with "prompt", "messages" or "text" (scored '
+    'by perplexity), and for prompts perhaps "answer" or "references", and "level".',
+)
+@option(
+    "--match",
+    type=click.Choice(("exact", "contains")),
+    default="exact",
+    show_default=True,
+    help="When a completion of --data is right: it is a reference, or has one in it.",
+)
+@option(
+    "--max-tokens",
+    type=Integer(1),
+    default=256,
+    show_default=True,
+    help="Longest completion of a prompt of --data; tasks know their own.",
+)
+@option(
+    "--temperature",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    show_default=True,
+    help="0 is greedy decoding.",
+)
+@option(
+    "-n",
+    "--n",
+    type=Integer(1),
+    default=1,
+    show_default=True,
+    help="Completions of each prompt; the score is then their pass rate.",
+)
+@option(
+    "--against",
+    metavar="CONFIG",
+    help="Compare: the model as the other flags have it (with none of them, in its own precision) "
+    "is the baseline, taken to be right; the same with the settings of CONFIG is the candidate, "
+    "which is judged. CONFIG is 'name=value,...' of the engine's flags, such as "
+    "quantization=int4, or a YAML file of them.",
+)
+@option(
+    "--positions",
+    type=Integer(1),
+    default=128,
+    show_default=True,
+    help="With --against: positions of a prompt whose distributions are compared, at most.",
+)
+@option(
+    "--resume",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.jsonl",
+    help="Write each result here as it comes, and go on where this file ends.",
+)
+@option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="Write a report as JSON; '-' is stdout, instead of the table.",
+)
+@engine_options
+def evaluate(
+    tasks: str | None,
+    num_items: int,
+    levels: tuple[str, ...],
+    data: Path | None,
+    match: str,
+    max_tokens: int,
+    temperature: float,
+    n: int,
+    against: str | None,
+    positions: int,
+    resume: Path | None,
+    json_file: Path | None,
+    **kwargs: Any,
+) -> None:
+    """Score MODEL on tasks and on your own data, or compare a configuration with the exact one.
+
+    \b
+    ockham eval lab --tasks recall,steps --num-items 200
+    ockham eval MODEL --data mine.jsonl --resume results.jsonl
+    ockham eval lab --against quantization=int4
+    """
+    baseline = engine_config(**kwargs)
+    if against is None:
+        candidate = None
+        _check_sampling(n, temperature)
+    else:
+        candidate = changed(baseline, against)
+        if temperature or n > 1:
+            raise ConfigError(
+                "--against compares greedy completions; leave --temperature and -n out."
+            )
+    chosen = {
+        "tasks": _names(tasks, data),
+        "num_items": num_items,
+        "levels": list(levels),
+        "data": data,
+        "match": match,
+        "max_tokens": max_tokens,
+    }
+    if candidate is None:
+        report = _score(baseline, chosen, temperature, n, resume)
+    else:
+        report = _compare(baseline, candidate, chosen, positions, resume)
+    _write(report, json_file)
+
+
+def _check_sampling(n: int, temperature: float) -> None:
+    if n > 1 and not temperature:
+        raise ConfigError(
+            f"{n} greedy completions of one prompt are all the same; raise --temperature, or leave "
+            "-n out."
+        )
+
+
+def _names(tasks: str | None, data: Path | None) -> list[str]:
+    from ockham.lab.tasks import TASKS
+
+    if tasks is None:
+        return [] if data is not None else list(TASKS)
+    return list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+
+
+def changed(config: EngineConfig, text: str) -> EngineConfig:
+    """`config` with the settings of `text`: 'name=value,...', or the name of a YAML file.
+
+    Raises ConfigError for anything else, an unknown name or a wrong value.
+    """
+    import msgspec
+    import yaml
+
+    try:
+        if "=" in text:
+            pairs = [pair.partition("=") for pair in text.split(",")]
+            settings = {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
+        else:
+            settings = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"--against {text!r} is neither 'name=value,...' nor a file that can be read "
+            f"({reason}); write for example quantization=int4."
+        ) from error
+    if not isinstance(settings, dict) or not settings:
+        raise ConfigError(f"--against {text!r} sets nothing; write for example quantization=int4.")
+    named = {str(name).replace("-", "_"): value for name, value in settings.items()}
+    unknown = [name for name in named if name not in EngineConfig.__struct_fields__]
+    if unknown:
+        known = ", ".join(EngineConfig.__struct_fields__)
+        raise ConfigError(f"--against sets {unknown[0]!r}, which is no setting; there are {known}.")
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(config), **named}, EngineConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--against {text!r} has a wrong value: {error}.") from error
+
+
+# -- the two kinds of run ----------------------------------------------------------------------
+
+
+def _score(
+    config: EngineConfig, chosen: dict[str, Any], temperature: float, n: int, resume: Path | None
+) -> dict[str, Any]:
+    from ockham.lab.evaluate import Result, evaluate, settings, summarise
+    from ockham.lab.journal import Journal
+
+    engine = _load(config)
+    cases, digest = _cases(engine, chosen)
+    decides = settings(
+        engine, seed=config.seed, temperature=temperature, n=n, **_decides(chosen), data=digest
+    )
+    started = time.perf_counter()
+    with Journal(resume, decides, Result) as journal, _bar(len(cases)) as progress:
+        known = {result.key for result in journal.results}
+        progress(len(known))
+
+        def done(result: Result) -> None:
+            journal.add(result)
+            progress(1)
+
+        todo = [case for case in cases if case.key not in known]
+        evaluate(engine, todo, done, temperature=temperature, n=n, seed=config.seed)
+        scores = summarise(journal.results, config.seed)
+    return {
+        "settings": decides,
+        "config": config,
+        "scores": scores,
+        "evaluated": len(todo),
+        "resumed": len(known),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _compare(
+    baseline: EngineConfig,
+    candidate: EngineConfig,
+    chosen: dict[str, Any],
+    positions: int,
+    resume: Path | None,
+) -> dict[str, Any]:
+    from ockham.lab.evaluate import settings, summarise
+    from ockham.lab.comparison import BASELINE, CANDIDATE, Entry, Comparing
+    from ockham.lab.journal import Journal
+    from ockham.model.loading import plan_model
+
+    plan_model(candidate).source.close()  # what cannot be loaded is refused before any work
+    engine = _load(baseline)
+    stands = _identity(engine)
+    cases, digest = _cases(engine, chosen)
+    decides = settings(
+        engine,
+        against=_differing(baseline, candidate),
+        seed=baseline.seed,
+        positions=positions,
+        **_decides(chosen),
+        data=digest,
+    )
+    with (
+        Journal(resume, decides, Entry) as journal,
+        _bar(2 * len(cases)) as progress,
+        Comparing(
+            cases, journal.results, journal.add, positions=positions, progress=progress
+        ) as comparing,
+    ):
+        comparing.baseline(engine)
+        del engine  # two models need no more memory than one
+        judged = _load(candidate)
+        comparing.candidate(judged)
+        return {
+            "settings": decides,
+            "baseline": {"config": baseline, **stands},
+            "candidate": {"config": candidate, **_identity(judged)},
+            "differences": comparing.differences(baseline.seed),
+            "scores": {
+                run: summarise(comparing.results[run].values(), baseline.seed)
+                for run in (BASELINE, CANDIDATE)
+            },
+        }
+
+
+def _load(config: EngineConfig) -> Engine:
+    from ockham.engine.engine import Engine
+
+    return Engine(config, progress=_tell)
+
+
+def _identity(engine: Engine) -> dict[str, Any]:
+    return {
+        "weights": engine.model.weight_format,
+        "weight_bytes": engine.model.weight_bytes,
+        "numerics_id": engine.model.numerics_id,
+    }
+
+
+def _cases(engine: Engine, chosen: dict[str, Any]) -> tuple[list[Case], str | None]:
+    """The cases of a run, and the digest of the user's file. What is left out is told."""
+    import hashlib
+
+    from ockham.lab.cases import data_cases, task_cases
+
+    if engine.tokenizer is None:
+        raise ConfigError("tasks need a tokenizer; leave --skip-tokenizer-init out.")
+    found = task_cases(
+        chosen["tasks"],
+        chosen["num_items"],
+        engine.config.seed,
+        chosen["levels"],
+        engine.tokenizer,
+        engine.max_model_len,
+    )
+    cases, left_out, digest = found.cases, found.left_out, None
+    if (path := chosen["data"]) is not None:
+        own = data_cases(
+            path,
+            engine.tokenizer,
+            engine.max_model_len,
+            chosen["max_tokens"],
+            chosen["match"] == "contains",
+        )
+        cases, left_out = cases + own.cases, left_out + own.left_out
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    for sentence in left_out:
+        _tell(f"{sentence}.")
+    if not cases:
+        raise ConfigError("there is nothing to evaluate; name --tasks, or give --data with lines.")
+    return cases, digest
+
+
+def _decides(chosen: dict[str, Any]) -> dict[str, Any]:
+    """What of the choice of cases decides the results; the user's file does by its content."""
+    return {name: value for name, value in chosen.items() if name != "data"}
+
+
+def _differing(baseline: EngineConfig, candidate: EngineConfig) -> dict[str, Any]:
+    return {
+        name: getattr(candidate, name)
+        for name in EngineConfig.__struct_fields__
+        if getattr(candidate, name) != getattr(baseline, name)
+    }
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@contextmanager
+def _bar(cases: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar on stderr, where that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=cases, desc="Cases", unit="case", disable=None) as bar:
+        yield bar.update
+
+
+# -- what is said ------------------------------------------------------------------------------
+
+
+def _write(report: dict[str, Any], json_file: Path | None) -> None:
+    if json_file is not None:
+        import msgspec
+
+        text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+        if str(json_file) == "-":
+            click.echo(text, nl=False)
+            return
+        try:
+            json_file.write_bytes(text)
+        except OSError as error:
+            raise ConfigError(f"--json: {json_file} cannot be written ({error}).") from error
+    comparing = "differences" in report
+    for line in comparison_lines(report) if comparing else score_lines(report["scores"]):
+        click.echo(line)

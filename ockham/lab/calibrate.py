@@ -1,0 +1,273 @@
+"""Measures the rates that the cost model predicts seconds with: one probe for each.
+
+No probe runs the model: products are of a shape of their own in the model's formats, attention has
+the model's heads, and the engine's bookkeeping is that of the built-in model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.rates import AttentionRate, ProductRate, Rates
+from ockham.core.sampling_params import SamplingParams
+from ockham.core.seams import Linear
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Request
+from ockham.kernels.cpu import CpuBackend
+from ockham.kernels.cpu_linear import native_matrix
+from ockham.kernels.native import core
+from ockham.kernels.ops import Attend, AttentionInput, Embed, FeedForward, Program
+from ockham.kernels.sampling import Draw
+from ockham.lab.kernels.attention import attention_case
+from ockham.lab.kernels.limits import Limits
+from ockham.lab.kernels.products import cold_matrices, matrices, rate_of
+from ockham.lab.kernels.steps import no_state
+from ockham.model.costs import kernel_of
+from ockham.model.packing import make_format
+
+if TYPE_CHECKING:
+    from ockham.kernels import _cpu
+
+PROBE_SHAPE = (1024, 2048)
+"""Outputs and inputs of the matrix that is probed: a second-level cache or two hold it."""
+SMALL_SHAPE = (256, 256)
+PROBE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512)
+BALANCED_ROWS = (8, 16, 32)
+"""Where reading and arithmetic take about the same time."""
+VALUE_ROWS = 64
+KEYS = 2048
+PROMPT_ROWS = 256
+BURST_S = 0.02
+BURSTS = 5
+BOOKKEEPING = (1, 32)
+"""Sequences of the engine's probe, and the steps that it runs."""
+BOOKKEEPING_STEPS = 40
+
+
+class Probes:
+    """Timings, each scaled to one speed of the cores: the clock changes while they are taken."""
+
+    def __init__(self, limits: Limits, arithmetic: _cpu.Rate) -> None:
+        self.limits, self._arithmetic = limits, arithmetic
+        self.pool, self.isa = limits.pool, limits.isa
+        self.flops_per_s = median(limits.arithmetic_rates(arithmetic) * 3)
+        """The speed that all timings are scaled to."""
+
+    def seconds(self, run: Callable[[int], list[float]]) -> float:
+        """The median seconds of a call, in bursts of a fixed time."""
+        first = run(3)
+        calls = max(3, min(1000, int(BURST_S / max(1e-9, min(first)))))
+        found = []
+        for _ in range(BURSTS):
+            rates = self.limits.arithmetic_rates(self._arithmetic)
+            times = run(calls)
+            rates += self.limits.arithmetic_rates(self._arithmetic)
+            found.append(median(times) * median(rates) / self.flops_per_s)
+        return median(found)
+
+    def reading(self) -> list[float]:
+        return [rate for _ in range(5) for rate in self.limits.read_rates()]
+
+
+def calibrate(program: Program, state_dtype: str, limits: Limits) -> Rates:
+    """The rates of this machine, now, for the kernels of a program. Takes some seconds."""
+    probes = Probes(limits, arithmetic_of(program))
+    loop_s = _loop_seconds(probes)
+    embed = program.ops[0]
+    assert isinstance(embed, Embed), "a program begins with the embedding"
+    bookkeeping = _bookkeeping()
+    return Rates(
+        flops_per_s=probes.flops_per_s,
+        read_bytes_per_s=median(probes.reading()),
+        products={
+            name: _product_rate(linear, probes, loop_s) for name, linear in _kinds(program).items()
+        },
+        attention=_attention_rate(program, state_dtype, probes),
+        loop_s=loop_s,
+        gate_value_s=_gate_value_seconds(program, probes),
+        rotation_value_s=_rotation_value_seconds(program, state_dtype, probes),
+        logit_s=_logit_seconds(embed, probes),
+        step_s=bookkeeping[0],
+        sequence_s=bookkeeping[1],
+        cache_bytes=_cache_bytes(),
+    )
+
+
+def arithmetic_of(program: Program) -> _cpu.Rate:
+    """The arithmetic whose rate stands for the speed of the cores: that of most of the weights."""
+    linears = [linear for each in matrices(program).values() for linear in each]
+    weights: Counter[_cpu.Rate] = Counter()
+    for linear in linears:
+        weights[rate_of(linear)] += linear.nbytes
+    return weights.most_common(1)[0][0]
+
+
+# -- products ----------------------------------------------------------------------------------
+
+
+def _kinds(program: Program) -> dict[str, Linear]:
+    """A matrix of each kind that the program multiplies with: the smallest."""
+    found: dict[str, Linear] = {}
+    for linears in matrices(program).values():
+        for linear in linears:
+            name = kernel_of(linear)
+            if name not in found or linear.nbytes < found[name].nbytes:
+                found[name] = linear
+    return found
+
+
+def _packed(name: str, shape: tuple[int, int]) -> Linear:
+    outputs, inputs = shape
+    values = np.random.default_rng(0).standard_normal((outputs, inputs), np.float32) * 0.02
+    return make_format(name).pack(outputs, inputs, [values])
+
+
+def _product_rate(of_model: Linear, probes: Probes, loop_s: float) -> ProductRate:
+    name = kernel_of(of_model)
+    try:
+        linear = _packed(name, PROBE_SHAPE)
+    except (ConfigError, ModelError):  # a format that only holds what a checkpoint has packed
+        linear = of_model
+    weights = linear.out_features * linear.in_features
+    matrix = native_matrix(linear, probes.pool)
+    product = partial(core.time_products, probes.pool, probes.isa, [matrix])
+    compute_s = {rows: probes.seconds(partial(product, rows)) - loop_s for rows in PROBE_ROWS}
+    cold = cold_matrices([linear], probes.limits)
+    reads = probes.reading()
+    one_row_s = probes.seconds(partial(cold.times, 1)) - loop_s
+    read_rate = median(reads + probes.reading())
+    exposed = []
+    for rows in BALANCED_ROWS:
+        both_s = probes.seconds(partial(cold.times, rows)) - loop_s
+        longer, shorter = max(compute_s[rows], one_row_s), min(compute_s[rows], one_row_s)
+        exposed.append((shorter / longer, (both_s - longer) / (shorter * shorter / longer)))
+    norm_s = probes.seconds(partial(core.time_norm, probes.pool, probes.isa, matrix, VALUE_ROWS))
+    return ProductRate(
+        rows=PROBE_ROWS,
+        weight_s=tuple(seconds / weights for seconds in compute_s.values()),
+        stream=linear.nbytes / one_row_s / read_rate,
+        exposed=min(1.0, max(0.0, max(exposed)[1])),
+        value_s=norm_s / (VALUE_ROWS * linear.in_features),
+    )
+
+
+def _loop_seconds(probes: Probes) -> float:
+    """What a product of so few weights takes that its arithmetic is nothing beside it."""
+    matrix = native_matrix(_packed("int8", SMALL_SHAPE), probes.pool)
+    return probes.seconds(partial(core.time_products, probes.pool, probes.isa, [matrix], 1))
+
+
+# -- what stands between products ----------------------------------------------------------------
+
+
+def _attention_rate(program: Program, state_dtype: str, probes: Probes) -> AttentionRate:
+    """From one row that sees many keys, and from many rows that share the keys they load."""
+    op = next(op for op in program.ops if isinstance(op, Attend))
+    shape = (op.heads, op.kv_heads, op.head_dim, op.scale, op.softcap, None)
+    one = attention_case(shape, state_dtype, probes.limits, 1, 1, KEYS)
+    many = attention_case(shape, state_dtype, probes.limits, 1, PROMPT_ROWS, KEYS)
+    assert one is not None, "one sequence of some keys fits into memory"
+    assert many is not None, "one sequence of some keys fits into memory"
+    reads = probes.reading()
+    one_s, many_s = probes.seconds(one.run), probes.seconds(many.run)
+    read_rate = median(reads + probes.reading())
+    pairs = PROMPT_ROWS * (KEYS - PROMPT_ROWS) + PROMPT_ROWS * (PROMPT_ROWS + 1) / 2
+    # one_s = KEYS * (cell_s + key_s) and many_s = KEYS * cell_s + pairs * key_s.
+    key_s = (many_s - one_s) / (pairs - KEYS)
+    return AttentionRate(
+        cell_s=max(0.0, one_s / KEYS - key_s),
+        key_s=key_s,
+        stream=min(1.0, one.bytes / one_s / read_rate),
+    )
+
+
+def _gate_value_seconds(program: Program, probes: Probes) -> float:
+    layer = next((op for op in program.ops if isinstance(op, FeedForward)), None)
+    name = kernel_of(layer.down) if layer is not None else "bf16"
+    try:
+        down = native_matrix(_packed(name, PROBE_SHAPE), probes.pool)
+    except (ConfigError, ModelError):
+        assert layer is not None, "a model without such a layer has a format of its own"
+        down = native_matrix(layer.down, probes.pool)
+    silu = layer is None or layer.activation == "silu"
+    seconds = probes.seconds(
+        partial(core.time_gate, probes.pool, probes.isa, down, silu, VALUE_ROWS)
+    )
+    return seconds / (VALUE_ROWS * down.inputs)
+
+
+def _rotation_value_seconds(program: Program, state_dtype: str, probes: Probes) -> float:
+    op = next(op for op in program.ops if isinstance(op, AttentionInput))
+    rotary = 0 if op.rope is None else op.rope.rotary_dim
+    kind = (op.heads, op.kv_heads, op.head_dim, rotary, state_dtype == "bfloat16", VALUE_ROWS)
+    seconds = probes.seconds(partial(core.time_rotation, probes.pool, probes.isa, *kind))
+    return seconds / (VALUE_ROWS * (op.heads + 2 * op.kv_heads) * op.head_dim)
+
+
+def _logit_seconds(embed: Embed, probes: Probes) -> float:
+    backend = CpuBackend(probes.pool.size)
+    executor = backend.bind(Program((embed,)), no_state(backend))
+    logits = np.random.default_rng(0).standard_normal((8, embed.table.out_features), np.float32)
+    draws = [Draw(row, SamplingParams(temperature=0.0), row, 0, 7) for row in range(len(logits))]
+
+    def run(calls: int) -> list[float]:
+        found = []
+        for _ in range(calls):
+            start = perf_counter()
+            executor.sample(logits, draws)
+            found.append(perf_counter() - start)
+        return found
+
+    return probes.seconds(run) / logits.size
+
+
+# -- the engine ----------------------------------------------------------------------------------
+
+
+def _bookkeeping() -> tuple[float, float]:
+    """Seconds of a step outside the backend, and more for each of its sequences."""
+    few, many = BOOKKEEPING
+    engine = Engine(
+        EngineConfig(
+            model="lab",
+            max_num_seqs=many,
+            max_model_len=BOOKKEEPING_STEPS + 16,
+            kv_cache_memory_bytes=1 << 25,
+            skip_tokenizer_init=True,
+        )
+    )
+    few_s, many_s = _outside(engine, few), _outside(engine, many)
+    sequence_s = max(0.0, (many_s - few_s) / (many - few))
+    return max(0.0, few_s - few * sequence_s), sequence_s
+
+
+def _outside(engine: Engine, sequences: int) -> float:
+    """The median seconds that a decode step of so many sequences spends outside the backend."""
+    params = SamplingParams(temperature=0.0, max_tokens=BOOKKEEPING_STEPS, ignore_eos=True)
+    for index in range(sequences):
+        engine.add(Request(request_id=f"probe-{index}", prompt_token_ids=[5], params=params))
+    times = []
+    while engine.has_work:
+        start, inside = perf_counter(), engine.backend_s
+        engine.step()
+        times.append(perf_counter() - start - (engine.backend_s - inside))
+    return median(times)
+
+
+def _cache_bytes() -> int:
+    """Of the last level of cache; 0 if the system does not say."""
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text().strip()
+        return int(text.removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,161 @@
+"""The units in which a configuration states its cost in quality, beside the exact one: next-token
+agreement, KL divergence, first divergence of greedy completions, scores and perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.step import Floats
+from ockham.lab.evaluate import Result
+from ockham.lab.statistics import Interval, paired_difference, ratio_interval, wilson
+
+Pairs = Sequence[tuple[Result, Result]]
+"""What the baseline and the candidate made of the same cases."""
+
+
+class Comparison(msgspec.Struct, kw_only=True):
+    """Two configurations' next-token distributions at the same positions of one case.
+
+    `kl` is the divergence of the candidate from the baseline at each position, in nats; `agree`
+    counts positions where both hold the same token likeliest.
+    """
+
+    source: str
+    index: int
+    part: int = 0
+    agree: int
+    kl: list[float]
+
+    @property
+    def key(self) -> str:
+        return f"{self.source}/{self.index}/{self.part}"
+
+
+class Difference(msgspec.Struct, kw_only=True):
+    """One task, or all of them: how the candidate differs from the baseline. Intervals are 95%,
+    of items, None where there are too few.
+
+    `agreement` is the share of positions whose likeliest token is the same. `kl_*` are in nats.
+    `identical` is the share of greedy completions that are the same to the last token; the others
+    first differ at token `first_divergence` (the median, counted from 0). `perplexity_ratio` is
+    the candidate's perplexity over the baseline's on the same tokens.
+    """
+
+    source: str | None
+    """None for all together."""
+    items: int
+    positions: int
+    agreement: float | None = None
+    agreement_interval: Interval | None = None
+    kl_mean: float | None = None
+    kl_mean_interval: Interval | None = None
+    kl_p99: float | None = None
+    kl_max: float | None = None
+    completions: int = 0
+    identical: float | None = None
+    identical_interval: Interval | None = None
+    first_divergence: float | None = None
+    baseline_score: float | None = None
+    candidate_score: float | None = None
+    score_difference: float | None = None
+    score_difference_interval: Interval | None = None
+    baseline_perplexity: float | None = None
+    candidate_perplexity: float | None = None
+    perplexity_ratio: float | None = None
+    perplexity_ratio_interval: Interval | None = None
+
+
+def difference(
+    source: str | None, pairs: Pairs, compared: Sequence[Comparison], seed: int = 0
+) -> Difference:
+    """The figures of one source, or (None) of all, from its results and its comparisons."""
+    found = Difference(
+        source=source,
+        items=len({(before.source, before.index) for before, _ in pairs}),
+        positions=sum(len(each.kl) for each in compared),
+    )
+    _fill_distance(found, compared, seed)
+    _fill_divergence(found, [pair for pair in pairs if pair[0].token_ids])
+    _fill_scores(found, [pair for pair in pairs if pair[0].scores])
+    _fill_perplexity(found, [pair for pair in pairs if pair[0].nats is not None], seed)
+    return found
+
+
+def distance(baseline: Floats, candidate: Floats) -> tuple[int, npt.NDArray[np.float64]]:
+    """Of two sets of logits, (positions, vocabulary): how often the likeliest token is the same,
+    and KL(baseline || candidate) at each position in nats, summed in float64."""
+    agree = int((baseline.argmax(axis=1) == candidate.argmax(axis=1)).sum())
+    before, after = _log_softmax(baseline), _log_softmax(candidate)
+    kl = (np.exp(before) * (before - after)).sum(axis=1)
+    return agree, np.maximum(kl, 0.0)  # rounding may leave a zero just below zero
+
+
+def _log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
+
+
+def first_difference(before: Sequence[int], after: Sequence[int]) -> int | None:
+    """The index of the first token in which two completions differ; None if they are the same."""
+    for index, (left, right) in enumerate(zip(before, after, strict=False)):
+        if left != right:
+            return index
+    return None if len(before) == len(after) else min(len(before), len(after))
+
+
+def _fill_distance(found: Difference, compared: Sequence[Comparison], seed: int) -> None:
+    if not found.positions:
+        return
+    kl = np.concatenate([np.asarray(each.kl) for each in compared])
+    positions = [float(len(each.kl)) for each in compared]
+    agree = [float(each.agree) for each in compared]
+    found.agreement = sum(agree) / found.positions
+    found.agreement_interval = ratio_interval(agree, positions, seed)
+    found.kl_mean, found.kl_max = float(kl.mean()), float(kl.max())
+    found.kl_mean_interval = ratio_interval([math.fsum(e.kl) for e in compared], positions, seed)
+    found.kl_p99 = float(np.percentile(kl, 99))
+
+
+def _fill_divergence(found: Difference, pairs: Pairs) -> None:
+    if not pairs:
+        return
+    first = [first_difference(before.token_ids[0], after.token_ids[0]) for before, after in pairs]
+    differing = [index for index in first if index is not None]
+    found.completions = len(first)
+    found.identical = 1 - len(differing) / len(first)
+    found.identical_interval = wilson(len(first) - len(differing), len(first))
+    found.first_divergence = float(np.median(differing)) if differing else None
+
+
+def _fill_scores(found: Difference, pairs: Pairs) -> None:
+    if not pairs:
+        return
+    before = [(pair[0].scores or [0.0])[0] for pair in pairs]
+    after = [(pair[1].scores or [0.0])[0] for pair in pairs]
+    found.baseline_score = math.fsum(before) / len(before)
+    found.candidate_score = math.fsum(after) / len(after)
+    found.score_difference = found.candidate_score - found.baseline_score
+    found.score_difference_interval = paired_difference(before, after)
+
+
+def _fill_perplexity(found: Difference, pairs: Pairs, seed: int) -> None:
+    """Of all tokens of the texts (not only of the positions whose distributions are compared)."""
+    if not pairs:
+        return
+    before = [pair[0].nats or 0.0 for pair in pairs]
+    after = [pair[1].nats or 0.0 for pair in pairs]
+    tokens = [float(pair[0].scored_tokens) for pair in pairs]
+    found.baseline_perplexity = math.exp(math.fsum(before) / sum(tokens))
+    found.candidate_perplexity = math.exp(math.fsum(after) / sum(tokens))
+    found.perplexity_ratio = found.candidate_perplexity / found.baseline_perplexity
+    more = [right - left for left, right in zip(before, after, strict=True)]
+    interval = ratio_interval(more, tokens, seed)
+    if interval is not None:
+        found.perplexity_ratio_interval = math.exp(interval[0]), math.exp(interval[1])

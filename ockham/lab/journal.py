@@ -1,0 +1,100 @@
+"""Results on disk as they come, so that a run that was killed goes on where it stood.
+
+A JSONL file: the first line holds the settings that decide the results, each further line one
+result. A line that a kill cut short is dropped, and its work done again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Generic, TypeVar
+
+import msgspec
+
+from ockham.core.errors import ConfigError
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+KIND = "ockham eval"
+
+
+class Journal(Generic[R]):
+    """The results of one run so far (`results`), and where the next ones go.
+
+    Without a path nothing is written. Raises ConfigError if the file belongs to a run with other
+    settings, or is no journal.
+    """
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any], result: type[R]) -> None:
+        self.path = path
+        self.results: list[R] = []
+        self._file: BinaryIO | None = None
+        self._encoder = msgspec.json.Encoder()
+        if path is None:
+            return
+        head = msgspec.json.decode(msgspec.json.encode({"kind": KIND, **settings}))
+        try:
+            stored = path.read_bytes() if path.exists() else b""
+            whole = stored[: stored.rfind(b"\n") + 1]
+            if whole:
+                self._take_over(whole.splitlines(), head, result)
+            self._file = path.open("r+b" if stored else "wb")
+            self._file.seek(len(whole))
+            self._file.truncate()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be used to resume ({error}).") from error
+        if not whole:
+            self._write(head)
+
+    def add(self, result: R) -> None:
+        """Keep a result; it is in the operating system's hands when this returns."""
+        self.results.append(result)
+        self._write(result)
+
+    def _write(self, line: Any) -> None:
+        if self._file is not None:
+            self._file.write(self._encoder.encode(line) + b"\n")
+            self._file.flush()
+
+    def _take_over(self, lines: list[bytes], head: Mapping[str, Any], result: type[R]) -> None:
+        try:
+            found = msgspec.json.decode(lines[0], type=dict[str, Any])
+            if found.get("kind") != KIND:
+                raise ValueError("its first line has no settings")
+            decoder = msgspec.json.Decoder(result)
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.path} is no file of an evaluation ({error}); name another with --resume."
+            ) from error
+        differing = [name for name in {**head, **found} if head.get(name) != found.get(name)]
+        if differing:
+            name = differing[0]
+            others = f" (and {', '.join(differing[1:])})" if differing[1:] else ""
+            raise ConfigError(
+                f"{self.path} was written with {name} {found.get(name)!r}, but this run has "
+                f"{head.get(name)!r}{others}; run with the same settings, or name another file."
+            )
+        try:
+            self.results = [decoder.decode(line) for line in lines[1:]]
+        except ValueError as error:
+            raise ConfigError(f"{self.path} holds a line that is no result ({error}).") from error
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Journal[R]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

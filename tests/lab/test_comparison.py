@@ -1,0 +1,147 @@
+"""Fidelity is the distance that torch measures, and zero between a model and itself."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError
+from ockham.engine.engine import Engine
+from ockham.lab.cases import Case
+from ockham.lab.difference import Difference, difference, distance, first_difference
+from ockham.lab.evaluate import Result
+from ockham.lab.comparison import Entry, Comparing
+from tests.helpers.tiny import tiny_llama
+
+WORDS = [(100 + index, 7, 300 + 3 * index, 12, 50) for index in range(6)]
+CASES = [
+    *(
+        Case("complete", index, "all", words, 8, lambda made: 1.0)
+        for index, words in enumerate(WORDS)
+    ),
+    *(
+        Case("text", index, "all", words * 9, 0, None, True, 90)
+        for index, words in enumerate(WORDS)
+    ),
+]
+
+
+def engine(quantization: str | None = None, **settings: object) -> Engine:
+    return Engine(
+        EngineConfig(
+            model="lab",
+            quantization=quantization,
+            kv_cache_memory_bytes=1 << 24,
+            **settings,  # type: ignore[arg-type]
+        )
+    )
+
+
+def compare(
+    before: Engine, after: Engine, known: list[Entry] | None = None, positions: int = 20
+) -> tuple[list[Difference], list[Entry]]:
+    kept: list[Entry] = []
+    with Comparing(CASES, known or [], kept.append, positions=positions) as comparing:
+        comparing.baseline(before)
+        comparing.candidate(after)
+        return comparing.differences(), kept
+
+
+def test_the_distance_is_that_of_torch() -> None:
+    random = np.random.default_rng(2)
+    before = (random.standard_normal((40, 500)) * 4).astype(np.float32)
+    after = before + random.standard_normal((40, 500)).astype(np.float32)
+    agree, kl = distance(before, after)
+    left, right = torch.from_numpy(before).double(), torch.from_numpy(after).double()
+    expected = torch.nn.functional.kl_div(
+        right.log_softmax(1), left.log_softmax(1), log_target=True, reduction="none"
+    ).sum(1)
+    np.testing.assert_allclose(kl, expected.numpy(), rtol=1e-9)
+    assert agree == int((left.argmax(1) == right.argmax(1)).sum())
+    assert 0 < agree < 40
+
+
+def test_first_difference_of_two_completions() -> None:
+    assert first_difference([1, 2, 3], [1, 2, 3]) is None
+    assert first_difference([1, 2, 3], [1, 5, 3]) == 1
+    assert first_difference([1, 2], [1, 2, 3]) == 2
+
+
+def test_a_model_has_no_distance_from_itself_whatever_the_batch() -> None:
+    found, _ = compare(engine(), engine(max_num_seqs=2, max_num_batched_tokens=16))
+    for each in found:
+        assert (each.agreement, each.kl_mean, each.kl_max) == (1.0, 0.0, 0.0)
+        assert each.identical in (None, 1.0)
+        assert each.perplexity_ratio in (None, 1.0)
+        assert each.score_difference in (None, 0.0)
+    assert [each.source for each in found] == ["complete", "text", None]
+    assert found[1].positions == 6 * 20
+    assert found[2].positions == found[0].positions + found[1].positions
+
+
+def test_int4_is_farther_from_the_exact_model_than_int8() -> None:
+    baseline = engine()
+    int8, _ = compare(baseline, engine("int8"))
+    int4, _ = compare(baseline, engine("int4"))
+    assert int8[-1].kl_mean is not None
+    assert int4[-1].kl_mean is not None
+    assert 0 < int8[-1].kl_mean < int4[-1].kl_mean
+    assert int4[-1].kl_mean_interval is not None
+    assert int4[-1].kl_mean_interval[0] <= int4[-1].kl_mean <= int4[-1].kl_mean_interval[1]
+    assert int4[-1].perplexity_ratio != 1.0
+
+
+def test_perplexity_is_of_all_tokens_not_only_of_those_compared() -> None:
+    found, kept = compare(engine(), engine("int8"), positions=5)
+    nats = {e.result.key: e.result.nats for e in kept if e.result and e.result.run == "baseline"}
+    texts = [nats[case.key] or 0.0 for case in CASES if case.source == "text"]
+    assert found[1].positions == 6 * 5
+    assert found[1].baseline_perplexity == pytest.approx(math.exp(sum(texts) / (6 * 44)))
+
+
+@pytest.mark.parametrize("kept_lines", [0, 5, 14, 27, 36])
+def test_a_comparison_that_was_cut_off_goes_on_to_the_same_figures(kept_lines: int) -> None:
+    before, after = engine(), engine("int8")
+    whole, lines = compare(before, after)
+    assert len(lines) == 3 * len(CASES)
+    again, added = compare(before, after, lines[:kept_lines])
+    assert again == whole
+    assert len(added) == len(lines) - kept_lines
+
+
+def test_models_of_other_vocabularies_cannot_be_compared(tmp_path: Path) -> None:
+    other = Engine(EngineConfig(model=str(tiny_llama(tmp_path / "tiny")), skip_tokenizer_init=True))
+    with pytest.raises(ConfigError, match="vocabulary of 4096 tokens and the candidate one of 97"):
+        compare(engine(), other)
+
+
+def result(run: str, index: int, score: float, tokens: list[int]) -> Result:
+    return Result(
+        run=run,
+        source="steps",
+        index=index,
+        level="all",
+        prompt_tokens=3,
+        scores=[score],
+        token_ids=[tokens],
+    )
+
+
+def test_scores_are_paired_and_divergence_is_counted_in_tokens() -> None:
+    pairs = [
+        (result("baseline", 0, 1.0, [1, 2, 3]), result("candidate", 0, 0.0, [1, 2, 4])),
+        (result("baseline", 1, 1.0, [1, 2, 3]), result("candidate", 1, 1.0, [1, 2, 3])),
+        (result("baseline", 2, 0.0, [5, 6]), result("candidate", 2, 0.0, [7, 6])),
+        (result("baseline", 3, 1.0, [5]), result("candidate", 3, 1.0, [5])),
+    ]
+    found = difference("steps", pairs, [])
+    assert (found.baseline_score, found.candidate_score) == (0.75, 0.5)
+    assert found.score_difference == -0.25
+    assert found.score_difference_interval is not None
+    assert found.score_difference_interval[0] < -0.25 < found.score_difference_interval[1]
+    assert (found.identical, found.first_divergence) == (0.5, 1.0)

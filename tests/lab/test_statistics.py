@@ -1,0 +1,73 @@
+"""Intervals hold what they promise: checked against published figures and by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ockham.lab.statistics import paired_difference, ratio_interval, wilson
+
+
+def test_wilson_gives_the_published_interval() -> None:
+    # Newcombe 1998, table I: 81 of 263 and 15 of 148.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+
+
+def test_wilson_has_width_where_all_is_right_or_wrong() -> None:
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson(20, 20) == pytest.approx((0.8389, 1.0), abs=5e-5)
+    assert wilson(0, 0) is None
+
+
+def test_the_paired_interval_knows_that_the_items_are_the_same() -> None:
+    right = [1.0] * 50 + [0.0] * 50
+    same = paired_difference(right, right)
+    other = paired_difference(right, right[::-1])
+    assert same is not None
+    assert other is not None
+    assert same[0] == -same[1]
+    assert 0 < same[1] < 0.03
+    assert other[1] > 0.15
+    assert paired_difference([], []) is None
+
+
+def test_paired_scores_must_be_pairs_of_zero_and_one() -> None:
+    with pytest.raises(ValueError, match="of 2 and of 1"):
+        paired_difference([0.0, 1.0], [0.0])
+    with pytest.raises(ValueError, match="0 and 1"):
+        paired_difference([0.5], [0.0])
+
+
+def test_a_paired_interval_covers_the_truth_at_its_rate() -> None:
+    random = np.random.default_rng(7)
+    covered = 0
+    for _ in range(400):
+        before = random.random(60) < 0.7
+        after = np.where(random.random(60) < 0.15, random.random(60) < 0.3, before)
+        interval = paired_difference(before.astype(float).tolist(), after.astype(float).tolist())
+        assert interval is not None
+        # An item changes in 15% of cases and is then right in 30%, from 70%.
+        covered += interval[0] <= 0.15 * (0.3 - 0.7) <= interval[1]
+    assert covered / 400 > 0.92
+
+
+def test_a_ratio_of_sums_is_resampled_by_items() -> None:
+    random = np.random.default_rng(3)
+    covered = 0
+    for trial in range(200):
+        sizes = random.integers(5, 50, 40).astype(float)
+        rates = random.normal(2.0, 0.5, 40)
+        interval = ratio_interval((rates * sizes).tolist(), sizes.tolist(), seed=trial)
+        assert interval is not None
+        covered += interval[0] <= 2.0 <= interval[1]
+    assert covered / 200 > 0.88
+    assert ratio_interval([1.0], [2.0]) is None
+    assert ratio_interval([1.0, 1.0], [0.0, 0.0]) is None
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values = np.random.default_rng(1).random(30).tolist()
+    ones = [1.0] * 30
+    assert ratio_interval(values, ones, seed=5) == ratio_interval(values, ones, seed=5)
+    assert ratio_interval(values, ones, seed=5) != ratio_interval(values, ones, seed=6)
