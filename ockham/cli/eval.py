@@ -246,8 +246,8 @@ def _compare(
     positions: int,
     resume: Path | None,
 ) -> dict[str, Any]:
+    from ockham.lab.comparison import BASELINE, CANDIDATE, Comparing, Entry
     from ockham.lab.evaluate import settings, summarise
-    from ockham.lab.comparison import BASELINE, CANDIDATE, Entry, Comparing
     from ockham.lab.journal import Journal
     from ockham.model.loading import plan_model
 

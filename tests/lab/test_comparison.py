@@ -13,9 +13,9 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.engine.engine import Engine
 from ockham.lab.cases import Case
+from ockham.lab.comparison import Comparing, Entry
 from ockham.lab.difference import Difference, difference, distance, first_difference
 from ockham.lab.evaluate import Result
-from ockham.lab.comparison import Entry, Comparing
 from tests.helpers.tiny import tiny_llama
 
 WORDS = [(100 + index, 7, 300 + 3 * index, 12, 50) for index in range(6)]
