@@ -46,7 +46,7 @@ class Comparing:
     """A comparison under way: what is known so far, and what is still to be done.
 
     `keep` is given every new entry, to be journaled; entries of an earlier run come with `known`.
-    Used as `with Comparing(...) as comparing: comparing.baseline(engine); comparing.candidate(other)`.
+    Used as `with Comparing(...) as of: of.baseline(engine); of.candidate(other)`.
     """
 
     def __init__(
