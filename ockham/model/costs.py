@@ -20,6 +20,7 @@ from ockham.kernels.ops import (
     Program,
     Route,
 )
+from ockham.weights.stacked import parts_of
 
 
 def cost_of(program: Program, groups: Sequence[GroupLayout]) -> ModelCost:
@@ -74,7 +75,9 @@ def cost_of(program: Program, groups: Sequence[GroupLayout]) -> ModelCost:
         experts=experts,
         experts_per_row=experts_per_row,
         expert_bytes=expert_bytes,
-        products=_counted([*map(_product, dense), *products]),
+        products=_counted(
+            [*(_product(part) for linear in dense for part in parts_of(linear)), *products]
+        ),
         gate_values=gate_values,
     )
 
