@@ -1,4 +1,4 @@
-"""The recipe's commands: ``python -m recipes.lab {tokenizer,train,export}``."""
+"""The recipe's commands: ``python -m recipes.lab {tokenizer,passages,train,export}``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from recipes.lab.corpus import build_corpus
 from recipes.lab.data import build_streams
 from recipes.lab.evaluate import evaluate
 from recipes.lab.export import export
-from recipes.lab.plan import LAB
+from recipes.lab.passages import write_passages
+from recipes.lab.plan import PLANS
 from recipes.lab.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from recipes.lab.train import Trainer
 
@@ -22,21 +23,28 @@ _ROOT = Path(__file__).parents[2]
 def main() -> None:
     """Parse the command line and run one command."""
     parser = argparse.ArgumentParser(prog="python -m recipes.lab", description=__doc__)
-    parser.add_argument("command", choices=("tokenizer", "train", "export"))
-    parser.add_argument("--run", type=Path, default=_ROOT / "runs/lab", help="checkpoints, curve")
+    parser.add_argument("command", choices=("tokenizer", "passages", "train", "export"))
+    parser.add_argument("--plan", choices=tuple(PLANS), default="lab")
+    parser.add_argument("--start", type=Path, help="model.safetensors that the plan starts from")
+    parser.add_argument("--run", type=Path, help="checkpoints, curve; runs/PLAN by default")
     parser.add_argument("--out", type=Path, default=_ROOT / "ockham/model/lab", help="the export")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, resumable, then")
     options = parser.parse_args()
+    plan, run = PLANS[options.plan], options.run or _ROOT / "runs" / options.plan
     torch.set_num_threads(options.threads)
 
     documents = build_corpus()
     if options.command == "tokenizer":
         texts = [d.text for d in documents if not d.held_out and d.source in ("code", "prose")]
-        save_tokenizer(train_tokenizer(texts), options.out, LAB.shape.context_tokens)
+        save_tokenizer(train_tokenizer(texts), options.out, plan.shape.context_tokens)
+        return
+    if options.command == "passages":
+        write_passages(documents, _ROOT / "ockham/lab/tasks/held_out.json.gz")
         return
     tokenizer = load_tokenizer(options.out)
-    trainer = Trainer(LAB, build_streams(documents, tokenizer, options.run), options.run)
+    streams = build_streams(documents, tokenizer, _ROOT / "runs/tokens")
+    trainer = Trainer(plan, streams, run, tokenizer, options.start)
     if options.command == "train":
         trainer.run(minutes=options.minutes)
         return

@@ -96,13 +96,16 @@ class Batches:
         self._slots = [slots[i] for i in order]
         self._permutation = lru_cache(maxsize=2 * len(SOURCES))(self._draw_permutation)
 
-    def batch(self, step: int, rows: int) -> npt.NDArray[np.int64]:
-        """Token ids (rows, context + 1) of the phase's step number ``step``."""
-        windows = [self._window(row) for row in range(step * rows, (step + 1) * rows)]
-        return np.stack(windows).astype(np.int64)
+    def batch(self, step: int, rows: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Of the phase's step number ``step``: token ids (rows, context + 1), and for each but the
+        first the weight of its loss, which is 1."""
+        windows = [self.window(row) for row in range(step * rows, (step + 1) * rows)]
+        return np.stack(windows).astype(np.int64), np.ones((rows, self._context), np.float32)
 
-    def _window(self, row: int) -> Tokens:
-        """Windows of a source are read in a shuffled order, each once before any is read again."""
+    def window(self, row: int) -> Tokens:
+        """The (context + 1) tokens of a row.
+
+        Windows of a source are read in a shuffled order, each once before any is read again."""
         cycle, slot = divmod(row, len(self._slots))
         source = self._slots[slot]
         drawn = cycle * self._slots.count(source) + self._slots[:slot].count(source)

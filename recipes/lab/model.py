@@ -143,16 +143,19 @@ class LabModel(nn.Module):
                 deviation = 0.02 / (2 * shape.layers) ** 0.5 if into_residual else 0.02
                 nn.init.normal_(parameter, std=deviation, generator=generator)
 
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Normed hidden states (B, T, hidden) of ``ids`` (B, T)."""
+        cos, sin = rotary_tables(self.shape, ids.shape[1])
+        states: Tensor = self.model(ids, cos, sin)
+        return states
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocab) of normed hidden states."""
+        return F.linear(hidden, self.model.embed_tokens.weight)
+
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (B, T, vocab) of ``ids`` (B, T)."""
-        cos, sin = rotary_tables(self.shape, ids.shape[1])
-        embedding = self.model.embed_tokens.weight
-        return F.linear(self.model(ids, cos, sin), embedding)
-
-    def loss(self, ids: Tensor) -> Tensor:
-        """Mean nats per token of ``ids`` (B, T + 1); the first of each row is given."""
-        logits = self(ids[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+        return self.head(self.hidden(ids))
 
     def parameter_count(self) -> int:
         """Number of parameters, the tied head counted once."""

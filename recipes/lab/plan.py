@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from recipes.lab.induction import WIDE
 from recipes.lab.model import Shape
 
 
@@ -15,6 +16,8 @@ class Phase:
     layers: int
     context: int
     mixture: str = "broad"
+    batch_tokens: int | None = None
+    """Tokens of a step; the plan's where it is None."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Plan:
 
     phases: tuple[Phase, ...]
     shape: Shape = field(default_factory=Shape)
+    start_sha256: str = ""
+    """Of the safetensors file that the weights start from; "" to start from random ones."""
+    frozen: tuple[str, ...] = ()
+    """Beginnings of the names of the weights that stay as they are."""
     seed: int = 20_261_121
     batch_tokens: int = 8192
     micro_tokens: int = 2048
@@ -69,9 +76,17 @@ class Plan:
         number, _ = self.at(step)
         return number, replace(self.phases[number], steps=0), self.rate(step)
 
-    def tokens(self) -> int:
-        """Tokens read by the whole run."""
-        return self.steps * self.batch_tokens
+    def tokens_of(self, phase: Phase) -> int:
+        """Tokens of a step of the phase."""
+        return phase.batch_tokens or self.batch_tokens
+
+    def tokens(self, steps: int | None = None) -> int:
+        """Tokens read by the first ``steps`` steps; by the whole run if None."""
+        left, tokens = self.steps if steps is None else steps, 0
+        for phase in self.phases:
+            made = min(left, phase.steps)
+            tokens, left = tokens + made * self.tokens_of(phase), left - made
+        return tokens
 
 
 # Shallow and short first, where a token is cheap; the copied layers then start from what the few
@@ -87,3 +102,27 @@ LAB = Plan(
     ),
     decay_steps=360,
 )
+
+# From the weights of the plan above, widened: skills, in contexts that grow. The codes of
+# `induction.py` stay: an optimiser's steps are large beside them.
+SKILLS = Plan(
+    phases=(
+        Phase(steps=600, layers=10, context=256, mixture="copying", batch_tokens=2048),
+        Phase(steps=600, layers=10, context=512, mixture="skills", batch_tokens=4096),
+        Phase(steps=300, layers=10, context=1024, mixture="skills", batch_tokens=8192),
+        Phase(steps=160, layers=10, context=2048, mixture="long", batch_tokens=8192),
+        Phase(steps=80, layers=10, context=4096, mixture="long", batch_tokens=8192),
+    ),
+    shape=WIDE,
+    start_sha256="70a8e1e61055fd6569064b69ba16c2d88062431abe3cf8ac52a37e200bbd5165",
+    frozen=("model.embed_tokens",),
+    micro_tokens=4096,
+    warmup_steps=20,
+    decay_steps=400,
+    matrix_rate=0.005,
+    vector_rate=0.001,
+    weight_decay=0.01,
+    checkpoint_steps=20,
+    evaluation_steps=100,
+)
+PLANS = {"lab": LAB, "skills": SKILLS}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -16,10 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional as F
 
+from recipes.lab import skills
 from recipes.lab.data import Batches, Streams
 from recipes.lab.evaluate import evaluate
+from recipes.lab.induction import WIDE, widen
 from recipes.lab.model import LabModel, Shape
 from recipes.lab.plan import Phase, Plan
 
@@ -41,12 +47,23 @@ _EVALUATED_CONTEXT = 512
 class Trainer:
     """A model in training, its optimisers, and the folder that keeps both."""
 
-    def __init__(self, plan: Plan, streams: Streams, folder: Path) -> None:
-        self.plan, self.streams, self.folder = plan, streams, folder
+    def __init__(
+        self,
+        plan: Plan,
+        streams: Streams,
+        folder: Path,
+        tokenizer: Tokenizer | None = None,
+        start: Path | None = None,
+    ) -> None:
+        """`tokenizer` is needed by phases that teach skills; `start` is the safetensors file that
+        a plan with `start_sha256` begins from."""
+        self.plan, self.streams, self.folder, self.tokenizer = plan, streams, folder, tokenizer
         self.step = 0
         self.phase = 0
         self.deterministic = True  # false for a run begun before its gradients were
         self.model = self._new_model(0)
+        if plan.start_sha256 and not self._checkpoint.exists():
+            load_start(self.model, plan.start_sha256, start, plan.seed)
         self._start_phase()
         folder.mkdir(parents=True, exist_ok=True)
         self._curve = folder / "curve.csv"
@@ -103,7 +120,9 @@ class Trainer:
     def _start_phase(self) -> None:
         """Build what depends on the phase: optimisers, batches, the compiled loss."""
         phase = self.plan.phases[self.phase]
-        named = dict(self.model.named_parameters())
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not name.startswith(self.plan.frozen))
+        named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         matrices = [p for name, p in named.items() if p.ndim == 2 and "layers" in name]
         vectors = [p for name, p in named.items() if p.ndim == 1 or "layers" not in name]
         self.matrices = torch.optim.Muon(
@@ -112,17 +131,32 @@ class Trainer:
         self.vectors = torch.optim.AdamW(
             vectors, lr=self.plan.vector_rate, betas=(0.9, 0.95), weight_decay=0.0
         )
-        self.batches = Batches(
-            self.streams.train, self.plan.seed, self.phase, phase.context, phase.mixture
-        )
+        self.batches = self._batches(phase)
+        trunk = self.model.hidden
 
-        def loss(ids: Tensor) -> Tensor:
+        def hidden(ids: Tensor) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
-                return self.model.loss(ids)
+                return trunk(ids)
 
         torch.compiler.reset()
-        self._loss: Callable[[Tensor], Tensor] = (
-            torch.compile(loss, dynamic=False) if self.plan.compiled else loss
+        self._hidden: Callable[[Tensor], Tensor] = (
+            torch.compile(hidden, dynamic=False) if self.plan.compiled else hidden
+        )
+
+    def _batches(self, phase: Phase) -> Batches | skills.SkillBatches:
+        if phase.mixture not in skills.MIXTURES:
+            return Batches(
+                self.streams.train, self.plan.seed, self.phase, phase.context, phase.mixture
+            )
+        if self.tokenizer is None:
+            raise ValueError(f"The mixture {phase.mixture!r} needs a tokenizer.")
+        return skills.SkillBatches(
+            self.streams.train,
+            self.tokenizer,
+            self.plan.seed,
+            self.phase,
+            phase.context,
+            phase.mixture,
         )
 
     def _enter_phase(self, number: int) -> None:
@@ -159,11 +193,15 @@ class Trainer:
         ):
             for group in optimiser.param_groups:
                 group["lr"] = rate * plan.rate(self.step)
-        ids = torch.from_numpy(self.batches.batch(step, plan.batch_tokens // phase.context))
-        parts = torch.split(ids, max(1, plan.micro_tokens // phase.context))
+        batch_ids, batch_weights = self.batches.batch(step, plan.tokens_of(phase) // phase.context)
+        ids, weights = torch.from_numpy(batch_ids), torch.from_numpy(batch_weights)
+        rows = max(1, plan.micro_tokens // phase.context)
+        all_weights = weights.sum()
         total = 0.0
-        for part in parts:
-            loss = self._loss(part) * (len(part) / len(ids))
+        for part, part_weights in zip(
+            torch.split(ids, rows), torch.split(weights, rows), strict=True
+        ):
+            loss = self._nats(part, part_weights) / all_weights
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         self.matrices.step()  # type: ignore[no-untyped-call]
@@ -171,6 +209,15 @@ class Trainer:
         self.model.zero_grad()
         self.step += 1
         return total
+
+    def _nats(self, ids: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of nats; the head is computed only where a weight is not 0."""
+        counted = weights > 0
+        hidden = self._hidden(ids[:, :-1])[counted]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
+            logits = self.model.head(hidden)
+        nats = F.cross_entropy(logits.float(), ids[:, 1:][counted], reduction="none")
+        return (nats * weights[counted]).sum()
 
     def _is_due(self, interval: int) -> bool:
         return self.step % interval == 0 or self.done
@@ -194,8 +241,9 @@ class Trainer:
                 f"{self._checkpoint} was trained on another corpus: train in an empty folder."
             )
         phases = tuple(Phase(**phase) for phase in state["plan"].pop("phases"))
+        frozen = tuple(state["plan"].pop("frozen", ()))
         shape = Shape(**state["plan"].pop("shape"))
-        past = Plan(phases=phases, shape=shape, **state["plan"])
+        past = Plan(phases=phases, shape=shape, frozen=frozen, **state["plan"])
         if not self.plan.has_same_past(past, state["step"]):
             raise ValueError(
                 f"{self._checkpoint} was trained by another plan: train in an empty folder."
@@ -214,7 +262,7 @@ class Trainer:
         phase = self.plan.phases[self.phase]
         row = {
             "step": self.step,
-            "tokens": self.step * self.plan.batch_tokens,
+            "tokens": self.plan.tokens(self.step),
             "layers": phase.layers,
             "context": phase.context,
             "rate": f"{self.plan.rate(self.step - 1):.4f}",
@@ -235,6 +283,20 @@ class Trainer:
             writer = csv.DictWriter(file, CURVE_FIELDS)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def load_start(model: LabModel, sha256: str, path: Path | None, seed: int) -> None:
+    """Take over the weights that a plan starts from, widened where the model is wide.
+
+    Raises ValueError for any other weights.
+    """
+    if path is None:
+        raise ValueError("The plan starts from weights: name their file with --start.")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise ValueError(f"{path} has the SHA-256 {found}, but the plan starts from {sha256}.")
+    weights = {name: weight.float() for name, weight in load_file(path).items()}
+    model.load_state_dict(widen(weights, seed) if model.shape == WIDE else weights)
 
 
 def source_of(name: str, layers: int) -> str:

@@ -16,6 +16,9 @@ from ockham.lab.tasks.vocabulary import (
     invented_name,
 )
 
+START = "Answer: "
+"""What an answer begins with, so that a name has a space before it there as in the documents."""
+
 
 @dataclass(frozen=True, slots=True)
 class Person:
@@ -72,7 +75,7 @@ class Documents:
             messages=({"role": "user", "content": f"{describe_people(people)}\n{asked}"},),
             text=None,
             answer=answer,
-            max_tokens=16,
+            max_tokens=64,
             level=level,
             fields={"documents": [person.describe() for person in people], "question": asked},
         )
@@ -108,17 +111,20 @@ def describe_people(people: list[Person]) -> str:
 
 
 def draw_question(rng: Random, people: list[Person], hops: int) -> tuple[str, str]:
-    """A question and its answer; of two hops, one that needs two documents."""
+    """A question and the sentences that answer it; of two hops, from two documents."""
     person = rng.choice(people)
-    who, about = person.name, person
+    relation = f"The {person.relation} of {person.name} is {person.other}."
+    who, about, first = person.name, person, ""
     if hops == 2:
         who = f"the {person.relation} of {person.name}"
         about = next(other for other in people if other.name == person.other)
-    questions = [
-        (f"Where does {who} live?", about.city),
-        (f"What does {who} work as?", about.job),
-        (f"Which animal does {who} have?", about.animal),
+        first = f"{relation} "
+    turns = [
+        (f"Where does {who} live?", f"{first}{about.name} lives in {about.city}."),
+        (f"What does {who} work as?", f"{first}{about.name} works as a {about.job}."),
+        (f"Which animal does {who} have?", f"{first}{about.name} has a {about.animal}."),
     ]
     if hops == 1:
-        questions.append((f"Who is the {person.relation} of {who}?", person.other))
-    return rng.choice(questions)
+        turns.append((f"Who is the {person.relation} of {who}?", relation))
+    asked, answer = rng.choice(turns)
+    return asked, START + answer

@@ -1,4 +1,4 @@
-"""`recall`: a list of keys and numbers, then a question for one of them."""
+"""`recall`: a list of keys and words, then a question for one of them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ockham.lab.tasks.item import (
 )
 from ockham.lab.tasks.vocabulary import ADJECTIVES, NOUNS
 
-INTRODUCTION = "Remember these numbers.\n"
+INTRODUCTION = "Remember these.\n"
 TEMPLATE_TOKENS = 24
 """What the chat template and the question take, about."""
 
 
 class Recall:
-    """Find one number among hundreds, at any depth of the context (the needle test)."""
+    """Find one word among hundreds, at any depth of the context (the needle test)."""
 
     name: ClassVar[str] = "recall"
-    summary: ClassVar[str] = "one key's number from a list of keys"
+    summary: ClassVar[str] = "one key's word from a list of keys"
     levels: ClassVar[tuple[str, ...]] = (
         "tokens=128",
         "tokens=256",
@@ -52,7 +52,7 @@ class Recall:
         if not allowed:  # of a short list, make one of the facts one that may be asked
             key = rng.choice(list(facts))
             while not belongs_to(split, key, facts[key]):
-                facts[key] = draw_number(rng)
+                facts[key] = draw_value(rng)
             allowed = [key]
         asked = rng.choice(allowed)
         content = f"{describe_facts(facts)}\n{question(asked)}"
@@ -61,8 +61,8 @@ class Recall:
             task=self.name,
             messages=({"role": "user", "content": content},),
             text=None,
-            answer=facts[asked],
-            max_tokens=12,
+            answer=line(asked, facts[asked]),
+            max_tokens=24,
             level=level,
             fields={"key": asked, "depth": round(depth, 3)},
         )
@@ -72,13 +72,13 @@ class Recall:
         return is_answer(item, completion)
 
 
-def draw_number(rng: Random) -> str:
-    """Four digits, each a token of its own in the lab model's tokenizer."""
-    return str(rng.randrange(1000, 10_000))
+def draw_value(rng: Random) -> str:
+    """A word, of one token in the lab model's tokenizer."""
+    return rng.choice(NOUNS)
 
 
 def draw_facts(rng: Random, tokens: int, count: Count | None) -> dict[str, str]:
-    """Keys and their numbers, as many as take about so many tokens; at least two."""
+    """Keys and their words, as many as take about so many tokens; at least two."""
     count = count or count_roughly
     facts: dict[str, str] = {}
     taken = count(INTRODUCTION)
@@ -86,18 +86,23 @@ def draw_facts(rng: Random, tokens: int, count: Count | None) -> dict[str, str]:
         key = f"{rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"
         if key in facts:
             continue
-        number = draw_number(rng)
-        taken += count(f"{key}: {number}\n")
+        value = draw_value(rng)
+        taken += count(f"{line(key, value)}\n")
         if taken > tokens and len(facts) >= 2:
             return facts
-        facts[key] = number
+        facts[key] = value
+
+
+def line(key: str, value: str) -> str:
+    """A line of the list, which is also the answer."""
+    return f"- {key}: {value}"
 
 
 def describe_facts(facts: dict[str, str]) -> str:
     """The list as it stands in the prompt."""
-    return INTRODUCTION + "".join(f"{key}: {number}\n" for key, number in facts.items())
+    return INTRODUCTION + "".join(f"{line(key, value)}\n" for key, value in facts.items())
 
 
 def question(key: str) -> str:
     """What is asked."""
-    return f"What is the number of {key}?"
+    return f"Which line is this?\n- {key}"
