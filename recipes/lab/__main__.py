@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="model.safetensors that the plan starts from")
     parser.add_argument("--run", type=Path, help="checkpoints, curve; runs/PLAN by default")
     parser.add_argument("--out", type=Path, default=_ROOT / "ockham/model/lab", help="the export")
+    parser.add_argument("--scores", type=Path, help="of `ockham eval --json`, for the card")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, resumable, then")
     options = parser.parse_args()
@@ -58,7 +60,8 @@ def main() -> None:
             score = evaluate(model, trainer.streams.held_out[source], context)
             scores[source, context] = score, score.bits_per_byte(tokenizer)
             print(f"{source} at {context}: perplexity {score.perplexity:.2f}")
-    text = card(trainer, scores)
+    skills = json.loads(options.scores.read_text())["scores"] if options.scores else ()
+    text = card(trainer, scores, skills)
     export(model, tokenizer, text, options.out)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from recipes.lab.corpus import HELD_OUT_PER_MILLE
 from recipes.lab.data import MIXTURES
 from recipes.lab.evaluate import Score
+from recipes.lab.skills import MIXTURES as SKILL_MIXTURES
 from recipes.lab.train import Trainer
 
 _HEADER = """\
@@ -32,12 +34,48 @@ no thinking; their tokens are reserved, untrained. Few steps were made at its wh
 2,048 tokens it predicts worse than before.
 """
 
+_HEADER_SKILLS = (
+    _HEADER.partition("It is **tiny**")[0]
+    + """\
+It is **tiny**. It was taught the tasks of `ockham/lab/tasks`, and a table below says how well it
+does them; beside them it writes text that looks like Python, and what it says is not to be believed. It was shown no tool calls, no fill-in-the-middle and no thinking; their tokens are
+reserved, untrained.
+"""
+)
+
+
+def skills_section(scores: Sequence[Mapping[str, Any]]) -> str:
+    """A table of task scores: the ``scores`` of a report that ``ockham eval --json`` wrote."""
+    rows = []
+    for score in scores:
+        if "score" not in score:  # texts, whose perplexity the card has already
+            continue
+        low, high = score["score_interval"]
+        rows.append(
+            f"| {score['source']} | {score.get('level') or 'all'} | {score['items']} | "
+            f"{score['score']:.1%} | {low:.1%} to {high:.1%} |"
+        )
+    if not rows:
+        return ""
+    return f"""
+## Skills
+
+Measured by `ockham eval` on these weights with greedy decoding, on items of the test split; an
+answer is right when a program says so. In the last column, 95% intervals.
+
+| task | level | items | right | interval |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+"""
+
 
 def card(
     trainer: Trainer,
     scores: Mapping[tuple[str, int], tuple[Score, float]],
+    skills: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The card; ``scores`` has for (source, context) the score and its bits per byte."""
+    """The card; ``scores`` has for (source, context) the score and its bits per byte, ``skills``
+    the scores of tasks."""
     model, plan, streams, steps = trainer.model, trainer.plan, trainer.streams, trainer.step
     shape = model.shape
     rows = [
@@ -46,13 +84,14 @@ def card(
     ]
     phases = [
         f"| {phase.steps:,} | {phase.layers} | {phase.context:,} | {phase.mixture} | "
-        f"{phase.steps * plan.batch_tokens / 1e6:.1f} |"
+        f"{phase.steps * plan.tokens_of(phase) / 1e6:.1f} |"
         for phase in plan.phases
     ]
     sizes = ", ".join(f"{name} {len(stream):,}" for name, stream in streams.train.items())
     mixtures = "; ".join(
         f"*{mixture}*: " + ", ".join(f"{name} {5 * share}%" for name, share in shares.items())
-        for mixture, shares in MIXTURES.items()
+        for mixture, shares in {**MIXTURES, **SKILL_MIXTURES}.items()
+        if any(phase.mixture == mixture for phase in plan.phases)
     )
     progress = (
         f"all {steps:,} steps"
@@ -65,7 +104,10 @@ def card(
         else "**not reproducible to the bit**: these weights were trained before the recipe made\n"
         "  the gradient of the embedding deterministic; training again gives slightly other weights"
     )
-    return f"""{_HEADER}
+    start = (
+        f", from the weights with the SHA-256 `{plan.start_sha256}`" if plan.start_sha256 else ""
+    )
+    return f"""{_HEADER if not skills else _HEADER_SKILLS}
 ## Architecture
 
 Llama, {model.parameter_count():,} parameters: hidden {shape.hidden}, {shape.layers} layers, \
@@ -89,7 +131,7 @@ is docstrings and pydoc's topics.
 
 Docstrings, their functions and the library's idioms resemble each other across files, so held-out
 text is easier than code from elsewhere.
-
+{skills_section(skills)}
 ## Training
 
 - **Data:** the standard library of Python {platform.python_version()}, less generated tables and
@@ -97,7 +139,7 @@ text is easier than code from elsewhere.
   Tokens: {sizes}. *chat* is questions and answers made from functions and their docstrings.
   Rows of a batch, {mixtures}.
   Corpus SHA-256: `{streams.corpus_sha256}`.
-- **Tokens read:** {steps * plan.batch_tokens:,} ({progress}), in batches of {plan.batch_tokens:,}.
+- **Tokens read:** {plan.tokens(steps):,} ({progress}){start}.
 - **Optimiser:** Muon at {plan.matrix_rate} for the layers' matrices, AdamW at {plan.vector_rate} \
 for the embedding
   and the norms; {plan.warmup_steps} steps of warm-up, linear decay to zero over the last \

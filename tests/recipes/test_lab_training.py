@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.lab.card import card
+from recipes.lab.card import card, skills_section
 from recipes.lab.data import Batches, Streams
 from recipes.lab.evaluate import evaluate, token_byte_lengths
 from recipes.lab.export import export
@@ -163,6 +163,19 @@ def test_export_equals_transformers(streams: Streams, tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(model(ids), theirs(ids).logits, atol=2e-4, rtol=1e-4)
     assert "unfinished" in (tmp_path / "README.md").read_text()
+
+
+def test_the_card_has_the_scores_of_tasks_and_not_those_of_texts() -> None:
+    scores = [
+        {"source": "recall", "items": 40, "score": 0.925, "score_interval": [0.8, 0.97]},
+        {"source": "edit", "level": "rename", "items": 9, "score": 0, "score_interval": [0, 0.3]},
+        {"source": "code", "items": 9, "perplexity": 8.5},
+    ]
+    section = skills_section(scores)
+    assert "| recall | all | 40 | 92.5% | 80.0% to 97.0% |" in section
+    assert "| edit | rename | 9 | 0.0% | 0.0% to 30.0% |" in section
+    assert "| code" not in section
+    assert skills_section(scores[2:]) == ""
 
 
 def test_the_shipped_model_predicts_python() -> None:
