@@ -34,14 +34,13 @@ no thinking; their tokens are reserved, untrained. Few steps were made at its wh
 2,048 tokens it predicts worse than before.
 """
 
-_HEADER_SKILLS = (
-    _HEADER.partition("It is **tiny**")[0]
-    + """\
+_SKILLED = """\
 It is **tiny**. It was taught the tasks of `ockham/lab/tasks`, and a table below says how well it
-does them; beside them it writes text that looks like Python, and what it says is not to be believed. It was shown no tool calls, no fill-in-the-middle and no thinking; their tokens are
-reserved, untrained.
+does them. Beside them it writes text that looks like Python; what it says is not to be believed.
+It was shown no tool calls, no fill-in-the-middle and no thinking; their tokens are reserved,
+untrained.
 """
-)
+_HEADER_SKILLS = _HEADER.partition("It is **tiny**")[0] + _SKILLED
 
 
 def skills_section(scores: Sequence[Mapping[str, Any]]) -> str:
