@@ -30,9 +30,9 @@ class Others:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        began, busy_s, own_s = self._start
+        began, busy_before_s, own_before_s = self._start
         wall_s = time.perf_counter() - began
-        others_s = (_busy_s() - busy_s) - (own_s() - own_s)
+        others_s = (_busy_s() - busy_before_s) - (own_s() - own_before_s)
         self.share = min(1.0, max(0.0, others_s) / (wall_s * self._cores))
 
 
