@@ -56,7 +56,7 @@ WORKLOADS: tuple[Workload, ...] = (
     Batch("decode-8", "Decode, batch 8", 8, 128, 128),
     Batch("prefill-512", "Prefill of 512 tokens", 1, 512, 1),
     Batch("prefill-2048", "Prefill of 2,048 tokens", 1, 2048, 1),
-    Mixed("mixed", "Mixed traffic", 12, 2.0, (16, 1024), (16, 256)),
+    Mixed("mixed", "Mixed traffic", 8, 2.0, (16, 1024), (16, 256)),
 )
 
 
