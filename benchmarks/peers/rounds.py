@@ -26,6 +26,9 @@ from ockham.kernels.cores import allowed_cores
 
 Record = dict[str, Any]
 
+WARMUP_TOKENS = 32
+"""Of a prompt and of its continuation, before a worker's first run that counts: engines allocate
+late, and Ockham moves its weights into huge pages a second after loading."""
 DISTURBED_SHARE = 0.05
 """A run beside which others used more of the machine than this does not count."""
 
@@ -177,6 +180,7 @@ class Run:
             worker = stack.enter_context(self._worker(each))
             version = self._load(worker, each)
             self.results.add(kind="version", configuration=each.name, version=version)
+            worker.generate(prompts(1, WARMUP_TOKENS, f"warmup-{round_}"), WARMUP_TOKENS)
             workers[each.name] = worker
         else:
             worker = workers[each.name]
