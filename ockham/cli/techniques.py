@@ -1,19 +1,30 @@
-"""`ockham techniques`: what is registered at each seam."""
+"""`ockham techniques`: what is registered at each seam, and what it is worth when measured."""
 
 from __future__ import annotations
 
+import datetime
 import json
+import sys
 from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ockham.cli.options import option
+from ockham.cli.options import Integer, engine_config, engine_options, option
+from ockham.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ockham.lab.evidence import Recipe, Row
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @option("--json", "as_json", is_flag=True, help="Write a JSON list.")
-def techniques(as_json: bool) -> None:
+@click.pass_context
+def techniques(ctx: click.Context, as_json: bool) -> None:
     """List the techniques by seam: whether each is exact, what it does, what it books."""
+    if ctx.invoked_subcommand is not None:
+        return
     from ockham.core import registry
 
     found = registry.techniques()
@@ -40,3 +51,139 @@ def techniques(as_json: bool) -> None:
             details += [f"paper {technique.paper}"] if technique.paper else []
             if details:
                 click.echo(f"  {'':<14} {'':<12} {'; '.join(details)}")
+
+
+@techniques.command()
+@click.argument("name", required=False)
+@option("--all", "every", is_flag=True, help="Measure every technique and write the page.")
+@option(
+    "--page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("docs/techniques.md"),
+    show_default=True,
+    help="The page that --all writes; its plots go into a folder beside it.",
+)
+@option(
+    "--rounds", type=Integer(1), default=5, show_default=True, help="With and without, so often."
+)
+@option("--json", "as_json", is_flag=True, help="Write the rows as JSON.")
+@engine_options
+def measure(
+    name: str | None, every: bool, page: Path, rounds: int, as_json: bool, **kwargs: Any
+) -> None:
+    """Run the technique NAME with and without, in turn: what it saves, what it costs.
+
+    Name the model with --model; an argument after NAME is one too.
+    """
+    if (name is None) != every:
+        raise click.UsageError("name one technique, or take --all.")
+    if every:
+        _check_page(page)
+    from ockham.lab.evidence import Bench, recipe_of, recipes
+
+    config = engine_config(**kwargs)
+    bench = Bench(config, rounds, config.seed)
+    measured: list[tuple[Recipe, Row | None]] = []
+    for recipe in recipes() if name is None else [recipe_of(name)]:
+        row = recipe.measure(bench) if recipe.measure is not None else None
+        bench.release()
+        measured.append((recipe, row))
+        if not as_json:
+            _tell(recipe, row)
+    if as_json:
+        _write_json(measured)
+    if every:
+        from ockham.lab.evidence.page import write_page
+
+        write_page(
+            page,
+            measured,
+            machine=_machine(),
+            date=datetime.date.today().isoformat(),
+            model=config.model,
+            rounds=rounds,
+        )
+
+
+@techniques.command()
+@option(
+    "--page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Write the matrix as Markdown into this file, such as docs/composition.md.",
+)
+@option("--model", default="lab", show_default=True, help="Directory or hub name.")
+@option("--json", "as_json", is_flag=True, help="Write the pairs as JSON.")
+def compose(page: Path | None, model: str, as_json: bool) -> None:
+    """Run every pair of techniques: exact, with what loss, or refused for which reason.
+
+    Fails (status 1) if a token differs where nothing may change one.
+    """
+    from ockham.lab.evidence import Bench
+    from ockham.lab.evidence.compose import compose as run_pairs
+    from ockham.lab.evidence.compose import engine_config_of, matrix_page
+
+    if page is not None and not page.absolute().parent.is_dir():
+        raise ConfigError(f"--page {page}: there is no directory {page.absolute().parent}.")
+    cells = run_pairs(Bench(engine_config_of(model)))
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(cells), indent=2))
+    else:
+        for cell in cells:
+            click.echo(f"{cell.one:<28} {cell.other:<28} {cell.verdict}")
+    if page is not None:
+        page.write_text(matrix_page(cells, model), encoding="utf-8")
+    if any(cell.identical is False for cell in cells):
+        sys.exit(1)
+
+
+def _tell(recipe: Recipe, row: Row | None) -> None:
+    from ockham.lab.evidence.page import cells
+
+    click.echo(f"{recipe.seam}/{recipe.name}: {recipe.summary}")
+    if row is None:
+        click.echo("  what others at this seam are compared with: it saves nothing")
+        return
+    for key, value in cells(row):
+        click.echo(f"  {key + ':':<12} {value}")
+
+
+def _write_json(measured: list[tuple[Recipe, Row | None]]) -> None:
+    import msgspec
+
+    rows = [
+        {**msgspec.to_builtins(row), "saved": row.saved, "verdict": row.verdict}
+        for _, row in measured
+        if row is not None
+    ]
+    click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
+
+
+def _check_page(page: Path) -> None:
+    """Refuse before anything is measured what could not be written afterwards."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "--all draws plots and needs matplotlib: pip install 'ockham[plots]'."
+        ) from error
+    if not page.absolute().parent.is_dir():
+        raise ConfigError(f"--page {page}: there is no directory {page.absolute().parent}.")
+
+
+def _machine() -> str:
+    """The processor, as the page names it."""
+    import os
+    import platform
+
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"

@@ -1,0 +1,11 @@
+"""Evidence: what each technique saves here, now, beside what its paper claims."""
+
+from __future__ import annotations
+
+# Importing them makes their recipes known.
+from ockham.lab.evidence import blocks, engine, formats, seams  # noqa: F401
+from ockham.lab.evidence.bench import Bench
+from ockham.lab.evidence.recipe import Recipe, recipe_of, recipes
+from ockham.lab.evidence.row import Row
+
+__all__ = ["Bench", "Recipe", "Row", "recipe_of", "recipes"]

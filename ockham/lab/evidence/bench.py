@@ -1,0 +1,168 @@
+"""What recipes of evidence measure with: engines of one model, requests, and timed rounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from statistics import median
+
+import msgspec
+
+from ockham.core.config import EngineConfig
+from ockham.core.ledger import Ledger
+from ockham.core.outputs import RequestOutput
+from ockham.core.sampling_params import SamplingParams
+from ockham.engine.collect import Collector
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Delta, Request
+from ockham.lab.evidence.row import Row, ratio
+from ockham.lab.running import drive
+
+POOL_BYTES = 256 << 20
+"""State of an engine that measures: enough for every recipe on the lab model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one run of a set of requests gave."""
+
+    tokens: list[list[list[int]]]
+    """Of each request, of each choice."""
+    ledger: Ledger
+    """Of all requests together."""
+    seconds: float
+    observed: float = 0.0
+    """What the recipe watched for, in its own unit."""
+
+
+@dataclass(slots=True)
+class Bench:
+    """One model, and how often and how thoroughly it is measured."""
+
+    config: EngineConfig
+    rounds: int = 5
+    seed: int = 0
+    _engines: dict[str, Engine] = field(default_factory=dict)
+
+    def engine(self, **settings: object) -> Engine:
+        """An engine with some settings changed; the same settings get the same engine.
+
+        The state's pool is small, so that several engines fit, unless a setting says otherwise.
+        """
+        fields = msgspec.structs.asdict(self.config)
+        if fields["kv_cache_memory_bytes"] is None:
+            fields["kv_cache_memory_bytes"] = POOL_BYTES
+        config = msgspec.convert({**fields, **settings}, EngineConfig)
+        key = repr(config)
+        if key not in self._engines:
+            self._engines[key] = Engine(config)
+        return self._engines[key]
+
+    def release(self) -> None:
+        """Let go of every engine, so that the next recipe has the memory."""
+        self._engines.clear()
+
+    def prompts(self, engine: Engine, lengths: Sequence[int]) -> list[list[int]]:
+        """Random prompts of these lengths."""
+        rng = Random(f"evidence {self.seed}")
+        return [[rng.randrange(engine.vocabulary) for _ in range(length)] for length in lengths]
+
+    def compare(
+        self,
+        seam: str,
+        name: str,
+        without: Callable[[], Outcome],
+        with_: Callable[[], Outcome],
+        amount: Callable[[Outcome], float],
+        **facts: object,
+    ) -> Row:
+        """Run both in turn, round by round, after a round that is not counted.
+
+        `amount` is what the technique saves, of one run. The order changes every round, so that a
+        drift of the machine falls on both.
+        """
+        runs: tuple[list[Outcome], list[Outcome]] = ([], [])
+        for number in range(self.rounds + 1):
+            for which in (0, 1) if number % 2 else (1, 0):
+                outcome = (without, with_)[which]()
+                if number:
+                    runs[which].append(outcome)
+        speed, interval = ratio(*([outcome.seconds for outcome in side] for side in runs))
+        return msgspec.convert(
+            {
+                "seam": seam,
+                "name": name,
+                "without": median(map(amount, runs[0])),
+                "with_": median(map(amount, runs[1])),
+                "speed": speed,
+                "speed_interval": interval,
+                "rounds": self.rounds,
+                "identical": all(
+                    outcome.tokens == runs[0][0].tokens for side in runs for outcome in side
+                ),
+                "model": self.config.model,
+                **facts,
+            },
+            Row,
+        )
+
+
+def greedy(tokens: int, **settings: object) -> SamplingParams:
+    """Greedy decoding of exactly so many tokens."""
+    fields = {"temperature": 0.0, "max_tokens": tokens, "ignore_eos": True, **settings}
+    return msgspec.convert(fields, SamplingParams)
+
+
+def requests(prompts: Sequence[list[int]], params: Sequence[SamplingParams]) -> list[Request]:
+    """A request for each prompt, without text."""
+    return [
+        Request(request_id=str(number), prompt_token_ids=prompt, params=each, detokenize=False)
+        for number, (prompt, each) in enumerate(zip(prompts, params, strict=True))
+    ]
+
+
+def run(engine: Engine, wanted: Sequence[Request], at_once: int | None = None) -> Outcome:
+    """Run requests together, or `at_once` at a time, each group after the one before has ended."""
+    outputs: dict[str, RequestOutput] = {}
+
+    def done(output: RequestOutput) -> None:
+        outputs[output.request_id] = output
+
+    started = time.perf_counter()
+    for begin in range(0, len(wanted), at_once or len(wanted)):
+        drive(engine, wanted[begin : begin + (at_once or len(wanted))], done)
+    return outcome_of([outputs[request.request_id] for request in wanted], started)
+
+
+Watch = Callable[[int, list[Delta]], list[Request]]
+"""Told the number of a step and what came of it; gives requests that arrive then."""
+
+
+def watched(engine: Engine, wanted: Sequence[Request], watch: Watch) -> Outcome:
+    """Run requests step by step, under the eyes of `watch`."""
+    arrived = list(wanted)
+    collectors = {request.request_id: Collector(request) for request in arrived}
+    started, step = time.perf_counter(), 0
+    for request in wanted:
+        engine.add(request)
+    while engine.has_work:
+        deltas = engine.step()
+        for delta in deltas:
+            collectors[delta.request_id].add(delta)
+        step += 1
+        for request in watch(step, deltas):
+            engine.add(request)
+            arrived.append(request)
+            collectors[request.request_id] = Collector(request)
+    return outcome_of([collectors[r.request_id].output() for r in arrived], started)
+
+
+def outcome_of(outputs: Sequence[RequestOutput], started: float) -> Outcome:
+    """What these outputs come to; they began at `started`."""
+    ledger = Ledger()
+    for output in outputs:
+        ledger.add(output.ledger)
+    tokens = [[list(choice.token_ids) for choice in output.outputs] for output in outputs]
+    return Outcome(tokens, ledger, time.perf_counter() - started)

@@ -1,0 +1,96 @@
+"""Evidence for GGUF's block types: one product beside the same values widened to fp32.
+
+Nobody quantises to these types here, so a model of one's own cannot be compared in them; a product
+of a matrix of a real size can, with the codes drawn at random.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+import numpy as np
+
+from ockham.core.quantised import BlockRows
+from ockham.core.registry import techniques
+from ockham.kernels.cores import allowed_cores
+from ockham.lab.evidence.bench import Bench
+from ockham.lab.evidence.recipe import Measure, evidence
+from ockham.lab.evidence.row import Row, ratio
+from ockham.lab.kernels.limits import Limits
+from ockham.lab.kernels.products import cold_matrices
+from ockham.weights.block_layout import BlockLayout
+from ockham.weights.block_types import BlockFormat
+from ockham.weights.fp32 import Fp32
+
+OUTPUTS, INPUTS = 2048, 2048
+CALLS = 32
+GGML = (
+    "ggml's block types (llama.cpp): weights of 4 to 9 bits multiplied with inputs in 8 bits; no "
+    "figure is claimed for one product"
+)
+
+
+def random_rows(layout: BlockLayout, outputs: int, inputs: int, seed: int) -> BlockRows:
+    """Rows with random codes, and scales that give weights of about a hundredth."""
+    rng = np.random.default_rng(seed)
+    blocks = inputs // layout.inputs
+    factors = (outputs, inputs // layout.group) if layout.group else (0, 0)
+    lowest = -32 if layout.signed else 1
+
+    def halves() -> np.ndarray[tuple[int, int], np.dtype[np.float16]]:
+        size = 0.02 / (1 << layout.bits) / (16 if layout.group else 1)
+        return rng.uniform(size / 2, size, (outputs, blocks)).astype(np.float16)
+
+    return BlockRows(
+        codes=rng.integers(0, 1 << layout.bits, (outputs, inputs)).astype(np.uint8),
+        scales=halves(),
+        minima=halves() if layout.minima else None,
+        group_scales=rng.integers(lowest, 32, factors).astype(
+            np.int8 if layout.signed else np.uint8
+        )
+        if layout.group
+        else None,
+        group_minima=rng.integers(0, 32, factors).astype(np.uint8)
+        if layout.group and layout.minima
+        else None,
+    )
+
+
+def _measure(name: str, cls: type[BlockFormat]) -> Measure:
+    def measure(bench: Bench) -> Row:
+        rows = random_rows(cls.layout, OUTPUTS, INPUTS, bench.seed)
+        held = cls().adopt(OUTPUTS, INPUTS, [rows])
+        values = held.rows(np.arange(OUTPUTS, dtype=np.int32))
+        widened = Fp32().pack(OUTPUTS, INPUTS, [values])
+        x = np.random.default_rng(bench.seed).standard_normal((4, INPUTS)).astype(np.float32)
+        right = x.astype(np.float64) @ values.astype(np.float64).T
+        error = float(np.linalg.norm(held.matmul(x) - right) / np.linalg.norm(right))
+        limits = Limits(allowed_cores())
+        sides = [cold_matrices([linear], limits) for linear in (widened, held)]
+        seconds: tuple[list[float], list[float]] = ([], [])
+        for _ in range(bench.rounds):
+            for side, times in zip(sides, seconds, strict=True):
+                times.append(median(side.times(1, CALLS)))
+        speed, interval = ratio(*seconds)
+        return Row(
+            seam="format",
+            name=name,
+            exact=False,
+            what=f"one row times a matrix of {OUTPUTS} x {INPUTS} that no cache holds; against the "
+            "same values widened to fp32",
+            unit="bytes of weights read",
+            without=widened.nbytes,
+            with_=held.nbytes,
+            speed=speed,
+            speed_interval=interval,
+            rounds=bench.rounds,
+            error=error,
+            claim=GGML,
+        )
+
+    return measure
+
+
+for _technique in techniques("format"):
+    if issubclass(_technique.cls, BlockFormat):
+        evidence("format", _technique.name)(_measure(_technique.name, _technique.cls))

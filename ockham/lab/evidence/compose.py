@@ -1,0 +1,234 @@
+"""Every pair of techniques at once: do they compose exactly, with what loss, or not at all?
+
+A pair is run on a small mixed load (greedy and sampled requests, of different lengths, arriving one
+after another), and every token is compared with the same request alone, on an engine that has
+nothing but the pair's weight format. So an exact technique beside an approximate format must change
+nothing that the format has not changed already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
+from random import Random
+from typing import Any
+
+import msgspec
+
+from ockham.core.config import EngineConfig
+from ockham.core.registry import techniques
+from ockham.core.sampling_params import SamplingParams
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Delta, Request
+from ockham.lab.evidence.bench import Bench, requests, run, watched
+from ockham.lab.evidence.recipe import ENGINE
+from ockham.weights.block_types import BlockFormat
+
+LENGTHS = (3, 40, 17, 70, 1, 25)
+"""Tokens of the prompts."""
+GENERATED = 12
+_SEAM_FIELDS = {
+    "format": "quantization",
+    "reuse": "reuse",
+    "keep": "keep",
+    "drafter": "drafter",
+    "policy": "policy",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One technique, as a change of the engine's settings and of what is asked of it."""
+
+    seam: str
+    name: str
+    exact: bool
+    settings: dict[str, Any] = field(default_factory=dict)
+    staggered: bool = False
+    """Requests arrive while others run."""
+    choices: int = 1
+
+    @property
+    def label(self) -> str:
+        return f"{self.seam}/{self.name}"
+
+
+class Cell(msgspec.Struct, kw_only=True):
+    """What came of one pair. `refused` says why it cannot be, or is None.
+
+    `identical` of an exact pair must be true; `agreement` is the share of tokens that are those of
+    the model's own format, where the pair has an approximate one.
+    """
+
+    one: str
+    other: str
+    exact: bool
+    refused: str | None = None
+    identical: bool | None = None
+    agreement: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """In words, short enough for a cell of a table."""
+        if self.refused is not None:
+            return f"refused: {self.refused}"
+        if not self.identical:
+            return "DIFFERS"
+        if self.agreement is None:
+            return "exact"
+        return f"exact within the format; {self.agreement:.0%} of its tokens are the model's own"
+
+
+def parts() -> list[Part]:
+    """What the engine does by itself, and every registered technique.
+
+    But GGUF's block types: a format that only takes over what a file stores needs such a file.
+    """
+    own = [
+        Part(ENGINE, "continuous-batching", True, staggered=True),
+        Part(ENGINE, "chunked-prefill", True, {"max_num_batched_tokens": 8}),
+        Part(ENGINE, "fork", True, choices=3),
+        Part(ENGINE, "preemption", True, {"kv_cache_memory_bytes": 0}),
+    ]
+    return own + [
+        Part(each.seam, each.name, each.exact, {_SEAM_FIELDS[each.seam]: each.name})
+        for each in techniques()
+        if not (each.seam == "format" and issubclass(each.cls, BlockFormat))
+    ]
+
+
+def compose(bench: Bench, chosen: Sequence[Part] | None = None) -> list[Cell]:
+    """Run every pair of the parts (all of them by default), each with itself included."""
+    chosen = parts() if chosen is None else chosen
+    alone: dict[str, list[list[list[int]]]] = {}
+    return [
+        _pair(bench, one, other, alone) for one, other in combinations_with_replacement(chosen, 2)
+    ]
+
+
+def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[int]]]]) -> Cell:
+    cell = Cell(one=one.label, other=other.label, exact=one.exact and other.exact)
+    if one.seam == other.seam and one.name != other.name and one.seam != ENGINE:
+        cell.refused = f"an engine has one {one.seam}"
+        return cell
+    settings = {**one.settings, **other.settings}
+    choices = max(one.choices, other.choices)
+    weights = settings.get("quantization")
+    if settings.get("kv_cache_memory_bytes") == 0:
+        settings["kv_cache_memory_bytes"] = _tight_pool(bench, choices, settings)
+    expected = _alone(bench, weights, choices, alone)
+    engine = bench.engine(**settings)
+    wanted = _load(engine, bench.seed, choices)
+    found = (
+        watched(engine, wanted[:2], _Arrivals(wanted[2:]))
+        if one.staggered or other.staggered
+        else run(engine, wanted)
+    )
+    cell.identical = found.tokens == expected
+    if not cell.exact:
+        own = _alone(bench, None, choices, alone)
+        cell.agreement = _agreement(own, found.tokens)
+    return cell
+
+
+class _Arrivals:
+    """One more request every second step."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._waiting = list(requests)
+
+    def __call__(self, step: int, deltas: list[Delta]) -> list[Request]:
+        return [self._waiting.pop(0)] if self._waiting and step % 2 == 0 else []
+
+
+def _load(engine: Engine, seed: int, choices: int) -> list[Request]:
+    rng = Random(f"compose {seed}")
+    prompts = [[rng.randrange(engine.vocabulary) for _ in range(length)] for length in LENGTHS]
+    params = [
+        SamplingParams(
+            n=choices,
+            temperature=0.9 if number % 2 else 0.0,
+            top_p=0.95,
+            seed=number,
+            max_tokens=GENERATED,
+            ignore_eos=True,
+        )
+        for number in range(len(prompts))
+    ]
+    return requests(prompts, params)
+
+
+def _alone(
+    bench: Bench, weights: str | None, choices: int, known: dict[str, list[list[list[int]]]]
+) -> list[list[list[int]]]:
+    """The tokens of each request alone, in this weight format."""
+    key = f"{weights} {choices}"
+    if key not in known:
+        engine = bench.engine(**({"quantization": weights} if weights else {}))
+        wanted = _load(engine, bench.seed, choices)
+        known[key] = run(engine, wanted, at_once=1).tokens
+    return known[key]
+
+
+def _tight_pool(bench: Bench, choices: int, settings: dict[str, Any]) -> int:
+    """A pool that holds the largest request but not the whole load, so that some give way."""
+    plain = {name: value for name, value in settings.items() if name != "kv_cache_memory_bytes"}
+    state = bench.engine(**plain).state
+    page_bytes = sum(group.page_bytes for group in state.groups)
+    page_tokens = state.groups[0].page_tokens
+    pages = -(-(max(LENGTHS) + choices * (GENERATED + page_tokens)) // page_tokens) + 1
+    return pages * page_bytes
+
+
+def _agreement(own: list[list[list[int]]], found: list[list[list[int]]]) -> float:
+    """The share of tokens that are the same at the same place."""
+    pairs = [
+        (left, right)
+        for one, other in zip(own, found, strict=True)
+        for mine, theirs in zip(one, other, strict=True)
+        for left, right in zip(mine, theirs, strict=True)
+    ]
+    return sum(left == right for left, right in pairs) / len(pairs)
+
+
+def engine_config_of(model: str) -> EngineConfig:
+    """The settings that a composition starts from: short contexts, so that many engines fit."""
+    return EngineConfig(model=model, max_model_len=96, kv_cache_memory_bytes=16 << 20)
+
+
+MATRIX_HEADER = """\
+# Which techniques compose
+
+*Generated by `ockham techniques compose`; never edited. Every pair ran on the model `{model}`: a
+load of greedy and sampled requests, each token compared with the same request alone in the same
+weight format. `=` composes exactly; a share says that the pair has an approximate format, that
+nothing else changed a token, and how many of its tokens are those of the model's own format; a
+number in brackets refers to the reasons below.*
+"""
+
+
+def matrix_page(cells: Sequence[Cell], model: str) -> str:
+    """The matrix as Markdown."""
+    labels = list(dict.fromkeys(cell.one for cell in cells))
+    reasons: list[str] = []
+    table = {(cell.one, cell.other): _symbol(cell, reasons) for cell in cells}
+    lines = [MATRIX_HEADER.format(model=model)]
+    lines.append("| | " + " | ".join(f"`{label}`" for label in labels) + " |")
+    lines.append("|---" * (len(labels) + 1) + "|")
+    for row in labels:
+        found = [table.get((row, column), table.get((column, row), "")) for column in labels]
+        lines.append(f"| `{row}` | " + " | ".join(found) + " |")
+    lines.append("")
+    lines += [f"{number}. {reason}." for number, reason in enumerate(reasons, 1)]
+    return "\n".join(lines) + "\n"
+
+
+def _symbol(cell: Cell, reasons: list[str]) -> str:
+    if cell.refused is not None:
+        if cell.refused not in reasons:
+            reasons.append(cell.refused)
+        return f"[{reasons.index(cell.refused) + 1}]"
+    if not cell.identical:
+        return "**differs**"
+    return "=" if cell.agreement is None else f"{cell.agreement:.0%}"

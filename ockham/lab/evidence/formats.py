@@ -1,0 +1,71 @@
+"""Evidence for weight formats: bytes read, time of decoding, and distance to the model's own."""
+
+from __future__ import annotations
+
+from ockham.lab.cases import task_cases
+from ockham.lab.comparison import Comparing
+from ockham.lab.evidence.bench import Bench, greedy, requests, run
+from ockham.lab.evidence.recipe import Measure, evidence
+from ockham.lab.evidence.row import Fidelity as RowFidelity
+from ockham.lab.evidence.row import Row
+
+TASKS = ("code", "prose", "recall")
+ITEMS = 8
+
+CLAIMS = {
+    "fp32": "",
+    "bf16": "",
+    "int8": "SmoothQuant (arXiv:2211.10438): 8-bit weights and activations at a negligible loss of "
+    "accuracy, up to 1.56 times as fast with half the memory",
+    "int4": "GPTQ (arXiv:2210.17323): 3 or 4 bits a weight at negligible loss of accuracy; QServe "
+    "(arXiv:2405.04532): 4-bit weights with 8-bit activations, 1.2 to 3.5 times the throughput of "
+    "TensorRT-LLM",
+}
+
+
+def _measure(name: str, exact: bool) -> Measure:
+    def measure(bench: Bench) -> Row:
+        own = bench.engine()
+        baseline = "fp32" if name == "bf16" else own.model.weight_format
+        one = bench.engine(quantization="fp32") if name == "bf16" else own
+        other = bench.engine(quantization=name)
+        wanted = requests(bench.prompts(one, [32] * 2), [greedy(48)] * 2)
+        return bench.compare(
+            "format",
+            name,
+            lambda: run(one, wanted),
+            lambda: run(other, wanted),
+            lambda outcome: outcome.ledger.weight_bytes,
+            exact=exact,
+            identical=None,
+            what=f"decoding two sequences of 48 tokens; against {baseline}",
+            unit="bytes of weights read",
+            fidelity=_fidelity(bench, None if baseline != "fp32" else "fp32", name),
+            claim=CLAIMS.get(name, ""),
+        )
+
+    return measure
+
+
+def _fidelity(bench: Bench, baseline: str | None, candidate: str) -> RowFidelity:
+    one = bench.engine(**({"quantization": baseline} if baseline else {}))
+    other = bench.engine(quantization=candidate)
+    assert one.tokenizer is not None, "evidence is measured on models with a tokenizer"
+    cases = task_cases(TASKS, ITEMS, bench.seed, (), one.tokenizer, one.max_model_len).cases
+    with Comparing(cases, [], lambda entry: None) as comparing:
+        comparing.baseline(one)
+        comparing.candidate(other)
+        (whole,) = [d for d in comparing.differences(bench.seed) if d.source is None]
+    assert whole.agreement is not None, "some positions were compared"
+    assert whole.kl_mean is not None
+    assert whole.kl_p99 is not None
+    return RowFidelity(
+        agreement=whole.agreement,
+        kl_mean=whole.kl_mean,
+        kl_p99=whole.kl_p99,
+        positions=whole.positions,
+    )
+
+
+for _name in ("fp32", "bf16", "int8", "int4"):
+    evidence("format", _name)(_measure(_name, exact=_name in ("fp32", "bf16")))

@@ -1,0 +1,101 @@
+"""One row of evidence: what a technique saved here, what it cost, and what its paper claims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from ockham.lab.statistics import Interval
+
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""Two-sided 95% of Student's t for 1 to 10 degrees of freedom; 1.96 beyond is close enough."""
+
+
+class Fidelity(msgspec.Struct, kw_only=True):
+    """What an approximate technique changes, beside the exact one on the same prompts."""
+
+    agreement: float
+    """Share of positions whose likeliest token is the same."""
+    kl_mean: float
+    """Nats."""
+    kl_p99: float
+    positions: int
+
+
+class Row(msgspec.Struct, kw_only=True):
+    """What was measured of one technique.
+
+    `without` and `with_` are in `unit`, each the median over the rounds. `speed` is the time
+    without the technique over the time with it, round by round: above 1 it is faster.
+    """
+
+    seam: str
+    name: str
+    exact: bool
+    what: str
+    """The workload, and what the technique was compared with."""
+    unit: str
+    without: float
+    with_: float
+    speed: float | None = None
+    speed_interval: Interval | None = None
+    rounds: int = 0
+    identical: bool | None = None
+    """Whether every token was the same with and without; None where that has no meaning."""
+    fidelity: Fidelity | None = None
+    error: float | None = None
+    """Relative error of a product, where that is what was compared."""
+    claim: str
+    """What the paper says, with its source; "" for a technique of common knowledge."""
+    model: str = ""
+
+    @property
+    def saved(self) -> float:
+        """The share of the units that was saved."""
+        return 1 - self.with_ / self.without if self.without else 0.0
+
+    @property
+    def verdict(self) -> str:
+        """The figures in words."""
+        parts = [_saving(self.saved, self.unit)]
+        if self.speed is not None:
+            parts.append(_speed(self.speed, self.speed_interval))
+        if self.exact and self.identical is not None:
+            parts.append("same tokens" if self.identical else "TOKENS DIFFER: a defect")
+        if self.fidelity is not None:
+            parts.append(f"{1 - self.fidelity.agreement:.1%} of the likeliest tokens change")
+        if self.error is not None:
+            parts.append(f"a product is off by {self.error:.2%}")
+        return "; ".join(parts)
+
+
+def _saving(share: float, unit: str) -> str:
+    if abs(share) < 0.005:
+        return f"saves no {unit}"
+    return f"saves {share:.0%} of the {unit}" if share > 0 else f"costs {-share:.0%} more {unit}"
+
+
+def _speed(ratio: float, interval: Interval | None) -> str:
+    if interval is None:
+        return f"{ratio:.2f} times as fast, in one round"
+    low, high = interval
+    if low <= 1 <= high:
+        return "no difference in time that the rounds can tell"
+    return f"{ratio:.2f} times as fast" if low > 1 else f"slower: {ratio:.2f} times as fast"
+
+
+def ratio(without: Sequence[float], with_: Sequence[float]) -> tuple[float, Interval | None]:
+    """The geometric mean of the pairs' ratios and its 95% interval (Student's t of the logs).
+
+    None of a single pair, of which no spread is known.
+    """
+    logs = np.log(np.asarray(without) / np.asarray(with_))
+    centre = float(logs.mean())
+    if len(logs) < 2:
+        return math.exp(centre), None
+    t = T_975[len(logs) - 2] if len(logs) - 2 < len(T_975) else 1.96
+    half = t * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    return math.exp(centre), (math.exp(centre - half), math.exp(centre + half))

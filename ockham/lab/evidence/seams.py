@@ -1,0 +1,132 @@
+"""Evidence for the techniques that the engine starts with at its other seams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from ockham.core.seams import Candidate, Keep, Policy
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Delta, Request
+from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, watched
+from ockham.lab.evidence.recipe import counterfactual, evidence
+from ockham.lab.evidence.row import Row
+
+counterfactual("reuse", "none")
+counterfactual("drafter", "none")
+
+BUDGET = 128
+"""Rows of a step: small, so that the long prompt takes many steps."""
+
+
+class _OneAfterTheOther:
+    """The counterfactual of `fcfs`: the oldest prompt takes all the room that there is."""
+
+    name: ClassVar[str] = "one after the other"
+
+    def order(self, waiting: Collection[Candidate]) -> Iterable[Candidate]:
+        return waiting
+
+    def share(self, prefilling: Sequence[Candidate], budget: int) -> list[int]:
+        shares = [0] * len(prefilling)
+        for i in sorted(range(len(prefilling)), key=lambda i: prefilling[i].order):
+            shares[i] = min(prefilling[i].remaining_prefill, budget)
+            budget -= shares[i]
+        return shares
+
+    def victim(self, running: Sequence[Candidate]) -> Candidate:
+        return max(running, key=lambda candidate: candidate.order)
+
+
+@evidence("policy", "fcfs")
+def fcfs(bench: Bench) -> Row:
+    """A short prompt comes right behind a long one: when does it get its first token?"""
+    engine = bench.engine(max_num_batched_tokens=BUDGET)
+    own = engine.scheduler.policy
+    long = min(2500, engine.max_model_len - 2)
+    wanted = requests(bench.prompts(engine, [long, 16]), [greedy(1), greedy(4)])
+
+    def under(policy: Policy) -> Outcome:
+        engine.scheduler.policy = policy
+        try:
+            return _first_token_of_the_last(engine, wanted)
+        finally:
+            engine.scheduler.policy = own
+
+    return bench.compare(
+        "policy",
+        "fcfs",
+        lambda: under(_OneAfterTheOther()),
+        lambda: under(own),
+        lambda outcome: outcome.observed,
+        exact=True,
+        what=f"a prompt of 16 tokens right behind one of {long}, {BUDGET} rows a step; against "
+        "giving the oldest prompt all the room",
+        unit="milliseconds to the short prompt's first token",
+        claim="",
+    )
+
+
+def _first_token_of_the_last(engine: Engine, wanted: list[Request]) -> Outcome:
+    """Run requests; observed is the time to the last one's first token, in milliseconds."""
+    started, first_s = time.perf_counter(), 0.0
+
+    def watch(step: int, deltas: list[Delta]) -> list[Request]:
+        nonlocal first_s
+        last = [d for d in deltas if d.request_id == wanted[-1].request_id and d.token_ids]
+        if last and not first_s:
+            first_s = time.perf_counter() - started
+        return []
+
+    outcome = watched(engine, wanted, watch)
+    return replace(outcome, observed=1e3 * first_s)
+
+
+class _KeepEverything:
+    """The counterfactual of `all`: also layers with a sliding window keep every cell."""
+
+    name: ClassVar[str] = "everything"
+
+    def first_kept(self, length: int, window: int | None) -> int:
+        return 0
+
+
+@evidence("keep", "all")
+def keep_all(bench: Bench) -> Row:
+    """Pages that one long sequence holds; only a model with sliding windows can save any."""
+    engine = bench.engine(max_num_batched_tokens=BUDGET)
+    long = min(1500, engine.max_model_len - 40)
+    wanted = requests(bench.prompts(engine, [long]), [greedy(32)])
+    own = engine.scheduler.keep
+    windows = sorted({g.window for g in engine.state.groups if g.window is not None})
+    has = f"windows of {', '.join(map(str, windows))}" if windows else "no sliding window"
+    return bench.compare(
+        "keep",
+        "all",
+        lambda: _most_pages(engine, wanted, _KeepEverything()),
+        lambda: _most_pages(engine, wanted, own),
+        lambda outcome: outcome.observed,
+        exact=True,
+        what=f"a sequence of {long} tokens on a model with {has}; against keeping every cell",
+        unit="pages of state held",
+        claim="",
+    )
+
+
+def _most_pages(engine: Engine, wanted: list[Request], keep: Keep) -> Outcome:
+    """Run requests; observed is the most pages that were held after any step."""
+    most, total = 0, sum(group.pages for group in engine.state.groups)
+
+    def watch(step: int, deltas: list[Delta]) -> list[Request]:
+        nonlocal most
+        most = max(most, total - sum(engine.state.free_pages()))
+        return []
+
+    own, engine.scheduler.keep = engine.scheduler.keep, keep
+    try:
+        outcome = watched(engine, wanted, watch)
+    finally:
+        engine.scheduler.keep = own
+    return replace(outcome, observed=float(most))

@@ -1,0 +1,49 @@
+"""Every pair of exact techniques composes exactly: not one token differs."""
+
+from __future__ import annotations
+
+import pytest
+
+from ockham.kernels.native import core
+from ockham.lab.evidence import Bench
+from ockham.lab.evidence.compose import Cell, compose, engine_config_of, matrix_page, parts
+
+pytestmark = pytest.mark.skipif(core is None, reason="the reference backend promises no bits")
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[Cell]:
+    return compose(Bench(engine_config_of("lab")))
+
+
+def test_no_pair_changes_a_token(cells: list[Cell]) -> None:
+    assert len(cells) == len(parts()) * (len(parts()) + 1) // 2
+    for cell in cells:
+        assert cell.refused or cell.identical, (cell.one, cell.other)
+
+
+def test_only_two_of_the_same_seam_are_refused(cells: list[Cell]) -> None:
+    for cell in cells:
+        same = cell.one.split("/")[0] == cell.other.split("/")[0] != "engine"
+        assert bool(cell.refused) == (same and cell.one != cell.other)
+
+
+def test_an_approximate_format_is_told_by_its_agreement(cells: list[Cell]) -> None:
+    found = {(cell.one, cell.other): cell for cell in cells}
+    int4 = found["engine/fork", "format/int4"]
+    assert int4.agreement is not None
+    assert int4.agreement < 1
+    assert found["engine/fork", "format/bf16"].agreement is None
+    assert "exact within the format" in int4.verdict
+
+
+def test_the_matrix_shows_a_difference() -> None:
+    cells = [
+        Cell(one="a/x", other="a/x", exact=True, identical=True),
+        Cell(one="a/x", other="b/y", exact=True, identical=False),
+        Cell(one="b/y", other="b/y", exact=True, refused="a reason"),
+    ]
+    page = matrix_page(cells, "lab")
+    assert "| `a/x` | = | **differs** |" in page
+    assert "| `b/y` | **differs** | [1] |" in page
+    assert "1. a reason." in page
