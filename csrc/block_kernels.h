@@ -34,84 +34,132 @@ OCKHAM_INLINE void step_codes(const uint8_t* step, Codes& low, Codes& high) {
     }
 }
 
-// part[r] += the products of the codes of some units with row r's values, which begin at x.
-template <int BITS, int UNIT, int ROWS>
-OCKHAM_INLINE void dot_unit(CodeSum (&part)[ROWS], const uint8_t* step, const uint8_t* x,
-                            int64_t row_bytes) {
-    Codes low, high;
-    step_codes<BITS, UNIT>(step, low, high);
+// part[r][p] += the products of the codes of a unit with row r's values, which begin at x.
+// `stride`: bytes from one panel's blocks to the next's.
+template <int BITS, int UNIT, int ROWS, int PANELS>
+OCKHAM_INLINE void dot_unit(CodeSum (&part)[ROWS][PANELS], const uint8_t* step, int64_t stride,
+                            const uint8_t* x, int64_t row_bytes) {
+    Codes low[PANELS], high[PANELS];
     OCKHAM_UNROLL
-    for (int r = 0; r < ROWS; ++r)
-        part[r] = dot_codes(part[r], low, code_quad(x + r * row_bytes + UNIT * 8));
+    for (int p = 0; p < PANELS; ++p) step_codes<BITS, UNIT>(step + p * stride, low[p], high[p]);
     OCKHAM_UNROLL
-    for (int r = 0; r < ROWS; ++r)
-        part[r] = dot_codes(part[r], high, code_quad(x + r * row_bytes + UNIT * 8 + 4));
+    for (int r = 0; r < ROWS; ++r) {
+        const CodeQuad wide = code_quad(x + r * row_bytes + UNIT * 8);
+        OCKHAM_UNROLL
+        for (int p = 0; p < PANELS; ++p) part[r][p] = dot_codes(part[r][p], low[p], wide);
+    }
+    OCKHAM_UNROLL
+    for (int r = 0; r < ROWS; ++r) {
+        const CodeQuad wide = code_quad(x + r * row_bytes + UNIT * 8 + 4);
+        OCKHAM_UNROLL
+        for (int p = 0; p < PANELS; ++p) part[r][p] = dot_codes(part[r][p], high[p], wide);
+    }
 }
-template <int BITS, int FIRST, int ROWS, int... UNIT>
-OCKHAM_INLINE void dot_units(CodeSum (&part)[ROWS], const uint8_t* step, const uint8_t* x,
-                             int64_t row_bytes, std::integer_sequence<int, UNIT...>) {
-    (dot_unit<BITS, FIRST + UNIT>(part, step, x, row_bytes), ...);
+template <int BITS, int FIRST, int ROWS, int PANELS, int... UNIT>
+OCKHAM_INLINE void dot_units(CodeSum (&part)[ROWS][PANELS], const uint8_t* step, int64_t stride,
+                             const uint8_t* x, int64_t row_bytes,
+                             std::integer_sequence<int, UNIT...>) {
+    (dot_unit<BITS, FIRST + UNIT>(part, step, stride, x, row_bytes), ...);
 }
 
-// sum[r] += the products of a step's codes of BITS bits.
-template <int BITS, int ROWS, int FIRST = 0>
-OCKHAM_INLINE void dot_step(I (&sum)[ROWS], const uint8_t* step, const uint8_t* x,
-                            int64_t row_bytes) {
+// sum[r][p] += the products of a step's codes of BITS bits.
+template <int BITS, int ROWS, int PANELS, int FIRST = 0>
+OCKHAM_INLINE void dot_step(I (&sum)[ROWS][PANELS], const uint8_t* step, int64_t stride,
+                            const uint8_t* x, int64_t row_bytes) {
     if constexpr (BITS == 8) {
         OCKHAM_UNROLL
         for (int q = 0; q < 8; ++q) {
-            const QuadWeights weights = quad_weights(step + q * 64);
+            QuadWeights weights[PANELS];
             OCKHAM_UNROLL
-            for (int r = 0; r < ROWS; ++r)
-                sum[r] = dot_quad(sum[r], weights, quad(x + r * row_bytes + q * 4));
+            for (int p = 0; p < PANELS; ++p) weights[p] = quad_weights(step + p * stride + q * 64);
+            OCKHAM_UNROLL
+            for (int r = 0; r < ROWS; ++r) {
+                const Quad wide = quad(x + r * row_bytes + q * 4);
+                OCKHAM_UNROLL
+                for (int p = 0; p < PANELS; ++p) sum[r][p] = dot_quad(sum[r][p], weights[p], wide);
+            }
         }
     } else if constexpr (FIRST < 4) {
         constexpr int units = code_sum_quads(BITS) / 2;
-        CodeSum part[ROWS];
+        CodeSum part[ROWS][PANELS];
         OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r) part[r] = code_sum_start(sum[r]);
-        dot_units<BITS, FIRST>(part, step, x, row_bytes, std::make_integer_sequence<int, units>{});
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p) part[r][p] = code_sum_start(sum[r][p]);
+        dot_units<BITS, FIRST>(part, step, stride, x, row_bytes,
+                               std::make_integer_sequence<int, units>{});
         OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r) sum[r] = code_sum_finish(sum[r], part[r]);
-        dot_step<BITS, ROWS, FIRST + units>(sum, step, x, row_bytes);
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p) sum[r][p] = code_sum_finish(sum[r][p], part[r][p]);
+        dot_step<BITS, ROWS, PANELS, FIRST + units>(sum, step, stride, x, row_bytes);
     }
 }
+
+// The outputs of a block of rows while it is computed. They stand in memory, because the registers are for
+// the integer sums, but not in the output itself, whose rows may all fall on one set of the cache.
+template <int ROWS, int PANELS>
+struct Partial {
+    alignas(64) float y[ROWS][PANELS][panel_outputs];
+
+    Partial(const Tile& tile, int64_t row, int64_t panel, bool first) {
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                store(y[r][p], first ? zero() : load_out(tile, row + r, panel + p));
+    }
+    __attribute__((always_inline)) void add(int r, int p, F a, F b) { store(y[r][p], fma(a, b, load(y[r][p]))); }
+    void finish(const Tile& tile, int64_t row, int64_t panel, bool last) const {
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                store_result(tile, row + r, panel + p, load(y[r][p]), last);
+    }
+};
 
 // q8_0, q5_0, q4_1, q5_1: a step is a block of 32 inputs.
 template <Kind KIND>
 struct Flat : FlatBlock {
     static constexpr BlockShape shape = block_shape(KIND);
 
-    template <int ROWS>
+    template <int ROWS, int PANELS>
     static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
-        const int64_t groups = tile.matrix.inputs / shape.inputs;
-        const uint8_t* block = static_cast<const uint8_t*>(tile.matrix.weight) +
-                               (panel * groups + range.begin) * shape.bytes();
+        const int64_t groups = tile.matrix.inputs / shape.inputs, stride = groups * shape.bytes();
+        const uint8_t* block = static_cast<const uint8_t*>(tile.matrix.weight) + panel * stride +
+                               range.begin * shape.bytes();
         const uint8_t* x = tile.values(row) + range.begin * shape.inputs;
         const float* scale = tile.input.scales + row * groups + range.begin;
         const int32_t* offset = tile.input.offsets + row * groups + range.begin;
-        F y[ROWS];
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r) y[r] = range.first ? zero() : load_out(tile, row + r, panel);
+        Partial<ROWS, PANELS> y(tile, row, panel, range.first);
         for (int64_t i = range.begin; i < range.end; ++i) {
-            ask_for_block<ROWS <= waiting_rows>(block, shape.bytes());
-            I sum[ROWS];
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                ask_for_block<ROWS <= waiting_rows>(block + p * stride, shape.bytes());
+            I sum[ROWS][PANELS];
             OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r)
-                sum[r] = int_broadcast(shape.minima ? 0 : offset[r * groups]);
-            dot_step<shape.bits>(sum, block, x, tile.row_bytes);
-            const uint16_t* halves = reinterpret_cast<const uint16_t*>(block + shape.halves_at());
-            const F d = from_half(halves);
-            OCKHAM_UNROLL
-            for (int r = 0; r < ROWS; ++r)
-                y[r] = fma(to_float(sum[r]), mul(broadcast(scale[r * groups]), d), y[r]);
-            if constexpr (shape.minima) {
-                const F m = from_half(halves + 16);
                 OCKHAM_UNROLL
-                for (int r = 0; r < ROWS; ++r) {
-                    float total;
-                    __builtin_memcpy(&total, offset + r * groups, 4);
-                    y[r] = fma(broadcast(total), m, y[r]);
+                for (int p = 0; p < PANELS; ++p)
+                    sum[r][p] = int_broadcast(shape.minima ? 0 : offset[r * groups]);
+            dot_step<shape.bits>(sum, block, stride, x, tile.row_bytes);
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p) {
+                const uint16_t* halves =
+                    reinterpret_cast<const uint16_t*>(block + p * stride + shape.halves_at());
+                const F d = from_half(halves);
+                OCKHAM_UNROLL
+                for (int r = 0; r < ROWS; ++r)
+                    y.add(r, p, to_float(sum[r][p]), mul(broadcast(scale[r * groups]), d));
+                if constexpr (shape.minima) {
+                    const F m = from_half(halves + 16);
+                    OCKHAM_UNROLL
+                    for (int r = 0; r < ROWS; ++r) {
+                        float total;
+                        __builtin_memcpy(&total, offset + r * groups, 4);
+                        y.add(r, p, broadcast(total), m);
+                    }
                 }
             }
             block += shape.bytes();
@@ -119,8 +167,7 @@ struct Flat : FlatBlock {
             ++scale;
             ++offset;
         }
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r) store_result(tile, row + r, panel, y[r], range.last);
+        y.finish(tile, row, panel, range.last);
     }
 };
 
@@ -128,115 +175,124 @@ struct Flat : FlatBlock {
 template <Kind KIND>
 struct Nested : NestedBlock {
     static constexpr BlockShape shape = block_shape(KIND);
-    static constexpr int group_units = shape.scale_group / 8;
+    static constexpr int group_units = shape.scale_group / 8, step_groups = 4 / group_units;
     static constexpr int most_units = code_sum_quads(shape.bits) / 2;
     static constexpr int part_units = group_units < most_units ? group_units : most_units;
     static constexpr int64_t words = block_offset_words(block_form(KIND));
 
-    // Adds the units of a step from FIRST on, which begin a group where FIRST says so.
-    template <int FIRST, int ROWS>
-    OCKHAM_INLINE void add_units(I (&total)[ROWS], const uint8_t* step, const uint8_t* scales,
-                                 const uint8_t* x, int64_t row_bytes, const int32_t* offsets,
-                                 int64_t offset_stride) {
+    // total[r][p] += the units of a step from FIRST on. `scales`: of the step; `offsets`: of its groups.
+    template <int FIRST, int ROWS, int PANELS>
+    OCKHAM_INLINE void add_units(I (&total)[ROWS][PANELS], const uint8_t* step,
+                                 const uint8_t* scales, int64_t stride, const uint8_t* x,
+                                 int64_t row_bytes, const int32_t* offsets, int64_t offset_stride) {
         if constexpr (FIRST < 4) {
             constexpr int group = FIRST / group_units;
-            const PartScale scale = shape.minima ? unsigned_scale(scales + group * 16)
-                                                 : signed_scale(scales + group * 16);
-            CodeSum part[ROWS];
+            PartScale scale[PANELS];
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p) {
+                const uint8_t* from = scales + p * stride + group * 16;
+                scale[p] = shape.minima ? unsigned_scale(from) : signed_scale(from);
+            }
+            CodeSum part[ROWS][PANELS];
             OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r)
-                part[r] = shape.minima || FIRST % group_units
-                              ? code_sum_start(int_broadcast(0))
-                              : scaled_start(total[r], offsets[r * offset_stride + group], scale);
-            dot_units<shape.bits, FIRST>(part, step, x, row_bytes,
+                OCKHAM_UNROLL
+                for (int p = 0; p < PANELS; ++p)
+                    part[r][p] = shape.minima || FIRST % group_units
+                                     ? code_sum_start(int_broadcast(0))
+                                     : scaled_start(total[r][p], offsets[r * offset_stride + group],
+                                                    scale[p]);
+            dot_units<shape.bits, FIRST>(part, step, stride, x, row_bytes,
                                          std::make_integer_sequence<int, part_units>{});
             OCKHAM_UNROLL
-            for (int r = 0; r < ROWS; ++r) total[r] = add_scaled(total[r], part[r], scale);
-            add_units<FIRST + part_units>(total, step, scales, x, row_bytes, offsets, offset_stride);
+            for (int r = 0; r < ROWS; ++r)
+                OCKHAM_UNROLL
+                for (int p = 0; p < PANELS; ++p)
+                    total[r][p] = add_scaled(total[r][p], part[r][p], scale[p]);
+            add_units<FIRST + part_units>(total, step, scales, stride, x, row_bytes, offsets,
+                                          offset_stride);
         }
     }
 
-    template <int ROWS>
+    template <int ROWS, int PANELS>
     static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
-        const int64_t groups = tile.matrix.inputs / shape.inputs;
-        const uint8_t* block = static_cast<const uint8_t*>(tile.matrix.weight) +
-                               (panel * groups + range.begin) * shape.bytes();
+        const int64_t groups = tile.matrix.inputs / shape.inputs, stride = groups * shape.bytes();
+        const uint8_t* block = static_cast<const uint8_t*>(tile.matrix.weight) + panel * stride +
+                               range.begin * shape.bytes();
         const uint8_t* x = tile.values(row) + range.begin * shape.inputs;
         const float* scale = tile.input.scales + row * groups + range.begin;
         const int32_t* offset = tile.input.offsets + (row * groups + range.begin) * words;
-        // Between blocks y is in memory: the registers are for the integer sums.
-        alignas(64) float y[ROWS][panel_outputs];
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            store(y[r], range.first ? zero() : load_out(tile, row + r, panel));
+        Partial<ROWS, PANELS> y(tile, row, panel, range.first);
         for (int64_t i = range.begin; i < range.end; ++i) {
-            I total[ROWS];
-            OCKHAM_UNROLL
-            for (int r = 0; r < ROWS; ++r) total[r] = int_broadcast(0);
-            for (int64_t s = 0; s < 8; ++s) {
-                const uint8_t* step = block + s * 64 * shape.bits;
-                ask_for_block<ROWS <= waiting_rows>(step, shape.bytes() / 8);
-                add_units<0>(total, step, block + shape.scales_at() + s * (32 / shape.scale_group) * 16,
-                             x + s * 32, tile.row_bytes, offset + s * (32 / shape.scale_group),
-                             groups * words);
-            }
-            const uint16_t* halves = reinterpret_cast<const uint16_t*>(block + shape.halves_at());
-            const F d = from_half(halves);
+            I total[ROWS][PANELS];
             OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r)
-                store(y[r], fma(to_float(total[r]), mul(broadcast(scale[r * groups]), d), load(y[r])));
-            if constexpr (shape.minima) {
                 OCKHAM_UNROLL
-                for (int r = 0; r < ROWS; ++r) total[r] = int_broadcast(0);
+                for (int p = 0; p < PANELS; ++p) total[r][p] = int_broadcast(0);
+            for (int64_t s = 0; s < 8; ++s) {
+                const uint8_t* step = block + s * 64 * shape.bits;
                 OCKHAM_UNROLL
-                for (int pair = 0; pair < 4; ++pair) {
-                    const I minima = byte_pairs(block + shape.minima_at() + pair * 32);
-                    OCKHAM_UNROLL
-                    for (int r = 0; r < ROWS; ++r)
-                        total[r] = dot_pairs(total[r], minima, offset[r * groups * words + pair]);
-                }
-                const F m = from_half(halves + 16);
+                for (int p = 0; p < PANELS; ++p)
+                    ask_for_block<ROWS <= waiting_rows>(step + p * stride, shape.bytes() / 8);
+                add_units<0>(total, step, block + shape.scales_at() + s * step_groups * 16, stride,
+                             x + s * 32, tile.row_bytes, offset + s * step_groups, groups * words);
+            }
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p) {
+                const uint8_t* own = block + p * stride;
+                const uint16_t* halves = reinterpret_cast<const uint16_t*>(own + shape.halves_at());
+                const F d = from_half(halves);
                 OCKHAM_UNROLL
                 for (int r = 0; r < ROWS; ++r)
-                    store(y[r], fma(to_float(total[r]), mul(broadcast(-scale[r * groups]), m),
-                                    load(y[r])));
+                    y.add(r, p, to_float(total[r][p]), mul(broadcast(scale[r * groups]), d));
+                if constexpr (shape.minima) {
+                    const F m = from_half(halves + 16);
+                    I minima[4];
+                    OCKHAM_UNROLL
+                    for (int pair = 0; pair < 4; ++pair)
+                        minima[pair] = byte_pairs(own + shape.minima_at() + pair * 32);
+                    OCKHAM_UNROLL
+                    for (int r = 0; r < ROWS; ++r) {
+                        I sum = int_broadcast(0);
+                        OCKHAM_UNROLL
+                        for (int pair = 0; pair < 4; ++pair)
+                            sum = dot_pairs(sum, minima[pair], offset[r * groups * words + pair]);
+                        y.add(r, p, to_float(sum), mul(broadcast(-scale[r * groups]), m));
+                    }
+                }
             }
             block += shape.bytes();
             x += shape.inputs;
             ++scale;
             offset += words;
         }
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r) store_result(tile, row + r, panel, load(y[r]), range.last);
+        y.finish(tile, row, panel, range.last);
     }
 };
 
-// The blocks of a format for 1 to `Format::rows` rows.
-template <class Format, class = std::make_integer_sequence<int, Format::rows>>
-struct RowBlocks;
-template <class Format, int... ROW>
-struct RowBlocks<Format, std::integer_sequence<int, ROW...>> {
-    static constexpr Block table[] = {Format::template block<ROW + 1>...};
-};
-
-// As walk() of linear_kernels.h, a panel at a time and K in whole blocks.
+// As walk() of linear_kernels.h, with K in whole blocks.
 template <class Format>
 static void walk_blocks(const Tile& tile, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                         int64_t panel_end) {
     constexpr int most_rows = Format::rows;
     const int64_t rows = row_end - row_begin, parts = (rows + most_rows - 1) / most_rows;
+    const int panels = Format::panels((rows + parts - 1) / parts);
     const int64_t steps = tile.matrix.inputs / Format::shape.inputs;
-    const int64_t at_once = parts > 1 ? range_bytes / Format::shape.bytes() : steps;
-    for (int64_t panel = panel_begin; panel < panel_end; ++panel)
+    const int64_t at_once = parts > 1 ? range_bytes / (Format::shape.bytes() * panels) : steps;
+    for (int64_t panel = panel_begin; panel < panel_end;) {
+        const bool wide = panels == 2 && panel + 2 <= panel_end;
+        const Block* table = wide ? Blocks<Format, 2>::table : Blocks<Format, 1>::table;
         for (int64_t begin = 0; begin < steps; begin += at_once) {
             const int64_t end = begin + at_once < steps ? begin + at_once : steps;
+            const Range range{begin, end, begin == 0, end == steps};
             for (int64_t part = 0; part < parts; ++part) {
                 const int64_t first = row_begin + rows * part / parts;
                 const int64_t last = row_begin + rows * (part + 1) / parts;
-                RowBlocks<Format>::table[last - first - 1](tile, first, panel,
-                                                           {begin, end, begin == 0, end == steps});
+                table[last - first - 1](tile, first, panel, range);
             }
         }
+        panel += wide ? 2 : 1;
+    }
 }
 
 static void block_tile(const PackedMatrix& matrix, const PreparedInput& input, int64_t row_begin,

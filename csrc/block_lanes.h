@@ -44,12 +44,14 @@ OCKHAM_INLINE I dot_pairs(I sum, I pairs, int32_t x) {
     return _mm512_dpwssd_epi32(sum, pairs, _mm512_set1_epi32(x));
 }
 
-// Most rows of a block of the products, and those up to which it waits for memory.
+// As Int4Block: most rows of a block, those up to which it waits for memory, and its panels.
 struct FlatBlock {
     static constexpr int rows = 8, waiting_rows = 3;
+    static constexpr int panels(int64_t rows) { return rows <= 4 ? 1 : 2; }
 };
 struct NestedBlock {
     static constexpr int rows = 8, waiting_rows = 3;
+    static constexpr int panels(int64_t rows) { return rows <= 2 ? 1 : 2; }
 };
 
 #elif defined(__AVX2__)
@@ -104,9 +106,11 @@ OCKHAM_INLINE I dot_pairs(I sum, I pairs, int32_t x) {
 
 struct FlatBlock {
     static constexpr int rows = 4, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
 struct NestedBlock {
     static constexpr int rows = 2, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
 
 #else
@@ -149,9 +153,11 @@ OCKHAM_INLINE I dot_pairs(I sum, I pairs, int32_t x) {
 
 struct FlatBlock {
     static constexpr int rows = 2, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
 struct NestedBlock {
     static constexpr int rows = 2, waiting_rows = 2;
+    static constexpr int panels(int64_t) { return 1; }
 };
 
 #endif
