@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ockham.cli.bench_fidelity import fidelity
 from ockham.cli.bench_kernels import kernels
 from ockham.cli.bench_model import model
 from ockham.cli.bench_serve import serve
@@ -34,7 +33,6 @@ def bench() -> None:
     """Measure, beside the limits of the machine."""
 
 
-bench.add_command(fidelity)
 bench.add_command(kernels)
 bench.add_command(model)
 bench.add_command(serve)
