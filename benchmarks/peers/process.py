@@ -9,7 +9,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -106,8 +106,14 @@ class Worker:
     def sleep(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
 
-    def wake(self) -> None:
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Wake a worker that sleeps, for a while."""
         self._process.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.sleep()
 
     def close(self) -> None:
         """End the process; a second call does nothing."""

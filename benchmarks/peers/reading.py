@@ -32,6 +32,13 @@ def reading(figures: Figures) -> Iterator[str]:
 
 def _standing(title: str, compared: list[Compared]) -> Iterator[str]:
     """Ahead and behind are said only where the interval leaves no doubt."""
+    single = [ratio.value for _, _, ratio in compared if ratio.pairs == 1]
+    if single:
+        yield (
+            f"- **{title}**: {len(single)} comparisons of a single pair, so without an interval, "
+            f"which decide nothing: Ockham is {min(single):.2f} to {max(single):.2f} times as good."
+        )
+    compared = [each for each in compared if each[2].pairs > 1]
     if not compared:
         return
     ahead = [each for each in compared if each[2].low > 1]
@@ -45,7 +52,8 @@ def _standing(title: str, compared: list[Compared]) -> Iterator[str]:
     elif len(ahead) < len(compared):
         line += ", behind in none"
     undecided = len(compared) - len(ahead) - len(behind)
-    yield line + (f"; {undecided} undecided." if undecided else ".")
+    line += f"; {undecided} undecided" if undecided else ""
+    yield line + "."
 
 
 def _shares(figures: Figures, workload: str, target: float, of: str) -> Iterator[str]:

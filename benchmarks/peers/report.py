@@ -17,13 +17,13 @@ REFERENCE = "transformers-bf16"
 METHOD = """\
 Every engine has the same random checkpoint in the shape of TinyLlama (1.1B), converted to its own
 format, and works on token ids, greedily, with {threads} threads; no token ends a sequence, and an
-engine that gives fewer tokens than asked for is an error. In each of the {rounds} rounds, all
+engine that gives fewer tokens than asked for is an error. In each round (there were {rounds}), all
 configurations of the same number of bits do a workload one right after the other, in rotating
 order, on prompts that are new in every round and the same for all. The machine's limits are sampled
 before and after each run. Ratios are of pairs within a round: the geometric mean, and a 95%
 interval (Student's, of the logarithms). A ratio above 1 says that Ockham is faster, or takes less
 memory. *Of the limit*: the least possible time (the larger of weight and state bytes over the
-bandwidth, and operations over the arithmetic rate, both as sampled beside the run) over the time
+bandwidth sampled beside the run, and operations over the median arithmetic rate) over the time
 taken. Only speeds are compared: random weights have no quality.
 """
 
@@ -185,11 +185,18 @@ def _agreement(figures: Figures) -> Iterator[str]:
 
 
 def _absent(figures: Figures) -> Iterator[str]:
-    if figures.failures:
+    lines = [f"- {name}: {reason}" for name, reason in figures.failures.items()]
+    for each in CONFIGURATIONS:
+        missing = [
+            workload.title.lower()
+            for workload in WORKLOADS
+            if (workload.name, each.name) not in figures.measured
+        ]
+        if missing and each.name not in figures.failures:
+            lines.append(f"- {each.title}, not measured (or not undisturbed): {'; '.join(missing)}")
+    if lines:
         yield "## Left out\n"
-        for name, reason in figures.failures.items():
-            yield f"- {name}: {reason}"
-        yield ""
+        yield "\n".join(lines) + "\n"
 
 
 def _against(figures: Figures, workload: str, ours: Configuration, each: Configuration) -> str:

@@ -181,13 +181,11 @@ class Run:
             version = self._load(worker, each)
             self.results.add(kind="version", configuration=each.name, version=version)
             worker.generate(prompts(1, WARMUP_TOKENS, f"warmup-{round_}"), WARMUP_TOKENS)
+            worker.sleep()
             workers[each.name] = worker
-        else:
-            worker = workers[each.name]
-            worker.wake()
-        with self._sampled(probe) as record:
+        worker = workers[each.name]
+        with self._sampled(probe) as record, worker.awake():
             record |= work(worker, workload, round_)
-        worker.sleep()
         return record
 
     def _worker(self, each: Configuration) -> Worker:
@@ -211,7 +209,7 @@ class Run:
         record: Record = {}
         with Others(allowed_cores()) as others:
             yield record
-        record["limits"] = asdict(Limits.mean(before, probe.sample()))
+        record["limits"] = asdict(Limits.beside(before, probe.sample()))
         record["others_share"] = others.share
 
 

@@ -163,6 +163,12 @@ def test_a_disturbed_run_does_not_count():
     assert figures.ratio("decode-1", OURS, THEIRS).value == pytest.approx(2.0)
 
 
+def test_a_single_pair_decides_nothing():
+    page = report([SESSION, run(0, OURS, 4.0), run(0, THEIRS, 8.0)])
+    assert "1 comparisons of a single pair" in page
+    assert "ahead in" not in page
+
+
 def test_nothing_measured_is_no_page():
     with pytest.raises(ValueError, match="no results"):
         report([SESSION])

@@ -1,6 +1,7 @@
 """The protocol between the peers' benchmark and its workers, with a worker that has no engine."""
 
 import sys
+import time
 
 import psutil
 import pytest
@@ -35,9 +36,12 @@ def test_a_worker_answers_and_what_its_engine_prints_goes_to_the_log(start, tmp_
 
 def test_a_worker_that_slept_answers_after_it_is_woken(start):
     worker = start("works")
+    process = psutil.Process(worker._process.pid)
     worker.sleep()
-    worker.wake()
-    assert worker.generate([[1]], 2)["tokens"] == [[1, 1]]
+    with worker.awake():
+        assert worker.generate([[1]], 2)["tokens"] == [[1, 1]]
+    while process.status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
     assert worker.peak_bytes() > 1 << 20
 
 
