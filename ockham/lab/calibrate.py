@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -60,23 +60,20 @@ class Probes:
     def __init__(self, limits: Limits, arithmetic: _cpu.Rate) -> None:
         self.limits, self._arithmetic = limits, arithmetic
         self.pool, self.isa = limits.pool, limits.isa
-        self.flops_per_s = self._fastest()
+        self.flops_per_s = median(limits.arithmetic_rates(arithmetic) * 3)
         """The speed that all timings are scaled to."""
 
     def seconds(self, run: Callable[[int], list[float]]) -> float:
-        """The seconds of a call that nothing interrupts, in bursts of a fixed time."""
+        """The median seconds of a call, in bursts of a fixed time."""
         first = run(3)
         calls = max(3, min(1000, int(BURST_S / max(1e-9, min(first)))))
         found = []
         for _ in range(BURSTS):
-            rate = self._fastest()
+            rates = self.limits.arithmetic_rates(self._arithmetic)
             times = run(calls)
-            found.append(quantiles(times, n=4)[0] * max(rate, self._fastest()) / self.flops_per_s)
+            rates += self.limits.arithmetic_rates(self._arithmetic)
+            found.append(median(times) * median(rates) / self.flops_per_s)
         return median(found)
-
-    def _fastest(self) -> float:
-        """The rate of the fastest burst: other programs interrupt some, the clock slows them all."""
-        return max(self.limits.arithmetic_rates(self._arithmetic))
 
     def beside_reading(self, run: Callable[[int], list[float]]) -> list[tuple[float, float]]:
         """Of some bursts, the seconds of a call and the rate of reading memory just then: what

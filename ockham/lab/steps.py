@@ -123,7 +123,7 @@ def predictions(
             reads, rate = limits.read_rates(), limits.arithmetic_rates(arithmetic)
             measured_s, held = _timed_step(engine, shape)
             read = median(reads + limits.read_rates())
-            flops = max(rate + limits.arithmetic_rates(arithmetic))
+            flops = median(rate + limits.arithmetic_rates(arithmetic))
             expected = predict(
                 cost, rates.at(read, flops), shape.parts, shape.sequences, engine.vocabulary
             )
