@@ -144,7 +144,7 @@ for the embedding
   and the norms; {plan.warmup_steps} steps of warm-up, linear decay to zero over the last \
 {plan.decay_steps:,}; bfloat16
   autocast, float32 weights.
-- **Seed:** {plan.seed}; {reproducible}.
+- **Seed:** {plan.seed}; {plan.note or reproducible + "."}
 - **Phases:** the model starts shallow and grows by stacking copies of its layers.
 
 | steps | layers | context | mixture | million tokens |

@@ -25,7 +25,6 @@ from torch.nn import functional as F
 from recipes.lab import skills
 from recipes.lab.data import Batches, Streams
 from recipes.lab.evaluate import evaluate
-from recipes.lab.induction import WIDE, widen
 from recipes.lab.model import LabModel, Shape
 from recipes.lab.plan import Phase, Plan
 
@@ -63,7 +62,7 @@ class Trainer:
         self.deterministic = True  # false for a run begun before its gradients were
         self.model = self._new_model(0)
         if plan.start_sha256 and not self._checkpoint.exists():
-            load_start(self.model, plan.start_sha256, start, plan.seed)
+            load_start(self.model, plan.start_sha256, start)
         self._start_phase()
         folder.mkdir(parents=True, exist_ok=True)
         self._curve = folder / "curve.csv"
@@ -120,9 +119,7 @@ class Trainer:
     def _start_phase(self) -> None:
         """Build what depends on the phase: optimisers, batches, the compiled loss."""
         phase = self.plan.phases[self.phase]
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not name.startswith(self.plan.frozen))
-        named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        named = dict(self.model.named_parameters())
         matrices = [p for name, p in named.items() if p.ndim == 2 and "layers" in name]
         vectors = [p for name, p in named.items() if p.ndim == 1 or "layers" not in name]
         self.matrices = torch.optim.Muon(
@@ -241,9 +238,8 @@ class Trainer:
                 f"{self._checkpoint} was trained on another corpus: train in an empty folder."
             )
         phases = tuple(Phase(**phase) for phase in state["plan"].pop("phases"))
-        frozen = tuple(state["plan"].pop("frozen", ()))
         shape = Shape(**state["plan"].pop("shape"))
-        past = Plan(phases=phases, shape=shape, frozen=frozen, **state["plan"])
+        past = Plan(phases=phases, shape=shape, **state["plan"])
         if not self.plan.has_same_past(past, state["step"]):
             raise ValueError(
                 f"{self._checkpoint} was trained by another plan: train in an empty folder."
@@ -285,18 +281,15 @@ class Trainer:
             writer.writerows(rows)
 
 
-def load_start(model: LabModel, sha256: str, path: Path | None, seed: int) -> None:
-    """Take over the weights that a plan starts from, widened where the model is wide.
-
-    Raises ValueError for any other weights.
-    """
+def load_start(model: LabModel, sha256: str, path: Path | None) -> None:
+    """Take over the weights that a plan starts from. Raises ValueError for any other weights."""
     if path is None:
         raise ValueError("The plan starts from weights: name their file with --start.")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
         raise ValueError(f"{path} has the SHA-256 {found}, but the plan starts from {sha256}.")
     weights = {name: weight.float() for name, weight in load_file(path).items()}
-    model.load_state_dict(widen(weights, seed) if model.shape == WIDE else weights)
+    model.load_state_dict(weights)
 
 
 def source_of(name: str, layers: int) -> str:
