@@ -46,7 +46,8 @@ def test_projections_are_packed_in_the_order_of_the_contract(tmp_path: Path) -> 
     assert op.bias is not None
     layer = "model.layers.0.self_attn."
     weights = [stored[f"{layer}{name}_proj.weight"] for name in "qkv"]
-    assert (op.qkv.arrays["weight"] == np.concatenate(weights)).all()
+    ids = np.arange(op.qkv.out_features, dtype=np.int32)
+    assert (op.qkv.rows(ids) == np.concatenate(weights)).all()
     assert (op.bias == np.concatenate([stored[f"{layer}{n}_proj.bias"] for n in "qkv"])).all()
     ropes = {id(o.rope) for o in model.program.ops if isinstance(o, AttentionInput)}
     assert len(ropes) == 1
