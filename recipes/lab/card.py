@@ -9,6 +9,7 @@ from typing import Any
 from recipes.lab.corpus import HELD_OUT_PER_MILLE
 from recipes.lab.data import MIXTURES
 from recipes.lab.evaluate import Score
+from recipes.lab.plan import LAB
 from recipes.lab.skills import MIXTURES as SKILL_MIXTURES
 from recipes.lab.train import Trainer
 
@@ -104,7 +105,16 @@ def card(
         "  the gradient of the embedding deterministic; training again gives slightly other weights"
     )
     start = (
-        f", from the weights with the SHA-256 `{plan.start_sha256}`" if plan.start_sha256 else ""
+        f"; the run started from the weights of the plan `lab` (SHA-256 `{plan.start_sha256}`), which "
+        f"had read {LAB.tokens():,}"
+        if plan.start_sha256
+        else ""
+    )
+    grows = len({phase.layers for phase in plan.phases}) > 1
+    growth = (
+        "the model starts shallow and grows by stacking copies of its layers"
+        if grows
+        else "all of the model's layers, in contexts that grow"
     )
     return f"""{_HEADER if not skills else _HEADER_SKILLS}
 ## Architecture
@@ -145,7 +155,7 @@ for the embedding
 {plan.decay_steps:,}; bfloat16
   autocast, float32 weights.
 - **Seed:** {plan.seed}; {plan.note or reproducible + "."}
-- **Phases:** the model starts shallow and grows by stacking copies of its layers.
+- **Phases:** {growth}.
 
 | steps | layers | context | mixture | million tokens |
 |---|---|---|---|---|
