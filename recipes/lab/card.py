@@ -105,8 +105,8 @@ def card(
         "  the gradient of the embedding deterministic; training again gives slightly other weights"
     )
     start = (
-        f"; the run started from the weights of the plan `lab` (SHA-256 `{plan.start_sha256}`), which "
-        f"had read {LAB.tokens():,}"
+        f"; the run started from the weights of the plan `lab` (SHA-256 `{plan.start_sha256}`), "
+        f"which had read {LAB.tokens():,}"
         if plan.start_sha256
         else ""
     )
