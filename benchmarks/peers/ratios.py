@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
-CONFIDENCE = 0.95
+from ockham.lab import statistics
 
 
 @dataclass(frozen=True)
@@ -29,14 +26,6 @@ def paired_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
     as normal, and the interval is Student's. Raises ValueError without pairs or if a value is not
     positive.
     """
-    if not pairs:
-        raise ValueError("there are no pairs to take a ratio of.")
-    if any(value <= 0 for pair in pairs for value in pair):
-        raise ValueError("ratios need positive values.")
-    logs = [math.log(a / b) for a, b in pairs]
-    mean = statistics.fmean(logs)
-    if len(logs) == 1:
-        return Ratio(math.exp(mean), 0.0, math.inf, 1)
-    error = statistics.stdev(logs) / math.sqrt(len(logs))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1)) * error
-    return Ratio(math.exp(mean), math.exp(mean - reach), math.exp(mean + reach), len(logs))
+    value, interval = statistics.paired_ratio([a for a, _ in pairs], [b for _, b in pairs])
+    low, high = interval or (0.0, math.inf)
+    return Ratio(value, low, high, len(pairs))

@@ -1,4 +1,4 @@
-"""How sure a measured figure is: 95% intervals for shares, ratios of sums and paired differences.
+"""How sure a measured figure is: 95% intervals for shares, ratios and paired differences.
 
 The unit that is resampled is the item (a prompt), never the token: tokens of one text are not
 independent, and an interval over tokens would be far too narrow.
@@ -7,6 +7,7 @@ independent, and an interval over tokens would be far too narrow.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,10 @@ Interval = tuple[float, float]
 
 Z = 1.959963984540054
 """Two-sided 95% of the normal distribution."""
+_STUDENT = (
+    *(12.7062047, 4.3026527, 3.1824463, 2.7764451, 2.5705818),
+    *(2.4469119, 2.3646243, 2.3060041, 2.2621572, 2.2281389),
+)
 RESAMPLES = 2000
 _BLOCK = 4_000_000
 """Counts drawn at once, so that many items take no more memory than few."""
@@ -52,6 +57,39 @@ def paired_difference(before: Sequence[float], after: Sequence[float]) -> Interv
     difference = (gained - lost) / padded
     half = Z * math.sqrt(gained + lost - (gained - lost) ** 2 / padded) / padded
     return max(-1.0, difference - half), min(1.0, difference + half)
+
+
+def paired_ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float, Interval | None]:
+    """The ratio before / after of pairs measured beside each other, and its interval.
+
+    The geometric mean, and Student's interval of the logarithms, so that a drift of the machine
+    that both of a pair see cancels. The interval of a single pair is None. Raises ValueError
+    without pairs, for lists of different lengths, or if a value is not positive.
+    """
+    if not before:
+        raise ValueError("there are no pairs to take a ratio of.")
+    if min(*before, *after) <= 0:
+        raise ValueError("ratios need positive values.")
+    logs = [math.log(b / a) for b, a in zip(before, after, strict=True)]
+    mean = statistics.fmean(logs)
+    if len(logs) == 1:
+        return math.exp(mean), None
+    half = student(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
+
+
+def student(freedom: int) -> float:
+    """Two-sided 95% of Student's t: a table for few degrees of freedom, else the expansion around
+    the normal (Abramowitz and Stegun, 26.7.5), which is then right to 0.0001."""
+    if freedom <= len(_STUDENT):
+        return _STUDENT[freedom - 1]
+    terms = (
+        (Z**3 + Z) / 4,
+        (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96,
+        (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384,
+        (79 * Z**9 + 776 * Z**7 + 1482 * Z**5 - 1920 * Z**3 - 945 * Z) / 92160,
+    )
+    return Z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
 def ratio_interval(

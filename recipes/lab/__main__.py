@@ -19,6 +19,7 @@ from recipes.lab.tokenizer import load_tokenizer, save_tokenizer, train_tokenize
 from recipes.lab.train import Trainer
 
 _ROOT = Path(__file__).parents[2]
+_LAB = _ROOT / "ockham/model/lab"
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--plan", choices=tuple(PLANS), default="lab")
     parser.add_argument("--start", type=Path, help="model.safetensors that the plan starts from")
     parser.add_argument("--run", type=Path, help="checkpoints, curve; runs/PLAN by default")
-    parser.add_argument("--out", type=Path, default=_ROOT / "ockham/model/lab", help="the export")
+    parser.add_argument("--out", type=Path, default=_LAB, help="the export")
     parser.add_argument("--scores", type=Path, help="of `ockham eval --json`, for the card")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, resumable, then")
@@ -44,7 +45,7 @@ def main() -> None:
     if options.command == "passages":
         write_passages(documents, _ROOT / "ockham/lab/tasks/held_out.json.gz")
         return
-    tokenizer = load_tokenizer(options.out)
+    tokenizer = load_tokenizer(_LAB)
     streams = build_streams(documents, tokenizer, _ROOT / "runs/tokens")
     trainer = Trainer(plan, streams, run, tokenizer, options.start)
     if options.command == "train":

@@ -12,14 +12,26 @@ pytestmark = pytest.mark.skipif(core is None, reason="the reference backend prom
 
 
 @pytest.fixture(scope="module")
-def cells() -> list[Cell]:
-    return compose(Bench(engine_config_of("lab")))
+def bench() -> Bench:
+    return Bench(engine_config_of("lab"))
+
+
+@pytest.fixture(scope="module")
+def cells(bench: Bench) -> list[Cell]:
+    return compose(bench)
 
 
 def test_no_pair_changes_a_token(cells: list[Cell]) -> None:
     assert len(cells) == len(parts()) * (len(parts()) + 1) // 2
     for cell in cells:
         assert cell.refused or cell.identical, (cell.one, cell.other)
+
+
+def test_pairs_with_preemption_preempt(bench: Bench, cells: list[Cell]) -> None:
+    whole = bench.config.kv_cache_memory_bytes
+    tight = [e for e in bench.engines() if e.config.kv_cache_memory_bytes != whole]
+    assert len(tight) >= 7  # in small steps, forked, in each format, and with nothing else
+    assert all(engine.scheduler.preemptions for engine in tight)
 
 
 def test_only_two_of_the_same_seam_are_refused(cells: list[Cell]) -> None:

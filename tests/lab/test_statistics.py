@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from ockham.lab.statistics import paired_difference, ratio_interval, wilson
+from ockham.lab.statistics import (
+    paired_difference,
+    paired_ratio,
+    ratio_interval,
+    student,
+    wilson,
+)
 
 
 def test_wilson_gives_the_published_interval() -> None:
@@ -71,3 +78,23 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     ones = [1.0] * 30
     assert ratio_interval(values, ones, seed=5) == ratio_interval(values, ones, seed=5)
     assert ratio_interval(values, ones, seed=5) != ratio_interval(values, ones, seed=6)
+
+
+def test_a_paired_ratio_has_the_spread_of_its_pairs() -> None:
+    assert paired_ratio([2.0], [1.0]) == (2.0, None)
+    centre, interval = paired_ratio([2.0, 4.0], [1.0, 2.0])
+    assert centre == pytest.approx(2)
+    assert interval == pytest.approx((2, 2))
+    centre, interval = paired_ratio([1.0, 2.0, 4.0], [1.0, 1.0, 1.0])
+    assert centre == pytest.approx(2)
+    assert interval is not None
+    assert interval[0] < 1 < 2 < interval[1]
+    with pytest.raises(ValueError, match="no pairs"):
+        paired_ratio([], [])
+    with pytest.raises(ValueError, match="positive"):
+        paired_ratio([1.0], [0.0])
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 10, 11, 12, 30, 1000])
+def test_student_is_that_of_scipy(freedom: int) -> None:
+    assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-4)

@@ -17,8 +17,9 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
-from ockham.lab.evidence.row import Row, ratio
+from ockham.lab.evidence.row import Row
 from ockham.lab.running import drive
+from ockham.lab.statistics import paired_ratio
 
 POOL_BYTES = 256 << 20
 """State of an engine that measures: enough for every recipe on the lab model."""
@@ -60,6 +61,10 @@ class Bench:
             self._engines[key] = Engine(config)
         return self._engines[key]
 
+    def engines(self) -> list[Engine]:
+        """Every engine so far."""
+        return list(self._engines.values())
+
     def release(self) -> None:
         """Let go of every engine, so that the next recipe has the memory."""
         self._engines.clear()
@@ -89,7 +94,7 @@ class Bench:
                 outcome = (without, with_)[which]()
                 if number:
                     runs[which].append(outcome)
-        speed, interval = ratio(*([outcome.seconds for outcome in side] for side in runs))
+        speed, interval = paired_ratio(*([outcome.seconds for outcome in side] for side in runs))
         return msgspec.convert(
             {
                 "seam": seam,

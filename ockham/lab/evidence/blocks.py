@@ -15,9 +15,10 @@ from ockham.core.registry import techniques
 from ockham.kernels.cores import allowed_cores
 from ockham.lab.evidence.bench import Bench
 from ockham.lab.evidence.recipe import Measure, evidence
-from ockham.lab.evidence.row import Row, ratio
+from ockham.lab.evidence.row import Row
 from ockham.lab.kernels.limits import Limits
 from ockham.lab.kernels.products import cold_matrices
+from ockham.lab.statistics import paired_ratio
 from ockham.weights.block_layout import BlockLayout
 from ockham.weights.block_types import BlockFormat
 from ockham.weights.fp32 import Fp32
@@ -71,7 +72,7 @@ def _measure(name: str, cls: type[BlockFormat]) -> Measure:
         for _ in range(bench.rounds):
             for side, times in zip(sides, seconds, strict=True):
                 times.append(median(side.times(1, CALLS)))
-        speed, interval = ratio(*seconds)
+        speed, interval = paired_ratio(*seconds)
         return Row(
             seam="format",
             name=name,

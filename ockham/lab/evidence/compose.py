@@ -27,7 +27,7 @@ from ockham.weights.block_types import BlockFormat
 
 LENGTHS = (3, 40, 17, 70, 1, 25)
 """Tokens of the prompts."""
-GENERATED = 12
+GENERATED = 24
 _SEAM_FIELDS = {
     "format": "quantization",
     "reuse": "reuse",

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import msgspec
-import numpy as np
 
 from ockham.lab.statistics import Interval
-
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Two-sided 95% of Student's t for 1 to 10 degrees of freedom; 1.96 beyond is close enough."""
 
 
 class Fidelity(msgspec.Struct, kw_only=True):
@@ -85,17 +78,3 @@ def _speed(ratio: float, interval: Interval | None) -> str:
     if low <= 1 <= high:
         return "no difference in time that the rounds can tell"
     return f"{ratio:.2f} times as fast" if low > 1 else f"slower: {ratio:.2f} times as fast"
-
-
-def ratio(without: Sequence[float], with_: Sequence[float]) -> tuple[float, Interval | None]:
-    """The geometric mean of the pairs' ratios and its 95% interval (Student's t of the logs).
-
-    None of a single pair, of which no spread is known.
-    """
-    logs = np.log(np.asarray(without) / np.asarray(with_))
-    centre = float(logs.mean())
-    if len(logs) < 2:
-        return math.exp(centre), None
-    t = T_975[len(logs) - 2] if len(logs) - 2 < len(T_975) else 1.96
-    half = t * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    return math.exp(centre), (math.exp(centre - half), math.exp(centre + half))
