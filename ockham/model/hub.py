@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ockham.core.errors import ModelError
+from ockham.model.gguf.names import one_path_each
 
 BUILT_IN = {"lab": Path(__file__).parent / "lab"}
 """Models that the package carries."""
@@ -30,7 +31,8 @@ def resolve(model: str, revision: str | None = None) -> Path:
     """The directory of a model, or its GGUF file; a hub name is downloaded, with progress on
     stderr, or found in the cache (`HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured).
 
-    `owner/name:Q4_K_M` is the one GGUF file of a repository whose name ends so.
+    `owner/name:Q4_K_M` is the one GGUF file of a repository, or of a local directory, whose name
+    ends so. A file that is split into parts is named by one of them.
 
     Raises ModelError saying what to do if there is no such model, or it cannot be had.
     """
@@ -43,13 +45,16 @@ def resolve(model: str, revision: str | None = None) -> Path:
         return BUILT_IN[model]
     path = Path(model).expanduser()
     if path.is_dir():
-        return path
+        return _gguf_alone(path)
     if path.exists():
         if path.suffix == ".gguf":
             return path
         raise ModelError(
             f"{model} is a file; name the directory that holds config.json, or a .gguf file."
         )
+    directory, _, quantisation = model.rpartition(":")
+    if directory and Path(directory).expanduser().is_dir():
+        return _one_gguf(Path(directory).expanduser(), _gguf_patterns(quantisation), model)
     if model.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(model):
         raise ModelError(
             f"there is no directory {model!r}; name a checkpoint's directory, a .gguf file, a "
@@ -59,21 +64,41 @@ def resolve(model: str, revision: str | None = None) -> Path:
     repository, _, quantisation = model.partition(":")
     if not quantisation:
         return _download(model, revision, WANTED_FILES)
-    patterns = [
-        f"{start}{spelled}.gguf"
-        for start in ("", "*-", "*.", "*_")
-        for spelled in (quantisation, quantisation.upper(), quantisation.lower())
-    ]
+    patterns = _gguf_patterns(quantisation)
     return _one_gguf(_download(repository, revision, patterns), patterns, model)
 
 
+def _gguf_alone(directory: Path) -> Path:
+    """A directory, or its GGUF model if it holds one and nothing else that could be meant."""
+    if any(directory.glob("*.safetensors")) or any(directory.glob("*.safetensors.index.json")):
+        return directory
+    found = one_path_each(directory.glob("*.gguf"))
+    if len(found) > 1:
+        raise ModelError(
+            f"{directory} holds several GGUF models: {', '.join(path.name for path in found)}. "
+            "Name one of the files."
+        )
+    return found[0] if found else directory
+
+
+def _gguf_patterns(quantisation: str) -> list[str]:
+    """Of the files, and the parts of files, whose name ends in a quantisation."""
+    return [
+        f"{start}{spelled}{part}.gguf"
+        for part in ("", "-?????-of-?????")
+        for start in ("", "*-", "*.", "*_")
+        for spelled in (quantisation, quantisation.upper(), quantisation.lower())
+    ]
+
+
 def _one_gguf(directory: Path, patterns: Sequence[str], model: str) -> Path:
-    """The file of a snapshot that `model`, a name such as owner/name:Q4_K_M, stands for."""
-    found = sorted({path for pattern in patterns for path in directory.rglob(pattern)})
+    """The file of a directory that `model`, a name such as owner/name:Q4_K_M, stands for."""
+    found = one_path_each({path for pattern in patterns for path in directory.rglob(pattern)})
+    name, _, quantisation = model.rpartition(":")
     if not found:
         raise ModelError(
-            f"{model.partition(':')[0]} has no file that ends in {patterns[3][2:]}; see its files "
-            "on the hub, and name one that is not split into parts."
+            f"{name} has no GGUF file whose name ends in {quantisation}; see which it has, and "
+            "name one of them."
         )
     if len(found) > 1:
         names = ", ".join(path.name for path in found)

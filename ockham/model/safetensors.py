@@ -256,11 +256,9 @@ def _other_weights(directory: Path) -> str:
     """What to do about weights of another format that stand in a directory."""
     others = [
         path.name
-        for pattern in ("*.bin", "*.pth", "*.pt", "*.gguf", "*.h5", "*.msgpack")
+        for pattern in ("*.bin", "*.pth", "*.pt", "*.h5", "*.msgpack")
         for path in sorted(directory.glob(pattern))
     ]
     if not others:
         return ""
-    if others[0].endswith(".gguf"):
-        return f" Name the file itself: {directory / others[0]}."
     return f" It holds {others[0]}: convert it (transformers: save_pretrained) and try again."

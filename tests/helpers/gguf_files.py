@@ -31,12 +31,14 @@ def write_gguf(
     type_of: Callable[[str], str] = lambda name: "F32",
     metadata: Callable[[gguf.GGUFWriter], object] = lambda writer: None,
     extra: Mapping[str, np.ndarray] | None = None,
+    split_max_tensors: int = 0,
 ) -> dict[str, np.ndarray]:
     """Write a checkpoint's weights; matrices (by their names in transformers) as `type_of` says.
+    With `split_max_tensors` in parts of at most so many.
 
     Gives the weights as the file has them, dequantised by the `gguf` package.
     """
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split_max_tensors)
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
     writer.add_context_length(config["max_position_embeddings"])

@@ -67,10 +67,42 @@ def test_a_gguf_file_is_taken_by_path_or_by_the_end_of_its_name(tmp_path: Path) 
         found = run(PRINT_DIRECTORY, f"someone/tiny-GGUF:{wanted}", **offline)
         assert found.stdout.strip() == str(files / name), found.stderr
     found = run(PRINT_DIRECTORY, "someone/tiny-GGUF:Q2_K", **offline)
-    assert "ModelError: someone/tiny-GGUF has no file that ends in Q2_K.gguf" in found.stderr
+    assert "ModelError: someone/tiny-GGUF has no GGUF file whose name ends in Q2_K" in found.stderr
     (files / "other-Q8_0.gguf").touch()
     found = run(PRINT_DIRECTORY, "someone/tiny-GGUF:Q8_0", **offline)
     assert "stands for several files: other-Q8_0.gguf, tiny.q8_0.gguf" in found.stderr
+
+
+def test_a_split_gguf_file_is_found_on_the_hub_and_in_a_directory(tmp_path: Path) -> None:
+    files = tmp_path / "hub" / "models--someone--big-GGUF" / "snapshots" / "abc123"
+    (files / "Q4_K_M").mkdir(parents=True)
+    (files.parents[1] / "refs").mkdir()
+    (files.parents[1] / "refs" / "main").write_text("abc123")
+    (files / "big-Q8_0.gguf").touch()
+    (files / "mmproj-Q8_0.gguf").touch()
+    for part in (1, 2, 3):
+        (files / "Q4_K_M" / f"big-Q4_K_M-0000{part}-of-00003.gguf").touch()
+    first = files / "Q4_K_M" / "big-Q4_K_M-00001-of-00003.gguf"
+    offline = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    found = run(PRINT_DIRECTORY, "someone/big-GGUF:q4_k_m", **offline)
+    assert found.stdout.strip() == str(first), found.stderr
+    assert resolve(f"{files}:Q4_K_M") == first
+    assert resolve(f"{files}:Q8_0") == files / "big-Q8_0.gguf"
+    assert resolve(str(first.parent)) == first
+    with pytest.raises(ModelError, match=r"/abc123 has no GGUF file whose name ends in Q2_K; see"):
+        resolve(f"{files}:Q2_K")
+
+
+def test_a_directory_of_one_gguf_model_names_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "a.gguf").touch()
+    assert resolve(str(tmp_path)) == tmp_path / "a.gguf"
+    (tmp_path / "b-00001-of-00002.gguf").touch()
+    (tmp_path / "b-00002-of-00002.gguf").touch()
+    with pytest.raises(ModelError, match=r"several GGUF models: a.gguf, b-00001-of-00002.gguf\. N"):
+        resolve(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    assert resolve(str(tmp_path)) == tmp_path
 
 
 def test_offline_without_the_model_is_said_in_a_sentence(tmp_path: Path) -> None:

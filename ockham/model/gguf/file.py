@@ -31,11 +31,12 @@ _STRING, _ARRAY = 8, 9
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """A tensor of rows of `shape[-1]` values: bytes [start, stop) of the file.
+    """A tensor of rows of `shape[-1]` values: bytes [start, stop) of `file`.
 
     `type` is None, and `stop` is `start`, where `type_number` is not known to the `gguf` package.
     """
 
+    file: GgufFile
     name: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType | None
@@ -57,7 +58,7 @@ class GgufFile(WeightsFile):
     """One open file, whose header has been checked whole.
 
     `metadata` holds numbers, booleans, strings and lists of them. Raises ModelError if the file is
-    no GGUF file of this kind, is truncated, or is one of several parts.
+    no GGUF file of this kind, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,12 +85,6 @@ class GgufFile(WeightsFile):
         for _ in range(cursor.number("Q", "the number of keys")):
             key = cursor.string("a key")
             self.metadata[key] = cursor.value(cursor.number("I", key), key)
-        parts = self.metadata.get("split.count", 1)
-        if parts > 1:
-            raise ModelError(
-                f"{self.path} is one of {parts} parts; join them with llama.cpp's "
-                "`llama-gguf-split --merge`."
-            )
         entries = [self._entry(cursor) for _ in range(tensors)]
         alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1:
@@ -113,7 +108,7 @@ class GgufFile(WeightsFile):
         try:
             kind = GGMLQuantizationType(number)
         except ValueError:
-            return GgufTensor(name, shape, None, number, start, start)
+            return GgufTensor(self, name, shape, None, number, start, start)
         block, block_bytes = GGML_QUANT_SIZES[kind]
         if shape[-1] % block:
             raise ModelError(
@@ -126,7 +121,7 @@ class GgufFile(WeightsFile):
                 f"{self.path} ends at byte {self.nbytes}, inside or before tensor {name!r}: the "
                 "file is truncated; download or copy it again."
             )
-        return GgufTensor(name, shape, kind, number, start, stop)
+        return GgufTensor(self, name, shape, kind, number, start, stop)
 
 
 class _Cursor:

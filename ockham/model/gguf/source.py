@@ -1,4 +1,4 @@
-"""Weights in a GGUF file.
+"""Weights in GGUF files.
 
 What is held as it is stored: F32 in fp32, BF16 in bf16 (if all of the file's plain matrices are),
 Q4_0 in int4 with groups of 32, and Q8_0, Q5_0, Q4_1, Q5_1, Q4_K, Q5_K and Q6_K in formats of their
@@ -23,6 +23,7 @@ from ockham.model.compile import Part
 from ockham.model.gguf.blocks import READERS, read_blocks
 from ockham.model.gguf.config import config_of, find_gguf_architecture, gguf_name
 from ockham.model.gguf.file import GgufFile, GgufTensor
+from ockham.model.gguf.parts import GgufParts
 from ockham.model.packing import Packer, Stored
 from ockham.model.sources import Loader, Scale
 
@@ -43,32 +44,33 @@ _FACTORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
 
 class GgufSource:
-    """One GGUF file, seen as the checkpoint that it was made from."""
+    """A GGUF file, or the parts of one, seen as the checkpoint that it was made from."""
 
     harmless: tuple[str, ...] = tuple(f"{name}.weight" for name in _FACTORS)
 
     quantised_as: str | None = None
 
     def __init__(self, path: Path) -> None:
-        """Raises ModelError for a file that is damaged or of an architecture not supported."""
-        self._file = GgufFile(path)
+        """`path` may be any part. Raises ModelError for files that are damaged, incomplete or of an
+        architecture not supported."""
+        self._parts = GgufParts(path)
         try:
-            _, self._architecture = find_gguf_architecture(self._file.metadata)
-            shapes = {name: tensor.shape for name, tensor in self._file.tensors.items()}
-            self.config = config_of(self._file.metadata, shapes, self._factors())
+            _, self._architecture = find_gguf_architecture(self._parts.metadata)
+            shapes = {name: tensor.shape for name, tensor in self._parts.tensors.items()}
+            self.config = config_of(self._parts.metadata, shapes, self._factors())
         except BaseException:
-            self._file.close()
+            self._parts.close()
             raise
 
     @property
     def files(self) -> list[GgufFile]:
-        return [self._file]
+        return self._parts.files
 
     def names(self) -> Collection[str]:
-        return self._file.tensors
+        return self._parts.tensors
 
     def plain_dtype(self) -> str:
-        types = {t.type_name for t in self._file.tensors.values() if len(t.shape) > 1}
+        types = {t.type_name for t in self._parts.tensors.values() if len(t.shape) > 1}
         return "BF16" if types & PLAIN.keys() == {"BF16"} else "F32"
 
     def measure(self, packer: Packer) -> Scale:
@@ -78,10 +80,10 @@ class GgufSource:
         return Loader(self, packer)
 
     def close(self) -> None:
-        self._file.close()
+        self._parts.close()
 
     def has(self, name: str) -> bool:
-        return gguf_name(name, self._architecture) in self._file.tensors
+        return gguf_name(name, self._architecture) in self._parts.tensors
 
     def stored(self, part: Part) -> Stored:
         tensor = self._find(part)
@@ -124,17 +126,17 @@ class GgufSource:
 
     def _find(self, part: Part) -> GgufTensor:
         name = gguf_name(part.name, self._architecture)
-        tensor = None if name is None else self._file.tensors.get(name)
+        tensor = None if name is None else self._parts.tensors.get(name)
         if tensor is None:
-            raise ModelError(f"{self._file.path} has no tensor {name or part.name!r}.")
+            raise ModelError(f"{self._parts.path} has no tensor {name or part.name!r}.")
         if tensor.shape != part.shape:
             raise ModelError(
-                f"tensor {name!r} of {self._file.path} has the shape {list(tensor.shape)}, but "
+                f"tensor {name!r} of {tensor.file.path} has the shape {list(tensor.shape)}, but "
                 f"its metadata implies {list(part.shape)}."
             )
         if tensor.type_name not in TYPES:
             raise ModelError(
-                f"tensor {name!r} of {self._file.path} has the type {tensor.type_name}; supported "
+                f"tensor {name!r} of {tensor.file.path} has the type {tensor.type_name}; supported "
                 f"are {', '.join(TYPES)}."
             )
         return tensor
@@ -164,7 +166,7 @@ class GgufSource:
             block = buffer[: min(rows, stop - first)]
             view = block.reshape(-1).data
             offset = tensor.start + first * tensor.row_bytes
-            self._file.read_into(view, offset, f"tensor {tensor.name!r}")
+            tensor.file.read_into(view, offset, f"tensor {tensor.name!r}")
             yield block
 
     def _reordered_head(self, part: Part) -> int | None:
@@ -178,11 +180,11 @@ class GgufSource:
         """The tensors that divide rotary frequencies."""
         found = {}
         for name in _FACTORS:
-            tensor = self._file.tensors.get(name + ".weight")
+            tensor = self._parts.tensors.get(name + ".weight")
             if tensor is None:
                 continue
             if tensor.type_name != "F32" or len(tensor.shape) != 1:
-                raise ModelError(f"tensor {tensor.name!r} of {self._file.path} is no row of F32.")
+                raise ModelError(f"tensor {tensor.name!r} of {tensor.file.path} is no row of F32.")
             found[name] = next(self._read(tensor, 0, 1, 1)).view(np.float32)[0].tolist()
         return found
 

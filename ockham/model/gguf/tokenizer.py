@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import ModelError
-from ockham.model.gguf.file import GgufFile
+from ockham.model.gguf.parts import GgufParts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -54,13 +54,13 @@ _NAMED = {
 
 
 def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any]]:
-    """The tokenizer of a GGUF file, and what its tokenizer_config.json would say.
+    """The tokenizer of a GGUF file, or any part of one, and its tokenizer_config.json.
 
     Raises ModelError if the file has none, or one of a kind that is not supported.
     """
-    file = GgufFile(path)
-    file.close()
-    metadata = file.metadata
+    parts = GgufParts(path)
+    parts.close()
+    metadata = parts.metadata
     kind, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
     if kind not in ("gpt2", "llama") or not tokens:
         raise ModelError(
