@@ -378,6 +378,21 @@ _QWEN3_MOE = Architecture(
         **_QWEN_EXPERTS,
     },
 )
+_OLMOE = Architecture(
+    "OlmoeForCausalLM",
+    qk_norm="whole",
+    qkv_bias="attention_bias",
+    output_bias="attention_bias",
+    experts=ExpertRecord(intermediate="intermediate_size"),
+    defaults={
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": False,
+        "eos_token_id": 50279,
+    },
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
     record.name: record
@@ -396,6 +411,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         _MIXTRAL,
         _QWEN2_MOE,
         _QWEN3_MOE,
+        _OLMOE,
     )
 }
 """Every known architecture, by the name that config.json gives under `architectures`."""

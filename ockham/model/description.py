@@ -23,6 +23,7 @@ ACTIVATIONS = {
 
 _REFUSED = {
     "use_bidirectional_attention": "only causal attention is supported",
+    "clip_qkv": "clipped queries, keys and values are not supported",
     "dual_chunk_attention_config": "dual chunk attention is not supported; remove the key",
 }
 """Keys of config.json that change the meaning of the model in a way that is not supported."""

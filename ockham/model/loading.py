@@ -176,9 +176,11 @@ def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> 
     """The named quantization, if any; else what the checkpoint quantised stays as it is, and the
     rest takes the format of the dtype asked for, or the checkpoint's own.
 
-    float16 and float32 tensors become fp32, which holds every value of either exactly.
+    Of a checkpoint's own dtypes float16 and float32 become fp32, which holds every value of either
+    exactly, one by one where they stand in a checkpoint of bfloat16.
     """
     plain = {"bfloat16": "bf16", "float32": "fp32"}.get(config.dtype)
+    exact = plain is None
     if plain is None:
         plain = "bf16" if source.plain_dtype() == "BF16" else "fp32"
     asked = config.quantization
@@ -192,7 +194,7 @@ def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> 
                 "quantization out to take it as it is."
             )
         asked = None
-    return Packer(make_format(plain), None if asked is None else make_format(asked))
+    return Packer(make_format(plain), None if asked is None else make_format(asked), exact)
 
 
 def choose_state_dtype(config: EngineConfig, packer: Packer) -> str:

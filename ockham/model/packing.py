@@ -63,10 +63,12 @@ class Packing:
 @dataclass(frozen=True, slots=True)
 class Packer:
     """Decides by how a matrix is stored. `asked` is the quantization that the user named, if any;
-    `plain` the format of matrices that the checkpoint did not quantise."""
+    `plain` the format of matrices that the checkpoint did not quantise, except that where `exact`
+    those take fp32 of which bf16 would round values."""
 
     plain: Format
     asked: Format | None = None
+    exact: bool = False
 
     def packings(
         self, parts: Sequence[Stored], in_features: int
@@ -95,13 +97,17 @@ class Packer:
             return Packing(self.asked)
         encodings = [part.encoding for part in parts if part.encoding is not None]
         if not any(part.quantised for part in parts):
-            return Packing(self.asked or self.plain)
+            return Packing(self.asked or self._plain(parts))
         if len(encodings) == len(parts):
             common = _common(encodings)
             holder = None if common is None else _holder(common, in_features)
             if holder is not None and (self.asked is None or self.asked.name == holder.name):
                 return Packing(holder, holder, common)
         return Packing(self.asked or make_format(WIDENED))
+
+    def _plain(self, parts: Sequence[Stored]) -> Format:
+        rounds = self.plain.name == "bf16" and any(part.dtype != "BF16" for part in parts)
+        return make_format(WIDENED) if rounds and self.exact else self.plain
 
 
 def make_format(name: str) -> Format:

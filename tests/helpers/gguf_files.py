@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ _ARCHITECTURES = {
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3": gguf.MODEL_ARCH.GEMMA3,
     "phi3": gguf.MODEL_ARCH.PHI3,
+    "qwen2moe": gguf.MODEL_ARCH.QWEN2MOE,
+    "qwen3moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "olmoe": gguf.MODEL_ARCH.OLMOE,
 }
+_ROUTERS = (".block_sparse_moe.gate.weight", ".mlp.gate.weight", ".mlp.shared_expert_gate.weight")
+"""What llama.cpp keeps in F32 whatever the file's type is."""
+
+_EXPERT = re.compile(r"(.+\.experts\.)(\d+)\.(.+)")
 
 
 def write_gguf(
@@ -59,26 +67,32 @@ def write_gguf(
     ):
         if config.get(key):
             add(config[key])
+    _add_experts(writer, config)
     metadata(writer)
     names = gguf.get_tensor_name_map(_ARCHITECTURES[architecture], config["num_hidden_layers"])
     meant = {}
-    for number, (name, value) in enumerate(weights.items()):
+    for number, (name, value) in enumerate(_stacked(weights)):
         value = np.asarray(value, np.float32)
         stored = value
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             stored = _permute(value, heads if "q_proj" in name else kv_heads)
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             stored = value + np.float32(1)
-        kind = Type[type_of(name)] if value.ndim > 1 else Type.F32
+        kind = Type[type_of(name)] if value.ndim > 1 and not name.endswith(_ROUTERS) else Type.F32
         raw, worth = encode(stored, kind, number)
         assert raw.dtype == np.uint8 or kind in (Type.F32, Type.F16)
         ours = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        raw = raw[0] if name.endswith(_ROUTERS[2]) else raw  # the converter squeezes it
         writer.add_tensor(ours, raw, raw_dtype=kind)
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             worth = _unpermute(worth, heads if "q_proj" in name else kv_heads)
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             worth = value
-        meant[name] = worth
+        if value.ndim == 3:
+            start, end = name.split("experts.")
+            meant |= {f"{start}experts.{n}.{end}": one for n, one in enumerate(worth)}
+        else:
+            meant[name] = worth
     for name, value in (extra or {}).items():
         writer.add_tensor(name, value)
     writer.write_header_to_file()
@@ -86,6 +100,30 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return meant
+
+
+def _add_experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    count = config.get("num_experts") or config.get("num_local_experts")
+    if count:
+        writer.add_expert_count(count)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+    if config.get("moe_intermediate_size"):
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if config.get("shared_expert_intermediate_size"):
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+
+
+def _stacked(weights: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """The weights with those of all experts as one, without their numbers in the name."""
+    experts: dict[str, dict[int, np.ndarray]] = {}
+    for name, value in weights.items():
+        found = _EXPERT.fullmatch(name)
+        if found:
+            experts.setdefault(found[1] + found[3], {})[int(found[2])] = value
+        else:
+            yield name, value
+    for name, values in experts.items():
+        yield name, np.stack([values[number] for number in range(len(values))])
 
 
 def encode(value: np.ndarray, kind: Type, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -138,6 +138,7 @@ CASES = {
         },
     ),
     "qwen3-moe": Case("Qwen3Moe", {**EXPERTS, "head_dim": 16, "norm_topk_prob": True}),
+    "olmoe": Case("Olmoe", {"num_experts": 6, "num_experts_per_tok": 3}),
 }
 
 

@@ -283,7 +283,6 @@ def test_rows_that_do_not_divide_into_blocks_are_refused(tmp_path: Path) -> None
     ("metadata", "sentence"),
     [
         ({"general.architecture": "mamba"}, "architecture 'mamba' is not supported; .* llama"),
-        ({"general.architecture": "llama", "llama.expert_count": 8}, "mixtures of experts"),
         (
             {"general.architecture": "llama", "llama.attention.head_count_kv": [1, 2]},
             "num_key_value_heads differs from layer to layer",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ockham.core.errors import ModelError
@@ -26,6 +26,11 @@ KEYS = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
     "rope.freq_base": "rope_theta",
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    "expert_weights_norm": "norm_topk_prob",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
@@ -53,6 +58,24 @@ _GEMMA = {
     "post_feedforward_layernorm": "post_ffw_norm",
 }
 _PHI3 = {**LAYER, "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
+_MIXTRAL = {
+    **LAYER,
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "block_sparse_moe.experts.w1": "ffn_gate_exps",
+    "block_sparse_moe.experts.w3": "ffn_up_exps",
+    "block_sparse_moe.experts.w2": "ffn_down_exps",
+}
+_EXPERTS = {
+    **LAYER,
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+}
 OUTSIDE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
 """The same for the tensors outside of layers."""
 
@@ -60,13 +83,15 @@ OUTSIDE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "outp
 @dataclasses.dataclass(frozen=True, slots=True)
 class GgufArchitecture:
     """What GGUF calls an architecture: its record here, its names, whether queries and keys have
-    their rows reordered (llama.cpp rotates neighbours, transformers halves), and for how many
-    layers the scale of attention is that of hidden_size / heads instead of the head's size."""
+    their rows reordered (llama.cpp rotates neighbours, transformers halves), for how many layers
+    the scale of attention is that of hidden_size / heads instead of the head's size, and whether
+    the weights of a row's experts are made to sum to one where the metadata does not say."""
 
     record: str
     layer: Mapping[str, str] = dataclasses.field(default_factory=lambda: LAYER)
     reordered: bool = False
     scaled_by_width_at: int | None = None
+    normalised: bool = False
 
 
 GGUF_ARCHITECTURES = {
@@ -79,6 +104,16 @@ GGUF_ARCHITECTURES = {
 }
 """`general.architecture` -> what it is here. Mistral's models call themselves llama."""
 
+GGUF_MIXTURES = {
+    "llama": GgufArchitecture("MixtralForCausalLM", _MIXTRAL, reordered=True, normalised=True),
+    "qwen2moe": GgufArchitecture("Qwen2MoeForCausalLM", _EXPERTS),
+    "qwen3moe": GgufArchitecture("Qwen3MoeForCausalLM", _EXPERTS, normalised=True),
+    "olmoe": GgufArchitecture("OlmoeForCausalLM", _EXPERTS),
+}
+"""The same for mixtures of experts: where there is an `expert_count`."""
+
+_SOFTMAX = 1
+
 END_TOKENS = frozenset(
     ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>")
 )
@@ -89,15 +124,15 @@ _CONTROL = 3
 
 def find_gguf_architecture(metadata: Mapping[str, Any]) -> tuple[str, GgufArchitecture]:
     """The name in the metadata, and what it is; raises ModelError with the list of those known."""
-    name = metadata.get("general.architecture")
-    if name not in GGUF_ARCHITECTURES:
+    name = str(metadata.get("general.architecture"))
+    mixture = bool(metadata.get(f"{name}.expert_count"))
+    known = GGUF_MIXTURES if mixture else GGUF_ARCHITECTURES
+    if name not in known:
+        kind = "mixture of experts" if mixture else "architecture"
         raise ModelError(
-            f"the GGUF architecture {name!r} is not supported; supported are "
-            f"{', '.join(GGUF_ARCHITECTURES)}."
+            f"the GGUF {kind} {name!r} is not supported; supported are {', '.join(known)}."
         )
-    if metadata.get(f"{name}.expert_count"):
-        raise ModelError(f"mixtures of experts in GGUF ({name!r}) are not supported.")
-    return str(name), GGUF_ARCHITECTURES[name]
+    return name, known[name]
 
 
 def config_of(
@@ -126,8 +161,10 @@ def config_of(
     config["architectures"] = [architecture.record]
     config["vocab_size"] = shapes.get("token_embd.weight", (0,))[0]
     config["tie_word_embeddings"] = "output.weight" not in shapes
-    config["attention_bias"] = "blk.0.attn_q.bias" in shapes
+    config["attention_bias"] = config["qkv_bias"] = "blk.0.attn_q.bias" in shapes
     config["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
+    if config.get("num_experts"):
+        _add_experts(config, architecture, given, shapes)
     if "hidden_size" in config and "num_attention_heads" in config:
         width = config["hidden_size"] // config["num_attention_heads"]
         head_dim = config.setdefault("head_dim", width)
@@ -154,16 +191,61 @@ def describe_gguf(config: Mapping[str, Any]) -> ModelDescription:
     return dataclasses.replace(description, architecture=record)
 
 
-def gguf_name(name: str, architecture: GgufArchitecture) -> str | None:
-    """The GGUF name of a tensor, e.g. "blk.3.attn_q.weight" of
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor stands: whole in the tensor `name`, or as one of those that `name` stacks:
+    number `expert`. Files of 2023 have it in one of its own, `alone`."""
+
+    name: str
+    expert: int | None = None
+    alone: str | None = None
+
+
+def gguf_place(name: str, architecture: GgufArchitecture) -> Place | None:
+    """The place of a tensor, e.g. "blk.3.attn_q.weight" of
     "model.layers.3.self_attn.q_proj.weight"; None if there is none."""
     base, _, end = name.rpartition(".")
-    layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", base)
-    if layer:
-        found = architecture.layer.get(layer[2])
-        return None if found is None else f"blk.{layer[1]}.{found}.{end}"
-    found = OUTSIDE.get(base.removeprefix("model."))
-    return None if found is None else f"{found}.{end}"
+    layer = re.fullmatch(r"model\.layers\.(\d+)\.(?:(.+\.experts)\.(\d+)\.)?(.+)", base)
+    if not layer:
+        found = OUTSIDE.get(base.removeprefix("model."))
+        return None if found is None else Place(f"{found}.{end}")
+    block = f"blk.{layer[1]}."
+    if layer[3] is None:
+        found = architecture.layer.get(layer[4])
+        return None if found is None else Place(f"{block}{found}.{end}")
+    found = architecture.layer.get(f"{layer[2]}.{layer[4]}")
+    if found is None:
+        return None
+    alone = f"{block}{found.removesuffix('_exps')}.{layer[3]}.{end}"
+    return Place(f"{block}{found}.{end}", int(layer[3]), alone)
+
+
+def _add_experts(
+    config: dict[str, Any],
+    architecture: GgufArchitecture,
+    given: Callable[[str], Any],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """What config.json says of a mixture of experts. Raises ModelError if its router is of a kind
+    that is not supported."""
+    for key, neutral in (
+        ("expert_gating_func", (0, _SOFTMAX)),
+        ("expert_weights_scale", (0, 1)),
+        ("expert_group_count", (0, 1)),
+    ):
+        if (value := given(key)) is not None and value not in neutral:
+            raise ModelError(
+                f"{key} is {value!r} in this GGUF file; only experts that are chosen among all by "
+                "their softmax, and not scaled, are supported."
+            )
+    config.setdefault("norm_topk_prob", architecture.normalised)
+    for key, tensor, axis in (
+        ("moe_intermediate_size", "ffn_gate_exps", 1),
+        ("shared_expert_intermediate_size", "ffn_gate_shexp", 0),
+    ):
+        shape = shapes.get(f"blk.0.{tensor}.weight")
+        if shape is not None and axis < len(shape):  # early files do not say it otherwise
+            config.setdefault(key, shape[axis])
 
 
 def _rope_scaling(given: Any, factors: Mapping[str, list[float]]) -> dict[str, Any] | None:

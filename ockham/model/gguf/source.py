@@ -1,8 +1,8 @@
 """Weights in GGUF files.
 
-What is held as it is stored: F32 in fp32, BF16 in bf16 (if all of the file's plain matrices are),
-Q4_0 in int4 with groups of 32, and Q8_0, Q5_0, Q4_1, Q5_1, Q4_K, Q5_K and Q6_K in formats of their
-own. F16, Q2_K and Q3_K are widened to fp32, exactly as the `gguf` package dequantises them.
+What is held as it is stored: F32 in fp32, BF16 in bf16, Q4_0 in int4 with groups of 32, and Q8_0,
+Q5_0, Q4_1, Q5_1, Q4_K, Q5_K and Q6_K in formats of their own. F16, Q2_K and Q3_K are widened to
+fp32, exactly as the `gguf` package dequantises them. A mixture's experts stand in one tensor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 from ockham.core.seams import Array
 from ockham.model.compile import Part
 from ockham.model.gguf.blocks import READERS, read_blocks
-from ockham.model.gguf.config import config_of, find_gguf_architecture, gguf_name
+from ockham.model.gguf.config import config_of, find_gguf_architecture, gguf_place
 from ockham.model.gguf.file import GgufFile, GgufTensor
 from ockham.model.gguf.parts import GgufParts
 from ockham.model.packing import Packer, Stored
@@ -70,8 +70,9 @@ class GgufSource:
         return self._parts.tensors
 
     def plain_dtype(self) -> str:
+        """BF16 if there is any such matrix: those of other dtypes are widened one by one."""
         types = {t.type_name for t in self._parts.tensors.values() if len(t.shape) > 1}
-        return "BF16" if types & PLAIN.keys() == {"BF16"} else "F32"
+        return "BF16" if "BF16" in types else "F32"
 
     def measure(self, packer: Packer) -> Scale:
         return Scale(self, packer)
@@ -83,10 +84,10 @@ class GgufSource:
         self._parts.close()
 
     def has(self, name: str) -> bool:
-        return gguf_name(name, self._architecture) in self._parts.tensors
+        return self._place(name)[0] is not None
 
     def stored(self, part: Part) -> Stored:
-        tensor = self._find(part)
+        tensor, _ = self._find(part)
         if tensor.type_name == "Q4_0":
             return Stored("Q4_0", (tensor.name,), _Q4_0)
         kind = tensor.type_name
@@ -94,8 +95,8 @@ class GgufSource:
         return Stored(kind, (tensor.name,), opaque=kind in WIDENED, blocks=blocks)
 
     def rows(self, part: Part) -> Iterator[Array]:
-        tensor = self._find(part)
-        for raw in self._blocks(part, tensor):
+        tensor, start = self._find(part)
+        for raw in self._blocks(part, tensor, start):
             if tensor.type_name in PLAIN:
                 yield raw.view(PLAIN[tensor.type_name])
             else:
@@ -109,8 +110,8 @@ class GgufSource:
         Where a whole block is too small for fp16 its scale is zero, whatever its codes are; they
         are made to say zero as well.
         """
-        tensor = self._find(part)
-        for raw in self._blocks(part, tensor):
+        tensor, start = self._find(part)
+        for raw in self._blocks(part, tensor, start):
             blocks = raw.reshape(len(raw), -1, 18)
             scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0]
             packed = blocks[..., 2:]
@@ -120,29 +121,47 @@ class GgufSource:
             yield QuantisedRows(codes.reshape(len(raw), -1), scales, zeros)
 
     def blocks(self, part: Part) -> Iterator[BlockRows]:
-        tensor = self._find(part)
-        for raw in self._blocks(part, tensor):
+        tensor, start = self._find(part)
+        for raw in self._blocks(part, tensor, start):
             yield read_blocks(tensor.type_name, raw)
 
-    def _find(self, part: Part) -> GgufTensor:
-        name = gguf_name(part.name, self._architecture)
-        tensor = None if name is None else self._parts.tensors.get(name)
+    def _place(self, name: str) -> tuple[GgufTensor | None, int | None]:
+        """The tensor that holds what transformers calls `name`, if it is there, and which of the
+        experts that it stacks this is."""
+        place = gguf_place(name, self._architecture)
+        if place is None:
+            return None, None
+        stacked = self._parts.tensors.get(place.name)
+        if stacked is not None or place.alone is None:
+            return stacked, place.expert
+        return self._parts.tensors.get(place.alone), None
+
+    def _find(self, part: Part) -> tuple[GgufTensor, int]:
+        """The tensor that holds a part, and the row at which the part's tensor begins in it."""
+        tensor, expert = self._place(part.name)
         if tensor is None:
-            raise ModelError(f"{self._parts.path} has no tensor {name or part.name!r}.")
-        if tensor.shape != part.shape:
+            place = gguf_place(part.name, self._architecture)
+            missing = part.name if place is None else place.name
+            raise ModelError(f"{self._parts.path} has no tensor {missing!r}.")
+        shape = part.shape if expert is None else (self.config["num_experts"], *part.shape)
+        # llama.cpp's converter writes a matrix of one row as a vector.
+        if tensor.shape != shape and not (shape[0] == 1 and tensor.shape == shape[1:]):
             raise ModelError(
-                f"tensor {name!r} of {tensor.file.path} has the shape {list(tensor.shape)}, but "
-                f"its metadata implies {list(part.shape)}."
+                f"tensor {tensor.name!r} of {tensor.file.path} has the shape {list(tensor.shape)}, "
+                f"but its metadata implies {list(shape)}."
             )
         if tensor.type_name not in TYPES:
             raise ModelError(
-                f"tensor {name!r} of {tensor.file.path} has the type {tensor.type_name}; supported "
-                f"are {', '.join(TYPES)}."
+                f"tensor {tensor.name!r} of {tensor.file.path} has the type {tensor.type_name}; "
+                f"supported are {', '.join(TYPES)}."
             )
-        return tensor
+        return tensor, (expert or 0) * part.shape[0]
 
-    def _blocks(self, part: Part, tensor: GgufTensor) -> Iterator[npt.NDArray[np.uint8]]:
-        """The bytes of rows [part.start, part.stop) in the order that transformers has."""
+    def _blocks(
+        self, part: Part, tensor: GgufTensor, start: int
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        """The bytes of rows [part.start, part.stop), counted from row `start` of the tensor, in the
+        order that transformers has."""
         head = self._reordered_head(part)
         if head is not None and len(part.shape) == 1:
             row = next(self._read(tensor, 0, 1, 1))
@@ -152,7 +171,8 @@ class GgufSource:
         unit = head or 1
         rows = max(1, BLOCK_VALUES // tensor.shape[-1] // unit) * unit
         first = part.start // unit * unit
-        for block in self._read(tensor, first, -(-part.stop // unit) * unit, rows):
+        stop = -(-part.stop // unit) * unit
+        for block in self._read(tensor, start + first, start + stop, rows):
             ordered = block if head is None else block[_transformers_order(len(block), head)]
             cut = slice(max(0, part.start - first), part.stop - first)
             yield ordered[cut]
