@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -148,6 +149,7 @@ def session(place: Folder, ready: list[Configuration], threads: int) -> dict[str
     limits = measure_limits(threads)
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
+        "commit": commit(),
         "processor": processor(),
         "cores": allowed_cores(),
         "threads": threads,
@@ -162,6 +164,16 @@ def session(place: Folder, ready: list[Configuration], threads: int) -> dict[str
         },
         "token_bytes": {each.name: place.token_bytes(each) for each in ready},
     }
+
+
+def commit() -> str | None:
+    """What of Ockham is measured; None where that is no work tree of git."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def configurations(chosen: str) -> list[Configuration]:

@@ -46,7 +46,7 @@ class Folder:
         return self.path / "environments" / peer.name / "bin" / "python"
 
     def model(self, configuration: Configuration) -> Path:
-        return self.path / "models" / configuration.name
+        return self.path / "models" / configuration.model_name
 
     def log(self, name: str) -> Path:
         path = self.path / "logs" / f"{name}.log"

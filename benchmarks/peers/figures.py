@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.peers.peers import CONFIGURATIONS, Configuration
 from benchmarks.peers.ratios import Ratio, paired_ratio
-from benchmarks.peers.rounds import DISTURBED_SHARE
+from benchmarks.peers.rounds import DISTURBED_SHARE, beside_bytes_per_s
 from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed
 
 Record = dict[str, Any]
@@ -51,11 +51,12 @@ class Figures:
             for each in records
             if each["kind"] in ("failure", "skipped")
         }
+        self.commits = _rounds_by_commit(records)
         every_run = [each for each in records if each["kind"] == "run"]
         runs = [each for each in every_run if each["others_share"] <= DISTURBED_SHARE]
         self.disturbed = len(every_run) - len(runs)
         self.measured = {(each["workload"], each["configuration"]) for each in runs}
-        self.read_rates = [each["limits"]["read_bytes_per_s"] for each in runs]
+        self.read_rates = [beside_bytes_per_s(each) for each in runs]
         self.int8_rates = [each["limits"]["int8_ops_per_s"] for each in runs]
         self.bf16_rates = [each["limits"]["bf16_ops_per_s"] for each in runs]
         self._samples: dict[tuple[str, str], dict[int, Sample]] = {}
@@ -128,13 +129,25 @@ class Figures:
         configuration = next(each for each in CONFIGURATIONS if each.name == run["configuration"])
         # Arithmetic does not drift, but one sample of it may have been disturbed.
         limits = {
-            "read_bytes_per_s": run["limits"]["read_bytes_per_s"],
+            "read_bytes_per_s": beside_bytes_per_s(run),
             "int8_ops_per_s": statistics.median(self.int8_rates),
             "bf16_ops_per_s": statistics.median(self.bf16_rates),
         }
         nbytes = self._token_bytes[configuration.name]
         least_s = least_seconds(workload, configuration, nbytes, limits)
         return Sample(value, least_s / run["seconds"])
+
+
+def _rounds_by_commit(records: Sequence[Record]) -> dict[str, set[int]]:
+    """Which rounds measured which commit of Ockham, in the order in which they came."""
+    commit: str | None = None
+    found: dict[str, set[int]] = {}
+    for each in records:
+        if each["kind"] == "session":
+            commit = each.get("commit")
+        elif each["kind"] == "run" and commit is not None:
+            found.setdefault(commit, set()).add(each["round"])
+    return found
 
 
 def less_is_better(workload: str) -> bool:

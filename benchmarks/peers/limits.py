@@ -45,6 +45,10 @@ class Probe:
         self._memory = allocate(READ_BYTES)
         self._memory[:] = 1
 
+    def read_rate(self) -> float:
+        """Bytes a second of one pass: some 10 ms."""
+        return float(core.read_rate(self._pool, self._isa, self._memory))
+
     def sample(self) -> Limits:
         pool, isa = self._pool, self._isa
 
@@ -52,7 +56,7 @@ class Probe:
             return max(core.arithmetic_rate(pool, isa, kind, ARITHMETIC_S) for _ in range(SAMPLES))
 
         return Limits(
-            statistics.median(core.read_rate(pool, isa, self._memory) for _ in range(SAMPLES)),
+            statistics.median(self.read_rate() for _ in range(SAMPLES)),
             rate(core.Rate.INT8),
             rate(core.Rate.BF16),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OCKHAM = "ockham"
+GGUF_TYPES = ("Q8_0", "Q4_0", "Q4_K_M", "BF16")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Configuration:
         return f"{PEERS[self.peer].title} {self.precision}"
 
     @property
+    def model_name(self) -> str:
+        """Of its file or directory."""
+        return f"{self.name}.gguf" if self.precision in GGUF_TYPES else self.name
+
+    @property
     def is_ockham(self) -> bool:
         return self.peer == OCKHAM
 
@@ -105,10 +111,12 @@ CONFIGURATIONS = (
     Configuration(OCKHAM, "int4-32", 4, 4.5),
     Configuration("llamacpp", "Q4_0", 4, 4.5),
     Configuration("llamacpp", "Q4_K_M", 4, 4.5),
+    Configuration(OCKHAM, "Q4_K_M", 4, 4.5),
     Configuration("openvino", "int4", 4, 8),
     Configuration("onnxruntime", "int4", 4, 32),
     Configuration(OCKHAM, "bf16", 16, 16),
     Configuration("llamacpp", "BF16", 16, 16),
+    Configuration("openvino", "fp16", 16, 16),
     Configuration("transformers", "bf16", 16, 16),
 )
 BITS = (8, 4, 16)

@@ -9,16 +9,47 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import psutil
 
+PAUSE_EVERY_S = 0.25
+"""Between two looks at the machine while an engine works."""
+
 
 class WorkerError(Exception):
     """An engine failed, stopped early or did not answer in time."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a batch gave, and the seconds that it took, pauses taken away.
+
+    `decode_read_rates`: what was sampled in the pauses after `first_s`, when all sequences had
+    their first token.
+    """
+
+    tokens: list[list[int]]
+    first_s: float
+    total_s: float
+    decode_read_rates: list[float]
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A time in which the worker was stopped, and what was sampled in it."""
+
+    start: float
+    end: float
+    sampled: float
+
+    def within(self, start: float, end: float) -> float:
+        """Its seconds between two moments."""
+        return max(0.0, min(self.end, end) - max(self.start, start))
 
 
 class Worker:
@@ -58,31 +89,57 @@ class Worker:
         assert self._process.stdout is not None, "stdout is a pipe"
         return self._process.stdout
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer."""
+    def ask(
+        self,
+        *,
+        pauses: list[Pause] | None = None,
+        sample: Callable[[], float] | None = None,
+        **request: Any,
+    ) -> dict[str, Any]:
+        """Send a request and wait for its answer.
+
+        With `sample` the worker is stopped again and again meanwhile, and `pauses` are told what
+        that gave.
+        """
         assert self._process.stdin is not None, "stdin is a pipe"
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failed("ended before it was asked") from None
-        answer: dict[str, Any] = json.loads(self._line(request["do"]))
+        answer: dict[str, Any] = json.loads(self._line(request["do"], pauses, sample))
         if "error" in answer:
             raise self._failed(f"answered {request['do']!r} with {answer['error']!r}")
         return answer
 
-    def generate(self, prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
-        """Have prompts continued; the answer holds exactly the tokens that were asked for."""
-        answer = self.ask(do="generate", prompts=prompts, new_tokens=new_tokens)
+    def generate(
+        self,
+        prompts: list[list[int]],
+        new_tokens: int,
+        sample: Callable[[], float] | None = None,
+    ) -> Done:
+        """Have prompts continued; what comes holds exactly the tokens that were asked for.
+
+        `sample` measures the machine, in pauses of the engine that do not count.
+        """
+        pauses: list[Pause] = []
+        request = {"do": "generate", "prompts": prompts, "new_tokens": new_tokens}
+        answer = self.ask(pauses=pauses, sample=sample, **request)
         counts = [len(tokens) for tokens in answer["tokens"]]
         if counts != [new_tokens] * len(prompts):
             raise self._failed(
                 f"generated {counts} tokens where {new_tokens} were asked for each of "
                 f"{len(prompts)} prompts"
             )
-        if not 0 < answer["first_s"] <= answer["total_s"]:
-            raise self._failed(f"took {answer['first_s']} s of {answer['total_s']} s")
-        return answer
+        start, first, end = (answer[name] for name in ("start", "first", "end"))
+        if not start < first <= end:
+            raise self._failed(f"told moments that are out of order: {start}, {first}, {end}")
+        return Done(
+            answer["tokens"],
+            first - start - sum(each.within(start, first) for each in pauses),
+            end - start - sum(each.within(start, end) for each in pauses),
+            [each.sampled for each in pauses if first <= each.start < end],
+        )
 
     def mixed(self, trace: list[tuple[float, list[int], int]]) -> list[list[float]]:
         """Have a trace served: tokens, seconds of the first token and of the end of each."""
@@ -104,7 +161,9 @@ class Worker:
         return sum(_high_water_bytes(each.pid) for each in processes)
 
     def sleep(self) -> None:
+        """Stop all threads of the worker; returns when they have stopped (or it has ended)."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
@@ -137,17 +196,31 @@ class Worker:
     ) -> None:
         self.close()
 
-    def _line(self, what: str) -> bytes:
+    def _line(
+        self, what: str, pauses: list[Pause] | None, sample: Callable[[], float] | None
+    ) -> bytes:
         deadline = time.perf_counter() + self._timeout_s
         while b"\n" not in self._buffer:
-            if not self._answers.select(max(0.0, deadline - time.perf_counter())):
-                raise self._failed(f"did not answer {what!r} in {self._timeout_s:.0f} s")
+            left_s = max(0.0, deadline - time.perf_counter())
+            if not self._answers.select(left_s if sample is None else min(left_s, PAUSE_EVERY_S)):
+                if time.perf_counter() >= deadline:
+                    raise self._failed(f"did not answer {what!r} in {self._timeout_s:.0f} s")
+                if sample is not None and pauses is not None:
+                    pauses.append(self._pause(sample))
+                continue
             chunk = os.read(self._stdout.fileno(), 1 << 20)
             if not chunk:
                 raise self._failed(f"ended while it was asked to {what!r}")
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
+
+    def _pause(self, sample: Callable[[], float]) -> Pause:
+        start = time.perf_counter()
+        self.sleep()
+        sampled = sample()
+        self._process.send_signal(signal.SIGCONT)
+        return Pause(start, time.perf_counter(), sampled)
 
     def _failed(self, what: str) -> WorkerError:
         self.close()

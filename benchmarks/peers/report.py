@@ -23,8 +23,10 @@ order, on prompts that are new in every round and the same for all. The machine'
 before and after each run. Ratios are of pairs within a round: the geometric mean, and a 95%
 interval (Student's, of the logarithms). A ratio above 1 says that Ockham is faster, or takes less
 memory. *Of the limit*: the least possible time (the larger of weight and state bytes over the
-bandwidth sampled beside the run, and operations over the median arithmetic rate) over the time
-taken. Only speeds are compared: random weights have no quality.
+bandwidth, and operations over the median arithmetic rate) over the time taken. The bandwidth is the
+one beside the run: while an engine decodes it is stopped every quarter of a second for as long as
+one pass over 256 MB takes, which does not count as its time. Only speeds are compared: random
+weights have no quality.
 """
 
 
@@ -41,6 +43,7 @@ def report(records: Sequence[Record]) -> str:
         f"Runs that do not count, because other processes used more than {DISTURBED_SHARE:.0%} of "
         f"the cores beside them: {figures.disturbed}.\n"
     )
+    parts += _commits(figures)
     parts.append("## What is read from it\n")
     parts.append("\n".join(reading(figures)) + "\n")
     for workload in WORKLOADS:
@@ -74,6 +77,17 @@ def _machine(figures: Figures) -> Iterator[str]:
         if versions:
             yield f"| {peer.title} | {', '.join(sorted(versions))} | {peer.mixed} |"
     yield ""
+
+
+def _commits(figures: Figures) -> Iterator[str]:
+    """Rounds count from 1 for a reader."""
+    each = [
+        f"{commit} in round{'s' * (len(rounds) > 1)} "
+        + ", ".join(str(round_ + 1) for round_ in sorted(rounds))
+        for commit, rounds in figures.commits.items()
+    ]
+    if each:
+        yield f"Commits of Ockham that were measured: {'; '.join(each)}.\n"
 
 
 def _section(figures: Figures, workload: Workload) -> Iterator[str]:

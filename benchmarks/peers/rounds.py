@@ -1,15 +1,16 @@
 """The run: rounds in which every engine does every workload once, in rotating order.
 
 The unit is a cell: one workload, in one round, by all configurations of the same number of bits,
-one right after the other, so that what is compared was measured within a minute. Workers stay
-loaded within a round of one number of bits and sleep while another one works. Results are appended
-to a file as they come; a cell that is whole there is not run again.
+one right after the other, so that what is compared was measured within a minute or two. Workers
+stay loaded within a round of one number of bits and sleep while another one works. Results are
+appended to a file as they come; a cell that is whole and undisturbed there is not run again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ Record = dict[str, Any]
 WARMUP_TOKENS = 32
 """Of a prompt and of its continuation, before a worker's first run that counts: engines allocate
 late, and Ockham moves its weights into huge pages a second after loading."""
+SETTLE_S = 2.0
+"""What a worker then has for what it does in the background, before it is put to sleep."""
 DISTURBED_SHARE = 0.05
 """A run beside which others used more of the machine than this does not count."""
 
@@ -52,13 +55,22 @@ class Results:
             file.write(json.dumps(record).encode() + b"\n")
 
     def has(self, round_: int, workload: str, configurations: list[Configuration]) -> bool:
-        """Whether a cell is whole: a run of each that has not failed."""
+        """Whether a cell is whole: an undisturbed run of each that has not failed."""
         there = {
             each["configuration"]
             for each in self.records
-            if each["kind"] == "run" and (each["round"], each["workload"]) == (round_, workload)
+            if each["kind"] == "run"
+            and (each["round"], each["workload"]) == (round_, workload)
+            and each["others_share"] <= DISTURBED_SHARE
         }
         return there | self.failed >= {each.name for each in configurations}
+
+    def expected_s(self, workload: str, bits: int) -> float:
+        """What a cell is expected to take: the longest of its kind so far, loading included, or of
+        any kind where there was none; 0 at the very beginning."""
+        cells = [each for each in self.records if each["kind"] == "cell"]
+        same = [each for each in cells if (each["workload"], each["bits"]) == (workload, bits)]
+        return max((each["seconds"] for each in same or cells), default=0.0)
 
     @property
     def failed(self) -> set[str]:
@@ -86,38 +98,42 @@ class Run:
     results: Results
     say: Callable[[str], None]
     deadline: float = float("inf")
-    """On the clock of `time.perf_counter`: no cell is begun that would, judged by the longest so
-    far, end later."""
+    """On the clock of `time.perf_counter`: no cell is begun that is expected to end later."""
     timeout_s: float = 300.0
-    _longest_s: float = 0.0
 
     def execute(self) -> bool:
         """Run what is not there yet; whether all of it is there now."""
         probe = Probe(self.threads)
+        whole = True
         for round_ in range(self.rounds):
             for bits in BITS:
-                group = of_bits(self.configurations, bits)
-                missing = [
-                    each
-                    for each in self.workloads
-                    if not self.results.has(round_, each.name, group)
-                ]
-                if missing and not self._round(probe, round_, group, missing):
-                    return False
-        return True
+                missing = self._missing(round_, bits)
+                if any(self._fits(each, bits) for each in missing):
+                    self._round(probe, round_, bits, missing)
+                if self._missing(round_, bits):
+                    whole = False
+        return whole
 
-    def _round(
-        self, probe: Probe, round_: int, group: list[Configuration], workloads: list[Workload]
-    ) -> bool:
-        """All missing workloads of one round and number of bits; False if time has run out."""
+    def _missing(self, round_: int, bits: int) -> list[Workload]:
+        group = of_bits(self.configurations, bits)
+        return [each for each in self.workloads if not self.results.has(round_, each.name, group)]
+
+    def _fits(self, workload: Workload, bits: int) -> bool:
+        expected_s = self.results.expected_s(workload.name, bits)
+        return time.perf_counter() + expected_s < self.deadline
+
+    def _round(self, probe: Probe, round_: int, bits: int, workloads: list[Workload]) -> None:
+        """All workloads of one round and number of bits for which there is time."""
+        group = of_bits(self.configurations, bits)
+        done = []
         with contextlib.ExitStack() as stack:
             workers: dict[str, Worker] = {}
-            for number, workload in enumerate(workloads):
+            for workload in workloads:
+                if not self._fits(workload, bits):
+                    self.say(f"no time is left for round {round_}, {workload.name}, {bits} bits")
+                    continue
                 begun = time.perf_counter()
-                if begun + self._longest_s > self.deadline:
-                    self.say("time has run out; the same command goes on where this one stopped")
-                    return False
-                for each in rotated(group, round_ + number):
+                for each in rotated(group, round_ + self.workloads.index(workload)):
                     if each.name in self.results.failed:
                         continue
                     try:
@@ -138,16 +154,22 @@ class Run:
                         **record,
                     )
                     self.say(f"round {round_}, {workload.name:12} {each.name:20} {told(record)}")
-                self._longest_s = max(self._longest_s, time.perf_counter() - begun)
+                self.results.add(
+                    kind="cell",
+                    round=round_,
+                    workload=workload.name,
+                    bits=bits,
+                    seconds=time.perf_counter() - begun,
+                )
+                done.append(workload.name)
             for name, worker in workers.items():
                 self.results.add(
                     kind="memory",
                     round=round_,
                     configuration=name,
                     peak_bytes=worker.peak_bytes(),
-                    workloads=[each.name for each in workloads],
+                    workloads=done,
                 )
-        return True
 
     def _fail(self, round_: int, each: Configuration, workload: Workload, reason: str) -> None:
         self.results.add(
@@ -181,11 +203,12 @@ class Run:
             version = self._load(worker, each)
             self.results.add(kind="version", configuration=each.name, version=version)
             worker.generate(prompts(1, WARMUP_TOKENS, f"warmup-{round_}"), WARMUP_TOKENS)
+            time.sleep(SETTLE_S)
             worker.sleep()
             workers[each.name] = worker
         worker = workers[each.name]
         with self._sampled(probe) as record, worker.awake():
-            record |= work(worker, workload, round_)
+            record |= work(worker, workload, round_, probe.read_rate)
         return record
 
     def _worker(self, each: Configuration) -> Worker:
@@ -213,8 +236,11 @@ class Run:
         record["others_share"] = others.share
 
 
-def work(worker: Worker, workload: Batch | Mixed, round_: int) -> Record:
-    """Have a worker do a workload; what is recorded of it."""
+def work(
+    worker: Worker, workload: Batch | Mixed, round_: int, read_rate: Callable[[], float]
+) -> Record:
+    """Have a worker do a workload; what is recorded of it. `read_rate` samples the bandwidth, which
+    bounds decoding and drifts from one second to the next: in pauses of the run itself."""
     seed = f"{workload.name}-{round_}"
     if isinstance(workload, Mixed):
         arrivals = trace(workload, seed)
@@ -227,12 +253,15 @@ def work(worker: Worker, workload: Batch | Mixed, round_: int) -> Record:
             "first_token_s": waits,
         }
     batch = prompts(workload.prompts, workload.prompt_tokens, seed)
-    answer = worker.generate(batch, workload.new_tokens)
-    record = {"first_tokens": [tokens[0] for tokens in answer["tokens"]]}
-    if workload.decodes:
-        generated = workload.prompts * (workload.new_tokens - 1)
-        return record | {"tokens": generated, "seconds": answer["total_s"] - answer["first_s"]}
-    return record | {"tokens": workload.prompt_tokens, "seconds": answer["total_s"]}
+    done = worker.generate(batch, workload.new_tokens, read_rate if workload.decodes else None)
+    record: Record = {"first_tokens": [tokens[0] for tokens in done.tokens]}
+    if not workload.decodes:
+        return record | {"tokens": workload.prompt_tokens, "seconds": done.total_s}
+    return record | {
+        "tokens": workload.prompts * (workload.new_tokens - 1),
+        "seconds": done.total_s - done.first_s,
+        "read_rates": done.decode_read_rates,
+    }
 
 
 def rotated(group: list[Configuration], by: int) -> list[Configuration]:
@@ -246,5 +275,12 @@ def told(record: Record) -> str:
     if "tokens" not in record:
         return f"{record['seconds']:.2f} s"
     rate = record["tokens"] / record["seconds"]
-    beside = f"{record['limits']['read_bytes_per_s'] / 1e9:.1f} GB/s beside it"
+    beside = f"{beside_bytes_per_s(record) / 1e9:.1f} GB/s beside it"
     return f"{rate:8.1f} tokens/s, {beside}, others used {record['others_share']:.0%}"
+
+
+def beside_bytes_per_s(record: Record) -> float:
+    """The bandwidth that a run had: that of reading a little in each of its pauses, one after the
+    other (a harmonic mean); of a run without pauses that of before and after it."""
+    rates = record.get("read_rates")
+    return float(statistics.harmonic_mean(rates) if rates else record["limits"]["read_bytes_per_s"])

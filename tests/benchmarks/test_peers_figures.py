@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from benchmarks.peers.figures import Figures, least_seconds
 from benchmarks.peers.peers import CONFIGURATIONS
 from benchmarks.peers.ratios import paired_ratio
 from benchmarks.peers.report import report
-from benchmarks.peers.rounds import Results, rotated
+from benchmarks.peers.rounds import Results, beside_bytes_per_s, rotated
 from benchmarks.peers.workloads import WORKLOADS, prompts, trace
 
 OURS = next(each for each in CONFIGURATIONS if each.name == "ockham-int8")
@@ -187,6 +188,40 @@ def test_a_file_of_results_goes_on_where_it_stopped(tmp_path):
     assert not again.has(1, "decode-1", [OURS, THEIRS])
     again.add(**run(1, OURS, 4.0))
     assert Results(tmp_path / "results.jsonl").records == again.records
+
+
+def test_a_cell_that_was_disturbed_is_missing(tmp_path):
+    results = Results(tmp_path / "results.jsonl")
+    results.add(**run(0, OURS, 4.0))
+    results.add(**run(0, THEIRS, 4.0, others_share=0.5))
+    assert not results.has(0, "decode-1", [OURS, THEIRS])
+    results.add(**run(0, THEIRS, 4.0))
+    assert results.has(0, "decode-1", [OURS, THEIRS])
+
+
+def test_a_cell_is_expected_to_take_what_its_kind_took_or_the_longest():
+    results = Results(Path("nowhere"))
+    assert results.expected_s("decode-1", 8) == 0.0
+    for workload, seconds in (("decode-1", 20.0), ("decode-1", 30.0), ("mixed", 90.0)):
+        results.records.append(
+            {"kind": "cell", "round": 0, "workload": workload, "bits": 8, "seconds": seconds}
+        )
+    assert results.expected_s("decode-1", 8) == 30.0
+    assert results.expected_s("decode-1", 4) == 90.0
+
+
+def test_the_share_of_the_bandwidth_is_that_of_the_pauses_of_the_run():
+    decode = run(0, OURS, 127 / 30, read_rates=[20e9, 60e9])
+    assert beside_bytes_per_s(decode) == pytest.approx(30e9)
+    assert beside_bytes_per_s(run(0, OURS, 4.0)) == LIMITS["read_bytes_per_s"]
+    share = Figures([SESSION, decode]).limit_share("decode-1", OURS)
+    assert share == pytest.approx(1.0, rel=0.01)
+
+
+def test_the_page_says_which_rounds_measured_which_commit():
+    records = [SESSION | {"commit": "abc"}, run(0, OURS, 4.0), run(1, OURS, 4.0)]
+    records += [SESSION | {"commit": "def"}, run(2, OURS, 4.0)]
+    assert "abc in rounds 1, 2; def in round 3." in report(records)
 
 
 def test_a_configuration_that_failed_is_not_waited_for(tmp_path):

@@ -29,8 +29,9 @@ def start(tmp_path):
 
 def test_a_worker_answers_and_what_its_engine_prints_goes_to_the_log(start, tmp_path):
     worker = start("works")
-    answer = worker.generate([[1, 2], [3, 4]], 5)
-    assert answer["tokens"] == [[3] * 5, [7] * 5]
+    done = worker.generate([[1, 2], [3, 4]], 5)
+    assert done.tokens == [[3] * 5, [7] * 5]
+    assert not done.decode_read_rates
     assert "prints on stdout" in (tmp_path / "log").read_text()
 
 
@@ -39,10 +40,30 @@ def test_a_worker_that_slept_answers_after_it_is_woken(start):
     process = psutil.Process(worker._process.pid)
     worker.sleep()
     with worker.awake():
-        assert worker.generate([[1]], 2)["tokens"] == [[1, 1]]
-    while process.status() != psutil.STATUS_STOPPED:
-        time.sleep(0.01)
+        assert worker.generate([[1]], 2).tokens == [[1, 1]]
+    assert process.status() == psutil.STATUS_STOPPED
     assert worker.peak_bytes() > 1 << 20
+
+
+def test_pauses_of_a_worker_do_not_count_and_it_stands_still_in_them(start):
+    worker = start("is slow")
+    process = psutil.Process(worker._process.pid)
+    pauses = []
+
+    def sample():
+        began = time.perf_counter()
+        assert process.status() == psutil.STATUS_STOPPED
+        time.sleep(0.1)
+        pauses.append(time.perf_counter() - began)
+        return len(pauses)
+
+    began = time.perf_counter()
+    done = worker.generate([[1]], 2, sample)
+    whole_s = time.perf_counter() - began
+    assert done.tokens == [[1, 1]]
+    assert done.decode_read_rates == list(range(1, len(pauses) + 1)) != []
+    assert done.first_s < done.total_s
+    assert done.total_s <= whole_s - sum(pauses)
 
 
 def test_requests_are_served_no_sooner_than_they_arrive(start):

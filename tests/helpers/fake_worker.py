@@ -4,6 +4,8 @@ import time
 
 from benchmarks.peers.workers.serve import Arrival, Generated, one_after_another, serve
 
+SLOW_S = 0.8
+
 
 class Fake:
     version = "fake 1"
@@ -22,8 +24,10 @@ class Fake:
         count = new_tokens - (self.behaviour == "stops early")
         start = time.perf_counter()
         tokens = [[sum(prompt) % 100] * count for prompt in prompts]
-        first_s = time.perf_counter() - start
-        return Generated(tokens, first_s, time.perf_counter() - start)
+        first = time.perf_counter()
+        if self.behaviour == "is slow":
+            time.sleep(SLOW_S)
+        return Generated(tokens, start, first, time.perf_counter())
 
     def mixed(self, trace: list[Arrival]):
         return one_after_another(self, trace)

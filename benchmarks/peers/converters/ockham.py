@@ -1,12 +1,21 @@
-"""A directory of packed weights, by `ockham convert`."""
+"""A directory of packed weights, by `ockham convert`; of GGUF the very file that llama.cpp has."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+from benchmarks.peers.peers import GGUF_TYPES
 
 
 def convert(checkpoint: str, out: str, precision: str) -> None:
+    if precision in GGUF_TYPES:
+        theirs = Path(out).with_name(f"llamacpp-{precision}.gguf")
+        if not theirs.exists():
+            raise SystemExit(f"there is no {theirs}: set llamacpp-{precision} up first.")
+        Path(out).symlink_to(theirs.name)
+        return
     quantization, _, group = precision.partition("-")
     command = [sys.executable, "-m", "ockham", "convert", checkpoint, out]
     command += ["--quantization", quantization]

@@ -11,6 +11,7 @@ from optimum.commands.optimum_cli import main
 
 PRECISIONS = {
     "int8": ["--weight-format", "int8"],
+    "fp16": ["--weight-format", "fp16"],
     "int4": ["--weight-format", "int4", "--sym", "--group-size", "128", "--ratio", "1.0"],
 }
 

@@ -25,7 +25,7 @@ class CTranslate2:
         start = time.perf_counter()
 
         def note(step: ctranslate2.GenerationStepResult) -> bool:
-            first.setdefault(step.batch_id, time.perf_counter() - start)
+            first.setdefault(step.batch_id, time.perf_counter())
             return False
 
         results = self._generator.generate_batch(
@@ -37,9 +37,9 @@ class CTranslate2:
             include_prompt_in_result=False,
             callback=note,
         )
-        total_s = time.perf_counter() - start
+        end = time.perf_counter()
         tokens = [list(result.sequences_ids[0]) for result in results]
-        return Generated(tokens, max(first.values()), total_s)
+        return Generated(tokens, start, max(first.values()), end)
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
         return one_after_another(self, trace)

@@ -128,13 +128,13 @@ class LlamaCpp:
                 if last:
                     waiting[sequence] = index
         flush()
-        first_s = time.perf_counter() - start
+        first = time.perf_counter()
         for step in range(new_tokens - 1):
             for sequence, prompt in enumerate(prompts):
                 place = len(prompt) + step
                 waiting[sequence] = context.add(tokens[sequence][-1], place, sequence, True)
             flush()
-        return Generated(tokens, first_s, time.perf_counter() - start)
+        return Generated(tokens, start, first, time.perf_counter())
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
         longest = max(len(each.prompt) + each.new_tokens for each in trace)

@@ -36,13 +36,13 @@ class Ockham:
         streams = [self._stream(prompt, new_tokens) for prompt in prompts]
         for stream in streams:
             next(stream)
-        first_s = time.perf_counter() - start
+        first = time.perf_counter()
         for stream in streams:
             for _ in stream:
                 pass
-        total_s = time.perf_counter() - start
+        end = time.perf_counter()
         tokens = [list(stream.output.outputs[0].token_ids) for stream in streams]
-        return Generated(tokens, first_s, total_s)
+        return Generated(tokens, start, first, end)
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
         """Requests enter between steps: one stream that runs is asked for its next token, which is

@@ -30,15 +30,15 @@ class OnnxRuntime:
         generator = og.Generator(self._model, params)
         generator.append_tokens(ids)
         generator.generate_next_token()
-        first_s = time.perf_counter() - start
+        first = time.perf_counter()
         for _ in range(new_tokens - 1):
             generator.generate_next_token()
-        total_s = time.perf_counter() - start
+        end = time.perf_counter()
         tokens = [
             [int(token) for token in generator.get_sequence(row)[len(prompt) :]]
             for row, prompt in enumerate(prompts)
         ]
-        return Generated(tokens, first_s, total_s)
+        return Generated(tokens, start, first, end)
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
         return one_after_another(self, trace)

@@ -6,12 +6,14 @@ each with one line:
     {"do": "load", "path": P, "precision": "int8", "threads": 2}
         {"version": "1.2"}
     {"do": "generate", "prompts": [[..]], "new_tokens": N}
-        {"tokens": [[..]], "first_s": S, "total_s": S}
+        {"tokens": [[..]], "start": T, "first": T, "end": T}
     {"do": "mixed", "trace": [[arrival_s, prompt, new_tokens], ..]}
         {"served": [[tokens, first_s, end_s], ..]}
 
-Prompts and tokens are ids, decoding is greedy, no token ends a sequence. Seconds are the worker's
-own, from the start of the call. An error is answered with {"error": text}; the worker goes on.
+Prompts and tokens are ids, decoding is greedy, no token ends a sequence. S are seconds from the
+start of the call, T are moments on the clock of `time.perf_counter`, which all processes of a
+machine share, so that the controller can take away the time in which it had stopped the worker. An
+error is answered with {"error": text}; the worker goes on.
 """
 
 from __future__ import annotations
@@ -35,11 +37,13 @@ MAX_SEQUENCES = 16
 
 @dataclass(frozen=True)
 class Generated:
-    """What a static batch gave. `first_s`: until every sequence had its first token."""
+    """What a static batch gave, and when: `first`, the moment when every sequence had its first
+    token. Moments are `time.perf_counter`'s."""
 
     tokens: list[list[int]]
-    first_s: float
-    total_s: float
+    start: float
+    first: float
+    end: float
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,10 @@ def one_after_another(engine: Engine, trace: list[Arrival]) -> list[Served]:
     start = time.perf_counter()
     served = []
     for arrival in trace:
-        begin_s = wait_until(start, arrival.arrival_s)
+        wait_until(start, arrival.arrival_s)
         run = engine.generate([arrival.prompt], arrival.new_tokens)
         end_s = time.perf_counter() - start
-        served.append(Served(len(run.tokens[0]), begin_s + run.first_s, end_s))
+        served.append(Served(len(run.tokens[0]), run.first - start, end_s))
     return served
 
 
@@ -121,7 +125,8 @@ def serve(load: Load) -> None:
 def _answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "generate":
         run = engine.generate(request["prompts"], request["new_tokens"])
-        return {"tokens": run.tokens, "first_s": run.first_s, "total_s": run.total_s}
+        moments = {"start": run.start, "first": run.first, "end": run.end}
+        return {"tokens": run.tokens, **moments}
     if request["do"] == "mixed":
         served = engine.mixed([Arrival(*fields) for fields in request["trace"]])
         return {"served": [[each.tokens, each.first_s, each.end_s] for each in served]}

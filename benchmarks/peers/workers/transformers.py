@@ -42,9 +42,9 @@ class Transformers:
             pad_token_id=0,
             stopping_criteria=transformers.StoppingCriteriaList([clock]),
         )
-        total_s = time.perf_counter() - start
+        end = time.perf_counter()
         assert clock.first is not None, "a criterion is asked after each token"
-        return Generated(output[:, ids.shape[1] :].tolist(), clock.first - start, total_s)
+        return Generated(output[:, ids.shape[1] :].tolist(), start, clock.first, end)
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
         return one_after_another(self, trace)
