@@ -12,10 +12,18 @@ from pathlib import Path
 import click
 
 from benchmarks.peers.checkpoint import make_checkpoint
-from benchmarks.peers.environments import REPOSITORY, Folder, SetupFailed, convert, install
+from benchmarks.peers.environments import (
+    REPOSITORY,
+    Folder,
+    SetupFailed,
+    convert,
+    install,
+    weight_bytes,
+)
 from benchmarks.peers.peers import CONFIGURATIONS, PEERS, Configuration
 from benchmarks.peers.report import report as written
-from benchmarks.peers.rounds import Results, Run
+from benchmarks.peers.results import Results
+from benchmarks.peers.rounds import Run
 from benchmarks.peers.workloads import WORKLOADS, Workload
 from ockham.cli.machine import instruction_sets, measure_limits, memory_bytes, processor
 from ockham.kernels.cores import allowed_cores
@@ -163,6 +171,7 @@ def session(place: Folder, ready: list[Configuration], threads: int) -> dict[str
             for name in ("read_bytes_per_s", "int8_ops_per_s", "bf16_flops_per_s")
         },
         "token_bytes": {each.name: place.token_bytes(each) for each in ready},
+        "weight_bytes": {each.name: weight_bytes(place.model(each)) for each in ready},
     }
 
 

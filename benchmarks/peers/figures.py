@@ -5,14 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from benchmarks.peers.peers import CONFIGURATIONS, Configuration
 from benchmarks.peers.ratios import Ratio, paired_ratio
-from benchmarks.peers.rounds import DISTURBED_SHARE, beside_bytes_per_s
+from benchmarks.peers.results import DISTURBED_SHARE, Record, beside_bytes_per_s
 from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed
-
-Record = dict[str, Any]
 
 # The shape of the shared checkpoint, TinyLlama's.
 LAYERS, HIDDEN, INNER, KV_WIDTH, VOCABULARY = 22, 2048, 5632, 256, 32000
@@ -41,8 +38,10 @@ class Figures:
         sessions = [each for each in records if each["kind"] == "session"]
         self.sessions = sessions
         self._token_bytes: dict[str, int] = {}
+        self.weight_bytes: dict[str, int] = {}
         for session in sessions:
             self._token_bytes |= session["token_bytes"]
+            self.weight_bytes |= session.get("weight_bytes", {})
         self.versions = {
             each["configuration"]: each["version"] for each in records if each["kind"] == "version"
         }

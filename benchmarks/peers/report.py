@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from benchmarks.peers.figures import MEMORY, Figures, Record
+from benchmarks.peers.figures import MEMORY, Figures
 from benchmarks.peers.peers import BITS, CONFIGURATIONS, PEERS, Configuration
 from benchmarks.peers.ratios import Ratio
 from benchmarks.peers.reading import reading
-from benchmarks.peers.rounds import DISTURBED_SHARE
+from benchmarks.peers.results import DISTURBED_SHARE, Record
 from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed, Workload
 
 REFERENCE = "transformers-bf16"

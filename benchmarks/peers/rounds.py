@@ -9,81 +9,24 @@ appended to a file as they come; a cell that is whole and undisturbed there is n
 from __future__ import annotations
 
 import contextlib
-import json
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 from benchmarks.peers.environments import REPOSITORY, Folder, read_files, worker_environment
 from benchmarks.peers.limits import Limits, Probe
 from benchmarks.peers.others import Others
 from benchmarks.peers.peers import BITS, Configuration, of_bits
 from benchmarks.peers.process import Worker, WorkerError
+from benchmarks.peers.results import DISTURBED_SHARE, Record, Results, beside_bytes_per_s
 from benchmarks.peers.workloads import Batch, FirstToken, Mixed, Workload, prompts, trace
 from ockham.kernels.cores import allowed_cores
-
-Record = dict[str, Any]
 
 WARMUP_TOKENS = 32
 """Of a prompt and of its continuation, before a worker's first run that counts: engines allocate
 late, and Ockham moves its weights into huge pages a second after loading."""
 SETTLE_S = 2.0
-"""What a worker then has for what it does in the background, before it is put to sleep."""
-DISTURBED_SHARE = 0.05
-"""A run beside which others used more of the machine than this does not count."""
-
-
-class Results:
-    """The file of results, one JSON object a line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.records: list[Record] = read_records(path)
-        self._repaired = False
-
-    def add(self, **record: Any) -> None:
-        self.records.append(record)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
-            if not self._repaired:  # a call that was killed may have left half a line
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-                self._repaired = True
-            file.write(json.dumps(record).encode() + b"\n")
-
-    def has(self, round_: int, workload: str, configurations: list[Configuration]) -> bool:
-        """Whether a cell is whole: an undisturbed run of each that has not failed."""
-        there = {
-            each["configuration"]
-            for each in self.records
-            if each["kind"] == "run"
-            and (each["round"], each["workload"]) == (round_, workload)
-            and each["others_share"] <= DISTURBED_SHARE
-        }
-        return there | self.failed >= {each.name for each in configurations}
-
-    def expected_s(self, workload: str, bits: int) -> float:
-        """What a cell is expected to take: the longest of its kind so far, loading included, or of
-        any kind where there was none; 0 at the very beginning."""
-        cells = [each for each in self.records if each["kind"] == "cell"]
-        same = [each for each in cells if (each["workload"], each["bits"]) == (workload, bits)]
-        return max((each["seconds"] for each in same or cells), default=0.0)
-
-    @property
-    def failed(self) -> set[str]:
-        """Configurations that failed at any time. They are not tried again in the same file."""
-        return {each["configuration"] for each in self.records if each["kind"] == "failure"}
-
-
-def read_records(path: Path) -> list[Record]:
-    """What a file of results holds; a last line that was cut short is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+"""What workers then have for what they do in the background, before they are put to sleep."""
 
 
 @dataclass
@@ -133,14 +76,16 @@ class Run:
                     self.say(f"no time is left for round {round_}, {workload.name}, {bits} bits")
                     continue
                 begun = time.perf_counter()
+                if not isinstance(workload, FirstToken):
+                    self._load_missing(round_, group, workload, workers, stack)
                 for each in rotated(group, round_ + self.workloads.index(workload)):
                     if each.name in self.results.failed:
                         continue
                     try:
-                        record = self._measure(probe, round_, each, workload, workers, stack)
+                        record = self._measure(probe, round_, each, workload, workers)
                         if record["others_share"] > DISTURBED_SHARE:
                             self.say(f"{each.name} was disturbed and does it once more")
-                            record = self._measure(probe, round_, each, workload, workers, stack)
+                            record = self._measure(probe, round_, each, workload, workers)
                     except WorkerError as error:
                         self._fail(round_, each, workload, str(error))
                         workers.pop(each.name, None)
@@ -181,6 +126,34 @@ class Run:
         )
         self.say(f"{each.title} is left out from here on: {reason}")
 
+    def _load_missing(
+        self,
+        round_: int,
+        group: list[Configuration],
+        workload: Workload,
+        workers: dict[str, Worker],
+        stack: contextlib.ExitStack,
+    ) -> None:
+        """Start the workers that are not there yet, warm them up and put them to sleep."""
+        fresh = []
+        for each in group:
+            if each.name in workers or each.name in self.results.failed:
+                continue
+            try:
+                worker = stack.enter_context(self._worker(each))
+                version = self._load(worker, each)
+                worker.generate(prompts(1, WARMUP_TOKENS, f"warmup-{round_}"), WARMUP_TOKENS)
+            except WorkerError as error:
+                self._fail(round_, each, workload, str(error))
+                continue
+            self.results.add(kind="version", configuration=each.name, version=version)
+            workers[each.name] = worker
+            fresh.append(worker)
+        if fresh:
+            time.sleep(SETTLE_S)
+        for worker in fresh:
+            worker.sleep()
+
     def _measure(
         self,
         probe: Probe,
@@ -188,7 +161,6 @@ class Run:
         each: Configuration,
         workload: Workload,
         workers: dict[str, Worker],
-        stack: contextlib.ExitStack,
     ) -> Record:
         if isinstance(workload, FirstToken):
             read_files(self.folder.model(each))
@@ -198,14 +170,6 @@ class Run:
                 fresh.generate([prompt], 1)
                 record["seconds"] = time.perf_counter() - fresh.started
             return record
-        if each.name not in workers:
-            worker = stack.enter_context(self._worker(each))
-            version = self._load(worker, each)
-            self.results.add(kind="version", configuration=each.name, version=version)
-            worker.generate(prompts(1, WARMUP_TOKENS, f"warmup-{round_}"), WARMUP_TOKENS)
-            time.sleep(SETTLE_S)
-            worker.sleep()
-            workers[each.name] = worker
         worker = workers[each.name]
         with self._sampled(probe) as record, worker.awake():
             record |= work(worker, workload, round_, probe.read_rate)
@@ -277,10 +241,3 @@ def told(record: Record) -> str:
     rate = record["tokens"] / record["seconds"]
     beside = f"{beside_bytes_per_s(record) / 1e9:.1f} GB/s beside it"
     return f"{rate:8.1f} tokens/s, {beside}, others used {record['others_share']:.0%}"
-
-
-def beside_bytes_per_s(record: Record) -> float:
-    """The bandwidth that a run had: that of reading a little in each of its pauses, one after the
-    other (a harmonic mean); of a run without pauses that of before and after it."""
-    rates = record.get("read_rates")
-    return float(statistics.harmonic_mean(rates) if rates else record["limits"]["read_bytes_per_s"])

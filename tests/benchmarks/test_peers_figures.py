@@ -12,7 +12,8 @@ from benchmarks.peers.figures import Figures, least_seconds
 from benchmarks.peers.peers import CONFIGURATIONS
 from benchmarks.peers.ratios import paired_ratio
 from benchmarks.peers.report import report
-from benchmarks.peers.rounds import Results, beside_bytes_per_s, rotated
+from benchmarks.peers.results import Results, beside_bytes_per_s
+from benchmarks.peers.rounds import rotated
 from benchmarks.peers.workloads import WORKLOADS, prompts, trace
 
 OURS = next(each for each in CONFIGURATIONS if each.name == "ockham-int8")
@@ -212,10 +213,10 @@ def test_a_cell_is_expected_to_take_what_its_kind_took_or_the_longest():
 
 def test_the_share_of_the_bandwidth_is_that_of_the_pauses_of_the_run():
     decode = run(0, OURS, 127 / 30, read_rates=[20e9, 60e9])
-    assert beside_bytes_per_s(decode) == pytest.approx(30e9)
+    assert beside_bytes_per_s(decode) == pytest.approx(40e9)
     assert beside_bytes_per_s(run(0, OURS, 4.0)) == LIMITS["read_bytes_per_s"]
     share = Figures([SESSION, decode]).limit_share("decode-1", OURS)
-    assert share == pytest.approx(1.0, rel=0.01)
+    assert share == pytest.approx(0.75, rel=0.01)
 
 
 def test_the_page_says_which_rounds_measured_which_commit():
