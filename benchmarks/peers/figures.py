@@ -32,7 +32,8 @@ class Sample:
 
 
 class Figures:
-    """Samples by workload, configuration and round. Of records of the same run the last counts."""
+    """Samples by workload, configuration and cell (see rounds.py), of memory by round. Of a run
+    that was done again in its cell the last counts."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         sessions = [each for each in records if each["kind"] == "session"]
@@ -58,11 +59,11 @@ class Figures:
         self.read_rates = [beside_bytes_per_s(each) for each in runs]
         self.int8_rates = [each["limits"]["int8_ops_per_s"] for each in runs]
         self.bf16_rates = [each["limits"]["bf16_ops_per_s"] for each in runs]
-        self._samples: dict[tuple[str, str], dict[int, Sample]] = {}
+        self._samples: dict[tuple[str, str], dict[float, Sample]] = {}
         self._first_tokens: dict[str, dict[tuple[str, int], list[int]]] = {}
         for run in runs:
             key = (run["workload"], run["configuration"])
-            self._samples.setdefault(key, {})[run["round"]] = self._sample(run)
+            self._samples.setdefault(key, {})[run.get("cell", run["round"])] = self._sample(run)
             if "first_tokens" in run:
                 tokens = self._first_tokens.setdefault(run["configuration"], {})
                 tokens[run["workload"], run["round"]] = run["first_tokens"]
@@ -94,10 +95,10 @@ class Figures:
 
     def ratio(self, workload: str, ours: Configuration, theirs: Configuration) -> Ratio | None:
         """How many times as good `ours` is: as fast, or with as much less memory. None where no
-        round has both."""
+        cell has both."""
         a = self._samples[workload, ours.name]
         b = self._samples[workload, theirs.name]
-        pairs = [(a[round_].value, b[round_].value) for round_ in sorted(a.keys() & b.keys())]
+        pairs = [(a[cell].value, b[cell].value) for cell in sorted(a.keys() & b.keys())]
         if less_is_better(workload):
             pairs = [(second, first) for first, second in pairs]
         return paired_ratio(pairs) if pairs else None

@@ -20,13 +20,13 @@ format, and works on token ids, greedily, with {threads} threads; no token ends 
 engine that gives fewer tokens than asked for is an error. In each round (there were {rounds}), all
 configurations of the same number of bits do a workload one right after the other, in rotating
 order, on prompts that are new in every round and the same for all. The machine's limits are sampled
-before and after each run. Ratios are of pairs within a round: the geometric mean, and a 95%
-interval (Student's, of the logarithms). A ratio above 1 says that Ockham is faster, or takes less
-memory. *Of the limit*: the least possible time (the larger of weight and state bytes over the
-bandwidth, and operations over the median arithmetic rate) over the time taken. The bandwidth is the
-one beside the run: while an engine decodes it is stopped every quarter of a second for as long as
-one pass over 256 MB takes, which does not count as its time. Only speeds are compared: random
-weights have no quality.
+before and after each run. Ratios are of pairs that were measured one right after the other: the
+geometric mean, a 95% interval (Student's, of the logarithms) and the number of pairs. A ratio above
+1 says that Ockham is faster, or takes less memory. *Of the limit*: the least possible time (the
+larger of weight and state bytes over the bandwidth, and operations over the median arithmetic rate)
+over the time taken. The bandwidth is the one beside the run: while an engine decodes it is stopped
+every quarter of a second for as long as one pass over 256 MB takes, which does not count as its
+time. Only speeds are compared: random weights have no quality.
 """
 
 
@@ -223,7 +223,7 @@ def _against(figures: Figures, workload: str, ours: Configuration, each: Configu
 def shown(ratio: Ratio) -> str:
     if ratio.pairs == 1:
         return f"{ratio.value:.2f} (one pair)"
-    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f}; {ratio.pairs})"
 
 
 def _row(cells: list[str]) -> str:

@@ -75,7 +75,7 @@ class Run:
                 if not self._fits(workload, bits):
                     self.say(f"no time is left for round {round_}, {workload.name}, {bits} bits")
                     continue
-                begun = time.perf_counter()
+                begun, cell = time.perf_counter(), time.time()
                 if not isinstance(workload, FirstToken):
                     self._load_missing(round_, group, workload, workers, stack)
                 for each in rotated(group, round_ + self.workloads.index(workload)):
@@ -95,7 +95,7 @@ class Run:
                         round=round_,
                         workload=workload.name,
                         configuration=each.name,
-                        unix_s=time.time(),
+                        cell=cell,
                         **record,
                     )
                     self.say(f"round {round_}, {workload.name:12} {each.name:20} {told(record)}")

@@ -130,7 +130,7 @@ def test_a_peer_that_is_slower_in_every_round_is_reported_behind():
     for round_, drift in enumerate((1.0, 1.5, 0.8)):
         records += [run(round_, OURS, 4.0 * drift), run(round_, THEIRS, 8.0 * drift)]
     page = report(records)
-    assert "2.00 (2.00 to 2.00)" in page
+    assert "2.00 (2.00 to 2.00; 3)" in page
     assert "ahead in 1 of 1 comparisons" in page
     assert "A Processor" in page
     swapped = [
@@ -163,6 +163,12 @@ def test_a_disturbed_run_does_not_count():
     figures = Figures(records)
     assert figures.disturbed == 1
     assert figures.ratio("decode-1", OURS, THEIRS).value == pytest.approx(2.0)
+
+
+def test_only_what_was_measured_in_one_cell_is_paired():
+    records = [SESSION, run(0, OURS, 4.0, cell=1.5), run(0, THEIRS, 8.0, cell=1.5)]
+    records += [run(0, OURS, 4.0, cell=2.5), run(1, THEIRS, 2.0, cell=3.5)]
+    assert Figures(records).ratio("decode-1", OURS, THEIRS).value == pytest.approx(2.0)
 
 
 def test_a_single_pair_decides_nothing():
