@@ -8,11 +8,11 @@ from typing import Any
 
 import gguf
 import pytest
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, normalizers, processors
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
-from ockham.model.gguf.tokenizer import SPLITS
+from ockham.model.gguf.splitting import SPLITTINGS
 from ockham.model.tokenizer import Tokenizer as OckhamTokenizer
 from ockham.model.tokenizer import load_tokenizer
 from tests.helpers.tiny import LAB
@@ -84,21 +84,14 @@ def check_same(found: OckhamTokenizer, expected: OckhamTokenizer) -> None:
     assert found.eos_token_id == expected.eos_token_id
 
 
-@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "qwen2", "tekken"])
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "qwen2", "tekken", "falcon"])
 def test_byte_level_bpe_is_the_same(tmp_path: Path, pre: str) -> None:
     tokenizer = byte_level_bpe()
     tokenizer.add_special_tokens(SPECIAL)
-    split = SPLITS[pre]
-    if split is not None:
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(split), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+    tokenizer.pre_tokenizer = SPLITTINGS[pre].pre_tokenizer()
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-    if pre == "llama-bpe":
+    if pre in ("llama-bpe", "tekken"):
         tokenizer.model.ignore_merges = True
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]

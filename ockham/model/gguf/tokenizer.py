@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import ModelError
 from ockham.model.gguf.parts import GgufParts
+from ockham.model.gguf.splitting import SPLITTINGS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -20,28 +21,6 @@ if TYPE_CHECKING:
 UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
 """Kinds of tokens in `tokenizer.ggml.token_type`; 1 is an ordinary one."""
 
-_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3 = _LETTERS + r"|\p{N}{1,3}" + _REST
-_QWEN2 = _LETTERS + r"|\p{N}" + _REST
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-SPLITS: dict[str, str | None] = {
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "smaug-bpe"), _LLAMA3),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2),
-    "tekken": _TEKKEN,
-    **dict.fromkeys(("gpt-2", "default", "smollm"), None),
-}
-"""`tokenizer.ggml.pre` -> the expression that splits words; None is GPT-2's, of `tokenizers`."""
-
-_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "falcon3")
-"""Kinds of which a word that is a token is not merged from parts, and which begin texts by bos."""
-
-_SINGLE_DIGITS = ("smollm",)
-_COMPOSED = ("qwen2", "deepseek-r1-qwen", "megrez")  # text is brought to Unicode's NFC
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 _NAMED = {
@@ -75,33 +54,25 @@ def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any]]:
 
 
 def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, normalizers
 
     pre = metadata.get("tokenizer.ggml.pre", "default")
-    if pre not in SPLITS:
+    if pre not in SPLITTINGS:
         raise ModelError(
             f"the tokenizer of {path} splits words as {pre!r}, which is not known; known are "
-            f"{', '.join(SPLITS)}. Name another tokenizer with --tokenizer."
+            f"{', '.join(SPLITTINGS)}. Name another tokenizer with --tokenizer."
         )
+    splitting = SPLITTINGS[pre]
     merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges", ())]
     backend = Tokenizer(
         models.BPE(
             vocab={token: i for i, token in enumerate(tokens)},
             merges=merges,
-            ignore_merges=pre in _WHOLE_WORDS,
+            ignore_merges=splitting.whole,
         )
     )
-    split = SPLITS[pre]
-    if split is not None:
-        steps = [
-            pre_tokenizers.Split(Regex(split), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    else:
-        digits = [pre_tokenizers.Digits(individual_digits=True)] if pre in _SINGLE_DIGITS else []
-        steps = [*digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    if pre in _COMPOSED:
+    backend.pre_tokenizer = splitting.pre_tokenizer()
+    if splitting.composed:
         backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
     return backend
@@ -171,7 +142,7 @@ def _add_ends(
     """What is put around every text: bos and eos, as the file says or as its kind does."""
     from tokenizers import processors
 
-    usual = kind == "llama" or metadata.get("tokenizer.ggml.pre") in _WHOLE_WORDS
+    usual = kind == "llama" or SPLITTINGS[metadata.get("tokenizer.ggml.pre", "default")].begins
     bos, eos = config.get("bos_token"), config.get("eos_token")
     with_bos = metadata.get("tokenizer.ggml.add_bos_token", usual) and bos is not None
     with_eos = metadata.get("tokenizer.ggml.add_eos_token", False) and eos is not None
