@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -9,13 +10,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
+from safetensors.numpy import load_file
 
 from ockham.core.config import EngineConfig
 from ockham.engine.engine import Engine
 from ockham.kernels.base import Executor
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.native import core
+from ockham.model.gguf.blocks import READERS
 from tests.exact.machine import FEWEST, ExactnessMachine
+from tests.helpers.gguf_files import write_gguf
 from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_mixtral
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
@@ -28,6 +32,14 @@ CHECKPOINTS = {
     "experts": lambda directory: tiny_mixtral(directory, **{**SIZES, "intermediate_size": 128}),
 }
 FORMATS = ("fp32", "bf16", "int8", "int4:32", "int4:64", "int4:128")
+MIXTURES = {
+    "mixture": {"": "Q4_K", "v_proj": "Q6_K", "o_proj": "Q5_K", "gate_proj": "Q8_0"}
+    | {"up_proj": "Q5_0", "down_proj": "Q4_1", "lm_head": "Q5_1"},
+    "experts": {"": "Q5_K", "w1": "Q4_K", "w3": "Q4_K", "w2": "Q6_K", "v_proj": "Q8_0"},
+}
+"""GGUF files of several types: by projection, or "" for all others."""
+
+BLOCKS = (*READERS, *MIXTURES)
 EXAMPLES = int(os.environ.get("OCKHAM_EXACT_EXAMPLES", "2"))
 SHARES = {"avx512": 1.0, "avx2": 0.5, "portable": 0.3}
 """Of the examples: what is slow gets fewer. Not all machines have all instruction sets."""
@@ -46,7 +58,6 @@ def make_engine(checkpoint: Path, **values: object) -> Engine:
         "max_model_len": 200,
         "block_size": 8,
         "max_num_seqs": 8,
-        "kv_cache_dtype": "float32" if values["quantization"] == "fp32" else "bfloat16",
         **values,
     }
     return Engine(EngineConfig(**config))
@@ -66,16 +77,20 @@ def executor_of(engine: Engine, threads: int) -> Executor:
     return CpuBackend(threads).bind(engine.model.program, engine.state.planes)
 
 
-@pytest.mark.parametrize("quantization", FORMATS)
-def test_no_schedule_changes_a_bit(checkpoint: Path, quantization: str, isa: str) -> None:
+def check_schedules(checkpoint: Path, isa: str, share: float = 1.0, **values: object) -> None:
+    """Drive the exactness machine: every sequence has the bits that it has alone.
+
+    `share` is that of the examples which such checkpoints get.
+    """
     # Room for less than two of the longest sequences, so that pages run out by themselves too.
+    value_bytes = 4 if values["kv_cache_dtype"] == "float32" else 2
     crowded = make_engine(
         checkpoint,
-        quantization=quantization,
+        **values,
         max_num_batched_tokens=256,
-        kv_cache_memory_bytes=300 * 2 * 2 * 2 * 32 * (4 if quantization == "fp32" else 2),
+        kv_cache_memory_bytes=300 * 2 * 2 * 2 * 32 * value_bytes,
     )
-    alone = make_engine(checkpoint, quantization=quantization)
+    alone = make_engine(checkpoint, **values)
     alone.executor = executor_of(alone, 1)
 
     class Machine(ExactnessMachine):
@@ -90,7 +105,7 @@ def test_no_schedule_changes_a_bit(checkpoint: Path, quantization: str, isa: str
         def alone(cls) -> Engine:
             return alone
 
-    examples = max(2, math.ceil(EXAMPLES * SHARES[isa]))
+    examples = max(2, math.ceil(EXAMPLES * SHARES[isa] * share))
     run_state_machine_as_test(
         Machine,
         settings=settings(
@@ -106,6 +121,32 @@ def test_no_schedule_changes_a_bit(checkpoint: Path, quantization: str, isa: str
         f"{Machine.compared} sequences compared, {Machine.preempted} preemptions, "
         f"{Machine.cut} requests cancelled"
     )
+
+
+@pytest.mark.parametrize("quantization", FORMATS)
+def test_no_schedule_changes_a_bit(checkpoint: Path, quantization: str, isa: str) -> None:
+    state = "float32" if quantization == "fp32" else "bfloat16"
+    check_schedules(checkpoint, isa, quantization=quantization, kv_cache_dtype=state)
+
+
+@pytest.mark.parametrize("kind", BLOCKS if EXAMPLES > 2 else [*MIXTURES])
+def test_no_schedule_changes_a_bit_of_ggufs_block_types(
+    tmp_path: Path, kind: str, isa: str
+) -> None:
+    """In `make test` several types in a file, in `make exact` one by one too."""
+    sizes = {**SIZES, "hidden_size": 256, "num_attention_heads": 8}
+    tiny = tiny_mixtral if kind == "experts" else tiny_llama
+    config = json.loads((tiny(tmp_path, **sizes) / "config.json").read_text())
+    weights = load_file(tmp_path / "model.safetensors")
+    path = tmp_path / "gguf" / "model.gguf"
+    path.parent.mkdir()
+    types = MIXTURES.get(kind, {})
+
+    def type_of(name: str) -> str:
+        return types.get(name.split(".")[-2], types.get("", kind))
+
+    write_gguf(path, "llama", config, weights, type_of)
+    check_schedules(path, isa, share=0.4, kv_cache_dtype="bfloat16")
 
 
 def test_instruction_sets_promise_no_equal_bits(
