@@ -24,6 +24,8 @@ class Peer:
     build_environment: tuple[tuple[str, str], ...] = ()
     mixed: str = "one request after another"
     """How it serves requests that arrive while others run."""
+    lacks: tuple[str, ...] = ()
+    """Numbers of bits that it has no configuration of, each with the reason."""
 
 
 PEERS = {
@@ -56,6 +58,11 @@ PEERS = {
             "ctranslate2",
             ("ctranslate2", "transformers", "safetensors"),
             torch=True,
+            lacks=(
+                "4 bits: its int4 is for GPUs",
+                "16 bits: on the CPU of these figures it computes in float32 and int8 alone "
+                "(`get_supported_compute_types`)",
+            ),
         ),
         Peer(
             "onnxruntime",
@@ -63,8 +70,18 @@ PEERS = {
             "onnxruntime-genai",
             ("onnxruntime-genai", "onnx", "onnx_ir", "transformers", "safetensors"),
             torch=True,
+            lacks=("16 bits: its model builder makes fp32, int8 and int4 for CPUs, no other",),
         ),
-        Peer("transformers", "transformers", "transformers", ("transformers",), torch=True),
+        Peer(
+            "transformers",
+            "transformers",
+            "transformers",
+            ("transformers",),
+            torch=True,
+            lacks=(
+                "8 and 4 bits: it quantises through other packages, which would be further peers",
+            ),
+        ),
     )
 }
 

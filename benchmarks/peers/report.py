@@ -199,7 +199,8 @@ def _agreement(figures: Figures) -> Iterator[str]:
 
 
 def _absent(figures: Figures) -> Iterator[str]:
-    lines = [f"- {name}: {reason}" for name, reason in figures.failures.items()]
+    lines = [f"- {peer.title}, {reason}" for peer in PEERS.values() for reason in peer.lacks]
+    lines += [f"- {name}: {reason}" for name, reason in figures.failures.items()]
     for each in CONFIGURATIONS:
         missing = [
             workload.title.lower()
