@@ -45,11 +45,12 @@ class Results:
         return there | self.failed >= {each.name for each in configurations}
 
     def expected_s(self, workload: str, bits: int) -> float:
-        """What a cell is expected to take: the longest of its kind so far, loading included, or of
-        any kind where there was none; 0 at the very beginning."""
+        """What a cell is expected to take, loading included: the longest of its kind so far; where
+        there was none, of its workload at another number of bits, or of any; 0 at the beginning."""
         cells = [each for each in self.records if each["kind"] == "cell"]
-        same = [each for each in cells if (each["workload"], each["bits"]) == (workload, bits)]
-        return max((each["seconds"] for each in same or cells), default=0.0)
+        alike = [each for each in cells if each["workload"] == workload]
+        same = [each for each in alike if each["bits"] == bits]
+        return max((each["seconds"] for each in same or alike or cells), default=0.0)
 
     @property
     def failed(self) -> set[str]:

@@ -214,7 +214,8 @@ def test_a_cell_is_expected_to_take_what_its_kind_took_or_the_longest():
             {"kind": "cell", "round": 0, "workload": workload, "bits": 8, "seconds": seconds}
         )
     assert results.expected_s("decode-1", 8) == 30.0
-    assert results.expected_s("decode-1", 4) == 90.0
+    assert results.expected_s("decode-1", 4) == 30.0
+    assert results.expected_s("decode-8", 4) == 90.0
 
 
 def test_the_share_of_the_bandwidth_is_that_of_the_pauses_of_the_run():
