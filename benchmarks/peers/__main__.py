@@ -176,13 +176,20 @@ def session(place: Folder, ready: list[Configuration], threads: int) -> dict[str
 
 
 def commit() -> str | None:
-    """What of Ockham is measured; None where that is no work tree of git."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """The commit that changed the engine last; None where that is not known, or where the files
+    differ from it."""
+    engine = ["--", "ockham", "csrc"]
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", *arguments, *engine]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
     try:
-        found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        if git("diff", "--quiet", "HEAD").returncode != 0:
+            return None
+        return git("log", "-1", "--format=%h").stdout.strip() or None
+    except OSError:
         return None
-    return found.stdout.strip()
 
 
 def configurations(chosen: str) -> list[Configuration]:

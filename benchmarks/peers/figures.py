@@ -19,6 +19,9 @@ KV_BYTES_PER_TOKEN = LAYERS * 2 * KV_WIDTH * 2
 """In bf16."""
 
 MEMORY = "memory"
+BY_BANDWIDTH = "decode-1 by bandwidth"
+"""Tokens of decoding at batch 1 for each GB that could have been read meanwhile: what is left to
+compare where the bandwidth drifts from one run to the next."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ class Figures:
         for run in runs:
             key = (run["workload"], run["configuration"])
             self._samples.setdefault(key, {})[run.get("cell", run["round"])] = self._sample(run)
+            if run["workload"] == "decode-1":
+                tokens_per_byte = self._sample(run).value / beside_bytes_per_s(run)
+                by_bandwidth = self._samples.setdefault((BY_BANDWIDTH, run["configuration"]), {})
+                by_bandwidth[run.get("cell", run["round"])] = Sample(tokens_per_byte * 1e9)
             if "first_tokens" in run:
                 tokens = self._first_tokens.setdefault(run["configuration"], {})
                 tokens[run["workload"], run["round"]] = run["first_tokens"]

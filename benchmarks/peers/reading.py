@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.peers.figures import MEMORY, Figures
+from benchmarks.peers.figures import BY_BANDWIDTH, MEMORY, Figures
 from benchmarks.peers.peers import CONFIGURATIONS, Configuration
 from benchmarks.peers.ratios import Ratio
 from benchmarks.peers.workloads import WORKLOADS
@@ -22,7 +22,10 @@ Compared = tuple[Configuration, Configuration, Ratio]
 
 def reading(figures: Figures) -> Iterator[str]:
     """Lines of a list."""
-    titles = {each.name: each.title for each in WORKLOADS} | {MEMORY: "Peak memory"}
+    titles = {each.name: each.title for each in WORKLOADS} | {
+        BY_BANDWIDTH: "Decode, batch 1, at the same bandwidth",
+        MEMORY: "Peak memory",
+    }
     for workload, title in titles.items():
         yield from _standing(title, list(figures.comparisons(workload)))
     yield from _shares(figures, "decode-1", DECODE_SHARE, "the bandwidth")

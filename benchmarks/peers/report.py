@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from benchmarks.peers.figures import MEMORY, Figures
+from benchmarks.peers.figures import BY_BANDWIDTH, MEMORY, Figures
 from benchmarks.peers.peers import BITS, CONFIGURATIONS, PEERS, Configuration
 from benchmarks.peers.ratios import Ratio
 from benchmarks.peers.reading import reading
@@ -48,6 +48,8 @@ def report(records: Sequence[Record]) -> str:
     parts.append("\n".join(reading(figures)) + "\n")
     for workload in WORKLOADS:
         parts += _section(figures, workload)
+        if workload.name == "decode-1":
+            parts += _by_bandwidth(figures)
     parts += _memory(figures)
     parts += _agreement(figures)
     parts += _absent(figures)
@@ -157,6 +159,25 @@ def _rank(figures: Figures, workload: Workload, each: Configuration) -> float:
     """Best first."""
     median = figures.median(workload.name, each)
     return median if _in_seconds(workload) else -median
+
+
+def _by_bandwidth(figures: Figures) -> Iterator[str]:
+    yield "### At the same bandwidth\n"
+    yield (
+        "The bandwidth may change by half between the two runs of a pair. So the same once more, "
+        "each rate divided by the bandwidth in its own pauses.\n"
+    )
+    for bits in BITS:
+        rows = figures.configurations(BY_BANDWIDTH, bits)
+        if not rows:
+            continue
+        ours = [each for each in rows if each.is_ockham]
+        yield _row([f"{bits} bits", "tokens for 1 GB", *(f"{each.title} / it" for each in ours)])
+        yield "|" + "---|" * (2 + len(ours))
+        for each in sorted(rows, key=lambda row: -figures.median(BY_BANDWIDTH, row)):
+            cells = [each.title, f"{figures.median(BY_BANDWIDTH, each):.2f}"]
+            yield _row(cells + [_against(figures, BY_BANDWIDTH, our, each) for our in ours])
+        yield ""
 
 
 def _memory(figures: Figures) -> Iterator[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.peers.figures import Figures, least_seconds
+from benchmarks.peers.figures import BY_BANDWIDTH, Figures, least_seconds
 from benchmarks.peers.peers import CONFIGURATIONS
 from benchmarks.peers.ratios import paired_ratio
 from benchmarks.peers.report import report
@@ -224,6 +224,15 @@ def test_the_share_of_the_bandwidth_is_that_of_the_pauses_of_the_run():
     assert beside_bytes_per_s(run(0, OURS, 4.0)) == LIMITS["read_bytes_per_s"]
     share = Figures([SESSION, decode]).limit_share("decode-1", OURS)
     assert share == pytest.approx(0.75, rel=0.01)
+
+
+def test_a_drift_between_the_runs_of_a_pair_is_taken_out_of_decoding():
+    records = [SESSION]
+    for cell, drift in enumerate((1.0, 2.0, 0.7)):
+        records.append(run(0, OURS, 4.0, cell=cell, read_rates=[30e9]))
+        records.append(run(0, THEIRS, 8.0 / drift, cell=cell, read_rates=[30e9 * drift]))
+    ratio = Figures(records).ratio(BY_BANDWIDTH, OURS, THEIRS)
+    assert (ratio.low, ratio.value, ratio.high) == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_the_page_says_which_rounds_measured_which_commit():
