@@ -313,6 +313,7 @@ class StepReader {
             check(rows, view.rows, "slots");
         }
         view.wants_logits = array<int32_t>("wants_logits", view.logits_rows);
+        view.wants_argmax = array<int32_t>("wants_argmax", view.argmax_rows);
         if (!step_.attr("extra").is_none()) {
             view.extra = array<int32_t>("extra", view.extra_count);
             int64_t starts = 0;
@@ -418,7 +419,16 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
         scores[nb::int_(layer)] = arrays;
     }
     if (!run.logits.memory) run.logits.columns = self.executor->vocabulary();
-    return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores);
+    const auto count = static_cast<int64_t>(run.argmax.size());
+    Floats largest{std::make_unique<Buffer>(), 1, count};
+    float* values = largest.memory->take<float>(count);
+    nb::list argmax;
+    for (const Peak& peak : run.argmax) {
+        *values++ = peak.value;
+        argmax.append(peak.token);
+    }
+    return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores, argmax,
+                          array_of(std::move(largest)).attr("ravel")());
 }
 
 }  // namespace

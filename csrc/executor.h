@@ -133,13 +133,29 @@ using Op = std::variant<Embed, AttentionInput, Attend, AttentionOutput, FeedForw
 
 // Everything that one step under way holds. Reused from step to step: nothing is given back.
 struct Activations {
-    explicit Activations(int threads) : attention(threads), rows(static_cast<size_t>(threads)) {}
+    explicit Activations(int threads)
+        : attention(threads),
+          rows(static_cast<size_t>(threads)),
+          tiles(static_cast<size_t>(threads)) {}
 
     Buffer x, qkv, a, h, gate_up, inner, branch, prepared, second_prepared, rotations, totals;
     Buffer experts, expert_weights;        // int32 and float, (R, top_k)
     Buffer expert_x, expert_inner, expert_out;
+    Buffer peaks;                          // Peak, (argmax rows, tiles of the vocabulary)
+    std::vector<int32_t> head_rows;        // rows that want logits, then rows that want an argmax
     AttentionBuffers attention;
     std::vector<Buffer> rows;  // one row for each thread
+    std::vector<Buffer> tiles;  // logits of one tile for each thread
+};
+
+// The largest of some logits and its token: the lowest of those that tie, the first NaN if any is.
+struct Peak {
+    float value = 0.0f;
+    int64_t token = 0;
+    // Takes over the peak of tokens that come after all of this one's.
+    void merge(const Peak& later) {
+        if (value == value && (later.value > value || later.value != later.value)) *this = later;
+    }
 };
 
 // Rows of floats that go to Python.
@@ -157,6 +173,7 @@ struct Run {
     bool rotated = false;  // the step's cosines and sines have been computed
     std::vector<AttentionPlan> plans;
     Floats logits;
+    std::vector<Peak> argmax;  // in the order of Step.wants_argmax
     std::vector<std::pair<int64_t, Floats>> hidden_states;
     std::vector<std::pair<int64_t, std::vector<std::vector<float>>>> scores;
 
@@ -212,6 +229,9 @@ class Executor {
     void feed_forward(Run& run, const ops::FeedForward& op, int64_t begin, int64_t rows);
     void keep_hidden(Run& run, int64_t layer);
     void chosen_experts(Run& run, const ops::Experts& op, int64_t begin, int64_t end);
+    void finish_logits(const ops::Head& op, float* logits, int64_t count) const;
+    void head_tile(Run& run, const ops::Head& op, const PreparedInput& input, const Tiling& cut,
+                   int64_t tile, int thread, float* logits);
 
     ThreadPool& pool_;
     const Isa isa_;

@@ -21,7 +21,7 @@ HEADING = (
 @click.command()
 @option("--rows", default="1,2,4,8,16,64,512", help="Rows of a step.", show_default=True)
 @option("--contexts", default="512,2048", help="Keys of attention.", show_default=True)
-@option("--only", default=None, help="products, experts, attention, rows: some of them.")
+@option("--only", default=None, help="products, experts, attention, rows, head: some of them.")
 @option("--threads", type=Integer(1), default=None, help="Threads.  [default: all cores]")
 @option("--rounds", type=Integer(1), default=5, help="Bursts of a kernel.", show_default=True)
 @option(

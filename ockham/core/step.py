@@ -19,6 +19,8 @@ Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
+NO_ROWS: Ints = np.empty(0, np.int32)
+
 
 @dataclass(slots=True)
 class Tables:
@@ -68,6 +70,9 @@ class Step:
     wants_hidden: dict[int, Ints] = field(default_factory=dict)
     """Layer -> rows whose hidden states are wanted as they stand after that layer (-1: after the
     embedding)."""
+    wants_argmax: Ints = field(default_factory=lambda: NO_ROWS)
+    """(A,) rows of which only the likeliest token is wanted, none of them in `wants_logits`: their
+    logits are never all in memory."""
     wants_scores: dict[int, Ints] = field(default_factory=dict)
     """Layer -> rows whose attention probabilities are wanted, summed over query heads."""
 
@@ -90,3 +95,7 @@ class StepOutput:
     logits: Floats  # (L, vocabulary), in the order of Step.wants_logits
     hidden: dict[int, Floats] = field(default_factory=dict)  # (wanting rows, hidden)
     scores: dict[int, list[Floats]] = field(default_factory=dict)
+    argmax: list[int] = field(default_factory=list)
+    """Of each row of Step.wants_argmax, the token with the largest logit, the lowest on a tie."""
+    largest: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+    """(A,) the logits of `argmax`."""

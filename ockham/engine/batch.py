@@ -16,7 +16,8 @@ from ockham.engine.sequence import Sequence
 class Part:
     """One chunk of a step: `start` is its first row's cell, `logits` the rows of the step's logits
     that belong to it, of which the first is wanted by row `first_wanted` of the chunk. `samples`
-    says whether the last of them chooses the next token."""
+    says whether its last row chooses the next token; `argmax` is which of the step's argmaxes that
+    is, None if the token is to be drawn from the last of its logits."""
 
     sequence: Sequence
     start: int
@@ -24,6 +25,12 @@ class Part:
     logits: range
     first_wanted: int
     samples: bool
+    argmax: int | None
+
+    @property
+    def head_rows(self) -> int:
+        """Rows that the head computes for it."""
+        return len(self.logits) + (self.argmax is not None)
 
 
 @dataclass(slots=True)
@@ -47,11 +54,16 @@ def build(chunks: list[Chunk], state: State) -> Batch:
     ids = np.empty(rows, np.int32)
     parts: list[Part] = []
     wanted: list[int] = []
+    argmax: list[int] = []
     for chunk, sequence, row in zip(chunks, sequences, first_rows.tolist(), strict=False):
         ids[row : row + chunk.rows] = sequence.tokens[
             sequence.computed : sequence.computed + chunk.rows
         ]
         wants = sequence.wanted_logits(chunk.rows)
+        samples = chunk.rows == sequence.remaining and not sequence.scores_only
+        greedy = samples and sequence.greedy
+        if greedy:
+            wants = wants[:-1]
         parts.append(
             Part(
                 sequence,
@@ -59,10 +71,13 @@ def build(chunks: list[Chunk], state: State) -> Batch:
                 chunk.rows,
                 range(len(wanted), len(wanted) + len(wants)),
                 wants.start,
-                chunk.rows == sequence.remaining and not sequence.scores_only,
+                samples,
+                len(argmax) if greedy else None,
             )
         )
         wanted.extend(range(row + wants.start, row + wants.stop))
+        if greedy:
+            argmax.append(row + chunk.rows - 1)
 
     tables = state.tables(views)
     step = Step(
@@ -75,6 +90,7 @@ def build(chunks: list[Chunk], state: State) -> Batch:
         slots=tuple(table.slots(owner, cells, state.page_tokens) for table in tables),
         page_tokens=state.page_tokens,
         wants_logits=np.array(wanted, np.int32),
+        wants_argmax=np.array(argmax, np.int32),
         adapters=np.full(rows, -1, np.int32),
         seeds=np.repeat(np.array([s.seed for s in sequences], np.uint64), counts),
         streams=np.repeat(np.array([s.index for s in sequences], np.uint32), counts),

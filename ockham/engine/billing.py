@@ -18,7 +18,7 @@ PREEMPTION = "preemption"
 
 def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
     """Book one step. `total` gets the step's own figures, not the sum of the shares."""
-    rows, logits = sum(p.rows for p in parts), sum(len(p.logits) for p in parts)
+    rows, logits = sum(p.rows for p in parts), sum(p.head_rows for p in parts)
     weight_bytes = cost.weight_bytes(rows, logits)
     total.rows += rows
     total.flops += rows * cost.linear_flops + logits * cost.head_flops
@@ -43,7 +43,7 @@ def _book_part(
     sequence, ledger = part.sequence, part.sequence.ledger
     ledger.rows += part.rows
     ledger.flops += (
-        part.rows * cost.linear_flops + len(part.logits) * cost.head_flops + attention_flops
+        part.rows * cost.linear_flops + part.head_rows * cost.head_flops + attention_flops
     )
     ledger.weight_bytes += weight_bytes
     ledger.state_read_bytes += read_bytes
@@ -51,7 +51,7 @@ def _book_part(
 
     again = max(0, min(sequence.computed_once - part.start, part.rows))
     fresh_prompt = max(0, min(sequence.prompt_tokens, part.start + part.rows) - part.start - again)
-    alone = cost.weight_bytes(part.rows, len(part.logits))
+    alone = cost.weight_bytes(part.rows, part.head_rows)
     for book in (ledger, total):
         book.prompt_tokens_computed += fresh_prompt
         if alone > weight_bytes:

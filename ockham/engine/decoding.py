@@ -14,6 +14,7 @@ from ockham.core.step import Tables
 from ockham.engine.batch import build
 from ockham.engine.scheduler import Chunk
 from ockham.engine.sequence import Sequence
+from ockham.kernels.sampling import Drawn
 
 SPARE_PAGES = 16
 """Entries that each page table has to grow into before the step is built anew."""
@@ -31,13 +32,14 @@ class Decoding:
         """The next cell of each sequence is reserved."""
         self.sequences = list(sequences)
         self.chunks = [Chunk(sequence, 1) for sequence in sequences]
-        self.draws = [sequence.draw(row) for row, sequence in enumerate(sequences)]
         self.first_cells = [sequence.computed for sequence in sequences]
         self.unbilled = 0
         self._state = state
         self._views = [s.view for s in sequences if s.view is not None]
         self._let_go = [list(view.let_go) for view in self._views]
-        self.step = build(self.chunks, state).step
+        batch = build(self.chunks, state)
+        self.step, self._parts = batch.step, batch.parts
+        self.draws = [p.sequence.draw(p.logits[0]) for p in self._parts if p.argmax is None]
         self._entries = max(view.pages for view in self._views) + SPARE_PAGES
         self.step.tables = self._roomy_tables()
         self._until_page = self._next_page()
@@ -75,6 +77,15 @@ class Decoding:
         if changed:
             self._until_page = self._next_page()
         return True
+
+    def tokens(self, argmax: list[int], drawn: list[Drawn]) -> list[int]:
+        """The token of each sequence: greedy ones have theirs in `argmax`, the others in `drawn`,
+        the results of `draws`."""
+        if not drawn:
+            return argmax
+        # Nothing is masked, so that each draw has a token.
+        tokens = iter([draw.token for draw in drawn if draw.token is not None])
+        return [next(tokens) if p.argmax is None else argmax[p.argmax] for p in self._parts]
 
     def advance(self, tokens: list[int]) -> None:
         """The step has run: the next one's rows are `tokens`, one cell further on."""

@@ -28,6 +28,7 @@ from ockham.engine.messages import Delta, Request, Stats
 from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.text import TextOutput
+from ockham.kernels.sampling import Draw, Drawn
 from ockham.model.costs import cost_of
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.tokenizer import Tokenizer, load_tokenizer
@@ -171,10 +172,7 @@ class Engine:
         """One more row for sequences that do nothing but decode."""
         self.scheduler.go_on(decoding.chunks)
         output = self._run(decoding.step)
-        with self._in_backend():
-            drawn = self.executor.sample(output.logits, decoding.draws)
-        # Nothing is masked, so that each draw has a token.
-        tokens = [draw.token for draw in drawn if draw.token is not None]
+        tokens = decoding.tokens(output.argmax, self._sample(output, decoding.draws))
         decoding.advance(tokens)
         self.scheduler.commit(decoding.chunks)
         return [self._append(*each) for each in zip(decoding.sequences, tokens, strict=True)]
@@ -193,21 +191,30 @@ class Engine:
                     hook(run)
             return self.executor.finish(run)
 
+    def _sample(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
+        if not draws:
+            return []
+        with self._in_backend():
+            return self.executor.sample(output.logits, draws)
+
     def _collect(self, parts: list[Part], output: StepOutput) -> list[Delta]:
         """Sample where a sequence is due, and turn what the step gave into deltas."""
         deltas = [self._score_prompt(part, output.logits) for part in parts]
         due = [
-            (choice, part.logits[-1])
+            (choice, part)
             for part in parts
             if part.samples
             for choice in self._choices(part.sequence)
         ]
-        draws = [s.draw(row) for s, row in due]
-        with self._in_backend():
-            drawn = self.executor.sample(output.logits, draws)
-        entries = self._logprobs(output.logits, due, [d.token for d in drawn])
-        for (sequence, _), draw, entry in zip(due, drawn, entries, strict=True):
-            deltas.append(self._push(sequence, draw.token, entry))
+        draws = [s.draw(part.logits[-1]) for s, part in due if part.argmax is None]
+        drawn = iter(self._sample(output, draws))
+        for sequence, part in due:
+            if part.argmax is not None:
+                deltas.append(self._push(sequence, output.argmax[part.argmax], None))
+                continue
+            token, row = next(drawn).token, part.logits[-1]
+            entry = self._logprobs(output.logits[row : row + 1], sequence, token)
+            deltas.append(self._push(sequence, token, entry))
         return [delta for delta in deltas if delta is not None]
 
     def _choices(self, sequence: Sequence) -> Iterator[Sequence]:
@@ -320,18 +327,13 @@ class Engine:
     # -- log probabilities ---------------------------------------------------------------------
 
     def _logprobs(
-        self, logits: Floats, due: list[tuple[Sequence, int]], tokens: list[int | None]
-    ) -> list[PositionLogprobs | None]:
-        """The entries of the sequences that want them, None for the others."""
-        entries: list[PositionLogprobs | None] = []
-        for (sequence, row), token in zip(due, tokens, strict=True):
-            top = sequence.params.logprobs
-            if top is None or token is None:
-                entries.append(None)
-            else:
-                target = np.array([token], np.int32)
-                entries += self._entries(logits[row : row + 1], target, top)
-        return entries
+        self, logits: Floats, sequence: Sequence, token: int | None
+    ) -> PositionLogprobs | None:
+        """The entry of a chosen token, of logits (1, vocabulary), if its sequence wants one."""
+        if sequence.params.logprobs is None or token is None:
+            return None
+        targets = np.array([token], np.int32)
+        return self._entries(logits, targets, sequence.params.logprobs)[0]
 
     def _entries(self, logits: Floats, targets: Ints, top: int) -> list[PositionLogprobs]:
         names = self.tokenizer.token_text if self.tokenizer is not None else lambda _: None

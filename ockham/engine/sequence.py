@@ -179,6 +179,18 @@ class Sequence:
             and self.computed_once <= self.computed
         )
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the next token is the one with the largest logit, and nothing else is wanted of
+        the logits."""
+        scored = self.prompt_logprobs is None or len(self.prompt_logprobs) >= self.prompt_tokens
+        return (
+            self.plain
+            and self.params.temperature == 0.0
+            and self.generated >= self.params.min_tokens
+            and scored
+        )
+
     def wanted_logits(self, rows: int) -> range:
         """Of the next `rows` rows, those (counted from 0) whose logits are wanted."""
         if self.prompt_logprobs is not None and len(self.prompt_logprobs) < self.prompt_tokens:

@@ -82,7 +82,9 @@ class CpuExecutor:
         self._native.run(cast("_cpu.Run", run), start, stop)
 
     def finish(self, run: Run) -> StepOutput:
-        return StepOutput(*self._native.finish(cast("_cpu.Run", run)))
+        output = StepOutput(*self._native.finish(cast("_cpu.Run", run)))
+        sampling.check_finite(output.largest)
+        return output
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
         tokens = self._sampler.sample(logits, draws)

@@ -158,7 +158,8 @@ class Experts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """logits = softcap(out(norm(x)) * scale) for the rows that want them, and for no other."""
+    """logits = softcap(out(norm(x)) * scale) for the rows that want them, and for no other; of the
+    rows that want an argmax, only where the largest stands."""
 
     out: Linear  # (V, D)
     norm: Norm | None = None

@@ -50,6 +50,8 @@ class ReferenceRun:
     experts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
     expert_weights: Floats = field(default_factory=lambda: _NOTHING)
     logits: Floats = field(default_factory=lambda: _NOTHING)
+    argmax: list[int] = field(default_factory=list)
+    largest: Floats = field(default_factory=lambda: np.empty(0, np.float32))
     hidden: dict[int, Floats] = field(default_factory=dict)
     scores: dict[int, list[Floats]] = field(default_factory=dict)
     views: dict[tuple[int, int | None], list[View]] = field(default_factory=dict)
@@ -108,7 +110,8 @@ class ReferenceExecutor:
 
     def finish(self, run: Run) -> StepOutput:
         run = _own(run)
-        return StepOutput(run.logits, run.hidden, run.scores)
+        sampling.check_finite(run.largest)
+        return StepOutput(run.logits, run.hidden, run.scores, run.argmax, run.largest)
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
         return sampling.sample(logits, draws)
@@ -196,12 +199,17 @@ class ReferenceExecutor:
         run.keep_hidden(op.layer)
 
     def _head(self, run: ReferenceRun, op: Head) -> None:
-        logits = op.out.matmul(normalise(run.x[run.step.wants_logits], op.norm))
+        step, given = run.step, len(run.step.wants_logits)
+        rows = np.concatenate((step.wants_logits, step.wants_argmax))
+        logits = op.out.matmul(normalise(run.x[rows], op.norm))
         if op.bias is not None:
             logits += op.bias
         if op.scale != 1.0:
             logits *= np.float32(op.scale)
-        run.logits = softcap(logits, op.softcap)
+        logits = softcap(logits, op.softcap)
+        run.logits = logits[:given]
+        run.argmax = logits[given:].argmax(axis=1).tolist()
+        run.largest = logits[given:].max(axis=1)
 
 
 def _own(run: Run) -> ReferenceRun:
@@ -221,8 +229,12 @@ def _check(step: Step, groups: int) -> None:
     per_row: list[Sized] = [step.positions, step.sequence, step.cells, step.context, *step.slots]
     if any(len(values) != rows for values in per_row):
         raise ValueError(f"a field of the step does not have one entry for each of {rows} rows.")
-    if len(step.wants_logits) and int(step.wants_logits[-1]) >= rows:
-        raise ValueError(f"logits are wanted of row {step.wants_logits[-1]} of {rows} rows.")
+    for what, wanted in (
+        ("logits are", step.wants_logits),
+        ("an argmax is", step.wants_argmax),
+    ):
+        if len(wanted) and int(wanted[-1]) >= rows:
+            raise ValueError(f"{what} wanted of row {wanted[-1]} of {rows} rows.")
 
 
 class ReferenceBackend:

@@ -85,7 +85,7 @@ def sample(logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
             else (logits.argmax(axis=1))
         )
         for i, row, token in zip(plain, rows, chosen.tolist(), strict=True):
-            _check_finite(float(logits[row, token]))
+            check_finite(logits[row, token : token + 1])
             drawn[i] = Drawn(token)
     for i, draw in enumerate(draws):
         if drawn[i].token is None and not draw.plain_greedy:
@@ -96,7 +96,7 @@ def sample(logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
 def process(row: Floats, draw: Draw) -> Doubles:
     """Steps 2 to 4: masks, bias and penalties. Returns a new row; masked tokens are -inf."""
     p = draw.params
-    _check_finite(float(row.max()))
+    check_finite(row.max(keepdims=True))
     z = row.astype(np.float64)
     if p.allowed_token_ids is not None:
         kept = np.full_like(z, -np.inf)
@@ -168,7 +168,7 @@ def logprobs(
     result = []
     for row, target in zip(logits, targets.tolist(), strict=True):
         largest = row.max()
-        _check_finite(float(largest))
+        check_finite(np.array([largest]))
         log_sum = float(largest) + float(np.log(np.exp(row.astype(np.float64) - largest).sum()))
         ranked = _largest(row, top) if top else []
         entry = {t: (float(row[t]) - log_sum, rank + 1) for rank, t in enumerate(ranked)}
@@ -188,8 +188,9 @@ def _largest(row: Floats, count: int) -> list[int]:
     return order
 
 
-def _check_finite(value: float) -> None:
-    if not np.isfinite(value):
+def check_finite(largest: Floats) -> None:
+    """Raises OckhamError if the largest logit of any row is infinite or not a number."""
+    for value in largest[~np.isfinite(largest)].tolist():
         raise OckhamError(
             f"the model produced a logit of {value}; its weights or its input are damaged."
         )

@@ -9,7 +9,7 @@ an engine of one thread that has nothing else to do. One differing bit is a bug,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -74,8 +74,19 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "n": st.sampled_from([1, 1, 1, 2, 3]),
             "logprobs": st.sampled_from([None, 3]),
             "prompt_logprobs": st.sampled_from([None, None, None, 1]),
+            "greedy": st.sampled_from([False, False, True]),
         }
     )
+
+
+GREEDY = {
+    "temperature": 0.0,
+    "repetition_penalty": 1.0,
+    "frequency_penalty": 0.0,
+    "logprobs": None,
+    "prompt_logprobs": None,
+}
+"""What leaves nothing to want but the likeliest token, which the head then finds by itself."""
 
 
 def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
@@ -83,6 +94,8 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     rng = np.random.default_rng(values.pop("prompt_seed"))
     # Prompts of one seed share their beginning.
     prompt = rng.integers(0, vocabulary, 150).tolist()[: values.pop("prompt_tokens")]
+    if values.pop("greedy"):
+        values |= GREEDY
     params = SamplingParams(ignore_eos=True, **values)
     return Request(request_id=name, prompt_token_ids=prompt, params=params, detokenize=False)
 
@@ -183,7 +196,13 @@ class ExactnessMachine(RuleBasedStateMachine):
             choices.setdefault(delta.index, Stream()).add(delta)
 
     def _compare(self, name: str, asked: dict[str, Any]) -> None:
-        expected = run_alone(self.alone(), build(name, asked, self.vocabulary))
+        request = build(name, asked, self.vocabulary)
+        if asked["greedy"]:  # answered by the sampler, from whole logits
+            request.params = replace(request.params, logprobs=0)
+        expected = run_alone(self.alone(), request)
+        if asked["greedy"]:
+            for stream in expected.values():
+                stream.logprobs.clear()
         found = self.answers[name]
         assert found.keys() == expected.keys()
         for index, stream in expected.items():

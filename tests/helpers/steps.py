@@ -100,6 +100,7 @@ class Stepper:
             slots=tuple(table.slots(of, at, page_tokens) for table in tables),
             page_tokens=page_tokens,
             wants_logits=np.array(wants.pop("wants_logits", range(rows)), np.int32),
+            wants_argmax=np.array(wants.pop("wants_argmax", []), np.int32),
             adapters=np.full(rows, -1, np.int32),
             seeds=np.zeros(rows, np.uint64),
             streams=np.zeros(rows, np.uint32),

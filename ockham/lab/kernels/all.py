@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from ockham.kernels.ops import Program
 from ockham.lab.kernels.attention import attention_cases
 from ockham.lab.kernels.experts import expert_cases
+from ockham.lab.kernels.heads import head_cases
 from ockham.lab.kernels.limits import Limits
 from ockham.lab.kernels.measure import Case
 from ockham.lab.kernels.products import product_cases
 from ockham.lab.kernels.rows import row_cases
 
-KINDS = ("products", "experts", "attention", "rows")
+KINDS = ("products", "experts", "attention", "rows", "head")
 
 
 def cases(
@@ -33,3 +34,5 @@ def cases(
         yield from attention_cases(program, state_dtype, limits, rows, contexts, left_out)
     if "rows" in kinds:
         yield from row_cases(program, state_dtype, limits, rows)
+    if "head" in kinds:
+        yield from head_cases(program, limits, rows)

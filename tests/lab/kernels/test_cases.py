@@ -30,7 +30,7 @@ def limits() -> Limits:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches need not be filled to count."""
-    for module in ("products", "attention"):
+    for module in ("products", "attention", "heads"):
         monkeypatch.setattr(f"ockham.lab.kernels.{module}.COLD_BYTES", 1 << 16)
 
 
@@ -141,3 +141,10 @@ def test_without_compiled_kernels_there_is_nothing_to_measure(
     monkeypatch.setattr("ockham.lab.kernels.limits.core", None)
     with pytest.raises(ConfigError, match="no compiled kernels to measure"):
         Limits(1)
+
+
+def test_an_argmax_spares_the_writing_of_logits(limits: Limits) -> None:
+    logits, argmax = of("plain", limits, "head", rows=(3,))
+    assert (logits.kernel, argmax.kernel) == ("head, logits, greedy sampler", "head, argmax")
+    assert logits.bytes - argmax.bytes == 2 * 4 * 3 * VOCABULARY
+    assert logits.operations == argmax.operations == 3 * 2 * VOCABULARY * 48
