@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ockham.cli.options import Integer, engine_config, engine_options, option
+from ockham.cli.workload_options import chosen_workload, workload_options
 from ockham.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ockham.lab.evidence import Recipe, Row
+    from ockham.lab.evidence import Bench, Recipe, Row
 
 
 @click.group(invoke_without_command=True)
@@ -67,13 +68,23 @@ def techniques(ctx: click.Context, as_json: bool) -> None:
     "--rounds", type=Integer(1), default=5, show_default=True, help="With and without, so often."
 )
 @option("--json", "as_json", is_flag=True, help="Write the rows as JSON.")
+@workload_options
 @engine_options
 def measure(
-    name: str | None, every: bool, page: Path, rounds: int, as_json: bool, **kwargs: Any
+    name: str | None,
+    every: bool,
+    page: Path,
+    rounds: int,
+    as_json: bool,
+    workload: str | None,
+    settings: tuple[str, ...],
+    vocab_size: int,
+    **kwargs: Any,
 ) -> None:
     """Run the technique NAME with and without, in turn: what it saves, what it costs.
 
-    Name the model with --model; an argument after NAME is one too.
+    Name the model with --model; an argument after NAME is one too. With --workload, recipes that
+    send prompts take them from it: of each length that they want, the closest.
     """
     if (name is None) != every:
         raise click.UsageError("name one technique, or take --all.")
@@ -83,6 +94,10 @@ def measure(
 
     config = engine_config(**kwargs)
     bench = Bench(config, rounds, config.seed)
+    if workload is not None:
+        _take_prompts(bench, workload, settings, vocab_size)
+    elif settings:
+        raise click.UsageError("--set changes a workload: name it with --workload.")
     measured: list[tuple[Recipe, Row | None]] = []
     for recipe in recipes() if name is None else [recipe_of(name)]:
         row = recipe.measure(bench) if recipe.measure is not None else None
@@ -137,6 +152,16 @@ def compose(page: Path | None, model: str, as_json: bool) -> None:
         page.write_text(matrix_page(cells, model), encoding="utf-8")
     if any(cell.identical is False for cell in cells):
         sys.exit(1)
+
+
+def _take_prompts(bench: Bench, workload: str, settings: tuple[str, ...], vocab_size: int) -> None:
+    """Let the recipes send the prompts of a workload."""
+    from ockham.lab.workloads.prompts import token_prompts
+
+    requests, _ = chosen_workload(workload, settings, vocab_size, bench.seed)
+    tokenizer = bench.engine().tokenizer
+    bench.workload = workload
+    bench.workload_prompts = tuple(ids for _, ids in token_prompts(requests, tokenizer))
 
 
 def _tell(recipe: Recipe, row: Row | None) -> None:

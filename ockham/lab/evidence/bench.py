@@ -11,6 +11,7 @@ from statistics import median
 import msgspec
 
 from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
@@ -23,6 +24,9 @@ from ockham.lab.statistics import paired_ratio
 
 POOL_BYTES = 256 << 20
 """State of an engine that measures: enough for every recipe on the lab model."""
+
+MOST_ANSWERED = 128
+"""No recipe asks for more tokens than this after a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ class Bench:
     config: EngineConfig
     rounds: int = 5
     seed: int = 0
+    workload: str = ""
+    """Name of the workload that the prompts are of; "" for random ones."""
+    workload_prompts: tuple[list[int], ...] = ()
     _engines: dict[str, Engine] = field(default_factory=dict)
 
     def engine(self, **settings: object) -> Engine:
@@ -70,9 +77,27 @@ class Bench:
         self._engines.clear()
 
     def prompts(self, engine: Engine, lengths: Sequence[int]) -> list[list[int]]:
-        """Random prompts of these lengths."""
+        """Random prompts of these lengths; of a workload, the prompts that come closest to them, as
+        often as must be. Raises ConfigError if the model's context has room for none."""
+        if self.workload:
+            return self._closest(engine, lengths)
         rng = Random(f"evidence {self.seed}")
         return [[rng.randrange(engine.vocabulary) for _ in range(length)] for length in lengths]
+
+    def _closest(self, engine: Engine, lengths: Sequence[int]) -> list[list[int]]:
+        most = engine.max_model_len - MOST_ANSWERED
+        fitting = [prompt for prompt in self.workload_prompts if len(prompt) <= most]
+        if not fitting:
+            raise ConfigError(
+                f"no prompt of the workload {self.workload!r} leaves room for {MOST_ANSWERED} more "
+                f"tokens in a context of {engine.max_model_len}."
+            )
+        found, left = [], list(fitting)
+        for length in lengths:
+            closest = min(range(len(left)), key=lambda i: abs(len(left[i]) - length))
+            found.append(left.pop(closest))
+            left = left or list(fitting)
+        return found
 
     def compare(
         self,
@@ -88,6 +113,8 @@ class Bench:
         `amount` is what the technique saves, of one run. The order changes every round, so that a
         drift of the machine falls on both.
         """
+        if self.workload:
+            facts["what"] = f"{facts['what']}; prompts of the workload {self.workload}"
         runs: tuple[list[Outcome], list[Outcome]] = ([], [])
         for number in range(self.rounds + 1):
             for which in (0, 1) if number % 2 else (1, 0):

@@ -57,8 +57,9 @@ def chunked_prefill(bench: Bench) -> Row:
     }
     some = engines["whole"]
     long = min(3000, some.max_model_len - 2)
-    prompts = bench.prompts(some, [16] * 4 + [long])
-    wanted = requests(prompts, [greedy(48)] * 4 + [greedy(1)])
+    first, *others = bench.prompts(some, [long] + [16] * 4)
+    long = len(first)
+    wanted = requests([*others, first], [greedy(48)] * 4 + [greedy(1)])
     return bench.compare(
         ENGINE,
         "chunked-prefill",
@@ -99,8 +100,11 @@ def no_padding(bench: Bench) -> Row:
     rng = Random(f"lengths {bench.seed}")
     longest = min(512, engine.max_model_len - 2)
     lengths = [min(longest, rng.choice((16, 32, 64, 128, 512))) for _ in range(16)]
-    plain = requests(bench.prompts(engine, lengths), [greedy(1)] * 16)
-    padded = requests(bench.prompts(engine, [max(lengths)] * 16), [greedy(1)] * 16)
+    prompts = bench.prompts(engine, lengths)
+    longest = max(map(len, prompts))
+    filled = [prompt + [0] * (longest - len(prompt)) for prompt in prompts]
+    plain = requests(prompts, [greedy(1)] * 16)
+    padded = requests(filled, [greedy(1)] * 16)
     return bench.compare(
         ENGINE,
         "no-padding",
@@ -109,8 +113,8 @@ def no_padding(bench: Bench) -> Row:
         lambda outcome: outcome.ledger.rows,
         exact=True,
         identical=None,
-        what=f"16 prompts of 16 to {longest} tokens; against as many rows as padding to the "
-        "longest computes",
+        what=f"16 prompts of {min(map(len, prompts))} to {longest} tokens; "
+        "against as many rows as padding to the longest computes",
         unit="rows computed",
         claim=PREPACKING,
     )

@@ -46,7 +46,8 @@ def fcfs(bench: Bench) -> Row:
     engine = bench.engine(max_num_batched_tokens=BUDGET)
     own = engine.scheduler.policy
     long = min(2500, engine.max_model_len - 2)
-    wanted = requests(bench.prompts(engine, [long, 16]), [greedy(1), greedy(4)])
+    prompts = bench.prompts(engine, [long, 16])
+    wanted = requests(prompts, [greedy(1), greedy(4)])
 
     def under(policy: Policy) -> Outcome:
         engine.scheduler.policy = policy
@@ -62,8 +63,8 @@ def fcfs(bench: Bench) -> Row:
         lambda: under(own),
         lambda outcome: outcome.observed,
         exact=True,
-        what=f"a prompt of 16 tokens right behind one of {long}, {BUDGET} rows a step; against "
-        "giving the oldest prompt all the room",
+        what=f"a prompt of {len(prompts[1])} tokens right behind one of {len(prompts[0])}, "
+        f"{BUDGET} rows a step; against giving the oldest prompt all the room",
         unit="milliseconds to the short prompt's first token",
         claim="",
     )
@@ -98,7 +99,8 @@ def keep_all(bench: Bench) -> Row:
     """Pages that one long sequence holds; only a model with sliding windows can save any."""
     engine = bench.engine(max_num_batched_tokens=BUDGET)
     long = min(1500, engine.max_model_len - 40)
-    wanted = requests(bench.prompts(engine, [long]), [greedy(32)])
+    (prompt,) = bench.prompts(engine, [long])
+    wanted = requests([prompt], [greedy(32)])
     own = engine.scheduler.keep
     windows = sorted({g.window for g in engine.state.groups if g.window is not None})
     has = f"windows of {', '.join(map(str, windows))}" if windows else "no sliding window"
@@ -109,7 +111,8 @@ def keep_all(bench: Bench) -> Row:
         lambda: _most_pages(engine, wanted, own),
         lambda outcome: outcome.observed,
         exact=True,
-        what=f"a sequence of {long} tokens on a model with {has}; against keeping every cell",
+        what=f"a sequence of {len(prompt)} tokens on a model with {has}; "
+        "against keeping every cell",
         unit="pages of state held",
         claim="",
     )

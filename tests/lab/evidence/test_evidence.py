@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,36 @@ def test_forking_saves_all_prompts_but_one_and_changes_no_token() -> None:
     assert found.identical
     assert found.without - found.with_ == 4 * 7 * (256 - 1) + 4 * 7 * 1
     assert found.verdict.endswith("same tokens")
+
+
+def test_a_workload_gives_the_closest_prompts_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = bench()
+    prompts = ([1] * 9000, [2] * 100, [3] * 40, [4] * 7)
+    measured.workload, measured.workload_prompts = "mine", prompts
+    engine = measured.engine()
+    found = measured.prompts(engine, [35, 35, 100, 20])
+    assert list(map(len, found)) == [40, 7, 100, 7]
+    measure = recipe_of("no-padding").measure
+    assert measure is not None
+    row = measure(measured)
+    assert row.what.endswith("prompts of the workload mine")
+    assert row.without == 16 * 100
+    assert row.with_ - 5 * (100 + 40 + 7) in (100, 40, 7)  # sixteen of three
+    measured.workload_prompts = prompts[:1]
+    with pytest.raises(ConfigError, match="no prompt of the workload 'mine' leaves room"):
+        measured.prompts(engine, [35])
+
+
+def test_a_workload_is_named_on_the_command_line() -> None:
+    args = ["techniques", "measure", "fork", "--rounds", "1", "--json", "--max-model-len", "600"]
+    result = CliRunner().invoke(cli, [*args, "--workload", "edit"])
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(result.stdout)
+    assert found["what"].endswith("prompts of the workload edit")
+    assert found["identical"]
+    result = CliRunner().invoke(cli, [*args, "--set", "turns=3"])
+    assert result.exit_code == 2
+    assert "name it with --workload" in result.output
 
 
 def test_continuous_batching_reads_the_weights_less_often() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.lab.workloads import (
     Request,
@@ -17,7 +18,10 @@ from ockham.lab.workloads import (
     workloads,
     write_requests,
 )
+from ockham.lab.workloads.prompts import token_prompts
+from ockham.model.tokenizer import load_tokenizer
 
+LAB = Path(__file__).parents[3] / "ockham/model/lab"
 NAMES = ("agents", "batch", "chat", "documents", "edit", "long", "samples", "typing")
 
 
@@ -41,6 +45,20 @@ def test_chats_begin_alike_and_go_on() -> None:
     assert len(firsts) == 3
     assert len({request.messages[0]["content"] for request in firsts if request.messages}) == 1
     assert [request.after for request in requests[:2]] == [None, "chat-0-0"]
+
+
+def test_prompts_go_on_with_recorded_answers() -> None:
+    tokenizer = load_tokenizer(EngineConfig(), LAB)
+    requests = make_workload("chat", {"sessions": 1, "turns": 3}).requests(0)
+    texts = [tokenizer.decode(ids, False) for _, ids in token_prompts(requests, tokenizer)]
+    for request, text, later in zip(requests, texts, texts[1:], strict=False):
+        assert later.startswith(text)
+        assert request.answer is not None
+        assert f"{request.answer}<|im_end|>" in later
+    ids = [Request(id="a", prompt_token_ids=[5, 6], max_tokens=1)]
+    assert [found for _, found in token_prompts(ids, None)] == [[5, 6]]
+    with pytest.raises(ConfigError, match="is text, and the model has no tokenizer"):
+        list(token_prompts(requests, None))
 
 
 def test_documents_return_in_another_order() -> None:
