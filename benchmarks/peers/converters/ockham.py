@@ -14,6 +14,9 @@ def convert(checkpoint: str, out: str, precision: str) -> None:
         theirs = Path(out).with_name(f"llamacpp-{precision}.gguf")
         if not theirs.exists():
             raise SystemExit(f"there is no {theirs}: set llamacpp-{precision} up first.")
+        # Loaded once, so that its packed weights lie in Ockham's cache, as they do from then on.
+        load = "import sys, ockham; ockham.LLM(sys.argv[1], skip_tokenizer_init=True)"
+        subprocess.run([sys.executable, "-c", load, str(theirs)], check=True)
         Path(out).symlink_to(theirs.name)
         return
     quantization, _, group = precision.partition("-")
