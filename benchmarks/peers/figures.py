@@ -35,8 +35,8 @@ class Sample:
 
 
 class Figures:
-    """Samples by workload, configuration and cell (see rounds.py), of memory by round. Of a run
-    that was done again in its cell the last counts."""
+    """Samples by workload, configuration and cell (see rounds.py), of memory by what was done. Of a
+    run that was done again in its cell the last counts."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         sessions = [each for each in records if each["kind"] == "session"]
@@ -62,7 +62,7 @@ class Figures:
         self.read_rates = [beside_bytes_per_s(each) for each in runs]
         self.int8_rates = [each["limits"]["int8_ops_per_s"] for each in runs]
         self.bf16_rates = [each["limits"]["bf16_ops_per_s"] for each in runs]
-        self._samples: dict[tuple[str, str], dict[float, Sample]] = {}
+        self._samples: dict[tuple[str, str], dict[float | str, Sample]] = {}
         self._first_tokens: dict[str, dict[tuple[str, int], list[int]]] = {}
         for run in runs:
             key = (run["workload"], run["configuration"])
@@ -77,8 +77,11 @@ class Figures:
         for each in records:
             if each["kind"] == "memory":
                 samples = self._samples.setdefault((MEMORY, each["configuration"]), {})
-                known = samples.get(each["round"], Sample(0))
-                samples[each["round"]] = Sample(max(known.value, each["peak_bytes"]))
+                # Workers are started anew for what is missing of a round: only those that have done
+                # the same work can be compared.
+                key = " ".join([str(each["round"]), *each["workloads"]])
+                known = samples.get(key, Sample(0))
+                samples[key] = Sample(max(known.value, each["peak_bytes"]))
 
     def configurations(self, workload: str, bits: int) -> list[Configuration]:
         """Those of so many bits that have done the workload."""
@@ -94,6 +97,9 @@ class Figures:
     def median(self, workload: str, configuration: Configuration) -> float:
         return statistics.median(each.value for each in self.samples(workload, configuration))
 
+    def highest(self, workload: str, configuration: Configuration) -> float:
+        return max(each.value for each in self.samples(workload, configuration))
+
     def limit_share(self, workload: str, configuration: Configuration) -> float | None:
         """The median over the rounds of the least possible time over the time taken."""
         shares = [each.limit_share for each in self.samples(workload, configuration)]
@@ -105,7 +111,7 @@ class Figures:
         cell has both."""
         a = self._samples[workload, ours.name]
         b = self._samples[workload, theirs.name]
-        pairs = [(a[cell].value, b[cell].value) for cell in sorted(a.keys() & b.keys())]
+        pairs = [(a[cell].value, b[cell].value) for cell in sorted(a.keys() & b.keys(), key=str)]
         if less_is_better(workload):
             pairs = [(second, first) for first, second in pairs]
         return paired_ratio(pairs) if pairs else None

@@ -183,8 +183,8 @@ def _by_bandwidth(figures: Figures) -> Iterator[str]:
 def _memory(figures: Figures) -> Iterator[str]:
     yield "## Peak memory\n"
     yield (
-        "The most that was resident (of the process and its children, pages of mapped files "
-        "included) from loading through all workloads of a round.\n"
+        "The most that was ever resident (of the process and its children, pages of mapped files "
+        "included), from loading on. Ratios are of workers that did the same workloads.\n"
     )
     for bits in BITS:
         rows = figures.configurations(MEMORY, bits)
@@ -194,8 +194,8 @@ def _memory(figures: Figures) -> Iterator[str]:
         heads = [f"{bits} bits", "MB", *(f"it / {each.title}" for each in ours)]
         yield _row(heads)
         yield "|" + "---|" * len(heads)
-        for each in sorted(rows, key=lambda row: figures.median(MEMORY, row)):
-            cells = [each.title, f"{figures.median(MEMORY, each) / 1e6:,.0f}"]
+        for each in sorted(rows, key=lambda row: figures.highest(MEMORY, row)):
+            cells = [each.title, f"{figures.highest(MEMORY, each) / 1e6:,.0f}"]
             yield _row(cells + [_against(figures, MEMORY, our, each) for our in ours])
         yield ""
 
@@ -228,6 +228,8 @@ def _absent(figures: Figures) -> Iterator[str]:
             for workload in WORKLOADS
             if (workload.name, each.name) not in figures.measured
         ]
+        if len(missing) == len(WORKLOADS):
+            missing = ["every workload"]
         if missing and each.name not in figures.failures:
             lines.append(f"- {each.title}, not measured (or not undisturbed): {'; '.join(missing)}")
     if lines:

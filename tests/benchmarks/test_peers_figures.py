@@ -145,7 +145,13 @@ def test_less_memory_and_an_earlier_first_token_are_better():
         first = {"kind": "run", "round": 0, "workload": "first-token", "seconds": amount}
         records.append(first | {"configuration": each.name, "limits": LIMITS, "others_share": 0.0})
         records.append(
-            {"kind": "memory", "round": 0, "configuration": each.name, "peak_bytes": amount * 1e9}
+            {
+                "kind": "memory",
+                "round": 0,
+                "configuration": each.name,
+                "peak_bytes": amount * 1e9,
+                "workloads": ["decode-1"],
+            }
         )
     figures = Figures(records)
     for workload in ("first-token", "memory"):
