@@ -240,6 +240,36 @@ void bind_linear(nb::module_& module) {
         },
         "pool"_a, "isa"_a, "rows"_a, "group"_a, "weight"_a, "scale"_a);
     module.def(
+        "pack_blocks",
+        [](ThreadPool& pool, Kind kind,
+           nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> codes,
+           const Bytes& scales, std::optional<Bytes> minima, std::optional<Bytes> group_scales,
+           std::optional<Bytes> group_minima,
+           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> weight) {
+            const BlockShape shape = block_shape(kind);
+            const int64_t outputs = codes.shape(0), inputs = codes.shape(1);
+            const int64_t blocks = shape.inputs ? outputs * (inputs / shape.inputs) : 0;
+            const int64_t groups = shape.scale_group ? shape.inputs / shape.scale_group : 0;
+            const auto holds = [&](const std::optional<Bytes>& array, int64_t of_a_block) {
+                return static_cast<int64_t>(array ? array->size() : 0) == blocks * of_a_block;
+            };
+            if (!blocks || outputs % panel_outputs || inputs % shape.inputs || !holds(scales, 2) ||
+                !holds(minima, shape.minima ? 2 : 0) || !holds(group_scales, groups) ||
+                !holds(group_minima, shape.minima ? groups : 0) ||
+                static_cast<int64_t>(weight.size()) != blocks / panel_outputs * shape.bytes())
+                throw std::invalid_argument("the arrays do not hold whole panels of such blocks.");
+            const auto data = [](const std::optional<Bytes>& array) {
+                return array ? array->data() : nullptr;
+            };
+            const BlockFields rows{codes.data(), scales.data(), data(minima), data(group_scales),
+                                   data(group_minima)};
+            nb::gil_scoped_release release;
+            pack_blocks(pool, kind, rows, outputs / panel_outputs, inputs, weight.data());
+        },
+        "pool"_a, "kind"_a, "codes"_a, "scales"_a, "minima"_a.none(), "group_scales"_a.none(),
+        "group_minima"_a.none(), "weight"_a,
+        "Packs whole panels of rows of blocks; all but the codes are flat views of bytes: see pack.h.");
+    module.def(
         "to_panels",
         [](ThreadPool& pool, nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig> weight, int64_t outputs,
            int64_t inputs, int unit_bytes) {

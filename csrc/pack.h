@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "isa.h"
+#include "linear.h"
 
 namespace ockham {
 
@@ -20,5 +21,20 @@ void pack_int8(ThreadPool& pool, Isa isa, const float* rows, int64_t panels, int
                uint8_t* weight, float* scale);
 void pack_int4(ThreadPool& pool, Isa isa, const float* rows, int64_t panels, int64_t inputs,
                int64_t group, uint8_t* weight, uint16_t* scale);
+
+// Rows of a kind of blocks (see blocks.h) as GGUF files hold them: for each row its codes, one byte
+// each, and for each of its blocks fp16 `scales` and `minima`, and factors of their groups. What a kind
+// does not have is null.
+struct BlockFields {
+    const uint8_t* codes = nullptr;
+    const uint8_t* scales = nullptr;
+    const uint8_t* minima = nullptr;
+    const uint8_t* group_scales = nullptr;
+    const uint8_t* group_minima = nullptr;
+};
+
+// Packs `panels` panels of 16 such rows; `weight` stands at the first of these panels.
+void pack_blocks(ThreadPool& pool, Kind kind, const BlockFields& rows, int64_t panels, int64_t inputs,
+                 uint8_t* weight);
 
 }  // namespace ockham

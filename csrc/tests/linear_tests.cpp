@@ -107,8 +107,52 @@ void check_packing(ThreadPool& pool, Isa isa) {
     }
 }
 
+void check_packed_blocks(ThreadPool& pool, Kind kind) {
+    const BlockShape shape = block_shape(kind);
+    const int64_t outputs = 32, inputs = 3 * shape.inputs, blocks = outputs * 3;
+    const int64_t groups = shape.scale_group ? shape.inputs / shape.scale_group : 0;
+    const auto bytes = [](int64_t count) {
+        auto memory = exactly(count);
+        for (int64_t i = 0; i < count; ++i) memory.get()[i] = static_cast<uint8_t>(i * 37 + i / 7);
+        return memory;
+    };
+    const auto codes = bytes(outputs * inputs), scales = bytes(blocks * 2), minima = bytes(blocks * 2);
+    const auto group_scales = bytes(blocks * groups), group_minima = bytes(blocks * groups);
+    const uint8_t one[] = {0, 0x3c};  // of fp16
+    for (int64_t i = 0; i < blocks; ++i) std::memcpy(scales.get() + 2 * i, one, 2);
+    std::memset(minima.get(), 0, blocks * 2);
+    for (int64_t i = 0; i < outputs * inputs; ++i) codes.get()[i] &= (1 << shape.bits) - 1;
+    PackedMatrix matrix;
+    matrix.kind = kind;
+    matrix.outputs = outputs;
+    matrix.inputs = inputs;
+    const auto weight = exactly(matrix.weight_bytes());
+    matrix.weight = weight.get();
+    pack_blocks(pool, kind,
+                {codes.get(), scales.get(), minima.get(), group_scales.get(), group_minima.get()},
+                outputs / 16, inputs, weight.get());
+    const int zero = kind == Kind::q8_0 ? 128 : kind == Kind::q5_0 ? 16 : kind == Kind::q6_k ? 32 : 0;
+    std::vector<float> row(inputs);
+    for (int64_t output = 0; output < outputs; ++output) {
+        unpack_row(matrix, output, row.data());
+        for (int64_t k = 0; k < inputs; ++k) {
+            float factor = 1;
+            if (groups) {
+                const uint8_t byte =
+                    group_scales.get()[output * 3 * groups + k / shape.scale_group];
+                factor = kind == Kind::q6_k ? static_cast<int8_t>(byte) : byte;
+            }
+            const float code = static_cast<float>(codes.get()[output * inputs + k] - zero);
+            check(row[k] == factor * code, "packed blocks hold the codes and factors");
+        }
+    }
+}
+
 void products_and_packing() {
     ThreadPool pool(2);
+    for (const Kind kind : {Kind::q8_0, Kind::q5_0, Kind::q4_1, Kind::q5_1, Kind::q4_k, Kind::q5_k,
+                            Kind::q6_k})
+        check_packed_blocks(pool, kind);
     for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
         if (!supported(isa)) continue;
         for (const Kind kind : {Kind::fp32, Kind::bf16, Kind::int8})

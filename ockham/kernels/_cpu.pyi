@@ -98,6 +98,11 @@ def pack_int8(pool: ThreadPool, isa: Isa, rows: Annotated[NDArray[numpy.float32]
 
 def pack_int4(pool: ThreadPool, isa: Isa, rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], group: int, weight: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], scale: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
 
+def pack_blocks(pool: ThreadPool, kind: Kind, codes: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)], scales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], minima: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, group_scales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, group_minima: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, weight: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')]) -> None:
+    """
+    Packs whole panels of rows of blocks; all but the codes are flat views of bytes: see pack.h.
+    """
+
 def to_panels(pool: ThreadPool, weight: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')], outputs: int, units: int, unit_bytes: int) -> None:
     """Turns rows into panels, in place: see pack.h."""
 

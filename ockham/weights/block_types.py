@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,16 @@ from ockham.core.quantised import BlockRows, joined
 from ockham.core.registry import register
 from ockham.core.seams import Array, Floats
 from ockham.kernels.memory import allocate_array
+from ockham.kernels.native import core, packing_pool
 from ockham.weights.block_layout import BlockLayout
 from ockham.weights.panels import OUTPUTS, panels, quantise
 
 PANELS_AT_ONCE = 16
 """Panels that the plain product widens at a time."""
+
+
+def _flat(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(array).view(np.uint8).reshape(-1)
 
 
 class BlockLinear:
@@ -78,7 +83,21 @@ class BlockLinear:
 
     def fill(self, panel: int, rows: BlockRows) -> None:
         """Store outputs from panel `panel` on: whole panels of rows."""
-        self.weight[panel : panel + len(rows) // OUTPUTS] = self.layout.pack(rows)
+        into = self.weight[panel : panel + len(rows) // OUTPUTS]
+        if core is None:
+            into[:] = self.layout.pack(rows)
+            return
+
+        core.pack_blocks(
+            packing_pool(),
+            getattr(core.Kind, self.format.upper()),
+            np.ascontiguousarray(rows.codes),
+            _flat(rows.scales),
+            None if rows.minima is None else _flat(rows.minima),
+            None if rows.group_scales is None else _flat(rows.group_scales),
+            None if rows.group_minima is None else _flat(rows.group_minima),
+            into.reshape(-1),
+        )
 
     def _terms(
         self, rows: BlockRows, a: npt.NDArray[np.float64], scale_x: Floats

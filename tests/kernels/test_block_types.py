@@ -3,9 +3,12 @@ says they are."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from ockham.core.quantised import joined
 from ockham.kernels.native import core, reason
 from ockham.model.gguf.blocks import READERS, read_blocks
 from ockham.weights.block_types import BLOCK_FORMATS, BlockLinear
@@ -73,6 +76,28 @@ def test_rows_are_those_that_the_gguf_package_dequantises(kind: str) -> None:
     native = native_matrix(matrix, POOLS[1])
     assert np.asarray(core.rows(native, ids.astype(np.int64))).tobytes() == meant[ids].tobytes()
     assert matrix.nbytes == BLOCK_FORMATS[kind.lower()]().packed_bytes(37, 512) == native.nbytes
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_packing_is_what_the_plain_twin_says(kind: str) -> None:
+    raw = random_bytes(kind, 100, 768)
+    matrix = matrix_of(kind, raw, 768)
+    rows = read_blocks(kind, raw)
+    whole = joined([rows, *[rows.cut(0, 1).zeros()] * 12])
+    assert matrix.weight.tobytes() == matrix.layout.pack(whole).tobytes()
+
+
+def test_packing_refuses_arrays_that_do_not_fit() -> None:
+    rows = read_blocks("Q4_K", random_bytes("Q4_K", 16, 512))
+    matrix = BLOCK_FORMATS["q4_k"]().empty(16, 512)
+    for wrong in (
+        rows.cut(0, 15),
+        replace(rows, codes=rows.codes[:, :256]),
+        replace(rows, minima=None),
+        replace(rows, group_scales=rows.group_scales[:, 1:]),
+    ):
+        with pytest.raises(ValueError, match="do not hold whole panels of such blocks"):
+            matrix.fill(0, wrong)
 
 
 @pytest.mark.parametrize("isa", ISAS)

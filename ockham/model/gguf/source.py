@@ -39,6 +39,9 @@ TYPES = (*PLAIN, "Q4_0", *READERS, *WIDENED)
 BLOCK_VALUES = 1 << 20
 """Values of the rows that are read at a time, unless a head has more."""
 
+ROWS = 16
+"""Blocks have a multiple of so many rows where they can, which are packed without being copied."""
+
 _Q4_0 = Encoding(bits=4, group=32, half_scales=True, zeros=False)
 _FACTORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
@@ -169,7 +172,8 @@ class GgufSource:
             yield row.reshape(-1, item)[_transformers_order(part.shape[0], head)].reshape(1, -1)
             return
         unit = head or 1
-        rows = max(1, BLOCK_VALUES // tensor.shape[-1] // unit) * unit
+        rows = BLOCK_VALUES // tensor.shape[-1]
+        rows = rows // ROWS * ROWS if head is None and rows >= ROWS else max(1, rows // unit) * unit
         first = part.start // unit * unit
         stop = -(-part.stop // unit) * unit
         for block in self._read(tensor, start + first, start + stop, rows):
