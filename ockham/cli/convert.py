@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -44,6 +45,12 @@ CALIBRATION_TOKENS = 32768
     default=None,
     help="Tokens of it to use.  [default: 32768]",
 )
+@option(
+    "--lora",
+    default=None,
+    metavar="DIR",
+    help="PEFT adapter (LoRA) to merge into the weights: a directory, or a built-in one's name.",
+)
 @option("--revision", default=None, help="Branch, tag or commit of a model on the hub.")
 def convert(
     model: str,
@@ -52,12 +59,14 @@ def convert(
     group_size: str | None,
     calibration: Path | None,
     calibration_tokens: int | None,
+    lora: str | None,
     revision: str | None,
 ) -> None:
     """Convert MODEL (a directory, a .gguf file, a hub name) to the new directory OUT.
 
     OUT holds packed weights, config.json and the tokenizer; `ockham run OUT` gives what
     `ockham run MODEL --quantization ...` gives, to the bit, and starts without packing anything.
+    With --lora it is MODEL as the adapter changes it.
     """
     if group_size is not None:
         if quantization != "int4":
@@ -67,6 +76,7 @@ def convert(
         raise ConfigError("--calibration-tokens is for --calibration FILE only.")
 
     from ockham.model import converting
+    from ockham.model.hub import resolve_adapter
     from ockham.model.memory import readable
 
     started = time.perf_counter()
@@ -75,7 +85,9 @@ def convert(
     if calibration is not None:
         most = calibration_tokens or CALIBRATION_TOKENS
         text = converting.CalibrationFile(calibration, most)
-    written = converting.convert(config, out, lambda line: click.echo(line, err=True), text)
+    adapter = None if lora is None else resolve_adapter(lora)
+    tell = partial(click.echo, err=True)
+    written = converting.convert(config, out, tell, text, adapter)
     click.echo(
         f"wrote {readable(written)} of weights to {out} in {time.perf_counter() - started:.1f} s",
         err=True,

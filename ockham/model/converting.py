@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from ockham.model.compile import Part, Weights, compile_program
 from ockham.model.converted import ConvertedSource
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer, choose_state_dtype
+from ockham.model.lora import Adapter, MergedSource, read_adapter
 from ockham.model.opening import OpenedModel, open_model
 from ockham.model.packed_layout import (
     METHOD,
@@ -57,10 +59,12 @@ def convert(
     out: Path,
     progress: Callable[[str], None],
     calibration: CalibrationFile | None = None,
+    lora: Path | None = None,
 ) -> int:
     """Write the model of `config`, packed as its quantization says, to the directory `out`.
 
-    With `calibration`, int4 matrices are fitted to the inputs that they have on that text.
+    With `calibration`, int4 matrices are fitted to the inputs that they have on that text. With
+    `lora`, the directory of an adapter, it is merged before anything is rounded (see lora.py).
     Gives the bytes of the weights written. `out` must be empty or not exist; its config.json comes
     last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
     """
@@ -73,6 +77,8 @@ def convert(
     try:
         if isinstance(opened.source, ConvertedSource):
             raise ConfigError(f"{path} was converted already; convert the original instead.")
+        if lora is not None:
+            opened = _merged(opened, path, read_adapter(lora))
         packer = choose_packer(config, opened.config, opened.source)
         fitted, record = _calibrate(opened, packer, config, path, calibration, progress)
         try:
@@ -85,6 +91,17 @@ def convert(
     finally:
         opened.source.close()
     return written
+
+
+def _merged(opened: OpenedModel, path: Path, adapter: Adapter) -> OpenedModel:
+    """The same model with the adapter in its matrices; closes the model without."""
+    if path.is_file():
+        raise ConfigError(
+            f"{path} is a GGUF file, and adapters are merged into safetensors checkpoints only."
+        )
+    source = MergedSource(path, opened.config, adapter)
+    opened.source.close()
+    return dataclasses.replace(opened, source=source)
 
 
 def _calibrate(
@@ -136,6 +153,8 @@ def _write_weights(
     description = opened.description
     measured = opened.source.measure(packer)
     compile_program(description, measured, description.max_position_embeddings)
+    if isinstance(opened.source, MergedSource):
+        opened.source.check_used(measured.used)
     for line in measured.notes():
         progress(line)
     assert not isinstance(opened.source, ConvertedSource)
@@ -251,7 +270,7 @@ def _write_config(
     calibration: dict[str, Any] | None,
     out: Path,
 ) -> None:
-    state = choose_state_dtype(config, packer)
+    state, source = choose_state_dtype(config, packer), opened.source
     values = {k: v for k, v in opened.config.items() if k != "compression_config"}
     values["quantization_config"] = {
         "quant_method": METHOD,
@@ -260,6 +279,7 @@ def _write_config(
         "plain": "bf16" if state == "bfloat16" else "fp32",
         "weights": digest,
         **({} if calibration is None else {"calibration": calibration}),
+        **({"adapter": source.record()} if isinstance(source, MergedSource) else {}),
     }
     text = opened.config.get("text_config")
     if isinstance(text, dict):

@@ -12,6 +12,9 @@ from ockham.model.gguf.names import one_path_each
 BUILT_IN = {"lab": Path(__file__).parent / "lab"}
 """Models that the package carries."""
 
+ADAPTERS: dict[str, Path] = {}
+"""Adapters of the lab model that the package carries."""
+
 WANTED_FILES = (
     *(
         "config.json",
@@ -66,6 +69,18 @@ def resolve(model: str, revision: str | None = None) -> Path:
         return _download(model, revision, WANTED_FILES)
     patterns = _gguf_patterns(quantisation)
     return _one_gguf(_download(repository, revision, patterns), patterns, model)
+
+
+def resolve_adapter(adapter: str) -> Path:
+    """The directory of a PEFT adapter, by its path or the name of a built-in one. Raises ModelError
+    if there is no such directory."""
+    path = ADAPTERS.get(adapter, Path(adapter).expanduser())
+    if not path.is_dir():
+        raise ModelError(
+            f"there is no directory {adapter!r}; name an adapter's directory, or a built-in one: "
+            f"{', '.join(ADAPTERS)}."
+        )
+    return path
 
 
 def _gguf_alone(directory: Path) -> Path:

@@ -1,56 +1,107 @@
-"""The recipe's commands: ``python -m recipes.lab {tokenizer,passages,train,export}``."""
+"""The recipe's commands: ``python -m recipes.lab COMMAND``; see README.md."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from recipes.lab.card import card
 from recipes.lab.corpus import build_corpus
-from recipes.lab.data import build_streams
+from recipes.lab.data import Streams, build_streams
+from recipes.lab.distill import Distiller
 from recipes.lab.evaluate import evaluate
 from recipes.lab.export import export
+from recipes.lab.export_siblings import SOURCES, agreements, export_sibling
+from recipes.lab.model import Shape
+from recipes.lab.outputs import Amounts, write_outputs
 from recipes.lab.passages import write_passages
 from recipes.lab.plan import PLANS
+from recipes.lab.sentences import write_items
+from recipes.lab.siblings import SIBLINGS
+from recipes.lab.start import load_dense
 from recipes.lab.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from recipes.lab.train import Trainer
 
 _ROOT = Path(__file__).parents[2]
-_LAB = _ROOT / "ockham/model/lab"
+_MODELS = _ROOT / "ockham/model"
+_LAB = _MODELS / "lab"
+_WEIGHTS = _LAB / "model.safetensors"
+_COMMANDS = ("tokenizer", "passages", "train", "export", "agreement", "items")
 
 
 def main() -> None:
     """Parse the command line and run one command."""
     parser = argparse.ArgumentParser(prog="python -m recipes.lab", description=__doc__)
-    parser.add_argument("command", choices=("tokenizer", "passages", "train", "export"))
-    parser.add_argument("--plan", choices=tuple(PLANS), default="lab")
+    parser.add_argument("command", choices=_COMMANDS)
+    parser.add_argument("--plan", choices=(*PLANS, *SIBLINGS), default="lab")
     parser.add_argument("--start", type=Path, help="model.safetensors that the plan starts from")
     parser.add_argument("--run", type=Path, help="checkpoints, curve; runs/PLAN by default")
-    parser.add_argument("--out", type=Path, default=_LAB, help="the export")
+    parser.add_argument("--out", type=Path, help="the export; the package's folder by default")
     parser.add_argument("--scores", type=Path, help="of `ockham eval --json`, for the card")
+    parser.add_argument("--scores-before", type=Path, help="the same, without the adapter")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, resumable, then")
     options = parser.parse_args()
-    plan, run = PLANS[options.plan], options.run or _ROOT / "runs" / options.plan
     torch.set_num_threads(options.threads)
-
+    if options.command == "items":
+        write_items(options.out, number=100)
+        return
     documents = build_corpus()
     if options.command == "tokenizer":
         texts = [d.text for d in documents if not d.held_out and d.source in ("code", "prose")]
-        save_tokenizer(train_tokenizer(texts), options.out, plan.shape.context_tokens)
+        save_tokenizer(train_tokenizer(texts), options.out or _LAB, Shape().context_tokens)
         return
     if options.command == "passages":
         write_passages(documents, _ROOT / "ockham/lab/tasks/held_out.json.gz")
         return
     tokenizer = load_tokenizer(_LAB)
     streams = build_streams(documents, tokenizer, _ROOT / "runs/tokens")
-    trainer = Trainer(plan, streams, run, tokenizer, options.start)
+    if options.command == "agreement":
+        folder = options.out or _MODELS / SIBLINGS["drafter"].folder
+        drafter = load_dense(folder / "model.safetensors", SIBLINGS["drafter"].plan.shape)
+        texts = {source: streams.held_out[source] for source in SOURCES}
+        agreements(load_dense(_WEIGHTS, Shape()), drafter, _LAB, texts)
+        return
+    trainer = _trainer(options, streams, tokenizer)
     if options.command == "train":
         trainer.run(minutes=options.minutes)
-        return
+    elif options.plan in SIBLINGS:
+        out = options.out or _MODELS / SIBLINGS[options.plan].folder
+        dense = load_dense(_WEIGHTS, Shape())
+        before, after = _scores(options.scores_before), _scores(options.scores)
+        export_sibling(options.plan, trainer, tokenizer, dense, _LAB, before, after, out)
+    else:
+        _export(trainer, tokenizer, _scores(options.scores), options.out or _LAB)
+
+
+def _trainer(options: argparse.Namespace, streams: Streams, tokenizer: Tokenizer) -> Trainer:
+    run = options.run or _ROOT / "runs" / options.plan
+    if options.plan not in SIBLINGS:
+        return Trainer(PLANS[options.plan], streams, run, tokenizer, options.start)
+    plan, start = SIBLINGS[options.plan].plan, options.start or _WEIGHTS
+    if not plan.distilled:
+        return Trainer(plan, streams, run, tokenizer, start)
+    written = write_outputs(start.parent, streams, tokenizer, plan.seed, run, Amounts())
+    streams = dataclasses.replace(streams, train={**streams.train, **written})
+    return Distiller(plan, streams, run, load_dense(start, Shape()), start)
+
+
+def _scores(report: Path | None) -> list[dict[str, Any]]:
+    """The scores of tasks that a report of `ockham eval --json` has."""
+    scores: list[dict[str, Any]] = json.loads(report.read_text())["scores"] if report else []
+    return scores
+
+
+def _export(
+    trainer: Trainer, tokenizer: Tokenizer, skills: list[dict[str, Any]], out: Path
+) -> None:
+    """Measure the lab model on held-out text, and write it with its card."""
     model = trainer.model
     with torch.no_grad():
         for parameter in model.parameters():
@@ -61,9 +112,8 @@ def main() -> None:
             score = evaluate(model, trainer.streams.held_out[source], context)
             scores[source, context] = score, score.bits_per_byte(tokenizer)
             print(f"{source} at {context}: perplexity {score.perplexity:.2f}")
-    skills = json.loads(options.scores.read_text())["scores"] if options.scores else ()
     text = card(trainer, scores, skills)
-    export(model, tokenizer, text, options.out)
+    export(model, tokenizer, text, out)
 
 
 if __name__ == "__main__":

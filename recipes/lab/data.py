@@ -28,7 +28,10 @@ Tokens = npt.NDArray[np.uint16]
 MIXTURES = {
     "broad": {"code": 10, "tests": 5, "prose": 2, "chat": 3},
     "library": {"code": 15, "tests": 0, "prose": 2, "chat": 3},
+    "distilled": {"code": 8, "prose": 2, "chat": 2, "sampled": 4, "greedy": 1, "answers": 3},
 }
+OUTPUTS = ("sampled", "greedy", "answers")
+"""What the lab model wrote: see outputs.py."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Batches:
             raise ValueError(f"No source has enough text for windows of {context} tokens.")
         self._seed, self._phase, self._context = seed, phase, context
         shares = MIXTURES[mixture]
-        slots = [source for source in self._streams for _ in range(shares[source])]
+        slots = [source for source in self._streams for _ in range(shares.get(source, 0))]
         order = np.random.default_rng([seed, phase]).permutation(len(slots))
         self._slots = [slots[i] for i in order]
         self._permutation = lru_cache(maxsize=2 * len(SOURCES))(self._draw_permutation)
@@ -119,5 +122,6 @@ class Batches:
     def _draw_permutation(
         self, source: str, epoch: int, windows: int
     ) -> tuple[int, npt.NDArray[np.int64]]:
-        generator = np.random.default_rng([self._seed, self._phase, SOURCES.index(source), epoch])
+        number = (*SOURCES, *OUTPUTS).index(source)
+        generator = np.random.default_rng([self._seed, self._phase, number, epoch])
         return int(generator.integers(self._context)), generator.permutation(windows)

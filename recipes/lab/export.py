@@ -13,10 +13,27 @@ from recipes.lab.tokenizer import END_OF_TEXT, IM_END, PAD, save_tokenizer, writ
 
 
 def config_fields(shape: Shape, tokenizer: Tokenizer) -> dict[str, object]:
-    """config.json: all that `transformers.LlamaForCausalLM` reads."""
+    """config.json: all that transformers reads of a Llama, or of a Mixtral."""
+    if shape.experts:
+        own = {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            "num_local_experts": shape.experts,
+            "num_experts_per_tok": shape.experts_per_token,
+            "sliding_window": None,
+            "output_router_logits": False,
+        }
+    else:
+        own = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "rope_scaling": None,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "pretraining_tp": 1,
+        }
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        **own,
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.intermediate,
@@ -28,13 +45,9 @@ def config_fields(shape: Shape, tokenizer: Tokenizer) -> dict[str, object]:
         "max_position_embeddings": shape.context_tokens,
         "rms_norm_eps": shape.norm_epsilon,
         "rope_theta": shape.rope_theta,
-        "rope_scaling": None,
-        "attention_bias": False,
         "attention_dropout": 0.0,
-        "mlp_bias": False,
         "tie_word_embeddings": True,
         "initializer_range": 0.02,
-        "pretraining_tp": 1,
         "use_cache": True,
         "torch_dtype": "bfloat16",
         "bos_token_id": None,

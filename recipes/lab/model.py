@@ -1,6 +1,7 @@
-"""The lab model as a compact PyTorch module: Llama, with the parameter names of Hugging Face.
+"""The lab model as a compact PyTorch module: Llama, or with experts Mixtral, with the parameter
+names of Hugging Face.
 
-It computes what `transformers.LlamaForCausalLM` computes (a test compares the two) and trains
+It computes what `transformers` computes for these architectures (tests compare them) and trains
 faster on a CPU, because the compiler sees all of it at once.
 """
 
@@ -27,6 +28,9 @@ class Shape:
     context_tokens: int = 4096
     rope_theta: float = 10_000.0
     norm_epsilon: float = 1e-5
+    experts: int = 0
+    """Experts of a layer, each as wide as ``intermediate``; 0 for one MLP for all tokens."""
+    experts_per_token: int = 2
 
 
 class RMSNorm(nn.Module):
@@ -96,19 +100,72 @@ class MLP(nn.Module):
         return projected
 
 
+class Expert(nn.Module):
+    """A gated feed-forward layer under the names that Mixtral gives its parts."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(shape.hidden, shape.intermediate, bias=False)
+        self.w2 = nn.Linear(shape.intermediate, shape.hidden, bias=False)
+        self.w3 = nn.Linear(shape.hidden, shape.intermediate, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return projected
+
+
+class Mixture(nn.Module):
+    """A layer of experts: each token goes to the few whose gates are the largest, and their outputs
+    are added with weights that sum to 1 (Jiang et al., "Mixtral of Experts", 2024,
+    arXiv:2401.04088).
+
+    After a pass ``used`` holds how many tokens went to each expert, and ``imbalance`` the loss of
+    the Switch Transformer (Fedus et al., 2021, arXiv:2101.03961): 1 where tokens and gates are
+    spread evenly, the number of experts where one has all.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.per_token = shape.experts_per_token
+        self.gate = nn.Linear(shape.hidden, shape.experts, bias=False)
+        self.experts = nn.ModuleList(Expert(shape) for _ in range(shape.experts))
+        self.used = torch.zeros(shape.experts, dtype=torch.long)
+        self.imbalance = torch.zeros(())
+
+    @torch.compiler.disable  # how many tokens an expert has differs from batch to batch
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)  # (N, hidden)
+        with torch.autocast("cpu", enabled=False):  # gates must not be tied by rounding
+            gates = F.linear(rows.float(), self.gate.weight).softmax(-1)
+        weights, chosen = gates.topk(self.per_token)  # (N, K)
+        weights = weights / weights.sum(-1, keepdim=True)
+        self.used = chosen.flatten().bincount(minlength=len(self.experts))
+        self.imbalance = len(self.experts) * (self.used / chosen.numel() * gates.mean(0)).sum()
+        order = chosen.flatten().argsort(stable=True)  # the pairs of token and expert, by expert
+        inputs = rows.repeat_interleave(self.per_token, 0)[order].split(self.used.tolist())
+        outputs = torch.cat(
+            [expert(part) for expert, part in zip(self.experts, inputs, strict=True)]
+        )
+        places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        by_token = outputs[places].unflatten(0, (-1, self.per_token))  # (N, K, hidden)
+        return (by_token * weights[..., None]).sum(1).to(x.dtype).view_as(x)
+
+
 class Layer(nn.Module):
-    """One block: attention and MLP, each behind a norm and added to the residual stream."""
+    """One block: attention and MLP or experts, each behind a norm and added to the residual
+    stream."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(shape.hidden, shape.norm_epsilon)
         self.self_attn = Attention(shape)
         self.post_attention_layernorm = RMSNorm(shape.hidden, shape.norm_epsilon)
-        self.mlp = MLP(shape)
+        self.branch = "block_sparse_moe" if shape.experts else "mlp"
+        self.add_module(self.branch, Mixture(shape) if shape.experts else MLP(shape))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin)
-        mixed: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        mixed: Tensor = x + getattr(self, self.branch)(self.post_attention_layernorm(x))
         return mixed
 
 
@@ -139,7 +196,7 @@ class LabModel(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
-                into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                into_residual = name.endswith(("o_proj.weight", "down_proj.weight", "w2.weight"))
                 deviation = 0.02 / (2 * shape.layers) ** 0.5 if into_residual else 0.02
                 nn.init.normal_(parameter, std=deviation, generator=generator)
 
@@ -156,6 +213,10 @@ class LabModel(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (B, T, vocab) of ``ids`` (B, T)."""
         return self.head(self.hidden(ids))
+
+    def mixtures(self) -> list[Mixture]:
+        """The layers of experts, from the first; none of a dense model."""
+        return [module for module in self.modules() if isinstance(module, Mixture)]
 
     def parameter_count(self) -> int:
         """Number of parameters, the tied head counted once."""

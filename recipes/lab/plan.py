@@ -30,7 +30,14 @@ class Plan:
     phases: tuple[Phase, ...]
     shape: Shape = field(default_factory=Shape)
     start_sha256: str = ""
-    """Of the safetensors file that the weights start from; "" to start from random ones."""
+    """Of the safetensors file of the dense weights that it starts from; "" for random ones."""
+    distilled: bool = False
+    """Whether it learns the distributions of the model that it starts from, and not the text."""
+    imbalance_weight: float = 0.01
+    """Of the loss that spreads tokens over the experts of a layer."""
+    lora_rank: int = 0
+    """Of the adapter that alone is trained; 0 to train the weights themselves."""
+    lora_alpha: float = 16.0
     note: str = ""
     """What the card must say of how it was run."""
     seed: int = 20_261_121

@@ -21,6 +21,7 @@ from ockham.lab.tasks.documents import describe_people, draw_people, draw_questi
 from ockham.lab.tasks.item import belongs_to
 from ockham.lab.tasks.recall import describe_facts, draw_facts, line, question
 from recipes.lab.data import Batches, Tokens
+from recipes.lab.sentences import sentence
 from recipes.lab.tokenizer import END_OF_TEXT, SPECIAL_TOKENS
 
 Turn = tuple[str, str]
@@ -47,6 +48,8 @@ MIXTURES = {
         "chat": 1,
         "text": 3,
     },
+    "steps": {"steps": 18, "text": 2},
+    "sentences": {"sentences": 18, "text": 2},
     "long": {"repeat": 1, "recall": 8, "edit": 3, "documents": 3, "steps": 1, "chat": 1, "text": 3},
 }
 _PROMPT_WEIGHT = 0.02
@@ -77,6 +80,7 @@ class SkillBatches:
             "repeat": self._repeat,
             "recall": self._recall,
             "documents": self._documents,
+            "sentences": self._sentences,
         }
 
     def batch(self, step: int, rows: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -116,15 +120,19 @@ class SkillBatches:
         ids = [*(tokens * times), self._end]
         return ids, [0.0] * length + [1.0] * (length * (times - 1)) + [0.0]
 
-    def _recall(self, rng: Random) -> Exercise:
+    def _recall(self, rng: Random, answer: Callable[[str, str], str] = line) -> Exercise:
         """A list, and questions for up to twelve of its keys."""
         room = self._context - 40
         tokens = int(2 ** rng.uniform(5, np.log2(max(64, room))))
         facts = draw_facts(rng, tokens, self._count)
         keys = [key for key in facts if belongs_to("train", key, facts[key])]
         rng.shuffle(keys)
-        turns = [(question(key), line(key, facts[key])) for key in keys[: rng.randrange(2, 13)]]
+        turns = [(question(key), answer(key, facts[key])) for key in keys[: rng.randrange(2, 13)]]
         return self._asked(describe_facts(facts), turns)
+
+    def _sentences(self, rng: Random) -> Exercise:
+        """The same, answered in another form."""
+        return self._recall(rng, sentence)
 
     def _documents(self, rng: Random) -> Exercise:
         """Documents, and up to six questions about them."""

@@ -1,23 +1,23 @@
 """Training: one loop over the steps of a plan, resumed from its last checkpoint.
 
-Muon for the matrices of the layers, AdamW for the embedding and the norms. Between two phases of
-different depth the model grows by stacking: the new layers are copies of the old ones, in order
-(Du et al., "Stacking Your Transformers", 2024, arXiv:2405.15319).
+Muon for the matrices of the layers, AdamW for the rest: embedding, norms, gates of experts,
+adapters (which learn alone). Between two phases of different depth the model grows by stacking: the
+new layers are copies of the old ones, in order (Du et al., "Stacking Your Transformers", 2024,
+arXiv:2405.15319).
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,8 +25,10 @@ from torch.nn import functional as F
 from recipes.lab import skills
 from recipes.lab.data import Batches, Streams
 from recipes.lab.evaluate import evaluate
+from recipes.lab.lora import adapt, is_adapter
 from recipes.lab.model import LabModel, Shape
 from recipes.lab.plan import Phase, Plan
+from recipes.lab.start import begin, read_start
 
 CURVE_FIELDS = (
     "step",
@@ -41,6 +43,7 @@ CURVE_FIELDS = (
 )
 _EVALUATED_WINDOWS = 24
 _EVALUATED_CONTEXT = 512
+_SAMPLE_TOKENS = 2048
 
 
 class Trainer:
@@ -62,7 +65,9 @@ class Trainer:
         self.deterministic = True  # false for a run begun before its gradients were
         self.model = self._new_model(0)
         if plan.start_sha256 and not self._checkpoint.exists():
-            load_start(self.model, plan.start_sha256, start)
+            dense = read_start(plan.start_sha256, start)
+            sample = torch.from_numpy(streams.train["code"][:_SAMPLE_TOKENS].astype(np.int64))
+            begin(self.model, dense, sample[None])
         self._start_phase()
         folder.mkdir(parents=True, exist_ok=True)
         self._curve = folder / "curve.csv"
@@ -99,8 +104,7 @@ class Trainer:
             "plan": dataclasses.asdict(self.plan),
             "corpus_sha256": self.streams.corpus_sha256,
             "model": self.model.state_dict(),
-            "matrices": self.matrices.state_dict(),
-            "vectors": self.vectors.state_dict(),
+            **{name: each.state_dict() for name, each in self.optimisers.items()},
         }
         with partial.open("wb") as file:
             torch.save(state, file)
@@ -108,26 +112,41 @@ class Trainer:
             os.fsync(file.fileno())
         os.replace(partial, self._checkpoint)
 
+    def seconds(self) -> float:
+        """What the steps of the curve took together."""
+        with self._curve.open(newline="") as file:
+            return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
     @property
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
 
     def _new_model(self, phase: int) -> LabModel:
-        shape = dataclasses.replace(self.plan.shape, layers=self.plan.phases[phase].layers)
-        return LabModel(shape, self.plan.seed)
+        plan = self.plan
+        shape = dataclasses.replace(plan.shape, layers=plan.phases[phase].layers)
+        model = LabModel(shape, plan.seed)
+        if plan.lora_rank:
+            adapt(model, plan.lora_rank, plan.lora_alpha, plan.seed)
+        return model
 
     def _start_phase(self) -> None:
         """Build what depends on the phase: optimisers, batches, the compiled loss."""
         phase = self.plan.phases[self.phase]
-        named = dict(self.model.named_parameters())
-        matrices = [p for name, p in named.items() if p.ndim == 2 and "layers" in name]
-        vectors = [p for name, p in named.items() if p.ndim == 1 or "layers" not in name]
-        self.matrices = torch.optim.Muon(
-            matrices, lr=self.plan.matrix_rate, weight_decay=self.plan.weight_decay, momentum=0.95
-        )
-        self.vectors = torch.optim.AdamW(
-            vectors, lr=self.plan.vector_rate, betas=(0.9, 0.95), weight_decay=0.0
-        )
+        learned = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        matrices = [p for name, p in learned.items() if _is_matrix(name, p)]
+        vectors = [p for name, p in learned.items() if not _is_matrix(name, p)]
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "vectors": torch.optim.AdamW(
+                vectors, lr=self.plan.vector_rate, betas=(0.9, 0.95), weight_decay=0.0
+            )
+        }
+        if matrices:
+            self.optimisers["matrices"] = torch.optim.Muon(
+                matrices,
+                lr=self.plan.matrix_rate,
+                weight_decay=self.plan.weight_decay,
+                momentum=0.95,
+            )
         self.batches = self._batches(phase)
         trunk = self.model.hidden
 
@@ -162,7 +181,8 @@ class Trainer:
         states = {
             name: state
             for name, parameter in shallow.named_parameters()
-            if (state := {**self.matrices.state, **self.vectors.state}.get(parameter)) is not None
+            for optimiser in self.optimisers.values()
+            if (state := optimiser.state.get(parameter)) is not None
         }
         self.phase = number
         self.model = self._new_model(number)
@@ -173,9 +193,8 @@ class Trainer:
                 source = source_of(name, shallow.shape.layers)
                 parameter.copy_(sources[source])
                 if source in states:
-                    matrix = parameter.ndim == 2 and "layers" in name
-                    optimiser = self.matrices if matrix else self.vectors
-                    optimiser.state[parameter] = {
+                    kind = "matrices" if _is_matrix(name, parameter) else "vectors"
+                    self.optimisers[kind].state[parameter] = {
                         key: value.clone() for key, value in states[source].items()
                     }
 
@@ -184,12 +203,10 @@ class Trainer:
         if number != self.phase:
             self._enter_phase(number)
         plan, phase = self.plan, self.plan.phases[number]
-        for optimiser, rate in (
-            (self.matrices, plan.matrix_rate),
-            (self.vectors, plan.vector_rate),
-        ):
+        rates = {"matrices": plan.matrix_rate, "vectors": plan.vector_rate}
+        for kind, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
-                group["lr"] = rate * plan.rate(self.step)
+                group["lr"] = rates[kind] * plan.rate(self.step)
         batch_ids, batch_weights = self.batches.batch(step, plan.tokens_of(phase) // phase.context)
         ids, weights = torch.from_numpy(batch_ids), torch.from_numpy(batch_weights)
         rows = max(1, plan.micro_tokens // phase.context)
@@ -199,10 +216,13 @@ class Trainer:
             torch.split(ids, rows), torch.split(weights, rows), strict=True
         ):
             loss = self._nats(part, part_weights) / all_weights
-            loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-        self.matrices.step()  # type: ignore[no-untyped-call]
-        self.vectors.step()
+            for mixture in self.model.mixtures():
+                share = plan.imbalance_weight * len(part) / len(ids)
+                loss = loss + share * mixture.imbalance
+            loss.backward()  # type: ignore[no-untyped-call]
+        for optimiser in self.optimisers.values():
+            optimiser.step()
         self.model.zero_grad()
         self.step += 1
         return total
@@ -251,8 +271,8 @@ class Trainer:
             self.model = self._new_model(self.phase)
             self._start_phase()
         self.model.load_state_dict(state["model"])
-        self.matrices.load_state_dict(state["matrices"])
-        self.vectors.load_state_dict(state["vectors"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state[name])
 
     def _log(self, loss: float, evaluated: dict[str, float], seconds: float) -> None:
         phase = self.plan.phases[self.phase]
@@ -281,15 +301,10 @@ class Trainer:
             writer.writerows(rows)
 
 
-def load_start(model: LabModel, sha256: str, path: Path | None) -> None:
-    """Take over the weights that a plan starts from. Raises ValueError for any other weights."""
-    if path is None:
-        raise ValueError("The plan starts from weights: name their file with --start.")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise ValueError(f"{path} has the SHA-256 {found}, but the plan starts from {sha256}.")
-    weights = {name: weight.float() for name, weight in load_file(path).items()}
-    model.load_state_dict(weights)
+def _is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon trains it."""
+    in_layers = "layers" in name and not name.endswith("moe.gate.weight")
+    return parameter.ndim == 2 and in_layers and not is_adapter(name)
 
 
 def source_of(name: str, layers: int) -> str:
