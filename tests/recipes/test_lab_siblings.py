@@ -337,9 +337,7 @@ def test_the_mixture_is_trained_the_same_each_time_and_from_where_it_stopped(
     assert all(not torch.equal(gate[:4], gate[4:]) for gate in gates)  # the ties are broken
 
 
-def test_the_plans_start_from_the_model_that_is_shipped() -> None:
-    shipped = digest(LAB / "model.safetensors")
-    assert {sibling.plan.start_sha256 for sibling in SIBLINGS.values()} == {shipped}
+def test_the_drafter_is_about_ten_times_smaller() -> None:
     drafter = LabModel(SIBLINGS["drafter"].plan.shape).parameter_count()
     dense = LabModel(Shape()).parameter_count()
     assert 8 <= dense / drafter <= 12
