@@ -9,7 +9,7 @@ from typing import Any
 from recipes.lab.corpus import HELD_OUT_PER_MILLE
 from recipes.lab.data import MIXTURES
 from recipes.lab.evaluate import Score
-from recipes.lab.plan import LAB
+from recipes.lab.plan import PLANS
 from recipes.lab.skills import MIXTURES as SKILL_MIXTURES
 from recipes.lab.train import Trainer
 
@@ -89,7 +89,8 @@ def card(
     ]
     sizes = ", ".join(f"{name} {len(stream):,}" for name, stream in streams.train.items())
     mixtures = "; ".join(
-        f"*{mixture}*: " + ", ".join(f"{name} {5 * share}%" for name, share in shares.items())
+        f"*{mixture}*: "
+        + ", ".join(f"{name} {share / sum(shares.values()):.0%}" for name, share in shares.items())
         for mixture, shares in {**MIXTURES, **SKILL_MIXTURES}.items()
         if any(phase.mixture == mixture for phase in plan.phases)
     )
@@ -105,8 +106,8 @@ def card(
         "  the gradient of the embedding deterministic; training again gives slightly other weights"
     )
     start = (
-        f"; the run started from the weights of the plan `lab` (SHA-256 `{plan.start_sha256}`), "
-        f"which had read {LAB.tokens():,}"
+        f"; the run started from the weights of the plan `{plan.start or 'lab'}` (SHA-256 "
+        f"`{plan.start_sha256}`), whose run had read {PLANS[plan.start or 'lab'].tokens():,}"
         if plan.start_sha256
         else ""
     )

@@ -31,6 +31,8 @@ class Plan:
     shape: Shape = field(default_factory=Shape)
     start_sha256: str = ""
     """Of the safetensors file of the dense weights that it starts from; "" for random ones."""
+    start: str = ""
+    """The plan that these weights came from, where it is not the first."""
     distilled: bool = False
     """Whether it learns the distributions of the model that it starts from, and not the text."""
     imbalance_weight: float = 0.01
@@ -74,7 +76,7 @@ class Plan:
 
     def has_same_past(self, other: Plan, steps: int) -> bool:
         """Whether both plans have the same first ``steps`` steps; what comes after may differ."""
-        free = ("note", "phases", "decay_steps", "checkpoint_steps", "evaluation_steps")
+        free = ("note", "start", "phases", "decay_steps", "checkpoint_steps", "evaluation_steps")
         alike = replace(self, **{name: getattr(other, name) for name in free}) == other
         return alike and all(self._step(step) == other._step(step) for step in range(steps))
 
@@ -128,4 +130,23 @@ SKILLS = Plan(
     vector_rate=0.003,
     weight_decay=0.02,
 )
-PLANS = {"lab": LAB, "skills": SKILLS}
+# From the weights of the plan above: the same skills, with more steps and more text, so that the
+# language comes back while the rest is learned; the longest lists last.
+PRACTICE = Plan(
+    phases=(
+        Phase(steps=900, layers=8, context=512, mixture="practice", batch_tokens=2048),
+        Phase(steps=200, layers=8, context=512, mixture="practice", batch_tokens=4096),
+        Phase(steps=100, layers=8, context=1024, mixture="practice", batch_tokens=4096),
+        Phase(steps=110, layers=8, context=2048, mixture="long", batch_tokens=4096),
+        Phase(steps=25, layers=8, context=4096, mixture="long", batch_tokens=4096),
+    ),
+    start_sha256="55b058de46c43a14152eda22f21e402611f952355ef5069d8a1a0322dae4f447",
+    start="skills",
+    micro_tokens=4096,
+    warmup_steps=30,
+    decay_steps=285,
+    matrix_rate=0.01,
+    vector_rate=0.003,
+    weight_decay=0.02,
+)
+PLANS = {"lab": LAB, "skills": SKILLS, "practice": PRACTICE}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from recipes.lab.model import Shape
 from recipes.lab.plan import Phase, Plan
 
-_DENSE_SHA256 = "55b058de46c43a14152eda22f21e402611f952355ef5069d8a1a0322dae4f447"
+_DENSE_SHA256 = "c20b37fc4b962f22e54175c7cdf1605c086f13c64b5c4dd554b458b3048bd93d"
 """Of the model.safetensors that the package carries as `lab`."""
 
 DRAFTER = Plan(

@@ -28,7 +28,7 @@ Turn = tuple[str, str]
 Exercise = tuple[list[int], list[float]]
 """Token ids, and the weight of predicting each."""
 
-# The sources of twenty consecutive rows.
+# The sources of a cycle of rows.
 MIXTURES = {
     "copying": {
         "repeat": 1,
@@ -47,6 +47,15 @@ MIXTURES = {
         "steps": 3,
         "chat": 1,
         "text": 3,
+    },
+    "practice": {
+        "repeat": 1,
+        "recall": 3,
+        "edit": 5,
+        "documents": 4,
+        "steps": 4,
+        "chat": 1,
+        "text": 6,
     },
     "steps": {"steps": 18, "text": 2},
     "sentences": {"sentences": 18, "text": 2},
