@@ -11,5 +11,6 @@ void bind_executor(nanobind::module_& module);  // planes, programs, steps
 void bind_sampler(nanobind::module_& module);   // from logits to tokens
 void bind_timing(nanobind::module_& module);   // the small kernels, timed alone
 void bind_digest(nanobind::module_& module);    // what tells weights apart
+void bind_prefix_tree(nanobind::module_& module);  // cached state by tokens
 
 }  // namespace ockham

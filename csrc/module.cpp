@@ -13,4 +13,5 @@ NB_MODULE(_cpu, module) {
     ockham::bind_sampler(module);
     ockham::bind_timing(module);
     ockham::bind_digest(module);
+    ockham::bind_prefix_tree(module);
 }

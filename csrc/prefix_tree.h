@@ -1,0 +1,100 @@
+// A radix tree of token sequences and of the pages that hold their state: the native form of
+// ockham/cache/prefix_tree.py, decision for decision (a test drives both side by side).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace ockham {
+
+class PrefixTree {
+   public:
+    using Pages = std::vector<std::vector<int32_t>>;  // of each layer group
+
+    struct Tokens {
+        const int32_t* data = nullptr;
+        int64_t count = 0;
+    };
+
+    struct Match {
+        int64_t tokens = 0;
+        Pages tables;
+        int64_t node = -1;
+    };
+
+    struct Facts {
+        std::string salt;
+        int64_t number, parent, start, tokens, pages, hits, locks;
+        bool pinned;
+    };
+
+    // `windows[g]` is the sliding window of layer group g, 0 for none; `slope` what a token costs
+    // more for each token before it, in units of the first one.
+    PrefixTree(int64_t page_tokens, std::vector<int64_t> windows, double slope);
+    ~PrefixTree();
+    PrefixTree(const PrefixTree&) = delete;
+    PrefixTree& operator=(const PrefixTree&) = delete;
+
+    Match match(const std::string& salt, Tokens tokens, bool touch);
+    // `tables[g]` has ceil(tokens / page_tokens) pages. Adds to `taken` what the tree now holds once
+    // more, and gives the handle of the last node.
+    int64_t insert(const std::string& salt, Tokens tokens, const std::vector<const int32_t*>& tables,
+                   Pages& taken);
+
+    // These throw std::invalid_argument for a node that is not there.
+    void lock(int64_t number);
+    void unlock(int64_t number);
+    void pin(int64_t number, bool pinned);
+
+    // False if every leaf is locked or pinned; else `given` has the pages that the leaf held.
+    bool evict(Pages& given);
+    const std::vector<int64_t>& evictable() const { return evictable_; }
+
+    int64_t tokens() const { return tokens_; }
+    int64_t nodes() const { return static_cast<int64_t>(nodes_.size()); }
+    int64_t bytes() const;  // beside the state: what the tree itself takes, about
+    std::vector<Facts> dump() const;
+    std::vector<int32_t> held(int64_t group) const;
+
+   private:
+    struct Node;
+    struct Step {
+        Node* node;
+        int64_t end;
+    };
+    using Leaf = std::tuple<double, int64_t, Node*>;
+
+    std::vector<Step> walk(const std::string& salt, Tokens tokens) const;
+    Pages tables_of(const std::vector<Step>& path, int64_t length) const;
+    int64_t first_page(int64_t window, int64_t length) const;
+    int64_t usable(const std::vector<int32_t>& table, int64_t window, int64_t length) const;
+    Node* split(Node* node, int64_t at, Pages& taken);
+    void fill(Node* node, const std::vector<const int32_t*>& tables, Pages& taken);
+    bool extend(Node* node, Tokens tokens, const std::vector<const int32_t*>& tables, Pages& taken);
+    Node* grow(Node* parent, Tokens tokens, const std::vector<const int32_t*>& tables, Pages& taken);
+    Node* new_node(Node* parent, int64_t start);
+    Node* find(int64_t number) const;
+    void use(Node* node);
+    void count(const Node* node, int64_t sign);
+    void list(Node* node);
+    void unlist(Node* node);
+
+    const int64_t page_tokens_;
+    const std::vector<int64_t> windows_;
+    const double slope_;
+    std::map<std::string, std::unique_ptr<Node>> roots_;
+    std::unordered_map<int64_t, std::unique_ptr<Node>> nodes_;
+    std::set<Leaf> leaves_;  // those that may go, the one that is worth least first
+    std::vector<int64_t> evictable_;
+    int64_t numbers_ = 0, uses_ = 0, tokens_ = 0;
+    double clock_ = 0.0;
+};
+
+}  // namespace ockham

@@ -1,0 +1,62 @@
+"""The radix tree of csrc/prefix_tree.h, in the shape of `ockham.cache.prefix_tree.PrefixTree`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ockham.cache.prefix_tree import Match, NodeFacts, PrefixTree
+from ockham.core.step import Ints
+from ockham.kernels.native import core
+
+
+class NativeTree:
+    """See `PrefixTree`, whose every decision it makes too."""
+
+    def __init__(self, page_tokens: int, windows: Sequence[int], slope: float = 0.0) -> None:
+        self._page_tokens = page_tokens
+        self._native = core.PrefixTree(page_tokens, list(windows), slope)
+        self.lock, self.unlock = self._native.lock, self._native.unlock
+        self.evict, self.evictable = self._native.evict, self._native.evictable
+        self.held = self._native.held
+
+    def match(self, salt: str, tokens: Ints, touch: bool = True) -> Match:
+        return Match(*self._native.match(salt, tokens, touch))
+
+    def insert(self, salt: str, tokens: Ints, tables: Sequence[Ints]) -> tuple[int, list[Ints]]:
+        found: tuple[int, list[Ints]] = self._native.insert(salt, tokens, tables, self._page_tokens)
+        return found
+
+    def pin(self, number: int, pinned: bool = True) -> None:
+        self._native.pin(number, pinned)
+
+    def dump(self) -> list[NodeFacts]:
+        return [NodeFacts(*facts) for facts in self._native.dump()]
+
+    @property
+    def tokens(self) -> int:
+        return self._native.tokens
+
+    @property
+    def nodes(self) -> int:
+        return self._native.nodes
+
+    @property
+    def bytes(self) -> int:
+        """What the tree itself takes, beside the state that it points to."""
+        return self._native.bytes
+
+
+def make_tree(
+    page_tokens: int, windows: Sequence[int], slope: float = 0.0
+) -> NativeTree | PrefixTree:
+    """The native tree where the core was built, the plain one elsewhere."""
+    if core is None:
+        return PrefixTree(page_tokens, windows, slope)
+    return NativeTree(page_tokens, windows, slope)
+
+
+def ids_of(tokens: Sequence[int]) -> Ints:
+    """Token ids as trees take them."""
+    return np.ascontiguousarray(tokens, np.int32)

@@ -1,0 +1,157 @@
+"""The radix tree against a dictionary of prefixes, and the native one against the plain one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from ockham.cache.native_tree import NativeTree, ids_of
+from ockham.cache.prefix_tree import PrefixTree
+from ockham.kernels.native import core
+
+PAGE = 4
+SALTS = ["", "tenant"]
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=30)
+
+
+class Trees(RuleBasedStateMachine):
+    """Every page number is used once, so that what a page holds can be looked up: `cells[page]` are
+    the salt and the tokens up to the last cell that was valid when the page was made."""
+
+    @initialize(window=st.sampled_from([0, 1, 3, 9]), slope=st.sampled_from([0.0, 0.1]))
+    def start(self, window: int, slope: float) -> None:
+        self.windows = (0, window) if window else (0,)
+        self.trees = [PrefixTree(PAGE, self.windows, slope)]
+        if core is not None:
+            self.trees.append(NativeTree(PAGE, self.windows, slope))  # type: ignore[arg-type]
+        self.pages = 0
+        self.cells: dict[int, tuple[str, list[int]]] = {}
+        self.held: list[Counter[int]] = [Counter() for _ in self.windows]
+        self.locked: list[int] = []
+
+    @rule(salt=st.sampled_from(SALTS), tokens=TOKENS, let_go=st.integers(0, 4), lock=st.booleans())
+    def insert(self, salt: str, tokens: list[int], let_go: int, lock: bool) -> None:
+        """As a sequence does: what is held already comes from the tree, the rest is its own."""
+        found = self.trees[0].match(salt, ids_of(tokens), touch=False)
+        count = -(-len(tokens) // PAGE)
+        tables = []
+        for group, window in enumerate(self.windows):
+            table = np.full(count, -1, np.int32)
+            whole = found.tokens // PAGE
+            table[:whole] = found.tables[group][:whole]
+            for page in range(whole, count):
+                table[page] = self.pages
+                self.cells[self.pages] = (salt, tokens)
+                self.pages += 1
+            if window:
+                table[: min(let_go, max(0, len(tokens) + 1 - window) // PAGE)] = -1
+            tables.append(table)
+        results = [tree.insert(salt, ids_of(tokens), tables) for tree in self.trees]
+        (node, taken), *others = results
+        for other, other_taken in others:
+            assert other == node
+            assert [t.tolist() for t in other_taken] == [t.tolist() for t in taken]
+        for group, pages in enumerate(taken):
+            self.held[group].update(pages.tolist())
+        if lock:
+            self._all("lock", node)
+            self.locked.append(node)
+
+    @rule(salt=st.sampled_from(SALTS), tokens=TOKENS, touch=st.booleans())
+    def match(self, salt: str, tokens: list[int], touch: bool) -> None:
+        first, *others = [tree.match(salt, ids_of(tokens), touch) for tree in self.trees]
+        for other in others:
+            assert (other.tokens, other.node) == (first.tokens, first.node)
+            assert [t.tolist() for t in other.tables] == [t.tolist() for t in first.tables]
+        longest = max(
+            (n for n in range(len(tokens) + 1) if self._is_held(salt, tokens[:n])), default=0
+        )
+        if len(self.windows) == 1:
+            assert first.tokens == longest
+        assert first.tokens <= longest
+        for window, table in zip(self.windows, first.tables, strict=True):
+            seen = max(0, first.tokens + 1 - window) if window else 0
+            for cell in range(seen, first.tokens):
+                of_salt, of_tokens = self.cells[int(table[cell // PAGE])]
+                assert of_salt == salt
+                assert of_tokens[: cell + 1] == tokens[: cell + 1]
+
+    def _is_held(self, salt: str, tokens: list[int]) -> bool:
+        """By the tree's own list of nodes, followed from the root."""
+        return not tokens or tuple(tokens) in self._paths().get(salt, set())
+
+    def _paths(self) -> dict[str, set[tuple[int, ...]]]:
+        paths: dict[str, set[tuple[int, ...]]] = {}
+        tree = self.trees[0]
+        for salt, root in tree._roots.items():
+            below = [((), child) for child in root.children.values()]
+            while below:
+                before, node = below.pop()
+                own = node.tokens.tolist()
+                found = paths.setdefault(salt, set())
+                found.update((*before, *own[:n]) for n in range(1, len(own) + 1))
+                below += [((*before, *own), child) for child in node.children.values()]
+        return paths
+
+    @rule()
+    def evict(self) -> None:
+        first, *others = [tree.evict() for tree in self.trees]
+        for other in others:
+            assert (other is None) == (first is None)
+            if first is not None:
+                assert [p.tolist() for p in other] == [p.tolist() for p in first]
+        if first is not None:
+            for group, pages in enumerate(first):
+                self.held[group].subtract(pages.tolist())
+
+    @rule(data=st.data())
+    def unlock(self, data: st.DataObject) -> None:
+        if self.locked:
+            node = data.draw(st.sampled_from(self.locked))
+            self.locked.remove(node)
+            self._all("unlock", node)
+
+    @rule(data=st.data(), pinned=st.booleans())
+    def pin(self, data: st.DataObject, pinned: bool) -> None:
+        if self.locked:
+            self._all("pin", data.draw(st.sampled_from(self.locked)), pinned)
+
+    def _all(self, method: str, *args: object) -> None:
+        for tree in self.trees:
+            getattr(tree, method)(*args)
+
+    @invariant()
+    def holds_what_it_says(self) -> None:
+        if not hasattr(self, "trees"):
+            return
+        for tree in self.trees:
+            for group, held in enumerate(self.held):
+                assert Counter(tree.held(group).tolist()) == +held
+        first, *others = self.trees
+        for other in others:
+            assert sorted(other.dump()) == sorted(first.dump())
+            assert other.evictable() == first.evictable()
+            assert (other.tokens, other.nodes) == (first.tokens, first.nodes)
+
+    def teardown(self) -> None:
+        """Unlocked and unpinned, everything can be let go of."""
+        if not hasattr(self, "trees"):
+            return
+        for node in self.locked:
+            self._all("pin", node, False)
+            self._all("unlock", node)
+        for tree in self.trees:
+            for facts in tree.dump():
+                tree.pin(facts.number, False)
+            while tree.evict() is not None:
+                pass
+            assert (tree.nodes, tree.tokens) == (0, 0)
+            assert not any(len(tree.held(group)) for group in range(len(self.windows)))
+
+
+TestTrees = Trees.TestCase
+TestTrees.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
