@@ -152,10 +152,15 @@ int64_t PrefixTree::insert(const std::string& salt, Tokens tokens,
     Node* node = path.empty() ? root.get() : path.back().node;
     const int64_t at = path.empty() ? 0 : path.back().end;
     if (!path.empty() && at < node->end()) node = split(node, at, taken);
+    // Whether a node shares a page with the one above may change for all of them together.
+    for (Node* each = node; each->parent != nullptr; each = each->parent)
+        if (!each->kept()) count(each, -1);
     for (Node* each = node; each->parent != nullptr; each = each->parent) {
         fill(each, tables, taken);
         use(each);
     }
+    for (Node* each = node; each->parent != nullptr; each = each->parent)
+        if (!each->kept()) count(each, 1);
     if (at < tokens.count && !extend(node, tokens, tables, taken))
         node = grow(node, tokens, tables, taken);
     return node->number;
@@ -203,7 +208,6 @@ void PrefixTree::fill(Node* node, const std::vector<const int32_t*>& tables, Pag
             if (own[i] >= 0 || other < 0) continue;
             own[i] = other;
             taken[g].push_back(other);
-            if (!node->kept()) ++evictable_[g];
         }
     }
 }
@@ -215,15 +219,15 @@ bool PrefixTree::extend(Node* node, Tokens tokens, const std::vector<const int32
     if (at % page_tokens_)
         for (size_t g = 0; g < windows_.size(); ++g)
             if (node->pages[g].back() != tables[g][at / page_tokens_]) return false;
+    if (!node->kept()) count(node, -1);
     node->tokens.insert(node->tokens.end(), tokens.data + at, tokens.data + tokens.count);
     const int64_t first = pages_of(at, page_tokens_), last = pages_of(tokens.count, page_tokens_);
     for (size_t g = 0; g < windows_.size(); ++g)
         for (int64_t page = first; page < last; ++page) {
             node->pages[g].push_back(tables[g][page]);
-            if (tables[g][page] < 0) continue;
-            taken[g].push_back(tables[g][page]);
-            if (!node->kept()) ++evictable_[g];
+            if (tables[g][page] >= 0) taken[g].push_back(tables[g][page]);
         }
+    if (!node->kept()) count(node, 1);
     tokens_ += tokens.count - at;
     use(node);
     return true;
@@ -272,11 +276,17 @@ void PrefixTree::use(Node* node) {
     list(node);
 }
 
-// Adds a node's pages to those that may go, or takes them away.
+// Adds a node's pages to those that may go, or takes them away. A page that the node above holds
+// too is that one's.
 void PrefixTree::count(const Node* node, int64_t sign) {
-    for (size_t g = 0; g < windows_.size(); ++g)
-        for (const int32_t page : node->pages[g])
-            if (page >= 0) evictable_[g] += sign;
+    for (size_t g = 0; g < windows_.size(); ++g) {
+        const auto& own = node->pages[g];
+        const auto& above = node->parent->pages[g];
+        const bool shared = node->start % page_tokens_ && own.front() >= 0 && !above.empty() &&
+                            above.back() == own.front();
+        const int64_t held = std::count_if(own.begin(), own.end(), [](int32_t p) { return p >= 0; });
+        evictable_[g] += sign * (held - shared);
+    }
 }
 
 void PrefixTree::list(Node* node) {

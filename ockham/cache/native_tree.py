@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
@@ -17,9 +18,6 @@ class NativeTree:
     def __init__(self, page_tokens: int, windows: Sequence[int], slope: float = 0.0) -> None:
         self._page_tokens = page_tokens
         self._native = core.PrefixTree(page_tokens, list(windows), slope)
-        self.lock, self.unlock = self._native.lock, self._native.unlock
-        self.evict, self.evictable = self._native.evict, self._native.evictable
-        self.held = self._native.held
 
     def match(self, salt: str, tokens: Ints, touch: bool = True) -> Match:
         return Match(*self._native.match(salt, tokens, touch))
@@ -27,6 +25,21 @@ class NativeTree:
     def insert(self, salt: str, tokens: Ints, tables: Sequence[Ints]) -> tuple[int, list[Ints]]:
         found: tuple[int, list[Ints]] = self._native.insert(salt, tokens, tables, self._page_tokens)
         return found
+
+    def lock(self, number: int) -> None:
+        self._native.lock(number)
+
+    def unlock(self, number: int) -> None:
+        self._native.unlock(number)
+
+    def evict(self) -> list[Ints] | None:
+        return cast("list[Ints] | None", self._native.evict())
+
+    def evictable(self) -> list[int]:
+        return cast("list[int]", self._native.evictable())
+
+    def held(self, group: int) -> Ints:
+        return cast("Ints", self._native.held(group))
 
     def pin(self, number: int, pinned: bool = True) -> None:
         self._native.pin(number, pinned)
@@ -48,9 +61,10 @@ class NativeTree:
         return self._native.bytes
 
 
-def make_tree(
-    page_tokens: int, windows: Sequence[int], slope: float = 0.0
-) -> NativeTree | PrefixTree:
+Tree = NativeTree | PrefixTree
+
+
+def make_tree(page_tokens: int, windows: Sequence[int], slope: float = 0.0) -> Tree:
     """The native tree where the core was built, the plain one elsewhere."""
     if core is None:
         return PrefixTree(page_tokens, windows, slope)

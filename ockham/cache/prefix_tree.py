@@ -299,12 +299,20 @@ class PrefixTree:
         return _arrays([[page for page in own if page >= 0] for own in node.pages])
 
     def evictable(self) -> list[int]:
-        """Pages of each group in nodes that nobody has locked or pinned."""
+        """Pages of each group in nodes that nobody has locked or pinned. A page that the node above
+        holds too is that one's."""
         free = [n for n in self._nodes.values() if not (n.locks or n.pinned)]
         return [
             sum(page >= 0 for node in free for page in node.pages[group])
+            - sum(self._shares_page(node, group) for node in free)
             for group in range(len(self.windows))
         ]
+
+    def _shares_page(self, node: Node, group: int) -> bool:
+        """Whether its first page is the last of the node above."""
+        assert node.parent is not None, "a root has no pages"
+        above, first = node.parent.pages[group], node.pages[group][0]
+        return bool(node.start % self.page_tokens and first >= 0 and above and above[-1] == first)
 
     # -- looking at it -------------------------------------------------------------------------
 

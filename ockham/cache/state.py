@@ -9,7 +9,7 @@ a sliding window are let go; their table entry becomes -1.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -65,6 +65,9 @@ class State:
         self.groups = tuple(groups)
         self.page_tokens = groups[0].page_tokens
         self.numerics_id = numerics_id
+        self.windows = tuple(g.window or 0 for g in groups)
+        self.reclaim: Callable[[list[int]], None] | None = None
+        """Asked to make so many pages of each group free, when there are fewer."""
         self._most_pages = -(-most_cells // self.page_tokens)
         self._refs: list[Ints] = [np.zeros(g.pages, np.int32) for g in groups]
         self._free: list[list[int]] = [list(range(g.pages - 1, -1, -1)) for g in groups]
@@ -105,10 +108,9 @@ class State:
             return True
         more = max(more, 0)
         copies = self._tail_copies(view)
-        for group, free in enumerate(self._free):
-            if len(free) < more + (group in copies):
-                return False
-        for group in copies:
+        if not self._obtain([more + (g in copies) for g in range(len(self.groups))]):
+            return False
+        for group in self._tail_copies(view):  # what was reclaimed may have left one less to copy
             self._copy_tail(view, group)
         view.shared_tail = False
         for group, free in enumerate(self._free):
@@ -118,6 +120,40 @@ class State:
                 view.tables[group][entry] = page
         view.pages += more
         return True
+
+    def _obtain(self, need: list[int]) -> bool:
+        """Whether so many pages of each group are free, or could be made so."""
+        if self._has(need):
+            return True
+        if self.reclaim is not None:
+            self.reclaim(need)
+        return self._has(need)
+
+    def _has(self, need: list[int]) -> bool:
+        return all(len(free) >= n for free, n in zip(self._free, need, strict=True))
+
+    def adopt(self, tables: Sequence[Ints], length: int) -> View:
+        """A view of `length` cells that others hold: `tables[g]` are their pages, -1 before the
+        first that is needed. The first to write to a page that is shared in part copies it."""
+        view = self.new_view()
+        view.pages, view.length = -(-length // self.page_tokens), length
+        for group, table in enumerate(tables):
+            view.tables[group][: view.pages] = table
+            missing = np.flatnonzero(table < 0)
+            view.let_go[group] = int(missing[-1]) + 1 if len(missing) else 0
+            self._refs[group][table[view.let_go[group] :]] += 1
+        view.shared_tail = length % self.page_tokens != 0
+        return view
+
+    def hold(self, pages: Sequence[Ints]) -> None:
+        """Count one more holder of each page. `pages[g]` has a page as often as it is held."""
+        for refs, each in zip(self._refs, pages, strict=True):
+            np.add.at(refs, each, 1)
+
+    def drop(self, pages: Sequence[Ints]) -> None:
+        """Count one holder less of each page, none of them twice."""
+        for group, each in enumerate(pages):
+            self._give_back(group, each)
 
     def advance(self, view: View, cells: int) -> None:
         """Say that the cells up to `cells` now hold valid state."""
@@ -212,7 +248,7 @@ class State:
         view = self.new_view()
         pages = -(-exported.length // self.page_tokens)
         skipped = [first // self.page_tokens for first in exported.first]
-        if any(len(free) < pages - skip for free, skip in zip(self._free, skipped, strict=True)):
+        if not self._obtain([pages - skip for skip in skipped]):
             return None
         for group, skip in enumerate(skipped):
             view.tables[group][:skip] = -1
@@ -243,9 +279,10 @@ class State:
 
     # -- checks --------------------------------------------------------------------------------
 
-    def check_integrity(self, views: Iterable[View]) -> None:
-        """Raise OckhamError unless `views` are exactly what the pool thinks is held."""
-        held: list[Counter[int]] = [Counter() for _ in self.groups]
+    def check_integrity(self, views: Iterable[View], kept: Sequence[Ints] = ()) -> None:
+        """Raise OckhamError unless `views` and `kept` (of each group, the pages that a Reuse holds)
+        are exactly what the pool thinks is held."""
+        held = [Counter(kept[g].tolist() if len(kept) else ()) for g in range(len(self.groups))]
         for view in views:
             if view.length > view.pages * self.page_tokens:
                 raise OckhamError(f"a view holds {view.length} cells in {view.pages} pages.")

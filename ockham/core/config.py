@@ -40,7 +40,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     weight_cache: str | None = None
     weight_cache_bytes: int = 20 << 30
     policy: str = "fcfs"
-    reuse: str = "none"
+    reuse: str = "prefix"
     keep: str = "all"
     drafter: str = "none"
     seed: int = 0

@@ -101,6 +101,12 @@ class ModelCost:
             for g in self.groups
         )
 
+    @property
+    def attention_slope(self) -> float:
+        """FLOPs that a row costs more for each key that it sees, in units of its linear ones."""
+        attention = sum(4 * g.layers * g.heads * g.head_dim for g in self.groups if not g.window)
+        return attention / self.linear_flops
+
     def row_flops(self, first: int, rows: int, logits: int) -> int:
         """FLOPs of `rows` consecutive rows of a sequence, `logits` of which want logits."""
         return (

@@ -6,7 +6,8 @@ fixed here; a seam gains a method when its first technique needs one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
 
 
 class Linear(Protocol):
@@ -109,25 +111,85 @@ class BlockFormat(Format, Protocol):
         ...
 
 
-class CachedPrefix(Protocol):
-    """State that a Reuse found for a prompt: its first `tokens` cells need not be computed."""
+class PagePool(Protocol):
+    """The pool of pages, as far as a Reuse may touch it. Lists are by layer group."""
+
+    page_tokens: int
+    windows: tuple[int, ...]
+    """The sliding window of each group, 0 for none."""
+    reclaim: Callable[[list[int]], None] | None
+    """Asked to make so many pages of each group free, when there are fewer."""
+
+    def free_pages(self) -> list[int]: ...
+
+    def hold(self, pages: Sequence[Ints]) -> None:
+        """Count one more holder of each page."""
+        ...
+
+    def drop(self, pages: Sequence[Ints]) -> None:
+        """Count one holder less; a page that nobody holds is free."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPrefix:
+    """State that a Reuse found for a prompt: its first `tokens` cells need not be computed.
+
+    `tables[g]` are their pages, -1 where no later row sees them; the last may be shared in part.
+    `handle` is what the Reuse keeps for as long as the sequence runs.
+    """
 
     tokens: int
+    tables: Sequence[Ints]
+    handle: int
+
+
+NOTHING_KEPT = -1
+"""The handle of a sequence of which a Reuse keeps nothing."""
 
 
 class Reuse(Protocol):
     """Which state need not be computed again.
 
-    `lookup` is asked once, when a prompt is admitted; `insert` is told when a sequence's cells
-    `[0, computed)` hold valid state and again when it ends; `evict` must give back at least
-    `pages` pages of each group if it holds them, and says whether it could.
+    `lookup` is asked when a prompt is admitted, `keep` is told when more cells of a sequence hold
+    valid state. Both give a handle, which stands for what the sequence reads; `share` takes it for
+    one more sequence, `leave` gives it back when the sequence runs no longer. `salt` is the tenant:
+    two never share.
     """
 
     name: ClassVar[str]
 
-    def lookup(self, tokens: Sequence[int], salt: str | None) -> CachedPrefix | None: ...
+    def attach(self, pool: PagePool, slope: float) -> None:
+        """Begin to work for an engine. `slope`: what computing a token costs more for each token
+        before it, in units of the first."""
+        ...
 
-    def evict(self, pages: int) -> bool: ...
+    def lookup(self, tokens: Ints, salt: str) -> CachedPrefix | None:
+        """The longest prefix of `tokens` that is held."""
+        ...
+
+    def should_wait(
+        self, tokens: Ints, salt: str, found: int, others: Iterable[tuple[Ints, str]]
+    ) -> bool:
+        """Whether a prompt of which `found` tokens are held should wait, because `others`, which
+        are being computed now, will soon have computed more of it."""
+        ...
+
+    def keep(self, handle: int, tokens: Ints, salt: str, tables: Sequence[Ints]) -> int:
+        """The cells of `tokens` are valid and stand in `tables`. Gives the handle from now on."""
+        ...
+
+    def share(self, handle: int) -> int: ...
+
+    def leave(self, handle: int) -> None: ...
+
+    def evictable(self) -> list[int]:
+        """About how many pages of each group could be given back now."""
+        ...
+
+    def held(self) -> list[Ints]:
+        """Of each group, every page as often as it is held; [] if nothing ever is."""
+        ...
 
 
 class Keep(Protocol):

@@ -92,6 +92,16 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
     decoding.billed()
 
 
+def book_reuse(sequence: Sequence, tokens: int, name: str, cost: ModelCost, total: Ledger) -> None:
+    """Book the first `tokens` cells of an admitted sequence, which the reuse `name` had."""
+    before = sequence.computed_once  # what it computed itself is no saving: alone it would have too
+    if tokens <= before:
+        return
+    for book in (sequence.ledger, total):
+        book.prompt_tokens_reused += max(0, min(tokens, sequence.prompt_tokens) - before)
+        book.save(name, tokens - before, cost.row_flops(before + 1, tokens - before, 0))
+
+
 def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:
     """Book the prompt that a choice did not have to compute."""
     tokens = child.prompt_tokens

@@ -66,6 +66,7 @@ class Engine:
             self.state,
             seams["policy"],
             seams["keep"],
+            seams["reuse"],
             most_rows=config.max_num_batched_tokens,
             most_sequences=config.max_num_seqs,
             most_logits=plan.logits_rows,
@@ -79,6 +80,11 @@ class Engine:
         self.backend_s = 0.0
         """Seconds in the backend's operations; the rest of a step is scheduling and bookkeeping."""
         self._cost = cost_of(self.model.program, self.model.layouts)
+        self.reuse = seams["reuse"]
+        self.reuse.attach(self.state, self._cost.attention_slope)
+        self.scheduler.on_reused = lambda sequence, tokens: billing.book_reuse(
+            sequence, tokens, self.config.reuse, self._cost, self._total
+        )
         self._eos = frozenset(self.model.eos_token_ids)
         self._requests: dict[str, list[Sequence]] = {}
         self._arrivals = itertools.count()
@@ -109,6 +115,7 @@ class Engine:
             bad_words=self._bad_words(params.bad_words or []),
             text=self._text(request),
             arrival_s=time.monotonic(),
+            salt=request.cache_salt,
         )
         if sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs *= request.score_from
@@ -358,15 +365,15 @@ class Engine:
             waiting=len(self.scheduler.waiting),
             steps=self.scheduler.steps,
             preemptions=self.scheduler.preemptions,
-            pages_used=self.state.pages_used,
+            pages_used=self.state.pages_used - sum(self.reuse.evictable()),
             pages_total=self.state.pages_total,
             ledger=self.total,
         )
 
     def check_integrity(self) -> None:
-        """Raise OckhamError unless every page is held by a running sequence or free."""
+        """Raise OckhamError unless every page is held by a running sequence, kept or free."""
         views: list[View] = [s.view for s in self.scheduler.running if s.view is not None]
-        self.state.check_integrity(views)
+        self.state.check_integrity(views, self.reuse.held())
 
     def _check(self, request: Request) -> None:
         tokens, params = request.prompt_token_ids, request.params

@@ -13,7 +13,8 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     """One prompt to complete. `detokenize=False` leaves detokenization out (no tokenizer).
 
     With `params.prompt_logprobs`, prompt tokens from number `score_from` on are scored: those
-    before it have None, and cost no logits.
+    before it have None, and cost no logits. Requests share state only with those of the same
+    `cache_salt`.
     """
 
     request_id: str
@@ -21,6 +22,7 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     params: SamplingParams
     detokenize: bool = True
     score_from: int = 1
+    cache_salt: str = ""
 
 
 class Abort(msgspec.Struct, tag="abort"):

@@ -8,11 +8,12 @@ state and computes it again later.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 from ockham.cache.state import State, View
-from ockham.core.seams import Keep, Policy
+from ockham.core.seams import NOTHING_KEPT, Keep, Policy, Reuse
 from ockham.engine.sequence import Sequence, Status
 
 
@@ -35,6 +36,7 @@ class Scheduler:
         state: State,
         policy: Policy,
         keep: Keep,
+        reuse: Reuse,
         *,
         most_rows: int,
         most_sequences: int,
@@ -43,6 +45,9 @@ class Scheduler:
         self.state = state
         self.policy = policy
         self.keep = keep
+        self.reuse = reuse
+        self.on_reused: Callable[[Sequence, int], None] = lambda sequence, tokens: None
+        """Told of an admitted sequence how many of its tokens need not be computed."""
         self.most_rows = most_rows
         self.most_sequences = most_sequences
         self.most_logits = most_logits
@@ -94,6 +99,7 @@ class Scheduler:
         """Start `child` with the state that `parent` has computed so far."""
         assert parent.view is not None, "only a running sequence can be forked"
         child.view = self.state.fork(parent.view)
+        child.handle = self.reuse.share(parent.handle)
         child.computed = child.computed_once = parent.computed
         child.start_s = parent.start_s
         child.status = Status.RUNNING
@@ -122,11 +128,14 @@ class Scheduler:
                 first = self.keep.first_kept(computed, window)
                 if first:
                     self.state.let_go(sequence.view, group, first)
+            if computed <= sequence.prompt_tokens:
+                self._keep(sequence)  # for others that begin alike
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's state away; it waits its turn and computes it again."""
         self.preemptions += 1
         self.running.remove(sequence)
+        self._keep(sequence)
         self._release(sequence)
         sequence.computed = 0
         sequence.status = Status.WAITING
@@ -139,6 +148,7 @@ class Scheduler:
             self.waiting.remove(sequence)
         elif sequence.status is Status.RUNNING:
             self.running.remove(sequence)
+            self._keep(sequence)
         sequence.status = Status.FINISHED
         self._release(sequence)
 
@@ -166,18 +176,27 @@ class Scheduler:
         seats = self.most_sequences - sum(s.seats for s in self.running)
         if not self.waiting or seats < 1:
             return
-        free = self.state.free_pages()
+        claimed = [0] * len(self.state.groups)
         for sequence in prefilling:
-            self._claim(free, sequence)
+            self._claim(claimed, sequence)
         admitted: list[Sequence] = []
         for candidate in self.policy.order(self.waiting):
             sequence = cast(Sequence, candidate)
             if sequence.seats > seats or _covers(prefilling, budget):
                 break
-            if not self._claim(free, sequence) and self.running:
+            found = self._look_up(sequence)
+            if self._should_wait(sequence, prefilling):
+                self._leave(sequence, found)
+                continue
+            if not self._claim(claimed, sequence) and self.running:
+                self._leave(sequence, found)
                 break
             admitted.append(sequence)
-            sequence.view = self.state.new_view()
+            if found:
+                self.on_reused(sequence, found)
+                sequence.computed_once = max(sequence.computed_once, found)
+            else:
+                sequence.view = self.state.new_view()
             sequence.status = Status.RUNNING
             self.running.append(sequence)
             prefilling.append(sequence)
@@ -185,16 +204,47 @@ class Scheduler:
         for sequence in admitted:
             self.waiting.remove(sequence)
 
-    def _claim(self, free: list[int], sequence: Sequence) -> bool:
+    def _look_up(self, sequence: Sequence) -> int:
+        """Give a waiting sequence the state that is held of its tokens; how many they are."""
+        if not sequence.scored:
+            return 0  # its prompt's rows are wanted for more than their state
+        tokens = sequence.token_ids(sequence.remaining - 1)
+        prefix = self.reuse.lookup(tokens, sequence.salt)
+        if prefix is None:
+            return 0
+        sequence.view = self.state.adopt(prefix.tables, prefix.tokens)
+        sequence.handle, sequence.computed = prefix.handle, prefix.tokens
+        return prefix.tokens
+
+    def _leave(self, sequence: Sequence, found: int) -> None:
+        """Take back what `_look_up` gave to a sequence that cannot run yet."""
+        if found:
+            self._release(sequence)
+            sequence.computed = 0
+
+    def _should_wait(self, sequence: Sequence, prefilling: list[Sequence]) -> bool:
+        others = ((other.prompt, other.salt) for other in prefilling)
+        return self.reuse.should_wait(sequence.prompt, sequence.salt, sequence.computed, others)
+
+    def _keep(self, sequence: Sequence) -> None:
+        """Say that the sequence's cells so far are valid, for others to go on from."""
+        if sequence.view is not None and sequence.computed:
+            tokens = sequence.token_ids(sequence.computed)
+            pages = -(-sequence.computed // self.state.page_tokens)
+            tables = [table[:pages] for table in sequence.view.tables]
+            sequence.handle = self.reuse.keep(sequence.handle, tokens, sequence.salt, tables)
+
+    def _claim(self, claimed: list[int], sequence: Sequence) -> bool:
         """Set aside the pages that the rest of a prompt needs; False if there are too few."""
         cells = sequence.computed + sequence.remaining
+        evictable = self.reuse.evictable()
         enough = True
-        for group in range(len(free)):
+        for group, free in enumerate(self.state.free_pages()):
             need = self.state.pages_for(cells, group, self.most_rows)
             if sequence.view is not None:
                 need -= sequence.view.pages - sequence.view.let_go[group]
-            free[group] -= max(0, need)
-            enough = enough and free[group] >= 0
+            claimed[group] += max(0, need)
+            enough = enough and claimed[group] <= free + evictable[group]
         return enough
 
     def _place(self, plan: _Plan, sequence: Sequence, rows: int) -> None:
@@ -214,6 +264,8 @@ class Scheduler:
         if sequence.view is not None:
             self.state.release(sequence.view)
             sequence.view = None
+        self.reuse.leave(sequence.handle)
+        sequence.handle = NOTHING_KEPT
 
 
 class _Plan:

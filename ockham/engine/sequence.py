@@ -11,6 +11,8 @@ from ockham.cache.state import View
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.seams import NOTHING_KEPT
+from ockham.core.step import Ints
 from ockham.engine.text import TextOutput
 from ockham.kernels.sampling import NO_TOKENS, Draw, Ids
 
@@ -37,6 +39,7 @@ class Sequence:
         "cumulative_logprob",
         "finish_reason",
         "first_token_s",
+        "handle",
         "index",
         "last_served",
         "ledger",
@@ -46,10 +49,12 @@ class Sequence:
         "params",
         "penalised",
         "plain",
+        "prompt",
         "prompt_ids",
         "prompt_logprobs",
         "prompt_tokens",
         "request_id",
+        "salt",
         "seats",
         "seed",
         "start_s",
@@ -75,6 +80,7 @@ class Sequence:
         bad_words: list[list[int]],
         text: TextOutput | None,
         arrival_s: float,
+        salt: str = "",
     ) -> None:
         self.request_id = request_id
         self.index = index
@@ -89,6 +95,10 @@ class Sequence:
         self.bad_words = bad_words
         self.text = text
         self.arrival_s = arrival_s
+        self.salt = salt
+        self.handle = NOTHING_KEPT
+        """What the Reuse keeps for it while it runs."""
+        self.prompt: Ints = np.asarray(tokens, np.int32)
         self.seats = params.n if index == 0 else 1
         """Running sequences that this one counts for: its choices, until they are forked."""
         self.start_s: float | None = None
@@ -142,7 +152,20 @@ class Sequence:
             bad_words=self.bad_words,
             text=text,
             arrival_s=self.arrival_s,
+            salt=self.salt,
         )
+
+    def token_ids(self, count: int) -> Ints:
+        """The first `count` tokens as an array."""
+        if count <= self.prompt_tokens:
+            return self.prompt[:count]
+        rest = np.asarray(self.tokens[self.prompt_tokens : count], np.int32)
+        return np.concatenate((self.prompt, rest))
+
+    @property
+    def scored(self) -> bool:
+        """Whether no row of the prompt is wanted for its log probabilities any more."""
+        return self.prompt_logprobs is None or len(self.prompt_logprobs) >= self.prompt_tokens
 
     @property
     def scores_only(self) -> bool:
@@ -183,17 +206,16 @@ class Sequence:
     def greedy(self) -> bool:
         """Whether the next token is the one with the largest logit, and nothing else is wanted of
         the logits."""
-        scored = self.prompt_logprobs is None or len(self.prompt_logprobs) >= self.prompt_tokens
         return (
             self.plain
             and self.params.temperature == 0.0
             and self.generated >= self.params.min_tokens
-            and scored
+            and self.scored
         )
 
     def wanted_logits(self, rows: int) -> range:
         """Of the next `rows` rows, those (counted from 0) whose logits are wanted."""
-        if self.prompt_logprobs is not None and len(self.prompt_logprobs) < self.prompt_tokens:
+        if self.prompt_logprobs is not None and not self.scored:
             # Row i of the prompt scores token i + 1. A recomputed row was scored before.
             first = max(0, len(self.prompt_logprobs) - 1 - self.computed)
             return range(min(first, rows), rows)

@@ -59,7 +59,7 @@ def drain(engine: Engine, most_steps: int = 5000) -> list[Delta]:
     for _ in range(most_steps):
         if not engine.has_work:
             engine.check_integrity()
-            assert engine.state.pages_used == 0
+            assert engine.stats().pages_used == 0
             return deltas
         deltas += engine.step()
         engine.check_integrity()

@@ -48,7 +48,7 @@ def generate(engine: Engine, prompts: list[list[int]], n: int = 1) -> list[list[
         for delta in engine.step():
             out[int(delta.request_id)][delta.index] += delta.token_ids
     engine.check_integrity()
-    assert engine.state.pages_used == 0
+    assert engine.stats().pages_used == 0
     return out
 
 

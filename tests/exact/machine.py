@@ -183,7 +183,7 @@ class ExactnessMachine(RuleBasedStateMachine):
             return
         while self.engine.has_work:
             self._take(self.engine.step())
-        assert self.engine.state.pages_used == 0
+        assert self.engine.stats().pages_used == 0
         self.engine.scheduler.most_rows = self.budget
         type(self).preempted += self.engine.scheduler.preemptions - self.preemptions
         type(self).cut += len(self.cancelled)

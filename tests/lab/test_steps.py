@@ -68,7 +68,7 @@ def test_the_ledger_books_what_the_cost_model_counts(engine: Engine, shape: Shap
     assert cores > 0
     assert not engine.has_work
     engine.check_integrity()
-    assert engine.state.pages_used == 0
+    assert engine.stats().pages_used == 0
 
 
 def test_a_step_without_room_is_refused(engine: Engine) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from ockham.core.registry import register
-from ockham.core.seams import CachedPrefix
+from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Ints, PagePool
 
 
 @register("reuse", "none", exact=True)
@@ -18,8 +18,28 @@ class NoReuse:
 
     name: ClassVar[str] = "none"
 
-    def lookup(self, tokens: Sequence[int], salt: str | None) -> CachedPrefix | None:
+    def attach(self, pool: PagePool, slope: float) -> None:
+        self._groups = len(pool.windows)
+
+    def lookup(self, tokens: Ints, salt: str) -> CachedPrefix | None:
         return None
 
-    def evict(self, pages: int) -> bool:
+    def should_wait(
+        self, tokens: Ints, salt: str, found: int, others: Iterable[tuple[Ints, str]]
+    ) -> bool:
         return False
+
+    def keep(self, handle: int, tokens: Ints, salt: str, tables: Sequence[Ints]) -> int:
+        return NOTHING_KEPT
+
+    def share(self, handle: int) -> int:
+        return NOTHING_KEPT
+
+    def leave(self, handle: int) -> None:
+        return None
+
+    def evictable(self) -> list[int]:
+        return [0] * self._groups
+
+    def held(self) -> list[Ints]:
+        return []

@@ -1,0 +1,83 @@
+"""Reuse the state of every prefix that was computed before and is still held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from ockham.cache.native_tree import Tree, make_tree
+from ockham.core.registry import register
+from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Ints, PagePool
+
+
+@register("reuse", "prefix", exact=True, books=("prefix",))
+class PrefixReuse:
+    """A prompt goes on from the longest prefix that any request before it has left behind.
+
+    A radix tree over token ids (RadixAttention: Zheng et al., SGLang, arXiv:2312.07104), shared at
+    every token: a page of which a prompt needs only the first cells is copied when it is written
+    to. Pages stay until the pool needs them; the leaf that is worth least goes first.
+    Of prompts that arrive together with a prefix in common, one computes it and the others wait.
+    """
+
+    name: ClassVar[str] = "prefix"
+
+    def attach(self, pool: PagePool, slope: float) -> None:
+        self._pool = pool
+        self.tree: Tree = make_tree(pool.page_tokens, pool.windows, slope)
+        pool.reclaim = self._reclaim
+
+    def lookup(self, tokens: Ints, salt: str) -> CachedPrefix | None:
+        found = self.tree.match(salt, tokens)
+        if not found.tokens:
+            return None
+        self.tree.lock(found.node)
+        return CachedPrefix(found.tokens, found.tables, found.node)
+
+    def should_wait(
+        self, tokens: Ints, salt: str, found: int, others: Iterable[tuple[Ints, str]]
+    ) -> bool:
+        return any(
+            salt == their_salt and _shared(tokens, theirs) >= found + self._pool.page_tokens
+            for theirs, their_salt in others
+        )
+
+    def keep(self, handle: int, tokens: Ints, salt: str, tables: Sequence[Ints]) -> int:
+        node, taken = self.tree.insert(salt, tokens, tables)
+        self._pool.hold(taken)
+        if node == handle:
+            return handle
+        self.tree.lock(node)
+        self.leave(handle)
+        return node
+
+    def share(self, handle: int) -> int:
+        if handle != NOTHING_KEPT:
+            self.tree.lock(handle)
+        return handle
+
+    def leave(self, handle: int) -> None:
+        if handle != NOTHING_KEPT:
+            self.tree.unlock(handle)
+
+    def evictable(self) -> list[int]:
+        return self.tree.evictable()
+
+    def held(self) -> list[Ints]:
+        return [self.tree.held(group) for group in range(len(self._pool.windows))]
+
+    def _reclaim(self, need: list[int]) -> None:
+        while any(have < n for have, n in zip(self._pool.free_pages(), need, strict=True)):
+            pages = self.tree.evict()
+            if pages is None:
+                return
+            self._pool.drop(pages)
+
+
+def _shared(one: Ints, other: Ints) -> int:
+    """Tokens that two prompts have in common at their beginning."""
+    most = min(len(one), len(other))
+    differ = np.flatnonzero(one[:most] != other[:most])
+    return int(differ[0]) if len(differ) else most
