@@ -139,13 +139,15 @@ class AsyncLLM:
         request_id: str | None = None,
         *,
         kind: Kind = "cumulative",
+        cache_salt: str = "",
     ) -> AsyncGenerator[RequestOutput, None]:
         """Complete a prompt, yielding outputs as they come.
 
         `kind`: each output holds everything so far ("cumulative"), only what is new since the last
         one ("delta": `outputs` lists the choices that have news), or there is one at the end
-        ("final"). Without `sampling_params` the checkpoint's defaults apply. Raises
-        `InvalidRequest`, `EngineDead`, or what else the engine refuses the request with.
+        ("final"). Requests share state only with those of the same `cache_salt`. Without
+        `sampling_params` the checkpoint's defaults apply. Raises `InvalidRequest`, `EngineDead`, or
+        what else the engine refuses the request with.
         """
         await self.start()
         params = sampling_params or self.get_default_sampling_params()
@@ -155,6 +157,7 @@ class AsyncLLM:
             prompt_token_ids=tokens,
             params=params,
             detokenize=self.tokenizer is not None,
+            cache_salt=cache_salt,
         )
         stream = self.client.submit(request)
         try:

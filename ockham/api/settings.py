@@ -16,7 +16,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "pipeline_parallel_size": (1,),
     "data_parallel_size": (1,),
     "distributed_executor_backend": (None, "uni"),
-    "enable_prefix_caching": (None, False),
     "enable_chunked_prefill": (None, True),
     "enable_lora": (False,),
     "speculative_config": (None,),

@@ -45,6 +45,7 @@ _ENGINE_HELP = {
     "weight_cache_bytes": "Bytes that it may take; what was used least recently is removed.",
     "policy": "Order and size of the work in a step.",
     "reuse": "Which state is not computed again.",
+    "enable_prefix_caching": "Go on from prefixes that were computed before; off is --reuse none.",
     "keep": "Which state stays.",
     "drafter": "What proposes tokens to verify.",
     "seed": "Seed of requests that bring none of their own.",

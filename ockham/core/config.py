@@ -41,11 +41,17 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     weight_cache_bytes: int = 20 << 30
     policy: str = "fcfs"
     reuse: str = "prefix"
+    enable_prefix_caching: bool = True
     keep: str = "all"
     drafter: str = "none"
     seed: int = 0
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False
+
+    @property
+    def reuse_technique(self) -> str:
+        """The name of the reuse: `enable_prefix_caching=False` is vLLM's way to say none."""
+        return self.reuse if self.enable_prefix_caching or self.reuse != "prefix" else "none"
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

@@ -50,7 +50,7 @@ class Engine:
             for seam, name in (
                 ("policy", config.policy),
                 ("keep", config.keep),
-                ("reuse", config.reuse),
+                ("reuse", config.reuse_technique),
                 ("drafter", config.drafter),
             )
         }
@@ -83,7 +83,7 @@ class Engine:
         self.reuse = seams["reuse"]
         self.reuse.attach(self.state, self._cost.attention_slope)
         self.scheduler.on_reused = lambda sequence, tokens: billing.book_reuse(
-            sequence, tokens, self.config.reuse, self._cost, self._total
+            sequence, tokens, self.reuse.name, self._cost, self._total
         )
         self._eos = frozenset(self.model.eos_token_ids)
         self._requests: dict[str, list[Sequence]] = {}

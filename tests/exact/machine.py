@@ -76,6 +76,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "logprobs": st.sampled_from([None, 3]),
             "prompt_logprobs": st.sampled_from([None, None, None, 1]),
             "greedy": st.sampled_from([False, False, True]),
+            "cache_salt": st.sampled_from(["", "", "", "tenant"]),
         }
     )
 
@@ -97,8 +98,15 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     prompt = rng.integers(0, vocabulary, 150).tolist()[: values.pop("prompt_tokens")]
     if values.pop("greedy"):
         values |= GREEDY
+    salt = values.pop("cache_salt")
     params = SamplingParams(ignore_eos=True, **values)
-    return Request(request_id=name, prompt_token_ids=prompt, params=params, detokenize=False)
+    return Request(
+        request_id=name,
+        prompt_token_ids=prompt,
+        params=params,
+        detokenize=False,
+        cache_salt=salt,
+    )
 
 
 class ExactnessMachine(RuleBasedStateMachine):

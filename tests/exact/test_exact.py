@@ -90,7 +90,7 @@ def check_schedules(checkpoint: Path, isa: str, share: float = 1.0, **values: ob
         max_num_batched_tokens=256,
         kv_cache_memory_bytes=300 * 2 * 2 * 2 * 32 * value_bytes,
     )
-    alone = make_engine(checkpoint, **values)
+    alone = make_engine(checkpoint, **values, reuse="none")
     alone.executor = executor_of(alone, 1)
 
     class Machine(ExactnessMachine):

@@ -44,7 +44,7 @@ async def create_chat_completion(http: Request) -> Response:
     server.gate.check(params.n)
     text = await render(server, request)
     tokens = await server.llm.encode(text, add_special_tokens=bool(request.add_special_tokens))
-    job = server.job(request_id(http), [tokens], params)
+    job = server.job(request_id(http), [tokens], params, request.cache_salt)
     answer = _Answer(server, request, params, request_id(http), tokens)
     if request.stream:
         return server.stream(answer.events(job))

@@ -39,7 +39,7 @@ async def create_completion(http: Request) -> Response:
     server.check_model(request.model)
     params = _sampling_params(request, server.llm.default_parameters)
     texts, prompts = await _encode(request, params, server)
-    job = server.job(request_id(http), prompts, params)
+    job = server.job(request_id(http), prompts, params, request.cache_salt)
     answer = _Answer(server, request, params, request_id(http), texts, prompts)
     if request.stream:
         return server.stream(answer.events(job))

@@ -30,6 +30,7 @@ class Job:
         prompts: list[list[int]],
         params: SamplingParams,
         timeout_s: float,
+        cache_salt: str = "",
     ) -> None:
         self.prompts = prompts
         self.params = params
@@ -38,6 +39,7 @@ class Job:
         # Callers may send the same X-Request-Id twice; the engine must tell the two apart.
         self._id = f"{request_id}#{next(_numbers)}"
         self._timeout_s = timeout_s
+        self._cache_salt = cache_salt
 
     async def finals(self) -> list[RequestOutput]:
         """The finished outputs, in the order of the prompts."""
@@ -104,7 +106,11 @@ class Job:
 
     async def _generate(self, index: int, kind: Kind) -> AsyncGenerator[Item, None]:
         outputs = self._llm.generate(
-            self.prompts[index], self.params, f"{self._id}.{index}", kind=kind
+            self.prompts[index],
+            self.params,
+            f"{self._id}.{index}",
+            kind=kind,
+            cache_salt=self._cache_salt,
         )
         async with aclosing(outputs):
             async for output in outputs:

@@ -38,6 +38,11 @@ _COUNTED = {
     "state_written_bytes": ("state_written_bytes", "Bytes of state written."),
 }
 """Field of the engine's ledger -> name and description of its counter."""
+_PREFIX_CACHE = {
+    "prompt_tokens": ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
+    "prompt_tokens_reused": ("prefix_cache_hits", "Prompt tokens found there."),
+}
+"""The same under vLLM's names."""
 _SAVING = ("tokens", "flops", "bytes")
 
 
@@ -57,8 +62,10 @@ class Metrics:
         self._steps = self._counter("steps", "Steps completed by the engine.")
         self._restarts = self._counter("engine_restarts", "Engine processes that died.")
         self._counted = {
-            field: self._counter(name, text) for field, (name, text) in _COUNTED.items()
+            field: [self._counter(name, text)] for field, (name, text) in _COUNTED.items()
         }
+        for field, (name, text) in _PREFIX_CACHE.items():
+            self._counted[field].append(self._counter(name, text))
         self._saved = self._per_technique("saved", "not done because of a technique")
         self._wasted = self._per_technique("wasted", "done for nothing because of a technique")
         seconds = self._histogram
@@ -108,8 +115,9 @@ class Metrics:
         self._pages.set(stats.pages_used / stats.pages_total if stats.pages_total else 0.0)
         self._preemptions.inc(stats.preemptions - previous.preemptions)
         self._steps.inc(stats.steps - previous.steps)
-        for field, counter in self._counted.items():
-            counter.inc(getattr(stats.ledger, field) - getattr(previous.ledger, field))
+        for field, counted in self._counted.items():
+            for counter in counted:
+                counter.inc(getattr(stats.ledger, field) - getattr(previous.ledger, field))
         for counters, name in ((self._saved, "saved"), (self._wasted, "wasted")):
             _count_savings(counters, self._model, stats.ledger, previous.ledger, name)
 

@@ -96,6 +96,8 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
+    cache_salt: str | None = None
+    """Whoever sends another one shares no state with this request, nor sees when it is reused."""
 
     # Labels: they say who asks, and change nothing.
     user: str | None = None

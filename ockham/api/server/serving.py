@@ -66,7 +66,13 @@ class Serving:
         tokenizer = self.llm.need_tokenizer()
         return await self.llm.in_thread(len(tokens), lambda: tokenizer.decode(tokens, False))
 
-    def job(self, request_id: str, prompts: list[list[int]], params: SamplingParams) -> Job:
+    def job(
+        self,
+        request_id: str,
+        prompts: list[list[int]],
+        params: SamplingParams,
+        cache_salt: str | None = None,
+    ) -> Job:
         """Raises InvalidRequest if a prompt and the tokens asked for exceed the context: cutting
         the answer short would be a parameter dropped in silence."""
         context, asked = self.llm.ready.max_model_len, params.max_tokens or 0
@@ -80,7 +86,13 @@ class Serving:
                     "max_tokens",
                 )
         return Job(
-            self.llm, self.gate, request_id, prompts, params, self.settings.request_timeout_s
+            self.llm,
+            self.gate,
+            request_id,
+            prompts,
+            params,
+            self.settings.request_timeout_s,
+            cache_salt or "",
         )
 
     def stream(self, events: AsyncGenerator[bytes, None]) -> EventStream:
