@@ -80,6 +80,14 @@ void bind_prefix_tree(nb::module_& module) {
             },
             "salt"_a, "tokens"_a, "touch"_a)
         .def("insert", &insert, "salt"_a, "tokens"_a, "tables"_a, "page_tokens"_a)
+        .def(
+            "cut",
+            [](PrefixTree& self, int64_t node, int64_t cells) {
+                PrefixTree::Pages taken;
+                const int64_t upper = self.cut(node, cells, taken);
+                return nb::make_tuple(upper, arrays_of(std::move(taken)));
+            },
+            "node"_a, "cells"_a)
         .def("lock", &PrefixTree::lock, "node"_a)
         .def("unlock", &PrefixTree::unlock, "node"_a)
         .def("pin", &PrefixTree::pin, "node"_a, "pinned"_a)

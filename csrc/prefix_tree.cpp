@@ -166,6 +166,13 @@ int64_t PrefixTree::insert(const std::string& salt, Tokens tokens,
     return node->number;
 }
 
+int64_t PrefixTree::cut(int64_t number, int64_t cells, Pages& taken) {
+    taken.assign(windows_.size(), {});
+    Node* node = find(number);
+    if (node->start < cells && cells < node->end()) node = split(node, cells, taken);
+    return node->number;
+}
+
 PrefixTree::Node* PrefixTree::split(Node* node, int64_t at, Pages& taken) {
     unlist(node);
     if (!node->kept()) count(node, -1);

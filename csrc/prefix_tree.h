@@ -48,6 +48,9 @@ class PrefixTree {
     int64_t insert(const std::string& salt, Tokens tokens, const std::vector<const int32_t*>& tables,
                    Pages& taken);
 
+    // Ends a node at `cells`; gives what insert() gives.
+    int64_t cut(int64_t number, int64_t cells, Pages& taken);
+
     // These throw std::invalid_argument for a node that is not there.
     void lock(int64_t number);
     void unlock(int64_t number);

@@ -26,6 +26,9 @@ class NativeTree:
         found: tuple[int, list[Ints]] = self._native.insert(salt, tokens, tables, self._page_tokens)
         return found
 
+    def cut(self, number: int, cells: int) -> tuple[int, list[Ints]]:
+        return cast("tuple[int, list[Ints]]", self._native.cut(number, cells))
+
     def lock(self, number: int) -> None:
         self._native.lock(number)
 

@@ -185,6 +185,15 @@ class PrefixTree:
             )
         return node.number, _arrays(taken)
 
+    def cut(self, number: int, cells: int) -> tuple[int, list[Ints]]:
+        """End a node at `cells`, so that its handle stands for no more than that. Gives what
+        `insert` gives."""
+        taken: list[list[int]] = [[] for _ in self.windows]
+        node = self._nodes[number]
+        if node.start < cells < node.end:
+            node = self._split(node, cells, taken)
+        return node.number, _arrays(taken)
+
     def _split(self, node: Node, at: int, taken: list[list[int]]) -> Node:
         """Cut a node at cell `at`: a new one takes the cells before it."""
         size = self.page_tokens

@@ -40,7 +40,8 @@ def model(threads: int | None, samples: int, as_json: bool, **kwargs: Any) -> No
     from ockham.lab.kernels.limits import Limits
     from ockham.lab.steps import SHAPES, fits, predictions
 
-    given = {**kwargs, "skip_tokenizer_init": True}
+    # Steps of given shapes: what one computed, the next must compute again.
+    given = {**kwargs, "skip_tokenizer_init": True, "enable_prefix_caching": False}
     source = click.get_current_context().get_parameter_source("max_num_batched_tokens")
     if source is click.core.ParameterSource.DEFAULT:
         given["max_num_batched_tokens"] = max(shape.sequences * shape.rows for shape in SHAPES)

@@ -187,6 +187,10 @@ class Reuse(Protocol):
         """About how many pages of each group could be given back now."""
         ...
 
+    def forget(self) -> None:
+        """Give back everything that no running sequence reads."""
+        ...
+
     def held(self) -> list[Ints]:
         """Of each group, every page as often as it is held; [] if nothing ever is."""
         ...

@@ -255,6 +255,11 @@ class Scheduler:
                 plan.add(sequence, rows)
                 return
             victim = cast(Sequence, self.policy.victim(self.running))
+            if victim is sequence and sequence.handle != NOTHING_KEPT:
+                # The last resort: its cached prefix may go, but for the pages that it reads.
+                self.reuse.leave(sequence.handle)
+                sequence.handle = NOTHING_KEPT
+                continue
             plan.remove(victim)
             self.preempt(victim)
             if victim is sequence:

@@ -260,6 +260,7 @@ def _bookkeeping() -> tuple[float, float]:
             max_model_len=BOOKKEEPING_STEPS + 16,
             kv_cache_memory_bytes=1 << 25,
             skip_tokenizer_init=True,
+            enable_prefix_caching=False,
         )
     )
     few_s, many_s = _outside(engine, few), _outside(engine, many)

@@ -97,6 +97,23 @@ class Trees(RuleBasedStateMachine):
                 below += [((*before, *own), child) for child in node.children.values()]
         return paths
 
+    @rule(data=st.data())
+    def cut(self, data: st.DataObject) -> None:
+        nodes = self.trees[0].dump()
+        if not nodes:
+            return
+        facts = data.draw(st.sampled_from(sorted(nodes)))
+        cells = data.draw(st.integers(facts.start + 1, facts.start + facts.tokens))
+        results = [tree.cut(facts.number, cells) for tree in self.trees]
+        (node, taken), *others = results
+        for other, other_taken in others:
+            assert other == node
+            assert [t.tolist() for t in other_taken] == [t.tolist() for t in taken]
+        for group, pages in enumerate(taken):
+            self.held[group].update(pages.tolist())
+        (upper,) = [each for each in self.trees[0].dump() if each.number == node]
+        assert upper.start + upper.tokens == cells
+
     @rule()
     def evict(self) -> None:
         first, *others = [tree.evict() for tree in self.trees]

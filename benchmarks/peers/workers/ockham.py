@@ -27,6 +27,7 @@ class Ockham:
         self._llm = LLM(
             path,
             skip_tokenizer_init=True,
+            enable_prefix_caching=False,
             max_num_seqs=MAX_SEQUENCES,
             kv_cache_memory_bytes=POOL_TOKENS * KV_BYTES_PER_TOKEN,
         )

@@ -41,5 +41,8 @@ class NoReuse:
     def evictable(self) -> list[int]:
         return [0] * self._groups
 
+    def forget(self) -> None:
+        return None
+
     def held(self) -> list[Ints]:
         return []

@@ -33,8 +33,10 @@ class PrefixReuse:
         found = self.tree.match(salt, tokens)
         if not found.tokens:
             return None
-        self.tree.lock(found.node)
-        return CachedPrefix(found.tokens, found.tables, found.node)
+        node, taken = self.tree.cut(found.node, found.tokens)
+        self._pool.hold(taken)
+        self.tree.lock(node)
+        return CachedPrefix(found.tokens, found.tables, node)
 
     def should_wait(
         self, tokens: Ints, salt: str, found: int, others: Iterable[tuple[Ints, str]]
@@ -64,6 +66,10 @@ class PrefixReuse:
 
     def evictable(self) -> list[int]:
         return self.tree.evictable()
+
+    def forget(self) -> None:
+        while (pages := self.tree.evict()) is not None:
+            self._pool.drop(pages)
 
     def held(self) -> list[Ints]:
         return [self.tree.held(group) for group in range(len(self._pool.windows))]

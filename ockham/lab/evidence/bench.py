@@ -57,9 +57,10 @@ class Bench:
     def engine(self, **settings: object) -> Engine:
         """An engine with some settings changed; the same settings get the same engine.
 
-        The state's pool is small, so that several engines fit, unless a setting says otherwise.
+        The state's pool is small, so that several engines fit, and nothing is reused from round to
+        round, unless a setting says otherwise.
         """
-        fields = msgspec.structs.asdict(self.config)
+        fields = {**msgspec.structs.asdict(self.config), "reuse": "none"}
         if fields["kv_cache_memory_bytes"] is None:
             fields["kv_cache_memory_bytes"] = POOL_BYTES
         config = msgspec.convert({**fields, **settings}, EngineConfig)

@@ -120,6 +120,8 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
     expected = _alone(bench, weights, choices, alone)
     engine = bench.engine(**settings)
     wanted = _load(engine, bench.seed, choices)
+    if settings.get("reuse", "none") != "none":
+        run(engine, wanted)  # what there is to reuse
     found = (
         watched(engine, wanted[:2], _Arrivals(wanted[2:]))
         if one.staggered or other.staggered

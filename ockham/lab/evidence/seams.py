@@ -14,7 +14,6 @@ from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, watched
 from ockham.lab.evidence.recipe import counterfactual, evidence
 from ockham.lab.evidence.row import Row
 
-counterfactual("reuse", "none")
 counterfactual("drafter", "none")
 
 BUDGET = 128
