@@ -107,10 +107,10 @@ class State:
         if more <= 0 and not view.shared_tail:
             return True
         more = max(more, 0)
-        copies = self._tail_copies(view)
-        if not self._obtain([more + (g in copies) for g in range(len(self.groups))]):
+        # What is reclaimed may have been the other holder of a page that was to be copied.
+        if not (self._obtain(self._need(view, more)) or self._has(self._need(view, more))):
             return False
-        for group in self._tail_copies(view):  # what was reclaimed may have left one less to copy
+        for group in self._tail_copies(view):
             self._copy_tail(view, group)
         view.shared_tail = False
         for group, free in enumerate(self._free):
@@ -120,6 +120,10 @@ class State:
                 view.tables[group][entry] = page
         view.pages += more
         return True
+
+    def _need(self, view: View, more: int) -> list[int]:
+        copies = self._tail_copies(view)
+        return [more + (group in copies) for group in range(len(self.groups))]
 
     def _obtain(self, need: list[int]) -> bool:
         """Whether so many pages of each group are free, or could be made so."""
