@@ -257,3 +257,15 @@ def test_every_setting_may_stand_in_a_file(tiny, tmp_path):
         ("one", 100),
         ("two", 100),
     ]
+
+
+def test_a_prompt_that_was_read_before_is_cached_for_its_tenant_only(server):
+    prompt = list(range(40, 100))
+    cached = []
+    for salt in (None, None, "one", "one", "two"):
+        usage = server.complete(prompt=prompt, **({"cache_salt": salt} if salt else {}))["usage"]
+        cached.append(usage["prompt_tokens_details"]["cached_tokens"])
+    assert cached[1:] == [59, 0, 59, 0]
+    text = server.get("/metrics").text
+    for name in ("prefix_cache_queries", "prefix_cache_hits"):
+        assert f"ockham_{name}_total" in text
