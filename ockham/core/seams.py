@@ -168,11 +168,9 @@ class Reuse(Protocol):
         """The longest prefix of `tokens` that is held."""
         ...
 
-    def should_wait(
-        self, tokens: Ints, salt: str, found: int, others: Iterable[tuple[Ints, str]]
-    ) -> bool:
-        """Whether a prompt of which `found` tokens are held should wait, because `others`, which
-        are being computed now, will soon have computed more of it."""
+    def should_wait(self, tokens: Ints, salt: str, others: Iterable[tuple[Ints, str]]) -> bool:
+        """Whether a prompt should wait, because one of `others` (their tokens and salts), which
+        are being computed now, will soon have computed more of it than is held."""
         ...
 
     def keep(self, handle: int, tokens: Ints, salt: str, tables: Sequence[Ints]) -> int:

@@ -184,10 +184,9 @@ class Scheduler:
             sequence = cast(Sequence, candidate)
             if sequence.seats > seats or _covers(prefilling, budget):
                 break
-            found = self._look_up(sequence)
             if self._should_wait(sequence, prefilling):
-                self._leave(sequence, found)
                 continue
+            found = self._look_up(sequence)
             if not self._claim(claimed, sequence) and self.running:
                 self._leave(sequence, found)
                 break
@@ -224,7 +223,7 @@ class Scheduler:
 
     def _should_wait(self, sequence: Sequence, prefilling: list[Sequence]) -> bool:
         others = ((other.prompt, other.salt) for other in prefilling)
-        return self.reuse.should_wait(sequence.prompt, sequence.salt, sequence.computed, others)
+        return self.reuse.should_wait(sequence.prompt, sequence.salt, others)
 
     def _keep(self, sequence: Sequence) -> None:
         """Say that the sequence's cells so far are valid, for others to go on from."""

@@ -1,4 +1,4 @@
-"""Prefixes are reused at every token, computed once for all that come together, never by tenants."""
+"""Prefixes are reused at every token, computed once for those that come together, by tenant."""
 
 from __future__ import annotations
 

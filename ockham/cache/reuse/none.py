@@ -24,9 +24,7 @@ class NoReuse:
     def lookup(self, tokens: Ints, salt: str) -> CachedPrefix | None:
         return None
 
-    def should_wait(
-        self, tokens: Ints, salt: str, found: int, others: Iterable[tuple[Ints, str]]
-    ) -> bool:
+    def should_wait(self, tokens: Ints, salt: str, others: Iterable[tuple[Ints, str]]) -> bool:
         return False
 
     def keep(self, handle: int, tokens: Ints, salt: str, tables: Sequence[Ints]) -> int:

@@ -38,13 +38,12 @@ class PrefixReuse:
         self.tree.lock(node)
         return CachedPrefix(found.tokens, found.tables, node)
 
-    def should_wait(
-        self, tokens: Ints, salt: str, found: int, others: Iterable[tuple[Ints, str]]
-    ) -> bool:
-        return any(
-            salt == their_salt and _shared(tokens, theirs) >= found + self._pool.page_tokens
-            for theirs, their_salt in others
-        )
+    def should_wait(self, tokens: Ints, salt: str, others: Iterable[tuple[Ints, str]]) -> bool:
+        shared = [_shared(tokens, theirs) for theirs, their_salt in others if their_salt == salt]
+        if max(shared, default=0) < self._pool.page_tokens:
+            return False
+        held = self.tree.match(salt, tokens, touch=False).tokens
+        return max(shared) >= held + self._pool.page_tokens
 
     def keep(self, handle: int, tokens: Ints, salt: str, tables: Sequence[Ints]) -> int:
         node, taken = self.tree.insert(salt, tokens, tables)
