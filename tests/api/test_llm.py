@@ -70,10 +70,14 @@ def test_log_probabilities_that_were_not_asked_for_are_none(llm: LLM) -> None:
 
 
 def test_the_ledger_counts_the_tokens(llm: LLM) -> None:
-    output = llm.generate(TEXT, GREEDY)[0]
-    assert output.ledger.prompt_tokens_computed == len(output.prompt_token_ids)
-    assert output.ledger.generated_tokens == 6
-    assert output.ledger.flops > 0
+    first, again = (llm.generate("class Ledger:", GREEDY)[0] for _ in range(2))
+    tokens = len(first.prompt_token_ids)
+    assert (first.ledger.prompt_tokens_computed, first.num_cached_tokens) == (tokens, 0)
+    assert (again.ledger.prompt_tokens_computed, again.num_cached_tokens) == (1, tokens - 1)
+    assert texts([again]) == texts([first])
+    for output in (first, again):
+        assert output.ledger.generated_tokens == 6
+        assert output.ledger.flops > 0
 
 
 def test_several_choices_share_one_prompt(llm: LLM) -> None:
@@ -81,7 +85,9 @@ def test_several_choices_share_one_prompt(llm: LLM) -> None:
     output = llm.generate(TEXT, params)[0]
     assert [choice.index for choice in output.outputs] == [0, 1, 2]
     assert len({tuple(choice.token_ids) for choice in output.outputs}) == 3
-    assert output.ledger.prompt_tokens_computed == len(output.prompt_token_ids)
+    ledger = output.ledger
+    read = ledger.prompt_tokens_computed + ledger.prompt_tokens_reused
+    assert read == len(output.prompt_token_ids)
 
 
 def test_a_seed_repeats_its_tokens_whatever_runs_beside_it(llm: LLM) -> None:

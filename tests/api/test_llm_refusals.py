@@ -150,7 +150,7 @@ def test_a_broken_generation_config_is_refused(tmp_path: Path, content: str) -> 
     [
         ({"no_such_setting": 1}, "no setting 'no_such_setting'"),
         ({"tensor_parallel_size": 2}, "tensor_parallel_size=2 is not supported"),
-        ({"enable_prefix_caching": True}, "enable_prefix_caching=True is not supported"),
+        ({"enforce_eager": "yes"}, "enforce_eager='yes' is not supported"),
         ({"trust_remote_code": True}, "trust_remote_code is not supported"),
         ({"dtype": "float8"}, "dtype must be one of"),
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1"),

@@ -43,6 +43,8 @@ def test_all_kernels_are_reported_as_json() -> None:
         "sampler, greedy",
         "sampler, temperature 1",
         "sampler, top-p 0.9",
+        "head, logits, greedy sampler",
+        "head, argmax",
     }
     for one in report["kernels"]:
         assert one["time_s"] > 0

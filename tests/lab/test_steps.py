@@ -20,7 +20,10 @@ pytestmark = pytest.mark.skipif(core is None, reason="the probes are those of th
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     model: Path = tiny_llama(tmp_path_factory.mktemp("tiny"))
-    return Engine(EngineConfig(model=str(model), skip_tokenizer_init=True, max_num_seqs=8))
+    config = EngineConfig(
+        model=str(model), skip_tokenizer_init=True, max_num_seqs=8, enable_prefix_caching=False
+    )
+    return Engine(config)
 
 
 def test_the_products_of_a_model_are_its_flops_and_bytes(engine: Engine) -> None:

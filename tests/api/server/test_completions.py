@@ -185,7 +185,8 @@ def test_token_ids_come_back_when_asked(server):
 
 
 def test_usage_holds_the_whole_bill(server):
-    usage = server.complete(prompt=[5, 6, 7], n=2, temperature=1.0)["usage"]
+    asked = {"prompt": [5, 6, 7], "n": 2, "temperature": 1.0, "cache_salt": "nobody else"}
+    usage = server.complete(**asked)["usage"]
     assert usage["prompt_tokens"] == 3
     assert usage["prompt_tokens_details"] == {"cached_tokens": 0}
     bill = usage["ockham"]
