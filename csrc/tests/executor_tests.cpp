@@ -1,6 +1,7 @@
 // Steps of every kind through programs with every operation, on memory that fits them exactly.
 #include "../executor.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -156,6 +157,19 @@ OwnedStep make_step(int64_t begin, int64_t end, int64_t page_tokens, bool tree) 
     return step;
 }
 
+// The likeliest token of every row of a step that has run before, whose state is written again.
+std::vector<int64_t> argmax(Executor& executor, const OwnedStep& step, int64_t page_tokens) {
+    StepView view = step.view(page_tokens, false);
+    std::swap(view.wants_logits, view.wants_argmax);
+    std::swap(view.logits_rows, view.argmax_rows);
+    std::unique_ptr<Run> run = executor.begin(std::move(view));
+    executor.run(*run, 0, executor.size());
+    std::vector<int64_t> tokens;
+    for (const Peak& peak : run->argmax) tokens.push_back(peak.token);
+    executor.recycle(std::move(run->activations));
+    return tokens;
+}
+
 // Logits of cells [0, length), computed in chunks of the given lengths, the last of which repeats.
 std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
                           const std::vector<ops::Op>& operations, int64_t length,
@@ -179,6 +193,12 @@ std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
         for (const float score : scores) total += score;
         check(std::fabs(total - static_cast<float>(s.heads)) < 1e-3f,
               "a row's scores add up to its heads");
+        const std::vector<int64_t> likeliest = argmax(executor, step, s.page_tokens);
+        for (int64_t row = 0; row < end - begin; ++row) {
+            const float* of_row = from + row * vocabulary;
+            check(likeliest[row] == std::max_element(of_row, of_row + vocabulary) - of_row,
+                  "an argmax without logits is that of the logits");
+        }
         executor.recycle(std::move(run->activations));
         begin = end;
     }
