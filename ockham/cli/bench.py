@@ -3,6 +3,7 @@ and random checkpoints to measure with. Every figure stands beside the limit of 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from ockham.cli.workload_options import workload
 from ockham.core.config import EngineConfig
 
 if TYPE_CHECKING:
+    from ockham.cli.machine import Limits
     from ockham.engine.engine import Engine
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -206,11 +208,13 @@ def _figures(runs: list[Measured], engine: Engine, config: EngineConfig) -> dict
     from ockham.cli.machine import allowed_cores, measure_limits
 
     limits = measure_limits(allowed_cores())
+    arithmetic, rate = _arithmetic(engine, limits)
     decoded = [run for run in runs if run.decode_tokens > 0 and run.decode_s > 0]
     return {
         "model_weight_bytes": engine.model.weight_bytes,
         "limit_read_bytes_per_s": limits.read_bytes_per_s,
-        "limit_fp32_flops_per_s": limits.fp32_flops_per_s,
+        "limit_arithmetic": arithmetic,
+        "limit_arithmetic_per_s": rate,
         "total_s": spread([run.total_s for run in runs]),
         "step_overhead_s": spread([run.overhead_s for run in runs]),
         "decode_overhead_share": spread([run.decode_outside_s / run.decode_s for run in decoded]),
@@ -224,18 +228,27 @@ def _figures(runs: list[Measured], engine: Engine, config: EngineConfig) -> dict
             [run.decode_bytes / run.decode_s / limits.read_bytes_per_s for run in decoded]
         ),
         "prefill_share_of_arithmetic_limit": spread(
-            [
-                run.prefill_flops / run.prefill_s / limits.fp32_flops_per_s
-                for run in runs
-                if run.prefill_s > 0
-            ]
+            [run.prefill_flops / run.prefill_s / rate for run in runs if run.prefill_s > 0]
         ),
     }
+
+
+def _arithmetic(engine: Engine, limits: Limits) -> tuple[str, float]:
+    """The arithmetic that most of the model's products can use, and its rate here."""
+    native = engine.model.backend.name == "cpu"
+    name = engine.model.weight_format.partition("+")[0].partition(":")[0]
+    if native and name == "bf16" and limits.bf16_flops_per_s:
+        return "bf16", limits.bf16_flops_per_s
+    if native and name != "fp32" and limits.int8_ops_per_s:
+        return "int8", limits.int8_ops_per_s
+    return "fp32", limits.fp32_flops_per_s
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
     def figure(name: str, show: Callable[[float], str]) -> str:
         values = report[name]
+        if math.isnan(values["median"]):
+            return "not measured: no token was decoded alone"
         return f"{show(values['median'])} ({show(values['p10'])} to {show(values['p90'])})"
 
     def rate(value: float) -> str:
@@ -257,5 +270,5 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"a step's bookkeeping   {figure('step_overhead_s', duration)}, outside the backend",
         f"  of decoding's time   {figure('decode_overhead_share', share)}",
         f"prefill, of arithmetic {figure('prefill_share_of_arithmetic_limit', share)} of "
-        f"{quantity(report['limit_fp32_flops_per_s'], 'FLOP/s')} in fp32",
+        f"{quantity(report['limit_arithmetic_per_s'], 'OP/s')} in {report['limit_arithmetic']}",
     ]

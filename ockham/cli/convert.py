@@ -12,7 +12,7 @@ from ockham.cli.options import Integer, option
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 
-QUANTIZATIONS = ("int4", "int8", "bf16", "fp32")
+QUANTIZATIONS = ("int4", "int4:32", "int4:64", "int4:128", "int8", "bf16", "fp32")
 GROUP_SIZES = ("32", "64", "128")
 CALIBRATION_TOKENS = 32768
 
@@ -70,7 +70,7 @@ def convert(
     """
     if group_size is not None:
         if quantization != "int4":
-            raise ConfigError("--group-size is for --quantization int4 only.")
+            raise ConfigError("--group-size is for --quantization int4 only (int4:32 has one).")
         quantization = f"int4:{group_size}"
     if calibration_tokens is not None and calibration is None:
         raise ConfigError("--calibration-tokens is for --calibration FILE only.")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ockham.kernels.cores import allowed_cores
-from ockham.kernels.native import core
+from ockham.kernels.native import chosen_isa, core
 
 __all__ = [
     "Limits",
@@ -117,7 +117,7 @@ def _native_limits(threads: int) -> Limits:
     """By the probes of the native core, which use the kernels' own instructions."""
     import numpy as np
 
-    pool, isa = core.ThreadPool(threads), core.chosen()
+    pool, isa = core.ThreadPool(threads), chosen_isa()
     memory = np.ones(READ_BYTES, np.uint8)
     rates = {
         rate: max(core.arithmetic_rate(pool, isa, rate, ARITHMETIC_S) for _ in range(REPEATS))

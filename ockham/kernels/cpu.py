@@ -21,7 +21,7 @@ from ockham.kernels import sampling
 from ockham.kernels.base import GroupLayout, Planes, Run
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.cpu_linear import native_matrix
-from ockham.kernels.native import core
+from ockham.kernels.native import chosen_isa, core
 from ockham.kernels.ops import Program
 from ockham.kernels.sampling import Draw, Drawn
 
@@ -102,7 +102,7 @@ class CpuExecutor:
 class CpuBackend:
     """All operations by the compiled kernels, with `threads` threads (all available cores).
 
-    Raises RuntimeError if OCKHAM_ISA names an instruction set that this processor lacks.
+    Raises ConfigError if OCKHAM_ISA names an instruction set that this processor lacks.
     """
 
     name = "cpu"
@@ -110,7 +110,7 @@ class CpuBackend:
 
     def __init__(self, threads: int | None = None) -> None:
         self._pool = core.ThreadPool(threads or allowed_cores())
-        self._isa = core.chosen()
+        self._isa = chosen_isa()
 
     def numerics(self) -> str:
         return f"cpu-{KERNELS}/{core.isa_name(self._isa)}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import functools
 import shutil
 
+from ockham.core.errors import ConfigError
 from ockham.kernels.cores import allowed_cores
 
-__all__ = ["core", "packing_pool", "reason"]
+__all__ = ["chosen_isa", "core", "packing_pool", "reason"]
 
 try:
     import ockham.kernels._cpu as core
@@ -25,6 +26,17 @@ except ImportError as error:
         )
     else:
         reason = "the native core was not built, because no C++ compiler was found (install g++)."
+
+
+def chosen_isa() -> core.Isa:
+    """The instruction set that OCKHAM_ISA names, else the best that runs here.
+
+    Raises ConfigError for a name that is none, or that this processor lacks.
+    """
+    try:
+        return core.chosen()
+    except RuntimeError as error:
+        raise ConfigError(str(error)) from error
 
 
 @functools.cache

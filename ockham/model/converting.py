@@ -22,7 +22,7 @@ from ockham.model.calibration import Calibrated, calibrate, read_calibration
 from ockham.model.compile import Part, Weights, compile_program
 from ockham.model.converted import ConvertedSource
 from ockham.model.hub import WANTED_FILES, resolve
-from ockham.model.loading import choose_packer, choose_state_dtype
+from ockham.model.loading import choose_packer
 from ockham.model.lora import Adapter, MergedSource, read_adapter
 from ockham.model.opening import OpenedModel, open_model
 from ockham.model.packed_layout import (
@@ -161,17 +161,35 @@ def _write_weights(
     plan = _Plan(opened.source, packer)  # type: ignore[arg-type]
     compile_program(description, plan, description.max_position_embeddings)
     partial = path.with_name(path.name + ".partial")
+    try:
+        return _write_file(opened, packer, fitted, plan.layout, partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # so that the same directory can be taken again
+        raise
+
+
+def _write_file(
+    opened: OpenedModel,
+    packer: Packer,
+    fitted: dict[str, Linear],
+    layout: Layout,
+    partial: Path,
+    path: Path,
+) -> tuple[int, str]:
+    """Write the weights to `partial`, which becomes `path` when it is whole."""
+    description = opened.description
+    assert not isinstance(opened.source, ConvertedSource)
     with open(partial, "wb") as file:
-        header = plan.layout.header()
+        header = layout.header()
         file.write(header)
         loaded = opened.source.load(packer)
         weights = Calibrated(loaded, fitted)
-        writer = _Writer(weights, loaded.packed, file, len(header), plan.layout)
+        writer = _Writer(weights, loaded.packed, file, len(header), layout)
         compile_program(description, writer, description.max_position_embeddings)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-    return plan.layout.nbytes, loaded.packed.digest()
+    return layout.nbytes, loaded.packed.digest()
 
 
 class _Plan:
@@ -270,13 +288,13 @@ def _write_config(
     calibration: dict[str, Any] | None,
     out: Path,
 ) -> None:
-    state, source = choose_state_dtype(config, packer), opened.source
+    source = opened.source
     values = {k: v for k, v in opened.config.items() if k != "compression_config"}
     values["quantization_config"] = {
         "quant_method": METHOD,
         "version": VERSION,
         "quantization": config.quantization,
-        "plain": "bf16" if state == "bfloat16" else "fp32",
+        "plain": packer.plain.name,
         "weights": digest,
         **({} if calibration is None else {"calibration": calibration}),
         **({"adapter": source.record()} if isinstance(source, MergedSource) else {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +97,9 @@ def plan_model(config: EngineConfig) -> PlannedModel:
     raw, description, source = opened.config, opened.description, opened.source
     try:
         packer = choose_packer(config, raw, source)
-        state_dtype = choose_state_dtype(config, packer)
         measured = source.measure(packer)
         compile_program(description, measured, description.max_position_embeddings)
+        state_dtype = choose_state_dtype(config, measured.formats)
         plan = plan_memory(config, description, measured.bytes, state_dtype, available_bytes())
         return PlannedModel(
             directory, raw, description, source, packer, measured, state_dtype, plan
@@ -197,12 +198,13 @@ def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> 
     return Packer(make_format(plain), None if asked is None else make_format(asked), exact)
 
 
-def choose_state_dtype(config: EngineConfig, packer: Packer) -> str:
-    """The dtype of keys and values: as set, or float32 where the products are, else bfloat16."""
+def choose_state_dtype(config: EngineConfig, formats: Counter[str]) -> str:
+    """The dtype of keys and values: as set, or float32 where most matrices are fp32, else
+    bfloat16. `formats` counts the matrices by what `Measured.formats` says of them."""
     if config.kv_cache_dtype != "auto":
         return config.kv_cache_dtype
-    activations = (packer.asked or packer.plain).activations
-    return "float32" if activations == "float32" else "bfloat16"
+    ((most, _),) = formats.most_common(1)
+    return "float32" if most.partition(" ")[0] == "fp32" else "bfloat16"
 
 
 def _unused_notes(planned: PlannedModel) -> list[str]:

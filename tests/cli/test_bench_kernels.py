@@ -43,7 +43,7 @@ def test_all_kernels_are_reported_as_json() -> None:
         "sampler, greedy",
         "sampler, temperature 1",
         "sampler, top-p 0.9",
-        "head, logits, greedy sampler",
+        "head, then sampler",
         "head, argmax",
     }
     for one in report["kernels"]:

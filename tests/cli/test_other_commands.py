@@ -38,6 +38,24 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory)
 
 
+def test_an_instruction_set_that_is_none_is_refused_in_a_sentence(
+    random_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCKHAM_ISA", "mmx")
+    for args in (("doctor",), ("bench", "latency", random_model)):
+        result = call(*args)
+        assert result.exit_code == 2
+        assert "OCKHAM_ISA: no instruction set is called 'mmx'" in result.output
+
+
+def test_prefill_alone_is_compared_with_the_arithmetic_of_its_format(random_model: str) -> None:
+    lengths = ("--input-len", "64", "--output-len", "1", "--repeats", "1")
+    for quantization, arithmetic in (("int8", "int8"), ("bf16", "bf16"), ("fp32", "fp32")):
+        args = ("bench", "latency", random_model, *lengths, "--quantization", quantization)
+        assert report(*args)["limit_arithmetic"] == arithmetic
+    assert "nan" not in call(*args).output
+
+
 def test_latency_is_reported_beside_the_limits(random_model: str) -> None:
     lengths = ("--input-len", "8", "--output-len", "4")
     found = report(

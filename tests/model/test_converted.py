@@ -246,6 +246,7 @@ def test_a_conversion_that_breaks_off_is_not_taken_for_a_model(tmp_path: Path) -
         convert(tmp_path / "model", tmp_path / "out", "int4")
     with pytest.raises(ModelError, match=r"has no config\.json"):
         load(tmp_path / "out")
+    assert not any((tmp_path / "out").iterdir())  # and so the next attempt may write there
 
 
 def change_header(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

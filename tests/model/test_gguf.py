@@ -172,6 +172,8 @@ def test_the_weights_are_those_that_the_gguf_package_dequantises(tmp_path: Path,
     native = load(path)
     held = {"Q4_0": "int4", "BF16": "bf16", **{name: name.lower() for name in READERS}}
     assert native.weight_format == held.get(kind, "fp32")
+    whole = native.weight_format == "fp32"
+    assert native.state_dtype == ("float32" if whole else "bfloat16")
     table = native.program.ops[0].table
     rows = table.rows(np.arange(97, dtype=np.int32))
     assert (rows == meant["model.embed_tokens.weight"]).all()

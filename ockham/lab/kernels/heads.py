@@ -34,7 +34,7 @@ def head_cases(program: Program, limits: Limits, rows: Sequence[int]) -> Iterato
     for count in rows:
         every = np.arange(count, dtype=np.int32)
         for kernel, logits, argmax in (
-            ("head, logits, greedy sampler", every, NO_ROWS),
+            ("head, then sampler", every, NO_ROWS),
             ("head, argmax", NO_ROWS, every),
         ):
             step = flat_step(count, embed.table.out_features)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ockham.core.errors import ConfigError
 from ockham.kernels.memory import allocate
-from ockham.kernels.native import core, reason
+from ockham.kernels.native import chosen_isa, core, reason
 
 if TYPE_CHECKING:
     from ockham.kernels import _cpu
@@ -26,7 +26,7 @@ class Limits:
         if core is None:
             raise ConfigError(f"there are no compiled kernels to measure: {reason}")
         self.pool: _cpu.ThreadPool = core.ThreadPool(threads)
-        self.isa: _cpu.Isa = core.chosen()
+        self.isa: _cpu.Isa = chosen_isa()
         self._memory = allocate(COLD_BYTES)
         self._memory[:] = 1
         self._next = 0
