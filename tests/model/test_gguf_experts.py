@@ -119,9 +119,11 @@ def test_every_value_is_kept_and_gives_what_it_gives_in_safetensors(
     held = {"Q4_0": "int4", "BF16": "bf16", **{name: name.lower() for name in READERS}}
     assert set(native.weight_format.split("+")) == {held.get(kind, "fp32"), "fp32"}
     check_values(native, meant)
-    # With quantised inputs a router may choose other experts than in fp32, but not than in NumPy.
-    plain = prompt_logits(load(path, backend="reference"), PROMPTS, 4)
-    for found, wanted in zip(prompt_logits(native, PROMPTS, 4), plain, strict=True):
+    # With quantised inputs a router may choose other experts than in fp32, but not than in NumPy;
+    # with keys and values rounded to bf16 it may choose others than there too.
+    exact = {"kv_cache_dtype": "float32"}
+    plain = prompt_logits(load(path, backend="reference", **exact), PROMPTS, 4)
+    for found, wanted in zip(prompt_logits(load(path, **exact), PROMPTS, 4), plain, strict=True):
         assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
 
 
