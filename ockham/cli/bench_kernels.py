@@ -62,8 +62,12 @@ def kernels(
     if not set(kinds) <= set(KINDS):
         raise ConfigError(f"--only takes some of {', '.join(KINDS)}, not {only!r}.")
     counts, keys = _numbers("--rows", rows), _numbers("--contexts", contexts)
-    limits = Limits(threads or allowed_cores())
     config = engine_config(**{**kwargs, "skip_tokenizer_init": True})
+    if config.backend not in ("auto", "cpu"):
+        raise ConfigError(
+            f"the kernels measured are those of the cpu backend, not of {config.backend!r}."
+        )
+    limits = Limits(threads or allowed_cores())
     model = load_model(config, lambda line: click.echo(line, err=True))
     left_out: list[str] = []
     found = []
@@ -75,6 +79,8 @@ def kernels(
         found.append(one)
         if not as_json:
             click.echo(_line(one))
+    if not found:
+        raise ConfigError(f"{config.model} has no kernels of the kind {only!r}; leave --only out.")
     if as_json:
         report = {
             "model": config.model,

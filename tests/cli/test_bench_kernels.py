@@ -72,3 +72,13 @@ def test_flags_that_name_nothing_are_refused(flags: tuple[str, ...], sentence: s
     result = CliRunner().invoke(cli, ["bench", "kernels", "lab", *flags])
     assert result.exit_code == 2
     assert sentence in result.output
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    for args, sentence in (
+        (("--backend", "reference"), "those of the cpu backend, not of 'reference'"),
+        (("--only", "experts"), "lab has no kernels of the kind 'experts'"),
+    ):
+        result = CliRunner().invoke(cli, ["bench", "kernels", "lab", *SMALL, *args])
+        assert result.exit_code == 2
+        assert sentence in result.output
