@@ -70,7 +70,8 @@ def measure_agreement(
     """On a held-out stream; ``folder`` holds the lab model, whose continuations Ockham writes."""
     windows = stream[: len(stream) // _CONTEXT * _CONTEXT].reshape(-1, _CONTEXT).astype(np.int64)
     text = agreed(model, drafter, windows)
-    chosen = windows[np.linspace(0, len(windows) - 1, _CONTINUED_WINDOWS).astype(int)]
+    continued = min(_CONTINUED_WINDOWS, len(windows))
+    chosen = windows[np.linspace(0, len(windows) - 1, continued).astype(int)]
     prompts = chosen[:, :_PROMPT_TOKENS].tolist()
     llm = LLM(str(folder), max_num_batched_tokens=2048, kv_cache_memory_bytes=1 << 29)
     params = SamplingParams(temperature=0.0, max_tokens=_CONTINUED_TOKENS, ignore_eos=True)

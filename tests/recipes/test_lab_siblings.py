@@ -12,11 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ockham.core.config import EngineConfig
 from ockham.lab.tasks import items
+from ockham.model.converting import convert
 from recipes.lab.agreement import accepted, agreed
 from recipes.lab.data import OUTPUTS, Batches, Streams
 from recipes.lab.distill import Distiller, kl_divergence
 from recipes.lab.export import export
+from recipes.lab.export_siblings import export_sibling
 from recipes.lab.lora import adapt, export_adapter, is_adapter
 from recipes.lab.model import LabModel, Shape
 from recipes.lab.outputs import Amounts, write_outputs
@@ -30,6 +33,7 @@ from recipes.lab.train import Trainer
 LAB = Path(__file__).parents[2] / "ockham/model/lab"
 SHAPE = Shape(vocab_size=64, hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, intermediate=48)
 MIXTURE = replace(SHAPE, intermediate=24, experts=8)
+WORDS = replace(SHAPE, vocab_size=4096)
 SMALL = replace(SHAPE, hidden=16, layers=1, heads=1, intermediate=24)
 
 
@@ -60,6 +64,15 @@ def streams() -> Streams:
         return {each: generator.integers(64, size=tokens, dtype=np.uint16) for each in sources}
 
     return Streams(draw(3000), draw(1100), "corpus")
+
+
+@pytest.fixture(scope="module")
+def start_of_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dense weights for the lab model's vocabulary."""
+    path = tmp_path_factory.mktemp("words") / "model.safetensors"
+    weights = LabModel(WORDS, seed=4).state_dict()
+    save_file({name: weight.bfloat16() for name, weight in weights.items()}, path)
+    return path
 
 
 def plan_of(start: Path, shape: Shape, **fields: Any) -> Plan:
@@ -318,6 +331,53 @@ def test_items_of_sentences_are_those_of_recall_in_another_form(tmp_path: Path) 
     key, value = item.answer.removeprefix("- ").split(": ")
     assert lines[0]["answer"] == sentence(key, value)
     assert value in lines[0]["answer"]
+
+
+# -- cards ---------------------------------------------------------------------------------------
+
+
+def scores_of(share: float) -> list[dict[str, Any]]:
+    return [{"source": "steps", "items": 9, "score": share, "score_interval": [0.1, 0.9]}]
+
+
+def exported(trainer: Trainer, name: str, dense: LabModel, out: Path) -> str:
+    """Trained a little, measured beside the dense model and written; its card."""
+    trainer.run(until=2)
+    before, after = scores_of(0.25), scores_of(0.75)
+    export_sibling(name, trainer, load_tokenizer(LAB), dense, LAB, before, after, out)
+    return (out / "README.md").read_text()
+
+
+def test_cards_have_the_scores_that_were_measured(
+    start_of_words: Path, streams: Streams, tmp_path: Path
+) -> None:
+    dense = load_dense(start_of_words, WORDS)
+    plan = plan_of(start_of_words, replace(WORDS, intermediate=24, experts=8))
+    trainer = Trainer(plan, streams, tmp_path / "experts", start=start_of_words)
+    card = exported(trainer, "experts", dense, tmp_path / "moe")
+    assert "| steps | all | 9 | 75.0% | 10.0% to 90.0% |" in card
+    assert "unfinished: 2 of 6 steps" in card
+    assert len([line for line in card.splitlines() if line.startswith(("| 0 |", "| 1 |"))]) == 2
+
+    plan = plan_of(start_of_words, WORDS, lora_rank=2)
+    trainer = Trainer(plan, streams, tmp_path / "steps", start=start_of_words)
+    card = exported(trainer, "steps", dense, tmp_path / "adapter")
+    assert "| steps | all | 9 | 25.0% (10.0% to 90.0%) | 75.0% (10.0% to 90.0%) |" in card
+    model = tmp_path / "model"
+    export(dense, load_tokenizer(LAB), "card", model)
+    (model / "model.safetensors").write_bytes(start_of_words.read_bytes())
+    config = EngineConfig(model=str(model))
+    assert convert(config, tmp_path / "merged", lambda line: None, lora=tmp_path / "adapter")
+
+
+def test_the_card_of_the_drafter_has_its_agreement(streams: Streams, tmp_path: Path) -> None:
+    lab, start = load_dense(LAB / "model.safetensors", Shape()), LAB / "model.safetensors"
+    small = replace(SMALL, vocab_size=4096)
+    plan = plan_of(start, small, phases=(Phase(4, 1, 16, "distilled"),), distilled=True)
+    trainer = Distiller(plan, streams, tmp_path / "run", lab, start)
+    card = exported(trainer, "drafter", lab, tmp_path / "drafter")
+    rows = [line for line in card.splitlines() if line.startswith(("| code |", "| prose |"))]
+    assert [row.split(" | ")[2] for row in rows] == ["1,024", "1,024"]
 
 
 # -- all ---------------------------------------------------------------------------------------
