@@ -9,10 +9,15 @@ from pathlib import Path
 from ockham.core.errors import ModelError
 from ockham.model.gguf.names import one_path_each
 
-BUILT_IN = {"lab": Path(__file__).parent / "lab"}
+BUILT_IN = {
+    name: Path(__file__).parent / folder
+    for name, folder in (("lab", "lab"), ("lab-drafter", "lab_drafter"), ("lab-moe", "lab_moe"))
+}
 """Models that the package carries."""
 
-ADAPTERS: dict[str, Path] = {}
+ADAPTERS = {
+    f"lab-{name}": Path(__file__).parent / "lab_adapters" / name for name in ("steps", "sentences")
+}
 """Adapters of the lab model that the package carries."""
 
 WANTED_FILES = (

@@ -11,31 +11,35 @@ from recipes.lab.plan import Phase, Plan
 _DENSE_SHA256 = "c20b37fc4b962f22e54175c7cdf1605c086f13c64b5c4dd554b458b3048bd93d"
 """Of the model.safetensors that the package carries as `lab`."""
 
+# Small batches: after 250,000 tokens in batches of 4,096, 1,024 and 512, drafters agreed with the lab
+# model on 22%, 34% and 38% of the positions of code.
 DRAFTER = Plan(
     phases=(
-        Phase(steps=620, layers=3, context=512, mixture="distilled"),
-        Phase(steps=60, layers=3, context=2048, mixture="distilled"),
+        Phase(steps=3000, layers=2, context=512, mixture="distilled", batch_tokens=512),
+        Phase(steps=600, layers=2, context=512, mixture="distilled", batch_tokens=1024),
+        Phase(steps=120, layers=2, context=2048, mixture="distilled", batch_tokens=2048),
     ),
-    shape=Shape(hidden=96, layers=3, heads=3, kv_heads=1, head_dim=32, intermediate=288),
+    shape=Shape(hidden=128, layers=2, heads=4, kv_heads=1, head_dim=32, intermediate=256),
     start_sha256=_DENSE_SHA256,
     distilled=True,
-    batch_tokens=4096,
-    micro_tokens=4096,
+    micro_tokens=2048,
     warmup_steps=30,
-    decay_steps=300,
+    decay_steps=1500,
     matrix_rate=0.02,
     vector_rate=0.005,
     weight_decay=0.02,
+    evaluation_steps=1000,
+    checkpoint_steps=200,
 )
 
 EXPERTS = Plan(
-    phases=(Phase(steps=160, layers=8, context=512, mixture="skills"),),
+    phases=(Phase(steps=220, layers=8, context=512, mixture="practice"),),
     shape=Shape(intermediate=384, experts=8),
     start_sha256=_DENSE_SHA256,
-    batch_tokens=4096,
-    micro_tokens=4096,
+    batch_tokens=2048,
+    micro_tokens=2048,
     warmup_steps=10,
-    decay_steps=110,
+    decay_steps=160,
     matrix_rate=0.005,
     vector_rate=0.001,
     weight_decay=0.02,
@@ -44,13 +48,13 @@ EXPERTS = Plan(
 
 def _adapter(mixture: str) -> Plan:
     return Plan(
-        phases=(Phase(steps=150, layers=8, context=512, mixture=mixture),),
+        phases=(Phase(steps=280, layers=8, context=512, mixture=mixture),),
         start_sha256=_DENSE_SHA256,
         lora_rank=8,
-        batch_tokens=2048,
-        micro_tokens=2048,
+        batch_tokens=1024,
+        micro_tokens=1024,
         warmup_steps=10,
-        decay_steps=90,
+        decay_steps=180,
         vector_rate=0.003,
     )
 

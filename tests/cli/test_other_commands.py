@@ -210,8 +210,12 @@ def test_one_token_is_singular() -> None:
 
 def test_models_lists_the_built_in_and_the_supported() -> None:
     found = report("models")
-    assert [model["name"] for model in found["built_in"]] == ["lab"]
-    assert found["built_in"][0]["supported"]
+    assert [model["name"] for model in found["built_in"]] == [
+        "lab",
+        "lab-drafter",
+        "lab-moe",
+    ]
+    assert all(model["supported"] for model in found["built_in"])
     assert found["architectures"] == list(ARCHITECTURES)
     assert "LlamaForCausalLM" in call("models").stdout
 

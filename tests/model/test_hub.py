@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ockham.core.errors import ModelError
-from ockham.model.hub import resolve
+from ockham.model.hub import ADAPTERS, BUILT_IN, resolve, resolve_adapter
 from tests.helpers.tiny import tiny_llama
 
 PRINT_DIRECTORY = "import sys; from ockham.model.hub import resolve; print(resolve(sys.argv[1]))"
@@ -27,8 +27,14 @@ def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedP
     )
 
 
-def test_the_built_in_model_is_in_the_package() -> None:
-    assert (resolve("lab") / "config.json").exists()
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_built_in_models_are_in_the_package(name: str) -> None:
+    assert (resolve(name) / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_built_in_adapters_are_in_the_package(name: str) -> None:
+    assert (resolve_adapter(name) / "adapter_config.json").exists()
 
 
 def test_a_directory_is_taken_as_it_is(tmp_path: Path) -> None:
