@@ -11,8 +11,8 @@ from recipes.lab.plan import Phase, Plan
 _DENSE_SHA256 = "c20b37fc4b962f22e54175c7cdf1605c086f13c64b5c4dd554b458b3048bd93d"
 """Of the model.safetensors that the package carries as `lab`."""
 
-# Small batches: after 250,000 tokens in batches of 4,096, 1,024 and 512, drafters agreed with the lab
-# model on 22%, 34% and 38% of the positions of code.
+# Small batches: after 250,000 tokens in batches of 4,096, 1,024 and 512, drafters agreed with the
+# lab model on 22%, 34% and 38% of the positions of code.
 DRAFTER = Plan(
     phases=(
         Phase(steps=3000, layers=2, context=512, mixture="distilled", batch_tokens=512),
