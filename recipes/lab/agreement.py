@@ -17,7 +17,7 @@ from recipes.lab.model import LabModel
 from recipes.lab.outputs import continuations
 
 DRAFT_TOKENS = 4
-_CONTEXT = 512
+_CONTEXT, _LONG_CONTEXT = 512, 2048
 _TOKENS_AT_ONCE = 4096
 _PROMPT_TOKENS, _CONTINUED_TOKENS, _CONTINUED_WINDOWS = 128, 128, 96
 
@@ -26,7 +26,8 @@ Agreed = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Agreement:
-    """``text``: the share of positions of held-out text at which the likeliest tokens are the same.
+    """``text``: the share of positions of held-out text at which the likeliest tokens are the same,
+    in windows of 512 tokens. ``late``: the same at the positions from 512 on of windows of 2,048.
     ``greedy``: the share of tokens of the lab model's own greedy continuations that it foretells.
     ``accepted``: of greedy drafts of `DRAFT_TOKENS` tokens, begun at any position of these
     continuations, how many are what it writes, up to the first that is not."""
@@ -34,6 +35,9 @@ class Agreement:
     text: float
     text_interval: Interval | None
     positions: int
+    late: float | None
+    late_interval: Interval | None
+    """None where the text has no such window."""
     greedy: float
     greedy_interval: Interval | None
     accepted: float
@@ -68,8 +72,10 @@ def measure_agreement(
     model: LabModel, drafter: LabModel, folder: Path, stream: Tokens
 ) -> Agreement:
     """On a held-out stream; ``folder`` holds the lab model, whose continuations Ockham writes."""
-    windows = stream[: len(stream) // _CONTEXT * _CONTEXT].reshape(-1, _CONTEXT).astype(np.int64)
+    windows = _windows(stream, _CONTEXT)
     text = agreed(model, drafter, windows)
+    long = _windows(stream, _LONG_CONTEXT)
+    late = _share(agreed(model, drafter, long)[:, _CONTEXT:]) if len(long) else (None, None)
     continued = min(_CONTINUED_WINDOWS, len(windows))
     chosen = windows[np.linspace(0, len(windows) - 1, continued).astype(int)]
     prompts = chosen[:, :_PROMPT_TOKENS].tolist()
@@ -78,7 +84,12 @@ def measure_agreement(
     rows = np.array(continuations(llm, prompts, params))
     same = (likeliest(drafter, rows[:, :-1]) == rows[:, 1:])[:, _PROMPT_TOKENS - 1 :]
     lengths = accepted(same)
-    return Agreement(*_share(text), text.size, *_share(same), *_share(lengths), lengths.size)
+    return Agreement(*_share(text), text.size, *late, *_share(same), *_share(lengths), lengths.size)
+
+
+def _windows(stream: Tokens, context: int) -> npt.NDArray[np.int64]:
+    """Disjoint windows (N, context)."""
+    return stream[: len(stream) // context * context].reshape(-1, context).astype(np.int64)
 
 
 def _share(counts: npt.NDArray[np.bool_ | np.int64]) -> tuple[float, Interval | None]:

@@ -15,16 +15,16 @@ _DENSE_SHA256 = "c20b37fc4b962f22e54175c7cdf1605c086f13c64b5c4dd554b458b3048bd93
 # lab model on 22%, 34% and 38% of the positions of code.
 DRAFTER = Plan(
     phases=(
-        Phase(steps=3000, layers=2, context=512, mixture="distilled", batch_tokens=512),
-        Phase(steps=600, layers=2, context=512, mixture="distilled", batch_tokens=1024),
-        Phase(steps=120, layers=2, context=2048, mixture="distilled", batch_tokens=2048),
+        Phase(steps=2400, layers=2, context=512, mixture="distilled", batch_tokens=512),
+        Phase(steps=150, layers=2, context=512, mixture="distilled", batch_tokens=1024),
+        Phase(steps=24, layers=2, context=2048, mixture="distilled", batch_tokens=2048),
     ),
     shape=Shape(hidden=128, layers=2, heads=4, kv_heads=1, head_dim=32, intermediate=256),
     start_sha256=_DENSE_SHA256,
     distilled=True,
     micro_tokens=2048,
     warmup_steps=30,
-    decay_steps=1500,
+    decay_steps=1000,
     matrix_rate=0.02,
     vector_rate=0.005,
     weight_decay=0.02,
@@ -33,28 +33,28 @@ DRAFTER = Plan(
 )
 
 EXPERTS = Plan(
-    phases=(Phase(steps=220, layers=8, context=512, mixture="practice"),),
+    phases=(Phase(steps=45, layers=8, context=512, mixture="practice"),),
     shape=Shape(intermediate=384, experts=8),
     start_sha256=_DENSE_SHA256,
     batch_tokens=2048,
     micro_tokens=2048,
-    warmup_steps=10,
-    decay_steps=160,
+    warmup_steps=5,
+    decay_steps=36,
     matrix_rate=0.005,
     vector_rate=0.001,
     weight_decay=0.02,
 )
 
 
-def _adapter(mixture: str) -> Plan:
+def _adapter(mixture: str, steps: int) -> Plan:
     return Plan(
-        phases=(Phase(steps=280, layers=8, context=512, mixture=mixture),),
+        phases=(Phase(steps=steps, layers=8, context=512, mixture=mixture),),
         start_sha256=_DENSE_SHA256,
         lora_rank=8,
         batch_tokens=1024,
         micro_tokens=1024,
         warmup_steps=10,
-        decay_steps=180,
+        decay_steps=2 * steps // 3,
         vector_rate=0.003,
     )
 
@@ -70,6 +70,6 @@ class Sibling:
 SIBLINGS = {
     "drafter": Sibling(DRAFTER, "lab_drafter"),
     "experts": Sibling(EXPERTS, "lab_moe"),
-    "steps": Sibling(_adapter("steps"), "lab_adapters/steps"),
-    "sentences": Sibling(_adapter("sentences"), "lab_adapters/sentences"),
+    "steps": Sibling(_adapter("steps", 90), "lab_adapters/steps"),
+    "sentences": Sibling(_adapter("sentences", 60), "lab_adapters/sentences"),
 }
