@@ -21,6 +21,7 @@ from recipes.lab.train import Trainer
 
 SOURCES = ("code", "prose")
 _CONTEXT = 512
+_WINDOWS = 64
 
 TaskScores = Sequence[Mapping[str, Any]]
 
@@ -80,8 +81,8 @@ def perplexities(dense: LabModel, trainer: Trainer) -> Scores:
     streams = trainer.streams.held_out
     return {
         source: (
-            evaluate(dense, streams[source], _CONTEXT),
-            evaluate(trainer.model, streams[source], _CONTEXT),
+            evaluate(dense, streams[source], _CONTEXT, most_windows=_WINDOWS),
+            evaluate(trainer.model, streams[source], _CONTEXT, most_windows=_WINDOWS),
         )
         for source in SOURCES
     }
