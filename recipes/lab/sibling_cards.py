@@ -143,7 +143,7 @@ def adapter_card(
     by_level = {(each["source"], each.get("level")): each for each in before}
     for each in after:
         other = by_level.get((each["source"], each.get("level")))
-        if other is not None and "score" in each:
+        if other is not None and "score" in each and other["items"] == each["items"]:
             rows.append(
                 f"| {each['source']} | {each.get('level') or 'all'} | {each['items']} | "
                 f"{_share(other['score'], other['score_interval'])} | "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -96,8 +97,6 @@ def plan_of(start: Path, shape: Shape, **fields: Any) -> Plan:
 
 
 def digest(path: Path) -> str:
-    import hashlib
-
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -395,6 +394,11 @@ def test_the_mixture_is_trained_the_same_each_time_and_from_where_it_stopped(
     assert_same(parts.model, whole.model)
     gates = [mixture.gate.weight for mixture in whole.model.mixtures()]
     assert all(not torch.equal(gate[:4], gate[4:]) for gate in gates)  # the ties are broken
+
+
+def test_the_plans_start_from_the_model_that_is_shipped() -> None:
+    shipped = digest(LAB / "model.safetensors")
+    assert {sibling.plan.start_sha256 for sibling in SIBLINGS.values()} == {shipped}
 
 
 def test_the_drafter_is_about_ten_times_smaller() -> None:
