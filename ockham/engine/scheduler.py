@@ -222,6 +222,9 @@ class Scheduler:
             sequence.computed = 0
 
     def _should_wait(self, sequence: Sequence, prefilling: list[Sequence]) -> bool:
+        """Whether another prompt is about to compute more of this one than is held."""
+        if not sequence.scored:
+            return False  # it computes every row itself
         others = ((other.prompt, other.salt) for other in prefilling)
         return self.reuse.should_wait(sequence.prompt, sequence.salt, others)
 

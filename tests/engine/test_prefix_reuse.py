@@ -120,6 +120,11 @@ def test_scored_prompts_compute_every_row(checkpoint: Path) -> None:
     serve(engine, [ask("a", prompt)])
     _, bill = serve(engine, [ask("b", prompt, prompt_logprobs=1)])["b"]
     assert (bill.prompt_tokens_computed, bill.prompt_tokens_reused) == (40, 0)
+    together = [ask("c", tokens(90, 5)), ask("d", tokens(90, 5), prompt_logprobs=1)]
+    for request in together:
+        engine.add(request)
+    engine.step()
+    assert engine.stats().waiting == 0
 
 
 def test_the_pool_takes_back_what_nobody_reads(checkpoint: Path) -> None:
