@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
-
 from ockham.cache.prefix_tree import Match, NodeFacts, PrefixTree
 from ockham.core.step import Ints
 from ockham.kernels.native import core
@@ -72,8 +70,3 @@ def make_tree(page_tokens: int, windows: Sequence[int], slope: float = 0.0) -> T
     if core is None:
         return PrefixTree(page_tokens, windows, slope)
     return NativeTree(page_tokens, windows, slope)
-
-
-def ids_of(tokens: Sequence[int]) -> Ints:
-    """Token ids as trees take them."""
-    return np.ascontiguousarray(tokens, np.int32)

@@ -9,13 +9,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ockham.cache.native_tree import NativeTree, ids_of
+from ockham.cache.native_tree import NativeTree
 from ockham.cache.prefix_tree import PrefixTree
 from ockham.kernels.native import core
 
 PAGE = 4
 SALTS = ["", "tenant"]
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=30)
+
+
+def ids_of(tokens: list[int]) -> np.ndarray:
+    return np.array(tokens, np.int32)
 
 
 class Trees(RuleBasedStateMachine):
