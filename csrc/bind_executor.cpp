@@ -404,6 +404,18 @@ void set_x(BoundRun& bound, Table<float> x) {
     std::memmove(run.x(), x.data(), static_cast<size_t>(x.size()) * sizeof(float));
 }
 
+void reposition(BoundExecutor& self, int64_t group, Vector<int64_t> source, Vector<int64_t> target,
+                Vector<int32_t> shifts) {
+    const Planes& planes = nb::cast<Planes&>(self.planes);
+    check_slots(planes, group, source);
+    check_slots(planes, group, target);
+    if (source.size() != target.size() || source.size() != shifts.size())
+        throw std::invalid_argument("each source slot needs a target slot and a shift.");
+    nb::gil_scoped_release release;
+    self.executor->reposition(group, source.data(), target.data(), shifts.data(),
+                              static_cast<int64_t>(source.size()));
+}
+
 nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     Run& run = *bound.run;
     nb::dict hidden, scores;
@@ -455,7 +467,8 @@ void bind_executor(nb::module_& module) {
                 self.executor->run(*run.run, start, stop);
             },
             "run"_a, "start"_a, "stop"_a)
-        .def("finish", &finish, "run"_a);
+        .def("finish", &finish, "run"_a)
+        .def("reposition", &reposition, "group"_a, "source"_a, "target"_a, "shifts"_a);
     module.def(
         "row_function",
         [](Isa isa, const std::string& name, Vector<float> x) {

@@ -87,6 +87,7 @@ Executor::Executor(ThreadPool& pool, Isa isa, Planes& planes, std::vector<ops::O
             if (op->rope) {
                 const auto found = std::find(ropes_.begin(), ropes_.end(), op->rope);
                 op->rotation = found - ropes_.begin();
+                rope_of_layer_[op->layer] = op->rotation;
                 if (found == ropes_.end()) ropes_.push_back(op->rope);
             }
         } else if (auto* op = std::get_if<ops::Attend>(&any)) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -198,6 +199,12 @@ class Executor {
     // Runs operations [start, stop). One thread at a time; others wait.
     void run(Run& run, int64_t start, int64_t stop);
 
+    // Copies the state of slots `source` of a group to its slots `target`, in all layers, the keys
+    // rotated on by `shifts[i]` positions. The caller checks that the slots exist; sources and targets
+    // must not overlap.
+    void reposition(int64_t group, const int64_t* source, const int64_t* target,
+                    const int32_t* shifts, int64_t count);
+
     // Takes back the memory of a run that is over.
     void recycle(std::unique_ptr<Activations> activations);
 
@@ -239,6 +246,7 @@ class Executor {
     Planes& planes_;
     std::vector<ops::Op> program_;
     std::vector<ops::Rope> ropes_;
+    std::map<int64_t, int64_t> rope_of_layer_;  // index into ropes_, of layers that rotate
     int64_t hidden_ = 0;
     int64_t vocabulary_ = 0;  // of the embedding
     int64_t logits_ = 0;

@@ -49,6 +49,12 @@ struct AttentionTile {
     float* out;       // [queries][width]: the same sum over values
 };
 
+// `count` tokens of one group, from lane `from` on, that go to another group, from lane `to` on.
+struct GroupRun {
+    int64_t from, to, count;
+    int64_t width;  // of both groups
+};
+
 struct RowKernels {
     // y = x / sqrt(mean(x^2) + eps) * weight. Squares are summed in 64 lanes, lane i taking the
     // elements i, i + 64, ...; then lanes by 16, then as the tree of lanes.h. y may be x.
@@ -73,6 +79,14 @@ struct RowKernels {
     // words[16][4]. Integers, so the same everywhere.
     void (*philox)(const uint32_t key[2], uint32_t first_block, uint32_t counter1,
                    uint32_t counter2, uint32_t counter3, uint32_t* words);
+    // Copies the keys of some tokens between two groups, as KeyGroup says, their first 2 * half
+    // elements rotated as by `rotate` and rounded once; and their values as they are.
+    void (*turn_fp32)(const void* source, void* target, GroupRun run, const float* cosines,
+                      const float* sines, int64_t half);
+    void (*turn_bf16)(const void* source, void* target, GroupRun run, const float* cosines,
+                      const float* sines, int64_t half);
+    void (*copy_values_fp32)(const void* source, void* target, GroupRun run);
+    void (*copy_values_bf16)(const void* source, void* target, GroupRun run);
     // For tests: the functions of functions.h by name.
     void (*exponential)(const float* x, int64_t length, float* y);
     void (*hyperbolic_tangent)(const float* x, int64_t length, float* y);

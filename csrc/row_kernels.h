@@ -3,6 +3,7 @@
 
 #include "functions.h"
 #include "layer_kernels.h"
+#include "turn_kernels.h"
 
 namespace ockham {
 namespace OCKHAM_ISA_NAMESPACE {
@@ -209,7 +210,8 @@ static void hyperbolic_tangent_row(const float* x, int64_t length, float* y) {
 const RowKernels row_kernels = {
     rms_norm,     add_scaled, multiply,   gated_silu,      gated_gelu_tanh,
     rotate,       softcap,    softmax,    logistic_row,    argmax,
-    to_bf16,      philox,     exponential_row,             hyperbolic_tangent_row,
+    to_bf16,      philox,     turn_fp32,  turn_bf16,       copy_values_fp32,
+    copy_values_bf16,         exponential_row,             hyperbolic_tangent_row,
 };
 
 }  // namespace OCKHAM_ISA_NAMESPACE

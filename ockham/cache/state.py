@@ -66,6 +66,7 @@ class State:
         self.page_tokens = groups[0].page_tokens
         self.numerics_id = numerics_id
         self.windows = tuple(g.window or 0 for g in groups)
+        self.sizes = tuple(g.pages for g in groups)
         self.reclaim: Callable[[list[int]], None] | None = None
         """Asked to make so many pages of each group free, when there are fewer."""
         self._most_pages = -(-most_cells // self.page_tokens)
@@ -158,6 +159,11 @@ class State:
         """Count one holder less of each page, none of them twice."""
         for group, each in enumerate(pages):
             self._give_back(group, each)
+
+    def holders(self, group: int, pages: Ints) -> Ints:
+        """How often each of the pages is held."""
+        held: Ints = self._refs[group][pages]
+        return held
 
     def advance(self, view: View, cells: int) -> None:
         """Say that the cells up to `cells` now hold valid state."""
@@ -269,6 +275,10 @@ class State:
             state = np.frombuffer(exported.data[group], dtype).reshape(shape)
             self.planes.write(group, self._slots(view, group, cells), state)
         return view
+
+    def slots(self, view: View, group: int, cells: Ints) -> Longs:
+        """Where the cells of a view stand. They must be reserved and not let go."""
+        return self._slots(view, group, cells.astype(np.int64))
 
     # -- for steps -----------------------------------------------------------------------------
 

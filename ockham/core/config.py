@@ -20,6 +20,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `gpu_memory_utilization` is the share of the memory allowed to this process that weights, state
     and workspace may take together (the name is vLLM's; on a CPU it means RAM);
     `kv_cache_memory_bytes` sets the state's pool directly. `block_size` is the tokens of a page.
+    `reuse` names at most one exact reuse and any number of approximate ones, which requests may
+    then ask for; options stand behind a name: "prefix,chunk:recompute_fraction=0.2".
     `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
     for none; None takes $OCKHAM_CACHE or the user's cache directory.
     """
@@ -49,9 +51,11 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     trust_remote_code: bool = False
 
     @property
-    def reuse_technique(self) -> str:
-        """The name of the reuse: `enable_prefix_caching=False` is vLLM's way to say none."""
-        return self.reuse if self.enable_prefix_caching or self.reuse != "prefix" else "none"
+    def reuse_techniques(self) -> list[str]:
+        """The names of the reuses, with their options: `enable_prefix_caching=False` is vLLM's way
+        to leave `prefix` out."""
+        named = [name.strip() for name in self.reuse.split(",")]
+        return [name for name in named if self.enable_prefix_caching or name != "prefix"]
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

@@ -6,7 +6,9 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from ockham.core.errors import ConfigError
 
@@ -99,3 +101,29 @@ def find(seam: str, name: str) -> Technique:
         known = ", ".join(t.name for t in techniques(seam)) or "none yet"
         raise ConfigError(f"there is no {seam} called {name!r}; there is: {known}.")
     return _techniques[seam, name]
+
+
+def make(seam: str, given: str) -> tuple[Technique, Any]:
+    """A technique and one object of it, from its name and options: "chunk:recompute_fraction=0.2".
+
+    Options are the fields of its `Options` structure. Raises ConfigError for a name or an option
+    that does not exist, or a value of the wrong kind.
+    """
+    name, *options = given.split(":")
+    technique = find(seam, name)
+    kind = getattr(technique.cls, "Options", None)
+    if kind is None:
+        if options:
+            raise ConfigError(f"the {seam} {name!r} has no options, got {':'.join(options)!r}.")
+        return technique, technique.cls()
+    values = dict(option.partition("=")[::2] for option in options)
+    known = kind.__struct_fields__
+    for option in values:
+        if option not in known:
+            raise ConfigError(
+                f"the {seam} {name!r} has no option {option!r}; it has {', '.join(known)}."
+            )
+    try:
+        return technique, technique.cls(msgspec.convert(values, kind, strict=False))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the options {':'.join(options)!r} of {name!r}: {error}.") from error

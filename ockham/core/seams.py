@@ -13,11 +13,13 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.approximation import Approximation
 from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
 
 
 class Linear(Protocol):
@@ -117,6 +119,8 @@ class PagePool(Protocol):
     page_tokens: int
     windows: tuple[int, ...]
     """The sliding window of each group, 0 for none."""
+    sizes: tuple[int, ...]
+    """How many pages each group has."""
     reclaim: Callable[[list[int]], None] | None
     """Asked to make so many pages of each group free, when there are fewer."""
 
@@ -128,6 +132,10 @@ class PagePool(Protocol):
 
     def drop(self, pages: Sequence[Ints]) -> None:
         """Count one holder less; a page that nobody holds is free."""
+        ...
+
+    def holders(self, group: int, pages: Ints) -> Ints:
+        """How often each of the pages is held."""
         ...
 
 
@@ -191,6 +199,83 @@ class Reuse(Protocol):
 
     def held(self) -> list[Ints]:
         """Of each group, every page as often as it is held; [] if nothing ever is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """State that a prompt takes over: its cell `cells[i]` gets what stands in slot `slots[g][i]` of
+    each layer group, computed `shifts[i]` positions before it."""
+
+    cells: Ints
+    slots: Sequence[Longs]
+    shifts: Ints
+
+
+class Splice(Protocol):
+    """What one prompt takes over from others, and what it leaves for them."""
+
+    todo: Ints
+    """The cells that must be computed, ascending, the prompt's last among them. All others from
+    the first that was asked about are given."""
+    layers: Sequence[int]
+    """Layers whose attention probabilities are wanted of the rows of `scored`."""
+
+    def given(self, start: int, stop: int) -> Given:
+        """Sources of the given cells among [start, stop); cells that are computed may be with
+        them, which is overwritten."""
+        ...
+
+    def scored(self, cells: Ints) -> Ints:
+        """Indices into `cells`, which are computed next: those whose attention is wanted."""
+        ...
+
+    def observe(self, cells: Ints, scores: Sequence[Sequence[Floats]]) -> None:
+        """The attention of those cells, of each of `layers`: one value for each key that a cell
+        sees, the last its own."""
+        ...
+
+    def reached(self, cells: int, tables: Sequence[Ints]) -> None:
+        """The cells [0, cells) are valid and stand in `tables`."""
+        ...
+
+    def leave(self) -> None:
+        """Nothing more is taken or left. May be called again."""
+        ...
+
+
+class ApproximateReuse(Protocol):
+    """State computed at other positions, or after other text, taken over as it is.
+
+    Only requests that name the technique (`Approximation`) meet it. The engine keeps what follows
+    a cell that was taken over away from every `Reuse`. `salt` is the tenant: two never share.
+    """
+
+    name: ClassVar[str]
+
+    def attach(self, pool: PagePool, slope: float, layers: Sequence[int]) -> None:
+        """Begin to work for an engine, whose model has these layers. `slope` as for `Reuse`."""
+        ...
+
+    def check(self, asked: Approximation) -> None:
+        """Raise InvalidRequest for what this technique cannot do."""
+        ...
+
+    def open(self, tokens: Ints, first: int, salt: str, asked: Approximation) -> Splice | None:
+        """What a prompt takes over from its cell `first` on, those before it being held exactly;
+        None if it neither takes nor leaves anything."""
+        ...
+
+    def evictable(self) -> list[int]:
+        """About how many pages of each group could be given back now."""
+        ...
+
+    def forget(self) -> None:
+        """Give back everything that no running sequence reads."""
+        ...
+
+    def held(self) -> list[Ints]:
+        """Of each group, every page as often as it is held."""
         ...
 
 

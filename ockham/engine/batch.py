@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ockham.cache.state import State
-from ockham.core.step import Step
+from ockham.core.seams import Splice
+from ockham.core.step import NO_ROWS, Ints, Step
 from ockham.engine.scheduler import Chunk
 from ockham.engine.sequence import Sequence
 
@@ -17,7 +18,9 @@ class Part:
     """One chunk of a step: `start` is its first row's cell, `logits` the rows of the step's logits
     that belong to it, of which the first is wanted by row `first_wanted` of the chunk. `samples`
     says whether its last row chooses the next token; `argmax` is which of the step's argmaxes that
-    is, None if the token is to be drawn from the last of its logits."""
+    is, None if the token is to be drawn from the last of its logits. `runs` are the runs of
+    consecutive cells that its rows stand in, each as (first cell, rows). Rows whose attention is
+    wanted have the cells `scored` and stand in the step's scores from `first_score` on."""
 
     sequence: Sequence
     start: int
@@ -26,6 +29,15 @@ class Part:
     first_wanted: int
     samples: bool
     argmax: int | None
+    runs: list[tuple[int, int]]
+    scored: Ints = field(default_factory=lambda: NO_ROWS)
+    first_score: int = 0
+
+    @property
+    def end(self) -> int:
+        """The cell after its last row's."""
+        first, rows = self.runs[-1]
+        return first + rows
 
     @property
     def head_rows(self) -> int:
@@ -51,14 +63,22 @@ def build(chunks: list[Chunk], state: State) -> Batch:
 
     owner = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
     cells = np.arange(rows, dtype=np.int32) + np.repeat(starts - first_rows[:-1], counts)
+    scored: dict[int, list[Ints]] = {}
     ids = np.empty(rows, np.int32)
     parts: list[Part] = []
     wanted: list[int] = []
     argmax: list[int] = []
     for chunk, sequence, row in zip(chunks, sequences, first_rows.tolist(), strict=False):
-        ids[row : row + chunk.rows] = sequence.tokens[
-            sequence.computed : sequence.computed + chunk.rows
-        ]
+        runs = [(sequence.computed, chunk.rows)]
+        if sequence.todo is None:
+            ids[row : row + chunk.rows] = sequence.tokens[
+                sequence.computed : sequence.computed + chunk.rows
+            ]
+        else:
+            own = sequence.next_cells(chunk.rows)
+            cells[row : row + chunk.rows] = own
+            ids[row : row + chunk.rows] = sequence.token_ids(int(own[-1]) + 1)[own]
+            runs = runs_of(own)
         wants = sequence.wanted_logits(chunk.rows)
         samples = chunk.rows == sequence.remaining and not sequence.scores_only
         greedy = samples and sequence.greedy
@@ -73,8 +93,11 @@ def build(chunks: list[Chunk], state: State) -> Batch:
                 wants.start,
                 samples,
                 len(argmax) if greedy else None,
+                runs,
             )
         )
+        if sequence.splice is not None:
+            _want_scores(parts[-1], sequence.splice, row, cells[row : row + chunk.rows], scored)
         wanted.extend(range(row + wants.start, row + wants.stop))
         if greedy:
             argmax.append(row + chunk.rows - 1)
@@ -95,5 +118,29 @@ def build(chunks: list[Chunk], state: State) -> Batch:
         seeds=np.repeat(np.array([s.seed for s in sequences], np.uint64), counts),
         streams=np.repeat(np.array([s.index for s in sequences], np.uint32), counts),
         keep=np.ones(rows, np.bool_),
+        wants_scores={layer: np.concatenate(wanting) for layer, wanting in scored.items()},
     )
     return Batch(step, parts)
+
+
+def runs_of(cells: Ints) -> list[tuple[int, int]]:
+    """Ascending cells as runs of consecutive ones, each as (first cell, cells)."""
+    if not len(cells):
+        return []
+    starts = np.flatnonzero(np.diff(cells, prepend=cells[0] - 2) != 1)
+    lengths = np.diff(starts, append=len(cells))
+    return list(zip(cells[starts].tolist(), lengths.tolist(), strict=True))
+
+
+def _want_scores(
+    part: Part, splice: Splice, row: int, cells: Ints, scored: dict[int, list[Ints]]
+) -> None:
+    """Ask for the attention of the rows that a splice wants to know about. Every splice of a step
+    is of the same layers, so that a part's rows stand at the same place in each."""
+    wanting = splice.scored(cells)
+    if not len(wanting):
+        return
+    part.scored = cells[wanting].copy()
+    part.first_score = sum(len(rows) for rows in scored.get(splice.layers[0], ()))
+    for layer in splice.layers:
+        scored.setdefault(layer, []).append((row + wanting).astype(np.int32))

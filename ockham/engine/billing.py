@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ockham.core.cost import ModelCost
 from ockham.core.ledger import Ledger, divide
-from ockham.engine.batch import Part
+from ockham.engine.batch import Part, runs_of
 from ockham.engine.decoding import Decoding
 from ockham.engine.sequence import Sequence
 
@@ -25,8 +25,8 @@ def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
     total.weight_bytes += weight_bytes
     total.state_written_bytes += cost.state_written_bytes(rows)
     for part, share in zip(parts, divide(weight_bytes, [p.rows for p in parts]), strict=True):
-        attention_flops = cost.attention_flops(part.start + 1, part.rows)
-        read_bytes = cost.state_read_bytes(part.start + 1, part.rows)
+        attention_flops = sum(cost.attention_flops(first + 1, rows) for first, rows in part.runs)
+        read_bytes = cost.state_read_bytes(part.start + 1, part.end - part.start)
         total.flops += attention_flops
         total.state_read_bytes += read_bytes
         _book_part(part, cost, share, attention_flops, read_bytes, total)
@@ -49,15 +49,20 @@ def _book_part(
     ledger.state_read_bytes += read_bytes
     ledger.state_written_bytes += cost.state_written_bytes(part.rows)
 
-    again = max(0, min(sequence.computed_once - part.start, part.rows))
-    fresh_prompt = max(0, min(sequence.prompt_tokens, part.start + part.rows) - part.start - again)
+    once = sequence.computed_once
+    again = [(first, max(0, min(once - first, rows))) for first, rows in part.runs]
+    fresh_prompt = sum(
+        max(0, min(sequence.prompt_tokens, first + rows) - first - repeated)
+        for (first, rows), (_, repeated) in zip(part.runs, again, strict=True)
+    )
     alone = cost.weight_bytes(part.rows, part.head_rows)
     for book in (ledger, total):
         book.prompt_tokens_computed += fresh_prompt
         if alone > weight_bytes:
             book.save(BATCHING, nbytes=alone - weight_bytes)
-        if again:
-            book.waste(PREEMPTION, again, cost.row_flops(part.start + 1, again, 0))
+        for first, repeated in again:
+            if repeated:
+                book.waste(PREEMPTION, repeated, cost.row_flops(first + 1, repeated, 0))
 
 
 def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
@@ -100,6 +105,31 @@ def book_reuse(sequence: Sequence, tokens: int, name: str, cost: ModelCost, tota
     for book in (sequence.ledger, total):
         book.prompt_tokens_reused += max(0, min(tokens, sequence.prompt_tokens) - before)
         book.save(name, tokens - before, cost.row_flops(before + 1, tokens - before, 0))
+
+
+def book_given(sequence: Sequence, stop: int, cost: ModelCost, total: Ledger) -> None:
+    """Book the cells up to `stop` that were given approximately, and that it had not before."""
+    assert sequence.approximation is not None, "only what is asked for is given"
+    start = max(sequence.computed, sequence.computed_once)
+    todo = sequence.next_cells(sequence.remaining)
+    todo = todo[(todo >= start) & (todo < stop)]
+    tokens = stop - start - len(todo)
+    if tokens <= 0:
+        return
+    whole = cost.row_flops(start + 1, stop - start, 0)
+    computed = len(todo) * cost.linear_flops + sum(
+        cost.attention_flops(first + 1, rows) for first, rows in runs_of(todo)
+    )
+    for book in (sequence.ledger, total):
+        book.prompt_tokens_reused += tokens
+        book.save(sequence.approximation.reuse, tokens, whole - computed)
+
+
+def book_copies(sequence: Sequence, cells: int, cost: ModelCost, total: Ledger) -> None:
+    """Book the state of so many cells, read in one place and written in another."""
+    for book in (sequence.ledger, total):
+        book.state_read_bytes += cost.state_written_bytes(cells)
+        book.state_written_bytes += cost.state_written_bytes(cells)
 
 
 def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:

@@ -15,10 +15,11 @@ import numpy as np
 
 from ockham.cache.state import State, View
 from ockham.core.config import EngineConfig
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
-from ockham.core.registry import find
+from ockham.core.registry import find, make
+from ockham.core.seams import ApproximateReuse, Reuse
 from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing
 from ockham.engine.attach import Attachments, Hook
@@ -50,10 +51,10 @@ class Engine:
             for seam, name in (
                 ("policy", config.policy),
                 ("keep", config.keep),
-                ("reuse", config.reuse_technique),
                 ("drafter", config.drafter),
             )
         }
+        self.reuse, self.approximate = _reuses(config)
         self.model: LoadedModel = load_model(config, progress)
         self.tokenizer: Tokenizer | None = load_tokenizer(config, self.model.directory)
         plan = self.model.plan
@@ -66,7 +67,8 @@ class Engine:
             self.state,
             seams["policy"],
             seams["keep"],
-            seams["reuse"],
+            self.reuse,
+            self.approximate,
             most_rows=config.max_num_batched_tokens,
             most_sequences=config.max_num_seqs,
             most_logits=plan.logits_rows,
@@ -80,8 +82,14 @@ class Engine:
         self.backend_s = 0.0
         """Seconds in the backend's operations; the rest of a step is scheduling and bookkeeping."""
         self._cost = cost_of(self.model.program, self.model.layouts)
-        self.reuse = seams["reuse"]
         self.reuse.attach(self.state, self._cost.attention_slope)
+        layers = sorted(layer for group in self.model.layouts for layer in group.layers)
+        for approximate in self.approximate.values():
+            approximate.attach(self.state, self._cost.attention_slope, layers)
+        self.scheduler.place_given = self._place_given
+        self.scheduler.on_given = lambda sequence, stop: billing.book_given(
+            sequence, stop, self._cost, self._total
+        )
         self.scheduler.on_reused = lambda sequence, tokens: billing.book_reuse(
             sequence, tokens, self.reuse.name, self._cost, self._total
         )
@@ -116,6 +124,7 @@ class Engine:
             text=self._text(request),
             arrival_s=time.monotonic(),
             salt=request.cache_salt,
+            approximation=request.approximation,
         )
         if sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs *= request.score_from
@@ -156,6 +165,8 @@ class Engine:
                 chunk.sequence.start_s = now
         batch = build(chunks, self.state)
         output = self._run(batch.step)
+        for part in batch.parts:
+            self._observe(part, output)
         billing.book_step(batch.parts, self._cost, self._total)
         self.scheduler.commit(chunks)
         return self._collect(batch.parts, output)
@@ -197,6 +208,27 @@ class Engine:
                 if hook is not None:
                     hook(run)
             return self.executor.finish(run)
+
+    def _place_given(self, sequence: Sequence, stop: int) -> None:
+        """Copy what a sequence is given, up to the cell `stop`, into its reserved cells."""
+        assert sequence.view is not None, "a running sequence has a view"
+        assert sequence.splice is not None, "only a splice gives"
+        given = sequence.splice.given(sequence.computed, stop)
+        if not len(given.cells):
+            return
+        with self._in_backend():
+            for group, source in enumerate(given.slots):
+                target = self.state.slots(sequence.view, group, given.cells)
+                self.executor.reposition(group, source, target, given.shifts)
+        billing.book_copies(sequence, len(given.cells), self._cost, self._total)
+
+    def _observe(self, part: Part, output: StepOutput) -> None:
+        """Tell a splice of the attention that it wanted to know."""
+        if not len(part.scored) or part.sequence.splice is None:
+            return
+        places = slice(part.first_score, part.first_score + len(part.scored))
+        layers = part.sequence.splice.layers
+        part.sequence.splice.observe(part.scored, [output.scores[n][places] for n in layers])
 
     def _sample(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
         if not draws:
@@ -365,7 +397,7 @@ class Engine:
             waiting=len(self.scheduler.waiting),
             steps=self.scheduler.steps,
             preemptions=self.scheduler.preemptions,
-            pages_used=self.state.pages_used - sum(self.reuse.evictable()),
+            pages_used=self.state.pages_used - sum(self.scheduler.evictable()),
             pages_total=self.state.pages_total,
             ledger=self.total,
         )
@@ -373,7 +405,10 @@ class Engine:
     def check_integrity(self) -> None:
         """Raise OckhamError unless every page is held by a running sequence, kept or free."""
         views: list[View] = [s.view for s in self.scheduler.running if s.view is not None]
-        self.state.check_integrity(views, self.reuse.held())
+        every: list[Reuse | ApproximateReuse] = [self.reuse, *self.approximate.values()]
+        held = [each.held() for each in every]
+        kept = [np.concatenate(pages) for pages in zip(*filter(None, held), strict=True)]
+        self.state.check_integrity(views, kept)
 
     def _check(self, request: Request) -> None:
         tokens, params = request.prompt_token_ids, request.params
@@ -408,6 +443,7 @@ class Engine:
                 f"{len(tokens) - 1} to score; choose one of them, or {len(tokens)} for none."
             )
         params.check_vocabulary(self.vocabulary)
+        self._check_approximation(request)
         if self.tokenizer is None and (params.stop_strings or params.bad_words):
             raise InvalidRequest(
                 "stop strings and bad_words need a tokenizer, and none was loaded; use "
@@ -425,6 +461,20 @@ class Engine:
                 "allowed_token_ids",
             )
         self._check_pool(len(tokens), params.max_tokens)
+
+    def _check_approximation(self, request: Request) -> None:
+        asked = request.approximation
+        if asked is None:
+            return
+        if asked.reuse not in self.approximate:
+            there = ", ".join(self.approximate) or "none"
+            raise InvalidRequest(
+                f"this engine has no approximate reuse {asked.reuse!r}; it has {there}. Start it "
+                f"with --reuse prefix,{asked.reuse}, or leave reuse out of the request.",
+                "reuse",
+            )
+        asked.check(len(request.prompt_token_ids))
+        self.approximate[asked.reuse].check(asked)
 
     def _check_pool(self, prompt: int, max_tokens: int | None) -> None:
         """Refuse what could not be served even with the whole pool to itself."""
@@ -466,3 +516,18 @@ class Engine:
             params.stop_strings,
             params.include_stop_str_in_output,
         )
+
+
+def _reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReuse]]:
+    """The exact reuse, and the approximate ones by name. Raises ConfigError for two exact ones."""
+    exact, approximate = [], {}
+    for given in config.reuse_techniques:
+        technique, reuse = make("reuse", given)
+        if technique.exact:
+            exact.append(reuse)
+        else:
+            approximate[technique.name] = reuse
+    if len(exact) > 1:
+        names = " and ".join(reuse.name for reuse in exact)
+        raise ConfigError(f"an engine has one exact reuse, got {names}; leave one of them out.")
+    return exact[0] if exact else make("reuse", "none")[1], approximate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ockham.core.approximation import Approximation
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
@@ -14,7 +15,7 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
 
     With `params.prompt_logprobs`, prompt tokens from number `score_from` on are scored: those
     before it have None, and cost no logits. Requests share state only with those of the same
-    `cache_salt`.
+    `cache_salt`. `approximation` names what may be reused approximately: nothing by default.
     """
 
     request_id: str
@@ -23,6 +24,7 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     detokenize: bool = True
     score_from: int = 1
     cache_salt: str = ""
+    approximation: Approximation | None = None
 
 
 class Abort(msgspec.Struct, tag="abort"):

@@ -8,12 +8,14 @@ state and computes it again later.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
+
 from ockham.cache.state import State, View
-from ockham.core.seams import NOTHING_KEPT, Keep, Policy, Reuse
+from ockham.core.seams import NOTHING_KEPT, ApproximateReuse, Keep, Policy, Reuse
 from ockham.engine.sequence import Sequence, Status
 
 
@@ -37,6 +39,7 @@ class Scheduler:
         policy: Policy,
         keep: Keep,
         reuse: Reuse,
+        approximate: Mapping[str, ApproximateReuse],
         *,
         most_rows: int,
         most_sequences: int,
@@ -48,6 +51,11 @@ class Scheduler:
         self.reuse = reuse
         self.on_reused: Callable[[Sequence, int], None] = lambda sequence, tokens: None
         """Told of an admitted sequence how many of its tokens need not be computed."""
+        self.approximate = approximate
+        self.place_given: Callable[[Sequence, int], None] = lambda sequence, stop: None
+        """Asked to put what a sequence is given, up to the cell `stop`, into its reserved cells."""
+        self.on_given: Callable[[Sequence, int], None] = lambda sequence, stop: None
+        """Told that a sequence's cells up to `stop` are about to be valid, some of them given."""
         self.most_rows = most_rows
         self.most_sequences = most_sequences
         self.most_logits = most_logits
@@ -95,12 +103,18 @@ class Scheduler:
             chunk.sequence.last_served = served
         self._served += len(chunks)
 
+    def evictable(self) -> list[int]:
+        """About how many pages of each group could be given back by what keeps them."""
+        every: list[Reuse | ApproximateReuse] = [self.reuse, *self.approximate.values()]
+        return [sum(pages) for pages in zip(*(each.evictable() for each in every), strict=True)]
+
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Start `child` with the state that `parent` has computed so far."""
         assert parent.view is not None, "only a running sequence can be forked"
         child.view = self.state.fork(parent.view)
         child.handle = self.reuse.share(parent.handle)
         child.computed = child.computed_once = parent.computed
+        child.inexact_from = parent.inexact_from
         child.start_s = parent.start_s
         child.status = Status.RUNNING
         parent.seats -= 1
@@ -116,20 +130,30 @@ class Scheduler:
 
     def commit(self, chunks: list[Chunk]) -> None:
         """The step has run: its cells are valid, and what no later row can see is let go."""
-        windows = [layout.window for layout in self.state.groups]
         for chunk in chunks:
             sequence = chunk.sequence
-            assert sequence.view is not None, "a scheduled sequence has a view"
-            computed = sequence.computed = sequence.computed + chunk.rows
-            if computed > sequence.computed_once:
-                sequence.computed_once = computed
-            self.state.advance(sequence.view, computed)
-            for group, window in enumerate(windows):
-                first = self.keep.first_kept(computed, window)
-                if first:
-                    self.state.let_go(sequence.view, group, first)
-            if computed <= sequence.prompt_tokens:
+            self._advance(sequence, sequence.end_after(chunk.rows))
+            if sequence.computed <= sequence.prompt_tokens:
                 self._keep(sequence)  # for others that begin alike
+
+    def _advance(self, sequence: Sequence, computed: int) -> None:
+        """The cells up to `computed` are valid."""
+        view = sequence.view
+        assert view is not None, "a scheduled sequence has a view"
+        if sequence.splice is not None:
+            self.on_given(sequence, computed)
+        sequence.computed = computed
+        if computed > sequence.computed_once:
+            sequence.computed_once = computed
+        self.state.advance(view, computed)
+        if sequence.splice is not None:
+            sequence.splice.reached(computed, [table[: view.pages] for table in view.tables])
+            if not sequence.remaining:
+                sequence.leave_splice()
+        for group, layout in enumerate(self.state.groups):
+            first = self.keep.first_kept(computed, layout.window)
+            if first:
+                self.state.let_go(view, group, first)
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's state away; it waits its turn and computes it again."""
@@ -196,6 +220,7 @@ class Scheduler:
                 sequence.computed_once = max(sequence.computed_once, found)
             else:
                 sequence.view = self.state.new_view()
+            self._splice(sequence)
             sequence.status = Status.RUNNING
             self.running.append(sequence)
             prefilling.append(sequence)
@@ -215,6 +240,18 @@ class Scheduler:
         sequence.handle, sequence.computed = prefix.handle, prefix.tokens
         return prefix.tokens
 
+    def _splice(self, sequence: Sequence) -> None:
+        """Let an admitted sequence take over approximately what it asks for."""
+        asked = sequence.approximation
+        if asked is None or not sequence.scored or sequence.computed >= sequence.prompt_tokens:
+            return
+        reuse = self.approximate[asked.reuse]
+        splice = reuse.open(sequence.prompt, sequence.computed, sequence.salt, asked)
+        if splice is not None:
+            sequence.take(splice)
+            generated = np.arange(sequence.prompt_tokens, sequence.target, dtype=np.int32)
+            sequence.todo = np.concatenate((splice.todo, generated))
+
     def _leave(self, sequence: Sequence, found: int) -> None:
         """Take back what `_look_up` gave to a sequence that cannot run yet."""
         if found:
@@ -225,21 +262,22 @@ class Scheduler:
         """Whether another prompt is about to compute more of this one than is held."""
         if not sequence.scored:
             return False  # it computes every row itself
-        others = ((other.prompt, other.salt) for other in prefilling)
+        others = ((other.prompt[: other.inexact_from], other.salt) for other in prefilling)
         return self.reuse.should_wait(sequence.prompt, sequence.salt, others)
 
     def _keep(self, sequence: Sequence) -> None:
         """Say that the sequence's cells so far are valid, for others to go on from."""
-        if sequence.view is not None and sequence.computed:
-            tokens = sequence.token_ids(sequence.computed)
-            pages = -(-sequence.computed // self.state.page_tokens)
+        cells = sequence.exact_cells
+        if sequence.view is not None and cells:
+            tokens = sequence.token_ids(cells)
+            pages = -(-cells // self.state.page_tokens)
             tables = [table[:pages] for table in sequence.view.tables]
             sequence.handle = self.reuse.keep(sequence.handle, tokens, sequence.salt, tables)
 
     def _claim(self, claimed: list[int], sequence: Sequence) -> bool:
         """Set aside the pages that the rest of a prompt needs; False if there are too few."""
-        cells = sequence.computed + sequence.remaining
-        evictable = self.reuse.evictable()
+        cells = sequence.target
+        evictable = self.evictable()
         enough = True
         for group, free in enumerate(self.state.free_pages()):
             need = self.state.pages_for(cells, group, self.most_rows)
@@ -253,10 +291,13 @@ class Scheduler:
         """Reserve cells for a chunk and add it to the plan, preempting others if pages run out."""
         while True:
             assert sequence.view is not None, "a running sequence has a view"
-            if self.state.reserve(sequence.view, sequence.computed + rows):
-                plan.add(sequence, rows)
+            if placed := self._reserve(sequence, rows):
+                plan.add(sequence, placed)
                 return
             victim = cast(Sequence, self.policy.victim(self.running))
+            if victim is sequence and sequence.splice is not None:
+                sequence.leave_splice()  # what it was to take over may go; it computes the rest
+                continue
             if victim is sequence and sequence.handle != NOTHING_KEPT:
                 # The last resort: its cached prefix may go, but for the pages that it reads.
                 self.reuse.leave(sequence.handle)
@@ -267,7 +308,34 @@ class Scheduler:
             if victim is sequence:
                 return
 
+    def _reserve(self, sequence: Sequence, rows: int) -> int:
+        """Make the cells of the next rows writable, and put what is given of those before them into
+        place. How many rows there is room for; 0 if pages are short."""
+        assert sequence.view is not None, "a running sequence has a view"
+        if sequence.splice is None:
+            return rows * self.state.reserve(sequence.view, sequence.computed + rows)
+        while any(self.state.windows):
+            # A window lets go of cells as it moves on: it is not led over many given ones at once.
+            end = sequence.computed + self.most_rows
+            fitting = int(np.searchsorted(sequence.next_cells(rows), end))
+            if fitting:
+                rows = fitting
+                break
+            if not self._place_given(sequence, end):
+                return 0
+            self._advance(sequence, end)
+        return rows * self._place_given(sequence, sequence.end_after(rows))
+
+    def _place_given(self, sequence: Sequence, end: int) -> bool:
+        assert sequence.view is not None, "a running sequence has a view"
+        if not self.state.reserve(sequence.view, end):
+            return False
+        self.place_given(sequence, end)
+        return True
+
     def _release(self, sequence: Sequence) -> None:
+        sequence.leave_splice()
+        sequence.inexact_from = None
         if sequence.view is not None:
             self.state.release(sequence.view)
             sequence.view = None

@@ -8,10 +8,11 @@ from enum import Enum
 import numpy as np
 
 from ockham.cache.state import View
+from ockham.core.approximation import Approximation
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import NOTHING_KEPT
+from ockham.core.seams import NOTHING_KEPT, Splice
 from ockham.core.step import Ints
 from ockham.engine.text import TextOutput
 from ockham.kernels.sampling import NO_TOKENS, Draw, Ids
@@ -32,6 +33,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "approximation",
         "arrival_s",
         "bad_words",
         "computed",
@@ -41,6 +43,7 @@ class Sequence:
         "first_token_s",
         "handle",
         "index",
+        "inexact_from",
         "last_served",
         "ledger",
         "most_tokens",
@@ -57,11 +60,13 @@ class Sequence:
         "salt",
         "seats",
         "seed",
+        "splice",
         "start_s",
         "status",
         "stop_ids",
         "stop_reason",
         "text",
+        "todo",
         "tokens",
         "view",
     )
@@ -81,6 +86,7 @@ class Sequence:
         text: TextOutput | None,
         arrival_s: float,
         salt: str = "",
+        approximation: Approximation | None = None,
     ) -> None:
         self.request_id = request_id
         self.index = index
@@ -98,6 +104,13 @@ class Sequence:
         self.salt = salt
         self.handle = NOTHING_KEPT
         """What the Reuse keeps for it while it runs."""
+        self.approximation = approximation
+        self.splice: Splice | None = None
+        """What it takes over approximately, while its prompt is computed."""
+        self.todo: Ints | None = None
+        """The cells from `computed` on that are to be computed, while others are given."""
+        self.inexact_from: int | None = None
+        """The first cell that was given approximately, and on which all later ones depend."""
         self.prompt: Ints = np.asarray(tokens, np.int32)
         self.seats = params.n if index == 0 else 1
         """Running sequences that this one counts for: its choices, until they are forked."""
@@ -162,6 +175,40 @@ class Sequence:
         rest = np.asarray(self.tokens[self.prompt_tokens : count], np.int32)
         return np.concatenate((self.prompt, rest))
 
+    def take(self, splice: Splice) -> None:
+        """Take over what a splice gives, and compute the rest."""
+        self.splice, self.todo = splice, splice.todo
+        in_place = splice.todo == np.arange(self.computed, self.computed + len(splice.todo))
+        self.inexact_from = None
+        if not in_place.all():
+            self.inexact_from = self.computed + int(np.argmin(in_place))
+
+    def leave_splice(self) -> None:
+        """Take over nothing more; what was taken stays."""
+        if self.splice is not None:
+            self.splice.leave()
+        self.splice = self.todo = None
+        if self.inexact_from is not None and self.inexact_from >= self.computed:
+            self.inexact_from = None
+
+    def next_cells(self, rows: int) -> Ints:
+        """The cells of the next `rows` rows."""
+        if self.todo is None:
+            return np.arange(self.computed, self.computed + rows, dtype=np.int32)
+        first = int(np.searchsorted(self.todo, self.computed))
+        return self.todo[first : first + rows]
+
+    def end_after(self, rows: int) -> int:
+        """How many cells are valid once the next `rows` rows are computed."""
+        return self.computed + rows if self.todo is None else int(self.next_cells(rows)[-1]) + 1
+
+    @property
+    def exact_cells(self) -> int:
+        """Leading cells whose state is what the model alone would have computed."""
+        if self.inexact_from is None:
+            return self.computed
+        return min(self.computed, self.inexact_from)
+
     @property
     def scored(self) -> bool:
         """Whether no row of the prompt is wanted for its log probabilities any more."""
@@ -173,11 +220,17 @@ class Sequence:
         return self.most_tokens == self.prompt_tokens
 
     @property
+    def target(self) -> int:
+        """Cells that must be valid before the next token can be sampled, or the prompt scored."""
+        # The last token of a prompt that is only scored predicts nothing that anyone asked for.
+        return max(1, self.prompt_tokens - 1) if self.scores_only else len(self.tokens)
+
+    @property
     def remaining(self) -> int:
         """Rows to compute before the next token can be sampled, or the prompt is scored."""
-        # The last token of a prompt that is only scored predicts nothing that anyone asked for.
-        target = max(1, self.prompt_tokens - 1) if self.scores_only else len(self.tokens)
-        return target - self.computed
+        if self.todo is not None:
+            return len(self.todo) - int(np.searchsorted(self.todo, self.computed))
+        return self.target - self.computed
 
     remaining_prefill = remaining
 

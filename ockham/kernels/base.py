@@ -78,6 +78,15 @@ class Executor(Protocol):
 
     def finish(self, run: Run) -> StepOutput: ...
 
+    def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
+        """Copy the state of slots `source` to slots `target`, in all layers of the group, where
+        `target[i]` stands `shifts[i]` positions after `source[i]`.
+
+        Keys are rotated on by their shift (a rotary embedding composes; its scale is in them
+        already) and rounded once to the planes' dtype, values are copied; a shift of 0 changes no
+        bit. Sources and targets must not overlap."""
+        ...
+
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
         """Choose a token for each draw; `draw.row` says from which row of `logits`."""
         ...

@@ -86,6 +86,11 @@ class CpuExecutor:
         sampling.check_finite(output.largest)
         return output
 
+    def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
+        self._native.reposition(
+            group, _slots(source), _slots(target), np.ascontiguousarray(shifts, np.int32)
+        )
+
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
         tokens = self._sampler.sample(logits, draws)
         for token, draw in zip(tokens, draws, strict=True):

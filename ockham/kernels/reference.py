@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.step import Floats, Ints, Step, StepOutput
+from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import Executor, GroupLayout, Planes, Run
 from ockham.kernels.ops import (
@@ -32,7 +32,7 @@ from ockham.kernels.ops import (
 )
 from ockham.kernels.reference_attention import View, attend, views
 from ockham.kernels.reference_math import gated, normalise, rotate, rotation, sigmoid, softcap
-from ockham.kernels.reference_planes import ReferencePlanes
+from ockham.kernels.reference_planes import ReferencePlanes, widen
 from ockham.kernels.sampling import Draw, Drawn
 
 _NOTHING: Floats = np.empty((0, 0), np.float32)
@@ -87,6 +87,9 @@ class ReferenceExecutor:
     def __init__(self, program: Program, planes: ReferencePlanes) -> None:
         self.program = program
         self.planes = planes
+        self._ropes = {
+            op.layer: op.rope for op in program.ops if isinstance(op, AttentionInput) and op.rope
+        }
         self._operations: dict[type, Callable[[ReferenceRun, Any], None]] = {
             Embed: self._embed,
             AttentionInput: self._attention_input,
@@ -112,6 +115,17 @@ class ReferenceExecutor:
         run = _own(run)
         sampling.check_finite(run.largest)
         return StepOutput(run.logits, run.hidden, run.scores, run.argmax, run.largest)
+
+    def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
+        state = self.planes.read(group, source).copy()
+        turned = np.flatnonzero(shifts)
+        for index, layer in enumerate(self.planes.groups[group].layers):
+            rope = self._ropes.get(layer)
+            if rope is not None and len(turned):
+                keys = widen(state[index, 0, turned])
+                rotate(keys, *rotation(Rope(rope.inverse_frequencies), shifts[turned]))
+                state[index, 0, turned] = self.planes.rounded(keys, group)
+        self.planes.write(group, target, state)
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
         return sampling.sample(logits, draws)

@@ -46,10 +46,11 @@ class ReferencePlanes:
         """Write keys and values (R, kv_heads, head_dim), rounded to the planes' dtype."""
         plane = _by_slot(self.layer(layer), axis=1)
         for kind, rows in enumerate((keys, values)):
-            if plane.dtype == np.uint16:
-                plane[kind, slots] = rows.astype(ml_dtypes.bfloat16).view(np.uint16)
-            else:
-                plane[kind, slots] = rows
+            plane[kind, slots] = _rounded(rows, plane.dtype)
+
+    def rounded(self, rows: Floats, group: int) -> Stored:
+        """Keys or values as this group stores them."""
+        return _rounded(rows, self._planes[group].dtype)
 
     def copy(self, group: int, source: Longs, target: Longs) -> None:
         planes = _by_slot(self._planes[group], axis=2)
@@ -60,6 +61,13 @@ class ReferencePlanes:
 
     def write(self, group: int, slots: Longs, state: Stored) -> None:
         _by_slot(self._planes[group], axis=2)[:, :, slots] = state
+
+
+def _rounded(rows: Floats, dtype: np.dtype[np.generic]) -> Stored:
+    if dtype == np.uint16:
+        bits: Stored = rows.astype(ml_dtypes.bfloat16).view(np.uint16)
+        return bits
+    return rows
 
 
 def _by_slot(planes: Stored, axis: int) -> Stored:
