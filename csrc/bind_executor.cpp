@@ -106,6 +106,38 @@ void write_state(Planes& planes, int64_t group, Vector<int64_t> slots,
     planes.write(group, slots.data(), static_cast<int64_t>(slots.size()), state.data());
 }
 
+// Pages of a group, and where in each row of `data` one stands.
+template <class Bytes>
+void check_pages(const Planes& planes, int64_t group, const Vector<int64_t>& pages,
+                 const Bytes& data, int64_t at) {
+    if (group < 0 || group >= static_cast<int64_t>(planes.groups().size()))
+        throw std::invalid_argument("there is no group " + std::to_string(group) + " of layers.");
+    for (size_t i = 0; i < pages.size(); ++i)
+        if (pages.data()[i] < 0 || pages.data()[i] >= planes.groups()[group].pages)
+            throw std::invalid_argument("there is no page " + std::to_string(pages.data()[i]) +
+                                        " in its group.");
+    if (data.shape(0) != pages.size() || at < 0 ||
+        at + planes.stored_page_bytes(group) > static_cast<int64_t>(data.shape(1)))
+        throw std::invalid_argument("the rows have no room for the pages.");
+}
+
+void read_pages(const Planes& planes, int64_t group, Vector<int64_t> pages,
+                nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> data, int64_t at) {
+    check_pages(planes, group, pages, data, at);
+    nb::gil_scoped_release release;
+    planes.read_pages(group, pages.data(), static_cast<int64_t>(pages.size()), data.data() + at,
+                      static_cast<int64_t>(data.shape(1)));
+}
+
+void write_pages(Planes& planes, int64_t group, Vector<int64_t> pages,
+                 nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> data,
+                 int64_t at) {
+    check_pages(planes, group, pages, data, at);
+    nb::gil_scoped_release release;
+    planes.write_pages(group, pages.data(), static_cast<int64_t>(pages.size()), data.data() + at,
+                       static_cast<int64_t>(data.shape(1)));
+}
+
 // -- programs ----------------------------------------------------------------------------------
 
 std::vector<float> floats_of(nb::handle array) {
@@ -452,7 +484,10 @@ void bind_executor(nb::module_& module) {
              "groups"_a)
         .def("copy", &copy_state, "group"_a, "source"_a, "target"_a)
         .def("read", &read_state, "group"_a, "slots"_a)
-        .def("write", &write_state, "group"_a, "slots"_a, "state"_a);
+        .def("write", &write_state, "group"_a, "slots"_a, "state"_a)
+        .def("stored_page_bytes", &Planes::stored_page_bytes, "group"_a)
+        .def("read_pages", &read_pages, "group"_a, "pages"_a, "data"_a, "at"_a)
+        .def("write_pages", &write_pages, "group"_a, "pages"_a, "data"_a, "at"_a);
     nb::class_<BoundRun>(module, "Run")
         .def_ro("step", &BoundRun::step)
         .def_prop_rw("x", &x_of, &set_x);

@@ -146,6 +146,30 @@ void Planes::write(int64_t group, const int64_t* slots, int64_t count, const voi
     });
 }
 
+int64_t Planes::stored_page_bytes(int64_t group) const {
+    return static_cast<int64_t>(shapes_[group].layers.size()) * plane(group, 0).page_bytes;
+}
+
+void Planes::read_pages(int64_t group, const int64_t* pages, int64_t count, uint8_t* data,
+                        int64_t stride) const {
+    for (size_t i = 0; i < shapes_[group].layers.size(); ++i) {
+        const LayerPlane from = plane(group, static_cast<int64_t>(i));
+        uint8_t* to = data + static_cast<int64_t>(i) * from.page_bytes;
+        for (int64_t n = 0; n < count; ++n)
+            std::memcpy(to + n * stride, from.data + pages[n] * from.page_bytes, from.page_bytes);
+    }
+}
+
+void Planes::write_pages(int64_t group, const int64_t* pages, int64_t count, const uint8_t* data,
+                         int64_t stride) {
+    for (size_t i = 0; i < shapes_[group].layers.size(); ++i) {
+        const LayerPlane to = plane(group, static_cast<int64_t>(i));
+        const uint8_t* from = data + static_cast<int64_t>(i) * to.page_bytes;
+        for (int64_t n = 0; n < count; ++n)
+            std::memcpy(to.data + pages[n] * to.page_bytes, from + n * stride, to.page_bytes);
+    }
+}
+
 void Planes::copy(int64_t group, const int64_t* source, const int64_t* target, int64_t count) {
     // All is read before anything is written, because sources and targets may overlap; a layer at a
     // time, which bounds the memory.

@@ -83,6 +83,14 @@ class Planes {
     void read(int64_t group, const int64_t* slots, int64_t count, void* state) const;
     void write(int64_t group, const int64_t* slots, int64_t count, const void* state);
 
+    // A whole page of a group, all its layers one after the other, as the kernels have it. Page i goes
+    // to (comes from) `data + i * stride`. The caller checks that all pages are there.
+    int64_t stored_page_bytes(int64_t group) const;
+    void read_pages(int64_t group, const int64_t* pages, int64_t count, uint8_t* data,
+                    int64_t stride) const;
+    void write_pages(int64_t group, const int64_t* pages, int64_t count, const uint8_t* data,
+                     int64_t stride);
+
    private:
     LayerPlane plane(int64_t group, int64_t index) const;
 

@@ -24,7 +24,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "disable_custom_all_reduce": (False, True),
     "disable_log_stats": (False, True),
     "cpu_offload_gb": (0,),
-    "swap_space": (0,),
     "load_format": ("auto", "safetensors"),
     "tokenizer_mode": ("auto", "fast"),
     "tokenizer_revision": (None,),

@@ -150,6 +150,17 @@ class State:
         view.shared_tail = length % self.page_tokens != 0
         return view
 
+    def take(self, counts: Sequence[int]) -> list[Ints] | None:
+        """So many pages of each group, held once; None, and nothing changed, if there are fewer."""
+        if not self._obtain(list(counts)):
+            return None
+        taken = []
+        for free, refs, count in zip(self._free, self._refs, counts, strict=True):
+            pages = np.array([free.pop() for _ in range(count)], np.int32)
+            refs[pages] = 1
+            taken.append(pages)
+        return taken
+
     def hold(self, pages: Sequence[Ints]) -> None:
         """Count one more holder of each page. `pages[g]` has a page as often as it is held."""
         for refs, each in zip(self._refs, pages, strict=True):

@@ -43,6 +43,9 @@ _ENGINE_HELP = {
     "weight_cache": "Directory where packed weights are kept for the next start, or 'off'; by "
     "default 'packed' in $OCKHAM_CACHE, else in ~/.cache/ockham.",
     "weight_cache_bytes": "Bytes that it may take; what was used least recently is removed.",
+    "kv_store": "Directory where the keys and values of prompts are kept across restarts.",
+    "kv_store_bytes": "Bytes that it may take; what was used least recently is removed.",
+    "swap_space": "GiB of memory for keys and values that the pool has no room for.",
     "policy": "Order and size of the work in a step.",
     "reuse": "Which state is not computed again.",
     "enable_prefix_caching": "Go on from prefixes that were computed before; off is --reuse none.",

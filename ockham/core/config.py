@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from ockham.core.errors import ConfigError
@@ -23,7 +25,9 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `reuse` names at most one exact reuse and any number of approximate ones, which requests may
     then ask for; options stand behind a name: "prefix,chunk:recompute_fraction=0.2".
     `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
-    for none; None takes $OCKHAM_CACHE or the user's cache directory.
+    for none; None takes $OCKHAM_CACHE or the user's cache directory. `kv_store` is the directory
+    where keys and values of prompts are kept across restarts, at most `kv_store_bytes` of them.
+    `swap_space` is GiB of memory beside the pool, for state that it has no room for.
     """
 
     model: str = "lab"
@@ -41,6 +45,9 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     block_size: int = 16
     weight_cache: str | None = None
     weight_cache_bytes: int = 20 << 30
+    kv_store: str | None = None
+    kv_store_bytes: int = 10 << 30
+    swap_space: float = 0.0
     policy: str = "fcfs"
     reuse: str = "prefix"
     enable_prefix_caching: bool = True
@@ -56,6 +63,10 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         to leave `prefix` out."""
         named = [name.strip() for name in self.reuse.split(",")]
         return [name for name in named if self.enable_prefix_caching or name != "prefix"]
+
+    @property
+    def swap_bytes(self) -> int:
+        return int(self.swap_space * (1 << 30))
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -77,6 +88,10 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
             raise ConfigError(
                 f"kv_cache_memory_bytes must be positive, got {self.kv_cache_memory_bytes}."
             )
+        if self.kv_store_bytes < 1:
+            raise ConfigError(f"kv_store_bytes must be positive, got {self.kv_store_bytes}.")
+        if not 0.0 <= self.swap_space < math.inf:
+            raise ConfigError(f"swap_space is GiB and not negative, got {self.swap_space}.")
         if self.weight_cache_bytes < 0:
             raise ConfigError(
                 f"weight_cache_bytes must not be negative, got {self.weight_cache_bytes}."

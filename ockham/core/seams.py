@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -126,6 +126,10 @@ class PagePool(Protocol):
 
     def free_pages(self) -> list[int]: ...
 
+    def take(self, counts: Sequence[int]) -> list[Ints] | None:
+        """So many pages of each group, held once; None, and nothing changed, if there are fewer."""
+        ...
+
     def hold(self, pages: Sequence[Ints]) -> None:
         """Count one more holder of each page."""
         ...
@@ -152,6 +156,64 @@ class CachedPrefix:
     handle: int
 
 
+class Fetch(Protocol):
+    """State of a waiting prompt on its way back into the pool from where it lies farther away."""
+
+    @property
+    def done(self) -> bool:
+        """Whether no more will come; what came is found by `Reuse.lookup`."""
+        ...
+
+    @property
+    def brought(self) -> Sequence[tuple[range, str]]:
+        """Cells that came, and from where, as the ledger calls it."""
+        ...
+
+    @property
+    def reach(self) -> int:
+        """Of the tokens before the last, how many the pool had when the fetch was done."""
+        ...
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        ...
+
+
+class Tiers(Protocol):
+    """Where pages of state lie beside the pool, found by what they hold. `tree` is the radix tree
+    of a Reuse, which says what the pool holds."""
+
+    def kept(self, tokens: Ints, salt: str, tables: Sequence[Ints], taken: Sequence[Ints]) -> None:
+        """The cells of `tokens` are valid and stand in `tables`; the tree now holds `taken` too."""
+        ...
+
+    def letting_go(self, pages: Sequence[Ints]) -> None:
+        """The tree is about to give up these pages of each group."""
+        ...
+
+    def fetch(self, tree: Any, tokens: Ints, salt: str) -> Fetch | None:
+        """Begin to bring back what follows the first of these tokens that the tree has.
+
+        None if another is bringing back a part of it: then ask again."""
+        ...
+
+    def advance(self, tree: Any, beside_steps: bool) -> None:
+        """Take in what has arrived; `beside_steps`: only so much that steps are not held up."""
+        ...
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until something has arrived, if anything is on its way."""
+        ...
+
+    def held(self) -> list[Ints]:
+        """Of each group, the pages of the pool that fetches hold."""
+        ...
+
+    def forget(self) -> None:
+        """Forget what is in memory."""
+        ...
+
+
 NOTHING_KEPT = -1
 """The handle of a sequence of which a Reuse keeps nothing."""
 
@@ -167,9 +229,23 @@ class Reuse(Protocol):
 
     name: ClassVar[str]
 
-    def attach(self, pool: PagePool, slope: float) -> None:
+    def attach(self, pool: PagePool, slope: float, tiers: Tiers | None = None) -> None:
         """Begin to work for an engine. `slope`: what computing a token costs more for each token
-        before it, in units of the first."""
+        before it, in units of the first. `tiers`: where state may go beside the pool."""
+        ...
+
+    def fetch(self, tokens: Ints, salt: str) -> Fetch | None:
+        """Begin to bring near what is held of `tokens` farther away than in the pool. Asked when a
+        sequence could run, and again if the pool has lost what it had; None means: ask later."""
+        ...
+
+    def advance(self, beside_steps: bool) -> None:
+        """Take in what fetches have brought. Called before each step; `beside_steps` says that
+        sequences run, which should not be held up."""
+        ...
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until a fetch has news, if there is one: there is nothing else to do."""
         ...
 
     def lookup(self, tokens: Ints, salt: str) -> CachedPrefix | None:

@@ -98,13 +98,23 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
 
 
 def book_reuse(sequence: Sequence, tokens: int, name: str, cost: ModelCost, total: Ledger) -> None:
-    """Book the first `tokens` cells of an admitted sequence, which the reuse `name` had."""
-    before = sequence.computed_once  # what it computed itself is no saving: alone it would have too
-    if tokens <= before:
-        return
+    """Book the first `tokens` cells of an admitted sequence, which the reuse `name` had, or had
+    brought back for it from farther away."""
+    at = sequence.computed_once  # what it computed itself is no saving: alone it would have too
+    brought = () if sequence.fetch is None else sequence.fetch.brought
+    for cells, place in (*brought, (range(tokens, tokens), name)):
+        for end, source in ((min(cells.start, tokens), name), (min(cells.stop, tokens), place)):
+            if end > at:
+                _book_reused(sequence, range(at, end), source, cost, total)
+                at = end
+
+
+def _book_reused(
+    sequence: Sequence, cells: range, name: str, cost: ModelCost, total: Ledger
+) -> None:
     for book in (sequence.ledger, total):
-        book.prompt_tokens_reused += max(0, min(tokens, sequence.prompt_tokens) - before)
-        book.save(name, tokens - before, cost.row_flops(before + 1, tokens - before, 0))
+        book.prompt_tokens_reused += max(0, min(cells.stop, sequence.prompt_tokens) - cells.start)
+        book.save(name, len(cells), cost.row_flops(cells.start + 1, len(cells), 0))
 
 
 def book_given(sequence: Sequence, stop: int, cost: ModelCost, total: Ledger) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import itertools
 import random
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 from ockham.cache.state import State, View
+from ockham.cache.store.stats import TierStats
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
@@ -29,10 +31,14 @@ from ockham.engine.messages import Delta, Request, Stats
 from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.text import TextOutput
+from ockham.engine.tiering import Pace, open_tiers
 from ockham.kernels.sampling import Draw, Drawn
 from ockham.model.costs import cost_of
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.tokenizer import Tokenizer, load_tokenizer
+
+WAIT_S = 0.05
+"""The longest that a step with nothing to do sleeps before the caller may look around."""
 
 
 class Engine:
@@ -82,7 +88,10 @@ class Engine:
         self.backend_s = 0.0
         """Seconds in the backend's operations; the rest of a step is scheduling and bookkeeping."""
         self._cost = cost_of(self.model.program, self.model.layouts)
-        self.reuse.attach(self.state, self._cost.attention_slope)
+        self.pace = Pace(self._cost)
+        self.tiers = open_tiers(config, self.model, self.state, self.pace.seconds)
+        self._closing = weakref.finalize(self, self.tiers.close if self.tiers else _nothing)
+        self.reuse.attach(self.state, self._cost.attention_slope, self.tiers)
         layers = sorted(layer for group in self.model.layouts for layer in group.layers)
         for approximate in self.approximate.values():
             approximate.attach(self.state, self._cost.attention_slope, layers)
@@ -97,6 +106,11 @@ class Engine:
         self._requests: dict[str, list[Sequence]] = {}
         self._arrivals = itertools.count()
         self._seeds = random.Random(config.seed)
+
+    def close(self) -> None:
+        """Finish writing what goes to the disk and let others have its directory. Done by itself
+        when the engine is no more; it must not be used afterwards."""
+        self._closing()
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -158,13 +172,16 @@ class Engine:
         """A step of any kind."""
         chunks = self.scheduler.schedule()
         if not chunks:
+            self.reuse.wait(WAIT_S)
             return []
         now = time.monotonic()
         for chunk in chunks:
             if chunk.sequence.start_s is None:
                 chunk.sequence.start_s = now
         batch = build(chunks, self.state)
+        before_s = self.backend_s
         output = self._run(batch.step)
+        self.pace.note(batch.parts, self.backend_s - before_s)
         for part in batch.parts:
             self._observe(part, output)
         billing.book_step(batch.parts, self._cost, self._total)
@@ -400,6 +417,7 @@ class Engine:
             pages_used=self.state.pages_used - sum(self.scheduler.evictable()),
             pages_total=self.state.pages_total,
             ledger=self.total,
+            tiers=TierStats() if self.tiers is None else self.tiers.stats(),
         )
 
     def check_integrity(self) -> None:
@@ -531,3 +549,7 @@ def _reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReuse]]:
         names = " and ".join(reuse.name for reuse in exact)
         raise ConfigError(f"an engine has one exact reuse, got {names}; leave one of them out.")
     return exact[0] if exact else make("reuse", "none")[1], approximate
+
+
+def _nothing() -> None:
+    """What closing an engine without tiers takes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ockham.cache.store.stats import TierStats
 from ockham.core.approximation import Approximation
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
@@ -78,6 +79,7 @@ class Stats(msgspec.Struct, tag="stats", kw_only=True):
     pages_used: int = 0
     pages_total: int = 0
     ledger: Ledger = msgspec.field(default_factory=Ledger)
+    tiers: TierStats = msgspec.field(default_factory=TierStats)
 
 
 class Ready(msgspec.Struct, tag="ready", kw_only=True):

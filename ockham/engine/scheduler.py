@@ -72,6 +72,7 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step, with their cells reserved. Empty if nothing can run."""
         self.steps += 1
+        self.reuse.advance(bool(self.running))
         plan = _Plan(self.most_rows, self.most_logits)
         decoding = [s for s in self.running if s.decoding]
         if len(decoding) > min(plan.rows, plan.logits):
@@ -162,6 +163,7 @@ class Scheduler:
         self._keep(sequence)
         self._release(sequence)
         sequence.computed = 0
+        sequence.fetch = None
         sequence.status = Status.WAITING
         later = (i for i, other in enumerate(self.waiting) if other.order > sequence.order)
         self.waiting.insert(next(later, len(self.waiting)), sequence)
@@ -170,6 +172,8 @@ class Scheduler:
         """Take a sequence out, wherever it stands, and free its state."""
         if sequence.status is Status.WAITING:
             self.waiting.remove(sequence)
+            if sequence.fetch is not None:
+                sequence.fetch.cancel()
         elif sequence.status is Status.RUNNING:
             self.running.remove(sequence)
             self._keep(sequence)
@@ -208,12 +212,15 @@ class Scheduler:
             sequence = cast(Sequence, candidate)
             if sequence.seats > seats or _covers(prefilling, budget):
                 break
-            if self._should_wait(sequence, prefilling):
+            if self._is_fetching(sequence) or self._should_wait(sequence, prefilling):
                 continue
             found = self._look_up(sequence)
             if not self._claim(claimed, sequence) and self.running:
                 self._leave(sequence, found)
                 break
+            if not self._is_near(sequence, found):
+                self._leave(sequence, found)
+                continue
             admitted.append(sequence)
             if found:
                 self.on_reused(sequence, found)
@@ -257,6 +264,22 @@ class Scheduler:
         if found:
             self._release(sequence)
             sequence.computed = 0
+
+    @staticmethod
+    def _is_fetching(sequence: Sequence) -> bool:
+        return sequence.fetch is not None and not sequence.fetch.done
+
+    def _is_near(self, sequence: Sequence, found: int) -> bool:
+        """Whether the pool has all that is held of a waiting sequence, of which it has `found`
+        tokens. If not, what lies farther away is fetched."""
+        if not sequence.scored or sequence.scores_only:
+            return True
+        # What others took again is fetched again: of those who do so in turn, the one whose fetch
+        # ended last finds all of it and runs.
+        if sequence.fetch is None or found < sequence.fetch.reach:
+            tokens = sequence.token_ids(len(sequence.tokens))
+            sequence.fetch = self.reuse.fetch(tokens, sequence.salt)
+        return sequence.fetch is not None and sequence.fetch.done
 
     def _should_wait(self, sequence: Sequence, prefilling: list[Sequence]) -> bool:
         """Whether another prompt is about to compute more of this one than is held."""

@@ -12,7 +12,7 @@ from ockham.core.approximation import Approximation
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import NOTHING_KEPT, Splice
+from ockham.core.seams import NOTHING_KEPT, Fetch, Splice
 from ockham.core.step import Ints
 from ockham.engine.text import TextOutput
 from ockham.kernels.sampling import NO_TOKENS, Draw, Ids
@@ -39,6 +39,7 @@ class Sequence:
         "computed",
         "computed_once",
         "cumulative_logprob",
+        "fetch",
         "finish_reason",
         "first_token_s",
         "handle",
@@ -111,6 +112,8 @@ class Sequence:
         """The cells from `computed` on that are to be computed, while others are given."""
         self.inexact_from: int | None = None
         """The first cell that was given approximately, and on which all later ones depend."""
+        self.fetch: Fetch | None = None
+        """What the Reuse brings near for it while it waits; None if it was not asked yet."""
         self.prompt: Ints = np.asarray(tokens, np.int32)
         self.seats = params.n if index == 0 else 1
         """Running sequences that this one counts for: its choices, until they are forked."""

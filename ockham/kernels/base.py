@@ -44,6 +44,9 @@ class GroupLayout:
 class Planes(Protocol):
     """The state of all layers, as a backend holds it. Groups are numbered as they were given."""
 
+    layout: str
+    """How whole pages lie in memory, with a version."""
+
     def copy(self, group: int, source: Longs, target: Longs) -> None:
         """Copy the state of slots `source` to slots `target`, in all layers of the group."""
         ...
@@ -54,6 +57,19 @@ class Planes(Protocol):
 
     def write(self, group: int, slots: Longs, state: npt.NDArray[np.generic]) -> None:
         """Put back what `read` gave, bit for bit."""
+        ...
+
+    def stored_page_bytes(self, group: int) -> int:
+        """Bytes of a whole page of all layers of the group, as it lies in memory."""
+        ...
+
+    def read_pages(self, group: int, pages: Longs, data: npt.NDArray[np.uint8], at: int) -> None:
+        """Copy whole pages, as they lie in memory, to the rows of `data` (len(pages), ...), from
+        byte `at` of each."""
+        ...
+
+    def write_pages(self, group: int, pages: Longs, data: npt.NDArray[np.uint8], at: int) -> None:
+        """Put back what `read_pages` gave."""
         ...
 
 

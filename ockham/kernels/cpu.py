@@ -37,6 +37,8 @@ _NOT_FINITE = -2  # instead of a token: csrc/sampler.h
 class CpuPlanes:
     """Keys and values in the kernels' own layout (csrc/planes.h), zeroed, backed when written."""
 
+    layout = "cpu-1"
+
     def __init__(self, groups: Sequence[GroupLayout]) -> None:
         self.groups = tuple(groups)
         self.native = core.Planes(self.groups)
@@ -49,6 +51,15 @@ class CpuPlanes:
 
     def write(self, group: int, slots: Longs, state: npt.NDArray[np.generic]) -> None:
         self.native.write(group, _slots(slots), np.ascontiguousarray(state))
+
+    def stored_page_bytes(self, group: int) -> int:
+        return self.native.stored_page_bytes(group)
+
+    def read_pages(self, group: int, pages: Longs, data: npt.NDArray[np.uint8], at: int) -> None:
+        self.native.read_pages(group, _slots(pages), data, at)
+
+    def write_pages(self, group: int, pages: Longs, data: npt.NDArray[np.uint8], at: int) -> None:
+        self.native.write_pages(group, _slots(pages), data, at)
 
 
 def _slots(slots: Longs) -> Longs:

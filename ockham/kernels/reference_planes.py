@@ -21,6 +21,8 @@ class ReferencePlanes:
     the system, which backs a page only once it is written.
     """
 
+    layout = "reference-1"
+
     def __init__(self, groups: Sequence[GroupLayout]) -> None:
         self.groups = tuple(groups)
         self._planes = [
@@ -61,6 +63,20 @@ class ReferencePlanes:
 
     def write(self, group: int, slots: Longs, state: Stored) -> None:
         _by_slot(self._planes[group], axis=2)[:, :, slots] = state
+
+    def stored_page_bytes(self, group: int) -> int:
+        return self.groups[group].page_bytes
+
+    def read_pages(self, group: int, pages: Longs, data: npt.NDArray[np.uint8], at: int) -> None:
+        nbytes = self.stored_page_bytes(group)
+        for row, page in zip(data, pages.tolist(), strict=True):
+            row[at : at + nbytes] = self._planes[group][:, :, page].reshape(-1).view(np.uint8)
+
+    def write_pages(self, group: int, pages: Longs, data: npt.NDArray[np.uint8], at: int) -> None:
+        nbytes = self.stored_page_bytes(group)
+        for row, page in zip(data, pages.tolist(), strict=True):
+            place = self._planes[group][:, :, page]
+            place[...] = row[at : at + nbytes].view(place.dtype).reshape(place.shape)
 
 
 def _rounded(rows: Floats, dtype: np.dtype[np.generic]) -> Stored:

@@ -23,6 +23,9 @@ from ockham.model.description import LayerGroup, ModelDescription
 LOGITS_BYTES = 64 << 20
 """The engine wants logits of at most this size in a step, or of one row per running sequence."""
 
+STORE_BYTES = 128 << 20
+"""Pages on their way to a store on disk and from it."""
+
 SCORES_BYTES = 64 << 20
 READ_BYTES = 16 << 20
 """Bounds of the backend's scores and of the buffers that weights are read and widened in."""
@@ -101,7 +104,14 @@ def plan_memory(
             f"max_model_len is {config.max_model_len}, but the checkpoint is made for at most "
             f"{limit} tokens; leave it out or lower it."
         )
-    allowed = int(available_bytes * config.gpu_memory_utilization)
+    allowed = int(available_bytes * config.gpu_memory_utilization) - config.swap_bytes
+    if config.kv_store is not None:
+        allowed -= STORE_BYTES
+    if allowed <= 0:
+        raise DoesNotFit(
+            f"swap_space takes {readable(config.swap_bytes)}, which leaves nothing of the "
+            f"{readable(available_bytes)} that there are; lower it."
+        )
     sizes = _Sizes(config, description, weights_bytes, state_dtype, allowed)
     return sizes.plan(config.max_model_len or sizes.longest_that_fits(limit))
 

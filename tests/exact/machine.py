@@ -2,9 +2,10 @@
 
 A hypothesis state machine drives one engine through arrivals, steps under changing token budgets
 and thread counts, cancellations and forced preemptions; prompts are cut into whatever chunks that
-gives, and choices are forked off their prompts. Every choice of every request that finishes
-is compared, token ids and log probabilities, bit for bit, with the same request run alone through
-an engine of one thread that has nothing else to do. One differing bit is a bug, never a tolerance.
+gives, choices are forked off their prompts, and state moves to memory and disk and back. Every
+choice of every request that finishes is compared, token ids and log probabilities, bit for bit,
+with the same request run alone through an engine of one thread that has nothing else to do. One
+differing bit is a bug, never a tolerance.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ class ExactnessMachine(RuleBasedStateMachine):
     preempted = 0
     cut = 0
     """Preemptions, forced or not, and cancellations so far."""
+    crowded_out = 0
 
     @classmethod
     def crowded(cls) -> Engine:
@@ -180,6 +182,15 @@ class ExactnessMachine(RuleBasedStateMachine):
         running = self.engine.scheduler.running
         if running:
             self.engine.scheduler.preempt(data.draw(st.sampled_from(running)))
+
+    @rule()
+    def crowd_out(self) -> None:
+        """Others need every page that no running sequence reads: what was kept goes to the tiers,
+        if there are any."""
+        state = self.engine.state
+        assert state.reclaim is not None
+        state.reclaim([layout.pages for layout in state.groups])
+        type(self).crowded_out += 1
 
     @invariant()
     def pages_are_sound(self) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -77,10 +78,20 @@ def executor_of(engine: Engine, threads: int) -> Executor:
     return CpuBackend(threads).bind(engine.model.program, engine.state.planes)
 
 
-def check_schedules(checkpoint: Path, isa: str, share: float = 1.0, **values: object) -> None:
+def tiers_of(directory: Path, *facts: object) -> dict[str, object]:
+    """Memory, disk, both or neither below the pool, so that all turn up among the tests."""
+    chosen = Random(repr(facts)).randrange(4)
+    memory = {"swap_space": 40 * 8 * 512 / (1 << 30)}  # less than the longest sequence
+    disk = {"kv_store": str(directory), "kv_store_bytes": 200 << 10}
+    return {**(memory if chosen & 1 else {}), **(disk if chosen & 2 else {})}
+
+
+def check_schedules(
+    checkpoint: Path, isa: str, directory: Path, share: float = 1.0, **values: object
+) -> None:
     """Drive the exactness machine: every sequence has the bits that it has alone.
 
-    `share` is that of the examples which such checkpoints get.
+    `share` is that of the examples which such checkpoints get; `directory` is for the disk tier.
     """
     # Room for less than two of the longest sequences, so that pages run out by themselves too.
     value_bytes = 4 if values["kv_cache_dtype"] == "float32" else 2
@@ -89,6 +100,7 @@ def check_schedules(checkpoint: Path, isa: str, share: float = 1.0, **values: ob
         **values,
         max_num_batched_tokens=256,
         kv_cache_memory_bytes=300 * 2 * 2 * 2 * 32 * value_bytes,
+        **tiers_of(directory, checkpoint.name, isa, values),
     )
     alone = make_engine(checkpoint, **values, reuse="none")
     alone.executor = executor_of(alone, 1)
@@ -117,16 +129,20 @@ def check_schedules(checkpoint: Path, isa: str, share: float = 1.0, **values: ob
     )
     assert Machine.compared + Machine.cut >= FEWEST * examples
     assert Machine.compared >= examples
+    fetched = crowded.stats().tiers.fetched
+    crowded.close()
     print(
         f"{Machine.compared} sequences compared, {Machine.preempted} preemptions, "
-        f"{Machine.cut} requests cancelled"
+        f"{Machine.cut} requests cancelled, {fetched} pages fetched from memory or disk"
     )
 
 
 @pytest.mark.parametrize("quantization", FORMATS)
-def test_no_schedule_changes_a_bit(checkpoint: Path, quantization: str, isa: str) -> None:
+def test_no_schedule_changes_a_bit(
+    checkpoint: Path, quantization: str, isa: str, tmp_path: Path
+) -> None:
     state = "float32" if quantization == "fp32" else "bfloat16"
-    check_schedules(checkpoint, isa, quantization=quantization, kv_cache_dtype=state)
+    check_schedules(checkpoint, isa, tmp_path, quantization=quantization, kv_cache_dtype=state)
 
 
 @pytest.mark.parametrize("kind", BLOCKS if EXAMPLES > 2 else [*MIXTURES])
@@ -146,7 +162,7 @@ def test_no_schedule_changes_a_bit_of_ggufs_block_types(
         return types.get(name.split(".")[-2], types.get("", kind))
 
     write_gguf(path, "llama", config, weights, type_of)
-    check_schedules(path, isa, share=0.3, kv_cache_dtype="bfloat16")
+    check_schedules(path, isa, tmp_path / "store", share=0.3, kv_cache_dtype="bfloat16")
 
 
 def test_instruction_sets_promise_no_equal_bits(

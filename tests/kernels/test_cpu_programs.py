@@ -97,6 +97,34 @@ def test_planes_give_back_what_they_were_given(name: str) -> None:
     assert np.array_equal(planes.read(0, everything), other.read(0, everything))
 
 
+@pytest.mark.parametrize("name", ["plain", "bf16", "odd pages"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_whole_pages_come_back_as_they_lay(name: str, backend: str) -> None:
+    shape = SHAPES[name]
+    model = on(cpu() if backend == "cpu" else ReferenceBackend(), shape)
+    planes = model.backend.allocate(model.layouts)
+    everything = np.arange(shape.pages * shape.page_tokens)
+    written = planes.read(0, everything)
+    written = np.random.default_rng(3).integers(0, 2**16, written.shape).astype(written.dtype)
+    planes.write(0, everything, written)
+    pages = np.array([2, 0])
+    nbytes = planes.stored_page_bytes(0)
+    data = np.full((2, nbytes + 5), 7, np.uint8)
+    planes.read_pages(0, pages, data, 3)
+    assert (data[:, :3] == 7).all()
+    assert (data[:, 3 + nbytes :] == 7).all()
+    planes.write_pages(0, pages[::-1].copy(), data, 3)
+    swapped = planes.read(0, everything)
+    cells = np.arange(shape.page_tokens)
+    assert np.array_equal(swapped[:, :, cells], written[:, :, 2 * shape.page_tokens + cells])
+    assert np.array_equal(swapped[:, :, 2 * shape.page_tokens + cells], written[:, :, cells])
+    others = everything[(everything // shape.page_tokens != 0)]
+    others = others[others // shape.page_tokens != 2]
+    assert np.array_equal(swapped[:, :, others], written[:, :, others])
+    with pytest.raises((ValueError, IndexError)):
+        planes.read_pages(0, np.array([shape.pages, 0]), data, 0)
+
+
 def test_what_a_layer_writes_is_what_the_reference_writes() -> None:
     shape = SHAPES["bf16"]
     states = []

@@ -44,6 +44,20 @@ _PREFIX_CACHE = {
 }
 """The same under vLLM's names."""
 _SAVING = ("tokens", "flops", "bytes")
+_TIER_GAUGES = {
+    "disk_bytes": ("kv_store_bytes", "Bytes reserved on disk for keys and values."),
+    "disk_pages": ("kv_store_pages", "Pages of keys and values on disk."),
+    "memory_bytes": ("kv_swap_bytes", "Bytes of keys and values in memory beside the pool."),
+}
+_TIER_COUNTERS = {
+    "bytes_read": ("kv_store_read_bytes", "Bytes of keys and values read from disk."),
+    "bytes_written": ("kv_store_written_bytes", "Bytes of keys and values written to disk."),
+    "refused": ("kv_store_refused", "Entries on disk that were damaged, torn or another's."),
+    "skipped": ("kv_store_skipped", "Pages not written, as the disk was too slow or full."),
+    "disk_evicted": ("kv_store_evicted", "Pages on disk that gave way to others."),
+    "fetched": ("kv_fetched_pages", "Pages brought back into the pool from memory or disk."),
+}
+"""Field of the engine's `TierStats` -> name and description."""
 
 
 class Metrics:
@@ -68,6 +82,8 @@ class Metrics:
             self._counted[field].append(self._counter(name, text))
         self._saved = self._per_technique("saved", "not done because of a technique")
         self._wasted = self._per_technique("wasted", "done for nothing because of a technique")
+        self._tier_gauges = {f: self._gauge(*each) for f, each in _TIER_GAUGES.items()}
+        self._tier_counters = {f: self._counter(*each) for f, each in _TIER_COUNTERS.items()}
         seconds = self._histogram
         self._first_token = seconds("time_to_first_token_seconds", "Submission to first token.")
         self._between = seconds("inter_token_latency_seconds", "Between a choice's tokens.")
@@ -115,6 +131,10 @@ class Metrics:
         self._pages.set(stats.pages_used / stats.pages_total if stats.pages_total else 0.0)
         self._preemptions.inc(stats.preemptions - previous.preemptions)
         self._steps.inc(stats.steps - previous.steps)
+        for field, gauge in self._tier_gauges.items():
+            gauge.set(getattr(stats.tiers, field))
+        for field, gained in self._tier_counters.items():
+            gained.inc(getattr(stats.tiers, field) - getattr(previous.tiers, field))
         for field, counted in self._counted.items():
             for counter in counted:
                 counter.inc(getattr(stats.ledger, field) - getattr(previous.ledger, field))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from ockham.cache.store.fetch import NOTHING
+from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Ints, PagePool
+from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, Ints, PagePool, Tiers
 
 
 @register("reuse", "none", exact=True)
@@ -18,8 +20,22 @@ class NoReuse:
 
     name: ClassVar[str] = "none"
 
-    def attach(self, pool: PagePool, slope: float) -> None:
+    def attach(self, pool: PagePool, slope: float, tiers: Tiers | None = None) -> None:
+        if tiers is not None:
+            raise ConfigError(
+                "kv_store and swap_space keep what the reuse 'prefix' finds again; leave them out, "
+                "or do not turn prefix caching off."
+            )
         self._groups = len(pool.windows)
+
+    def fetch(self, tokens: Ints, salt: str) -> Fetch | None:
+        return NOTHING
+
+    def advance(self, beside_steps: bool) -> None:
+        return None
+
+    def wait(self, timeout_s: float) -> None:
+        return None
 
     def lookup(self, tokens: Ints, salt: str) -> CachedPrefix | None:
         return None

@@ -8,24 +8,26 @@ from typing import ClassVar
 import numpy as np
 
 from ockham.cache.native_tree import Tree, make_tree
+from ockham.cache.store.fetch import NOTHING
 from ockham.core.registry import register
-from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Ints, PagePool
+from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, Ints, PagePool, Tiers
 
 
-@register("reuse", "prefix", exact=True, books=("prefix",))
+@register("reuse", "prefix", exact=True, books=("prefix", "store", "swap"))
 class PrefixReuse:
     """A prompt goes on from the longest prefix that any request before it has left behind.
 
     A radix tree over token ids (RadixAttention: Zheng et al., SGLang, arXiv:2312.07104), shared at
     every token: a page of which a prompt needs only the first cells is copied when it is written
-    to. Pages stay until the pool needs them; the leaf that is worth least goes first.
+    to. Pages stay until the pool needs them; the leaf that is worth least goes first, to memory and
+    disk where there are such tiers, from which a waiting prompt gets it back.
     Of prompts that arrive together with a prefix in common, one computes it and the others wait.
     """
 
     name: ClassVar[str] = "prefix"
 
-    def attach(self, pool: PagePool, slope: float) -> None:
-        self._pool = pool
+    def attach(self, pool: PagePool, slope: float, tiers: Tiers | None = None) -> None:
+        self._pool, self._tiers = pool, tiers
         self.tree: Tree = make_tree(pool.page_tokens, pool.windows, slope)
         pool.reclaim = self._reclaim
 
@@ -45,9 +47,24 @@ class PrefixReuse:
         held = self.tree.match(salt, tokens, touch=False).tokens
         return max(shared) >= held + self._pool.page_tokens
 
+    def fetch(self, tokens: Ints, salt: str) -> Fetch | None:
+        if self._tiers is None:
+            return NOTHING
+        return self._tiers.fetch(self.tree, tokens, salt)
+
+    def advance(self, beside_steps: bool) -> None:
+        if self._tiers is not None:
+            self._tiers.advance(self.tree, beside_steps)
+
+    def wait(self, timeout_s: float) -> None:
+        if self._tiers is not None:
+            self._tiers.wait(timeout_s)
+
     def keep(self, handle: int, tokens: Ints, salt: str, tables: Sequence[Ints]) -> int:
         node, taken = self.tree.insert(salt, tokens, tables)
         self._pool.hold(taken)
+        if self._tiers is not None:
+            self._tiers.kept(tokens, salt, tables, taken)
         if node == handle:
             return handle
         self.tree.lock(node)
@@ -68,16 +85,25 @@ class PrefixReuse:
 
     def forget(self) -> None:
         while (pages := self.tree.evict()) is not None:
+            if self._tiers is not None:
+                self._tiers.letting_go(pages)
             self._pool.drop(pages)
+        if self._tiers is not None:
+            self._tiers.forget()
 
     def held(self) -> list[Ints]:
-        return [self.tree.held(group) for group in range(len(self._pool.windows))]
+        held = [self.tree.held(group) for group in range(len(self._pool.windows))]
+        if self._tiers is None:
+            return held
+        return [np.concatenate(both) for both in zip(held, self._tiers.held(), strict=True)]
 
     def _reclaim(self, need: list[int]) -> None:
         while any(have < n for have, n in zip(self._pool.free_pages(), need, strict=True)):
             pages = self.tree.evict()
             if pages is None:
                 return
+            if self._tiers is not None:
+                self._tiers.letting_go(pages)
             self._pool.drop(pages)
 
 
