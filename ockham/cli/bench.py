@@ -14,6 +14,7 @@ import click
 
 from ockham.cli.bench_kernels import kernels
 from ockham.cli.bench_model import model
+from ockham.cli.bench_restart import restart
 from ockham.cli.bench_serve import serve
 from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
@@ -37,6 +38,7 @@ def bench() -> None:
 
 bench.add_command(kernels)
 bench.add_command(model)
+bench.add_command(restart)
 bench.add_command(serve)
 bench.add_command(startup)
 bench.add_command(workload)

@@ -23,7 +23,7 @@ from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.registry import find, make
 from ockham.core.seams import ApproximateReuse, Reuse
 from ockham.core.step import Floats, Ints, Step, StepOutput
-from ockham.engine import billing
+from ockham.engine import billing, moving
 from ockham.engine.attach import Attachments, Hook
 from ockham.engine.batch import Part, build
 from ockham.engine.decoding import Decoding
@@ -121,11 +121,22 @@ class Engine:
     def add(self, request: Request) -> None:
         """Take a request. Raises InvalidRequest, before any work, if it can never be served."""
         self._check(request)
+        params = request.params
+        seed = self._seeds.getrandbits(64) if params.seed is None else params.seed & (2**64 - 1)
+        sequence = self._first(request, seed)
+        if sequence.prompt_logprobs is not None:
+            sequence.prompt_logprobs *= request.score_from
+        for book in (sequence.ledger, self._total):
+            book.prompt_tokens += sequence.prompt_tokens
+        self._requests[request.request_id] = [sequence]
+        self.scheduler.add(sequence)
+
+    def _first(self, request: Request, seed: int) -> Sequence:
+        """The first choice of a request, before anything is done."""
         params, tokens = request.params, request.prompt_token_ids
         most = min(self.max_model_len, len(tokens) + (params.max_tokens or self.max_model_len))
-        seed = self._seeds.getrandbits(64) if params.seed is None else params.seed & (2**64 - 1)
         eos = frozenset() if params.ignore_eos else self._eos
-        sequence = Sequence(
+        return Sequence(
             request.request_id,
             0,
             (next(self._arrivals), 0),
@@ -140,12 +151,44 @@ class Engine:
             salt=request.cache_salt,
             approximation=request.approximation,
         )
-        if sequence.prompt_logprobs is not None:
-            sequence.prompt_logprobs *= request.score_from
-        for book in (sequence.ledger, self._total):
-            book.prompt_tokens += len(tokens)
-        self._requests[request.request_id] = [sequence]
-        self.scheduler.add(sequence)
+
+    def export_request(self, request_id: str) -> bytes:
+        """Take a request out, between two steps, for `import_request` of another engine. Its
+        choices go on there as if they had never moved; what was said of them stays said.
+
+        Raises InvalidRequest if there is none, or it cannot be moved.
+        """
+        group = self._requests.get(request_id)
+        if group is None:
+            raise InvalidRequest(f"there is no running request {request_id!r} to export.")
+        self._settle()
+        data = moving.pack(group, self.state, time.monotonic())
+        for sequence in group:
+            if sequence.status is not Status.FINISHED:
+                self.scheduler.finish(sequence)
+        del self._requests[request_id]
+        return data
+
+    def import_request(self, data: bytes) -> str:
+        """Go on with a request that another engine of the same numerics id exported; its id.
+
+        What finds no room in the pool is computed again. Raises InvalidRequest, and changes
+        nothing, if it cannot go on here to the same bits.
+        """
+        moved = moving.unpack(data, self.state.numerics_id)
+        request, now_s = moved.request, time.monotonic()
+        self._check(request)
+        self._check_moved(moved)
+        first = self._first(request, moved.seed)
+        first.most_tokens, first.stop_ids = moved.most_tokens, frozenset(moved.stop_ids)
+        group = [first, *(first.choice(c.index, self._text(request)) for c in moved.choices[1:])]
+        views = moving.import_states(moved, self.state)
+        self._requests[request.request_id] = group
+        for sequence, choice, view in zip(group, moved.choices, views, strict=True):
+            moving.restore(sequence, choice, moved.age_s, now_s)
+            if not choice.finished:
+                self.scheduler.take_in(sequence, view)
+        return request.request_id
 
     def abort(self, request_id: str) -> list[Delta]:
         """Give up a request and free its state. Ids that are not running are ignored."""
@@ -493,6 +536,21 @@ class Engine:
             )
         asked.check(len(request.prompt_token_ids))
         self.approximate[asked.reuse].check(asked)
+
+    def _check_moved(self, moved: moving.MovedRequest) -> None:
+        """Refuse what a request that comes from elsewhere would need and is not here."""
+        if moved.most_tokens > self.max_model_len:
+            raise InvalidRequest(
+                f"the request may grow to {moved.most_tokens} tokens, and the context here is "
+                f"{self.max_model_len}; raise max_model_len."
+            )
+        if moved.request.detokenize and self.tokenizer is None:
+            raise InvalidRequest(
+                "the request wants text, and no tokenizer was loaded here; load one."
+            )
+        generated = [token for choice in moved.choices for token in choice.generated]
+        if generated and not 0 <= min(generated) <= max(generated) < self.vocabulary:
+            raise InvalidRequest("this is no exported request (it has tokens that do not exist).")
 
     def _check_pool(self, prompt: int, max_tokens: int | None) -> None:
         """Refuse what could not be served even with the whole pool to itself."""

@@ -129,6 +129,16 @@ class Scheduler:
         sequence.status = Status.RUNNING
         self.running.append(sequence)
 
+    def take_in(self, sequence: Sequence, view: View | None) -> None:
+        """Go on with a sequence that comes from elsewhere, and with its state if it has any."""
+        once = sequence.computed_once
+        self.add(sequence)
+        if view is not None:
+            self.resume(sequence, view)
+            sequence.computed_once = max(once, view.length)
+            if sum(s.seats for s in self.running) > self.most_sequences:
+                self.preempt(sequence)
+
     def commit(self, chunks: list[Chunk]) -> None:
         """The step has run: its cells are valid, and what no later row can see is let go."""
         for chunk in chunks:

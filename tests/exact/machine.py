@@ -2,10 +2,10 @@
 
 A hypothesis state machine drives one engine through arrivals, steps under changing token budgets
 and thread counts, cancellations and forced preemptions; prompts are cut into whatever chunks that
-gives, choices are forked off their prompts, and state moves to memory and disk and back. Every
-choice of every request that finishes is compared, token ids and log probabilities, bit for bit,
-with the same request run alone through an engine of one thread that has nothing else to do. One
-differing bit is a bug, never a tolerance.
+gives, choices are forked off their prompts, state moves to memory and disk and back, and requests
+are exported and imported in the middle of their work. Every choice of every request that finishes
+is compared, token ids and log probabilities, bit for bit, with the same request run alone through
+an engine of one thread that has nothing else to do. One differing bit is a bug, never a tolerance.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ class ExactnessMachine(RuleBasedStateMachine):
     cut = 0
     """Preemptions, forced or not, and cancellations so far."""
     crowded_out = 0
+    moved = 0
 
     @classmethod
     def crowded(cls) -> Engine:
@@ -182,6 +183,18 @@ class ExactnessMachine(RuleBasedStateMachine):
         running = self.engine.scheduler.running
         if running:
             self.engine.scheduler.preempt(data.draw(st.sampled_from(running)))
+
+    @rule(data=st.data())
+    def move(self, data: st.DataObject) -> None:
+        """Out of the engine as bytes, and in again."""
+        scheduler = self.engine.scheduler
+        live = sorted({s.request_id for s in (*scheduler.running, *scheduler.waiting)})
+        if live:
+            name = data.draw(st.sampled_from(live))
+            exported = self.engine.export_request(name)
+            self.engine.check_integrity()
+            assert self.engine.import_request(exported) == name
+            type(self).moved += 1
 
     @rule()
     def crowd_out(self) -> None:
