@@ -138,6 +138,15 @@ void write_pages(Planes& planes, int64_t group, Vector<int64_t> pages,
                        static_cast<int64_t>(data.shape(1)));
 }
 
+void back_pages(const Planes& planes, int64_t group, int64_t index, int64_t pages) {
+    if (group < 0 || group >= static_cast<int64_t>(planes.groups().size()) || index < 0 ||
+        index >= static_cast<int64_t>(planes.groups()[group].layers.size()) || pages < 0 ||
+        pages > planes.groups()[group].pages)
+        throw std::invalid_argument("there are no such pages to back.");
+    nb::gil_scoped_release release;
+    planes.back(group, index, pages);
+}
+
 // -- programs ----------------------------------------------------------------------------------
 
 std::vector<float> floats_of(nb::handle array) {
@@ -487,6 +496,7 @@ void bind_executor(nb::module_& module) {
         .def("write", &write_state, "group"_a, "slots"_a, "state"_a)
         .def("stored_page_bytes", &Planes::stored_page_bytes, "group"_a)
         .def("read_pages", &read_pages, "group"_a, "pages"_a, "data"_a, "at"_a)
+        .def("back", &back_pages, "group"_a, "index"_a, "pages"_a)
         .def("write_pages", &write_pages, "group"_a, "pages"_a, "data"_a, "at"_a);
     nb::class_<BoundRun>(module, "Run")
         .def_ro("step", &BoundRun::step)

@@ -5,6 +5,11 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 namespace ockham {
 
 namespace {
@@ -168,6 +173,19 @@ void Planes::write_pages(int64_t group, const int64_t* pages, int64_t count, con
         for (int64_t n = 0; n < count; ++n)
             std::memcpy(to.data + pages[n] * to.page_bytes, from + n * stride, to.page_bytes);
     }
+}
+
+void Planes::back(int64_t group, int64_t index, int64_t pages) const {
+#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
+    const LayerPlane layer = plane(group, index);
+    const auto size = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto begin = reinterpret_cast<uintptr_t>(layer.data) / size * size;
+    const auto end = reinterpret_cast<uintptr_t>(layer.data + pages * layer.page_bytes);
+    // An older system does not know how to, and then it is done when somebody writes.
+    if (end > begin) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE);
+#else
+    (void)group, (void)index, (void)pages;
+#endif
 }
 
 void Planes::copy(int64_t group, const int64_t* source, const int64_t* target, int64_t count) {

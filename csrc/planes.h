@@ -90,6 +90,9 @@ class Planes {
                     int64_t stride) const;
     void write_pages(int64_t group, const int64_t* pages, int64_t count, const uint8_t* data,
                      int64_t stride);
+    // Has the system back the first `pages` of layer `index` of a group, so that who writes to them
+    // first need not wait for it. Changes no content; may run beside anything.
+    void back(int64_t group, int64_t index, int64_t pages) const;
 
    private:
     LayerPlane plane(int64_t group, int64_t index) const;

@@ -72,4 +72,5 @@ def open_tiers(
             log.warning("%s Serving goes on without it.", error)
     if memory is None and disk is None:
         return None
-    return Tiers(state, planes, identity, memory, disk, seconds)
+    layers = [len(group.layers) for group in state.groups]
+    return Tiers(state, planes, layers, identity, memory, disk, seconds)

@@ -72,6 +72,11 @@ class Planes(Protocol):
         """Put back what `read_pages` gave."""
         ...
 
+    def back(self, group: int, index: int, pages: int) -> None:
+        """Have the system back the first pages of the group's layer `index` with memory, so that
+        the first to write to them need not wait. Changes nothing; may run beside a step."""
+        ...
+
 
 class Run(Protocol):
     """One step under way: its activations between ranges of the program.

@@ -61,6 +61,9 @@ class CpuPlanes:
     def write_pages(self, group: int, pages: Longs, data: npt.NDArray[np.uint8], at: int) -> None:
         self.native.write_pages(group, _slots(pages), data, at)
 
+    def back(self, group: int, index: int, pages: int) -> None:
+        self.native.back(group, index, pages)
+
 
 def _slots(slots: Longs) -> Longs:
     return np.ascontiguousarray(slots, np.int64)

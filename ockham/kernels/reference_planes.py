@@ -78,6 +78,9 @@ class ReferencePlanes:
             place = self._planes[group][:, :, page]
             place[...] = row[at : at + nbytes].view(place.dtype).reshape(place.shape)
 
+    def back(self, group: int, index: int, pages: int) -> None:
+        """Left to who writes."""
+
 
 def _rounded(rows: Floats, dtype: np.dtype[np.generic]) -> Stored:
     if dtype == np.uint16:

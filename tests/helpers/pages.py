@@ -37,8 +37,10 @@ def get(store: DiskStore, names: Sequence[PageName]) -> int:
     rows = np.zeros((len(names), store.slot_bytes), np.uint8)
     found = store.read(names, list(rows))
     payload = IDENTITY.payload_bytes
-    for name, groups, row in zip(names, found, rows, strict=False):
-        assert np.array_equal(row[:payload], page_of(name, groups, store.slot_bytes)[:payload])
+    for name, record, row in zip(names, found, rows, strict=False):
+        expected = page_of(name, record.groups, store.slot_bytes)
+        assert np.array_equal(row[:payload], expected[:payload])
+    store.note_use(found)
     return len(found)
 
 

@@ -283,9 +283,16 @@ class DiskStore:
 
     # -- reading -------------------------------------------------------------------------------
 
-    def read(self, names: Sequence[PageName], rows: Sequence[Bytes]) -> list[int]:
+    def will_read(self, names: Sequence[PageName]) -> None:
+        """Ask the system to begin reading the pages of these names."""
+        with self._lock:
+            found = [self._slot_of.get(name.key) for name in names]
+        with contextlib.suppress(OSError):
+            self._pages.will_read([slot for slot in found if slot is not None])
+
+    def read(self, names: Sequence[PageName], rows: Sequence[Bytes]) -> list[Record]:
         """Fill rows (slot_bytes,) with the pages of these names, up to the first that is not there
-        or not whole; of each that was filled, its groups."""
+        or not whole; the records of those that were filled."""
         with self._lock:
             slots: list[int] = []
             for name in names:
@@ -299,15 +306,13 @@ class DiskStore:
         finally:
             with self._lock:
                 self._reading.subtract(slots)
-        self._note_use(slots, records)
-        return [record.groups for record in records]
+        return records
 
     def _read_whole(
         self, names: Sequence[PageName], slots: Sequence[int], rows: Sequence[Bytes]
     ) -> list[Record]:
         table = np.zeros((len(slots), self._format.nbytes), np.uint8)
         try:
-            self._pages.will_read(slots)
             self._index.read(slots, list(table))
             filled = self._pages.read(slots, rows)
         except OSError as error:
@@ -342,19 +347,20 @@ class DiskStore:
                     self._clear([slot])
                 self._forget(name.key)
 
-    def _note_use(self, slots: Sequence[int], records: Sequence[Record]) -> None:
-        """Put the time of use on the disk too, for the order after a restart."""
-        slots = slots[: len(records)]
+    def note_use(self, records: Sequence[Record]) -> None:
+        """Count pages of one context, in its order, as used; on the disk too, for the order after a
+        restart."""
         self.touch(record.name.key for record in records)
         with self._lock:
             self._used += len(records)
-            newest = self._used
-            there = [i for i, r in enumerate(records) if self._slot_of.get(r.name.key) == slots[i]]
+            slots, noted = [], []
+            for i, record in enumerate(records):
+                slot = self._slot_of.get(record.name.key)
+                if slot is not None and self._groups[record.name.key] == record.groups:
+                    slots.append(slot)
+                    noted.append(replace(record, used=self._used - i))
             with contextlib.suppress(OSError):
-                self._write_records(
-                    [slots[i] for i in there],
-                    [replace(records[i], used=newest - i) for i in there],
-                )
+                self._write_records(slots, noted)
 
     # -- checks --------------------------------------------------------------------------------
 

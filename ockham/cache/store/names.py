@@ -9,6 +9,8 @@ contexts whose keys were equal would still not be taken for each other.
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -17,6 +19,8 @@ import numpy as np
 from ockham.core.seams import Ints
 
 KEY_BYTES = 16
+_LATELY = 64
+"""Contexts whose names are remembered."""
 
 
 class PageName(NamedTuple):
@@ -51,17 +55,39 @@ class Identity(msgspec.Struct, frozen=True):
         """What the chains of a tenant begin with. The salt cannot be had back from it."""
         return _hash(msgspec.json.encode(self), salt.encode())
 
-    def names(self, tokens: Ints, salt: str, first: int = 0) -> list[PageName]:
-        """The names of all full pages of `tokens` from page `first` on."""
-        root = key = self.root(salt)
-        data = np.ascontiguousarray(tokens, "<i4").tobytes()
-        page = 4 * self.page_tokens
-        found = []
-        for number in range(len(tokens) // self.page_tokens):
-            own, parent = data[number * page : (number + 1) * page], key
+    def names(self, tokens: Ints, salt: str, known: Sequence[PageName] = ()) -> list[PageName]:
+        """The names of all full pages of `tokens`; `known` are those of the first ones."""
+        root = known[0].root if known else self.root(salt)
+        key = known[-1].key if known else root
+        data, page = np.ascontiguousarray(tokens, "<i4").tobytes(), 4 * self.page_tokens
+        found = list(known)
+        for start in range(len(known) * page, len(data) - page + 1, page):
+            own, parent = data[start : start + page], key
             key = _hash(parent, own)
-            if number >= first:
-                found.append(PageName(key, parent, root, own))
+            found.append(PageName(key, parent, root, own))
+        return found
+
+
+class Namer:
+    """The names of contexts that grow: what was named lately is not hashed again."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._lately: OrderedDict[tuple[str, bytes], tuple[Ints, list[PageName]]] = OrderedDict()
+        """By tenant and first page, the tokens that were named last and their names."""
+
+    def names(self, tokens: Ints, salt: str) -> list[PageName]:
+        """As `Identity.names`."""
+        size = self._identity.page_tokens
+        begin = salt, tokens[:size].tobytes()
+        before, names = self._lately.pop(begin, (tokens[:0], []))
+        most = min(len(before), len(tokens)) // size
+        same = before[: most * size] == tokens[: most * size]
+        known = most if same.all() else int(np.argmin(same)) // size
+        found = self._identity.names(tokens, salt, names[:known])
+        self._lately[begin] = (before, names) if known == len(found) else (tokens, found)
+        if len(self._lately) > _LATELY:
+            self._lately.popitem(last=False)
         return found
 
 

@@ -8,7 +8,8 @@ and read from it. A `Fetch` is one prefix on its way back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ockham.cache.native_tree import Tree
 from ockham.cache.store.disk import DiskStore
 from ockham.cache.store.fetch import Nothing, PageFetch
 from ockham.cache.store.memory import MemoryTier
-from ockham.cache.store.names import Identity, PageName
+from ockham.cache.store.names import Identity, Namer, PageName
 from ockham.cache.store.reader import Reader
 from ockham.cache.store.record import Bytes
 from ockham.cache.store.stats import TierStats
@@ -28,6 +29,10 @@ PATIENCE_S = 5.0
 """A disk that gives nothing for so long is not waited for."""
 BESIDE_STEPS_BYTES = 16 << 20
 """Brought into the pool between two steps while other requests run."""
+BACKED_BYTES = 256 << 20
+"""Of the pool, what is backed with memory before anything is read."""
+NEW_PAGES = 64
+"""Backed beside those: a prompt that is read goes on."""
 RETRY = 1.05
 """What a disk that was found too slow is thought to have gained by the next time: now and then it
 is tried again."""
@@ -35,7 +40,7 @@ CLOSE_S = 5.0
 
 
 class Tiers:
-    """Memory and disk below one pool; either may be missing.
+    """Memory and disk below one pool; either may be missing. `layers` are those of each group.
 
     `seconds(first, tokens)` is how long computing so many tokens from cell `first` on would take,
     None while that is not known.
@@ -45,15 +50,17 @@ class Tiers:
         self,
         pool: PagePool,
         planes: Planes,
+        layers: Sequence[int],
         identity: Identity,
         memory: MemoryTier | None,
         disk: DiskStore | None,
         seconds: Callable[[int, int], float | None],
     ) -> None:
         self._pool, self._planes, self.identity = pool, planes, identity
+        self._layers, self._namer = layers, Namer(identity)
         self.memory, self.disk, self._seconds = memory, disk, seconds
         self.writer = None if disk is None else Writer(disk)
-        self.reader = None if disk is None else Reader(disk)
+        self.reader = None if disk is None else Reader(disk, self._back(len(disk)))
         self._groups = range(len(identity.page_bytes))
         self._starts = np.cumsum([0, *identity.page_bytes])[:-1].tolist()
         """Where each group's page begins in a row."""
@@ -63,11 +70,20 @@ class Tiers:
         self._fetches: list[PageFetch] = []
         self._stats = TierStats()
 
+    def _back(self, pages: int) -> Iterator[None]:
+        """Have the pool's first pages backed with memory before the first prompts are read into
+        them: the system takes longer for that than for reading."""
+        most = min(pages + NEW_PAGES, BACKED_BYTES // self.identity.payload_bytes)
+        for group, layers in enumerate(self._layers):
+            for layer in range(layers):
+                self._planes.back(group, layer, min(most, self._pool.sizes[group]))
+                yield
+
     # -- out of the pool -----------------------------------------------------------------------
 
     def kept(self, tokens: Ints, salt: str, tables: Sequence[Ints], taken: Sequence[Ints]) -> None:
         """The cells of `tokens` are valid and stand in `tables`; the tree now holds `taken` too."""
-        names = self.identity.names(tokens, salt)
+        names = self._namer.names(tokens, salt)
         if self.memory is not None:
             self._remember(names, tables, taken)
         if names and self.disk is not None and self.writer is not None:
@@ -148,7 +164,7 @@ class Tiers:
 
         None if another is bringing back a part of it: then ask again."""
         first = tree.match(salt, tokens, touch=False).tokens // self.identity.page_tokens
-        names = self.identity.names(tokens, salt, first)
+        names = self._namer.names(tokens, salt)[first:]
         if not names or self._source(names[0]) is None:
             return Nothing(_reach(tree, tokens, salt))
         if any(names[0].key in fetch.keys for fetch in self._fetches):
@@ -217,14 +233,14 @@ class Tiers:
             took += self._put(fetch, *found)
         return took
 
-    def _next(self, fetch: PageFetch) -> tuple[int, Bytes] | None:
-        """The next page of a fetch, if it is there."""
+    def _next(self, fetch: PageFetch) -> tuple[list[int], Bytes] | None:
+        """The next pages of a fetch, if they are there: their groups, and a row for each."""
         if fetch.taken == len(fetch.names):
             fetch.stopped = True
             return None
         source = fetch.sources[fetch.taken]
         if not isinstance(source, int):
-            return source
+            return [source[0]], source[1][None]
         assert self.reader is not None, "a page on disk has a reader"
         assert fetch.read is not None, "a page on disk is being read"
         ended = fetch.read.ended  # asked first: what is ready then is all there will be
@@ -232,29 +248,40 @@ class Tiers:
         fetch.stopped = found is None and ended
         return found
 
-    def _put(self, fetch: PageFetch, present: int, row: Bytes) -> int:
-        """Write one page into the pool; 1, or 0 if that cannot be and the fetch ends here."""
+    def _put(self, fetch: PageFetch, present: list[int], rows: Bytes) -> int:
+        """Write pages into the pool; how many, until the fetch ends here."""
+        done = 0
         number = fetch.first + fetch.taken
-        end = (fetch.first + len(fetch.names)) * self.identity.page_tokens
+        for wanted, run in groupby(
+            self._wanted(fetch, number + i, groups) for i, groups in enumerate(present)
+        ):
+            count = len(list(run))
+            pages = None if wanted is None else self._pool.take([count * each for each in wanted])
+            if pages is None:
+                fetch.stopped = True
+                break
+            for group, own in enumerate(pages):
+                if len(own):
+                    self._planes.write_pages(
+                        group, own.astype(np.int64), rows[done : done + count], self._starts[group]
+                    )
+                fetch.pages[group] += own.tolist() if len(own) else [-1] * count
+            done += count
+        fetch.taken += done
+        return done
+
+    def _wanted(self, fetch: PageFetch, number: int, present: int) -> tuple[int, ...] | None:
+        """Of each group, 1 if its page `number` is to be taken in; None if one lacks that every
+        later row sees."""
+        size = self.identity.page_tokens
+        end = (fetch.first + len(fetch.names)) * size
         wanted = []
         for group, window in enumerate(self._pool.windows):
-            seen = not window or number >= max(0, end + 1 - window) // self.identity.page_tokens
-            if not window and not present >> group & 1:
-                fetch.stopped = True  # every later row sees it
-                return 0
-            wanted.append(int(seen and present >> group & 1))
-        pages = self._pool.take(wanted)
-        if pages is None:
-            fetch.stopped = True
-            return 0
-        for group, page in enumerate(pages):
-            if len(page):
-                self._planes.write_pages(
-                    group, page.astype(np.int64), row[None], self._starts[group]
-                )
-            fetch.pages[group].append(int(page[0]) if len(page) else -1)
-        fetch.taken += 1
-        return 1
+            there = present >> group & 1
+            if not window and not there:
+                return None
+            wanted.append(int(there and number >= (window and max(0, end + 1 - window) // size)))
+        return tuple(wanted)
 
     def _finish(self, fetch: PageFetch, tree: Tree) -> None:
         """Enter what came into the tree, and let whoever waits go on."""
@@ -269,7 +296,7 @@ class Tiers:
             _, taken = tree.insert(fetch.salt, fetch.tokens[:end], tables)
             self._pool.hold(taken)
             if self.memory is not None:
-                self._remember(self.identity.names(fetch.tokens[:end], fetch.salt), tables, taken)
+                self._remember(self._namer.names(fetch.tokens[:end], fetch.salt), tables, taken)
                 for name in fetch.names[: fetch.taken]:
                     self.memory.drop(name)
             self._stats.fetched += fetch.taken
