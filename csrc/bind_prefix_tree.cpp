@@ -91,6 +91,17 @@ void bind_prefix_tree(nb::module_& module) {
         .def("lock", &PrefixTree::lock, "node"_a)
         .def("unlock", &PrefixTree::unlock, "node"_a)
         .def("pin", &PrefixTree::pin, "node"_a, "pinned"_a)
+        .def(
+            "hint",
+            [](PrefixTree& self, int64_t node, int64_t hint, int64_t start) {
+                if (hint < 0 || hint >= PrefixTree::kHints)
+                    throw std::invalid_argument("there is no hint " + std::to_string(hint) + ".");
+                PrefixTree::Pages taken;
+                self.hint(node, static_cast<PrefixTree::Hint>(hint), start, taken);
+                return arrays_of(std::move(taken));
+            },
+            "node"_a, "hint"_a, "start"_a)
+        .def("tick", &PrefixTree::tick, "now_s"_a)
         .def("evict",
              [](PrefixTree& self) -> nb::object {
                  PrefixTree::Pages given;
@@ -109,13 +120,21 @@ void bind_prefix_tree(nb::module_& module) {
                  for (const auto& node : self.dump())
                      nodes.append(nb::make_tuple(node.salt, node.number, node.parent, node.start,
                                                  node.tokens, node.pages, node.hits, node.locks,
-                                                 node.pinned));
+                                                 node.pinned, node.hint, node.made_s,
+                                                 node.used_s));
                  return nodes;
              })
+        .def(
+            "tokens_of",
+            [](const PrefixTree& self, int64_t node, int64_t most) {
+                return array_of(self.tokens_of(node, most));
+            },
+            "node"_a, "most"_a)
         .def("held",
              [](const PrefixTree& self, int64_t group) { return array_of(self.held(group)); },
              "group"_a)
         .def_prop_ro("tokens", &PrefixTree::tokens)
+        .def_prop_ro("pages", &PrefixTree::pages)
         .def_prop_ro("nodes", &PrefixTree::nodes)
         .def_prop_ro("bytes", &PrefixTree::bytes);
 }

@@ -23,8 +23,16 @@ struct PrefixTree::Node {
     int64_t locks = 0;
     bool pinned = false, listed = false;
     double priority = 0.0;
-    int64_t used = 0, hits = 0;
+    int64_t used = 0, hits = 0, stamp = -1;
+    Hint hint = kPlain;
+    double made_s = 0.0, used_s = 0.0;
 
+    int64_t held() const {
+        int64_t pages = 0;
+        for (const auto& own : this->pages)
+            pages += std::count_if(own.begin(), own.end(), [](int32_t page) { return page >= 0; });
+        return pages;
+    }
     int64_t end() const { return start + static_cast<int64_t>(tokens.size()); }
     bool kept() const { return locks > 0 || pinned; }
 
@@ -83,6 +91,8 @@ PrefixTree::Match PrefixTree::match(const std::string& salt, Tokens tokens, bool
     if (touch)
         for (const Step& step : path) {
             ++step.node->hits;
+            unlist(step.node);
+            if (step.node->hint < kPlain) step.node->hint = kPlain;  // a use proves it wrong
             use(step.node);
         }
     found.tokens = length;
@@ -185,6 +195,10 @@ PrefixTree::Node* PrefixTree::split(Node* node, int64_t at, Pages& taken) {
     upper->priority = node->priority;
     upper->used = node->used;
     upper->hits = node->hits;
+    upper->hint = node->hint;
+    upper->stamp = node->stamp;
+    upper->made_s = node->made_s;
+    upper->used_s = node->used_s;
     node->parent->adopt(upper);
     node->tokens.erase(node->tokens.begin(), node->tokens.begin() + (at - node->start));
     node->tokens.shrink_to_fit();
@@ -196,7 +210,10 @@ PrefixTree::Node* PrefixTree::split(Node* node, int64_t at, Pages& taken) {
         upper->pages.emplace_back(own.begin(), own.begin() + upper_pages);
         own.erase(own.begin(), own.begin() + (cut - first));
         own.shrink_to_fit();
-        if (at % page_tokens_ && own.front() >= 0) taken[g].push_back(own.front());
+        if (at % page_tokens_ && own.front() >= 0) {
+            taken[g].push_back(own.front());
+            ++pages_;
+        }
     }
     if (!node->kept()) {
         count(node, 1);
@@ -215,6 +232,7 @@ void PrefixTree::fill(Node* node, const std::vector<const int32_t*>& tables, Pag
             if (own[i] >= 0 || other < 0) continue;
             own[i] = other;
             taken[g].push_back(other);
+            ++pages_;
         }
     }
 }
@@ -223,6 +241,7 @@ bool PrefixTree::extend(Node* node, Tokens tokens, const std::vector<const int32
                         Pages& taken) {
     const int64_t at = node->end();
     if (node->parent == nullptr || !node->children.empty()) return false;
+    if (node->pinned || node->hint != kPlain) return false;
     if (at % page_tokens_)
         for (size_t g = 0; g < windows_.size(); ++g)
             if (node->pages[g].back() != tables[g][at / page_tokens_]) return false;
@@ -232,7 +251,10 @@ bool PrefixTree::extend(Node* node, Tokens tokens, const std::vector<const int32
     for (size_t g = 0; g < windows_.size(); ++g)
         for (int64_t page = first; page < last; ++page) {
             node->pages[g].push_back(tables[g][page]);
-            if (tables[g][page] >= 0) taken[g].push_back(tables[g][page]);
+            if (tables[g][page] < 0) continue;
+            taken[g].push_back(tables[g][page]);
+            ++pages_;
+            ++turnover_;
         }
     if (!node->kept()) count(node, 1);
     tokens_ += tokens.count - at;
@@ -251,6 +273,7 @@ PrefixTree::Node* PrefixTree::grow(Node* parent, Tokens tokens,
         for (const int32_t page : node->pages[g])
             if (page >= 0) taken[g].push_back(page);
     }
+    pages_ += node->held();
     unlist(parent);
     parent->adopt(node);
     count(node, 1);
@@ -264,6 +287,7 @@ PrefixTree::Node* PrefixTree::new_node(Node* parent, int64_t start) {
     made->number = numbers_++;
     made->parent = parent;
     made->start = start;
+    made->made_s = now_s_;
     Node* node = made.get();
     nodes_.emplace(node->number, std::move(made));
     return node;
@@ -279,6 +303,11 @@ PrefixTree::Node* PrefixTree::find(int64_t number) const {
 void PrefixTree::use(Node* node) {
     unlist(node);
     node->used = ++uses_;
+    node->used_s = now_s_;
+    if (node->stamp < 0 || turnover_ - node->stamp >= pages_ / 4) {
+        turnover_ += node->held();
+        node->stamp = turnover_;
+    }
     node->priority = clock_ + 1.0 + slope_ * static_cast<double>(node->start);
     list(node);
 }
@@ -298,13 +327,13 @@ void PrefixTree::count(const Node* node, int64_t sign) {
 
 void PrefixTree::list(Node* node) {
     if (node->listed || !node->children.empty() || node->kept()) return;
-    leaves_.emplace(node->priority, node->used, node);
+    leaves_[node->hint].emplace(node->priority, node->used, node);
     node->listed = true;
 }
 
 void PrefixTree::unlist(Node* node) {
     if (!node->listed) return;
-    leaves_.erase({node->priority, node->used, node});
+    leaves_[node->hint].erase({node->priority, node->used, node});
     node->listed = false;
 }
 
@@ -336,16 +365,44 @@ void PrefixTree::pin(int64_t number, bool pinned) {
     }
 }
 
+void PrefixTree::hint(int64_t number, Hint hint, int64_t start, Pages& taken) {
+    taken.assign(windows_.size(), {});
+    Node* node = find(number);
+    while (node->parent != nullptr && node->end() > start) {
+        Node* above = node->parent;
+        if (node->start < start) split(node, start, taken);
+        unlist(node);
+        node->hint = hint;
+        list(node);
+        node = above;
+    }
+}
+
+// The leaf to go: as the hints say, unless it is one of those used last; else as recency and cost.
+PrefixTree::Node* PrefixTree::least() const {
+    const Leaf* first = nullptr;
+    for (const auto& leaves : leaves_) {
+        if (leaves.empty()) continue;
+        const Leaf& leaf = *leaves.begin();
+        if (std::get<Node*>(leaf)->hint == kGone) return std::get<Node*>(leaf);
+        if (turnover_ - std::get<Node*>(leaf)->stamp >= pages_ / 2) return std::get<Node*>(leaf);
+        if (first == nullptr || leaf < *first) first = &leaf;
+    }
+    return first == nullptr ? nullptr : std::get<Node*>(*first);
+}
+
 bool PrefixTree::evict(Pages& given) {
-    if (leaves_.empty()) return false;
-    Node* node = std::get<Node*>(*leaves_.begin());
-    clock_ = node->priority;
+    Node* node = least();
+    if (node == nullptr) return false;
+    clock_ = std::max(clock_, node->priority);
     unlist(node);
     count(node, -1);
     given.assign(windows_.size(), {});
-    for (size_t g = 0; g < windows_.size(); ++g)
+    for (size_t g = 0; g < windows_.size(); ++g) {
         for (const int32_t page : node->pages[g])
             if (page >= 0) given[g].push_back(page);
+        pages_ -= static_cast<int64_t>(given[g].size());
+    }
     tokens_ -= static_cast<int64_t>(node->tokens.size());
     Node* parent = node->parent;
     parent->children.erase(parent->place(node->tokens.front()));
@@ -385,15 +442,18 @@ std::vector<PrefixTree::Facts> PrefixTree::dump() const {
             below.pop_back();
             for (const auto& [token, child] : node->children) below.push_back(child);
             if (node == root.get()) continue;
-            int64_t pages = 0;
-            for (const auto& own : node->pages)
-                pages += std::count_if(own.begin(), own.end(), [](int32_t p) { return p >= 0; });
             found.push_back({salt, node->number, node->parent->number, node->start,
-                             static_cast<int64_t>(node->tokens.size()), pages, node->hits,
-                             node->locks, node->pinned});
+                             static_cast<int64_t>(node->tokens.size()), node->held(), node->hits,
+                             node->locks, node->pinned, node->hint, node->made_s, node->used_s});
         }
     }
     return found;
+}
+
+std::vector<int32_t> PrefixTree::tokens_of(int64_t number, int64_t most) const {
+    const auto& tokens = find(number)->tokens;
+    const int64_t count = std::min(most, static_cast<int64_t>(tokens.size()));
+    return {tokens.begin(), tokens.begin() + count};
 }
 
 std::vector<int32_t> PrefixTree::held(int64_t group) const {

@@ -33,7 +33,11 @@ class PrefixTree {
         std::string salt;
         int64_t number, parent, start, tokens, pages, hits, locks;
         bool pinned;
+        int64_t hint;
+        double made_s, used_s;
     };
+
+    enum Hint { kGone, kSpent, kPlain, kExpected, kHints };  // as in ockham/core/seams.py
 
     // `windows[g]` is the sliding window of layer group g, 0 for none; `slope` what a token costs
     // more for each token before it, in units of the first one.
@@ -42,6 +46,7 @@ class PrefixTree {
     PrefixTree(const PrefixTree&) = delete;
     PrefixTree& operator=(const PrefixTree&) = delete;
 
+    void tick(double now_s) { now_s_ = now_s; }
     Match match(const std::string& salt, Tokens tokens, bool touch);
     // `tables[g]` has ceil(tokens / page_tokens) pages. Adds to `taken` what the tree now holds once
     // more, and gives the handle of the last node.
@@ -55,15 +60,19 @@ class PrefixTree {
     void lock(int64_t number);
     void unlock(int64_t number);
     void pin(int64_t number, bool pinned);
+    // What is said of the cells from `start` on, on the path to a node; gives what insert() gives.
+    void hint(int64_t number, Hint hint, int64_t start, Pages& taken);
 
     // False if every leaf is locked or pinned; else `given` has the pages that the leaf held.
     bool evict(Pages& given);
     const std::vector<int64_t>& evictable() const { return evictable_; }
 
     int64_t tokens() const { return tokens_; }
+    int64_t pages() const { return pages_; }
     int64_t nodes() const { return static_cast<int64_t>(nodes_.size()); }
     int64_t bytes() const;  // beside the state: what the tree itself takes, about
     std::vector<Facts> dump() const;
+    std::vector<int32_t> tokens_of(int64_t number, int64_t most) const;
     std::vector<int32_t> held(int64_t group) const;
 
    private:
@@ -88,16 +97,18 @@ class PrefixTree {
     void count(const Node* node, int64_t sign);
     void list(Node* node);
     void unlist(Node* node);
+    Node* least() const;
 
     const int64_t page_tokens_;
     const std::vector<int64_t> windows_;
     const double slope_;
     std::map<std::string, std::unique_ptr<Node>> roots_;
     std::unordered_map<int64_t, std::unique_ptr<Node>> nodes_;
-    std::set<Leaf> leaves_;  // those that may go, the one that is worth least first
+    std::set<Leaf> leaves_[kHints];  // those that may go, the one that is worth least first
     std::vector<int64_t> evictable_;
-    int64_t numbers_ = 0, uses_ = 0, tokens_ = 0;
-    double clock_ = 0.0;
+    int64_t numbers_ = 0, uses_ = 0, tokens_ = 0, pages_ = 0;
+    int64_t turnover_ = 0;  // pages of the nodes that came into the window so far
+    double clock_ = 0.0, now_s_ = 0.0;
 };
 
 }  // namespace ockham

@@ -22,6 +22,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
+from ockham.engine.offline import OfflineBatch
 from ockham.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class LLM:
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[Collector, Listener | None]] = {}
         self._numbers = itertools.count(1)
+        self._batches: dict[str, OfflineBatch] = {}
+        """Of each unfinished request, the batch that it is part of."""
 
     def generate(
         self,
@@ -287,8 +290,8 @@ class LLM:
         ]
         bar = _Progress(len(collectors)) if use_tqdm and len(collectors) > 1 else None
         try:
-            for index, collector in enumerate(collectors):
-                self._named(index, self._submit, collector, bar)
+            for index in self._plan(collectors):
+                self._named(index, self._submit, collectors[index], bar)
             for collector in collectors:
                 while not collector.finished:
                     self._step()
@@ -297,7 +300,17 @@ class LLM:
                 bar.close()
             for collector in collectors:
                 self._withdraw(collector)
+                self._batches.pop(collector.request.request_id, None)
         return [collector.output() for collector in collectors]
+
+    def _plan(self, collectors: Sequence[Collector]) -> list[int]:
+        """The order in which the requests of a batch go to the engine."""
+        if len(collectors) < 2:
+            return list(range(len(collectors)))
+        batch = OfflineBatch(self.engine, [collector.request for collector in collectors])
+        for collector in collectors:
+            self._batches[collector.request.request_id] = batch
+        return batch.order
 
     def _submit(self, collector: Collector, listener: Listener | None = None) -> None:
         """Hand a request to the engine; its deltas go to the collector, then to the listener."""
@@ -327,6 +340,9 @@ class LLM:
                 listener(collector, delta)
             if collector.finished:
                 del self._waiting[delta.request_id]
+                batch = self._batches.pop(delta.request_id, None)
+                if batch is not None:
+                    batch.ended(collector)
 
 
 class Stream:

@@ -45,12 +45,25 @@ class NativeTree:
     def pin(self, number: int, pinned: bool = True) -> None:
         self._native.pin(number, pinned)
 
+    def hint(self, number: int, hint: int, start: int) -> list[Ints]:
+        return cast("list[Ints]", self._native.hint(number, hint, start))
+
+    def tick(self, now_s: float) -> None:
+        self._native.tick(now_s)
+
+    def tokens_of(self, number: int, most: int) -> Ints:
+        return cast("Ints", self._native.tokens_of(number, most))
+
     def dump(self) -> list[NodeFacts]:
         return [NodeFacts(*facts) for facts in self._native.dump()]
 
     @property
     def tokens(self) -> int:
         return self._native.tokens
+
+    @property
+    def pages(self) -> int:
+        return self._native.pages
 
     @property
     def nodes(self) -> int:

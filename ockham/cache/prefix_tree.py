@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT
 from ockham.core.step import Ints
 
 
@@ -37,6 +38,15 @@ class Node:
     priority: float = 0.0
     used: int = 0
     hits: int = 0
+    hint: int = PLAIN
+    stamp: int = -1
+    """`PrefixTree._turnover` after its last use that counted there."""
+    made_s: float = 0.0
+    used_s: float = 0.0
+
+    @property
+    def held(self) -> int:
+        return sum(page >= 0 for own in self.pages for page in own)
 
     @property
     def end(self) -> int:
@@ -55,6 +65,11 @@ class NodeFacts(NamedTuple):
     hits: int
     locks: int
     pinned: bool
+    hint: int
+    """GONE, SPENT, PLAIN or EXPECTED."""
+    made_s: float
+    used_s: float
+    """When it was made and last used, on the clock of `tick`."""
 
 
 @dataclass(slots=True)
@@ -74,6 +89,12 @@ class PrefixTree:
     priority = clock + cost, where cost is 1 + `slope` * depth, what a token of that depth costs to
     compute in units of the first one, and the clock is the priority of the last that went. With a
     slope of 0 this is least recently used.
+
+    Predictions change that order (Antoniadis et al., "Paging with Succinct Predictions", 2022: one
+    bit a request): what is SPENT goes first and what is EXPECTED last, but only outside of the
+    *window*: the nodes used last, up to half of the pages held, go by no prediction. So what
+    recency alone would keep in a quarter of the room is kept, however wrong they are. What is GONE
+    is known and goes before all else.
     """
 
     def __init__(self, page_tokens: int, windows: Sequence[int], slope: float = 0.0) -> None:
@@ -82,8 +103,15 @@ class PrefixTree:
         self._nodes: dict[int, Node] = {}
         self._numbers = self._uses = 0
         self._clock = 0.0
-        self.tokens = 0
-        """Tokens held."""
+        self._turnover = 0
+        """Pages of the nodes that came into the window so far."""
+        self._now_s = 0.0
+        self.tokens = self.pages = 0
+        """Tokens and pages held."""
+
+    def tick(self, now_s: float) -> None:
+        """What time it is, for the ages of nodes."""
+        self._now_s = now_s
 
     # -- finding -------------------------------------------------------------------------------
 
@@ -115,6 +143,7 @@ class PrefixTree:
         if touch:
             for node, _ in path:
                 node.hits += 1
+                node.hint = max(node.hint, PLAIN)  # a use proves that it was not spent
                 self._use(node)
         return Match(length, tables, path[-1][0].number)
 
@@ -200,8 +229,9 @@ class PrefixTree:
         first, cut = node.start // size, at // size
         upper = self._new(node.parent, node.start, node.tokens[: at - node.start])
         upper.pages = [own[: -(-at // size) - first] for own in node.pages]
-        upper.locks, upper.pinned = node.locks, node.pinned
+        upper.locks, upper.pinned, upper.hint = node.locks, node.pinned, node.hint
         upper.priority, upper.used, upper.hits = node.priority, node.used, node.hits
+        upper.stamp, upper.made_s, upper.used_s = node.stamp, node.made_s, node.used_s
         assert node.parent is not None, "a root is never cut"
         node.parent.children[int(upper.tokens[0])] = upper
         node.tokens = node.tokens[at - node.start :]
@@ -211,6 +241,7 @@ class PrefixTree:
             node.pages[group] = own[cut - first :]
             if at % size and node.pages[group][0] >= 0:
                 taken[group].append(node.pages[group][0])
+                self.pages += 1
         return upper
 
     def _fill(self, node: Node, tables: Sequence[Ints], taken: list[list[int]]) -> None:
@@ -222,13 +253,15 @@ class PrefixTree:
                 if page < 0 <= other:
                     own[i] = other
                     taken[group].append(other)
+                    self.pages += 1
 
     def _extend(
         self, node: Node, tokens: Ints, tables: Sequence[Ints], taken: list[list[int]]
     ) -> Node | None:
-        """Lengthen a leaf whose last page is the sequence's own, if it is one."""
+        """Lengthen a leaf whose last page is the sequence's own, if it is one and nobody has said
+        anything of what it holds so far."""
         at, size = node.end, self.page_tokens
-        if node.parent is None or node.children:
+        if node.parent is None or node.children or node.pinned or node.hint != PLAIN:
             return None
         if at % size and any(
             own[-1] != table[at // size] for own, table in zip(node.pages, tables, strict=True)
@@ -239,6 +272,8 @@ class PrefixTree:
             more = table[-(-at // size) : -(-len(tokens) // size)].tolist()
             node.pages[group] += more
             taken[group] += [page for page in more if page >= 0]
+            self.pages += sum(page >= 0 for page in more)
+            self._turnover += sum(page >= 0 for page in more)
         self.tokens += len(tokens) - at
         self._use(node)
         return node
@@ -253,20 +288,24 @@ class PrefixTree:
         node.pages = [table[first:last].tolist() for table in tables]
         for group, own in enumerate(node.pages):
             taken[group] += [page for page in own if page >= 0]
+        self.pages += node.held
         parent.children[int(tokens[at])] = node
         self.tokens += len(tokens) - at
         self._use(node)
         return node
 
     def _new(self, parent: Node | None, start: int, tokens: Ints) -> Node:
-        node = Node(self._numbers, parent, start, tokens, [])
+        node = Node(self._numbers, parent, start, tokens, [], made_s=self._now_s)
         self._nodes[node.number] = node
         self._numbers += 1
         return node
 
     def _use(self, node: Node) -> None:
         self._uses += 1
-        node.used = self._uses
+        node.used, node.used_s = self._uses, self._now_s
+        if node.stamp < 0 or self._turnover - node.stamp >= self.pages // 4:
+            self._turnover += node.held
+            node.stamp = self._turnover
         node.priority = self._clock + 1.0 + self.slope * node.start
 
     def _path(self, node: Node | None) -> Iterator[Node]:
@@ -292,20 +331,44 @@ class PrefixTree:
         for node in self._path(self._nodes[number]):
             node.pinned = pinned
 
+    def hint(self, number: int, hint: int, start: int) -> list[Ints]:
+        """Say GONE, SPENT, PLAIN or EXPECTED of the cells from `start` on, on the path to a node.
+        Gives of each group the pages that the tree now holds once more."""
+        taken: list[list[int]] = [[] for _ in self.windows]
+        for node in list(self._path(self._nodes[number])):
+            if node.end <= start:
+                break
+            if node.start < start:
+                self._split(node, start, taken)
+            node.hint = hint
+        return _arrays(taken)
+
     def evict(self) -> list[Ints] | None:
         """Let go of the leaf that is worth least; of each group the pages that it held. None if
         every leaf is locked or pinned."""
         leaves = [n for n in self._nodes.values() if not (n.children or n.locks or n.pinned)]
         if not leaves:
             return None
-        node = min(leaves, key=lambda leaf: (leaf.priority, leaf.used))
-        self._clock = node.priority
+        node = self._by_hint(leaves) or min(leaves, key=_worth)
+        self._clock = max(self._clock, node.priority)
         assert node.parent is not None, "a root is no leaf"
         del node.parent.children[int(node.tokens[0])]
         del self._nodes[node.number]
         self.tokens -= len(node.tokens)
+        self.pages -= node.held
         self._roots = {salt: root for salt, root in self._roots.items() if root.children}
         return _arrays([[page for page in own if page >= 0] for own in node.pages])
+
+    def _by_hint(self, leaves: list[Node]) -> Node | None:
+        """The leaf to go as the hints say, if they may say it of one."""
+        for hint in (GONE, SPENT, PLAIN, EXPECTED):
+            of_hint = [leaf for leaf in leaves if leaf.hint == hint]
+            first = min(of_hint, key=_worth, default=None)
+            if first is None:
+                continue
+            if hint == GONE or self._turnover - first.stamp >= self.pages // 2:
+                return first
+        return None
 
     def evictable(self) -> list[int]:
         """Pages of each group in nodes that nobody has locked or pinned. A page that the node above
@@ -344,20 +407,31 @@ class PrefixTree:
                         node.parent.number,
                         node.start,
                         len(node.tokens),
-                        sum(page >= 0 for own in node.pages for page in own),
+                        node.held,
                         node.hits,
                         node.locks,
                         node.pinned,
+                        node.hint,
+                        node.made_s,
+                        node.used_s,
                     )
                 )
                 below.extend(node.children.values())
         return found
+
+    def tokens_of(self, number: int, most: int) -> Ints:
+        """The first tokens of a node, `most` of them at most."""
+        return self._nodes[number].tokens[:most]
 
     def held(self, group: int) -> Ints:
         """Every page of a group as often as it is held."""
         return np.array(
             [p for n in self._nodes.values() for p in n.pages[group] if p >= 0], np.int32
         )
+
+
+def _worth(node: Node) -> tuple[float, int]:
+    return node.priority, node.used
 
 
 def _arrays(pages: list[list[int]]) -> list[Ints]:

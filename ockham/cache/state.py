@@ -83,6 +83,11 @@ class State:
     def pages_used(self) -> int:
         return self.pages_total - sum(len(free) for free in self._free)
 
+    @property
+    def capacity(self) -> int:
+        """Tokens whose state the pool holds, in the group that has the least room."""
+        return min(group.pages * group.page_tokens for group in self.groups)
+
     def free_pages(self) -> list[int]:
         """Free pages of each group."""
         return [len(free) for free in self._free]

@@ -46,7 +46,8 @@ _ENGINE_HELP = {
     "kv_store": "Directory where the keys and values of prompts are kept across restarts.",
     "kv_store_bytes": "Bytes that it may take; what was used least recently is removed.",
     "swap_space": "GiB of memory for keys and values that the pool has no room for.",
-    "policy": "Order and size of the work in a step.",
+    "scheduling_policy": "Order and size of the work in a step: lpm (those that share a prefix run "
+    "together) or fcfs.",
     "reuse": "Which state is not computed again.",
     "enable_prefix_caching": "Go on from prefixes that were computed before; off is --reuse none.",
     "keep": "Which state stays.",
@@ -55,6 +56,8 @@ _ENGINE_HELP = {
     "skip_tokenizer_init": "Load no tokenizer: prompts are token ids, and so is the output.",
     "trust_remote_code": "Not supported; here so that it is refused with a reason.",
 }
+_SHORT = {"scheduling_policy": "--policy"}
+"""Other spellings of flags."""
 _ENGINE_CHOICES = {"dtype": DTYPES, "kv_cache_dtype": KV_DTYPES}
 
 _SAMPLING_HELP = {
@@ -320,7 +323,7 @@ def _field_option(
         settings["type"] = Integer()
     else:
         settings["type"] = kind
-    return option(_flag(name), **settings)
+    return option(_flag(name), *([_SHORT[name]] if name in _SHORT else []), **settings)
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:

@@ -48,7 +48,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     kv_store: str | None = None
     kv_store_bytes: int = 10 << 30
     swap_space: float = 0.0
-    policy: str = "fcfs"
+    scheduling_policy: str = "lpm"
     reuse: str = "prefix"
     enable_prefix_caching: bool = True
     keep: str = "all"

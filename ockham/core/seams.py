@@ -6,7 +6,7 @@ fixed here; a seam gains a method when its first technique needs one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -217,6 +217,10 @@ class Tiers(Protocol):
 NOTHING_KEPT = -1
 """The handle of a sequence of which a Reuse keeps nothing."""
 
+GONE, SPENT, PLAIN, EXPECTED = 0, 1, 2, 3
+"""What is said of state: its last user is known to be done; somebody predicts that nobody will use
+it again; nothing; somebody predicts that it will be used."""
+
 
 class Reuse(Protocol):
     """Which state need not be computed again.
@@ -252,9 +256,12 @@ class Reuse(Protocol):
         """The longest prefix of `tokens` that is held."""
         ...
 
-    def should_wait(self, tokens: Ints, salt: str, others: Iterable[tuple[Ints, str]]) -> bool:
-        """Whether a prompt should wait, because one of `others` (their tokens and salts), which
-        are being computed now, will soon have computed more of it than is held."""
+    def should_wait(
+        self, tokens: Ints, salt: str, others: Iterable[tuple[Ints, str]], least: int
+    ) -> int:
+        """If one of `others` (their tokens and salts), which are being computed now, will soon have
+        computed at least `least` more tokens of a prompt than are held: how many that will be, and
+        the prompt should wait. Else 0."""
         ...
 
     def keep(self, handle: int, tokens: Ints, salt: str, tables: Sequence[Ints]) -> int:
@@ -264,6 +271,14 @@ class Reuse(Protocol):
     def share(self, handle: int) -> int: ...
 
     def leave(self, handle: int) -> None: ...
+
+    def hint(self, tokens: Ints, salt: str, hint: int, start: int) -> None:
+        """Say GONE, SPENT, PLAIN or EXPECTED of the state of `tokens` from cell `start` on."""
+        ...
+
+    def held_tokens(self, tokens: Ints, salt: str) -> int:
+        """How many of the first tokens `lookup` would find. This is no use of them."""
+        ...
 
     def evictable(self) -> list[int]:
         """About how many pages of each group could be given back now."""
@@ -385,6 +400,13 @@ class Candidate(Protocol):
     arrival_s: float
     order: tuple[int, int]
     """Place in the order of arrival, and the choice's index: the lower, the earlier."""
+    prompt: Ints
+    salt: str
+    """The tenant."""
+    computed_once: int
+    """Cells that were computed already: more than 0 in a candidate that was preempted."""
+    orderly: bool
+    """Whether the order of arrival was planned so that the memory suffices: see `Request`."""
 
     @property
     def remaining_prefill(self) -> int:
@@ -397,9 +419,24 @@ class Policy(Protocol):
 
     name: ClassVar[str]
 
-    def order(self, waiting: Collection[Candidate]) -> Iterable[Candidate]:
+    def add(self, candidate: Candidate) -> None:
+        """It waits from now on."""
+        ...
+
+    def remove(self, candidate: Candidate) -> None:
+        """It waits no longer."""
+        ...
+
+    def order(
+        self, waiting: Collection[Candidate], waits: Callable[[Candidate], int]
+    ) -> Iterator[Candidate]:
         """The waiting sequences, which come in the order of arrival, in the order in which they
-        should be admitted. Thousands may wait: a policy should not look at all of them."""
+        should be admitted: each that is given is admitted, unless no more are asked for. (Or it is
+        found that its state lies farther away, and then it waits for that.)
+
+        `waits` tells how many tokens of a candidate another is about to compute; if that is more
+        than 0, it should not be admitted yet. Thousands may wait: a policy should not look at all
+        of them in a step."""
         ...
 
     def share(self, prefilling: Sequence[Candidate], budget: int) -> list[int]:

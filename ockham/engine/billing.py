@@ -15,6 +15,9 @@ FORK = "fork"
 PREEMPTION = "preemption"
 """Rows computed again because their state had been given up."""
 
+SCORING = "prompt_logprobs"
+"""Rows computed again though their state was held, because their logits were wanted."""
+
 
 def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
     """Book one step. `total` gets the step's own figures, not the sum of the shares."""
@@ -97,10 +100,18 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
     decoding.billed()
 
 
-def book_reuse(sequence: Sequence, tokens: int, name: str, cost: ModelCost, total: Ledger) -> None:
+def book_reuse(
+    sequence: Sequence, tokens: int, held: int, name: str, cost: ModelCost, total: Ledger
+) -> None:
     """Book the first `tokens` cells of an admitted sequence, which the reuse `name` had, or had
-    brought back for it from farther away."""
+    brought back for it from farther away.
+
+    It had `held` of them: what is more is computed again, because its logits are wanted."""
     at = sequence.computed_once  # what it computed itself is no saving: alone it would have too
+    again = range(max(tokens, at), held)
+    if again:
+        for book in (sequence.ledger, total):
+            book.waste(SCORING, len(again), cost.row_flops(again.start + 1, len(again), 0))
     brought = () if sequence.fetch is None else sequence.fetch.brought
     for cells, place in (*brought, (range(tokens, tokens), name)):
         for end, source in ((min(cells.start, tokens), name), (min(cells.stop, tokens), place)):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import CompletionOutput, PositionLogprobs, RequestOutput
+from ockham.core.step import Ints
 from ockham.engine.messages import Delta, Request
 
 
@@ -84,6 +87,11 @@ class Collector:
     def generated_tokens(self) -> int:
         """Tokens generated so far, over all choices."""
         return sum(len(choice.token_ids) for choice in self._choices)
+
+    def tokens(self) -> list[Ints]:
+        """Of each choice, the prompt and what was generated."""
+        prompt = self.request.prompt_token_ids
+        return [np.array(prompt + choice.token_ids, np.int32) for choice in self._choices]
 
     def output(self) -> RequestOutput:
         """Everything so far. The ledger is empty until the request has finished."""

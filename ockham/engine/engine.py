@@ -21,7 +21,7 @@ from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.registry import find, make
-from ockham.core.seams import ApproximateReuse, Reuse
+from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT, ApproximateReuse, Reuse
 from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing, moving
 from ockham.engine.attach import Attachments, Hook
@@ -39,6 +39,8 @@ from ockham.model.tokenizer import Tokenizer, load_tokenizer
 
 WAIT_S = 0.05
 """The longest that a step with nothing to do sleeps before the caller may look around."""
+HINTS = {None: PLAIN, "keep": EXPECTED, "discard": SPENT}
+"""What a request may say of its prefix -> what the Reuse is told."""
 
 
 class Engine:
@@ -55,7 +57,7 @@ class Engine:
         seams = {
             seam: find(seam, name).cls()
             for seam, name in (
-                ("policy", config.policy),
+                ("policy", config.scheduling_policy),
                 ("keep", config.keep),
                 ("drafter", config.drafter),
             )
@@ -99,8 +101,8 @@ class Engine:
         self.scheduler.on_given = lambda sequence, stop: billing.book_given(
             sequence, stop, self._cost, self._total
         )
-        self.scheduler.on_reused = lambda sequence, tokens: billing.book_reuse(
-            sequence, tokens, self.reuse.name, self._cost, self._total
+        self.scheduler.on_reused = lambda sequence, tokens, held: billing.book_reuse(
+            sequence, tokens, held, self.reuse.name, self._cost, self._total
         )
         self._eos = frozenset(self.model.eos_token_ids)
         self._requests: dict[str, list[Sequence]] = {}
@@ -122,7 +124,7 @@ class Engine:
         """Take a request. Raises InvalidRequest, before any work, if it can never be served."""
         self._check(request)
         params = request.params
-        seed = self._seeds.getrandbits(64) if params.seed is None else params.seed & (2**64 - 1)
+        seed = self.draw_seed() if params.seed is None else params.seed & (2**64 - 1)
         sequence = self._first(request, seed)
         if sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs *= request.score_from
@@ -150,6 +152,9 @@ class Engine:
             arrival_s=time.monotonic(),
             salt=request.cache_salt,
             approximation=request.approximation,
+            hint=HINTS[request.cache_hint],
+            patient=request.patient,
+            orderly=request.orderly,
         )
 
     def export_request(self, request_id: str) -> bytes:
@@ -190,6 +195,10 @@ class Engine:
                 self.scheduler.take_in(sequence, view)
         return request.request_id
 
+    def draw_seed(self) -> int:
+        """The seed of the next request that brings none of its own."""
+        return self._seeds.getrandbits(64)
+
     def abort(self, request_id: str) -> list[Delta]:
         """Give up a request and free its state. Ids that are not running are ignored."""
         deltas: list[Delta] = []
@@ -199,6 +208,10 @@ class Engine:
         if deltas and not deltas[-1].finished:  # choices that were still to be forked
             self._close(request_id, deltas[-1])
         return deltas
+
+    def discard(self, tokens: Ints, salt: str, start: int) -> None:
+        """Nobody will use the state of `tokens` from cell `start` on again: it may go first."""
+        self.reuse.hint(tokens, salt, GONE, start)
 
     def attach(self, breakpoint_name: str, hook: Hook) -> None:
         """Call `hook(run)` at a breakpoint of the program in every step."""

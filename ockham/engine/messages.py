@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from ockham.cache.store.stats import TierStats
@@ -17,6 +19,12 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     With `params.prompt_logprobs`, prompt tokens from number `score_from` on are scored: those
     before it have None, and cost no logits. Requests share state only with those of the same
     `cache_salt`. `approximation` names what may be reused approximately: nothing by default.
+
+    `cache_hint` says of the request's state that others will use it once more ("keep") or will not
+    ("discard"); a wrong hint costs time, never a token. A `patient` request waits for whatever
+    another computes of its prompt; others do so only for a page or more. An `orderly` one is part
+    of a batch that is larger than the memory: it begins only when there is room for what it may
+    generate, and after the branches of the batch that come before its own.
     """
 
     request_id: str
@@ -26,6 +34,9 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     score_from: int = 1
     cache_salt: str = ""
     approximation: Approximation | None = None
+    cache_hint: Literal["keep", "discard"] | None = None
+    patient: bool = False
+    orderly: bool = False
 
 
 class Abort(msgspec.Struct, tag="abort"):

@@ -7,7 +7,6 @@ state and computes it again later.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -15,8 +14,21 @@ from typing import cast
 import numpy as np
 
 from ockham.cache.state import State, View
-from ockham.core.seams import NOTHING_KEPT, ApproximateReuse, Keep, Policy, Reuse
+from ockham.core.seams import (
+    NOTHING_KEPT,
+    PLAIN,
+    ApproximateReuse,
+    Candidate,
+    Keep,
+    Policy,
+    Reuse,
+)
 from ockham.engine.sequence import Sequence, Status
+from ockham.engine.waiting import Waiting
+
+ROOM_TOKENS = 64
+"""What an orderly sequence is given room to generate at least before another begins: most answers
+of a batch are short, and room for the longest that is allowed would stand empty."""
 
 
 @dataclass(slots=True)
@@ -49,8 +61,9 @@ class Scheduler:
         self.policy = policy
         self.keep = keep
         self.reuse = reuse
-        self.on_reused: Callable[[Sequence, int], None] = lambda sequence, tokens: None
-        """Told of an admitted sequence how many of its tokens need not be computed."""
+        self.on_reused: Callable[[Sequence, int, int], None] = lambda sequence, tokens, held: None
+        """Told of an admitted sequence how many of its tokens need not be computed, and how many
+        are held."""
         self.approximate = approximate
         self.place_given: Callable[[Sequence, int], None] = lambda sequence, stop: None
         """Asked to put what a sequence is given, up to the cell `stop`, into its reserved cells."""
@@ -59,7 +72,7 @@ class Scheduler:
         self.most_rows = most_rows
         self.most_sequences = most_sequences
         self.most_logits = most_logits
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = Waiting()
         """In the order of arrival, also those that were preempted."""
         self.running: list[Sequence] = []
         self.preemptions = 0
@@ -67,7 +80,8 @@ class Scheduler:
         self._served = 0
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
+        self.policy.add(sequence)
 
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step, with their cells reserved. Empty if nothing can run."""
@@ -123,7 +137,7 @@ class Scheduler:
 
     def resume(self, sequence: Sequence, view: View) -> None:
         """Run a waiting sequence on from `view`, whose cells hold the state of its first tokens."""
-        self.waiting.remove(sequence)
+        self._unqueue(sequence)
         sequence.view = view
         sequence.computed = sequence.computed_once = view.length
         sequence.status = Status.RUNNING
@@ -175,18 +189,20 @@ class Scheduler:
         sequence.computed = 0
         sequence.fetch = None
         sequence.status = Status.WAITING
-        later = (i for i, other in enumerate(self.waiting) if other.order > sequence.order)
-        self.waiting.insert(next(later, len(self.waiting)), sequence)
+        self.add(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it stands, and free its state."""
         if sequence.status is Status.WAITING:
-            self.waiting.remove(sequence)
+            self._unqueue(sequence)
             if sequence.fetch is not None:
                 sequence.fetch.cancel()
         elif sequence.status is Status.RUNNING:
             self.running.remove(sequence)
             self._keep(sequence)
+            if sequence.hint != PLAIN:
+                tokens = sequence.token_ids(sequence.exact_cells)
+                self.reuse.hint(tokens, sequence.salt, sequence.hint, 0)
         sequence.status = Status.FINISHED
         self._release(sequence)
 
@@ -215,15 +231,18 @@ class Scheduler:
         if not self.waiting or seats < 1:
             return
         claimed = [0] * len(self.state.groups)
-        for sequence in prefilling:
-            self._claim(claimed, sequence)
+        for sequence in self.running:
+            if sequence.orderly or not sequence.decoding:
+                self._claim(claimed, sequence)
         admitted: list[Sequence] = []
-        for candidate in self.policy.order(self.waiting):
+
+        def waits(candidate: Candidate) -> int:
+            return self._waits_for(cast(Sequence, candidate), prefilling)
+
+        for candidate in self.policy.order(self.waiting, waits):
             sequence = cast(Sequence, candidate)
             if sequence.seats > seats or _covers(prefilling, budget):
                 break
-            if self._is_fetching(sequence) or self._should_wait(sequence, prefilling):
-                continue
             found = self._look_up(sequence)
             if not self._claim(claimed, sequence) and self.running:
                 self._leave(sequence, found)
@@ -232,8 +251,10 @@ class Scheduler:
                 self._leave(sequence, found)
                 continue
             admitted.append(sequence)
+            held = found if sequence.scored else self._held(sequence)
+            if held:
+                self.on_reused(sequence, found, held)
             if found:
-                self.on_reused(sequence, found)
                 sequence.computed_once = max(sequence.computed_once, found)
             else:
                 sequence.view = self.state.new_view()
@@ -243,13 +264,15 @@ class Scheduler:
             prefilling.append(sequence)
             seats -= sequence.seats
         for sequence in admitted:
-            self.waiting.remove(sequence)
+            self._unqueue(sequence)
+
+    def _unqueue(self, sequence: Sequence) -> None:
+        self.waiting.remove(sequence)
+        self.policy.remove(sequence)
 
     def _look_up(self, sequence: Sequence) -> int:
         """Give a waiting sequence the state that is held of its tokens; how many they are."""
-        if not sequence.scored:
-            return 0  # its prompt's rows are wanted for more than their state
-        tokens = sequence.token_ids(sequence.remaining - 1)
+        tokens = sequence.token_ids(sequence.reusable)
         prefix = self.reuse.lookup(tokens, sequence.salt)
         if prefix is None:
             return 0
@@ -268,6 +291,10 @@ class Scheduler:
             sequence.take(splice)
             generated = np.arange(sequence.prompt_tokens, sequence.target, dtype=np.int32)
             sequence.todo = np.concatenate((splice.todo, generated))
+
+    def _held(self, sequence: Sequence) -> int:
+        """How many of its cells are held, those included that it must compute again."""
+        return self.reuse.held_tokens(sequence.token_ids(sequence.target - 1), sequence.salt)
 
     def _leave(self, sequence: Sequence, found: int) -> None:
         """Take back what `_look_up` gave to a sequence that cannot run yet."""
@@ -291,12 +318,17 @@ class Scheduler:
             sequence.fetch = self.reuse.fetch(tokens, sequence.salt)
         return sequence.fetch is not None and sequence.fetch.done
 
-    def _should_wait(self, sequence: Sequence, prefilling: list[Sequence]) -> bool:
-        """Whether another prompt is about to compute more of this one than is held."""
-        if not sequence.scored:
-            return False  # it computes every row itself
+    def _waits_for(self, sequence: Sequence, prefilling: list[Sequence]) -> int:
+        """For how many tokens of a prompt it should wait: because another is about to compute them,
+        if that is worth it, or because its own are being fetched."""
+        if self._is_fetching(sequence):
+            return 1
+        if not prefilling:
+            return 0
+        tokens = sequence.prompt[: sequence.reusable]
+        least = 1 if sequence.patient else self.state.page_tokens
         others = ((other.prompt[: other.inexact_from], other.salt) for other in prefilling)
-        return self.reuse.should_wait(sequence.prompt, sequence.salt, others)
+        return self.reuse.should_wait(tokens, sequence.salt, others, least)
 
     def _keep(self, sequence: Sequence) -> None:
         """Say that the sequence's cells so far are valid, for others to go on from."""
@@ -310,12 +342,15 @@ class Scheduler:
     def _claim(self, claimed: list[int], sequence: Sequence) -> bool:
         """Set aside the pages that the rest of a prompt needs; False if there are too few."""
         cells = sequence.target
+        if sequence.orderly:
+            cells = min(sequence.most_tokens, cells + ROOM_TOKENS)
         evictable = self.evictable()
         enough = True
         for group, free in enumerate(self.state.free_pages()):
             need = self.state.pages_for(cells, group, self.most_rows)
             if sequence.view is not None:
                 need -= sequence.view.pages - sequence.view.let_go[group]
+                need += sequence.view.shared_tail  # which is copied when it is written to
             claimed[group] += max(0, need)
             enough = enough and claimed[group] <= free + evictable[group]
         return enough

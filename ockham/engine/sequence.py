@@ -12,7 +12,7 @@ from ockham.core.approximation import Approximation
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import NOTHING_KEPT, Fetch, Splice
+from ockham.core.seams import NOTHING_KEPT, PLAIN, Fetch, Splice
 from ockham.core.step import Ints
 from ockham.engine.text import TextOutput
 from ockham.kernels.sampling import NO_TOKENS, Draw, Ids
@@ -43,14 +43,17 @@ class Sequence:
         "finish_reason",
         "first_token_s",
         "handle",
+        "hint",
         "index",
         "inexact_from",
         "last_served",
         "ledger",
         "most_tokens",
         "order",
+        "orderly",
         "output_counts",
         "params",
+        "patient",
         "penalised",
         "plain",
         "prompt",
@@ -88,6 +91,9 @@ class Sequence:
         arrival_s: float,
         salt: str = "",
         approximation: Approximation | None = None,
+        hint: int = PLAIN,
+        patient: bool = False,
+        orderly: bool = False,
     ) -> None:
         self.request_id = request_id
         self.index = index
@@ -103,6 +109,13 @@ class Sequence:
         self.text = text
         self.arrival_s = arrival_s
         self.salt = salt
+        self.hint = hint
+        """What is said of its state once it has ended: see `Reuse.hint`."""
+        self.patient = patient
+        """Whether it waits for whatever another computes of its prompt, be it a single token."""
+        self.orderly = orderly
+        """Whether it should begin only when there is room for all that it may generate, and not
+        before those that were planned before it."""
         self.handle = NOTHING_KEPT
         """What the Reuse keeps for it while it runs."""
         self.approximation = approximation
@@ -169,6 +182,9 @@ class Sequence:
             text=text,
             arrival_s=self.arrival_s,
             salt=self.salt,
+            hint=self.hint,
+            patient=self.patient,
+            orderly=self.orderly,
         )
 
     def token_ids(self, count: int) -> Ints:
@@ -236,6 +252,15 @@ class Sequence:
         return self.target - self.computed
 
     remaining_prefill = remaining
+
+    @property
+    def reusable(self) -> int:
+        """How many of the first cells need not be computed if their state is held: of the others,
+        the logits are wanted too."""
+        cells = self.target - 1
+        if self.prompt_logprobs is not None and not self.scored:
+            cells = min(cells, len(self.prompt_logprobs) - 1)
+        return cells
 
     @property
     def generated(self) -> int:

@@ -233,4 +233,4 @@ def _stand(engine: Engine, context: int) -> None:
                 state = (state.view(np.uint32) >> 16).astype(np.uint16)
             whole = np.broadcast_to(state, (len(layout.layers), *shape[1:]))
             engine.state.planes.write(group, part, whole)
-    engine.scheduler.resume(engine.scheduler.waiting[-1], view)
+    engine.scheduler.resume(engine.scheduler.waiting.last, view)

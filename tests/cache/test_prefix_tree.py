@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ockham.cache.native_tree import NativeTree
 from ockham.cache.prefix_tree import PrefixTree
+from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT
 from ockham.kernels.native import core
 
 PAGE = 4
@@ -136,6 +137,24 @@ class Trees(RuleBasedStateMachine):
             self.locked.remove(node)
             self._all("unlock", node)
 
+    @rule(
+        data=st.data(),
+        hint=st.sampled_from([GONE, SPENT, PLAIN, EXPECTED]),
+        now_s=st.integers(0, 9),
+    )
+    def hint(self, data: st.DataObject, hint: int, now_s: int) -> None:
+        nodes = self.trees[0].dump()
+        if not nodes:
+            return
+        self._all("tick", float(now_s))
+        facts = data.draw(st.sampled_from(sorted(nodes)))
+        start = data.draw(st.integers(0, facts.start + facts.tokens))
+        first, *others = [tree.hint(facts.number, hint, start) for tree in self.trees]
+        for other in others:
+            assert [t.tolist() for t in other] == [t.tolist() for t in first]
+        for group, pages in enumerate(first):
+            self.held[group].update(pages.tolist())
+
     @rule(data=st.data(), pinned=st.booleans())
     def pin(self, data: st.DataObject, pinned: bool) -> None:
         if self.locked:
@@ -157,6 +176,10 @@ class Trees(RuleBasedStateMachine):
             assert sorted(other.dump()) == sorted(first.dump())
             assert other.evictable() == first.evictable()
             assert (other.tokens, other.nodes) == (first.tokens, first.nodes)
+            assert other.pages == first.pages == sum((+held).total() for held in self.held)
+            for facts in first.dump():
+                own = first.tokens_of(facts.number, 3).tolist()
+                assert other.tokens_of(facts.number, 3).tolist() == own
 
     def teardown(self) -> None:
         """Unlocked and unpinned, everything can be let go of."""

@@ -1,11 +1,12 @@
 """The exactness machine: random schedules, and each sequence alone as the only right answer.
 
 A hypothesis state machine drives one engine through arrivals, steps under changing token budgets
-and thread counts, cancellations and forced preemptions; prompts are cut into whatever chunks that
-gives, choices are forked off their prompts, state moves to memory and disk and back, and requests
-are exported and imported in the middle of their work. Every choice of every request that finishes
-is compared, token ids and log probabilities, bit for bit, with the same request run alone through
-an engine of one thread that has nothing else to do. One differing bit is a bug, never a tolerance.
+and thread counts, cancellations and forced preemptions, under any policy and with hints, true or
+not; prompts are cut into whatever chunks that gives, choices are forked off their prompts, state
+moves to memory and disk and back, and requests are exported and imported in the middle of their
+work. Every choice of every request that finishes is compared, token ids and log probabilities, bit
+for bit, with the same request run alone through an engine of one thread that has nothing else to
+do. One differing bit is a bug, never a tolerance.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ockham.core.outputs import PositionLogprobs
+from ockham.core.registry import find
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
@@ -78,6 +80,10 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "prompt_logprobs": st.sampled_from([None, None, None, 1]),
             "greedy": st.sampled_from([False, False, True]),
             "cache_salt": st.sampled_from(["", "", "", "tenant"]),
+            "cache_hint": st.sampled_from([None, None, "keep", "discard"]),
+            "patient": st.booleans(),
+            "orderly": st.sampled_from([False, False, True]),
+            "scored_share": st.sampled_from([0.0, 0.5, 1.0]),
         }
     )
 
@@ -99,14 +105,16 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     prompt = rng.integers(0, vocabulary, 150).tolist()[: values.pop("prompt_tokens")]
     if values.pop("greedy"):
         values |= GREEDY
-    salt = values.pop("cache_salt")
+    how = {name: values.pop(name) for name in ("cache_salt", "cache_hint", "patient", "orderly")}
+    score_from = max(1, round(len(prompt) * values.pop("scored_share")))
     params = SamplingParams(ignore_eos=True, **values)
     return Request(
         request_id=name,
         prompt_token_ids=prompt,
         params=params,
         detokenize=False,
-        cache_salt=salt,
+        score_from=score_from,
+        **how,
     )
 
 
@@ -132,9 +140,13 @@ class ExactnessMachine(RuleBasedStateMachine):
     def alone(cls) -> Engine:
         raise AssertionError("a subclass gives the engine")
 
-    @initialize(data=st.data(), burst=st.integers(FEWEST, 6))
-    def start(self, data: st.DataObject, burst: int) -> None:
+    @initialize(
+        data=st.data(), burst=st.integers(FEWEST, 6), policy=st.sampled_from(["lpm", "fcfs"])
+    )
+    def start(self, data: st.DataObject, burst: int, policy: str) -> None:
         self.engine = self.crowded()
+        assert not self.engine.has_work
+        self.engine.scheduler.policy = find("policy", policy).cls()
         self.budget = self.engine.scheduler.most_rows
         self.asked: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, Answer] = {}
@@ -204,6 +216,14 @@ class ExactnessMachine(RuleBasedStateMachine):
         assert state.reclaim is not None
         state.reclaim([layout.pages for layout in state.groups])
         type(self).crowded_out += 1
+
+    @rule(data=st.data())
+    def say_that_state_is_gone(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.asked)))
+        request = build(name, self.asked[name], self.vocabulary)
+        tokens = np.array(request.prompt_token_ids, np.int32)
+        start = data.draw(st.integers(0, len(tokens)))
+        self.engine.discard(tokens, request.cache_salt, start)
 
     @invariant()
     def pages_are_sound(self) -> None:

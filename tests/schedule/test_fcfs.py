@@ -19,6 +19,20 @@ def prompts(needs):
     return [Prompt((i, 0), need) for i, need in enumerate(needs)]
 
 
+def test_those_that_wait_for_a_prefix_are_passed_by_up_to_a_bound():
+    waiting = prompts([10] * 200)
+    policy = FirstComeFirstServed()
+    asked = []
+
+    def waits(candidate):
+        asked.append(candidate)
+        return 16 * (candidate.order[0] % 2)
+
+    found = [candidate.order[0] for candidate in policy.order(waiting, waits)]
+    assert found == list(range(0, 128, 2))
+    assert len(asked) == 128
+
+
 @given(st.lists(st.integers(1, 300), max_size=12), st.integers(1, 256), st.randoms())
 def test_shares_use_the_budget_and_no_more(needs, budget, random):
     candidates = prompts(needs)

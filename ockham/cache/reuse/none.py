@@ -40,8 +40,10 @@ class NoReuse:
     def lookup(self, tokens: Ints, salt: str) -> CachedPrefix | None:
         return None
 
-    def should_wait(self, tokens: Ints, salt: str, others: Iterable[tuple[Ints, str]]) -> bool:
-        return False
+    def should_wait(
+        self, tokens: Ints, salt: str, others: Iterable[tuple[Ints, str]], least: int
+    ) -> int:
+        return 0
 
     def keep(self, handle: int, tokens: Ints, salt: str, tables: Sequence[Ints]) -> int:
         return NOTHING_KEPT
@@ -51,6 +53,12 @@ class NoReuse:
 
     def leave(self, handle: int) -> None:
         return None
+
+    def hint(self, tokens: Ints, salt: str, hint: int, start: int) -> None:
+        return None
+
+    def held_tokens(self, tokens: Ints, salt: str) -> int:
+        return 0
 
     def evictable(self) -> list[int]:
         return [0] * self._groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -32,6 +33,7 @@ class PrefixReuse:
         pool.reclaim = self._reclaim
 
     def lookup(self, tokens: Ints, salt: str) -> CachedPrefix | None:
+        self.tree.tick(time.monotonic())
         found = self.tree.match(salt, tokens)
         if not found.tokens:
             return None
@@ -40,12 +42,15 @@ class PrefixReuse:
         self.tree.lock(node)
         return CachedPrefix(found.tokens, found.tables, node)
 
-    def should_wait(self, tokens: Ints, salt: str, others: Iterable[tuple[Ints, str]]) -> bool:
-        shared = [_shared(tokens, theirs) for theirs, their_salt in others if their_salt == salt]
-        if max(shared, default=0) < self._pool.page_tokens:
-            return False
-        held = self.tree.match(salt, tokens, touch=False).tokens
-        return max(shared) >= held + self._pool.page_tokens
+    def should_wait(
+        self, tokens: Ints, salt: str, others: Iterable[tuple[Ints, str]], least: int
+    ) -> int:
+        shared = max(
+            (_shared(tokens, t) for t, their_salt in others if their_salt == salt), default=0
+        )
+        if shared < least:
+            return 0
+        return shared if shared >= self.held_tokens(tokens, salt) + least else 0
 
     def fetch(self, tokens: Ints, salt: str) -> Fetch | None:
         if self._tiers is None:
@@ -61,6 +66,7 @@ class PrefixReuse:
             self._tiers.wait(timeout_s)
 
     def keep(self, handle: int, tokens: Ints, salt: str, tables: Sequence[Ints]) -> int:
+        self.tree.tick(time.monotonic())
         node, taken = self.tree.insert(salt, tokens, tables)
         self._pool.hold(taken)
         if self._tiers is not None:
@@ -79,6 +85,16 @@ class PrefixReuse:
     def leave(self, handle: int) -> None:
         if handle != NOTHING_KEPT:
             self.tree.unlock(handle)
+
+    def hint(self, tokens: Ints, salt: str, hint: int, start: int) -> None:
+        found = self.tree.match(salt, tokens, touch=False)
+        if found.tokens > start:
+            node, taken = self.tree.cut(found.node, found.tokens)
+            self._pool.hold(taken)
+            self._pool.hold(self.tree.hint(node, hint, start))
+
+    def held_tokens(self, tokens: Ints, salt: str) -> int:
+        return self.tree.match(salt, tokens, touch=False).tokens
 
     def evictable(self) -> list[int]:
         return self.tree.evictable()

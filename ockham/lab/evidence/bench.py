@@ -18,6 +18,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
+from ockham.engine.offline import OfflineBatch
 from ockham.lab.evidence.row import Row
 from ockham.lab.running import drive
 from ockham.lab.statistics import paired_ratio
@@ -167,6 +168,38 @@ def run(engine: Engine, wanted: Sequence[Request], at_once: int | None = None) -
     for begin in range(0, len(wanted), at_once or len(wanted)):
         drive(engine, wanted[begin : begin + (at_once or len(wanted))], done)
     return outcome_of([outputs[request.request_id] for request in wanted], started)
+
+
+def run_batch(engine: Engine, wanted: Sequence[Request]) -> Outcome:
+    """Run requests as one offline batch."""
+    started = time.perf_counter()
+    wanted = [msgspec.structs.replace(request) for request in wanted]  # they will be marked
+    batch = OfflineBatch(engine, wanted)
+    collectors = {request.request_id: Collector(request) for request in wanted}
+    for number in batch.order:
+        engine.add(wanted[number])
+    while engine.has_work:
+        for delta in engine.step():
+            collector = collectors[delta.request_id]
+            collector.add(delta)
+            if collector.finished:
+                batch.ended(collector)
+    return outcome_of([collectors[request.request_id].output() for request in wanted], started)
+
+
+def grouped_prompts(
+    bench: Bench, engine: Engine, groups: int, members: int, prefix: int, question: int
+) -> list[list[int]]:
+    """Random questions under random prefixes, of so many tokens each, in no order."""
+    rng = Random(f"groups {bench.seed}")
+
+    def some(tokens: int) -> list[int]:
+        return [rng.randrange(engine.vocabulary) for _ in range(tokens)]
+
+    prefixes = [some(prefix) for _ in range(groups)]
+    prompts = [start + some(question) for start in prefixes for _ in range(members)]
+    rng.shuffle(prompts)
+    return prompts
 
 
 Watch = Callable[[int, list[Delta]], list[Request]]

@@ -33,7 +33,7 @@ _SEAM_FIELDS = {
     "reuse": "reuse",
     "keep": "keep",
     "drafter": "drafter",
-    "policy": "policy",
+    "policy": "scheduling_policy",
 }
 
 

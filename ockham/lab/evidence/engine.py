@@ -8,7 +8,16 @@ from random import Random
 
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
-from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, run, watched
+from ockham.lab.evidence.bench import (
+    Bench,
+    Outcome,
+    greedy,
+    grouped_prompts,
+    requests,
+    run,
+    run_batch,
+    watched,
+)
 from ockham.lab.evidence.recipe import ENGINE, evidence
 from ockham.lab.evidence.row import Row
 
@@ -117,6 +126,53 @@ def no_padding(bench: Bench) -> Row:
         "against as many rows as padding to the longest computes",
         unit="rows computed",
         claim=PREPACKING,
+    )
+
+
+GROUPS, MEMBERS, PREFIX, QUESTION = 4, 24, 384, 16
+TIGHT_POOL_TOKENS = 768
+BATCHLLM = (
+    "BatchLLM (arXiv:2412.03594): 1.1 to 2 times the throughput of vLLM on batches whose prompts "
+    "share prefixes"
+)
+
+
+@evidence(ENGINE, "offline-batch", "A batch is planned as a whole: each prefix is computed once.")
+def offline_batch(bench: Bench) -> Row:
+    """Prompts under a few long prefixes, in no order, through a pool that holds less than two."""
+    plain = bench.engine(reuse="none")
+    page_tokens = plain.state.page_tokens
+    page_bytes = sum(group.page_bytes for group in plain.state.groups)
+    tight = {
+        "reuse": "prefix",
+        "max_num_seqs": 16,
+        "max_model_len": min(plain.max_model_len, TIGHT_POOL_TOKENS),
+        "kv_cache_memory_bytes": TIGHT_POOL_TOKENS // page_tokens * page_bytes,
+    }
+    engines = [bench.engine(**tight, scheduling_policy=name) for name in ("fcfs", "lpm")]
+    prompts = grouped_prompts(bench, engines[0], GROUPS, MEMBERS, PREFIX, QUESTION)
+    wanted = requests(prompts, [greedy(8)] * len(prompts))
+
+    def planned() -> Outcome:
+        engines[1].reuse.forget()
+        return run_batch(engines[1], wanted)
+
+    def as_they_came() -> Outcome:
+        engines[0].reuse.forget()
+        return run(engines[0], wanted)
+
+    return bench.compare(
+        ENGINE,
+        "offline-batch",
+        as_they_came,
+        planned,
+        lambda outcome: outcome.ledger.prompt_tokens_computed,
+        exact=True,
+        what=f"{len(prompts)} prompts of {sum(map(len, prompts)):,} tokens under {GROUPS} "
+        f"prefixes, in no order, 8 tokens each, a pool of {TIGHT_POOL_TOKENS} tokens; against "
+        "first come, first served with prefix reuse",
+        unit="prompt tokens computed",
+        claim=BATCHLLM,
     )
 
 

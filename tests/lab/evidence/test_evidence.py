@@ -47,6 +47,7 @@ def test_every_registered_technique_has_a_recipe() -> None:
         "chunked-prefill",
         "no-padding",
         "fork",
+        "offline-batch",
     }
 
 
