@@ -119,7 +119,7 @@ def test_recipes_that_watch_give_the_engine_back_as_it_was(name: str) -> None:
     found = measure(engines)
     assert found.identical
     for engine in engines.engines():
-        assert engine.scheduler.policy.name == "fcfs"
+        assert engine.scheduler.policy.name == engine.config.scheduling_policy
         assert engine.scheduler.keep.name == "all"
         engine.check_integrity()
 
