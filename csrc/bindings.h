@@ -12,5 +12,6 @@ void bind_sampler(nanobind::module_& module);   // from logits to tokens
 void bind_timing(nanobind::module_& module);   // the small kernels, timed alone
 void bind_digest(nanobind::module_& module);    // what tells weights apart
 void bind_prefix_tree(nanobind::module_& module);  // cached state by tokens
+void bind_drafts(nanobind::module_& module);       // what may come next
 
 }  // namespace ockham

@@ -14,4 +14,5 @@ NB_MODULE(_cpu, module) {
     ockham::bind_timing(module);
     ockham::bind_digest(module);
     ockham::bind_prefix_tree(module);
+    ockham::bind_drafts(module);
 }

@@ -18,7 +18,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "distributed_executor_backend": (None, "uni"),
     "enable_chunked_prefill": (None, True),
     "enable_lora": (False,),
-    "speculative_config": (None,),
     "enforce_eager": (False, True),
     "compilation_config": (None,),
     "disable_custom_all_reduce": (False, True),

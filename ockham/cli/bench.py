@@ -16,7 +16,8 @@ from ockham.cli.bench_kernels import kernels
 from ockham.cli.bench_model import model
 from ockham.cli.bench_restart import restart
 from ockham.cli.bench_serve import serve
-from ockham.cli.options import Integer, engine_config, engine_options, option
+from ockham.cli.bench_speculation import speculation
+from ockham.cli.options import Integer, engine_config, engine_options, option, unless_given
 from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
 from ockham.cli.report import duration, quantity
 from ockham.cli.spread import spread
@@ -40,6 +41,7 @@ bench.add_command(kernels)
 bench.add_command(model)
 bench.add_command(restart)
 bench.add_command(serve)
+bench.add_command(speculation)
 bench.add_command(startup)
 bench.add_command(workload)
 
@@ -130,8 +132,10 @@ def _bench(
 
     from ockham.engine.engine import Engine
 
-    # Prompts are token ids, so that any checkpoint can be measured, one without tokenizer too.
-    config = engine_config(**{**kwargs, "skip_tokenizer_init": True})
+    # Prompts are token ids, so that any checkpoint can be measured, one without tokenizer too. What
+    # follows random ones repeats itself as no text does: drafts are not measured here by accident.
+    given = {**kwargs, "skip_tokenizer_init": True}
+    config = engine_config(**unless_given(given, speculative_config="none"))
     if not as_json:
         click.echo(f"{kind}: {prompts} prompts of {input_len} + {output_len} tokens", err=True)
     engine = Engine(config, progress=lambda line: click.echo(line, err=True))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ockham.cli.options import Integer, engine_config, engine_options, option
+from ockham.cli.options import Integer, engine_config, engine_options, option, unless_given
 from ockham.cli.report import duration, quantity
 from ockham.cli.spread import percentile
 
@@ -41,11 +41,10 @@ def model(threads: int | None, samples: int, as_json: bool, **kwargs: Any) -> No
     from ockham.lab.steps import SHAPES, fits, predictions
 
     # Steps of given shapes: what one computed, the next must compute again.
-    given = {**kwargs, "skip_tokenizer_init": True, "enable_prefix_caching": False}
-    source = click.get_current_context().get_parameter_source("max_num_batched_tokens")
-    if source is click.core.ParameterSource.DEFAULT:
-        given["max_num_batched_tokens"] = max(shape.sequences * shape.rows for shape in SHAPES)
-    config = engine_config(**given)
+    fixed = {"skip_tokenizer_init": True, "enable_prefix_caching": False}
+    most_rows = max(shape.sequences * shape.rows for shape in SHAPES)
+    given = unless_given({**kwargs, **fixed}, max_num_batched_tokens=most_rows)
+    config = engine_config(**{**given, "speculative_config": "none"})
     limits = Limits(threads or allowed_cores())
     engine = Engine(config, progress=lambda line: click.echo(line, err=True))
     rates = calibrate(engine.model.program, engine.model.state_dtype, limits)

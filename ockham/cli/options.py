@@ -51,7 +51,8 @@ _ENGINE_HELP = {
     "reuse": "Which state is not computed again.",
     "enable_prefix_caching": "Go on from prefixes that were computed before; off is --reuse none.",
     "keep": "Which state stays.",
-    "drafter": "What proposes tokens to verify.",
+    "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
+    'name, or JSON with vLLM\'s keys, {"method": "ngram", "num_speculative_tokens": 8}.',
     "seed": "Seed of requests that bring none of their own.",
     "skip_tokenizer_init": "Load no tokenizer: prompts are token ids, and so is the output.",
     "trust_remote_code": "Not supported; here so that it is refused with a reason.",
@@ -257,6 +258,17 @@ def engine_config(**kwargs: Any) -> EngineConfig:
     """The engine's settings among a command's parameters. Raises ConfigError if they are wrong."""
     names = EngineConfig.__struct_fields__
     return EngineConfig(**{name: kwargs[name] for name in names if name in kwargs})
+
+
+def unless_given(settings: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
+    """A command's parameters with other defaults where the user left the choice to us."""
+    source = click.get_current_context().get_parameter_source
+    chosen = {
+        name: value
+        for name, value in defaults.items()
+        if source(name) is click.core.ParameterSource.DEFAULT
+    }
+    return {**settings, **chosen}
 
 
 def sampling_options(function: F) -> F:

@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from ockham.core.errors import ConfigError
+from ockham.core.speculative import Setting, parse
 
 DTYPES = ("auto", "bfloat16", "float32")
 _DTYPE_OF = {"bf16": "bfloat16", "fp32": "float32"}
@@ -28,6 +29,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     for none; None takes $OCKHAM_CACHE or the user's cache directory. `kv_store` is the directory
     where keys and values of prompts are kept across restarts, at most `kv_store_bytes` of them.
     `swap_space` is GiB of memory beside the pool, for state that it has no room for.
+    `speculative_config` is a drafter's name, "auto" or "none", or a mapping (or JSON) with vLLM's
+    keys (`core.speculative.SpeculativeConfig`).
     """
 
     model: str = "lab"
@@ -52,7 +55,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     reuse: str = "prefix"
     enable_prefix_caching: bool = True
     keep: str = "all"
-    drafter: str = "none"
+    speculative_config: Setting = "auto"
     seed: int = 0
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False
@@ -69,6 +72,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         return int(self.swap_space * (1 << 30))
 
     def __post_init__(self) -> None:
+        parse(self.speculative_config)
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
         if self.kv_cache_dtype not in KV_DTYPES:

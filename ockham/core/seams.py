@@ -379,19 +379,50 @@ class Keep(Protocol):
     def first_kept(self, length: int, window: int | None) -> int: ...
 
 
-class Draft(Protocol):
-    """A tree of proposed tokens: `parents[i]` is the index of token i's parent, -1 for the root."""
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A tree of proposed tokens: `parents[i]` is the index of token i's parent, -1 for the root,
+    and always below i. `kinds[i]` says how strong the drafter's reason for it is: of tokens of one
+    kind, about the same share is accepted when their parents are."""
 
     tokens: Sequence[int]
     parents: Sequence[int]
+    kinds: Sequence[int]
+
+
+class DraftStream(Protocol):
+    """What a drafter knows of one sequence."""
+
+    def extend(self, tokens: Ints) -> None:
+        """The sequence's next tokens, each given once and in order."""
+        ...
+
+    def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
+        """Tokens that may come next, at most `most`. `accepted[kind]` is the share of a kind that
+        is accepted now; a token whose own and whose ancestors' shares multiply to less than `worth`
+        will not be verified, and need not be proposed."""
+        ...
+
+    def close(self) -> None:
+        """The sequence has ended."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes beside what is shared, about."""
+        ...
 
 
 class Drafter(Protocol):
-    """Tokens to verify in the next step, and how many: None proposes nothing."""
+    """Proposes tokens to verify in the next step."""
 
     name: ClassVar[str]
+    kinds: ClassVar[tuple[float, ...]]
+    """Of each kind of token, the share that is accepted as long as nothing better is known."""
 
-    def propose(self, tokens: Sequence[int], most: int) -> Draft | None: ...
+    def open(self, salt: str) -> DraftStream:
+        """Begin with a sequence. `salt` is its tenant: two never learn from each other."""
+        ...
 
 
 class Candidate(Protocol):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from ockham.core.registry import register
-from ockham.core.seams import Draft
+from ockham.core.seams import Draft, Ints
+from ockham.core.speculative import SpeculativeConfig
 
 
 @register("drafter", "none", exact=True)
@@ -17,6 +18,23 @@ class NoDrafter:
     """
 
     name: ClassVar[str] = "none"
+    kinds: ClassVar[tuple[float, ...]] = ()
 
-    def propose(self, tokens: Sequence[int], most: int) -> Draft | None:
+    def __init__(self, config: SpeculativeConfig) -> None:
+        pass
+
+    def open(self, salt: str) -> NoDrafter:
+        return self
+
+    def extend(self, tokens: Ints) -> None:
+        pass
+
+    def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
         return None
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def bytes(self) -> int:
+        return 0

@@ -9,6 +9,7 @@ import numpy as np
 from ockham.cache.state import State
 from ockham.core.seams import Splice
 from ockham.core.step import NO_ROWS, Ints, Step
+from ockham.engine.drafts import Tree
 from ockham.engine.scheduler import Chunk
 from ockham.engine.sequence import Sequence
 
@@ -20,7 +21,9 @@ class Part:
     says whether its last row chooses the next token; `argmax` is which of the step's argmaxes that
     is, None if the token is to be drawn from the last of its logits. `runs` are the runs of
     consecutive cells that its rows stand in, each as (first cell, rows). Rows whose attention is
-    wanted have the cells `scored` and stand in the step's scores from `first_score` on."""
+    wanted have the cells `scored` and stand in the step's scores from `first_score` on. With a
+    `draft`, `rows` counts its tokens, and each of its rows wants what the last row before it
+    wants."""
 
     sequence: Sequence
     start: int
@@ -32,6 +35,7 @@ class Part:
     runs: list[tuple[int, int]]
     scored: Ints = field(default_factory=lambda: NO_ROWS)
     first_score: int = 0
+    draft: Tree | None = None
 
     @property
     def end(self) -> int:
@@ -42,7 +46,37 @@ class Part:
     @property
     def head_rows(self) -> int:
         """Rows that the head computes for it."""
-        return len(self.logits) + (self.argmax is not None)
+        if self.argmax is None:
+            return len(self.logits)
+        return len(self.logits) + (1 if self.draft is None else 1 + len(self.draft))
+
+    def logits_row(self, number: int) -> int:
+        """Which of the step's logits belongs to the last row before the draft (`ROOT`), or to
+        token `number` of the draft."""
+        return self.logits[-1] if self.draft is None else self.logits.start + 1 + number
+
+    def argmax_row(self, number: int) -> int | None:
+        """The same among the step's argmaxes; None if the token is to be drawn."""
+        return None if self.argmax is None else self.argmax + 1 + number
+
+
+@dataclass(slots=True)
+class Walk:
+    """The way through a part's draft: the places that were reached, `ROOT` first, each with the
+    token that follows there. `accepted` are the drafted tokens among those."""
+
+    part: Part
+    tree: Tree
+    followed: list[tuple[int, int]] = field(default_factory=list)
+    accepted: set[int] = field(default_factory=set)
+
+    def follow(self, at: int, token: int) -> int | None:
+        """`token` follows at a place: its number in the draft, if it was drafted."""
+        self.followed.append((at, token))
+        number = self.tree.children.get((at, token))
+        if number is not None:
+            self.accepted.add(number)
+        return number
 
 
 @dataclass(slots=True)
@@ -71,14 +105,18 @@ def build(chunks: list[Chunk], state: State) -> Batch:
     for chunk, sequence, row in zip(chunks, sequences, first_rows.tolist(), strict=False):
         runs = [(sequence.computed, chunk.rows)]
         if sequence.todo is None:
-            ids[row : row + chunk.rows] = sequence.tokens[
-                sequence.computed : sequence.computed + chunk.rows
+            ids[row : row + chunk.kept] = sequence.tokens[
+                sequence.computed : sequence.computed + chunk.kept
             ]
         else:
             own = sequence.next_cells(chunk.rows)
             cells[row : row + chunk.rows] = own
             ids[row : row + chunk.rows] = sequence.token_ids(int(own[-1]) + 1)[own]
             runs = runs_of(own)
+        if chunk.draft is not None:
+            ids[row + chunk.kept : row + chunk.rows] = chunk.draft.tokens
+            parts.append(_drafted(chunk, row, wanted, argmax))
+            continue
         wants = sequence.wanted_logits(chunk.rows)
         samples = chunk.rows == sequence.remaining and not sequence.scores_only
         greedy = samples and sequence.greedy
@@ -103,12 +141,15 @@ def build(chunks: list[Chunk], state: State) -> Batch:
             argmax.append(row + chunk.rows - 1)
 
     tables = state.tables(views)
+    seen = _Seen(cells, chunks, first_rows)
     step = Step(
         ids=ids,
-        positions=cells,
+        positions=seen.positions,
         sequence=owner,
         cells=cells,
-        context=cells + 1,
+        context=seen.context,
+        extra=seen.extra,
+        extra_starts=seen.extra_starts,
         tables=tables,
         slots=tuple(table.slots(owner, cells, state.page_tokens) for table in tables),
         page_tokens=state.page_tokens,
@@ -117,7 +158,7 @@ def build(chunks: list[Chunk], state: State) -> Batch:
         adapters=np.full(rows, -1, np.int32),
         seeds=np.repeat(np.array([s.seed for s in sequences], np.uint64), counts),
         streams=np.repeat(np.array([s.index for s in sequences], np.uint32), counts),
-        keep=np.ones(rows, np.bool_),
+        keep=seen.keep,
         wants_scores={layer: np.concatenate(wanting) for layer, wanting in scored.items()},
     )
     return Batch(step, parts)
@@ -144,3 +185,56 @@ def _want_scores(
     part.first_score = sum(len(rows) for rows in scored.get(splice.layers[0], ()))
     for layer in splice.layers:
         scored.setdefault(layer, []).append((row + wanting).astype(np.int32))
+
+
+def _drafted(chunk: Chunk, row: int, wanted: list[int], argmax: list[int]) -> Part:
+    """The part of a chunk with a draft, all of whose rows want the same."""
+    sequence, greedy = chunk.sequence, chunk.sequence.greedy
+    wants = argmax if greedy else wanted
+    first = len(wants)
+    wants.extend(range(row, row + chunk.rows))
+    return Part(
+        sequence,
+        sequence.computed,
+        chunk.rows,
+        range(0) if greedy else range(first, first + chunk.rows),
+        0,
+        True,
+        first if greedy else None,
+        [(sequence.computed, chunk.rows)],
+        draft=chunk.draft,
+    )
+
+
+class _Seen:
+    """What the rows of a step see, and at which position they stand.
+
+    Rows of a chain see the cells up to their own. A token of a draft tree sees what was committed,
+    then its ancestors, wherever their cells are, and stands where it would if it were accepted."""
+
+    def __init__(self, cells: Ints, chunks: list[Chunk], first_rows: Ints) -> None:
+        self.positions = cells
+        self.context: Ints = cells + 1
+        self.keep = np.ones(len(cells), np.bool_)
+        self.extra: Ints | None = None
+        self.extra_starts: Ints | None = None
+        extras: list[tuple[int, list[int]]] = []
+        for chunk, first in zip(chunks, first_rows.tolist(), strict=False):
+            draft = chunk.draft
+            if draft is None:
+                continue
+            root = first + chunk.kept - 1
+            self.keep[root + 1 : first + chunk.rows] = False
+            for number in range(draft.leading, len(draft)):
+                if self.positions is cells:
+                    self.positions = cells.copy()
+                row, committed = root + 1 + number, int(cells[root])
+                self.positions[row] = committed + draft.depths[number]
+                self.context[row] = committed + 1
+                extras.append((row, [committed + 1 + each for each in draft.path(number)]))
+        if extras:
+            counts = np.zeros(len(cells) + 1, np.int32)
+            for row, each in extras:
+                counts[row + 1] = len(each)
+            self.extra_starts = np.cumsum(counts, dtype=np.int32)
+            self.extra = np.array([cell for _, each in extras for cell in each], np.int32)

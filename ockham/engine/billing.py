@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ockham.core.cost import ModelCost
 from ockham.core.ledger import Ledger, divide
-from ockham.engine.batch import Part, runs_of
+from ockham.engine.batch import Part, Walk, runs_of
 from ockham.engine.decoding import Decoding
+from ockham.engine.drafts import ROOT
 from ockham.engine.sequence import Sequence
 
 BATCHING = "batching"
@@ -151,6 +152,24 @@ def book_copies(sequence: Sequence, cells: int, cost: ModelCost, total: Ledger) 
     for book in (sequence.ledger, total):
         book.state_read_bytes += cost.state_written_bytes(cells)
         book.state_written_bytes += cost.state_written_bytes(cells)
+
+
+def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> None:
+    """Book what a draft saved, and what of it was computed for nothing.
+
+    Each drafted token that was reached saved a step that would have read all weights for one row;
+    those that do not stand in the sequence are waste. `names` are those of the drafters."""
+    part, tree = walk.part, walk.tree
+    reached = {at for at, _ in walk.followed if at != ROOT}
+    logits = part.head_rows > 0
+    for number, sources in enumerate(tree.sources):
+        name = names[sources[0][0]]
+        for book in (part.sequence.ledger, total):
+            if number in reached:
+                book.save(name, 1, nbytes=cost.weight_bytes(1, 1))
+            elif number not in walk.accepted:
+                cells = part.start + 1 + tree.depths[number]
+                book.waste(name, 1, cost.row_flops(cells, 1, logits))
 
 
 def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:

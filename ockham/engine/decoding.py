@@ -66,7 +66,7 @@ class Decoding:
         ]
         if self._until_page == 0:
             cells, tokens = self.step.cells.tolist(), self._state.page_tokens
-            changed += [r for r, v in enumerate(self._views) if cells[r] >= v.pages * tokens]
+            changed += [row for row, cell in enumerate(cells) if cell % tokens == 0]
         for row in changed:
             view = self._views[row]
             if not self._state.reserve(view, int(self.step.cells[row]) + 1):
@@ -130,8 +130,8 @@ class Decoding:
         self._let_go[row] = list(view.let_go)
 
     def _next_page(self) -> int:
-        """Steps until the first of the sequences needs another page."""
+        """Steps until the first of the sequences comes to another page, which it may have already:
+        a draft that was not accepted leaves pages behind."""
         tokens = self._state.page_tokens
-        rooms = [view.pages * tokens for view in self._views]
         cells: list[int] = self.step.cells.tolist()
-        return min(room - cell for room, cell in zip(rooms, cells, strict=True))
+        return min(tokens - cell % tokens for cell in cells)

@@ -20,16 +20,19 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
-from ockham.core.registry import find, make
+from ockham.core.registry import find, make, techniques
 from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT, ApproximateReuse, Reuse
+from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, parse
 from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing, moving
 from ockham.engine.attach import Attachments, Hook
-from ockham.engine.batch import Part, build
+from ockham.engine.batch import Part, Walk, build
 from ockham.engine.decoding import Decoding
-from ockham.engine.messages import Delta, Request, Stats
+from ockham.engine.drafts import ROOT, Tree
+from ockham.engine.messages import Delta, Request, Stats, merged
 from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence, Status
+from ockham.engine.speculation import Speculation
 from ockham.engine.text import TextOutput
 from ockham.engine.tiering import Pace, open_tiers
 from ockham.kernels.sampling import Draw, Drawn
@@ -41,6 +44,9 @@ WAIT_S = 0.05
 """The longest that a step with nothing to do sleeps before the caller may look around."""
 HINTS = {None: PLAIN, "keep": EXPECTED, "discard": SPENT}
 """What a request may say of its prefix -> what the Reuse is told."""
+_PROMPTS_SHARE = 8
+"""Of the room that is left beside the running sequences' rows, drafts get one part in so many while
+prompts need it too."""
 
 
 class Engine:
@@ -59,10 +65,10 @@ class Engine:
             for seam, name in (
                 ("policy", config.scheduling_policy),
                 ("keep", config.keep),
-                ("drafter", config.drafter),
             )
         }
         self.reuse, self.approximate = _reuses(config)
+        self.speculation = make_speculation(parse(config.speculative_config))
         self.model: LoadedModel = load_model(config, progress)
         self.tokenizer: Tokenizer | None = load_tokenizer(config, self.model.directory)
         plan = self.model.plan
@@ -87,6 +93,11 @@ class Engine:
         of its prompt. They are valid until it returns."""
         self._total = Ledger()
         self._decoding: Decoding | None = None
+        self._walks: dict[Sequence, Walk] = {}
+        """Of the step that is being collected, what its drafts have come to."""
+        self._decoded_rows = 0
+        """Rows of the latest step, if it did nothing but decode, and of how many sequences:"""
+        self._decoding_sequences = 0
         self.backend_s = 0.0
         """Seconds in the backend's operations; the rest of a step is scheduling and bookkeeping."""
         self._cost = cost_of(self.model.program, self.model.layouts)
@@ -220,16 +231,47 @@ class Engine:
     # -- the loop ------------------------------------------------------------------------------
 
     def step(self) -> list[Delta]:
-        """One iteration: schedule, run, bill, sample, collect."""
-        decoding = self._go_on()
-        return self._plan_step() if decoding is None else self._decode(decoding)
+        """One iteration: draft, schedule, run, bill, sample, collect."""
+        if not self.speculation or self.attachments:
+            decoding = self._go_on()
+            return self._plan_step() if decoding is None else self._decode(decoding)
+        began = time.perf_counter()
+        drafts = self._draft()
+        if drafts:
+            self._settle()
+            self._decoding = None
+            deltas = self._plan_step(drafts)
+        else:
+            decoding = self._go_on()
+            deltas = self._plan_step() if decoding is None else self._decode(decoding)
+        if self._decoded_rows:
+            tokens = sum([len(delta.token_ids) for delta in deltas])
+            seconds = time.perf_counter() - began
+            self.speculation.observe(self._decoding_sequences, self._decoded_rows, tokens, seconds)
+        return deltas
 
-    def _plan_step(self) -> list[Delta]:
+    def _draft(self) -> dict[Sequence, Tree]:
+        """What the running sequences should verify in the next step."""
+        scheduler = self.scheduler
+        decoding = [sequence for sequence in scheduler.running if sequence.decoding]
+        room = min(scheduler.most_rows, scheduler.most_logits) - len(decoding)
+        if scheduler.waiting or len(decoding) < len(scheduler.running):
+            room //= _PROMPTS_SHARE  # the rest is for prompts
+        trees = self.speculation.plan(decoding, room) if decoding else None
+        if trees is None:
+            return {}
+        return {s: tree for s, tree in zip(decoding, trees, strict=True) if tree is not None}
+
+    def _plan_step(self, drafts: dict[Sequence, Tree] | None = None) -> list[Delta]:
         """A step of any kind."""
-        chunks = self.scheduler.schedule()
+        chunks = self.scheduler.schedule(drafts)
+        self._decoded_rows = 0
         if not chunks:
             self.reuse.wait(WAIT_S)
             return []
+        if all(chunk.kept == 1 for chunk in chunks):
+            self._decoded_rows = sum(chunk.rows for chunk in chunks)
+            self._decoding_sequences = len(chunks)
         now = time.monotonic()
         for chunk in chunks:
             if chunk.sequence.start_s is None:
@@ -261,6 +303,7 @@ class Engine:
 
     def _decode(self, decoding: Decoding) -> list[Delta]:
         """One more row for sequences that do nothing but decode."""
+        self._decoded_rows = self._decoding_sequences = len(decoding.chunks)
         self.scheduler.go_on(decoding.chunks)
         output = self._run(decoding.step)
         tokens = decoding.tokens(output.argmax, self._sample(output, decoding.draws))
@@ -313,21 +356,54 @@ class Engine:
         """Sample where a sequence is due, and turn what the step gave into deltas."""
         deltas = [self._score_prompt(part, output.logits) for part in parts]
         due = [
-            (choice, part)
+            (choice, part, ROOT)
             for part in parts
             if part.samples
             for choice in self._choices(part.sequence)
         ]
-        draws = [s.draw(part.logits[-1]) for s, part in due if part.argmax is None]
-        drawn = iter(self._sample(output, draws))
-        for sequence, part in due:
-            if part.argmax is not None:
-                deltas.append(self._push(sequence, output.argmax[part.argmax], None))
-                continue
-            token, row = next(drawn).token, part.logits[-1]
-            entry = self._logprobs(output.logits[row : row + 1], sequence, token)
-            deltas.append(self._push(sequence, token, entry))
-        return [delta for delta in deltas if delta is not None]
+        self._walks = {p.sequence: Walk(p, p.draft) for p in parts if p.draft is not None}
+        while due:
+            draws = [s.draw(p.logits_row(at)) for s, p, at in due if p.argmax is None]
+            drawn = iter(self._sample(output, draws))
+            reached: list[tuple[Sequence, Part, int]] = []
+            for sequence, part, at in due:
+                token, entry = self._token(output, sequence, part, at, drawn)
+                walk = self._walks.get(sequence)
+                if walk is None or token is None:
+                    deltas.append(self._push(sequence, token, entry))
+                    continue
+                following = walk.follow(at, token)
+                delta = self._push(sequence, token, entry)
+                if following is not None and sequence.status is Status.RUNNING:
+                    self.scheduler.accept(sequence, part.start + 1 + following)
+                    reached.append((sequence, part, following))
+                deltas.append(delta)
+            due = reached
+        for sequence in list(self._walks):
+            self._end_walk(sequence)
+        return merged([delta for delta in deltas if delta is not None])
+
+    def _token(
+        self,
+        output: StepOutput,
+        sequence: Sequence,
+        part: Part,
+        at: int,
+        drawn: Iterator[Drawn],
+    ) -> tuple[int | None, PositionLogprobs | None]:
+        """The token that follows at a place of a part, and its log probabilities if wanted."""
+        argmax = part.argmax_row(at)
+        if argmax is not None:
+            return output.argmax[argmax], None
+        token, row = next(drawn).token, part.logits_row(at)
+        return token, self._logprobs(output.logits[row : row + 1], sequence, token)
+
+    def _end_walk(self, sequence: Sequence) -> None:
+        """Learn from what became of a sequence's draft, and book it."""
+        walk = self._walks.pop(sequence, None)
+        if walk is not None:
+            self.speculation.learn(sequence, walk.tree, walk.followed)
+            billing.book_draft(walk, self.speculation.names, self._cost, self._total)
 
     def _choices(self, sequence: Sequence) -> Iterator[Sequence]:
         """The sequence and, if its prompt has just been computed, its request's other choices."""
@@ -411,6 +487,8 @@ class Engine:
             if stop is not None and sequence.generated >= sequence.params.min_tokens:
                 reason, sequence.stop_reason = "stop", stop
         delta.finish_reason, delta.stop_reason = reason, sequence.stop_reason
+        self._end_walk(sequence)
+        self.speculation.forget(sequence)
         self.scheduler.finish(sequence)
         group = self._requests[sequence.request_id]
         forked = len(group) == sequence.params.n
@@ -470,7 +548,9 @@ class Engine:
             waiting=len(self.scheduler.waiting),
             steps=self.scheduler.steps,
             preemptions=self.scheduler.preemptions,
-            pages_used=self.state.pages_used - sum(self.scheduler.evictable()),
+            # What could be evicted is known only about: pages that two sequences computed alike
+            # may count twice.
+            pages_used=max(0, self.state.pages_used - sum(self.scheduler.evictable())),
             pages_total=self.state.pages_total,
             ledger=self.total,
             tiers=TierStats() if self.tiers is None else self.tiers.stats(),
@@ -605,6 +685,16 @@ class Engine:
             params.stop_strings,
             params.include_stop_str_in_output,
         )
+
+
+def make_speculation(config: SpeculativeConfig) -> Speculation:
+    """The controller with the drafters that a configuration names."""
+    names = [config.method]
+    if config.method == AUTO:
+        names = [each.name for each in techniques("drafter") if each.name != NONE]
+    elif config.method == NONE:
+        names = []
+    return Speculation(config, [find("drafter", name).cls(config) for name in names])
 
 
 def _reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReuse]]:

@@ -67,6 +67,26 @@ class Delta(msgspec.Struct, tag="delta", omit_defaults=True):
     ledger: Ledger | None = None
 
 
+def merged(deltas: list[Delta]) -> list[Delta]:
+    """One delta for each choice that has several, in the order of their first ones."""
+    found: dict[tuple[str, int], Delta] = {}
+    for delta in deltas:
+        key = (delta.request_id, delta.index)
+        before = found.get(key)
+        if before is None:
+            found[key] = delta
+            continue
+        before.token_ids = before.token_ids + delta.token_ids
+        before.text += delta.text
+        if delta.logprobs is not None:
+            before.logprobs = (before.logprobs or []) + delta.logprobs
+        if delta.prompt_logprobs is not None:
+            before.prompt_logprobs = delta.prompt_logprobs
+        before.finish_reason, before.stop_reason = delta.finish_reason, delta.stop_reason
+        before.finished, before.ledger = delta.finished, delta.ledger
+    return list(found.values())
+
+
 class Refused(msgspec.Struct, tag="refused"):
     """The engine did not take, or could not go on with, a request. `status` as in HTTP."""
 

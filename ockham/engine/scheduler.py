@@ -23,6 +23,7 @@ from ockham.core.seams import (
     Policy,
     Reuse,
 )
+from ockham.engine.drafts import Tree
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.waiting import Waiting
 
@@ -33,10 +34,21 @@ of a batch are short, and room for the longest that is allowed would stand empty
 
 @dataclass(slots=True)
 class Chunk:
-    """The next `rows` rows of a sequence."""
+    """The next `rows` rows of a sequence, the last of which are those of `draft`."""
 
     sequence: Sequence
     rows: int
+    draft: Tree | None = None
+
+    @property
+    def kept(self) -> int:
+        """Rows whose cells are valid once they are computed, whatever is drawn from them."""
+        return self.rows if self.draft is None else self.rows - len(self.draft)
+
+    @property
+    def logits(self) -> int:
+        """Rows whose logits are wanted."""
+        return self.rows if self.draft is not None else len(self.sequence.wanted_logits(self.rows))
 
 
 class Scheduler:
@@ -83,8 +95,10 @@ class Scheduler:
         self.waiting.add(sequence)
         self.policy.add(sequence)
 
-    def schedule(self) -> list[Chunk]:
-        """The chunks of the next step, with their cells reserved. Empty if nothing can run."""
+    def schedule(self, drafts: Mapping[Sequence, Tree] | None = None) -> list[Chunk]:
+        """The chunks of the next step, with their cells reserved. Empty if nothing can run.
+
+        `drafts` are to be verified if there is room for them."""
         self.steps += 1
         self.reuse.advance(bool(self.running))
         plan = _Plan(self.most_rows, self.most_logits)
@@ -94,10 +108,10 @@ class Scheduler:
         # A row is left to the prompts, so that running sequences cannot starve them.
         prompts = len(decoding) < len(self.running) or bool(self.waiting)
         first = decoding[: self.most_rows - 1] if prompts and self.most_rows > 1 else decoding
-        self._decode(plan, first)
+        self._decode(plan, first, drafts or {})
         if plan.rows:
             self._prefill(plan)
-        self._decode(plan, decoding[len(first) :])
+        self._decode(plan, decoding[len(first) :], {})
         for chunk in plan.chunks:
             self._served += 1
             chunk.sequence.last_served = self._served
@@ -157,9 +171,17 @@ class Scheduler:
         """The step has run: its cells are valid, and what no later row can see is let go."""
         for chunk in chunks:
             sequence = chunk.sequence
-            self._advance(sequence, sequence.end_after(chunk.rows))
+            self._advance(sequence, sequence.end_after(chunk.kept))
             if sequence.computed <= sequence.prompt_tokens:
                 self._keep(sequence)  # for others that begin alike
+
+    def accept(self, sequence: Sequence, cell: int) -> None:
+        """The token of the next cell is one that was drafted, whose state stands in `cell`."""
+        view = sequence.view
+        assert view is not None, "a sequence with a draft has a view"
+        if cell != sequence.computed:
+            self.state.move(view, [cell], [sequence.computed])
+        self._advance(sequence, sequence.computed + 1)
 
     def _advance(self, sequence: Sequence, computed: int) -> None:
         """The cells up to `computed` are valid."""
@@ -208,10 +230,33 @@ class Scheduler:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _decode(self, plan: _Plan, decoding: list[Sequence]) -> None:
+    def _decode(
+        self, plan: _Plan, decoding: list[Sequence], drafts: Mapping[Sequence, Tree]
+    ) -> None:
         for sequence in decoding:
             if plan.rows and plan.logits and sequence.status is Status.RUNNING:
-                self._place(plan, sequence, 1)
+                draft = drafts.get(sequence)
+                if draft is None or not self._place_draft(plan, sequence, draft):
+                    self._place(plan, sequence, 1)
+
+    def _place_draft(self, plan: _Plan, sequence: Sequence, draft: Tree) -> bool:
+        """Add a row and its draft to the plan, if they fit without taking a page from anyone."""
+        rows = 1 + len(draft)
+        view = sequence.view
+        assert view is not None, "a running sequence has a view"
+        cells = sequence.computed + rows
+        pages = -(-cells // self.state.page_tokens) - view.pages + view.shared_tail
+        spare = pages + len(self.running)  # each of the others may need one for its next row
+        evictable = self.evictable()
+        free = self.state.free_pages()
+        if (
+            rows > min(plan.rows, plan.logits)
+            or any(f + e < spare for f, e in zip(free, evictable, strict=True))
+            or not self.state.reserve(view, cells)
+        ):
+            return False
+        plan.add(Chunk(sequence, rows, draft))
+        return True
 
     def _prefill(self, plan: _Plan) -> None:
         prefilling = [s for s in self.running if not s.decoding]
@@ -360,7 +405,7 @@ class Scheduler:
         while True:
             assert sequence.view is not None, "a running sequence has a view"
             if placed := self._reserve(sequence, rows):
-                plan.add(sequence, placed)
+                plan.add(Chunk(sequence, placed))
                 return
             victim = cast(Sequence, self.policy.victim(self.running))
             if victim is sequence and sequence.splice is not None:
@@ -419,17 +464,17 @@ class _Plan:
         self.logits = logits
         self.chunks: list[Chunk] = []
 
-    def add(self, sequence: Sequence, rows: int) -> None:
-        self.chunks.append(Chunk(sequence, rows))
-        self.rows -= rows
-        self.logits -= len(sequence.wanted_logits(rows))
+    def add(self, chunk: Chunk) -> None:
+        self.chunks.append(chunk)
+        self.rows -= chunk.rows
+        self.logits -= chunk.logits
 
     def remove(self, sequence: Sequence) -> None:
         for chunk in self.chunks:
             if chunk.sequence is sequence:
                 self.chunks.remove(chunk)
                 self.rows += chunk.rows
-                self.logits += len(sequence.wanted_logits(chunk.rows))
+                self.logits += chunk.logits
                 return
 
 

@@ -294,6 +294,18 @@ class Sequence:
             and self.scored
         )
 
+    @property
+    def may_draft(self) -> bool:
+        """Whether several of its next tokens could be verified in one step."""
+        return (
+            self.decoding
+            and self.seats == 1
+            and self.todo is None
+            and self.scored
+            and not self.scores_only
+            and self.computed_once <= self.computed
+        )
+
     def wanted_logits(self, rows: int) -> range:
         """Of the next `rows` rows, those (counted from 0) whose logits are wanted."""
         if self.prompt_logprobs is not None and not self.scored:

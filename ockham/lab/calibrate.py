@@ -261,6 +261,7 @@ def _bookkeeping() -> tuple[float, float]:
             kv_cache_memory_bytes=1 << 25,
             skip_tokenizer_init=True,
             enable_prefix_caching=False,
+            speculative_config="none",
         )
     )
     few_s, many_s = _outside(engine, few), _outside(engine, many)

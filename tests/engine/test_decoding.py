@@ -36,7 +36,10 @@ def pair(checkpoint) -> Callable[..., tuple[Engine, Engine]]:
     def make(**settings) -> tuple[Engine, Engine]:
         own = {"max_model_len": 128, "block_size": 4, "kv_cache_memory_bytes": 1 << 20}
         config = EngineConfig(
-            model=str(checkpoint), skip_tokenizer_init=True, **{**own, **settings}
+            model=str(checkpoint),
+            skip_tokenizer_init=True,
+            speculative_config="none",
+            **{**own, **settings},
         )
         kept, plain = Engine(config), Engine(config)
         plain.attach(next(iter(plain.model.program.breakpoints)), lambda run: None)

@@ -35,6 +35,7 @@ def make_engine(checkpoint: Path, **settings) -> Engine:
                 "max_model_len": 256,
                 "block_size": 4,
                 "kv_cache_memory_bytes": 1 << 20,
+                "speculative_config": "none",
                 **settings,
             }
         )

@@ -2,11 +2,12 @@
 
 A hypothesis state machine drives one engine through arrivals, steps under changing token budgets
 and thread counts, cancellations and forced preemptions, under any policy and with hints, true or
-not; prompts are cut into whatever chunks that gives, choices are forked off their prompts, state
-moves to memory and disk and back, and requests are exported and imported in the middle of their
-work. Every choice of every request that finishes is compared, token ids and log probabilities, bit
-for bit, with the same request run alone through an engine of one thread that has nothing else to
-do. One differing bit is a bug, never a tolerance.
+not; prompts are cut into whatever chunks that gives, choices are forked off their prompts, trees of
+right and wrong tokens are drafted and verified, state moves to memory and disk and back, and
+requests are exported and imported in the middle of their work. Every choice of every request that
+finishes is compared, token ids and log probabilities, bit for bit, with the same request run alone
+through an engine of one thread that has nothing else to do. One differing bit is a bug, never a
+tolerance.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.kernels.base import Executor
+from tests.helpers.foretelling import foretelling
 
 BUDGETS = (1, 3, 16, 64, 256)
 FEWEST = 3
@@ -131,6 +133,9 @@ class ExactnessMachine(RuleBasedStateMachine):
     """Preemptions, forced or not, and cancellations so far."""
     crowded_out = 0
     moved = 0
+    drafted = 0
+    accepted = 0
+    """Tokens of drafts so far."""
 
     @classmethod
     def crowded(cls) -> Engine:
@@ -150,6 +155,8 @@ class ExactnessMachine(RuleBasedStateMachine):
         self.budget = self.engine.scheduler.most_rows
         self.asked: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, Answer] = {}
+        self.expected: dict[str, Answer] = {}
+        self.own_speculation = self.engine.speculation
         self.cancelled: set[str] = set()
         self.count = 0
         self.preemptions = self.engine.scheduler.preemptions
@@ -165,6 +172,7 @@ class ExactnessMachine(RuleBasedStateMachine):
             self.count += 1
             asked = data.draw(requests(self.vocabulary))
             self.asked[name] = asked
+            self.expected[name] = self._expect(name, asked)
             self.engine.add(build(name, asked, self.vocabulary))
 
     @rule(steps=st.integers(1, 12))
@@ -180,21 +188,48 @@ class ExactnessMachine(RuleBasedStateMachine):
     def change_the_threads(self, data: st.DataObject) -> None:
         self.engine.executor = data.draw(st.sampled_from(self.executors))
 
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
+    @rule(
+        most=st.integers(1, 12),
+        seed=st.integers(0, 99),
+        right=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+        branches=st.integers(1, 4),
+    )
+    def draft(self, most: int, seed: int, right: float, branches: int) -> None:
+        """From now on, verify trees that are right so often."""
+        self._count_drafts()
+        texts = [
+            [*build(name, asked, self.vocabulary).prompt_token_ids, *stream.tokens]
+            for name, asked in self.asked.items()
+            for stream in self.expected[name].values()
+        ]
+        self.engine.speculation = foretelling(
+            self.vocabulary, texts, most=most, seed=seed, right=right, branches=branches
+        )
+
+    @rule()
+    def draft_as_it_pleases(self) -> None:
+        self._use_own_drafts()
+
+    def _use_own_drafts(self) -> None:
+        self._count_drafts()
+        self.engine.speculation = self.own_speculation
+
+    # What is drawn may not depend on the engine: what it does depends on the time that it takes.
+    @rule(which=st.integers(0, 63))
+    def cancel(self, which: int) -> None:
         """Any but the first request, so that something is left to compare."""
         scheduler = self.engine.scheduler
         live = sorted({s.request_id for s in (*scheduler.running, *scheduler.waiting)} - {"0"})
         if live:
-            name = data.draw(st.sampled_from(live))
+            name = live[which % len(live)]
             self.cancelled.add(name)
             self._take(self.engine.abort(name))
 
-    @rule(data=st.data())
-    def preempt(self, data: st.DataObject) -> None:
+    @rule(which=st.integers(0, 63))
+    def preempt(self, which: int) -> None:
         running = self.engine.scheduler.running
         if running:
-            self.engine.scheduler.preempt(data.draw(st.sampled_from(running)))
+            self.engine.scheduler.preempt(running[which % len(running)])
 
     @rule(data=st.data())
     def move(self, data: st.DataObject) -> None:
@@ -236,6 +271,7 @@ class ExactnessMachine(RuleBasedStateMachine):
         while self.engine.has_work:
             self._take(self.engine.step())
         assert self.engine.stats().pages_used == 0
+        self._use_own_drafts()
         self.engine.scheduler.most_rows = self.budget
         type(self).preempted += self.engine.scheduler.preemptions - self.preemptions
         type(self).cut += len(self.cancelled)
@@ -248,7 +284,14 @@ class ExactnessMachine(RuleBasedStateMachine):
             choices = self.answers.setdefault(delta.request_id, {})
             choices.setdefault(delta.index, Stream()).add(delta)
 
-    def _compare(self, name: str, asked: dict[str, Any]) -> None:
+    def _count_drafts(self) -> None:
+        counters = self.engine.speculation.counters
+        type(self).drafted += counters.tokens
+        type(self).accepted += counters.accepted
+        self.engine.speculation.counters = type(counters)()
+
+    def _expect(self, name: str, asked: dict[str, Any]) -> Answer:
+        """What the request gives alone."""
         request = build(name, asked, self.vocabulary)
         if asked["greedy"]:  # answered by the sampler, from whole logits
             request.params = msgspec.structs.replace(request.params, logprobs=0)
@@ -256,7 +299,10 @@ class ExactnessMachine(RuleBasedStateMachine):
         if asked["greedy"]:
             for stream in expected.values():
                 stream.logprobs.clear()
-        found = self.answers[name]
+        return expected
+
+    def _compare(self, name: str, asked: dict[str, Any]) -> None:
+        expected, found = self.expected[name], self.answers[name]
         assert found.keys() == expected.keys()
         for index, stream in expected.items():
             assert found[index] == stream, f"request {name} ({asked}), choice {index}"

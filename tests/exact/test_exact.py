@@ -102,7 +102,7 @@ def check_schedules(
         kv_cache_memory_bytes=300 * 2 * 2 * 2 * 32 * value_bytes,
         **tiers_of(directory, checkpoint.name, isa, values),
     )
-    alone = make_engine(checkpoint, **values, reuse="none")
+    alone = make_engine(checkpoint, **values, reuse="none", speculative_config="none")
     alone.executor = executor_of(alone, 1)
 
     class Machine(ExactnessMachine):
@@ -133,7 +133,8 @@ def check_schedules(
     crowded.close()
     print(
         f"{Machine.compared} sequences compared, {Machine.preempted} preemptions, "
-        f"{Machine.cut} requests cancelled, {fetched} pages fetched from memory or disk"
+        f"{Machine.cut} requests cancelled, {fetched} pages fetched from memory or disk, "
+        f"{Machine.accepted} of {Machine.drafted} drafted tokens accepted"
     )
 
 

@@ -28,6 +28,7 @@ class Ockham:
             path,
             skip_tokenizer_init=True,
             enable_prefix_caching=False,
+            speculative_config="none",  # the checkpoint's weights are random: it repeats itself
             max_num_seqs=MAX_SEQUENCES,
             kv_cache_memory_bytes=POOL_TOKENS * KV_BYTES_PER_TOKEN,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Importing them makes their recipes known.
-from ockham.lab.evidence import blocks, engine, formats, reuse, seams  # noqa: F401
+from ockham.lab.evidence import blocks, drafts, engine, formats, reuse, seams  # noqa: F401
 from ockham.lab.evidence.bench import Bench
 from ockham.lab.evidence.recipe import Recipe, recipe_of, recipes
 from ockham.lab.evidence.row import Row

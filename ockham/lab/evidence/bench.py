@@ -59,9 +59,10 @@ class Bench:
         """An engine with some settings changed; the same settings get the same engine.
 
         The state's pool is small, so that several engines fit, and nothing is reused from round to
-        round, unless a setting says otherwise.
+        round or drafted, unless a setting says otherwise.
         """
-        fields = {**msgspec.structs.asdict(self.config), "reuse": "none"}
+        fields = msgspec.structs.asdict(self.config)
+        fields |= {"reuse": "none", "speculative_config": "none"}
         if fields["kv_cache_memory_bytes"] is None:
             fields["kv_cache_memory_bytes"] = POOL_BYTES
         config = msgspec.convert({**fields, **settings}, EngineConfig)

@@ -32,7 +32,7 @@ _SEAM_FIELDS = {
     "format": "quantization",
     "reuse": "reuse",
     "keep": "keep",
-    "drafter": "drafter",
+    "drafter": "speculative_config",
     "policy": "scheduling_policy",
 }
 
@@ -196,7 +196,9 @@ def _agreement(own: list[list[list[int]]], found: list[list[list[int]]]) -> floa
 
 def engine_config_of(model: str) -> EngineConfig:
     """The settings that a composition starts from: short contexts, so that many engines fit."""
-    return EngineConfig(model=model, max_model_len=96, kv_cache_memory_bytes=16 << 20)
+    return EngineConfig(
+        model=model, max_model_len=96, kv_cache_memory_bytes=16 << 20, speculative_config="none"
+    )
 
 
 MATRIX_HEADER = """\

@@ -19,10 +19,8 @@ from ockham.lab.evidence.bench import (
     run,
     watched,
 )
-from ockham.lab.evidence.recipe import counterfactual, evidence
+from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
-
-counterfactual("drafter", "none")
 
 SGLANG = (
     "SGLang (arXiv:2312.07104): up to 6.4 times the throughput on programs that share prefixes, of "

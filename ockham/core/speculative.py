@@ -1,0 +1,67 @@
+"""How tokens are drafted: the settings under vLLM's keys."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from ockham.core.errors import ConfigError
+
+AUTO, NONE = "auto", "none"
+METHODS = {"ngram": "copying"}
+"""vLLM's names of methods that have another one here."""
+MOST_TOKENS = 64
+
+
+class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What drafts, and how much.
+
+    `method` is a drafter's name, "auto" for all that need no model of their own, or "none".
+    `num_speculative_tokens` bounds the tokens that are drafted after one; how many they are in a
+    step is decided by what they are worth then, unless `adaptive` is false: then it is always as
+    many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from.
+    """
+
+    method: str = AUTO
+    num_speculative_tokens: int = 16
+    prompt_lookup_min: int = 1
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_speculative_tokens <= MOST_TOKENS:
+            raise ConfigError(
+                f"num_speculative_tokens must lie in [1, {MOST_TOKENS}], got "
+                f'{self.num_speculative_tokens}; to draft nothing, use the method "none".'
+            )
+        if self.prompt_lookup_min < 1:
+            raise ConfigError(
+                f"prompt_lookup_min must be at least 1, got {self.prompt_lookup_min}."
+            )
+
+
+Setting = str | dict[str, Any] | None
+
+
+def parse(setting: Setting) -> SpeculativeConfig:
+    """A method's name, a JSON object as text, or a mapping; None is "none".
+
+    Raises ConfigError with what is wrong.
+    """
+    if setting is None:
+        return SpeculativeConfig(method=NONE)
+    values: Any = setting
+    if isinstance(setting, str):
+        if not setting.lstrip().startswith("{"):
+            return SpeculativeConfig(method=METHODS.get(setting, setting))
+        try:
+            values = json.loads(setting)
+        except ValueError as error:
+            raise ConfigError(f"speculative_config is no valid JSON ({error}).") from None
+    try:
+        config = msgspec.convert(values, SpeculativeConfig)
+    except msgspec.ValidationError as error:
+        known = ", ".join(SpeculativeConfig.__struct_fields__)
+        raise ConfigError(f"speculative_config: {error}. It has the keys {known}.") from None
+    return msgspec.structs.replace(config, method=METHODS.get(config.method, config.method))

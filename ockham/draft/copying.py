@@ -1,0 +1,80 @@
+"""Draft what followed the last time that the text went like this."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import ClassVar
+
+from ockham.core.registry import register
+from ockham.core.seams import Draft, Ints
+from ockham.core.speculative import SpeculativeConfig
+from ockham.draft.structures.suffix_automaton import make_automaton
+
+_LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
+"""Lengths of the match before a token at which a kind begins."""
+_PRIOR = (0.15, 0.3, 0.42, 0.5, 0.56, 0.6, 0.68, 0.76, 0.82, 0.87, 0.9, 0.94)
+_OTHER = 0.35
+"""What the second of two continuations is worth, against the first."""
+_SIDE_TOKENS = 4
+_BRANCHES = 3
+_KIND = tuple(bisect_right(_LENGTHS, length) - 1 for length in range(_LENGTHS[-1] + 1))
+
+
+@register("drafter", "copying", exact=True, books=("copying",), paper="286")
+class Copying:
+    """What followed the longest suffix of the text when it came before (CopySpec).
+
+    Prompt and output alike are copied from (CopySpec; prompt lookup). A suffix automaton finds the
+    longest match for every token in constant time; where the text went on differently after a
+    shorter one, the draft is a tree. A token's kind is the length of the match before it.
+    """
+
+    name: ClassVar[str] = "copying"
+    kinds: ClassVar[tuple[float, ...]] = _PRIOR + tuple(_OTHER * share for share in _PRIOR)
+
+    def __init__(self, config: SpeculativeConfig) -> None:
+        self._least = config.prompt_lookup_min
+
+    def open(self, salt: str) -> CopyStream:
+        return CopyStream(self._least)
+
+
+class CopyStream:
+    """One sequence's automaton."""
+
+    def __init__(self, least: int) -> None:
+        self._automaton = make_automaton()
+        self._least = least
+
+    def extend(self, tokens: Ints) -> None:
+        self._automaton.extend(tokens)
+
+    def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
+        kinds = len(_LENGTHS)
+        worthy = [kind for kind in range(kinds) if accepted[kind] >= worth]
+        if not worthy:
+            return None
+        least = max(self._least, _LENGTHS[worthy[0]])
+        sides = any(accepted[kind] >= worth for kind in range(kinds, 2 * kinds))
+        tokens, parents, matched = self._automaton.propose(
+            most, _BRANCHES if sides else 1, _SIDE_TOKENS, least
+        )
+        if not tokens:
+            return None
+        longest = len(_KIND) - 1
+        found = [_KIND[length if length < longest else longest] for length in matched]
+        begun = False
+        for i, parent in enumerate(parents):
+            if parent < 0:
+                if begun:
+                    found[i] += kinds  # a continuation beside the first
+                begun = True
+        return Draft(tokens, parents, found)
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def bytes(self) -> int:
+        return self._automaton.bytes

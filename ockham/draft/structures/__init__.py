@@ -1,0 +1,1 @@
+"""What drafters remember of the tokens that pass by."""

@@ -1,0 +1,295 @@
+"""What is drafted, for which sequence, and how much of it: as much as makes the engine faster.
+
+Before each step of decoding, the controller asks the drafters what may come next. It knows two
+things: how often each kind of drafted token has been accepted lately, and how much longer a step
+takes for each row more. From both it takes the tokens that bring the most tokens a second, none
+included (SmartSpec, Liu et al. 2024, arXiv:2406.14066). What it chooses decides speed alone: the
+tokens of a sequence are the same whatever was drafted.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ockham.core.seams import Drafter, DraftStream
+from ockham.core.speculative import SpeculativeConfig
+from ockham.engine.drafts import Tree, choose
+from ockham.engine.sequence import Sequence
+from ockham.engine.tempo import Tempo
+
+_OWN_WEIGHT = 6.0
+"""Trials of the engine as a whole that count as much as all of one sequence's own, at first."""
+_PRIOR_WEIGHT = 3.0
+_MEMORY = 200.0
+"""Trials of a kind after which older ones begin to be forgotten."""
+_FIRST_PROBE, _LAST_PROBE = 64, 4096
+"""Steps without a trial after which a kind that is not worth it is tried again; doubled with each
+trial that shows the same."""
+_MOST_ROWS = 64
+"""Drafted rows of a step: more never paid."""
+_ALLOWED = 0.01
+"""Of the time of decoding, what drafting may lose in the long run."""
+_MOST_SAVED, _MOST_OWED = 2.0, 3.0
+"""What it may lose after it has gained, and what it must make up for at most, in plain steps."""
+
+
+class Account:
+    """What drafting has gained and lost, in seconds, so that it never loses much.
+
+    A step with drafts is worth the plain steps that its tokens would have taken. Where the balance
+    is spent, nothing is drafted, and a share of each step's time is paid in; so whatever the
+    estimates say, no more than that share is lost in the long run."""
+
+    def __init__(self) -> None:
+        self.balance = 0.0
+        self._opened = False
+
+    @property
+    def open(self) -> bool:
+        """Whether drafting may go on."""
+        return self.balance >= 0.0
+
+    def book(self, plain_s: float, step_s: float, gain_s: float) -> None:
+        """A step took `step_s` and gained so much, where a plain one takes `plain_s`."""
+        if not self._opened:
+            self._opened, self.balance = True, _MOST_SAVED * plain_s
+        self.balance += gain_s + _ALLOWED * step_s
+        self.balance = min(max(self.balance, -_MOST_OWED * plain_s), _MOST_SAVED * plain_s)
+
+
+class Acceptance:
+    """How often the tokens of each kind of one drafter are accepted, when their parents are."""
+
+    def __init__(self, prior: tuple[float, ...]) -> None:
+        self.changed = True
+        """Since the controller looked last."""
+        self._soonest = _FIRST_PROBE
+        self._hits = [_PRIOR_WEIGHT * share for share in prior]
+        self._trials = [_PRIOR_WEIGHT] * len(prior)
+        self._next_probe = [_FIRST_PROBE] * len(prior)
+        self._interval = [_FIRST_PROBE] * len(prior)
+        self.shares = list(prior)
+
+    def learn(self, kind: int, accepted: bool) -> None:
+        if self._trials[kind] >= _MEMORY:
+            self._hits[kind] *= 0.5
+            self._trials[kind] *= 0.5
+        self._hits[kind] += accepted
+        self._trials[kind] += 1.0
+        self.shares[kind] = self._hits[kind] / self._trials[kind]
+        self.changed = True
+
+    def tried(self, kind: int, step: int, accepted: bool) -> None:
+        """When to try it again, should it not be worth it."""
+        grown = _FIRST_PROBE if accepted else min(2 * self._interval[kind], _LAST_PROBE)
+        self._interval[kind] = grown
+        self._next_probe[kind] = step + grown
+        self._soonest = min(self._next_probe, default=step)
+
+    def due(self, step: int) -> list[int]:
+        """Kinds that nothing is known of lately."""
+        if step < self._soonest:
+            return []
+        return [kind for kind, at in enumerate(self._next_probe) if step >= at]
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of one sequence."""
+
+    streams: list[DraftStream]
+    fed: int = 0
+    hits: list[list[float]] = field(default_factory=list)
+    trials: list[list[float]] = field(default_factory=list)
+    tried: bool = False
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has been drafted so far: steps of a sequence with a draft, its tokens, and those that
+    were accepted, in all and by their depth in the draft."""
+
+    drafts: int = 0
+    tokens: int = 0
+    accepted: int = 0
+    accepted_at: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    """Of drafting, in so many steps of so many sequences in all:"""
+    planned: int = 0
+
+
+class Speculation:
+    """The controller of an engine's drafters."""
+
+    def __init__(self, config: SpeculativeConfig, drafters: list[Drafter]) -> None:
+        self.config = config
+        self.drafters = drafters
+        self.names = [drafter.name for drafter in drafters]
+        self.acceptance = [Acceptance(drafter.kinds) for drafter in drafters]
+        self.tempo = Tempo()
+        self.account = Account()
+        self.counters = Counters()
+        self._planned_s = 0.0
+        self._hoped: list[list[float]] | None = None
+        self._hoped_at = -1.0
+        self._steps = 0
+        self._known: dict[Sequence, _Known] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.drafters)
+
+    def plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
+        """A tree for each of these sequences, all of which decode; None if nothing is worth a row.
+        `room` is how many rows a step may have beside theirs."""
+        if self.config.adaptive and not self.account.open:
+            self._planned_s = 0.0
+            return None
+        began = time.perf_counter()
+        trees = self._plan(running, room)
+        self._planned_s = time.perf_counter() - began
+        self.counters.seconds += self._planned_s
+        self.counters.planned += len(running)
+        return trees
+
+    def observe(self, sequences: int, rows: int, tokens: int, seconds: float) -> None:
+        """A step that only decoded took so long, drafting included: `rows` rows of `sequences`
+        sequences gave `tokens` tokens."""
+        tempo = self.tempo
+        if rows == sequences:
+            tempo.observe_plain(sequences, seconds - self._planned_s)
+            gain_s, plain_s = -self._planned_s, tempo.plain(sequences)
+        else:
+            tempo.observe_drafted(rows, seconds)
+            plain_s = tempo.plain(sequences)
+            gain_s = plain_s * tokens / sequences - seconds if tempo.known else 0.0
+        self.account.book(plain_s, seconds, gain_s)
+
+    def _plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
+        self._steps += 1
+        room = min(room, _MOST_ROWS)
+        if room < 1:
+            return None
+        rows = len(running)
+        adaptive = self.config.adaptive
+        worth = self.tempo.worth(rows) if adaptive else 0.0
+        hopes = self._hopes(worth)
+        if hopes is None:
+            return None
+        trees = [self._tree(sequence, hopes, worth) for sequence in running]
+        if not any(trees):
+            return None
+        if adaptive:
+            room = min(room, sum(map(len, trees)))
+            trees = choose(trees, rows, room, self.tempo.costs(rows, room))
+        elif sum(map(len, trees)) > room:
+            each = room // rows
+            trees = [tree.pruned(list(range(min(each, len(tree))))) for tree in trees]
+        return [tree or None for tree in trees] if any(trees) else None
+
+    def learn(self, sequence: Sequence, tree: Tree, walked: list[tuple[int, int]]) -> None:
+        """`walked` has the numbers that were reached, `ROOT` first, each with the token that
+        follows there."""
+        known = self._known[sequence]
+        followed = dict(walked)
+        for number, parent in enumerate(tree.parents):
+            token = followed.get(parent)
+            if token is None:
+                continue
+            accepted = token == tree.tokens[number]
+            for drafter, kind in tree.sources[number]:
+                self.acceptance[drafter].learn(kind, accepted)
+                self.acceptance[drafter].tried(kind, self._steps, accepted)
+                known.hits[drafter][kind] += accepted
+                known.trials[drafter][kind] += 1.0
+        known.tried = True
+        counters = self.counters
+        reached = sum((at, token) in tree.children for at, token in walked)
+        counters.drafts += 1
+        counters.tokens += len(tree)
+        counters.accepted += reached
+        while len(counters.accepted_at) < max(tree.depths):
+            counters.accepted_at.append(0)
+        for depth in range(reached):
+            counters.accepted_at[depth] += 1
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence has ended."""
+        known = self._known.pop(sequence, None)
+        if known is not None:
+            for stream in known.streams:
+                stream.close()
+
+    @property
+    def bytes(self) -> int:
+        """Memory that what is known of the running sequences takes, about."""
+        return sum(stream.bytes for known in self._known.values() for stream in known.streams)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _hopes(self, worth: float) -> list[list[float]] | None:
+        """The shares of each drafter's kinds, of which those that are due for a trial count as
+        worth one; None if no kind is worth a row."""
+        if worth == self._hoped_at and not any(
+            acceptance.changed or acceptance.due(self._steps) for acceptance in self.acceptance
+        ):
+            return self._hoped
+        self._hoped_at, self._hoped = worth, self._new_hopes(worth)
+        return self._hoped
+
+    def _new_hopes(self, worth: float) -> list[list[float]] | None:
+        hopes = []
+        any_worth = False
+        for acceptance in self.acceptance:
+            acceptance.changed = False
+            shares = acceptance.shares
+            due = acceptance.due(self._steps)
+            low = [kind for kind in due if shares[kind] < worth]
+            if low:
+                shares = list(shares)
+                shares[low[0]] = min(1.0, 1.25 * worth + 0.05)  # enough to be chosen
+            hopes.append(shares)
+            any_worth = any_worth or any(share >= worth for share in shares)
+        return hopes if any_worth else None
+
+    def _tree(self, sequence: Sequence, hopes: list[list[float]], worth: float) -> Tree:
+        tree = Tree()
+        most = min(
+            self.config.num_speculative_tokens, sequence.most_tokens - len(sequence.tokens) - 1
+        )
+        if most < 1 or not sequence.may_draft:
+            return tree
+        known = self._known.get(sequence)
+        if known is None:
+            known = self._known[sequence] = self._open(sequence)
+        if known.fed < len(sequence.tokens):
+            new = np.array(sequence.tokens[known.fed :], np.int32)
+            known.fed = len(sequence.tokens)
+            for stream in known.streams:
+                stream.extend(new)
+        for drafter, stream in enumerate(known.streams):
+            accepted = self._shares(known, drafter, hopes[drafter])
+            draft = stream.propose(most, accepted, worth)
+            if draft is not None:
+                tree.add(draft, drafter, accepted, worth)
+        return tree
+
+    def _open(self, sequence: Sequence) -> _Known:
+        kinds = [len(drafter.kinds) for drafter in self.drafters]
+        return _Known(
+            [drafter.open(sequence.salt) for drafter in self.drafters],
+            hits=[[0.0] * count for count in kinds],
+            trials=[[0.0] * count for count in kinds],
+        )
+
+    def _shares(self, known: _Known, drafter: int, hopes: list[float]) -> list[float]:
+        """The shares of all sequences, drawn towards what this one has shown."""
+        if not known.tried:
+            return hopes
+        hits, trials = known.hits[drafter], known.trials[drafter]
+        return [
+            (h + _OWN_WEIGHT * hope) / (t + _OWN_WEIGHT) if t else hope
+            for h, t, hope in zip(hits, trials, hopes, strict=True)
+        ]

@@ -1,0 +1,140 @@
+"""How long a step of decoding takes with so many rows, learned from the steps that are run.
+
+A prediction needs no more than this: what the engine does next is what it did a moment ago, with a
+few rows more or less. Steps without drafts say how fast the machine is now, which drifts, and with
+the length of the contexts; steps with drafts say what so many rows cost beside that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_SLOPE = 0.08
+"""What a row adds to a step, in steps of one row, as long as nothing has been measured: between
+0.05 and 0.1 at int4 and int8 (docs/performance.md, verification)."""
+_KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Numbers of rows whose ratio is learned; between them it is linear."""
+_LEAST_SLOPE = 0.01
+"""Beyond what was seen, a row is never thought to cost less."""
+_PACE, _RATIO = 0.2, 0.15
+"""How much of what a step says is believed at once."""
+_FURTHEST = 2.0
+"""A step that took more than so many times what was expected was held up by something else."""
+
+
+class _Ratios:
+    """The seconds of steps by their rows, in those of a step of one row."""
+
+    def __init__(self) -> None:
+        self._at = np.array([1.0 + _SLOPE * (knot - 1) for knot in _KNOTS])
+        self._seen = np.zeros(len(_KNOTS), np.int64)
+        self.version = 0
+
+    def of(self, first: int, count: int = 1) -> list[float]:
+        """Those of `first`, `first + 1`, ... rows, `count` of them."""
+        found: list[float] = np.interp(np.arange(first, first + count), _KNOTS, self._at).tolist()
+        return found
+
+    def learn(self, rows: int, ratio: float) -> None:
+        """A step of so many rows took so long."""
+        knot = int(np.searchsorted(_KNOTS, rows))
+        if knot == len(_KNOTS):
+            return
+        if knot and (_KNOTS[knot] - rows) > (rows - _KNOTS[knot - 1]):
+            knot -= 1
+        # What rows between two knots say, the nearest takes as if it had been said of it.
+        said = ratio + self._at[knot] - self.of(rows)[0]
+        believed = max(_RATIO, 1.0 / (2 + self._seen[knot]))
+        self._seen[knot] += 1
+        self._at[knot] += believed * (said - self._at[knot])
+        self.version += 1
+        self._straighten()
+
+    def _straighten(self) -> None:
+        """Put the knots that were never seen on the line between those that were, and beyond them
+        on lines of the mean slope so far."""
+        seen = np.flatnonzero(self._seen)
+        first, last = int(seen[0]), int(seen[-1])
+        knots = np.array(_KNOTS, np.float64)
+        low, high = float(self._at[first]), float(self._at[last])
+        self._at[first:last] = np.interp(knots[first:last], knots[seen], self._at[seen])
+        if first == last:
+            slope = min(_SLOPE, (high - 1.0) / max(1, _KNOTS[last] - 1))
+        else:
+            slope = (high - low) / (_KNOTS[last] - _KNOTS[first])
+        slope = max(_LEAST_SLOPE, slope)
+        self._at[:first] = np.maximum(1.0, low - slope * (knots[first] - knots[:first]))
+        self._at[last + 1 :] = high + slope * (knots[last + 1 :] - knots[last])
+
+
+class Tempo:
+    """Seconds of steps of decoding: those of plain ones, and those with drafts."""
+
+    def __init__(self) -> None:
+        self._pace = 0.0
+        self._plain, self._drafted = _Ratios(), _Ratios()
+        self._before = 0
+        """Sequences of the last plain step."""
+        self._ratio = 1.0
+        """Of a plain step of so many."""
+        self._worth: dict[int, float] = {}
+        self._known_of = (0, 0)
+
+    @property
+    def known(self) -> bool:
+        """Whether a plain step has been seen."""
+        return self._pace > 0.0
+
+    def plain(self, sequences: int) -> float:
+        """Seconds of a step that gives each of so many sequences one token."""
+        same = sequences == self._before
+        return self._pace * (self._ratio if same else self._plain.of(sequences)[0])
+
+    def observe_plain(self, sequences: int, seconds: float) -> None:
+        """A step without drafts took so long."""
+        if self.known and sequences == self._before:
+            ratio = self._ratio
+            self._pace *= 1.0 + _PACE * (_bounded(seconds / self._pace, ratio) / ratio - 1.0)
+            return
+        ratio = self._plain.of(sequences)[0]
+        if self.known:
+            # Two steps beside each other: what differs is their number, not the machine.
+            self._plain.learn(sequences, _bounded(seconds / self._pace, ratio))
+            ratio = self._plain.of(sequences)[0]
+        else:
+            self._pace = seconds / ratio
+        self._before, self._ratio = sequences, ratio
+
+    def observe_drafted(self, rows: int, seconds: float) -> None:
+        """A step of so many rows, drafted ones among them, took so long."""
+        if self.known:
+            expected = self._drafted.of(rows)[0]
+            self._drafted.learn(rows, _bounded(seconds / self._pace, expected))
+
+    def costs(self, sequences: int, room: int) -> list[float]:
+        """Of steps of so many sequences with 0, 1, ... `room` drafted rows, up to a common factor;
+        never falling."""
+        drafted = self._drafted.of(sequences + 1, room)
+        costs = np.maximum.accumulate([self._plain.of(sequences)[0], *drafted])
+        found: list[float] = costs.tolist()
+        return found
+
+    def worth(self, sequences: int) -> float:
+        """The chance of being accepted below which one more drafted row does not pay: what it adds
+        to a step, in the time that a step takes for a token."""
+        versions = (self._plain.version, self._drafted.version)
+        if versions != self._known_of:
+            self._known_of = versions
+            self._worth.clear()
+        if sequences not in self._worth:
+            self._worth[sequences] = self._worth_now(sequences)
+        return self._worth[sequences]
+
+    def _worth_now(self, sequences: int) -> float:
+        near = 4
+        few, more = self._drafted.of(sequences + 1)[0], self._drafted.of(sequences + 1 + near)[0]
+        return max(0.0, more - few) / near * sequences / self._plain.of(sequences)[0]
+
+
+def _bounded(said: float, expected: float) -> float:
+    return min(max(said, expected / _FURTHEST), expected * _FURTHEST)

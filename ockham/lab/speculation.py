@@ -1,0 +1,121 @@
+"""What drafting is worth on streams that are replayed: pairs of runs, one with it, one without."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ockham.core.sampling_params import SamplingParams
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Request
+from ockham.engine.speculation import Speculation
+from ockham.lab.replay import Replay
+from ockham.lab.statistics import Interval, paired_ratio
+from ockham.lab.streams import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What drafting did for the streams of one kind, `batch` of them at a time.
+
+    `speed` is the time of decoding without it over the time with it. `tokens_per_step` are
+    generated tokens for each sequence and step; `accepted` is the share of drafted tokens.
+    `draft_s` are the mean seconds that drafting takes of a step, for each sequence.
+    """
+
+    kind: str
+    batch: int
+    pairs: int
+    speed: float
+    interval: Interval | None
+    tokens_per_step: float
+    drafted: int
+    accepted: float
+    accepted_at: list[float]
+    """Of the drafts that were as deep, the share that was accepted at each depth."""
+    draft_s: float
+    decode_tokens: int
+
+
+@dataclass(slots=True)
+class _Run:
+    seconds: float = 0.0
+    tokens: int = 0
+    steps: int = 0
+
+
+def measure(
+    engine: Engine,
+    own: Speculation,
+    none: Speculation,
+    kind: str,
+    streams: Sequence[Stream],
+    batch: int,
+) -> Worth:
+    """Decode the streams, `batch` at a time, each time once without drafts and once with them, the
+    order changing. The engine gets its own executor and controller back."""
+    executor, before = engine.executor, engine.speculation
+    sides: tuple[list[float], list[float]] = ([], [])
+    steps = tokens = 0
+    counters = own.counters = type(own.counters)()
+    try:
+        for number, group in enumerate(_groups(streams, batch)):
+            engine.executor = Replay(executor, {i: s.tokens for i, s in enumerate(group)})
+            for which in (0, 1) if number % 2 else (1, 0):
+                engine.speculation = (none, own)[which]
+                run = _decode(engine, group)
+                sides[which].append(run.seconds)
+                if which:
+                    steps, tokens = steps + run.steps * len(group), tokens + run.tokens
+    finally:
+        engine.executor, engine.speculation = executor, before
+    speed, interval = paired_ratio(*sides)
+    reached = [counters.drafts, *counters.accepted_at]
+    return Worth(
+        kind=kind,
+        batch=batch,
+        pairs=len(sides[0]),
+        speed=speed,
+        interval=interval,
+        tokens_per_step=tokens / steps,
+        drafted=counters.tokens,
+        accepted=counters.accepted / counters.tokens if counters.tokens else 0.0,
+        accepted_at=[after / before if before else 0.0 for before, after in pairwise(reached)],
+        draft_s=counters.seconds / counters.planned if counters.planned else 0.0,
+        decode_tokens=tokens,
+    )
+
+
+def _groups(streams: Sequence[Stream], batch: int) -> Iterator[Sequence[Stream]]:
+    for start in range(0, len(streams) - batch + 1, batch):
+        yield streams[start : start + batch]
+
+
+def _decode(engine: Engine, group: Sequence[Stream]) -> _Run:
+    """Compute the prompts, then time what comes after the last one's first token."""
+    engine.reuse.forget()
+    for number, stream in enumerate(group):
+        params = SamplingParams(
+            temperature=0.0, max_tokens=stream.answered, ignore_eos=True, seed=number
+        )
+        engine.add(
+            Request(
+                request_id=f"stream-{number}",
+                prompt_token_ids=stream.tokens[: stream.prompt],
+                params=params,
+                detokenize=False,
+            )
+        )
+    waiting = {f"stream-{number}" for number in range(len(group))}
+    run = _Run()
+    while waiting:
+        waiting -= {delta.request_id for delta in engine.step() if delta.token_ids}
+    started = time.perf_counter()
+    while engine.has_work:
+        deltas = engine.step()
+        run.steps += 1
+        run.tokens += sum(len(delta.token_ids) for delta in deltas)
+    run.seconds = time.perf_counter() - started
+    return run
