@@ -77,6 +77,14 @@ class Tree:
         self.children[parent, token] = number
         return number
 
+    def best(self, most: int) -> Tree:
+        """The tree of the `most` likeliest tokens: all branches together have no more cells than
+        the sequence has left."""
+        if len(self.tokens) <= most:
+            return self
+        ranked = sorted(range(len(self.tokens)), key=lambda number: -self.chances[number])
+        return self.pruned(ranked[:most])
+
     def pruned(self, numbers: list[int]) -> Tree:
         """The tree of these tokens only, which hold the parents of each of them."""
         if len(numbers) == len(self.tokens):

@@ -256,9 +256,8 @@ class Speculation:
 
     def _tree(self, sequence: Sequence, hopes: list[list[float]], worth: float) -> Tree:
         tree = Tree()
-        most = min(
-            self.config.num_speculative_tokens, sequence.most_tokens - len(sequence.tokens) - 1
-        )
+        left = sequence.most_tokens - len(sequence.tokens) - 1
+        most = min(self.config.num_speculative_tokens, left)
         if most < 1 or not sequence.may_draft:
             return tree
         known = self._known.get(sequence)
@@ -274,7 +273,7 @@ class Speculation:
             draft = stream.propose(most, accepted, worth)
             if draft is not None:
                 tree.add(draft, drafter, accepted, worth)
-        return tree
+        return tree.best(left)
 
     def _open(self, sequence: Sequence) -> _Known:
         kinds = [len(drafter.kinds) for drafter in self.drafters]

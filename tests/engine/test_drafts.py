@@ -156,3 +156,10 @@ def test_an_account_stops_what_loses_and_lets_it_try_again() -> None:
     for _ in range(1000):
         account.book(plain_s, plain_s, 2 * plain_s)
     assert account.open
+
+
+def test_the_best_of_a_tree_is_a_tree() -> None:
+    tree = tree_of(Draft([1, 2, 3, 4], [-1, 0, -1, 2], [1, 0, 0, 0]))
+    assert tree.best(4) is tree
+    best = tree.best(2)
+    assert (best.tokens, best.parents) == ([3, 4], [ROOT, 0])

@@ -31,6 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_engine(checkpoint: Path, **settings: Any) -> Engine:
     values = {"max_model_len": 256, "max_num_batched_tokens": 32, "skip_tokenizer_init": True}
+    values["speculative_config"] = "none"
     return Engine(EngineConfig(model=str(checkpoint), **{**values, **settings}))
 
 
