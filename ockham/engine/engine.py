@@ -181,6 +181,7 @@ class Engine:
         data = moving.pack(group, self.state, time.monotonic())
         for sequence in group:
             if sequence.status is not Status.FINISHED:
+                self.speculation.forget(sequence)
                 self.scheduler.finish(sequence)
         del self._requests[request_id]
         return data
