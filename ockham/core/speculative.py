@@ -41,6 +41,21 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
             )
 
 
+class DraftStats(msgspec.Struct, omit_defaults=True):
+    """What has been drafted: steps of a sequence with a draft, the drafts' tokens, and those that
+    were accepted, in all and by their depth in the draft."""
+
+    drafts: int = 0
+    tokens: int = 0
+    accepted: int = 0
+    accepted_at: list[int] = []
+    seconds: float = 0.0
+    """Of drafting, for so many steps of a sequence:"""
+    planned: int = 0
+    bytes: int = 0
+    """What is known of the running sequences, about."""
+
+
 Setting = str | dict[str, Any] | None
 
 

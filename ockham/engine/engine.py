@@ -233,7 +233,7 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """One iteration: draft, schedule, run, bill, sample, collect."""
-        if not self.speculation or self.attachments:
+        if self.attachments or self.speculation.resting:
             decoding = self._go_on()
             return self._plan_step() if decoding is None else self._decode(decoding)
         began = time.perf_counter()
@@ -554,6 +554,7 @@ class Engine:
             pages_used=max(0, self.state.pages_used - sum(self.scheduler.evictable())),
             pages_total=self.state.pages_total,
             ledger=self.total,
+            drafts=self.speculation.stats(),
             tiers=TierStats() if self.tiers is None else self.tiers.stats(),
         )
 

@@ -11,6 +11,7 @@ from ockham.core.approximation import Approximation
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.speculative import DraftStats
 
 
 class Request(msgspec.Struct, tag="request", kw_only=True):
@@ -111,6 +112,7 @@ class Stats(msgspec.Struct, tag="stats", kw_only=True):
     pages_total: int = 0
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     tiers: TierStats = msgspec.field(default_factory=TierStats)
+    drafts: DraftStats = msgspec.field(default_factory=DraftStats)
 
 
 class Ready(msgspec.Struct, tag="ready", kw_only=True):

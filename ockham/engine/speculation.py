@@ -12,10 +12,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from ockham.core.seams import Drafter, DraftStream
-from ockham.core.speculative import SpeculativeConfig
+from ockham.core.speculative import DraftStats, SpeculativeConfig
 from ockham.engine.drafts import Tree, choose
 from ockham.engine.sequence import Sequence
 from ockham.engine.tempo import Tempo
@@ -32,8 +33,11 @@ _MOST_ROWS = 64
 """Drafted rows of a step: more never paid."""
 _ALLOWED = 0.01
 """Of the time of decoding, what drafting may lose in the long run."""
-_MOST_SAVED, _MOST_OWED = 2.0, 3.0
-"""What it may lose after it has gained, and what it must make up for at most, in plain steps."""
+_LENT, _MOST_SAVED, _MOST_OWED = 2.0, 8.0, 1.0
+"""What it may lose at first, what after it has gained, and what it must make up for at most, in
+plain steps."""
+_HELD_UP = 4.0
+"""Drafting that took more than so many times what is usual was held up by something else."""
 
 
 class Account:
@@ -45,19 +49,24 @@ class Account:
 
     def __init__(self) -> None:
         self.balance = 0.0
-        self._opened = False
+        self._plain_s = 0.0
 
     @property
     def open(self) -> bool:
         """Whether drafting may go on."""
         return self.balance >= 0.0
 
-    def book(self, plain_s: float, step_s: float, gain_s: float) -> None:
-        """A step took `step_s` and gained so much, where a plain one takes `plain_s`."""
-        if not self._opened:
-            self._opened, self.balance = True, _MOST_SAVED * plain_s
-        self.balance += gain_s + _ALLOWED * step_s
+    def book(self, plain_s: float, gain_s: float) -> None:
+        """A step gained so much, where a plain one takes `plain_s`."""
+        if not self._plain_s:
+            self.balance = _LENT * plain_s
+        self._plain_s = plain_s
+        self.balance += gain_s + _ALLOWED * plain_s
         self.balance = min(max(self.balance, -_MOST_OWED * plain_s), _MOST_SAVED * plain_s)
+
+    def rest(self) -> None:
+        """A step without any drafting."""
+        self.balance += _ALLOWED * self._plain_s
 
 
 class Acceptance:
@@ -107,20 +116,6 @@ class _Known:
     tried: bool = False
 
 
-@dataclass(slots=True)
-class Counters:
-    """What has been drafted so far: steps of a sequence with a draft, its tokens, and those that
-    were accepted, in all and by their depth in the draft."""
-
-    drafts: int = 0
-    tokens: int = 0
-    accepted: int = 0
-    accepted_at: list[int] = field(default_factory=list)
-    seconds: float = 0.0
-    """Of drafting, in so many steps of so many sequences in all:"""
-    planned: int = 0
-
-
 class Speculation:
     """The controller of an engine's drafters."""
 
@@ -131,8 +126,9 @@ class Speculation:
         self.acceptance = [Acceptance(drafter.kinds) for drafter in drafters]
         self.tempo = Tempo()
         self.account = Account()
-        self.counters = Counters()
-        self._planned_s = 0.0
+        self.counters = DraftStats()
+        self._planned_s = self._usual_s = 0.0
+        """What drafting took for the latest step, and usually takes."""
         self._hoped: list[list[float]] | None = None
         self._hoped_at = -1.0
         self._steps = 0
@@ -144,9 +140,6 @@ class Speculation:
     def plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
         """A tree for each of these sequences, all of which decode; None if nothing is worth a row.
         `room` is how many rows a step may have beside theirs."""
-        if self.config.adaptive and not self.account.open:
-            self._planned_s = 0.0
-            return None
         began = time.perf_counter()
         trees = self._plan(running, room)
         self._planned_s = time.perf_counter() - began
@@ -160,12 +153,25 @@ class Speculation:
         tempo = self.tempo
         if rows == sequences:
             tempo.observe_plain(sequences, seconds - self._planned_s)
-            gain_s, plain_s = -self._planned_s, tempo.plain(sequences)
+            usual_s = self._usual_s or self._planned_s
+            believed_s = min(self._planned_s, _HELD_UP * usual_s)
+            self._usual_s = 0.9 * usual_s + 0.1 * believed_s
+            gain_s, plain_s = -believed_s, tempo.plain(sequences)
         else:
-            tempo.observe_drafted(rows, seconds)
+            believed_s = tempo.observe_drafted(rows, seconds)
             plain_s = tempo.plain(sequences)
-            gain_s = plain_s * tokens / sequences - seconds if tempo.known else 0.0
-        self.account.book(plain_s, seconds, gain_s)
+            gain_s = plain_s * tokens / sequences - believed_s if tempo.known else 0.0
+        self.account.book(plain_s, gain_s)
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is to be drafted in the next step, which is then not observed."""
+        if not self.drafters:
+            return True
+        if self.config.adaptive and not self.account.open:
+            self.account.rest()
+            return True
+        return False
 
     def _plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
         self._steps += 1
@@ -222,10 +228,16 @@ class Speculation:
             for stream in known.streams:
                 stream.close()
 
-    @property
-    def bytes(self) -> int:
-        """Memory that what is known of the running sequences takes, about."""
-        return sum(stream.bytes for known in self._known.values() for stream in known.streams)
+    def forget_all(self) -> None:
+        """No sequence that it knows runs any longer."""
+        for sequence in list(self._known):
+            self.forget(sequence)
+
+    def stats(self) -> DraftStats:
+        """A copy of the counters."""
+        held = sum(stream.bytes for known in self._known.values() for stream in known.streams)
+        accepted_at = list(self.counters.accepted_at)
+        return msgspec.structs.replace(self.counters, bytes=held, accepted_at=accepted_at)
 
     # -- inside --------------------------------------------------------------------------------
 

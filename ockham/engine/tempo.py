@@ -105,11 +105,14 @@ class Tempo:
             self._pace = seconds / ratio
         self._before, self._ratio = sequences, ratio
 
-    def observe_drafted(self, rows: int, seconds: float) -> None:
-        """A step of so many rows, drafted ones among them, took so long."""
-        if self.known:
-            expected = self._drafted.of(rows)[0]
-            self._drafted.learn(rows, _bounded(seconds / self._pace, expected))
+    def observe_drafted(self, rows: int, seconds: float) -> float:
+        """A step of so many rows, drafted ones among them, took so long. Gives the seconds of it
+        that are believed: what is far from all that was seen was something else's doing."""
+        if not self.known:
+            return seconds
+        said = _bounded(seconds / self._pace, self._drafted.of(rows)[0])
+        self._drafted.learn(rows, said)
+        return said * self._pace
 
     def costs(self, sequences: int, room: int) -> list[float]:
         """Of steps of so many sequences with 0, 1, ... `room` drafted rows, up to a common factor;

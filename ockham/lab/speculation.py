@@ -39,8 +39,12 @@ class Worth:
     decode_tokens: int
 
 
+BLOCK = 8
+"""Tokens after which the two take turns."""
+
+
 @dataclass(slots=True)
-class _Run:
+class _Side:
     seconds: float = 0.0
     tokens: int = 0
     steps: int = 0
@@ -54,21 +58,22 @@ def measure(
     streams: Sequence[Stream],
     batch: int,
 ) -> Worth:
-    """Decode the streams, `batch` at a time, each time once without drafts and once with them, the
-    order changing. The engine gets its own executor and controller back."""
+    """Decode the streams, `batch` at a time, with drafts and without them by turns, a few tokens
+    each, and once more with the turns exchanged: so that what the machine does meanwhile, and what
+    the text is like, falls on both. The engine gets its own executor and controller back."""
     executor, before = engine.executor, engine.speculation
     sides: tuple[list[float], list[float]] = ([], [])
     steps = tokens = 0
     counters = own.counters = type(own.counters)()
     try:
-        for number, group in enumerate(_groups(streams, batch)):
+        for group in _groups(streams, batch):
             engine.executor = Replay(executor, {i: s.tokens for i, s in enumerate(group)})
-            for which in (0, 1) if number % 2 else (1, 0):
-                engine.speculation = (none, own)[which]
-                run = _decode(engine, group)
-                sides[which].append(run.seconds)
-                if which:
-                    steps, tokens = steps + run.steps * len(group), tokens + run.tokens
+            turns = (_Side(), _Side())
+            for phase in (0, 1):
+                _decode(engine, group, (none, own), turns, phase)
+            for side, seconds in zip(turns, sides, strict=True):
+                seconds.append(side.seconds / side.tokens)
+            steps, tokens = steps + turns[1].steps * len(group), tokens + turns[1].tokens
     finally:
         engine.executor, engine.speculation = executor, before
     speed, interval = paired_ratio(*sides)
@@ -93,7 +98,13 @@ def _groups(streams: Sequence[Stream], batch: int) -> Iterator[Sequence[Stream]]
         yield streams[start : start + batch]
 
 
-def _decode(engine: Engine, group: Sequence[Stream]) -> _Run:
+def _decode(
+    engine: Engine,
+    group: Sequence[Stream],
+    controllers: Sequence[Speculation],
+    turns: Sequence[_Side],
+    phase: int,
+) -> None:
     """Compute the prompts, then time what comes after the last one's first token."""
     engine.reuse.forget()
     for number, stream in enumerate(group):
@@ -109,13 +120,19 @@ def _decode(engine: Engine, group: Sequence[Stream]) -> _Run:
             )
         )
     waiting = {f"stream-{number}" for number in range(len(group))}
-    run = _Run()
+    engine.speculation = controllers[0]
     while waiting:
         waiting -= {delta.request_id for delta in engine.step() if delta.token_ids}
-    started = time.perf_counter()
+    generated = 0
     while engine.has_work:
+        which = (generated // (BLOCK * len(group)) + phase) % 2
+        engine.speculation, side = controllers[which], turns[which]
+        started = time.perf_counter()
         deltas = engine.step()
-        run.steps += 1
-        run.tokens += sum(len(delta.token_ids) for delta in deltas)
-    run.seconds = time.perf_counter() - started
-    return run
+        side.seconds += time.perf_counter() - started
+        side.steps += 1
+        tokens = sum(len(delta.token_ids) for delta in deltas)
+        side.tokens += tokens
+        generated += tokens
+    for controller in controllers:
+        controller.forget_all()

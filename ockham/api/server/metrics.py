@@ -17,6 +17,7 @@ from prometheus_client import (
 from prometheus_client.process_collector import ProcessCollector
 
 from ockham.core.ledger import Ledger
+from ockham.core.speculative import DraftStats
 from ockham.engine.client import Stream
 from ockham.engine.messages import Delta, Ready, Stats
 
@@ -59,6 +60,13 @@ _TIER_COUNTERS = {
 }
 """Field of the engine's `TierStats` -> name and description."""
 
+_DRAFT_COUNTERS = {
+    "drafts": ("spec_decode_num_drafts", "Drafts that were verified."),
+    "tokens": ("spec_decode_num_draft_tokens", "Tokens of those drafts."),
+    "accepted": ("spec_decode_num_accepted_tokens", "Tokens of them that were accepted."),
+}
+"""Field of the engine's `DraftStats` -> name and description, which are vLLM's."""
+
 
 class Metrics:
     """All metrics of one server. Implements `ockham.engine.client.Observer`."""
@@ -84,6 +92,14 @@ class Metrics:
         self._wasted = self._per_technique("wasted", "done for nothing because of a technique")
         self._tier_gauges = {f: self._gauge(*each) for f, each in _TIER_GAUGES.items()}
         self._tier_counters = {f: self._counter(*each) for f, each in _TIER_COUNTERS.items()}
+        self._draft_counters = {f: self._counter(*each) for f, each in _DRAFT_COUNTERS.items()}
+        self._draft_bytes = self._gauge("spec_decode_bytes", "Memory of the drafters, about.")
+        self._accepted_at = Counter(
+            "ockham_spec_decode_num_accepted_tokens_per_pos",
+            "Drafted tokens that were accepted, by their position in the draft.",
+            ("model_name", "position"),
+            registry=self.registry,
+        )
         seconds = self._histogram
         self._first_token = seconds("time_to_first_token_seconds", "Submission to first token.")
         self._between = seconds("inter_token_latency_seconds", "Between a choice's tokens.")
@@ -135,11 +151,20 @@ class Metrics:
             gauge.set(getattr(stats.tiers, field))
         for field, gained in self._tier_counters.items():
             gained.inc(getattr(stats.tiers, field) - getattr(previous.tiers, field))
+        self._count_drafts(stats.drafts, previous.drafts)
         for field, counted in self._counted.items():
             for counter in counted:
                 counter.inc(getattr(stats.ledger, field) - getattr(previous.ledger, field))
         for counters, name in ((self._saved, "saved"), (self._wasted, "wasted")):
             _count_savings(counters, self._model, stats.ledger, previous.ledger, name)
+
+    def _count_drafts(self, now: DraftStats, before: DraftStats) -> None:
+        self._draft_bytes.set(now.bytes)
+        for field, counter in self._draft_counters.items():
+            counter.inc(getattr(now, field) - getattr(before, field))
+        for position, accepted in enumerate(now.accepted_at):
+            earlier = before.accepted_at[position] if position < len(before.accepted_at) else 0
+            self._accepted_at.labels(self._model, str(position)).inc(accepted - earlier)
 
     def delta(self, stream: Stream, delta: Delta, now_s: float) -> None:
         if delta.token_ids:
