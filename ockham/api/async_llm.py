@@ -247,6 +247,7 @@ def _only(request: Request, text: str | None, deltas: list[Delta]) -> RequestOut
                 logprobs=delta.logprobs,
                 finish_reason=delta.finish_reason,
                 stop_reason=delta.stop_reason,
+                drafted=delta.marks,
             )
         )
         output.prompt_logprobs = output.prompt_logprobs or delta.prompt_logprobs

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ockham.api.llm import LLM, Prompt
-    from ockham.core.outputs import PositionLogprobs
+    from ockham.core.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -31,10 +31,15 @@ DEFAULT_MAX_TOKENS = 256
 @option("-p", "--prompt", help="Text to complete; '-' reads it from stdin.")
 @option("--prompt-token-ids", type=TokenIds(), help="The prompt as token ids: '1,2,3'.")
 @option("--json", "as_json", is_flag=True, help="Write one JSON object instead of the text.")
+@option("--show-drafts", is_flag=True, help="Say at the end which tokens were drafted: underlined.")
 @engine_options
 @sampling_options
 def run(
-    prompt: str | None, prompt_token_ids: list[int] | None, as_json: bool, **kwargs: Any
+    prompt: str | None,
+    prompt_token_ids: list[int] | None,
+    as_json: bool,
+    show_drafts: bool,
+    **kwargs: Any,
 ) -> None:
     """Complete a prompt with MODEL: a directory, a hub name, or the built-in 'lab'.
 
@@ -55,7 +60,10 @@ def run(
         if getattr(params, name) is not None and not as_json:
             flag = name.replace("_", "-")
             raise click.UsageError(f"--{flag} is shown only with --json; add it, or leave it out.")
-    _complete(llm, given, params, as_json, load_s)
+    output = _complete(llm, given, params, as_json, load_s)
+    if show_drafts and not as_json:
+        for choice in output.outputs:
+            _tell(_with_drafts(llm, choice))
 
 
 def default_params(llm: LLM, max_tokens: int) -> SamplingParams:
@@ -97,7 +105,7 @@ def _read_stdin() -> str:
 
 def _complete(
     llm: LLM, prompt: Prompt, params: SamplingParams, as_json: bool, load_s: float
-) -> None:
+) -> RequestOutput:
     stdout = sys.stdout.buffer
     has_text = llm.engine.tokenizer is not None
     first_token_s: float | None = None
@@ -122,7 +130,7 @@ def _complete(
         record["time_to_first_token_s"] = first_token_s
         stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
         stdout.flush()
-        return
+        return output
 
     from ockham.cli.report import describe_ledger, describe_speed, duration
 
@@ -147,6 +155,17 @@ def _complete(
     _tell(describe_speed(output.ledger))
     for line in describe_ledger(output.ledger):
         _tell(line)
+    return output
+
+
+def _with_drafts(llm: LLM, choice: CompletionOutput) -> str:
+    """The tokens of a choice, those that had been drafted underlined."""
+    tokenizer = llm.engine.tokenizer
+    shown = "".join(
+        click.style(tokenizer.token_text(token) if tokenizer else f"{token} ", underline=drafted)
+        for token, drafted in zip(choice.token_ids, choice.drafted, strict=True)
+    )
+    return f"{sum(choice.drafted)} of {len(choice.token_ids)} tokens were drafted:\n{shown}"
 
 
 def _labelled(positions: Sequence[PositionLogprobs | None] | None) -> list[Any] | None:

@@ -22,7 +22,7 @@ PositionLogprobs = dict[int, Logprob]
 class CompletionOutput(msgspec.Struct):
     """One completion of a prompt. `finish_reason`: `"stop"`, `"length"`, `"abort"`, `"error"`, or
     None while it runs; `stop_reason`: the stop string or stop token id that ended it, None for the
-    end-of-sequence token."""
+    end-of-sequence token. `drafted` says of each token whether it had been drafted."""
 
     index: int
     text: str
@@ -31,6 +31,7 @@ class CompletionOutput(msgspec.Struct):
     logprobs: list[PositionLogprobs] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    drafted: list[bool] = []
 
 
 class RequestOutput(msgspec.Struct):

@@ -16,6 +16,7 @@ class _Choice:
 
     __slots__ = (
         "cumulative_logprob",
+        "drafted",
         "finish_reason",
         "logprobs",
         "pieces",
@@ -26,6 +27,7 @@ class _Choice:
     def __init__(self, wants_logprobs: bool) -> None:
         self.pieces: list[str] = []
         self.token_ids: list[int] = []
+        self.drafted: list[bool] = []
         self.logprobs: list[PositionLogprobs] | None = [] if wants_logprobs else None
         self.cumulative_logprob: float | None = 0.0 if wants_logprobs else None
         self.finish_reason: str | None = None
@@ -35,6 +37,7 @@ class _Choice:
         if delta.text:
             self.pieces.append(delta.text)
         self.token_ids += delta.token_ids
+        self.drafted += delta.marks
         if delta.logprobs and self.logprobs is not None and self.cumulative_logprob is not None:
             self.logprobs += delta.logprobs
             for token, alternatives in zip(delta.token_ids, delta.logprobs, strict=True):
@@ -54,6 +57,7 @@ class _Choice:
             logprobs=None if self.logprobs is None else list(self.logprobs),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
+            drafted=list(self.drafted),
         )
 
 

@@ -375,6 +375,7 @@ class Engine:
                     continue
                 following = walk.follow(at, token)
                 delta = self._push(sequence, token, entry)
+                delta.drafted = [following is not None]
                 if following is not None and sequence.status is Status.RUNNING:
                     self.scheduler.accept(sequence, part.start + 1 + following)
                     reached.append((sequence, part, following))

@@ -66,6 +66,12 @@ class Delta(msgspec.Struct, tag="delta", omit_defaults=True):
     stop_reason: int | str | None = None
     finished: bool = False
     ledger: Ledger | None = None
+    drafted: list[bool] = []
+    """Of each token whether it was drafted; [] where none was."""
+
+    @property
+    def marks(self) -> list[bool]:
+        return self.drafted or [False] * len(self.token_ids)
 
 
 def merged(deltas: list[Delta]) -> list[Delta]:
@@ -77,6 +83,7 @@ def merged(deltas: list[Delta]) -> list[Delta]:
         if before is None:
             found[key] = delta
             continue
+        before.drafted = before.marks + delta.marks
         before.token_ids = before.token_ids + delta.token_ids
         before.text += delta.text
         if delta.logprobs is not None:

@@ -114,13 +114,14 @@ class _Answer:
                     logprobs=self._logprobs(choice),
                     finish_reason=choice.finish_reason,
                     stop_reason=choice.stop_reason,
-                    token_ids=self._token_ids(choice.token_ids),
+                    token_ids=self._if_asked(choice.token_ids),
+                    drafted=self._if_asked(choice.drafted),
                 )
                 for choice in output.outputs
             ],
             system_fingerprint=self._server.fingerprint,
             usage=self._meter.usage(final=True),
-            prompt_token_ids=self._token_ids(self._tokens),
+            prompt_token_ids=self._if_asked(self._tokens),
         )
         if self._request.service_tier is not None:
             completion.service_tier = "default"
@@ -169,7 +170,8 @@ class _Answer:
             delta=delta,
             logprobs=self._logprobs(choice),
             finish_reason=choice.finish_reason,
-            token_ids=self._token_ids(choice.token_ids),
+            token_ids=self._if_asked(choice.token_ids),
+            drafted=self._if_asked(choice.drafted),
         )
         if choice.finish_reason is not None:
             made.stop_reason = choice.stop_reason
@@ -181,8 +183,8 @@ class _Answer:
         top = self._request.top_logprobs or 0
         return chat_logprobs(choice.token_ids, choice.logprobs or [], top, self._server.token_text)
 
-    def _token_ids(self, tokens: list[int]) -> Any:
-        return tokens if self._request.return_token_ids else UNSET
+    def _if_asked(self, of_tokens: list[Any]) -> Any:
+        return of_tokens if self._request.return_token_ids else UNSET
 
     def _object(self, choices: list[ChatChunkChoice]) -> ChatChunk:
         return ChatChunk(

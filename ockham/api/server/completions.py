@@ -180,7 +180,7 @@ class _Answer:
         if self._request.prompt_logprobs is not None and output.prompt_logprobs is not None:
             made.prompt_logprobs = prompt_logprobs(scored)
         if self._request.return_token_ids:
-            made.token_ids = choice.token_ids
+            made.token_ids, made.drafted = choice.token_ids, choice.drafted
             if not self._request.stream or first:
                 made.prompt_token_ids = output.prompt_token_ids
         return made

@@ -70,6 +70,8 @@ class CompletionChoice(msgspec.Struct, kw_only=True):
     stop_reason: int | str | None = None
     prompt_logprobs: Any = UNSET
     token_ids: list[int] | UnsetType = UNSET
+    drafted: list[bool] | UnsetType = UNSET
+    """Of each token whether it had been drafted; with `token_ids`."""
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 
@@ -120,6 +122,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     token_ids: list[int] | UnsetType = UNSET
+    drafted: list[bool] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, kw_only=True):
@@ -129,6 +132,7 @@ class ChatChunkChoice(msgspec.Struct, kw_only=True):
     finish_reason: str | None = None
     stop_reason: int | str | UnsetType | None = UNSET
     token_ids: list[int] | UnsetType = UNSET
+    drafted: list[bool] | UnsetType = UNSET
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):

@@ -180,6 +180,7 @@ def test_min_tokens_holds_the_end_back(server):
 def test_token_ids_come_back_when_asked(server):
     choice = server.complete(prompt=[5, 6, 7], return_token_ids=True)["choices"][0]
     assert choice["prompt_token_ids"] == [5, 6, 7]
+    assert len(choice["drafted"]) == len(choice["token_ids"])
     text = server.post("/detokenize", {"tokens": choice["token_ids"]}).json()["prompt"]
     assert text == choice["text"]
 
