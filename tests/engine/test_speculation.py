@@ -127,7 +127,7 @@ def test_the_bill_of_a_draft_is_complete(checkpoint: Path) -> None:
 
 
 def test_a_sequence_that_ended_leaves_nothing_behind(checkpoint: Path) -> None:
-    engine = make_engine(checkpoint, speculative_config="auto")
+    engine = make_engine(checkpoint, speculative_config={"adaptive": False})
     answers(engine, request(prompt=[5, 6, 7] * 8), request("b", temperature=1.0))
     assert engine.speculation.stats().bytes == 0
     engine.add(request("c", prompt=[5, 6, 7] * 8))

@@ -28,6 +28,10 @@ NAMES = [
     "ockham_weight_bytes_total",
     "ockham_state_read_bytes_total",
     "ockham_state_written_bytes_total",
+    "ockham_spec_decode_num_drafts_total",
+    "ockham_spec_decode_num_draft_tokens_total",
+    "ockham_spec_decode_num_accepted_tokens_total",
+    "ockham_spec_decode_bytes",
     "process_resident_memory_bytes",
 ]
 
@@ -72,6 +76,24 @@ def test_what_a_technique_saved_is_counted_under_its_name(server):
     server.complete(prompt=[5, 6, 7], n=3, temperature=1.0)
     wait_for(lambda: "ockham_saved_tokens_total" in server.get("/metrics").text, 5)
     assert server.metric("ockham_saved_tokens_total", technique="fork") >= 6
+
+
+def test_accepted_drafts_are_counted_by_position(server):
+    # A tiny model repeats itself, and what it repeats is copied.
+    server.complete(prompt=[5, 6, 7] * 9, max_tokens=60, ignore_eos=True)
+    server.wait_idle()
+    found = {
+        name: server.metric(f"ockham_spec_decode_num_{name}_total")
+        for name in ("drafts", "draft_tokens", "accepted_tokens")
+    }
+    assert 0 < found["drafts"] <= found["draft_tokens"]
+    by_position = [
+        sample.value
+        for family in text_string_to_metric_families(server.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "ockham_spec_decode_num_accepted_tokens_per_pos_total"
+    ]
+    assert sum(by_position) == found["accepted_tokens"]
 
 
 def test_reading_changes_nothing(server):
