@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ockham.api.async_llm import AsyncLLM
     from ockham.api.llm import LLM
+    from ockham.api.reuse import ReuseParams
     from ockham.core.config import EngineConfig
     from ockham.core.errors import (
         ConfigError,
@@ -43,6 +44,7 @@ __all__ = [
     "Overloaded",
     "RequestOutput",
     "RequestTimeout",
+    "ReuseParams",
     "SamplingParams",
     "ScoreOutput",
     "__version__",
@@ -51,6 +53,7 @@ __all__ = [
 _MODULES = {
     "LLM": "ockham.api.llm",
     "AsyncLLM": "ockham.api.async_llm",
+    "ReuseParams": "ockham.api.reuse",
     "EngineConfig": "ockham.core.config",
     "Ledger": "ockham.core.ledger",
     "SamplingParams": "ockham.core.sampling_params",

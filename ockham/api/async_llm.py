@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+from ockham.api.reuse import Piece, ReuseParams
 from ockham.api.settings import engine_config, sampling_defaults
+from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.ledger import Ledger
@@ -140,12 +142,14 @@ class AsyncLLM:
         *,
         kind: Kind = "cumulative",
         cache_salt: str = "",
+        approximation: Approximation | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Complete a prompt, yielding outputs as they come.
 
         `kind`: each output holds everything so far ("cumulative"), only what is new since the last
         one ("delta": `outputs` lists the choices that have news), or there is one at the end
-        ("final"). Requests share state only with those of the same `cache_salt`. Without
+        ("final"). Requests share state only with those of the same `cache_salt`, and approximately
+        only where `approximation` says so (`ReuseParams` makes one). Without
         `sampling_params` the checkpoint's defaults apply. Raises `InvalidRequest`, `EngineDead`, or
         what else the engine refuses the request with.
         """
@@ -158,6 +162,7 @@ class AsyncLLM:
             params=params,
             detokenize=self.tokenizer is not None,
             cache_salt=cache_salt,
+            approximation=approximation,
         )
         stream = self.client.submit(request)
         try:
@@ -201,15 +206,20 @@ class AsyncLLM:
         """The token ids of a text. Raises `InvalidRequest`, also for a text that is so long that
         no tokenization could make it fit."""
         tokenizer = self.need_tokenizer()
-        most = CHARACTERS_PER_TOKEN * self.ready.max_model_len
-        if len(text) > most:
-            raise InvalidRequest(
-                f"the prompt has {len(text)} characters; with a context of "
-                f"{self.ready.max_model_len} tokens at most {most} are taken. Shorten it.",
-                "prompt",
-            )
+        self._check_length(len(text))
         return await self.in_thread(
             len(text), lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        )
+
+    async def encode_pieces(
+        self, pieces: Sequence[Piece], reuse: ReuseParams, *, add_special_tokens: bool = True
+    ) -> tuple[list[int], Approximation]:
+        """The token ids of a prompt in which chunks are marked, and what is asked of the engine.
+        Raises `InvalidRequest` as `encode` does."""
+        tokenizer, characters = self.need_tokenizer(), sum(len(piece) for piece, _ in pieces)
+        self._check_length(characters)
+        return await self.in_thread(
+            characters, lambda: reuse.encode(tokenizer, pieces, add_special_tokens)
         )
 
     async def in_thread(self, characters: int, work: Callable[[], T]) -> T:
@@ -217,6 +227,15 @@ class AsyncLLM:
         if characters <= INLINE_CHARACTERS:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _check_length(self, characters: int) -> None:
+        most = CHARACTERS_PER_TOKEN * self.ready.max_model_len
+        if characters > most:
+            raise InvalidRequest(
+                f"the prompt has {characters} characters; with a context of "
+                f"{self.ready.max_model_len} tokens at most {most} are taken. Shorten it.",
+                "prompt",
+            )
 
     def need_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises `InvalidRequest` where none was loaded."""

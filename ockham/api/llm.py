@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ockham.api.reuse import ReuseParams
 from ockham.api.settings import engine_config, sampling_defaults
+from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.outputs import RequestOutput, ScoreOutput
@@ -32,6 +34,8 @@ T = TypeVar("T")
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """A text, its token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
+Encoded = tuple[str | None, list[int], Approximation | None]
+"""A prompt's text, if it came as one, its token ids, and what may be reused approximately."""
 Message = Mapping[str, Any]
 Listener = Callable[[Collector, Delta], None]
 
@@ -108,16 +112,18 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
+        reuse: ReuseParams | None = None,
     ) -> list[RequestOutput]:
         """Complete prompts: one, or a list, as texts or token ids. Outputs come in their order.
 
         One `SamplingParams` holds for all prompts, a list gives each its own, None takes the
-        checkpoint's defaults. Raises InvalidRequest, before any work is done, if anything about any
+        checkpoint's defaults. `reuse` says what may be reused approximately: nothing by default.
+        Raises InvalidRequest, before any work is done, if anything about any
         prompt is wrong; the message names its index.
         """
         listed = as_list(prompts)
         params = self._params_for(len(listed), sampling_params)
-        encoded = [self._named(i, self._encode, prompt) for i, prompt in enumerate(listed)]
+        encoded = [self._named(i, self._encode, prompt, reuse) for i, prompt in enumerate(listed)]
         return self._run(encoded, params, use_tqdm)
 
     def chat(
@@ -129,10 +135,12 @@ class LLM:
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        reuse: ReuseParams | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation, or each of a list of them, through the chat template.
 
-        `chat_template_kwargs` are passed on to the template. Raises as `generate` does.
+        `chat_template_kwargs` are passed on to the template; `reuse` is as in `generate`, which
+        raises as this does.
         """
         several = isinstance(messages, Sequence) and any(
             isinstance(message, Sequence) and not isinstance(message, (str, bytes))
@@ -142,7 +150,7 @@ class LLM:
         params = self._params_for(len(conversations), sampling_params)
         tokenizer = self.get_tokenizer()
 
-        def encode(conversation: Sequence[Message]) -> tuple[str, list[int]]:
+        def encode(conversation: Sequence[Message]) -> Encoded:
             text = tokenizer.apply_chat_template(
                 conversation,
                 tools=tools,
@@ -150,7 +158,11 @@ class LLM:
                 chat_template=chat_template,
                 **(chat_template_kwargs or {}),
             )
-            return text, tokenizer.encode(text, add_special_tokens=False)
+            if reuse is not None and reuse.marks_chunks:
+                pieces = reuse.cut_chat(text, conversation)
+                return text, *reuse.encode(tokenizer, pieces, add_special_tokens=False)
+            asked = None if reuse is None else reuse.approximation()
+            return text, tokenizer.encode(text, add_special_tokens=False), asked
 
         encoded = [self._named(i, encode, talk) for i, talk in enumerate(conversations)]
         return self._run(encoded, params, use_tqdm)
@@ -163,7 +175,7 @@ class LLM:
         texts.) Raises InvalidRequest for a prompt of fewer than two tokens, of which nothing can
         be scored."""
         encoded = [self._named(i, self._encode, p) for i, p in enumerate(as_list(prompts))]
-        for index, (_, tokens) in enumerate(encoded):
+        for index, (_, tokens, _) in enumerate(encoded):
             if len(tokens) < 2:
                 raise InvalidRequest(
                     f"prompt {index}: it has {len(tokens)} token(s), but only tokens after the "
@@ -177,7 +189,7 @@ class LLM:
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
         """Complete one prompt, yielding what each step adds. Closing the stream frees its work."""
         params = self._params_for(1, sampling_params)[0]
-        text, tokens = self._encode(prompt)
+        text, tokens, _ = self._encode(prompt)
         return Stream(self, self._request(tokens, params), text)
 
     def get_tokenizer(self) -> Tokenizer:
@@ -216,8 +228,8 @@ class LLM:
 
     # -- from prompts to requests --------------------------------------------------------------
 
-    def _encode(self, prompt: Any) -> tuple[str | None, list[int]]:
-        """The text of a prompt, if it came as one, and its token ids."""
+    def _encode(self, prompt: Any, reuse: ReuseParams | None = None) -> Encoded:
+        """A prompt, and what may be reused for it."""
         if isinstance(prompt, Mapping):
             if len(prompt) != 1 or not prompt.keys() <= {"prompt", "prompt_token_ids"}:
                 raise InvalidRequest(
@@ -226,9 +238,16 @@ class LLM:
                     "prompt",
                 )
             prompt = next(iter(prompt.values()))
+        asked = None if reuse is None else reuse.approximation()
+        if reuse is not None and reuse.marks_chunks:
+            if not isinstance(prompt, str):
+                raise InvalidRequest(
+                    "reuse 'chunk' finds chunks in text; give the prompt as text.", "prompt"
+                )
+            return prompt, *reuse.encode(self.get_tokenizer(), reuse.cut_text(prompt), True)
         if isinstance(prompt, str):
-            return prompt, self.get_tokenizer().encode(prompt)
-        return None, token_ids(prompt)
+            return prompt, self.get_tokenizer().encode(prompt), asked
+        return None, token_ids(prompt), asked
 
     def _params_for(
         self, prompts: int, params: SamplingParams | Sequence[SamplingParams] | None
@@ -258,13 +277,18 @@ class LLM:
         return list(params)
 
     def _request(
-        self, tokens: list[int], params: SamplingParams, detokenize: bool = True
+        self,
+        tokens: list[int],
+        params: SamplingParams,
+        detokenize: bool = True,
+        approximation: Approximation | None = None,
     ) -> Request:
         return Request(
             request_id=f"request-{next(self._numbers)}",
             prompt_token_ids=tokens,
             params=params,
             detokenize=detokenize and self.engine.tokenizer is not None,
+            approximation=approximation,
         )
 
     @staticmethod
@@ -279,14 +303,14 @@ class LLM:
 
     def _run(
         self,
-        prompts: Sequence[tuple[str | None, list[int]]],
+        prompts: Sequence[Encoded],
         params: list[SamplingParams],
         use_tqdm: bool,
         detokenize: bool = True,
     ) -> list[RequestOutput]:
         collectors = [
-            Collector(self._request(tokens, params[index], detokenize), text)
-            for index, (text, tokens) in enumerate(prompts)
+            Collector(self._request(tokens, params[index], detokenize, asked), text)
+            for index, (text, tokens, asked) in enumerate(prompts)
         ]
         bar = _Progress(len(collectors)) if use_tqdm and len(collectors) > 1 else None
         try:

@@ -66,10 +66,10 @@ class Recording:
         places = slice(self.done - self.start, stop - self.start)
         for group, table in enumerate(tables):
             slots = table[own // tokens].astype(np.int64) * tokens + own % tokens
-            if given is not None:
+            if given is not None and len(given.cells):
                 slots[given.cells - self.done] = given.slots[group]
             self._slots[group][places] = slots
-        if given is not None:
+        if given is not None and len(given.cells):
             self._positions[given.cells - self.start] = given.cells - given.shifts
         new = []
         for group, slots in enumerate(self._slots):
@@ -221,6 +221,17 @@ class Originals:
 
     def _short(self, need: list[int]) -> bool:
         return any(have < n for have, n in zip(self.pool.free_pages(), need, strict=True))
+
+
+def joined(pieces: Sequence[Given]) -> Given:
+    """All pieces, one after the other."""
+    if not pieces:
+        return Given(np.empty(0, np.int32), [], np.empty(0, np.int32))
+    return Given(
+        np.concatenate([piece.cells for piece in pieces]),
+        [np.concatenate(slots) for slots in zip(*(p.slots for p in pieces), strict=True)],
+        np.concatenate([piece.shifts for piece in pieces]),
+    )
 
 
 def _concatenate(pages: Iterable[Ints]) -> Ints:

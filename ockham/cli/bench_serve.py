@@ -105,6 +105,12 @@ class Rates(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
     help="Whether sessions wait between requests as the workload says.",
 )
 @option(
+    "--extra-body",
+    default="{}",
+    metavar="JSON",
+    help='Further fields of each request, such as \'{"reuse": "chunk"}\'.',
+)
+@option(
     "--goodput",
     "targets",
     multiple=True,
@@ -132,6 +138,7 @@ def serve(
     ignore_eos: bool | None,
     recorded_answers: bool,
     pauses: bool,
+    extra_body: str,
     targets: tuple[str, ...],
     plot: Path | None,
     timeout: float,
@@ -142,7 +149,7 @@ def serve(
 
     Without --workload, every request has random token ids (--input-len) or the same --prompt.
     """
-    goal = _goal(targets)
+    goal, more = _goal(targets), _object(extra_body)
     for name in ("num_prompts", "max_concurrency", "output_len"):
         if kwargs[name] is not None and not kwargs[name] > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {kwargs[name]}.")
@@ -162,6 +169,7 @@ def serve(
             ignore_eos=kwargs["workload"] is None if ignore_eos is None else ignore_eos,
             recorded_answers=recorded_answers,
             pauses=pauses,
+            extra_body=more,
         )
         report = _measure(server, requests, how, goal)
         reports.append(report)
@@ -213,6 +221,16 @@ def _requests(
         )
         for number in range(count or 100)
     ], False
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The JSON object that a flag gives."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise ConfigError(
+            f'--extra-body {text!r} is no JSON object ({error}); write {{"reuse": "chunk"}}.'
+        ) from error
 
 
 def _goal(targets: Sequence[str]) -> dict[str, float]:

@@ -465,7 +465,7 @@ class Engine:
         scored = sequence.prompt_logprobs
         if scored is not None and len(scored) < sequence.prompt_tokens:
             rows = part.logits[: len(part.logits) - part.samples]
-            first = part.start + part.first_wanted + 1
+            first = len(scored)
             targets = np.array(sequence.tokens[first : first + len(rows)], np.int32)
             top = sequence.params.prompt_logprobs or 0
             if self.on_scored is not None and len(rows):

@@ -328,14 +328,12 @@ class Scheduler:
     def _splice(self, sequence: Sequence) -> None:
         """Let an admitted sequence take over approximately what it asks for."""
         asked = sequence.approximation
-        if asked is None or not sequence.scored or sequence.computed >= sequence.prompt_tokens:
+        if asked is None or sequence.computed >= sequence.prompt_tokens:
             return
         reuse = self.approximate[asked.reuse]
         splice = reuse.open(sequence.prompt, sequence.computed, sequence.salt, asked)
         if splice is not None:
             sequence.take(splice)
-            generated = np.arange(sequence.prompt_tokens, sequence.target, dtype=np.int32)
-            sequence.todo = np.concatenate((splice.todo, generated))
 
     def _held(self, sequence: Sequence) -> int:
         """How many of its cells are held, those included that it must compute again."""

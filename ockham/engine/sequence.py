@@ -196,9 +196,14 @@ class Sequence:
 
     def take(self, splice: Splice) -> None:
         """Take over what a splice gives, and compute the rest."""
-        self.splice, self.todo = splice, splice.todo
-        in_place = splice.todo == np.arange(self.computed, self.computed + len(splice.todo))
-        self.inexact_from = None
+        # The rows of generated tokens are computed, and those whose logits are wanted.
+        first = self.prompt_tokens
+        if self.prompt_logprobs is not None and not self.scored:
+            first = max(self.computed, len(self.prompt_logprobs) - 1)
+        rest = np.arange(first, self.target, dtype=np.int32)
+        todo = np.concatenate((splice.todo[splice.todo < min(first, self.target)], rest))
+        in_place = todo == np.arange(self.computed, self.computed + len(todo))
+        self.splice, self.todo, self.inexact_from = splice, todo, None
         if not in_place.all():
             self.inexact_from = self.computed + int(np.argmin(in_place))
 
@@ -310,8 +315,8 @@ class Sequence:
         """Of the next `rows` rows, those (counted from 0) whose logits are wanted."""
         if self.prompt_logprobs is not None and not self.scored:
             # Row i of the prompt scores token i + 1. A recomputed row was scored before.
-            first = max(0, len(self.prompt_logprobs) - 1 - self.computed)
-            return range(min(first, rows), rows)
+            cells = self.next_cells(rows)
+            return range(int(np.searchsorted(cells, len(self.prompt_logprobs) - 1)), rows)
         return range(rows - (rows == self.remaining and not self.scores_only), rows)
 
     def push(self, token: int) -> None:

@@ -43,6 +43,8 @@ class Sending:
     ignore_eos: bool = False
     recorded_answers: bool = False
     """Continue chats with the recorded answers instead of the server's."""
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    """Further fields of each request."""
     pauses: bool = True
     """Whether a session waits before its next request as long as the workload says."""
 
@@ -199,6 +201,7 @@ class _Sender:
             "temperature": request.temperature,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **self.how.extra_body,
         }
         if request.n > 1:
             body["n"] = request.n

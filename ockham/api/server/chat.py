@@ -43,8 +43,20 @@ async def create_chat_completion(http: Request) -> Response:
     params = _sampling_params(request, server.llm.default_parameters)
     server.gate.check(params.n)
     text = await render(server, request)
-    tokens = await server.llm.encode(text, add_special_tokens=bool(request.add_special_tokens))
-    job = server.job(request_id(http), [tokens], params, request.cache_salt)
+    special, reuse = bool(request.add_special_tokens), request.reuse_params()
+    approximation = None
+    if reuse is None:
+        tokens = await server.llm.encode(text, add_special_tokens=special)
+    elif reuse.marks_chunks:
+        messages = [message.for_template() for message in request.messages]
+        pieces = reuse.cut_chat(text, messages)
+        tokens, approximation = await server.llm.encode_pieces(
+            pieces, reuse, add_special_tokens=special
+        )
+    else:
+        tokens = await server.llm.encode(text, add_special_tokens=special)
+        approximation = reuse.approximation()
+    job = server.job(request_id(http), [tokens], params, request.cache_salt, [approximation])
     answer = _Answer(server, request, params, request_id(http), tokens)
     if request.stream:
         return server.stream(answer.events(job))

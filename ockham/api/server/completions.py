@@ -23,6 +23,7 @@ from ockham.api.server.wire import (
     UsageMeter,
     now_s,
 )
+from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest
 from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
@@ -38,8 +39,8 @@ async def create_completion(http: Request) -> Response:
     request.check()
     server.check_model(request.model)
     params = _sampling_params(request, server.llm.default_parameters)
-    texts, prompts = await _encode(request, params, server)
-    job = server.job(request_id(http), prompts, params, request.cache_salt)
+    texts, prompts, approximations = await _encode(request, params, server)
+    job = server.job(request_id(http), prompts, params, request.cache_salt, approximations)
     answer = _Answer(server, request, params, request_id(http), texts, prompts)
     if request.stream:
         return server.stream(answer.events(job))
@@ -63,8 +64,9 @@ def _sampling_params(request: CompletionRequest, defaults: dict[str, Any]) -> Sa
 
 async def _encode(
     request: CompletionRequest, params: SamplingParams, server: Serving
-) -> tuple[list[str | None], list[list[int]]]:
-    """Each prompt's text (where it came as one) and token ids. Nothing has been computed yet."""
+) -> tuple[list[str | None], list[list[int]], list[Approximation | None]]:
+    """Each prompt's text (where it came as one), token ids, and what may be reused of others.
+    Nothing has been computed yet."""
     given = request.prompts()
     if len(given) > server.settings.max_prompts:
         raise InvalidRequest(
@@ -74,14 +76,27 @@ async def _encode(
         )
     server.gate.check(len(given) * params.n)
     special = request.add_special_tokens is not False
-    texts, prompts = [], []
+    reuse = request.reuse_params()
+    texts, prompts, approximations = [], [], []
     for prompt in given:
-        text, tokens = await server.llm.encode_prompt(prompt, add_special_tokens=special)
+        approximation = None if reuse is None else reuse.approximation()
+        if reuse is not None and reuse.marks_chunks:
+            if not isinstance(prompt, str):
+                raise InvalidRequest(
+                    "reuse='chunk' finds chunks in text; send the prompt as text.", "prompt"
+                )
+            text: str | None = prompt
+            tokens, approximation = await server.llm.encode_pieces(
+                reuse.cut_text(prompt), reuse, add_special_tokens=special
+            )
+        else:
+            text, tokens = await server.llm.encode_prompt(prompt, add_special_tokens=special)
         if text is None and request.echo:
             text = await server.decode_prompt(tokens)
         texts.append(text)
         prompts.append(tokens)
-    return texts, prompts
+        approximations.append(approximation)
+    return texts, prompts, approximations
 
 
 class _Answer:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from ockham.api.async_llm import AsyncLLM, Kind
 from ockham.api.server.gate import Gate
+from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest, RequestTimeout
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
@@ -31,7 +32,9 @@ class Job:
         params: SamplingParams,
         timeout_s: float,
         cache_salt: str = "",
+        approximations: Sequence[Approximation | None] = (),
     ) -> None:
+        """`approximations` has one entry for each prompt, or none."""
         self.prompts = prompts
         self.params = params
         self._llm = llm
@@ -40,6 +43,7 @@ class Job:
         self._id = f"{request_id}#{next(_numbers)}"
         self._timeout_s = timeout_s
         self._cache_salt = cache_salt
+        self._approximations = approximations or [None] * len(prompts)
 
     async def finals(self) -> list[RequestOutput]:
         """The finished outputs, in the order of the prompts."""
@@ -111,6 +115,7 @@ class Job:
             f"{self._id}.{index}",
             kind=kind,
             cache_salt=self._cache_salt,
+            approximation=self._approximations[index],
         )
         async with aclosing(outputs):
             async for output in outputs:

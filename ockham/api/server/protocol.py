@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ockham.api.reuse import NATURAL_BOUNDARY, ReuseParams
 from ockham.api.server.errors import describe
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
@@ -99,6 +100,11 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     cache_salt: str | None = None
     """Whoever sends another one shares no state with this request, nor sees when it is reused."""
 
+    reuse: str | None = None
+    """The approximate reuse that this request allows; see `ReuseParams` for the fields below."""
+    recompute_fraction: float | None = None
+    chunk_separator: str | None = None
+
     # Labels: they say who asks, and change nothing.
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -124,6 +130,20 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
                     "stream_options.include_obfuscation=True is not supported; leave it out.",
                     "stream_options",
                 )
+
+    def reuse_params(self) -> ReuseParams | None:
+        """What may be reused approximately. Raises `InvalidRequest`."""
+        if self.reuse is None:
+            for name in ("recompute_fraction", "chunk_separator"):
+                if getattr(self, name) is not None:
+                    raise InvalidRequest(f"{name} needs reuse='chunk' beside it.", name)
+            return None
+        separator = NATURAL_BOUNDARY if self.chunk_separator is None else self.chunk_separator
+        return ReuseParams(
+            reuse=self.reuse,
+            recompute_fraction=self.recompute_fraction,
+            chunk_separator=separator,
+        )
 
     @property
     def wants_usage_chunk(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from ockham.api.server.job import Job
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.sse import EventStream
+from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
 
@@ -72,6 +73,7 @@ class Serving:
         prompts: list[list[int]],
         params: SamplingParams,
         cache_salt: str | None = None,
+        approximations: Sequence[Approximation | None] = (),
     ) -> Job:
         """Raises InvalidRequest if a prompt and the tokens asked for exceed the context: cutting
         the answer short would be a parameter dropped in silence."""
@@ -93,6 +95,7 @@ class Serving:
             params,
             self.settings.request_timeout_s,
             cache_salt or "",
+            approximations,
         )
 
     def stream(self, events: AsyncGenerator[bytes, None]) -> EventStream:

@@ -1,0 +1,209 @@
+"""Reuse the state of a text that was edited: compute what is new, move on what stands behind."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+
+from ockham.cache.originals import Original, Originals, Recording, joined
+from ockham.core.approximation import Approximation
+from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.registry import register
+from ockham.core.seams import Floats, Given, Ints, PagePool
+
+ANCHOR_TOKENS = 8
+"""So many equal tokens in a row are taken for the same place of two texts."""
+
+Block = tuple[int, int, int]
+"""(start in the new text, start in the old text, tokens)."""
+
+
+class EditOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """A prompt is compared with the `texts` latest of its tenant; runs of less than `min_tokens`
+    are computed. All texts together may hold `share` of the pool."""
+
+    texts: int = 4
+    min_tokens: int = 16
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise ConfigError(f"share must lie in [0, 1], got {self.share}.")
+        for name in ("texts", "min_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+class Text:
+    """A prompt that was computed, and where its state stands."""
+
+    def __init__(self, tokens: Ints, salt: str) -> None:
+        self.tokens = tokens
+        self.salt = salt
+        self.original: Original | None = None
+        self._places: dict[bytes, list[int]] | None = None
+
+    def places(self, anchor: bytes) -> list[int]:
+        """Where these tokens stand in the text, ascending."""
+        if self._places is None:
+            self._places = {}
+            for place, key in enumerate(anchors(self.tokens)):
+                self._places.setdefault(key, []).append(place)
+        return self._places.get(anchor, [])
+
+
+@register("reuse", "edit", exact=False, books=("edit",), paper="93")
+class EditReuse:
+    """A prompt that is an edited text takes over the keys and values of what was not edited.
+
+    Only tokens that were inserted or replaced are computed; what stands behind them keeps its
+    values, and its keys are rotated to their new positions, from what was first computed
+    (Positional Integrity Encoding, He et al. 2024, arXiv:2407.03157). Meant for completion while
+    somebody types. Measured by `ockham techniques measure edit`.
+    """
+
+    name: ClassVar[str] = "edit"
+    Options: ClassVar[type[msgspec.Struct]] = EditOptions
+
+    def __init__(self, options: EditOptions | None = None) -> None:
+        self.options = options or EditOptions()
+
+    def attach(self, pool: PagePool, slope: float, layers: Sequence[int]) -> None:
+        self._texts: dict[str, list[Text]] = {}
+        self.originals = Originals(pool, self.options.share, self._evicted)
+        self._slope = slope
+
+    def check(self, asked: Approximation) -> None:
+        for name in ("chunks", "recompute_fraction"):
+            if getattr(asked, name):
+                raise InvalidRequest(f"reuse='edit' takes no {name}; leave it out.", name)
+
+    def open(self, tokens: Ints, first: int, salt: str, asked: Approximation) -> EditSplice:
+        found: tuple[Text | None, list[Block]] = (None, [])
+        most = 0
+        for text in reversed(self._texts.get(salt, [])[-self.options.texts :]):
+            blocks = align(text, tokens, self.options.min_tokens)
+            same = sum(count for _, _, count in blocks)
+            if same > most:
+                found, most = (text, blocks), same
+        return EditSplice(self, Text(tokens, salt), *found, first)
+
+    def keep(self, text: Text, recording: Recording) -> None:
+        """Keep a text that was computed."""
+        count = len(text.tokens)
+        cost = count * (1 + self._slope * count / 2)
+        text.original = self.originals.keep(recording, text, cost)
+        if text.original is not None:
+            self._texts.setdefault(text.salt, []).append(text)
+
+    def evictable(self) -> list[int]:
+        return self.originals.evictable()
+
+    def forget(self) -> None:
+        self.originals.forget()
+
+    def held(self) -> list[Ints]:
+        return self.originals.held()
+
+    def _evicted(self, text: object) -> None:
+        assert isinstance(text, Text), "texts are what is kept"
+        texts = self._texts[text.salt]
+        texts.remove(text)
+        if not texts:
+            del self._texts[text.salt]
+
+
+class EditSplice:
+    """One prompt, which takes over the `blocks` that it has in common with `base`, if any."""
+
+    layers: Sequence[int] = ()
+
+    def __init__(
+        self, reuse: EditReuse, text: Text, base: Text | None, blocks: list[Block], first: int
+    ) -> None:
+        self._reuse, self._text, self._base, self._blocks = reuse, text, base, blocks
+        self._recording = reuse.originals.record(0, len(text.tokens))
+        if base is not None and base.original is not None:
+            reuse.originals.lock(base.original)
+        self._first = first
+        given = np.zeros(len(text.tokens), np.bool_)
+        for start, _, count in blocks:
+            given[start : start + count] = True
+        given[-1] = False
+        self.todo: Ints = (first + np.flatnonzero(~given[first:])).astype(np.int32)
+
+    def given(self, start: int, stop: int) -> Given:
+        if self._base is None or self._base.original is None:
+            return joined([])
+        pieces = []
+        for own, theirs, count in self._blocks:
+            cells = np.arange(max(start, own), min(stop, own + count), dtype=np.int32)
+            if len(cells):
+                pieces.append(self._base.original.given(cells, cells - own + theirs))
+        return joined(pieces)
+
+    def scored(self, cells: Ints) -> Ints:
+        return np.empty(0, np.int32)
+
+    def observe(self, cells: Ints, scores: Sequence[Sequence[Floats]]) -> None:
+        return None
+
+    def reached(self, cells: int, tables: Sequence[Ints]) -> None:
+        done = self._recording.done
+        given = self.given(max(done, self._first), cells)
+        taken = ~np.isin(given.cells, self.todo)
+        self._recording.reached(
+            cells,
+            tables,
+            Given(given.cells[taken], [s[taken] for s in given.slots], given.shifts[taken]),
+        )
+        if self._recording.complete and done < self._recording.stop:
+            self._reuse.keep(self._text, self._recording)
+
+    def leave(self) -> None:
+        base, self._base, self._blocks = self._base, None, []
+        if self._text.original is None:
+            self._reuse.originals.cancel(self._recording)
+        if base is None or base.original is None:
+            return
+        self._reuse.originals.unlock(base.original)
+        if self._text.original is not None and not base.original.locks:
+            self._reuse.originals.remove(base.original)  # this one is what comes of it
+
+
+def align(old: Text, new: Ints, least: int) -> list[Block]:
+    """The runs of at least `least` tokens that `new` has in common with an old text, in the order
+    of both: the longest common beginning, then each next place where a few tokens are the same."""
+    most = min(len(old.tokens), len(new))
+    differ = np.flatnonzero(old.tokens[:most] != new[:most])
+    same = int(differ[0]) if len(differ) else most
+    blocks = [(0, 0, same)]
+    keys = anchors(new)
+    own = theirs = same
+    while own < len(keys):
+        places = old.places(keys[own])
+        after = bisect_left(places, theirs)
+        if after == len(places):
+            own += 1
+            continue
+        count = _common(old.tokens[places[after] :], new[own:])
+        blocks.append((own, places[after], count))
+        own, theirs = own + count, places[after] + count
+    return [block for block in blocks if block[2] >= least]
+
+
+def anchors(tokens: Ints) -> list[bytes]:
+    """The few tokens from each place on, but for the last places."""
+    whole, width = tokens.tobytes(), tokens.itemsize
+    count = len(tokens) - ANCHOR_TOKENS + 1
+    return [whole[i * width : (i + ANCHOR_TOKENS) * width] for i in range(count)]
+
+
+def _common(one: Ints, other: Ints) -> int:
+    most = min(len(one), len(other))
+    differ = np.flatnonzero(one[:most] != other[:most])
+    return int(differ[0]) if len(differ) else most
