@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ockham.api.async_llm import AsyncLLM
     from ockham.api.llm import LLM
-    from ockham.api.reuse import ReuseParams
     from ockham.core.config import EngineConfig
     from ockham.core.errors import (
         ConfigError,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from ockham.core.ledger import Ledger
     from ockham.core.outputs import CompletionOutput, Logprob, RequestOutput, ScoreOutput
     from ockham.core.sampling_params import SamplingParams
+    from ockham.model.marking import ReuseParams
 
 __version__ = "0.1.0"
 
@@ -53,7 +53,7 @@ __all__ = [
 _MODULES = {
     "LLM": "ockham.api.llm",
     "AsyncLLM": "ockham.api.async_llm",
-    "ReuseParams": "ockham.api.reuse",
+    "ReuseParams": "ockham.model.marking",
     "EngineConfig": "ockham.core.config",
     "Ledger": "ockham.core.ledger",
     "SamplingParams": "ockham.core.sampling_params",

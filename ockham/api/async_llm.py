@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from ockham.api.reuse import Piece, ReuseParams
 from ockham.api.settings import engine_config, sampling_defaults
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
@@ -26,6 +25,7 @@ from ockham.engine.client import EngineClient, Observer
 from ockham.engine.collect import Collector
 from ockham.engine.messages import Delta, Ready, Request
 from ockham.model.hub import resolve
+from ockham.model.marking import Piece, ReuseParams
 from ockham.model.tokenizer import Tokenizer, load_tokenizer
 
 T = TypeVar("T")

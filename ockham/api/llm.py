@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ockham.api.reuse import ReuseParams
 from ockham.api.settings import engine_config, sampling_defaults
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
@@ -25,6 +24,7 @@ from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.engine.offline import OfflineBatch
+from ockham.model.marking import ReuseParams
 from ockham.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

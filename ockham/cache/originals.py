@@ -85,10 +85,12 @@ class Recording:
         self._pool.hold([np.array(more, np.int32) for more in new])
 
     def finish(self, cost: float) -> Original:
-        """The original, which holds the pages from now on."""
+        """The original of the cells so far, which holds the pages from now on."""
         pages = [np.array(sorted(held), np.int32) for held in self._pages]
         self._pages = [set() for _ in self._pages]
-        return Original(self._positions, self._slots, pages, cost)
+        count = self.done - self.start
+        slots = [slots[:count] for slots in self._slots]
+        return Original(self._positions[:count], slots, pages, cost)
 
     def drop(self) -> None:
         """Hold nothing any more."""
@@ -143,7 +145,7 @@ class Originals:
         self.recordings.discard(recording)
 
     def keep(self, recording: Recording, name: object, cost: float) -> Original | None:
-        """Keep a complete recording under a name. None if it takes more than the share of the pool
+        """Keep what was recorded under a name. None if it takes more than the share of the pool
         by itself."""
         self.recordings.discard(recording)
         original = recording.finish(cost)

@@ -7,7 +7,8 @@ right and wrong tokens are drafted and verified, state moves to memory and disk 
 requests are exported and imported in the middle of their work. Every choice of every request that
 finishes is compared, token ids and log probabilities, bit for bit, with the same request run alone
 through an engine of one thread that has nothing else to do. One differing bit is a bug, never a
-tolerance.
+tolerance. Some requests allow approximate reuse: what they say is their own affair, and must change
+nothing for the others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from ockham.core.approximation import Approximation
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.registry import find
 from ockham.core.sampling_params import SamplingParams
@@ -86,6 +88,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "patient": st.booleans(),
             "orderly": st.sampled_from([False, False, True]),
             "scored_share": st.sampled_from([0.0, 0.5, 1.0]),
+            "approximate": st.sampled_from([None, None, None, "chunk", "edit"]),
         }
     )
 
@@ -109,6 +112,12 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         values |= GREEDY
     how = {name: values.pop(name) for name in ("cache_salt", "cache_hint", "patient", "orderly")}
     score_from = max(1, round(len(prompt) * values.pop("scored_share")))
+    asked = None
+    if (reuse := values.pop("approximate")) is not None:
+        ends = [*range(20, len(prompt), 20), len(prompt)]
+        chunks = list(zip([0, *ends], ends, strict=False)) if reuse == "chunk" else []
+        asked = Approximation(reuse=reuse, chunks=chunks)
+        prompt = prompt[30:] + prompt[:30] if len(prompt) > 60 else prompt
     params = SamplingParams(ignore_eos=True, **values)
     return Request(
         request_id=name,
@@ -117,6 +126,7 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         detokenize=False,
         score_from=score_from,
         **how,
+        approximation=asked,
     )
 
 
@@ -136,6 +146,8 @@ class ExactnessMachine(RuleBasedStateMachine):
     drafted = 0
     accepted = 0
     """Tokens of drafts so far."""
+    approximate = 0
+    """Requests that asked for approximate reuse, which are not compared."""
 
     @classmethod
     def crowded(cls) -> Engine:
@@ -171,6 +183,8 @@ class ExactnessMachine(RuleBasedStateMachine):
             name = str(self.count)
             self.count += 1
             asked = data.draw(requests(self.vocabulary))
+            if name == "0":
+                asked["approximate"] = None
             self.asked[name] = asked
             self.expected[name] = self._expect(name, asked)
             self.engine.add(build(name, asked, self.vocabulary))
@@ -275,8 +289,9 @@ class ExactnessMachine(RuleBasedStateMachine):
         self.engine.scheduler.most_rows = self.budget
         type(self).preempted += self.engine.scheduler.preemptions - self.preemptions
         type(self).cut += len(self.cancelled)
+        type(self).approximate += sum(a["approximate"] is not None for a in self.asked.values())
         for name, asked in self.asked.items():
-            if name not in self.cancelled:
+            if name not in self.cancelled and asked["approximate"] is None:
                 self._compare(name, asked)
 
     def _take(self, deltas: list[Delta]) -> None:
@@ -293,6 +308,7 @@ class ExactnessMachine(RuleBasedStateMachine):
     def _expect(self, name: str, asked: dict[str, Any]) -> Answer:
         """What the request gives alone."""
         request = build(name, asked, self.vocabulary)
+        request.approximation = None
         if asked["greedy"]:  # answered by the sampler, from whole logits
             request.params = msgspec.structs.replace(request.params, logprobs=0)
         expected = run_alone(self.alone(), request)

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from ockham.api.reuse import NATURAL_BOUNDARY, ReuseParams
 from ockham.api.server.errors import describe
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
+from ockham.model.marking import NATURAL_BOUNDARY, ReuseParams
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "store": (None, False),

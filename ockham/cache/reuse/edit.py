@@ -24,18 +24,20 @@ Block = tuple[int, int, int]
 
 class EditOptions(msgspec.Struct, forbid_unknown_fields=True):
     """A prompt is compared with the `texts` latest of its tenant; runs of less than `min_tokens`
-    are computed. All texts together may hold `share` of the pool."""
+    are computed, and so are the first `margin_tokens` behind an edit, which looked at what stands
+    there no longer. All texts together may hold `share` of the pool."""
 
     texts: int = 4
     min_tokens: int = 16
+    margin_tokens: int = 4
     share: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
             raise ConfigError(f"share must lie in [0, 1], got {self.share}.")
-        for name in ("texts", "min_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, least in (("texts", 1), ("min_tokens", 1), ("margin_tokens", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
 
 
 class Text:
@@ -93,12 +95,21 @@ class EditReuse:
         return EditSplice(self, Text(tokens, salt), *found, first)
 
     def keep(self, text: Text, recording: Recording) -> None:
-        """Keep a text that was computed."""
-        count = len(text.tokens)
+        """Keep as much of a text as was computed."""
+        count = recording.done
+        if recording.failed or count < self.options.min_tokens:
+            self.originals.cancel(recording)
+            return
+        text.tokens = text.tokens[:count]
         cost = count * (1 + self._slope * count / 2)
         text.original = self.originals.keep(recording, text, cost)
         if text.original is not None:
             self._texts.setdefault(text.salt, []).append(text)
+
+    def replace(self, base: Original, text: Text) -> None:
+        """Nobody reads what a text was made of: it goes, if the text has most of it."""
+        if len(text.tokens) >= len(base.positions) // 2:
+            self.originals.remove(base)
 
     def evictable(self) -> list[int]:
         return self.originals.evictable()
@@ -130,9 +141,11 @@ class EditSplice:
         if base is not None and base.original is not None:
             reuse.originals.lock(base.original)
         self._first = first
+        self._left = False
         given = np.zeros(len(text.tokens), np.bool_)
-        for start, _, count in blocks:
-            given[start : start + count] = True
+        for start, there, count in blocks:
+            edited = start > 0 or there > 0
+            given[start + edited * reuse.options.margin_tokens : start + count] = True
         given[-1] = False
         self.todo: Ints = (first + np.flatnonzero(~given[first:])).astype(np.int32)
 
@@ -161,18 +174,17 @@ class EditSplice:
             tables,
             Given(given.cells[taken], [s[taken] for s in given.slots], given.shifts[taken]),
         )
-        if self._recording.complete and done < self._recording.stop:
-            self._reuse.keep(self._text, self._recording)
 
     def leave(self) -> None:
-        base, self._base, self._blocks = self._base, None, []
-        if self._text.original is None:
-            self._reuse.originals.cancel(self._recording)
-        if base is None or base.original is None:
+        if self._left:
             return
-        self._reuse.originals.unlock(base.original)
-        if self._text.original is not None and not base.original.locks:
-            self._reuse.originals.remove(base.original)  # this one is what comes of it
+        self._left = True
+        self._reuse.keep(self._text, self._recording)
+        base = self._base.original if self._base is not None else None
+        if base is not None:
+            self._reuse.originals.unlock(base)
+            if self._text.original is not None and not base.locks:
+                self._reuse.replace(base, self._text)
 
 
 def align(old: Text, new: Ints, least: int) -> list[Block]:

@@ -3,6 +3,7 @@ about two of them together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
@@ -85,6 +86,30 @@ class Documents:
         return is_answer(item, completion)
 
 
+def returning_items(seed: int, number: int, level: str, collection: int = 24) -> Iterator[Item]:
+    """Test items whose documents all come from one collection, in any order: the questions are new
+    and the documents return."""
+    rng = Random(f"returning documents {seed} {level}")
+    people = draw_people(rng, collection)
+    count, hops = int(level.partition(",")[0].partition("=")[2]), 2 if "hops" in level else 1
+    by_name = {person.name: person for person in people}
+    for _ in range(number):
+        asked_of = rng.choice(people)
+        others = [p for p in people if p.name not in (asked_of.name, asked_of.other)]
+        found = [asked_of, by_name[asked_of.other], *rng.sample(others, count - 2)]
+        asked, answer = draw_question(rng, found, hops, asked_of)
+        rng.shuffle(found)
+        yield Item(
+            task=Documents.name,
+            messages=({"role": "user", "content": f"{describe_people(found)}\n{asked}"},),
+            text=None,
+            answer=answer,
+            max_tokens=64,
+            level=level,
+            fields={"documents": [person.describe() for person in found], "question": asked},
+        )
+
+
 def draw_people(rng: Random, number: int) -> list[Person]:
     """People with different names, each related to another."""
     names: list[str] = []
@@ -110,9 +135,12 @@ def describe_people(people: list[Person]) -> str:
     return "".join(f"Document: {person.describe()}\n" for person in people)
 
 
-def draw_question(rng: Random, people: list[Person], hops: int) -> tuple[str, str]:
-    """A question and the sentences that answer it; of two hops, from two documents."""
-    person = rng.choice(people)
+def draw_question(
+    rng: Random, people: list[Person], hops: int, about_whom: Person | None = None
+) -> tuple[str, str]:
+    """A question (about one of the people, if none is given) and the sentences that answer it; of
+    two hops, from two documents."""
+    person = about_whom or rng.choice(people)
     relation = f"The {person.relation} of {person.name} is {person.other}."
     who, about, first = person.name, person, ""
     if hops == 2:
