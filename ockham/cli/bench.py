@@ -15,6 +15,7 @@ import click
 from ockham.cli.bench_kernels import kernels
 from ockham.cli.bench_model import model
 from ockham.cli.bench_restart import restart
+from ockham.cli.bench_reuse import reuse
 from ockham.cli.bench_serve import serve
 from ockham.cli.bench_speculation import speculation
 from ockham.cli.options import Integer, engine_config, engine_options, option, unless_given
@@ -40,6 +41,7 @@ def bench() -> None:
 bench.add_command(kernels)
 bench.add_command(model)
 bench.add_command(restart)
+bench.add_command(reuse)
 bench.add_command(serve)
 bench.add_command(speculation)
 bench.add_command(startup)

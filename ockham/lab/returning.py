@@ -14,21 +14,36 @@ from functools import partial
 from random import Random
 
 import numpy as np
+from msgspec import structs
 
 from ockham.core.approximation import Approximation
+from ockham.core.ledger import Ledger
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.step import Floats
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.difference import distance
-from ockham.lab.evidence.row import Fidelity
 from ockham.lab.running import drive
 from ockham.lab.tasks import TASKS, items
 from ockham.lab.tasks.documents import returning_items
 from ockham.lab.workloads import make_workload
 from ockham.model.marking import ReuseParams
 from ockham.model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What taking state over changes, beside the exact engine on the same text."""
+
+    agreement: float
+    """Share of positions whose likeliest token is the same."""
+    kl_mean: float
+    """Nats, as is the 99th percentile."""
+    kl_p99: float
+    perplexity_ratio: float
+    positions: int
+
 
 Score = Callable[[str], float]
 
@@ -37,14 +52,16 @@ LEVELS = ("documents=4", "documents=8", "documents=4, hops=2", "documents=8, hop
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One prompt. `asked` is what it allows to be reused, `score` scores its answer, if it can be;
-    a query of no answer only leaves its state behind. `continued` is text that truly follows."""
+    """One prompt. `asked` is what it allows to be reused, `score` scores its answer, if it can be.
+    `continued` is text that truly follows. One that only `prepares` leaves its state behind for the
+    next, and is not counted."""
 
     tokens: list[int]
     max_tokens: int
     asked: Approximation
     score: Score | None = None
     continued: tuple[int, ...] = ()
+    prepares: bool = False
 
     def request(self, name: str, approximate: bool) -> Request:
         """The query as a greedy request."""
@@ -60,8 +77,7 @@ class Query:
 class Run:
     """What queries gave, one after the other, on an engine that knew nothing before."""
 
-    prompt_tokens: int
-    computed_tokens: int
+    ledger: Ledger
     seconds: float
     answers: list[list[int]]
     scores: list[float]
@@ -77,26 +93,22 @@ def returning_documents(
 ) -> Iterator[Query]:
     """New questions over documents that return: items of the task `documents`, each line of whose
     prompt is a chunk."""
+    lines = structs.replace(reuse, chunk_separator="\n")
     per_level = -(-queries // len(LEVELS))
     by_level = [returning_items(seed, per_level, level) for level in LEVELS]
     rounds = [item for same in zip(*by_level, strict=True) for item in same]
     for item in rounds[:queries]:
         messages = list(item.messages)
-        text = tokenizer.apply_chat_template(messages)
-        reuse_lines = replace_separator(reuse, "\n")
-        tokens, asked = reuse.encode(
-            tokenizer, reuse_lines.cut_chat(text, messages), add_special_tokens=False
-        )
+        pieces = lines.cut_chat(_rendered(tokenizer, messages), messages)
+        tokens, asked = reuse.encode(tokenizer, pieces, add_special_tokens=False)
         yield Query(tokens, item.max_tokens, asked, partial(TASKS["documents"].score, item))
 
 
-def replace_separator(reuse: ReuseParams, separator: str) -> ReuseParams:
-    """The same reuse of chunks that end elsewhere."""
-    return ReuseParams(
-        reuse=reuse.reuse,
-        recompute_fraction=reuse.recompute_fraction,
-        chunk_separator=separator,
-    )
+def _rendered(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
+    """The prompt that a chat becomes, whether or not the model knows chats."""
+    if tokenizer.has_chat_template:
+        return tokenizer.apply_chat_template(messages)
+    return "".join(f"{message['content']}\n" for message in messages)
 
 
 def workload(
@@ -108,8 +120,10 @@ def workload(
             pieces = reuse.cut_text(request.prompt)
             special = True
         else:
-            messages = [dict(message) for message in request.messages or ()]
-            pieces = reuse.cut_chat(tokenizer.apply_chat_template(messages), messages)
+            messages = [
+                {"role": m["role"], "content": m["content"]} for m in request.messages or ()
+            ]
+            pieces = reuse.cut_chat(_rendered(tokenizer, messages), messages)
             special = False
         if not reuse.marks_chunks:
             pieces = [("".join(text for text, _ in pieces), False)]
@@ -129,13 +143,14 @@ def edited_code(
         other = [*lines]
         other[rng.randrange(2, len(lines) - 1)] = f"    total = count + {rng.randrange(10, 100)}"
         for text, last in (("\n".join(other), False), (prompt, True)):
-            rendered = tokenizer.apply_chat_template([{"role": "user", "content": text}])
+            rendered = _rendered(tokenizer, [{"role": "user", "content": text}])
             tokens = tokenizer.encode(rendered, add_special_tokens=False)
             yield Query(
                 tokens,
                 item.max_tokens if last else 1,
                 reuse.approximation(),
                 partial(TASKS["edit"].score, item) if last else None,
+                prepares=not last,
             )
 
 
@@ -151,7 +166,7 @@ def continued_code(
         ends = [i for i, token in enumerate(tokens[:cut]) if "\n" in tokenizer.token_text(token)]
         at = rng.randrange(max(1, len(ends) // 4), len(ends) // 2)
         without = tokens[: ends[at - 1] + 1] + tokens[ends[at] + 1 : cut]
-        yield Query(without, 1, reuse.approximation())
+        yield Query(without, 1, reuse.approximation(), prepares=True)
         yield Query(tokens[:cut], 1, reuse.approximation(), continued=tuple(tokens[cut:]))
 
 
@@ -175,11 +190,14 @@ def ask(engine: Engine, queries: Sequence[Query], approximate: bool, at_once: in
             lambda output: outputs.update({output.request_id: output}),
         )
     seconds = time.perf_counter() - started
+    ledger = Ledger()
+    for name, output in outputs.items():
+        if not queries[int(name)].prepares:
+            ledger.add(output.ledger)
     found = [outputs[str(number)] for number in range(len(queries))]
     choices = [output.outputs[0] for output in found]
     return Run(
-        prompt_tokens=sum(len(query.tokens) for query in queries),
-        computed_tokens=sum(output.ledger.prompt_tokens_computed for output in found),
+        ledger=ledger,
         seconds=seconds,
         answers=[list(choice.token_ids) for choice in choices],
         scores=[
@@ -193,14 +211,13 @@ def ask(engine: Engine, queries: Sequence[Query], approximate: bool, at_once: in
 def continue_with(queries: Sequence[Query], answers: Sequence[Sequence[int]]) -> list[Query]:
     """The queries with these answers as what follows them."""
     return [
-        query if query.continued else replace(query, continued=tuple(answer))
+        query if query.continued or query.prepares else replace(query, continued=tuple(answer))
         for query, answer in zip(queries, answers, strict=True)
     ]
 
 
-def fidelity(engine: Engine, queries: Sequence[Query]) -> tuple[Fidelity, float]:
-    """How the distributions over what follows each query change when state is taken over
-    approximately, and the perplexity of it over that of the exact engine."""
+def change(engine: Engine, queries: Sequence[Query]) -> Change:
+    """How the distributions over what follows each query change when state is taken over."""
     exact, approximate = (_continuations(engine, queries, asked) for asked in (False, True))
     agree, nats, kl = 0, 0.0, []
     for before, after, query in zip(exact, approximate, queries, strict=True):
@@ -211,13 +228,13 @@ def fidelity(engine: Engine, queries: Sequence[Query]) -> tuple[Fidelity, float]
         kl.append(divergence)
         nats += _nats(after, query.continued) - _nats(before, query.continued)
     every = np.concatenate(kl)
-    found = Fidelity(
+    return Change(
         agreement=agree / len(every),
         kl_mean=float(every.mean()),
         kl_p99=float(np.percentile(every, 99)),
+        perplexity_ratio=math.exp(nats / len(every)),
         positions=len(every),
     )
-    return found, math.exp(nats / len(every))
 
 
 def _continuations(engine: Engine, queries: Sequence[Query], approximate: bool) -> list[Floats]:

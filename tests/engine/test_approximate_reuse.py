@@ -33,7 +33,9 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_mistral(tmp_path_factory.mktemp("windowed"), window=20, vocab_size=VOCABULARY)
 
 
-def make_engine(checkpoint: Path, reuse: str = "prefix,chunk,edit", **settings: Any) -> Engine:
+def make_engine(
+    checkpoint: Path, reuse: str = "prefix,chunk,edit:margin_tokens=0", **settings: Any
+) -> Engine:
     values = {"max_model_len": 256, "max_num_batched_tokens": 32, "skip_tokenizer_init": True}
     return Engine(EngineConfig(model=str(checkpoint), reuse=reuse, **{**values, **settings}))
 
@@ -359,6 +361,15 @@ def test_only_what_was_edited_is_computed(
     assert bill.saved["edit"].tokens > 0
 
 
+def test_a_few_tokens_behind_an_edit_are_computed(checkpoint: Path) -> None:
+    for margin in (1, 8, 30):
+        engine = make_engine(checkpoint, f"prefix,edit:margin_tokens={margin}")
+        one(engine, ask(TEXT, EDIT))
+        _, bill = one(engine, ask([*TEXT[:20], 1, *TEXT[20:60], *TEXT[70:]], EDIT))
+        expected = 1 + min(margin, 40) + margin + 1
+        assert expected <= bill.prompt_tokens_computed <= expected + 1
+
+
 def test_an_edit_of_an_edit_is_taken_from_what_was_first_computed(checkpoint: Path) -> None:
     """Keys that are moved again and again are rotated once, from the original."""
     engine = make_engine(checkpoint)
@@ -418,6 +429,7 @@ def test_what_the_engine_does_not_have_is_refused(checkpoint: Path) -> None:
         ("chunk:recompute_fraction=2", r"recompute_fraction must lie in \[0, 1\]"),
         ("chunk:min_tokens=many", "'chunk': Expected"),
         ("edit:texts=0", "texts must be at least 1"),
+        ("edit:margin_tokens=-1", "margin_tokens must be at least 0"),
         ("prefix:size=1", "the reuse 'prefix' has no options"),
     ],
 )

@@ -35,9 +35,20 @@ def test_pairs_with_preemption_preempt(bench: Bench, cells: list[Cell]) -> None:
 
 
 def test_only_two_of_the_same_seam_are_refused(cells: list[Cell]) -> None:
+    asking = {part.label for part in parts() if part.asks}
     for cell in cells:
         same = cell.one.split("/")[0] == cell.other.split("/")[0] != "engine"
-        assert bool(cell.refused) == (same and cell.one != cell.other)
+        alone = not asking & {cell.one, cell.other}
+        assert bool(cell.refused) == (same and cell.one != cell.other and alone)
+
+
+def test_approximate_reuse_changes_nothing_for_the_others(cells: list[Cell]) -> None:
+    found = {(cell.one, cell.other): cell for cell in cells}
+    chunk = found["engine/continuous-batching", "reuse/chunk"]
+    assert chunk.asked
+    assert chunk.identical
+    assert "for who asks for nothing" in chunk.verdict
+    assert found["reuse/chunk", "reuse/edit"].agreement is not None
 
 
 def test_an_approximate_format_is_told_by_its_agreement(cells: list[Cell]) -> None:

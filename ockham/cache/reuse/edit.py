@@ -29,7 +29,7 @@ class EditOptions(msgspec.Struct, forbid_unknown_fields=True):
 
     texts: int = 4
     min_tokens: int = 16
-    margin_tokens: int = 4
+    margin_tokens: int = 8
     share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -62,10 +62,10 @@ class Text:
 class EditReuse:
     """A prompt that is an edited text takes over the keys and values of what was not edited.
 
-    Only tokens that were inserted or replaced are computed; what stands behind them keeps its
-    values, and its keys are rotated to their new positions, from what was first computed
-    (Positional Integrity Encoding, He et al. 2024, arXiv:2407.03157). Meant for completion while
-    somebody types. Measured by `ockham techniques measure edit`.
+    Only tokens that were inserted or replaced are computed, and a few behind them; the rest keeps
+    its values, and its keys are rotated to their new positions, from what was first computed
+    (Positional Integrity Encoding, He et al. 2024, arXiv:2407.03157, which computes none behind an
+    edit). Meant for completion while somebody types. Measured by `ockham techniques measure edit`.
     """
 
     name: ClassVar[str] = "edit"

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 # Importing them makes their recipes known.
-from ockham.lab.evidence import blocks, drafts, engine, formats, reuse, seams  # noqa: F401
+from ockham.lab.evidence import (  # noqa: F401
+    approximate,
+    blocks,
+    drafts,
+    engine,
+    formats,
+    reuse,
+    seams,
+)
 from ockham.lab.evidence.bench import Bench
 from ockham.lab.evidence.recipe import Recipe, recipe_of, recipes
 from ockham.lab.evidence.row import Row

@@ -3,19 +3,21 @@
 A pair is run on a small mixed load (greedy and sampled requests, of different lengths, arriving one
 after another), and every token is compared with the same request alone, on an engine that has
 nothing but the pair's weight format. So an exact technique beside an approximate format must change
-nothing that the format has not changed already.
+nothing that the format has not changed already. Of a pair with approximate reuse, every other
+request asks for it, and what the others say must not change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations_with_replacement
+from itertools import accumulate, combinations_with_replacement
 from random import Random
 from typing import Any
 
 import msgspec
 
+from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.registry import techniques
 from ockham.core.sampling_params import SamplingParams
@@ -28,6 +30,8 @@ from ockham.weights.block_types import BlockFormat
 LENGTHS = (3, 40, 17, 70, 1, 25)
 """Tokens of the prompts."""
 GENERATED = 24
+CHUNK = 20
+"""Tokens of a chunk, where some are marked."""
 _SEAM_FIELDS = {
     "format": "quantization",
     "reuse": "reuse",
@@ -50,6 +54,11 @@ class Part:
     choices: int = 1
 
     @property
+    def asks(self) -> bool:
+        """Whether requests must ask for it."""
+        return self.seam == "reuse" and not self.exact
+
+    @property
     def label(self) -> str:
         return f"{self.seam}/{self.name}"
 
@@ -58,7 +67,7 @@ class Cell(msgspec.Struct, kw_only=True):
     """What came of one pair. `refused` says why it cannot be, or is None.
 
     `identical` of an exact pair must be true; `agreement` is the share of tokens that are those of
-    the model's own format, where the pair has an approximate one.
+    the model's own format, where the pair has an approximate one, or approximate reuse.
     """
 
     one: str
@@ -67,6 +76,8 @@ class Cell(msgspec.Struct, kw_only=True):
     refused: str | None = None
     identical: bool | None = None
     agreement: float | None = None
+    asked: bool = False
+    """Whether some requests asked for approximate reuse: `identical` is about the others."""
 
     @property
     def verdict(self) -> str:
@@ -77,6 +88,11 @@ class Cell(msgspec.Struct, kw_only=True):
             return "DIFFERS"
         if self.agreement is None:
             return "exact"
+        if self.asked:
+            return (
+                "exact for who asks for nothing approximate; "
+                f"{self.agreement:.0%} of all tokens are the model's own"
+            )
         return f"exact within the format; {self.agreement:.0%} of its tokens are the model's own"
 
 
@@ -109,10 +125,14 @@ def compose(bench: Bench, chosen: Sequence[Part] | None = None) -> list[Cell]:
 
 def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[int]]]]) -> Cell:
     cell = Cell(one=one.label, other=other.label, exact=one.exact and other.exact)
-    if one.seam == other.seam and one.name != other.name and one.seam != ENGINE:
-        cell.refused = f"an engine has one {one.seam}"
-        return cell
     settings = {**one.settings, **other.settings}
+    asking = [part.name for part in (one, other) if part.asks]
+    if one.seam == other.seam and one.name != other.name and one.seam != ENGINE:
+        if not asking:
+            exact = "exact " * (one.seam == "reuse")
+            cell.refused = f"an engine has one {exact}{one.seam}"
+            return cell
+        settings["reuse"] = f"{one.name},{other.name}"
     choices = max(one.choices, other.choices)
     weights = settings.get("quantization")
     if settings.get("kv_cache_memory_bytes") == 0:
@@ -120,18 +140,48 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
     expected = _alone(bench, weights, choices, alone)
     engine = bench.engine(**settings)
     wanted = _load(engine, bench.seed, choices)
+    _ask(wanted, asking)
     if settings.get("reuse", "none") != "none":
-        run(engine, wanted)  # what there is to reuse
+        run(engine, [_otherwise(request) for request in wanted])  # what there is to reuse
     found = (
         watched(engine, wanted[:2], _Arrivals(wanted[2:]))
         if one.staggered or other.staggered
         else run(engine, wanted)
     )
-    cell.identical = found.tokens == expected
+    cell.asked = bool(asking)
+    plain = [number for number, request in enumerate(wanted) if request.approximation is None]
+    cell.identical = all(found.tokens[number] == expected[number] for number in plain)
     if not cell.exact:
         own = _alone(bench, None, choices, alone)
         cell.agreement = _agreement(own, found.tokens)
     return cell
+
+
+def _ask(wanted: Sequence[Request], names: Sequence[str]) -> None:
+    """Let every other request ask for approximate reuse, of these names in turn."""
+    for turn, request in enumerate(wanted[1::2] if names else ()):
+        name, tokens = names[turn % len(names)], len(request.prompt_token_ids)
+        ends = [*range(CHUNK, tokens, CHUNK), tokens]
+        chunks = list(zip([0, *ends], ends, strict=False)) if name == "chunk" else []
+        request.approximation = Approximation(reuse=name, chunks=chunks)
+
+
+def _otherwise(request: Request) -> Request:
+    """A request like this one before it was edited, or with its chunks in another order."""
+    asked, tokens = request.approximation, request.prompt_token_ids
+    if asked is None:
+        return request
+    if not asked.chunks:
+        return msgspec.structs.replace(request, prompt_token_ids=[*tokens[:2], *tokens[3:]])
+    pieces = [tokens[start:stop] for start, stop in reversed(asked.chunks)]
+    ends = list(accumulate(map(len, pieces)))
+    return msgspec.structs.replace(
+        request,
+        prompt_token_ids=[token for piece in pieces for token in piece],
+        approximation=msgspec.structs.replace(
+            asked, chunks=list(zip([0, *ends], ends, strict=False))
+        ),
+    )
 
 
 class _Arrivals:
@@ -206,9 +256,10 @@ MATRIX_HEADER = """\
 
 *Generated by `ockham techniques compose`; never edited. Every pair ran on the model `{model}`: a
 load of greedy and sampled requests, each token compared with the same request alone in the same
-weight format. `=` composes exactly; a share says that the pair has an approximate format, that
-nothing else changed a token, and how many of its tokens are those of the model's own format; a
-number in brackets refers to the reasons below.*
+weight format. `=` composes exactly; a share says that the pair has an approximate format or reuse,
+that nothing else changed a token (nor any token of requests that did not ask for that reuse, of
+which every other one did), and how many of all tokens are those of the model's own format; a number
+in brackets refers to the reasons below.*
 """
 
 

@@ -78,6 +78,8 @@ def cells(row: Row) -> list[tuple[str, str]]:
                 f"99th percentile ({row.fidelity.positions:,} positions)",
             )
         )
+    if row.scores is not None:
+        found.append(("answers right", f"{row.scores[0]:.1%} without, {row.scores[1]:.1%} with"))
     if row.error is not None:
         found.append(("error", f"{row.error:.2%} of a product, from the inputs' 8 bits"))
     if row.claim:

@@ -39,6 +39,8 @@ class Row(msgspec.Struct, kw_only=True):
     identical: bool | None = None
     """Whether every token was the same with and without; None where that has no meaning."""
     fidelity: Fidelity | None = None
+    scores: tuple[float, float] | None = None
+    """The share of right answers without and with an approximate technique."""
     error: float | None = None
     """Relative error of a product, where that is what was compared."""
     claim: str
@@ -60,6 +62,10 @@ class Row(msgspec.Struct, kw_only=True):
             parts.append("same tokens" if self.identical else "TOKENS DIFFER: a defect")
         if self.fidelity is not None:
             parts.append(f"{1 - self.fidelity.agreement:.1%} of the likeliest tokens change")
+        if self.scores is not None:
+            parts.append(
+                f"{self.scores[0]:.0%} of the answers right without, {self.scores[1]:.0%} with"
+            )
         if self.error is not None:
             parts.append(f"a product is off by {self.error:.2%}")
         return "; ".join(parts)

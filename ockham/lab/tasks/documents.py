@@ -87,10 +87,10 @@ class Documents:
 
 
 def returning_items(seed: int, number: int, level: str, collection: int = 24) -> Iterator[Item]:
-    """Test items whose documents all come from one collection, in any order: the questions are new
-    and the documents return."""
+    """Test items whose documents all come from one collection, the same for all levels, in any
+    order: the questions are new and the documents return."""
     rng = Random(f"returning documents {seed} {level}")
-    people = draw_people(rng, collection)
+    people = draw_people(Random(f"collection {seed}"), collection)
     count, hops = int(level.partition(",")[0].partition("=")[2]), 2 if "hops" in level else 1
     by_name = {person.name: person for person in people}
     for _ in range(number):
