@@ -36,7 +36,12 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_engine(
     checkpoint: Path, reuse: str = "prefix,chunk,edit:margin_tokens=0", **settings: Any
 ) -> Engine:
-    values = {"max_model_len": 256, "max_num_batched_tokens": 32, "skip_tokenizer_init": True}
+    values: dict[str, Any] = {
+        "max_model_len": 256,
+        "max_num_batched_tokens": 32,
+        "skip_tokenizer_init": True,
+    }
+    values["speculative_config"] = "none"  # whose rows would be counted too
     return Engine(EngineConfig(model=str(checkpoint), reuse=reuse, **{**values, **settings}))
 
 
@@ -438,3 +443,13 @@ def test_settings_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
         make_engine(checkpoint, reuse)
+
+
+def test_a_request_with_approximate_state_does_not_move(checkpoint: Path) -> None:
+    engine = make_engine(checkpoint, max_num_batched_tokens=8)
+    wanted = about([0, 1])
+    engine.add(wanted)
+    engine.step()
+    with pytest.raises(InvalidRequest, match="takes over state approximately"):
+        engine.export_request(wanted.request_id)
+    engine.abort(wanted.request_id)

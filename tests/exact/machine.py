@@ -249,7 +249,8 @@ class ExactnessMachine(RuleBasedStateMachine):
     def move(self, data: st.DataObject) -> None:
         """Out of the engine as bytes, and in again."""
         scheduler = self.engine.scheduler
-        live = sorted({s.request_id for s in (*scheduler.running, *scheduler.waiting)})
+        every = {s.request_id for s in (*scheduler.running, *scheduler.waiting)}
+        live = sorted(name for name in every if self.asked[name]["approximate"] is None)
         if live:
             name = data.draw(st.sampled_from(live))
             exported = self.engine.export_request(name)
