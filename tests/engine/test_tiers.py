@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -295,6 +297,73 @@ def test_a_slow_disk_is_not_waited_for(
     _, bill = serve(engine, [ask("d", tokens(150))])["d"]
     assert saved(bill, "store") == 0
     engine.close()
+
+
+def test_an_engine_that_waits_for_the_disk_sleeps(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks around a few times a second, and goes on as soon as there is something."""
+    engine = with_store(checkpoint, tmp_path)
+    expected = serve(engine, [ask("a", tokens(150))])["a"][0]
+    engine.close()
+    engine = with_store(checkpoint, tmp_path)
+    assert engine.tiers is not None
+    assert engine.tiers.disk is not None
+    read = engine.tiers.disk.read
+    monkeypatch.setattr(
+        engine.tiers.disk, "read", lambda *arguments: (time.sleep(0.3), read(*arguments))[1]
+    )
+    engine.add(ask("b", tokens(150)))
+    steps, made = 0, []
+    while not made:
+        made += [token for delta in engine.step() for token in delta.token_ids]
+        steps += 1
+    assert steps < 40
+    while engine.has_work:
+        made += [token for delta in engine.step() for token in delta.token_ids]
+    assert made == expected[0]
+    engine.close()
+
+
+SERVES = """
+import sys
+from pathlib import Path
+from tests.engine.test_tiers import ask, serve, tokens, with_store
+engine = with_store(Path(sys.argv[1]), Path(sys.argv[2]))
+print("ready", flush=True)
+while True:
+    for i in range(8):
+        serve(engine, [ask("a", tokens(150, i))])
+        engine.reuse.forget()
+"""
+
+
+def test_an_engine_that_is_killed_leaves_a_store_that_can_be_trusted(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    plain = make_engine(checkpoint, reuse="none")
+    expected = [serve(plain, [ask("a", tokens(150, i))])["a"][0] for i in range(8)]
+    rng = np.random.default_rng(11)
+    found = 0
+    for _ in range(2):
+        child = subprocess.Popen(
+            [sys.executable, "-c", SERVES, str(checkpoint), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(rng.uniform(0.02, 0.3))
+        child.kill()
+        child.wait()
+        engine = with_store(checkpoint, tmp_path)
+        for i in range(8):
+            answer, bill = serve(engine, [ask("a", tokens(150, i))])["a"]
+            assert answer == expected[i]
+            found += saved(bill, "store")
+        assert engine.stats().tiers.refused <= 10
+        engine.close()
+    assert found > 0
 
 
 def test_what_the_disk_cannot_keep_up_with_is_left_out(

@@ -171,7 +171,7 @@ class DiskStore:
 
         What there is no room for is left out. If the disk fails, nothing more is written.
         """
-        if not self.writable:
+        if not self.writable or not names:
             return 0
         with self._lock:
             new = [i for i, n in enumerate(names) if groups[i] & ~self.groups_of(n.key)]

@@ -28,7 +28,7 @@ from ockham.kernels.base import Planes
 PATIENCE_S = 5.0
 """A disk that gives nothing for so long is not waited for."""
 BESIDE_STEPS_BYTES = 16 << 20
-"""Brought into the pool between two steps while other requests run."""
+"""Copied into the pool between two steps while others run, and out of it for one sequence."""
 BACKED_BYTES = 256 << 20
 """Of the pool, what is backed with memory before anything is read."""
 NEW_PAGES = 64
@@ -36,7 +36,7 @@ NEW_PAGES = 64
 RETRY = 1.05
 """What a disk that was found too slow is thought to have gained by the next time: now and then it
 is tried again."""
-CLOSE_S = 5.0
+CLOSE_S = 2.0
 
 
 class Tiers:
@@ -62,6 +62,8 @@ class Tiers:
         self.writer = None if disk is None else Writer(disk)
         self.reader = None if disk is None else Reader(disk, self._back(len(disk)))
         self._groups = range(len(identity.page_bytes))
+        self._all = (1 << len(self._groups)) - 1
+        """All groups."""
         self._starts = np.cumsum([0, *identity.page_bytes])[:-1].tolist()
         """Where each group's page begins in a row."""
         self._row_bytes = identity.payload_bytes if disk is None else disk.slot_bytes
@@ -97,15 +99,17 @@ class Tiers:
         new = [
             i
             for i, name in enumerate(names)
-            if present[i] & ~(disk.groups_of(name.key) | writer.groups_of(name.key))
+            if present[i] & ~disk.groups_of(name.key) and not writer.has(name.key)
         ]
-        chosen = new[: writer.room]
+        chosen = new[: min(writer.room, BESIDE_STEPS_BYTES // self._row_bytes + 1)]
         writer.skipped += len(new) - len(chosen)
         keys = [name.key for name in names]
         if not chosen:
-            disk.touch(keys)
+            writer.touch(keys)
             return
-        rows = np.zeros((len(chosen), self._row_bytes), np.uint8)
+        whole = all(present[i] == self._all for i in chosen)
+        make = np.empty if whole else np.zeros  # what no group fills would be anything
+        rows = make((len(chosen), self._row_bytes), np.uint8)
         for group in self._groups:
             pages = tables[group][chosen]
             self._copy_out(group, pages, rows)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Condition, Thread
+from threading import Condition, Thread, get_native_id
 
 from ockham.cache.store.disk import DiskStore
 from ockham.cache.store.names import PageName
@@ -15,6 +17,11 @@ QUEUE_BYTES = 64 << 20
 """Copies that may wait. What does not fit is not written."""
 BATCH_BYTES = 16 << 20
 """Copies that are brought to the disk together."""
+
+MOST_OFFERS = 256
+"""That may wait; what comes then and is only to be counted as used is not."""
+NICENESS = 10
+"""Of the thread: what it does can wait for the steps."""
 
 
 @dataclass(slots=True)
@@ -31,7 +38,7 @@ class Writer:
     def __init__(self, store: DiskStore) -> None:
         self._store = store
         self._queue: deque[_Offer] = deque()
-        self._queued: dict[bytes, int] = {}
+        self._queued: set[bytes] = set()
         self._condition = Condition()
         self._closed = False
         self.skipped = 0
@@ -39,9 +46,9 @@ class Writer:
         self._thread = Thread(target=self._run, name="ockham store writer", daemon=True)
         self._thread.start()
 
-    def groups_of(self, key: bytes) -> int:
-        """The layer groups of a page that is on its way; 0 if it is not."""
-        return self._queued.get(key, 0)
+    def has(self, key: bytes) -> bool:
+        """Whether a page is on its way."""
+        return key in self._queued
 
     @property
     def room(self) -> int:
@@ -63,13 +70,20 @@ class Writer:
         the last of these."""
         with self._condition:
             self._queue.append(_Offer(names, groups, rows, context))
-            self._queued.update((name.key, held) for name, held in zip(names, groups, strict=True))
+            self._queued.update(name.key for name in names)
             self._condition.notify_all()
+
+    def touch(self, context: Sequence[bytes]) -> None:
+        """Count pages of one context that are there as used, before long."""
+        with self._condition:
+            if len(self._queue) < MOST_OFFERS:
+                self._queue.append(_Offer((), (), (), context))
+                self._condition.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until nothing is on its way; False if that took too long."""
         with self._condition:
-            return self._condition.wait_for(lambda: not self._queued, timeout_s)
+            return self._condition.wait_for(lambda: not (self._queued or self._queue), timeout_s)
 
     def close(self, timeout_s: float) -> None:
         """Write what is on its way, as far as the time allows, and end."""
@@ -80,6 +94,8 @@ class Writer:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # by thread only on Linux
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._queue or self._closed)
@@ -96,8 +112,7 @@ class Writer:
                 self._store.touch(offer.context)
             with self._condition:
                 self.skipped += len(names) - kept
-                for name in names:
-                    del self._queued[name.key]
+                self._queued.difference_update(name.key for name in names)
                 self._condition.notify_all()
 
     def _take(self) -> list[_Offer]:

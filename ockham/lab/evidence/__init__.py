@@ -11,6 +11,7 @@ from ockham.lab.evidence import (  # noqa: F401
     formats,
     reuse,
     seams,
+    tiers,
 )
 from ockham.lab.evidence.bench import Bench
 from ockham.lab.evidence.recipe import Recipe, recipe_of, recipes

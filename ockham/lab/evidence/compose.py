@@ -106,6 +106,7 @@ def parts() -> list[Part]:
         Part(ENGINE, "chunked-prefill", True, {"max_num_batched_tokens": 8}),
         Part(ENGINE, "fork", True, choices=3),
         Part(ENGINE, "preemption", True, {"kv_cache_memory_bytes": 0}),
+        Part("reuse", "prefix+swap", True, {"reuse": "prefix", "swap_space": 1 / 64}),
     ]
     return own + [
         Part(each.seam, each.name, each.exact, {_SEAM_FIELDS[each.seam]: each.name})

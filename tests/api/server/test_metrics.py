@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ockham.api.server.metrics import Metrics
+from ockham.cache.store.stats import TierStats
+from ockham.engine.messages import Ready, Stats
 from tests.helpers.live import wait_for
 
 NAMES = [
@@ -123,3 +127,22 @@ def test_the_names_are_those_of_the_synchronous_engine(server, tiny):
     text = server.get("/metrics").text
     for name in LLM(str(tiny), kv_cache_memory_bytes=4 << 20).get_metrics():
         assert f"\n{name}{{" in text, name
+
+
+def test_what_the_tiers_did_is_counted_on_through_a_restart() -> None:
+    metrics = Metrics("m")
+    metrics.stats(Stats(tiers=TierStats(bytes_written=100, disk_bytes=4096, skipped=2)))
+    metrics.died()
+    metrics.started(
+        Ready(model="m", max_model_len=1, vocab_size=1, memory_plan={}, numerics_id="", load_s=0.0)
+    )
+    metrics.stats(Stats(tiers=TierStats(bytes_written=30, disk_bytes=8192, fetched=5)))
+    text = generate_latest(metrics.registry).decode()
+    label = '{model_name="m"}'
+    for name, value in (
+        ("kv_store_written_bytes_total", 130),
+        ("kv_store_bytes", 8192),
+        ("kv_store_skipped_total", 2),
+        ("kv_fetched_pages_total", 5),
+    ):
+        assert f"ockham_{name}{label} {float(value)}" in text

@@ -48,6 +48,9 @@ def test_every_registered_technique_has_a_recipe() -> None:
         "no-padding",
         "fork",
         "offline-batch",
+        "store",
+        "store-writing",
+        "swap",
     }
 
 
