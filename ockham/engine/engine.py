@@ -21,7 +21,7 @@ from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.registry import find, make, techniques
-from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT, ApproximateReuse, Reuse
+from ockham.core.seams import GONE, ApproximateReuse, Reuse
 from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, parse
 from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing, moving
@@ -29,7 +29,7 @@ from ockham.engine.attach import Attachments, Hook
 from ockham.engine.batch import Part, Walk, build
 from ockham.engine.decoding import Decoding
 from ockham.engine.drafts import ROOT, Tree
-from ockham.engine.messages import Delta, Request, Stats, merged
+from ockham.engine.messages import HINTS, Delta, Request, Stats, merged
 from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.speculation import Speculation
@@ -42,8 +42,6 @@ from ockham.model.tokenizer import Tokenizer, load_tokenizer
 
 WAIT_S = 0.05
 """The longest that a step with nothing to do sleeps before the caller may look around."""
-HINTS = {None: PLAIN, "keep": EXPECTED, "discard": SPENT}
-"""What a request may say of its prefix -> what the Reuse is told."""
 _PROMPTS_SHARE = 8
 """Of the room that is left beside the running sequences' rows, drafts get one part in so many while
 prompts need it too."""

@@ -13,7 +13,7 @@ from ockham.cache.state import ExportedState, State, View
 from ockham.core.errors import InvalidRequest, OckhamError
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
-from ockham.engine.messages import Request
+from ockham.engine.messages import HINTS, Request
 from ockham.engine.sequence import Sequence, Status
 
 VERSION = 1
@@ -65,6 +65,9 @@ def pack(group: list[Sequence], state: State, now_s: float) -> bytes:
         params=first.params,
         detokenize=first.text is not None,
         cache_salt=first.salt,
+        cache_hint=next(name for name, hint in HINTS.items() if hint == first.hint),
+        patient=first.patient,
+        orderly=first.orderly,
     )
     return msgspec.msgpack.encode(
         MovedRequest(

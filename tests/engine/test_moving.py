@@ -131,6 +131,17 @@ def test_it_goes_on_as_if_it_had_never_moved(
     assert "preemption" not in heard.bill.wasted
 
 
+def test_all_that_was_asked_moves_with_it(engines: tuple[Engine, Engine]) -> None:
+    one, _ = engines
+    asked = msgspec.structs.replace(
+        ask(n=2), cache_salt="tenant", cache_hint="discard", patient=True, orderly=True
+    )
+    one.add(asked)
+    run(one, Heard(), 6)
+    moved = msgspec.msgpack.decode(one.export_request("a"), type=MovedRequest)
+    assert moved.request == asked
+
+
 @pytest.mark.parametrize("kind", ["full", "window"])
 def test_it_goes_on_in_another_process(tmp_path: Path, kind: str) -> None:
     make = {"full": tiny_llama, "window": lambda path, **k: tiny_mistral(path, window=24, **k)}
