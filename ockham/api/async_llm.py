@@ -23,7 +23,7 @@ from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.client import EngineClient, Observer
 from ockham.engine.collect import Collector
-from ockham.engine.messages import Delta, Ready, Request
+from ockham.engine.messages import CacheHint, Delta, Ready, Request
 from ockham.model.hub import resolve
 from ockham.model.marking import Piece, ReuseParams
 from ockham.model.tokenizer import Tokenizer, load_tokenizer
@@ -143,13 +143,15 @@ class AsyncLLM:
         kind: Kind = "cumulative",
         cache_salt: str = "",
         approximation: Approximation | None = None,
+        cache_hint: CacheHint | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Complete a prompt, yielding outputs as they come.
 
         `kind`: each output holds everything so far ("cumulative"), only what is new since the last
         one ("delta": `outputs` lists the choices that have news), or there is one at the end
         ("final"). Requests share state only with those of the same `cache_salt`, and approximately
-        only where `approximation` says so (`ReuseParams` makes one). Without
+        only where `approximation` says so (`ReuseParams` makes one); `cache_hint` predicts whether
+        this one's will be used again. Without
         `sampling_params` the checkpoint's defaults apply. Raises `InvalidRequest`, `EngineDead`, or
         what else the engine refuses the request with.
         """
@@ -163,6 +165,7 @@ class AsyncLLM:
             detokenize=self.tokenizer is not None,
             cache_salt=cache_salt,
             approximation=approximation,
+            cache_hint=cache_hint,
         )
         stream = self.client.submit(request)
         try:

@@ -15,6 +15,7 @@ VERBS = {
     "run": ("ockham.cli.run:run", "Complete one prompt; the text goes to stdout."),
     "chat": ("ockham.cli.chat:chat", "Talk with a model in the terminal."),
     "serve": ("ockham.cli.serve:serve", "Serve a model behind the OpenAI API."),
+    "run-batch": ("ockham.cli.run_batch:run_batch", "Answer a file of requests, offline."),
     "eval": ("ockham.cli.eval:evaluate", "Score a model, or compare two configurations of it."),
     "bench": ("ockham.cli.bench:bench", "Measure latency, throughput, or a running server."),
     "convert": ("ockham.cli.convert:convert", "Write a model as packed weights that load fast."),

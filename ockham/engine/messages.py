@@ -14,8 +14,8 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import EXPECTED, PLAIN, SPENT
 from ockham.core.speculative import DraftStats
 
-Hint = Literal["keep", "discard"] | None
-HINTS: dict[Hint, int] = {None: PLAIN, "keep": EXPECTED, "discard": SPENT}
+CacheHint = Literal["keep", "discard"]
+HINTS: dict[CacheHint | None, int] = {None: PLAIN, "keep": EXPECTED, "discard": SPENT}
 """What a request may say of its prefix -> what the Reuse is told."""
 
 
@@ -40,7 +40,7 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     score_from: int = 1
     cache_salt: str = ""
     approximation: Approximation | None = None
-    cache_hint: Hint = None
+    cache_hint: CacheHint | None = None
     patient: bool = False
     orderly: bool = False
 

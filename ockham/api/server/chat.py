@@ -56,7 +56,7 @@ async def create_chat_completion(http: Request) -> Response:
     else:
         tokens = await server.llm.encode(text, add_special_tokens=special)
         approximation = reuse.approximation()
-    job = server.job(request_id(http), [tokens], params, request.cache_salt, [approximation])
+    job = server.job(request_id(http), [tokens], params, request, [approximation])
     answer = _Answer(server, request, params, request_id(http), tokens)
     if request.stream:
         return server.stream(answer.events(job))

@@ -40,7 +40,7 @@ async def create_completion(http: Request) -> Response:
     server.check_model(request.model)
     params = _sampling_params(request, server.llm.default_parameters)
     texts, prompts, approximations = await _encode(request, params, server)
-    job = server.job(request_id(http), prompts, params, request.cache_salt, approximations)
+    job = server.job(request_id(http), prompts, params, request, approximations)
     answer = _Answer(server, request, params, request_id(http), texts, prompts)
     if request.stream:
         return server.stream(answer.events(job))

@@ -14,6 +14,7 @@ from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest, RequestTimeout
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
+from ockham.engine.messages import CacheHint
 
 Item = tuple[int, RequestOutput]
 
@@ -33,6 +34,7 @@ class Job:
         timeout_s: float,
         cache_salt: str = "",
         approximations: Sequence[Approximation | None] = (),
+        cache_hint: CacheHint | None = None,
     ) -> None:
         """`approximations` has one entry for each prompt, or none."""
         self.prompts = prompts
@@ -42,7 +44,7 @@ class Job:
         # Callers may send the same X-Request-Id twice; the engine must tell the two apart.
         self._id = f"{request_id}#{next(_numbers)}"
         self._timeout_s = timeout_s
-        self._cache_salt = cache_salt
+        self._cache_salt, self._cache_hint = cache_salt, cache_hint
         self._approximations = approximations or [None] * len(prompts)
 
     async def finals(self) -> list[RequestOutput]:
@@ -116,6 +118,7 @@ class Job:
             kind=kind,
             cache_salt=self._cache_salt,
             approximation=self._approximations[index],
+            cache_hint=self._cache_hint,
         )
         async with aclosing(outputs):
             async for output in outputs:

@@ -7,7 +7,7 @@ same as leaving a field out, as in OpenAI's API.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -99,6 +99,8 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     return_token_ids: bool | None = None
     cache_salt: str | None = None
     """Whoever sends another one shares no state with this request, nor sees when it is reused."""
+    cache_hint: Literal["keep", "discard"] | None = None
+    """Whether what this request leaves in the cache will be used again. Wrong, it costs time."""
 
     reuse: str | None = None
     """The approximate reuse that this request allows; see `ReuseParams` for the fields below."""

@@ -15,6 +15,7 @@ from ockham.api.server.errors import HttpError, decode, describe
 from ockham.api.server.gate import Gate
 from ockham.api.server.job import Job
 from ockham.api.server.metrics import Metrics
+from ockham.api.server.protocol import GenerationRequest
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.sse import EventStream
 from ockham.core.approximation import Approximation
@@ -72,7 +73,7 @@ class Serving:
         request_id: str,
         prompts: list[list[int]],
         params: SamplingParams,
-        cache_salt: str | None = None,
+        request: GenerationRequest,
         approximations: Sequence[Approximation | None] = (),
     ) -> Job:
         """Raises InvalidRequest if a prompt and the tokens asked for exceed the context: cutting
@@ -94,8 +95,9 @@ class Serving:
             prompts,
             params,
             self.settings.request_timeout_s,
-            cache_salt or "",
+            request.cache_salt or "",
             approximations,
+            request.cache_hint,
         )
 
     def stream(self, events: AsyncGenerator[bytes, None]) -> EventStream:
