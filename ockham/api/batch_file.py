@@ -207,8 +207,8 @@ class BatchOutput:
             raise OckhamError(f"{self._path} cannot be written ({error.strerror}).") from error
         if written < len(line):
             raise OckhamError(
-                f"{self._path} took {written} of {len(line)} bytes: is the disk full? Make room and "
-                "run the same command again; it goes on where this one ended."
+                f"{self._path} took {written} of {len(line)} bytes: is the disk full? Make room "
+                "and run the same command again; it goes on where this one ended."
             )
 
     def close(self) -> None:

@@ -192,6 +192,25 @@ class LLM:
         text, tokens, _ = self._encode(prompt)
         return Stream(self, self._request(tokens, params), text)
 
+    def pin(self, prompt: Prompt, name: str) -> int:
+        """Compute a prefix, such as a system prompt, and keep its state until `unpin(name)`; how
+        many tokens it has. At most half of the pool may be pinned. Raises InvalidRequest."""
+        _, tokens = self._encode(prompt)
+        params = SamplingParams(max_tokens=1, temperature=0.0)
+        self._run([(None, tokens)], [params], use_tqdm=False, detokenize=False)
+        with self._lock:
+            self.engine.cache.pin(name, tokens, "")
+        return len(tokens)
+
+    def unpin(self, name: str) -> None:
+        """Let a pinned prefix go again. Raises InvalidRequest if there is no such pin."""
+        with self._lock:
+            self.engine.cache.unpin(name)
+
+    def pins(self) -> dict[str, int]:
+        """The pinned prefixes by name, and how many tokens each has."""
+        return self.engine.cache.pins
+
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises InvalidRequest where none was loaded."""
         if self.engine.tokenizer is None:

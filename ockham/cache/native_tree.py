@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from ockham.cache.prefix_tree import Match, NodeFacts, PrefixTree
+from ockham.cache.prefix_tree import Match, PrefixTree
+from ockham.core.seams import NodeFacts
 from ockham.core.step import Ints
 from ockham.kernels.native import core
 

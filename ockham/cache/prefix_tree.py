@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
-from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT
+from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT, NodeFacts
 from ockham.core.step import Ints
 
 
@@ -51,25 +50,6 @@ class Node:
     @property
     def end(self) -> int:
         return self.start + len(self.tokens)
-
-
-class NodeFacts(NamedTuple):
-    """What `PrefixTree.dump` tells of a node; `parent` is -1 for what begins a prompt."""
-
-    salt: str
-    number: int
-    parent: int
-    start: int
-    tokens: int
-    pages: int
-    hits: int
-    locks: int
-    pinned: bool
-    hint: int
-    """GONE, SPENT, PLAIN or EXPECTED."""
-    made_s: float
-    used_s: float
-    """When it was made and last used, on the clock of `tick`."""
 
 
 @dataclass(slots=True)

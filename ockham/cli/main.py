@@ -16,6 +16,7 @@ VERBS = {
     "chat": ("ockham.cli.chat:chat", "Talk with a model in the terminal."),
     "serve": ("ockham.cli.serve:serve", "Serve a model behind the OpenAI API."),
     "run-batch": ("ockham.cli.run_batch:run_batch", "Answer a file of requests, offline."),
+    "cache": ("ockham.cli.cache:cache", "Show what the prefix cache of a server holds."),
     "eval": ("ockham.cli.eval:evaluate", "Score a model, or compare two configurations of it."),
     "bench": ("ockham.cli.bench:bench", "Measure latency, throughput, or a running server."),
     "convert": ("ockham.cli.convert:convert", "Write a model as packed weights that load fast."),

@@ -93,6 +93,12 @@ from ockham.core.errors import ConfigError
     help="Seconds without a step, while requests wait, after which /health fails.",
 )
 @option(
+    "--cache-text/--no-cache-text",
+    default=False,
+    show_default=True,
+    help="Whether 'ockham cache show' may show the beginnings of cached prompts.",
+)
+@option(
     "--access-log/--no-access-log", default=True, show_default=True, help="One line per request."
 )
 def serve(
@@ -110,6 +116,7 @@ def serve(
     shutdown_timeout: float,
     sse_keep_alive: float,
     stall_timeout: float,
+    cache_text: bool,
     access_log: bool,
     **engine: Any,
 ) -> None:
@@ -135,6 +142,7 @@ def serve(
         shutdown_timeout_s=shutdown_timeout,
         keep_alive_s=sse_keep_alive,
         stall_s=stall_timeout,
+        cache_text=cache_text,
         access_log=access_log,
     )
     config = engine_config(**engine)

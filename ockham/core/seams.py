@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -214,6 +214,26 @@ class Tiers(Protocol):
         ...
 
 
+class NodeFacts(NamedTuple):
+    """What is known of a run of tokens whose state a Reuse holds: a node of a tree."""
+
+    salt: str
+    number: int
+    parent: int
+    """-1 for what begins a prompt."""
+    start: int
+    tokens: int
+    pages: int
+    hits: int
+    locks: int
+    pinned: bool
+    hint: int
+    """GONE, SPENT, PLAIN or EXPECTED."""
+    made_s: float
+    used_s: float
+    """When it was made and last used, on the clock of `time.monotonic`."""
+
+
 NOTHING_KEPT = -1
 """The handle of a sequence of which a Reuse keeps nothing."""
 
@@ -278,6 +298,18 @@ class Reuse(Protocol):
 
     def held_tokens(self, tokens: Ints, salt: str) -> int:
         """How many of the first tokens `lookup` would find. This is no use of them."""
+        ...
+
+    def pin(self, tokens: Ints, salt: str, pinned: bool) -> int:
+        """Never let go of what is held of `tokens`, or do so again; how many are held."""
+        ...
+
+    def facts(self) -> list[NodeFacts]:
+        """Every run of tokens that is held."""
+        ...
+
+    def tokens_of(self, number: int, most: int) -> Ints:
+        """The first tokens of such a run, `most` of them at most."""
         ...
 
     def evictable(self) -> list[int]:
@@ -355,6 +387,18 @@ class ApproximateReuse(Protocol):
     def open(self, tokens: Ints, first: int, salt: str, asked: Approximation) -> Splice | None:
         """What a prompt takes over from its cell `first` on, those before it being held exactly;
         None if it neither takes nor leaves anything."""
+        ...
+
+    def pin(self, tokens: Ints, salt: str, pinned: bool) -> int:
+        """Never let go of what is held of `tokens`, or do so again; how many are held."""
+        ...
+
+    def facts(self) -> list[NodeFacts]:
+        """Every run of tokens that is held."""
+        ...
+
+    def tokens_of(self, number: int, most: int) -> Ints:
+        """The first tokens of such a run, `most` of them at most."""
         ...
 
     def evictable(self) -> list[int]:

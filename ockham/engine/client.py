@@ -33,6 +33,8 @@ from ockham.engine.channel import HEADER, frame
 from ockham.engine.mailbox import Mailbox
 from ockham.engine.messages import (
     Abort,
+    CacheQuery,
+    CacheReport,
     Delta,
     Died,
     FromEngine,
@@ -128,6 +130,7 @@ class EngineClient:
         self.restarts = 0
         self._stall_s = stall_s
         self._streams: dict[str, Stream] = {}
+        self._asked: dict[str, asyncio.Future[CacheReport]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -176,6 +179,18 @@ class EngineClient:
         self._streams[request.request_id] = stream
         self._send(request)
         return stream
+
+    async def ask(self, query: CacheQuery) -> CacheReport:
+        """What the engine answers. Raises `EngineDead` if there is none, or it dies meanwhile."""
+        if self._writer is None or self._trouble is not None:
+            raise EngineDead(self._trouble or "The engine is not running.")
+        answer: asyncio.Future[CacheReport] = asyncio.get_running_loop().create_future()
+        self._asked[query.ask_id] = answer
+        try:
+            self._send(query)
+            return await answer
+        finally:
+            self._asked.pop(query.ask_id, None)
 
     def abort(self, request_id: str) -> None:
         """Free a request's work; its stream is told nothing more. Unknown and finished ids are
@@ -330,6 +345,10 @@ class EngineClient:
             stream = self._streams.pop(message.request_id, None)
             if stream is not None:
                 stream.fail(_error(message))
+        elif isinstance(message, CacheReport):
+            answer = self._asked.get(message.ask_id)
+            if answer is not None and not answer.done():
+                answer.set_result(message)
         elif isinstance(message, Stats):
             if message.steps > self.stats.steps:
                 self._progress_s = now_s
@@ -374,6 +393,9 @@ class EngineClient:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.fail(error)
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(error)
 
 
 def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:

@@ -27,6 +27,7 @@ from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing, moving
 from ockham.engine.attach import Attachments, Hook
 from ockham.engine.batch import Part, Walk, build
+from ockham.engine.cache_report import CacheKeeper
 from ockham.engine.decoding import Decoding
 from ockham.engine.drafts import ROOT, Tree
 from ockham.engine.messages import HINTS, Delta, Request, Stats, merged
@@ -113,6 +114,9 @@ class Engine:
         self.scheduler.on_reused = lambda sequence, tokens, held: billing.book_reuse(
             sequence, tokens, held, self.reuse.name, self._cost, self._total
         )
+        decode = None if self.tokenizer is None else self.tokenizer.decode
+        self.cache = CacheKeeper(self.reuse, self.state, decode)
+        """Shows and pins what the reuse holds."""
         self._eos = frozenset(self.model.eos_token_ids)
         self._requests: dict[str, list[Sequence]] = {}
         self._arrivals = itertools.count()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ockham.engine.messages import Delta, FromEngine, Refused
+from ockham.engine.messages import CacheReport, Delta, FromEngine, Refused
 
 
 class Mailbox:
@@ -63,5 +63,7 @@ def merge(earlier: Delta, later: Delta) -> Delta:
 def _key(message: FromEngine) -> tuple[str, str, int]:
     if isinstance(message, Delta):
         return "delta", message.request_id, message.index
+    if isinstance(message, CacheReport):
+        return "cache", message.ask_id, 0
     request_id = message.request_id if isinstance(message, Refused) else ""
     return type(message).__name__, request_id, 0

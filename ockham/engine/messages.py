@@ -148,5 +148,67 @@ class Shutdown(msgspec.Struct, tag="shutdown"):
     """Finish nothing more and exit."""
 
 
-ToEngine = Request | Abort | Shutdown
-FromEngine = Ready | Delta | Refused | Stats | Died
+class Pin(msgspec.Struct):
+    """A prefix that is to stay."""
+
+    name: str
+    prompt_token_ids: list[int]
+    cache_salt: str = ""
+
+
+class PinnedPrefix(msgspec.Struct):
+    """A prefix that stays; `tenant` stands for its salt."""
+
+    name: str
+    tokens: int
+    tenant: str
+
+
+class CacheQuery(msgspec.Struct, tag="cache_query", kw_only=True):
+    """Pin or unpin a prefix, if asked to, and tell what the prefix cache holds.
+
+    `salt` shows the texts of one tenant, `unsalted_text` of requests that have no salt.
+    """
+
+    ask_id: str
+    pin: Pin | None = None
+    unpin: str | None = None
+    most_nodes: int = 0
+    salt: str | None = None
+    unsalted_text: bool = False
+
+
+class CachedNode(msgspec.Struct, kw_only=True):
+    """A run of cached tokens that goes on from `parent`, -1 for none. `tenant` stands for its salt,
+    `readers` are running sequences."""
+
+    number: int
+    parent: int
+    tenant: str
+    start: int
+    tokens: int
+    bytes: int
+    hits: int
+    readers: int
+    pinned: bool
+    hint: str
+    age_s: float
+    idle_s: float
+    text: str | None
+
+
+class CacheReport(msgspec.Struct, tag="cache_report", kw_only=True):
+    """The answer to a `CacheQuery`; `error` says why a prefix was not pinned or unpinned."""
+
+    ask_id: str
+    error: str | None
+    nodes: list[CachedNode]
+    nodes_total: int
+    tokens_total: int
+    bytes_total: int
+    pool_bytes: int
+    pins: list[PinnedPrefix]
+
+
+ToEngine = Request | Abort | CacheQuery | Shutdown
+FromEngine = Ready | Delta | Refused | Stats | CacheReport | Died

@@ -24,6 +24,7 @@ from ockham.engine.channel import Channel
 from ockham.engine.engine import Engine
 from ockham.engine.messages import (
     Abort,
+    CacheQuery,
     Delta,
     Died,
     FromEngine,
@@ -111,8 +112,10 @@ def serve(engine: Engine, channel: Channel[ToEngine]) -> int:
         channel.send(news)
 
 
-def _take(engine: Engine, message: Request | Abort, held: Held) -> list[FromEngine]:
+def _take(engine: Engine, message: Request | Abort | CacheQuery, held: Held) -> list[FromEngine]:
     """Hand one message to the engine; what it answers at once."""
+    if isinstance(message, CacheQuery):
+        return [engine.cache.answer(message)]
     if isinstance(message, Abort):
         deltas = engine.abort(message.request_id)
         held.discard(message.request_id)

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ockham.api.async_llm import AsyncLLM
+from ockham.api.server.cache import pin_prefix, show_cache, unpin_prefix
 from ockham.api.server.chat import create_chat_completion
 from ockham.api.server.completions import create_completion
 from ockham.api.server.errors import FAULT, HttpError, error_response
@@ -28,6 +29,9 @@ from ockham.core.errors import OckhamError
 ROUTES = (
     Route("/v1/completions", create_completion, methods=["POST"]),
     Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
+    Route("/v1/cache", show_cache, methods=["POST"]),
+    Route("/v1/cache/pin", pin_prefix, methods=["POST"]),
+    Route("/v1/cache/unpin", unpin_prefix, methods=["POST"]),
     Route("/v1/models", list_models),
     Route("/v1/models/{model:path}", show_model),
     Route("/tokenize", tokenize, methods=["POST"]),

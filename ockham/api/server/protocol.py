@@ -339,6 +339,43 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             message.check(f"messages[{index}]")
 
 
+class CacheRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/cache`. `cache_salt`: the tenant whose texts are to be shown."""
+
+    cache_salt: str | None = None
+    most_nodes: int | None = None
+
+
+class PinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/cache/pin`: a prompt, or the messages that chats begin with."""
+
+    name: str | None = None
+    prompt: str | list[int] | None = None
+    messages: list[ChatMessage] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_special_tokens: bool | None = None
+    cache_salt: str | None = None
+
+    def check(self) -> None:
+        self.template().check()
+
+    def template(self) -> TokenizeRequest:
+        """The same as a request to be tokenized, without the beginning of an answer."""
+        prompt = None if self.prompt is None else ""
+        return TokenizeRequest(
+            prompt=prompt,
+            messages=self.messages,
+            chat_template_kwargs=self.chat_template_kwargs,
+            add_generation_prompt=False,
+        )
+
+
+class UnpinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/cache/unpin`."""
+
+    name: str
+
+
 class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /detokenize`."""
 

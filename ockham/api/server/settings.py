@@ -14,7 +14,8 @@ class ServerSettings:
     `max_queue`: sequences (prompts times n) that may wait while the engine's `max_num_seqs` run;
     more are answered 429. `shutdown_timeout_s`: how long running requests may go on after SIGTERM.
     `keep_alive_s`: a stream that is silent for so long sends a comment. `stall_s`: `/health` fails
-    when work waits and no step completes for so long.
+    when work waits and no step completes for so long. `cache_text`: whether `/v1/cache` shows the
+    beginnings of cached prompts that have no `cache_salt`.
     """
 
     host: str = "127.0.0.1"
@@ -30,6 +31,7 @@ class ServerSettings:
     keep_alive_s: float = 15.0
     stall_s: float = 30.0
     access_log: bool = True
+    cache_text: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ockham.cache.store.fetch import NOTHING
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, Ints, PagePool, Tiers
+from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, Ints, NodeFacts, PagePool, Tiers
 
 
 @register("reuse", "none", exact=True)
@@ -59,6 +59,15 @@ class NoReuse:
 
     def held_tokens(self, tokens: Ints, salt: str) -> int:
         return 0
+
+    def pin(self, tokens: Ints, salt: str, pinned: bool) -> int:
+        return 0
+
+    def facts(self) -> list[NodeFacts]:
+        return []
+
+    def tokens_of(self, number: int, most: int) -> Ints:
+        raise KeyError(number)
 
     def evictable(self) -> list[int]:
         return [0] * self._groups

@@ -11,7 +11,7 @@ import numpy as np
 from ockham.cache.native_tree import Tree, make_tree
 from ockham.cache.store.fetch import NOTHING
 from ockham.core.registry import register
-from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, Ints, PagePool, Tiers
+from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, Ints, NodeFacts, PagePool, Tiers
 
 
 @register("reuse", "prefix", exact=True, books=("prefix", "store", "swap"))
@@ -95,6 +95,20 @@ class PrefixReuse:
 
     def held_tokens(self, tokens: Ints, salt: str) -> int:
         return self.tree.match(salt, tokens, touch=False).tokens
+
+    def pin(self, tokens: Ints, salt: str, pinned: bool) -> int:
+        found = self.tree.match(salt, tokens, touch=False)
+        if found.tokens:
+            node, taken = self.tree.cut(found.node, found.tokens)
+            self._pool.hold(taken)
+            self.tree.pin(node, pinned)
+        return found.tokens
+
+    def facts(self) -> list[NodeFacts]:
+        return self.tree.dump()
+
+    def tokens_of(self, number: int, most: int) -> Ints:
+        return self.tree.tokens_of(number, most)
 
     def evictable(self) -> list[int]:
         return self.tree.evictable()
