@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ockham.cli.bench_cache import cache
 from ockham.cli.bench_kernels import kernels
 from ockham.cli.bench_model import model
 from ockham.cli.bench_restart import restart
@@ -38,6 +39,7 @@ def bench() -> None:
     """Measure, beside the limits of the machine."""
 
 
+bench.add_command(cache)
 bench.add_command(kernels)
 bench.add_command(model)
 bench.add_command(restart)
