@@ -195,9 +195,9 @@ class LLM:
     def pin(self, prompt: Prompt, name: str) -> int:
         """Compute a prefix, such as a system prompt, and keep its state until `unpin(name)`; how
         many tokens it has. At most half of the pool may be pinned. Raises InvalidRequest."""
-        _, tokens = self._encode(prompt)
+        _, tokens, _ = self._encode(prompt)
         params = SamplingParams(max_tokens=1, temperature=0.0)
-        self._run([(None, tokens)], [params], use_tqdm=False, detokenize=False)
+        self._run([(None, tokens, None)], [params], use_tqdm=False, detokenize=False)
         with self._lock:
             self.engine.cache.pin(name, tokens, "")
         return len(tokens)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ockham.api.llm import LLM
+from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
 from tests.helpers.tiny import tiny_llama
 
@@ -133,4 +134,23 @@ def test_an_interrupted_batch_leaves_nothing_behind(checkpoint: Path) -> None:
         llm.generate(batch(20), SAMPLED, use_tqdm=False)
     assert not llm._batches
     assert not llm.engine.has_work
+    llm.engine.check_integrity()
+
+
+def test_a_pinned_prefix_outlives_a_crowd(checkpoint: Path) -> None:
+    llm = make_llm(checkpoint, pages=24)
+    system = {"prompt_token_ids": [5] * 70}
+    assert llm.pin(system, "system") == 70
+    assert llm.pins() == {"system": 70}
+    with pytest.raises(InvalidRequest, match="at most 12 may be"):
+        llm.pin({"prompt_token_ids": [6] * 100}, "more")
+
+    def reused() -> int:
+        llm.generate(batch(12, seed=3), SAMPLED, use_tqdm=False)
+        prompt = {"prompt_token_ids": [5] * 70 + [7]}
+        return llm.generate(prompt, SAMPLED, use_tqdm=False)[0].num_cached_tokens or 0
+
+    assert reused() == 70
+    llm.unpin("system")
+    assert reused() < 70
     llm.engine.check_integrity()

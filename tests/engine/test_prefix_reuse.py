@@ -128,6 +128,25 @@ def test_scored_prompts_compute_every_row(checkpoint: Path) -> None:
     assert engine.stats().waiting == 0
 
 
+def test_what_is_scored_again_though_it_was_held_is_booked(checkpoint: Path) -> None:
+    """And what stands before the first scored token is reused."""
+    engine = make_engine(checkpoint)
+    prompt = tokens(60)
+    serve(engine, [ask("a", prompt)])
+    whole = ask("b", prompt, prompt_logprobs=1)
+    _, bill = serve(engine, [whole])["b"]
+    assert (bill.prompt_tokens_computed, bill.wasted["prompt_logprobs"].tokens) == (60, 59)
+    late = ask("c", prompt, prompt_logprobs=1)
+    late.score_from = 41
+    _, bill = serve(engine, [late])["c"]
+    assert (bill.prompt_tokens_computed, bill.prompt_tokens_reused) == (20, 40)
+    assert bill.wasted["prompt_logprobs"].tokens == 19
+    assert bill.wasted["prompt_logprobs"].flops > 0
+    alone = ask("d", tokens(60, 8), prompt_logprobs=1)
+    _, bill = serve(engine, [alone])["d"]
+    assert "prompt_logprobs" not in bill.wasted
+
+
 def test_the_pool_takes_back_what_nobody_reads(checkpoint: Path) -> None:
     """Ten prompts through a pool that holds two: old ones go, those in use stay."""
     one = make_engine(checkpoint)
