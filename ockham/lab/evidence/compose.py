@@ -133,7 +133,7 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
             exact = "exact " * (one.seam == "reuse")
             cell.refused = f"an engine has one {exact}{one.seam}"
             return cell
-        settings["reuse"] = f"{one.name},{other.name}"
+        settings["reuse"] = f"{one.settings['reuse']},{other.settings['reuse']}"
     choices = max(one.choices, other.choices)
     weights = settings.get("quantization")
     if settings.get("kv_cache_memory_bytes") == 0:
