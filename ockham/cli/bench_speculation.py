@@ -24,10 +24,22 @@ HEADING = (
 @option("--batch-sizes", default="1", help="Streams at a time: '1,8'.", show_default=True)
 @option("--pairs", type=Integer(2), default=8, help="Pairs of runs each.", show_default=True)
 @option("--stream-seed", type=Integer(), default=0, help="Of the streams.", show_default=True)
+@option(
+    "--charge-draft-at",
+    default=None,
+    metavar="MODEL",
+    help="A draft model takes the time of this one too: a real one is larger than the lab's.",
+)
 @option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @engine_options
 def speculation(
-    streams: str, batch_sizes: str, pairs: int, stream_seed: int, as_json: bool, **kwargs: Any
+    streams: str,
+    batch_sizes: str,
+    pairs: int,
+    stream_seed: int,
+    charge_draft_at: str | None,
+    as_json: bool,
+    **kwargs: Any,
 ) -> None:
     """Decode texts with --speculative-config and without it, in pairs.
 
@@ -41,8 +53,9 @@ def speculation(
     from ockham.core.config import EngineConfig
     from ockham.core.errors import ConfigError
     from ockham.core.speculative import parse
-    from ockham.engine.engine import Engine, make_speculation
-    from ockham.lab.speculation import measure
+    from ockham.draft.draft_model import DraftModel
+    from ockham.engine.engine import Engine
+    from ockham.lab.speculation import charge, measure
     from ockham.lab.streams import make_streams
     from ockham.model.hub import resolve
     from ockham.model.tokenizer import load_tokenizer
@@ -70,7 +83,11 @@ def speculation(
     for batch in batches:
         for kind in streams.split(","):
             texts = make_streams(kind, tokenizer, stream_seed, pairs * batch)
-            none, own = make_speculation(parse("none")), make_speculation(settings)
+            none = engine.make_speculation(parse("none"))
+            own = engine.make_speculation(settings)
+            for drafter in own.drafters:
+                if charge_draft_at is not None and isinstance(drafter, DraftModel):
+                    charge(drafter, charge_draft_at)
             found.append(measure(engine, own, none, kind, texts, batch))
             if not as_json:
                 click.echo(_line(found[-1]))

@@ -88,6 +88,9 @@ SHAPES = {
     "tinyllama": Shape(
         "LlamaForCausalLM", "llama", 2048, 22, 32, 4, 5632, 32000, 2048, False, 1e4, False
     ),
+    "llama-160m": Shape(
+        "LlamaForCausalLM", "llama", 768, 12, 12, 12, 3072, 32000, 2048, False, 1e4, False
+    ),
     "qwen2-0.5b": Shape(
         "Qwen2ForCausalLM", "qwen2", 896, 24, 14, 2, 4864, 151936, 32768, True, 1e6, True
     ),

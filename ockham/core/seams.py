@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from ockham.core.approximation import Approximation
 from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
+from ockham.core.sampling_params import SamplingParams
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
@@ -466,6 +467,54 @@ class Drafter(Protocol):
 
     def open(self, salt: str) -> DraftStream:
         """Begin with a sequence. `salt` is its tenant: two never learn from each other."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """What a sampled sequence draws its tokens with."""
+
+    params: SamplingParams
+    seed: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked of a `JointDrafter` for one sequence; see `DraftStream.propose`. `noise` is
+    None where the likeliest token is taken."""
+
+    most: int
+    accepted: Sequence[float]
+    noise: Noise | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a drafter may know of the model that it drafts for: the size of its vocabulary, the
+    longest sequence, how many run at once, and for how many tokens there is state."""
+
+    vocabulary: int
+    max_model_len: int
+    sequences: int
+    cells: int
+
+
+@runtime_checkable
+class JointDrafter(Drafter, Protocol):
+    """A drafter that proposes for all sequences together, as a model does."""
+
+    reading_s: float
+    """Seconds of the last proposal that went into reading what it had not read yet."""
+
+    def attach(self, target: Target) -> None:
+        """Begin to work for a model. Raises ConfigError or DoesNotFit if that cannot be."""
+        ...
+
+    def propose_all(
+        self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
+    ) -> list[Draft | None]:
+        """A draft for each stream. `token_s` is what a token is worth, in seconds."""
         ...
 
 

@@ -21,13 +21,15 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     `method` is a drafter's name, "auto" for all that need no model of their own, or "none".
     `num_speculative_tokens` bounds the tokens that are drafted after one; how many they are in a
     step is decided by what they are worth then, unless `adaptive` is false: then it is always as
-    many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from.
+    many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from. `model`
+    is the draft model of the method "draft_model".
     """
 
     method: str = AUTO
     num_speculative_tokens: int = 16
     prompt_lookup_min: int = 1
     adaptive: bool = True
+    model: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_speculative_tokens <= MOST_TOKENS:

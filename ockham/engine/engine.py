@@ -21,7 +21,7 @@ from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.registry import find, make, techniques
-from ockham.core.seams import GONE, ApproximateReuse, Reuse
+from ockham.core.seams import GONE, ApproximateReuse, Drafter, JointDrafter, Reuse, Target
 from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, parse
 from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing, moving
@@ -67,7 +67,8 @@ class Engine:
             )
         }
         self.reuse, self.approximate = _reuses(config)
-        self.speculation = make_speculation(parse(config.speculative_config))
+        drafting = parse(config.speculative_config)
+        drafters = make_drafters(drafting)
         self.model: LoadedModel = load_model(config, progress)
         self.tokenizer: Tokenizer | None = load_tokenizer(config, self.model.directory)
         plan = self.model.plan
@@ -103,6 +104,7 @@ class Engine:
         self.pace = Pace(self._cost)
         self.tiers = open_tiers(config, self.model, self.state, self.pace.seconds)
         self._closing = weakref.finalize(self, self.tiers.close if self.tiers else _nothing)
+        self.speculation = self.make_speculation(drafting, drafters)
         self.reuse.attach(self.state, self._cost.attention_slope, self.tiers)
         layers = sorted(layer for group in self.model.layouts for layer in group.layers)
         for approximate in self.approximate.values():
@@ -230,6 +232,23 @@ class Engine:
     def attach(self, breakpoint_name: str, hook: Hook) -> None:
         """Call `hook(run)` at a breakpoint of the program in every step."""
         self.attachments.add(breakpoint_name, hook)
+
+    def make_speculation(
+        self, config: SpeculativeConfig, drafters: list[Drafter] | None = None
+    ) -> Speculation:
+        """A controller for this engine, and its drafters unless they are given. Raises ConfigError
+        or DoesNotFit for a draft model that cannot draft for this one."""
+        drafters = make_drafters(config) if drafters is None else drafters
+        target = Target(
+            vocabulary=self.vocabulary,
+            max_model_len=self.max_model_len,
+            sequences=self.config.max_num_seqs,
+            cells=max(layout.pages * layout.page_tokens for layout in self.state.groups),
+        )
+        for drafter in drafters:
+            if isinstance(drafter, JointDrafter):
+                drafter.attach(target)
+        return Speculation(config, drafters)
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -692,14 +711,15 @@ class Engine:
         )
 
 
-def make_speculation(config: SpeculativeConfig) -> Speculation:
-    """The controller with the drafters that a configuration names."""
+def make_drafters(config: SpeculativeConfig) -> list[Drafter]:
+    """The drafters that a configuration names."""
     names = [config.method]
     if config.method == AUTO:
-        names = [each.name for each in techniques("drafter") if each.name != NONE]
+        found = [each for each in techniques("drafter") if each.name != NONE]
+        names = [each.name for each in found if getattr(each.cls, "automatic", True)]
     elif config.method == NONE:
         names = []
-    return Speculation(config, [find("drafter", name).cls(config) for name in names])
+    return [find("drafter", name).cls(config) for name in names]
 
 
 def _reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReuse]]:

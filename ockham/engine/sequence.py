@@ -12,7 +12,7 @@ from ockham.core.approximation import Approximation
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import NOTHING_KEPT, PLAIN, Fetch, Splice
+from ockham.core.seams import NOTHING_KEPT, PLAIN, Fetch, Noise, Splice
 from ockham.core.step import Ints
 from ockham.engine.text import TextOutput
 from ockham.kernels.sampling import NO_TOKENS, Draw, Ids
@@ -310,6 +310,13 @@ class Sequence:
             and not self.scores_only
             and self.computed_once <= self.computed
         )
+
+    @property
+    def noise(self) -> Noise | None:
+        """What a drafter needs to draw as the sampler will; None if there is no noise."""
+        if self.params.temperature == 0.0:
+            return None
+        return Noise(self.params, self.seed, self.index)
 
     def wanted_logits(self, rows: int) -> range:
         """Of the next `rows` rows, those (counted from 0) whose logits are wanted."""

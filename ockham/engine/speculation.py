@@ -9,13 +9,15 @@ tokens of a sequence are the same whatever was drafted.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
+from typing import cast
 
 import msgspec
 import numpy as np
 
-from ockham.core.seams import Drafter, DraftStream
+from ockham.core.seams import Drafter, DraftStream, JointDrafter, Wish
 from ockham.core.speculative import DraftStats, SpeculativeConfig
 from ockham.engine.drafts import Tree, choose
 from ockham.engine.sequence import Sequence
@@ -36,6 +38,8 @@ _ALLOWED = 0.01
 _LENT, _MOST_SAVED, _MOST_OWED = 2.0, 8.0, 1.0
 """What it may lose at first, what after it has gained, and what it must make up for at most, in
 plain steps."""
+_CERTAIN = 0.8
+"""Where a token has this chance already, no draft model is asked."""
 _HELD_UP = 4.0
 """Drafting that took more than so many times what is usual was held up by something else."""
 
@@ -123,11 +127,12 @@ class Speculation:
         self.config = config
         self.drafters = drafters
         self.names = [drafter.name for drafter in drafters]
+        self._joint = [isinstance(drafter, JointDrafter) for drafter in drafters]
         self.acceptance = [Acceptance(drafter.kinds) for drafter in drafters]
         self.tempo = Tempo()
         self.account = Account()
         self.counters = DraftStats()
-        self._planned_s = self._usual_s = 0.0
+        self._planned_s = self._usual_s = self._read_s = 0.0
         """What drafting took for the latest step, and usually takes."""
         self._hoped: list[list[float]] | None = None
         self._hoped_at = -1.0
@@ -140,7 +145,7 @@ class Speculation:
     def plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
         """A tree for each of these sequences, all of which decode; None if nothing is worth a row.
         `room` is how many rows a step may have beside theirs."""
-        began = time.perf_counter()
+        began, self._read_s = time.perf_counter(), 0.0
         trees = self._plan(running, room)
         self._planned_s = time.perf_counter() - began
         self.counters.seconds += self._planned_s
@@ -153,12 +158,14 @@ class Speculation:
         tempo = self.tempo
         if rows == sequences:
             tempo.observe_plain(sequences, seconds - self._planned_s)
-            usual_s = self._usual_s or self._planned_s
-            believed_s = min(self._planned_s, _HELD_UP * usual_s)
+            # Reading a prompt is no loss of this step: every draft of the sequence needs it.
+            planned_s = self._planned_s - self._read_s
+            usual_s = self._usual_s or planned_s
+            believed_s = min(planned_s, _HELD_UP * usual_s)
             self._usual_s = 0.9 * usual_s + 0.1 * believed_s
             gain_s, plain_s = -believed_s, tempo.plain(sequences)
         else:
-            believed_s = tempo.observe_drafted(rows, seconds)
+            believed_s = tempo.observe_drafted(rows, seconds - self._read_s)
             plain_s = tempo.plain(sequences)
             gain_s = plain_s * tokens / sequences - believed_s if tempo.known else 0.0
         self.account.book(plain_s, gain_s)
@@ -184,7 +191,7 @@ class Speculation:
         hopes = self._hopes(worth)
         if hopes is None:
             return None
-        trees = [self._tree(sequence, hopes, worth) for sequence in running]
+        trees = self._trees(running, hopes, worth)
         if not any(trees):
             return None
         if adaptive:
@@ -266,12 +273,54 @@ class Speculation:
             any_worth = any_worth or any(share >= worth for share in shares)
         return hopes if any_worth else None
 
-    def _tree(self, sequence: Sequence, hopes: list[list[float]], worth: float) -> Tree:
-        tree = Tree()
-        left = sequence.most_tokens - len(sequence.tokens) - 1
-        most = min(self.config.num_speculative_tokens, left)
-        if most < 1 or not sequence.may_draft:
-            return tree
+    def _trees(self, running: list[Sequence], hopes: list[list[float]], worth: float) -> list[Tree]:
+        """What the drafters propose for each sequence, merged."""
+        trees = [Tree() for _ in running]
+        asked: list[tuple[Sequence, Tree, _Known, int]] = []
+        for sequence, tree in zip(running, trees, strict=True):
+            left = sequence.most_tokens - len(sequence.tokens) - 1
+            if left > 0 and sequence.may_draft:
+                asked.append((sequence, tree, self._fed(sequence), left))
+        for number, drafter in enumerate(self.drafters):
+            if self._joint[number]:
+                joint = cast(JointDrafter, drafter)
+                self._propose_together(number, joint, asked, hopes[number], worth, len(running))
+                continue
+            for _, tree, known, left in asked:
+                most = min(self.config.num_speculative_tokens, left)
+                accepted = self._shares(known, number, hopes[number])
+                draft = known.streams[number].propose(most, accepted, worth)
+                if draft is not None:
+                    tree.add(draft, number, accepted, worth)
+        lefts = {id(tree): left for _, tree, _, left in asked}
+        return [tree.best(lefts.get(id(tree), 0)) for tree in trees]
+
+    def _propose_together(
+        self,
+        number: int,
+        drafter: JointDrafter,
+        asked: list[tuple[Sequence, Tree, _Known, int]],
+        hopes: list[float],
+        worth: float,
+        sequences: int,
+    ) -> None:
+        """Ask for those sequences for which the others know nothing that is nearly certain."""
+        wanting = [each for each in asked if max(each[1].chances, default=0.0) < _CERTAIN]
+        most = self.config.num_speculative_tokens
+        wishes = [
+            Wish(min(most, left), self._shares(known, number, hopes), sequence.noise)
+            for sequence, _, known, left in wanting
+        ]
+        streams = [known.streams[number] for _, _, known, _ in wanting]
+        token_s = self.tempo.plain(sequences) / sequences if self.config.adaptive else math.inf
+        drafts = drafter.propose_all(streams, wishes, worth, token_s)
+        self._read_s += drafter.reading_s
+        for (_, tree, _, _), wish, draft in zip(wanting, wishes, drafts, strict=True):
+            if draft is not None:
+                tree.add(draft, number, wish.accepted, worth)
+
+    def _fed(self, sequence: Sequence) -> _Known:
+        """What is known of a sequence, all of its tokens included."""
         known = self._known.get(sequence)
         if known is None:
             known = self._known[sequence] = self._open(sequence)
@@ -280,12 +329,7 @@ class Speculation:
             known.fed = len(sequence.tokens)
             for stream in known.streams:
                 stream.extend(new)
-        for drafter, stream in enumerate(known.streams):
-            accepted = self._shares(known, drafter, hopes[drafter])
-            draft = stream.propose(most, accepted, worth)
-            if draft is not None:
-                tree.add(draft, drafter, accepted, worth)
-        return tree.best(left)
+        return known
 
     def _open(self, sequence: Sequence) -> _Known:
         kinds = [len(drafter.kinds) for drafter in self.drafters]

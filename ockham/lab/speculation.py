@@ -7,13 +7,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import msgspec
+
+from ockham.core.config import EngineConfig
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
+from ockham.draft.draft_model import ROWS, DraftModel
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.engine.speculation import Speculation
+from ockham.kernels.base import Executor, Run
+from ockham.kernels.sampling import Draw, Drawn
 from ockham.lab.replay import Replay
 from ockham.lab.statistics import Interval, paired_ratio
 from ockham.lab.streams import Stream
+from ockham.model.loading import load_model, plan_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,56 @@ class Worth:
     """Of the drafts that were as deep, the share that was accepted at each depth."""
     draft_s: float
     decode_tokens: int
+
+
+class Charged:
+    """An executor that runs every step in another model too: it says what the one says, and takes
+    the time of both. So a small draft model can be charged at the size that a real one has.
+
+    The other's program is over state of the same pages."""
+
+    def __init__(self, executor: Executor, other: Executor, operations: int) -> None:
+        self._executor, self._other, self._operations = executor, other, operations
+
+    def begin(self, step: Step) -> Run:
+        return self._executor.begin(step)
+
+    def run(self, run: Run, start: int, stop: int) -> None:
+        self._executor.run(run, start, stop)
+
+    def finish(self, run: Run) -> StepOutput:
+        other = self._other.begin(run.step)
+        self._other.run(other, 0, self._operations)
+        self._other.finish(other)
+        return self._executor.finish(run)
+
+    def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
+        self._executor.reposition(group, source, target, shifts)
+
+    def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
+        return self._executor.sample(logits, draws)
+
+    def logprobs(
+        self, logits: Floats, targets: Ints, top: int
+    ) -> list[dict[int, tuple[float, int]]]:
+        return self._executor.logprobs(logits, targets, top)
+
+
+def charge(drafter: DraftModel, model: str) -> None:
+    """From now on a draft model's steps take the time of `model`'s too."""
+    pages, page_tokens = drafter.state.groups[0].pages, drafter.state.page_tokens
+    settings = {"model": model, "max_model_len": 1, "max_num_seqs": 1, "block_size": page_tokens}
+    planned = plan_model(msgspec.convert(settings, EngineConfig))
+    (layout,) = planned.plan.layouts(planned.description)
+    settings |= {
+        "max_model_len": drafter.longest,
+        "max_num_batched_tokens": ROWS,
+        "kv_cache_memory_bytes": pages * page_tokens * layout.cell_bytes,
+    }
+    loaded = load_model(msgspec.convert(settings, EngineConfig))
+    planes = loaded.backend.allocate(loaded.layouts)
+    other = loaded.backend.bind(loaded.program, planes)
+    drafter.executor = Charged(drafter.executor, other, len(loaded.program.ops))
 
 
 BLOCK = 8
