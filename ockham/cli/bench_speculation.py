@@ -70,7 +70,9 @@ def speculation(
     config = engine_config(**given)
     tokenizer = load_tokenizer(EngineConfig(), resolve("lab"))
     assert tokenizer is not None, "the built-in model has a tokenizer"
-    engine = Engine(config, progress=lambda line: click.echo(line, err=True))
+    # A draft model is attached below: it knows the texts' tokens, not those of MODEL.
+    quiet = msgspec.structs.replace(config, speculative_config="none")
+    engine = Engine(quiet, progress=lambda line: click.echo(line, err=True))
     if tokenizer.vocab_size > engine.vocabulary:
         raise ConfigError(
             f"the texts have {tokenizer.vocab_size} different tokens, and {config.model} has "
@@ -84,7 +86,7 @@ def speculation(
         for kind in streams.split(","):
             texts = make_streams(kind, tokenizer, stream_seed, pairs * batch)
             none = engine.make_speculation(parse("none"))
-            own = engine.make_speculation(settings)
+            own = engine.make_speculation(settings, vocabulary=tokenizer.vocab_size)
             for drafter in own.drafters:
                 if charge_draft_at is not None and isinstance(drafter, DraftModel):
                     charge(drafter, charge_draft_at)

@@ -54,6 +54,8 @@ class DraftStats(msgspec.Struct, omit_defaults=True):
     seconds: float = 0.0
     """Of drafting, for so many steps of a sequence:"""
     planned: int = 0
+    reading_s: float = 0.0
+    """Of `seconds`, what a draft model took to read prompts."""
     bytes: int = 0
     """What is known of the running sequences, about."""
 

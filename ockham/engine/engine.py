@@ -234,13 +234,17 @@ class Engine:
         self.attachments.add(breakpoint_name, hook)
 
     def make_speculation(
-        self, config: SpeculativeConfig, drafters: list[Drafter] | None = None
+        self,
+        config: SpeculativeConfig,
+        drafters: list[Drafter] | None = None,
+        vocabulary: int | None = None,
     ) -> Speculation:
-        """A controller for this engine, and its drafters unless they are given. Raises ConfigError
-        or DoesNotFit for a draft model that cannot draft for this one."""
+        """A controller for this engine, and its drafters unless they are given. `vocabulary` is
+        how many tokens its texts have, where they are replayed. Raises ConfigError or DoesNotFit
+        for a draft model that cannot draft for this one."""
         drafters = make_drafters(config) if drafters is None else drafters
         target = Target(
-            vocabulary=self.vocabulary,
+            vocabulary=vocabulary or self.vocabulary,
             max_model_len=self.max_model_len,
             sequences=self.config.max_num_seqs,
             cells=max(layout.pages * layout.page_tokens for layout in self.state.groups),

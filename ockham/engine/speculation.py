@@ -149,6 +149,7 @@ class Speculation:
         trees = self._plan(running, room)
         self._planned_s = time.perf_counter() - began
         self.counters.seconds += self._planned_s
+        self.counters.reading_s += self._read_s
         self.counters.planned += len(running)
         return trees
 
@@ -156,18 +157,19 @@ class Speculation:
         """A step that only decoded took so long, drafting included: `rows` rows of `sequences`
         sequences gave `tokens` tokens."""
         tempo = self.tempo
+        # Reading a prompt is no loss of this step: every draft of the sequence needs it.
+        planned_s = self._planned_s - self._read_s
         if rows == sequences:
             tempo.observe_plain(sequences, seconds - self._planned_s)
-            # Reading a prompt is no loss of this step: every draft of the sequence needs it.
-            planned_s = self._planned_s - self._read_s
-            usual_s = self._usual_s or planned_s
-            believed_s = min(planned_s, _HELD_UP * usual_s)
-            self._usual_s = 0.9 * usual_s + 0.1 * believed_s
-            gain_s, plain_s = -believed_s, tempo.plain(sequences)
-        else:
-            believed_s = tempo.observe_drafted(rows, seconds - self._read_s)
             plain_s = tempo.plain(sequences)
-            gain_s = plain_s * tokens / sequences - believed_s if tempo.known else 0.0
+            usual_s = self._usual_s or planned_s
+            planned_s = min(planned_s, _HELD_UP * usual_s)
+            self._usual_s = 0.9 * usual_s + 0.1 * planned_s
+            gain_s = -planned_s
+        else:
+            step_s = tempo.observe_drafted(rows, seconds - self._planned_s)
+            plain_s = tempo.plain(sequences)
+            gain_s = plain_s * tokens / sequences - step_s - planned_s if tempo.known else 0.0
         self.account.book(plain_s, gain_s)
 
     @property

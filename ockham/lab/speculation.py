@@ -122,6 +122,7 @@ def measure(
     executor, before = engine.executor, engine.speculation
     sides: tuple[list[float], list[float]] = ([], [])
     steps = tokens = 0
+    read_s = 0.0
     counters = own.counters = type(own.counters)()
     try:
         for group in _groups(streams, batch):
@@ -129,6 +130,9 @@ def measure(
             turns = (_Side(), _Side())
             for phase in (0, 1):
                 _decode(engine, group, (none, own), turns, phase)
+            # Each token was decoded once with drafts, and the prompt read twice.
+            turns[1].seconds -= (counters.reading_s - read_s) / 2
+            read_s = counters.reading_s
             for side, seconds in zip(turns, sides, strict=True):
                 seconds.append(side.seconds / side.tokens)
             steps, tokens = steps + turns[1].steps * len(group), tokens + turns[1].tokens
@@ -146,7 +150,7 @@ def measure(
         drafted=counters.tokens,
         accepted=counters.accepted / counters.tokens if counters.tokens else 0.0,
         accepted_at=[after / before if before else 0.0 for before, after in pairwise(reached)],
-        draft_s=counters.seconds / counters.planned if counters.planned else 0.0,
+        draft_s=(counters.seconds - counters.reading_s) / max(1, counters.planned),
         decode_tokens=tokens,
     )
 

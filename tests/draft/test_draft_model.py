@@ -1,0 +1,115 @@
+"""A draft model: another model's guesses, verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError, DoesNotFit
+from ockham.core.sampling_params import SamplingParams
+from ockham.core.seams import Target
+from ockham.core.speculative import SpeculativeConfig
+from ockham.draft.draft_model import DraftModel
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Request
+from tests.helpers.tiny import tiny_llama, tiny_mistral
+
+VOCABULARY = 97
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("target"), vocab_size=VOCABULARY)
+
+
+@pytest.fixture(scope="module", params=["itself", "window"])
+def draft(
+    request: pytest.FixtureRequest, target: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A model that is always right, and one that hardly ever is."""
+    if request.param == "itself":
+        return target
+    return tiny_mistral(tmp_path_factory.mktemp("other"), vocab_size=VOCABULARY, window=16)
+
+
+def make_engine(target: Path, draft: Path | None, **settings: Any) -> Engine:
+    drafting: Any = "none"
+    if draft is not None:
+        drafting = {
+            "method": "draft_model",
+            "model": str(draft),
+            "adaptive": False,
+            "num_speculative_tokens": 4,
+        }
+    values = {"max_model_len": 200, "skip_tokenizer_init": True, "block_size": 4, "reuse": "none"}
+    config = {**values, "speculative_config": drafting, **settings}
+    return Engine(EngineConfig(model=str(target), **config))
+
+
+def answers(engine: Engine, count: int = 5) -> dict[tuple[str, int], list[int]]:
+    """Greedy and sampled requests of several lengths, and one of several choices."""
+    for i in range(count):
+        params = SamplingParams(
+            temperature=0.0 if i % 2 else 0.9,
+            max_tokens=10 + 7 * i,
+            n=2 if i == 2 else 1,
+            seed=i,
+            ignore_eos=True,
+        )
+        prompt = [(7 * i + 3 * j) % VOCABULARY for j in range(1 + 20 * i)]
+        engine.add(
+            Request(request_id=str(i), prompt_token_ids=prompt, params=params, detokenize=False)
+        )
+    found: dict[tuple[str, int], list[int]] = {}
+    while engine.has_work:
+        for delta in engine.step():
+            found.setdefault((delta.request_id, delta.index), []).extend(delta.token_ids)
+        engine.check_integrity()
+    return found
+
+
+def drafter_of(engine: Engine) -> DraftModel:
+    (drafter,) = engine.speculation.drafters
+    assert isinstance(drafter, DraftModel)
+    return drafter
+
+
+def test_whatever_it_guesses_no_token_changes(target: Path, draft: Path) -> None:
+    engine = make_engine(target, draft)
+    assert answers(engine) == answers(make_engine(target, None))
+    stats = engine.speculation.stats()
+    assert stats.drafts > 0
+    if draft == target:  # greedy or drawn with the same noise, it foretells every token
+        # It is cut short at the end of each of the six answers only.
+        assert stats.accepted_at[3] >= stats.drafts - 6
+    assert drafter_of(engine).state.pages_used == 0
+
+
+def test_it_reads_on_where_preemption_took_a_sequence_back(target: Path, draft: Path) -> None:
+    tight = {"kv_cache_memory_bytes": 160 * 2 * 2 * 2 * 8 * 4, "max_model_len": 150}
+    engine = make_engine(target, draft, **tight)
+    expected = answers(make_engine(target, None, **tight), 4)
+    assert answers(engine, 4) == expected
+    assert engine.scheduler.preemptions > 0
+    assert drafter_of(engine).state.pages_used == 0
+
+
+def test_a_model_with_another_vocabulary_is_refused(target: Path, tmp_path: Path) -> None:
+    other = tiny_llama(tmp_path, vocab_size=VOCABULARY + 3)
+    with pytest.raises(ConfigError, match="has 100 tokens, and the model has 97"):
+        make_engine(target, other)
+
+
+def test_a_model_must_be_named(target: Path) -> None:
+    with pytest.raises(ConfigError, match='needs a "model"'):
+        make_engine(target, None, speculative_config="draft_model")
+
+
+def test_a_model_that_does_not_fit_is_refused(target: Path) -> None:
+    drafter = DraftModel(SpeculativeConfig(method="draft_model", model=str(target)))
+    endless = Target(vocabulary=VOCABULARY, max_model_len=500, sequences=1, cells=10**12)
+    with pytest.raises(DoesNotFit):
+        drafter.attach(endless)
