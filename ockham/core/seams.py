@@ -500,6 +500,36 @@ class Target:
     cells: int
 
 
+class SmallModel(Protocol):
+    """A second model, with a state of its own. A view is one sequence's window onto that."""
+
+    longest: int
+    """Tokens of a sequence, at most."""
+    most_rows: int
+    """Of a step."""
+
+    def open(self) -> Any: ...
+
+    def reserve(self, view: Any, cells: int) -> bool:
+        """Whether the cells up to `cells` can be written to."""
+        ...
+
+    def truncate(self, view: Any, cells: int) -> None: ...
+
+    def release(self, view: Any) -> None: ...
+
+    def bytes(self, view: Any) -> int: ...
+
+    def run(self, chunks: Sequence[tuple[Any, list[int]]]) -> Floats:
+        """Compute the next tokens of some views, whose cells are reserved: (chunks, vocabulary),
+        the logits after each chunk's last token."""
+        ...
+
+    def sample(self, logits: Floats, draws: Sequence[Any]) -> list[int | None]:
+        """The tokens of some draws (`kernels.sampling.Draw`); None where masks left none."""
+        ...
+
+
 @runtime_checkable
 class JointDrafter(Drafter, Protocol):
     """A drafter that proposes for all sequences together, as a model does."""
@@ -507,8 +537,9 @@ class JointDrafter(Drafter, Protocol):
     reading_s: float
     """Seconds of the last proposal that went into reading what it had not read yet."""
 
-    def attach(self, target: Target) -> None:
-        """Begin to work for a model. Raises ConfigError or DoesNotFit if that cannot be."""
+    def attach(self, load: Callable[[str], SmallModel]) -> None:
+        """Begin to work for an engine, which loads models by name. Raises ConfigError or
+        DoesNotFit, as `load` does, if that cannot be."""
         ...
 
     def propose_all(

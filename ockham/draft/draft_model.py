@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from ockham.cache.state import State, View
-from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import Draft, DraftStream, Floats, Ints, Target, Wish
-from ockham.core.speculative import MOST_TOKENS, SpeculativeConfig
-from ockham.core.step import Step
+from ockham.core.seams import Draft, DraftStream, Floats, Ints, SmallModel, Wish
+from ockham.core.speculative import SpeculativeConfig
 from ockham.kernels.sampling import Draw
-from ockham.model.loading import load_model, plan_model
 
 _EDGES = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97)
 _PRIOR = (0.05, 0.12, 0.22, 0.35, 0.5, 0.65, 0.78, 0.88, 0.95)
 """Of a token that the draft model gives a probability between two edges, what is accepted at first;
 then of its second choice, of which the same is thought."""
-ROWS = 512
-"""Most rows of a step: prompts are read in chunks."""
 _BELIEVED = 0.1
 """How much of the time that a drafted token takes is believed at once."""
 
@@ -52,43 +46,17 @@ class DraftModel:
                 'the method "draft_model" needs a "model": {"method": "draft_model", "model": '
                 '"lab-drafter"}.'
             )
-        self._model = config.model
+        self._name = config.model
         self._token_s = 0.0
         self.reading_s = 0.0
 
-    def attach(self, target: Target) -> None:
-        """Load the model. Raises ConfigError if its vocabulary is another, DoesNotFit if there is
-        no room for it."""
-        small = EngineConfig(model=self._model, max_model_len=1, max_num_seqs=1)
-        probed = plan_model(small)
-        found = probed.description.vocab_size
-        if found != target.vocabulary:
-            raise ConfigError(
-                f"the draft model {self._model} has {found} tokens, and the model has "
-                f"{target.vocabulary}: their ids cannot mean the same. Choose a draft model with "
-                "the same tokenizer."
-            )
-        longest = min(target.max_model_len, probed.description.max_position_embeddings)
-        cell_bytes = sum(each.cell_bytes for each in probed.plan.layouts(probed.description))
-        cells = target.cells + (target.sequences + 1) * (small.block_size + MOST_TOKENS)
-        loaded = load_model(
-            EngineConfig(
-                model=self._model,
-                max_model_len=longest,
-                max_num_seqs=target.sequences,
-                max_num_batched_tokens=ROWS,
-                kv_cache_memory_bytes=cells * cell_bytes,
-            )
-        )
-        planes = loaded.backend.allocate(loaded.layouts)
-        self.executor = loaded.backend.bind(loaded.program, planes)
-        self._operations = len(loaded.program.ops)
-        self.state = State(planes, loaded.layouts, longest, loaded.numerics_id)
-        self.longest = longest
+    def attach(self, load: Callable[[str], SmallModel]) -> None:
+        """See `JointDrafter`."""
+        self.model = load(self._name)
 
     def open(self, salt: str) -> ModelStream:
         """See `Drafter`. Streams share nothing but the steps that they are computed in."""
-        return ModelStream(self.state)
+        return ModelStream(self.model)
 
     def propose_all(
         self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
@@ -100,7 +68,7 @@ class DraftModel:
             for stream, wish in zip(streams, wishes, strict=True)
             if isinstance(stream, ModelStream) and wish.most > 0
         ]
-        active = [each for each in making if each.position + each.wish.most < self.longest]
+        active = [each for each in making if each.position + each.wish.most < self.model.longest]
         logits, active = self._catch_up(active)
         self.reading_s = time.perf_counter() - began
         while active:
@@ -131,7 +99,7 @@ class DraftModel:
         left = list(able)
         rows: dict[int, Floats] = {}
         while left:
-            chunks, room = [], ROWS
+            chunks, room = [], self.model.most_rows
             for each in left:
                 if room:
                     tokens = each.stream.unread[:room]
@@ -149,7 +117,7 @@ class DraftModel:
     def _choose(self, active: list[_Making], logits: Floats, worth: float) -> None:
         """Add the next token of each draft, and its second choice if that is worth a row."""
         noisy = [i for i, each in enumerate(active) if each.wish.noise is not None]
-        drawn = self.executor.sample(
+        drawn = self.model.sample(
             logits,
             [
                 Draw(i, noise.params, noise.seed, noise.stream, active[i].position)
@@ -157,7 +125,7 @@ class DraftModel:
                 if (noise := active[i].wish.noise) is not None
             ],
         )
-        drawn_of = {i: one.token for i, one in zip(noisy, drawn, strict=True)}
+        drawn_of = dict(zip(noisy, drawn, strict=True))
         largest = logits.max(axis=1)
         sums = np.exp(logits - largest[:, None]).sum(axis=1)
         for i, each in enumerate(active):
@@ -173,34 +141,10 @@ class DraftModel:
 
     def _run(self, chunks: Sequence[tuple[ModelStream, list[int]]]) -> Floats:
         """Compute tokens, whose cells are reserved; the logits after the last of each stream."""
-        counts = np.array([len(tokens) for _, tokens in chunks], np.int32)
-        starts = np.array([stream.view.length for stream, _ in chunks], np.int32)
-        ends = np.cumsum(counts, dtype=np.int32)
-        owner = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
-        rows = int(ends[-1])
-        cells = np.arange(rows, dtype=np.int32) + np.repeat(starts - ends + counts, counts)
-        tables = self.state.tables([stream.view for stream, _ in chunks])
-        step = Step(
-            ids=np.array([token for _, tokens in chunks for token in tokens], np.int32),
-            positions=cells,
-            sequence=owner,
-            cells=cells,
-            context=cells + 1,
-            tables=tables,
-            slots=tuple(table.slots(owner, cells, self.state.page_tokens) for table in tables),
-            page_tokens=self.state.page_tokens,
-            wants_logits=ends - 1,
-            adapters=np.full(rows, -1, np.int32),
-            seeds=np.zeros(rows, np.uint64),
-            streams=np.zeros(rows, np.uint32),
-            keep=np.ones(rows, np.bool_),
-        )
-        run = self.executor.begin(step)
-        self.executor.run(run, 0, self._operations)
-        output = self.executor.finish(run)
+        logits = self.model.run([(stream.view, tokens) for stream, tokens in chunks])
         for stream, tokens in chunks:
-            stream.advance(tokens)
-        return output.logits
+            stream.read += tokens
+        return logits
 
 
 @dataclass(slots=True)
@@ -257,9 +201,9 @@ class ModelStream:
     """One sequence as the draft model has read it: `read` tokens are in its state, the last
     `drafted` of them only proposed; `unread` are still to be computed."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self.view: View = state.new_view()
+    def __init__(self, model: SmallModel) -> None:
+        self._model = model
+        self.view = model.open()
         self.read: list[int] = []
         self.drafted = 0
         self.unread: list[int] = []
@@ -287,17 +231,11 @@ class ModelStream:
             keep -= 1
         del self.read[keep:]
         self.drafted = 0
-        if self.view.length > keep:
-            self._state.truncate(self.view, keep)
+        self._model.truncate(self.view, keep)
 
     def reserve(self, more: int) -> bool:
         """Whether the next `more` tokens have cells."""
-        return self._state.reserve(self.view, self.view.length + more)
-
-    def advance(self, tokens: list[int]) -> None:
-        """These tokens have been computed."""
-        self.read += tokens
-        self._state.advance(self.view, len(self.read))
+        return self._model.reserve(self.view, len(self.read) + more)
 
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
         """A draft model drafts for all sequences together (`DraftModel.propose_all`)."""
@@ -305,13 +243,9 @@ class ModelStream:
 
     def close(self) -> None:
         """See `DraftStream`."""
-        self._state.release(self.view)
+        self._model.release(self.view)
 
     @property
     def bytes(self) -> int:
         """See `DraftStream`."""
-        pages = [self.view.pages - gone for gone in self.view.let_go]
-        return sum(
-            count * layout.page_bytes
-            for count, layout in zip(pages, self._state.groups, strict=True)
-        )
+        return self._model.bytes(self.view)

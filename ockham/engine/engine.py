@@ -33,6 +33,7 @@ from ockham.engine.drafts import ROOT, Tree
 from ockham.engine.messages import HINTS, Delta, Request, Stats, merged
 from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence, Status
+from ockham.engine.small_model import SmallModel
 from ockham.engine.speculation import Speculation
 from ockham.engine.text import TextOutput
 from ockham.engine.tiering import Pace, open_tiers
@@ -251,7 +252,7 @@ class Engine:
         )
         for drafter in drafters:
             if isinstance(drafter, JointDrafter):
-                drafter.attach(target)
+                drafter.attach(lambda model: SmallModel(model, target))
         return Speculation(config, drafters)
 
     # -- the loop ------------------------------------------------------------------------------

@@ -6,15 +6,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import msgspec
 
 from ockham.core.config import EngineConfig
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
-from ockham.draft.draft_model import ROWS, DraftModel
+from ockham.draft.draft_model import DraftModel
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
+from ockham.engine.small_model import SmallModel
 from ockham.engine.speculation import Speculation
 from ockham.kernels.base import Executor, Run
 from ockham.kernels.sampling import Draw, Drawn
@@ -82,19 +84,20 @@ class Charged:
 
 def charge(drafter: DraftModel, model: str) -> None:
     """From now on a draft model's steps take the time of `model`'s too."""
-    pages, page_tokens = drafter.state.groups[0].pages, drafter.state.page_tokens
+    small = cast(SmallModel, drafter.model)
+    pages, page_tokens = small.state.groups[0].pages, small.state.page_tokens
     settings = {"model": model, "max_model_len": 1, "max_num_seqs": 1, "block_size": page_tokens}
     planned = plan_model(msgspec.convert(settings, EngineConfig))
     (layout,) = planned.plan.layouts(planned.description)
     settings |= {
-        "max_model_len": drafter.longest,
-        "max_num_batched_tokens": ROWS,
+        "max_model_len": small.longest,
+        "max_num_batched_tokens": small.most_rows,
         "kv_cache_memory_bytes": pages * page_tokens * layout.cell_bytes,
     }
     loaded = load_model(msgspec.convert(settings, EngineConfig))
     planes = loaded.backend.allocate(loaded.layouts)
     other = loaded.backend.bind(loaded.program, planes)
-    drafter.executor = Charged(drafter.executor, other, len(loaded.program.ops))
+    small.executor = Charged(small.executor, other, len(loaded.program.ops))
 
 
 BLOCK = 8

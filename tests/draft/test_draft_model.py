@@ -11,10 +11,10 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Target
-from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.draft_model import DraftModel
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
+from ockham.engine.small_model import SmallModel
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 
 VOCABULARY = 97
@@ -71,10 +71,12 @@ def answers(engine: Engine, count: int = 5) -> dict[tuple[str, int], list[int]]:
     return found
 
 
-def drafter_of(engine: Engine) -> DraftModel:
+def pages_used(engine: Engine) -> int:
+    """Of the draft model's state."""
     (drafter,) = engine.speculation.drafters
     assert isinstance(drafter, DraftModel)
-    return drafter
+    assert isinstance(drafter.model, SmallModel)
+    return drafter.model.state.pages_used
 
 
 def test_whatever_it_guesses_no_token_changes(target: Path, draft: Path) -> None:
@@ -85,7 +87,7 @@ def test_whatever_it_guesses_no_token_changes(target: Path, draft: Path) -> None
     if draft == target:  # greedy or drawn with the same noise, it foretells every token
         # It is cut short at the end of each of the six answers only.
         assert stats.accepted_at[3] >= stats.drafts - 6
-    assert drafter_of(engine).state.pages_used == 0
+    assert pages_used(engine) == 0
 
 
 def test_it_reads_on_where_preemption_took_a_sequence_back(target: Path, draft: Path) -> None:
@@ -94,7 +96,7 @@ def test_it_reads_on_where_preemption_took_a_sequence_back(target: Path, draft: 
     expected = answers(make_engine(target, None, **tight), 4)
     assert answers(engine, 4) == expected
     assert engine.scheduler.preemptions > 0
-    assert drafter_of(engine).state.pages_used == 0
+    assert pages_used(engine) == 0
 
 
 def test_a_model_with_another_vocabulary_is_refused(target: Path, tmp_path: Path) -> None:
@@ -109,7 +111,6 @@ def test_a_model_must_be_named(target: Path) -> None:
 
 
 def test_a_model_that_does_not_fit_is_refused(target: Path) -> None:
-    drafter = DraftModel(SpeculativeConfig(method="draft_model", model=str(target)))
     endless = Target(vocabulary=VOCABULARY, max_model_len=500, sequences=1, cells=10**12)
     with pytest.raises(DoesNotFit):
-        drafter.attach(endless)
+        SmallModel(str(target), endless)
