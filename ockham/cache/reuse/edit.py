@@ -18,6 +18,9 @@ from ockham.core.seams import Floats, Given, Ints, PagePool
 ANCHOR_TOKENS = 8
 """So many equal tokens in a row are taken for the same place of two texts."""
 
+NEARLY_ALL = 0.9
+"""A text that has such a share of a prompt is not compared with earlier ones."""
+
 Block = tuple[int, int, int]
 """(start in the new text, start in the old text, tokens)."""
 
@@ -92,6 +95,8 @@ class EditReuse:
             same = sum(count for _, _, count in blocks)
             if same > most:
                 found, most = (text, blocks), same
+            if most >= NEARLY_ALL * len(tokens):
+                break
         return EditSplice(self, Text(tokens, salt), *found, first)
 
     def keep(self, text: Text, recording: Recording) -> None:
@@ -194,10 +199,10 @@ def align(old: Text, new: Ints, least: int) -> list[Block]:
     differ = np.flatnonzero(old.tokens[:most] != new[:most])
     same = int(differ[0]) if len(differ) else most
     blocks = [(0, 0, same)]
-    keys = anchors(new)
+    keys = anchors(new[same:])
     own = theirs = same
-    while own < len(keys):
-        places = old.places(keys[own])
+    while own - same < len(keys):
+        places = old.places(keys[own - same])
         after = bisect_left(places, theirs)
         if after == len(places):
             own += 1
