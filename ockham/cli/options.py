@@ -48,7 +48,8 @@ _ENGINE_HELP = {
     "swap_space": "GiB of memory for keys and values that the pool has no room for.",
     "scheduling_policy": "Order and size of the work in a step: lpm (those that share a prefix run "
     "together) or fcfs.",
-    "reuse": "Which state is not computed again.",
+    "reuse": "Which state is not computed again; 'prefix,chunk,edit' adds what is approximate, for "
+    "requests that ask for it. Options stand behind a name: chunk:recompute_fraction=0.3.",
     "enable_prefix_caching": "Go on from prefixes that were computed before; off is --reuse none.",
     "keep": "Which state stays.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "

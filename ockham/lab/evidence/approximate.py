@@ -13,7 +13,7 @@ from ockham.lab.returning import Query, ask, change, continue_with, returning_do
 from ockham.model.marking import ReuseParams
 from ockham.model.tokenizer import Tokenizer
 
-QUERIES = 96
+QUERIES = 64
 TYPING = {"sessions": 1, "pauses": 80, "functions_above": 8}
 CACHE_CRAFT = (
     "Cache-Craft (Agarwal et al. 2025, arXiv:2502.15734): computes 51% fewer tokens than prefix "
