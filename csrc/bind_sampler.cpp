@@ -19,6 +19,7 @@ namespace ockham {
 namespace {
 
 using Logits = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Reads ockham.kernels.sampling.Draw.
@@ -44,6 +45,16 @@ class DrawReader {
         view.has_allowed = !allowed.is_none();
         if (view.has_allowed)
             for (nb::handle id : allowed) view.allowed.push_back(checked(nb::cast<int64_t>(id)));
+        const nb::object mask = draw.attr("mask");
+        if (!mask.is_none()) {
+            // The draws hold it for as long as they are sampled.
+            const auto words = nb::cast<Words>(mask, false);
+            if (static_cast<int64_t>(words.size()) * 32 < vocabulary_)
+                throw std::invalid_argument("a mask has " + std::to_string(words.size()) +
+                                            " words, too few for a vocabulary of " +
+                                            std::to_string(vocabulary_) + ".");
+            view.mask = words.data();
+        }
         for (nb::handle id : draw.attr("forbidden"))
             view.forbidden.push_back(checked(nb::cast<int64_t>(id)));
         const nb::object biases = params.attr("logit_bias");

@@ -111,6 +111,14 @@ void process(const float* logits, int64_t vocabulary, const DrawView& draw,
         std::fill(z.begin(), z.end(), -infinity);
         for (const int64_t id : draw.allowed) z[id] = logits[id];
     }
+    if (draw.mask != nullptr)
+        for (int64_t first = 0; first < vocabulary; first += 32) {
+            const uint32_t bits = draw.mask[first / 32];
+            if (bits == ~uint32_t{0}) continue;
+            const int64_t stop = std::min(first + 32, vocabulary);
+            for (int64_t id = first; id < stop; ++id)
+                if ((bits >> (id - first) & 1) == 0) z[id] = -infinity;
+        }
     for (const int64_t id : draw.forbidden) z[id] = -infinity;
     for (size_t i = 0; i < draw.biased.size(); ++i) z[draw.biased[i]] += draw.biases[i];
     if (draw.repetition_penalty != 1.0)

@@ -28,6 +28,7 @@ struct DrawView {
     double top_p = 1.0, min_p = 0.0;
     double repetition_penalty = 1.0, presence_penalty = 0.0, frequency_penalty = 0.0;
     bool has_allowed = false;
+    const uint32_t* mask = nullptr;  // token t may come if bit t % 32 of word t / 32 is set
     std::vector<int64_t> allowed, forbidden, biased;
     std::vector<double> biases;
     std::vector<int64_t> seen, output, output_counts;
@@ -36,7 +37,7 @@ struct DrawView {
 
     // Whether the token is the argmax of the unprocessed logits.
     bool plain_greedy() const {
-        return temperature == 0.0 && !has_allowed && forbidden.empty() && biased.empty() &&
+        return temperature == 0.0 && !has_allowed && mask == nullptr && forbidden.empty() && biased.empty() &&
                repetition_penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0;
     }
 };

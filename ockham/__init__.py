@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ockham.core.ledger import Ledger
     from ockham.core.outputs import CompletionOutput, Logprob, RequestOutput, ScoreOutput
     from ockham.core.sampling_params import SamplingParams
+    from ockham.core.structured_outputs import StructuredOutputsParams
     from ockham.model.marking import ReuseParams
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "ReuseParams",
     "SamplingParams",
     "ScoreOutput",
+    "StructuredOutputsParams",
     "__version__",
 ]
 
@@ -57,6 +59,7 @@ _MODULES = {
     "EngineConfig": "ockham.core.config",
     "Ledger": "ockham.core.ledger",
     "SamplingParams": "ockham.core.sampling_params",
+    "StructuredOutputsParams": "ockham.core.structured_outputs",
     **dict.fromkeys(
         ("CompletionOutput", "Logprob", "RequestOutput", "ScoreOutput"), "ockham.core.outputs"
     ),

@@ -358,6 +358,9 @@ class LLM:
     def _submit(self, collector: Collector, listener: Listener | None = None) -> None:
         """Hand a request to the engine; its deltas go to the collector, then to the listener."""
         request = collector.request
+        compiling = self.engine.prepare(request)
+        if compiling is not None:
+            compiling.result()  # beside other callers' steps
         with self._lock:
             self.engine.add(request)
             self._waiting[request.request_id] = (collector, listener)

@@ -3,8 +3,8 @@
 The order in which parameters act is fixed, for every backend:
 
 1.  log probabilities are taken from the unprocessed logits;
-2.  `allowed_token_ids` (everything else is masked), `bad_words`, the stop tokens while fewer than
-    `min_tokens` were generated;
+2.  `structured_outputs` and `allowed_token_ids` (everything else is masked), `bad_words`, the stop
+    tokens while fewer than `min_tokens` were generated;
 3.  `logit_bias`;
 4.  `repetition_penalty`, then `frequency_penalty` and `presence_penalty`;
 5.  division by `temperature` (0 means greedy: the largest logit, the lowest id on a tie);
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from ockham.core.errors import InvalidRequest
+from ockham.core.structured_outputs import StructuredOutputsParams
 
 MAX_LOGPROBS = 20
 """Most alternatives that `logprobs` and `prompt_logprobs` may ask for, as in vLLM's default."""
@@ -37,6 +38,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     `prompt_logprobs`, to score a prompt and generate nothing. `top_k` of 0 or -1 is
     off. `seed=None` takes a fresh seed for each request. `logprobs=k` returns the chosen token and
     the `k` likeliest; `prompt_logprobs=k` the same for each prompt token but the first.
+
+    With `structured_outputs` a text that is complete ends at once ("stop"), and its model may end
+    it only where it may end; with `ignore_eos` it ends only where it must.
     """
 
     n: int = 1
@@ -61,6 +65,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
+    structured_outputs: StructuredOutputsParams | None = None
 
     @property
     def stop_strings(self) -> list[str]:
@@ -111,6 +116,12 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
         self._check_ids("allowed_token_ids", self.allowed_token_ids)
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise InvalidRequest("allowed_token_ids must not be empty.", "allowed_token_ids")
+        structured = self.structured_outputs
+        if structured is not None and not isinstance(structured, StructuredOutputsParams):
+            raise InvalidRequest(
+                f"structured_outputs must be StructuredOutputsParams, got {structured!r}.",
+                "structured_outputs",
+            )
         if self.logit_bias is not None:
             self._check_ids("logit_bias", list(self.logit_bias))
             for token, bias in self.logit_bias.items():

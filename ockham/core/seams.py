@@ -458,6 +458,14 @@ class DraftStream(Protocol):
         ...
 
 
+class Constraint(Protocol):
+    """What an output must look like."""
+
+    def forced(self) -> Sequence[int]:
+        """The only tokens that may come next, one after the other; empty if there is a choice."""
+        ...
+
+
 class Drafter(Protocol):
     """Proposes tokens to verify in the next step."""
 
@@ -546,6 +554,16 @@ class JointDrafter(Drafter, Protocol):
         self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
     ) -> list[Draft | None]:
         """A draft for each stream. `token_s` is what a token is worth, in seconds."""
+        ...
+
+
+@runtime_checkable
+class ConstrainedDrafter(Protocol):
+    """A Drafter that has something to say only of outputs that must look like something."""
+
+    def open_constrained(self, salt: str, constraint: Constraint) -> DraftStream:
+        """Begin with a sequence that follows `constraint`, which is always where the sequence is.
+        The others begin with `open`."""
         ...
 
 

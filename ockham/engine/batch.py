@@ -19,11 +19,11 @@ class Part:
     """One chunk of a step: `start` is its first row's cell, `logits` the rows of the step's logits
     that belong to it, of which the first is wanted by row `first_wanted` of the chunk. `samples`
     says whether its last row chooses the next token; `argmax` is which of the step's argmaxes that
-    is, None if the token is to be drawn from the last of its logits. `runs` are the runs of
-    consecutive cells that its rows stand in, each as (first cell, rows). Rows whose attention is
-    wanted have the cells `scored` and stand in the step's scores from `first_score` on. With a
-    `draft`, `rows` counts its tokens, and each of its rows wants what the last row before it
-    wants."""
+    is, None if the token is to be drawn from the last of its logits, or known without any
+    (`Sequence.forced`). `runs` are the runs of consecutive cells that its rows stand in, each as
+    (first cell, rows). Rows whose attention is wanted have the cells `scored` and stand in the
+    step's scores from `first_score` on. With a `draft`, `rows` counts its tokens, and each of its
+    rows wants what the last row before it wants."""
 
     sequence: Sequence
     start: int
@@ -120,7 +120,7 @@ def build(chunks: list[Chunk], state: State) -> Batch:
         wants = sequence.wanted_logits(chunk.rows)
         samples = chunk.rows == sequence.remaining and not sequence.scores_only
         greedy = samples and sequence.greedy
-        if greedy:
+        if greedy or (samples and sequence.forced is not None):
             wants = wants[:-1]
         parts.append(
             Part(

@@ -10,6 +10,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,6 +22,7 @@ from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.registry import find, make, techniques
+from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import GONE, ApproximateReuse, Drafter, JointDrafter, Reuse, Target
 from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, parse
 from ockham.core.step import Floats, Ints, Step, StepOutput
@@ -35,6 +37,8 @@ from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.small_model import SmallModel
 from ockham.engine.speculation import Speculation
+from ockham.engine.structured.compiler import Grammars
+from ockham.engine.structured.grammar import Grammar, GrammarState
 from ockham.engine.text import TextOutput
 from ockham.engine.tiering import Pace, open_tiers
 from ockham.kernels.sampling import Draw, Drawn
@@ -88,6 +92,7 @@ class Engine:
             most_sequences=config.max_num_seqs,
             most_logits=plan.logits_rows,
         )
+        self.grammars = Grammars(self._tokenizer_described, self.vocabulary)
         self.attachments = Attachments(self.model.program)
         self.on_scored: Callable[[str, Floats], None] | None = None
         """Given a request's id and the logits, (positions, vocabulary), that scored the next tokens
@@ -129,12 +134,22 @@ class Engine:
         """Finish writing what goes to the disk and let others have its directory. Done by itself
         when the engine is no more; it must not be used afterwards."""
         self._closing()
+        self.grammars.close()
 
     # -- requests ------------------------------------------------------------------------------
 
     @property
     def has_work(self) -> bool:
         return bool(self._requests)
+
+    def prepare(self, request: Request) -> Future[Grammar] | None:
+        """Begin to compile what a request needs compiled; None if nothing is. `add` waits for it.
+        Raises InvalidRequest, as the future does, if it can never be served."""
+        asked = request.params.structured_outputs
+        if asked is None:
+            return None
+        self._check(request)
+        return self.grammars.compile(asked)
 
     def add(self, request: Request) -> None:
         """Take a request. Raises InvalidRequest, before any work, if it can never be served."""
@@ -165,6 +180,7 @@ class Engine:
             stop_ids=eos | frozenset(params.stop_token_ids or ()),
             bad_words=self._bad_words(params.bad_words or []),
             text=self._text(request),
+            grammar=self._grammar(params),
             arrival_s=time.monotonic(),
             salt=request.cache_salt,
             approximation=request.approximation,
@@ -172,6 +188,17 @@ class Engine:
             patient=request.patient,
             orderly=request.orderly,
         )
+
+    def _grammar(self, params: SamplingParams) -> GrammarState | None:
+        """The beginning of what an output must look like."""
+        if params.structured_outputs is None:
+            return None
+        grammar = self.grammars.compile(params.structured_outputs).result()
+        return grammar.begin(frozenset() if params.ignore_eos else self._eos)
+
+    def _tokenizer_described(self) -> str:
+        assert self.tokenizer is not None, "checked with the request"
+        return self.tokenizer.described
 
     def export_request(self, request_id: str) -> bytes:
         """Take a request out, between two steps, for `import_request` of another engine. Its
@@ -390,7 +417,11 @@ class Engine:
         ]
         self._walks = {p.sequence: Walk(p, p.draft) for p in parts if p.draft is not None}
         while due:
-            draws = [s.draw(p.logits_row(at)) for s, p, at in due if p.argmax is None]
+            draws = [
+                s.draw(p.logits_row(at))
+                for s, p, at in due
+                if p.argmax is None and s.forced is None
+            ]
             drawn = iter(self._sample(output, draws))
             reached: list[tuple[Sequence, Part, int]] = []
             for sequence, part, at in due:
@@ -423,6 +454,8 @@ class Engine:
         argmax = part.argmax_row(at)
         if argmax is not None:
             return output.argmax[argmax], None
+        if sequence.forced is not None:
+            return sequence.forced, None
         token, row = next(drawn).token, part.logits_row(at)
         return token, self._logprobs(output.logits[row : row + 1], sequence, token)
 
@@ -453,7 +486,9 @@ class Engine:
         """Append a sampled token to its sequence and see whether that ends it."""
         if token is None:  # masks left nothing to choose
             delta = Delta(sequence.request_id, sequence.index)
-            return self._end(sequence, delta, "error", "every token was masked")
+            grammar = sequence.grammar
+            error = None if grammar is None else grammar.error
+            return self._end(sequence, delta, "error", error or "every token was masked")
         if sequence.first_token_s is None:
             sequence.first_token_s = time.monotonic()
         for book in (sequence.ledger, self._total):
@@ -481,6 +516,8 @@ class Engine:
         if stopped:
             by_user = token in (sequence.params.stop_token_ids or ())
             return self._end(sequence, delta, "stop", token if by_user else None)
+        if sequence.grammar is not None and sequence.grammar.complete:
+            return self._end(sequence, delta, "stop")
         if len(sequence.tokens) >= sequence.most_tokens:
             return self._end(sequence, delta, "length")
         return delta
@@ -632,6 +669,11 @@ class Engine:
                 "stop strings and bad_words need a tokenizer, and none was loaded; use "
                 "stop_token_ids, or load one.",
                 "stop" if params.stop_strings else "bad_words",
+            )
+        if self.tokenizer is None and params.structured_outputs is not None:
+            raise InvalidRequest(
+                "structured outputs need a tokenizer, and none was loaded; load one.",
+                "structured_outputs",
             )
         stops = set(params.stop_token_ids or ()) | (set() if params.ignore_eos else self._eos)
         if (

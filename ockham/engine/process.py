@@ -19,33 +19,25 @@ import time
 import traceback
 
 from ockham.core.config import EngineConfig
-from ockham.core.errors import InvalidRequest, OckhamError
+from ockham.core.errors import OckhamError
 from ockham.engine.channel import Channel
 from ockham.engine.engine import Engine
+from ockham.engine.intake import Held, Intake, describe
 from ockham.engine.messages import (
-    Abort,
-    CacheQuery,
-    Delta,
     Died,
     FromEngine,
     Ready,
     Refused,
-    Request,
     Shutdown,
     ToEngine,
 )
 
 STATS_EVERY_S = 0.25
 """While the engine works. Once more when it becomes idle, so that the last figures are exact."""
+INTAKE_S = 0.01
+"""With nothing else to do, how often to look whether requests need wait no longer."""
 LAST_WORDS_S = 2.0
 _PR_SET_PDEATHSIG = 1
-
-
-class Held(set[str]):
-    """The requests that the engine has taken and not finished."""
-
-    def update_from(self, deltas: list[Delta]) -> None:
-        self.difference_update(delta.request_id for delta in deltas if delta.finished)
 
 
 def main() -> int:
@@ -72,7 +64,7 @@ def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Engine | None:
         return None
     except Exception as error:
         traceback.print_exc()
-        channel.send([Died(f"The engine could not be loaded: {_describe(error)}.")])
+        channel.send([Died(f"The engine could not be loaded: {describe(error)}.")])
         channel.drain(LAST_WORDS_S)
         return None
     # What was loaded stays for good: later collections need not look at it.
@@ -85,18 +77,20 @@ def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Engine | None:
 def serve(engine: Engine, channel: Channel[ToEngine]) -> int:
     """Take, step, send, until told to stop. Raises `EOFError` when the other side is gone."""
     held = Held()
+    intake = Intake(engine, held)
     stats_sent_s = 0.0
     idle_reported = False
     while True:
         for message in channel.receive():
             if isinstance(message, Shutdown):
                 return 0
-            channel.send(_take(engine, message, held))
+            channel.send(intake.take(message))
             idle_reported = False
+        channel.send(intake.ready())
         if not engine.has_work:
             channel.send([] if idle_reported else [engine.stats()])
             idle_reported = True
-            channel.wait()
+            channel.wait(INTAKE_S if intake.waiting else None)
             continue
         try:
             deltas = engine.step()
@@ -112,33 +106,10 @@ def serve(engine: Engine, channel: Channel[ToEngine]) -> int:
         channel.send(news)
 
 
-def _take(engine: Engine, message: Request | Abort | CacheQuery, held: Held) -> list[FromEngine]:
-    """Hand one message to the engine; what it answers at once."""
-    if isinstance(message, CacheQuery):
-        return [engine.cache.answer(message)]
-    if isinstance(message, Abort):
-        deltas = engine.abort(message.request_id)
-        held.discard(message.request_id)
-        return [*deltas]
-    try:
-        engine.add(message)
-    except InvalidRequest as error:
-        return [Refused(message.request_id, str(error), error.status, error.param)]
-    except OckhamError as error:
-        return [Refused(message.request_id, str(error), error.status)]
-    except Exception as error:
-        # A fault met by one request is that request's alone: the others go on.
-        traceback.print_exc()
-        reason = f"The engine could not take the request: {_describe(error)}."
-        return [Refused(message.request_id, reason, 500)]
-    held.add(message.request_id)
-    return []
-
-
 def _fail(error: Exception, held: Held, channel: Channel[ToEngine]) -> None:
     """A step that raises leaves state that nobody can vouch for: say so, and end the process."""
     traceback.print_exception(error)
-    reason = f"The engine failed in a step and is being restarted: {_describe(error)}."
+    reason = f"The engine failed in a step and is being restarted: {describe(error)}."
     channel.send([Refused(request_id, reason, 500) for request_id in held])
     channel.send([Died(reason)])
     channel.drain(LAST_WORDS_S)
@@ -153,10 +124,6 @@ def _ready(engine: Engine, load_s: float) -> Ready:
         numerics_id=engine.model.numerics_id,
         load_s=load_s,
     )
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(".: ")
 
 
 def _report(line: str) -> None:

@@ -14,6 +14,7 @@ from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import NOTHING_KEPT, PLAIN, Fetch, Noise, Splice
 from ockham.core.step import Ints
+from ockham.engine.structured.grammar import GrammarState
 from ockham.engine.text import TextOutput
 from ockham.kernels.sampling import NO_TOKENS, Draw, Ids
 
@@ -42,6 +43,7 @@ class Sequence:
         "fetch",
         "finish_reason",
         "first_token_s",
+        "grammar",
         "handle",
         "hint",
         "index",
@@ -89,6 +91,7 @@ class Sequence:
         bad_words: list[list[int]],
         text: TextOutput | None,
         arrival_s: float,
+        grammar: GrammarState | None = None,
         salt: str = "",
         approximation: Approximation | None = None,
         hint: int = PLAIN,
@@ -107,6 +110,8 @@ class Sequence:
         self.stop_ids = stop_ids
         self.bad_words = bad_words
         self.text = text
+        self.grammar = grammar
+        """Where its output stands in the grammar that it must follow."""
         self.arrival_s = arrival_s
         self.salt = salt
         self.hint = hint
@@ -157,6 +162,7 @@ class Sequence:
             and params.logprobs is None
             and params.logit_bias is None
             and params.allowed_token_ids is None
+            and grammar is None
         )
         """Whether, once `min_tokens` is reached, only the position changes from draw to draw, and
         nothing but the token is wanted of it."""
@@ -180,6 +186,7 @@ class Sequence:
             stop_ids=self.stop_ids,
             bad_words=self.bad_words,
             text=text,
+            grammar=None if self.grammar is None else self.grammar.fresh(),
             arrival_s=self.arrival_s,
             salt=self.salt,
             hint=self.hint,
@@ -300,6 +307,18 @@ class Sequence:
         )
 
     @property
+    def forced(self) -> int | None:
+        """The next token, where it is known without any logits, and nothing else is wanted."""
+        if self.grammar is None or not self.scored or self.params.logprobs is not None:
+            return None
+        if self.bad_words or self.params.allowed_token_ids is not None:
+            return None  # which may forbid it
+        if self.generated < self.params.min_tokens:
+            return None
+        tokens = self.grammar.forced()
+        return tokens[0] if tokens else None
+
+    @property
     def may_draft(self) -> bool:
         """Whether several of its next tokens could be verified in one step."""
         return (
@@ -329,6 +348,8 @@ class Sequence:
     def push(self, token: int) -> None:
         """Append a sampled token."""
         self.tokens.append(token)
+        if self.grammar is not None:
+            self.grammar.advance(token)
         if self.penalised:
             self.output_counts[token] += 1
 
@@ -338,6 +359,8 @@ class Sequence:
         draw = Draw(
             row, params, self.seed, self.index, len(self.tokens), forbidden=self._forbidden()
         )
+        if self.grammar is not None:
+            draw.mask = self.grammar.mask()
         if self.penalised:
             draw.output = np.fromiter(self.output_counts, np.int64, len(self.output_counts))
             draw.output_counts = np.fromiter(

@@ -17,7 +17,7 @@ from typing import cast
 import msgspec
 import numpy as np
 
-from ockham.core.seams import Drafter, DraftStream, JointDrafter, Wish
+from ockham.core.seams import ConstrainedDrafter, Drafter, DraftStream, JointDrafter, Wish
 from ockham.core.speculative import DraftStats, SpeculativeConfig
 from ockham.engine.drafts import Tree, choose
 from ockham.engine.sequence import Sequence
@@ -135,7 +135,8 @@ class Speculation:
         self._planned_s = self._usual_s = self._read_s = 0.0
         """What drafting took for the latest step, and usually takes."""
         self._hoped: list[list[float]] | None = None
-        self._hoped_at = -1.0
+        self._hoped_for = (-1.0, False)
+        self._constrained = [isinstance(drafter, ConstrainedDrafter) for drafter in drafters]
         self._steps = 0
         self._known: dict[Sequence, _Known] = {}
 
@@ -190,7 +191,8 @@ class Speculation:
         rows = len(running)
         adaptive = self.config.adaptive
         worth = self.tempo.worth(rows) if adaptive else 0.0
-        hopes = self._hopes(worth)
+        constrained = any(self._constrained) and any(s.grammar is not None for s in running)
+        hopes = self._hopes(worth, constrained)
         if hopes is None:
             return None
         trees = self._trees(running, hopes, worth)
@@ -250,22 +252,33 @@ class Speculation:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _hopes(self, worth: float) -> list[list[float]] | None:
+    def _hopes(self, worth: float, constrained: bool) -> list[list[float]] | None:
         """The shares of each drafter's kinds, of which those that are due for a trial count as
-        worth one; None if no kind is worth a row."""
-        if worth == self._hoped_at and not any(
-            acceptance.changed or acceptance.due(self._steps) for acceptance in self.acceptance
+        worth one; None if no kind is worth a row. `constrained`: an output must look like
+        something."""
+        asked = self._asked(constrained)
+        if (worth, constrained) == self._hoped_for and not any(
+            acceptance.changed or acceptance.due(self._steps)
+            for acceptance, ask in zip(self.acceptance, asked, strict=True)
+            if ask
         ):
             return self._hoped
-        self._hoped_at, self._hoped = worth, self._new_hopes(worth)
+        self._hoped_for, self._hoped = (worth, constrained), self._new_hopes(worth, asked)
         return self._hoped
 
-    def _new_hopes(self, worth: float) -> list[list[float]] | None:
+    def _asked(self, constrained: bool) -> list[bool]:
+        """Of each drafter, whether it has anything to say."""
+        return [constrained or not needs for needs in self._constrained]
+
+    def _new_hopes(self, worth: float, asked: list[bool]) -> list[list[float]] | None:
         hopes = []
         any_worth = False
-        for acceptance in self.acceptance:
+        for acceptance, ask in zip(self.acceptance, asked, strict=True):
             acceptance.changed = False
             shares = acceptance.shares
+            if not ask:
+                hopes.append(shares)
+                continue
             due = acceptance.due(self._steps)
             low = [kind for kind in due if shares[kind] < worth]
             if low:
@@ -336,10 +349,16 @@ class Speculation:
     def _open(self, sequence: Sequence) -> _Known:
         kinds = [len(drafter.kinds) for drafter in self.drafters]
         return _Known(
-            [drafter.open(sequence.salt) for drafter in self.drafters],
+            [self._open_stream(drafter, sequence) for drafter in self.drafters],
             hits=[[0.0] * count for count in kinds],
             trials=[[0.0] * count for count in kinds],
         )
+
+    @staticmethod
+    def _open_stream(drafter: Drafter, sequence: Sequence) -> DraftStream:
+        if sequence.grammar is not None and isinstance(drafter, ConstrainedDrafter):
+            return drafter.open_constrained(sequence.salt, sequence.grammar)
+        return drafter.open(sequence.salt)
 
     def _shares(self, known: _Known, drafter: int, hopes: list[float]) -> list[float]:
         """The shares of all sequences, drawn towards what this one has shown."""

@@ -22,6 +22,7 @@ from ockham.core.sampling_params import SamplingParams
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint32]
 
 NOISE_SPAN = 26.02
 """Largest minus smallest Gumbel noise of a 32-bit word: -ln(-ln(1 - 2^-33)) + ln(-ln(2^-33))."""
@@ -36,9 +37,10 @@ class Draw:
     """One token to choose: from which row, for which parameters, with which noise.
 
     `position` is the index that the new token will have in its sequence. `forbidden` are ids that
-    must not come now. `seen` are the distinct ids of prompt and output (repetition penalty);
-    `output`, `output_counts` the distinct ids of the output and how often each came (frequency and
-    presence penalties). The last three are needed only where a penalty is set.
+    must not come now. Of `mask`, where there is one, token t is bit t % 32 of word t // 32: only
+    those whose bit is set may come. `seen` are the distinct ids of prompt and output (repetition
+    penalty); `output`, `output_counts` the distinct ids of the output and how often each came
+    (frequency and presence penalties). The last three are needed only where a penalty is set.
     """
 
     row: int
@@ -47,6 +49,7 @@ class Draw:
     stream: int
     position: int
     forbidden: Sequence[int] = ()
+    mask: Bits | None = None
     seen: Ids = field(default_factory=lambda: NO_TOKENS)
     output: Ids = field(default_factory=lambda: NO_TOKENS)
     output_counts: Ids = field(default_factory=lambda: NO_TOKENS)
@@ -58,6 +61,7 @@ class Draw:
         return (
             p.temperature == 0.0
             and not self.forbidden
+            and self.mask is None
             and p.logit_bias is None
             and p.allowed_token_ids is None
             and p.repetition_penalty == 1.0
@@ -102,6 +106,9 @@ def process(row: Floats, draw: Draw) -> Doubles:
         kept = np.full_like(z, -np.inf)
         kept[p.allowed_token_ids] = z[p.allowed_token_ids]
         z = kept
+    if draw.mask is not None:
+        bits = np.unpackbits(draw.mask.astype("<u4", copy=False).view(np.uint8), bitorder="little")
+        z[bits[: len(z)] == 0] = -np.inf
     if len(draw.forbidden):
         z[list(draw.forbidden)] = -np.inf
     if p.logit_bias is not None:

@@ -83,6 +83,12 @@ class Tokenizer:
         found: int | None = self._backend.token_to_id(token)
         return found
 
+    @property
+    def described(self) -> str:
+        """The tokenizer as JSON of the `tokenizers` library."""
+        described: str = self._backend.to_str()
+        return described
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of `text`. Special tokens that are spelled out in it are recognised.
 

@@ -3,12 +3,12 @@
 A hypothesis state machine drives one engine through arrivals, steps under changing token budgets
 and thread counts, cancellations and forced preemptions, under any policy and with hints, true or
 not; prompts are cut into whatever chunks that gives, choices are forked off their prompts, trees of
-right and wrong tokens are drafted and verified, state moves to memory and disk and back, and
-requests are exported and imported in the middle of their work. Every choice of every request that
-finishes is compared, token ids and log probabilities, bit for bit, with the same request run alone
-through an engine of one thread that has nothing else to do. One differing bit is a bug, never a
-tolerance. Some requests allow approximate reuse: what they say is their own affair, and must change
-nothing for the others.
+right and wrong tokens are drafted and verified, outputs follow grammars, state moves to memory and
+disk and back, and requests are exported and imported in the middle of their work. Every choice of
+every request that finishes is compared, token ids and log probabilities, bit for bit, with the same
+request run alone through an engine of one thread that has nothing else to do. One differing bit is
+a bug, never a tolerance. Some requests allow approximate reuse: what they say is their own affair, and
+must change nothing for the others.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.kernels.base import Executor
 from tests.helpers.foretelling import foretelling
+from tests.helpers.grammars import GRAMMARS
 
 BUDGETS = (1, 3, 16, 64, 256)
 FEWEST = 3
@@ -87,6 +88,8 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "cache_hint": st.sampled_from([None, None, "keep", "discard"]),
             "patient": st.booleans(),
             "orderly": st.sampled_from([False, False, True]),
+            "grammar": st.sampled_from([None, None, *range(len(GRAMMARS))]),
+            "ignore_eos": st.sampled_from([True, True, False]),
             "scored_share": st.sampled_from([0.0, 0.5, 1.0]),
             "approximate": st.sampled_from([None, None, None, "chunk", "edit"]),
         }
@@ -111,6 +114,11 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     if values.pop("greedy"):
         values |= GREEDY
     how = {name: values.pop(name) for name in ("cache_salt", "cache_hint", "patient", "orderly")}
+    grammar = values.pop("grammar")
+    if grammar is None:
+        values["ignore_eos"] = True
+    else:
+        values["structured_outputs"] = GRAMMARS[grammar]
     score_from = max(1, round(len(prompt) * values.pop("scored_share")))
     asked = None
     if (reuse := values.pop("approximate")) is not None:
@@ -118,7 +126,7 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         chunks = list(zip([0, *ends], ends, strict=False)) if reuse == "chunk" else []
         asked = Approximation(reuse=reuse, chunks=chunks)
         prompt = prompt[30:] + prompt[:30] if len(prompt) > 60 else prompt
-    params = SamplingParams(ignore_eos=True, **values)
+    params = SamplingParams(**values)
     return Request(
         request_id=name,
         prompt_token_ids=prompt,

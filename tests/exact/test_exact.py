@@ -21,6 +21,7 @@ from ockham.kernels.native import core
 from ockham.model.gguf.blocks import READERS
 from tests.exact.machine import FEWEST, ExactnessMachine
 from tests.helpers.gguf_files import write_gguf
+from tests.helpers.grammars import with_grammars
 from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_mixtral
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
@@ -61,7 +62,7 @@ def make_engine(checkpoint: Path, **values: object) -> Engine:
         "max_num_seqs": 8,
         **values,
     }
-    return Engine(EngineConfig(**config))
+    return with_grammars(Engine(EngineConfig(**config)))
 
 
 @pytest.fixture(params=SHARES)

@@ -40,6 +40,13 @@ def logits(seed: int, rows: int, spread: float, vocabulary: int = VOCABULARY) ->
     return (rng.standard_normal((rows, vocabulary)) * spread).astype(np.float32)
 
 
+def words(allowed: np.ndarray) -> np.ndarray:
+    """A mask of the tokens that are allowed."""
+    bits = np.zeros(-(-len(allowed) // 32) * 32, bool)
+    bits[: len(allowed)] = allowed
+    return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
 @given(
     seed=st.integers(0, 10**9),
     spread=st.sampled_from([0.0, 0.1, 3.0, 30.0]),
@@ -50,6 +57,7 @@ def logits(seed: int, rows: int, spread: float, vocabulary: int = VOCABULARY) ->
     repetition_penalty=st.sampled_from([1.0, 1.3]),
     penalty=st.sampled_from([0.0, 0.7]),
     masked=st.booleans(),
+    bits=st.booleans(),
 )
 def test_the_same_token_for_any_parameters(
     sample: object,
@@ -58,6 +66,7 @@ def test_the_same_token_for_any_parameters(
     repetition_penalty: float,
     penalty: float,
     masked: bool,
+    bits: bool,
     **params: float,
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -79,6 +88,7 @@ def test_the_same_token_for_any_parameters(
             row,
             seed % 1000,
             forbidden=[0, 9, 30] if masked else (),
+            mask=words(rng.random(VOCABULARY) < 0.3) if bits else None,
             seen=np.unique(rng.integers(0, VOCABULARY, 60)),
             output=np.arange(5, 25),
             output_counts=rng.integers(1, 9, 20),
@@ -125,6 +135,22 @@ def test_no_token_where_masks_leave_none(sample: object) -> None:
     found = sample(logits(2, 1, 1.0), draws)
     assert found[0] is None
     assert found == expected(logits(2, 1, 1.0), draws)
+
+
+@pytest.mark.parametrize("vocabulary", [64, 65, 95, 4000])
+def test_a_mask_leaves_only_its_tokens(sample: object, vocabulary: int) -> None:
+    rows = logits(3, 1, 5.0, vocabulary)
+    for only in (0, 31, 32, vocabulary - 1):
+        draw = Draw(0, SamplingParams(), 1, 0, 0, mask=words(np.arange(vocabulary) == only))
+        assert sample(rows, [draw]) == expected(rows, [draw]) == [only]
+    nothing = Draw(0, SamplingParams(), 1, 0, 0, mask=words(np.zeros(vocabulary, bool)))
+    assert sample(rows, [nothing]) == expected(rows, [nothing]) == [None]
+
+
+def test_a_mask_of_too_few_words_is_refused(sample: object) -> None:
+    draw = Draw(0, SamplingParams(), 1, 0, 0, mask=np.zeros(2, np.uint32))
+    with pytest.raises(ValueError, match="too few"):
+        sample(logits(3, 1, 1.0), [draw])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

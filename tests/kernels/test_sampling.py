@@ -131,6 +131,23 @@ def test_forbidden_tokens_never_come():
     assert token(row, temperature=0, forbidden=[best]) != best
 
 
+def test_a_mask_acts_before_bias_and_keeps_the_models_shares():
+    row = logits(5)
+    allowed = np.zeros(512, bool)
+    allowed[[3, 40, 77]] = True
+    d = draw(logit_bias={9: 100.0})
+    d.mask = np.packbits(allowed, bitorder="little").view(np.uint32)
+    assert np.flatnonzero(process(row[0], d) > -np.inf).tolist() == [3, 40, 77]
+    shares = np.exp(row[0, [3, 40, 77]].astype(float))
+    found = []
+    for position in range(4000):
+        d.position = position
+        found.append(sample(row, [d])[0].token)
+    counts = [found.count(t) for t in (3, 40, 77)]
+    assert sum(counts) == 4000
+    assert np.allclose(np.array(counts) / 4000, shares / shares.sum(), atol=0.03)
+
+
 def test_masks_that_leave_nothing_give_no_token():
     assert token(logits(1), temperature=0, allowed_token_ids=[5], forbidden=[5]) is None
 

@@ -131,7 +131,7 @@ def _checked(item: Item) -> Item:
         if choice.finish_reason == "error":
             raise InvalidRequest(
                 f"No token could be chosen: {choice.stop_reason}. Loosen allowed_token_ids, "
-                "bad_words or logit_bias."
+                "bad_words, logit_bias or structured_outputs."
             )
     return item
 

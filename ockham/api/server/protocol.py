@@ -12,14 +12,15 @@ from typing import Any, Literal
 import msgspec
 
 from ockham.api.server.errors import describe
+from ockham.api.server.response_format import ResponseFormat
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.model.marking import NATURAL_BOUNDARY, ReuseParams
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "store": (None, False),
     "service_tier": (None, "auto", "default"),
-    "response_format": (None, {"type": "text"}),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
@@ -93,6 +94,8 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputsParams | None = None
     add_special_tokens: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -176,8 +179,20 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
                 "max_tokens": max_tokens,
                 "logprobs": logprobs,
                 "prompt_logprobs": prompt_logprobs,
+                "structured_outputs": self._structured_outputs(),
             }
         )
+
+    def _structured_outputs(self) -> StructuredOutputsParams | None:
+        """What the answer must look like, whichever way it was said."""
+        asked = self.response_format and self.response_format.structured_outputs()
+        if asked is not None and self.structured_outputs is not None:
+            raise InvalidRequest(
+                "response_format and structured_outputs both say what the answer must look like; "
+                "send one of them.",
+                "response_format",
+            )
+        return asked or self.structured_outputs
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):
@@ -284,7 +299,6 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
     store: Any = None
     service_tier: Any = None
-    response_format: Any = None
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None

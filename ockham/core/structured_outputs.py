@@ -1,0 +1,108 @@
+"""What an answer must look like, under the names of vLLM."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from ockham.core.errors import InvalidRequest
+
+MAX_GRAMMAR_BYTES = 1 << 18
+"""Of a schema, expression, list of choices or grammar."""
+_KINDS: dict[str, tuple[type, ...]] = {
+    "json": (str, dict),
+    "json_object": (bool,),
+    "regex": (str,),
+    "choice": (list,),
+    "grammar": (str,),
+}
+_NAME = "structured_outputs"
+
+
+class StructuredOutputsParams(
+    msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """Exactly one of: a JSON schema (`json`, as an object or as text), any JSON object
+    (`json_object`), a regular expression for the whole text (`regex`), a list of texts of which one
+    is the answer (`choice`), or a context-free grammar in Lark's or GBNF's notation (`grammar`).
+
+    `disable_any_whitespace` allows JSON no white space but what its strings hold. Raises
+    InvalidRequest for anything else; what a schema or grammar means is not looked at here.
+    """
+
+    json: str | dict[str, Any] | None = None
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    disable_any_whitespace: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Which of the kinds it is."""
+        return self._given()[0]
+
+    @property
+    def key(self) -> bytes:
+        """What tells two of them apart. The order of a schema's properties is part of it."""
+        return msgspec.json.encode(self)
+
+    def __post_init__(self) -> None:
+        given = self._given()
+        if len(given) != 1:
+            what = " and ".join(given) if given else "nothing"
+            raise InvalidRequest(
+                f"{_NAME} must hold exactly one of {', '.join(_KINDS)}; it holds {what}.", _NAME
+            )
+        kind, value = given[0], getattr(self, given[0])
+        if not isinstance(value, _KINDS[kind]):
+            raise InvalidRequest(f"{_NAME}.{kind} cannot be {type(value).__name__}.", _NAME)
+        if not value and kind != "json":
+            raise InvalidRequest(f"{_NAME}.{kind} must not be empty.", _NAME)
+        if self.disable_any_whitespace and kind not in ("json", "json_object"):
+            raise InvalidRequest(
+                f"{_NAME}.disable_any_whitespace is for JSON only; leave it out with {kind}.", _NAME
+            )
+        if isinstance(self.json, str):
+            self._check_json(self.json)
+        self._check_choice()
+        self._check_size()
+
+    def schema(self) -> str:
+        """The JSON schema as text."""
+        if self.json is None:
+            return '{"type": "object"}'
+        return self.json if isinstance(self.json, str) else json.dumps(self.json)
+
+    def _given(self) -> list[str]:
+        return [kind for kind in _KINDS if getattr(self, kind) not in (None, False)]
+
+    @staticmethod
+    def _check_json(text: str) -> None:
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(f"{_NAME}.json is no valid JSON ({error}).", _NAME) from None
+        if not isinstance(found, dict):
+            raise InvalidRequest(
+                f"{_NAME}.json must be a JSON object, got {type(found).__name__}.", _NAME
+            )
+
+    def _check_choice(self) -> None:
+        for text in self.choice or ():
+            if not isinstance(text, str) or not text:
+                raise InvalidRequest(
+                    f"{_NAME}.choice must hold texts that are not empty, got {text!r}.", _NAME
+                )
+
+    def _check_size(self) -> None:
+        try:
+            size = len(self.key)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidRequest(f"{_NAME} cannot be written as JSON ({error}).", _NAME) from None
+        if size > MAX_GRAMMAR_BYTES:
+            raise InvalidRequest(
+                f"{_NAME} has {size} bytes, at most {MAX_GRAMMAR_BYTES}; make it smaller.", _NAME
+            )

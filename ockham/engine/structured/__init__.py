@@ -1,0 +1,1 @@
+"""Structured outputs: grammars over a tokenizer's vocabulary, and where a sequence is in one."""

@@ -1,0 +1,69 @@
+"""What an answer must look like: what is taken, and what is refused with a reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from ockham import SamplingParams
+from ockham.core.errors import InvalidRequest
+from ockham.core.structured_outputs import MAX_GRAMMAR_BYTES, StructuredOutputsParams
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ({"json": {}}, "json"),
+        ({"json": '{"type": "string"}'}, "json"),
+        ({"json_object": True, "json": None}, "json_object"),
+        ({"regex": "a+"}, "regex"),
+        ({"choice": ["a"], "json_object": False}, "choice"),
+        ({"grammar": "start: /a/"}, "grammar"),
+    ],
+)
+def test_each_kind_is_known_and_survives_the_way_to_the_engine(
+    values: dict[str, Any], kind: str
+) -> None:
+    asked = StructuredOutputsParams(**values)
+    assert asked.kind == kind
+    params = SamplingParams(structured_outputs=asked)
+    sent = msgspec.msgpack.encode(params)
+    assert msgspec.msgpack.decode(sent, type=SamplingParams) == params
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({}, "holds nothing"),
+        ({"regex": "a", "choice": ["a"]}, "regex and choice"),
+        ({"json_object": False}, "holds nothing"),
+        ({"choice": []}, "must not be empty"),
+        ({"choice": ["a", ""]}, "not empty"),
+        ({"choice": ["a", 3]}, "got 3"),
+        ({"choice": "yes"}, "cannot be str"),
+        ({"json": "{"}, "no valid JSON"),
+        ({"json": "[1]"}, "must be a JSON object, got list"),
+        ({"json": 3}, "cannot be int"),
+        ({"json": {"const": object()}}, "cannot be written as JSON"),
+        ({"regex": "a", "disable_any_whitespace": True}, "JSON only"),
+        ({"regex": "a" * MAX_GRAMMAR_BYTES}, "make it smaller"),
+    ],
+)
+def test_what_says_nothing_or_too_much_is_refused(values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason) as refused:
+        StructuredOutputsParams(**values)
+    assert refused.value.param == "structured_outputs"
+
+
+def test_the_order_of_properties_tells_two_schemas_apart() -> None:
+    one = {"properties": {"a": {}, "b": {}}}
+    other = {"properties": {"b": {}, "a": {}}}
+    keys = [StructuredOutputsParams(json=schema).key for schema in (one, other)]
+    assert keys[0] != keys[1]
+
+
+def test_parameters_take_no_plain_mapping() -> None:
+    with pytest.raises(InvalidRequest, match="must be StructuredOutputsParams"):
+        SamplingParams(structured_outputs={"regex": "a"})  # type: ignore[arg-type]
