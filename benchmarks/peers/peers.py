@@ -24,6 +24,8 @@ class Peer:
     build_environment: tuple[tuple[str, str], ...] = ()
     mixed: str = "one request after another"
     """How it serves requests that arrive while others run."""
+    reuses: str = ""
+    """How a request goes on from what was computed for another, for engines that can do so."""
     lacks: tuple[str, ...] = ()
     """Numbers of bits that it has no configuration of, each with the reason."""
 
@@ -31,7 +33,13 @@ class Peer:
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer(OCKHAM, "Ockham", "ockham", mixed="continuous batching"),
+        Peer(
+            OCKHAM,
+            "Ockham",
+            "ockham",
+            mixed="continuous batching",
+            reuses="its radix tree (on by default)",
+        ),
         Peer(
             "llamacpp",
             "llama.cpp",
@@ -42,6 +50,7 @@ PEERS = {
                 ("CMAKE_BUILD_PARALLEL_LEVEL", "2"),
             ),
             mixed="continuous batching, by a loop of ours over llama_decode",
+            reuses="slots that keep their last sequence, by its server's rule, in that loop",
         ),
         Peer(
             "openvino",
@@ -51,6 +60,7 @@ PEERS = {
             unwanted=("torchvision",),  # PyPI's does not import beside torch for CPUs
             torch=True,
             mixed="continuous batching (ContinuousBatchingPipeline)",
+            reuses="`enable_prefix_caching` of the same",
         ),
         Peer(
             "ctranslate2",
@@ -137,7 +147,3 @@ CONFIGURATIONS = (
     Configuration("transformers", "bf16", 16, 16),
 )
 BITS = (8, 4, 16)
-
-
-def of_bits(configurations: list[Configuration], bits: int) -> list[Configuration]:
-    return [each for each in configurations if each.bits == bits]

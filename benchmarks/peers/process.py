@@ -153,6 +153,21 @@ class Worker:
                 raise self._failed(f"served at {first_s} s what arrived at {arrival_s} s")
         return served
 
+    def returning(
+        self, requests: list[tuple[list[int], int]], at_once: int, reuse: bool
+    ) -> list[list[float]]:
+        """Have requests served, so many at once: tokens, seconds of the beginning, of the first
+        token and of the end of each."""
+        answer = self.ask(do="returning", requests=requests, at_once=at_once, reuse=reuse)
+        served: list[list[float]] = answer["served"]
+        wanted, counts = [tokens for _, tokens in requests], [tokens for tokens, *_ in served]
+        if counts != wanted:
+            raise self._failed(f"generated {counts} tokens where {wanted} were asked for")
+        for _, begun_s, first_s, end_s in served:
+            if not 0 <= begun_s < first_s <= end_s:
+                raise self._failed(f"told moments that are out of order: {begun_s}, {first_s}")
+        return served
+
     def peak_bytes(self) -> int:
         """The most memory that the process and its children had resident, pages of mapped files
         included."""

@@ -16,10 +16,21 @@ from dataclasses import asdict, dataclass
 from benchmarks.peers.environments import REPOSITORY, Folder, read_files, worker_environment
 from benchmarks.peers.limits import Limits, Probe
 from benchmarks.peers.others import Others
-from benchmarks.peers.peers import BITS, Configuration, of_bits
+from benchmarks.peers.peers import BITS, Configuration
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.peers.results import DISTURBED_SHARE, Record, Results, beside_bytes_per_s
-from benchmarks.peers.workloads import Batch, FirstToken, Mixed, Workload, prompts, trace
+from benchmarks.peers.shared import requests, warm_requests
+from benchmarks.peers.workloads import (
+    Batch,
+    FirstToken,
+    Mixed,
+    Returning,
+    Warm,
+    Workload,
+    prompts,
+    takes_part,
+    trace,
+)
 from ockham.kernels.cores import allowed_cores
 
 WARMUP_TOKENS = 32
@@ -58,8 +69,16 @@ class Run:
         return whole
 
     def _missing(self, round_: int, bits: int) -> list[Workload]:
-        group = of_bits(self.configurations, bits)
-        return [each for each in self.workloads if not self.results.has(round_, each.name, group)]
+        return [
+            each
+            for each in self.workloads
+            if not self.results.has(round_, each.name, self._group(each, bits))
+        ]
+
+    def _group(self, workload: Workload, bits: int) -> list[Configuration]:
+        return [
+            each for each in self.configurations if each.bits == bits and takes_part(each, workload)
+        ]
 
     def _fits(self, workload: Workload, bits: int) -> bool:
         expected_s = self.results.expected_s(workload.name, bits)
@@ -67,7 +86,6 @@ class Run:
 
     def _round(self, probe: Probe, round_: int, bits: int, workloads: list[Workload]) -> None:
         """All workloads of one round and number of bits for which there is time."""
-        group = of_bits(self.configurations, bits)
         done = []
         with contextlib.ExitStack() as stack:
             workers: dict[str, Worker] = {}
@@ -76,6 +94,7 @@ class Run:
                     self.say(f"no time is left for round {round_}, {workload.name}, {bits} bits")
                     continue
                 begun, cell = time.perf_counter(), time.time()
+                group = self._group(workload, bits)
                 if not isinstance(workload, FirstToken):
                     self._load_missing(round_, group, workload, workers, stack)
                 for each in rotated(group, round_ + self.workloads.index(workload)):
@@ -85,7 +104,9 @@ class Run:
                         record = self._measure(probe, round_, each, workload, workers)
                         if record["others_share"] > DISTURBED_SHARE:
                             self.say(f"{each.name} was disturbed and does it once more")
-                            record = self._measure(probe, round_, each, workload, workers)
+                            record = self._measure(
+                                probe, round_, each, workload, workers, again=True
+                            )
                     except WorkerError as error:
                         self._fail(round_, each, workload, str(error))
                         workers.pop(each.name, None)
@@ -161,6 +182,7 @@ class Run:
         each: Configuration,
         workload: Workload,
         workers: dict[str, Worker],
+        again: bool = False,
     ) -> Record:
         if isinstance(workload, FirstToken):
             read_files(self.folder.model(each))
@@ -172,7 +194,10 @@ class Run:
             return record
         worker = workers[each.name]
         with self._sampled(probe) as record, worker.awake():
-            record |= work(worker, workload, round_, probe.read_rate)
+            if isinstance(workload, (Returning, Warm)):
+                record |= serve_returning(worker, workload, 2 * round_ + again)
+            else:
+                record |= work(worker, workload, round_, probe.read_rate)
         return record
 
     def _worker(self, each: Configuration) -> Worker:
@@ -225,6 +250,22 @@ def work(
         "tokens": workload.prompts * (workload.new_tokens - 1),
         "seconds": done.total_s - done.first_s,
         "read_rates": done.decode_read_rates,
+    }
+
+
+def serve_returning(worker: Worker, workload: Returning | Warm, seed: int) -> Record:
+    """Have a worker serve prompts that share text; what is recorded of it. Each call needs a seed
+    of its own, because engines remember prompts."""
+    if isinstance(workload, Warm):
+        asked, at_once, reuse = warm_requests(workload, seed), 1, True
+    else:
+        asked, at_once, reuse = requests(workload, seed), workload.at_once, workload.reuse
+    served = worker.returning(asked, at_once, reuse)
+    return {
+        "tokens": sum(new_tokens for _, new_tokens in asked),
+        "prompt_tokens": sum(len(prompt) for prompt, _ in asked),
+        "seconds": max(end_s for *_, end_s in served),
+        "first_token_s": [first_s - begun_s for _, begun_s, first_s, _ in served],
     }
 
 

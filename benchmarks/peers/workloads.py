@@ -4,7 +4,10 @@ for all engines of a round."""
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from benchmarks.peers.peers import PEERS, Configuration
 
 VOCABULARY = 32000
 FIRST_ORDINARY_TOKEN = 3
@@ -48,7 +51,54 @@ class FirstToken:
     prompt_tokens: int
 
 
-Workload = Batch | Mixed | FirstToken
+@dataclass(frozen=True)
+class Returning:
+    """Requests whose prompts share text: one of Ockham's own workloads (`ockham.lab.workloads`),
+    `at_once` of its requests at a time, begun in its order. `reuse`: whether the engine may keep
+    what it computed for an earlier request."""
+
+    name: str
+    title: str
+    kind: str
+    settings: tuple[tuple[str, int], ...]
+    at_once: int
+    reuse: bool
+
+
+@dataclass(frozen=True)
+class Warm:
+    """A system prompt, and then in turn new tokens after it, which is there already, and as many
+    new tokens alone."""
+
+    name: str
+    title: str
+    system_tokens: int
+    new_prompt_tokens: int
+    pairs: int
+
+
+Workload = Batch | Mixed | FirstToken | Returning | Warm
+
+RETURNING_BITS = 8
+"""What is reused does not depend on the precision of the weights: one is measured."""
+
+
+def _returning(reuse: bool) -> Iterator[Returning]:
+    """The workloads, cut so that all engines do one in less than two minutes."""
+    without = "" if reuse else "-anew"
+    titles = ("Chat", "Agents", "Documents", "Offline batch")
+    settings = (
+        {"sessions": 2, "turns": 2, "system_sentences": 83, "max_tokens": 16},
+        {"sessions": 2, "calls": 3, "max_tokens": 8},
+        {"queries": 6, "collection": 6, "per_query": 2, "max_tokens": 8},
+        {"prompts": 12, "prefixes": 2, "prefix_sentences": 20, "max_tokens": 8},
+    )
+    for title, chosen in zip(titles, settings, strict=True):
+        kind = title.split()[-1].lower()
+        told = title if reuse else f"{title}, everything computed anew"
+        at_once = 8 if kind == "batch" else 1
+        yield Returning(f"{kind}{without}", told, kind, tuple(chosen.items()), at_once, reuse)
+
 
 WORKLOADS: tuple[Workload, ...] = (
     FirstToken("first-token", "Time to first token from process start", 16),
@@ -57,12 +107,23 @@ WORKLOADS: tuple[Workload, ...] = (
     Batch("prefill-512", "Prefill of 512 tokens", 1, 512, 1),
     Batch("prefill-2048", "Prefill of 2,048 tokens", 1, 2048, 1),
     Mixed("mixed", "Mixed traffic", 8, 2.0, (16, 1024), (16, 256)),
+    Warm("warm", "A warm system prompt", 1000, 48, 6),
+    *_returning(reuse=True),
+    *_returning(reuse=False),
 )
+
+
+def takes_part(configuration: Configuration, workload: Workload) -> bool:
+    """Whether the configuration does the workload at all."""
+    if isinstance(workload, (Returning, Warm)):
+        reuses = PEERS[configuration.peer].reuses
+        return bool(reuses) and configuration.bits == RETURNING_BITS
+    return True
 
 
 def prompts(count: int, tokens: int, seed: str) -> list[list[int]]:
     numbers = random.Random(seed)
-    return [_prompt(numbers, tokens) for _ in range(count)]
+    return [random_prompt(numbers, tokens) for _ in range(count)]
 
 
 def trace(workload: Mixed, seed: str) -> list[tuple[float, list[int], int]]:
@@ -71,13 +132,13 @@ def trace(workload: Mixed, seed: str) -> list[tuple[float, list[int], int]]:
     arrivals = []
     moment_s = 0.0
     for _ in range(workload.requests):
-        prompt = _prompt(numbers, _log_uniform(numbers, *workload.prompt_tokens))
+        prompt = random_prompt(numbers, _log_uniform(numbers, *workload.prompt_tokens))
         arrivals.append((moment_s, prompt, _log_uniform(numbers, *workload.new_tokens)))
         moment_s += numbers.expovariate(workload.requests_per_s)
     return arrivals
 
 
-def _prompt(numbers: random.Random, tokens: int) -> list[int]:
+def random_prompt(numbers: random.Random, tokens: int) -> list[int]:
     return [numbers.randrange(FIRST_ORDINARY_TOKEN, VOCABULARY) for _ in range(tokens)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import llama_cpp as ll
 import numpy as np
@@ -72,12 +72,16 @@ class Context:
         self._batch.n_tokens = 0
         return [self._best(index) for index in indices]
 
-    def forget(self, sequence: int) -> None:
-        ll.llama_memory_seq_rm(ll.llama_get_memory(self._context), sequence, -1, -1)
+    def forget(self, sequence: int, from_position: int) -> None:
+        ll.llama_memory_seq_rm(ll.llama_get_memory(self._context), sequence, from_position, -1)
 
     def _best(self, index: int) -> int:
         logits = ll.llama_get_logits_ith(self._context, index)
         return int(np.ctypeslib.as_array(logits, (self._vocabulary,)).argmax())
+
+
+SLOTS, SIMILARITY = 4, 0.1
+"""The defaults of llama.cpp's server for `--parallel` and `--slot-prompt-similarity`."""
 
 
 @dataclass
@@ -86,10 +90,41 @@ class Running:
 
     arrival: Arrival
     index: int
+    begun_s: float
     prompt_done: int = 0
-    last: int = 0
-    tokens: int = 0
+    given: list[int] = field(default_factory=list)
     first_s: float = 0.0
+
+
+class Slots:
+    """The places for sequences, with what each holds, given out by the rule of llama.cpp's server:
+    the free one that shares the longest prefix with the prompt, if that is more than a tenth of it,
+    else the one that was free for the longest time. What a prompt does not share is dropped."""
+
+    def __init__(self, context: Context, count: int, reuse: bool) -> None:
+        self._context, self._reuse = context, reuse
+        self._free: dict[int, list[int]] = {sequence: [] for sequence in range(count)}
+
+    def take(self, prompt: list[int]) -> tuple[int, int]:
+        """A sequence, and how many tokens of the prompt it holds (never all: the last one has to be
+        computed for its logits)."""
+        common = {slot: _common(held, prompt) for slot, held in self._free.items()}
+        slot = max(common, key=lambda each: common[each])
+        if common[slot] <= SIMILARITY * len(prompt):
+            slot = next(iter(self._free))
+        del self._free[slot]
+        kept = min(common[slot], len(prompt) - 1)
+        self._context.forget(slot, kept)
+        return slot, kept
+
+    def give_back(self, slot: int, holds: list[int]) -> None:
+        self._free[slot] = holds if self._reuse else []
+
+
+def _common(held: list[int], prompt: list[int]) -> int:
+    """Tokens that both begin with."""
+    pairs = zip(held, prompt, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(held), len(prompt)))
 
 
 class LlamaCpp:
@@ -137,39 +172,46 @@ class LlamaCpp:
         return Generated(tokens, start, first, time.perf_counter())
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
+        return self._serve(trace, min(MAX_SEQUENCES, len(trace)), MAX_SEQUENCES, reuse=False)
+
+    def returning(self, trace: list[Arrival], at_once: int, reuse: bool) -> list[Served]:
+        return self._serve(trace, max(at_once, SLOTS), at_once, reuse)
+
+    def _serve(self, trace: list[Arrival], slots: int, at_once: int, reuse: bool) -> list[Served]:
         longest = max(len(each.prompt) + each.new_tokens for each in trace)
-        context = self._context(min(MAX_SEQUENCES, len(trace)), longest)
+        context = self._context(slots, longest)
         try:
-            return self._mixed(context, trace)
+            return self._served(context, trace, Slots(context, slots, reuse), at_once)
         finally:
             context.close()
 
     @staticmethod
-    def _mixed(context: Context, trace: list[Arrival]) -> list[Served]:
+    def _served(context: Context, trace: list[Arrival], slots: Slots, at_once: int) -> list[Served]:
         start = time.perf_counter()
         coming = deque(enumerate(trace))
-        free = deque(range(min(MAX_SEQUENCES, len(trace))))
         running: dict[int, Running] = {}  # sequence -> request
         served: dict[int, Served] = {}
         while coming or running:
             now_s = time.perf_counter() - start
             if not running:
                 now_s = wait_until(start, coming[0][1].arrival_s)
-            while coming and free and coming[0][1].arrival_s <= now_s:
+            while coming and len(running) < at_once and coming[0][1].arrival_s <= now_s:
                 index, arrival = coming.popleft()
-                running[free.popleft()] = Running(arrival, index)
+                begun_s = time.perf_counter() - start
+                sequence, common = slots.take(arrival.prompt)
+                running[sequence] = Running(arrival, index, begun_s, common)
             wanted = _fill(context, running)
             found = context.run(list(wanted.values()))
             now_s = time.perf_counter() - start
             for sequence, token in zip(wanted, found, strict=True):
                 request = running[sequence]
-                request.last, request.tokens = token, request.tokens + 1
+                request.given.append(token)
                 request.first_s = request.first_s or now_s
-                if request.tokens == request.arrival.new_tokens:
-                    served[request.index] = Served(request.tokens, request.first_s, now_s)
-                    context.forget(sequence)
+                count = len(request.given)
+                if count == request.arrival.new_tokens:
+                    served[request.index] = Served(count, request.begun_s, request.first_s, now_s)
+                    slots.give_back(sequence, request.arrival.prompt + request.given[:-1])
                     del running[sequence]
-                    free.append(sequence)
         return [served[index] for index in range(len(trace))]
 
     def _context(self, sequences: int, tokens_each: int) -> Context:
@@ -180,9 +222,9 @@ def _fill(context: Context, running: dict[int, Running]) -> dict[int, int]:
     """The next batch: sequence -> index of the token whose successor is wanted."""
     wanted = {}
     for sequence, request in running.items():
-        if request.tokens:
-            position = len(request.arrival.prompt) + request.tokens - 1
-            wanted[sequence] = context.add(request.last, position, sequence, True)
+        if request.given:
+            position = len(request.arrival.prompt) + len(request.given) - 1
+            wanted[sequence] = context.add(request.given[-1], position, sequence, True)
     for sequence, request in running.items():
         prompt = request.arrival.prompt
         while request.prompt_done < len(prompt) and context.used < MIXED_BATCH_TOKENS:

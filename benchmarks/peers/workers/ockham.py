@@ -9,6 +9,8 @@ import ockham
 from benchmarks.peers.workers.serve import (
     MAX_SEQUENCES,
     POOL_TOKENS,
+    SETTLE_S,
+    WARMUP,
     Arrival,
     Generated,
     Served,
@@ -24,16 +26,22 @@ KV_BYTES_PER_TOKEN = 2 * 22 * 4 * 64 * 2
 class Ockham:
     def __init__(self, path: str) -> None:
         self.version = ockham.__version__
+        self._path = path
+        self._load(reuse=False)
+
+    def _load(self, reuse: bool) -> None:
+        self._reuse = reuse
         self._llm = LLM(
-            path,
+            self._path,
             skip_tokenizer_init=True,
-            enable_prefix_caching=False,
+            enable_prefix_caching=reuse,
             speculative_config="none",  # the checkpoint's weights are random: it repeats itself
             max_num_seqs=MAX_SEQUENCES,
             kv_cache_memory_bytes=POOL_TOKENS * KV_BYTES_PER_TOKEN,
         )
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
+        self._set_reuse(False)
         start = time.perf_counter()
         streams = [self._stream(prompt, new_tokens) for prompt in prompts]
         for stream in streams:
@@ -47,19 +55,36 @@ class Ockham:
         return Generated(tokens, start, first, end)
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
+        self._set_reuse(False)
+        return self._serve(trace, len(trace))
+
+    def returning(self, trace: list[Arrival], at_once: int, reuse: bool) -> list[Served]:
+        self._set_reuse(reuse)
+        return self._serve(trace, at_once)
+
+    def _set_reuse(self, reuse: bool) -> None:
+        if reuse != self._reuse:
+            del self._llm
+            self._load(reuse)
+            self._serve([WARMUP], 1)
+            time.sleep(SETTLE_S)
+
+    def _serve(self, trace: list[Arrival], at_once: int) -> list[Served]:
         """Requests enter between steps: one stream that runs is asked for its next token, which is
         one step for all, and then whatever has arrived meanwhile is added."""
         start = time.perf_counter()
         coming = deque(enumerate(trace))
         running = {}
+        begun: dict[int, float] = {}
         first: dict[int, float] = {}
         served: dict[int, Served] = {}
         while coming or running:
             now_s = time.perf_counter() - start
             if not running:
                 now_s = wait_until(start, coming[0][1].arrival_s)
-            while coming and coming[0][1].arrival_s <= now_s:
+            while coming and len(running) < at_once and coming[0][1].arrival_s <= now_s:
                 index, arrival = coming.popleft()
+                begun[index] = time.perf_counter() - start
                 running[index] = self._stream(arrival.prompt, arrival.new_tokens)
             next(running[min(running)], None)
             now_s = time.perf_counter() - start
@@ -69,7 +94,7 @@ class Ockham:
                     first.setdefault(index, now_s)
                 if output.finished:
                     count = len(output.outputs[0].token_ids)
-                    served[index] = Served(count, first[index], now_s)
+                    served[index] = Served(count, begun[index], first[index], now_s)
                     del running[index]
         return [served[index] for index in range(len(trace))]
 

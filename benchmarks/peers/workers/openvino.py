@@ -15,6 +15,8 @@ import openvino_genai as genai
 
 from benchmarks.peers.workers.serve import (
     MAX_SEQUENCES,
+    SETTLE_S,
+    WARMUP,
     Arrival,
     Generated,
     Served,
@@ -32,6 +34,7 @@ class OpenVino:
         self._path = path
         self._properties = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
         self._pipeline: Any = None
+        self._reuse = False
         self._static()
 
     def _static(self) -> Any:
@@ -42,10 +45,13 @@ class OpenVino:
             )
         return self._pipeline
 
-    def _continuous(self) -> Any:
-        if not isinstance(self._pipeline, genai.ContinuousBatchingPipeline):
-            self._pipeline = None
+    def _continuous(self, reuse: bool) -> Any:
+        if not isinstance(self._pipeline, genai.ContinuousBatchingPipeline) or (
+            reuse != self._reuse
+        ):
+            self._pipeline, self._reuse = None, reuse
             scheduler = genai.SchedulerConfig()
+            scheduler.enable_prefix_caching = reuse
             scheduler.cache_size = CACHE_GB
             scheduler.max_num_seqs = MAX_SEQUENCES
             scheduler.max_num_batched_tokens = STEP_TOKENS
@@ -53,6 +59,8 @@ class OpenVino:
             self._pipeline = genai.ContinuousBatchingPipeline(
                 self._path, scheduler, "CPU", self._properties
             )
+            self._serve([WARMUP], 1)
+            time.sleep(SETTLE_S)
         return self._pipeline
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
@@ -66,19 +74,29 @@ class OpenVino:
         return Generated([list(map(int, row)) for row in result.tokens], start, first, end)
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
-        pipeline = self._continuous()
+        self._continuous(reuse=False)
+        return self._serve(trace, len(trace))
+
+    def returning(self, trace: list[Arrival], at_once: int, reuse: bool) -> list[Served]:
+        self._continuous(reuse)
+        return self._serve(trace, at_once)
+
+    def _serve(self, trace: list[Arrival], at_once: int) -> list[Served]:
+        pipeline = self._pipeline
         start = time.perf_counter()
         coming = deque(enumerate(trace))
         running: dict[int, Any] = {}
         counts: dict[int, int] = {}
+        begun: dict[int, float] = {}
         first: dict[int, float] = {}
         served: dict[int, Served] = {}
         while coming or running:
             now_s = time.perf_counter() - start
             if not running:
                 now_s = wait_until(start, coming[0][1].arrival_s)
-            while coming and coming[0][1].arrival_s <= now_s:
+            while coming and len(running) < at_once and coming[0][1].arrival_s <= now_s:
                 index, arrival = coming.popleft()
+                begun[index] = time.perf_counter() - start
                 ids = ov.Tensor(np.array([arrival.prompt], np.int64))
                 running[index] = pipeline.add_request(index, ids, _greedy(arrival.new_tokens))
             pipeline.step()
@@ -89,7 +107,7 @@ class OpenVino:
                         counts[index] = counts.get(index, 0) + len(output.generated_ids)
                         first.setdefault(index, now_s)
                 if handle.get_status() == genai.GenerationStatus.FINISHED:
-                    served[index] = Served(counts[index], first[index], now_s)
+                    served[index] = Served(counts[index], begun[index], first[index], now_s)
                     del running[index]
         return [served[index] for index in range(len(trace))]
 

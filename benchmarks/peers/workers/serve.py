@@ -9,6 +9,8 @@ each with one line:
         {"tokens": [[..]], "start": T, "first": T, "end": T}
     {"do": "mixed", "trace": [[arrival_s, prompt, new_tokens], ..]}
         {"served": [[tokens, first_s, end_s], ..]}
+    {"do": "returning", "requests": [[prompt, new_tokens], ..], "at_once": N, "reuse": true}
+        {"served": [[tokens, begun_s, first_s, end_s], ..]}
 
 Prompts and tokens are ids, decoding is greedy, no token ends a sequence. S are seconds from the
 start of the call, T are moments on the clock of `time.perf_counter`, which all processes of a
@@ -26,13 +28,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import astuple, dataclass
+from typing import Any, Protocol, runtime_checkable
 
 POOL_TOKENS = 16384
 """Tokens for which an engine that asks for it beforehand reserves state."""
 MAX_SEQUENCES = 16
 """Sequences that an engine with continuous batching may run at once."""
+SETTLE_S = 2.0
+"""For what an engine does in the background after it was loaded anew between two calls."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,17 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Served:
-    """What became of an arrival: tokens generated, and when, in seconds from the start."""
+    """What became of an arrival: tokens generated, and when, in seconds from the start. `begun_s`:
+    when the engine was given it."""
 
     tokens: int
+    begun_s: float
     first_s: float
     end_s: float
+
+
+WARMUP = Arrival(0.0, list(range(100, 132)), 32)
+"""What it then does first."""
 
 
 class Engine(Protocol):
@@ -76,6 +86,15 @@ class Engine(Protocol):
         """Serve requests as they arrive, the engine's best way; they come in order of arrival."""
 
 
+@runtime_checkable
+class Reusing(Engine, Protocol):
+    """An engine that can go on from what it computed for an earlier request."""
+
+    def returning(self, trace: list[Arrival], at_once: int, reuse: bool) -> list[Served]:
+        """Serve requests that are all there at the start, in their order, the next one as soon as
+        fewer than `at_once` run. `reuse`: whether what was computed for one may serve another."""
+
+
 Load = Callable[[str, str, int], Engine]
 """Path, precision and threads -> engine."""
 
@@ -88,7 +107,7 @@ def one_after_another(engine: Engine, trace: list[Arrival]) -> list[Served]:
         wait_until(start, arrival.arrival_s)
         run = engine.generate([arrival.prompt], arrival.new_tokens)
         end_s = time.perf_counter() - start
-        served.append(Served(len(run.tokens[0]), run.first - start, end_s))
+        served.append(Served(len(run.tokens[0]), run.start - start, run.first - start, end_s))
     return served
 
 
@@ -130,6 +149,12 @@ def _answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "mixed":
         served = engine.mixed([Arrival(*fields) for fields in request["trace"]])
         return {"served": [[each.tokens, each.first_s, each.end_s] for each in served]}
+    if request["do"] == "returning":
+        if not isinstance(engine, Reusing):
+            raise ValueError("the engine keeps nothing from one request to the next.")
+        trace = [Arrival(0.0, *fields) for fields in request["requests"]]
+        served = engine.returning(trace, request["at_once"], request["reuse"])
+        return {"served": [astuple(each) for each in served]}
     raise ValueError(f"there is no request {request['do']!r}.")
 
 
