@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.peers.peers import CONFIGURATIONS, Configuration
 from benchmarks.peers.ratios import Ratio, paired_ratio
 from benchmarks.peers.results import DISTURBED_SHARE, Record, beside_bytes_per_s
-from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed
+from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed, Returning, Warm
 
 # The shape of the shared checkpoint, TinyLlama's.
 LAYERS, HIDDEN, INNER, KV_WIDTH, VOCABULARY = 22, 2048, 5632, 256, 32000
@@ -31,7 +31,8 @@ class Sample:
     value: float
     limit_share: float | None = None
     first_token_s: float | None = None
-    """Mixed traffic: the median wait of a request for its first token."""
+    """The median wait of a request for its first token: of mixed traffic and of prompts that share
+    text; after a warm system prompt, that of the new tokens alone."""
 
 
 class Figures:
@@ -136,7 +137,10 @@ class Figures:
             return Sample(run["seconds"])
         value = run["tokens"] / run["seconds"]
         workload = next(each for each in WORKLOADS if each.name == run["workload"])
-        if isinstance(workload, Mixed):
+        if isinstance(workload, Warm):
+            alone, after = run["first_token_s"][1::2], run["first_token_s"][2::2]
+            return Sample(statistics.median(after), first_token_s=statistics.median(alone))
+        if isinstance(workload, (Mixed, Returning)):
             return Sample(value, first_token_s=statistics.median(run["first_token_s"]))
         assert isinstance(workload, Batch), "only batches and mixed traffic count tokens"
         configuration = next(each for each in CONFIGURATIONS if each.name == run["configuration"])
@@ -164,7 +168,7 @@ def _rounds_by_commit(records: Sequence[Record]) -> dict[str, set[int]]:
 
 
 def less_is_better(workload: str) -> bool:
-    return workload in (MEMORY, "first-token")
+    return workload in (MEMORY, "first-token", "warm")
 
 
 def least_seconds(

@@ -18,6 +18,11 @@ class Ratio:
     high: float
     pairs: int
 
+    def __str__(self) -> str:
+        if self.pairs == 1:
+            return f"{self.value:.2f} (one pair)"
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}; {self.pairs})"
+
 
 def paired_ratio(pairs: Sequence[tuple[float, float]]) -> Ratio:
     """The ratio a / b over pairs (a, b) that were measured beside each other.

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from benchmarks.peers.figures import BY_BANDWIDTH, MEMORY, Figures
 from benchmarks.peers.peers import CONFIGURATIONS, Configuration
 from benchmarks.peers.ratios import Ratio
-from benchmarks.peers.workloads import WORKLOADS
+from benchmarks.peers.returning import WARM_GOAL, warm_ratio
+from benchmarks.peers.workloads import WORKLOADS, Warm
 
 DECODE_SHARE = 0.85
 PREFILL_SHARE = 0.60
@@ -32,6 +33,7 @@ def reading(figures: Figures) -> Iterator[str]:
     yield from _shares(figures, "prefill-512", PREFILL_SHARE, "the arithmetic rate")
     yield from _shares(figures, "prefill-2048", PREFILL_SHARE, "the arithmetic rate")
     yield from _batch(figures)
+    yield from _warm(figures)
     yield from _beyond_weights(figures)
 
 
@@ -90,6 +92,17 @@ def _batch(figures: Figures) -> Iterator[str]:
         yield f"- Target for batch 8, {BATCH_GAIN:g} times batch 1: {', '.join(gains)}."
     if leads:
         yield f"- Target for batch 8, {BATCH_LEAD:g} times the best peer: {', '.join(leads)}."
+
+
+def _warm(figures: Figures) -> Iterator[str]:
+    workload = next(each for each in WORKLOADS if isinstance(each, Warm))
+    for each in _ours(figures, workload.name):
+        ratio = warm_ratio(figures, workload, each)
+        yield (
+            f"- Target for the first token after a warm system prompt, at most {WARM_GOAL:g} times "
+            f"the wait of the new tokens alone: {each.precision} {ratio}"
+            f"{'' if ratio.value <= WARM_GOAL else ' (missed)'}."
+        )
 
 
 def _beyond_weights(figures: Figures) -> Iterator[str]:

@@ -7,10 +7,21 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.peers.figures import BY_BANDWIDTH, MEMORY, Figures
 from benchmarks.peers.peers import BITS, CONFIGURATIONS, PEERS, Configuration
-from benchmarks.peers.ratios import Ratio
 from benchmarks.peers.reading import reading
 from benchmarks.peers.results import DISTURBED_SHARE, Record
-from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed, Workload
+from benchmarks.peers.returning import sections
+from benchmarks.peers.workloads import (
+    WORKLOADS,
+    Batch,
+    FirstToken,
+    Mixed,
+    Returning,
+    Warm,
+    takes_part,
+)
+
+Tabled = Batch | Mixed | FirstToken
+"""Workloads that have a section of their own."""
 
 REFERENCE = "transformers-bf16"
 
@@ -47,9 +58,12 @@ def report(records: Sequence[Record]) -> str:
     parts.append("## What is read from it\n")
     parts.append("\n".join(reading(figures)) + "\n")
     for workload in WORKLOADS:
+        if isinstance(workload, (Returning, Warm)):
+            continue
         parts += _section(figures, workload)
         if workload.name == "decode-1":
             parts += _by_bandwidth(figures)
+    parts += sections(figures)
     parts += _memory(figures)
     parts += _agreement(figures)
     parts += _absent(figures)
@@ -92,7 +106,7 @@ def _commits(figures: Figures) -> Iterator[str]:
         yield f"Commits of Ockham that were measured: {'; '.join(each)}.\n"
 
 
-def _section(figures: Figures, workload: Workload) -> Iterator[str]:
+def _section(figures: Figures, workload: Tabled) -> Iterator[str]:
     tables = [table for bits in BITS for table in _table(figures, workload, bits)]
     if tables:
         yield f"## {workload.title}\n"
@@ -100,7 +114,7 @@ def _section(figures: Figures, workload: Workload) -> Iterator[str]:
         yield from tables
 
 
-def _described(workload: Workload) -> str:
+def _described(workload: Tabled) -> str:
     if isinstance(workload, Batch):
         if workload.decodes:
             return (
@@ -122,7 +136,7 @@ def _described(workload: Workload) -> str:
     )
 
 
-def _table(figures: Figures, workload: Workload, bits: int) -> Iterator[str]:
+def _table(figures: Figures, workload: Tabled, bits: int) -> Iterator[str]:
     rows = figures.configurations(workload.name, bits)
     if not rows:
         return
@@ -151,11 +165,11 @@ def _table(figures: Figures, workload: Workload, bits: int) -> Iterator[str]:
     yield ""
 
 
-def _in_seconds(workload: Workload) -> bool:
+def _in_seconds(workload: Tabled) -> bool:
     return not isinstance(workload, (Batch, Mixed))
 
 
-def _rank(figures: Figures, workload: Workload, each: Configuration) -> float:
+def _rank(figures: Figures, workload: Tabled, each: Configuration) -> float:
     """Best first."""
     median = figures.median(workload.name, each)
     return median if _in_seconds(workload) else -median
@@ -226,9 +240,9 @@ def _absent(figures: Figures) -> Iterator[str]:
         missing = [
             workload.title.lower()
             for workload in WORKLOADS
-            if (workload.name, each.name) not in figures.measured
+            if takes_part(each, workload) and (workload.name, each.name) not in figures.measured
         ]
-        if len(missing) == len(WORKLOADS):
+        if len(missing) == sum(takes_part(each, workload) for workload in WORKLOADS):
             missing = ["every workload"]
         if missing and each.name not in figures.failures:
             lines.append(f"- {each.title}, not measured (or not undisturbed): {'; '.join(missing)}")
@@ -241,13 +255,7 @@ def _against(figures: Figures, workload: str, ours: Configuration, each: Configu
     if each.is_ockham:
         return "" if ours is not each else "1"
     ratio = figures.ratio(workload, ours, each)
-    return "no pair" if ratio is None else shown(ratio)
-
-
-def shown(ratio: Ratio) -> str:
-    if ratio.pairs == 1:
-        return f"{ratio.value:.2f} (one pair)"
-    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f}; {ratio.pairs})"
+    return "no pair" if ratio is None else str(ratio)
 
 
 def _row(cells: list[str]) -> str:

@@ -1,30 +1,11 @@
 """The protocol between the peers' benchmark and its workers, with a worker that has no engine."""
 
-import sys
 import time
 
 import psutil
 import pytest
 
-from benchmarks.peers.environments import REPOSITORY
-from benchmarks.peers.process import Worker, WorkerError
-
-COMMAND = [sys.executable, "-m", "tests.helpers.fake_worker"]
-
-
-@pytest.fixture
-def start(tmp_path):
-    workers = []
-
-    def started(behaviour, timeout_s=30.0):
-        worker = Worker(COMMAND, tmp_path / "log", {}, timeout_s, REPOSITORY)
-        workers.append(worker)
-        worker.ask(do="load", path="nowhere", precision=behaviour, threads=1)
-        return worker
-
-    yield started
-    for worker in workers:
-        worker.close()
+from benchmarks.peers.process import WorkerError
 
 
 def test_a_worker_answers_and_what_its_engine_prints_goes_to_the_log(start, tmp_path):

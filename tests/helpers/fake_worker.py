@@ -21,7 +21,7 @@ class Fake:
         if self.behaviour == "hangs":
             time.sleep(60)
         print("an engine that prints on stdout")
-        count = new_tokens - (self.behaviour == "stops early")
+        count = new_tokens - self.behaviour.endswith("stops early")
         start = time.perf_counter()
         tokens = [[sum(prompt) % 100] * count for prompt in prompts]
         first = time.perf_counter()
@@ -33,5 +33,11 @@ class Fake:
         return one_after_another(self, trace)
 
 
+class FakeThatReuses(Fake):
+    def returning(self, trace: list[Arrival], at_once, reuse):
+        return one_after_another(self, trace)
+
+
 if __name__ == "__main__":
-    serve(lambda path, precision, threads: Fake(precision))
+    kinds = {False: Fake, True: FakeThatReuses}
+    serve(lambda path, precision, threads: kinds[precision.startswith("reuses")](precision))

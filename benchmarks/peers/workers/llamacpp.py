@@ -22,6 +22,7 @@ from benchmarks.peers.workers.serve import (
     serve,
     wait_until,
 )
+from benchmarks.peers.workers.slots import SLOTS, Slots
 
 BATCH_TOKENS = 2048
 MIXED_BATCH_TOKENS = 512
@@ -73,15 +74,12 @@ class Context:
         return [self._best(index) for index in indices]
 
     def forget(self, sequence: int, from_position: int) -> None:
+        """Drop the keys and values of a sequence from a position on."""
         ll.llama_memory_seq_rm(ll.llama_get_memory(self._context), sequence, from_position, -1)
 
     def _best(self, index: int) -> int:
         logits = ll.llama_get_logits_ith(self._context, index)
         return int(np.ctypeslib.as_array(logits, (self._vocabulary,)).argmax())
-
-
-SLOTS, SIMILARITY = 4, 0.1
-"""The defaults of llama.cpp's server for `--parallel` and `--slot-prompt-similarity`."""
 
 
 @dataclass
@@ -94,37 +92,6 @@ class Running:
     prompt_done: int = 0
     given: list[int] = field(default_factory=list)
     first_s: float = 0.0
-
-
-class Slots:
-    """The places for sequences, with what each holds, given out by the rule of llama.cpp's server:
-    the free one that shares the longest prefix with the prompt, if that is more than a tenth of it,
-    else the one that was free for the longest time. What a prompt does not share is dropped."""
-
-    def __init__(self, context: Context, count: int, reuse: bool) -> None:
-        self._context, self._reuse = context, reuse
-        self._free: dict[int, list[int]] = {sequence: [] for sequence in range(count)}
-
-    def take(self, prompt: list[int]) -> tuple[int, int]:
-        """A sequence, and how many tokens of the prompt it holds (never all: the last one has to be
-        computed for its logits)."""
-        common = {slot: _common(held, prompt) for slot, held in self._free.items()}
-        slot = max(common, key=lambda each: common[each])
-        if common[slot] <= SIMILARITY * len(prompt):
-            slot = next(iter(self._free))
-        del self._free[slot]
-        kept = min(common[slot], len(prompt) - 1)
-        self._context.forget(slot, kept)
-        return slot, kept
-
-    def give_back(self, slot: int, holds: list[int]) -> None:
-        self._free[slot] = holds if self._reuse else []
-
-
-def _common(held: list[int], prompt: list[int]) -> int:
-    """Tokens that both begin with."""
-    pairs = zip(held, prompt, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(held), len(prompt)))
 
 
 class LlamaCpp:
@@ -181,7 +148,7 @@ class LlamaCpp:
         longest = max(len(each.prompt) + each.new_tokens for each in trace)
         context = self._context(slots, longest)
         try:
-            return self._served(context, trace, Slots(context, slots, reuse), at_once)
+            return self._served(context, trace, Slots(slots, reuse, context.forget), at_once)
         finally:
             context.close()
 
