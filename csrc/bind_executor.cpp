@@ -355,6 +355,8 @@ class StepReader {
         }
         view.wants_logits = array<int32_t>("wants_logits", view.logits_rows);
         view.wants_argmax = array<int32_t>("wants_argmax", view.argmax_rows);
+        view.candidates = nb::cast<int64_t>(step_.attr("candidates"));
+        if (view.candidates < 0) throw std::invalid_argument("candidates are at least 0.");
         if (!step_.attr("extra").is_none()) {
             view.extra = array<int32_t>("extra", view.extra_count);
             int64_t starts = 0;
@@ -480,8 +482,14 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
         *values++ = peak.value;
         argmax.append(peak.token);
     }
+    const auto head_rows = static_cast<size_t>(run.logits.rows + count);
+    auto* tokens = new std::vector<int32_t>(std::move(run.candidates));
+    nb::capsule owner(tokens, [](void* p) noexcept { delete static_cast<std::vector<int32_t>*>(p); });
+    const size_t wanted = tokens->empty() ? 0 : tokens->size() / head_rows;
+    const nb::ndarray<nb::numpy, int32_t, nb::ndim<2>> candidates(tokens->data(), {head_rows, wanted},
+                                                                   owner);
     return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores, argmax,
-                          array_of(std::move(largest)).attr("ravel")());
+                          array_of(std::move(largest)).attr("ravel")(), candidates);
 }
 
 }  // namespace

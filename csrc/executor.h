@@ -143,6 +143,7 @@ struct Activations {
     Buffer experts, expert_weights;        // int32 and float, (R, top_k)
     Buffer expert_x, expert_inner, expert_out;
     Buffer peaks;                          // Peak, (argmax rows, tiles of the vocabulary)
+    Buffer candidates;                     // Peak, (head rows, tiles of the vocabulary, candidates)
     std::vector<int32_t> head_rows;        // rows that want logits, then rows that want an argmax
     AttentionBuffers attention;
     std::vector<Buffer> rows;  // one row for each thread
@@ -175,6 +176,7 @@ struct Run {
     std::vector<AttentionPlan> plans;
     Floats logits;
     std::vector<Peak> argmax;  // in the order of Step.wants_argmax
+    std::vector<int32_t> candidates;  // (head rows, Step.candidates)
     std::vector<std::pair<int64_t, Floats>> hidden_states;
     std::vector<std::pair<int64_t, std::vector<std::vector<float>>>> scores;
 

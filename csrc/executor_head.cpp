@@ -2,6 +2,7 @@
 #include "executor.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 
@@ -13,6 +14,40 @@ void Executor::finish_logits(const ops::Head& op, float* logits, int64_t count) 
     if (op.scale != 1.0f) kernels_.multiply(logits, op.scale, count);
     if (op.softcap != 0.0f) kernels_.softcap(logits, op.softcap, count);
 }
+
+namespace {
+
+// The `wanted` largest of a tile's logits, the largest first, the lowest token first on a tie; -1 where
+// there are no more. Overwrites them.
+void take_largest(const RowKernels& kernels, float* values, int64_t count, int64_t first,
+                  Peak* peaks, int64_t wanted) {
+    for (int64_t i = 0; i < wanted; ++i) {
+        peaks[i] = {-INFINITY, -1};
+        if (i >= count) continue;
+        const int64_t where = kernels.argmax(values, count);
+        peaks[i] = {values[where], first + where};
+        values[where] = -INFINITY;
+    }
+}
+
+// The tokens of the `wanted` largest of all tiles, each of which has its own in order.
+void merge_largest(const Peak* peaks, int64_t tiles, int64_t wanted, std::vector<int64_t>& taken,
+                   std::vector<int32_t>& tokens) {
+    taken.assign(tiles, 0);
+    for (int64_t i = 0; i < wanted; ++i) {
+        int64_t best = -1;
+        Peak peak = {-INFINITY, -1};
+        for (int64_t tile = 0; tile < tiles; ++tile) {
+            if (taken[tile] == wanted) continue;
+            const Peak& next = peaks[tile * wanted + taken[tile]];
+            if (next.token >= 0 && (best < 0 || next.value > peak.value)) best = tile, peak = next;
+        }
+        if (best >= 0) ++taken[best];
+        tokens.push_back(static_cast<int32_t>(peak.token));
+    }
+}
+
+}  // namespace
 
 // One tile of the head: rows that want logits get them; of those that want an argmax the logits
 // live in the thread's own tile only, until their largest is found.
@@ -27,11 +62,23 @@ void Executor::head_tile(Run& run, const ops::Head& op, const PreparedInput& inp
     const int64_t row = tile % cut.row_tiles * cut.rows_per_tile;
     const int64_t row_end = std::min(input.rows, row + cut.rows_per_tile);
     const int64_t split = std::clamp(run.step.logits_rows, row, row_end);
+    const int64_t wanted = run.step.candidates;
+    const auto largest = [&](int64_t i) {
+        return run.activations->candidates.get<Peak>() + (i * cut.panel_tiles + column) * wanted;
+    };
     const float* bias = op.bias.empty() ? nullptr : op.bias.data();
     if (row < split) {
         linear_tile(isa_, matrix, input, row, split, panel, panel_end, logits, matrix.outputs, bias);
         for (int64_t i = row; i < split; ++i)
             finish_logits(op, logits + i * matrix.outputs + first, count);
+        if (wanted > 0) {
+            float* copy = run.activations->tiles[thread].take<float>(count);
+            for (int64_t i = row; i < split; ++i) {
+                const float* from = logits + i * matrix.outputs + first;
+                std::copy(from, from + count, copy);
+                take_largest(kernels_, copy, count, first, largest(i), wanted);
+            }
+        }
     }
     if (split == row_end) return;
     const int64_t width = (panel_end - panel) * panel_outputs;
@@ -46,6 +93,7 @@ void Executor::head_tile(Run& run, const ops::Head& op, const PreparedInput& inp
         finish_logits(op, values, count);
         const int64_t where = kernels_.argmax(values, count);
         peaks[(i - run.step.logits_rows) * cut.panel_tiles + column] = {values[where], first + where};
+        if (wanted > 0) take_largest(kernels_, values, count, first, largest(i), wanted);
     }
 }
 
@@ -63,6 +111,8 @@ void Executor::operator()(Run& run, const ops::Head& op) {
     float* logits = run.logits.memory->take<float>(logits_rows * outputs);
     const Tiling cut = tiling(op.out, rows, pool_.size());
     own.peaks.take<Peak>(run.step.argmax_rows * cut.panel_tiles);
+    const int64_t wanted = run.step.candidates;
+    if (wanted > 0) own.candidates.take<Peak>(rows * cut.panel_tiles * wanted);
     pool_.parallel(cut.tiles(), [&](int64_t tile, int thread) {
         head_tile(run, op, input, cut, tile, thread, logits);
     });
@@ -72,6 +122,11 @@ void Executor::operator()(Run& run, const ops::Head& op) {
         for (int64_t tile = 1; tile < cut.panel_tiles; ++tile) peak.merge(peaks[tile]);
         run.argmax.push_back(peak);
     }
+    if (wanted == 0) return;
+    std::vector<int64_t> taken;
+    const Peak* candidates = own.candidates.get<Peak>();
+    for (int64_t row = 0; row < rows; ++row, candidates += cut.panel_tiles * wanted)
+        merge_largest(candidates, cut.panel_tiles, wanted, taken, run.candidates);
 }
 
 }  // namespace ockham

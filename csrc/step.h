@@ -34,6 +34,7 @@ struct StepView {
     int64_t logits_rows = 0;
     const int32_t* wants_argmax = nullptr;
     int64_t argmax_rows = 0;
+    int64_t candidates = 0;
     const int32_t* extra = nullptr;         // null: no row has extra cells
     const int32_t* extra_starts = nullptr;  // null with `extra`
     int64_t extra_count = 0;

@@ -45,8 +45,9 @@ def speculation(
 
     MODEL computes everything, and its greedy choice is replaced by the next token of a text, so
     that a checkpoint with random weights gains what it would if it had written the text. Texts are
-    read with the tokenizer of the built-in model, whose ids every vocabulary has. 'speed' is of
-    decoding alone: the time without drafts over the time with them.
+    read with the tokenizer of the built-in model, whose ids every vocabulary has; what drafters are
+    told of likely tokens is what the built-in model finds likely where it reads the text. 'speed'
+    is of decoding alone: the time without drafts over the time with them.
     """
     import msgspec
 
@@ -90,7 +91,8 @@ def speculation(
             for drafter in own.drafters:
                 if charge_draft_at is not None and isinstance(drafter, DraftModel):
                     charge(drafter, charge_draft_at)
-            found.append(measure(engine, own, none, kind, texts, batch))
+            reader = Engine(EngineConfig(speculative_config="none")) if own.candidates else None
+            found.append(measure(engine, own, none, kind, texts, batch, reader))
             if not as_json:
                 click.echo(_line(found[-1]))
     if as_json:

@@ -567,6 +567,43 @@ class ConstrainedDrafter(Protocol):
         ...
 
 
+@runtime_checkable
+class LearningDrafter(Protocol):
+    """A Drafter that learns from one sequence for another."""
+
+    def recall(self, vocabulary: Callable[[], str]) -> None:
+        """Take in what was saved. `vocabulary` gives a digest of what the engine's tokens mean.
+        Raises ConfigError if what was saved cannot be used."""
+        ...
+
+    def save(self) -> None:
+        """The engine is no more: save what is to be kept."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Memory that sequences share, about."""
+        ...
+
+
+class ObservingStream(DraftStream, Protocol):
+    """A stream that is told what rows of its sequence found likely."""
+
+    def observe(self, tokens: Ints, candidates: Ints) -> None:
+        """A step had rows of the sequence, drafted ones among them, whose inputs were `tokens`
+        (n,); `candidates` (n, k) are the k likeliest tokens after each, the likeliest first, or -1
+        where nothing is known. Told only while drafting goes on."""
+        ...
+
+
+@runtime_checkable
+class ObservingDrafter(Protocol):
+    """A Drafter whose streams are all observing ones."""
+
+    candidates: ClassVar[int]
+    """How many of the likeliest tokens they are told."""
+
+
 class Candidate(Protocol):
     """What a Policy may know of a sequence."""
 

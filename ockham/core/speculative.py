@@ -10,19 +10,25 @@ import msgspec
 from ockham.core.errors import ConfigError
 
 AUTO, NONE = "auto", "none"
-METHODS = {"ngram": "copying"}
+METHODS = {"ngram": "copying", "suffix": "trie"}
 """vLLM's names of methods that have another one here."""
 MOST_TOKENS = 64
+KEEPING = ("trie", AUTO)
+"""Methods that can keep what they have learned in a file."""
+LEAST_LEARNED_BYTES = 1 << 20
 
 
 class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What drafts, and how much.
 
-    `method` is a drafter's name, "auto" for all that need no model of their own, or "none".
+    `method` is a drafter's name, "auto" for all that need no model of their own and pay
+    together, or "none".
     `num_speculative_tokens` bounds the tokens that are drafted after one; how many they are in a
     step is decided by what they are worth then, unless `adaptive` is false: then it is always as
     many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from. `model`
-    is the draft model of the method "draft_model".
+    is the draft model of the method "draft_model". `learned_bytes` bounds the memory of each
+    drafter that learns from one request for another, of all tenants together; in `learned_file` the
+    drafter "trie" keeps what it has learned, read when an engine starts, written when it ends.
     """
 
     method: str = AUTO
@@ -30,6 +36,8 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     prompt_lookup_min: int = 1
     adaptive: bool = True
     model: str | None = None
+    learned_bytes: int = 64 << 20
+    learned_file: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_speculative_tokens <= MOST_TOKENS:
@@ -40,6 +48,15 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
         if self.prompt_lookup_min < 1:
             raise ConfigError(
                 f"prompt_lookup_min must be at least 1, got {self.prompt_lookup_min}."
+            )
+        if self.learned_bytes < LEAST_LEARNED_BYTES:
+            raise ConfigError(
+                f"learned_bytes must be at least {LEAST_LEARNED_BYTES}, got {self.learned_bytes}."
+            )
+        if self.learned_file is not None and METHODS.get(self.method, self.method) not in KEEPING:
+            raise ConfigError(
+                f"learned_file is kept by the method {' or '.join(KEEPING)}, and the method is "
+                f"{self.method!r}; leave one of them out."
             )
 
 
@@ -57,7 +74,7 @@ class DraftStats(msgspec.Struct, omit_defaults=True):
     reading_s: float = 0.0
     """Of `seconds`, what a draft model took to read prompts."""
     bytes: int = 0
-    """What is known of the running sequences, about."""
+    """What is known of the running sequences, and what they share, about."""
 
 
 Setting = str | dict[str, Any] | None

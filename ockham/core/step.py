@@ -73,6 +73,8 @@ class Step:
     wants_argmax: Ints = field(default_factory=lambda: NO_ROWS)
     """(A,) rows of which only the likeliest token is wanted, none of them in `wants_logits`: their
     logits are never all in memory."""
+    candidates: int = 0
+    """How many of the likeliest tokens are wanted of each row that wants logits or an argmax."""
     wants_scores: dict[int, Ints] = field(default_factory=dict)
     """Layer -> rows whose attention probabilities are wanted, summed over query heads."""
 
@@ -99,3 +101,7 @@ class StepOutput:
     """Of each row of Step.wants_argmax, the token with the largest logit, the lowest on a tie."""
     largest: Floats = field(default_factory=lambda: np.empty(0, np.float32))
     """(A,) the logits of `argmax`."""
+    candidates: Ints = field(default_factory=lambda: np.empty((0, 0), np.int32))
+    """(L + A, candidates) the likeliest tokens of each row of Step.wants_logits, then of
+    Step.wants_argmax, the likeliest first, the lowest first on a tie; -1 where there are no
+    more."""

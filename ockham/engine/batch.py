@@ -59,6 +59,13 @@ class Part:
         """The same among the step's argmaxes; None if the token is to be drawn."""
         return None if self.argmax is None else self.argmax + 1 + number
 
+    def sampling_rows(self, given: int) -> slice:
+        """Where its last row and its draft stand among the rows that the head computes, of which
+        the first `given` want logits."""
+        count = 1 if self.draft is None else 1 + len(self.draft)
+        first = self.logits.stop - count if self.argmax is None else given + self.argmax
+        return slice(first, first + count)
+
 
 @dataclass(slots=True)
 class Walk:

@@ -38,8 +38,8 @@ class Decoding:
         self._views = [s.view for s in sequences if s.view is not None]
         self._let_go = [list(view.let_go) for view in self._views]
         batch = build(self.chunks, state)
-        self.step, self._parts = batch.step, batch.parts
-        self.draws = [p.sequence.draw(p.logits[0]) for p in self._parts if p.argmax is None]
+        self.step, self.parts = batch.step, batch.parts
+        self.draws = [p.sequence.draw(p.logits[0]) for p in self.parts if p.argmax is None]
         self._entries = max(view.pages for view in self._views) + SPARE_PAGES
         self.step.tables = self._roomy_tables()
         self._until_page = self._next_page()
@@ -85,7 +85,7 @@ class Decoding:
             return argmax
         # Nothing is masked, so that each draw has a token.
         tokens = iter([draw.token for draw in drawn if draw.token is not None])
-        return [next(tokens) if p.argmax is None else argmax[p.argmax] for p in self._parts]
+        return [next(tokens) if p.argmax is None else argmax[p.argmax] for p in self.parts]
 
     def advance(self, tokens: list[int]) -> None:
         """The step has run: the next one's rows are `tokens`, one cell further on."""

@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
@@ -23,7 +23,15 @@ from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.registry import find, make, techniques
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import GONE, ApproximateReuse, Drafter, JointDrafter, Reuse, Target
+from ockham.core.seams import (
+    GONE,
+    ApproximateReuse,
+    Drafter,
+    JointDrafter,
+    LearningDrafter,
+    Reuse,
+    Target,
+)
 from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, parse
 from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing, moving
@@ -109,8 +117,9 @@ class Engine:
         self._cost = cost_of(self.model.program, self.model.layouts)
         self.pace = Pace(self._cost)
         self.tiers = open_tiers(config, self.model, self.state, self.pace.seconds)
-        self._closing = weakref.finalize(self, self.tiers.close if self.tiers else _nothing)
         self.speculation = self.make_speculation(drafting, drafters)
+        closes = [self.speculation.save, *([self.tiers.close] if self.tiers else [])]
+        self._closing = weakref.finalize(self, _close_all, closes)
         self.reuse.attach(self.state, self._cost.attention_slope, self.tiers)
         layers = sorted(layer for group in self.model.layouts for layer in group.layers)
         for approximate in self.approximate.values():
@@ -269,7 +278,7 @@ class Engine:
     ) -> Speculation:
         """A controller for this engine, and its drafters unless they are given. `vocabulary` is
         how many tokens its texts have, where they are replayed. Raises ConfigError or DoesNotFit
-        for a draft model that cannot draft for this one."""
+        for a draft model that cannot draft for this one, or learned drafts of other tokens."""
         drafters = make_drafters(config) if drafters is None else drafters
         target = Target(
             vocabulary=vocabulary or self.vocabulary,
@@ -280,6 +289,8 @@ class Engine:
         for drafter in drafters:
             if isinstance(drafter, JointDrafter):
                 drafter.attach(lambda model: SmallModel(model, target))
+            if isinstance(drafter, LearningDrafter):
+                drafter.recall(self._vocabulary_digest)
         return Speculation(config, drafters)
 
     # -- the loop ------------------------------------------------------------------------------
@@ -336,6 +347,7 @@ class Engine:
         self.pace.note(batch.parts, self.backend_s - before_s)
         for part in batch.parts:
             self._observe(part, output)
+        self._tell_likely(batch.step, batch.parts, output)
         billing.book_step(batch.parts, self._cost, self._total)
         self.scheduler.commit(chunks)
         return self._collect(batch.parts, output)
@@ -361,6 +373,7 @@ class Engine:
         self.scheduler.go_on(decoding.chunks)
         output = self._run(decoding.step)
         tokens = decoding.tokens(output.argmax, self._sample(output, decoding.draws))
+        self._tell_likely(decoding.step, decoding.parts, output)
         decoding.advance(tokens)
         self.scheduler.commit(decoding.chunks)
         return [self._append(*each) for each in zip(decoding.sequences, tokens, strict=True)]
@@ -371,6 +384,7 @@ class Engine:
             billing.book_decoding(self._decoding, self._cost, self._total)
 
     def _run(self, step: Step) -> StepOutput:
+        step.candidates = self.speculation.candidates
         with self._in_backend():
             run = self.executor.begin(step)
             for start, stop, hook in self.attachments.ranges():
@@ -399,6 +413,16 @@ class Engine:
         places = slice(part.first_score, part.first_score + len(part.scored))
         layers = part.sequence.splice.layers
         part.sequence.splice.observe(part.scored, [output.scores[n][places] for n in layers])
+
+    def _tell_likely(self, step: Step, parts: list[Part], output: StepOutput) -> None:
+        """Tell drafters which tokens the rows of a step found likely, if they want to know."""
+        if not output.candidates.size:
+            return
+        tokens = step.ids[np.concatenate((step.wants_logits, step.wants_argmax))]
+        for part in parts:
+            if part.samples:
+                rows = part.sampling_rows(len(step.wants_logits))
+                self.speculation.tell(part.sequence, tokens[rows], output.candidates[rows])
 
     def _sample(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
         if not draws:
@@ -742,6 +766,12 @@ class Engine:
         finally:
             self.backend_s += time.perf_counter() - begin
 
+    def _vocabulary_digest(self) -> str:
+        """Of what the tokens mean: of the tokenizer, or of the model where there is none."""
+        if self.tokenizer is not None:
+            return self.tokenizer.digest
+        return self.model.numerics_id
+
     def _bad_words(self, words: list[str]) -> list[list[int]]:
         if self.tokenizer is None:
             return []
@@ -784,5 +814,8 @@ def _reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReuse]]:
     return exact[0] if exact else make("reuse", "none")[1], approximate
 
 
-def _nothing() -> None:
-    """What closing an engine without tiers takes."""
+def _close_all(closes: list[Callable[[], None]]) -> None:
+    """Close the parts of an engine, each of them though another fails."""
+    with ExitStack() as stack:
+        for close in closes:
+            stack.callback(close)

@@ -80,7 +80,8 @@ class Delta(msgspec.Struct, tag="delta", omit_defaults=True):
 
 
 def merged(deltas: list[Delta]) -> list[Delta]:
-    """One delta for each choice that has several, in the order of their first ones."""
+    """One delta for each choice that has several, in the order of their last ones: what finishes
+    a request stays its last."""
     found: dict[tuple[str, int], Delta] = {}
     for delta in deltas:
         key = (delta.request_id, delta.index)
@@ -88,6 +89,7 @@ def merged(deltas: list[Delta]) -> list[Delta]:
         if before is None:
             found[key] = delta
             continue
+        found[key] = found.pop(key)
         before.drafted = before.marks + delta.marks
         before.token_ids = before.token_ids + delta.token_ids
         before.text += delta.text

@@ -17,7 +17,17 @@ from typing import cast
 import msgspec
 import numpy as np
 
-from ockham.core.seams import ConstrainedDrafter, Drafter, DraftStream, JointDrafter, Wish
+from ockham.core.seams import (
+    ConstrainedDrafter,
+    Drafter,
+    DraftStream,
+    Ints,
+    JointDrafter,
+    LearningDrafter,
+    ObservingDrafter,
+    ObservingStream,
+    Wish,
+)
 from ockham.core.speculative import DraftStats, SpeculativeConfig
 from ockham.engine.drafts import Tree, choose
 from ockham.engine.sequence import Sequence
@@ -137,11 +147,39 @@ class Speculation:
         self._hoped: list[list[float]] | None = None
         self._hoped_for = (-1.0, False)
         self._constrained = [isinstance(drafter, ConstrainedDrafter) for drafter in drafters]
+        self._wanted = [
+            drafter.candidates if isinstance(drafter, ObservingDrafter) else 0
+            for drafter in drafters
+        ]
+        self._learning = [each for each in drafters if isinstance(each, LearningDrafter)]
         self._steps = 0
         self._known: dict[Sequence, _Known] = {}
 
     def __bool__(self) -> bool:
         return bool(self.drafters)
+
+    @property
+    def candidates(self) -> int:
+        """How many of the likeliest tokens of each row drafters want to know now."""
+        if self.config.adaptive and not self.account.open:
+            return 0
+        return max(self._wanted, default=0)
+
+    def tell(self, sequence: Sequence, tokens: Ints, candidates: Ints) -> None:
+        """A step had rows of a sequence with these inputs (n,), and these were likely after them:
+        (n, `candidates`)."""
+        known = self._known.get(sequence)
+        if known is None:
+            return
+        for stream, wanted in zip(known.streams, self._wanted, strict=True):
+            if wanted:
+                observing = cast(ObservingStream, stream)
+                observing.observe(tokens, np.ascontiguousarray(candidates[:, :wanted]))
+
+    def save(self) -> None:
+        """The engine is no more: drafters save what they keep."""
+        for drafter in self._learning:
+            drafter.save()
 
     def plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
         """A tree for each of these sequences, all of which decode; None if nothing is worth a row.
@@ -236,6 +274,8 @@ class Speculation:
         """The sequence has ended."""
         known = self._known.pop(sequence, None)
         if known is not None:
+            if self._learning:
+                self._feed(known, sequence)  # others may go on as it ended
             for stream in known.streams:
                 stream.close()
 
@@ -247,6 +287,7 @@ class Speculation:
     def stats(self) -> DraftStats:
         """A copy of the counters."""
         held = sum(stream.bytes for known in self._known.values() for stream in known.streams)
+        held += sum(drafter.bytes for drafter in self._learning)
         accepted_at = list(self.counters.accepted_at)
         return msgspec.structs.replace(self.counters, bytes=held, accepted_at=accepted_at)
 
@@ -339,12 +380,16 @@ class Speculation:
         known = self._known.get(sequence)
         if known is None:
             known = self._known[sequence] = self._open(sequence)
+        self._feed(known, sequence)
+        return known
+
+    def _feed(self, known: _Known, sequence: Sequence) -> None:
+        """Tell the drafters the tokens that are new to them."""
         if known.fed < len(sequence.tokens):
             new = np.array(sequence.tokens[known.fed :], np.int32)
             known.fed = len(sequence.tokens)
             for stream in known.streams:
                 stream.extend(new)
-        return known
 
     def _open(self, sequence: Sequence) -> _Known:
         kinds = [len(drafter.kinds) for drafter in self.drafters]

@@ -52,6 +52,7 @@ class ReferenceRun:
     logits: Floats = field(default_factory=lambda: _NOTHING)
     argmax: list[int] = field(default_factory=list)
     largest: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+    candidates: Ints = field(default_factory=lambda: np.empty((0, 0), np.int32))
     hidden: dict[int, Floats] = field(default_factory=dict)
     scores: dict[int, list[Floats]] = field(default_factory=dict)
     views: dict[tuple[int, int | None], list[View]] = field(default_factory=dict)
@@ -114,7 +115,9 @@ class ReferenceExecutor:
     def finish(self, run: Run) -> StepOutput:
         run = _own(run)
         sampling.check_finite(run.largest)
-        return StepOutput(run.logits, run.hidden, run.scores, run.argmax, run.largest)
+        return StepOutput(
+            run.logits, run.hidden, run.scores, run.argmax, run.largest, run.candidates
+        )
 
     def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
         state = self.planes.read(group, source).copy()
@@ -224,6 +227,17 @@ class ReferenceExecutor:
         run.logits = logits[:given]
         run.argmax = logits[given:].argmax(axis=1).tolist()
         run.largest = logits[given:].max(axis=1)
+        run.candidates = _candidates(logits, step.candidates)
+
+
+def _candidates(logits: Floats, count: int) -> Ints:
+    """The `count` largest of each row, the lowest token first on a tie, -1 where there are no
+    more: (rows, count)."""
+    found: Ints = np.full((len(logits), count), -1, np.int32)
+    if count:
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+        found[:, : order.shape[1]] = order
+    return found
 
 
 def _own(run: Run) -> ReferenceRun:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ockham.core.errors import ConfigError
 from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
 from ockham.kernels.base import Executor, Run
@@ -20,10 +22,18 @@ class Replay:
     """An executor whose greedy requests with seed `s` follow `streams[s]`, prompt included.
 
     A stream must be longer than what is asked of it; raises ConfigError where it is not.
+    `likely[s]`, (tokens of the stream, candidates), is what another model found likely after each
+    of them; without it, the candidates that a drafter wants to know are none.
     """
 
-    def __init__(self, executor: Executor, streams: Mapping[int, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        streams: Mapping[int, Sequence[int]],
+        likely: Mapping[int, Ints] | None = None,
+    ) -> None:
         self._executor = executor
+        self._likely = likely or {}
         self.streams = streams
 
     def begin(self, step: Step) -> Run:
@@ -37,6 +47,8 @@ class Replay:
         output.argmax = [
             self._next(int(step.seeds[row]), int(step.positions[row])) for row in step.wants_argmax
         ]
+        if step.candidates:
+            output.candidates = self._candidates(step)
         return output
 
     def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
@@ -49,6 +61,16 @@ class Replay:
         self, logits: Floats, targets: Ints, top: int
     ) -> list[dict[int, tuple[float, int]]]:
         return self._executor.logprobs(logits, targets, top)
+
+    def _candidates(self, step: Step) -> Ints:
+        """Those that are known of the rows that stand as the stream has it; of the others none."""
+        rows = np.concatenate((step.wants_logits, step.wants_argmax)).tolist()
+        found: Ints = np.full((len(rows), step.candidates), -1, np.int32)
+        for i, row in enumerate(rows):
+            stream, position = int(step.seeds[row]), int(step.positions[row])
+            if stream in self._likely and step.ids[row] == self.streams[stream][position]:
+                found[i] = self._likely[stream][position, : step.candidates]
+        return found
 
     def _next(self, stream: int, position: int) -> int:
         tokens = self.streams[stream]

@@ -20,6 +20,7 @@ from ockham.engine.small_model import SmallModel
 from ockham.engine.speculation import Speculation
 from ockham.kernels.base import Executor, Run
 from ockham.kernels.sampling import Draw, Drawn
+from ockham.lab.reading import likeliest
 from ockham.lab.replay import Replay
 from ockham.lab.statistics import Interval, paired_ratio
 from ockham.lab.streams import Stream
@@ -118,10 +119,14 @@ def measure(
     kind: str,
     streams: Sequence[Stream],
     batch: int,
+    reader: Engine | None = None,
 ) -> Worth:
     """Decode the streams, `batch` at a time, with drafts and without them by turns, a few tokens
     each, and once more with the turns exchanged: so that what the machine does meanwhile, and what
-    the text is like, falls on both. The engine gets its own executor and controller back."""
+    the text is like, falls on both. The engine gets its own executor and controller back.
+
+    The two times are two tenants, so that no drafter has learned a text when it comes again. Where
+    a drafter learns from likely tokens, they are those of `reader`, which reads the streams."""
     executor, before = engine.executor, engine.speculation
     sides: tuple[list[float], list[float]] = ([], [])
     steps = tokens = 0
@@ -129,7 +134,8 @@ def measure(
     counters = own.counters = type(own.counters)()
     try:
         for group in _groups(streams, batch):
-            engine.executor = Replay(executor, {i: s.tokens for i, s in enumerate(group)})
+            likely = {} if reader is None else _likely(reader, group, own.candidates)
+            engine.executor = Replay(executor, {i: s.tokens for i, s in enumerate(group)}, likely)
             turns = (_Side(), _Side())
             for phase in (0, 1):
                 _decode(engine, group, (none, own), turns, phase)
@@ -158,6 +164,12 @@ def measure(
     )
 
 
+def _likely(reader: Engine, group: Sequence[Stream], count: int) -> dict[int, Ints]:
+    if not count:
+        return {}
+    return {number: likeliest(reader, stream.tokens, count) for number, stream in enumerate(group)}
+
+
 def _groups(streams: Sequence[Stream], batch: int) -> Iterator[Sequence[Stream]]:
     for start in range(0, len(streams) - batch + 1, batch):
         yield streams[start : start + batch]
@@ -182,6 +194,7 @@ def _decode(
                 prompt_token_ids=stream.tokens[: stream.prompt],
                 params=params,
                 detokenize=False,
+                cache_salt=f"phase {phase}",
             )
         )
     waiting = {f"stream-{number}" for number in range(len(group))}

@@ -6,6 +6,7 @@ a step has no padding, and a prompt is never cut without being asked.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,11 @@ class Tokenizer:
         ]
         if named:
             self._backend.add_special_tokens(list(named))
+
+    @property
+    def digest(self) -> str:
+        """Of what tokens mean: two tokenizers with the same one number every text alike."""
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
     @property
     def eos_token_id(self) -> int | None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ockham.core.seams import Draft
 from ockham.engine.drafts import ROOT, Tree, choose
+from ockham.engine.messages import Delta, merged
 from ockham.engine.speculation import Acceptance, Account
 from ockham.engine.tempo import Tempo
 
@@ -166,3 +167,16 @@ def test_the_best_of_a_tree_is_a_tree() -> None:
     assert tree.best(4) is tree
     best = tree.best(2)
     assert (best.tokens, best.parents) == ([3, 4], [ROOT, 0])
+
+
+def test_what_finishes_a_request_stays_its_last_delta() -> None:
+    """One choice gets more tokens of its draft than the other, and is the last to end."""
+    deltas = [Delta("a", 0, [1]), Delta("a", 1, [2], finish_reason="stop"), Delta("b", 0, [3])]
+    last = Delta("a", 0, [4], finish_reason="length", finished=True)
+    together = merged([*deltas, last])
+    assert [(d.request_id, d.index, d.token_ids) for d in together] == [
+        ("a", 1, [2]),
+        ("b", 0, [3]),
+        ("a", 0, [1, 4]),
+    ]
+    assert [d.finished for d in together] == [False, False, True]

@@ -25,6 +25,7 @@ from ockham.core.approximation import Approximation
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.registry import find
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.speculative import parse
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.kernels.base import Executor
@@ -32,6 +33,8 @@ from tests.helpers.foretelling import foretelling
 from tests.helpers.grammars import GRAMMARS
 
 BUDGETS = (1, 3, 16, 64, 256)
+DRAFTERS = ["copying", "grammar", "recycling", "trie", "trigram"]
+"""Those that need no model of their own."""
 FEWEST = 3
 """Requests of an example: hypothesis begins with examples in which as little happens as may."""
 
@@ -231,6 +234,14 @@ class ExactnessMachine(RuleBasedStateMachine):
     @rule()
     def draft_as_it_pleases(self) -> None:
         self._use_own_drafts()
+
+    @rule(method=st.sampled_from(DRAFTERS))
+    def draft_by(self, method: str) -> None:
+        """From now on, verify all that one drafter has."""
+        self._count_drafts()
+        self.engine.speculation = self.engine.make_speculation(
+            parse({"method": method, "adaptive": False})
+        )
 
     def _use_own_drafts(self) -> None:
         self._count_drafts()

@@ -69,6 +69,34 @@ def test_argmax_is_that_of_the_logits(name: str, backend: Backend) -> None:
             assert np.array_equal(one.view(np.uint32), other.view(np.uint32))
 
 
+@pytest.mark.parametrize("wanted", [1, 8])
+@pytest.mark.parametrize("name", SHAPES)
+def test_candidates_are_the_largest_logits(name: str, wanted: int, backend: Backend) -> None:
+    """Of rows with logits and rows without; nothing else changes a bit."""
+    model = on(backend, SHAPES[name])
+    parts = [Part(0, tokens(70)), Part(1, tokens(9))]
+    rows: dict[str, list[int]] = {"wants_logits": [5, 71], "wants_argmax": [0, 13, 69, 70, 78]}
+    plain = Stepper(model).step(parts, **rows)
+    found = Stepper(model).step(parts, candidates=wanted, **rows)
+    assert found.argmax == plain.argmax
+    assert np.array_equal(found.largest, plain.largest)
+    assert np.array_equal(found.logits, plain.logits)
+    assert plain.candidates.size == 0
+    logits = Stepper(model).step(parts, wants_logits=[0, 5, 13, 69, 70, 71, 78]).logits
+    order = np.argsort(-logits[[1, 5, 0, 2, 3, 4, 6]], axis=1, kind="stable")[:, :wanted]
+    assert found.candidates.tolist() == order.tolist()
+
+
+def test_candidates_are_found_across_tiles_the_lowest_first_on_a_tie(backend: Backend) -> None:
+    logits = np.random.default_rng(1).uniform(-3, 1, WIDE).astype(np.float32)
+    logits[[4000, 17, 4999, 18]] = 2.0
+    logits[2500] = 3.0
+    found = with_logits(backend, logits).step(
+        [Part(0, [1, 2])], wants_logits=[0], wants_argmax=[1], candidates=5
+    )
+    assert found.candidates.tolist() == [[2500, 17, 18, 4000, 4999]] * 2
+
+
 @pytest.mark.parametrize(
     "peaks", [{0: 2.0}, {4999: 2.0}, {17: 2.0, 4000: 2.0}, {4000: 2.0, 4001: 2.0, 4999: 2.0}]
 )
