@@ -39,6 +39,8 @@ _SEAM_FIELDS = {
     "drafter": "speculative_config",
     "policy": "scheduling_policy",
 }
+_SETTINGS = {"draft_model": {"method": "draft_model", "model": "lab-drafter"}}
+"""What stands for a technique's name where the name alone is not enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,14 @@ def parts() -> list[Part]:
         Part("reuse", "prefix+swap", True, {"reuse": "prefix", "swap_space": 1 / 64}),
     ]
     return own + [
-        Part(each.seam, each.name, each.exact, {_SEAM_FIELDS[each.seam]: each.name})
+        Part(each.seam, each.name, each.exact, {_SEAM_FIELDS[each.seam]: _setting(each.name)})
         for each in techniques()
         if not (each.seam == "format" and issubclass(each.cls, BlockFormat))
     ]
+
+
+def _setting(name: str) -> Any:
+    return _SETTINGS.get(name, name)
 
 
 def compose(bench: Bench, chosen: Sequence[Part] | None = None) -> list[Cell]:
