@@ -38,6 +38,7 @@ class DraftModel:
 
     name: ClassVar[str] = "draft_model"
     automatic: ClassVar[bool] = False
+    needs_model: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = _PRIOR + _PRIOR
 
     def __init__(self, config: SpeculativeConfig) -> None:

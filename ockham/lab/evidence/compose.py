@@ -19,8 +19,9 @@ import msgspec
 
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
-from ockham.core.registry import techniques
+from ockham.core.registry import Technique, techniques
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.speculative import NONE
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.lab.evidence.bench import Bench, requests, run, watched
@@ -32,6 +33,8 @@ LENGTHS = (3, 40, 17, 70, 1, 25)
 GENERATED = 24
 CHUNK = 20
 """Tokens of a chunk, where some are marked."""
+DRAFT_MODEL = "lab-drafter"
+"""Where a drafter needs a model: the pairs run on the lab model."""
 _SEAM_FIELDS = {
     "format": "quantization",
     "reuse": "reuse",
@@ -39,8 +42,6 @@ _SEAM_FIELDS = {
     "drafter": "speculative_config",
     "policy": "scheduling_policy",
 }
-_SETTINGS = {"draft_model": {"method": "draft_model", "model": "lab-drafter"}}
-"""What stands for a technique's name where the name alone is not enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +112,20 @@ def parts() -> list[Part]:
         Part("reuse", "prefix+swap", True, {"reuse": "prefix", "swap_space": 1 / 64}),
     ]
     return own + [
-        Part(each.seam, each.name, each.exact, {_SEAM_FIELDS[each.seam]: _setting(each.name)})
+        Part(each.seam, each.name, each.exact, {_SEAM_FIELDS[each.seam]: _setting(each)})
         for each in techniques()
         if not (each.seam == "format" and issubclass(each.cls, BlockFormat))
     ]
 
 
-def _setting(name: str) -> Any:
-    return _SETTINGS.get(name, name)
+def _setting(technique: Technique) -> Any:
+    """What chooses it. A drafter always drafts here: whether it pays is not the question."""
+    if technique.seam != "drafter" or technique.name == NONE:
+        return technique.name
+    chosen = {"method": technique.name, "adaptive": False}
+    if getattr(technique.cls, "needs_model", False):
+        chosen["model"] = DRAFT_MODEL
+    return chosen
 
 
 def compose(bench: Bench, chosen: Sequence[Part] | None = None) -> list[Cell]:
