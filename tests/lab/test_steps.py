@@ -21,7 +21,11 @@ pytestmark = pytest.mark.skipif(core is None, reason="the probes are those of th
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     model: Path = tiny_llama(tmp_path_factory.mktemp("tiny"))
     config = EngineConfig(
-        model=str(model), skip_tokenizer_init=True, max_num_seqs=8, enable_prefix_caching=False
+        model=str(model),
+        skip_tokenizer_init=True,
+        max_num_seqs=8,
+        enable_prefix_caching=False,
+        speculative_config="none",
     )
     return Engine(config)
 
