@@ -18,10 +18,10 @@ import numpy as np
 from ockham.cache.state import State, View
 from ockham.cache.store.stats import TierStats
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.errors import InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
-from ockham.core.registry import find, make, techniques
+from ockham.core.registry import find
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import (
     GONE,
@@ -32,14 +32,16 @@ from ockham.core.seams import (
     Reuse,
     Target,
 )
-from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, parse
+from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing, moving
 from ockham.engine.attach import Attachments, Hook
 from ockham.engine.batch import Part, Walk, build
 from ockham.engine.cache_report import CacheKeeper
+from ockham.engine.chosen import choose_reuses, make_drafters
 from ockham.engine.decoding import Decoding
 from ockham.engine.drafts import ROOT, Tree
+from ockham.engine.limits import Limits
 from ockham.engine.messages import HINTS, Delta, Request, Stats, merged
 from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence, Status
@@ -79,7 +81,7 @@ class Engine:
                 ("keep", config.keep),
             )
         }
-        self.reuse, self.approximate = _reuses(config)
+        self.reuse, self.approximate = choose_reuses(config)
         drafting = parse(config.speculative_config)
         drafters = make_drafters(drafting)
         self.model: LoadedModel = load_model(config, progress)
@@ -135,6 +137,16 @@ class Engine:
         self.cache = CacheKeeper(self.reuse, self.state, decode)
         """Shows and pins what the reuse holds."""
         self._eos = frozenset(self.model.eos_token_ids)
+        self._limits = Limits(
+            vocabulary=self.vocabulary,
+            max_model_len=self.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            chunk=config.max_num_batched_tokens,
+            state=self.state,
+            has_tokenizer=self.tokenizer is not None,
+            eos=self._eos,
+            approximate=self.approximate,
+        )
         self._requests: dict[str, list[Sequence]] = {}
         self._arrivals = itertools.count()
         self._seeds = random.Random(config.seed)
@@ -236,7 +248,7 @@ class Engine:
         moved = moving.unpack(data, self.state.numerics_id)
         request, now_s = moved.request, time.monotonic()
         self._check(request)
-        self._check_moved(moved)
+        self._limits.check_moved(moved)
         first = self._first(request, moved.seed)
         first.most_tokens, first.stop_ids = moved.most_tokens, frozenset(moved.stop_ids)
         group = [first, *(first.choice(c.index, self._text(request)) for c in moved.choices[1:])]
@@ -655,106 +667,10 @@ class Engine:
         self.state.check_integrity(views, kept)
 
     def _check(self, request: Request) -> None:
-        tokens, params = request.prompt_token_ids, request.params
+        """Raise InvalidRequest unless it could be served."""
         if request.request_id in self._requests:
             raise InvalidRequest(f"a request {request.request_id!r} is already running.")
-        if not tokens:
-            raise InvalidRequest("the prompt is empty; give at least one token.", "prompt")
-        if min(tokens) < 0 or max(tokens) >= self.vocabulary:
-            wrong = next(t for t in tokens if not 0 <= t < self.vocabulary)
-            raise InvalidRequest(
-                f"the prompt holds token id {wrong}; the vocabulary has ids from 0 to "
-                f"{self.vocabulary - 1}.",
-                "prompt",
-            )
-        room = self.max_model_len - (0 if params.max_tokens == 0 else 1)
-        if len(tokens) > room:
-            raise InvalidRequest(
-                f"the prompt has {len(tokens)} tokens and leaves no room to generate: the context "
-                f"is {self.max_model_len} tokens. Shorten the prompt to {room} or less, or raise "
-                "max_model_len.",
-                "prompt",
-            )
-        if params.n > self.config.max_num_seqs:
-            raise InvalidRequest(
-                f"n is {params.n}, but at most {self.config.max_num_seqs} sequences run at once; "
-                "lower n or raise max_num_seqs.",
-                "n",
-            )
-        if not 1 <= request.score_from <= len(tokens):
-            raise InvalidRequest(
-                f"score_from is {request.score_from}, but the prompt has tokens 1 to "
-                f"{len(tokens) - 1} to score; choose one of them, or {len(tokens)} for none."
-            )
-        params.check_vocabulary(self.vocabulary)
-        self._check_approximation(request)
-        if self.tokenizer is None and (params.stop_strings or params.bad_words):
-            raise InvalidRequest(
-                "stop strings and bad_words need a tokenizer, and none was loaded; use "
-                "stop_token_ids, or load one.",
-                "stop" if params.stop_strings else "bad_words",
-            )
-        if self.tokenizer is None and params.structured_outputs is not None:
-            raise InvalidRequest(
-                "structured outputs need a tokenizer, and none was loaded; load one.",
-                "structured_outputs",
-            )
-        stops = set(params.stop_token_ids or ()) | (set() if params.ignore_eos else self._eos)
-        if (
-            params.min_tokens
-            and params.allowed_token_ids
-            and stops.issuperset(params.allowed_token_ids)
-        ):
-            raise InvalidRequest(
-                "allowed_token_ids holds only tokens that end the text, which min_tokens forbids.",
-                "allowed_token_ids",
-            )
-        self._check_pool(len(tokens), params.max_tokens)
-
-    def _check_approximation(self, request: Request) -> None:
-        asked = request.approximation
-        if asked is None:
-            return
-        if asked.reuse not in self.approximate:
-            there = ", ".join(self.approximate) or "none"
-            raise InvalidRequest(
-                f"this engine has no approximate reuse {asked.reuse!r}; it has {there}. Start it "
-                f"with --reuse prefix,{asked.reuse}, or leave reuse out of the request.",
-                "reuse",
-            )
-        asked.check(len(request.prompt_token_ids))
-        self.approximate[asked.reuse].check(asked)
-
-    def _check_moved(self, moved: moving.MovedRequest) -> None:
-        """Refuse what a request that comes from elsewhere would need and is not here."""
-        if moved.most_tokens > self.max_model_len:
-            raise InvalidRequest(
-                f"the request may grow to {moved.most_tokens} tokens, and the context here is "
-                f"{self.max_model_len}; raise max_model_len."
-            )
-        if moved.request.detokenize and self.tokenizer is None:
-            raise InvalidRequest(
-                "the request wants text, and no tokenizer was loaded here; load one."
-            )
-        generated = [token for choice in moved.choices for token in choice.generated]
-        if generated and not 0 <= min(generated) <= max(generated) < self.vocabulary:
-            raise InvalidRequest("this is no exported request (it has tokens that do not exist).")
-
-    def _check_pool(self, prompt: int, max_tokens: int | None) -> None:
-        """Refuse what could not be served even with the whole pool to itself."""
-        most = prompt
-        if max_tokens != 0:
-            most = min(self.max_model_len, prompt + (max_tokens or self.max_model_len)) - 1
-        chunk = self.config.max_num_batched_tokens
-        for group, layout in enumerate(self.state.groups):
-            if self.state.pages_for(most, group, chunk) > layout.pages:
-                fits = layout.pages * layout.page_tokens
-                raise InvalidRequest(
-                    f"the request needs the state of {most} tokens, but the pool "
-                    f"holds {fits}. Shorten it to {fits} tokens in all, or raise "
-                    "kv_cache_memory_bytes.",
-                    "max_tokens" if prompt <= fits else "prompt",
-                )
+        self._limits.check(request)
 
     # -- small things --------------------------------------------------------------------------
 
@@ -786,32 +702,6 @@ class Engine:
             params.stop_strings,
             params.include_stop_str_in_output,
         )
-
-
-def make_drafters(config: SpeculativeConfig) -> list[Drafter]:
-    """The drafters that a configuration names."""
-    names = [config.method]
-    if config.method == AUTO:
-        found = [each for each in techniques("drafter") if each.name != NONE]
-        names = [each.name for each in found if getattr(each.cls, "automatic", True)]
-    elif config.method == NONE:
-        names = []
-    return [find("drafter", name).cls(config) for name in names]
-
-
-def _reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReuse]]:
-    """The exact reuse, and the approximate ones by name. Raises ConfigError for two exact ones."""
-    exact, approximate = [], {}
-    for given in config.reuse_techniques:
-        technique, reuse = make("reuse", given)
-        if technique.exact:
-            exact.append(reuse)
-        else:
-            approximate[technique.name] = reuse
-    if len(exact) > 1:
-        names = " and ".join(reuse.name for reuse in exact)
-        raise ConfigError(f"an engine has one exact reuse, got {names}; leave one of them out.")
-    return exact[0] if exact else make("reuse", "none")[1], approximate
 
 
 def _close_all(closes: list[Callable[[], None]]) -> None:

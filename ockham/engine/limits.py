@@ -1,0 +1,127 @@
+"""What a request may ask of an engine: everything is checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ockham.cache.state import State
+from ockham.core.errors import InvalidRequest
+from ockham.core.seams import ApproximateReuse
+from ockham.engine.messages import Request
+from ockham.engine.moving import MovedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The facts of an engine that bound its requests. `chunk` is the most rows of a step."""
+
+    vocabulary: int
+    max_model_len: int
+    max_num_seqs: int
+    chunk: int
+    state: State
+    has_tokenizer: bool
+    eos: frozenset[int]
+    approximate: Mapping[str, ApproximateReuse]
+
+    def check(self, request: Request) -> None:
+        """Raise InvalidRequest for what can never be served."""
+        tokens, params = request.prompt_token_ids, request.params
+        if not tokens:
+            raise InvalidRequest("the prompt is empty; give at least one token.", "prompt")
+        if min(tokens) < 0 or max(tokens) >= self.vocabulary:
+            wrong = next(t for t in tokens if not 0 <= t < self.vocabulary)
+            raise InvalidRequest(
+                f"the prompt holds token id {wrong}; the vocabulary has ids from 0 to "
+                f"{self.vocabulary - 1}.",
+                "prompt",
+            )
+        room = self.max_model_len - (0 if params.max_tokens == 0 else 1)
+        if len(tokens) > room:
+            raise InvalidRequest(
+                f"the prompt has {len(tokens)} tokens and leaves no room to generate: the context "
+                f"is {self.max_model_len} tokens. Shorten the prompt to {room} or less, or raise "
+                "max_model_len.",
+                "prompt",
+            )
+        if params.n > self.max_num_seqs:
+            raise InvalidRequest(
+                f"n is {params.n}, but at most {self.max_num_seqs} sequences run at once; "
+                "lower n or raise max_num_seqs.",
+                "n",
+            )
+        if not 1 <= request.score_from <= len(tokens):
+            raise InvalidRequest(
+                f"score_from is {request.score_from}, but the prompt has tokens 1 to "
+                f"{len(tokens) - 1} to score; choose one of them, or {len(tokens)} for none."
+            )
+        params.check_vocabulary(self.vocabulary)
+        self._check_approximation(request)
+        if not self.has_tokenizer and (params.stop_strings or params.bad_words):
+            raise InvalidRequest(
+                "stop strings and bad_words need a tokenizer, and none was loaded; use "
+                "stop_token_ids, or load one.",
+                "stop" if params.stop_strings else "bad_words",
+            )
+        if not self.has_tokenizer and params.structured_outputs is not None:
+            raise InvalidRequest(
+                "structured outputs need a tokenizer, and none was loaded; load one.",
+                "structured_outputs",
+            )
+        stops = set(params.stop_token_ids or ()) | (set() if params.ignore_eos else self.eos)
+        if (
+            params.min_tokens
+            and params.allowed_token_ids
+            and stops.issuperset(params.allowed_token_ids)
+        ):
+            raise InvalidRequest(
+                "allowed_token_ids holds only tokens that end the text, which min_tokens forbids.",
+                "allowed_token_ids",
+            )
+        self._check_pool(len(tokens), params.max_tokens)
+
+    def check_moved(self, moved: MovedRequest) -> None:
+        """Refuse what a request that comes from elsewhere would need and is not here."""
+        if moved.most_tokens > self.max_model_len:
+            raise InvalidRequest(
+                f"the request may grow to {moved.most_tokens} tokens, and the context here is "
+                f"{self.max_model_len}; raise max_model_len."
+            )
+        if moved.request.detokenize and not self.has_tokenizer:
+            raise InvalidRequest(
+                "the request wants text, and no tokenizer was loaded here; load one."
+            )
+        generated = [token for choice in moved.choices for token in choice.generated]
+        if generated and not 0 <= min(generated) <= max(generated) < self.vocabulary:
+            raise InvalidRequest("this is no exported request (it has tokens that do not exist).")
+
+    def _check_approximation(self, request: Request) -> None:
+        asked = request.approximation
+        if asked is None:
+            return
+        if asked.reuse not in self.approximate:
+            there = ", ".join(self.approximate) or "none"
+            raise InvalidRequest(
+                f"this engine has no approximate reuse {asked.reuse!r}; it has {there}. Start it "
+                f"with --reuse prefix,{asked.reuse}, or leave reuse out of the request.",
+                "reuse",
+            )
+        asked.check(len(request.prompt_token_ids))
+        self.approximate[asked.reuse].check(asked)
+
+    def _check_pool(self, prompt: int, max_tokens: int | None) -> None:
+        """Refuse what could not be served even with the whole pool to itself."""
+        most = prompt
+        if max_tokens != 0:
+            most = min(self.max_model_len, prompt + (max_tokens or self.max_model_len)) - 1
+        chunk = self.chunk
+        for group, layout in enumerate(self.state.groups):
+            if self.state.pages_for(most, group, chunk) > layout.pages:
+                fits = layout.pages * layout.page_tokens
+                raise InvalidRequest(
+                    f"the request needs the state of {most} tokens, but the pool "
+                    f"holds {fits}. Shorten it to {fits} tokens in all, or raise "
+                    "kv_cache_memory_bytes.",
+                    "max_tokens" if prompt <= fits else "prompt",
+                )
