@@ -14,10 +14,10 @@ WARM_GOAL = 1.15
 """The target: the wait after a warm system prompt over that of the new tokens alone."""
 INTRODUCTION = """\
 Ockham's own workloads (docs/workloads.md), small, as token ids: a token for each word and mark. A
-chat goes on with recorded answers. Every engine is asked the same in the same order, the next
-request when fewer than {at_once} run. *Anew*: with its reuse switched off. The wait is that from a
-request's beginning to its first token, the median over requests and then over rounds; the rate is
-that of all generated tokens until the last request ends. How the engines reuse:
+chat goes on with recorded answers. Every engine is asked the same in the same order, the first
+request with nothing to reuse. *Anew*: with reuse switched off. The wait is that from a request's
+beginning to its first token, the median over requests and then over rounds; the rate is that of all
+generated tokens until the last request ends. How the engines reuse:
 """
 
 
@@ -30,8 +30,7 @@ def sections(figures: Figures) -> Iterator[str]:
     if not found:
         return
     yield "## Prompts that share text\n"
-    at_once = " or ".join(str(count) for count in sorted({each.at_once for each in kinds}))
-    yield INTRODUCTION.format(at_once=at_once)
+    yield INTRODUCTION
     reusing = [each for each in PEERS.values() if each.reuses]
     yield "; ".join(f"{peer.title}, {peer.reuses}" for peer in reusing) + ".\n"
     for each in found:
@@ -69,7 +68,8 @@ def _kind(figures: Figures, workload: Returning) -> Iterator[str]:
     rows = figures.configurations(workload.name, RETURNING_BITS)
     ours = next((each for each in rows if each.is_ockham), None)
     settings = ", ".join(f"{name}={value}" for name, value in workload.settings)
-    yield f"`{workload.kind}` with {settings}; {workload.at_once} at once.\n"
+    at_once = f"{workload.at_once} at once" if workload.at_once > 1 else "one after another"
+    yield f"`{workload.kind}` with {settings}; {at_once}.\n"
     yield "| 8 bits | wait | anew | tokens/s | anew | rate: Ockham / it | anew: Ockham / it |"
     yield "|---|---|---|---|---|---|---|"
     anew = next(

@@ -86,7 +86,8 @@ class Run:
 
     def _round(self, probe: Probe, round_: int, bits: int, workloads: list[Workload]) -> None:
         """All workloads of one round and number of bits for which there is time."""
-        done = []
+        done: list[str] = []
+        peaks: dict[str, int] = {}
         with contextlib.ExitStack() as stack:
             workers: dict[str, Worker] = {}
             for workload in workloads:
@@ -127,13 +128,16 @@ class Run:
                     bits=bits,
                     seconds=time.perf_counter() - begun,
                 )
+                if isinstance(workload, (Returning, Warm)):
+                    continue  # engines are loaded once more, which says nothing about their memory
                 done.append(workload.name)
-            for name, worker in workers.items():
+                peaks = {name: worker.peak_bytes() for name, worker in workers.items()}
+            for name, peak in peaks.items():
                 self.results.add(
                     kind="memory",
                     round=round_,
                     configuration=name,
-                    peak_bytes=worker.peak_bytes(),
+                    peak_bytes=peak,
                     workloads=done,
                 )
 

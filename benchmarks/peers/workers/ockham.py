@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import deque
 
@@ -65,6 +66,7 @@ class Ockham:
     def _set_reuse(self, reuse: bool) -> None:
         if reuse != self._reuse:
             del self._llm
+            gc.collect()
             self._load(reuse)
             self._serve([WARMUP], 1)
             time.sleep(SETTLE_S)
