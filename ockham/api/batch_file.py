@@ -129,11 +129,13 @@ class Done:
     def __init__(self) -> None:
         self._ids: set[bytes] = set()
         self._numbers: set[int] = set()
+        self.failed = 0
 
     def __len__(self) -> int:
         return len(self._ids) + len(self._numbers)
 
     def add(self, written: _Written) -> None:
+        self.failed += written.error is not None
         if written.custom_id is not None:
             self._ids.add(_digest(written.custom_id))
         elif written.error is not None and written.error.line is not None:

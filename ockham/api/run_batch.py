@@ -40,7 +40,7 @@ LONGEST_S = 24 * 3600.0
 
 
 class Progress(msgspec.Struct):
-    """How far a run is. `failed` of the `finished` were answered with an error."""
+    """How far a run is. `failed` of all that have a result, earlier ones too, have an error."""
 
     requests: int
     before: int
@@ -70,7 +70,8 @@ async def run_batch(
     `names` are those that requests may call the model by. Raises ModelError if the model cannot be
     loaded, OckhamError if the output cannot be written.
     """
-    progress = Progress(requests=len(given), before=len(output.done))
+    done = output.done
+    progress = Progress(requests=len(given), before=len(done), failed=done.failed)
     seats = AHEAD * config.max_num_seqs
     settings = ServerSettings(
         served_model_names=names,
@@ -82,7 +83,7 @@ async def run_batch(
     async with AsyncLLM.from_config(config) as llm:
         gate = Gate(config.max_num_seqs, settings.max_queue)
         app = build_app(llm, settings, gate, Metrics((names or (config.model,))[0]))
-        lines = given.lines(output.done)
+        lines = given.lines(done)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(seats, len(given))):

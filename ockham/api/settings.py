@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
@@ -61,10 +65,24 @@ def engine_config(model: str, settings: Mapping[str, Any]) -> EngineConfig:
                 f"{name}={value!r} is not supported: it is accepted only as {accepted}. "
                 "Leave it out."
             )
+    given = {name: _plain(value) for name, value in {"model": model, **own}.items()}
     try:
-        return EngineConfig(model=model, **own)
-    except TypeError as error:  # a value of a type that cannot even be compared
-        raise ConfigError(f"a setting has a value of the wrong type ({error}).") from error
+        return msgspec.convert(given, EngineConfig)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ConfigError):
+            raise error.__cause__ from None
+        reason, _, where = str(error).rpartition(" - at `$.")
+        reason = reason[:1].lower() + reason[1:].replace("`", "")
+        raise ConfigError(f"{where.rstrip('`')} has the wrong type: {reason}.") from None
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, and other libraries' numbers as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
 
 
 def sampling_defaults(directory: Path) -> dict[str, Any]:

@@ -62,6 +62,12 @@ def reuse(
 
     technique = "chunk" if source.startswith("documents") else "edit"
     fractions: list[float | None] = [None]
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
+    if technique != "chunk" and context.get_parameter_source("recompute_fractions") is not default:
+        raise ConfigError(
+            f"--recompute-fractions is of chunks, and {source} reuses by {technique}; leave it out."
+        )
     if technique == "chunk":
         try:
             fractions = [float(part) for part in recompute_fractions.split(",")]
@@ -69,8 +75,7 @@ def reuse(
             raise ConfigError(
                 f"--recompute-fractions {recompute_fractions!r} must be numbers, as in 0,0.1."
             ) from error
-    source_of = click.get_current_context().get_parameter_source("reuse")
-    if source_of is click.core.ParameterSource.DEFAULT:
+    if context.get_parameter_source("reuse") is default:
         kwargs["reuse"] = f"prefix,{technique}"
     config = engine_config(**kwargs)
     engine = Engine(config, progress=lambda line: click.echo(line, err=True))

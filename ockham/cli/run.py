@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +33,11 @@ DEFAULT_MAX_TOKENS = 256
 @option("-p", "--prompt", help="Text to complete; '-' reads it from stdin.")
 @option("--prompt-token-ids", type=TokenIds(), help="The prompt as token ids: '1,2,3'.")
 @option("--json", "as_json", is_flag=True, help="Write one JSON object instead of the text.")
-@option("--show-drafts", is_flag=True, help="Say at the end which tokens were drafted: underlined.")
+@option(
+    "--show-drafts",
+    is_flag=True,
+    help="Say at the end which tokens were drafted: underlined, or in ‹› where nothing can be.",
+)
 @engine_options
 @sampling_options
 def run(
@@ -159,12 +165,16 @@ def _complete(
 
 
 def _with_drafts(llm: LLM, choice: CompletionOutput) -> str:
-    """The tokens of a choice, those that had been drafted underlined."""
+    """The tokens of a choice, those that had been drafted underlined, or in ‹›."""
     tokenizer = llm.engine.tokenizer
-    shown = "".join(
-        click.style(tokenizer.token_text(token) if tokenizer else f"{token} ", underline=drafted)
-        for token, drafted in zip(choice.token_ids, choice.drafted, strict=True)
-    )
+    underlines = sys.stderr.isatty()
+    shown = ""
+    for drafted, run_of in groupby(
+        zip(choice.drafted, choice.token_ids, strict=True), itemgetter(0)
+    ):
+        tokens = [token for _, token in run_of]
+        text = "".join(tokenizer.token_text(t) if tokenizer else f"{t} " for t in tokens)
+        shown += click.style(text, underline=drafted) if underlines or not drafted else f"‹{text}›"
     return f"{sum(choice.drafted)} of {len(choice.token_ids)} tokens were drafted:\n{shown}"
 
 

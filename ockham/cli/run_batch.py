@@ -47,7 +47,8 @@ def run_batch(
     """Run the requests of a file through MODEL, as `ockham serve` would answer them.
 
     A line that is wrong gets an entry with its error and harms no other. A run that was interrupted
-    or killed is resumed by the same command. The exit status is 1 if a request failed.
+    or killed is resumed by the same command. The exit status is 1 if a request failed, now or
+    before.
     """
     from ockham.api.batch_file import BatchInput, BatchOutput
     from ockham.api.run_batch import run_batch as run
@@ -70,7 +71,11 @@ def run_batch(
     for line in describe_ledger(progress.ledger):
         click.echo(line, err=True)
     if progress.failed:
-        click.echo(f"{progress.failed:,} requests failed; see error in {output_file}", err=True)
+        click.echo(
+            f"{progress.failed:,} requests failed; see error in {output_file}. To run them again, "
+            "take their lines out of it and give the same command.",
+            err=True,
+        )
         sys.exit(1)
 
 

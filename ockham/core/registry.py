@@ -126,4 +126,5 @@ def make(seam: str, given: str) -> tuple[Technique, Any]:
     try:
         return technique, technique.cls(msgspec.convert(values, kind, strict=False))
     except msgspec.ValidationError as error:
-        raise ConfigError(f"the options {':'.join(options)!r} of {name!r}: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise ConfigError(f"the options {':'.join(options)!r} of {name!r}: {reason}.") from error

@@ -10,6 +10,8 @@ import msgspec
 from ockham.core.errors import ConfigError
 
 AUTO, NONE = "auto", "none"
+DRAFT_MODEL = "draft_model"
+"""The only method that has a model of its own, and the one that is meant where a model is named."""
 METHODS = {"ngram": "copying", "suffix": "trie"}
 """vLLM's names of methods that have another one here."""
 MOST_TOKENS = 64
@@ -95,9 +97,17 @@ def parse(setting: Setting) -> SpeculativeConfig:
             values = json.loads(setting)
         except ValueError as error:
             raise ConfigError(f"speculative_config is no valid JSON ({error}).") from None
+    if isinstance(values, dict) and values.get("model") is not None:
+        values = {"method": DRAFT_MODEL, **values}
     try:
         config = msgspec.convert(values, SpeculativeConfig)
     except msgspec.ValidationError as error:
         known = ", ".join(SpeculativeConfig.__struct_fields__)
-        raise ConfigError(f"speculative_config: {error}. It has the keys {known}.") from None
+        reason = str(error).rstrip(".")
+        raise ConfigError(f"speculative_config: {reason}. It has the keys {known}.") from None
+    if config.model is not None and config.method != DRAFT_MODEL:
+        raise ConfigError(
+            f"speculative_config: the method {config.method!r} has no model; leave out "
+            f'"model", or choose the method "{DRAFT_MODEL}".'
+        )
     return msgspec.structs.replace(config, method=METHODS.get(config.method, config.method))

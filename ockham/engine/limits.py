@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ockham.cache.state import State
 from ockham.core.errors import InvalidRequest
+from ockham.core.registry import techniques
 from ockham.core.seams import ApproximateReuse
 from ockham.engine.messages import Request
 from ockham.engine.moving import MovedRequest
@@ -102,9 +103,13 @@ class Limits:
             return
         if asked.reuse not in self.approximate:
             there = ", ".join(self.approximate) or "none"
+            known = [t.name for t in techniques("reuse") if not t.exact]
+            remedy = f"Start it with --reuse prefix,{asked.reuse}, or leave"
+            if asked.reuse not in known:
+                remedy = f"There are {', '.join(known)}; name one of them, or leave"
             raise InvalidRequest(
-                f"this engine has no approximate reuse {asked.reuse!r}; it has {there}. Start it "
-                f"with --reuse prefix,{asked.reuse}, or leave reuse out of the request.",
+                f"this engine has no approximate reuse {asked.reuse!r}; it has {there}. {remedy} "
+                "reuse out of the request.",
                 "reuse",
             )
         asked.check(len(request.prompt_token_ids))

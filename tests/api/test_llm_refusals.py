@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ockham import LLM, ConfigError, InvalidRequest, ModelError, SamplingParams
+from ockham.api.settings import engine_config
 from tests.helpers.tiny import tiny_llama
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
@@ -154,7 +156,11 @@ def test_a_broken_generation_config_is_refused(tmp_path: Path, content: str) -> 
         ({"trust_remote_code": True}, "trust_remote_code is not supported"),
         ({"dtype": "float8"}, "dtype must be one of"),
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1"),
-        ({"max_num_seqs": "many"}, "wrong type"),
+        ({"max_num_seqs": "many"}, "max_num_seqs has the wrong type: expected int, got str"),
+        ({"reuse": None}, "reuse has the wrong type: expected str, got null"),
+        ({"kv_store": 3}, "kv_store has the wrong type"),
+        ({"kv_store_bytes": "20G"}, "kv_store_bytes has the wrong type"),
+        ({"speculative_config": [1]}, "speculative_config has the wrong type"),
         ({"gpu_memory_utilization": 2.0}, "gpu_memory_utilization"),
     ],
 )
@@ -163,6 +169,12 @@ def test_a_wrong_setting_is_refused_before_loading(
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         LLM("/no/such/model", **settings)
+
+
+def test_paths_and_numpy_numbers_are_settings_too(tmp_path: Path) -> None:
+    settings = {"kv_store": tmp_path, "max_num_seqs": np.int64(3), "swap_space": np.float32(0.5)}
+    config = engine_config("lab", settings)
+    assert (config.kv_store, config.max_num_seqs, config.swap_space) == (str(tmp_path), 3, 0.5)
 
 
 def test_settings_of_vllm_that_mean_nothing_here_are_accepted(tmp_path: Path) -> None:

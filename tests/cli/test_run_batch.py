@@ -125,7 +125,8 @@ def test_a_bad_line_harms_no_other(tiny: Path, tmp_path: Path) -> None:
     assert found["model"]["response"]["status_code"] == 404
     before = output.read_bytes()
     again = run(tiny, given, output)
-    assert "(10 before)" in again.stderr
+    assert "10 of 10 requests (10 before), 7 failed" in again.stderr
+    assert again.returncode == 1
     assert output.read_bytes() == before
 
 

@@ -46,6 +46,16 @@ def test_the_lab_model_completes_code_on_stdout() -> None:
     assert "FLOP" in done.stderr
 
 
+def test_drafted_tokens_are_marked_where_nothing_can_be_underlined() -> None:
+    text = "def add(a, b):\n    return a + b\n\n"
+    flags = ("--max-tokens", "12", "--temperature", "0", "--show-drafts")
+    done = ockham("run", "-p", text + "def add(a, b):", *flags)
+    assert done.returncode == 0, done.stderr
+    shown = done.stderr.partition("tokens were drafted:\n")[2].removesuffix("\n")
+    assert "‹" in shown
+    assert shown.replace("‹", "").replace("›", "") == done.stdout
+
+
 def test_the_prompt_may_come_from_stdin(tiny: str) -> None:
     flags = ("--temperature", "0", "--max-tokens", "8", "--ignore-eos")
     expected = ockham("run", tiny, "-p", PROMPT, *flags).stdout

@@ -159,6 +159,8 @@ def test_deltas_of_one_step_are_told_as_one() -> None:
             SpeculativeConfig(method="copying", num_speculative_tokens=4, prompt_lookup_min=2),
         ),
         ({"adaptive": False}, SpeculativeConfig(adaptive=False)),
+        ({"model": "small"}, SpeculativeConfig(method="draft_model", model="small")),
+        ({"model": None}, SpeculativeConfig()),
     ],
 )
 def test_settings_are_read(setting: Any, expected: SpeculativeConfig) -> None:
@@ -174,6 +176,8 @@ def test_settings_are_read(setting: Any, expected: SpeculativeConfig) -> None:
         ({"prompt_lookup_min": 0}, "at least 1"),
         ({"num_tokens": 3}, "unknown field `num_tokens`"),
         ({"num_speculative_tokens": "many"}, "num_speculative_tokens"),
+        ({"num_speculative_tokens": 0}, r'method "none"\. It has'),
+        ({"method": "ngram", "model": "small"}, "'ngram' has no model"),
     ],
 )
 def test_wrong_settings_are_refused_with_what_is_wrong(setting: Any, said: str) -> None:

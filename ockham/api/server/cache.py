@@ -53,7 +53,7 @@ async def pin_prefix(http: Request) -> Response:
     name = request.name or f"pin-{uuid.uuid4().hex[:8]}"
     pin = Pin(name, tokens, request.cache_salt or "")
     report = await server.llm.client.ask(CacheQuery(ask_id=uuid.uuid4().hex, pin=pin))
-    return _answer(report)
+    return _answer(report, name=name)
 
 
 async def unpin_prefix(http: Request) -> Response:
@@ -75,7 +75,10 @@ async def _tokens(server: Serving, request: PinRequest) -> list[int]:
     return tokens
 
 
-def _answer(report: CacheReport) -> Response:
+def _answer(report: CacheReport, **more: str) -> Response:
+    """`more`, and what the report says of the cache; the rest is between the two processes."""
     if report.error is not None:
         raise InvalidRequest(report.error)
-    return Response(msgspec.json.encode(report), media_type="application/json")
+    said = msgspec.structs.asdict(report)
+    shown = {name: value for name, value in said.items() if name not in ("ask_id", "error")}
+    return Response(msgspec.json.encode(more | shown), media_type="application/json")

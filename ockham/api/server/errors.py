@@ -110,14 +110,14 @@ def decode(body: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InvalidRequest):
             raise error.__cause__ from None
-        raise _invalid(str(error)) from error
+        raise _invalid(str(error), kind) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
         raise InvalidRequest("The body is nested too deeply to be read.") from error
 
 
-def _invalid(reason: str) -> InvalidRequest:
+def _invalid(reason: str, kind: type) -> InvalidRequest:
     """msgspec's reason, such as "Expected `int`, got `str` - at `$.top_k`", as a sentence."""
     what, _, where = reason.rpartition(" - at `")
     path = where.rstrip("`").removeprefix("$").removeprefix(".") if what else ""
@@ -130,7 +130,18 @@ def _invalid(reason: str) -> InvalidRequest:
     if missing := _MISSING.fullmatch(what):
         field = f"{path}.{missing[1]}" if path else missing[1]
         return InvalidRequest(f"{field} is required and is missing.", field)
+    choices = _choices(kind, path) if what.startswith("Invalid enum value") else []
+    if choices:
+        what += f"; send {' or '.join(map(repr, choices))}"
     return InvalidRequest(f"{path or 'The body'} is wrong: {_lower(what)}.", path or None)
+
+
+def _choices(kind: type, name: str) -> list[Any]:
+    """The values that a field of a request may have, where its type lists them."""
+    fields = getattr(msgspec.inspect.type_info(kind), "fields", ())
+    types = [field.type for field in fields if field.encode_name == name]
+    types += [each for found in types for each in getattr(found, "types", ())]
+    return [value for found in types for value in getattr(found, "values", ())]
 
 
 def _lower(text: str) -> str:

@@ -90,6 +90,10 @@ class DiskStore:
             directory.mkdir(parents=True, exist_ok=True)
             self._holding = _hold(directory / "lock")
             self._open()
+        except FileExistsError as error:  # what mkdir says of a file
+            raise StoreError(
+                f"the KV store {directory} cannot be used: it is no directory."
+            ) from error
         except OSError as error:
             raise StoreError(
                 f"the KV store {directory} cannot be used: {error.strerror}."

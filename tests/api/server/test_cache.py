@@ -104,7 +104,10 @@ def test_messages_can_be_pinned(live: LiveServer) -> None:
     system = {"role": "system", "content": "Answer in one word, and be polite. " * 4}
     pinned = live.post("/v1/cache/pin", {"messages": [system]})
     assert pinned.status_code == 200, pinned.text
-    (pin,) = pinned.json()["pins"]
+    answer = pinned.json()
+    (pin,) = answer["pins"]
+    assert pin["name"] == answer["name"], "one that was not given is told"
+    assert not {"type", "ask_id", "error"} & answer.keys()
     body = {"messages": [system, {"role": "user", "content": "Hi"}], "max_tokens": 1}
     usage = live.post("/v1/chat/completions", body).json()["usage"]
     assert usage["prompt_tokens_details"]["cached_tokens"] >= pin["tokens"] - 1

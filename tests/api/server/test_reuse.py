@@ -72,7 +72,12 @@ def test_an_edited_prompt_is_computed_where_it_is_new(allowing: LiveServer) -> N
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"reuse": "chunks"}, "no approximate reuse 'chunks'"),
+        (
+            {"reuse": "chunks"},
+            "no approximate reuse 'chunks'; it has chunk, edit. There are chunk, ",
+        ),
+        ({"reuse": "edit", "chunk_separator": "x"}, "reuse='edit' takes no chunk_separator"),
+        ({"cache_hint": "forever"}, "send 'discard' or 'keep'"),
         ({"reuse": "chunk", "recompute_fraction": 3}, "must lie in [0, 1]"),
         ({"reuse": "chunk", "chunk_separator": ""}, "must not be empty"),
         ({"recompute_fraction": 0.5}, "needs reuse='chunk'"),

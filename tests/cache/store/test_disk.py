@@ -238,6 +238,8 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be used: Not a directory"):
         DiskStore(tmp_path / "file" / "store", 1 << 16, IDENTITY)
+    with pytest.raises(StoreError, match="file cannot be used: it is no directory"):
+        DiskStore(tmp_path / "file", 1 << 16, IDENTITY)
 
 
 def test_a_full_disk_ends_growth_but_not_the_store(
