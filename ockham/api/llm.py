@@ -112,17 +112,18 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
-        reuse: ReuseParams | None = None,
+        reuse: ReuseParams | str | None = None,
     ) -> list[RequestOutput]:
         """Complete prompts: one, or a list, as texts or token ids. Outputs come in their order.
 
         One `SamplingParams` holds for all prompts, a list gives each its own, None takes the
-        checkpoint's defaults. `reuse` says what may be reused approximately: nothing by default.
-        Raises InvalidRequest, before any work is done, if anything about any
-        prompt is wrong; the message names its index.
+        checkpoint's defaults. `reuse` says what may be reused approximately, as
+        ReuseParams or by name alone: nothing by default. Raises InvalidRequest, before any work is
+        done, if anything about any prompt is wrong; the message names its index.
         """
         listed = as_list(prompts)
         params = self._params_for(len(listed), sampling_params)
+        reuse = ReuseParams(reuse=reuse) if isinstance(reuse, str) else reuse
         encoded = [self._named(i, self._encode, prompt, reuse) for i, prompt in enumerate(listed)]
         return self._run(encoded, params, use_tqdm)
 
@@ -135,7 +136,7 @@ class LLM:
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-        reuse: ReuseParams | None = None,
+        reuse: ReuseParams | str | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation, or each of a list of them, through the chat template.
 
@@ -148,6 +149,7 @@ class LLM:
         )
         conversations: Sequence[Any] = messages if several else [messages]
         params = self._params_for(len(conversations), sampling_params)
+        reuse = ReuseParams(reuse=reuse) if isinstance(reuse, str) else reuse
         tokenizer = self.get_tokenizer()
 
         def encode(conversation: Sequence[Message]) -> Encoded:

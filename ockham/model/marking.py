@@ -40,6 +40,10 @@ class ReuseParams(msgspec.Struct, kw_only=True, frozen=True):
     def __post_init__(self) -> None:
         if not self.chunk_separator:
             raise InvalidRequest("chunk_separator must not be empty.", "chunk_separator")
+        if self.chunk_separator != NATURAL_BOUNDARY and not self.marks_chunks:
+            raise InvalidRequest(
+                f"reuse={self.reuse!r} takes no chunk_separator; leave it out.", "chunk_separator"
+            )
 
     @property
     def marks_chunks(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,13 @@ def test_settings_of_vllm_that_mean_nothing_here_are_accepted(tmp_path: Path) ->
 def test_a_model_that_is_not_there_is_refused() -> None:
     with pytest.raises(ModelError, match="no directory"):
         LLM("/no/such/model")
+
+
+def test_a_reuse_may_be_given_by_name_alone(tmp_path: Path) -> None:
+    llm = LLM(str(tiny_llama(tmp_path, tokenizer=True)), kv_cache_memory_bytes=POOL)
+    message = {"role": "user", "content": "Hi"}
+    for ask in (partial(llm.generate, "a"), partial(llm.chat, [message])):
+        with pytest.raises(
+            InvalidRequest, match=r"no approximate reuse 'chunk'; it has none\. Start"
+        ):
+            ask(reuse="chunk")

@@ -80,3 +80,8 @@ def test_a_chunk_has_the_same_tokens_everywhere(tokenizer: Tokenizer) -> None:
 def test_an_empty_separator_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="chunk_separator must not be empty"):
         ReuseParams(reuse="chunk", chunk_separator="")
+
+
+def test_only_chunks_have_separators() -> None:
+    with pytest.raises(InvalidRequest, match="'edit' takes no chunk_separator"):
+        ReuseParams(reuse="edit", chunk_separator="x")

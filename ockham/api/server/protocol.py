@@ -143,10 +143,6 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
                 if getattr(self, name) is not None:
                     raise InvalidRequest(f"{name} needs reuse='chunk' beside it.", name)
             return None
-        if self.chunk_separator is not None and self.reuse != "chunk":
-            raise InvalidRequest(
-                f"reuse={self.reuse!r} takes no chunk_separator; leave it out.", "chunk_separator"
-            )
         separator = NATURAL_BOUNDARY if self.chunk_separator is None else self.chunk_separator
         return ReuseParams(
             reuse=self.reuse,
