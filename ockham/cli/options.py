@@ -85,6 +85,8 @@ _SAMPLING_HELP = {
     "skip_special_tokens": "Leave special tokens out of the text.",
     "spaces_between_special_tokens": "Only the default is supported.",
     "include_stop_str_in_output": "Keep the stop text at the end.",
+    "structured_outputs": 'What the text must look like, as JSON: {"regex": "[0-9]+"}; or json, '
+    "json_object, choice or grammar.",
 }
 
 
@@ -155,6 +157,34 @@ class LogitBias(click.ParamType):  # type: ignore[type-arg]  # generic only in s
             self.fail(
                 f'{value!r} does not give token ids their biases; write {{"42": -100}}.', param, ctx
             )
+
+
+class Json(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """An object of a structure's fields as JSON, or a mapping in a configuration file."""
+
+    name = "json"
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, self.kind):
+            return value
+        try:
+            if isinstance(value, str):
+                return msgspec.json.decode(value, type=self.kind)
+            return msgspec.convert(value, self.kind)
+        except msgspec.MsgspecError as error:
+            self.fail(f"{value!r} cannot be used: {str(error).rstrip('.')}.", param, ctx)
+
+
+class TextOrMapping(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """Text as it is, or a mapping in a configuration file."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, dict) else str(value)
 
 
 class Text(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
@@ -334,6 +364,10 @@ def _field_option(
         settings["type"] = click.Choice(choices)
     elif kind is int:
         settings["type"] = Integer()
+    elif name == "speculative_config":
+        settings["type"] = TextOrMapping()
+    elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        settings["type"] = Json(kind)
     else:
         settings["type"] = kind
     return option(_flag(name), *([_SHORT[name]] if name in _SHORT else []), **settings)

@@ -15,6 +15,7 @@ from ockham.cli.main import cli
 from ockham.cli.options import engine_config, engine_options, sampling_options, sampling_params
 from ockham.core.config import EngineConfig
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.structured_outputs import StructuredOutputsParams
 
 DEFAULTS = SamplingParams(temperature=0.5, max_tokens=256)
 
@@ -196,3 +197,20 @@ def test_malformed_lists_are_refused(flags: list[str]) -> None:
 def test_a_count_that_is_no_integer_is_told_so() -> None:
     with pytest.raises(ValueError, match=r"max_tokens must be an integer, got 0\.5"):
         SamplingParams(max_tokens=0.5)  # type: ignore[arg-type]
+
+
+def test_a_file_may_hold_a_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("speculative-config: {method: ngram, num_speculative_tokens: 4}\n")
+    expected = {"method": "ngram", "num_speculative_tokens": 4}
+    assert settings("--config", str(path)).speculative_config == expected
+
+
+def test_structured_outputs_are_json() -> None:
+    kind = options.Json(StructuredOutputsParams)
+    expected = StructuredOutputsParams(regex="a+")
+    assert kind.convert('{"regex": "a+"}', None, None) == expected
+    assert kind.convert({"regex": "a+"}, None, None) == expected
+    for wrong in ("{", "{}", '{"regx": "a"}'):
+        with pytest.raises(click.BadParameter, match="cannot be used"):
+            kind.convert(wrong, None, None)
