@@ -26,8 +26,7 @@ class Recycling:
     instead of in a fixed shape. A token's kind is its place in its row, at the first level and
     below it.
 
-    No part of "auto": beside copying and the trie, its rows are more often wasted than accepted
-    (docs/speculation.md).
+    No part of "auto": beside copying, its rows are more often wasted than accepted.
     """
 
     name: ClassVar[str] = "recycling"

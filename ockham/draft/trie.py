@@ -28,10 +28,12 @@ class TrieDrafter:
     text goes on. The trie has a bound (`learned_bytes`): branches that were not used for long leave
     first. With `learned_file` it is kept from run to run. A token's kind is the length of the match
     before it and its share among what followed.
+
+    No part of "auto": beside copying it costs more time than it gains (docs/speculation.md).
     """
 
     name: ClassVar[str] = "trie"
-    automatic: ClassVar[bool] = True
+    automatic: ClassVar[bool] = False
     kinds: ClassVar[tuple[float, ...]] = tuple(
         by_length * by_share for by_length in _BY_LENGTH for by_share in _BY_SHARE
     )

@@ -26,8 +26,8 @@ class Trigram:
     weighs what is likely against what was not looked at yet. A token's kind is its share of the
     counts, after two tokens or one.
 
-    No part of "auto": the trie knows longer runs, and beside it these drafts are more often wasted
-    than accepted (docs/speculation.md).
+    No part of "auto": beside copying, which knows longer runs, its rows are more often wasted than
+    accepted.
     """
 
     name: ClassVar[str] = "trigram"
