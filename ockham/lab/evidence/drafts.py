@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
+import msgspec
+
+from ockham.core.sampling_params import SamplingParams
+from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, run
@@ -14,6 +18,27 @@ from ockham.lab.tasks import TASKS
 
 counterfactual("drafter", "none")
 
+RECORD = {
+    "type": "object",
+    "properties": {
+        "customer_identifier": {"type": "integer", "maximum": 9999, "minimum": 0},
+        "requested_delivery_date": {"enum": ["today", "tomorrow", "next week"]},
+        "shipping_and_handling_included": {"type": "boolean"},
+        "payment_method_preference": {"enum": ["invoice", "credit_card", "bank_transfer"]},
+        "special_instructions_for_delivery": {"type": "string", "maxLength": 20},
+    },
+    "required": [
+        "customer_identifier",
+        "requested_delivery_date",
+        "shipping_and_handling_included",
+        "payment_method_preference",
+        "special_instructions_for_delivery",
+    ],
+    "additionalProperties": False,
+}
+GRAMMAR = (
+    "jump-forward decoding (SGLang): no forward pass for what a grammar leaves no choice about"
+)
 SPECDEC = (
     "SpecDec++ (arXiv:2405.19715): 2.04 to 2.26 times as fast as decoding token by token, with "
     "llama-2-chat 7B drafting for 70B"
@@ -44,6 +69,15 @@ def copying(bench: Bench) -> Row:
     return drafting(bench, "copying", COPYSPEC)
 
 
+@evidence("drafter", "grammar")
+def grammar(bench: Bench) -> Row:
+    """Records of a JSON schema with long keys: what stands between the values is known."""
+    asked = StructuredOutputsParams(json=RECORD, disable_any_whitespace=True)
+    params = msgspec.structs.replace(greedy(ANSWERED), structured_outputs=asked)
+    what = f"{PROMPTS} JSON objects of a schema with long keys, one after the other"
+    return _compared(bench, "grammar", GRAMMAR, params, what)
+
+
 @evidence("drafter", "draft_model")
 def draft_model(bench: Bench) -> Row:
     """The same with the built-in model's own drafter, nine times smaller."""
@@ -70,12 +104,20 @@ def trigram(bench: Bench) -> Row:
 
 def drafting(bench: Bench, name: str, claim: str, **config: object) -> Row:
     """Edit code with one drafter and without any, one request after the other."""
+    what = f"{PROMPTS} edits of code, one after the other, {ANSWERED} tokens each"
+    return _compared(bench, name, claim, greedy(ANSWERED), what, **config)
+
+
+def _compared(
+    bench: Bench, name: str, claim: str, params: SamplingParams, what: str, **config: object
+) -> Row:
+    """The same requests with one drafter and without any."""
     engines = [
         bench.engine(),
         bench.engine(speculative_config={"method": name, **config}),
     ]
     prompts = _prompts(bench, engines[0])
-    wanted = requests(prompts, [greedy(ANSWERED)] * len(prompts))
+    wanted = requests(prompts, [params] * len(prompts))
     return bench.compare(
         "drafter",
         name,
@@ -83,7 +125,7 @@ def drafting(bench: Bench, name: str, claim: str, **config: object) -> Row:
         lambda: _steps(engines[1], wanted),
         lambda outcome: outcome.observed,
         exact=True,
-        what=f"{len(prompts)} edits of code, one after the other, {ANSWERED} tokens each",
+        what=what,
         unit="steps of the engine",
         claim=claim,
     )
