@@ -142,7 +142,7 @@ def test_deltas_of_one_step_are_told_as_one() -> None:
     first = Delta("a", 0, [1], text="x", drafted=[True])
     other = Delta("b", 0, [9], text="y")
     last = Delta("a", 0, [2], text="z", finish_reason="length", finished=True)
-    one, two = merged([first, other, last])
+    two, one = merged([first, other, last])  # what ends a request is the last of it
     assert (one.token_ids, one.text, one.drafted) == ([1, 2], "xz", [True, False])
     assert (one.finish_reason, one.finished) == ("length", True)
     assert two is other
