@@ -143,7 +143,7 @@ class Engine:
             max_num_seqs=config.max_num_seqs,
             chunk=config.max_num_batched_tokens,
             state=self.state,
-            has_tokenizer=self.tokenizer is not None,
+            has_tokenizer=lambda: self.tokenizer is not None,
             eos=self._eos,
             approximate=self.approximate,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ockham.cache.state import State
@@ -22,7 +22,7 @@ class Limits:
     max_num_seqs: int
     chunk: int
     state: State
-    has_tokenizer: bool
+    has_tokenizer: Callable[[], bool]
     eos: frozenset[int]
     approximate: Mapping[str, ApproximateReuse]
 
@@ -59,13 +59,13 @@ class Limits:
             )
         params.check_vocabulary(self.vocabulary)
         self._check_approximation(request)
-        if not self.has_tokenizer and (params.stop_strings or params.bad_words):
+        if not self.has_tokenizer() and (params.stop_strings or params.bad_words):
             raise InvalidRequest(
                 "stop strings and bad_words need a tokenizer, and none was loaded; use "
                 "stop_token_ids, or load one.",
                 "stop" if params.stop_strings else "bad_words",
             )
-        if not self.has_tokenizer and params.structured_outputs is not None:
+        if not self.has_tokenizer() and params.structured_outputs is not None:
             raise InvalidRequest(
                 "structured outputs need a tokenizer, and none was loaded; load one.",
                 "structured_outputs",
@@ -89,7 +89,7 @@ class Limits:
                 f"the request may grow to {moved.most_tokens} tokens, and the context here is "
                 f"{self.max_model_len}; raise max_model_len."
             )
-        if moved.request.detokenize and not self.has_tokenizer:
+        if moved.request.detokenize and not self.has_tokenizer():
             raise InvalidRequest(
                 "the request wants text, and no tokenizer was loaded here; load one."
             )
