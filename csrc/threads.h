@@ -103,13 +103,14 @@ class ThreadPool {
         const auto started = std::chrono::steady_clock::now();
         do {
             for (int i = 0; i < 64; ++i) {
-                if (epoch_.load() != seen) return !stop_.load();
+                if (epoch_.load() != seen || stop_.load()) return !stop_.load();
                 relax();
             }
         } while (std::chrono::steady_clock::now() - started < spin_);
         std::unique_lock<std::mutex> lock(mutex_);
         sleepers_.fetch_add(1);
-        wake_.wait(lock, [&] { return epoch_.load() != seen; });
+        // A worker that was late for the last job may have seen the epoch of the end already.
+        wake_.wait(lock, [&] { return epoch_.load() != seen || stop_.load(); });
         sleepers_.fetch_sub(1);
         return !stop_.load();
     }
