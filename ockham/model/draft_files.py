@@ -130,11 +130,12 @@ def read_drafter(directory: Path) -> TrainedDrafter:
         raise ModelError(
             f"{directory / CONFIG_FILE} names the method {method!r}; known are {', '.join(_PARTS)}."
         )
-    sizes = [_size(config, key, directory) for key in _SIZES]
+    hidden, vocabulary, layers = (_size(config, key, directory) for key in _SIZES)
     found = _Found(directory / WEIGHTS_FILE)
-    parts = build(found, sizes[0], config)
+    parts = build(found, hidden, config)
     found.check_all_used()
-    return TrainedDrafter(directory, str(method), *sizes, parts, config.get("trained") or {})
+    trained = config.get("trained") or {}
+    return TrainedDrafter(directory, str(method), hidden, vocabulary, layers, parts, trained)
 
 
 def read_acceptance(directory: Path, hidden_size: int) -> AcceptanceHead | None:
