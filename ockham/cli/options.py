@@ -13,7 +13,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -178,15 +178,6 @@ class Json(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
             self.fail(f"{value!r} cannot be used: {str(error).rstrip('.')}.", param, ctx)
 
 
-class TextOrMapping(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
-    """Text as it is, or a mapping in a configuration file."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if isinstance(value, dict) else str(value)
-
-
 class Text(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
     """A string of a flag that may be repeated. Its environment variable is one string, or a JSON
     list of them: text to stop at may well hold spaces, at which click would split it."""
@@ -203,6 +194,13 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
             except ValueError:
                 pass
         return [rv]
+
+
+class TextOrMapping(Text):
+    """Text as it is, or a mapping in a configuration file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if isinstance(value, dict) else str(value)
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
@@ -226,10 +224,11 @@ def config_file(function: F) -> F:
     )(function)
 
 
-def engine_options(function: F) -> F:
+def engine_options(function: F, several: Sequence[str] = ()) -> F:
     """Adds the model (as an argument or flag), all of `EngineConfig`'s settings and `--config`.
 
-    The command receives `model` and every field by its name; `engine_config` takes them in.
+    The command receives `model` and every field by its name; `engine_config` takes them in. Fields
+    among `several` may be given more than once, and come as a tuple.
     """
 
     @functools.wraps(function)
@@ -257,6 +256,7 @@ def engine_options(function: F) -> F:
                 field.default,
                 _ENGINE_HELP.get(field.name),
                 _ENGINE_CHOICES.get(field.name),
+                several=field.name in several,
             )(wrapped)
     wrapped = option("--model", default=None, help="Directory or hub name. [default: lab]")(wrapped)
     argument = click.argument("model_argument", metavar="[MODEL]", required=False, default=None)
@@ -349,6 +349,7 @@ def _field_option(
     default: Any,
     help_text: str | None,
     choices: tuple[str, ...] | None = None,
+    several: bool = False,
 ) -> Callable[[F], F]:
     """The flag of one field of a settings structure."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -358,6 +359,8 @@ def _field_option(
         "show_default": default is not None,
         "help": help_text,
     }
+    if several:
+        settings |= {"default": [default], "multiple": True}
     if kind is bool:
         return option(f"{_flag(name)}/--no-{_flag(name)[2:]}", **settings)
     if choices is not None:
@@ -408,6 +411,6 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
             )
         if value is False and flags[name].type is click.STRING:
             value = "off"  # as YAML reads the word
-        several = flags[name].multiple and isinstance(value, str)
+        several = flags[name].multiple and isinstance(value, (str, dict))
         values[str(flags[name].name)] = [value] if several else value
     ctx.default_map = {**(ctx.default_map or {}), **values}

@@ -159,6 +159,11 @@ class Speculation:
         return bool(self.drafters)
 
     @property
+    def learns(self) -> bool:
+        """Whether a drafter learns from one sequence for another."""
+        return bool(self._learning)
+
+    @property
     def candidates(self) -> int:
         """How many of the likeliest tokens of each row drafters want to know now."""
         if self.config.adaptive and not self.account.open:

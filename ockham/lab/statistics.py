@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 Interval = tuple[float, float]
 
@@ -76,6 +78,52 @@ def paired_ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float
         return math.exp(mean), None
     half = student(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     return math.exp(mean), (math.exp(mean - half), math.exp(mean + half))
+
+
+@dataclass(frozen=True)
+class MeanRatio:
+    """The mean of ratios over kinds of things, each of which counts the same."""
+
+    geometric: float
+    geometric_interval: Interval
+    arithmetic: float
+    arithmetic_interval: Interval
+
+
+def mean_ratio(kinds: Sequence[Sequence[float]]) -> MeanRatio:
+    """The mean over kinds of each kind's ratio, which is the geometric mean of its measured ones.
+
+    The kinds are taken as given, so that the intervals are of what was measured within each: of the
+    logarithms, by Student's t with Welch's degrees of freedom (Satterthwaite 1946); that of the
+    arithmetic mean by the delta method. Raises ValueError for no kinds, for one of fewer than two
+    ratios, or if a ratio is not positive.
+    """
+    if not kinds or min(map(len, kinds)) < 2:
+        raise ValueError("a mean over kinds needs at least two ratios of each.")
+    if min(map(min, kinds)) <= 0:
+        raise ValueError("ratios need positive values.")
+    logs = [[math.log(ratio) for ratio in ratios] for ratios in kinds]
+    means = np.array([statistics.fmean(each) for each in logs])
+    variances = np.array([statistics.variance(each) / len(each) for each in logs])
+    freedom = np.array([len(each) - 1 for each in logs])
+    shares = np.exp(means)
+    middle, half = float(means.mean()), _half(variances, freedom)
+    mean, mean_half = float(shares.mean()), _half(shares**2 * variances, freedom)
+    return MeanRatio(
+        geometric=math.exp(middle),
+        geometric_interval=(math.exp(middle - half), math.exp(middle + half)),
+        arithmetic=mean,
+        arithmetic_interval=(mean - mean_half, mean + mean_half),
+    )
+
+
+def _half(variances: NDArray[np.float64], freedom: NDArray[np.int64]) -> float:
+    """Half of the interval of a mean of estimates with these variances."""
+    total = float(variances.sum())
+    if not total:
+        return 0.0
+    least = int(total**2 / float((variances**2 / freedom).sum()))
+    return student(max(1, least)) * math.sqrt(total) / len(variances)
 
 
 def student(freedom: int) -> float:

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from ockham.lab.statistics import (
+    mean_ratio,
     paired_difference,
     paired_ratio,
     ratio_interval,
@@ -98,3 +99,39 @@ def test_a_paired_ratio_has_the_spread_of_its_pairs() -> None:
 @pytest.mark.parametrize("freedom", [1, 2, 10, 11, 12, 30, 1000])
 def test_student_is_that_of_scipy(freedom: int) -> None:
     assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-4)
+
+
+def test_a_mean_over_kinds_counts_each_kind_once() -> None:
+    found = mean_ratio([[2.0, 2.0], [0.5, 0.5, 0.5, 0.5]])
+    assert found.geometric == pytest.approx(1.0)
+    assert found.arithmetic == pytest.approx(1.25)
+    assert found.geometric_interval == pytest.approx((1.0, 1.0))
+    with pytest.raises(ValueError, match="two ratios"):
+        mean_ratio([[1.0, 2.0], [1.0]])
+    with pytest.raises(ValueError, match="positive"):
+        mean_ratio([[1.0, 0.0]])
+
+
+def test_the_mean_of_one_kind_is_its_ratio() -> None:
+    speeds = [1.2, 1.5, 1.1, 1.9]
+    found = mean_ratio([speeds])
+    ratio, interval = paired_ratio(speeds, [1.0] * 4)
+    assert found.geometric == pytest.approx(ratio)
+    assert found.geometric_interval == pytest.approx(interval)
+
+
+def test_the_interval_of_a_mean_over_kinds_covers_the_truth_at_its_rate() -> None:
+    random = np.random.default_rng(11)
+    truths, covered = np.array([1.0, 1.6, 3.0]), np.zeros(2)
+    for _ in range(600):
+        kinds = [
+            (truth * np.exp(random.normal(0, spread, count))).tolist()
+            for truth, spread, count in zip(truths, (0.02, 0.3, 0.2), (8, 6, 5), strict=True)
+        ]
+        found = mean_ratio(kinds)
+        low, high = found.geometric_interval
+        covered[0] += low <= np.exp(np.log(truths).mean()) <= high
+        low, high = found.arithmetic_interval
+        covered[1] += low <= truths.mean() <= high
+    assert covered.min() / 600 > 0.92
+    assert covered.max() / 600 < 0.985

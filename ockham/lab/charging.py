@@ -1,0 +1,67 @@
+"""A small draft model that takes the time of a larger one: the lab's is smaller than real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+
+from ockham.core.config import EngineConfig
+from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
+from ockham.draft.draft_model import DraftModel
+from ockham.engine.small_model import SmallModel
+from ockham.kernels.base import Executor, Run
+from ockham.kernels.sampling import Draw, Drawn
+from ockham.model.loading import load_model, plan_model
+
+
+class Charged:
+    """An executor that runs every step in another model too: it says what the one says, and takes
+    the time of both. So a small draft model can be charged at the size that a real one has.
+
+    The other's program is over state of the same pages."""
+
+    def __init__(self, executor: Executor, other: Executor, operations: int) -> None:
+        self._executor, self._other, self._operations = executor, other, operations
+
+    def begin(self, step: Step) -> Run:
+        return self._executor.begin(step)
+
+    def run(self, run: Run, start: int, stop: int) -> None:
+        self._executor.run(run, start, stop)
+
+    def finish(self, run: Run) -> StepOutput:
+        other = self._other.begin(run.step)
+        self._other.run(other, 0, self._operations)
+        self._other.finish(other)
+        return self._executor.finish(run)
+
+    def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
+        self._executor.reposition(group, source, target, shifts)
+
+    def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
+        return self._executor.sample(logits, draws)
+
+    def logprobs(
+        self, logits: Floats, targets: Ints, top: int
+    ) -> list[dict[int, tuple[float, int]]]:
+        return self._executor.logprobs(logits, targets, top)
+
+
+def charge(drafter: DraftModel, model: str) -> None:
+    """From now on a draft model's steps take the time of `model`'s too."""
+    small = cast(SmallModel, drafter.model)
+    pages, page_tokens = small.state.groups[0].pages, small.state.page_tokens
+    settings = {"model": model, "max_model_len": 1, "max_num_seqs": 1, "block_size": page_tokens}
+    planned = plan_model(msgspec.convert(settings, EngineConfig))
+    (layout,) = planned.plan.layouts(planned.description)
+    settings |= {
+        "max_model_len": small.longest,
+        "max_num_batched_tokens": small.most_rows,
+        "kv_cache_memory_bytes": pages * page_tokens * layout.cell_bytes,
+    }
+    loaded = load_model(msgspec.convert(settings, EngineConfig))
+    planes = loaded.backend.allocate(loaded.layouts)
+    other = loaded.backend.bind(loaded.program, planes)
+    small.executor = Charged(small.executor, other, len(loaded.program.ops))
