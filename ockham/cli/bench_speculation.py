@@ -73,7 +73,9 @@ def speculation(
     kinds = streams.split(",")
     settings = {_label(each): parse(each) for each in speculative_config}
     given = unless_given(
-        {**kwargs, "skip_tokenizer_init": True}, max_model_len=2048, max_num_seqs=max(batches)
+        {**kwargs, "skip_tokenizer_init": True},
+        max_model_len=2048,
+        max_num_seqs=max(batches) * (1 + len(settings)),
     )
     # What drafts is attached below: it knows the texts' tokens, not those of MODEL.
     config = engine_config(**given, speculative_config="none")

@@ -15,6 +15,7 @@ from ockham.core.speculative import DraftStats
 from ockham.core.step import Ints
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
+from ockham.engine.sequence import Sequence as Running
 from ockham.engine.speculation import Speculation
 from ockham.lab.reading import likeliest
 from ockham.lab.replay import Replay
@@ -51,35 +52,75 @@ BLOCK = 8
 
 
 class _Side:
-    """What one controller's steps cost, by the place of the tokens that they gave."""
+    """The same streams as one controller has them said. It goes on where it was when it has its
+    turn again, so that it meets the text as if it were alone."""
 
-    def __init__(self, controller: Speculation, streams: int, tokens: int) -> None:
+    def __init__(
+        self, engine: Engine, method: str, controller: Speculation, group: Sequence[Stream]
+    ) -> None:
         self.controller = controller
-        self.reading_s = 0.0
-        """Of drafting, what went into reading texts."""
-        self._seconds = np.zeros((streams, tokens))
-        self._steps = np.zeros((streams, tokens))
-        self._visits = np.zeros((streams, tokens), np.int64)
+        self._engine = engine
+        self._method = method
+        self._group = group
+        self._running: list[Running] = []
+        self._said = [0] * len(group)
+        places = (len(group), max(stream.answered for stream in group))
+        self.seconds, self.steps = np.zeros(places), np.zeros(places)
+        """By the place of a token: its part of its step, 0 where that was not timed."""
 
-    def add(self, seconds: float, said: Mapping[int, slice]) -> None:
-        """A step gave these tokens: of each stream, from where to where."""
-        tokens = sum(places.stop - places.start for places in said.values())
-        for stream, places in said.items():
-            self._seconds[stream, places] += seconds / tokens
-            self._steps[stream, places] += 1 / (places.stop - places.start)
-            self._visits[stream, places] += 1
+    @property
+    def said(self) -> int:
+        """Tokens so far."""
+        return sum(self._said)
 
-    def beside(self, other: _Side) -> tuple[float, float, float, int]:
-        """Seconds, the other's seconds, and steps, of the tokens that both have said, and how many
-        tokens these are. A token that was said more than once has the mean of its costs."""
-        both = (self._visits > 0) & (other._visits > 0)
-        mine, others = self._visits[both], other._visits[both]
-        return (
-            float((self._seconds[both] / mine).sum()),
-            float((other._seconds[both] / others).sum()),
-            float((self._steps[both] / mine).sum()),
-            int(both.sum()),
-        )
+    @property
+    def done(self) -> bool:
+        return not self._running
+
+    def read_prompts(self, salt: str) -> None:
+        """Compute the prompts, up to the last one's first token."""
+        engine = self._engine
+        engine.scheduler.running = self._running
+        for number, stream in enumerate(self._group):
+            params = SamplingParams(
+                temperature=0.0, max_tokens=stream.answered, ignore_eos=True, seed=number
+            )
+            engine.add(
+                Request(
+                    request_id=f"{number} {self._method}",
+                    prompt_token_ids=stream.tokens[: stream.prompt],
+                    params=params,
+                    detokenize=False,
+                    cache_salt=salt,
+                )
+            )
+        while not all(self._said):
+            self._advance(engine.step())
+
+    def go_on(self) -> None:
+        """Have a turn."""
+        engine, until = self._engine, self.said + BLOCK * len(self._running)
+        engine.scheduler.running, engine.speculation = self._running, self.controller
+        while self._running and self.said < until:
+            started = time.perf_counter()
+            deltas = engine.step()
+            seconds = time.perf_counter() - started
+            new = self._advance(deltas)
+            tokens = sum(places.stop - places.start for places in new.values())
+            for stream, places in new.items():
+                self.seconds[stream, places] = seconds / tokens
+                self.steps[stream, places] = 1 / (places.stop - places.start)
+
+    def _advance(self, deltas: Sequence[Delta]) -> dict[int, slice]:
+        """What a step added to what each stream has said."""
+        counts: Counter[int] = Counter()
+        for delta in deltas:
+            counts[int(delta.request_id.split()[0])] += len(delta.token_ids)
+        new = {}
+        for stream, tokens in counts.items():
+            new[stream] = slice(self._said[stream], self._said[stream] + tokens)
+            self._said[stream] += tokens
+        return {stream: places for stream, places in new.items() if places.stop > places.start}
 
 
 @dataclass(slots=True)
@@ -89,6 +130,12 @@ class _Sums:
     speeds: list[float]
     steps: float = 0.0
     tokens: int = 0
+
+    def add(self, own: _Side, none: _Side) -> None:
+        both = (own.seconds > 0) & (none.seconds > 0)
+        self.speeds.append(float(none.seconds[both].sum() / own.seconds[both].sum()))
+        self.steps += float(own.steps[both].sum())
+        self.tokens += int(both.sum())
 
 
 def measure(
@@ -100,42 +147,48 @@ def measure(
     batch: int,
     reader: Engine | None = None,
 ) -> list[Worth]:
-    """Decode the streams, `batch` at a time, in each way and without drafts by turns, a few tokens
-    each, and again until each has begun at every place: so that what the machine does meanwhile,
-    and what the text is like, falls on all. The engine gets its own executor and controller back.
+    """Decode the streams, `batch` at a time, in each way and without drafts. All of them are under
+    way at the same time and have turns, so that all are at about the same place of a text and
+    what the machine does meanwhile falls on all. The engine needs room for so many sequences, and
+    gets its own executor and controller back.
 
-    A draft may go on into the turn of the next one. Therefore times are compared token by token,
-    at the places that both have said: text that is easily drafted counts no more than other text.
-    Where a drafter learns from one text for another, the times are different tenants, so that none
-    has learned a text when it comes again. Where one learns from likely tokens, they are those of
-    `reader`, which reads the streams."""
+    Where a drafter learns from one text for another, the ways are different tenants, so that none
+    has learned a text before. Where one learns from likely tokens, they are those of `reader`,
+    which reads the streams."""
     executor, before = engine.executor, engine.speculation
-    controllers = [none, *ways.values()]
     sums = {method: _Sums([]) for method in ways}
     for own in ways.values():
         own.counters = DraftStats()
-    candidates = max(own.candidates for own in controllers)
-    learning = any(own.learns for own in controllers)
+    candidates = max((own.candidates for own in ways.values()), default=0)
+    learning = any(own.learns for own in ways.values())
     try:
         for number, group in enumerate(_groups(streams, batch)):
             likely = {} if reader is None else _likely(reader, group, candidates)
             engine.executor = Replay(executor, {i: s.tokens for i, s in enumerate(group)}, likely)
             engine.reuse.forget()
-            longest = max(stream.answered for stream in group)
-            sides = [_Side(each, len(group), longest) for each in controllers]
-            # Nobody always comes after the same one, whose steps may have left caches cold.
+            sides = [
+                _Side(engine, method, each, group)
+                for method, each in [("none", none), *ways.items()]
+            ]
+            # Who comes after whom changes: steps of the one may leave caches cold for the other.
             order = sides if number % 2 == 0 else sides[::-1]
-            for phase in range(len(sides)):
-                _decode(engine, group, order, phase, f"time {phase}" if learning else "")
+            _decode(engine, order, none, learning)
             for side, sum_ in zip(sides[1:], sums.values(), strict=True):
-                own_s, none_s, steps, tokens = side.beside(sides[0])
-                # Prompts were read each time that the tokens, each in one of the times, were said.
-                own_s += side.reading_s / len(sides)
-                sum_.speeds.append(none_s / own_s)
-                sum_.steps, sum_.tokens = sum_.steps + steps, sum_.tokens + tokens
+                sum_.add(side, sides[0])
     finally:
         engine.executor, engine.speculation = executor, before
     return [_worth(m, kind, batch, sums[m], own.counters) for m, own in ways.items()]
+
+
+def _decode(engine: Engine, sides: Sequence[_Side], none: Speculation, learning: bool) -> None:
+    """Compute the prompts, then time what comes after the last one's first token."""
+    engine.speculation = none
+    for number, side in enumerate(sides):
+        side.read_prompts(f"side {number}" if learning else "")
+    while going := [side for side in sides if not side.done]:
+        min(going, key=lambda side: side.said).go_on()
+    for side in sides:
+        side.controller.forget_all()
 
 
 def _worth(method: str, kind: str, batch: int, sums: _Sums, counters: DraftStats) -> Worth:
@@ -165,53 +218,3 @@ def _likely(reader: Engine, group: Sequence[Stream], count: int) -> dict[int, In
 def _groups(streams: Sequence[Stream], batch: int) -> Iterator[Sequence[Stream]]:
     for start in range(0, len(streams) - batch + 1, batch):
         yield streams[start : start + batch]
-
-
-def _decode(
-    engine: Engine, group: Sequence[Stream], sides: Sequence[_Side], phase: int, salt: str
-) -> None:
-    """Compute the prompts, then time what comes after the last one's first token."""
-    for number, stream in enumerate(group):
-        params = SamplingParams(
-            temperature=0.0, max_tokens=stream.answered, ignore_eos=True, seed=number
-        )
-        engine.add(
-            Request(
-                request_id=str(number),
-                prompt_token_ids=stream.tokens[: stream.prompt],
-                params=params,
-                detokenize=False,
-                cache_salt=salt,
-            )
-        )
-    said = [0] * len(group)
-    engine.speculation = next(s.controller for s in sides if not s.controller)
-    while not all(said):
-        _advance(said, engine.step())
-    begun = sum(said)
-    while engine.has_work:
-        turn = (sum(said) - begun) // (BLOCK * len(group)) + phase
-        side = sides[turn % len(sides)]
-        engine.speculation = side.controller
-        reading_before_s = side.controller.counters.reading_s
-        started = time.perf_counter()
-        deltas = engine.step()
-        seconds = time.perf_counter() - started
-        reading_s = side.controller.counters.reading_s - reading_before_s
-        side.reading_s += reading_s
-        side.add(seconds - reading_s, _advance(said, deltas))
-    for side in sides:
-        side.controller.forget_all()
-
-
-def _advance(said: list[int], deltas: Sequence[Delta]) -> dict[int, slice]:
-    """What a step added to what each stream has said."""
-    counts: Counter[int] = Counter()
-    for delta in deltas:
-        counts[int(delta.request_id)] += len(delta.token_ids)
-    places = {}
-    for stream, tokens in counts.items():
-        if tokens:
-            places[stream] = slice(said[stream], said[stream] + tokens)
-            said[stream] += tokens
-    return places
