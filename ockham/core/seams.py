@@ -489,12 +489,14 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked of a `JointDrafter` for one sequence; see `DraftStream.propose`. `noise` is
-    None where the likeliest token is taken."""
+    """What is asked of a `GroupDrafter` for one sequence; see `DraftStream.propose`. `noise` is
+    None where the likeliest token is taken. `view` is the sequence's state in the model that is
+    drafted for: its next row has the cell `view.length`."""
 
     most: int
     accepted: Sequence[float]
     noise: Noise | None
+    view: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,22 +541,116 @@ class SmallModel(Protocol):
 
 
 @runtime_checkable
-class JointDrafter(Drafter, Protocol):
+class GroupDrafter(Drafter, Protocol):
     """A drafter that proposes for all sequences together, as a model does."""
 
     reading_s: float
     """Seconds of the last proposal that went into reading what it had not read yet."""
-
-    def attach(self, load: Callable[[str], SmallModel]) -> None:
-        """Begin to work for an engine, which loads models by name. Raises ConfigError or
-        DoesNotFit, as `load` does, if that cannot be."""
-        ...
 
     def propose_all(
         self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
     ) -> list[Draft | None]:
         """A draft for each stream. `token_s` is what a token is worth, in seconds."""
         ...
+
+
+@runtime_checkable
+class JointDrafter(GroupDrafter, Protocol):
+    """A drafter with a second model."""
+
+    def attach(self, load: Callable[[str], SmallModel]) -> None:
+        """Begin to work for an engine, which loads models by name. Raises ConfigError or
+        DoesNotFit, as `load` does, if that cannot be."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """What some rows make likely: `logits` (rows, vocabulary), and of each row the likeliest
+    tokens, the likeliest first, (rows, count)."""
+
+    logits: Floats
+    tokens: Ints
+
+
+class OwnModel(Protocol):
+    """The model that is drafted for, as far as a drafter runs parts of it."""
+
+    hidden_size: int
+    layers: int
+    vocabulary: int
+
+    def head(self, x: Floats, count: int) -> Likely:
+        """The final norm and the output head over rows x (rows, hidden_size) of the residual
+        stream."""
+        ...
+
+    def early(
+        self,
+        rows: Sequence[tuple[Any, int, int]],
+        layers: int,
+        leave: Callable[[Floats], Floats],
+        count: int,
+    ) -> Likely:
+        """Run rows, each a (view, cell, token) with the view of another sequence, whose cells
+        before it hold the state of what comes before, through the first `layers` layers, whose
+        state is written; then `leave`, (rows, hidden_size) to the same, and the head."""
+        ...
+
+    def reserve(self, view: Any, cells: int) -> bool:
+        """Whether the cells up to `cells` can be written to, without taking a page from anyone."""
+        ...
+
+    def sample(self, logits: Floats, draws: Sequence[Any]) -> list[int | None]:
+        """The tokens of some draws (`kernels.sampling.Draw`); None where masks left none."""
+        ...
+
+
+@runtime_checkable
+class SelfDrafter(Protocol):
+    """A drafter that drafts with parts of the model that it drafts for."""
+
+    def attach_model(self, model: OwnModel) -> None:
+        """Begin to work for an engine. Raises ConfigError if what was trained belongs to another
+        model."""
+        ...
+
+
+class HiddenStream(DraftStream, Protocol):
+    """A stream that is told the hidden states of its sequence."""
+
+    def stand(self, hidden: Floats) -> None:
+        """The row before the sequence's latest token stood so, (hidden_size,), after the last
+        layer. Told before that token is, and only while drafting goes on."""
+        ...
+
+
+@runtime_checkable
+class HiddenDrafter(Protocol):
+    """A Drafter whose streams are all told hidden states."""
+
+    wants_hidden_states: ClassVar[bool]
+
+
+class MarkedStream(DraftStream, Protocol):
+    """A stream whose drafts may have marks among their tokens."""
+
+    def guess(self, candidates: Ints) -> None:
+        """The marks after the sequence's latest row but for its token, (marks, count): the
+        likeliest tokens of each, the likeliest first. Told only while drafting goes on."""
+        ...
+
+
+@runtime_checkable
+class MarkingDrafter(Protocol):
+    """A Drafter whose drafts have marks: tokens below 0, of which no row is ever accepted. The
+    input of mark -1 - i is row i of `marks`, (kinds of marks, hidden_size); it sees what a token in
+    its place would, and what it makes likely is told to the stream. The chance of a mark is that
+    of the token that its stream will draft by it in the next step."""
+
+    marks: Floats
+    count: ClassVar[int]
+    """How many of the likeliest tokens of each mark are told."""
 
 
 @runtime_checkable

@@ -11,7 +11,9 @@ from ockham.core.errors import ConfigError
 
 AUTO, NONE = "auto", "none"
 DRAFT_MODEL = "draft_model"
-"""The only method that has a model of its own, and the one that is meant where a model is named."""
+"""The method that is meant where a model is named, and no other."""
+WITH_MODEL = (DRAFT_MODEL, "medusa", "prompt_tokens", "early_exit")
+"""Methods that have a model, or something else that was trained."""
 METHODS = {"ngram": "copying", "suffix": "trie"}
 """vLLM's names of methods that have another one here."""
 MOST_TOKENS = 64
@@ -28,7 +30,9 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     `num_speculative_tokens` bounds the tokens that are drafted after one; how many they are in a
     step is decided by what they are worth then, unless `adaptive` is false: then it is always as
     many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from. `model`
-    is the draft model of the method "draft_model". `learned_bytes` bounds the memory of each
+    is the draft model of the method "draft_model", or the directory of what was trained for the
+    methods "medusa", "prompt_tokens" and "early_exit"; of the last, `layers` instead says after
+    how many layers the model is left. `learned_bytes` bounds the memory of each
     drafter that learns from one request for another, of all tenants together; in `learned_file` the
     drafter "trie" keeps what it has learned, read when an engine starts, written when it ends.
     """
@@ -38,6 +42,7 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     prompt_lookup_min: int = 1
     adaptive: bool = True
     model: str | None = None
+    layers: int | None = None
     learned_bytes: int = 64 << 20
     learned_file: str | None = None
 
@@ -50,6 +55,11 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
         if self.prompt_lookup_min < 1:
             raise ConfigError(
                 f"prompt_lookup_min must be at least 1, got {self.prompt_lookup_min}."
+            )
+        if self.layers is not None and (self.method != "early_exit" or self.layers < 1):
+            raise ConfigError(
+                "layers is of the method early_exit, and at least 1: after so many layers the "
+                f"model is left; got layers = {self.layers} with the method {self.method!r}."
             )
         if self.learned_bytes < LEAST_LEARNED_BYTES:
             raise ConfigError(
@@ -105,9 +115,9 @@ def parse(setting: Setting) -> SpeculativeConfig:
         known = ", ".join(SpeculativeConfig.__struct_fields__)
         reason = str(error).rstrip(".")
         raise ConfigError(f"speculative_config: {reason}. It has the keys {known}.") from None
-    if config.model is not None and config.method != DRAFT_MODEL:
+    if config.model is not None and config.method not in WITH_MODEL:
         raise ConfigError(
             f"speculative_config: the method {config.method!r} has no model; leave out "
-            f'"model", or choose the method "{DRAFT_MODEL}".'
+            f'"model", or choose one of the methods {", ".join(WITH_MODEL)}.'
         )
     return msgspec.structs.replace(config, method=METHODS.get(config.method, config.method))

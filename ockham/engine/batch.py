@@ -8,7 +8,7 @@ import numpy as np
 
 from ockham.cache.state import State
 from ockham.core.seams import Splice
-from ockham.core.step import NO_ROWS, Ints, Step
+from ockham.core.step import NO_ROWS, Floats, Ints, Step
 from ockham.engine.drafts import Tree
 from ockham.engine.scheduler import Chunk
 from ockham.engine.sequence import Sequence
@@ -92,8 +92,9 @@ class Batch:
     parts: list[Part]
 
 
-def build(chunks: list[Chunk], state: State) -> Batch:
-    """The step that computes `chunks`, whose cells are reserved."""
+def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Batch:
+    """The step that computes `chunks`, whose cells are reserved. `marks` are the inputs of the
+    marks that drafts may have (`seams.MarkingDrafter`)."""
     sequences = [chunk.sequence for chunk in chunks]
     views = [s.view for s in sequences if s.view is not None]
     counts = np.array([chunk.rows for chunk in chunks], np.int32)
@@ -168,7 +169,18 @@ def build(chunks: list[Chunk], state: State) -> Batch:
         keep=seen.keep,
         wants_scores={layer: np.concatenate(wanting) for layer, wanting in scored.items()},
     )
+    if marks is not None:
+        _mark(step, marks)
     return Batch(step, parts)
+
+
+def _mark(step: Step, marks: Floats) -> None:
+    """Give rows whose tokens are marks their inputs."""
+    marked = step.ids < 0
+    if marked.any():
+        step.embeddings = marks
+        step.embedding_of = np.where(marked, -1 - step.ids, -1).astype(np.int32)
+        step.ids[marked] = 0
 
 
 def runs_of(cells: Ints) -> list[tuple[int, int]]:

@@ -48,6 +48,19 @@ class Tree:
             number = self.parents[number]
         return path[::-1]
 
+    def marks_after(self, number: int) -> list[int]:
+        """The marks that follow one after the other on a token, or on the sequence's last one."""
+        found: list[int] = []
+        for mark, (token, parent) in enumerate(zip(self.tokens, self.parents, strict=True)):
+            if token < 0 and parent == (found[-1] if found else number):
+                found.append(mark)
+        return found
+
+    @property
+    def drafted(self) -> int:
+        """How many of its tokens are no marks."""
+        return sum(token >= 0 for token in self.tokens)
+
     def add(self, draft: Draft, drafter: int, accepted: Sequence[float], worth: float) -> None:
         """Take in what a drafter proposes, but for what is not worth it. Where another one proposed
         the same, the better of the two chances counts."""

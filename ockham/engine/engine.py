@@ -30,6 +30,7 @@ from ockham.core.seams import (
     JointDrafter,
     LearningDrafter,
     Reuse,
+    SelfDrafter,
     Target,
 )
 from ockham.core.speculative import SpeculativeConfig, parse
@@ -43,6 +44,7 @@ from ockham.engine.decoding import Decoding
 from ockham.engine.drafts import ROOT, Tree
 from ockham.engine.limits import Limits
 from ockham.engine.messages import HINTS, Delta, Request, Stats, merged
+from ockham.engine.own_model import OwnModel
 from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.small_model import SmallModel
@@ -117,6 +119,14 @@ class Engine:
         self.backend_s = 0.0
         """Seconds in the backend's operations; the rest of a step is scheduling and bookkeeping."""
         self._cost = cost_of(self.model.program, self.model.layouts)
+        self.own_model = OwnModel(
+            self.model.program,
+            self.executor,
+            self.state,
+            self.model.description.hidden_size,
+            self.vocabulary,
+            self.scheduler.reserve_draft,
+        )
         self.pace = Pace(self._cost)
         self.tiers = open_tiers(config, self.model, self.state, self.pace.seconds)
         self.speculation = self.make_speculation(drafting, drafters)
@@ -301,6 +311,8 @@ class Engine:
         for drafter in drafters:
             if isinstance(drafter, JointDrafter):
                 drafter.attach(lambda model: SmallModel(model, target))
+            if isinstance(drafter, SelfDrafter):
+                drafter.attach_model(self.own_model)
             if isinstance(drafter, LearningDrafter):
                 drafter.recall(self._vocabulary_digest)
         return Speculation(config, drafters)
@@ -315,10 +327,11 @@ class Engine:
         began = time.perf_counter()
         drafts = self._draft()
         if drafts:
-            self._settle()
-            self._decoding = None
+            self._forget_decoding()
             deltas = self._plan_step(drafts)
         else:
+            if self.own_model.wrote:  # its pages may have changed
+                self._forget_decoding()
             decoding = self._go_on()
             deltas = self._plan_step() if decoding is None else self._decode(decoding)
         if self._decoded_rows:
@@ -326,6 +339,10 @@ class Engine:
             seconds = time.perf_counter() - began
             self.speculation.observe(self._decoding_sequences, self._decoded_rows, tokens, seconds)
         return deltas
+
+    def _forget_decoding(self) -> None:
+        self._settle()
+        self._decoding, self.own_model.wrote = None, False
 
     def _draft(self) -> dict[Sequence, Tree]:
         """What the running sequences should verify in the next step."""
@@ -353,7 +370,7 @@ class Engine:
         for chunk in chunks:
             if chunk.sequence.start_s is None:
                 chunk.sequence.start_s = now
-        batch = build(chunks, self.state)
+        batch = build(chunks, self.state, self.speculation.marks)
         before_s = self.backend_s
         output = self._run(batch.step)
         self.pace.note(batch.parts, self.backend_s - before_s)
@@ -362,7 +379,7 @@ class Engine:
         self._tell_likely(batch.step, batch.parts, output)
         billing.book_step(batch.parts, self._cost, self._total)
         self.scheduler.commit(chunks)
-        return self._collect(batch.parts, output)
+        return self._collect(batch.step, batch.parts, output)
 
     def _go_on(self) -> Decoding | None:
         """The running sequences as a decoding ready for its next step, if that is all there is to
@@ -386,6 +403,7 @@ class Engine:
         output = self._run(decoding.step)
         tokens = decoding.tokens(output.argmax, self._sample(output, decoding.draws))
         self._tell_likely(decoding.step, decoding.parts, output)
+        self._tell_where(decoding.step, decoding.parts, {}, output)
         decoding.advance(tokens)
         self.scheduler.commit(decoding.chunks)
         return [self._append(*each) for each in zip(decoding.sequences, tokens, strict=True)]
@@ -397,6 +415,10 @@ class Engine:
 
     def _run(self, step: Step) -> StepOutput:
         step.candidates = self.speculation.candidates
+        step.wants_hidden = {}
+        if self.speculation.wants_hidden_states:
+            rows = np.concatenate((step.wants_logits, step.wants_argmax))
+            step.wants_hidden = {self.own_model.layers - 1: rows}
         with self._in_backend():
             run = self.executor.begin(step)
             for start, stop, hook in self.attachments.ranges():
@@ -436,13 +458,33 @@ class Engine:
                 rows = part.sampling_rows(len(step.wants_logits))
                 self.speculation.tell(part.sequence, tokens[rows], output.candidates[rows])
 
+    def _tell_where(
+        self, step: Step, parts: list[Part], reached: dict[Sequence, int], output: StepOutput
+    ) -> None:
+        """Tell drafters how the rows stand after which the sequences' latest tokens came: that of
+        each part's own last token, or of what was `reached` of its draft."""
+        hidden = output.hidden.get(self.own_model.layers - 1)
+        candidates = output.candidates if self.speculation.marks is not None else None
+        if hidden is None and (candidates is None or not candidates.size):
+            return
+        for part in parts:
+            if not part.samples or not part.head_rows or part.sequence.status is Status.FINISHED:
+                continue
+            rows = part.sampling_rows(len(step.wants_logits))
+            at = reached.get(part.sequence, ROOT)
+            stands = None if hidden is None else hidden[rows.start + 1 + at]
+            guessed = None
+            if part.draft is not None and candidates is not None:
+                guessed = candidates[[rows.start + 1 + n for n in part.draft.marks_after(at)]]
+            self.speculation.tell_where(part.sequence, stands, guessed)
+
     def _sample(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
         if not draws:
             return []
         with self._in_backend():
             return self.executor.sample(output.logits, draws)
 
-    def _collect(self, parts: list[Part], output: StepOutput) -> list[Delta]:
+    def _collect(self, step: Step, parts: list[Part], output: StepOutput) -> list[Delta]:
         """Sample where a sequence is due, and turn what the step gave into deltas."""
         deltas = [self._score_prompt(part, output.logits) for part in parts]
         due = [
@@ -452,6 +494,7 @@ class Engine:
             for choice in self._choices(part.sequence)
         ]
         self._walks = {p.sequence: Walk(p, p.draft) for p in parts if p.draft is not None}
+        ends: dict[Sequence, int] = {}
         while due:
             draws = [
                 s.draw(p.logits_row(at))
@@ -463,6 +506,7 @@ class Engine:
             for sequence, part, at in due:
                 token, entry = self._token(output, sequence, part, at, drawn)
                 walk = self._walks.get(sequence)
+                ends[sequence] = at
                 if walk is None or token is None:
                     deltas.append(self._push(sequence, token, entry))
                     continue
@@ -476,6 +520,7 @@ class Engine:
             due = reached
         for sequence in list(self._walks):
             self._end_walk(sequence)
+        self._tell_where(step, parts, ends, output)
         return merged([delta for delta in deltas if delta is not None])
 
     def _token(

@@ -167,6 +167,16 @@ class Scheduler:
             if sum(s.seats for s in self.running) > self.most_sequences:
                 self.preempt(sequence)
 
+    def reserve_draft(self, view: View, cells: int) -> bool:
+        """Whether the cells up to `cells` of a running sequence can be written to without taking a
+        page from anyone."""
+        pages = -(-cells // self.state.page_tokens) - view.pages + view.shared_tail
+        spare = pages + len(self.running)  # each of the others may need one for its next row
+        evictable, free = self.evictable(), self.state.free_pages()
+        if any(f + e < spare for f, e in zip(free, evictable, strict=True)):
+            return False
+        return self.state.reserve(view, cells)
+
     def commit(self, chunks: list[Chunk]) -> None:
         """The step has run: its cells are valid, and what no later row can see is let go."""
         for chunk in chunks:
@@ -241,19 +251,11 @@ class Scheduler:
 
     def _place_draft(self, plan: _Plan, sequence: Sequence, draft: Tree) -> bool:
         """Add a row and its draft to the plan, if they fit without taking a page from anyone."""
-        rows = 1 + len(draft)
-        view = sequence.view
+        rows, view = 1 + len(draft), sequence.view
         assert view is not None, "a running sequence has a view"
-        cells = sequence.computed + rows
-        pages = -(-cells // self.state.page_tokens) - view.pages + view.shared_tail
-        spare = pages + len(self.running)  # each of the others may need one for its next row
-        evictable = self.evictable()
-        free = self.state.free_pages()
-        if (
-            rows > min(plan.rows, plan.logits)
-            or any(f + e < spare for f, e in zip(free, evictable, strict=True))
-            or not self.state.reserve(view, cells)
-        ):
+        if rows > min(plan.rows, plan.logits):
+            return False
+        if not self.reserve_draft(view, sequence.computed + rows):
             return False
         plan.add(Chunk(sequence, rows, draft))
         return True

@@ -21,15 +21,20 @@ from ockham.core.seams import (
     ConstrainedDrafter,
     Drafter,
     DraftStream,
+    Floats,
+    GroupDrafter,
+    HiddenDrafter,
+    HiddenStream,
     Ints,
-    JointDrafter,
     LearningDrafter,
+    MarkedStream,
+    MarkingDrafter,
     ObservingDrafter,
     ObservingStream,
     Wish,
 )
 from ockham.core.speculative import DraftStats, SpeculativeConfig
-from ockham.engine.drafts import Tree, choose
+from ockham.engine.drafts import ROOT, Tree, choose
 from ockham.engine.sequence import Sequence
 from ockham.engine.tempo import Tempo
 
@@ -128,6 +133,9 @@ class _Known:
     hits: list[list[float]] = field(default_factory=list)
     trials: list[list[float]] = field(default_factory=list)
     tried: bool = False
+    hoped: list[tuple[int, int]] = field(default_factory=list)
+    """The marks after the latest token, by drafter and kind: whether they were worth their rows is
+    seen from what is drafted by them."""
 
 
 class Speculation:
@@ -137,7 +145,12 @@ class Speculation:
         self.config = config
         self.drafters = drafters
         self.names = [drafter.name for drafter in drafters]
-        self._joint = [isinstance(drafter, JointDrafter) for drafter in drafters]
+        self._joint = [isinstance(drafter, GroupDrafter) for drafter in drafters]
+        self._hidden = [isinstance(drafter, HiddenDrafter) for drafter in drafters]
+        self._marking = [isinstance(drafter, MarkingDrafter) for drafter in drafters]
+        marks = [each.marks for each in drafters if isinstance(each, MarkingDrafter)]
+        self.marks: Floats | None = marks[0] if marks else None
+        """The inputs of the marks that drafts may have."""
         self.acceptance = [Acceptance(drafter.kinds) for drafter in drafters]
         self.tempo = Tempo()
         self.account = Account()
@@ -151,6 +164,8 @@ class Speculation:
             drafter.candidates if isinstance(drafter, ObservingDrafter) else 0
             for drafter in drafters
         ]
+        counts = [each.count for each in drafters if isinstance(each, MarkingDrafter)]
+        self._most_wanted = max([*self._wanted, *counts], default=0)
         self._learning = [each for each in drafters if isinstance(each, LearningDrafter)]
         self._steps = 0
         self._known: dict[Sequence, _Known] = {}
@@ -168,7 +183,28 @@ class Speculation:
         """How many of the likeliest tokens of each row drafters want to know now."""
         if self.config.adaptive and not self.account.open:
             return 0
-        return max(self._wanted, default=0)
+        return self._most_wanted
+
+    @property
+    def wants_hidden_states(self) -> bool:
+        """Whether drafters want to know how rows stand after the last layer."""
+        return any(self._hidden) and (not self.config.adaptive or self.account.open)
+
+    def tell_where(
+        self, sequence: Sequence, hidden: Floats | None, guessed: Ints | None
+    ) -> None:
+        """The row after which a sequence's latest token came stands so after the last layer,
+        (hidden_size,), and the marks after it found these likely, (marks, count)."""
+        known = self._known.get(sequence)
+        if known is None:
+            return
+        for number, stream in enumerate(known.streams):
+            if self._hidden[number] and hidden is not None:
+                self._feed(known, sequence, but=1)
+                cast(HiddenStream, stream).stand(hidden)
+            if self._marking[number] and guessed is not None and len(guessed):
+                self._feed(known, sequence, but=1)
+                cast(MarkedStream, stream).guess(guessed)
 
     def tell(self, sequence: Sequence, tokens: Ints, candidates: Ints) -> None:
         """A step had rows of a sequence with these inputs (n,), and these were likely after them:
@@ -254,26 +290,46 @@ class Speculation:
         follows there."""
         known = self._known[sequence]
         followed = dict(walked)
+        self._learn_marks(known, tree, walked)
         for number, parent in enumerate(tree.parents):
             token = followed.get(parent)
-            if token is None:
+            if token is None or tree.tokens[number] < 0:
                 continue
             accepted = token == tree.tokens[number]
             for drafter, kind in tree.sources[number]:
-                self.acceptance[drafter].learn(kind, accepted)
-                self.acceptance[drafter].tried(kind, self._steps, accepted)
-                known.hits[drafter][kind] += accepted
-                known.trials[drafter][kind] += 1.0
+                self._learn_kind(known, drafter, kind, accepted)
         known.tried = True
         counters = self.counters
         reached = sum((at, token) in tree.children for at, token in walked)
         counters.drafts += 1
-        counters.tokens += len(tree)
+        counters.tokens += tree.drafted
         counters.accepted += reached
         while len(counters.accepted_at) < max(tree.depths):
             counters.accepted_at.append(0)
         for depth in range(reached):
             counters.accepted_at[depth] += 1
+
+    def _learn_marks(self, known: _Known, tree: Tree, walked: list[tuple[int, int]]) -> None:
+        """Marks of the step before whose guesses were verified now were worth as much as those were
+        right; of those in this tree, the ones that the walk has passed by are worth nothing."""
+        reached = sum((at, token) in tree.children for at, token in walked)
+        for depth, (drafter, kind) in enumerate(known.hoped):
+            self._learn_kind(known, drafter, kind, depth < reached)
+            if depth >= reached:
+                break
+        last = walked[-1][0] if walked else ROOT
+        for at, _ in walked:
+            for number in tree.marks_after(at)[: None if at == last else 1]:
+                if at != last:
+                    for drafter, kind in tree.sources[number]:
+                        self._learn_kind(known, drafter, kind, False)
+        known.hoped = [tree.sources[number][0] for number in tree.marks_after(last)]
+
+    def _learn_kind(self, known: _Known, drafter: int, kind: int, accepted: bool) -> None:
+        self.acceptance[drafter].learn(kind, accepted)
+        self.acceptance[drafter].tried(kind, self._steps, accepted)
+        known.hits[drafter][kind] += accepted
+        known.trials[drafter][kind] += 1.0
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
@@ -344,7 +400,7 @@ class Speculation:
                 asked.append((sequence, tree, self._fed(sequence), left))
         for number, drafter in enumerate(self.drafters):
             if self._joint[number]:
-                joint = cast(JointDrafter, drafter)
+                joint = cast(GroupDrafter, drafter)
                 self._propose_together(number, joint, asked, hopes[number], worth, len(running))
                 continue
             for _, tree, known, left in asked:
@@ -359,7 +415,7 @@ class Speculation:
     def _propose_together(
         self,
         number: int,
-        drafter: JointDrafter,
+        drafter: GroupDrafter,
         asked: list[tuple[Sequence, Tree, _Known, int]],
         hopes: list[float],
         worth: float,
@@ -369,7 +425,9 @@ class Speculation:
         wanting = [each for each in asked if max(each[1].chances, default=0.0) < _CERTAIN]
         most = self.config.num_speculative_tokens
         wishes = [
-            Wish(min(most, left), self._shares(known, number, hopes), sequence.noise)
+            Wish(
+                min(most, left), self._shares(known, number, hopes), sequence.noise, sequence.view
+            )
             for sequence, _, known, left in wanting
         ]
         streams = [known.streams[number] for _, _, known, _ in wanting]
@@ -388,11 +446,12 @@ class Speculation:
         self._feed(known, sequence)
         return known
 
-    def _feed(self, known: _Known, sequence: Sequence) -> None:
-        """Tell the drafters the tokens that are new to them."""
-        if known.fed < len(sequence.tokens):
-            new = np.array(sequence.tokens[known.fed :], np.int32)
-            known.fed = len(sequence.tokens)
+    def _feed(self, known: _Known, sequence: Sequence, but: int = 0) -> None:
+        """Tell the drafters the tokens that are new to them, all `but` so many."""
+        upto = len(sequence.tokens) - but
+        if known.fed < upto:
+            new = np.array(sequence.tokens[known.fed : upto], np.int32)
+            known.fed = upto
             for stream in known.streams:
                 stream.extend(new)
 

@@ -1,0 +1,40 @@
+"""What was trained for a drafter, read and checked against the model that it drafts for."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.seams import Floats, OwnModel
+from ockham.model.draft_files import Parts, read_drafter
+from ockham.model.hub import resolve
+
+P = TypeVar("P", bound=Parts)
+
+
+def read_trained(name: str | None, parts: type[P], method: str, model: OwnModel) -> P:
+    """The parts of the trained drafter `name`. Raises ConfigError if none is named, if it cannot
+    be read, or was trained for another method or another model."""
+    if name is None:
+        raise ConfigError(
+            f'the method "{method}" needs a "model": a directory that `ockham draft train --method '
+            f'{method}` wrote for this model, such as {{"method": "{method}", "model": "DIR"}}.'
+        )
+    try:
+        trained = read_drafter(resolve(name))
+        trained.check_target(model.hidden_size, model.vocabulary, model.layers)
+    except ModelError as error:
+        raise ConfigError(str(error)) from None
+    if not isinstance(trained.parts, parts):
+        raise ConfigError(
+            f"{name} was trained for the method {trained.method!r}, not for {method!r}."
+        )
+    return trained.parts
+
+
+def silu(x: Floats) -> Floats:
+    """x times its logistic function. Large negative values give -0, with no warning."""
+    y: Floats = x / (1.0 + np.exp(-np.maximum(x, -80.0)))
+    return y

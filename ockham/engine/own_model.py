@@ -1,0 +1,107 @@
+"""The engine's model, as far as drafters run parts of it between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ockham.cache.state import State, View
+from ockham.core.seams import Likely
+from ockham.core.step import Floats, Ints, Step, Tables
+from ockham.kernels.base import Executor
+from ockham.kernels.ops import Program
+from ockham.kernels.sampling import Draw
+
+HEAD = "head"
+
+
+class OwnModel:
+    """See `core.seams.OwnModel`. `reserve` is how cells of drafts are reserved."""
+
+    def __init__(
+        self,
+        program: Program,
+        executor: Executor,
+        state: State,
+        hidden_size: int,
+        vocabulary: int,
+        reserve: Callable[[View, int], bool],
+    ) -> None:
+        self.hidden_size, self.vocabulary = hidden_size, vocabulary
+        self.layers = sum(name.endswith(".before") for name in program.breakpoints)
+        self.wrote = False
+        """Whether cells were reserved or written since this was last made false."""
+        self._program, self._executor, self._state = program, executor, state
+        self._reserve = reserve
+
+    def head(self, x: Floats, count: int) -> Likely:
+        nowhere = np.empty(0, np.int32), np.zeros(2, np.int32)
+        zeros = np.zeros(len(x), np.int32)
+        tables = tuple(Tables(*nowhere) for _ in self._state.groups)
+        slots = tuple(np.zeros(len(x), np.int64) for _ in self._state.groups)
+        step = self._step(zeros, zeros, zeros, tables, slots, count)
+        step.embeddings = np.ascontiguousarray(x, np.float32)
+        step.embedding_of = np.arange(len(x), dtype=np.int32)
+        run = self._executor.begin(step)
+        self._executor.run(run, 0, 1)  # takes the rows of x as they are
+        self._executor.run(run, self._program.breakpoints[HEAD], len(self._program.ops))
+        output = self._executor.finish(run)
+        return Likely(output.logits, output.candidates)
+
+    def early(
+        self,
+        rows: Sequence[tuple[View, int, int]],
+        layers: int,
+        leave: Callable[[Floats], Floats],
+        count: int,
+    ) -> Likely:
+        self.wrote = True
+        ids = np.array([token for _, _, token in rows], np.int32)
+        cells = np.array([cell for _, cell, _ in rows], np.int32)
+        owner = np.arange(len(rows), dtype=np.int32)
+        tables = self._state.tables([view for view, _, _ in rows])
+        page_tokens = self._state.page_tokens
+        slots = tuple(table.slots(owner, cells, page_tokens) for table in tables)
+        step = self._step(ids, cells, owner, tables, slots, count)
+        run = self._executor.begin(step)
+        self._executor.run(run, 0, self._program.breakpoints[f"layer.{layers - 1}.after"])
+        run.x = leave(run.x)
+        self._executor.run(run, self._program.breakpoints[HEAD], len(self._program.ops))
+        output = self._executor.finish(run)
+        return Likely(output.logits, output.candidates)
+
+    def reserve(self, view: View, cells: int) -> bool:
+        self.wrote = True
+        return self._reserve(view, cells)
+
+    def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[int | None]:
+        return [drawn.token for drawn in self._executor.sample(logits, draws)]
+
+    def _step(
+        self,
+        ids: Ints,
+        cells: Ints,
+        owner: Ints,
+        tables: tuple[Tables, ...],
+        slots: tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...],
+        count: int,
+    ) -> Step:
+        """A step all of whose rows want logits and the `count` likeliest tokens."""
+        rows = len(ids)
+        return Step(
+            ids=ids,
+            positions=cells,
+            sequence=owner,
+            cells=cells,
+            context=cells + 1,
+            tables=tables,
+            slots=slots,
+            page_tokens=self._state.page_tokens,
+            wants_logits=np.arange(rows, dtype=np.int32),
+            candidates=count,
+            adapters=np.full(rows, -1, np.int32),
+            seeds=np.zeros(rows, np.uint64),
+            streams=np.zeros(rows, np.uint32),
+            keep=np.zeros(rows, np.bool_),
+        )
