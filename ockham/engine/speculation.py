@@ -190,9 +190,7 @@ class Speculation:
         """Whether drafters want to know how rows stand after the last layer."""
         return any(self._hidden) and (not self.config.adaptive or self.account.open)
 
-    def tell_where(
-        self, sequence: Sequence, hidden: Floats | None, guessed: Ints | None
-    ) -> None:
+    def tell_where(self, sequence: Sequence, hidden: Floats | None, guessed: Ints | None) -> None:
         """The row after which a sequence's latest token came stands so after the last layer,
         (hidden_size,), and the marks after it found these likely, (marks, count)."""
         known = self._known.get(sequence)
@@ -425,9 +423,7 @@ class Speculation:
         wanting = [each for each in asked if max(each[1].chances, default=0.0) < _CERTAIN]
         most = self.config.num_speculative_tokens
         wishes = [
-            Wish(
-                min(most, left), self._shares(known, number, hopes), sequence.noise, sequence.view
-            )
+            Wish(min(most, left), self._shares(known, number, hopes), sequence.noise, sequence.view)
             for sequence, _, known, left in wanting
         ]
         streams = [known.streams[number] for _, _, known, _ in wanting]

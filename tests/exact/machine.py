@@ -147,6 +147,8 @@ class ExactnessMachine(RuleBasedStateMachine):
 
     vocabulary: int
     executors: list[Executor]
+    trained: dict[str, dict[str, Any]]
+    """Settings of drafters that need something trained, by name."""
     compared = 0
     """Choices compared so far by all machines of the class."""
     preempted = 0
@@ -235,12 +237,20 @@ class ExactnessMachine(RuleBasedStateMachine):
     def draft_as_it_pleases(self) -> None:
         self._use_own_drafts()
 
-    @rule(method=st.sampled_from(DRAFTERS))
-    def draft_by(self, method: str) -> None:
+    @rule(data=st.data(), most=st.sampled_from([4, 16]))
+    def draft_by(self, data: st.DataObject, most: int) -> None:
         """From now on, verify all that one drafter has."""
         self._count_drafts()
+        method = data.draw(st.sampled_from([*DRAFTERS, *sorted(self.trained)]))
         self.engine.speculation = self.engine.make_speculation(
-            parse({"method": method, "adaptive": False})
+            parse(
+                {
+                    "method": method,
+                    "adaptive": False,
+                    "num_speculative_tokens": most,
+                    **self.trained.get(method, {}),
+                }
+            )
         )
 
     def _use_own_drafts(self) -> None:

@@ -23,6 +23,7 @@ from tests.exact.machine import FEWEST, ExactnessMachine
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.grammars import with_grammars
 from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_mixtral
+from tests.helpers.trained_drafts import METHODS, write_draft
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
 
@@ -107,8 +108,16 @@ def check_schedules(
     alone = make_engine(checkpoint, **values, reuse="none", speculative_config="none")
     alone.executor = executor_of(alone, 1)
 
+    described = crowded.model.description
+    sizes = {"hidden_size": described.hidden_size, "vocab_size": VOCABULARY}
+    layers = {"num_hidden_layers": crowded.own_model.layers}
+
     class Machine(ExactnessMachine):
         vocabulary = VOCABULARY
+        trained = {
+            method: {"model": str(write_draft(directory / method, method, **sizes, **layers))}
+            for method in METHODS
+        }
         executors = [executor_of(crowded, threads) for threads in (1, 2)]
 
         @classmethod

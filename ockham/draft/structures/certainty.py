@@ -37,7 +37,7 @@ def ranked(
         ids = [token for token in tokens if token >= 0]
         first = drawn.get(row)
         if first is not None:
-            ids = [first, *(token for token in ids if token != first)]
+            ids = [first, *(token for token in ids if token != first)][: len(tokens)]
         shares = np.exp(likely.logits[row, ids] - sums[row]).tolist()
         found.append(list(zip(ids, shares, strict=True)))
     return found

@@ -36,5 +36,6 @@ def read_trained(name: str | None, parts: type[P], method: str, model: OwnModel)
 
 def silu(x: Floats) -> Floats:
     """x times its logistic function. Large negative values give -0, with no warning."""
-    y: Floats = x / (1.0 + np.exp(-np.maximum(x, -80.0)))
+    slope: Floats = np.exp(-np.maximum(x, -80.0), dtype=np.float32)
+    y: Floats = np.divide(x, 1.0 + slope, dtype=np.float32)
     return y

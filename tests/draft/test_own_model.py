@@ -1,0 +1,244 @@
+"""Drafters that draft with parts of the model that they draft for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError
+from ockham.core.sampling_params import SamplingParams
+from ockham.core.seams import Floats, Ints
+from ockham.core.step import Step
+from ockham.draft.medusa import StandingStream
+from ockham.draft.prompt_tokens import GuessingStream
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Request
+from tests.helpers.tiny import tiny_llama, tiny_mistral
+from tests.helpers.trained_drafts import METHODS, write_draft
+
+VOCABULARY = 97
+SIZES = {"hidden_size": 32, "vocab_size": VOCABULARY, "num_hidden_layers": 2}
+MARKS = 3
+
+
+@pytest.fixture(scope="module", params=["full", "window"])
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp(request.param)
+    if request.param == "window":
+        return tiny_mistral(directory, vocab_size=VOCABULARY, window=16)
+    return tiny_llama(directory, vocab_size=VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose second layer adds nothing to the first."""
+    directory = tiny_llama(tmp_path_factory.mktemp("shallow"), vocab_size=VOCABULARY)
+    weights = load_file(directory / "model.safetensors")
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        weights[f"model.layers.1.{name}.weight"] *= 0.0
+    save_file(weights, directory / "model.safetensors")
+    return directory
+
+
+def drafts(directory: Path, method: str, **changed: Any) -> dict[str, Any]:
+    """A setting for a drafter of random weights."""
+    path = write_draft(directory / method, method, **{**SIZES, **changed})
+    return {"method": method, "model": str(path)}
+
+
+def make_engine(target: Path, drafting: dict[str, Any] | str, **settings: Any) -> Engine:
+    if isinstance(drafting, dict):
+        drafting = {"adaptive": False, "num_speculative_tokens": 5, **drafting}
+    values = {"max_model_len": 200, "skip_tokenizer_init": True, "block_size": 4, **settings}
+    return Engine(EngineConfig(model=str(target), speculative_config=drafting, **values))
+
+
+def answers(engine: Engine, count: int = 5, **params: Any) -> dict[tuple[str, int], list[int]]:
+    """Greedy and sampled requests of several lengths, one of several choices, one penalised."""
+    for i in range(count):
+        asked = {
+            "temperature": 0.0 if i % 2 else 0.9,
+            "max_tokens": 10 + 7 * i,
+            "n": 2 if i == 2 else 1,
+            "frequency_penalty": 0.5 if i == 4 else 0.0,
+            "seed": i,
+            "ignore_eos": True,
+            **params,
+        }
+        prompt = [(7 * i + 3 * j) % VOCABULARY for j in range(1 + 20 * i)]
+        engine.add(
+            Request(
+                request_id=str(i),
+                prompt_token_ids=prompt,
+                params=SamplingParams(**asked),
+                detokenize=False,
+            )
+        )
+    found: dict[tuple[str, int], list[int]] = {}
+    while engine.has_work:
+        for delta in engine.step():
+            found.setdefault((delta.request_id, delta.index), []).extend(delta.token_ids)
+        engine.check_integrity()
+    return found
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_texts_are_the_same(target: Path, method: str, adaptive: bool, tmp_path: Path) -> None:
+    drafting = drafts(tmp_path, method) | {"adaptive": adaptive}
+    engine = make_engine(target, drafting)
+    assert answers(engine) == answers(make_engine(target, "none"))
+    counted = engine.stats().drafts
+    assert counted.planned
+    if not adaptive:
+        assert counted.tokens
+        wasted = engine.total.wasted[method].tokens
+        assert wasted >= counted.tokens - counted.accepted
+
+
+def test_texts_are_the_same_where_pages_are_short(shallow: Path, tmp_path: Path) -> None:
+    cell = 2 * 2 * 2 * 8 * 4
+    for method in METHODS:
+        engine = make_engine(
+            shallow, drafts(tmp_path, method), kv_cache_memory_bytes=130 * cell, max_model_len=120
+        )
+        found = answers(engine, max_tokens=39)
+        assert found == answers(make_engine(shallow, "none"), max_tokens=39)
+        assert engine.scheduler.preemptions
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_an_early_exit_that_is_always_right_is_always_accepted(
+    shallow: Path, temperature: float
+) -> None:
+    engine = make_engine(shallow, {"method": "early_exit", "layers": 1})
+    found = answers(engine, temperature=temperature, frequency_penalty=0.0)
+    plain = make_engine(shallow, "none")
+    assert found == answers(plain, temperature=temperature, frequency_penalty=0.0)
+    counted = engine.stats().drafts
+    leaves = counted.tokens - sum(counted.accepted_at)
+    assert counted.accepted_at
+    assert counted.accepted_at[0] == counted.drafts
+    assert leaves <= counted.drafts * 5
+    assert engine.scheduler.steps < 0.6 * plain.scheduler.steps
+
+
+def test_an_exit_of_zeros_is_the_plain_one(shallow: Path, tmp_path: Path) -> None:
+    trained = make_engine(shallow, drafts(tmp_path, "early_exit", scale=0.0))
+    plain = make_engine(shallow, {"method": "early_exit", "layers": 1})
+    assert answers(trained) == answers(plain)
+    assert trained.stats().drafts.accepted_at == plain.stats().drafts.accepted_at
+
+
+def rows_after(
+    engine: Engine, tokens: list[int], marks: Floats | None = None
+) -> tuple[Floats, Ints]:
+    """The last token's hidden state after the last layer, and the four likeliest tokens after
+    each row, of a text computed in one step, with marks behind it."""
+    view = engine.state.new_view()
+    count = 0 if marks is None else len(marks)
+    rows = len(tokens) + count
+    assert engine.state.reserve(view, rows)
+    cells, owner = np.arange(rows, dtype=np.int32), np.zeros(rows, np.int32)
+    tables = engine.state.tables([view])
+    slots = tuple(table.slots(owner, cells, engine.state.page_tokens) for table in tables)
+    step = Step(
+        ids=np.array(tokens + [0] * count, np.int32),
+        positions=cells,
+        sequence=owner,
+        cells=cells,
+        context=cells + 1,
+        tables=tables,
+        slots=slots,
+        page_tokens=engine.state.page_tokens,
+        wants_logits=cells,
+        candidates=4,
+        adapters=np.full(rows, -1, np.int32),
+        seeds=np.zeros(rows, np.uint64),
+        streams=np.zeros(rows, np.uint32),
+        keep=np.ones(rows, np.bool_),
+        wants_hidden={1: np.array([len(tokens) - 1], np.int32)},
+    )
+    if marks is not None:
+        step.embeddings = marks
+        step.embedding_of = np.array([-1] * len(tokens) + list(range(count)), np.int32)
+    run = engine.executor.begin(step)
+    engine.executor.run(run, 0, len(engine.model.program.ops))
+    output = engine.executor.finish(run)
+    engine.state.release(view)
+    return output.hidden[1][0], output.candidates
+
+
+def test_streams_are_told_how_the_right_row_stands(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was drafted and accepted: the row before the latest token."""
+    told: list[tuple[list[int], Floats]] = []
+    texts: dict[StandingStream, list[int]] = {}
+    extend, stand = StandingStream.extend, StandingStream.stand
+
+    def extended(stream: StandingStream, tokens: Ints) -> None:
+        texts.setdefault(stream, []).extend(tokens.tolist())
+        extend(stream, tokens)
+
+    def stood(stream: StandingStream, hidden: Floats) -> None:
+        told.append((list(texts[stream]), hidden.copy()))
+        stand(stream, hidden)
+
+    monkeypatch.setattr(StandingStream, "extend", extended)
+    monkeypatch.setattr(StandingStream, "stand", stood)
+    answers(make_engine(target, drafts(tmp_path, "medusa", scale=0.05)))
+    assert len(told) > 50
+    reader = make_engine(target, "none")
+    for text, hidden in told[::7]:
+        np.testing.assert_array_equal(rows_after(reader, text)[0], hidden)
+
+
+def test_marks_are_read_as_if_they_stood_behind_the_text(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[list[int], list[list[int]]]] = []
+    texts: dict[GuessingStream, list[int]] = {}
+    extend, guess = GuessingStream.extend, GuessingStream.guess
+
+    def extended(stream: GuessingStream, tokens: Ints) -> None:
+        texts.setdefault(stream, []).extend(tokens.tolist())
+        extend(stream, tokens)
+
+    def guessed(stream: GuessingStream, candidates: Ints) -> None:
+        told.append((list(texts[stream]), candidates.tolist()))
+        guess(stream, candidates)
+
+    monkeypatch.setattr(GuessingStream, "extend", extended)
+    monkeypatch.setattr(GuessingStream, "guess", guessed)
+    engine = make_engine(target, drafts(tmp_path, "prompt_tokens", count=MARKS))
+    answers(engine)
+    assert engine.stats().drafts.accepted  # so that marks behind guesses were used too
+    assert len(told) > 50
+    reader = make_engine(target, "none")
+    for text, candidates in told[::7]:
+        _, likely = rows_after(reader, text, engine.speculation.marks)
+        assert likely[len(text) :][: len(candidates)].tolist() == candidates
+
+
+def test_what_belongs_to_another_model_is_refused(target: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hidden size 64"):
+        make_engine(target, drafts(tmp_path / "wide", "medusa", hidden_size=64))
+    other = drafts(tmp_path / "other", "prompt_tokens") | {"method": "medusa"}
+    with pytest.raises(ConfigError, match="trained for the method 'prompt_tokens'"):
+        make_engine(target, other)
+    with pytest.raises(ConfigError, match=r"draft\.json"):
+        make_engine(target, {"method": "medusa", "model": str(target)})
+    with pytest.raises(ConfigError, match="ockham draft train"):
+        make_engine(target, {"method": "medusa"})
+    with pytest.raises(ConfigError, match="1 to 1 of them, got layers = 2"):
+        make_engine(target, {"method": "early_exit", "layers": 2})
+    with pytest.raises(ConfigError, match="either"):
+        make_engine(target, {"method": "early_exit"})
+    with pytest.raises(ConfigError, match="layers is of the method early_exit"):
+        make_engine(target, {"method": "ngram", "layers": 1})
