@@ -91,11 +91,15 @@ SHAPES = {
     "llama-160m": Shape(
         "LlamaForCausalLM", "llama", 768, 12, 12, 12, 3072, 32000, 2048, False, 1e4, False
     ),
+    "draft-110m": Shape(
+        "LlamaForCausalLM", "llama", 768, 10, 12, 4, 2048, 32000, 2048, False, 1e4, False
+    ),
     "qwen2-0.5b": Shape(
         "Qwen2ForCausalLM", "qwen2", 896, 24, 14, 2, 4864, 151936, 32768, True, 1e6, True
     ),
 }
-"""Name -> shape, as published in the models' config.json ("tiny" is for trying this out)."""
+"""Name -> shape, as published in the models' config.json ("tiny" is for trying this out, and
+"draft-110m" is what a drafter of a tenth of "tinyllama" looks like)."""
 
 
 def write_random_checkpoint(name: str, directory: Path, seed: int = 0) -> int:

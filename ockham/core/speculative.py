@@ -11,7 +11,6 @@ from ockham.core.errors import ConfigError
 
 AUTO, NONE = "auto", "none"
 DRAFT_MODEL = "draft_model"
-"""The method that is meant where a model is named, and no other."""
 WITH_MODEL = (DRAFT_MODEL, "medusa", "prompt_tokens", "early_exit")
 """Methods that have a model, or something else that was trained."""
 METHODS = {"ngram": "copying", "suffix": "trie"}
@@ -25,13 +24,13 @@ LEAST_LEARNED_BYTES = 1 << 20
 class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What drafts, and how much.
 
-    `method` is a drafter's name, "auto" for all that need no model of their own and pay
-    together, or "none".
+    `method` is a drafter's name, several with commas between them, "auto" for all that need no
+    model of their own and pay together, and what `model` names, or "none".
     `num_speculative_tokens` bounds the tokens that are drafted after one; how many they are in a
     step is decided by what they are worth then, unless `adaptive` is false: then it is always as
     many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from. `model`
-    is the draft model of the method "draft_model", or the directory of what was trained for the
-    methods "medusa", "prompt_tokens" and "early_exit"; of the last, `layers` instead says after
+    is the draft model of the method "draft_model", or the directory of what was trained for one
+    of the "medusa", "prompt_tokens" and "early_exit"; of the last, `layers` instead says after
     how many layers the model is left. `learned_bytes` bounds the memory of each
     drafter that learns from one request for another, of all tenants together; in `learned_file` the
     drafter "trie" keeps what it has learned, read when an engine starts, written when it ends.
@@ -56,7 +55,7 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
             raise ConfigError(
                 f"prompt_lookup_min must be at least 1, got {self.prompt_lookup_min}."
             )
-        if self.layers is not None and (self.method != "early_exit" or self.layers < 1):
+        if self.layers is not None and ("early_exit" not in self.methods or self.layers < 1):
             raise ConfigError(
                 "layers is of the method early_exit, and at least 1: after so many layers the "
                 f"model is left; got layers = {self.layers} with the method {self.method!r}."
@@ -65,11 +64,17 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
             raise ConfigError(
                 f"learned_bytes must be at least {LEAST_LEARNED_BYTES}, got {self.learned_bytes}."
             )
-        if self.learned_file is not None and METHODS.get(self.method, self.method) not in KEEPING:
+        if self.learned_file is not None and not set(self.methods) & set(KEEPING):
             raise ConfigError(
                 f"learned_file is kept by the method {' or '.join(KEEPING)}, and the method is "
                 f"{self.method!r}; leave one of them out."
             )
+
+
+    @property
+    def methods(self) -> list[str]:
+        """The drafters' names, or "auto" or "none"."""
+        return [METHODS.get(name.strip(), name.strip()) for name in self.method.split(",")]
 
 
 class DraftStats(msgspec.Struct, omit_defaults=True):
@@ -102,22 +107,26 @@ def parse(setting: Setting) -> SpeculativeConfig:
     values: Any = setting
     if isinstance(setting, str):
         if not setting.lstrip().startswith("{"):
-            return SpeculativeConfig(method=METHODS.get(setting, setting))
+            setting = json.dumps({"method": setting})
         try:
             values = json.loads(setting)
         except ValueError as error:
             raise ConfigError(f"speculative_config is no valid JSON ({error}).") from None
-    if isinstance(values, dict) and values.get("model") is not None:
-        values = {"method": DRAFT_MODEL, **values}
     try:
         config = msgspec.convert(values, SpeculativeConfig)
     except msgspec.ValidationError as error:
         known = ", ".join(SpeculativeConfig.__struct_fields__)
         reason = str(error).rstrip(".")
         raise ConfigError(f"speculative_config: {reason}. It has the keys {known}.") from None
-    if config.model is not None and config.method not in WITH_MODEL:
+    methods = config.methods
+    if len(methods) > 1 and (AUTO in methods or NONE in methods):
+        raise ConfigError(
+            f"speculative_config: the method {config.method!r} has {AUTO!r} or {NONE!r} beside "
+            "others; name it alone, or drafters only."
+        )
+    if config.model is not None and not {AUTO, *WITH_MODEL} & set(methods):
         raise ConfigError(
             f"speculative_config: the method {config.method!r} has no model; leave out "
-            f'"model", or choose one of the methods {", ".join(WITH_MODEL)}.'
+            f'"model", or choose one of the methods {AUTO}, {", ".join(WITH_MODEL)}.'
         )
-    return msgspec.structs.replace(config, method=METHODS.get(config.method, config.method))
+    return msgspec.structs.replace(config, method=",".join(methods))

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError
+from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import find, make, techniques
 from ockham.core.seams import ApproximateReuse, Drafter, Reuse
-from ockham.core.speculative import AUTO, NONE, SpeculativeConfig
+from ockham.core.speculative import AUTO, DRAFT_MODEL, NONE, SpeculativeConfig
+from ockham.model.draft_files import is_drafter, read_drafter
+from ockham.model.hub import resolve
 
 
 def make_drafters(config: SpeculativeConfig) -> list[Drafter]:
-    """The drafters that a configuration names."""
-    names = [config.method]
-    if config.method == AUTO:
+    """The drafters that a configuration names. Raises ConfigError for one that is not known, or a
+    model that "auto" should draft with and that cannot be read."""
+    names = [name for name in config.methods if name != NONE]
+    if names == [AUTO]:
         found = [each for each in techniques("drafter") if each.name != NONE]
         names = [each.name for each in found if getattr(each.cls, "automatic", True)]
-    elif config.method == NONE:
-        names = []
+        if config.model is not None:
+            names.append(_method_of(config.model))
     return [find("drafter", name).cls(config) for name in names]
+
+
+def _method_of(model: str) -> str:
+    """What drafts with a model, or with what was trained for another."""
+    try:
+        directory = resolve(model)
+        return read_drafter(directory).method if is_drafter(directory) else DRAFT_MODEL
+    except ModelError as error:
+        raise ConfigError(str(error)) from None
 
 
 def choose_reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReuse]]:

@@ -452,11 +452,16 @@ class Engine:
         """Tell drafters which tokens the rows of a step found likely, if they want to know."""
         if not output.candidates.size:
             return
-        tokens = step.ids[np.concatenate((step.wants_logits, step.wants_argmax))]
+        wanting = np.concatenate((step.wants_logits, step.wants_argmax))
+        tokens, candidates = step.ids[wanting], output.candidates
         for part in parts:
             if part.samples:
                 rows = part.sampling_rows(len(step.wants_logits))
-                self.speculation.tell(part.sequence, tokens[rows], output.candidates[rows])
+                own, likely = tokens[rows], candidates[rows]
+                if step.embedding_of is not None:  # what follows a mark follows no token
+                    read = step.embedding_of[wanting[rows]] < 0
+                    own, likely = own[read], np.ascontiguousarray(likely[read])
+                self.speculation.tell(part.sequence, own, likely)
 
     def _tell_where(
         self, step: Step, parts: list[Part], reached: dict[Sequence, int], output: StepOutput

@@ -117,6 +117,11 @@ class TrainedDrafter:
             )
 
 
+def is_drafter(directory: Path) -> bool:
+    """Whether a directory holds such a drafter, and not a model."""
+    return (directory / CONFIG_FILE).exists()
+
+
 def read_drafter(directory: Path) -> TrainedDrafter:
     """Read a directory of `ockham draft train` (any method but draft_model).
 

@@ -159,7 +159,8 @@ def test_deltas_of_one_step_are_told_as_one() -> None:
             SpeculativeConfig(method="copying", num_speculative_tokens=4, prompt_lookup_min=2),
         ),
         ({"adaptive": False}, SpeculativeConfig(adaptive=False)),
-        ({"model": "small"}, SpeculativeConfig(method="draft_model", model="small")),
+        ({"model": "small"}, SpeculativeConfig(model="small")),
+        ("ngram, suffix", SpeculativeConfig(method="copying,trie")),
         ({"model": None}, SpeculativeConfig()),
     ],
 )
@@ -178,6 +179,7 @@ def test_settings_are_read(setting: Any, expected: SpeculativeConfig) -> None:
         ({"num_speculative_tokens": "many"}, "num_speculative_tokens"),
         ({"num_speculative_tokens": 0}, r'method "none"\. It has'),
         ({"method": "ngram", "model": "small"}, "'ngram' has no model"),
+        ("auto,ngram", "name it alone"),
     ],
 )
 def test_wrong_settings_are_refused_with_what_is_wrong(setting: Any, said: str) -> None:

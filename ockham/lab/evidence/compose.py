@@ -33,8 +33,13 @@ LENGTHS = (3, 40, 17, 70, 1, 25)
 GENERATED = 24
 CHUNK = 20
 """Tokens of a chunk, where some are marked."""
-DRAFT_MODEL = "lab-drafter"
-"""Where a drafter needs a model: the pairs run on the lab model."""
+DRAFT_MODELS = {
+    "draft_model": "lab-drafter",
+    "medusa": "lab-medusa",
+    "prompt_tokens": "lab-prompt-tokens",
+    "early_exit": "lab-early-exit",
+}
+"""What drafters that need a model draft with: the pairs run on the lab model."""
 _SEAM_FIELDS = {
     "format": "quantization",
     "reuse": "reuse",
@@ -123,8 +128,8 @@ def _setting(technique: Technique) -> Any:
     if technique.seam != "drafter" or technique.name == NONE:
         return technique.name
     chosen = {"method": technique.name, "adaptive": False}
-    if getattr(technique.cls, "needs_model", False):
-        chosen["model"] = DRAFT_MODEL
+    if technique.name in DRAFT_MODELS:
+        chosen["model"] = DRAFT_MODELS[technique.name]
     return chosen
 
 
@@ -142,11 +147,18 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
     settings = {**one.settings, **other.settings}
     asking = [part.name for part in (one, other) if part.asks]
     if one.seam == other.seam and one.name != other.name and one.seam != ENGINE:
-        if not asking:
+        drafting = _both_draft(one, other)
+        if drafting is not None:
+            settings["speculative_config"] = drafting
+        elif one.seam == "drafter" and NONE not in (one.name, other.name):
+            cell.refused = "each has a model of its own, and one is named"
+            return cell
+        elif not asking:
             exact = "exact " * (one.seam == "reuse")
             cell.refused = f"an engine has one {exact}{one.seam}"
             return cell
-        settings["reuse"] = f"{one.settings['reuse']},{other.settings['reuse']}"
+        else:
+            settings["reuse"] = f"{one.settings['reuse']},{other.settings['reuse']}"
     choices = max(one.choices, other.choices)
     weights = settings.get("quantization")
     if settings.get("kv_cache_memory_bytes") == 0:
@@ -169,6 +181,16 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
         own = _alone(bench, None, choices, alone)
         cell.agreement = _agreement(own, found.tokens)
     return cell
+
+
+def _both_draft(one: Part, other: Part) -> dict[str, Any] | None:
+    """Two drafters beside each other; None if that cannot be."""
+    if one.seam != "drafter" or NONE in (one.name, other.name):
+        return None
+    settings = [part.settings["speculative_config"] for part in (one, other)]
+    if all("model" in each for each in settings):
+        return None
+    return {**settings[0], **settings[1], "method": f"{one.name},{other.name}"}
 
 
 def _ask(wanted: Sequence[Request], names: Sequence[str]) -> None:

@@ -62,6 +62,16 @@ ADED = (
     "significantly; its abstract has no figures"
 )
 
+MEDUSA = "Medusa-1 (paper 160, arXiv:2401.10774): over 2.2 times as fast, without loss of quality"
+PPD = (
+    "Parallel Prompt Decoding (paper 65, arXiv:2405.18628): up to 2.49 times as fast, with 0.0002% "
+    "trainable parameters"
+)
+M2R2 = (
+    "M2R2 (paper 128, arXiv:2502.02040): up to 2.8 times as fast on MT-Bench in self-speculative "
+    "decoding"
+)
+
 
 @evidence("drafter", "copying")
 def copying(bench: Bench) -> Row:
@@ -82,6 +92,24 @@ def grammar(bench: Bench) -> Row:
 def draft_model(bench: Bench) -> Row:
     """The same with the built-in model's own drafter, nine times smaller."""
     return drafting(bench, "draft_model", SPECDEC, model="lab-drafter")
+
+
+@evidence("drafter", "medusa")
+def medusa(bench: Bench) -> Row:
+    """The same with heads trained on the built-in model."""
+    return drafting(bench, "medusa", MEDUSA, model="lab-medusa")
+
+
+@evidence("drafter", "prompt_tokens")
+def prompt_tokens(bench: Bench) -> Row:
+    """The same with prompt tokens trained for the built-in model."""
+    return drafting(bench, "prompt_tokens", PPD, model="lab-prompt-tokens")
+
+
+@evidence("drafter", "early_exit")
+def early_exit(bench: Bench) -> Row:
+    """The same with the built-in model's own first layers."""
+    return drafting(bench, "early_exit", M2R2, model="lab-early-exit")
 
 
 @evidence("drafter", "trie")
