@@ -85,6 +85,7 @@ _SAMPLING_HELP = {
     "skip_special_tokens": "Leave special tokens out of the text.",
     "spaces_between_special_tokens": "Only the default is supported.",
     "include_stop_str_in_output": "Keep the stop text at the end.",
+    "superposed": "Take all n completions from one pass, approximately; needs temperature 0.",
     "structured_outputs": 'What the text must look like, as JSON: {"regex": "[0-9]+"}; or json, '
     "json_object, choice or grammar.",
 }

@@ -41,6 +41,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
 
     With `structured_outputs` a text that is complete ends at once ("stop"), and its model may end
     it only where it may end; with `ignore_eos` it ends only where it must.
+
+    `superposed` takes all `n` choices from one pass of the model (paper 88), approximately: they
+    are not what it would say alone, and the most likely ones, not samples: the temperature is 0.
     """
 
     n: int = 1
@@ -66,6 +69,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     structured_outputs: StructuredOutputsParams | None = None
+    superposed: bool = False
 
     @property
     def stop_strings(self) -> list[str]:
@@ -131,6 +135,25 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
                         "logit_bias",
                     )
 
+        if self.superposed:
+            self._check_superposed()
+
+    def _check_superposed(self) -> None:
+        """Raise InvalidRequest for what choices of one pass cannot have."""
+        if self.n < 2 or self.temperature != 0.0:
+            raise InvalidRequest(
+                "superposed takes several choices from one pass and samples none of them: it needs "
+                f"n of at least 2 and temperature 0, got n={self.n} and "
+                f"temperature={self.temperature}.",
+                "superposed",
+            )
+        plain = SamplingParams(temperature=0.0)
+        for name in _NEVER_SUPERPOSED:
+            if getattr(self, name) != getattr(plain, name):
+                raise InvalidRequest(
+                    f"superposed choices have no {name}; leave one of the two out.", name
+                )
+
     @staticmethod
     def _check_strings(name: str, values: Any, most: int) -> None:
         if not isinstance(values, list):
@@ -172,6 +195,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
                     )
 
 
+_NEVER_SUPERPOSED = (
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "logprobs"),
+    *("prompt_logprobs", "structured_outputs"),
+)
 _FLOATS = {
     "temperature",
     "top_p",

@@ -70,7 +70,6 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
                 f"{self.method!r}; leave one of them out."
             )
 
-
     @property
     def methods(self) -> list[str]:
         """The drafters' names, or "auto" or "none"."""

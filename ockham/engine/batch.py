@@ -171,7 +171,25 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
     )
     if marks is not None:
         _mark(step, marks)
+    for part, row in zip(parts, first_rows.tolist(), strict=False):
+        if part.sequence.inputs:
+            _put_inputs(step, part, row)
     return Batch(step, parts)
+
+
+def _put_inputs(step: Step, part: Part, row: int) -> None:
+    """Give rows whose tokens only hold the place their inputs."""
+    before, own = part.sequence.prompt_tokens, part.sequence.inputs
+    first = max(part.start, before)
+    wanted = own[first - before : part.end - before]
+    if not wanted:
+        return
+    if step.embedding_of is None or step.embeddings is None:
+        step.embedding_of = np.full(step.rows, -1, np.int32)
+        step.embeddings = np.empty((0, len(wanted[0])), np.float32)
+    at = row + first - part.start
+    step.embedding_of[at : at + len(wanted)] = len(step.embeddings) + np.arange(len(wanted))
+    step.embeddings = np.concatenate((step.embeddings, wanted))
 
 
 def _mark(step: Step, marks: Floats) -> None:

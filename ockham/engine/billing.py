@@ -172,6 +172,14 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
                 book.waste(name, 1, cost.row_flops(cells, 1, logits))
 
 
+def book_search(sequence: Sequence, name: str, cost: ModelCost, total: Ledger) -> None:
+    """Book the rows of all completions but one, that a search of several went through as one."""
+    others, rows = sequence.params.n - 1, len(sequence.inputs)
+    flops = cost.row_flops(sequence.prompt_tokens + 1, rows, rows) if rows else 0
+    for book in (sequence.ledger, total):
+        book.save(name, others * rows, others * flops)
+
+
 def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:
     """Book the prompt that a choice did not have to compute."""
     tokens = child.prompt_tokens

@@ -30,6 +30,8 @@ from ockham.core.seams import (
     JointDrafter,
     LearningDrafter,
     Reuse,
+    Search,
+    SearchState,
     SelfDrafter,
     Target,
 )
@@ -58,6 +60,8 @@ from ockham.model.costs import cost_of
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.tokenizer import Tokenizer, load_tokenizer
 
+SUPERPOSED = "superposed"
+"""The search that a request asks for by `SamplingParams.superposed`."""
 WAIT_S = 0.05
 """The longest that a step with nothing to do sleeps before the caller may look around."""
 _PROMPTS_SHARE = 8
@@ -157,6 +161,7 @@ class Engine:
             eos=self._eos,
             approximate=self.approximate,
         )
+        self._search: Search | None = None
         self._requests: dict[str, list[Sequence]] = {}
         self._arrivals = itertools.count()
         self._seeds = random.Random(config.seed)
@@ -218,7 +223,20 @@ class Engine:
             hint=HINTS[request.cache_hint],
             patient=request.patient,
             orderly=request.orderly,
+            search=self._search_of(request),
         )
+
+    def _search_of(self, request: Request) -> SearchState | None:
+        """What goes through all choices of a request together, if they are not one each."""
+        params = request.params
+        if not params.superposed:
+            return None
+        if self._search is None:
+            self._search = find("search", SUPERPOSED).cls()
+        prompt = np.array(request.prompt_token_ids, np.int32)
+        stops = frozenset() if params.ignore_eos else self._eos
+        stops |= frozenset(params.stop_token_ids or ())
+        return self._search.begin(params.n, prompt, request.cache_salt, stops)
 
     def _grammar(self, params: SamplingParams) -> GrammarState | None:
         """The beginning of what an output must look like."""
@@ -240,6 +258,8 @@ class Engine:
         group = self._requests.get(request_id)
         if group is None:
             raise InvalidRequest(f"there is no running request {request_id!r} to export.")
+        if any(sequence.search is not None for sequence in group):
+            raise InvalidRequest("superposed choices cannot be moved; let them end here.")
         self._settle()
         data = moving.pack(group, self.state, time.monotonic())
         for sequence in group:
@@ -492,10 +512,13 @@ class Engine:
     def _collect(self, step: Step, parts: list[Part], output: StepOutput) -> list[Delta]:
         """Sample where a sequence is due, and turn what the step gave into deltas."""
         deltas = [self._score_prompt(part, output.logits) for part in parts]
+        for part in parts:
+            if part.samples and part.sequence.search is not None:
+                deltas += self._search_on(part.sequence, output.logits[part.logits[-1]])
         due = [
             (choice, part, ROOT)
             for part in parts
-            if part.samples
+            if part.samples and part.sequence.search is None
             for choice in self._choices(part.sequence)
         ]
         self._walks = {p.sequence: Walk(p, p.draft) for p in parts if p.draft is not None}
@@ -527,6 +550,38 @@ class Engine:
             self._end_walk(sequence)
         self._tell_where(step, parts, ends, output)
         return merged([delta for delta in deltas if delta is not None])
+
+    def _search_on(self, sequence: Sequence, logits: Floats) -> list[Delta]:
+        """One more token of each of a search's completions; all of them, when it is over."""
+        assert sequence.search is not None, "only a search goes on"
+        if sequence.first_token_s is None:
+            sequence.first_token_s = time.monotonic()
+        following = sequence.search.take(logits)
+        if following and len(sequence.tokens) + 1 < sequence.most_tokens:
+            tokens, weights = zip(*following, strict=True)
+            sequence.push(tokens[0])
+            embedded = self.own_model.embed(tokens)
+            sequence.inputs.append(np.array(weights, np.float32) @ embedded)
+            return []
+        billing.book_search(sequence, SUPERPOSED, self._cost, self._total)
+        del sequence.tokens[sequence.prompt_tokens :]
+        first, *others = sequence.search.drafts
+        group = self._requests[sequence.request_id]
+        for index in range(1, sequence.params.n):
+            text = None if sequence.text is None else sequence.text.fresh()
+            group.append(sequence.choice(index, text))
+            group[-1].status = Status.APART
+        found = [self._say(choice, said) for choice, said in zip(group[1:], others, strict=True)]
+        return [*(d for each in found for d in each), *self._say(sequence, first)]
+
+    def _say(self, sequence: Sequence, tokens: list[int]) -> list[Delta]:
+        """What comes of a choice that says these tokens, the last of which ends it."""
+        deltas = []
+        for token in tokens:
+            deltas.append(self._push(sequence, token, None))
+            if sequence.finish_reason is not None:
+                break
+        return deltas
 
     def _token(
         self,

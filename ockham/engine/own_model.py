@@ -35,12 +35,16 @@ class OwnModel:
         self._program, self._executor, self._state = program, executor, state
         self._reserve = reserve
 
+    def embed(self, tokens: Sequence[int]) -> Floats:
+        """What stands in the residual stream before the first layer: (tokens, hidden_size)."""
+        step = self._nowhere(np.array(tokens, np.int32), 0)
+        run = self._executor.begin(step)
+        self._executor.run(run, 0, 1)
+        x: Floats = np.array(run.x, np.float32)
+        return x
+
     def head(self, x: Floats, count: int) -> Likely:
-        nowhere = np.empty(0, np.int32), np.zeros(2, np.int32)
-        zeros = np.zeros(len(x), np.int32)
-        tables = tuple(Tables(*nowhere) for _ in self._state.groups)
-        slots = tuple(np.zeros(len(x), np.int64) for _ in self._state.groups)
-        step = self._step(zeros, zeros, zeros, tables, slots, count)
+        step = self._nowhere(np.zeros(len(x), np.int32), count)
         step.embeddings = np.ascontiguousarray(x, np.float32)
         step.embedding_of = np.arange(len(x), dtype=np.int32)
         run = self._executor.begin(step)
@@ -77,6 +81,15 @@ class OwnModel:
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[int | None]:
         return [drawn.token for drawn in self._executor.sample(logits, draws)]
+
+    def _nowhere(self, ids: Ints, count: int) -> Step:
+        """A step of rows that see nothing and write nothing."""
+        tables = tuple(
+            Tables(np.empty(0, np.int32), np.zeros(2, np.int32)) for _ in self._state.groups
+        )
+        slots = tuple(np.zeros(len(ids), np.int64) for _ in self._state.groups)
+        zeros = np.zeros(len(ids), np.int32)
+        return self._step(ids, zeros, zeros, tables, slots, count)
 
     def _step(
         self,

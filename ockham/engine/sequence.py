@@ -12,8 +12,8 @@ from ockham.core.approximation import Approximation
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import NOTHING_KEPT, PLAIN, Fetch, Noise, Splice
-from ockham.core.step import Ints
+from ockham.core.seams import NOTHING_KEPT, PLAIN, Fetch, Noise, SearchState, Splice
+from ockham.core.step import Floats, Ints
 from ockham.engine.structured.grammar import GrammarState
 from ockham.engine.text import TextOutput
 from ockham.kernels.sampling import NO_TOKENS, Draw, Ids
@@ -22,6 +22,8 @@ from ockham.kernels.sampling import NO_TOKENS, Draw, Ids
 class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
+    APART = "apart"
+    """What it says was computed by another sequence."""
     FINISHED = "finished"
 
 
@@ -48,6 +50,7 @@ class Sequence:
         "hint",
         "index",
         "inexact_from",
+        "inputs",
         "last_served",
         "ledger",
         "most_tokens",
@@ -64,6 +67,7 @@ class Sequence:
         "prompt_tokens",
         "request_id",
         "salt",
+        "search",
         "seats",
         "seed",
         "splice",
@@ -97,6 +101,7 @@ class Sequence:
         hint: int = PLAIN,
         patient: bool = False,
         orderly: bool = False,
+        search: SearchState | None = None,
     ) -> None:
         self.request_id = request_id
         self.index = index
@@ -121,6 +126,10 @@ class Sequence:
         self.orderly = orderly
         """Whether it should begin only when there is room for all that it may generate, and not
         before those that were planned before it."""
+        self.search = search
+        """All of its request's choices as one, whose generated tokens only hold the place: their
+        rows' inputs are `inputs`."""
+        self.inputs: list[Floats] = []
         self.handle = NOTHING_KEPT
         """What the Reuse keeps for it while it runs."""
         self.approximation = approximation
@@ -133,7 +142,7 @@ class Sequence:
         self.fetch: Fetch | None = None
         """What the Reuse brings near for it while it waits; None if it was not asked yet."""
         self.prompt: Ints = np.asarray(tokens, np.int32)
-        self.seats = params.n if index == 0 else 1
+        self.seats = params.n if index == 0 and search is None else 1
         """Running sequences that this one counts for: its choices, until they are forked."""
         self.start_s: float | None = None
         self.first_token_s: float | None = None
@@ -163,6 +172,7 @@ class Sequence:
             and params.logit_bias is None
             and params.allowed_token_ids is None
             and grammar is None
+            and search is None
         )
         """Whether, once `min_tokens` is reached, only the position changes from draw to draw, and
         nothing but the token is wanted of it."""
@@ -236,9 +246,8 @@ class Sequence:
     @property
     def exact_cells(self) -> int:
         """Leading cells whose state is what the model alone would have computed."""
-        if self.inexact_from is None:
-            return self.computed
-        return min(self.computed, self.inexact_from)
+        cells = self.computed if self.search is None else min(self.computed, self.prompt_tokens)
+        return cells if self.inexact_from is None else min(cells, self.inexact_from)
 
     @property
     def scored(self) -> bool:
@@ -269,7 +278,7 @@ class Sequence:
     def reusable(self) -> int:
         """How many of the first cells need not be computed if their state is held: of the others,
         the logits are wanted too."""
-        cells = self.target - 1
+        cells = (self.target if self.search is None else self.prompt_tokens) - 1
         if self.prompt_logprobs is not None and not self.scored:
             cells = min(cells, len(self.prompt_logprobs) - 1)
         return cells
@@ -327,6 +336,7 @@ class Sequence:
             and self.todo is None
             and self.scored
             and not self.scores_only
+            and self.search is None
             and self.computed_once <= self.computed
         )
 

@@ -35,20 +35,27 @@ def test_pairs_with_preemption_preempt(bench: Bench, cells: list[Cell]) -> None:
 
 
 def test_only_two_of_the_same_seam_are_refused(cells: list[Cell]) -> None:
-    asking = {part.label for part in parts() if part.asks}
+    """Drafters stand beside each other, unless each has a model of its own, or one is none."""
+    alone = [part for part in parts() if not part.asks]
     for cell in cells:
-        same = cell.one.split("/")[0] == cell.other.split("/")[0] != "engine"
-        alone = not asking & {cell.one, cell.other}
-        assert bool(cell.refused) == (same and cell.one != cell.other and alone)
+        same = [part for part in alone if part.label in (cell.one, cell.other)]
+        refused = len(same) == 2 and same[0].seam == same[1].seam != "engine"
+        if refused and same[0].seam == "drafter":
+            settings = [part.settings["speculative_config"] for part in same]
+            refused = "none" in settings or all("model" in each for each in settings)
+        assert bool(cell.refused) == refused, (cell.one, cell.other)
 
 
-def test_approximate_reuse_changes_nothing_for_the_others(cells: list[Cell]) -> None:
+def test_what_some_ask_for_changes_nothing_for_the_others(cells: list[Cell]) -> None:
     found = {(cell.one, cell.other): cell for cell in cells}
     chunk = found["engine/continuous-batching", "reuse/chunk"]
     assert chunk.asked
     assert chunk.identical
     assert "for who asks for nothing" in chunk.verdict
     assert found["reuse/chunk", "reuse/edit"].agreement is not None
+    together = found["engine/continuous-batching", "search/superposed"]
+    assert together.asked
+    assert together.identical
 
 
 def test_an_approximate_format_is_told_by_its_agreement(cells: list[Cell]) -> None:

@@ -58,6 +58,7 @@ _COPIED = (
     "skip_special_tokens",
     "spaces_between_special_tokens",
     "include_stop_str_in_output",
+    "superposed",
 )
 
 
@@ -94,6 +95,8 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
+    superposed: bool | None = None
+    """All n choices from one pass of the model, approximately, at temperature 0."""
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputsParams | None = None
     add_special_tokens: bool | None = None

@@ -11,6 +11,7 @@ from ockham.lab.evidence import (  # noqa: F401
     formats,
     reuse,
     seams,
+    searches,
     tiers,
 )
 from ockham.lab.evidence.bench import Bench

@@ -31,6 +31,8 @@ from ockham.weights.block_types import BlockFormat
 LENGTHS = (3, 40, 17, 70, 1, 25)
 """Tokens of the prompts."""
 GENERATED = 24
+TOGETHER = 2
+"""Choices that are made together, where some are."""
 CHUNK = 20
 """Tokens of a chunk, where some are marked."""
 DRAFT_MODELS = {
@@ -64,7 +66,7 @@ class Part:
     @property
     def asks(self) -> bool:
         """Whether requests must ask for it."""
-        return self.seam == "reuse" and not self.exact
+        return self.seam == "search" or (self.seam == "reuse" and not self.exact)
 
     @property
     def label(self) -> str:
@@ -85,7 +87,8 @@ class Cell(msgspec.Struct, kw_only=True):
     identical: bool | None = None
     agreement: float | None = None
     asked: bool = False
-    """Whether some requests asked for approximate reuse: `identical` is about the others."""
+    """Whether some requests asked for an approximate technique: `identical` is about the
+    others."""
 
     @property
     def verdict(self) -> str:
@@ -117,7 +120,9 @@ def parts() -> list[Part]:
         Part("reuse", "prefix+swap", True, {"reuse": "prefix", "swap_space": 1 / 64}),
     ]
     return own + [
-        Part(each.seam, each.name, each.exact, {_SEAM_FIELDS[each.seam]: _setting(each)})
+        Part(each.seam, each.name, each.exact, choices=TOGETHER)
+        if each.seam == "search"
+        else Part(each.seam, each.name, each.exact, {_SEAM_FIELDS[each.seam]: _setting(each)})
         for each in techniques()
         if not (each.seam == "format" and issubclass(each.cls, BlockFormat))
     ]
@@ -145,7 +150,8 @@ def compose(bench: Bench, chosen: Sequence[Part] | None = None) -> list[Cell]:
 def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[int]]]]) -> Cell:
     cell = Cell(one=one.label, other=other.label, exact=one.exact and other.exact)
     settings = {**one.settings, **other.settings}
-    asking = [part.name for part in (one, other) if part.asks]
+    asking = [part.name for part in (one, other) if part.asks and part.seam == "reuse"]
+    together = "search" in (one.seam, other.seam)
     if one.seam == other.seam and one.name != other.name and one.seam != ENGINE:
         drafting = _both_draft(one, other)
         if drafting is not None:
@@ -167,6 +173,11 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
     engine = bench.engine(**settings)
     wanted = _load(engine, bench.seed, choices)
     _ask(wanted, asking)
+    if together:
+        for request in wanted[1::2]:
+            request.params = msgspec.structs.replace(
+                request.params, superposed=True, temperature=0.0
+            )
     if settings.get("reuse", "none") != "none":
         run(engine, [_otherwise(request) for request in wanted])  # what there is to reuse
     found = (
@@ -174,8 +185,12 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
         if one.staggered or other.staggered
         else run(engine, wanted)
     )
-    cell.asked = bool(asking)
-    plain = [number for number, request in enumerate(wanted) if request.approximation is None]
+    cell.asked = bool(asking) or together
+    plain = [
+        number
+        for number, request in enumerate(wanted)
+        if request.approximation is None and not request.params.superposed
+    ]
     cell.identical = all(found.tokens[number] == expected[number] for number in plain)
     if not cell.exact:
         own = _alone(bench, None, choices, alone)

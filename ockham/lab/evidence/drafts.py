@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 
 import msgspec
@@ -146,7 +147,7 @@ def _compared(
     ]
     prompts = _prompts(bench, engines[0])
     wanted = requests(prompts, [params] * len(prompts))
-    return bench.compare(
+    row = bench.compare(
         "drafter",
         name,
         lambda: _steps(engines[0], wanted),
@@ -157,6 +158,11 @@ def _compared(
         unit="steps of the engine",
         claim=claim,
     )
+    row.tokens_per_step = params.max_tokens * len(wanted) / row.with_ if params.max_tokens else None
+    counted = engines[1].stats().drafts
+    reached = [counted.drafts, *counted.accepted_at]
+    row.accepted_at = tuple(after / before for before, after in pairwise(reached) if before)[:8]
+    return row
 
 
 def _prompts(bench: Bench, engine: Engine) -> list[list[int]]:

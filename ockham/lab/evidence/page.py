@@ -80,6 +80,14 @@ def cells(row: Row) -> list[tuple[str, str]]:
         )
     if row.scores is not None:
         found.append(("answers right", f"{row.scores[0]:.1%} without, {row.scores[1]:.1%} with"))
+    if row.perplexity is not None:
+        without, with_ = row.perplexity
+        found.append(("perplexity", f"{without:.2f} without, {with_:.2f} with"))
+    if row.tokens_per_step is not None:
+        found.append(("tokens for each forward pass", f"{row.tokens_per_step:.2f}"))
+    if row.accepted_at:
+        depths = ", ".join(f"{share:.0%}" for share in row.accepted_at)
+        found.append(("accepted at depth 1, 2, ...", depths))
     if row.error is not None:
         found.append(("error", f"{row.error:.2%} of a product, from the inputs' 8 bits"))
     if row.claim:

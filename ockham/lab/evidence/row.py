@@ -41,6 +41,12 @@ class Row(msgspec.Struct, kw_only=True):
     fidelity: Fidelity | None = None
     scores: tuple[float, float] | None = None
     """The share of right answers without and with an approximate technique."""
+    perplexity: tuple[float, float] | None = None
+    """Of what was generated, as the model reads it, without and with an approximate technique."""
+    tokens_per_step: float | None = None
+    """Of one sequence with a drafter."""
+    accepted_at: tuple[float, ...] = ()
+    """Of the drafts that were as deep, the share that was accepted at each depth."""
     error: float | None = None
     """Relative error of a product, where that is what was compared."""
     claim: str
@@ -66,6 +72,12 @@ class Row(msgspec.Struct, kw_only=True):
             parts.append(
                 f"{self.scores[0]:.0%} of the answers right without, {self.scores[1]:.0%} with"
             )
+        if self.perplexity is not None:
+            parts.append(
+                f"perplexity {self.perplexity[0]:.1f} without, {self.perplexity[1]:.1f} with"
+            )
+        if self.tokens_per_step is not None:
+            parts.append(f"{self.tokens_per_step:.2f} tokens for each forward pass")
         if self.error is not None:
             parts.append(f"a product is off by {self.error:.2%}")
         return "; ".join(parts)
