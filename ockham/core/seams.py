@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -510,6 +511,46 @@ class Target:
     cells: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one view in a step of a `SmallModel`, in its next cells, which are reserved.
+
+    Tokens that follow each other, or of a draft tree: then row i sees the cells [0, `committed`)
+    and then those of its ancestors, `above[i]`.
+    """
+
+    view: Any
+    tokens: Sequence[int]
+    committed: int = 0
+    above: Sequence[Sequence[int]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a `SmallModel` says after some rows: (n, vocabulary) logits, (n, k) likely tokens, the
+    likeliest first, and where it was asked for, (n, hidden) the state after the last layer."""
+
+    logits: Floats
+    candidates: Ints
+    hidden: Floats | None = None
+
+    def row(self, number: int) -> Foreseen:
+        """One of the rows."""
+        rows = slice(number, number + 1)
+        hidden = None if self.hidden is None else self.hidden[rows]
+        return Foreseen(self.logits[rows], self.candidates[rows], hidden)
+
+    @staticmethod
+    def of(parts: Sequence[Foreseen]) -> Foreseen:
+        """The rows of several, one after another."""
+        hidden = [part.hidden for part in parts if part.hidden is not None]
+        return Foreseen(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.candidates for part in parts]),
+            np.concatenate(hidden) if hidden else None,
+        )
+
+
 class SmallModel(Protocol):
     """A second model, with a state of its own. A view is one sequence's window onto that."""
 
@@ -517,6 +558,8 @@ class SmallModel(Protocol):
     """Tokens of a sequence, at most."""
     most_rows: int
     """Of a step."""
+    directory: Path
+    """Of its checkpoint."""
 
     def open(self) -> Any: ...
 
@@ -526,13 +569,17 @@ class SmallModel(Protocol):
 
     def truncate(self, view: Any, cells: int) -> None: ...
 
+    def move(self, view: Any, source: Sequence[int], target: Sequence[int]) -> None:
+        """Copy the state of cells `source` to cells `target`, one after another."""
+        ...
+
     def release(self, view: Any) -> None: ...
 
     def bytes(self, view: Any) -> int: ...
 
-    def run(self, chunks: Sequence[tuple[Any, list[int]]]) -> Floats:
-        """Compute the next tokens of some views, whose cells are reserved: (chunks, vocabulary),
-        the logits after each chunk's last token."""
+    def run(self, chunks: Sequence[Rows], likely: int, hidden: bool = False) -> Foreseen:
+        """Compute rows of some views: what comes after the last of each chain, and after each row
+        of a tree; `likely` is how many candidates are wanted."""
         ...
 
     def sample(self, logits: Floats, draws: Sequence[Any]) -> list[int | None]:

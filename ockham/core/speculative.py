@@ -16,6 +16,7 @@ WITH_MODEL = (DRAFT_MODEL, "medusa", "prompt_tokens", "early_exit")
 METHODS = {"ngram": "copying", "suffix": "trie"}
 """vLLM's names of methods that have another one here."""
 MOST_TOKENS = 64
+MOST_BRANCHES = 8
 KEEPING = ("trie", AUTO)
 """Methods that can keep what they have learned in a file."""
 LEAST_LEARNED_BYTES = 1 << 20
@@ -29,9 +30,10 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     `num_speculative_tokens` bounds the tokens that are drafted after one; how many they are in a
     step is decided by what they are worth then, unless `adaptive` is false: then it is always as
     many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from. `model`
-    is the draft model of the method "draft_model", or the directory of what was trained for one
-    of the "medusa", "prompt_tokens" and "early_exit"; of the last, `layers` instead says after
-    how many layers the model is left. `learned_bytes` bounds the memory of each
+    is the draft model of the method "draft_model", which drafts trees with up to `branches` tokens
+    below each (1: chains), or the directory of what was trained for one of the "medusa",
+    "prompt_tokens" and "early_exit"; of the last, `layers` instead says after how many layers the
+    model is left. `learned_bytes` bounds the memory of each
     drafter that learns from one request for another, of all tenants together; in `learned_file` the
     drafter "trie" keeps what it has learned, read when an engine starts, written when it ends.
     """
@@ -42,6 +44,7 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     adaptive: bool = True
     model: str | None = None
     layers: int | None = None
+    branches: int = 4
     learned_bytes: int = 64 << 20
     learned_file: str | None = None
 
@@ -59,6 +62,10 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
             raise ConfigError(
                 "layers is of the method early_exit, and at least 1: after so many layers the "
                 f"model is left; got layers = {self.layers} with the method {self.method!r}."
+            )
+        if not 1 <= self.branches <= MOST_BRANCHES:
+            raise ConfigError(
+                f"branches must lie in [1, {MOST_BRANCHES}], got {self.branches}; 1 drafts chains."
             )
         if self.learned_bytes < LEAST_LEARNED_BYTES:
             raise ConfigError(

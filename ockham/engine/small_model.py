@@ -9,7 +9,7 @@ import numpy as np
 from ockham.cache.state import State, View
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
-from ockham.core.seams import Target
+from ockham.core.seams import Foreseen, Rows, Target
 from ockham.core.speculative import MOST_TOKENS
 from ockham.core.step import Floats, Step
 from ockham.kernels.sampling import Draw
@@ -52,7 +52,9 @@ class SmallModel:
         planes = loaded.backend.allocate(loaded.layouts)
         self.executor = loaded.backend.bind(loaded.program, planes)
         self.state = State(planes, loaded.layouts, self.longest, loaded.numerics_id)
+        self.directory = loaded.directory
         self._operations = len(loaded.program.ops)
+        self._last_layer = max(layer for group in loaded.layouts for layer in group.layers)
 
     def open(self) -> View:
         return self.state.new_view()
@@ -70,16 +72,32 @@ class SmallModel:
     def bytes(self, view: View) -> int:
         return view.pages * sum(layout.page_bytes for layout in self.state.groups)
 
-    def run(self, chunks: Sequence[tuple[View, list[int]]]) -> Floats:
-        counts = np.array([len(tokens) for _, tokens in chunks], np.int32)
-        starts = np.array([view.length for view, _ in chunks], np.int32)
+    def move(self, view: View, source: Sequence[int], target: Sequence[int]) -> None:
+        self.state.move(view, source, target)
+
+    def run(self, chunks: Sequence[Rows], likely: int, hidden: bool = False) -> Foreseen:
+        step = self._step(chunks)
+        step.candidates = likely
+        if hidden:
+            step.wants_hidden = {self._last_layer: step.wants_logits}
+        run = self.executor.begin(step)
+        self.executor.run(run, 0, self._operations)
+        output = self.executor.finish(run)
+        for chunk in chunks:
+            self.state.advance(chunk.view, chunk.view.length + len(chunk.tokens))
+        return Foreseen(output.logits, output.candidates, output.hidden.get(self._last_layer))
+
+    def _step(self, chunks: Sequence[Rows]) -> Step:
+        views = [chunk.view for chunk in chunks]
+        counts = np.array([len(chunk.tokens) for chunk in chunks], np.int32)
+        starts = np.array([view.length for view in views], np.int32)
         ends = np.cumsum(counts, dtype=np.int32)
         owner = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
         rows, page_tokens = int(ends[-1]), self.state.page_tokens
         cells = np.arange(rows, dtype=np.int32) + np.repeat(starts - ends + counts, counts)
-        tables = self.state.tables([view for view, _ in chunks])
+        tables = self.state.tables(views)
         step = Step(
-            ids=np.array([token for _, tokens in chunks for token in tokens], np.int32),
+            ids=np.array([token for chunk in chunks for token in chunk.tokens], np.int32),
             positions=cells,
             sequence=owner,
             cells=cells,
@@ -93,12 +111,31 @@ class SmallModel:
             streams=np.zeros(rows, np.uint32),
             keep=np.ones(rows, np.bool_),
         )
-        run = self.executor.begin(step)
-        self.executor.run(run, 0, self._operations)
-        output = self.executor.finish(run)
-        for view, tokens in chunks:
-            self.state.advance(view, view.length + len(tokens))
-        return output.logits
+        if any(chunk.above is not None for chunk in chunks):
+            _see_trees(step, chunks, (ends - counts).tolist())
+        return step
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[int | None]:
         return [drawn.token for drawn in self.executor.sample(logits, draws)]
+
+
+def _see_trees(step: Step, chunks: Sequence[Rows], first_rows: Sequence[int]) -> None:
+    """Let the rows of trees see their ancestors, stand below them, and all say what they foresee.
+    `first_rows` are the chunks' first."""
+    step.positions = step.positions.copy()
+    extras: list[Sequence[int]] = [()] * step.rows
+    wanted: list[int] = []
+    for chunk, first in zip(chunks, first_rows, strict=True):
+        if chunk.above is None:
+            wanted.append(first + len(chunk.tokens) - 1)
+            continue
+        for row, above in enumerate(chunk.above, first):
+            step.positions[row] = chunk.committed + len(above)
+            step.context[row] = chunk.committed
+            step.keep[row] = False
+            extras[row] = (*above, int(step.cells[row]))
+            wanted.append(row)
+    step.wants_logits = np.array(wanted, np.int32)
+    step.extra_starts = np.zeros(step.rows + 1, np.int32)
+    np.cumsum([len(each) for each in extras], out=step.extra_starts[1:])
+    step.extra = np.array([cell for each in extras for cell in each], np.int32)

@@ -145,7 +145,7 @@ def _compared(
         bench.engine(),
         bench.engine(speculative_config={"method": name, **config}),
     ]
-    prompts = _prompts(bench, engines[0])
+    prompts = edits(bench, engines[0])
     wanted = requests(prompts, [params] * len(prompts))
     row = bench.compare(
         "drafter",
@@ -165,7 +165,7 @@ def _compared(
     return row
 
 
-def _prompts(bench: Bench, engine: Engine) -> list[list[int]]:
+def edits(bench: Bench, engine: Engine) -> list[list[int]]:
     """Items of `edit` as the model's chats begin; where there is no tokenizer, tokens that repeat
     themselves."""
     if bench.workload or engine.tokenizer is None:

@@ -29,7 +29,9 @@ _recipes: dict[tuple[str, str], Recipe] = {}
 
 
 def evidence(seam: str, name: str, summary: str = "") -> Callable[[Measure], Measure]:
-    """Decorator: the recipe of one technique. The registry has the summary of what it knows."""
+    """Decorator: the recipe of one technique. The registry has the summary of what it knows.
+
+    A technique may have more recipes, whose names begin like it: "draft_model-tree"."""
 
     def take(measure: Measure) -> Measure:
         _recipes[seam, name] = Recipe(seam, name, summary, measure)
@@ -60,6 +62,11 @@ def recipes() -> list[Recipe]:
         found.append(
             Recipe(recipe.seam, recipe.name, recipe.summary or technique.summary, recipe.measure)
         )
+        found += [
+            more
+            for (seam, name), more in _recipes.items()
+            if seam == technique.seam and name.startswith(f"{technique.name}-")
+        ]
     return found
 
 

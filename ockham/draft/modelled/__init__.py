@@ -1,0 +1,1 @@
+"""What drafters that have a model share: streams with a state of their own, and growing trees."""

@@ -1,0 +1,100 @@
+"""Evidence for drafters with a second model: the shape of their drafts, and when they end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+
+from ockham.core.noise import gumbel
+from ockham.core.seams import Foreseen
+from ockham.core.speculative import parse
+from ockham.draft.draft_model import DraftModel
+from ockham.draft.modelled.growing import Growing
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Request
+from ockham.engine.speculation import Speculation
+from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, run
+from ockham.lab.evidence.drafts import ANSWERED, PROMPTS, edits
+from ockham.lab.evidence.recipe import evidence
+from ockham.lab.evidence.row import Row
+
+RSD = (
+    "RSD (paper 48): trees drawn without replacement beat chains and i.i.d. trees at every length "
+    "of a draft, and in most cases at the target's budget; its abstract has no figures"
+)
+BUDGET = 8
+"""Drafted tokens in each step."""
+_OTHER_NOISE = 1 << 20
+"""Added to the number of a sequence's stream, for noise that the target never draws with."""
+
+
+class IndependentDrafts(DraftModel):
+    """What trees without replacement are compared with: the tokens below one are drawn each by
+    itself, so that some come twice, and are then one. The first has the target's own noise."""
+
+    def _ranked(
+        self, each: Growing, number: int, foreseen: Foreseen, row: int, drawn: int | None
+    ) -> list[tuple[int, float]]:
+        noise = each.wish.noise
+        if noise is None or drawn is None:
+            return super()._ranked(each, number, foreseen, row, drawn)
+        tokens = foreseen.candidates[row].astype(np.int64)
+        scaled = foreseen.logits[row, tokens] / noise.params.temperature
+        weights = np.exp(scaled - scaled.max())
+        shares = dict(zip(tokens.tolist(), (weights / weights.sum()).tolist(), strict=True))
+        found = {drawn: shares.get(drawn, 0.0)}
+        for other in range(1, self._branches):
+            own = gumbel(
+                noise.seed, noise.stream + other * _OTHER_NOISE, each.position(number), tokens
+            )
+            token = int(tokens[(scaled + own).argmax()])
+            found.setdefault(token, shares[token])
+        return list(found.items())
+
+
+@evidence(
+    "drafter",
+    "draft_model-tree",
+    "Trees of a draft model, drawn without replacement, against chains of as many tokens.",
+)
+def tree(bench: Bench) -> Row:
+    """Sampled edits of code; every draft has the same number of tokens."""
+    engine = bench.engine()
+    prompts = edits(bench, engine)
+    params = [greedy(ANSWERED, temperature=1.0, seed=number) for number in range(len(prompts))]
+    wanted = requests(prompts, params)
+    setting = {"method": "draft_model", "model": "lab-drafter", "adaptive": False}
+    config = parse({**setting, "num_speculative_tokens": BUDGET})
+    chain = engine.make_speculation(msgspec.structs.replace(config, branches=1))
+    trees = engine.make_speculation(config)
+    independent = engine.make_speculation(config, [IndependentDrafts(config)])
+    for controller in (chain, trees, independent):
+        drafted(engine, wanted, controller)  # so that they know what is accepted
+    apart = drafted(engine, wanted, independent)
+    return bench.compare(
+        "drafter",
+        "draft_model-tree",
+        lambda: drafted(engine, wanted, chain),
+        lambda: drafted(engine, wanted, trees),
+        lambda outcome: outcome.observed,
+        exact=True,
+        what=(
+            f"{PROMPTS} sampled edits of code, {ANSWERED} tokens each, {BUDGET} drafted in each "
+            f"step; trees drawn with replacement took {apart.observed:.0f} steps"
+        ),
+        unit="steps of the engine",
+        claim=RSD,
+    )
+
+
+def drafted(engine: Engine, wanted: list[Request], controller: Speculation) -> Outcome:
+    """Run requests one by one under a controller; observed is the number of steps."""
+    before, steps = engine.speculation, engine.scheduler.steps
+    engine.speculation = controller
+    try:
+        outcome = run(engine, wanted, at_once=1)
+    finally:
+        engine.speculation = before
+    return replace(outcome, observed=float(engine.scheduler.steps - steps))
