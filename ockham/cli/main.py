@@ -20,6 +20,7 @@ VERBS = {
     "eval": ("ockham.cli.eval:evaluate", "Score a model, or compare two configurations of it."),
     "bench": ("ockham.cli.bench:bench", "Measure latency, throughput, or a running server."),
     "convert": ("ockham.cli.convert:convert", "Write a model as packed weights that load fast."),
+    "draft": ("ockham.cli.draft:draft", "Train what drafts for a model."),
     "doctor": ("ockham.cli.doctor:doctor", "Show what this machine and this build can do."),
     "models": ("ockham.cli.models:models", "List models: built in, cached, supported."),
     "techniques": ("ockham.cli.techniques:techniques", "List the techniques there are."),

@@ -1,0 +1,189 @@
+"""Training a drafter, from the target's name to the files that the engine reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ockham.core.errors import ConfigError, ModelError
+from ockham.model.description import describe, read_config
+from ockham.model.hub import BUILT_IN, resolve
+from ockham.model.prequantised.find import quantization_config
+from ockham.model.tokenizer import Tokenizer
+from ockham.training import settings as known
+from ockham.training.documents import Pieces, lab_documents, read_documents
+from ockham.training.extra import require_extra
+from ockham.training.outputs import Outputs, Written, write_outputs
+from ockham.training.settings import Settings
+from ockham.training.workplace import Workplace
+
+if TYPE_CHECKING:
+    from ockham.training.student import Student
+    from ockham.training.target import Target
+
+Tell = Callable[[str], None]
+
+_MEDUSA_HEADS, _PROMPT_TOKENS = 4, 3
+_READ_PER_OUTPUT = 4
+"""How often the target's outputs are read, unless told how many there should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came out: the scores on what the target wrote after held-out prompts, by the name of
+    their file, and the losses of all steps."""
+
+    scores: dict[str, Any]
+    losses: list[float]
+    seconds: float
+
+
+def train(settings: Settings, tell: Tell = lambda line: None) -> Trained:
+    """Train a drafter and write it to the directory `settings.out`; see `Settings`.
+
+    A training that was interrupted goes on where it was when it is called again with the same
+    settings. `tell` is told of the progress. Raises ConfigError for settings that cannot be, and
+    ModelError for a target that cannot be trained for.
+    """
+    require_extra()
+    path = _target_path(settings.target)
+    description = describe(read_config(path))
+    tokenizer = Tokenizer(path)
+    windows = [window for window in description.windows if window is not None]
+    context = min(settings.context, description.max_position_embeddings, *windows)
+    draft = _draft_path(settings, tokenizer)
+    workplace = Workplace(settings, path)
+    pieces = _pieces(settings, path, tokenizer)
+    if workplace.outputs.exists():
+        outputs = Outputs.load(workplace.outputs)
+    else:
+        tell(f"{path.name} writes what it is imitated by")
+        wanted = settings.output_tokens or max(1, settings.tokens // _READ_PER_OUTPUT)
+        outputs = write_outputs(path, pieces, wanted, context, settings.seed, tell)
+        outputs.save(workplace.outputs)
+    return _train(settings, path, draft, context, pieces, outputs, workplace, tell)
+
+
+def _train(
+    settings: Settings,
+    path: Path,
+    draft: Path | None,
+    context: int,
+    pieces: Pieces,
+    outputs: Outputs,
+    workplace: Workplace,
+    tell: Tell,
+) -> Trained:
+    import torch
+
+    from ockham.training.loop import Loop
+    from ockham.training.student import OUTPUTS, TEXT
+    from ockham.training.target import Target
+    from ockham.training.windows import Windows
+
+    torch.manual_seed(settings.seed)
+    target = Target(path)
+    student = _student(settings, target, draft)
+    learned = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    tell(f"{settings.method}: {learned:,} parameters to learn, {settings.steps} steps")
+    windows = {
+        TEXT: Windows((piece.tokens for piece in pieces.train), context, settings.seed, 0),
+        OUTPUTS: Windows((text.tokens for text in outputs.train), context, settings.seed, 1),
+    }
+    loop = Loop(student, windows, settings, workplace.folder, tell)
+    loop.run()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.copy_(parameter.bfloat16())  # what is measured is what is written
+    student.eval()
+    scores = {name: student.scores(_answered(texts)) for name, texts in outputs.held_out.items()}
+    result = workplace.new_result()
+    trained = {
+        "target": settings.target,
+        "tokens": loop.read,
+        "output_tokens": sum(len(text.tokens) - text.prompt for text in outputs.train),
+        "steps": loop.step,
+        "seconds": round(loop.seconds, 1),
+        "seed": settings.seed,
+        "scores": scores,
+    }
+    student.write(result, trained)
+    workplace.finish(result)
+    return Trained(scores, loop.losses, loop.seconds)
+
+
+def _target_path(name: str) -> Path:
+    path = resolve(name)
+    if path.is_file():
+        raise ModelError(
+            f"{name} is a GGUF file, which PyTorch cannot train for; name the checkpoint that it "
+            "was made from."
+        )
+    if quantization_config(read_config(path)) is not None:
+        raise ModelError(
+            f"{name} is quantised, or packed by `ockham convert`; name the checkpoint that it was "
+            "made from. The drafter then serves all of them."
+        )
+    return path
+
+
+def _draft_path(settings: Settings, tokenizer: Tokenizer) -> Path | None:
+    """The directory of the draft model that is gone on from, or judged. Raises ConfigError if its
+    tokenizer is another than the target's."""
+    name = settings.draft_model or (str(settings.start) if settings.start else None)
+    if name is None:
+        return None
+    path = resolve(name)
+    if path.is_file() or Tokenizer(path).digest != tokenizer.digest:
+        raise ConfigError(
+            f"{name} has another tokenizer than {settings.target}: their ids do not mean the same. "
+            "Name a draft model that was made for this target."
+        )
+    return path
+
+
+def _pieces(settings: Settings, path: Path, tokenizer: Tokenizer) -> Pieces:
+    end = tokenizer.eos_token_id
+    if settings.data:
+        return read_documents(settings.data, settings.held_out, tokenizer, end)
+    if path not in BUILT_IN.values():
+        raise ConfigError(
+            f"training for {settings.target} needs text: name .txt or .jsonl files with --data, of "
+            "the kind that will be asked."
+        )
+    return lab_documents(tokenizer, settings.seed)
+
+
+def _student(settings: Settings, target: Target, draft: Path | None) -> Student:
+    from ockham.training.acceptance import AcceptanceStudent
+    from ockham.training.draft_model import DraftModelStudent, choose_shape
+    from ockham.training.early_exit import EarlyExitStudent
+    from ockham.training.medusa import MedusaStudent
+    from ockham.training.prompt_tokens import PromptTokenStudent
+
+    if settings.method == known.MEDUSA:
+        return MedusaStudent(target, settings.heads or _MEDUSA_HEADS)
+    if settings.method == known.PROMPT_TOKENS:
+        return PromptTokenStudent(target, settings.heads or _PROMPT_TOKENS, settings.seed)
+    if settings.method == known.EARLY_EXIT:
+        return EarlyExitStudent(target, settings.layers)
+    if settings.method == known.ACCEPTANCE:
+        assert draft is not None, "Settings demand it"
+        return AcceptanceStudent(target, draft, settings.seed)
+    if draft is not None:
+        return DraftModelStudent.going_on(target, draft)
+    shape = choose_shape(
+        target.vocab_size,
+        target.parameters,
+        len(target.layers),
+        settings.layers,
+        settings.hidden_size,
+    )
+    return DraftModelStudent.new(target, shape, settings.seed)
+
+
+def _answered(texts: list[Written]) -> list[Written]:
+    """Those that the target wrote enough of to be foretold."""
+    return [text for text in texts if len(text.tokens) - text.prompt > 1]

@@ -1,0 +1,38 @@
+"""Writing the files that `model/draft_files.py` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ockham.model.draft_files import CONFIG_FILE, VERSION, WEIGHTS_FILE
+from ockham.training.student import Scores
+from ockham.training.target import Target
+
+
+def write_draft(
+    directory: Path,
+    target: Target,
+    method: str,
+    tensors: Mapping[str, Tensor],
+    trained: Scores,
+    **fields: int,
+) -> None:
+    """draft.json, with `fields` of the method, and draft.safetensors in bf16."""
+    config = {
+        "method": method,
+        "hidden_size": target.hidden_size,
+        "vocab_size": target.vocab_size,
+        "num_hidden_layers": len(target.layers),
+        **fields,
+        "version": VERSION,
+        "trained": trained,
+    }
+    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    rounded = {name: value.detach().to(torch.bfloat16).clone() for name, value in tensors.items()}
+    save_file(rounded, directory / WEIGHTS_FILE)
