@@ -35,7 +35,7 @@ _BINS = 10
 class AcceptanceStudent(Student):
     """One hidden layer, as wide as the draft model."""
 
-    rate = 1e-3
+    rate = 3e-3
 
     def __init__(self, target: Target, draft_model: Path, seed: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class AcceptanceStudent(Student):
         self.weight = nn.Parameter(start)
         self.bias = nn.Parameter(torch.zeros(width))
         self.out_weight = nn.Parameter(torch.zeros(1, width))
-        self.out_bias = nn.Parameter(torch.zeros(1))
+        self.out_bias = nn.Parameter(torch.full((1,), -math.log(REJECTION_WEIGHT)))
 
     @property
     def draft(self) -> Any:
@@ -132,7 +132,7 @@ def judged(chances: np.ndarray[Any, Any], accepted: np.ndarray[Any, Any]) -> Sco
     ]
     return {
         "accepted": round(mean, 4),
-        "auc": round(ranks / (positives * negatives), 4) if positives and negatives else None,
+        "auc": round(float(ranks / (positives * negatives)), 4) if positives * negatives else None,
         "log_loss": round(_log_loss(chances, accepted), 4),
         "log_loss_of_mean": round(_log_loss(np.full(len(accepted), mean), accepted), 4),
         "calibration_error": round(float(sum(gaps)), 4),

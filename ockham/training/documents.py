@@ -20,7 +20,7 @@ OWN_HELD_OUT = "held_out"
 """The name of what is held out of the data itself."""
 LEAST_TOKENS = 1000
 _LAB_TASKS = ("recall", "documents", "edit", "steps", "chat")
-_LAB_ITEMS = 3000
+LAB_ITEMS = 3000
 _LONGEST_LAB_PROMPT = 512
 
 
@@ -56,11 +56,11 @@ def read_documents(
     return split(train)
 
 
-def lab_documents(tokenizer: Tokenizer, seed: int) -> Pieces:
+def lab_documents(tokenizer: Tokenizer, seed: int, items: int = LAB_ITEMS) -> Pieces:
     """Questions of the lab tasks with their answers, of the train split, for the lab models."""
     rng = Random(f"documents {seed}")
     pieces = []
-    for number in range(_LAB_ITEMS):
+    for number in range(items):
         task = TASKS[_LAB_TASKS[number % len(_LAB_TASKS)]]
         item = task.item(rng.randrange(1 << 30), number, "train")
         answer = {"role": "assistant", "content": item.answer}

@@ -132,8 +132,11 @@ class DraftModelStudent(Student):
 
     @classmethod
     def going_on(cls, target: Target, start: Path) -> DraftModelStudent:
-        """A draft model that was trained before. Raises ConfigError for another vocabulary."""
-        return cls(target, load_draft_model(target, start))
+        """A draft model that was trained before: it knows the language, and reads only what the
+        target wrote. Raises ConfigError for another vocabulary."""
+        student = cls(target, load_draft_model(target, start))
+        student.text_share = 0.0
+        return student
 
     def loss(self, ids: Tensor, rng: np.random.Generator, source: str) -> Tensor:
         inputs = ids[:, :-1]

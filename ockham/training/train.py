@@ -56,6 +56,7 @@ def train(settings: Settings, tell: Tell = lambda line: None) -> Trained:
     draft = _draft_path(settings, tokenizer)
     workplace = Workplace(settings, path)
     pieces = _pieces(settings, path, tokenizer)
+    workplace.begin()
     if workplace.outputs.exists():
         outputs = Outputs.load(workplace.outputs)
     else:

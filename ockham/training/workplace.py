@@ -26,8 +26,13 @@ class Workplace:
         path = self.folder / _FACTS_FILE
         if path.exists():
             self._check(json.loads(path.read_text(encoding="utf-8")), facts)
+        self._facts = facts
+
+    def begin(self) -> None:
+        """Make the folder, if it is not there from before."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        text = json.dumps(self._facts, indent=2)
+        (self.folder / _FACTS_FILE).write_text(text, encoding="utf-8")
 
     @property
     def outputs(self) -> Path:
