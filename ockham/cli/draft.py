@@ -61,7 +61,8 @@ def draft() -> None:
     "--text-share",
     type=float,
     default=None,
-    help="Share of the tokens that a draft model first reads as plain text.  [default: 0.5, with --start 0]",
+    help="Share of the tokens that a draft model first reads as plain text.  [default: 0.5; 0 with "
+    "--start]",
 )
 @option("--start", type=_DIRECTORY, default=None, help="Draft model to go on from.")
 @option("--draft-model", default=None, help="Draft model that `acceptance` judges.")

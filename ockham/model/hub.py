@@ -20,6 +20,12 @@ ADAPTERS = {
 }
 """Adapters of the lab model that the package carries."""
 
+DRAFTERS = {
+    f"lab-{name}": Path(__file__).parent / "lab_drafters" / name.replace("-", "_")
+    for name in ("medusa", "prompt-tokens", "early-exit")
+}
+"""Drafters that share the lab model's weights: `ockham draft train` wrote them."""
+
 WANTED_FILES = (
     *(
         "config.json",
@@ -84,6 +90,18 @@ def resolve_adapter(adapter: str) -> Path:
         raise ModelError(
             f"there is no directory {adapter!r}; name an adapter's directory, or a built-in one: "
             f"{', '.join(ADAPTERS)}."
+        )
+    return path
+
+
+def resolve_drafter(drafter: str) -> Path:
+    """The directory of a drafter that `ockham draft train` wrote, by its path or the name of a
+    built-in one. Raises ModelError if there is no such directory."""
+    path = DRAFTERS.get(drafter, Path(drafter).expanduser())
+    if not path.is_dir():
+        raise ModelError(
+            f"there is no directory {drafter!r}; name one that `ockham draft train` wrote, or a "
+            f"built-in drafter: {', '.join(DRAFTERS)}."
         )
     return path
 

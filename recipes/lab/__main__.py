@@ -15,6 +15,7 @@ from recipes.lab.card import card
 from recipes.lab.corpus import build_corpus
 from recipes.lab.data import Streams, build_streams
 from recipes.lab.distill import Distiller
+from recipes.lab.drafters import METHODS, SEED, install, train_drafter
 from recipes.lab.evaluate import evaluate
 from recipes.lab.export import export
 from recipes.lab.export_siblings import SOURCES, agreements, export_sibling
@@ -25,6 +26,7 @@ from recipes.lab.plan import PLANS
 from recipes.lab.sentences import write_items
 from recipes.lab.siblings import SIBLINGS
 from recipes.lab.start import load_dense
+from recipes.lab.texts import write_texts
 from recipes.lab.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from recipes.lab.train import Trainer
 
@@ -32,7 +34,7 @@ _ROOT = Path(__file__).parents[2]
 _MODELS = _ROOT / "ockham/model"
 _LAB = _MODELS / "lab"
 _WEIGHTS = _LAB / "model.safetensors"
-_COMMANDS = ("tokenizer", "passages", "train", "export", "agreement", "items")
+_COMMANDS = ("tokenizer", "passages", "train", "export", "agreement", "items", "drafters")
 
 
 def main() -> None:
@@ -40,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.lab", description=__doc__)
     parser.add_argument("command", choices=_COMMANDS)
     parser.add_argument("--plan", choices=(*PLANS, *SIBLINGS), default="lab")
+    parser.add_argument("--method", choices=METHODS, help="the one drafter to make; all else")
     parser.add_argument("--start", type=Path, help="model.safetensors that the plan starts from")
     parser.add_argument("--run", type=Path, help="checkpoints, curve; runs/PLAN by default")
     parser.add_argument("--out", type=Path, help="the export; the package's folder by default")
@@ -59,6 +62,13 @@ def main() -> None:
         return
     if options.command == "passages":
         write_passages(documents, _ROOT / "ockham/lab/tasks/held_out.json.gz")
+        return
+    if options.command == "drafters":
+        run = options.run or _ROOT / "runs" / "drafters"
+        data, held_out = write_texts(documents, SEED, run / "texts")
+        for method in [options.method] if options.method else METHODS:
+            train_drafter(method, data, held_out, run / method)
+            install(method, run / method, _MODELS)
         return
     tokenizer = load_tokenizer(_LAB)
     streams = build_streams(documents, tokenizer, _ROOT / "runs/tokens")

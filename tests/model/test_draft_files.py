@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ockham.core.errors import ModelError
+from ockham.model.description import describe, read_config
 from ockham.model.draft_files import (
     AcceptanceHead,
     EarlyExit,
@@ -21,6 +22,7 @@ from ockham.model.draft_files import (
     read_acceptance,
     read_drafter,
 )
+from ockham.model.hub import BUILT_IN, DRAFTERS, resolve_drafter
 
 D, V, L = 8, 20, 3
 
@@ -125,6 +127,20 @@ def test_wrong_tensors_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=says):
         read_drafter(write(tmp_path, method, tensors))
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_built_in_drafters_fit_the_lab_model(name: str) -> None:
+    found = read_drafter(resolve_drafter(name))
+    lab = describe(read_config(BUILT_IN["lab"]))
+    found.check_target(lab.hidden_size, lab.vocab_size, len(lab.windows))
+    assert found.method == name.removeprefix("lab-").replace("-", "_")
+    assert (found.directory / "README.md").exists()
+
+
+def test_an_unknown_drafter_is_refused() -> None:
+    with pytest.raises(ModelError, match="built-in drafter: lab-medusa, lab-prompt-tokens"):
+        resolve_drafter("nowhere")
 
 
 def test_what_is_no_drafter_is_refused(tmp_path: Path) -> None:
