@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +26,7 @@ from ockham.training.draft_model import load_draft_model
 from ockham.training.outputs import Written
 from ockham.training.student import Scores, Student
 from ockham.training.target import Target, fast
+from ockham.training.writing import save_tensors
 
 REJECTION_WEIGHT = 6.0
 _BINS = 10
@@ -92,7 +92,7 @@ class AcceptanceStudent(Student):
         }
         values = {name: value.detach().float().clone() for name, value in tensors.items()}
         told = {name: str(value) for name, value in trained.items()}
-        save_file(values, directory / ACCEPTANCE_FILE, told)
+        save_tensors(values, directory / ACCEPTANCE_FILE, told)
 
     def _examples(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The draft model's last states (B, T, d'), and whether what it says then is what the

@@ -20,6 +20,7 @@ from ockham.training.chains import chain_scores
 from ockham.training.outputs import Written
 from ockham.training.student import TEXT, Scores, Student, divergence, drawn_part
 from ockham.training.target import Target, fast, load_causal_model
+from ockham.training.writing import give_usual_mode
 
 SHARE = 10
 """The target has so many times the parameters, unless told otherwise."""
@@ -171,6 +172,8 @@ class DraftModelStudent(Student):
         whole = AutoModelForCausalLM.from_config(self.model.config)  # type: ignore[no-untyped-call]
         whole.load_state_dict(self.model.state_dict())
         whole.to(torch.bfloat16).save_pretrained(directory)
+        for path in directory.glob("*.safetensors"):
+            give_usual_mode(path)
         copy_tokenizer(self.target.path, directory)
 
 

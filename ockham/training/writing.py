@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,4 +36,19 @@ def write_draft(
     }
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     rounded = {name: value.detach().to(torch.bfloat16).clone() for name, value in tensors.items()}
-    save_file(rounded, directory / WEIGHTS_FILE)
+    save_tensors(rounded, directory / WEIGHTS_FILE)
+
+
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file that all may read who may read new files of the user's."""
+    save_file(tensors, path, metadata)
+    give_usual_mode(path)
+
+
+def give_usual_mode(path: Path) -> None:
+    """Files that safetensors writes can be read by their owner alone; make it a file as any."""
+    copy = path.with_suffix(".copy")
+    shutil.copyfile(path, copy)
+    copy.replace(path)

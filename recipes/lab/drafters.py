@@ -68,8 +68,8 @@ tags: [python, {method}, tiny]
 
 # The lab model's {title}
 
-{what} It was written by `ockham draft train` and is of no use without the lab model, whose weights
-it shares and does not change.
+{what}
+`ockham draft train` made this; it is of no use without the lab model, whose weights it shares.
 
 ## What it foretells
 

@@ -17,9 +17,9 @@ from recipes.lab.texts import write_texts
 
 def test_texts_of_held_out_files_are_not_trained_on(tmp_path: Path) -> None:
     documents = [
-        Document(source, f"{source}{i}.py", f"# {source} {i}\n" * 300)
+        Document(source, f"{source}{i}.py", f"# {source} {i}\n" * 30)
         for source in ("code", "prose", "chat")
-        for i in range(60)
+        for i in range(200)
     ]
     data, held_out = write_texts(documents, 3, tmp_path)
     trained = [json.loads(line) for line in data.read_text().splitlines()]

@@ -47,6 +47,8 @@ def draft_model(target: Path, data: Path, tmp_path_factory: pytest.TempPathFacto
 def test_medusa_heads_are_trained_and_read(target: Path, data: Path, tmp_path: Path) -> None:
     trained = train(settings(target, data, tmp_path / "out", "medusa", heads=2))
     assert learned(trained)
+    config, weights = (tmp_path / "out" / f"draft.{end}" for end in ("json", "safetensors"))
+    assert weights.stat().st_mode == config.stat().st_mode
     found = read_drafter(tmp_path / "out")
     found.check_target(128, 4096, 2)
     assert isinstance(found.parts, MedusaHeads)
