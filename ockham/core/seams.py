@@ -702,7 +702,8 @@ class MarkingDrafter(Protocol):
 
 @runtime_checkable
 class ConstrainedDrafter(Protocol):
-    """A Drafter that has something to say only of outputs that must look like something."""
+    """A Drafter that has something to say only of outputs that must look like something, and only
+    what is certain: chains that come whatever the model says, of tokens of its only kind."""
 
     def open_constrained(self, salt: str, constraint: Constraint) -> DraftStream:
         """Begin with a sequence that follows `constraint`, which is always where the sequence is.

@@ -28,6 +28,8 @@ class Tree:
     sources: list[list[Source]] = field(default_factory=list)
     children: dict[tuple[int, int], int] = field(default_factory=dict)
     """(parent, token) -> number."""
+    certain: int = 0
+    """How many tokens at the beginning, a chain, will come whatever the model says."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -102,7 +104,7 @@ class Tree:
         """The tree of these tokens only, which hold the parents of each of them."""
         if len(numbers) == len(self.tokens):
             return self
-        tree = Tree()
+        tree = Tree(certain=sum(number < self.certain for number in numbers))
         place = {ROOT: ROOT}
         for number in sorted(numbers):
             grown = tree._grow(self.tokens[number], place[self.parents[number]])
@@ -119,21 +121,22 @@ def choose(trees: list[Tree], rows: int, room: int, cost: Sequence[float]) -> li
     adds its chance to that, and its row to the step, which then takes `cost[drafted]`. Tokens are
     taken in the order of their chances, so that a parent comes before its children, and of all the
     numbers of them up to `room` the one with the best goodput is taken (SmartSpec, Liu et al. 2024,
-    arXiv:2406.14066). `cost` has at least `room + 1` values.
+    arXiv:2406.14066). What is certain is always taken, because its rows are needed in any case.
+    `cost` has at least `room + 1` values.
     """
     ranked = sorted(
         (
-            (-chance, which, number)
+            (number >= tree.certain, -chance, which, number)
             for which, tree in enumerate(trees)
             for number, chance in enumerate(tree.chances)
         ),
     )[:room]
     best, best_goodput, expected = 0, rows / cost[0], float(rows)
-    for taken, (chance, _, _) in enumerate(ranked, 1):
+    for taken, (risky, chance, _, _) in enumerate(ranked, 1):
         expected -= chance
-        if expected > best_goodput * cost[taken]:
+        if not risky or expected > best_goodput * cost[taken]:
             best, best_goodput = taken, expected / cost[taken]
     chosen: list[list[int]] = [[] for _ in trees]
-    for _, which, number in ranked[:best]:
+    for _, _, which, number in ranked[:best]:
         chosen[which].append(number)
     return [tree.pruned(numbers) for tree, numbers in zip(trees, chosen, strict=True)]

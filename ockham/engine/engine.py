@@ -341,7 +341,7 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """One iteration: draft, schedule, run, bill, sample, collect."""
-        if self.attachments or self.speculation.resting:
+        if self.attachments or self.speculation.rests(self.scheduler.running):
             decoding = self._go_on()
             return self._plan_step() if decoding is None else self._decode(decoding)
         began = time.perf_counter()

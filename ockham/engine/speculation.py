@@ -155,10 +155,14 @@ class Speculation:
         self.tempo = Tempo()
         self.account = Account()
         self.counters = DraftStats()
+        self._saving = False
+        """Whether the account is spent, so that only what is certain is drafted."""
+        self._certain = 0
+        """Rows of the latest step's drafts that a grammar forces."""
         self._planned_s = self._usual_s = self._read_s = 0.0
         """What drafting took for the latest step, and usually takes."""
         self._hoped: list[list[float]] | None = None
-        self._hoped_for = (-1.0, False)
+        self._hoped_for = -1.0
         self._constrained = [isinstance(drafter, ConstrainedDrafter) for drafter in drafters]
         self._wanted = [
             drafter.candidates if isinstance(drafter, ObservingDrafter) else 0
@@ -237,6 +241,9 @@ class Speculation:
         tempo = self.tempo
         # Reading a prompt is no loss of this step: every draft of the sequence needs it.
         planned_s = self._planned_s - self._read_s
+        if self._saving:
+            self._observe_saving(sequences, rows, seconds)
+            return
         if rows == sequences:
             tempo.observe_plain(sequences, seconds - self._planned_s)
             plain_s = tempo.plain(sequences)
@@ -247,30 +254,44 @@ class Speculation:
         else:
             step_s = tempo.observe_drafted(rows, seconds - self._planned_s)
             plain_s = tempo.plain(sequences)
-            gain_s = plain_s * tokens / sequences - step_s - planned_s if tempo.known else 0.0
+            # What is certain is no merit of the others: they are held against a step with it.
+            certain = min(self._certain, rows - sequences, tokens)
+            beside_s = plain_s * (tokens - certain) / sequences + tempo.added(sequences, certain)
+            gain_s = beside_s - step_s - planned_s if tempo.known else 0.0
         self.account.book(plain_s, gain_s)
 
-    @property
-    def resting(self) -> bool:
-        """Whether nothing is to be drafted in the next step, which is then not observed."""
+    def _observe_saving(self, sequences: int, rows: int, seconds: float) -> None:
+        """A step with nothing but what is certain, or not even that: it is no matter of the
+        account."""
+        if rows == sequences:
+            self.tempo.observe_plain(sequences, seconds - self._planned_s)
+        else:
+            self.tempo.observe_drafted(rows, seconds - self._planned_s)
+
+    def rests(self, running: list[Sequence]) -> bool:
+        """Whether nothing is to be drafted in the next step of these sequences, which is then not
+        observed. What a grammar forces is drafted whatever the account says."""
         if not self.drafters:
             return True
-        if self.config.adaptive and not self.account.open:
+        self._saving = self.config.adaptive and not self.account.open
+        if self._saving:
             self.account.rest()
-            return True
-        return False
+        return self._saving and not self._any_constrained(running)
+
+    def _any_constrained(self, running: list[Sequence]) -> bool:
+        return any(self._constrained) and any(s.grammar is not None for s in running)
 
     def _plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
         self._steps += 1
+        self._certain = 0
         room = min(room, _MOST_ROWS)
         if room < 1:
             return None
         rows = len(running)
         adaptive = self.config.adaptive
         worth = self.tempo.worth(rows) if adaptive else 0.0
-        constrained = any(self._constrained) and any(s.grammar is not None for s in running)
-        hopes = self._hopes(worth, constrained)
-        if hopes is None:
+        hopes = None if self._saving else self._hopes(worth)
+        if hopes is None and not self._any_constrained(running):
             return None
         trees = self._trees(running, hopes, worth)
         if not any(trees):
@@ -278,6 +299,7 @@ class Speculation:
         if adaptive:
             room = min(room, sum(map(len, trees)))
             trees = choose(trees, rows, room, self.tempo.costs(rows, room))
+            self._certain = sum(min(tree.certain, len(tree)) for tree in trees)
         elif sum(map(len, trees)) > room:
             each = room // rows
             trees = [tree.pruned(list(range(min(each, len(tree))))) for tree in trees]
@@ -352,31 +374,25 @@ class Speculation:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _hopes(self, worth: float, constrained: bool) -> list[list[float]] | None:
+    def _hopes(self, worth: float) -> list[list[float]] | None:
         """The shares of each drafter's kinds, of which those that are due for a trial count as
-        worth one; None if no kind is worth a row. `constrained`: an output must look like
-        something."""
-        asked = self._asked(constrained)
-        if (worth, constrained) == self._hoped_for and not any(
+        worth one; None if no kind is worth a row."""
+        if worth == self._hoped_for and not any(
             acceptance.changed or acceptance.due(self._steps)
-            for acceptance, ask in zip(self.acceptance, asked, strict=True)
-            if ask
+            for acceptance, certain in zip(self.acceptance, self._constrained, strict=True)
+            if not certain
         ):
             return self._hoped
-        self._hoped_for, self._hoped = (worth, constrained), self._new_hopes(worth, asked)
+        self._hoped_for, self._hoped = worth, self._new_hopes(worth)
         return self._hoped
 
-    def _asked(self, constrained: bool) -> list[bool]:
-        """Of each drafter, whether it has anything to say."""
-        return [constrained or not needs for needs in self._constrained]
-
-    def _new_hopes(self, worth: float, asked: list[bool]) -> list[list[float]] | None:
+    def _new_hopes(self, worth: float) -> list[list[float]] | None:
         hopes = []
         any_worth = False
-        for acceptance, ask in zip(self.acceptance, asked, strict=True):
+        for acceptance, certain in zip(self.acceptance, self._constrained, strict=True):
             acceptance.changed = False
             shares = acceptance.shares
-            if not ask:
+            if certain:  # which need not be worth anything
                 hopes.append(shares)
                 continue
             due = acceptance.due(self._steps)
@@ -388,15 +404,23 @@ class Speculation:
             any_worth = any_worth or any(share >= worth for share in shares)
         return hopes if any_worth else None
 
-    def _trees(self, running: list[Sequence], hopes: list[list[float]], worth: float) -> list[Tree]:
-        """What the drafters propose for each sequence, merged."""
+    def _trees(
+        self, running: list[Sequence], hopes: list[list[float]] | None, worth: float
+    ) -> list[Tree]:
+        """What the drafters propose for each sequence, merged; without `hopes` only what is
+        certain."""
         trees = [Tree() for _ in running]
         asked: list[tuple[Sequence, Tree, _Known, int]] = []
         for sequence, tree in zip(running, trees, strict=True):
             left = sequence.most_tokens - len(sequence.tokens) - 1
             if left > 0 and sequence.may_draft:
                 asked.append((sequence, tree, self._fed(sequence), left))
-        for number, drafter in enumerate(self.drafters):
+        for _, tree, known, left in asked:
+            self._add_certain(tree, known, left)
+        for number, drafter in enumerate(self.drafters if hopes is not None else ()):
+            assert hopes is not None, "otherwise nobody is asked"
+            if self._constrained[number]:
+                continue
             if self._joint[number]:
                 joint = cast(GroupDrafter, drafter)
                 self._propose_together(number, joint, asked, hopes[number], worth, len(running))
@@ -409,6 +433,15 @@ class Speculation:
                     tree.add(draft, number, accepted, worth)
         lefts = {id(tree): left for _, tree, _, left in asked}
         return [tree.best(lefts.get(id(tree), 0)) for tree in trees]
+
+    def _add_certain(self, tree: Tree, known: _Known, left: int) -> None:
+        """What a grammar forces: it would be computed in any case, only later."""
+        most = min(self.config.num_speculative_tokens, left)
+        for number, stream in enumerate(known.streams):
+            draft = stream.propose(most, (1.0,), 1.0) if self._constrained[number] else None
+            if draft is not None:
+                tree.add(draft, number, (1.0,), 1.0)
+                tree.certain = len(tree)
 
     def _propose_together(
         self,

@@ -122,6 +122,13 @@ class Tempo:
         found: list[float] = costs.tolist()
         return found
 
+    def added(self, sequences: int, drafted: int) -> float:
+        """Seconds that so many drafted rows add to a step of so many sequences."""
+        if not drafted:
+            return 0.0
+        ratio = self._drafted.of(sequences + drafted)[0] - self._plain.of(sequences)[0]
+        return max(0.0, ratio) * self._pace
+
     def worth(self, sequences: int) -> float:
         """The chance of being accepted below which one more drafted row does not pay: what it adds
         to a step, in the time that a step takes for a token."""

@@ -76,6 +76,22 @@ def test_no_other_choice_has_more_goodput(forest: list[Tree], slope: float, room
     assert goodput([c for tree in chosen for c in tree.chances]) == pytest.approx(best)
 
 
+def test_what_is_certain_is_taken_at_any_price() -> None:
+    forced, other = Tree(), Tree()
+    forced.add(Draft([5, 6, 7], [-1, 0, 1], [0, 0, 0]), 0, [1.0], 1.0)
+    forced.certain = 3
+    forced.add(Draft([5, 6, 7, 8], [-1, 0, 1, 2], [0, 0, 0, 2]), 1, [0.9, 0.5, 0.1], 0.0)
+    other.add(Draft([5, 9], [-1, 0], [0, 1]), 1, [0.9, 0.5], 0.0)
+    dear = [1.0 + 5.0 * more for more in range(7)]
+    certain, nothing = choose([forced, other], 2, 6, dear)
+    assert (certain.tokens, certain.certain) == ([5, 6, 7], 3)
+    assert not nothing
+    # Where rows are cheap, the others are weighed beside it.
+    cheap = [1.0, 1.01, 1.02, 1.03, 1.1, 1.15, 2.0]
+    certain, likely = choose([forced, other], 2, 6, cheap)
+    assert (certain.tokens, likely.tokens) == ([5, 6, 7], [5, 9])
+
+
 def test_acceptance_follows_what_happens_and_forgets() -> None:
     acceptance = Acceptance((0.5,))
     for _ in range(100):

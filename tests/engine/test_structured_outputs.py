@@ -229,3 +229,19 @@ def test_free_drafts_change_no_token_and_save_steps(
     saved = drafting.total.saved["grammar"]
     assert 0.8 * counters.accepted < saved.tokens <= counters.accepted
     assert "grammar" not in drafting.total.wasted
+
+
+def test_what_is_forced_is_drafted_though_drafting_has_lost(
+    checkpoint: Path, engine: Engine
+) -> None:
+    drafting = make(checkpoint, speculative_config="auto")
+    account = drafting.speculation.account
+    account.book(1.0, -10.0)
+    account.book(1.0, -10.0)
+    assert not account.open
+    assert hear(drafting, structured_outputs=JSON) == hear(engine, structured_outputs=JSON)
+    assert not account.open, "what is certain is no merit of the other drafts"
+    assert set(drafting.total.saved) == {"grammar"}
+    assert not drafting.total.wasted
+    steps = drafting.scheduler.steps
+    assert len(hear(drafting)[0].tokens) == drafting.scheduler.steps - steps
