@@ -46,19 +46,23 @@ class CopyStream:
     def __init__(self, least: int) -> None:
         self._automaton = make_automaton()
         self._least = least
+        self._accepted: Sequence[float] | None = None
+        self._worth = 0.0
+        self._shortest = self._branches = 0
+        """What is worth it at these shares, which rarely change."""
 
     def extend(self, tokens: Ints) -> None:
         self._automaton.extend(tokens)
 
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
-        kinds = len(_LENGTHS)
-        worthy = [kind for kind in range(kinds) if accepted[kind] >= worth]
-        if not worthy:
+        if accepted is not self._accepted or worth != self._worth:
+            self._accepted, self._worth = accepted, worth
+            self._shortest, self._branches = self._worthy(accepted, worth)
+        if not self._shortest:
             return None
-        least = max(self._least, _LENGTHS[worthy[0]])
-        sides = any(accepted[kind] >= worth for kind in range(kinds, 2 * kinds))
+        kinds = len(_LENGTHS)
         tokens, parents, matched = self._automaton.propose(
-            most, _BRANCHES if sides else 1, _SIDE_TOKENS, least
+            most, self._branches, _SIDE_TOKENS, self._shortest
         )
         if not tokens:
             return None
@@ -78,3 +82,12 @@ class CopyStream:
     @property
     def bytes(self) -> int:
         return self._automaton.bytes
+
+    def _worthy(self, accepted: Sequence[float], worth: float) -> tuple[int, int]:
+        """The shortest match that is worth copying from, 0 for none, and how many branches."""
+        kinds = len(_LENGTHS)
+        worthy = [kind for kind in range(kinds) if accepted[kind] >= worth]
+        if not worthy:
+            return 0, 0
+        sides = any(accepted[kind] >= worth for kind in range(kinds, 2 * kinds))
+        return max(self._least, _LENGTHS[worthy[0]]), _BRANCHES if sides else 1

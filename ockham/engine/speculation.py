@@ -136,6 +136,8 @@ class _Known:
     hoped: list[tuple[int, int]] = field(default_factory=list)
     """The marks after the latest token, by drafter and kind: whether they were worth their rows is
     seen from what is drafted by them."""
+    shares: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict)
+    """By drafter, its shares and what they were made of, as long as nothing new is known."""
 
 
 class Speculation:
@@ -290,7 +292,8 @@ class Speculation:
         rows = len(running)
         adaptive = self.config.adaptive
         worth = self.tempo.worth(rows) if adaptive else 0.0
-        hopes = None if self._saving else self._hopes(worth)
+        held = self._saving or (adaptive and self.tempo.stale(rows))
+        hopes = None if held else self._hopes(worth)
         if hopes is None and not self._any_constrained(running):
             return None
         trees = self._trees(running, hopes, worth)
@@ -309,6 +312,7 @@ class Speculation:
         """`walked` has the numbers that were reached, `ROOT` first, each with the token that
         follows there."""
         known = self._known[sequence]
+        known.shares.clear()
         followed = dict(walked)
         self._learn_marks(known, tree, walked)
         for number, parent in enumerate(tree.parents):
@@ -391,14 +395,13 @@ class Speculation:
         any_worth = False
         for acceptance, certain in zip(self.acceptance, self._constrained, strict=True):
             acceptance.changed = False
-            shares = acceptance.shares
+            shares = list(acceptance.shares)  # which change as they are learned
             if certain:  # which need not be worth anything
                 hopes.append(shares)
                 continue
             due = acceptance.due(self._steps)
             low = [kind for kind in due if shares[kind] < worth]
             if low:
-                shares = list(shares)
                 shares[low[0]] = min(1.0, 1.25 * worth + 0.05)  # enough to be chosen
             hopes.append(shares)
             any_worth = any_worth or any(share >= worth for share in shares)
@@ -502,8 +505,13 @@ class Speculation:
         """The shares of all sequences, drawn towards what this one has shown."""
         if not known.tried:
             return hopes
+        before = known.shares.get(drafter)
+        if before is not None and before[0] is hopes:
+            return before[1]
         hits, trials = known.hits[drafter], known.trials[drafter]
-        return [
+        shares = [
             (h + _OWN_WEIGHT * hope) / (t + _OWN_WEIGHT) if t else hope
             for h, t, hope in zip(hits, trials, hopes, strict=True)
         ]
+        known.shares[drafter] = hopes, shares
+        return shares

@@ -18,6 +18,10 @@ _LEAST_SLOPE = 0.01
 """Beyond what was seen, a row is never thought to cost less."""
 _PACE, _RATIO = 0.2, 0.15
 """How much of what a step says is believed at once."""
+_FRESH = 48
+"""Steps with drafts after which a plain one is taken again, because the machine drifts."""
+_BESIDE = 4
+"""Steps with drafts in between, up to which two plain steps are taken to be beside each other."""
 _FURTHEST = 2.0
 """A step that took more than so many times what was expected was held up by something else."""
 
@@ -35,13 +39,16 @@ class _Ratios:
         found: list[float] = np.interp(np.arange(first, first + count), _KNOTS, self._at).tolist()
         return found
 
+    def seen(self, rows: int) -> bool:
+        """Whether steps of about so many rows have been seen."""
+        knot = _nearest(rows)
+        return knot is None or bool(self._seen[knot])
+
     def learn(self, rows: int, ratio: float) -> None:
         """A step of so many rows took so long."""
-        knot = int(np.searchsorted(_KNOTS, rows))
-        if knot == len(_KNOTS):
+        knot = _nearest(rows)
+        if knot is None:
             return
-        if knot and (_KNOTS[knot] - rows) > (rows - _KNOTS[knot - 1]):
-            knot -= 1
         # What rows between two knots say, the nearest takes as if it had been said of it.
         said = ratio + self._at[knot] - self.of(rows)[0]
         believed = max(_RATIO, 1.0 / (2 + self._seen[knot]))
@@ -67,6 +74,14 @@ class _Ratios:
         self._at[last + 1 :] = high + slope * (knots[last + 1 :] - knots[last])
 
 
+def _nearest(rows: int) -> int | None:
+    """The place of the knot that takes what a step of so many rows says; None beyond the last."""
+    knot = int(np.searchsorted(_KNOTS, rows))
+    if knot == len(_KNOTS):
+        return None
+    return knot - 1 if knot and _KNOTS[knot] - rows > rows - _KNOTS[knot - 1] else knot
+
+
 class Tempo:
     """Seconds of steps of decoding: those of plain ones, and those with drafts."""
 
@@ -79,11 +94,18 @@ class Tempo:
         """Of a plain step of so many."""
         self._worth: dict[int, float] = {}
         self._known_of = (0, 0)
+        self._drafted_since = 0
+        """Steps with drafts since the last plain one."""
 
     @property
     def known(self) -> bool:
         """Whether a plain step has been seen."""
         return self._pace > 0.0
+
+    def stale(self, sequences: int) -> bool:
+        """Whether a plain step should be seen, before anything is held against one."""
+        seen = sequences == self._before or self._plain.seen(sequences)
+        return self._drafted_since >= _FRESH or not (self.known and seen)
 
     def plain(self, sequences: int) -> float:
         """Seconds of a step that gives each of so many sequences one token."""
@@ -92,9 +114,13 @@ class Tempo:
 
     def observe_plain(self, sequences: int, seconds: float) -> None:
         """A step without drafts took so long."""
-        if self.known and sequences == self._before:
-            ratio = self._ratio
-            self._pace *= 1.0 + _PACE * (_bounded(seconds / self._pace, ratio) / ratio - 1.0)
+        since, self._drafted_since = self._drafted_since, 0
+        drifted = since > _BESIDE and self._plain.seen(sequences)
+        if self.known and (sequences == self._before or drifted):
+            ratio = self._plain.of(sequences)[0]
+            self._before, self._ratio = sequences, ratio
+            believed = max(_PACE, min(0.5, since / _FRESH))
+            self._pace *= 1.0 + believed * (_bounded(seconds / self._pace, ratio) / ratio - 1.0)
             return
         ratio = self._plain.of(sequences)[0]
         if self.known:
@@ -108,6 +134,7 @@ class Tempo:
     def observe_drafted(self, rows: int, seconds: float) -> float:
         """A step of so many rows, drafted ones among them, took so long. Gives the seconds of it
         that are believed: what is far from all that was seen was something else's doing."""
+        self._drafted_since += 1
         if not self.known:
             return seconds
         said = _bounded(seconds / self._pace, self._drafted.of(rows)[0])

@@ -66,7 +66,8 @@ class _Side:
         self._said = [0] * len(group)
         places = (len(group), max(stream.answered for stream in group))
         self.seconds, self.steps = np.zeros(places), np.zeros(places)
-        """By the place of a token: its part of its step, 0 where that was not timed."""
+        """By the place of a token: its part of its step. 0 where that does not count, because not
+        all of the streams ran any longer."""
 
     @property
     def said(self) -> int:
@@ -102,12 +103,13 @@ class _Side:
         engine, until = self._engine, self.said + BLOCK * len(self._running)
         engine.scheduler.running, engine.speculation = self._running, self.controller
         while self._running and self.said < until:
+            full = len(self._running) == len(self._group)
             started = time.perf_counter()
             deltas = engine.step()
             seconds = time.perf_counter() - started
             new = self._advance(deltas)
             tokens = sum(places.stop - places.start for places in new.values())
-            for stream, places in new.items():
+            for stream, places in new.items() if full else ():
                 self.seconds[stream, places] = seconds / tokens
                 self.steps[stream, places] = 1 / (places.stop - places.start)
 

@@ -8,6 +8,7 @@ a tool whose arguments stand in the results before. `random` is what nothing can
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from ockham.lab.tasks import TASKS
 from ockham.lab.tasks.texts import held_out
 from ockham.model.tokenizer import Tokenizer
 
+LONGEST = 2048
+"""Tokens of a prompt and its answer, at most: what models of any kind have room for."""
 MOST_ANSWERED = 192
 """Tokens of an answer that are replayed."""
 _SPARE = 80
@@ -35,12 +38,15 @@ class Stream:
 
 
 def make_streams(kind: str, tokenizer: Tokenizer, seed: int, count: int) -> list[Stream]:
-    """`count` streams of a kind. Raises ConfigError for an unknown one."""
+    """`count` streams of a kind; texts that are too long are left out. Raises ConfigError for an
+    unknown kind."""
     if kind not in KINDS:
         raise ConfigError(f"there are no streams {kind!r}; there are {', '.join(KINDS)}.")
     rng = Random(f"streams {kind} {seed}")
-    streams = []
-    for number in range(count):
+    streams: list[Stream] = []
+    for number in itertools.count():
+        if len(streams) == count:
+            break
         asked, said = KINDS[kind](rng, number)
         prompt = _ids(tokenizer, asked)
         answer = _ids(tokenizer, [said]) if isinstance(said, str) else said
@@ -48,7 +54,8 @@ def make_streams(kind: str, tokenizer: Tokenizer, seed: int, count: int) -> list
             answer = [rng.randrange(tokenizer.vocab_size) for _ in range(MOST_ANSWERED + _SPARE)]
         answered = min(MOST_ANSWERED, len(answer))
         filler = [rng.randrange(tokenizer.vocab_size) for _ in range(_SPARE)]
-        streams.append(Stream(prompt + answer + filler, len(prompt), answered))
+        if len(prompt) + answered <= LONGEST:
+            streams.append(Stream(prompt + answer + filler, len(prompt), answered))
     return streams
 
 

@@ -136,6 +136,26 @@ def test_the_tempo_learns_what_a_drafted_row_costs(slope: float, switch: float) 
     assert tempo.worth(1) == pytest.approx(slope, rel=0.3, abs=0.1 if switch else 0.01)
 
 
+def test_nothing_is_held_against_a_plain_step_that_was_never_seen_or_long_ago() -> None:
+    tempo = Tempo()
+    assert tempo.stale(1)
+    tempo.observe_plain(1, 0.010)
+    assert not tempo.stale(1)
+    assert tempo.stale(8)
+    tempo.observe_plain(8, 0.015)
+    assert not tempo.stale(1)
+    for _ in range(100):
+        tempo.observe_drafted(16, 0.020)
+    assert tempo.stale(8)
+    # The machine has become slower meanwhile: that is no matter of the number of sequences.
+    ratio = tempo.plain(8) / tempo.plain(1)
+    for _ in range(20):
+        tempo.observe_plain(8, 0.030)
+    assert not tempo.stale(8)
+    assert tempo.plain(8) == pytest.approx(0.030, rel=0.05)
+    assert tempo.plain(8) / tempo.plain(1) == pytest.approx(ratio, rel=0.05)
+
+
 def test_the_tempo_follows_a_machine_that_slows_down_and_ignores_a_hiccup() -> None:
     tempo = Tempo()
     for _ in range(50):
