@@ -44,6 +44,12 @@ class _Ratios:
         knot = _nearest(rows)
         return knot is None or bool(self._seen[knot])
 
+    def trust(self, rows: int) -> None:
+        """What is thought of so many rows is right: the others are held against it."""
+        knot = _nearest(rows)
+        if knot is not None:
+            self._seen[knot] += 1
+
     def learn(self, rows: int, ratio: float) -> None:
         """A step of so many rows took so long."""
         knot = _nearest(rows)
@@ -104,8 +110,7 @@ class Tempo:
 
     def stale(self, sequences: int) -> bool:
         """Whether a plain step should be seen, before anything is held against one."""
-        seen = sequences == self._before or self._plain.seen(sequences)
-        return self._drafted_since >= _FRESH or not (self.known and seen)
+        return self._drafted_since >= _FRESH or not self._plain.seen(sequences)
 
     def plain(self, sequences: int) -> float:
         """Seconds of a step that gives each of so many sequences one token."""
@@ -129,6 +134,7 @@ class Tempo:
             ratio = self._plain.of(sequences)[0]
         else:
             self._pace = seconds / ratio
+            self._plain.trust(sequences)
         self._before, self._ratio = sequences, ratio
 
     def observe_drafted(self, rows: int, seconds: float) -> float:
