@@ -33,6 +33,7 @@ WANTED_FILES = (
         "model*.safetensors",
         "model.safetensors.index.json",
     ),
+    "acceptance.safetensors",
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*"),
 )

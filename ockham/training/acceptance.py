@@ -10,6 +10,7 @@ the head gives the chance itself.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -91,8 +92,7 @@ class AcceptanceStudent(Student):
             "out.bias": self.out_bias + math.log(REJECTION_WEIGHT),
         }
         values = {name: value.detach().float().clone() for name, value in tensors.items()}
-        told = {name: str(value) for name, value in trained.items()}
-        save_tensors(values, directory / ACCEPTANCE_FILE, told)
+        save_tensors(values, directory / ACCEPTANCE_FILE, {"trained": json.dumps(trained)})
 
     def _examples(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The draft model's last states (B, T, d'), and whether what it says then is what the

@@ -25,7 +25,7 @@ class MedusaStudent(Student):
     """K heads, each a square matrix with a bias, that start as the target's own state; they learn
     the target's distributions at the tokens that they foretell."""
 
-    rate = 4e-3
+    rate = 8e-3
 
     def __init__(self, target: Target, heads: int) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ _MOST_GROUPS = 96
 class PromptTokenStudent(Student):
     """K embeddings, which start near the mean of the tokens' and learn in units of their size."""
 
-    rate = 1e-2
+    rate = 4e-2
 
     def __init__(self, target: Target, count: int, seed: int) -> None:
         super().__init__()

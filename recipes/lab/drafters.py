@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from ockham.model.draft_files import ACCEPTANCE_FILE, CONFIG_FILE, WEIGHTS_FILE
 from ockham.training.settings import ACCEPTANCE, Settings
 from ockham.training.train import train
@@ -16,14 +18,10 @@ from ockham.training.train import train
 SEED = 1
 _COMMON: dict[str, Any] = {"target": "lab", "seed": SEED, "batch_tokens": 1024}
 PLANS: dict[str, dict[str, Any]] = {
-    "medusa": {"tokens": 1_500_000, "output_tokens": 300_000},
-    "prompt_tokens": {"tokens": 600_000, "output_tokens": 300_000},
-    "early_exit": {"tokens": 800_000, "output_tokens": 300_000, "layers": 4},
-    "acceptance": {
-        "tokens": 400_000,
-        "output_tokens": 150_000,
-        "draft_model": "lab-drafter",
-    },
+    "medusa": {"tokens": 700_000, "output_tokens": 150_000},
+    "prompt_tokens": {"tokens": 300_000, "output_tokens": 150_000},
+    "early_exit": {"tokens": 300_000, "output_tokens": 150_000, "layers": 4},
+    "acceptance": {"tokens": 200_000, "output_tokens": 80_000, "draft_model": "lab-drafter"},
 }
 """What `ockham draft train lab OUT --method METHOD` is told beside the texts of texts.py."""
 
@@ -45,7 +43,11 @@ def train_drafter(
 def install(method: str, result: Path, models: Path) -> None:
     """Put what was trained in the place of what the package carries, in the folder ``models``."""
     if method == ACCEPTANCE:
-        shutil.copy(result / ACCEPTANCE_FILE, models / "lab_drafter" / ACCEPTANCE_FILE)
+        folder = models / "lab_drafter"
+        shutil.copy(result / ACCEPTANCE_FILE, folder / ACCEPTANCE_FILE)
+        path = folder / "README.md"
+        before = path.read_text(encoding="utf-8").partition(_ACCEPTANCE_TITLE)[0].rstrip()
+        path.write_text(before + "\n" + acceptance_section(folder), encoding="utf-8")
         return
     folder = models / "lab_drafters" / method
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +89,37 @@ prose of held-out files, exercises of the test split), with 95% intervals over t
   and their prompts, which come from the text of `recipes/lab`: Python's standard library (PSF-2.0)
   and exercises.
 - **Seed:** {trained["seed"]}. `python -m recipes.lab drafters` makes it again.
+"""
+
+
+_ACCEPTANCE_TITLE = "\n## Acceptance head\n"
+
+
+def acceptance_section(folder: Path) -> str:
+    """What the draft model's card says of the head beside it."""
+    with safe_open(folder / ACCEPTANCE_FILE, "np") as file:
+        trained = json.loads(file.metadata()["trained"])
+    rows = [
+        f"| {source} | {each['tokens']:,} | {each['accepted']:.1%} | {each['auc']:.3f} | "
+        f"{each['log_loss']:.3f} | {each['log_loss_of_mean']:.3f} | "
+        f"{each['calibration_error']:.3f} |"
+        for source, each in trained["scores"].items()
+    ]
+    how = (
+        f"from {trained['tokens']:,} tokens in {trained['seconds']:,.0f} seconds of one thread "
+        f"beside other\nwork, seed {trained['seed']}"
+    )
+    return f"""{_ACCEPTANCE_TITLE}
+`acceptance.safetensors` foretells whether a token of this model is the lab model's (SpecDec++,
+arXiv:2405.19715). `ockham draft train --method acceptance` made it,
+{how}. Of greedy text
+of the lab model after held-out prompts: the share of tokens that this model foretells, the area
+under the ROC curve of the head's chances, their log loss beside that of always saying the mean, and
+their expected calibration error.
+
+| held-out | tokens | foretold | area | log loss | of the mean | calibration error |
+|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
 """
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ockham.model.draft_files import CONFIG_FILE
-from ockham.model.hub import DRAFTERS
+from ockham.model.draft_files import CONFIG_FILE, read_acceptance
+from ockham.model.hub import BUILT_IN, DRAFTERS
 from ockham.training.settings import Settings
 from recipes.lab.corpus import Document
-from recipes.lab.drafters import METHODS, PLANS, SEED, card
+from recipes.lab.drafters import METHODS, PLANS, SEED, acceptance_section, card
 from recipes.lab.texts import write_texts
 
 
@@ -46,3 +46,14 @@ def test_every_plan_is_one_that_training_takes(method: str) -> None:
 def test_the_shipped_cards_say_what_the_files_say(name: str) -> None:
     described = json.loads((DRAFTERS[name] / CONFIG_FILE).read_text())
     assert (DRAFTERS[name] / "README.md").read_text() == card(described)
+
+
+def test_the_draft_models_card_says_what_its_head_says() -> None:
+    folder = BUILT_IN["lab-drafter"]
+    assert (folder / "README.md").read_text().endswith(acceptance_section(folder))
+
+
+def test_the_acceptance_head_fits_the_draft_model() -> None:
+    head = read_acceptance(BUILT_IN["lab-drafter"], 128)
+    assert head is not None
+    assert head.weight.shape == (128, 128)
