@@ -1,0 +1,32 @@
+"""A drafter that costs more than it gains is left alone, ever longer; one that gains is not."""
+
+from __future__ import annotations
+
+from ockham.engine.merit import Merit
+
+
+def asked(merit: Merit, gains: list[float], cost_s: float) -> list[bool]:
+    """Of each step, whether it was asked, where it gains so much in each."""
+    found = []
+    for step, gain_s in enumerate(gains):
+        rests = merit.rests(step)
+        found.append(not rests)
+        if not rests:
+            merit.book(step, gain_s, cost_s)
+    return found
+
+
+def test_one_that_pays_is_always_asked() -> None:
+    assert all(asked(Merit(), [3.0, 0.0] * 500, 1.0))
+
+
+def test_one_that_never_pays_is_asked_ever_more_rarely() -> None:
+    found = asked(Merit(), [0.0] * 20_000, 1.0)
+    assert sum(found[:100]) <= 24
+    assert 0 < sum(found[10_000:]) <= 16
+    assert sum(found) < 0.01 * len(found)
+
+
+def test_one_that_begins_to_pay_is_noticed() -> None:
+    found = asked(Merit(), [0.0] * 1000 + [3.0] * 5000, 1.0)
+    assert all(found[3000:])
