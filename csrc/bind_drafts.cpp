@@ -9,6 +9,7 @@
 #include "bindings.h"
 #include "branch_trie.h"
 #include "suffix_automaton.h"
+#include "text_index.h"
 #include "trigrams.h"
 
 namespace nb = nanobind;
@@ -129,12 +130,55 @@ void bind_trigrams(nb::module_& module) {
         .def_prop_ro("bytes", &Trigrams::bytes);
 }
 
+std::vector<int32_t> copied(const Ids& ids) {
+    return {ids.data(), ids.data() + ids.size()};
+}
+
+void bind_text_index(nb::module_& module) {
+    nb::class_<TextIndex>(module, "TextIndex")
+        .def(
+            "__init__",
+            [](TextIndex* self, Ids tokens, Ids order) {
+                new (self) TextIndex(copied(tokens), copied(order));
+            },
+            "tokens"_a, "order"_a)
+        .def_static(
+            "order_of",
+            [](Ids tokens) {
+                const std::vector<int32_t> texts = copied(tokens);
+                std::vector<int32_t>* order;
+                {
+                    nb::gil_scoped_release release;
+                    order = new std::vector<int32_t>(TextIndex::order_of(texts));
+                }
+                nb::capsule owner(order, [](void* p) noexcept {
+                    delete static_cast<std::vector<int32_t>*>(p);
+                });
+                return nb::cast(nb::ndarray<nb::numpy, int32_t, nb::ndim<1>>(
+                    order->data(), {order->size()}, owner));
+            },
+            "tokens"_a)
+        .def(
+            "propose",
+            [](const TextIndex& self, Ids last, int64_t most, const std::vector<double>& accepted,
+               double worth) {
+                check_proposal(most, TextIndex::kinds, accepted.size());
+                TextIndex::Draft draft = self.propose(
+                    last.data(), static_cast<int64_t>(last.size()), most, accepted, worth);
+                return nb::make_tuple(draft.tokens, draft.parents, draft.kinds);
+            },
+            "last"_a, "most"_a, "accepted"_a, "worth"_a)
+        .def_prop_ro("size", &TextIndex::size)
+        .def_prop_ro("bytes", &TextIndex::bytes);
+}
+
 }  // namespace
 
 void bind_drafts(nb::module_& module) {
     bind_trie(module);
     bind_adjacency(module);
     bind_trigrams(module);
+    bind_text_index(module);
     nb::class_<SuffixAutomaton>(module, "SuffixAutomaton")
         .def(nb::init<>())
         .def("extend",
