@@ -94,6 +94,32 @@ def train(as_json: bool, threads: int | None, **settings: Any) -> None:
     click.echo(f"wrote {chosen.out}; training took {duration(trained.seconds)}", err=True)
 
 
+@draft.command()
+@click.argument("target")
+@click.argument("out", type=_DIRECTORY)
+@option(
+    "--data",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    help='A file of text, .jsonl with "text" or "messages", or a directory of files; may be given '
+    "more than once.",
+)
+def index(target: str, out: Path, data: tuple[Path, ...]) -> None:
+    """Index texts with the tokenizer of TARGET, so that it drafts from them, and write OUT.
+
+    A repository, manuals, last month's answers: what the model will write may stand there already.
+    """
+    from ockham.training.index import index_texts
+
+    corpus = index_texts(target, out, data, partial(click.echo, err=True))
+    click.echo(
+        f"wrote {out}: {8 * len(corpus.tokens) / 1e6:.1f} MB. Draft from it with "
+        f'--speculative-config \'{{"model": "{out}"}}\'.'
+    )
+
+
 def described(method: str, name: str, scores: dict[str, Any]) -> list[str]:
     """The scores in words; all are of the target's own greedy text after held-out prompts."""
     tokens = f"{scores['tokens']:,} tokens that the target wrote after prompts of {name}"

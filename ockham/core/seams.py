@@ -627,6 +627,11 @@ class OwnModel(Protocol):
     layers: int
     vocabulary: int
 
+    @property
+    def tokenizer(self) -> str | None:
+        """A digest of what its tokens mean; None where that is not known."""
+        ...
+
     def head(self, x: Floats, count: int) -> Likely:
         """The final norm and the output head over rows x (rows, hidden_size) of the residual
         stream."""
@@ -727,6 +732,16 @@ class LearningDrafter(Protocol):
     @property
     def bytes(self) -> int:
         """Memory that sequences share, about."""
+        ...
+
+
+@runtime_checkable
+class KeepingDrafter(Protocol):
+    """A Drafter that keeps something that its streams share."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that they share, about."""
         ...
 
 

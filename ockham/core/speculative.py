@@ -11,7 +11,7 @@ from ockham.core.errors import ConfigError
 
 AUTO, NONE = "auto", "none"
 DRAFT_MODEL = "draft_model"
-WITH_MODEL = (DRAFT_MODEL, "medusa", "prompt_tokens", "early_exit")
+WITH_MODEL = (DRAFT_MODEL, "medusa", "prompt_tokens", "early_exit", "corpus")
 """Methods that have a model, or something else that was trained."""
 METHODS = {"ngram": "copying", "suffix": "trie"}
 """vLLM's names of methods that have another one here."""

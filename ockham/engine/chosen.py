@@ -7,7 +7,7 @@ from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import find, make, techniques
 from ockham.core.seams import ApproximateReuse, Drafter, Reuse
 from ockham.core.speculative import AUTO, DRAFT_MODEL, NONE, SpeculativeConfig
-from ockham.model.draft_files import is_drafter, read_drafter
+from ockham.model.draft_files import drafter_method, is_drafter
 from ockham.model.hub import resolve
 
 
@@ -27,7 +27,7 @@ def _method_of(model: str) -> str:
     """What drafts with a model, or with what was trained for another."""
     try:
         directory = resolve(model)
-        return read_drafter(directory).method if is_drafter(directory) else DRAFT_MODEL
+        return drafter_method(directory) if is_drafter(directory) else DRAFT_MODEL
     except ModelError as error:
         raise ConfigError(str(error)) from None
 

@@ -130,6 +130,7 @@ class Engine:
             self.model.description.hidden_size,
             self.vocabulary,
             self.scheduler.reserve_draft,
+            lambda: None if self.tokenizer is None else self.tokenizer.digest,
         )
         self.pace = Pace(self._cost)
         self.tiers = open_tiers(config, self.model, self.state, self.pace.seconds)

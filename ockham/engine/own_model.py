@@ -17,7 +17,8 @@ HEAD = "head"
 
 
 class OwnModel:
-    """See `core.seams.OwnModel`. `reserve` is how cells of drafts are reserved."""
+    """See `core.seams.OwnModel`. `reserve` is how cells of drafts are reserved, and
+    `tokenizer` gives the digest of a tokenizer."""
 
     def __init__(
         self,
@@ -27,13 +28,18 @@ class OwnModel:
         hidden_size: int,
         vocabulary: int,
         reserve: Callable[[View, int], bool],
+        tokenizer: Callable[[], str | None],
     ) -> None:
         self.hidden_size, self.vocabulary = hidden_size, vocabulary
         self.layers = sum(name.endswith(".before") for name in program.breakpoints)
         self.wrote = False
         """Whether cells were reserved or written since this was last made false."""
         self._program, self._executor, self._state = program, executor, state
-        self._reserve = reserve
+        self._reserve, self._tokenizer = reserve, tokenizer
+
+    @property
+    def tokenizer(self) -> str | None:
+        return self._tokenizer()
 
     def embed(self, tokens: Sequence[int]) -> Floats:
         """What stands in the residual stream before the first layer: (tokens, hidden_size)."""

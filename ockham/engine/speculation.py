@@ -26,6 +26,7 @@ from ockham.core.seams import (
     HiddenDrafter,
     HiddenStream,
     Ints,
+    KeepingDrafter,
     LearningDrafter,
     MarkedStream,
     MarkingDrafter,
@@ -372,7 +373,7 @@ class Speculation:
     def stats(self) -> DraftStats:
         """A copy of the counters."""
         held = sum(stream.bytes for known in self._known.values() for stream in known.streams)
-        held += sum(drafter.bytes for drafter in self._learning)
+        held += sum(each.bytes for each in self.drafters if isinstance(each, KeepingDrafter))
         accepted_at = list(self.counters.accepted_at)
         return msgspec.structs.replace(self.counters, bytes=held, accepted_at=accepted_at)
 

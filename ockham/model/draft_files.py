@@ -122,13 +122,18 @@ def is_drafter(directory: Path) -> bool:
     return (directory / CONFIG_FILE).exists()
 
 
+def drafter_method(directory: Path) -> str:
+    """The method that a drafter is of. Raises ModelError if its draft.json cannot be read."""
+    return str(read_config(directory / CONFIG_FILE).get("method"))
+
+
 def read_drafter(directory: Path) -> TrainedDrafter:
     """Read a directory of `ockham draft train` (any method but draft_model).
 
     Raises ModelError if a file is missing or damaged, of another version or an unknown method, or
     if a tensor is missing, has another shape than draft.json implies, or holds no finite number.
     """
-    config = _read_config(directory / CONFIG_FILE)
+    config = read_config(directory / CONFIG_FILE)
     method = config.get("method")
     build = _PARTS.get(method) if isinstance(method, str) else None
     if build is None:
@@ -164,7 +169,8 @@ def read_acceptance(directory: Path, hidden_size: int) -> AcceptanceHead | None:
 _SIZES = ("hidden_size", "vocab_size", "num_hidden_layers")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """What a draft.json says. Raises ModelError if it is damaged, or of another version."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -106,11 +106,28 @@ def _cut(piece: Piece, length: int) -> Iterator[Piece]:
         yield Piece(piece.tokens[start : start + length])
 
 
-def _documents(path: Path, tokenizer: Tokenizer, end: int | None) -> Iterator[Piece]:
+def texts_of(path: Path) -> Iterator[str]:
+    """The text of a file; of each line of a .jsonl file its "text", or what its "messages" say.
+    Raises ConfigError for what cannot be read."""
+    text = _read(path)
+    if path.suffix != ".jsonl":
+        yield text
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            said, messages = _entry(line, f"line {number} of {path}")
+            yield from [said] if said is not None else (str(m.get("content")) for m in messages)
+
+
+def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the data {path} cannot be read: {error}.") from None
+
+
+def _documents(path: Path, tokenizer: Tokenizer, end: int | None) -> Iterator[Piece]:
+    text = _read(path)
     if path.suffix != ".jsonl":
         yield _text_piece(text, tokenizer, end)
         return
@@ -119,7 +136,8 @@ def _documents(path: Path, tokenizer: Tokenizer, end: int | None) -> Iterator[Pi
             yield _line_piece(line, f"line {number} of {path}", tokenizer, end)
 
 
-def _line_piece(line: str, where: str, tokenizer: Tokenizer, end: int | None) -> Piece:
+def _entry(line: str, where: str) -> tuple[str | None, list[dict[str, Any]]]:
+    """The "text" of a line, or None and its "messages"."""
     try:
         entry = json.loads(line)
     except ValueError as error:
@@ -127,9 +145,18 @@ def _line_piece(line: str, where: str, tokenizer: Tokenizer, end: int | None) ->
     text = entry.get("text") if isinstance(entry, dict) else None
     messages = entry.get("messages") if isinstance(entry, dict) else None
     if isinstance(text, str):
-        return _text_piece(text, tokenizer, end)
+        return text, []
     if not isinstance(messages, list) or not messages:
         raise ConfigError(f'{where} has neither a "text" nor "messages".')
+    if not all(isinstance(message, dict) for message in messages):
+        raise ConfigError(f"{where} has messages that are no objects.")
+    return None, messages
+
+
+def _line_piece(line: str, where: str, tokenizer: Tokenizer, end: int | None) -> Piece:
+    text, messages = _entry(line, where)
+    if text is not None:
+        return _text_piece(text, tokenizer, end)
     try:
         return _chat_piece(messages, tokenizer)
     except InvalidRequest as error:

@@ -127,9 +127,7 @@ class PlainTextIndex:
         places = range(len(self._order))
         return bisect_left(places, pattern, key=begins), bisect_right(places, pattern, key=begins)
 
-    def _following(
-        self, within: tuple[int, int], offset: int
-    ) -> list[tuple[int, tuple[int, int]]]:
+    def _following(self, within: tuple[int, int], offset: int) -> list[tuple[int, tuple[int, int]]]:
         """The tokens that come most often at an offset of a range, with their own ranges."""
         first, size = within[0], within[1] - within[0]
         looks = min(LOOKED_AT, size)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from ockham.lab.evidence import (  # noqa: F401
     approximate,
     blocks,
+    corpora,
     draft_models,
     drafts,
     engine,

@@ -86,7 +86,7 @@ def grammar(bench: Bench) -> Row:
     asked = StructuredOutputsParams(json=RECORD, disable_any_whitespace=True)
     params = msgspec.structs.replace(greedy(ANSWERED), structured_outputs=asked)
     what = f"{PROMPTS} JSON objects of a schema with long keys, one after the other"
-    return _compared(bench, "grammar", GRAMMAR, params, what)
+    return compared(bench, "grammar", GRAMMAR, params, what)
 
 
 @evidence("drafter", "draft_model")
@@ -134,13 +134,19 @@ def trigram(bench: Bench) -> Row:
 def drafting(bench: Bench, name: str, claim: str, **config: object) -> Row:
     """Edit code with one drafter and without any, one request after the other."""
     what = f"{PROMPTS} edits of code, one after the other, {ANSWERED} tokens each"
-    return _compared(bench, name, claim, greedy(ANSWERED), what, **config)
+    return compared(bench, name, claim, greedy(ANSWERED), what, None, **config)
 
 
-def _compared(
-    bench: Bench, name: str, claim: str, params: SamplingParams, what: str, **config: object
+def compared(
+    bench: Bench,
+    name: str,
+    claim: str,
+    params: SamplingParams,
+    what: str,
+    prompts: list[list[int]] | None = None,
+    **config: object,
 ) -> Row:
-    """The same requests with one drafter and without any."""
+    """The same requests with one drafter and without any; edits unless `prompts` are given."""
     engines = [
         bench.engine(),
         bench.engine(speculative_config={"method": name, **config}),
