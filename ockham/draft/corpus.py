@@ -13,7 +13,7 @@ from ockham.core.seams import Draft, Ints, OwnModel
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.text_index import LONGEST, TextIndex, kind_shares, make_text_index
 from ockham.model.corpus_files import read_corpus
-from ockham.model.hub import resolve
+from ockham.model.hub import resolve_drafter
 
 
 @register("drafter", "corpus", exact=True, books=("corpus",), paper="191")
@@ -42,7 +42,7 @@ class CorpusDrafter:
     def attach_model(self, model: OwnModel) -> None:
         """See `SelfDrafter`."""
         try:
-            corpus = read_corpus(resolve(self._name))
+            corpus = read_corpus(resolve_drafter(self._name))
         except ModelError as error:
             raise ConfigError(str(error)) from None
         if corpus.vocab_size > model.vocabulary:

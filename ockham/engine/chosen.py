@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import find, make, techniques
 from ockham.core.seams import ApproximateReuse, Drafter, Reuse
 from ockham.core.speculative import AUTO, DRAFT_MODEL, NONE, SpeculativeConfig
 from ockham.model.draft_files import drafter_method, is_drafter
-from ockham.model.hub import resolve
+from ockham.model.hub import DRAFTERS
 
 
 def make_drafters(config: SpeculativeConfig) -> list[Drafter]:
@@ -24,10 +26,12 @@ def make_drafters(config: SpeculativeConfig) -> list[Drafter]:
 
 
 def _method_of(model: str) -> str:
-    """What drafts with a model, or with what was trained for another."""
+    """What drafts with a model, or with what was made for another."""
+    directory = DRAFTERS.get(model, Path(model).expanduser())
+    if not is_drafter(directory):
+        return DRAFT_MODEL
     try:
-        directory = resolve(model)
-        return drafter_method(directory) if is_drafter(directory) else DRAFT_MODEL
+        return drafter_method(directory)
     except ModelError as error:
         raise ConfigError(str(error)) from None
 

@@ -17,7 +17,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.model.corpus_files import ORDER_FILE, TOKENS_FILE, read_corpus
-from ockham.model.hub import resolve
+from ockham.model.hub import resolve_drafter
 
 TEXT = "def add(first, second):\n    return first + second\n\n\nclass Adder:\n    pass\n"
 
@@ -99,7 +99,7 @@ def test_bad_input_is_refused(indexed: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no indexed texts"):
         Engine(
             EngineConfig(
-                speculative_config={"method": "corpus", "model": str(resolve("lab-medusa"))}
+                speculative_config={"method": "corpus", "model": str(resolve_drafter("lab-medusa"))}
             )
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.seams import Floats, OwnModel
 from ockham.model.draft_files import Parts, read_drafter
-from ockham.model.hub import resolve
+from ockham.model.hub import resolve_drafter
 
 P = TypeVar("P", bound=Parts)
 
@@ -23,7 +23,7 @@ def read_trained(name: str | None, parts: type[P], method: str, model: OwnModel)
             f'{method}` wrote for this model, such as {{"method": "{method}", "model": "DIR"}}.'
         )
     try:
-        trained = read_drafter(resolve(name))
+        trained = read_drafter(resolve_drafter(name))
         trained.check_target(model.hidden_size, model.vocabulary, model.layers)
     except ModelError as error:
         raise ConfigError(str(error)) from None
