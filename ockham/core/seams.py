@@ -560,6 +560,7 @@ class SmallModel(Protocol):
     """Of a step."""
     directory: Path
     """Of its checkpoint."""
+    hidden_size: int
 
     def open(self) -> Any: ...
 

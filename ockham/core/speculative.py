@@ -31,7 +31,8 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     step is decided by what they are worth then, unless `adaptive` is false: then it is always as
     many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from. `model`
     is the draft model of the method "draft_model", which drafts trees with up to `branches` tokens
-    below each (1: chains), or the directory of what was trained for one of the "medusa",
+    below each (1: chains), and none for which the chance that it or one before it is rejected
+    exceeds `rejection_threshold`; or the directory of what was trained for one of the "medusa",
     "prompt_tokens" and "early_exit"; of the last, `layers` instead says after how many layers the
     model is left. `learned_bytes` bounds the memory of each
     drafter that learns from one request for another, of all tenants together; in `learned_file` the
@@ -45,6 +46,7 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     model: str | None = None
     layers: int | None = None
     branches: int = 4
+    rejection_threshold: float = 1.0
     learned_bytes: int = 64 << 20
     learned_file: str | None = None
 
@@ -66,6 +68,11 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
         if not 1 <= self.branches <= MOST_BRANCHES:
             raise ConfigError(
                 f"branches must lie in [1, {MOST_BRANCHES}], got {self.branches}; 1 drafts chains."
+            )
+        if not 0.0 < self.rejection_threshold <= 1.0:
+            raise ConfigError(
+                f"rejection_threshold must lie in (0, 1], got {self.rejection_threshold}; 1 lets "
+                "drafts end where they no longer pay."
             )
         if self.learned_bytes < LEAST_LEARNED_BYTES:
             raise ConfigError(

@@ -11,6 +11,7 @@ from ockham.core.seams import SmallModel
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.modelled.drafting import ModelDrafting
 from ockham.draft.modelled.stream import ModelStream
+from ockham.model.draft_files import read_acceptance
 
 
 @register("drafter", "draft_model", exact=True, books=("draft_model",), paper="48")
@@ -21,7 +22,9 @@ class DraftModel(ModelDrafting):
     the same steps of it. Its drafts are trees without repetition (Recursive Speculative Decoding,
     paper 48): of each row the best choices, for sampled sequences under the noise that the target
     will draw with. Branches are continued as far as their chance of being accepted, learned for
-    each degree of the draft model's own certainty, pays for computing and verifying them.
+    each degree of the draft model's own certainty, pays for computing and verifying them; where
+    `acceptance.safetensors` lies beside the model, by what this head foretells (SpecDec++, paper
+    101).
     """
 
     name: ClassVar[str] = "draft_model"
@@ -34,12 +37,13 @@ class DraftModel(ModelDrafting):
                 'the method "draft_model" needs a "model": {"method": "draft_model", "model": '
                 '"lab-drafter"}.'
             )
-        super().__init__(config.branches)
+        super().__init__(config.branches, config.rejection_threshold)
         self._name = config.model
 
     def attach(self, load: Callable[[str], SmallModel]) -> None:
         """See `JointDrafter`."""
         self.model = load(self._name)
+        self.head = read_acceptance(self.model.directory, self.model.hidden_size)
 
     def open(self, salt: str) -> ModelStream:
         """See `Drafter`. Streams share nothing but the steps that they are computed in."""

@@ -53,6 +53,7 @@ class SmallModel:
         self.executor = loaded.backend.bind(loaded.program, planes)
         self.state = State(planes, loaded.layouts, self.longest, loaded.numerics_id)
         self.directory = loaded.directory
+        self.hidden_size = loaded.description.hidden_size
         self._operations = len(loaded.program.ops)
         self._last_layer = max(layer for group in loaded.layouts for layer in group.layers)
 

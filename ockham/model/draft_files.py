@@ -10,6 +10,7 @@ norm and output head turn such a state into logits. Beside a draft model's check
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,13 @@ class AcceptanceHead:
     out_weight: Floats
     """(m,)"""
     out_bias: float
+
+    def chance(self, hidden: Floats) -> float:
+        """What it says of one such state, (d',)."""
+        inner = self.weight @ hidden + self.bias
+        inner = inner / (1.0 + np.exp(-np.clip(inner, -80.0, 80.0)))
+        score = float(self.out_weight @ inner) + self.out_bias
+        return 1.0 / (1.0 + math.exp(-min(max(score, -80.0), 80.0)))
 
 
 Parts = MedusaHeads | PromptTokens | EarlyExit

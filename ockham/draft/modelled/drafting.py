@@ -25,6 +25,7 @@ from ockham.draft.modelled.growing import FIRST_PRIOR, OTHER_PRIOR, Growing
 from ockham.draft.modelled.row_cost import RowCost
 from ockham.draft.modelled.stream import ROOT, ModelStream
 from ockham.kernels.sampling import Doubles, Draw
+from ockham.model.draft_files import AcceptanceHead
 
 LIKELY = 16
 """Of each row, the tokens that may be drafted; of sampled sequences, the drawn one is among them
@@ -47,13 +48,19 @@ class ModelDrafting:
     of the target become branches. Those branches are continued, all of one depth in one step, for
     which a row more brings more than it costs. What a token of some share is worth is learned by
     the controller (kinds), what a row costs here.
+
+    Where a head was trained that foretells acceptance (`head`; SpecDec++, paper 101), its chances
+    stand for the shares of the likeliest tokens. No token is drafted for which the chance that it
+    or an ancestor is rejected exceeds `rejection_threshold`.
     """
 
     kinds: ClassVar[tuple[float, ...]] = FIRST_PRIOR + OTHER_PRIOR
     model: SmallModel
 
-    def __init__(self, branches: int) -> None:
+    def __init__(self, branches: int, rejection_threshold: float = 1.0) -> None:
         self._branches = branches
+        self._least = 1.0 - rejection_threshold
+        self.head: AcceptanceHead | None = None
         self._cost = RowCost()
         self.reading_s = 0.0
 
@@ -62,6 +69,7 @@ class ModelDrafting:
     ) -> list[Draft | None]:
         """See `JointDrafter`."""
         self.reading_s = 0.0
+        worth = max(worth, self._least)
         growing = [
             Growing(stream, wish)
             for stream, wish in zip(streams, wishes, strict=True)
@@ -121,8 +129,10 @@ class ModelDrafting:
     def _gain(self, each: Growing, number: int, worth: float, token_s: float) -> float:
         """Seconds that the row of a token brings: what may follow it, less what that costs to
         verify."""
-        likely = each.chance(number) * each.stream.following - worth
-        return likely * token_s if likely > 0.0 else 0.0
+        chance = each.chance(number)
+        if math.isinf(token_s):  # whatever may be verified is drafted
+            return math.inf if chance >= worth else 0.0
+        return max(0.0, chance * each.stream.following - worth) * token_s
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -139,7 +149,7 @@ class ModelDrafting:
                     view = each.stream.view
                     chunks.append((each, Rows(view, each.stream.take(room))))
                     room -= len(chunks[-1][1].tokens)
-            foreseen = self.model.run([chunk for _, chunk in chunks], LIKELY)
+            foreseen = self._run([chunk for _, chunk in chunks])
             for row, (each, _) in enumerate(chunks):
                 rows[id(each)] = foreseen.row(row)
             self._book([len(chunk.tokens) for _, chunk in chunks], time.perf_counter() - began)
@@ -157,9 +167,12 @@ class ModelDrafting:
             above = [each.compute(number, first + i) for i, number in enumerate(numbers)]
             tokens = [each.tokens[number] for number in numbers]
             chunks.append(Rows(stream.view, tokens, stream.committed, above))
-        foreseen = self.model.run(chunks, LIKELY)
+        foreseen = self._run(chunks)
         self._book([len(chunk.tokens) for chunk in chunks], time.perf_counter() - began)
         return foreseen
+
+    def _run(self, chunks: Sequence[Rows]) -> Foreseen:
+        return self.model.run(chunks, LIKELY, hidden=self.head is not None)
 
     def _book(self, rows: list[int], seconds: float) -> None:
         if max(rows) > _PROMPT_ROWS:
@@ -197,7 +210,7 @@ class ModelDrafting:
         the noise puts it before the others, which this model's errors must overcome."""
         tokens, noise = foreseen.candidates[row], each.wish.noise
         if noise is None or drawn is None:
-            shares = _softmax(foreseen.logits[row, tokens])
+            shares = self._judged(_softmax(foreseen.logits[row, tokens]), foreseen, row)
             best = np.arange(min(self._branches, len(tokens)))
         else:
             tokens = np.union1d(tokens, drawn)
@@ -206,10 +219,21 @@ class ModelDrafting:
                 noise.seed, noise.stream, each.position(number), tokens.astype(np.int64)
             )
             scores[tokens == drawn] = scores.max()  # a filter may have kept others from being drawn
-            shares = (_softmax(logits) + _softmax(scores)) / 2
+            shares = self._judged(_softmax(logits), foreseen, row)
+            shares = (shares + _softmax(scores)) / 2
             scores[tokens == drawn] = np.inf
             best = np.argsort(-scores, kind="stable")[: self._branches]
         return list(zip(tokens[best].tolist(), shares[best].tolist(), strict=True))
+
+    def _judged(self, shares: Doubles, foreseen: Foreseen, row: int) -> Doubles:
+        """The shares with what the head says of the likeliest in the place of its own; what is left
+        is the others'."""
+        if self.head is None or foreseen.hidden is None:
+            return shares
+        best, chance = int(shares.argmax()), self.head.chance(foreseen.hidden[row])
+        judged: Doubles = shares * (1.0 - chance) / max(1.0 - shares[best], 1e-9)
+        judged[best] = chance
+        return judged
 
 
 def _softmax(scores: Floats | Doubles) -> Doubles:

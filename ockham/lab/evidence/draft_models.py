@@ -16,7 +16,7 @@ from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.engine.speculation import Speculation
 from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, run
-from ockham.lab.evidence.drafts import ANSWERED, PROMPTS, edits
+from ockham.lab.evidence.drafts import ANSWERED, PROMPTS, SPECDEC, edits
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
 
@@ -26,6 +26,12 @@ RSD = (
 )
 BUDGET = 8
 """Drafted tokens in each step."""
+LENGTHS = (1, 2, 3, 4, 6, 8, 12)
+"""Of drafts that always are as long."""
+STOP = 0.8
+"""The chance of a rejection at which others end."""
+DRAFT_SHARE = 0.1
+"""Of a step of the target, what a step of a draft model is thought to take."""
 _OTHER_NOISE = 1 << 20
 """Added to the number of a sequence's stream, for noise that the target never draws with."""
 
@@ -98,3 +104,54 @@ def drafted(engine: Engine, wanted: list[Request], controller: Speculation) -> O
     finally:
         engine.speculation = before
     return replace(outcome, observed=float(engine.scheduler.steps - steps))
+
+
+@evidence(
+    "drafter",
+    "draft_model-acceptance",
+    "Drafts that end by their chance of being rejected, against the best fixed length.",
+)
+def acceptance(bench: Bench) -> Row:
+    """Chains, greedy. The best fixed length is the one whose steps and drafted tokens would take
+    the least time if a step of the draft model took a tenth of the target's."""
+    engine = bench.engine()
+    prompts = edits(bench, engine)
+    wanted = requests(prompts, [greedy(ANSWERED)] * len(prompts))
+    setting = {"method": "draft_model", "model": "lab-drafter", "adaptive": False, "branches": 1}
+
+    def controller(**more: object) -> Speculation:
+        return engine.make_speculation(parse({**setting, **more}))
+
+    fixed = {}
+    for length in LENGTHS:
+        own = controller(num_speculative_tokens=length)
+        outcome = drafted(engine, wanted, own)
+        cost = outcome.observed + DRAFT_SHARE * own.counters.tokens
+        fixed[length] = (cost, outcome.observed)
+    best = min(fixed, key=lambda length: fixed[length])
+    always, ending = controller(num_speculative_tokens=best), controller(rejection_threshold=STOP)
+    drafted(engine, wanted, ending)  # so that it knows what is accepted
+    steps = drafted(engine, wanted, ending).observed
+    return bench.compare(
+        "drafter",
+        "draft_model-acceptance",
+        lambda: discarding(engine, wanted, always),
+        lambda: discarding(engine, wanted, ending),
+        lambda outcome: outcome.observed,
+        exact=True,
+        what=(
+            f"{PROMPTS} edits of code, {ANSWERED} tokens each; always {best} drafted tokens, which "
+            f"take {fixed[best][1]:.0f} steps, against drafts that end where the chance of a "
+            f"rejection exceeds {STOP}, which take {steps:.0f}"
+        ),
+        unit="drafted tokens that were discarded",
+        claim=SPECDEC,
+    )
+
+
+def discarding(engine: Engine, wanted: list[Request], controller: Speculation) -> Outcome:
+    """Run requests one by one; observed is how many drafted tokens were discarded."""
+    counters = controller.counters
+    before = counters.tokens - counters.accepted
+    outcome = drafted(engine, wanted, controller)
+    return replace(outcome, observed=float(counters.tokens - counters.accepted - before))
