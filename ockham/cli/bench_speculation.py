@@ -60,7 +60,7 @@ def speculation(
     from ockham.core.config import EngineConfig
     from ockham.core.errors import ConfigError
     from ockham.core.speculative import parse
-    from ockham.draft.draft_model import DraftModel
+    from ockham.draft.modelled.drafting import ModelDrafting
     from ockham.engine.engine import Engine
     from ockham.lab.charging import charge
     from ockham.lab.speculation import measure
@@ -96,7 +96,7 @@ def speculation(
         for label, setting in settings.items():
             made[label] = engine.make_speculation(setting, vocabulary=tokenizer.vocab_size)
             for drafter in made[label].drafters:
-                if charge_draft_at is not None and isinstance(drafter, DraftModel):
+                if charge_draft_at is not None and isinstance(drafter, ModelDrafting):
                     charge(drafter, charge_draft_at)
         return made
 

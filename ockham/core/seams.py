@@ -588,6 +588,16 @@ class SmallModel(Protocol):
         ...
 
 
+class LoadSmall(Protocol):
+    """Loads a second model."""
+
+    def __call__(self, model: str | None, longest: int | None = None) -> SmallModel:
+        """The model of this name; None: the one that is drafted for, with a state beside its own.
+        `longest` bounds the tokens of a sequence that it reads, where those are not all. Raises
+        ConfigError or DoesNotFit."""
+        ...
+
+
 @runtime_checkable
 class GroupDrafter(Drafter, Protocol):
     """A drafter that proposes for all sequences together, as a model does."""
@@ -606,7 +616,7 @@ class GroupDrafter(Drafter, Protocol):
 class JointDrafter(GroupDrafter, Protocol):
     """A drafter with a second model."""
 
-    def attach(self, load: Callable[[str], SmallModel]) -> None:
+    def attach(self, load: LoadSmall) -> None:
         """Begin to work for an engine, which loads models by name. Raises ConfigError or
         DoesNotFit, as `load` does, if that cannot be."""
         ...

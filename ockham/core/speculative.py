@@ -11,7 +11,7 @@ from ockham.core.errors import ConfigError
 
 AUTO, NONE = "auto", "none"
 DRAFT_MODEL = "draft_model"
-WITH_MODEL = (DRAFT_MODEL, "medusa", "prompt_tokens", "early_exit", "corpus")
+WITH_MODEL = (DRAFT_MODEL, "rapid", "medusa", "prompt_tokens", "early_exit", "corpus")
 """Methods that have a model, or something else that was trained."""
 METHODS = {"ngram": "copying", "suffix": "trie"}
 """vLLM's names of methods that have another one here."""
@@ -32,9 +32,10 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from. `model`
     is the draft model of the method "draft_model", which drafts trees with up to `branches` tokens
     below each (1: chains), and none for which the chance that it or one before it is rejected
-    exceeds `rejection_threshold`; or the directory of what was trained for one of the "medusa",
-    "prompt_tokens" and "early_exit"; of the last, `layers` instead says after how many layers the
-    model is left. `learned_bytes` bounds the memory of each
+    exceeds `rejection_threshold`; or of "rapid", which drafts in the same way from `draft_context`
+    tokens of a text, with the model itself where none is named; or the directory of what was
+    trained for one of the "medusa", "prompt_tokens" and "early_exit"; of the last, `layers` instead
+    says after how many layers the model is left. `learned_bytes` bounds the memory of each
     drafter that learns from one request for another, of all tenants together; in `learned_file` the
     drafter "trie" keeps what it has learned, read when an engine starts, written when it ends.
     """
@@ -47,6 +48,7 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     layers: int | None = None
     branches: int = 4
     rejection_threshold: float = 1.0
+    draft_context: int = 512
     learned_bytes: int = 64 << 20
     learned_file: str | None = None
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import SmallModel
+from ockham.core.seams import LoadSmall
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.modelled.drafting import ModelDrafting
 from ockham.draft.modelled.stream import ModelStream
@@ -40,7 +39,7 @@ class DraftModel(ModelDrafting):
         super().__init__(config.branches, config.rejection_threshold)
         self._name = config.model
 
-    def attach(self, load: Callable[[str], SmallModel]) -> None:
+    def attach(self, load: LoadSmall) -> None:
         """See `JointDrafter`."""
         self.model = load(self._name)
         self.head = read_acceptance(self.model.directory, self.model.hidden_size)

@@ -331,7 +331,9 @@ class Engine:
         )
         for drafter in drafters:
             if isinstance(drafter, JointDrafter):
-                drafter.attach(lambda model: SmallModel(model, target))
+                drafter.attach(
+                    lambda name, longest=None: SmallModel(name, target, longest, self.model)
+                )
             if isinstance(drafter, SelfDrafter):
                 drafter.attach_model(self.own_model)
             if isinstance(drafter, LearningDrafter):

@@ -3,59 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ockham.cache.state import State, View
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError
+from ockham.core.errors import ConfigError, DoesNotFit
 from ockham.core.seams import Foreseen, Rows, Target
 from ockham.core.speculative import MOST_TOKENS
 from ockham.core.step import Floats, Step
+from ockham.kernels.base import GroupLayout
 from ockham.kernels.sampling import Draw
-from ockham.model.loading import load_model, plan_model
+from ockham.model.loading import LoadedModel, load_model, plan_model
+from ockham.model.machine_memory import available_bytes
+from ockham.model.memory import readable
 
 ROWS = 512
 """Most rows of a step of it."""
 
 
 class SmallModel:
-    """See `core.seams.SmallModel`. Its state has room for as many tokens as the target's.
+    """See `core.seams.SmallModel`. Its state has room for as many tokens as the target's, or for
+    `longest` of each sequence; where no `model` is named, it is the engine's `own`.
 
     Raises ConfigError if its vocabulary is another than the target's, DoesNotFit if there is no
     memory for it.
     """
 
-    def __init__(self, model: str, target: Target) -> None:
-        small = EngineConfig(model=model, max_model_len=1, max_num_seqs=1)
-        probed = plan_model(small)
-        found = probed.description.vocab_size
-        if found != target.vocabulary:
-            raise ConfigError(
-                f"the draft model {model} has {found} tokens, and the model has "
-                f"{target.vocabulary}: their ids cannot mean the same. Choose a draft model with "
-                "the same tokenizer."
-            )
-        self.longest = min(target.max_model_len, probed.description.max_position_embeddings)
+    def __init__(
+        self,
+        model: str | None,
+        target: Target,
+        longest: int | None = None,
+        own: LoadedModel | None = None,
+    ) -> None:
+        most, cells = target.max_model_len, target.cells
+        if longest is not None:
+            most = min(longest, most)
+            cells = min(cells, target.sequences * most)
+        if model is None:
+            assert own is not None, "the engine's own model stands for one without a name"
+            loaded, layouts = own, _beside(own, cells, target.sequences)
+        else:
+            loaded = _load(model, target, most, cells)
+            layouts = loaded.layouts
+        self.longest = min(most, loaded.description.max_position_embeddings)
         self.most_rows = ROWS
-        cell_bytes = sum(each.cell_bytes for each in probed.plan.layouts(probed.description))
-        cells = target.cells + (target.sequences + 1) * (small.block_size + MOST_TOKENS)
-        loaded = load_model(
-            EngineConfig(
-                model=model,
-                max_model_len=self.longest,
-                max_num_seqs=target.sequences,
-                max_num_batched_tokens=ROWS,
-                kv_cache_memory_bytes=cells * cell_bytes,
-            )
-        )
-        planes = loaded.backend.allocate(loaded.layouts)
+        planes = loaded.backend.allocate(layouts)
         self.executor = loaded.backend.bind(loaded.program, planes)
-        self.state = State(planes, loaded.layouts, self.longest, loaded.numerics_id)
+        self.state = State(planes, layouts, self.longest, loaded.numerics_id)
         self.directory = loaded.directory
         self.hidden_size = loaded.description.hidden_size
         self._operations = len(loaded.program.ops)
-        self._last_layer = max(layer for group in loaded.layouts for layer in group.layers)
+        self._last_layer = max(layer for group in layouts for layer in group.layers)
 
     def open(self) -> View:
         return self.state.new_view()
@@ -118,6 +119,51 @@ class SmallModel:
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[int | None]:
         return [drawn.token for drawn in self.executor.sample(logits, draws)]
+
+
+def _load(model: str, target: Target, longest: int, cells: int) -> LoadedModel:
+    """A model with state for so many tokens, and drafts beside them."""
+    small = EngineConfig(model=model, max_model_len=1, max_num_seqs=1)
+    probed = plan_model(small)
+    probed.source.close()
+    found = probed.description.vocab_size
+    if found != target.vocabulary:
+        raise ConfigError(
+            f"the draft model {model} has {found} tokens, and the model has "
+            f"{target.vocabulary}: their ids cannot mean the same. Choose a draft model with "
+            "the same tokenizer."
+        )
+    cell_bytes = sum(each.cell_bytes for each in probed.plan.layouts(probed.description))
+    cells += _spare(target.sequences, small.block_size)
+    return load_model(
+        EngineConfig(
+            model=model,
+            max_model_len=min(longest, probed.description.max_position_embeddings),
+            max_num_seqs=target.sequences,
+            max_num_batched_tokens=ROWS,
+            kv_cache_memory_bytes=cells * cell_bytes,
+        )
+    )
+
+
+def _beside(own: LoadedModel, cells: int, sequences: int) -> tuple[GroupLayout, ...]:
+    """The state of a loaded model once more, for so many tokens. Raises DoesNotFit."""
+    pages = -(
+        -(cells + _spare(sequences, own.layouts[0].page_tokens)) // own.layouts[0].page_tokens
+    )
+    layouts = tuple(replace(layout, pages=pages) for layout in own.layouts)
+    needed = sum(layout.page_bytes * layout.pages for layout in layouts)
+    if needed > available_bytes():
+        raise DoesNotFit(
+            f"drafting with the model itself needs {readable(needed)} of state, and there are "
+            f"{readable(available_bytes())}; lower draft_context or max_num_seqs."
+        )
+    return layouts
+
+
+def _spare(sequences: int, page_tokens: int) -> int:
+    """Cells for drafts, and for pages that are not filled."""
+    return (sequences + 1) * (page_tokens + MOST_TOKENS)
 
 
 def _see_trees(step: Step, chunks: Sequence[Rows], first_rows: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from ockham.core.config import EngineConfig
 from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
-from ockham.draft.draft_model import DraftModel
+from ockham.draft.modelled.drafting import ModelDrafting
 from ockham.engine.small_model import SmallModel
 from ockham.kernels.base import Executor, Run
 from ockham.kernels.sampling import Draw, Drawn
@@ -49,7 +49,7 @@ class Charged:
         return self._executor.logprobs(logits, targets, top)
 
 
-def charge(drafter: DraftModel, model: str) -> None:
+def charge(drafter: ModelDrafting, model: str) -> None:
     """From now on a draft model's steps take the time of `model`'s too."""
     small = cast(SmallModel, drafter.model)
     pages, page_tokens = small.state.groups[0].pages, small.state.page_tokens

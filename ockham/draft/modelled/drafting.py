@@ -21,7 +21,7 @@ from ockham.core.seams import (
     SmallModel,
     Wish,
 )
-from ockham.draft.modelled.growing import FIRST_PRIOR, OTHER_PRIOR, Growing
+from ockham.draft.modelled.growing import FIRST_PRIOR, MOST_COMPUTED, OTHER_PRIOR, Growing
 from ockham.draft.modelled.row_cost import RowCost
 from ockham.draft.modelled.stream import ROOT, ModelStream
 from ockham.kernels.sampling import Doubles, Draw
@@ -30,8 +30,6 @@ from ockham.model.draft_files import AcceptanceHead
 LIKELY = 16
 """Of each row, the tokens that may be drafted; of sampled sequences, the drawn one is among them
 too."""
-_PROMPT_ROWS = 64
-"""A stream that reads more tokens than this at once reads a prompt."""
 _LONGEST_REST = 256
 """Most proposals that are skipped before a row is tried again."""
 
@@ -73,9 +71,7 @@ class ModelDrafting:
         growing = [
             Growing(stream, wish)
             for stream, wish in zip(streams, wishes, strict=True)
-            if isinstance(stream, ModelStream)
-            and wish.most > 0
-            and stream.position + wish.most < self.model.longest
+            if isinstance(stream, ModelStream) and wish.most > 0
         ]
         places, foreseen = self._catch_up(self._worth_reading(growing, worth, token_s))
         while places:
@@ -152,7 +148,7 @@ class ModelDrafting:
             foreseen = self._run([chunk for _, chunk in chunks])
             for row, (each, _) in enumerate(chunks):
                 rows[id(each)] = foreseen.row(row)
-            self._book([len(chunk.tokens) for _, chunk in chunks], time.perf_counter() - began)
+            self._book(chunks, time.perf_counter() - began)
             left = [each for each in left if each.stream.unread]
         if not able:
             return [], None
@@ -168,17 +164,20 @@ class ModelDrafting:
             tokens = [each.tokens[number] for number in numbers]
             chunks.append(Rows(stream.view, tokens, stream.committed, above))
         foreseen = self._run(chunks)
-        self._book([len(chunk.tokens) for chunk in chunks], time.perf_counter() - began)
+        self._cost.learn(len(places), time.perf_counter() - began)
         return foreseen
 
     def _run(self, chunks: Sequence[Rows]) -> Foreseen:
         return self.model.run(chunks, LIKELY, hidden=self.head is not None)
 
-    def _book(self, rows: list[int], seconds: float) -> None:
-        if max(rows) > _PROMPT_ROWS:
+    def _book(self, chunks: Sequence[tuple[Growing, Rows]], seconds: float) -> None:
+        """Reading a prompt is no cost of a draft: every later one needs it."""
+        if any(each.stream.fresh for each, _ in chunks):
             self.reading_s += seconds
-        else:
-            self._cost.learn(sum(rows), seconds)
+        elif (rows := sum(len(chunk.tokens) for _, chunk in chunks)) <= MOST_COMPUTED:
+            self._cost.learn(rows, seconds)
+        for each, _ in chunks:
+            each.stream.fresh = bool(each.stream.fresh and each.stream.unread)
 
     # -- what may come next ----------------------------------------------------------------------
 

@@ -28,6 +28,8 @@ class ModelStream:
         """The chance of the best token below one, of late: what computing one more row is for."""
         self.skipped, self.rest = 0, 1
         """Proposals that were not worth a row, and how many are skipped before one is tried."""
+        self.fresh = True
+        """Whether it has not yet read its prompt."""
         self._last = 0
         self._branches: dict[tuple[int, int], int] = {}
         """(cell of the parent or `ROOT`, token) -> the cell of a row that was computed."""
@@ -66,6 +68,13 @@ class ModelStream:
             self.unread = [self._last]  # what comes after it is wanted again
             self.committed -= 1
         self._model.truncate(self.view, self.committed)
+
+    def restart(self, tokens: list[int]) -> None:
+        """Forget all that was read, and read this."""
+        self._path.clear()
+        self._branches.clear()
+        self.committed, self.unread = 0, list(tokens)
+        self._model.truncate(self.view, 0)
 
     def take(self, most: int) -> list[int]:
         """The next unread tokens, which are computed now."""
