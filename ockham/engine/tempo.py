@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import numpy as np
 
-_SLOPE = 0.08
-"""What a row adds to a step, in steps of one row, as long as nothing has been measured: between
-0.05 and 0.1 at int4 and int8 (docs/performance.md, verification)."""
+_SLOPE, _STEEP, _BEND = 0.06, 0.125, 8
+"""What a row adds to a step, in steps of one row, as long as nothing has been measured: little up
+to so many rows, which one reading of the weights serves; beyond them arithmetic takes longer than
+reading. Between int4 (0.07 and 0.17) and int8 (0.03 and 0.08)."""
 _KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of rows whose ratio is learned; between them it is linear."""
-_LEAST_SLOPE = 0.01
-"""Beyond what was seen, a row is never thought to cost less."""
+_LEAST_SCALE, _MOST_SCALE = 0.2, 5.0
+"""Beyond what was seen, a row is thought to cost no less and no more, in what it was first thought
+to cost."""
 _PACE, _RATIO = 0.2, 0.15
 """How much of what a step says is believed at once."""
+_FIRST = 3
+"""Plain steps before anything is drafted: one may be held up."""
 _FRESH = 48
 """Steps with drafts after which a plain one is taken again, because the machine drifts."""
 _BESIDE = 4
@@ -30,7 +34,10 @@ class _Ratios:
     """The seconds of steps by their rows, in those of a step of one row."""
 
     def __init__(self) -> None:
-        self._at = np.array([1.0 + _SLOPE * (knot - 1) for knot in _KNOTS])
+        knots = np.array(_KNOTS, np.float64)
+        over = np.maximum(knots - _BEND, 0.0)
+        self._prior = 1.0 + _SLOPE * (knots - over - 1.0) + _STEEP * over
+        self._at = self._prior.copy()
         self._seen = np.zeros(len(_KNOTS), np.int64)
         self.version = 0
 
@@ -64,20 +71,26 @@ class _Ratios:
         self._straighten()
 
     def _straighten(self) -> None:
-        """Put the knots that were never seen on the line between those that were, and beyond them
-        on lines of the mean slope so far."""
+        """Put the knots that were never seen on the line between those that were, and before them
+        on the line of the first two. Beyond them, they follow what was first thought, as much
+        steeper or flatter as that was so far."""
         seen = np.flatnonzero(self._seen)
         first, last = int(seen[0]), int(seen[-1])
-        knots = np.array(_KNOTS, np.float64)
-        low, high = float(self._at[first]), float(self._at[last])
+        knots, prior = np.array(_KNOTS, np.float64), self._prior
         self._at[first:last] = np.interp(knots[first:last], knots[seen], self._at[seen])
-        if first == last:
-            slope = min(_SLOPE, (high - 1.0) / max(1, _KNOTS[last] - 1))
+        low, high = float(self._at[first]), float(self._at[last])
+        if first < last:
+            second = int(seen[1])
+            slope = (self._at[second] - low) / (knots[second] - knots[first])
+            scale = (high - low) / (prior[last] - prior[first])
+        elif first:
+            slope = (low - 1.0) / (knots[first] - 1.0)
+            scale = (low - 1.0) / (prior[first] - 1.0)
         else:
-            slope = (high - low) / (_KNOTS[last] - _KNOTS[first])
-        slope = max(_LEAST_SLOPE, slope)
-        self._at[:first] = np.maximum(1.0, low - slope * (knots[first] - knots[:first]))
-        self._at[last + 1 :] = high + slope * (knots[last + 1 :] - knots[last])
+            slope = scale = 1.0
+        self._at[:first] = np.maximum(1.0, low - max(slope, 0.0) * (knots[first] - knots[:first]))
+        scale = min(max(scale, _LEAST_SCALE), _MOST_SCALE)
+        self._at[last + 1 :] = high + scale * (prior[last + 1 :] - prior[last])
 
 
 def _nearest(rows: int) -> int | None:
@@ -100,8 +113,8 @@ class Tempo:
         """Of a plain step of so many."""
         self._worth: dict[int, float] = {}
         self._known_of = (0, 0)
-        self._drafted_since = 0
-        """Steps with drafts since the last plain one."""
+        self._plain_steps = self._drafted_since = 0
+        """Plain steps so far, and steps with drafts since the last one of them."""
 
     @property
     def known(self) -> bool:
@@ -110,7 +123,8 @@ class Tempo:
 
     def stale(self, sequences: int) -> bool:
         """Whether a plain step should be seen, before anything is held against one."""
-        return self._drafted_since >= _FRESH or not self._plain.seen(sequences)
+        few = self._plain_steps < _FIRST or not self._plain.seen(sequences)
+        return few or self._drafted_since >= _FRESH
 
     def plain(self, sequences: int) -> float:
         """Seconds of a step that gives each of so many sequences one token."""
@@ -119,6 +133,7 @@ class Tempo:
 
     def observe_plain(self, sequences: int, seconds: float) -> None:
         """A step without drafts took so long."""
+        self._plain_steps += 1
         since, self._drafted_since = self._drafted_since, 0
         drifted = since > _BESIDE and self._plain.seen(sequences)
         if self.known and (sequences == self._before or drifted):

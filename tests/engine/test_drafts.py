@@ -139,7 +139,9 @@ def test_the_tempo_learns_what_a_drafted_row_costs(slope: float, switch: float) 
 def test_nothing_is_held_against_a_plain_step_that_was_never_seen_or_long_ago() -> None:
     tempo = Tempo()
     assert tempo.stale(1)
-    tempo.observe_plain(1, 0.010)
+    for _ in range(3):
+        assert tempo.stale(1)
+        tempo.observe_plain(1, 0.010)
     assert not tempo.stale(1)
     assert tempo.stale(8)
     tempo.observe_plain(8, 0.015)
