@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.peers.answering import make_answering_checkpoint
 from benchmarks.peers.checkpoint import make_checkpoint
 from benchmarks.peers.environments import (
     REPOSITORY,
@@ -24,7 +25,7 @@ from benchmarks.peers.peers import CONFIGURATIONS, PEERS, Configuration
 from benchmarks.peers.report import report as written
 from benchmarks.peers.results import Results
 from benchmarks.peers.rounds import Run
-from benchmarks.peers.workloads import WORKLOADS, Workload
+from benchmarks.peers.workloads import WORKLOADS, Drafts, Workload, takes_part
 from ockham.cli.machine import instruction_sets, measure_limits, memory_bytes, processor
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.native import core
@@ -60,6 +61,7 @@ def setup(folder: Path, chosen: str) -> None:
     place = Folder(folder)
     click.echo("making the checkpoint ...", err=True)
     make_checkpoint(place.checkpoint)
+    make_answering_checkpoint(place.answering_checkpoint, place.checkpoint)
     failures = 0
     broken: set[str] = set()
     for each in configurations(chosen):
@@ -74,6 +76,8 @@ def setup(folder: Path, chosen: str) -> None:
             continue
         try:
             convert(place, each, say)
+            if any(isinstance(task, Drafts) and takes_part(each, task) for task in WORKLOADS):
+                convert(place, each, say, answering=True)
         except SetupFailed as error:
             failures += 1
             say(f"{each.title} cannot be given the model: {error}")

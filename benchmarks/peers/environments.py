@@ -40,13 +40,19 @@ class Folder:
     def checkpoint(self) -> Path:
         return self.path / "checkpoint"
 
+    @property
+    def answering_checkpoint(self) -> Path:
+        return self.path / "answering"
+
     def python(self, peer: Peer) -> Path:
         if peer.name == OCKHAM:
             return Path(sys.executable)
         return self.path / "environments" / peer.name / "bin" / "python"
 
-    def model(self, configuration: Configuration) -> Path:
-        return self.path / "models" / configuration.model_name
+    def model(self, configuration: Configuration, answering: bool = False) -> Path:
+        """The converted model; `answering`: the one that answers."""
+        prefix = "answering-" if answering else ""
+        return self.path / "models" / f"{prefix}{configuration.model_name}"
 
     def log(self, name: str) -> Path:
         path = self.path / "logs" / f"{name}.log"
@@ -108,18 +114,22 @@ def install(folder: Folder, peer: Peer, say: Say) -> None:
     done.write_text(json.dumps(peer.requirements))
 
 
-def convert(folder: Folder, configuration: Configuration, say: Say) -> None:
-    """Write the checkpoint in the configuration's format. Raises SetupFailed."""
-    target = folder.model(configuration)
+def convert(
+    folder: Folder, configuration: Configuration, say: Say, answering: bool = False
+) -> None:
+    """Write the checkpoint, or the one that answers, in the configuration's format. Raises
+    SetupFailed."""
+    target = folder.model(configuration, answering)
     if target.exists():
         return
-    say(f"converting for {configuration.title} ...")
+    say(f"converting {'what answers ' if answering else ''}for {configuration.title} ...")
+    checkpoint = folder.answering_checkpoint if answering else folder.checkpoint
     partial = target.with_name(target.name + ".partial")
     _remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
     module = f"benchmarks.peers.converters.{configuration.peer}"
     command = [str(folder.python(PEERS[configuration.peer])), "-m", module]
-    command += [str(folder.checkpoint.resolve()), str(partial.resolve()), configuration.precision]
+    command += [str(checkpoint.resolve()), str(partial.resolve()), configuration.precision]
     _run(command, folder.log(f"convert-{configuration.name}"))
     partial.rename(target)
 

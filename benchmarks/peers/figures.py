@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.peers.peers import CONFIGURATIONS, Configuration
 from benchmarks.peers.ratios import Ratio, paired_ratio
 from benchmarks.peers.results import DISTURBED_SHARE, Record, beside_bytes_per_s
-from benchmarks.peers.workloads import WORKLOADS, Batch, Mixed, Returning, Warm
+from benchmarks.peers.workloads import WORKLOADS, Batch, Drafts, Mixed, Returning, Warm
 
 # The shape of the shared checkpoint, TinyLlama's.
 LAYERS, HIDDEN, INNER, KV_WIDTH, VOCABULARY = 22, 2048, 5632, 256, 32000
@@ -33,6 +33,8 @@ class Sample:
     first_token_s: float | None = None
     """The median wait of a request for its first token: of mixed traffic and of prompts that share
     text; after a warm system prompt, that of the new tokens alone."""
+    plain: float | None = None
+    """The rate without drafts, where the value is that with them."""
 
 
 class Figures:
@@ -140,6 +142,8 @@ class Figures:
         if isinstance(workload, Warm):
             alone, after = run["first_token_s"][1::2], run["first_token_s"][2::2]
             return Sample(statistics.median(after), first_token_s=statistics.median(alone))
+        if isinstance(workload, Drafts):
+            return Sample(run["tokens"] / min(run["drafted_s"].values()), plain=value)
         if isinstance(workload, (Mixed, Returning)):
             return Sample(value, first_token_s=statistics.median(run["first_token_s"]))
         assert isinstance(workload, Batch), "only batches and mixed traffic count tokens"

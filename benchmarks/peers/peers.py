@@ -26,6 +26,10 @@ class Peer:
     """How it serves requests that arrive while others run."""
     reuses: str = ""
     """How a request goes on from what was computed for another, for engines that can do so."""
+    drafts: tuple[int, ...] = ()
+    """How many tokens at most it drafts after one, in the settings that are measured; empty if it
+    drafts nothing without a second model."""
+    drafts_by: str = ""
     lacks: tuple[str, ...] = ()
     """Numbers of bits that it has no configuration of, each with the reason."""
 
@@ -39,6 +43,8 @@ PEERS = {
             "ockham",
             mixed="continuous batching",
             reuses="its radix tree (on by default)",
+            drafts=(16,),
+            drafts_by="`--speculative-config auto` (on by default)",
         ),
         Peer(
             "llamacpp",
@@ -51,6 +57,9 @@ PEERS = {
             ),
             mixed="continuous batching, by a loop of ours over llama_decode",
             reuses="slots that keep their last sequence, by its server's rule, in that loop",
+            drafts=(2, 10),
+            drafts_by="LlamaPromptLookupDecoding of its Python package, verified by a loop of ours "
+            "over llama_decode; 10 tokens are its default, 2 what its README names for CPUs",
         ),
         Peer(
             "openvino",
@@ -61,6 +70,8 @@ PEERS = {
             torch=True,
             mixed="continuous batching (ContinuousBatchingPipeline)",
             reuses="`enable_prefix_caching` of the same",
+            drafts=(5,),
+            drafts_by="`LLMPipeline(prompt_lookup=True)`, 5 tokens after matches of up to 3",
         ),
         Peer(
             "ctranslate2",

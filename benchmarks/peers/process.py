@@ -168,6 +168,18 @@ class Worker:
                 raise self._failed(f"told moments that are out of order: {begun_s}, {first_s}")
         return served
 
+    def drafts(self, prompt: list[int], new_tokens: int, drafted: int) -> tuple[list[int], float]:
+        """Have a prompt continued with up to `drafted` drafted tokens a step: the tokens, and the
+        seconds of those after the first."""
+        answer = self.ask(do="drafts", prompt=prompt, new_tokens=new_tokens, drafted=drafted)
+        tokens: list[int] = answer["tokens"]
+        if len(tokens) != new_tokens:
+            raise self._failed(f"generated {len(tokens)} tokens where {new_tokens} were asked for")
+        start, first, end = (answer[name] for name in ("start", "first", "end"))
+        if not start < first < end:
+            raise self._failed(f"told moments that are out of order: {start}, {first}, {end}")
+        return tokens, end - first
+
     def peak_bytes(self) -> int:
         """The most memory that the process and its children had resident, pages of mapped files
         included."""

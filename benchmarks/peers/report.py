@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
+from benchmarks.peers.drafts import section as drafts_section
 from benchmarks.peers.figures import BY_BANDWIDTH, MEMORY, Figures
 from benchmarks.peers.peers import BITS, CONFIGURATIONS, PEERS, Configuration
 from benchmarks.peers.reading import reading
@@ -13,6 +14,7 @@ from benchmarks.peers.returning import sections
 from benchmarks.peers.workloads import (
     WORKLOADS,
     Batch,
+    Drafts,
     FirstToken,
     Mixed,
     Returning,
@@ -58,12 +60,13 @@ def report(records: Sequence[Record]) -> str:
     parts.append("## What is read from it\n")
     parts.append("\n".join(reading(figures)) + "\n")
     for workload in WORKLOADS:
-        if isinstance(workload, (Returning, Warm)):
+        if isinstance(workload, (Returning, Warm, Drafts)):
             continue
         parts += _section(figures, workload)
         if workload.name == "decode-1":
             parts += _by_bandwidth(figures)
     parts += sections(figures)
+    parts += drafts_section(figures)
     parts += _memory(figures)
     parts += _agreement(figures)
     parts += _absent(figures)

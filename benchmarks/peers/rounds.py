@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
+from benchmarks.peers.drafts import foretold
 from benchmarks.peers.environments import REPOSITORY, Folder, read_files, worker_environment
 from benchmarks.peers.limits import Limits, Probe
 from benchmarks.peers.others import Others
-from benchmarks.peers.peers import BITS, Configuration
+from benchmarks.peers.peers import BITS, PEERS, Configuration
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.peers.results import DISTURBED_SHARE, Record, Results, beside_bytes_per_s
 from benchmarks.peers.shared import requests, warm_requests
 from benchmarks.peers.workloads import (
     Batch,
+    Drafts,
     FirstToken,
     Mixed,
     Returning,
@@ -32,6 +35,8 @@ from benchmarks.peers.workloads import (
     trace,
 )
 from ockham.kernels.cores import allowed_cores
+
+T = TypeVar("T")
 
 WARMUP_TOKENS = 32
 """Of a prompt and of its continuation, before a worker's first run that counts: engines allocate
@@ -98,6 +103,7 @@ class Run:
                 group = self._group(workload, bits)
                 if not isinstance(workload, FirstToken):
                     self._load_missing(round_, group, workload, workers, stack)
+                which = "answering " if isinstance(workload, Drafts) else ""
                 for each in rotated(group, round_ + self.workloads.index(workload)):
                     if each.name in self.results.failed:
                         continue
@@ -110,7 +116,7 @@ class Run:
                             )
                     except WorkerError as error:
                         self._fail(round_, each, workload, str(error))
-                        workers.pop(each.name, None)
+                        workers.pop(which + each.name, None)
                         continue
                     self.results.add(
                         kind="run",
@@ -128,7 +134,7 @@ class Run:
                     bits=bits,
                     seconds=time.perf_counter() - begun,
                 )
-                if isinstance(workload, (Returning, Warm)):
+                if isinstance(workload, (Returning, Warm, Drafts)):
                     continue  # engines are loaded once more, which says nothing about their memory
                 done.append(workload.name)
                 peaks = {name: worker.peak_bytes() for name, worker in workers.items()}
@@ -161,18 +167,20 @@ class Run:
     ) -> None:
         """Start the workers that are not there yet, warm them up and put them to sleep."""
         fresh = []
+        answering = isinstance(workload, Drafts)
         for each in group:
-            if each.name in workers or each.name in self.results.failed:
+            name = f"{'answering ' * answering}{each.name}"
+            if name in workers or each.name in self.results.failed:
                 continue
             try:
                 worker = stack.enter_context(self._worker(each))
-                version = self._load(worker, each)
+                version = self._load(worker, each, answering)
                 worker.generate(prompts(1, WARMUP_TOKENS, f"warmup-{round_}"), WARMUP_TOKENS)
             except WorkerError as error:
                 self._fail(round_, each, workload, str(error))
                 continue
             self.results.add(kind="version", configuration=each.name, version=version)
-            workers[each.name] = worker
+            workers[name] = worker
             fresh.append(worker)
         if fresh:
             time.sleep(SETTLE_S)
@@ -196,6 +204,11 @@ class Run:
                 fresh.generate([prompt], 1)
                 record["seconds"] = time.perf_counter() - fresh.started
             return record
+        if isinstance(workload, Drafts):
+            worker = workers[f"answering {each.name}"]
+            with self._sampled(probe) as record, worker.awake():
+                record |= serve_drafts(worker, workload, round_, PEERS[each.peer].drafts)
+            return record
         worker = workers[each.name]
         with self._sampled(probe) as record, worker.awake():
             if isinstance(workload, (Returning, Warm)):
@@ -213,8 +226,8 @@ class Run:
             REPOSITORY,
         )
 
-    def _load(self, worker: Worker, each: Configuration) -> str:
-        path = str(self.folder.model(each).resolve())
+    def _load(self, worker: Worker, each: Configuration, answering: bool = False) -> str:
+        path = str(self.folder.model(each, answering).resolve())
         answer = worker.ask(do="load", path=path, precision=each.precision, threads=self.threads)
         return str(answer["version"])
 
@@ -273,7 +286,24 @@ def serve_returning(worker: Worker, workload: Returning | Warm, seed: int) -> Re
     }
 
 
-def rotated(group: list[Configuration], by: int) -> list[Configuration]:
+def serve_drafts(worker: Worker, workload: Drafts, round_: int, settings: Sequence[int]) -> Record:
+    """Have a worker continue each prompt without drafts and with each of its settings, in turn;
+    what is recorded of it: the tokens after the first ones, their seconds, and the seconds with
+    drafts by setting. `differ` counts the answers that drafts have changed."""
+    seconds = dict.fromkeys((0, *settings), 0.0)
+    count = differ = 0
+    for number, (prompt, new_tokens) in enumerate(foretold(workload, round_)):
+        answers = {}
+        for drafted in rotated(list(seconds), number):
+            answers[drafted], decode_s = worker.drafts(prompt, new_tokens, drafted)
+            seconds[drafted] += decode_s
+        differ += sum(answer != answers[0] for answer in answers.values())
+        count += new_tokens - 1
+    plain_s = seconds.pop(0)
+    return {"tokens": count, "seconds": plain_s, "drafted_s": seconds, "differ": differ}
+
+
+def rotated(group: list[T], by: int) -> list[T]:
     """The same order, begun elsewhere."""
     start = by % len(group)
     return group[start:] + group[:start]

@@ -77,10 +77,21 @@ class Warm:
     pairs: int
 
 
-Workload = Batch | Mixed | FirstToken | Returning | Warm
+@dataclass(frozen=True)
+class Drafts:
+    """Prompts whose answers can be foretold in part, one after the other, each without drafts and
+    with them, on a model that answers (answering.py). `kind`: of `ockham.lab.streams`."""
+
+    name: str
+    title: str
+    kind: str
+    prompts: int
+
+
+Workload = Batch | Mixed | FirstToken | Returning | Warm | Drafts
 
 RETURNING_BITS = 8
-"""What is reused does not depend on the precision of the weights: one is measured."""
+"""What is reused or drafted does not depend on the precision of the weights: one is measured."""
 
 
 def _returning(reuse: bool) -> Iterator[Returning]:
@@ -110,6 +121,9 @@ WORKLOADS: tuple[Workload, ...] = (
     Warm("warm", "A warm system prompt", 1000, 48, 6),
     *_returning(reuse=True),
     *_returning(reuse=False),
+    Drafts("drafts-edit", "Drafts: edit", "edit", 6),
+    Drafts("drafts-chat", "Drafts: chat", "chat", 3),
+    Drafts("drafts-code", "Drafts: code", "code", 3),
 )
 
 
@@ -118,6 +132,8 @@ def takes_part(configuration: Configuration, workload: Workload) -> bool:
     if isinstance(workload, (Returning, Warm)):
         reuses = PEERS[configuration.peer].reuses
         return bool(reuses) and configuration.bits == RETURNING_BITS
+    if isinstance(workload, Drafts):
+        return bool(PEERS[configuration.peer].drafts) and configuration.bits == RETURNING_BITS
     return True
 
 

@@ -38,6 +38,13 @@ class FakeThatReuses(Fake):
         return one_after_another(self, trace)
 
 
+class FakeThatDrafts(Fake):
+    def drafting(self, prompt, new_tokens, drafted):
+        run = self.generate([prompt], new_tokens)
+        tokens = [[drafted] * len(run.tokens[0])] if drafted == 10 else run.tokens
+        return Generated(tokens, run.start, run.first, run.end + 1e-6)
+
+
 if __name__ == "__main__":
-    kinds = {False: Fake, True: FakeThatReuses}
-    serve(lambda path, precision, threads: kinds[precision.startswith("reuses")](precision))
+    kinds = {"reuses": FakeThatReuses, "drafts": FakeThatDrafts}
+    serve(lambda path, precision, threads: kinds.get(precision.split()[0], Fake)(precision))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import llama_cpp as ll
 import numpy as np
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from benchmarks.peers.workers.serve import (
     MAX_SEQUENCES,
@@ -143,6 +144,40 @@ class LlamaCpp:
 
     def returning(self, trace: list[Arrival], at_once: int, reuse: bool) -> list[Served]:
         return self._serve(trace, max(at_once, SLOTS), at_once, reuse)
+
+    def drafting(self, prompt: list[int], new_tokens: int, drafted: int) -> Generated:
+        context = self._context(1, len(prompt) + new_tokens + drafted)
+        try:
+            return self._drafting(context, prompt, new_tokens, drafted)
+        finally:
+            context.close()
+
+    @staticmethod
+    def _drafting(context: Context, prompt: list[int], new_tokens: int, drafted: int) -> Generated:
+        """One row for the last token and each drafted one; what was not said is dropped."""
+        lookup = LlamaPromptLookupDecoding(num_pred_tokens=drafted)
+        start = time.perf_counter()
+        text = list(prompt)
+        for position, token in enumerate(prompt):
+            if not context.room:
+                context.run([])
+            index = context.add(token, position, 0, position == len(prompt) - 1)
+        text += context.run([index])
+        first = time.perf_counter()
+        while (left := len(prompt) + new_tokens - len(text)) > 0:
+            draft = lookup(np.array(text, np.intc))[: left - 1].tolist() if drafted else []
+            place = len(text) - 1
+            rows = [text[-1], *draft]
+            found = context.run(
+                [context.add(token, place + at, 0, True) for at, token in enumerate(rows)]
+            )
+            right = 0
+            while right < len(draft) and draft[right] == found[right]:
+                right += 1
+            text += found[: right + 1]
+            if right < len(draft):
+                context.forget(0, len(text) - 1)
+        return Generated([text[len(prompt) :]], start, first, time.perf_counter())
 
     def _serve(self, trace: list[Arrival], slots: int, at_once: int, reuse: bool) -> list[Served]:
         longest = max(len(each.prompt) + each.new_tokens for each in trace)

@@ -28,18 +28,40 @@ class Ockham:
     def __init__(self, path: str) -> None:
         self.version = ockham.__version__
         self._path = path
+        self._drafting: LLM | None = None
         self._load(reuse=False)
 
     def _load(self, reuse: bool) -> None:
         self._reuse = reuse
-        self._llm = LLM(
+        # The random checkpoint repeats itself as no text does.
+        self._llm = self._made(reuse, speculative_config="none")
+
+    def _made(self, reuse: bool, speculative_config: str) -> LLM:
+        return LLM(
             self._path,
             skip_tokenizer_init=True,
             enable_prefix_caching=reuse,
-            speculative_config="none",  # the checkpoint's weights are random: it repeats itself
+            speculative_config=speculative_config,
             max_num_seqs=MAX_SEQUENCES,
             kv_cache_memory_bytes=POOL_TOKENS * KV_BYTES_PER_TOKEN,
         )
+
+    def drafting(self, prompt: list[int], new_tokens: int, drafted: int) -> Generated:
+        """Both engines stay loaded, so that calls with and without drafts may alternate."""
+        if not drafted:
+            return self.generate([prompt], new_tokens)
+        if self._drafting is None:
+            self._drafting = self._made(reuse=False, speculative_config="auto")
+            self.drafting(WARMUP.prompt, WARMUP.new_tokens, drafted)
+            time.sleep(SETTLE_S)
+        start = time.perf_counter()
+        stream = self._stream(prompt, new_tokens, self._drafting)
+        next(stream)
+        first = time.perf_counter()
+        for _ in stream:
+            pass
+        end = time.perf_counter()
+        return Generated([list(stream.output.outputs[0].token_ids)], start, first, end)
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
         self._set_reuse(False)
@@ -100,9 +122,9 @@ class Ockham:
                     del running[index]
         return [served[index] for index in range(len(trace))]
 
-    def _stream(self, prompt: list[int], new_tokens: int):
+    def _stream(self, prompt: list[int], new_tokens: int, llm: LLM | None = None):
         params = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
-        return self._llm.stream({"prompt_token_ids": prompt}, params)
+        return (llm or self._llm).stream({"prompt_token_ids": prompt}, params)
 
 
 if __name__ == "__main__":

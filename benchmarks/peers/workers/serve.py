@@ -11,6 +11,8 @@ each with one line:
         {"served": [[tokens, first_s, end_s], ..]}
     {"do": "returning", "requests": [[prompt, new_tokens], ..], "at_once": N, "reuse": true}
         {"served": [[tokens, begun_s, first_s, end_s], ..]}
+    {"do": "drafts", "prompt": [..], "new_tokens": N, "drafted": 16}
+        {"tokens": [..], "start": T, "first": T, "end": T}
 
 Prompts and tokens are ids, decoding is greedy, no token ends a sequence. S are seconds from the
 start of the call, T are moments on the clock of `time.perf_counter`, which all processes of a
@@ -95,6 +97,14 @@ class Reusing(Engine, Protocol):
         fewer than `at_once` run. `reuse`: whether what was computed for one may serve another."""
 
 
+@runtime_checkable
+class Drafting(Engine, Protocol):
+    """An engine that drafts tokens without a second model."""
+
+    def drafting(self, prompt: list[int], new_tokens: int, drafted: int) -> Generated:
+        """Continue a prompt with up to `drafted` drafted tokens in each step; 0: without drafts."""
+
+
 Load = Callable[[str, str, int], Engine]
 """Path, precision and threads -> engine."""
 
@@ -155,6 +165,12 @@ def _answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
         trace = [Arrival(0.0, *fields) for fields in request["requests"]]
         served = engine.returning(trace, request["at_once"], request["reuse"])
         return {"served": [astuple(each) for each in served]}
+    if request["do"] == "drafts":
+        if not isinstance(engine, Drafting):
+            raise ValueError("the engine drafts nothing.")
+        run = engine.drafting(request["prompt"], request["new_tokens"], request["drafted"])
+        moments = {"start": run.start, "first": run.first, "end": run.end}
+        return {"tokens": run.tokens[0], **moments}
     raise ValueError(f"there is no request {request['do']!r}.")
 
 
