@@ -121,9 +121,9 @@ WORKLOADS: tuple[Workload, ...] = (
     Warm("warm", "A warm system prompt", 1000, 48, 6),
     *_returning(reuse=True),
     *_returning(reuse=False),
-    Drafts("drafts-edit", "Drafts: edit", "edit", 6),
-    Drafts("drafts-chat", "Drafts: chat", "chat", 3),
-    Drafts("drafts-code", "Drafts: code", "code", 3),
+    Drafts("drafts-edit", "Drafts: edit", "edit", 3),
+    Drafts("drafts-chat", "Drafts: chat", "chat", 1),
+    Drafts("drafts-code", "Drafts: code", "code", 1),
 )
 
 

@@ -22,7 +22,7 @@ from ockham.core.outputs import RequestOutput, ScoreOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
-from ockham.engine.messages import Delta, Request
+from ockham.engine.messages import HINTS, Delta, Request
 from ockham.engine.offline import OfflineBatch
 from ockham.model.marking import ReuseParams
 from ockham.model.tokenizer import Tokenizer
@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
-"""A text, its token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
+"""A text, its token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`; the mappings may have
+`cache_salt` and `cache_hint` beside that, as `AsyncLLM.generate` takes them."""
 Encoded = tuple[str | None, list[int], Approximation | None]
 """A prompt's text, if it came as one, its token ids, and what may be reused approximately."""
 Message = Mapping[str, Any]
 Listener = Callable[[Collector, Delta], None]
 
 _PROGRESS_DELAY_S = 1.0
+_CACHING = ("cache_salt", "cache_hint")
+_NO_CACHING: Mapping[str, Any] = {}
 
 
 class LLM:
@@ -125,7 +128,8 @@ class LLM:
         params = self._params_for(len(listed), sampling_params)
         reuse = ReuseParams(reuse=reuse) if isinstance(reuse, str) else reuse
         encoded = [self._named(i, self._encode, prompt, reuse) for i, prompt in enumerate(listed)]
-        return self._run(encoded, params, use_tqdm)
+        caching = [self._named(i, _caching, prompt) for i, prompt in enumerate(listed)]
+        return self._run(encoded, params, use_tqdm, caching=caching)
 
     def chat(
         self,
@@ -192,7 +196,15 @@ class LLM:
         """Complete one prompt, yielding what each step adds. Closing the stream frees its work."""
         params = self._params_for(1, sampling_params)[0]
         text, tokens, _ = self._encode(prompt)
-        return Stream(self, self._request(tokens, params), text)
+        return Stream(self, self._request(tokens, params, caching=_caching(prompt)), text)
+
+    def close(self) -> None:
+        """Give up what still runs, finish writing what goes to the disk, and let others have its
+        directory. Done by itself when the object is no more; it must not be used afterwards."""
+        for collector, _ in list(self._waiting.values()):
+            self._withdraw(collector)
+        with self._lock:
+            self.engine.close()
 
     def pin(self, prompt: Prompt, name: str) -> int:
         """Compute a prefix, such as a system prompt, and keep its state until `unpin(name)`; how
@@ -252,13 +264,14 @@ class LLM:
     def _encode(self, prompt: Any, reuse: ReuseParams | None = None) -> Encoded:
         """A prompt, and what may be reused for it."""
         if isinstance(prompt, Mapping):
-            if len(prompt) != 1 or not prompt.keys() <= {"prompt", "prompt_token_ids"}:
+            given = prompt.keys() - _CACHING
+            if len(given) != 1 or not given <= {"prompt", "prompt_token_ids"}:
                 raise InvalidRequest(
-                    "a prompt object must hold either 'prompt' or 'prompt_token_ids', got "
-                    f"{sorted(map(str, prompt))}.",
+                    "a prompt object must hold either 'prompt' or 'prompt_token_ids', and may hold "
+                    f"{' and '.join(map(repr, _CACHING))}; got {sorted(map(str, prompt))}.",
                     "prompt",
                 )
-            prompt = next(iter(prompt.values()))
+            prompt = prompt[given.pop()]
         asked = None if reuse is None else reuse.approximation()
         if reuse is not None and reuse.marks_chunks:
             if not isinstance(prompt, str):
@@ -303,6 +316,7 @@ class LLM:
         params: SamplingParams,
         detokenize: bool = True,
         approximation: Approximation | None = None,
+        caching: Mapping[str, Any] = _NO_CACHING,
     ) -> Request:
         return Request(
             request_id=f"request-{next(self._numbers)}",
@@ -310,6 +324,7 @@ class LLM:
             params=params,
             detokenize=detokenize and self.engine.tokenizer is not None,
             approximation=approximation,
+            **caching,
         )
 
     @staticmethod
@@ -328,10 +343,12 @@ class LLM:
         params: list[SamplingParams],
         use_tqdm: bool,
         detokenize: bool = True,
+        caching: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[RequestOutput]:
+        settings = caching or [_NO_CACHING] * len(prompts)
         collectors = [
-            Collector(self._request(tokens, params[index], detokenize, asked), text)
-            for index, (text, tokens, asked) in enumerate(prompts)
+            Collector(self._request(tokens, params[i], detokenize, asked, settings[i]), text)
+            for i, (text, tokens, asked) in enumerate(prompts)
         ]
         bar = _Progress(len(collectors)) if use_tqdm and len(collectors) > 1 else None
         try:
@@ -391,6 +408,22 @@ class LLM:
                 batch = self._batches.pop(delta.request_id, None)
                 if batch is not None:
                     batch.ended(collector)
+
+
+def _caching(prompt: Any) -> dict[str, Any]:
+    """What a prompt object says of the prefix cache. Raises InvalidRequest for wrong values."""
+    if not isinstance(prompt, Mapping):
+        return {}
+    found = {name: prompt[name] for name in _CACHING if name in prompt}
+    if not isinstance(found.get("cache_salt", ""), str):
+        raise InvalidRequest(
+            f"cache_salt must be a text, got {found['cache_salt']!r}.", "cache_salt"
+        )
+    if found.get("cache_hint") not in HINTS:
+        raise InvalidRequest(
+            f"cache_hint must be 'keep' or 'discard', got {found['cache_hint']!r}.", "cache_hint"
+        )
+    return found
 
 
 class Stream:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.registry import find, make, techniques
+from ockham.core.registry import Technique, find, make, techniques
 from ockham.core.seams import ApproximateReuse, Drafter, Reuse
-from ockham.core.speculative import AUTO, DRAFT_MODEL, NONE, SpeculativeConfig
+from ockham.core.speculative import AUTO, DRAFT_MODEL, METHODS, NONE, SpeculativeConfig
 from ockham.model.draft_files import drafter_method, is_drafter
 from ockham.model.hub import DRAFTERS
 
@@ -22,7 +22,19 @@ def make_drafters(config: SpeculativeConfig) -> list[Drafter]:
         names = [each.name for each in found if getattr(each.cls, "automatic", True)]
         if config.model is not None:
             names.append(_method_of(config.model))
-    return [find("drafter", name).cls(config) for name in names]
+    return [_find_drafter(name).cls(config) for name in names]
+
+
+def _find_drafter(name: str) -> Technique:
+    """Raises ConfigError with all the names that a method may have."""
+    try:
+        return find("drafter", name)
+    except ConfigError:
+        known = ", ".join([AUTO, *(each.name for each in techniques("drafter"))])
+        others = ", ".join(f"{theirs} for {ours}" for theirs, ours in METHODS.items())
+        raise ConfigError(
+            f"there is no drafter called {name!r}; there is: {known}; and vLLM's names {others}."
+        ) from None
 
 
 def _method_of(model: str) -> str:

@@ -154,3 +154,39 @@ def test_a_pinned_prefix_outlives_a_crowd(checkpoint: Path) -> None:
     llm.unpin("system")
     assert reused() < 70
     llm.engine.check_integrity()
+
+
+def test_a_prompt_may_say_what_the_cache_is_to_do(checkpoint: Path) -> None:
+    llm = make_llm(checkpoint)
+    tokens = list(range(3, 60))
+
+    def reused(**said: str) -> int:
+        prompt = {"prompt_token_ids": tokens, **said}
+        (found,) = llm.generate(prompt, SAMPLED, use_tqdm=False)
+        return found.num_cached_tokens or 0
+
+    assert reused(cache_salt="one", cache_hint="keep") == 0
+    assert reused(cache_salt="other") == 0
+    assert reused(cache_salt="one") > 50
+    with llm.stream({"prompt_token_ids": tokens, "cache_salt": "third"}, SAMPLED) as stream:
+        assert [delta.token_ids for delta in stream]
+        assert not stream.output.num_cached_tokens
+    for said, wrong in (({"cache_salt": 7}, "a text"), ({"cache_hint": "hold"}, "'keep'")):
+        with pytest.raises(InvalidRequest, match=wrong):
+            llm.generate([{"prompt_token_ids": tokens, **said}], SAMPLED, use_tqdm=False)
+    with pytest.raises(InvalidRequest, match="may hold 'cache_salt' and 'cache_hint'"):
+        llm.generate({"prompt_token_ids": tokens, "salt": "x"}, SAMPLED, use_tqdm=False)
+
+
+def test_closing_gives_up_what_runs_and_lets_others_have_the_store(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    first = make_llm(checkpoint, kv_store=str(tmp_path / "store"))
+    stream = first.stream({"prompt_token_ids": list(range(3, 60))}, SAMPLED)
+    next(stream)
+    first.close()
+    assert not first.engine.has_work
+    other = make_llm(checkpoint, kv_store=str(tmp_path / "store"))
+    prompt = {"prompt_token_ids": list(range(3, 60))}
+    assert other.generate(prompt, SAMPLED, use_tqdm=False)[0].num_cached_tokens > 0
+    other.close()

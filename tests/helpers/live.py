@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -21,6 +22,13 @@ ROOT = Path(__file__).parents[2]
 STARTUP_S = 60.0
 
 
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the tests are killed."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
 class LiveServer:
     """One running server. Leave its `with` block to end it."""
 
@@ -37,6 +45,7 @@ class LiveServer:
                 stderr=log,
                 cwd=directory,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+                preexec_fn=_end_with_parent,
             )
         try:
             found = wait_for(self._listening, STARTUP_S)

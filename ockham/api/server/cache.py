@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ockham.api.server.chat import render
+from ockham.api.server.errors import HttpError
 from ockham.api.server.job import Job
 from ockham.api.server.protocol import CacheRequest, PinRequest, UnpinRequest
 from ockham.api.server.serving import Serving, read, request_id, serving
@@ -57,10 +58,13 @@ async def pin_prefix(http: Request) -> Response:
 
 
 async def unpin_prefix(http: Request) -> Response:
-    """Let a prefix go again."""
+    """Let a prefix go again; 404 for a name that no pin has."""
     request = await read(http, UnpinRequest)
     query = CacheQuery(ask_id=uuid.uuid4().hex, unpin=request.name)
-    return _answer(await serving(http).llm.client.ask(query))
+    report = await serving(http).llm.client.ask(query)
+    if report.error is not None:
+        raise HttpError(404, report.error, param="name", code="not_found")
+    return _answer(report)
 
 
 async def _tokens(server: Serving, request: PinRequest) -> list[int]:

@@ -241,26 +241,34 @@ class DiskStore:
         """Reserve more space, if the limit and the disk have any."""
         while self._others and self._most_slots() <= self._slots:
             shutil.rmtree(self._others.pop(0), ignore_errors=True)
-        slots = min(self._slots + max(1, GROW_BYTES // self._entry_bytes), self._most_slots())
-        if slots <= self._slots:
-            return False
+        more = min(max(1, GROW_BYTES // self._entry_bytes), self._most_slots() - self._slots)
+        while more > 0:
+            error = self._reserve(self._slots + more)
+            if error is None:
+                self._free.extend(range(self._slots, self._slots + more))
+                self._slots += more
+                return True
+            if more == 1:
+                log.warning(
+                    "the KV store %s cannot grow beyond %d bytes (%s); it goes on with those.",
+                    self.directory,
+                    self._slots * self._entry_bytes,
+                    error.strerror,
+                )
+                self._most_bytes = self._slots * self._entry_bytes
+            more //= 2  # the disk may have room for less
+        return False
+
+    def _reserve(self, slots: int) -> OSError | None:
+        """Make room for so many slots in all; what hindered it, and then nothing has changed."""
         try:
             self._pages.reserve(slots)
             self._index.reserve(slots)
         except OSError as error:
-            log.warning(
-                "the KV store %s cannot grow beyond %d bytes (%s); it goes on with those.",
-                self.directory,
-                self._slots * self._entry_bytes,
-                error.strerror,
-            )
-            self._most_bytes = self._slots * self._entry_bytes
             with contextlib.suppress(OSError):
                 self._pages.shrink(self._slots)
-            return False
-        self._free.extend(range(self._slots, slots))
-        self._slots = slots
-        return True
+            return error
+        return None
 
     def _evict(self) -> bool:
         """Free the slot that was used least recently and that nobody reads, if there is one."""

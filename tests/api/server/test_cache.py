@@ -83,6 +83,7 @@ def test_a_pinned_prefix_stays_when_the_pool_is_full(live: LiveServer) -> None:
     assert "pinned system: 128 tokens" in shown.output
     assert live.post("/v1/cache/unpin", {"name": "system"}).status_code == 200
     missing = live.post("/v1/cache/unpin", {"name": "system"})
+    assert missing.status_code == 404
     assert "there is no pin 'system'" in missing.json()["error"]["message"]
     assert report(live)["pins"] == []
     assert crowd(2000) < 128

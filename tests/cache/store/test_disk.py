@@ -263,6 +263,29 @@ def test_a_full_disk_ends_growth_but_not_the_store(
     store.check_integrity()
 
 
+def test_a_disk_with_little_room_is_filled_in_smaller_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    nbytes = entry_bytes(tmp_path)
+    monkeypatch.setattr("ockham.cache.store.disk.GROW_BYTES", 8 * nbytes)
+    reserve = os.posix_fallocate
+    room = 5 * nbytes
+
+    def little(descriptor: int, offset: int, length: int) -> None:
+        if offset + length > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reserve(descriptor, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", little)
+    store = DiskStore(tmp_path / "store", 100 * nbytes, IDENTITY)
+    with caplog.at_level(logging.WARNING, "ockham.store"):
+        put(store, names_of(range(40)))
+        put(store, names_of([8] * 40))
+    assert caplog.text.count("cannot grow") == 1
+    assert get(store, names_of([8] * 40)) >= 4
+    store.check_integrity()
+
+
 def test_a_disk_that_fails_is_written_to_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
