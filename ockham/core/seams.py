@@ -561,6 +561,9 @@ class SmallModel(Protocol):
     directory: Path
     """Of its checkpoint."""
     hidden_size: int
+    layer_parallel: int
+    """So many consecutive layers take the same input where drafted rows are computed, so that they
+    could run at the same time; 1 is exact."""
 
     def open(self) -> Any: ...
 

@@ -17,6 +17,7 @@ METHODS = {"ngram": "copying", "suffix": "trie"}
 """vLLM's names of methods that have another one here."""
 MOST_TOKENS = 64
 MOST_BRANCHES = 8
+MOST_LAYERS = 16
 KEEPING = ("trie", AUTO)
 """Methods that can keep what they have learned in a file."""
 LEAST_LEARNED_BYTES = 1 << 20
@@ -32,10 +33,11 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from. `model`
     is the draft model of the method "draft_model", which drafts trees with up to `branches` tokens
     below each (1: chains), and none for which the chance that it or one before it is rejected
-    exceeds `rejection_threshold`; or of "rapid", which drafts in the same way from `draft_context`
-    tokens of a text, with the model itself where none is named; or the directory of what was
-    trained for one of the "medusa", "prompt_tokens" and "early_exit"; of the last, `layers` instead
-    says after how many layers the model is left. `learned_bytes` bounds the memory of each
+    exceeds `rejection_threshold`, `layer_parallel` layers at a time from the same input; or of
+    "rapid", which drafts in the same way from `draft_context` tokens of a text, with the model
+    itself where none is named; or the directory of what was trained for one of the "medusa",
+    "prompt_tokens" and "early_exit"; of the last, `layers` instead says after how many layers the
+    model is left. `learned_bytes` bounds the memory of each
     drafter that learns from one request for another, of all tenants together; in `learned_file` the
     drafter "trie" keeps what it has learned, read when an engine starts, written when it ends.
     """
@@ -48,6 +50,7 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     layers: int | None = None
     branches: int = 4
     rejection_threshold: float = 1.0
+    layer_parallel: int = 1
     draft_context: int = 512
     learned_bytes: int = 64 << 20
     learned_file: str | None = None
@@ -70,6 +73,11 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
         if not 1 <= self.branches <= MOST_BRANCHES:
             raise ConfigError(
                 f"branches must lie in [1, {MOST_BRANCHES}], got {self.branches}; 1 drafts chains."
+            )
+        if not 1 <= self.layer_parallel <= MOST_LAYERS:
+            raise ConfigError(
+                f"layer_parallel must lie in [1, {MOST_LAYERS}], got {self.layer_parallel}; 1 runs "
+                "the draft model as it is."
             )
         if not 0.0 < self.rejection_threshold <= 1.0:
             raise ConfigError(

@@ -23,7 +23,9 @@ class DraftModel(ModelDrafting):
     will draw with. Branches are continued as far as their chance of being accepted, learned for
     each degree of the draft model's own certainty, pays for computing and verifying them; where
     `acceptance.safetensors` lies beside the model, by what this head foretells (SpecDec++, paper
-    101).
+    101). With `layer_parallel`, groups of the draft model's layers take the same input while it
+    drafts; what was said is then computed again as it should be, in the pass that reads the next
+    token (EasySpec, paper 247).
     """
 
     name: ClassVar[str] = "draft_model"
@@ -37,13 +39,14 @@ class DraftModel(ModelDrafting):
                 '"lab-drafter"}.'
             )
         super().__init__(config.branches, config.rejection_threshold)
-        self._name = config.model
+        self._name, self._layer_parallel = config.model, config.layer_parallel
 
     def attach(self, load: LoadSmall) -> None:
         """See `JointDrafter`."""
         self.model = load(self._name)
+        self.model.layer_parallel = self._layer_parallel
         self.head = read_acceptance(self.model.directory, self.model.hidden_size)
 
     def open(self, salt: str) -> ModelStream:
         """See `Drafter`. Streams share nothing but the steps that they are computed in."""
-        return ModelStream(self.model)
+        return ModelStream(self.model, recompute=self._layer_parallel > 1)
