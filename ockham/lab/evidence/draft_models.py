@@ -20,6 +20,7 @@ from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, run
 from ockham.lab.evidence.drafts import ANSWERED, PROMPTS, SPECDEC, edits
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
+from ockham.lab.tasks.texts import held_out
 
 RSD = (
     "RSD (paper 48): trees drawn without replacement beat chains and i.i.d. trees at every length "
@@ -29,8 +30,6 @@ EASYSPEC = (
     "EasySpec (paper 247): drafting up to 1.62 times as fast on several GPUs, at most 7% less "
     "accurate; up to 4.17 times as fast as decoding token by token"
 )
-EACH = 4
-"""Tokens of a chain by a model that has many layers."""
 BUDGET = 8
 """Drafted tokens in each step."""
 LENGTHS = (1, 2, 3, 4, 6, 8, 12)
@@ -179,35 +178,41 @@ class Uncalibrated(DraftModel):
 def layer_parallel(bench: Bench) -> Row:
     """The built-in model drafts for itself: its drafter has too few layers to show anything."""
     engine = bench.engine()
-    prompts = edits(bench, engine)
-    wanted = requests(prompts, [greedy(ANSWERED)] * len(prompts))
-    config = parse(
-        {
-            "method": "draft_model",
-            "model": bench.config.model,
-            "adaptive": False,
-            "branches": 1,
-            "num_speculative_tokens": EACH,
-        }
+    prompts = programs(bench, engine)
+    params = [greedy(ANSWERED, temperature=1.0, seed=number) for number in range(len(prompts))]
+    wanted = requests(prompts, params)
+    setting = {"method": "draft_model", "model": bench.config.model, "adaptive": False}
+    exact, *groups = (
+        parse({**setting, "branches": 1, "num_speculative_tokens": BUDGET, "layer_parallel": size})
+        for size in (1, 2, 4)
     )
-    pairs = msgspec.structs.replace(config, layer_parallel=2)
-    exact, calibrated = engine.make_speculation(config), engine.make_speculation(pairs)
-    left = engine.make_speculation(pairs, [Uncalibrated(pairs)])
-    for controller in (exact, calibrated, left):
-        drafted(engine, wanted, controller)  # so that they know what is accepted
-    uncalibrated = drafted(engine, wanted, left).observed
+    alone, pairs = engine.make_speculation(exact), engine.make_speculation(groups[0])
+    told = []
+    for config in groups:
+        both = [engine.make_speculation(config)]
+        both.append(engine.make_speculation(config, [Uncalibrated(config)]))
+        steps = [f"{drafted(engine, wanted, each).observed:.0f}" for each in both]
+        told.append(f"{config.layer_parallel} layers: {steps[0]}, uncalibrated {steps[1]}")
     return bench.compare(
         "drafter",
         "draft_model-layer-parallel",
-        lambda: drafted(engine, wanted, exact),
-        lambda: drafted(engine, wanted, calibrated),
+        lambda: drafted(engine, wanted, alone),
+        lambda: drafted(engine, wanted, pairs),
         lambda outcome: outcome.observed,
         exact=True,
         what=(
-            f"{PROMPTS} edits of code, {ANSWERED} tokens each, chains of {EACH} that the model "
-            "drafts for itself; the state of what was said is computed again with it, and left as "
-            f"it was drafted it takes {uncalibrated:.0f} steps"
+            f"{len(prompts)} programs gone on with at temperature 1, {ANSWERED} tokens each, chains "
+            f"of {BUDGET} that the model drafts for itself; steps, {'; '.join(told)}"
         ),
         unit="steps of the engine",
         claim=EASYSPEC,
     )
+
+
+def programs(bench: Bench, engine: Engine) -> list[list[int]]:
+    """Beginnings of programs that no training read; where there is no tokenizer, other prompts."""
+    if bench.workload or engine.tokenizer is None:
+        return bench.prompts(engine, [256] * PROMPTS)
+    encode = engine.tokenizer.encode
+    passages = held_out()["code"][:PROMPTS]
+    return [encode(text[: len(text) // 3], add_special_tokens=False)[-256:] for text in passages]

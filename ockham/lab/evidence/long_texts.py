@@ -19,7 +19,7 @@ RAPID = (
 )
 LENGTHS = (1000, 2000, 4000)
 """Tokens of the texts; the second is the one that is timed."""
-QUESTIONS, ANSWERED, DRAFTED = 6, 32, 4
+QUESTIONS, ANSWERED, DRAFTED = 4, 32, 4
 
 
 @evidence("drafter", "rapid")
