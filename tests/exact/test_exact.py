@@ -117,7 +117,10 @@ def check_schedules(
         trained = {
             method: {"model": str(write_draft(directory / method, method, **sizes, **layers))}
             for method in METHODS
-        } | {"draft_model": {"model": str(checkpoint)}, "rapid": {"draft_context": 64}}
+        } | {
+            "draft_model": {"model": str(checkpoint), "layer_parallel": 2},
+            "rapid": {"draft_context": 64},
+        }
         executors = [executor_of(crowded, threads) for threads in (1, 2)]
 
         @classmethod

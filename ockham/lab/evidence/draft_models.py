@@ -201,8 +201,8 @@ def layer_parallel(bench: Bench) -> Row:
         lambda outcome: outcome.observed,
         exact=True,
         what=(
-            f"{len(prompts)} programs gone on with at temperature 1, {ANSWERED} tokens each, chains "
-            f"of {BUDGET} that the model drafts for itself; steps, {'; '.join(told)}"
+            f"{len(prompts)} programs gone on with at temperature 1, {ANSWERED} tokens each, chains"
+            f" of {BUDGET} that the model drafts for itself; steps, {'; '.join(told)}"
         ),
         unit="steps of the engine",
         claim=EASYSPEC,
