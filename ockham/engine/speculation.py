@@ -36,6 +36,7 @@ from ockham.core.seams import (
 )
 from ockham.core.speculative import DraftStats, SpeculativeConfig
 from ockham.engine.drafts import ROOT, Tree, choose
+from ockham.engine.merit import Merit
 from ockham.engine.sequence import Sequence
 from ockham.engine.tempo import Tempo
 
@@ -155,6 +156,15 @@ class Speculation:
         self.marks: Floats | None = marks[0] if marks else None
         """The inputs of the marks that drafts may have."""
         self.acceptance = [Acceptance(drafter.kinds) for drafter in drafters]
+        self._asking = sorted(range(len(drafters)), key=lambda number: self._joint[number])
+        """The drafters in the order in which they are asked: those that take time come last."""
+        self._merits = [Merit() for _ in drafters]
+        self._spent = [0.0 for _ in drafters]
+        self._gained = [0.0 for _ in drafters]
+        """Of those that take time, in the latest step: what they took, and what their tokens
+        gained."""
+        self._token_s = self._row_s = 0.0
+        """What a token is worth and a row costs, in seconds, as of the latest plan."""
         self.tempo = Tempo()
         self.account = Account()
         self.counters = DraftStats()
@@ -287,12 +297,15 @@ class Speculation:
     def _plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
         self._steps += 1
         self._certain = 0
+        self._judge()
         room = min(room, _MOST_ROWS)
         if room < 1:
             return None
         rows = len(running)
         adaptive = self.config.adaptive
         worth = self.tempo.worth(rows) if adaptive else 0.0
+        self._token_s = self.tempo.plain(rows) / rows if adaptive else math.inf
+        self._row_s = worth * self._token_s if adaptive else 0.0
         held = self._saving or (adaptive and self.tempo.stale(rows))
         hopes = None if held else self._hopes(worth)
         if hopes is None and not self._any_constrained(running):
@@ -309,6 +322,13 @@ class Speculation:
             trees = [tree.pruned(list(range(min(each, len(tree))))) for tree in trees]
         return [tree or None for tree in trees] if any(trees) else None
 
+    def _judge(self) -> None:
+        """Hold what the drafters that take time took for the latest step against its gains."""
+        for number, merit in enumerate(self._merits):
+            if self._spent[number] and 0.0 < self._token_s < math.inf:
+                merit.book(self._steps, self._gained[number], self._spent[number])
+            self._spent[number] = self._gained[number] = 0.0
+
     def learn(self, sequence: Sequence, tree: Tree, walked: list[tuple[int, int]]) -> None:
         """`walked` has the numbers that were reached, `ROOT` first, each with the token that
         follows there."""
@@ -318,9 +338,12 @@ class Speculation:
         self._learn_marks(known, tree, walked)
         for number, parent in enumerate(tree.parents):
             token = followed.get(parent)
+            (first, _), *others = tree.sources[number]
+            accepted = token == tree.tokens[number]
+            if self._joint[first] and not others:  # which nobody else would have drafted
+                self._gained[first] += self._token_s * accepted - self._row_s
             if token is None or tree.tokens[number] < 0:
                 continue
-            accepted = token == tree.tokens[number]
             for drafter, kind in tree.sources[number]:
                 self._learn_kind(known, drafter, kind, accepted)
         known.tried = True
@@ -421,13 +444,14 @@ class Speculation:
                 asked.append((sequence, tree, self._fed(sequence), left))
         for _, tree, known, left in asked:
             self._add_certain(tree, known, left)
-        for number, drafter in enumerate(self.drafters if hopes is not None else ()):
+        for number in self._asking if hopes is not None else ():
             assert hopes is not None, "otherwise nobody is asked"
+            drafter = self.drafters[number]
             if self._constrained[number]:
                 continue
             if self._joint[number]:
                 joint = cast(GroupDrafter, drafter)
-                self._propose_together(number, joint, asked, hopes[number], worth, len(running))
+                self._propose_together(number, joint, asked, hopes[number], worth)
                 continue
             for _, tree, known, left in asked:
                 most = min(self.config.num_speculative_tokens, left)
@@ -454,19 +478,23 @@ class Speculation:
         asked: list[tuple[Sequence, Tree, _Known, int]],
         hopes: list[float],
         worth: float,
-        sequences: int,
     ) -> None:
         """Ask for those sequences for which the others know nothing that is nearly certain."""
+        if self.config.adaptive and self._merits[number].rests(self._steps):
+            return
         wanting = [each for each in asked if max(each[1].chances, default=0.0) < _CERTAIN]
+        if not wanting:
+            return
         most = self.config.num_speculative_tokens
         wishes = [
             Wish(min(most, left), self._shares(known, number, hopes), sequence.noise, sequence.view)
             for sequence, _, known, left in wanting
         ]
         streams = [known.streams[number] for _, _, known, _ in wanting]
-        token_s = self.tempo.plain(sequences) / sequences if self.config.adaptive else math.inf
-        drafts = drafter.propose_all(streams, wishes, worth, token_s)
+        began = time.perf_counter()
+        drafts = drafter.propose_all(streams, wishes, worth, self._token_s)
         self._read_s += drafter.reading_s
+        self._spent[number] = time.perf_counter() - began - drafter.reading_s
         for (_, tree, _, _), wish, draft in zip(wanting, wishes, drafts, strict=True):
             if draft is not None:
                 tree.add(draft, number, wish.accepted, worth)

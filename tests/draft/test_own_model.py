@@ -14,6 +14,7 @@ from ockham.core.errors import ConfigError
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Floats, Ints
 from ockham.core.step import Step
+from ockham.draft.early_exit import EarlyExit
 from ockham.draft.medusa import StandingStream
 from ockham.draft.prompt_tokens import GuessingStream
 from ockham.engine.engine import Engine
@@ -242,3 +243,25 @@ def test_what_belongs_to_another_model_is_refused(target: Path, tmp_path: Path) 
         make_engine(target, {"method": "early_exit"})
     with pytest.raises(ConfigError, match="layers is of the method early_exit"):
         make_engine(target, {"method": "ngram", "layers": 1})
+
+
+def test_one_that_costs_more_than_it_brings_is_left_alone(
+    shallow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a drafter that pays: the account of both would stay open."""
+    asked = 0
+    propose = EarlyExit.propose_all
+
+    def counted(self: EarlyExit, *arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return propose(self, *arguments)
+
+    monkeypatch.setattr(EarlyExit, "propose_all", counted)
+    wrong = drafts(tmp_path, "early_exit", scale=5.0)["model"]
+    setting = {"method": "early_exit,copying", "model": wrong, "adaptive": True}
+    engine = make_engine(shallow, setting, max_model_len=500)
+    found = answers(engine, count=3, max_tokens=400, temperature=0.0)
+    plain = make_engine(shallow, "none", max_model_len=500)
+    assert found == answers(plain, count=3, max_tokens=400, temperature=0.0)
+    assert 0 < asked < 0.5 * engine.scheduler.steps
