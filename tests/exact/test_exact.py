@@ -23,7 +23,7 @@ from tests.exact.machine import FEWEST, ExactnessMachine
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.grammars import with_grammars
 from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_mixtral
-from tests.helpers.trained_drafts import METHODS, write_draft
+from tests.helpers.trained_drafts import METHODS, indexed, write_draft
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
 
@@ -120,6 +120,7 @@ def check_schedules(
         } | {
             "draft_model": {"model": str(checkpoint), "layer_parallel": 2},
             "rapid": {"draft_context": 64},
+            "corpus": {"model": str(indexed(directory / "corpus", VOCABULARY))},
         }
         executors = [executor_of(crowded, threads) for threads in (1, 2)]
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from ockham.draft.structures.text_index import order_of
+from ockham.model.corpus_files import Corpus, write_corpus
+
 METHODS = ("medusa", "prompt_tokens", "early_exit")
 
 
@@ -51,4 +54,13 @@ def write_draft(
     if method == "early_exit":
         config["layers"] = layers
     (directory / "draft.json").write_text(json.dumps(config))
+    return directory
+
+
+def indexed(directory: Path, vocabulary: int, seed: int = 0) -> Path:
+    """An index of random texts in which short runs of tokens come again."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, vocabulary, 20_000).astype(np.int32)
+    tokens[::50] = -1
+    write_corpus(directory, Corpus(tokens, order_of(tokens), vocabulary, ""))
     return directory

@@ -11,21 +11,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate, combinations_with_replacement
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.registry import Technique, techniques
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.speculative import NONE
+from ockham.core.speculative import NONE, WITH_MODEL
+from ockham.draft.structures.text_index import order_of
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.lab.evidence.bench import Bench, requests, run, watched
 from ockham.lab.evidence.recipe import ENGINE
+from ockham.lab.tasks.texts import held_out
+from ockham.model.corpus_files import END, Corpus, write_corpus
+from ockham.model.hub import resolve
+from ockham.model.tokenizer import load_tokenizer
 from ockham.weights.block_types import BlockFormat
 
 LENGTHS = (3, 40, 17, 70, 1, 25)
@@ -135,7 +144,24 @@ def _setting(technique: Technique) -> Any:
     chosen = {"method": technique.name, "adaptive": False}
     if technique.name in DRAFT_MODELS:
         chosen["model"] = DRAFT_MODELS[technique.name]
+    elif technique.name == "corpus":
+        chosen["model"] = str(Path(_passages().name) / "index")
     return chosen
+
+
+@lru_cache(maxsize=1)
+def _passages() -> TemporaryDirectory[str]:
+    """Passages of code, indexed for the lab model."""
+    folder = TemporaryDirectory()
+    tokenizer = load_tokenizer(EngineConfig(), resolve("lab"))
+    assert tokenizer is not None, "the lab model has a tokenizer"
+    texts = [tokenizer.encode(text, add_special_tokens=False) for text in held_out()["code"]]
+    tokens = np.array([token for text in texts for token in [*text, END]], np.int32)
+    write_corpus(
+        Path(folder.name) / "index",
+        Corpus(tokens, order_of(tokens), tokenizer.vocab_size, tokenizer.digest),
+    )
+    return folder
 
 
 def compose(bench: Bench, chosen: Sequence[Part] | None = None) -> list[Cell]:
@@ -202,9 +228,9 @@ def _both_draft(one: Part, other: Part) -> dict[str, Any] | None:
     """Two drafters beside each other; None if that cannot be."""
     if one.seam != "drafter" or NONE in (one.name, other.name):
         return None
-    settings = [part.settings["speculative_config"] for part in (one, other)]
-    if all("model" in each for each in settings):
+    if {one.name, other.name} <= set(WITH_MODEL):
         return None
+    settings = [part.settings["speculative_config"] for part in (one, other)]
     return {**settings[0], **settings[1], "method": f"{one.name},{other.name}"}
 
 
