@@ -42,3 +42,20 @@ def test_unknown_texts_and_settings_are_refused_before_anything_is_loaded() -> N
         assert done.exit_code != 0
         assert said in done.stderr
         assert "loading" not in done.stderr
+
+
+def test_what_drafting_costs_is_measured_for_each_drafter() -> None:
+    args = ["bench", "drafting", "--context", "3k", "--steps", "40", "--json"]
+    done = CliRunner().invoke(cli, args)
+    assert done.exit_code == 0, done.output
+    found = {one["method"]: one for one in json.loads(done.stdout)}
+    assert list(found) == ["copying", "trie", "recycling", "trigram"]
+    for one in found.values():
+        assert (one["context"], one["steps"]) == (3000, 40)
+        assert 0 < one["propose_s"] <= one["propose_p99_s"]
+        assert one["take_s"] > 0
+        assert one["first_s"] > one["take_s"]
+        assert one["bytes"] > 1000
+    refused = CliRunner().invoke(cli, ["bench", "drafting", "--methods", "eagle9"])
+    assert refused.exit_code != 0
+    assert "no drafter called 'eagle9'" in refused.stderr
