@@ -263,7 +263,7 @@ class _Writer:
 
 
 def _copy_beside(path: Path, out: Path) -> None:
-    """The tokenizer's files and the generation settings of a checkpoint."""
+    """The tokenizer's files, the generation settings and an acceptance head of a checkpoint."""
     if path.is_file():
         from ockham.model.gguf.tokenizer import read_tokenizer
 
@@ -272,7 +272,7 @@ def _copy_beside(path: Path, out: Path) -> None:
         (out / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
         return
     for pattern in WANTED_FILES:
-        if pattern == "config.json" or "safetensors" in pattern:
+        if pattern == "config.json" or pattern.startswith("model"):
             continue
         for file in path.glob(pattern):
             target = out / file.relative_to(path)

@@ -6,6 +6,7 @@ own texts (FastDraft, arXiv:2411.11055, paper 238).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,9 @@ LEAST_PROMPT = 16
 HELD_OUT_PROMPTS = 64
 HELD_OUT_ANSWER = 96
 AT_ONCE = 64
-"""Prompts that are given to the engine together."""
+"""Prompts that are given to the engine together; fewer towards the end."""
+_LEAST_AT_ONCE = 8
+KEPT_S = 60.0
 _TRAIN, _TOKENS, _SIZES = "/train", "/tokens", "/sizes"
 
 
@@ -75,30 +78,50 @@ class Outputs:
 
 
 def write_outputs(
-    model: Path, pieces: Pieces, tokens: int, context: int, seed: int, tell: Callable[[str], None]
+    model: Path,
+    pieces: Pieces,
+    tokens: int,
+    context: int,
+    seed: int,
+    path: Path,
+    tell: Callable[[str], None],
 ) -> Outputs:
     """Let the target write at least `tokens` tokens in texts of at most `context`, prompt included,
-    every second one greedily and the others at temperature 1; and held-out ones, greedily."""
+    every second one greedily and the others at temperature 1; and held-out ones, greedily.
+
+    They are kept in `path` while they come, and what stands there is not written again."""
+    done = Outputs.load(path) if path.exists() else Outputs([], {})
+    if done.held_out:
+        return done
     engine = Engine(EngineConfig(model=str(model), skip_tokenizer_init=True, max_model_len=context))
     try:
-        rng = Random(f"outputs {seed}")
+        train, kept = done.train, time.monotonic()
         longest = min(LONGEST_ANSWER, context // 2)
-        train: list[Written] = []
-        written = 0
+        written = _answered_tokens(train)
         while written < tokens:
-            prompts = _prompts(pieces.train, AT_ONCE, context - longest, rng)
+            rng = Random(f"outputs {seed} {len(train)}")
+            count = min(AT_ONCE, max(_LEAST_AT_ONCE, (tokens - written) // longest))
+            prompts = _prompts(pieces.train, count, context - longest, rng)
             texts = _write(engine, prompts, longest, len(train), greedy=2)
             train += texts
-            written += sum(len(text.tokens) - text.prompt for text in texts)
+            written += _answered_tokens(texts)
             tell(f"the target has written {written:,} of {tokens:,} tokens")
+            if time.monotonic() - kept > KEPT_S:
+                done.save(path)
+                kept = time.monotonic()
         longest = min(HELD_OUT_ANSWER, context // 2)
-        held_out = {}
         for name, texts_of_file in pieces.held_out.items():
+            rng = Random(f"held-out {seed} {name}")
             asked = _prompts(texts_of_file, HELD_OUT_PROMPTS, context - longest, rng)
-            held_out[name] = _write(engine, asked, longest, 0, greedy=1)
-        return Outputs(train, held_out)
+            done.held_out[name] = _write(engine, asked, longest, 0, greedy=1)
+        done.save(path)
+        return done
     finally:
         engine.close()
+
+
+def _answered_tokens(texts: Sequence[Written]) -> int:
+    return sum(len(text.tokens) - text.prompt for text in texts)
 
 
 def _write(

@@ -57,13 +57,8 @@ def train(settings: Settings, tell: Tell = lambda line: None) -> Trained:
     workplace = Workplace(settings, path)
     pieces = _pieces(settings, path, tokenizer)
     workplace.begin()
-    if workplace.outputs.exists():
-        outputs = Outputs.load(workplace.outputs)
-    else:
-        tell(f"{path.name} writes what it is imitated by")
-        wanted = settings.output_tokens or max(1, settings.tokens // _READ_PER_OUTPUT)
-        outputs = write_outputs(path, pieces, wanted, context, settings.seed, tell)
-        outputs.save(workplace.outputs)
+    wanted = settings.output_tokens or max(1, settings.tokens // _READ_PER_OUTPUT)
+    outputs = write_outputs(path, pieces, wanted, context, settings.seed, workplace.outputs, tell)
     return _train(settings, path, draft, context, pieces, outputs, workplace, tell)
 
 

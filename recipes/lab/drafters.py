@@ -88,7 +88,7 @@ prose of held-out files, exercises of the test split), with 95% intervals over t
   work, of {trained["output_tokens"]:,} tokens that the lab model wrote (every second text greedily)
   and their prompts, which come from the text of `recipes/lab`: Python's standard library (PSF-2.0)
   and exercises.
-- **Seed:** {trained["seed"]}. `python -m recipes.lab drafters` makes it again.
+- **Seed:** {trained["seed"]}. `python -m recipes.lab drafters` trains with these settings.
 """
 
 

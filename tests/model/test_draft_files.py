@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
+from ockham.model.converting import convert
 from ockham.model.description import describe, read_config
 from ockham.model.draft_files import (
     AcceptanceHead,
@@ -127,6 +129,12 @@ def test_wrong_tensors_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=says):
         read_drafter(write(tmp_path, method, tensors))
+
+
+def test_a_converted_draft_model_keeps_its_acceptance_head(tmp_path: Path) -> None:
+    out = tmp_path / "packed"
+    convert(EngineConfig(model="lab-drafter", quantization="int8"), out, lambda line: None)
+    assert read_acceptance(out, 128) is not None
 
 
 @pytest.mark.parametrize("name", DRAFTERS)

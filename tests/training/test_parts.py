@@ -51,8 +51,8 @@ def test_states_are_the_residual_stream_before_the_final_norm(loaded: Target) ->
     assert torch.allclose(loaded.norm(found[2]), given[2], atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["Gemma2", "Granite", "Qwen3"])
-def test_heads_of_other_architectures_are_their_own(family: str, tmp_path: Path) -> None:
+def tiny_of(family: str, directory: Path) -> Path:
+    """A random checkpoint of a family of transformers."""
     import transformers
 
     config = getattr(transformers, f"{family}Config")(
@@ -70,8 +70,13 @@ def test_heads_of_other_architectures_are_their_own(family: str, tmp_path: Path)
         **({"logits_scaling": 4.0, "embedding_multiplier": 3.0} if family == "Granite" else {}),
     )
     torch.manual_seed(1)
-    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(tmp_path)
-    target = Target(tmp_path)
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "Granite", "Qwen3"])
+def test_heads_of_other_architectures_are_their_own(family: str, tmp_path: Path) -> None:
+    target = Target(tiny_of(family, tmp_path))
     whole = target.model(input_ids=IDS).logits
     assert torch.allclose(target.logits(target.last_states(IDS)), whole, atol=1e-4)
 
@@ -112,6 +117,19 @@ def test_prompt_tokens_see_the_text_before_them_and_each_other(loaded: Target) -
         row = torch.cat([inputs[:, : place + 1], student.embeddings[None]], 1)
         whole = loaded.model(inputs_embeds=row).logits[:, place + 1 :]
         assert torch.allclose(loaded.logits(found[:, number]), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "Qwen3"])
+def test_prompt_tokens_stand_where_embeddings_do_in_other_architectures(
+    family: str, tmp_path: Path
+) -> None:
+    target = Target(tiny_of(family, tmp_path))
+    student = PromptTokenStudent(target, 2, seed=5)
+    _, found = student.states_after(IDS, [4])
+    inputs = target.states(IDS, [0])[0]
+    row = torch.cat([inputs[:, :5], student.embeddings[None]], 1)
+    whole = target.model(inputs_embeds=row).logits[:, 5:]
+    assert torch.allclose(target.logits(found[:, 0]), whole, atol=1e-4)
 
 
 def test_only_prompt_tokens_learn(loaded: Target) -> None:

@@ -18,7 +18,10 @@ from ockham.model.draft_files import (
     read_acceptance,
     read_drafter,
 )
-from ockham.training import loop
+from ockham.model.tokenizer import Tokenizer
+from ockham.training import loop, outputs
+from ockham.training.documents import read_documents
+from ockham.training.outputs import Outputs, write_outputs
 from ockham.training.settings import Settings
 from ockham.training.train import Trained, train
 from tests.helpers.tiny import tiny_llama
@@ -144,6 +147,25 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     assert isinstance(one, EarlyExit)
     assert isinstance(other, EarlyExit)
     assert np.array_equal(one.weight, other.weight)
+
+
+def test_what_the_target_wrote_is_not_written_again(
+    target: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = read_documents((data,), (), Tokenizer(target), None)
+
+    def written(path: Path) -> tuple[Outputs, list[str]]:
+        told: list[str] = []
+        return write_outputs(target, pieces, 4000, 64, 3, path, told.append), told
+
+    whole, rounds = written(tmp_path / "whole.npz")
+    assert len(rounds) > 1
+    part = Outputs(whole.train[: outputs.AT_ONCE], {})
+    part.save(tmp_path / "part.npz")
+    again, left = written(tmp_path / "part.npz")
+    assert again == whole
+    assert left == rounds[1:]
+    assert written(tmp_path / "part.npz") == (whole, [])
 
 
 def test_other_settings_do_not_go_on_from_a_training(
