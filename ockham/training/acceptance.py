@@ -36,14 +36,13 @@ _BINS = 10
 class AcceptanceStudent(Student):
     """One hidden layer, as wide as the draft model."""
 
-    rate = 3e-3
-
     def __init__(self, target: Target, draft_model: Path, seed: int) -> None:
         super().__init__()
         self.target = target
         self.directory = draft_model
         self._frozen: list[Any] = [load_draft_model(target, draft_model)]  # no part of the student
         width = self.draft.config.hidden_size
+        self.rate = min(3e-3, 0.4 / width)  # entries of a matrix are the smaller, the wider it is
         generator = torch.Generator().manual_seed(seed)
         sample = torch.arange(256)[None] % target.vocab_size
         with torch.no_grad():

@@ -92,13 +92,14 @@ def choose_shape(
 class DraftModelStudent(Student):
     """The draft model. `model` is one of transformers, and is what is written."""
 
-    rate = 4e-3
     text_share = 0.5
 
     def __init__(self, target: Target, model: nn.Module) -> None:
         super().__init__()
         self.target = target
         self.model: Any = model.requires_grad_(True).train()
+        # Entries of a matrix are the smaller, the wider it is.
+        self.rate = min(4e-3, 0.5 / self.model.config.hidden_size)
 
     @classmethod
     def new(cls, target: Target, shape: DraftShape, seed: int) -> DraftModelStudent:

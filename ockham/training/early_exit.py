@@ -26,8 +26,6 @@ class EarlyExitStudent(Student):
     """A square matrix with a bias after the first `layers` layers; it starts as the plain exit and
     learns the target's distributions."""
 
-    rate = 4e-3
-
     def __init__(self, target: Target, layers: int | None) -> None:
         super().__init__()
         deepest = len(target.layers) - 1
@@ -38,6 +36,7 @@ class EarlyExitStudent(Student):
                 f"{self.layers}."
             )
         d = target.hidden_size
+        self.rate = min(4e-3, 1.0 / d)  # entries of a matrix are the smaller, the wider it is
         self.target = target
         self.weight = nn.Parameter(torch.zeros(d, d))
         self.bias = nn.Parameter(torch.zeros(d))

@@ -25,11 +25,10 @@ class MedusaStudent(Student):
     """K heads, each a square matrix with a bias, that start as the target's own state; they learn
     the target's distributions at the tokens that they foretell."""
 
-    rate = 8e-3
-
     def __init__(self, target: Target, heads: int) -> None:
         super().__init__()
         d = target.hidden_size
+        self.rate = min(8e-3, 2.0 / d)  # entries of a matrix are the smaller, the wider it is
         self.target = target
         self.weights = nn.ParameterList(torch.zeros(d, d) for _ in range(heads))
         self.biases = nn.ParameterList(torch.zeros(d) for _ in range(heads))

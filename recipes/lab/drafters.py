@@ -19,8 +19,8 @@ SEED = 1
 _COMMON: dict[str, Any] = {"target": "lab", "seed": SEED, "batch_tokens": 1024}
 PLANS: dict[str, dict[str, Any]] = {
     "medusa": {"tokens": 700_000, "output_tokens": 150_000},
-    "prompt_tokens": {"tokens": 300_000, "output_tokens": 150_000},
-    "early_exit": {"tokens": 300_000, "output_tokens": 150_000, "layers": 4},
+    "prompt_tokens": {"tokens": 160_000, "output_tokens": 80_000},
+    "early_exit": {"tokens": 200_000, "output_tokens": 80_000, "layers": 4},
     "acceptance": {"tokens": 200_000, "output_tokens": 80_000, "draft_model": "lab-drafter"},
 }
 """What `ockham draft train lab OUT --method METHOD` is told beside the texts of texts.py."""
