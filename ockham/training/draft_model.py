@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ockham.core.errors import ConfigError
@@ -94,12 +94,12 @@ class DraftModelStudent(Student):
 
     text_share = 0.5
 
-    def __init__(self, target: Target, model: nn.Module) -> None:
+    def __init__(self, target: Target, model: Any) -> None:
         super().__init__()
         self.target = target
         self.model: Any = model.requires_grad_(True).train()
         # Entries of a matrix are the smaller, the wider it is.
-        self.rate = min(4e-3, 0.5 / self.model.config.hidden_size)
+        self.rate = min(4e-3, 0.5 / model.config.hidden_size)
 
     @classmethod
     def new(cls, target: Target, shape: DraftShape, seed: int) -> DraftModelStudent:
