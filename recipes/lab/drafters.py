@@ -20,7 +20,7 @@ _COMMON: dict[str, Any] = {"target": "lab", "seed": SEED, "batch_tokens": 1024}
 PLANS: dict[str, dict[str, Any]] = {
     "medusa": {"tokens": 700_000, "output_tokens": 150_000},
     "prompt_tokens": {"tokens": 160_000, "output_tokens": 80_000},
-    "early_exit": {"tokens": 200_000, "output_tokens": 80_000, "layers": 4},
+    "early_exit": {"tokens": 150_000, "output_tokens": 100_000, "layers": 4},
     "acceptance": {"tokens": 200_000, "output_tokens": 80_000, "draft_model": "lab-drafter"},
 }
 """What `ockham draft train lab OUT --method METHOD` is told beside the texts of texts.py."""
