@@ -57,6 +57,9 @@ _LENT, _MOST_SAVED, _MOST_OWED = 2.0, 8.0, 1.0
 plain steps."""
 _CERTAIN = 0.8
 """Where a token has this chance already, no draft model is asked."""
+_MOST_FED = 4096
+"""Tokens of a sequence that its drafters are told before one step: a long prompt would hold up all
+sequences for tens of milliseconds."""
 _HELD_UP = 4.0
 """Drafting that took more than so many times what is usual was held up by something else."""
 
@@ -211,7 +214,7 @@ class Speculation:
         """The row after which a sequence's latest token came stands so after the last layer,
         (hidden_size,), and the marks after it found these likely, (marks, count)."""
         known = self._known.get(sequence)
-        if known is None:
+        if known is None or known.fed + _MOST_FED < len(sequence.tokens):
             return
         for number, stream in enumerate(known.streams):
             if self._hidden[number] and hidden is not None:
@@ -444,6 +447,8 @@ class Speculation:
                 asked.append((sequence, tree, self._fed(sequence), left))
         for _, tree, known, left in asked:
             self._add_certain(tree, known, left)
+        lefts = {id(tree): left for _, tree, _, left in asked}
+        asked = [each for each in asked if each[2].fed == len(each[0].tokens)]
         for number in self._asking if hopes is not None else ():
             assert hopes is not None, "otherwise nobody is asked"
             drafter = self.drafters[number]
@@ -459,7 +464,6 @@ class Speculation:
                 draft = known.streams[number].propose(most, accepted, worth)
                 if draft is not None:
                     tree.add(draft, number, accepted, worth)
-        lefts = {id(tree): left for _, tree, _, left in asked}
         return [tree.best(lefts.get(id(tree), 0)) for tree in trees]
 
     def _add_certain(self, tree: Tree, known: _Known, left: int) -> None:
@@ -500,11 +504,12 @@ class Speculation:
                 tree.add(draft, number, wish.accepted, worth)
 
     def _fed(self, sequence: Sequence) -> _Known:
-        """What is known of a sequence, all of its tokens included."""
+        """What is known of a sequence: all of its tokens, but for the end of a long prompt, which
+        the drafters are told in several steps."""
         known = self._known.get(sequence)
         if known is None:
             known = self._known[sequence] = self._open(sequence)
-        self._feed(known, sequence)
+        self._feed(known, sequence, but=max(0, len(sequence.tokens) - known.fed - _MOST_FED))
         return known
 
     def _feed(self, known: _Known, sequence: Sequence, but: int = 0) -> None:

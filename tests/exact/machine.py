@@ -237,6 +237,15 @@ class ExactnessMachine(RuleBasedStateMachine):
     def draft_as_it_pleases(self) -> None:
         self._use_own_drafts()
 
+    @rule(steps=st.integers(4, 30))
+    def draft_nothing_for_a_while(self, steps: int) -> None:
+        """Steady decoding between drafts, on what they left behind."""
+        drafting = self.engine.speculation
+        self.engine.speculation = self.engine.make_speculation(parse("none"))
+        for _ in range(steps):
+            self._take(self.engine.step())
+        self.engine.speculation = drafting
+
     @rule(data=st.data(), most=st.sampled_from([4, 16]))
     def draft_by(self, data: st.DataObject, most: int) -> None:
         """From now on, verify all that one drafter has."""
