@@ -132,6 +132,19 @@ def test_prompt_tokens_stand_where_embeddings_do_in_other_architectures(
     assert torch.allclose(target.logits(found[:, 0]), whole, atol=1e-4)
 
 
+def test_prompt_tokens_learn_what_is_repeated(loaded: Target) -> None:
+    student = PromptTokenStudent(loaded, 2, seed=5)
+    optimiser = student.optimisers(student.rate)["all"]
+    losses = []
+    for _ in range(20):
+        loss = student.loss(IDS, np.random.default_rng(0), "outputs")
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
 def test_only_prompt_tokens_learn(loaded: Target) -> None:
     student = PromptTokenStudent(loaded, 2, seed=5)
     student.loss(IDS, np.random.default_rng(0), "outputs").backward()
