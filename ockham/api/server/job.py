@@ -129,10 +129,11 @@ def _checked(item: Item) -> Item:
     """A choice that ended in an error (its masks left no token) fails its request."""
     for choice in item[1].outputs:
         if choice.finish_reason == "error":
-            raise InvalidRequest(
-                f"No token could be chosen: {choice.stop_reason}. Loosen allowed_token_ids, "
-                "bad_words, logit_bias or structured_outputs."
-            )
+            reason = str(choice.stop_reason)
+            remedy = "Loosen allowed_token_ids, bad_words, logit_bias or structured_outputs."
+            if reason.startswith("the grammar"):
+                remedy = "Make what structured_outputs or response_format asks for simpler."
+            raise InvalidRequest(f"No token could be chosen: {reason}. {remedy}")
     return item
 
 
