@@ -135,6 +135,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
                         "logit_bias",
                     )
 
+        if not isinstance(self.superposed, bool):
+            raise InvalidRequest(
+                f"superposed must be true or false, got {self.superposed!r}.", "superposed"
+            )
         if self.superposed:
             self._check_superposed()
 

@@ -18,9 +18,19 @@ METHODS = {"ngram": "copying", "suffix": "trie"}
 MOST_TOKENS = 64
 MOST_BRANCHES = 8
 MOST_LAYERS = 16
-KEEPING = ("trie", AUTO)
+KEEPING = ("trie",)
 """Methods that can keep what they have learned in a file."""
 LEAST_LEARNED_BYTES = 1 << 20
+
+
+_OF = {
+    "prompt_lookup_min": ("copying",),
+    "branches": (DRAFT_MODEL, "rapid"),
+    "rejection_threshold": (DRAFT_MODEL, "rapid"),
+    "layer_parallel": (DRAFT_MODEL,),
+    "draft_context": ("rapid",),
+}
+"""Settings that only some methods have."""
 
 
 class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -35,9 +45,9 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     below each (1: chains), and none for which the chance that it or one before it is rejected
     exceeds `rejection_threshold`, `layer_parallel` layers at a time from the same input; or of
     "rapid", which drafts in the same way from `draft_context` tokens of a text, with the model
-    itself where none is named; or the directory of what was trained for one of the "medusa",
-    "prompt_tokens" and "early_exit"; of the last, `layers` instead says after how many layers the
-    model is left. `learned_bytes` bounds the memory of each
+    itself where none is named; or the directory of what was made for the method "medusa",
+    "prompt_tokens", "corpus" or "early_exit"; of the last, `layers` instead says after how many
+    layers the model is left. `learned_bytes` bounds the memory of each
     drafter that learns from one request for another, of all tenants together; in `learned_file` the
     drafter "trie" keeps what it has learned, read when an engine starts, written when it ends.
     """
@@ -93,6 +103,20 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
                 f"learned_file is kept by the method {' or '.join(KEEPING)}, and the method is "
                 f"{self.method!r}; leave one of them out."
             )
+        self._check_keys()
+
+    def _check_keys(self) -> None:
+        """Raise ConfigError for a setting that no chosen method has."""
+        chosen = set(self.methods)
+        if AUTO in chosen:
+            chosen |= {"copying", *((DRAFT_MODEL,) if self.model is not None else ())}
+        for key, methods in _OF.items():
+            default = next(f.default for f in msgspec.structs.fields(self) if f.name == key)
+            if getattr(self, key) != default and not chosen & set(methods):
+                raise ConfigError(
+                    f"{key} is a setting of the method {' or '.join(methods)}, and the method is "
+                    f"{self.method!r}; leave one of them out."
+                )
 
     @property
     def methods(self) -> list[str]:

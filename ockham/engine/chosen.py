@@ -10,18 +10,30 @@ from ockham.core.registry import Technique, find, make, techniques
 from ockham.core.seams import ApproximateReuse, Drafter, Reuse
 from ockham.core.speculative import AUTO, DRAFT_MODEL, METHODS, NONE, SpeculativeConfig
 from ockham.model.draft_files import drafter_method, is_drafter
-from ockham.model.hub import DRAFTERS
+from ockham.model.hub import BUILT_IN, DRAFTERS
 
 
 def make_drafters(config: SpeculativeConfig) -> list[Drafter]:
     """The drafters that a configuration names. Raises ConfigError for one that is not known, or a
     model that "auto" should draft with and that cannot be read."""
     names = [name for name in config.methods if name != NONE]
+    for name in names:
+        if name in DRAFTERS or name in BUILT_IN:
+            raise ConfigError(
+                f'{name} is what a drafter drafts with, and no method; write {{"model": "{name}"}}.'
+            )
     if names == [AUTO]:
         found = [each for each in techniques("drafter") if each.name != NONE]
         names = [each.name for each in found if getattr(each.cls, "automatic", True)]
         if config.model is not None:
             names.append(_method_of(config.model))
+    elif DRAFT_MODEL in names and config.model is not None:
+        method = _method_of(config.model)
+        if method != DRAFT_MODEL:
+            raise ConfigError(
+                f"{config.model} was made for the method {method!r}, and no model; leave the "
+                "method out."
+            )
     return [_find_drafter(name).cls(config) for name in names]
 
 

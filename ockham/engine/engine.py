@@ -574,8 +574,8 @@ class Engine:
             text = None if sequence.text is None else sequence.text.fresh()
             group.append(sequence.choice(index, text))
             group[-1].status = Status.APART
-        found = [self._say(choice, said) for choice, said in zip(group[1:], others, strict=True)]
-        return [*(d for each in found for d in each), *self._say(sequence, first)]
+        every = zip(group, [first, *others], strict=True)
+        return [delta for choice, said in every for delta in self._say(choice, said)]
 
     def _say(self, sequence: Sequence, tokens: list[int]) -> list[Delta]:
         """What comes of a choice that says these tokens, the last of which ends it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ockham.engine.messages import CacheReport, Delta, FromEngine, Refused
+from ockham.engine.messages import CacheReport, Delta, FromEngine, Refused, merge
 
 
 class Mailbox:
@@ -39,25 +39,6 @@ class Mailbox:
         messages = list(self._waiting.values())
         self._waiting.clear()
         return messages
-
-
-def merge(earlier: Delta, later: Delta) -> Delta:
-    """One delta that says what two consecutive ones of the same choice said."""
-    logprobs = earlier.logprobs
-    if later.logprobs is not None:
-        logprobs = (logprobs or []) + later.logprobs
-    return Delta(
-        request_id=later.request_id,
-        index=later.index,
-        token_ids=earlier.token_ids + later.token_ids,
-        text=earlier.text + later.text,
-        logprobs=logprobs,
-        prompt_logprobs=earlier.prompt_logprobs or later.prompt_logprobs,
-        finish_reason=later.finish_reason or earlier.finish_reason,
-        stop_reason=later.stop_reason if later.stop_reason is not None else earlier.stop_reason,
-        finished=earlier.finished or later.finished,
-        ledger=later.ledger or earlier.ledger,
-    )
 
 
 def _key(message: FromEngine) -> tuple[str, str, int]:

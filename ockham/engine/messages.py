@@ -79,26 +79,35 @@ class Delta(msgspec.Struct, tag="delta", omit_defaults=True):
         return self.drafted or [False] * len(self.token_ids)
 
 
+def merge(earlier: Delta, later: Delta) -> Delta:
+    """One delta that says what two consecutive ones of the same choice said."""
+    logprobs = earlier.logprobs
+    if later.logprobs is not None:
+        logprobs = (logprobs or []) + later.logprobs
+    drafted = earlier.marks + later.marks if earlier.drafted or later.drafted else []
+    return Delta(
+        request_id=later.request_id,
+        index=later.index,
+        token_ids=earlier.token_ids + later.token_ids,
+        text=earlier.text + later.text,
+        logprobs=logprobs,
+        prompt_logprobs=earlier.prompt_logprobs or later.prompt_logprobs,
+        finish_reason=later.finish_reason or earlier.finish_reason,
+        stop_reason=later.stop_reason if later.stop_reason is not None else earlier.stop_reason,
+        finished=earlier.finished or later.finished,
+        ledger=later.ledger or earlier.ledger,
+        drafted=drafted,
+    )
+
+
 def merged(deltas: list[Delta]) -> list[Delta]:
     """One delta for each choice that has several, in the order of their last ones: what finishes
     a request stays its last."""
     found: dict[tuple[str, int], Delta] = {}
     for delta in deltas:
         key = (delta.request_id, delta.index)
-        before = found.get(key)
-        if before is None:
-            found[key] = delta
-            continue
-        found[key] = found.pop(key)
-        before.drafted = before.marks + delta.marks
-        before.token_ids = before.token_ids + delta.token_ids
-        before.text += delta.text
-        if delta.logprobs is not None:
-            before.logprobs = (before.logprobs or []) + delta.logprobs
-        if delta.prompt_logprobs is not None:
-            before.prompt_logprobs = delta.prompt_logprobs
-        before.finish_reason, before.stop_reason = delta.finish_reason, delta.stop_reason
-        before.finished, before.ledger = delta.finished, delta.ledger
+        before = found.pop(key, None)
+        found[key] = delta if before is None else merge(before, delta)
     return list(found.values())
 
 

@@ -98,6 +98,7 @@ def serve(engine: Engine, channel: Channel[ToEngine]) -> int:
             _fail(error, held, channel)
             return 1
         held.update_from(deltas)
+        idle_reported = False
         news: list[FromEngine] = [*deltas]
         now_s = time.monotonic()
         if now_s - stats_sent_s >= STATS_EVERY_S:

@@ -53,6 +53,10 @@ def write_corpus(directory: Path, corpus: Corpus) -> None:
 def read_corpus(directory: Path) -> Corpus:
     """Read what `ockham draft index` wrote. Raises ModelError if a file is missing or damaged, or
     is something else."""
+    if not (directory / CONFIG_FILE).is_file():
+        raise ModelError(
+            f"{directory} holds no indexed texts; name a directory that `ockham draft index` wrote."
+        )
     facts = read_config(directory / CONFIG_FILE)
     vocabulary, tokenizer = facts.get("vocab_size"), facts.get("tokenizer")
     if facts.get("method") != METHOD or type(vocabulary) is not int or type(tokenizer) is not str:
@@ -65,17 +69,28 @@ def read_corpus(directory: Path) -> Corpus:
         len(tokens) != len(order)
         or not len(tokens)
         or not END <= tokens.min() <= tokens.max() < vocabulary
-        or not 0 <= order.min() <= order.max() < len(tokens)
+        or not _orders(order, tokens)
     ):
-        raise ModelError(f"the texts of {directory} and their order do not belong together.")
+        raise ModelError(
+            f"the texts of {directory} and their order do not belong together: index them anew."
+        )
     return Corpus(tokens, order, vocabulary, tokenizer)
+
+
+def _orders(order: Ints, tokens: Ints) -> bool:
+    """Whether these are all places of the texts, in the order of the tokens that stand there."""
+    if not 0 <= order.min() <= order.max() < len(tokens):
+        return False
+    seen = np.zeros(len(tokens), np.bool_)
+    seen[order] = True
+    return bool(seen.all() and (np.diff(tokens[order]) >= 0).all() and tokens.max() >= 0)
 
 
 def _array(path: Path) -> Ints:
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from None
+    except (OSError, ValueError, EOFError):
+        raise ModelError(f"{path} cannot be read, or is cut short: index the texts anew.") from None
     if values.dtype != np.int32 or values.ndim != 1:
         raise ModelError(f"{path} holds no list of 32-bit integers.")
     return np.ascontiguousarray(values)

@@ -99,6 +99,8 @@ def resolve_drafter(drafter: str) -> Path:
     """The directory of a drafter that `ockham draft train` wrote, by its path or the name of a
     built-in one. Raises ModelError if there is no such directory."""
     path = DRAFTERS.get(drafter, Path(drafter).expanduser())
+    if drafter in BUILT_IN:
+        raise ModelError(f'{drafter} is a model: it drafts by the method "draft_model".')
     if not path.is_dir():
         raise ModelError(
             f"there is no directory {drafter!r}; name one that `ockham draft train` wrote, or a "

@@ -50,6 +50,13 @@ def train(settings: Settings, tell: Tell = lambda line: None) -> Trained:
     require_extra()
     path = _target_path(settings.target)
     description = describe(read_config(path))
+    deepest = description.layers - 1
+    exits = settings.method == "early_exit" and settings.layers is not None
+    if exits and not 1 <= (settings.layers or 0) <= deepest:
+        raise ConfigError(
+            f"layers must lie in [1, {deepest}] for a model of {deepest + 1} layers, got "
+            f"{settings.layers}."
+        )
     tokenizer = Tokenizer(path)
     windows = [window for window in description.windows if window is not None]
     context = min(settings.context, description.max_position_embeddings, *windows)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob
 from ockham.engine.mailbox import Mailbox
-from ockham.engine.messages import Delta, Refused, Stats
+from ockham.engine.messages import Delta, Refused, Stats, merge, merged
 
 
 def test_two_deltas_of_a_choice_become_one():
@@ -80,3 +80,13 @@ def test_however_it_is_read_nothing_is_lost_or_reordered(tokens, reads):
     take()
     for index in {index for index, _ in tokens}:
         assert read[index] == [token for i, token in tokens if i == index]
+
+
+def test_merged_deltas_keep_the_marks_of_drafted_tokens() -> None:
+    plain = Delta("r", 0, [1, 2])
+    marked = Delta("r", 0, [3, 4], drafted=[True, False])
+    assert merge(plain, marked).drafted == [False, False, True, False]
+    assert merge(marked, plain).drafted == [True, False, False, False]
+    assert merge(plain, plain).drafted == []
+    (found,) = merged([marked, plain])
+    assert found.drafted == [True, False, False, False]

@@ -180,6 +180,10 @@ def test_settings_are_read(setting: Any, expected: SpeculativeConfig) -> None:
         ({"num_speculative_tokens": 0}, r'method "none"\. It has'),
         ({"method": "ngram", "model": "small"}, "'ngram' has no model"),
         ("auto,ngram", "name it alone"),
+        ({"method": "ngram", "branches": 2}, "branches is a setting of the method draft_model"),
+        ({"method": "trie", "prompt_lookup_min": 5}, "prompt_lookup_min is a setting of"),
+        ({"draft_context": 64}, "draft_context is a setting of the method rapid"),
+        ({"learned_file": "kept"}, "learned_file is kept by the method trie"),
     ],
 )
 def test_wrong_settings_are_refused_with_what_is_wrong(setting: Any, said: str) -> None:
@@ -215,3 +219,19 @@ def test_a_long_prompt_is_told_in_several_steps(
     assert told[:4] == [40, 40, 40, 40]
     assert max(told) == 40
     assert engine.speculation.counters.drafts > 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lab-medusa", r'write \{"model": "lab-medusa"\}'),
+        ({"method": "draft_model", "model": "lab-medusa"}, "made for the method 'medusa'"),
+        ({"method": "medusa", "model": "lab-drafter"}, "is a model: it drafts by"),
+        ({"method": "corpus", "model": "nowhere"}, "there is no directory 'nowhere'"),
+    ],
+)
+def test_what_drafts_otherwise_is_told(
+    checkpoint: Path, setting: dict[str, str] | str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_engine(checkpoint, speculative_config=setting)
