@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from ockham.api.server.metrics import Metrics
 from ockham.cache.store.stats import TierStats
 from ockham.engine.messages import Ready, Stats
-from tests.helpers.live import wait_for
+from tests.api.server.conftest import TINY_FLAGS
+from tests.helpers.live import LiveServer, wait_for
 
 NAMES = [
     "ockham_num_requests_running",
@@ -82,22 +86,27 @@ def test_what_a_technique_saved_is_counted_under_its_name(server):
     assert server.metric("ockham_saved_tokens_total", technique="fork") >= 6
 
 
-def test_accepted_drafts_are_counted_by_position(server):
-    # A tiny model repeats itself, and what it repeats is copied.
-    server.complete(prompt=[5, 6, 7] * 9, max_tokens=60, ignore_eos=True)
-    server.wait_idle()
-    found = {
-        name: server.metric(f"ockham_spec_decode_num_{name}_total")
-        for name in ("drafts", "draft_tokens", "accepted_tokens")
-    }
+def test_accepted_drafts_are_counted_by_position(tiny: Path, tmp_path: Path) -> None:
+    # A tiny model repeats itself, and what it repeats is copied; whether it pays is not asked.
+    always = json.dumps({"method": "ngram", "adaptive": False})
+    with LiveServer(tiny, tmp_path, *TINY_FLAGS, "--speculative-config", always) as server:
+        asked = {"max_tokens": 60, "ignore_eos": True, "return_token_ids": True}
+        answer = server.complete(prompt=[5, 6, 7] * 9, **asked)
+        server.wait_idle()
+        found = {
+            name: server.metric(f"ockham_spec_decode_num_{name}_total")
+            for name in ("drafts", "draft_tokens", "accepted_tokens")
+        }
+        text = server.get("/metrics").text
     assert 0 < found["drafts"] <= found["draft_tokens"]
     by_position = [
         sample.value
-        for family in text_string_to_metric_families(server.get("/metrics").text)
+        for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name == "ockham_spec_decode_num_accepted_tokens_per_pos_total"
     ]
     assert sum(by_position) == found["accepted_tokens"]
+    assert sum(answer["choices"][0]["drafted"]) == found["accepted_tokens"]
 
 
 def test_reading_changes_nothing(server):
