@@ -13,7 +13,7 @@ from ockham.core.errors import ConfigError
 from ockham.draft.structures.text_index import order_of
 from ockham.engine.engine import Engine
 from ockham.lab.evidence.bench import Bench, greedy
-from ockham.lab.evidence.drafts import LOOKAHEAD, compared
+from ockham.lab.evidence.drafts import ALWAYS, LOOKAHEAD, compared
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.tasks.texts import held_out
@@ -34,7 +34,14 @@ def corpus(bench: Bench) -> Row:
         write_corpus(index, _indexed(engine, prompts))
         what = f"{PROMPTS} passages of code, one after the other, {ANSWERED} tokens each"
         return compared(
-            bench, "corpus", LOOKAHEAD, greedy(ANSWERED), what, prompts, model=str(index)
+            bench,
+            "corpus",
+            LOOKAHEAD,
+            greedy(ANSWERED),
+            what,
+            prompts,
+            model=str(index),
+            **ALWAYS,
         )
 
 
