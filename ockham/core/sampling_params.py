@@ -79,6 +79,12 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
     @property
+    def search(self) -> str | None:
+        """What makes all choices together, by its name at the seam `Search`; None if each is made
+        by itself."""
+        return "superposed" if self.superposed else None
+
+    @property
     def greedy(self) -> bool:
         return self.temperature == 0.0
 

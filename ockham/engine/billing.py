@@ -172,8 +172,10 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
                 book.waste(name, 1, cost.row_flops(cells, 1, logits))
 
 
-def book_search(sequence: Sequence, name: str, cost: ModelCost, total: Ledger) -> None:
+def book_search(sequence: Sequence, cost: ModelCost, total: Ledger) -> None:
     """Book the rows of all completions but one, that a search of several went through as one."""
+    name = sequence.params.search
+    assert name is not None, "only a search is booked"
     others, rows = sequence.params.n - 1, len(sequence.inputs)
     flops = cost.row_flops(sequence.prompt_tokens + 1, rows, rows) if rows else 0
     for book in (sequence.ledger, total):

@@ -60,8 +60,6 @@ from ockham.model.costs import cost_of
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.tokenizer import Tokenizer, load_tokenizer
 
-SUPERPOSED = "superposed"
-"""The search that a request asks for by `SamplingParams.superposed`."""
 WAIT_S = 0.05
 """The longest that a step with nothing to do sleeps before the caller may look around."""
 _PROMPTS_SHARE = 8
@@ -162,7 +160,7 @@ class Engine:
             eos=self._eos,
             approximate=self.approximate,
         )
-        self._search: Search | None = None
+        self._searches: dict[str, Search] = {}
         self._requests: dict[str, list[Sequence]] = {}
         self._arrivals = itertools.count()
         self._seeds = random.Random(config.seed)
@@ -230,14 +228,14 @@ class Engine:
     def _search_of(self, request: Request) -> SearchState | None:
         """What goes through all choices of a request together, if they are not one each."""
         params = request.params
-        if not params.superposed:
+        if params.search is None:
             return None
-        if self._search is None:
-            self._search = find("search", SUPERPOSED).cls()
+        if params.search not in self._searches:
+            self._searches[params.search] = find("search", params.search).cls()
         prompt = np.array(request.prompt_token_ids, np.int32)
         stops = frozenset() if params.ignore_eos else self._eos
         stops |= frozenset(params.stop_token_ids or ())
-        return self._search.begin(params.n, prompt, request.cache_salt, stops)
+        return self._searches[params.search].begin(params.n, prompt, request.cache_salt, stops)
 
     def _grammar(self, params: SamplingParams) -> GrammarState | None:
         """The beginning of what an output must look like."""
@@ -260,7 +258,9 @@ class Engine:
         if group is None:
             raise InvalidRequest(f"there is no running request {request_id!r} to export.")
         if any(sequence.search is not None for sequence in group):
-            raise InvalidRequest("superposed choices cannot be moved; let them end here.")
+            raise InvalidRequest(
+                "choices that are made together cannot be moved; let them end here."
+            )
         self._settle()
         data = moving.pack(group, self.state, time.monotonic())
         for sequence in group:
@@ -566,7 +566,7 @@ class Engine:
             embedded = self.own_model.embed(tokens)
             sequence.inputs.append(np.array(weights, np.float32) @ embedded)
             return []
-        billing.book_search(sequence, SUPERPOSED, self._cost, self._total)
+        billing.book_search(sequence, self._cost, self._total)
         del sequence.tokens[sequence.prompt_tokens :]
         first, *others = sequence.search.drafts
         group = self._requests[sequence.request_id]
