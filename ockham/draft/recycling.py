@@ -26,7 +26,7 @@ class Recycling:
     instead of in a fixed shape. A token's kind is its place in its row, at the first level and
     below it.
 
-    No part of "auto": beside copying, its rows are more often wasted than accepted.
+    No part of "auto": its rows are more often wasted than accepted (docs/techniques.md).
     """
 
     name: ClassVar[str] = "recycling"

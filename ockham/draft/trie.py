@@ -29,7 +29,7 @@ class TrieDrafter:
     first. With `learned_file` it is kept from run to run. A token's kind is the length of the match
     before it and its share among what followed.
 
-    No part of "auto": beside copying it costs more time than it gains (docs/speculation.md).
+    No part of "auto": beside copying it gains no time that could be told (docs/speculation.md).
     """
 
     name: ClassVar[str] = "trie"

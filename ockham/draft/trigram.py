@@ -26,8 +26,8 @@ class Trigram:
     weighs what is likely against what was not looked at yet. A token's kind is its share of the
     counts, after two tokens or one.
 
-    No part of "auto": beside copying, which knows longer runs, its rows are more often wasted than
-    accepted.
+    No part of "auto": it gains no time that could be told, and copying knows longer runs
+    (docs/techniques.md).
     """
 
     name: ClassVar[str] = "trigram"
