@@ -16,6 +16,14 @@ run: export OCKHAM_PROMPT := $(value PROMPT)
 run: .venv/.run
 	@$(BIN)/ockham run lab
 
+# `make test ISA=avx2` (or portable) runs the suite as a processor without the better instructions
+# would, and `make unit TESTS=tests/engine` a part of it.
+ISA ?=
+TESTS ?=
+ifneq ($(ISA),)
+unit: export OCKHAM_ISA := $(ISA)
+endif
+
 test: lint unit
 
 lint: .venv/.test
@@ -25,7 +33,7 @@ lint: .venv/.test
 	$(BIN)/lint-imports --config pyproject.toml
 
 unit: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 # The exactness machine for at least 10,000 sequences: every weight format and instruction set.
 exact: .venv/.test

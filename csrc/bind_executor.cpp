@@ -298,7 +298,7 @@ struct BoundExecutor {
 
 std::unique_ptr<BoundExecutor> make_executor(nb::object pool, Isa isa, nb::object planes,
                                              nb::sequence program, nb::callable matrix_of) {
-    if (!supported(isa)) throw std::invalid_argument("this processor lacks those instructions.");
+    require(isa);
     Converter convert(std::move(matrix_of));
     std::vector<ops::Op> converted;
     for (nb::handle op : program) converted.push_back(convert(op));
@@ -525,6 +525,7 @@ void bind_executor(nb::module_& module) {
     module.def(
         "row_function",
         [](Isa isa, const std::string& name, Vector<float> x) {
+            require(isa);
             const RowKernels& kernels = row_kernels(isa);
             Floats y{std::make_unique<Buffer>(), 1, static_cast<int64_t>(x.size())};
             float* to = y.memory->take<float>(y.columns);

@@ -101,7 +101,7 @@ Table<float> product(ThreadPool& pool, Isa isa, const Matrix& matrix, Input x,
     check_input(matrix, x);
     if (bias && static_cast<int64_t>(bias->shape(0)) != matrix.packed.outputs)
         throw std::invalid_argument("the bias does not have one value for each output.");
-    if (!supported(isa)) throw std::invalid_argument("this processor lacks those instructions.");
+    require(isa);
     const int64_t rows = static_cast<int64_t>(x.shape(0)), outputs = matrix.packed.outputs;
     const InputForm form = input_form(matrix.packed);
     const Memory scratch = allocate(form.bytes(rows));
@@ -118,6 +118,7 @@ Table<float> product(ThreadPool& pool, Isa isa, const Matrix& matrix, Input x,
 
 // The parts of prepare(): values as bytes, scales, offsets. For tests.
 nb::typed<nb::tuple, Table<uint8_t>, Table<float>, Table<int32_t>> prepared(ThreadPool& pool, Isa isa, const Matrix& matrix, Input x) {
+    require(isa);
     check_input(matrix, x);
     const int64_t rows = static_cast<int64_t>(x.shape(0));
     const InputForm form = input_form(matrix.packed);
@@ -140,6 +141,7 @@ nb::typed<nb::tuple, Table<uint8_t>, Table<float>, Table<int32_t>> prepared(Thre
 // turn, so that a list of them larger than the caches is read from memory.
 std::vector<double> time_products(ThreadPool& pool, Isa isa,
                                   nb::typed<nb::list, Matrix> matrices, int64_t rows, int repeats) {
+    require(isa);
     std::vector<const Matrix*> all;
     for (nb::handle each : matrices) all.push_back(nb::cast<const Matrix*>(each));
     if (all.empty()) throw std::invalid_argument("there is nothing to time.");
@@ -215,6 +217,7 @@ void bind_linear(nb::module_& module) {
         [](ThreadPool& pool, Isa isa, Input rows,
            nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> weight,
            nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> scale) {
+            require(isa);
             const int64_t outputs = rows.shape(0), inputs = rows.shape(1);
             if (outputs % panel_outputs || static_cast<int64_t>(scale.size()) != outputs ||
                 static_cast<int64_t>(weight.size()) != outputs * ((inputs + 3) / 4 * 4))
@@ -229,6 +232,7 @@ void bind_linear(nb::module_& module) {
         [](ThreadPool& pool, Isa isa, Input rows, int64_t group,
            nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> weight,
            nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> scale) {
+            require(isa);
             const int64_t outputs = rows.shape(0), inputs = rows.shape(1);
             if (outputs % panel_outputs || group < 32 || group % 32 || inputs % group ||
                 static_cast<int64_t>(scale.size()) != outputs * (inputs / group) ||

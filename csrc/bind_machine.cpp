@@ -36,11 +36,18 @@ void bind_machine(nb::module_& module) {
         .value("FP32", Rate::fp32)
         .value("BF16", Rate::bf16)
         .value("INT8", Rate::int8);
-    module.def("arithmetic_rate", &arithmetic_rate, "pool"_a, "isa"_a, "rate"_a, "seconds"_a,
-               nb::call_guard<nb::gil_scoped_release>());
+    module.def(
+        "arithmetic_rate",
+        [](ThreadPool& pool, Isa isa, Rate rate, double seconds) {
+            require(isa);
+            nb::gil_scoped_release release;
+            return arithmetic_rate(pool, isa, rate, seconds);
+        },
+        "pool"_a, "isa"_a, "rate"_a, "seconds"_a);
     module.def(
         "read_rate",
         [](ThreadPool& pool, Isa isa, nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig> memory) {
+            require(isa);
             const void* from = memory.data();
             const int64_t bytes = static_cast<int64_t>(memory.size());
             nb::gil_scoped_release release;

@@ -98,7 +98,7 @@ class DrawReader {
 class Sampler {
    public:
     Sampler(ThreadPool& pool, Isa isa) : pool_(pool), isa_(isa), scratch_(pool.size()) {
-        if (!supported(isa)) throw std::invalid_argument("this processor lacks those instructions.");
+        require(isa);
     }
     Sampler(const Sampler&) = delete;
 
@@ -139,6 +139,7 @@ void bind_sampler(nb::module_& module) {
     module.def(
         "gumbel",
         [](Isa isa, uint64_t seed, uint32_t stream, uint32_t position, uint32_t token) {
+            require(isa);
             const uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
             uint32_t words[64];
             row_kernels(isa).philox(key, token >> 2, position, stream, 0, words);

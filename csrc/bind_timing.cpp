@@ -47,7 +47,7 @@ std::vector<float> some_floats(int64_t count) {
 }
 
 void check(Isa isa, int64_t rows) {
-    if (!supported(isa)) throw std::invalid_argument("this processor lacks those instructions.");
+    require(isa);
     if (rows < 1) throw std::invalid_argument("there are no rows to time.");
 }
 

@@ -16,20 +16,26 @@ namespace ockham {
 
 enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
 
-// The best instruction set that this processor and its operating system support. avx512 stands for
-// F, BW, DQ, VL, VNNI and BF16; avx2 for AVX2, FMA and F16C.
-Isa detect();
-
-// Whether kernels of `isa` run here.
+// Whether kernels of `isa` run here: this processor and its operating system have the instructions,
+// and OCKHAM_ISA, if set, names no lesser set. avx512 stands for F, BW, DQ, VL, VNNI and BF16; avx2
+// for AVX2, FMA and F16C.
 bool supported(Isa isa);
 
+// Throws std::invalid_argument with a sentence if `isa` is not supported: every function that is
+// called from outside with an instruction set begins with it.
+void require(Isa isa);
+
+// The best instruction set that is supported.
+Isa detect();
+
 // What the environment's OCKHAM_ISA names, else detect(). Throws std::runtime_error with a sentence
-// where the variable names an unknown or unsupported one.
+// where the variable names an unknown one, or one that this processor lacks.
 Isa chosen();
 
 const char* name(Isa isa);
 
-// The opposite of name(). Throws std::runtime_error with a sentence.
+// The opposite of name(), whether supported or not. Throws std::runtime_error with a sentence for a
+// name that is none.
 Isa parse_isa(const std::string& text);
 
 }  // namespace ockham

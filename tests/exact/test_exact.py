@@ -20,6 +20,7 @@ from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.native import core
 from ockham.model.gguf.blocks import READERS
 from tests.exact.machine import FEWEST, ExactnessMachine
+from tests.helpers import isas
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.grammars import with_grammars
 from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_mixtral
@@ -69,10 +70,7 @@ def make_engine(checkpoint: Path, **values: object) -> Engine:
 @pytest.fixture(params=SHARES)
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Backends that are made in this test run this instruction set."""
-    if request.param not in {core.isa_name(isa) for isa in core.Isa if core.supported(isa)}:
-        pytest.skip(f"this processor lacks {request.param}")
-    monkeypatch.setenv("OCKHAM_ISA", request.param)
-    return str(request.param)
+    return isas.use(request.param, monkeypatch)
 
 
 def executor_of(engine: Engine, threads: int) -> Executor:
@@ -188,8 +186,7 @@ def test_instruction_sets_promise_no_equal_bits(
     """Bits are promised within one numerics id, and the instruction set is part of it."""
     checkpoint = tiny_llama(tmp_path)
     names = set()
-    supported = [isa for isa in core.Isa if core.supported(isa)]
-    for isa in supported:
-        monkeypatch.setenv("OCKHAM_ISA", core.isa_name(isa))
+    for isa in isas.AVAILABLE:
+        monkeypatch.setenv("OCKHAM_ISA", isa)
         names.add(make_engine(checkpoint, quantization="bf16").model.numerics_id)
-    assert len(names) == len(supported)
+    assert len(names) == len(isas.AVAILABLE)

@@ -10,9 +10,9 @@ import pytest
 from ockham.core.errors import OckhamError
 from ockham.core.registry import find
 from ockham.kernels.base import Backend
-from ockham.kernels.native import core
 from ockham.kernels.ops import Head, Program
 from ockham.kernels.reference import ReferenceBackend
+from tests.helpers import isas
 from tests.helpers.programs import SHAPES, VOCABULARY, on
 from tests.helpers.steps import Part, Stepper
 
@@ -20,15 +20,11 @@ WIDE = 5000
 """Tokens of a vocabulary that takes many tiles."""
 
 
-@pytest.fixture(params=["reference", "portable", "avx2", "avx512"])
+@pytest.fixture(params=["reference", *isas.NAMES])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     if request.param == "reference":
         return ReferenceBackend()
-    if core is None:
-        pytest.skip("the native core was not built")
-    if not core.supported(core.parse_isa(request.param)):
-        pytest.skip(f"this processor lacks {request.param}")
-    monkeypatch.setenv("OCKHAM_ISA", request.param)
+    isas.use(request.param, monkeypatch)
     from ockham.kernels.cpu import CpuBackend
 
     return CpuBackend(2)

@@ -20,15 +20,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from ockham.kernels.cpu_linear import native_matrix
+from tests.helpers import isas
 
-ISAS = [
-    pytest.param(
-        isa,
-        id=core.isa_name(isa),
-        marks=pytest.mark.skipif(not core.supported(isa), reason="not on this processor"),
-    )
-    for isa in (core.Isa.PORTABLE, core.Isa.AVX2, core.Isa.AVX512)
-]
+ISAS = isas.params()
 POOLS = {threads: core.ThreadPool(threads) for threads in (1, 2)}
 SCALES_AT = {"Q8_0": (0,), "Q5_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q6_K": (208,)}
 

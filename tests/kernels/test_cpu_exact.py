@@ -11,21 +11,18 @@ import numpy as np
 import pytest
 
 from ockham.kernels.native import core
+from tests.helpers import isas
 from tests.helpers.programs import SHAPES, VOCABULARY, Bound, on
 from tests.helpers.steps import Part, Stepper, prompt_logits
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
 
-ISAS = ["portable", "avx2", "avx512"]
 LONG = 1300  # more than one part of 1,024 keys
 
 
-@pytest.fixture(params=ISAS)
+@pytest.fixture(params=isas.NAMES)
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if not core.supported(core.parse_isa(request.param)):
-        pytest.skip(f"this processor lacks {request.param}")
-    monkeypatch.setenv("OCKHAM_ISA", request.param)
-    return str(request.param)
+    return isas.use(request.param, monkeypatch)
 
 
 def model(name: str, threads: int = 2) -> Bound:

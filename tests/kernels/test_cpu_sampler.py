@@ -15,6 +15,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.kernels import sampling
 from ockham.kernels.native import core
 from ockham.kernels.sampling import Draw
+from tests.helpers import isas
 from tests.helpers.programs import SHAPES, on
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
@@ -109,10 +110,9 @@ def test_the_same_tokens_of_a_large_vocabulary(sample: object, spread: float) ->
     assert sample(rows, draws) == expected(rows, draws)
 
 
-@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", isas.NAMES)
 def test_words_are_those_of_the_reference_and_noise_within_a_last_bit(isa: str) -> None:
-    if not core.supported(core.parse_isa(isa)):
-        pytest.skip(f"this processor lacks {isa}")
+    isas.need(isa)
     which = core.parse_isa(isa)
     ids = np.array([0, 1, 2, 3, 4, 1000, 128255, 2**31 - 1])
     for seed, stream, position in ((0, 0, 0), (2**64 - 1, 2**32 - 1, 2**32 - 1), (12345, 2, 77)):

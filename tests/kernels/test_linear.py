@@ -16,6 +16,7 @@ if core is None:
     pytest.skip(reason, allow_module_level=True)
 
 from ockham.kernels.cpu_linear import native_matrix
+from tests.helpers import isas
 
 FORMATS = {
     "fp32": Fp32(),
@@ -26,14 +27,7 @@ FORMATS = {
     "int4-128": Int4(128),
     "int4-zeros": Int4(32),
 }
-ISAS = [
-    pytest.param(
-        isa,
-        id=core.isa_name(isa),
-        marks=pytest.mark.skipif(not core.supported(isa), reason="not on this processor"),
-    )
-    for isa in (core.Isa.PORTABLE, core.Isa.AVX2, core.Isa.AVX512)
-]
+ISAS = isas.params()
 POOLS = {threads: core.ThreadPool(threads) for threads in (1, 2)}
 
 
@@ -148,8 +142,7 @@ def test_int4_does_not_saturate(group: int, isa: core.Isa) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_avx2_and_avx512_agree_to_the_bit(name: str) -> None:
-    if not core.supported(core.Isa.AVX512):
-        pytest.skip("not on this processor")
+    isas.need("avx512")
     matrix, x = packed(name, 100, 640), normal(7, 640, 1)
     wide = product(matrix, x, core.Isa.AVX512)
     assert wide.tobytes() == product(matrix, x, core.Isa.AVX2).tobytes()

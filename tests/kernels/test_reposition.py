@@ -9,6 +9,7 @@ import pytest
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.native import core
 from ockham.kernels.reference import ReferenceBackend
+from tests.helpers import isas
 from tests.helpers.programs import Shape, on
 from tests.helpers.steps import Part, Stepper
 
@@ -23,18 +24,14 @@ SHAPES = {
     "large pages": Shape(page_tokens=64, pages=16, state="bfloat16"),
     "windows": Shape(layers=3, windows=(None, 20), state="bfloat16", kv_heads=1),
 }
-BACKENDS = ["reference", "portable", "avx2", "avx512"]
+BACKENDS = ["reference", *isas.NAMES]
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     if request.param == "reference":
         return ReferenceBackend()
-    if core is None:
-        pytest.skip("the native core was not built")
-    if request.param not in {core.isa_name(isa) for isa in core.Isa if core.supported(isa)}:
-        pytest.skip(f"this processor lacks {request.param}")
-    monkeypatch.setenv("OCKHAM_ISA", request.param)
+    isas.use(request.param, monkeypatch)
     return CpuBackend(2)
 
 
