@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.model.architectures import ARCHITECTURES, Architecture
 from ockham.model.rope import RopeVariant, read_rope
+from ockham.model.untrusted import read_object, shown
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -27,6 +27,18 @@ _REFUSED = {
     "dual_chunk_attention_config": "dual chunk attention is not supported; remove the key",
 }
 """Keys of config.json that change the meaning of the model in a way that is not supported."""
+
+
+MOST_SIZE = 2**31 - 1
+"""Of any size or number: token ids and positions are 32-bit integers."""
+
+_MOST = {
+    "num_hidden_layers": 10_000,
+    "head_dim": 1 << 16,
+    "num_experts": 1 << 16,
+    "num_local_experts": 1 << 16,
+}
+"""Of what decides how much is written down before the weights are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,42 +130,72 @@ def read_config(directory: Path) -> dict[str, Any]:
     """config.json of a checkpoint. Raises ModelError if it is missing or no JSON object."""
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except FileNotFoundError:
         raise ModelError(f"{directory} has no config.json, so it is no checkpoint.") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} is not a JSON object.")
-    return config
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def find_architecture(config: Mapping[str, Any]) -> Architecture:
     """The record of a config's architecture; raises ModelError with the list of those known."""
     names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelError(
+            f"architectures of config.json must be a list of names, not {shown(names)}."
+        )
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
-    stated = ", ".join(map(str, names)) or f"none (model_type {config.get('model_type')!r})"
+    stated = ", ".join(names[:5]) or f"none (model_type {shown(config.get('model_type'))})"
     raise ModelError(
         f"the architecture {stated} is not supported; supported are {', '.join(ARCHITECTURES)}."
     )
 
 
-def describe(config: Mapping[str, Any]) -> ModelDescription:
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How an error names a key of config.json: as it stands in `file`, which has other names for
+    it where its values came from elsewhere."""
+
+    file: str = "config.json"
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, key: str) -> str:
+        """E.g. "hidden_size of config.json"."""
+        return f"{self.names.get(key, key)} of {self.file}"
+
+    def lacks(self, key: str) -> str:
+        """E.g. "config.json lacks 'hidden_size'"."""
+        return f"{self.file} lacks {self.names.get(key, key)!r}"
+
+
+def describe(config: Mapping[str, Any], spelling: Spelling | None = None) -> ModelDescription:
     """Read a config.json. Raises ModelError for what is missing, contradictory or unsupported."""
+    spelling = Spelling() if spelling is None else spelling
+    try:
+        return _described(config, spelling)
+    except ModelError:
+        raise
+    except _WRONG_KIND as error:
+        raise ModelError(
+            f"{spelling.file} has a value of the wrong kind: {shown(error)}."
+        ) from error
+
+
+_WRONG_KIND = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a value of an unexpected type or size raises."""
+
+
+def _described(config: Mapping[str, Any], spelling: Spelling) -> ModelDescription:
     architecture = find_architecture(config)
     if architecture.text_config is not None:
         # What the outer part says of tokens and types holds for the whole.
         outer = {key: config[key] for key in _OUTER_KEYS if config.get(key) is not None}
         config = {**(config.get(architecture.text_config) or {}), **outer}
-    values = _Values({**architecture.defaults, **config}, architecture.name)
-    try:
-        return _describe(architecture, values)
-    except ModelError:
-        raise
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
-        raise ModelError(f"config.json has a value of the wrong kind: {error!r}.") from error
+    return _describe(
+        architecture, _Values({**architecture.defaults, **config}, architecture.name, spelling)
+    )
 
 
 _OUTER_KEYS = ("eos_token_id", "bos_token_id", "tie_word_embeddings", "torch_dtype", "dtype")
@@ -163,18 +205,26 @@ _OUTER_KEYS = ("eos_token_id", "bos_token_id", "tie_word_embeddings", "torch_dty
 class _Values:
     """A config's values with types checked, so that an error names the key and the value."""
 
-    def __init__(self, config: Mapping[str, Any], architecture: str) -> None:
+    def __init__(self, config: Mapping[str, Any], architecture: str, spelling: Spelling) -> None:
         self.config = config
         self._architecture = architecture
+        self.spelling = spelling
 
     def size(self, key: str, default: int | None = None) -> int:
-        """A positive integer."""
+        """A positive integer up to the limit of its kind."""
         value = self.config.get(key)
         value = default if value is None else value
         if value is None:
-            raise ModelError(f"config.json lacks {key!r}, which {self._architecture} needs.")
+            raise ModelError(f"{self.spelling.lacks(key)}, which {self._architecture} needs.")
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ModelError(f"{key} of config.json must be a positive integer, not {value!r}.")
+            raise ModelError(
+                f"{self.spelling.of(key)} must be a positive integer, not {shown(value)}."
+            )
+        most = _MOST.get(key, MOST_SIZE)
+        if value > most:
+            raise ModelError(
+                f"{self.spelling.of(key)} is {shown(value)}; models of up to {most} are supported."
+            )
         return value
 
     def number(self, key: str | None, default: float) -> float:
@@ -187,7 +237,9 @@ class _Values:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-            raise ModelError(f"{key} of config.json must be a positive number, not {value!r}.")
+            raise ModelError(
+                f"{self.spelling.of(str(key))} must be a positive number, not {shown(value)}."
+            )
         return float(value)
 
     def flag(self, key: str | bool) -> bool:
@@ -197,8 +249,8 @@ class _Values:
     def token_ids(self, key: str) -> tuple[int, ...]:
         value = self.config.get(key)
         ids = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(type(i) is int and i >= 0 for i in ids):
-            raise ModelError(f"{key} of config.json must be token ids, not {value!r}.")
+        if not all(type(i) is int and 0 <= i < MOST_SIZE for i in ids):
+            raise ModelError(f"{self.spelling.of(key)} must be token ids, not {shown(value)}.")
         return tuple(ids)
 
 
@@ -206,20 +258,27 @@ def _describe(architecture: Architecture, values: _Values) -> ModelDescription:
     config = values.config
     for key, why in _REFUSED.items():
         if config.get(key):
-            raise ModelError(f"config.json sets {key}: {why}.")
+            raise ModelError(f"{values.spelling.file} sets {key}: {why}.")
     layers, heads = values.size("num_hidden_layers"), values.size("num_attention_heads")
     hidden_size = values.size("hidden_size")
     kv_heads = values.size("num_key_value_heads", heads)
     head_dim = values.size("head_dim", hidden_size // heads)
     if heads % kv_heads:
         raise ModelError(
-            f"num_attention_heads ({heads}) of config.json is not a multiple of "
-            f"num_key_value_heads ({kv_heads})."
+            f"{values.spelling.of('num_attention_heads')} ({heads}) is not a multiple of "
+            f"{values.spelling.of('num_key_value_heads')} ({kv_heads})."
         )
     sliding = _sliding_layers(architecture, config, layers)
     window = values.size("sliding_window") if any(sliding) else None
+    values.size("max_position_embeddings")
     ropes = {kind: read_rope(config, architecture, head_dim, kind) for kind in set(sliding)}
     positions = [rope.longest for rope in ropes.values() if rope is not None]
+    longest = max(positions, default=values.size("max_position_embeddings"))
+    if longest > MOST_SIZE:
+        raise ModelError(
+            f"the rotary embedding of {values.spelling.file} reaches {shown(longest)} positions; "
+            f"at most {MOST_SIZE} are supported."
+        )
     bos = values.token_ids("bos_token_id")
     return ModelDescription(
         architecture=architecture,
@@ -230,7 +289,7 @@ def _describe(architecture: Architecture, values: _Values) -> ModelDescription:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=max(positions, default=values.size("max_position_embeddings")),
+        max_position_embeddings=longest,
         norm_eps=values.number("rms_norm_eps", 1e-6),
         activation=_activation(architecture, config),
         qkv_bias=values.flag(architecture.qkv_bias),
@@ -253,8 +312,15 @@ def _describe(architecture: Architecture, values: _Values) -> ModelDescription:
         experts=_experts(architecture, values, layers),
         eos_token_ids=values.token_ids("eos_token_id"),
         bos_token_id=bos[0] if bos else None,
-        checkpoint_dtype=config.get("dtype") or config.get("torch_dtype"),
+        checkpoint_dtype=_dtype(config),
     )
+
+
+def _dtype(config: Mapping[str, Any]) -> str | None:
+    named = config.get("dtype") or config.get("torch_dtype")
+    if named is not None and not isinstance(named, str):
+        raise ModelError(f"the dtype of config.json must be a name, not {shown(named)}.")
+    return named
 
 
 def _root(value: float, take_root: bool) -> float:
@@ -273,7 +339,8 @@ def _activation(architecture: Architecture, config: Mapping[str, Any]) -> str:
     name = config.get(architecture.activation) or config.get("hidden_act") or "silu"
     if name not in ACTIVATIONS:
         raise ModelError(
-            f"the activation {name!r} is not supported; supported are {', '.join(ACTIVATIONS)}."
+            f"the activation {shown(name)} is not supported; supported are "
+            f"{', '.join(ACTIVATIONS)}."
         )
     return ACTIVATIONS[name]
 
@@ -295,7 +362,7 @@ def _sliding_layers(
     for kind in types:
         if kind not in ("full_attention", "sliding_attention"):
             raise ModelError(
-                f"the layer type {kind!r} is not supported; supported are full_attention and "
+                f"the layer type {shown(kind)} is not supported; supported are full_attention and "
                 "sliding_attention."
             )
     return [kind == "sliding_attention" for kind in types]
@@ -305,7 +372,7 @@ def _experts(architecture: Architecture, values: _Values, layers: int) -> Expert
     record, config = architecture.experts, values.config
     if record is None:
         return None
-    dense, every = config.get("mlp_only_layers") or [], values.size("decoder_sparse_step", 1)
+    dense, every = set(config.get("mlp_only_layers") or ()), values.size("decoder_sparse_step", 1)
     key = next((key for key in record.count if config.get(key)), record.count[0])
     count, per_token = values.size(key), values.size("num_experts_per_tok")
     if per_token > count:

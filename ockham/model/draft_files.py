@@ -9,7 +9,6 @@ norm and output head turn such a state into logits. Beside a draft model's check
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from ockham.core.errors import ModelError
 from ockham.core.seams import Floats
 from ockham.model.safetensors import DTYPES, SafetensorsFile
+from ockham.model.untrusted import read_object
 
 CONFIG_FILE = "draft.json"
 WEIGHTS_FILE = "draft.safetensors"
@@ -180,16 +180,12 @@ _SIZES = ("hidden_size", "vocab_size", "num_hidden_layers")
 def read_config(path: Path) -> dict[str, Any]:
     """What a draft.json says. Raises ModelError if it is damaged, or of another version."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_object(path)
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read ({error.strerror}); name a directory that `ockham draft train` "
             "wrote."
         ) from None
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} is not a JSON object.")
     if config.get("version") != VERSION:
         raise ModelError(
             f"{path} is of version {config.get('version')!r}, and this Ockham reads {VERSION}: "

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ockham.core.errors import ModelError
 from ockham.kernels.mapping import map_over
+from ockham.model.untrusted import open_regular
 
 HEAD_BYTES = 256 << 10
 """Bytes at a file's start, its header in most cases, that are part of its identity."""
@@ -28,7 +29,7 @@ class WeightsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = open_regular(path, "file of weights")
         except OSError as error:
             raise ModelError(f"cannot open the weights {path}: {error.strerror}.") from None
 

@@ -26,6 +26,7 @@ from ockham.model.packing import Packer, make_format
 from ockham.model.placing import place_weights
 from ockham.model.prequantised.find import CODECS, quantization_config
 from ockham.model.sources import Measured, Source
+from ockham.model.untrusted import read_object
 from ockham.model.weight_cache import LEAST_BYTES, WeightCache, cache_directory
 
 HARMLESS = (
@@ -78,6 +79,7 @@ class PlannedModel:
     measured: Measured
     state_dtype: str
     plan: MemoryPlan
+    notes: tuple[str, ...]
 
     @property
     def weight_format(self) -> str:
@@ -102,7 +104,15 @@ def plan_model(config: EngineConfig) -> PlannedModel:
         state_dtype = choose_state_dtype(config, measured.formats)
         plan = plan_memory(config, description, measured.bytes, state_dtype, available_bytes())
         return PlannedModel(
-            directory, raw, description, source, packer, measured, state_dtype, plan
+            directory,
+            raw,
+            description,
+            source,
+            packer,
+            measured,
+            state_dtype,
+            plan,
+            opened.notes,
         )
     except BaseException:
         source.close()
@@ -120,7 +130,12 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
     planned = plan_model(config)
     description, plan = planned.description, planned.plan
     try:
-        for line in (plan.describe(), *planned.measured.notes(), *_unused_notes(planned)):
+        for line in (
+            plan.describe(),
+            *planned.notes,
+            *planned.measured.notes(),
+            *_unused_notes(planned),
+        ):
             tell(line)
         tell(
             f"loading {config.model} ({description.architecture.name}, "
@@ -234,12 +249,9 @@ def _generation_config(directory: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} is not a JSON object.")
-    return values
+        return read_object(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _eos_token_ids(

@@ -8,7 +8,6 @@ once, by the format that it is packed in.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ockham.core.seams import Array, Floats
 from ockham.model.compile import Part
 from ockham.model.safetensors import DTYPES, SINGLE_FILE, SafetensorsFile, Tensor
 from ockham.model.safetensors_source import SafetensorsSource
+from ockham.model.untrusted import read_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -109,13 +109,11 @@ def read_adapter(directory: Path) -> Adapter:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read ({error.strerror}); name the directory of a PEFT adapter."
         ) from None
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}.") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise ModelError(f"{path} describes an adapter of type {kind!r}; only LORA is supported.")

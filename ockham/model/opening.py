@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,37 @@ from ockham.model.sources import Source
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
     """A model of which headers have been read. `config` is its config.json, or what a GGUF file's
-    metadata says in its place. The caller closes `source`."""
+    metadata says in its place; `notes` are sentences about what was found. The caller closes
+    `source`."""
 
     config: dict[str, Any]
     description: ModelDescription
     source: Source
+    notes: tuple[str, ...] = ()
 
 
 def open_model(path: Path) -> OpenedModel:
     """Open a checkpoint's directory or a GGUF file. Raises ModelError if it cannot be read."""
     if path.is_file():
-        from ockham.model.gguf.config import describe_gguf
         from ockham.model.gguf.source import GgufSource
 
         gguf = GgufSource(path)
-        try:
-            return OpenedModel(gguf.config, describe_gguf(gguf.config), gguf)
-        except BaseException:
-            gguf.close()
-            raise
+        return OpenedModel(gguf.config, gguf.description, gguf)
     config = read_config(path)
     description = describe(config)
     quantised = quantization_config(config) or {}
     if quantised.get("quant_method") == METHOD:
         return OpenedModel(config, description, ConvertedSource(path, quantised))
-    return OpenedModel(config, description, SafetensorsSource(path, config))
+    source = SafetensorsSource(path, config)
+    try:
+        head = source.own_head(description) if description.tied_embeddings else None
+    except BaseException:
+        source.close()
+        raise
+    if head is None:
+        return OpenedModel(config, description, source)
+    note = (
+        f"config.json ties the head to the embedding, but the checkpoint holds another head, "
+        f"{head!r}: the stored one is used."
+    )
+    return OpenedModel(config, replace(description, tied_embeddings=False), source, (note,))

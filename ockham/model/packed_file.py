@@ -7,7 +7,6 @@ process or go unnoticed.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from ockham.model.packing import Packing, make_format
 from ockham.model.safetensors import SafetensorsFile, Tensor
 from ockham.model.sources import UnloadedLinear, matrix_shape
 from ockham.model.threads import in_threads
+from ockham.model.untrusted import parse_json
 from ockham.weights.stored import StoredMatrix, read_record
 
 READ_BYTES = 2 * BLOCK_BYTES
@@ -144,7 +144,9 @@ class PackedFile:
 
     def _read_matrices(self) -> dict[str, StoredMatrix]:
         try:
-            records = json.loads(self.file.metadata["matrices"])
+            records = parse_json(
+                self.file.metadata["matrices"].encode(), f"the record of matrices in {self.path}"
+            )
             items = records.items()
         except (KeyError, TypeError, AttributeError, ValueError):
             raise ModelError(

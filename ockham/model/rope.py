@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ockham.core.errors import ModelError
 from ockham.kernels.ops import Rope
 from ockham.model.architectures import Architecture, Config
+from ockham.model.untrusted import shown
 
 Floats = npt.NDArray[np.float32]
 
@@ -176,7 +177,9 @@ def read_rope(
     """
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, dict):
-        raise ModelError(f"the rotary embedding of config.json must be an object, not {given!r}.")
+        raise ModelError(
+            f"the rotary embedding of config.json must be an object, not {shown(given)}."
+        )
     theta = config.get("rope_theta") or 10_000.0
     if any(key in given for key in _LAYER_TYPES):
         given = given.get(_LAYER_TYPES[sliding])
@@ -224,10 +227,10 @@ def _check(kind: str, parameters: Mapping[str, Any], rotary_dim: int) -> None:
         raise ModelError(f"{rotary_dim} elements of a head cannot be rotated in pairs.")
     for key in _NUMBERS:
         value = parameters.get(key)
-        if value is not None and (not isinstance(value, int | float) or value <= 0):
+        if value is not None and not _is_positive(value):
             raise ModelError(
                 f"{key} of the rotary embedding of config.json must be a positive number, not "
-                f"{value!r}."
+                f"{shown(value)}."
             )
     for key in _REQUIRED.get(kind, ()):
         if parameters.get(key) is None:
@@ -239,3 +242,10 @@ def _check(kind: str, parameters: Mapping[str, Any], rotary_dim: int) -> None:
                     f"{key} of the rotary embedding has {count} entries, but {rotary_dim // 2} "
                     "pairs of elements are rotated."
                 )
+            if not all(map(_is_positive, parameters[key])):
+                raise ModelError(f"{key} of the rotary embedding must hold positive numbers.")
+
+
+def _is_positive(value: object) -> bool:
+    """Whether it is a positive number that is no infinity; JSON as Python reads it has NaN too."""
+    return isinstance(value, int | float) and 0 < value < 1e30

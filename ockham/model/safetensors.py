@@ -5,7 +5,7 @@ Format: https://github.com/huggingface/safetensors.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from ockham.core.errors import ModelError
 from ockham.core.seams import Array
 from ockham.model.files import WeightsFile
+from ockham.model.untrusted import MOST_JSON_BYTES, parse_json, read_object, shown
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -45,7 +46,10 @@ _NAMES_BY_BITS = {
     64: "I64 U64 F64 C64",
 }
 _ITEM_BITS = {name: bits for bits, names in _NAMES_BY_BITS.items() for name in names.split()}
-MAX_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = MOST_JSON_BYTES
+MOST_DIMENSIONS = 16
+"""Of one tensor: the model has none of more than three."""
+
 BLOCK_BYTES = 1 << 20
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -92,13 +96,12 @@ class SafetensorsFile(WeightsFile):
             )
         raw = bytearray(length)
         self.read_into(memoryview(raw), 8, "the header")
-        try:
-            header = json.loads(raw.decode())
-        except ValueError as error:
-            raise ModelError(f"the header of {self.path} is not JSON: {error}.") from None
+        header = parse_json(raw, f"the header of {self.path}")
         if not isinstance(header, dict):
             raise ModelError(f"the header of {self.path} is not a JSON object.")
         self.metadata = header.pop("__metadata__", None) or {}
+        if not isinstance(self.metadata, dict):
+            raise ModelError(f"__metadata__ in the header of {self.path} is not an object.")
         data_start, data_bytes = 8 + length, size - 8 - length
         tensors = {
             name: self._tensor(name, entry, data_start, data_bytes)
@@ -115,11 +118,13 @@ class SafetensorsFile(WeightsFile):
             raise refuse("its header entry is not an object")
         dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
         if not isinstance(dtype, str) or dtype not in _ITEM_BITS:
-            raise refuse(f"unknown dtype {dtype!r}")
+            raise refuse(f"unknown dtype {shown(dtype)}")
         if not _is_sizes(shape):
-            raise refuse(f"its shape is not a list of sizes, but {shape!r}")
+            raise refuse(f"its shape is not a list of sizes, but {shown(shape)}")
+        if len(shape) > MOST_DIMENSIONS:
+            raise refuse(f"it has {len(shape)} dimensions; at most {MOST_DIMENSIONS} are read")
         if not _is_sizes(offsets) or len(offsets) != 2:
-            raise refuse(f"its data_offsets are not two byte offsets, but {offsets!r}")
+            raise refuse(f"its data_offsets are not two byte offsets, but {shown(offsets)}")
         start, stop = offsets
         if not start <= stop <= data_bytes:
             raise refuse(
@@ -219,6 +224,29 @@ class Checkpoint:
             tensor.file.read_into(view, tensor.start + first * row_bytes, f"tensor {tensor.name!r}")
             yield np.frombuffer(view, _ALL_DTYPES[tensor.dtype]).reshape(count, width)
 
+    def differ(self, one: Tensor, other: Tensor) -> bool:
+        """Whether two tensors have different values, of different dtypes perhaps. Raises ModelError
+        for dtypes that are not those of weights."""
+        if one.shape != other.shape:
+            return True
+        count = math.prod(one.shape)
+        for first in range(0, count, BLOCK_BYTES):
+            blocks = []
+            for tensor in (one, other):
+                if tensor.dtype not in DTYPES:
+                    raise ModelError(
+                        f"tensor {tensor.name!r} of {tensor.file.path} has the dtype "
+                        f"{tensor.dtype}; supported are {', '.join(DTYPES)}."
+                    )
+                dtype = DTYPES[tensor.dtype]
+                raw = bytearray(min(BLOCK_BYTES, count - first) * dtype.itemsize)
+                start = tensor.start + first * dtype.itemsize
+                tensor.file.read_into(memoryview(raw), start, f"tensor {tensor.name!r}")
+                blocks.append(np.frombuffer(raw, dtype))
+            if not np.array_equal(*blocks, equal_nan=False):
+                return True
+        return False
+
     def _open(self, path: Path) -> SafetensorsFile:
         file = SafetensorsFile(path)
         self.files.append(file)
@@ -242,9 +270,9 @@ class Checkpoint:
     @staticmethod
     def _weight_map(index: Path) -> dict[str, str]:
         try:
-            weight_map = json.loads(index.read_text())["weight_map"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{index} is not an index of shards: {error!r}.") from None
+            weight_map = read_object(index).get("weight_map")
+        except OSError as error:
+            raise ModelError(f"{index} cannot be read: {error.strerror}.") from None
         if not isinstance(weight_map, dict) or not all(
             isinstance(shard, str) and Path(shard).name == shard for shard in weight_map.values()
         ):

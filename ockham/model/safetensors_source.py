@@ -10,6 +10,7 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.core.seams import Array
 from ockham.model.compile import Part
+from ockham.model.description import ModelDescription
 from ockham.model.files import WeightsFile
 from ockham.model.packing import Packer, Stored
 from ockham.model.prequantised.find import find_codec
@@ -56,6 +57,20 @@ class SafetensorsSource:
 
     def close(self) -> None:
         self._checkpoint.close()
+
+    def own_head(self, description: ModelDescription) -> str | None:
+        """The name of a head that is stored beside the embedding and has other values, if there is
+        one. Reads both; the first difference ends it."""
+        record, tensors = description.architecture, self._checkpoint.tensors
+        heads = [tensors[name] for name in record.heads if name in tensors]
+        tables = [
+            tensors[name]
+            for prefix in record.prefixes
+            if (name := prefix + "embed_tokens.weight") in tensors
+        ]
+        if not heads or not tables or any(self._owns(t.name) for t in (heads[0], tables[0])):
+            return None
+        return heads[0].name if self._checkpoint.differ(heads[0], tables[0]) else None
 
     def has(self, name: str) -> bool:
         return name in self._checkpoint.tensors or self._owns(name)

@@ -7,13 +7,13 @@ a step has no padding, and a prompt is never cut without being asked.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest, ModelError
+from ockham.model.untrusted import read_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -115,6 +115,10 @@ class Tokenizer:
                 "the text holds half of a surrogate pair, which is no character; send valid "
                 "Unicode.",
                 "prompt",
+            ) from error
+        except Exception as error:  # the library raises plain Exception for every defect
+            raise InvalidRequest(
+                f"the model's tokenizer cannot encode this text ({error}).", "prompt"
             ) from error
         return ids
 
@@ -377,14 +381,11 @@ def _load_backend(directory: Path) -> Backend:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({error}). Fetch it again.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}.")
-    return content
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}). Fetch it again.") from error
 
 
 def _named_special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ockham.core.errors import ModelError
-from ockham.model.description import ModelDescription, describe
+from ockham.model.description import ModelDescription, Spelling, describe
+from ockham.model.untrusted import shown
 
 KEYS = {
     "context_length": "max_position_embeddings",
@@ -130,7 +131,7 @@ def find_gguf_architecture(metadata: Mapping[str, Any]) -> tuple[str, GgufArchit
     if name not in known:
         kind = "mixture of experts" if mixture else "architecture"
         raise ModelError(
-            f"the GGUF {kind} {name!r} is not supported; supported are {', '.join(known)}."
+            f"the GGUF {kind} {shown(name)} is not supported; supported are {', '.join(known)}."
         )
     return name, known[name]
 
@@ -146,26 +147,41 @@ def config_of(
     those of them that there are. Raises ModelError for what is not supported.
     """
     name, architecture = find_gguf_architecture(metadata)
+    try:
+        return _config_of(name, architecture, metadata, shapes, factors)
+    except ModelError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"its metadata have a value of the wrong kind: {shown(error)}.") from error
 
+
+def _config_of(
+    name: str,
+    architecture: GgufArchitecture,
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    factors: Mapping[str, list[float]],
+) -> dict[str, Any]:
     def given(key: str) -> Any:
         return metadata.get(f"{name}.{key}")
 
     config: dict[str, Any] = {
-        ours: given(theirs) for theirs, ours in KEYS.items() if given(theirs) is not None
+        ours: _one_value(f"{name}.{theirs}", given(theirs))
+        for theirs, ours in KEYS.items()
+        if given(theirs) is not None
     }
-    for key, value in config.items():
-        if isinstance(value, list):
-            raise ModelError(
-                f"{key} differs from layer to layer in this GGUF file; that is not supported."
-            )
     config["architectures"] = [architecture.record]
-    config["vocab_size"] = shapes.get("token_embd.weight", (0,))[0]
+    if "token_embd.weight" not in shapes:
+        held = f"only {len(shapes)} others" if shapes else "no tensors at all"
+        raise ModelError(f"it lacks the tensor 'token_embd.weight' and holds {held}.")
+    config["vocab_size"] = shapes["token_embd.weight"][0]
     config["tie_word_embeddings"] = "output.weight" not in shapes
     config["attention_bias"] = config["qkv_bias"] = "blk.0.attn_q.bias" in shapes
     config["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
     if config.get("num_experts"):
         _add_experts(config, architecture, given, shapes)
-    if "hidden_size" in config and "num_attention_heads" in config:
+    sizes = [config.get(key) for key in ("hidden_size", "num_attention_heads")]
+    if all(isinstance(size, int) and size > 0 for size in sizes):
         width = config["hidden_size"] // config["num_attention_heads"]
         head_dim = config.setdefault("head_dim", width)
         if architecture.scaled_by_width_at is not None:
@@ -184,9 +200,23 @@ def config_of(
     return config if bos is None else {**config, "bos_token_id": bos}
 
 
-def describe_gguf(config: Mapping[str, Any]) -> ModelDescription:
-    """The description of a file's config. GGUF stores norms with the offset already added."""
-    description = describe(config)
+def _one_value(key: str, value: Any) -> Any:
+    """A value that may be given as a list with one entry for each layer. Raises ModelError if those
+    differ."""
+    if not isinstance(value, list):
+        return value
+    if not value or any(other != value[0] for other in value):
+        raise ModelError(
+            f"its key {key} differs from layer to layer ({shown(value)}); that is not supported."
+        )
+    return value[0]
+
+
+def describe_gguf(config: Mapping[str, Any], name: str) -> ModelDescription:
+    """The description of a file's config; `name` is what GGUF calls its architecture. GGUF stores
+    norms with the offset already added. Raises ModelError, which names the metadata's own keys."""
+    names = {ours: f"{name}.{theirs}" for theirs, ours in KEYS.items()}
+    description = describe(config, Spelling("its metadata", names))
     record = dataclasses.replace(description.architecture, norm_offset=0.0)
     return dataclasses.replace(description, architecture=record)
 
@@ -235,7 +265,7 @@ def _add_experts(
     ):
         if (value := given(key)) is not None and value not in neutral:
             raise ModelError(
-                f"{key} is {value!r} in this GGUF file; only experts that are chosen among all by "
+                f"its {key} is {shown(value)}; only experts that are chosen among all by "
                 "their softmax, and not scaled, are supported."
             )
     config.setdefault("norm_topk_prob", architecture.normalised)
@@ -250,11 +280,22 @@ def _add_experts(
 
 def _rope_scaling(given: Any, factors: Mapping[str, list[float]]) -> dict[str, Any] | None:
     """`rope_scaling` of config.json. Factors that divide single frequencies (Llama 3.1) are a
-    LongRoPE whose short and long factors are the same."""
+    LongRoPE whose short and long factors are the same.
+
+    As in llama.cpp, a factor without a type scales all positions alike, and files of 2023 call it
+    `rope.scale_linear`. Of YaRN's settings the converter writes those that config.json has.
+    """
     original = given("rope.scaling.original_context_length")
-    attention = given("rope.scaling.attn_factor")
+    attention = given("rope.scaling.yarn_attn_factor")
+    attention = given("rope.scaling.attn_factor") if attention is None else attention
+    factor = given("rope.scaling.factor")
+    factor = given("rope.scale_linear") if factor is None else factor
+    kind = given("rope.scaling.type") or "linear"
+    if kind == "linear" and factor in (None, 0, 1):
+        kind = "none"
     if "rope_freqs" in factors:
-        same = factors["rope_freqs"]
+        stretch = factor if kind == "linear" else 1
+        same = [divisor * stretch for divisor in factors["rope_freqs"]]
         scaling = {"short_factor": same, "long_factor": same, "attention_factor": 1.0}
         return {"rope_type": "longrope", **scaling}
     if "rope_factors_long" in factors and "rope_factors_short" in factors:
@@ -265,13 +306,27 @@ def _rope_scaling(given: Any, factors: Mapping[str, list[float]]) -> dict[str, A
             "original_max_position_embeddings": original,
         }
         return {"rope_type": "longrope", **{k: v for k, v in scaling.items() if v is not None}}
-    kind = given("rope.scaling.type")
-    if kind in (None, "none"):
+    if kind == "none":
         return None
-    scaling = {"rope_type": kind, "factor": given("rope.scaling.factor")}
+    scaling = {"rope_type": kind, "factor": factor}
     if kind == "yarn":
-        scaling |= {"original_max_position_embeddings": original, "attention_factor": attention}
+        scaling |= {
+            "original_max_position_embeddings": original,
+            "attention_factor": attention,
+            "beta_fast": given("rope.scaling.yarn_beta_fast"),
+            "beta_slow": given("rope.scaling.yarn_beta_slow"),
+        }
+        _check_yarn(given)
     return {k: v for k, v in scaling.items() if v is not None}
+
+
+def _check_yarn(given: Any) -> None:
+    """Raise ModelError for a YaRN that extrapolates in another way than the paper's."""
+    extrapolation = given("rope.scaling.yarn_ext_factor")
+    if extrapolation not in (None, -1, 1):
+        raise ModelError(
+            f"its rope.scaling.yarn_ext_factor is {shown(extrapolation)}; only 1 is supported."
+        )
 
 
 def _end_tokens(metadata: Mapping[str, Any]) -> list[int]:

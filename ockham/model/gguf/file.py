@@ -17,10 +17,18 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ockham.core.errors import ModelError
 from ockham.model.files import WeightsFile
+from ockham.model.untrusted import shown
 
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 CHUNK_BYTES = 1 << 20
+MOST_HEADER_BYTES = 256 << 20
+"""Of metadata and tensors' entries together: those of the largest vocabularies take 20 MB."""
+
+MOST_VALUES = 4_000_000
+"""Of all lists in the metadata together, each of which takes some hundred bytes of memory."""
+
+MOST_TENSORS = 1_000_000
 MOST_DIMENSIONS = 4
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q"}
@@ -82,25 +90,29 @@ class GgufFile(WeightsFile):
                 f"{' and '.join(map(str, VERSIONS))}, little-endian."
             )
         tensors = cursor.number("Q", "the number of tensors")
+        if tensors > MOST_TENSORS:
+            raise ModelError(
+                f"{self.path} declares {tensors} tensors; at most {MOST_TENSORS} are read."
+            )
         for _ in range(cursor.number("Q", "the number of keys")):
             key = cursor.string("a key")
             self.metadata[key] = cursor.value(cursor.number("I", key), key)
         entries = [self._entry(cursor) for _ in range(tensors)]
         alignment = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1:
-            raise ModelError(f"{self.path} asks for an alignment of {alignment!r} bytes.")
+            raise ModelError(f"{self.path} asks for an alignment of {shown(alignment)} bytes.")
         data = -(-cursor.offset // alignment) * alignment
         for name, shape, number, offset in entries:
             self.tensors[name] = self._tensor(name, shape, number, data + offset)
 
     def _entry(self, cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
         name = cursor.string("a tensor's name")
-        what = f"the entry of tensor {name!r}"
+        what = f"the entry of tensor {shown(name)}"
         if name in self.tensors:
-            raise ModelError(f"{self.path} holds tensor {name!r} twice.")
+            raise ModelError(f"{self.path} holds tensor {shown(name)} twice.")
         count = cursor.number("I", what)
         if not 1 <= count <= MOST_DIMENSIONS:
-            raise ModelError(f"tensor {name!r} of {self.path} has {count} dimensions.")
+            raise ModelError(f"tensor {shown(name)} of {self.path} has {count} dimensions.")
         sizes = tuple(cursor.number("Q", what) for _ in range(count))
         return name, sizes[::-1], cursor.number("I", what), cursor.number("Q", what)
 
@@ -112,14 +124,14 @@ class GgufFile(WeightsFile):
         block, block_bytes = GGML_QUANT_SIZES[kind]
         if shape[-1] % block:
             raise ModelError(
-                f"tensor {name!r} of {self.path} has rows of {shape[-1]} values, which do not "
+                f"tensor {shown(name)} of {self.path} has rows of {shape[-1]} values, which do not "
                 f"divide into the {kind.name} blocks of {block}."
             )
         stop = start + math.prod(shape) // block * block_bytes
         if stop > self.nbytes:
             raise ModelError(
-                f"{self.path} ends at byte {self.nbytes}, inside or before tensor {name!r}: the "
-                "file is truncated; download or copy it again."
+                f"{self.path} ends at byte {self.nbytes}, inside or before tensor {shown(name)}: "
+                "the file is truncated; download or copy it again."
             )
         return GgufTensor(self, name, shape, kind, number, start, stop)
 
@@ -131,6 +143,7 @@ class _Cursor:
         self._file = file
         self._size = file.nbytes
         self._held = bytearray()
+        self._values = 0
         self.offset = 0
 
     def bytes(self, count: int, what: str) -> bytes:
@@ -139,6 +152,11 @@ class _Cursor:
             raise ModelError(
                 f"{self._file.path} ends at byte {self._size}, inside {what}: the file is "
                 "truncated; download or copy it again."
+            )
+        if stop > MOST_HEADER_BYTES:
+            raise ModelError(
+                f"the header of {self._file.path} is longer than {MOST_HEADER_BYTES} bytes, at "
+                f"{what}: the file is damaged."
             )
         while len(self._held) < stop:
             chunk = bytearray(min(max(CHUNK_BYTES, count), self._size - len(self._held)))
@@ -162,8 +180,21 @@ class _Cursor:
         if kind == _STRING:
             return self.string(key)
         if kind != _ARRAY:
-            raise ModelError(f"{self._file.path} has the unknown type {kind} at its key {key!r}.")
+            raise ModelError(
+                f"{self._file.path} has the unknown type {kind} at its key {shown(key)}."
+            )
         item, count = self.number("I", key), self.number("Q", key)
+        if item == _ARRAY:
+            raise ModelError(
+                f"{self._file.path} holds lists of lists at its key {shown(key)}, which no "
+                "supported model has."
+            )
+        self._values += count
+        if self._values > MOST_VALUES:
+            raise ModelError(
+                f"the lists in the metadata of {self._file.path} hold more than {MOST_VALUES} "
+                f"values, at the key {shown(key)}: the file is damaged."
+            )
         if item in _SCALARS:
             spelled = f"<{count}{_SCALARS[item]}"
             return list(struct.unpack(spelled, self.bytes(struct.calcsize(spelled), key)))

@@ -13,6 +13,10 @@ from typing import Any
 from ockham.core.errors import ModelError
 from ockham.model.gguf.file import GgufFile, GgufTensor
 from ockham.model.gguf.names import part_name
+from ockham.model.untrusted import shown
+
+MOST_PARTS = 99_999
+"""As many as the names of parts can number."""
 
 
 class GgufParts:
@@ -43,6 +47,11 @@ class GgufParts:
         named = GgufFile(path)
         self.files = [named]
         count = named.metadata.get("split.count", 1)
+        if not isinstance(count, int) or not 0 <= count <= MOST_PARTS:
+            raise ModelError(
+                f"{named.path} says that it is one of {shown(count)} parts; at most {MOST_PARTS} "
+                "are read."
+            )
         if count > 1:
             self._open_others(named, count)
         self.metadata = self.files[0].metadata
@@ -90,8 +99,8 @@ def _check_part(file: GgufFile, number: int, first: GgufFile) -> None:
     stated = (found.get("split.no"), found.get("split.count"))
     if stated != (number, count) and found.get("split.count") == count:
         raise ModelError(
-            f"{file.path} is part {number + 1} by its name, but part {(stated[0] or 0) + 1} by its "
-            "metadata; give the parts their names back."
+            f"{file.path} is part {number + 1} by its name, but number {shown(stated[0])} from 0 "
+            "by its metadata; give the parts their names back."
         )
     for key in found.keys() & first.metadata.keys() - {"split.no", "general.alignment"}:
         if found[key] != first.metadata[key]:

@@ -21,7 +21,12 @@ from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 from ockham.core.seams import Array
 from ockham.model.compile import Part
 from ockham.model.gguf.blocks import READERS, read_blocks
-from ockham.model.gguf.config import config_of, find_gguf_architecture, gguf_place
+from ockham.model.gguf.config import (
+    config_of,
+    describe_gguf,
+    find_gguf_architecture,
+    gguf_place,
+)
 from ockham.model.gguf.file import GgufFile, GgufTensor
 from ockham.model.gguf.parts import GgufParts
 from ockham.model.packing import Packer, Stored
@@ -58,9 +63,13 @@ class GgufSource:
         architecture not supported."""
         self._parts = GgufParts(path)
         try:
-            _, self._architecture = find_gguf_architecture(self._parts.metadata)
+            name, self._architecture = find_gguf_architecture(self._parts.metadata)
             shapes = {name: tensor.shape for name, tensor in self._parts.tensors.items()}
             self.config = config_of(self._parts.metadata, shapes, self._factors())
+            self.description = describe_gguf(self.config, name)
+        except ModelError as error:
+            self._parts.close()
+            raise ModelError(f"{self._parts.path} cannot be loaded: {error}") from None
         except BaseException:
             self._parts.close()
             raise

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ockham.core.errors import ModelError
 from ockham.model.gguf.parts import GgufParts
 from ockham.model.gguf.splitting import SPLITTINGS
+from ockham.model.untrusted import shown
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -43,23 +44,61 @@ def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any]]:
     kind, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
     if kind not in ("gpt2", "llama") or not tokens:
         raise ModelError(
-            f"the tokenizer of {path} is of the kind {kind!r}; supported are gpt2 and llama. Name "
-            "another with --tokenizer, or take --skip-tokenizer-init and give token ids."
+            f"the tokenizer of {path} is of the kind {shown(kind)}; supported are gpt2 and llama. "
+            "Name another with --tokenizer, or take --skip-tokenizer-init and give token ids."
         )
-    backend = (_byte_level if kind == "gpt2" else _sentencepiece)(path, metadata, tokens)
-    _add_special(backend, metadata, tokens)
-    config = _config(metadata, tokens)
-    _add_ends(backend, metadata, config, kind)
+    _check(path, metadata)
+    try:
+        backend = (_byte_level if kind == "gpt2" else _sentencepiece)(path, metadata, tokens)
+        _add_special(backend, metadata, tokens)
+        config = _config(metadata, tokens)
+        _add_ends(backend, metadata, config, kind)
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises plain Exception for every defect
+        raise ModelError(
+            f"the tokenizer of {path} does not hold together: {shown(str(error))}. Fetch the file "
+            "again, or name another tokenizer with --tokenizer."
+        ) from error
     return backend, config
+
+
+_STRINGS = ("tokens", "merges")
+_NUMBERS = ("scores", "token_type")
+
+
+def _check(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Raise ModelError for lists that hold something else, or ids of no token."""
+    for name, kind in (*((n, str) for n in _STRINGS), *((n, int | float) for n in _NUMBERS)):
+        values = metadata.get(f"tokenizer.ggml.{name}")
+        if values is None:
+            continue
+        if not isinstance(values, list) or not all(isinstance(each, kind) for each in values):
+            raise ModelError(
+                f"tokenizer.ggml.{name} of {path} must be a list of "
+                f"{'texts' if kind is str else 'numbers'}, not {shown(values)}."
+            )
+    count = len(metadata["tokenizer.ggml.tokens"])
+    for merge in metadata.get("tokenizer.ggml.merges") or ():
+        if " " not in merge:
+            raise ModelError(
+                f"tokenizer.ggml.merges of {path} holds {shown(merge)}, which is no pair of pieces."
+            )
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id")
+    if unknown is not None and not (isinstance(unknown, int) and 0 <= unknown < count):
+        raise ModelError(
+            f"tokenizer.ggml.unknown_token_id of {path} is {shown(unknown)}, but there are {count} "
+            "tokens."
+        )
 
 
 def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     pre = metadata.get("tokenizer.ggml.pre", "default")
-    if pre not in SPLITTINGS:
+    if not isinstance(pre, str) or pre not in SPLITTINGS:
         raise ModelError(
-            f"the tokenizer of {path} splits words as {pre!r}, which is not known; known are "
+            f"the tokenizer of {path} splits words as {shown(pre)}, which is not known; known are "
             f"{', '.join(SPLITTINGS)}. Name another tokenizer with --tokenizer."
         )
     splitting = SPLITTINGS[pre]
