@@ -53,7 +53,7 @@ def write_corpus(directory: Path, corpus: Corpus) -> None:
 def read_corpus(directory: Path) -> Corpus:
     """Read what `ockham draft index` wrote. Raises ModelError if a file is missing or damaged, or
     is something else."""
-    if not (directory / CONFIG_FILE).is_file():
+    if not all((directory / name).is_file() for name in (CONFIG_FILE, TOKENS_FILE, ORDER_FILE)):
         raise ModelError(
             f"{directory} holds no indexed texts; name a directory that `ockham draft index` wrote."
         )

@@ -130,12 +130,8 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
     planned = plan_model(config)
     description, plan = planned.description, planned.plan
     try:
-        for line in (
-            plan.describe(),
-            *planned.notes,
-            *planned.measured.notes(),
-            *_unused_notes(planned),
-        ):
+        notes = (*planned.notes, *planned.measured.notes(), *_unused_notes(planned))
+        for line in (plan.describe(), *notes):
             tell(line)
         tell(
             f"loading {config.model} ({description.architecture.name}, "

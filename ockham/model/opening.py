@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class OpenedModel:
 
 def open_model(path: Path) -> OpenedModel:
     """Open a checkpoint's directory or a GGUF file. Raises ModelError if it cannot be read."""
-    if path.is_file():
+    if not path.is_dir():
         from ockham.model.gguf.source import GgufSource
 
         gguf = GgufSource(path)
@@ -50,4 +50,5 @@ def open_model(path: Path) -> OpenedModel:
         f"config.json ties the head to the embedding, but the checkpoint holds another head, "
         f"{head!r}: the stored one is used."
     )
-    return OpenedModel(config, replace(description, tied_embeddings=False), source, (note,))
+    untied = {**config, "tie_word_embeddings": False}  # so that a conversion says it too
+    return OpenedModel(untied, describe(untied), source, (note,))

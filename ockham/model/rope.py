@@ -52,9 +52,20 @@ class RopeVariant:
         )
 
     def fix(self, max_model_len: int) -> Rope:
-        """The frequencies for sequences of up to `max_model_len` tokens."""
-        frequencies, scale = _VARIANTS[self.kind](self, max_model_len)
+        """The frequencies for sequences of up to `max_model_len` tokens. Raises ModelError for
+        parameters of which none come out."""
+        try:
+            with np.errstate(all="ignore"):
+                frequencies, scale = _VARIANTS[self.kind](self, max_model_len)
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise ModelError(f"{self._wrong}: {shown(str(error))}.") from None
+        if not (np.isfinite(frequencies).all() and math.isfinite(scale)):
+            raise ModelError(f"{self._wrong}: frequencies that are not finite.")
         return Rope(np.ascontiguousarray(frequencies, np.float32), float(scale))
+
+    @property
+    def _wrong(self) -> str:
+        return f"the parameters of the rotary embedding {self.kind!r} give no frequencies"
 
     @property
     def _original(self) -> int:

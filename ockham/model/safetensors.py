@@ -242,8 +242,8 @@ class Checkpoint:
                 raw = bytearray(min(BLOCK_BYTES, count - first) * dtype.itemsize)
                 start = tensor.start + first * dtype.itemsize
                 tensor.file.read_into(memoryview(raw), start, f"tensor {tensor.name!r}")
-                blocks.append(np.frombuffer(raw, dtype))
-            if not np.array_equal(*blocks, equal_nan=False):
+                blocks.append(np.frombuffer(raw, dtype).astype(np.float64))
+            if not np.array_equal(blocks[0], blocks[1]):
                 return True
         return False
 

@@ -66,7 +66,7 @@ def parse_json(raw: bytes | bytearray, what: str) -> Any:
     try:
         return json.loads(raw.decode())
     except ValueError as error:  # of UnicodeDecodeError, JSONDecodeError and numbers too long
-        raise ModelError(f"{what} is not JSON: {error}.") from None
+        raise ModelError(f"{what} cannot be read: it is not JSON ({error}).") from None
     except RecursionError:
         raise ModelError(f"{what} is nested too deeply to be read.") from None
 

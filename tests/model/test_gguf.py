@@ -287,7 +287,7 @@ def test_rows_that_do_not_divide_into_blocks_are_refused(tmp_path: Path) -> None
         ({"general.architecture": "mamba"}, "architecture 'mamba' is not supported; .* llama"),
         (
             {"general.architecture": "llama", "llama.attention.head_count_kv": [1, 2]},
-            "num_key_value_heads differs from layer to layer",
+            "head_count_kv differs from layer to layer",
         ),
     ],
 )

@@ -207,7 +207,10 @@ def test_an_adapter_of_another_model_is_refused(
 
 
 def test_a_tensor_that_the_model_does_not_use_is_no_target(tmp_path: Path) -> None:
-    model = tiny_llama(tmp_path / "model", tie_word_embeddings=True)  # and yet has a head
+    model = tiny_llama(tmp_path / "model", tie_word_embeddings=True)
+    tensors = load_file(model / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]  # stored, and yet tied
+    save_file(tensors, model / "model.safetensors")
     adapter = write_adapter(tmp_path / "adapter", {"lm_head": (97, 32)})
     with pytest.raises(ModelError, match=r"'lm_head.weight', which the model does not use"):
         convert_to(model, tmp_path / "out", adapter)

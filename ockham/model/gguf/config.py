@@ -171,15 +171,15 @@ def _config_of(
         if given(theirs) is not None
     }
     config["architectures"] = [architecture.record]
-    if "token_embd.weight" not in shapes:
-        held = f"only {len(shapes)} others" if shapes else "no tensors at all"
-        raise ModelError(f"it lacks the tensor 'token_embd.weight' and holds {held}.")
-    config["vocab_size"] = shapes["token_embd.weight"][0]
     config["tie_word_embeddings"] = "output.weight" not in shapes
     config["attention_bias"] = config["qkv_bias"] = "blk.0.attn_q.bias" in shapes
     config["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
     if config.get("num_experts"):
         _add_experts(config, architecture, given, shapes)
+    if "token_embd.weight" not in shapes:
+        held = f"only {len(shapes)} others" if shapes else "no tensors at all"
+        raise ModelError(f"it lacks the tensor 'token_embd.weight' and holds {held}.")
+    config["vocab_size"] = shapes["token_embd.weight"][0]
     sizes = [config.get(key) for key in ("hidden_size", "num_attention_heads")]
     if all(isinstance(size, int) and size > 0 for size in sizes):
         width = config["hidden_size"] // config["num_attention_heads"]

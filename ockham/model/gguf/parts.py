@@ -93,14 +93,20 @@ class GgufParts:
             _check_part(file, number, self.files[0])
 
 
+def _counted(number: Any) -> Any:
+    """`split.no`, which counts from 0, as people count."""
+    return number + 1 if isinstance(number, int) else number
+
+
 def _check_part(file: GgufFile, number: int, first: GgufFile) -> None:
     """Raise ModelError unless a file is part `number`, from 0, of the model of the first part."""
     found, count = file.metadata, first.metadata.get("split.count", 1)
     stated = (found.get("split.no"), found.get("split.count"))
     if stated != (number, count) and found.get("split.count") == count:
+        counted = shown(_counted(stated[0]))
         raise ModelError(
-            f"{file.path} is part {number + 1} by its name, but number {shown(stated[0])} from 0 "
-            "by its metadata; give the parts their names back."
+            f"{file.path} is part {number + 1} by its name, but part {counted} by its metadata; "
+            "give the parts their names back."
         )
     for key in found.keys() & first.metadata.keys() - {"split.no", "general.alignment"}:
         if found[key] != first.metadata[key]:
