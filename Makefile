@@ -8,6 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 NATIVE := $(shell find csrc -name CMakeFiles -prune -o \( -name '*.cpp' -o -name '*.h' \) -print) \
 	csrc/CMakeLists.txt
 
+# Whether the recipes below created .venv; earlier ones left only the other stamps.
+OWN_VENV := { [ ! -L .venv ] && { [ -f .venv/.ockham ] || [ -f .venv/.made ] || [ -f .venv/.run ]; }; }
+
 .PHONY: run test lint unit exact soak sanitize clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
@@ -50,12 +53,19 @@ sanitize: .venv/.test
 	$(BIN)/cmake --build build/sanitize --target sanitize
 
 clean:
-	rm -rf build ockham/kernels/_cpu.*.so csrc/CMakeFiles csrc/CMakeCache.txt .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build ockham/kernels/_cpu.*.so csrc/CMakeFiles csrc/CMakeCache.txt .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@if $(OWN_VENV); then rm -rf .venv; \
+	elif [ -e .venv ] || [ -L .venv ]; then echo '.venv stays: make did not create it.' >&2; fi
 
-# A stamp, because a creation that was killed leaves a Python without its pip.
+# A stamp, because a creation that was killed leaves a Python without its pip. A .venv that was not
+# begun here is somebody's own: it is neither removed nor installed into.
 .venv/.made:
+	@if { [ -e .venv ] || [ -L .venv ]; } && ! $(OWN_VENV); then \
+		echo '.venv exists, and make did not create it: move it away, and make creates its own.' >&2; \
+		exit 1; fi
 	@echo 'Creating .venv ...' >&2
 	@rm -rf .venv
+	@mkdir .venv && touch .venv/.ockham
 	@$(PYTHON) -m venv .venv
 	@touch $@
 

@@ -21,6 +21,8 @@ REPOSITORY = Path(__file__).parents[2]
 TORCH = "torch==2.13.0"
 LOG_LINES = 3
 """Of a failed step's log that are quoted."""
+BEGUN_FILE = "begun-by-ockham"
+"""In a directory that is removed when its making was cut off: nothing without it is."""
 VOCABULARY_VALUES = 32000 * 2048
 
 Say = Callable[[str], None]
@@ -94,12 +96,14 @@ def _files(model: Path) -> list[Path]:
 def install(folder: Folder, peer: Peer, say: Say) -> None:
     """Make the peer's environment. Raises SetupFailed."""
     python = folder.python(peer)
-    done = python.parent.parent / "complete.json"
+    done, begun = (python.parent.parent / name for name in ("complete.json", BEGUN_FILE))
     if peer.name == OCKHAM or done.exists():
         return
     say(f"installing {peer.title} ...")
     log = folder.log(f"install-{peer.name}")
-    shutil.rmtree(python.parent.parent, ignore_errors=True)
+    _remove(python.parent.parent)
+    python.parent.parent.mkdir(parents=True)
+    begun.touch()
     _run([sys.executable, "-m", "venv", str(python.parent.parent)], log)
     pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
     environment = dict(peer.build_environment)
@@ -124,14 +128,17 @@ def convert(
         return
     say(f"converting {'what answers ' if answering else ''}for {configuration.title} ...")
     checkpoint = folder.answering_checkpoint if answering else folder.checkpoint
-    partial = target.with_name(target.name + ".partial")
-    _remove(partial)
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    work = target.with_name(target.name + ".partial")
+    _remove(work)
+    work.mkdir(parents=True)
+    (work / BEGUN_FILE).touch()
+    partial = work / target.name
     module = f"benchmarks.peers.converters.{configuration.peer}"
     command = [str(folder.python(PEERS[configuration.peer])), "-m", module]
     command += [str(checkpoint.resolve()), str(partial.resolve()), configuration.precision]
     _run(command, folder.log(f"convert-{configuration.name}"))
     partial.rename(target)
+    _remove(work)
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -162,7 +169,10 @@ def _run(command: list[str], log: Path, environment: dict[str, str] | None = Non
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove a directory that was begun here, whatever another program has put into it. Raises
+    SetupFailed if something else stands there."""
+    if not os.path.lexists(path):
+        return
+    if path.is_symlink() or not (path / BEGUN_FILE).is_file():
+        raise SetupFailed(f"{path} is in the way, and was not made here: move it, or remove it")
+    shutil.rmtree(path)

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from ockham.core.errors import ConfigError, OckhamError
+from ockham.core.owned_files import USUAL_FILE, NotOurs, open_own
 
 LEVELS = (64, 256, 1024, 4096, 16384)
 """Characters of a prompt by whose hashes lines are sorted: those that begin alike come together."""
@@ -54,6 +55,12 @@ class BatchResult(msgspec.Struct):
     custom_id: str | None
     response: BatchResponse | None
     error: BatchError | None
+
+
+_START = b'{"id":"batch_req_'
+"""What every line of an output begins with."""
+_LEAST_START = b'{"id":"'
+"""The same, of a line that stands behind results."""
 
 
 class _Written(msgspec.Struct):
@@ -152,14 +159,21 @@ class BatchOutput:
     """The file of results, to which one process at a time appends whole lines.
 
     Raises ConfigError if it cannot be written, is being written by another process, or holds what
-    is no result of `given`. What a kill left of a line is dropped.
+    is no result of `given`. What a kill left of a line is dropped; what else an output ends with is
+    another's, and it is refused.
     """
 
     def __init__(self, path: Path, given: BatchInput) -> None:
         self._path = path
         self.done = Done()
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            # A link is the user's to give; what is no file would be waited for, or cannot be cut.
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+            self._file = open_own(os.path.realpath(path), flags, USUAL_FILE)
+        except NotOurs as error:
+            raise ConfigError(
+                f"{path} is no regular file; name one, to which a later run can add."
+            ) from error
         except OSError as error:
             raise ConfigError(f"{path} cannot be written ({error.strerror}).") from error
         try:
@@ -183,7 +197,13 @@ class BatchOutput:
         with open(self._file, "rb", closefd=False) as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
-                    break
+                    start = _LEAST_START if whole else _START
+                    if start.startswith(line[: len(start)]):
+                        break
+                    raise ConfigError(
+                        f"{self._path}, line {number} is no result of a batch; choose another "
+                        "output."
+                    )
                 try:
                     written = msgspec.json.decode(line, type=_Written)
                 except (msgspec.DecodeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 import random
 import re
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ockham.cli.options import Integer, config_file, option
+from ockham.cli.options import Integer, config_file, option, overwrite_option
 from ockham.cli.report import duration
 from ockham.cli.spread import spread
 from ockham.cli.workload_options import chosen_workload, workload_options
 from ockham.core.errors import ConfigError
+from ockham.core.owned_files import check_output, write_output
 
 if TYPE_CHECKING:
     from ockham.lab.traffic import Answer, Sending, Server, Traffic
@@ -124,6 +126,7 @@ class Rates(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
     default=None,
     help="Draw latency against rate (.svg, .png); needs matplotlib.",
 )
+@overwrite_option
 @option("--seed", type=Integer(), default=0, show_default=True, help="Seed of workload and times.")
 @option("--timeout", type=float, default=600.0, show_default=True, help="Seconds for one answer.")
 @option("--json", "as_json", is_flag=True, help="Write one JSON object.")
@@ -141,6 +144,7 @@ def serve(
     extra_body: str,
     targets: tuple[str, ...],
     plot: Path | None,
+    overwrite: bool,
     timeout: float,
     as_json: bool,
     **kwargs: Any,
@@ -154,7 +158,7 @@ def serve(
         if kwargs[name] is not None and not kwargs[name] > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {kwargs[name]}.")
     if plot is not None:
-        _check_plotting(plot)
+        _check_plotting(plot, overwrite)
     requests, is_file = _requests(prompt, input_len, **kwargs)
     from ockham.lab.traffic import Sending, Server
 
@@ -181,7 +185,8 @@ def serve(
         whole = {"kind": "serve", "workload": kwargs["workload"], "runs": reports}
         click.echo(msgspec.json.format(msgspec.json.encode(whole), indent=2))
     if plot is not None:
-        _draw(plot, kwargs["workload"] or "random", reports)
+        drawn = _draw(plot.suffix.lstrip("."), kwargs["workload"] or "random", reports)
+        write_output(plot, drawn, overwrite)
     if any(report["failed"] for report in reports):
         sys.exit(1)  # not ctx.exit, whose status `main` never sees: it is not standalone
 
@@ -342,7 +347,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _check_plotting(path: Path) -> None:
+def _check_plotting(path: Path, overwrite: bool) -> None:
     """Refuse before anything is measured what could not be drawn afterwards."""
     try:
         from matplotlib.backend_bases import FigureCanvasBase
@@ -355,10 +360,12 @@ def _check_plotting(path: Path) -> None:
         raise ConfigError(f"--plot {path}: its ending must be one of {', '.join(formats)}.")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--plot {path}: there is no directory {path.absolute().parent}.")
+    check_output(path, overwrite)
 
 
-def _draw(path: Path, title: str, reports: Sequence[dict[str, Any]]) -> None:
-    """Latencies (median and p99) against the rate at which requests were completed."""
+def _draw(form: str, title: str, reports: Sequence[dict[str, Any]]) -> bytes:
+    """Latencies (median and p99) against the rate at which requests were completed, as a file of
+    matplotlib's format `form`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
@@ -376,4 +383,6 @@ def _draw(path: Path, title: str, reports: Sequence[dict[str, Any]]) -> None:
         axis.set(xlabel="requests/s completed", ylabel=f"{name}, ms", title=title)
         axis.set_ylim(bottom=0)
         axis.legend()
-    figure.savefig(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=form)
+    return drawn.getvalue()

@@ -21,8 +21,9 @@ from ockham.cli.options import (
     sampling_params,
 )
 from ockham.cli.report import describe_ledger, describe_speed
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
+from ockham.core.owned_files import make_directory, open_own, write_output
 from ockham.core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -206,14 +207,34 @@ def _command(conversation: Conversation, line: str) -> bool:
 
 
 def _save(conversation: Conversation, name: str) -> None:
-    path = Path(name or time.strftime("ockham-chat-%Y%m%d-%H%M%S.json")).expanduser()
-    record = {"model": conversation.llm.config.model, "messages": conversation.messages}
     try:
-        path.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        _tell(f"{path} cannot be written: {error.strerror}.")
+        path = Path(name or time.strftime("ockham-chat-%Y%m%d-%H%M%S.json")).expanduser()
+    except RuntimeError:
+        _tell(f"{name} cannot be written: there is no such home directory.")
+        return
+    record = {"model": conversation.llm.config.model, "messages": conversation.messages}
+    text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
+    if not _may_save(path):
+        _tell(f"{path} is no saved conversation, and is not replaced: name another file.")
+        return
+    try:
+        write_output(path, text.encode("utf-8", "surrogatepass"), overwrite=True)
+    except ConfigError as error:
+        _tell(str(error))
     else:
         _tell(f"Saved to {path}.")
+
+
+def _may_save(path: Path) -> bool:
+    """Whether nothing stands there but a conversation that was saved before, or an empty file."""
+    if not path.is_file():
+        return True  # there is nothing to be lost
+    try:
+        text = path.read_bytes()
+        found = json.loads(text) if text else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return found is None or (isinstance(found, dict) and found.keys() == {"model", "messages"})
 
 
 def _piped_messages() -> Iterator[str]:
@@ -281,8 +302,10 @@ def _session(conversation: Conversation) -> PromptSession[str]:
     history: History = InMemoryHistory()
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ockham"
     try:
-        state.mkdir(parents=True, exist_ok=True)
-        history = FileHistory(str(state / "chat_history"))
+        make_directory(state)
+        file = os.path.realpath(state / "chat_history")  # a link is the user's to give
+        os.close(open_own(file, os.O_RDWR | os.O_CREAT))
+        history = FileHistory(file)
     except OSError:
         pass  # a home that cannot be written to: history lasts for this chat
     return PromptSession(

@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ockham.cli.eval_tables import comparison_lines, score_lines
-from ockham.cli.options import Integer, engine_config, engine_options, option
+from ockham.cli.options import (
+    Integer,
+    engine_config,
+    engine_options,
+    option,
+    overwrite_option,
+)
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
+from ockham.core.owned_files import check_output, write_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,6 +113,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Write a report as JSON; '-' is stdout, instead of the table.",
 )
+@overwrite_option
 @engine_options
 def evaluate(
     tasks: str | None,
@@ -120,6 +128,7 @@ def evaluate(
     positions: int,
     resume: Path | None,
     json_file: Path | None,
+    overwrite: bool,
     **kwargs: Any,
 ) -> None:
     """Score MODEL on tasks and on your own data, or compare a configuration with the exact one.
@@ -129,6 +138,8 @@ def evaluate(
     ockham eval MODEL --data mine.jsonl --resume results.jsonl
     ockham eval lab --against quantization=int4
     """
+    if json_file is not None and str(json_file) != "-":
+        check_output(json_file, overwrite)
     baseline = engine_config(**kwargs)
     if against is None:
         candidate = None
@@ -151,7 +162,7 @@ def evaluate(
         report = _score(baseline, chosen, temperature, n, resume)
     else:
         report = _compare(baseline, candidate, chosen, positions, resume)
-    _write(report, json_file)
+    _write(report, json_file, overwrite)
 
 
 def _check_sampling(n: int, temperature: float) -> None:
@@ -363,7 +374,7 @@ def _bar(cases: int) -> Iterator[Callable[[int], object]]:
 # -- what is said ------------------------------------------------------------------------------
 
 
-def _write(report: dict[str, Any], json_file: Path | None) -> None:
+def _write(report: dict[str, Any], json_file: Path | None, overwrite: bool) -> None:
     if json_file is not None:
         import msgspec
 
@@ -371,10 +382,7 @@ def _write(report: dict[str, Any], json_file: Path | None) -> None:
         if str(json_file) == "-":
             click.echo(text, nl=False)
             return
-        try:
-            json_file.write_bytes(text)
-        except OSError as error:
-            raise ConfigError(f"--json: {json_file} cannot be written ({error}).") from error
+        write_output(json_file, text, overwrite)
     comparing = "differences" in report
     for line in comparison_lines(report) if comparing else score_lines(report["scores"]):
         click.echo(line)

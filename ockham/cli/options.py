@@ -212,6 +212,13 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, **settings)
 
 
+def overwrite_option(function: F) -> F:
+    """Adds `--overwrite`; without it no command replaces a file that it was asked to write."""
+    return option(
+        "--overwrite", is_flag=True, help="Replace the file that is written, if it exists."
+    )(function)
+
+
 def config_file(function: F) -> F:
     """Adds `--config FILE.yaml`, whose keys are the command's own flags."""
     return option(

@@ -126,9 +126,10 @@ def write_random_checkpoint(name: str, directory: Path, seed: int = 0) -> int:
     encoded += b" " * (-len(encoded) % 8)
 
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(shape.config(), indent=2) + "\n")
+    with (directory / "config.json").open("x", encoding="utf-8") as config:
+        config.write(json.dumps(shape.config(), indent=2) + "\n")
     generator = np.random.Generator(np.random.SFC64(seed))
-    with (directory / "model.safetensors").open("wb") as file:
+    with (directory / "model.safetensors").open("xb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for tensor, sizes in shape.tensors():
             for block in _blocks(tensor, math.prod(sizes), generator):

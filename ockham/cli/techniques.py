@@ -14,8 +14,11 @@ import click
 from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.cli.workload_options import chosen_workload, workload_options
 from ockham.core.errors import ConfigError
+from ockham.core.owned_files import write_output
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ockham.lab.evidence import Bench, Recipe, Row
 
 
@@ -88,9 +91,10 @@ def measure(
     """
     if (name is None) != every:
         raise click.UsageError("name one technique, or take --all.")
-    if every:
-        _check_page(page)
     from ockham.lab.evidence import Bench, recipe_of, recipes
+
+    if every:
+        _check_page(page, recipes())
 
     config = engine_config(**kwargs)
     bench = Bench(config, rounds, config.seed)
@@ -135,11 +139,17 @@ def compose(page: Path | None, model: str, as_json: bool) -> None:
     Fails (status 1) if a token differs where nothing may change one.
     """
     from ockham.lab.evidence import Bench
+    from ockham.lab.evidence.compose import MATRIX_START, engine_config_of, matrix_page
     from ockham.lab.evidence.compose import compose as run_pairs
-    from ockham.lab.evidence.compose import engine_config_of, matrix_page
+    from ockham.lab.evidence.page import is_generated
 
     if page is not None and not page.absolute().parent.is_dir():
         raise ConfigError(f"--page {page}: there is no directory {page.absolute().parent}.")
+    if page is not None and not is_generated(page, MATRIX_START):
+        raise ConfigError(
+            f"--page {page} is no matrix that `ockham techniques compose` wrote, and is not "
+            "replaced: name another file."
+        )
     cells = run_pairs(Bench(engine_config_of(model)))
     if as_json:
         import msgspec
@@ -149,7 +159,7 @@ def compose(page: Path | None, model: str, as_json: bool) -> None:
         for cell in cells:
             click.echo(f"{cell.one:<28} {cell.other:<28} {cell.verdict}")
     if page is not None:
-        page.write_text(matrix_page(cells, model), encoding="utf-8")
+        write_output(page, matrix_page(cells, model).encode(), overwrite=True)
     if any(cell.identical is False for cell in cells):
         sys.exit(1)
 
@@ -186,7 +196,7 @@ def _write_json(measured: list[tuple[Recipe, Row | None]]) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
 
 
-def _check_page(page: Path) -> None:
+def _check_page(page: Path, recipes: Sequence[Recipe]) -> None:
     """Refuse before anything is measured what could not be written afterwards."""
     try:
         import matplotlib  # noqa: F401
@@ -196,6 +206,9 @@ def _check_page(page: Path) -> None:
         ) from error
     if not page.absolute().parent.is_dir():
         raise ConfigError(f"--page {page}: there is no directory {page.absolute().parent}.")
+    from ockham.lab.evidence.page import check_page
+
+    check_page(page, recipes)
 
 
 def _machine() -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ockham.cli.options import Integer, option
+from ockham.cli.options import Integer, option, overwrite_option
 from ockham.core.errors import ConfigError
+from ockham.core.owned_files import check_output
 
 if TYPE_CHECKING:
     from ockham.lab.workloads import Request
@@ -77,13 +78,16 @@ def _setting(text: str) -> tuple[str, int]:
 @click.command()
 @click.argument("name", required=False)
 @option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
+@overwrite_option
 @option(
     "--set", "settings", multiple=True, metavar="NAME=COUNT", help="A setting, such as turns=8."
 )
 @option(
     "--seed", type=Integer(), default=0, show_default=True, help="The same seed, the same file."
 )
-def workload(name: str | None, output: Path | None, settings: tuple[str, ...], seed: int) -> None:
+def workload(
+    name: str | None, output: Path | None, overwrite: bool, settings: tuple[str, ...], seed: int
+) -> None:
     """Write the workload NAME, a JSON object per request; without NAME, list what there is."""
     from ockham.lab.workloads import workloads, write_requests
 
@@ -97,5 +101,6 @@ def workload(name: str | None, output: Path | None, settings: tuple[str, ...], s
         raise click.UsageError("name the file to write with --output.")
     if name not in workloads():
         raise ConfigError(f"there is no workload {name!r}; there are {', '.join(workloads())}.")
+    check_output(output, overwrite)
     requests, _ = chosen_workload(name, settings, 0, seed)
-    click.echo(f"{write_requests(output, requests)} requests in {output}", err=True)
+    click.echo(f"{write_requests(output, requests, overwrite)} requests in {output}", err=True)

@@ -68,6 +68,12 @@ def open_tiers(
     if config.kv_store is not None:
         try:
             disk = DiskStore(Path(config.kv_store).expanduser(), config.kv_store_bytes, identity)
+        except RuntimeError:
+            log.warning(
+                "the KV store %s cannot be used: there is no such home directory. Serving goes on "
+                "without it.",
+                config.kv_store,
+            )
         except StoreError as error:
             log.warning("%s Serving goes on without it.", error)
     if memory is None and disk is None:

@@ -70,11 +70,14 @@ class Comparing:
         self._vocabulary = 0
 
     def __enter__(self) -> Comparing:
-        self._directory = Path(tempfile.mkdtemp(prefix="ockham-fidelity-"))
+        self._made = tempfile.TemporaryDirectory(
+            prefix="ockham-fidelity-", ignore_cleanup_errors=True
+        )
+        self._directory = Path(self._made.name)
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._made.cleanup()
 
     def baseline(self, engine: Engine) -> None:
         """Complete the cases with the baseline, and keep its logits where they are compared.

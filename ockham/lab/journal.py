@@ -1,7 +1,8 @@
 """Results on disk as they come, so that a run that was killed goes on where it stood.
 
 A JSONL file: the first line holds the settings that decide the results, each further line one
-result. A line that a kill cut short is dropped, and its work done again.
+result. A line that a kill cut short is dropped, and its work done again. A file that does not begin
+as a journal does is refused, and stays as it is.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from typing import Any, BinaryIO, Generic, TypeVar
 import msgspec
 
 from ockham.core.errors import ConfigError
+from ockham.core.owned_files import USUAL_FILE, NotOurs, open_own
 
 R = TypeVar("R", bound=msgspec.Struct)
 
 KIND = "ockham eval"
+_START = b'{"kind":"ockham eval",'
+"""What every journal begins with."""
 
 
 class Journal(Generic[R]):
@@ -37,15 +41,26 @@ class Journal(Generic[R]):
             return
         head = msgspec.json.decode(msgspec.json.encode({"kind": KIND, **settings}))
         try:
-            stored = path.read_bytes() if path.exists() else b""
+            # A link is the user's to give; what is no file would be waited for, or cannot be cut.
+            descriptor = open_own(os.path.realpath(path), os.O_RDWR | os.O_CREAT, USUAL_FILE)
+            self._file = os.fdopen(descriptor, "r+b")
+        except OSError as error:
+            reason = error.strerror if isinstance(error, NotOurs) else error
+            raise ConfigError(f"{path} cannot be used to resume ({reason}).") from error
+        try:
+            stored = self._file.read()
             whole = stored[: stored.rfind(b"\n") + 1]
             if whole:
                 self._take_over(whole.splitlines(), head, result)
-            self._file = path.open("r+b" if stored else "wb")
+            elif not _START.startswith(stored[: len(_START)]):
+                raise ConfigError(
+                    f"{path} is no file of an evaluation; name another with --resume."
+                )
+            self._file.truncate(len(whole))
             self._file.seek(len(whole))
-            self._file.truncate()
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be used to resume ({error}).") from error
+        except BaseException:
+            self._file.close()
+            raise
         if not whole:
             self._write(head)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
+from ockham.core.owned_files import USUAL_FILE, replacing, write_own
 from ockham.core.seams import Array, Linear
 from ockham.kernels.memory import as_bytes
 from ockham.kernels.ops import Floats
@@ -160,12 +160,7 @@ def _write_weights(
     assert not isinstance(opened.source, ConvertedSource)
     plan = _Plan(opened.source, packer)  # type: ignore[arg-type]
     compile_program(description, plan, description.max_position_embeddings)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        return _write_file(opened, packer, fitted, plan.layout, partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)  # so that the same directory can be taken again
-        raise
+    return _write_file(opened, packer, fitted, plan.layout, path)
 
 
 def _write_file(
@@ -173,22 +168,19 @@ def _write_file(
     packer: Packer,
     fitted: dict[str, Linear],
     layout: Layout,
-    partial: Path,
     path: Path,
 ) -> tuple[int, str]:
-    """Write the weights to `partial`, which becomes `path` when it is whole."""
+    """Write the weights to a file that becomes `path` when it is whole. Nothing is left of half of
+    it, so that the same directory can be taken again."""
     description = opened.description
     assert not isinstance(opened.source, ConvertedSource)
-    with open(partial, "wb") as file:
+    with replacing(path, USUAL_FILE) as file:
         header = layout.header()
         file.write(header)
         loaded = opened.source.load(packer)
         weights = Calibrated(loaded, fitted)
         writer = _Writer(weights, loaded.packed, file, len(header), layout)
         compile_program(description, writer, description.max_position_embeddings)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
     return layout.nbytes, loaded.packed.digest()
 
 
@@ -302,4 +294,4 @@ def _write_config(
     text = opened.config.get("text_config")
     if isinstance(text, dict):
         values["text_config"] = {k: v for k, v in text.items() if k != "quantization_config"}
-    (out / "config.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
+    write_own(out / "config.json", json.dumps(values, indent=2).encode(), USUAL_FILE)

@@ -8,13 +8,13 @@ sorted by the tokens that stand from there on.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ockham.core.errors import ModelError
+from ockham.core.owned_files import USUAL_FILE, write_own
 from ockham.core.step import Ints
 from ockham.model.draft_files import CONFIG_FILE, VERSION, read_config
 
@@ -35,8 +35,12 @@ class Corpus:
 
 
 def write_corpus(directory: Path, corpus: Corpus) -> None:
-    """Write a new directory. Its `draft.json` comes last, so that half of it is no drafter."""
-    directory.mkdir(parents=True)
+    """Write a new directory. Its `draft.json` comes last, so that half of it is no drafter.
+    Raises ModelError if it exists."""
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise ModelError(f"{directory} cannot be made: {error.strerror}.") from error
     np.save(directory / TOKENS_FILE, corpus.tokens)
     np.save(directory / ORDER_FILE, corpus.order)
     facts = {
@@ -45,9 +49,7 @@ def write_corpus(directory: Path, corpus: Corpus) -> None:
         "tokenizer": corpus.tokenizer,
         "version": VERSION,
     }
-    partial = directory / f"{CONFIG_FILE}.partial"
-    partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, directory / CONFIG_FILE)
+    write_own(directory / CONFIG_FILE, (json.dumps(facts, indent=2) + "\n").encode(), USUAL_FILE)
 
 
 def read_corpus(directory: Path) -> Corpus:

@@ -2,7 +2,9 @@
 
     DIR/sources/IDENTITY.json    {"weights": DIGEST}
     DIR/DIGEST/model.safetensors a file of packed weights (see packed_layout.py)
-    DIR/DIGEST/entry.json        the commit record: version, bytes of the file
+    DIR/DIGEST/entry.json        the commit record: version, bytes of the file, weights (DIGEST)
+    DIR/.partial-DIGEST-RANDOM/  an entry that is being written, with {"weights": DIGEST} in
+                                 writing.json
 
 An entry is named by the digest of its weights, so equal weights stand there once. IDENTITY stands
 for the files of a checkpoint without reading them: inode, size, start and times of change of each,
@@ -15,17 +17,20 @@ An entry is written to a directory of another name, its commit record last, and 
 checked whole whenever it is loaded: its size by the record, every byte by the digest. What a crash
 left behind, or a disk damaged, is therefore noticed, removed and packed anew. One process writes at
 a time (a lock on DIR/lock); readers need no lock, because what is removed stays readable to whoever
-has opened it.
+has opened it. DIR may hold other files: what is no entry by its name and its record is neither
+counted nor touched. What is written can be read by its owner alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +38,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ockham.core.errors import ModelError
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.owned_files import (
+    PRIVATE_DIRECTORY,
+    NotOurs,
+    Owned,
+    hold,
+    make_directory,
+    make_own_directory,
+    open_file,
+    open_own,
+    read_own,
+    write_own,
+)
 from ockham.kernels.memory import as_bytes
 from ockham.model.files import WeightsFile
 from ockham.model.memory import readable
@@ -55,22 +72,70 @@ GRAIN_NS = 1_000_000_000
 
 WRITE_BYTES = 4 << 20
 
-RECORD = "entry.json"
+RECORD, WRITING = "entry.json", "writing.json"
+SOURCES, LOCK = "sources", "lock"
+
+_PARTIAL = re.compile(r"\.partial-(.+)-[0-9a-f]{16}")
+_EARLIER_PARTIAL = ".partial"
+"""Where earlier versions wrote: what begins as their files of weights do is theirs."""
+_EARLIER_START = b'{"__metadata__": {"format": "ockham", '
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+_SOURCE = re.compile(r"[0-9a-f]{32}\.json")
+
+
+def _proves_entry(name: str, directory: int) -> bool:
+    """The record names the directory; those of earlier versions name the size of its weights."""
+    record = json.loads(read_own(RECORD, directory))
+    if not _DIGEST.fullmatch(name) or not isinstance(record, dict):
+        return False
+    if not all(type(record.get(fact)) is int for fact in ("version", "bytes")):
+        return False
+    if "weights" in record:
+        return bool(record["weights"] == name)
+    facts = os.lstat(SINGLE_FILE, dir_fd=directory)
+    return stat.S_ISREG(facts.st_mode) and facts.st_size == record["bytes"]
+
+
+def _proves_partial(name: str, directory: int) -> bool:
+    if name == _EARLIER_PARTIAL:
+        with open_file(SINGLE_FILE, os.O_RDONLY, directory) as file:
+            return os.pread(file, len(_EARLIER_START), 8) == _EARLIER_START
+    found = _PARTIAL.fullmatch(name)
+    if found is None:
+        return False
+    if not os.listdir(directory):
+        return True  # the process was killed when it had just made it
+    return bool(json.loads(read_own(WRITING, directory)) == {"weights": found[1]})
+
+
+ENTRIES = Owned(RECORD, frozenset({SINGLE_FILE, WRITING}), _proves_entry)
+PARTIALS = Owned(WRITING, frozenset({SINGLE_FILE, RECORD}), _proves_partial)
 
 
 def cache_directory(setting: str | None) -> Path | None:
     """Where packed weights are kept: what `--weight-cache` says ("off" for nowhere), else "packed"
-    in $OCKHAM_CACHE, $XDG_CACHE_HOME/ockham or ~/.cache/ockham."""
+    in $OCKHAM_CACHE, $XDG_CACHE_HOME/ockham or ~/.cache/ockham. Raises ConfigError for the home of
+    somebody unknown."""
     if setting == "off":
         return None
-    if setting is not None:
-        return Path(setting).expanduser()
     own, shared = os.environ.get("OCKHAM_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if setting is not None:
+        return _without_tilde(Path(setting))
+    if own:
+        return _without_tilde(Path(own)) / "packed"
     try:
-        base = Path(own) if own else Path(shared or Path.home() / ".cache") / "ockham"
+        return _without_tilde(Path(shared or Path.home() / ".cache")) / "ockham" / "packed"
     except RuntimeError:  # there is no home
         return None
-    return base.expanduser() / "packed"
+
+
+def _without_tilde(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"the weight cache {path} cannot be used: there is no such home directory."
+        ) from None
 
 
 def identity_of(files: Sequence[WeightsFile], facts: Mapping[str, Any]) -> str | None:
@@ -94,10 +159,16 @@ class Entry:
     def open(self) -> PackedFile:
         """Raises ModelError if it is not what was committed."""
         try:
-            record = json.loads((self.directory / RECORD).read_text())
+            record = json.loads(read_own(self.directory / RECORD))
             file_bytes, version = record["bytes"], record["version"]
         except (OSError, ValueError, KeyError, TypeError):
             raise ModelError(f"{self.directory / RECORD} cannot be read.") from None
+        try:
+            os.close(open_own(self.directory / SINGLE_FILE, os.O_RDONLY))
+        except NotOurs as error:
+            raise ModelError(f"{self.directory}: {error.strerror}.") from None
+        except OSError:
+            pass  # opening it says so
         file = PackedFile(self.directory / SINGLE_FILE, "it will be packed again")
         if version == VERSION and file.file.nbytes == file_bytes:
             return file
@@ -120,20 +191,24 @@ class WeightCache:
     def find(self, identity: str) -> Entry | None:
         """What was packed from the files of this identity, if it is still there; counts as used."""
         try:
-            digest = json.loads(self._source(identity).read_text())["weights"]
+            digest = json.loads(read_own(self._source(identity)))["weights"]
             entry = Entry(self.directory / digest, digest)
-            if not (entry.directory / RECORD).exists():
+            if os.path.basename(digest) != digest or entry.directory.is_symlink():
+                return None  # another place
+            if not stat.S_ISREG((entry.directory / RECORD).lstat().st_mode):
                 return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
         with contextlib.suppress(OSError):
             os.utime(entry.directory / RECORD)
+            ENTRIES.make_private(entry.directory)
         return entry
 
     def discard(self, entry: Entry) -> None:
-        """Remove an entry that is damaged."""
+        """Remove an entry that is damaged, as far as it is one."""
         with contextlib.suppress(OSError):
-            _remove(entry.directory)
+            # Its record may be damaged too: that a source names it says whose it is.
+            self._remove(entry.directory, known=bool(_DIGEST.fullmatch(entry.digest)))
 
     def keep(
         self, identity: str, digest: str, packed: PackedWeights
@@ -149,33 +224,44 @@ class WeightCache:
     def _keep(
         self, identity: str, digest: str, packed: PackedWeights
     ) -> Callable[[threading.Event], None] | None:
-        (self.directory / "sources").mkdir(parents=True, exist_ok=True)
-        lock = _Lock(self.directory / "lock")
-        if not lock.taken:
+        make_directory(self.directory)
+        make_own_directory(self.directory / SOURCES)
+        try:
+            lock = hold(self.directory / LOCK)
+        except BlockingIOError:
             return None  # another process writes, perhaps the same; the next start will see
         try:
-            if (self.directory / digest / RECORD).exists():
+            if ENTRIES.owns(self.directory / digest):
                 self._write_source(identity, digest)
-                lock.release()
+                os.close(lock)
                 return None
-            writing = _Writing(self.directory / ".partial", packed)
+            self._clear_place(self.directory / digest)
+            writing = _Writing(self.directory, digest, packed)
             self._make_room(writing.file_bytes)
         except BaseException:
-            lock.release()
+            os.close(lock)
             raise
 
         def job(stop: threading.Event) -> None:
             try:
                 if writing.write(stop):
-                    os.replace(writing.directory, self.directory / digest)
+                    os.rename(writing.directory, self.directory / digest)
+                    with contextlib.suppress(OSError):
+                        os.unlink(self.directory / digest / WRITING)
                     self._write_source(identity, digest)
             except OSError as error:
                 self._tell(f"writing packed weights to {self.directory} failed: {error.strerror}.")
             finally:
                 writing.clear()
-                lock.release()
+                os.close(lock)
 
         return job
+
+    def _clear_place(self, entry: Path) -> None:
+        """Remove what is left of an entry whose record is gone: its name, the digest of weights
+        that are held in memory, says what it is. Raises NotOurs if something else stands there."""
+        if os.path.lexists(entry) and ENTRIES.remove(entry, known=True):
+            raise NotOurs(f"{entry.name} holds files that are not Ockham's")
 
     def _make_room(self, file_bytes: int) -> None:
         """Remove what was used least recently. Raises ModelError if that does not suffice."""
@@ -184,52 +270,77 @@ class WeightCache:
                 f"they take {readable(file_bytes)}, and --weight-cache-bytes allows "
                 f"{readable(self._most_bytes)}"
             )
-        used = sorted(
-            (record.stat().st_mtime_ns, _bytes_of(record.parent), record.parent)
-            for record in self.directory.glob(f"*/{RECORD}")
-        )
-        total = sum(nbytes for _, nbytes, _ in used)
-        while total + file_bytes > self._most_bytes:
-            _, nbytes, directory = used.pop(0)
-            _remove(directory)
+        entries, leftovers, strangers = [], [], 0
+        for path in self.directory.iterdir():
+            if ENTRIES.owns(path):
+                used_ns = (path / RECORD).lstat().st_mtime_ns
+                entries.append((used_ns, ENTRIES.nbytes(path), path))
+            elif PARTIALS.owns(path):
+                leftovers.append(path)
+            elif path.name not in (SOURCES, LOCK):
+                strangers += 1
+        if strangers:
+            self._tell(
+                f"{self.directory} has {strangers} entries that are not packed weights: they are "
+                "left alone, and not counted in --weight-cache-bytes."
+            )
+        for path in leftovers:  # this process holds the lock: nobody writes to them
+            with contextlib.suppress(OSError):
+                self._remove(path)
+        total = sum(nbytes for _, nbytes, _ in entries)
+        for _, nbytes, path in sorted(entries):
+            if total + file_bytes <= self._most_bytes:
+                break
+            self._remove(path)
             total -= nbytes
         free = shutil.disk_usage(self.directory).free
         if free < file_bytes + ROOM_BYTES:
             raise ModelError(f"they take {readable(file_bytes)}, and {readable(free)} are free")
         self._forget_sources()
 
+    def _remove(self, path: Path, known: bool = False) -> None:
+        kind = PARTIALS if path.name.startswith(".partial") else ENTRIES
+        left = kind.remove(path, known=known)
+        if left:
+            self._tell(f"{path} stays: {left[0]!a} in it is not Ockham's.")
+
     def _forget_sources(self) -> None:
         """Remove what points to entries that are gone."""
-        for source in (self.directory / "sources").glob("*.json"):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                if (self.directory / json.loads(source.read_text())["weights"]).exists():
+        for source in (self.directory / SOURCES).iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if not _SOURCE.fullmatch(source.name):
                     continue
-            source.unlink(missing_ok=True)
+                said = json.loads(read_own(source))
+                if not isinstance(said, dict) or list(said) != ["weights"]:
+                    continue
+                digest = str(said["weights"])
+                if _DIGEST.fullmatch(digest) and not (self.directory / digest).exists():
+                    source.unlink()
 
     def _source(self, identity: str) -> Path:
-        return self.directory / "sources" / f"{identity}.json"
+        return self.directory / SOURCES / f"{identity}.json"
 
     def _write_source(self, identity: str, digest: str) -> None:
-        partial = self.directory / "sources" / ".partial"
-        partial.write_text(json.dumps({"weights": digest}))
-        os.replace(partial, self._source(identity))
+        write_own(self._source(identity), json.dumps({"weights": digest}).encode())
 
 
 class _Writing:
     """An entry while it is written, at a place where nobody takes it for one."""
 
-    def __init__(self, directory: Path, packed: PackedWeights) -> None:
-        self.directory = directory
+    def __init__(self, cache: Path, digest: str, packed: PackedWeights) -> None:
+        self.directory = cache / f".partial-{digest}-{secrets.token_hex(8)}"
+        self._digest = digest
         self._packed = packed
         self._layout = packed.layout()
         self._header = self._layout.header()
         self.file_bytes = len(self._header) + self._layout.data_bytes
-        self.clear()  # what a process left that was killed
 
     def write(self, stop: threading.Event) -> bool:
         """Write all, the commit record last. False if it was stopped."""
-        self.directory.mkdir()
-        with open(self.directory / SINGLE_FILE, "wb", buffering=0) as file:
+        self.directory.mkdir(mode=PRIVATE_DIRECTORY)
+        write_own(self.directory / WRITING, json.dumps({"weights": self._digest}).encode())
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(open_own(self.directory / SINGLE_FILE, flags), "wb", buffering=0) as file:
             file.write(self._header)
             for name, array in self._packed.arrays():
                 memory = as_bytes(array).data
@@ -238,44 +349,17 @@ class _Writing:
                     if stop.is_set():
                         return False
                     _write_at(file.fileno(), memory[start : start + WRITE_BYTES], place + start)
-        record = {"version": VERSION, "bytes": self.file_bytes}
-        (self.directory / RECORD).write_text(json.dumps(record))
+        record = {"version": VERSION, "bytes": self.file_bytes, "weights": self._digest}
+        write_own(self.directory / RECORD, json.dumps(record).encode())
         return True
 
     def clear(self) -> None:
-        if self.directory.exists():
-            shutil.rmtree(self.directory)
-
-
-class _Lock:
-    """A lock that the system releases when the process ends, however it does."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.taken = True
-        except OSError:
-            self.taken = False
-            os.close(self._descriptor)
-
-    def release(self) -> None:
-        if self.taken:
-            os.close(self._descriptor)
-            self.taken = False
+        """Remove what was not renamed to its place."""
+        with contextlib.suppress(OSError):
+            PARTIALS.remove(self.directory)
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
     done = 0
     while done < len(data):
         done += os.pwrite(descriptor, data[done:], offset + done)
-
-
-def _bytes_of(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.iterdir())
-
-
-def _remove(directory: Path) -> None:
-    """Remove an entry, its record first, so that what is left of it is none."""
-    (directory / RECORD).unlink(missing_ok=True)
-    shutil.rmtree(directory)

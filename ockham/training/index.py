@@ -27,7 +27,7 @@ def index_texts(
     Files of a directory that are no UTF-8 text, or whose name begins with a dot, are left out, and
     said to be. Raises ConfigError if `out` exists, a file cannot be read, or there is no text.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise ConfigError(f"{out} exists; name another directory, or remove it.")
     tokenizer = load_tokenizer(EngineConfig(model=target), resolve(target))
     if tokenizer is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ockham.core.owned_files import replacing
 from ockham.training.settings import Settings
 from ockham.training.student import OUTPUTS, TEXT, Student
 from ockham.training.windows import Windows
+from ockham.training.workplace import CHECKPOINT_FILE
 
 CHECKPOINT_S = 60.0
 TOLD_S = 10.0
@@ -47,7 +48,7 @@ class Loop:
             name: [group["lr"] for group in each.param_groups]
             for name, each in self.optimisers.items()
         }
-        self._checkpoint = folder / "checkpoint.pt"
+        self._checkpoint = folder / CHECKPOINT_FILE
         if self._checkpoint.exists():
             self._load()
 
@@ -117,12 +118,8 @@ class Loop:
             "student": self.student.state_dict(),
             **{name: each.state_dict() for name, each in self.optimisers.items()},
         }
-        partial = self._checkpoint.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with replacing(self._checkpoint) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._checkpoint)
 
     def _load(self) -> None:
         state: dict[str, Any] = torch.load(self._checkpoint, weights_only=True)

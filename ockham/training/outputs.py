@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.outputs import RequestOutput
+from ockham.core.owned_files import replacing
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
@@ -56,15 +57,14 @@ class Outputs:
 
     def save(self, path: Path) -> None:
         """Keep them in a file, which is whole or not there."""
-        partial = path.with_suffix(".partial.npz")
         arrays: dict[str, Any] = {}
         for name, texts in {_TRAIN: self.train, **self.held_out}.items():
             tokens = [token for text in texts for token in text.tokens]
             arrays[f"{name}{_TOKENS}"] = np.array(tokens, np.int32)
             sizes = [(len(text.tokens), text.prompt) for text in texts]
             arrays[f"{name}{_SIZES}"] = np.array(sizes, np.int32).reshape(-1, 2)
-        np.savez(partial, **arrays)
-        partial.replace(path)
+        with replacing(path) as file:
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Outputs:

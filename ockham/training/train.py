@@ -61,12 +61,14 @@ def train(settings: Settings, tell: Tell = lambda line: None) -> Trained:
     windows = [window for window in description.windows if window is not None]
     context = min(settings.context, description.max_position_embeddings, *windows)
     draft = _draft_path(settings, tokenizer)
-    workplace = Workplace(settings, path)
+    workplace = Workplace(settings, path, tell)
     pieces = _pieces(settings, path, tokenizer)
-    workplace.begin()
     wanted = settings.output_tokens or max(1, settings.tokens // _READ_PER_OUTPUT)
-    outputs = write_outputs(path, pieces, wanted, context, settings.seed, workplace.outputs, tell)
-    return _train(settings, path, draft, context, pieces, outputs, workplace, tell)
+    with workplace.begin():
+        outputs = write_outputs(
+            path, pieces, wanted, context, settings.seed, workplace.outputs, tell
+        )
+        return _train(settings, path, draft, context, pieces, outputs, workplace, tell)
 
 
 def _train(

@@ -4,51 +4,121 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ockham.core.errors import ConfigError
+from ockham.core.owned_files import (
+    Owned,
+    hold,
+    holds_nothing,
+    make_directory,
+    read_own,
+    write_own,
+)
+from ockham.model.draft_files import ACCEPTANCE_FILE, CONFIG_FILE, WEIGHTS_FILE
+from ockham.model.hub import WANTED_FILES
+from ockham.model.safetensors import SINGLE_FILE
 from ockham.training.settings import Settings
 
-_FACTS_FILE = "training.json"
+OUTPUTS_FILE, CHECKPOINT_FILE = "outputs.npz", "checkpoint.pt"
+_FACTS_FILE, _LOCK = "training.json", "lock"
+_EARLIER = ("outputs.partial.npz", "checkpoint.partial")
+"""What a kill of an earlier version leaves."""
+_RESULT = re.compile(r"result-[0-9a-f]{16}")
+
+
+def _proves_training(name: str, directory: int) -> bool:
+    facts = json.loads(read_own(_FACTS_FILE, directory))
+    return isinstance(facts, dict) and {"files", "method", "target"} <= facts.keys()
+
+
+TRAININGS = Owned(
+    _FACTS_FILE,
+    frozenset({OUTPUTS_FILE, CHECKPOINT_FILE, _LOCK, *_EARLIER}),
+    _proves_training,
+)
+RESULTS = Owned(
+    CONFIG_FILE,
+    frozenset(
+        {
+            WEIGHTS_FILE,
+            ACCEPTANCE_FILE,
+            SINGLE_FILE,
+            *(name for name in WANTED_FILES if "*" not in name and "/" not in name),
+        }
+    ),
+    lambda name, directory: _RESULT.fullmatch(name) is not None,
+)
+"""Half a result in a training's folder: the random name is Ockham's."""
 
 
 class Workplace:
     """OUT.training: what the target wrote, the checkpoint, and what both were made with."""
 
-    def __init__(self, settings: Settings, target: Path) -> None:
-        """Raises ConfigError if OUT exists, or if a training with other settings stands there."""
-        self.out = settings.out
-        if self.out.exists():
+    def __init__(
+        self, settings: Settings, target: Path, tell: Callable[[str], None] = lambda line: None
+    ) -> None:
+        """Raises ConfigError if OUT exists, or if in OUT.training stands something else, or a
+        training with other settings."""
+        self.out, self._tell = settings.out, tell
+        if os.path.lexists(self.out):
             raise ConfigError(f"{self.out} exists; name a directory that does not, or remove it.")
         self.folder = self.out.with_name(self.out.name + ".training")
-        facts = {**settings.facts(), "files": _digest(settings, target)}
-        path = self.folder / _FACTS_FILE
-        if path.exists():
-            self._check(json.loads(path.read_text(encoding="utf-8")), facts)
-        self._facts = facts
+        self._facts = {**settings.facts(), "files": _digest(settings, target)}
+        if TRAININGS.owns(self.folder):
+            self._check(json.loads(read_own(self.folder / _FACTS_FILE)), self._facts)
+        elif os.path.lexists(self.folder) and not self._is_bare():
+            raise ConfigError(
+                f"{self.folder} is where the training would be kept, and holds something else: "
+                "name another OUT."
+            )
 
-    def begin(self) -> None:
-        """Make the folder, if it is not there from before."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self._facts, indent=2)
-        (self.folder / _FACTS_FILE).write_text(text, encoding="utf-8")
+    def _is_bare(self) -> bool:
+        return stat.S_ISDIR(self.folder.lstat().st_mode) and holds_nothing(self.folder)
+
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        """Make the folder, if it is not there from before, and keep other processes from it.
+
+        Raises ConfigError if one trains there."""
+        make_directory(self.folder)
+        write_own(self.folder / _FACTS_FILE, json.dumps(self._facts, indent=2).encode())
+        try:
+            lock = hold(self.folder / _LOCK)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process trains in {self.folder}: wait for it, or name another OUT."
+            ) from None
+        try:
+            yield
+        finally:
+            os.close(lock)
 
     @property
     def outputs(self) -> Path:
-        return self.folder / "outputs.npz"
+        return self.folder / OUTPUTS_FILE
 
     def new_result(self) -> Path:
         """An empty directory for what will be OUT."""
-        result = self.folder / "result"
-        shutil.rmtree(result, ignore_errors=True)
+        for half in self.folder.iterdir():
+            if RESULTS.owns(half):
+                RESULTS.remove(half)
+        result = self.folder / f"result-{secrets.token_hex(8)}"
         result.mkdir()
         return result
 
     def finish(self, result: Path) -> None:
         """The result becomes OUT, and what it was made from goes."""
         result.rename(self.out)
-        shutil.rmtree(self.folder)
+        left = TRAININGS.remove(self.folder)
+        if left:
+            self._tell(f"{self.folder} stays: {left[0]!a} in it is no file of this training")
 
     def _check(self, found: dict[str, str], facts: dict[str, str]) -> None:
         for name, value in facts.items():

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ockham.core.owned_files import USUAL_FILE, replacing
 from ockham.model.draft_files import CONFIG_FILE, VERSION, WEIGHTS_FILE
 from ockham.training.student import Scores
 from ockham.training.target import Target
@@ -49,6 +50,5 @@ def save_tensors(
 
 def give_usual_mode(path: Path) -> None:
     """Files that safetensors writes can be read by their owner alone; make it a file as any."""
-    copy = path.with_suffix(".copy")
-    shutil.copyfile(path, copy)
-    copy.replace(path)
+    with path.open("rb") as written, replacing(path, USUAL_FILE) as copy:
+        shutil.copyfileobj(written, copy)

@@ -224,14 +224,25 @@ def test_what_a_killed_process_left_is_neither_taken_nor_in_the_way(
     tmp_path: Path, starts: Starts
 ) -> None:
     model = tiny_llama(tmp_path / "model", **SIZES)
-    left = starts.directory / ".partial"
-    left.mkdir(parents=True)
-    (left / "model.safetensors").write_bytes(b"half")
+    starts(model)
+    (entry,) = starts.entries()
+    whole = (entry / "model.safetensors").read_bytes()
+    shutil.rmtree(starts.directory)
+    earlier = starts.directory / ".partial"  # as earlier versions had it
+    half, empty = (starts.directory / f".partial-{entry.name}-{c * 16}" for c in "ab")
+    for left in (earlier, half, empty):
+        left.mkdir(parents=True)
+    (earlier / "model.safetensors").write_bytes(whole[:-1000])
+    (half / "writing.json").write_text(json.dumps({"weights": entry.name}))
+    (half / "model.safetensors").write_bytes(whole[:5])
     starts(model)
     assert not starts.found
     starts(model)
     assert starts.found
-    assert not left.exists()
+    assert sorted(path.name for path in starts.directory.iterdir()) == sorted(
+        [entry.name, "lock", "sources"]
+    )
+    assert sorted(path.name for path in entry.iterdir()) == ["entry.json", "model.safetensors"]
 
 
 def test_a_stopped_write_leaves_nothing(tmp_path: Path, starts: Starts) -> None:

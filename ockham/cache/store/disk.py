@@ -1,7 +1,7 @@
 """Pages of state on disk, found again by what they hold.
 
     DIR/lock                 one engine at a time
-    DIR/IDENTITY/store.json  whose state it is (names.Identity), written when the rest stands
+    DIR/IDENTITY/store.json  whose state it is (names.Identity), of which IDENTITY is the digest
     DIR/IDENTITY/index       a record for each slot (record.py): what counts is what stands there
     DIR/IDENTITY/pages       the slots themselves
 
@@ -10,7 +10,8 @@ must be whole, name the same tokens, tenant and numerics id, and have the page's
 else is refused, forgotten and computed again. So a process may be killed, or the power go, at any
 moment. When the limit is reached, the page goes that was used least recently; of one context the
 last page counts as the oldest, since the others are of use without it. The state of other
-identities in the same directory is kept until its room is needed.
+identities in the same directory is kept until its room is needed. Whatever else stands in DIR is
+neither counted nor touched.
 
 Calls may come from several threads: one that writes, one that reads, and who looks things up.
 """
@@ -21,9 +22,8 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -35,11 +35,36 @@ from ockham.cache.store.names import Identity, PageName
 from ockham.cache.store.record import Bytes, Record, RecordFormat, checksum_of
 from ockham.cache.store.slots import SlotFile
 from ockham.core.errors import OckhamError
+from ockham.core.owned_files import (
+    NotOurs,
+    Owned,
+    hold,
+    make_directory,
+    make_own_directory,
+    open_directory,
+    open_file,
+    read_own,
+    write_own,
+)
 
 log = logging.getLogger("ockham.store")
 
 GROW_BYTES = 64 << 20
 """Space that is reserved at a time."""
+
+LOCK, MARKER, INDEX, PAGES = "lock", "store.json", "index", "pages"
+
+_MOST_NAMED = 3
+"""Names of files of others that a warning lists."""
+
+
+def _proves(name: str, directory: int) -> bool:
+    identity = msgspec.json.decode(read_own(MARKER, directory), type=Identity)
+    return identity.digest == name
+
+
+STORES = Owned(MARKER, frozenset({INDEX, PAGES, "store.partial"}), _proves)
+"""The directory of one identity; earlier versions wrote store.json by way of store.partial."""
 
 
 class StoreError(OckhamError):
@@ -87,12 +112,20 @@ class DiskStore:
         self._stats = DiskStats(limit_bytes=most_bytes)
         self.writable = True
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._holding = _hold(directory / "lock")
-            self._open()
+            make_directory(directory)
+            with contextlib.ExitStack() as undo:
+                self._holding = hold(directory / LOCK)
+                undo.callback(os.close, self._holding)
+                self._open(undo)
+                undo.pop_all()
         except FileExistsError as error:  # what mkdir says of a file
             raise StoreError(
                 f"the KV store {directory} cannot be used: it is no directory."
+            ) from error
+        except BlockingIOError as error:
+            raise StoreError(
+                f"the KV store {directory} is in use by another engine; give each its own "
+                "directory."
             ) from error
         except OSError as error:
             raise StoreError(
@@ -101,22 +134,56 @@ class DiskStore:
 
     # -- opening -------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self, undo: contextlib.ExitStack) -> None:
         own = self.directory / self.identity.digest
-        self._others = sorted(
-            (path for path in self.directory.iterdir() if path.is_dir() and path != own),
-            key=lambda path: path.stat().st_mtime_ns,
-        )
-        if own.exists() and not _is_of(own, self.identity):
-            shutil.rmtree(own)
-        own.mkdir(mode=0o700, exist_ok=True)
-        self._pages = SlotFile(own / "pages", self.slot_bytes)
-        self._index = SlotFile(own / "index", self._format.nbytes)
-        _declare(own, self.identity)
+        self._find_others(own)
+        if not make_own_directory(own) and not STORES.owns(own):
+            self._begin_anew(own)
+        # The marker comes first: what a kill leaves of the rest is then known to be a store's.
+        write_own(own / MARKER, msgspec.json.encode(self.identity))
+        STORES.make_private(own)
+        os.utime(own)
+        self._pages = SlotFile(own / PAGES, self.slot_bytes)
+        undo.callback(self._pages.close)
+        self._index = SlotFile(own / INDEX, self._format.nbytes)
+        undo.callback(self._index.close)
+        self._index.hold()
         self._slots = min(self._pages.slots, self._index.slots, self._most_slots())
         self._recover()
         self._pages.shrink(self._slots)
         self._index.shrink(self._slots)
+
+    def _find_others(self, own: Path) -> None:
+        """The state of other identities, what was used longest ago first; strangers are said."""
+        found: list[tuple[int, Path]] = []
+        strangers: list[str] = []
+        for path in self.directory.iterdir():
+            if STORES.owns(path):
+                if path != own:
+                    found.append((path.lstat().st_mtime_ns, path))
+            elif path != own and path.name != LOCK:
+                strangers.append(path.name)
+        self._others = {path: STORES.nbytes(path) for _, path in sorted(found)}
+        """Directory -> its bytes."""
+        if strangers:
+            named = ", ".join(f"{name!a}" for name in sorted(strangers)[:_MOST_NAMED])
+            more = ", ..." if len(strangers) > _MOST_NAMED else ""
+            log.warning(
+                "the KV store %s stands beside %d entries that are not Ockham's (%s%s): they are "
+                "left alone, and not counted in its limit.",
+                self.directory,
+                len(strangers),
+                named,
+                more,
+            )
+
+    def _begin_anew(self, own: Path) -> None:
+        """Remove pages without a sound store.json. The directory's name is the digest of this
+        store's identity, so what stands there under the store's own names is a store's."""
+        if any(os.scandir(own)):
+            log.warning("%s is damaged and is begun anew.", own)
+        STORES.remove(own, known=True)
+        make_own_directory(own)
 
     def _recover(self) -> None:
         """Take up what the index says."""
@@ -234,13 +301,14 @@ class DiskStore:
         return sorted(self._free.popleft() for _ in range(min(count, len(self._free))))
 
     def _most_slots(self) -> int:
-        others = sum(_bytes_of(path) for path in self._others)
-        return max(0, self._most_bytes - others) // self._entry_bytes
+        return max(0, self._most_bytes - sum(self._others.values())) // self._entry_bytes
 
     def _grow(self) -> bool:
         """Reserve more space, if the limit and the disk have any."""
-        while self._others and self._most_slots() <= self._slots:
-            shutil.rmtree(self._others.pop(0), ignore_errors=True)
+        for path in list(self._others):
+            if self._most_slots() > self._slots:
+                break
+            self._remove_other(path)
         more = min(max(1, GROW_BYTES // self._entry_bytes), self._most_slots() - self._slots)
         while more > 0:
             error = self._reserve(self._slots + more)
@@ -258,6 +326,24 @@ class DiskStore:
                 self._most_bytes = self._slots * self._entry_bytes
             more //= 2  # the disk may have room for less
         return False
+
+    def _remove_other(self, path: Path) -> None:
+        """Remove the state of another identity; what cannot be removed goes on to count."""
+        try:
+            with _unused(path):
+                left = STORES.remove(path)
+        except FileNotFoundError:
+            left = []  # somebody else removed it
+        except OSError as error:
+            log.warning("the old store %s cannot be removed (%s).", path, error.strerror)
+            return
+        del self._others[path]
+        if left:
+            log.warning(
+                "the old store %s was removed, but the directory stays: %a in it is not Ockham's.",
+                path,
+                left[0],
+            )
 
     def _reserve(self, slots: int) -> OSError | None:
         """Make room for so many slots in all; what hindered it, and then nothing has changed."""
@@ -395,39 +481,17 @@ class DiskStore:
         os.close(self._holding)
 
 
-def _hold(path: Path) -> int:
-    """A lock that the system releases when the process ends, however it does."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StoreError(
-            f"the KV store {path.parent} is in use by another engine; give each its own directory."
-        ) from None
-    return descriptor
-
-
-def _is_of(directory: Path, identity: Identity) -> bool:
-    """Whether a directory holds the state of this identity, or is still to be made."""
-    try:
-        data = (directory / "store.json").read_bytes()
-        return msgspec.json.decode(data, type=Identity) == identity
-    except FileNotFoundError:  # its making was cut off
-        return False
-    except (OSError, msgspec.DecodeError):
-        log.warning("%s is damaged and is begun anew.", directory)
-        return False
-
-
-def _declare(directory: Path, identity: Identity) -> None:
-    """Say whose state a directory holds; also that it was used now."""
-    path = directory / "store.json"
-    partial = directory / "store.partial"
-    partial.write_bytes(msgspec.json.encode(identity))
-    os.replace(partial, path)
-    os.utime(directory)
-
-
-def _bytes_of(directory: Path) -> int:
-    return sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+@contextlib.contextmanager
+def _unused(path: Path) -> Iterator[None]:
+    """Hold the store of an identity. Raises NotOurs if an engine holds it, by whatever path it came
+    there, and OSError."""
+    with contextlib.ExitStack() as held:
+        directory = held.enter_context(open_directory(path))
+        try:
+            index = held.enter_context(open_file(INDEX, os.O_RDWR, directory))
+            fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NotOurs("another engine uses it") from None
+        except FileNotFoundError:
+            pass  # a kill left it so
+        yield

@@ -2,15 +2,19 @@
 
 Explicit `preadv` and `pwritev`, never a mapping: a full disk or a file that somebody cut off is an
 error to be handled, not a signal that kills the process. Space is reserved before it is written to.
+A file is its store's alone: no link is followed, and one that has a second name (a backup by hard
+links) keeps its content under that name, and is begun anew under this.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ockham.cache.store.record import Bytes
+from ockham.core.owned_files import open_own
 
 _MOST_VECTORS = 512
 """Rows of one system call; Linux takes 1,024."""
@@ -21,7 +25,15 @@ class SlotFile:
 
     def __init__(self, path: Path, slot_bytes: int) -> None:
         self.path, self.slot_bytes = path, slot_bytes
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+        if os.fstat(self._descriptor).st_nlink > 1:
+            os.close(self._descriptor)
+            os.unlink(path)
+            self._descriptor = open_own(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+
+    def hold(self) -> None:
+        """Lock the file until it is closed. Raises BlockingIOError if another holds it."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     @property
     def slots(self) -> int:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from ockham.core.errors import ConfigError
+from ockham.core.owned_files import NotOurs, write_own
 from ockham.draft.structures.branch_trie import Trie
 from ockham.draft.structures.tenants import Tenants
 
@@ -32,8 +33,9 @@ class _Saved(msgspec.Struct):
 
 def check_place(file: str) -> None:
     """Raises ConfigError if nothing can be written there."""
-    path = Path(file)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    path = Path(os.path.realpath(file))
+    wrong = path.exists() and not path.is_file()  # a directory, or what would be waited for
+    if wrong or not os.access(path.parent, os.W_OK):
         raise ConfigError(
             f"learned_file {file!r} cannot be written; name a file in a directory that can be "
             "written to."
@@ -47,17 +49,13 @@ def load_trie(file: str, vocabulary: str, trie: Trie, tenants: Tenants) -> None:
     there is room for.
     """
     try:
-        data = Path(file).read_bytes()
-    except FileNotFoundError:
-        return
+        data = Path(file).read_bytes() if Path(file).is_file() else b""
     except OSError as error:
         raise ConfigError(f"learned_file {file!r} cannot be read ({error}).") from None
-    try:
-        saved = msgspec.msgpack.decode(data, type=_Saved)
-        intact = saved.kind == _KIND and saved.digest == saved.sealed()
-    except msgspec.DecodeError:
-        intact = False
-    if not intact:
+    if not data:
+        return
+    saved = _saved(data)
+    if saved is None:
         raise ConfigError(
             f"learned_file {file!r} is damaged, or no such file; delete it or name another."
         )
@@ -77,17 +75,24 @@ def load_trie(file: str, vocabulary: str, trie: Trie, tenants: Tenants) -> None:
 
 
 def save_trie(file: str, vocabulary: str, trie: Trie, tenants: Tenants) -> None:
-    """Write the file as a whole, or leave what stands there. Raises OSError."""
+    """Write the file as a whole, or leave what stands there. It is readable by its owner alone.
+
+    Raises OSError, also if something else was put there since it was read.
+    """
     records = np.ascontiguousarray(trie.records(), "<i4").tobytes()
     saved = _Saved(_KIND, vocabulary, tenants.numbers, records)
     saved.digest = saved.sealed()
-    path = Path(file)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    path = Path(os.path.realpath(file))  # a link is the user's to give
+    found = path.read_bytes() if path.is_file() else b""
+    if found and _saved(found) is None:
+        raise NotOurs("what stands there is no such file")
+    write_own(path, msgspec.msgpack.encode(saved))
+
+
+def _saved(data: bytes) -> _Saved | None:
+    """What a file holds; None if it is damaged, or no such file."""
     try:
-        with beside.open("wb") as out:
-            out.write(msgspec.msgpack.encode(saved))
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        saved = msgspec.msgpack.decode(data, type=_Saved)
+    except msgspec.DecodeError:
+        return None
+    return saved if saved.kind == _KIND and saved.digest == saved.sealed() else None

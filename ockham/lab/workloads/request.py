@@ -9,6 +9,7 @@ from typing import TypedDict
 import msgspec
 
 from ockham.core.errors import ConfigError
+from ockham.core.owned_files import write_output
 
 
 class Message(TypedDict):
@@ -56,14 +57,14 @@ class Request(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
             raise ConfigError(f"request {self.id!r} arrives at {self.arrival_s} s, before 0.")
 
 
-def write_requests(path: Path, requests: Iterable[Request]) -> int:
-    """Write a workload, a request a line; how many there were."""
-    count = 0
-    with path.open("wb") as file:
-        for request in requests:
-            file.write(msgspec.json.encode(request) + b"\n")
-            count += 1
-    return count
+def write_requests(path: Path, requests: Iterable[Request], overwrite: bool = False) -> int:
+    """Write a workload, a request a line; how many there were.
+
+    Raises ConfigError if a file stands there, unless `overwrite` says that it may be replaced.
+    """
+    lines = [msgspec.json.encode(request) + b"\n" for request in requests]
+    write_output(path, b"".join(lines), overwrite)
+    return len(lines)
 
 
 def check_order(requests: Iterable[Request], source: str) -> list[Request]:
