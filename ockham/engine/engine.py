@@ -218,6 +218,8 @@ class Engine:
             grammar=self._grammar(params),
             arrival_s=time.monotonic(),
             salt=request.cache_salt,
+            tenant=request.tenant or request.cache_salt,
+            priority=request.priority,
             approximation=request.approximation,
             hint=HINTS[request.cache_hint],
             patient=request.patient,

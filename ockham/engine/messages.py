@@ -26,6 +26,9 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     before it have None, and cost no logits. Requests share state only with those of the same
     `cache_salt`. `approximation` names what may be reused approximately: nothing by default.
 
+    `tenant` is who shares the engine's steps and seats fairly with others (its `cache_salt`, if it
+    is empty); of one tenant's requests those of a lower `priority` begin first.
+
     `cache_hint` says of the request's state that others will use it once more ("keep") or will not
     ("discard"); a wrong hint costs time, never a token. A `patient` request waits for whatever
     another computes of its prompt; others do so only for a page or more. An `orderly` one is part
@@ -39,6 +42,8 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     detokenize: bool = True
     score_from: int = 1
     cache_salt: str = ""
+    tenant: str = ""
+    priority: int = 0
     approximation: Approximation | None = None
     cache_hint: CacheHint | None = None
     patient: bool = False

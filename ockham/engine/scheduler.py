@@ -122,7 +122,7 @@ class Scheduler:
         """Whether `schedule` could do no more than give each running sequence its next row, if all
         of them decode, have no choices to fork, and find the pages that they need."""
         running = len(self.running)
-        full = running >= self.most_sequences
+        full = running >= self.most_sequences and not self.policy.pressing
         return 0 < running <= min(self.most_rows, self.most_logits) and (full or not self.waiting)
 
     def go_on(self, chunks: list[Chunk]) -> None:
@@ -148,12 +148,14 @@ class Scheduler:
         child.status = Status.RUNNING
         parent.seats -= 1
         self.running.append(child)
+        self.policy.begin(child)
 
     def resume(self, sequence: Sequence, view: View) -> None:
         """Run a waiting sequence on from `view`, whose cells hold the state of its first tokens."""
-        self._unqueue(sequence)
         sequence.view = view
         sequence.computed = sequence.computed_once = view.length
+        self.policy.begin(sequence)
+        self._unqueue(sequence)
         sequence.status = Status.RUNNING
         self.running.append(sequence)
 
@@ -216,6 +218,7 @@ class Scheduler:
         """Take a running sequence's state away; it waits its turn and computes it again."""
         self.preemptions += 1
         self.running.remove(sequence)
+        self.policy.end(sequence)
         self._keep(sequence)
         self._release(sequence)
         sequence.computed = 0
@@ -231,6 +234,7 @@ class Scheduler:
                 sequence.fetch.cancel()
         elif sequence.status is Status.RUNNING:
             self.running.remove(sequence)
+            self.policy.end(sequence)
             self._keep(sequence)
             if sequence.hint != PLAIN:
                 tokens = sequence.token_ids(sequence.exact_cells)
@@ -262,7 +266,7 @@ class Scheduler:
 
     def _prefill(self, plan: _Plan) -> None:
         prefilling = [s for s in self.running if not s.decoding]
-        self._admit(prefilling, plan.rows)
+        self._admit(prefilling, plan)
         shares = self.policy.share(prefilling, plan.rows)
         for sequence, rows in zip(prefilling, shares, strict=True):
             if sequence.status is not Status.RUNNING:
@@ -272,30 +276,51 @@ class Scheduler:
             if rows > 0:
                 self._place(plan, sequence, rows)
 
-    def _admit(self, prefilling: list[Sequence], budget: int) -> None:
+    def _admit(self, prefilling: list[Sequence], plan: _Plan) -> None:
         """Move waiting sequences to the running ones while seats, pages and the budget allow."""
         seats = self.most_sequences - sum(s.seats for s in self.running)
-        if not self.waiting or seats < 1:
+        if not self.waiting or (seats < 1 and not self.policy.pressing):
             return
         claimed = [0] * len(self.state.groups)
         for sequence in self.running:
             if sequence.orderly or not sequence.decoding:
                 self._claim(claimed, sequence)
         admitted: list[Sequence] = []
+        given_way = False
 
         def waits(candidate: Candidate) -> int:
-            return self._waits_for(cast(Sequence, candidate), prefilling)
-
-        for candidate in self.policy.order(self.waiting, waits):
             sequence = cast(Sequence, candidate)
-            if sequence.seats > seats or _covers(prefilling, budget):
+            shared = self._waits_for(sequence, prefilling)
+            return shared or int(self._crowded(sequence, prefilling, plan.rows))
+
+        def make_way(sequence: Sequence) -> int:
+            """The seats that another gives up for a waiting sequence."""
+            older = [s for s in self.running if s not in admitted]
+            other = cast(Sequence | None, self.policy.gives_way(sequence, older))
+            if other is None:
+                return 0
+            if other in prefilling:
+                prefilling.remove(other)
+            plan.remove(other)
+            self.preempt(other)
+            return other.seats
+
+        for candidate in self.policy.order(waits):
+            sequence = cast(Sequence, candidate)
+            while sequence.seats > seats and (gained := make_way(sequence)):
+                seats += gained
+                given_way = True
+            if sequence.seats > seats:
                 break
             found = self._look_up(sequence)
             if not self._claim(claimed, sequence) and self.running:
                 self._leave(sequence, found)
+                make_way(sequence)  # there may be room in the next step
                 break
             if not self._is_near(sequence, found):
                 self._leave(sequence, found)
+                if given_way:
+                    break
                 continue
             admitted.append(sequence)
             held = found if sequence.scored else self._held(sequence)
@@ -307,9 +332,12 @@ class Scheduler:
                 sequence.view = self.state.new_view()
             self._splice(sequence)
             sequence.status = Status.RUNNING
+            self.policy.begin(sequence)
             self.running.append(sequence)
             prefilling.append(sequence)
             seats -= sequence.seats
+            if given_way:
+                break  # whoever gave way waits again, and the order is another
         for sequence in admitted:
             self._unqueue(sequence)
 
@@ -374,6 +402,29 @@ class Scheduler:
         least = 1 if sequence.patient else self.state.page_tokens
         others = ((other.prompt[: other.inexact_from], other.salt) for other in prefilling)
         return self.reuse.should_wait(tokens, sequence.salt, others, least)
+
+    def _crowded(self, sequence: Sequence, prefilling: list[Sequence], budget: int) -> bool:
+        """Whether the prompts of a tenant that are under way can fill its steps, so that another of
+        its own should not begin yet. However the policy divides a step, the largest may get half of
+        it only, so the others must fill the rest. A short prompt passes the long ones."""
+        short = self.most_rows // 2
+
+        def counts(other: Sequence) -> bool:
+            if is_short:
+                return other.remaining <= short
+            return other.remaining > short or other.order < sequence.order
+
+        def covers() -> bool:
+            needs = [s.remaining for s in prefilling if s.tenant == sequence.tenant and counts(s)]
+            return bool(needs) and sum(needs) - max(needs) >= budget
+
+        is_short = sequence.remaining <= short
+        if not covers():
+            return False
+        if is_short:
+            return True
+        is_short = sequence.remaining - self._held(sequence) <= short
+        return covers()
 
     def _keep(self, sequence: Sequence) -> None:
         """Say that the sequence's cells so far are valid, for others to go on from."""
@@ -476,11 +527,3 @@ class _Plan:
                 self.rows += chunk.rows
                 self.logits += chunk.logits
                 return
-
-
-def _covers(prefilling: list[Sequence], budget: int) -> bool:
-    """Whether the prompts under way can fill a step, however the policy divides it.
-
-    A policy may hold the first back to half of the budget, so the others must fill the rest."""
-    needs = [s.remaining for s in prefilling]
-    return bool(needs) and sum(needs) - max(needs) >= budget
