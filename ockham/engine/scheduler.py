@@ -305,7 +305,7 @@ class Scheduler:
             self.preempt(other)
             return other.seats
 
-        for candidate in self.policy.order(waits):
+        for candidate in self.policy.order(waits, seats < 1):
             sequence = cast(Sequence, candidate)
             while sequence.seats > seats and (gained := make_way(sequence)):
                 seats += gained

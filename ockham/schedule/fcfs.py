@@ -36,7 +36,7 @@ class FirstComeFirstServed:
     def end(self, candidate: Candidate) -> None:
         self._tenants.end(candidate)
 
-    def order(self, waits: Callable[[Candidate], int]) -> Iterator[Candidate]:
+    def order(self, waits: Callable[[Candidate], int], full: bool) -> Iterator[Candidate]:
         done: set[Order] = set()
         turns = self._tenants.turns(lambda candidate: candidate.order in done)
         while (tenant := turns.tenant()) is not None:

@@ -71,12 +71,12 @@ class LongestPrefixMatch:
     def end(self, candidate: Candidate) -> None:
         self._tenants.end(candidate)
 
-    def order(self, waits: Callable[[Candidate], int]) -> Iterator[Candidate]:
+    def order(self, waits: Callable[[Candidate], int], full: bool) -> Iterator[Candidate]:
         done = _Places()  # what was admitted, or need not be looked at in this step
         turns = self._tenants.turns(lambda other: self._place(self._of[other.order]) in done)
         least_common = 0
         while (tenant := turns.tenant()) is not None:
-            chosen = self._choose(tenant, turns, done)
+            chosen = self._choose(tenant, turns, done, full)
             entry = self._of[chosen.order]
             common = 0 if self._last is None else _shared(self._last, entry)
             if chosen.orderly and common < least_common:
@@ -107,12 +107,14 @@ class LongestPrefixMatch:
     def victim(self, running: Sequence[Candidate]) -> Candidate:
         return self._tenants.victim(running)
 
-    def _choose(self, tenant: Tenant, turns: Turns, done: _Places) -> Candidate:
+    def _choose(self, tenant: Tenant, turns: Turns, done: _Places, full: bool) -> Candidate:
         """Of the tenant's oldest, and those beside the last in sorted order that may come before
-        it, the one that has the most in common with the last; the oldest, if no other has more."""
+        it, the one that has the most in common with the last; the oldest, if no other has more, or
+        if there is no place but that of another, which only the tenant may be due."""
         elder = turns.head(tenant)
         assert elder is not None, "a tenant has a turn only if it has a candidate"
-        if self._last is None or elder.computed_once or tenant.overtaken >= MOST_OVERTAKEN:
+        overdue = tenant.overtaken >= MOST_OVERTAKEN
+        if self._last is None or full or overdue or elder.computed_once:
             return elder
         best, most = elder, _shared(self._last, self._of[elder.order])
         at = self._place(self._last)
@@ -121,7 +123,7 @@ class LongestPrefixMatch:
                 shared = _shared(self._last, entry)
                 if shared <= most:
                     break  # farther away no other has more
-                if turns.may_come_before(entry.candidate, tenant, MOST_OVERTAKEN):
+                if turns.may_be_next(entry.candidate, MOST_OVERTAKEN):
                     best, most = entry.candidate, shared
                     break
         return best

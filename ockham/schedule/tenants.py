@@ -209,35 +209,44 @@ class Tenants:
 
     # -- who gives way -------------------------------------------------------------------------
 
-    def _fair_seats(self, more: int = 0) -> int:
-        """What each tenant would hold if all held the same, and at least one."""
-        return max(1, (sum(t.seats for t in self._tenants.values()) + more) // self._active)
+    def _fair_seats(self) -> int:
+        """What each tenant would hold if all held the same. Where there are more tenants than
+        seats, places change hands by themselves: then it is half of the seats, for whom no tenant
+        alone should hold more."""
+        seats = sum(tenant.seats for tenant in self._tenants.values())
+        active = sum(bool(tenant.waiting or tenant.seats) for tenant in self._tenants.values())
+        return seats // max(1, active) or max(1, seats // 2)
 
-    @property
-    def _active(self) -> int:
-        return max(1, sum(bool(t.waiting or t.seats) for t in self._tenants.values()))
+    @staticmethod
+    def _bearable(tenant: Tenant, fair: int) -> int:
+        """How many seats another may hold before it gives one to this tenant: its share, if this
+        one runs nothing, else more than that, so that few places change hands."""
+        return fair if not tenant.seats else 2 * fair - 1
 
     @property
     def pressing(self) -> bool:
-        """Whether a tenant waits that holds less than its share, while another holds more."""
+        """Whether a tenant waits that holds less than its share, for whom another gives way."""
         if self._pressing is None:
-            fair = self._fair_seats() if len(self._tenants) > 1 else 0
-            waiting = (*self._idle.values(), *self._ready.values(), *self._owing.values())
-            self._pressing = (
-                len(self._tenants) > 1
-                and any(t.seats < fair for t in waiting)
-                and any(t.seats > fair for t in self._tenants.values())
-            )
+            self._pressing = len(self._tenants) > 1 and self._is_pressing()
         return self._pressing
+
+    def _is_pressing(self) -> bool:
+        fair = self._fair_seats()
+        most = max(tenant.seats for tenant in self._tenants.values())
+        return any(
+            tenant.seats < fair and most > self._bearable(tenant, fair)
+            for group in (self._idle, self._ready, self._owing)
+            for tenant in group.values()
+        )
 
     def gives_way(self, candidate: Candidate, running: Iterable[Candidate]) -> Candidate | None:
         """The running sequence that should give its place to one that waits: of a tenant that holds
         more than its share, for a tenant that does not hold its own yet. So no two tenants take
         places from each other in turn."""
-        fair = self._fair_seats(candidate.seats)
-        if self._tenants[candidate.tenant].seats + candidate.seats > fair:
+        fair, tenant = self._fair_seats(), self._tenants[candidate.tenant]
+        if tenant.seats + candidate.seats > fair:
             return None
-        return self._of_the_largest(running, fair)
+        return self._of_the_largest(running, self._bearable(tenant, fair))
 
     def victim(self, running: Sequence[Candidate]) -> Candidate:
         """The running sequence that gives up its pages when there are no more: the last of the
@@ -250,15 +259,15 @@ class Tenants:
             return max(running, key=key_of)
         return max(running, key=lambda candidate: candidate.order)
 
-    def _of_the_largest(self, running: Iterable[Candidate], fair: int) -> Candidate | None:
-        """The last sequence of the tenant with the most seats, if these are more than `fair` and
-        not all of one sequence."""
+    def _of_the_largest(self, running: Iterable[Candidate], bearable: int) -> Candidate | None:
+        """The last sequence of the tenant with the most seats, if these are more than is bearable
+        and not all of one sequence."""
         of: dict[str, list[Candidate]] = {}
         for candidate in running:
             of.setdefault(candidate.tenant, []).append(candidate)
         several = [name for name, own in of.items() if len(own) > 1]
         largest = max(several, key=lambda name: self._tenants[name].seats, default=None)
-        if largest is None or self._tenants[largest].seats <= fair:
+        if largest is None or self._tenants[largest].seats <= bearable:
             return None
         return max(of[largest], key=key_of)
 
@@ -301,18 +310,14 @@ class Turns:
         self._out.add(tenant.name)
         return None
 
-    def may_come_before(self, candidate: Candidate, tenant: Tenant, most_overtaken: int) -> bool:
-        """Whether a candidate may begin although it is `tenant`'s turn, or another's of its own:
-        it is as urgent to its own tenant, which may begin something too, as what stands first
-        there, and that was not overtaken `most_overtaken` times."""
+    def may_be_next(self, candidate: Candidate, most_overtaken: int) -> bool:
+        """Whether a candidate may begin although it is another's turn: its tenant has credit, it is
+        as urgent as what stands first there, and that was not overtaken `most_overtaken` times."""
         for group in self._tenants.groups():
-            if tenant.name in group:
-                own = group.get(candidate.tenant)
-                if own is None or (head := self.head(own)) is None:
-                    return False
-                if own.overtaken >= most_overtaken:
-                    return False
-                return head.priority == candidate.priority
+            own = group.get(candidate.tenant)
+            head = None if own is None else self.head(own)
+            if own is not None and head is not None:
+                return own.overtaken < most_overtaken and head.priority == candidate.priority
         return False
 
     def waits(self, candidate: Candidate) -> None:

@@ -48,10 +48,11 @@ def admit(
     most: int,
     waits: Callable[[Candidate], int] = nobody,
     held: int = 3,
+    full: bool = False,
 ) -> list[Prompt]:
     """What one step begins; so many cells of each were held."""
     taken: list[Prompt] = []
-    for candidate in policy.order(waits):
+    for candidate in policy.order(waits, full):
         if len(taken) == most:
             break
         assert isinstance(candidate, Prompt)

@@ -35,7 +35,7 @@ def run_to_the_end(policy: Policy, candidate: Prompt) -> None:
 
 
 @pytest.mark.parametrize("kind", POLICIES)
-@settings(max_examples=40)
+@settings(max_examples=25, deadline=None)
 @given(tenants=st.integers(1, 5), seats=st.integers(1, 8), seed=st.integers(0, 10**6))
 def test_how_long_one_waits_does_not_depend_on_the_queues_of_others(
     kind: type[Policy], tenants: int, seats: int, seed: int
@@ -108,13 +108,12 @@ def test_a_newcomer_takes_the_place_of_whoever_holds_most(kind: type[Policy]) ->
     newcomer = made(100, "b")
     policy.add(newcomer)
     assert policy.pressing
-    assert begun(policy, 0) == []
     victim = policy.gives_way(newcomer, running)
     assert victim is running[-1]
     running.remove(victim)
     policy.end(victim)
     policy.add(victim)
-    assert [c.tenant for c in admit(policy, 1)] == ["b"]
+    assert [c.tenant for c in admit(policy, 1, full=True)] == ["b"]
     running.append(newcomer)
     assert policy.gives_way(victim, running) is None, "and does not lose it again"
 

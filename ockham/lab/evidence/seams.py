@@ -52,7 +52,7 @@ class _OneAfterTheOther:
     def end(self, candidate: Candidate) -> None:
         return None
 
-    def order(self, waits: Callable[[Candidate], int]) -> Iterator[Candidate]:
+    def order(self, waits: Callable[[Candidate], int], full: bool) -> Iterator[Candidate]:
         waiting = [self._waiting[order] for order in sorted(self._waiting)]
         return (candidate for candidate in waiting if not waits(candidate))
 
