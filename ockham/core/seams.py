@@ -862,15 +862,21 @@ class Policy(Protocol):
         """It runs no longer: it has ended, or was preempted and will be added again."""
         ...
 
-    def order(self, waits: Callable[[Candidate], int], full: bool) -> Iterator[Candidate]:
+    def order(
+        self,
+        fits: Callable[[Candidate], bool],
+        waits: Callable[[Candidate], int],
+        full: bool,
+    ) -> Iterator[Candidate]:
         """The waiting sequences in the order in which they should be admitted: each that is given
         begins, unless no more are asked for. (Or it is found that its state lies farther away, and
         then it waits for that.) Nothing is added or removed while more are asked for. `full` says
         that there is no seat: only one for which another gives way can begin.
 
-        `waits` tells how many tokens of a candidate another is about to compute, or 1 if it should
-        wait for something else; if that is more than 0, it should not be admitted yet. Thousands
-        may wait: a policy should not look at all of them in a step."""
+        One that does not fit beside what its tenant computes now should not be admitted yet; that
+        is asked at little cost. `waits` tells how many tokens of a candidate another is about to
+        compute; if that is more than 0, it should not be admitted yet either. Thousands may wait:
+        a policy should not look at all of them in a step."""
         ...
 
     @property

@@ -81,7 +81,7 @@ class Engine:
         seams = {
             seam: find(seam, name).cls()
             for seam, name in (
-                ("policy", config.scheduling_policy),
+                ("policy", config.policy),
                 ("keep", config.keep),
             )
         }

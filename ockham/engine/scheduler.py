@@ -30,6 +30,8 @@ from ockham.engine.waiting import Waiting
 ROOM_TOKENS = 64
 """What an orderly sequence is given room to generate at least before another begins: most answers
 of a batch are short, and room for the longest that is allowed would stand empty."""
+MOST_LOOKUPS = 16
+"""Long prompts in a step of which it is looked up whether most is held, so that they are short."""
 
 
 @dataclass(slots=True)
@@ -288,10 +290,10 @@ class Scheduler:
         admitted: list[Sequence] = []
         given_way = False
 
+        crowd = _Crowd(prefilling, self.most_rows // 2, plan.rows, self._held)
+
         def waits(candidate: Candidate) -> int:
-            sequence = cast(Sequence, candidate)
-            shared = self._waits_for(sequence, prefilling)
-            return shared or int(self._crowded(sequence, prefilling, plan.rows))
+            return self._waits_for(cast(Sequence, candidate), prefilling)
 
         def make_way(sequence: Sequence) -> int:
             """The seats that another gives up for a waiting sequence."""
@@ -305,7 +307,7 @@ class Scheduler:
             self.preempt(other)
             return other.seats
 
-        for candidate in self.policy.order(waits, seats < 1):
+        for candidate in self.policy.order(crowd.leaves_room, waits, seats < 1):
             sequence = cast(Sequence, candidate)
             while sequence.seats > seats and (gained := make_way(sequence)):
                 seats += gained
@@ -402,29 +404,6 @@ class Scheduler:
         least = 1 if sequence.patient else self.state.page_tokens
         others = ((other.prompt[: other.inexact_from], other.salt) for other in prefilling)
         return self.reuse.should_wait(tokens, sequence.salt, others, least)
-
-    def _crowded(self, sequence: Sequence, prefilling: list[Sequence], budget: int) -> bool:
-        """Whether the prompts of a tenant that are under way can fill its steps, so that another of
-        its own should not begin yet. However the policy divides a step, the largest may get half of
-        it only, so the others must fill the rest. A short prompt passes the long ones."""
-        short = self.most_rows // 2
-
-        def counts(other: Sequence) -> bool:
-            if is_short:
-                return other.remaining <= short
-            return other.remaining > short or other.order < sequence.order
-
-        def covers() -> bool:
-            needs = [s.remaining for s in prefilling if s.tenant == sequence.tenant and counts(s)]
-            return bool(needs) and sum(needs) - max(needs) >= budget
-
-        is_short = sequence.remaining <= short
-        if not covers():
-            return False
-        if is_short:
-            return True
-        is_short = sequence.remaining - self._held(sequence) <= short
-        return covers()
 
     def _keep(self, sequence: Sequence) -> None:
         """Say that the sequence's cells so far are valid, for others to go on from."""
@@ -527,3 +506,47 @@ class _Plan:
                 self.rows += chunk.rows
                 self.logits += chunk.logits
                 return
+
+
+class _Crowd:
+    """The prompts under way, by tenant, as far as another of the same tenant has no room beside
+    them in the next step. However the policy divides that, the largest may get half of it only, so
+    the others must fill the rest. A short prompt passes the long ones."""
+
+    def __init__(
+        self,
+        prefilling: list[Sequence],
+        short: int,
+        budget: int,
+        held: Callable[[Sequence], int],
+    ) -> None:
+        """`short` is the most rows of a short prompt; `held` tells how many cells are held."""
+        self._prefilling, self._short, self._budget, self._held = prefilling, short, budget, held
+        self._of: dict[str, list[Sequence]] = {}
+        self._counted = 0
+        self._lookups = 0
+
+    def leaves_room(self, candidate: Candidate) -> bool:
+        """Whether a waiting sequence may begin beside the others of its tenant."""
+        sequence = cast(Sequence, candidate)
+        for begun in self._prefilling[self._counted :]:
+            self._of.setdefault(begun.tenant, []).append(begun)
+        self._counted = len(self._prefilling)
+        own = self._of.get(sequence.tenant)
+        if own is None:
+            return True
+        rows = sequence.remaining
+        if rows <= self._short:
+            return not self._cover([s.remaining for s in own if s.remaining <= self._short])
+        before = sequence.order
+        if not self._cover(
+            [s.remaining for s in own if s.remaining > self._short or s.order < before]
+        ):
+            return True
+        self._lookups += 1
+        if self._lookups > MOST_LOOKUPS or rows - self._held(sequence) > self._short:
+            return False
+        return not self._cover([s.remaining for s in own if s.remaining <= self._short])
+
+    def _cover(self, needs: list[int]) -> bool:
+        return bool(needs) and sum(needs) - max(needs) >= self._budget

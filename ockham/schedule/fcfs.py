@@ -36,9 +36,14 @@ class FirstComeFirstServed:
     def end(self, candidate: Candidate) -> None:
         self._tenants.end(candidate)
 
-    def order(self, waits: Callable[[Candidate], int], full: bool) -> Iterator[Candidate]:
+    def order(
+        self,
+        fits: Callable[[Candidate], bool],
+        waits: Callable[[Candidate], int],
+        full: bool,
+    ) -> Iterator[Candidate]:
         done: set[Order] = set()
-        turns = self._tenants.turns(lambda candidate: candidate.order in done)
+        turns = self._tenants.turns(lambda each: each.order not in done and fits(each))
         while (tenant := turns.tenant()) is not None:
             candidate = turns.head(tenant)
             assert candidate is not None, "a tenant has a turn only if it has a candidate"

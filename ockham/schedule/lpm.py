@@ -71,9 +71,16 @@ class LongestPrefixMatch:
     def end(self, candidate: Candidate) -> None:
         self._tenants.end(candidate)
 
-    def order(self, waits: Callable[[Candidate], int], full: bool) -> Iterator[Candidate]:
+    def order(
+        self,
+        fits: Callable[[Candidate], bool],
+        waits: Callable[[Candidate], int],
+        full: bool,
+    ) -> Iterator[Candidate]:
         done = _Places()  # what was admitted, or need not be looked at in this step
-        turns = self._tenants.turns(lambda other: self._place(self._of[other.order]) in done)
+        turns = self._tenants.turns(
+            lambda each: fits(each) and self._place(self._of[each.order]) not in done
+        )
         least_common = 0
         while (tenant := turns.tenant()) is not None:
             chosen = self._choose(tenant, turns, done, full)

@@ -22,10 +22,12 @@ QUANTUM_TOKENS = 1024.0
 MOST_WAITS = 64
 """Candidates of a tenant that are found to wait for something in a step, before the tenant is given
 up for that step: many may begin alike, and each look costs as much as reading its prompt."""
-MOST_WAITS_OF_ALL = 256
+MOST_WAITS_OF_ALL = 128
 """The same of all tenants together."""
-MOST_LOOKED = 256
-"""Candidates of a tenant that are passed by in a step, in search of one that need not wait."""
+MOST_PASSED = 256
+"""Candidates of a tenant that are passed by in a step without such a look."""
+MOST_PASSED_OF_ALL = 1024
+"""The same of all tenants together."""
 _FIRST_TYPICAL_TOKENS = 64.0
 """What a sequence is expected to generate, before any has ended."""
 _REMEMBERED = 32
@@ -171,10 +173,11 @@ class Tenants:
 
     # -- turns ---------------------------------------------------------------------------------
 
-    def turns(self, gone: Callable[[Candidate], bool]) -> Turns:
-        """The turns of one step; `gone` says of a candidate that it needs no look any more."""
+    def turns(self, may_begin: Callable[[Candidate], bool]) -> Turns:
+        """The turns of one step; `may_begin` says whether a candidate is worth a look: one that
+        is not is none for the rest of the step."""
         self._charge()
-        return Turns(self, gone)
+        return Turns(self, may_begin)
 
     def _charge(self) -> None:
         """Sequences that have generated more than was expected of them are paid for as they go."""
@@ -275,39 +278,43 @@ class Tenants:
 class Turns:
     """The turns of one step. Tenants are added to and taken from by nobody else meanwhile."""
 
-    def __init__(self, tenants: Tenants, gone: Callable[[Candidate], bool]) -> None:
+    def __init__(self, tenants: Tenants, may_begin: Callable[[Candidate], bool]) -> None:
         self._tenants = tenants
-        self._gone = gone
+        self._may_begin = may_begin
         self._at: dict[str, int] = {}
         self._looks: dict[str, int] = {}
+        self._passed = 0
         self._out: set[str] = set()
         """Tenants that can begin nothing in this step."""
 
     def tenant(self) -> Tenant | None:
         """Whose turn it is; None if nobody can begin anything more in this step."""
-        while sum(self._looks.values()) < MOST_WAITS_OF_ALL:
+        while True:
             for group in self._tenants.groups():
-                for tenant in group.values():
+                for _ in range(len(group)):
+                    if self._passed >= MOST_PASSED_OF_ALL:
+                        return None
+                    tenant = next(iter(group.values()))
                     if self.head(tenant) is not None:
                         return tenant
+                    self._tenants.postpone(tenant.name)
             if not self._tenants.next_round(self._out):
                 return None
-        for name in self._looks:
-            self._tenants.postpone(name)
-        return None
 
     def head(self, tenant: Tenant) -> Candidate | None:
         """The first of a tenant's that may begin in this step."""
         if tenant.name in self._out:
             return None
         at = self._at.get(tenant.name, 0)
-        for place in range(at, min(len(tenant.waiting), MOST_LOOKED)):
+        for place in range(at, min(len(tenant.waiting), MOST_PASSED)):
             key = tenant.waiting[place]
             candidate = tenant.candidates[key]
-            if key not in tenant.begun and not self._gone(candidate):
+            if key not in tenant.begun and self._may_begin(candidate):
                 self._at[tenant.name] = place
+                self._passed += place - at
                 return candidate
         self._out.add(tenant.name)
+        self._passed += 1 + len(tenant.waiting) - at
         return None
 
     def may_be_next(self, candidate: Candidate, most_overtaken: int) -> bool:
@@ -317,16 +324,21 @@ class Turns:
             own = group.get(candidate.tenant)
             head = None if own is None else self.head(own)
             if own is not None and head is not None:
-                return own.overtaken < most_overtaken and head.priority == candidate.priority
+                return (
+                    own.overtaken < most_overtaken
+                    and head.priority == candidate.priority
+                    and self._may_begin(candidate)
+                )
         return False
 
     def waits(self, candidate: Candidate) -> None:
         """It was found to wait for something."""
         name = candidate.tenant
         self._looks[name] = self._looks.get(name, 0) + 1
+        self._passed += MOST_PASSED_OF_ALL // MOST_WAITS_OF_ALL
         if self._looks[name] >= MOST_WAITS:
             self._out.add(name)
-            self._tenants.postpone(name)
+        self._tenants.postpone(name)
 
 
 def key_of(candidate: Candidate) -> Key:

@@ -52,7 +52,7 @@ def admit(
 ) -> list[Prompt]:
     """What one step begins; so many cells of each were held."""
     taken: list[Prompt] = []
-    for candidate in policy.order(waits, full):
+    for candidate in policy.order(lambda each: True, waits, full):
         if len(taken) == most:
             break
         assert isinstance(candidate, Prompt)

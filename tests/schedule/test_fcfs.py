@@ -26,7 +26,7 @@ def test_those_that_wait_for_a_prefix_are_passed_by_up_to_a_bound():
         asked.append(candidate)
         return 16 * (candidate.order[0] % 2)
 
-    found = [candidate.order[0] for candidate in policy.order(waits, False)]
+    found = [candidate.order[0] for candidate in policy.order(lambda each: True, waits, False)]
     assert found == list(range(0, 128, 2))
     assert len(asked) == 128
 

@@ -193,7 +193,7 @@ def test_those_of_a_tenant_that_all_wait_hold_up_no_other(kind: type[Policy]) ->
     for _ in range(3):
         found += [c.tenant for c in admit(policy, 2, waits)]  # type: ignore[arg-type]
     assert found == ["last"]
-    assert len(asked) <= 3 * 256 + 1
+    assert len(asked) <= 3 * 128 + 1
 
 
 def test_users_that_share_a_prefix_are_kept_together() -> None:

@@ -52,9 +52,14 @@ class _OneAfterTheOther:
     def end(self, candidate: Candidate) -> None:
         return None
 
-    def order(self, waits: Callable[[Candidate], int], full: bool) -> Iterator[Candidate]:
+    def order(
+        self,
+        fits: Callable[[Candidate], bool],
+        waits: Callable[[Candidate], int],
+        full: bool,
+    ) -> Iterator[Candidate]:
         waiting = [self._waiting[order] for order in sorted(self._waiting)]
-        return (candidate for candidate in waiting if not waits(candidate))
+        return (each for each in waiting if fits(each) and not waits(each))
 
     def gives_way(self, candidate: Candidate, running: Sequence[Candidate]) -> Candidate | None:
         return None
