@@ -142,6 +142,8 @@ class AsyncLLM:
         *,
         kind: Kind = "cumulative",
         cache_salt: str = "",
+        tenant: str = "",
+        priority: int = 0,
         approximation: Approximation | None = None,
         cache_hint: CacheHint | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
@@ -151,7 +153,8 @@ class AsyncLLM:
         one ("delta": `outputs` lists the choices that have news), or there is one at the end
         ("final"). Requests share state only with those of the same `cache_salt`, and approximately
         only where `approximation` says so (`ReuseParams` makes one); `cache_hint` predicts whether
-        this one's will be used again. Without
+        this one's will be used again. Tenants (`tenant`, else `cache_salt`) take turns; of one
+        tenant's requests those of a lower `priority` begin first. Without
         `sampling_params` the checkpoint's defaults apply. Raises `InvalidRequest`, `EngineDead`, or
         what else the engine refuses the request with.
         """
@@ -164,6 +167,8 @@ class AsyncLLM:
             params=params,
             detokenize=self.tokenizer is not None,
             cache_salt=cache_salt,
+            tenant=tenant,
+            priority=priority,
             approximation=approximation,
             cache_hint=cache_hint,
         )

@@ -22,7 +22,7 @@ from ockham.core.outputs import RequestOutput, ScoreOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
-from ockham.engine.messages import HINTS, Delta, Request
+from ockham.engine.messages import HINTS, Delta, Pin, Request, Unpin
 from ockham.engine.offline import OfflineBatch
 from ockham.model.marking import ReuseParams
 from ockham.model.tokenizer import Tokenizer
@@ -213,17 +213,17 @@ class LLM:
         params = SamplingParams(max_tokens=1, temperature=0.0)
         self._run([(None, tokens, None)], [params], use_tqdm=False, detokenize=False)
         with self._lock:
-            self.engine.cache.pin(name, tokens, "")
+            self.engine.cache.pin(Pin(name, tokens))
         return len(tokens)
 
     def unpin(self, name: str) -> None:
         """Let a pinned prefix go again. Raises InvalidRequest if there is no such pin."""
         with self._lock:
-            self.engine.cache.unpin(name)
+            self.engine.cache.unpin(Unpin(name))
 
     def pins(self) -> dict[str, int]:
         """The pinned prefixes by name, and how many tokens each has."""
-        return self.engine.cache.pins
+        return self.engine.cache.pins()
 
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises InvalidRequest where none was loaded."""

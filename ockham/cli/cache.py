@@ -20,8 +20,13 @@ def cache() -> None:
 
 @cache.command()
 @option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where the server is.")
-@option("--api-key", default=None, help="Key, if the server wants one.")
-@option("--cache-salt", default=None, help="Show the text of what was cached under this salt.")
+@option(
+    "--api-key",
+    envvar=["OCKHAM_ADMIN_API_KEY", "OCKHAM_API_KEY"],
+    default=None,
+    help="Key, if the server wants one; the administrator's shows the cache of all tenants.",
+)
+@option("--cache-salt", default=None, help="Show what was cached under this salt.")
 @option(
     "--most-nodes", type=Integer(0), default=50, show_default=True, help="The largest are shown."
 )

@@ -46,8 +46,8 @@ _ENGINE_HELP = {
     "kv_store": "Directory where the keys and values of prompts are kept across restarts.",
     "kv_store_bytes": "Bytes that it may take; what was used least recently is removed.",
     "swap_space": "GiB of memory for keys and values that the pool has no room for.",
-    "scheduling_policy": "Order and size of the work in a step: lpm (those that share a prefix run "
-    "together) or fcfs.",
+    "scheduling_policy": "Order of the work, within each tenant's turn: lpm (those that share a "
+    "prefix run together) or fcfs, which priority is another name for.",
     "reuse": "Which state is not computed again; 'prefix,chunk,edit' adds what is approximate, for "
     "requests that ask for it. Options stand behind a name: chunk:recompute_fraction=0.3.",
     "enable_prefix_caching": "Go on from prefixes that were computed before; off is --reuse none.",

@@ -38,6 +38,13 @@ from ockham.core.errors import ConfigError
     help="File with one key a line, which keeps them out of the list of processes.",
 )
 @option(
+    "--admin-api-key",
+    type=Text(),
+    show_envvar=True,
+    help="Key of the administrator: opens every route, and alone sees and touches the cache of all "
+    "tenants, and the metrics. Each of several API keys is a tenant.",
+)
+@option(
     "--cors-origin",
     type=Text(),
     multiple=True,
@@ -108,6 +115,7 @@ def serve(
     served_model_name: tuple[str, ...],
     api_key: tuple[str, ...],
     api_key_file: Path | None,
+    admin_api_key: str | None,
     cors_origin: tuple[str, ...],
     max_queue: int,
     max_body_bytes: int,
@@ -134,6 +142,7 @@ def serve(
         port=port,
         served_model_names=served_model_name,
         api_keys=(*api_key, *_read_keys(api_key_file)),
+        admin_api_key=admin_api_key,
         cors_origins=cors_origin,
         max_queue=max_queue,
         max_body_bytes=max_body_bytes,
@@ -147,7 +156,8 @@ def serve(
     )
     config = engine_config(**engine)
     # A key has no business in the environment of the engine, or of what that may start.
-    os.environ.pop("OCKHAM_API_KEY", None)
+    for name in ("OCKHAM_API_KEY", "OCKHAM_ADMIN_API_KEY"):
+        os.environ.pop(name, None)
     if not settings.api_keys and host not in ("127.0.0.1", "localhost", "::1"):
         logging.getLogger("ockham.server").warning(
             "Listening on %s without --api-key: whoever reaches this machine can use the model.",

@@ -214,8 +214,8 @@ class EngineClient:
         stalled_s = time.monotonic() - self._progress_s
         if self._streams and stalled_s > self._stall_s:
             return (
-                f"The engine is stuck: {len(self._streams)} requests wait and no step has "
-                f"completed for {stalled_s:.0f} s."
+                "The engine is stuck: requests wait and no step has completed for "
+                f"{stalled_s:.0f} s."
             )
         return None
 

@@ -81,7 +81,7 @@ class Engine:
         seams = {
             seam: find(seam, name).cls()
             for seam, name in (
-                ("policy", config.scheduling_policy),
+                ("policy", config.policy),
                 ("keep", config.keep),
             )
         }
@@ -218,6 +218,8 @@ class Engine:
             grammar=self._grammar(params),
             arrival_s=time.monotonic(),
             salt=request.cache_salt,
+            tenant=request.tenant or request.cache_salt,
+            priority=request.priority,
             approximation=request.approximation,
             hint=HINTS[request.cache_hint],
             patient=request.patient,

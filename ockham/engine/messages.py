@@ -26,6 +26,9 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     before it have None, and cost no logits. Requests share state only with those of the same
     `cache_salt`. `approximation` names what may be reused approximately: nothing by default.
 
+    `tenant` is who shares the engine's steps and seats fairly with others (its `cache_salt`, if it
+    is empty); of one tenant's requests those of a lower `priority` begin first.
+
     `cache_hint` says of the request's state that others will use it once more ("keep") or will not
     ("discard"); a wrong hint costs time, never a token. A `patient` request waits for whatever
     another computes of its prompt; others do so only for a page or more. An `orderly` one is part
@@ -39,6 +42,8 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     detokenize: bool = True
     score_from: int = 1
     cache_salt: str = ""
+    tenant: str = ""
+    priority: int = 0
     approximation: Approximation | None = None
     cache_hint: CacheHint | None = None
     patient: bool = False
@@ -160,11 +165,22 @@ class Shutdown(msgspec.Struct, tag="shutdown"):
 
 
 class Pin(msgspec.Struct):
-    """A prefix that is to stay."""
+    """A prefix that is to stay. Its `owner` may pin one part in `owners` of what may be pinned."""
 
     name: str
     prompt_token_ids: list[int]
     cache_salt: str = ""
+    owner: str = ""
+    owners: int = 1
+
+
+class Unpin(msgspec.Struct):
+    """A prefix that is to go again: the pin of that name under `cache_salt`, or, if that is None,
+    of the tenant that a report calls `tenant`, or of any."""
+
+    name: str
+    cache_salt: str | None = ""
+    tenant: str | None = None
 
 
 class PinnedPrefix(msgspec.Struct):
@@ -176,21 +192,23 @@ class PinnedPrefix(msgspec.Struct):
 
 
 class CacheQuery(msgspec.Struct, tag="cache_query", kw_only=True):
-    """Pin or unpin a prefix, if asked to, and tell what the prefix cache holds.
-
-    `salt` shows the texts of one tenant, `unsalted_text` of requests that have no salt.
+    """Pin or unpin a prefix, if asked to, and tell what the prefix cache holds under `salt`; None
+    is everything. `only_check`: only say whether the prefix could be pinned. `texts`: show the
+    beginnings of what is held.
     """
 
     ask_id: str
+    salt: str | None
     pin: Pin | None = None
-    unpin: str | None = None
+    only_check: bool = False
+    unpin: Unpin | None = None
     most_nodes: int = 0
-    salt: str | None = None
-    unsalted_text: bool = False
+    texts: bool = False
 
 
 class CachedNode(msgspec.Struct, kw_only=True):
-    """A run of cached tokens that goes on from `parent`, -1 for none. `tenant` stands for its salt,
+    """A run of cached tokens that goes on from `parent`, -1 for none; numbers hold within a report
+    only. `tenant` stands for its salt,
     `readers` are running sequences."""
 
     number: int
@@ -209,10 +227,12 @@ class CachedNode(msgspec.Struct, kw_only=True):
 
 
 class CacheReport(msgspec.Struct, tag="cache_report", kw_only=True):
-    """The answer to a `CacheQuery`; `error` says why a prefix was not pinned or unpinned."""
+    """The answer to a `CacheQuery`; `error` says why a prefix was not pinned or unpinned, `param`
+    which field was at fault. The sums are over all that the query may see."""
 
     ask_id: str
     error: str | None
+    param: str | None
     nodes: list[CachedNode]
     nodes_total: int
     tokens_total: int

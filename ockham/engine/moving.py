@@ -65,6 +65,8 @@ def pack(group: list[Sequence], state: State, now_s: float) -> bytes:
         params=first.params,
         detokenize=first.text is not None,
         cache_salt=first.salt,
+        tenant=first.tenant,
+        priority=first.priority,
         cache_hint=next(name for name, hint in HINTS.items() if hint == first.hint),
         patient=first.patient,
         orderly=first.orderly,

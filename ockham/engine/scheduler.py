@@ -30,6 +30,8 @@ from ockham.engine.waiting import Waiting
 ROOM_TOKENS = 64
 """What an orderly sequence is given room to generate at least before another begins: most answers
 of a batch are short, and room for the longest that is allowed would stand empty."""
+MOST_LOOKUPS = 16
+"""Long prompts in a step of which it is looked up whether most is held, so that they are short."""
 
 
 @dataclass(slots=True)
@@ -122,7 +124,7 @@ class Scheduler:
         """Whether `schedule` could do no more than give each running sequence its next row, if all
         of them decode, have no choices to fork, and find the pages that they need."""
         running = len(self.running)
-        full = running >= self.most_sequences
+        full = running >= self.most_sequences and not self.policy.pressing
         return 0 < running <= min(self.most_rows, self.most_logits) and (full or not self.waiting)
 
     def go_on(self, chunks: list[Chunk]) -> None:
@@ -148,12 +150,14 @@ class Scheduler:
         child.status = Status.RUNNING
         parent.seats -= 1
         self.running.append(child)
+        self.policy.begin(child)
 
     def resume(self, sequence: Sequence, view: View) -> None:
         """Run a waiting sequence on from `view`, whose cells hold the state of its first tokens."""
-        self._unqueue(sequence)
         sequence.view = view
         sequence.computed = sequence.computed_once = view.length
+        self.policy.begin(sequence)
+        self._unqueue(sequence)
         sequence.status = Status.RUNNING
         self.running.append(sequence)
 
@@ -216,6 +220,7 @@ class Scheduler:
         """Take a running sequence's state away; it waits its turn and computes it again."""
         self.preemptions += 1
         self.running.remove(sequence)
+        self.policy.end(sequence)
         self._keep(sequence)
         self._release(sequence)
         sequence.computed = 0
@@ -231,6 +236,7 @@ class Scheduler:
                 sequence.fetch.cancel()
         elif sequence.status is Status.RUNNING:
             self.running.remove(sequence)
+            self.policy.end(sequence)
             self._keep(sequence)
             if sequence.hint != PLAIN:
                 tokens = sequence.token_ids(sequence.exact_cells)
@@ -262,7 +268,7 @@ class Scheduler:
 
     def _prefill(self, plan: _Plan) -> None:
         prefilling = [s for s in self.running if not s.decoding]
-        self._admit(prefilling, plan.rows)
+        self._admit(prefilling, plan)
         shares = self.policy.share(prefilling, plan.rows)
         for sequence, rows in zip(prefilling, shares, strict=True):
             if sequence.status is not Status.RUNNING:
@@ -272,30 +278,51 @@ class Scheduler:
             if rows > 0:
                 self._place(plan, sequence, rows)
 
-    def _admit(self, prefilling: list[Sequence], budget: int) -> None:
+    def _admit(self, prefilling: list[Sequence], plan: _Plan) -> None:
         """Move waiting sequences to the running ones while seats, pages and the budget allow."""
         seats = self.most_sequences - sum(s.seats for s in self.running)
-        if not self.waiting or seats < 1:
+        if not self.waiting or (seats < 1 and not self.policy.pressing):
             return
         claimed = [0] * len(self.state.groups)
         for sequence in self.running:
             if sequence.orderly or not sequence.decoding:
                 self._claim(claimed, sequence)
         admitted: list[Sequence] = []
+        given_way = False
+
+        crowd = _Crowd(prefilling, self.most_rows // 2, plan.rows, self._held)
 
         def waits(candidate: Candidate) -> int:
             return self._waits_for(cast(Sequence, candidate), prefilling)
 
-        for candidate in self.policy.order(self.waiting, waits):
+        def make_way(sequence: Sequence) -> int:
+            """The seats that another gives up for a waiting sequence."""
+            older = [s for s in self.running if s not in admitted]
+            other = cast(Sequence | None, self.policy.gives_way(sequence, older))
+            if other is None:
+                return 0
+            if other in prefilling:
+                prefilling.remove(other)
+            plan.remove(other)
+            self.preempt(other)
+            return other.seats
+
+        for candidate in self.policy.order(crowd.leaves_room, waits, seats < 1):
             sequence = cast(Sequence, candidate)
-            if sequence.seats > seats or _covers(prefilling, budget):
+            while sequence.seats > seats and (gained := make_way(sequence)):
+                seats += gained
+                given_way = True
+            if sequence.seats > seats:
                 break
             found = self._look_up(sequence)
             if not self._claim(claimed, sequence) and self.running:
                 self._leave(sequence, found)
+                make_way(sequence)  # there may be room in the next step
                 break
             if not self._is_near(sequence, found):
                 self._leave(sequence, found)
+                if given_way:
+                    break
                 continue
             admitted.append(sequence)
             held = found if sequence.scored else self._held(sequence)
@@ -307,9 +334,12 @@ class Scheduler:
                 sequence.view = self.state.new_view()
             self._splice(sequence)
             sequence.status = Status.RUNNING
+            self.policy.begin(sequence)
             self.running.append(sequence)
             prefilling.append(sequence)
             seats -= sequence.seats
+            if given_way:
+                break  # whoever gave way waits again, and the order is another
         for sequence in admitted:
             self._unqueue(sequence)
 
@@ -478,9 +508,45 @@ class _Plan:
                 return
 
 
-def _covers(prefilling: list[Sequence], budget: int) -> bool:
-    """Whether the prompts under way can fill a step, however the policy divides it.
+class _Crowd:
+    """The prompts under way, by tenant, as far as another of the same tenant has no room beside
+    them in the next step. However the policy divides that, the largest may get half of it only, so
+    the others must fill the rest. A short prompt passes the long ones."""
 
-    A policy may hold the first back to half of the budget, so the others must fill the rest."""
-    needs = [s.remaining for s in prefilling]
-    return bool(needs) and sum(needs) - max(needs) >= budget
+    def __init__(
+        self,
+        prefilling: list[Sequence],
+        short: int,
+        budget: int,
+        held: Callable[[Sequence], int],
+    ) -> None:
+        """`short` is the most rows of a short prompt; `held` tells how many cells are held."""
+        self._prefilling, self._short, self._budget, self._held = prefilling, short, budget, held
+        self._of: dict[str, list[Sequence]] = {}
+        self._counted = 0
+        self._lookups = 0
+
+    def leaves_room(self, candidate: Candidate) -> bool:
+        """Whether a waiting sequence may begin beside the others of its tenant."""
+        sequence = cast(Sequence, candidate)
+        for begun in self._prefilling[self._counted :]:
+            self._of.setdefault(begun.tenant, []).append(begun)
+        self._counted = len(self._prefilling)
+        own = self._of.get(sequence.tenant)
+        if own is None:
+            return True
+        rows = sequence.remaining
+        if rows <= self._short:
+            return not self._cover([s.remaining for s in own if s.remaining <= self._short])
+        before = sequence.order
+        if not self._cover(
+            [s.remaining for s in own if s.remaining > self._short or s.order < before]
+        ):
+            return True
+        self._lookups += 1
+        if self._lookups > MOST_LOOKUPS or rows - self._held(sequence) > self._short:
+            return False
+        return not self._cover([s.remaining for s in own if s.remaining <= self._short])
+
+    def _cover(self, needs: list[int]) -> bool:
+        return bool(needs) and sum(needs) - max(needs) >= self._budget

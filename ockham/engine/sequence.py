@@ -61,6 +61,7 @@ class Sequence:
         "patient",
         "penalised",
         "plain",
+        "priority",
         "prompt",
         "prompt_ids",
         "prompt_logprobs",
@@ -75,6 +76,7 @@ class Sequence:
         "status",
         "stop_ids",
         "stop_reason",
+        "tenant",
         "text",
         "todo",
         "tokens",
@@ -97,6 +99,8 @@ class Sequence:
         arrival_s: float,
         grammar: GrammarState | None = None,
         salt: str = "",
+        tenant: str = "",
+        priority: int = 0,
         approximation: Approximation | None = None,
         hint: int = PLAIN,
         patient: bool = False,
@@ -119,6 +123,10 @@ class Sequence:
         """Where its output stands in the grammar that it must follow."""
         self.arrival_s = arrival_s
         self.salt = salt
+        self.tenant = tenant
+        """Who shares the engine fairly with others."""
+        self.priority = priority
+        """Among those of its tenant: the lower, the earlier."""
         self.hint = hint
         """What is said of its state once it has ended: see `Reuse.hint`."""
         self.patient = patient
@@ -199,6 +207,8 @@ class Sequence:
             grammar=None if self.grammar is None else self.grammar.fresh(),
             arrival_s=self.arrival_s,
             salt=self.salt,
+            tenant=self.tenant,
+            priority=self.priority,
             hint=self.hint,
             patient=self.patient,
             orderly=self.orderly,
@@ -286,6 +296,11 @@ class Sequence:
     @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Tokens that it may still generate, at most."""
+        return self.most_tokens - len(self.tokens)
 
     @property
     def decoding(self) -> bool:

@@ -1,4 +1,4 @@
-"""What several policies do alike."""
+"""How the rows of a step are divided among prompts."""
 
 from __future__ import annotations
 
@@ -6,30 +6,35 @@ from collections.abc import Sequence
 
 from ockham.core.seams import Candidate
 
-MOST_WAITS = 64
-"""Candidates in a step that are found to wait for another's prefix, before a policy gives up: many
-may begin alike, and each look costs as much as reading its prompt."""
-
 
 def share_rows(prefilling: Sequence[Candidate], budget: int) -> list[int]:
-    """The oldest prompt gets half of the room and whatever the others leave; the rest goes to the
-    others in order. So a short prompt behind a long one waits for a few steps and not for the whole
-    of it, and the oldest always advances."""
-    if not prefilling:
-        return []
+    """Rows of a step for each prompt: tenants get equal shares, and what one does not need goes to
+    the others. Of a tenant's share its oldest prompt gets half, and the others divide the rest
+    equally: the oldest always advances, and a short prompt is done within a few steps, however
+    long those before it are. A step of fewer rows than tenants serves those whose prompts are the
+    oldest."""
+    of: dict[str, list[int]] = {}
+    for i in sorted(range(len(prefilling)), key=lambda i: prefilling[i].order):
+        of.setdefault(prefilling[i].tenant, []).append(i)
+    groups = list(of.values())[:budget]  # those of the oldest prompts
     needs = [candidate.remaining_prefill for candidate in prefilling]
-    eldest = min(range(len(needs)), key=lambda i: prefilling[i].order)
     shares = [0] * len(needs)
-    shares[eldest] = min(needs[eldest], budget - budget // 2)
-    left = budget - shares[eldest]
-    for i in sorted(range(len(needs)), key=lambda i: prefilling[i].order):
-        more = min(needs[i] - shares[i], left) if i != eldest else 0
-        shares[i] += more
-        left -= more
-    shares[eldest] += min(needs[eldest] - shares[eldest], left)
+    rooms = _level([sum(needs[i] for i in own) for own in groups], budget)
+    for own, room in zip(groups, rooms, strict=True):
+        eldest, others = own[0], own[1:]
+        first = min(needs[eldest], room - room // 2)
+        for i, rows in zip(others, _level([needs[i] for i in others], room - first), strict=True):
+            shares[i] = rows
+        shares[eldest] = room - sum(shares[i] for i in others)
     return shares
 
 
-def latest(running: Sequence[Candidate]) -> Candidate:
-    """The one that arrived last."""
-    return max(running, key=lambda candidate: candidate.order)
+def _level(needs: Sequence[int], room: int) -> list[int]:
+    """`room` divided equally, but no more to anyone than is needed; the sum is `room`, or that of
+    all needs. Odd rows go to those that need least."""
+    shares = [0] * len(needs)
+    order = sorted(range(len(needs)), key=lambda i: needs[i])
+    for place, i in enumerate(order):
+        shares[i] = min(needs[i], -(-room // (len(order) - place)))
+        room -= shares[i]
+    return shares

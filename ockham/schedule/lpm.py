@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar, NamedTuple
 
@@ -11,18 +11,18 @@ import numpy as np
 
 from ockham.core.registry import register
 from ockham.core.seams import Candidate
-from ockham.schedule.common import MOST_WAITS, latest, share_rows
+from ockham.schedule.common import share_rows
+from ockham.schedule.tenants import Order, Tenant, Tenants, Turns
 
 MOST_OVERTAKEN = 64
-"""Requests that may be admitted before the oldest one that waits, since it became the oldest. So a
-request that finds n others waiting is admitted after at most (n + 1) * (MOST_OVERTAKEN + 1)."""
+"""Sequences of a tenant that may begin before the first of its own that waits, since it is the
+first. So one that finds n others of its tenant waiting begins after at most
+(n + 1) * (MOST_OVERTAKEN + 1) of them."""
 LEAST_SHARED = 16
 """Fewer tokens in common are not worth leaving the order of arrival for."""
-MOST_LOOKED = 256
-"""Requests that are looked at in the order of arrival in a step, for one that need not wait."""
-
-
-Order = tuple[int, int]
+MOST_BESIDE = 16
+"""Candidates that are passed by on either side of the last in sorted order, in search of one that
+may begin."""
 
 
 class _Entry(NamedTuple):
@@ -39,95 +39,112 @@ class LongestPrefixMatch:
 
     After each request comes the one that waits and has the most tokens in common with it, so that
     a prefix is used up before another pushes it out: the longest-prefix-match order of SGLang
-    (arXiv:2312.07104), found in a sorted list at the cost of a binary search, whatever waits. Where
-    nothing is shared it is the order of arrival. The oldest is overtaken 64 times at most; what was
-    preempted goes first. Of an offline batch that is larger than the memory, no branch is begun
-    while requests of the one before wait for its prefix.
+    (arXiv:2312.07104), found in a sorted list at the cost of a binary search, whatever waits. Only
+    tenants that are due are chosen from, and of each only the requests of the best priority. Where
+    nothing is shared it is the order of `fcfs`. The oldest of a tenant is overtaken 64 times by
+    others of its own at most; what was preempted goes first. Of an offline batch that is larger
+    than the memory, no branch is begun while requests of the one before wait for its prefix.
     """
 
     name: ClassVar[str] = "lpm"
 
     def __init__(self) -> None:
+        self._tenants = Tenants()
         self._entries: list[_Entry] = []
         self._of: dict[Order, _Entry] = {}
         self._last: _Entry | None = None
         """Of the request that was admitted last."""
-        self._oldest: Order | None = None
-        self._overtaken = 0
-        """Requests admitted before `_oldest` since it is the oldest."""
 
     def add(self, candidate: Candidate) -> None:
         entry = _Entry(_key(candidate), candidate.order, candidate)
         self._of[candidate.order] = entry
         insort(self._entries, entry)
+        self._tenants.add(candidate)
 
     def remove(self, candidate: Candidate) -> None:
         del self._entries[self._place(self._of.pop(candidate.order))]
+        self._tenants.remove(candidate)
+
+    def begin(self, candidate: Candidate) -> None:
+        self._tenants.begin(candidate)
+
+    def end(self, candidate: Candidate) -> None:
+        self._tenants.end(candidate)
 
     def order(
-        self, waiting: Collection[Candidate], waits: Callable[[Candidate], int]
+        self,
+        fits: Callable[[Candidate], bool],
+        waits: Callable[[Candidate], int],
+        full: bool,
     ) -> Iterator[Candidate]:
         done = _Places()  # what was admitted, or need not be looked at in this step
-        queue = islice(iter(waiting), MOST_LOOKED)
-        elder = next(queue, None)
-        ages = iter(waiting)
-        oldest = next(ages, None)
-        admitted: set[Order] = set()
-        found_waiting = least_common = 0
-        while True:
-            while oldest is not None and oldest.order in admitted:
-                oldest = next(ages, None)
-            if oldest is None:
-                return
-            if oldest.order != self._oldest:
-                self._oldest, self._overtaken = oldest.order, 0
-            while elder is not None and self._place(self._of[elder.order]) in done:
-                elder = next(queue, None)
-            overdue = self._overtaken >= MOST_OVERTAKEN
-            chosen = oldest if overdue else self._next(elder, done)
-            if chosen is None:
-                return
+        turns = self._tenants.turns(
+            lambda each: fits(each) and self._place(self._of[each.order]) not in done
+        )
+        least_common = 0
+        while (tenant := turns.tenant()) is not None:
+            chosen = self._choose(tenant, turns, done, full)
             entry = self._of[chosen.order]
             common = 0 if self._last is None else _shared(self._last, entry)
             if chosen.orderly and common < least_common:
                 return
             shared = waits(chosen)
             if shared:
-                found_waiting += 1
-                if overdue or found_waiting == MOST_WAITS:
-                    return
+                turns.waits(chosen)
                 least_common = max(least_common, common // 2)
                 done.add(*self._range(entry, shared))
                 continue
             preempted = chosen.computed_once > 0
             yield chosen
-            admitted.add(chosen.order)
             place = self._place(entry)
             done.add(place, place + 1)
             if not preempted:
                 self._last = entry
-            self._overtaken += chosen is not oldest
 
     def share(self, prefilling: Sequence[Candidate], budget: int) -> list[int]:
         return share_rows(prefilling, budget)
 
-    def victim(self, running: Sequence[Candidate]) -> Candidate:
-        return latest(running)
+    @property
+    def pressing(self) -> bool:
+        return self._tenants.pressing
 
-    def _next(self, elder: Candidate | None, done: _Places) -> Candidate | None:
-        """Of the oldest that is left and the two beside the last in sorted order, the one that has
-        the most in common with the last; the oldest, if no other has more."""
-        if self._last is None or (elder is not None and elder.computed_once):
+    def gives_way(self, candidate: Candidate, running: Sequence[Candidate]) -> Candidate | None:
+        return self._tenants.gives_way(candidate, running)
+
+    def victim(self, running: Sequence[Candidate]) -> Candidate:
+        return self._tenants.victim(running)
+
+    def _choose(self, tenant: Tenant, turns: Turns, done: _Places, full: bool) -> Candidate:
+        """Of the tenant's oldest, and those beside the last in sorted order that may come before
+        it, the one that has the most in common with the last; the oldest, if no other has more, or
+        if there is no place but that of another, which only the tenant may be due."""
+        elder = turns.head(tenant)
+        assert elder is not None, "a tenant has a turn only if it has a candidate"
+        overdue = tenant.overtaken >= MOST_OVERTAKEN
+        if self._last is None or full or overdue or elder.computed_once:
             return elder
-        best, most = elder, _shared(self._last, self._of[elder.order]) if elder is not None else 0
+        best, most = elder, _shared(self._last, self._of[elder.order])
         at = self._place(self._last)
-        for place in (done.after(at), done.before(at)):
-            if 0 <= place < len(self._entries):
-                entry = self._entries[place]
+        for beside in (self._after(at, done), self._before(at, done)):
+            for entry in islice(beside, MOST_BESIDE):
                 shared = _shared(self._last, entry)
-                if shared > most:
+                if shared <= most:
+                    break  # farther away no other has more
+                if turns.may_be_next(entry.candidate, MOST_OVERTAKEN):
                     best, most = entry.candidate, shared
+                    break
         return best
+
+    def _after(self, at: int, done: _Places) -> Iterator[_Entry]:
+        """What stands from a place on, but for what is done."""
+        while (at := done.after(at)) < len(self._entries):
+            yield self._entries[at]
+            at += 1
+
+    def _before(self, at: int, done: _Places) -> Iterator[_Entry]:
+        """What stands before a place, the nearest first, but for what is done."""
+        while (at := done.before(at)) >= 0:
+            yield self._entries[at]
 
     def _place(self, entry: _Entry) -> int:
         """Where an entry stands, or would."""

@@ -1,13 +1,13 @@
 """The exactness machine: random schedules, and each sequence alone as the only right answer.
 
 A hypothesis state machine drives one engine through arrivals, steps under changing token budgets
-and thread counts, cancellations and forced preemptions, under any policy and with hints, true or
-not; prompts are cut into whatever chunks that gives, choices are forked off their prompts, trees of
-right and wrong tokens are drafted and verified, outputs follow grammars, state moves to memory and
-disk and back, and requests are exported and imported in the middle of their work. Every choice of
-every request that finishes is compared, token ids and log probabilities, bit for bit, with the same
-request run alone through an engine of one thread that has nothing else to do. One differing bit is
-a bug, never a tolerance. Some requests allow approximate reuse: what they say is their own affair,
+and thread counts, cancellations and forced preemptions, under any policy, of any tenants and with
+hints, true or not; prompts are cut into whatever chunks that gives, choices are forked off their
+prompts, trees of right and wrong tokens are drafted and verified, outputs follow grammars, state
+moves to memory and disk and back, and requests are exported and imported in the middle of their
+work. Every choice of every request that finishes is compared, token ids and log probabilities, bit
+for bit, with the same request run alone through an engine of one thread that has nothing else to
+do. One differing bit is a bug, never a tolerance. Some requests allow approximate reuse: what they say is their own affair,
 and must change nothing for the others.
 """
 
@@ -88,6 +88,8 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "prompt_logprobs": st.sampled_from([None, None, None, 1]),
             "greedy": st.sampled_from([False, False, True]),
             "cache_salt": st.sampled_from(["", "", "", "tenant"]),
+            "tenant": st.sampled_from(["", "", "one", "two"]),
+            "priority": st.sampled_from([0, 0, -1, 3]),
             "cache_hint": st.sampled_from([None, None, "keep", "discard"]),
             "patient": st.booleans(),
             "orderly": st.sampled_from([False, False, True]),
@@ -109,6 +111,10 @@ GREEDY = {
 """What leaves nothing to want but the likeliest token, which the head then finds by itself."""
 
 
+HOW = ("cache_salt", "tenant", "priority", "cache_hint", "patient", "orderly")
+"""What is said of a request beside its prompt and parameters."""
+
+
 def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     values = dict(data)
     rng = np.random.default_rng(values.pop("prompt_seed"))
@@ -116,7 +122,7 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     prompt = rng.integers(0, vocabulary, 150).tolist()[: values.pop("prompt_tokens")]
     if values.pop("greedy"):
         values |= GREEDY
-    how = {name: values.pop(name) for name in ("cache_salt", "cache_hint", "patient", "orderly")}
+    how = {name: values.pop(name) for name in HOW}
     grammar = values.pop("grammar")
     if grammar is None:
         values["ignore_eos"] = True

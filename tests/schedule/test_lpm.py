@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ockham.schedule.common import MOST_WAITS
 from ockham.schedule.lpm import LEAST_SHARED, MOST_OVERTAKEN, LongestPrefixMatch, _Places
-
-
-@dataclass(eq=False)
-class Prompt:
-    order: tuple[int, int]
-    prompt: np.ndarray
-    salt: str = ""
-    computed_once: int = 0
-    orderly: bool = False
-    arrival_s: float = 0.0
-    remaining_prefill: int = field(default=1)
+from ockham.schedule.tenants import MOST_WAITS
+from tests.helpers.candidates import Prompt, nobody
+from tests.helpers.candidates import admit as admit_of
+from tests.helpers.candidates import policy_of as with_waiting
 
 
 def document(number: int, tokens: int = 40) -> list[int]:
@@ -30,13 +21,9 @@ def document(number: int, tokens: int = 40) -> list[int]:
 
 def queue(prompts: Sequence[list[int]], salts: Sequence[str] = ()) -> list[Prompt]:
     return [
-        Prompt((i, 0), np.array(tokens, np.int32), salts[i] if salts else "")
+        Prompt((i, 0), np.array(tokens, np.int32), salt=salts[i] if salts else "")
         for i, tokens in enumerate(prompts)
     ]
-
-
-def nobody(candidate: Prompt) -> int:
-    return 0
 
 
 def admit(
@@ -45,24 +32,16 @@ def admit(
     most: int,
     waits: Callable[[Prompt], int] = nobody,
 ) -> list[int]:
-    """What one step admits, by number."""
-    taken = []
-    for candidate in policy.order(waiting, waits):
-        if len(taken) == most:
-            break
-        taken.append(candidate)
-        candidate.computed_once = 3  # some of it is held
+    """What one step begins, by number; it ends at once."""
+    taken = admit_of(policy, most, waits)
     for candidate in taken:
+        policy.end(candidate)
         waiting.remove(candidate)
-        policy.remove(candidate)
     return [candidate.order[0] for candidate in taken]
 
 
 def policy_of(waiting: list[Prompt]) -> LongestPrefixMatch:
-    policy = LongestPrefixMatch()
-    for candidate in waiting:
-        policy.add(candidate)
-    return policy
+    return with_waiting(LongestPrefixMatch(), waiting)
 
 
 def test_a_group_is_finished_before_the_next_begins() -> None:

@@ -46,7 +46,9 @@ ROUTES = (
 
 def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metrics) -> ASGIApp:
     """The ASGI application that serves a model that has been started."""
-    middleware = [Middleware(Keys, keys=settings.api_keys)] if settings.api_keys else []
+    middleware = []
+    if settings.api_keys or settings.admin_api_key:
+        middleware.append(Middleware(Keys, settings=settings))
     if settings.cors_origins:
         # Outside of the keys: a browser's preflight cannot carry one.
         cors = Middleware(

@@ -8,6 +8,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ockham.api.server.caller import caller_of
 from ockham.api.server.chat import render
 from ockham.api.server.errors import HttpError
 from ockham.api.server.job import Job
@@ -15,31 +16,40 @@ from ockham.api.server.protocol import CacheRequest, PinRequest, UnpinRequest
 from ockham.api.server.serving import Serving, read, request_id, serving
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
-from ockham.engine.messages import CacheQuery, CacheReport, Pin
+from ockham.engine.messages import CacheQuery, CacheReport, Pin, Unpin
 
 
 async def show_cache(http: Request) -> Response:
-    """The nodes of the prefix tree. The text of a tenant's own is shown to who sends its salt, of
-    requests without one if the server was started with --cache-text."""
-    server = serving(http)
+    """What the caller's requests have left in the prefix tree under a salt; the administrator sees
+    everything. Texts are shown to who sends a salt, to the administrator, and of requests without
+    a salt if the server was started with --cache-text."""
+    server, caller = serving(http), caller_of(http)
     request = await read(http, CacheRequest)
-    report = await server.llm.client.ask(
-        CacheQuery(
-            ask_id=uuid.uuid4().hex,
-            most_nodes=1000 if request.most_nodes is None else max(0, request.most_nodes),
-            salt=request.cache_salt,
-            unsalted_text=server.settings.cache_text,
-        )
+    everything = caller.is_admin and request.cache_salt is None
+    query = CacheQuery(
+        ask_id=uuid.uuid4().hex,
+        salt=None if everything else caller.salt(request.cache_salt),
+        most_nodes=1000 if request.most_nodes is None else max(0, request.most_nodes),
+        texts=caller.is_admin or bool(request.cache_salt) or server.settings.cache_text,
     )
-    return _answer(report)
+    return _answer(await server.llm.client.ask(query))
 
 
 async def pin_prefix(http: Request) -> Response:
     """Compute a prefix, if it is not held, and keep it until it is unpinned."""
-    server = serving(http)
+    server, caller = serving(http), caller_of(http)
     request = await read(http, PinRequest)
     request.check()
     tokens = await _tokens(server, request)
+    salt = caller.salt(request.cache_salt)
+    name = request.name or f"pin-{uuid.uuid4().hex[:8]}"
+    pin = Pin(name, tokens, salt, caller.name, caller.owners)
+
+    async def ask(only_check: bool) -> CacheReport:
+        query = CacheQuery(ask_id=uuid.uuid4().hex, salt=salt, pin=pin, only_check=only_check)
+        return _checked(await server.llm.client.ask(query))
+
+    await ask(True)
     # The last token of a prompt is computed too, and one is generated and thrown away.
     job = Job(
         server.llm,
@@ -48,21 +58,31 @@ async def pin_prefix(http: Request) -> Response:
         [tokens],
         SamplingParams(max_tokens=1, temperature=0.0),
         server.settings.request_timeout_s,
-        request.cache_salt or "",
+        salt,
+        caller.tenant(request.cache_salt, None),
     )
     await job.finals()
-    name = request.name or f"pin-{uuid.uuid4().hex[:8]}"
-    pin = Pin(name, tokens, request.cache_salt or "")
-    report = await server.llm.client.ask(CacheQuery(ask_id=uuid.uuid4().hex, pin=pin))
-    return _answer(report, name=name)
+    return _answer(await ask(False), name=name)
 
 
 async def unpin_prefix(http: Request) -> Response:
-    """Let a prefix go again; 404 for a name that no pin has."""
+    """Let a prefix go again; 404 for a name that no pin of the caller has. The administrator may
+    unpin anybody's."""
+    caller = caller_of(http)
     request = await read(http, UnpinRequest)
-    query = CacheQuery(ask_id=uuid.uuid4().hex, unpin=request.name)
+    if request.tenant is not None and not caller.is_admin:
+        raise HttpError(
+            403,
+            "Only the administrator's key may name a tenant; leave it out.",
+            param="tenant",
+        )
+    anybody = caller.is_admin and request.cache_salt is None
+    salt = None if anybody else caller.salt(request.cache_salt)
+    query = CacheQuery(
+        ask_id=uuid.uuid4().hex, salt=salt, unpin=Unpin(request.name, salt, request.tenant)
+    )
     report = await serving(http).llm.client.ask(query)
-    if report.error is not None:
+    if report.error is not None and report.param == "name":
         raise HttpError(404, report.error, param="name", code="not_found")
     return _answer(report)
 
@@ -79,10 +99,16 @@ async def _tokens(server: Serving, request: PinRequest) -> list[int]:
     return tokens
 
 
+def _checked(report: CacheReport) -> CacheReport:
+    """Raises `InvalidRequest` with what the report says is wrong."""
+    if report.error is not None:
+        raise InvalidRequest(report.error, report.param)
+    return report
+
+
 def _answer(report: CacheReport, **more: str) -> Response:
     """`more`, and what the report says of the cache; the rest is between the two processes."""
-    if report.error is not None:
-        raise InvalidRequest(report.error)
-    said = msgspec.structs.asdict(report)
-    shown = {name: value for name, value in said.items() if name not in ("ask_id", "error")}
+    said = msgspec.structs.asdict(_checked(report))
+    hidden = ("ask_id", "error", "param")
+    shown = {name: value for name, value in said.items() if name not in hidden}
     return Response(msgspec.json.encode(more | shown), media_type="application/json")

@@ -41,7 +41,7 @@ async def create_chat_completion(http: Request) -> Response:
     request.check()
     server.check_model(request.model)
     params = _sampling_params(request, server.llm.default_parameters)
-    server.gate.check(params.n)
+    server.check_room(http, request, params.n)
     text = await render(server, request)
     special, reuse = bool(request.add_special_tokens), request.reuse_params()
     approximation = None
@@ -56,7 +56,7 @@ async def create_chat_completion(http: Request) -> Response:
     else:
         tokens = await server.llm.encode(text, add_special_tokens=special)
         approximation = reuse.approximation()
-    job = server.job(request_id(http), [tokens], params, request, [approximation])
+    job = server.job(http, [tokens], params, request, [approximation])
     answer = _Answer(server, request, params, request_id(http), tokens)
     if request.stream:
         return server.stream(answer.events(job))

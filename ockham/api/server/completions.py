@@ -39,8 +39,8 @@ async def create_completion(http: Request) -> Response:
     request.check()
     server.check_model(request.model)
     params = _sampling_params(request, server.llm.default_parameters)
-    texts, prompts, approximations = await _encode(request, params, server)
-    job = server.job(request_id(http), prompts, params, request, approximations)
+    texts, prompts, approximations = await _encode(http, request, params, server)
+    job = server.job(http, prompts, params, request, approximations)
     answer = _Answer(server, request, params, request_id(http), texts, prompts)
     if request.stream:
         return server.stream(answer.events(job))
@@ -63,7 +63,7 @@ def _sampling_params(request: CompletionRequest, defaults: dict[str, Any]) -> Sa
 
 
 async def _encode(
-    request: CompletionRequest, params: SamplingParams, server: Serving
+    http: Request, request: CompletionRequest, params: SamplingParams, server: Serving
 ) -> tuple[list[str | None], list[list[int]], list[Approximation | None]]:
     """Each prompt's text (where it came as one), token ids, and what may be reused of others.
     Nothing has been computed yet."""
@@ -74,7 +74,7 @@ async def _encode(
             "request.",
             "prompt",
         )
-    server.gate.check(len(given) * params.n)
+    server.check_room(http, request, len(given) * params.n)
     special = request.add_special_tokens is not False
     reuse = request.reuse_params()
     texts, prompts, approximations = [], [], []

@@ -18,6 +18,7 @@ log = logging.getLogger("ockham.server")
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
     408: "timeout_error",
@@ -28,6 +29,7 @@ _TYPES = {
 }
 _CODES = {
     401: "invalid_api_key",
+    403: "admin_key_required",
     408: "request_timeout",
     413: "request_too_large",
     415: "unsupported_media_type",

@@ -1,4 +1,4 @@
-"""Who is let in: a bounded number of sequences, and nobody new once the server shuts down."""
+"""Who is let in: a bounded number of sequences, shared fairly, and nobody once the server ends."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from ockham.core.errors import InvalidRequest, Overloaded
 
 
 class Gate:
-    """Counts the sequences (prompts times n) of the requests that are being served."""
+    """Counts the sequences (prompts times n) of the requests that are being served.
+
+    When all places are taken, a tenant that holds fewer than an equal share of them is let in all
+    the same, so that whoever fills the queue is refused first. With T tenants the sum stays below
+    1 + 1/2 + ... + 1/T times the places.
+    """
 
     def __init__(self, running: int, waiting: int) -> None:
-        """At most `running` + `waiting` sequences are let in at a time."""
+        """So many sequences are let in at a time, as many as run and wait."""
         self._most = running + waiting
         self._closed = False
         self._empty = asyncio.Event()
         self._empty.set()
+        self._held: dict[str, int] = {}
+        """Of each tenant, its sequences."""
         self.sequences = 0
         self.requests = 0
 
@@ -26,9 +33,9 @@ class Gate:
     def closed(self) -> bool:
         return self._closed
 
-    def check(self, sequences: int) -> None:
+    def check(self, sequences: int, tenant: str = "") -> None:
         """Raise `InvalidRequest` if so many could never be let in, `Overloaded` if they cannot be
-        now, and `HttpError` 503 if nobody is."""
+        now, and `HttpError` 503 if nobody is. Says nothing of other tenants."""
         if self._closed:
             raise HttpError(503, "The server is shutting down; send the request to another one.")
         if sequences > self._most:
@@ -37,16 +44,19 @@ class Gate:
                 f"{self._most} are taken at a time (max_num_seqs plus max_queue). Split it.",
                 "n",
             )
-        if self.sequences + sequences > self._most:
+        held = self._held.get(tenant, 0)
+        share = self._most // (len(self._held) + (tenant not in self._held))
+        if self.sequences + sequences > self._most and held + sequences > share:
             raise Overloaded(
-                f"{self.sequences} completions run or wait, of at most {self._most}; try again "
+                f"The queue is full, and {held} completions of yours run or wait in it; try again "
                 "later."
             )
 
     @contextmanager
-    def admit(self, sequences: int) -> Iterator[None]:
+    def admit(self, sequences: int, tenant: str = "") -> Iterator[None]:
         """Hold the place of so many sequences. Raises what `check` does."""
-        self.check(sequences)
+        self.check(sequences, tenant)
+        self._held[tenant] = self._held.get(tenant, 0) + sequences
         self.sequences += sequences
         self.requests += 1
         self._empty.clear()
@@ -54,6 +64,9 @@ class Gate:
             yield
         finally:
             self.sequences -= sequences
+            self._held[tenant] -= sequences
+            if not self._held[tenant]:
+                del self._held[tenant]
             self.requests -= 1
             if not self.requests:
                 self._empty.set()

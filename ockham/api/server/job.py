@@ -33,6 +33,8 @@ class Job:
         params: SamplingParams,
         timeout_s: float,
         cache_salt: str = "",
+        tenant: str = "",
+        priority: int = 0,
         approximations: Sequence[Approximation | None] = (),
         cache_hint: CacheHint | None = None,
     ) -> None:
@@ -45,6 +47,7 @@ class Job:
         self._id = f"{request_id}#{next(_numbers)}"
         self._timeout_s = timeout_s
         self._cache_salt, self._cache_hint = cache_salt, cache_hint
+        self._tenant, self._priority = tenant, priority
         self._approximations = approximations or [None] * len(prompts)
 
     async def finals(self) -> list[RequestOutput]:
@@ -62,7 +65,7 @@ class Job:
     async def _run(self, kind: Kind) -> AsyncGenerator[Item, None]:
         """Raises `Overloaded`, `RequestTimeout`, or what the engine refuses a prompt with."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        with self._gate.admit(len(self.prompts) * self.params.n):
+        with self._gate.admit(len(self.prompts) * self.params.n, self._tenant):
             async with aclosing(self._merged(kind)) as items:
                 while True:
                     try:
@@ -117,6 +120,8 @@ class Job:
             f"{self._id}.{index}",
             kind=kind,
             cache_salt=self._cache_salt,
+            tenant=self._tenant,
+            priority=self._priority,
             approximation=self._approximations[index],
             cache_hint=self._cache_hint,
         )

@@ -11,9 +11,11 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ockham.api.server.caller import NOBODY, Caller, key_name, set_caller
 from ockham.api.server.errors import HttpError, as_ockham_error, error_response
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.serving import new_request_id
+from ockham.api.server.settings import ServerSettings
 from ockham.core.errors import InvalidRequest
 
 access = logging.getLogger("ockham.access")
@@ -81,25 +83,39 @@ class Outermost:
 
 
 class Keys:
-    """Lets nobody in without one of the keys, except to the open paths."""
+    """Lets nobody in without one of the keys, except to the open paths, and says who it is.
 
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+    With an administrator's key alone anybody is let in, and the administrator known."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
+        owners = max(1, len(settings.tenant_keys) + bool(settings.tenant_keys))
         # Digests are of one length, so that comparing them tells nothing of a key's length.
-        self._digests = [_digest(key.encode()) for key in keys]
+        self._callers = [
+            (_digest(key.encode()), Caller(key_name(key), owners=owners))
+            if settings.tenant_keys
+            else (_digest(key.encode()), NOBODY)
+            for key in settings.api_keys
+        ]
+        if settings.admin_api_key is not None:
+            admin = Caller(is_admin=True, owners=owners)
+            self._callers.append((_digest(settings.admin_api_key.encode()), admin))
+        self._open = not settings.api_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http":
             scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
             given = _digest(key.strip().encode("latin-1", "replace"))
             # Every key is compared, whichever fits: the time taken tells nothing.
-            fits = sum([hmac.compare_digest(given, digest) for digest in self._digests])
-            if scheme.lower() != "bearer" or not fits:
+            fits = [who for digest, who in self._callers if hmac.compare_digest(given, digest)]
+            caller = fits[0] if fits and scheme.lower() == "bearer" else None
+            if caller is None and not self._open and scope["path"] not in OPEN_PATHS:
                 error = HttpError(
                     401, "The API key is missing or wrong; send 'Authorization: Bearer KEY'."
                 )
                 await error_response(error)(scope, receive, send)
                 return
+            set_caller(scope, caller or NOBODY)
         await self._app(scope, receive, send)
 
 

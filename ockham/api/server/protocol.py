@@ -113,7 +113,10 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     recompute_fraction: float | None = None
     chunk_separator: str | None = None
 
-    # Labels: they say who asks, and change nothing.
+    priority: int | None = None
+    """As in vLLM, the lower goes first; here among the requests of the same tenant."""
+
+    # Labels: they say who asks, and change no answer. `user` may be a tenant: see `Caller.tenant`.
     user: str | None = None
     metadata: dict[str, str] | None = None
 
@@ -128,6 +131,10 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
                     + (f", or send {neutral}." if neutral else "."),
                     name,
                 )
+        if self.priority is not None and not -(2**31) <= self.priority < 2**31:
+            raise InvalidRequest(
+                f"priority must lie in [-2**31, 2**31), got {describe(self.priority)}.", "priority"
+            )
         if self.stream_options is not None:
             if not self.stream:
                 raise InvalidRequest(
@@ -152,6 +159,11 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
             recompute_fraction=self.recompute_fraction,
             chunk_separator=separator,
         )
+
+    @property
+    def label(self) -> str | None:
+        """The end user, as whoever sends the request names them."""
+        return self.user
 
     @property
     def wants_usage_chunk(self) -> bool:
@@ -320,6 +332,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 
+    @property
+    def label(self) -> str | None:
+        return self.user or self.safety_identifier
+
     def check(self) -> None:
         GenerationRequest.check(self)
         for index, message in enumerate(self.messages):
@@ -357,7 +373,8 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class CacheRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`POST /v1/cache`. `cache_salt`: the tenant whose texts are to be shown."""
+    """`POST /v1/cache`. Only what was cached under `cache_salt` is shown; to the administrator's
+    key without one, everything."""
 
     cache_salt: str | None = None
     most_nodes: int | None = None
@@ -388,9 +405,11 @@ class PinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class UnpinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`POST /v1/cache/unpin`."""
+    """`POST /v1/cache/unpin`. `tenant`, as `/v1/cache` names it, is for the administrator's key."""
 
     name: str
+    cache_salt: str | None = None
+    tenant: str | None = None
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.body import read_body
+from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError, decode, describe
 from ockham.api.server.gate import Gate
 from ockham.api.server.job import Job
@@ -68,9 +69,13 @@ class Serving:
         tokenizer = self.llm.need_tokenizer()
         return await self.llm.in_thread(len(tokens), lambda: tokenizer.decode(tokens, False))
 
+    def check_room(self, http: Request, request: GenerationRequest, sequences: int) -> None:
+        """Raise what the gate does if so many sequences would not be let in now."""
+        self.gate.check(sequences, _tenant(http, request))
+
     def job(
         self,
-        request_id: str,
+        http: Request,
         prompts: list[list[int]],
         params: SamplingParams,
         request: GenerationRequest,
@@ -91,11 +96,13 @@ class Serving:
         return Job(
             self.llm,
             self.gate,
-            request_id,
+            request_id(http),
             prompts,
             params,
             self.settings.request_timeout_s,
-            request.cache_salt or "",
+            caller_of(http).salt(request.cache_salt),
+            _tenant(http, request),
+            request.priority or 0,
             approximations,
             request.cache_hint,
         )
@@ -113,6 +120,10 @@ def serving(request: Request) -> Serving:
     """The server that got the request."""
     found: Serving = request.app.state.serving
     return found
+
+
+def _tenant(http: Request, request: GenerationRequest) -> str:
+    return caller_of(http).tenant(request.cache_salt, request.label)
 
 
 async def read(request: Request, kind: type[T]) -> T:

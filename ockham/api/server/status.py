@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 import ockham
+from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
 from ockham.api.server.serving import Serving, serving
 from ockham.api.server.wire import Model, ModelList
@@ -62,7 +63,16 @@ async def version(http: Request) -> Response:
 
 
 async def metrics(http: Request) -> Response:
-    """Prometheus' text format, or OpenMetrics where that is asked for. Reading changes nothing."""
+    """Prometheus' text format, or OpenMetrics where that is asked for. Reading changes nothing.
+
+    The figures are sums over all tenants: where there are several, only the administrator's key
+    sees them."""
+    if serving(http).settings.has_admin and not caller_of(http).is_admin:
+        raise HttpError(
+            403,
+            "The metrics are sums over all tenants: send the administrator's key (the server's "
+            "--admin-api-key).",
+        )
     encode, kind = choose_encoder(http.headers.get("accept", ""))
     registry = serving(http).metrics.registry
     return Response(encode(registry), media_type=None, headers={"Content-Type": kind})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -35,17 +35,34 @@ class _OneAfterTheOther:
     """The counterfactual of `fcfs`: the oldest prompt takes all the room that there is."""
 
     name: ClassVar[str] = "one after the other"
+    pressing: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[int, int], Candidate] = {}
 
     def add(self, candidate: Candidate) -> None:
-        return None
+        self._waiting[candidate.order] = candidate
 
     def remove(self, candidate: Candidate) -> None:
+        del self._waiting[candidate.order]
+
+    def begin(self, candidate: Candidate) -> None:
+        return None
+
+    def end(self, candidate: Candidate) -> None:
         return None
 
     def order(
-        self, waiting: Collection[Candidate], waits: Callable[[Candidate], int]
+        self,
+        fits: Callable[[Candidate], bool],
+        waits: Callable[[Candidate], int],
+        full: bool,
     ) -> Iterator[Candidate]:
-        return (candidate for candidate in waiting if not waits(candidate))
+        waiting = [self._waiting[order] for order in sorted(self._waiting)]
+        return (each for each in waiting if fits(each) and not waits(each))
+
+    def gives_way(self, candidate: Candidate, running: Sequence[Candidate]) -> Candidate | None:
+        return None
 
     def share(self, prefilling: Sequence[Candidate], budget: int) -> list[int]:
         shares = [0] * len(prefilling)

@@ -71,6 +71,57 @@ def test_a_key_may_come_from_the_environment(tiny, tmp_path):
         assert "OCKHAM_API_KEY" not in live.engine.environ()
 
 
+ADMIN = "the-administrator's"
+
+
+@pytest.fixture(scope="module")
+def governed(tiny, tmp_path_factory) -> Iterator[LiveServer]:
+    """One key, and an administrator's from the environment."""
+    flags = (*TINY_FLAGS, "--api-key", "plain")
+    directory = tmp_path_factory.mktemp("governed")
+    with LiveServer(tiny, directory, *flags, OCKHAM_ADMIN_API_KEY=ADMIN) as live:
+        yield live
+
+
+def with_key(key):
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_the_administrators_key_opens_everything(governed):
+    body = {"prompt": "a", "max_tokens": 1}
+    for key in ("plain", ADMIN):
+        answer = governed.post("/v1/completions", body, headers=with_key(key))
+        assert answer.status_code == 200
+        assert governed.get("/v1/models", headers=with_key(key)).status_code == 200
+    assert governed.get("/v1/models").status_code == 401
+    assert "OCKHAM_ADMIN_API_KEY" not in governed.engine.environ()
+    assert ADMIN not in governed.log
+
+
+def test_sums_over_all_tenants_are_the_administrators(governed, guarded):
+    assert governed.get("/metrics", headers=with_key(ADMIN)).status_code == 200
+    for live, key in ((governed, "plain"), (guarded, "from-flag"), (guarded, "from-file-1")):
+        answer = live.get("/metrics", headers=with_key(key))
+        assert answer.status_code == 403
+        assert answer.json()["error"]["code"] == "admin_key_required"
+        assert "ockham_" not in answer.text
+
+
+def test_an_administrators_key_alone_shuts_nobody_out(tiny, tmp_path):
+    with LiveServer(tiny, tmp_path, *TINY_FLAGS, "--admin-api-key", ADMIN) as live:
+        assert live.get("/v1/models").status_code == 200
+        assert live.get("/v1/models", headers=with_key("whatever")).status_code == 200
+        assert live.get("/metrics", headers=with_key("whatever")).status_code == 403
+        assert live.get("/metrics", headers=with_key(ADMIN)).status_code == 200
+
+
+def test_the_administrators_key_is_no_other(tiny):
+    flags = (str(tiny), "--port", "0", "--api-key", "same", "--admin-api-key", "same")
+    refusal = serve_and_fail(*flags)
+    assert "give it to nobody else" in refusal
+    assert "same" not in refusal.replace("the same", "")
+
+
 def test_an_allowed_origin_is_told_so(guarded):
     headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     preflight = httpx.options(f"{guarded.url}/v1/completions", headers=headers)

@@ -78,7 +78,7 @@ def refused(response: httpx.Response, status: int) -> dict[str, str | None]:
         ("prompt", [5] * 8193),
         ("min_tokens", 9),
         ("guided_json", {}),
-        ("priority", 1),
+        ("priority", 2**31),
         ("use_beam_search", True),
         ("tools", []),
     ],
