@@ -28,7 +28,7 @@ READ_CHUNKED_BYTES = 4 << 10
 LINGER_S = 2.0
 """How long the rest of a refused body is thrown away, so that the client sees the answer: closing
 at once would reset the connection."""
-UNREAD_S = 10.0
+UNREAD_S = 5.0
 """A closed connection is cut when its peer has read nothing of the rest for so long."""
 PROBE_S = 0.25
 """How soon a peer that has closed its sending half is asked whether it is still there."""

@@ -303,12 +303,13 @@ def test_running_out_of_descriptors_is_one_line_a_second(tiny, tmp_path):
 
 
 def test_a_client_that_never_reads_its_answer_does_not_keep_the_connection(hasty):
-    body = json.dumps({"tokens": [300] * 200_000}).encode()
+    text = "a1 b2 c3 d4 e5 " * 60_000
+    body = json.dumps({"prompt": text, "return_token_strs": True}).encode()
     fds = psutil.Process(hasty.process.pid).num_fds
     before = fds()
     sock = connect(hasty.url)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     with sock:
-        sock.sendall(post("/detokenize", f"Content-Length: {len(body)}", body=body))
+        sock.sendall(post("/tokenize", f"Content-Length: {len(body)}", body=body))
         wait_for(lambda: fds() > before, 5)
         wait_for(lambda: fds() <= before, 25)
