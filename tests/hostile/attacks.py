@@ -1,4 +1,4 @@
-"""What is thrown at the server: hostile, heavy and broken requests, and the right answer to each."""
+"""What is thrown at the server: hostile, heavy and broken requests, and what each is answered."""
 
 from __future__ import annotations
 
@@ -188,7 +188,12 @@ HEAVY = (
         COMPLETIONS,
         {"prompt": "a", "max_tokens": 1, "bad_words": ["word " * 200] * 10_000},
         {"prompt": "a", "max_tokens": 1, "bad_words": [f"w{n}" for n in range(16_000)]},
-        right=EITHER,
+    ),
+    _json(
+        "as many forbidden words as are taken",
+        COMPLETIONS,
+        *([{"prompt": "a", "max_tokens": 8, "bad_words": [f"w{n}" * 5 for n in range(1024)]}] * 8),
+        right=SERVED,
     ),
     _json(
         "a text cut at every letter",

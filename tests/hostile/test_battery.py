@@ -113,7 +113,7 @@ def clock(server: LiveServer) -> Iterator[Clock]:
 
 def send(server: LiveServer, path: str, body: bytes) -> int:
     headers = {"Content-Type": "application/json"}
-    response = httpx.post(f"{server.url}{path}", content=body, headers=headers, timeout=120)
+    response = httpx.post(f"{server.url}{path}", content=body, headers=headers, timeout=60)
     assert response.status_code < 500 or response.status_code == 503, response.text
     return response.status_code
 
@@ -196,8 +196,8 @@ TEMPLATES = {
     "{% endfor %}",
     "calls itself": "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
     "makes gigabytes": "{{ 'x' | center(3000000000) }}",
-    "doubles": "{% set ns = namespace(x='xx') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}"
-    "{% endfor %}{{ ns.x }}",
+    "doubles": "{% set ns = namespace(x='xx') %}{% for i in range(60) %}"
+    "{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}",
 }
 
 

@@ -23,8 +23,10 @@ from ockham.api.server.strict import StrictConnection
 
 READ_BYTES = 64 << 10
 """Taken from one connection in one turn of the event loop."""
-READ_CHUNKED_BYTES = 4 << 10
+READ_CHUNKED_BYTES = 8 << 10
 """The same while a body comes in chunks, each of which costs as much as a large one."""
+READ_TINY_BYTES = 1 << 10
+"""The same while these chunks are small."""
 LINGER_S = 2.0
 """How long the rest of a refused body is thrown away, so that the client sees the answer: closing
 at once would reset the connection."""
@@ -71,7 +73,9 @@ class Connection(asyncio.BufferedProtocol, H11Protocol):
         self._unset_keepalive_if_required()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        most = READ_CHUNKED_BYTES if self.conn.chunked else READ_BYTES
+        most = READ_BYTES
+        if self.conn.chunked:
+            most = READ_TINY_BYTES if self.conn.tiny_chunks else READ_CHUNKED_BYTES
         return memoryview(_read_buffer)[:most]
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -34,6 +34,11 @@ class StrictConnection(h11.Connection):
         self._body_bytes = 0
         self._tail = b""
 
+    @property
+    def tiny_chunks(self) -> bool:
+        """Whether the chunks of this body have been small so far."""
+        return self._body_bytes <= MEAN_CHUNK_BYTES * self._chunks
+
     def receive_data(self, data: bytes) -> None:
         # The last bytes before the latest ones, for what straddles two packets.
         self._tail = (self._tail + data)[-len(data) - len(_CHUNKED_END) :]

@@ -79,6 +79,12 @@ def test_an_allowed_origin_is_told_so(guarded):
     assert preflight.headers["access-control-allow-origin"] == ORIGIN
 
 
+def test_allowed_origins_may_be_a_list_as_for_vllm(tiny, tmp_path):
+    with LiveServer(tiny, tmp_path, *TINY_FLAGS, "--allowed-origins", '["*"]') as live:
+        response = live.get("/v1/models", headers={"Origin": ORIGIN})
+        assert response.headers["access-control-allow-origin"] == "*"
+
+
 def test_no_origin_is_allowed_unless_asked_for(server):
     response = server.get("/v1/models", headers={"Origin": ORIGIN})
     assert "access-control-allow-origin" not in response.headers
