@@ -25,7 +25,7 @@ READ_BYTES = 64 << 10
 """Taken from one connection in one turn of the event loop."""
 READ_CHUNKED_BYTES = 8 << 10
 """The same while a body comes in chunks, each of which costs as much as a large one."""
-READ_TINY_BYTES = 1 << 10
+READ_TINY_BYTES = 512
 """The same while these chunks are small."""
 LINGER_S = 2.0
 """How long the rest of a refused body is thrown away, so that the client sees the answer: closing
