@@ -11,7 +11,7 @@ NATIVE := $(shell find csrc -name CMakeFiles -prune -o \( -name '*.cpp' -o -name
 # Whether the recipes below created .venv; earlier ones left only the other stamps.
 OWN_VENV := { [ ! -L .venv ] && { [ -f .venv/.ockham ] || [ -f .venv/.made ] || [ -f .venv/.run ]; }; }
 
-.PHONY: run test lint unit exact soak sanitize clean
+.PHONY: run test lint unit exact soak hostile sanitize clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
 unexport PROMPT
@@ -45,6 +45,10 @@ exact: .venv/.test
 # The long form of the soak test: ten times the requests.
 soak: .venv/.test
 	OCKHAM_SOAK=10 $(BIN)/python -m pytest tests/api/server/test_soak.py -s
+
+# The whole hostile battery, with the bounds that a quiet machine keeps: about ten minutes.
+hostile: .venv/.test
+	OCKHAM_HOSTILE=1 $(BIN)/python -m pytest tests/hostile -s
 
 # The native tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: .venv/.test

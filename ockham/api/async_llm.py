@@ -36,6 +36,8 @@ Kind = Literal["cumulative", "delta", "final"]
 
 INLINE_CHARACTERS = 2048
 """Longer texts are tokenized in a thread, so that the event loop is never held up for long."""
+HUGE_CHARACTERS = 256 << 10
+"""Longer ones have a thread of their own, so that they hold up none but each other."""
 CHARACTERS_PER_TOKEN = 128
 """No prompt of more characters than this times the context's tokens is even tokenized."""
 
@@ -75,6 +77,7 @@ class AsyncLLM:
         self._defaults: dict[str, Any] = {}
         self._starting: asyncio.Task[Ready] | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="ockham-tokenize")
+        self._huge_thread = ThreadPoolExecutor(1, thread_name_prefix="ockham-tokenize-huge")
         self._numbers = itertools.count()
 
     async def start(self) -> Ready:
@@ -99,7 +102,8 @@ class AsyncLLM:
         if self._starting is not None:
             self._starting.cancel()
         await self.client.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._huge_thread):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def __aenter__(self) -> AsyncLLM:
         try:
@@ -200,8 +204,17 @@ class AsyncLLM:
         """The text of a prompt (if it has one) and its token ids. Raises `InvalidRequest`."""
         if isinstance(prompt, Mapping):
             prompt = _only_entry(prompt)
+        return await self.in_thread(
+            len(prompt) if isinstance(prompt, str) else 0,
+            lambda: self.encode_prompt_here(prompt, add_special_tokens=add_special_tokens),
+        )
+
+    def encode_prompt_here(
+        self, prompt: str | Sequence[int], *, add_special_tokens: bool = True
+    ) -> tuple[str | None, list[int]]:
+        """What `encode_prompt` gives, by whichever thread calls it."""
         if isinstance(prompt, str):
-            return prompt, await self.encode(prompt, add_special_tokens=add_special_tokens)
+            return prompt, self.encode_here(prompt, add_special_tokens=add_special_tokens)
         if len(prompt) > self.ready.max_model_len:  # before each of them is looked at
             raise InvalidRequest(
                 f"the prompt has {len(prompt)} tokens; the context is {self.ready.max_model_len} "
@@ -213,30 +226,35 @@ class AsyncLLM:
     async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text. Raises `InvalidRequest`, also for a text that is so long that
         no tokenization could make it fit."""
-        tokenizer = self.need_tokenizer()
-        self._check_length(len(text))
         return await self.in_thread(
-            len(text), lambda: tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            len(text), lambda: self.encode_here(text, add_special_tokens=add_special_tokens)
         )
 
-    async def encode_pieces(
+    def encode_here(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """What `encode` gives, by whichever thread calls it."""
+        tokenizer = self.need_tokenizer()
+        self.check_length(len(text))
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def encode_pieces_here(
         self, pieces: Sequence[Piece], reuse: ReuseParams, *, add_special_tokens: bool = True
     ) -> tuple[list[int], Approximation]:
         """The token ids of a prompt in which chunks are marked, and what is asked of the engine.
         Raises `InvalidRequest` as `encode` does."""
-        tokenizer, characters = self.need_tokenizer(), sum(len(piece) for piece, _ in pieces)
-        self._check_length(characters)
-        return await self.in_thread(
-            characters, lambda: reuse.encode(tokenizer, pieces, add_special_tokens)
-        )
+        tokenizer = self.need_tokenizer()
+        self.check_length(sum(len(piece) for piece, _ in pieces))
+        return reuse.encode(tokenizer, pieces, add_special_tokens)
 
-    async def in_thread(self, characters: int, work: Callable[[], T]) -> T:
-        """Do work on a text of so many characters: here if it is short, else in a thread."""
-        if characters <= INLINE_CHARACTERS:
+    async def in_thread(self, size: int, work: Callable[[], T]) -> T:
+        """Do work on so many characters, bytes or entries: here if they are few, else in a
+        thread."""
+        if size <= INLINE_CHARACTERS:
             return work()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        threads = self._threads if size <= HUGE_CHARACTERS else self._huge_thread
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
 
-    def _check_length(self, characters: int) -> None:
+    def check_length(self, characters: int) -> None:
+        """Raise `InvalidRequest` for a text that no tokenization could make fit."""
         most = CHARACTERS_PER_TOKEN * self.ready.max_model_len
         if characters > most:
             raise InvalidRequest(
@@ -297,7 +315,9 @@ def _only_entry(prompt: Mapping[str, Any]) -> str | Sequence[int]:
 
 def _token_ids(prompt: Sequence[int]) -> list[int]:
     tokens = list(prompt)
-    for token in tokens:
+    if set(map(type, tokens)) == {int} and min(tokens) >= 0 and max(tokens) < 2**31:
+        return tokens
+    for token in tokens:  # which of them it is
         if isinstance(token, bool) or not isinstance(token, int):
             raise InvalidRequest(f"the prompt holds {token!r}, which is no token id.", "prompt")
         if not 0 <= token < 2**31:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from ockham.cli.options import Integer, Text, engine_config, engine_options, option
 from ockham.core.errors import ConfigError
@@ -46,9 +47,11 @@ from ockham.core.errors import ConfigError
 )
 @option(
     "--cors-origin",
+    "--allowed-origins",
     type=Text(),
     multiple=True,
-    help="Origin whose pages may call the API; may be given more than once. [default: none]",
+    help="Origin whose pages may call the API, '*' for any; may be given more than once, or as a "
+    "JSON list. [default: none]",
 )
 @option(
     "--max-queue",
@@ -65,11 +68,74 @@ from ockham.core.errors import ConfigError
     help="Largest request body; a larger one is answered 413.",
 )
 @option(
+    "--max-bodies-bytes",
+    type=Integer(),
+    default=256 << 20,
+    show_default=True,
+    help="Bytes of the bodies of all requests that are served at a time; more are answered 503.",
+)
+@option(
     "--max-prompts",
     type=Integer(),
     default=1024,
     show_default=True,
     help="Most prompts of one completions request.",
+)
+@option(
+    "--max-messages",
+    type=Integer(),
+    default=4096,
+    show_default=True,
+    help="Most messages of one chat.",
+)
+@option(
+    "--max-json-items",
+    type=Integer(),
+    default=100_000,
+    show_default=True,
+    help="Most texts, lists and objects of one request body; names of fields count as texts.",
+)
+@option(
+    "--max-json-values",
+    type=Integer(),
+    default=1_000_000,
+    show_default=True,
+    help="Most entries of all lists and objects of one request body, such as token ids.",
+)
+@option(
+    "--max-json-depth",
+    type=Integer(),
+    default=100,
+    show_default=True,
+    help="How deep lists and objects of a request body may stand in one another.",
+)
+@option(
+    "--max-connections",
+    type=Integer(),
+    default=None,
+    help="Requests that are served at a time; more are answered 503, except /health, /ping and "
+    "/metrics. [default: 4096, or what 'ulimit -n' allows]",
+)
+@option(
+    "--header-timeout",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Seconds in which a connection's request must begin and its headers arrive.",
+)
+@option(
+    "--body-timeout",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Seconds in which a request's body must arrive; then it is answered 408.",
+)
+@option(
+    "--idle-timeout",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="Seconds that a connection is kept open for the client's next request.",
 )
 @option(
     "--request-timeout",
@@ -119,7 +185,16 @@ def serve(
     cors_origin: tuple[str, ...],
     max_queue: int,
     max_body_bytes: int,
+    max_bodies_bytes: int,
     max_prompts: int,
+    max_messages: int,
+    max_json_items: int,
+    max_json_values: int,
+    max_json_depth: int,
+    max_connections: int | None,
+    header_timeout: float,
+    body_timeout: float,
+    idle_timeout: float,
     request_timeout: float,
     shutdown_timeout: float,
     sse_keep_alive: float,
@@ -143,10 +218,19 @@ def serve(
         served_model_names=served_model_name,
         api_keys=(*api_key, *_read_keys(api_key_file)),
         admin_api_key=admin_api_key,
-        cors_origins=cors_origin,
+        cors_origins=_read_origins(cors_origin),
         max_queue=max_queue,
         max_body_bytes=max_body_bytes,
+        max_bodies_bytes=max_bodies_bytes,
         max_prompts=max_prompts,
+        max_messages=max_messages,
+        max_json_items=max_json_items,
+        max_json_values=max_json_values,
+        max_json_depth=max_json_depth,
+        max_connections=max_connections,
+        header_timeout_s=header_timeout,
+        body_timeout_s=body_timeout,
+        idle_timeout_s=idle_timeout,
         request_timeout_s=request_timeout,
         shutdown_timeout_s=shutdown_timeout,
         keep_alive_s=sse_keep_alive,
@@ -164,6 +248,19 @@ def serve(
             host,
         )
     asyncio.run(run(config, settings))
+
+
+def _read_origins(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Origins one by one, and as the JSON list that vLLM's --allowed-origins takes."""
+    origins: list[str] = []
+    for text in given:
+        try:
+            origins += msgspec.json.decode(text, type=list[str]) if text[:1] == "[" else [text]
+        except msgspec.DecodeError as error:
+            raise ConfigError(
+                f"--cors-origin {text!r} is no JSON list of origins ({error})."
+            ) from error
+    return tuple(origins)
 
 
 def _read_keys(path: Path | None) -> list[str]:

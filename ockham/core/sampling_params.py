@@ -26,8 +26,11 @@ MAX_LOGPROBS = 20
 """Most alternatives that `logprobs` and `prompt_logprobs` may ask for, as in vLLM's default."""
 MAX_STOP_STRINGS = 64
 MAX_STOP_STRING_CHARACTERS = 4096
+MAX_BAD_WORDS = 1024
+MAX_BAD_WORD_CHARACTERS = 32768
+"""Of all `bad_words` together: the engine tokenizes them between two steps."""
 MAX_LIST_ENTRIES = 16384
-"""Most entries of `stop_token_ids`, `bad_words`, `logit_bias` and similar lists."""
+"""Most entries of `stop_token_ids`, `logit_bias` and similar lists."""
 MAX_N = 1024
 
 
@@ -121,7 +124,14 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
                 "min_tokens",
             )
         self._check_strings("stop", self.stop_strings, MAX_STOP_STRINGS)
-        self._check_strings("bad_words", self.bad_words or [], MAX_LIST_ENTRIES)
+        self._check_strings("bad_words", self.bad_words or [], MAX_BAD_WORDS)
+        characters = sum(map(len, self.bad_words or ()))
+        if characters > MAX_BAD_WORD_CHARACTERS:
+            raise InvalidRequest(
+                f"bad_words have {characters} characters together, at most "
+                f"{MAX_BAD_WORD_CHARACTERS}; leave some out.",
+                "bad_words",
+            )
         self._check_ids("stop_token_ids", self.stop_token_ids)
         self._check_ids("allowed_token_ids", self.allowed_token_ids)
         if self.allowed_token_ids is not None and not self.allowed_token_ids:

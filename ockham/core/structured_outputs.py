@@ -66,6 +66,7 @@ class StructuredOutputsParams(
                 f"{_NAME}.disable_any_whitespace is for JSON only; leave it out with {kind}.", _NAME
             )
         if isinstance(self.json, str):
+            self._check_length(len(self.json))  # before it is parsed
             self._check_json(self.json)
         self._check_choice()
         self._check_size()
@@ -102,6 +103,10 @@ class StructuredOutputsParams(
             size = len(self.key)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(f"{_NAME} cannot be written as JSON ({error}).", _NAME) from None
+        self._check_length(size)
+
+    @staticmethod
+    def _check_length(size: int) -> None:
         if size > MAX_GRAMMAR_BYTES:
             raise InvalidRequest(
                 f"{_NAME} has {size} bytes, at most {MAX_GRAMMAR_BYTES}; make it smaller.", _NAME

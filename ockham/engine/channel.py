@@ -9,7 +9,8 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -44,17 +45,21 @@ class Channel(Generic[T]):
         self._sock.setblocking(False)
         self._decoder: msgspec.msgpack.Decoder[list[T]] = msgspec.msgpack.Decoder(list[incoming])
         self._received = bytearray()
+        self._decoded: deque[T] = deque()
         self._mailbox = Mailbox()
         self._unsent = memoryview(b"")
 
-    def receive(self) -> list[T]:
-        """Every message that has arrived completely. Raises `EOFError` when the peer is gone."""
-        while self._read():
-            pass
-        messages: list[T] = []
-        while (body := self._next_body()) is not None:
-            messages += self._decoder.decode(body)
-        return messages
+    def receive(self) -> Iterator[T]:
+        """The messages that have arrived completely, one by one: what the caller does not take
+        now waits for the next call. Raises `EOFError` when the peer is gone."""
+        while True:
+            while self._decoded:
+                yield self._decoded.popleft()
+            body = self._next_body()
+            if body is not None:
+                self._decoded += self._decoder.decode(body)
+            elif not self._read():
+                return
 
     def receive_first(self, kind: type[F]) -> F:
         """Wait for the first frame, which holds one message of another type than the rest."""

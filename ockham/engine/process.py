@@ -34,6 +34,8 @@ from ockham.engine.messages import (
 
 STATS_EVERY_S = 0.25
 """While the engine works. Once more when it becomes idle, so that the last figures are exact."""
+INTAKE_SHARE_S = 0.01
+"""How long requests are taken in between two steps. Each may have lists of thousands of ids."""
 INTAKE_S = 0.01
 """With nothing else to do, how often to look whether requests need wait no longer."""
 LAST_WORDS_S = 2.0
@@ -81,11 +83,14 @@ def serve(engine: Engine, channel: Channel[ToEngine]) -> int:
     stats_sent_s = 0.0
     idle_reported = False
     while True:
+        until_s = time.monotonic() + INTAKE_SHARE_S
         for message in channel.receive():
             if isinstance(message, Shutdown):
                 return 0
             channel.send(intake.take(message))
             idle_reported = False
+            if engine.has_work and time.monotonic() > until_s:
+                break  # the others come after the next step, which somebody waits for
         channel.send(intake.ready())
         if not engine.has_work:
             channel.send([] if idle_reported else [engine.stats()])

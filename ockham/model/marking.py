@@ -20,6 +20,9 @@ from ockham.model.tokenizer import Tokenizer
 NATURAL_BOUNDARY = "\n\n"
 """Where a text without other marks is cut."""
 
+MAX_CHUNKS = 4096
+"""Of one prompt. Each is tokenized by itself."""
+
 Piece = tuple[str, bool]
 """Text, and whether it is a chunk."""
 
@@ -50,7 +53,9 @@ class ReuseParams(msgspec.Struct, kw_only=True, frozen=True):
         return self.reuse == "chunk"
 
     def cut_text(self, text: str) -> list[Piece]:
-        """A prompt in pieces: chunks, each with the separator behind it, and the rest."""
+        """A prompt in pieces: chunks, each with the separator behind it, and the rest. Raises
+        InvalidRequest for too many."""
+        _check_chunks(text.count(self.chunk_separator))
         parts = text.split(self.chunk_separator)
         return [(part + self.chunk_separator, True) for part in parts[:-1]] + [(parts[-1], False)]
 
@@ -65,6 +70,7 @@ class ReuseParams(msgspec.Struct, kw_only=True, frozen=True):
                 chunks += parts[: len(parts) - (number == last)]
             elif parts:
                 chunks += [piece for piece, marked in self.cut_text(parts[0]) if marked]
+            _check_chunks(len(chunks))
         pieces: list[Piece] = []
         done = 0
         for chunk in chunks:
@@ -94,6 +100,15 @@ class ReuseParams(msgspec.Struct, kw_only=True, frozen=True):
         """What the engine is asked for, of a prompt with these chunks."""
         return Approximation(
             reuse=self.reuse, chunks=chunks or [], recompute_fraction=self.recompute_fraction
+        )
+
+
+def _check_chunks(count: int) -> None:
+    if count > MAX_CHUNKS:
+        raise InvalidRequest(
+            f"the prompt has {count} chunks, at most {MAX_CHUNKS}; mark fewer of them, or choose "
+            "another chunk_separator.",
+            "chunk_separator",
         )
 
 

@@ -18,6 +18,8 @@ from ockham.model.untrusted import read_object
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
+SHORT_TOKENS = 256
+"""So few are decoded in less time than it takes to change threads."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _NAMED_SPECIAL_TOKENS = (
     "bos_token",
@@ -132,6 +134,11 @@ class Tokenizer:
         ids = list(ids)
         if self._byte_of and self._has_broken_bytes(ids):
             return self._decode_broken(ids, skip_special_tokens)
+        if len(ids) > SHORT_TOKENS:
+            # As with `encode`, only the form for batches lets go of Python's lock.
+            return str(
+                self._backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
+            )
         text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -22,8 +24,11 @@ ROOT = Path(__file__).parents[2]
 STARTUP_S = 60.0
 
 
-def _end_with_parent() -> None:
-    """Have the kernel end this process when the tests are killed."""
+def _prepare(descriptors: int | None) -> None:
+    """In the server's process, before it begins: have the kernel end it when the tests are killed,
+    and limit its file descriptors."""
+    if descriptors is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
@@ -32,7 +37,15 @@ def _end_with_parent() -> None:
 class LiveServer:
     """One running server. Leave its `with` block to end it."""
 
-    def __init__(self, model: Path | str, directory: Path, *flags: str, **env: str) -> None:
+    def __init__(
+        self,
+        model: Path | str,
+        directory: Path,
+        *flags: str,
+        descriptors: int | None = None,
+        **env: str,
+    ) -> None:
+        """`descriptors`: the most that the process may have, as after `ulimit -n`."""
         self.log_path = directory / f"serve-{time.monotonic_ns()}.log"
         self.model = str(model)
         with self.log_path.open("wb") as log:
@@ -45,7 +58,7 @@ class LiveServer:
                 stderr=log,
                 cwd=directory,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **env},
-                preexec_fn=_end_with_parent,
+                preexec_fn=functools.partial(_prepare, descriptors),
             )
         try:
             found = wait_for(self._listening, STARTUP_S)

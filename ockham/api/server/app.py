@@ -12,10 +12,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ockham.api.async_llm import AsyncLLM
+from ockham.api.server.body import Budget
 from ockham.api.server.cache import pin_prefix, show_cache, unpin_prefix
 from ockham.api.server.chat import create_chat_completion
 from ockham.api.server.completions import create_completion
-from ockham.api.server.errors import FAULT, HttpError, error_response
+from ockham.api.server.errors import FAULT, HttpError, describe, error_response
 from ockham.api.server.gate import Gate
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.middleware import Keys, Outermost
@@ -68,9 +69,11 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
             Exception: _answer_fault,
         },
     )
+    app.router.redirect_slashes = False  # `Outermost` takes them off
     app.state.serving = Serving(llm, settings, gate, metrics, now_s())
     routes = frozenset(route.path for route in ROUTES)
-    return Outermost(app, metrics, routes, settings.access_log)
+    budget = Budget(settings.max_bodies_bytes)
+    return Outermost(app, metrics, budget, routes, settings.access_log)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
@@ -89,6 +92,12 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         message = f"{request.url.path} does not take {request.method}; it takes {allowed}."
+        if "access-control-request-method" in request.headers:
+            origin = describe(request.headers.get("origin", "*"))
+            message += (
+                f" If a page of {origin} may call this server, start it with --cors-origin and "
+                "that origin."
+            )
         response = error_response(HttpError(405, message, code="method_not_allowed"))
         response.headers["Allow"] = allowed
         return response

@@ -13,7 +13,7 @@ from ockham.api.server.chat import render
 from ockham.api.server.errors import HttpError
 from ockham.api.server.job import Job
 from ockham.api.server.protocol import CacheRequest, PinRequest, UnpinRequest
-from ockham.api.server.serving import Serving, read, request_id, serving
+from ockham.api.server.serving import Serving, body_bytes, read, request_id, serving
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import CacheQuery, CacheReport, Pin, Unpin
@@ -40,7 +40,7 @@ async def pin_prefix(http: Request) -> Response:
     server, caller = serving(http), caller_of(http)
     request = await read(http, PinRequest)
     request.check()
-    tokens = await _tokens(server, request)
+    tokens = await _tokens(server, request, body_bytes(http))
     salt = caller.salt(request.cache_salt)
     name = request.name or f"pin-{uuid.uuid4().hex[:8]}"
     pin = Pin(name, tokens, salt, caller.name, caller.owners)
@@ -87,10 +87,10 @@ async def unpin_prefix(http: Request) -> Response:
     return _answer(report)
 
 
-async def _tokens(server: Serving, request: PinRequest) -> list[int]:
+async def _tokens(server: Serving, request: PinRequest, size: int) -> list[int]:
     special = request.add_special_tokens
     if request.messages is not None:
-        text = await render(server, request.template())
+        text = await render(server, request.template(), size)
         return await server.llm.encode(text, add_special_tokens=bool(special))
     assert request.prompt is not None, "a checked request has one of the two"
     _, tokens = await server.llm.encode_prompt(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from ockham.api.server.job import Job
 from ockham.api.server.logprobs import chat_logprobs, prompt_logprobs
 from ockham.api.server.protocol import ChatRequest, TokenizeRequest, template_variables
-from ockham.api.server.serving import Serving, read, request_id, serving
+from ockham.api.server.serving import Serving, body_bytes, entries, read, request_id, serving
 from ockham.api.server.sse import DONE, event, unless_disconnected
 from ockham.api.server.wire import (
     AssistantMessage,
@@ -27,11 +28,10 @@ from ockham.api.server.wire import (
     UsageMeter,
     now_s,
 )
-from ockham.core.outputs import CompletionOutput
+from ockham.core.approximation import Approximation
+from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
-
-MESSAGE_CHARACTERS = 64
-"""What rendering a message costs beside its content, as if it were so much text."""
+from ockham.model.marking import ReuseParams
 
 
 async def create_chat_completion(http: Request) -> Response:
@@ -42,20 +42,11 @@ async def create_chat_completion(http: Request) -> Response:
     server.check_model(request.model)
     params = _sampling_params(request, server.llm.default_parameters)
     server.check_room(http, request, params.n)
-    text = await render(server, request)
-    special, reuse = bool(request.add_special_tokens), request.reuse_params()
-    approximation = None
-    if reuse is None:
-        tokens = await server.llm.encode(text, add_special_tokens=special)
-    elif reuse.marks_chunks:
-        messages = [message.for_template() for message in request.messages]
-        pieces = reuse.cut_chat(text, messages)
-        tokens, approximation = await server.llm.encode_pieces(
-            pieces, reuse, add_special_tokens=special
-        )
-    else:
-        tokens = await server.llm.encode(text, add_special_tokens=special)
-        approximation = reuse.approximation()
+    reuse = request.reuse_params()
+    text = await render(server, request, body_bytes(http))
+    tokens, approximation = await server.llm.in_thread(
+        max(len(text), body_bytes(http)), lambda: _encode(server, request, reuse, text)
+    )
     job = server.job(http, [tokens], params, request, [approximation])
     answer = _Answer(server, request, params, request_id(http), tokens)
     if request.stream:
@@ -66,13 +57,28 @@ async def create_chat_completion(http: Request) -> Response:
     return Response(body, media_type="application/json")
 
 
-async def render(server: Serving, request: ChatRequest | TokenizeRequest) -> str:
-    """The prompt that the model's chat template makes of messages. Raises `InvalidRequest`."""
+def _encode(
+    server: Serving, request: ChatRequest, reuse: ReuseParams | None, text: str
+) -> tuple[list[int], Approximation | None]:
+    """The token ids of a rendered chat, and what may be reused of others."""
+    special = bool(request.add_special_tokens)
+    if reuse is None or not reuse.marks_chunks:
+        tokens = server.llm.encode_here(text, add_special_tokens=special)
+        return tokens, None if reuse is None else reuse.approximation()
+    server.llm.check_length(len(text))
+    messages = [message.for_template() for message in request.messages]
+    pieces = reuse.cut_chat(text, messages)
+    return server.llm.encode_pieces_here(pieces, reuse, add_special_tokens=special)
+
+
+async def render(server: Serving, request: ChatRequest | TokenizeRequest, size: int) -> str:
+    """The prompt that the model's chat template makes of messages, which came in a body of `size`
+    bytes. Raises `InvalidRequest`."""
     tokenizer = server.llm.need_tokenizer()
     variables = template_variables(request.chat_template_kwargs)
     messages = request.messages or []
     return await server.llm.in_thread(
-        sum(MESSAGE_CHARACTERS + len(message.content or "") for message in messages),
+        size,
         lambda: tokenizer.apply_chat_template(
             [message.for_template() for message in messages],
             add_generation_prompt=request.add_generation_prompt is not False,
@@ -114,6 +120,9 @@ class _Answer:
     async def whole(self, job: Job) -> bytes:
         """The answer in one piece."""
         (output,) = await job.finals()
+        return await self._server.llm.in_thread(entries([output]), lambda: self._completion(output))
+
+    def _completion(self, output: RequestOutput) -> bytes:
         self._meter.add(output)
         completion = ChatCompletion(
             id=self._id,
@@ -146,25 +155,33 @@ class _Answer:
         request = self._request
         async with aclosing(job.deltas()) as items:
             async for _, output in items:
-                self._meter.add(output)
-                choices: list[ChatChunkChoice] = []
-                for choice in output.outputs:
-                    choices += self._chunks(choice)
-                if not choices and output.prompt_logprobs is None:
-                    continue
-                chunk = self._object(choices)
-                if output.prompt_logprobs is not None:
-                    chunk.prompt_logprobs = prompt_logprobs(output.prompt_logprobs)
-                if request.wants_running_usage:
-                    chunk.usage = self._meter.usage(final=False)
-                elif request.wants_usage_chunk:
-                    chunk.usage = None
-                yield event(msgspec.json.encode(chunk))
+                chunk = await self._server.llm.in_thread(
+                    entries([output]), functools.partial(self._chunk, output)
+                )
+                if chunk is not None:
+                    yield event(chunk)
         if request.wants_usage_chunk:
             last = self._object([])
             last.usage = self._meter.usage(final=True)
             yield event(msgspec.json.encode(last))
         yield DONE
+
+    def _chunk(self, output: RequestOutput) -> bytes | None:
+        """A chunk that says what is new, if anything is to be shown of it."""
+        self._meter.add(output)
+        choices: list[ChatChunkChoice] = []
+        for choice in output.outputs:
+            choices += self._chunks(choice)
+        if not choices and output.prompt_logprobs is None:
+            return None
+        chunk = self._object(choices)
+        if output.prompt_logprobs is not None:
+            chunk.prompt_logprobs = prompt_logprobs(output.prompt_logprobs)
+        if self._request.wants_running_usage:
+            chunk.usage = self._meter.usage(final=False)
+        elif self._request.wants_usage_chunk:
+            chunk.usage = None
+        return msgspec.json.encode(chunk)
 
     def _chunks(self, choice: CompletionOutput) -> list[ChatChunkChoice]:
         """What a chunk says of a choice: its role first of all, then what is new, if anything."""

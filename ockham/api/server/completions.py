@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from ockham.api.server.job import Job
 from ockham.api.server.logprobs import CompletionLogprobsWriter, prompt_logprobs
 from ockham.api.server.protocol import CompletionRequest
-from ockham.api.server.serving import Serving, read, request_id, serving
+from ockham.api.server.serving import Serving, body_bytes, entries, read, request_id, serving
 from ockham.api.server.sse import DONE, event, unless_disconnected
 from ockham.api.server.wire import (
     Completion,
@@ -39,7 +40,9 @@ async def create_completion(http: Request) -> Response:
     request.check()
     server.check_model(request.model)
     params = _sampling_params(request, server.llm.default_parameters)
-    texts, prompts, approximations = await _encode(http, request, params, server)
+    texts, prompts, approximations = await server.llm.in_thread(
+        body_bytes(http), lambda: _encode(http, request, params, server)
+    )
     job = server.job(http, prompts, params, request, approximations)
     answer = _Answer(server, request, params, request_id(http), texts, prompts)
     if request.stream:
@@ -62,11 +65,11 @@ def _sampling_params(request: CompletionRequest, defaults: dict[str, Any]) -> Sa
     )
 
 
-async def _encode(
+def _encode(
     http: Request, request: CompletionRequest, params: SamplingParams, server: Serving
 ) -> tuple[list[str | None], list[list[int]], list[Approximation | None]]:
     """Each prompt's text (where it came as one), token ids, and what may be reused of others.
-    Nothing has been computed yet."""
+    Nothing has been computed yet. Called in a thread where the body is large."""
     given = request.prompts()
     if len(given) > server.settings.max_prompts:
         raise InvalidRequest(
@@ -86,13 +89,14 @@ async def _encode(
                     "reuse='chunk' finds chunks in text; send the prompt as text.", "prompt"
                 )
             text: str | None = prompt
-            tokens, approximation = await server.llm.encode_pieces(
+            server.llm.check_length(len(prompt))
+            tokens, approximation = server.llm.encode_pieces_here(
                 reuse.cut_text(prompt), reuse, add_special_tokens=special
             )
         else:
-            text, tokens = await server.llm.encode_prompt(prompt, add_special_tokens=special)
+            text, tokens = server.llm.encode_prompt_here(prompt, add_special_tokens=special)
         if text is None and request.echo:
-            text = await server.decode_prompt(tokens)
+            text = server.decode_here(tokens)
         texts.append(text)
         prompts.append(tokens)
         approximations.append(approximation)
@@ -127,8 +131,12 @@ class _Answer:
 
     async def whole(self, job: Job) -> bytes:
         """The answer in one piece."""
+        outputs = await job.finals()
+        return await self._server.llm.in_thread(entries(outputs), lambda: self._completion(outputs))
+
+    def _completion(self, outputs: list[RequestOutput]) -> bytes:
         choices = []
-        for prompt, output in enumerate(await job.finals()):
+        for prompt, output in enumerate(outputs):
             self._meter.add(output)
             choices += [self._choice(prompt, output, choice) for choice in output.outputs]
         completion = self._object(choices)
@@ -140,25 +148,33 @@ class _Answer:
         request = self._request
         async with aclosing(job.deltas()) as items:
             async for prompt, output in items:
-                self._meter.add(output)
-                choices = [
-                    self._choice(prompt, output, choice)
-                    for choice in output.outputs
-                    if self._worth_telling(choice)
-                ]
-                if not choices:
-                    continue
-                chunk = self._object(choices)
-                if request.wants_running_usage:
-                    chunk.usage = self._meter.usage(final=False)
-                elif request.wants_usage_chunk:
-                    chunk.usage = None
-                yield event(msgspec.json.encode(chunk))
+                chunk = await self._server.llm.in_thread(
+                    entries([output]), functools.partial(self._chunk, prompt, output)
+                )
+                if chunk is not None:
+                    yield event(chunk)
         if request.wants_usage_chunk:
             last = self._object([])
             last.usage = self._meter.usage(final=True)
             yield event(msgspec.json.encode(last))
         yield DONE
+
+    def _chunk(self, prompt: int, output: RequestOutput) -> bytes | None:
+        """A chunk that says what is new, if anything is to be shown of it."""
+        self._meter.add(output)
+        choices = [
+            self._choice(prompt, output, choice)
+            for choice in output.outputs
+            if self._worth_telling(choice)
+        ]
+        if not choices:
+            return None
+        chunk = self._object(choices)
+        if self._request.wants_running_usage:
+            chunk.usage = self._meter.usage(final=False)
+        elif self._request.wants_usage_chunk:
+            chunk.usage = None
+        return msgspec.json.encode(chunk)
 
     def _worth_telling(self, choice: CompletionOutput) -> bool:
         """Whether a delta holds something to show: text may be held back for some steps."""

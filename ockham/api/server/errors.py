@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import reprlib
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +13,9 @@ from starlette.responses import Response
 from ockham.core.errors import InvalidRequest, OckhamError
 
 T = TypeVar("T")
+
+LONGEST_NAME = 200
+"""Characters of a caller's names that an error shows, at either end."""
 
 log = logging.getLogger("ockham.server")
 
@@ -38,6 +42,9 @@ _CODES = {
 }
 _RETRY_AFTER_S = {429: 1, 503: 2}
 
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = _SHORT.maxstring = _SHORT.maxother = 80
 
 FAULT = "The server met a fault of its own; its log says more."
 
@@ -105,7 +112,7 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 
 
-def decode(body: bytes, kind: type[T]) -> T:
+def decode(body: bytes | bytearray, kind: type[T]) -> T:
     """A request body as `kind`. Raises `InvalidRequest` that names the field at fault."""
     try:
         return msgspec.json.decode(body, type=kind)
@@ -121,6 +128,8 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 def _invalid(reason: str, kind: type) -> InvalidRequest:
     """msgspec's reason, such as "Expected `int`, got `str` - at `$.top_k`", as a sentence."""
+    if len(reason) > 2 * LONGEST_NAME:  # it quotes names of the caller's
+        reason = f"{reason[:LONGEST_NAME]}...{reason[-LONGEST_NAME:]}"
     what, _, where = reason.rpartition(" - at `")
     path = where.rstrip("`").removeprefix("$").removeprefix(".") if what else ""
     what = what or reason
@@ -152,5 +161,6 @@ def _lower(text: str) -> str:
 
 def describe(value: Any, most: int = 80) -> str:
     """A value of the caller's in an error message, cut where it is long."""
-    text = repr(value)
+    # A value of megabytes is not written out to be cut.
+    text = repr(value[:most]) if isinstance(value, str) else _SHORT.repr(value)
     return text if len(text) <= most else text[: most - 3] + "..."

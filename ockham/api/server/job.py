@@ -101,6 +101,7 @@ class Job:
             async with asyncio.TaskGroup() as group:
                 for index in range(len(self.prompts)):
                     group.create_task(pump(index))
+                    await asyncio.sleep(0)  # others have their turn between two prompts
             await queue.put(None)
 
         pumping = asyncio.create_task(pump_all())

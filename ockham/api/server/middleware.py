@@ -11,27 +11,36 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ockham.api.server.body import Budget
 from ockham.api.server.caller import NOBODY, Caller, key_name, set_caller
 from ockham.api.server.errors import HttpError, as_ockham_error, error_response
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.serving import new_request_id
 from ockham.api.server.settings import ServerSettings
-from ockham.core.errors import InvalidRequest
 
 access = logging.getLogger("ockham.access")
 
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health", "/ping"})
 """The routes that need no key."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._:@/+=-]")
+_ID_CHARACTERS = 128
 
 
 class Outermost:
     """Gives each request its id, answers whatever was raised below, counts and logs."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], log: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        budget: Budget,
+        routes: frozenset[str],
+        log: bool,
+    ) -> None:
         """`routes` are the paths that metrics may name; any other is counted as "other"."""
         self._app = app
         self._metrics = metrics
+        self._budget = budget
         self._routes = routes
         self._log = log
 
@@ -40,27 +49,36 @@ class Outermost:
             await self._app(scope, receive, send)
             return
         begin_s = time.monotonic()
-        given = Headers(scope=scope).get("x-request-id")
-        valid = given is not None and _REQUEST_ID.fullmatch(given)
-        request_id = given if given is not None and valid else new_request_id()
+        headers = Headers(scope=scope)
+        request_id = _safe_id(headers.get("x-request-id")) or new_request_id()
         scope["ockham.request_id"] = request_id
+        scope["path"] = _plain_path(scope["path"])
         status = 499  # unless a response begins, the client has gone
+        owed = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+        async def receive_body() -> Message:
+            nonlocal owed
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                owed = False
+            return message
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-Id"] = request_id
+                if owed:  # a body that was refused is not read, so nothing can follow it
+                    answer["Connection"] = "close"
             await send(message)
 
         try:
-            if given is not None and not valid:
-                raise InvalidRequest(
-                    "X-Request-Id must be 1 to 128 letters, digits or characters of ._:@/+=-; "
-                    "change it, or leave it out.",
-                    "X-Request-Id",
-                )
-            await self._app(scope, receive, send_with_id)
+            with self._budget.lease() as lease:
+                scope["ockham.lease"] = lease
+                if "ockham.refusal" in scope:
+                    raise HttpError(503, scope["ockham.refusal"], code="too_many_connections")
+                await self._app(scope, receive_body, send_with_id)
         except Exception as error:
             known = as_ockham_error(error)
             if status == 499:
@@ -80,6 +98,20 @@ class Outermost:
                     milliseconds,
                     request_id,
                 )
+
+
+def _safe_id(given: str | None) -> str:
+    """The id that the caller sent, with what a log or a header could misread replaced."""
+    return _NOT_IN_AN_ID.sub("_", given or "")[:_ID_CHARACTERS]
+
+
+def _plain_path(path: str) -> str:
+    """The path as routes have it: of a target in absolute form, and without a slash at the end.
+    Answered in place: a redirect would name a scheme that only a proxy before us knows."""
+    scheme, found, rest = path.partition("://")
+    if found and scheme.lower() in ("http", "https"):
+        path = "/" + rest.partition("/")[2]
+    return path.rstrip("/") or "/"
 
 
 class Keys:

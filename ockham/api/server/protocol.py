@@ -7,7 +7,8 @@ same as leaving a field out, as in OpenAI's API.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -240,16 +241,16 @@ class CompletionRequest(GenerationRequest, kw_only=True):
             return [self.prompt]
         if not self.prompt:
             raise InvalidRequest("prompt must not be an empty list.", "prompt")
-        if all(isinstance(entry, int) for entry in self.prompt):
-            return [[entry for entry in self.prompt if isinstance(entry, int)]]
-        prompts = [entry for entry in self.prompt if not isinstance(entry, int)]
-        if len(prompts) < len(self.prompt) or len({type(entry) for entry in prompts}) > 1:
+        kinds = set(map(type, self.prompt))
+        if kinds == {int}:
+            return [cast(list[int], self.prompt)]
+        if kinds != {str} and kinds != {list}:
             raise InvalidRequest(
                 "prompt must be a string, a list of strings, a list of token ids, or a list of "
                 "lists of token ids; these cannot be mixed.",
                 "prompt",
             )
-        return prompts
+        return cast(list[str | list[int]], self.prompt)
 
 
 class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -278,6 +279,14 @@ class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
                 raise InvalidRequest(
                     f"{where}.{name} is not supported; leave it out.", f"{where}.{name}"
                 )
+
+    def arguments(self) -> Iterator[str]:
+        """The arguments of its tool calls, where these are text."""
+        for call in self.tool_calls or ():
+            function = call.get("function")
+            text = function.get("arguments") if isinstance(function, dict) else None
+            if isinstance(text, str):
+                yield text
 
     def for_template(self) -> dict[str, Any]:
         """The message as chat templates expect it. OpenAI's newer word for system is developer,

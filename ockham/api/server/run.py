@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import functools
+import gc
 import logging
 import signal
 import socket
+import sys
 from types import FrameType
 
 import uvicorn
@@ -13,8 +18,11 @@ from starlette.types import ASGIApp
 
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.app import build_app
+from ockham.api.server.connection import Connection
 from ockham.api.server.gate import Gate
+from ockham.api.server.listener import Listener
 from ockham.api.server.metrics import Metrics
+from ockham.api.server.room import Room, connection_bound, raise_descriptor_limit
 from ockham.api.server.settings import ServerSettings
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
@@ -23,11 +31,17 @@ log = logging.getLogger("ockham.server")
 
 CUT_S = 2
 """How long connections may take to close once their requests are done or given up."""
+SWITCH_S = 0.001
+_M_MMAP_THRESHOLD = -3
+_MMAP_BYTES = 256 << 10
 
 
 async def serve(config: EngineConfig, settings: ServerSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError` if the address cannot be had, and
     `ModelError` if the model cannot be loaded."""
+    descriptors = raise_descriptor_limit()
+    requests = config.max_num_seqs + settings.max_queue
+    room = Room(connection_bound(settings.max_connections, requests, descriptors))
     sock = bind(settings.host, settings.port)
     try:
         names = settings.served_model_names or (config.model,)
@@ -42,9 +56,24 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
                 llm.ready.load_s,
                 llm.ready.max_model_len,
             )
-            await _Server(app, llm, gate, settings, url(sock)).serve(sockets=[sock])
+            keep_loop_free()
+            await _Server(app, llm, gate, room, settings, sock).serve(sockets=[])
     finally:
         sock.close()
+
+
+def keep_loop_free() -> None:
+    """Settings of this process with which neither threads nor memory hold up the event loop."""
+    # A thread that works in Python hands the interpreter over to the loop after this time.
+    sys.setswitchinterval(SWITCH_S)
+    # What was loaded stays for good: later collections need not look at it.
+    gc.collect()
+    gc.freeze()
+    if sys.platform == "linux":
+        # Large bodies get memory of their own, which goes back to the system with them. By default
+        # glibc takes them from its heap once it has seen a few.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -80,7 +109,13 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app: ASGIApp, llm: AsyncLLM, gate: Gate, settings: ServerSettings, address: str
+        self,
+        app: ASGIApp,
+        llm: AsyncLLM,
+        gate: Gate,
+        room: Room,
+        settings: ServerSettings,
+        sock: socket.socket,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -91,20 +126,41 @@ class _Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 ws="none",
+                http=functools.partial(Connection, room, settings),  # type: ignore[arg-type]
+                timeout_keep_alive=settings.idle_timeout_s,  # type: ignore[arg-type]
                 timeout_graceful_shutdown=CUT_S,
             )
         )
         self._llm = llm
         self._gate = gate
+        self._room = room
+        self._sock = sock
         self._shutdown_timeout_s = settings.shutdown_timeout_s
-        self._address = address
+        self._listener: Listener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Of uvicorn's own sockets there are none: a `Listener` accepts in their place."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        log.info("Listening on %s", self._address)
+        self._listener = Listener(
+            self._sock,
+            self._room,
+            lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            ),
+        )
+        self._listener.start()
+        log.info("Listening on %s", url(self._sock))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._listener is not None:
+            self._listener.close()
+        self._sock.close()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is not None:

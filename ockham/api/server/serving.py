@@ -10,17 +10,19 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from ockham.api.async_llm import AsyncLLM
-from ockham.api.server.body import read_body
+from ockham.api.server.body import Lease, read_body
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError, decode, describe
 from ockham.api.server.gate import Gate
 from ockham.api.server.job import Job
 from ockham.api.server.metrics import Metrics
-from ockham.api.server.protocol import GenerationRequest
+from ockham.api.server.protocol import ChatMessage, GenerationRequest
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.sse import EventStream
+from ockham.api.server.structure import Counter, Most
 from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest
+from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
 
 T = TypeVar("T")
@@ -64,10 +66,10 @@ class Serving:
         tokenizer = self.llm.tokenizer
         return f"token_id:{token}" if tokenizer is None else tokenizer.token_text(token)
 
-    async def decode_prompt(self, tokens: list[int]) -> str:
-        """The text of a prompt that came as token ids, special tokens and all."""
-        tokenizer = self.llm.need_tokenizer()
-        return await self.llm.in_thread(len(tokens), lambda: tokenizer.decode(tokens, False))
+    def decode_here(self, tokens: list[int]) -> str:
+        """The text of a prompt that came as token ids, special tokens and all, by whichever thread
+        calls this."""
+        return self.llm.need_tokenizer().decode(tokens, False)
 
     def check_room(self, http: Request, request: GenerationRequest, sequences: int) -> None:
         """Raise what the gate does if so many sequences would not be let in now."""
@@ -128,7 +130,53 @@ def _tenant(http: Request, request: GenerationRequest) -> str:
 
 async def read(request: Request, kind: type[T]) -> T:
     """The request's body as `kind`. Raises `InvalidRequest` or `HttpError`."""
-    return decode(await read_body(request, serving(request).settings.max_body_bytes), kind)
+    server, lease = serving(request), _lease(request)
+    body = await read_body(request, server.settings, lease)
+    lease.body_bytes = len(body)
+    return await server.llm.in_thread(len(body), lambda: _parse(body, kind, server.settings))
+
+
+def _parse(body: bytearray, kind: type[T], settings: ServerSettings) -> T:
+    """A body whose parts have been counted before anything was made of them."""
+    counter = Counter(
+        Most(settings.max_json_items, settings.max_json_values, settings.max_json_depth)
+    )
+    counter.count(body)
+    parsed = decode(body, kind)
+    messages: list[ChatMessage] = getattr(parsed, "messages", None) or []
+    if len(messages) > settings.max_messages:
+        raise InvalidRequest(
+            f"messages has {len(messages)} entries, at most {settings.max_messages}; leave some "
+            "out, or start the server with a larger --max-messages.",
+            "messages",
+        )
+    for number, message in enumerate(messages):
+        for text in message.arguments():  # JSON as well, which the template gets as objects
+            counter.count(
+                text.encode(errors="surrogatepass"), f"With its arguments, messages[{number}]"
+            )
+    return parsed
+
+
+def body_bytes(request: Request) -> int:
+    """How large the body was that has been read; by this goes which thread works on it."""
+    return _lease(request).body_bytes
+
+
+def _lease(request: Request) -> Lease:
+    found: Lease = request.scope["ockham.lease"]
+    return found
+
+
+def entries(outputs: Sequence[RequestOutput]) -> int:
+    """What an answer is made of: tokens, and log probabilities."""
+    count = 0
+    for output in outputs:
+        for entry in output.prompt_logprobs or ():
+            count += len(entry or ())
+        for choice in output.outputs:
+            count += len(choice.token_ids) + sum(map(len, choice.logprobs or ()))
+    return count
 
 
 def request_id(request: Request) -> str:

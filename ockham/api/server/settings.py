@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ockham.core.errors import ConfigError
+
+MAX_JSON_DEPTH = 500
+"""What Python's own recursion allows whoever walks through a body."""
+_ABOVE_ZERO = (
+    *("max_body_bytes", "max_bodies_bytes", "max_prompts", "max_messages", "max_connections"),
+    *("max_json_items", "max_json_values", "max_json_depth", "header_timeout_s"),
+    *("body_timeout_s", "idle_timeout_s", "request_timeout_s", "keep_alive_s"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +26,14 @@ class ServerSettings:
     when work waits and no step completes for so long. `cache_text`: whether `/v1/cache` shows the
     beginnings of cached prompts that have no `cache_salt`. Each of several `api_keys` is a tenant;
     `admin_api_key` opens everything too, and alone sees what is of all tenants.
+
+    What may come in (docs/limits.md says what is answered beyond): `max_connections`: requests that
+    are served at a time, None for what the file descriptors allow; `header_timeout_s`,
+    `body_timeout_s` and `idle_timeout_s`: for a request's head, for its body, and between two
+    requests of one connection; `max_bodies_bytes`: bodies of all requests being served;
+    `max_json_items`: texts (names of fields too), lists and objects of one body;
+    `max_json_values`: entries of its lists and objects; `max_json_depth`: how deep they stand in
+    one another.
     """
 
     host: str = "127.0.0.1"
@@ -27,7 +44,16 @@ class ServerSettings:
     cors_origins: tuple[str, ...] = ()
     max_queue: int = 1024
     max_body_bytes: int = 16 << 20
+    max_bodies_bytes: int = 256 << 20
     max_prompts: int = 1024
+    max_messages: int = 4096
+    max_json_items: int = 100_000
+    max_json_values: int = 1_000_000
+    max_json_depth: int = 100
+    max_connections: int | None = None
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 60.0
+    idle_timeout_s: float = 30.0
     request_timeout_s: float = 3600.0
     shutdown_timeout_s: float = 30.0
     keep_alive_s: float = 15.0
@@ -38,9 +64,14 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
             raise ConfigError(f"port must lie in [0, 65535], got {self.port}.")
-        for name in ("max_body_bytes", "max_prompts", "request_timeout_s", "keep_alive_s"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
+        for name in _ABOVE_ZERO:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be above 0, got {value}.")
+        if self.max_json_depth > MAX_JSON_DEPTH:
+            raise ConfigError(
+                f"max_json_depth must be at most {MAX_JSON_DEPTH}, got {self.max_json_depth}."
+            )
         for name in ("max_queue", "shutdown_timeout_s", "stall_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")

@@ -27,6 +27,8 @@ async def show_model(http: Request) -> Response:
     """One model; 404 for a name that it does not have."""
     server = serving(http)
     name = http.path_params["model"]
+    if f"{name}/" in server.names:  # a directory; paths come here without a slash at the end
+        name += "/"
     server.check_model(name)
     return Response(msgspec.json.encode(_model(server, name)), media_type="application/json")
 

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from ockham.api.server.chat import render
 from ockham.api.server.protocol import DetokenizeRequest, TokenizeRequest
-from ockham.api.server.serving import read, serving
+from ockham.api.server.serving import body_bytes, read, serving
 from ockham.api.server.wire import Detokenized, Tokenized
 from ockham.core.errors import InvalidRequest
 
@@ -28,15 +28,20 @@ async def tokenize(http: Request) -> Response:
     server.check_model(request.model)
     special = request.add_special_tokens
     if request.messages is not None:
-        text = await render(server, request)
-        tokens = await server.llm.encode(text, add_special_tokens=bool(special))
+        text = await render(server, request, body_bytes(http))
+        special = bool(special)
     else:
-        text = request.prompt or ""
-        tokens = await server.llm.encode(text, add_special_tokens=special is not False)
-    answer = Tokenized(len(tokens), server.llm.ready.max_model_len, tokens)
-    if request.return_token_strs:
-        answer.token_strs = [server.token_text(token) for token in tokens]
-    return Response(msgspec.json.encode(answer), media_type="application/json")
+        text, special = request.prompt or "", special is not False
+
+    def answer() -> bytes:
+        tokens = server.llm.encode_here(text, add_special_tokens=special)
+        made = Tokenized(len(tokens), server.llm.ready.max_model_len, tokens)
+        if request.return_token_strs:
+            made.token_strs = [server.token_text(token) for token in tokens]
+        return msgspec.json.encode(made)
+
+    body = await server.llm.in_thread(len(text), answer)
+    return Response(body, media_type="application/json")
 
 
 async def detokenize(http: Request) -> Response:
@@ -50,13 +55,17 @@ async def detokenize(http: Request) -> Response:
             "tokens",
         )
     last = server.llm.ready.vocab_size - 1
-    for token in request.tokens:
-        if not 0 <= token <= last:
-            raise InvalidRequest(
-                f"tokens holds {token}; the vocabulary has ids from 0 to {last}.", "tokens"
-            )
-    text = await server.decode_prompt(request.tokens)
-    return Response(msgspec.json.encode(Detokenized(text)), media_type="application/json")
+
+    def answer() -> bytes:
+        for token in request.tokens:
+            if not 0 <= token <= last:
+                raise InvalidRequest(
+                    f"tokens holds {token}; the vocabulary has ids from 0 to {last}.", "tokens"
+                )
+        return msgspec.json.encode(Detokenized(server.decode_here(request.tokens)))
+
+    body = await server.llm.in_thread(len(request.tokens), answer)
+    return Response(body, media_type="application/json")
 
 
 async def tokenizer_info(http: Request) -> Response:

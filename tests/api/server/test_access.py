@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.api.server.conftest import TINY_FLAGS
-from tests.helpers.live import ROOT, LiveServer
+from tests.helpers.live import ROOT, LiveServer, wait_for
 
 ORIGIN = "https://example.org"
 
@@ -36,20 +36,21 @@ ROUTES = [
     ("GET", "/tokenizer_info"),
     ("GET", "/metrics"),
     ("GET", "/version"),
-    ("GET", "/ping"),
+    ("GET", "/v1/models/"),
     ("GET", "/no/such/path"),
 ]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_every_route_but_health_asks_for_a_key(guarded, method, path):
+def test_every_route_but_health_and_ping_asks_for_a_key(guarded, method, path):
     response = httpx.request(method, f"{guarded.url}{path}")
     assert response.status_code == 401
     assert response.json()["error"]["code"] == "invalid_api_key"
 
 
-def test_health_asks_for_no_key(guarded):
-    assert guarded.get("/health").status_code == 200
+@pytest.mark.parametrize("path", ["/health", "/ping"])
+def test_health_asks_for_no_key(guarded, path):
+    assert guarded.get(path).status_code == 200
 
 
 @pytest.mark.parametrize("key", ["from-flag", "from-file-1", "from-file-2"])
@@ -129,6 +130,12 @@ def test_an_allowed_origin_is_told_so(guarded):
     assert preflight.headers["access-control-allow-origin"] == ORIGIN
 
 
+def test_allowed_origins_may_be_a_list_as_for_vllm(tiny, tmp_path):
+    with LiveServer(tiny, tmp_path, *TINY_FLAGS, "--allowed-origins", '["*"]') as live:
+        response = live.get("/v1/models", headers={"Origin": ORIGIN})
+        assert response.headers["access-control-allow-origin"] == "*"
+
+
 def test_no_origin_is_allowed_unless_asked_for(server):
     response = server.get("/v1/models", headers={"Origin": ORIGIN})
     assert "access-control-allow-origin" not in response.headers
@@ -136,7 +143,8 @@ def test_no_origin_is_allowed_unless_asked_for(server):
 
 def test_the_access_log_has_one_line_a_request(server):
     server.get("/version", headers={"X-Request-Id": "look-for-me"})
-    (line,) = [line for line in server.log.splitlines() if "look-for-me" in line]
+    # The line is written once the answer is out.
+    (line,) = wait_for(lambda: [at for at in server.log.splitlines() if "look-for-me" in at], 5)
     assert "GET /version 200" in line
 
 

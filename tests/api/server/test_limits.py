@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +17,7 @@ import openai
 import pytest
 
 from tests.api.server.conftest import TINY_FLAGS
-from tests.helpers.live import LiveServer, wait_for
+from tests.helpers.live import ROOT, LiveServer, wait_for
 
 LONG = {"prompt": [5, 6, 7], "max_tokens": 8000, "ignore_eos": True}
 """A request that runs for many seconds."""
@@ -208,9 +211,146 @@ def test_two_requests_with_one_id_are_both_served(server):
     assert asyncio.run(ask()) == [200] * 4
 
 
-@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é".encode().decode("latin-1"), "a\tb"])
-def test_a_strange_request_id_is_refused(server, given):
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("a b", "a_b"),
+        ("a;b", "a_b"),
+        ("a\tb", "a_b"),
+        ("x" * 129, "x" * 128),
+        ("é".encode().decode("latin-1"), "__"),
+    ],
+)
+def test_a_strange_request_id_is_made_safe(server, given, shown):
     headers = {b"X-Request-Id": given.encode("latin-1")}
     response = server.get("/version", headers=headers)
+    assert response.status_code == 200
+    assert response.headers["x-request-id"] == shown
+
+
+def test_an_empty_request_id_is_as_none(server):
+    assert server.get("/version", headers={"X-Request-Id": ""}).headers["x-request-id"]
+
+
+def chat(count: int, **fields: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": "a"}] * count, "max_tokens": 1, **fields}
+
+
+def calls(arguments: str) -> dict[str, object]:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"messages": [{"role": "assistant", "content": "", "tool_calls": [call]}]}
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("body", "flag"),
+    [
+        (chat(4097), "--max-messages"),
+        (chat(1, metadata={f"k{number}": "v" for number in range(60_000)}), "--max-json-items"),
+        (chat(1, tools=[{}] * 100_001), "--max-json-items"),
+        (chat(1, chat_template_kwargs={"a": nested(100)}), "--max-json-depth"),
+        (chat(1, chat_template_kwargs={"a": [1] * 1_000_001}), "--max-json-values"),
+        (calls("[" * 101 + "]" * 101), "--max-json-depth"),
+        (calls("[" + "[]," * 100_000 + "[]]"), "--max-json-items"),
+    ],
+)
+def test_the_parts_of_a_body_are_bounded_and_the_flag_is_named(server, body, flag):
+    response = server.post("/v1/chat/completions", body)
     assert response.status_code == 400
-    assert response.json()["error"]["param"] == "X-Request-Id"
+    assert flag in response.json()["error"]["message"]
+
+
+def test_a_flag_moves_its_bound(tiny, tmp_path):
+    flags = ("--max-messages", "2", "--max-json-depth", "8")
+    with LiveServer(tiny, tmp_path, *TINY_FLAGS, *flags) as live:
+        assert live.post("/v1/chat/completions", chat(2)).status_code == 200
+        assert live.post("/v1/chat/completions", chat(3)).status_code == 400
+        deep = chat(1, chat_template_kwargs={"a": nested(8)})
+        assert "8 deep" in live.post("/v1/chat/completions", deep).json()["error"]["message"]
+
+
+def test_names_of_megabytes_are_cut_in_the_answer(server):
+    for body in (
+        b'{"%s": 1}' % (b"k" * 4_000_000),
+        b'{"prompt": "a", "model": "%s"}' % (b"m" * 10**6),
+    ):
+        response = server.post_bytes("/v1/completions", body)
+        assert response.status_code in (400, 404)
+        assert len(response.content) < 2000
+
+
+def test_a_prompt_has_so_many_chunks(tiny, tmp_path):
+    with LiveServer(tiny, tmp_path, *TINY_FLAGS, "--reuse", "prefix,chunk") as live:
+        body = {"prompt": "ab" * 5000, "reuse": "chunk", "chunk_separator": "a", "max_tokens": 1}
+        response = live.post("/v1/completions", body)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "chunk_separator"
+
+
+def test_the_words_that_are_forbidden_are_bounded(server):
+    for words in (["x"] * 1025, ["x" * 100] * 1000):
+        response = server.post("/v1/completions", {"prompt": "a", "bad_words": words})
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "bad_words"
+
+
+def test_a_schema_as_text_is_measured_before_it_is_parsed(server):
+    text = "[" * 300_000  # no JSON: whoever parses it says so
+    response = server.post("/v1/completions", {"prompt": "a", "structured_outputs": {"json": text}})
+    assert response.status_code == 400
+    assert "262144" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--max-json-depth", "100000"),
+        ("--max-connections", "0"),
+        ("--max-bodies-bytes", "-1"),
+        ("--header-timeout", "0"),
+        ("--body-timeout", "inf"),
+        ("--idle-timeout", "nan"),
+        ("--max-connections", "1000000000"),
+    ],
+)
+def test_a_bound_that_cannot_be_is_a_sentence(tiny, flags):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", "from ockham.cli.main import main; main()"),
+            "serve",
+            str(tiny),
+            "--port",
+            "0",
+            *flags,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert flags[0][2:].replace("-", "_") in done.stderr
+
+
+def test_many_large_requests_and_answers_are_right_by_whichever_thread(server):
+    """What is small is worked on in the event loop, what is large in threads: with one result."""
+    text = "The quick brown fox. " * 150
+    whole = server.post("/tokenize", {"prompt": text}).json()["tokens"]
+    assert server.post("/detokenize", {"tokens": whole}).json()["prompt"].endswith(text)
+    body = {"prompt": whole, "max_tokens": 4, "temperature": 0, "logprobs": 5, "echo": True}
+    answers = [server.complete(**{**body, "prompt": each})["choices"][0] for each in (whole, text)]
+    assert answers[0]["text"] == answers[1]["text"]
+    assert answers[0]["logprobs"] == answers[1]["logprobs"]
+    streamed = server.post("/v1/completions", {**body, "stream": True}).text
+    parts = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    chosen = [part["choices"][0] for part in parts]
+    assert "".join(choice["text"] for choice in chosen) == answers[0]["text"]
+    tokens = [token for choice in chosen for token in choice["logprobs"]["tokens"]]
+    assert tokens == answers[0]["logprobs"]["tokens"]
