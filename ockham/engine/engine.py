@@ -194,10 +194,10 @@ class Engine:
         sequence = self._first(request, seed)
         if sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs *= request.score_from
+        self.scheduler.add(sequence)  # the last that may fail: whatever counts comes after it
+        self._requests[request.request_id] = [sequence]
         for book in (sequence.ledger, self._total):
             book.prompt_tokens += sequence.prompt_tokens
-        self._requests[request.request_id] = [sequence]
-        self.scheduler.add(sequence)
 
     def _first(self, request: Request, seed: int) -> Sequence:
         """The first choice of a request, before anything is done."""
@@ -678,8 +678,9 @@ class Engine:
             if self.on_scored is not None and len(rows):
                 self.on_scored(sequence.request_id, logits[rows.start : rows.stop])
             scored.extend(self._entries(logits[rows.start : rows.stop], targets, top))
-            if len(scored) == sequence.prompt_tokens and not sequence.scores_only:
-                return Delta(sequence.request_id, 0, prompt_logprobs=scored)
+        if scored is not None and part.samples and not sequence.generated:
+            # They come before the first token, also where there is nothing to say of any.
+            return Delta(sequence.request_id, 0, prompt_logprobs=scored)
         if sequence.scores_only and sequence.remaining == 0:
             delta = Delta(sequence.request_id, 0, prompt_logprobs=scored)
             return self._end(sequence, delta, "length")

@@ -93,7 +93,11 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
-        self.policy.add(sequence)
+        try:
+            self.policy.add(sequence)
+        except BaseException:
+            self.waiting.remove(sequence)
+            raise
 
     def schedule(self, drafts: Mapping[Sequence, Tree] | None = None) -> list[Chunk]:
         """The chunks of the next step, with their cells reserved. Empty if nothing can run.
