@@ -9,6 +9,7 @@ import itertools
 import math
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ockham.api.settings import engine_config, sampling_defaults
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import FAULT, InvalidRequest, OckhamError, fault
+from ockham.core.numbers import shown, token_ids
 from ockham.core.outputs import RequestOutput, ScoreOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
+from ockham.engine.intake import describe
 from ockham.engine.messages import HINTS, Delta, Request
 from ockham.engine.offline import OfflineBatch
 from ockham.model.marking import ReuseParams
@@ -293,7 +296,7 @@ class LLM:
             return [params] * prompts
         if not isinstance(params, Sequence):
             raise InvalidRequest(
-                f"sampling_params must be SamplingParams or a list of them, got {params!r}.",
+                f"sampling_params must be SamplingParams or a list of them, got {shown(params)}.",
                 "sampling_params",
             )
         if len(params) != prompts:
@@ -305,7 +308,7 @@ class LLM:
         for index, each in enumerate(params):
             if not isinstance(each, SamplingParams):
                 raise InvalidRequest(
-                    f"prompt {index}: its sampling_params are {each!r}, not SamplingParams.",
+                    f"prompt {index}: its sampling_params are {shown(each)}, not SamplingParams.",
                     "sampling_params",
                 )
         return list(params)
@@ -356,7 +359,7 @@ class LLM:
                 self._named(index, self._submit, collectors[index], bar)
             for collector in collectors:
                 while not collector.finished:
-                    self._step()
+                    self._step(collector)
         finally:  # refused, interrupted or failed: leave no work behind
             if bar is not None:
                 bar.close()
@@ -384,10 +387,28 @@ class LLM:
             self.engine.add(request)
             self._waiting[request.request_id] = (collector, listener)
 
-    def _step(self) -> None:
-        """One step of the engine, for whoever waits: callers in several threads share its steps."""
+    def _step(self, collector: Collector) -> None:
+        """One step of the engine, for whoever waits: callers in several threads share its steps.
+        Raises what ended the collector's request, if a fault did, be it met by another's step."""
         with self._lock, _Uninterrupted():
-            self._deliver(self.engine.step())
+            if collector.error is None and not collector.finished:
+                try:
+                    deltas = self.engine.step()
+                except Exception as error:
+                    self._give_up(error)
+                    raise
+                self._deliver(deltas)
+        if collector.error is not None:
+            raise collector.error
+
+    def _give_up(self, error: Exception) -> None:
+        """A step failed, and left nothing to go on with: all requests end, whoever waits."""
+        reason = OckhamError(f"The engine failed in a step ({describe(error)}); ask again.")
+        for collector, _ in self._waiting.values():
+            collector.error = reason
+        self._waiting.clear()
+        self._batches.clear()
+        self.engine.drop_all()
 
     def _withdraw(self, collector: Collector) -> None:
         """Give up what has not finished of a request."""
@@ -398,12 +419,23 @@ class LLM:
                 self._waiting.pop(request_id, None)
 
     def _deliver(self, deltas: list[Delta]) -> None:
+        """Hand deltas to those who wait. What goes wrong with one is told to its own caller."""
         for delta in deltas:
-            collector, listener = self._waiting[delta.request_id]
-            collector.add(delta)
-            if listener is not None:
-                listener(collector, delta)
-            if collector.finished:
+            found = self._waiting.get(delta.request_id)
+            if found is None:
+                continue  # it ended with an earlier one
+            collector, listener = found
+            try:
+                collector.add(delta)
+                if listener is not None:
+                    listener(collector, delta)
+                if delta.stop_reason == FAULT:
+                    collector.error = fault()
+            except Exception as error:
+                traceback.print_exception(error)
+                collector.error = fault()
+                self.engine.abort(delta.request_id)
+            if collector.finished or collector.error is not None:
                 del self._waiting[delta.request_id]
                 batch = self._batches.pop(delta.request_id, None)
                 if batch is not None:
@@ -417,11 +449,12 @@ def _caching(prompt: Any) -> dict[str, Any]:
     found = {name: prompt[name] for name in _CACHING if name in prompt}
     if not isinstance(found.get("cache_salt", ""), str):
         raise InvalidRequest(
-            f"cache_salt must be a text, got {found['cache_salt']!r}.", "cache_salt"
+            f"cache_salt must be a text, got {shown(found['cache_salt'])}.", "cache_salt"
         )
     if found.get("cache_hint") not in HINTS:
         raise InvalidRequest(
-            f"cache_hint must be 'keep' or 'discard', got {found['cache_hint']!r}.", "cache_hint"
+            f"cache_hint must be 'keep' or 'discard', got {shown(found['cache_hint'])}.",
+            "cache_hint",
         )
     return found
 
@@ -449,7 +482,7 @@ class Stream:
         while not self._news:
             if self._collector.finished:
                 raise StopIteration
-            self._llm._step()
+            self._llm._step(self._collector)
         return self._news.popleft()
 
     def close(self) -> None:
@@ -524,18 +557,6 @@ def as_list(prompts: Any) -> list[Any]:
     if prompts and all(isinstance(entry, int) for entry in prompts):
         return [prompts]
     return list(prompts)
-
-
-def token_ids(prompt: Any) -> list[int]:
-    """`prompt` as a list of token ids; raises InvalidRequest if it is none."""
-    if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray)):
-        raise InvalidRequest(
-            f"a prompt must be text or a list of token ids, got {type(prompt).__name__}.", "prompt"
-        )
-    for token in prompt:
-        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < 2**31:
-            raise InvalidRequest(f"the prompt holds {token!r}, which is no token id.", "prompt")
-    return list(prompt)
 
 
 def _score(output: RequestOutput) -> ScoreOutput:

@@ -7,6 +7,8 @@ bits, and is walked by functions that recurse. So numbers and depth are bounded 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from ockham.core.errors import InvalidRequest
@@ -15,6 +17,8 @@ MOST_SHOWN = 80
 """Characters of a caller's value in a message."""
 MAX_DEPTH = 100
 """Objects and lists within one another, in a value whose shape is the caller's own."""
+MAX_TOKEN_ID = 2**31 - 1
+"""The largest id that any vocabulary could have."""
 LOWEST_INTEGER, HIGHEST_INTEGER = -(2**63), 2**64 - 1
 
 
@@ -67,3 +71,18 @@ def check_json(value: Any, name: str, param: str | None = None) -> None:
                 param or name,
             )
         level = below
+
+
+def token_ids(prompt: Any) -> list[int]:
+    """`prompt` as a list of token ids. Raises InvalidRequest if it is none."""
+    if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray)):
+        raise InvalidRequest(
+            f"a prompt must be text or a list of token ids, got {type(prompt).__name__}.", "prompt"
+        )
+    for token in prompt:
+        wrong = isinstance(token, bool) or not isinstance(token, Integral)
+        if wrong or not 0 <= token <= MAX_TOKEN_ID:
+            raise InvalidRequest(
+                f"the prompt holds {shown(token)}, which is no token id.", "prompt"
+            )
+    return [int(token) for token in prompt]

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from ockham.core.errors import InvalidRequest
-from ockham.core.numbers import shown
+from ockham.core.numbers import MAX_TOKEN_ID, shown
 from ockham.core.structured_outputs import StructuredOutputsParams
 
 MAX_LOGPROBS = 20
@@ -32,8 +32,6 @@ MAX_STOP_STRING_CHARACTERS = 4096
 MAX_LIST_ENTRIES = 16384
 """Most entries of `stop_token_ids`, `bad_words`, `logit_bias` and similar lists."""
 MAX_N = 1024
-MAX_TOKEN_ID = 2**31 - 1
-"""The largest id that any vocabulary could have."""
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -143,8 +141,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
         structured = self.structured_outputs
         if structured is not None and not isinstance(structured, StructuredOutputsParams):
             raise InvalidRequest(
-                f"structured_outputs must be StructuredOutputsParams, got "
-                f"{shown(structured)}.",
+                f"structured_outputs must be StructuredOutputsParams, got {shown(structured)}.",
                 "structured_outputs",
             )
         if self.logit_bias is not None:
@@ -203,7 +200,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
 def _number(name: str, value: Any, low: float, high: float) -> float:
     """`value` as the kind of number that the parameter is. Raises `InvalidRequest`."""
     whole = name not in _FLOATS
-    kind, what = (int, "an integer") if whole else (float, "a number")
+    what = "an integer" if whole else "a number"
     range_ = f"{name} must be {what} in [{low}, {high}], got {shown(value)}."
     if isinstance(value, bool) or not isinstance(value, Real):
         raise InvalidRequest(range_, name)
@@ -212,7 +209,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
         raise InvalidRequest(range_, name)
     if whole and not isinstance(value, Integral) and value != math.floor(value):
         raise InvalidRequest(range_, name)
-    return value if type(value) is kind else kind(value)
+    return int(value) if whole else float(value)
 
 
 def _token_ids(name: str, ids: Any) -> list[int]:

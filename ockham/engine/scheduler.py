@@ -242,6 +242,17 @@ class Scheduler:
         sequence.status = Status.FINISHED
         self._release(sequence)
 
+    def drop(self, sequence: Sequence) -> None:
+        """Take a sequence out after a fault, wherever that has left it, and keep nothing of it."""
+        if sequence in self.waiting:
+            self._unqueue(sequence)
+        if sequence in self.running:
+            self.running.remove(sequence)
+        if sequence.fetch is not None:
+            sequence.fetch.cancel()
+        sequence.status = Status.FINISHED
+        self._release(sequence)
+
     # -- inside --------------------------------------------------------------------------------
 
     def _decode(
