@@ -201,15 +201,14 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     """`value` as the kind of number that the parameter is. Raises `InvalidRequest`."""
     whole = name not in _FLOATS
     what = "an integer" if whole else "a number"
-    range_ = f"{name} must be {what} in [{low}, {high}], got {shown(value)}."
+    wrong = InvalidRequest(f"{name} must be {what} in [{low}, {high}], got {shown(value)}.", name)
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise InvalidRequest(range_, name)
-    # Before anything is converted: an integer may be too large for a float.
-    if not low <= value <= high:
-        raise InvalidRequest(range_, name)
-    if whole and not isinstance(value, Integral) and value != math.floor(value):
-        raise InvalidRequest(range_, name)
-    return int(value) if whole else float(value)
+        raise wrong
+    number: Any = value
+    # Compared before anything is converted: an integer may be too large for a float.
+    if not low <= number <= high or (whole and number != math.floor(number)):
+        raise wrong
+    return int(number) if whole else float(number)
 
 
 def _token_ids(name: str, ids: Any) -> list[int]:

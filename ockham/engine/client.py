@@ -352,7 +352,14 @@ class EngineClient:
             self._progress_s = now_s
             stream = self._streams.get(message.request_id)
             if stream is not None:
-                self._route_delta(stream, message, now_s)
+                try:
+                    self._route_delta(stream, message, now_s)
+                except Exception:
+                    log.exception("What the engine said of a request could not be taken in.")
+                    stream.fail(fault())
+                    self.abort(message.request_id)
+                if message.finished:
+                    self._streams.pop(message.request_id, None)
         elif isinstance(message, Refused):
             stream = self._streams.pop(message.request_id, None)
             if stream is not None:
@@ -377,22 +384,14 @@ class EngineClient:
             waiting.set_exception(answer)
 
     def _route_delta(self, stream: Stream, delta: Delta, now_s: float) -> None:
-        """Hand a delta to its stream. What goes wrong with one ends that stream alone."""
-        try:
-            self._tell(lambda observer: observer.delta(stream, delta, now_s))
-            if delta.token_ids:
-                stream.last_token_s[delta.index] = now_s
-            stream.choices_left -= delta.finish_reason is not None
-            if delta.stop_reason == FAULT:
-                stream.fail(fault())
-            else:
-                stream.put(delta)
-        except Exception:
-            log.exception("What the engine said of a request could not be taken in.")
+        self._tell(lambda observer: observer.delta(stream, delta, now_s))
+        if delta.token_ids:
+            stream.last_token_s[delta.index] = now_s
+        stream.choices_left -= delta.finish_reason is not None
+        if delta.stop_reason == FAULT:
             stream.fail(fault())
-            self.abort(delta.request_id)
-        if delta.finished:
-            self._streams.pop(delta.request_id, None)
+        else:
+            stream.put(delta)
 
     async def _read(self) -> list[FromEngine]:
         """The messages of the next frame. Raises `EOFError` or `OSError` at the end."""

@@ -23,10 +23,11 @@ async def show_cache(http: Request) -> Response:
     requests without one if the server was started with --cache-text."""
     server = serving(http)
     request = await read(http, CacheRequest)
+    request.check()
     report = await server.llm.client.ask(
         CacheQuery(
             ask_id=uuid.uuid4().hex,
-            most_nodes=1000 if request.most_nodes is None else max(0, request.most_nodes),
+            most_nodes=1000 if request.most_nodes is None else request.most_nodes,
             salt=request.cache_salt,
             unsalted_text=server.settings.cache_text,
         )

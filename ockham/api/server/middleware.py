@@ -7,13 +7,17 @@ import hmac
 import logging
 import re
 import time
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ockham.api.server.errors import HttpError, as_ockham_error, error_response
+from ockham.api.server.fields import passed_over_header
 from ockham.api.server.metrics import Metrics
-from ockham.api.server.serving import new_request_id
+from ockham.api.server.reasons import REFUSED, note_refusal, reason_for_log
+from ockham.api.server.serving import PASSED_OVER, new_request_id
 from ockham.core.errors import InvalidRequest
 
 access = logging.getLogger("ockham.access")
@@ -26,8 +30,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 class Outermost:
     """Gives each request its id, answers whatever was raised below, counts and logs."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], log: bool) -> None:
-        """`routes` are the paths that metrics may name; any other is counted as "other"."""
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Sequence[Route], log: bool) -> None:
+        """`routes` are those whose paths metrics may name; any other is counted as "other"."""
         self._app = app
         self._metrics = metrics
         self._routes = routes
@@ -48,7 +52,10 @@ class Outermost:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if passed_over := scope.get(PASSED_OVER):
+                    headers["X-Ockham-Ignored-Fields"] = passed_over_header(passed_over)
             await send(message)
 
         try:
@@ -61,23 +68,38 @@ class Outermost:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             known = as_ockham_error(error)
+            note_refusal(scope, known)
             if status == 499:
                 await error_response(known)(scope, receive, send_with_id)
         finally:
-            path = scope["path"]
-            self._metrics.answered(path if path in self._routes else "other", status)
+            self._metrics.answered(self._route(scope), status)
             if self._log:
-                client = scope.get("client") or ("-", 0)
-                milliseconds = (time.monotonic() - begin_s) * 1000.0
-                access.info(
-                    "%s %s %s %d %.0f ms %s",
-                    client[0],
-                    scope["method"],
-                    path[:200].encode("unicode_escape").decode(),
-                    status,
-                    milliseconds,
-                    request_id,
-                )
+                self._say(scope, status, begin_s, request_id)
+
+    def _route(self, scope: Scope) -> str:
+        """The route's path with its parameters' names, never what a caller made up."""
+        for route in self._routes:
+            if route.matches(scope)[0] is not Match.NONE:
+                return route.path.replace(":path}", "}")
+        return "other"
+
+    @staticmethod
+    def _say(scope: Scope, status: int, begin_s: float, request_id: str) -> None:
+        client = scope.get("client") or ("-", 0)
+        refused, passed_over = scope.get(REFUSED), scope.get(PASSED_OVER)
+        more = "" if refused is None else f": {reason_for_log(refused)}"
+        if passed_over:
+            more += f" (ignored fields: {passed_over_header(passed_over)})"
+        access.info(
+            "%s %s %s %d %.0f ms %s%s",
+            client[0],
+            scope["method"],
+            scope["path"][:200].encode("unicode_escape").decode(),
+            status,
+            (time.monotonic() - begin_s) * 1000.0,
+            request_id,
+            more,
+        )
 
 
 class Keys:
@@ -98,6 +120,7 @@ class Keys:
                 error = HttpError(
                     401, "The API key is missing or wrong; send 'Authorization: Bearer KEY'."
                 )
+                note_refusal(scope, error)
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

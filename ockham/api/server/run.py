@@ -16,6 +16,7 @@ from ockham.api.server.app import build_app
 from ockham.api.server.gate import Gate
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.settings import ServerSettings
+from ockham.api.server.throughput import report
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 
@@ -42,7 +43,11 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
                 llm.ready.load_s,
                 llm.ready.max_model_len,
             )
-            await _Server(app, llm, gate, settings, url(sock)).serve(sockets=[sock])
+            telling = asyncio.create_task(report(lambda: llm.client.stats, settings.throughput_s))
+            try:
+                await _Server(app, llm, gate, settings, url(sock)).serve(sockets=[sock])
+            finally:
+                telling.cancel()
     finally:
         sock.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ockham.api.server.fields import UNKNOWN_FIELDS, UnknownFields
 from ockham.core.errors import ConfigError
 
 
@@ -15,7 +16,9 @@ class ServerSettings:
     more are answered 429. `shutdown_timeout_s`: how long running requests may go on after SIGTERM.
     `keep_alive_s`: a stream that is silent for so long sends a comment. `stall_s`: `/health` fails
     when work waits and no step completes for so long. `cache_text`: whether `/v1/cache` shows the
-    beginnings of cached prompts that have no `cache_salt`.
+    beginnings of cached prompts that have no `cache_salt`. `unknown_fields`: whether fields of a
+    body that no request has are refused, passed over and named in the answer's header and the log,
+    or passed over. `throughput_s`: how often the log says what the engine does, while it works.
     """
 
     host: str = "127.0.0.1"
@@ -32,16 +35,29 @@ class ServerSettings:
     stall_s: float = 30.0
     access_log: bool = True
     cache_text: bool = False
+    unknown_fields: UnknownFields = "refuse"
+    throughput_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
             raise ConfigError(f"port must lie in [0, 65535], got {self.port}.")
-        for name in ("max_body_bytes", "max_prompts", "request_timeout_s", "keep_alive_s"):
+        for name in (
+            "max_body_bytes",
+            "max_prompts",
+            "request_timeout_s",
+            "keep_alive_s",
+            "throughput_s",
+        ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}.")
         for name in ("max_queue", "shutdown_timeout_s", "stall_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.unknown_fields not in UNKNOWN_FIELDS:
+            raise ConfigError(
+                f"unknown_fields must be one of {', '.join(UNKNOWN_FIELDS)}, got "
+                f"{self.unknown_fields!r}."
+            )
         for key in self.api_keys:
             if not key or not key.isascii() or not key.isprintable() or key != key.strip():
                 raise ConfigError(
