@@ -360,6 +360,8 @@ class LLM:
             for collector in collectors:
                 while not collector.finished:
                     self._step(collector)
+                if collector.error is not None:
+                    raise collector.error
         finally:  # refused, interrupted or failed: leave no work behind
             if bar is not None:
                 bar.close()
@@ -427,10 +429,10 @@ class LLM:
             collector, listener = found
             try:
                 collector.add(delta)
-                if listener is not None:
-                    listener(collector, delta)
                 if delta.stop_reason == FAULT:
                     collector.error = fault()
+                elif listener is not None:
+                    listener(collector, delta)
             except Exception as error:
                 traceback.print_exception(error)
                 collector.error = fault()
@@ -480,6 +482,8 @@ class Stream:
 
     def __next__(self) -> Delta:
         while not self._news:
+            if self._collector.error is not None:
+                raise self._collector.error
             if self._collector.finished:
                 raise StopIteration
             self._llm._step(self._collector)
