@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ockham.api.settings import engine_config, sampling_defaults
+from ockham.api.settings import check_call, engine_config, sampling_defaults
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.errors import FAULT, InvalidRequest, OckhamError, fault
@@ -119,14 +119,17 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
         reuse: ReuseParams | str | None = None,
+        **neutral: Any,
     ) -> list[RequestOutput]:
         """Complete prompts: one, or a list, as texts or token ids. Outputs come in their order.
 
         One `SamplingParams` holds for all prompts, a list gives each its own, None takes the
         checkpoint's defaults. `reuse` says what may be reused approximately, as
-        ReuseParams or by name alone: nothing by default. Raises InvalidRequest, before any work is
-        done, if anything about any prompt is wrong; the message names its index.
+        ReuseParams or by name alone: nothing by default. vLLM's other arguments are taken at values
+        that ask for nothing (`lora_request=None`). Raises InvalidRequest, before any work is done,
+        if anything about any prompt is wrong; the message names its index.
         """
+        check_call(neutral)
         listed = as_list(prompts)
         params = self._params_for(len(listed), sampling_params)
         reuse = ReuseParams(reuse=reuse) if isinstance(reuse, str) else reuse
@@ -144,12 +147,14 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         reuse: ReuseParams | str | None = None,
+        **neutral: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or each of a list of them, through the chat template.
 
-        `chat_template_kwargs` are passed on to the template; `reuse` is as in `generate`, which
-        raises as this does.
+        `chat_template_kwargs` are passed on to the template; `reuse` and vLLM's other arguments are
+        as in `generate`, which raises as this does.
         """
+        check_call(neutral)
         several = isinstance(messages, Sequence) and any(
             isinstance(message, Sequence) and not isinstance(message, (str, bytes))
             for message in messages

@@ -65,7 +65,7 @@ def check_json(value: Any, name: str, param: str | None = None) -> None:
                 raise InvalidRequest(f"{name} holds {each}, which is no number.", param or name)
         depth += 1
         # A scalar may stand within the last container that is allowed.
-        if depth > MAX_DEPTH and any(isinstance(each, (dict, list, tuple)) for each in below):
+        if depth >= MAX_DEPTH and any(isinstance(each, (dict, list, tuple)) for each in below):
             raise InvalidRequest(
                 f"{name} is nested more than {MAX_DEPTH} levels deep; make it flatter.",
                 param or name,

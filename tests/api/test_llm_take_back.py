@@ -1,4 +1,4 @@
-"""Whatever fails while an `LLM` works ends what it concerns; the `LLM` goes on as if it never was."""
+"""Whatever fails while an `LLM` works ends what it concerns, and the `LLM` goes on as before."""
 
 from __future__ import annotations
 

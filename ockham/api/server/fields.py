@@ -110,7 +110,7 @@ NEUTRAL_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
 }
 """The same for a message of a chat."""
 
-_INTEGER = re.compile(r"-?\d{1,20}")
+_INTEGER = re.compile(r"[0-9]{1,10}")
 _SHOWN_NAME = 60
 
 
