@@ -204,7 +204,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     wrong = InvalidRequest(f"{name} must be {what} in [{low}, {high}], got {shown(value)}.", name)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise wrong
-    number: Any = value
+    number: Any = int(value) if isinstance(value, Integral) else value
     # Compared before anything is converted: an integer may be too large for a float.
     if not low <= number <= high or (whole and number != math.floor(number)):
         raise wrong

@@ -42,7 +42,7 @@ from ockham.core.sampling_params import SamplingParams
         ("logit_bias", {-3: 1.0}),
         ("spaces_between_special_tokens", False),
         *((name, 10**400) for name in ("n", "top_k", "max_tokens", "seed", "logprobs", "min_p")),
-        ("seed", 10**5000),
+        pytest.param("seed", 10**5000, id="seed of 5001 digits"),
         ("max_tokens", 2.5),
         ("max_tokens", float("nan")),
         ("temperature", float("inf")),
