@@ -19,6 +19,7 @@ from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.ledger import Ledger
+from ockham.core.numbers import token_ids
 from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.client import EngineClient, Observer
@@ -215,13 +216,14 @@ class AsyncLLM:
         """What `encode_prompt` gives, by whichever thread calls it."""
         if isinstance(prompt, str):
             return prompt, self.encode_here(prompt, add_special_tokens=add_special_tokens)
-        if len(prompt) > self.ready.max_model_len:  # before each of them is looked at
+        if isinstance(prompt, Sequence) and len(prompt) > self.ready.max_model_len:
+            # before each of them is looked at
             raise InvalidRequest(
                 f"the prompt has {len(prompt)} tokens; the context is {self.ready.max_model_len} "
                 "tokens. Shorten the prompt, or raise max_model_len.",
                 "prompt",
             )
-        return None, _token_ids(prompt)
+        return None, token_ids(prompt)
 
     async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text. Raises `InvalidRequest`, also for a text that is so long that
@@ -311,15 +313,3 @@ def _only_entry(prompt: Mapping[str, Any]) -> str | Sequence[int]:
         )
     entry: str | Sequence[int] = next(iter(prompt.values()))
     return entry
-
-
-def _token_ids(prompt: Sequence[int]) -> list[int]:
-    tokens = list(prompt)
-    if set(map(type, tokens)) == {int} and min(tokens) >= 0 and max(tokens) < 2**31:
-        return tokens
-    for token in tokens:  # which of them it is
-        if isinstance(token, bool) or not isinstance(token, int):
-            raise InvalidRequest(f"the prompt holds {token!r}, which is no token id.", "prompt")
-        if not 0 <= token < 2**31:
-            raise InvalidRequest(f"the prompt holds {token}, which is no token id.", "prompt")
-    return tokens

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from ockham.core.errors import ConfigError, OckhamError
+from ockham.core.numbers import shown
 from ockham.core.owned_files import USUAL_FILE, NotOurs, open_own
 
 LEVELS = (64, 256, 1024, 4096, 16384)
@@ -109,8 +110,8 @@ class BatchInput:
             digest = _digest(request.custom_id)
             if digest in self._ids:
                 raise ConfigError(
-                    f"{self._path}, line {number}: custom_id {request.custom_id!r} is that of line "
-                    f"{self._ids[digest]} too; give each request its own."
+                    f"{self._path}, line {number}: custom_id {shown(request.custom_id)} is that of "
+                    f"line {self._ids[digest]} too; give each request its own."
                 )
             self._ids[digest] = number
             text = _prompt_text(request.body)
@@ -213,8 +214,8 @@ class BatchOutput:
                     ) from error
                 if written.custom_id is not None and written.custom_id not in given:
                     raise ConfigError(
-                        f"{self._path} holds a result for custom_id {written.custom_id!r}, which "
-                        "the input does not have; choose another output."
+                        f"{self._path} holds a result for custom_id {shown(written.custom_id)}, "
+                        "which the input does not have; choose another output."
                     )
                 self.done.add(written)
                 whole += len(line)
@@ -253,9 +254,9 @@ def _prompt_text(body: msgspec.Raw) -> str:
     """What the prompt begins with, as far as its sorting needs it."""
     try:
         content: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, ValueError):
+        if not isinstance(content, dict):
+            return ""
+        prompt = content.get("prompt", content.get("messages"))
+        return prompt if isinstance(prompt, str) else msgspec.json.encode(prompt).decode()
+    except (msgspec.MsgspecError, RecursionError, ValueError):
         return ""
-    if not isinstance(content, dict):
-        return ""
-    prompt = content.get("prompt", content.get("messages"))
-    return prompt if isinstance(prompt, str) else msgspec.json.encode(prompt).decode()

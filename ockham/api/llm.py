@@ -9,19 +9,22 @@ import itertools
 import math
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ockham.api.settings import engine_config, sampling_defaults
+from ockham.api.settings import check_call, engine_config, sampling_defaults
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import FAULT, InvalidRequest, OckhamError, fault
+from ockham.core.numbers import shown, token_ids
 from ockham.core.outputs import RequestOutput, ScoreOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
+from ockham.engine.intake import describe
 from ockham.engine.messages import HINTS, Delta, Pin, Request, Unpin
 from ockham.engine.offline import OfflineBatch
 from ockham.model.marking import ReuseParams
@@ -116,14 +119,17 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
         reuse: ReuseParams | str | None = None,
+        **neutral: Any,
     ) -> list[RequestOutput]:
         """Complete prompts: one, or a list, as texts or token ids. Outputs come in their order.
 
         One `SamplingParams` holds for all prompts, a list gives each its own, None takes the
         checkpoint's defaults. `reuse` says what may be reused approximately, as
-        ReuseParams or by name alone: nothing by default. Raises InvalidRequest, before any work is
-        done, if anything about any prompt is wrong; the message names its index.
+        ReuseParams or by name alone: nothing by default. vLLM's other arguments are taken at values
+        that ask for nothing (`lora_request=None`). Raises InvalidRequest, before any work is done,
+        if anything about any prompt is wrong; the message names its index.
         """
+        check_call(neutral)
         listed = as_list(prompts)
         params = self._params_for(len(listed), sampling_params)
         reuse = ReuseParams(reuse=reuse) if isinstance(reuse, str) else reuse
@@ -141,12 +147,14 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         reuse: ReuseParams | str | None = None,
+        **neutral: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or each of a list of them, through the chat template.
 
-        `chat_template_kwargs` are passed on to the template; `reuse` is as in `generate`, which
-        raises as this does.
+        `chat_template_kwargs` are passed on to the template; `reuse` and vLLM's other arguments are
+        as in `generate`, which raises as this does.
         """
+        check_call(neutral)
         several = isinstance(messages, Sequence) and any(
             isinstance(message, Sequence) and not isinstance(message, (str, bytes))
             for message in messages
@@ -293,7 +301,7 @@ class LLM:
             return [params] * prompts
         if not isinstance(params, Sequence):
             raise InvalidRequest(
-                f"sampling_params must be SamplingParams or a list of them, got {params!r}.",
+                f"sampling_params must be SamplingParams or a list of them, got {shown(params)}.",
                 "sampling_params",
             )
         if len(params) != prompts:
@@ -305,7 +313,7 @@ class LLM:
         for index, each in enumerate(params):
             if not isinstance(each, SamplingParams):
                 raise InvalidRequest(
-                    f"prompt {index}: its sampling_params are {each!r}, not SamplingParams.",
+                    f"prompt {index}: its sampling_params are {shown(each)}, not SamplingParams.",
                     "sampling_params",
                 )
         return list(params)
@@ -356,7 +364,9 @@ class LLM:
                 self._named(index, self._submit, collectors[index], bar)
             for collector in collectors:
                 while not collector.finished:
-                    self._step()
+                    self._step(collector)
+                if collector.error is not None:
+                    raise collector.error
         finally:  # refused, interrupted or failed: leave no work behind
             if bar is not None:
                 bar.close()
@@ -384,10 +394,28 @@ class LLM:
             self.engine.add(request)
             self._waiting[request.request_id] = (collector, listener)
 
-    def _step(self) -> None:
-        """One step of the engine, for whoever waits: callers in several threads share its steps."""
+    def _step(self, collector: Collector) -> None:
+        """One step of the engine, for whoever waits: callers in several threads share its steps.
+        Raises what ended the collector's request, if a fault did, be it met by another's step."""
         with self._lock, _Uninterrupted():
-            self._deliver(self.engine.step())
+            if collector.error is None and not collector.finished:
+                try:
+                    deltas = self.engine.step()
+                except Exception as error:
+                    self._give_up(error)
+                    raise
+                self._deliver(deltas)
+        if collector.error is not None:
+            raise collector.error
+
+    def _give_up(self, error: Exception) -> None:
+        """A step failed, and left nothing to go on with: all requests end, whoever waits."""
+        reason = OckhamError(f"The engine failed in a step ({describe(error)}); ask again.")
+        for collector, _ in self._waiting.values():
+            collector.error = reason
+        self._waiting.clear()
+        self._batches.clear()
+        self.engine.drop_all()
 
     def _withdraw(self, collector: Collector) -> None:
         """Give up what has not finished of a request."""
@@ -398,12 +426,23 @@ class LLM:
                 self._waiting.pop(request_id, None)
 
     def _deliver(self, deltas: list[Delta]) -> None:
+        """Hand deltas to those who wait. What goes wrong with one is told to its own caller."""
         for delta in deltas:
-            collector, listener = self._waiting[delta.request_id]
-            collector.add(delta)
-            if listener is not None:
-                listener(collector, delta)
-            if collector.finished:
+            found = self._waiting.get(delta.request_id)
+            if found is None:
+                continue  # it ended with an earlier one
+            collector, listener = found
+            try:
+                collector.add(delta)
+                if delta.stop_reason == FAULT:
+                    collector.error = fault()
+                elif listener is not None:
+                    listener(collector, delta)
+            except Exception as error:
+                traceback.print_exception(error)
+                collector.error = fault()
+                self.engine.abort(delta.request_id)
+            if collector.finished or collector.error is not None:
                 del self._waiting[delta.request_id]
                 batch = self._batches.pop(delta.request_id, None)
                 if batch is not None:
@@ -417,11 +456,12 @@ def _caching(prompt: Any) -> dict[str, Any]:
     found = {name: prompt[name] for name in _CACHING if name in prompt}
     if not isinstance(found.get("cache_salt", ""), str):
         raise InvalidRequest(
-            f"cache_salt must be a text, got {found['cache_salt']!r}.", "cache_salt"
+            f"cache_salt must be a text, got {shown(found['cache_salt'])}.", "cache_salt"
         )
     if found.get("cache_hint") not in HINTS:
         raise InvalidRequest(
-            f"cache_hint must be 'keep' or 'discard', got {found['cache_hint']!r}.", "cache_hint"
+            f"cache_hint must be 'keep' or 'discard', got {shown(found['cache_hint'])}.",
+            "cache_hint",
         )
     return found
 
@@ -447,9 +487,11 @@ class Stream:
 
     def __next__(self) -> Delta:
         while not self._news:
+            if self._collector.error is not None:
+                raise self._collector.error
             if self._collector.finished:
                 raise StopIteration
-            self._llm._step()
+            self._llm._step(self._collector)
         return self._news.popleft()
 
     def close(self) -> None:
@@ -524,18 +566,6 @@ def as_list(prompts: Any) -> list[Any]:
     if prompts and all(isinstance(entry, int) for entry in prompts):
         return [prompts]
     return list(prompts)
-
-
-def token_ids(prompt: Any) -> list[int]:
-    """`prompt` as a list of token ids; raises InvalidRequest if it is none."""
-    if not isinstance(prompt, Sequence) or isinstance(prompt, (bytes, bytearray)):
-        raise InvalidRequest(
-            f"a prompt must be text or a list of token ids, got {type(prompt).__name__}.", "prompt"
-        )
-    for token in prompt:
-        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < 2**31:
-            raise InvalidRequest(f"the prompt holds {token!r}, which is no token id.", "prompt")
-    return list(prompt)
 
 
 def _score(output: RequestOutput) -> ScoreOutput:

@@ -30,6 +30,7 @@ from ockham.api.server.settings import ServerSettings
 from ockham.core.config import EngineConfig
 from ockham.core.errors import EngineDead, InvalidRequest, OckhamError
 from ockham.core.ledger import Ledger
+from ockham.core.numbers import shown
 
 URLS = ("/v1/chat/completions", "/v1/completions")
 AHEAD = 4
@@ -143,9 +144,9 @@ async def _answer(app: ASGIApp, llm: AsyncLLM, number: int, line: bytes) -> Batc
 def _check(method: str, url: str, body: msgspec.Raw) -> None:
     """Raise InvalidRequest for what only a server with a socket could do."""
     if method != "POST":
-        raise InvalidRequest(f"method must be POST, got {method!r}.", "method")
+        raise InvalidRequest(f"method must be POST, got {shown(method)}.", "method")
     if url not in URLS:
-        raise InvalidRequest(f"url must be one of {', '.join(URLS)}, got {url!r}.", "url")
+        raise InvalidRequest(f"url must be one of {', '.join(URLS)}, got {shown(url)}.", "url")
     try:
         content: Any = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:

@@ -7,13 +7,16 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from ockham.cli.options import Integer, Text, engine_config, engine_options, option
 from ockham.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ockham.api.server.fields import UnknownFields
 
 
 @click.command()
@@ -172,6 +175,21 @@ from ockham.core.errors import ConfigError
     help="Whether 'ockham cache show' may show the beginnings of cached prompts.",
 )
 @option(
+    "--unknown-fields",
+    type=click.Choice(("refuse", "warn", "ignore")),
+    default="refuse",
+    show_default=True,
+    help="What becomes of a field of a request that nobody here knows or supports; 'warn' passes "
+    "it over and names it in the log and in the header X-Ockham-Ignored-Fields.",
+)
+@option(
+    "--log-level",
+    type=click.Choice(("debug", "info", "warning", "error")),
+    default="info",
+    show_default=True,
+    help="What the log says at least; lines of single requests are of level info.",
+)
+@option(
     "--access-log/--no-access-log", default=True, show_default=True, help="One line per request."
 )
 def serve(
@@ -200,6 +218,8 @@ def serve(
     sse_keep_alive: float,
     stall_timeout: float,
     cache_text: bool,
+    unknown_fields: UnknownFields,
+    log_level: str,
     access_log: bool,
     **engine: Any,
 ) -> None:
@@ -211,7 +231,7 @@ def serve(
     from ockham.api.server.run import serve as run
     from ockham.api.server.settings import ServerSettings
 
-    _set_up_logging()
+    _set_up_logging(log_level)
     settings = ServerSettings(
         host=host,
         port=port,
@@ -236,6 +256,7 @@ def serve(
         keep_alive_s=sse_keep_alive,
         stall_s=stall_timeout,
         cache_text=cache_text,
+        unknown_fields=unknown_fields,
         access_log=access_log,
     )
     config = engine_config(**engine)
@@ -276,12 +297,13 @@ def _read_keys(path: Path | None) -> list[str]:
     return keys
 
 
-def _set_up_logging() -> None:
-    """Short lines on stderr; stdout stays empty."""
+def _set_up_logging(level: str) -> None:
+    """Short lines on stderr, of this level and above; stdout stays empty."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
-    for name, level in (("ockham", logging.INFO), ("uvicorn", logging.WARNING)):
+    least = logging.getLevelNamesMapping()[level.upper()]
+    for name, lowest in (("ockham", least), ("uvicorn", max(least, logging.WARNING))):
         logger = logging.getLogger(name)
-        logger.setLevel(level)
+        logger.setLevel(lowest)
         logger.addHandler(handler)
         logger.propagate = False

@@ -45,3 +45,12 @@ class DoesNotFit(ModelError, MemoryError):
 
 class ConfigError(OckhamError, ValueError):
     """A setting, or a combination of settings, that Ockham does not support."""
+
+
+FAULT = "the engine met a fault of its own over this request; its log says more"
+"""`stop_reason` of a choice that ended in an "error" which nothing in its request asked for."""
+
+
+def fault() -> OckhamError:
+    """What a caller is told of a fault that it did not cause."""
+    return OckhamError(f"{FAULT[0].upper()}{FAULT[1:]}.")

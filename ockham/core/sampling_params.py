@@ -14,12 +14,15 @@ The order in which parameters act is fixed, for every backend:
 
 from __future__ import annotations
 
+import copy
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import msgspec
 
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import MAX_TOKEN_ID, shown
 from ockham.core.structured_outputs import StructuredOutputsParams
 
 MAX_LOGPROBS = 20
@@ -36,6 +39,9 @@ MAX_N = 1024
 
 class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """Sampling parameters of one request. Invalid values raise `InvalidRequest` naming the field.
+
+    None means the same as leaving a parameter out (but for `max_tokens`). Numbers of other
+    libraries become Python's, and a float that is whole is taken where an integer is meant.
 
     `max_tokens=None` means: until the model stops or the context is full; 0 is allowed only with
     `prompt_logprobs`, to score a prompt and generate nothing. `top_k` of 0 or -1 is
@@ -91,17 +97,22 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     def greedy(self) -> bool:
         return self.temperature == 0.0
 
+    def clone(self) -> SamplingParams:
+        """A copy that shares nothing with this one."""
+        return copy.deepcopy(self)
+
     def __post_init__(self) -> None:
+        for name, default in _DEFAULTS.items():
+            if getattr(self, name) is None:
+                self._set(name, default)
         for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            kind = float if name in _FLOATS else int
-            if isinstance(value, bool) or not isinstance(value, (int, kind)):
-                what = "a number" if kind is float else "an integer"
-                raise InvalidRequest(f"{name} must be {what}, got {value!r}.", name)
-            if not math.isfinite(value) or not low <= value <= high:
-                raise InvalidRequest(f"{name} must lie in [{low}, {high}], got {value!r}.", name)
+            if getattr(self, name) is not None:
+                self._set(name, _number(name, getattr(self, name), low, high))
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequest(
+                    f"{name} must be true or false, got {shown(getattr(self, name))}.", name
+                )
         if self.top_p == 0.0:
             raise InvalidRequest("top_p must be above 0, got 0.0; use temperature=0.", "top_p")
         if self.repetition_penalty == 0.0:
@@ -132,29 +143,19 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
                 f"{MAX_BAD_WORD_CHARACTERS}; leave some out.",
                 "bad_words",
             )
-        self._check_ids("stop_token_ids", self.stop_token_ids)
-        self._check_ids("allowed_token_ids", self.allowed_token_ids)
+        for name in ("stop_token_ids", "allowed_token_ids"):
+            if getattr(self, name) is not None:
+                self._set(name, _token_ids(name, getattr(self, name)))
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise InvalidRequest("allowed_token_ids must not be empty.", "allowed_token_ids")
         structured = self.structured_outputs
         if structured is not None and not isinstance(structured, StructuredOutputsParams):
             raise InvalidRequest(
-                f"structured_outputs must be StructuredOutputsParams, got {structured!r}.",
+                f"structured_outputs must be StructuredOutputsParams, got {shown(structured)}.",
                 "structured_outputs",
             )
         if self.logit_bias is not None:
-            self._check_ids("logit_bias", list(self.logit_bias))
-            for token, bias in self.logit_bias.items():
-                if not isinstance(bias, (int, float)) or not -100.0 <= bias <= 100.0:
-                    raise InvalidRequest(
-                        f"logit_bias of token {token} must lie in [-100, 100], got {bias!r}.",
-                        "logit_bias",
-                    )
-
-        if not isinstance(self.superposed, bool):
-            raise InvalidRequest(
-                f"superposed must be true or false, got {self.superposed!r}.", "superposed"
-            )
+            self._set("logit_bias", _biases(self.logit_bias))
         if self.superposed:
             self._check_superposed()
 
@@ -177,7 +178,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     @staticmethod
     def _check_strings(name: str, values: Any, most: int) -> None:
         if not isinstance(values, list):
-            raise InvalidRequest(f"{name} must be a list of strings, got {values!r}.", name)
+            raise InvalidRequest(f"{name} must be a list of strings, got {shown(values)}.", name)
         if len(values) > most:
             raise InvalidRequest(f"{name} has {len(values)} entries, at most {most}.", name)
         for value in values:
@@ -190,19 +191,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
                     name,
                 )
 
-    @staticmethod
-    def _check_ids(name: str, ids: Any) -> None:
-        if ids is None:
-            return
-        if not isinstance(ids, list):
-            raise InvalidRequest(f"{name} must be a list of token ids, got {ids!r}.", name)
-        if len(ids) > MAX_LIST_ENTRIES:
-            raise InvalidRequest(
-                f"{name} has {len(ids)} entries, at most {MAX_LIST_ENTRIES}.", name
-            )
-        for token in ids:
-            if isinstance(token, bool) or not isinstance(token, int) or token < 0:
-                raise InvalidRequest(f"{name} holds {token!r}, which is not a token id.", name)
+    def _set(self, name: str, value: Any) -> None:
+        """Put a value into the form that everything after this relies on."""
+        if value is not getattr(self, name):
+            msgspec.structs.force_setattr(self, name, value)
 
     def check_vocabulary(self, vocabulary: int) -> None:
         """Raise `InvalidRequest` if a token id named here is not one of `vocabulary` ids."""
@@ -213,6 +205,60 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
                         f"{name} names token {token}, but the vocabulary ends at {vocabulary - 1}.",
                         name,
                     )
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    """`value` as the kind of number that the parameter is. Raises `InvalidRequest`."""
+    whole = name not in _FLOATS
+    what = "an integer" if whole else "a number"
+    wrong = InvalidRequest(f"{name} must be {what} in [{low}, {high}], got {shown(value)}.", name)
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise wrong
+    number: Any = int(value) if isinstance(value, Integral) else value
+    # Compared before anything is converted: an integer may be too large for a float.
+    if not low <= number <= high or (whole and number != math.floor(number)):
+        raise wrong
+    return int(number) if whole else float(number)
+
+
+def _token_ids(name: str, ids: Any) -> list[int]:
+    """`ids` as a list of token ids. Raises `InvalidRequest`."""
+    if not isinstance(ids, list):
+        raise InvalidRequest(f"{name} must be a list of token ids, got {shown(ids)}.", name)
+    _check_count(name, len(ids))
+    return [_token_id(name, token) for token in ids]
+
+
+def _token_id(name: str, token: Any) -> int:
+    whole = isinstance(token, Integral) or (isinstance(token, float) and token.is_integer())
+    if isinstance(token, bool) or not whole or not 0 <= token <= MAX_TOKEN_ID:
+        raise InvalidRequest(
+            f"{name} holds {shown(token)}, which is not a token id (0 to {MAX_TOKEN_ID}).", name
+        )
+    return int(token)
+
+
+def _biases(biases: Any) -> dict[int, float]:
+    """Token id -> bias. Raises `InvalidRequest`."""
+    name = "logit_bias"
+    if not isinstance(biases, dict):
+        raise InvalidRequest(f"{name} must map token ids to biases, got {shown(biases)}.", name)
+    _check_count(name, len(biases))
+    found: dict[int, float] = {}
+    for token, bias in biases.items():
+        number = _token_id(name, token)
+        wrong = isinstance(bias, bool) or not isinstance(bias, Real)
+        if wrong or not -100.0 <= bias <= 100.0:
+            raise InvalidRequest(
+                f"{name} of token {number} must lie in [-100, 100], got {shown(bias)}.", name
+            )
+        found[number] = float(bias)
+    return found
+
+
+def _check_count(name: str, count: int) -> None:
+    if count > MAX_LIST_ENTRIES:
+        raise InvalidRequest(f"{name} has {count} entries, at most {MAX_LIST_ENTRIES}.", name)
 
 
 _NEVER_SUPERPOSED = (
@@ -243,3 +289,16 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("logprobs", 0, MAX_LOGPROBS),
     ("prompt_logprobs", 0, MAX_LOGPROBS),
 )
+_SWITCHES = (
+    "ignore_eos",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "include_stop_str_in_output",
+    "superposed",
+)
+_DEFAULTS: dict[str, Any] = {
+    field.name: field.default
+    for field in msgspec.structs.fields(SamplingParams)
+    if field.default is not None and field.name != "max_tokens"
+}
+"""What None means for the parameters that cannot be None."""

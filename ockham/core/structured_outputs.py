@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import check_json, shown
 
 MAX_GRAMMAR_BYTES = 1 << 18
 """Of a schema, expression, list of choices or grammar."""
@@ -67,7 +68,9 @@ class StructuredOutputsParams(
             )
         if isinstance(self.json, str):
             self._check_length(len(self.json))  # before it is parsed
-            self._check_json(self.json)
+        if self.json is not None:
+            found = self._parse(self.json) if isinstance(self.json, str) else self.json
+            check_json(found, f"{_NAME}.json", _NAME)
         self._check_choice()
         self._check_size()
 
@@ -81,7 +84,13 @@ class StructuredOutputsParams(
         return [kind for kind in _KINDS if getattr(self, kind) not in (None, False)]
 
     @staticmethod
-    def _check_json(text: str) -> None:
+    def _parse(text: str) -> Any:
+        if len(text) > MAX_GRAMMAR_BYTES:  # before each of them is looked at
+            raise InvalidRequest(
+                f"{_NAME}.json has {len(text)} characters, at most {MAX_GRAMMAR_BYTES}; make it "
+                "smaller.",
+                _NAME,
+            )
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -90,18 +99,19 @@ class StructuredOutputsParams(
             raise InvalidRequest(
                 f"{_NAME}.json must be a JSON object, got {type(found).__name__}.", _NAME
             )
+        return found
 
     def _check_choice(self) -> None:
         for text in self.choice or ():
             if not isinstance(text, str) or not text:
                 raise InvalidRequest(
-                    f"{_NAME}.choice must hold texts that are not empty, got {text!r}.", _NAME
+                    f"{_NAME}.choice must hold texts that are not empty, got {shown(text)}.", _NAME
                 )
 
     def _check_size(self) -> None:
         try:
             size = len(self.key)
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidRequest(f"{_NAME} cannot be written as JSON ({error}).", _NAME) from None
         self._check_length(size)
 

@@ -23,11 +23,13 @@ import msgspec
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import (
+    FAULT,
     EngineDead,
     InvalidRequest,
     ModelError,
     OckhamError,
     Overloaded,
+    fault,
 )
 from ockham.engine.channel import HEADER, frame
 from ockham.engine.mailbox import Mailbox
@@ -161,7 +163,8 @@ class EngineClient:
 
     def submit(self, request: Request) -> Stream:
         """Hand a request to the engine. Raises `EngineDead` if there is none, `InvalidRequest` if
-        its id is in use, and `Overloaded` if the engine has stopped reading."""
+        its id is in use or the engine could not read it, and `Overloaded` if the engine has stopped
+        reading. Whatever is raised, nothing is left of the request."""
         if self._writer is None or self._trouble is not None:
             raise EngineDead(self._trouble or "The engine is not running.")
         if request.request_id in self._streams:
@@ -172,22 +175,28 @@ class EngineClient:
             )
         if self._writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             raise Overloaded("The engine does not read its requests; try again later.")
+        data = _readable(request)
         now_s = time.monotonic()
         if not self._streams:
             self._progress_s = now_s
         stream = Stream(request, now_s)
         self._streams[request.request_id] = stream
-        self._send(request)
+        try:
+            self._write(data)
+        except BaseException:
+            del self._streams[request.request_id]
+            raise
         return stream
 
     async def ask(self, query: CacheQuery) -> CacheReport:
         """What the engine answers. Raises `EngineDead` if there is none, or it dies meanwhile."""
         if self._writer is None or self._trouble is not None:
             raise EngineDead(self._trouble or "The engine is not running.")
+        data = _readable(query)
         answer: asyncio.Future[CacheReport] = asyncio.get_running_loop().create_future()
         self._asked[query.ask_id] = answer
         try:
-            self._send(query)
+            self._write(data)
             return await answer
         finally:
             self._asked.pop(query.ask_id, None)
@@ -255,8 +264,11 @@ class EngineClient:
                 log.exception("The observer of the engine failed.")
 
     def _send(self, message: ToEngine) -> None:
+        self._write(frame([message]))
+
+    def _write(self, data: bytes) -> None:
         if self._writer is not None:
-            self._writer.write(frame([message]))
+            self._writer.write(data)
 
     async def _launch(self) -> Ready:
         """Start a process and wait for its first word."""
@@ -340,29 +352,46 @@ class EngineClient:
             self._progress_s = now_s
             stream = self._streams.get(message.request_id)
             if stream is not None:
-                self._route_delta(stream, message, now_s)
+                try:
+                    self._route_delta(stream, message, now_s)
+                except Exception:
+                    log.exception("What the engine said of a request could not be taken in.")
+                    stream.fail(fault())
+                    self.abort(message.request_id)
+                if message.finished:
+                    self._streams.pop(message.request_id, None)
         elif isinstance(message, Refused):
             stream = self._streams.pop(message.request_id, None)
             if stream is not None:
                 stream.fail(_error(message))
+            self._answer(message.request_id, _error(message))
         elif isinstance(message, CacheReport):
-            answer = self._asked.get(message.ask_id)
-            if answer is not None and not answer.done():
-                answer.set_result(message)
+            self._answer(message.ask_id, message)
         elif isinstance(message, Stats):
             if message.steps > self.stats.steps:
                 self._progress_s = now_s
             self.stats = message
             self._tell(lambda observer: observer.stats(message))
 
+    def _answer(self, ask_id: str, answer: CacheReport | OckhamError) -> None:
+        """Give a question its answer, if somebody still waits for it."""
+        waiting = self._asked.get(ask_id)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(answer, CacheReport):
+            waiting.set_result(answer)
+        else:
+            waiting.set_exception(answer)
+
     def _route_delta(self, stream: Stream, delta: Delta, now_s: float) -> None:
         self._tell(lambda observer: observer.delta(stream, delta, now_s))
         if delta.token_ids:
             stream.last_token_s[delta.index] = now_s
         stream.choices_left -= delta.finish_reason is not None
-        if delta.finished:
-            del self._streams[delta.request_id]
-        stream.put(delta)
+        if delta.stop_reason == FAULT:
+            stream.fail(fault())
+        else:
+            stream.put(delta)
 
     async def _read(self) -> list[FromEngine]:
         """The messages of the next frame. Raises `EOFError` or `OSError` at the end."""
@@ -396,6 +425,25 @@ class EngineClient:
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(error)
+
+
+_as_engine: msgspec.msgpack.Decoder[list[ToEngine]] = msgspec.msgpack.Decoder(list[ToEngine])
+
+
+def _readable(message: ToEngine) -> bytes:
+    """A message as a frame that the engine can read, for one that it cannot read would end it.
+
+    Raises `InvalidRequest`: a caller may have put anything into the fields."""
+    try:
+        data = frame([message])
+        _as_engine.decode(memoryview(data)[HEADER.size :])
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        if isinstance(error.__cause__, InvalidRequest):
+            raise error.__cause__ from None
+        raise InvalidRequest(
+            f"The request cannot be sent to the engine: {str(error).rstrip('.')}."
+        ) from error
+    return data
 
 
 def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ockham.core.errors import OckhamError
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 from ockham.core.step import Ints
@@ -73,6 +74,8 @@ class Collector:
         self.request = request
         self.prompt = prompt
         self.finished = False
+        self.error: OckhamError | None = None
+        """What ended the request, if that was a fault."""
         self._prompt_logprobs: list[PositionLogprobs | None] | None = None
         self._ledger: Ledger | None = None
         wants_logprobs = request.params.logprobs is not None

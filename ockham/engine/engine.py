@@ -8,17 +8,19 @@ from __future__ import annotations
 import itertools
 import random
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 
 from ockham.cache.state import State, View
 from ockham.cache.store.stats import TierStats
 from ockham.core.config import EngineConfig
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import FAULT, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.registry import find
@@ -194,10 +196,10 @@ class Engine:
         sequence = self._first(request, seed)
         if sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs *= request.score_from
+        self.scheduler.add(sequence)  # the last that may fail: whatever counts comes after it
+        self._requests[request.request_id] = [sequence]
         for book in (sequence.ledger, self._total):
             book.prompt_tokens += sequence.prompt_tokens
-        self._requests[request.request_id] = [sequence]
-        self.scheduler.add(sequence)
 
     def _first(self, request: Request, seed: int) -> Sequence:
         """The first choice of a request, before anything is done."""
@@ -300,12 +302,23 @@ class Engine:
     def abort(self, request_id: str) -> list[Delta]:
         """Give up a request and free its state. Ids that are not running are ignored."""
         deltas: list[Delta] = []
-        for sequence in self._requests.get(request_id, ()):
+        for sequence in list(self._requests.get(request_id, ())):
             if sequence.status is not Status.FINISHED:
-                deltas.append(self._end(sequence, Delta(request_id, sequence.index), "abort"))
+                delta = Delta(request_id, sequence.index)
+                deltas.append(self._guarded(sequence, self._end, sequence, delta, "abort") or delta)
         if deltas and not deltas[-1].finished:  # choices that were still to be forked
             self._close(request_id, deltas[-1])
         return deltas
+
+    def drop_all(self) -> None:
+        """Take every request out, after a step that failed: what it left half done is not gone on
+        with, and all pages are free again or kept by what keeps them."""
+        self._forget_decoding()
+        self._walks.clear()
+        groups, self._requests = self._requests, {}
+        left = [*self.scheduler.running, *self.scheduler.waiting]
+        for sequence in dict.fromkeys([*itertools.chain(*groups.values()), *left]):
+            self._drop(sequence)
 
     def discard(self, tokens: Ints, salt: str, start: int) -> None:
         """Nobody will use the state of `tokens` from cell `start` on again: it may go first."""
@@ -431,7 +444,9 @@ class Engine:
         self._tell_where(decoding.step, decoding.parts, {}, output)
         decoding.advance(tokens)
         self.scheduler.commit(decoding.chunks)
-        return [self._append(*each) for each in zip(decoding.sequences, tokens, strict=True)]
+        appended = zip(decoding.sequences, tokens, strict=True)
+        deltas = [self._guarded(each[0], self._append, *each) for each in appended]
+        return [delta for delta in deltas if delta is not None]
 
     def _settle(self) -> None:
         """Put into the ledgers what is still to be billed."""
@@ -516,36 +531,46 @@ class Engine:
 
     def _collect(self, step: Step, parts: list[Part], output: StepOutput) -> list[Delta]:
         """Sample where a sequence is due, and turn what the step gave into deltas."""
-        deltas = [self._score_prompt(part, output.logits) for part in parts]
-        for part in parts:
-            if part.samples and part.sequence.search is not None:
-                deltas += self._search_on(part.sequence, output.logits[part.logits[-1]])
+        deltas: list[Delta | None] = [
+            self._guarded(part.sequence, self._score_prompt, part, output.logits) for part in parts
+        ]
+        sampled = [p for p in parts if p.samples and p.sequence.status is not Status.FINISHED]
+        for part in sampled:
+            if part.sequence.search is not None:
+                try:
+                    deltas += self._search_on(part.sequence, output.logits[part.logits[-1]])
+                except Exception as error:
+                    deltas.append(self._fault(part.sequence, error))
         due = [
             (choice, part, ROOT)
-            for part in parts
-            if part.samples and part.sequence.search is None
+            for part in sampled
+            if part.sequence.search is None
             for choice in self._choices(part.sequence)
         ]
         self._walks = {p.sequence: Walk(p, p.draft) for p in parts if p.draft is not None}
         ends: dict[Sequence, int] = {}
         while due:
-            draws = [
-                s.draw(p.logits_row(at))
-                for s, p, at in due
-                if p.argmax is None and s.forced is None
-            ]
-            drawn = iter(self._sample(output, draws))
+            due, draws = self._draws(due, deltas)
+            drawn = iter(self._sample(output, [draw for draw in draws if draw is not None]))
             reached: list[tuple[Sequence, Part, int]] = []
-            for sequence, part, at in due:
-                token, entry = self._token(output, sequence, part, at, drawn)
+            for (sequence, part, at), draw in zip(due, draws, strict=True):
+                one = None if draw is None else next(drawn)
+                if sequence.status is Status.FINISHED:
+                    continue  # with another choice of its request, which met a fault
+                try:
+                    token, entry = self._token(output, sequence, part, at, one)
+                except Exception as error:
+                    deltas.append(self._fault(sequence, error))
+                    continue
                 walk = self._walks.get(sequence)
                 ends[sequence] = at
                 if walk is None or token is None:
-                    deltas.append(self._push(sequence, token, entry))
+                    deltas.append(self._guarded(sequence, self._push, sequence, token, entry))
                     continue
                 following = walk.follow(at, token)
-                delta = self._push(sequence, token, entry)
-                delta.drafted = [following is not None]
+                delta = self._guarded(sequence, self._push, sequence, token, entry)
+                if delta is not None and delta.token_ids:
+                    delta.drafted = [following is not None]
                 if following is not None and sequence.status is Status.RUNNING:
                     self.scheduler.accept(sequence, part.start + 1 + following)
                     reached.append((sequence, part, following))
@@ -555,6 +580,24 @@ class Engine:
             self._end_walk(sequence)
         self._tell_where(step, parts, ends, output)
         return merged([delta for delta in deltas if delta is not None])
+
+    def _draws(
+        self, due: list[tuple[Sequence, Part, int]], deltas: list[Delta | None]
+    ) -> tuple[list[tuple[Sequence, Part, int]], list[Draw | None]]:
+        """What is due, and what the sampler needs for each: None where the token is known without
+        it. What meets a fault here is not due any more."""
+        still: list[tuple[Sequence, Part, int]] = []
+        draws: list[Draw | None] = []
+        for sequence, part, at in due:
+            try:
+                known = part.argmax is not None or sequence.forced is not None
+                draws.append(None if known else sequence.draw(part.logits_row(at)))
+            except Exception as error:
+                if sequence.status is not Status.FINISHED:
+                    deltas.append(self._fault(sequence, error))
+            else:
+                still.append((sequence, part, at))
+        return still, draws
 
     def _search_on(self, sequence: Sequence, logits: Floats) -> list[Delta]:
         """One more token of each of a search's completions; all of them, when it is over."""
@@ -594,16 +637,54 @@ class Engine:
         sequence: Sequence,
         part: Part,
         at: int,
-        drawn: Iterator[Drawn],
+        drawn: Drawn | None,
     ) -> tuple[int | None, PositionLogprobs | None]:
-        """The token that follows at a place of a part, and its log probabilities if wanted."""
+        """The token that follows at a place of a part, and its log probabilities if wanted. `drawn`
+        is what the sampler gave, where it was asked."""
         argmax = part.argmax_row(at)
         if argmax is not None:
             return output.argmax[argmax], None
-        if sequence.forced is not None:
+        if drawn is None:
             return sequence.forced, None
-        token, row = next(drawn).token, part.logits_row(at)
+        token, row = drawn.token, part.logits_row(at)
         return token, self._logprobs(output.logits[row : row + 1], sequence, token)
+
+    # -- faults --------------------------------------------------------------------------------
+
+    def _guarded(
+        self, sequence: Sequence, work: Callable[..., Delta | None], *args: Any
+    ) -> Delta | None:
+        """What some work on one sequence gives. A fault of it ends that request, and no other."""
+        if sequence.status is Status.FINISHED:
+            return None
+        try:
+            return work(*args)
+        except Exception as error:
+            return self._fault(sequence, error)
+
+    def _fault(self, sequence: Sequence, error: Exception) -> Delta:
+        """End a request over which something failed that concerns no other; its last delta."""
+        traceback.print_exception(error)
+        self._settle()
+        bill = Ledger()
+        for choice in self._requests.pop(sequence.request_id, [sequence]):
+            bill.add(choice.ledger)
+            self._drop(choice)
+        return Delta(
+            sequence.request_id,
+            sequence.index,
+            finish_reason="error",
+            stop_reason=FAULT,
+            finished=True,
+            ledger=bill,
+        )
+
+    def _drop(self, sequence: Sequence) -> None:
+        """Take a sequence out, whatever was being done with it."""
+        self._walks.pop(sequence, None)
+        self.speculation.forget(sequence)
+        self.scheduler.drop(sequence)
+        sequence.finish_reason = "error"
 
     def _end_walk(self, sequence: Sequence) -> None:
         """Learn from what became of a sequence's draft, and book it."""
@@ -680,8 +761,9 @@ class Engine:
             if self.on_scored is not None and len(rows):
                 self.on_scored(sequence.request_id, logits[rows.start : rows.stop])
             scored.extend(self._entries(logits[rows.start : rows.stop], targets, top))
-            if len(scored) == sequence.prompt_tokens and not sequence.scores_only:
-                return Delta(sequence.request_id, 0, prompt_logprobs=scored)
+        if scored is not None and part.samples and not sequence.generated:
+            # They come before the first token, also where there is nothing to say of any.
+            return Delta(sequence.request_id, 0, prompt_logprobs=scored)
         if sequence.scores_only and sequence.remaining == 0:
             delta = Delta(sequence.request_id, 0, prompt_logprobs=scored)
             return self._end(sequence, delta, "length")

@@ -37,7 +37,10 @@ class Intake:
     def take(self, message: Request | Abort | CacheQuery) -> list[FromEngine]:
         """Hand one message to the engine; what it answers at once."""
         if isinstance(message, CacheQuery):
-            return [self._engine.cache.answer(message)]
+            try:
+                return [self._engine.cache.answer(message)]
+            except Exception as error:
+                return [_refusal(message.ask_id, error)]
         if isinstance(message, Abort):
             return [*self._abort(message.request_id)]
         refused, compiling = None, None

@@ -95,7 +95,11 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
-        self.policy.add(sequence)
+        try:
+            self.policy.add(sequence)
+        except BaseException:
+            self.waiting.remove(sequence)
+            raise
 
     def schedule(self, drafts: Mapping[Sequence, Tree] | None = None) -> list[Chunk]:
         """The chunks of the next step, with their cells reserved. Empty if nothing can run.
@@ -241,6 +245,17 @@ class Scheduler:
             if sequence.hint != PLAIN:
                 tokens = sequence.token_ids(sequence.exact_cells)
                 self.reuse.hint(tokens, sequence.salt, sequence.hint, 0)
+        sequence.status = Status.FINISHED
+        self._release(sequence)
+
+    def drop(self, sequence: Sequence) -> None:
+        """Take a sequence out after a fault, wherever that has left it, and keep nothing of it."""
+        if sequence in self.waiting:
+            self._unqueue(sequence)
+        if sequence in self.running:
+            self.running.remove(sequence)
+        if sequence.fetch is not None:
+            sequence.fetch.cancel()
         sequence.status = Status.FINISHED
         self._release(sequence)
 

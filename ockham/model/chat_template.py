@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import check_json
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -134,11 +135,12 @@ def _parse_arguments(call: Any, index: int) -> dict[str, Any]:
     if isinstance(function, Mapping) and isinstance(function.get("arguments"), str):
         try:
             arguments = json.loads(function["arguments"] or "{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"messages[{index}] has a tool call whose arguments are not JSON: {error}.",
                 "messages",
             ) from error
+        check_json(arguments, f"messages[{index}].tool_calls", "messages")
         parsed["function"] = {**function, "arguments": arguments}
     return parsed
 

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.errors import ModelError
+from ockham.core.numbers import shown
 from ockham.kernels.ops import Rope
 from ockham.model.architectures import Architecture, Config
-from ockham.model.untrusted import shown
 
 Floats = npt.NDArray[np.float32]
 

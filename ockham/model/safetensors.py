@@ -15,9 +15,10 @@ import ml_dtypes
 import numpy as np
 
 from ockham.core.errors import ModelError
+from ockham.core.numbers import shown
 from ockham.core.seams import Array
 from ockham.model.files import WeightsFile
-from ockham.model.untrusted import MOST_JSON_BYTES, parse_json, read_object, shown
+from ockham.model.untrusted import MOST_JSON_BYTES, parse_json, read_object
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),

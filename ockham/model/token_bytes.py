@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ockham.core.errors import ModelError
@@ -22,7 +22,7 @@ def token_bytes(described: str) -> tuple[list[bytes], list[int]]:
     word pieces of BERT.
     """
     content = json.loads(described)
-    spell = _speller(content.get("decoder"))
+    spell = speller(content.get("decoder"))
     added: list[dict[str, Any]] = content.get("added_tokens", [])
     vocabulary = dict(_entries(content["model"]["vocab"]))
     count = 1 + max([*vocabulary.values(), *(token["id"] for token in added)])
@@ -42,8 +42,8 @@ def _entries(vocabulary: Mapping[str, int] | list[list[Any]]) -> Iterator[tuple[
         yield from ((entry[0], number) for number, entry in enumerate(vocabulary))
 
 
-def _speller(decoder: Mapping[str, Any] | None) -> Any:
-    """From a token as the vocabulary shows it to its bytes."""
+def speller(decoder: Mapping[str, Any] | None) -> Callable[[str], bytes]:
+    """From a token as the vocabulary shows it to its bytes. Raises ModelError as `token_bytes`."""
     parts = [] if decoder is None else list(decoder.get("decoders", [decoder]))
     kinds = {part["type"] for part in parts}
     if "ByteLevel" in kinds:

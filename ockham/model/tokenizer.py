@@ -7,12 +7,15 @@ a step has no padding, and a prompt is never cut without being asked.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest, ModelError
+from ockham.model.token_bytes import speller
 from ockham.model.untrusted import read_object
 
 if TYPE_CHECKING:
@@ -151,6 +154,22 @@ class Tokenizer:
         if text is None:
             text = self._texts[token_id] = self._token_text(token_id)
         return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one token adds to a text, also where they are only part of a character."""
+        text = self.token_text(token_id)
+        if _REPLACEMENT not in text or self._spell is None:
+            return text.encode()
+        return self._spell(self._backend.id_to_token(token_id) or "")
+
+    @cached_property
+    def _spell(self) -> Callable[[str], bytes] | None:
+        """From a token as the vocabulary shows it to its bytes; None where tokens are no bytes."""
+        decoder = self._backend.decoder
+        try:
+            return speller(None if decoder is None else json.loads(decoder.__getstate__()))
+        except ModelError:
+            return None
 
     def stream(self, skip_special_tokens: bool = True) -> TextStream:
         """A new incremental decoder."""

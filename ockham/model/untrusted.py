@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import reprlib
 import stat
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,6 @@ MOST_JSON_BYTES = 100_000_000
 MOST_JSON_VALUES = 4_000_000
 """Of one JSON text, counted by its brackets and commas: the headers of the largest checkpoints have
 a million."""
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _short.maxlong = 60
-
-
-def shown(value: object) -> str:
-    """A value as an error may quote it: its repr, cut where it is long."""
-    return _short.repr(value)
 
 
 def open_regular(path: Path, what: str = "file") -> int:

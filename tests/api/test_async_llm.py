@@ -169,3 +169,28 @@ def test_a_model_that_is_not_there_is_refused(tmp_path):
 
     with pytest.raises(ModelError, match="nowhere"):
         asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings"),
+    [
+        ([5, 10**400], {}),
+        ([5, "x"], {}),
+        (7, {}),
+        (None, {}),
+        ({"prompt_token_ids": 7}, {}),
+        ([5], {"cache_salt": 5}),
+        ([5], {"cache_hint": "perhaps"}),
+        ([5], {"cache_salt": "half a pair: \ud83d"}),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(checkpoint, prompt, settings):
+    async def work(llm):
+        with pytest.raises(InvalidRequest):
+            async for _ in llm.generate(prompt, GREEDY, **settings):
+                pass
+        assert llm.client.requests == 0
+        assert [out async for out in llm.generate([5], GREEDY, kind="final")]
+        await idle(llm)
+
+    with_llm(checkpoint, work)

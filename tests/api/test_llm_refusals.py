@@ -33,6 +33,8 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> LLM:
         ([5, True], "True, which is no token id"),
         ([5, "x"], "'x', which is no token id"),
         ([5, 2**40], "which is no token id"),
+        ([5, 10**400], "an integer of about 401 digits, which is no token id"),
+        ([5, 5.5], "5.5, which is no token id"),
         ({"text": "x"}, "either 'prompt' or 'prompt_token_ids'"),
         ({"prompt": "x", "prompt_token_ids": [1]}, "either 'prompt' or 'prompt_token_ids'"),
         ({"prompt_token_ids": 7}, "got int"),
@@ -187,7 +189,30 @@ def test_settings_of_vllm_that_mean_nothing_here_are_accepted(tmp_path: Path) ->
         enforce_eager=True,
         enable_prefix_caching=False,
         kv_cache_memory_bytes=POOL,
+        max_logprobs=20,
+        limit_mm_per_prompt={},
+        hf_overrides={},
+        runner="generate",
+        task=None,
+        enable_sleep_mode=False,
+        override_generation_config=None,
+        distributed_executor_backend="mp",
+        dtype="half",
     )
+
+
+def test_arguments_of_vllm_that_ask_for_nothing_are_accepted(llm: LLM) -> None:
+    (output,) = llm.generate("a", GREEDY, lora_request=None, priority=0)
+    assert output.finished
+    with pytest.raises(InvalidRequest, match="lora_request='x' is not supported"):
+        llm.generate("a", GREEDY, lora_request="x")
+    with pytest.raises(TypeError, match="colour"):
+        llm.generate("a", GREEDY, colour=1)
+
+
+def test_numbers_of_numpy_in_a_prompt_are_token_ids(llm: LLM) -> None:
+    given = llm.generate([[np.int64(5), np.int32(6)]], GREEDY)[0]
+    assert given.outputs[0].token_ids == llm.generate([[5, 6]], GREEDY)[0].outputs[0].token_ids
 
 
 def test_a_model_that_is_not_there_is_refused() -> None:

@@ -97,6 +97,34 @@ def test_each_line_is_answered_as_the_server_does_it(
     assert "saved by prefix" in done.stderr
 
 
+def test_huge_numbers_and_deep_values_of_a_line_are_its_own(tiny: Path, tmp_path: Path) -> None:
+    deep: Any = 1
+    for _ in range(900):
+        deep = [deep]
+    wrong = [
+        line("seed", prompt="x", seed=10**400),
+        line("stop", prompt="x", stop_token_ids=[2**64]),
+        line("bias", prompt="x", logit_bias={str(2**64): 1}),
+        line("deep", prompt=deep),
+        line("digits", prompt="x", n=10**4000),
+        {**line("url", prompt="x"), "url": "/" * 10_000},
+        line("schema", prompt="x", structured_outputs={"json": {"maximum": 2**64}}),
+    ]
+    echo = line("echo", prompt=[5], echo=True, logprobs=1, max_tokens=1, ignore_eos=True)
+    output = tmp_path / "out.jsonl"
+    done = run(tiny, write(tmp_path / "in.jsonl", [*wrong, echo, *lines(2)]), output)
+    assert "Traceback" not in done.stderr
+    found = results(output)
+    for entry in wrong:
+        result = found[entry["custom_id"]]
+        assert result["response"]["status_code"] == 400, result
+        assert len(result["error"]["message"]) < 400
+    assert {i for i, entry in found.items() if entry["error"] is None} == {"r0", "r1", "echo"}
+    (choice,) = found["echo"]["response"]["body"]["choices"]
+    assert choice["logprobs"]["token_logprobs"][0] is None
+    assert len(choice["logprobs"]["token_logprobs"]) == 2
+
+
 def test_a_bad_line_harms_no_other(tiny: Path, tmp_path: Path) -> None:
     asked = [
         *lines(3),

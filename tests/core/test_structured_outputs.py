@@ -67,3 +67,38 @@ def test_the_order_of_properties_tells_two_schemas_apart() -> None:
 def test_parameters_take_no_plain_mapping() -> None:
     with pytest.raises(InvalidRequest, match="must be StructuredOutputsParams"):
         SamplingParams(structured_outputs={"regex": "a"})  # type: ignore[arg-type]
+
+
+def deep(levels: int) -> dict[str, object]:
+    schema: dict[str, object] = {}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"maximum": 2**64},
+        {"enum": [-(2**63) - 1]},
+        {"const": 10**400},
+        {"minimum": float("nan")},
+        '{"maximum": 1e999}',
+        '{"maximum": ' + "9" * 400 + "}",
+        '{"maximum": ' + "9" * 5000 + "}",
+        deep(101),
+        deep(5000),
+        '{"items": ' * 990 + "{}" + "}" * 990,
+    ],
+    ids=range(10),
+)
+def test_numbers_and_depth_of_a_schema_are_bounded(schema):
+    with pytest.raises(InvalidRequest, match=r"structured_outputs\.json") as refused:
+        StructuredOutputsParams(json=schema)
+    assert len(str(refused.value)) < 300
+
+
+def test_the_largest_numbers_and_nulls_of_a_schema_are_taken():
+    asked = StructuredOutputsParams(json={"maximum": 2**64 - 1, "enum": [None], **deep(98)})
+    decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(asked), type=StructuredOutputsParams)
+    assert decoded == asked

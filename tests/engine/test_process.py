@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ockham.core.config import EngineConfig
@@ -110,6 +111,38 @@ def test_a_refused_request_leaves_the_others_alone(checkpoint):
             with pytest.raises(InvalidRequest, match="99999"):
                 await bad.read()
             assert await read_all(good)
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cache_salt": 5},
+        {"cache_salt": "half a pair: \ud83d"},
+        {"prompt_token_ids": [2**64]},
+        {"prompt_token_ids": ["x"]},
+        {"prompt_token_ids": [5.5]},
+        {"score_from": 10**400},
+        {"cache_hint": "perhaps"},
+        {"detokenize": None},
+        {"approximation": {"reuse": 5}},
+        {"patient": "no"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_the_engine_could_not_read_is_refused_before_it_is_sent(checkpoint, fields):
+    async def work():
+        async with started(checkpoint, stall_s=0.2) as client:
+            pid = client.pid
+            request = msgspec.structs.replace(ask("bad"), **fields)
+            with pytest.raises(InvalidRequest, match="cannot be sent to the engine"):
+                client.submit(request)
+            assert client.requests == 0
+            assert await read_all(client.submit(ask("bad")))
+            await asyncio.sleep(0.3)
+            assert client.healthy()
+            assert client.pid == pid
 
     run(work)
 

@@ -217,3 +217,13 @@ def test_special_tokens_named_in_the_config_are_skipped(tmp_path: Path) -> None:
     assert end is not None
     assert tokenizer.decode([end]) == ""
     assert tokenizer.decode([end], skip_special_tokens=False) == "</s>"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["a é€🙂 b", "日本語", "plain words"])
+def test_the_bytes_of_tokens_add_up_to_the_text(tmp_path, kind, text):
+    save(KINDS[kind](), tmp_path)
+    tokenizer = Tokenizer(tmp_path)
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    found = b"".join(map(tokenizer.token_bytes, tokens)).decode()
+    assert found.strip() == tokenizer.decode(tokens, skip_special_tokens=False).strip()

@@ -16,16 +16,18 @@ from ockham.api.server.body import Budget
 from ockham.api.server.cache import pin_prefix, show_cache, unpin_prefix
 from ockham.api.server.chat import create_chat_completion
 from ockham.api.server.completions import create_completion
-from ockham.api.server.errors import FAULT, HttpError, describe, error_response
+from ockham.api.server.errors import HttpError, error_response
 from ockham.api.server.gate import Gate
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.middleware import Keys, Outermost
+from ockham.api.server.reasons import note_refusal
 from ockham.api.server.serving import Serving
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.status import health, list_models, metrics, show_model, version
 from ockham.api.server.tokenization import detokenize, tokenize, tokenizer_info
 from ockham.api.server.wire import now_s
-from ockham.core.errors import OckhamError
+from ockham.core.errors import OckhamError, fault
+from ockham.core.numbers import shown
 
 ROUTES = (
     Route("/v1/completions", create_completion, methods=["POST"]),
@@ -43,6 +45,13 @@ ROUTES = (
     Route("/version", version),
     Route("/metrics", metrics),
 )
+ALIASES = (
+    Route("/completions", create_completion, methods=["POST"]),
+    Route("/chat/completions", create_chat_completion, methods=["POST"]),
+    Route("/models", list_models),
+    Route("/models/{model:path}", show_model),
+)
+"""For clients whose base URL was given without /v1."""
 
 
 def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metrics) -> ASGIApp:
@@ -57,11 +66,11 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id"],
+            expose_headers=["X-Request-Id", "X-Ockham-Ignored-Fields"],
         )
         middleware.insert(0, cors)
     app = Starlette(
-        routes=list(ROUTES),
+        routes=[*ROUTES, *ALIASES],
         middleware=middleware,
         exception_handlers={
             OckhamError: _answer_error,
@@ -71,19 +80,24 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
     )
     app.router.redirect_slashes = False  # `Outermost` takes them off
     app.state.serving = Serving(llm, settings, gate, metrics, now_s())
-    routes = frozenset(route.path for route in ROUTES)
+    app.router.redirect_slashes = False  # `Outermost` takes them off
     budget = Budget(settings.max_bodies_bytes)
-    return Outermost(app, metrics, budget, routes, settings.access_log)
+    return Outermost(app, metrics, budget, (*ROUTES, *ALIASES), settings.access_log)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, OckhamError)
-    return error_response(error)
+    return _refuse(request, error)
 
 
 async def _answer_fault(request: Request, error: Exception) -> Response:
     """What was not raised on purpose. Starlette raises it again, and `Outermost` logs it."""
-    return error_response(OckhamError(FAULT))
+    return _refuse(request, fault())
+
+
+def _refuse(request: Request, error: OckhamError) -> Response:
+    note_refusal(request.scope, error)
+    return error_response(error)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -93,16 +107,16 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         allowed = (error.headers or {}).get("Allow", "")
         message = f"{request.url.path} does not take {request.method}; it takes {allowed}."
         if "access-control-request-method" in request.headers:
-            origin = describe(request.headers.get("origin", "*"))
+            origin = shown(request.headers.get("origin", "*"))
             message += (
                 f" If a page of {origin} may call this server, start it with --cors-origin and "
                 "that origin."
             )
-        response = error_response(HttpError(405, message, code="method_not_allowed"))
+        response = _refuse(request, HttpError(405, message, code="method_not_allowed"))
         response.headers["Allow"] = allowed
         return response
     if error.status_code == 404:
         paths = ", ".join(route.path for route in ROUTES)
         message = f"There is no {request.url.path} here; there are {paths}."
-        return error_response(HttpError(404, message, code="not_found"))
-    return error_response(HttpError(error.status_code, f"{error.detail}."))
+        return _refuse(request, HttpError(404, message, code="not_found"))
+    return _refuse(request, HttpError(error.status_code, f"{error.detail}."))

@@ -25,11 +25,12 @@ async def show_cache(http: Request) -> Response:
     a salt if the server was started with --cache-text."""
     server, caller = serving(http), caller_of(http)
     request = await read(http, CacheRequest)
+    request.check()
     everything = caller.is_admin and request.cache_salt is None
     query = CacheQuery(
         ask_id=uuid.uuid4().hex,
         salt=None if everything else caller.salt(request.cache_salt),
-        most_nodes=1000 if request.most_nodes is None else max(0, request.most_nodes),
+        most_nodes=1000 if request.most_nodes is None else request.most_nodes,
         texts=caller.is_admin or bool(request.cache_salt) or server.settings.cache_text,
     )
     return _answer(await server.llm.client.ask(query))

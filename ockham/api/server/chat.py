@@ -95,6 +95,7 @@ def _sampling_params(request: ChatRequest, defaults: dict[str, Any]) -> Sampling
         max_tokens=max_tokens,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         prompt_logprobs=request.prompt_logprobs,
+        names={"logprobs": "top_logprobs", "max_tokens": request.length_field},
     )
 
 
@@ -210,7 +211,8 @@ class _Answer:
         if not self._request.logprobs:
             return None
         top = self._request.top_logprobs or 0
-        return chat_logprobs(choice.token_ids, choice.logprobs or [], top, self._server.token_text)
+        server, entries = self._server, choice.logprobs or []
+        return chat_logprobs(choice.token_ids, entries, top, server.token_text, server.token_bytes)
 
     def _if_asked(self, of_tokens: list[Any]) -> Any:
         return of_tokens if self._request.return_token_ids else UNSET

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ockham.api.server.job import Job
+from ockham.api.server.job import Job, naming
 from ockham.api.server.logprobs import CompletionLogprobsWriter, prompt_logprobs
 from ockham.api.server.protocol import CompletionRequest
 from ockham.api.server.serving import Serving, body_bytes, entries, read, request_id, serving
@@ -61,7 +61,10 @@ def _sampling_params(request: CompletionRequest, defaults: dict[str, Any]) -> Sa
     if request.echo and max_tokens == 0 and scored is None:
         scored = 0  # nothing is generated: the engine takes that as a prompt to be scored
     return request.sampling_params(
-        defaults, max_tokens=max_tokens, logprobs=request.logprobs, prompt_logprobs=scored
+        defaults,
+        max_tokens=max_tokens,
+        logprobs=request.logprobs,
+        prompt_logprobs=scored,
     )
 
 
@@ -81,20 +84,21 @@ def _encode(
     special = request.add_special_tokens is not False
     reuse = request.reuse_params()
     texts, prompts, approximations = [], [], []
-    for prompt in given:
+    for index, prompt in enumerate(given):
         approximation = None if reuse is None else reuse.approximation()
-        if reuse is not None and reuse.marks_chunks:
-            if not isinstance(prompt, str):
-                raise InvalidRequest(
-                    "reuse='chunk' finds chunks in text; send the prompt as text.", "prompt"
+        with naming(index, len(given)):
+            if reuse is not None and reuse.marks_chunks:
+                if not isinstance(prompt, str):
+                    raise InvalidRequest(
+                        "reuse='chunk' finds chunks in text; send the prompt as text.", "prompt"
+                    )
+                text: str | None = prompt
+                server.llm.check_length(len(prompt))
+                tokens, approximation = server.llm.encode_pieces_here(
+                    reuse.cut_text(prompt), reuse, add_special_tokens=special
                 )
-            text: str | None = prompt
-            server.llm.check_length(len(prompt))
-            tokens, approximation = server.llm.encode_pieces_here(
-                reuse.cut_text(prompt), reuse, add_special_tokens=special
-            )
-        else:
-            text, tokens = server.llm.encode_prompt_here(prompt, add_special_tokens=special)
+            else:
+                text, tokens = server.llm.encode_prompt_here(prompt, add_special_tokens=special)
         if text is None and request.echo:
             text = server.decode_here(tokens)
         texts.append(text)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-import reprlib
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from starlette.responses import Response
 
-from ockham.core.errors import InvalidRequest, OckhamError
+from ockham.api.server.fields import Sieve, UnknownFields, choices
+from ockham.core.errors import InvalidRequest, OckhamError, fault
 
 T = TypeVar("T")
 
@@ -43,12 +43,6 @@ _CODES = {
 _RETRY_AFTER_S = {429: 1, 503: 2}
 
 
-_SHORT = reprlib.Repr()
-_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = _SHORT.maxstring = _SHORT.maxother = 80
-
-FAULT = "The server met a fault of its own; its log says more."
-
-
 class HttpError(OckhamError):
     """An error that only exists in HTTP: a wrong key, an unknown path, a body that is too large."""
 
@@ -77,7 +71,7 @@ def as_ockham_error(error: Exception) -> OckhamError:
     if isinstance(error, OckhamError):
         return error
     log.error("A request met a fault of the server.", exc_info=error)
-    return OckhamError(FAULT)
+    return fault()
 
 
 def error_body(error: OckhamError) -> bytes:
@@ -108,14 +102,24 @@ def error_response(error: OckhamError) -> Response:
     return Response(error_body(error), error.status, headers, "application/json")
 
 
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
+_WHERE = re.compile(r"(.*) - at (`key` in )?`\$\.?(.*)`", re.DOTALL)
 
 
-def decode(body: bytes | bytearray, kind: type[T]) -> T:
-    """A request body as `kind`. Raises `InvalidRequest` that names the field at fault."""
+def decode(
+    body: bytes | bytearray,
+    kind: type[T],
+    unknown: UnknownFields = "refuse",
+    passed_over: list[str] | None = None,
+) -> T:
+    """A request body as `kind`. Raises `InvalidRequest` that names the field at fault.
+
+    The names of unknown fields that are not refused are added to `passed_over`.
+    """
+    sieve = Sieve(unknown)
     try:
-        return msgspec.json.decode(body, type=kind)
+        raw = sieve.take(msgspec.json.decode(body), kind)
+        request = msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InvalidRequest):
             raise error.__cause__ from None
@@ -124,43 +128,26 @@ def decode(body: bytes | bytearray, kind: type[T]) -> T:
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
     except RecursionError as error:
         raise InvalidRequest("The body is nested too deeply to be read.") from error
+    if passed_over is not None:
+        passed_over += sieve.passed_over
+    return request
 
 
 def _invalid(reason: str, kind: type) -> InvalidRequest:
     """msgspec's reason, such as "Expected `int`, got `str` - at `$.top_k`", as a sentence."""
     if len(reason) > 2 * LONGEST_NAME:  # it quotes names of the caller's
         reason = f"{reason[:LONGEST_NAME]}...{reason[-LONGEST_NAME:]}"
-    what, _, where = reason.rpartition(" - at `")
-    path = where.rstrip("`").removeprefix("$").removeprefix(".") if what else ""
-    what = what or reason
-    if unknown := _UNKNOWN.fullmatch(what):
-        field = f"{path}.{unknown[1]}" if path else unknown[1]
-        return InvalidRequest(
-            f"{field} is not a field that this server knows or supports; leave it out.", field
-        )
+    found = _WHERE.fullmatch(reason)
+    what, path = (found[1], found[3]) if found else (reason, "")
     if missing := _MISSING.fullmatch(what):
         field = f"{path}.{missing[1]}" if path else missing[1]
         return InvalidRequest(f"{field} is required and is missing.", field)
-    choices = _choices(kind, path) if what.startswith("Invalid enum value") else []
-    if choices:
-        what += f"; send {' or '.join(map(repr, choices))}"
-    return InvalidRequest(f"{path or 'The body'} is wrong: {_lower(what)}.", path or None)
-
-
-def _choices(kind: type, name: str) -> list[Any]:
-    """The values that a field of a request may have, where its type lists them."""
-    fields = getattr(msgspec.inspect.type_info(kind), "fields", ())
-    types = [field.type for field in fields if field.encode_name == name]
-    types += [each for found in types for each in getattr(found, "types", ())]
-    return [value for found in types for value in getattr(found, "values", ())]
+    allowed = choices(kind, path) if what.startswith("Invalid enum value") else []
+    if allowed:
+        what += f"; send {' or '.join(map(repr, allowed))}"
+    subject = f"A key of {path}" if found and found[2] else path or "The body"
+    return InvalidRequest(f"{subject} is wrong: {_lower(what)}.", path or None)
 
 
 def _lower(text: str) -> str:
     return text[:1].lower() + text[1:].replace("`", "'").rstrip(".")
-
-
-def describe(value: Any, most: int = 80) -> str:
-    """A value of the caller's in an error message, cut where it is long."""
-    # A value of megabytes is not written out to be cut.
-    text = repr(value[:most]) if isinstance(value, str) else _SHORT.repr(value)
-    return text if len(text) <= most else text[: most - 3] + "..."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from ockham.api.async_llm import AsyncLLM, Kind
@@ -126,9 +126,21 @@ class Job:
             approximation=self._approximations[index],
             cache_hint=self._cache_hint,
         )
-        async with aclosing(outputs):
-            async for output in outputs:
-                yield index, output
+        with naming(index, len(self.prompts)):
+            async with aclosing(outputs):
+                async for output in outputs:
+                    yield index, output
+
+
+@contextmanager
+def naming(index: int, count: int) -> Iterator[None]:
+    """Where there are several prompts, whatever one is refused for says which one that is."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if count < 2:
+            raise
+        raise InvalidRequest(f"prompt[{index}]: {error}", error.param) from error
 
 
 def _checked(item: Item) -> Item:

@@ -17,9 +17,9 @@ from ockham.api.server.wire import (
 from ockham.core.outputs import Logprob, PositionLogprobs
 
 LOWEST = -9999.0
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 TokenText = Callable[[int], str]
+TokenBytes = Callable[[int], bytes]
 
 
 class CompletionLogprobsWriter:
@@ -57,22 +57,30 @@ class CompletionLogprobsWriter:
 
 
 def chat_logprobs(
-    tokens: Sequence[int], entries: Sequence[PositionLogprobs], top: int, token_text: TokenText
+    tokens: Sequence[int],
+    entries: Sequence[PositionLogprobs],
+    top: int,
+    token_text: TokenText,
+    token_bytes: TokenBytes,
 ) -> ChatLogprobs:
     """The log probabilities of a chat completion's tokens, with the `top` likeliest for each."""
+
+    def shown(token: int, entry: PositionLogprobs) -> TokenLogprob:
+        return TokenLogprob(token_text(token), _shown(entry[token]), list(token_bytes(token)))
+
     content = []
     for token, entry in zip(tokens, entries, strict=True):
         likeliest = sorted(
             (other for other in entry if entry[other].rank <= top),
             key=lambda other: entry[other].rank,
         )
-        chosen = _token_logprob(token, entry, token_text)
+        chosen = shown(token, entry)
         content.append(
             ChosenLogprob(
                 chosen.token,
                 chosen.logprob,
                 chosen.bytes,
-                [_token_logprob(other, entry, token_text) for other in likeliest],
+                [shown(other, entry) for other in likeliest],
             )
         )
     return ChatLogprobs(content)
@@ -95,12 +103,6 @@ def prompt_logprobs(entries: list[PositionLogprobs | None] | None) -> Any:
         }
         for entry in entries
     ]
-
-
-def _token_logprob(token: int, entry: PositionLogprobs, token_text: TokenText) -> TokenLogprob:
-    text = token_text(token)
-    raw = None if _REPLACEMENT in text else list(text.encode())
-    return TokenLogprob(text, _shown(entry[token]), raw)
 
 
 def _shown(logprob: Logprob) -> float:

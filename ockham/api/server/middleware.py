@@ -7,15 +7,19 @@ import hmac
 import logging
 import re
 import time
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ockham.api.server.body import Budget
 from ockham.api.server.caller import NOBODY, Caller, key_name, set_caller
 from ockham.api.server.errors import HttpError, as_ockham_error, error_response
+from ockham.api.server.fields import passed_over_header
 from ockham.api.server.metrics import Metrics
-from ockham.api.server.serving import new_request_id
+from ockham.api.server.reasons import REFUSED, note_refusal, reason_for_log
+from ockham.api.server.serving import PASSED_OVER, new_request_id
 from ockham.api.server.settings import ServerSettings
 
 access = logging.getLogger("ockham.access")
@@ -34,10 +38,10 @@ class Outermost:
         app: ASGIApp,
         metrics: Metrics,
         budget: Budget,
-        routes: frozenset[str],
+        routes: Sequence[Route],
         log: bool,
     ) -> None:
-        """`routes` are the paths that metrics may name; any other is counted as "other"."""
+        """`routes` are those whose paths metrics may name; any other is counted as "other"."""
         self._app = app
         self._metrics = metrics
         self._budget = budget
@@ -69,6 +73,8 @@ class Outermost:
                 status = message["status"]
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-Id"] = request_id
+                if passed_over := scope.get(PASSED_OVER):
+                    answer["X-Ockham-Ignored-Fields"] = passed_over_header(passed_over)
                 if owed:  # a body that was refused is not read, so nothing can follow it
                     answer["Connection"] = "close"
             await send(message)
@@ -81,23 +87,38 @@ class Outermost:
                 await self._app(scope, receive_body, send_with_id)
         except Exception as error:
             known = as_ockham_error(error)
+            note_refusal(scope, known)
             if status == 499:
                 await error_response(known)(scope, receive, send_with_id)
         finally:
-            path = scope["path"]
-            self._metrics.answered(path if path in self._routes else "other", status)
+            self._metrics.answered(self._route(scope), status)
             if self._log:
-                client = scope.get("client") or ("-", 0)
-                milliseconds = (time.monotonic() - begin_s) * 1000.0
-                access.info(
-                    "%s %s %s %d %.0f ms %s",
-                    client[0],
-                    scope["method"],
-                    path[:200].encode("unicode_escape").decode(),
-                    status,
-                    milliseconds,
-                    request_id,
-                )
+                self._say(scope, status, begin_s, request_id)
+
+    def _route(self, scope: Scope) -> str:
+        """The route's path with its parameters' names, never what a caller made up."""
+        for route in self._routes:
+            if route.matches(scope)[0] is not Match.NONE:
+                return route.path.replace(":path}", "}")
+        return "other"
+
+    @staticmethod
+    def _say(scope: Scope, status: int, begin_s: float, request_id: str) -> None:
+        client = scope.get("client") or ("-", 0)
+        refused, passed_over = scope.get(REFUSED), scope.get(PASSED_OVER)
+        more = "" if refused is None else f": {reason_for_log(refused)}"
+        if passed_over:
+            more += f" (ignored fields: {passed_over_header(passed_over)})"
+        access.info(
+            "%s %s %s %d %.0f ms %s%s",
+            client[0],
+            scope["method"],
+            scope["path"][:200].encode("unicode_escape").decode(),
+            status,
+            (time.monotonic() - begin_s) * 1000.0,
+            request_id,
+            more,
+        )
 
 
 def _safe_id(given: str | None) -> str:
@@ -145,6 +166,7 @@ class Keys:
                 error = HttpError(
                     401, "The API key is missing or wrong; send 'Authorization: Bearer KEY'."
                 )
+                note_refusal(scope, error)
                 await error_response(error)(scope, receive, send)
                 return
             set_caller(scope, caller or NOBODY)

@@ -1,43 +1,25 @@
 """What requests may hold: OpenAI's fields, vLLM's extras, and nothing else.
 
-A field that is not declared here is refused with a 400 that names it. Fields of OpenAI's API that
-have no effect here are accepted at the values that ask for nothing (`NEUTRAL`). `null` means the
-same as leaving a field out, as in OpenAI's API.
+What a JSON object may hold beside the fields that are declared here: see `fields`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, cast
 
 import msgspec
 
-from ockham.api.server.errors import describe
+from ockham.api.server.fields import NEUTRAL, NEUTRAL_IN_MESSAGES
 from ockham.api.server.response_format import ResponseFormat
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.model.marking import NATURAL_BOUNDARY, ReuseParams
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "store": (None, False),
-    "service_tier": (None, "auto", "default"),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "modalities": (None, ["text"]),
-    "audio": (None,),
-    "moderation": (None,),
-    "prediction": (None,),
-    "prompt_cache_options": (None,),
-    "prompt_cache_retention": (None, "in_memory"),
-    "reasoning_effort": (None, "none"),
-    "verbosity": (None, "medium"),
-    "web_search_options": (None,),
-    "suffix": (None, ""),
-}
-"""Field of OpenAI's API that does nothing here -> the values at which it asks for nothing."""
+MAX_NODES = 100_000
+"""Most nodes of the cache that one answer may show."""
 
 _COPIED = (
     "temperature",
@@ -74,8 +56,11 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What completions and chat completions have in common."""
 
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
+
     model: str | None = None
     n: int | None = None
+    best_of: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -123,21 +108,18 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
     def check(self) -> None:
         """Raise `InvalidRequest` for what is not supported, or contradicts itself."""
-        for name, allowed in NEUTRAL.items():
-            value = getattr(self, name, None)
-            if value not in allowed:
-                neutral = " or ".join(describe(v) for v in allowed if v is not None)
-                raise InvalidRequest(
-                    f"{name}={describe(value)} is not supported; leave it out"
-                    + (f", or send {neutral}." if neutral else "."),
-                    name,
-                )
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise InvalidRequest(
+                f"best_of={shown(self.best_of)} is only supported where it equals n ({self.n or 1}"
+                "): no search is made; leave it out.",
+                "best_of",
+            )
         if self.priority is not None and not -(2**31) <= self.priority < 2**31:
             raise InvalidRequest(
-                f"priority must lie in [-2**31, 2**31), got {describe(self.priority)}.", "priority"
+                f"priority must lie in [-2**31, 2**31), got {shown(self.priority)}.", "priority"
             )
         if self.stream_options is not None:
-            if not self.stream:
+            if not self.stream and any(msgspec.structs.astuple(self.stream_options)):
                 raise InvalidRequest(
                     "stream_options is only allowed together with stream=true.", "stream_options"
                 )
@@ -167,6 +149,11 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
         return self.user
 
     @property
+    def length_field(self) -> str:
+        """The field that says how many tokens may be generated."""
+        return "max_tokens"
+
+    @property
     def wants_usage_chunk(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
@@ -181,23 +168,32 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
         max_tokens: int | None,
         logprobs: int | None,
         prompt_logprobs: int | None,
+        names: Mapping[str, str] | None = None,
     ) -> SamplingParams:
         """The engine's parameters: what is given here over the model's own `defaults`.
 
-        Raises `InvalidRequest` that names the field.
+        `names` are parameters that the caller knows by the name of another field. Raises
+        `InvalidRequest` that names the field.
         """
         given = {name: getattr(self, name) for name in _COPIED}
         chosen = {name: value for name, value in given.items() if value is not None}
-        return SamplingParams(
-            **{
-                **defaults,
-                **chosen,
-                "max_tokens": max_tokens,
-                "logprobs": logprobs,
-                "prompt_logprobs": prompt_logprobs,
-                "structured_outputs": self._structured_outputs(),
-            }
-        )
+        structured = self._structured_outputs()
+        try:
+            return SamplingParams(
+                **{
+                    **defaults,
+                    **chosen,
+                    "max_tokens": max_tokens,
+                    "logprobs": logprobs,
+                    "prompt_logprobs": prompt_logprobs,
+                    "structured_outputs": structured,
+                }
+            )
+        except InvalidRequest as error:
+            name = (names or {}).get(error.param or "")
+            if name is None:
+                raise
+            raise InvalidRequest(str(error).replace(str(error.param), name, 1), name) from None
 
     def _structured_outputs(self) -> StructuredOutputsParams | None:
         """What the answer must look like, whichever way it was said."""
@@ -217,17 +213,9 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     prompt: str | list[str | int | list[int]]
     echo: bool | None = None
     logprobs: int | None = None
-    best_of: int | None = None
-    suffix: Any = None
 
     def check(self) -> None:
         GenerationRequest.check(self)
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise InvalidRequest(
-                f"best_of={self.best_of} is only supported where it equals n ({self.n or 1}): no "
-                "search is made; leave it out.",
-                "best_of",
-            )
         if self.echo and self.prompt_logprobs is not None:
             raise InvalidRequest(
                 "prompt_logprobs is not allowed together with echo, which returns them as "
@@ -254,31 +242,24 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
 
 class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One message. Answers of this API, and of OpenAI's, can be sent back as they came."""
+    """One message. Answers of this API, and of others, can be sent back as they came."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL_IN_MESSAGES
 
     role: str
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
-    refusal: str | None = None
-    audio: Any = None
-    function_call: Any = None
-    annotations: list[Any] | None = None
 
     def check(self, where: str) -> None:
-        """Raise `InvalidRequest` for a role or a field that no template could show."""
+        """Raise `InvalidRequest` for a role that no template knows."""
         roles = ("system", "developer", "user", "assistant", "tool")
         if self.role not in roles:
             raise InvalidRequest(
-                f"{where}.role must be one of {', '.join(roles)}, got {describe(self.role)}.",
+                f"{where}.role must be one of {', '.join(roles)}, got {shown(self.role)}.",
                 f"{where}.role",
             )
-        for name in ("refusal", "audio", "function_call", "annotations"):
-            if getattr(self, name):
-                raise InvalidRequest(
-                    f"{where}.{name} is not supported; leave it out.", f"{where}.{name}"
-                )
 
     def arguments(self) -> Iterator[str]:
         """The arguments of its tool calls, where these are text."""
@@ -321,21 +302,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
 
-    store: Any = None
-    service_tier: Any = None
-    tools: Any = None
-    tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
-    modalities: Any = None
-    audio: Any = None
-    moderation: Any = None
-    prediction: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-    reasoning_effort: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
+    service_tier: Literal["auto", "default"] | None = None
     # Labels, and a permission that nothing can use while there are no tools.
     parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
@@ -345,11 +312,15 @@ class ChatRequest(GenerationRequest, kw_only=True):
     def label(self) -> str | None:
         return self.user or self.safety_identifier
 
+    @property
+    def length_field(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
     def check(self) -> None:
         GenerationRequest.check(self)
         for index, message in enumerate(self.messages):
             message.check(f"messages[{index}]")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs is only allowed with logprobs=true.", "top_logprobs")
         if (
             self.max_tokens is not None
@@ -365,6 +336,8 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /tokenize`: a prompt, or the messages of a chat."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
 
     model: str | None = None
     prompt: str | None = None
@@ -388,9 +361,17 @@ class CacheRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cache_salt: str | None = None
     most_nodes: int | None = None
 
+    def check(self) -> None:
+        if self.most_nodes is not None and not 0 <= self.most_nodes <= MAX_NODES:
+            raise InvalidRequest(
+                f"most_nodes must lie in [0, {MAX_NODES}], got {self.most_nodes}.", "most_nodes"
+            )
+
 
 class PinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/cache/pin`: a prompt, or the messages that chats begin with."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
 
     name: str | None = None
     prompt: str | list[int] | None = None

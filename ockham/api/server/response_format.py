@@ -9,6 +9,8 @@ import msgspec
 from ockham.core.errors import InvalidRequest
 from ockham.core.structured_outputs import StructuredOutputsParams
 
+_SCHEMA = "response_format.json_schema.schema"
+
 
 class JsonSchema(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`strict` changes nothing: an answer always follows its schema."""
@@ -33,5 +35,11 @@ class ResponseFormat(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                 "response_format",
             )
         if self.json_schema is not None:
-            return StructuredOutputsParams(json=self.json_schema.schema)
+            try:
+                return StructuredOutputsParams(json=self.json_schema.schema)
+            except InvalidRequest as error:
+                said = str(error).replace("structured_outputs.json", _SCHEMA, 1)
+                raise InvalidRequest(
+                    said.replace("structured_outputs", _SCHEMA, 1), _SCHEMA
+                ) from None
         return StructuredOutputsParams(json_object=True) if self.type == "json_object" else None

@@ -24,6 +24,7 @@ from ockham.api.server.listener import Listener
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.room import Room, connection_bound, raise_descriptor_limit
 from ockham.api.server.settings import ServerSettings
+from ockham.api.server.throughput import report
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 
@@ -57,7 +58,11 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
                 llm.ready.max_model_len,
             )
             keep_loop_free()
-            await _Server(app, llm, gate, room, settings, sock).serve(sockets=[])
+            telling = asyncio.create_task(report(lambda: llm.client.stats, settings.throughput_s))
+            try:
+                await _Server(app, llm, gate, room, settings, sock).serve(sockets=[])
+            finally:
+                telling.cancel()
     finally:
         sock.close()
 

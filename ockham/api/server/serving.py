@@ -12,9 +12,9 @@ from starlette.requests import Request
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.body import Lease, read_body
 from ockham.api.server.caller import caller_of
-from ockham.api.server.errors import HttpError, decode, describe
+from ockham.api.server.errors import HttpError, decode
 from ockham.api.server.gate import Gate
-from ockham.api.server.job import Job
+from ockham.api.server.job import Job, naming
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.protocol import ChatMessage, GenerationRequest
 from ockham.api.server.settings import ServerSettings
@@ -22,11 +22,14 @@ from ockham.api.server.sse import EventStream
 from ockham.api.server.structure import Counter, Most
 from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
 
 T = TypeVar("T")
 
+PASSED_OVER = "ockham.passed_over"
+"""Where a request's scope holds the fields that were passed over and must be told of."""
 READING_S = 2.0
 """What a client has, beyond the time that its request may take, to read the last of the answer."""
 
@@ -57,7 +60,7 @@ class Serving:
         if name is not None and name not in self.names:
             raise HttpError(
                 404,
-                f"There is no model {describe(name)} here; there is {', '.join(self.names)}.",
+                f"There is no model {shown(name)} here; there is {', '.join(self.names)}.",
                 param="model",
                 code="model_not_found",
             )
@@ -65,6 +68,12 @@ class Serving:
     def token_text(self, token: int) -> str:
         tokenizer = self.llm.tokenizer
         return f"token_id:{token}" if tokenizer is None else tokenizer.token_text(token)
+
+    def token_bytes(self, token: int) -> bytes:
+        tokenizer = self.llm.tokenizer
+        return (
+            self.token_text(token).encode() if tokenizer is None else tokenizer.token_bytes(token)
+        )
 
     def decode_here(self, tokens: list[int]) -> str:
         """The text of a prompt that came as token ids, special tokens and all, by whichever thread
@@ -86,15 +95,16 @@ class Serving:
         """Raises InvalidRequest if a prompt and the tokens asked for exceed the context: cutting
         the answer short would be a parameter dropped in silence."""
         context, asked = self.llm.ready.max_model_len, params.max_tokens or 0
-        for tokens in prompts:
+        for index, tokens in enumerate(prompts):
             if len(tokens) < context < len(tokens) + asked:
-                room = context - len(tokens)
-                raise InvalidRequest(
-                    f"The context is {context} tokens: the prompt has {len(tokens)}, and "
-                    f"max_tokens asks for {asked} more. Lower it to {room} or less, leave it out, "
-                    "or shorten the prompt.",
-                    "max_tokens",
-                )
+                room, field = context - len(tokens), request.length_field
+                with naming(index, len(prompts)):
+                    raise InvalidRequest(
+                        f"The context is {context} tokens: the prompt has {len(tokens)}, and "
+                        f"{field} asks for {asked} more. Lower it to {room} or less, leave it "
+                        "out, or shorten the prompt.",
+                        field,
+                    )
         return Job(
             self.llm,
             self.gate,
@@ -129,20 +139,29 @@ def _tenant(http: Request, request: GenerationRequest) -> str:
 
 
 async def read(request: Request, kind: type[T]) -> T:
-    """The request's body as `kind`. Raises `InvalidRequest` or `HttpError`."""
+    """The request's body as `kind`. Raises `InvalidRequest` or `HttpError`.
+
+    Unknown fields that are passed over are left in the scope, for the answer's header and the log.
+    """
     server, lease = serving(request), _lease(request)
     body = await read_body(request, server.settings, lease)
     lease.body_bytes = len(body)
-    return await server.llm.in_thread(len(body), lambda: _parse(body, kind, server.settings))
+    passed_over: list[str] = []
+    found = await server.llm.in_thread(
+        len(body), lambda: _parse(body, kind, server.settings, passed_over)
+    )
+    if server.settings.unknown_fields == "warn":
+        request.scope[PASSED_OVER] = passed_over
+    return found
 
 
-def _parse(body: bytearray, kind: type[T], settings: ServerSettings) -> T:
+def _parse(body: bytearray, kind: type[T], settings: ServerSettings, passed_over: list[str]) -> T:
     """A body whose parts have been counted before anything was made of them."""
     counter = Counter(
         Most(settings.max_json_items, settings.max_json_values, settings.max_json_depth)
     )
     counter.count(body)
-    parsed = decode(body, kind)
+    parsed = decode(body, kind, settings.unknown_fields, passed_over)
     messages: list[ChatMessage] = getattr(parsed, "messages", None) or []
     if len(messages) > settings.max_messages:
         raise InvalidRequest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from ockham.api.server.fields import UNKNOWN_FIELDS, UnknownFields
 from ockham.core.errors import ConfigError
 
 MAX_JSON_DEPTH = 500
@@ -25,7 +26,10 @@ class ServerSettings:
     `keep_alive_s`: a stream that is silent for so long sends a comment. `stall_s`: `/health` fails
     when work waits and no step completes for so long. `cache_text`: whether `/v1/cache` shows the
     beginnings of cached prompts that have no `cache_salt`. Each of several `api_keys` is a tenant;
-    `admin_api_key` opens everything too, and alone sees what is of all tenants.
+    `admin_api_key` opens everything too, and alone sees what is of all tenants. `unknown_fields`:
+    whether fields of a body that no request has are refused, passed over and named in the answer's
+    header and the log, or passed over. `throughput_s`: how often the log says what the engine does,
+    while it works.
 
     What may come in (docs/limits.md says what is answered beyond): `max_connections`: requests that
     are served at a time, None for what the file descriptors allow; `header_timeout_s`,
@@ -60,6 +64,8 @@ class ServerSettings:
     stall_s: float = 30.0
     access_log: bool = True
     cache_text: bool = False
+    unknown_fields: UnknownFields = "refuse"
+    throughput_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
@@ -75,6 +81,11 @@ class ServerSettings:
         for name in ("max_queue", "shutdown_timeout_s", "stall_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.unknown_fields not in UNKNOWN_FIELDS:
+            raise ConfigError(
+                f"unknown_fields must be one of {', '.join(UNKNOWN_FIELDS)}, got "
+                f"{self.unknown_fields!r}."
+            )
         admin = () if self.admin_api_key is None else (self.admin_api_key,)
         for key in (*self.api_keys, *admin):
             if not key or not key.isascii() or not key.isprintable() or key != key.strip():

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ockham.api.server.errors import as_ockham_error, error_body
+from ockham.api.server.reasons import note_refusal
 
 log = logging.getLogger("ockham.server")
 
@@ -70,11 +71,11 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await unless_disconnected(receive, self._send(send))
+                await unless_disconnected(receive, self._send(scope, send))
         except TimeoutError:
             log.warning("A client did not read its stream in time; the connection is cut.")
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, scope: Scope, send: Send) -> None:
         started = False
         async with aclosing(self._events) as events:
             pending: asyncio.Future[bytes | None] = asyncio.ensure_future(anext(events, None))
@@ -86,7 +87,9 @@ class EventStream(Response):
                     except Exception as error:
                         if not started:
                             raise
-                        chunk = event(error_body(as_ockham_error(error))) + DONE
+                        known = as_ockham_error(error)
+                        note_refusal(scope, known)
+                        chunk = event(error_body(known)) + DONE
                     if not started:
                         started = True
                         await send(

@@ -14,6 +14,7 @@ from ockham.api.server.protocol import DetokenizeRequest, TokenizeRequest
 from ockham.api.server.serving import body_bytes, read, serving
 from ockham.api.server.wire import Detokenized, Tokenized
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
 
 MAX_TOKENS = 1 << 18
 """Most token ids that one request may have decoded."""
@@ -60,7 +61,8 @@ async def detokenize(http: Request) -> Response:
         for token in request.tokens:
             if not 0 <= token <= last:
                 raise InvalidRequest(
-                    f"tokens holds {token}; the vocabulary has ids from 0 to {last}.", "tokens"
+                    f"tokens holds {shown(token)}; the vocabulary has ids from 0 to {last}.",
+                    "tokens",
                 )
         return msgspec.json.encode(Detokenized(server.decode_here(request.tokens)))
 

@@ -88,11 +88,11 @@ class Completion(msgspec.Struct, kw_only=True):
 
 
 class TokenLogprob(msgspec.Struct):
-    """`bytes` is null where the token is not whole characters."""
+    """`bytes` are the token's own, also where `token` shows that it is part of a character."""
 
     token: str
     logprob: float
-    bytes: list[int] | None
+    bytes: list[int]
 
 
 class ChosenLogprob(TokenLogprob):

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ockham.core.errors import ModelError
+from ockham.core.numbers import shown
 from ockham.model.description import ModelDescription, Spelling, describe
-from ockham.model.untrusted import shown
 
 KEYS = {
     "context_length": "max_position_embeddings",

@@ -16,8 +16,8 @@ from typing import Any
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ockham.core.errors import ModelError
+from ockham.core.numbers import shown
 from ockham.model.files import WeightsFile
-from ockham.model.untrusted import shown
 
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32

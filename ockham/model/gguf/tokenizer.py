@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import ModelError
+from ockham.core.numbers import shown
 from ockham.model.gguf.parts import GgufParts
 from ockham.model.gguf.splitting import SPLITTINGS
-from ockham.model.untrusted import shown
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

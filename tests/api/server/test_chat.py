@@ -142,7 +142,6 @@ def test_the_fields_of_openai_that_mean_nothing_here_are_accepted(client):
 @pytest.mark.parametrize(
     "field",
     [
-        {"store": True},
         {"response_format": {"type": "json_schema"}},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"tool_choice": "required"},

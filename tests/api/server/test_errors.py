@@ -80,7 +80,7 @@ def refused(response: httpx.Response, status: int) -> dict[str, str | None]:
         ("guided_json", {}),
         ("priority", 2**31),
         ("use_beam_search", True),
-        ("tools", []),
+        ("tools", [{"type": "function"}]),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(server, field, value):
