@@ -200,7 +200,7 @@ class AsyncLLM:
         if len(prompt) > self.ready.max_model_len:  # before each of them is looked at
             raise InvalidRequest(
                 f"the prompt has {len(prompt)} tokens; the context is {self.ready.max_model_len} "
-                "tokens. Shorten the prompt, or raise max_model_len.",
+                f"tokens, {self.ready.context_limit}. Shorten the prompt.",
                 "prompt",
             )
         return None, _token_ids(prompt)

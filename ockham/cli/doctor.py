@@ -75,7 +75,7 @@ def examine(config: EngineConfig, measure: bool) -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "memory_allowed_bytes": available_bytes(),
         "backends": {name: _note(name) for name in BACKENDS},
-        "backend_chosen": find_backend(config.backend).numerics(),
+        "backend_chosen": find_backend(config.backend, config.threads).numerics(),
         "limits": [asdict(measure_limits(count)) for count in threads],
         "model": config.model,
         "memory_plan": _plan(config),

@@ -34,6 +34,7 @@ _ENGINE_HELP = {
     "what the checkpoint has.",
     "kv_cache_dtype": "Precision in which keys and values are kept; 'auto' follows dtype.",
     "backend": "Kernels to run on; 'auto' takes the fastest that was built.",
+    "threads": "Threads that compute; by default as many as there are cores. They change no output.",
     "max_model_len": "Longest prompt plus completion, in tokens; the model's own by default.",
     "max_num_seqs": "Most sequences that run at once.",
     "max_num_batched_tokens": "Most token rows in one step.",

@@ -38,6 +38,7 @@ from ockham.engine.messages import (
     Delta,
     Died,
     FromEngine,
+    Loading,
     Ready,
     Refused,
     Request,
@@ -271,7 +272,7 @@ class EngineClient:
         try:
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
             self._writer.write(frame([self.config]))
-            messages = await self._read()
+            first = await self._read_first()
         except (OSError, EOFError, msgspec.DecodeError) as error:
             raise ModelError(
                 f"The engine ended while it loaded the model ({await self._reap()}); its own "
@@ -280,7 +281,6 @@ class EngineClient:
         except asyncio.CancelledError:
             self._kill()
             raise
-        first = messages[0]
         if not isinstance(first, Ready):
             await self._reap()
             raise ModelError(first.message if isinstance(first, Died) else f"Got {first!r}.")
@@ -363,6 +363,14 @@ class EngineClient:
         if delta.finished:
             del self._streams[delta.request_id]
         stream.put(delta)
+
+    async def _read_first(self) -> FromEngine:
+        """The first message that does not only tell what is being loaded. Raises as `_read`."""
+        while True:
+            for message in await self._read():
+                if not isinstance(message, Loading):
+                    return message
+                log.info("%s", message.line)
 
     async def _read(self) -> list[FromEngine]:
         """The messages of the next frame. Raises `EOFError` or `OSError` at the end."""
