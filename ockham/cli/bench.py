@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ockham.cli.command import Group
 from ockham.cli.bench_cache import cache
 from ockham.cli.bench_drafting import drafting
 from ockham.cli.bench_kernels import kernels
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=Group)
 def bench() -> None:
     """Measure, beside the limits of the machine."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ockham.cli.command import command
 from ockham.cli.machine import (
     allowed_cores,
     instruction_sets,
@@ -29,7 +30,7 @@ NOTES = {
 }
 
 
-@click.command()
+@command()
 @option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @option(
     "--measure/--no-measure",

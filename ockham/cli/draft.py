@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ockham.cli.command import Group
 from ockham.cli.options import Integer, option
 from ockham.cli.report import duration
 
@@ -17,7 +18,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=Group)
 def draft() -> None:
     """Make what drafts for a model, so that it writes faster and not a bit differently."""
 

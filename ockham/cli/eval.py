@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.cli.command import command
 from ockham.cli.eval_tables import comparison_lines, score_lines
 from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.core.config import EngineConfig
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ockham.lab.cases import Case
 
 
-@click.command("eval")
+@command("eval")
 @option(
     "--tasks",
     help="Tasks, separated by commas: recall, documents, edit, steps, chat, code, prose; all by "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.cli.command import Command, Group
 from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.cli.workload_options import chosen_workload, workload_options
 from ockham.core.errors import ConfigError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ockham.lab.evidence import Bench, Recipe, Row
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @option("--json", "as_json", is_flag=True, help="Write a JSON list.")
 @click.pass_context
 def techniques(ctx: click.Context, as_json: bool) -> None:
@@ -54,7 +55,7 @@ def techniques(ctx: click.Context, as_json: bool) -> None:
                 click.echo(f"  {'':<14} {'':<12} {'; '.join(details)}")
 
 
-@techniques.command()
+@techniques.command(cls=Command)
 @click.argument("name", required=False)
 @option("--all", "every", is_flag=True, help="Measure every technique and write the page.")
 @option(

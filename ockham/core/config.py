@@ -75,6 +75,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         return int(self.swap_space * (1 << 30))
 
     def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise ConfigError("the name of the model is empty; name a model.")
         parse(self.speculative_config)
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")

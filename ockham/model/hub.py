@@ -39,7 +39,35 @@ WANTED_FILES = (
 )
 """What is downloaded: never weights in formats that run code when read (.bin, .pth)."""
 
+_QUANTISATION = re.compile(
+    r"[-._]((?:I?Q|TQ)\d\w*|BF16|F16|F32)(?:-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE
+)
+"""How a GGUF file's name ends that names its types."""
+
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
+
+
+def could_be_a_model(model: str) -> bool:
+    """Whether a text is a built-in model, a path, or spelt as a path or a hub name is; nothing is
+    downloaded. "What is up" is none."""
+    if model in BUILT_IN or _HUB_NAME.fullmatch(model) is not None:
+        return True
+    try:
+        return (
+            model.startswith(("/", "./", "../", "~"))
+            or Path(model).exists()
+            or Path(model.rpartition(":")[0] or model).is_dir()
+        )
+    except (OSError, ValueError):  # longer than a path can be, or with a zero byte
+        return False
+
+
+def served_names(model: str) -> tuple[str, ...]:
+    """What a model may be called by the clients of a server: what it was named by, and before that,
+    of a GGUF file, its name without folder, ending and number of its part."""
+    if not model.endswith(".gguf"):
+        return (model,)
+    return re.sub(r"-\d{5}-of-\d{5}$", "", Path(model).stem), model
 
 
 def resolve(model: str, revision: str | None = None) -> Path:
@@ -51,6 +79,8 @@ def resolve(model: str, revision: str | None = None) -> Path:
 
     Raises ModelError saying what to do if there is no such model, or it cannot be had.
     """
+    if not could_be_a_model(model):
+        raise ModelError(_no_such(model))
     if revision is not None and (model in BUILT_IN or Path(model).expanduser().exists()):
         raise ModelError(
             f"revision {revision!r} means nothing for {model!r}, which is not on the hub; leave it "
@@ -71,16 +101,27 @@ def resolve(model: str, revision: str | None = None) -> Path:
     if directory and Path(directory).expanduser().is_dir():
         return _one_gguf(Path(directory).expanduser(), _gguf_patterns(quantisation), model)
     if model.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(model):
-        raise ModelError(
-            f"there is no directory {model!r}; name a checkpoint's directory, a .gguf file, a "
-            "model of the Hugging Face hub (owner/name, owner/name:Q4_K_M for a GGUF file), or a "
-            f"built-in one: {', '.join(BUILT_IN)}."
-        )
+        raise ModelError(_no_such(model))
     repository, _, quantisation = model.partition(":")
     if not quantisation:
-        return _download(model, revision, WANTED_FILES)
+        directory_found = _download(model, revision, WANTED_FILES)
+        if not (directory_found / "config.json").exists():
+            raise ModelError(_without_config(model, revision, directory_found))
+        return directory_found
     patterns = _gguf_patterns(quantisation)
     return _one_gguf(_download(repository, revision, patterns), patterns, model)
+
+
+def _no_such(model: str) -> str:
+    return (
+        f"there is no directory {_shortened(model)!r}; name a checkpoint's directory, a .gguf file, a "
+        "model of the Hugging Face hub (owner/name, owner/name:Q4_K_M for a GGUF file), or a "
+        f"built-in one: {', '.join(BUILT_IN)}."
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def resolve_adapter(adapter: str) -> Path:
@@ -182,6 +223,26 @@ def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
         raise ModelError(f"downloading {name}{at} failed: {error}") from None
     except OSError as error:
         raise ModelError(f"downloading {name}{at} failed: {error}. Try again.") from None
+
+
+def _without_config(name: str, revision: str | None, snapshot: Path) -> str:
+    """What to say of a repository that has no config.json: which GGUF files it has, if it has any."""
+    from huggingface_hub import HfApi, constants
+
+    files = [path.name for path in snapshot.rglob("*.gguf")]
+    if not files and not constants.HF_HUB_OFFLINE:
+        try:
+            listed = HfApi().list_repo_files(name, revision=revision)
+            files = [each for each in listed if each.endswith(".gguf")]
+        except Exception:  # whatever the network does; the sentence is then a shorter one
+            files = []
+    found = sorted({match[1] for file in files if (match := _QUANTISATION.search(file))})
+    if found:
+        names = ", ".join(f"{name}:{quantisation}" for quantisation in found)
+        return f"{name} holds GGUF files; name one of them: {names}."
+    if files:
+        return f"{name} holds GGUF files; name one of them by its path: {', '.join(sorted(files))}."
+    return f"{name} has neither a config.json nor GGUF files, so that it is no model."
 
 
 def _unreachable(name: str, at: str) -> str:

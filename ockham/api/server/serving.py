@@ -21,6 +21,7 @@ from ockham.api.server.sse import EventStream
 from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
+from ockham.model.hub import served_names
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ class Serving:
     @property
     def names(self) -> tuple[str, ...]:
         """The names that requests may call the model by; the first is the one in answers."""
-        return self.settings.served_model_names or (self.llm.config.model,)
+        return self.settings.served_model_names or served_names(self.llm.config.model)
 
     @property
     def fingerprint(self) -> str:
