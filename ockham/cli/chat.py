@@ -110,9 +110,13 @@ def _described(llm: LLM) -> str:
     """The model in a line."""
     model = llm.engine.model
     return (
-        f"{served_names(llm.config.model)[0]}: {model.parameters / 1e6:.0f} million parameters, "
+        f"{_name(llm)}: {model.parameters / 1e6:.3g} million parameters, "
         f"{model.weight_format}, context {llm.engine.max_model_len} tokens"
     )
+
+
+def _name(llm: LLM) -> str:
+    return Path(served_names(llm.config.model)[0]).name
 
 
 def _command_of(line: str) -> str | None:
@@ -294,9 +298,12 @@ def _set(conversation: Conversation, text: str) -> None:
         except (InvalidRequest, msgspec.ValidationError) as error:
             _tell(f"{error}")
             return
-    defaults = msgspec.to_builtins(SamplingParams())
-    now = msgspec.to_builtins(conversation.params)
-    changed = [f"{each} {now[each]}" for each in known if now[each] != defaults[each]]
+    now, defaults = conversation.params, SamplingParams()
+    changed = [
+        f"{each} {getattr(now, each)}"
+        for each in known
+        if getattr(now, each) != getattr(defaults, each)
+    ]
     _tell(", ".join(changed) or "All sampling settings have their defaults.")
 
 
@@ -401,9 +408,8 @@ def _session(conversation: Conversation) -> PromptSession[str]:
 
     def toolbar() -> HTML:
         longest = conversation.llm.engine.max_model_len
-        name = Path(served_names(conversation.llm.config.model)[0]).name
         return HTML("<b>{}</b>  {} of {} tokens  /help").format(
-            name, conversation.context_tokens, longest
+            _name(conversation.llm), conversation.context_tokens, longest
         )
 
     history: History = InMemoryHistory()
