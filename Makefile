@@ -14,6 +14,7 @@ NATIVE := $(shell find csrc -name CMakeFiles -prune -o \( -name '*.cpp' -o -name
 unexport PROMPT
 run: export OCKHAM_PROMPT := $(value PROMPT)
 run: .venv/.run
+	@printf 'The built-in model is a toy, which shows that all works. It goes on with: %s\n' "$$OCKHAM_PROMPT" >&2
 	@$(BIN)/ockham run lab
 
 # `make test ISA=avx2` (or portable) runs the suite as a processor without the better instructions
@@ -54,14 +55,18 @@ clean:
 
 # A stamp, because a creation that was killed leaves a Python without its pip.
 .venv/.made:
-	@echo 'Creating .venv ...' >&2
+	@echo '1 of 3: creating .venv (some seconds) ...' >&2
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
 # The stamps stand for what is installed; they are older than these files when that changed.
 .venv/.run: pyproject.toml constraints.txt $(NATIVE) | .venv/.made
-	@echo 'Installing Ockham and what it needs to run ...' >&2
+	@echo '2 of 3: fetching what Ockham needs to run (a minute, by the network) ...' >&2
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]\
+	["dependencies"], sep="\n")' >.venv/requirements.txt
+	@$(PIP) --requirement .venv/requirements.txt >&2
+	@echo '3 of 3: compiling the C++ core (about 2 minutes on two cores; nothing is shown meanwhile) ...' >&2
 	@$(PIP) --editable . >&2
 	@touch $@
 

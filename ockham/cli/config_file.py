@@ -15,7 +15,13 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
     """Make a file's values the command's defaults; refuse keys that are no flag of the command."""
     if path is None:
         return
-    content = _parse(ctx, param, path)
+    import yaml
+
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise click.BadParameter(f"{path} cannot be read ({reason}).", ctx, param) from error
     if content is None:
         return
     if not isinstance(content, dict):
@@ -45,9 +51,9 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
     ctx.default_map = {**(ctx.default_map or {}), **values}
 
 
-def _parse(ctx: click.Context, param: click.Parameter, path: Path) -> Any:
-    """The content of a file of YAML 1.2, in which `off`, `no` and `12:30` are the words that they
-    look like (YAML 1.1 has them as false, false and 750)."""
+def parse_yaml(text: str) -> Any:
+    """The content of YAML 1.2, in which `off`, `no` and `12:30` are the words that they look like
+    (YAML 1.1 has them as false, false and 750). Raises ValueError or yaml.YAMLError."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -68,7 +74,6 @@ def _parse(ctx: click.Context, param: click.Parameter, path: Path) -> Any:
             f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})\\Z"), first
         )
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise click.BadParameter(f"{path} cannot be read ({reason}).", ctx, param) from error
+        return yaml.load(text, Loader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

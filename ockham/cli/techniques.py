@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -48,7 +49,9 @@ def techniques(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"{seam}:")
         for technique in group:
             kind = "exact" if technique.exact else "approximate"
-            click.echo(f"  {technique.name:<14} {kind:<12} {technique.summary}")
+            head, indent = f"  {technique.name:<14} {kind:<12} ", " " * 30
+            width = max(60, shutil.get_terminal_size((100, 24)).columns)
+            click.echo(click.wrap_text(technique.summary, width, head, indent))
             details = [f"books {', '.join(technique.books)}"] if technique.books else []
             details += [f"paper {technique.paper}"] if technique.paper else []
             if details:
@@ -94,13 +97,16 @@ def measure(
     from ockham.lab.evidence import Bench, recipe_of, recipes
 
     config = engine_config(**kwargs)
-    bench = Bench(config, rounds, config.seed)
+    bench = Bench(config, rounds, config.seed, tell=lambda line: click.echo(f"  {line}", err=True))
     if workload is not None:
         _take_prompts(bench, workload, settings, vocab_size)
     elif settings:
         raise click.UsageError("--set changes a workload: name it with --workload.")
     measured: list[tuple[Recipe, Row | None]] = []
-    for recipe in recipes() if name is None else [recipe_of(name)]:
+    chosen = recipes() if name is None else [recipe_of(name)]
+    for number, recipe in enumerate(chosen, 1):
+        which = f"{recipe.seam}/{recipe.name} ({number} of {len(chosen)})"
+        click.echo(f"measuring {which}: {recipe.summary}", err=True)
         row = recipe.measure(bench) if recipe.measure is not None else None
         bench.release()
         measured.append((recipe, row))
