@@ -77,8 +77,8 @@ class LLM:
         **settings: Any,
     ) -> None:
         """`settings` are the further fields of `EngineConfig`, and vLLM's names at values that mean
-        nothing here (`tensor_parallel_size=1`). `progress` is told in words what is loaded; without one,
-        the logger "ockham.engine" is."""
+        nothing here (`tensor_parallel_size=1`). `progress` is told in words what is loaded;
+        without one, the logger "ockham.engine" is."""
         config = engine_config(
             model,
             {

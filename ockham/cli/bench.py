@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ockham.cli.command import Group
 from ockham.cli.bench_cache import cache
 from ockham.cli.bench_drafting import drafting
 from ockham.cli.bench_kernels import kernels
@@ -21,6 +20,7 @@ from ockham.cli.bench_restart import restart
 from ockham.cli.bench_reuse import reuse
 from ockham.cli.bench_serve import serve
 from ockham.cli.bench_speculation import speculation
+from ockham.cli.command import Group
 from ockham.cli.options import Integer, engine_config, engine_options, option, unless_given
 from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
 from ockham.cli.report import duration, quantity

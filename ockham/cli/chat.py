@@ -309,7 +309,7 @@ def _set(conversation: Conversation, text: str) -> None:
 
 def _load(conversation: Conversation, name: str) -> None:
     """Take over the conversation of a file that /save wrote."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
     except OSError as error:
@@ -341,7 +341,7 @@ class _Saved(msgspec.Struct):
 
 
 def _save(conversation: Conversation, name: str) -> None:
-    path = Path(name or time.strftime("ockham-chat-%Y%m%d-%H%M%S.json")).expanduser()
+    path = Path(os.path.expanduser(name or time.strftime("ockham-chat-%Y%m%d-%H%M%S.json")))
     record = {"model": conversation.llm.config.model, "messages": conversation.messages}
     try:
         path.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

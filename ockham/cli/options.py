@@ -38,7 +38,7 @@ _ENGINE_HELP = {
     "what the checkpoint has.",
     "kv_cache_dtype": "Precision in which keys and values are kept; 'auto' follows dtype.",
     "backend": "Kernels to run on; 'auto' takes the fastest that was built.",
-    "threads": "Threads that compute; by default as many as there are cores. They change no output.",
+    "threads": "Threads that compute, by default one for each core. They change no output.",
     "max_model_len": "Longest prompt plus completion, in tokens; the model's own by default.",
     "max_num_seqs": "Most sequences that run at once.",
     "max_num_batched_tokens": "Most token rows in one step.",
@@ -169,7 +169,9 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic only in s
         if not names:
             return [CompletionItem(incomplete, type="file")]
         # A shell shows either the words that it is given or files, so that these are words too.
-        files = [f"{path}/" if path.is_dir() else str(path) for path in Path().glob(incomplete + "*")]
+        files = [
+            f"{path}/" if path.is_dir() else str(path) for path in Path().glob(incomplete + "*")
+        ]
         return [CompletionItem(word) for word in (*names, *files)]
 
 
@@ -442,9 +444,7 @@ def sampling_options(function: F) -> F:
         if field.default not in (None, False) and field.name != "max_tokens":
             help_text = f"{help_text} [default: the model's, else {field.default}]"
         if field.name == "seed":
-            decorate = option(
-                "--sampling-seed", type=Integer(), section="Sampling", help=help_text
-            )
+            decorate = option("--sampling-seed", type=Integer(), section="Sampling", help=help_text)
         elif field.name in ("stop", "bad_words"):
             decorate = option(
                 _flag(field.name), type=Text(), multiple=True, section="Sampling", help=help_text

@@ -147,8 +147,8 @@ def serve(
     logging.getLogger("uvicorn").setLevel(uvicorn_log_level.upper())
     if os.environ.get("OCKHAM_API_KEY") == "":
         raise ConfigError(
-            "OCKHAM_API_KEY is empty, as of a variable that is not set; give it a key, or unset it to "
-            "let everybody in."
+            "OCKHAM_API_KEY is empty, as of a variable that is not set; give it a key, or unset it "
+            "to let everybody in."
         )
     settings = ServerSettings(
         host=host,

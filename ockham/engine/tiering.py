@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def open_tiers(
     disk = None
     if config.kv_store is not None:
         try:
-            disk = DiskStore(Path(config.kv_store).expanduser(), config.kv_store_bytes, identity)
+            disk = DiskStore(
+                Path(os.path.expanduser(config.kv_store)), config.kv_store_bytes, identity
+            )
         except StoreError as error:
             log.warning("%s Serving goes on without it.", error)
     if memory is None and disk is None:

@@ -11,8 +11,10 @@ BACKENDS = ("cpu", "reference")
 
 
 def find_backend(name: str = "auto", threads: int | None = None) -> Backend:
-    """A backend by name, with so many threads (all allowed cores). Raises ConfigError with the names that exist, or
-    with what keeps the named one from running here."""
+    """A backend by name, with so many threads (by default one for each allowed core).
+
+    Raises ConfigError with the names that exist, or with what keeps the named one from running
+    here."""
     if name not in ("auto", *BACKENDS):
         raise ConfigError(f"there is no backend {name!r}; there is: auto, {', '.join(BACKENDS)}.")
     if name == "cpu" and core is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,16 +45,19 @@ _QUANTISATION = re.compile(
 )
 """How a GGUF file's name ends that names its types."""
 
+_LONGEST_NAME = 255
+"""Characters of a hub name, and of a file's, at most."""
+
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 
 
 def could_be_a_model(model: str) -> bool:
     """Whether a text is a built-in model, a path, or spelt as a path or a hub name is; nothing is
     downloaded. "What is up" is none."""
-    if model in BUILT_IN or _HUB_NAME.fullmatch(model) is not None:
+    if model in BUILT_IN or (len(model) <= _LONGEST_NAME and _HUB_NAME.fullmatch(model)):
         return True
     try:
-        return (
+        return bool(model.strip()) and (
             model.startswith(("/", "./", "../", "~"))
             or Path(model).exists()
             or Path(model.rpartition(":")[0] or model).is_dir()
@@ -81,14 +85,14 @@ def resolve(model: str, revision: str | None = None) -> Path:
     """
     if not could_be_a_model(model):
         raise ModelError(_no_such(model))
-    if revision is not None and (model in BUILT_IN or Path(model).expanduser().exists()):
+    if revision is not None and (model in BUILT_IN or Path(os.path.expanduser(model)).exists()):
         raise ModelError(
             f"revision {revision!r} means nothing for {model!r}, which is not on the hub; leave it "
             "out, or name a model of the hub."
         )
     if model in BUILT_IN:
         return BUILT_IN[model]
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_dir():
         return _gguf_alone(path)
     if path.exists():
@@ -98,8 +102,8 @@ def resolve(model: str, revision: str | None = None) -> Path:
             f"{model} is a file; name the directory that holds config.json, or a .gguf file."
         )
     directory, _, quantisation = model.rpartition(":")
-    if directory and Path(directory).expanduser().is_dir():
-        return _one_gguf(Path(directory).expanduser(), _gguf_patterns(quantisation), model)
+    if directory and Path(os.path.expanduser(directory)).is_dir():
+        return _one_gguf(Path(os.path.expanduser(directory)), _gguf_patterns(quantisation), model)
     if model.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(model):
         raise ModelError(_no_such(model))
     repository, _, quantisation = model.partition(":")
@@ -114,8 +118,8 @@ def resolve(model: str, revision: str | None = None) -> Path:
 
 def _no_such(model: str) -> str:
     return (
-        f"there is no directory {_shortened(model)!r}; name a checkpoint's directory, a .gguf file, a "
-        "model of the Hugging Face hub (owner/name, owner/name:Q4_K_M for a GGUF file), or a "
+        f"there is no directory {_shortened(model)!r}; name a checkpoint's directory, a .gguf "
+        "file, a model of the Hugging Face hub (owner/name, owner/name:Q4_K_M for a GGUF file), or a "
         f"built-in one: {', '.join(BUILT_IN)}."
     )
 
@@ -127,7 +131,7 @@ def _shortened(text: str) -> str:
 def resolve_adapter(adapter: str) -> Path:
     """The directory of a PEFT adapter, by its path or the name of a built-in one. Raises ModelError
     if there is no such directory."""
-    path = ADAPTERS.get(adapter, Path(adapter).expanduser())
+    path = ADAPTERS.get(adapter, Path(os.path.expanduser(adapter)))
     if not path.is_dir():
         raise ModelError(
             f"there is no directory {adapter!r}; name an adapter's directory, or a built-in one: "
@@ -139,7 +143,7 @@ def resolve_adapter(adapter: str) -> Path:
 def resolve_drafter(drafter: str) -> Path:
     """The directory of a drafter that `ockham draft train` wrote, by its path or the name of a
     built-in one. Raises ModelError if there is no such directory."""
-    path = DRAFTERS.get(drafter, Path(drafter).expanduser())
+    path = DRAFTERS.get(drafter, Path(os.path.expanduser(drafter)))
     if drafter in BUILT_IN:
         raise ModelError(f'{drafter} is a model: it drafts by the method "draft_model".')
     if not path.is_dir():
@@ -226,7 +230,7 @@ def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
 
 
 def _without_config(name: str, revision: str | None, snapshot: Path) -> str:
-    """What to say of a repository that has no config.json: which GGUF files it has, if it has any."""
+    """What to say of a repository that has no config.json: which GGUF files it has, if any."""
     from huggingface_hub import HfApi, constants
 
     files = [path.name for path in snapshot.rglob("*.gguf")]

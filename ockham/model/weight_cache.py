@@ -64,7 +64,7 @@ def cache_directory(setting: str | None) -> Path | None:
     if setting == "off":
         return None
     if setting is not None:
-        return Path(setting).expanduser()
+        return Path(os.path.expanduser(setting))
     own, shared = os.environ.get("OCKHAM_CACHE"), os.environ.get("XDG_CACHE_HOME")
     try:
         base = Path(own) if own else Path(shared or Path.home() / ".cache") / "ockham"

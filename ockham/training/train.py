@@ -130,8 +130,8 @@ def _target_path(name: str) -> Path:
     if path.is_file():
         raise ModelError(
             f"{name} is a GGUF file, which PyTorch cannot train for; name the checkpoint (a "
-            "directory with safetensors, or owner/name on the hub) that it was made from. A drafter "
-            "that is trained for that serves the file too, and without training there are "
+            "directory with safetensors, or owner/name on the hub) that it was made from. A "
+            "drafter that is trained for that serves the file too, and without training there are "
             "`ockham draft index` and the drafters that need none (docs/speculation.md)."
         )
     if quantization_config(read_config(path)) is not None:
@@ -176,8 +176,8 @@ def _tokenizer(target: str, path: Path) -> Tokenizer:
     """The target's own: what drafts for it must number texts as it does."""
     if not (path / "tokenizer.json").exists():
         raise ModelError(
-            f"{target} has no tokenizer.json, and what drafts for it learns from texts as it numbers "
-            "them; put the tokenizer's files into its directory. (transformers writes a "
+            f"{target} has no tokenizer.json, and what drafts for it learns from texts as it "
+            "numbers them; put the tokenizer's files into its directory. (transformers writes a "
             "tokenizer.json from other kinds of tokenizer: AutoTokenizer.from_pretrained(DIR)"
             ".save_pretrained(DIR).)"
         )

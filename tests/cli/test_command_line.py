@@ -31,7 +31,15 @@ def positions(text: str, *words: str) -> list[int]:
 
 def test_the_help_of_run_has_sections_and_begins_with_what_is_used_most() -> None:
     text = call("run", "--help").stdout
-    order = ("--prompt", "Sampling:", "--temperature", "Model:", "Speculation:", "Cache:", "Memory:")
+    order = (
+        "--prompt",
+        "Sampling:",
+        "--temperature",
+        "Model:",
+        "Speculation:",
+        "Cache:",
+        "Memory:",
+    )
     assert positions(text, *order) == sorted(positions(text, *order))
     assert "ockham run -p" in text
     for short in ("-p, --prompt", "-n, --max-tokens", "-t, --threads", "-c, --max-model-len"):

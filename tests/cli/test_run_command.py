@@ -249,7 +249,7 @@ def shell(command: str) -> subprocess.CompletedProcess[bytes]:
         ("ockham run lab <&-", 2, b"stdin is empty"),
         ("ockham run lab -p $'gr\\xf6' -n 1", 2, b"argument 4 is not UTF-8"),
         (
-            "ockham run lab -p x --structured-outputs $'{\"choice\":[\"gr\\xf6\"]}'",
+            'ockham run lab -p x --structured-outputs $\'{"choice":["gr\\xf6"]}\'',
             2,
             b"argument 6 is not UTF-8",
         ),

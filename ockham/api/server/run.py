@@ -49,8 +49,8 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens at the address, before anything is loaded: who connects meanwhile waits.
-    Raises `ConfigError`."""
+    """A socket that listens at the address, before anything is loaded: who connects meanwhile
+    waits. Raises `ConfigError`."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
