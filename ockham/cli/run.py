@@ -71,8 +71,8 @@ def run(
     """Complete a prompt with MODEL: a directory, a GGUF file, a hub name, or the built-in 'lab'.
 
     The completion is streamed to stdout, everything else goes to stderr. Without --prompt the
-    prompt is read from stdin, of which one newline at the end is no part of it. What no flag sets is
-    taken from the model's generation_config.json.
+    prompt is read from stdin, of which one newline at the end is no part of it. What no flag sets
+    is taken from the model's generation_config.json.
     """
     if quiet and stats:
         raise click.UsageError("--quiet and --stats contradict each other; give one of them.")

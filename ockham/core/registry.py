@@ -73,7 +73,7 @@ def register(
 
 
 def _first_sentence(text: str) -> str:
-    """However many lines it takes. Behind its end stands a capital: "et al. 2024" does not end it."""
+    """However many lines it takes. A capital follows its end: "et al. 2024" does not end it."""
     paragraph = " ".join(text.strip().partition("\n\n")[0].split())
     return re.split(r"(?<=\.) (?=[A-Z])", paragraph, maxsplit=1)[0]
 

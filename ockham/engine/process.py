@@ -63,6 +63,11 @@ def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Engine | None:
         channel.send([Died(str(error))])
         channel.drain(LAST_WORDS_S)
         return None
+    except MemoryError as error:
+        reason = str(error) or "none could be had"
+        channel.send([Died(f"There is not enough memory to load the model ({reason}).")])
+        channel.drain(LAST_WORDS_S)
+        return None
     except Exception as error:
         traceback.print_exc()
         channel.send([Died(f"The engine could not be loaded: {describe(error)}.")])

@@ -119,8 +119,8 @@ def resolve(model: str, revision: str | None = None) -> Path:
 def _no_such(model: str) -> str:
     return (
         f"there is no directory {_shortened(model)!r}; name a checkpoint's directory, a .gguf "
-        "file, a model of the Hugging Face hub (owner/name, owner/name:Q4_K_M for a GGUF file), or a "
-        f"built-in one: {', '.join(BUILT_IN)}."
+        "file, a model of the Hugging Face hub (owner/name, owner/name:Q4_K_M for a GGUF file), or "
+        f"a built-in one: {', '.join(BUILT_IN)}."
     )
 
 
