@@ -6,6 +6,7 @@ import datetime
 import json
 import shutil
 import sys
+import textwrap
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,9 +50,14 @@ def techniques(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"{seam}:")
         for technique in group:
             kind = "exact" if technique.exact else "approximate"
-            head, indent = f"  {technique.name:<14} {kind:<12} ", " " * 30
-            width = max(60, shutil.get_terminal_size((100, 24)).columns)
-            click.echo(click.wrap_text(technique.summary, width, head, indent))
+            lines = textwrap.fill(
+                technique.summary,
+                max(60, shutil.get_terminal_size((100, 24)).columns),
+                initial_indent=f"  {technique.name:<14} {kind:<12} ",
+                subsequent_indent=" " * 30,
+                break_on_hyphens=False,
+            )
+            click.echo(lines)
             details = [f"books {', '.join(technique.books)}"] if technique.books else []
             details += [f"paper {technique.paper}"] if technique.paper else []
             if details:
