@@ -17,6 +17,7 @@ OWN_VENV := { [ ! -L .venv ] && { [ -f .venv/.ockham ] || [ -f .venv/.made ] || 
 unexport PROMPT
 run: export OCKHAM_PROMPT := $(value PROMPT)
 run: .venv/.run
+	@printf 'The built-in model is a toy, which shows that all works. It goes on with: %s\n' "$$OCKHAM_PROMPT" >&2
 	@$(BIN)/ockham run lab
 
 # `make test ISA=avx2` (or portable) runs the suite as a processor without the better instructions
@@ -67,7 +68,7 @@ clean:
 	@if { [ -e .venv ] || [ -L .venv ]; } && ! $(OWN_VENV); then \
 		echo '.venv exists, and make did not create it: move it away, and make creates its own.' >&2; \
 		exit 1; fi
-	@echo 'Creating .venv ...' >&2
+	@echo '1 of 3: creating .venv (some seconds) ...' >&2
 	@rm -rf .venv
 	@mkdir .venv && touch .venv/.ockham
 	@$(PYTHON) -m venv .venv
@@ -75,7 +76,11 @@ clean:
 
 # The stamps stand for what is installed; they are older than these files when that changed.
 .venv/.run: pyproject.toml constraints.txt $(NATIVE) | .venv/.made
-	@echo 'Installing Ockham and what it needs to run ...' >&2
+	@echo '2 of 3: fetching what Ockham needs to run (a minute, by the network) ...' >&2
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]\
+	["dependencies"], sep="\n")' >.venv/requirements.txt
+	@$(PIP) --requirement .venv/requirements.txt >&2
+	@echo '3 of 3: compiling the C++ core (about 2 minutes on two cores; nothing is shown meanwhile) ...' >&2
 	@$(PIP) --editable . >&2
 	@touch $@
 

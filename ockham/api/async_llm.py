@@ -220,7 +220,7 @@ class AsyncLLM:
             # before each of them is looked at
             raise InvalidRequest(
                 f"the prompt has {len(prompt)} tokens; the context is {self.ready.max_model_len} "
-                "tokens. Shorten the prompt, or raise max_model_len.",
+                f"tokens, {self.ready.context_limit}. Shorten the prompt.",
                 "prompt",
             )
         return None, token_ids(prompt)

@@ -6,14 +6,16 @@ Prompts become requests here and deltas become outputs; what happens between is 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
+import os
 import signal
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ockham.api.settings import check_call, engine_config, sampling_defaults
 from ockham.core.approximation import Approximation
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("ockham.engine")
+
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """A text, its token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`; the mappings may have
 `cache_salt` and `cache_hint` beside that, as `AsyncLLM.generate` takes them."""
@@ -52,7 +56,9 @@ class LLM:
     """A model that is loaded, ready to complete, chat and score.
 
     Raises ModelError, DoesNotFit or ConfigError if it cannot be loaded. Methods may be called from
-    several threads; their requests share the engine's steps.
+    several threads; their requests share the engine's steps. As a context manager it is closed at
+    the end of the block. A process that is forked off one with an LLM may use it too, except with
+    a kv_store, or while another thread was using it when the process was forked.
     """
 
     def __init__(
@@ -74,7 +80,8 @@ class LLM:
         **settings: Any,
     ) -> None:
         """`settings` are the further fields of `EngineConfig`, and vLLM's names at values that mean
-        nothing here (`tensor_parallel_size=1`). `progress` is told in words what is loaded."""
+        nothing here (`tensor_parallel_size=1`). `progress` is told in words what is loaded;
+        without one, the logger "ockham.engine" is."""
         config = engine_config(
             model,
             {
@@ -105,7 +112,9 @@ class LLM:
 
     def _load(self, config: EngineConfig, progress: Callable[[str], None] | None) -> None:
         self.config = config
-        self.engine = Engine(config, progress=progress)
+        self.engine = Engine(config, progress=progress or (lambda line: log.info("%s", line)))
+        self._pid = os.getpid()
+        self._closed = False
         self._defaults = sampling_defaults(self.engine.model.directory)
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[Collector, Listener | None]] = {}
@@ -202,17 +211,56 @@ class LLM:
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
         """Complete one prompt, yielding what each step adds. Closing the stream frees its work."""
+        self._usable()
         params = self._params_for(1, sampling_params)[0]
         text, tokens, _ = self._encode(prompt)
         return Stream(self, self._request(tokens, params, caching=_caching(prompt)), text)
 
     def close(self) -> None:
         """Give up what still runs, finish writing what goes to the disk, and let others have its
-        directory. Done by itself when the object is no more; it must not be used afterwards."""
+        directory. Done by itself when the object is no more. Afterwards every use of it raises
+        OckhamError; closing it again does nothing."""
+        theirs = self._pid != os.getpid()  # of the process that this one was forked off
+        if self._closed or theirs:
+            self._closed = True
+            return
+        self._closed = True
         for collector, _ in list(self._waiting.values()):
             self._withdraw(collector)
         with self._lock:
             self.engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an LLM cannot be copied or sent to another process: it holds its model's memory. Make "
+            "one in each process, with the same settings."
+        )
+
+    def _usable(self) -> None:
+        """Raise OckhamError if this LLM was closed, or belongs to another process in a way that a
+        process forked off it cannot share."""
+        if self._closed:
+            raise OckhamError("this LLM was closed; make another one.")
+        if self._pid == os.getpid():
+            return
+        reason = None
+        if self._lock.locked():
+            reason = "another thread was using it when the process was forked"
+        elif self.config.kv_store is not None:
+            reason = f"its kv_store {self.config.kv_store!r} is for one process at a time"
+        if reason is not None:
+            raise OckhamError(
+                f"this LLM belongs to the process {self._pid}, from which this one was forked, and "
+                f"cannot be used here: {reason}. Make the LLM after the fork."
+            )
+        self.engine.forked()
+        self._pid = os.getpid()
 
     def pin(self, prompt: Prompt, name: str) -> int:
         """Compute a prefix, such as a system prompt, and keep its state until `unpin(name)`; how
@@ -226,6 +274,7 @@ class LLM:
 
     def unpin(self, name: str) -> None:
         """Let a pinned prefix go again. Raises InvalidRequest if there is no such pin."""
+        self._usable()
         with self._lock:
             self.engine.cache.unpin(Unpin(name))
 
@@ -353,6 +402,7 @@ class LLM:
         detokenize: bool = True,
         caching: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[RequestOutput]:
+        self._usable()
         settings = caching or [_NO_CACHING] * len(prompts)
         collectors = [
             Collector(self._request(tokens, params[i], detokenize, asked, settings[i]), text)
@@ -397,6 +447,7 @@ class LLM:
     def _step(self, collector: Collector) -> None:
         """One step of the engine, for whoever waits: callers in several threads share its steps.
         Raises what ended the collector's request, if a fault did, be it met by another's step."""
+        self._usable()
         with self._lock, _Uninterrupted():
             if collector.error is None and not collector.finished:
                 try:

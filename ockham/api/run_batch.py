@@ -31,6 +31,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import EngineDead, InvalidRequest, OckhamError
 from ockham.core.ledger import Ledger
 from ockham.core.numbers import shown
+from ockham.model.hub import served_names
 
 URLS = ("/v1/chat/completions", "/v1/completions")
 AHEAD = 4
@@ -83,7 +84,7 @@ async def run_batch(
     )
     async with AsyncLLM.from_config(config) as llm:
         gate = Gate(config.max_num_seqs, settings.max_queue)
-        app = build_app(llm, settings, gate, Metrics((names or (config.model,))[0]))
+        app = build_app(llm, settings, gate, Metrics((names or served_names(config.model))[0]))
         lines = given.lines(done)
         try:
             async with asyncio.TaskGroup() as group:

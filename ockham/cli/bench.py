@@ -20,6 +20,7 @@ from ockham.cli.bench_restart import restart
 from ockham.cli.bench_reuse import reuse
 from ockham.cli.bench_serve import serve
 from ockham.cli.bench_speculation import speculation
+from ockham.cli.command import Group
 from ockham.cli.options import Integer, engine_config, engine_options, option, unless_given
 from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
 from ockham.cli.report import duration, quantity
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=Group)
 def bench() -> None:
     """Measure, beside the limits of the machine."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.cli.command import command
 from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.core.errors import ConfigError
 
@@ -18,11 +19,10 @@ HEADING = (
 )
 
 
-@click.command()
+@command()
 @option("--rows", default="1,2,4,8,16,64,512", help="Rows of a step.", show_default=True)
 @option("--contexts", default="512,2048", help="Keys of attention.", show_default=True)
 @option("--only", default=None, help="products, experts, attention, rows, head: some of them.")
-@option("--threads", type=Integer(1), default=None, help="Threads.  [default: all cores]")
 @option("--rounds", type=Integer(1), default=5, help="Bursts of a kernel.", show_default=True)
 @option(
     "--quantile",
@@ -37,7 +37,6 @@ def kernels(
     rows: str,
     contexts: str,
     only: str | None,
-    threads: int | None,
     rounds: int,
     quantile: float,
     as_json: bool,
@@ -67,7 +66,7 @@ def kernels(
         raise ConfigError(
             f"the kernels measured are those of the cpu backend, not of {config.backend!r}."
         )
-    limits = Limits(threads or allowed_cores())
+    limits = Limits(config.threads or allowed_cores())
     model = load_model(config, lambda line: click.echo(line, err=True))
     left_out: list[str] = []
     found = []

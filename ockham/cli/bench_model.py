@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.cli.command import command
 from ockham.cli.options import Integer, engine_config, engine_options, option, unless_given
 from ockham.cli.report import duration, quantity
 from ockham.cli.spread import percentile
@@ -20,12 +21,11 @@ HEADING = (
 )
 
 
-@click.command()
-@option("--threads", type=Integer(1), default=None, help="Threads of the probes.  [default: all]")
+@command()
 @option("--samples", type=Integer(2), default=7, help="Of a step, at most.", show_default=True)
 @option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @engine_options
-def model(threads: int | None, samples: int, as_json: bool, **kwargs: Any) -> None:
+def model(samples: int, as_json: bool, **kwargs: Any) -> None:
     """Predict the seconds of steps of 1 to 2,048 rows of MODEL, and measure them.
 
     Rates are probed first (seconds); each measurement then stands between samples of the memory's
@@ -45,7 +45,7 @@ def model(threads: int | None, samples: int, as_json: bool, **kwargs: Any) -> No
     most_rows = max(shape.sequences * shape.rows for shape in SHAPES)
     given = unless_given({**kwargs, **fixed}, max_num_batched_tokens=most_rows)
     config = engine_config(**{**given, "speculative_config": "none"})
-    limits = Limits(threads or allowed_cores())
+    limits = Limits(config.threads or allowed_cores())
     engine = Engine(config, progress=lambda line: click.echo(line, err=True))
     rates = calibrate(engine.model.program, engine.model.state_dtype, limits)
     shapes = [shape for shape in SHAPES if fits(engine, shape)]

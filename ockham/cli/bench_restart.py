@@ -9,12 +9,13 @@ from typing import Any
 import click
 import msgspec
 
+from ockham.cli.command import command
 from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.cli.report import duration
 from ockham.cli.spread import spread
 
 
-@click.command()
+@command()
 @option("--input-len", type=Integer(16), default=2000, help="Prompt tokens.", show_default=True)
 @option("--rounds", type=Integer(1), default=5, help="Restarts.", show_default=True)
 @option(

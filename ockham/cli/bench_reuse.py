@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.cli.command import command
 from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.core.errors import ConfigError
 
@@ -21,7 +22,7 @@ HEADING = (
 )
 
 
-@click.command()
+@command()
 @click.argument("source", type=click.Choice(SOURCES))
 @option("--queries", type=Integer(1), default=100, show_default=True, help="Prompts to send.")
 @option(

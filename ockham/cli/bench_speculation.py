@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.cli.command import command
 from ockham.cli.options import Integer, engine_config, engine_options, option, unless_given
 from ockham.cli.report import duration
 
@@ -23,7 +24,7 @@ AVERAGED = ("chat", "documents", "edit", "code", "agents")
 """Kinds of text that the mean is over: what an engine is asked for, and no worst cases."""
 
 
-@click.command()
+@command()
 @option("--streams", default=KINDS, help="Kinds of text.", show_default=True)
 @option("--batch-sizes", default="1", help="Streams at a time: '1,8'.", show_default=True)
 @option("--pairs", type=Integer(2), default=8, help="Groups of streams each.", show_default=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ockham.cli.command import Group
 from ockham.cli.options import Integer, option
 from ockham.cli.report import quantity
 from ockham.core.errors import OckhamError
@@ -13,7 +14,7 @@ from ockham.core.errors import OckhamError
 TIMEOUT_S = 30.0
 
 
-@click.group()
+@click.group(cls=Group)
 def cache() -> None:
     """Look at the prefix cache of a running server."""
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import msgspec
 
+from ockham.cli.command import command, did_you_mean
 from ockham.cli.options import (
     engine_config,
     engine_options,
@@ -21,38 +23,44 @@ from ockham.cli.options import (
     sampling_params,
 )
 from ockham.cli.report import describe_ledger, describe_speed
+from ockham.cli.run import check_model, check_sampling, default_params, tell_warnings
+from ockham.cli.terminal import Note, Wrapped, without_echo
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.owned_files import make_directory, open_own, write_output
 from ockham.core.sampling_params import SamplingParams
+from ockham.model.hub import served_names
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
-    from ockham.api.llm import LLM
+    from ockham.api.llm import LLM, Stream
 
 DEFAULT_MAX_TOKENS = 1024
 
 COMMANDS = {
     "/help": "show these lines",
     "/reset": "forget the conversation (the system prompt stays)",
+    "/set": "show the sampling settings, or change one: /set temperature 0.2",
     "/system": "show the system prompt, or set it: /system You are terse.",
     "/undo": "take back the last question and its answer",
     "/retry": "answer the last question again",
     "/stats": "what the conversation has cost so far",
     "/save": "write the conversation to a JSON file: /save talk.json",
+    "/load": "go on from such a file: /load talk.json",
     "/quit": "leave (so does Ctrl-D)",
 }
 HELP = "\n".join(
     [
         *(f"  {command:<8} {meaning}" for command, meaning in COMMANDS.items()),
         "  Alt-Enter, or a backslash at the end of a line, starts another line.",
-        "  Ctrl-C stops an answer.",
+        "  // at the start sends a message that begins with /.",
+        "  Ctrl-C stops an answer, Ctrl-Z puts the chat aside (fg goes on).",
     ]
 )
 
 
-@click.command()
+@command()
 @option("--system", "system_prompt", help="System prompt of the conversation.")
 @option(
     "--chat-template",
@@ -68,11 +76,14 @@ def chat(system_prompt: str | None, chat_template: Path | None, **kwargs: Any) -
     /help lists the commands.
     """
     config = engine_config(**kwargs)
+    check_model(config.model, False)
+    if kwargs["n"] not in (None, 1):
+        raise InvalidRequest(f"a chat has one answer at a time; n is {kwargs['n']}.", "n")
+    check_sampling(config, **kwargs)
 
     from ockham.api.llm import LLM
-    from ockham.cli.run import default_params
 
-    llm = LLM.from_config(config, progress=_tell)
+    llm = LLM.from_config(config, progress=tell_warnings)
     template = chat_template.read_text(encoding="utf-8") if chat_template else None
     if template is None and not llm.get_tokenizer().has_chat_template:
         raise InvalidRequest(
@@ -80,21 +91,43 @@ def chat(system_prompt: str | None, chat_template: Path | None, **kwargs: Any) -
             "plain text with `ockham run`."
         )
     params = sampling_params(default_params(llm, DEFAULT_MAX_TOKENS), **kwargs)
-    if params.n != 1:
-        raise InvalidRequest(f"a chat has one answer at a time; n is {params.n}.", "n")
     conversation = Conversation(llm, params, template, system_prompt)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     lines = _typed_messages(conversation) if interactive else _piped_messages()
     if interactive:
-        _tell("Type a message; /help shows the commands, Ctrl-D leaves.\n")
+        _tell(f"{_described(llm)}. /help shows the commands, Ctrl-D leaves.\n")
     for line in lines:
-        if line.startswith("/"):
-            if not _command(conversation, line):
+        command = _command_of(line)
+        if command is not None:
+            if not _command(conversation, command, line.partition(" ")[2].strip()):
                 break
         else:
-            conversation.ask(line)
+            conversation.ask(line.removeprefix("/") if line.startswith("//") else line)
             if interactive:
                 click.echo()
+
+
+def _described(llm: LLM) -> str:
+    """The model in a line."""
+    model = llm.engine.model
+    return (
+        f"{_name(llm)}: {model.parameters / 1e6:.3g} million parameters, "
+        f"{model.weight_format}, context {llm.engine.max_model_len} tokens"
+    )
+
+
+def _name(llm: LLM) -> str:
+    return Path(served_names(llm.config.model)[0]).name
+
+
+def _command_of(line: str) -> str | None:
+    """The command that a line is, known or not; None for a message. A path is a message, and so is
+    what begins with //."""
+    word, _, rest = line.partition(" ")
+    if word in COMMANDS or word == "/exit":
+        return word
+    unknown = word.startswith("/") and not rest and "/" not in word[1:] and "\n" not in word
+    return word if unknown and len(word) > 1 else None
 
 
 class Conversation:
@@ -111,6 +144,7 @@ class Conversation:
         self.spent = Ledger()
         self.context_tokens = 0
         self._attempts = 0
+        self._in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -146,19 +180,38 @@ class Conversation:
         """Drop the last question and its answer."""
         while self.turns and self.turns.pop()["role"] != "user":
             pass
+        self.count()
+
+    def count(self) -> None:
+        """Count the tokens of the conversation as it now is."""
+        self.context_tokens = 0
+        if self.messages:
+            with contextlib.suppress(InvalidRequest):  # a template may want a question first
+                self.context_tokens = len(self._tokens(add_generation_prompt=False))
+
+    def _tokens(self, add_generation_prompt: bool = True) -> list[int]:
+        tokenizer = self.llm.get_tokenizer()
+        prompt = tokenizer.apply_chat_template(
+            self.messages,
+            add_generation_prompt=add_generation_prompt,
+            chat_template=self.template,
+        )
+        return tokenizer.encode(prompt, add_special_tokens=False)
 
     def _generate(self) -> str:
-        tokenizer = self.llm.get_tokenizer()
-        prompt = tokenizer.apply_chat_template(self.messages, chat_template=self.template)
-        tokens = tokenizer.encode(prompt, add_special_tokens=False)
+        tokens = self._tokens()
         params = self.params
         if params.seed is not None and self._attempts:
             params = msgspec.structs.replace(params, seed=params.seed + self._attempts)
         stopped = False
         with self.llm.stream(tokens, params) as stream:
             try:
-                for delta in stream:
-                    _write(delta.text)
+                if self._in_terminal:
+                    with without_echo():
+                        _show(stream, len(tokens))
+                else:
+                    for delta in stream:
+                        _write(delta.text)
             except KeyboardInterrupt:
                 stopped = True
         _write("\n")
@@ -168,15 +221,28 @@ class Conversation:
         self.context_tokens = len(output.prompt_token_ids) + len(choice.token_ids)
         if stopped:
             _tell("[stopped]")
+        elif not choice.text.strip():
+            _tell("[the model answered nothing; /retry asks again]")
         elif choice.finish_reason == "length":
             _tell("[cut at the limit of tokens; --max-tokens raises it]")
         return choice.text
 
 
-def _command(conversation: Conversation, line: str) -> bool:
-    """Do what a line that begins with '/' says; False means to leave."""
-    command, _, rest = line.partition(" ")
-    rest = rest.strip()
+def _show(stream: Stream, prompt_tokens: int) -> None:
+    """Write an answer into the terminal as it comes."""
+    wrapped = Wrapped()
+    note = Note(f"reading {prompt_tokens} tokens ...")
+    try:
+        for delta in stream:
+            if delta.text:
+                note.remove()
+                _write(wrapped.add(delta.text))
+    finally:
+        note.remove()
+
+
+def _command(conversation: Conversation, command: str, rest: str) -> bool:
+    """Do what a command says; False means to leave."""
     if command in ("/quit", "/exit"):
         return False
     if command == "/reset":
@@ -186,6 +252,7 @@ def _command(conversation: Conversation, line: str) -> bool:
     elif command == "/system":
         if rest:
             conversation.system_prompt = rest
+            conversation.count()
         _tell(f"System prompt: {conversation.system_prompt or 'none'}")
     elif command == "/undo":
         conversation.undo()
@@ -199,11 +266,79 @@ def _command(conversation: Conversation, line: str) -> bool:
             _tell(item)
     elif command == "/save":
         _save(conversation, rest)
-    else:
-        if command != "/help":
-            _tell(f"There is no command {command}.")
+    elif command == "/load":
+        _load(conversation, rest)
+    elif command == "/set":
+        _set(conversation, rest)
+    elif command == "/help":
         _tell(HELP)
+    else:
+        _tell(f"There is no command {command}; /help lists them, and /{command} sends it.")
     return True
+
+
+def _set(conversation: Conversation, text: str) -> None:
+    """Show the sampling settings that are not their defaults, or change one."""
+    name, _, value = text.replace("=", " ", 1).partition(" ")
+    name = name.replace("-", "_")
+    known = [each for each in SamplingParams.__struct_fields__ if each != "n"]
+    if name and (name not in known or not value.strip()):
+        _tell(
+            f"Write /set NAME VALUE.{did_you_mean(name, known) if name not in known else ''} There "
+            f"are {', '.join(known)}."
+        )
+        return
+    if name:
+        given = msgspec.to_builtins(conversation.params)
+        try:
+            given[name] = msgspec.json.decode(value.strip())
+        except msgspec.DecodeError:
+            given[name] = value.strip()
+        try:
+            conversation.params = msgspec.convert(given, SamplingParams, str_keys=True)
+        except (InvalidRequest, msgspec.ValidationError) as error:
+            _tell(f"{error}")
+            return
+    now, defaults = conversation.params, SamplingParams()
+    changed = [
+        f"{each} {getattr(now, each)}"
+        for each in known
+        if getattr(now, each) != getattr(defaults, each)
+    ]
+    _tell(", ".join(changed) or "All sampling settings have their defaults.")
+
+
+def _load(conversation: Conversation, name: str) -> None:
+    """Take over the conversation of a file that /save wrote."""
+    path = Path(os.path.expanduser(name))
+    try:
+        saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
+    except OSError as error:
+        _tell(f"{path} cannot be read: {error.strerror}.")
+        return
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        _tell(f"{path} is no conversation that /save wrote: {error}.")
+        return
+    system = [each.content for each in saved.messages if each.role == "system"]
+    conversation.system_prompt = system[0] if system else conversation.system_prompt
+    conversation.turns = [
+        {"role": each.role, "content": each.content}
+        for each in saved.messages
+        if each.role != "system"
+    ]
+    conversation.count()
+    _tell(f"{len(conversation.turns)} messages from {path}.")
+
+
+class _Message(msgspec.Struct):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _Saved(msgspec.Struct):
+    """What /save writes."""
+
+    messages: list[_Message]
 
 
 def _save(conversation: Conversation, name: str) -> None:
@@ -294,9 +429,8 @@ def _session(conversation: Conversation) -> PromptSession[str]:
 
     def toolbar() -> HTML:
         longest = conversation.llm.engine.max_model_len
-        name = Path(conversation.llm.config.model).name
         return HTML("<b>{}</b>  {} of {} tokens  /help").format(
-            name, conversation.context_tokens, longest
+            _name(conversation.llm), conversation.context_tokens, longest
         )
 
     history: History = InMemoryHistory()
@@ -318,6 +452,7 @@ def _session(conversation: Conversation) -> PromptSession[str]:
         complete_while_typing=True,
         auto_suggest=AutoSuggestFromHistory(),
         bottom_toolbar=toolbar,
+        enable_suspend=True,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ockham.cli.command import command
 from ockham.cli.machine import (
     allowed_cores,
     instruction_sets,
@@ -29,7 +30,7 @@ NOTES = {
 }
 
 
-@click.command()
+@command()
 @option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 @option(
     "--measure/--no-measure",
@@ -75,7 +76,7 @@ def examine(config: EngineConfig, measure: bool) -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "memory_allowed_bytes": available_bytes(),
         "backends": {name: _note(name) for name in BACKENDS},
-        "backend_chosen": find_backend(config.backend).numerics(),
+        "backend_chosen": find_backend(config.backend, config.threads).numerics(),
         "limits": [asdict(measure_limits(count)) for count in threads],
         "model": config.model,
         "memory_plan": _plan(config),

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ockham.cli.command import Group
 from ockham.cli.options import Integer, option
 from ockham.cli.report import duration
 
@@ -17,7 +18,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=Group)
 def draft() -> None:
     """Make what drafts for a model, so that it writes faster and not a bit differently."""
 
@@ -76,14 +77,16 @@ def train(as_json: bool, threads: int | None, **settings: Any) -> None:
     """
     from ockham.training.extra import require_extra
     from ockham.training.settings import Settings
+    from ockham.training.train import check
     from ockham.training.train import train as train_drafter
 
+    chosen = Settings(**settings)
+    check(chosen)
     require_extra()
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    chosen = Settings(**settings)
     trained = train_drafter(chosen, partial(click.echo, err=True))
     if as_json:
         click.echo(json.dumps({"method": chosen.method, **trained.scores}, indent=2))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.cli.command import command
+from ockham.cli.config_file import parse_yaml
 from ockham.cli.eval_tables import comparison_lines, score_lines
 from ockham.cli.options import (
     Integer,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from ockham.lab.cases import Case
 
 
-@click.command("eval")
+@command("eval")
 @option(
     "--tasks",
     help="Tasks, separated by commas: recall, documents, edit, steps, chat, code, prose; all by "
@@ -150,6 +152,11 @@ def evaluate(
             raise ConfigError(
                 "--against compares greedy completions; leave --temperature and -n out."
             )
+    from ockham.lab.cases import check_data, check_tasks
+
+    check_tasks(_names(tasks, data), levels)
+    if data is not None:
+        check_data(data)
     chosen = {
         "tasks": _names(tasks, data),
         "num_items": num_items,
@@ -192,9 +199,9 @@ def changed(config: EngineConfig, text: str) -> EngineConfig:
     try:
         if "=" in text:
             pairs = [pair.partition("=") for pair in text.split(",")]
-            settings = {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
+            settings = {name.strip(): parse_yaml(value) for name, _, value in pairs}
         else:
-            settings = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+            settings = parse_yaml(Path(text).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ockham.cli.command import WIDEST_HELP, Group
 from ockham.core.errors import ConfigError, InvalidRequest, OckhamError
 
 VERBS = {
@@ -50,7 +51,7 @@ class WrongUse(Failure):
     exit_code = USAGE_EXIT_STATUS
 
 
-class Verbs(click.Group):
+class Verbs(Group):
     """A group whose commands are imported when they are called: `ockham run` pays for no other."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -74,6 +75,14 @@ class Verbs(click.Group):
             raise WrongUse(error) from error
         except OckhamError as error:
             raise Failure(error) from error
+        except MemoryError as error:
+            raise Failure(
+                OckhamError(
+                    f"there is not enough memory for this ({str(error) or 'none could be had'}); "
+                    "lower --gpu-memory-utilization, --max-model-len or --max-num-seqs, or raise "
+                    "the limit (ulimit -v, the container's)."
+                )
+            ) from error
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
@@ -84,7 +93,13 @@ def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> 
         ctx.exit()
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Verbs,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": WIDEST_HELP,
+    },
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -98,12 +113,21 @@ def cli() -> None:
 
     Every flag can also be set as an environment variable (--max-model-len as OCKHAM_MAX_MODEL_LEN)
     or in the file of --config; a flag goes before the environment, the environment before the file.
+
+    \b
+    Examples:
+      ockham run -p "The capital of France is" -n 20     complete a text
+      ockham chat MODEL.gguf                             talk with a model
+      ockham serve MODEL --port 8000                     serve it to OpenAI's clients
+      ockham COMMAND --help                              the flags of a command
     """
 
 
 def main() -> None:
     """Entry point of the `ockham` program."""
     try:
+        _check_streams()
+        _check_words()
         cli.main(prog_name="ockham", standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -118,3 +142,36 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"ockham: the operating system refused: {error}.", file=sys.stderr)
         sys.exit(FAILURE_EXIT_STATUS)
+
+
+def _check_streams() -> None:
+    """Refuse a closed stdout; take /dev/null for a closed stdin or stderr, so that no file that is
+    opened later gets their numbers."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number, which is this one
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        raise WrongUse(OckhamError("stdout is closed; give it a file, a pipe or /dev/null."))
+
+
+def _check_words() -> None:
+    """Refuse arguments and variables that are not UTF-8, as a terminal with another encoding sends
+    them: nothing that Ockham does with them could be right."""
+    named = [(f"argument {i}", word) for i, word in enumerate(sys.argv[1:], 1)]
+    named += [item for item in os.environ.items() if item[0].startswith("OCKHAM_")]
+    for name, word in named:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise WrongUse(
+                OckhamError(
+                    f"{name} is not UTF-8 text: {os.fsencode(word)!r}. Set the terminal to UTF-8, "
+                    "or give the text on stdin or in a file."
+                )
+            ) from None

@@ -19,7 +19,11 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 
+from ockham.cli.command import OTHER, Option
+from ockham.cli.config_file import read_config
+from ockham.cli.neutral import neutral_options
 from ockham.core.config import DTYPES, KV_DTYPES, EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.sampling_params import SamplingParams
@@ -34,6 +38,7 @@ _ENGINE_HELP = {
     "what the checkpoint has.",
     "kv_cache_dtype": "Precision in which keys and values are kept; 'auto' follows dtype.",
     "backend": "Kernels to run on; 'auto' takes the fastest that was built.",
+    "threads": "Threads that compute, by default one for each core. They change no output.",
     "max_model_len": "Longest prompt plus completion, in tokens; the model's own by default.",
     "max_num_seqs": "Most sequences that run at once.",
     "max_num_batched_tokens": "Most token rows in one step.",
@@ -58,9 +63,28 @@ _ENGINE_HELP = {
     "skip_tokenizer_init": "Load no tokenizer: prompts are token ids, and so is the output.",
     "trust_remote_code": "Not supported; here so that it is refused with a reason.",
 }
-_SHORT = {"scheduling_policy": "--policy"}
+_SHORT = {
+    "scheduling_policy": ("--policy",),
+    "threads": ("-t",),
+    "max_model_len": ("-c",),
+    "max_tokens": ("-n",),
+}
 """Other spellings of flags."""
-_ENGINE_CHOICES = {"dtype": DTYPES, "kv_cache_dtype": KV_DTYPES}
+_SECTIONS = {
+    "Model": (
+        *("tokenizer", "revision", "dtype", "quantization", "max_model_len", "backend", "threads"),
+        *("skip_tokenizer_init", "trust_remote_code"),
+    ),
+    "Speculation": ("speculative_config",),
+    "Cache": ("reuse", "enable_prefix_caching", "keep", "kv_store", "kv_store_bytes"),
+    "Memory": (
+        *("gpu_memory_utilization", "kv_cache_memory_bytes", "kv_cache_dtype", "block_size"),
+        *("swap_space", "weight_cache", "weight_cache_bytes"),
+    ),
+    "Scheduling": ("max_num_seqs", "max_num_batched_tokens", "scheduling_policy", "seed"),
+}
+"""Where the engine's flags stand in the help."""
+_SECTION_OF = {field: section for section, fields in _SECTIONS.items() for field in fields}
 
 _SAMPLING_HELP = {
     "n": "Completions of the prompt; it is computed once.",
@@ -128,6 +152,67 @@ class Integer(click.ParamType):  # type: ignore[type-arg]  # generic only in stu
             )
 
 
+class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """A model's directory, file or name. A shell completes files, and the built-in names."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from ockham.model.hub import BUILT_IN
+
+        names = [name for name in BUILT_IN if incomplete and name.startswith(incomplete)]
+        if not names:
+            return [CompletionItem(incomplete, type="file")]
+        # A shell shows either the words that it is given or files, so that these are words too.
+        files = [
+            f"{path}/" if path.is_dir() else str(path) for path in Path().glob(incomplete + "*")
+        ]
+        return [CompletionItem(word) for word in (*names, *files)]
+
+
+class Quantization(ModelName):
+    """The name of a weight format, which a shell completes."""
+
+    name = "format"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from ockham.core.registry import techniques
+
+        names = [technique.name for technique in techniques("format")]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+class Dtype(click.Choice[str]):
+    """A dtype. vLLM's other names are taken for the one here that holds all their values."""
+
+    _same: typing.ClassVar = {"float16": "float32", "half": "float32", "float": "float32"}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        taken = self._same.get(value, value)
+        if value in ("float16", "half"):
+            click.echo(
+                f"ockham: {value} has no kernels of its own: its values are held in float32, "
+                "exactly.",
+                err=True,
+            )
+        return super().convert(taken, param, ctx)
+
+
+_ENGINE_TYPES: dict[str, click.ParamType] = {  # type: ignore[type-arg]
+    "dtype": Dtype(DTYPES),
+    "kv_cache_dtype": click.Choice(KV_DTYPES),
+    "tokenizer": ModelName(),
+    "quantization": Quantization(),
+}
+
+
 class TokenIds(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
     """Token ids as '1,2,3', or a list in a configuration file."""
 
@@ -175,7 +260,7 @@ class Json(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
             if isinstance(value, str):
                 return msgspec.json.decode(value, type=self.kind)
             return msgspec.convert(value, self.kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             self.fail(f"{value!r} cannot be used: {str(error).rstrip('.')}.", param, ctx)
 
 
@@ -197,6 +282,13 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
         return [rv]
 
 
+_SAMPLING_TYPES: dict[str, click.ParamType] = {  # type: ignore[type-arg]
+    "logit_bias": LogitBias(),
+    "allowed_token_ids": TokenIds(),
+    "stop_token_ids": TokenIds(),
+}
+
+
 class TextOrMapping(Text):
     """Text as it is, or a mapping in a configuration file."""
 
@@ -205,11 +297,29 @@ class TextOrMapping(Text):
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """`click.option` with the environment variable that every flag has."""
+    """`click.option` with the environment variable that every flag has, and perhaps the `section`
+    of the help that it stands in."""
     long_name = next(name for name in names if name.startswith("--")).partition("/")[0]
     variable = "OCKHAM_" + long_name.removeprefix("--").replace("-", "_").upper()
     settings.setdefault("envvar", variable)
-    return click.option(*names, **settings)
+    return click.option(*names, **{"cls": Option, **settings})
+
+
+class Names(Option):
+    """A flag that may be given more than once, or once with several words: `--name a b`, behind
+    MODEL, as vLLM takes it. Before MODEL it takes one word, as the next could be the model."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        super().add_to_parser(parser, ctx)
+        flag = parser._long_opt[self.opts[0]]
+        take_one = flag.process
+
+        def process(value: Any, state: Any) -> None:
+            take_one(value, state)
+            while state.largs and state.rargs and not state.rargs[0].startswith("-"):
+                take_one(state.rargs.pop(0), state)
+
+        flag.process = process
 
 
 def overwrite_option(function: F) -> F:
@@ -227,7 +337,8 @@ def config_file(function: F) -> F:
         metavar="FILE.yaml",
         is_eager=True,
         expose_value=False,
-        callback=_read_config,
+        callback=read_config,
+        section="Model",
         help="YAML file with the same names as the flags.",
     )(function)
 
@@ -251,11 +362,18 @@ def engine_options(function: F, several: Sequence[str] = ()) -> F:
             )
         if model_argument is not None:
             model = model_argument
+        elif model is None and os.environ.get("OCKHAM_MODEL") == "":
+            model = ""
+        if model is not None and not model.strip():
+            raise ConfigError(
+                "the name of the model is empty, as of a variable that is not set; name a model, "
+                "or leave it out for the built-in one."
+            )
         _warn_of_mistyped_variables(click.get_current_context())
         return function(model=model or "lab", **kwargs)
 
     hints = typing.get_type_hints(EngineConfig)
-    wrapped = config_file(with_model)
+    wrapped = config_file(neutral_options(with_model))
     for field in reversed(msgspec.structs.fields(EngineConfig)):
         if field.name != "model":
             wrapped = _field_option(
@@ -263,11 +381,21 @@ def engine_options(function: F, several: Sequence[str] = ()) -> F:
                 hints[field.name],
                 field.default,
                 _ENGINE_HELP.get(field.name),
-                _ENGINE_CHOICES.get(field.name),
+                _ENGINE_TYPES.get(field.name),
                 several=field.name in several,
+                section=_SECTION_OF.get(field.name, OTHER),
             )(wrapped)
-    wrapped = option("--model", default=None, help="Directory or hub name. [default: lab]")(wrapped)
-    argument = click.argument("model_argument", metavar="[MODEL]", required=False, default=None)
+    wrapped = option(
+        "-m",
+        "--model",
+        type=ModelName(),
+        default=None,
+        section="Model",
+        help="Directory, GGUF file or hub name; the same as the argument. [default: lab]",
+    )(wrapped)
+    argument = click.argument(
+        "model_argument", metavar="[MODEL]", type=ModelName(), required=False, default=None
+    )
     return typing.cast(F, argument(wrapped))
 
 
@@ -323,17 +451,21 @@ def sampling_options(function: F) -> F:
         if field.default not in (None, False) and field.name != "max_tokens":
             help_text = f"{help_text} [default: the model's, else {field.default}]"
         if field.name == "seed":
-            function = option("--sampling-seed", type=Integer(), help=help_text)(function)
+            decorate = option("--sampling-seed", type=Integer(), section="Sampling", help=help_text)
         elif field.name in ("stop", "bad_words"):
-            function = option(_flag(field.name), type=Text(), multiple=True, help=help_text)(
-                function
+            decorate = option(
+                _flag(field.name), type=Text(), multiple=True, section="Sampling", help=help_text
             )
-        elif field.name == "logit_bias":
-            function = option("--logit-bias", type=LogitBias(), help=help_text)(function)
-        elif field.name in ("allowed_token_ids", "stop_token_ids"):
-            function = option(_flag(field.name), type=TokenIds(), help=help_text)(function)
         else:
-            function = _field_option(field.name, hint, None, help_text)(function)
+            decorate = _field_option(
+                field.name,
+                hint,
+                None,
+                help_text,
+                _SAMPLING_TYPES.get(field.name),
+                section="Sampling",
+            )
+        function = decorate(function)
     return function
 
 
@@ -356,8 +488,9 @@ def _field_option(
     hint: Any,
     default: Any,
     help_text: str | None,
-    choices: tuple[str, ...] | None = None,
+    as_type: click.ParamType | None = None,  # type: ignore[type-arg]  # generic only in stubs
     several: bool = False,
+    section: str | None = None,
 ) -> Callable[[F], F]:
     """The flag of one field of a settings structure."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -366,13 +499,14 @@ def _field_option(
         "default": default,
         "show_default": default is not None,
         "help": help_text,
+        "section": section,
     }
     if several:
         settings |= {"default": [default], "multiple": True}
     if kind is bool:
         return option(f"{_flag(name)}/--no-{_flag(name)[2:]}", **settings)
-    if choices is not None:
-        settings["type"] = click.Choice(choices)
+    if as_type is not None:
+        settings["type"] = as_type
     elif kind is int:
         settings["type"] = Integer()
     elif name == "speculative_config":
@@ -381,44 +515,4 @@ def _field_option(
         settings["type"] = Json(kind)
     else:
         settings["type"] = kind
-    return option(_flag(name), *([_SHORT[name]] if name in _SHORT else []), **settings)
-
-
-def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Make a file's values the command's defaults; refuse keys that are no flag of the command."""
-    if path is None:
-        return
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise click.BadParameter(f"{path} cannot be read ({reason}).", ctx, param) from error
-    if content is None:
-        return
-    if not isinstance(content, dict):
-        raise click.BadParameter(f"{path} must hold 'flag: value' lines.", ctx, param)
-    # By the spelling of the flag itself: `--json` is `json`, whatever its parameter is called.
-    flags = {
-        spelling.removeprefix("--").replace("-", "_"): other
-        for other in ctx.command.params
-        if isinstance(other, click.Option) and other.name not in (None, "config", "help")
-        for spelling in other.opts
-        if spelling.startswith("--")
-    }
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        name = str(key).replace("-", "_")
-        if name not in flags:
-            known = ", ".join(sorted(str(flag).replace("_", "-") for flag in flags))
-            raise click.BadParameter(
-                f"{path} sets {key!r}, which is no flag of '{ctx.command_path}'; it has {known}.",
-                ctx,
-                param,
-            )
-        if value is False and flags[name].type is click.STRING:
-            value = "off"  # as YAML reads the word
-        several = flags[name].multiple and isinstance(value, (str, dict))
-        values[str(flags[name].name)] = [value] if several else value
-    ctx.default_map = {**(ctx.default_map or {}), **values}
+    return option(_flag(name), *_SHORT.get(name, ()), **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ockham.core.ledger import Ledger, Saving
+from ockham.core.registry import techniques
 
 
 def quantity(value: float, unit: str) -> str:
@@ -35,8 +36,24 @@ def describe_speed(ledger: Ledger) -> str:
     return line
 
 
+def summary(ledger: Ledger, load_s: float | None = None) -> str:
+    """One line in plain words: tokens, tokens a second, and what the prompt and loading took."""
+    line = f"{_tokens(ledger.generated_tokens)}"
+    if ledger.generated_tokens > 1 and ledger.decode_s > 0:
+        line += f" at {(ledger.generated_tokens - 1) / ledger.decode_s:.1f} tokens/s"
+    reused = f" ({ledger.prompt_tokens_reused} from the cache)" * bool(ledger.prompt_tokens_reused)
+    line += f"; prompt of {_tokens(ledger.prompt_tokens)}{reused} read in "
+    line += duration(ledger.prefill_s)
+    return line if load_s is None else f"{line}; model loaded in {duration(load_s)}"
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'' if count == 1 else 's'}"
+
+
 def describe_ledger(ledger: Ledger) -> list[str]:
-    """The itemised bill: what was computed and moved, what was saved and what was wasted."""
+    """The itemised bill: what was computed and moved, what was saved, and what was computed for
+    nothing."""
     lines = [
         f"computed {ledger.rows} rows, {quantity(ledger.flops, 'FLOP')}; moved "
         f"{quantity(ledger.weight_bytes, 'B')} of weights, state read "
@@ -44,7 +61,13 @@ def describe_ledger(ledger: Ledger) -> list[str]:
         f"{quantity(ledger.state_written_bytes, 'B')}"
     ]
     lines += [f"saved by {name}: {_saving(saving)}" for name, saving in ledger.saved.items()]
-    lines += [f"wasted by {name}: {_saving(saving)}" for name, saving in ledger.wasted.items()]
+    drafters = {technique.name for technique in techniques("drafter")} if ledger.wasted else ()
+    lines += [
+        f"drafted wrongly by {name}: {_saving(saving)}, checked in steps that ran anyway"
+        if name in drafters
+        else f"computed again for {name}: {_saving(saving)}"
+        for name, saving in ledger.wasted.items()
+    ]
     return lines
 
 

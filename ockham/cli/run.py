@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from itertools import groupby
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.cli.command import command
 from ockham.cli.options import (
     TokenIds,
     engine_config,
@@ -18,21 +20,38 @@ from ockham.cli.options import (
     sampling_options,
     sampling_params,
 )
+from ockham.cli.report import describe_ledger, describe_speed, summary
+from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ockham.api.llm import LLM, Prompt
+    from ockham.core.config import EngineConfig
     from ockham.core.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 
 DEFAULT_MAX_TOKENS = 256
 
 
-@click.command()
+EXAMPLES = """\b
+Examples:
+  ockham run -p "The capital of France is" -n 20
+  echo "The capital of France is" | ockham run path/to/model.gguf
+  ockham run owner/name -p "Once" --temperature 0 --json
+"""
+
+
+@command(own="Prompt and output", epilog=EXAMPLES)
 @option("-p", "--prompt", help="Text to complete; '-' reads it from stdin.")
 @option("--prompt-token-ids", type=TokenIds(), help="The prompt as token ids: '1,2,3'.")
 @option("--json", "as_json", is_flag=True, help="Write one JSON object instead of the text.")
+@option(
+    "--stats",
+    is_flag=True,
+    help="Say what was loaded, and write the itemised bill: what was computed, saved and wasted.",
+)
+@option("-q", "--quiet", is_flag=True, help="Write nothing but the completion, and what is wrong.")
 @option(
     "--show-drafts",
     is_flag=True,
@@ -44,32 +63,72 @@ def run(
     prompt: str | None,
     prompt_token_ids: list[int] | None,
     as_json: bool,
+    stats: bool,
+    quiet: bool,
     show_drafts: bool,
     **kwargs: Any,
 ) -> None:
-    """Complete a prompt with MODEL: a directory, a hub name, or the built-in 'lab'.
+    """Complete a prompt with MODEL: a directory, a GGUF file, a hub name, or the built-in 'lab'.
 
-    The completion is streamed to stdout; the memory plan, statistics and the itemised bill go to
-    stderr. Without --prompt the prompt is read from stdin. What no flag sets is taken from the
-    model's generation_config.json.
+    The completion is streamed to stdout, everything else goes to stderr. Without --prompt the
+    prompt is read from stdin, of which one newline at the end is no part of it. What no flag sets
+    is taken from the model's generation_config.json.
     """
-    given = _prompt(prompt, prompt_token_ids)
+    if quiet and stats:
+        raise click.UsageError("--quiet and --stats contradict each other; give one of them.")
     config = engine_config(**kwargs)
+    check_model(config.model, prompt is None and prompt_token_ids is None)
+    check_sampling(config, **kwargs)
+    for name in ("logprobs", "prompt_logprobs"):
+        if kwargs[name] is not None and not as_json:
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--{flag} is shown only with --json; add it, or leave it out.")
+    given = _prompt(prompt, prompt_token_ids)
 
     from ockham.api.llm import LLM
 
     started = time.perf_counter()
-    llm = LLM.from_config(config, progress=_tell)
+    llm = LLM.from_config(config, progress=_tell if stats else tell_warnings)
     load_s = time.perf_counter() - started
     params = sampling_params(default_params(llm, DEFAULT_MAX_TOKENS), **kwargs)
-    for name in ("logprobs", "prompt_logprobs"):
-        if getattr(params, name) is not None and not as_json:
-            flag = name.replace("_", "-")
-            raise click.UsageError(f"--{flag} is shown only with --json; add it, or leave it out.")
     output = _complete(llm, given, params, as_json, load_s)
-    if show_drafts and not as_json:
+    if as_json:
+        return
+    full = _end(output, llm, params)
+    if full is not None:
+        _tell(full)
+    if not quiet:
+        reasons = ", ".join(_reason(one.finish_reason, one.stop_reason) for one in output.outputs)
+        _tell(f"\n[{summary(output.ledger, load_s)}; {reasons}]")
+    if stats:
+        for line in (describe_speed(output.ledger), *describe_ledger(output.ledger)):
+            _tell(line)
+    if show_drafts:
         for choice in output.outputs:
             _tell(_with_drafts(llm, choice))
+
+
+def check_model(model: str, without_prompt: bool) -> None:
+    """Refuse at once a text that can be no model: it was meant as the prompt, most likely."""
+    from ockham.model.hub import could_be_a_model
+
+    if not could_be_a_model(model):
+        meant = f" To complete it: ockham run -p {shlex.quote(model)}." if without_prompt else ""
+        raise click.UsageError(
+            f"the first word is the model, and {model!r} is none: a directory, a .gguf file, a "
+            f"hub name such as owner/name, or a built-in one.{meant}"
+        )
+
+
+def check_sampling(config: EngineConfig, **kwargs: Any) -> None:
+    """Refuse, before anything is loaded, sampling flags that no model could make right."""
+    params = sampling_params(SamplingParams(), **kwargs)
+    if params.n > config.max_num_seqs:
+        raise InvalidRequest(
+            f"n is {params.n}, but at most {config.max_num_seqs} sequences run at once; lower n or "
+            "raise max_num_seqs.",
+            "n",
+        )
 
 
 def default_params(llm: LLM, max_tokens: int) -> SamplingParams:
@@ -86,11 +145,19 @@ def _tell(line: str) -> None:
     click.echo(line, err=True)
 
 
+def tell_warnings(line: str) -> None:
+    """Of what is said of a load, pass on what may be wrong with the model."""
+    if line.startswith("warning"):
+        _tell(line)
+
+
 def _prompt(text: str | None, token_ids: list[int] | None) -> Prompt:
     """The prompt from the flags or from stdin."""
     if token_ids is not None:
         if text is not None:
             raise click.UsageError("give either --prompt or --prompt-token-ids.")
+        if any(not 0 <= token < 2**31 for token in token_ids):
+            raise click.UsageError("--prompt-token-ids holds a number that is no token id.")
         return token_ids
     if text == "-" or (text is None and not sys.stdin.isatty()):
         read = _read_stdin()
@@ -99,12 +166,15 @@ def _prompt(text: str | None, token_ids: list[int] | None) -> Prompt:
         return read
     if text is None:
         raise click.UsageError("there is no prompt; give one with --prompt, or through stdin.")
+    if not text:
+        raise click.UsageError("the prompt is empty; give at least one character.")
     return text
 
 
 def _read_stdin() -> str:
+    """What stdin holds. The newline that `echo` and editors put at the end is no part of it."""
     try:
-        return sys.stdin.buffer.read().decode()
+        return sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise click.UsageError(f"stdin is not UTF-8 text ({error}).") from error
 
@@ -112,6 +182,7 @@ def _read_stdin() -> str:
 def _complete(
     llm: LLM, prompt: Prompt, params: SamplingParams, as_json: bool, load_s: float
 ) -> RequestOutput:
+    """Stream the completion to stdout, or write it as JSON."""
     stdout = sys.stdout.buffer
     has_text = llm.engine.tokenizer is not None
     first_token_s: float | None = None
@@ -138,8 +209,6 @@ def _complete(
         stdout.flush()
         return output
 
-    from ockham.cli.report import describe_ledger, describe_speed, duration
-
     for choice in output.outputs[1:]:
         _tell(f"\n[choice {choice.index}]")
         text = choice.text if has_text else " ".join(map(str, choice.token_ids))
@@ -147,21 +216,19 @@ def _complete(
         stdout.flush()
     if sys.stdout.isatty():
         click.echo()
-    reasons = ", ".join(
-        _reason(choice.finish_reason, choice.stop_reason) for choice in output.outputs
-    )
-    _tell(f"\nfinished: {reasons}; loaded in {duration(load_s)}")
+    return output
+
+
+def _end(output: RequestOutput, llm: LLM, params: SamplingParams) -> str | None:
+    """Why the completion ended where that is worth a line: the context is full."""
     longest = max(len(choice.token_ids) for choice in output.outputs)
     full = len(output.prompt_token_ids) + longest >= llm.engine.max_model_len
     if params.max_tokens and longest < params.max_tokens and full:
-        _tell(
+        return (
             f"the context of {llm.engine.max_model_len} tokens is full: {longest} of at most "
             f"{params.max_tokens} tokens were generated"
         )
-    _tell(describe_speed(output.ledger))
-    for line in describe_ledger(output.ledger):
-        _tell(line)
-    return output
+    return None
 
 
 def _with_drafts(llm: LLM, choice: CompletionOutput) -> str:
@@ -193,4 +260,7 @@ def _labelled(positions: Sequence[PositionLogprobs | None] | None) -> list[Any] 
 
 
 def _reason(finish: str | None, stop: int | str | None) -> str:
-    return f"{finish}" if stop is None else f"{finish} ({stop!r})"
+    if stop is not None:
+        return f"ended at {stop!r}"
+    words = {"length": "cut at the limit of tokens (-n)", "stop": "ended by the model"}
+    return words.get(finish or "", f"ended: {finish}")

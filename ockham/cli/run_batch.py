@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ockham.cli.options import Text, engine_config, engine_options, option
+from ockham.cli.command import command
+from ockham.cli.options import Names, Text, engine_config, engine_options, option
 from ockham.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 TELL_EVERY_S = 5.0
 
 
-@click.command("run-batch")
+@command("run-batch")
 @option(
     "-i",
     "--input-file",
@@ -36,9 +38,10 @@ TELL_EVERY_S = 5.0
 )
 @option(
     "--served-model-name",
+    cls=Names,
     type=Text(),
     multiple=True,
-    help="Name of the model in the requests; may be given more than once. [default: MODEL]",
+    help="Names of the model in the requests. [default: MODEL; of a .gguf file its name, too]",
 )
 @engine_options
 def run_batch(
@@ -54,6 +57,8 @@ def run_batch(
     from ockham.api.run_batch import run_batch as run
     from ockham.cli.report import describe_ledger
 
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("ockham.engine").setLevel(logging.INFO)
     config = engine_config(**engine)
     if output_file.exists() and input_file.exists() and output_file.samefile(input_file):
         raise ConfigError(f"{output_file} is the input too; choose another --output-file.")

@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ockham.cli.options import Integer, Text, engine_config, engine_options, option
+from ockham.cli.command import command
+from ockham.cli.options import Integer, Names, Text, engine_config, engine_options, option
 from ockham.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from ockham.api.server.fields import UnknownFields
 
 
-@click.command()
+@command(own="Server")
 @engine_options
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @option("--port", type=Integer(), default=8000, show_default=True, help="0 takes a free one.")
 @option(
     "--served-model-name",
+    cls=Names,
     type=Text(),
     multiple=True,
-    help="Name of the model in the API; may be given more than once. [default: MODEL]",
+    help="Names of the model in the API. [default: MODEL; of a .gguf file its name, too]",
 )
 @option(
     "--api-key",
@@ -190,6 +192,13 @@ if TYPE_CHECKING:
     help="What the log says at least; lines of single requests are of level info.",
 )
 @option(
+    "--uvicorn-log-level",
+    type=click.Choice(("debug", "info", "warning", "error", "critical")),
+    default="warning",
+    show_default=True,
+    help="What the HTTP library itself logs.",
+)
+@option(
     "--access-log/--no-access-log", default=True, show_default=True, help="One line per request."
 )
 def serve(
@@ -220,6 +229,7 @@ def serve(
     cache_text: bool,
     unknown_fields: UnknownFields,
     log_level: str,
+    uvicorn_log_level: str,
     access_log: bool,
     **engine: Any,
 ) -> None:
@@ -227,11 +237,22 @@ def serve(
 
     The engine runs in a process of its own and is restarted if it dies. SIGTERM and Ctrl-C let
     running requests finish; a second one does not.
+
+    \b
+    Examples:
+      ockham serve path/to/model.gguf --port 8000
+      ockham serve owner/name --api-key-file keys.txt --host 0.0.0.0
     """
     from ockham.api.server.run import serve as run
     from ockham.api.server.settings import ServerSettings
 
     _set_up_logging(log_level)
+    logging.getLogger("uvicorn").setLevel(uvicorn_log_level.upper())
+    if os.environ.get("OCKHAM_API_KEY") == "":
+        raise ConfigError(
+            "OCKHAM_API_KEY is empty, as of a variable that is not set; give it a key, or unset it "
+            "to let everybody in."
+        )
     settings = ServerSettings(
         host=host,
         port=port,

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from ockham.cli.command import command
 from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.cli.report import duration
 from ockham.cli.spread import spread
@@ -19,7 +20,7 @@ WARMUP = 1
 PROMPT_IDS = "1,2,3,4,5,6,7,8"
 
 
-@click.command()
+@command()
 @option("--repeats", type=Integer(1), default=9, help="Processes to start.", show_default=True)
 @option(
     "--packing-repeats",
@@ -37,7 +38,7 @@ def startup(repeats: int, packing_repeats: int, as_json: bool, **kwargs: Any) ->
     next start (--weight-cache) are packed in a start that does not count.
     """
     config = engine_config(**kwargs)
-    run = ["-m", "ockham", "run", *_flags(config), *_prompt(config), "--max-tokens", "8"]
+    run = ["-m", "ockham", "run", *_flags(config), *_prompt(config), "-n", "8", "--stats"]
     # Interleaved, so that a drift of the machine falls on all of them.
     figures: dict[str, list[float]] = {"first_token_s": [], "import_s": [], "python_s": []}
     cached = False

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import sys
+import textwrap
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.cli.command import Command, Group
 from ockham.cli.options import Integer, engine_config, engine_options, option
 from ockham.cli.workload_options import chosen_workload, workload_options
 from ockham.core.errors import ConfigError
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from ockham.lab.evidence import Bench, Recipe, Row
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @option("--json", "as_json", is_flag=True, help="Write a JSON list.")
 @click.pass_context
 def techniques(ctx: click.Context, as_json: bool) -> None:
@@ -50,14 +53,21 @@ def techniques(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"{seam}:")
         for technique in group:
             kind = "exact" if technique.exact else "approximate"
-            click.echo(f"  {technique.name:<14} {kind:<12} {technique.summary}")
+            lines = textwrap.fill(
+                technique.summary,
+                max(60, shutil.get_terminal_size((100, 24)).columns),
+                initial_indent=f"  {technique.name:<14} {kind:<12} ",
+                subsequent_indent=" " * 30,
+                break_on_hyphens=False,
+            )
+            click.echo(lines)
             details = [f"books {', '.join(technique.books)}"] if technique.books else []
             details += [f"paper {technique.paper}"] if technique.paper else []
             if details:
                 click.echo(f"  {'':<14} {'':<12} {'; '.join(details)}")
 
 
-@techniques.command()
+@techniques.command(cls=Command)
 @click.argument("name", required=False)
 @option("--all", "every", is_flag=True, help="Measure every technique and write the page.")
 @option(
@@ -97,13 +107,16 @@ def measure(
         _check_page(page, recipes())
 
     config = engine_config(**kwargs)
-    bench = Bench(config, rounds, config.seed)
+    bench = Bench(config, rounds, config.seed, tell=lambda line: click.echo(f"  {line}", err=True))
     if workload is not None:
         _take_prompts(bench, workload, settings, vocab_size)
     elif settings:
         raise click.UsageError("--set changes a workload: name it with --workload.")
     measured: list[tuple[Recipe, Row | None]] = []
-    for recipe in recipes() if name is None else [recipe_of(name)]:
+    chosen = recipes() if name is None else [recipe_of(name)]
+    for number, recipe in enumerate(chosen, 1):
+        which = f"{recipe.seam}/{recipe.name} ({number} of {len(chosen)})"
+        click.echo(f"measuring {which}: {recipe.summary}", err=True)
         row = recipe.measure(bench) if recipe.measure is not None else None
         bench.release()
         measured.append((recipe, row))

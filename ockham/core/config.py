@@ -13,12 +13,14 @@ DTYPES = ("auto", "bfloat16", "float32")
 _DTYPE_OF = {"bf16": "bfloat16", "fp32": "float32"}
 """The dtype that a quantization of unquantised weights states by itself."""
 KV_DTYPES = ("auto", "bfloat16", "float32")
+MOST_THREADS = 1024
 
 
 class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """Settings of one engine.
 
     `dtype` and `kv_cache_dtype` of "auto" follow the checkpoint (float16 is widened to float32).
+    `threads` are those of the kernels, all allowed cores by default; they change no bit.
     `max_model_len=None` takes the checkpoint's own limit, or what fits into the memory.
     `gpu_memory_utilization` is the share of the memory allowed to this process that weights, state
     and workspace may take together (the name is vLLM's; on a CPU it means RAM);
@@ -40,6 +42,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     quantization: str | None = None
     kv_cache_dtype: str = "auto"
     backend: str = "auto"
+    threads: int | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
@@ -78,6 +81,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         return int(self.swap_space * (1 << 30))
 
     def __post_init__(self) -> None:
+        if not self.model.strip():
+            raise ConfigError("the name of the model is empty; name a model.")
         parse(self.speculative_config)
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
@@ -90,6 +95,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}.")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise ConfigError(f"threads must lie in [1, {MOST_THREADS}], got {self.threads}.")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise ConfigError(
                 f"gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}."

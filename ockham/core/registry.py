@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ def register(
     books: tuple[str, ...] = (),
     paper: str | None = None,
 ) -> Callable[[T], T]:
-    """Class decorator: register a technique. Its summary is the first line of its docstring."""
+    """Class decorator: register a technique. Its summary is the first sentence of its docstring."""
     if seam not in SEAMS:
         raise ConfigError(f"unknown seam {seam!r}; the seams are {', '.join(SEAMS)}.")
 
@@ -64,11 +65,17 @@ def register(
         key = (seam, name)
         if key in _techniques:
             raise ConfigError(f"two techniques call themselves {name!r} at the seam {seam!r}.")
-        summary = (cls.__doc__ or "").strip().partition("\n")[0]
+        summary = _first_sentence(cls.__doc__ or "")
         _techniques[key] = Technique(seam, name, cls, exact, summary, books, paper)
         return cls
 
     return decorate
+
+
+def _first_sentence(text: str) -> str:
+    """However many lines it takes. A capital follows its end: "et al. 2024" does not end it."""
+    paragraph = " ".join(text.strip().partition("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z])", paragraph, maxsplit=1)[0]
 
 
 def _load(seam: str) -> None:

@@ -13,8 +13,8 @@ AUTO, NONE = "auto", "none"
 DRAFT_MODEL = "draft_model"
 WITH_MODEL = (DRAFT_MODEL, "rapid", "medusa", "prompt_tokens", "early_exit", "corpus")
 """Methods that have a model, or something else that was trained."""
-METHODS = {"ngram": "copying", "suffix": "trie"}
-"""vLLM's names of methods that have another one here."""
+METHODS = {"ngram": "copying", "suffix": "trie", "off": NONE}
+"""vLLM's names of methods that have another one here, and the word for none of them."""
 MOST_TOKENS = 64
 MOST_BRANCHES = 8
 MOST_LAYERS = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ockham.core.config import EngineConfig
@@ -51,7 +52,7 @@ def _find_drafter(name: str) -> Technique:
 
 def _method_of(model: str) -> str:
     """What drafts with a model, or with what was made for another."""
-    directory = DRAFTERS.get(model, Path(model).expanduser())
+    directory = DRAFTERS.get(model, Path(os.path.expanduser(model)))
     if not is_drafter(directory):
         return DRAFT_MODEL
     try:

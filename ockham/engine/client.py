@@ -40,6 +40,7 @@ from ockham.engine.messages import (
     Delta,
     Died,
     FromEngine,
+    Loading,
     Ready,
     Refused,
     Request,
@@ -283,7 +284,7 @@ class EngineClient:
         try:
             self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
             self._writer.write(frame([self.config]))
-            messages = await self._read()
+            first = await self._read_first()
         except (OSError, EOFError, msgspec.DecodeError) as error:
             raise ModelError(
                 f"The engine ended while it loaded the model ({await self._reap()}); its own "
@@ -292,7 +293,6 @@ class EngineClient:
         except asyncio.CancelledError:
             self._kill()
             raise
-        first = messages[0]
         if not isinstance(first, Ready):
             await self._reap()
             raise ModelError(first.message if isinstance(first, Died) else f"Got {first!r}.")
@@ -392,6 +392,14 @@ class EngineClient:
             stream.fail(fault())
         else:
             stream.put(delta)
+
+    async def _read_first(self) -> FromEngine:
+        """The first message that does not only tell what is being loaded. Raises as `_read`."""
+        while True:
+            for message in await self._read():
+                if not isinstance(message, Loading):
+                    return message
+                log.info("%s", message.line)
 
     async def _read(self) -> list[FromEngine]:
         """The messages of the next frame. Raises `EOFError` or `OSError` at the end."""

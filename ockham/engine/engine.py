@@ -6,6 +6,7 @@ It knows sequences, steps and seams; it knows no technique by name and nothing o
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import time
 import traceback
@@ -46,7 +47,7 @@ from ockham.engine.cache_report import CacheKeeper
 from ockham.engine.chosen import choose_reuses, make_drafters
 from ockham.engine.decoding import Decoding
 from ockham.engine.drafts import ROOT, Tree
-from ockham.engine.limits import Limits
+from ockham.engine.limits import Limits, context_limit
 from ockham.engine.messages import HINTS, Delta, Request, Stats, merged
 from ockham.engine.own_model import OwnModel
 from ockham.engine.scheduler import Scheduler
@@ -94,6 +95,7 @@ class Engine:
         self.tokenizer: Tokenizer | None = load_tokenizer(config, self.model.directory)
         plan = self.model.plan
         self.max_model_len = plan.max_model_len
+        self.context_limit = context_limit(config, plan, self.model.description)
         self.vocabulary = self.model.description.vocab_size
         planes = self.model.backend.allocate(self.model.layouts)
         self.executor = self.model.backend.bind(self.model.program, planes)
@@ -136,7 +138,7 @@ class Engine:
         self.tiers = open_tiers(config, self.model, self.state, self.pace.seconds)
         self.speculation = self.make_speculation(drafting, drafters)
         closes = [self.speculation.save, *([self.tiers.close] if self.tiers else [])]
-        self._closing = weakref.finalize(self, _close_all, closes)
+        self._closing = weakref.finalize(self, _close_all, os.getpid(), closes)
         self.reuse.attach(self.state, self._cost.attention_slope, self.tiers)
         layers = sorted(layer for group in self.model.layouts for layer in group.layers)
         for approximate in self.approximate.values():
@@ -155,6 +157,7 @@ class Engine:
         self._limits = Limits(
             vocabulary=self.vocabulary,
             max_model_len=self.max_model_len,
+            context_limit=self.context_limit,
             max_num_seqs=config.max_num_seqs,
             chunk=config.max_num_batched_tokens,
             state=self.state,
@@ -172,6 +175,11 @@ class Engine:
         when the engine is no more; it must not be used afterwards."""
         self._closing()
         self.grammars.close()
+
+    def forked(self) -> None:
+        """Make anew what a process lacks that was forked off the engine's: the threads that compile
+        grammars. (The kernels' threads see to themselves.)"""
+        self.grammars = Grammars(self._tokenizer_described, self.vocabulary)
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -896,8 +904,11 @@ class Engine:
         )
 
 
-def _close_all(closes: list[Callable[[], None]]) -> None:
-    """Close the parts of an engine, each of them though another fails."""
+def _close_all(pid: int, closes: list[Callable[[], None]]) -> None:
+    """Close the parts of an engine, each of them though another fails. They are those of the
+    process `pid`: one that was forked off it leaves them alone."""
+    if os.getpid() != pid:
+        return
     with ExitStack() as stack:
         for close in closes:
             stack.callback(close)

@@ -6,19 +6,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ockham.cache.state import State
+from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.registry import techniques
 from ockham.core.seams import ApproximateReuse
 from ockham.engine.messages import Request
 from ockham.engine.moving import MovedRequest
+from ockham.model.description import ModelDescription
+from ockham.model.memory import MemoryPlan
+
+
+def context_limit(config: EngineConfig, plan: MemoryPlan, description: ModelDescription) -> str:
+    """What sets the length of the context, and what would raise it: a clause after the length."""
+    longest = description.max_position_embeddings
+    if plan.max_model_len >= longest:
+        return "which is the model's own limit"
+    if config.max_model_len is not None:
+        return f"as max_model_len sets it; the model itself takes {longest}"
+    return (
+        f"as many as the memory has room for; the model itself takes {longest}, with more memory "
+        "(gpu_memory_utilization, kv_cache_memory_bytes)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The facts of an engine that bound its requests. `chunk` is the most rows of a step."""
+    """The facts of an engine that bound its requests. `chunk` is the most rows of a step,
+    `context_limit` what the function of this name says."""
 
     vocabulary: int
     max_model_len: int
+    context_limit: str
     max_num_seqs: int
     chunk: int
     state: State
@@ -42,8 +60,8 @@ class Limits:
         if len(tokens) > room:
             raise InvalidRequest(
                 f"the prompt has {len(tokens)} tokens and leaves no room to generate: the context "
-                f"is {self.max_model_len} tokens. Shorten the prompt to {room} or less, or raise "
-                "max_model_len.",
+                f"is {self.max_model_len} tokens, {self.context_limit}. Shorten the prompt to "
+                f"{room} or less.",
                 "prompt",
             )
         if params.n > self.max_num_seqs:
@@ -87,7 +105,7 @@ class Limits:
         if moved.most_tokens > self.max_model_len:
             raise InvalidRequest(
                 f"the request may grow to {moved.most_tokens} tokens, and the context here is "
-                f"{self.max_model_len}; raise max_model_len."
+                f"{self.max_model_len}, {self.context_limit}."
             )
         if moved.request.detokenize and not self.has_tokenizer():
             raise InvalidRequest(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ockham.engine.messages import CacheReport, Delta, FromEngine, Refused, merge
+from ockham.engine.messages import CacheReport, Delta, FromEngine, Loading, Refused, merge
 
 
 class Mailbox:
@@ -46,5 +46,7 @@ def _key(message: FromEngine) -> tuple[str, str, int]:
         return "delta", message.request_id, message.index
     if isinstance(message, CacheReport):
         return "cache", message.ask_id, 0
+    if isinstance(message, Loading):
+        return "loading", message.line, 0
     request_id = message.request_id if isinstance(message, Refused) else ""
     return type(message).__name__, request_id, 0

@@ -143,11 +143,19 @@ class Stats(msgspec.Struct, tag="stats", kw_only=True):
     drafts: DraftStats = msgspec.field(default_factory=DraftStats)
 
 
+class Loading(msgspec.Struct, tag="loading"):
+    """What is being loaded, as a line for people. Such messages come before `Ready`."""
+
+    line: str
+
+
 class Ready(msgspec.Struct, tag="ready", kw_only=True):
-    """The engine has loaded its model. The lengths are in tokens."""
+    """The engine has loaded its model. The lengths are in tokens; `context_limit` says in words
+    what sets `max_model_len`, and what would raise it."""
 
     model: str
     max_model_len: int
+    context_limit: str
     vocab_size: int
     memory_plan: dict[str, int]
     numerics_id: str
@@ -242,4 +250,4 @@ class CacheReport(msgspec.Struct, tag="cache_report", kw_only=True):
 
 
 ToEngine = Request | Abort | CacheQuery | Shutdown
-FromEngine = Ready | Delta | Refused | Stats | CacheReport | Died
+FromEngine = Loading | Ready | Delta | Refused | Stats | CacheReport | Died

@@ -26,6 +26,7 @@ from ockham.engine.intake import Held, Intake, describe
 from ockham.engine.messages import (
     Died,
     FromEngine,
+    Loading,
     Ready,
     Refused,
     Shutdown,
@@ -59,9 +60,14 @@ def main() -> int:
 def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Engine | None:
     begin_s = time.monotonic()
     try:
-        engine = Engine(config, progress=_report)
+        engine = Engine(config, progress=lambda line: channel.send([Loading(line)]))
     except OckhamError as error:
         channel.send([Died(str(error))])
+        channel.drain(LAST_WORDS_S)
+        return None
+    except MemoryError as error:
+        reason = str(error) or "none could be had"
+        channel.send([Died(f"There is not enough memory to load the model ({reason}).")])
         channel.drain(LAST_WORDS_S)
         return None
     except Exception as error:
@@ -125,15 +131,12 @@ def _ready(engine: Engine, load_s: float) -> Ready:
     return Ready(
         model=engine.config.model,
         max_model_len=engine.max_model_len,
+        context_limit=engine.context_limit,
         vocab_size=engine.vocabulary,
         memory_plan=engine.model.plan.numbers(),
         numerics_id=engine.model.numerics_id,
         load_s=load_s,
     )
-
-
-def _report(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _die_with_parent() -> None:

@@ -10,9 +10,11 @@ BACKENDS = ("cpu", "reference")
 """Best first: "auto" takes the first that runs on this machine."""
 
 
-def find_backend(name: str = "auto") -> Backend:
-    """A backend by name; raises ConfigError with the names that exist, or with what keeps the
-    named one from running here."""
+def find_backend(name: str = "auto", threads: int | None = None) -> Backend:
+    """A backend by name, with so many threads (by default one for each allowed core).
+
+    Raises ConfigError with the names that exist, or with what keeps the named one from running
+    here."""
     if name not in ("auto", *BACKENDS):
         raise ConfigError(f"there is no backend {name!r}; there is: auto, {', '.join(BACKENDS)}.")
     if name == "cpu" and core is None:
@@ -20,7 +22,12 @@ def find_backend(name: str = "auto") -> Backend:
     if name != "reference" and core is not None:
         from ockham.kernels.cpu import CpuBackend
 
-        return CpuBackend()
+        return CpuBackend(threads)
+    if threads is not None:
+        raise ConfigError(
+            "threads is a setting of the backend 'cpu'; the reference backend takes NumPy's, which "
+            "OMP_NUM_THREADS or OPENBLAS_NUM_THREADS sets. Leave threads out."
+        )
     from ockham.kernels.reference import ReferenceBackend
 
     return ReferenceBackend()

@@ -58,6 +58,24 @@ class Cases:
     left_out: list[str]
 
 
+def check_tasks(names: Sequence[str], levels: Sequence[str]) -> None:
+    """Raises ConfigError for a task or level that does not exist."""
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        raise ConfigError(f"there is no task {unknown[0]!r}; there are {', '.join(TASKS)}.")
+    for asked in levels:
+        if not any(asked in TASKS[name].levels for name in names):
+            known = "; ".join(f"{name}: {', '.join(TASKS[name].levels)}" for name in names)
+            raise ConfigError(f"no chosen task has a level {asked!r}; they have {known}.")
+
+
+def check_data(path: Path) -> None:
+    """Raises ConfigError for a file of cases that cannot be read, naming the line; no model is
+    needed for that."""
+    for _ in _lines(path):
+        pass
+
+
 def task_cases(
     names: Sequence[str],
     items: int,
@@ -72,13 +90,7 @@ def task_cases(
 
     Raises ConfigError for a task or level that does not exist.
     """
-    unknown = [name for name in names if name not in TASKS]
-    if unknown:
-        raise ConfigError(f"there is no task {unknown[0]!r}; there are {', '.join(TASKS)}.")
-    for asked in levels:
-        if not any(asked in TASKS[name].levels for name in names):
-            known = "; ".join(f"{name}: {', '.join(TASKS[name].levels)}" for name in names)
-            raise ConfigError(f"no chosen task has a level {asked!r}; they have {known}.")
+    check_tasks(names, levels)
     cases: list[Case] = []
     too_long: Counter[tuple[str, str]] = Counter()
     repeated: Counter[str] = Counter()

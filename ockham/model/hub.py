@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,38 @@ WANTED_FILES = (
 )
 """What is downloaded: never weights in formats that run code when read (.bin, .pth)."""
 
+_QUANTISATION = re.compile(
+    r"[-._]((?:I?Q|TQ)\d\w*|BF16|F16|F32)(?:-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE
+)
+"""How a GGUF file's name ends that names its types."""
+
+_LONGEST_NAME = 255
+"""Characters of a hub name, and of a file's, at most."""
+
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
+
+
+def could_be_a_model(model: str) -> bool:
+    """Whether a text is a built-in model, a path, or spelt as a path or a hub name is; nothing is
+    downloaded. "What is up" is none."""
+    if model in BUILT_IN or (len(model) <= _LONGEST_NAME and _HUB_NAME.fullmatch(model)):
+        return True
+    try:
+        return bool(model.strip()) and (
+            model.startswith(("/", "./", "../", "~"))
+            or Path(model).exists()
+            or Path(model.rpartition(":")[0] or model).is_dir()
+        )
+    except (OSError, ValueError):  # longer than a path can be, or with a zero byte
+        return False
+
+
+def served_names(model: str) -> tuple[str, ...]:
+    """What a model may be called by the clients of a server: what it was named by, and before that,
+    of a GGUF file, its name without folder, ending and number of its part."""
+    if not model.endswith(".gguf"):
+        return (model,)
+    return re.sub(r"-\d{5}-of-\d{5}$", "", Path(model).stem), model
 
 
 def resolve(model: str, revision: str | None = None) -> Path:
@@ -51,14 +83,16 @@ def resolve(model: str, revision: str | None = None) -> Path:
 
     Raises ModelError saying what to do if there is no such model, or it cannot be had.
     """
-    if revision is not None and (model in BUILT_IN or Path(model).expanduser().exists()):
+    if not could_be_a_model(model):
+        raise ModelError(_no_such(model))
+    if revision is not None and (model in BUILT_IN or Path(os.path.expanduser(model)).exists()):
         raise ModelError(
             f"revision {revision!r} means nothing for {model!r}, which is not on the hub; leave it "
             "out, or name a model of the hub."
         )
     if model in BUILT_IN:
         return BUILT_IN[model]
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_dir():
         return _gguf_alone(path)
     if path.exists():
@@ -68,25 +102,36 @@ def resolve(model: str, revision: str | None = None) -> Path:
             f"{model} is a file; name the directory that holds config.json, or a .gguf file."
         )
     directory, _, quantisation = model.rpartition(":")
-    if directory and Path(directory).expanduser().is_dir():
-        return _one_gguf(Path(directory).expanduser(), _gguf_patterns(quantisation), model)
+    if directory and Path(os.path.expanduser(directory)).is_dir():
+        return _one_gguf(Path(os.path.expanduser(directory)), _gguf_patterns(quantisation), model)
     if model.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(model):
-        raise ModelError(
-            f"there is no directory {model!r}; name a checkpoint's directory, a .gguf file, a "
-            "model of the Hugging Face hub (owner/name, owner/name:Q4_K_M for a GGUF file), or a "
-            f"built-in one: {', '.join(BUILT_IN)}."
-        )
+        raise ModelError(_no_such(model))
     repository, _, quantisation = model.partition(":")
     if not quantisation:
-        return _download(model, revision, WANTED_FILES)
+        directory_found = _download(model, revision, WANTED_FILES)
+        if not (directory_found / "config.json").exists():
+            raise ModelError(_without_config(model, revision, directory_found))
+        return directory_found
     patterns = _gguf_patterns(quantisation)
     return _one_gguf(_download(repository, revision, patterns), patterns, model)
+
+
+def _no_such(model: str) -> str:
+    return (
+        f"there is no directory {_shortened(model)!r}; name a checkpoint's directory, a .gguf "
+        "file, a model of the Hugging Face hub (owner/name, owner/name:Q4_K_M for a GGUF file), or "
+        f"a built-in one: {', '.join(BUILT_IN)}."
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def resolve_adapter(adapter: str) -> Path:
     """The directory of a PEFT adapter, by its path or the name of a built-in one. Raises ModelError
     if there is no such directory."""
-    path = ADAPTERS.get(adapter, Path(adapter).expanduser())
+    path = ADAPTERS.get(adapter, Path(os.path.expanduser(adapter)))
     if not path.is_dir():
         raise ModelError(
             f"there is no directory {adapter!r}; name an adapter's directory, or a built-in one: "
@@ -98,7 +143,7 @@ def resolve_adapter(adapter: str) -> Path:
 def resolve_drafter(drafter: str) -> Path:
     """The directory of a drafter that `ockham draft train` wrote, by its path or the name of a
     built-in one. Raises ModelError if there is no such directory."""
-    path = DRAFTERS.get(drafter, Path(drafter).expanduser())
+    path = DRAFTERS.get(drafter, Path(os.path.expanduser(drafter)))
     if drafter in BUILT_IN:
         raise ModelError(f'{drafter} is a model: it drafts by the method "draft_model".')
     if not path.is_dir():
@@ -182,6 +227,26 @@ def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
         raise ModelError(f"downloading {name}{at} failed: {error}") from None
     except OSError as error:
         raise ModelError(f"downloading {name}{at} failed: {error}. Try again.") from None
+
+
+def _without_config(name: str, revision: str | None, snapshot: Path) -> str:
+    """What to say of a repository that has no config.json: which GGUF files it has, if any."""
+    from huggingface_hub import HfApi, constants
+
+    files = [path.name for path in snapshot.rglob("*.gguf")]
+    if not files and not constants.HF_HUB_OFFLINE:
+        try:
+            listed = HfApi().list_repo_files(name, revision=revision)
+            files = [each for each in listed if each.endswith(".gguf")]
+        except Exception:  # whatever the network does; the sentence is then a shorter one
+            files = []
+    found = sorted({match[1] for file in files if (match := _QUANTISATION.search(file))})
+    if found:
+        names = ", ".join(f"{name}:{quantisation}" for quantisation in found)
+        return f"{name} holds GGUF files; name one of them: {names}."
+    if files:
+        return f"{name} holds GGUF files; name one of them by its path: {', '.join(sorted(files))}."
+    return f"{name} has neither a config.json nor GGUF files, so that it is no model."
 
 
 def _unreachable(name: str, at: str) -> str:

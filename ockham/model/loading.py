@@ -126,7 +126,7 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
     the files are damaged or hold NaN or infinity.
     """
     tell = progress or (lambda _: None)
-    backend = find_backend(config.backend)
+    backend = find_backend(config.backend, config.threads)
     planned = plan_model(config)
     description, plan = planned.description, planned.plan
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 _UNLIMITED = 1 << 60
@@ -11,11 +12,12 @@ _UNLIMITED = 1 << 60
 def available_bytes(root: Path = Path("/")) -> int:
     """Bytes that may be allocated without being killed or swapping.
 
-    The least of the machine's MemAvailable and, for every control group (v2 and v1) from the
-    process's own up to the root, the limit minus what is in use there. Page cache that can be
+    The least of the machine's MemAvailable, of what is left of this process's address space and
+    data (ulimit -v and -d), and, for every control group (v2 and v1) from the process's own up to
+    the root, of the limit minus what is in use there. Page cache that can be
     dropped does not count as in use. `root` stands for / in tests.
     """
-    amounts = [_machine(root), *_groups_v2(root), *_groups_v1(root)]
+    amounts = [_machine(root), *_process(root), *_groups_v2(root), *_groups_v1(root)]
     return max(0, min(amounts))
 
 
@@ -24,6 +26,20 @@ def _machine(root: Path) -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return _UNLIMITED
+
+
+def _process(root: Path) -> list[int]:
+    """What is left of the limits of this process, of those that are set."""
+    used = {
+        line.partition(":")[0]: int(line.split()[1]) * 1024
+        for line in _read(root / "proc/self/status").splitlines()
+        if line.startswith(("VmSize:", "VmData:"))
+    }
+    return [
+        limit - used.get(name, 0)
+        for kind, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData"))
+        if (limit := resource.getrlimit(kind)[0]) != resource.RLIM_INFINITY
+    ]
 
 
 def _groups_v2(root: Path) -> list[int]:

@@ -70,9 +70,10 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
         """One line for people."""
         tokens = self.page_tokens * max(self.pages)
         return (
-            f"memory: weights {readable(self.weights_bytes)} + state {readable(self.state_bytes)} "
-            f"({tokens} tokens, {self.state_dtype}) + workspace {readable(self.workspace_bytes)} = "
-            f"{readable(self.total_bytes)} of {readable(self.allowed_bytes)} allowed; "
+            f"memory: weights {readable(self.weights_bytes)}, workspace "
+            f"{readable(self.workspace_bytes)}, and as it fills, a KV cache of up to "
+            f"{readable(self.state_bytes)} ({tokens} tokens, {self.state_dtype}): at most "
+            f"{readable(self.total_bytes)} of the {readable(self.allowed_bytes)} allowed; "
             f"max_model_len {self.max_model_len}, max_num_seqs {self.max_num_seqs}"
         )
 

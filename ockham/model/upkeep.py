@@ -32,6 +32,7 @@ class Upkeep:
     def __init__(self, job: Callable[[threading.Event], None], *, lasting: bool) -> None:
         self._job = job
         self._lasting = lasting
+        self._pid = os.getpid()
         self._stop, self._now = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="ockham-upkeep", daemon=True)
         self._thread.start()
@@ -51,6 +52,8 @@ class Upkeep:
         atexit.unregister(self._at_exit)
 
     def _at_exit(self) -> None:
+        if os.getpid() != self._pid:
+            return  # forked: the thread is the other process's
         if self._lasting:
             with contextlib.suppress(KeyboardInterrupt):
                 self.wait(EXIT_WAIT_S)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError
+from ockham.core.errors import ConfigError, ModelError
 from ockham.draft.structures.text_index import order_of
 from ockham.model.corpus_files import END, Corpus, write_corpus
 from ockham.model.hub import resolve
@@ -29,7 +29,13 @@ def index_texts(
     """
     if os.path.lexists(out):
         raise ConfigError(f"{out} exists; name another directory, or remove it.")
-    tokenizer = load_tokenizer(EngineConfig(model=target), resolve(target))
+    path = resolve(target)
+    if path.is_dir() and not (path / "tokenizer.json").exists():
+        raise ModelError(
+            f"{target} has no tokenizer.json, and texts are indexed by their tokens; put the "
+            "tokenizer's files into its directory."
+        )
+    tokenizer = load_tokenizer(EngineConfig(model=target), path)
     if tokenizer is None:
         raise ConfigError(f"{target} has no tokenizer, and texts are indexed by their tokens.")
     parts: list[np.ndarray[tuple[int], np.dtype[np.int32]]] = []

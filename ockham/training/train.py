@@ -40,6 +40,13 @@ class Trained:
     seconds: float
 
 
+def check(settings: Settings) -> None:
+    """What `train` refuses of a target and its texts before it needs PyTorch. Raises as it does."""
+    path = _target_path(settings.target)
+    _tokenizer(settings.target, path)
+    _check_data(settings, path)
+
+
 def train(settings: Settings, tell: Tell = lambda line: None) -> Trained:
     """Train a drafter and write it to the directory `settings.out`; see `Settings`.
 
@@ -47,6 +54,7 @@ def train(settings: Settings, tell: Tell = lambda line: None) -> Trained:
     settings. `tell` is told of the progress. Raises ConfigError for settings that cannot be, and
     ModelError for a target that cannot be trained for.
     """
+    check(settings)
     require_extra()
     path = _target_path(settings.target)
     description = describe(read_config(path))
@@ -57,7 +65,7 @@ def train(settings: Settings, tell: Tell = lambda line: None) -> Trained:
             f"layers must lie in [1, {deepest}] for a model of {deepest + 1} layers, got "
             f"{settings.layers}."
         )
-    tokenizer = Tokenizer(path)
+    tokenizer = _tokenizer(settings.target, path)
     windows = [window for window in description.windows if window is not None]
     context = min(settings.context, description.max_position_embeddings, *windows)
     draft = _draft_path(settings, tokenizer)
@@ -123,8 +131,10 @@ def _target_path(name: str) -> Path:
     path = resolve(name)
     if path.is_file():
         raise ModelError(
-            f"{name} is a GGUF file, which PyTorch cannot train for; name the checkpoint that it "
-            "was made from."
+            f"{name} is a GGUF file, which PyTorch cannot train for; name the checkpoint (a "
+            "directory with safetensors, or owner/name on the hub) that it was made from. A "
+            "drafter that is trained for that serves the file too, and without training there are "
+            "`ockham draft index` and the drafters that need none (docs/speculation.md)."
         )
     if quantization_config(read_config(path)) is not None:
         raise ModelError(
@@ -153,12 +163,27 @@ def _pieces(settings: Settings, path: Path, tokenizer: Tokenizer) -> Pieces:
     end = tokenizer.eos_token_id
     if settings.data:
         return read_documents(settings.data, settings.held_out, tokenizer, end)
-    if path not in BUILT_IN.values():
+    return lab_documents(tokenizer, settings.seed)
+
+
+def _check_data(settings: Settings, path: Path) -> None:
+    if not settings.data and path not in BUILT_IN.values():
         raise ConfigError(
             f"training for {settings.target} needs text: name .txt or .jsonl files with --data, of "
             "the kind that will be asked."
         )
-    return lab_documents(tokenizer, settings.seed)
+
+
+def _tokenizer(target: str, path: Path) -> Tokenizer:
+    """The target's own: what drafts for it must number texts as it does."""
+    if not (path / "tokenizer.json").exists():
+        raise ModelError(
+            f"{target} has no tokenizer.json, and what drafts for it learns from texts as it "
+            "numbers them; put the tokenizer's files into its directory. (transformers writes a "
+            "tokenizer.json from other kinds of tokenizer: AutoTokenizer.from_pretrained(DIR)"
+            ".save_pretrained(DIR).)"
+        )
+    return Tokenizer(path)
 
 
 def _student(settings: Settings, target: Target, draft: Path | None) -> Student:

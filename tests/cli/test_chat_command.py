@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -81,6 +83,57 @@ def test_the_system_prompt_may_be_a_flag(tiny: str, tmp_path: Path) -> None:
     assert messages[0] == {"role": "system", "content": "Be brief."}
 
 
+def test_what_begins_with_a_slash_and_is_no_command_is_sent(tiny: str, tmp_path: Path) -> None:
+    lines = ("/tmp/file.txt what is this?", "/path/file", "//quit", "/nonsense is a word")
+    messages = saved(tiny, tmp_path / "a", *lines)
+    assert [m["content"] for m in messages[::2]] == [*lines[:2], "/quit", lines[3]]
+
+
+def test_an_unknown_command_gets_one_line(tiny: str) -> None:
+    done = chat(tiny, "/nonsense")
+    assert done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    assert "no command /nonsense" in line
+
+
+def test_nothing_is_said_of_the_load_unless_it_is_a_warning(tiny: str) -> None:
+    assert chat(tiny, "/quit").stderr == ""
+
+
+def test_settings_can_be_changed_in_a_chat(tiny: str, tmp_path: Path) -> None:
+    lines = ("/set max_tokens 2", "one", "/set max-tokens=5", "two", "/set")
+    path = tmp_path / "a"
+    done = chat(tiny, *lines, "/set temprature 1", "/set top_p 7", f"/save {path}")
+    first, second = (m["content"] for m in json.loads(path.read_text())["messages"][1::2])
+    assert len(first) < len(second)
+    assert "max_tokens 5" in done.stderr
+    assert "Did you mean temperature" in done.stderr
+    assert "top_p must lie in" in done.stderr
+
+
+def test_a_saved_conversation_can_be_gone_on_with(tiny: str, tmp_path: Path) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    messages = saved(tiny, first, "/system Be brief.", "one")
+    assert saved(tiny, again, f"/load {first}") == messages
+    more = saved(tiny, again, f"/load {first}", "two")
+    assert more[:3] == messages
+    assert more[3] == {"role": "user", "content": "two"}
+
+
+def test_a_file_that_is_no_conversation_is_refused(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text('{"messages": [{"role": "robot", "content": "x"}]}')
+    done = chat(tiny, f"/load {path}", "/load /no/such/file", "/undo")
+    assert "is no conversation that /save wrote" in done.stderr
+    assert "cannot be read" in done.stderr
+    assert "is empty" in done.stderr
+
+
+def test_an_answer_of_nothing_is_told(tiny: str) -> None:
+    done = chat(tiny, "one", flags=("--allowed-token-ids", "70", "--stop-token-ids", "70"))
+    assert "the model answered nothing" in done.stderr
+
+
 def test_statistics_and_help_go_to_stderr(tiny: str) -> None:
     done = chat(tiny, "/help", "/stats", "/nonsense", "/retry", "/undo", "/save /no/such/dir/x")
     assert done.stdout == ""
@@ -139,10 +192,11 @@ def test_more_than_one_answer_is_refused(tiny: str) -> None:
 class Terminal:
     """`ockham chat` in a terminal of its own."""
 
-    def __init__(self, *args: str, home: Path) -> None:
+    def __init__(self, *args: str, home: Path, command: tuple[str, ...] = ()) -> None:
+        """`ockham chat` with these arguments, or another command."""
         self.main, side = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ockham", "chat", *args],
+            command or [sys.executable, "-m", "ockham", "chat", *args],
             stdin=side,
             stdout=side,
             stderr=side,
@@ -151,7 +205,7 @@ class Terminal:
             env={**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(home)},
         )
         os.close(side)
-        self.seen = ""
+        self.seen = self.everything = ""
 
     def send(self, keys: str) -> None:
         os.write(self.main, keys.encode())
@@ -167,7 +221,15 @@ class Terminal:
                 if "\x1b[6n" in data:  # prompt_toolkit asks where the cursor is
                     self.send("\x1b[1;1R")
                 self.seen += data
+                self.everything += data
         self.seen = self.seen.partition(text)[2]
+
+    def wait_until_nothing_is_echoed(self, seconds: float = 20.0) -> None:
+        """Wait until the terminal echoes nothing, as it does while an answer comes."""
+        deadline = time.monotonic() + seconds
+        while termios.tcgetattr(self.main)[3] & (termios.ECHO | termios.ICANON) != termios.ICANON:
+            assert time.monotonic() < deadline, "the terminal echoes all the time"
+            time.sleep(0.005)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -199,3 +261,53 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_the_chat(tmp_path: Path) -> None:
     assert user["content"] == "tell me\nmore"
     assert assistant["content"]
     assert "more" in (tmp_path / "ockham" / "chat_history").read_text()
+
+
+def test_a_chat_begins_with_one_line_and_counts_anew_after_undo(tiny: str, tmp_path: Path) -> None:
+    terminal = Terminal(tiny, *FLAGS, home=tmp_path)
+    try:
+        terminal.wait_for("0 of ")
+        begun = terminal.everything.partition("you")[0]
+        (line,) = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", begun).split()[:1]
+        assert line == f"{Path(tiny).name}:"
+        assert begun.count("\n") == 2  # the line, and an empty one
+        terminal.send("hello\r")
+        terminal.wait_for("reading ")
+        terminal.wait_for("you")
+        terminal.send("/undo\r")
+        terminal.wait_for("is empty")
+        terminal.wait_for("0 of ")
+    finally:
+        terminal.close()
+
+
+def test_what_is_typed_while_an_answer_comes_is_not_shown_in_it(tmp_path: Path) -> None:
+    endless = tiny_llama(tmp_path / "tiny", tokenizer=True, max_position_embeddings=16384)
+    terminal = Terminal(str(endless), "--ignore-eos", "--max-tokens", "16k", home=tmp_path)
+    try:
+        terminal.wait_for("you")
+        terminal.send("tell me\r")
+        terminal.wait_until_nothing_is_echoed()
+        terminal.send("ahead of time")
+        time.sleep(0.3)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.wait_for("[stopped]")
+        assert "ahead of time" not in terminal.everything
+        terminal.wait_for("ahead of time")  # as the beginning of the next message
+    finally:
+        terminal.close()
+
+
+def test_ctrl_z_puts_a_chat_aside(tiny: str, tmp_path: Path) -> None:
+    line = f"{sys.executable} -m ockham chat {tiny} {' '.join(FLAGS)}"
+    shell = ("bash", "-c", f"set -m; {line}; echo put aside; fg >/dev/null; echo left")
+    terminal = Terminal(home=tmp_path, command=shell)
+    try:
+        terminal.wait_for("you")
+        terminal.send("\x1a")
+        terminal.wait_for("put aside")
+        terminal.wait_for("you")
+        terminal.send("\x04")
+        terminal.wait_for("left")
+    finally:
+        terminal.close()

@@ -150,3 +150,26 @@ def test_a_candidate_is_the_baseline_with_other_settings(tmp_path: Path) -> None
 def test_empty_columns_are_left_out() -> None:
     rows = [("task", "right", "tokens"), ("recall", "", "10"), ("code", "", "8")]
     assert table(rows) == ["task    tokens", "recall  10", "code    8"]
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (("--data", "DATA"), "line 1: it has 'anwser'"),
+        (("--tasks", "recal"), "there is no task 'recal'"),
+        (("--tasks", "recall", "--level", "easy"), "has a level 'easy'"),
+    ],
+)
+def test_what_is_wrong_with_the_items_is_told_before_a_model_is_loaded(
+    tmp_path: Path, args: tuple[str, ...], complaint: str
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "a", "anwser": "b"}\n')
+    named = [str(data) if arg == "DATA" else arg for arg in args]
+    result = CliRunner().invoke(cli, ["eval", "/no/such/model", *named])
+    assert result.exit_code == 2
+    assert complaint in result.output
+
+
+def test_off_is_a_word_beside_against() -> None:
+    assert changed(EngineConfig(), "speculative_config=off").speculative_config == "off"

@@ -237,5 +237,5 @@ def test_techniques_lists_the_registry_by_seam() -> None:
     found = report("techniques")
     assert [(t["seam"], t["name"]) for t in found] == [(t.seam, t.name) for t in techniques()]
     assert {"format", "reuse", "keep", "drafter", "policy"} <= {t["seam"] for t in found}
-    listed = call("techniques").stdout
+    listed = " ".join(call("techniques").stdout.split())
     assert all(technique["summary"] in listed for technique in found)

@@ -41,9 +41,24 @@ def test_the_lab_model_completes_code_on_stdout() -> None:
     assert done.returncode == 0, done.stderr
     params = SamplingParams(temperature=0.0, max_tokens=8)
     assert done.stdout == LLM().generate(PROMPT, params)[0].outputs[0].text
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("[8 tokens at ")
+    assert "tokens/s; prompt of " in line
+    assert "waste" not in line
+
+
+def test_the_bill_and_what_was_loaded_are_told_where_they_are_asked_for() -> None:
+    done = ockham("run", "-p", PROMPT, "-n", "8", "--temperature", "0", "--stats")
     assert "memory: weights" in done.stderr
     assert "prompt tokens" in done.stderr
     assert "FLOP" in done.stderr
+
+
+def test_a_quiet_run_says_nothing_beside_the_completion() -> None:
+    loud = ockham("run", "-p", PROMPT, "-n", "8", "--temperature", "0")
+    quiet = ockham("run", "-p", PROMPT, "-n", "8", "--temperature", "0", "--quiet")
+    assert (quiet.stdout, quiet.stderr) == (loud.stdout, "")
+    assert ockham("run", "-p", PROMPT, "--quiet", "--stats").returncode == 2
 
 
 def test_drafted_tokens_are_marked_where_nothing_can_be_underlined() -> None:
@@ -62,6 +77,22 @@ def test_the_prompt_may_come_from_stdin(tiny: str) -> None:
     assert expected
     assert ockham("run", tiny, *flags, stdin=PROMPT).stdout == expected
     assert ockham("run", tiny, "-p", "-", *flags, stdin=PROMPT).stdout == expected
+
+
+def test_one_newline_at_the_end_of_stdin_is_no_part_of_the_prompt(tiny: str) -> None:
+    flags = ("run", tiny, "--json", "-n", "1")
+    for stdin, prompt in ((f"{PROMPT}\n", PROMPT), (f"{PROMPT}\r\n", PROMPT), ("a\n\n", "a\n")):
+        assert json.loads(ockham(*flags, stdin=stdin).stdout)["prompt"] == prompt
+    assert "stdin is empty" in ockham(*flags, stdin="\n").stderr
+
+
+def test_a_text_in_the_place_of_the_model_is_told_so() -> None:
+    for text in ("what is up", "what's up? " * 40):
+        done = ockham("run", text)
+        assert done.returncode == 2
+        assert "the first word is the model" in done.stderr
+        assert "ockham run -p " in done.stderr
+        assert "stdin" not in done.stderr
 
 
 def test_json_holds_the_whole_output(tiny: str) -> None:
@@ -154,6 +185,9 @@ def test_a_checkpoint_without_tokenizer_runs_on_token_ids(tmp_path: Path) -> Non
         (("-p", "x", "--prompt-token-ids", "1"), 2, "either --prompt or --prompt-token-ids"),
         (("-p", "x", "--policy", "lifo"), 2, "no policy called 'lifo'"),
         (("-p", "x", "--no-such-flag"), 2, "--no-such-flag"),
+        (("-p", "x", "--threads", "0"), 2, "threads must lie in [1, 1024]"),
+        (("-p", "x", "-tp", "2"), 2, "only as '1'"),
+        (("-p", "x", "--enable-lora"), 2, "only as 'false'"),
         (("/no/such/model", "-p", "x"), 1, "no directory '/no/such/model'"),
     ],
 )
@@ -166,6 +200,76 @@ def test_what_is_wrong_is_told_in_a_sentence(
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (("-p", ""), "the prompt is empty"),
+        (("-p", "x", "--temperature", "-1"), "temperature"),
+        (("-p", "x", "--n", "65"), "at most 64 sequences run at once"),
+        (("-p", "x", "--logprobs", "1"), "is shown only with --json"),
+        (("--prompt-token-ids", "-1"), "no token id"),
+        (("-p", "x", "--structured-outputs", '{"regex": 3}'), "cannot be used"),
+    ],
+)
+def test_what_can_be_checked_before_a_model_is_loaded_is(
+    args: tuple[str, ...], complaint: str
+) -> None:
+    done = ockham("run", "/no/such/model", *args)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "no directory" not in done.stderr
+
+
+def test_an_empty_name_of_a_model_is_refused(tiny: str) -> None:
+    for args, env in ((("", "-p", "x"), {}), (("-p", "x"), {"OCKHAM_MODEL": ""})):
+        done = ockham("run", *args, env=env)
+        assert done.returncode == 2
+        assert "the name of the model is empty" in done.stderr
+    assert ockham("run", tiny, "-p", "x", "-n", "1", env={"OCKHAM_MODEL": ""}).returncode == 0
+
+
+def shell(command: str) -> subprocess.CompletedProcess[bytes]:
+    """A line of bash in which `ockham` is the program."""
+    program = f'ockham() {{ "{sys.executable}" -m ockham "$@"; }}\n'
+    return subprocess.run(
+        ["bash", "-c", program + command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "complaint"),
+    [
+        ("ockham run lab -p x -n 3 >&-", 2, b"stdout is closed"),
+        ("ockham run lab <&-", 2, b"stdin is empty"),
+        ("ockham run lab -p $'gr\\xf6' -n 1", 2, b"argument 4 is not UTF-8"),
+        (
+            'ockham run lab -p x --structured-outputs $\'{"choice":["gr\\xf6"]}\'',
+            2,
+            b"argument 6 is not UTF-8",
+        ),
+        ("OCKHAM_STOP=$'\\xf6' ockham run lab -p x", 2, b"OCKHAM_STOP is not UTF-8"),
+        ("ulimit -v 200000; OPENBLAS_NUM_THREADS=1 ockham run lab -p x -n 1", 1, b"does not fit"),
+    ],
+)
+def test_what_the_shell_does_to_a_run_is_no_traceback(
+    command: str, status: int, complaint: bytes
+) -> None:
+    done = shell(command)
+    assert complaint in done.stderr, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == status
+
+
+def test_the_pool_fits_into_the_address_space_that_is_left() -> None:
+    line = "ulimit -v 600000; OPENBLAS_NUM_THREADS=1 ockham run lab -p x -n 1 --quiet"
+    done = shell(line)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_prompt_that_is_no_text_is_refused(tiny: str) -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from ockham.core.errors import ModelError
-from ockham.model.hub import ADAPTERS, BUILT_IN, resolve, resolve_adapter
+from ockham.model.hub import (
+    ADAPTERS,
+    BUILT_IN,
+    could_be_a_model,
+    resolve,
+    resolve_adapter,
+    served_names,
+)
 from tests.helpers.tiny import tiny_llama
 
 PRINT_DIRECTORY = "import sys; from ockham.model.hub import resolve; print(resolve(sys.argv[1]))"
@@ -142,3 +149,41 @@ def test_a_revision_of_what_is_not_on_the_hub_is_refused(tmp_path: Path) -> None
     for model in ("lab", str(tmp_path)):
         with pytest.raises(ModelError, match="revision 'v1' means nothing"):
             resolve(model, "v1")
+
+
+def test_a_repository_of_gguf_files_is_told_how_to_name_one(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    snapshot = repository / "snapshots" / "abc123"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc123")
+    for name in ("Tiny-1B.Q4_1.gguf", "tiny-1b-q8_0-00001-of-00002.gguf", "Tiny-1B-F16.gguf"):
+        (snapshot / name).touch()
+    found = run(PRINT_DIRECTORY, "someone/tiny", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert "someone/tiny:F16, someone/tiny:Q4_1, someone/tiny:q8_0" in found.stderr
+    for path in snapshot.iterdir():
+        path.unlink()
+    found = run(PRINT_DIRECTORY, "someone/tiny", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert "neither a config.json nor GGUF files" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["what is up", "x" * 5000, "a\0b", "a\nb", "~no-such-user/x y", "eh?", ""]
+)
+def test_a_text_that_is_no_model_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(ModelError, match="there is no directory"):
+        resolve(text)
+
+
+@pytest.mark.parametrize("name", ["lab", "owner/name", "owner/name:Q4_1", "./x", "/a b", "llama"])
+def test_what_is_spelt_as_a_model_could_be_one(name: str) -> None:
+    assert could_be_a_model(name)
+
+
+def test_a_gguf_file_is_served_by_its_name_and_by_its_path() -> None:
+    assert served_names("/models/Tiny-1B.Q4_1.gguf") == (
+        "Tiny-1B.Q4_1",
+        "/models/Tiny-1B.Q4_1.gguf",
+    )
+    assert served_names("a/big-00001-of-00003.gguf") == ("big", "a/big-00001-of-00003.gguf")
+    assert served_names("owner/name") == ("owner/name",)

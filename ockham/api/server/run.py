@@ -27,6 +27,7 @@ from ockham.api.server.settings import ServerSettings
 from ockham.api.server.throughput import report
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
+from ockham.model.hub import served_names
 
 log = logging.getLogger("ockham.server")
 
@@ -45,7 +46,7 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
     room = Room(connection_bound(settings.max_connections, requests, descriptors))
     sock = bind(settings.host, settings.port)
     try:
-        names = settings.served_model_names or (config.model,)
+        names = settings.served_model_names or served_names(config.model)
         metrics = Metrics(names[0])
         llm = AsyncLLM.from_config(config, stall_s=settings.stall_s, observer=metrics)
         async with llm:
@@ -82,7 +83,8 @@ def keep_loop_free() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at the address, before anything is loaded. Raises `ConfigError`."""
+    """A socket that listens at the address, before anything is loaded: who connects meanwhile
+    waits. Raises `ConfigError`."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -91,6 +93,8 @@ def bind(host: str, port: int) -> socket.socket:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
+            # With SO_REUSEADDR, of two servers that start together the second one fails only here.
+            sock.listen()
         except BaseException:
             sock.close()
             raise

@@ -25,6 +25,7 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
+from ockham.model.hub import served_names
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class Serving:
     @property
     def names(self) -> tuple[str, ...]:
         """The names that requests may call the model by; the first is the one in answers."""
-        return self.settings.served_model_names or (self.llm.config.model,)
+        return self.settings.served_model_names or served_names(self.llm.config.model)
 
     @property
     def fingerprint(self) -> str:

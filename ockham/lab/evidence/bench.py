@@ -53,6 +53,8 @@ class Bench:
     workload: str = ""
     """Name of the workload that the prompts are of; "" for random ones."""
     workload_prompts: tuple[list[int], ...] = ()
+    tell: Callable[[str], None] = lambda line: None
+    """Told in words how far a measurement is."""
     _engines: dict[str, Engine] = field(default_factory=dict)
 
     def engine(self, **settings: object) -> Engine:
@@ -68,6 +70,8 @@ class Bench:
         config = msgspec.convert({**fields, **settings}, EngineConfig)
         key = repr(config)
         if key not in self._engines:
+            changed = ", ".join(f"{name}={value}" for name, value in settings.items())
+            self.tell(f"loading {self.config.model}{f' with {changed}' if changed else ''}")
             self._engines[key] = Engine(config)
         return self._engines[key]
 
@@ -124,6 +128,14 @@ class Bench:
                 outcome = (without, with_)[which]()
                 if number:
                     runs[which].append(outcome)
+            if number:
+                took = " and ".join(
+                    f"{word} it {side[-1].seconds:.2f} s"
+                    for word, side in zip(("without", "with"), runs, strict=True)
+                )
+                self.tell(f"round {number} of {self.rounds}: {took}")
+            else:
+                self.tell(f"{name}: a round that is not counted is done")
         speed, interval = paired_ratio(*([outcome.seconds for outcome in side] for side in runs))
         return msgspec.convert(
             {

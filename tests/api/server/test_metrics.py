@@ -143,7 +143,15 @@ def test_what_the_tiers_did_is_counted_on_through_a_restart() -> None:
     metrics.stats(Stats(tiers=TierStats(bytes_written=100, disk_bytes=4096, skipped=2)))
     metrics.died()
     metrics.started(
-        Ready(model="m", max_model_len=1, vocab_size=1, memory_plan={}, numerics_id="", load_s=0.0)
+        Ready(
+            model="m",
+            max_model_len=1,
+            context_limit="",
+            vocab_size=1,
+            memory_plan={},
+            numerics_id="",
+            load_s=0.0,
+        )
     )
     metrics.stats(Stats(tiers=TierStats(bytes_written=30, disk_bytes=8192, fetched=5)))
     text = generate_latest(metrics.registry).decode()
