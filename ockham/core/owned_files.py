@@ -54,9 +54,9 @@ class Owned:
     """What a kind of directory holds that Ockham makes.
 
     `proves(name, descriptor)` says whether the content of an open directory of that name shows that
-    Ockham made it; errors of the system and ValueErrors in it mean no. `marker` is the file that
-    proves it: it is removed last, so that what a kill leaves is known too. `files` are the names of
-    the others.
+    Ockham made it; errors of the system and of reading JSON in it mean no. `marker` is the file
+    that proves it: it is removed last, so that what a kill leaves is known too. `files` are the
+    names of the others.
     """
 
     marker: str
@@ -112,7 +112,7 @@ class Owned:
     def _proven(self, name: str, directory: int) -> bool:
         try:
             return self.proves(name, directory)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
 
     def _own(self, directory: int) -> Iterator[tuple[str, int]]:
