@@ -23,7 +23,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +38,8 @@ USUAL_FILE = 0o666
 
 _MARKER_BYTES = 1 << 20
 """A longer marker proves nothing."""
+
+_MOST_NAMED = 3
 
 _PARTIAL = re.compile(r"\.ockham-[0-9a-f]{16}\.partial")
 
@@ -123,6 +125,13 @@ class Owned:
                     facts = os.lstat(name, dir_fd=directory)
                     if stat.S_ISREG(facts.st_mode):
                         yield name, facts.st_size
+
+
+def named(strangers: Sequence[str]) -> str:
+    """The first of some names, as a message lists them: whatever bytes they have."""
+    first = ", ".join(f"{name!a}" for name in sorted(strangers)[:_MOST_NAMED])
+    more = len(strangers) - _MOST_NAMED
+    return f"{first} and {more} more" if more > 0 else first
 
 
 def remove_files(directory: Path, names: Iterable[str]) -> None:

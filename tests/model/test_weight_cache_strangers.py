@@ -94,7 +94,7 @@ def test_only_entries_give_way_and_are_counted(tmp_path: Path, cache: Cache) -> 
     assert strangers.digest() == before
     assert not entry.exists()
     assert not (cache.directory / "sources" / f"{IDENTITIES[0]}.json").exists()
-    assert any("entries that are not packed weights: they are left alone" in s for s in cache.said)
+    assert any("holds what is not Ockham's" in s for s in cache.said)
 
 
 def test_an_entry_that_holds_a_strangers_file_loses_only_its_own(

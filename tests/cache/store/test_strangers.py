@@ -44,8 +44,8 @@ def test_only_old_stores_give_way_and_are_counted(
     before = strangers.digest()
     with caplog.at_level(logging.WARNING, "ockham.store"):
         store = DiskStore(directory, 7 * nbytes, IDENTITY)
-    assert "entries that are not Ockham's" in caplog.text
-    assert "left alone, and not counted" in caplog.text
+    assert "holds what is not Ockham's" in caplog.text
+    assert "and 14 more): it is left alone, and not counted" in caplog.text
     put(store, names_of(range(8)))
     assert other.exists()
     put(store, names_of(range(24)))
