@@ -11,6 +11,9 @@ from benchmarks.peers.peers import Configuration
 
 Record = dict[str, Any]
 
+START = b'{"kind": "'
+"""What every line begins with."""
+
 DISTURBED_SHARE = 0.05
 """A run beside which others used more of the machine than this does not count."""
 
@@ -29,7 +32,11 @@ class Results:
         with self.path.open("a+b") as file:
             if not self._repaired:  # a call that was killed may have left half a line
                 file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
+                stored = file.read()
+                whole = stored.rfind(b"\n") + 1
+                if not START.startswith(stored[whole : whole + len(START)]):
+                    raise ValueError(f"{self.path} is no file of results; name another.")
+                file.truncate(whole)
                 self._repaired = True
             file.write(json.dumps(record).encode() + b"\n")
 

@@ -23,7 +23,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -38,6 +38,8 @@ USUAL_FILE = 0o666
 
 _MARKER_BYTES = 1 << 20
 """A longer marker proves nothing."""
+
+_MOST_NAMED = 3
 
 _PARTIAL = re.compile(r"\.ockham-[0-9a-f]{16}\.partial")
 
@@ -54,9 +56,9 @@ class Owned:
     """What a kind of directory holds that Ockham makes.
 
     `proves(name, descriptor)` says whether the content of an open directory of that name shows that
-    Ockham made it; errors of the system and ValueErrors in it mean no. `marker` is the file that
-    proves it: it is removed last, so that what a kill leaves is known too. `files` are the names of
-    the others.
+    Ockham made it; errors of the system and of reading JSON in it mean no. `marker` is the file
+    that proves it: it is removed last, so that what a kill leaves is known too. `files` are the
+    names of the others.
     """
 
     marker: str
@@ -112,7 +114,7 @@ class Owned:
     def _proven(self, name: str, directory: int) -> bool:
         try:
             return self.proves(name, directory)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
 
     def _own(self, directory: int) -> Iterator[tuple[str, int]]:
@@ -123,6 +125,13 @@ class Owned:
                     facts = os.lstat(name, dir_fd=directory)
                     if stat.S_ISREG(facts.st_mode):
                         yield name, facts.st_size
+
+
+def named(strangers: Sequence[str]) -> str:
+    """The first of some names, as a message lists them: whatever bytes they have."""
+    first = ", ".join(f"{name!a}" for name in sorted(strangers)[:_MOST_NAMED])
+    more = len(strangers) - _MOST_NAMED
+    return f"{first} and {more} more" if more > 0 else first
 
 
 def remove_files(directory: Path, names: Iterable[str]) -> None:

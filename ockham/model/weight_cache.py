@@ -46,6 +46,7 @@ from ockham.core.owned_files import (
     hold,
     make_directory,
     make_own_directory,
+    named,
     open_file,
     open_own,
     read_own,
@@ -270,7 +271,7 @@ class WeightCache:
                 f"they take {readable(file_bytes)}, and --weight-cache-bytes allows "
                 f"{readable(self._most_bytes)}"
             )
-        entries, leftovers, strangers = [], [], 0
+        entries, leftovers, strangers = [], [], []
         for path in self.directory.iterdir():
             if ENTRIES.owns(path):
                 used_ns = (path / RECORD).lstat().st_mtime_ns
@@ -278,11 +279,11 @@ class WeightCache:
             elif PARTIALS.owns(path):
                 leftovers.append(path)
             elif path.name not in (SOURCES, LOCK):
-                strangers += 1
+                strangers.append(path.name)
         if strangers:
             self._tell(
-                f"{self.directory} has {strangers} entries that are not packed weights: they are "
-                "left alone, and not counted in --weight-cache-bytes."
+                f"{self.directory} holds what is not Ockham's ({named(strangers)}): it is left "
+                "alone, and not counted in --weight-cache-bytes."
             )
         for path in leftovers:  # this process holds the lock: nobody writes to them
             with contextlib.suppress(OSError):

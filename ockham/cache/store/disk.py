@@ -41,6 +41,7 @@ from ockham.core.owned_files import (
     hold,
     make_directory,
     make_own_directory,
+    named,
     open_directory,
     open_file,
     read_own,
@@ -53,9 +54,6 @@ GROW_BYTES = 64 << 20
 """Space that is reserved at a time."""
 
 LOCK, MARKER, INDEX, PAGES = "lock", "store.json", "index", "pages"
-
-_MOST_NAMED = 3
-"""Names of files of others that a warning lists."""
 
 
 def _proves(name: str, directory: int) -> bool:
@@ -166,15 +164,11 @@ class DiskStore:
         self._others = {path: STORES.nbytes(path) for _, path in sorted(found)}
         """Directory -> its bytes."""
         if strangers:
-            named = ", ".join(f"{name!a}" for name in sorted(strangers)[:_MOST_NAMED])
-            more = ", ..." if len(strangers) > _MOST_NAMED else ""
             log.warning(
-                "the KV store %s stands beside %d entries that are not Ockham's (%s%s): they are "
-                "left alone, and not counted in its limit.",
+                "the KV store's directory %s holds what is not Ockham's (%s): it is left alone, and "
+                "not counted in kv_store_bytes.",
                 self.directory,
-                len(strangers),
-                named,
-                more,
+                named(strangers),
             )
 
     def _begin_anew(self, own: Path) -> None:

@@ -49,7 +49,11 @@ def write_page(
         parts.append(f"## {seam}\n")
         for recipe, row in group:
             parts.append(_section(recipe, row, plots))
+    # The page comes first: it says of the pictures that they are its own.
     write_output(path, "\n".join(parts).encode(), overwrite=True)
+    for recipe, row in measured:
+        if row is not None:
+            draw(plots / _picture(recipe), row)
 
 
 def is_generated(path: Path, start: str) -> bool:
@@ -100,7 +104,6 @@ def _section(recipe: Recipe, row: Row | None, plots: Path) -> str:
     if row is None:
         return f"{head}\nWhat others at this seam are compared with: it saves nothing.\n"
     picture = plots / _picture(recipe)
-    draw(picture, row)
     lines = [f"| {key} | {value} |" for key, value in cells(row)]
     table = "\n".join(["| | |", "|---|---|", *lines])
     return f"{head}\n{table}\n\n![{name}]({plots.name}/{picture.name})\n"
