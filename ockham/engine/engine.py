@@ -62,6 +62,8 @@ from ockham.model.tokenizer import Tokenizer, load_tokenizer
 
 WAIT_S = 0.05
 """The longest that a step with nothing to do sleeps before the caller may look around."""
+SCORED_LOGITS = 2_000_000
+"""Logits of scored prompt rows in a step in which others decode: some 20 ms of looking at them."""
 _PROMPTS_SHARE = 8
 """Of the room that is left beside the running sequences' rows, drafts get one part in so many while
 prompts need it too."""
@@ -105,6 +107,7 @@ class Engine:
             most_rows=config.max_num_batched_tokens,
             most_sequences=config.max_num_seqs,
             most_logits=plan.logits_rows,
+            most_scores=max(1, SCORED_LOGITS // self.vocabulary),
         )
         self.grammars = Grammars(self._tokenizer_described, self.vocabulary)
         self.attachments = Attachments(self.model.program)
