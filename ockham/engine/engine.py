@@ -65,6 +65,10 @@ from ockham.model.tokenizer import Tokenizer, load_tokenizer
 
 WAIT_S = 0.05
 """The longest that a step with nothing to do sleeps before the caller may look around."""
+SCORED_LOGITS = 2_000_000
+"""Logits of scored prompt rows in a step in which others decode: some 20 ms of looking at them."""
+SCORED_ROWS = 128
+"""And so many rows: what is found of each takes 0.1 ms more to be written down."""
 _PROMPTS_SHARE = 8
 """Of the room that is left beside the running sequences' rows, drafts get one part in so many while
 prompts need it too."""
@@ -109,6 +113,7 @@ class Engine:
             most_rows=config.max_num_batched_tokens,
             most_sequences=config.max_num_seqs,
             most_logits=plan.logits_rows,
+            most_scores=max(1, min(SCORED_ROWS, SCORED_LOGITS // self.vocabulary)),
         )
         self.grammars = Grammars(self._tokenizer_described, self.vocabulary)
         self.attachments = Attachments(self.model.program)

@@ -56,7 +56,8 @@ class Chunk:
 class Scheduler:
     """Waiting and running sequences, and the plan of each step.
 
-    `most_logits` bounds the rows of a step that want logits (each takes a vocabulary of memory).
+    `most_logits` bounds the rows of a step that want logits (each takes a vocabulary of memory),
+    `most_scores` those of prompts that are scored, in a step that also decodes (each takes time).
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Scheduler:
         most_rows: int,
         most_sequences: int,
         most_logits: int,
+        most_scores: int,
     ) -> None:
         self.state = state
         self.policy = policy
@@ -86,6 +88,7 @@ class Scheduler:
         self.most_rows = most_rows
         self.most_sequences = most_sequences
         self.most_logits = most_logits
+        self.most_scores = most_scores
         self.waiting = Waiting()
         """In the order of arrival, also those that were preempted."""
         self.running: list[Sequence] = []
@@ -285,12 +288,16 @@ class Scheduler:
         prefilling = [s for s in self.running if not s.decoding]
         self._admit(prefilling, plan)
         shares = self.policy.share(prefilling, plan.rows)
+        # Beside those that decode: whoever scores a prompt alone waits for nobody's next token.
+        scores = self.most_scores if plan.chunks else plan.logits
         for sequence, rows in zip(prefilling, shares, strict=True):
             if sequence.status is not Status.RUNNING:
                 continue  # preempted by one before it
-            while rows and len(sequence.wanted_logits(rows)) > plan.logits:
-                rows -= len(sequence.wanted_logits(rows)) - plan.logits
+            room = plan.logits if sequence.scored else min(plan.logits, scores)
+            while rows and len(sequence.wanted_logits(rows)) > room:
+                rows -= len(sequence.wanted_logits(rows)) - room
             if rows > 0:
+                scores -= 0 if sequence.scored else len(sequence.wanted_logits(rows))
                 self._place(plan, sequence, rows)
 
     def _admit(self, prefilling: list[Sequence], plan: _Plan) -> None:

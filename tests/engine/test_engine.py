@@ -258,6 +258,38 @@ def test_scoring_computes_no_row_that_nobody_asked_for(checkpoint):
     assert last["a"].finish_reason == "length"
 
 
+def test_a_prompt_that_is_scored_does_not_stall_those_that_decode(checkpoint, monkeypatch):
+    long = [int(t) for t in np.random.default_rng(4).integers(4, 90, 150)]
+    scored = ask("scored", long, max_tokens=1, prompt_logprobs=3)
+    quiet = make_engine(checkpoint)
+    quiet.add(scored)
+    expected = drain(quiet)
+    monkeypatch.setattr("ockham.engine.engine.SCORED_LOGITS", 5 * quiet.vocabulary)
+    engine = make_engine(checkpoint)
+    rows: list[int] = []
+    engine.on_scored = lambda request, logits: rows.append(len(logits))
+    engine.add(ask("decodes", [5, 6, 7], max_tokens=60, ignore_eos=True))
+    engine.step()
+    engine.step()
+    engine.add(scored)
+    deltas = [delta for delta in drain(engine) if delta.request_id == "scored"]
+    assert sum(rows) == len(long) - 1
+    assert max(rows) == 5
+    assert deltas[-1].token_ids == expected[-1].token_ids
+    found = next(delta.prompt_logprobs for delta in deltas if delta.prompt_logprobs)
+    assert found == next(delta.prompt_logprobs for delta in expected if delta.prompt_logprobs)
+
+
+def test_a_prompt_that_is_scored_alone_takes_whole_steps(checkpoint, monkeypatch):
+    monkeypatch.setattr("ockham.engine.engine.SCORED_LOGITS", 1)
+    engine = make_engine(checkpoint)
+    rows: list[int] = []
+    engine.on_scored = lambda request, logits: rows.append(len(logits))
+    engine.add(ask("scored", [5] * 100, max_tokens=1, prompt_logprobs=0))
+    drain(engine)
+    assert max(rows) > 50
+
+
 def test_logits_memory_bounds_the_rows_that_want_them(checkpoint):
     engine = make_engine(checkpoint)
     engine.scheduler.most_logits = 4
