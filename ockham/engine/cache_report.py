@@ -12,6 +12,7 @@ import numpy as np
 
 from ockham.cache.state import State
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
 from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT, Ints, NodeFacts, Reuse
 from ockham.engine.messages import CachedNode, CacheQuery, CacheReport, PinnedPrefix
 
@@ -43,7 +44,9 @@ class CacheKeeper:
 
         Raises InvalidRequest if the name is taken, too much would be pinned, or it is not held."""
         if name in self._pins:
-            raise InvalidRequest(f"there is a pin {name!r} already; choose another name.", "name")
+            raise InvalidRequest(
+                f"there is a pin {shown(name)} already; choose another name.", "name"
+            )
         most = int(PINNED_SHARE * min(group.pages for group in self._state.groups))
         pages = sum(map(self._pages, (len(p.tokens) for p in self._pins.values())))
         more = self._pages(len(tokens))
@@ -74,7 +77,7 @@ class CacheKeeper:
         pin = self._pins.pop(name, None)
         if pin is None:
             known = ", ".join(map(repr, self._pins)) or "none"
-            raise InvalidRequest(f"there is no pin {name!r}; there are {known}.", "name")
+            raise InvalidRequest(f"there is no pin {shown(name)}; there are {known}.", "name")
         self._reuse.pin(pin.tokens, pin.salt, False)
         self._pin_all()
 

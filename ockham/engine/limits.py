@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ockham.cache.state import State
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
 from ockham.core.registry import techniques
 from ockham.core.seams import ApproximateReuse
 from ockham.engine.messages import Request
@@ -108,7 +109,7 @@ class Limits:
             if asked.reuse not in known:
                 remedy = f"There are {', '.join(known)}; name one of them, or leave"
             raise InvalidRequest(
-                f"this engine has no approximate reuse {asked.reuse!r}; it has {there}. {remedy} "
+                f"this engine has no approximate reuse {shown(asked.reuse)}; it has {there}. {remedy} "
                 "reuse out of the request.",
                 "reuse",
             )
