@@ -109,8 +109,8 @@ class Limits:
             if asked.reuse not in known:
                 remedy = f"There are {', '.join(known)}; name one of them, or leave"
             raise InvalidRequest(
-                f"this engine has no approximate reuse {shown(asked.reuse)}; it has {there}. {remedy} "
-                "reuse out of the request.",
+                f"this engine has no approximate reuse {shown(asked.reuse)}; it has {there}. "
+                f"{remedy} reuse out of the request.",
                 "reuse",
             )
         asked.check(len(request.prompt_token_ids))
