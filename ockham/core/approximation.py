@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
 
 
 class Approximation(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -25,7 +26,8 @@ class Approximation(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tru
         fraction = self.recompute_fraction
         if fraction is not None and not 0.0 <= fraction <= 1.0:
             raise InvalidRequest(
-                f"recompute_fraction must lie in [0, 1], got {fraction}.", "recompute_fraction"
+                f"recompute_fraction must lie in [0, 1], got {shown(fraction)}.",
+                "recompute_fraction",
             )
         end = 0
         for start, stop in self.chunks:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ockham.cache.state import State
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
 from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT, Ints, NodeFacts, Reuse
 from ockham.engine.messages import (
     CachedNode,
@@ -53,7 +54,7 @@ class CacheKeeper:
         """Raises InvalidRequest if the name is taken, or its owner would pin too much."""
         if (pin.cache_salt, pin.name) in self._pins:
             raise InvalidRequest(
-                f"there is a pin {pin.name!r} already; choose another name.", "name"
+                f"there is a pin {shown(pin.name)} already; choose another name.", "name"
             )
         smallest = min(group.pages for group in self._state.groups)
         most = int(PINNED_SHARE * smallest) // pin.owners
@@ -96,10 +97,10 @@ class CacheKeeper:
             and unpin.tenant in (None, self.tenant(salt))
         ]
         if not found:
-            raise InvalidRequest(f"there is no pin {unpin.name!r}.", "name")
+            raise InvalidRequest(f"there is no pin {shown(unpin.name)}.", "name")
         if len(found) > 1:
             raise InvalidRequest(
-                f"several tenants have a pin {unpin.name!r}; send the tenant too, as /v1/cache "
+                f"several tenants have a pin {shown(unpin.name)}; send the tenant too, as /v1/cache "
                 "shows it.",
                 "tenant",
             )

@@ -31,6 +31,7 @@ from ockham.core.errors import (
     Overloaded,
     fault,
 )
+from ockham.core.numbers import shown
 from ockham.engine.channel import HEADER, frame
 from ockham.engine.mailbox import Mailbox
 from ockham.engine.messages import (
@@ -170,7 +171,7 @@ class EngineClient:
             raise EngineDead(self._trouble or "The engine is not running.")
         if request.request_id in self._streams:
             raise InvalidRequest(
-                f"request_id {request.request_id!r} is in use by a running request; choose "
+                f"request_id {shown(request.request_id)} is in use by a running request; choose "
                 "another, or leave it out.",
                 "request_id",
             )

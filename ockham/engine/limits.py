@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ockham.cache.state import State
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
 from ockham.core.registry import techniques
 from ockham.core.seams import ApproximateReuse
 from ockham.engine.messages import Request
@@ -126,8 +127,8 @@ class Limits:
             if asked.reuse not in known:
                 remedy = f"There are {', '.join(known)}; name one of them, or leave"
             raise InvalidRequest(
-                f"this engine has no approximate reuse {asked.reuse!r}; it has {there}. {remedy} "
-                "reuse out of the request.",
+                f"this engine has no approximate reuse {shown(asked.reuse)}; it has {there}. "
+                f"{remedy} reuse out of the request.",
                 "reuse",
             )
         asked.check(len(request.prompt_token_ids))

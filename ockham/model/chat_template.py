@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import InvalidRequest
-from ockham.core.numbers import check_json
+from ockham.core.numbers import check_json, shown
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -81,7 +81,7 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
 def _check_message(message: Any, index: int) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise InvalidRequest(
-            f"messages[{index}] must be an object with role and content, got {message!r}.",
+            f"messages[{index}] must be an object with role and content, got {shown(message)}.",
             "messages",
         )
     checked = dict(message)
@@ -116,7 +116,7 @@ def _content_text(content: Any, index: int) -> str | None:
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind != "text" or not isinstance(part.get("text"), str):
             raise InvalidRequest(
-                f"messages[{index}] has a content part of type {kind!r}; only text parts, "
+                f"messages[{index}] has a content part of type {shown(kind)}; only text parts, "
                 '{"type": "text", "text": ...}, are supported.',
                 "messages",
             )

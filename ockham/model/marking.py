@@ -15,6 +15,7 @@ import msgspec
 
 from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
 from ockham.model.tokenizer import Tokenizer
 
 NATURAL_BOUNDARY = "\n\n"
@@ -45,7 +46,8 @@ class ReuseParams(msgspec.Struct, kw_only=True, frozen=True):
             raise InvalidRequest("chunk_separator must not be empty.", "chunk_separator")
         if self.chunk_separator != NATURAL_BOUNDARY and not self.marks_chunks:
             raise InvalidRequest(
-                f"reuse={self.reuse!r} takes no chunk_separator; leave it out.", "chunk_separator"
+                f"reuse={shown(self.reuse)} takes no chunk_separator; leave it out.",
+                "chunk_separator",
             )
 
     @property

@@ -11,6 +11,7 @@ import pytest
 from ockham.api.llm import LLM
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
+from ockham.engine.collect import Collector
 from tests.helpers.tiny import tiny_llama
 
 VOCABULARY = 61
@@ -92,9 +93,9 @@ def test_a_prefix_goes_with_its_last_user_and_not_before(checkpoint: Path) -> No
     unfinished = {tuple(p["prompt_token_ids"]) for p in prompts}
     step, seen = llm._step, 0
 
-    def watched() -> None:
+    def watched(collector: Collector) -> None:
         nonlocal seen
-        step()
+        step(collector)
         left = set(llm._batches)
         live = [c.request.prompt_token_ids for n, (c, _) in llm._waiting.items() if n in left]
         tree = llm.engine.reuse.tree
@@ -122,12 +123,12 @@ def test_an_interrupted_batch_leaves_nothing_behind(checkpoint: Path) -> None:
     llm = make_llm(checkpoint)
     step, steps = llm._step, 0
 
-    def interrupted() -> None:
+    def interrupted(collector: Collector) -> None:
         nonlocal steps
         steps += 1
         if steps == 5:
             raise KeyboardInterrupt
-        step()
+        step(collector)
 
     llm._step = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):

@@ -41,6 +41,8 @@ _CODES = {
     503: "service_unavailable",
 }
 _RETRY_AFTER_S = {429: 1, 503: 2}
+MOST_CHARACTERS = 2000
+"""Of a message: a library, or a chat template, may say anything about what a caller sent."""
 
 
 class HttpError(OckhamError):
@@ -77,12 +79,13 @@ def as_ockham_error(error: Exception) -> OckhamError:
 def error_body(error: OckhamError) -> bytes:
     """The JSON body that says what went wrong."""
     code = getattr(error, "code", None) or _CODES.get(error.status)
+    param = getattr(error, "param", None)
     return msgspec.json.encode(
         ErrorBody(
             ErrorInfo(
-                message=str(error),
+                message=_cut(str(error), MOST_CHARACTERS),
                 type=_TYPES.get(error.status, "server_error"),
-                param=getattr(error, "param", None),
+                param=None if param is None else _cut(param, MOST_CHARACTERS // 10),
                 code=code,
             )
         )
@@ -147,6 +150,10 @@ def _invalid(reason: str, kind: type) -> InvalidRequest:
         what += f"; send {' or '.join(map(repr, allowed))}"
     subject = f"A key of {path}" if found and found[2] else path or "The body"
     return InvalidRequest(f"{subject} is wrong: {_lower(what)}.", path or None)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _lower(text: str) -> str:
