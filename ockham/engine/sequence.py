@@ -305,6 +305,12 @@ class Sequence:
         )
 
     @property
+    def ready(self) -> bool:
+        """Whether its next token could be drawn if its logits were there: one whose grammar is
+        still at work sits steps out."""
+        return self.grammar is None or self.grammar.ready
+
+    @property
     def greedy(self) -> bool:
         """Whether the next token is the one with the largest logit, and nothing else is wanted of
         the logits."""
@@ -338,6 +344,7 @@ class Sequence:
             and not self.scores_only
             and self.search is None
             and self.computed_once <= self.computed
+            and (self.grammar is None or not self.grammar.slow)
         )
 
     @property
