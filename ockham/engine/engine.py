@@ -112,6 +112,8 @@ class Engine:
         of its prompt. They are valid until it returns."""
         self._total = Ledger()
         self._decoding: Decoding | None = None
+        self._unread: set[Sequence] = set()
+        """Sequences whose grammar has not yet said, since their latest token, what may follow."""
         self._walks: dict[Sequence, Walk] = {}
         """Of the step that is being collected, what its drafts have come to."""
         self._decoded_rows = 0
@@ -290,6 +292,8 @@ class Engine:
         self._requests[request.request_id] = group
         for sequence, choice, view in zip(group, moved.choices, views, strict=True):
             moving.restore(sequence, choice, moved.age_s, now_s)
+            if sequence.grammar is not None and sequence.grammar.slow:
+                self._unread.add(sequence)
             if not choice.finished:
                 self.scheduler.take_in(sequence, view)
         return request.request_id
@@ -385,8 +389,8 @@ class Engine:
     def _plan_step(self, drafts: dict[Sequence, Tree] | None = None) -> list[Delta]:
         """A step of any kind."""
         self._decoded_rows = 0
-        if late := self._give_up_late():
-            return late
+        if self._unread and (ended := self._settle_grammars()):
+            return ended
         chunks = self.scheduler.schedule(drafts)
         if not chunks:
             self._wait()
@@ -409,16 +413,26 @@ class Engine:
         self.scheduler.commit(chunks)
         return self._collect(batch.step, batch.parts, output)
 
-    def _give_up_late(self) -> list[Delta]:
-        """End the sequences whose grammar takes too long to say what may come next."""
+    def _settle_grammars(self) -> list[Delta]:
+        """End the sequences of which it has become known, since their latest token, that nothing
+        more may come, and those whose grammar takes too long to say."""
         deltas = []
-        for sequence in list(self.scheduler.running):
+        for sequence in list(self._unread):
             grammar, asked = sequence.grammar, sequence.params.structured_outputs
-            if grammar is not None and asked is not None and grammar.late:
+            if sequence.status is Status.FINISHED or grammar is None or asked is None:
+                self._unread.discard(sequence)
+                continue
+            delta = Delta(sequence.request_id, sequence.index)
+            if grammar.late:
                 reason = grammar.give_up()
                 self.grammars.refuse(asked, reason)
-                delta = Delta(sequence.request_id, sequence.index)
                 deltas.append(self._end(sequence, delta, "error", reason))
+            elif grammar.ready:
+                self._unread.discard(sequence)
+                if grammar.complete:
+                    deltas.append(self._end(sequence, delta, "stop"))
+                elif len(sequence.tokens) >= sequence.most_tokens:
+                    deltas.append(self._end(sequence, delta, "length"))
         return deltas
 
     def _wait(self) -> None:
@@ -689,8 +703,12 @@ class Engine:
         if stopped:
             by_user = token in (sequence.params.stop_token_ids or ())
             return self._end(sequence, delta, "stop", token if by_user else None)
-        if sequence.grammar is not None and sequence.grammar.complete:
-            return self._end(sequence, delta, "stop")
+        if sequence.grammar is not None:
+            if sequence.grammar.slow:
+                self._unread.add(sequence)
+                return delta
+            if sequence.grammar.complete:
+                return self._end(sequence, delta, "stop")
         if len(sequence.tokens) >= sequence.most_tokens:
             return self._end(sequence, delta, "length")
         return delta

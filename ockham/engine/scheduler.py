@@ -291,6 +291,8 @@ class Scheduler:
             sequence = cast(Sequence, candidate)
             if sequence.seats > seats or _covers(prefilling, budget):
                 break
+            if not sequence.ready:
+                continue
             found = self._look_up(sequence)
             if not self._claim(claimed, sequence) and self.running:
                 self._leave(sequence, found)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
 _THREADS = 2
@@ -16,6 +16,10 @@ _MOST_ABANDONED = 8
 """Threads that may hang in work that nobody waits for, and be replaced by others."""
 _NICENESS = 5
 """The steps of the engine come first."""
+_WALL = 10
+"""A late look has used its CPU time, or so many times that of wall time."""
+PATIENCE_S = 0.01
+"""What the engine's step waits for a look that is probably quick."""
 
 
 @dataclass(order=True, slots=True)
@@ -27,12 +31,27 @@ class Look:
     work: Callable[[], float] = field(compare=False)
     done: Future[float] = field(compare=False, default_factory=Future)
     begun_s: float | None = field(compare=False, default=None)
+    clock: int = field(compare=False, default=0)
+    begun_cpu_s: float = field(compare=False, default=0.0)
     abandoned: bool = field(compare=False, default=False)
 
+    def begin(self) -> None:
+        """This thread begins to work on it."""
+        if sys.platform == "linux":
+            self.clock = time.pthread_getcpuclockid(threading.get_ident())
+            self.begun_cpu_s = time.clock_gettime(self.clock)
+        self.begun_s = time.monotonic()
+
     def is_late(self, most_s: float) -> bool:
-        """Whether it has been worked on, not waited for, longer than `most_s`."""
-        began_s = self.begun_s
-        return began_s is not None and not self.done.done() and time.monotonic() - began_s > most_s
+        """Whether it has been worked on, not waited for, longer than `most_s` of CPU time."""
+        if self.begun_s is None or self.done.done():
+            return False
+        if time.monotonic() - self.begun_s > _WALL * most_s:
+            return True
+        try:
+            return bool(self.clock) and time.clock_gettime(self.clock) - self.begun_cpu_s > most_s
+        except OSError:  # its thread has just ended
+            return False
 
 
 class Background:
@@ -44,6 +63,7 @@ class Background:
         self._changed = threading.Condition()
         self._threads = self._free = self._abandoned = self._count = 0
         self._closed = False
+        self._patience_s = PATIENCE_S
 
     def submit(self, expected_s: float, work: Callable[[], float]) -> Look:
         with self._changed:
@@ -54,6 +74,13 @@ class Background:
                 self._start()
             self._changed.notify()
         return look
+
+    def wait(self, look: Look) -> bool:
+        """Whether it is done within `PATIENCE_S`. While one look takes longer, no other is waited
+        for."""
+        wait([look.done], self._patience_s)
+        self._patience_s = PATIENCE_S if look.done.done() else 0.0
+        return look.done.done()
 
     def abandon(self, look: Look) -> None:
         """Nobody waits for it any more."""
@@ -82,7 +109,7 @@ class Background:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while (look := self._take()) is not None:
             if look.done.set_running_or_notify_cancel():
-                look.begun_s = time.monotonic()
+                look.begin()
                 try:
                     look.done.set_result(look.work())
                 except BaseException as error:

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 Bits = npt.NDArray[np.uint32]
 
 QUICK_S = 0.01
-"""What the engine's step lets a token's mask take. A grammar of which one took longer is slow."""
-_NO_NOISE_S = 0.05
-"""The same for one that nothing speaks against, which a busy machine may have held up."""
+"""CPU time of a quick mask. A grammar of which one took longer is slow."""
+CONSUME_S = 0.002
+"""The same for taking in a token, for which the library holds Python's lock."""
+MOST_CONSUME_S = 0.02
+"""Taking in a token that takes longer ends its request."""
 LATE_S = 2.0
-"""A mask that takes longer ends its request."""
+"""So does finding out what may come next."""
 WHITE_SPACE = r"( |\n[ \t]{0,8})?"
 """What JSON may have between its tokens unless a request says otherwise."""
 _ESCAPES = '"\\bfnrt'
@@ -35,6 +37,8 @@ _ESCAPES = '"\\bfnrt'
 in another way and its schema be passed by."""
 _META = re.compile(r"[\\.+*?()|\[\]{}^$#&~-]")
 _GBNF = re.compile(r"^\s*[A-Za-z0-9_-]+\s*::=", re.MULTILINE)
+_NO_TEXT = "NoExtension"
+"""How the library calls a place where nothing may come."""
 _STATES = 50_000
 """Of a lexer, at up to 2 KB each."""
 
@@ -88,7 +92,8 @@ class Grammar:
     """A grammar over a vocabulary. Sequences are each at a place of their own in it.
 
     The masks of a grammar that is `watched` are worked out in the background's threads, and the
-    engine waits for one up to `QUICK_S`; if it is `slow`, the engine does not wait at all.
+    engine waits a moment for them. If it is `slow`, tokens are taken in there too, and the engine
+    does not wait.
     """
 
     def __init__(
@@ -116,7 +121,7 @@ class Grammar:
         self._raise()
         first = GrammarState(self, self._matcher.deep_copy(), frozenset())
         self.note(first.look())
-        if first.error is not None:
+        if first.error is not None and _NO_TEXT not in first.error:
             raise ValueError(first.error)
         if not first.mask().any() or self._matcher.is_stopped():
             raise ValueError("it allows no text")
@@ -126,10 +131,10 @@ class Grammar:
         if self._matcher.is_error():
             raise ValueError(schema.explain(self._matcher.get_error()))
 
-    def note(self, took_s: float) -> None:
-        """A mask took so long."""
-        self.longest_s = max(self.longest_s, took_s)
-        if took_s > (QUICK_S if self.watched else _NO_NOISE_S) and self.background is not None:
+    def note(self, looked_s: float = 0.0, consumed_s: float = 0.0) -> None:
+        """Finding a mask took so much CPU time, or taking a token in."""
+        self.longest_s = max(self.longest_s, looked_s)
+        if self.background is not None and (looked_s > QUICK_S or consumed_s > CONSUME_S):
             self.watched = self.slow = True
 
     def begin(self, ends: frozenset[int]) -> GrammarState:
@@ -162,7 +167,9 @@ class GrammarState:
         self._words: Bits | None = None
         if seen is not None:
             self._forced, self._words = seen
+        self._unread: list[int] = []
         self._look: Look | None = None
+        self._broken: str | None = None
 
     def fresh(self) -> GrammarState:
         """The place where this one began."""
@@ -172,24 +179,25 @@ class GrammarState:
         """`token`, one of those that may come next, has come."""
         self._settle()
         self._mask = self._forced = self._words = None
-        if token not in self._ends:
-            self._matcher.consume_token(token)
+        if token in self._ends:
+            return
+        if self._grammar.slow:
+            self._unread.append(token)
+        else:
+            self._consume(token)
 
     # -- without waiting -----------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
-        """Whether `forced` and `mask` are known, or quick to find. If not, they are being worked
-        out. Waits for a grammar that has always been quick, for `QUICK_S` at most."""
-        grammar = self._grammar
-        if not grammar.watched or grammar.background is None or self._words is not None:
+        """Whether all that follows is known, or quick to find. If not, it is being worked out."""
+        background = self._grammar.background
+        if not self._grammar.watched or background is None or self._words is not None:
             return True
         if self._look is None:
-            self._look = grammar.background.submit(grammar.longest_s, self.look)
-        if not grammar.slow:
-            self.wait(QUICK_S)
-            grammar.slow = not self._look.done.done()
-        if not self._look.done.done():
+            self._look = background.submit(self._grammar.longest_s, self.look)
+        quick = not self._grammar.slow and background.wait(self._look)
+        if not quick and not self._look.done.done():
             return False
         self._settle()
         return True
@@ -209,8 +217,8 @@ class GrammarState:
         if self._look is not None and self._grammar.background is not None:
             self._grammar.background.abandon(self._look)
         return (
-            f"the grammar cannot be followed any further (finding what may come next takes longer "
-            f"than {LATE_S:g} s)"
+            "the grammar cannot be followed any further (finding out what may come next takes "
+            f"longer than {LATE_S:g} s)"
         )
 
     def wait(self, timeout_s: float) -> None:
@@ -224,13 +232,15 @@ class GrammarState:
     def complete(self) -> bool:
         """Whether nothing more may come, because the text is complete."""
         self._settle()
-        return self._matcher.is_stopped() and not self._matcher.is_error()
+        return self._matcher.is_stopped() and self.error is None
 
     @property
     def error(self) -> str | None:
         """What went wrong: a grammar may turn out to be too ambiguous to go on in it, or to need
         bytes that the tokenizer has no tokens for."""
         self._settle()
+        if self._broken is not None:
+            return self._broken
         if not self._matcher.is_error():
             return None
         reason = self._matcher.get_error().partition("\n")[0]
@@ -267,21 +277,38 @@ class GrammarState:
         return self._find_forced(), self._find_words()
 
     def look(self) -> float:
-        """Find out what comes next; the seconds that it took."""
-        began_s = time.perf_counter()
+        """Take in what came and find out what comes next; the CPU time of the latter."""
+        for token in self._unread:
+            self._consume(token)
+        self._unread = []
+        began_s = time.thread_time()
         self._find_forced()
         self._find_words()
-        return time.perf_counter() - began_s
+        return time.thread_time() - began_s
 
     def _settle(self) -> None:
         """A matcher is used by one thread at a time."""
         look, self._look = self._look, None
         if look is not None:
             self._grammar.note(look.done.result())
+        elif self._unread:
+            self._grammar.note(self.look())
+
+    def _consume(self, token: int) -> None:
+        began_s = time.thread_time()
+        self._matcher.consume_token(token)
+        took_s = time.thread_time() - began_s
+        self._grammar.note(consumed_s=took_s)
+        if took_s > MOST_CONSUME_S and self._grammar.background is not None:
+            self._broken = (
+                "the grammar cannot be followed any further (the text so far can be read in too "
+                f"many ways: one more token takes {took_s:.2g} s)"
+            )
 
     def _find_forced(self) -> tuple[int, ...]:
         if self._forced is None:
-            tokens = () if self._matcher.is_stopped() else self._matcher.compute_ff_tokens()
+            over = self._matcher.is_stopped() or self._broken is not None
+            tokens = () if over else self._matcher.compute_ff_tokens()
             self._forced = tuple(tokens)
         return self._forced
 
@@ -294,7 +321,7 @@ class GrammarState:
                 words[forced[0] // 32] = 1 << forced[0] % 32
             else:
                 self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-            if self._matcher.is_error():
+            if self._matcher.is_error() or self._broken is not None:
                 words[:] = 0
             elif not self._grammar.spells_all:
                 self._leave_what_spells(words)
