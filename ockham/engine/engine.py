@@ -112,7 +112,7 @@ class Engine:
         of its prompt. They are valid until it returns."""
         self._total = Ledger()
         self._decoding: Decoding | None = None
-        self._unread: set[Sequence] = set()
+        self._unsettled: set[Sequence] = set()
         """Sequences whose grammar has not yet said, since their latest token, what may follow."""
         self._walks: dict[Sequence, Walk] = {}
         """Of the step that is being collected, what its drafts have come to."""
@@ -293,7 +293,7 @@ class Engine:
         for sequence, choice, view in zip(group, moved.choices, views, strict=True):
             moving.restore(sequence, choice, moved.age_s, now_s)
             if sequence.grammar is not None and sequence.grammar.slow:
-                self._unread.add(sequence)
+                self._leave_unsettled(sequence)
             if not choice.finished:
                 self.scheduler.take_in(sequence, view)
         return request.request_id
@@ -389,7 +389,7 @@ class Engine:
     def _plan_step(self, drafts: dict[Sequence, Tree] | None = None) -> list[Delta]:
         """A step of any kind."""
         self._decoded_rows = 0
-        if self._unread and (ended := self._settle_grammars()):
+        if self._unsettled and (ended := self._settle_grammars()):
             return ended
         chunks = self.scheduler.schedule(drafts)
         if not chunks:
@@ -413,14 +413,19 @@ class Engine:
         self.scheduler.commit(chunks)
         return self._collect(batch.step, batch.parts, output)
 
+    def _leave_unsettled(self, sequence: Sequence) -> None:
+        """What its grammar says of its latest token is found out beside the steps."""
+        sequence.unsettled = True
+        self._unsettled.add(sequence)
+
     def _settle_grammars(self) -> list[Delta]:
         """End the sequences of which it has become known, since their latest token, that nothing
         more may come, and those whose grammar takes too long to say."""
         deltas = []
-        for sequence in list(self._unread):
+        for sequence in list(self._unsettled):
             grammar, asked = sequence.grammar, sequence.params.structured_outputs
             if sequence.status is Status.FINISHED or grammar is None or asked is None:
-                self._unread.discard(sequence)
+                self._unsettled.discard(sequence)
                 continue
             delta = Delta(sequence.request_id, sequence.index)
             if grammar.late:
@@ -428,7 +433,8 @@ class Engine:
                 self.grammars.refuse(asked, reason)
                 deltas.append(self._end(sequence, delta, "error", reason))
             elif grammar.ready:
-                self._unread.discard(sequence)
+                self._unsettled.discard(sequence)
+                sequence.unsettled = False
                 if grammar.complete:
                     deltas.append(self._end(sequence, delta, "stop"))
                 elif len(sequence.tokens) >= sequence.most_tokens:
@@ -705,7 +711,7 @@ class Engine:
             return self._end(sequence, delta, "stop", token if by_user else None)
         if sequence.grammar is not None:
             if sequence.grammar.slow:
-                self._unread.add(sequence)
+                self._leave_unsettled(sequence)
                 return delta
             if sequence.grammar.complete:
                 return self._end(sequence, delta, "stop")

@@ -117,6 +117,8 @@ class Sequence:
         self.text = text
         self.grammar = grammar
         """Where its output stands in the grammar that it must follow."""
+        self.unsettled = False
+        """Whether its grammar is still to say if the latest token has completed the output."""
         self.arrival_s = arrival_s
         self.salt = salt
         self.hint = hint
@@ -308,7 +310,7 @@ class Sequence:
     def ready(self) -> bool:
         """Whether its next token could be drawn if its logits were there: one whose grammar is
         still at work sits steps out."""
-        return self.grammar is None or self.grammar.ready
+        return self.grammar is None or (not self.unsettled and self.grammar.ready)
 
     @property
     def greedy(self) -> bool:
