@@ -78,6 +78,7 @@ class Sequence:
         "text",
         "todo",
         "tokens",
+        "unsettled",
         "view",
     )
 

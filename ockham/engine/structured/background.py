@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
 import sys
 import threading
 import time
@@ -14,8 +13,6 @@ from dataclasses import dataclass, field
 _THREADS = 2
 _MOST_ABANDONED = 8
 """Threads that may hang in work that nobody waits for, and be replaced by others."""
-_NICENESS = 5
-"""The steps of the engine come first."""
 _WALL = 10
 """A late look has used its CPU time, or so many times that of wall time."""
 PATIENCE_S = 0.01
@@ -105,8 +102,6 @@ class Background:
         threading.Thread(target=self._run, name="ockham-grammar", daemon=True).start()
 
     def _run(self) -> None:
-        if sys.platform == "linux":  # where it is that of this thread alone
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while (look := self._take()) is not None:
             if look.done.set_running_or_notify_cancel():
                 look.begin()

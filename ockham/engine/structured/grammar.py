@@ -26,7 +26,7 @@ QUICK_S = 0.01
 """CPU time of a quick mask. A grammar of which one took longer is slow."""
 CONSUME_S = 0.002
 """The same for taking in a token, for which the library holds Python's lock."""
-MOST_CONSUME_S = 0.02
+MOST_CONSUME_S = 0.01
 """Taking in a token that takes longer ends its request."""
 LATE_S = 2.0
 """So does finding out what may come next."""
