@@ -389,7 +389,7 @@ class Engine:
     def _plan_step(self, drafts: dict[Sequence, Tree] | None = None) -> list[Delta]:
         """A step of any kind."""
         self._decoded_rows = 0
-        if self._unsettled and (ended := self._settle_grammars()):
+        if ended := self._settle_grammars():
             return ended
         chunks = self.scheduler.schedule(drafts)
         if not chunks:
@@ -422,7 +422,8 @@ class Engine:
         """End the sequences of which it has become known, since their latest token, that nothing
         more may come, and those whose grammar takes too long to say."""
         deltas = []
-        for sequence in list(self._unsettled):
+        late = [s for s in self.scheduler.running if s.grammar is not None and s.grammar.late]
+        for sequence in {*self._unsettled, *late}:
             grammar, asked = sequence.grammar, sequence.params.structured_outputs
             if sequence.status is Status.FINISHED or grammar is None or asked is None:
                 self._unsettled.discard(sequence)
@@ -432,7 +433,7 @@ class Engine:
                 reason = grammar.give_up()
                 self.grammars.refuse(asked, reason)
                 deltas.append(self._end(sequence, delta, "error", reason))
-            elif grammar.ready:
+            elif sequence.unsettled and grammar.ready:
                 self._unsettled.discard(sequence)
                 sequence.unsettled = False
                 if grammar.complete:
