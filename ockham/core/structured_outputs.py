@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -12,6 +13,10 @@ from ockham.core.numbers import check_json, shown
 
 MAX_GRAMMAR_BYTES = 1 << 18
 """Of a schema, expression, list of choices or grammar."""
+_WHITE_SPACE = re.compile(
+    r"(?:\\[ntr ]|\\x(?:20|0[9aAdD])|[ \t\n\r()\[\]|?*+]|\{\d{0,4}(?:,\d{0,4})?\})*"
+)
+"""Expressions that match nothing but JSON's white space."""
 _KINDS: dict[str, tuple[type, ...]] = {
     "json": (str, dict),
     "json_object": (bool,),
@@ -29,8 +34,10 @@ class StructuredOutputsParams(
     (`json_object`), a regular expression for the whole text (`regex`), a list of texts of which one
     is the answer (`choice`), or a context-free grammar in Lark's or GBNF's notation (`grammar`).
 
-    `disable_any_whitespace` allows JSON no white space but what its strings hold. Raises
-    InvalidRequest for anything else; what a schema or grammar means is not looked at here.
+    `disable_any_whitespace` allows JSON no white space but what its strings hold;
+    `whitespace_pattern` is a regular expression for what may stand between its tokens, in place of
+    a default that has bounds. Raises InvalidRequest for anything else; what a schema or grammar
+    means is not looked at here.
     """
 
     json: str | dict[str, Any] | None = None
@@ -39,6 +46,7 @@ class StructuredOutputsParams(
     choice: list[str] | None = None
     grammar: str | None = None
     disable_any_whitespace: bool = False
+    whitespace_pattern: str | None = None
 
     @property
     def kind(self) -> str:
@@ -62,10 +70,9 @@ class StructuredOutputsParams(
             raise InvalidRequest(f"{_NAME}.{kind} cannot be {type(value).__name__}.", _NAME)
         if not value and kind != "json":
             raise InvalidRequest(f"{_NAME}.{kind} must not be empty.", _NAME)
-        if self.disable_any_whitespace and kind not in ("json", "json_object"):
-            raise InvalidRequest(
-                f"{_NAME}.disable_any_whitespace is for JSON only; leave it out with {kind}.", _NAME
-            )
+        self._check_white_space(kind)
+        if self.regex is not None:
+            _check_regex(self.regex)
         if isinstance(self.json, str):
             self._check_length(len(self.json))  # before it is parsed
         if self.json is not None:
@@ -101,6 +108,29 @@ class StructuredOutputsParams(
             )
         return found
 
+    def _check_white_space(self, kind: str) -> None:
+        for name in ("disable_any_whitespace", "whitespace_pattern"):
+            if getattr(self, name) not in (None, False) and kind not in ("json", "json_object"):
+                raise InvalidRequest(
+                    f"{_NAME}.{name} is for JSON only; leave it out with {kind}.", _NAME
+                )
+        pattern = self.whitespace_pattern
+        if pattern is None:
+            return
+        if self.disable_any_whitespace:
+            raise InvalidRequest(
+                f"{_NAME} holds both disable_any_whitespace and whitespace_pattern; send one of "
+                "them.",
+                _NAME,
+            )
+        if not _WHITE_SPACE.fullmatch(pattern):
+            raise InvalidRequest(
+                f"{_NAME}.whitespace_pattern must match nothing but spaces, tabs and line ends, "
+                f"got {shown(pattern)}; write it with \\n, \\t, \\r, spaces, groups and "
+                "quantifiers, as in '[ \\n]{0,2}'.",
+                _NAME,
+            )
+
     def _check_choice(self) -> None:
         for text in self.choice or ():
             if not isinstance(text, str) or not text:
@@ -121,3 +151,11 @@ class StructuredOutputsParams(
             raise InvalidRequest(
                 f"{_NAME} has {size} bytes, at most {MAX_GRAMMAR_BYTES}; make it smaller.", _NAME
             )
+
+
+def _check_regex(regex: str) -> None:
+    if (len(regex) - len(regex.rstrip("\\"))) % 2:
+        raise InvalidRequest(
+            f"{_NAME}.regex ends with a backslash that escapes nothing; write two for a backslash.",
+            _NAME,
+        )

@@ -100,8 +100,8 @@ class CacheKeeper:
             raise InvalidRequest(f"there is no pin {shown(unpin.name)}.", "name")
         if len(found) > 1:
             raise InvalidRequest(
-                f"several tenants have a pin {shown(unpin.name)}; send the tenant too, as /v1/cache "
-                "shows it.",
+                f"several tenants have a pin {shown(unpin.name)}; send the tenant too, as "
+                "/v1/cache shows it.",
                 "tenant",
             )
         pin = self._pins.pop(found[0])

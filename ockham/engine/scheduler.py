@@ -111,15 +111,16 @@ class Scheduler:
         self.steps += 1
         self.reuse.advance(bool(self.running))
         plan = _Plan(self.most_rows, self.most_logits)
-        decoding = [s for s in self.running if s.decoding]
+        runnable = [s for s in self.running if s.ready]
+        decoding = [s for s in runnable if s.decoding]
         if len(decoding) > min(plan.rows, plan.logits):
             decoding.sort(key=lambda s: s.last_served)  # those that waited longest first
         # A row is left to the prompts, so that running sequences cannot starve them.
-        prompts = len(decoding) < len(self.running) or bool(self.waiting)
+        prompts = len(decoding) < len(runnable) or bool(self.waiting)
         first = decoding[: self.most_rows - 1] if prompts and self.most_rows > 1 else decoding
         self._decode(plan, first, drafts or {})
         if plan.rows:
-            self._prefill(plan)
+            self._prefill(plan, [s for s in runnable if not s.decoding])
         self._decode(plan, decoding[len(first) :], {})
         for chunk in plan.chunks:
             self._served += 1
@@ -284,8 +285,8 @@ class Scheduler:
         plan.add(Chunk(sequence, rows, draft))
         return True
 
-    def _prefill(self, plan: _Plan) -> None:
-        prefilling = [s for s in self.running if not s.decoding]
+    def _prefill(self, plan: _Plan, prefilling: list[Sequence]) -> None:
+        prefilling = [s for s in prefilling if s.status is Status.RUNNING]
         self._admit(prefilling, plan)
         shares = self.policy.share(prefilling, plan.rows)
         # Beside those that decode: whoever scores a prompt alone waits for nobody's next token.
@@ -331,6 +332,8 @@ class Scheduler:
 
         for candidate in self.policy.order(crowd.leaves_room, waits, seats < 1):
             sequence = cast(Sequence, candidate)
+            if not sequence.ready:
+                continue
             while sequence.seats > seats and (gained := make_way(sequence)):
                 seats += gained
                 given_way = True

@@ -53,7 +53,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "length_penalty": (1.0,),
     "early_stopping": (False,),
-    "priority": (0,),
     "continue_final_message": (False,),
     "include_reasoning": (True,),
     "chat_template": (),
