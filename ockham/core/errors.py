@@ -35,6 +35,37 @@ class EngineDead(OckhamError):
     status = 503
 
 
+class WorkerError(OckhamError):
+    """Work that was handed to a worker process came to nothing. Others are not concerned."""
+
+
+class TaskFailed(WorkerError):
+    """The work raised an error that nobody raises on purpose. `kind` is its class's name."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class LimitExceeded(WorkerError):
+    """The work needed more than its worker process may use. `limit` says of what: "CPU time",
+    "wall time", "memory" or "output"."""
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class WorkerDied(WorkerError):
+    """The worker process ended in the middle of the work, by a signal or by itself."""
+
+
+class WorkerUnavailable(WorkerError):
+    """No worker process can be started now. The same work may succeed later."""
+
+    status = 503
+
+
 class ModelError(OckhamError, ValueError):
     """A checkpoint, configuration or tokenizer that cannot be loaded."""
 

@@ -10,9 +10,7 @@ waits for a reader. The process ends when the other side of the socket does.
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import signal
 import socket
 import sys
 import time
@@ -20,6 +18,7 @@ import traceback
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import OckhamError
+from ockham.core.parent import die_with_parent
 from ockham.engine.channel import Channel
 from ockham.engine.engine import Engine
 from ockham.engine.intake import Held, Intake, describe
@@ -37,12 +36,11 @@ STATS_EVERY_S = 0.25
 INTAKE_S = 0.01
 """With nothing else to do, how often to look whether requests need wait no longer."""
 LAST_WORDS_S = 2.0
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Serve one engine over the socket named on the command line; the exit status."""
-    _die_with_parent()
+    die_with_parent()
     channel: Channel[ToEngine] = Channel(socket.socket(fileno=int(sys.argv[1])), ToEngine)
     try:
         config = channel.receive_first(EngineConfig)
@@ -129,14 +127,6 @@ def _ready(engine: Engine, load_s: float) -> Ready:
 
 def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process with its parent, even in the middle of a long load or step.
-
-    Elsewhere the end of the socket says the same, between two steps."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":
