@@ -53,14 +53,9 @@ HELP = "\n".join(
 
 @click.command()
 @option("--system", "system_prompt", help="System prompt of the conversation.")
-@option(
-    "--chat-template",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File with a Jinja template, instead of the model's own.",
-)
 @engine_options
 @sampling_options
-def chat(system_prompt: str | None, chat_template: Path | None, **kwargs: Any) -> None:
+def chat(system_prompt: str | None, **kwargs: Any) -> None:
     """Talk with MODEL: a directory, a hub name, or the built-in 'lab'.
 
     With a pipe on stdin, each line is a message, and only the answers go to stdout. In the terminal
@@ -69,19 +64,24 @@ def chat(system_prompt: str | None, chat_template: Path | None, **kwargs: Any) -
     config = engine_config(**kwargs)
 
     from ockham.api.llm import LLM
-    from ockham.cli.run import default_params
+    from ockham.cli.run import with_max_tokens
 
     llm = LLM.from_config(config, progress=_tell)
-    template = chat_template.read_text(encoding="utf-8") if chat_template else None
-    if template is None and not llm.get_tokenizer().has_chat_template:
+    if not llm.get_tokenizer().has_chat_template:
         raise InvalidRequest(
             f"{config.model} has no chat template: give one with --chat-template, or complete "
             "plain text with `ockham run`."
         )
-    params = sampling_params(default_params(llm, DEFAULT_MAX_TOKENS), **kwargs)
+    fault, _ = llm.get_tokenizer().check_chat_template()
+    if fault is not None:
+        raise InvalidRequest(
+            f"{fault} Give another with --chat-template, or complete plain text with `ockham run`."
+        )
+    defaults = with_max_tokens(llm.get_default_chat_sampling_params(), llm, DEFAULT_MAX_TOKENS)
+    params = sampling_params(defaults, **kwargs)
     if params.n != 1:
         raise InvalidRequest(f"a chat has one answer at a time; n is {params.n}.", "n")
-    conversation = Conversation(llm, params, template, system_prompt)
+    conversation = Conversation(llm, params, system_prompt)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     lines = _typed_messages(conversation) if interactive else _piped_messages()
     if interactive:
@@ -99,12 +99,9 @@ def chat(system_prompt: str | None, chat_template: Path | None, **kwargs: Any) -
 class Conversation:
     """The messages so far, and how the next answer is made."""
 
-    def __init__(
-        self, llm: LLM, params: SamplingParams, template: str | None, system_prompt: str | None
-    ) -> None:
+    def __init__(self, llm: LLM, params: SamplingParams, system_prompt: str | None) -> None:
         self.llm = llm
         self.params = params
-        self.template = template
         self.system_prompt = system_prompt
         self.turns: list[dict[str, str]] = []
         self.spent = Ledger()
@@ -148,7 +145,7 @@ class Conversation:
 
     def _generate(self) -> str:
         tokenizer = self.llm.get_tokenizer()
-        prompt = tokenizer.apply_chat_template(self.messages, chat_template=self.template)
+        prompt = tokenizer.apply_chat_template(self.messages)
         tokens = tokenizer.encode(prompt, add_special_tokens=False)
         params = self.params
         if params.seed is not None and self._attempts:

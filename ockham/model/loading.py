@@ -18,6 +18,7 @@ from ockham.kernels.ops import Program
 from ockham.model.compile import compile_program
 from ockham.model.converted import ConvertedSource
 from ockham.model.description import ModelDescription
+from ockham.model.generation_config import chosen_generation_config, sampling_defaults
 from ockham.model.hub import resolve
 from ockham.model.machine_memory import available_bytes
 from ockham.model.memory import MemoryPlan, plan_memory, readable
@@ -47,7 +48,8 @@ class LoadedModel:
     dtype, rotary variants, backend. The weights enter as they were packed, by a non-cryptographic
     hash of every byte (see `digest`), so that a checkpoint quantised at load, its cached weights
     and the directory that it was converted to are one. `eos_token_ids` are those of config.json and
-    generation_config.json together.
+    generation_config.json together; `sampling_defaults` are what the latter sets of
+    `SamplingParams`, by name.
     """
 
     directory: Path
@@ -63,6 +65,7 @@ class LoadedModel:
     numerics_id: str
     eos_token_ids: tuple[int, ...]
     generation_config: dict[str, Any]
+    sampling_defaults: dict[str, Any]
     raw_config: dict[str, Any]
 
 
@@ -78,6 +81,9 @@ class PlannedModel:
     measured: Measured
     state_dtype: str
     plan: MemoryPlan
+    generation_config: dict[str, Any]
+    sampling_defaults: dict[str, Any]
+    eos_token_ids: tuple[int, ...]
 
     @property
     def weight_format(self) -> str:
@@ -96,13 +102,26 @@ def plan_model(config: EngineConfig) -> PlannedModel:
     opened = open_model(directory)
     raw, description, source = opened.config, opened.description, opened.source
     try:
+        generation = chosen_generation_config(config.generation_config, opened.generation_config)
+        sampling = sampling_defaults(generation, config.generation_config)
+        ends = _eos_token_ids(description, generation)
         packer = choose_packer(config, raw, source)
         measured = source.measure(packer)
         compile_program(description, measured, description.max_position_embeddings)
         state_dtype = choose_state_dtype(config, measured.formats)
         plan = plan_memory(config, description, measured.bytes, state_dtype, available_bytes())
         return PlannedModel(
-            directory, raw, description, source, packer, measured, state_dtype, plan
+            directory=directory,
+            raw_config=raw,
+            description=description,
+            source=source,
+            packer=packer,
+            measured=measured,
+            state_dtype=state_dtype,
+            plan=plan,
+            generation_config=generation,
+            sampling_defaults=sampling,
+            eos_token_ids=ends,
         )
     except BaseException:
         source.close()
@@ -141,7 +160,6 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
         )
     finally:
         planned.source.close()
-    generation_config = _generation_config(planned.directory)
     return LoadedModel(
         directory=planned.directory,
         description=description,
@@ -154,8 +172,9 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
         plan=plan,
         layouts=plan.layouts(description),
         numerics_id=_numerics_id(planned, backend, digest),
-        eos_token_ids=_eos_token_ids(description, generation_config),
-        generation_config=generation_config,
+        eos_token_ids=planned.eos_token_ids,
+        generation_config=planned.generation_config,
+        sampling_defaults=planned.sampling_defaults,
         raw_config=planned.raw_config,
     )
 
@@ -227,19 +246,6 @@ def _unused_notes(planned: PlannedModel) -> list[str]:
             "them; it may not be what its config.json says."
         )
     return notes
-
-
-def _generation_config(directory: Path) -> dict[str, Any]:
-    path = directory / "generation_config.json"
-    if not path.exists():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} is not a JSON object.")
-    return values
 
 
 def _eos_token_ids(

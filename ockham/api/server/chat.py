@@ -11,11 +11,13 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ockham.api.async_llm import INLINE_CHARACTERS
 from ockham.api.server.job import Job
 from ockham.api.server.logprobs import chat_logprobs, prompt_logprobs
 from ockham.api.server.protocol import ChatRequest, TokenizeRequest, template_variables
 from ockham.api.server.serving import Serving, read, request_id, serving
 from ockham.api.server.sse import DONE, event, unless_disconnected
+from ockham.api.server.weight import weigh
 from ockham.api.server.wire import (
     AssistantMessage,
     ChatChoice,
@@ -30,9 +32,6 @@ from ockham.api.server.wire import (
 from ockham.core.outputs import CompletionOutput
 from ockham.core.sampling_params import SamplingParams
 
-MESSAGE_CHARACTERS = 64
-"""What rendering a message costs beside its content, as if it were so much text."""
-
 
 async def create_chat_completion(http: Request) -> Response:
     """Answer a conversation; the answer comes whole or as a stream."""
@@ -40,7 +39,7 @@ async def create_chat_completion(http: Request) -> Response:
     request = await read(http, ChatRequest)
     request.check()
     server.check_model(request.model)
-    params = _sampling_params(request, server.llm.default_parameters)
+    params = _sampling_params(request, server.llm.default_chat_parameters)
     server.gate.check(params.n)
     text = await render(server, request)
     special, reuse = bool(request.add_special_tokens), request.reuse_params()
@@ -68,16 +67,14 @@ async def create_chat_completion(http: Request) -> Response:
 
 async def render(server: Serving, request: ChatRequest | TokenizeRequest) -> str:
     """The prompt that the model's chat template makes of messages. Raises `InvalidRequest`."""
-    tokenizer = server.llm.need_tokenizer()
     variables = template_variables(request.chat_template_kwargs)
     messages = request.messages or []
-    return await server.llm.in_thread(
-        sum(MESSAGE_CHARACTERS + len(message.content or "") for message in messages),
-        lambda: tokenizer.apply_chat_template(
-            [message.for_template() for message in messages],
-            add_generation_prompt=request.add_generation_prompt is not False,
-            **variables,
-        ),
+    return await server.llm.render_chat(
+        lambda: [message.for_template() for message in messages],
+        weigh((messages, variables), INLINE_CHARACTERS),
+        add_generation_prompt=request.add_generation_prompt is not False,
+        variables=variables,
+        owner=getattr(request, "cache_salt", None) or "",
     )
 
 

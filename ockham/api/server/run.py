@@ -42,6 +42,13 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
                 llm.ready.load_s,
                 llm.ready.max_model_len,
             )
+            fault, notes = await llm.check_chat_template()
+            for line in notes:
+                log.warning("%s", line)
+            if fault is not None:
+                log.warning(
+                    "%s Chats are answered with 400; give another with --chat-template FILE.", fault
+                )
             await _Server(app, llm, gate, settings, url(sock)).serve(sockets=[sock])
     finally:
         sock.close()

@@ -32,8 +32,9 @@ _NAMED = {
 """Name in tokenizer_config.json -> key of the metadata."""
 
 
-def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any]]:
-    """The tokenizer of a GGUF file, or any part of one, and its tokenizer_config.json.
+def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any], tuple[str, ...]]:
+    """The tokenizer of a GGUF file, or any part of one, its tokenizer_config.json, and what a user
+    should know of it.
 
     Raises ModelError if the file has none, or one of a kind that is not supported.
     """
@@ -50,7 +51,15 @@ def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any]]:
     _add_special(backend, metadata, tokens)
     config = _config(metadata, tokens)
     _add_ends(backend, metadata, config, kind)
-    return backend, config
+    notes: tuple[str, ...] = ()
+    if kind == "gpt2" and metadata.get("tokenizer.ggml.pre") is None:
+        notes = (
+            f"warning: {path} does not say how its tokenizer splits words (tokenizer.ggml.pre); "
+            "they are split as by GPT-2. A model that was trained on other tokens than these reads "
+            "badly: convert it again with a newer llama.cpp, or name its tokenizer "
+            "with --tokenizer.",
+        )
+    return backend, config, notes
 
 
 def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
