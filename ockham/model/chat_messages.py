@@ -51,10 +51,10 @@ def in_form(content: Content, form: Form) -> Content:
 
 
 def forms_for(content: Content) -> tuple[Form, ...]:
-    """The forms that content may take, the one that it came in first."""
-    if isinstance(content, str):
-        return ("string", "part")
-    return ("part", "string") if len(content) == 1 else ("parts", "string", "part")
+    """The forms that content may take, the best first: a template that shows strings gets one, also
+    if it would show parts, so that a text gives the same tokens however it was sent."""
+    several = not isinstance(content, str) and len(content) > 1
+    return ("string", "parts", "part") if several else ("string", "part")
 
 
 def _check_message(message: Any, index: int) -> dict[str, Any]:

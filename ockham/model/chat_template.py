@@ -52,8 +52,15 @@ _TOOL: dict[str, Any] = {
 }
 
 
-_NOTHING: tuple[Any, ...] = (None, "", [])
-"""Content that says nothing."""
+_NO_TEXT = [{"type": "text", "text": ""}]
+_NOTHING: tuple[dict[str, Any], ...] = (
+    {},
+    {"content": None},
+    {"content": ""},
+    {"content": _NO_TEXT},
+)
+"""How a message may say nothing: as transformers 5 shows null content to a template, as transformers
+4 did, and as templates need it that add strings, or look for parts."""
 
 
 class TemplateFailed(InvalidRequest):
@@ -95,7 +102,7 @@ class ChatTemplate:
         self._variables = variables
         self._tools = [_TOOL] if with_tools else None
         self._seen: dict[tuple[str, Form], Seen] = {}
-        self._no_content: dict[bool, Any] = {}
+        self._no_content: dict[bool, dict[str, Any]] = {}
 
     def render(
         self,
@@ -129,7 +136,7 @@ class ChatTemplate:
             for role in _ORDINARY_ROLES
             if self._form(role, _MARK) is None
         ]
-        prompt = self._try(self._with_call(self._null(with_result=True), with_result=True))
+        prompt = self._try(self._with_call(self._nothing(with_result=True), with_result=True))
         if prompt is not None and _CALL["function"]["name"] not in prompt:
             notes.append(f"{self._whose} does not show which tools the assistant called.")
         return Report(None, tuple(notes))
@@ -156,7 +163,8 @@ class ChatTemplate:
         for index, message in enumerate(messages):
             content, role = message["content"], message["role"]
             if content is None:
-                message["content"] = self._null(_has_result(messages, index))
+                del message["content"]
+                message |= self._nothing(_has_result(messages, index))
                 continue
             kind = "later system" if role == "system" and index else role
             form = self._form(kind, content)
@@ -213,27 +221,30 @@ class ChatTemplate:
             best = "lost"
         return best
 
-    def _null(self, with_result: bool) -> Any:
-        """What stands for content that is null beside tool calls: None where the template knows
-        what to do with it, as in transformers, else a text that is empty."""
+    def _nothing(self, with_result: bool) -> dict[str, Any]:
+        """What stands for null content beside tool calls: the first of `_NOTHING` with which the
+        template shows the call, if it ever does, and not the word None."""
         if with_result not in self._no_content:
-            self._no_content[with_result] = self._find_null(with_result)
+            self._no_content[with_result] = self._find_nothing(with_result)
         return self._no_content[with_result]
 
-    def _find_null(self, with_result: bool) -> Any:
-        none, empty, no_parts = (
-            self._try(self._with_call(content, with_result)) for content in _NOTHING
-        )
-        if none is not None and none.count("None") <= (empty or "").count("None"):
-            return None
-        return [] if empty is None and no_parts is not None else ""
+    def _find_nothing(self, with_result: bool) -> dict[str, Any]:
+        prompts = [self._try(self._with_call(nothing, with_result)) for nothing in _NOTHING]
+        rendered = [(p, nothing) for p, nothing in zip(prompts, _NOTHING, strict=True) if p]
+        if not rendered:
+            return {"content": ""}
+        least = min(prompt.count("None") for prompt, _ in rendered)
+        clean = [(p, nothing) for p, nothing in rendered if p.count("None") == least]
+        showing = [(p, nothing) for p, nothing in clean if _CALL["function"]["name"] in p]
+        return (showing or clean)[0][1]
 
-    def _with_call(self, content: Any, with_result: bool) -> list[dict[str, Any]]:
+    def _with_call(self, nothing: dict[str, Any], with_result: bool) -> list[dict[str, Any]]:
         form = self._form("user", "x") or "string"
         asked = {"role": "user", "content": in_form("x", form)}
-        called = {"role": "assistant", "content": content, "tool_calls": [_CALL]}
+        called = {"role": "assistant", **nothing, "tool_calls": [_CALL]}
         result = _result(in_form("x", self._form("tool", "x") or "string"))
-        return [asked, called, result] if with_result else [asked, called]
+        # What names the tool is the call alone.
+        return [asked, called, {**result, "name": "x"}] if with_result else [asked, called]
 
     # -- rendering -----------------------------------------------------------------------------
 
@@ -314,7 +325,7 @@ def _conversation(kind: str, marked: Any, around: Any) -> list[dict[str, Any]]:
     if kind == "assistant":
         return [asked, {"role": "assistant", "content": marked}, asked]
     if kind == "tool":
-        nothing = "" if isinstance(around, str) else [{"type": "text", "text": ""}]
+        nothing = "" if isinstance(around, str) else _NO_TEXT
         called = {"role": "assistant", "content": nothing, "tool_calls": [_CALL]}
         return [asked, called, _result(marked)]
     return [asked, {"role": kind, "content": marked}]

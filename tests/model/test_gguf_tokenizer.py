@@ -130,15 +130,16 @@ def test_the_chat_template_is_the_file_s(tmp_path: Path) -> None:
 
 
 def test_several_chat_templates_keep_their_names(tmp_path: Path) -> None:
+    shown = "{% for m in messages %}{{ m.content }}{% endfor %}"
     templates = [
-        {"name": "default", "template": "plain"},
-        {"name": "tool_use", "template": "with tools"},
+        {"name": "default", "template": "plain " + shown},
+        {"name": "tool_use", "template": "with tools " + shown},
     ]
     path = write(tmp_path / "m.gguf", "gpt2", byte_level_bpe(), chat_template=templates)
     tokenizer = OckhamTokenizer(path)
-    assert tokenizer.apply_chat_template(MESSAGES) == "plain"
+    assert tokenizer.apply_chat_template(MESSAGES) == "plain hello"
     tools = [{"type": "function", "function": {"name": "f"}}]
-    assert tokenizer.apply_chat_template(MESSAGES, tools=tools) == "with tools"
+    assert tokenizer.apply_chat_template(MESSAGES, tools=tools) == "with tools hello"
 
 
 def test_kinds_that_are_not_known_are_refused(tmp_path: Path) -> None:

@@ -13,21 +13,21 @@ ENTRY = 32
 def weigh(value: Any, most: int) -> int:
     """The characters in `value`, wherever they stand, and `ENTRY` for each of its entries; some
     number above `most` if there are more."""
-    weight, waiting = 0, [iter((value,))]
-    while waiting:
-        for each in waiting[-1]:
-            weight += ENTRY + (len(each) if isinstance(each, str) else 0)
-            if weight > most:
-                return weight
-            if isinstance(each, dict):
-                waiting.append(iter([*each, *each.values()] if len(each) <= most else each))
-            elif isinstance(each, (list, tuple)):
-                waiting.append(iter(each))
-            elif isinstance(each, msgspec.Struct):
-                waiting.append(iter(getattr(each, name) for name in each.__struct_fields__))
-            else:
-                continue
-            break
-        else:
-            waiting.pop()
+    weight, left = 0, [value]
+    while left:
+        each = left.pop()
+        entries: list[Any] = []
+        if isinstance(each, str):
+            weight += len(each)
+        elif isinstance(each, dict):
+            weight += 2 * ENTRY * len(each)  # before they are listed
+            entries = [*each, *each.values()] if weight <= most else []
+        elif isinstance(each, (list, tuple)):
+            weight += ENTRY * len(each)
+            entries = list(each) if weight <= most else []
+        elif isinstance(each, msgspec.Struct):
+            entries = [getattr(each, name) for name in each.__struct_fields__]
+        if weight > most:
+            return weight
+        left += entries
     return weight
