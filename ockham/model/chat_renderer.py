@@ -66,8 +66,7 @@ class Answer(msgspec.Struct, array_like=True):
 
 
 class ChatRenderer:
-    """Renders chats in worker processes, which are started when the first chat comes, or by
-    `start`. Safe to use from threads."""
+    """Renders chats in worker processes, which are started when the first chat comes. Safe to use from threads."""
 
     def __init__(self, special_tokens: Mapping[str, str], processes: int = 2) -> None:
         """`special_tokens` are the names that every template may use (`bos_token`)."""
@@ -132,9 +131,10 @@ class ChatRenderer:
             self._faults[template] = answer.fault
         return answer
 
-    def start(self) -> None:
-        """Start a process now, so that the first chat need not wait for it."""
-        self._worker.start()
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that run now."""
+        return self._worker.pids
 
     def close(self) -> None:
         """End the processes; a later chat would start them anew."""
