@@ -66,7 +66,8 @@ class Answer(msgspec.Struct, array_like=True):
 
 
 class ChatRenderer:
-    """Renders chats in worker processes, which are started when the first chat comes. Safe to use from threads."""
+    """Renders chats in worker processes, which are started when the first chat comes. Safe to use
+    from threads."""
 
     def __init__(self, special_tokens: Mapping[str, str], processes: int = 2) -> None:
         """`special_tokens` are the names that every template may use (`bos_token`)."""
@@ -104,7 +105,7 @@ class ChatRenderer:
 
     def render(self, template: Template, messages: Any, **how: Any) -> str:
         """The prompt for `messages`; keywords as `submit` has them. Raises InvalidRequest, also if
-        the template exceeds a limit, or WorkerUnavailable."""
+        the template exceeds a limit, or WorkerError."""
         try:
             return self.submit(template, messages, **how).result().prompt
         except OckhamError as error:
@@ -119,7 +120,7 @@ class ChatRenderer:
 
     def check(self, template: Template) -> Answer:
         """What is wrong with a template, without a chat. One that is of no use is not tried again.
-        Raises WorkerUnavailable."""
+        Raises WorkerError if it cannot be found out."""
         try:
             answer = self.submit(template, None).result()
         except OckhamError as error:
@@ -176,7 +177,7 @@ def _told(error: OckhamError, template: Template) -> OckhamError:
     if isinstance(error, LimitExceeded):
         return InvalidRequest(f"{whose} was stopped: {error}", "messages")
     if isinstance(error, WorkerDied):
-        return InvalidRequest(f"{whose} ended its process: {error}", "messages")
+        return WorkerDied(f"{whose} could not be rendered: {error}")
     if isinstance(error, TaskFailed):
         reason = "they are nested too deeply" if error.kind == "RecursionError" else str(error)
         return InvalidRequest(f"{whose} could not be given these messages: {reason}.", "messages")

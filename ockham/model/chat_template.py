@@ -59,8 +59,8 @@ _NOTHING: tuple[dict[str, Any], ...] = (
     {"content": ""},
     {"content": _NO_TEXT},
 )
-"""How a message may say nothing: as transformers 5 shows null content to a template, as transformers
-4 did, and as templates need it that add strings, or look for parts."""
+"""How a message may say nothing: as transformers 5 shows null content to a template, as version 4
+did, and as templates need it that add strings, or look for parts."""
 
 
 class TemplateFailed(InvalidRequest):

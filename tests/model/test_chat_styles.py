@@ -43,13 +43,14 @@ MISTRAL = """{%- if messages[0].role == 'system' %}
 {{- bos_token }}
 {%- for m in loop_messages %}
     {%- if m.role == 'user' %}
-        {{- '[INST] ' }}{%- if loop.first and system is defined %}{{- system + '\\n\\n' }}{%- endif %}
+        {{- '[INST] ' }}
+        {%- if loop.first and system is defined %}{{- system + '\\n\\n' }}{%- endif %}
         {{- m.content + '[/INST]' }}
     {%- elif m.tool_calls is defined and m.tool_calls is not none %}
         {{- '[TOOL_CALLS] [' }}
         {%- for call in m.tool_calls %}
             {%- if call.id is not defined or call.id | length != 9 %}
-                {{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}
+                {{- raise_exception('Tool call IDs should be strings of length 9!') }}
             {%- endif %}
             {{- call.function | tojson }}{{- ', ' if not loop.last else ']' + eos_token }}
         {%- endfor %}

@@ -17,7 +17,7 @@ from ockham.api.server.gate import Gate
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.settings import ServerSettings
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError
+from ockham.core.errors import ConfigError, WorkerError
 
 log = logging.getLogger("ockham.server")
 
@@ -42,16 +42,24 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
                 llm.ready.load_s,
                 llm.ready.max_model_len,
             )
-            fault, notes = await llm.check_chat_template()
-            for line in notes:
-                log.warning("%s", line)
-            if fault is not None:
-                log.warning(
-                    "%s Chats are answered with 400; give another with --chat-template FILE.", fault
-                )
+            await _report_chat_template(llm)
             await _Server(app, llm, gate, settings, url(sock)).serve(sockets=[sock])
     finally:
         sock.close()
+
+
+async def _report_chat_template(llm: AsyncLLM) -> None:
+    """Log what is wrong with the model's chat template, once. Completions need none."""
+    try:
+        fault, notes = await llm.check_chat_template()
+    except WorkerError as error:
+        fault, notes = str(error), ()
+    for line in notes:
+        log.warning("%s", line)
+    if fault is not None:
+        log.warning(
+            "%s Chats will be refused; give another template with --chat-template FILE.", fault
+        )
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -113,7 +113,7 @@ def test_a_broken_template_is_told_once_and_another_may_be_given(
         errors = [ask(live, "hello").json()["error"]["message"] for _ in range(3)]
         assert live.complete(prompt="hello")["choices"]
         assert live.log.count("is not valid Jinja (line 2:") == 1
-        assert "give another with --chat-template FILE" in live.log
+        assert "give another template with --chat-template FILE" in live.log
     assert len(set(errors)) == 1
     assert errors[0].startswith("The checkpoint's chat template is not valid Jinja (line 2:")
     assert "--" not in errors[0]
