@@ -55,7 +55,7 @@ async def _report_chat_template(llm: AsyncLLM) -> None:
     except WorkerError as error:
         fault, notes = str(error), ()
     for line in notes:
-        log.warning("%s", line)
+        log.info("%s", line)
     if fault is not None:
         log.warning(
             "%s Chats will be refused; give another template with --chat-template FILE.", fault
