@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from ockham.api.settings import engine_config, sampling_defaults
+from ockham.api.settings import engine_config
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
@@ -25,6 +25,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.client import EngineClient, Observer
 from ockham.engine.collect import Collector
 from ockham.engine.messages import CacheHint, Delta, Ready, Request
+from ockham.model.generation_config import chat_defaults
 from ockham.model.hub import resolve
 from ockham.model.marking import Piece, ReuseParams
 from ockham.model.tokenizer import Tokenizer, load_tokenizer
@@ -75,7 +76,6 @@ class AsyncLLM:
         self.config = config
         self.client = EngineClient(config, stall_s=stall_s, observer=observer)
         self.tokenizer: Tokenizer | None = None
-        self._defaults: dict[str, Any] = {}
         self._starting: asyncio.Task[Ready] | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="ockham-tokenize")
         self._huge_thread = ThreadPoolExecutor(1, thread_name_prefix="ockham-tokenize-huge")
@@ -95,7 +95,6 @@ class AsyncLLM:
     def _load_tokenizer(self) -> None:
         """The files are there: the engine has read the same checkpoint, or fetched it."""
         directory = resolve(self.config.model, self.config.revision)
-        self._defaults = sampling_defaults(directory)
         self.tokenizer = load_tokenizer(self.config, directory)
 
     async def shutdown(self) -> None:
@@ -103,6 +102,8 @@ class AsyncLLM:
         if self._starting is not None:
             self._starting.cancel()
         await self.client.close()
+        if self.tokenizer is not None:
+            self.tokenizer.close()
         for threads in (self._threads, self._huge_thread):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -133,11 +134,16 @@ class AsyncLLM:
     def default_parameters(self) -> dict[str, Any]:
         """The sampling defaults of the checkpoint's generation_config.json, as parameters of
         `SamplingParams`."""
-        return dict(self._defaults)
+        return dict(self.ready.sampling_defaults)
+
+    @property
+    def default_chat_parameters(self) -> dict[str, Any]:
+        """The same for chats, which have defaults of ours where the checkpoint has none."""
+        return chat_defaults(self.ready.sampling_defaults, self.config.generation_config)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """`SamplingParams` with the checkpoint's own defaults."""
-        return SamplingParams(**self._defaults)
+        return SamplingParams(**self.default_parameters)
 
     async def generate(
         self,
@@ -246,6 +252,38 @@ class AsyncLLM:
         tokenizer = self.need_tokenizer()
         self.check_length(sum(len(piece) for piece, _ in pieces))
         return reuse.encode(tokenizer, pieces, add_special_tokens)
+
+    async def render_chat(
+        self,
+        messages: Callable[[], list[dict[str, Any]]],
+        size: int,
+        *,
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, Any] | None = None,
+        owner: str = "",
+    ) -> str:
+        """The prompt that the chat template makes of what `messages` gives, which came in about so
+        many bytes. It is made in another process, while the event loop goes on. Raises
+        `InvalidRequest`, also if the template is broken or exceeds a limit."""
+        tokenizer = self.need_tokenizer()
+        template = tokenizer.chat_template()
+        asked = await self.in_thread(
+            size,
+            lambda: tokenizer.renderer.submit(
+                template,
+                messages(),
+                add_generation_prompt=add_generation_prompt,
+                variables=variables,
+                owner=owner,
+            ),
+        )
+        return await tokenizer.renderer.wait(template, asked)
+
+    async def check_chat_template(self) -> tuple[str | None, tuple[str, ...]]:
+        """Why the chat template is of no use, if it is, and what it leaves out: see `Tokenizer`."""
+        if self.tokenizer is None:
+            return None, ()
+        return await asyncio.to_thread(self.tokenizer.check_chat_template)
 
     async def in_thread(self, size: int, work: Callable[[], T]) -> T:
         """Do work on so many characters, bytes or entries: here if they are few, else in a

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from ockham.api.settings import check_call, engine_config, sampling_defaults
+from ockham.api.settings import check_call, engine_config
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.errors import FAULT, InvalidRequest, OckhamError, fault
@@ -29,6 +29,7 @@ from ockham.engine.engine import Engine
 from ockham.engine.intake import describe
 from ockham.engine.messages import HINTS, Delta, Pin, Request, Unpin
 from ockham.engine.offline import OfflineBatch
+from ockham.model.generation_config import chat_defaults
 from ockham.model.marking import ReuseParams
 from ockham.model.tokenizer import Tokenizer
 
@@ -115,7 +116,7 @@ class LLM:
         self.engine = Engine(config, progress=progress or (lambda line: log.info("%s", line)))
         self._pid = os.getpid()
         self._closed = False
-        self._defaults = sampling_defaults(self.engine.model.directory)
+        self._defaults = self.engine.model.sampling_defaults
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[Collector, Listener | None]] = {}
         self._numbers = itertools.count(1)
@@ -160,6 +161,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation, or each of a list of them, through the chat template.
 
+        Without `sampling_params` those of `get_default_chat_sampling_params` apply.
         `chat_template_kwargs` are passed on to the template; `reuse` and vLLM's other arguments are
         as in `generate`, which raises as this does.
         """
@@ -169,6 +171,8 @@ class LLM:
             for message in messages
         )
         conversations: Sequence[Any] = messages if several else [messages]
+        if sampling_params is None:
+            sampling_params = self.get_default_chat_sampling_params()
         params = self._params_for(len(conversations), sampling_params)
         reuse = ReuseParams(reuse=reuse) if isinstance(reuse, str) else reuse
         tokenizer = self.get_tokenizer()
@@ -294,6 +298,11 @@ class LLM:
     def get_default_sampling_params(self) -> SamplingParams:
         """`SamplingParams` with the defaults of the checkpoint's generation_config.json."""
         return SamplingParams(**self._defaults)
+
+    def get_default_chat_sampling_params(self) -> SamplingParams:
+        """The same for chats: where the checkpoint sets nothing, not all tokens are sampled from
+        (temperature 0.8, top-k 40, top-p 0.95, min-p 0.05; generation_config="vllm" leaves it)."""
+        return SamplingParams(**chat_defaults(self._defaults, self.config.generation_config))
 
     def get_metrics(self) -> dict[str, float]:
         """The engine's counters so far, under the names that `/metrics` of the server has."""

@@ -1,20 +1,18 @@
-"""What a caller may pass to `LLM` and its asynchronous twin, and the defaults of a checkpoint."""
+"""What a caller may pass to `LLM` and its asynchronous twin."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError, InvalidRequest, ModelError
+from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.numbers import shown
-from ockham.core.sampling_params import MAX_LOGPROBS, SamplingParams
+from ockham.core.sampling_params import MAX_LOGPROBS
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tensor_parallel_size": (1,),
@@ -34,7 +32,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "code_revision": (None,),
     "hf_overrides": (None, {}),
     "rope_scaling": (None,),
-    "generation_config": ("auto",),
     "device": ("auto", "cpu"),
     "runner": ("auto", "generate"),
     "task": (None, "auto", "generate"),
@@ -66,16 +63,6 @@ NEUTRAL_IN_CALLS: dict[str, tuple[Any, ...]] = {
 
 _WIDENED = {"half": "float32", "float16": "float32", "float": "float32"}
 """Data types of vLLM's that are computed in one that holds all of their values."""
-
-_GENERATION_KEYS = {
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-    "max_new_tokens": "max_tokens",
-}
-"""Keys of generation_config.json that vLLM applies -> the sampling parameter each sets."""
 
 
 def engine_config(model: str, settings: Mapping[str, Any]) -> EngineConfig:
@@ -132,29 +119,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
-
-
-def sampling_defaults(directory: Path) -> dict[str, Any]:
-    """The sampling parameters that a checkpoint's generation_config.json sets, as vLLM reads it.
-
-    Raises ModelError if the file cannot be read, or sets something that cannot be.
-    """
-    path = directory / "generation_config.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):  # a GGUF file has no files beside it
-        return {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({error}). Fetch it again.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold a JSON object, got {type(content).__name__}.")
-    defaults = {
-        ours: content[theirs]
-        for theirs, ours in _GENERATION_KEYS.items()
-        if content.get(theirs) is not None
-    }
-    try:
-        SamplingParams(**defaults)
-    except ValueError as error:
-        raise ModelError(f"{path} cannot be used: {error}") from error
-    return defaults

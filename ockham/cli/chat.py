@@ -23,7 +23,7 @@ from ockham.cli.options import (
     sampling_params,
 )
 from ockham.cli.report import describe_ledger, describe_speed
-from ockham.cli.run import check_model, check_sampling, default_params, tell_warnings
+from ockham.cli.run import check_model, check_sampling, tell_warnings, with_max_tokens
 from ockham.cli.terminal import Note, Wrapped, without_echo
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
@@ -62,14 +62,9 @@ HELP = "\n".join(
 
 @command()
 @option("--system", "system_prompt", help="System prompt of the conversation.")
-@option(
-    "--chat-template",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File with a Jinja template, instead of the model's own.",
-)
 @engine_options
 @sampling_options
-def chat(system_prompt: str | None, chat_template: Path | None, **kwargs: Any) -> None:
+def chat(system_prompt: str | None, **kwargs: Any) -> None:
     """Talk with MODEL: a directory, a hub name, or the built-in 'lab'.
 
     With a pipe on stdin, each line is a message, and only the answers go to stdout. In the terminal
@@ -84,14 +79,19 @@ def chat(system_prompt: str | None, chat_template: Path | None, **kwargs: Any) -
     from ockham.api.llm import LLM
 
     llm = LLM.from_config(config, progress=tell_warnings)
-    template = chat_template.read_text(encoding="utf-8") if chat_template else None
-    if template is None and not llm.get_tokenizer().has_chat_template:
+    if not llm.get_tokenizer().has_chat_template:
         raise InvalidRequest(
             f"{config.model} has no chat template: give one with --chat-template, or complete "
             "plain text with `ockham run`."
         )
-    params = sampling_params(default_params(llm, DEFAULT_MAX_TOKENS), **kwargs)
-    conversation = Conversation(llm, params, template, system_prompt)
+    fault, _ = llm.get_tokenizer().check_chat_template()
+    if fault is not None:
+        raise InvalidRequest(
+            f"{fault} Give another with --chat-template, or complete plain text with `ockham run`."
+        )
+    defaults = with_max_tokens(llm.get_default_chat_sampling_params(), llm, DEFAULT_MAX_TOKENS)
+    params = sampling_params(defaults, **kwargs)
+    conversation = Conversation(llm, params, system_prompt)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     lines = _typed_messages(conversation) if interactive else _piped_messages()
     if interactive:
@@ -133,12 +133,9 @@ def _command_of(line: str) -> str | None:
 class Conversation:
     """The messages so far, and how the next answer is made."""
 
-    def __init__(
-        self, llm: LLM, params: SamplingParams, template: str | None, system_prompt: str | None
-    ) -> None:
+    def __init__(self, llm: LLM, params: SamplingParams, system_prompt: str | None) -> None:
         self.llm = llm
         self.params = params
-        self.template = template
         self.system_prompt = system_prompt
         self.turns: list[dict[str, str]] = []
         self.spent = Ledger()
@@ -194,7 +191,6 @@ class Conversation:
         prompt = tokenizer.apply_chat_template(
             self.messages,
             add_generation_prompt=add_generation_prompt,
-            chat_template=self.template,
         )
         return tokenizer.encode(prompt, add_special_tokens=False)
 

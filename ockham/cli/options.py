@@ -62,6 +62,10 @@ _ENGINE_HELP = {
     "seed": "Seed of requests that bring none of their own.",
     "skip_tokenizer_init": "Load no tokenizer: prompts are token ids, and so is the output.",
     "trust_remote_code": "Not supported; here so that it is refused with a reason.",
+    "chat_template": "File with a Jinja template for chats, instead of the model's own.",
+    "generation_config": "Where sampling defaults come from: 'auto' takes the model's own, and for "
+    "chats without any temperature 0.8, top-k 40, top-p 0.95, min-p 0.05; 'vllm' samples from all "
+    "tokens at temperature 1; a directory's generation_config.json.",
 }
 _SHORT = {
     "scheduling_policy": ("--policy",),
@@ -509,6 +513,8 @@ def _field_option(
         settings["type"] = as_type
     elif kind is int:
         settings["type"] = Integer()
+    elif name == "chat_template":
+        settings["type"] = click.Path(exists=True, dir_okay=False)
     elif name == "speculative_config":
         settings["type"] = TextOrMapping()
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):

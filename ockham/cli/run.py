@@ -90,7 +90,8 @@ def run(
     started = time.perf_counter()
     llm = LLM.from_config(config, progress=_tell if stats else tell_warnings)
     load_s = time.perf_counter() - started
-    params = sampling_params(default_params(llm, DEFAULT_MAX_TOKENS), **kwargs)
+    defaults = with_max_tokens(llm.get_default_sampling_params(), llm, DEFAULT_MAX_TOKENS)
+    params = sampling_params(defaults, **kwargs)
     output = _complete(llm, given, params, as_json, load_s)
     if as_json:
         return
@@ -131,12 +132,11 @@ def check_sampling(config: EngineConfig, **kwargs: Any) -> None:
         )
 
 
-def default_params(llm: LLM, max_tokens: int) -> SamplingParams:
+def with_max_tokens(defaults: SamplingParams, llm: LLM, max_tokens: int) -> SamplingParams:
     """The model's sampling defaults, with `max_tokens` unless the model sets its own."""
     import msgspec
 
-    defaults = llm.get_default_sampling_params()
-    if "max_new_tokens" in llm.engine.model.generation_config:
+    if "max_tokens" in llm.engine.model.sampling_defaults:
         return defaults
     return msgspec.structs.replace(defaults, max_tokens=max_tokens)
 
@@ -203,6 +203,7 @@ def _complete(
         record["prompt_logprobs"] = _labelled(output.prompt_logprobs)
         for choice, made in zip(record["outputs"], output.outputs, strict=True):
             choice["logprobs"] = _labelled(made.logprobs)
+        record["eos_token_ids"] = llm.engine.eos_token_ids
         record["load_s"] = load_s
         record["time_to_first_token_s"] = first_token_s
         stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")

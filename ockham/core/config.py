@@ -32,7 +32,10 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     where keys and values of prompts are kept across restarts, at most `kv_store_bytes` of them.
     `swap_space` is GiB of memory beside the pool, for state that it has no room for.
     `speculative_config` is a drafter's name, "auto" or "none", or a mapping (or JSON) with vLLM's
-    keys (`core.speculative.SpeculativeConfig`).
+    keys (`core.speculative.SpeculativeConfig`). `chat_template` is a file with a Jinja template
+    that is taken instead of the checkpoint's own. `generation_config` is "auto" for the sampling
+    defaults of the checkpoint, "vllm" for neutral ones, or a directory whose generation_config.json
+    is taken.
     """
 
     model: str = "lab"
@@ -62,6 +65,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     seed: int = 0
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False
+    chat_template: str | None = None
+    generation_config: str = "auto"
 
     @property
     def reuse_techniques(self) -> list[str]:

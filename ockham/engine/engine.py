@@ -96,6 +96,8 @@ class Engine:
         drafters = make_drafters(drafting)
         self.model: LoadedModel = load_model(config, progress)
         self.tokenizer: Tokenizer | None = load_tokenizer(config, self.model.directory)
+        for note in () if self.tokenizer is None else self.tokenizer.notes:
+            (progress or (lambda _: None))(note)
         plan = self.model.plan
         self.max_model_len = plan.max_model_len
         self.context_limit = context_limit(config, plan, self.model.description)
@@ -159,7 +161,9 @@ class Engine:
         decode = None if self.tokenizer is None else self.tokenizer.decode
         self.cache = CacheKeeper(self.reuse, self.state, decode)
         """Shows and pins what the reuse holds."""
-        self._eos = frozenset(self.model.eos_token_ids)
+        self.eos_token_ids = self._end_tokens()
+        """Tokens that end a sequence: those of the model's files and of its tokenizer."""
+        self._eos = frozenset(self.eos_token_ids)
         self._limits = Limits(
             vocabulary=self.vocabulary,
             max_model_len=self.max_model_len,
@@ -181,6 +185,14 @@ class Engine:
         when the engine is no more; it must not be used afterwards."""
         self._closing()
         self.grammars.close()
+        if self.tokenizer is not None:
+            self.tokenizer.close()
+
+    def _end_tokens(self) -> tuple[int, ...]:
+        """A fine-tuned checkpoint often names its end of turn in the tokenizer's files alone."""
+        named = None if self.tokenizer is None else self.tokenizer.eos_token_id
+        more = () if named is None or named >= self.vocabulary else (named,)
+        return tuple(dict.fromkeys([*self.model.eos_token_ids, *more]))
 
     def forked(self) -> None:
         """Make anew what a process lacks that was forked off the engine's: the threads that compile

@@ -160,6 +160,10 @@ class Ready(msgspec.Struct, tag="ready", kw_only=True):
     memory_plan: dict[str, int]
     numerics_id: str
     load_s: float
+    eos_token_ids: tuple[int, ...] = ()
+    """Tokens that end a sequence unless a request ignores them."""
+    sampling_defaults: dict[str, int | float] = {}
+    """What the checkpoint sets of `SamplingParams`, by name."""
 
 
 class Died(msgspec.Struct, tag="died"):

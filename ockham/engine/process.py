@@ -134,6 +134,8 @@ def _ready(engine: Engine, load_s: float) -> Ready:
         memory_plan=engine.model.plan.numbers(),
         numerics_id=engine.model.numerics_id,
         load_s=load_s,
+        eos_token_ids=engine.eos_token_ids,
+        sampling_defaults=engine.model.sampling_defaults,
     )
 
 

@@ -84,7 +84,7 @@ def convert(
         try:
             out.mkdir(parents=True, exist_ok=True)
             written, digest = _write_weights(opened, packer, fitted, out / SINGLE_FILE, progress)
-            _copy_beside(path, out)
+            _copy_beside(path, out, opened.generation_config)
             _write_config(opened, config, packer, digest, record, out)
         except OSError as error:
             raise ModelError(f"writing {out} failed: {error.strerror or error}.") from error
@@ -254,14 +254,17 @@ class _Writer:
         self._file.write(as_bytes(array).data)
 
 
-def _copy_beside(path: Path, out: Path) -> None:
+def _copy_beside(path: Path, out: Path, generation_config: dict[str, Any]) -> None:
     """The tokenizer's files, the generation settings and an acceptance head of a checkpoint."""
     if path.is_file():
         from ockham.model.gguf.tokenizer import read_tokenizer
 
-        backend, config = read_tokenizer(path)
+        backend, config, _ = read_tokenizer(path)
         backend.save(str(out / "tokenizer.json"))
         (out / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        if generation_config:
+            written = json.dumps(generation_config)
+            (out / "generation_config.json").write_text(written, encoding="utf-8")
         return
     for pattern in WANTED_FILES:
         if pattern == "config.json" or pattern.startswith("model"):

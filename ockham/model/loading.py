@@ -18,6 +18,7 @@ from ockham.kernels.ops import Program
 from ockham.model.compile import compile_program
 from ockham.model.converted import ConvertedSource
 from ockham.model.description import ModelDescription
+from ockham.model.generation_config import chosen_generation_config, sampling_defaults
 from ockham.model.hub import resolve
 from ockham.model.machine_memory import available_bytes
 from ockham.model.memory import MemoryPlan, plan_memory, readable
@@ -26,7 +27,6 @@ from ockham.model.packing import Packer, make_format
 from ockham.model.placing import place_weights
 from ockham.model.prequantised.find import CODECS, quantization_config
 from ockham.model.sources import Measured, Source
-from ockham.model.untrusted import read_object
 from ockham.model.weight_cache import LEAST_BYTES, WeightCache, cache_directory
 
 HARMLESS = (
@@ -48,7 +48,8 @@ class LoadedModel:
     dtype, rotary variants, backend. The weights enter as they were packed, by a non-cryptographic
     hash of every byte (see `digest`), so that a checkpoint quantised at load, its cached weights
     and the directory that it was converted to are one. `eos_token_ids` are those of config.json and
-    generation_config.json together.
+    generation_config.json together; `sampling_defaults` are what the latter sets of
+    `SamplingParams`, by name.
     """
 
     directory: Path
@@ -64,6 +65,7 @@ class LoadedModel:
     numerics_id: str
     eos_token_ids: tuple[int, ...]
     generation_config: dict[str, Any]
+    sampling_defaults: dict[str, Any]
     raw_config: dict[str, Any]
 
 
@@ -80,6 +82,9 @@ class PlannedModel:
     state_dtype: str
     plan: MemoryPlan
     notes: tuple[str, ...]
+    generation_config: dict[str, Any]
+    sampling_defaults: dict[str, Any]
+    eos_token_ids: tuple[int, ...]
 
     @property
     def weight_format(self) -> str:
@@ -98,21 +103,27 @@ def plan_model(config: EngineConfig) -> PlannedModel:
     opened = open_model(directory)
     raw, description, source = opened.config, opened.description, opened.source
     try:
+        generation = chosen_generation_config(config.generation_config, opened.generation_config)
+        sampling = sampling_defaults(generation, config.generation_config)
+        ends = _eos_token_ids(description, generation)
         packer = choose_packer(config, raw, source)
         measured = source.measure(packer)
         compile_program(description, measured, description.max_position_embeddings)
         state_dtype = choose_state_dtype(config, measured.formats)
         plan = plan_memory(config, description, measured.bytes, state_dtype, available_bytes())
         return PlannedModel(
-            directory,
-            raw,
-            description,
-            source,
-            packer,
-            measured,
-            state_dtype,
-            plan,
-            opened.notes,
+            directory=directory,
+            raw_config=raw,
+            description=description,
+            source=source,
+            packer=packer,
+            measured=measured,
+            state_dtype=state_dtype,
+            plan=plan,
+            notes=opened.notes,
+            generation_config=generation,
+            sampling_defaults=sampling,
+            eos_token_ids=ends,
         )
     except BaseException:
         source.close()
@@ -152,7 +163,6 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
         )
     finally:
         planned.source.close()
-    generation_config = _generation_config(planned.directory)
     return LoadedModel(
         directory=planned.directory,
         description=description,
@@ -165,8 +175,9 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
         plan=plan,
         layouts=plan.layouts(description),
         numerics_id=_numerics_id(planned, backend, digest),
-        eos_token_ids=_eos_token_ids(description, generation_config),
-        generation_config=generation_config,
+        eos_token_ids=planned.eos_token_ids,
+        generation_config=planned.generation_config,
+        sampling_defaults=planned.sampling_defaults,
         raw_config=planned.raw_config,
     )
 
@@ -238,16 +249,6 @@ def _unused_notes(planned: PlannedModel) -> list[str]:
             "them; it may not be what its config.json says."
         )
     return notes
-
-
-def _generation_config(directory: Path) -> dict[str, Any]:
-    path = directory / "generation_config.json"
-    if not path.exists():
-        return {}
-    try:
-        return read_object(path)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _eos_token_ids(

@@ -8,6 +8,7 @@ from typing import Any
 
 from ockham.model.converted import ConvertedSource
 from ockham.model.description import ModelDescription, describe, read_config
+from ockham.model.generation_config import read_generation_config
 from ockham.model.packed_layout import METHOD
 from ockham.model.prequantised.find import quantization_config
 from ockham.model.safetensors_source import SafetensorsSource
@@ -17,12 +18,13 @@ from ockham.model.sources import Source
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
     """A model of which headers have been read. `config` is its config.json, or what a GGUF file's
-    metadata says in its place; `notes` are sentences about what was found. The caller closes
-    `source`."""
+    metadata says in its place; so is `generation_config`. `notes` are sentences about what was
+    found. The caller closes `source`."""
 
     config: dict[str, Any]
     description: ModelDescription
     source: Source
+    generation_config: dict[str, Any]
     notes: tuple[str, ...] = ()
 
 
@@ -32,12 +34,13 @@ def open_model(path: Path) -> OpenedModel:
         from ockham.model.gguf.source import GgufSource
 
         gguf = GgufSource(path)
-        return OpenedModel(gguf.config, gguf.description, gguf)
+        return OpenedModel(gguf.config, gguf.description, gguf, gguf.generation_config)
     config = read_config(path)
     description = describe(config)
+    generation = read_generation_config(path)
     quantised = quantization_config(config) or {}
     if quantised.get("quant_method") == METHOD:
-        return OpenedModel(config, description, ConvertedSource(path, quantised))
+        return OpenedModel(config, description, ConvertedSource(path, quantised), generation)
     source = SafetensorsSource(path, config)
     try:
         head = source.own_head(description) if description.tied_embeddings else None
@@ -45,10 +48,10 @@ def open_model(path: Path) -> OpenedModel:
         source.close()
         raise
     if head is None:
-        return OpenedModel(config, description, source)
+        return OpenedModel(config, description, source, generation)
     note = (
         f"config.json ties the head to the embedding, but the checkpoint holds another head, "
         f"{head!r}: the stored one is used."
     )
     untied = {**config, "tie_word_embeddings": False}  # so that a conversion says it too
-    return OpenedModel(untied, describe(untied), source, (note,))
+    return OpenedModel(untied, describe(untied), source, generation, (note,))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest, ModelError
+from ockham.model.text_growth import check_growth
 from ockham.model.token_bytes import speller
 from ockham.model.untrusted import read_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
+    from ockham.model.chat_renderer import ChatRenderer, Template
+
+MOST_TEMPLATE_BYTES = 4 << 20
 SHORT_TOKENS = 256
 """So few are decoded in less time than it takes to change threads."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -38,27 +43,36 @@ _NAMED_SPECIAL_TOKENS = (
 class Tokenizer:
     """The tokenizer of a checkpoint's directory or GGUF file. Safe to share among threads."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, chat_template: Path | None = None) -> None:
         """Read `tokenizer.json` and the files beside it, or what a GGUF file carries in their
-        place; raises ModelError if it cannot be."""
+        place; raises ModelError if it cannot be. `chat_template` is a file with a template that is
+        taken instead of the checkpoint's own."""
         self.directory = Path(directory)
+        self.notes: tuple[str, ...] = ()
+        """What a user should know of it, in sentences."""
         if self.directory.is_file():
             from ockham.model.gguf.tokenizer import read_tokenizer
 
-            self._backend, config = read_tokenizer(self.directory)
+            self._backend, config, self.notes = read_tokenizer(self.directory)
         else:
             self._backend = _load_backend(self.directory)
             config = _read_json(self.directory / "tokenizer_config.json")
-        self._special_tokens = _named_special_tokens(
-            {**_read_json(self.directory / "special_tokens_map.json"), **config}
+        self._config = {**_read_json(self.directory / "special_tokens_map.json"), **config}
+        self._special_tokens = _named_special_tokens(self._config)
+        self._own_template = chat_template is None
+        self._templates = (
+            _read_templates(self.directory, config)
+            if chat_template is None
+            else {"default": _read_template(chat_template)}
         )
-        self._templates = _read_templates(self.directory, config)
         self._mark_special()
         added = self._backend.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
         self.vocab_size = max([self._backend.get_vocab_size(), *(i + 1 for i in added)])
         self._byte_of = _fallback_bytes(self._backend)
         self._texts: dict[int, str] = {}
+        self._renderer: ChatRenderer | None = None
+        self._lock = threading.Lock()
 
     def _mark_special(self) -> None:
         """Tokens that the configuration names, such as the end of sequence, are special even where
@@ -76,6 +90,16 @@ class Tokenizer:
     def digest(self) -> str:
         """Of what tokens mean: two tokenizers with the same one number every text alike."""
         return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """tokenizer_config.json, or what a GGUF file says in its place: special tokens as they are
+        spelled, and the chat template."""
+        info = {"bos_token": None, "eos_token": None, "pad_token": None, **self._config}
+        info |= self._special_tokens
+        if "default" in self._templates:
+            info["chat_template"] = self._templates["default"]
+        return info
 
     @property
     def eos_token_id(self) -> int | None:
@@ -208,27 +232,29 @@ class Tokenizer:
         """The prompt that the chat template makes of `messages`; encode it without special tokens.
 
         `chat_template` is another template, or the name of one of several that the checkpoint has.
-        `kwargs` are passed on to the template. Raises InvalidRequest if there is no template, or if
-        it refuses the messages.
+        `kwargs` are passed on to the template. The template is run in a worker process, which the
+        first call starts. Raises InvalidRequest if there is no template, or if it is broken,
+        refuses the messages, or exceeds a limit.
         """
-        from ockham.model.chat_template import render
-
-        template = self._choose_template(chat_template, bool(tools))
-        return render(
+        template = self.chat_template(chat_template, with_tools=bool(tools))
+        return self.renderer.render(
             template,
             messages,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
-            variables={**self._special_tokens, **kwargs},
+            variables=kwargs,
         )
 
-    def _choose_template(self, chosen: str | None, with_tools: bool) -> str:
-        if chosen is not None:
-            return self._templates.get(chosen, chosen)
-        if with_tools and "tool_use" in self._templates:
-            return self._templates["tool_use"]
-        if "default" in self._templates:
-            return self._templates["default"]
+    def chat_template(self, chosen: str | None = None, *, with_tools: bool = False) -> Template:
+        """The template of a chat: one that is given, or the name of one, or the checkpoint's own.
+        Raises InvalidRequest if there is none."""
+        from ockham.model.chat_renderer import CHECKPOINTS, GIVEN, Template
+
+        if chosen is not None and chosen not in self._templates:
+            return Template(chosen, GIVEN, strict=False)
+        name = chosen or ("tool_use" if with_tools and "tool_use" in self._templates else "default")
+        if name in self._templates:
+            return Template(self._templates[name], CHECKPOINTS if self._own_template else GIVEN)
         if self._templates:
             raise InvalidRequest(
                 "this model has several chat templates and none is the default; choose one with "
@@ -236,10 +262,33 @@ class Tokenizer:
                 "chat_template",
             )
         raise InvalidRequest(
-            "this model has no chat template; give one with chat_template, or send a plain prompt "
-            "to completions.",
-            "chat_template",
+            "this model has no chat template, so it cannot chat; send a plain prompt, to be "
+            "completed.",
+            "messages",
         )
+
+    def check_chat_template(self) -> tuple[str | None, tuple[str, ...]]:
+        """Why the chat template is of no use, if it is, and what it leaves out. Starts the process
+        that renders chats, and remembers a template that is of no use."""
+        if "default" not in self._templates:
+            return None, ()
+        found = self.renderer.check(self.chat_template())
+        return found.fault, found.notes
+
+    @property
+    def renderer(self) -> ChatRenderer:
+        """What renders chats with this tokenizer's special tokens."""
+        from ockham.model.chat_renderer import ChatRenderer
+
+        with self._lock:
+            if self._renderer is None:
+                self._renderer = ChatRenderer(self._special_tokens)
+            return self._renderer
+
+    def close(self) -> None:
+        """End the processes that render chats. The tokenizer may be used on."""
+        if self._renderer is not None:
+            self._renderer.close()
 
     def _token_text(self, token_id: int) -> str:
         try:
@@ -354,13 +403,14 @@ def load_tokenizer(config: EngineConfig, directory: Path) -> Tokenizer | None:
     """
     if config.skip_tokenizer_init:
         return None
+    template = None if config.chat_template is None else Path(config.chat_template)
     if config.tokenizer is None:
-        return Tokenizer(directory)
+        return Tokenizer(directory, template)
     if config.tokenizer == "lab":
-        return Tokenizer(Path(__file__).parent / "lab")
+        return Tokenizer(Path(__file__).parent / "lab", template)
     if Path(config.tokenizer).exists():
-        return Tokenizer(Path(config.tokenizer))
-    return Tokenizer(_fetch(config.tokenizer))
+        return Tokenizer(Path(config.tokenizer), template)
+    return Tokenizer(_fetch(config.tokenizer), template)
 
 
 def _fetch(name: str) -> Path:
@@ -394,7 +444,11 @@ def _load_backend(directory: Path) -> Backend:
             "--skip-tokenizer-init and give prompts as token ids."
         )
     try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
+        described = path.read_bytes()
+        check_growth(described, path)
+        backend = tokenizers.Tokenizer.from_buffer(described)
+    except ModelError:
+        raise
     except Exception as error:  # the library raises plain Exception for every defect
         raise ModelError(
             f"{path} cannot be read as a tokenizer ({error}). Fetch it again, name another with "
@@ -443,11 +497,26 @@ def _read_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str
     if isinstance(legacy, str):
         templates["default"] = legacy
     for path in sorted((directory / "additional_chat_templates").glob("*.jinja")):
-        templates[path.stem] = path.read_text(encoding="utf-8")
+        templates[path.stem] = _read_template(path)
     single = directory / "chat_template.jinja"
-    if single.is_file():
-        templates["default"] = single.read_text(encoding="utf-8")
+    if single.exists():
+        templates["default"] = _read_template(single)
     return templates
+
+
+def _read_template(path: Path) -> str:
+    """The text of a template. Raises ModelError."""
+    try:
+        if not path.is_file():
+            raise ModelError(f"the chat template {path} is no regular file.")
+        if path.stat().st_size > MOST_TEMPLATE_BYTES:
+            raise ModelError(
+                f"the chat template {path} has {path.stat().st_size} bytes; at most "
+                f"{MOST_TEMPLATE_BYTES} are taken."
+            )
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the chat template {path} cannot be read ({error}).") from error
 
 
 def _fallback_bytes(backend: Backend) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ockham import LLM, RequestOutput, SamplingParams
+from ockham.core.errors import ConfigError, ModelError
 from tests.helpers.tiny import tiny_llama
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
@@ -134,6 +136,77 @@ def test_without_parameters_the_models_own_defaults_hold(tmp_path: Path) -> None
         temperature=0.25, top_k=5, max_tokens=3
     )
     assert len(llm.generate(TEXT)[0].outputs[0].token_ids) <= 3
+
+
+def test_a_chat_without_any_defaults_cuts_off_the_tail_of_the_distribution(tmp_path: Path) -> None:
+    directory = tiny_llama(tmp_path, tokenizer=True)
+    cut = SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
+    llm = LLM(str(directory), kv_cache_memory_bytes=4 << 20)
+    assert llm.get_default_sampling_params() == SamplingParams()
+    assert llm.get_default_chat_sampling_params() == cut
+    talk = [{"role": "user", "content": "Hello"}]
+    text = llm.chat(talk)[0].outputs[0].text
+    llm.close()
+    again = LLM(str(directory), kv_cache_memory_bytes=4 << 20)
+    assert again.chat(talk, cut)[0].outputs[0].text == text
+    again.close()
+    plain = LLM(str(directory), kv_cache_memory_bytes=4 << 20, generation_config="vllm")
+    assert plain.get_default_chat_sampling_params() == SamplingParams()
+    assert plain.chat(talk)[0].outputs[0].text != text
+
+
+def test_sampling_defaults_of_the_checkpoint_hold_for_chats_too(tmp_path: Path) -> None:
+    directory = tiny_llama(tmp_path / "own", tokenizer=True)
+    (directory / "generation_config.json").write_text('{"temperature": 0.25}')
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "generation_config.json").write_text('{"top_k": 7, "eos_token_id": 9}')
+
+    def load(setting: object) -> LLM:
+        return LLM(str(directory), kv_cache_memory_bytes=4 << 20, generation_config=setting)
+
+    own, named = load("auto"), load(other)
+    assert own.get_default_chat_sampling_params() == SamplingParams(temperature=0.25)
+    assert named.get_default_sampling_params() == SamplingParams(top_k=7)
+    assert named.get_default_chat_sampling_params() == SamplingParams(top_k=7)
+    assert 9 in named.engine.eos_token_ids
+    with pytest.raises(ConfigError, match="generation_config='nowhere' must be"):
+        load("nowhere")
+
+
+def test_an_end_token_that_only_the_tokenizer_names_ends_a_text(tmp_path: Path) -> None:
+    directory = tiny_llama(tmp_path, tokenizer=True, eos_token_id=1)
+    config = json.loads((directory / "tokenizer_config.json").read_text())
+    config["eos_token"] = "<|im_end|>"
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    llm = LLM(str(directory), kv_cache_memory_bytes=4 << 20)
+    end = llm.get_tokenizer().token_id("<|im_end|>")
+    assert end is not None
+    assert end != 1
+    assert set(llm.engine.eos_token_ids) == {1, end}
+    for bias, expected in ((end, "stop"), (1, "stop"), (50, "length")):
+        forced = SamplingParams(max_tokens=5, temperature=0, logit_bias={bias: 100.0})
+        assert llm.generate(TEXT, forced)[0].outputs[0].finish_reason == expected
+
+    def tokens(**params: object) -> int:
+        forced = {"max_tokens": 5, "temperature": 0, "logit_bias": {end: 100.0}, **params}
+        return len(llm.generate(TEXT, SamplingParams(**forced))[0].outputs[0].token_ids)
+
+    assert tokens() == 1
+    assert tokens(ignore_eos=True) == 5
+    assert tokens(ignore_eos=True, stop_token_ids=[end]) == 1
+    assert tokens(min_tokens=3) > 3
+
+
+def test_a_template_may_be_given_for_all_chats(tmp_path: Path) -> None:
+    directory = tiny_llama(tmp_path / "model", tokenizer=True)
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}")
+    llm = LLM(str(directory), kv_cache_memory_bytes=4 << 20, chat_template=template)
+    talk = [{"role": "user", "content": "Hello"}]
+    assert llm.chat(talk, GREEDY)[0].prompt == "<Hello>"
+    with pytest.raises(ModelError, match=r"no\.jinja is no regular file"):
+        LLM(str(directory), kv_cache_memory_bytes=4 << 20, chat_template=tmp_path / "no.jinja")
 
 
 def test_a_stream_adds_up_to_what_generate_gives(llm: LLM) -> None:

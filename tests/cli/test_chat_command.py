@@ -183,6 +183,15 @@ def test_a_template_may_be_given(tiny: str, tmp_path: Path) -> None:
     assert "not today" in done.stderr
 
 
+def test_a_broken_template_ends_the_chat_at_its_start(tmp_path: Path) -> None:
+    model = tiny_llama(tmp_path, tokenizer=True)
+    (model / "chat_template.jinja").write_text("\n{% for %}")
+    done = chat(str(model), "one", "two")
+    assert done.returncode == 2
+    assert done.stderr.count("chat template is not valid Jinja (line 2:") == 1
+    assert "Give another with --chat-template" in done.stderr
+
+
 def test_more_than_one_answer_is_refused(tiny: str) -> None:
     done = chat(tiny, "one", flags=("--n", "2"))
     assert done.returncode == 2

@@ -128,8 +128,9 @@ class LiveServer:
     @property
     def engine(self) -> psutil.Process:
         """The engine's process."""
-        (child,) = psutil.Process(self.process.pid).children()
-        return child
+        children = psutil.Process(self.process.pid).children()
+        (engine,) = (c for c in children if "ockham.core.worker_process" not in c.cmdline())
+        return engine
 
     def idle(self) -> bool:
         names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")

@@ -20,6 +20,7 @@ TALK: list[dict[str, Any]] = [
     {"role": "user", "content": "Sure?"},
 ]
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+SHOWN = "{% for m in messages %}{{ m.content }}{% endfor %}"
 TEMPLATES = {
     "whitespace control": """{%- for m in messages %}
     {%- if m['role'] == 'system' %}
@@ -83,18 +84,21 @@ def test_the_lab_model_has_the_template_that_transformers_finds(
 
 
 def test_a_template_file_goes_before_the_configuration(tmp_path: Path) -> None:
-    save(byte_level_bpe(), tmp_path, chat_template="from the configuration")
-    assert Tokenizer(tmp_path).apply_chat_template(TALK) == "from the configuration"
-    (tmp_path / "chat_template.jinja").write_text("from the file")
-    assert Tokenizer(tmp_path).apply_chat_template(TALK) == "from the file"
+    save(byte_level_bpe(), tmp_path, chat_template="from the configuration" + SHOWN)
+    assert Tokenizer(tmp_path).apply_chat_template(TALK).startswith("from the configuration")
+    (tmp_path / "chat_template.jinja").write_text("from the file" + SHOWN)
+    assert Tokenizer(tmp_path).apply_chat_template(TALK).startswith("from the file")
 
 
 def test_of_several_templates_tools_choose_their_own(tmp_path: Path) -> None:
-    entries = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
+    entries = [
+        {"name": "default", "template": "D" + SHOWN},
+        {"name": "tool_use", "template": "T" + SHOWN},
+    ]
     tokenizer = Tokenizer(save(byte_level_bpe(), tmp_path, chat_template=entries))
-    assert tokenizer.apply_chat_template(TALK) == "D"
-    assert tokenizer.apply_chat_template(TALK, tools=TOOLS) == "T"
-    assert tokenizer.apply_chat_template(TALK, chat_template="tool_use") == "T"
+    assert tokenizer.apply_chat_template(TALK)[0] == "D"
+    assert tokenizer.apply_chat_template(TALK, tools=TOOLS)[0] == "T"
+    assert tokenizer.apply_chat_template(TALK, chat_template="tool_use")[0] == "T"
 
 
 def test_several_templates_without_a_default_must_be_chosen_from(tmp_path: Path) -> None:
@@ -163,7 +167,7 @@ def test_what_a_template_raises_is_told(directory: Path) -> None:
 
 
 def test_a_template_that_fails_is_told(directory: Path) -> None:
-    with pytest.raises(InvalidRequest, match="failed on these messages"):
+    with pytest.raises(InvalidRequest, match=r"chat template failed \(line 1: TypeError"):
         ask(Tokenizer(directory), "{{ messages[0].content + 1 }}")
 
 
@@ -173,10 +177,10 @@ def test_a_template_that_is_no_jinja_is_told_with_its_line(directory: Path) -> N
 
 
 def test_a_template_cannot_leave_its_sandbox(directory: Path) -> None:
-    with pytest.raises(InvalidRequest, match="refuses these messages"):
+    with pytest.raises(InvalidRequest, match=r"failed \(line 1: SecurityError"):
         ask(Tokenizer(directory), "{{ ''.__class__.__mro__[1].__subclasses__() }}")
 
 
 def test_a_template_cannot_change_the_messages(directory: Path) -> None:
-    with pytest.raises(InvalidRequest, match="refuses these messages"):
+    with pytest.raises(InvalidRequest, match=r"failed \(line 1: SecurityError"):
         ask(Tokenizer(directory), "{{ messages.append(1) }}")

@@ -130,15 +130,16 @@ def test_the_chat_template_is_the_file_s(tmp_path: Path) -> None:
 
 
 def test_several_chat_templates_keep_their_names(tmp_path: Path) -> None:
+    shown = "{% for m in messages %}{{ m.content }}{% endfor %}"
     templates = [
-        {"name": "default", "template": "plain"},
-        {"name": "tool_use", "template": "with tools"},
+        {"name": "default", "template": "plain " + shown},
+        {"name": "tool_use", "template": "with tools " + shown},
     ]
     path = write(tmp_path / "m.gguf", "gpt2", byte_level_bpe(), chat_template=templates)
     tokenizer = OckhamTokenizer(path)
-    assert tokenizer.apply_chat_template(MESSAGES) == "plain"
+    assert tokenizer.apply_chat_template(MESSAGES) == "plain hello"
     tools = [{"type": "function", "function": {"name": "f"}}]
-    assert tokenizer.apply_chat_template(MESSAGES, tools=tools) == "with tools"
+    assert tokenizer.apply_chat_template(MESSAGES, tools=tools) == "with tools hello"
 
 
 def test_kinds_that_are_not_known_are_refused(tmp_path: Path) -> None:
@@ -152,3 +153,33 @@ def test_kinds_that_are_not_known_are_refused(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(ModelError, match="of the kind 'bert'; supported are gpt2 and llama"):
         OckhamTokenizer(tmp_path / "b.gguf")
+
+
+def test_what_a_file_says_of_its_tokens_is_told_as_of_a_directory(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "m.gguf",
+        "gpt2",
+        byte_level_bpe(),
+        tokenizer_pre="gpt-2",
+        chat_template="{{ messages[0].content }}",
+        pad_token_id=0,
+    )
+    info = OckhamTokenizer(path).info
+    assert (info["bos_token"], info["eos_token"], info["pad_token"]) == ("<s>", "</s>", "<unk>")
+    assert info["chat_template"] == "{{ messages[0].content }}"
+    directory = OckhamTokenizer(save(byte_level_bpe(), tmp_path / "json", chat_template="x")).info
+    assert (directory["bos_token"], directory["eos_token"]) == ("<s>", "</s>")
+    assert (directory["pad_token"], directory["chat_template"]) == (None, "x")
+
+
+def test_a_file_that_does_not_say_how_words_are_split_is_loaded_with_a_warning(
+    tmp_path: Path,
+) -> None:
+    silent = write(tmp_path / "a.gguf", "gpt2", byte_level_bpe())
+    (note,) = OckhamTokenizer(silent).notes
+    assert "tokenizer.ggml.pre" in note
+    assert "--tokenizer" in note
+    saying = write(tmp_path / "b.gguf", "gpt2", byte_level_bpe(), tokenizer_pre="gpt-2")
+    assert OckhamTokenizer(saying).notes == ()
+    pieces = write(tmp_path / "c.gguf", "llama", metaspace_byte_fallback())
+    assert OckhamTokenizer(pieces).notes == ()

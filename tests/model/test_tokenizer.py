@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, Regex, decoders, normalizers
 from transformers import AutoTokenizer
 
 from ockham.core.config import EngineConfig
@@ -227,3 +229,81 @@ def test_the_bytes_of_tokens_add_up_to_the_text(tmp_path, kind, text):
     tokens = tokenizer.encode(text, add_special_tokens=False)
     found = b"".join(map(tokenizer.token_bytes, tokens)).decode()
     assert found.strip() == tokenizer.decode(tokens, skip_special_tokens=False).strip()
+
+
+BOMB = [normalizers.Replace("a", "a" * 100) for _ in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("part", "steps"),
+    [
+        ("normalizer", normalizers.Sequence(BOMB)),
+        ("normalizer", normalizers.Sequence([normalizers.Sequence(BOMB[:3]), *BOMB[:3]])),
+        ("normalizer", normalizers.Sequence([normalizers.Prepend("▁" * 2000)])),
+        ("normalizer", normalizers.Replace(Regex("a*"), "a" * 5000)),
+        ("decoder", decoders.Sequence([decoders.Replace("a", "a" * 100) for _ in range(6)])),
+    ],
+)
+def test_a_tokenizer_that_makes_texts_a_thousand_times_as_long_is_refused(
+    tmp_path: Path, part: str, steps: Any
+) -> None:
+    backend = byte_level_bpe()
+    # With an added token that is normalised, the library itself would set it off when it loads.
+    backend.add_tokens([AddedToken("a", normalized=True)])
+    setattr(backend, part, steps)
+    with pytest.raises(ModelError, match=f"the {part} of .* times as long"):
+        Tokenizer(save_unread(backend, tmp_path))
+
+
+def save_unread(backend: Any, directory: Path) -> Path:
+    save(byte_level_bpe(), directory)
+    (directory / "tokenizer.json").write_text(backend.to_str())
+    return directory
+
+
+def test_what_real_tokenizers_do_to_texts_is_not_refused(tmp_path: Path) -> None:
+    backend = byte_level_bpe()
+    backend.normalizer = normalizers.Sequence(
+        [
+            normalizers.Nmt(),
+            normalizers.NFKC(),
+            normalizers.Replace(Regex(" {2,}"), "▁"),
+            normalizers.Replace("``", '"'),
+            normalizers.Prepend("▁"),
+            normalizers.Replace(" ", "▁"),
+            normalizers.Lowercase(),
+        ]
+    )
+    assert Tokenizer(save(backend, tmp_path)).encode("a  b")
+
+
+def test_a_deeply_nested_tokenizer_is_refused(tmp_path: Path) -> None:
+    save(byte_level_bpe(), tmp_path)
+    deep = '{"type":"Sequence","normalizers":[' * 100_000 + "]}" * 100_000
+    (tmp_path / "tokenizer.json").write_text(f'{{"normalizer": {deep}}}')
+    with pytest.raises(ModelError, match="nested too deeply"):
+        Tokenizer(tmp_path)
+    save(byte_level_bpe(), tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"a":' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ModelError, match="nested too deeply"):
+        Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    save(byte_level_bpe(), tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ModelError, match="no regular file"):
+        Tokenizer(tmp_path)
+
+
+def test_a_template_that_is_no_text_or_huge_is_refused(tmp_path: Path) -> None:
+    save(byte_level_bpe(), tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match="cannot be read"):
+        Tokenizer(tmp_path)
+    with (tmp_path / "chat_template.jinja").open("wb") as file:
+        file.truncate(1 << 33)
+    with pytest.raises(ModelError, match="bytes; at most"):
+        Tokenizer(tmp_path)

@@ -40,7 +40,7 @@ async def create_chat_completion(http: Request) -> Response:
     request = await read(http, ChatRequest)
     request.check()
     server.check_model(request.model)
-    params = _sampling_params(request, server.llm.default_parameters)
+    params = _sampling_params(request, server.llm.default_chat_parameters)
     server.check_room(http, request, params.n)
     reuse = request.reuse_params()
     text = await render(server, request, body_bytes(http))
@@ -74,16 +74,14 @@ def _encode(
 async def render(server: Serving, request: ChatRequest | TokenizeRequest, size: int) -> str:
     """The prompt that the model's chat template makes of messages, which came in a body of `size`
     bytes. Raises `InvalidRequest`."""
-    tokenizer = server.llm.need_tokenizer()
     variables = template_variables(request.chat_template_kwargs)
     messages = request.messages or []
-    return await server.llm.in_thread(
+    return await server.llm.render_chat(
+        lambda: [message.for_template() for message in messages],
         size,
-        lambda: tokenizer.apply_chat_template(
-            [message.for_template() for message in messages],
-            add_generation_prompt=request.add_generation_prompt is not False,
-            **variables,
-        ),
+        add_generation_prompt=request.add_generation_prompt is not False,
+        variables=variables,
+        owner=getattr(request, "cache_salt", None) or "",
     )
 
 

@@ -21,6 +21,9 @@ from ockham.model.marking import NATURAL_BOUNDARY, ReuseParams
 MAX_NODES = 100_000
 """Most nodes of the cache that one answer may show."""
 
+MOST_VARIABLES = 1000
+"""Most names that a request may give to the chat template."""
+
 _COPIED = (
     "temperature",
     "top_k",
@@ -284,6 +287,11 @@ class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
 
 def template_variables(variables: dict[str, Any] | None) -> dict[str, Any]:
     """What a caller may add to the chat template's own variables. Raises `InvalidRequest`."""
+    if len(variables or {}) > MOST_VARIABLES:
+        raise InvalidRequest(
+            f"chat_template_kwargs has {len(variables or {})} entries, at most {MOST_VARIABLES}.",
+            "chat_template_kwargs",
+        )
     for name in ("messages", "tools", "add_generation_prompt", "chat_template", "self"):
         if name in (variables or {}):
             raise InvalidRequest(

@@ -26,7 +26,7 @@ from ockham.api.server.room import Room, connection_bound, raise_descriptor_limi
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.throughput import report
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError
+from ockham.core.errors import ConfigError, WorkerError
 from ockham.model.hub import served_names
 
 log = logging.getLogger("ockham.server")
@@ -58,6 +58,7 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
                 llm.ready.load_s,
                 llm.ready.max_model_len,
             )
+            await _report_chat_template(llm)
             keep_loop_free()
             telling = asyncio.create_task(report(lambda: llm.client.stats, settings.throughput_s))
             try:
@@ -80,6 +81,20 @@ def keep_loop_free() -> None:
         # glibc takes them from its heap once it has seen a few.
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+
+
+async def _report_chat_template(llm: AsyncLLM) -> None:
+    """Log what is wrong with the model's chat template, once. Completions need none."""
+    try:
+        fault, notes = await llm.check_chat_template()
+    except WorkerError as error:
+        fault, notes = str(error), ()
+    for line in notes:
+        log.info("%s", line)
+    if fault is not None:
+        log.warning(
+            "%s Chats will be refused; give another template with --chat-template FILE.", fault
+        )
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -39,6 +39,9 @@ def _model(server: Serving, name: str) -> Model:
         created=server.created_s,
         root=server.llm.config.model,
         max_model_len=server.llm.ready.max_model_len,
+        sampling_defaults=server.llm.default_parameters,
+        chat_sampling_defaults=server.llm.default_chat_parameters,
+        eos_token_ids=server.llm.ready.eos_token_ids,
     )
 
 

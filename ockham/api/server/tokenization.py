@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -73,16 +70,4 @@ async def detokenize(http: Request) -> Response:
 async def tokenizer_info(http: Request) -> Response:
     """The tokenizer's own configuration and chat template, for clients that template themselves
     (lm-eval asks for it)."""
-    tokenizer = serving(http).llm.need_tokenizer()
-    info: dict[str, Any] = {"bos_token": None, "eos_token": None, "pad_token": None}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = tokenizer.directory / name
-        if path.is_file():
-            info.update(json.loads(path.read_text(encoding="utf-8")))
-    for name in ("bos_token", "eos_token", "pad_token"):
-        if isinstance(info[name], dict):
-            info[name] = info[name].get("content")
-    template = tokenizer.directory / "chat_template.jinja"
-    if template.is_file():
-        info["chat_template"] = template.read_text(encoding="utf-8")
-    return JSONResponse(info)
+    return JSONResponse(serving(http).llm.need_tokenizer().info)

@@ -161,7 +161,9 @@ class ChatChunk(msgspec.Struct, kw_only=True):
 
 
 class Model(msgspec.Struct, kw_only=True):
-    """`root` is the checkpoint behind the name."""
+    """`root` is the checkpoint behind the name. What a request leaves out is sampled as
+    `chat_sampling_defaults` say in chats, and `sampling_defaults` in completions: what they do not
+    name is neutral. `eos_token_ids` end an answer."""
 
     id: str
     object: str = "model"
@@ -169,6 +171,9 @@ class Model(msgspec.Struct, kw_only=True):
     owned_by: str = "ockham"
     root: str
     max_model_len: int
+    sampling_defaults: dict[str, int | float]
+    chat_sampling_defaults: dict[str, int | float]
+    eos_token_ids: tuple[int, ...]
 
 
 class ModelList(msgspec.Struct):

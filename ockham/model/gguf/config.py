@@ -116,7 +116,11 @@ GGUF_MIXTURES = {
 _SOFTMAX = 1
 
 END_TOKENS = frozenset(
-    ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>")
+    (
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"),
+        *("<EOT>", "_<EOT>", "[EOT]", "<|end_of_text|>", "<|return|>", "<end_of_utterance>"),
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    )
 )
 """Tokens that end a generation wherever they are control tokens, as in llama.cpp's vocabulary."""
 

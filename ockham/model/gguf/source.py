@@ -20,6 +20,7 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 from ockham.core.seams import Array
 from ockham.model.compile import Part
+from ockham.model.generation_config import gguf_generation_config
 from ockham.model.gguf.blocks import READERS, read_blocks
 from ockham.model.gguf.config import (
     config_of,
@@ -66,6 +67,7 @@ class GgufSource:
             name, self._architecture = find_gguf_architecture(self._parts.metadata)
             shapes = {name: tensor.shape for name, tensor in self._parts.tensors.items()}
             self.config = config_of(self._parts.metadata, shapes, self._factors())
+            self.generation_config = gguf_generation_config(self._parts.metadata)
             self.description = describe_gguf(self.config, name)
         except ModelError as error:
             self._parts.close()

@@ -33,8 +33,9 @@ _NAMED = {
 """Name in tokenizer_config.json -> key of the metadata."""
 
 
-def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any]]:
-    """The tokenizer of a GGUF file, or any part of one, and its tokenizer_config.json.
+def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any], tuple[str, ...]]:
+    """The tokenizer of a GGUF file, or any part of one, its tokenizer_config.json, and what a user
+    should know of it.
 
     Raises ModelError if the file has none, or one of a kind that is not supported.
     """
@@ -60,7 +61,15 @@ def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any]]:
             f"the tokenizer of {path} does not hold together: {shown(str(error))}. Fetch the file "
             "again, or name another tokenizer with --tokenizer."
         ) from error
-    return backend, config
+    notes: tuple[str, ...] = ()
+    if kind == "gpt2" and metadata.get("tokenizer.ggml.pre") is None:
+        notes = (
+            f"warning: {path} does not say how its tokenizer splits words (tokenizer.ggml.pre); "
+            "they are split as by GPT-2. A model that was trained on other tokens than these reads "
+            "badly: convert it again with a newer llama.cpp, or name its tokenizer "
+            "with --tokenizer.",
+        )
+    return backend, config, notes
 
 
 _STRINGS = ("tokens", "merges")
