@@ -165,8 +165,8 @@ class DiskStore:
         """Directory -> its bytes."""
         if strangers:
             log.warning(
-                "the KV store's directory %s holds what is not Ockham's (%s): it is left alone, and "
-                "not counted in kv_store_bytes.",
+                "the KV store's directory %s holds what is not Ockham's (%s): it is left alone, "
+                "and not counted in kv_store_bytes.",
                 self.directory,
                 named(strangers),
             )
