@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.peers.environments import BEGUN_FILE, SetupFailed, _remove
 from benchmarks.peers.figures import BY_BANDWIDTH, Figures, least_seconds
 from benchmarks.peers.peers import CONFIGURATIONS
 from benchmarks.peers.ratios import paired_ratio
@@ -15,6 +16,7 @@ from benchmarks.peers.report import report
 from benchmarks.peers.results import Results, beside_bytes_per_s
 from benchmarks.peers.rounds import rotated
 from benchmarks.peers.workloads import WORKLOADS, prompts, trace
+from tests.helpers.strangers import Strangers
 
 OURS = next(each for each in CONFIGURATIONS if each.name == "ockham-int8")
 THEIRS = next(each for each in CONFIGURATIONS if each.name == "llamacpp-Q8_0")
@@ -201,6 +203,32 @@ def test_a_file_of_results_goes_on_where_it_stopped(tmp_path):
     assert not again.has(1, "decode-1", [OURS, THEIRS])
     again.add(**run(1, OURS, 4.0))
     assert Results(tmp_path / "results.jsonl").records == again.records
+
+
+def test_results_cut_no_file_that_holds_none(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(b"a thesis without a line's end")
+    with pytest.raises(ValueError, match="is no file of results"):
+        Results(path).add(**run(0, OURS, 4.0))
+    assert path.read_bytes() == b"a thesis without a line's end"
+
+
+def test_only_what_was_begun_here_is_removed(tmp_path):
+    strangers = Strangers(tmp_path / "outside")
+    strangers.beside(tmp_path / "environments" / "vllm")
+    (tmp_path / "link").symlink_to(strangers.folder)
+    before = strangers.digest()
+    for path in (tmp_path / "environments" / "vllm", tmp_path / "link"):
+        with pytest.raises(SetupFailed, match="was not made here"):
+            _remove(path)
+    assert strangers.digest() == before
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / BEGUN_FILE).touch()
+    (begun / "link").symlink_to(strangers.folder)
+    _remove(begun)
+    assert not begun.exists()
+    assert strangers.digest() == before
 
 
 def test_a_cell_that_was_disturbed_is_missing(tmp_path):
