@@ -26,7 +26,7 @@ class Seen:
         self._clear()
 
     def _clear(self) -> None:
-        self.gap_s = self.health_s = 0.0
+        self.gap_s = self.health_s = self.machine_s = 0.0
         self.events = self.answers = 0
         self.faults: list[str] = []
 
@@ -37,6 +37,10 @@ class Seen:
     def health(self, seconds: float) -> None:
         with self._lock:
             self.health_s, self.answers = max(self.health_s, seconds), self.answers + 1
+
+    def machine(self, seconds: float) -> None:
+        with self._lock:
+            self.machine_s = max(self.machine_s, seconds)
 
     def fault(self, text: str) -> None:
         with self._lock:
@@ -98,11 +102,20 @@ def watch_health(url: str, seen: Seen) -> None:
         time.sleep(PAUSE_S)
 
 
+def watch_machine(seen: Seen) -> None:
+    """How much later than asked a thread wakes that has nothing to do with the server."""
+    while True:
+        begin_s = time.monotonic()
+        time.sleep(PAUSE_S)
+        seen.machine(time.monotonic() - begin_s - PAUSE_S)
+
+
 def main() -> None:
     url, body = sys.argv[1], sys.argv[2].encode()
     seen = Seen()
     threading.Thread(target=watch_stream, args=(url, body, seen), daemon=True).start()
     threading.Thread(target=watch_health, args=(url, seen), daemon=True).start()
+    threading.Thread(target=watch_machine, args=(seen,), daemon=True).start()
     for _ in sys.stdin:
         print(seen.take(), flush=True)
 

@@ -32,6 +32,11 @@ BOUND_S = 0.25 if LONG else 1.5
 """Longest gap and longest answer, beyond what the same stream has without an attack."""
 BASELINES = 3.0
 """So many times the longest of those is a busy machine's doing."""
+WAKINGS = 5.0
+"""And in the suite, so many times what a thread of the clock's own was late meanwhile: an answer
+takes several turns of several processes."""
+TRIES = 3
+"""A hold-up that is the attack's doing is there each time; one of a busy machine is not."""
 ROUNDS = 5 if LONG else 1
 AT_ONCE = 8
 STALL_S = 5
@@ -70,16 +75,21 @@ class Clock:
         seen: dict[str, Any] = json.loads(self._process.stdout.readline())
         return seen
 
-    def check(self) -> None:
-        """Nobody has waited since it was taken last, and both were there all the time."""
+    def check(self, may_fail: bool = False) -> bool:
+        """Nobody has waited since it was taken last, and both were there all the time. False if
+        somebody has waited too long and that `may_fail`."""
         time.sleep(0.2)  # what the last request did to them shows
         seen = self.take()
-        print(f"gap {seen['gap_s']:.3f} s, health {seen['health_s']:.3f} s; {self.bound_s:.3f} s")
+        bound_s = self.bound_s + (0.0 if LONG else WAKINGS * seen["machine_s"])
+        print(f"gap {seen['gap_s']:.3f} s, health {seen['health_s']:.3f} s; {bound_s:.3f} s")
+        if may_fail and max(seen["gap_s"], seen["health_s"]) >= bound_s:
+            return False
         assert not seen["faults"]
         assert seen["events"]
         assert seen["answers"]
-        assert seen["gap_s"] < self.bound_s, seen
-        assert seen["health_s"] < self.bound_s, seen
+        assert seen["gap_s"] < bound_s, seen
+        assert seen["health_s"] < bound_s, seen
+        return True
 
     def stop(self) -> None:
         self._process.kill()
@@ -124,11 +134,13 @@ def send(server: LiveServer, path: str, body: bytes) -> int:
 def test_nobody_waits_for(server: LiveServer, clock: Clock, attack: Attack) -> None:
     bodies = attack.bodies() * ROUNDS  # made before the clock looks
     at_once = max(1, min(AT_ONCE, (48 << 20) // max(map(len, bodies))))
-    clock.take()
-    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
-        answers = list(pool.map(lambda body: send(server, attack.path, body), bodies))
-    clock.check()
-    assert set(answers) <= attack.right, answers
+    for left in reversed(range(TRIES)):
+        clock.take()
+        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+            answers = list(pool.map(lambda body: send(server, attack.path, body), bodies))
+        assert set(answers) <= attack.right, answers
+        if clock.check(may_fail=left > 0):
+            break
 
 
 def test_nobody_waits_for_connections_that_say_nothing(server: LiveServer, clock: Clock) -> None:
@@ -164,11 +176,13 @@ def test_nobody_waits_for_bodies_that_never_end(server: LiveServer, clock: Clock
 
 def test_nobody_waits_for_bodies_of_tiny_chunks(server: LiveServer, clock: Clock) -> None:
     sent = post(COMPLETIONS, "Transfer-Encoding: chunked", body=chunk(b" ") * 40_000)
-    clock.take()
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        answers = list(pool.map(lambda _: exchange(server.url, sent), range(32 * ROUNDS)))
-    clock.check()
-    assert set(map(status, answers)) == {400}
+    for left in reversed(range(TRIES)):
+        clock.take()
+        with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+            answers = list(pool.map(lambda _: exchange(server.url, sent), range(32 * ROUNDS)))
+        assert set(map(status, answers)) == {400}
+        if clock.check(may_fail=left > 0):
+            break
 
 
 def test_nobody_waits_for_requests_that_come_all_at_once(server: LiveServer, clock: Clock) -> None:
