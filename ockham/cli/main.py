@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -75,7 +76,9 @@ class Verbs(Group):
             raise WrongUse(error) from error
         except OckhamError as error:
             raise Failure(error) from error
-        except MemoryError as error:
+        except (MemoryError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+                raise
             raise Failure(
                 OckhamError(
                     f"there is not enough memory for this ({str(error) or 'none could be had'}); "

@@ -10,6 +10,7 @@ waits for a reader. The process ends when the other side of the socket does.
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 import sys
@@ -63,14 +64,15 @@ def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Engine | None:
         channel.send([Died(str(error))])
         channel.drain(LAST_WORDS_S)
         return None
-    except MemoryError as error:
-        reason = str(error) or "none could be had"
-        channel.send([Died(f"There is not enough memory to load the model ({reason}).")])
-        channel.drain(LAST_WORDS_S)
-        return None
+    except EOFError:
+        raise  # nobody waits for the engine any more
     except Exception as error:
-        traceback.print_exc()
-        channel.send([Died(f"The engine could not be loaded: {describe(error)}.")])
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            reason = f"There is not enough memory to load the model ({describe(error)})."
+        else:
+            traceback.print_exc()
+            reason = f"The engine could not be loaded: {describe(error)}."
+        channel.send([Died(reason)])
         channel.drain(LAST_WORDS_S)
         return None
     # What was loaded stays for good: later collections need not look at it.

@@ -222,3 +222,22 @@ def test_an_empty_key_in_the_environment_does_not_let_everybody_in() -> None:
     result = call("serve", "/no/such/model", "--port", "0", env={"OCKHAM_API_KEY": ""})
     assert result.exit_code == 2
     assert "OCKHAM_API_KEY is empty" in result.output
+
+
+def test_memory_that_cannot_be_had_is_told_in_a_sentence() -> None:
+    """The plan is told that much is free, and the process may not have it."""
+    code = (
+        "import resource, sys, ockham.model.loading as loading\n"
+        "from ockham.cli.main import main\n"
+        "loading.available_bytes = lambda: 1 << 46\n"
+        "sys.argv = ['ockham', 'run', 'lab', '-p', 'x', '-n', '1']\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))\n"
+        "main()"
+    )
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "there is not enough memory" in done.stderr

@@ -12,7 +12,7 @@ from ockham.core.errors import ConfigError, DoesNotFit
 from ockham.model.description import ModelDescription, describe
 from ockham.model.loading import load_model, plan_model
 from ockham.model.machine_memory import available_bytes
-from ockham.model.memory import MemoryPlan, plan_memory
+from ockham.model.memory import MemoryPlan, plan_memory, readable
 from tests.helpers.tiny import tiny_llama
 
 GIB = 1 << 30
@@ -141,7 +141,10 @@ def test_the_weights_are_counted_exactly_before_they_are_read(tmp_path: Path) ->
 
 def test_the_plan_says_itself_in_words_and_in_numbers() -> None:
     found = plan(TINYLLAMA)
-    assert "weights 2.00 GiB + state" in found.describe()
+    described = found.describe()
+    assert "weights 2.00 GiB, workspace" in described
+    assert "as it fills, a KV cache of up to 2.75 GiB" in described
+    assert f"at most {readable(found.total_bytes)} of the " in described
     assert found.numbers()["group_0_pages"] == found.pages[0]
     assert all(isinstance(value, int) for value in found.numbers().values())
 
@@ -205,3 +208,17 @@ def test_a_container_that_sees_only_its_own_group_at_the_root(tmp_path: Path) ->
         },
     )
     assert found == 50000
+
+
+def test_the_limits_of_the_process_count(tmp_path: Path) -> None:
+    """`ulimit -v`: what is left is the limit less what is mapped already."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "status").write_text("Name:\tx\nVmSize:\t  1000 kB\n")
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 40, hard))
+        assert available_bytes(tmp_path) == (1 << 40) - 1000 * 1024
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
