@@ -378,10 +378,9 @@ class LLM:
         """Hand a request to the engine; its deltas go to the collector, then to the listener."""
         request = collector.request
         compiling = self.engine.prepare(request)
-        if compiling is not None:
-            compiling.result()  # beside other callers' steps
+        grammar = None if compiling is None else compiling.result()  # beside other callers' steps
         with self._lock:
-            self.engine.add(request)
+            self.engine.add(request, grammar)
             self._waiting[request.request_id] = (collector, listener)
 
     def _step(self) -> None:

@@ -228,6 +228,7 @@ class _Pool:
                 setup = self._setup() if callable(self._setup) else self._setup
                 start = Start(msgspec.Raw(msgspec.msgpack.encode(setup)), self.limits.memory_bytes)
                 self._setup_body = msgspec.msgpack.encode(start)
+                self._setup = None  # whose maker may hold what holds the worker
             return self._setup_body
 
     def close(self) -> None:

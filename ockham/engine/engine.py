@@ -22,7 +22,6 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.registry import find
-from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import (
     GONE,
     ApproximateReuse,
@@ -52,7 +51,7 @@ from ockham.engine.sequence import Sequence, Status
 from ockham.engine.small_model import SmallModel
 from ockham.engine.speculation import Speculation
 from ockham.engine.structured.compiler import Grammars
-from ockham.engine.structured.grammar import Grammar, GrammarState
+from ockham.engine.structured.grammar import Grammar
 from ockham.engine.text import TextOutput
 from ockham.engine.tiering import Pace, open_tiers
 from ockham.kernels.sampling import Draw, Drawn
@@ -113,6 +112,8 @@ class Engine:
         of its prompt. They are valid until it returns."""
         self._total = Ledger()
         self._decoding: Decoding | None = None
+        self._unsettled: set[Sequence] = set()
+        """Sequences whose grammar has not yet said, since their latest token, what may follow."""
         self._walks: dict[Sequence, Walk] = {}
         """Of the step that is being collected, what its drafts have come to."""
         self._decoded_rows = 0
@@ -178,20 +179,23 @@ class Engine:
         return bool(self._requests)
 
     def prepare(self, request: Request) -> Future[Grammar] | None:
-        """Begin to compile what a request needs compiled; None if nothing is. `add` waits for it.
-        Raises InvalidRequest, as the future does, if it can never be served."""
+        """Compile what a request needs compiled, for `add`; None if nothing is. Raises
+        InvalidRequest, as the future does, if it can never be served."""
         asked = request.params.structured_outputs
         if asked is None:
             return None
         self._check(request)
-        return self.grammars.compile(asked)
+        return self.grammars.compile(asked, request.cache_salt)
 
-    def add(self, request: Request) -> None:
-        """Take a request. Raises InvalidRequest, before any work, if it can never be served."""
+    def add(self, request: Request, grammar: Grammar | None = None) -> None:
+        """Take a request, with the grammar of its output if it asks for one (see `prepare`). Raises
+        InvalidRequest, before any work, if it can never be served."""
         self._check(request)
+        if grammar is None and request.params.structured_outputs is not None:
+            raise ValueError("a request with structured outputs comes with what `prepare` gave")
         params = request.params
         seed = self.draw_seed() if params.seed is None else params.seed & (2**64 - 1)
-        sequence = self._first(request, seed)
+        sequence = self._first(request, seed, grammar)
         if sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs *= request.score_from
         for book in (sequence.ledger, self._total):
@@ -199,7 +203,12 @@ class Engine:
         self._requests[request.request_id] = [sequence]
         self.scheduler.add(sequence)
 
-    def _first(self, request: Request, seed: int) -> Sequence:
+    def take(self, request: Request) -> None:
+        """`prepare`, wait for what that gives, and `add`: for callers that serve nobody else."""
+        compiling = self.prepare(request)
+        self.add(request, None if compiling is None else compiling.result())
+
+    def _first(self, request: Request, seed: int, grammar: Grammar | None) -> Sequence:
         """The first choice of a request, before anything is done."""
         params, tokens = request.params, request.prompt_token_ids
         most = min(self.max_model_len, len(tokens) + (params.max_tokens or self.max_model_len))
@@ -215,7 +224,7 @@ class Engine:
             stop_ids=eos | frozenset(params.stop_token_ids or ()),
             bad_words=self._bad_words(params.bad_words or []),
             text=self._text(request),
-            grammar=self._grammar(params),
+            grammar=None if grammar is None else grammar.begin(eos),
             arrival_s=time.monotonic(),
             salt=request.cache_salt,
             approximation=request.approximation,
@@ -236,13 +245,6 @@ class Engine:
         stops = frozenset() if params.ignore_eos else self._eos
         stops |= frozenset(params.stop_token_ids or ())
         return self._searches[params.search].begin(params.n, prompt, request.cache_salt, stops)
-
-    def _grammar(self, params: SamplingParams) -> GrammarState | None:
-        """The beginning of what an output must look like."""
-        if params.structured_outputs is None:
-            return None
-        grammar = self.grammars.compile(params.structured_outputs).result()
-        return grammar.begin(frozenset() if params.ignore_eos else self._eos)
 
     def _tokenizer_described(self) -> str:
         assert self.tokenizer is not None, "checked with the request"
@@ -271,7 +273,8 @@ class Engine:
         return data
 
     def import_request(self, data: bytes) -> str:
-        """Go on with a request that another engine of the same numerics id exported; its id.
+        """Go on with a request that another engine of the same numerics id exported; its id. Waits
+        until the grammar of its output is compiled, if it has one.
 
         What finds no room in the pool is computed again. Raises InvalidRequest, and changes
         nothing, if it cannot go on here to the same bits.
@@ -280,13 +283,17 @@ class Engine:
         request, now_s = moved.request, time.monotonic()
         self._check(request)
         self._limits.check_moved(moved)
-        first = self._first(request, moved.seed)
+        compiling = self.prepare(request)
+        grammar = None if compiling is None else compiling.result()
+        first = self._first(request, moved.seed, grammar)
         first.most_tokens, first.stop_ids = moved.most_tokens, frozenset(moved.stop_ids)
         group = [first, *(first.choice(c.index, self._text(request)) for c in moved.choices[1:])]
         views = moving.import_states(moved, self.state)
         self._requests[request.request_id] = group
         for sequence, choice, view in zip(group, moved.choices, views, strict=True):
             moving.restore(sequence, choice, moved.age_s, now_s)
+            if sequence.grammar is not None and sequence.grammar.slow:
+                self._leave_unsettled(sequence)
             if not choice.finished:
                 self.scheduler.take_in(sequence, view)
         return request.request_id
@@ -370,7 +377,7 @@ class Engine:
     def _draft(self) -> dict[Sequence, Tree]:
         """What the running sequences should verify in the next step."""
         scheduler = self.scheduler
-        decoding = [sequence for sequence in scheduler.running if sequence.decoding]
+        decoding = [each for each in scheduler.running if each.decoding and each.ready]
         room = min(scheduler.most_rows, scheduler.most_logits) - len(decoding)
         if scheduler.waiting or len(decoding) < len(scheduler.running):
             room //= _PROMPTS_SHARE  # the rest is for prompts
@@ -381,10 +388,12 @@ class Engine:
 
     def _plan_step(self, drafts: dict[Sequence, Tree] | None = None) -> list[Delta]:
         """A step of any kind."""
-        chunks = self.scheduler.schedule(drafts)
         self._decoded_rows = 0
+        if ended := self._settle_grammars():
+            return ended
+        chunks = self.scheduler.schedule(drafts)
         if not chunks:
-            self.reuse.wait(WAIT_S)
+            self._wait()
             return []
         if all(chunk.kept == 1 for chunk in chunks):
             self._decoded_rows = sum(chunk.rows for chunk in chunks)
@@ -403,6 +412,43 @@ class Engine:
         billing.book_step(batch.parts, self._cost, self._total)
         self.scheduler.commit(chunks)
         return self._collect(batch.step, batch.parts, output)
+
+    def _leave_unsettled(self, sequence: Sequence) -> None:
+        """What its grammar says of its latest token is found out beside the steps."""
+        sequence.unsettled = True
+        self._unsettled.add(sequence)
+
+    def _settle_grammars(self) -> list[Delta]:
+        """End the sequences of which it has become known, since their latest token, that nothing
+        more may come, and those whose grammar takes too long to say."""
+        deltas = []
+        late = [s for s in self.scheduler.running if s.grammar is not None and s.grammar.late]
+        for sequence in {*self._unsettled, *late}:
+            grammar, asked = sequence.grammar, sequence.params.structured_outputs
+            if sequence.status is Status.FINISHED or grammar is None or asked is None:
+                self._unsettled.discard(sequence)
+                continue
+            delta = Delta(sequence.request_id, sequence.index)
+            if grammar.late:
+                reason = grammar.give_up()
+                self.grammars.refuse(asked, reason)
+                deltas.append(self._end(sequence, delta, "error", reason))
+            elif sequence.unsettled and grammar.ready:
+                self._unsettled.discard(sequence)
+                sequence.unsettled = False
+                if grammar.complete:
+                    deltas.append(self._end(sequence, delta, "stop"))
+                elif len(sequence.tokens) >= sequence.most_tokens:
+                    deltas.append(self._end(sequence, delta, "length"))
+        return deltas
+
+    def _wait(self) -> None:
+        """Nothing can run: sleep until something may."""
+        for sequence in self.scheduler.running:
+            if sequence.grammar is not None and not sequence.grammar.ready:
+                sequence.grammar.wait(WAIT_S)
+                return
+        self.reuse.wait(WAIT_S)
 
     def _go_on(self) -> Decoding | None:
         """The running sequences as a decoding ready for its next step, if that is all there is to
@@ -543,8 +589,12 @@ class Engine:
                     continue
                 following = walk.follow(at, token)
                 delta = self._push(sequence, token, entry)
+                running = sequence.status is Status.RUNNING
+                if following is not None and running and not sequence.ready:
+                    walk.accepted.discard(following)  # its row is computed again, some steps later
+                    following = None
                 delta.drafted = [following is not None]
-                if following is not None and sequence.status is Status.RUNNING:
+                if following is not None and running:
                     self.scheduler.accept(sequence, part.start + 1 + following)
                     reached.append((sequence, part, following))
                 deltas.append(delta)
@@ -660,8 +710,12 @@ class Engine:
         if stopped:
             by_user = token in (sequence.params.stop_token_ids or ())
             return self._end(sequence, delta, "stop", token if by_user else None)
-        if sequence.grammar is not None and sequence.grammar.complete:
-            return self._end(sequence, delta, "stop")
+        if sequence.grammar is not None:
+            if sequence.grammar.slow:
+                self._leave_unsettled(sequence)
+                return delta
+            if sequence.grammar.complete:
+                return self._end(sequence, delta, "stop")
         if len(sequence.tokens) >= sequence.most_tokens:
             return self._end(sequence, delta, "length")
         return delta

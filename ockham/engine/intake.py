@@ -40,16 +40,15 @@ class Intake:
             return [self._engine.cache.answer(message)]
         if isinstance(message, Abort):
             return [*self._abort(message.request_id)]
-        refused, compiling = None, None
         try:
             compiling = self._engine.prepare(message)
         except Exception as error:
-            refused = _refusal(message.request_id, error)
-        if refused is None and compiling is not None and not compiling.done():
+            return [_refusal(message.request_id, error)]
+        if compiling is not None and not compiling.done():
             self._waiting[message.request_id] = (message, compiling)
             self._held.add(message.request_id)
             return []
-        return self._add(message) if refused is None else [refused]
+        return self._add(message, compiling)
 
     def ready(self) -> list[FromEngine]:
         """Hand over what need not wait any longer; what the engine answers."""
@@ -57,12 +56,13 @@ class Intake:
         answers: list[FromEngine] = []
         for name in done:
             self._held.discard(name)
-            answers += self._add(self._waiting.pop(name)[0])
+            answers += self._add(*self._waiting.pop(name))
         return answers
 
-    def _add(self, request: Request) -> list[FromEngine]:
+    def _add(self, request: Request, compiled: Future[Grammar] | None) -> list[FromEngine]:
+        """`compiled` is done."""
         try:
-            self._engine.add(request)
+            self._engine.add(request, None if compiled is None else compiled.result())
         except Exception as error:
             return [_refusal(request.request_id, error)]
         self._held.add(request.request_id)

@@ -102,15 +102,16 @@ class Scheduler:
         self.steps += 1
         self.reuse.advance(bool(self.running))
         plan = _Plan(self.most_rows, self.most_logits)
-        decoding = [s for s in self.running if s.decoding]
+        runnable = [s for s in self.running if s.ready]
+        decoding = [s for s in runnable if s.decoding]
         if len(decoding) > min(plan.rows, plan.logits):
             decoding.sort(key=lambda s: s.last_served)  # those that waited longest first
         # A row is left to the prompts, so that running sequences cannot starve them.
-        prompts = len(decoding) < len(self.running) or bool(self.waiting)
+        prompts = len(decoding) < len(runnable) or bool(self.waiting)
         first = decoding[: self.most_rows - 1] if prompts and self.most_rows > 1 else decoding
         self._decode(plan, first, drafts or {})
         if plan.rows:
-            self._prefill(plan)
+            self._prefill(plan, [s for s in runnable if not s.decoding])
         self._decode(plan, decoding[len(first) :], {})
         for chunk in plan.chunks:
             self._served += 1
@@ -260,8 +261,8 @@ class Scheduler:
         plan.add(Chunk(sequence, rows, draft))
         return True
 
-    def _prefill(self, plan: _Plan) -> None:
-        prefilling = [s for s in self.running if not s.decoding]
+    def _prefill(self, plan: _Plan, prefilling: list[Sequence]) -> None:
+        prefilling = [s for s in prefilling if s.status is Status.RUNNING]
         self._admit(prefilling, plan.rows)
         shares = self.policy.share(prefilling, plan.rows)
         for sequence, rows in zip(prefilling, shares, strict=True):
@@ -290,6 +291,8 @@ class Scheduler:
             sequence = cast(Sequence, candidate)
             if sequence.seats > seats or _covers(prefilling, budget):
                 break
+            if not sequence.ready:
+                continue
             found = self._look_up(sequence)
             if not self._claim(claimed, sequence) and self.running:
                 self._leave(sequence, found)

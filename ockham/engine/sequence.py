@@ -78,6 +78,7 @@ class Sequence:
         "text",
         "todo",
         "tokens",
+        "unsettled",
         "view",
     )
 
@@ -117,6 +118,8 @@ class Sequence:
         self.text = text
         self.grammar = grammar
         """Where its output stands in the grammar that it must follow."""
+        self.unsettled = False
+        """Whether its grammar is still to say if the latest token has completed the output."""
         self.arrival_s = arrival_s
         self.salt = salt
         self.hint = hint
@@ -305,6 +308,12 @@ class Sequence:
         )
 
     @property
+    def ready(self) -> bool:
+        """Whether its next token could be drawn if its logits were there: one whose grammar is
+        still at work sits steps out."""
+        return self.grammar is None or (not self.unsettled and self.grammar.ready)
+
+    @property
     def greedy(self) -> bool:
         """Whether the next token is the one with the largest logit, and nothing else is wanted of
         the logits."""
@@ -338,6 +347,7 @@ class Sequence:
             and not self.scores_only
             and self.search is None
             and self.computed_once <= self.computed
+            and (self.grammar is None or not self.grammar.slow)
         )
 
     @property

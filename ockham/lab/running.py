@@ -32,7 +32,7 @@ def drive(
                 if request is None:
                     more = False
                 else:
-                    engine.add(request)
+                    engine.take(request)
                     waiting[request.request_id] = Collector(request)
             for delta in engine.step():
                 collector = waiting[delta.request_id]

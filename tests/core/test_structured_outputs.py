@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -12,6 +13,13 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.structured_outputs import MAX_GRAMMAR_BYTES, StructuredOutputsParams
 
 
+def nested(depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(depth):
+        found = {"items": found}
+    return found
+
+
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
@@ -19,6 +27,9 @@ from ockham.core.structured_outputs import MAX_GRAMMAR_BYTES, StructuredOutputsP
         ({"json": '{"type": "string"}'}, "json"),
         ({"json_object": True, "json": None}, "json_object"),
         ({"regex": "a+"}, "regex"),
+        ({"regex": "a\\\\"}, "regex"),
+        ({"json": {"const": 2**64 - 1}, "whitespace_pattern": r"( |\n[ \t]{0,4})?"}, "json"),
+        ({"json": nested(100)}, "json"),
         ({"choice": ["a"], "json_object": False}, "choice"),
         ({"grammar": "start: /a/"}, "grammar"),
     ],
@@ -48,6 +59,24 @@ def test_each_kind_is_known_and_survives_the_way_to_the_engine(
         ({"json": 3}, "cannot be int"),
         ({"json": {"const": object()}}, "cannot be written as JSON"),
         ({"regex": "a", "disable_any_whitespace": True}, "JSON only"),
+        ({"regex": "\\"}, "ends with a backslash that escapes nothing"),
+        ({"regex": "a\\\\\\"}, "ends with a backslash"),
+        ({"json": {"minimum": 10**400}}, "an integer of 1329 bits"),
+        ({"json": {"minimum": -(2**63) - 1}}, "at most 64"),
+        ({"json": '{"enum": [1' + "0" * 400 + "]}"}, "an integer of 1329 bits"),
+        ({"json": '{"enum": [1' + "0" * 9000 + "]}"}, "no valid JSON"),
+        ({"json": {"const": float("nan")}}, "no number of JSON"),
+        ({"json": '{"const": Infinity}'}, "no number of JSON"),
+        ({"json": nested(200)}, "nested more than 128 deep"),
+        ({"json": json.dumps(nested(200))}, "nested more than 128 deep"),
+        ({"json": "[" * 100_000}, "no valid JSON"),
+        ({"regex": "a", "whitespace_pattern": " ?"}, "JSON only"),
+        ({"json": {}, "whitespace_pattern": "a*"}, "nothing but spaces"),
+        ({"json": {}, "whitespace_pattern": "\\s*"}, "nothing but spaces"),
+        (
+            {"json": {}, "whitespace_pattern": " ", "disable_any_whitespace": True},
+            "send one of them",
+        ),
         ({"regex": "a" * MAX_GRAMMAR_BYTES}, "make it smaller"),
     ],
 )

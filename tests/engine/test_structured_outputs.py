@@ -72,7 +72,7 @@ def finish(engine: Engine, heard: dict[int, Heard] | None = None) -> dict[int, H
 
 
 def hear(engine: Engine, **params: Any) -> dict[int, Heard]:
-    engine.add(ask(**params))
+    engine.take(ask(**params))
     return finish(engine)
 
 
@@ -151,7 +151,7 @@ def test_stop_strings_and_penalties_act_too(engine: Engine) -> None:
 
 def test_a_preempted_answer_goes_on_where_it_was(engine: Engine) -> None:
     alone = hear(engine, structured_outputs=JSON)
-    engine.add(ask(structured_outputs=JSON))
+    engine.take(ask(structured_outputs=JSON))
     heard: dict[int, Heard] = {}
     for number in range(200):
         if number % 5 == 4 and engine.scheduler.running:
@@ -164,7 +164,7 @@ def test_a_preempted_answer_goes_on_where_it_was(engine: Engine) -> None:
 def test_a_moved_answer_goes_on_where_it_was(checkpoint: Path, engine: Engine) -> None:
     alone = hear(engine, structured_outputs=JSON)
     other = make(checkpoint)
-    engine.add(ask(structured_outputs=JSON))
+    engine.take(ask(structured_outputs=JSON))
     heard: dict[int, Heard] = {}
     for _ in range(9):
         for delta in engine.step():
@@ -177,7 +177,7 @@ def test_a_known_token_needs_no_logits(engine: Engine) -> None:
     """The heads' rows are what a step computes logits for."""
 
     def head_rows(**params: Any) -> list[int]:
-        engine.add(ask(structured_outputs=StructuredOutputsParams(choice=["abcdefgh"]), **params))
+        engine.take(ask(structured_outputs=StructuredOutputsParams(choice=["abcdefgh"]), **params))
         rows = []
         run = engine._run
         engine._run = lambda step: rows.append(len(step.wants_logits)) or run(step)  # type: ignore
@@ -202,12 +202,12 @@ def test_masks_that_contradict_the_grammar_are_an_error(engine: Engine) -> None:
 def test_without_a_tokenizer_it_is_refused(checkpoint: Path) -> None:
     bare = make(checkpoint, skip_tokenizer_init=True)
     with pytest.raises(InvalidRequest, match="need a tokenizer"):
-        bare.add(ask(structured_outputs=JSON))
+        bare.take(ask(structured_outputs=JSON))
 
 
 def test_what_is_no_grammar_leaves_the_engine_as_it_was(engine: Engine) -> None:
     with pytest.raises(InvalidRequest, match="cannot be compiled"):
-        engine.add(ask(structured_outputs=StructuredOutputsParams(regex="(")))
+        engine.take(ask(structured_outputs=StructuredOutputsParams(regex="(")))
     assert not engine.has_work
     assert hear(engine, max_tokens=3)[0].reason == "length"
 

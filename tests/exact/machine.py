@@ -61,7 +61,7 @@ Answer = dict[int, Stream]
 def run_alone(engine: Engine, request: Request) -> Answer:
     """The request's streams with nothing beside it."""
     assert not engine.has_work
-    engine.add(request)
+    engine.take(request)
     answer: Answer = {}
     while engine.has_work:
         for delta in engine.step():
@@ -200,7 +200,7 @@ class ExactnessMachine(RuleBasedStateMachine):
                 asked["approximate"] = None
             self.asked[name] = asked
             self.expected[name] = self._expect(name, asked)
-            self.engine.add(build(name, asked, self.vocabulary))
+            self.engine.take(build(name, asked, self.vocabulary))
 
     @rule(steps=st.integers(1, 12))
     def step(self, steps: int) -> None:

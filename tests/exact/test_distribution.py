@@ -52,7 +52,7 @@ def sampled(engine, seed: int) -> list[tuple[int, ...]]:
     params = SamplingParams(
         n=AT_ONCE, temperature=TEMPERATURE, max_tokens=TOKENS, seed=seed, ignore_eos=True
     )
-    engine.add(Request(request_id="a", prompt_token_ids=PROMPT, params=params, detokenize=False))
+    engine.take(Request(request_id="a", prompt_token_ids=PROMPT, params=params, detokenize=False))
     texts: list[list[int]] = [[] for _ in range(AT_ONCE)]
     while engine.has_work:
         for delta in engine.step():
@@ -72,7 +72,7 @@ def probability(engine, text: tuple[int, ...]) -> float:
         detokenize=False,
         score_from=len(PROMPT),
     )
-    engine.add(request)
+    engine.take(request)
     while engine.has_work:
         engine.step()
     engine.on_scored = None

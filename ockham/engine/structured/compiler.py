@@ -1,50 +1,48 @@
 """Compiles grammars beside the engine's loop, with limits, once for each content.
 
-A grammar is first tried in a process of its own, which may be killed: one that takes too long,
-needs too much memory or takes the library down is refused, and nothing else notices. What passed
-there is compiled here, in a thread.
+A grammar is first tried in a worker process: one that takes too long, needs too much memory or
+takes the library down is refused, and nothing else notices. What passed there is compiled here, in
+a thread. A request holds its own compiled grammar; what is kept here is only for those to come.
 """
 
 from __future__ import annotations
 
-import os
-import select
-import subprocess
-import sys
+import math
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import IO
+from concurrent.futures import Future
 
-import msgspec
-
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import InvalidRequest, LimitExceeded, OckhamError, WorkerDied
 from ockham.core.structured_outputs import StructuredOutputsParams
-from ockham.engine.structured.grammar import Grammar
+from ockham.core.worker import Worker, WorkerLimits
+from ockham.engine.structured.background import Background
+from ockham.engine.structured.grammar import Grammar, is_suspect
 from ockham.engine.structured.vocabulary import GrammarVocabulary
-from ockham.engine.structured.worker import LENGTH, Outcome, Vocabulary
+from ockham.engine.structured.worker import Outcome, Vocabulary
 
 COMPILE_S = 5.0
-"""What a grammar may take to compile."""
-START_S = 60.0
-"""What a worker may take to read its vocabulary."""
+"""CPU time that a grammar may take to compile."""
+WALL_S = 30.0
+"""Wall time for the same, on a machine that does much else."""
+MOST_BYTES = 512 << 20
+"""Memory for the same, beside what the vocabulary takes."""
 MOST_KEPT = 64
-"""Grammars of which the compiled form is kept."""
-_THREADS = 2
+"""Grammars of which the compiled form is kept when no request uses them."""
+MOST_REFUSED = 1024
+"""Grammars of which it is remembered that they are refused."""
+REFUSED_S = 300.0
+"""How long a refusal holds that another time might not be."""
+_PROCESSES = 2
 _MOST_REASON = 400
 """Characters of the library's reason that are shown."""
-
-
-class TooSlow(InvalidRequest):
-    """A grammar that was given up, which says nothing of what it would do another time."""
+_SERVICE = "ockham.engine.structured.worker:SERVICE"
 
 
 class Grammars:
-    """The compiled grammars of an engine. Safe to use from several threads."""
+    """The compiled grammars of an engine. Safe to use from several threads; nothing here waits."""
 
     def __init__(
         self, describe: Callable[[], str], size: int, *, compile_s: float = COMPILE_S
@@ -53,140 +51,110 @@ class Grammars:
         there are logits for `size` ids."""
         self._describe = describe
         self._size = size
-        self._compile_s = compile_s
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ockham-grammar")
-        self._local = threading.local()
-        self._workers: list[Worker] = []
         self._lock = threading.Lock()
-        self._described: str | None = None
+        self._kept: OrderedDict[bytes, Grammar] = OrderedDict()
+        self._refused: OrderedDict[bytes, tuple[InvalidRequest, float]] = OrderedDict()
+        self._compiling: dict[bytes, Future[Grammar]] = {}
+        self._vocabulary_lock = threading.Lock()
         self._known: GrammarVocabulary | None = None
-        self._found: OrderedDict[bytes, Future[Grammar]] = OrderedDict()
-        self.close = weakref.finalize(self, _close, self._threads, self._workers)
+        self._background = Background()
+        self._worker = Worker(
+            _SERVICE,
+            Outcome,
+            setup=self._setup(),
+            limits=WorkerLimits(cpu_s=compile_s, wall_s=WALL_S, memory_bytes=MOST_BYTES),
+            processes=_PROCESSES,
+        )
+        self.close = weakref.finalize(self, _close, self._worker, self._background)
 
-    def compile(self, asked: StructuredOutputsParams) -> Future[Grammar]:
-        """The grammar, now or later. The future fails with InvalidRequest."""
+    def compile(self, asked: StructuredOutputsParams, owner: str = "") -> Future[Grammar]:
+        """The grammar, now or later. The future fails with InvalidRequest, or with WorkerError
+        where no process could be had. Owners take turns."""
         key = asked.key
         with self._lock:
-            found = self._found.get(key)
+            grammar = self._kept.get(key)
+            if grammar is not None:
+                self._kept.move_to_end(key)
+                return _done(grammar)
+            refusal = self._refused.get(key)
+            if refusal is not None and time.monotonic() < refusal[1]:
+                self._refused.move_to_end(key)
+                return _failed(refusal[0])
+            found = self._compiling.get(key)
             if found is not None:
-                self._found.move_to_end(key)
                 return found
-            found = self._found[key] = self._threads.submit(self._compile, asked)
-            while len(self._found) > MOST_KEPT:
-                self._found.popitem(last=False)
-        found.add_done_callback(lambda done: self._forget_failure(key, done))
+            found = self._compiling[key] = Future()
+            found.set_running_or_notify_cancel()  # others may wait for it: nobody cancels it
+        tried = self._worker.submit(asked, owner=owner)
+        tried.add_done_callback(lambda tried: self._go_on(key, asked, tried, found))
         return found
 
-    # -- in a thread ---------------------------------------------------------------------------
-
-    def _forget_failure(self, key: bytes, done: Future[Grammar]) -> None:
-        """Only what would fail again in the same way is remembered."""
-        if done.cancelled() or isinstance(done.exception(), TooSlow):
-            with self._lock:
-                if self._found.get(key) is done:
-                    del self._found[key]
-
-    def _compile(self, asked: StructuredOutputsParams) -> Grammar:
+    def refuse(self, asked: StructuredOutputsParams, reason: str) -> None:
+        """A grammar turned out to be of no use: do not take it again for a while."""
+        key = asked.key
         with self._lock:
-            if self._known is None:
-                self._described = self._describe()
-                self._known = GrammarVocabulary(self._described, self._size)
-        outcome = self._worker().try_out(asked, self._compile_s)
+            self._kept.pop(key, None)
+            self._remember(key, refusal(reason), time.monotonic() + REFUSED_S)
+
+    # -- in a thread of the worker -------------------------------------------------------------
+
+    def _go_on(
+        self,
+        key: bytes,
+        asked: StructuredOutputsParams,
+        tried: Future[Outcome],
+        found: Future[Grammar],
+    ) -> None:
+        """It was tried out: compile it here, or refuse it."""
         try:
-            return Grammar(self._known, outcome.text)
+            grammar = self._compile(asked, tried.result())
+        except BaseException as error:
+            self._fail(key, found, error)
+            return
+        with self._lock:
+            self._kept[key] = grammar
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+            del self._compiling[key]
+        found.set_result(grammar)
+
+    def _fail(self, key: bytes, found: Future[Grammar], error: BaseException) -> None:
+        until_s = time.monotonic() + REFUSED_S
+        if isinstance(error, LimitExceeded):
+            what = f"{str(error).removesuffix('.')}; make it simpler"
+            error = refusal(what)
+        elif isinstance(error, WorkerDied):
+            error = refusal("it needs more memory or depth than it may have")
+        elif isinstance(error, InvalidRequest):
+            until_s = math.inf
+        elif not isinstance(error, OckhamError):
+            error = refusal(f"{type(error).__name__}: {error}")
+        with self._lock:
+            if isinstance(error, InvalidRequest):
+                self._remember(key, error, until_s)
+            del self._compiling[key]
+        found.set_exception(error)
+
+    def _remember(self, key: bytes, error: InvalidRequest, until_s: float) -> None:
+        self._refused[key] = error, until_s
+        self._refused.move_to_end(key)
+        while len(self._refused) > MOST_REFUSED:
+            self._refused.popitem(last=False)
+
+    def _compile(self, asked: StructuredOutputsParams, outcome: Outcome) -> Grammar:
+        if outcome.wrong:
+            raise refusal(outcome.wrong)
+        with self._vocabulary_lock:
+            if self._known is None:
+                self._known = GrammarVocabulary(self._describe(), self._size)
+        try:
+            return Grammar(self._known, outcome.text, self._background, watched=is_suspect(asked))
         except ValueError as error:
             raise refusal(str(error)) from None
 
-    def _worker(self) -> Worker:
-        worker: Worker | None = getattr(self._local, "worker", None)
-        if worker is None:
-            assert self._described is not None, "the vocabulary is there"
-            worker = Worker(Vocabulary(self._described, self._size))
-            self._local.worker = worker
-            self._workers.append(worker)
-        return worker
-
-
-class Worker:
-    """A process in which grammars are tried out; started when needed, and again when it is gone."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
-
-    def try_out(self, asked: StructuredOutputsParams, most_s: float) -> Outcome:
-        """The grammar as llguidance reads it. Raises InvalidRequest with what is wrong."""
-        for _ in range(2):  # a process that ended may have done so for another reason
-            if self._process is None:
-                self._start()
-            try:
-                outcome = self._ask(asked, most_s)
-            except TimeoutError:
-                self.kill()
-                raise TooSlow(
-                    f"the grammar of the output takes longer than {most_s:g} s to compile; make it "
-                    "simpler.",
-                    "structured_outputs",
-                ) from None
-            except (OSError, EOFError):
-                self.kill()
-                continue
-            if outcome.wrong:
-                raise refusal(outcome.wrong)
-            return outcome
-        raise refusal("it needs more memory or depth than it may have")
-
-    def kill(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-
-    def _start(self) -> None:
-        self.kill()
-        root = str(Path(__file__).parents[3])
-        path = os.environ.get("PYTHONPATH")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ockham.engine.structured.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root},
-        )
-        try:
-            outcome = self._ask(self._vocabulary, START_S)
-        except (OSError, EOFError, TimeoutError):
-            self.kill()
-            raise TooSlow(
-                "the process that tries grammars out cannot be started; try again later.",
-                "structured_outputs",
-            ) from None
-        if outcome.wrong:
-            self.kill()
-            raise InvalidRequest(outcome.wrong, "structured_outputs")
-
-    def _ask(self, question: msgspec.Struct, most_s: float) -> Outcome:
-        """Raises TimeoutError, or OSError or EOFError if the process is gone."""
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        body = msgspec.msgpack.encode(question)
-        rest = memoryview(LENGTH.pack(len(body)) + body)
-        while rest:  # a process that has not read its last question is dead, and this fails
-            rest = rest[process.stdin.write(rest) :]
-        until_s = time.monotonic() + most_s
-        (length,) = LENGTH.unpack(_read(process.stdout, LENGTH.size, until_s))
-        return msgspec.msgpack.decode(_read(process.stdout, length, until_s), type=Outcome)
+    def _setup(self) -> Callable[[], Vocabulary]:
+        describe, size = self._describe, self._size
+        return lambda: Vocabulary(describe(), size)
 
 
 def refusal(reason: str) -> InvalidRequest:
@@ -200,21 +168,18 @@ def refusal(reason: str) -> InvalidRequest:
     )
 
 
-def _read(pipe: IO[bytes], count: int, until_s: float) -> bytes:
-    found = b""
-    number = pipe.fileno()
-    while len(found) < count:
-        left_s = until_s - time.monotonic()
-        if left_s <= 0 or not select.select([number], [], [], left_s)[0]:
-            raise TimeoutError
-        new = os.read(number, count - len(found))
-        if not new:
-            raise EOFError
-        found += new
+def _done(grammar: Grammar) -> Future[Grammar]:
+    found: Future[Grammar] = Future()
+    found.set_result(grammar)
     return found
 
 
-def _close(threads: ThreadPoolExecutor, workers: list[Worker]) -> None:
-    threads.shutdown(wait=False, cancel_futures=True)
-    for worker in workers:
-        worker.kill()
+def _failed(error: InvalidRequest) -> Future[Grammar]:
+    found: Future[Grammar] = Future()
+    found.set_exception(InvalidRequest(str(error), error.param))
+    return found
+
+
+def _close(worker: Worker[Outcome], background: Background) -> None:
+    worker.close()
+    background.close()

@@ -14,6 +14,8 @@ _SENTINEL = "\x02"
 """Stands before a text that is cut out of another one, so that nothing is put in front of it."""
 _BYTES = [byte for byte in range(0xF5) if byte not in (0xC0, 0xC1)]
 """Those of which UTF-8 is made."""
+_MOST_BYTES = 1024
+"""Of a text that must come, what is cut into tokens at one place. It is cut again at the next."""
 
 
 class _Wrapped:
@@ -39,7 +41,8 @@ class _Wrapped:
         self._longest = max(map(len, self._by_bytes), default=0)
 
     def __call__(self, text: bytes) -> list[int]:
-        """The tokens of a text in the middle of another one."""
+        """The tokens of a text in the middle of another one, or of its beginning if it is long."""
+        text = _beginning(text)
         ids = self._ids(_SENTINEL + text.decode())
         sentinel = len(self._sentinel)
         found = ids[sentinel:] if ids[:sentinel] == self._sentinel else []
@@ -90,3 +93,9 @@ class GrammarVocabulary:
         self.spells_all = wrapped.spells_all
         """Whether every text can be said, byte by byte if need be."""
         self.tokenizer: LLTokenizer = LLTokenizer(TokenizerWrapper(wrapped))
+
+
+def _beginning(text: bytes) -> bytes:
+    """At most so many bytes of a text that a step can take the time to cut it, in whole
+    characters."""
+    return text if len(text) <= _MOST_BYTES else text[:_MOST_BYTES].decode(errors="ignore").encode()

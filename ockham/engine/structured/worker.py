@@ -1,28 +1,23 @@
-"""A process that tries grammars out: `python -m ockham.engine.structured.worker`.
+"""What the process that tries grammars out does: see `ockham.core.worker_process`.
 
-It reads frames of msgpack from its standard input and answers on its standard output: first a
-`Vocabulary`, then any number of `StructuredOutputsParams`, each answered by an `Outcome`. Whoever
-started it ends it if an answer takes too long, or reads that it has died: what a grammar does to
-it, it does to nothing else. It ends with its standard input.
+Its memory and time are limited; what a grammar does to it, it does to nothing else.
 """
 
 from __future__ import annotations
 
-import resource
-import struct
-import sys
-from typing import BinaryIO
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from ockham.core.errors import OckhamError
 from ockham.core.structured_outputs import StructuredOutputsParams
+from ockham.core.worker_process import Service
 from ockham.engine.structured.grammar import Grammar, grammar_text
 from ockham.engine.structured.vocabulary import GrammarVocabulary
 
-LENGTH = struct.Struct("<I")
-MOST_BYTES = 2 << 30
-"""Of memory, beside what the vocabulary takes."""
+_STACK_BYTES = 4 << 20
+"""Half of what the engine's threads have: what fits here fits there."""
 
 
 class Vocabulary(msgspec.Struct):
@@ -39,38 +34,20 @@ class Outcome(msgspec.Struct, omit_defaults=True):
     wrong: str = ""
 
 
-def main() -> None:
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
-    vocabulary = msgspec.msgpack.decode(_read(source), type=Vocabulary)
-    try:
-        known = GrammarVocabulary(vocabulary.described, vocabulary.size)
-    except OckhamError as error:
-        _write(sink, Outcome(wrong=str(error)))
-        return
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    resource.setrlimit(resource.RLIMIT_DATA, (used + MOST_BYTES, used + MOST_BYTES))
-    _write(sink, Outcome())
-    while body := _read(source):
-        asked = msgspec.msgpack.decode(body, type=StructuredOutputsParams)
+def _begin(vocabulary: Vocabulary) -> Callable[[StructuredOutputsParams], Outcome]:
+    known = GrammarVocabulary(vocabulary.described, vocabulary.size)
+    threading.stack_size(_STACK_BYTES)
+    thread = ThreadPoolExecutor(1)
+
+    def try_out(asked: StructuredOutputsParams) -> Outcome:
         try:
             text = grammar_text(asked)
             Grammar(known, text)
-            outcome = Outcome(text=text)
-        except (ValueError, RecursionError, MemoryError) as error:
-            outcome = Outcome(wrong=str(error) or type(error).__name__)
-        _write(sink, outcome)
+        except (ValueError, RecursionError) as error:
+            return Outcome(wrong=str(error) or type(error).__name__)
+        return Outcome(text=text)
+
+    return lambda asked: thread.submit(try_out, asked).result()
 
 
-def _read(source: BinaryIO) -> bytes:
-    head = source.read(LENGTH.size)
-    return source.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
-
-
-def _write(sink: BinaryIO, outcome: Outcome) -> None:
-    body = msgspec.msgpack.encode(outcome)
-    sink.write(LENGTH.pack(len(body)) + body)
-    sink.flush()
-
-
-if __name__ == "__main__":
-    main()
+SERVICE = Service(setup=Vocabulary, question=StructuredOutputsParams, begin=_begin)

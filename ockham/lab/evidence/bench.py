@@ -178,7 +178,7 @@ def run_batch(engine: Engine, wanted: Sequence[Request]) -> Outcome:
     batch = OfflineBatch(engine, wanted)
     collectors = {request.request_id: Collector(request) for request in wanted}
     for number in batch.order:
-        engine.add(wanted[number])
+        engine.take(wanted[number])
     while engine.has_work:
         for delta in engine.step():
             collector = collectors[delta.request_id]
@@ -213,14 +213,14 @@ def watched(engine: Engine, wanted: Sequence[Request], watch: Watch) -> Outcome:
     collectors = {request.request_id: Collector(request) for request in arrived}
     started, step = time.perf_counter(), 0
     for request in wanted:
-        engine.add(request)
+        engine.take(request)
     while engine.has_work:
         deltas = engine.step()
         for delta in deltas:
             collectors[delta.request_id].add(delta)
         step += 1
         for request in watch(step, deltas):
-            engine.add(request)
+            engine.take(request)
             arrived.append(request)
             collectors[request.request_id] = Collector(request)
     return outcome_of([collectors[r.request_id].output() for r in arrived], started)

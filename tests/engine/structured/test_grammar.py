@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -207,9 +208,111 @@ def test_a_wrong_token_is_an_error_and_no_end() -> None:
         ({"grammar": "start: missing"}, "unknown name"),
         ({"json": {"$ref": "#"}}, "allows no text"),
         ({"regex": "()"}, "allows no text"),
+        ({"json": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}, "use anyOf, or tell"),
+        ({"json": {"type": "object", "minProperties": 2}}, "a free key may come twice"),
+        (
+            {"json": {"items": {"patternProperties": {"^x[01]$": {}}, "minProperties": 2}}},
+            "minProperties 2 cannot be kept",
+        ),
+        ({"json": {"$ref": "#/x", "x": {"minProperties": 3}}}, "minProperties 3 cannot be kept"),
+        ({"json": {"type": "object", "x-guidance": {"lenient": True}}}, "x-guidance"),
+        ({"json": {"type": "integer", "divisibleBy": 3}}, "use multipleOf"),
+        ({"json": {"minimum": 3, "exclusiveMinimum": True}}, "exclusiveMinimum must be a number"),
+        ({"json": {"additionalItems": {"type": "string"}}}, "use prefixItems and items"),
+        ({"json": {"type": "array", "uniqueItems": True}}, "uniqueItems"),
+        ({"json": {"if": {}, "then": {}}}, "if"),
+        ({"json": {"propertyNames": {"pattern": "a"}}}, "propertyNames"),
     ],
 )
 def test_what_is_no_grammar_has_a_reason(asked: dict[str, Any], reason: str) -> None:
     vocabulary = Vocabulary(BACKENDS["byte-level BPE"]())
     with pytest.raises(ValueError, match=reason):
         vocabulary.grammar(**asked)
+
+
+def takes(vocabulary: Vocabulary, text: str, **asked: Any) -> bool:
+    """Whether a text, in tokens of one byte each, follows what is asked for."""
+    state = vocabulary.begin(**asked)
+    for byte in text.encode():
+        if state.complete:
+            return False
+        state.advance(vocabulary.tokens.index(bytes([byte])))
+        if state.error is not None:
+            return False
+    return state.complete or vocabulary.end in allowed(state)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Vocabulary:
+    return Vocabulary(BACKENDS["lab"]())
+
+
+@pytest.mark.parametrize("before", ["", "?", "!", "// a comment\n", "%import common.INT\n"])
+def test_larks_notation_is_taken_as_it_is(lab: Vocabulary, before: str) -> None:
+    grammar = before + 'start: "yes" | "no" "::=" rest\nrest: /[0-9]/'
+    assert takes(lab, "yes", grammar=grammar)
+    assert takes(lab, "no::=7", grammar=grammar)
+    assert not takes(lab, "no", grammar=grammar)
+
+
+def test_gbnf_is_taken_too(lab: Vocabulary) -> None:
+    grammar = '# a comment: this\nroot ::= "yes" | no-rule\nno-rule ::= [a-c]{2}\n'
+    assert takes(lab, "yes", grammar=grammar)
+    assert takes(lab, "ab", grammar=grammar)
+    assert not takes(lab, "abc", grammar=grammar)
+
+
+def test_no_other_spelling_of_a_key_passes_its_schema_by(lab: Vocabulary) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "a/b": {"type": "null"}}}
+    for key, value, right in (
+        ("a", "1", True),
+        ("a", '"x"', False),
+        ("b", '"x"', True),
+        ("\\u0061", '"x"', False),
+        ("a\\u002fb", "1", False),
+        ("a\\/b", "1", False),
+        ("\\u0062", "1", False),
+        ("\\n", "1", True),
+    ):
+        assert takes(lab, f'{{"{key}":{value}}}', json=schema) == right, key
+        assert not takes(lab, f'{{"a":1,"{key}":"x"}}', json=schema) or key in ("b", "\\n")
+
+
+def test_properties_are_counted_where_that_can_be_kept(lab: Vocabulary) -> None:
+    one = {"type": "object", "minProperties": 1}
+    listed = {"properties": {"a": {}, "b": {}}, "required": ["a", "b"], "minProperties": 3}
+    assert not takes(lab, "{}", json=one)
+    assert takes(lab, '{"a":1}', json=one)
+    assert not takes(lab, '{"a":1,"b":2}', json={"type": "object", **listed})
+    assert takes(lab, '{"a":1,"b":2,"c":3}', json={"type": "object", **listed})
+    named = {"type": "object", "properties": {"minProperties": {"const": 5}}}
+    assert takes(lab, '{"minProperties":5}', json=named)
+
+
+def test_white_space_has_bounds_unless_it_is_asked_for(lab: Vocabulary) -> None:
+    schema = {"type": "object"}
+    for text in ('{"a":1}', '{ "a" : 1 }', '{\n  "a": [\n    1, 2\n  ]\n}'):
+        assert takes(lab, text, json=schema)
+        assert takes(lab, text, json_object=True)
+    wide = '{"a":' + " " * 40 + "1}"
+    assert not takes(lab, wide, json=schema)
+    assert not takes(lab, '{"a":\n\n1}', json_object=True)
+    assert takes(lab, wide, json=schema, whitespace_pattern="[ \\n]*")
+    assert not takes(lab, '{"a": 1}', json=schema, whitespace_pattern="\n?")
+    assert not takes(lab, '{"a": 1}', json=schema, disable_any_whitespace=True)
+
+
+def test_a_long_text_that_must_come_takes_no_time_at_any_place(lab: Vocabulary) -> None:
+    """The tokenizer is not given all of it again and again, with Python's lock held."""
+    text = "the quick brown fox " * 6000
+    state = lab.begin(choice=[text])
+    said, longest_s = b"", 0.0
+    for _ in range(50):
+        began_s = time.thread_time()
+        token = state.forced()[0]
+        assert allowed(state) == [token]
+        state.advance(token)
+        longest_s = max(longest_s, time.thread_time() - began_s)
+        said += lab.tokens[token]
+    assert text.encode().startswith(said)
+    assert longest_s < 0.05
