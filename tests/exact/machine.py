@@ -7,8 +7,8 @@ prompts, trees of right and wrong tokens are drafted and verified, outputs follo
 moves to memory and disk and back, and requests are exported and imported in the middle of their
 work. Every choice of every request that finishes is compared, token ids and log probabilities, bit
 for bit, with the same request run alone through an engine of one thread that has nothing else to
-do. One differing bit is a bug, never a tolerance. Some requests allow approximate reuse: what they say is their own affair,
-and must change nothing for the others.
+do. One differing bit is a bug, never a tolerance. Some requests allow approximate reuse: what they
+say is their own affair, and must change nothing for the others.
 """
 
 from __future__ import annotations
