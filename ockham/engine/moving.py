@@ -65,7 +65,7 @@ def pack(group: list[Sequence], state: State, now_s: float) -> bytes:
         params=first.params,
         detokenize=first.text is not None,
         cache_salt=first.salt,
-        tenant=first.tenant,
+        tenant="" if first.tenant == first.salt else first.tenant,
         priority=first.priority,
         cache_hint=next(name for name, hint in HINTS.items() if hint == first.hint),
         patient=first.patient,

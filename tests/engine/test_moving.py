@@ -134,13 +134,14 @@ def test_it_goes_on_as_if_it_had_never_moved(
 
 def test_all_that_was_asked_moves_with_it(engines: tuple[Engine, Engine]) -> None:
     one, _ = engines
-    asked = msgspec.structs.replace(
-        ask(n=2), cache_salt="tenant", cache_hint="discard", patient=True, orderly=True
-    )
-    one.add(asked)
-    run(one, Heard(), 6)
-    moved = msgspec.msgpack.decode(one.export_request("a"), type=MovedRequest)
-    assert moved.request == asked
+    for more in ({}, {"tenant": "another", "priority": -3}):
+        asked = msgspec.structs.replace(
+            ask(n=2), cache_salt="tenant", cache_hint="discard", patient=True, orderly=True, **more
+        )
+        one.add(asked)
+        run(one, Heard(), 6)
+        moved = msgspec.msgpack.decode(one.export_request("a"), type=MovedRequest)
+        assert moved.request == asked
 
 
 @pytest.mark.parametrize("kind", ["full", "window"])
