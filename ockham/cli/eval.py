@@ -128,6 +128,7 @@ def evaluate(
     ockham eval lab --tasks recall,steps --num-items 200
     ockham eval MODEL --data mine.jsonl --resume results.jsonl
     ockham eval lab --against quantization=int4
+    ockham eval M.gguf --quantization fp32 --against quantization=stored
     """
     baseline = engine_config(**kwargs)
     if against is None:
