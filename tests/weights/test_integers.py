@@ -178,7 +178,7 @@ def test_a_huge_activation_costs_the_other_inputs_of_its_group_little() -> None:
     def error(packed: Int8Linear) -> float:
         return float(np.square(packed.matmul(x) - exact).mean())
 
-    assert error(rotated) < error(by_output) / 10
+    assert error(rotated) < error(by_output) / 5
 
 
 @pytest.mark.parametrize("inputs", [1, 63, 64, 65, 200])
