@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from ockham.lab.evidence.recipe import ENGINE, Recipe
-from ockham.lab.evidence.row import Row
+from ockham.lab.evidence.row import Fidelity, Row
 
 HEADER = """\
 # Techniques, measured
@@ -70,14 +70,13 @@ def cells(row: Row) -> list[tuple[str, str]]:
     if row.identical is not None:
         found.append(("tokens", "the same" if row.identical else "DIFFERENT"))
     if row.fidelity is not None:
-        found.append(
-            (
-                "fidelity",
-                f"{row.fidelity.agreement:.1%} of the likeliest tokens agree; KL "
-                f"{row.fidelity.kl_mean:.4f} nats on average, {row.fidelity.kl_p99:.3f} at the "
-                f"99th percentile ({row.fidelity.positions:,} positions)",
-            )
-        )
+        found.append(("fidelity", fidelity_words(row.fidelity)))
+    if row.real_fidelity is not None:
+        found.append((f"on {row.real_model}", fidelity_words(row.real_fidelity)))
+    elif row.real_model:
+        found.append(("on a real model", row.real_model))
+    if row.twin_fidelity is not None:
+        found.append(("the same, off its file's grid", fidelity_words(row.twin_fidelity)))
     if row.scores is not None:
         found.append(("answers right", f"{row.scores[0]:.1%} without, {row.scores[1]:.1%} with"))
     if row.perplexity is not None:
@@ -93,6 +92,20 @@ def cells(row: Row) -> list[tuple[str, str]]:
     if row.claim:
         found.append(("claimed", row.claim))
     return [*found, ("verdict", row.verdict)]
+
+
+def fidelity_words(fidelity: Fidelity) -> str:
+    """A fidelity as a part of a sentence."""
+    perplexity = (
+        ""
+        if fidelity.perplexity_ratio is None
+        else f"perplexity times {fidelity.perplexity_ratio:.3f}; "
+    )
+    return (
+        f"{fidelity.agreement:.1%} of the likeliest tokens agree; {perplexity}KL "
+        f"{fidelity.kl_mean:.4f} nats on average, {fidelity.kl_p99:.3f} at the 99th percentile "
+        f"({fidelity.positions:,} positions)"
+    )
 
 
 def quantity(value: float) -> str:
