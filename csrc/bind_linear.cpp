@@ -66,8 +66,9 @@ const void* checked(const nb::object& array, size_t bytes, const char* what) {
 Matrix make_matrix(Kind kind, int64_t outputs, int64_t inputs, nb::object weight, int64_t group,
                    nb::object scale, nb::object zero) {
     if (outputs < 1 || inputs < 1) throw std::invalid_argument("a packed matrix is never empty.");
-    if (kind == Kind::int8 && inputs > 65536)
-        throw std::invalid_argument("int8 sums of more than 65536 inputs could overflow.");
+    if (kind == Kind::int8 && group != 0 && group != int8_group)
+        throw std::invalid_argument("int8 has groups of " + std::to_string(int8_group) +
+                                    " inputs, or 0 for one scale for each output.");
     if (kind >= Kind::q8_0 && inputs % block_shape(kind).inputs)
         throw std::invalid_argument("blocks of " + std::to_string(block_shape(kind).inputs) +
                                     " inputs do not divide the number of inputs.");
@@ -75,7 +76,8 @@ Matrix make_matrix(Kind kind, int64_t outputs, int64_t inputs, nb::object weight
         throw std::invalid_argument("int4 needs groups of a multiple of 32 up to 256 inputs, which "
                                     "divides the number of inputs.");
     Matrix matrix;
-    matrix.packed = {kind, outputs, inputs, kind == Kind::int4 ? group : 0, nullptr, nullptr, nullptr};
+    const bool grouped = kind == Kind::int8 || kind == Kind::int4;
+    matrix.packed = {kind, outputs, inputs, grouped ? group : 0, nullptr, nullptr, nullptr};
     matrix.packed.weight = checked(weight, matrix.packed.weight_bytes(), "weight");
     matrix.weight = weight;
     if (matrix.packed.scale_bytes()) {
@@ -216,11 +218,12 @@ void bind_linear(nb::module_& module) {
         "pack_int8",
         [](ThreadPool& pool, Isa isa, Input rows,
            nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> weight,
-           nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> scale) {
+           nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> scale) {
             require(isa);
             const int64_t outputs = rows.shape(0), inputs = rows.shape(1);
-            if (outputs % panel_outputs || static_cast<int64_t>(scale.size()) != outputs ||
-                static_cast<int64_t>(weight.size()) != outputs * ((inputs + 3) / 4 * 4))
+            const int64_t groups = (inputs + int8_group - 1) / int8_group;
+            if (outputs % panel_outputs || static_cast<int64_t>(scale.size()) != outputs * groups ||
+                static_cast<int64_t>(weight.size()) != outputs * groups * int8_group)
                 throw std::invalid_argument("the arrays do not hold whole panels of these rows.");
             nb::gil_scoped_release release;
             pack_int8(pool, isa, rows.data(), outputs / panel_outputs, inputs, weight.data(),
@@ -243,6 +246,24 @@ void bind_linear(nb::module_& module) {
                       scale.data());
         },
         "pool"_a, "isa"_a, "rows"_a, "group"_a, "weight"_a, "scale"_a);
+    module.def(
+        "search_codes",
+        [](ThreadPool& pool, Input groups, int middle,
+           nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> divisors,
+           nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> codes,
+           nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> scale) {
+            const int64_t count = groups.shape(0), group = groups.shape(1);
+            if (group % 16 || middle < 1 || middle > 128 ||
+                static_cast<int64_t>(codes.shape(0)) != count ||
+                static_cast<int64_t>(codes.shape(1)) != group ||
+                static_cast<int64_t>(scale.size()) != count)
+                throw std::invalid_argument("the arrays do not hold the codes of these groups.");
+            nb::gil_scoped_release release;
+            search_codes(pool, groups.data(), count, group, middle, divisors.data(),
+                         static_cast<int64_t>(divisors.size()), codes.data(), scale.data());
+        },
+        "pool"_a, "groups"_a, "middle"_a, "divisors"_a, "codes"_a, "scale"_a,
+        "Codes and scales of groups of weights (G, inputs): see pack.h.");
     module.def(
         "pack_blocks",
         [](ThreadPool& pool, Kind kind,

@@ -96,29 +96,6 @@ OCKHAM_INLINE void dot_step(I (&sum)[ROWS][PANELS], const uint8_t* step, int64_t
     }
 }
 
-// The outputs of a block of rows while it is computed. They stand in memory, because the registers are for
-// the integer sums, but not in the output itself, whose rows may all fall on one set of the cache.
-template <int ROWS, int PANELS>
-struct Partial {
-    alignas(64) float y[ROWS][PANELS][panel_outputs];
-
-    Partial(const Tile& tile, int64_t row, int64_t panel, bool first) {
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p)
-                store(y[r][p], first ? zero() : load_out(tile, row + r, panel + p));
-    }
-    __attribute__((always_inline)) void add(int r, int p, F a, F b) { store(y[r][p], fma(a, b, load(y[r][p]))); }
-    void finish(const Tile& tile, int64_t row, int64_t panel, bool last) const {
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p)
-                store_result(tile, row + r, panel + p, load(y[r][p]), last);
-    }
-};
-
 // q8_0, q5_0, q4_1, q5_1: a step is a block of 32 inputs.
 template <Kind KIND>
 struct Flat : FlatBlock {

@@ -18,8 +18,8 @@ struct LinearKernels {
 // Quantising the rows of one panel: 16 rows of `inputs` floats. See Kind in linear.h for what is
 // stored and ockham/weights for how scales are chosen; the bits are the same for all instruction sets.
 struct PackKernels {
-    // codes: 16 rows of round_up(inputs, 4) bytes, w + 128; scale: 16 floats.
-    void (*int8)(const float* rows, int64_t inputs, uint8_t* codes, float* scale);
+    // codes: 16 rows of whole groups of bytes, w + 128; scale: [groups][16].
+    void (*int8)(const float* rows, int64_t inputs, uint8_t* codes, uint16_t* scale);
     // codes: 16 rows of inputs / 2 bytes, 8 codes in each 4 as in linear.h; scale: [inputs / group][16].
     void (*int4)(const float* rows, int64_t inputs, int64_t group, uint8_t* codes, uint16_t* scale);
 };

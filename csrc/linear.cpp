@@ -16,6 +16,18 @@ int64_t round_up(int64_t value, int64_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
+// A group of int8 weights as they were before they were rotated: hadamard() of linear_kernels.h again.
+void rotate_back(float* values) {
+    for (int64_t half = 1; half < int8_group; half *= 2)
+        for (int64_t i = 0; i < int8_group; ++i)
+            if (!(i & half)) {
+                const float a = values[i], b = values[i + half];
+                values[i] = a + b;
+                values[i + half] = a - b;
+            }
+    for (int64_t i = 0; i < int8_group; ++i) values[i] *= 0.125f;
+}
+
 }  // namespace
 
 size_t PackedMatrix::weight_bytes() const {
@@ -26,7 +38,7 @@ size_t PackedMatrix::weight_bytes() const {
         case Kind::bf16:
             return lanes * round_up(inputs, 2) * 2;
         case Kind::int8:
-            return lanes * round_up(inputs, 4);
+            return lanes * round_up(inputs, int8_group);
         case Kind::int4:
             return lanes * inputs / 2;
         default: {
@@ -38,7 +50,8 @@ size_t PackedMatrix::weight_bytes() const {
 
 size_t PackedMatrix::scale_bytes() const {
     const size_t lanes = static_cast<size_t>(panels()) * panel_outputs;
-    if (kind == Kind::int8) return lanes * 4;
+    if (kind == Kind::int8)
+        return group ? lanes * (round_up(inputs, int8_group) / int8_group) * 2 : lanes * 4;
     return kind == Kind::int4 ? lanes * (inputs / group) * 2 : 0;
 }
 
@@ -71,6 +84,8 @@ int64_t InputForm::offset_words() const {
 InputForm input_form(const PackedMatrix& matrix) {
     if (matrix.kind >= Kind::q8_0)
         return {block_form(matrix.kind), matrix.inputs, block_shape(matrix.kind).inputs};
+    if (matrix.kind == Kind::int8)
+        return {matrix.kind, matrix.inputs, int8_group, matrix.group != 0};
     return {matrix.kind, matrix.inputs, matrix.kind == Kind::int4 ? matrix.group : 0};
 }
 
@@ -161,9 +176,21 @@ void unpack_row(const PackedMatrix& matrix, int64_t output, float* row) {
             }
             return;
         case Kind::int8: {
-            const float scale = static_cast<const float*>(matrix.scale)[output];
-            for (int64_t k = 0; k < inputs; ++k)
-                row[k] = (weight[(k / 4 * panel_outputs + lane) * 4 + k % 4] - 128) * scale;
+            const int64_t groups = (inputs + int8_group - 1) / int8_group;
+            for (int64_t g = 0; g < groups; ++g) {
+                const int64_t at = (panel * groups + g) * panel_outputs + lane;
+                const float scale = matrix.group
+                                        ? from_half(static_cast<const uint16_t*>(matrix.scale) + at)
+                                        : static_cast<const float*>(matrix.scale)[output];
+                float values[int8_group];
+                for (int64_t i = 0; i < int8_group; ++i) {
+                    const int64_t k = g * int8_group + i;
+                    values[i] = (weight[(k / 4 * panel_outputs + lane) * 4 + k % 4] - 128) * scale;
+                }
+                if (matrix.group) rotate_back(values);
+                const int64_t count = std::min(int8_group, inputs - g * int8_group);
+                std::memcpy(row + g * int8_group, values, sizeof(float) * count);
+            }
             return;
         }
         case Kind::int4: {

@@ -19,6 +19,7 @@ namespace ockham {
 class ThreadPool;
 
 constexpr int64_t panel_outputs = 16;
+constexpr int64_t int8_group = 64;
 
 enum class Kind {
     // weight: float [P][K][16]. y = fma(x[k], w[k], y) for k = 0, 1, ... from y = 0 (portable code
@@ -29,10 +30,18 @@ enum class Kind {
     // vdpbf16ps does (checked on Zen 4), which also takes denormals of either type for zero; only
     // with those do other instruction sets differ. (Products of bf16 are exact in fp32.)
     bf16 = 1,
-    // weight: uint8 w + 128, [P][ceil(K / 4)][16][4]; scale: float [P * 16], one for each output.
-    // x is quantised by row: scale_x = max|x| / 127, a = round(x * (127 / max|x|)), ties to even; all
-    // zero where max|x| < 2^-100; a row with NaN or infinity gives NaN.
-    // y = float(sum of a * w) * (scale_x * scale_w).
+    // Groups of 64 consecutive k, the last one filled up with weights and inputs of zero: G of them.
+    // weight: uint8 w + 128, [P][16 * G][16][4]. scale: fp16 [P][G][16]. Groups are rotated: the stored
+    // weights are a group's times the orthonormal Hadamard matrix of 64, and a group of x is multiplied
+    // by that matrix before it is quantised (hadamard() in linear_kernels.h). The product stays what
+    // it was, but a large value is shared out over its group, so that both sides are rounded on a
+    // finer scale (QuaRot, arXiv:2404.00456).
+    // Where PackedMatrix::group is 0, a checkpoint's own codes are held: nothing is rotated, and
+    // scale: float [P * 16], one for each output.
+    // x is quantised by row and group: scale_x = max|x| / 127, a = round(x * (127 / max|x|)), ties to
+    // even; all zero where max|x| < 2^-100; a group with NaN or infinity has the scale NaN.
+    // For each group: y = fma(float(sum of a * w), scale_x * scale_w, y) from y = 0 (portable code
+    // rounds the product first).
     int8 = 2,
     // Groups of `group` (a multiple of 32, at most 256) consecutive k. weight: two 4-bit codes a byte,
     // [P][K / 8][16][4]: byte i holds k = i in its low and k = 4 + i in its high half.
@@ -56,9 +65,9 @@ struct PackedMatrix {
     Kind kind = Kind::fp32;
     int64_t outputs = 0;  // N
     int64_t inputs = 0;   // K
-    int64_t group = 0;    // int4 only
+    int64_t group = 0;    // int4: of inputs; int8: int8_group, or 0: see Kind::int8
     const void* weight = nullptr;
-    const void* scale = nullptr;  // int8: float; int4: fp16
+    const void* scale = nullptr;  // fp16; int8 without groups: float
     const void* zero = nullptr;   // int4, may be null
 
     int64_t panels() const { return (outputs + panel_outputs - 1) / panel_outputs; }
@@ -72,12 +81,14 @@ struct PackedMatrix {
 struct InputForm {
     Kind kind = Kind::fp32;
     int64_t inputs = 0;
-    int64_t group = 0;  // inputs that share a scale; int8: 0, one scale for the whole row
+    int64_t group = 0;  // inputs that share a scale
+    bool rotated = false;  // int8
 
     bool operator==(const InputForm& other) const {
-        return kind == other.kind && inputs == other.inputs && group == other.group;
+        return kind == other.kind && inputs == other.inputs && group == other.group &&
+               rotated == other.rotated;
     }
-    int64_t groups() const { return group ? inputs / group : 1; }
+    int64_t groups() const { return group ? (inputs + group - 1) / group : 1; }
     // Words of 32 bits that a row has in PreparedInput::offsets.
     int64_t offset_words() const;
     // Bytes from one row's values to the next's: a multiple of 64, the tail zero.

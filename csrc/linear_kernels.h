@@ -108,6 +108,29 @@ OCKHAM_INLINE void dot_codes(CodeSum (&sum)[PANELS], const Codes (&weights)[PANE
     for (int p = 0; p < PANELS; ++p) sum[p] = dot_codes(sum[p], weights[p], wide);
 }
 
+// The outputs of a block of rows while it is computed. They stand in memory, because the registers are for
+// the integer sums, but not in the output itself, whose rows may all fall on one set of the cache.
+template <int ROWS, int PANELS>
+struct Partial {
+    alignas(64) float y[ROWS][PANELS][panel_outputs];
+
+    Partial(const Tile& tile, int64_t row, int64_t panel, bool first) {
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                store(y[r][p], first ? zero() : load_out(tile, row + r, panel + p));
+    }
+    __attribute__((always_inline)) void add(int r, int p, F a, F b) { store(y[r][p], fma(a, b, load(y[r][p]))); }
+    void finish(const Tile& tile, int64_t row, int64_t panel, bool last) const {
+        OCKHAM_UNROLL
+        for (int r = 0; r < ROWS; ++r)
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p)
+                store_result(tile, row + r, panel + p, load(y[r][p]), last);
+    }
+};
+
 // fp32: a step is one k.
 struct Fp32 : Fp32Block {
     static constexpr int64_t step_inputs = 1, step_bytes = 64;
@@ -190,49 +213,59 @@ struct Bf16 : Bf16Block {
     }
 };
 
-// int8: a step is four k. Weights are stored as w + 128, so sums start at -128 times the sum of the
-// row's values.
+// int8: a step is a group. Weights are stored as w + 128, so sums start at -128 times the sum of the
+// group's values. `GROUPED`: whether weights have a scale for each group, or one for each output.
+template <bool GROUPED>
 struct Int8 : Int8Block {
-    static constexpr int64_t step_inputs = 4, step_bytes = 64;
+    static constexpr int64_t step_inputs = int8_group, step_bytes = int8_group * panel_outputs;
 
     template <int ROWS, int PANELS>
     static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
-        const int64_t panel_stride = (tile.matrix.inputs + 3) / 4 * 64;
+        const int64_t groups = tile.input.form.groups();
+        const int64_t panel_stride = groups * step_bytes;
         const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) + panel * panel_stride;
         const Jump<(ROWS <= waiting_rows), PANELS> jump(weight, panel_stride);
-        weight += range.begin * 64;
-        const uint8_t* x = tile.values(row) + range.begin * 4;
-        I sum[ROWS][PANELS];
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p)
-                sum[r][p] = range.first ? int_broadcast(tile.input.offsets[row + r])
-                                        : as_int(load_out(tile, row + r, panel + p));
-        for (int64_t step = range.begin; step < range.end; ++step, weight += 64, x += 4) {
-            QuadWeights w[PANELS];
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p) {
-                const uint8_t* from = weight + p * panel_stride;
-                ask_ahead<ROWS <= waiting_rows>(from, jump.at(weight));
-                w[p] = quad_weights(from);
-            }
-            OCKHAM_UNROLL
-            for (int r = 0; r < ROWS; ++r)
-                dot_quads<PANELS>(sum[r], w, x + r * tile.row_bytes);
-        }
-        OCKHAM_UNROLL
-        for (int p = 0; p < PANELS; ++p) {
-            const F scale = load(static_cast<const float*>(tile.matrix.scale) +
-                                 (panel + p) * panel_outputs);
+        weight += range.begin * step_bytes;
+        const uint8_t* x = tile.values(row) + range.begin * step_inputs;
+        const uint16_t* half = static_cast<const uint16_t*>(tile.matrix.scale) +
+                               (panel * groups + range.begin) * panel_outputs;
+        const float* single = static_cast<const float*>(tile.matrix.scale) + panel * panel_outputs;
+        const int64_t scale_stride = groups * panel_outputs;  // from one panel's to the next's
+        const float* of_x = tile.input.scales + row * groups + range.begin;
+        const int32_t* offset = tile.input.offsets + row * groups + range.begin;
+        Partial<ROWS, PANELS> y(tile, row, panel, range.first);
+        for (int64_t group = range.begin; group < range.end; ++group, ++of_x, ++offset) {
+            const int64_t ahead = jump.at(weight);
+            I sum[ROWS][PANELS];
             OCKHAM_UNROLL
             for (int r = 0; r < ROWS; ++r) {
-                const F value = range.last ? mul(to_float(sum[r][p]),
-                                                 mul(broadcast(tile.input.scales[row + r]), scale))
-                                           : as_float(sum[r][p]);
-                store_result(tile, row + r, panel + p, value, range.last);
+                const I start = int_broadcast(offset[r * groups]);
+                OCKHAM_UNROLL
+                for (int p = 0; p < PANELS; ++p) sum[r][p] = start;
             }
+            for (int quad = 0; quad < int8_group / 4; ++quad, weight += 64, x += 4) {
+                QuadWeights w[PANELS];
+                OCKHAM_UNROLL
+                for (int p = 0; p < PANELS; ++p) {
+                    const uint8_t* from = weight + p * panel_stride;
+                    ask_ahead<ROWS <= waiting_rows>(from, ahead);
+                    w[p] = quad_weights(from);
+                }
+                OCKHAM_UNROLL
+                for (int r = 0; r < ROWS; ++r) dot_quads<PANELS>(sum[r], w, x + r * tile.row_bytes);
+            }
+            OCKHAM_UNROLL
+            for (int p = 0; p < PANELS; ++p) {
+                if (GROUPED) prefetch(half + p * scale_stride + 1024);
+                const F of_weight = GROUPED ? from_half(half + p * scale_stride)
+                                            : load(single + p * panel_outputs);
+                OCKHAM_UNROLL
+                for (int r = 0; r < ROWS; ++r)
+                    y.add(r, p, to_float(sum[r][p]), mul(broadcast(of_x[r * groups]), of_weight));
+            }
+            half += panel_outputs;
         }
+        y.finish(tile, row, panel, range.last);
     }
 };
 
@@ -256,15 +289,7 @@ struct Int4 : Int4Block {
         const uint8_t* zeros = static_cast<const uint8_t*>(tile.matrix.zero) + of_panel;
         const float* of_x = tile.input.scales + row * groups + first_group;
         const int32_t* offset = tile.input.offsets + row * groups + first_group;
-        // Between groups the registers hold no y: they are for the integer sums of more rows. (Not in
-        // the output itself, whose rows may all fall on one set of the cache.)
-        alignas(64) float y[ROWS][PANELS][panel_outputs];
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p)
-                store(y[r][p], range.first ? OCKHAM_ISA_NAMESPACE::zero()
-                                           : load_out(tile, row + r, panel + p));
+        Partial<ROWS, PANELS> y(tile, row, panel, range.first);
         const int64_t group_end = range.end / group_steps;
         const int64_t scale_stride = groups * panel_outputs;  // from one panel's to the next's
         for (int64_t group = first_group; group < group_end; ++group) {
@@ -311,21 +336,15 @@ struct Int4 : Int4Block {
                 prefetch(scale + p * scale_stride + 1024);
                 const F of_weight = from_half(scale + p * scale_stride);
                 OCKHAM_UNROLL
-                for (int r = 0; r < ROWS; ++r) {
-                    const F both = mul(broadcast(of_x[r * groups]), of_weight);
-                    store(y[r][p], fma(to_float(sum[r][p]), both, load(y[r][p])));
-                }
+                for (int r = 0; r < ROWS; ++r)
+                    y.add(r, p, to_float(sum[r][p]), mul(broadcast(of_x[r * groups]), of_weight));
             }
             ++of_x;
             ++offset;
             scale += panel_outputs;
             if (ZEROS) zeros += panel_outputs;
         }
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p)
-                store_result(tile, row + r, panel + p, load(y[r][p]), range.last);
+        y.finish(tile, row, panel, range.last);
     }
 };
 
@@ -390,7 +409,8 @@ static void linear_tile(const PackedMatrix& matrix, const PreparedInput& input, 
         case Kind::bf16:
             return walk<Bf16>(tile, row_begin, row_end, panel_begin, panel_end, 1);
         case Kind::int8:
-            return walk<Int8>(tile, row_begin, row_end, panel_begin, panel_end, 1);
+            return (matrix.group ? walk<Int8<true>> : walk<Int8<false>>)(
+                tile, row_begin, row_end, panel_begin, panel_end, 1);
         case Kind::int4:
             return (matrix.zero ? walk<Int4<true>> : walk<Int4<false>>)(
                 tile, row_begin, row_end, panel_begin, panel_end, matrix.group / 32);
@@ -400,13 +420,28 @@ static void linear_tile(const PackedMatrix& matrix, const PreparedInput& input, 
     }
 }
 
-// Quantises `count` (up to the row's padding) floats with one scale: see Kind::int8 in linear.h.
+// Multiplies a group of 64 floats by the orthonormal Hadamard matrix, whose entry (i, k) is 1/8 with the
+// sign of -1 to the number of bits that i and k share; it is its own inverse. Stage after stage, from
+// the lowest bit to the highest, a pair (a, b) whose places differ in that bit becomes (a + b, a - b).
+static void hadamard(float* values) {
+    F part[4];
+    OCKHAM_UNROLL
+    for (int i = 0; i < 4; ++i)
+        part[i] = butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(load(values + 16 * i)))));
+    const F a = add(part[0], part[1]), b = sub(part[0], part[1]);
+    const F c = add(part[2], part[3]), d = sub(part[2], part[3]);
+    const F eighth = broadcast(0.125f);
+    store(values, mul(add(a, c), eighth));
+    store(values + 16, mul(add(b, d), eighth));
+    store(values + 32, mul(sub(a, c), eighth));
+    store(values + 48, mul(sub(b, d), eighth));
+}
+
+// Quantises `count` floats, a multiple of 16, with one scale: see Kind::int8 in linear.h.
 static void quantise(const float* x, int64_t count, int8_t* values, float* scale, int32_t* offset,
                      int32_t zero) {
     I most_bits = int_broadcast(0);
-    int64_t k = 0;
-    for (; k + 16 <= count; k += 16) most_bits = int_max(most_bits, abs_bits(load(x + k)));
-    if (k < count) most_bits = int_max(most_bits, abs_bits(load(x + k, count - k)));
+    for (int64_t k = 0; k < count; k += 16) most_bits = int_max(most_bits, abs_bits(load(x + k)));
     const int32_t bits = lanes_max(most_bits);
     float most;
     __builtin_memcpy(&most, &bits, 4);
@@ -419,14 +454,8 @@ static void quantise(const float* x, int64_t count, int8_t* values, float* scale
     }
     const F inverse = broadcast(127.0f / most);
     I total = int_broadcast(0);
-    for (k = 0; k + 16 <= count; k += 16) {
+    for (int64_t k = 0; k < count; k += 16) {
         const I value = to_int(mul(load(x + k), inverse));
-        total = int_add(total, value);
-        store_int8(values + k, value);
-    }
-    if (k < count) {
-        // Lanes past the end are zero; rows are padded to 64 bytes, so there is room for them.
-        const I value = to_int(mul(load(x + k, count - k), inverse));
         total = int_add(total, value);
         store_int8(values + k, value);
     }
@@ -451,13 +480,22 @@ static void prepare_row(const PreparedInput& input, int64_t row, const float* x)
         }
         case Kind::int8:
         case Kind::int4: {
-            const int64_t groups = input.form.group ? count / input.form.group : 1;
-            const int64_t group = input.form.group ? input.form.group : count;
-            const int32_t zero = input.form.group ? 8 : 128;
-            for (int64_t g = 0; g < groups; ++g)
-                quantise(x + g * group, group, reinterpret_cast<int8_t*>(values) + g * group,
+            const int64_t group = input.form.group, groups = input.form.groups();
+            const int32_t zero = input.form.kind == Kind::int8 ? 128 : 8;
+            for (int64_t g = 0; g < groups; ++g, x += group) {
+                const int64_t rest = count - g * group;
+                const float* from = x;
+                alignas(64) float own[int8_group];
+                if (input.form.rotated || rest < group) {  // int8
+                    const int64_t own_count = rest < group ? rest : group;
+                    __builtin_memcpy(own, x, own_count * sizeof(float));
+                    for (int64_t i = own_count; i < group; ++i) own[i] = 0;
+                    if (input.form.rotated) hadamard(own);
+                    from = own;
+                }
+                quantise(from, group, reinterpret_cast<int8_t*>(values) + g * group,
                          input.scales + row * groups + g, input.offsets + row * groups + g, zero);
-            for (int64_t k = count; k < (count + 3) / 4 * 4; ++k) values[k] = 0;
+            }
             break;
         }
         default:

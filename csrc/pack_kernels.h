@@ -8,28 +8,33 @@
 
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
-static void pack_int8(const float* rows, int64_t inputs, uint8_t* codes, float* scale) {
-    const int64_t stride = (inputs + 3) / 4 * 4;
+static void pack_int8(const float* rows, int64_t inputs, uint8_t* codes, uint16_t* scale) {
+    const int64_t groups = (inputs + int8_group - 1) / int8_group;
     for (int64_t lane = 0; lane < panel_outputs; ++lane) {
-        const float* row = rows + lane * inputs;
-        uint8_t* to = codes + lane * stride;
-        float most = 0;
-        for (int64_t k = 0; k < inputs; ++k) {
-            const float magnitude = __builtin_fabsf(row[k]);
-            most = magnitude > most ? magnitude : most;
+        for (int64_t g = 0; g < groups; ++g) {
+            const int64_t begin = g * int8_group, rest = inputs - begin;
+            alignas(64) float values[int8_group] = {};
+            __builtin_memcpy(values, rows + lane * inputs + begin,
+                             (rest < int8_group ? rest : int8_group) * sizeof(float));
+            hadamard(values);
+            float most = 0;
+            for (const float value : values) {
+                const float magnitude = __builtin_fabsf(value);
+                most = magnitude > most ? magnitude : most;
+            }
+            const uint16_t half = to_half(most / 127.0f);
+            const float wide = half_value(half);
+            const F inverse = broadcast(wide == 0 ? 0.0f : 1.0f / wide);
+            const I least = int_broadcast(-127), largest = int_broadcast(127);
+            scale[g * panel_outputs + lane] = half;
+            uint8_t* to = codes + (lane * groups + g) * int8_group;
+            for (int64_t k = 0; k < int8_group; k += 16) {
+                const I value = to_int(mul(load(values + k), inverse));
+                alignas(64) int8_t part[16];
+                store_int8(part, int_min(int_max(value, least), largest));
+                for (int i = 0; i < 16; ++i) to[k + i] = static_cast<uint8_t>(part[i] + 128);
+            }
         }
-        const bool tiny = most < 0x1p-100f;  // 127 / most could overflow
-        scale[lane] = tiny ? 0.0f : most / 127.0f;
-        const float inverse = tiny ? 0.0f : 127.0f / most;
-        int64_t k = 0;
-        alignas(64) int8_t part[16];
-        for (; k < inputs; k += 16) {
-            const int64_t lanes = inputs - k < 16 ? inputs - k : 16;
-            const F value = lanes == 16 ? load(row + k) : load(row + k, lanes);
-            store_int8(part, to_int(mul(value, broadcast(inverse))));
-            for (int64_t i = 0; i < lanes; ++i) to[k + i] = static_cast<uint8_t>(part[i] + 128);
-        }
-        for (k = inputs; k < stride; ++k) to[k] = 128;
     }
 }
 

@@ -35,6 +35,7 @@ OCKHAM_INLINE void store(float* to, F value, int64_t lanes) {
     std::memcpy(to, all, sizeof(float) * lanes);
 }
 OCKHAM_INLINE F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+OCKHAM_INLINE F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 OCKHAM_INLINE F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 OCKHAM_INLINE F fma(F x, F y, F z) {
     return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
@@ -102,6 +103,22 @@ OCKHAM_INLINE __m256i bf16_bits(__m256i bits) {
 OCKHAM_INLINE void store_bf16(uint16_t* to, F value) {
     const I bits = as_int(value);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), join_16({bf16_bits(bits.a), bf16_bits(bits.b)}));
+}
+
+template <int HALF>
+OCKHAM_INLINE __m256 butterfly(__m256 x) {
+    const __m256 other = HALF == 1   ? _mm256_permute_ps(x, 0xb1)
+                         : HALF == 2 ? _mm256_permute_ps(x, 0x4e)
+                                     : _mm256_permute2f128_ps(x, x, 1);
+    constexpr int lanes = HALF == 1 ? 0xaa : HALF == 2 ? 0xcc : 0xf0;
+    return _mm256_blend_ps(_mm256_add_ps(x, other), _mm256_sub_ps(other, x), lanes);
+}
+template <int HALF>
+OCKHAM_INLINE F butterfly(F x) {
+    if constexpr (HALF == 8)
+        return {_mm256_add_ps(x.a, x.b), _mm256_sub_ps(x.a, x.b)};
+    else
+        return {butterfly<HALF>(x.a), butterfly<HALF>(x.b)};
 }
 
 // bf16 pairs, widened: a bf16 is the high half of a float.

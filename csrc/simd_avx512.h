@@ -28,6 +28,16 @@ OCKHAM_INLINE void store(float* to, F value, int64_t lanes) {
     _mm512_mask_storeu_ps(to, first_lanes(lanes), value);
 }
 OCKHAM_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
+OCKHAM_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+template <int HALF>
+OCKHAM_INLINE F butterfly(F x) {
+    const F other = HALF == 1   ? _mm512_permute_ps(x, 0xb1)
+                    : HALF == 2 ? _mm512_permute_ps(x, 0x4e)
+                    : HALF == 4 ? _mm512_shuffle_f32x4(x, x, 0xb1)
+                                : _mm512_shuffle_f32x4(x, x, 0x4e);
+    constexpr int lanes = HALF == 1 ? 0xaaaa : HALF == 2 ? 0xcccc : HALF == 4 ? 0xf0f0 : 0xff00;
+    return _mm512_mask_sub_ps(_mm512_add_ps(x, other), lanes, other, x);
+}
 OCKHAM_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
 OCKHAM_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 OCKHAM_INLINE F from_half(const uint16_t* from) {

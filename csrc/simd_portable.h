@@ -47,7 +47,18 @@ OCKHAM_INLINE void store(float* to, F value, int64_t lanes) {
     std::memcpy(to, &value, sizeof(float) * lanes);
 }
 OCKHAM_INLINE F add(F a, F b) { return a + b; }
+OCKHAM_INLINE F sub(F a, F b) { return a - b; }
 OCKHAM_INLINE F mul(F a, F b) { return a * b; }
+// Pairs of lanes (a, b) that stand HALF apart, 1, 2, 4 or 8, as (a + b, a - b).
+template <int HALF>
+OCKHAM_INLINE F butterfly(F value) {
+    F result{};
+    for (int i = 0; i < 16; ++i) {
+        const float other = value[i ^ HALF];
+        result[i] = i & HALF ? other - value[i] : value[i] + other;
+    }
+    return result;
+}
 // a * b + c, rounded once where the processor can; here the product is rounded too.
 OCKHAM_INLINE F fma(F a, F b, F c) { return a * b + c; }
 // One fp16, to the nearest, ties to even; too large becomes infinity.

@@ -12,7 +12,7 @@ from ockham.cli.options import Integer, option
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 
-QUANTIZATIONS = ("int4", "int4:32", "int4:64", "int4:128", "int8", "bf16", "fp32")
+QUANTIZATIONS = ("int4", "int4:32", "int4:64", "int4:128", "int8", "bf16", "fp32", "stored")
 GROUP_SIZES = ("32", "64", "128")
 CALIBRATION_TOKENS = 32768
 

@@ -139,6 +139,7 @@ def evaluate(
     ockham eval lab --tasks recall,steps --num-items 200
     ockham eval MODEL --data mine.jsonl --resume results.jsonl
     ockham eval lab --against quantization=int4
+    ockham eval M.gguf --quantization fp32 --against quantization=stored
     """
     if json_file is not None and str(json_file) != "-":
         check_output(json_file, overwrite)

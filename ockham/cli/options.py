@@ -34,8 +34,8 @@ _ENGINE_HELP = {
     "tokenizer": "Directory or hub name of the tokenizer; the model's own by default.",
     "revision": "Branch, tag or commit of a model on the hub.",
     "dtype": "Precision of the weights and activations; 'auto' follows the checkpoint.",
-    "quantization": "Weight format: fp32, bf16, int8 or int4 (int4:32 in groups of 32); by default "
-    "what the checkpoint has.",
+    "quantization": "Weight format: fp32, bf16, int8 or int4 (int4:64: 4 bits alone, in groups of "
+    "64); by default, or as 'stored', what the checkpoint has.",
     "kv_cache_dtype": "Precision in which keys and values are kept; 'auto' follows dtype.",
     "backend": "Kernels to run on; 'auto' takes the fastest that was built.",
     "threads": "Threads that compute, by default one for each core. They change no output.",

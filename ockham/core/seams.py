@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,11 @@ Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
+
+
+Role = Literal["embedding", "head", "qkv", "attention_output", "router", "gate_up", "down"]
+"""What a matrix is for: a format may leave some roles to another. The table of embeddings may be
+the head, too."""
 
 
 class Linear(Protocol):
@@ -73,6 +78,15 @@ class Format(Protocol):
         Blocks are consumed one at a time, so that weights are never held twice. Raises ModelError
         if they do not add up to the shape, or hold NaN or infinity.
         """
+        ...
+
+
+@runtime_checkable
+class MixedFormat(Format, Protocol):
+    """A format that leaves some matrices of a model that is packed in it to other formats."""
+
+    def beside(self, role: Role, in_features: int) -> str | None:
+        """The name of the format that takes such a matrix; None for this one."""
         ...
 
 

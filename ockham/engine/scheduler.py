@@ -339,8 +339,6 @@ class Scheduler:
                 given_way = True
             if sequence.seats > seats:
                 break
-            if not sequence.ready:
-                continue
             found = self._look_up(sequence)
             if not self._claim(claimed, sequence) and self.running:
                 self._leave(sequence, found)

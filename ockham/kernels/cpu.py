@@ -28,7 +28,7 @@ from ockham.kernels.sampling import Draw, Drawn
 if TYPE_CHECKING:
     from ockham.kernels import _cpu
 
-KERNELS = 1
+KERNELS = 2
 """Raised whenever a change to the kernels changes a bit of any result."""
 
 _NOT_FINITE = -2  # instead of a token: csrc/sampler.h

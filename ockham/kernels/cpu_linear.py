@@ -53,13 +53,21 @@ def native_matrix(linear: Linear, pool: _cpu.ThreadPool) -> _cpu.Matrix:
         return None if array is None else as_bytes(array)
 
     weight, scale, zero = stored("weight"), stored("scale"), stored("zero")
-    group = linear.in_features // linear.arrays["scale"].shape[1] if linear.format == "int4" else 0
     return core.matrix(
         kinds[linear.format],
         linear.out_features,
         linear.in_features,
         weight,
-        group=group,
+        group=_group(linear),
         scale=scale,
         zero=zero,
     )
+
+
+def _group(linear: Linear) -> int:
+    """Inputs that share a scale; 0 where scales are not by group."""
+    scale = linear.arrays.get("scale")
+    if scale is None or scale.ndim < 3:
+        return 0
+    inputs = linear.arrays["weight"].shape[1] * (8 if linear.format == "int4" else 4)
+    return inputs // scale.shape[1]

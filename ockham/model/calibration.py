@@ -3,8 +3,8 @@
 The unquantised model runs over the text on the reference backend, layer by layer: all windows of
 the text go through one layer, its products' inputs are summed to second moments, its matrices are
 packed (weights/gptq.py), and the moments are let go before the next layer begins. Every layer sees
-the inputs that the unquantised layers before it give. A matrix that is also the embedding, or that
-no row reached (an expert that nobody chose), is packed as without calibration.
+the inputs that the unquantised layers before it give. A matrix that int4 leaves to another format,
+or that no row reached (an expert that nobody chose), is packed as without calibration.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.seams import Array, Linear
+from ockham.core.seams import Array, Linear, Role
 from ockham.core.step import Floats, Ints
-from ockham.kernels.ops import Embed, Program
+from ockham.kernels.ops import Program
 from ockham.kernels.reference import ReferenceBackend
 from ockham.model.compile import Part, Weights, compile_program
 from ockham.model.description import ModelDescription
@@ -29,6 +29,7 @@ from ockham.model.packed_layout import key_of
 from ockham.model.tokenizer import load_tokenizer
 from ockham.model.windows import cut, layouts_for, read_text, window_step
 from ockham.weights.gptq import pack_calibrated
+from ockham.weights.int4 import Int4
 
 ROWS_AT_ONCE = 1024
 WINDOW_TOKENS = 512
@@ -74,9 +75,9 @@ class Calibrated:
     def has(self, name: str) -> bool:
         return self._weights.has(name)
 
-    def linear(self, parts: Sequence[Part]) -> Linear:
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
         packed = self._packed.pop(key_of(parts), None)
-        return self._weights.linear(parts) if packed is None else packed
+        return self._weights.linear(parts, role) if packed is None else packed
 
     def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
         return self._weights.vector(parts, offset)
@@ -85,8 +86,8 @@ class Calibrated:
 class Observed:
     """A matrix that sums the second moments of what it multiplies."""
 
-    def __init__(self, key: str, linear: Linear) -> None:
-        self.key, self.linear = key, linear
+    def __init__(self, key: str, linear: Linear, role: Role) -> None:
+        self.key, self.linear, self.role = key, linear, role
         self.format: str = linear.format
         self.out_features, self.in_features = linear.out_features, linear.in_features
         self.arrays: dict[str, Array] = linear.arrays
@@ -116,8 +117,8 @@ class ObservedWeights:
     def has(self, name: str) -> bool:
         return self._weights.has(name)
 
-    def linear(self, parts: Sequence[Part]) -> Linear:
-        observed = Observed(key_of(parts), self._weights.linear(parts))
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
+        observed = Observed(key_of(parts), self._weights.linear(parts, role), role)
         self.matrices.append(observed)
         return observed
 
@@ -129,13 +130,12 @@ def calibrate(
     description: ModelDescription,
     weights: Weights,
     windows: Ints,
-    group: int,
+    format: Int4,
     progress: Callable[[str], None],
 ) -> dict[str, Linear]:
-    """Matrices in int4 by their keys, fitted to the text. `weights` are the unquantised ones."""
+    """Matrices in `format`, by key, fitted to the text. `weights` are the unquantised ones."""
     observed = ObservedWeights(weights)
     program = compile_program(description, observed, description.max_position_embeddings)
-    table = program.ops[0].table if isinstance(program.ops[0], Embed) else None
     layers = _Layers(program, description, windows)
     packed: dict[str, Linear] = {}
     for name, start, stop in layers.ranges():
@@ -143,10 +143,10 @@ def calibrate(
         for matrix in observed.matrices:
             if matrix.moments is None:
                 continue
-            if matrix is not table:
+            if format.beside(matrix.role, matrix.in_features) is None:
                 ids = np.arange(matrix.out_features, dtype=np.int32)
                 try:
-                    linear = pack_calibrated(matrix.rows(ids), matrix.moments, group)
+                    linear = pack_calibrated(matrix.rows(ids), matrix.moments, format.group)
                 except ModelError as error:
                     raise ModelError(f"tensor {matrix.key!r}: {error}") from None
                 packed[matrix.key] = linear

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ockham.core.errors import ModelError
-from ockham.core.seams import Linear
+from ockham.core.seams import Linear, Role
 from ockham.kernels.ops import (
     Attend,
     AttentionInput,
@@ -46,7 +46,7 @@ class Weights(Protocol):
 
     def has(self, name: str) -> bool: ...
 
-    def linear(self, parts: Sequence[Part]) -> Linear:
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
         """One packed matrix from the rows of its parts, one after another."""
         ...
 
@@ -77,7 +77,8 @@ class _Compiler:
         ).removesuffix("embed_tokens.weight")
 
     def program(self) -> Program:
-        table = self._matrix(self._prefix + "embed_tokens", self.d.vocab_size, self.d.hidden_size)
+        shape = self.d.vocab_size, self.d.hidden_size
+        table = self._matrix(self._prefix + "embed_tokens", *shape, "embedding")
         self._ops.append(Embed(table, self.d.embedding_scale))
         for layer in range(self.d.layers):
             self._mark(f"layer.{layer}.before")
@@ -104,7 +105,7 @@ class _Compiler:
                 layer,
                 group,
                 *shape,
-                qkv=self._packed(prefix, record.qkv, widths, d.hidden_size),
+                qkv=self._packed(prefix, record.qkv, widths, d.hidden_size, "qkv"),
                 norm=self._norm(prefix, record.attention_norm),
                 bias=self._packed_bias(prefix, record.qkv, widths) if d.qkv_bias else None,
                 q_norm=self._head_norm(prefix, "self_attn.q_norm", widths[0]),
@@ -128,7 +129,7 @@ class _Compiler:
         self._ops.append(
             AttentionOutput(
                 layer,
-                out=self._matrix(output, d.hidden_size, widths[0]),
+                out=self._matrix(output, d.hidden_size, widths[0], "attention_output"),
                 bias=self._bias(output, d.hidden_size) if d.output_bias else None,
                 post_norm=self._norm(prefix, record.attention_post_norm),
                 residual_scale=d.residual_scale,
@@ -141,8 +142,8 @@ class _Compiler:
         self._ops.append(
             FeedForward(
                 layer,
-                gate_up=self._packed(prefix, record.gate_up, widths, d.hidden_size),
-                down=self._matrix(prefix + record.down, d.hidden_size, d.intermediate_size),
+                gate_up=self._packed(prefix, record.gate_up, widths, d.hidden_size, "gate_up"),
+                down=self._matrix(prefix + record.down, d.hidden_size, d.intermediate_size, "down"),
                 activation=d.activation,
                 norm=self._norm(prefix, record.mlp_norm),
                 gate_up_bias=(
@@ -164,7 +165,7 @@ class _Compiler:
         self._ops.append(
             Route(
                 layer,
-                router=self._matrix(router, sizes.count, d.hidden_size),
+                router=self._matrix(router, sizes.count, d.hidden_size, "router"),
                 top_k=sizes.per_token,
                 normalise=sizes.normalise,
                 norm=self._norm(prefix, record.mlp_norm),
@@ -180,17 +181,17 @@ class _Compiler:
                 down=down,
                 activation=d.activation,
                 shared_gate_up=(
-                    self._packed(shared, ("gate_proj", "up_proj"), widths, d.hidden_size)
+                    self._packed(shared, ("gate_proj", "up_proj"), widths, d.hidden_size, "gate_up")
                     if sizes.shared
                     else None
                 ),
                 shared_down=(
-                    self._matrix(shared + "down_proj", d.hidden_size, sizes.shared)
+                    self._matrix(shared + "down_proj", d.hidden_size, sizes.shared, "down")
                     if sizes.shared
                     else None
                 ),
                 shared_gate=(
-                    self._matrix(block + "shared_expert_gate", 1, d.hidden_size)
+                    self._matrix(block + "shared_expert_gate", 1, d.hidden_size, "router")
                     if sizes.shared
                     else None
                 ),
@@ -204,19 +205,23 @@ class _Compiler:
         names, hidden, inner = self.record.experts, self.d.hidden_size, sizes.intermediate_size
         assert names is not None
         if self.weights.has(block + "experts.gate_up_proj"):
-            both = self._stack(block + "experts.gate_up_proj", sizes.count, 2 * inner, hidden)
-            return both, self._stack(block + "experts.down_proj", sizes.count, hidden, inner)
+            stacked = block + "experts.gate_up_proj"
+            both = self._stack(stacked, sizes.count, 2 * inner, hidden, "gate_up")
+            down = self._stack(block + "experts.down_proj", sizes.count, hidden, inner, "down")
+            return both, down
         experts = [f"{block}experts.{n}." for n in range(sizes.count)]
         gate_up = [
-            self._packed(expert, (names.gate, names.up), (inner, inner), hidden)
+            self._packed(expert, (names.gate, names.up), (inner, inner), hidden, "gate_up")
             for expert in experts
         ]
-        return gate_up, [self._matrix(expert + names.down, hidden, inner) for expert in experts]
+        down = [self._matrix(expert + names.down, hidden, inner, "down") for expert in experts]
+        return gate_up, down
 
-    def _stack(self, name: str, count: int, rows: int, columns: int) -> list[Linear]:
+    def _stack(self, name: str, count: int, rows: int, columns: int, role: Role) -> list[Linear]:
         shape = (count, rows, columns)
         return [
-            self.weights.linear([Part(name, shape, n * rows, (n + 1) * rows)]) for n in range(count)
+            self.weights.linear([Part(name, shape, n * rows, (n + 1) * rows)], role)
+            for n in range(count)
         ]
 
     def _head(self, table: Linear) -> Head:
@@ -225,7 +230,7 @@ class _Compiler:
             out = table
         else:
             name = self._choose(list(self.record.heads)).removesuffix(".weight")
-            out = self._matrix(name, d.vocab_size, d.hidden_size)
+            out = self._matrix(name, d.vocab_size, d.hidden_size, "head")
         return Head(
             out,
             norm=self._norm(self._prefix, "norm"),
@@ -243,11 +248,16 @@ class _Compiler:
                 return name
         raise ModelError(f"the checkpoint has no tensor {' or '.join(map(repr, names))}.")
 
-    def _matrix(self, name: str, rows: int, columns: int) -> Linear:
-        return self.weights.linear([Part(name + ".weight", (rows, columns), 0, rows)])
+    def _matrix(self, name: str, rows: int, columns: int, role: Role) -> Linear:
+        return self.weights.linear([Part(name + ".weight", (rows, columns), 0, rows)], role)
 
     def _packed(
-        self, prefix: str, names: tuple[str, ...], widths: tuple[int, ...], columns: int
+        self,
+        prefix: str,
+        names: tuple[str, ...],
+        widths: tuple[int, ...],
+        columns: int,
+        role: Role,
     ) -> Linear:
         """Projections of these widths packed as one matrix; a single name is stored fused."""
         widths = widths if len(names) > 1 else (sum(widths),)
@@ -255,7 +265,8 @@ class _Compiler:
             [
                 Part(f"{prefix}{name}.weight", (rows, columns), 0, rows)
                 for name, rows in zip(names, widths, strict=True)
-            ]
+            ],
+            role,
         )
 
     def _packed_bias(self, prefix: str, names: tuple[str, ...], widths: tuple[int, ...]) -> Floats:

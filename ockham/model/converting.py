@@ -15,7 +15,7 @@ import numpy as np
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.owned_files import USUAL_FILE, replacing, write_own
-from ockham.core.seams import Array, Linear
+from ockham.core.seams import Array, Linear, Role
 from ockham.kernels.memory import as_bytes
 from ockham.kernels.ops import Floats
 from ockham.model.calibration import Calibrated, calibrate, read_calibration
@@ -80,6 +80,9 @@ def convert(
         if lora is not None:
             opened = _merged(opened, path, read_adapter(lora))
         packer = choose_packer(config, opened.config, opened.source)
+        if calibration is not None and isinstance(packer.asked, Int4):
+            # What is fitted needs no fifth bit.
+            packer = dataclasses.replace(packer, asked=Int4(packer.asked.group))
         fitted, record = _calibrate(opened, packer, config, path, calibration, progress)
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -135,9 +138,7 @@ def _calibrate(
         calibration.most_tokens,
         description.max_position_embeddings,
     )
-    fitted = calibrate(
-        description, opened.source.load(plain), text.windows, packer.asked.group, progress
-    )
+    fitted = calibrate(description, opened.source.load(plain), text.windows, packer.asked, progress)
     return fitted, text.record()
 
 
@@ -195,8 +196,8 @@ class _Plan:
     def has(self, name: str) -> bool:
         return self._source.has(name)
 
-    def linear(self, parts: Sequence[Part]) -> Linear:
-        pieces = pieces_of(self._source, self._packer, parts)
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
+        pieces = pieces_of(self._source, self._packer, parts, role)
         planned = [_planned(packing, *matrix_shape(piece)) for piece, packing in pieces]
         matrix = planned[0] if len(planned) == 1 else stacked(planned)
         blank = matrix.blank()
@@ -233,8 +234,8 @@ class _Writer:
     def has(self, name: str) -> bool:
         return self._weights.has(name)
 
-    def linear(self, parts: Sequence[Part]) -> Linear:
-        linear, key = self._weights.linear(parts), key_of(parts)
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
+        linear, key = self._weights.linear(parts, role), key_of(parts)
         if stored_matrix(linear) != self._layout.matrices[key]:
             raise ModelError(f"tensor {key!r} was packed otherwise than planned.")
         turn_into_panels(linear)

@@ -23,7 +23,7 @@ from ockham.model.hub import resolve
 from ockham.model.machine_memory import available_bytes
 from ockham.model.memory import MemoryPlan, plan_memory, readable
 from ockham.model.opening import open_model
-from ockham.model.packing import Packer, make_format
+from ockham.model.packing import STORED, Packer, make_format
 from ockham.model.placing import place_weights
 from ockham.model.prequantised.find import CODECS, quantization_config
 from ockham.model.sources import Measured, Source
@@ -196,8 +196,8 @@ def _weight_cache(
 
 
 def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> Packer:
-    """The named quantization, if any; else what the checkpoint quantised stays as it is, and the
-    rest takes the format of the dtype asked for, or the checkpoint's own.
+    """The named quantization, if any; else, or for "stored", what the checkpoint quantised stays as
+    it is, and the rest takes the format of the dtype asked for, or the checkpoint's own.
 
     Of a checkpoint's own dtypes float16 and float32 become fp32, which holds every value of either
     exactly, one by one where they stand in a checkpoint of bfloat16.
@@ -207,7 +207,7 @@ def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> 
     if plain is None:
         plain = "bf16" if source.plain_dtype() == "BF16" else "fp32"
     asked = config.quantization
-    if asked == source.quantised_as:
+    if asked in (STORED, source.quantised_as):
         asked = None
     if asked in CODECS:  # as vLLM's users name what the checkpoint is anyway
         method = (quantization_config(raw) or {}).get("quant_method")

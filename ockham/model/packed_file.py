@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ockham.core.errors import ModelError
-from ockham.core.seams import Array, Linear
+from ockham.core.seams import Array, Linear, Role
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.memory import as_bytes
 from ockham.kernels.ops import Floats
@@ -176,7 +176,7 @@ class PackedScale:
     def has(self, name: str) -> bool:
         return self._file.has(name)
 
-    def linear(self, parts: Sequence[Part]) -> Linear:
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
         stored, blank, tensors = self._file.matrix(parts)
         self.used.update(tensor.name for tensor in tensors.values())
         self.bytes += blank.nbytes
@@ -213,7 +213,7 @@ class PackedLoader:
     def digest(self) -> str:
         return self._digest
 
-    def linear(self, parts: Sequence[Part]) -> Linear:
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
         _, blank, tensors = self._file.matrix(parts)
         for name, array in blank.arrays.items():
             if self._file.fill(array, tensors[name]):

@@ -27,7 +27,7 @@ from ockham.weights.stored import StoredMatrix, stored_arrays, stored_matrix, tu
 METHOD = "ockham"
 """quant_method of a converted directory's config.json, and the format of the file's metadata."""
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the layout of the file or of any format changes."""
 
 ALIGNMENT = 4096

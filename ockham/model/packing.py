@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from ockham.core.errors import ConfigError
 from ockham.core.quantised import Encoding
 from ockham.core.registry import find
-from ockham.core.seams import BlockFormat, Format, QuantisedFormat
+from ockham.core.seams import BlockFormat, Format, MixedFormat, QuantisedFormat, Role
 
 HOLDERS = ("int4", "int8")
 """Formats that may hold what a checkpoint stores quantised: the smaller first."""
+
+STORED = "stored"
+"""The quantization that takes every matrix as the checkpoint has it, as naming none does."""
 
 WIDENED = "fp32"
 """The format of matrices that none of them holds: it holds every value of all encodings."""
@@ -71,18 +74,25 @@ class Packer:
     exact: bool = False
 
     def packings(
-        self, parts: Sequence[Stored], in_features: int
+        self, parts: Sequence[Stored], in_features: int, role: Role
     ) -> list[tuple[Sequence[Stored], Packing]]:
         """How to pack one matrix that is made of these parts, one below the other: as one, or where
         parts are blocks of several types, which no single format holds, runs of them apart.
         """
-        whole = self.packing(parts, in_features)
+        whole = self.packing(parts, in_features, role)
         if whole.kept or self.asked is not None or not any(part.blocks for part in parts):
             return [(parts, whole)]
         runs = [list(run) for _, run in itertools.groupby(parts, lambda part: part.dtype)]
-        return [(run, self.packing(run, in_features)) for run in runs]
+        return [(run, self.packing(run, in_features, role)) for run in runs]
 
-    def packing(self, parts: Sequence[Stored], in_features: int) -> Packing:
+    def format_for(self, role: Role, in_features: int) -> Format | None:
+        """The format that was asked for, or the one that it leaves such a matrix to."""
+        if not isinstance(self.asked, MixedFormat):
+            return self.asked
+        other = self.asked.beside(role, in_features)
+        return self.asked if other is None else make_format(other)
+
+    def packing(self, parts: Sequence[Stored], in_features: int, role: Role) -> Packing:
         """How to pack parts in one format.
 
         Quantised parts that are stored alike are taken over by a format that holds their values; if
@@ -90,20 +100,19 @@ class Packer:
         names is done in any case, and not silently: widened values are packed anew.
         """
         names = {part.blocks for part in parts}
-        if len(names) == 1 and (name := names.pop()) is not None:
-            if self.asked is None or self.asked.name == name:
-                blocks: BlockFormat = find("format", name).cls()
-                return Packing(blocks, blocks=blocks)
-            return Packing(self.asked)
+        name = names.pop() if len(names) == 1 else None
+        if name is not None and (self.asked is None or self.asked.name == name):
+            blocks: BlockFormat = find("format", name).cls()
+            return Packing(blocks, blocks=blocks)
         encodings = [part.encoding for part in parts if part.encoding is not None]
         if not any(part.quantised for part in parts):
-            return Packing(self.asked or self._plain(parts))
+            return Packing(self.format_for(role, in_features) or self._plain(parts))
         if len(encodings) == len(parts):
             common = _common(encodings)
             holder = None if common is None else _holder(common, in_features)
             if holder is not None and (self.asked is None or self.asked.name == holder.name):
                 return Packing(holder, holder, common)
-        return Packing(self.asked or make_format(WIDENED))
+        return Packing(self.format_for(role, in_features) or make_format(WIDENED))
 
     def _plain(self, parts: Sequence[Stored]) -> Format:
         rounds = self.plain.name == "bf16" and any(part.dtype != "BF16" for part in parts)
@@ -112,9 +121,9 @@ class Packer:
 
 def make_format(name: str) -> Format:
     """A format by name; `int4:32` is int4 in groups of 32. Raises ConfigError."""
-    base, _, group = name.partition(":")
+    base, colon, group = name.partition(":")
     cls = find("format", base).cls
-    if not group:
+    if not colon:
         made: Format = cls()
         return made
     if base != "int4" or not group.isdigit():

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
-from ockham.core.seams import Array, Linear
+from ockham.core.seams import Array, Linear, Role
 from ockham.kernels.ops import Floats
 from ockham.model.compile import Part, Weights
 from ockham.model.files import WeightsFile
@@ -139,17 +139,18 @@ class Scale:
         self._source = source
         self._packer = packer
         self._kept: Counter[tuple[str, str]] = Counter()
+        self._rounded: Counter[tuple[str, str]] = Counter()
 
     def has(self, name: str) -> bool:
         return self._source.has(name)
 
-    def linear(self, parts: Sequence[Part]) -> Linear:
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
         stored = [self._source.stored(part) for part in parts]
         for part in stored:
             self.used.update(part.tensors)
         rows, columns = matrix_shape(parts)
         self.parameters += rows * columns
-        pieces = pieces_of(self._source, self._packer, parts)
+        pieces = pieces_of(self._source, self._packer, parts, role)
         planned = [self._piece(piece, packing) for piece, packing in pieces]
         return planned[0] if len(planned) == 1 else StackedLinear(planned)
 
@@ -167,7 +168,7 @@ class Scale:
             elif part.quantised and packing.format.name == "fp32":
                 self._kept[part.dtype, "widened exactly to fp32"] += 1
             elif part.quantised:
-                self._kept[part.dtype, f"packed anew in {packing.format.name}"] += 1
+                self._rounded[part.dtype, packing.format.name] += 1
         return UnloadedLinear(packing.format.name, rows, columns, nbytes)
 
     def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
@@ -181,6 +182,11 @@ class Scale:
         return [
             f"{dtype}: {count} tensor{'s are' if count > 1 else ' is'} {how}."
             for (dtype, how), count in self._kept.items()
+        ] + [
+            f"warning: {count} tensor{'s' * (count > 1)} that the checkpoint quantised to {dtype} "
+            f"will be rounded once more, to {name}, which costs quality and saves little; "
+            f"quantization 'stored' takes them as they are."
+            for (dtype, name), count in self._rounded.items()
         ]
 
 
@@ -199,8 +205,8 @@ class Loader:
     def digest(self) -> str:
         return self.packed.digest()
 
-    def linear(self, parts: Sequence[Part]) -> Linear:
-        pieces = pieces_of(self._source, self._packer, parts)
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
+        pieces = pieces_of(self._source, self._packer, parts, role)
         loaded = [self._piece(piece, packing) for piece, packing in pieces]
         linear = loaded[0] if len(loaded) == 1 else StackedLinear(loaded)
         self.packed.matrices[key_of(parts)] = linear
@@ -270,12 +276,13 @@ class _Reading:
 
 
 def pieces_of(
-    source: TensorSource, packer: Packer, parts: Sequence[Part]
+    source: TensorSource, packer: Packer, parts: Sequence[Part], role: Role
 ) -> list[tuple[Sequence[Part], Packing]]:
     """The runs of parts that are packed as one, and how: see `Packer.packings`."""
     columns = matrix_shape(parts)[1]
+    stored = [source.stored(part) for part in parts]
     pieces, first = [], 0
-    for run, packing in packer.packings([source.stored(part) for part in parts], columns):
+    for run, packing in packer.packings(stored, columns, role):
         pieces.append((parts[first : first + len(run)], packing))
         first += len(run)
     return pieces

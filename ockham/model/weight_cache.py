@@ -59,7 +59,7 @@ from ockham.model.packed_file import PackedFile
 from ockham.model.packed_layout import VERSION, PackedWeights
 from ockham.model.safetensors import SINGLE_FILE
 
-PACKER = 1
+PACKER = 2
 """Raised whenever some format packs the same weights into other bytes."""
 
 LEAST_BYTES = 64 << 20

@@ -15,7 +15,8 @@ from ockham.core.seams import Array, Floats
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.block_layout import BlockLayout
-from ockham.weights.panels import OUTPUTS, panels, quantise
+from ockham.weights.panels import OUTPUTS, panels, quantise, row_panels
+from ockham.weights.scales import DIVISORS, check_scales, choose_scales
 
 PANELS_AT_ONCE = 16
 """Panels that the plain product widens at a time."""
@@ -140,8 +141,9 @@ class BlockFormat:
 
     def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> BlockLinear:
         raise ModelError(
-            f"{self.name} holds what GGUF files store so; other weights cannot be packed in it: "
-            "choose int4 or int8."
+            f"{self.name} holds what a GGUF file stores in it, and packs no other weights: leave "
+            "quantization out, or say 'stored', to take every matrix as the file has it; int8 and "
+            "int4 pack weights anew."
         )
 
     def empty(self, out_features: int, in_features: int) -> BlockLinear:
@@ -206,10 +208,31 @@ class Q8_0(BlockFormat):
 
 @register("format", "q5_0", exact=False)
 class Q5_0(BlockFormat):
-    """GGUF's Q5_0 as stored: 5-bit codes and an fp16 scale for 32 inputs; inputs in int8 by 32."""
+    """5-bit codes and an fp16 scale for 32 inputs, as GGUF's Q5_0; inputs in int8 by 32. Other
+    weights are packed with searched scales. Takes 5.5 bits a weight."""
 
     name, activations = "q5_0", BY_32
     layout = BlockLayout(32, 5, zero=16)
+
+    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> BlockLinear:
+        """Scales are searched by `choose_scales`. Refuses weights whose scale fp16 cannot hold."""
+        packed = self.empty(out_features, in_features)
+        middle = self.layout.zero
+        for panel, rows in row_panels(blocks, out_features, in_features):
+            check_scales(rows, min(DIVISORS[middle]))
+            groups = rows.reshape(-1, self.layout.inputs)
+            if core is None:
+                codes, scale = choose_scales(groups, middle)
+            else:
+                codes = np.empty(groups.shape, np.uint8)
+                scale = np.empty(len(groups), np.float16)
+                divisors = np.array(DIVISORS[middle], np.float32)
+                core.search_codes(
+                    packing_pool(), groups, middle, divisors, codes, scale.view(np.uint16)
+                )
+            found = BlockRows(codes.reshape(rows.shape), scale.reshape(len(rows), -1))
+            packed.fill(panel, found)
+        return packed
 
 
 @register("format", "q4_1", exact=False)

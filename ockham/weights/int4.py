@@ -11,17 +11,28 @@ import numpy.typing as npt
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.core.registry import register
-from ockham.core.seams import Array, Floats
+from ockham.core.seams import Array, Floats, Role
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.adopting import adopted_panels
-from ockham.weights.panels import OUTPUTS, from_panels, panels, quantise, row_panels, to_panels
+from ockham.weights.panels import (
+    OUTPUTS,
+    add_group,
+    from_panels,
+    panels,
+    quantise,
+    row_panels,
+    to_panels,
+)
+from ockham.weights.scales import DIVISORS, check_scales, choose_scales
 
 GROUPS = (32, 64, 128)
 """The inputs that may share a scale."""
 
-DIVISORS = (8.0, 7.0, 7.4, 7.7, 8.3, 8.7, 9.2, 10.0)
-"""A group's scale is -extreme / d for the best of these d: see `choose_scales`."""
+NARROW = 1024
+"""Inputs below which every matrix takes five bits: small models lose more, and weigh little."""
+
+FIVE_BIT_GROUP = 32
 
 PANELS_AT_ONCE = 16
 """Panels that the plain product widens at a time."""
@@ -64,8 +75,7 @@ class Int4Linear:
         """For each group in turn: y = fma(float(sum of a * (code - zero)), scale_x * scale_w, y),
         where a are the group's inputs as int8 (`quantise`).
 
-        The sums are exact in fp32. The fma is done in float64, whose two roundings differ from one
-        in about one case of 2^29.
+        The sums are exact in fp32.
         """
         groups = self.in_features // self.group
         values, scale_x = quantise(x.reshape(len(x), groups, self.group))
@@ -75,10 +85,9 @@ class Int4Linear:
             part = slice(first, first + PANELS_AT_ONCE)
             codes, scale_w = self._widened(part)  # (outputs, G, group), (outputs, G)
             sums = by_group @ codes.transpose(1, 2, 0)  # (G, M, outputs)
-            y = np.zeros(sums.shape[1:], np.float64)
+            y = np.zeros(sums.shape[1:], np.float32)
             for g in range(groups):
-                both = scale_x[:, g] * scale_w[:, g]
-                y = (y + sums[g].astype(np.float64) * both).astype(np.float32).astype(np.float64)
+                y = add_group(y, sums[g], scale_x[:, g] * scale_w[:, g])
             product[:, first * OUTPUTS : first * OUTPUTS + len(codes)] = y
         return product[:, : self.out_features]
 
@@ -120,37 +129,6 @@ class Int4Linear:
         return wide - from_panels(self.zero[part][..., None])[:, :, None], scale
 
 
-def choose_scales(values: Floats) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
-    """Codes (..., group) and scales (...,) of groups (..., group) of weights.
-
-    `extreme` is a group's weight of largest magnitude, the first of equals. Of the scales
-    -extreme / d rounded to fp16 (d = 8 puts it exactly at code 0, less leaves room, more clips it)
-    that with the smallest sum of squared errors is taken, the first of equals. The order of that
-    sum is fixed (16 lanes, then halves of them), so that the compiled packer chooses the same.
-    """
-    index = np.abs(values).argmax(axis=-1)[..., None]
-    extreme = np.take_along_axis(values, index, axis=-1)
-    best_codes = np.zeros(values.shape, np.float32)
-    best_scale = np.zeros(extreme.shape, np.float16)
-    best_error = np.full(extreme.shape, np.inf, np.float32)
-    for divisor in DIVISORS:
-        scale = (extreme / np.float32(-divisor)).astype(np.float16)
-        wide = scale.astype(np.float32)
-        inverse = np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide != 0)
-        codes = np.clip(np.rint(values * inverse), -8, 7)
-        squares = np.square(values - codes * wide)
-        lanes = np.zeros((*values.shape[:-1], 16), np.float32)
-        for start in range(0, values.shape[-1], 16):
-            lanes = lanes + squares[..., start : start + 16]
-        for half in (8, 4, 2, 1):
-            lanes = lanes[..., :half] + lanes[..., half : 2 * half]
-        better = lanes < best_error
-        best_error = np.where(better, lanes, best_error)
-        best_scale = np.where(better, scale, best_scale)
-        best_codes = np.where(better, codes, best_codes)
-    return (best_codes + SYMMETRIC_ZERO).astype(np.uint8), best_scale[..., 0]
-
-
 @register("format", "int4", exact=False)
 class Int4:
     """Weights in 4 bits by groups of inputs, inputs in int8 by the same groups (w4a8).
@@ -162,11 +140,24 @@ class Int4:
 
     name: ClassVar[str] = "int4"
 
-    def __init__(self, group: int = 64) -> None:
-        if group not in GROUPS:
+    def __init__(self, group: int | None = None) -> None:
+        """Without a group: of 64, and mixed with 5 bits."""
+        if group is not None and group not in GROUPS:
             raise ConfigError(f"int4 has groups of {GROUPS} inputs, not of {group!r}.")
-        self.group = group
+        self.mixed = group is None
+        self.group = group = group or 64
         self.activations = f"int8 by row and group of {group}"
+
+    def beside(self, role: Role, in_features: int) -> str | None:
+        """int8 takes embeddings, head and routers. Unless a group was named, 5 bits (q5_0) take all
+        but the large matrices of feed-forward layers, and those too in a narrow model."""
+        if role in ("embedding", "head", "router"):
+            return "int8"
+        if not self.mixed or (
+            role == "gate_up" and in_features >= NARROW and in_features % self.group == 0
+        ):
+            return None
+        return "q5_0" if in_features % FIVE_BIT_GROUP == 0 else "int8"
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
         self._check(in_features)
@@ -225,8 +216,7 @@ class Int4:
         packed = self.empty(out_features, in_features)
         for panel, rows in row_panels(blocks, out_features, in_features):
             part = slice(panel, panel + len(rows) // OUTPUTS)
-            if np.abs(rows).max() >= 65504 * min(DIVISORS):
-                raise ModelError("a weight is too large for the fp16 scale of its group.")
+            check_scales(rows, min(DIVISORS[SYMMETRIC_ZERO]))
             if core is None:
                 codes, scale = choose_scales(rows.reshape(len(rows), -1, self.group))
                 packed.fill(panel, codes.reshape(len(rows), -1), scale)

@@ -15,7 +15,7 @@ from ockham.weights.bf16 import Bf16Linear
 from ockham.weights.block_types import BLOCK_FORMATS
 from ockham.weights.fp32 import Fp32Linear
 from ockham.weights.int4 import GROUPS, Int4, Int4Linear
-from ockham.weights.int8 import Int8
+from ockham.weights.int8 import GROUP, Int8, Int8Linear
 from ockham.weights.panels import to_panels
 from ockham.weights.rows_or_panels import FloatMatrix, panels_in_place
 from ockham.weights.stacked import StackedLinear, parts_of
@@ -36,7 +36,7 @@ class StoredMatrix:
     @property
     def format_name(self) -> str:
         """As `--quantization` names it: "int4:64"."""
-        return f"{self.format}:{self.group}" if self.group else self.format
+        return f"{self.format}:{self.group}" if self.format == "int4" else self.format
 
     def blank(self) -> Linear:
         """The matrix with zeroed arrays in panels, of which no page is touched yet."""
@@ -48,7 +48,7 @@ class StoredMatrix:
         if self.format == "int4":
             return Int4(self.group).empty(*shape, self.zeros)
         if self.format == "int8":
-            return Int8().empty(*shape)
+            return Int8(self.group).empty(*shape)
         matrix = Bf16Linear(*shape) if self.format == "bf16" else Fp32Linear(*shape)
         matrix.see_as_panels()
         return matrix
@@ -66,7 +66,9 @@ def stored_matrix(linear: Linear) -> StoredMatrix:
         return stacked([stored_matrix(part) for part in linear.parts])
     if isinstance(linear, Int4Linear):
         return StoredMatrix("int4", *shape, linear.group, linear.zero is not None)
-    if linear.format not in ("fp32", "bf16", "int8", *BLOCK_FORMATS):
+    if isinstance(linear, Int8Linear):
+        return StoredMatrix("int8", *shape, linear.group)
+    if linear.format not in ("fp32", "bf16", *BLOCK_FORMATS):
         raise ModelError(f"weights in {linear.format!r} cannot be written to a directory.")
     return StoredMatrix(linear.format, *shape)
 
@@ -119,7 +121,8 @@ def read_record(values: Any) -> StoredMatrix:
         return matrix
     if matrix.format not in ("fp32", "bf16", "int8", "int4", *BLOCK_FORMATS):
         raise ValueError(f"its format is {matrix.format!r}")
-    if matrix.format == "int4" and matrix.group not in GROUPS:
+    groups = {"int4": GROUPS, "int8": (0, GROUP)}.get(matrix.format, (0,))
+    if type(matrix.group) is not int or matrix.group not in groups:
         raise ValueError(f"its group is {matrix.group!r}")
     return matrix
 

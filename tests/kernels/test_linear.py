@@ -10,7 +10,7 @@ from ockham.kernels.native import core, reason
 from ockham.weights.bf16 import Bf16
 from ockham.weights.fp32 import Fp32
 from ockham.weights.int4 import Int4, Int4Linear
-from ockham.weights.int8 import Int8
+from ockham.weights.int8 import Int8, grouped, hadamard
 
 if core is None:
     pytest.skip(reason, allow_module_level=True)
@@ -22,6 +22,7 @@ FORMATS = {
     "fp32": Fp32(),
     "bf16": Bf16(),
     "int8": Int8(),
+    "int8-adopted": Int8(0),
     "int4-32": Int4(32),
     "int4-64": Int4(64),
     "int4-128": Int4(128),
@@ -36,11 +37,17 @@ def normal(rows: int, columns: int, seed: int) -> np.ndarray:
 
 
 def packed(name: str, outputs: int, inputs: int, seed: int = 0) -> Linear:
-    """A packed matrix of random weights; with random zero points for "int4-zeros"."""
+    """A packed matrix of random weights; of random codes for "int8-adopted" and "int4-zeros"."""
+    random = np.random.default_rng(seed)
+    if name == "int8-adopted":
+        held = Int8(0).empty(outputs, inputs)
+        shape = (len(held.weight) * 16, inputs)
+        codes = random.integers(-127, 128, shape, np.int8)
+        held.fill(0, codes, random.uniform(0.01, 0.02, len(codes)).astype(np.float32))
+        return held
     if name != "int4-zeros":
         weight = normal(outputs, inputs, seed)
         return FORMATS[name].pack(outputs, inputs, iter([weight]))
-    random = np.random.default_rng(seed)
     matrix = Int4(32).empty(outputs, inputs, zeros=True)
     rows, groups = len(matrix.weight) * 16, inputs // 32
     codes = random.integers(0, 16, (rows, inputs), np.uint8)
@@ -78,7 +85,7 @@ def test_a_row_has_the_same_bits_whatever_the_batch(
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("name", ["fp32", "bf16", "int8", "int4-128", "int4-zeros"])
+@pytest.mark.parametrize("name", ["fp32", "bf16", "int8", "int8-adopted", "int4-128", "int4-zeros"])
 def test_a_row_of_a_long_prompt_has_the_bits_that_it_has_alone(name: str, isa: core.Isa) -> None:
     # Long enough for tiles of rows, and for K to be cut into ranges that resume.
     matrix = packed(name, 48, 17 * 512)
@@ -98,7 +105,7 @@ def test_products_are_what_the_plain_twin_says(
     x = normal(9, inputs, 1)
     expected = matrix.matmul(x)
     actual = product(matrix, x, isa)
-    if name == "int8" or (name.startswith("int4") and isa != core.Isa.PORTABLE):
+    if name.startswith("int") and isa != core.Isa.PORTABLE:
         assert actual.tobytes() == np.ascontiguousarray(expected).tobytes()
     else:
         assert np.abs(actual - expected).max() <= 2e-6 * np.abs(expected).max()
@@ -106,7 +113,7 @@ def test_products_are_what_the_plain_twin_says(
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("inputs", [1, 2, 3, 5, 17, 63, 65, 131])
-@pytest.mark.parametrize("name", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("name", ["fp32", "bf16", "int8", "int8-adopted"])
 def test_numbers_of_inputs_that_fill_no_step(name: str, inputs: int, isa: core.Isa) -> None:
     matrix = packed(name, 18, inputs)
     x = normal(5, inputs, 1)
@@ -116,7 +123,7 @@ def test_numbers_of_inputs_that_fill_no_step(name: str, inputs: int, isa: core.I
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_int8_does_not_saturate(isa: core.Isa) -> None:
-    matrix = Int8().empty(16, 1024)
+    matrix = Int8(0).empty(16, 1024)
     for weight in (-128, -127, 127):
         matrix.fill(0, np.full((16, 1024), weight, np.int8), np.ones(16, np.float32))
         for sign in (1, -1):
@@ -146,7 +153,7 @@ def test_avx2_and_avx512_agree_to_the_bit(name: str) -> None:
     matrix, x = packed(name, 100, 640), normal(7, 640, 1)
     wide = product(matrix, x, core.Isa.AVX512)
     assert wide.tobytes() == product(matrix, x, core.Isa.AVX2).tobytes()
-    if name in ("bf16", "int8"):
+    if name == "bf16":
         assert wide.tobytes() == product(matrix, x, core.Isa.PORTABLE).tobytes()
 
 
@@ -167,9 +174,10 @@ def test_inputs_are_rounded_as_the_format_says(name: str, isa: core.Isa) -> None
         return
     from ockham.weights.panels import quantise
 
-    group = 96 if name == "int8" else 32
-    expected, expected_scales = quantise(x.reshape(len(x), -1, group))
-    assert (values.view(np.int8)[:, :96].reshape(expected.shape) == expected).all()
+    groups = hadamard(grouped(x)) if name == "int8" else x.reshape(len(x), -1, 32)
+    expected, expected_scales = quantise(groups)
+    count = groups[0].size  # 96, or with the zeros that fill the last group, 128
+    assert (values.view(np.int8)[:, :count].reshape(expected.shape) == expected).all()
     assert scales.tobytes() == expected_scales.tobytes()
     assert (offsets == -(128 if name == "int8" else 8) * expected.sum(-1)).all()
 
@@ -205,11 +213,12 @@ def test_every_instruction_set_packs_the_same_bits(name: str, isa: core.Isa) -> 
     weight[5, :32] *= 1e-6  # a subnormal fp16 scale
     expected = FORMATS[name].pack(48, 256, iter([weight]))
     again = FORMATS[name].empty(48, 256)  # type: ignore[union-attr]
-    flat: list[Array] = [again.weight.reshape(-1), again.scale.reshape(-1)]
+    weights: Array = again.weight.reshape(-1)
+    scales = again.scale.reshape(-1).view(np.uint16)
     if isinstance(again, Int4Linear):
-        core.pack_int4(POOLS[2], isa, weight, again.group, flat[0], flat[1].view(np.uint16))
+        core.pack_int4(POOLS[2], isa, weight, again.group, weights, scales)
     else:
-        core.pack_int8(POOLS[2], isa, weight, flat[0], flat[1])
+        core.pack_int8(POOLS[2], isa, weight, weights, scales)
     for array in ("weight", "scale"):
         assert again.arrays[array].tobytes() == expected.arrays[array].tobytes()
 
@@ -237,6 +246,8 @@ def test_wrong_arrays_are_refused_with_a_sentence() -> None:
         core.linear(POOLS[1], core.detect(), matrix, normal(1, 63, 0))
     with pytest.raises(ValueError, match="should be 1024 bytes, not 64"):
         core.matrix(core.Kind.INT8, 16, 64, np.zeros(64, np.uint8))
+    with pytest.raises(ValueError, match="int8 has groups of 64 inputs"):
+        core.matrix(core.Kind.INT8, 16, 64, np.zeros(64, np.uint8), group=32)
     with pytest.raises(ValueError, match="groups of a multiple of 32"):
         core.matrix(core.Kind.INT4, 16, 64, np.zeros(64, np.uint8), group=48)
     with pytest.raises(RuntimeError, match="no instruction set is called 'mmx'"):

@@ -39,7 +39,7 @@ def convert(source: Path, out: Path, *flags: str, text: str = TEXT, name: str = 
 def test_second_moments_are_summed_over_all_products() -> None:
     rng = np.random.default_rng(0)
     linear = Fp32().pack(3, 8, [rng.standard_normal((3, 8)).astype(np.float32)])
-    observed = Observed("w", linear)
+    observed = Observed("w", linear, "down")
     parts = [rng.standard_normal((n, 8)).astype(np.float32) for n in (4, 1)]
     for x in parts:
         assert (observed.matmul(x) == linear.matmul(x)).all()
@@ -77,8 +77,8 @@ def test_every_product_errs_less_on_the_text(
     source = tiny_llama(tmp_path / "model", **SIZES)
     result = convert(source, tmp_path / "out")
     assert result.exit_code == 0, result.output
-    exact, plain, fitted = load(source), load(source, "int4"), load(tmp_path / "out")
-    assert fitted.weight_format == "int4"
+    exact, plain, fitted = load(source), load(source, "int4:64"), load(tmp_path / "out")
+    assert fitted.weight_format == "int4+int8"
     compared = 0
     for ops in zip(*(m.program.ops for m in (exact, plain, fitted)), strict=True):
         if not isinstance(ops[0], AttentionInput | FeedForward):
@@ -126,7 +126,7 @@ def test_an_expert_that_nobody_chose_is_packed_as_without_text(tmp_path: Path) -
     source = tiny_mixtral(tmp_path / "model", experts=16, **SIZES)
     result = convert(source, tmp_path / "out", text="import os")
     assert result.exit_code == 0, result.output
-    assert load(tmp_path / "out").weight_format == "int4"
+    assert load(tmp_path / "out").weight_format == "int4+int8"
 
 
 @pytest.mark.parametrize(

@@ -231,10 +231,10 @@ def test_what_cannot_be_packed_leaves_no_model_behind(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"down_proj\.weight': 80 inputs cannot be cut into groups"
     ):
-        convert(tmp_path / "model", tmp_path / "out", "int4")
+        convert(tmp_path / "model", tmp_path / "out", "int4:64")
     assert not (tmp_path / "out" / "config.json").exists()
     with pytest.raises(ModelError, match=r"down_proj\.weight': 80 inputs cannot be cut into"):
-        load(tmp_path / "model", quantization="int4")
+        load(tmp_path / "model", quantization="int4:64")
 
 
 def test_a_conversion_that_breaks_off_is_not_taken_for_a_model(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def change_header(path: Path, change: Callable[[dict[str, Any]], object]) -> Non
 
 def test_directories_of_another_version_or_damaged_are_refused(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "model", **SIZES)
-    out = convert(tmp_path / "model", tmp_path / "out", "int4")
+    out = convert(tmp_path / "model", tmp_path / "out", "int4:64")
     weights = out / "model.safetensors"
     whole = weights.read_bytes()
 

@@ -16,6 +16,8 @@ class Fidelity(msgspec.Struct, kw_only=True):
     """Nats."""
     kl_p99: float
     positions: int
+    perplexity_ratio: float | None = None
+    """That of the approximate one over that of the exact one, on texts."""
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -39,6 +41,12 @@ class Row(msgspec.Struct, kw_only=True):
     identical: bool | None = None
     """Whether every token was the same with and without; None where that has no meaning."""
     fidelity: Fidelity | None = None
+    real_fidelity: Fidelity | None = None
+    """The same on a model that was trained on the real world, which `real_model` names, or says why
+    it was not measured."""
+    twin_fidelity: Fidelity | None = None
+    """And on its twin whose weights lie on no grid: see `real_model.py`."""
+    real_model: str = ""
     scores: tuple[float, float] | None = None
     """The share of right answers without and with an approximate technique."""
     perplexity: tuple[float, float] | None = None
@@ -68,6 +76,9 @@ class Row(msgspec.Struct, kw_only=True):
             parts.append("same tokens" if self.identical else "TOKENS DIFFER: a defect")
         if self.fidelity is not None:
             parts.append(f"{1 - self.fidelity.agreement:.1%} of the likeliest tokens change")
+        if self.twin_fidelity is not None:
+            change = 1 - self.twin_fidelity.agreement
+            parts.append(f"{change:.1%} on {self.real_model}")
         if self.scores is not None:
             parts.append(
                 f"{self.scores[0]:.0%} of the answers right without, {self.scores[1]:.0%} with"
