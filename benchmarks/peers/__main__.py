@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from benchmarks.peers.environments import (
     weight_bytes,
 )
 from benchmarks.peers.peers import CONFIGURATIONS, PEERS, Configuration
+from benchmarks.peers.quality import NoModel, make_real_checkpoint, measure, real_model
 from benchmarks.peers.report import report as written
 from benchmarks.peers.results import Results
 from benchmarks.peers.rounds import Run
@@ -29,6 +31,7 @@ from benchmarks.peers.workloads import WORKLOADS, Drafts, Workload, takes_part
 from ockham.cli.machine import instruction_sets, measure_limits, memory_bytes, processor
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.native import core
+from ockham.lab.evidence.real_model import TEXTS
 
 FOLDER = REPOSITORY / "build" / "peers"
 RESULTS = REPOSITORY / "benchmarks" / "RESULTS.md"
@@ -77,7 +80,7 @@ def setup(folder: Path, chosen: str) -> None:
         try:
             convert(place, each, say)
             if any(isinstance(task, Drafts) and takes_part(each, task) for task in WORKLOADS):
-                convert(place, each, say, answering=True)
+                convert(place, each, say, "answering")
         except SetupFailed as error:
             failures += 1
             say(f"{each.title} cannot be given the model: {error}")
@@ -154,6 +157,33 @@ def report(out: Path, results: tuple[Path, ...]) -> None:
     records = [record for path in files for record in Results(path).records]
     out.write_text(written(records))
     say(f"wrote {out}")
+
+
+@main.command()
+@folder_option
+@configurations_option
+@click.option("--threads", type=click.IntRange(1), default=THREADS, show_default=True)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=FOLDER / "results.jsonl",
+    help="File to add results to.  [default: in build/peers]",
+)
+def quality(folder: Path, chosen: str, threads: int, results: Path) -> None:
+    """Measure how far each configuration is from a real unquantised model."""
+    place = Folder(folder)
+    texts = json.loads(TEXTS.read_text("utf-8"))
+    try:
+        make_real_checkpoint(place.real_checkpoint, real_model())
+    except NoModel as error:
+        raise click.ClickException(str(error)) from None
+    ready = []
+    for each in configurations(chosen):
+        if place.python(PEERS[each.peer]).exists():
+            ready.append(each)
+        else:
+            say(f"{each.title} is not set up and is left out.")
+    measure(place, ready, texts, threads, Results(results), say)
 
 
 def session(place: Folder, ready: list[Configuration], threads: int) -> dict[str, object]:

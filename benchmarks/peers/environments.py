@@ -46,14 +46,24 @@ class Folder:
     def answering_checkpoint(self) -> Path:
         return self.path / "answering"
 
+    @property
+    def real_checkpoint(self) -> Path:
+        return self.path / "real"
+
+    def checkpoint_of(self, which: str) -> Path:
+        """The random checkpoint, or that of a `which`: "answering" (answering.py) or "real"
+        (quality.py)."""
+        kinds = {"": self.checkpoint, "answering": self.answering_checkpoint}
+        return kinds.get(which, self.real_checkpoint)
+
     def python(self, peer: Peer) -> Path:
         if peer.name == OCKHAM:
             return Path(sys.executable)
         return self.path / "environments" / peer.name / "bin" / "python"
 
-    def model(self, configuration: Configuration, answering: bool = False) -> Path:
-        """The converted model; `answering`: the one that answers."""
-        prefix = "answering-" if answering else ""
+    def model(self, configuration: Configuration, which: str = "") -> Path:
+        """The converted model of `checkpoint_of(which)`."""
+        prefix = f"{which}-" if which else ""
         return self.path / "models" / f"{prefix}{configuration.model_name}"
 
     def log(self, name: str) -> Path:
@@ -118,16 +128,13 @@ def install(folder: Folder, peer: Peer, say: Say) -> None:
     done.write_text(json.dumps(peer.requirements))
 
 
-def convert(
-    folder: Folder, configuration: Configuration, say: Say, answering: bool = False
-) -> None:
-    """Write the checkpoint, or the one that answers, in the configuration's format. Raises
-    SetupFailed."""
-    target = folder.model(configuration, answering)
+def convert(folder: Folder, configuration: Configuration, say: Say, which: str = "") -> None:
+    """Write `checkpoint_of(which)` in the configuration's format. Raises SetupFailed."""
+    target = folder.model(configuration, which)
     if target.exists():
         return
-    say(f"converting {'what answers ' if answering else ''}for {configuration.title} ...")
-    checkpoint = folder.answering_checkpoint if answering else folder.checkpoint
+    say(f"converting the {which or 'random'} model for {configuration.title} ...")
+    checkpoint = folder.checkpoint_of(which)
     work = target.with_name(target.name + ".partial")
     _remove(work)
     work.mkdir(parents=True)

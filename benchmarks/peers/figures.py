@@ -57,6 +57,9 @@ class Figures:
             for each in records
             if each["kind"] in ("failure", "skipped")
         }
+        self.quality = {
+            each["configuration"]: each for each in records if each["kind"] == "quality"
+        }
         self.commits = _rounds_by_commit(records)
         every_run = [each for each in records if each["kind"] == "run"]
         runs = [each for each in every_run if each["others_share"] <= DISTURBED_SHARE]
@@ -127,6 +130,16 @@ class Figures:
             for theirs in self.configurations(workload, ours.bits):
                 if not theirs.is_ockham and (ratio := self.ratio(workload, ours, theirs)):
                     yield ours, theirs, ratio
+
+    def kl(self, configuration: Configuration) -> float | None:
+        """KL of the configuration to the unquantised real model, in nats a token, if measured."""
+        found = self.quality.get(configuration.name)
+        return None if found is None else float(found["kl"])
+
+    def no_worse(self, ours: Configuration, theirs: Configuration) -> bool:
+        """Whether both were measured, and theirs is no farther from the real model than ours."""
+        our_kl, their_kl = self.kl(ours), self.kl(theirs)
+        return our_kl is not None and their_kl is not None and their_kl <= our_kl
 
     def agreement(self, one: str, other: str) -> tuple[int, int]:
         """First tokens of the same prompts: how many are equal, of how many."""

@@ -28,7 +28,7 @@ def reading(figures: Figures) -> Iterator[str]:
         MEMORY: "Peak memory",
     }
     for workload, title in titles.items():
-        yield from _standing(title, list(figures.comparisons(workload)))
+        yield from _standing(title, list(figures.comparisons(workload)), figures)
     yield from _shares(figures, "decode-1", DECODE_SHARE, "the bandwidth")
     yield from _shares(figures, "prefill-512", PREFILL_SHARE, "the arithmetic rate")
     yield from _shares(figures, "prefill-2048", PREFILL_SHARE, "the arithmetic rate")
@@ -37,8 +37,9 @@ def reading(figures: Figures) -> Iterator[str]:
     yield from _beyond_weights(figures)
 
 
-def _standing(title: str, compared: list[Compared]) -> Iterator[str]:
-    """Ahead and behind are said only where the interval leaves no doubt."""
+def _standing(title: str, compared: list[Compared], figures: Figures) -> Iterator[str]:
+    """Ahead and behind are said only where the interval leaves no doubt. Of those ahead of Ockham
+    it is said which are no farther from the real model."""
     single = [ratio.value for _, _, ratio in compared if ratio.pairs == 1]
     if single:
         yield (
@@ -53,7 +54,8 @@ def _standing(title: str, compared: list[Compared]) -> Iterator[str]:
     line = f"- **{title}**: Ockham is ahead in {len(ahead)} of {len(compared)} comparisons"
     if behind:
         line += f", behind in {len(behind)}: " + ", ".join(
-            f"{ours.precision} of {theirs.title} ({ratio.value:.2f})"
+            f"{ours.precision} of {theirs.title} ({ratio.value:.2f}"
+            f"{_closer(figures, ours, theirs)})"
             for ours, theirs, ratio in sorted(behind, key=lambda each: each[2].value)
         )
     elif len(ahead) < len(compared):
@@ -61,6 +63,12 @@ def _standing(title: str, compared: list[Compared]) -> Iterator[str]:
     undecided = len(compared) - len(ahead) - len(behind)
     line += f"; {undecided} undecided" if undecided else ""
     yield line + "."
+
+
+def _closer(figures: Figures, ours: Configuration, theirs: Configuration) -> str:
+    if figures.kl(ours) is None or figures.kl(theirs) is None:
+        return ""
+    return ", at no larger KL" if figures.no_worse(ours, theirs) else ", at a larger KL"
 
 
 def _shares(figures: Figures, workload: str, target: float, of: str) -> Iterator[str]:

@@ -39,7 +39,8 @@ geometric mean, a 95% interval (Student's, of the logarithms) and the number of 
 larger of weight and state bytes over the bandwidth, and operations over the median arithmetic rate)
 over the time taken. The bandwidth is the one beside the run: while an engine decodes it is stopped
 every quarter of a second for as long as one pass over 256 MB takes, which does not count as its
-time. Only speeds are compared: random weights have no quality.
+time. Random weights have no quality: KL is that of the same configuration of a real model (see
+*How far from the model*).
 """
 
 
@@ -59,6 +60,7 @@ def report(records: Sequence[Record]) -> str:
     parts += _commits(figures)
     parts.append("## What is read from it\n")
     parts.append("\n".join(reading(figures)) + "\n")
+    parts += _quality(figures)
     for workload in WORKLOADS:
         if isinstance(workload, (Returning, Warm, Drafts)):
             continue
@@ -109,6 +111,42 @@ def _commits(figures: Figures) -> Iterator[str]:
         yield f"Commits of Ockham that were measured: {'; '.join(each)}.\n"
 
 
+def _kl(figures: Figures, each: Configuration) -> str:
+    found = figures.kl(each)
+    return "not measured" if found is None else f"{found:.4f}"
+
+
+def _quality(figures: Figures) -> Iterator[str]:
+    measured = [each for each in CONFIGURATIONS if each.name in figures.quality]
+    if not measured:
+        return
+    first = figures.quality[measured[0].name]
+    yield "## How far from the model\n"
+    yield (
+        f"{first['model']}, rounded to bf16 and converted for each engine as the random "
+        f"checkpoint is, beside the same model in fp32, at {first['positions']:,} positions of "
+        "the texts in ockham/lab/evidence/real_texts.json: KL divergence in nats a token, how often the "
+        "likeliest token is the same, perplexity beside that of fp32, and the size of the "
+        "converted file. Each engine computed its own logits.\n"
+    )
+    yield "| configuration | bits | KL | agreement | perplexity | MB |\n|---|---|---|---|---|---|"
+    for bits in BITS:
+        rows = [each for each in measured if each.bits == bits]
+        for each in sorted(rows, key=lambda row: figures.quality[row.name]["kl"]):
+            found = figures.quality[each.name]
+            yield _row(
+                [
+                    each.title,
+                    str(bits),
+                    f"{found['kl']:.4f}",
+                    f"{found['agreement']:.1%}",
+                    f"x {found['perplexity_ratio']:.3f}",
+                    f"{found['file_bytes'] / 1e6:.0f}",
+                ]
+            )
+    yield ""
+
+
 def _section(figures: Figures, workload: Tabled) -> Iterator[str]:
     tables = [table for bits in BITS for table in _table(figures, workload, bits)]
     if tables:
@@ -145,7 +183,7 @@ def _table(figures: Figures, workload: Tabled, bits: int) -> Iterator[str]:
         return
     ours = [each for each in rows if each.is_ockham]
     mixed = isinstance(workload, Mixed)
-    heads = [f"{bits} bits", "tokens/s" if not _in_seconds(workload) else "seconds"]
+    heads = [f"{bits} bits", "KL", "tokens/s" if not _in_seconds(workload) else "seconds"]
     heads += ["lowest to highest"]
     heads += ["median wait for the first token"] if mixed else []
     heads += ["of the limit"] if isinstance(workload, Batch) else []
@@ -156,7 +194,7 @@ def _table(figures: Figures, workload: Tabled, bits: int) -> Iterator[str]:
         samples = figures.samples(workload.name, each)
         values = [sample.value for sample in samples]
         digits = 2 if _in_seconds(workload) else 1 if min(values) < 100 else 0
-        cells = [each.title, f"{statistics.median(values):.{digits}f}"]
+        cells = [each.title, _kl(figures, each), f"{statistics.median(values):.{digits}f}"]
         cells.append(f"{min(values):.{digits}f} to {max(values):.{digits}f}")
         if mixed:
             waits = [sample.first_token_s for sample in samples if sample.first_token_s is not None]

@@ -227,7 +227,7 @@ class Run:
         )
 
     def _load(self, worker: Worker, each: Configuration, answering: bool = False) -> str:
-        path = str(self.folder.model(each, answering).resolve())
+        path = str(self.folder.model(each, "answering" if answering else "").resolve())
         answer = worker.ask(do="load", path=path, precision=each.precision, threads=self.threads)
         return str(answer["version"])
 

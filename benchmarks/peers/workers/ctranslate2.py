@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import ctranslate2
+import numpy as np
 
 from benchmarks.peers.workers.serve import Arrival, Generated, Served, one_after_another, serve
 
@@ -40,6 +41,11 @@ class CTranslate2:
         end = time.perf_counter()
         tokens = [list(result.sequences_ids[0]) for result in results]
         return Generated(tokens, start, max(first.values()), end)
+
+    def write_logits(self, prompt: list[int], out: str) -> None:
+        texts = [[self._vocabulary[token] for token in prompt]]
+        found = self._generator.forward_batch(texts, return_log_probs=False)
+        np.save(out, np.asarray(found.to(ctranslate2.DataType.float32))[0])
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
         return one_after_another(self, trace)

@@ -26,6 +26,8 @@ from benchmarks.peers.workers.serve import (
 from benchmarks.peers.workers.slots import SLOTS, Slots
 
 BATCH_TOKENS = 2048
+LOGITS_TOKENS = 256
+"""Whose logits are held at a time."""
 MIXED_BATCH_TOKENS = 512
 """With a long batch those that already run would wait for all of a prompt."""
 
@@ -73,6 +75,11 @@ class Context:
             raise RuntimeError(f"llama_decode returned {status}.")
         self._batch.n_tokens = 0
         return [self._best(index) for index in indices]
+
+    def logits(self, index: int) -> np.ndarray:
+        """A copy of the logits at an index of the batch that ran last."""
+        found = ll.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(found, (self._vocabulary,)).copy()
 
     def forget(self, sequence: int, from_position: int) -> None:
         """Drop the keys and values of a sequence from a position on."""
@@ -178,6 +185,19 @@ class LlamaCpp:
             if right < len(draft):
                 context.forget(0, len(text) - 1)
         return Generated([text[len(prompt) :]], start, first, time.perf_counter())
+
+    def write_logits(self, prompt: list[int], out: str) -> None:
+        context = self._context(1, len(prompt))
+        rows: list[np.ndarray] = []
+        try:
+            for start in range(0, len(prompt), LOGITS_TOKENS):
+                part = prompt[start : start + LOGITS_TOKENS]
+                indices = [context.add(token, start + i, 0, True) for i, token in enumerate(part)]
+                context.run([])
+                rows += [context.logits(index) for index in indices]
+        finally:
+            context.close()
+        np.save(out, np.stack(rows))
 
     def _serve(self, trace: list[Arrival], slots: int, at_once: int, reuse: bool) -> list[Served]:
         longest = max(len(each.prompt) + each.new_tokens for each in trace)

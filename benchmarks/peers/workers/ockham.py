@@ -6,6 +6,8 @@ import gc
 import time
 from collections import deque
 
+import numpy as np
+
 import ockham
 from benchmarks.peers.workers.serve import (
     MAX_SEQUENCES,
@@ -76,6 +78,16 @@ class Ockham:
         end = time.perf_counter()
         tokens = [list(stream.output.outputs[0].token_ids) for stream in streams]
         return Generated(tokens, start, first, end)
+
+    def write_logits(self, prompt: list[int], out: str) -> None:
+        engine, rows = self._llm.engine, []
+        engine.on_scored = lambda _, logits: rows.append(logits.copy())
+        scored = SamplingParams(temperature=0.0, max_tokens=0, prompt_logprobs=0)
+        try:
+            self._llm.generate({"prompt_token_ids": prompt}, scored, use_tqdm=False)
+        finally:
+            engine.on_scored = None
+        np.save(out, np.concatenate(rows))
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
         self._set_reuse(False)

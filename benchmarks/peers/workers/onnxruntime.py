@@ -40,6 +40,13 @@ class OnnxRuntime:
         ]
         return Generated(tokens, start, first, end)
 
+    def write_logits(self, prompt: list[int], out: str) -> None:
+        params = og.GeneratorParams(self._model)
+        params.set_search_options(batch_size=1, max_length=len(prompt) + 1, do_sample=False)
+        generator = og.Generator(self._model, params)
+        generator.append_tokens(np.array([prompt], np.int32))
+        np.save(out, np.asarray(generator.get_output("logits"), np.float32)[0])
+
     def mixed(self, trace: list[Arrival]) -> list[Served]:
         return one_after_another(self, trace)
 

@@ -13,6 +13,9 @@ each with one line:
         {"served": [[tokens, begun_s, first_s, end_s], ..]}
     {"do": "drafts", "prompt": [..], "new_tokens": N, "drafted": 16}
         {"tokens": [..], "start": T, "first": T, "end": T}
+    {"do": "logits", "prompt": [..], "out": PATH}
+        {}, and the file holds a NumPy array, float32 (tokens, vocabulary), the last row left out
+        perhaps: the logits after each token
 
 Prompts and tokens are ids, decoding is greedy, no token ends a sequence. S are seconds from the
 start of the call, T are moments on the clock of `time.perf_counter`, which all processes of a
@@ -105,6 +108,14 @@ class Drafting(Engine, Protocol):
         """Continue a prompt with up to `drafted` drafted tokens in each step; 0: without drafts."""
 
 
+@runtime_checkable
+class Scoring(Engine, Protocol):
+    """An engine that shows its logits."""
+
+    def write_logits(self, prompt: list[int], out: str) -> None:
+        """Write the logits after each token of a prompt: see the request `logits`."""
+
+
 Load = Callable[[str, str, int], Engine]
 """Path, precision and threads -> engine."""
 
@@ -171,6 +182,11 @@ def _answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
         run = engine.drafting(request["prompt"], request["new_tokens"], request["drafted"])
         moments = {"start": run.start, "first": run.first, "end": run.end}
         return {"tokens": run.tokens[0], **moments}
+    if request["do"] == "logits":
+        if not isinstance(engine, Scoring):
+            raise ValueError("the engine does not show its logits.")
+        engine.write_logits(request["prompt"], request["out"])
+        return {}
     raise ValueError(f"there is no request {request['do']!r}.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -45,6 +46,10 @@ class Transformers:
         end = time.perf_counter()
         assert clock.first is not None, "a criterion is asked after each token"
         return Generated(output[:, ids.shape[1] :].tolist(), start, clock.first, end)
+
+    def write_logits(self, prompt: list[int], out: str) -> None:
+        found = self._model(torch.tensor([prompt])).logits
+        np.save(out, found[0].float().numpy())
 
     def mixed(self, trace: list[Arrival]) -> list[Served]:
         return one_after_another(self, trace)

@@ -116,7 +116,7 @@ def write_twin(path: Path, directory: Path, seed: int) -> None:
     _scale(tensors, source.config, np.random.default_rng(seed))
     _write(tensors, directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps({**source.config, "torch_dtype": "float32"}))
-    backend, config = read_tokenizer(path)
+    backend, config, _ = read_tokenizer(path)
     backend.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps(config))
 
