@@ -125,9 +125,9 @@ def _quality(figures: Figures) -> Iterator[str]:
     yield (
         f"{first['model']}, rounded to bf16 and converted for each engine as the random "
         f"checkpoint is, beside the same model in fp32, at {first['positions']:,} positions of "
-        "the texts in ockham/lab/evidence/real_texts.json: KL divergence in nats a token, how often the "
-        "likeliest token is the same, perplexity beside that of fp32, and the size of the "
-        "converted file. Each engine computed its own logits.\n"
+        "the texts in ockham/lab/evidence/real_texts.json: KL divergence in nats a token, how "
+        "often the likeliest token is the same, perplexity beside that of fp32, and the size of "
+        "the converted file. Each engine computed its own logits.\n"
     )
     yield "| configuration | bits | KL | agreement | perplexity | MB |\n|---|---|---|---|---|---|"
     for bits in BITS:
