@@ -268,12 +268,16 @@ class Tokenizer:
         )
 
     def check_chat_template(self) -> tuple[str | None, tuple[str, ...]]:
-        """Why the chat template is of no use, if it is, and what it leaves out. Starts the process
-        that renders chats, and remembers a template that is of no use."""
+        """Why the chat template is of no use, if it is, and what is to be said of it otherwise.
+        Starts the process that renders chats, and remembers a template that is of no use."""
         if "default" not in self._templates:
             return None, ()
         found = self.renderer.check(self.chat_template())
-        return found.fault, found.notes
+        notes = found.notes
+        if "tool_use" in self._templates:
+            other = self.renderer.check(self.chat_template("tool_use"))
+            notes += () if other.fault is None else (f"With tools: {other.fault}",)
+        return found.fault, notes
 
     @property
     def renderer(self) -> ChatRenderer:

@@ -233,6 +233,17 @@ def test_a_template_that_leaves_out_what_a_user_says_is_refused(tmp_path: Path) 
     assert any("content of user messages" in note for note in notes)
 
 
+def test_a_broken_template_for_tools_is_told_beside_a_sound_one(tmp_path: Path) -> None:
+    entries = [
+        {"name": "default", "template": CHATML},
+        {"name": "tool_use", "template": "{% for %}"},
+    ]
+    tokenizer = Tokenizer(save(byte_level_bpe(), tmp_path, chat_template=entries))
+    fault, notes = tokenizer.check_chat_template()
+    assert fault is None
+    assert any("With tools: The checkpoint's chat template is not valid" in note for note in notes)
+
+
 def test_tools_that_only_a_template_with_tools_answers_are_shown(tmp_path: Path) -> None:
     template = (
         "{% for m in messages %}{% if m.role != 'tool' or tools %}{{ m.content or '' }}{% endif %}"
