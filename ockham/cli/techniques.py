@@ -91,9 +91,10 @@ def measure(
     if every:
         _check_page(page)
     from ockham.lab.evidence import Bench, recipe_of, recipes
+    from ockham.lab.evidence.real_model import find_real_model
 
     config = engine_config(**kwargs)
-    bench = Bench(config, rounds, config.seed)
+    bench = Bench(config, rounds, config.seed, real_model=find_real_model())
     if workload is not None:
         _take_prompts(bench, workload, settings, vocab_size)
     elif settings:

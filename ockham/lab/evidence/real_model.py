@@ -54,6 +54,9 @@ def real_fidelity(path: Path, quantization: str, config: EngineConfig, seed: int
     """Of the model as its file has it, and of its twin off the grid."""
     with tempfile.TemporaryDirectory(prefix="ockham-twin-") as directory:
         write_twin(path, Path(directory), seed)
+        backend, tokenizer = read_tokenizer(path)
+        backend.save(str(Path(directory) / "tokenizer.json"))
+        (Path(directory) / "tokenizer_config.json").write_text(json.dumps(tokenizer))
         return [
             _fidelity(str(path), model, quantization, config, seed)
             for model in (str(path), directory)
@@ -106,8 +109,8 @@ def _cases(texts: Sequence[Sequence[int]]) -> list[Case]:
 
 
 def write_twin(path: Path, directory: Path, seed: int) -> None:
-    """A checkpoint in fp32 of the same function as a Llama-like GGUF file, its weights off the
-    file's grid."""
+    """A checkpoint in fp32 of the same function as a Llama-like GGUF file whose head is its table,
+    with the weights off the file's grid."""
     source = GgufSource(path)
     try:
         tensors = _tensors(source)
@@ -116,9 +119,6 @@ def write_twin(path: Path, directory: Path, seed: int) -> None:
     _scale(tensors, source.config, np.random.default_rng(seed))
     _write(tensors, directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps({**source.config, "torch_dtype": "float32"}))
-    backend, config = read_tokenizer(path)
-    backend.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def _shapes(config: dict[str, int]) -> dict[str, tuple[int, ...]]:
