@@ -109,8 +109,8 @@ def _cases(texts: Sequence[Sequence[int]]) -> list[Case]:
 
 
 def write_twin(path: Path, directory: Path, seed: int) -> None:
-    """A checkpoint in fp32 of the same function as a Llama-like GGUF file whose head is its table,
-    with the weights off the file's grid."""
+    """A checkpoint in fp32 of the same function as a Llama-like GGUF file, its weights off the
+    file's grid."""
     source = GgufSource(path)
     try:
         tensors = _tensors(source)
@@ -129,6 +129,8 @@ def _shapes(config: dict[str, int]) -> dict[str, tuple[int, ...]]:
         "model.embed_tokens": (config["vocab_size"], hidden),
         "model.norm": (hidden,),
     }
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head"] = shapes["model.embed_tokens"]
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
         shapes |= {
