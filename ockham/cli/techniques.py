@@ -102,12 +102,19 @@ def measure(
     if (name is None) != every:
         raise click.UsageError("name one technique, or take --all.")
     from ockham.lab.evidence import Bench, recipe_of, recipes
+    from ockham.lab.evidence.real_model import find_real_model
 
     if every:
         _check_page(page, recipes())
 
     config = engine_config(**kwargs)
-    bench = Bench(config, rounds, config.seed, tell=lambda line: click.echo(f"  {line}", err=True))
+    bench = Bench(
+        config,
+        rounds,
+        config.seed,
+        tell=lambda line: click.echo(f"  {line}", err=True),
+        real_model=find_real_model(),
+    )
     if workload is not None:
         _take_prompts(bench, workload, settings, vocab_size)
     elif settings:

@@ -196,6 +196,33 @@ def test_a_mixture_of_types_keeps_each_and_says_what_is_widened(tmp_path: Path) 
     assert (head.rows(np.arange(97, dtype=np.int32)) == meant["lm_head.weight"]).all()
 
 
+def test_stored_is_a_name_for_what_the_file_has(tmp_path: Path) -> None:
+    path, _ = tiny(tmp_path, "Q4_1", lm_head="Q8_0")
+    stored = load(path, quantization="stored")
+    assert set(stored.weight_format.split("+")) == {"q4_1", "q8_0"}
+    assert stored.numerics_id == load(path).numerics_id
+    with pytest.raises(ModelError, match="say 'stored', to take every matrix as the file has it"):
+        load(path, quantization="q4_1")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4", None, "fp32"])
+def test_rounding_quantised_weights_once_more_is_warned_of(
+    tmp_path: Path, quantization: str | None
+) -> None:
+    path, _ = tiny(tmp_path, "Q4_1")
+    lines: list[str] = []
+    config = EngineConfig(
+        model=str(path), quantization=quantization, max_model_len=64, max_num_seqs=2
+    )
+    load_model(config, lines.append)
+    warned = [line for line in lines if line.startswith("warning:") and "once more" in line]
+    if quantization in (None, "fp32"):
+        assert not warned
+    else:
+        assert all("quantised to Q4_1" in line and "'stored'" in line for line in warned)
+        assert any("to int8" in line for line in warned)
+
+
 def test_a_block_that_is_too_small_for_its_scale_is_zero(tmp_path: Path) -> None:
     path, _ = tiny(tmp_path, "Q4_0")
     file = GgufFile(path)

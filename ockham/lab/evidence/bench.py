@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from statistics import median
 
@@ -55,6 +56,8 @@ class Bench:
     workload_prompts: tuple[list[int], ...] = ()
     tell: Callable[[str], None] = lambda line: None
     """Told in words how far a measurement is."""
+    real_model: Path | None = None
+    """The file of a model that was trained on the real world, which formats are judged on too."""
     _engines: dict[str, Engine] = field(default_factory=dict)
 
     def engine(self, **settings: object) -> Engine:

@@ -6,7 +6,7 @@ from ockham.engine.engine import Engine
 from ockham.lab.cases import task_cases
 from ockham.lab.comparison import Comparing
 from ockham.lab.evidence.bench import Bench, greedy, requests, run
-from ockham.lab.evidence.real_model import MISSING, NAME, find_real_model, real_fidelity
+from ockham.lab.evidence.real_model import MISSING, NAME, real_fidelity
 from ockham.lab.evidence.recipe import Measure, evidence
 from ockham.lab.evidence.row import Fidelity as RowFidelity
 from ockham.lab.evidence.row import Row
@@ -51,10 +51,9 @@ def _measure(name: str, exact: bool) -> Measure:
 
 def _real_facts(bench: Bench, name: str) -> dict[str, object]:
     """What a row says of the real model; that it is not installed, where it is not."""
-    path = find_real_model()
-    if path is None:
+    if bench.real_model is None:
         return {"real_model": MISSING}
-    plain, twin = real_fidelity(path, name, bench.config, bench.seed)
+    plain, twin = real_fidelity(bench.real_model, name, bench.config, bench.seed)
     return {"real_model": NAME, "real_fidelity": plain, "twin_fidelity": twin}
 
 

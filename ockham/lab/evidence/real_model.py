@@ -54,6 +54,9 @@ def real_fidelity(path: Path, quantization: str, config: EngineConfig, seed: int
     """Of the model as its file has it, and of its twin off the grid."""
     with tempfile.TemporaryDirectory(prefix="ockham-twin-") as directory:
         write_twin(path, Path(directory), seed)
+        backend, tokenizer = read_tokenizer(path)
+        backend.save(str(Path(directory) / "tokenizer.json"))
+        (Path(directory) / "tokenizer_config.json").write_text(json.dumps(tokenizer))
         return [
             _fidelity(str(path), model, quantization, config, seed)
             for model in (str(path), directory)
@@ -116,9 +119,6 @@ def write_twin(path: Path, directory: Path, seed: int) -> None:
     _scale(tensors, source.config, np.random.default_rng(seed))
     _write(tensors, directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps({**source.config, "torch_dtype": "float32"}))
-    backend, config, _ = read_tokenizer(path)
-    backend.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def _shapes(config: dict[str, int]) -> dict[str, tuple[int, ...]]:
@@ -129,6 +129,8 @@ def _shapes(config: dict[str, int]) -> dict[str, tuple[int, ...]]:
         "model.embed_tokens": (config["vocab_size"], hidden),
         "model.norm": (hidden,),
     }
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head"] = shapes["model.embed_tokens"]
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
         shapes |= {

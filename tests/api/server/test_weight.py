@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ockham.api.server.protocol import ChatMessage
 from ockham.api.server.weight import ENTRY, weigh
+
+from ockham.api.server.protocol import ChatMessage
 
 
 class Counted(list):  # type: ignore[type-arg]
