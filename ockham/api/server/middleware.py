@@ -18,7 +18,7 @@ from ockham.api.server.caller import NOBODY, Caller, key_name, set_caller
 from ockham.api.server.errors import HttpError, as_ockham_error, error_response
 from ockham.api.server.fields import passed_over_header
 from ockham.api.server.metrics import Metrics
-from ockham.api.server.reasons import REFUSED, note_refusal, reason_for_log
+from ockham.api.server.reasons import REFUSED, note_refusal
 from ockham.api.server.serving import PASSED_OVER, new_request_id
 from ockham.api.server.settings import ServerSettings
 
@@ -106,7 +106,7 @@ class Outermost:
     def _say(scope: Scope, status: int, begin_s: float, request_id: str) -> None:
         client = scope.get("client") or ("-", 0)
         refused, passed_over = scope.get(REFUSED), scope.get(PASSED_OVER)
-        more = "" if refused is None else f": {reason_for_log(refused)}"
+        more = "" if refused is None else f": {refused}"
         if passed_over:
             more += f" (ignored fields: {passed_over_header(passed_over)})"
         access.info(

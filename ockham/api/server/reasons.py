@@ -10,7 +10,7 @@ from starlette.types import Scope
 from ockham.core.errors import InvalidRequest, OckhamError
 
 REFUSED = "ockham.refused"
-"""Where a request's scope holds the error that it was answered with."""
+"""Where a request's scope holds what it was refused with, as the log may say it."""
 MOST_CHARACTERS = 200
 
 _FOREIGN = ("messages", "structured_outputs", "response_format", "chat_template")
@@ -24,8 +24,11 @@ _QUOTED = re.compile(
 
 
 def note_refusal(scope: Scope, error: OckhamError) -> None:
-    """Remember what a request was answered with, for its line in the log."""
-    scope[REFUSED] = error
+    """Remember what a request was answered with, for its line in the log.
+
+    The error itself is not kept: its traceback holds the frames of the request, and so its body,
+    and the scope in which it would stand, until the garbage collector found the circle."""
+    scope[REFUSED] = reason_for_log(error)
 
 
 def reason_for_log(error: Any) -> str:

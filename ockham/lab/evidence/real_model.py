@@ -54,7 +54,7 @@ def real_fidelity(path: Path, quantization: str, config: EngineConfig, seed: int
     """Of the model as its file has it, and of its twin off the grid."""
     with tempfile.TemporaryDirectory(prefix="ockham-twin-") as directory:
         write_twin(path, Path(directory), seed)
-        backend, tokenizer = read_tokenizer(path)
+        backend, tokenizer, _ = read_tokenizer(path)
         backend.save(str(Path(directory) / "tokenizer.json"))
         (Path(directory) / "tokenizer_config.json").write_text(json.dumps(tokenizer))
         return [

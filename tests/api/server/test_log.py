@@ -3,12 +3,14 @@ does."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import httpx
 import psutil
 import pytest
 
@@ -161,12 +163,16 @@ def test_the_level_of_the_log_can_be_chosen(tiny, tmp_path, level, expected):
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
     try:
-        wait_for(lambda: listens(process.pid), 30)
+        wait_for(lambda: answers(process.pid), 60)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
     assert ("Listening on" in (tmp_path / "log").read_text()) == expected
 
 
-def listens(pid: int) -> bool:
-    return any(each.status == "LISTEN" for each in psutil.Process(pid).net_connections())
+def answers(pid: int) -> bool:
+    """Whether a server answers: it listens before its model is loaded."""
+    ports = [c.laddr.port for c in psutil.Process(pid).net_connections() if c.status == "LISTEN"]
+    with contextlib.suppress(httpx.HTTPError):
+        return any(httpx.get(f"http://127.0.0.1:{port}/health").is_success for port in ports)
+    return False
