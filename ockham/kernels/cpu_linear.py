@@ -70,4 +70,4 @@ def _group(linear: Linear) -> int:
     if scale is None or scale.ndim < 3:
         return 0
     inputs = linear.arrays["weight"].shape[1] * (8 if linear.format == "int4" else 4)
-    return inputs // scale.shape[1]
+    return int(inputs // scale.shape[1])
