@@ -45,9 +45,10 @@ void check_product(ThreadPool& pool, Isa isa, Kind kind, int64_t outputs, int64_
     if (kind == Kind::bf16)
         for (size_t i = 0; i < matrix.weight_bytes() / 2; ++i)
             reinterpret_cast<uint16_t*>(weight.get())[i] = 0x3f80 + random() % 128;
-    for (size_t i = 0; kind == Kind::int8 && i < matrix.scale_bytes() / 4; ++i)
+    const bool halves = kind == Kind::int4 || (kind == Kind::int8 && group);
+    for (size_t i = 0; kind == Kind::int8 && !halves && i < matrix.scale_bytes() / 4; ++i)
         reinterpret_cast<float*>(scale.get())[i] = 0.01f;
-    for (size_t i = 0; kind == Kind::int4 && i < matrix.scale_bytes() / 2; ++i)
+    for (size_t i = 0; halves && i < matrix.scale_bytes() / 2; ++i)
         reinterpret_cast<uint16_t*>(scale.get())[i] = 0x2000 + random() % 512;
     const BlockShape shape = block_shape(kind);
     if (shape.bits)  // scales near 0.01
@@ -95,9 +96,14 @@ void check_packing(ThreadPool& pool, Isa isa) {
     for (const int64_t inputs : {32, 96, 160}) {
         std::vector<float> rows(32 * inputs);
         for (size_t i = 0; i < rows.size(); ++i) rows[i] = std::sin(static_cast<float>(i));
-        const auto int8 = exactly(32 * inputs), int8_scale = exactly(32 * 4);
+        const int64_t groups = (inputs + int8_group - 1) / int8_group;
+        const auto int8 = exactly(32 * groups * int8_group), int8_scale = exactly(32 * groups * 2);
         pack_int8(pool, isa, rows.data(), 2, inputs, int8.get(),
-                  reinterpret_cast<float*>(int8_scale.get()));
+                  reinterpret_cast<uint16_t*>(int8_scale.get()));
+        const auto codes = exactly(32 * inputs), code_scale = exactly(32 * (inputs / 32) * 2);
+        const float divisors[] = {16.0f, 15.0f, 17.0f};
+        search_codes(pool, rows.data(), 32 * (inputs / 32), 32, 16, divisors, 3, codes.get(),
+                     reinterpret_cast<uint16_t*>(code_scale.get()));
         const auto int4 = exactly(16 * inputs), int4_scale = exactly(32 * (inputs / 32) * 2);
         pack_int4(pool, isa, rows.data(), 2, inputs, 32, int4.get(),
                   reinterpret_cast<uint16_t*>(int4_scale.get()));
@@ -159,6 +165,9 @@ void products_and_packing() {
             for (const int64_t outputs : {1, 16, 33, 70})
                 for (const int64_t inputs : {1, 2, 7, 16, 65, 130})
                     check_product(pool, isa, kind, outputs, inputs, 0, false);
+        for (const int64_t outputs : {1, 33, 70})
+            for (const int64_t inputs : {1, 64, 65, 130})
+                check_product(pool, isa, Kind::int8, outputs, inputs, int8_group, false);
         for (const int64_t group : {32, 64, 128})
             for (const bool zeros : {false, true})
                 for (const int64_t outputs : {1, 33, 70})
@@ -168,6 +177,7 @@ void products_and_packing() {
             for (const int64_t outputs : {1, 33, 70})
                 check_product(pool, isa, kind, outputs, 3 * block_shape(kind).inputs, 0, false);
         check_product(pool, isa, Kind::int8, 48, 9000, 0, false);  // K is cut into ranges
+        check_product(pool, isa, Kind::int8, 48, 9000, int8_group, false);
         check_packing(pool, isa);
     }
 }

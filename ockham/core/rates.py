@@ -185,6 +185,8 @@ def _product_seconds(product: ProductCost, rates: Rates, rows: int, cached: bool
     compute_s = product.outputs * product.inputs * rate.weight_seconds(rows_of_each)
     read_s = 0.0 if cached else product.nbytes / (rates.read_bytes_per_s * rate.stream)
     longer, shorter = max(compute_s, read_s), min(compute_s, read_s)
+    if longer <= 0.0:  # probed while other programs took the cores
+        return 0.0
     # The less the two are in balance, the more of the shorter is hidden.
     exposed_s = rate.exposed * shorter * (shorter / longer)
     return product.count * matrices * (longer + exposed_s)

@@ -53,7 +53,6 @@ class Int8Linear:
         self.out_features, self.in_features = out_features, in_features
         self.weight, self.scale = weight, scale
         self.rotated = scale.ndim == 3
-        self.group = GROUP if self.rotated else 0
         self.arrays: dict[str, Array] = {"weight": weight, "scale": scale}
 
     @property

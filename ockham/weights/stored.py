@@ -67,7 +67,7 @@ def stored_matrix(linear: Linear) -> StoredMatrix:
     if isinstance(linear, Int4Linear):
         return StoredMatrix("int4", *shape, linear.group, linear.zero is not None)
     if isinstance(linear, Int8Linear):
-        return StoredMatrix("int8", *shape, linear.group)
+        return StoredMatrix("int8", *shape, GROUP if linear.rotated else 0)
     if linear.format not in ("fp32", "bf16", *BLOCK_FORMATS):
         raise ModelError(f"weights in {linear.format!r} cannot be written to a directory.")
     return StoredMatrix(linear.format, *shape)

@@ -12,7 +12,7 @@ from ockham.kernels.native import core
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
 
-SMALL = ("--rows", "1,3", "--contexts", "32", "--rounds", "1", "--quantization", "int4")
+SMALL = ("--rows", "1,3", "--contexts", "32", "--rounds", "1", "--quantization", "int4:64")
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def test_all_kernels_are_reported_as_json() -> None:
     )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert (report["threads"], report["weight_format"]) == (1, "int4")
+    assert (report["threads"], report["weight_format"]) == (1, "int4+int8")
     assert {one["kernel"] for one in report["kernels"]} == {
         "qkv",
         "attention out",

@@ -85,7 +85,7 @@ def test_other_data_is_another_run(data: str, tmp_path: Path) -> None:
 
 def test_a_candidate_is_compared_with_the_models_own_precision(data: str, tmp_path: Path) -> None:
     journal = tmp_path / "compare.jsonl"
-    args = ("--data", data, "--against", "quantization=int4", "--resume", str(journal))
+    args = ("--data", data, "--against", "quantization=int4:64", "--resume", str(journal))
     found = report(*args)
     (difference,) = found["differences"]
     assert difference["kl_mean"] > 0

@@ -77,6 +77,14 @@ def _with(rates: Rates, product: ProductRate) -> Rates:
     return dataclasses.replace(rates, products={"int8": product})
 
 
+def test_a_probe_that_noise_left_without_time_predicts_none() -> None:
+    none = ProductRate((1,), (0.0,), stream=1.0, exposed=0.5, value_s=0.0)
+    import dataclasses
+
+    cached = dataclasses.replace(_with(RATES, none), cache_bytes=1 << 40)
+    assert predict(cost(), cached, [(1, 1)], 1, 500).products == 0
+
+
 def test_weights_that_a_cache_holds_are_not_read() -> None:
     import dataclasses
 

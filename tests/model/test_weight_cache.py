@@ -187,6 +187,13 @@ def flip(place: int) -> Callable[[Path], None]:
     return change
 
 
+def flip_weights(entry: Path) -> None:
+    """Change a byte of the first array, which follows the header."""
+    with open(entry / "model.safetensors", "rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    flip(8 + header_bytes + 100)(entry)
+
+
 def another_version(entry: Path) -> None:
     record = json.loads((entry / "entry.json").read_text())
     (entry / "entry.json").write_text(json.dumps({**record, "version": 0}))
@@ -197,7 +204,7 @@ def another_version(entry: Path) -> None:
     [
         (cut_short, "is truncated"),
         (flip(-10), "the file is damaged"),
-        (flip(20_000), "the file is damaged"),
+        (flip_weights, "the file is damaged"),
         (flip(9), ""),
         (flip(400), ""),
         (lambda entry: (entry / "model.safetensors").unlink(), "cannot open the weights"),
