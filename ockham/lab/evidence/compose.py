@@ -368,10 +368,10 @@ def _approximate(cells: Sequence[Cell]) -> list[str]:
     if not found:
         return ["None was run."]
     lines = [
-        "An approximate technique changes tokens. Nothing beside it changed any more: no token under",
-        "an approximate weight format, and none of requests that did not ask for approximate reuse",
-        "or for a search (every other request did). The share says how many of all tokens are those",
-        "of the model's own weights without the technique.",
+        "An approximate technique changes tokens. Nothing beside it changed any more: no token",
+        "under an approximate weight format, and none of requests that did not ask for approximate",
+        "reuse or a search (every other request did). The share says how many of all tokens are",
+        "those of the model's own weights without the technique.",
         "",
         "| approximate | beside | tokens that are the model's own |",
         "|---|---|---|",
