@@ -107,6 +107,8 @@ def _commands() -> list[tuple[str, str]]:
         for block in re.findall(r"(?ms)^```\w*\n(.*?)^```", page.read_text()):
             lines = block.replace("\\\n", " ").splitlines()
             found += [(_name(page), line) for line in lines if re.search(r"(^|\| )ockham ", line)]
+        for code in re.findall(r"`(ockham [a-z][^`]*)`", page.read_text()):
+            found.append((_name(page), " ".join(code.split())))
     return found
 
 
