@@ -129,3 +129,15 @@ def test_commands_and_their_flags_exist(page: str, line: str) -> None:
     for word in words:
         if re.match(r"--?[a-z]", word):
             assert word.partition("=")[0] in flags, f"{page}: {word}"
+
+
+def test_what_the_readme_says_of_quality_is_measured() -> None:
+    said = re.search(
+        r"SmolLM2-135M, `int8` keeps ([\d.]+%) of the likeliest tokens and `int4` ([\d.]+%)",
+        (ROOT / "README.md").read_text(),
+    )
+    assert said is not None
+    page = (ROOT / "docs/evaluation.md").read_text()
+    real = page[page.index("On a real model") :]
+    for name, share in zip(("int8", "int4"), said.groups(), strict=True):
+        assert f"| {name} | {share} |" in real
