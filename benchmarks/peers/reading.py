@@ -29,6 +29,18 @@ def reading(figures: Figures) -> Iterator[str]:
     }
     for workload, title in titles.items():
         yield from _standing(title, list(figures.comparisons(workload)), figures)
+    singles = []
+    for workload, title in titles.items():
+        values = [ratio.value for _, _, ratio in figures.comparisons(workload) if ratio.pairs == 1]
+        if values:
+            singles.append(
+                f"{title.lower()} {min(values):.2f} to {max(values):.2f} ({len(values)})"
+            )
+    if singles:
+        yield (
+            "- Measured in a single pair, so without an interval, which decides nothing: how many "
+            "times as good Ockham was, and in how many comparisons: " + "; ".join(singles) + "."
+        )
     yield from _shares(figures, "decode-1", DECODE_SHARE, "the bandwidth")
     yield from _shares(figures, "prefill-512", PREFILL_SHARE, "the arithmetic rate")
     yield from _shares(figures, "prefill-2048", PREFILL_SHARE, "the arithmetic rate")
@@ -40,12 +52,6 @@ def reading(figures: Figures) -> Iterator[str]:
 def _standing(title: str, compared: list[Compared], figures: Figures) -> Iterator[str]:
     """Ahead and behind are said only where the interval leaves no doubt. Of those ahead of Ockham
     it is said which are no farther from the real model."""
-    single = [ratio.value for _, _, ratio in compared if ratio.pairs == 1]
-    if single:
-        yield (
-            f"- **{title}**: {len(single)} comparisons of a single pair, so without an interval, "
-            f"which decide nothing: Ockham is {min(single):.2f} to {max(single):.2f} times as good."
-        )
     compared = [each for each in compared if each[2].pairs > 1]
     if not compared:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.peers.drafts import section as drafts_section
 from benchmarks.peers.figures import BY_BANDWIDTH, MEMORY, Figures
@@ -49,7 +49,7 @@ def report(records: Sequence[Record]) -> str:
     figures = Figures(records)
     if not figures.sessions or not figures.read_rates:
         raise ValueError("there are no results to report; `python -m benchmarks.peers run` first.")
-    parts = ["# Ockham beside other engines\n", *_machine(figures)]
+    parts = ["# Ockham beside other engines\n", *_summary(figures), *_machine(figures)]
     rounds = len({each["round"] for each in records if each["kind"] == "run"})
     threads = figures.sessions[-1]["threads"]
     parts.append(METHOD.format(threads=threads, rounds=rounds))
@@ -73,6 +73,44 @@ def report(records: Sequence[Record]) -> str:
     parts += _agreement(figures)
     parts += _absent(figures)
     return "\n".join(parts)
+
+
+def _summary(figures: Figures) -> Iterator[str]:
+    """The table at the top: tokens per second of every configuration."""
+    titles = {
+        name: title
+        for name, title in _titles().items()
+        if any(figures.configurations(name, bits) for bits in BITS)
+    }
+    if not titles:
+        return
+    yield "Tokens per second, medians of the rounds, the fastest first; a dash was not measured.\n"
+    yield _row(["bits", "engine", *titles.values()])
+    yield "|" + "---|" * (len(titles) + 2)
+    for bits in BITS:
+        rows = {each.name: each for name in titles for each in figures.configurations(name, bits)}
+        for each in sorted(rows.values(), key=lambda row: _speeds(figures, titles, row)):
+            yield _row([str(bits), each.title, *(_rate(figures, name, each) for name in titles)])
+    yield ""
+
+
+def _titles() -> dict[str, str]:
+    return {each.name: each.title for each in WORKLOADS if isinstance(each, Batch)}
+
+
+def _speeds(figures: Figures, workloads: Iterable[str], each: Configuration) -> list[float]:
+    """The fastest in the first workload first; who has not done it, last."""
+    return [
+        -figures.median(name, each) if each in figures.configurations(name, each.bits) else 0.0
+        for name in workloads
+    ]
+
+
+def _rate(figures: Figures, workload: str, each: Configuration) -> str:
+    if each not in figures.configurations(workload, each.bits):
+        return "-"
+    values = [sample.value for sample in figures.samples(workload, each)]
+    return f"{statistics.median(values):.{1 if min(values) < 100 else 0}f}"
 
 
 def _machine(figures: Figures) -> Iterator[str]:

@@ -149,7 +149,7 @@ def measure(
     "--page",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
-    help="Write the matrix as Markdown into this file, such as docs/composition.md.",
+    help="Write the page as Markdown into this file, such as docs/composition.md.",
 )
 @option("--model", default="lab", show_default=True, help="Directory or hub name.")
 @option("--json", "as_json", is_flag=True, help="Write the pairs as JSON.")
@@ -159,15 +159,15 @@ def compose(page: Path | None, model: str, as_json: bool) -> None:
     Fails (status 1) if a token differs where nothing may change one.
     """
     from ockham.lab.evidence import Bench
-    from ockham.lab.evidence.compose import MATRIX_START, engine_config_of, matrix_page
+    from ockham.lab.evidence.compose import PAGE_START, composition_page, engine_config_of
     from ockham.lab.evidence.compose import compose as run_pairs
     from ockham.lab.evidence.page import is_generated
 
     if page is not None and not page.absolute().parent.is_dir():
         raise ConfigError(f"--page {page}: there is no directory {page.absolute().parent}.")
-    if page is not None and not is_generated(page, MATRIX_START):
+    if page is not None and not is_generated(page, PAGE_START):
         raise ConfigError(
-            f"--page {page} is no matrix that `ockham techniques compose` wrote, and is not "
+            f"--page {page} is no page that `ockham techniques compose` wrote, and is not "
             "replaced: name another file."
         )
     cells = run_pairs(Bench(engine_config_of(model)))
@@ -179,7 +179,7 @@ def compose(page: Path | None, model: str, as_json: bool) -> None:
         for cell in cells:
             click.echo(f"{cell.one:<28} {cell.other:<28} {cell.verdict}")
     if page is not None:
-        write_output(page, matrix_page(cells, model).encode(), overwrite=True)
+        write_output(page, composition_page(cells, model).encode(), overwrite=True)
     if any(cell.identical is False for cell in cells):
         sys.exit(1)
 

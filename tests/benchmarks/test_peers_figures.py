@@ -181,8 +181,17 @@ def test_only_what_was_measured_in_one_cell_is_paired():
 
 def test_a_single_pair_decides_nothing():
     page = report([SESSION, run(0, OURS, 4.0), run(0, THEIRS, 8.0)])
-    assert "1 comparisons of a single pair" in page
+    assert "decides nothing: how many times as good" in page
+    assert "comparisons: decode, batch 1 2.00 to 2.00 (1)" in page
     assert "ahead in" not in page
+
+
+def test_the_page_begins_with_tokens_per_second():
+    page = report([SESSION, run(0, OURS, 4.0), run(0, THEIRS, 8.0)])
+    top = page.partition("| limit")[0]
+    rates = [line for line in top.splitlines() if line.startswith("| 8 |")]
+    assert [line.split(" | ")[1] for line in rates] == ["Ockham int8", "llama.cpp Q8_0"]
+    assert all(f"| {line.split(' | ')[2]} " in page.partition("## Decode")[2] for line in rates)
 
 
 def test_nothing_measured_is_no_page():

@@ -7,7 +7,7 @@ import pytest
 from ockham.core.speculative import WITH_MODEL
 from ockham.kernels.native import core
 from ockham.lab.evidence import Bench
-from ockham.lab.evidence.compose import Cell, compose, engine_config_of, matrix_page, parts
+from ockham.lab.evidence.compose import Cell, compose, composition_page, engine_config_of, parts
 
 pytestmark = pytest.mark.skipif(core is None, reason="the reference backend promises no bits")
 
@@ -68,13 +68,44 @@ def test_an_approximate_format_is_told_by_its_agreement(cells: list[Cell]) -> No
     assert "exact within the format" in int4.verdict
 
 
-def test_the_matrix_shows_a_difference() -> None:
+def test_the_page_lists_only_what_does_not_compose_exactly() -> None:
     cells = [
         Cell(one="a/x", other="a/x", exact=True, identical=True),
         Cell(one="a/x", other="b/y", exact=True, identical=False),
-        Cell(one="b/y", other="b/y", exact=True, refused="a reason"),
+        Cell(one="a/x", other="c/z", exact=True, identical=True),
+        Cell(one="b/y", other="b/y", exact=True, identical=True),
+        Cell(one="b/y", other="c/z", exact=True, refused="a reason"),
+        Cell(one="c/z", other="c/z", exact=True, identical=True),
     ]
-    page = matrix_page(cells, "lab")
-    assert "| `a/x` | = | **differs** |" in page
-    assert "| `b/y` | **differs** | [1] |" in page
-    assert "1. a reason." in page
+    page = composition_page(cells, "lab")
+    assert "Each of the 6 pairs of 3 techniques" in page
+    assert "4 pairs do." in page
+    assert "- `a/x` with `b/y`" in page
+    assert "| a reason | `b/y` with `c/z` |" in page
+    assert "`a/x` with `c/z`" not in page
+
+
+def test_the_page_gives_the_shares_of_what_is_approximate() -> None:
+    cells = [
+        Cell(one="a/x", other="a/x", exact=True, identical=True),
+        Cell(one="a/x", other="f/4", exact=False, identical=True, agreement=0.31),
+        Cell(one="a/x", other="f/8", exact=False, identical=True, agreement=0.95),
+        Cell(one="f/4", other="f/4", exact=False, identical=True, agreement=0.35),
+        Cell(one="f/4", other="f/8", exact=False, identical=True, agreement=0.2),
+        Cell(one="f/8", other="f/8", exact=False, identical=True, agreement=0.95),
+    ]
+    page = composition_page(cells, "lab")
+    assert "| `f/4` | each exact technique | 31% to 35% |" in page
+    assert "| `f/8` | each exact technique | 95% |" in page
+    assert "| `f/4` | `f/8` | 20% |" in page
+    assert "## Pairs that differ\n\nNone.\n" in page
+
+
+def test_the_page_names_refused_pairs_in_few_words() -> None:
+    refused = [("a", "b"), ("a", "c"), ("b", "c")]
+    cells = [Cell(one=o, other=t, exact=True, refused="one each") for o, t in refused]
+    star = [("d", "n"), ("e", "n"), ("n", "o")]
+    cells += [Cell(one=o, other=t, exact=True, refused="none is none") for o, t in star]
+    page = composition_page(cells, "lab")
+    assert "| one each | any two of `a`, `b`, `c` |" in page
+    assert "| none is none | `n` with any of `d`, `e`, `o` |" in page

@@ -66,6 +66,8 @@ class StrictConnection(h11.Connection):
         end = _BLANK_LINE.search(received)
         if end is None:
             return
+        if end.end() > MAX_HEAD_BYTES:  # h11 counts only what has not ended yet
+            raise h11.RemoteProtocolError(f"its head has more than {MAX_HEAD_BYTES} bytes", 431)
         head = received[: end.end()]
         without = head.replace(b"\r\n", b"")
         if b"\n" in without or b"\r" in without:

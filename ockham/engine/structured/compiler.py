@@ -153,8 +153,16 @@ class Grammars:
             raise refusal(str(error)) from None
 
     def _setup(self) -> Callable[[], Vocabulary]:
-        describe, size = self._describe, self._size
-        return lambda: Vocabulary(describe(), size)
+        # The worker is held by what closes it, so it must not hold this, nor the engine by it.
+        this = weakref.ref(self)
+
+        def make() -> Vocabulary:
+            grammars = this()
+            if grammars is None:
+                raise RuntimeError("nobody wants grammars any more")
+            return Vocabulary(grammars._describe(), grammars._size)
+
+        return make
 
 
 def refusal(reason: str) -> InvalidRequest:

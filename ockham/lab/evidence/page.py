@@ -45,6 +45,15 @@ def write_page(
     plots.mkdir(parents=True, exist_ok=True)
     remove_files(plots, _pictures(path))
     parts = [HEADER.format(machine=machine, date=date, model=model, rounds=rounds)]
+    parts.append(
+        summary(
+            [
+                (_title(recipe), "exact" if row.exact else "approximate", row.verdict)
+                for recipe, row in measured
+                if row is not None
+            ]
+        )
+    )
     for seam, group in groupby(measured, key=lambda pair: pair[0].seam):
         parts.append(f"## {seam}\n")
         for recipe, row in group:
@@ -98,8 +107,20 @@ def _picture(recipe: Recipe) -> str:
     return f"{recipe.seam}-{recipe.name}.svg"
 
 
+def summary(rows: Sequence[tuple[str, str, str]]) -> str:
+    """The table at the top: each technique's name, kind and verdict, with a link to its section."""
+    lines = ["| technique | kind | what it is worth |", "|---|---|---|"]
+    for name, kind, verdict in rows:
+        lines.append(f"| [`{name}`](#{re.sub(r'[^a-z0-9_-]', '', name)}) | {kind} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def _title(recipe: Recipe) -> str:
+    return recipe.name if recipe.seam == ENGINE else f"{recipe.seam}/{recipe.name}"
+
+
 def _section(recipe: Recipe, row: Row | None, plots: Path) -> str:
-    name = recipe.name if recipe.seam == ENGINE else f"{recipe.seam}/{recipe.name}"
+    name = _title(recipe)
     head = f"### `{name}`\n\n{recipe.summary}\n"
     if row is None:
         return f"{head}\nWhat others at this seam are compared with: it saves nothing.\n"

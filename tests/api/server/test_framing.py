@@ -104,6 +104,13 @@ def test_a_head_that_is_too_large_is_431(server):
     assert status(exchange(server.url, completion("X: " + "y" * 100_000, body=BODY))) == 431
 
 
+def test_a_large_head_that_comes_in_one_packet_is_431(server):
+    small = completion(LENGTH, "X: " + "y" * 12_000, body=BODY)
+    assert status(exchange(server.url, small + NEXT)) == 200
+    large = completion(LENGTH, "X: " + "y" * 20_000, body=BODY)
+    assert status(exchange(server.url, large + NEXT)) == 431
+
+
 def test_requests_may_follow_without_waiting_for_answers(server):
     answer = exchange(server.url, completion(LENGTH, body=BODY) * 3 + NEXT)
     assert answer.count(b"HTTP/1.1 200") == 4

@@ -1,0 +1,143 @@
+"""The pages are true where a program can tell: links, files, commands and figures."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from ockham.cli.main import cli
+
+ROOT = Path(__file__).parents[1]
+TECHNIQUES = ROOT / "docs/techniques.md"
+RESULTS = ROOT / "benchmarks/RESULTS.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
+WRITTEN = [page for page in PAGES if page != TECHNIQUES]
+"""All pages but the generated one that figures are taken from."""
+
+RATIO = re.compile(r"\d+\.\d+ \(\d+\.\d+ to \d+\.\d+\)")
+RATIO_OF_PEERS = re.compile(r"\d+\.\d+ \(\d+\.\d+ to \d+\.\d+; \d+\)")
+MEASURED = re.compile(r"ockham techniques measure\s+([\w./-]+)`")
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _blocks(text: str) -> list[str]:
+    """Rows of tables, and paragraphs."""
+    paragraphs = re.split(r"\n\s*\n", text)
+    return [
+        block
+        for paragraph in paragraphs
+        for block in (paragraph.splitlines() if paragraph.startswith("|") else [paragraph])
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), target
+        if anchor:
+            assert anchor in _anchors(there), target
+
+
+def test_the_map_of_the_code_names_files_that_exist() -> None:
+    named = re.findall(
+        r"`((?:\w+/)+(?:\w+\.(?:py|cpp|h))?)`", (ROOT / "docs/architecture.md").read_text()
+    )
+    assert len(named) > 50
+    for path in named:
+        places = [
+            ROOT / path,
+            *(ROOT / start / path for start in ("ockham", "csrc", "ockham/model")),
+        ]
+        assert any(place.exists() for place in places), path
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=_name)
+def test_a_speed_stands_in_the_row_that_it_cites(page: Path) -> None:
+    sections = dict(re.findall(r"(?ms)^### `([^`]+)`\n(.*?)(?=^##|\Z)", TECHNIQUES.read_text()))
+    for block in _blocks(page.read_text()):
+        cited = MEASURED.findall(block)
+        if len(cited) != 1:
+            continue
+        rows = [text for name, text in sections.items() if cited[0] in (name, name.split("/")[-1])]
+        for ratio in RATIO.findall(block):
+            assert any(ratio in text for text in rows), (cited[0], ratio)
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=_name)
+def test_ratios_of_pairs_are_those_of_the_results(page: Path) -> None:
+    results = RESULTS.read_text()
+    for ratio in RATIO_OF_PEERS.findall(page.read_text()):
+        assert ratio in results, ratio
+
+
+def test_rates_beside_other_engines_are_those_of_the_results() -> None:
+    results = RESULTS.read_text()
+    rows = re.findall(
+        r"(?m)^\|[^|]*\| (?:Q4_K_M|bf16)[^|]*\|(.+)\|$", (ROOT / "docs/performance.md").read_text()
+    )
+    assert len(rows) == 7
+    for row in rows:
+        for figure in re.findall(r"[\d,.]*\d", re.sub(r"\(.*?\)", "", row)):
+            assert re.search(rf"(?<![\d.,]){re.escape(figure)}(?![\d,]|\.\d)", results), (
+                row,
+                figure,
+            )
+
+
+def _commands() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"(?ms)^```\w*\n(.*?)^```", page.read_text()):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(_name(page), line) for line in lines if re.search(r"(^|\| )ockham ", line)]
+        for code in re.findall(r"`(ockham [a-z][^`]*)`", page.read_text()):
+            found.append((_name(page), " ".join(code.split())))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), _commands())
+def test_commands_and_their_flags_exist(page: str, line: str) -> None:
+    words = shlex.split(line[re.search(r"(^|\| )ockham ", line).end() :], comments=True)  # type: ignore[union-attr]
+    words = words[
+        : next((i for i, word in enumerate(words) if word in ("|", ">", "<")), len(words))
+    ]
+    command: click.Command = cli
+    while isinstance(command, click.Group) and words:
+        found = command.get_command(click.Context(command), words[0])
+        if found is None:
+            break
+        command, words = found, words[1:]
+    assert not (isinstance(command, click.Group) and command is cli), f"{page}: {line}"
+    flags = {flag for each in command.params for flag in [*each.opts, *each.secondary_opts]}
+    for word in words:
+        if re.match(r"--?[a-z]", word):
+            assert word.partition("=")[0] in flags, f"{page}: {word}"
+
+
+def test_what_the_readme_says_of_quality_is_measured() -> None:
+    said = re.search(
+        r"SmolLM2-135M, `int8` keeps ([\d.]+%) of the likeliest tokens and `int4` ([\d.]+%)",
+        (ROOT / "README.md").read_text(),
+    )
+    assert said is not None
+    page = (ROOT / "docs/evaluation.md").read_text()
+    real = page[page.index("On a real model") :]
+    for name, share in zip(("int8", "int4"), said.groups(), strict=True):
+        assert f"| {name} | {share} |" in real
