@@ -77,7 +77,7 @@ _SHORT = {
 _SECTIONS = {
     "Model": (
         *("tokenizer", "revision", "dtype", "quantization", "max_model_len", "backend", "threads"),
-        *("skip_tokenizer_init", "trust_remote_code"),
+        *("skip_tokenizer_init", "trust_remote_code", "chat_template", "generation_config"),
     ),
     "Speculation": ("speculative_config",),
     "Cache": ("reuse", "enable_prefix_caching", "keep", "kv_store", "kv_store_bytes"),

@@ -92,8 +92,11 @@ def test_a_forked_process_may_leave_the_block_of_an_llm() -> None:
 def test_the_workers_of_a_process_that_loaded_before_it_forked_answer_and_end() -> None:
     """As gunicorn --preload does it: several children at once, each used and ended in its turn."""
     code = """
-children = [os.fork() or (print(llm.generate("x", params)[0].outputs[0].token_ids, flush=True),
-                          sys.exit(0)) for _ in range(3)]
+def answer():
+    tokens = llm.generate("x", params)[0].outputs[0].token_ids
+    os.write(1, f"{tokens}\\n".encode())  # in one piece: all write into the same pipe
+    sys.exit(0)
+children = [os.fork() or answer() for _ in range(3)]
 assert [os.waitpid(each, 0)[1] for each in children[:2]] == [0, 0]
 child = children[2]
 """

@@ -108,7 +108,7 @@ def test_settings_can_be_changed_in_a_chat(tiny: str, tmp_path: Path) -> None:
     assert len(first) < len(second)
     assert "max_tokens 5" in done.stderr
     assert "Did you mean temperature" in done.stderr
-    assert "top_p must lie in" in done.stderr
+    assert "top_p must be a number in" in done.stderr
 
 
 def test_a_saved_conversation_can_be_gone_on_with(tiny: str, tmp_path: Path) -> None:

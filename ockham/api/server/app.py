@@ -78,7 +78,6 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
             Exception: _answer_fault,
         },
     )
-    app.router.redirect_slashes = False  # `Outermost` takes them off
     app.state.serving = Serving(llm, settings, gate, metrics, now_s())
     app.router.redirect_slashes = False  # `Outermost` takes them off
     budget = Budget(settings.max_bodies_bytes)

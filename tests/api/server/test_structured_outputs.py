@@ -96,7 +96,7 @@ def test_text_asks_for_nothing(server: LiveServer) -> None:
         ({"structured_outputs": {"json": {"type": "string", "not": {}}}}, "Unimplemented keys"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "exactly one of"),
         ({"structured_outputs": {"regex": "\\"}}, "escapes nothing"),
-        ({"structured_outputs": {"json": {"minimum": 10**400}}}, "1329 bits"),
+        ({"structured_outputs": {"json": {"minimum": 10**400}}}, "integers must lie in"),
         (
             {
                 "response_format": {
