@@ -139,14 +139,15 @@ class Configuration:
 
 
 CONFIGURATIONS = (
-    Configuration(OCKHAM, "int8", 8, 8),
+    Configuration(OCKHAM, "int8", 8, 8.25),
     Configuration("llamacpp", "Q8_0", 8, 8.5),
     Configuration("openvino", "int8", 8, 8),
     Configuration("ctranslate2", "int8", 8, 8),
     Configuration("onnxruntime", "int8", 8, 32),
-    Configuration(OCKHAM, "int4-128", 4, 4.125),
-    Configuration(OCKHAM, "int4-64", 4, 4.25),
-    Configuration(OCKHAM, "int4-32", 4, 4.5),
+    Configuration(OCKHAM, "int4", 4, 8.25),
+    Configuration(OCKHAM, "int4-128", 4, 8.25),
+    Configuration(OCKHAM, "int4-64", 4, 8.25),
+    Configuration(OCKHAM, "int4-32", 4, 8.25),
     Configuration("llamacpp", "Q4_0", 4, 4.5),
     Configuration("llamacpp", "Q4_K_M", 4, 4.5),
     Configuration(OCKHAM, "Q4_K_M", 4, 4.5),

@@ -11,7 +11,9 @@ from benchmarks.peers.peers import GGUF_TYPES
 
 def convert(checkpoint: str, out: str, precision: str) -> None:
     if precision in GGUF_TYPES:
-        theirs = Path(out).with_name(f"llamacpp-{precision}.gguf")
+        # What is being written lies in a folder of its own, beside the models.
+        name = Path(out).name.replace("ockham-", "llamacpp-", 1)
+        theirs = Path(out).parent.parent / name
         if not theirs.exists():
             raise SystemExit(f"there is no {theirs}: set llamacpp-{precision} up first.")
         # Loaded once, so that its packed weights lie in Ockham's cache, as they do from then on.
