@@ -104,7 +104,7 @@ def resolve(model: str, revision: str | None = None) -> Path:
     directory, _, quantisation = model.rpartition(":")
     if directory and Path(os.path.expanduser(directory)).is_dir():
         return _one_gguf(Path(os.path.expanduser(directory)), _gguf_patterns(quantisation), model)
-    if model.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(model):
+    if model.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(model) or _is_file_name(model):
         raise ModelError(_no_such(model))
     repository, _, quantisation = model.partition(":")
     if not quantisation:
@@ -116,7 +116,14 @@ def resolve(model: str, revision: str | None = None) -> Path:
     return _one_gguf(_download(repository, revision, patterns), patterns, model)
 
 
+def _is_file_name(model: str) -> bool:
+    """Whether it is the name of a file in this folder, and of nothing on the hub."""
+    return model.endswith(".gguf") and "/" not in model
+
+
 def _no_such(model: str) -> str:
+    if model.endswith(".gguf"):
+        return f"there is no file {_shortened(model)!r}; check the name and the folder."
     return (
         f"there is no directory {_shortened(model)!r}; name a checkpoint's directory, a .gguf "
         "file, a model of the Hugging Face hub (owner/name, owner/name:Q4_K_M for a GGUF file), or "

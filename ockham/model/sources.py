@@ -184,8 +184,8 @@ class Scale:
             for (dtype, how), count in self._kept.items()
         ] + [
             f"warning: {count} tensor{'s' * (count > 1)} that the checkpoint quantised to {dtype} "
-            f"will be rounded once more, to {name}, which costs quality and saves little; "
-            f"quantization 'stored' takes them as they are."
+            f"will be rounded once more, to {name}, which costs quality and may "
+            f"take more room than they do now; quantization 'stored' takes them as they are."
             for (dtype, name), count in self._rounded.items()
         ]
 

@@ -175,6 +175,12 @@ def test_a_text_that_is_no_model_is_refused_in_a_sentence(text: str) -> None:
         resolve(text)
 
 
+@pytest.mark.parametrize("name", ["missing.gguf", "./missing.gguf", "/no/such/missing.gguf"])
+def test_a_missing_file_is_looked_for_nowhere_else(name: str) -> None:
+    with pytest.raises(ModelError, match=r"there is no file '.*missing\.gguf'"):
+        resolve(name)
+
+
 @pytest.mark.parametrize("name", ["lab", "owner/name", "owner/name:Q4_1", "./x", "/a b", "llama"])
 def test_what_is_spelt_as_a_model_could_be_one(name: str) -> None:
     assert could_be_a_model(name)

@@ -138,6 +138,11 @@ def decode(
 
 def _invalid(reason: str, kind: type) -> InvalidRequest:
     """msgspec's reason, such as "Expected `int`, got `str` - at `$.top_k`", as a sentence."""
+    if "out of range" in reason:  # of a number that JSON has and no field could: not said of which
+        return InvalidRequest(
+            "The body holds a number that is out of range: integers must lie in "
+            "[-2**63, 2**64 - 1], and no number may be beyond 1e308."
+        )
     if len(reason) > 2 * LONGEST_NAME:  # it quotes names of the caller's
         reason = f"{reason[:LONGEST_NAME]}...{reason[-LONGEST_NAME:]}"
     found = _WHERE.fullmatch(reason)

@@ -195,7 +195,8 @@ class _Server(uvicorn.Server):
             self._ending = asyncio.create_task(self._drain(name))
         else:
             log.warning("%s again: closing at once.", name)
-            self.should_exit = self.force_exit = True
+            self._ending.cancel()
+            self._ending = asyncio.create_task(self._give_up())
 
     async def _drain(self, name: str) -> None:
         self._gate.close()
@@ -208,4 +209,11 @@ class _Server(uvicorn.Server):
         if not await self._gate.drained(self._shutdown_timeout_s):
             log.warning("%d requests did not finish and are given up.", self._gate.requests)
             await self._llm.shutdown()  # which answers them with 503
+        self.should_exit = True
+        log.info("Stopped.")
+
+    async def _give_up(self) -> None:
+        """End whoever is inside, in words: their requests are answered with 503, and streams end
+        with an error. What is not read within `CUT_S` is cut."""
+        await self._llm.shutdown()
         self.should_exit = True

@@ -83,13 +83,15 @@ def test_requests_that_outlast_the_shutdown_are_told_so(tiny, tmp_path):
 
 def test_a_second_signal_ends_the_server_at_once(tiny, tmp_path):
     with serving(tiny, tmp_path) as live:
-        Reader(live, max_tokens=8000)
+        reader = Reader(live, max_tokens=8000)
         live.process.send_signal(signal.SIGINT)
         wait_for(lambda: "SIGINT" in live.log, 5)
         begin_s = time.monotonic()
         live.process.send_signal(signal.SIGINT)
         live.process.wait(15)
         assert time.monotonic() - begin_s < 10
+        assert "shut down" in reader.error()
+        assert "Traceback" not in live.log
 
 
 def test_the_engine_ends_with_the_server(tiny, tmp_path):

@@ -45,6 +45,13 @@ def test_what_is_no_number_in_range_is_refused(server, field, value):
     assert refused(server, COMPLETIONS, body)["param"] == field
 
 
+@pytest.mark.parametrize("number", ["1" + "0" * 5000, "1e400", "-1e999"])
+def test_what_is_no_number_of_any_field_is_refused_in_a_sentence(server, number):
+    response = server.post_bytes(COMPLETIONS, f'{{"prompt":"a","max_tokens":{number}}}'.encode())
+    assert response.status_code == 400
+    assert "a number that is out of range" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("value", [*HUGE, -1, 21])
 def test_top_logprobs_are_named_as_the_caller_did(server, value):
     body = {"messages": SAID, "logprobs": True, "top_logprobs": value}
