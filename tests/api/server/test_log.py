@@ -25,7 +25,10 @@ SAID = [{"role": "user", "content": SECRET}]
 
 
 def line_of(server: LiveServer, name: str) -> str:
-    (line,) = wait_for(lambda: [each for each in server.log.splitlines() if f" {name}" in each], 5)
+    """The line of the access log about the request of this id."""
+    (line,) = wait_for(
+        lambda: [each for each in server.log.splitlines() if f" ms {name}" in each], 5
+    )
     return line
 
 
