@@ -9,7 +9,10 @@ from ockham.kernels.native import core
 from ockham.lab.evidence import Bench
 from ockham.lab.evidence.compose import Cell, compose, composition_page, engine_config_of, parts
 
-pytestmark = pytest.mark.skipif(core is None, reason="the reference backend promises no bits")
+pytestmark = [
+    pytest.mark.skipif(core is None, reason="the reference backend promises no bits"),
+    pytest.mark.timeout(1200),  # the first test runs every pair of techniques
+]
 
 
 @pytest.fixture(scope="module")
