@@ -199,12 +199,13 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     def check_vocabulary(self, vocabulary: int) -> None:
         """Raise `InvalidRequest` if a token id named here is not one of `vocabulary` ids."""
         for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
-            for token in getattr(self, name) or ():
-                if token >= vocabulary:
-                    raise InvalidRequest(
-                        f"{name} names token {token}, but the vocabulary ends at {vocabulary - 1}.",
-                        name,
-                    )
+            named = getattr(self, name)
+            if named and max(named) >= vocabulary:
+                token = next(token for token in named if token >= vocabulary)
+                raise InvalidRequest(
+                    f"{name} names token {token}, but the vocabulary ends at {vocabulary - 1}.",
+                    name,
+                )
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
@@ -226,6 +227,10 @@ def _token_ids(name: str, ids: Any) -> list[int]:
     if not isinstance(ids, list):
         raise InvalidRequest(f"{name} must be a list of token ids, got {shown(ids)}.", name)
     _check_count(name, len(ids))
+    # Each of a request's prompts reads the list anew: what came as JSON is plain integers, and is
+    # looked at without a call for each.
+    if ids and set(map(type, ids)) == {int} and 0 <= min(ids) and max(ids) <= MAX_TOKEN_ID:
+        return list(ids)
     return [_token_id(name, token) for token in ids]
 
 
@@ -244,6 +249,11 @@ def _biases(biases: Any) -> dict[int, float]:
     if not isinstance(biases, dict):
         raise InvalidRequest(f"{name} must map token ids to biases, got {shown(biases)}.", name)
     _check_count(name, len(biases))
+    values = biases.values()
+    plain = set(map(type, biases)) == {int} and set(map(type, values)) == {float}
+    if plain and 0 <= min(biases) and max(biases) <= MAX_TOKEN_ID:
+        if -100.0 <= min(values) and max(values) <= 100.0 and not any(map(math.isnan, values)):
+            return dict(biases)
     found: dict[int, float] = {}
     for token, bias in biases.items():
         number = _token_id(name, token)
