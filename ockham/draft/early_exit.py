@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ockham.core.arrays import Floats, Ints
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import Draft, DraftStream, Floats, Ints, OwnModel, Wish
+from ockham.core.seams import Draft, DraftStream, OwnModel, Wish
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.certainty import SHARES, kind_of, ranked
 from ockham.draft.structures.trained import read_trained, silu

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from ockham.core.arrays import Floats, Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft, DraftStream, Floats, Ints, OwnModel, Wish
+from ockham.core.seams import Draft, DraftStream, OwnModel, Wish
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.certainty import SHARES, kind_of, ranked
 from ockham.draft.structures.levels import grow

@@ -17,10 +17,10 @@ import numpy as np
 from msgspec import structs
 
 from ockham.core.approximation import Approximation
+from ockham.core.arrays import Floats
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.step import Floats
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.difference import distance

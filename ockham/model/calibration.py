@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array, Floats, Ints
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.seams import Array, Linear, Role
-from ockham.core.step import Floats, Ints
+from ockham.core.seams import Linear, Role
 from ockham.kernels.ops import Program
 from ockham.kernels.reference import ReferenceBackend
 from ockham.model.compile import Part, Weights, compile_program

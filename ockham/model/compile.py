@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
 from ockham.core.seams import Linear, Role
 from ockham.kernels.ops import (
@@ -20,7 +21,6 @@ from ockham.kernels.ops import (
     Embed,
     Experts,
     FeedForward,
-    Floats,
     Head,
     Norm,
     Op,

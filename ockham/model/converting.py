@@ -12,12 +12,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.owned_files import USUAL_FILE, replacing, write_own
-from ockham.core.seams import Array, Linear, Role
+from ockham.core.seams import Linear, Role
 from ockham.kernels.memory import as_bytes
-from ockham.kernels.ops import Floats
 from ockham.model.calibration import Calibrated, calibrate, read_calibration
 from ockham.model.compile import Part, Weights, compile_program
 from ockham.model.converted import ConvertedSource

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ockham.core.arrays import Ints
 from ockham.core.errors import ModelError
 from ockham.core.owned_files import USUAL_FILE, write_own
-from ockham.core.step import Ints
 from ockham.model.draft_files import CONFIG_FILE, VERSION, read_config
 
 METHOD = "corpus"

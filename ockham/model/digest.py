@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.seams import Array
+from ockham.core.arrays import Array
 from ockham.kernels.memory import as_bytes
 from ockham.kernels.native import core
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
-from ockham.core.seams import Floats
 from ockham.model.safetensors import DTYPES, SafetensorsFile
 from ockham.model.untrusted import read_object
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
-from ockham.core.seams import Array, Floats
 from ockham.model.compile import Part
 from ockham.model.safetensors import DTYPES, SINGLE_FILE, SafetensorsFile, Tensor
 from ockham.model.safetensors_source import SafetensorsSource

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
-from ockham.core.seams import Array, Linear, Role
+from ockham.core.seams import Linear, Role
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.memory import as_bytes
-from ockham.kernels.ops import Floats
 from ockham.model.compile import Part
 from ockham.model.digest import BLOCK_BYTES, array_digest, block_sums, weights_digest
 from ockham.model.packed_layout import (

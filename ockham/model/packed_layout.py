@@ -16,10 +16,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
-from ockham.core.seams import Array, Linear
+from ockham.core.seams import Linear
 from ockham.kernels.native import core, packing_pool
-from ockham.kernels.ops import Floats
 from ockham.model.compile import Part
 from ockham.model.digest import digest_of, weights_digest
 from ockham.weights.stored import StoredMatrix, stored_arrays, stored_matrix, turn_into_panels

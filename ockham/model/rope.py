@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.kernels.ops import Rope
 from ockham.model.architectures import Architecture, Config
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from typing import Any, TypeGuard
 import ml_dtypes
 import numpy as np
 
+from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
-from ockham.core.seams import Array
 from ockham.model.files import WeightsFile
 from ockham.model.untrusted import MOST_JSON_BYTES, parse_json, read_object
 

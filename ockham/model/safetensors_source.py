@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
-from ockham.core.seams import Array
 from ockham.model.compile import Part
 from ockham.model.description import ModelDescription
 from ockham.model.files import WeightsFile

@@ -10,10 +10,10 @@ from typing import NoReturn, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
-from ockham.core.seams import Array, Linear, Role
-from ockham.kernels.ops import Floats
+from ockham.core.seams import Linear, Role
 from ockham.model.compile import Part, Weights
 from ockham.model.files import WeightsFile
 from ockham.model.packed_layout import PackedWeights, key_of, vector_key

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from ockham.cli.main import cli
+from ockham.core.arrays import Floats
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.seams import Floats
 from ockham.model.compile import Part
 from ockham.model.converting import convert
 from ockham.model.description import read_config

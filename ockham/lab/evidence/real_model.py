@@ -21,8 +21,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.core.config import EngineConfig
-from ockham.core.seams import Floats
 from ockham.engine.engine import Engine
 from ockham.lab.cases import Case
 from ockham.lab.comparison import Comparing

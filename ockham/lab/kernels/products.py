@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ockham.core.seams import Array, Linear
+from ockham.core.arrays import Array
+from ockham.core.seams import Linear
 from ockham.kernels.cpu_linear import native_matrix
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core

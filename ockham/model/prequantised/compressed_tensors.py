@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
-from ockham.core.seams import Array
 from ockham.model.compile import Part
 from ockham.model.packing import Stored
 from ockham.model.prequantised.base import (
