@@ -39,7 +39,7 @@ from ockham.model.compile import Part, compile_program
 from ockham.model.gguf.source import GgufSource
 from ockham.model.opening import open_model
 from ockham.model.sources import UnloadedLinear
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 
 BASELINE = Configuration(OCKHAM, "fp32", 32, 32)
 TIMEOUT_S = 900.0

@@ -28,8 +28,8 @@ from ockham.lab.running import drive
 from ockham.lab.tasks import TASKS, items
 from ockham.lab.tasks.documents import returning_items
 from ockham.lab.workloads import make_workload
-from ockham.model.marking import ReuseParams
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.marking import ReuseParams
+from ockham.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

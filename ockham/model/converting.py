@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,10 +49,12 @@ from ockham.weights.stored import (
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFile:
-    """A text to fit int4 to, and how many of its tokens at most."""
+    """A text to fit int4 to, how many of its tokens at most, and how its token ids are found: the
+    tokenizer of the checkpoint at a path is given a text, and adds no special tokens."""
 
     path: Path
     most_tokens: int
+    encode: Callable[[Path, str], Sequence[int]]
 
 
 def convert(
@@ -83,7 +86,7 @@ def convert(
         if calibration is not None and isinstance(packer.asked, Int4):
             # What is fitted needs no fifth bit.
             packer = dataclasses.replace(packer, asked=Int4(packer.asked.group))
-        fitted, record = _calibrate(opened, packer, config, path, calibration, progress)
+        fitted, record = _calibrate(opened, packer, path, calibration, progress)
         try:
             out.mkdir(parents=True, exist_ok=True)
             written, digest = _write_weights(opened, packer, fitted, out / SINGLE_FILE, progress)
@@ -110,7 +113,6 @@ def _merged(opened: OpenedModel, path: Path, adapter: Adapter) -> OpenedModel:
 def _calibrate(
     opened: OpenedModel,
     packer: Packer,
-    config: EngineConfig,
     path: Path,
     calibration: CalibrationFile | None,
     progress: Callable[[str], None],
@@ -133,8 +135,7 @@ def _calibrate(
         )
     text = read_calibration(
         calibration.path,
-        config,
-        path,
+        partial(calibration.encode, path),
         calibration.most_tokens,
         description.max_position_embeddings,
     )

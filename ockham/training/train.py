@@ -11,7 +11,7 @@ from ockham.core.errors import ConfigError, ModelError
 from ockham.model.description import describe, read_config
 from ockham.model.hub import BUILT_IN, resolve
 from ockham.model.prequantised.find import quantization_config
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from ockham.training import settings as known
 from ockham.training.documents import Pieces, lab_documents, read_documents
 from ockham.training.extra import require_extra

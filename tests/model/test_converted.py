@@ -20,7 +20,7 @@ from ockham.kernels.native import core
 from ockham.kernels.ops import Norm
 from ockham.model import converting
 from ockham.model.loading import LoadedModel, load_model
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from ockham.weights import stored
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.oracle import Case

@@ -15,7 +15,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
 from ockham.model.gguf.parts import GgufParts
 from ockham.model.loading import load_model
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.tiny import tiny_llama
 

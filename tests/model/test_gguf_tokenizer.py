@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, normalizers, processors
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
 from ockham.model.gguf.splitting import SPLITTINGS
-from ockham.model.tokenizer import Tokenizer as OckhamTokenizer
-from ockham.model.tokenizer import load_tokenizer
+from ockham.text.tokenizer import Tokenizer as OckhamTokenizer
+from ockham.text.tokenizer import load_tokenizer
 from tests.helpers.tiny import LAB
 from tests.helpers.tiny_tokenizers import (
     SPECIAL,

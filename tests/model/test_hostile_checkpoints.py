@@ -26,7 +26,7 @@ from ockham.model.description import describe
 from ockham.model.gguf.file import GgufFile
 from ockham.model.hub import resolve
 from ockham.model.loading import load_model
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.tiny import tiny_llama
 

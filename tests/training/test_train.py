@@ -18,7 +18,7 @@ from ockham.model.draft_files import (
     read_acceptance,
     read_drafter,
 )
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from ockham.training import loop, outputs
 from ockham.training.documents import read_documents
 from ockham.training.outputs import Outputs, write_outputs

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from ockham.core.errors import InvalidRequest
-from ockham.model.chat_renderer import CHECKPOINTS, LIMITS, ChatRenderer, Template
+from ockham.text.chat_renderer import CHECKPOINTS, LIMITS, ChatRenderer, Template
 
 PLAIN = Template("{% for m in messages %}{{ m.content }}{% endfor %}", CHECKPOINTS)
 HOSTILE = {

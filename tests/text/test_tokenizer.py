@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest, ModelError
-from ockham.model.tokenizer import Tokenizer, load_tokenizer
+from ockham.text.tokenizer import Tokenizer, load_tokenizer
 from tests.helpers.tiny_tokenizers import KINDS, byte_level_bpe, save
 
 LAB = Path(__file__).parents[2] / "ockham" / "model" / "lab"

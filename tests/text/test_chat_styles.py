@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from ockham.core.errors import InvalidRequest
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from tests.helpers.tiny_tokenizers import byte_level_bpe, save
 
 CHATML = """{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + \

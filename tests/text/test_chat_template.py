@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from ockham.core.errors import InvalidRequest, ModelError
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from tests.helpers.tiny_tokenizers import byte_level_bpe, save
 
 LAB = Path(__file__).parents[2] / "ockham" / "model" / "lab"

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders
 
 from ockham.core.errors import ModelError
-from ockham.model.token_bytes import token_bytes
+from ockham.text.token_bytes import token_bytes
 from tests.helpers.tiny_tokenizers import KINDS
 
 LAB = Path(__file__).parents[2] / "ockham" / "model" / "lab" / "tokenizer.json"

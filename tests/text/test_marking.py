@@ -7,8 +7,8 @@ import pytest
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.model.hub import resolve
-from ockham.model.marking import Piece, ReuseParams
-from ockham.model.tokenizer import Tokenizer, load_tokenizer
+from ockham.text.marking import Piece, ReuseParams
+from ockham.text.tokenizer import Tokenizer, load_tokenizer
 
 CHUNK = ReuseParams(reuse="chunk")
 ONE, TWO = "The first document.\n\n", "A second one, with 12 words\nin two lines.\n\n"

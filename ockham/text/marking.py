@@ -16,7 +16,7 @@ import msgspec
 from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 
 NATURAL_BOUNDARY = "\n\n"
 """Where a text without other marks is cut."""

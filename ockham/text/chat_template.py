@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from ockham.core.errors import InvalidRequest
-from ockham.model.chat_messages import Form, check_messages, forms_for, in_form
+from ockham.text.chat_messages import Form, check_messages, forms_for, in_form
 
 if TYPE_CHECKING:
     from types import TracebackType

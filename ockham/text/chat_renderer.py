@@ -25,7 +25,7 @@ from ockham.core.errors import (
 )
 from ockham.core.worker import Worker, WorkerLimits
 from ockham.core.worker_process import Service
-from ockham.model.chat_template import ChatTemplate
+from ockham.text.chat_template import ChatTemplate
 
 LIMITS = WorkerLimits(cpu_s=2.0, wall_s=20.0, memory_bytes=512 << 20, output_bytes=32 << 20)
 """What the rendering of one prompt may use. A chat of 10,000 messages takes 0.1 s of it."""
@@ -75,7 +75,7 @@ class ChatRenderer:
         self._faults: dict[Template, str] = {}
         """Of templates that were tried out and are of no use: why."""
         self._worker = Worker(
-            "ockham.model.chat_renderer:SERVICE", Answer, limits=LIMITS, processes=processes
+            "ockham.text.chat_renderer:SERVICE", Answer, limits=LIMITS, processes=processes
         )
 
     def submit(

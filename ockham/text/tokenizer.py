@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest, ModelError
-from ockham.model.text_growth import check_growth
-from ockham.model.token_bytes import speller
+from ockham.model.hub import BUILT_IN
 from ockham.model.untrusted import read_object
+from ockham.text.growth import check_growth
+from ockham.text.token_bytes import speller
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-    from ockham.model.chat_renderer import ChatRenderer, Template
+    from ockham.text.chat_renderer import ChatRenderer, Template
 
 MOST_TEMPLATE_BYTES = 4 << 20
 SHORT_TOKENS = 256
@@ -248,7 +249,7 @@ class Tokenizer:
     def chat_template(self, chosen: str | None = None, *, with_tools: bool = False) -> Template:
         """The template of a chat: one that is given, or the name of one, or the checkpoint's own.
         Raises InvalidRequest if there is none."""
-        from ockham.model.chat_renderer import CHECKPOINTS, GIVEN, Template
+        from ockham.text.chat_renderer import CHECKPOINTS, GIVEN, Template
 
         if chosen is not None and chosen not in self._templates:
             return Template(chosen, GIVEN, strict=False)
@@ -282,7 +283,7 @@ class Tokenizer:
     @property
     def renderer(self) -> ChatRenderer:
         """What renders chats with this tokenizer's special tokens."""
-        from ockham.model.chat_renderer import ChatRenderer
+        from ockham.text.chat_renderer import ChatRenderer
 
         with self._lock:
             if self._renderer is None:
@@ -411,7 +412,7 @@ def load_tokenizer(config: EngineConfig, directory: Path) -> Tokenizer | None:
     if config.tokenizer is None:
         return Tokenizer(directory, template)
     if config.tokenizer == "lab":
-        return Tokenizer(Path(__file__).parent / "lab", template)
+        return Tokenizer(BUILT_IN["lab"], template)
     if Path(config.tokenizer).exists():
         return Tokenizer(Path(config.tokenizer), template)
     return Tokenizer(_fetch(config.tokenizer), template)
