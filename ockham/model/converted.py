@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ockham.core.errors import ConfigError, ModelError
+from ockham.model.files.safetensors import SINGLE_FILE, SafetensorsFile
 from ockham.model.packed_file import PackedFile, PackedLoader, PackedScale
 from ockham.model.packed_layout import VERSION
 from ockham.model.packing import Packer
-from ockham.model.safetensors import SINGLE_FILE, SafetensorsFile
 
 AGAIN = "convert the original again"
 

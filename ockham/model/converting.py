@@ -22,6 +22,7 @@ from ockham.kernels.memory import as_bytes
 from ockham.model.calibration import Calibrated, calibrate, read_calibration
 from ockham.model.compile import Part, Weights, compile_program
 from ockham.model.converted import ConvertedSource
+from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer
 from ockham.model.lora import Adapter, MergedSource, read_adapter
@@ -35,7 +36,6 @@ from ockham.model.packed_layout import (
     vector_key,
 )
 from ockham.model.packing import Packer, Packing
-from ockham.model.safetensors import SINGLE_FILE
 from ockham.model.sources import TensorSource, UnloadedLinear, matrix_shape, pieces_of
 from ockham.weights.int4 import Int4
 from ockham.weights.stored import (

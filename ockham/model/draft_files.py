@@ -19,8 +19,8 @@ import numpy as np
 
 from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
-from ockham.model.safetensors import DTYPES, SafetensorsFile
-from ockham.model.untrusted import read_object
+from ockham.model.files.safetensors import DTYPES, SafetensorsFile
+from ockham.model.files.untrusted import read_object
 
 CONFIG_FILE = "draft.json"
 WEIGHTS_FILE = "draft.safetensors"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.sampling_params import SamplingParams
-from ockham.model.untrusted import read_object
+from ockham.model.files.untrusted import read_object
 
 CHECKPOINTS, NEUTRAL = "auto", "vllm"
 """Values of the setting `generation_config` that name no directory."""

@@ -20,6 +20,8 @@ from ockham.kernels.cores import allowed_cores
 from ockham.kernels.memory import as_bytes
 from ockham.model.compile import Part
 from ockham.model.digest import BLOCK_BYTES, array_digest, block_sums, weights_digest
+from ockham.model.files.safetensors import SafetensorsFile, Tensor
+from ockham.model.files.untrusted import parse_json
 from ockham.model.packed_layout import (
     DTYPES,
     PADDING,
@@ -30,10 +32,8 @@ from ockham.model.packed_layout import (
     vector_key,
 )
 from ockham.model.packing import Packing, make_format
-from ockham.model.safetensors import SafetensorsFile, Tensor
 from ockham.model.sources import UnloadedLinear, matrix_shape
 from ockham.model.threads import in_threads
-from ockham.model.untrusted import parse_json
 from ockham.weights.stored import StoredMatrix, read_record
 
 READ_BYTES = 2 * BLOCK_BYTES

@@ -11,10 +11,10 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.model.compile import Part
 from ockham.model.description import ModelDescription
-from ockham.model.files import WeightsFile
+from ockham.model.files.safetensors import Checkpoint
+from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packing import Packer, Stored
 from ockham.model.prequantised.find import find_codec
-from ockham.model.safetensors import Checkpoint
 from ockham.model.sources import Loader, Scale
 
 

@@ -15,7 +15,7 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.core.seams import Linear, Role
 from ockham.model.compile import Part, Weights
-from ockham.model.files import WeightsFile
+from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed_layout import PackedWeights, key_of, vector_key
 from ockham.model.packing import Packer, Packing, Stored
 from ockham.weights.stacked import StackedLinear

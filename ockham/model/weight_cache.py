@@ -53,11 +53,11 @@ from ockham.core.owned_files import (
     write_own,
 )
 from ockham.kernels.memory import as_bytes
-from ockham.model.files import WeightsFile
+from ockham.model.files.safetensors import SINGLE_FILE
+from ockham.model.files.weights_file import WeightsFile
 from ockham.model.memory import readable
 from ockham.model.packed_file import PackedFile
 from ockham.model.packed_layout import VERSION, PackedWeights
-from ockham.model.safetensors import SINGLE_FILE
 
 PACKER = 2
 """Raised whenever some format packs the same weights into other bytes."""

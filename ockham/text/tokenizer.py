@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest, ModelError
+from ockham.model.files.untrusted import read_object
 from ockham.model.hub import BUILT_IN
-from ockham.model.untrusted import read_object
 from ockham.text.growth import check_growth
 from ockham.text.token_bytes import speller
 

@@ -23,7 +23,8 @@ from ockham.core.config import EngineConfig
 from ockham.kernels.mapping import MOVED_BYTES, map_over, settle
 from ockham.kernels.memory import allocate
 from ockham.kernels.native import core
-from ockham.model import files, placing, upkeep, weight_cache
+from ockham.model import placing, upkeep, weight_cache
+from ockham.model.files import weights_file
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.weight_cache import WeightCache, cache_directory
 from tests.helpers.prequantised import awq, quantise_checkpoint, random_matrix
@@ -166,9 +167,9 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_not_kept(
 ) -> None:
     model = tiny_llama(tmp_path / "model", **SIZES)
     counted = iter(range(100))
-    real = files.WeightsFile.identity
+    real = weights_file.WeightsFile.identity
     monkeypatch.setattr(
-        files.WeightsFile, "identity", lambda self: {**real(self), "bytes": next(counted)}
+        weights_file.WeightsFile, "identity", lambda self: {**real(self), "bytes": next(counted)}
     )
     starts(model)
     assert not starts.entries()
@@ -364,7 +365,7 @@ def test_mapped_memory_shows_the_file_while_it_is_moved(tmp_path: Path) -> None:
     content = np.random.default_rng(0).integers(0, 256, MOVED_BYTES + (5 << 20) + 77, np.uint8)
     path = tmp_path / "file"
     path.write_bytes(b"x" * 4096 + content.tobytes())
-    file = files.WeightsFile(path)
+    file = weights_file.WeightsFile(path)
     memory = allocate(len(content))
     assert file.map_into(memory, 4096)
     expected, wrong, ended = content.tobytes(), [], threading.Event()

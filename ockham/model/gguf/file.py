@@ -17,7 +17,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
-from ockham.model.files import WeightsFile
+from ockham.model.files.weights_file import WeightsFile
 
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32

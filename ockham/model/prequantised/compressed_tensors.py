@@ -24,6 +24,7 @@ from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.model.compile import Part
+from ockham.model.files.safetensors import Checkpoint
 from ockham.model.packing import Stored
 from ockham.model.prequantised.base import (
     SCALES,
@@ -33,7 +34,6 @@ from ockham.model.prequantised.base import (
     row_slices,
     unpack,
 )
-from ockham.model.safetensors import Checkpoint
 
 LAYOUTS = ("pack-quantized", "int-quantized")
 

@@ -17,8 +17,8 @@ import numpy as np
 from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
-from ockham.model.files import WeightsFile
-from ockham.model.untrusted import MOST_JSON_BYTES, parse_json, read_object
+from ockham.model.files.untrusted import MOST_JSON_BYTES, parse_json, read_object
+from ockham.model.files.weights_file import WeightsFile
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ockham.core.errors import ModelError
-from ockham.model.safetensors import BLOCK_BYTES, Checkpoint, SafetensorsFile
+from ockham.model.files.safetensors import BLOCK_BYTES, Checkpoint, SafetensorsFile
 from tests.helpers.oracle import load
 from tests.helpers.tiny import tiny_llama
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ockham.core.errors import ModelError
 from ockham.kernels.mapping import map_over
-from ockham.model.untrusted import open_regular
+from ockham.model.files.untrusted import open_regular
 
 HEAD_BYTES = 256 << 10
 """Bytes at a file's start, its header in most cases, that are part of its identity."""
