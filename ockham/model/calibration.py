@@ -22,9 +22,10 @@ from ockham.core.errors import ModelError
 from ockham.core.seams import Linear, Role
 from ockham.kernels.ops import Program
 from ockham.kernels.reference import ReferenceBackend
-from ockham.model.compile import Part, Weights, compile_program
-from ockham.model.description import ModelDescription
 from ockham.model.packed_layout import key_of
+from ockham.model.program.compile import compile_program
+from ockham.model.program.description import ModelDescription
+from ockham.model.program.weights import Part, Weights
 from ockham.model.windows import cut, layouts_for, read_text, window_step
 from ockham.weights.gptq import pack_calibrated
 from ockham.weights.int4 import Int4

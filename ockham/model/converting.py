@@ -20,7 +20,6 @@ from ockham.core.owned_files import USUAL_FILE, replacing, write_own
 from ockham.core.seams import Linear, Role
 from ockham.kernels.memory import as_bytes
 from ockham.model.calibration import Calibrated, calibrate, read_calibration
-from ockham.model.compile import Part, Weights, compile_program
 from ockham.model.converted import ConvertedSource
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
@@ -36,7 +35,9 @@ from ockham.model.packed_layout import (
     vector_key,
 )
 from ockham.model.packing import Packer, Packing
-from ockham.model.sources import TensorSource, UnloadedLinear, matrix_shape, pieces_of
+from ockham.model.program.compile import compile_program
+from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
+from ockham.model.sources import TensorSource, pieces_of
 from ockham.weights.int4 import Int4
 from ockham.weights.stored import (
     StoredMatrix,

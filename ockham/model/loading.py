@@ -15,9 +15,7 @@ from ockham.core.errors import ConfigError, ModelError
 from ockham.kernels.backends import find_backend
 from ockham.kernels.base import Backend, GroupLayout
 from ockham.kernels.ops import Program
-from ockham.model.compile import compile_program
 from ockham.model.converted import ConvertedSource
-from ockham.model.description import ModelDescription
 from ockham.model.generation_config import chosen_generation_config, sampling_defaults
 from ockham.model.hub import resolve
 from ockham.model.machine_memory import available_bytes
@@ -26,6 +24,8 @@ from ockham.model.opening import open_model
 from ockham.model.packing import STORED, Packer, make_format
 from ockham.model.placing import place_weights
 from ockham.model.prequantised.find import CODECS, quantization_config
+from ockham.model.program.compile import compile_program
+from ockham.model.program.description import ModelDescription
 from ockham.model.sources import Measured, Source
 from ockham.model.weight_cache import LEAST_BYTES, WeightCache, cache_directory
 

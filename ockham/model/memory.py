@@ -18,7 +18,7 @@ import msgspec
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
 from ockham.kernels.base import GroupLayout
-from ockham.model.description import LayerGroup, ModelDescription
+from ockham.model.program.description import LayerGroup, ModelDescription
 
 LOGITS_BYTES = 64 << 20
 """The engine wants logits of at most this size in a step, or of one row per running sequence."""

@@ -18,7 +18,6 @@ from ockham.core.errors import ModelError
 from ockham.core.seams import Linear, Role
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.memory import as_bytes
-from ockham.model.compile import Part
 from ockham.model.digest import BLOCK_BYTES, array_digest, block_sums, weights_digest
 from ockham.model.files.safetensors import SafetensorsFile, Tensor
 from ockham.model.files.untrusted import parse_json
@@ -32,7 +31,7 @@ from ockham.model.packed_layout import (
     vector_key,
 )
 from ockham.model.packing import Packing, make_format
-from ockham.model.sources import UnloadedLinear, matrix_shape
+from ockham.model.program.weights import Part, UnloadedLinear, matrix_shape
 from ockham.model.threads import in_threads
 from ockham.weights.stored import StoredMatrix, read_record
 

@@ -9,12 +9,12 @@ from typing import Any
 from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
-from ockham.model.compile import Part
-from ockham.model.description import ModelDescription
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packing import Packer, Stored
 from ockham.model.prequantised.find import find_codec
+from ockham.model.program.description import ModelDescription
+from ockham.model.program.weights import Part
 from ockham.model.sources import Loader, Scale
 
 

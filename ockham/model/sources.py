@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NoReturn, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.core.seams import Linear, Role
-from ockham.model.compile import Part, Weights
 from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed_layout import PackedWeights, key_of, vector_key
 from ockham.model.packing import Packer, Packing, Stored
+from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
 from ockham.weights.stacked import StackedLinear
 
 _T = TypeVar("_T")
@@ -109,23 +107,6 @@ class TensorSource(Protocol):
     def blocks(self, part: Part) -> Iterator[BlockRows]:
         """Its rows as they are stored, where `stored` names a format of blocks."""
         ...
-
-
-@dataclass(slots=True)
-class UnloadedLinear:
-    """A matrix that is only planned: its shape and what it would take, but no values."""
-
-    format: str
-    out_features: int
-    in_features: int
-    nbytes: int
-    arrays: dict[str, Array] = field(default_factory=dict)
-
-    def matmul(self, x: Floats) -> NoReturn:
-        raise ModelError("the weights of this program have not been loaded.")
-
-    def rows(self, ids: npt.NDArray[np.int32]) -> NoReturn:
-        raise ModelError("the weights of this program have not been loaded.")
 
 
 class Scale:
@@ -286,8 +267,3 @@ def pieces_of(
         pieces.append((parts[first : first + len(run)], packing))
         first += len(run)
     return pieces
-
-
-def matrix_shape(parts: Sequence[Part]) -> tuple[int, int]:
-    """Rows and columns of the matrix that parts make up."""
-    return sum(part.stop - part.start for part in parts), parts[0].shape[-1]

@@ -15,7 +15,6 @@ from safetensors.numpy import save_file
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
 from ockham.model.converting import convert
-from ockham.model.description import describe, read_config
 from ockham.model.draft_files import (
     AcceptanceHead,
     EarlyExit,
@@ -25,6 +24,7 @@ from ockham.model.draft_files import (
     read_drafter,
 )
 from ockham.model.hub import BUILT_IN, DRAFTERS, resolve_drafter
+from ockham.model.program.description import describe, read_config
 
 D, V, L = 8, 20, 3
 

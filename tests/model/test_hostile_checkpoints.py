@@ -22,10 +22,10 @@ from safetensors.numpy import load_file, save_file
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import OckhamError
-from ockham.model.description import describe
 from ockham.model.gguf.file import GgufFile
 from ockham.model.hub import resolve
 from ockham.model.loading import load_model
+from ockham.model.program.description import describe
 from ockham.text.tokenizer import Tokenizer
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.tiny import tiny_llama

@@ -17,10 +17,10 @@ from ockham.cli.main import cli
 from ockham.core.arrays import Floats
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
-from ockham.model.compile import Part
 from ockham.model.converting import convert
-from ockham.model.description import read_config
 from ockham.model.lora import MergedSource, read_adapter
+from ockham.model.program.description import read_config
+from ockham.model.program.weights import Part
 from tests.helpers.tiny import tiny_llama
 
 RANK, ALPHA = 3, 12

@@ -23,7 +23,7 @@ from ockham.kernels.ops import (
 )
 from ockham.lab.kernels.limits import COLD_BYTES, Limits
 from ockham.lab.kernels.measure import Case
-from ockham.model.costs import kernel_of
+from ockham.model.program.costs import kernel_of
 from ockham.weights.stacked import parts_of
 
 if TYPE_CHECKING:

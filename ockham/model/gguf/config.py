@@ -14,7 +14,7 @@ from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
-from ockham.model.description import ModelDescription, Spelling, describe
+from ockham.model.program.description import ModelDescription, Spelling, describe
 
 KEYS = {
     "context_length": "max_position_embeddings",

@@ -19,7 +19,6 @@ from gguf.quants import dequantize
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 from ockham.core.seams import Array
-from ockham.model.compile import Part
 from ockham.model.generation_config import gguf_generation_config
 from ockham.model.gguf.blocks import READERS, read_blocks
 from ockham.model.gguf.config import (
@@ -31,6 +30,7 @@ from ockham.model.gguf.config import (
 from ockham.model.gguf.file import GgufFile, GgufTensor
 from ockham.model.gguf.parts import GgufParts
 from ockham.model.packing import Packer, Stored
+from ockham.model.program.weights import Part
 from ockham.model.sources import Loader, Scale
 
 PLAIN: dict[str, np.dtype[Any]] = {

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from ockham.core.errors import ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
-from ockham.model.compile import Part
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.packing import Stored
 from ockham.model.prequantised.base import (
@@ -26,6 +25,7 @@ from ockham.model.prequantised.base import (
     row_slices,
     unpack,
 )
+from ockham.model.program.weights import Part
 
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where the eight outputs of a word stand in it."""

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from ockham.core.errors import ModelError
 from ockham.core.quantised import QuantisedRows
-from ockham.model.compile import Part
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.packing import Stored
+from ockham.model.program.weights import Part
 
 SCALES = ("F16", "BF16", "F32")
 ROWS_AT_ONCE = 512

@@ -23,7 +23,6 @@ import numpy.typing as npt
 from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
-from ockham.model.compile import Part
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.packing import Stored
 from ockham.model.prequantised.base import (
@@ -34,6 +33,7 @@ from ockham.model.prequantised.base import (
     row_slices,
     unpack,
 )
+from ockham.model.program.weights import Part
 
 LAYOUTS = ("pack-quantized", "int-quantized")
 

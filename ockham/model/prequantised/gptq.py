@@ -20,7 +20,6 @@ import numpy as np
 from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
-from ockham.model.compile import Part
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.packing import Stored
 from ockham.model.prequantised.base import (
@@ -31,6 +30,7 @@ from ockham.model.prequantised.base import (
     row_slices,
     unpack,
 )
+from ockham.model.program.weights import Part
 
 FORMATS = {"gptq": 1, "gptq_v2": 0}
 """`checkpoint_format` -> what is added to a stored zero point."""

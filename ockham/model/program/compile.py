@@ -7,10 +7,6 @@ memory plan made before loading cannot forget anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
-
 from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
 from ockham.core.seams import Linear, Role
@@ -28,31 +24,8 @@ from ockham.kernels.ops import (
     Rope,
     Route,
 )
-from ockham.model.description import ExpertSizes, ModelDescription
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Rows [start, stop) of a tensor of the checkpoint, which must have this shape."""
-
-    name: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-class Weights(Protocol):
-    """What the compiler asks of a checkpoint."""
-
-    def has(self, name: str) -> bool: ...
-
-    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
-        """One packed matrix from the rows of its parts, one after another."""
-        ...
-
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
-        """Named vectors of given lengths, one after another, plus an offset, in fp32."""
-        ...
+from ockham.model.program.description import ExpertSizes, ModelDescription
+from ockham.model.program.weights import Part, Weights
 
 
 def compile_program(description: ModelDescription, weights: Weights, max_model_len: int) -> Program:

@@ -20,7 +20,7 @@ from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.kernels.ops import Rope
-from ockham.model.architectures import Architecture, Config
+from ockham.model.program.architectures import Architecture, Config
 
 
 @dataclass(frozen=True, slots=True)

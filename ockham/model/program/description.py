@@ -10,9 +10,9 @@ from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
-from ockham.model.architectures import ARCHITECTURES, Architecture
 from ockham.model.files.untrusted import read_object
-from ockham.model.rope import RopeVariant, read_rope
+from ockham.model.program.architectures import ARCHITECTURES, Architecture
+from ockham.model.program.rope import RopeVariant, read_rope
 
 ACTIVATIONS = {
     "silu": "silu",

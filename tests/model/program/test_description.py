@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ockham.core.errors import ModelError
-from ockham.model.architectures import ARCHITECTURES
-from ockham.model.description import describe, read_config
+from ockham.model.program.architectures import ARCHITECTURES
+from ockham.model.program.description import describe, read_config
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
