@@ -76,9 +76,9 @@ def convert(
     if calibration_tokens is not None and calibration is None:
         raise ConfigError("--calibration-tokens is for --calibration FILE only.")
 
+    from ockham.core.units import readable
     from ockham.model import converting
     from ockham.model.hub import resolve_adapter
-    from ockham.model.memory import readable
 
     started = time.perf_counter()
     config = EngineConfig(model=model, revision=revision, quantization=quantization)

@@ -22,7 +22,7 @@ from ockham.core.errors import ModelError
 from ockham.core.seams import Linear, Role
 from ockham.kernels.ops import Program
 from ockham.kernels.reference import ReferenceBackend
-from ockham.model.packed_layout import key_of
+from ockham.model.packed.layout import key_of
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part, Weights

@@ -1,6 +1,6 @@
 """Directories that `ockham convert` writes: packed matrices that need no packing when loaded.
 
-`model.safetensors` is a file of packed weights (see packed_layout.py). config.json is the
+`model.safetensors` is a file of packed weights (see packed/layout.py). config.json is the
 original's, but for its `quantization_config`, where the digest of the weights stands.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 from ockham.core.errors import ConfigError, ModelError
 from ockham.model.files.safetensors import SINGLE_FILE, SafetensorsFile
-from ockham.model.packed_file import PackedFile, PackedLoader, PackedScale
-from ockham.model.packed_layout import VERSION
-from ockham.model.packing import Packer
+from ockham.model.packed.file import PackedFile, PackedLoader, PackedScale
+from ockham.model.packed.layout import VERSION
+from ockham.model.packed.packing import Packer
 
 AGAIN = "convert the original again"
 

@@ -26,7 +26,7 @@ from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer
 from ockham.model.lora import Adapter, MergedSource, read_adapter
 from ockham.model.opening import OpenedModel, open_model
-from ockham.model.packed_layout import (
+from ockham.model.packed.layout import (
     METHOD,
     VERSION,
     Layout,
@@ -34,7 +34,7 @@ from ockham.model.packed_layout import (
     key_of,
     vector_key,
 )
-from ockham.model.packing import Packer, Packing
+from ockham.model.packed.packing import Packer, Packing
 from ockham.model.program.compile import compile_program
 from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
 from ockham.model.sources import TensorSource, pieces_of

@@ -8,7 +8,7 @@ from typing import Any
 
 from ockham.model.converted import ConvertedSource
 from ockham.model.generation_config import read_generation_config
-from ockham.model.packed_layout import METHOD
+from ockham.model.packed.layout import METHOD
 from ockham.model.prequantised.find import quantization_config
 from ockham.model.program.description import ModelDescription, describe, read_config
 from ockham.model.safetensors_source import SafetensorsSource

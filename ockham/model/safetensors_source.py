@@ -11,7 +11,7 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.files.weights_file import WeightsFile
-from ockham.model.packing import Packer, Stored
+from ockham.model.packed.packing import Packer, Stored
 from ockham.model.prequantised.find import find_codec
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part

@@ -13,8 +13,8 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.core.seams import Linear, Role
 from ockham.model.files.weights_file import WeightsFile
-from ockham.model.packed_layout import PackedWeights, key_of, vector_key
-from ockham.model.packing import Packer, Packing, Stored
+from ockham.model.packed.layout import PackedWeights, key_of, vector_key
+from ockham.model.packed.packing import Packer, Packing, Stored
 from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
 from ockham.weights.stacked import StackedLinear
 

@@ -2,7 +2,7 @@
 
 A file that is truncated or replaced while it is read gives an error that names it, where a mapping
 would kill the process, and the memory taken is what the buffers take. Only packed weights are
-mapped, after every byte of them was read and checked (see packed_file.py).
+mapped, after every byte of them was read and checked (see packed/file.py).
 """
 
 from __future__ import annotations

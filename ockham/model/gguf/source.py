@@ -29,7 +29,7 @@ from ockham.model.gguf.config import (
 )
 from ockham.model.gguf.file import GgufFile, GgufTensor
 from ockham.model.gguf.parts import GgufParts
-from ockham.model.packing import Packer, Stored
+from ockham.model.packed.packing import Packer, Stored
 from ockham.model.program.weights import Part
 from ockham.model.sources import Loader, Scale
 

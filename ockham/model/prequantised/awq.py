@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ockham.core.errors import ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.model.files.safetensors import Checkpoint
-from ockham.model.packing import Stored
+from ockham.model.packed.packing import Stored
 from ockham.model.prequantised.base import (
     SCALES,
     base_of,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ockham.core.errors import ModelError
 from ockham.core.quantised import QuantisedRows
 from ockham.model.files.safetensors import Checkpoint
-from ockham.model.packing import Stored
+from ockham.model.packed.packing import Stored
 from ockham.model.program.weights import Part
 
 SCALES = ("F16", "BF16", "F32")

@@ -20,7 +20,7 @@ from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
 from ockham.core.seams import Linear
 from ockham.kernels.native import core, packing_pool
-from ockham.model.digest import digest_of, weights_digest
+from ockham.model.packed.digest import digest_of, weights_digest
 from ockham.model.program.weights import Part
 from ockham.weights.stored import StoredMatrix, stored_arrays, stored_matrix, turn_into_panels
 

@@ -11,7 +11,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.kernels.ops import AttentionInput, AttentionOutput, Embed, FeedForward, Head
 from ockham.model.loading import LoadedModel, load_model
-from ockham.model.packing import Packer, Stored, make_format
+from ockham.model.packed.packing import Packer, Stored, make_format
 from tests.helpers.tiny import tiny_llama
 
 WIDE = {"hidden_size": 1024, "intermediate_size": 1088, "head_dim": 64}

@@ -23,10 +23,11 @@ from ockham.core.config import EngineConfig
 from ockham.kernels.mapping import MOVED_BYTES, map_over, settle
 from ockham.kernels.memory import allocate
 from ockham.kernels.native import core
-from ockham.model import placing, upkeep, weight_cache
+from ockham.model import placing, upkeep
 from ockham.model.files import weights_file
 from ockham.model.loading import LoadedModel, load_model
-from ockham.model.weight_cache import WeightCache, cache_directory
+from ockham.model.packed import weight_cache
+from ockham.model.packed.weight_cache import WeightCache, cache_directory
 from tests.helpers.prequantised import awq, quantise_checkpoint, random_matrix
 from tests.helpers.steps import prompt_logits
 from tests.helpers.tiny import tiny_llama
@@ -346,7 +347,8 @@ def test_a_process_that_ends_at_once_still_keeps_what_it_packed(tmp_path: Path) 
     model = tiny_llama(tmp_path / "model", **SIZES)
     script = (
         "from ockham.core.config import EngineConfig\n"
-        "from ockham.model import loading, weight_cache\n"
+        "from ockham.model import loading\n"
+        "from ockham.model.packed import weight_cache\n"
         "loading.LEAST_BYTES = weight_cache.GRAIN_NS = weight_cache.ROOM_BYTES = 0\n"
         f"config = EngineConfig(model={str(model)!r}, quantization='int8', "
         f"weight_cache={str(tmp_path / 'cache')!r})\n"

@@ -1,4 +1,4 @@
-"""Reading a file of packed weights, whose layout stands in packed_layout.py.
+"""Reading a file of packed weights, whose layout stands in layout.py.
 
 Every byte is read and compared with the digest that was written, and only then are the large arrays
 mapped: a file that was damaged or cut short gives a sentence, where a mapping alone would kill the
@@ -18,10 +18,10 @@ from ockham.core.errors import ModelError
 from ockham.core.seams import Linear, Role
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.memory import as_bytes
-from ockham.model.digest import BLOCK_BYTES, array_digest, block_sums, weights_digest
 from ockham.model.files.safetensors import SafetensorsFile, Tensor
 from ockham.model.files.untrusted import parse_json
-from ockham.model.packed_layout import (
+from ockham.model.packed.digest import BLOCK_BYTES, array_digest, block_sums, weights_digest
+from ockham.model.packed.layout import (
     DTYPES,
     PADDING,
     PackedWeights,
@@ -30,9 +30,9 @@ from ockham.model.packed_layout import (
     matrix_facts,
     vector_key,
 )
-from ockham.model.packing import Packing, make_format
+from ockham.model.packed.packing import Packing, make_format
+from ockham.model.packed.threads import in_threads
 from ockham.model.program.weights import Part, UnloadedLinear, matrix_shape
-from ockham.model.threads import in_threads
 from ockham.weights.stored import StoredMatrix, read_record
 
 READ_BYTES = 2 * BLOCK_BYTES

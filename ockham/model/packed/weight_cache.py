@@ -1,7 +1,7 @@
 """Packed weights on disk, so that a model is packed once and starts at once from then on.
 
     DIR/sources/IDENTITY.json    {"weights": DIGEST}
-    DIR/DIGEST/model.safetensors a file of packed weights (see packed_layout.py)
+    DIR/DIGEST/model.safetensors a file of packed weights (see layout.py)
     DIR/DIGEST/entry.json        the commit record: version, bytes of the file, weights (DIGEST)
     DIR/.partial-DIGEST-RANDOM/  an entry that is being written, with {"weights": DIGEST} in
                                  writing.json
@@ -52,12 +52,12 @@ from ockham.core.owned_files import (
     read_own,
     write_own,
 )
+from ockham.core.units import readable
 from ockham.kernels.memory import as_bytes
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.files.weights_file import WeightsFile
-from ockham.model.memory import readable
-from ockham.model.packed_file import PackedFile
-from ockham.model.packed_layout import VERSION, PackedWeights
+from ockham.model.packed.file import PackedFile
+from ockham.model.packed.layout import VERSION, PackedWeights
 
 PACKER = 2
 """Raised whenever some format packs the same weights into other bytes."""

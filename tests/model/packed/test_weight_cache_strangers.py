@@ -15,10 +15,10 @@ import pytest
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.kernels.native import core
-from ockham.model import weight_cache
 from ockham.model.loading import load_model
-from ockham.model.packed_layout import PackedWeights
-from ockham.model.weight_cache import WeightCache, cache_directory
+from ockham.model.packed import weight_cache
+from ockham.model.packed.layout import PackedWeights
+from ockham.model.packed.weight_cache import WeightCache, cache_directory
 from tests.helpers.strangers import Strangers
 from tests.helpers.tiny import tiny_llama
 
