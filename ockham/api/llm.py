@@ -29,7 +29,7 @@ from ockham.engine.engine import Engine
 from ockham.engine.intake import describe
 from ockham.engine.messages import HINTS, Delta, Pin, Request, Unpin
 from ockham.engine.offline import OfflineBatch
-from ockham.model.generation_config import chat_defaults
+from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.text.marking import ReuseParams
 from ockham.text.tokenizer import Tokenizer
 

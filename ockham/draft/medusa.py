@@ -14,7 +14,7 @@ from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.certainty import SHARES, kind_of, ranked
 from ockham.draft.structures.levels import grow
 from ockham.draft.structures.trained import read_trained, silu
-from ockham.model.draft_files import MedusaHeads
+from ockham.model.checkpoint.draft_files import MedusaHeads
 
 _CHOICES = 4
 """Of each head, so many of the likeliest tokens."""

@@ -1,4 +1,4 @@
-"""Writing a directory that loads directly (see converted.py), one matrix in memory at a time."""
+"""Writing a directory that loads directly (checkpoint/converted.py), a matrix at a time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from ockham.core.owned_files import USUAL_FILE, replacing, write_own
 from ockham.core.seams import Linear, Role
 from ockham.kernels.memory import as_bytes
 from ockham.model.calibration import Calibrated, calibrate, read_calibration
-from ockham.model.converted import ConvertedSource
+from ockham.model.checkpoint.converted import ConvertedSource
+from ockham.model.checkpoint.lora import Adapter, MergedSource, read_adapter
+from ockham.model.checkpoint.opening import OpenedModel, open_model
+from ockham.model.checkpoint.sources import TensorSource, pieces_of
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer
-from ockham.model.lora import Adapter, MergedSource, read_adapter
-from ockham.model.opening import OpenedModel, open_model
 from ockham.model.packed.layout import (
     METHOD,
     VERSION,
@@ -37,7 +38,6 @@ from ockham.model.packed.layout import (
 from ockham.model.packed.packing import Packer, Packing
 from ockham.model.program.compile import compile_program
 from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
-from ockham.model.sources import TensorSource, pieces_of
 from ockham.weights.int4 import Int4
 from ockham.weights.stored import (
     StoredMatrix,
@@ -68,7 +68,7 @@ def convert(
     """Write the model of `config`, packed as its quantization says, to the directory `out`.
 
     With `calibration`, int4 matrices are fitted to the inputs that they have on that text. With
-    `lora`, the directory of an adapter, it is merged before anything is rounded (see lora.py).
+    `lora`, the directory of an adapter, it is merged before rounding (see checkpoint/lora.py).
     Gives the bytes of the weights written. `out` must be empty or not exist; its config.json comes
     last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
     """
@@ -260,7 +260,7 @@ class _Writer:
 def _copy_beside(path: Path, out: Path, generation_config: dict[str, Any]) -> None:
     """The tokenizer's files, the generation settings and an acceptance head of a checkpoint."""
     if path.is_file():
-        from ockham.model.gguf.tokenizer import read_tokenizer
+        from ockham.model.checkpoint.gguf.tokenizer import read_tokenizer
 
         backend, config, _ = read_tokenizer(path)
         backend.save(str(out / "tokenizer.json"))

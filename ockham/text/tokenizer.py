@@ -52,7 +52,7 @@ class Tokenizer:
         self.notes: tuple[str, ...] = ()
         """What a user should know of it, in sentences."""
         if self.directory.is_file():
-            from ockham.model.gguf.tokenizer import read_tokenizer
+            from ockham.model.checkpoint.gguf.tokenizer import read_tokenizer
 
             self._backend, config, self.notes = read_tokenizer(self.directory)
         else:

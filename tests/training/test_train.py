@@ -11,7 +11,7 @@ import pytest
 
 from ockham import LLM, SamplingParams
 from ockham.core.errors import ConfigError, ModelError
-from ockham.model.draft_files import (
+from ockham.model.checkpoint.draft_files import (
     EarlyExit,
     MedusaHeads,
     PromptTokens,

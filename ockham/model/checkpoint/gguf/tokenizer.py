@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
-from ockham.model.gguf.parts import GgufParts
-from ockham.model.gguf.splitting import SPLITTINGS
+from ockham.model.checkpoint.gguf.parts import GgufParts
+from ockham.model.checkpoint.gguf.splitting import SPLITTINGS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

@@ -17,8 +17,8 @@ from ockham.cli.main import cli
 from ockham.core.arrays import Floats
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
+from ockham.model.checkpoint.lora import MergedSource, read_adapter
 from ockham.model.converting import convert
-from ockham.model.lora import MergedSource, read_adapter
 from ockham.model.program.description import read_config
 from ockham.model.program.weights import Part
 from tests.helpers.tiny import tiny_llama

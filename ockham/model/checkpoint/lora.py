@@ -18,10 +18,10 @@ import numpy as np
 
 from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
+from ockham.model.checkpoint.safetensors_source import SafetensorsSource
 from ockham.model.files.safetensors import DTYPES, SINGLE_FILE, SafetensorsFile, Tensor
 from ockham.model.files.untrusted import read_json
 from ockham.model.program.weights import Part
-from ockham.model.safetensors_source import SafetensorsSource
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

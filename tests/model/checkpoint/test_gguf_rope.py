@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from ockham.core.errors import ModelError
 from ockham.kernels.ops import Rope
-from ockham.model.opening import open_model
+from ockham.model.checkpoint.opening import open_model
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.tiny import tiny_llama
 

@@ -15,9 +15,7 @@ import numpy.typing as npt
 
 from ockham.core.errors import ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
-from ockham.model.files.safetensors import Checkpoint
-from ockham.model.packed.packing import Stored
-from ockham.model.prequantised.base import (
+from ockham.model.checkpoint.prequantised.base import (
     SCALES,
     base_of,
     fp16_holds,
@@ -25,6 +23,8 @@ from ockham.model.prequantised.base import (
     row_slices,
     unpack,
 )
+from ockham.model.files.safetensors import Checkpoint
+from ockham.model.packed.packing import Stored
 from ockham.model.program.weights import Part
 
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)

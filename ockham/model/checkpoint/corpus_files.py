@@ -16,7 +16,7 @@ import numpy as np
 from ockham.core.arrays import Ints
 from ockham.core.errors import ModelError
 from ockham.core.owned_files import USUAL_FILE, write_own
-from ockham.model.draft_files import CONFIG_FILE, VERSION, read_config
+from ockham.model.checkpoint.draft_files import CONFIG_FILE, VERSION, read_config
 
 METHOD = "corpus"
 TOKENS_FILE, ORDER_FILE = "tokens.npy", "order.npy"

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ockham.core.errors import ModelError
-from ockham.model.prequantised.awq import Awq
-from ockham.model.prequantised.base import Codec
-from ockham.model.prequantised.compressed_tensors import CompressedTensors
-from ockham.model.prequantised.gptq import Gptq
+from ockham.model.checkpoint.prequantised.awq import Awq
+from ockham.model.checkpoint.prequantised.base import Codec
+from ockham.model.checkpoint.prequantised.compressed_tensors import CompressedTensors
+from ockham.model.checkpoint.prequantised.gptq import Gptq
 
 CODECS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
     "gptq": Gptq,

@@ -7,7 +7,7 @@ import json
 import pytest
 from tokenizers import Tokenizer, models
 
-from ockham.model.gguf.splitting import SPLITTINGS
+from ockham.model.checkpoint.gguf.splitting import SPLITTINGS
 
 BYTES = {
     "type": "ByteLevel",

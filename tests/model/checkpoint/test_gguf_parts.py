@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
-from ockham.model.gguf.parts import GgufParts
+from ockham.model.checkpoint.gguf.parts import GgufParts
 from ockham.model.loading import load_model
 from ockham.text.tokenizer import Tokenizer
 from tests.helpers.gguf_files import write_gguf

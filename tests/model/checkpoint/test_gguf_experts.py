@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
 from ockham.kernels.ops import Experts, Route
-from ockham.model.gguf.blocks import READERS
-from ockham.model.gguf.config import config_of
+from ockham.model.checkpoint.gguf.blocks import READERS
+from ockham.model.checkpoint.gguf.config import config_of
 from ockham.model.loading import LoadedModel, load_model
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.oracle import COMMON, Case, assert_same_logits, oracle_logits

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, normalizers, processors
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
-from ockham.model.gguf.splitting import SPLITTINGS
+from ockham.model.checkpoint.gguf.splitting import SPLITTINGS
 from ockham.text.tokenizer import Tokenizer as OckhamTokenizer
 from ockham.text.tokenizer import load_tokenizer
 from tests.helpers.tiny import LAB

@@ -19,19 +19,19 @@ from gguf.quants import dequantize
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 from ockham.core.seams import Array
-from ockham.model.generation_config import gguf_generation_config
-from ockham.model.gguf.blocks import READERS, read_blocks
-from ockham.model.gguf.config import (
+from ockham.model.checkpoint.generation_config import gguf_generation_config
+from ockham.model.checkpoint.gguf.blocks import READERS, read_blocks
+from ockham.model.checkpoint.gguf.config import (
     config_of,
     describe_gguf,
     find_gguf_architecture,
     gguf_place,
 )
-from ockham.model.gguf.file import GgufFile, GgufTensor
-from ockham.model.gguf.parts import GgufParts
+from ockham.model.checkpoint.gguf.file import GgufFile, GgufTensor
+from ockham.model.checkpoint.gguf.parts import GgufParts
+from ockham.model.checkpoint.sources import Loader, Scale
 from ockham.model.packed.packing import Packer, Stored
 from ockham.model.program.weights import Part
-from ockham.model.sources import Loader, Scale
 
 PLAIN: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ockham.model.converted import ConvertedSource
-from ockham.model.generation_config import read_generation_config
+from ockham.model.checkpoint.converted import ConvertedSource
+from ockham.model.checkpoint.generation_config import read_generation_config
+from ockham.model.checkpoint.prequantised.find import quantization_config
+from ockham.model.checkpoint.safetensors_source import SafetensorsSource
+from ockham.model.checkpoint.sources import Source
 from ockham.model.packed.layout import METHOD
-from ockham.model.prequantised.find import quantization_config
 from ockham.model.program.description import ModelDescription, describe, read_config
-from ockham.model.safetensors_source import SafetensorsSource
-from ockham.model.sources import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class OpenedModel:
 def open_model(path: Path) -> OpenedModel:
     """Open a checkpoint's directory or a GGUF file. Raises ModelError if it cannot be read."""
     if not path.is_dir():
-        from ockham.model.gguf.source import GgufSource
+        from ockham.model.checkpoint.gguf.source import GgufSource
 
         gguf = GgufSource(path)
         return OpenedModel(gguf.config, gguf.description, gguf, gguf.generation_config)

@@ -9,13 +9,13 @@ from typing import Any
 from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
+from ockham.model.checkpoint.prequantised.find import find_codec
+from ockham.model.checkpoint.sources import Loader, Scale
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed.packing import Packer, Stored
-from ockham.model.prequantised.find import find_codec
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part
-from ockham.model.sources import Loader, Scale
 
 
 class SafetensorsSource:

@@ -20,9 +20,7 @@ import numpy as np
 from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
-from ockham.model.files.safetensors import Checkpoint
-from ockham.model.packed.packing import Stored
-from ockham.model.prequantised.base import (
+from ockham.model.checkpoint.prequantised.base import (
     SCALES,
     base_of,
     fp16_holds,
@@ -30,6 +28,8 @@ from ockham.model.prequantised.base import (
     row_slices,
     unpack,
 )
+from ockham.model.files.safetensors import Checkpoint
+from ockham.model.packed.packing import Stored
 from ockham.model.program.weights import Part
 
 FORMATS = {"gptq": 1, "gptq_v2": 0}
