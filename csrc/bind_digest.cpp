@@ -28,7 +28,7 @@ void bind_digest(nb::module_& module) {
             digest_words(pool, from, count, by, to);
         },
         "pool"_a, "words"_a, "keys"_a, "sums"_a,
-        "The sums of ockham.model.digest, one for each 65536 words.");
+        "The sums of ockham.model.packed.digest, one for each 65536 words.");
 }
 
 }  // namespace ockham

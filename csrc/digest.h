@@ -1,4 +1,4 @@
-// The sums of ockham/model/digest.py: a multilinear hash of gigabytes at the speed of memory.
+// The sums of ockham/model/packed/digest.py: a multilinear hash at the speed of memory.
 #pragma once
 
 #include <cstdint>

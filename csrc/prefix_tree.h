@@ -37,7 +37,7 @@ class PrefixTree {
         double made_s, used_s;
     };
 
-    enum Hint { kGone, kSpent, kPlain, kExpected, kHints };  // as in ockham/core/seams.py
+    enum Hint { kGone, kSpent, kPlain, kExpected, kHints };  // as in ockham/core/seams/reuse.py
 
     // `windows[g]` is the sliding window of layer group g, 0 for none; `slope` what a token costs
     // more for each token before it, in units of the first one.

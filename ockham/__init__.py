@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ockham.core.outputs import CompletionOutput, Logprob, RequestOutput, ScoreOutput
     from ockham.core.sampling_params import SamplingParams
     from ockham.core.structured_outputs import StructuredOutputsParams
-    from ockham.model.marking import ReuseParams
+    from ockham.text.marking import ReuseParams
 
 __version__ = "0.1.0"
 
@@ -55,7 +55,7 @@ __all__ = [
 _MODULES = {
     "LLM": "ockham.api.llm",
     "AsyncLLM": "ockham.api.async_llm",
-    "ReuseParams": "ockham.model.marking",
+    "ReuseParams": "ockham.text.marking",
     "EngineConfig": "ockham.core.config",
     "Ledger": "ockham.core.ledger",
     "SamplingParams": "ockham.core.sampling_params",

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.cli.random_checkpoint import SHAPES
+from ockham.model.files.safetensors import Checkpoint
 from ockham.model.hub import resolve
-from ockham.model.safetensors import Checkpoint
 
 SHAPE = SHAPES["tinyllama"]
 Array = npt.NDArray[np.float32]

@@ -12,7 +12,7 @@ from benchmarks.peers.workloads import RETURNING_BITS, WORKLOADS, Drafts
 from ockham.core.config import EngineConfig
 from ockham.lab.streams import make_streams
 from ockham.model.hub import resolve
-from ockham.model.tokenizer import load_tokenizer
+from ockham.text.tokenizer import load_tokenizer
 
 INTRODUCTION = """\
 Prompts of `ockham bench speculation`, continued greedily by a checkpoint of TinyLlama's size that

@@ -35,11 +35,11 @@ from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.peers.results import Results
 from ockham.lab.difference import distance
 from ockham.lab.evidence.real_model import NAME, find_real_model
-from ockham.model.compile import Part, compile_program
-from ockham.model.gguf.source import GgufSource
-from ockham.model.opening import open_model
-from ockham.model.sources import UnloadedLinear
-from ockham.model.tokenizer import Tokenizer
+from ockham.model.checkpoint.gguf.source import GgufSource
+from ockham.model.checkpoint.opening import open_model
+from ockham.model.program.compile import compile_program
+from ockham.model.program.weights import Part, UnloadedLinear
+from ockham.text.tokenizer import Tokenizer
 
 BASELINE = Configuration(OCKHAM, "fp32", 32, 32)
 TIMEOUT_S = 900.0

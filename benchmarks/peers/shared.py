@@ -21,7 +21,7 @@ from ockham.lab.workloads import make_workload
 from ockham.lab.workloads.prompts import token_prompts
 
 if TYPE_CHECKING:
-    from ockham.model.tokenizer import Tokenizer
+    from ockham.text.tokenizer import Tokenizer
 
 Asked = tuple[list[int], int]
 """A prompt and how many tokens to generate."""

@@ -25,10 +25,10 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.client import EngineClient, Observer
 from ockham.engine.collect import Collector
 from ockham.engine.messages import CacheHint, Delta, Ready, Request
-from ockham.model.generation_config import chat_defaults
+from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.model.hub import resolve
-from ockham.model.marking import Piece, ReuseParams
-from ockham.model.tokenizer import Tokenizer, load_tokenizer
+from ockham.text.marking import Piece, ReuseParams
+from ockham.text.tokenizer import Tokenizer, load_tokenizer
 
 T = TypeVar("T")
 

@@ -29,9 +29,9 @@ from ockham.engine.engine import Engine
 from ockham.engine.intake import describe
 from ockham.engine.messages import HINTS, Delta, Pin, Request, Unpin
 from ockham.engine.offline import OfflineBatch
-from ockham.model.generation_config import chat_defaults
-from ockham.model.marking import ReuseParams
-from ockham.model.tokenizer import Tokenizer
+from ockham.model.checkpoint.generation_config import chat_defaults
+from ockham.text.marking import ReuseParams
+from ockham.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tqdm import tqdm

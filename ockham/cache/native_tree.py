@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import cast
 
 from ockham.cache.prefix_tree import Match, PrefixTree
+from ockham.core.arrays import Ints
 from ockham.core.seams import NodeFacts
-from ockham.core.step import Ints
 from ockham.kernels.native import core
 
 

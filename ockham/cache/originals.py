@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from ockham.core.seams import Given, Ints, Longs, PagePool
+from ockham.core.arrays import Ints, Longs
+from ockham.core.seams import Given, PagePool
 
 
 class Original:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ockham.core.arrays import Ints
 from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT, NodeFacts
-from ockham.core.step import Ints
 
 
 @dataclass(slots=True, eq=False)

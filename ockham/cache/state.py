@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 import numpy as np
 
+from ockham.core.arrays import Ints, Longs
 from ockham.core.errors import ConfigError, OckhamError
-from ockham.core.step import Ints, Longs, Tables
+from ockham.core.step import Tables
 from ockham.kernels.base import GroupLayout, Planes
 
 

@@ -27,7 +27,7 @@ def drafting(methods: str, context: int, steps: int, as_json: bool) -> None:
     from ockham.lab.drafting import long_text, measure_drafting
     from ockham.lab.tasks.texts import held_out
     from ockham.model.hub import resolve
-    from ockham.model.tokenizer import load_tokenizer
+    from ockham.text.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(EngineConfig(), resolve("lab"))
     assert tokenizer is not None, "the built-in model has a tokenizer"

@@ -125,7 +125,7 @@ def _queries(
     engine: Engine, source: str, technique: str, number: int, seed: int, fraction: float | None
 ) -> list[Query]:
     from ockham.lab.returning import continued_code, edited_code, returning_documents, workload
-    from ockham.model.marking import ReuseParams
+    from ockham.text.marking import ReuseParams
 
     tokenizer = engine.tokenizer
     if tokenizer is None:

@@ -68,7 +68,7 @@ def speculation(
     from ockham.lab.statistics import mean_ratio
     from ockham.lab.streams import make_streams
     from ockham.model.hub import resolve
-    from ockham.model.tokenizer import load_tokenizer
+    from ockham.text.tokenizer import load_tokenizer
 
     batches = _batches(batch_sizes)
     kinds = streams.split(",")

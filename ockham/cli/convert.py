@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -75,16 +76,16 @@ def convert(
     if calibration_tokens is not None and calibration is None:
         raise ConfigError("--calibration-tokens is for --calibration FILE only.")
 
+    from ockham.core.units import readable
     from ockham.model import converting
     from ockham.model.hub import resolve_adapter
-    from ockham.model.memory import readable
 
     started = time.perf_counter()
     config = EngineConfig(model=model, revision=revision, quantization=quantization)
     text = None
     if calibration is not None:
         most = calibration_tokens or CALIBRATION_TOKENS
-        text = converting.CalibrationFile(calibration, most)
+        text = converting.CalibrationFile(calibration, most, partial(_encode, config))
     adapter = None if lora is None else resolve_adapter(lora)
     tell = partial(click.echo, err=True)
     written = converting.convert(config, out, tell, text, adapter)
@@ -92,3 +93,13 @@ def convert(
         f"wrote {readable(written)} of weights to {out} in {time.perf_counter() - started:.1f} s",
         err=True,
     )
+
+
+def _encode(config: EngineConfig, checkpoint: Path, text: str) -> Sequence[int]:
+    """The token ids of a text, as the checkpoint's tokenizer has them."""
+    from ockham.text.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(config, checkpoint)
+    if tokenizer is None:
+        raise ConfigError("calibration needs the model's tokenizer.")
+    return tokenizer.encode(text, add_special_tokens=False)

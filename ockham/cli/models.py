@@ -16,8 +16,8 @@ from ockham.cli.report import quantity
 @option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 def models(as_json: bool) -> None:
     """List models: built in, in the Hugging Face cache, and the architectures that are known."""
-    from ockham.model.architectures import ARCHITECTURES
     from ockham.model.hub import BUILT_IN
+    from ockham.model.program.architectures import ARCHITECTURES
 
     built_in = [_describe(name, directory) for name, directory in BUILT_IN.items()]
     cached = _cached()
@@ -40,7 +40,7 @@ def models(as_json: bool) -> None:
 
 def _describe(name: str, directory: Path) -> dict[str, Any]:
     """A model's architecture, whether it is known here, and the size of its weights."""
-    from ockham.model.architectures import ARCHITECTURES
+    from ockham.model.program.architectures import ARCHITECTURES
 
     try:
         listed = json.loads((directory / "config.json").read_text(encoding="utf-8"))

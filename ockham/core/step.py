@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int32]
-Longs = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
+from ockham.core.arrays import Floats as Floats
+from ockham.core.arrays import Ints as Ints
+from ockham.core.arrays import Longs as Longs
 
 NO_ROWS: Ints = np.empty(0, np.int32)
 

@@ -6,8 +6,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import ClassVar
 
+from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft, Ints
+from ockham.core.seams import Draft
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.suffix_automaton import make_automaton
 

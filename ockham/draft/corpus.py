@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import register
-from ockham.core.seams import Draft, Ints, OwnModel
+from ockham.core.seams import Draft, OwnModel
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.text_index import LONGEST, TextIndex, kind_shares, make_text_index
-from ockham.model.corpus_files import read_corpus
+from ockham.model.checkpoint.corpus_files import read_corpus
 from ockham.model.hub import resolve_drafter
 
 

@@ -10,7 +10,7 @@ from ockham.core.seams import LoadSmall
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.modelled.drafting import ModelDrafting
 from ockham.draft.modelled.stream import ModelStream
-from ockham.model.draft_files import read_acceptance
+from ockham.model.checkpoint.draft_files import read_acceptance
 
 
 @register("drafter", "draft_model", exact=True, books=("draft_model",), paper="48")

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ockham.core.arrays import Floats, Ints
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import Draft, DraftStream, Floats, Ints, OwnModel, Wish
+from ockham.core.seams import Draft, DraftStream, OwnModel, Wish
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.certainty import SHARES, kind_of, ranked
 from ockham.draft.structures.trained import read_trained, silu
-from ockham.model.draft_files import EarlyExit as Exit
+from ockham.model.checkpoint.draft_files import EarlyExit as Exit
 
 _BELIEVED = 0.1
 """How much of the time that a drafted token takes is believed at once."""

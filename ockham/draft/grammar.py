@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Constraint, Draft, Ints
+from ockham.core.seams import Constraint, Draft
 from ockham.core.speculative import SpeculativeConfig
 
 

@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from ockham.core.arrays import Floats, Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft, DraftStream, Floats, Ints, OwnModel, Wish
+from ockham.core.seams import Draft, DraftStream, OwnModel, Wish
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.certainty import SHARES, kind_of, ranked
 from ockham.draft.structures.levels import grow
 from ockham.draft.structures.trained import read_trained, silu
-from ockham.model.draft_files import MedusaHeads
+from ockham.model.checkpoint.draft_files import MedusaHeads
 
 _CHOICES = 4
 """Of each head, so many of the likeliest tokens."""

@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from ockham.core.arrays import Floats, Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft, Floats, Ints, OwnModel
+from ockham.core.seams import Draft, OwnModel
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.levels import Grown, Guess, grow
 from ockham.draft.structures.trained import read_trained
-from ockham.model.draft_files import PromptTokens as Trained
+from ockham.model.checkpoint.draft_files import PromptTokens as Trained
 
 _RANKS = 4
 """Of each prompt token, so many of the likeliest tokens."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import Ints, LoadSmall, SmallModel
+from ockham.core.seams import LoadSmall, SmallModel
 from ockham.core.speculative import MOST_TOKENS, SpeculativeConfig
 from ockham.draft.modelled.drafting import ModelDrafting
 from ockham.draft.modelled.stream import ModelStream

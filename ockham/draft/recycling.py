@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft, Ints
+from ockham.core.seams import Draft
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.adjacency import DEEPER, ROW_BYTES, WIDTH, Adjacency, make_adjacency
 from ockham.draft.structures.tenants import Tenants

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft, Ints
+from ockham.core.seams import Draft
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.branch_trie import LENGTHS, NODE_BYTES, SHARES, Trie, make_trie
 from ockham.draft.structures.saved_trie import check_place, load_trie, save_trie

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft, Ints
+from ockham.core.seams import Draft
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.tenants import Tenants
 from ockham.draft.structures.trigrams import CONTEXT_BYTES, Trigrams, make_trigrams

@@ -10,7 +10,7 @@ from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import Technique, find, make, techniques
 from ockham.core.seams import ApproximateReuse, Drafter, Reuse
 from ockham.core.speculative import AUTO, DRAFT_MODEL, METHODS, NONE, SpeculativeConfig
-from ockham.model.draft_files import drafter_method, is_drafter
+from ockham.model.checkpoint.draft_files import drafter_method, is_drafter
 from ockham.model.hub import BUILT_IN, DRAFTERS
 
 

@@ -58,9 +58,9 @@ from ockham.engine.structured.grammar import Grammar
 from ockham.engine.text import TextOutput
 from ockham.engine.tiering import Pace, open_tiers
 from ockham.kernels.sampling import Draw, Drawn
-from ockham.model.costs import cost_of
 from ockham.model.loading import LoadedModel, load_model
-from ockham.model.tokenizer import Tokenizer, load_tokenizer
+from ockham.model.program.costs import cost_of
+from ockham.text.tokenizer import Tokenizer, load_tokenizer
 
 WAIT_S = 0.05
 """The longest that a step with nothing to do sleeps before the caller may look around."""

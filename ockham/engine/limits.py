@@ -13,8 +13,8 @@ from ockham.core.registry import techniques
 from ockham.core.seams import ApproximateReuse
 from ockham.engine.messages import Request
 from ockham.engine.moving import MovedRequest
-from ockham.model.description import ModelDescription
 from ockham.model.memory import MemoryPlan
+from ockham.model.program.description import ModelDescription
 
 
 def context_limit(config: EngineConfig, plan: MemoryPlan, description: ModelDescription) -> str:

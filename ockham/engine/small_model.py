@@ -13,11 +13,11 @@ from ockham.core.errors import ConfigError, DoesNotFit
 from ockham.core.seams import Foreseen, Rows, Target
 from ockham.core.speculative import MOST_TOKENS
 from ockham.core.step import Floats, Step
+from ockham.core.units import readable
 from ockham.kernels.base import Executor, GroupLayout, Run
 from ockham.kernels.sampling import Draw
 from ockham.model.loading import LoadedModel, load_model, plan_model
 from ockham.model.machine_memory import available_bytes
-from ockham.model.memory import readable
 
 ROWS = 512
 """Most rows of a step of it."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class TextStream(Protocol):
-    """An incremental detokenizer; see `ockham.model.tokenizer`."""
+    """An incremental detokenizer; see `ockham.text.tokenizer`."""
 
     def push(self, token_id: int) -> str: ...
 

@@ -176,7 +176,7 @@ def time_rotation(pool: ThreadPool, isa: Isa, heads: int, kv_heads: int, head_di
     """Rotation of queries and keys, and the write of keys and values."""
 
 def digest_words(pool: ThreadPool, words: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], keys: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], sums: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu')]) -> None:
-    """The sums of ockham.model.digest, one for each 65536 words."""
+    """The sums of ockham.model.packed.digest, one for each 65536 words."""
 
 class PrefixTree:
     def __init__(self, page_tokens: int, windows: Sequence, slope: float) -> None: ...

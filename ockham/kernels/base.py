@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
+from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.step import Step, StepOutput
 from ockham.kernels.ops import Program
 from ockham.kernels.sampling import Draw, Drawn
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.seams import Linear
-from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
+from ockham.core.step import Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import GroupLayout, Planes, Run
 from ockham.kernels.cores import allowed_cores

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array
 from ockham.core.errors import ConfigError
-from ockham.core.seams import Array, Linear
+from ockham.core.seams import Linear
 from ockham.kernels.memory import as_bytes
 from ockham.kernels.native import core
 

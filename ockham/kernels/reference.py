@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
+from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.step import Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import Executor, GroupLayout, Planes, Run
 from ockham.kernels.ops import (

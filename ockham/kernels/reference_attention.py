@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.step import Floats, Ints, Longs, Step
+from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.step import Step
 from ockham.kernels.ops import Attend
 from ockham.kernels.reference_math import softcap
 from ockham.kernels.reference_planes import Stored, widen

@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from ockham.core.arrays import Floats, Ints
 from ockham.kernels.ops import Norm, Rope
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int32]
 
 _ONE, _HALF = np.float32(1.0), np.float32(0.5)
 _GELU_SLOPE = np.float32(math.sqrt(2.0 / math.pi))

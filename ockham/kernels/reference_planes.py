@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.step import Floats, Longs
+from ockham.core.arrays import Floats, Longs
 from ockham.kernels.base import GroupLayout
 
 Stored = npt.NDArray[np.generic]

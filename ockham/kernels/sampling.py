@@ -13,16 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from ockham.core.arrays import Bits, Doubles, Floats, Ints, Longs
 from ockham.core.errors import OckhamError
 from ockham.core.noise import gumbel
 from ockham.core.sampling_params import SamplingParams
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.int64]
-Bits = npt.NDArray[np.uint32]
+Ids = Longs
 
 NOISE_SPAN = 26.02
 """Largest minus smallest Gumbel noise of a 32-bit word: -ln(-ln(1 - 2^-33)) + ln(-ln(2^-33))."""
@@ -164,9 +161,7 @@ def _top_p(z: Doubles, ids: Ids, largest: float, top_p: float) -> Ids:
     return np.sort(order[: int(np.searchsorted(cumulative, target)) + 1])
 
 
-def logprobs(
-    logits: Floats, targets: npt.NDArray[np.int32], top: int
-) -> list[dict[int, tuple[float, int]]]:
+def logprobs(logits: Floats, targets: Ints, top: int) -> list[dict[int, tuple[float, int]]]:
     """For each row: token -> (log probability, rank from 1), likeliest first.
 
     Holds the `top` likeliest tokens (lowest id first on a tie) and the row's target. logits: (L,

@@ -32,8 +32,8 @@ from ockham.lab.kernels.attention import attention_case
 from ockham.lab.kernels.limits import Limits
 from ockham.lab.kernels.products import cold_matrices, matrices, rate_of
 from ockham.lab.kernels.steps import no_state
-from ockham.model.costs import kernel_of
-from ockham.model.packing import make_format
+from ockham.model.packed.packing import make_format
+from ockham.model.program.costs import kernel_of
 
 if TYPE_CHECKING:
     from ockham.kernels import _cpu

@@ -17,7 +17,7 @@ from typing import Any
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import divide
 from ockham.lab.tasks import TASKS, Item
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 
 DATA = "data"
 """The source of cases that come from the user's file."""

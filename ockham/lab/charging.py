@@ -7,8 +7,9 @@ from typing import cast
 
 import msgspec
 
+from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.config import EngineConfig
-from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
+from ockham.core.step import Step, StepOutput
 from ockham.draft.modelled.drafting import ModelDrafting
 from ockham.engine.small_model import SmallModel
 from ockham.kernels.base import Executor, Run

@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.core.errors import ConfigError
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.step import Floats
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.cases import Case

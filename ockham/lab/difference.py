@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.step import Floats
+from ockham.core.arrays import Floats
 from ockham.lab.evaluate import Result
 from ockham.lab.statistics import Interval, paired_difference, ratio_interval, wilson
 

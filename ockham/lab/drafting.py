@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError
 from ockham.core.seams import JointDrafter, LearningDrafter, ObservingDrafter
 from ockham.core.speculative import parse
-from ockham.core.step import Ints
 from ockham.engine.chosen import make_drafters
 
 WORTH = 0.06

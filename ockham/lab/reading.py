@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ockham.core.arrays import Floats, Ints
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.step import Floats, Ints
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.errors import ConfigError
-from ockham.core.step import Floats, Ints, Longs, Step, StepOutput
+from ockham.core.step import Step, StepOutput
 from ockham.kernels.base import Executor, Run
 from ockham.kernels.sampling import Draw, Drawn
 

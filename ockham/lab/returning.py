@@ -17,10 +17,10 @@ import numpy as np
 from msgspec import structs
 
 from ockham.core.approximation import Approximation
+from ockham.core.arrays import Floats
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.step import Floats
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.difference import distance
@@ -28,8 +28,8 @@ from ockham.lab.running import drive
 from ockham.lab.tasks import TASKS, items
 from ockham.lab.tasks.documents import returning_items
 from ockham.lab.workloads import make_workload
-from ockham.model.marking import ReuseParams
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.marking import ReuseParams
+from ockham.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from ockham.core.arrays import Ints
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.speculative import DraftStats
-from ockham.core.step import Ints
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.engine.sequence import Sequence as Running

@@ -23,7 +23,7 @@ from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.kernels import _cpu
 from ockham.lab.kernels.limits import Limits
-from ockham.model.costs import cost_of
+from ockham.model.program.costs import cost_of
 
 SAMPLES = 7
 CASE_S = 1.5

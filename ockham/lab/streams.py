@@ -17,7 +17,7 @@ from random import Random
 from ockham.core.errors import ConfigError
 from ockham.lab.tasks import TASKS
 from ockham.lab.tasks.texts import held_out
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 
 LONGEST = 2048
 """Tokens of a prompt and its answer, at most: what models of any kind have room for."""

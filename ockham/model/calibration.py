@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError, ModelError
-from ockham.core.seams import Array, Linear, Role
-from ockham.core.step import Floats, Ints
+from ockham.core.arrays import Array, Floats, Ints
+from ockham.core.errors import ModelError
+from ockham.core.seams import Linear, Role
 from ockham.kernels.ops import Program
 from ockham.kernels.reference import ReferenceBackend
-from ockham.model.compile import Part, Weights, compile_program
-from ockham.model.description import ModelDescription
-from ockham.model.packed_layout import key_of
-from ockham.model.tokenizer import load_tokenizer
+from ockham.model.packed.layout import key_of
+from ockham.model.program.compile import compile_program
+from ockham.model.program.description import ModelDescription
+from ockham.model.program.weights import Part, Weights
 from ockham.model.windows import cut, layouts_for, read_text, window_step
 from ockham.weights.gptq import pack_calibrated
 from ockham.weights.int4 import Int4
@@ -50,17 +49,15 @@ class CalibrationText:
 
 
 def read_calibration(
-    path: Path, config: EngineConfig, directory: Path, most_tokens: int, longest: int
+    path: Path, encode: Callable[[str], Sequence[int]], most_tokens: int, longest: int
 ) -> CalibrationText:
-    """The first tokens of a text file as the model's tokenizer has them, in windows of `longest`.
+    """The first tokens of a text file, in windows of `longest`. `encode` gives the token ids of a
+    text, without special tokens.
 
-    Raises ConfigError if the text cannot be read or is too short, ModelError without a tokenizer.
+    Raises ConfigError if the text cannot be read or is too short, and what `encode` raises.
     """
     text, digest = read_text(path)
-    tokenizer = load_tokenizer(config, directory)
-    if tokenizer is None:
-        raise ConfigError("calibration needs the model's tokenizer.")
-    tokens = tokenizer.encode(text, add_special_tokens=False)
+    tokens = encode(text)
     length = min(WINDOW_TOKENS, longest)
     return CalibrationText(cut(tokens, length, max(1, most_tokens // length)), digest)
 

@@ -1,4 +1,4 @@
-"""Writing a directory that loads directly (see converted.py), one matrix in memory at a time."""
+"""Writing a directory that loads directly (checkpoint/converted.py), a matrix at a time."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.owned_files import USUAL_FILE, replacing, write_own
-from ockham.core.seams import Array, Linear, Role
+from ockham.core.seams import Linear, Role
 from ockham.kernels.memory import as_bytes
-from ockham.kernels.ops import Floats
 from ockham.model.calibration import Calibrated, calibrate, read_calibration
-from ockham.model.compile import Part, Weights, compile_program
-from ockham.model.converted import ConvertedSource
+from ockham.model.checkpoint.converted import ConvertedSource
+from ockham.model.checkpoint.lora import Adapter, MergedSource, read_adapter
+from ockham.model.checkpoint.opening import OpenedModel, open_model
+from ockham.model.checkpoint.sources import TensorSource, pieces_of
+from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer
-from ockham.model.lora import Adapter, MergedSource, read_adapter
-from ockham.model.opening import OpenedModel, open_model
-from ockham.model.packed_layout import (
+from ockham.model.packed.layout import (
     METHOD,
     VERSION,
     Layout,
@@ -33,9 +35,9 @@ from ockham.model.packed_layout import (
     key_of,
     vector_key,
 )
-from ockham.model.packing import Packer, Packing
-from ockham.model.safetensors import SINGLE_FILE
-from ockham.model.sources import TensorSource, UnloadedLinear, matrix_shape, pieces_of
+from ockham.model.packed.packing import Packer, Packing
+from ockham.model.program.compile import compile_program
+from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
 from ockham.weights.int4 import Int4
 from ockham.weights.stored import (
     StoredMatrix,
@@ -48,10 +50,12 @@ from ockham.weights.stored import (
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFile:
-    """A text to fit int4 to, and how many of its tokens at most."""
+    """A text to fit int4 to, how many of its tokens at most, and how its token ids are found: the
+    tokenizer of the checkpoint at a path is given a text, and adds no special tokens."""
 
     path: Path
     most_tokens: int
+    encode: Callable[[Path, str], Sequence[int]]
 
 
 def convert(
@@ -64,7 +68,7 @@ def convert(
     """Write the model of `config`, packed as its quantization says, to the directory `out`.
 
     With `calibration`, int4 matrices are fitted to the inputs that they have on that text. With
-    `lora`, the directory of an adapter, it is merged before anything is rounded (see lora.py).
+    `lora`, the directory of an adapter, it is merged before rounding (see checkpoint/lora.py).
     Gives the bytes of the weights written. `out` must be empty or not exist; its config.json comes
     last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
     """
@@ -83,7 +87,7 @@ def convert(
         if calibration is not None and isinstance(packer.asked, Int4):
             # What is fitted needs no fifth bit.
             packer = dataclasses.replace(packer, asked=Int4(packer.asked.group))
-        fitted, record = _calibrate(opened, packer, config, path, calibration, progress)
+        fitted, record = _calibrate(opened, packer, path, calibration, progress)
         try:
             out.mkdir(parents=True, exist_ok=True)
             written, digest = _write_weights(opened, packer, fitted, out / SINGLE_FILE, progress)
@@ -110,7 +114,6 @@ def _merged(opened: OpenedModel, path: Path, adapter: Adapter) -> OpenedModel:
 def _calibrate(
     opened: OpenedModel,
     packer: Packer,
-    config: EngineConfig,
     path: Path,
     calibration: CalibrationFile | None,
     progress: Callable[[str], None],
@@ -133,8 +136,7 @@ def _calibrate(
         )
     text = read_calibration(
         calibration.path,
-        config,
-        path,
+        partial(calibration.encode, path),
         calibration.most_tokens,
         description.max_position_embeddings,
     )
@@ -258,7 +260,7 @@ class _Writer:
 def _copy_beside(path: Path, out: Path, generation_config: dict[str, Any]) -> None:
     """The tokenizer's files, the generation settings and an acceptance head of a checkpoint."""
     if path.is_file():
-        from ockham.model.gguf.tokenizer import read_tokenizer
+        from ockham.model.checkpoint.gguf.tokenizer import read_tokenizer
 
         backend, config, _ = read_tokenizer(path)
         backend.save(str(out / "tokenizer.json"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ockham.core.errors import ModelError
-from ockham.model.gguf.names import one_path_each
+from ockham.model.checkpoint.gguf.names import one_path_each
 
 BUILT_IN = {
     name: Path(__file__).parent / folder

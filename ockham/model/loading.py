@@ -12,22 +12,23 @@ from typing import Any
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
+from ockham.core.units import readable
 from ockham.kernels.backends import find_backend
 from ockham.kernels.base import Backend, GroupLayout
 from ockham.kernels.ops import Program
-from ockham.model.compile import compile_program
-from ockham.model.converted import ConvertedSource
-from ockham.model.description import ModelDescription
-from ockham.model.generation_config import chosen_generation_config, sampling_defaults
+from ockham.model.checkpoint.converted import ConvertedSource
+from ockham.model.checkpoint.generation_config import chosen_generation_config, sampling_defaults
+from ockham.model.checkpoint.opening import open_model
+from ockham.model.checkpoint.prequantised.find import CODECS, quantization_config
+from ockham.model.checkpoint.sources import Measured, Source
 from ockham.model.hub import resolve
 from ockham.model.machine_memory import available_bytes
-from ockham.model.memory import MemoryPlan, plan_memory, readable
-from ockham.model.opening import open_model
-from ockham.model.packing import STORED, Packer, make_format
+from ockham.model.memory import MemoryPlan, plan_memory
+from ockham.model.packed.packing import STORED, Packer, make_format
+from ockham.model.packed.weight_cache import LEAST_BYTES, WeightCache, cache_directory
 from ockham.model.placing import place_weights
-from ockham.model.prequantised.find import CODECS, quantization_config
-from ockham.model.sources import Measured, Source
-from ockham.model.weight_cache import LEAST_BYTES, WeightCache, cache_directory
+from ockham.model.program.compile import compile_program
+from ockham.model.program.description import ModelDescription
 
 HARMLESS = (
     "rotary_emb.inv_freq",

@@ -17,8 +17,9 @@ import msgspec
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
+from ockham.core.units import readable
 from ockham.kernels.base import GroupLayout
-from ockham.model.description import LayerGroup, ModelDescription
+from ockham.model.program.description import LayerGroup, ModelDescription
 
 LOGITS_BYTES = 64 << 20
 """The engine wants logits of at most this size in a step, or of one row per running sequence."""
@@ -76,15 +77,6 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
             f"{readable(self.total_bytes)} of the {readable(self.allowed_bytes)} allowed; "
             f"max_model_len {self.max_model_len}, max_num_seqs {self.max_num_seqs}"
         )
-
-
-def readable(nbytes: int) -> str:
-    """Bytes in the unit that suits them, e.g. "1.50 GiB"."""
-    if nbytes >= 1 << 30:
-        return f"{nbytes / (1 << 30):.2f} GiB"
-    if nbytes >= 1 << 20:
-        return f"{nbytes / (1 << 20):.1f} MiB"
-    return f"{nbytes / (1 << 10):.1f} KiB" if nbytes >= 1 << 10 else f"{nbytes} bytes"
 
 
 def plan_memory(

@@ -7,12 +7,12 @@ from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.kernels.ops import Program
-from ockham.model.compile import Weights
-from ockham.model.packed_file import PackedLoader
-from ockham.model.packing import Packer
-from ockham.model.sources import LoadedWeights, Source
+from ockham.model.checkpoint.sources import LoadedWeights, Source
+from ockham.model.packed.file import PackedLoader
+from ockham.model.packed.packing import Packer
+from ockham.model.packed.weight_cache import Entry, WeightCache, identity_of
+from ockham.model.program.weights import Weights
 from ockham.model.upkeep import Upkeep, settling
-from ockham.model.weight_cache import Entry, WeightCache, identity_of
 
 Compile = Callable[[Weights], Program]
 

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from ockham.core.seams import Array
+from ockham.core.arrays import Array
 from ockham.kernels.mapping import settle
 from ockham.kernels.memory import as_bytes
 

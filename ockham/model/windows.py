@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError
-from ockham.core.step import Ints, Step, Tables
+from ockham.core.step import Step, Tables
 from ockham.kernels.base import GroupLayout
-from ockham.model.description import ModelDescription
+from ockham.model.program.description import ModelDescription
 
 PAGE_TOKENS = 16
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from ockham.core.arrays import Floats, Ints
 from ockham.core.registry import register
-from ockham.core.seams import Floats, Ints
 
 LONGEST = 6
 """Tokens of the longest run that is counted."""

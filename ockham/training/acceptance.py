@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ockham.model.draft_files import ACCEPTANCE_FILE
+from ockham.model.checkpoint.draft_files import ACCEPTANCE_FILE
 from ockham.training.draft_model import load_draft_model
 from ockham.training.outputs import Written
 from ockham.training.student import Scores, Student

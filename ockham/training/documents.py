@@ -11,7 +11,7 @@ from typing import Any
 
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.lab.tasks import TASKS
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 
 LONGEST_PIECE = 4096
 HELD_OUT = 20

@@ -11,9 +11,9 @@ import numpy as np
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.draft.structures.text_index import order_of
-from ockham.model.corpus_files import END, Corpus, write_corpus
+from ockham.model.checkpoint.corpus_files import END, Corpus, write_corpus
 from ockham.model.hub import resolve
-from ockham.model.tokenizer import load_tokenizer
+from ockham.text.tokenizer import load_tokenizer
 from ockham.training.documents import texts_of
 
 MOST_TOKENS = 1 << 30

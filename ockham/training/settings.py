@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ockham.core.errors import ConfigError
-from ockham.model.draft_files import MOST_OFFSETS
+from ockham.model.checkpoint.draft_files import MOST_OFFSETS
 
 DRAFT_MODEL, MEDUSA, PROMPT_TOKENS = "draft_model", "medusa", "prompt_tokens"
 EARLY_EXIT, ACCEPTANCE = "early_exit", "acceptance"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import ConfigError, ModelError
-from ockham.model.description import describe, read_config
+from ockham.model.checkpoint.prequantised.find import quantization_config
 from ockham.model.hub import BUILT_IN, resolve
-from ockham.model.prequantised.find import quantization_config
-from ockham.model.tokenizer import Tokenizer
+from ockham.model.program.description import describe, read_config
+from ockham.text.tokenizer import Tokenizer
 from ockham.training import settings as known
 from ockham.training.documents import Pieces, lab_documents, read_documents
 from ockham.training.extra import require_extra

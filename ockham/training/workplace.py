@@ -21,9 +21,9 @@ from ockham.core.owned_files import (
     read_own,
     write_own,
 )
-from ockham.model.draft_files import ACCEPTANCE_FILE, CONFIG_FILE, WEIGHTS_FILE
+from ockham.model.checkpoint.draft_files import ACCEPTANCE_FILE, CONFIG_FILE, WEIGHTS_FILE
+from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES
-from ockham.model.safetensors import SINGLE_FILE
 from ockham.training.settings import Settings
 
 OUTPUTS_FILE, CHECKPOINT_FILE = "outputs.npz", "checkpoint.pt"

@@ -1,4 +1,4 @@
-"""Writing the files that `model/draft_files.py` reads."""
+"""Writing the files that `model/checkpoint/draft_files.py` reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ockham.core.owned_files import USUAL_FILE, replacing
-from ockham.model.draft_files import CONFIG_FILE, VERSION, WEIGHTS_FILE
+from ockham.model.checkpoint.draft_files import CONFIG_FILE, VERSION, WEIGHTS_FILE
 from ockham.training.student import Scores
 from ockham.training.target import Target
 

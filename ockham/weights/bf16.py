@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.registry import register
-from ockham.core.seams import Array, Floats
 from ockham.weights.blocks import round_to_bfloat16
 from ockham.weights.rows_or_panels import FloatMatrix
 

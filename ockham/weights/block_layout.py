@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Bytes
 from ockham.core.quantised import BlockRows
 from ockham.weights.panels import OUTPUTS
-
-Bytes = npt.NDArray[np.uint8]
 
 STEP = 32
 """Inputs whose codes stand together."""

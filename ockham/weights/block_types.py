@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, joined
 from ockham.core.registry import register
-from ockham.core.seams import Array, Floats
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.block_layout import BlockLayout

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
-from ockham.core.seams import Array
 
 _BITS: dict[np.dtype[np.generic], tuple[type, type, int]] = {
     np.dtype(ml_dtypes.bfloat16): (np.int16, np.uint16, 0x7F80),

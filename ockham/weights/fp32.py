@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.registry import register
-from ockham.core.seams import Array, Floats
 from ockham.weights.rows_or_panels import FloatMatrix
 
 

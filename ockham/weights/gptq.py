@@ -10,15 +10,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Doubles, Floats
 from ockham.core.errors import ModelError
-from ockham.core.seams import Floats
 from ockham.weights.int4 import SYMMETRIC_ZERO, Int4, Int4Linear
 from ockham.weights.panels import OUTPUTS, panels
 
 MOST = 65504.0
 """Weights from here on are refused: what is made good for others must still find a scale."""
 
-Doubles = npt.NDArray[np.float64]
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to it, as in the paper: few inputs determine nothing."""

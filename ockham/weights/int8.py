@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.core.registry import register
-from ockham.core.seams import Array, Floats
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.adopting import adopted_panels

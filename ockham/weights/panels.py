@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
-from ockham.core.seams import Array, Floats
 from ockham.weights.blocks import all_finite
 
 T = TypeVar("T", bound=np.generic)

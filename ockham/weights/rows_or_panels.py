@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.seams import Array
+from ockham.core.arrays import Array
 from ockham.kernels.memory import allocate_array, as_bytes
 from ockham.weights.blocks import fill
 from ockham.weights.panels import OUTPUTS, from_panels, panels

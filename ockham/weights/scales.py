@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
-from ockham.core.seams import Floats
 
 DIVISORS: dict[int, tuple[float, ...]] = {
     8: (8.0, 7.0, 7.4, 7.7, 8.3, 8.7, 9.2, 10.0),

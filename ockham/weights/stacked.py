@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.seams import Array, Floats, Linear
+from ockham.core.arrays import Array, Floats
+from ockham.core.seams import Linear
 
 
 class StackedLinear:

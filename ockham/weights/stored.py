@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
-from ockham.core.seams import Array, Linear
+from ockham.core.seams import Linear
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.bf16 import Bf16Linear
 from ockham.weights.block_types import BLOCK_FORMATS

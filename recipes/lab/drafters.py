@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from ockham.model.draft_files import ACCEPTANCE_FILE, CONFIG_FILE, WEIGHTS_FILE
+from ockham.model.checkpoint.draft_files import ACCEPTANCE_FILE, CONFIG_FILE, WEIGHTS_FILE
 from ockham.training.settings import ACCEPTANCE, Settings
 from ockham.training.train import train
 

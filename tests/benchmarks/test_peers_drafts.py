@@ -12,8 +12,8 @@ from benchmarks.peers.process import WorkerError
 from benchmarks.peers.report import report
 from benchmarks.peers.rounds import serve_drafts
 from benchmarks.peers.workloads import WORKLOADS, Drafts, takes_part
+from ockham.model.files.safetensors import Checkpoint
 from ockham.model.hub import resolve
-from ockham.model.safetensors import Checkpoint
 from tests.benchmarks.test_peers_returning import LIMITS, SESSION
 
 WORKLOAD = {each.name: each for each in WORKLOADS}

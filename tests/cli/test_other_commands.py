@@ -18,7 +18,7 @@ from ockham.cli.report import describe_speed
 from ockham.cli.spread import percentile, spread
 from ockham.core.errors import ConfigError
 from ockham.core.ledger import Ledger
-from ockham.model.architectures import ARCHITECTURES
+from ockham.model.program.architectures import ARCHITECTURES
 
 
 def call(*args: str) -> Result:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ockham.core.arrays import Floats, Ints
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Floats, Ints
 from ockham.core.step import Step
 from ockham.draft.early_exit import EarlyExit
 from ockham.draft.medusa import StandingStream

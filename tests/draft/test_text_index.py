@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ockham.core.step import Ints
+from ockham.core.arrays import Ints
 from ockham.draft.structures.text_index import (
     COMPARED,
     PlainTextIndex,

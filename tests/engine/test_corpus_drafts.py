@@ -16,7 +16,7 @@ from ockham.core.errors import ConfigError, ModelError
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
-from ockham.model.corpus_files import ORDER_FILE, TOKENS_FILE, read_corpus
+from ockham.model.checkpoint.corpus_files import ORDER_FILE, TOKENS_FILE, read_corpus
 from ockham.model.hub import resolve_drafter
 
 TEXT = "def add(first, second):\n    return first + second\n\n\nclass Adder:\n    pass\n"

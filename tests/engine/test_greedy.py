@@ -18,7 +18,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from tests.helpers.oracle import Case, oracle_logits
-from tests.model.test_architectures import CASES
+from tests.model.program.test_architectures import CASES
 
 TOKENS = 64
 

@@ -18,7 +18,7 @@ from ockham.engine.engine import Engine
 from ockham.kernels.base import Executor
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.native import core
-from ockham.model.gguf.blocks import READERS
+from ockham.model.checkpoint.gguf.blocks import READERS
 from tests.exact.machine import FEWEST, ExactnessMachine
 from tests.helpers import isas
 from tests.helpers.gguf_files import write_gguf

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ockham.core.seams import Candidate, Ints, Policy
+from ockham.core.arrays import Ints
+from ockham.core.seams import Candidate, Policy
 
 P = TypeVar("P", bound=Policy)
 

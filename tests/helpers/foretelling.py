@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from ockham.core.seams import Draft, Ints
+from ockham.core.arrays import Ints
+from ockham.core.seams import Draft
 from ockham.core.speculative import SpeculativeConfig
 from ockham.engine.speculation import Speculation
 

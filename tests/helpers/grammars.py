@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.engine.engine import Engine
 from ockham.engine.structured.compiler import Grammars
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from tests.helpers.tiny_tokenizers import save
 
 VOCABULARY = 97

@@ -10,7 +10,7 @@ import numpy as np
 
 from ockham.cache.store.disk import DiskStore
 from ockham.cache.store.names import Identity, PageName
-from ockham.cache.store.record import Bytes
+from ockham.core.arrays import Bytes
 
 IDENTITY = Identity("bits", "here", 4, (96, 40))
 BOTH = 0b11

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ockham.draft.structures.text_index import order_of
-from ockham.model.corpus_files import Corpus, write_corpus
+from ockham.model.checkpoint.corpus_files import Corpus, write_corpus
 
 METHODS = ("medusa", "prompt_tokens", "early_exit")
 

@@ -10,7 +10,7 @@ import pytest
 
 from ockham.core.quantised import joined
 from ockham.kernels.native import core, reason
-from ockham.model.gguf.blocks import READERS, read_blocks
+from ockham.model.checkpoint.gguf.blocks import READERS, read_blocks
 from ockham.weights.block_types import BLOCK_FORMATS, BlockLinear
 
 if core is None:

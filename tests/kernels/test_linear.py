@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ockham.core.seams import Array, Linear
+from ockham.core.arrays import Array
+from ockham.core.seams import Linear
 from ockham.kernels.native import core, reason
 from ockham.weights.bf16 import Bf16
 from ockham.weights.fp32 import Fp32

@@ -11,7 +11,7 @@ import pytest
 from ockham.core.errors import ConfigError
 from ockham.lab.cases import Case, data_cases, task_cases
 from ockham.lab.tasks import TASKS
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from tests.helpers.tiny import LAB
 
 TEXT = "def mean(values):\n    return sum(values) / len(values)  # größer\n" * 12

@@ -17,7 +17,7 @@ from ockham.lab.returning import (
     returning_documents,
     workload,
 )
-from ockham.model.marking import ReuseParams
+from ockham.text.marking import ReuseParams
 
 CHUNK, EDIT = ReuseParams(reuse="chunk"), ReuseParams(reuse="edit")
 

@@ -11,7 +11,7 @@ from ockham.core.errors import InvalidRequest
 from ockham.engine.engine import Engine
 from ockham.kernels.native import core
 from ockham.lab.steps import Shape, fits
-from ockham.model.costs import cost_of
+from ockham.model.program.costs import cost_of
 from tests.helpers.tiny import tiny_llama
 
 pytestmark = pytest.mark.skipif(core is None, reason="the probes are those of the native core")

@@ -9,10 +9,11 @@ import pytest
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
-from ockham.model.description import ModelDescription, describe
+from ockham.core.units import readable
 from ockham.model.loading import load_model, plan_model
 from ockham.model.machine_memory import available_bytes
-from ockham.model.memory import MemoryPlan, plan_memory, readable
+from ockham.model.memory import MemoryPlan, plan_memory
+from ockham.model.program.description import ModelDescription, describe
 from tests.helpers.tiny import tiny_llama
 
 GIB = 1 << 30

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ockham.model.draft_files import CONFIG_FILE, read_acceptance
+from ockham.model.checkpoint.draft_files import CONFIG_FILE, read_acceptance
 from ockham.model.hub import BUILT_IN, DRAFTERS
 from ockham.training.settings import Settings
 from recipes.lab.corpus import Document

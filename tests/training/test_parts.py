@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ockham.core.errors import ConfigError
 from ockham.model.hub import BUILT_IN
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from ockham.training.acceptance import judged
 from ockham.training.chains import chain_scores
 from ockham.training.documents import lab_documents, read_documents

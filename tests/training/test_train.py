@@ -11,14 +11,14 @@ import pytest
 
 from ockham import LLM, SamplingParams
 from ockham.core.errors import ConfigError, ModelError
-from ockham.model.draft_files import (
+from ockham.model.checkpoint.draft_files import (
     EarlyExit,
     MedusaHeads,
     PromptTokens,
     read_acceptance,
     read_drafter,
 )
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 from ockham.training import loop, outputs
 from ockham.training.documents import read_documents
 from ockham.training.outputs import Outputs, write_outputs

@@ -31,7 +31,7 @@ from ockham.api.server.wire import (
 from ockham.core.approximation import Approximation
 from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
-from ockham.model.marking import ReuseParams
+from ockham.text.marking import ReuseParams
 
 
 async def create_chat_completion(http: Request) -> Response:

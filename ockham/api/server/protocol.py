@@ -16,7 +16,7 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
-from ockham.model.marking import NATURAL_BOUNDARY, ReuseParams
+from ockham.text.marking import NATURAL_BOUNDARY, ReuseParams
 
 MAX_NODES = 100_000
 """Most nodes of the cache that one answer may show."""

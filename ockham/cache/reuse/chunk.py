@@ -8,15 +8,13 @@ from typing import ClassVar
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from ockham.cache.originals import Original, Originals, Recording, joined
 from ockham.core.approximation import Approximation
+from ockham.core.arrays import Doubles, Floats, Ints, Longs
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import Floats, Given, Ints, Longs, PagePool
-
-Doubles = npt.NDArray[np.float64]
+from ockham.core.seams import Given, PagePool
 
 
 class ChunkOptions(msgspec.Struct, forbid_unknown_fields=True):

@@ -11,9 +11,10 @@ import numpy as np
 
 from ockham.cache.originals import Original, Originals, Recording, joined
 from ockham.core.approximation import Approximation
+from ockham.core.arrays import Floats, Ints
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import register
-from ockham.core.seams import Floats, Given, Ints, PagePool
+from ockham.core.seams import Given, PagePool
 
 ANCHOR_TOKENS = 8
 """So many equal tokens in a row are taken for the same place of two texts."""

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from ockham.cache.store.fetch import NOTHING
+from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, Ints, NodeFacts, PagePool, Tiers
+from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, NodeFacts, PagePool, Tiers
 
 
 @register("reuse", "none", exact=True)

@@ -10,8 +10,9 @@ import numpy as np
 
 from ockham.cache.native_tree import Tree, make_tree
 from ockham.cache.store.fetch import NOTHING
+from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, Ints, NodeFacts, PagePool, Tiers
+from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, NodeFacts, PagePool, Tiers
 
 
 @register("reuse", "prefix", exact=True, books=("prefix", "store", "swap"))

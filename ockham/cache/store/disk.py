@@ -32,8 +32,9 @@ import msgspec
 import numpy as np
 
 from ockham.cache.store.names import Identity, PageName
-from ockham.cache.store.record import Bytes, Record, RecordFormat, checksum_of
+from ockham.cache.store.record import Record, RecordFormat, checksum_of
 from ockham.cache.store.slots import SlotFile
+from ockham.core.arrays import Bytes
 from ockham.core.errors import OckhamError
 from ockham.core.owned_files import (
     NotOurs,

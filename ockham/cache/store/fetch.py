@@ -10,8 +10,7 @@ import numpy as np
 
 from ockham.cache.store.names import PageName
 from ockham.cache.store.reader import Read
-from ockham.cache.store.record import Bytes
-from ockham.core.seams import Ints
+from ockham.core.arrays import Bytes, Ints
 
 FROM_DISK, FROM_MEMORY = "store", "swap"
 """What the ledger calls them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from ockham.cache.store.names import PageName
-from ockham.cache.store.record import Bytes
+from ockham.core.arrays import Bytes
 
 
 class MemoryTier:

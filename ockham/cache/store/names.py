@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from ockham.core.seams import Ints
+from ockham.core.arrays import Ints
 
 KEY_BYTES = 16
 _LATELY = 64

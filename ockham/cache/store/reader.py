@@ -11,7 +11,8 @@ import numpy as np
 
 from ockham.cache.store.disk import DiskStore
 from ockham.cache.store.names import PageName
-from ockham.cache.store.record import Bytes, Record
+from ockham.cache.store.record import Record
+from ockham.core.arrays import Bytes
 
 STAGED_BYTES = 64 << 20
 """Pages that were read and not yet taken; the reader waits when there are more."""

@@ -13,15 +13,13 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from ockham.cache.store.names import PageName
+from ockham.core.arrays import Bytes
 
 MAGIC = b"OKP1"
 _CHECKSUM_BYTES = 8
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)

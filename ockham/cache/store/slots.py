@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ockham.cache.store.record import Bytes
+from ockham.core.arrays import Bytes
 from ockham.core.owned_files import open_own
 
 _MOST_VECTORS = 512

@@ -19,10 +19,10 @@ from ockham.cache.store.fetch import Nothing, PageFetch
 from ockham.cache.store.memory import MemoryTier
 from ockham.cache.store.names import Identity, Namer, PageName
 from ockham.cache.store.reader import Reader
-from ockham.cache.store.record import Bytes
 from ockham.cache.store.stats import TierStats
 from ockham.cache.store.writer import Writer
-from ockham.core.seams import Fetch, Ints, PagePool
+from ockham.core.arrays import Bytes, Ints
+from ockham.core.seams import Fetch, PagePool
 from ockham.kernels.base import Planes
 
 PATIENCE_S = 5.0

@@ -11,7 +11,7 @@ from threading import Condition, Thread, get_native_id
 
 from ockham.cache.store.disk import DiskStore
 from ockham.cache.store.names import PageName
-from ockham.cache.store.record import Bytes
+from ockham.core.arrays import Bytes
 
 QUEUE_BYTES = 64 << 20
 """Copies that may wait. What does not fit is not written."""

@@ -11,21 +11,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from ockham.core.arrays import Doubles, Floats
 from ockham.core.noise import gumbel
-from ockham.core.seams import (
-    Draft,
-    DraftStream,
-    Floats,
-    Foreseen,
-    Rows,
-    SmallModel,
-    Wish,
-)
+from ockham.core.seams import Draft, DraftStream, Foreseen, Rows, SmallModel, Wish
 from ockham.draft.modelled.growing import FIRST_PRIOR, MOST_COMPUTED, OTHER_PRIOR, Growing
 from ockham.draft.modelled.row_cost import RowCost
 from ockham.draft.modelled.stream import ROOT, ModelStream
-from ockham.kernels.sampling import Doubles, Draw
-from ockham.model.draft_files import AcceptanceHead
+from ockham.kernels.sampling import Draw
+from ockham.model.checkpoint.draft_files import AcceptanceHead
 
 LIKELY = 16
 """Of each row, the tokens that may be drafted; of sampled sequences, the drawn one is among them

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ockham.core.seams import Draft, Ints, SmallModel
+from ockham.core.arrays import Ints
+from ockham.core.seams import Draft, SmallModel
 
 ROOT = -1
 """Where the first drafted tokens hang: the last token that was read."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ockham.core.step import Ints
+from ockham.core.arrays import Ints
 from ockham.kernels.native import core
 
 DEEPEST = 12

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ockham.core.seams import Floats, Likely, Noise, OwnModel
+from ockham.core.arrays import Floats
+from ockham.core.seams import Likely, Noise, OwnModel
 from ockham.kernels.sampling import Draw
 
 EDGES = (0.1, 0.25, 0.45, 0.65, 0.85, 0.95)

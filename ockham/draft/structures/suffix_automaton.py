@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from ockham.core.step import Ints
+from ockham.core.arrays import Ints
 from ockham.kernels.native import core
 
 UPDATED_STATES = 8

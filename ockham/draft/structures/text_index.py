@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ockham.core.step import Ints
+from ockham.core.arrays import Ints
 from ockham.kernels.native import core
 
 LONGEST, LEAST = 12, 2

@@ -6,9 +6,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.seams import Floats, OwnModel
-from ockham.model.draft_files import Parts, read_drafter
+from ockham.core.seams import OwnModel
+from ockham.model.checkpoint.draft_files import Parts, read_drafter
 from ockham.model.hub import resolve_drafter
 
 P = TypeVar("P", bound=Parts)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import Protocol
 
-from ockham.core.step import Ints
+from ockham.core.arrays import Ints
 from ockham.draft.structures.bounded_map import BoundedMap
 from ockham.kernels.native import core
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ockham.core.errors import InvalidRequest, ModelError
-from ockham.model.token_bytes import token_bytes
+from ockham.text.token_bytes import token_bytes
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer

@@ -10,8 +10,8 @@ from ockham.lab.evidence.bench import Bench, Outcome
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Fidelity, Row
 from ockham.lab.returning import Query, ask, change, continue_with, returning_documents, workload
-from ockham.model.marking import ReuseParams
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.marking import ReuseParams
+from ockham.text.tokenizer import Tokenizer
 
 QUERIES = 64
 TYPING = {"sessions": 1, "pauses": 80, "functions_above": 8}

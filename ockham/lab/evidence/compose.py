@@ -32,9 +32,9 @@ from ockham.engine.messages import Delta, Request
 from ockham.lab.evidence.bench import Bench, requests, run, watched
 from ockham.lab.evidence.recipe import ENGINE
 from ockham.lab.tasks.texts import held_out
-from ockham.model.corpus_files import END, Corpus, write_corpus
+from ockham.model.checkpoint.corpus_files import END, Corpus, write_corpus
 from ockham.model.hub import resolve
-from ockham.model.tokenizer import load_tokenizer
+from ockham.text.tokenizer import load_tokenizer
 from ockham.weights.block_types import BlockFormat
 
 LENGTHS = (3, 40, 17, 70, 1, 25)

@@ -17,7 +17,7 @@ from ockham.lab.evidence.drafts import ALWAYS, LOOKAHEAD, compared
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.tasks.texts import held_out
-from ockham.model.corpus_files import END, Corpus, write_corpus
+from ockham.model.checkpoint.corpus_files import END, Corpus, write_corpus
 
 PROMPTS, BEFORE, ANSWERED = 6, 300, 96
 _MOST_FILES = 400

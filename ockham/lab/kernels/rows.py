@@ -8,9 +8,10 @@ from time import perf_counter
 
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Linear
-from ockham.core.step import Floats, Step
+from ockham.core.step import Step
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.cpu_linear import native_matrix
 from ockham.kernels.native import core

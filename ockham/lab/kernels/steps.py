@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ockham.core.step import Ints, Longs, Step, Tables
+from ockham.core.arrays import Ints, Longs
+from ockham.core.step import Step, Tables
 from ockham.kernels.base import GroupLayout
 from ockham.kernels.cpu import CpuBackend, CpuPlanes
 

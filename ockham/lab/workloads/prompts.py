@@ -7,7 +7,7 @@ from typing import Any
 
 from ockham.core.errors import ConfigError
 from ockham.lab.workloads.request import Request
-from ockham.model.tokenizer import Tokenizer
+from ockham.text.tokenizer import Tokenizer
 
 
 def token_prompts(

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.engine.structured.grammar import Grammar, GrammarState, grammar_text
 from ockham.engine.structured.vocabulary import GrammarVocabulary
-from ockham.model.token_bytes import token_bytes
+from ockham.text.token_bytes import token_bytes
 from tests.helpers.grammars import SCHEMA
 from tests.helpers.tiny_tokenizers import KINDS
 

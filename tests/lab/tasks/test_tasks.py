@@ -11,7 +11,7 @@ import pytest
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.lab.tasks import TASKS, Item, items
-from ockham.model.tokenizer import load_tokenizer
+from ockham.text.tokenizer import load_tokenizer
 
 ANSWERED = ("recall", "documents", "edit", "steps", "chat")
 TEXTS = ("code", "prose")

@@ -19,7 +19,7 @@ from ockham.lab.workloads import (
     write_requests,
 )
 from ockham.lab.workloads.prompts import token_prompts
-from ockham.model.tokenizer import load_tokenizer
+from ockham.text.tokenizer import load_tokenizer
 
 LAB = Path(__file__).parents[3] / "ockham/model/lab"
 NAMES = ("agents", "batch", "chat", "documents", "edit", "long", "samples", "typing")

@@ -1,0 +1,14 @@
+"""The array types that signatures name."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint32]
+Bytes = npt.NDArray[np.uint8]

@@ -1,0 +1,140 @@
+"""The protocols that techniques implement: one small class in one file behind one of these.
+
+One file holds the protocols of one family. The engine knows these protocols and never a technique
+by name. Only what the present engine uses is fixed here; a seam gains a method when its first
+technique needs one.
+"""
+
+from ockham.core.arrays import (
+    Array,
+    Floats,
+    Ints,
+    Longs,
+)
+from ockham.core.seams.approximate_reuse import (
+    ApproximateReuse,
+    Given,
+    Splice,
+)
+from ockham.core.seams.drafting import (
+    ConstrainedDrafter,
+    Constraint,
+    Draft,
+    Drafter,
+    DraftStream,
+    GroupDrafter,
+    HiddenDrafter,
+    HiddenStream,
+    JointDrafter,
+    KeepingDrafter,
+    LearningDrafter,
+    MarkedStream,
+    MarkingDrafter,
+    Noise,
+    ObservingDrafter,
+    ObservingStream,
+    SelfDrafter,
+    Wish,
+)
+from ockham.core.seams.keep import (
+    Keep,
+)
+from ockham.core.seams.models import (
+    Foreseen,
+    Likely,
+    LoadSmall,
+    OwnModel,
+    Rows,
+    SmallModel,
+    Target,
+)
+from ockham.core.seams.pages import (
+    PagePool,
+)
+from ockham.core.seams.reuse import (
+    EXPECTED,
+    GONE,
+    NOTHING_KEPT,
+    PLAIN,
+    SPENT,
+    CachedPrefix,
+    NodeFacts,
+    Reuse,
+)
+from ockham.core.seams.schedule import (
+    Candidate,
+    Policy,
+)
+from ockham.core.seams.search import (
+    Search,
+    SearchState,
+)
+from ockham.core.seams.tiers import (
+    Fetch,
+    Tiers,
+)
+from ockham.core.seams.weights import (
+    BlockFormat,
+    Format,
+    Linear,
+    MixedFormat,
+    QuantisedFormat,
+    Role,
+)
+
+__all__ = [
+    "ApproximateReuse",
+    "Array",
+    "BlockFormat",
+    "CachedPrefix",
+    "Candidate",
+    "ConstrainedDrafter",
+    "Constraint",
+    "Draft",
+    "DraftStream",
+    "Drafter",
+    "EXPECTED",
+    "Fetch",
+    "Floats",
+    "Foreseen",
+    "Format",
+    "GONE",
+    "Given",
+    "GroupDrafter",
+    "HiddenDrafter",
+    "HiddenStream",
+    "Ints",
+    "JointDrafter",
+    "Keep",
+    "KeepingDrafter",
+    "LearningDrafter",
+    "Likely",
+    "Linear",
+    "LoadSmall",
+    "Longs",
+    "MarkedStream",
+    "MarkingDrafter",
+    "MixedFormat",
+    "NOTHING_KEPT",
+    "NodeFacts",
+    "Noise",
+    "ObservingDrafter",
+    "ObservingStream",
+    "OwnModel",
+    "PLAIN",
+    "PagePool",
+    "Policy",
+    "QuantisedFormat",
+    "Reuse",
+    "Role",
+    "Rows",
+    "SPENT",
+    "Search",
+    "SearchState",
+    "SelfDrafter",
+    "SmallModel",
+    "Splice",
+    "Target",
+    "Tiers",
+    "Wish",
+]

@@ -1,0 +1,101 @@
+"""State taken over at other positions, or after other text: `ApproximateReuse`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from ockham.core.approximation import Approximation
+from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.seams.pages import PagePool
+from ockham.core.seams.reuse import NodeFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """State that a prompt takes over: its cell `cells[i]` gets what stands in slot `slots[g][i]` of
+    each layer group, computed `shifts[i]` positions before it."""
+
+    cells: Ints
+    slots: Sequence[Longs]
+    shifts: Ints
+
+
+class Splice(Protocol):
+    """What one prompt takes over from others, and what it leaves for them."""
+
+    todo: Ints
+    """The cells that must be computed, ascending, the prompt's last among them. All others from
+    the first that was asked about are given."""
+    layers: Sequence[int]
+    """Layers whose attention probabilities are wanted of the rows of `scored`."""
+
+    def given(self, start: int, stop: int) -> Given:
+        """Sources of the given cells among [start, stop); cells that are computed may be with
+        them, which is overwritten."""
+        ...
+
+    def scored(self, cells: Ints) -> Ints:
+        """Indices into `cells`, which are computed next: those whose attention is wanted."""
+        ...
+
+    def observe(self, cells: Ints, scores: Sequence[Sequence[Floats]]) -> None:
+        """The attention of those cells, of each of `layers`: one value for each key that a cell
+        sees, the last its own."""
+        ...
+
+    def reached(self, cells: int, tables: Sequence[Ints]) -> None:
+        """The cells [0, cells) are valid and stand in `tables`."""
+        ...
+
+    def leave(self) -> None:
+        """Nothing more is taken or left. May be called again."""
+        ...
+
+
+class ApproximateReuse(Protocol):
+    """State computed at other positions, or after other text, taken over as it is.
+
+    Only requests that name the technique (`Approximation`) meet it. The engine keeps what follows
+    a cell that was taken over away from every `Reuse`. `salt` is the tenant: two never share.
+    """
+
+    name: ClassVar[str]
+
+    def attach(self, pool: PagePool, slope: float, layers: Sequence[int]) -> None:
+        """Begin to work for an engine, whose model has these layers. `slope` as for `Reuse`."""
+        ...
+
+    def check(self, asked: Approximation) -> None:
+        """Raise InvalidRequest for what this technique cannot do."""
+        ...
+
+    def open(self, tokens: Ints, first: int, salt: str, asked: Approximation) -> Splice | None:
+        """What a prompt takes over from its cell `first` on, those before it being held exactly;
+        None if it neither takes nor leaves anything."""
+        ...
+
+    def pin(self, tokens: Ints, salt: str, pinned: bool) -> int:
+        """Never let go of what is held of `tokens`, or do so again; how many are held."""
+        ...
+
+    def facts(self) -> list[NodeFacts]:
+        """Every run of tokens that is held."""
+        ...
+
+    def tokens_of(self, number: int, most: int) -> Ints:
+        """The first tokens of such a run, `most` of them at most."""
+        ...
+
+    def evictable(self) -> list[int]:
+        """About how many pages of each group could be given back now."""
+        ...
+
+    def forget(self) -> None:
+        """Give back everything that no running sequence reads."""
+        ...
+
+    def held(self) -> list[Ints]:
+        """Of each group, every page as often as it is held."""
+        ...

@@ -1,0 +1,215 @@
+"""Tokens to verify in the next step: `Drafter`, and what a drafter may be beside that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from ockham.core.arrays import Floats, Ints
+from ockham.core.sampling_params import SamplingParams
+from ockham.core.seams.models import LoadSmall, OwnModel
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A tree of proposed tokens: `parents[i]` is the index of token i's parent, -1 for the root,
+    and always below i. `kinds[i]` says how strong the drafter's reason for it is: of tokens of one
+    kind, about the same share is accepted when their parents are."""
+
+    tokens: Sequence[int]
+    parents: Sequence[int]
+    kinds: Sequence[int]
+
+
+class DraftStream(Protocol):
+    """What a drafter knows of one sequence."""
+
+    def extend(self, tokens: Ints) -> None:
+        """The sequence's next tokens, each given once and in order."""
+        ...
+
+    def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
+        """Tokens that may come next, at most `most`. `accepted[kind]` is the share of a kind that
+        is accepted now; a token whose own and whose ancestors' shares multiply to less than `worth`
+        will not be verified, and need not be proposed."""
+        ...
+
+    def close(self) -> None:
+        """The sequence has ended."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes beside what is shared, about."""
+        ...
+
+
+class Constraint(Protocol):
+    """What an output must look like."""
+
+    def forced(self) -> Sequence[int]:
+        """The only tokens that may come next, one after the other; empty if there is a choice."""
+        ...
+
+
+class Drafter(Protocol):
+    """Proposes tokens to verify in the next step."""
+
+    name: ClassVar[str]
+    kinds: ClassVar[tuple[float, ...]]
+    """Of each kind of token, the share that is accepted as long as nothing better is known."""
+
+    def open(self, salt: str) -> DraftStream:
+        """Begin with a sequence. `salt` is its tenant: two never learn from each other."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """What a sampled sequence draws its tokens with."""
+
+    params: SamplingParams
+    seed: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked of a `GroupDrafter` for one sequence; see `DraftStream.propose`. `noise` is
+    None where the likeliest token is taken. `view` is the sequence's state in the model that is
+    drafted for: its next row has the cell `view.length`."""
+
+    most: int
+    accepted: Sequence[float]
+    noise: Noise | None
+    view: Any = None
+
+
+@runtime_checkable
+class GroupDrafter(Drafter, Protocol):
+    """A drafter that proposes for all sequences together, as a model does."""
+
+    reading_s: float
+    """Seconds of the last proposal that went into reading what it had not read yet."""
+
+    def propose_all(
+        self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
+    ) -> list[Draft | None]:
+        """A draft for each stream. `token_s` is what a token is worth, in seconds."""
+        ...
+
+
+@runtime_checkable
+class JointDrafter(GroupDrafter, Protocol):
+    """A drafter with a second model."""
+
+    def attach(self, load: LoadSmall) -> None:
+        """Begin to work for an engine, which loads models by name. Raises ConfigError or
+        DoesNotFit, as `load` does, if that cannot be."""
+        ...
+
+
+@runtime_checkable
+class SelfDrafter(Protocol):
+    """A drafter that drafts with parts of the model that it drafts for."""
+
+    def attach_model(self, model: OwnModel) -> None:
+        """Begin to work for an engine. Raises ConfigError if what was trained belongs to another
+        model."""
+        ...
+
+
+class HiddenStream(DraftStream, Protocol):
+    """A stream that is told the hidden states of its sequence."""
+
+    def stand(self, hidden: Floats) -> None:
+        """The row before the sequence's latest token stood so, (hidden_size,), after the last
+        layer. Told before that token is, and only while drafting goes on."""
+        ...
+
+
+@runtime_checkable
+class HiddenDrafter(Protocol):
+    """A Drafter whose streams are all told hidden states."""
+
+    wants_hidden_states: ClassVar[bool]
+
+
+class MarkedStream(DraftStream, Protocol):
+    """A stream whose drafts may have marks among their tokens."""
+
+    def guess(self, candidates: Ints) -> None:
+        """The marks after the sequence's latest row but for its token, (marks, count): the
+        likeliest tokens of each, the likeliest first. Told only while drafting goes on."""
+        ...
+
+
+@runtime_checkable
+class MarkingDrafter(Protocol):
+    """A Drafter whose drafts have marks: tokens below 0, of which no row is ever accepted. The
+    input of mark -1 - i is row i of `marks`, (kinds of marks, hidden_size); it sees what a token in
+    its place would, and what it makes likely is told to the stream. The chance of a mark is that
+    of the token that its stream will draft by it in the next step."""
+
+    marks: Floats
+    count: ClassVar[int]
+    """How many of the likeliest tokens of each mark are told."""
+
+
+@runtime_checkable
+class ConstrainedDrafter(Protocol):
+    """A Drafter that has something to say only of outputs that must look like something, and only
+    what is certain: chains that come whatever the model says, of tokens of its only kind."""
+
+    def open_constrained(self, salt: str, constraint: Constraint) -> DraftStream:
+        """Begin with a sequence that follows `constraint`, which is always where the sequence is.
+        The others begin with `open`."""
+        ...
+
+
+@runtime_checkable
+class LearningDrafter(Protocol):
+    """A Drafter that learns from one sequence for another."""
+
+    def recall(self, vocabulary: Callable[[], str]) -> None:
+        """Take in what was saved. `vocabulary` gives a digest of what the engine's tokens mean.
+        Raises ConfigError if what was saved cannot be used."""
+        ...
+
+    def save(self) -> None:
+        """The engine is no more: save what is to be kept."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Memory that sequences share, about."""
+        ...
+
+
+@runtime_checkable
+class KeepingDrafter(Protocol):
+    """A Drafter that keeps something that its streams share."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that they share, about."""
+        ...
+
+
+class ObservingStream(DraftStream, Protocol):
+    """A stream that is told what rows of its sequence found likely."""
+
+    def observe(self, tokens: Ints, candidates: Ints) -> None:
+        """A step had rows of the sequence, drafted ones among them, whose inputs were `tokens`
+        (n,); `candidates` (n, k) are the k likeliest tokens after each, the likeliest first, or -1
+        where nothing is known. Told only while drafting goes on."""
+        ...
+
+
+@runtime_checkable
+class ObservingDrafter(Protocol):
+    """A Drafter whose streams are all observing ones."""
+
+    candidates: ClassVar[int]
+    """How many of the likeliest tokens they are told."""

@@ -1,0 +1,2 @@
+"""Checkpoints, whatever files they come in: their weights, plain or quantised, what they say of
+generation, adapters, and what was trained for drafters."""

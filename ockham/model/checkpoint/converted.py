@@ -1,0 +1,73 @@
+"""Directories that `ockham convert` writes: packed matrices that need no packing when loaded.
+
+`model.safetensors` is a file of packed weights (see packed/layout.py). config.json is the
+original's, but for its `quantization_config`, where the digest of the weights stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ockham.core.errors import ConfigError, ModelError
+from ockham.model.files.safetensors import SINGLE_FILE, SafetensorsFile
+from ockham.model.packed.file import PackedFile, PackedLoader, PackedScale
+from ockham.model.packed.layout import VERSION
+from ockham.model.packed.packing import Packer
+
+AGAIN = "convert the original again"
+
+
+class ConvertedSource:
+    """A directory that `ockham convert` wrote."""
+
+    harmless: tuple[str, ...] = ()
+
+    def __init__(self, directory: Path, quantised: Mapping[str, Any]) -> None:
+        """Raises ModelError if another version wrote it, or a file is missing or damaged."""
+        self.directory = directory
+        version = quantised.get("version")
+        if version != VERSION:
+            raise ModelError(
+                f"{directory} was written by version {version!r} of the format; this Ockham reads "
+                f"version {VERSION}. Convert the original again: ockham convert."
+            )
+        digest = quantised.get("weights")
+        if not isinstance(digest, str):
+            raise ModelError(
+                f"{directory / 'config.json'} has no digest of the weights, which `ockham convert` "
+                f"writes into its quantization_config; {AGAIN}."
+            )
+        self.quantised_as: str | None = quantised.get("quantization")
+        self._plain = quantised.get("plain")
+        self._digest = digest
+        self._packed = PackedFile(directory / SINGLE_FILE, AGAIN)
+
+    @property
+    def files(self) -> list[SafetensorsFile]:
+        return [self._packed.file]
+
+    def names(self) -> Collection[str]:
+        return self._packed.tensors
+
+    def plain_dtype(self) -> str:
+        return "BF16" if self._plain == "bf16" else "F32"
+
+    def measure(self, packer: Packer) -> PackedScale:
+        self._refuse_another(packer)
+        return PackedScale(self._packed)
+
+    def load(self, packer: Packer) -> PackedLoader:
+        self._refuse_another(packer)
+        return PackedLoader(self._packed, self._digest)
+
+    def close(self) -> None:
+        self._packed.close()
+
+    def _refuse_another(self, packer: Packer) -> None:
+        if packer.asked is not None:
+            raise ConfigError(
+                f"{self.directory} was converted to {self.quantised_as or 'what it held'}; it "
+                f"cannot be loaded as {packer.asked.name}. Convert the original to that."
+            )

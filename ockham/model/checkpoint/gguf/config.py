@@ -1,0 +1,346 @@
+"""A GGUF file's metadata as the config.json that its checkpoint had, and names of its tensors.
+
+The tables follow llama.cpp's convert_hf_to_gguf.py, read backwards. What llama.cpp knows without
+being told (Gemma's attention scale, windows and local rotary base) is known here or by the records
+of `architectures`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ockham.core.errors import ModelError
+from ockham.core.numbers import shown
+from ockham.model.program.description import ModelDescription, Spelling, describe
+
+KEYS = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "rope.freq_base": "rope_theta",
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+    "expert_weights_norm": "norm_topk_prob",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+"""Key of the metadata, after its `ARCHITECTURE.` -> key of config.json."""
+
+LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+"""Name of a tensor in a layer, as transformers has it -> as GGUF has it after `blk.N.`."""
+
+_GEMMA = {
+    **LAYER,
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+_PHI3 = {**LAYER, "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
+_MIXTRAL = {
+    **LAYER,
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "block_sparse_moe.experts.w1": "ffn_gate_exps",
+    "block_sparse_moe.experts.w3": "ffn_up_exps",
+    "block_sparse_moe.experts.w2": "ffn_down_exps",
+}
+_EXPERTS = {
+    **LAYER,
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+}
+OUTSIDE = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
+"""The same for the tensors outside of layers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GgufArchitecture:
+    """What GGUF calls an architecture: its record here, its names, whether queries and keys have
+    their rows reordered (llama.cpp rotates neighbours, transformers halves), for how many layers
+    the scale of attention is that of hidden_size / heads instead of the head's size, and whether
+    the weights of a row's experts are made to sum to one where the metadata does not say."""
+
+    record: str
+    layer: Mapping[str, str] = dataclasses.field(default_factory=lambda: LAYER)
+    reordered: bool = False
+    scaled_by_width_at: int | None = None
+    normalised: bool = False
+
+
+GGUF_ARCHITECTURES = {
+    "llama": GgufArchitecture("LlamaForCausalLM", reordered=True),
+    "qwen2": GgufArchitecture("Qwen2ForCausalLM"),
+    "qwen3": GgufArchitecture("Qwen3ForCausalLM"),
+    "gemma2": GgufArchitecture("Gemma2ForCausalLM", _GEMMA, scaled_by_width_at=46),
+    "gemma3": GgufArchitecture("Gemma3ForCausalLM", _GEMMA, scaled_by_width_at=62),
+    "phi3": GgufArchitecture("Phi3ForCausalLM", _PHI3),
+}
+"""`general.architecture` -> what it is here. Mistral's models call themselves llama."""
+
+GGUF_MIXTURES = {
+    "llama": GgufArchitecture("MixtralForCausalLM", _MIXTRAL, reordered=True, normalised=True),
+    "qwen2moe": GgufArchitecture("Qwen2MoeForCausalLM", _EXPERTS),
+    "qwen3moe": GgufArchitecture("Qwen3MoeForCausalLM", _EXPERTS, normalised=True),
+    "olmoe": GgufArchitecture("OlmoeForCausalLM", _EXPERTS),
+}
+"""The same for mixtures of experts: where there is an `expert_count`."""
+
+_SOFTMAX = 1
+
+END_TOKENS = frozenset(
+    (
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"),
+        *("<EOT>", "_<EOT>", "[EOT]", "<|end_of_text|>", "<|return|>", "<end_of_utterance>"),
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    )
+)
+"""Tokens that end a generation wherever they are control tokens, as in llama.cpp's vocabulary."""
+
+_CONTROL = 3
+
+
+def find_gguf_architecture(metadata: Mapping[str, Any]) -> tuple[str, GgufArchitecture]:
+    """The name in the metadata, and what it is; raises ModelError with the list of those known."""
+    name = str(metadata.get("general.architecture"))
+    mixture = bool(metadata.get(f"{name}.expert_count"))
+    known = GGUF_MIXTURES if mixture else GGUF_ARCHITECTURES
+    if name not in known:
+        kind = "mixture of experts" if mixture else "architecture"
+        raise ModelError(
+            f"the GGUF {kind} {shown(name)} is not supported; supported are {', '.join(known)}."
+        )
+    return name, known[name]
+
+
+def config_of(
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    factors: Mapping[str, list[float]],
+) -> dict[str, Any]:
+    """The config.json of a file with tensors of these shapes.
+
+    `factors` are the values of the tensors rope_freqs, rope_factors_long and rope_factors_short,
+    those of them that there are. Raises ModelError for what is not supported.
+    """
+    name, architecture = find_gguf_architecture(metadata)
+    try:
+        return _config_of(name, architecture, metadata, shapes, factors)
+    except ModelError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"its metadata have a value of the wrong kind: {shown(error)}.") from error
+
+
+def _config_of(
+    name: str,
+    architecture: GgufArchitecture,
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    factors: Mapping[str, list[float]],
+) -> dict[str, Any]:
+    def given(key: str) -> Any:
+        return metadata.get(f"{name}.{key}")
+
+    config: dict[str, Any] = {
+        ours: _one_value(f"{name}.{theirs}", given(theirs))
+        for theirs, ours in KEYS.items()
+        if given(theirs) is not None
+    }
+    config["architectures"] = [architecture.record]
+    config["tie_word_embeddings"] = "output.weight" not in shapes
+    config["attention_bias"] = config["qkv_bias"] = "blk.0.attn_q.bias" in shapes
+    config["mlp_bias"] = "blk.0.ffn_up.bias" in shapes
+    if config.get("num_experts"):
+        _add_experts(config, architecture, given, shapes)
+    if "token_embd.weight" not in shapes:
+        held = f"only {len(shapes)} others" if shapes else "no tensors at all"
+        raise ModelError(f"it lacks the tensor 'token_embd.weight' and holds {held}.")
+    config["vocab_size"] = shapes["token_embd.weight"][0]
+    sizes = [config.get(key) for key in ("hidden_size", "num_attention_heads")]
+    if all(isinstance(size, int) and size > 0 for size in sizes):
+        width = config["hidden_size"] // config["num_attention_heads"]
+        head_dim = config.setdefault("head_dim", width)
+        if architecture.scaled_by_width_at is not None:
+            wide = config.get("num_hidden_layers") == architecture.scaled_by_width_at
+            config["query_pre_attn_scalar"] = width if wide else head_dim
+        rotated = given("rope.dimension_count")
+        if rotated is not None and rotated != head_dim:
+            config["partial_rotary_factor"] = rotated / head_dim
+    scaling = _rope_scaling(given, factors)
+    if scaling is not None:
+        config["rope_scaling"] = scaling
+        original = scaling.get("original_max_position_embeddings")
+        config |= {} if original is None else {"original_max_position_embeddings": original}
+    config["eos_token_id"] = _end_tokens(metadata)
+    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    return config if bos is None else {**config, "bos_token_id": bos}
+
+
+def _one_value(key: str, value: Any) -> Any:
+    """A value that may be given as a list with one entry for each layer. Raises ModelError if those
+    differ."""
+    if not isinstance(value, list):
+        return value
+    if not value or any(other != value[0] for other in value):
+        raise ModelError(
+            f"its key {key} differs from layer to layer ({shown(value)}); that is not supported."
+        )
+    return value[0]
+
+
+def describe_gguf(config: Mapping[str, Any], name: str) -> ModelDescription:
+    """The description of a file's config; `name` is what GGUF calls its architecture. GGUF stores
+    norms with the offset already added. Raises ModelError, which names the metadata's own keys."""
+    names = {ours: f"{name}.{theirs}" for theirs, ours in KEYS.items()}
+    description = describe(config, Spelling("its metadata", names))
+    record = dataclasses.replace(description.architecture, norm_offset=0.0)
+    return dataclasses.replace(description, architecture=record)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor stands: whole in the tensor `name`, or as one of those that `name` stacks:
+    number `expert`. Files of 2023 have it in one of its own, `alone`."""
+
+    name: str
+    expert: int | None = None
+    alone: str | None = None
+
+
+def gguf_place(name: str, architecture: GgufArchitecture) -> Place | None:
+    """The place of a tensor, e.g. "blk.3.attn_q.weight" of
+    "model.layers.3.self_attn.q_proj.weight"; None if there is none."""
+    base, _, end = name.rpartition(".")
+    layer = re.fullmatch(r"model\.layers\.(\d+)\.(?:(.+\.experts)\.(\d+)\.)?(.+)", base)
+    if not layer:
+        found = OUTSIDE.get(base.removeprefix("model."))
+        return None if found is None else Place(f"{found}.{end}")
+    block = f"blk.{layer[1]}."
+    if layer[3] is None:
+        found = architecture.layer.get(layer[4])
+        return None if found is None else Place(f"{block}{found}.{end}")
+    found = architecture.layer.get(f"{layer[2]}.{layer[4]}")
+    if found is None:
+        return None
+    alone = f"{block}{found.removesuffix('_exps')}.{layer[3]}.{end}"
+    return Place(f"{block}{found}.{end}", int(layer[3]), alone)
+
+
+def _add_experts(
+    config: dict[str, Any],
+    architecture: GgufArchitecture,
+    given: Callable[[str], Any],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """What config.json says of a mixture of experts. Raises ModelError if its router is of a kind
+    that is not supported."""
+    for key, neutral in (
+        ("expert_gating_func", (0, _SOFTMAX)),
+        ("expert_weights_scale", (0, 1)),
+        ("expert_group_count", (0, 1)),
+    ):
+        if (value := given(key)) is not None and value not in neutral:
+            raise ModelError(
+                f"its {key} is {shown(value)}; only experts that are chosen among all by "
+                "their softmax, and not scaled, are supported."
+            )
+    config.setdefault("norm_topk_prob", architecture.normalised)
+    for key, tensor, axis in (
+        ("moe_intermediate_size", "ffn_gate_exps", 1),
+        ("shared_expert_intermediate_size", "ffn_gate_shexp", 0),
+    ):
+        shape = shapes.get(f"blk.0.{tensor}.weight")
+        if shape is not None and axis < len(shape):  # early files do not say it otherwise
+            config.setdefault(key, shape[axis])
+
+
+def _rope_scaling(given: Any, factors: Mapping[str, list[float]]) -> dict[str, Any] | None:
+    """`rope_scaling` of config.json. Factors that divide single frequencies (Llama 3.1) are a
+    LongRoPE whose short and long factors are the same.
+
+    As in llama.cpp, a factor without a type scales all positions alike, and files of 2023 call it
+    `rope.scale_linear`. Of YaRN's settings the converter writes those that config.json has.
+    """
+    original = given("rope.scaling.original_context_length")
+    attention = given("rope.scaling.yarn_attn_factor")
+    attention = given("rope.scaling.attn_factor") if attention is None else attention
+    factor = given("rope.scaling.factor")
+    factor = given("rope.scale_linear") if factor is None else factor
+    kind = given("rope.scaling.type") or "linear"
+    if kind == "linear" and factor in (None, 0, 1):
+        kind = "none"
+    if "rope_freqs" in factors:
+        stretch = factor if kind == "linear" else 1
+        same = [divisor * stretch for divisor in factors["rope_freqs"]]
+        scaling = {"short_factor": same, "long_factor": same, "attention_factor": 1.0}
+        return {"rope_type": "longrope", **scaling}
+    if "rope_factors_long" in factors and "rope_factors_short" in factors:
+        scaling = {
+            "short_factor": factors["rope_factors_short"],
+            "long_factor": factors["rope_factors_long"],
+            "attention_factor": attention,
+            "original_max_position_embeddings": original,
+        }
+        return {"rope_type": "longrope", **{k: v for k, v in scaling.items() if v is not None}}
+    if kind == "none":
+        return None
+    scaling = {"rope_type": kind, "factor": factor}
+    if kind == "yarn":
+        scaling |= {
+            "original_max_position_embeddings": original,
+            "attention_factor": attention,
+            "beta_fast": given("rope.scaling.yarn_beta_fast"),
+            "beta_slow": given("rope.scaling.yarn_beta_slow"),
+        }
+        _check_yarn(given)
+    return {k: v for k, v in scaling.items() if v is not None}
+
+
+def _check_yarn(given: Any) -> None:
+    """Raise ModelError for a YaRN that extrapolates in another way than the paper's."""
+    extrapolation = given("rope.scaling.yarn_ext_factor")
+    if extrapolation not in (None, -1, 1):
+        raise ModelError(
+            f"its rope.scaling.yarn_ext_factor is {shown(extrapolation)}; only 1 is supported."
+        )
+
+
+def _end_tokens(metadata: Mapping[str, Any]) -> list[int]:
+    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
+    named = [metadata.get(f"tokenizer.ggml.{key}") for key in keys]
+    tokens = metadata.get("tokenizer.ggml.tokens") or []
+    kinds = metadata.get("tokenizer.ggml.token_type") or []
+    spelled = [
+        i
+        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
+        if kind == _CONTROL and token in END_TOKENS
+    ]
+    return list(dict.fromkeys([*(i for i in named if i is not None), *spelled]))

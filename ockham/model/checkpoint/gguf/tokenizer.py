@@ -1,0 +1,223 @@
+"""The tokenizer that a GGUF file carries, for the `tokenizers` library.
+
+Two kinds: "gpt2", byte-level BPE with its merges and the name of the expression that splits words,
+and "llama", SentencePiece's BPE, whose merges follow from the pieces' scores. Where llama.cpp and
+the checkpoint's own tokenizer.json differ, the latter is followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ockham.core.errors import ModelError
+from ockham.core.numbers import shown
+from ockham.model.checkpoint.gguf.parts import GgufParts
+from ockham.model.checkpoint.gguf.splitting import SPLITTINGS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
+"""Kinds of tokens in `tokenizer.ggml.token_type`; 1 is an ordinary one."""
+
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+
+_NAMED = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+"""Name in tokenizer_config.json -> key of the metadata."""
+
+
+def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any], tuple[str, ...]]:
+    """The tokenizer of a GGUF file, or any part of one, its tokenizer_config.json, and what a user
+    should know of it.
+
+    Raises ModelError if the file has none, or one of a kind that is not supported.
+    """
+    parts = GgufParts(path)
+    parts.close()
+    metadata = parts.metadata
+    kind, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
+    if kind not in ("gpt2", "llama") or not tokens:
+        raise ModelError(
+            f"the tokenizer of {path} is of the kind {shown(kind)}; supported are gpt2 and llama. "
+            "Name another with --tokenizer, or take --skip-tokenizer-init and give token ids."
+        )
+    _check(path, metadata)
+    try:
+        backend = (_byte_level if kind == "gpt2" else _sentencepiece)(path, metadata, tokens)
+        _add_special(backend, metadata, tokens)
+        config = _config(metadata, tokens)
+        _add_ends(backend, metadata, config, kind)
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises plain Exception for every defect
+        raise ModelError(
+            f"the tokenizer of {path} does not hold together: {shown(str(error))}. Fetch the file "
+            "again, or name another tokenizer with --tokenizer."
+        ) from error
+    notes: tuple[str, ...] = ()
+    if kind == "gpt2" and metadata.get("tokenizer.ggml.pre") is None:
+        notes = (
+            f"warning: {path} does not say how its tokenizer splits words (tokenizer.ggml.pre); "
+            "they are split as by GPT-2. A model that was trained on other tokens than these reads "
+            "badly: convert it again with a newer llama.cpp, or name its tokenizer "
+            "with --tokenizer.",
+        )
+    return backend, config, notes
+
+
+_STRINGS = ("tokens", "merges")
+_NUMBERS = ("scores", "token_type")
+
+
+def _check(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Raise ModelError for lists that hold something else, or ids of no token."""
+    for name, kind in (*((n, str) for n in _STRINGS), *((n, int | float) for n in _NUMBERS)):
+        values = metadata.get(f"tokenizer.ggml.{name}")
+        if values is None:
+            continue
+        if not isinstance(values, list) or not all(isinstance(each, kind) for each in values):
+            raise ModelError(
+                f"tokenizer.ggml.{name} of {path} must be a list of "
+                f"{'texts' if kind is str else 'numbers'}, not {shown(values)}."
+            )
+    count = len(metadata["tokenizer.ggml.tokens"])
+    for merge in metadata.get("tokenizer.ggml.merges") or ():
+        if " " not in merge:
+            raise ModelError(
+                f"tokenizer.ggml.merges of {path} holds {shown(merge)}, which is no pair of pieces."
+            )
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id")
+    if unknown is not None and not (isinstance(unknown, int) and 0 <= unknown < count):
+        raise ModelError(
+            f"tokenizer.ggml.unknown_token_id of {path} is {shown(unknown)}, but there are {count} "
+            "tokens."
+        )
+
+
+def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    pre = metadata.get("tokenizer.ggml.pre", "default")
+    if not isinstance(pre, str) or pre not in SPLITTINGS:
+        raise ModelError(
+            f"the tokenizer of {path} splits words as {shown(pre)}, which is not known; known are "
+            f"{', '.join(SPLITTINGS)}. Name another tokenizer with --tokenizer."
+        )
+    splitting = SPLITTINGS[pre]
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges", ())]
+    backend = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=merges,
+            ignore_merges=splitting.whole,
+        )
+    )
+    backend.pre_tokenizer = splitting.pre_tokenizer()
+    if splitting.composed:
+        backend.normalizer = normalizers.NFC()
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _sentencepiece(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    gemma = str(metadata.get("general.architecture")).startswith("gemma")
+    if gemma:  # its runs of spaces are stored as such
+        tokens = [_SPACE * len(t) if t and not t.strip(" ") else t for t in tokens]
+    scores = metadata.get("tokenizer.ggml.scores")
+    if gemma or not scores:  # Gemma's scores do not follow its merges; the order of its tokens does
+        scores = [-float(i) for i in range(len(tokens))]
+    kinds = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    if len(scores) != len(tokens) or len(kinds) != len(tokens):
+        raise ModelError(f"the tokenizer of {path} has not one score and one kind for each token.")
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id")
+    backend = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=_merges(tokens, scores, kinds),
+            unk_token=None if unknown is None else tokens[unknown],
+            fuse_unk=True,
+            byte_fallback=BYTE in kinds,
+        )
+    )
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", not gemma)
+    steps: list[Any] = [normalizers.Prepend(_SPACE)] if prefix else []
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    decoding: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*decoding, *([decoders.Strip(" ", 1, 0)] * bool(prefix))])
+    return backend
+
+
+def _merges(
+    tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int]
+) -> list[tuple[str, str]]:
+    """All pairs of pieces that make up a piece, the best piece first, as SentencePiece merges."""
+    mergeable = {t: i for i, t in enumerate(tokens) if kinds[i] not in (UNKNOWN, CONTROL, BYTE)}
+    found: list[tuple[float, int, int, str, str]] = []
+    for token, index in mergeable.items():
+        for cut in range(1, len(token)):
+            left, right = mergeable.get(token[:cut]), mergeable.get(token[cut:])
+            if left is not None and right is not None:
+                found.append((-scores[index], left, right, token[:cut], token[cut:]))
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _add_special(backend: Backend, metadata: Mapping[str, Any], tokens: Sequence[str]) -> None:
+    """Tokens that are found whole in a text: control tokens, which are special, and the user's."""
+    from tokenizers import AddedToken
+
+    kinds = metadata.get("tokenizer.ggml.token_type") or []
+    for wanted, special in (((UNKNOWN, CONTROL), True), ((USER_DEFINED,), False)):
+        named = [t for t, kind in zip(tokens, kinds, strict=False) if kind in wanted]
+        added = [AddedToken(t, normalized=False, special=special) for t in named]
+        if special:
+            backend.add_special_tokens(added)
+        else:
+            backend.add_tokens(added)
+
+
+def _add_ends(
+    backend: Backend, metadata: Mapping[str, Any], config: Mapping[str, Any], kind: str
+) -> None:
+    """What is put around every text: bos and eos, as the file says or as its kind does."""
+    from tokenizers import processors
+
+    usual = kind == "llama" or SPLITTINGS[metadata.get("tokenizer.ggml.pre", "default")].begins
+    bos, eos = config.get("bos_token"), config.get("eos_token")
+    with_bos = metadata.get("tokenizer.ggml.add_bos_token", usual) and bos is not None
+    with_eos = metadata.get("tokenizer.ggml.add_eos_token", False) and eos is not None
+    ends = [token for token, wanted in ((bos, with_bos), (eos, with_eos)) if wanted]
+    if ends:
+        parts = [*([str(bos)] * bool(with_bos)), "$A", *([str(eos)] * bool(with_eos))]
+        ids = [(str(token), backend.token_to_id(str(token))) for token in dict.fromkeys(ends)]
+        template = processors.TemplateProcessing(single=parts, special_tokens=ids)
+        byte_level = [processors.ByteLevel(trim_offsets=False)] if kind == "gpt2" else []
+        backend.post_processor = processors.Sequence([*byte_level, template])
+
+
+def _config(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for name, key in _NAMED.items():
+        token = metadata.get(f"tokenizer.ggml.{key}")
+        if isinstance(token, int) and 0 <= token < len(tokens):
+            config[name] = tokens[token]
+    named = metadata.get("tokenizer.chat_templates") or []
+    templates = [
+        {"name": name, "template": metadata[f"tokenizer.chat_template.{name}"]}
+        for name in named
+        if f"tokenizer.chat_template.{name}" in metadata
+    ]
+    default = metadata.get("tokenizer.chat_template")
+    if templates and default is not None:
+        templates.append({"name": "default", "template": default})
+    if templates or default is not None:
+        config["chat_template"] = templates or default
+    return config

@@ -1,0 +1,57 @@
+"""From a resolved path to a model's description and its weights, whatever the files are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ockham.model.checkpoint.converted import ConvertedSource
+from ockham.model.checkpoint.generation_config import read_generation_config
+from ockham.model.checkpoint.prequantised.find import quantization_config
+from ockham.model.checkpoint.safetensors_source import SafetensorsSource
+from ockham.model.checkpoint.sources import Source
+from ockham.model.packed.layout import METHOD
+from ockham.model.program.description import ModelDescription, describe, read_config
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model of which headers have been read. `config` is its config.json, or what a GGUF file's
+    metadata says in its place; so is `generation_config`. `notes` are sentences about what was
+    found. The caller closes `source`."""
+
+    config: dict[str, Any]
+    description: ModelDescription
+    source: Source
+    generation_config: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def open_model(path: Path) -> OpenedModel:
+    """Open a checkpoint's directory or a GGUF file. Raises ModelError if it cannot be read."""
+    if not path.is_dir():
+        from ockham.model.checkpoint.gguf.source import GgufSource
+
+        gguf = GgufSource(path)
+        return OpenedModel(gguf.config, gguf.description, gguf, gguf.generation_config)
+    config = read_config(path)
+    description = describe(config)
+    generation = read_generation_config(path)
+    quantised = quantization_config(config) or {}
+    if quantised.get("quant_method") == METHOD:
+        return OpenedModel(config, description, ConvertedSource(path, quantised), generation)
+    source = SafetensorsSource(path, config)
+    try:
+        head = source.own_head(description) if description.tied_embeddings else None
+    except BaseException:
+        source.close()
+        raise
+    if head is None:
+        return OpenedModel(config, description, source, generation)
+    note = (
+        f"config.json ties the head to the embedding, but the checkpoint holds another head, "
+        f"{head!r}: the stored one is used."
+    )
+    untied = {**config, "tie_word_embeddings": False}  # so that a conversion says it too
+    return OpenedModel(untied, describe(untied), source, generation, (note,))

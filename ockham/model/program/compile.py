@@ -1,0 +1,272 @@
+"""From a description and its weights to a program: the one decoder that serves all records.
+
+The compiler runs against a `Weights`: the loader reads and packs what it is asked for; the scale
+only checks that it is there and adds up what it would take. Both see the same calls, so that a
+memory plan made before loading cannot forget anything.
+"""
+
+from __future__ import annotations
+
+from ockham.core.arrays import Floats
+from ockham.core.errors import ModelError
+from ockham.core.seams import Linear, Role
+from ockham.kernels.ops import (
+    Attend,
+    AttentionInput,
+    AttentionOutput,
+    Embed,
+    Experts,
+    FeedForward,
+    Head,
+    Norm,
+    Op,
+    Program,
+    Rope,
+    Route,
+)
+from ockham.model.program.description import ExpertSizes, ModelDescription
+from ockham.model.program.weights import Part, Weights
+
+
+def compile_program(description: ModelDescription, weights: Weights, max_model_len: int) -> Program:
+    """Compile a model for sequences of up to `max_model_len` tokens (rotary variants depend on it).
+
+    Raises ModelError naming the first tensor that is missing or of the wrong shape.
+    """
+    return _Compiler(description, weights, max_model_len).program()
+
+
+class _Compiler:
+    def __init__(self, description: ModelDescription, weights: Weights, max_model_len: int) -> None:
+        self.d = description
+        self.record = description.architecture
+        self.weights = weights
+        self._ropes: dict[str, Rope] = {}
+        self._max_model_len = max_model_len
+        self._ops: list[Op] = []
+        self._breakpoints: dict[str, int] = {}
+        self._prefix = self._choose(
+            [p + "embed_tokens.weight" for p in self.record.prefixes]
+        ).removesuffix("embed_tokens.weight")
+
+    def program(self) -> Program:
+        shape = self.d.vocab_size, self.d.hidden_size
+        table = self._matrix(self._prefix + "embed_tokens", *shape, "embedding")
+        self._ops.append(Embed(table, self.d.embedding_scale))
+        for layer in range(self.d.layers):
+            self._mark(f"layer.{layer}.before")
+            self._attention(layer)
+            if self.d.experts is not None and layer in self.d.experts.layers:
+                self._mixture(layer, self.d.experts)
+            else:
+                self._feed_forward(layer)
+            self._mark(f"layer.{layer}.after")
+        self._mark("head")
+        self._ops.append(self._head(table))
+        return Program(tuple(self._ops), self._breakpoints)
+
+    def _mark(self, name: str) -> None:
+        self._breakpoints[name] = len(self._ops)
+
+    def _attention(self, layer: int) -> None:
+        d, record, prefix = self.d, self.record, self._layer(layer)
+        widths = (d.heads * d.head_dim, d.kv_heads * d.head_dim, d.kv_heads * d.head_dim)
+        whole = record.qk_norm == "whole"
+        group, shape = d.group_of(layer), (d.heads, d.kv_heads, d.head_dim)
+        self._ops.append(
+            AttentionInput(
+                layer,
+                group,
+                *shape,
+                qkv=self._packed(prefix, record.qkv, widths, d.hidden_size, "qkv"),
+                norm=self._norm(prefix, record.attention_norm),
+                bias=self._packed_bias(prefix, record.qkv, widths) if d.qkv_bias else None,
+                q_norm=self._head_norm(prefix, "self_attn.q_norm", widths[0]),
+                k_norm=self._head_norm(prefix, "self_attn.k_norm", widths[1]),
+                norm_whole=whole,
+                rope=self._rope(layer),
+            )
+        )
+        self._mark(f"layer.{layer}.pattern")
+        self._ops.append(
+            Attend(
+                layer,
+                group,
+                *shape,
+                scale=d.attention_scale,
+                softcap=d.attention_softcap,
+                window=d.windows[layer],
+            )
+        )
+        output = prefix + record.attention_output
+        self._ops.append(
+            AttentionOutput(
+                layer,
+                out=self._matrix(output, d.hidden_size, widths[0], "attention_output"),
+                bias=self._bias(output, d.hidden_size) if d.output_bias else None,
+                post_norm=self._norm(prefix, record.attention_post_norm),
+                residual_scale=d.residual_scale,
+            )
+        )
+
+    def _feed_forward(self, layer: int) -> None:
+        d, record, prefix = self.d, self.record, self._layer(layer)
+        widths = (d.intermediate_size, d.intermediate_size)
+        self._ops.append(
+            FeedForward(
+                layer,
+                gate_up=self._packed(prefix, record.gate_up, widths, d.hidden_size, "gate_up"),
+                down=self._matrix(prefix + record.down, d.hidden_size, d.intermediate_size, "down"),
+                activation=d.activation,
+                norm=self._norm(prefix, record.mlp_norm),
+                gate_up_bias=(
+                    self._packed_bias(prefix, record.gate_up, widths) if d.mlp_bias else None
+                ),
+                down_bias=self._bias(prefix + record.down, d.hidden_size) if d.mlp_bias else None,
+                post_norm=self._norm(prefix, record.mlp_post_norm),
+                residual_scale=d.residual_scale,
+            )
+        )
+
+    def _mixture(self, layer: int, sizes: ExpertSizes) -> None:
+        d, record, prefix = self.d, self.record, self._layer(layer)
+        assert record.experts is not None
+        names = [prefix + block + "gate.weight" for block in record.experts.blocks]
+        router = self._choose(names).removesuffix(".weight")
+        block = router.removesuffix("gate")
+        self._mark(f"layer.{layer}.router")
+        self._ops.append(
+            Route(
+                layer,
+                router=self._matrix(router, sizes.count, d.hidden_size, "router"),
+                top_k=sizes.per_token,
+                normalise=sizes.normalise,
+                norm=self._norm(prefix, record.mlp_norm),
+            )
+        )
+        self._mark(f"layer.{layer}.experts")
+        gate_up, down = self._expert_matrices(block, sizes)
+        widths, shared = (sizes.shared, sizes.shared), block + "shared_expert."
+        self._ops.append(
+            Experts(
+                layer,
+                gate_up=gate_up,
+                down=down,
+                activation=d.activation,
+                shared_gate_up=(
+                    self._packed(shared, ("gate_proj", "up_proj"), widths, d.hidden_size, "gate_up")
+                    if sizes.shared
+                    else None
+                ),
+                shared_down=(
+                    self._matrix(shared + "down_proj", d.hidden_size, sizes.shared, "down")
+                    if sizes.shared
+                    else None
+                ),
+                shared_gate=(
+                    self._matrix(block + "shared_expert_gate", 1, d.hidden_size, "router")
+                    if sizes.shared
+                    else None
+                ),
+                post_norm=self._norm(prefix, record.mlp_post_norm),
+                residual_scale=d.residual_scale,
+            )
+        )
+
+    def _expert_matrices(self, block: str, sizes: ExpertSizes) -> tuple[list[Linear], list[Linear]]:
+        """Every expert's gate and up, and down projection, stored one by one or stacked."""
+        names, hidden, inner = self.record.experts, self.d.hidden_size, sizes.intermediate_size
+        assert names is not None
+        if self.weights.has(block + "experts.gate_up_proj"):
+            stacked = block + "experts.gate_up_proj"
+            both = self._stack(stacked, sizes.count, 2 * inner, hidden, "gate_up")
+            down = self._stack(block + "experts.down_proj", sizes.count, hidden, inner, "down")
+            return both, down
+        experts = [f"{block}experts.{n}." for n in range(sizes.count)]
+        gate_up = [
+            self._packed(expert, (names.gate, names.up), (inner, inner), hidden, "gate_up")
+            for expert in experts
+        ]
+        down = [self._matrix(expert + names.down, hidden, inner, "down") for expert in experts]
+        return gate_up, down
+
+    def _stack(self, name: str, count: int, rows: int, columns: int, role: Role) -> list[Linear]:
+        shape = (count, rows, columns)
+        return [
+            self.weights.linear([Part(name, shape, n * rows, (n + 1) * rows)], role)
+            for n in range(count)
+        ]
+
+    def _head(self, table: Linear) -> Head:
+        d = self.d
+        if d.tied_embeddings:
+            out = table
+        else:
+            name = self._choose(list(self.record.heads)).removesuffix(".weight")
+            out = self._matrix(name, d.vocab_size, d.hidden_size, "head")
+        return Head(
+            out,
+            norm=self._norm(self._prefix, "norm"),
+            scale=d.logits_scale,
+            softcap=d.final_softcap,
+        )
+
+    def _layer(self, layer: int) -> str:
+        return f"{self._prefix}layers.{layer}."
+
+    def _choose(self, names: list[str]) -> str:
+        """The first of these names that the checkpoint has."""
+        for name in names:
+            if self.weights.has(name):
+                return name
+        raise ModelError(f"the checkpoint has no tensor {' or '.join(map(repr, names))}.")
+
+    def _matrix(self, name: str, rows: int, columns: int, role: Role) -> Linear:
+        return self.weights.linear([Part(name + ".weight", (rows, columns), 0, rows)], role)
+
+    def _packed(
+        self,
+        prefix: str,
+        names: tuple[str, ...],
+        widths: tuple[int, ...],
+        columns: int,
+        role: Role,
+    ) -> Linear:
+        """Projections of these widths packed as one matrix; a single name is stored fused."""
+        widths = widths if len(names) > 1 else (sum(widths),)
+        return self.weights.linear(
+            [
+                Part(f"{prefix}{name}.weight", (rows, columns), 0, rows)
+                for name, rows in zip(names, widths, strict=True)
+            ],
+            role,
+        )
+
+    def _packed_bias(self, prefix: str, names: tuple[str, ...], widths: tuple[int, ...]) -> Floats:
+        widths = widths if len(names) > 1 else (sum(widths),)
+        parts = [(f"{prefix}{name}.bias", rows) for name, rows in zip(names, widths, strict=True)]
+        return self.weights.vector(parts)
+
+    def _bias(self, name: str, rows: int) -> Floats:
+        return self.weights.vector([(name + ".bias", rows)])
+
+    def _norm(self, prefix: str, name: str | None, width: int | None = None) -> Norm | None:
+        if name is None:
+            return None
+        parts = [(f"{prefix}{name}.weight", width or self.d.hidden_size)]
+        return Norm(self.weights.vector(parts, self.record.norm_offset), self.d.norm_eps)
+
+    def _head_norm(self, prefix: str, name: str, whole_width: int) -> Norm | None:
+        if self.record.qk_norm is None:
+            return None
+        whole = self.record.qk_norm == "whole"
+        return self._norm(prefix, name, whole_width if whole else self.d.head_dim)
+
+    def _rope(self, layer: int) -> Rope | None:
+        variant = self.d.ropes[layer]
+        if variant is None:
+            return None
+        key = variant.describe()
+        if key not in self._ropes:
+            self._ropes[key] = variant.fix(self._max_model_len)
+        return self._ropes[key]

@@ -1,0 +1,60 @@
+"""The weights that the compiler asks for, and a matrix of which only the size is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.arrays import Array, Floats
+from ockham.core.errors import ModelError
+from ockham.core.seams import Linear, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows [start, stop) of a tensor of the checkpoint, which must have this shape."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def matrix_shape(parts: Sequence[Part]) -> tuple[int, int]:
+    """Rows and columns of the matrix that parts make up."""
+    return sum(part.stop - part.start for part in parts), parts[0].shape[-1]
+
+
+class Weights(Protocol):
+    """What the compiler asks of a checkpoint."""
+
+    def has(self, name: str) -> bool: ...
+
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
+        """One packed matrix from the rows of its parts, one after another."""
+        ...
+
+    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+        """Named vectors of given lengths, one after another, plus an offset, in fp32."""
+        ...
+
+
+@dataclass(slots=True)
+class UnloadedLinear:
+    """A matrix that is only planned: its shape and what it would take, but no values."""
+
+    format: str
+    out_features: int
+    in_features: int
+    nbytes: int
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+    def matmul(self, x: Floats) -> NoReturn:
+        raise ModelError("the weights of this program have not been loaded.")
+
+    def rows(self, ids: npt.NDArray[np.int32]) -> NoReturn:
+        raise ModelError("the weights of this program have not been loaded.")

@@ -1,0 +1,122 @@
+"""What config.json may say, and in which sentence it is refused when it says something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ockham.core.errors import ModelError
+from ockham.model.program.architectures import ARCHITECTURES
+from ockham.model.program.description import describe, read_config
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "hidden_act": "silu",
+}
+
+
+def llama3(**changes: Any) -> dict[str, Any]:
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4}
+    return {"rope_scaling": {**rope, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not supported; supported"),
+        ({"architectures": None, "model_type": "bert"}, r"none \(model_type 'bert'\) is not"),
+        ({"hidden_size": None}, "lacks 'hidden_size', which LlamaForCausalLM needs"),
+        ({"num_hidden_layers": "4"}, "num_hidden_layers .* must be a positive integer, not '4'"),
+        ({"vocab_size": 0}, "vocab_size .* must be a positive integer, not 0"),
+        ({"num_key_value_heads": 3}, r"heads of config.json \(4\) is not a multiple of .*\(3\)"),
+        ({"hidden_act": "relu2"}, "activation 'relu2' is not supported; supported are silu"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps .* must be a positive number"),
+        ({"eos_token_id": "</s>"}, "eos_token_id .* must be token ids"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor to 0.5, which LlamaForCausalLM"),
+        ({"rope_scaling": {"type": "mrope"}}, "rotary embedding 'mrope' is not supported; .*yarn"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "'linear' of config.json lacks 'factor'"),
+        ({"rope_scaling": "linear"}, "rotary embedding of config.json must be an object"),
+        ({"rope_theta": "large"}, "rope_theta .* must be a positive number, not 'large'"),
+        (llama3(factor="8"), "factor .* must be a positive number, not '8'"),
+        ({"head_dim": 7}, "7 elements of a head cannot be rotated in pairs"),
+        (llama3(low_freq_factor=None), "'llama3' of config.json lacks 'low_freq_factor'"),
+    ],
+)
+def test_what_is_not_supported_is_refused(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        describe({**LLAMA, **change})
+
+
+def test_an_unknown_architecture_is_refused_with_all_those_known() -> None:
+    with pytest.raises(ModelError) as error:
+        describe({**LLAMA, "architectures": ["T5ForConditionalGeneration"]})
+    assert all(name in str(error.value) for name in ARCHITECTURES)
+
+
+def test_longrope_factors_of_the_wrong_number_are_refused() -> None:
+    rope = {"type": "su", "short_factor": [1.0] * 3, "long_factor": [1.0] * 4}
+    with pytest.raises(ModelError, match=r"short_factor .* has 3 entries, but 4 pairs"):
+        describe({**LLAMA, "architectures": ["Phi3ForCausalLM"], "rope_scaling": rope})
+
+
+def test_layer_types_must_be_known_and_one_for_each_layer() -> None:
+    qwen = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}
+    with pytest.raises(ModelError, match="'chunked_attention' is not supported"):
+        describe({**qwen, "layer_types": ["chunked_attention"] * 4})
+    with pytest.raises(ModelError, match=r"layer_types .* has 3 entries for 4 layers"):
+        describe({**qwen, "layer_types": ["full_attention"] * 3})
+
+
+def test_values_of_the_wrong_kind_are_refused_wherever_they_stand() -> None:
+    qwen = {**LLAMA, "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True}
+    with pytest.raises(ModelError, match="a value of the wrong kind"):
+        describe({**qwen, "max_window_layers": "two"})
+
+
+def test_more_experts_per_token_than_experts_are_refused() -> None:
+    mixtral = {**LLAMA, "architectures": ["MixtralForCausalLM"], "num_key_value_heads": 2}
+    with pytest.raises(ModelError, match=r"num_experts_per_tok \(9\) .* exceeds"):
+        describe({**mixtral, "num_local_experts": 8, "num_experts_per_tok": 9})
+
+
+def test_layers_with_the_same_window_share_a_group() -> None:
+    gemma = describe({**LLAMA, "architectures": ["Gemma3ForCausalLM"], "num_hidden_layers": 13})
+    sliding, full = gemma.groups
+    assert sliding.window == 4096
+    assert full.window is None
+    assert full.layers == (5, 11)
+    assert [gemma.group_of(layer) for layer in (0, 5, 11, 12)] == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("rope", "positions"),
+    [
+        ({}, 2048),
+        ({"type": "linear", "factor": 4.0}, 2048),
+        ({"type": "dynamic", "factor": 4.0}, 8192),
+        (
+            {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048},
+            8192,
+        ),
+    ],
+)
+def test_the_limit_of_positions_includes_what_scaling_adds(
+    rope: dict[str, Any], positions: int
+) -> None:
+    assert describe({**LLAMA, "rope_scaling": rope}).max_position_embeddings == positions
+
+
+def test_a_directory_without_a_config_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no config.json"):
+        read_config(tmp_path)
+    for text in ("{broken", "[]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ModelError, match=r"config.json"):
+            read_config(tmp_path)
