@@ -5,8 +5,8 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "rows.h"
-#include "threads.h"
+#include "kernels/rows.h"
+#include "kernels/threads.h"
 
 namespace ockham {
 

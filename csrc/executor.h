@@ -15,10 +15,10 @@
 #include <variant>
 #include <vector>
 
-#include "attention.h"
-#include "linear.h"
-#include "memory.h"
-#include "planes.h"
+#include "kernels/linear.h"
+#include "ops/paged_attention.h"
+#include "state/memory.h"
+#include "state/planes.h"
 #include "step.h"
 
 namespace ockham {

@@ -1,5 +1,5 @@
 // Steps of every kind through programs with every operation, on memory that fits them exactly.
-#include "../executor.h"
+#include "executor.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,9 +7,9 @@
 #include <deque>
 #include <memory>
 
-#include "../sampler.h"
-#include "../threads.h"
-#include "tests.h"
+#include "kernels/sampler.h"
+#include "kernels/threads.h"
+#include "tests/tests.h"
 
 namespace ockham::tests {
 

@@ -1,0 +1,82 @@
+#include "state/reposition.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "executor.h"
+#include "kernels/threads.h"
+
+namespace ockham {
+
+Runs cut_runs(const int64_t* source, const int64_t* target, const int32_t* shifts, int64_t count,
+              int64_t page_tokens) {
+    Runs found;
+    // Tokens left in the group of 16 that a slot stands in, which ends at the latest with its page.
+    const auto left = [&](int64_t slot) {
+        const int64_t offset = slot % page_tokens;
+        return std::min(group_keys - offset % group_keys, page_tokens - offset);
+    };
+    for (int64_t i = 0; i < count;) {
+        int64_t shift = 0;
+        const int64_t known = static_cast<int64_t>(found.shifts.size());
+        while (shift < known && found.shifts[shift] != shifts[i]) ++shift;
+        if (shift == known) found.shifts.push_back(shifts[i]);
+        const int64_t most = std::min({left(source[i]), left(target[i]), count - i});
+        int64_t run = 1;
+        while (run < most && source[i + run] == source[i] + run &&
+               target[i + run] == target[i] + run && shifts[i + run] == shifts[i])
+            ++run;
+        found.runs.push_back({source[i], target[i], run, shift});
+        i += run;
+    }
+    return found;
+}
+
+void reposition(const RowKernels& kernels, const LayerPlane& plane, int64_t head, const Runs& runs,
+                const float* angles, int64_t half) {
+    for (const Runs::Run& run : runs.runs) {
+        const int64_t pairs = runs.shifts[run.shift] == 0 ? 0 : half;
+        const float* cosines = angles + run.shift * 2 * half;
+        const GroupRun lanes{plane.lane(run.source), plane.lane(run.target), run.count, plane.width};
+        (plane.bf16 ? kernels.turn_bf16 : kernels.turn_fp32)(
+            plane.key_group(run.source, head), plane.key_group(run.target, head), lanes, cosines,
+            cosines + half, pairs);
+        (plane.bf16 ? kernels.copy_values_bf16 : kernels.copy_values_fp32)(
+            plane.value_group(run.source, head), plane.value_group(run.target, head), lanes);
+    }
+}
+
+// The angle is rounded to fp32, as where keys are rotated first, and its cosine is computed in double
+// and rounded once. The rope's scale is in the stored keys already.
+void Executor::reposition(int64_t group, const int64_t* source, const int64_t* target,
+                          const int32_t* shifts, int64_t count) {
+    const GroupShape& shape = planes_.groups()[group];
+    const Runs runs = cut_runs(source, target, shifts, count, shape.page_tokens);
+    std::vector<std::vector<float>> angles;  // of each rope (shifts, 2, half)
+    for (const ops::Rope& rope : ropes_) {
+        std::vector<float>& of_rope = angles.emplace_back();
+        for (const int32_t shift : runs.shifts) {
+            const size_t half = rope.inverse_frequencies.size(), begin = of_rope.size();
+            of_rope.resize(begin + 2 * half);
+            for (size_t i = 0; i < half; ++i) {
+                const double angle = static_cast<float>(shift) * rope.inverse_frequencies[i];
+                of_rope[begin + i] = static_cast<float>(std::cos(angle));
+                of_rope[begin + half + i] = static_cast<float>(std::sin(angle));
+            }
+        }
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto tasks = static_cast<int64_t>(shape.layers.size()) * shape.kv_heads;
+    pool_.parallel(tasks, [&](int64_t task, int) {
+        const int64_t layer = shape.layers[static_cast<size_t>(task / shape.kv_heads)];
+        const auto rope = rope_of_layer_.find(layer);
+        const bool turns = rope != rope_of_layer_.end();
+        const float* of_rope = turns ? angles[static_cast<size_t>(rope->second)].data() : nullptr;
+        const int64_t half =
+            turns ? static_cast<int64_t>(ropes_[rope->second].inverse_frequencies.size()) : 0;
+        ockham::reposition(kernels_, planes_.layer(layer), task % shape.kv_heads, runs, of_rope,
+                           half);
+    });
+}
+
+}  // namespace ockham
