@@ -12,6 +12,8 @@
 #include "bind/matrix.h"
 #include "executor.h"
 #include "kernels/threads.h"
+#include "ops/fields.h"
+#include "ops/operation.h"
 #include "state/planes.h"
 
 namespace nb = nanobind;
@@ -149,144 +151,62 @@ void back_pages(const Planes& planes, int64_t group, int64_t index, int64_t page
 
 // -- programs ----------------------------------------------------------------------------------
 
-std::vector<float> floats_of(nb::handle array) {
-    if (array.is_none()) return {};
-    const auto view = nb::cast<Vector<float>>(array);
-    return std::vector<float>(view.data(), view.data() + view.size());
-}
-
-ops::Norm norm_of(nb::handle norm) {
-    if (norm.is_none()) return {};
-    ops::Norm result{floats_of(norm.attr("weight")), nb::cast<float>(norm.attr("eps"))};
-    if (!result) throw std::invalid_argument("a norm has no weights.");
-    return result;
-}
-
-// Reads the operations of ockham.kernels.ops, field by field.
-class Converter {
+// The fields of an operation of ockham.kernels.ops, or of a record that it holds.
+class PythonFields final : public ops::Fields {
    public:
-    explicit Converter(nb::callable matrix_of) : matrix_of_(std::move(matrix_of)) {}
+    // `matrix_of` gives the native matrices of a linear; `owners` keeps them, and so their memory, alive.
+    PythonFields(nb::object record, const nb::callable& matrix_of, std::vector<nb::object>& owners)
+        : record_(std::move(record)), matrix_of_(matrix_of), owners_(owners) {}
 
-    std::vector<nb::object> owners;  // the matrices, which keep their memory alive
+    bool none(const char* field) const override { return record_.attr(field).is_none(); }
+    bool flag(const char* field) const override { return nb::cast<bool>(record_.attr(field)); }
+    int64_t integer(const char* field) const override {
+        return nb::cast<int64_t>(record_.attr(field));
+    }
+    float number(const char* field) const override { return nb::cast<float>(record_.attr(field)); }
+    std::string text(const char* field) const override {
+        return nb::cast<std::string>(record_.attr(field));
+    }
+    std::vector<float> floats(const char* field) const override {
+        if (none(field)) return {};
+        const auto view = nb::cast<Vector<float>>(record_.attr(field));
+        return std::vector<float>(view.data(), view.data() + view.size());
+    }
+    std::unique_ptr<ops::Fields> record(const char* field) const override {
+        return std::make_unique<PythonFields>(record_.attr(field), matrix_of_, owners_);
+    }
 
-    ops::Op operator()(nb::handle op) {
-        const auto name = nb::cast<std::string>(nb::handle(op.type()).attr("__name__"));
-        if (name == "Embed") return ops::Embed{matrix(op, "table"), number(op, "scale")};
-        if (name == "AttentionInput") return attention_input(op);
-        if (name == "Attend") return attend(op);
-        if (name == "AttentionOutput")
-            return ops::AttentionOutput{integer(op, "layer"), matrix(op, "out"),
-                                        floats_of(op.attr("bias")), norm_of(op.attr("post_norm")),
-                                        number(op, "residual_scale")};
-        if (name == "FeedForward")
-            return ops::FeedForward{integer(op, "layer"),
-                                    stack(op, "gate_up"),
-                                    matrix(op, "down"),
-                                    activation(op),
-                                    norm_of(op.attr("norm")),
-                                    floats_of(op.attr("gate_up_bias")),
-                                    floats_of(op.attr("down_bias")),
-                                    norm_of(op.attr("post_norm")),
-                                    number(op, "residual_scale")};
-        if (name == "Route")
-            return ops::Route{integer(op, "layer"), matrix(op, "router"), integer(op, "top_k"),
-                              nb::cast<bool>(op.attr("normalise")), norm_of(op.attr("norm"))};
-        if (name == "Experts") return experts(op);
-        if (name == "Head")
-            return ops::Head{matrix(op, "out"), norm_of(op.attr("norm")), floats_of(op.attr("bias")),
-                             number(op, "scale"), optional_number(op, "softcap")};
-        throw std::invalid_argument("the cpu backend does not know the operation " + name + ".");
+    PackedMatrix matrix(const char* field) const override { return packed(record_.attr(field)); }
+    std::vector<PackedMatrix> matrices(const char* field) const override {
+        std::vector<PackedMatrix> result;
+        for (nb::handle linear : record_.attr(field)) result.push_back(packed(linear));
+        return result;
+    }
+    ops::Stack stack(const char* field) const override {
+        ops::Stack result;
+        const auto parts = nb::cast<nb::list>(matrix_of_(record_.attr(field)));
+        for (nb::handle part : parts) result.parts.push_back(owned(part));
+        return result;
     }
 
    private:
-    static int64_t integer(nb::handle op, const char* field) {
-        return nb::cast<int64_t>(op.attr(field));
-    }
-    static float number(nb::handle op, const char* field) { return nb::cast<float>(op.attr(field)); }
-    static float optional_number(nb::handle op, const char* field) {
-        return op.attr(field).is_none() ? 0.0f : number(op, field);
-    }
-    static ops::Activation activation(nb::handle op) {
-        const auto name = nb::cast<std::string>(op.attr("activation"));
-        if (name == "silu") return ops::Activation::silu;
-        if (name == "gelu_tanh") return ops::Activation::gelu_tanh;
-        throw std::invalid_argument("the cpu backend does not know the activation " + name + ".");
-    }
-
-    // What a linear is stacked of, as native matrices.
-    ops::Stack stack(nb::handle op, const char* field) {
-        ops::Stack result;
-        const auto parts = nb::cast<nb::list>(matrix_of_(op.attr(field)));
-        for (nb::handle part : parts) {
-            owners.push_back(nb::borrow(part));
-            result.parts.push_back(nb::cast<const Matrix&>(part).packed);
-        }
-        return result;
-    }
-    PackedMatrix packed(nb::handle linear) {
+    PackedMatrix packed(nb::handle linear) const {
         if (linear.is_none()) return {};
         const auto parts = nb::cast<nb::list>(matrix_of_(linear));
         if (nb::len(parts) != 1)
             throw std::invalid_argument(
                 "the rows of a matrix stand in several formats, which is only supported for "
                 "projections of attention and dense feed-forward layers; choose a --quantization.");
-        owners.push_back(nb::borrow(parts[0]));
-        return nb::cast<const Matrix&>(owners.back()).packed;
+        return owned(parts[0]);
     }
-    PackedMatrix matrix(nb::handle op, const char* field) { return packed(op.attr(field)); }
-    std::vector<PackedMatrix> matrices(nb::handle op, const char* field) {
-        std::vector<PackedMatrix> result;
-        for (nb::handle linear : op.attr(field)) result.push_back(packed(linear));
-        return result;
+    PackedMatrix owned(nb::handle matrix) const {
+        owners_.push_back(nb::borrow(matrix));
+        return nb::cast<const Matrix&>(matrix).packed;
     }
 
-    ops::Op attention_input(nb::handle op) {
-        ops::AttentionInput result;
-        result.layer = integer(op, "layer");
-        result.group = integer(op, "group");
-        result.heads = integer(op, "heads");
-        result.kv_heads = integer(op, "kv_heads");
-        result.head_dim = integer(op, "head_dim");
-        result.qkv = stack(op, "qkv");
-        result.norm = norm_of(op.attr("norm"));
-        result.bias = floats_of(op.attr("bias"));
-        result.q_norm = norm_of(op.attr("q_norm"));
-        result.k_norm = norm_of(op.attr("k_norm"));
-        result.norm_whole = nb::cast<bool>(op.attr("norm_whole"));
-        if (!op.attr("rope").is_none())
-            result.rope = {floats_of(op.attr("rope").attr("inverse_frequencies")),
-                           number(op.attr("rope"), "scale")};
-        return result;
-    }
-
-    static ops::Op attend(nb::handle op) {
-        ops::Attend result;
-        result.layer = integer(op, "layer");
-        result.group = integer(op, "group");
-        result.shape = {integer(op, "heads"), integer(op, "kv_heads"), integer(op, "head_dim"),
-                        number(op, "scale"), optional_number(op, "softcap")};
-        if (!op.attr("window").is_none()) {
-            result.window = integer(op, "window");
-            if (result.window < 1) throw std::invalid_argument("a window sees at least one key.");
-        }
-        return result;
-    }
-
-    ops::Op experts(nb::handle op) {
-        ops::Experts result;
-        result.layer = integer(op, "layer");
-        result.gate_up = matrices(op, "gate_up");
-        result.down = matrices(op, "down");
-        result.activation = activation(op);
-        result.shared_gate_up = matrix(op, "shared_gate_up");
-        result.shared_down = matrix(op, "shared_down");
-        result.shared_gate = matrix(op, "shared_gate");
-        result.post_norm = norm_of(op.attr("post_norm"));
-        result.residual_scale = number(op, "residual_scale");
-        return result;
-    }
-
-    nb::callable matrix_of_;
+    nb::object record_;
+    const nb::callable& matrix_of_;
+    std::vector<nb::object>& owners_;
 };
 
 // An executor with what it only points to.
@@ -299,13 +219,15 @@ struct BoundExecutor {
 std::unique_ptr<BoundExecutor> make_executor(nb::object pool, Isa isa, nb::object planes,
                                              nb::sequence program, nb::callable matrix_of) {
     require(isa);
-    Converter convert(std::move(matrix_of));
-    std::vector<ops::Op> converted;
-    for (nb::handle op : program) converted.push_back(convert(op));
     auto bound = std::make_unique<BoundExecutor>();
-    bound->matrices = std::move(convert.owners);
+    Program::Operations operations;
+    for (nb::handle op : program) {
+        const auto name = nb::cast<std::string>(nb::handle(op.type()).attr("__name__"));
+        const PythonFields fields(nb::borrow(op), matrix_of, bound->matrices);
+        operations.push_back(ops::read_operation(name, fields));
+    }
     bound->executor = std::make_unique<Executor>(nb::cast<ThreadPool&>(pool), isa,
-                                                 nb::cast<Planes&>(planes), std::move(converted));
+                                                 nb::cast<Planes&>(planes), std::move(operations));
     bound->pool = std::move(pool);
     bound->planes = std::move(planes);
     return bound;

@@ -1,6 +1,6 @@
 // What a layer does beside its products and its attention, timed alone and without Python in between.
 //
-// The loops are those of executor.cpp, over rows of this file's own; each gives the seconds of each of
+// The loops are those of csrc/ops/, over rows of this file's own; each gives the seconds of each of
 // `repeats` calls. For `ockham bench kernels`.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>

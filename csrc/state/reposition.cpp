@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "executor.h"
 #include "kernels/threads.h"
 
 namespace ockham {
@@ -48,12 +47,13 @@ void reposition(const RowKernels& kernels, const LayerPlane& plane, int64_t head
 
 // The angle is rounded to fp32, as where keys are rotated first, and its cosine is computed in double
 // and rounded once. The rope's scale is in the stored keys already.
-void Executor::reposition(int64_t group, const int64_t* source, const int64_t* target,
-                          const int32_t* shifts, int64_t count) {
-    const GroupShape& shape = planes_.groups()[group];
+void reposition(ThreadPool& pool, const RowKernels& kernels, const Planes& planes,
+                const Ropes& ropes, int64_t group, const int64_t* source, const int64_t* target,
+                const int32_t* shifts, int64_t count) {
+    const GroupShape& shape = planes.groups()[group];
     const Runs runs = cut_runs(source, target, shifts, count, shape.page_tokens);
     std::vector<std::vector<float>> angles;  // of each rope (shifts, 2, half)
-    for (const ops::Rope& rope : ropes_) {
+    for (const Rope& rope : ropes.all()) {
         std::vector<float>& of_rope = angles.emplace_back();
         for (const int32_t shift : runs.shifts) {
             const size_t half = rope.inverse_frequencies.size(), begin = of_rope.size();
@@ -65,17 +65,13 @@ void Executor::reposition(int64_t group, const int64_t* source, const int64_t* t
             }
         }
     }
-    std::lock_guard<std::mutex> lock(mutex_);
     const auto tasks = static_cast<int64_t>(shape.layers.size()) * shape.kv_heads;
-    pool_.parallel(tasks, [&](int64_t task, int) {
+    pool.parallel(tasks, [&](int64_t task, int) {
         const int64_t layer = shape.layers[static_cast<size_t>(task / shape.kv_heads)];
-        const auto rope = rope_of_layer_.find(layer);
-        const bool turns = rope != rope_of_layer_.end();
-        const float* of_rope = turns ? angles[static_cast<size_t>(rope->second)].data() : nullptr;
-        const int64_t half =
-            turns ? static_cast<int64_t>(ropes_[rope->second].inverse_frequencies.size()) : 0;
-        ockham::reposition(kernels_, planes_.layer(layer), task % shape.kv_heads, runs, of_rope,
-                           half);
+        const int64_t rope = ropes.of_layer(layer);
+        const float* of_rope = rope < 0 ? nullptr : angles[static_cast<size_t>(rope)].data();
+        const int64_t half = rope < 0 ? 0 : ropes.all()[static_cast<size_t>(rope)].half();
+        reposition(kernels, planes.layer(layer), task % shape.kv_heads, runs, of_rope, half);
     });
 }
 

@@ -7,6 +7,7 @@
 
 #include "kernels/layer_kernels.h"
 #include "state/planes.h"
+#include "state/rope.h"
 
 namespace ockham {
 
@@ -33,5 +34,11 @@ Runs cut_runs(const int64_t* source, const int64_t* target, const int32_t* shift
 // no bit, whatever it holds. Sources and targets must not overlap.
 void reposition(const RowKernels& kernels, const LayerPlane& plane, int64_t head, const Runs& runs,
                 const float* angles, int64_t half);
+
+// Copies the state of slots `source` of a group to its slots `target`, in all layers and heads, the
+// keys rotated on by `shifts[i]` positions.
+void reposition(ThreadPool& pool, const RowKernels& kernels, const Planes& planes,
+                const Ropes& ropes, int64_t group, const int64_t* source, const int64_t* target,
+                const int32_t* shifts, int64_t count);
 
 }  // namespace ockham
