@@ -7,6 +7,8 @@
 
 namespace ockham {
 
+class Planes;
+
 struct TableView {
     const int32_t* pages = nullptr;
     const int32_t* starts = nullptr;
@@ -50,5 +52,9 @@ struct StepView {
     // How many keys a row sees where there is no window.
     int64_t seen(int64_t row) const { return context[row] + extras(row); }
 };
+
+// Throws std::invalid_argument with a sentence if the step breaks its contract in a way that would make
+// a kernel read or write outside of its memory. `hidden` is the width of the model's embeddings.
+void check_step(const StepView& step, const Planes& planes, int64_t hidden, int64_t vocabulary);
 
 }  // namespace ockham

@@ -1,12 +1,12 @@
 // The kernels compiled for avx2: see isa.h for what may stand here.
 #define OCKHAM_ISA_NAMESPACE avx2
 
-#include "../simd_avx2.h"
+#include "kernels/simd_avx2.h"
 
-#include "../linear_kernels.h"
-#include "../block_kernels.h"
-#include "../machine_kernels.h"
-#include "../pack_kernels.h"
+#include "kernels/linear_kernels.h"
+#include "kernels/block_kernels.h"
+#include "kernels/machine_kernels.h"
+#include "kernels/pack_kernels.h"
 
 namespace ockham::avx2 {
 

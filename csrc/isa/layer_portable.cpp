@@ -1,3 +1,3 @@
 #define OCKHAM_ISA_NAMESPACE portable
-#include "../attention_kernels.h"
-#include "../row_kernels.h"
+#include "kernels/attention_kernels.h"
+#include "kernels/row_kernels.h"

@@ -1,5 +1,5 @@
 // Steps of every kind through programs with every operation, on memory that fits them exactly.
-#include "../executor.h"
+#include "executor.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,9 +7,18 @@
 #include <deque>
 #include <memory>
 
-#include "../sampler.h"
-#include "../threads.h"
-#include "tests.h"
+#include "kernels/sampler.h"
+#include "kernels/threads.h"
+#include "ops/attend.h"
+#include "ops/attention_input.h"
+#include "ops/attention_output.h"
+#include "ops/embed.h"
+#include "ops/experts.h"
+#include "ops/feed_forward.h"
+#include "ops/head.h"
+#include "ops/route.h"
+#include "state/planes.h"
+#include "tests/tests.h"
 
 namespace ockham::tests {
 
@@ -52,53 +61,86 @@ struct Sizes {
 
 constexpr int64_t vocabulary = 83, page_count = 400, layers = 2;
 
-std::vector<ops::Op> program(const Sizes& s) {
-    std::vector<ops::Op> result;
-    result.push_back(ops::Embed{matrix(vocabulary, s.hidden), 1.5f});
+// The operation that `set` makes of an empty one.
+template <class Op, class F>
+std::shared_ptr<const ops::Operation> made(F set) {
+    auto op = std::make_shared<Op>();
+    set(*op);
+    return op;
+}
+
+Program::Operations program(const Sizes& s) {
+    Program::Operations result;
+    result.push_back(made<ops::Embed>([&](ops::Embed& op) {
+        op.table = matrix(vocabulary, s.hidden);
+        op.scale = 1.5f;
+    }));
     for (int64_t layer = 0; layer < layers; ++layer) {
         const int64_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim, inner = 37;
-        ops::AttentionInput input;
-        input.layer = layer;
-        input.heads = s.heads;
-        input.kv_heads = s.kv_heads;
-        input.head_dim = s.head_dim;
-        input.qkv = matrix(q + 2 * kv, s.hidden);
-        input.norm = norm(s.hidden);
-        input.bias = vector(q + 2 * kv, 0.0f);
-        input.norm_whole = layer == 1;
-        input.q_norm = norm(input.norm_whole ? q : s.head_dim);
-        input.k_norm = norm(input.norm_whole ? kv : s.head_dim);
-        input.rope = {vector(s.head_dim / 2, 0.5f), 1.1f};
-        result.push_back(input);
-        ops::Attend attend;
-        attend.layer = layer;
-        attend.shape = {s.heads, s.kv_heads, s.head_dim, 0.3f, layer == 0 ? 5.0f : 0.0f};
-        attend.window = s.window;
-        result.push_back(attend);
-        result.push_back(ops::AttentionOutput{layer, matrix(s.hidden, q), vector(s.hidden, 0.0f),
-                                              norm(s.hidden), 0.7f});
+        result.push_back(made<ops::AttentionInput>([&](ops::AttentionInput& op) {
+            op.layer = layer;
+            op.heads = s.heads;
+            op.kv_heads = s.kv_heads;
+            op.head_dim = s.head_dim;
+            op.qkv = matrix(q + 2 * kv, s.hidden);
+            op.norm = norm(s.hidden);
+            op.bias = vector(q + 2 * kv, 0.0f);
+            op.norm_whole = layer == 1;
+            op.q_norm = norm(op.norm_whole ? q : s.head_dim);
+            op.k_norm = norm(op.norm_whole ? kv : s.head_dim);
+            op.rope = {vector(s.head_dim / 2, 0.5f), 1.1f};
+        }));
+        result.push_back(made<ops::Attend>([&](ops::Attend& op) {
+            op.layer = layer;
+            op.shape = {s.heads, s.kv_heads, s.head_dim, 0.3f, layer == 0 ? 5.0f : 0.0f};
+            op.window = s.window;
+        }));
+        result.push_back(made<ops::AttentionOutput>([&](ops::AttentionOutput& op) {
+            op.layer = layer;
+            op.out = matrix(s.hidden, q);
+            op.bias = vector(s.hidden, 0.0f);
+            op.post_norm = norm(s.hidden);
+            op.residual_scale = 0.7f;
+        }));
         if (layer == 0) {
-            result.push_back(ops::FeedForward{
-                layer, matrix(2 * inner, s.hidden), matrix(s.hidden, inner),
-                ops::Activation::gelu_tanh, norm(s.hidden), vector(2 * inner, 0.0f),
-                vector(s.hidden, 0.0f), norm(s.hidden), 1.0f});
+            result.push_back(made<ops::FeedForward>([&](ops::FeedForward& op) {
+                op.layer = layer;
+                op.gate_up = matrix(2 * inner, s.hidden);
+                op.down = matrix(s.hidden, inner);
+                op.activation = ops::Activation::gelu_tanh;
+                op.norm = norm(s.hidden);
+                op.gate_up_bias = vector(2 * inner, 0.0f);
+                op.down_bias = vector(s.hidden, 0.0f);
+                op.post_norm = norm(s.hidden);
+            }));
             continue;
         }
-        result.push_back(ops::Route{layer, matrix(5, s.hidden), 2, true, norm(s.hidden)});
-        ops::Experts experts;
-        experts.layer = layer;
-        for (int expert = 0; expert < 5; ++expert) {
-            experts.gate_up.push_back(matrix(2 * inner, s.hidden));
-            experts.down.push_back(matrix(s.hidden, inner));
-        }
-        experts.shared_gate_up = matrix(2 * 11, s.hidden);
-        experts.shared_down = matrix(s.hidden, 11);
-        experts.shared_gate = matrix(1, s.hidden);
-        experts.post_norm = norm(s.hidden);
-        result.push_back(experts);
+        result.push_back(made<ops::Route>([&](ops::Route& op) {
+            op.layer = layer;
+            op.router = matrix(5, s.hidden);
+            op.top_k = 2;
+            op.normalise = true;
+            op.norm = norm(s.hidden);
+        }));
+        result.push_back(made<ops::Experts>([&](ops::Experts& op) {
+            op.layer = layer;
+            for (int expert = 0; expert < 5; ++expert) {
+                op.gate_up.push_back(matrix(2 * inner, s.hidden));
+                op.down.push_back(matrix(s.hidden, inner));
+            }
+            op.shared_gate_up = matrix(2 * 11, s.hidden);
+            op.shared_down = matrix(s.hidden, 11);
+            op.shared_gate = matrix(1, s.hidden);
+            op.post_norm = norm(s.hidden);
+        }));
     }
-    result.push_back(ops::Head{matrix(vocabulary, s.hidden), norm(s.hidden),
-                               vector(vocabulary, 0.0f), 0.9f, 4.0f});
+    result.push_back(made<ops::Head>([&](ops::Head& op) {
+        op.out = matrix(vocabulary, s.hidden);
+        op.norm = norm(s.hidden);
+        op.bias = vector(vocabulary, 0.0f);
+        op.scale = 0.9f;
+        op.softcap = 4.0f;
+    }));
     return result;
 }
 
@@ -172,7 +214,7 @@ std::vector<int64_t> argmax(Executor& executor, const OwnedStep& step, int64_t p
 
 // Logits of cells [0, length), computed in chunks of the given lengths, the last of which repeats.
 std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
-                          const std::vector<ops::Op>& operations, int64_t length,
+                          const Program::Operations& operations, int64_t length,
                           std::vector<int64_t> chunks, bool trees) {
     Planes planes({GroupShape{{0, 1}, s.kv_heads, s.head_dim, s.bf16, page_count, s.page_tokens}});
     Executor executor(pool, isa, planes, operations);
@@ -216,7 +258,7 @@ void chunks_trees_and_threads() {
         for (const Sizes& s : sizes) {
             state = 7;
             memory.clear();
-            const std::vector<ops::Op> operations = program(s);
+            const Program::Operations operations = program(s);
             const int64_t length = 83;
             const auto same = [&](const std::vector<float>& a, const std::vector<float>& b) {
                 return a.size() == b.size() &&
@@ -231,7 +273,7 @@ void chunks_trees_and_threads() {
         // More than one part of keys, as tasks of their own.
         const Sizes s{16, 2, 1, 16, 16, 0, true};
         memory.clear();
-        const std::vector<ops::Op> operations = program(s);
+        const Program::Operations operations = program(s);
         const std::vector<float> whole = logits(one, isa, s, operations, 1100, {1100}, false);
         const std::vector<float> parts = logits(two, isa, s, operations, 1100, {1098, 1}, false);
         check(std::memcmp(whole.data(), parts.data(), whole.size() * sizeof(float)) == 0,

@@ -7,13 +7,13 @@
 #include <random>
 #include <vector>
 
-#include "../blocks.h"
-#include "../isa.h"
-#include "../linear.h"
-#include "../machine.h"
-#include "../pack.h"
-#include "../threads.h"
-#include "tests.h"
+#include "isa/isa.h"
+#include "kernels/blocks.h"
+#include "kernels/linear.h"
+#include "kernels/machine.h"
+#include "kernels/pack.h"
+#include "kernels/threads.h"
+#include "tests/tests.h"
 
 namespace ockham::tests {
 

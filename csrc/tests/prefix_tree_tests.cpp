@@ -1,12 +1,12 @@
 // The tree under random operations: for the sanitizers. tests/cache compares it with its plain form.
-#include "../prefix_tree.h"
+#include "state/prefix_tree.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <random>
 #include <vector>
 
-#include "tests.h"
+#include "tests/tests.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-"""The radix tree of csrc/prefix_tree.h, in the shape of `ockham.cache.prefix_tree.PrefixTree`."""
+"""csrc/state/prefix_tree.h in the shape of `ockham.cache.prefix_tree.PrefixTree`."""
 
 from __future__ import annotations
 

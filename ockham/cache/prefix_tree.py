@@ -1,6 +1,6 @@
 """A radix tree of token sequences and of the pages that hold their state: the plain form.
 
-csrc/prefix_tree.h does the same with the same results and is what runs where the core was built;
+csrc/state/prefix_tree.h does the same with the same results and runs where the core was built;
 this one is its oracle, and runs where nothing could be compiled. The tree knows page numbers, never
 the pool: `State` counts who holds a page, and is told by what these methods return.
 

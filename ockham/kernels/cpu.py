@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 KERNELS = 2
 """Raised whenever a change to the kernels changes a bit of any result."""
 
-_NOT_FINITE = -2  # instead of a token: csrc/sampler.h
+_NOT_FINITE = -2  # instead of a token: csrc/kernels/sampler.h
 
 
 class CpuPlanes:
-    """Keys and values in the kernels' own layout (csrc/planes.h), zeroed, backed when written."""
+    """Keys and values as csrc/state/planes.h lays them out, zeroed, backed when written."""
 
     layout = "cpu-1"
 

@@ -1,4 +1,4 @@
-"""How matrices of GGUF's block types lie in memory: csrc/blocks.h, in NumPy.
+"""How matrices of GGUF's block types lie in memory: csrc/kernels/blocks.h, in NumPy.
 
 Blocks of 16 outputs stand in panels, as uint8 (P, B, bytes). Functions take any number of them, of
 all lanes (outputs) or of one lane each.

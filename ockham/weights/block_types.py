@@ -27,7 +27,7 @@ def _flat(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 class BlockLinear:
-    """`arrays["weight"]`: uint8 (P, B, bytes), B blocks of each of P panels: csrc/blocks.h."""
+    """`arrays["weight"]`: uint8 (P, B, bytes), B blocks of each of P panels (kernels/blocks.h)."""
 
     def __init__(
         self, format_name: str, layout: BlockLayout, out_features: int, in_features: int
@@ -43,7 +43,7 @@ class BlockLinear:
         return self.weight.nbytes
 
     def matmul(self, x: Floats) -> Floats:
-        """What csrc/blocks.h says, where a are a group's inputs as int8 (`quantise`).
+        """What csrc/kernels/blocks.h says, where a are a group's inputs as int8 (`quantise`).
 
         Integer sums are exact. An fma is done in float64, whose two roundings differ from one in
         about one case of 2^29.

@@ -2,7 +2,7 @@
 
 A matrix of rows (outputs, units) is stored as [panel][unit][16 outputs], where a unit is the few
 consecutive inputs that one instruction multiplies: one fp32, two bf16, four int8, eight 4-bit
-codes. The last panel is padded with outputs of zeros. See csrc/linear.h.
+codes. The last panel is padded with outputs of zeros. See csrc/kernels/linear.h.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The likeliest tokens after each token, as they were found last.
 
-`PlainAdjacency` is the plain twin of csrc/adjacency.h, which decides everything as it does.
+`PlainAdjacency` is the plain twin of csrc/drafts/adjacency.h, which decides everything as it does.
 """
 
 from __future__ import annotations

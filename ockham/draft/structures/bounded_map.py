@@ -1,4 +1,4 @@
-"""A mapping of bounded size: the plain twin of csrc/bounded_map.h."""
+"""A mapping of bounded size: the plain twin of csrc/drafts/bounded_map.h."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How runs of tokens went on before, in every text of a tenant: a bounded trie.
 
-`PlainTrie` is the plain twin of csrc/branch_trie.h, which decides everything as it does.
+`PlainTrie` is the plain twin of csrc/drafts/branch_trie.h, which decides everything as it does.
 """
 
 from __future__ import annotations

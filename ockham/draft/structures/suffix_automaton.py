@@ -1,6 +1,7 @@
 """What followed the longest suffix of a growing text when it came before.
 
-`PlainAutomaton` is the plain twin of csrc/suffix_automaton.h, which decides everything as it does.
+`PlainAutomaton` is the plain twin of csrc/drafts/suffix_automaton.h, which decides everything as
+it does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Texts whose continuations are looked up by what was said last.
 
-`PlainTextIndex` is the plain twin of csrc/text_index.h, which decides everything as it does.
+`PlainTextIndex` is the plain twin of csrc/drafts/text_index.h, which decides everything as it does.
 """
 
 from __future__ import annotations

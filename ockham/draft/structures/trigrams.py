@@ -1,6 +1,6 @@
 """How often tokens followed the two tokens before them, and a search tree among them.
 
-`PlainTrigrams` is the plain twin of csrc/trigrams.h, which decides everything as it does.
+`PlainTrigrams` is the plain twin of csrc/drafts/trigrams.h, which decides everything as it does.
 """
 
 from __future__ import annotations

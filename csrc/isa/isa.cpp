@@ -1,0 +1,125 @@
+#include "isa/isa.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include "kernels/kernels.h"
+
+namespace ockham {
+
+namespace {
+
+// Whether this processor and its operating system have the instructions.
+bool present(Isa isa) {
+#if defined(__x86_64__)
+    // The compiler's own check: it asks the operating system too whether it saves the registers.
+    __builtin_cpu_init();
+    switch (isa) {
+        case Isa::portable:
+            return true;
+        case Isa::avx2:
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                   __builtin_cpu_supports("f16c");
+        case Isa::avx512:
+            return present(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
+                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
+                   __builtin_cpu_supports("avx512bf16");
+    }
+    return false;
+#else
+    return isa == Isa::portable;
+#endif
+}
+
+constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512};
+
+// What OCKHAM_ISA names, or an empty text.
+std::string wanted() {
+    const char* text = std::getenv("OCKHAM_ISA");
+    return text == nullptr ? "" : text;
+}
+
+// Whether OCKHAM_ISA names a lesser instruction set, so that this one must not be used. A name that
+// is none hides nothing: chosen() refuses it.
+bool hidden(Isa isa) {
+    for (const Isa named : kIsas)
+        if (wanted() == name(named)) return isa > named;
+    return false;
+}
+
+}  // namespace
+
+bool supported(Isa isa) { return present(isa) && !hidden(isa); }
+
+void require(Isa isa) {
+    if (supported(isa)) return;
+    throw std::invalid_argument(std::string("the instruction set ") + name(isa) +
+                                " cannot be used: this processor lacks it, or OCKHAM_ISA hides it.");
+}
+
+Isa detect() {
+    for (const Isa isa : {Isa::avx512, Isa::avx2})
+        if (supported(isa)) return isa;
+    return Isa::portable;
+}
+
+const char* name(Isa isa) {
+    switch (isa) {
+        case Isa::avx2:
+            return "avx2";
+        case Isa::avx512:
+            return "avx512";
+        default:
+            return "portable";
+    }
+}
+
+Isa parse_isa(const std::string& text) {
+    for (const Isa isa : kIsas)
+        if (text == name(isa)) return isa;
+    throw std::runtime_error("no instruction set is called '" + text +
+                             "': choose avx512, avx2 or portable.");
+}
+
+Isa chosen() {
+    const std::string text = wanted();
+    if (text.empty()) return detect();
+    try {
+        const Isa isa = parse_isa(text);
+        if (present(isa)) return isa;
+        Isa best = Isa::portable;
+        for (const Isa other : kIsas)
+            if (present(other)) best = other;
+        throw std::runtime_error("this processor lacks the instructions of '" + text +
+                                 "'; the best that it has is '" + name(best) + "'.");
+    } catch (const std::runtime_error& error) {
+        throw std::runtime_error(std::string("OCKHAM_ISA: ") + error.what());
+    }
+}
+
+const LinearKernels& linear_kernels(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return avx512::linear_kernels;
+    if (isa == Isa::avx2) return avx2::linear_kernels;
+#endif
+    return portable::linear_kernels;
+}
+
+const LimitKernels& limit_kernels(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return avx512::limit_kernels;
+    if (isa == Isa::avx2) return avx2::limit_kernels;
+#endif
+    return portable::limit_kernels;
+}
+
+const PackKernels& pack_kernels(Isa isa) {
+#if defined(__x86_64__)
+    if (isa == Isa::avx512) return avx512::pack_kernels;
+    if (isa == Isa::avx2) return avx2::pack_kernels;
+#endif
+    return portable::pack_kernels;
+}
+
+}  // namespace ockham

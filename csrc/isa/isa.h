@@ -1,0 +1,42 @@
+// Which instruction set the kernels use: chosen once, at run time.
+//
+// How to add a kernel. Write it once, as templates over the 16-lane types of `simd_*.h`, in a header
+// `kernels/NAME_kernels.h` in `namespace ockham::OCKHAM_ISA_NAMESPACE`, and include that header from
+// `csrc/isa/portable.cpp`, `csrc/isa/avx2.cpp` and `csrc/isa/avx512.cpp`: the build compiles each of
+// those files with the flags of its instruction set, and nothing else with any. Each of them fills a
+// table of function pointers (`Kernels`, in kernels/kernels.h); `kernels(isa)` gives the table. Code
+// outside what these files include never uses an intrinsic. Only templates and `static inline`
+// functions may stand in what they include (also of the standard library as little as possible): an
+// ordinary inline function compiled with AVX-512 flags could be the copy that the linker keeps for
+// everybody.
+#pragma once
+
+#include <string>
+
+namespace ockham {
+
+enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+
+// Whether kernels of `isa` run here: this processor and its operating system have the instructions,
+// and OCKHAM_ISA, if set, names no lesser set. avx512 stands for F, BW, DQ, VL, VNNI and BF16; avx2
+// for AVX2, FMA and F16C.
+bool supported(Isa isa);
+
+// Throws std::invalid_argument with a sentence if `isa` is not supported: every function that is
+// called from outside with an instruction set begins with it.
+void require(Isa isa);
+
+// The best instruction set that is supported.
+Isa detect();
+
+// What the environment's OCKHAM_ISA names, else detect(). Throws std::runtime_error with a sentence
+// where the variable names an unknown one, or one that this processor lacks.
+Isa chosen();
+
+const char* name(Isa isa);
+
+// The opposite of name(), whether supported or not. Throws std::runtime_error with a sentence for a
+// name that is none.
+Isa parse_isa(const std::string& text);
+
+}  // namespace ockham

@@ -1,0 +1,127 @@
+// The kernels of a layer other than its products: a table of functions for each instruction set.
+//
+// They know rows of floats and blocks of keys, never steps or models. All lengths are in elements;
+// nothing needs alignment. A row's result is a function of that row alone.
+#pragma once
+
+#include <cstdint>
+
+#include "isa/isa.h"
+
+namespace ockham {
+
+// Attention visits keys by logical index in groups of 16 (one vector), blocks of 64 (one step of the
+// online softmax) and parts of 1,024 (each reduced alone, then merged in order).
+constexpr int64_t group_keys = 16;
+constexpr int64_t block_keys = 64;
+constexpr int64_t part_keys = 1024;
+constexpr int64_t block_groups = block_keys / group_keys;
+constexpr int64_t part_groups = part_keys / group_keys;
+
+inline int64_t padded(int64_t length) { return (length + 15) / 16 * 16; }
+
+// 16 keys and their values for one key-value head, as the planes hold them. fp32: keys [width][16]
+// (element by element, a lane for each key), values [16][width]. bf16, in pairs that one instruction
+// multiplies: keys [width / 2][16][2 elements], values [8][width][2 keys].
+struct KeyGroup {
+    const void* keys;
+    const void* values;
+};
+
+// Some queries of one sequence that read one key-value head. Query i sees the logical keys
+// [low[i], high[i]); both ascend with i. All arrays but `groups` are indexed from the first query.
+struct AttentionTile {
+    int64_t queries;
+    int64_t head_dim;
+    int64_t width;            // padded(head_dim): elements of a key, value, query or output row
+    bool bf16;                // how keys and values are stored
+    float softcap;            // 0: none
+    const void* q;            // [queries][width] of the planes' type, times the scale, zero beyond
+                              // head_dim
+    const int32_t* low;
+    const int32_t* high;
+    // Of the part's group g = logical key / 16 - first_group. Only groups that hold a key which a
+    // query sees are read.
+    const KeyGroup* groups;
+    int64_t first_group;
+    float* peak;      // [queries]: the largest score so far
+    float* total;     // [queries]: the sum of e^(score - peak)
+    float* out;       // [queries][width]: the same sum over values
+};
+
+// `count` tokens of one group, from lane `from` on, that go to another group, from lane `to` on.
+struct GroupRun {
+    int64_t from, to, count;
+    int64_t width;  // of both groups
+};
+
+struct RowKernels {
+    // y = x / sqrt(mean(x^2) + eps) * weight. Squares are summed in 64 lanes, lane i taking the
+    // elements i, i + 64, ...; then lanes by 16, then as the tree of lanes.h. y may be x.
+    void (*rms_norm)(const float* x, const float* weight, float eps, int64_t length, float* y);
+    // x = x + scale * branch
+    void (*add_scaled)(float* x, const float* branch, float scale, int64_t length);
+    void (*multiply)(float* x, float factor, int64_t length);
+    void (*gated_silu)(const float* gate, const float* up, int64_t length, float* y);
+    void (*gated_gelu_tanh)(const float* gate, const float* up, int64_t length, float* y);
+    // Rotates one head in place: pairs (i, i + half) by the angle with these cosines and sines.
+    void (*rotate)(float* head, const float* cosines, const float* sines, int64_t half);
+    // x = cap * tanh(x / cap)
+    void (*softcap)(float* x, float cap, int64_t length);
+    // x = e^(x - max x) / sum. Summed in 16 lanes.
+    void (*softmax)(float* x, int64_t length);
+    void (*logistic)(float* x, int64_t length);
+    // The index of the largest value, the lowest on a tie; `length` at least 1. A NaN wins over all.
+    int64_t (*argmax)(const float* x, int64_t length);
+    // y = x rounded to bf16, nearest even.
+    void (*to_bf16)(const float* x, int64_t length, uint16_t* y);
+    // Philox4x32-10 of the counters (first_block + i, counter1, counter2, counter3) for i < 16:
+    // words[16][4]. Integers, so the same everywhere.
+    void (*philox)(const uint32_t key[2], uint32_t first_block, uint32_t counter1,
+                   uint32_t counter2, uint32_t counter3, uint32_t* words);
+    // Copies the keys of some tokens between two groups, as KeyGroup says, their first 2 * half
+    // elements rotated as by `rotate` and rounded once; and their values as they are.
+    void (*turn_fp32)(const void* source, void* target, GroupRun run, const float* cosines,
+                      const float* sines, int64_t half);
+    void (*turn_bf16)(const void* source, void* target, GroupRun run, const float* cosines,
+                      const float* sines, int64_t half);
+    void (*copy_values_fp32)(const void* source, void* target, GroupRun run);
+    void (*copy_values_bf16)(const void* source, void* target, GroupRun run);
+    // For tests: the functions of functions.h by name.
+    void (*exponential)(const float* x, int64_t length, float* y);
+    void (*hyperbolic_tangent)(const float* x, int64_t length, float* y);
+};
+
+struct AttentionKernels {
+    // Adds the keys of the blocks [first_block, last_block) (64 logical keys each, all of one part)
+    // to the queries' peak, total and out.
+    void (*attend)(const AttentionTile& tile, int64_t first_block, int64_t last_block);
+    // Adds the sums of a later part to those of all parts before it. [queries], out [queries][width].
+    void (*merge)(int64_t queries, int64_t width, const float* part_peak, const float* part_total,
+                  const float* part_out, float* peak, float* total, float* out);
+    // out / total for one query: head_dim elements of a.
+    void (*finish)(const float* out, float total, int64_t head_dim, float* a);
+    // Adds e^(score - peak) / total of one block's keys to probabilities[0..63]; only keys that the
+    // query sees are written. For tiles of one query whose peak and total are final.
+    void (*probabilities)(const AttentionTile& tile, int64_t block, float* probabilities);
+};
+
+const RowKernels& row_kernels(Isa isa);
+const AttentionKernels& attention_kernels(Isa isa);
+
+namespace portable {
+extern const RowKernels row_kernels;
+extern const AttentionKernels attention_kernels;
+}  // namespace portable
+#if defined(__x86_64__)
+namespace avx2 {
+extern const RowKernels row_kernels;
+extern const AttentionKernels attention_kernels;
+}  // namespace avx2
+namespace avx512 {
+extern const RowKernels row_kernels;
+extern const AttentionKernels attention_kernels;
+}  // namespace avx512
+#endif
+
+}  // namespace ockham

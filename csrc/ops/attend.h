@@ -1,0 +1,22 @@
+// Attend: the attention of the layer's queries over the keys that each row sees.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/operation.h"
+#include "ops/paged_attention.h"
+
+namespace ockham::ops {
+
+struct Attend final : Operation {
+    int64_t layer = 0, group = 0;
+    AttentionShape shape{};
+    int64_t window = 0;  // 0: none
+
+    Attend() = default;
+    explicit Attend(const Fields& fields);
+    void check(Program& program) const override;
+    void run(Run& run) const override;
+};
+
+}  // namespace ockham::ops

@@ -1,0 +1,122 @@
+#include "ops/attention_input.h"
+
+#include <cmath>
+
+#include "kernels/rows.h"
+#include "ops/checks.h"
+#include "ops/fields.h"
+#include "ops/product.h"
+#include "program.h"
+#include "run.h"
+#include "state/planes.h"
+
+namespace ockham::ops {
+
+namespace {
+
+const Added added{"AttentionInput", read<AttentionInput>};
+
+// The cosines and then the sines of every rope and row, times the rope's scale: for each rope
+// (R, 2, half), one after another. Computed once in a step. The angle is rounded to fp32, as the
+// contract says; its cosine is computed in double and rounded once.
+const float* rotations(Run& run) {
+    if (run.rotated) return run.activations->rotations.get<float>();
+    const std::vector<Rope>& ropes = run.program.ropes.all();
+    int64_t floats = 0;
+    for (const Rope& rope : ropes) floats += 2 * run.step.rows * rope.half();
+    float* memory = run.activations->rotations.take<float>(floats);
+    float* next = memory;
+    for (const Rope& rope : ropes) {
+        const int64_t half = rope.half();
+        // A cosine and a sine in double cost about as much as fifty floats of the usual work.
+        for_rows(run.pool, run.step.rows, 50 * half, [&](int64_t row, int) {
+            const float position = static_cast<float>(run.step.positions[row]);
+            float* to = next + row * 2 * half;
+            for (int64_t i = 0; i < half; ++i) {
+                const double angle = position * rope.inverse_frequencies[i];
+                to[i] = static_cast<float>(std::cos(angle)) * rope.scale;
+                to[half + i] = static_cast<float>(std::sin(angle)) * rope.scale;
+            }
+        });
+        next += run.step.rows * 2 * half;
+    }
+    run.rotated = true;
+    return memory;
+}
+
+// Those of a layer's own rope (R, 2, half), or null where it has none.
+const float* rotations_of(Run& run, int64_t layer) {
+    const int64_t own = run.program.ropes.of_layer(layer);
+    if (own < 0) return nullptr;
+    const float* rotation = rotations(run);
+    for (int64_t i = 0; i < own; ++i)
+        rotation += 2 * run.step.rows * run.program.ropes.all()[i].half();
+    return rotation;
+}
+
+}  // namespace
+
+AttentionInput::AttentionInput(const Fields& fields)
+    : layer(fields.integer("layer")),
+      group(fields.integer("group")),
+      heads(fields.integer("heads")),
+      kv_heads(fields.integer("kv_heads")),
+      head_dim(fields.integer("head_dim")),
+      qkv(fields.stack("qkv")),
+      norm(fields.norm("norm")),
+      bias(fields.floats("bias")),
+      q_norm(fields.norm("q_norm")),
+      k_norm(fields.norm("k_norm")),
+      norm_whole(fields.flag("norm_whole")),
+      rope(fields.rope("rope")) {}
+
+void AttentionInput::check(Program& program) const {
+    const int64_t q = heads * head_dim, kv = kv_heads * head_dim;
+    require(kv_heads > 0 && heads % kv_heads == 0,
+            at("the query heads", layer) + " cannot be shared by its key-value heads.");
+    require(program.planes.group_of(layer) == group,
+            at("the planes", layer) + " belong to another group.");
+    const LayerPlane plane = program.planes.layer(layer);
+    require(plane.kv_heads == kv_heads && plane.head_dim == head_dim,
+            at("the planes", layer) + " have another shape than its keys.");
+    check_matrix(qkv, q + 2 * kv, program.hidden, at("the projection", layer));
+    check_vector(norm.weight, program.hidden, at("the norm", layer));
+    check_vector(bias, q + 2 * kv, at("the bias", layer));
+    check_vector(q_norm.weight, norm_whole ? q : head_dim, at("the query norm", layer));
+    check_vector(k_norm.weight, norm_whole ? kv : head_dim, at("the key norm", layer));
+    require(2 * rope.half() <= head_dim,
+            at("the rotary embedding", layer) + " is wider than a head.");
+    if (rope) program.ropes.set(layer, rope);
+}
+
+void AttentionInput::run(Run& run) const {
+    const int64_t rows = run.step.rows, outputs = qkv.outputs(), half = rope.half();
+    const RowKernels& kernels = run.kernels;
+    float* projected = run.activations->qkv.take<float>(rows * outputs);
+    product(run, qkv, normed_rows(run, norm, run.x(), run.hidden, rows), projected, bias);
+
+    const float* rotation = rotations_of(run, layer);
+    const LayerPlane plane = run.planes().layer(layer);
+    const int64_t* slots = run.step.slots[group];
+    const auto normalise = [&](const Norm& head_norm, float* first, int64_t count) {
+        if (!head_norm) return;
+        const int64_t length = norm_whole ? count * head_dim : head_dim;
+        for (int64_t i = 0; i < (norm_whole ? 1 : count); ++i)
+            kernels.rms_norm(first + i * length, head_norm.weight.data(), head_norm.eps, length,
+                             first + i * length);
+    };
+    for_rows(run.pool, rows, outputs, [&](int64_t row, int) {
+        float* q = projected + row * outputs;
+        float* k = q + heads * head_dim;
+        normalise(q_norm, q, heads);
+        normalise(k_norm, k, kv_heads);
+        if (rotation != nullptr) {
+            const float* cosines = rotation + row * 2 * half;
+            for (int64_t i = 0; i < heads + kv_heads; ++i)
+                kernels.rotate(q + i * head_dim, cosines, cosines + half, half);
+        }
+        plane.store(kernels, slots[row], k, k + kv_heads * head_dim);
+    });
+}
+
+}  // namespace ockham::ops

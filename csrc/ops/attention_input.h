@@ -1,0 +1,29 @@
+// AttentionInput: norm, projection to queries, keys and values, norms of heads, rotation, and keys and
+// values written to their slots.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ops/operation.h"
+#include "ops/parts.h"
+#include "state/rope.h"
+
+namespace ockham::ops {
+
+struct AttentionInput final : Operation {
+    int64_t layer = 0, group = 0, heads = 0, kv_heads = 0, head_dim = 0;
+    Stack qkv;
+    Norm norm;
+    std::vector<float> bias;
+    Norm q_norm, k_norm;
+    bool norm_whole = false;
+    Rope rope;
+
+    AttentionInput() = default;
+    explicit AttentionInput(const Fields& fields);
+    void check(Program& program) const override;
+    void run(Run& run) const override;
+};
+
+}  // namespace ockham::ops

@@ -1,0 +1,48 @@
+#include "ops/attention_output.h"
+
+#include <algorithm>
+
+#include "ops/attention_input.h"
+#include "ops/checks.h"
+#include "ops/fields.h"
+#include "ops/product.h"
+#include "ops/stream.h"
+#include "program.h"
+#include "run.h"
+
+namespace ockham::ops {
+
+namespace {
+
+const Added added{"AttentionOutput", read<AttentionOutput>};
+
+}  // namespace
+
+AttentionOutput::AttentionOutput(const Fields& fields)
+    : layer(fields.integer("layer")),
+      out(fields.matrix("out")),
+      bias(fields.floats("bias")),
+      post_norm(fields.norm("post_norm")),
+      residual_scale(fields.number("residual_scale")) {}
+
+void AttentionOutput::check(Program& program) const {
+    const auto* input = program.latest<AttentionInput>();
+    const int64_t width = input == nullptr ? 0 : input->heads * input->head_dim;
+    check_matrix(out, program.hidden, width, at("the output", layer));
+    check_vector(bias, program.hidden, at("the output bias", layer));
+    check_vector(post_norm.weight, program.hidden, at("the post norm", layer));
+}
+
+void AttentionOutput::run(Run& run) const {
+    const int64_t width = out.inputs();
+    Activations& own = *run.activations;
+    for (int64_t first = 0; first < run.step.rows; first += most_rows) {
+        const int64_t rows = std::min(most_rows, run.step.rows - first);
+        const float* a = own.a.get<float>() + first * width;
+        float* branch = own.branch.take<float>(rows * run.hidden);
+        product(run, out, plain_rows(a, width, rows), branch, bias);
+        add_branch(run, first, rows, branch, post_norm, residual_scale);
+    }
+}
+
+}  // namespace ockham::ops

@@ -1,0 +1,25 @@
+// AttentionOutput: the projection of what attention gave, added to the residual stream.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ops/operation.h"
+#include "ops/parts.h"
+
+namespace ockham::ops {
+
+struct AttentionOutput final : Operation {
+    int64_t layer = 0;
+    Stack out;
+    std::vector<float> bias;
+    Norm post_norm;
+    float residual_scale = 1.0f;
+
+    AttentionOutput() = default;
+    explicit AttentionOutput(const Fields& fields);
+    void check(Program& program) const override;
+    void run(Run& run) const override;
+};
+
+}  // namespace ockham::ops

@@ -1,0 +1,38 @@
+#include "ops/checks.h"
+
+#include <stdexcept>
+
+namespace ockham {
+
+void require(bool condition, const std::string& sentence) {
+    if (!condition) throw std::invalid_argument(sentence);
+}
+
+std::string at(const char* what, int64_t layer) {
+    return std::string(what) + " of layer " + std::to_string(layer);
+}
+
+void check_matrix(const PackedMatrix& matrix, int64_t outputs, int64_t inputs,
+                  const std::string& what) {
+    require(matrix.outputs == outputs && matrix.inputs == inputs,
+            what + " has the shape (" + std::to_string(matrix.outputs) + ", " +
+                std::to_string(matrix.inputs) + ") and should have (" + std::to_string(outputs) +
+                ", " + std::to_string(inputs) + ").");
+}
+
+void check_matrix(const ops::Stack& stack, int64_t outputs, int64_t inputs,
+                  const std::string& what) {
+    require(!stack.parts.empty(), what + " has no weights.");
+    PackedMatrix whole = stack.parts.front();
+    whole.outputs = stack.outputs();
+    check_matrix(whole, outputs, inputs, what);
+    for (const PackedMatrix& part : stack.parts) check_matrix(part, part.outputs, inputs, what);
+}
+
+void check_vector(const std::vector<float>& vector, int64_t length, const std::string& what) {
+    require(vector.empty() || static_cast<int64_t>(vector.size()) == length,
+            what + " has " + std::to_string(vector.size()) + " values and should have " +
+                std::to_string(length) + ".");
+}
+
+}  // namespace ockham

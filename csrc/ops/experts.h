@@ -1,0 +1,27 @@
+// Experts: the experts that Route chose for each row, a shared one where there is one, added to the
+// residual stream.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ops/operation.h"
+#include "ops/parts.h"
+
+namespace ockham::ops {
+
+struct Experts final : Operation {
+    int64_t layer = 0;
+    std::vector<PackedMatrix> gate_up, down;
+    Activation activation = Activation::silu;
+    Stack shared_gate_up, shared_down, shared_gate;
+    Norm post_norm;
+    float residual_scale = 1.0f;
+
+    Experts() = default;
+    explicit Experts(const Fields& fields);
+    void check(Program& program) const override;
+    void run(Run& run) const override;
+};
+
+}  // namespace ockham::ops

@@ -1,0 +1,58 @@
+#include "ops/feed_forward.h"
+
+#include <algorithm>
+
+#include "ops/checks.h"
+#include "ops/fields.h"
+#include "ops/gated.h"
+#include "ops/product.h"
+#include "ops/stream.h"
+#include "program.h"
+#include "run.h"
+
+namespace ockham::ops {
+
+namespace {
+
+const Added added{"FeedForward", read<FeedForward>};
+
+}  // namespace
+
+FeedForward::FeedForward(const Fields& fields)
+    : layer(fields.integer("layer")),
+      gate_up(fields.stack("gate_up")),
+      down(fields.matrix("down")),
+      activation(fields.activation("activation")),
+      norm(fields.norm("norm")),
+      gate_up_bias(fields.floats("gate_up_bias")),
+      down_bias(fields.floats("down_bias")),
+      post_norm(fields.norm("post_norm")),
+      residual_scale(fields.number("residual_scale")) {}
+
+void FeedForward::check(Program& program) const {
+    const int64_t hidden = program.hidden, inner = down.inputs();
+    check_matrix(gate_up, 2 * inner, hidden, at("gate and up", layer));
+    check_matrix(down, hidden, inner, at("down", layer));
+    check_vector(norm.weight, hidden, at("the norm", layer));
+    check_vector(gate_up_bias, 2 * inner, at("the bias of gate and up", layer));
+    check_vector(down_bias, hidden, at("the bias of down", layer));
+    check_vector(post_norm.weight, hidden, at("the post norm", layer));
+}
+
+void FeedForward::run(Run& run) const {
+    const int64_t hidden = run.hidden, inner = down.inputs();
+    Activations& own = *run.activations;
+    for (int64_t first = 0; first < run.step.rows; first += most_rows) {
+        const int64_t rows = std::min(most_rows, run.step.rows - first);
+        const float* x = run.x() + first * hidden;
+        // In the memory of the queries, which attention has read.
+        float* gates = own.qkv.take<float>(rows * 2 * inner);
+        product(run, gate_up, normed_rows(run, norm, x, hidden, rows), gates, gate_up_bias);
+        float* branch = own.branch.take<float>(rows * hidden);
+        product(run, down, gated_rows(run, activation, gates, inner, rows), branch, down_bias);
+        add_branch(run, first, rows, branch, post_norm, residual_scale);
+    }
+    keep_hidden(run, layer);
+}
+
+}  // namespace ockham::ops

@@ -1,0 +1,28 @@
+// FeedForward: norm, gate and up, the gated activation, down, added to the residual stream.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ops/operation.h"
+#include "ops/parts.h"
+
+namespace ockham::ops {
+
+struct FeedForward final : Operation {
+    int64_t layer = 0;
+    Stack gate_up;
+    Stack down;
+    Activation activation = Activation::silu;
+    Norm norm;
+    std::vector<float> gate_up_bias, down_bias;
+    Norm post_norm;
+    float residual_scale = 1.0f;
+
+    FeedForward() = default;
+    explicit FeedForward(const Fields& fields);
+    void check(Program& program) const override;
+    void run(Run& run) const override;
+};
+
+}  // namespace ockham::ops

@@ -1,0 +1,452 @@
+#include "ops/paged_attention.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/threads.h"
+
+namespace ockham {
+
+namespace {
+
+constexpr int64_t most_tile_queries = 96;
+// Below this many products of elements, sharing the work takes longer than doing it.
+constexpr int64_t alone_products = 1 << 17;
+
+// The cells behind a row's logical keys: the context, then the row's extra cells.
+struct Cells {
+    const int32_t* table;  // of the row's sequence
+    int64_t page_tokens;
+    int64_t context;
+    const int32_t* extra;
+
+    int64_t slot(int64_t key) const {
+        const int64_t cell = key < context ? key : extra[key - context];
+        return table[cell / page_tokens] * page_tokens + cell % page_tokens;
+    }
+};
+
+Cells cells_of(const StepView& step, int64_t group, int64_t row) {
+    const TableView& table = step.tables[group];
+    return {table.pages + table.starts[step.sequence[row]], step.page_tokens, step.context[row],
+            step.extra == nullptr ? nullptr : step.extra + step.extra_starts[row]};
+}
+
+// Copies the keys [low, high) of one group to their lanes of a group in scratch, with the elements
+// that pad them.
+template <class T>
+void gather_group(const LayerPlane& plane, int64_t head, const Cells& cells, int64_t group,
+                  int64_t low, int64_t high, T* keys, T* values) {
+    const int64_t start = group * group_keys;
+    for (int64_t key = std::max(low, start); key < std::min(high, start + group_keys); ++key) {
+        const int64_t slot = cells.slot(key), from = plane.lane(slot), to = key - start;
+        const T* from_keys = reinterpret_cast<const T*>(plane.key_group(slot, head));
+        const T* from_values = reinterpret_cast<const T*>(plane.value_group(slot, head));
+        for (int64_t e = 0; e < plane.width; ++e) {
+            keys[plane.key_place(to, e)] = from_keys[plane.key_place(from, e)];
+            values[plane.value_place(to, e)] = from_values[plane.value_place(from, e)];
+        }
+    }
+}
+
+// Fills groups[g - first_group] for the groups that hold the keys [low, high) of one part: in place
+// where 16 cells of the context stand together in a page, otherwise gathered into scratch.
+void find_groups(const LayerPlane& plane, int64_t head, const Cells& cells, int64_t first_group,
+                 int64_t low, int64_t high, Buffer& scratch, KeyGroup* groups) {
+    if (high <= low) return;
+    uint8_t* gathered = nullptr;
+    for (int64_t g = low / group_keys; g <= (high - 1) / group_keys; ++g) {
+        KeyGroup& found = groups[g - first_group];
+        const int64_t cell = g * group_keys;
+        if (plane.groups_in_place() && std::min(high, cell + group_keys) <= cells.context) {
+            const int64_t page = cells.table[cell / cells.page_tokens];
+            const int64_t offset =
+                cell % cells.page_tokens / group_keys * plane.group_bytes;
+            found = {plane.keys(page, head) + offset, plane.values(page, head) + offset};
+            continue;
+        }
+        if (gathered == nullptr)
+            gathered = scratch.take<uint8_t>(2 * part_groups * plane.group_bytes);
+        uint8_t* keys = gathered + (g - first_group) * 2 * plane.group_bytes;
+        uint8_t* values = keys + plane.group_bytes;
+        if (plane.bf16)
+            gather_group(plane, head, cells, g, low, high, reinterpret_cast<uint16_t*>(keys),
+                         reinterpret_cast<uint16_t*>(values));
+        else
+            gather_group(plane, head, cells, g, low, high, reinterpret_cast<float*>(keys),
+                         reinterpret_cast<float*>(values));
+        found = {keys, values};
+    }
+}
+
+// One tile with one key-value head: its queries packed, and the sums of its parts.
+class Task {
+   public:
+    Task(Isa isa, const StepView& step, const AttentionPlan& plan,
+         const AttentionShape& shape, const LayerPlane& plane, AttentionPlan::Rows rows,
+         int64_t head, AttentionScratch& scratch)
+        : kernels_(attention_kernels(isa)),
+          rows_kernels_(row_kernels(isa)),
+          step_(step),
+          plan_(plan),
+          shape_(shape),
+          plane_(plane),
+          rows_(rows),
+          head_(head),
+          repeat_(shape.heads / shape.kv_heads),
+          queries_((rows.end - rows.begin) * repeat_),
+          scratch_(scratch) {}
+
+    void pack(const float* q, int64_t q_stride) {
+        const int64_t width = plane_.width, head_dim = shape_.head_dim;
+        float* packed = scratch_.q.take<float>(queries_ * width);
+        int32_t* low = scratch_.low.take<int32_t>(queries_);
+        int32_t* high = scratch_.high.take<int32_t>(queries_);
+        for (int64_t row = rows_.begin; row < rows_.end; ++row) {
+            const float* from = q + row * q_stride + head_ * repeat_ * head_dim;
+            for (int64_t i = 0; i < repeat_; ++i, from += head_dim, packed += width) {
+                for (int64_t e = 0; e < head_dim; ++e) packed[e] = from[e] * shape_.scale;
+                for (int64_t e = head_dim; e < width; ++e) packed[e] = 0.0f;
+                *low++ = plan_.low[row];
+                *high++ = plan_.high[row];
+            }
+        }
+        if (!plane_.bf16) return;
+        uint16_t* rounded = scratch_.rounded_q.take<uint16_t>(queries_ * width);
+        rows_kernels_.to_bf16(scratch_.q.get<float>(), queries_ * width, rounded);
+    }
+
+    // The parts that any of the rows sees.
+    int64_t first_part() const { return least_low() / part_keys; }
+    int64_t last_part() const { return (most_high() + part_keys - 1) / part_keys; }
+
+    // Reduces one part alone into peak, total and out of all queries; those that see none of its
+    // keys are left at -infinity, 0 and 0.
+    void reduce(int64_t part, float* peak, float* total, float* out) {
+        std::fill(peak, peak + queries_, -__builtin_inff());
+        std::fill(total, total + queries_, 0.0f);
+        std::fill(out, out + queries_ * plane_.width, 0.0f);
+        const int64_t start = part * part_keys, end = start + part_keys;
+        AttentionTile tile = whole(peak, total, out);
+        tile.first_group = start / group_keys;
+        tile.groups = groups_;
+        const int64_t low = std::max(start, least_low());
+        if (!rows_.tree) {
+            const int64_t high = std::min(end, most_high());
+            // Without extra cells all rows of a sequence see the same cells at the same keys.
+            find_groups(plane_, head_, cells_of(step_, plan_.group, rows_.end - 1),
+                        tile.first_group, low, high, scratch_.gathered, groups_);
+            run(tile, low, high);
+            return;
+        }
+        // The rows of a tree share whole blocks of context; what comes after them is each row's own.
+        int64_t shared = step_.context[rows_.begin];
+        for (int64_t row = rows_.begin; row < rows_.end; ++row)
+            shared = std::min<int64_t>(shared, step_.context[row]);
+        shared = std::clamp(shared / block_keys * block_keys, low, end);
+        if (low < shared) {
+            find_groups(plane_, head_, cells_of(step_, plan_.group, rows_.begin),
+                        tile.first_group, low, shared, scratch_.gathered, groups_);
+            run(tile, low, shared);
+        }
+        for (int64_t row = rows_.begin; row < rows_.end; ++row) {
+            const int64_t row_low = std::max<int64_t>(plan_.low[row], shared);
+            const int64_t row_high = std::min<int64_t>(plan_.high[row], end);
+            if (row_low >= row_high) continue;
+            find_groups(plane_, head_, cells_of(step_, plan_.group, row), tile.first_group,
+                        row_low, row_high, scratch_.gathered, groups_);
+            run(of_row(tile, row), row_low, row_high);
+        }
+    }
+
+    // The tile of one row's queries.
+    AttentionTile of_row(const AttentionTile& tile, int64_t row) const {
+        const int64_t first = (row - rows_.begin) * repeat_;
+        AttentionTile one = tile;
+        one.queries = repeat_;
+        one.q = query(first);
+        one.low += first;
+        one.high += first;
+        one.peak += first;
+        one.total += first;
+        one.out += first * plane_.width;
+        return one;
+    }
+
+    AttentionTile whole(float* peak, float* total, float* out) {
+        AttentionTile tile{};
+        tile.queries = queries_;
+        tile.head_dim = shape_.head_dim;
+        tile.width = plane_.width;
+        tile.bf16 = plane_.bf16;
+        tile.softcap = shape_.softcap;
+        tile.q = plane_.bf16 ? scratch_.rounded_q.get<void>() : scratch_.q.get<void>();
+        tile.low = scratch_.low.get<int32_t>();
+        tile.high = scratch_.high.get<int32_t>();
+        tile.peak = peak;
+        tile.total = total;
+        tile.out = out;
+        return tile;
+    }
+
+    // Where the packed query `i` stands.
+    const void* query(int64_t i) const {
+        const int64_t offset = i * plane_.width;
+        if (plane_.bf16) return scratch_.rounded_q.get<uint16_t>() + offset;
+        return scratch_.q.get<float>() + offset;
+    }
+
+    // Whether query `i` sees keys of a part, and whether those are its first.
+    bool sees(int64_t i, int64_t part) const {
+        return low(i) < (part + 1) * part_keys && high(i) > part * part_keys;
+    }
+    bool begins(int64_t i, int64_t part) const { return low(i) / part_keys == part; }
+
+    int64_t queries() const { return queries_; }
+    int64_t repeat() const { return repeat_; }
+    KeyGroup* groups() { return groups_; }
+
+   private:
+    int64_t low(int64_t i) const { return scratch_.low.get<int32_t>()[i]; }
+    int64_t high(int64_t i) const { return scratch_.high.get<int32_t>()[i]; }
+    int64_t least_low() const { return plan_.low[rows_.begin]; }  // both ascend
+    int64_t most_high() const { return plan_.high[rows_.end - 1]; }
+
+    void run(const AttentionTile& tile, int64_t low, int64_t high) {
+        kernels_.attend(tile, low / block_keys, (high + block_keys - 1) / block_keys);
+    }
+
+    const AttentionKernels& kernels_;
+    const RowKernels& rows_kernels_;
+    const StepView& step_;
+    const AttentionPlan& plan_;
+    const AttentionShape& shape_;
+    const LayerPlane& plane_;
+    const AttentionPlan::Rows rows_;
+    const int64_t head_;
+    const int64_t repeat_;
+    const int64_t queries_;
+    AttentionScratch& scratch_;
+    KeyGroup groups_[part_groups];
+};
+
+// Puts a part's sums of one query behind those of the parts before it.
+void put(const AttentionKernels& kernels, bool first, int64_t width, const float* part_peak,
+         const float* part_total, const float* part_out, float* peak, float* total, float* out) {
+    if (!first) {
+        kernels.merge(1, width, part_peak, part_total, part_out, peak, total, out);
+        return;
+    }
+    *peak = *part_peak;
+    *total = *part_total;
+    std::copy(part_out, part_out + width, out);
+}
+
+}  // namespace
+
+int64_t tile_rows(int64_t repeat) { return std::max<int64_t>(1, most_tile_queries / repeat); }
+
+AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window, int64_t pages,
+                             int64_t repeat) {
+    AttentionPlan plan;
+    plan.group = group;
+    plan.window = window;
+    plan.low.resize(step.rows);
+    plan.high.resize(step.rows);
+    const TableView& table = step.tables[group];
+    const int64_t most_rows = tile_rows(repeat);
+    // Of one sequence, the entries [checked_begin, checked_end) of its table are known to be good.
+    int64_t checked_sequence = -1, checked_begin = 0, checked_end = 0;
+    for (int64_t row = 0; row < step.rows; ++row) {
+        const int64_t seen = step.seen(row), context = step.context[row];
+        const int64_t low = window > 0 ? std::max<int64_t>(0, seen - window) : 0;
+        const int64_t sequence = step.sequence[row];
+        const int32_t* entries = table.pages + table.starts[sequence];
+        const int64_t length = table.starts[sequence + 1] - table.starts[sequence];
+        const auto check = [&](int64_t cell) {
+            const int64_t entry = cell / step.page_tokens;
+            if (cell < 0 || entry >= length || entries[entry] < 0 || entries[entry] >= pages)
+                throw std::invalid_argument("row " + std::to_string(row) + " sees cell " +
+                                            std::to_string(cell) + ", which has no page.");
+        };
+        if (seen < 1)
+            throw std::invalid_argument("row " + std::to_string(row) + " sees no key.");
+        if (low < context) {
+            const int64_t begin = low / step.page_tokens;
+            const int64_t end = (context - 1) / step.page_tokens + 1;
+            if (sequence != checked_sequence || begin < checked_begin || begin > checked_end) {
+                checked_sequence = sequence;
+                checked_begin = checked_end = begin;
+            }
+            for (; checked_end < end; ++checked_end) check(checked_end * step.page_tokens);
+        }
+        for (int64_t i = std::max<int64_t>(0, low - context); i < step.extras(row); ++i)
+            check(step.extra[step.extra_starts[row] + i]);
+        plan.low[row] = static_cast<int32_t>(low);
+        plan.high[row] = static_cast<int32_t>(seen);
+
+        const bool tree = step.extras(row) > 0;
+        if (row > 0 && !plan.tiles.empty()) {
+            AttentionPlan::Rows& last = plan.tiles.back();
+            const bool ascends =
+                plan.low[row - 1] <= plan.low[row] && plan.high[row - 1] <= plan.high[row];
+            if (step.sequence[row - 1] == sequence && last.tree == tree && ascends &&
+                row - last.begin < most_rows) {
+                last.end = row + 1;
+                continue;
+            }
+        }
+        plan.tiles.push_back({row, row + 1, tree});
+    }
+    return plan;
+}
+
+void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
+            const AttentionShape& shape, const LayerPlane& plane, const float* q, int64_t q_stride,
+            float* a, float* totals, AttentionBuffers& buffers) {
+    const AttentionKernels& kernels = attention_kernels(isa);
+    const int64_t tiles = static_cast<int64_t>(plan.tiles.size());
+    const int64_t width = plane.width, repeat = shape.heads / shape.kv_heads;
+    const int64_t a_stride = shape.heads * shape.head_dim;
+
+    // Writes one query's result; `i` counts the queries of a tile.
+    const auto finish = [&](const AttentionPlan::Rows& rows, int64_t head, int64_t i, float peak,
+                            float total, const float* out) {
+        const int64_t row = rows.begin + i / repeat, query_head = head * repeat + i % repeat;
+        kernels.finish(out, total, shape.head_dim, a + row * a_stride + query_head * shape.head_dim);
+        if (totals != nullptr) {
+            totals[(row * shape.heads + query_head) * 2] = peak;
+            totals[(row * shape.heads + query_head) * 2 + 1] = total;
+        }
+    };
+
+    int64_t most_parts = 1;
+    for (const AttentionPlan::Rows& rows : plan.tiles)
+        most_parts = std::max<int64_t>(
+            most_parts, (plan.high[rows.end - 1] + part_keys - 1) / part_keys -
+                            plan.low[rows.begin] / part_keys);
+    const bool split = most_parts > 1 && tiles * shape.kv_heads < 4 * pool.size();
+
+    if (!split) {
+        int64_t products = 0;
+        for (int64_t row = 0; row < step.rows; ++row)
+            products += 2 * (plan.high[row] - plan.low[row]) * a_stride;
+        const auto attend_task = [&](int64_t index, int thread) {
+            // The last rows of a prompt see most: they begin first.
+            const AttentionPlan::Rows& rows = plan.tiles[tiles - 1 - index / shape.kv_heads];
+            const int64_t head = index % shape.kv_heads;
+            AttentionScratch& scratch = buffers.threads[thread];
+            Task task(isa, step, plan, shape, plane, rows, head, scratch);
+            task.pack(q, q_stride);
+            const int64_t queries = task.queries();
+            float* peak = scratch.peak.take<float>(queries);
+            float* total = scratch.total.take<float>(queries);
+            float* out = scratch.out.take<float>(queries * width);
+            if (task.last_part() - task.first_part() == 1) {
+                task.reduce(task.first_part(), peak, total, out);
+            } else {
+                float* part_peak = scratch.part_peak.take<float>(queries);
+                float* part_total = scratch.part_total.take<float>(queries);
+                float* part_out = scratch.part_out.take<float>(queries * width);
+                for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
+                    task.reduce(part, part_peak, part_total, part_out);
+                    for (int64_t i = 0; i < queries; ++i)
+                        if (task.sees(i, part))
+                            put(kernels, task.begins(i, part), width, part_peak + i,
+                                part_total + i, part_out + i * width, peak + i, total + i,
+                                out + i * width);
+                }
+            }
+            for (int64_t i = 0; i < queries; ++i)
+                finish(rows, head, i, peak[i], total[i], out + i * width);
+        };
+        if (products < alone_products)
+            for (int64_t i = 0; i < tiles * shape.kv_heads; ++i) attend_task(i, 0);
+        else
+            pool.parallel(tiles * shape.kv_heads, attend_task);
+        return;
+    }
+
+    // Few rows and long contexts: every part is a task, and a second pass merges them in order.
+    const int64_t most_queries = tile_rows(repeat) * repeat;
+    const int64_t partial_floats = padded(most_queries * (width + 2));
+    float* partials =
+        buffers.partials.take<float>(tiles * shape.kv_heads * most_parts * partial_floats);
+    const auto partial = [&](int64_t tile, int64_t head, int64_t part) {
+        return partials + ((tile * shape.kv_heads + head) * most_parts + part) * partial_floats;
+    };
+    pool.parallel(tiles * shape.kv_heads * most_parts, [&](int64_t index, int thread) {
+        const int64_t tile = index / most_parts / shape.kv_heads;
+        const int64_t head = index / most_parts % shape.kv_heads;
+        AttentionScratch& scratch = buffers.threads[thread];
+        Task task(isa, step, plan, shape, plane, plan.tiles[tile], head, scratch);
+        task.pack(q, q_stride);
+        const int64_t place = index % most_parts, part = task.first_part() + place;
+        if (part >= task.last_part()) return;
+        float* peak = partial(tile, head, place);
+        float* total = peak + task.queries();
+        task.reduce(part, peak, total, total + task.queries());
+    });
+    pool.parallel(tiles * shape.kv_heads, [&](int64_t index, int thread) {
+        const int64_t tile = index / shape.kv_heads, head = index % shape.kv_heads;
+        AttentionScratch& scratch = buffers.threads[thread];
+        Task task(isa, step, plan, shape, plane, plan.tiles[tile], head, scratch);
+        task.pack(q, q_stride);
+        const int64_t queries = task.queries();
+        float* out = scratch.out.take<float>(width);
+        for (int64_t i = 0; i < queries; ++i) {
+            float peak = 0.0f, total = 0.0f;
+            for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
+                if (!task.sees(i, part)) continue;
+                const float* part_peak = partial(tile, head, part - task.first_part());
+                const float* part_total = part_peak + queries;
+                put(kernels, task.begins(i, part), width, part_peak + i, part_total + i,
+                    part_total + queries + i * width, &peak, &total, out);
+            }
+            finish(plan.tiles[tile], head, i, peak, total, out);
+        }
+    });
+}
+
+void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
+               const AttentionShape& shape, const LayerPlane& plane, const float* q,
+               int64_t q_stride, const float* totals, int64_t row, float* sums,
+               AttentionScratch& scratch) {
+    const AttentionKernels& kernels = attention_kernels(isa);
+    const int64_t low = plan.low[row], high = plan.high[row];
+    const int64_t repeat = shape.heads / shape.kv_heads;
+    std::vector<float> blocks(static_cast<size_t>(
+        ((high + block_keys - 1) / block_keys - low / block_keys) * block_keys));
+    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+        Task task(isa, step, plan, shape, plane, {row, row + 1, true}, head, scratch);
+        task.pack(q, q_stride);
+        for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
+            const int64_t part_low = std::max(low, part * part_keys);
+            const int64_t part_high = std::min(high, (part + 1) * part_keys);
+            AttentionTile tile = task.whole(nullptr, nullptr, nullptr);
+            tile.first_group = part * part_groups;
+            tile.groups = task.groups();
+            find_groups(plane, head, cells_of(step, plan.group, row), tile.first_group, part_low,
+                        part_high, scratch.gathered, task.groups());
+            for (int64_t i = 0; i < repeat; ++i) {
+                const float* final = totals + (row * shape.heads + head * repeat + i) * 2;
+                float peak = final[0], total = final[1];
+                AttentionTile one = tile;
+                one.queries = 1;
+                one.q = task.query(i);
+                one.low += i;
+                one.high += i;
+                one.peak = &peak;
+                one.total = &total;
+                for (int64_t b = part_low / block_keys; b * block_keys < part_high; ++b)
+                    kernels.probabilities(one, b,
+                                          blocks.data() + (b - low / block_keys) * block_keys);
+            }
+        }
+    }
+    std::copy_n(blocks.data() + low % block_keys, high - low, sums);
+}
+
+}  // namespace ockham

@@ -1,0 +1,69 @@
+// Attention of all rows of a step over the paged planes.
+//
+// A plan cuts the rows into tiles of neighbouring rows of one sequence; it depends on the step, the
+// page tables and the window alone, so the layers of a group share it. A task is one tile with one
+// key-value head, and one part of 1,024 keys where there would be too few tasks otherwise; which
+// tasks there are changes no bit of a result, see attention_kernels.h.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/layer_kernels.h"
+#include "state/memory.h"
+#include "state/planes.h"
+#include "step.h"
+
+namespace ockham {
+
+class ThreadPool;
+
+struct AttentionPlan {
+    struct Rows {
+        int64_t begin, end;
+        bool tree;  // rows with extra cells
+    };
+    int64_t group = 0;
+    int64_t window = 0;  // 0: none
+    std::vector<int32_t> low, high;  // per row: the logical keys [low, high) that it sees
+    std::vector<Rows> tiles;
+};
+
+// Rows in one tile, for `repeat` query heads to a key-value head.
+int64_t tile_rows(int64_t repeat);
+
+// Throws std::invalid_argument with a sentence if a row sees a cell that has no page.
+AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window, int64_t pages,
+                             int64_t repeat);
+
+struct AttentionShape {
+    int64_t heads, kv_heads, head_dim;
+    float scale;
+    float softcap;  // 0: none
+};
+
+// What one thread needs while it attends.
+struct AttentionScratch {
+    Buffer q, rounded_q, low, high, peak, total, out, part_peak, part_total, part_out, gathered;
+};
+
+struct AttentionBuffers {
+    explicit AttentionBuffers(int threads) : threads(static_cast<size_t>(threads)) {}
+    std::vector<AttentionScratch> threads;
+    Buffer partials;
+};
+
+// a[row * heads * head_dim ...] for all rows. q stands at q[row * q_stride + head * head_dim].
+// `totals`, if not null, takes each row's and head's final peak and total: [rows][heads][2].
+void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
+            const AttentionShape& shape, const LayerPlane& plane, const float* q, int64_t q_stride,
+            float* a, float* totals, AttentionBuffers& buffers);
+
+// The attention probabilities of one row, summed over query heads in order: high - low floats, for
+// the keys that it sees in order. `totals` as attend() left it.
+void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
+               const AttentionShape& shape, const LayerPlane& plane, const float* q,
+               int64_t q_stride, const float* totals, int64_t row, float* sums,
+               AttentionScratch& scratch);
+
+}  // namespace ockham

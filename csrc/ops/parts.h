@@ -1,0 +1,38 @@
+// What the records of several operations are made of. A vector that is empty and a matrix without
+// parts stand for None.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "kernels/linear.h"
+
+namespace ockham::ops {
+
+struct Norm {
+    std::vector<float> weight;
+    float eps = 0.0f;
+    explicit operator bool() const { return !weight.empty(); }
+};
+
+enum class Activation { silu, gelu_tanh };
+
+// Matrices of the same inputs whose outputs follow one another: one matrix, or several in different
+// formats.
+struct Stack {
+    std::vector<PackedMatrix> parts;
+
+    Stack() = default;
+    Stack(PackedMatrix matrix) : parts{matrix} {}
+    Stack(std::vector<PackedMatrix> matrices) : parts(std::move(matrices)) {}
+    explicit operator bool() const { return !parts.empty(); }
+    int64_t inputs() const { return parts.empty() ? 0 : parts.front().inputs; }
+    int64_t outputs() const {
+        int64_t sum = 0;
+        for (const PackedMatrix& part : parts) sum += part.outputs;
+        return sum;
+    }
+};
+
+}  // namespace ockham::ops

@@ -1,0 +1,80 @@
+#include "ops/route.h"
+
+#include <algorithm>
+
+#include "kernels/rows.h"
+#include "ops/checks.h"
+#include "ops/fields.h"
+#include "ops/product.h"
+#include "program.h"
+#include "run.h"
+
+namespace ockham::ops {
+
+namespace {
+
+const Added added{"Route", read<Route>};
+
+// The `top_k` largest of `count` probabilities, the largest first, the lowest index on a tie; taken
+// ones become -1. (NaN is never larger, so that a damaged row still names experts that exist.)
+void choose(float* p, int64_t count, int64_t top_k, bool normalise, int32_t* chosen,
+            float* weights) {
+    float total = 0.0f;
+    for (int64_t place = 0; place < top_k; ++place) {
+        int64_t best = -1;
+        for (int64_t e = 0; e < count; ++e)
+            if (p[e] != -1.0f && (best < 0 || p[e] > p[best])) best = e;
+        chosen[place] = static_cast<int32_t>(best);
+        weights[place] = p[best];
+        total = total + p[best];
+        p[best] = -1.0f;
+    }
+    if (normalise)
+        for (int64_t place = 0; place < top_k; ++place) weights[place] = weights[place] / total;
+}
+
+}  // namespace
+
+Route::Route(const Fields& fields)
+    : layer(fields.integer("layer")),
+      router(fields.matrix("router")),
+      top_k(fields.integer("top_k")),
+      normalise(fields.flag("normalise")),
+      norm(fields.norm("norm")) {}
+
+void Route::check(Program& program) const {
+    const int64_t experts = router.outputs();
+    check_matrix(router, experts, program.hidden, at("the router", layer));
+    check_vector(norm.weight, program.hidden, at("the norm", layer));
+    require(top_k > 0 && top_k <= experts,
+            at("the router", layer) + " cannot choose so many experts.");
+}
+
+void Route::run(Run& run) const {
+    const int64_t rows = run.step.rows, hidden = run.hidden, experts = router.outputs();
+    Activations& own = *run.activations;
+    // The normed rows are kept: the experts read them too.
+    float* h = own.h.take<float>(rows * hidden);
+    const float* x = run.x();
+    const auto normed = [&](int64_t row, int) -> const float* {
+        float* to = h + row * hidden;
+        if (norm)
+            run.kernels.rms_norm(x + row * hidden, norm.weight.data(), norm.eps, hidden, to);
+        else
+            std::copy_n(x + row * hidden, hidden, to);
+        return to;
+    };
+    float* scores = own.gate_up.take<float>(rows * experts);
+    product(run, router, Rows{rows, hidden, normed}, scores);
+
+    run.experts_per_row = top_k;
+    int32_t* chosen = own.experts.take<int32_t>(rows * top_k);
+    float* weights = own.expert_weights.take<float>(rows * top_k);
+    for_rows(run.pool, rows, experts * top_k, [&](int64_t row, int) {
+        float* p = scores + row * experts;
+        run.kernels.softmax(p, experts);
+        choose(p, experts, top_k, normalise, chosen + row * top_k, weights + row * top_k);
+    });
+}
+
+}  // namespace ockham::ops

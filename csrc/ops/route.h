@@ -1,0 +1,24 @@
+// Route: which experts each row goes to, and with which weights.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/operation.h"
+#include "ops/parts.h"
+
+namespace ockham::ops {
+
+struct Route final : Operation {
+    int64_t layer = 0;
+    Stack router;
+    int64_t top_k = 0;
+    bool normalise = false;
+    Norm norm;
+
+    Route() = default;
+    explicit Route(const Fields& fields);
+    void check(Program& program) const override;
+    void run(Run& run) const override;
+};
+
+}  // namespace ockham::ops

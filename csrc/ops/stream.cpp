@@ -1,0 +1,36 @@
+#include "ops/stream.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "kernels/rows.h"
+
+namespace ockham::ops {
+
+void add_branch(Run& run, int64_t first, int64_t rows, float* branch, const Norm& post_norm,
+                float residual_scale) {
+    const int64_t hidden = run.hidden;
+    const RowKernels& kernels = run.kernels;
+    float* x = run.x() + first * hidden;
+    for_rows(run.pool, rows, hidden, [&](int64_t row, int) {
+        float* from = branch + row * hidden;
+        if (post_norm)
+            kernels.rms_norm(from, post_norm.weight.data(), post_norm.eps, hidden, from);
+        kernels.add_scaled(x + row * hidden, from, residual_scale, hidden);
+    });
+}
+
+void keep_hidden(Run& run, int64_t layer) {
+    const int64_t hidden = run.hidden;
+    for (const LayerRows& wanted : run.step.wants_hidden) {
+        if (wanted.layer != layer) continue;
+        Floats kept{std::make_unique<Buffer>(), wanted.count, hidden};
+        float* to = kept.memory->take<float>(wanted.count * hidden);
+        for (int64_t i = 0; i < wanted.count; ++i)
+            std::copy_n(run.x() + wanted.rows[i] * hidden, hidden, to + i * hidden);
+        run.hidden_states.emplace_back(layer, std::move(kept));
+    }
+}
+
+}  // namespace ockham::ops

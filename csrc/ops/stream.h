@@ -1,0 +1,23 @@
+// The residual stream x: what a branch adds to it, and what a step wants to see of it.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/parts.h"
+#include "run.h"
+
+namespace ockham::ops {
+
+// Rows of a branch computed together, where the branch has activations wider than the stream: bounds
+// the memory of steps of many rows.
+constexpr int64_t most_rows = 512;
+
+// x += residual_scale * post_norm(branch) for rows [first, first + rows) of x and rows [0, rows) of the
+// branch, which is overwritten.
+void add_branch(Run& run, int64_t first, int64_t rows, float* branch, const Norm& post_norm,
+                float residual_scale);
+
+// Copies the rows of x that the step wants after a layer, or after the embedding, which is layer -1.
+void keep_hidden(Run& run, int64_t layer);
+
+}  // namespace ockham::ops

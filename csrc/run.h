@@ -1,0 +1,86 @@
+// A step under way: what runs it, the memory of its activations, and what is to be given back.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "isa/isa.h"
+#include "kernels/layer_kernels.h"
+#include "ops/paged_attention.h"
+#include "program.h"
+#include "state/memory.h"
+#include "step.h"
+
+namespace ockham {
+
+class Planes;
+class ThreadPool;
+
+// Everything that one step under way holds. Reused from step to step: nothing is given back.
+struct Activations {
+    explicit Activations(int threads)
+        : attention(threads),
+          rows(static_cast<size_t>(threads)),
+          tiles(static_cast<size_t>(threads)) {}
+
+    Buffer x, qkv, a, h, gate_up, branch, prepared, second_prepared, rotations, totals;
+    Buffer experts, expert_weights;        // int32 and float, (R, top_k)
+    Buffer expert_x, expert_out;
+    Buffer peaks;                          // Peak, (argmax rows, tiles of the vocabulary)
+    Buffer candidates;                     // Peak, (head rows, tiles of the vocabulary, candidates)
+    std::vector<int32_t> head_rows;        // rows that want logits, then rows that want an argmax
+    AttentionBuffers attention;
+    std::vector<Buffer> rows;  // one row for each thread
+    std::vector<Buffer> tiles;  // logits of one tile for each thread
+};
+
+// The largest of some logits and its token: the lowest of those that tie, the first NaN if any is.
+struct Peak {
+    float value = 0.0f;
+    int64_t token = 0;
+    // Takes over the peak of tokens that come after all of this one's.
+    void merge(const Peak& later) {
+        if (value == value && (later.value > value || later.value != later.value)) *this = later;
+    }
+};
+
+// Rows of floats that go to Python.
+struct Floats {
+    std::unique_ptr<Buffer> memory;
+    int64_t rows = 0, columns = 0;
+};
+
+struct Run {
+    ThreadPool& pool;
+    const Isa isa;
+    const RowKernels& kernels;
+    const Program& program;
+    const int64_t hidden;  // width of the residual stream
+
+    StepView step;
+    std::unique_ptr<Activations> activations;
+    bool embedded = false;
+    int64_t experts_per_row = 0;
+    bool rotated = false;  // the step's cosines and sines have been computed
+    std::vector<AttentionPlan> plans;
+    Floats logits;
+    std::vector<Peak> argmax;  // in the order of Step.wants_argmax
+    std::vector<int32_t> candidates;  // (head rows, Step.candidates)
+    std::vector<std::pair<int64_t, Floats>> hidden_states;
+    std::vector<std::pair<int64_t, std::vector<std::vector<float>>>> scores;
+
+    Run(ThreadPool& pool, Isa isa, const Program& program, StepView step)
+        : pool(pool),
+          isa(isa),
+          kernels(row_kernels(isa)),
+          program(program),
+          hidden(program.hidden),
+          step(std::move(step)) {}
+
+    const Planes& planes() const { return program.planes; }
+    float* x() const { return activations->x.get<float>(); }
+};
+
+}  // namespace ockham

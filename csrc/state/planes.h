@@ -1,0 +1,104 @@
+// The state of all layers: keys and values in pages, laid out for the attention kernels.
+//
+// A page of one layer is, for each key-value head, its keys and then its values, both in groups of 16
+// tokens (the last one padded), as KeyGroup in layer_kernels.h lays them out: a query's scores with 16
+// keys are one vector. `width` is head_dim rounded up to 16. With pages of a multiple of 16 tokens and
+// heads of a multiple of 16 elements nothing is padded. A head's keys and values of one page lie
+// together, so that decoding streams them. Other element types may follow: only this file and the
+// Stored... types of attention_kernels.h know the two.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/layer_kernels.h"
+#include "state/memory.h"
+
+namespace ockham {
+
+struct GroupShape {
+    std::vector<int64_t> layers;
+    int64_t kv_heads;
+    int64_t head_dim;
+    bool bf16;
+    int64_t pages;
+    int64_t page_tokens;
+};
+
+// One layer's planes.
+struct LayerPlane {
+    uint8_t* data = nullptr;
+    int64_t kv_heads = 0, head_dim = 0, width = 0;
+    int64_t pages = 0, page_tokens = 0;
+    bool bf16 = false;
+    int64_t element_bytes = 0;
+    int64_t group_bytes = 0;  // the keys (or values) of 16 tokens
+    int64_t side_bytes = 0;   // the keys (or values) of a page and head
+    int64_t page_bytes = 0;
+
+    uint8_t* keys(int64_t page, int64_t head) const {
+        return data + page * page_bytes + head * 2 * side_bytes;
+    }
+    uint8_t* values(int64_t page, int64_t head) const { return keys(page, head) + side_bytes; }
+    // Where the group of a slot's token begins, and which of its tokens that is.
+    uint8_t* key_group(int64_t slot, int64_t head) const {
+        return keys(slot / page_tokens, head) + slot % page_tokens / group_keys * group_bytes;
+    }
+    uint8_t* value_group(int64_t slot, int64_t head) const {
+        return key_group(slot, head) + side_bytes;
+    }
+    int64_t lane(int64_t slot) const { return slot % page_tokens % group_keys; }
+    // The place of an element of a token's key, and of its value, in its group.
+    int64_t key_place(int64_t lane, int64_t element) const {
+        return bf16 ? (element / 2 * group_keys + lane) * 2 + element % 2
+                    : element * group_keys + lane;
+    }
+    int64_t value_place(int64_t lane, int64_t element) const {
+        return bf16 ? (lane / 2 * width + element) * 2 + lane % 2 : lane * width + element;
+    }
+    // Whether the 16 keys of an aligned group of cells always stand in one group of one page.
+    bool groups_in_place() const { return page_tokens % group_keys == 0; }
+
+    // Writes one token's keys and values (kv_heads * head_dim floats each), rounded to the planes'
+    // type.
+    void store(const RowKernels& kernels, int64_t slot, const float* k, const float* v) const;
+};
+
+class Planes {
+   public:
+    // Throws std::invalid_argument with a sentence if a shape makes no sense.
+    explicit Planes(const std::vector<GroupShape>& groups);
+    Planes(Planes&&) = default;
+
+    const std::vector<GroupShape>& groups() const { return shapes_; }
+    // Throws std::invalid_argument if no group holds the layer.
+    LayerPlane layer(int64_t layer) const;
+    // The group that holds a layer.
+    int64_t group_of(int64_t layer) const;
+
+    // As base.Planes says. The caller checks that all slots are in [0, slots(group)); `state` has the
+    // planes' own element type and the shape (layers, 2, count, kv_heads, head_dim).
+    int64_t slots(int64_t group) const;
+    void copy(int64_t group, const int64_t* source, const int64_t* target, int64_t count);
+    void read(int64_t group, const int64_t* slots, int64_t count, void* state) const;
+    void write(int64_t group, const int64_t* slots, int64_t count, const void* state);
+
+    // A whole page of a group, all its layers one after the other, as the kernels have it. Page i goes
+    // to (comes from) `data + i * stride`. The caller checks that all pages are there.
+    int64_t stored_page_bytes(int64_t group) const;
+    void read_pages(int64_t group, const int64_t* pages, int64_t count, uint8_t* data,
+                    int64_t stride) const;
+    void write_pages(int64_t group, const int64_t* pages, int64_t count, const uint8_t* data,
+                     int64_t stride);
+    // Has the system back the first `pages` of layer `index` of a group, so that who writes to them
+    // first need not wait for it. Changes no content; may run beside anything.
+    void back(int64_t group, int64_t index, int64_t pages) const;
+
+   private:
+    LayerPlane plane(int64_t group, int64_t index) const;
+
+    std::vector<GroupShape> shapes_;
+    std::vector<Pages> memory_;
+};
+
+}  // namespace ockham

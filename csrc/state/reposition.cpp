@@ -1,0 +1,78 @@
+#include "state/reposition.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/threads.h"
+
+namespace ockham {
+
+Runs cut_runs(const int64_t* source, const int64_t* target, const int32_t* shifts, int64_t count,
+              int64_t page_tokens) {
+    Runs found;
+    // Tokens left in the group of 16 that a slot stands in, which ends at the latest with its page.
+    const auto left = [&](int64_t slot) {
+        const int64_t offset = slot % page_tokens;
+        return std::min(group_keys - offset % group_keys, page_tokens - offset);
+    };
+    for (int64_t i = 0; i < count;) {
+        int64_t shift = 0;
+        const int64_t known = static_cast<int64_t>(found.shifts.size());
+        while (shift < known && found.shifts[shift] != shifts[i]) ++shift;
+        if (shift == known) found.shifts.push_back(shifts[i]);
+        const int64_t most = std::min({left(source[i]), left(target[i]), count - i});
+        int64_t run = 1;
+        while (run < most && source[i + run] == source[i] + run &&
+               target[i + run] == target[i] + run && shifts[i + run] == shifts[i])
+            ++run;
+        found.runs.push_back({source[i], target[i], run, shift});
+        i += run;
+    }
+    return found;
+}
+
+void reposition(const RowKernels& kernels, const LayerPlane& plane, int64_t head, const Runs& runs,
+                const float* angles, int64_t half) {
+    for (const Runs::Run& run : runs.runs) {
+        const int64_t pairs = runs.shifts[run.shift] == 0 ? 0 : half;
+        const float* cosines = angles + run.shift * 2 * half;
+        const GroupRun lanes{plane.lane(run.source), plane.lane(run.target), run.count, plane.width};
+        (plane.bf16 ? kernels.turn_bf16 : kernels.turn_fp32)(
+            plane.key_group(run.source, head), plane.key_group(run.target, head), lanes, cosines,
+            cosines + half, pairs);
+        (plane.bf16 ? kernels.copy_values_bf16 : kernels.copy_values_fp32)(
+            plane.value_group(run.source, head), plane.value_group(run.target, head), lanes);
+    }
+}
+
+// The angle is rounded to fp32, as where keys are rotated first, and its cosine is computed in double
+// and rounded once. The rope's scale is in the stored keys already.
+void reposition(ThreadPool& pool, const RowKernels& kernels, const Planes& planes,
+                const Ropes& ropes, int64_t group, const int64_t* source, const int64_t* target,
+                const int32_t* shifts, int64_t count) {
+    const GroupShape& shape = planes.groups()[group];
+    const Runs runs = cut_runs(source, target, shifts, count, shape.page_tokens);
+    std::vector<std::vector<float>> angles;  // of each rope (shifts, 2, half)
+    for (const Rope& rope : ropes.all()) {
+        std::vector<float>& of_rope = angles.emplace_back();
+        for (const int32_t shift : runs.shifts) {
+            const size_t half = rope.inverse_frequencies.size(), begin = of_rope.size();
+            of_rope.resize(begin + 2 * half);
+            for (size_t i = 0; i < half; ++i) {
+                const double angle = static_cast<float>(shift) * rope.inverse_frequencies[i];
+                of_rope[begin + i] = static_cast<float>(std::cos(angle));
+                of_rope[begin + half + i] = static_cast<float>(std::sin(angle));
+            }
+        }
+    }
+    const auto tasks = static_cast<int64_t>(shape.layers.size()) * shape.kv_heads;
+    pool.parallel(tasks, [&](int64_t task, int) {
+        const int64_t layer = shape.layers[static_cast<size_t>(task / shape.kv_heads)];
+        const int64_t rope = ropes.of_layer(layer);
+        const float* of_rope = rope < 0 ? nullptr : angles[static_cast<size_t>(rope)].data();
+        const int64_t half = rope < 0 ? 0 : ropes.all()[static_cast<size_t>(rope)].half();
+        reposition(kernels, planes.layer(layer), task % shape.kv_heads, runs, of_rope, half);
+    });
+}
+
+}  // namespace ockham

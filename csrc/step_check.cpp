@@ -1,0 +1,81 @@
+// What a step must keep, so that no kernel reads or writes outside of its memory.
+#include <stdexcept>
+#include <string>
+
+#include "state/planes.h"
+#include "step.h"
+
+namespace ockham {
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& sentence) { throw std::invalid_argument(sentence); }
+
+void check_state(const StepView& step, const Planes& planes) {
+    const int64_t groups = static_cast<int64_t>(planes.groups().size());
+    if (static_cast<int64_t>(step.tables.size()) != groups ||
+        static_cast<int64_t>(step.slots.size()) != groups)
+        refuse("the step has " + std::to_string(step.tables.size()) + " page tables and " +
+               std::to_string(step.slots.size()) + " slot lists for " + std::to_string(groups) +
+               " groups of layers.");
+    for (int64_t g = 0; g < groups; ++g) {
+        if (planes.groups()[g].page_tokens != step.page_tokens)
+            refuse("the step has pages of " + std::to_string(step.page_tokens) +
+                   " tokens, the planes of " + std::to_string(planes.groups()[g].page_tokens) +
+                   ".");
+        const TableView& table = step.tables[g];
+        if (step.sequences <= 0 && step.rows != 0) refuse("the step has rows and no sequence.");
+        for (int64_t s = 0; s < step.sequences; ++s)
+            if (table.starts[s] < 0 || table.starts[s] > table.starts[s + 1] ||
+                table.starts[s + 1] > table.length)
+                refuse("the page tables of the step do not add up.");
+        const int64_t slots = planes.slots(g);
+        for (int64_t row = 0; row < step.rows; ++row)
+            if (step.slots[g][row] < 0 || step.slots[g][row] >= slots)
+                refuse("row " + std::to_string(row) + " is written to slot " +
+                       std::to_string(step.slots[g][row]) + " of " + std::to_string(slots) + ".");
+    }
+}
+
+void check_rows(const StepView& step, int64_t vocabulary) {
+    for (int64_t row = 0; row < step.rows; ++row) {
+        const int64_t own = step.embedding_of == nullptr ? -1 : step.embedding_of[row];
+        if (own >= step.embeddings_rows)
+            refuse("row " + std::to_string(row) + " has no embedding " + std::to_string(own) + ".");
+        if (own < 0 && (step.ids[row] < 0 || step.ids[row] >= vocabulary))
+            refuse("row " + std::to_string(row) + " has the token id " +
+                   std::to_string(step.ids[row]) + ", beyond a vocabulary of " +
+                   std::to_string(vocabulary) + ".");
+        if (step.sequence[row] < 0 || step.sequence[row] >= step.sequences)
+            refuse("row " + std::to_string(row) + " belongs to no sequence of the step.");
+        if (step.context[row] < 0) refuse("the context of a row is negative.");
+        if (step.extra != nullptr &&
+            (step.extra_starts[row] < 0 || step.extra_starts[row] > step.extra_starts[row + 1] ||
+             step.extra_starts[row + 1] > step.extra_count))
+            refuse("the extra cells of the step do not add up.");
+    }
+}
+
+void check_wanted(const int32_t* rows, int64_t count, int64_t of, const char* what) {
+    for (int64_t i = 0; i < count; ++i)
+        if (rows[i] < 0 || rows[i] >= of)
+            refuse(std::string(what) + " of row " + std::to_string(rows[i]) + " of " +
+                   std::to_string(of) + ".");
+}
+
+}  // namespace
+
+void check_step(const StepView& step, const Planes& planes, int64_t hidden, int64_t vocabulary) {
+    check_state(step, planes);
+    check_rows(step, vocabulary);
+    if (step.embeddings != nullptr && step.embeddings_width != hidden)
+        refuse("the step's embeddings have another width than the model.");
+    check_wanted(step.wants_logits, step.logits_rows, step.rows, "logits are wanted");
+    check_wanted(step.wants_argmax, step.argmax_rows, step.rows, "an argmax is wanted");
+    for (const LayerRows& wanted : step.wants_hidden)
+        check_wanted(wanted.rows, wanted.count, step.rows, "hidden states are wanted");
+    for (const LayerRows& wanted : step.wants_scores)
+        check_wanted(wanted.rows, wanted.count, step.rows, "scores are wanted");
+}
+
+}  // namespace ockham
