@@ -229,7 +229,7 @@ def _token_ids(name: str, ids: Any) -> list[int]:
     _check_count(name, len(ids))
     # Each of a request's prompts reads the list anew: what came as JSON is plain integers, and is
     # looked at without a call for each.
-    if ids and set(map(type, ids)) == {int} and 0 <= min(ids) and max(ids) <= MAX_TOKEN_ID:
+    if ids and set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) <= MAX_TOKEN_ID:
         return list(ids)
     return [_token_id(name, token) for token in ids]
 
@@ -249,11 +249,15 @@ def _biases(biases: Any) -> dict[int, float]:
     if not isinstance(biases, dict):
         raise InvalidRequest(f"{name} must map token ids to biases, got {shown(biases)}.", name)
     _check_count(name, len(biases))
-    values = biases.values()
-    plain = set(map(type, biases)) == {int} and set(map(type, values)) == {float}
-    if plain and 0 <= min(biases) and max(biases) <= MAX_TOKEN_ID:
-        if -100.0 <= min(values) and max(values) <= 100.0 and not any(map(math.isnan, values)):
-            return dict(biases)
+    if (
+        biases
+        and set(map(type, biases)) == {int}
+        and set(map(type, biases.values())) == {float}
+        and min(biases) >= 0
+        and max(biases) <= MAX_TOKEN_ID
+        and all(-100.0 <= bias <= 100.0 for bias in biases.values())
+    ):
+        return dict(biases)
     found: dict[int, float] = {}
     for token, bias in biases.items():
         number = _token_id(name, token)

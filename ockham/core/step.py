@@ -1,7 +1,8 @@
 """The step: a flat list of token rows, with no padding, from any number of sequences.
 
 A prefill, a chunk of one, a decode, the verification of a draft chain or tree, the scoring of a
-prompt: all are rows of a step. Built once per iteration of the engine, read by every operation.
+prompt: all are rows of a step. Built once per iteration of the engine (`ockham.core.rows`), read by
+every operation.
 
 Words: a *cell* is an index into a sequence's own storage, a *slot* the place in the pool where the
 page table puts that cell, a *position* what the rotary embedding sees. The three differ as soon as
@@ -59,10 +60,7 @@ class Step:
     slots: tuple[Longs, ...]  # (R,) per layer group: the slots of `cells`
     page_tokens: int
     wants_logits: Ints  # (L,) row numbers, ascending
-    adapters: Ints  # (R,) adapter number, -1 for none
-    seeds: npt.NDArray[np.uint64]  # (R,) noise key
-    streams: npt.NDArray[np.uint32]  # (R,) noise stream
-    keep: npt.NDArray[np.bool_]  # (R,) False: a draft, whose state may be discarded
+    seeds: npt.NDArray[np.uint64]  # (R,) noise key of the row's sequence, 0 where there is none
     extra: Ints | None = None  # cells, all rows' lists one after another
     extra_starts: Ints | None = None  # (R + 1,)
     embeddings: Floats | None = None  # (E, hidden) inputs that are not tokens

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ockham.cache.state import State
+from ockham.core.rows import Branch, build_step, chains
 from ockham.core.seams import Splice
 from ockham.core.step import NO_ROWS, Floats, Ints, Step
 from ockham.engine.drafts import Tree
@@ -17,19 +18,17 @@ from ockham.engine.sequence import Sequence
 @dataclass(slots=True)
 class Part:
     """One chunk of a step: `start` is its first row's cell, `logits` the rows of the step's logits
-    that belong to it, of which the first is wanted by row `first_wanted` of the chunk. `samples`
-    says whether its last row chooses the next token; `argmax` is which of the step's argmaxes that
-    is, None if the token is to be drawn from the last of its logits, or known without any
-    (`Sequence.forced`). `runs` are the runs of consecutive cells that its rows stand in, each as
-    (first cell, rows). Rows whose attention is wanted have the cells `scored` and stand in the
-    step's scores from `first_score` on. With a `draft`, `rows` counts its tokens, and each of its
-    rows wants what the last row before it wants."""
+    that belong to it. `samples` says whether its last row chooses the next token; `argmax` is which
+    of the step's argmaxes that is, None if the token is to be drawn from the last of its logits, or
+    known without any (`Sequence.forced`). `runs` are the runs of consecutive cells that its rows
+    stand in, each as (first cell, rows). Rows whose attention is wanted have the cells `scored` and
+    stand in the step's scores from `first_score` on. With a `draft`, `rows` counts its tokens, and
+    each of its rows wants what the last row before it wants."""
 
     sequence: Sequence
     start: int
     rows: int
     logits: range
-    first_wanted: int
     samples: bool
     argmax: int | None
     runs: list[tuple[int, int]]
@@ -99,18 +98,15 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
     views = [s.view for s in sequences if s.view is not None]
     counts = np.array([chunk.rows for chunk in chunks], np.int32)
     starts = np.array([s.computed for s in sequences], np.int32)
-    first_rows = np.zeros(len(chunks) + 1, np.int32)
-    np.cumsum(counts, out=first_rows[1:])
-    rows = int(first_rows[-1])
-
-    owner = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
-    cells = np.arange(rows, dtype=np.int32) + np.repeat(starts - first_rows[:-1], counts)
+    rows = chains(starts, counts)
+    owner, cells, first_rows = rows.owner, rows.cells, rows.first_rows.tolist()
     scored: dict[int, list[Ints]] = {}
-    ids = np.empty(rows, np.int32)
+    ids = np.empty(len(cells), np.int32)
     parts: list[Part] = []
+    branches: list[Branch] = []
     wanted: list[int] = []
     argmax: list[int] = []
-    for chunk, sequence, row in zip(chunks, sequences, first_rows.tolist(), strict=False):
+    for chunk, sequence, row in zip(chunks, sequences, first_rows, strict=True):
         runs = [(sequence.computed, chunk.rows)]
         if sequence.todo is None:
             ids[row : row + chunk.kept] = sequence.tokens[
@@ -123,6 +119,8 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
             runs = runs_of(own)
         if chunk.draft is not None:
             ids[row + chunk.kept : row + chunk.rows] = chunk.draft.tokens
+            root = row + chunk.kept - 1
+            branches += _branches(chunk, root, int(cells[root]))
             parts.append(_drafted(chunk, row, wanted, argmax))
             continue
         wants = sequence.wanted_logits(chunk.rows)
@@ -136,7 +134,6 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
                 sequence.computed,
                 chunk.rows,
                 range(len(wanted), len(wanted) + len(wants)),
-                wants.start,
                 samples,
                 len(argmax) if greedy else None,
                 runs,
@@ -148,30 +145,21 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
         if greedy:
             argmax.append(row + chunk.rows - 1)
 
-    tables = state.tables(views)
-    seen = _Seen(cells, chunks, first_rows)
-    step = Step(
-        ids=ids,
-        positions=seen.positions,
-        sequence=owner,
-        cells=cells,
-        context=seen.context,
-        extra=seen.extra,
-        extra_starts=seen.extra_starts,
-        tables=tables,
-        slots=tuple(table.slots(owner, cells, state.page_tokens) for table in tables),
-        page_tokens=state.page_tokens,
+    step = build_step(
+        ids,
+        cells,
+        owner,
+        state.tables(views),
+        state.page_tokens,
+        branches=branches,
+        seeds=np.repeat(np.array([s.seed for s in sequences], np.uint64), counts),
         wants_logits=np.array(wanted, np.int32),
         wants_argmax=np.array(argmax, np.int32),
-        adapters=np.full(rows, -1, np.int32),
-        seeds=np.repeat(np.array([s.seed for s in sequences], np.uint64), counts),
-        streams=np.repeat(np.array([s.index for s in sequences], np.uint32), counts),
-        keep=seen.keep,
         wants_scores={layer: np.concatenate(wanting) for layer, wanting in scored.items()},
     )
     if marks is not None:
         _mark(step, marks)
-    for part, row in zip(parts, first_rows.tolist(), strict=False):
+    for part, row in zip(parts, first_rows, strict=True):
         if part.sequence.inputs:
             _put_inputs(step, part, row)
     return Batch(step, parts)
@@ -235,7 +223,6 @@ def _drafted(chunk: Chunk, row: int, wanted: list[int], argmax: list[int]) -> Pa
         sequence.computed,
         chunk.rows,
         range(0) if greedy else range(first, first + chunk.rows),
-        0,
         True,
         first if greedy else None,
         [(sequence.computed, chunk.rows)],
@@ -243,35 +230,13 @@ def _drafted(chunk: Chunk, row: int, wanted: list[int], argmax: list[int]) -> Pa
     )
 
 
-class _Seen:
-    """What the rows of a step see, and at which position they stand.
-
-    Rows of a chain see the cells up to their own. A token of a draft tree sees what was committed,
-    then its ancestors, wherever their cells are, and stands where it would if it were accepted."""
-
-    def __init__(self, cells: Ints, chunks: list[Chunk], first_rows: Ints) -> None:
-        self.positions = cells
-        self.context: Ints = cells + 1
-        self.keep = np.ones(len(cells), np.bool_)
-        self.extra: Ints | None = None
-        self.extra_starts: Ints | None = None
-        extras: list[tuple[int, list[int]]] = []
-        for chunk, first in zip(chunks, first_rows.tolist(), strict=False):
-            draft = chunk.draft
-            if draft is None:
-                continue
-            root = first + chunk.kept - 1
-            self.keep[root + 1 : first + chunk.rows] = False
-            for number in range(draft.leading, len(draft)):
-                if self.positions is cells:
-                    self.positions = cells.copy()
-                row, committed = root + 1 + number, int(cells[root])
-                self.positions[row] = committed + draft.depths[number]
-                self.context[row] = committed + 1
-                extras.append((row, [committed + 1 + each for each in draft.path(number)]))
-        if extras:
-            counts = np.zeros(len(cells) + 1, np.int32)
-            for row, each in extras:
-                counts[row + 1] = len(each)
-            self.extra_starts = np.cumsum(counts, dtype=np.int32)
-            self.extra = np.array([cell for _, each in extras for cell in each], np.int32)
+def _branches(chunk: Chunk, root: int, cell: int) -> list[Branch]:
+    """The rows of a chunk's draft that go on from no row just before them. `root` is the chunk's
+    last row before the draft, and `cell` where that stands."""
+    draft, committed = chunk.draft, cell + 1
+    if draft is None:
+        return []
+    return [
+        Branch(root + 1 + number, committed, [committed + n for n in draft.path(number)[:-1]])
+        for number in range(draft.leading, len(draft))
+    ]

@@ -91,7 +91,8 @@ class Decoding:
         """The step has run: the next one's rows are `tokens`, one cell further on."""
         step = self.step
         step.ids[:] = tokens
-        step.cells += 1  # which are the positions too
+        step.positions += 1
+        step.cells += 1
         step.context += 1
         for slots in step.slots:
             slots += 1  # the first of a page is put right by `reserve`

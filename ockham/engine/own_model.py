@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ockham.cache.state import State, View
+from ockham.core.rows import build_step
 from ockham.core.seams import Likely
 from ockham.core.step import Floats, Ints, Step, Tables
 from ockham.kernels.base import Executor
@@ -69,11 +70,15 @@ class OwnModel:
         self.wrote = True
         ids = np.array([token for _, _, token in rows], np.int32)
         cells = np.array([cell for _, cell, _ in rows], np.int32)
-        owner = np.arange(len(rows), dtype=np.int32)
-        tables = self._state.tables([view for view, _, _ in rows])
-        page_tokens = self._state.page_tokens
-        slots = tuple(table.slots(owner, cells, page_tokens) for table in tables)
-        step = self._step(ids, cells, owner, tables, slots, count)
+        step = build_step(
+            ids,
+            cells,
+            np.arange(len(rows), dtype=np.int32),
+            self._state.tables([view for view, _, _ in rows]),
+            self._state.page_tokens,
+            wants_logits=np.arange(len(rows), dtype=np.int32),
+            candidates=count,
+        )
         run = self._executor.begin(step)
         self._executor.run(run, 0, self._program.breakpoints[f"layer.{layers - 1}.after"])
         run.x = leave(run.x)
@@ -89,38 +94,17 @@ class OwnModel:
         return [drawn.token for drawn in self._executor.sample(logits, draws)]
 
     def _nowhere(self, ids: Ints, count: int) -> Step:
-        """A step of rows that see nothing and write nothing."""
-        tables = tuple(
-            Tables(np.empty(0, np.int32), np.zeros(2, np.int32)) for _ in self._state.groups
-        )
-        slots = tuple(np.zeros(len(ids), np.int64) for _ in self._state.groups)
+        """A step of rows that see nothing and write nothing, and of each of which logits and the
+        `count` likeliest tokens are wanted."""
+        groups = len(self._state.groups)
         zeros = np.zeros(len(ids), np.int32)
-        return self._step(ids, zeros, zeros, tables, slots, count)
-
-    def _step(
-        self,
-        ids: Ints,
-        cells: Ints,
-        owner: Ints,
-        tables: tuple[Tables, ...],
-        slots: tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...],
-        count: int,
-    ) -> Step:
-        """A step all of whose rows want logits and the `count` likeliest tokens."""
-        rows = len(ids)
-        return Step(
-            ids=ids,
-            positions=cells,
-            sequence=owner,
-            cells=cells,
-            context=cells + 1,
-            tables=tables,
-            slots=slots,
-            page_tokens=self._state.page_tokens,
-            wants_logits=np.arange(rows, dtype=np.int32),
+        return build_step(
+            ids,
+            zeros,
+            zeros,
+            (Tables(np.empty(0, np.int32), np.zeros(2, np.int32)),) * groups,
+            self._state.page_tokens,
+            slots=(np.zeros(len(ids), np.int64),) * groups,
+            wants_logits=np.arange(len(ids), dtype=np.int32),
             candidates=count,
-            adapters=np.full(rows, -1, np.int32),
-            seeds=np.zeros(rows, np.uint64),
-            streams=np.zeros(rows, np.uint32),
-            keep=np.zeros(rows, np.bool_),
         )

@@ -10,6 +10,7 @@ import numpy as np
 from ockham.cache.state import State, View
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
+from ockham.core.rows import Branch, build_step, chains
 from ockham.core.seams import Foreseen, Rows, Target
 from ockham.core.speculative import MOST_TOKENS
 from ockham.core.step import Floats, Step
@@ -110,32 +111,25 @@ class SmallModel:
         return [layers[:1], *(layers[i : i + size] for i in range(1, len(layers), size))]
 
     def _step(self, chunks: Sequence[Rows]) -> Step:
+        """Rows of trees want logits each, of the others the last."""
         views = [chunk.view for chunk in chunks]
         counts = np.array([len(chunk.tokens) for chunk in chunks], np.int32)
-        starts = np.array([view.length for view in views], np.int32)
-        ends = np.cumsum(counts, dtype=np.int32)
-        owner = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
-        rows, page_tokens = int(ends[-1]), self.state.page_tokens
-        cells = np.arange(rows, dtype=np.int32) + np.repeat(starts - ends + counts, counts)
-        tables = self.state.tables(views)
-        step = Step(
-            ids=np.array([token for chunk in chunks for token in chunk.tokens], np.int32),
-            positions=cells,
-            sequence=owner,
-            cells=cells,
-            context=cells + 1,
-            tables=tables,
-            slots=tuple(table.slots(owner, cells, page_tokens) for table in tables),
-            page_tokens=page_tokens,
-            wants_logits=ends - 1,
-            adapters=np.full(rows, -1, np.int32),
-            seeds=np.zeros(rows, np.uint64),
-            streams=np.zeros(rows, np.uint32),
-            keep=np.ones(rows, np.bool_),
+        rows = chains(np.array([view.length for view in views], np.int32), counts)
+        ends = rows.first_rows + counts
+        wanted: list[int] = []
+        branches: list[Branch] = []
+        for chunk, first, end in zip(chunks, rows.first_rows.tolist(), ends.tolist(), strict=True):
+            wanted += [end - 1] if chunk.above is None else range(first, end)
+            branches += _branches(chunk, first)
+        return build_step(
+            np.array([token for chunk in chunks for token in chunk.tokens], np.int32),
+            rows.cells,
+            rows.owner,
+            self.state.tables(views),
+            self.state.page_tokens,
+            branches=branches,
+            wants_logits=np.array(wanted, np.int32),
         )
-        if any(chunk.above is not None for chunk in chunks):
-            _see_trees(step, chunks, (ends - counts).tolist())
-        return step
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[int | None]:
         return [drawn.token for drawn in self.executor.sample(logits, draws)]
@@ -208,23 +202,7 @@ def run_in_groups(
     return total
 
 
-def _see_trees(step: Step, chunks: Sequence[Rows], first_rows: Sequence[int]) -> None:
-    """Let the rows of trees see their ancestors, stand below them, and all say what they foresee.
-    `first_rows` are the chunks' first."""
-    step.positions = step.positions.copy()
-    extras: list[Sequence[int]] = [()] * step.rows
-    wanted: list[int] = []
-    for chunk, first in zip(chunks, first_rows, strict=True):
-        if chunk.above is None:
-            wanted.append(first + len(chunk.tokens) - 1)
-            continue
-        for row, above in enumerate(chunk.above, first):
-            step.positions[row] = chunk.committed + len(above)
-            step.context[row] = chunk.committed
-            step.keep[row] = False
-            extras[row] = (*above, int(step.cells[row]))
-            wanted.append(row)
-    step.wants_logits = np.array(wanted, np.int32)
-    step.extra_starts = np.zeros(step.rows + 1, np.int32)
-    np.cumsum([len(each) for each in extras], out=step.extra_starts[1:])
-    step.extra = np.array([cell for each in extras for cell in each], np.int32)
+def _branches(chunk: Rows, first: int) -> list[Branch]:
+    """The rows of a chunk that are of a draft tree; `first` is the chunk's first row."""
+    above = () if chunk.above is None else chunk.above
+    return [Branch(row, chunk.committed, cells) for row, cells in enumerate(above, first)]

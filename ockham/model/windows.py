@@ -11,6 +11,7 @@ import numpy as np
 
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError
+from ockham.core.rows import build_step, chains
 from ockham.core.step import Step, Tables
 from ockham.kernels.base import GroupLayout
 from ockham.model.program.description import ModelDescription
@@ -79,24 +80,16 @@ def window_step(ids: Ints, groups: int, logits: bool = True) -> Step:
     """A step that computes windows (count, length) from their first tokens on, each on pages of its
     own; all rows' logits are wanted, or none."""
     count, length = ids.shape
-    pages, rows = -(-length // PAGE_TOKENS), count * length
+    pages = -(-length // PAGE_TOKENS)
     table = Tables(
         np.arange(count * pages, dtype=np.int32), np.arange(count + 1, dtype=np.int32) * pages
     )
-    owner = np.repeat(np.arange(count, dtype=np.int32), length)
-    cells = np.tile(np.arange(length, dtype=np.int32), count)
-    return Step(
-        ids=np.ascontiguousarray(ids.reshape(-1), np.int32),
-        positions=cells,
-        sequence=owner,
-        cells=cells,
-        context=cells + 1,
-        tables=(table,) * groups,
-        slots=(table.slots(owner, cells, PAGE_TOKENS),) * groups,
-        page_tokens=PAGE_TOKENS,
-        wants_logits=np.arange(rows if logits else 0, dtype=np.int32),
-        adapters=np.full(rows, -1, np.int32),
-        seeds=np.zeros(rows, np.uint64),
-        streams=np.zeros(rows, np.uint32),
-        keep=np.ones(rows, np.bool_),
+    rows = chains(np.zeros(count, np.int32), np.full(count, length, np.int32))
+    return build_step(
+        np.ascontiguousarray(ids.reshape(-1), np.int32),
+        rows.cells,
+        rows.owner,
+        (table,) * groups,
+        PAGE_TOKENS,
+        wants_logits=np.arange(ids.size if logits else 0, dtype=np.int32),
     )

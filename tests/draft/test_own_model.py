@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from ockham.core.arrays import Floats, Ints
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
+from ockham.core.rows import build_step
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.step import Step
 from ockham.draft.early_exit import EarlyExit
 from ockham.draft.medusa import StandingStream
 from ockham.draft.prompt_tokens import GuessingStream
@@ -146,25 +146,16 @@ def rows_after(
     rows = len(tokens) + count
     assert engine.state.reserve(view, rows)
     cells, owner = np.arange(rows, dtype=np.int32), np.zeros(rows, np.int32)
-    tables = engine.state.tables([view])
-    slots = tuple(table.slots(owner, cells, engine.state.page_tokens) for table in tables)
-    step = Step(
-        ids=np.array(tokens + [0] * count, np.int32),
-        positions=cells,
-        sequence=owner,
-        cells=cells,
-        context=cells + 1,
-        tables=tables,
-        slots=slots,
-        page_tokens=engine.state.page_tokens,
+    step = build_step(
+        np.array(tokens + [0] * count, np.int32),
+        cells,
+        owner,
+        engine.state.tables([view]),
+        engine.state.page_tokens,
         wants_logits=cells,
         candidates=4,
-        adapters=np.full(rows, -1, np.int32),
-        seeds=np.zeros(rows, np.uint64),
-        streams=np.zeros(rows, np.uint32),
-        keep=np.ones(rows, np.bool_),
-        wants_hidden={1: np.array([len(tokens) - 1], np.int32)},
     )
+    step.wants_hidden = {1: np.array([len(tokens) - 1], np.int32)}
     if marks is not None:
         step.embeddings = marks
         step.embedding_of = np.array([-1] * len(tokens) + list(range(count)), np.int32)

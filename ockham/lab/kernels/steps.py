@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ockham.core.arrays import Ints, Longs
+from ockham.core.rows import build_step, chains
 from ockham.core.step import Step, Tables
 from ockham.kernels.base import GroupLayout
 from ockham.kernels.cpu import CpuBackend, CpuPlanes
@@ -23,7 +23,8 @@ def flat_step(rows: int, vocabulary: int) -> Step:
     pages = -(-rows // PAGE_TOKENS)
     table = Tables(np.zeros(pages, np.int32), np.array([0, pages], np.int32))
     cells = np.arange(rows, dtype=np.int32)
-    return _step(ids, cells, np.zeros(rows, np.int32), table, np.zeros(rows, np.int64))
+    owner, slots = np.zeros(rows, np.int32), np.zeros(rows, np.int64)
+    return build_step(ids, cells, owner, (table,), PAGE_TOKENS, slots=(slots,))
 
 
 def step_over(sequences: int, rows: int, keys: int) -> Step:
@@ -31,26 +32,6 @@ def step_over(sequences: int, rows: int, keys: int) -> Step:
     pages = -(-keys // PAGE_TOKENS)
     order = np.random.default_rng(0).permutation(sequences * pages).astype(np.int32)
     table = Tables(order, np.arange(sequences + 1, dtype=np.int32) * pages)
-    owner = np.repeat(np.arange(sequences, dtype=np.int32), rows)
-    cells = np.tile(np.arange(keys - rows, keys, dtype=np.int32), sequences)
+    last = chains(np.full(sequences, keys - rows, np.int32), np.full(sequences, rows, np.int32))
     ids = np.zeros(sequences * rows, np.int32)
-    return _step(ids, cells, owner, table, table.slots(owner, cells, PAGE_TOKENS))
-
-
-def _step(ids: Ints, cells: Ints, owner: Ints, table: Tables, slots: Longs) -> Step:
-    rows = len(ids)
-    return Step(
-        ids=ids,
-        positions=cells,
-        sequence=owner,
-        cells=cells,
-        context=cells + 1,
-        tables=(table,),
-        slots=(slots,),
-        page_tokens=PAGE_TOKENS,
-        wants_logits=np.empty(0, np.int32),
-        adapters=np.full(rows, -1, np.int32),
-        seeds=np.zeros(rows, np.uint64),
-        streams=np.zeros(rows, np.uint32),
-        keep=np.ones(rows, np.bool_),
-    )
+    return build_step(ids, last.cells, last.owner, (table,), PAGE_TOKENS)
