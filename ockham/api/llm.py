@@ -8,47 +8,32 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
-import signal
-import threading
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
+from ockham.api.driver import Driver, Stream
+from ockham.api.progress import Progress
+from ockham.api.prompts import Prompt, as_list, named
 from ockham.api.settings import check_call, engine_config
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
-from ockham.core.errors import FAULT, InvalidRequest, OckhamError, fault
+from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown, token_ids
 from ockham.core.outputs import RequestOutput, ScoreOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
-from ockham.engine.intake import describe
-from ockham.engine.messages import HINTS, Delta, Pin, Request, Unpin
-from ockham.engine.offline import OfflineBatch
+from ockham.engine.messages import HINTS, Pin, Request, Unpin
 from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.text.marking import ReuseParams
 from ockham.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-T = TypeVar("T")
-
 log = logging.getLogger("ockham.engine")
 
-Prompt = str | Sequence[int] | Mapping[str, Any]
-"""A text, its token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`; the mappings may have
-`cache_salt` and `cache_hint` beside that, as `AsyncLLM.generate` takes them."""
 Encoded = tuple[str | None, list[int], Approximation | None]
 """A prompt's text, if it came as one, its token ids, and what may be reused approximately."""
 Message = Mapping[str, Any]
-Listener = Callable[[Collector, Delta], None]
 
-_PROGRESS_DELAY_S = 1.0
 _CACHING = ("cache_salt", "cache_hint")
 _NO_CACHING: Mapping[str, Any] = {}
 
@@ -114,14 +99,9 @@ class LLM:
     def _load(self, config: EngineConfig, progress: Callable[[str], None] | None) -> None:
         self.config = config
         self.engine = Engine(config, progress=progress or (lambda line: log.info("%s", line)))
-        self._pid = os.getpid()
-        self._closed = False
+        self._driver = Driver(self.engine)
         self._defaults = self.engine.model.sampling_defaults
-        self._lock = threading.Lock()
-        self._waiting: dict[str, tuple[Collector, Listener | None]] = {}
         self._numbers = itertools.count(1)
-        self._batches: dict[str, OfflineBatch] = {}
-        """Of each unfinished request, the batch that it is part of."""
 
     def generate(
         self,
@@ -143,8 +123,8 @@ class LLM:
         listed = as_list(prompts)
         params = self._params_for(len(listed), sampling_params)
         reuse = ReuseParams(reuse=reuse) if isinstance(reuse, str) else reuse
-        encoded = [self._named(i, self._encode, prompt, reuse) for i, prompt in enumerate(listed)]
-        caching = [self._named(i, _caching, prompt) for i, prompt in enumerate(listed)]
+        encoded = [named(i, self._encode, prompt, reuse) for i, prompt in enumerate(listed)]
+        caching = [named(i, _caching, prompt) for i, prompt in enumerate(listed)]
         return self._run(encoded, params, use_tqdm, caching=caching)
 
     def chat(
@@ -191,7 +171,7 @@ class LLM:
             asked = None if reuse is None else reuse.approximation()
             return text, tokenizer.encode(text, add_special_tokens=False), asked
 
-        encoded = [self._named(i, encode, talk) for i, talk in enumerate(conversations)]
+        encoded = [named(i, encode, talk) for i, talk in enumerate(conversations)]
         return self._run(encoded, params, use_tqdm)
 
     def score(
@@ -201,7 +181,7 @@ class LLM:
         unprocessed logits. Nothing is generated. (vLLM's method of this name compares pairs of
         texts.) Raises InvalidRequest for a prompt of fewer than two tokens, of which nothing can
         be scored."""
-        encoded = [self._named(i, self._encode, p) for i, p in enumerate(as_list(prompts))]
+        encoded = [named(i, self._encode, p) for i, p in enumerate(as_list(prompts))]
         for index, (_, tokens, _) in enumerate(encoded):
             if len(tokens) < 2:
                 raise InvalidRequest(
@@ -215,24 +195,16 @@ class LLM:
 
     def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
         """Complete one prompt, yielding what each step adds. Closing the stream frees its work."""
-        self._usable()
+        self._driver.check_usable()
         params = self._params_for(1, sampling_params)[0]
         text, tokens, _ = self._encode(prompt)
-        return Stream(self, self._request(tokens, params, caching=_caching(prompt)), text)
+        return Stream(self._driver, self._request(tokens, params, caching=_caching(prompt)), text)
 
     def close(self) -> None:
         """Give up what still runs, finish writing what goes to the disk, and let others have its
         directory. Done by itself when the object is no more. Afterwards every use of it raises
         OckhamError; closing it again does nothing."""
-        theirs = self._pid != os.getpid()  # of the process that this one was forked off
-        if self._closed or theirs:
-            self._closed = True
-            return
-        self._closed = True
-        for collector, _ in list(self._waiting.values()):
-            self._withdraw(collector)
-        with self._lock:
-            self.engine.close()
+        self._driver.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -246,41 +218,18 @@ class LLM:
             "one in each process, with the same settings."
         )
 
-    def _usable(self) -> None:
-        """Raise OckhamError if this LLM was closed, or belongs to another process in a way that a
-        process forked off it cannot share."""
-        if self._closed:
-            raise OckhamError("this LLM was closed; make another one.")
-        if self._pid == os.getpid():
-            return
-        reason = None
-        if self._lock.locked():
-            reason = "another thread was using it when the process was forked"
-        elif self.config.kv_store is not None:
-            reason = f"its kv_store {self.config.kv_store!r} is for one process at a time"
-        if reason is not None:
-            raise OckhamError(
-                f"this LLM belongs to the process {self._pid}, from which this one was forked, and "
-                f"cannot be used here: {reason}. Make the LLM after the fork."
-            )
-        self.engine.forked()
-        self._pid = os.getpid()
-
     def pin(self, prompt: Prompt, name: str) -> int:
         """Compute a prefix, such as a system prompt, and keep its state until `unpin(name)`; how
         many tokens it has. At most half of the pool may be pinned. Raises InvalidRequest."""
         _, tokens, _ = self._encode(prompt)
         params = SamplingParams(max_tokens=1, temperature=0.0)
         self._run([(None, tokens, None)], [params], use_tqdm=False, detokenize=False)
-        with self._lock:
-            self.engine.cache.pin(Pin(name, tokens))
+        self._driver.pin(Pin(name, tokens))
         return len(tokens)
 
     def unpin(self, name: str) -> None:
         """Let a pinned prefix go again. Raises InvalidRequest if there is no such pin."""
-        self._usable()
-        with self._lock:
-            self.engine.cache.unpin(Unpin(name))
+        self._driver.unpin(Unpin(name))
 
     def pins(self) -> dict[str, int]:
         """The pinned prefixes by name, and how many tokens each has."""
@@ -393,14 +342,6 @@ class LLM:
             **caching,
         )
 
-    @staticmethod
-    def _named(index: int, work: Callable[..., T], *args: Any) -> T:
-        """Do something for the prompt at `index`; an error names it."""
-        try:
-            return work(*args)
-        except InvalidRequest as error:
-            raise InvalidRequest(f"prompt {index}: {error}", error.param) from error
-
     # -- running -------------------------------------------------------------------------------
 
     def _run(
@@ -411,101 +352,19 @@ class LLM:
         detokenize: bool = True,
         caching: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[RequestOutput]:
-        self._usable()
+        self._driver.check_usable()
         settings = caching or [_NO_CACHING] * len(prompts)
         collectors = [
             Collector(self._request(tokens, params[i], detokenize, asked, settings[i]), text)
             for i, (text, tokens, asked) in enumerate(prompts)
         ]
-        bar = _Progress(len(collectors)) if use_tqdm and len(collectors) > 1 else None
+        bar = Progress(len(collectors)) if use_tqdm and len(collectors) > 1 else None
         try:
-            for index in self._plan(collectors):
-                self._named(index, self._submit, collectors[index], bar)
-            for collector in collectors:
-                while not collector.finished:
-                    self._step(collector)
-                if collector.error is not None:
-                    raise collector.error
-        finally:  # refused, interrupted or failed: leave no work behind
+            self._driver.run(collectors, bar)
+        finally:
             if bar is not None:
                 bar.close()
-            for collector in collectors:
-                self._withdraw(collector)
-                self._batches.pop(collector.request.request_id, None)
         return [collector.output() for collector in collectors]
-
-    def _plan(self, collectors: Sequence[Collector]) -> list[int]:
-        """The order in which the requests of a batch go to the engine."""
-        if len(collectors) < 2:
-            return list(range(len(collectors)))
-        batch = OfflineBatch(self.engine, [collector.request for collector in collectors])
-        for collector in collectors:
-            self._batches[collector.request.request_id] = batch
-        return batch.order
-
-    def _submit(self, collector: Collector, listener: Listener | None = None) -> None:
-        """Hand a request to the engine; its deltas go to the collector, then to the listener."""
-        request = collector.request
-        compiling = self.engine.prepare(request)
-        grammar = None if compiling is None else compiling.result()  # beside other callers' steps
-        with self._lock:
-            self.engine.add(request, grammar)
-            self._waiting[request.request_id] = (collector, listener)
-
-    def _step(self, collector: Collector) -> None:
-        """One step of the engine, for whoever waits: callers in several threads share its steps.
-        Raises what ended the collector's request, if a fault did, be it met by another's step."""
-        self._usable()
-        with self._lock, _Uninterrupted():
-            if collector.error is None and not collector.finished:
-                try:
-                    deltas = self.engine.step()
-                except Exception as error:
-                    self._give_up(error)
-                    raise
-                self._deliver(deltas)
-        if collector.error is not None:
-            raise collector.error
-
-    def _give_up(self, error: Exception) -> None:
-        """A step failed, and left nothing to go on with: all requests end, whoever waits."""
-        reason = OckhamError(f"The engine failed in a step ({describe(error)}); ask again.")
-        for collector, _ in self._waiting.values():
-            collector.error = reason
-        self._waiting.clear()
-        self._batches.clear()
-        self.engine.drop_all()
-
-    def _withdraw(self, collector: Collector) -> None:
-        """Give up what has not finished of a request."""
-        request_id = collector.request.request_id
-        with self._lock:
-            if request_id in self._waiting:
-                self._deliver(self.engine.abort(request_id))
-                self._waiting.pop(request_id, None)
-
-    def _deliver(self, deltas: list[Delta]) -> None:
-        """Hand deltas to those who wait. What goes wrong with one is told to its own caller."""
-        for delta in deltas:
-            found = self._waiting.get(delta.request_id)
-            if found is None:
-                continue  # it ended with an earlier one
-            collector, listener = found
-            try:
-                collector.add(delta)
-                if delta.stop_reason == FAULT:
-                    collector.error = fault()
-                elif listener is not None:
-                    listener(collector, delta)
-            except Exception as error:
-                traceback.print_exception(error)
-                collector.error = fault()
-                self.engine.abort(delta.request_id)
-            if collector.finished or collector.error is not None:
-                del self._waiting[delta.request_id]
-                batch = self._batches.pop(delta.request_id, None)
-                if batch is not None:
-                    batch.ended(collector)
 
 
 def _caching(prompt: Any) -> dict[str, Any]:
@@ -523,108 +382,6 @@ def _caching(prompt: Any) -> dict[str, Any]:
             "cache_hint",
         )
     return found
-
-
-class Stream:
-    """One prompt's completion as it comes: an iterator of `Delta`s. `output` is all of it so far.
-
-    Closing it, or leaving its `with` block, gives up what has not come yet.
-    """
-
-    def __init__(self, llm: LLM, request: Request, prompt: str | None) -> None:
-        self._llm = llm
-        self._collector = Collector(request, prompt)
-        self._news: deque[Delta] = deque()
-        llm._submit(self._collector, lambda _, delta: self._news.append(delta))
-
-    @property
-    def output(self) -> RequestOutput:
-        return self._collector.output()
-
-    def __iter__(self) -> Iterator[Delta]:
-        return self
-
-    def __next__(self) -> Delta:
-        while not self._news:
-            if self._collector.error is not None:
-                raise self._collector.error
-            if self._collector.finished:
-                raise StopIteration
-            self._llm._step(self._collector)
-        return self._news.popleft()
-
-    def close(self) -> None:
-        self._llm._withdraw(self._collector)
-        self._news.clear()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class _Uninterrupted:
-    """Holds Ctrl-C back while a step runs, and lets it through when the step is complete, so that
-    an interrupted batch leaves an engine that can go on."""
-
-    def __enter__(self) -> None:
-        self._came = False
-        in_main = threading.current_thread() is threading.main_thread()
-        self._handler = signal.signal(signal.SIGINT, self._note) if in_main else None
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._came = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-        if self._came and callable(self._handler):
-            self._handler(signal.SIGINT, None)
-
-
-class _Progress:
-    """A progress bar on stderr, for batches that take longer than a second."""
-
-    def __init__(self, prompts: int) -> None:
-        from tqdm import tqdm
-
-        self._bar: tqdm[Any] = tqdm(
-            total=prompts, desc="Prompts", unit="prompt", delay=_PROGRESS_DELAY_S
-        )
-        self._prompt_tokens = 0
-        self._generated_tokens = 0
-
-    def __call__(self, collector: Collector, delta: Delta) -> None:
-        self._generated_tokens += len(delta.token_ids)
-        if not delta.finished:
-            return
-        self._prompt_tokens += len(collector.request.prompt_token_ids)
-        seconds = max(1e-9, self._bar.format_dict["elapsed"])
-        self._bar.set_postfix_str(
-            f"input {self._prompt_tokens / seconds:.1f} tokens/s, "
-            f"output {self._generated_tokens / seconds:.1f} tokens/s",
-            refresh=False,
-        )
-        self._bar.update()
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-def as_list(prompts: Any) -> list[Any]:
-    """The prompts of a batch: a text, an object or a list of token ids is a batch of one."""
-    if isinstance(prompts, (str, Mapping)):
-        return [prompts]
-    if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
-        raise InvalidRequest(
-            "prompts must be text, token ids, a prompt object, or a list of these, got "
-            f"{type(prompts).__name__}.",
-            "prompt",
-        )
-    if prompts and all(isinstance(entry, int) for entry in prompts):
-        return [prompts]
-    return list(prompts)
 
 
 def _score(output: RequestOutput) -> ScoreOutput:

@@ -34,7 +34,8 @@ from ockham.model.hub import served_names
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
-    from ockham.api.llm import LLM, Stream
+    from ockham.api.driver import Stream
+    from ockham.api.llm import LLM
 
 DEFAULT_MAX_TOKENS = 1024
 

@@ -27,7 +27,8 @@ from ockham.core.sampling_params import SamplingParams
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ockham.api.llm import LLM, Prompt
+    from ockham.api.llm import LLM
+    from ockham.api.prompts import Prompt
     from ockham.core.config import EngineConfig
     from ockham.core.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 

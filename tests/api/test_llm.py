@@ -265,7 +265,7 @@ def test_an_interrupted_batch_leaves_a_model_that_goes_on(llm: LLM) -> None:
 def test_a_long_batch_shows_its_progress_on_stderr(
     llm: LLM, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ockham.api.llm._PROGRESS_DELAY_S", 0)
+    monkeypatch.setattr("ockham.api.progress._DELAY_S", 0)
     llm.generate([TEXT] * 3, GREEDY)
     shown = capsys.readouterr()
     assert "3/3" in shown.err

@@ -91,13 +91,14 @@ def test_a_prefix_goes_with_its_last_user_and_not_before(checkpoint: Path) -> No
     prompts = batch(20, groups=3)
     llm = make_llm(checkpoint)
     unfinished = {tuple(p["prompt_token_ids"]) for p in prompts}
-    step, seen = llm._step, 0
+    driver, seen = llm._driver, 0
+    step = driver.step
 
     def watched(collector: Collector) -> None:
         nonlocal seen
         step(collector)
-        left = set(llm._batches)
-        live = [c.request.prompt_token_ids for n, (c, _) in llm._waiting.items() if n in left]
+        left = set(driver._batches)
+        live = [c.request.prompt_token_ids for n, (c, _) in driver._waiting.items() if n in left]
         tree = llm.engine.reuse.tree
         nodes = {facts.number: facts for facts in tree.dump()}
         for facts in nodes.values():
@@ -112,16 +113,16 @@ def test_a_prefix_goes_with_its_last_user_and_not_before(checkpoint: Path) -> No
                 assert is_gone
             seen += is_gone
 
-    llm._step = watched  # type: ignore[method-assign]
+    llm._driver.step = watched  # type: ignore[method-assign]
     llm.generate(prompts, SAMPLED, use_tqdm=False)
     assert seen
     assert len(unfinished) == len(prompts)
-    assert not llm._batches
+    assert not llm._driver._batches
 
 
 def test_an_interrupted_batch_leaves_nothing_behind(checkpoint: Path) -> None:
     llm = make_llm(checkpoint)
-    step, steps = llm._step, 0
+    step, steps = llm._driver.step, 0
 
     def interrupted(collector: Collector) -> None:
         nonlocal steps
@@ -130,10 +131,10 @@ def test_an_interrupted_batch_leaves_nothing_behind(checkpoint: Path) -> None:
             raise KeyboardInterrupt
         step(collector)
 
-    llm._step = interrupted  # type: ignore[method-assign]
+    llm._driver.step = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         llm.generate(batch(20), SAMPLED, use_tqdm=False)
-    assert not llm._batches
+    assert not llm._driver._batches
     assert not llm.engine.has_work
     llm.engine.check_integrity()
 

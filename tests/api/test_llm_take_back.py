@@ -106,8 +106,8 @@ def nothing_is_left(llm: LLM) -> None:
     assert not engine.scheduler.running
     assert not list(engine.scheduler.waiting)
     assert engine.stats().pages_used == 0
-    assert not llm._waiting
-    assert not llm._batches
+    assert not llm._driver._waiting
+    assert not llm._driver._batches
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
