@@ -7,6 +7,7 @@ import math
 import msgspec
 
 from ockham.core.errors import ConfigError
+from ockham.core.registry import split
 from ockham.core.speculative import Setting, parse
 
 DTYPES = ("auto", "bfloat16", "float32")
@@ -26,7 +27,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     and workspace may take together (the name is vLLM's; on a CPU it means RAM);
     `kv_cache_memory_bytes` sets the state's pool directly. `block_size` is the tokens of a page.
     `reuse` names at most one exact reuse and any number of approximate ones, which requests may
-    then ask for; options stand behind a name: "prefix,chunk:recompute_fraction=0.2".
+    then ask for; options stand behind a name: "prefix,chunk:recompute_fraction=0.2,share=0.3".
     `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
     for none; None takes $OCKHAM_CACHE or the user's cache directory. `kv_store` is the directory
     where keys and values of prompts are kept across restarts, at most `kv_store_bytes` of them.
@@ -72,7 +73,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     def reuse_techniques(self) -> list[str]:
         """The names of the reuses, with their options: `enable_prefix_caching=False` is vLLM's way
         to leave `prefix` out."""
-        named = [name.strip() for name in self.reuse.split(",")]
+        named = split(self.reuse)
         return [name for name in named if self.enable_prefix_caching or name != "prefix"]
 
     @property

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,20 +33,39 @@ class Technique:
     books: tuple[str, ...] = ()
     paper: str | None = None
 
+    @property
+    def options(self) -> type | None:
+        """The structure of its options, which its class names `Options`; None if it has none."""
+        kind: type | None = getattr(self.cls, "Options", None)
+        return kind
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """One extension point. `package` holds the modules that register its techniques; `setting` is
+    the field of `EngineConfig` that names the techniques of an engine, None where no setting does
+    (a request asks for one, or the engine cannot choose one yet)."""
+
+    package: str
+    setting: str | None = None
+
 
 SEAMS = {
-    "format": "ockham.weights",
-    "reuse": "ockham.cache.reuse",
-    "keep": "ockham.cache.keep",
-    "pattern": "ockham.attention",
-    "drafter": "ockham.draft",
-    "gate": "ockham.gate",
-    "policy": "ockham.schedule",
-    "search": "ockham.search",
-    "placement": "ockham.place",
+    "format": Seam("ockham.weights", "quantization"),
+    "transform": Seam("ockham.weights.transforms"),
+    "reuse": Seam("ockham.cache.reuse", "reuse"),
+    "keep": Seam("ockham.cache.keep", "keep"),
+    "pattern": Seam("ockham.attention"),
+    "drafter": Seam("ockham.draft", "speculative_config"),
+    "gate": Seam("ockham.gate"),
+    "policy": Seam("ockham.schedule", "scheduling_policy"),
+    "search": Seam("ockham.search"),
+    "adapter": Seam("ockham.adapt"),
+    "placement": Seam("ockham.place"),
 }
-"""Seam -> the package whose modules register its techniques."""
+"""Every seam, by the name that techniques register at."""
 
+_OPTION = re.compile(r"\s*\w+\s*=")
 _techniques: dict[tuple[str, str], Technique] = {}
 
 
@@ -79,7 +99,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _load(seam: str) -> None:
-    package = importlib.import_module(SEAMS[seam])
+    package = importlib.import_module(SEAMS[seam].package)
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 
@@ -98,7 +118,7 @@ def find(seam: str, name: str) -> Technique:
     A technique lives in the module that bears its name, so that finding one imports no other.
     """
     if (seam, name) not in _techniques:
-        module = f"{SEAMS[seam]}.{name}"
+        module = f"{SEAMS[seam].package}.{name}"
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -110,28 +130,76 @@ def find(seam: str, name: str) -> Technique:
     return _techniques[seam, name]
 
 
-def make(seam: str, given: str) -> tuple[Technique, Any]:
-    """A technique and one object of it, from its name and options: "chunk:recompute_fraction=0.2".
+def split(given: str) -> list[str]:
+    """A list of techniques, each with its options: "prefix,chunk:min_tokens=8,share=0.5" is two. A
+    comma before `option=` separates options, any other one techniques."""
+    found: list[str] = []
+    for piece in given.split(","):
+        if found and _OPTION.match(piece):
+            found[-1] += f",{piece}"
+        else:
+            found.append(piece)
+    return [each.strip() for each in found]
 
-    Options are the fields of its `Options` structure. Raises ConfigError for a name or an option
-    that does not exist, or a value of the wrong kind.
+
+def name_of(given: str) -> str:
+    """The name of a technique that is given with its options."""
+    return given.partition(":")[0].strip()
+
+
+def make(seam: str, given: str, options: Mapping[str, Any] | None = None) -> Any:
+    """One object of a technique, from its name and options: "chunk:min_tokens=8,share=0.5".
+
+    Options are the fields of the technique's `Options`, a msgspec structure or a dataclass; one
+    value without a name is the first of them ("int4:32"). They may be separated by colons, too.
+    `options` are further ones whose values are typed already. A technique that has `Options` is
+    called with one, another with nothing. Raises ConfigError for a name or an option that does not
+    exist, or a value of the wrong kind.
     """
-    name, *options = given.split(":")
+    name, colon, text = (part.strip() for part in given.partition(":"))
     technique = find(seam, name)
-    kind = getattr(technique.cls, "Options", None)
+    kind = technique.options
     if kind is None:
-        if options:
-            raise ConfigError(f"the {seam} {name!r} has no options, got {':'.join(options)!r}.")
-        return technique, technique.cls()
-    values = dict(option.partition("=")[::2] for option in options)
-    known = kind.__struct_fields__
+        unknown = ", ".join([*([text] if colon else ()), *(options or ())])
+        if unknown or colon:
+            raise ConfigError(f"the {seam} {name!r} has no options, got {unknown!r}.")
+        return technique.cls()
+    values = {**(_named(text, technique) if colon else {}), **(options or {})}
     for option in values:
-        if option not in known:
+        if option not in option_names(kind):
             raise ConfigError(
-                f"the {seam} {name!r} has no option {option!r}; it has {', '.join(known)}."
+                f"the {seam} {name!r} has no option {option!r}; it has "
+                f"{', '.join(option_names(kind))}."
             )
     try:
-        return technique, technique.cls(msgspec.convert(values, kind, strict=False))
+        return technique.cls(msgspec.convert(values, kind, strict=not colon))
     except msgspec.ValidationError as error:
+        told = text or ", ".join(f"{key}={value!r}" for key, value in values.items())
         reason = str(error).rstrip(".")
-        raise ConfigError(f"the options {':'.join(options)!r} of {name!r}: {reason}.") from error
+        raise ConfigError(f"the options {told!r} of {name!r}: {reason}.") from error
+
+
+def option_names(kind: type) -> list[str]:
+    """The fields of an `Options`, in order."""
+    if issubclass(kind, msgspec.Struct):
+        return list(kind.__struct_fields__)
+    assert dataclasses.is_dataclass(kind), f"{kind.__name__} is no structure of options"
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _named(text: str, technique: Technique) -> dict[str, str]:
+    """Options as text, by name."""
+    assert technique.options is not None, "only a technique with options is asked for them"
+    values: dict[str, str] = {}
+    for number, piece in enumerate(re.split("[:,]", text)):
+        name, equals, value = (part.strip() for part in piece.partition("="))
+        if not equals and number == 0 and name:
+            name, value = option_names(technique.options)[0], name
+        elif not equals:
+            raise ConfigError(
+                f"the options {text!r} of {technique.name!r}: {piece!r} is none; write name=value."
+            )
+        if name in values:
+            raise ConfigError(f"the options {text!r} of {technique.name!r}: {name} is given twice.")
+        values[name] = value
+    return values

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.registry import Technique, find, make, techniques
+from ockham.core.registry import Technique, find, make, name_of, techniques
 from ockham.core.seams import ApproximateReuse, Drafter, Reuse
 from ockham.core.speculative import AUTO, DRAFT_MODEL, METHODS, NONE, SpeculativeConfig
 from ockham.model.checkpoint.draft_files import drafter_method, is_drafter
@@ -65,7 +65,7 @@ def choose_reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReu
     """The exact reuse, and the approximate ones by name. Raises ConfigError for two exact ones."""
     exact, approximate = [], {}
     for given in config.reuse_techniques:
-        technique, reuse = make("reuse", given)
+        technique, reuse = find("reuse", name_of(given)), make("reuse", given)
         if technique.exact:
             exact.append(reuse)
         else:
@@ -73,4 +73,4 @@ def choose_reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReu
     if len(exact) > 1:
         names = " and ".join(reuse.name for reuse in exact)
         raise ConfigError(f"an engine has one exact reuse, got {names}; leave one of them out.")
-    return exact[0] if exact else make("reuse", "none")[1], approximate
+    return exact[0] if exact else make("reuse", "none"), approximate

@@ -19,8 +19,9 @@ import numpy as np
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.rates import AttentionRate, ProductRate, Rates
+from ockham.core.registry import make
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Linear
+from ockham.core.seams import Format, Linear
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.kernels.cpu import CpuBackend
@@ -32,7 +33,6 @@ from ockham.lab.kernels.attention import attention_case
 from ockham.lab.kernels.limits import Limits
 from ockham.lab.kernels.products import cold_matrices, matrices, rate_of
 from ockham.lab.kernels.steps import no_state
-from ockham.model.packed.packing import make_format
 from ockham.model.program.costs import kernel_of
 
 if TYPE_CHECKING:
@@ -146,7 +146,8 @@ def _kinds(program: Program) -> dict[str, Linear]:
 def _packed(name: str, shape: tuple[int, int]) -> Linear:
     outputs, inputs = shape
     values = np.random.default_rng(0).standard_normal((outputs, inputs), np.float32) * 0.02
-    return make_format(name).pack(outputs, inputs, [values])
+    weight_format: Format = make("format", name)
+    return weight_format.pack(outputs, inputs, [values])
 
 
 def _product_rate(of_model: Linear, probes: Probes, loop_s: float) -> ProductRate:

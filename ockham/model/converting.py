@@ -86,7 +86,7 @@ def convert(
         packer = choose_packer(config, opened.config, opened.source)
         if calibration is not None and isinstance(packer.asked, Int4):
             # What is fitted needs no fifth bit.
-            packer = dataclasses.replace(packer, asked=Int4(packer.asked.group))
+            packer = dataclasses.replace(packer, asked=Int4.of(packer.asked.group))
         fitted, record = _calibrate(opened, packer, path, calibration, progress)
         try:
             out.mkdir(parents=True, exist_ok=True)

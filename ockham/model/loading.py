@@ -12,6 +12,7 @@ from typing import Any
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
+from ockham.core.registry import make
 from ockham.core.units import readable
 from ockham.kernels.backends import find_backend
 from ockham.kernels.base import Backend, GroupLayout
@@ -24,7 +25,7 @@ from ockham.model.checkpoint.sources import Measured, Source
 from ockham.model.hub import resolve
 from ockham.model.machine_memory import available_bytes
 from ockham.model.memory import MemoryPlan, plan_memory
-from ockham.model.packed.packing import STORED, Packer, make_format
+from ockham.model.packed.packing import STORED, Packer
 from ockham.model.packed.weight_cache import LEAST_BYTES, WeightCache, cache_directory
 from ockham.model.placing import place_weights
 from ockham.model.program.compile import compile_program
@@ -218,7 +219,7 @@ def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> 
                 "quantization out to take it as it is."
             )
         asked = None
-    return Packer(make_format(plain), None if asked is None else make_format(asked), exact)
+    return Packer(make("format", plain), None if asked is None else make("format", asked), exact)
 
 
 def choose_state_dtype(config: EngineConfig, formats: Counter[str]) -> str:

@@ -38,7 +38,7 @@ def pack_calibrated(rows: Floats, moments: Floats, group: int) -> Int4Linear:
     if np.abs(rows).max() >= MOST:
         raise ModelError("a weight is too large for the fp16 scale of its group.")
     codes, scale = calibrated_codes(rows, moments, group)
-    packed = Int4(group).empty(outputs, inputs)
+    packed = Int4.of(group).empty(outputs, inputs)
     whole = panels(outputs) * OUTPUTS
     padded_codes = np.full((whole, inputs), SYMMETRIC_ZERO, np.uint8)
     padded_scale = np.zeros((whole, inputs // group), np.float16)

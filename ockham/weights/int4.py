@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -130,6 +131,17 @@ class Int4Linear:
         return wide - from_panels(self.zero[part][..., None])[:, :, None], scale
 
 
+class Int4Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`group` is how many inputs share a scale. Without one it is 64, and some matrices get 5 bits
+    (`Int4.beside`)."""
+
+    group: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.group is not None and self.group not in GROUPS:
+            raise ConfigError(f"int4 has groups of {GROUPS} inputs, not of {self.group!r}.")
+
+
 @register("format", "int4", exact=False)
 class Int4:
     """Weights in 4 bits by groups of inputs, inputs in int8 by the same groups (w4a8).
@@ -141,13 +153,18 @@ class Int4:
 
     name: ClassVar[str] = "int4"
 
-    def __init__(self, group: int | None = None) -> None:
-        """Without a group: of 64, and mixed with 5 bits."""
-        if group is not None and group not in GROUPS:
-            raise ConfigError(f"int4 has groups of {GROUPS} inputs, not of {group!r}.")
+    Options: ClassVar[type[msgspec.Struct]] = Int4Options
+
+    def __init__(self, options: Int4Options | None = None) -> None:
+        group = None if options is None else options.group
         self.mixed = group is None
         self.group = group = group or 64
         self.activations = f"int8 by row and group of {group}"
+
+    @classmethod
+    def of(cls, group: int) -> Int4:
+        """The format with this group and nothing else beside it."""
+        return cls(Int4Options(group))
 
     def beside(self, role: Role, in_features: int) -> str | None:
         """int8 takes embeddings, head and routers. Unless a group was named, 5 bits (q5_0) take all
@@ -171,7 +188,7 @@ class Int4:
         fitting = [g for g in GROUPS if encoding.group % g == 0 and in_features % g == 0]
         if encoding.bits != 4 or not encoding.half_scales or not fitting:
             return None
-        return cls(max(fitting))
+        return cls.of(max(fitting))
 
     def adopted_bytes(self, out_features: int, in_features: int, encoding: Encoding) -> int:
         zeros = panels(out_features) * OUTPUTS * (in_features // self.group) * encoding.zeros

@@ -47,7 +47,7 @@ class StoredMatrix:
         if self.format in BLOCK_FORMATS:
             return BLOCK_FORMATS[self.format]().empty(*shape)
         if self.format == "int4":
-            return Int4(self.group).empty(*shape, self.zeros)
+            return Int4.of(self.group).empty(*shape, self.zeros)
         if self.format == "int8":
             return Int8(self.group).empty(*shape)
         matrix = Bf16Linear(*shape) if self.format == "bf16" else Fp32Linear(*shape)

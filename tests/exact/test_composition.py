@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ockham.core import registry
 from ockham.core.speculative import WITH_MODEL
 from ockham.kernels.native import core
 from ockham.lab.evidence import Bench
@@ -69,6 +70,26 @@ def test_an_approximate_format_is_told_by_its_agreement(cells: list[Cell]) -> No
     assert int4.agreement < 1
     assert found["engine/fork", "format/bf16"].agreement is None
     assert "exact within the format" in int4.verdict
+
+
+def test_a_technique_at_a_seam_that_had_none_is_listed_and_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
+
+    @registry.register("pattern", "nothing_left_out", exact=True)
+    class NothingLeftOut:
+        """Visits every block."""
+
+    new = [part for part in parts() if part.seam == "pattern"]
+    assert [part.name for part in new] == ["nothing_left_out"]
+    engine, other = parts()[0], next(part for part in parts() if part.label == "format/bf16")
+    cells = compose(bench, [engine, other, *new])
+    assert [cell.refused for cell in cells if cell.other == new[0].label] == [
+        "no setting of an engine chooses a pattern"
+    ] * 3
+    assert all(cell.identical for cell in cells if cell.other != new[0].label)
+    assert "| no setting of an engine chooses a pattern |" in composition_page(cells, "lab")
 
 
 def test_the_page_lists_only_what_does_not_compose_exactly() -> None:

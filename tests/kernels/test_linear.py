@@ -24,10 +24,10 @@ FORMATS = {
     "bf16": Bf16(),
     "int8": Int8(),
     "int8-adopted": Int8(0),
-    "int4-32": Int4(32),
-    "int4-64": Int4(64),
-    "int4-128": Int4(128),
-    "int4-zeros": Int4(32),
+    "int4-32": Int4.of(32),
+    "int4-64": Int4.of(64),
+    "int4-128": Int4.of(128),
+    "int4-zeros": Int4.of(32),
 }
 ISAS = isas.params()
 POOLS = {threads: core.ThreadPool(threads) for threads in (1, 2)}
@@ -49,7 +49,7 @@ def packed(name: str, outputs: int, inputs: int, seed: int = 0) -> Linear:
     if name != "int4-zeros":
         weight = normal(outputs, inputs, seed)
         return FORMATS[name].pack(outputs, inputs, iter([weight]))
-    matrix = Int4(32).empty(outputs, inputs, zeros=True)
+    matrix = Int4.of(32).empty(outputs, inputs, zeros=True)
     rows, groups = len(matrix.weight) * 16, inputs // 32
     codes = random.integers(0, 16, (rows, inputs), np.uint8)
     scale = random.uniform(0.01, 0.02, (rows, groups)).astype(np.float16)
@@ -135,7 +135,7 @@ def test_int8_does_not_saturate(isa: core.Isa) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("group", [32, 64, 128])
 def test_int4_does_not_saturate(group: int, isa: core.Isa) -> None:
-    matrix = Int4(group).empty(16, 256, zeros=True)
+    matrix = Int4.of(group).empty(16, 256, zeros=True)
     for code, zero in ((15, 0), (0, 15), (0, 0), (15, 15), (15, 8)):
         matrix.fill(
             0,

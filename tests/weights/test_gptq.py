@@ -30,7 +30,7 @@ def output_error(packed: object, weight: np.ndarray, x: np.ndarray) -> float:
 @pytest.mark.parametrize("group", GROUPS)
 def test_outputs_err_far_less_than_with_scales_fitted_to_the_weights(group: int) -> None:
     weight, x = weights(), correlated_inputs()
-    plain = Int4(group).pack(*weight.shape, [weight])
+    plain = Int4.of(group).pack(*weight.shape, [weight])
     fitted = pack_calibrated(weight, x.T @ x, group)
     assert output_error(fitted, weight, x) < 0.3 * output_error(plain, weight, x)
     other = correlated_inputs()[::-1]  # not in the order in which they were summed

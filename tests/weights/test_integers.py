@@ -22,7 +22,7 @@ def matrix(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
 
 
-FORMATS = [Int8(), Int4(32), Int4(64), Int4(128), Q5_0()]
+FORMATS = [Int8(), Int4.of(32), Int4.of(64), Int4.of(128), Q5_0()]
 ERRORS = {"int8": 0.007, "q5_0": 0.05, "int4": 0.11}
 
 
@@ -80,7 +80,7 @@ def test_numpy_packs_the_same_bits_as_the_native_core(
     weight[3] = 0.0
     weight[4, :32] *= np.float32(1e-6)
     weight[5] = np.random.default_rng(1).choice([-2.0, 2.0], 256)  # equal extremes of both signs
-    weight_format = {int4: Int4(32), int8: Int8(), block_types: Q5_0()}[module]  # type: ignore[index]
+    weight_format = {int4: Int4.of(32), int8: Int8(), block_types: Q5_0()}[module]  # type: ignore[index]
     native = weight_format.pack(100, 256, iter([weight]))
     monkeypatch.setattr(module, "core", None)
     plain = weight_format.pack(100, 256, iter([weight]))
@@ -102,14 +102,14 @@ def test_scales_are_searched_for_the_smallest_error() -> None:
 
 def test_bfloat16_blocks_are_packed_as_their_values() -> None:
     weight = matrix(20, 64).astype(ml_dtypes.bfloat16)
-    for weight_format in (Int8(), Int4(32)):
+    for weight_format in (Int8(), Int4.of(32)):
         narrow = weight_format.pack(20, 64, iter([weight]))
         wide = weight_format.pack(20, 64, iter([weight.astype(np.float32)]))
         assert narrow.arrays["weight"].tobytes() == wide.arrays["weight"].tobytes()
 
 
 def test_zero_points_move_the_codes() -> None:
-    packed = Int4(32).empty(16, 32, zeros=True)
+    packed = Int4.of(32).empty(16, 32, zeros=True)
     codes = np.random.default_rng(0).integers(0, 16, (16, 32), np.uint8)
     zero = np.arange(16, dtype=np.uint8)[:, None]
     packed.fill(0, codes, np.full((16, 1), 0.5, np.float16), zero)
@@ -143,16 +143,16 @@ def test_bad_weights_are_refused_with_a_sentence(weight_format: Int8 | Int4) -> 
 
 def test_shapes_that_do_not_divide_into_groups_are_refused() -> None:
     with pytest.raises(ModelError, match="96 inputs cannot be cut into groups of 64"):
-        Int4(64).pack(16, 96, iter([matrix(16, 96)]))
+        Int4.of(64).pack(16, 96, iter([matrix(16, 96)]))
     with pytest.raises(ConfigError, match="not of 48"):
-        Int4(48)
+        Int4.of(48)
 
 
 def test_weights_too_large_for_an_fp16_scale_are_refused() -> None:
     weight = matrix(16, 32)
     weight[3, 3] = 1e6
     with pytest.raises(ModelError, match="too large for the fp16 scale"):
-        Int4(32).pack(16, 32, iter([weight]))
+        Int4.of(32).pack(16, 32, iter([weight]))
     with pytest.raises(ModelError, match="too large for the fp16 scale"):
         Int8().pack(16, 32, iter([weight]))
 
@@ -191,7 +191,7 @@ def test_int8_takes_any_number_of_inputs(inputs: int) -> None:
 
 
 def test_int4_leaves_what_four_bits_would_spoil_to_other_formats() -> None:
-    mixed, alone = Int4(), Int4(64)
+    mixed, alone = Int4(), Int4.of(64)
     assert {mixed.beside(role, 2048) for role in ("embedding", "head", "router")} == {"int8"}
     assert {alone.beside(role, 2048) for role in ("embedding", "head", "router")} == {"int8"}
     assert {mixed.beside(role, 2048) for role in ("qkv", "attention_output", "down")} == {"q5_0"}

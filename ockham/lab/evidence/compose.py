@@ -23,7 +23,7 @@ import numpy as np
 
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
-from ockham.core.registry import Technique, techniques
+from ockham.core.registry import SEAMS, Technique, techniques
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.speculative import NONE, WITH_MODEL
 from ockham.draft.structures.text_index import order_of
@@ -51,13 +51,6 @@ DRAFT_MODELS = {
     "early_exit": "lab-early-exit",
 }
 """What drafters that need a model draft with: the pairs run on the lab model."""
-_SEAM_FIELDS = {
-    "format": "quantization",
-    "reuse": "reuse",
-    "keep": "keep",
-    "drafter": "speculative_config",
-    "policy": "scheduling_policy",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +64,8 @@ class Part:
     staggered: bool = False
     """Requests arrive while others run."""
     choices: int = 1
+    refused: str | None = None
+    """Why nothing can be run with it; None where it can."""
 
     @property
     def asks(self) -> bool:
@@ -129,12 +124,21 @@ def parts() -> list[Part]:
         Part("reuse", "prefix+swap", True, {"reuse": "prefix", "swap_space": 1 / 64}),
     ]
     return own + [
-        Part(each.seam, each.name, each.exact, choices=TOGETHER)
-        if each.seam == "search"
-        else Part(each.seam, each.name, each.exact, {_SEAM_FIELDS[each.seam]: _setting(each)})
+        _part(each)
         for each in techniques()
         if not (each.seam == "format" and issubclass(each.cls, BlockFormat))
     ]
+
+
+def _part(technique: Technique) -> Part:
+    """By the setting of the technique's seam, or asked for by requests."""
+    seam, name, exact = technique.seam, technique.name, technique.exact
+    field = SEAMS[seam].setting
+    if field is not None:
+        return Part(seam, name, exact, {field: _setting(technique)})
+    if seam == "search":
+        return Part(seam, name, exact, choices=TOGETHER)
+    return Part(seam, name, exact, refused=f"no setting of an engine chooses a {seam}")
 
 
 def _setting(technique: Technique) -> Any:
@@ -175,6 +179,9 @@ def compose(bench: Bench, chosen: Sequence[Part] | None = None) -> list[Cell]:
 
 def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[int]]]]) -> Cell:
     cell = Cell(one=one.label, other=other.label, exact=one.exact and other.exact)
+    cell.refused = one.refused or other.refused
+    if cell.refused is not None:
+        return cell
     settings = {**one.settings, **other.settings}
     asking = [part.name for part in (one, other) if part.asks and part.seam == "reuse"]
     together = "search" in (one.seam, other.seam)

@@ -146,7 +146,7 @@ def _program(layers: int, shape: Shape) -> Program:
 
 def _random(outputs: int) -> Linear:
     rows = np.random.default_rng(0).standard_normal((outputs, HIDDEN), np.float32) * 0.02
-    return Int4(64).pack(outputs, HIDDEN, [rows])
+    return Int4.of(64).pack(outputs, HIDDEN, [rows])
 
 
 def _fill(planes: CpuPlanes, layout: GroupLayout) -> None:

@@ -6,9 +6,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ockham.core.errors import ConfigError
 from ockham.core.quantised import Encoding
-from ockham.core.registry import find
+from ockham.core.registry import find, make
 from ockham.core.seams import BlockFormat, Format, MixedFormat, QuantisedFormat, Role
 
 HOLDERS = ("int4", "int8")
@@ -90,7 +89,7 @@ class Packer:
         if not isinstance(self.asked, MixedFormat):
             return self.asked
         other = self.asked.beside(role, in_features)
-        return self.asked if other is None else make_format(other)
+        return self.asked if other is None else make("format", other)
 
     def packing(self, parts: Sequence[Stored], in_features: int, role: Role) -> Packing:
         """How to pack parts in one format.
@@ -102,7 +101,7 @@ class Packer:
         names = {part.blocks for part in parts}
         name = names.pop() if len(names) == 1 else None
         if name is not None and (self.asked is None or self.asked.name == name):
-            blocks: BlockFormat = find("format", name).cls()
+            blocks: BlockFormat = make("format", name)
             return Packing(blocks, blocks=blocks)
         encodings = [part.encoding for part in parts if part.encoding is not None]
         if not any(part.quantised for part in parts):
@@ -112,24 +111,11 @@ class Packer:
             holder = None if common is None else _holder(common, in_features)
             if holder is not None and (self.asked is None or self.asked.name == holder.name):
                 return Packing(holder, holder, common)
-        return Packing(self.format_for(role, in_features) or make_format(WIDENED))
+        return Packing(self.format_for(role, in_features) or make("format", WIDENED))
 
     def _plain(self, parts: Sequence[Stored]) -> Format:
         rounds = self.plain.name == "bf16" and any(part.dtype != "BF16" for part in parts)
-        return make_format(WIDENED) if rounds and self.exact else self.plain
-
-
-def make_format(name: str) -> Format:
-    """A format by name; `int4:32` is int4 in groups of 32. Raises ConfigError."""
-    base, colon, group = name.partition(":")
-    cls = find("format", base).cls
-    if not colon:
-        made: Format = cls()
-        return made
-    if base != "int4" or not group.isdigit():
-        raise ConfigError(f"there is no format {name!r}; write int4:32, int4:64 or int4:128.")
-    grouped: Format = cls(int(group))
-    return grouped
+        return make("format", WIDENED) if rounds and self.exact else self.plain
 
 
 def _holder(encoding: Encoding, in_features: int) -> QuantisedFormat | None:

@@ -9,9 +9,10 @@ import pytest
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
+from ockham.core.registry import make
 from ockham.kernels.ops import AttentionInput, AttentionOutput, Embed, FeedForward, Head
 from ockham.model.loading import LoadedModel, load_model
-from ockham.model.packed.packing import Packer, Stored, make_format
+from ockham.model.packed.packing import Packer, Stored
 from tests.helpers.tiny import tiny_llama
 
 WIDE = {"hidden_size": 1024, "intermediate_size": 1088, "head_dim": 64}
@@ -74,7 +75,7 @@ def test_the_stored_weights_are_near_those_of_the_checkpoint(tmp_path: Path) -> 
 
 
 def test_a_format_that_leaves_nothing_is_taken_for_every_role() -> None:
-    packer = Packer(make_format("bf16"), make_format("int8"))
+    packer = Packer(make("format", "bf16"), make("format", "int8"))
     for role in ("embedding", "head", "qkv", "down"):
         packing = packer.packing([Stored("BF16", ("w",))], 256, role)  # type: ignore[arg-type]
         assert packing.format.name == "int8"
@@ -83,4 +84,4 @@ def test_a_format_that_leaves_nothing_is_taken_for_every_role() -> None:
 @pytest.mark.parametrize("name", ["int4:48", "int4:", "int8:64", "fp32:1"])
 def test_groups_that_a_format_does_not_have_are_refused(name: str) -> None:
     with pytest.raises(ConfigError):
-        make_format(name)
+        make("format", name)

@@ -1,0 +1,1 @@
+"""What rewrites a checkpoint's weights before they are packed: one technique a file."""
