@@ -50,8 +50,8 @@ void Executor::run(Run& run, int64_t start, int64_t stop) {
 void Executor::reposition(int64_t group, const int64_t* source, const int64_t* target,
                           const int32_t* shifts, int64_t count) {
     std::lock_guard<std::mutex> lock(mutex_);
-    ockham::reposition(pool_, row_kernels(isa_), program_.planes, program_.ropes, group, source, target,
-                       shifts, count);
+    ockham::reposition(pool_, row_kernels(isa_), program_.planes, program_.ropes, group, source,
+                       target, shifts, count);
 }
 
 }  // namespace ockham

@@ -7,7 +7,9 @@ namespace ockham {
 
 void bind_machine(nanobind::module_& module);  // instruction sets, thread pools, limits
 void bind_linear(nanobind::module_& module);   // packed matrices and their products
-void bind_executor(nanobind::module_& module);  // planes, programs, steps
+void bind_planes(nanobind::module_& module);   // keys and values
+void bind_steps(nanobind::module_& module);    // executors of programs, and their steps
+void bind_functions(nanobind::module_& module);  // exp and tanh
 void bind_sampler(nanobind::module_& module);   // from logits to tokens
 void bind_timing(nanobind::module_& module);   // the small kernels, timed alone
 void bind_digest(nanobind::module_& module);    // what tells weights apart

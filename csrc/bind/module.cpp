@@ -9,7 +9,9 @@ NB_MODULE(_cpu, module) {
     module.doc() = "Ockham's native core. Its callers in ockham.kernels check what they pass.";
     ockham::bind_machine(module);
     ockham::bind_linear(module);
-    ockham::bind_executor(module);
+    ockham::bind_planes(module);
+    ockham::bind_steps(module);
+    ockham::bind_functions(module);
     ockham::bind_sampler(module);
     ockham::bind_timing(module);
     ockham::bind_digest(module);

@@ -1,0 +1,150 @@
+// Planes of keys and values: made, copied, read and written by slots and by pages.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bind/arrays.h"
+#include "bind/bindings.h"
+#include "bind/bound_executor.h"
+#include "state/planes.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace ockham {
+
+void check_slots(const Planes& planes, int64_t group, const Vector<int64_t>& slots) {
+    if (group < 0 || group >= static_cast<int64_t>(planes.groups().size()))
+        throw std::invalid_argument("there is no group " + std::to_string(group) + " of layers.");
+    for (size_t i = 0; i < slots.size(); ++i)
+        if (slots.data()[i] < 0 || slots.data()[i] >= planes.slots(group))
+            throw std::invalid_argument("slot " + std::to_string(slots.data()[i]) +
+                                        " is not one of the " +
+                                        std::to_string(planes.slots(group)) + " of its group.");
+}
+
+namespace {
+
+std::vector<int64_t> layers_of(nb::handle layers) {
+    std::vector<int64_t> result;
+    for (nb::handle layer : layers) result.push_back(nb::cast<int64_t>(layer));
+    return result;
+}
+
+std::unique_ptr<Planes> make_planes(nb::sequence groups) {
+    std::vector<GroupShape> shapes;
+    for (nb::handle group : groups) {
+        const auto dtype = nb::cast<std::string>(group.attr("dtype"));
+        if (dtype != "bfloat16" && dtype != "float32")
+            throw std::invalid_argument("keys and values cannot be stored as " + dtype + ".");
+        shapes.push_back({layers_of(group.attr("layers")), nb::cast<int64_t>(group.attr("kv_heads")),
+                          nb::cast<int64_t>(group.attr("head_dim")), dtype == "bfloat16",
+                          nb::cast<int64_t>(group.attr("pages")),
+                          nb::cast<int64_t>(group.attr("page_tokens"))});
+    }
+    return std::make_unique<Planes>(shapes);
+}
+
+void copy_state(Planes& planes, int64_t group, Vector<int64_t> source, Vector<int64_t> target) {
+    check_slots(planes, group, source);
+    check_slots(planes, group, target);
+    if (source.size() != target.size())
+        throw std::invalid_argument("there are not as many source slots as target slots.");
+    planes.copy(group, source.data(), target.data(), static_cast<int64_t>(source.size()));
+}
+
+nb::object read_state(const Planes& planes, int64_t group, Vector<int64_t> slots) {
+    check_slots(planes, group, slots);
+    const GroupShape& shape = planes.groups()[group];
+    const size_t sizes[] = {shape.layers.size(), 2, slots.size(),
+                            static_cast<size_t>(shape.kv_heads),
+                            static_cast<size_t>(shape.head_dim)};
+    const size_t bytes = sizes[0] * sizes[1] * sizes[2] * sizes[3] * sizes[4] * (shape.bf16 ? 2 : 4);
+    auto memory = std::make_unique<Buffer>();
+    memory->take<uint8_t>(static_cast<int64_t>(bytes));
+    planes.read(group, slots.data(), static_cast<int64_t>(slots.size()), memory->get<void>());
+    void* data = memory->get<void>();
+    nb::capsule owner(memory.release(),
+                      [](void* owned) noexcept { delete static_cast<Buffer*>(owned); });
+    const nb::dlpack::dtype dtype = shape.bf16 ? nb::dtype<uint16_t>() : nb::dtype<float>();
+    return nb::cast(nb::ndarray<nb::numpy>(data, 5, sizes, owner, nullptr, dtype));
+}
+
+void write_state(Planes& planes, int64_t group, Vector<int64_t> slots,
+                 nb::ndarray<nb::ro, nb::ndim<5>, nb::c_contig, nb::device::cpu> state) {
+    check_slots(planes, group, slots);
+    const GroupShape& shape = planes.groups()[group];
+    const bool fits = state.shape(0) == shape.layers.size() && state.shape(1) == 2 &&
+                      state.shape(2) == slots.size() &&
+                      state.shape(3) == static_cast<size_t>(shape.kv_heads) &&
+                      state.shape(4) == static_cast<size_t>(shape.head_dim) &&
+                      state.itemsize() == (shape.bf16 ? 2u : 4u);
+    if (!fits)
+        throw std::invalid_argument("the state has another shape or type than the group's planes.");
+    planes.write(group, slots.data(), static_cast<int64_t>(slots.size()), state.data());
+}
+
+// Pages of a group, and where in each row of `data` one stands.
+template <class Bytes>
+void check_pages(const Planes& planes, int64_t group, const Vector<int64_t>& pages,
+                 const Bytes& data, int64_t at) {
+    if (group < 0 || group >= static_cast<int64_t>(planes.groups().size()))
+        throw std::invalid_argument("there is no group " + std::to_string(group) + " of layers.");
+    for (size_t i = 0; i < pages.size(); ++i)
+        if (pages.data()[i] < 0 || pages.data()[i] >= planes.groups()[group].pages)
+            throw std::invalid_argument("there is no page " + std::to_string(pages.data()[i]) +
+                                        " in its group.");
+    if (data.shape(0) != pages.size() || at < 0 ||
+        at + planes.stored_page_bytes(group) > static_cast<int64_t>(data.shape(1)))
+        throw std::invalid_argument("the rows have no room for the pages.");
+}
+
+void read_pages(const Planes& planes, int64_t group, Vector<int64_t> pages,
+                nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> data, int64_t at) {
+    check_pages(planes, group, pages, data, at);
+    nb::gil_scoped_release release;
+    planes.read_pages(group, pages.data(), static_cast<int64_t>(pages.size()), data.data() + at,
+                      static_cast<int64_t>(data.shape(1)));
+}
+
+void write_pages(Planes& planes, int64_t group, Vector<int64_t> pages,
+                 nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> data,
+                 int64_t at) {
+    check_pages(planes, group, pages, data, at);
+    nb::gil_scoped_release release;
+    planes.write_pages(group, pages.data(), static_cast<int64_t>(pages.size()), data.data() + at,
+                       static_cast<int64_t>(data.shape(1)));
+}
+
+void back_pages(const Planes& planes, int64_t group, int64_t index, int64_t pages) {
+    if (group < 0 || group >= static_cast<int64_t>(planes.groups().size()) || index < 0 ||
+        index >= static_cast<int64_t>(planes.groups()[group].layers.size()) || pages < 0 ||
+        pages > planes.groups()[group].pages)
+        throw std::invalid_argument("there are no such pages to back.");
+    nb::gil_scoped_release release;
+    planes.back(group, index, pages);
+}
+
+}  // namespace
+
+void bind_planes(nb::module_& module) {
+    nb::class_<Planes>(module, "Planes")
+        .def("__init__",
+             [](Planes* self, nb::sequence groups) { new (self) Planes(std::move(*make_planes(groups))); },
+             "groups"_a)
+        .def("copy", &copy_state, "group"_a, "source"_a, "target"_a)
+        .def("read", &read_state, "group"_a, "slots"_a)
+        .def("write", &write_state, "group"_a, "slots"_a, "state"_a)
+        .def("stored_page_bytes", &Planes::stored_page_bytes, "group"_a)
+        .def("read_pages", &read_pages, "group"_a, "pages"_a, "data"_a, "at"_a)
+        .def("back", &back_pages, "group"_a, "index"_a, "pages"_a)
+        .def("write_pages", &write_pages, "group"_a, "pages"_a, "data"_a, "at"_a);
+}
+
+}  // namespace ockham

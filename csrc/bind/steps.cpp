@@ -1,0 +1,228 @@
+// Steps: what the arrays of an ockham.core.step.Step hold, run, and what comes back.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind/arrays.h"
+#include "bind/bindings.h"
+#include "bind/bound_executor.h"
+#include "executor.h"
+#include "state/planes.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace ockham {
+
+namespace {
+
+// A run with the step that it points into.
+struct BoundRun {
+    nb::object executor;
+    nb::object step;
+    std::vector<nb::ndarray<nb::ro>> arrays;
+    std::unique_ptr<Run> run;
+
+    ~BoundRun() {
+        if (run && executor)
+            nb::cast<BoundExecutor&>(executor).executor->recycle(std::move(run->activations));
+    }
+};
+
+class StepReader {
+   public:
+    StepReader(nb::handle step, std::vector<nb::ndarray<nb::ro>>& arrays)
+        : step_(step), arrays_(arrays) {}
+
+    StepView read() {
+        StepView view;
+        view.ids = array<int32_t>("ids", view.rows);
+        view.positions = per_row<int32_t>("positions", view.rows);
+        view.sequence = per_row<int32_t>("sequence", view.rows);
+        view.context = per_row<int32_t>("context", view.rows);
+        view.page_tokens = nb::cast<int64_t>(step_.attr("page_tokens"));
+        for (nb::handle tables : step_.attr("tables")) {
+            TableView table;
+            int64_t starts = 0;
+            table.pages = vector<int32_t>(tables.attr("pages"), table.length, "pages");
+            table.starts = vector<int32_t>(tables.attr("starts"), starts, "starts");
+            if (!view.tables.empty() && starts - 1 != view.sequences)
+                throw std::invalid_argument("the step's page tables are of other sequences.");
+            view.sequences = starts - 1;
+            view.tables.push_back(table);
+        }
+        for (nb::handle slots : step_.attr("slots")) {
+            int64_t rows = 0;
+            view.slots.push_back(vector<int64_t>(slots, rows, "slots"));
+            check(rows, view.rows, "slots");
+        }
+        view.wants_logits = array<int32_t>("wants_logits", view.logits_rows);
+        view.wants_argmax = array<int32_t>("wants_argmax", view.argmax_rows);
+        view.candidates = nb::cast<int64_t>(step_.attr("candidates"));
+        if (view.candidates < 0) throw std::invalid_argument("candidates are at least 0.");
+        if (!step_.attr("extra").is_none()) {
+            view.extra = array<int32_t>("extra", view.extra_count);
+            int64_t starts = 0;
+            view.extra_starts = array<int32_t>("extra_starts", starts);
+            check(starts - 1, view.rows, "extra_starts, not counting the first,");
+        }
+        if (!step_.attr("embeddings").is_none() && !step_.attr("embedding_of").is_none()) {
+            const auto embeddings = nb::cast<Table<float>>(step_.attr("embeddings"));
+            arrays_.emplace_back(embeddings);
+            view.embeddings = embeddings.data();
+            view.embeddings_rows = static_cast<int64_t>(embeddings.shape(0));
+            view.embeddings_width = static_cast<int64_t>(embeddings.shape(1));
+            view.embedding_of = per_row<int32_t>("embedding_of", view.rows);
+        }
+        view.wants_hidden = rows_by_layer("wants_hidden");
+        view.wants_scores = rows_by_layer("wants_scores");
+        return view;
+    }
+
+   private:
+    static void check(int64_t length, int64_t rows, const char* what) {
+        if (length != rows)
+            throw std::invalid_argument(std::string("the step's ") + what + " have " +
+                                        std::to_string(length) +
+                                        " values; they should have one entry for each of " +
+                                        std::to_string(rows) + " rows.");
+    }
+    template <class T>
+    const T* vector(nb::handle object, int64_t& length, const char* what) {
+        Vector<T> view;
+        if (!nb::try_cast(object, view))
+            throw std::invalid_argument(std::string("the step's ") + what +
+                                        " are not a contiguous array of their type.");
+        arrays_.emplace_back(view);
+        length = static_cast<int64_t>(view.size());
+        return view.data();
+    }
+    template <class T>
+    const T* array(const char* field, int64_t& length) {
+        return vector<T>(step_.attr(field), length, field);
+    }
+    template <class T>
+    const T* per_row(const char* field, int64_t rows) {
+        int64_t length = 0;
+        const T* data = array<T>(field, length);
+        check(length, rows, field);
+        return data;
+    }
+    std::vector<LayerRows> rows_by_layer(const char* field) {
+        std::vector<LayerRows> result;
+        const nb::dict wanted = step_.attr(field);
+        for (auto [layer, rows] : wanted) {
+            LayerRows one;
+            one.layer = nb::cast<int64_t>(layer);
+            one.rows = vector<int32_t>(rows, one.count, field);
+            result.push_back(one);
+        }
+        return result;
+    }
+
+    nb::handle step_;
+    std::vector<nb::ndarray<nb::ro>>& arrays_;
+};
+
+std::unique_ptr<BoundRun> begin(nb::handle self, nb::object step) {
+    auto bound = std::make_unique<BoundRun>();
+    StepView view = StepReader(step, bound->arrays).read();
+    bound->executor = nb::borrow(self);
+    bound->run = nb::cast<BoundExecutor&>(self).executor->begin(std::move(view));
+    bound->step = std::move(step);
+    return bound;
+}
+
+nb::object x_of(nb::handle self) {
+    const BoundRun& bound = nb::cast<BoundRun&>(self);
+    const size_t rows = bound.run->embedded ? static_cast<size_t>(bound.run->step.rows) : 0;
+    const size_t shape[] = {rows, static_cast<size_t>(bound.run->hidden)};
+    return nb::cast(nb::ndarray<nb::numpy, float>(rows ? bound.run->x() : nullptr, 2, shape, self));
+}
+
+void set_x(BoundRun& bound, Table<float> x) {
+    const Run& run = *bound.run;
+    if (!run.embedded) throw std::invalid_argument("the step has no x before it is embedded.");
+    if (static_cast<int64_t>(x.shape(0)) != run.step.rows ||
+        static_cast<int64_t>(x.shape(1)) != run.hidden)
+        throw std::invalid_argument("x has " + std::to_string(run.step.rows) + " rows of " +
+                                    std::to_string(run.hidden) + " values; it must keep its shape.");
+    std::memmove(run.x(), x.data(), static_cast<size_t>(x.size()) * sizeof(float));
+}
+
+void reposition(BoundExecutor& self, int64_t group, Vector<int64_t> source, Vector<int64_t> target,
+                Vector<int32_t> shifts) {
+    const Planes& planes = nb::cast<Planes&>(self.planes);
+    check_slots(planes, group, source);
+    check_slots(planes, group, target);
+    if (source.size() != target.size() || source.size() != shifts.size())
+        throw std::invalid_argument("each source slot needs a target slot and a shift.");
+    nb::gil_scoped_release release;
+    self.executor->reposition(group, source.data(), target.data(), shifts.data(),
+                              static_cast<int64_t>(source.size()));
+}
+
+nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
+    Run& run = *bound.run;
+    nb::dict hidden, scores;
+    for (auto& [layer, floats] : run.hidden_states)
+        hidden[nb::int_(layer)] = array_of(std::move(floats));
+    for (auto& [layer, rows] : run.scores) {
+        nb::list arrays;
+        for (std::vector<float>& row : rows) {
+            Floats one{std::make_unique<Buffer>(), 1, static_cast<int64_t>(row.size())};
+            std::copy(row.begin(), row.end(), one.memory->take<float>(one.columns));
+            arrays.append(array_of(std::move(one)).attr("ravel")());
+        }
+        scores[nb::int_(layer)] = arrays;
+    }
+    if (!run.logits.memory) run.logits.columns = self.executor->vocabulary();
+    const auto count = static_cast<int64_t>(run.argmax.size());
+    Floats largest{std::make_unique<Buffer>(), 1, count};
+    float* values = largest.memory->take<float>(count);
+    nb::list argmax;
+    for (const Peak& peak : run.argmax) {
+        *values++ = peak.value;
+        argmax.append(peak.token);
+    }
+    const auto head_rows = static_cast<size_t>(run.logits.rows + count);
+    auto* tokens = new std::vector<int32_t>(std::move(run.candidates));
+    nb::capsule owner(tokens, [](void* p) noexcept { delete static_cast<std::vector<int32_t>*>(p); });
+    const size_t wanted = tokens->empty() ? 0 : tokens->size() / head_rows;
+    const nb::ndarray<nb::numpy, int32_t, nb::ndim<2>> candidates(tokens->data(), {head_rows, wanted},
+                                                                   owner);
+    return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores, argmax,
+                          array_of(std::move(largest)).attr("ravel")(), candidates);
+}
+
+}  // namespace
+
+void bind_steps(nb::module_& module) {
+    nb::class_<BoundRun>(module, "Run")
+        .def_ro("step", &BoundRun::step)
+        .def_prop_rw("x", &x_of, &set_x);
+    nb::class_<BoundExecutor>(module, "Executor")
+        .def_static("bind", &make_executor, "pool"_a, "isa"_a, "planes"_a, "program"_a,
+                    "matrix_of"_a)
+        .def("begin", &begin, "step"_a)
+        .def(
+            "run",
+            [](BoundExecutor& self, BoundRun& run, int64_t start, int64_t stop) {
+                nb::gil_scoped_release release;
+                self.executor->run(*run.run, start, stop);
+            },
+            "run"_a, "start"_a, "stop"_a)
+        .def("finish", &finish, "run"_a)
+        .def("reposition", &reposition, "group"_a, "source"_a, "target"_a, "shifts"_a);
+}
+
+}  // namespace ockham
