@@ -21,7 +21,6 @@ from ockham.core.step import Ints
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.batch import build
-from ockham.engine.drafts import Tree
 from ockham.engine.endings import Endings
 from ockham.engine.harvest import Harvest
 from ockham.engine.messages import Delta, Request, Stats
@@ -32,6 +31,7 @@ from ockham.engine.runner.decoding import Decoding
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence
 from ockham.engine.slow_grammars import SlowGrammars
+from ockham.engine.speculation.tree import Tree
 from ockham.engine.structured.grammar import Grammar
 
 WAIT_S = 0.05

@@ -12,13 +12,13 @@ from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.batch import Part, Walk
-from ockham.engine.drafts import ROOT
 from ockham.engine.endings import Endings
 from ockham.engine.messages import Delta, merged
 from ockham.engine.observing import tell_hidden
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.slow_grammars import SlowGrammars
+from ockham.engine.speculation.tree import ROOT
 from ockham.kernels.sampling import Draw, Drawn
 
 Due = tuple[Sequence, Part, int]

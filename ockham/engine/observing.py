@@ -8,9 +8,9 @@ import numpy as np
 
 from ockham.core.step import Step, StepOutput
 from ockham.engine.batch import Part
-from ockham.engine.drafts import ROOT
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.speculation import Speculation
+from ockham.engine.speculation.tree import ROOT
 
 
 def tell_splices(parts: list[Part], output: StepOutput) -> None:
@@ -37,7 +37,7 @@ def tell_likely(
             if step.embedding_of is not None:  # what follows a mark follows no token
                 read = step.embedding_of[wanting[rows]] < 0
                 own, likely = own[read], np.ascontiguousarray(likely[read])
-            speculation.tell(part.sequence, own, likely)
+            speculation.streams.tell_likely(part.sequence, own, likely)
 
 
 def tell_hidden(
@@ -64,4 +64,4 @@ def tell_hidden(
         guessed = None
         if part.draft is not None and candidates is not None:
             guessed = candidates[[rows.start + 1 + n for n in part.draft.marks_after(at)]]
-        speculation.tell_where(part.sequence, stands, guessed)
+        speculation.streams.tell_hidden(part.sequence, stands, guessed)

@@ -23,8 +23,8 @@ from ockham.core.seams import (
     Policy,
     Reuse,
 )
-from ockham.engine.drafts import Tree
 from ockham.engine.sequence import Sequence, Status
+from ockham.engine.speculation.tree import Tree
 from ockham.engine.waiting import Waiting
 
 ROOM_TOKENS = 64
