@@ -10,9 +10,9 @@ from ockham.cache.state import State
 from ockham.core.rows import Branch, build_step, chains
 from ockham.core.seams import Splice
 from ockham.core.step import NO_ROWS, Floats, Ints, Step
-from ockham.engine.drafts import Tree
-from ockham.engine.scheduler import Chunk
+from ockham.engine.plan import Chunk
 from ockham.engine.sequence import Sequence
+from ockham.engine.speculation.tree import Tree
 
 
 @dataclass(slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ockham.core.cost import ModelCost
 from ockham.core.ledger import Ledger, divide
 from ockham.engine.batch import Part, Walk, runs_of
-from ockham.engine.decoding import Decoding
-from ockham.engine.drafts import ROOT
+from ockham.engine.runner.decoding import Decoding
 from ockham.engine.sequence import Sequence
+from ockham.engine.speculation.tree import ROOT
 
 BATCHING = "batching"
 """Weight bytes not read because several sequences' rows shared one pass over the weights."""

@@ -11,7 +11,7 @@ from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.config import EngineConfig
 from ockham.core.step import Step, StepOutput
 from ockham.draft.modelled.drafting import ModelDrafting
-from ockham.engine.small_model import SmallModel
+from ockham.engine.runner.small_model import SmallModel
 from ockham.kernels.base import Executor, Run
 from ockham.kernels.sampling import Draw, Drawn
 from ockham.model.loading import load_model, plan_model

@@ -20,13 +20,13 @@ PARAMS = SamplingParams(
     n=2, max_tokens=5, temperature=0.5, seed=1, logprobs=1, prompt_logprobs=1, ignore_eos=True
 )
 ONE_REQUESTS = [
-    "ockham.engine.engine:Engine._score_prompt",
-    "ockham.engine.engine:Engine._entries",
+    "ockham.engine.harvest:Harvest._score_prompt",
+    "ockham.engine.harvest:Harvest._entries",
     "ockham.engine.sequence:Sequence.draw",
-    "ockham.engine.engine:Engine._push",
+    "ockham.engine.harvest:Harvest._push",
     "ockham.engine.text:TextOutput.push",
     "ockham.engine.text:TextOutput.finish",
-    "ockham.engine.engine:Engine._end",
+    "ockham.engine.endings:Endings.end",
     "ockham.engine.collect:Collector.add",
 ]
 A_STEPS = [
@@ -36,19 +36,19 @@ A_STEPS = [
     "ockham.engine.scheduler:Scheduler._unqueue",
     "ockham.engine.scheduler:Scheduler._reserve",
     "ockham.engine.engine:build",
-    "ockham.engine.engine:Engine._run",
+    "ockham.engine.runner.runner:Runner.run",
     "ockham.engine.billing:book_step",
     "ockham.engine.scheduler:Scheduler.commit",
     "ockham.engine.scheduler:Scheduler._keep",
-    "ockham.engine.engine:Engine._choices",
+    "ockham.engine.harvest:Harvest._choices",
     "ockham.engine.scheduler:Scheduler.fork",
     "ockham.engine.billing:book_fork",
-    "ockham.engine.engine:Engine._sample",
-    "ockham.engine.engine:merged",
+    "ockham.engine.runner.runner:Runner.sample",
+    "ockham.engine.harvest:merged",
 ]
 BEFORE = [
     "ockham.engine.engine:Engine.prepare",
-    "ockham.engine.engine:Engine._first",
+    "ockham.engine.requests:Requests._first",
     "ockham.engine.scheduler:Scheduler.add",
     "ockham.schedule.lpm:LongestPrefixMatch.add",
     "ockham.engine.offline:OfflineBatch.__init__",

@@ -16,7 +16,7 @@ from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.draft_model import DraftModel
 from ockham.draft.modelled.growing import EDGES
 from ockham.draft.modelled.stream import ModelStream
-from ockham.engine.small_model import SmallModel
+from ockham.engine.runner.small_model import SmallModel
 from ockham.model.checkpoint.draft_files import ACCEPTANCE_FILE, read_acceptance
 from tests.draft.test_draft_model import answers, make_engine
 from tests.helpers.tiny import tiny_llama

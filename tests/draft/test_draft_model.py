@@ -14,7 +14,7 @@ from ockham.core.seams import Target
 from ockham.draft.draft_model import DraftModel
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
-from ockham.engine.small_model import SmallModel
+from ockham.engine.runner.small_model import SmallModel
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 
 VOCABULARY = 97

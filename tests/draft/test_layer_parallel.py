@@ -12,7 +12,7 @@ from ockham.core.seams import Rows, Target
 from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.modelled.drafting import LIKELY
 from ockham.draft.modelled.stream import ROOT, ModelStream
-from ockham.engine.small_model import SmallModel
+from ockham.engine.runner.small_model import SmallModel
 from ockham.kernels.native import core
 from tests.draft.test_draft_model import VOCABULARY, answers, make_engine
 from tests.helpers.tiny import tiny_llama

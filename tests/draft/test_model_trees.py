@@ -16,7 +16,7 @@ from ockham.draft.modelled.drafting import LIKELY
 from ockham.draft.modelled.growing import Growing, kind_of
 from ockham.draft.modelled.row_cost import RowCost
 from ockham.draft.modelled.stream import ROOT, ModelStream
-from ockham.engine.small_model import SmallModel
+from ockham.engine.runner.small_model import SmallModel
 from ockham.kernels.native import core
 from ockham.kernels.sampling import Draw
 from tests.helpers.tiny import tiny_llama, tiny_mistral

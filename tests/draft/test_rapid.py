@@ -17,7 +17,7 @@ from ockham.core.seams import Target
 from ockham.draft.rapid import FIRST, LATEST, Rapid
 from ockham.draft.structures.passages import PASSAGE, Passages
 from ockham.engine.engine import Engine
-from ockham.engine.small_model import SmallModel
+from ockham.engine.runner.small_model import SmallModel
 from tests.draft.test_draft_model import VOCABULARY, answers
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 

@@ -62,7 +62,7 @@ def step_both(kept: Engine, plain: Engine) -> list[Delta]:
     assert kept.stats().steps == plain.stats().steps
     assert kept.stats().pages_used == plain.stats().pages_used
     kept.check_integrity()
-    assert plain._decoding is None
+    assert plain.runner.decoding is None
     return deltas
 
 
@@ -81,7 +81,7 @@ def drain(kept: Engine, plain: Engine) -> int:
     steps = 0
     while kept.has_work:
         step_both(kept, plain)
-        steps += kept._decoding is not None
+        steps += kept.runner.decoding is not None
     assert not plain.has_work
     return steps
 
@@ -143,8 +143,8 @@ def test_a_bill_asked_for_between_two_steps_is_complete(pair):
     for _ in range(10):
         for engine in (kept, plain):
             engine.step()
-    assert kept._decoding is not None
-    assert kept._decoding.unbilled > 1
+    assert kept.runner.decoding is not None
+    assert kept.runner.decoding.unbilled > 1
     assert timeless(kept.total) == timeless(plain.total)
     bills = [[timeless(s.ledger) for s in engine.scheduler.running] for engine in (kept, plain)]
     assert bills[0] == bills[1]

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ockham.core.seams import Draft
-from ockham.engine.drafts import ROOT, Tree, choose
 from ockham.engine.messages import Delta, merged
-from ockham.engine.speculation import Acceptance, Account
-from ockham.engine.tempo import Tempo
+from ockham.engine.speculation.acceptance import Acceptance
+from ockham.engine.speculation.account import Account
+from ockham.engine.speculation.tempo import Tempo
+from ockham.engine.speculation.tree import ROOT, Tree, choose
 
 SHARES = [0.9, 0.5, 0.1]
 

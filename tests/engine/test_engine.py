@@ -178,7 +178,7 @@ def test_a_request_alone_saves_and_wastes_nothing(checkpoint):
     assert bill.generated_tokens == 5
     assert bill.rows == 20 + 4, "the last token is never fed back"
     assert bill.saved == bill.wasted == {}
-    cost = engine._cost
+    cost = engine.cost
     assert bill.flops == cost.row_flops(1, 24, 5)
     assert bill.weight_bytes == cost.weight_bytes(20, 1) + 4 * cost.weight_bytes(1, 1)
 
@@ -264,7 +264,7 @@ def test_a_prompt_that_is_scored_does_not_stall_those_that_decode(checkpoint, mo
     quiet = make_engine(checkpoint)
     quiet.add(scored)
     expected = drain(quiet)
-    monkeypatch.setattr("ockham.engine.engine.SCORED_LOGITS", 5 * quiet.vocabulary)
+    monkeypatch.setattr("ockham.engine.assemble.SCORED_LOGITS", 5 * quiet.vocabulary)
     engine = make_engine(checkpoint)
     rows: list[int] = []
     engine.on_scored = lambda request, logits: rows.append(len(logits))
@@ -281,7 +281,7 @@ def test_a_prompt_that_is_scored_does_not_stall_those_that_decode(checkpoint, mo
 
 
 def test_a_prompt_that_is_scored_alone_takes_whole_steps(checkpoint, monkeypatch):
-    monkeypatch.setattr("ockham.engine.engine.SCORED_LOGITS", 1)
+    monkeypatch.setattr("ockham.engine.assemble.SCORED_LOGITS", 1)
     engine = make_engine(checkpoint)
     rows: list[int] = []
     engine.on_scored = lambda request, logits: rows.append(len(logits))
@@ -294,8 +294,8 @@ def test_logits_memory_bounds_the_rows_that_want_them(checkpoint):
     engine = make_engine(checkpoint)
     engine.scheduler.most_logits = 4
     wanted = []
-    run = engine._run
-    engine._run = lambda step: wanted.append(len(step.wants_logits)) or run(step)
+    run = engine.runner.run
+    engine.runner.run = lambda step: wanted.append(len(step.wants_logits)) or run(step)
     for i, tokens in enumerate(prompts(9)):
         engine.add(ask(str(i), tokens, prompt_logprobs=0, max_tokens=3))
     drain(engine)
@@ -400,6 +400,6 @@ def test_masks_that_leave_no_token_end_the_sequence_with_an_error(checkpoint):
     engine.add(ask("a", [5], bad_words=None, allowed_token_ids=[7], stop_token_ids=[7]))
     assert drain(engine)[-1].finish_reason == "stop"
     engine.add(ask("b", [5], allowed_token_ids=[7, 8], stop_token_ids=[7, 8, 9], max_tokens=3))
-    engine._requests["b"][0].bad_words = [[7], [8]]
+    engine.groups["b"][0].bad_words = [[7], [8]]
     last = drain(engine)[-1]
     assert (last.finish_reason, last.finished) == ("error", True)

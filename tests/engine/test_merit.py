@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ockham.engine.merit import Merit
+from ockham.engine.speculation.merit import Merit
 
 
 def asked(merit: Merit, gains: list[float], cost_s: float) -> list[bool]:

@@ -201,20 +201,20 @@ def test_an_unknown_method_is_refused_with_those_there_are(checkpoint: Path) -> 
 def test_a_long_prompt_is_told_in_several_steps(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ockham.engine.speculation._MOST_FED", 40)
+    monkeypatch.setattr("ockham.engine.speculation.streams._MOST_FED", 40)
     engine = make_engine(checkpoint)
     asked = request(prompt=[5, 6, 7, 8] * 40, max_tokens=30)
     (expected,) = answers(engine, asked)
     engine.speculation = engine.make_speculation(parse({"method": "ngram", "adaptive": False}))
     told: list[int] = []
-    feed = engine.speculation._feed
+    feed = engine.speculation.streams.feed
 
     def fed(known: Any, *rest: Any, **how: Any) -> None:
         before = known.fed
         feed(known, *rest, **how)
         told.append(known.fed - before)
 
-    engine.speculation._feed = fed  # type: ignore[method-assign]
+    engine.speculation.streams.feed = fed  # type: ignore[method-assign]
     assert answers(engine, asked) == [expected]
     assert told[:4] == [40, 40, 40, 40]
     assert max(told) == 40

@@ -91,7 +91,7 @@ def test_an_answer_that_is_complete_ends_without_an_end_token(engine: Engine) ->
     found = hear(engine, structured_outputs=asked)[0]
     assert found.text in ("yes", "no")
     assert found.reason == "stop"
-    assert engine._eos.isdisjoint(found.tokens)
+    assert engine.eos.isdisjoint(found.tokens)
 
 
 def test_an_answer_cut_short_says_so(engine: Engine) -> None:
@@ -102,7 +102,7 @@ def test_an_answer_cut_short_says_so(engine: Engine) -> None:
 
 def test_an_answer_may_end_where_the_grammar_may(engine: Engine) -> None:
     """The end is likely; it comes after a whole number of repetitions, and never before them."""
-    end = min(engine._eos)
+    end = min(engine.eos)
     asked = StructuredOutputsParams(regex="(abc)+")
     for seed in range(4):
         how = {"structured_outputs": asked, "logit_bias": {end: 100.0}, "seed": seed}
@@ -114,7 +114,7 @@ def test_an_answer_may_end_where_the_grammar_may(engine: Engine) -> None:
 
 
 def test_ignore_eos_goes_on_as_long_as_the_grammar_does(engine: Engine) -> None:
-    end = min(engine._eos)
+    end = min(engine.eos)
     asked = StructuredOutputsParams(regex="(abc){2,5}")
     found = hear(engine, structured_outputs=asked, ignore_eos=True, logit_bias={end: 100.0})[0]
     assert found.text == "abc" * 5
@@ -179,12 +179,12 @@ def test_a_known_token_needs_no_logits(engine: Engine) -> None:
     def head_rows(**params: Any) -> list[int]:
         engine.take(ask(structured_outputs=StructuredOutputsParams(choice=["abcdefgh"]), **params))
         rows = []
-        run = engine._run
-        engine._run = lambda step: rows.append(len(step.wants_logits)) or run(step)  # type: ignore
+        run = engine.runner.run
+        engine.runner.run = lambda step: rows.append(len(step.wants_logits)) or run(step)  # type: ignore
         try:
             finish(engine)
         finally:
-            del engine._run
+            del engine.runner.run
         return rows
 
     assert set(head_rows()) == {0}

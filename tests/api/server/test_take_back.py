@@ -56,19 +56,19 @@ IN_THE_SERVER = [
 IN_THE_ENGINE = [
     "ockham.engine.engine:Engine.prepare",
     "ockham.engine.engine:Engine.add",
-    "ockham.engine.engine:Engine._first",
+    "ockham.engine.requests:Requests._first",
     "ockham.engine.limits:Limits.check",
     "ockham.engine.scheduler:Scheduler.add",
     "ockham.schedule.lpm:LongestPrefixMatch.add",
-    "ockham.engine.engine:Engine._score_prompt",
-    "ockham.engine.engine:Engine._entries",
+    "ockham.engine.harvest:Harvest._score_prompt",
+    "ockham.engine.harvest:Harvest._entries",
     "ockham.engine.sequence:Sequence.draw",
-    "ockham.engine.engine:Engine._token",
-    "ockham.engine.engine:Engine._push",
-    "ockham.engine.engine:Engine._append",
+    "ockham.engine.harvest:Harvest._token",
+    "ockham.engine.harvest:Harvest._push",
+    "ockham.engine.harvest:Harvest._append",
     "ockham.engine.text:TextOutput.push",
     "ockham.engine.text:TextOutput.finish",
-    "ockham.engine.engine:Engine._end",
+    "ockham.engine.endings:Endings.end",
 ]
 # And where it is not: what a step has left half done, nobody can vouch for, so that the engine is
 # started anew. (Faults at every place of a step: tests/api/test_llm_take_back.py.)

@@ -12,7 +12,7 @@ import numpy as np
 from ockham.cache.state import State, View
 from ockham.core.step import Tables
 from ockham.engine.batch import build
-from ockham.engine.scheduler import Chunk
+from ockham.engine.plan import Chunk
 from ockham.engine.sequence import Sequence
 from ockham.kernels.sampling import Drawn
 

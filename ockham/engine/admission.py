@@ -1,0 +1,294 @@
+"""Which sequences wait, which of them begin, and how those that run come to an end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from ockham.cache.state import State, View
+from ockham.core.seams import NOTHING_KEPT, PLAIN, ApproximateReuse, Candidate, Policy, Reuse
+from ockham.engine.crowd import Crowd
+from ockham.engine.plan import Plan
+from ockham.engine.sequence import Sequence, Status
+from ockham.engine.waiting import Waiting
+
+ROOM_TOKENS = 64
+"""What an orderly sequence is given room to generate at least before another begins: most answers
+of a batch are short, and room for the longest that is allowed would stand empty."""
+
+
+class Admission:
+    """Waiting and running sequences, and the state that those hold which run."""
+
+    def __init__(
+        self,
+        state: State,
+        policy: Policy,
+        reuse: Reuse,
+        approximate: Mapping[str, ApproximateReuse],
+        *,
+        most_rows: int,
+        most_sequences: int,
+    ) -> None:
+        self.state = state
+        self.policy = policy
+        self.reuse = reuse
+        self.on_reused: Callable[[Sequence, int, int], None] = lambda sequence, tokens, held: None
+        """Told of an admitted sequence how many of its tokens need not be computed, and how many
+        are held."""
+        self.approximate = approximate
+        self.most_rows = most_rows
+        self.most_sequences = most_sequences
+        self.waiting = Waiting()
+        """In the order of arrival, also those that were preempted."""
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.add(sequence)
+        try:
+            self.policy.add(sequence)
+        except BaseException:
+            self.waiting.remove(sequence)
+            raise
+
+    def fork(self, parent: Sequence, child: Sequence) -> None:
+        """Start `child` with the state that `parent` has computed so far."""
+        assert parent.view is not None, "only a running sequence can be forked"
+        child.view = self.state.fork(parent.view)
+        child.handle = self.reuse.share(parent.handle)
+        child.computed = child.computed_once = parent.computed
+        child.inexact_from = parent.inexact_from
+        child.start_s = parent.start_s
+        child.status = Status.RUNNING
+        parent.seats -= 1
+        self.running.append(child)
+        self.policy.begin(child)
+
+    def resume(self, sequence: Sequence, view: View) -> None:
+        """Run a waiting sequence on from `view`, whose cells hold the state of its first tokens."""
+        sequence.view = view
+        sequence.computed = sequence.computed_once = view.length
+        self.policy.begin(sequence)
+        self._unqueue(sequence)
+        sequence.status = Status.RUNNING
+        self.running.append(sequence)
+
+    def take_in(self, sequence: Sequence, view: View | None) -> None:
+        """Go on with a sequence that comes from elsewhere, and with its state if it has any."""
+        once = sequence.computed_once
+        self.add(sequence)
+        if view is not None:
+            self.resume(sequence, view)
+            sequence.computed_once = max(once, view.length)
+            if sum(s.seats for s in self.running) > self.most_sequences:
+                self.preempt(sequence)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's state away; it waits its turn and computes it again."""
+        self.preemptions += 1
+        self.running.remove(sequence)
+        self.policy.end(sequence)
+        self._keep(sequence)
+        self._release(sequence)
+        sequence.computed = 0
+        sequence.fetch = None
+        sequence.status = Status.WAITING
+        self.add(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it stands, and free its state."""
+        if sequence.status is Status.WAITING:
+            self._unqueue(sequence)
+            if sequence.fetch is not None:
+                sequence.fetch.cancel()
+        elif sequence.status is Status.RUNNING:
+            self.running.remove(sequence)
+            self.policy.end(sequence)
+            self._keep(sequence)
+            if sequence.hint != PLAIN:
+                tokens = sequence.token_ids(sequence.exact_cells)
+                self.reuse.hint(tokens, sequence.salt, sequence.hint, 0)
+        sequence.status = Status.FINISHED
+        self._release(sequence)
+
+    def drop(self, sequence: Sequence) -> None:
+        """Take a sequence out after a fault, wherever that has left it, and keep nothing of it."""
+        if sequence in self.waiting:
+            self._unqueue(sequence)
+        if sequence in self.running:
+            self.running.remove(sequence)
+        if sequence.fetch is not None:
+            sequence.fetch.cancel()
+        sequence.status = Status.FINISHED
+        self._release(sequence)
+
+    def evictable(self) -> list[int]:
+        """About how many pages of each group could be given back by what keeps them."""
+        every: list[Reuse | ApproximateReuse] = [self.reuse, *self.approximate.values()]
+        return [sum(pages) for pages in zip(*(each.evictable() for each in every), strict=True)]
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _admit(self, prefilling: list[Sequence], plan: Plan) -> None:
+        """Move waiting sequences to the running ones while seats, pages and the budget allow."""
+        seats = self.most_sequences - sum(s.seats for s in self.running)
+        if not self.waiting or (seats < 1 and not self.policy.pressing):
+            return
+        claimed = [0] * len(self.state.groups)
+        for sequence in self.running:
+            if sequence.orderly or not sequence.decoding:
+                self._claim(claimed, sequence)
+        admitted: list[Sequence] = []
+        given_way = False
+
+        crowd = Crowd(prefilling, self.most_rows // 2, plan.rows, self._held)
+
+        def waits(candidate: Candidate) -> int:
+            return self._waits_for(cast(Sequence, candidate), prefilling)
+
+        def make_way(sequence: Sequence) -> int:
+            """The seats that another gives up for a waiting sequence."""
+            older = [s for s in self.running if s not in admitted]
+            other = cast(Sequence | None, self.policy.gives_way(sequence, older))
+            if other is None:
+                return 0
+            if other in prefilling:
+                prefilling.remove(other)
+            plan.remove(other)
+            self.preempt(other)
+            return other.seats
+
+        for candidate in self.policy.order(crowd.leaves_room, waits, seats < 1):
+            sequence = cast(Sequence, candidate)
+            if not sequence.ready:
+                continue
+            while sequence.seats > seats and (gained := make_way(sequence)):
+                seats += gained
+                given_way = True
+            if sequence.seats > seats:
+                break
+            found = self._look_up(sequence)
+            if not self._claim(claimed, sequence) and self.running:
+                self._leave(sequence, found)
+                make_way(sequence)  # there may be room in the next step
+                break
+            if not self._is_near(sequence, found):
+                self._leave(sequence, found)
+                if given_way:
+                    break
+                continue
+            admitted.append(sequence)
+            held = found if sequence.scored else self._held(sequence)
+            if held:
+                self.on_reused(sequence, found, held)
+            if found:
+                sequence.computed_once = max(sequence.computed_once, found)
+            else:
+                sequence.view = self.state.new_view()
+            self._splice(sequence)
+            sequence.status = Status.RUNNING
+            self.policy.begin(sequence)
+            self.running.append(sequence)
+            prefilling.append(sequence)
+            seats -= sequence.seats
+            if given_way:
+                break  # whoever gave way waits again, and the order is another
+        for sequence in admitted:
+            self._unqueue(sequence)
+
+    def _unqueue(self, sequence: Sequence) -> None:
+        self.waiting.remove(sequence)
+        self.policy.remove(sequence)
+
+    def _look_up(self, sequence: Sequence) -> int:
+        """Give a waiting sequence the state that is held of its tokens; how many they are."""
+        tokens = sequence.token_ids(sequence.reusable)
+        prefix = self.reuse.lookup(tokens, sequence.salt)
+        if prefix is None:
+            return 0
+        sequence.view = self.state.adopt(prefix.tables, prefix.tokens)
+        sequence.handle, sequence.computed = prefix.handle, prefix.tokens
+        return prefix.tokens
+
+    def _splice(self, sequence: Sequence) -> None:
+        """Let an admitted sequence take over approximately what it asks for."""
+        asked = sequence.approximation
+        if asked is None or sequence.computed >= sequence.prompt_tokens:
+            return
+        reuse = self.approximate[asked.reuse]
+        splice = reuse.open(sequence.prompt, sequence.computed, sequence.salt, asked)
+        if splice is not None:
+            sequence.take(splice)
+
+    def _held(self, sequence: Sequence) -> int:
+        """How many of its cells are held, those included that it must compute again."""
+        return self.reuse.held_tokens(sequence.token_ids(sequence.target - 1), sequence.salt)
+
+    def _leave(self, sequence: Sequence, found: int) -> None:
+        """Take back what `_look_up` gave to a sequence that cannot run yet."""
+        if found:
+            self._release(sequence)
+            sequence.computed = 0
+
+    @staticmethod
+    def _is_fetching(sequence: Sequence) -> bool:
+        return sequence.fetch is not None and not sequence.fetch.done
+
+    def _is_near(self, sequence: Sequence, found: int) -> bool:
+        """Whether the pool has all that is held of a waiting sequence, of which it has `found`
+        tokens. If not, what lies farther away is fetched."""
+        if not sequence.scored or sequence.scores_only:
+            return True
+        # What others took again is fetched again: of those who do so in turn, the one whose fetch
+        # ended last finds all of it and runs.
+        if sequence.fetch is None or found < sequence.fetch.reach:
+            tokens = sequence.token_ids(len(sequence.tokens))
+            sequence.fetch = self.reuse.fetch(tokens, sequence.salt)
+        return sequence.fetch is not None and sequence.fetch.done
+
+    def _waits_for(self, sequence: Sequence, prefilling: list[Sequence]) -> int:
+        """For how many tokens of a prompt it should wait: because another is about to compute them,
+        if that is worth it, or because its own are being fetched."""
+        if self._is_fetching(sequence):
+            return 1
+        if not prefilling:
+            return 0
+        tokens = sequence.prompt[: sequence.reusable]
+        least = 1 if sequence.patient else self.state.page_tokens
+        others = ((other.prompt[: other.inexact_from], other.salt) for other in prefilling)
+        return self.reuse.should_wait(tokens, sequence.salt, others, least)
+
+    def _claim(self, claimed: list[int], sequence: Sequence) -> bool:
+        """Set aside the pages that the rest of a prompt needs; False if there are too few."""
+        cells = sequence.target
+        if sequence.orderly:
+            cells = min(sequence.most_tokens, cells + ROOM_TOKENS)
+        evictable = self.evictable()
+        enough = True
+        for group, free in enumerate(self.state.free_pages()):
+            need = self.state.pages_for(cells, group, self.most_rows)
+            if sequence.view is not None:
+                need -= sequence.view.pages - sequence.view.let_go[group]
+                need += sequence.view.shared_tail  # which is copied when it is written to
+            claimed[group] += max(0, need)
+            enough = enough and claimed[group] <= free + evictable[group]
+        return enough
+
+    def _keep(self, sequence: Sequence) -> None:
+        """Say that the sequence's cells so far are valid, for others to go on from."""
+        cells = sequence.exact_cells
+        if sequence.view is not None and cells:
+            tokens = sequence.token_ids(cells)
+            pages = -(-cells // self.state.page_tokens)
+            tables = [table[:pages] for table in sequence.view.tables]
+            sequence.handle = self.reuse.keep(sequence.handle, tokens, sequence.salt, tables)
+
+    def _release(self, sequence: Sequence) -> None:
+        sequence.leave_splice()
+        sequence.inexact_from = None
+        if sequence.view is not None:
+            self.state.release(sequence.view)
+            sequence.view = None
+        self.reuse.leave(sequence.handle)
+        sequence.handle = NOTHING_KEPT

@@ -1,0 +1,197 @@
+"""What an engine is made of, built from a config."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from ockham.cache.state import State
+from ockham.core.config import EngineConfig
+from ockham.core.ledger import Ledger
+from ockham.core.registry import make
+from ockham.core.seams import Drafter, JointDrafter, LearningDrafter, SelfDrafter, Target
+from ockham.core.speculative import SpeculativeConfig, parse
+from ockham.core.step import Floats
+from ockham.engine import billing
+from ockham.engine.cache_report import CacheKeeper
+from ockham.engine.chosen import choose_reuses, make_drafters
+from ockham.engine.limits import Limits, context_limit
+from ockham.engine.runner.attach import Attachments
+from ockham.engine.runner.own_model import OwnModel
+from ockham.engine.runner.small_model import SmallModel
+from ockham.engine.scheduler import Scheduler
+from ockham.engine.sequence import Sequence
+from ockham.engine.speculation import Speculation
+from ockham.engine.structured.compiler import Grammars
+from ockham.engine.tiering import Pace, open_tiers
+from ockham.model.loading import LoadedModel, load_model
+from ockham.model.program.costs import cost_of
+from ockham.text.tokenizer import Tokenizer, load_tokenizer
+
+SCORED_LOGITS = 2_000_000
+"""Logits of scored prompt rows in a step in which others decode: some 20 ms of looking at them."""
+SCORED_ROWS = 128
+"""And so many rows: what is found of each takes 0.1 ms more to be written down."""
+
+
+class Assembly:
+    """The parts of an engine. What works with them (`Runner`, `Requests`, `Harvest`, ...) reads
+    them here and keeps none, so that a part can be exchanged for another between two steps.
+
+    Raises ModelError, DoesNotFit or ConfigError if it cannot be built; `progress` is told in words
+    what is being loaded.
+    """
+
+    def __init__(
+        self, config: EngineConfig, *, progress: Callable[[str], None] | None = None
+    ) -> None:
+        self.config = config
+        policy = make("policy", config.policy)
+        keep = make("keep", config.keep)
+        self.reuse, self.approximate = choose_reuses(config)
+        drafting = parse(config.speculative_config)
+        drafters = make_drafters(drafting)
+        self.model: LoadedModel = load_model(config, progress)
+        self.tokenizer: Tokenizer | None = load_tokenizer(config, self.model.directory)
+        for note in () if self.tokenizer is None else self.tokenizer.notes:
+            (progress or (lambda _: None))(note)
+        plan = self.model.plan
+        self.max_model_len = plan.max_model_len
+        self.context_limit = context_limit(config, plan, self.model.description)
+        self.vocabulary = self.model.description.vocab_size
+        planes = self.model.backend.allocate(self.model.layouts)
+        self.executor = self.model.backend.bind(self.model.program, planes)
+        self.state = State(planes, self.model.layouts, self.max_model_len, self.model.numerics_id)
+        self.cost = cost_of(self.model.program, self.model.layouts)
+        self.ledger = Ledger()
+        """The engine's own: what all steps have cost, but for those of a decoding that goes on
+        (`Runner.settle`)."""
+        self.scheduler = Scheduler(
+            self.state,
+            policy,
+            keep,
+            self.reuse,
+            self.approximate,
+            most_rows=config.max_num_batched_tokens,
+            most_sequences=config.max_num_seqs,
+            most_logits=plan.logits_rows,
+            most_scores=max(1, min(SCORED_ROWS, SCORED_LOGITS // self.vocabulary)),
+        )
+        self.scheduler.on_given = lambda sequence, stop: billing.book_given(
+            sequence, stop, self.cost, self.ledger
+        )
+        self.scheduler.on_reused = lambda sequence, tokens, held: billing.book_reuse(
+            sequence, tokens, held, self.reuse.name, self.cost, self.ledger
+        )
+        self.groups: dict[str, list[Sequence]] = {}
+        """The choices of each request that is served, by its id."""
+        self.grammars = Grammars(self._tokenizer_described, self.vocabulary)
+        self.attachments = Attachments(self.model.program)
+        self.on_scored: Callable[[str, Floats], None] | None = None
+        """Given a request's id and the logits, (positions, vocabulary), that scored the next tokens
+        of its prompt. They are valid until it returns."""
+        self.own_model = OwnModel(
+            self.model.program,
+            self.executor,
+            self.state,
+            self.model.description.hidden_size,
+            self.vocabulary,
+            self.scheduler.reserve_draft,
+            lambda: None if self.tokenizer is None else self.tokenizer.digest,
+        )
+        self.pace = Pace(self.cost)
+        self.tiers = open_tiers(config, self.model, self.state, self.pace.seconds)
+        self.speculation = self.make_speculation(drafting, drafters)
+        closes = [self.speculation.save, *([self.tiers.close] if self.tiers else [])]
+        self._closing = weakref.finalize(self, _close_all, os.getpid(), closes)
+        self.reuse.attach(self.state, self.cost.attention_slope, self.tiers)
+        layers = sorted(layer for group in self.model.layouts for layer in group.layers)
+        for approximate in self.approximate.values():
+            approximate.attach(self.state, self.cost.attention_slope, layers)
+        decode = None if self.tokenizer is None else self.tokenizer.decode
+        self.cache = CacheKeeper(self.reuse, self.state, decode)
+        """Shows and pins what the reuse holds."""
+        self.eos_token_ids = self._end_tokens()
+        """Tokens that end a sequence: those of the model's files and of its tokenizer."""
+        self.eos = frozenset(self.eos_token_ids)
+        self.limits = Limits(
+            vocabulary=self.vocabulary,
+            max_model_len=self.max_model_len,
+            context_limit=self.context_limit,
+            max_num_seqs=config.max_num_seqs,
+            chunk=config.max_num_batched_tokens,
+            state=self.state,
+            has_tokenizer=lambda: self.tokenizer is not None,
+            eos=self.eos,
+            approximate=self.approximate,
+        )
+
+    def close(self) -> None:
+        """Finish writing what goes to the disk and let others have its directory. Done by itself
+        when the engine is no more; it must not be used afterwards."""
+        self._closing()
+        self.grammars.close()
+        if self.tokenizer is not None:
+            self.tokenizer.close()
+
+    def forked(self) -> None:
+        """Make anew what a process lacks that was forked off the engine's: the threads that compile
+        grammars. (The kernels' threads see to themselves.)"""
+        self.grammars = Grammars(self._tokenizer_described, self.vocabulary)
+
+    def make_speculation(
+        self,
+        config: SpeculativeConfig,
+        drafters: list[Drafter] | None = None,
+        vocabulary: int | None = None,
+    ) -> Speculation:
+        """A controller for this engine, and its drafters unless they are given. `vocabulary` is
+        how many tokens its texts have, where they are replayed. Raises ConfigError or DoesNotFit
+        for a draft model that cannot draft for this one, or learned drafts of other tokens."""
+        drafters = make_drafters(config) if drafters is None else drafters
+        target = Target(
+            vocabulary=vocabulary or self.vocabulary,
+            max_model_len=self.max_model_len,
+            sequences=self.config.max_num_seqs,
+            cells=max(layout.pages * layout.page_tokens for layout in self.state.groups),
+        )
+        for drafter in drafters:
+            if isinstance(drafter, JointDrafter):
+                drafter.attach(
+                    lambda name, longest=None: SmallModel(name, target, longest, self.model)
+                )
+            if isinstance(drafter, SelfDrafter):
+                drafter.attach_model(self.own_model)
+            if isinstance(drafter, LearningDrafter):
+                drafter.recall(self._vocabulary_digest)
+        return Speculation(config, drafters)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _end_tokens(self) -> tuple[int, ...]:
+        """A fine-tuned checkpoint often names its end of turn in the tokenizer's files alone."""
+        named = None if self.tokenizer is None else self.tokenizer.eos_token_id
+        more = () if named is None or named >= self.vocabulary else (named,)
+        return tuple(dict.fromkeys([*self.model.eos_token_ids, *more]))
+
+    def _tokenizer_described(self) -> str:
+        assert self.tokenizer is not None, "checked with the request"
+        return self.tokenizer.described
+
+    def _vocabulary_digest(self) -> str:
+        """Of what the tokens mean: of the tokenizer, or of the model where there is none."""
+        if self.tokenizer is not None:
+            return self.tokenizer.digest
+        return self.model.numerics_id
+
+
+def _close_all(pid: int, closes: list[Callable[[], None]]) -> None:
+    """Close the parts of an engine, each of them though another fails. They are those of the
+    process `pid`: one that was forked off it leaves them alone."""
+    if os.getpid() != pid:
+        return
+    with ExitStack() as stack:
+        for close in closes:
+            stack.callback(close)

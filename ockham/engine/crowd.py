@@ -1,0 +1,56 @@
+"""The prompts under way in a step, as far as others of the same tenant have no room beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from ockham.core.seams import Candidate
+from ockham.engine.sequence import Sequence
+
+MOST_LOOKUPS = 16
+"""Long prompts in a step of which it is looked up whether most is held, so that they are short."""
+
+
+class Crowd:
+    """The prompts under way, by tenant, as far as another of the same tenant has no room beside
+    them in the next step. However the policy divides that, the largest may get half of it only, so
+    the others must fill the rest. A short prompt passes the long ones."""
+
+    def __init__(
+        self,
+        prefilling: list[Sequence],
+        short: int,
+        budget: int,
+        held: Callable[[Sequence], int],
+    ) -> None:
+        """`short` is the most rows of a short prompt; `held` tells how many cells are held."""
+        self._prefilling, self._short, self._budget, self._held = prefilling, short, budget, held
+        self._of: dict[str, list[Sequence]] = {}
+        self._counted = 0
+        self._lookups = 0
+
+    def leaves_room(self, candidate: Candidate) -> bool:
+        """Whether a waiting sequence may begin beside the others of its tenant."""
+        sequence = cast(Sequence, candidate)
+        for begun in self._prefilling[self._counted :]:
+            self._of.setdefault(begun.tenant, []).append(begun)
+        self._counted = len(self._prefilling)
+        own = self._of.get(sequence.tenant)
+        if own is None:
+            return True
+        rows = sequence.remaining
+        if rows <= self._short:
+            return not self._cover([s.remaining for s in own if s.remaining <= self._short])
+        before = sequence.order
+        if not self._cover(
+            [s.remaining for s in own if s.remaining > self._short or s.order < before]
+        ):
+            return True
+        self._lookups += 1
+        if self._lookups > MOST_LOOKUPS or rows - self._held(sequence) > self._short:
+            return False
+        return not self._cover([s.remaining for s in own if s.remaining <= self._short])
+
+    def _cover(self, needs: list[int]) -> bool:
+        return bool(needs) and sum(needs) - max(needs) >= self._budget

@@ -1,0 +1,134 @@
+"""How sequences and their requests end: as they should, by a fault, or given up."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ockham.core.errors import FAULT
+from ockham.core.ledger import Ledger
+from ockham.engine import billing
+from ockham.engine.assemble import Assembly
+from ockham.engine.batch import Walk
+from ockham.engine.messages import Delta
+from ockham.engine.runner.runner import Runner
+from ockham.engine.sequence import Sequence, Status
+
+
+class Endings:
+    """Ends sequences. With the last of a request's, the request's bill is on its last delta."""
+
+    def __init__(self, engine: Assembly, runner: Runner) -> None:
+        self._engine, self._runner = engine, runner
+
+    def end(
+        self,
+        sequence: Sequence,
+        delta: Delta,
+        reason: str,
+        stop_reason: int | str | None = None,
+        walk: Walk | None = None,
+    ) -> Delta:
+        """Finish a sequence, and its request with the last of its choices. `walk` is the way
+        through its draft, if its last step had one."""
+        sequence.finish_reason, sequence.stop_reason = reason, stop_reason
+        if sequence.text is not None and not (reason == "stop" and isinstance(stop_reason, str)):
+            rest, stop = sequence.text.finish()
+            delta.text += rest
+            if stop is not None and sequence.generated >= sequence.params.min_tokens:
+                reason, sequence.stop_reason = "stop", stop
+        delta.finish_reason, delta.stop_reason = reason, sequence.stop_reason
+        if walk is not None:
+            self.end_walk(walk)
+        engine = self._engine
+        engine.speculation.forget(sequence)
+        engine.scheduler.finish(sequence)
+        group = engine.groups[sequence.request_id]
+        forked = len(group) == sequence.params.n
+        if forked and all(s.status is Status.FINISHED for s in group):
+            self._close(sequence.request_id, delta)
+        return delta
+
+    def end_walk(self, walk: Walk) -> None:
+        """Learn from what became of a sequence's draft, and book it."""
+        engine = self._engine
+        engine.speculation.learn(walk.part.sequence, walk.tree, walk.followed)
+        billing.book_draft(walk, engine.speculation.names, engine.cost, engine.ledger)
+
+    def guarded(
+        self, sequence: Sequence, work: Callable[..., Delta | None], *args: Any
+    ) -> Delta | None:
+        """What some work on one sequence gives. A fault of it ends that request, and no other."""
+        if sequence.status is Status.FINISHED:
+            return None
+        try:
+            return work(*args)
+        except Exception as error:
+            return self.fault(sequence, error)
+
+    def fault(self, sequence: Sequence, error: Exception) -> Delta:
+        """End a request over which something failed that concerns no other; its last delta."""
+        traceback.print_exception(error)
+        self._runner.settle()
+        bill = Ledger()
+        for choice in self._engine.groups.pop(sequence.request_id, [sequence]):
+            bill.add(choice.ledger)
+            self._drop(choice)
+        return Delta(
+            sequence.request_id,
+            sequence.index,
+            finish_reason="error",
+            stop_reason=FAULT,
+            finished=True,
+            ledger=bill,
+        )
+
+    def abort(self, request_id: str) -> list[Delta]:
+        """Give up a request and free its state. Ids that are not running are ignored."""
+        deltas: list[Delta] = []
+        for sequence in list(self._engine.groups.get(request_id, ())):
+            if sequence.status is not Status.FINISHED:
+                delta = Delta(request_id, sequence.index)
+                deltas.append(self.guarded(sequence, self.end, sequence, delta, "abort") or delta)
+        if deltas and not deltas[-1].finished:  # choices that were still to be forked
+            self._close(request_id, deltas[-1])
+        return deltas
+
+    def drop_all(self) -> None:
+        """Take every request out, after a step that failed: what it left half done is not gone on
+        with, and all pages are free again or kept by what keeps them."""
+        self._runner.forget_decoding()
+        groups, scheduler = list(self._engine.groups.values()), self._engine.scheduler
+        self._engine.groups.clear()
+        left = [*scheduler.running, *scheduler.waiting]
+        for sequence in dict.fromkeys([*itertools.chain(*groups), *left]):
+            self._drop(sequence)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _drop(self, sequence: Sequence) -> None:
+        """Take a sequence out, whatever was being done with it."""
+        self._engine.speculation.forget(sequence)
+        self._engine.scheduler.drop(sequence)
+        sequence.finish_reason = "error"
+
+    def _close(self, request_id: str, delta: Delta) -> None:
+        """Put the request's bill on its last delta."""
+        self._runner.settle()
+        group = self._engine.groups.pop(request_id)
+        bill = Ledger()
+        for sequence in group:
+            bill.add(sequence.ledger)
+        first, now = group[0], time.monotonic()
+        times = Ledger()
+        start = first.start_s if first.start_s is not None else now
+        token = first.first_token_s if first.first_token_s is not None else now
+        times.queue_s = start - first.arrival_s
+        times.prefill_s = max(0.0, token - start)
+        times.decode_s = now - max(token, start)
+        bill.add(times)
+        self._engine.ledger.add(times)
+        delta.finished, delta.ledger = True, bill

@@ -1,0 +1,300 @@
+"""From what a step found to what is said of it: prompts scored, tokens chosen, deltas."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from ockham.core.outputs import Logprob, PositionLogprobs
+from ockham.core.step import Floats, Ints, Step, StepOutput
+from ockham.engine import billing
+from ockham.engine.assemble import Assembly
+from ockham.engine.batch import Part, Walk
+from ockham.engine.endings import Endings
+from ockham.engine.messages import Delta, merged
+from ockham.engine.observing import tell_hidden
+from ockham.engine.runner.runner import Runner
+from ockham.engine.sequence import Sequence, Status
+from ockham.engine.slow_grammars import SlowGrammars
+from ockham.engine.speculation.tree import ROOT
+from ockham.kernels.sampling import Draw, Drawn
+
+Due = tuple[Sequence, Part, int]
+"""A sequence whose next token is due, the part that gives it, and the place in that part's draft
+after which it comes: `ROOT`, or the number of a drafted token."""
+
+
+class Harvest:
+    """Samples where a sequence is due, and turns what a step gave into deltas."""
+
+    def __init__(
+        self, engine: Assembly, runner: Runner, endings: Endings, slow_grammars: SlowGrammars
+    ) -> None:
+        self._engine, self._runner = engine, runner
+        self._endings, self._slow_grammars = endings, slow_grammars
+
+    def collect(self, step: Step, parts: list[Part], output: StepOutput) -> list[Delta]:
+        """The deltas of a step of any kind."""
+        endings = self._endings
+        deltas: list[Delta | None] = [
+            endings.guarded(part.sequence, self._score_prompt, part, output.logits)
+            for part in parts
+        ]
+        sampled = [p for p in parts if p.samples and p.sequence.status is not Status.FINISHED]
+        for part in sampled:
+            if part.sequence.search is not None:
+                try:
+                    deltas += self._search_on(part.sequence, output.logits[part.logits[-1]])
+                except Exception as error:
+                    deltas.append(endings.fault(part.sequence, error))
+        due: list[Due] = [
+            (choice, part, ROOT)
+            for part in sampled
+            if part.sequence.search is None
+            for choice in self._choices(part.sequence)
+        ]
+        walks = {p.sequence: Walk(p, p.draft) for p in parts if p.draft is not None}
+        reached: dict[Sequence, int] = {}
+        while due:
+            due = self._follow(due, walks, reached, output, deltas)
+        for sequence, walk in walks.items():
+            if sequence.status is not Status.FINISHED:  # otherwise it ended with its sequence
+                endings.end_walk(walk)
+        speculation, last_layer = self._engine.speculation, self._engine.own_model.layers - 1
+        tell_hidden(speculation, last_layer, step, parts, reached, output)
+        return merged([delta for delta in deltas if delta is not None])
+
+    def decoded(self, sequences: list[Sequence], tokens: list[int]) -> list[Delta]:
+        """The deltas of a step of a kept decoding, whose tokens are booked with its rows."""
+        guarded, append = self._endings.guarded, self._append
+        deltas = [
+            guarded(sequence, append, sequence, token)
+            for sequence, token in zip(sequences, tokens, strict=True)
+        ]
+        return [delta for delta in deltas if delta is not None]
+
+    # -- tokens --------------------------------------------------------------------------------
+
+    def _follow(
+        self,
+        due: list[Due],
+        walks: dict[Sequence, Walk],
+        reached: dict[Sequence, int],
+        output: StepOutput,
+        deltas: list[Delta | None],
+    ) -> list[Due]:
+        """One more token of each sequence that is due; those whose token was drafted are due again,
+        after it. `reached` is told where each sequence's token came."""
+        endings = self._endings
+        due, draws = self._draws(due, deltas)
+        drawn = iter(self._runner.sample(output, [draw for draw in draws if draw is not None]))
+        accepted: list[Due] = []
+        for (sequence, part, at), draw in zip(due, draws, strict=True):
+            one = None if draw is None else next(drawn)
+            if sequence.status is Status.FINISHED:
+                continue  # with another choice of its request, which met a fault
+            try:
+                token, entry = self._token(output, sequence, part, at, one)
+            except Exception as error:
+                deltas.append(endings.fault(sequence, error))
+                continue
+            walk = walks.get(sequence)
+            reached[sequence] = at
+            following = None if walk is None or token is None else walk.follow(at, token)
+            delta = endings.guarded(sequence, self._push, sequence, token, entry, walk)
+            deltas.append(delta)
+            if walk is None:
+                continue
+            running = sequence.status is Status.RUNNING
+            if following is not None and running and not sequence.ready:
+                walk.accepted.discard(following)  # its row is computed again, some steps later
+                following = None
+            if delta is not None and delta.token_ids:
+                delta.drafted = [following is not None]
+            if following is not None and running:
+                self._engine.scheduler.accept(sequence, part.start + 1 + following)
+                accepted.append((sequence, part, following))
+        return accepted
+
+    def _draws(
+        self, due: list[Due], deltas: list[Delta | None]
+    ) -> tuple[list[Due], list[Draw | None]]:
+        """What is due, and what the sampler needs for each: None where the token is known without
+        it. What meets a fault here is not due any more."""
+        still: list[Due] = []
+        draws: list[Draw | None] = []
+        for sequence, part, at in due:
+            try:
+                known = part.argmax is not None or sequence.forced is not None
+                draws.append(None if known else sequence.draw(part.logits_row(at)))
+            except Exception as error:
+                if sequence.status is not Status.FINISHED:
+                    deltas.append(self._endings.fault(sequence, error))
+            else:
+                still.append((sequence, part, at))
+        return still, draws
+
+    def _token(
+        self,
+        output: StepOutput,
+        sequence: Sequence,
+        part: Part,
+        at: int,
+        drawn: Drawn | None,
+    ) -> tuple[int | None, PositionLogprobs | None]:
+        """The token that follows at a place of a part, and its log probabilities if wanted. `drawn`
+        is what the sampler gave, where it was asked."""
+        argmax = part.argmax_row(at)
+        if argmax is not None:
+            return output.argmax[argmax], None
+        if drawn is None:
+            return sequence.forced, None
+        token, row = drawn.token, part.logits_row(at)
+        return token, self._logprobs(output.logits[row : row + 1], sequence, token)
+
+    def _push(
+        self,
+        sequence: Sequence,
+        token: int | None,
+        entry: PositionLogprobs | None,
+        walk: Walk | None = None,
+    ) -> Delta:
+        """Append a sampled token to its sequence and see whether that ends it, and with it the walk
+        through its draft."""
+        if token is None:  # masks left nothing to choose
+            delta = Delta(sequence.request_id, sequence.index)
+            grammar = sequence.grammar
+            error = None if grammar is None else grammar.error
+            error = error or "every token was masked"
+            return self._endings.end(sequence, delta, "error", error, walk)
+        if sequence.first_token_s is None:
+            sequence.first_token_s = time.monotonic()
+        for book in (sequence.ledger, self._engine.ledger):
+            book.generated_tokens += 1
+        if entry is not None:
+            sequence.cumulative_logprob += entry[token].logprob
+        return self._append(sequence, token, entry, walk)
+
+    def _append(
+        self,
+        sequence: Sequence,
+        token: int,
+        entry: PositionLogprobs | None = None,
+        walk: Walk | None = None,
+    ) -> Delta:
+        """The delta of a token that is booked."""
+        sequence.push(token)
+        delta = Delta(sequence.request_id, sequence.index, [token])
+        if entry is not None:
+            delta.logprobs = [entry]
+        stopped = token in sequence.stop_ids
+        if sequence.text is not None and (
+            not stopped or sequence.params.include_stop_str_in_output
+        ):
+            may_stop = sequence.generated >= sequence.params.min_tokens
+            delta.text, stop = sequence.text.push(token, may_stop=may_stop)
+            if stop is not None:
+                return self._endings.end(sequence, delta, "stop", stop, walk)
+        if stopped:
+            by_user = token in (sequence.params.stop_token_ids or ())
+            return self._endings.end(sequence, delta, "stop", token if by_user else None, walk)
+        if sequence.grammar is not None:
+            if sequence.grammar.slow:
+                self._slow_grammars.leave(sequence)
+                return delta
+            if sequence.grammar.complete:
+                return self._endings.end(sequence, delta, "stop", None, walk)
+        if len(sequence.tokens) >= sequence.most_tokens:
+            return self._endings.end(sequence, delta, "length", None, walk)
+        return delta
+
+    # -- choices -------------------------------------------------------------------------------
+
+    def _choices(self, sequence: Sequence) -> Iterator[Sequence]:
+        """The sequence and, if its prompt has just been computed, its request's other choices."""
+        yield sequence
+        if not sequence.waits_for_fork:
+            return
+        engine = self._engine
+        group = engine.groups[sequence.request_id]
+        for index in range(1, sequence.params.n):
+            text = sequence.text.fresh() if sequence.text is not None else None
+            child = sequence.choice(index, text)
+            engine.scheduler.fork(sequence, child)
+            billing.book_fork(child, engine.cost, engine.ledger)
+            group.append(child)
+            yield child
+
+    def _search_on(self, sequence: Sequence, logits: Floats) -> list[Delta]:
+        """One more token of each of a search's completions; all of them, when it is over."""
+        assert sequence.search is not None, "only a search goes on"
+        engine = self._engine
+        if sequence.first_token_s is None:
+            sequence.first_token_s = time.monotonic()
+        following = sequence.search.take(logits)
+        if following and len(sequence.tokens) + 1 < sequence.most_tokens:
+            tokens, weights = zip(*following, strict=True)
+            sequence.push(tokens[0])
+            embedded = engine.own_model.embed(tokens)
+            sequence.inputs.append(np.array(weights, np.float32) @ embedded)
+            return []
+        billing.book_search(sequence, engine.cost, engine.ledger)
+        del sequence.tokens[sequence.prompt_tokens :]
+        first, *others = sequence.search.drafts
+        group = engine.groups[sequence.request_id]
+        for index in range(1, sequence.params.n):
+            text = None if sequence.text is None else sequence.text.fresh()
+            group.append(sequence.choice(index, text))
+            group[-1].status = Status.APART
+        every = zip(group, [first, *others], strict=True)
+        return [delta for choice, said in every for delta in self._say(choice, said)]
+
+    def _say(self, sequence: Sequence, tokens: list[int]) -> list[Delta]:
+        """What comes of a choice that says these tokens, the last of which ends it."""
+        deltas = []
+        for token in tokens:
+            deltas.append(self._push(sequence, token, None))
+            if sequence.finish_reason is not None:
+                break
+        return deltas
+
+    # -- log probabilities ---------------------------------------------------------------------
+
+    def _score_prompt(self, part: Part, logits: Floats) -> Delta | None:
+        """Log probabilities of the prompt tokens that this chunk's rows predict."""
+        sequence = part.sequence
+        scored = sequence.prompt_logprobs
+        if scored is not None and len(scored) < sequence.prompt_tokens:
+            rows = part.logits[: len(part.logits) - part.samples]
+            first = len(scored)
+            targets = np.array(sequence.tokens[first : first + len(rows)], np.int32)
+            top = sequence.params.prompt_logprobs or 0
+            if self._engine.on_scored is not None and len(rows):
+                self._engine.on_scored(sequence.request_id, logits[rows.start : rows.stop])
+            scored.extend(self._entries(logits[rows.start : rows.stop], targets, top))
+        if scored is not None and part.samples and not sequence.generated:
+            # They come before the first token, also where there is nothing to say of any.
+            return Delta(sequence.request_id, 0, prompt_logprobs=scored)
+        if sequence.scores_only and sequence.remaining == 0:
+            delta = Delta(sequence.request_id, 0, prompt_logprobs=scored)
+            return self._endings.end(sequence, delta, "length")
+        return None
+
+    def _logprobs(
+        self, logits: Floats, sequence: Sequence, token: int | None
+    ) -> PositionLogprobs | None:
+        """The entry of a chosen token, of logits (1, vocabulary), if its sequence wants one."""
+        if sequence.params.logprobs is None or token is None:
+            return None
+        targets = np.array([token], np.int32)
+        return self._entries(logits, targets, sequence.params.logprobs)[0]
+
+    def _entries(self, logits: Floats, targets: Ints, top: int) -> list[PositionLogprobs]:
+        tokenizer = self._engine.tokenizer
+        names = tokenizer.token_text if tokenizer is not None else lambda _: None
+        return [
+            {token: Logprob(value, rank, names(token)) for token, (value, rank) in entry.items()}
+            for entry in self._runner.logprobs(logits, targets, top)
+        ]

@@ -1,0 +1,177 @@
+"""Requests on their way into an engine, and between engines: checked, prepared, begun, moved."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from concurrent.futures import Future
+
+import numpy as np
+
+from ockham.core.errors import InvalidRequest
+from ockham.core.registry import find
+from ockham.core.seams import Search, SearchState
+from ockham.engine import moving
+from ockham.engine.assemble import Assembly
+from ockham.engine.messages import HINTS, Request
+from ockham.engine.runner.runner import Runner
+from ockham.engine.sequence import Sequence, Status
+from ockham.engine.slow_grammars import SlowGrammars
+from ockham.engine.structured.grammar import Grammar
+from ockham.engine.text import TextOutput
+
+
+class Requests:
+    """Takes requests. Each becomes the first of its choices, a sequence that waits."""
+
+    def __init__(self, engine: Assembly, runner: Runner, slow_grammars: SlowGrammars) -> None:
+        self._engine, self._runner, self._slow_grammars = engine, runner, slow_grammars
+        self._searches: dict[str, Search] = {}
+        self._arrivals = itertools.count()
+        self._seeds = random.Random(engine.config.seed)
+
+    def prepare(self, request: Request) -> Future[Grammar] | None:
+        """Compile what a request needs compiled, for `add`; None if nothing is. Raises
+        InvalidRequest, as the future does, if it can never be served."""
+        asked = request.params.structured_outputs
+        if asked is None:
+            return None
+        self._check(request)
+        return self._engine.grammars.compile(asked, request.cache_salt)
+
+    def add(self, request: Request, grammar: Grammar | None = None) -> None:
+        """Take a request, with the grammar of its output if it asks for one (see `prepare`). Raises
+        InvalidRequest, before any work, if it can never be served."""
+        self._check(request)
+        if grammar is None and request.params.structured_outputs is not None:
+            raise ValueError("a request with structured outputs comes with what `prepare` gave")
+        params = request.params
+        seed = self.draw_seed() if params.seed is None else params.seed & (2**64 - 1)
+        sequence = self._first(request, seed, grammar)
+        if sequence.prompt_logprobs is not None:
+            sequence.prompt_logprobs *= request.score_from
+        engine = self._engine
+        engine.scheduler.add(sequence)  # the last that may fail: whatever counts comes after it
+        engine.groups[request.request_id] = [sequence]
+        for book in (sequence.ledger, engine.ledger):
+            book.prompt_tokens += sequence.prompt_tokens
+
+    def export(self, request_id: str) -> bytes:
+        """Take a request out, between two steps, for `import_` of another engine. Its choices go on
+        there as if they had never moved; what was said of them stays said.
+
+        Raises InvalidRequest if there is none, or it cannot be moved.
+        """
+        engine = self._engine
+        group = engine.groups.get(request_id)
+        if group is None:
+            raise InvalidRequest(f"there is no running request {request_id!r} to export.")
+        if any(sequence.search is not None for sequence in group):
+            raise InvalidRequest(
+                "choices that are made together cannot be moved; let them end here."
+            )
+        self._runner.settle()
+        data = moving.pack(group, engine.state, time.monotonic())
+        for sequence in group:
+            if sequence.status is not Status.FINISHED:
+                engine.speculation.forget(sequence)
+                engine.scheduler.finish(sequence)
+        del engine.groups[request_id]
+        return data
+
+    def import_(self, data: bytes) -> str:
+        """Go on with a request that another engine of the same numerics id exported; its id. Waits
+        until the grammar of its output is compiled, if it has one.
+
+        What finds no room in the pool is computed again. Raises InvalidRequest, and changes
+        nothing, if it cannot go on here to the same bits.
+        """
+        engine = self._engine
+        moved = moving.unpack(data, engine.state.numerics_id)
+        request, now_s = moved.request, time.monotonic()
+        self._check(request)
+        engine.limits.check_moved(moved)
+        compiling = self.prepare(request)
+        grammar = None if compiling is None else compiling.result()
+        first = self._first(request, moved.seed, grammar)
+        first.most_tokens, first.stop_ids = moved.most_tokens, frozenset(moved.stop_ids)
+        group = [first, *(first.choice(c.index, self._text(request)) for c in moved.choices[1:])]
+        views = moving.import_states(moved, engine.state)
+        engine.groups[request.request_id] = group
+        for sequence, choice, view in zip(group, moved.choices, views, strict=True):
+            moving.restore(sequence, choice, moved.age_s, now_s)
+            if sequence.grammar is not None and sequence.grammar.slow:
+                self._slow_grammars.leave(sequence)
+            if not choice.finished:
+                engine.scheduler.take_in(sequence, view)
+        return request.request_id
+
+    def draw_seed(self) -> int:
+        """The seed of the next request that brings none of its own."""
+        return self._seeds.getrandbits(64)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _check(self, request: Request) -> None:
+        """Raise InvalidRequest unless it could be served."""
+        if request.request_id in self._engine.groups:
+            raise InvalidRequest(f"a request {request.request_id!r} is already running.")
+        self._engine.limits.check(request)
+
+    def _first(self, request: Request, seed: int, grammar: Grammar | None) -> Sequence:
+        """The first choice of a request, before anything is done."""
+        params, tokens = request.params, request.prompt_token_ids
+        longest = self._engine.max_model_len
+        most = min(longest, len(tokens) + (params.max_tokens or longest))
+        eos = frozenset() if params.ignore_eos else self._engine.eos
+        return Sequence(
+            request.request_id,
+            0,
+            (next(self._arrivals), 0),
+            list(tokens),
+            params,
+            seed=seed,
+            most_tokens=len(tokens) if params.max_tokens == 0 else most,
+            stop_ids=eos | frozenset(params.stop_token_ids or ()),
+            bad_words=self._bad_words(params.bad_words or []),
+            text=self._text(request),
+            grammar=None if grammar is None else grammar.begin(eos),
+            arrival_s=time.monotonic(),
+            salt=request.cache_salt,
+            tenant=request.tenant or request.cache_salt,
+            priority=request.priority,
+            approximation=request.approximation,
+            hint=HINTS[request.cache_hint],
+            patient=request.patient,
+            orderly=request.orderly,
+            search=self._search_of(request),
+        )
+
+    def _search_of(self, request: Request) -> SearchState | None:
+        """What goes through all choices of a request together, if they are not one each."""
+        params = request.params
+        if params.search is None:
+            return None
+        if params.search not in self._searches:
+            self._searches[params.search] = find("search", params.search).cls()
+        prompt = np.array(request.prompt_token_ids, np.int32)
+        stops = frozenset() if params.ignore_eos else self._engine.eos
+        stops |= frozenset(params.stop_token_ids or ())
+        return self._searches[params.search].begin(params.n, prompt, request.cache_salt, stops)
+
+    def _bad_words(self, words: list[str]) -> list[list[int]]:
+        tokenizer = self._engine.tokenizer
+        if tokenizer is None:
+            return []
+        return [ids for word in words for ids in tokenizer.word_ids(word)]
+
+    def _text(self, request: Request) -> TextOutput | None:
+        tokenizer, params = self._engine.tokenizer, request.params
+        if tokenizer is None or not (request.detokenize or params.stop_strings):
+            return None
+        return TextOutput(
+            lambda: tokenizer.stream(params.skip_special_tokens),
+            params.stop_strings,
+            params.include_stop_str_in_output,
+        )

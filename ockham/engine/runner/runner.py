@@ -1,0 +1,111 @@
+"""Runs steps over an engine's model, and keeps the step of a decoding that goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from ockham.core.step import Floats, Ints, Step, StepOutput
+from ockham.engine import billing
+from ockham.engine.assemble import Assembly
+from ockham.engine.runner.decoding import Decoding
+from ockham.engine.sequence import Sequence
+from ockham.kernels.sampling import Draw, Drawn
+
+
+class Runner:
+    """All of an engine's calls into its backend, timed."""
+
+    def __init__(self, engine: Assembly) -> None:
+        self._engine = engine
+        self.decoding: Decoding | None = None
+        """The kept step of the sequences that do nothing but decode."""
+        self.backend_s = 0.0
+        """Seconds in the backend's operations; the rest of a step is scheduling and bookkeeping."""
+        engine.scheduler.place_given = self.place_given
+
+    def run(self, step: Step) -> StepOutput:
+        """Run the whole program over a step, with what is attached, and what drafters want to know
+        beside what the step wants."""
+        engine = self._engine
+        speculation = engine.speculation
+        step.candidates = speculation.candidates
+        step.wants_hidden = {}
+        if speculation.wants_hidden_states:
+            rows = np.concatenate((step.wants_logits, step.wants_argmax))
+            step.wants_hidden = {engine.own_model.layers - 1: rows}
+        with self._in_backend():
+            executor = engine.executor
+            run = executor.begin(step)
+            for start, stop, hook in engine.attachments.ranges():
+                executor.run(run, start, stop)
+                if hook is not None:
+                    hook(run)
+            return executor.finish(run)
+
+    def sample(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
+        if not draws:
+            return []
+        with self._in_backend():
+            return self._engine.executor.sample(output.logits, draws)
+
+    def logprobs(
+        self, logits: Floats, targets: Ints, top: int
+    ) -> list[dict[int, tuple[float, int]]]:
+        with self._in_backend():
+            return self._engine.executor.logprobs(logits, targets, top)
+
+    def place_given(self, sequence: Sequence, stop: int) -> None:
+        """Copy what a sequence is given, up to the cell `stop`, into its reserved cells."""
+        assert sequence.view is not None, "a running sequence has a view"
+        assert sequence.splice is not None, "only a splice gives"
+        engine = self._engine
+        given = sequence.splice.given(sequence.computed, stop)
+        if not len(given.cells):
+            return
+        with self._in_backend():
+            for group, source in enumerate(given.slots):
+                target = engine.state.slots(sequence.view, group, given.cells)
+                engine.executor.reposition(group, source, target, given.shifts)
+        billing.book_copies(sequence, len(given.cells), engine.cost, engine.ledger)
+
+    # -- the kept decoding ---------------------------------------------------------------------
+
+    def go_on(self) -> Decoding | None:
+        """The running sequences as a decoding ready for its next step, if that is all there is to
+        do and nothing is attached."""
+        engine, decoding = self._engine, self.decoding
+        scheduler = engine.scheduler
+        if engine.own_model.wrote:  # its pages may have changed
+            self.forget_decoding()
+            decoding = None
+        possible = scheduler.decodes_only and not engine.attachments
+        if decoding is not None and not (
+            possible and decoding.sequences == scheduler.running and decoding.reserve()
+        ):
+            self.settle()
+            decoding = None
+        if decoding is None and possible:
+            decoding = Decoding.of(scheduler.running, engine.state)
+        self.decoding = decoding
+        return decoding
+
+    def forget_decoding(self) -> None:
+        self.settle()
+        self.decoding, self._engine.own_model.wrote = None, False
+
+    def settle(self) -> None:
+        """Put into the ledgers what is still to be billed."""
+        if self.decoding is not None:
+            billing.book_decoding(self.decoding, self._engine.cost, self._engine.ledger)
+
+    @contextmanager
+    def _in_backend(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.backend_s += time.perf_counter() - begin

@@ -1,0 +1,66 @@
+"""What is known of each drafter, and of each sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from ockham.core.seams import (
+    ConstrainedDrafter,
+    Drafter,
+    DraftStream,
+    GroupDrafter,
+    HiddenDrafter,
+    LearningDrafter,
+    MarkingDrafter,
+    ObservingDrafter,
+)
+from ockham.engine.sequence import Sequence
+from ockham.engine.speculation.acceptance import Acceptance, OwnAcceptance
+from ockham.engine.speculation.merit import Merit
+
+
+class KnownDrafter:
+    """A drafter, what it is able to do, and how well it has done. `number` is its place among the
+    engine's drafters."""
+
+    def __init__(self, number: int, drafter: Drafter) -> None:
+        self.number = number
+        self.drafter = drafter
+        self.joint = drafter if isinstance(drafter, GroupDrafter) else None
+        """The drafter, if it proposes for all sequences together, which takes time."""
+        self.constrained = isinstance(drafter, ConstrainedDrafter)
+        """Whether it proposes only what is certain."""
+        self.learning = isinstance(drafter, LearningDrafter)
+        self.wants_hidden_states = isinstance(drafter, HiddenDrafter)
+        self.marks = drafter.marks if isinstance(drafter, MarkingDrafter) else None
+        """The inputs of the marks that its drafts may have."""
+        self.candidates = drafter.candidates if isinstance(drafter, ObservingDrafter) else 0
+        """How many of the likeliest tokens after each row its streams are told."""
+        guessed = drafter.count if isinstance(drafter, MarkingDrafter) else 0
+        self.most_candidates = max(self.candidates, guessed)
+        """The same, marks' rows included."""
+        self.acceptance = Acceptance(drafter.kinds)
+        self.merit = Merit()
+        self.spent_s = self.gained_s = 0.0
+        """If it takes time: seconds that it took for the last step, and that its tokens gained."""
+
+    def open(self, sequence: Sequence) -> DraftStream:
+        """Begin with a sequence."""
+        if self.constrained and sequence.grammar is not None:
+            constrained = cast(ConstrainedDrafter, self.drafter)
+            return constrained.open_constrained(sequence.salt, sequence.grammar)
+        return self.drafter.open(sequence.salt)
+
+
+@dataclass(slots=True)
+class KnownSequence:
+    """A sequence as the drafters have been told it: a stream of each, in their order."""
+
+    streams: list[DraftStream]
+    acceptances: list[OwnAcceptance]
+    fed: int = 0
+    """Tokens that the streams have been told."""
+    hoped: list[tuple[int, int]] = field(default_factory=list)
+    """The marks after the latest token, by drafter and kind: whether they were worth their rows is
+    seen from what is drafted by them."""
