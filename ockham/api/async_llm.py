@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+from ockham.api.prompts import Encoded, Prompt, PromptReader, characters
 from ockham.api.settings import engine_config
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
-from ockham.core.errors import InvalidRequest
 from ockham.core.ledger import Ledger
-from ockham.core.numbers import token_ids
 from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.client import EngineClient, Observer
@@ -27,21 +27,17 @@ from ockham.engine.collect import Collector
 from ockham.engine.messages import CacheHint, Delta, Ready, Request
 from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.model.hub import resolve
-from ockham.text.marking import Piece, ReuseParams
+from ockham.text.marking import ReuseParams
 from ockham.text.tokenizer import Tokenizer, load_tokenizer
 
 T = TypeVar("T")
 
-Prompt = str | Sequence[int] | Mapping[str, Any]
-"""A text, its token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
 Kind = Literal["cumulative", "delta", "final"]
 
 INLINE_CHARACTERS = 2048
 """Longer texts are tokenized in a thread, so that the event loop is never held up for long."""
 HUGE_CHARACTERS = 256 << 10
 """Longer ones have a thread of their own, so that they hold up none but each other."""
-CHARACTERS_PER_TOKEN = 128
-"""No prompt of more characters than this times the context's tokens is even tokenized."""
 
 
 class AsyncLLM:
@@ -76,6 +72,7 @@ class AsyncLLM:
         self.config = config
         self.client = EngineClient(config, stall_s=stall_s, observer=observer)
         self.tokenizer: Tokenizer | None = None
+        self._prompts: PromptReader | None = None
         self._starting: asyncio.Task[Ready] | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="ockham-tokenize")
         self._huge_thread = ThreadPoolExecutor(1, thread_name_prefix="ockham-tokenize-huge")
@@ -96,6 +93,9 @@ class AsyncLLM:
         """The files are there: the engine has read the same checkpoint, or fetched it."""
         directory = resolve(self.config.model, self.config.revision)
         self.tokenizer = load_tokenizer(self.config, directory)
+        self._prompts = PromptReader(
+            self.tokenizer, self.ready.max_model_len, self.ready.context_limit
+        )
 
     async def shutdown(self) -> None:
         """Stop the engine. Requests that still run fail with `EngineDead`."""
@@ -131,6 +131,13 @@ class AsyncLLM:
         return self.client.ready
 
     @property
+    def prompts(self) -> PromptReader:
+        """What reads prompts for this model. Raises `RuntimeError` before the first start."""
+        if self._prompts is None:
+            raise RuntimeError("The engine has not been started; await start() first.")
+        return self._prompts
+
+    @property
     def default_parameters(self) -> dict[str, Any]:
         """The sampling defaults of the checkpoint's generation_config.json, as parameters of
         `SamplingParams`."""
@@ -157,41 +164,49 @@ class AsyncLLM:
         priority: int = 0,
         approximation: Approximation | None = None,
         cache_hint: CacheHint | None = None,
+        reuse: ReuseParams | str | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Complete a prompt, yielding outputs as they come.
 
         `kind`: each output holds everything so far ("cumulative"), only what is new since the last
         one ("delta": `outputs` lists the choices that have news), or there is one at the end
         ("final"). Requests share state only with those of the same `cache_salt`, and approximately
-        only where `approximation` says so (`ReuseParams` makes one); `cache_hint` predicts whether
-        this one's will be used again. Tenants (`tenant`, else `cache_salt`) take turns; of one
-        tenant's requests those of a lower `priority` begin first. Without
+        only where `reuse`, or `approximation` for chunks of token ids, says so; `cache_hint`
+        predicts whether this one's will be used again. Tenants (`tenant`, else `cache_salt`) take
+        turns; of one tenant's requests those of a lower `priority` begin first. Without
         `sampling_params` the checkpoint's defaults apply. Raises `InvalidRequest`, `EngineDead`, or
         what else the engine refuses the request with.
         """
         await self.start()
         params = sampling_params or self.get_default_sampling_params()
-        text, tokens = await self.encode_prompt(prompt)
-        request = Request(
-            request_id=request_id or f"request-{next(self._numbers)}",
-            prompt_token_ids=tokens,
-            params=params,
-            detokenize=self.tokenizer is not None,
+        read = await self.read(prompt, reuse)
+        request = read.request(
+            request_id or f"request-{next(self._numbers)}",
+            params,
             cache_salt=cache_salt,
+            cache_hint=cache_hint,
+            approximation=approximation,
             tenant=tenant,
             priority=priority,
-            approximation=approximation,
-            cache_hint=cache_hint,
         )
+        async with aclosing(self.run(request, read.text, kind=kind)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def run(
+        self, request: Request, prompt: str | None = None, *, kind: Kind = "cumulative"
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Run a request that is made; outputs and errors are those of `generate`. `prompt` is the
+        text that the request's token ids came from, if there was one."""
         stream = self.client.submit(request)
         try:
-            collector = Collector(request, text)
+            collector = Collector(request, prompt)
             finished = False
             while not finished:
                 deltas = await stream.read()
                 finished = any(delta.finished for delta in deltas)
                 if kind == "delta":
-                    yield _only(request, text, deltas)
+                    yield _only(request, prompt, deltas)
                     continue
                 for delta in deltas:
                     collector.add(delta)
@@ -205,53 +220,19 @@ class AsyncLLM:
         ignored."""
         self.client.cancel(request_id)
 
-    async def encode_prompt(
-        self, prompt: Prompt, *, add_special_tokens: bool = True
-    ) -> tuple[str | None, list[int]]:
-        """The text of a prompt (if it has one) and its token ids. Raises `InvalidRequest`."""
-        if isinstance(prompt, Mapping):
-            prompt = _only_entry(prompt)
+    async def read(
+        self,
+        prompt: Prompt,
+        reuse: ReuseParams | str | None = None,
+        *,
+        add_special_tokens: bool = True,
+    ) -> Encoded:
+        """A prompt's token ids. Raises `InvalidRequest`, also for a text that is so long that no
+        tokenization could make it fit."""
         return await self.in_thread(
-            len(prompt) if isinstance(prompt, str) else 0,
-            lambda: self.encode_prompt_here(prompt, add_special_tokens=add_special_tokens),
+            characters(prompt),
+            lambda: self.prompts.read(prompt, reuse, add_special_tokens=add_special_tokens),
         )
-
-    def encode_prompt_here(
-        self, prompt: str | Sequence[int], *, add_special_tokens: bool = True
-    ) -> tuple[str | None, list[int]]:
-        """What `encode_prompt` gives, by whichever thread calls it."""
-        if isinstance(prompt, str):
-            return prompt, self.encode_here(prompt, add_special_tokens=add_special_tokens)
-        if isinstance(prompt, Sequence) and len(prompt) > self.ready.max_model_len:
-            # before each of them is looked at
-            raise InvalidRequest(
-                f"the prompt has {len(prompt)} tokens; the context is {self.ready.max_model_len} "
-                f"tokens, {self.ready.context_limit}. Shorten the prompt.",
-                "prompt",
-            )
-        return None, token_ids(prompt)
-
-    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text. Raises `InvalidRequest`, also for a text that is so long that
-        no tokenization could make it fit."""
-        return await self.in_thread(
-            len(text), lambda: self.encode_here(text, add_special_tokens=add_special_tokens)
-        )
-
-    def encode_here(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """What `encode` gives, by whichever thread calls it."""
-        tokenizer = self.need_tokenizer()
-        self.check_length(len(text))
-        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
-
-    def encode_pieces_here(
-        self, pieces: Sequence[Piece], reuse: ReuseParams, *, add_special_tokens: bool = True
-    ) -> tuple[list[int], Approximation]:
-        """The token ids of a prompt in which chunks are marked, and what is asked of the engine.
-        Raises `InvalidRequest` as `encode` does."""
-        tokenizer = self.need_tokenizer()
-        self.check_length(sum(len(piece) for piece, _ in pieces))
-        return reuse.encode(tokenizer, pieces, add_special_tokens)
 
     async def render_chat(
         self,
@@ -265,7 +246,7 @@ class AsyncLLM:
         """The prompt that the chat template makes of what `messages` gives, which came in about so
         many bytes. It is made in another process, while the event loop goes on. Raises
         `InvalidRequest`, also if the template is broken or exceeds a limit."""
-        tokenizer = self.need_tokenizer()
+        tokenizer = self.prompts.tokenizer
         template = tokenizer.chat_template()
         asked = await self.in_thread(
             size,
@@ -293,26 +274,6 @@ class AsyncLLM:
         threads = self._threads if size <= HUGE_CHARACTERS else self._huge_thread
         return await asyncio.get_running_loop().run_in_executor(threads, work)
 
-    def check_length(self, characters: int) -> None:
-        """Raise `InvalidRequest` for a text that no tokenization could make fit."""
-        most = CHARACTERS_PER_TOKEN * self.ready.max_model_len
-        if characters > most:
-            raise InvalidRequest(
-                f"the prompt has {characters} characters; with a context of "
-                f"{self.ready.max_model_len} tokens at most {most} are taken. Shorten it.",
-                "prompt",
-            )
-
-    def need_tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises `InvalidRequest` where none was loaded."""
-        if self.tokenizer is None:
-            raise InvalidRequest(
-                "text needs a tokenizer, and none was loaded (skip_tokenizer_init); send token "
-                "ids.",
-                "prompt",
-            )
-        return self.tokenizer
-
 
 def _only(request: Request, text: str | None, deltas: list[Delta]) -> RequestOutput:
     """An output that holds what the deltas say, and nothing from before."""
@@ -339,15 +300,3 @@ def _only(request: Request, text: str | None, deltas: list[Delta]) -> RequestOut
         output.ledger = delta.ledger or Ledger()
         output.num_cached_tokens = output.ledger.prompt_tokens_reused
     return output
-
-
-def _only_entry(prompt: Mapping[str, Any]) -> str | Sequence[int]:
-    known = ("prompt", "prompt_token_ids")
-    if len(prompt) != 1 or next(iter(prompt)) not in known:
-        raise InvalidRequest(
-            f"a prompt object must hold one of {' and '.join(known)}, got "
-            f"{', '.join(map(str, prompt)) or 'nothing'}.",
-            "prompt",
-        )
-    entry: str | Sequence[int] = next(iter(prompt.values()))
-    return entry

@@ -13,29 +13,31 @@ from typing import Any, NoReturn
 
 from ockham.api.driver import Driver, Stream
 from ockham.api.progress import Progress
-from ockham.api.prompts import Prompt, as_list, named
+from ockham.api.prompts import (
+    Encoded,
+    Prompt,
+    PromptReader,
+    as_list,
+    named,
+    reuse_params,
+    template_messages,
+)
 from ockham.api.settings import check_call, engine_config
-from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
-from ockham.core.numbers import shown, token_ids
+from ockham.core.numbers import shown
 from ockham.core.outputs import RequestOutput, ScoreOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
-from ockham.engine.messages import HINTS, Pin, Request, Unpin
+from ockham.engine.messages import Pin, Request, Unpin
 from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.text.marking import ReuseParams
 from ockham.text.tokenizer import Tokenizer
 
 log = logging.getLogger("ockham.engine")
 
-Encoded = tuple[str | None, list[int], Approximation | None]
-"""A prompt's text, if it came as one, its token ids, and what may be reused approximately."""
 Message = Mapping[str, Any]
-
-_CACHING = ("cache_salt", "cache_hint")
-_NO_CACHING: Mapping[str, Any] = {}
 
 
 class LLM:
@@ -100,6 +102,9 @@ class LLM:
         self.config = config
         self.engine = Engine(config, progress=progress or (lambda line: log.info("%s", line)))
         self._driver = Driver(self.engine)
+        self._prompts = PromptReader(
+            self.engine.tokenizer, self.engine.max_model_len, self.engine.context_limit
+        )
         self._defaults = self.engine.model.sampling_defaults
         self._numbers = itertools.count(1)
 
@@ -122,10 +127,9 @@ class LLM:
         check_call(neutral)
         listed = as_list(prompts)
         params = self._params_for(len(listed), sampling_params)
-        reuse = ReuseParams(reuse=reuse) if isinstance(reuse, str) else reuse
-        encoded = [named(i, self._encode, prompt, reuse) for i, prompt in enumerate(listed)]
-        caching = [named(i, _caching, prompt) for i, prompt in enumerate(listed)]
-        return self._run(encoded, params, use_tqdm, caching=caching)
+        reuse = reuse_params(reuse)
+        encoded = [named(i, self._prompts.read, prompt, reuse) for i, prompt in enumerate(listed)]
+        return self._run(encoded, params, use_tqdm)
 
     def chat(
         self,
@@ -154,22 +158,18 @@ class LLM:
         if sampling_params is None:
             sampling_params = self.get_default_chat_sampling_params()
         params = self._params_for(len(conversations), sampling_params)
-        reuse = ReuseParams(reuse=reuse) if isinstance(reuse, str) else reuse
+        reuse = reuse_params(reuse)
         tokenizer = self.get_tokenizer()
 
         def encode(conversation: Sequence[Message]) -> Encoded:
             text = tokenizer.apply_chat_template(
-                conversation,
+                template_messages(conversation),
                 tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 chat_template=chat_template,
                 **(chat_template_kwargs or {}),
             )
-            if reuse is not None and reuse.marks_chunks:
-                pieces = reuse.cut_chat(text, conversation)
-                return text, *reuse.encode(tokenizer, pieces, add_special_tokens=False)
-            asked = None if reuse is None else reuse.approximation()
-            return text, tokenizer.encode(text, add_special_tokens=False), asked
+            return self._prompts.read_chat(text, conversation, reuse)
 
         encoded = [named(i, encode, talk) for i, talk in enumerate(conversations)]
         return self._run(encoded, params, use_tqdm)
@@ -181,24 +181,31 @@ class LLM:
         unprocessed logits. Nothing is generated. (vLLM's method of this name compares pairs of
         texts.) Raises InvalidRequest for a prompt of fewer than two tokens, of which nothing can
         be scored."""
-        encoded = [named(i, self._encode, p) for i, p in enumerate(as_list(prompts))]
-        for index, (_, tokens, _) in enumerate(encoded):
-            if len(tokens) < 2:
+        encoded = [named(i, self._prompts.read, p) for i, p in enumerate(as_list(prompts))]
+        for index, prompt in enumerate(encoded):
+            length = len(prompt.token_ids)
+            if length < 2:
                 raise InvalidRequest(
-                    f"prompt {index}: it has {len(tokens)} token(s), but only tokens after the "
-                    "first can be scored; give at least two.",
+                    f"prompt {index}: it has {length} token(s), but only tokens after the first "
+                    "can be scored; give at least two.",
                     "prompt",
                 )
         params = SamplingParams(max_tokens=0, prompt_logprobs=0, temperature=0.0)
         outputs = self._run(encoded, [params] * len(encoded), use_tqdm, detokenize=False)
         return [_score(output) for output in outputs]
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Stream:
-        """Complete one prompt, yielding what each step adds. Closing the stream frees its work."""
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        reuse: ReuseParams | str | None = None,
+    ) -> Stream:
+        """Complete one prompt, yielding what each step adds. Closing the stream frees its work.
+        `reuse` is as in `generate`."""
         self._driver.check_usable()
         params = self._params_for(1, sampling_params)[0]
-        text, tokens, _ = self._encode(prompt)
-        return Stream(self._driver, self._request(tokens, params, caching=_caching(prompt)), text)
+        read = self._prompts.read(prompt, reuse)
+        return Stream(self._driver, self._request(read, params), read.text)
 
     def close(self) -> None:
         """Give up what still runs, finish writing what goes to the disk, and let others have its
@@ -220,29 +227,26 @@ class LLM:
 
     def pin(self, prompt: Prompt, name: str) -> int:
         """Compute a prefix, such as a system prompt, and keep its state until `unpin(name)`; how
-        many tokens it has. At most half of the pool may be pinned. Raises InvalidRequest."""
-        _, tokens, _ = self._encode(prompt)
+        many tokens it has. At most half of the pool may be pinned. A prompt object with a
+        `cache_salt` is pinned for the requests of that salt. Raises InvalidRequest."""
+        read = self._prompts.read(prompt)
         params = SamplingParams(max_tokens=1, temperature=0.0)
-        self._run([(None, tokens, None)], [params], use_tqdm=False, detokenize=False)
-        self._driver.pin(Pin(name, tokens))
-        return len(tokens)
+        self._run([read], [params], use_tqdm=False, detokenize=False)
+        self._driver.pin(Pin(name, read.token_ids, read.cache_salt or ""))
+        return len(read.token_ids)
 
-    def unpin(self, name: str) -> None:
-        """Let a pinned prefix go again. Raises InvalidRequest if there is no such pin."""
-        self._driver.unpin(Unpin(name))
+    def unpin(self, name: str, cache_salt: str = "") -> None:
+        """Let a prefix that was pinned under `cache_salt` go again. Raises InvalidRequest if there
+        is no such pin."""
+        self._driver.unpin(Unpin(name, cache_salt))
 
-    def pins(self) -> dict[str, int]:
-        """The pinned prefixes by name, and how many tokens each has."""
-        return self.engine.cache.pins()
+    def pins(self, cache_salt: str = "") -> dict[str, int]:
+        """The prefixes pinned under `cache_salt` by name, and how many tokens each has."""
+        return self.engine.cache.pins(cache_salt)
 
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises InvalidRequest where none was loaded."""
-        if self.engine.tokenizer is None:
-            raise InvalidRequest(
-                "text needs a tokenizer, and none was loaded (skip_tokenizer_init); give ids.",
-                "prompt",
-            )
-        return self.engine.tokenizer
+        return self._prompts.tokenizer
 
     def get_default_sampling_params(self) -> SamplingParams:
         """`SamplingParams` with the defaults of the checkpoint's generation_config.json."""
@@ -276,28 +280,6 @@ class LLM:
 
     # -- from prompts to requests --------------------------------------------------------------
 
-    def _encode(self, prompt: Any, reuse: ReuseParams | None = None) -> Encoded:
-        """A prompt, and what may be reused for it."""
-        if isinstance(prompt, Mapping):
-            given = prompt.keys() - _CACHING
-            if len(given) != 1 or not given <= {"prompt", "prompt_token_ids"}:
-                raise InvalidRequest(
-                    "a prompt object must hold either 'prompt' or 'prompt_token_ids', and may hold "
-                    f"{' and '.join(map(repr, _CACHING))}; got {sorted(map(str, prompt))}.",
-                    "prompt",
-                )
-            prompt = prompt[given.pop()]
-        asked = None if reuse is None else reuse.approximation()
-        if reuse is not None and reuse.marks_chunks:
-            if not isinstance(prompt, str):
-                raise InvalidRequest(
-                    "reuse 'chunk' finds chunks in text; give the prompt as text.", "prompt"
-                )
-            return prompt, *reuse.encode(self.get_tokenizer(), reuse.cut_text(prompt), True)
-        if isinstance(prompt, str):
-            return prompt, self.get_tokenizer().encode(prompt), asked
-        return None, token_ids(prompt), asked
-
     def _params_for(
         self, prompts: int, params: SamplingParams | Sequence[SamplingParams] | None
     ) -> list[SamplingParams]:
@@ -325,22 +307,8 @@ class LLM:
                 )
         return list(params)
 
-    def _request(
-        self,
-        tokens: list[int],
-        params: SamplingParams,
-        detokenize: bool = True,
-        approximation: Approximation | None = None,
-        caching: Mapping[str, Any] = _NO_CACHING,
-    ) -> Request:
-        return Request(
-            request_id=f"request-{next(self._numbers)}",
-            prompt_token_ids=tokens,
-            params=params,
-            detokenize=detokenize and self.engine.tokenizer is not None,
-            approximation=approximation,
-            **caching,
-        )
+    def _request(self, prompt: Encoded, params: SamplingParams, detokenize: bool = True) -> Request:
+        return prompt.request(f"request-{next(self._numbers)}", params, detokenize=detokenize)
 
     # -- running -------------------------------------------------------------------------------
 
@@ -350,13 +318,11 @@ class LLM:
         params: list[SamplingParams],
         use_tqdm: bool,
         detokenize: bool = True,
-        caching: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[RequestOutput]:
         self._driver.check_usable()
-        settings = caching or [_NO_CACHING] * len(prompts)
         collectors = [
-            Collector(self._request(tokens, params[i], detokenize, asked, settings[i]), text)
-            for i, (text, tokens, asked) in enumerate(prompts)
+            Collector(self._request(prompt, params[i], detokenize), prompt.text)
+            for i, prompt in enumerate(prompts)
         ]
         bar = Progress(len(collectors)) if use_tqdm and len(collectors) > 1 else None
         try:
@@ -365,23 +331,6 @@ class LLM:
             if bar is not None:
                 bar.close()
         return [collector.output() for collector in collectors]
-
-
-def _caching(prompt: Any) -> dict[str, Any]:
-    """What a prompt object says of the prefix cache. Raises InvalidRequest for wrong values."""
-    if not isinstance(prompt, Mapping):
-        return {}
-    found = {name: prompt[name] for name in _CACHING if name in prompt}
-    if not isinstance(found.get("cache_salt", ""), str):
-        raise InvalidRequest(
-            f"cache_salt must be a text, got {shown(found['cache_salt'])}.", "cache_salt"
-        )
-    if found.get("cache_hint") not in HINTS:
-        raise InvalidRequest(
-            f"cache_hint must be 'keep' or 'discard', got {shown(found['cache_hint'])}.",
-            "cache_hint",
-        )
-    return found
 
 
 def _score(output: RequestOutput) -> ScoreOutput:

@@ -1,17 +1,210 @@
-"""Prompts: from what a caller says to the token ids of requests."""
+"""Prompts: the one way from what a caller says to the requests of an engine.
+
+`LLM`, `AsyncLLM`, the server and batch files read prompts here, by the same rules and with the same
+errors: what one of them accepts, all accept. The `Request` is made here too, and carried whole from
+here on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown, token_ids
+from ockham.core.sampling_params import SamplingParams
+from ockham.engine.messages import HINTS, CacheHint, Request
+from ockham.text.marking import Piece, ReuseParams
+from ockham.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
-"""A text, its token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`; the mappings may have
-`cache_salt` and `cache_hint` beside that, as `AsyncLLM.generate` takes them."""
+"""A text, its token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`. The mappings may hold
+`cache_salt` and `cache_hint` too, which then hold for that prompt."""
+
+CHARACTERS_PER_TOKEN = 128
+"""No prompt of more characters than this times the context's tokens is even tokenized."""
+
+_CONTENT = ("prompt", "prompt_token_ids")
+_CACHING = ("cache_salt", "cache_hint")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A prompt that was read, and what was said with it of how it is to be served."""
+
+    text: str | None
+    """None if the prompt came as token ids."""
+    token_ids: list[int]
+    approximation: Approximation | None = None
+    """What may be reused approximately for it."""
+    cache_salt: str | None = None
+    cache_hint: CacheHint | None = None
+    has_tokenizer: bool
+
+    def request(
+        self,
+        request_id: str,
+        params: SamplingParams,
+        *,
+        detokenize: bool = True,
+        cache_salt: str | None = None,
+        cache_hint: CacheHint | None = None,
+        approximation: Approximation | None = None,
+        tenant: str = "",
+        priority: int = 0,
+    ) -> Request:
+        """The request for this prompt; the keywords are the fields of `Request`. Raises
+        InvalidRequest for a field that is wrong, or that was given another value with the
+        prompt."""
+        _check_caching(cache_salt, cache_hint)
+        return Request(
+            request_id=request_id,
+            prompt_token_ids=self.token_ids,
+            params=params,
+            detokenize=detokenize and self.has_tokenizer,
+            cache_salt=_one("cache_salt", self.cache_salt, cache_salt or None) or "",
+            cache_hint=_one("cache_hint", self.cache_hint, cache_hint),
+            approximation=_one("approximation", self.approximation, approximation),
+            tenant=tenant,
+            priority=priority,
+        )
+
+
+class PromptReader:
+    """Reads prompts for one model. `tokenizer` is None where none was loaded; `context_limit` says
+    in words what sets `max_model_len`. Safe to use from threads. Raises InvalidRequest."""
+
+    def __init__(self, tokenizer: Tokenizer | None, max_model_len: int, context_limit: str) -> None:
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._context_limit = context_limit
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises InvalidRequest where none was loaded."""
+        if self._tokenizer is None:
+            raise InvalidRequest(
+                "text needs a tokenizer, and none was loaded (skip_tokenizer_init); send token "
+                "ids.",
+                "prompt",
+            )
+        return self._tokenizer
+
+    def read(
+        self,
+        prompt: Prompt,
+        reuse: ReuseParams | str | None = None,
+        *,
+        add_special_tokens: bool = True,
+    ) -> Encoded:
+        """The token ids of a prompt. `reuse` says what may be reused approximately."""
+        content, salt, hint = _parts(prompt)
+        params = reuse_params(reuse)
+        if params is not None and params.marks_chunks:
+            if not isinstance(content, str):
+                raise InvalidRequest(
+                    f"reuse={params.reuse!r} finds chunks in text; send the prompt as text.",
+                    "prompt",
+                )
+            self._check_characters(len(content))
+            found = self._of_pieces(content, params.cut_text(content), params, add_special_tokens)
+        elif isinstance(content, str):
+            found = self._of_text(content, params, add_special_tokens)
+        else:
+            found = self._encoded(None, self._token_ids(content), _asked(params))
+        return replace(found, cache_salt=salt, cache_hint=hint)
+
+    def read_chat(
+        self,
+        text: str,
+        messages: Iterable[Mapping[str, Any]],
+        reuse: ReuseParams | str | None = None,
+        *,
+        add_special_tokens: bool = False,
+    ) -> Encoded:
+        """The token ids of the text that the chat template made of `messages`. The template writes
+        special tokens itself, so that none are added unless asked for."""
+        params = reuse_params(reuse)
+        if params is None or not params.marks_chunks:
+            return self._of_text(text, params, add_special_tokens)
+        self._check_characters(len(text))
+        return self._of_pieces(text, params.cut_chat(text, messages), params, add_special_tokens)
+
+    def _of_text(self, text: str, reuse: ReuseParams | None, add_special_tokens: bool) -> Encoded:
+        tokenizer = self.tokenizer
+        self._check_characters(len(text))
+        tokens = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return self._encoded(text, tokens, _asked(reuse))
+
+    def _of_pieces(
+        self, text: str, pieces: Sequence[Piece], reuse: ReuseParams, add_special_tokens: bool
+    ) -> Encoded:
+        return self._encoded(text, *reuse.encode(self.tokenizer, pieces, add_special_tokens))
+
+    def _encoded(
+        self, text: str | None, tokens: list[int], approximation: Approximation | None
+    ) -> Encoded:
+        return Encoded(
+            text=text,
+            token_ids=tokens,
+            approximation=approximation,
+            has_tokenizer=self._tokenizer is not None,
+        )
+
+    def _token_ids(self, content: Any) -> list[int]:
+        if isinstance(content, Sequence) and len(content) > self._max_model_len:
+            # before each of them is looked at
+            raise InvalidRequest(
+                f"the prompt has {len(content)} tokens; the context is {self._max_model_len} "
+                f"tokens, {self._context_limit}. Shorten the prompt.",
+                "prompt",
+            )
+        return token_ids(content)
+
+    def _check_characters(self, characters: int) -> None:
+        """Refuse a text that no tokenization could make fit."""
+        most = CHARACTERS_PER_TOKEN * self._max_model_len
+        if characters > most:
+            raise InvalidRequest(
+                f"the prompt has {characters} characters; with a context of "
+                f"{self._max_model_len} tokens at most {most} are taken. Shorten it.",
+                "prompt",
+            )
+
+
+def characters(prompt: Any) -> int:
+    """How many characters are to be tokenized: by this goes which thread reads the prompt."""
+    content, _, _ = _parts(prompt)
+    return len(content) if isinstance(content, str) else 0
+
+
+def template_messages(messages: Any) -> Any:
+    """A chat's messages as chat templates know them. OpenAI's newer word for the role `system` is
+    `developer`, which no template knows."""
+    if not isinstance(messages, Sequence) or isinstance(messages, (str, bytes)):
+        return messages  # what they are is checked where they are rendered
+    return [
+        {**message, "role": "system"}
+        if isinstance(message, Mapping) and message.get("role") == "developer"
+        else message
+        for message in messages
+    ]
+
+
+def reuse_params(reuse: ReuseParams | str | None) -> ReuseParams | None:
+    """What may be reused approximately, where a technique may be given by its name alone. Raises
+    InvalidRequest."""
+    if isinstance(reuse, str):
+        return ReuseParams(reuse=reuse)
+    if reuse is not None and not isinstance(reuse, ReuseParams):
+        raise InvalidRequest(
+            f"reuse must be ReuseParams or the name of a technique, got {shown(reuse)}.", "reuse"
+        )
+    return reuse
 
 
 def as_list(prompts: Any) -> list[Any]:
@@ -35,3 +228,47 @@ def named(index: int, work: Callable[..., T], *args: Any) -> T:
         return work(*args)
     except InvalidRequest as error:
         raise InvalidRequest(f"prompt {index}: {error}", error.param) from error
+
+
+def _parts(prompt: Any) -> tuple[Any, str | None, CacheHint | None]:
+    """The text or token ids of a prompt, and the `cache_salt` and `cache_hint` of a prompt object.
+    Raises InvalidRequest for an object that is none."""
+    if not isinstance(prompt, Mapping):
+        return prompt, None, None
+    given = prompt.keys() - _CACHING
+    if len(given) != 1 or not given <= set(_CONTENT):
+        raise InvalidRequest(
+            f"a prompt object must hold either {' or '.join(map(repr, _CONTENT))}, and may hold "
+            f"{' and '.join(map(repr, _CACHING))}; got {sorted(map(str, prompt))}.",
+            "prompt",
+        )
+    salt, hint = (prompt.get(name) for name in _CACHING)
+    _check_caching(salt, hint)
+    return prompt[given.pop()], salt, hint
+
+
+def _asked(reuse: ReuseParams | None) -> Approximation | None:
+    """What the engine is asked for, of a prompt in which no chunks are marked."""
+    return None if reuse is None else reuse.approximation()
+
+
+def _one(name: str, own: T | None, beside: T | None) -> T | None:
+    """What was said of a field with the prompt, or beside it. Raises InvalidRequest if the two
+    contradict each other."""
+    if own is not None and beside is not None and own != beside:
+        raise InvalidRequest(
+            f"{name} is given twice: with the prompt it is {shown(own)}, beside it "
+            f"{shown(beside)}. Give one of them.",
+            name,
+        )
+    return beside if own is None else own
+
+
+def _check_caching(salt: Any, hint: Any) -> None:
+    """Raise InvalidRequest for a wrong `cache_salt` or `cache_hint`."""
+    if salt is not None and not isinstance(salt, str):
+        raise InvalidRequest(f"cache_salt must be a text, got {shown(salt)}.", "cache_salt")
+    if hint is not None and (not isinstance(hint, str) or hint not in HINTS):
+        raise InvalidRequest(
+            f"cache_hint must be 'keep' or 'discard', got {shown(hint)}.", "cache_hint"
+        )

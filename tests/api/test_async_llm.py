@@ -199,7 +199,7 @@ def test_what_is_refused_leaves_nothing_behind(checkpoint, prompt, settings):
 def test_what_is_loaded_is_logged_and_not_printed(checkpoint, caplog, capfd):
     async def work(llm):
         with pytest.raises(InvalidRequest, match="tokens, which is the model's own limit"):
-            await llm.encode_prompt([1] * 10_000)
+            await llm.read([1] * 10_000)
 
     with caplog.at_level("INFO", "ockham.engine"):
         with_llm(checkpoint, work)

@@ -8,14 +8,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ockham.api.prompts import Encoded
 from ockham.api.server.caller import caller_of
 from ockham.api.server.chat import render
 from ockham.api.server.errors import HttpError
-from ockham.api.server.job import Job
 from ockham.api.server.protocol import CacheRequest, PinRequest, UnpinRequest
-from ockham.api.server.serving import Serving, body_bytes, read, request_id, serving
+from ockham.api.server.serving import Serving, body_bytes, read, serving
 from ockham.core.errors import InvalidRequest
-from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import CacheQuery, CacheReport, Pin, Unpin
 
 
@@ -41,28 +40,18 @@ async def pin_prefix(http: Request) -> Response:
     server, caller = serving(http), caller_of(http)
     request = await read(http, PinRequest)
     request.check()
-    tokens = await _tokens(server, request, body_bytes(http))
+    prompt = await _prompt(server, request, body_bytes(http))
     salt = caller.salt(request.cache_salt)
     name = request.name or f"pin-{uuid.uuid4().hex[:8]}"
-    pin = Pin(name, tokens, salt, caller.name, caller.owners)
+    pin = Pin(name, prompt.token_ids, salt, caller.name, caller.owners)
 
     async def ask(only_check: bool) -> CacheReport:
         query = CacheQuery(ask_id=uuid.uuid4().hex, salt=salt, pin=pin, only_check=only_check)
         return _checked(await server.llm.client.ask(query))
 
     await ask(True)
-    # The last token of a prompt is computed too, and one is generated and thrown away.
-    job = Job(
-        server.llm,
-        server.gate,
-        request_id(http),
-        [tokens],
-        SamplingParams(max_tokens=1, temperature=0.0),
-        server.settings.request_timeout_s,
-        salt,
-        caller.tenant(request.cache_salt, None),
-    )
-    await job.finals()
+    tenant = caller.tenant(request.cache_salt, None)
+    await server.pinning(http, prompt, salt, tenant).finals()
     return _answer(await ask(False), name=name)
 
 
@@ -88,16 +77,13 @@ async def unpin_prefix(http: Request) -> Response:
     return _answer(report)
 
 
-async def _tokens(server: Serving, request: PinRequest, size: int) -> list[int]:
+async def _prompt(server: Serving, request: PinRequest, size: int) -> Encoded:
     special = request.add_special_tokens
     if request.messages is not None:
         text = await render(server, request.template(), size)
-        return await server.llm.encode(text, add_special_tokens=bool(special))
+        return await server.llm.read(text, add_special_tokens=bool(special))
     assert request.prompt is not None, "a checked request has one of the two"
-    _, tokens = await server.llm.encode_prompt(
-        request.prompt, add_special_tokens=special is not False
-    )
-    return tokens
+    return await server.llm.read(request.prompt, add_special_tokens=special is not False)
 
 
 def _checked(report: CacheReport) -> CacheReport:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ockham.api.server.job import Job
+from ockham.api.prompts import Encoded
+from ockham.api.server.answer import Answer
 from ockham.api.server.logprobs import chat_logprobs, prompt_logprobs
 from ockham.api.server.protocol import ChatRequest, TokenizeRequest, template_variables
-from ockham.api.server.serving import Serving, body_bytes, entries, read, request_id, serving
-from ockham.api.server.sse import DONE, event, unless_disconnected
+from ockham.api.server.serving import Serving, body_bytes, read, serving
 from ockham.api.server.wire import (
     AssistantMessage,
     ChatChoice,
@@ -25,10 +21,7 @@ from ockham.api.server.wire import (
     ChatCompletion,
     ChatDelta,
     ChatLogprobs,
-    UsageMeter,
-    now_s,
 )
-from ockham.core.approximation import Approximation
 from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.text.marking import ReuseParams
@@ -44,31 +37,19 @@ async def create_chat_completion(http: Request) -> Response:
     server.check_room(http, request, params.n)
     reuse = request.reuse_params()
     text = await render(server, request, body_bytes(http))
-    tokens, approximation = await server.llm.in_thread(
-        max(len(text), body_bytes(http)), lambda: _encode(server, request, reuse, text)
+    prompt = await server.llm.in_thread(
+        max(len(text), body_bytes(http)), lambda: _read(server, request, reuse, text)
     )
-    job = server.job(http, [tokens], params, request, [approximation])
-    answer = _Answer(server, request, params, request_id(http), tokens)
-    if request.stream:
-        return server.stream(answer.events(job))
-    body = await unless_disconnected(http.receive, answer.whole(job))
-    if body is None:
-        return Response(status_code=499)
-    return Response(body, media_type="application/json")
+    job = server.job(http, [prompt], params, request)
+    return await _Answer(server, http, request, params, prompt).respond(job)
 
 
-def _encode(
-    server: Serving, request: ChatRequest, reuse: ReuseParams | None, text: str
-) -> tuple[list[int], Approximation | None]:
-    """The token ids of a rendered chat, and what may be reused of others."""
-    special = bool(request.add_special_tokens)
-    if reuse is None or not reuse.marks_chunks:
-        tokens = server.llm.encode_here(text, add_special_tokens=special)
-        return tokens, None if reuse is None else reuse.approximation()
-    server.llm.check_length(len(text))
-    messages = [message.for_template() for message in request.messages]
-    pieces = reuse.cut_chat(text, messages)
-    return server.llm.encode_pieces_here(pieces, reuse, add_special_tokens=special)
+def _read(server: Serving, request: ChatRequest, reuse: ReuseParams | None, text: str) -> Encoded:
+    """The prompt that a rendered chat is."""
+    messages = (message.for_template() for message in request.messages)
+    return server.llm.prompts.read_chat(
+        text, messages, reuse, add_special_tokens=bool(request.add_special_tokens)
+    )
 
 
 async def render(server: Serving, request: ChatRequest | TokenizeRequest, size: int) -> str:
@@ -97,36 +78,31 @@ def _sampling_params(request: ChatRequest, defaults: dict[str, Any]) -> Sampling
     )
 
 
-class _Answer:
-    """Turns the outputs of a job into what the caller gets."""
+class _Answer(Answer):
+    """An assistant's messages, or what is new of them; each begins with its role."""
+
+    prefix = "chatcmpl"
 
     def __init__(
         self,
         server: Serving,
+        http: Request,
         request: ChatRequest,
         params: SamplingParams,
-        request_id: str,
-        tokens: list[int],
+        prompt: Encoded,
     ) -> None:
-        self._server = server
-        self._request = request
-        self._id = f"chatcmpl-{request_id}"
-        self._created = now_s()
-        self._tokens = tokens
-        self._meter = UsageMeter([tokens])
+        super().__init__(server, http, request, [prompt])
+        self._top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
+        self._service_tier = request.service_tier
+        self._tokens = prompt.token_ids
         self._begun = [False] * params.n
 
-    async def whole(self, job: Job) -> bytes:
-        """The answer in one piece."""
-        (output,) = await job.finals()
-        return await self._server.llm.in_thread(entries([output]), lambda: self._completion(output))
-
-    def _completion(self, output: RequestOutput) -> bytes:
-        self._meter.add(output)
+    def whole(self, outputs: list[RequestOutput]) -> ChatCompletion:
+        (output,) = outputs
         completion = ChatCompletion(
-            id=self._id,
-            created=self._created,
-            model=self._server.names[0],
+            id=self.id,
+            created=self.created,
+            model=self.server.names[0],
             choices=[
                 ChatChoice(
                     index=choice.index,
@@ -134,59 +110,34 @@ class _Answer:
                     logprobs=self._logprobs(choice),
                     finish_reason=choice.finish_reason,
                     stop_reason=choice.stop_reason,
-                    token_ids=self._if_asked(choice.token_ids),
-                    drafted=self._if_asked(choice.drafted),
+                    token_ids=self.if_asked(choice.token_ids),
+                    drafted=self.if_asked(choice.drafted),
                 )
                 for choice in output.outputs
             ],
-            system_fingerprint=self._server.fingerprint,
-            usage=self._meter.usage(final=True),
-            prompt_token_ids=self._if_asked(self._tokens),
+            system_fingerprint=self.server.fingerprint,
+            prompt_token_ids=self.if_asked(self._tokens),
         )
-        if self._request.service_tier is not None:
+        if self._service_tier is not None:
             completion.service_tier = "default"
         if output.prompt_logprobs is not None:
             completion.prompt_logprobs = prompt_logprobs(output.prompt_logprobs)
-        return msgspec.json.encode(completion)
+        return completion
 
-    async def events(self, job: Job) -> AsyncGenerator[bytes, None]:
-        """The answer as server-sent events; each choice begins with its role."""
-        request = self._request
-        async with aclosing(job.deltas()) as items:
-            async for _, output in items:
-                chunk = await self._server.llm.in_thread(
-                    entries([output]), functools.partial(self._chunk, output)
-                )
-                if chunk is not None:
-                    yield event(chunk)
-        if request.wants_usage_chunk:
-            last = self._object([])
-            last.usage = self._meter.usage(final=True)
-            yield event(msgspec.json.encode(last))
-        yield DONE
-
-    def _chunk(self, output: RequestOutput) -> bytes | None:
-        """A chunk that says what is new, if anything is to be shown of it."""
-        self._meter.add(output)
-        choices: list[ChatChunkChoice] = []
-        for choice in output.outputs:
-            choices += self._chunks(choice)
+    def part(self, prompt: int, output: RequestOutput) -> ChatChunk | None:
+        choices = [self._chunk_of(choice) for choice in output.outputs if self.has_news(choice)]
         if not choices and output.prompt_logprobs is None:
             return None
         chunk = self._object(choices)
         if output.prompt_logprobs is not None:
             chunk.prompt_logprobs = prompt_logprobs(output.prompt_logprobs)
-        if self._request.wants_running_usage:
-            chunk.usage = self._meter.usage(final=False)
-        elif self._request.wants_usage_chunk:
-            chunk.usage = None
-        return msgspec.json.encode(chunk)
+        return chunk
 
-    def _chunks(self, choice: CompletionOutput) -> list[ChatChunkChoice]:
-        """What a chunk says of a choice: its role first of all, then what is new, if anything."""
-        shown = choice.text or choice.finish_reason or choice.logprobs
-        if not shown and not (self._request.return_token_ids and choice.token_ids):
-            return []
+    def empty(self) -> ChatChunk:
+        return self._object([])
+
+    def _chunk_of(self, choice: CompletionOutput) -> ChatChunkChoice:
+        """What a chunk says of a choice: its role first of all, then what is new."""
         delta = ChatDelta(content=choice.text)
         if not self._begun[choice.index]:
             self._begun[choice.index] = True
@@ -198,28 +149,26 @@ class _Answer:
             delta=delta,
             logprobs=self._logprobs(choice),
             finish_reason=choice.finish_reason,
-            token_ids=self._if_asked(choice.token_ids),
-            drafted=self._if_asked(choice.drafted),
+            token_ids=self.if_asked(choice.token_ids),
+            drafted=self.if_asked(choice.drafted),
         )
         if choice.finish_reason is not None:
             made.stop_reason = choice.stop_reason
-        return [made]
+        return made
 
     def _logprobs(self, choice: CompletionOutput) -> ChatLogprobs | None:
-        if not self._request.logprobs:
+        if self._top_logprobs is None:
             return None
-        top = self._request.top_logprobs or 0
-        server, entries = self._server, choice.logprobs or []
-        return chat_logprobs(choice.token_ids, entries, top, server.token_text, server.token_bytes)
-
-    def _if_asked(self, of_tokens: list[Any]) -> Any:
-        return of_tokens if self._request.return_token_ids else UNSET
+        server, entries = self.server, choice.logprobs or []
+        return chat_logprobs(
+            choice.token_ids, entries, self._top_logprobs, server.token_text, server.token_bytes
+        )
 
     def _object(self, choices: list[ChatChunkChoice]) -> ChatChunk:
         return ChatChunk(
-            id=self._id,
-            created=self._created,
-            model=self._server.names[0],
+            id=self.id,
+            created=self.created,
+            model=self.server.names[0],
             choices=choices,
-            system_fingerprint=self._server.fingerprint,
+            system_fingerprint=self.server.fingerprint,
         )

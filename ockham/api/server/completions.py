@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ockham.api.server.job import Job, naming
+from ockham.api.prompts import Encoded
+from ockham.api.server.answer import Answer
+from ockham.api.server.job import naming
 from ockham.api.server.logprobs import CompletionLogprobsWriter, prompt_logprobs
 from ockham.api.server.protocol import CompletionRequest
-from ockham.api.server.serving import Serving, body_bytes, entries, read, request_id, serving
-from ockham.api.server.sse import DONE, event, unless_disconnected
+from ockham.api.server.serving import Serving, body_bytes, read, serving
 from ockham.api.server.wire import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
-    UsageMeter,
-    now_s,
 )
-from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest
 from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
@@ -40,17 +35,11 @@ async def create_completion(http: Request) -> Response:
     request.check()
     server.check_model(request.model)
     params = _sampling_params(request, server.llm.default_parameters)
-    texts, prompts, approximations = await server.llm.in_thread(
-        body_bytes(http), lambda: _encode(http, request, params, server)
+    prompts = await server.llm.in_thread(
+        body_bytes(http), lambda: _read(http, request, params, server)
     )
-    job = server.job(http, prompts, params, request, approximations)
-    answer = _Answer(server, request, params, request_id(http), texts, prompts)
-    if request.stream:
-        return server.stream(answer.events(job))
-    body = await unless_disconnected(http.receive, answer.whole(job))
-    if body is None:
-        return Response(status_code=499)
-    return Response(body, media_type="application/json")
+    job = server.job(http, prompts, params, request)
+    return await _Answer(server, http, request, params, prompts).respond(job)
 
 
 def _sampling_params(request: CompletionRequest, defaults: dict[str, Any]) -> SamplingParams:
@@ -68,11 +57,11 @@ def _sampling_params(request: CompletionRequest, defaults: dict[str, Any]) -> Sa
     )
 
 
-def _encode(
+def _read(
     http: Request, request: CompletionRequest, params: SamplingParams, server: Serving
-) -> tuple[list[str | None], list[list[int]], list[Approximation | None]]:
-    """Each prompt's text (where it came as one), token ids, and what may be reused of others.
-    Nothing has been computed yet. Called in a thread where the body is large."""
+) -> list[Encoded]:
+    """The prompts, with the text of each if it is echoed. Nothing has been computed yet. Called in
+    a thread where the body is large."""
     given = request.prompts()
     if len(given) > server.settings.max_prompts:
         raise InvalidRequest(
@@ -83,49 +72,33 @@ def _encode(
     server.check_room(http, request, len(given) * params.n)
     special = request.add_special_tokens is not False
     reuse = request.reuse_params()
-    texts, prompts, approximations = [], [], []
+    prompts = []
     for index, prompt in enumerate(given):
-        approximation = None if reuse is None else reuse.approximation()
         with naming(index, len(given)):
-            if reuse is not None and reuse.marks_chunks:
-                if not isinstance(prompt, str):
-                    raise InvalidRequest(
-                        "reuse='chunk' finds chunks in text; send the prompt as text.", "prompt"
-                    )
-                text: str | None = prompt
-                server.llm.check_length(len(prompt))
-                tokens, approximation = server.llm.encode_pieces_here(
-                    reuse.cut_text(prompt), reuse, add_special_tokens=special
-                )
-            else:
-                text, tokens = server.llm.encode_prompt_here(prompt, add_special_tokens=special)
-        if text is None and request.echo:
-            text = server.decode_here(tokens)
-        texts.append(text)
-        prompts.append(tokens)
-        approximations.append(approximation)
-    return texts, prompts, approximations
+            read = server.llm.prompts.read(prompt, reuse, add_special_tokens=special)
+        if read.text is None and request.echo:
+            read = replace(read, text=server.decode_here(read.token_ids))
+        prompts.append(read)
+    return prompts
 
 
-class _Answer:
-    """Turns the outputs of a job into what the caller gets."""
+class _Answer(Answer):
+    """Prompts and their completions, or what is new of one."""
+
+    prefix = "cmpl"
 
     def __init__(
         self,
         server: Serving,
+        http: Request,
         request: CompletionRequest,
         params: SamplingParams,
-        request_id: str,
-        texts: list[str | None],
-        prompts: list[list[int]],
+        prompts: list[Encoded],
     ) -> None:
-        self._server = server
-        self._request = request
+        super().__init__(server, http, request, prompts)
+        self._prompt_logprobs = request.prompt_logprobs
         self._params = params
-        self._id = f"cmpl-{request_id}"
-        self._created = now_s()
-        self._texts = texts
-        self._meter = UsageMeter(prompts)
+        self._texts = [prompt.text for prompt in prompts]
         top = params.logprobs or 0
         self._writers = [
             CompletionLogprobsWriter(server.token_text, top) for _ in range(len(prompts) * params.n)
@@ -133,58 +106,25 @@ class _Answer:
         self._echoed = [not request.echo] * len(self._writers)
         self._prompt_entries: dict[int, Any] = {}
 
-    async def whole(self, job: Job) -> bytes:
-        """The answer in one piece."""
-        outputs = await job.finals()
-        return await self._server.llm.in_thread(entries(outputs), lambda: self._completion(outputs))
+    def whole(self, outputs: list[RequestOutput]) -> Completion:
+        return self._object(
+            [
+                self._choice(prompt, output, choice)
+                for prompt, output in enumerate(outputs)
+                for choice in output.outputs
+            ]
+        )
 
-    def _completion(self, outputs: list[RequestOutput]) -> bytes:
-        choices = []
-        for prompt, output in enumerate(outputs):
-            self._meter.add(output)
-            choices += [self._choice(prompt, output, choice) for choice in output.outputs]
-        completion = self._object(choices)
-        completion.usage = self._meter.usage(final=True)
-        return msgspec.json.encode(completion)
-
-    async def events(self, job: Job) -> AsyncGenerator[bytes, None]:
-        """The answer as server-sent events."""
-        request = self._request
-        async with aclosing(job.deltas()) as items:
-            async for prompt, output in items:
-                chunk = await self._server.llm.in_thread(
-                    entries([output]), functools.partial(self._chunk, prompt, output)
-                )
-                if chunk is not None:
-                    yield event(chunk)
-        if request.wants_usage_chunk:
-            last = self._object([])
-            last.usage = self._meter.usage(final=True)
-            yield event(msgspec.json.encode(last))
-        yield DONE
-
-    def _chunk(self, prompt: int, output: RequestOutput) -> bytes | None:
-        """A chunk that says what is new, if anything is to be shown of it."""
-        self._meter.add(output)
+    def part(self, prompt: int, output: RequestOutput) -> Completion | None:
         choices = [
             self._choice(prompt, output, choice)
             for choice in output.outputs
-            if self._worth_telling(choice)
+            if self.has_news(choice)
         ]
-        if not choices:
-            return None
-        chunk = self._object(choices)
-        if self._request.wants_running_usage:
-            chunk.usage = self._meter.usage(final=False)
-        elif self._request.wants_usage_chunk:
-            chunk.usage = None
-        return msgspec.json.encode(chunk)
+        return self._object(choices) if choices else None
 
-    def _worth_telling(self, choice: CompletionOutput) -> bool:
-        """Whether a delta holds something to show: text may be held back for some steps."""
-        if choice.text or choice.finish_reason or choice.logprobs:
-            return True
-        return bool(self._request.return_token_ids and choice.token_ids)
+    def empty(self) -> Completion:
+        return self._object([])
 
     def _choice(
         self, prompt: int, output: RequestOutput, choice: CompletionOutput
@@ -212,20 +152,20 @@ class _Answer:
             finish_reason=choice.finish_reason,
             stop_reason=choice.stop_reason,
         )
-        if self._request.prompt_logprobs is not None and output.prompt_logprobs is not None:
+        if self._prompt_logprobs is not None and output.prompt_logprobs is not None:
             made.prompt_logprobs = prompt_logprobs(scored)
-        if self._request.return_token_ids:
+        if self.request.return_token_ids:
             made.token_ids, made.drafted = choice.token_ids, choice.drafted
-            if not self._request.stream or first:
+            if not self.request.stream or first:
                 made.prompt_token_ids = output.prompt_token_ids
         return made
 
     def _object(self, choices: list[CompletionChoice]) -> Completion:
         return Completion(
-            id=self._id,
-            created=self._created,
-            model=self._server.names[0],
+            id=self.id,
+            created=self.created,
+            model=self.server.names[0],
             choices=choices,
-            system_fingerprint=self._server.fingerprint,
+            system_fingerprint=self.server.fingerprint,
             usage=UNSET,
         )

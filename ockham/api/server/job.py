@@ -1,71 +1,50 @@
-"""The engine's share of one HTTP request: some prompts, one set of parameters, a time limit."""
+"""The engine's share of one HTTP request: some requests to the engine, a time limit."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Any
 
 from ockham.api.async_llm import AsyncLLM, Kind
 from ockham.api.server.gate import Gate
-from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest, RequestTimeout
 from ockham.core.outputs import RequestOutput
-from ockham.core.sampling_params import SamplingParams
-from ockham.engine.messages import CacheHint
+from ockham.engine.messages import Request
 
 Item = tuple[int, RequestOutput]
 
-_numbers = itertools.count()
-
 
 class Job:
-    """Runs each prompt as a request of its own. Closing a generator frees what still runs."""
+    """Runs requests beside one another. Closing a generator frees what still runs."""
 
     def __init__(
-        self,
-        llm: AsyncLLM,
-        gate: Gate,
-        request_id: str,
-        prompts: list[list[int]],
-        params: SamplingParams,
-        timeout_s: float,
-        cache_salt: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        approximations: Sequence[Approximation | None] = (),
-        cache_hint: CacheHint | None = None,
+        self, llm: AsyncLLM, gate: Gate, requests: Sequence[Request], timeout_s: float
     ) -> None:
-        """`approximations` has one entry for each prompt, or none."""
-        self.prompts = prompts
-        self.params = params
+        """`requests` are of one tenant, at least one."""
         self._llm = llm
         self._gate = gate
-        # Callers may send the same X-Request-Id twice; the engine must tell the two apart.
-        self._id = f"{request_id}#{next(_numbers)}"
+        self._requests = requests
         self._timeout_s = timeout_s
-        self._cache_salt, self._cache_hint = cache_salt, cache_hint
-        self._tenant, self._priority = tenant, priority
-        self._approximations = approximations or [None] * len(prompts)
 
     async def finals(self) -> list[RequestOutput]:
-        """The finished outputs, in the order of the prompts."""
+        """The finished outputs, in the order of the requests."""
         outputs: dict[int, RequestOutput] = {}
         async with aclosing(self._run("final")) as items:
             async for index, output in items:
                 outputs[index] = output
-        return [outputs[index] for index in range(len(self.prompts))]
+        return [outputs[index] for index in range(len(self._requests))]
 
     def deltas(self) -> AsyncGenerator[Item, None]:
-        """(prompt, what is new of it), as it comes."""
+        """(number of the request, what is new of it), as it comes."""
         return self._run("delta")
 
     async def _run(self, kind: Kind) -> AsyncGenerator[Item, None]:
         """Raises `Overloaded`, `RequestTimeout`, or what the engine refuses a prompt with."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        with self._gate.admit(len(self.prompts) * self.params.n, self._tenant):
+        sequences = sum(request.params.n for request in self._requests)
+        with self._gate.admit(sequences, self._requests[0].tenant):
             async with aclosing(self._merged(kind)) as items:
                 while True:
                     try:
@@ -84,7 +63,7 @@ class Job:
 
     async def _merged(self, kind: Kind) -> AsyncGenerator[Item, None]:
         """The outputs of all prompts as they come; an error of one ends them all."""
-        if len(self.prompts) == 1:
+        if len(self._requests) == 1:
             async with aclosing(self._generate(0, kind)) as items:
                 async for item in items:
                     yield item
@@ -99,7 +78,7 @@ class Job:
 
         async def pump_all() -> None:
             async with asyncio.TaskGroup() as group:
-                for index in range(len(self.prompts)):
+                for index in range(len(self._requests)):
                     group.create_task(pump(index))
                     await asyncio.sleep(0)  # others have their turn between two prompts
             await queue.put(None)
@@ -115,18 +94,8 @@ class Job:
             await asyncio.wait({pumping})
 
     async def _generate(self, index: int, kind: Kind) -> AsyncGenerator[Item, None]:
-        outputs = self._llm.generate(
-            self.prompts[index],
-            self.params,
-            f"{self._id}.{index}",
-            kind=kind,
-            cache_salt=self._cache_salt,
-            tenant=self._tenant,
-            priority=self._priority,
-            approximation=self._approximations[index],
-            cache_hint=self._cache_hint,
-        )
-        with naming(index, len(self.prompts)):
+        outputs = self._llm.run(self._requests[index], kind=kind)
+        with naming(index, len(self._requests)):
             async with aclosing(outputs):
                 async for output in outputs:
                     yield index, output

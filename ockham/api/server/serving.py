@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from ockham.api.async_llm import AsyncLLM
+from ockham.api.prompts import Encoded
 from ockham.api.server.body import Lease, read_body
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError, decode
@@ -20,14 +22,16 @@ from ockham.api.server.protocol import ChatMessage, GenerationRequest
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.sse import EventStream
 from ockham.api.server.structure import Counter, Most
-from ockham.core.approximation import Approximation
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
+from ockham.engine.messages import Request as EngineRequest
 from ockham.model.hub import served_names
 
 T = TypeVar("T")
+
+_numbers = itertools.count()
 
 PASSED_OVER = "ockham.passed_over"
 """Where a request's scope holds the fields that were passed over and must be told of."""
@@ -79,7 +83,7 @@ class Serving:
     def decode_here(self, tokens: list[int]) -> str:
         """The text of a prompt that came as token ids, special tokens and all, by whichever thread
         calls this."""
-        return self.llm.need_tokenizer().decode(tokens, False)
+        return self.llm.prompts.tokenizer.decode(tokens, False)
 
     def check_room(self, http: Request, request: GenerationRequest, sequences: int) -> None:
         """Raise what the gate does if so many sequences would not be let in now."""
@@ -88,37 +92,48 @@ class Serving:
     def job(
         self,
         http: Request,
-        prompts: list[list[int]],
+        prompts: Sequence[Encoded],
         params: SamplingParams,
-        request: GenerationRequest,
-        approximations: Sequence[Approximation | None] = (),
+        body: GenerationRequest,
     ) -> Job:
         """Raises InvalidRequest if a prompt and the tokens asked for exceed the context: cutting
         the answer short would be a parameter dropped in silence."""
         context, asked = self.llm.ready.max_model_len, params.max_tokens or 0
-        for index, tokens in enumerate(prompts):
-            if len(tokens) < context < len(tokens) + asked:
-                room, field = context - len(tokens), request.length_field
+        for index, prompt in enumerate(prompts):
+            length = len(prompt.token_ids)
+            if length < context < length + asked:
+                room, field = context - length, body.length_field
                 with naming(index, len(prompts)):
                     raise InvalidRequest(
-                        f"The context is {context} tokens: the prompt has {len(tokens)}, and "
+                        f"The context is {context} tokens: the prompt has {length}, and "
                         f"{field} asks for {asked} more. Lower it to {room} or less, leave it "
                         "out, or shorten the prompt.",
                         field,
                     )
-        return Job(
-            self.llm,
-            self.gate,
-            request_id(http),
-            prompts,
-            params,
-            self.settings.request_timeout_s,
-            caller_of(http).salt(request.cache_salt),
-            _tenant(http, request),
-            request.priority or 0,
-            approximations,
-            request.cache_hint,
+        name, salt = _engine_name(http), caller_of(http).salt(body.cache_salt)
+        return self.job_of(
+            [
+                prompt.request(
+                    f"{name}.{index}",
+                    params,
+                    cache_salt=salt,
+                    cache_hint=body.cache_hint,
+                    tenant=_tenant(http, body),
+                    priority=body.priority or 0,
+                )
+                for index, prompt in enumerate(prompts)
+            ]
         )
+
+    def pinning(self, http: Request, prompt: Encoded, salt: str, tenant: str) -> Job:
+        """A job that computes a prefix. The last token of a prompt is computed too, and one is
+        generated and thrown away."""
+        params = SamplingParams(max_tokens=1, temperature=0.0)
+        name = f"{_engine_name(http)}.0"
+        return self.job_of([prompt.request(name, params, cache_salt=salt, tenant=tenant)])
+
+    def job_of(self, requests: Sequence[EngineRequest]) -> Job:
+        return Job(self.llm, self.gate, requests, self.settings.request_timeout_s)
 
     def stream(self, events: AsyncGenerator[bytes, None]) -> EventStream:
         """The response that sends a job's events."""
@@ -137,6 +152,12 @@ def serving(request: Request) -> Serving:
 
 def _tenant(http: Request, request: GenerationRequest) -> str:
     return caller_of(http).tenant(request.cache_salt, request.label)
+
+
+def _engine_name(http: Request) -> str:
+    """What the engine calls a caller's requests. Callers may send the same X-Request-Id twice; the
+    engine must tell the two apart."""
+    return f"{request_id(http)}#{next(_numbers)}"
 
 
 async def read(request: Request, kind: type[T]) -> T:

@@ -32,7 +32,7 @@ async def tokenize(http: Request) -> Response:
         text, special = request.prompt or "", special is not False
 
     def answer() -> bytes:
-        tokens = server.llm.encode_here(text, add_special_tokens=special)
+        tokens = server.llm.prompts.read(text, add_special_tokens=special).token_ids
         made = Tokenized(len(tokens), server.llm.ready.max_model_len, tokens)
         if request.return_token_strs:
             made.token_strs = [server.token_text(token) for token in tokens]
@@ -70,4 +70,4 @@ async def detokenize(http: Request) -> Response:
 async def tokenizer_info(http: Request) -> Response:
     """The tokenizer's own configuration and chat template, for clients that template themselves
     (lm-eval asks for it)."""
-    return JSONResponse(serving(http).llm.need_tokenizer().info)
+    return JSONResponse(serving(http).llm.prompts.tokenizer.info)

@@ -143,7 +143,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     choices: list[ChatChoice]
     system_fingerprint: str
     service_tier: str | UnsetType = UNSET
-    usage: Usage
+    usage: Usage | UnsetType = UNSET
     prompt_logprobs: Any = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 

@@ -31,7 +31,7 @@ ASKED = {
 # On the way of a request through the server's process, in the order in which it comes by.
 IN_THE_SERVER = [
     "ockham.api.server.completions:_sampling_params",
-    "ockham.api.async_llm:token_ids",
+    "ockham.api.prompts:token_ids",
     "ockham.api.server.serving:Serving.job",
     "ockham.api.server.gate:Gate.check",
     "ockham.engine.client:frame",
