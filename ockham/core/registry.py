@@ -152,18 +152,26 @@ def make(seam: str, given: str, options: Mapping[str, Any] | None = None) -> Any
 
     Options are the fields of the technique's `Options`, a msgspec structure or a dataclass; one
     value without a name is the first of them ("int4:32"). They may be separated by colons, too.
-    `options` are further ones whose values are typed already. A technique that has `Options` is
+    `options` are further ones, whose values are typed already. A technique that has `Options` is
     called with one, another with nothing. Raises ConfigError for a name or an option that does not
     exist, or a value of the wrong kind.
     """
-    name, colon, text = (part.strip() for part in given.partition(":"))
-    technique = find(seam, name)
-    kind = technique.options
+    technique = find(seam, name_of(given))
+    read = read_options(technique, given, options)
+    return technique.cls() if read is None else technique.cls(read)
+
+
+def read_options(
+    technique: Technique, given: str, options: Mapping[str, Any] | None = None
+) -> Any | None:
+    """The `Options` of a technique as `make` reads them; None if it has none."""
+    _, colon, text = (part.strip() for part in given.partition(":"))
+    seam, name, kind = technique.seam, technique.name, technique.options
     if kind is None:
         unknown = ", ".join([*([text] if colon else ()), *(options or ())])
         if unknown or colon:
             raise ConfigError(f"the {seam} {name!r} has no options, got {unknown!r}.")
-        return technique.cls()
+        return None
     values = {**(_named(text, technique) if colon else {}), **(options or {})}
     for option in values:
         if option not in option_names(kind):
@@ -172,15 +180,17 @@ def make(seam: str, given: str, options: Mapping[str, Any] | None = None) -> Any
                 f"{', '.join(option_names(kind))}."
             )
     try:
-        return technique.cls(msgspec.convert(values, kind, strict=not colon))
+        return msgspec.convert(values, kind, strict=not colon)
     except msgspec.ValidationError as error:
         told = text or ", ".join(f"{key}={value!r}" for key, value in values.items())
         reason = str(error).rstrip(".")
         raise ConfigError(f"the options {told!r} of {name!r}: {reason}.") from error
 
 
-def option_names(kind: type) -> list[str]:
-    """The fields of an `Options`, in order."""
+def option_names(kind: type | None) -> list[str]:
+    """The fields of an `Options`, in order; none of None."""
+    if kind is None:
+        return []
     if issubclass(kind, msgspec.Struct):
         return list(kind.__struct_fields__)
     assert dataclasses.is_dataclass(kind), f"{kind.__name__} is no structure of options"
@@ -189,7 +199,6 @@ def option_names(kind: type) -> list[str]:
 
 def _named(text: str, technique: Technique) -> dict[str, str]:
     """Options as text, by name."""
-    assert technique.options is not None, "only a technique with options is asked for them"
     values: dict[str, str] = {}
     for number, piece in enumerate(re.split("[:,]", text)):
         name, equals, value = (part.strip() for part in piece.partition("="))

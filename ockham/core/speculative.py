@@ -1,69 +1,37 @@
-"""How tokens are drafted: the settings under vLLM's keys."""
+"""Speculative decoding: which drafters draft, how much at most, and what has been drafted."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from ockham.core.errors import ConfigError
+from ockham.core.registry import Technique, name_of, option_names, read_options, split, techniques
 
 AUTO, NONE = "auto", "none"
-DRAFT_MODEL = "draft_model"
-WITH_MODEL = (DRAFT_MODEL, "rapid", "medusa", "prompt_tokens", "early_exit", "corpus")
-"""Methods that have a model, or something else that was trained."""
 METHODS = {"ngram": "copying", "suffix": "trie", "off": NONE}
 """vLLM's names of methods that have another one here, and the word for none of them."""
 MOST_TOKENS = 64
-MOST_BRANCHES = 8
-MOST_LAYERS = 16
-KEEPING = ("trie",)
-"""Methods that can keep what they have learned in a file."""
-LEAST_LEARNED_BYTES = 1 << 20
-
-
-_OF = {
-    "prompt_lookup_min": ("copying",),
-    "branches": (DRAFT_MODEL, "rapid"),
-    "rejection_threshold": (DRAFT_MODEL, "rapid"),
-    "layer_parallel": (DRAFT_MODEL,),
-    "draft_context": ("rapid",),
-}
-"""Settings that only some methods have."""
 
 
 class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What drafts, and how much.
 
     `method` is a drafter's name, several with commas between them, "auto" for all that need no
-    model of their own and pay together, and what `model` names, or "none".
-    `num_speculative_tokens` bounds the tokens that are drafted after one; how many they are in a
-    step is decided by what they are worth then, unless `adaptive` is false: then it is always as
-    many as the drafter has. `prompt_lookup_min` is the shortest match that is copied from. `model`
-    is the draft model of the method "draft_model", which drafts trees with up to `branches` tokens
-    below each (1: chains), and none for which the chance that it or one before it is rejected
-    exceeds `rejection_threshold`, `layer_parallel` layers at a time from the same input; or of
-    "rapid", which drafts in the same way from `draft_context` tokens of a text, with the model
-    itself where none is named; or the directory of what was made for the method "medusa",
-    "prompt_tokens", "corpus" or "early_exit"; of the last, `layers` instead says after how many
-    layers the model is left. `learned_bytes` bounds the memory of each
-    drafter that learns from one request for another, of all tenants together; in `learned_file` the
-    drafter "trie" keeps what it has learned, read when an engine starts, written when it ends.
+    model of their own and pay together, and what the option `model` names, or "none". Options may
+    stand behind a name ("copying:2"). `num_speculative_tokens` bounds the tokens that are drafted
+    after one; how many they are in a step is decided by what they are worth then, unless `adaptive`
+    is false: then it is always as many as the drafter has. `options` are those of the drafters, by
+    name; each goes to every drafter that has it.
     """
 
     method: str = AUTO
     num_speculative_tokens: int = 16
-    prompt_lookup_min: int = 1
     adaptive: bool = True
-    model: str | None = None
-    layers: int | None = None
-    branches: int = 4
-    rejection_threshold: float = 1.0
-    layer_parallel: int = 1
-    draft_context: int = 512
-    learned_bytes: int = 64 << 20
-    learned_file: str | None = None
+    options: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_speculative_tokens <= MOST_TOKENS:
@@ -71,57 +39,59 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
                 f"num_speculative_tokens must lie in [1, {MOST_TOKENS}], got "
                 f'{self.num_speculative_tokens}; to draft nothing, use the method "none".'
             )
-        if self.prompt_lookup_min < 1:
-            raise ConfigError(
-                f"prompt_lookup_min must be at least 1, got {self.prompt_lookup_min}."
-            )
-        if self.layers is not None and ("early_exit" not in self.methods or self.layers < 1):
-            raise ConfigError(
-                "layers is of the method early_exit, and at least 1: after so many layers the "
-                f"model is left; got layers = {self.layers} with the method {self.method!r}."
-            )
-        if not 1 <= self.branches <= MOST_BRANCHES:
-            raise ConfigError(
-                f"branches must lie in [1, {MOST_BRANCHES}], got {self.branches}; 1 drafts chains."
-            )
-        if not 1 <= self.layer_parallel <= MOST_LAYERS:
-            raise ConfigError(
-                f"layer_parallel must lie in [1, {MOST_LAYERS}], got {self.layer_parallel}; 1 runs "
-                "the draft model as it is."
-            )
-        if not 0.0 < self.rejection_threshold <= 1.0:
-            raise ConfigError(
-                f"rejection_threshold must lie in (0, 1], got {self.rejection_threshold}; 1 lets "
-                "drafts end where they no longer pay."
-            )
-        if self.learned_bytes < LEAST_LEARNED_BYTES:
-            raise ConfigError(
-                f"learned_bytes must be at least {LEAST_LEARNED_BYTES}, got {self.learned_bytes}."
-            )
-        if self.learned_file is not None and not set(self.methods) & set(KEEPING):
-            raise ConfigError(
-                f"learned_file is kept by the method {' or '.join(KEEPING)}, and the method is "
-                f"{self.method!r}; leave one of them out."
-            )
-        self._check_keys()
-
-    def _check_keys(self) -> None:
-        """Raise ConfigError for a setting that no chosen method has."""
-        chosen = set(self.methods)
-        if AUTO in chosen:
-            chosen |= {"copying", *((DRAFT_MODEL,) if self.model is not None else ())}
-        for key, methods in _OF.items():
-            default = next(f.default for f in msgspec.structs.fields(self) if f.name == key)
-            if getattr(self, key) != default and not chosen & set(methods):
-                raise ConfigError(
-                    f"{key} is a setting of the method {' or '.join(methods)}, and the method is "
-                    f"{self.method!r}; leave one of them out."
-                )
 
     @property
     def methods(self) -> list[str]:
-        """The drafters' names, or "auto" or "none"."""
-        return [METHODS.get(name.strip(), name.strip()) for name in self.method.split(",")]
+        """The drafters as they are given, each with the options behind its name, or "auto" or
+        "none"."""
+        return [_known(given) for given in split(self.method)]
+
+    @property
+    def model(self) -> str | None:
+        """What the drafters that draft with a model draft with, if it is named for all."""
+        model: str | None = self.options.get("model")
+        return model
+
+    def options_of(self, technique: Technique) -> dict[str, Any]:
+        """Those of `options` that a drafter has."""
+        known = option_names(technique.options)
+        return {key: value for key, value in self.options.items() if key in known}
+
+    def check(self, drafting: Iterable[Technique]) -> None:
+        """Raise ConfigError for an option that none of these drafters has, or a value that one of
+        them cannot have. An option at its default is no harm to others."""
+        drafting = list(drafting)
+        for technique in drafting:
+            read_options(technique, technique.name, self.options_of(technique))
+        for key, value in self.options.items():
+            if any(key in option_names(technique.options) for technique in drafting):
+                continue
+            having = [t for t in techniques("drafter") if key in option_names(t.options)]
+            if not having:
+                raise ConfigError(f"speculative_config: {_unknown(key)}")
+            if all(value == getattr(read_options(t, t.name), key) for t in having):
+                continue
+            raise ConfigError(
+                f"{key} is a setting of the method {' or '.join(t.name for t in having)}, and the "
+                f"method is {self.method!r}; leave one of them out."
+            )
+
+
+def _known(given: str) -> str:
+    """A drafter by our own name for it."""
+    name, colon, options = given.partition(":")
+    return METHODS.get(name.strip(), name.strip()) + colon + options
+
+
+def _unknown(key: str) -> str:
+    return f"Object contains unknown field `{key}`. It has the keys {', '.join(_keys())}."
+
+
+def _keys() -> list[str]:
+    """Every key that a setting may have."""
+    own = [name for name in SpeculativeConfig.__struct_fields__ if name != "options"]
+    options = [key for t in techniques("drafter") for key in option_names(t.options)]
+    return list(dict.fromkeys([*own, *options]))
 
 
 class DraftStats(msgspec.Struct, omit_defaults=True):
@@ -145,7 +115,8 @@ Setting = str | dict[str, Any] | None
 
 
 def parse(setting: Setting) -> SpeculativeConfig:
-    """A method's name, a JSON object as text, or a mapping; None is "none".
+    """A method's name, a JSON object as text, or a mapping; None is "none". A mapping has the
+    fields of `SpeculativeConfig`, and options of the drafters beside them.
 
     Raises ConfigError with what is wrong.
     """
@@ -160,20 +131,54 @@ def parse(setting: Setting) -> SpeculativeConfig:
         except ValueError as error:
             raise ConfigError(f"speculative_config is no valid JSON ({error}).") from None
     try:
-        config = msgspec.convert(values, SpeculativeConfig)
+        config = msgspec.convert(_sorted(values), SpeculativeConfig)
     except msgspec.ValidationError as error:
-        known = ", ".join(SpeculativeConfig.__struct_fields__)
         reason = str(error).rstrip(".")
-        raise ConfigError(f"speculative_config: {reason}. It has the keys {known}.") from None
+        raise ConfigError(
+            f"speculative_config: {reason}. It has the keys {', '.join(_keys())}."
+        ) from None
     methods = config.methods
     if len(methods) > 1 and (AUTO in methods or NONE in methods):
         raise ConfigError(
             f"speculative_config: the method {config.method!r} has {AUTO!r} or {NONE!r} beside "
             "others; name it alone, or drafters only."
         )
-    if config.model is not None and not {AUTO, *WITH_MODEL} & set(methods):
-        raise ConfigError(
-            f"speculative_config: the method {config.method!r} has no model; leave out "
-            f'"model", or choose one of the methods {AUTO}, {", ".join(WITH_MODEL)}.'
-        )
+    _check(config)
     return msgspec.structs.replace(config, method=",".join(methods))
+
+
+def _sorted(values: Any) -> Any:
+    """Keys that are not ours are options of drafters, where null is none."""
+    if not isinstance(values, dict):
+        return values
+    own = {key for key in SpeculativeConfig.__struct_fields__ if key != "options"}
+    options = {k: v for k, v in values.items() if k not in own and v is not None}
+    return {**{k: v for k, v in values.items() if k in own}, "options": options}
+
+
+def _check(config: SpeculativeConfig) -> None:
+    """Refuse options that cannot be before an engine is made. Names of methods that nobody knows
+    are told by who makes the drafters."""
+    methods = config.methods
+    if not config.options and not any(":" in given for given in methods):
+        return
+    known = {technique.name: technique for technique in techniques("drafter")}
+    named = {name_of(given): given for given in methods}
+    for name, given in named.items():
+        if name in known:
+            read_options(known[name], given)
+    if AUTO in named:
+        chosen = [t for t in known.values() if automatic(t) or (config.model and has_model(t))]
+    else:
+        chosen = [known[name] for name in named if name in known]
+    config.check(chosen)
+
+
+def automatic(technique: Technique) -> bool:
+    """Whether "auto" drafts with it."""
+    return technique.name != NONE and getattr(technique.cls, "automatic", True)
+
+
+def has_model(technique: Technique) -> bool:
+    """Whether it drafts with a model, or with something else that was trained."""
+    return "model" in option_names(technique.options)

@@ -6,10 +6,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import ClassVar
 
+import msgspec
+
 from ockham.core.arrays import Ints
+from ockham.core.errors import ConfigError
 from ockham.core.registry import register
 from ockham.core.seams import Draft
-from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.suffix_automaton import make_automaton
 
 _LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
@@ -20,6 +22,18 @@ _OTHER = 0.35
 _SIDE_TOKENS = 4
 _BRANCHES = 3
 _KIND = tuple(bisect_right(_LENGTHS, length) - 1 for length in range(_LENGTHS[-1] + 1))
+
+
+class CopyingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`prompt_lookup_min` is the shortest match that is copied from, in tokens."""
+
+    prompt_lookup_min: int = 1
+
+    def __post_init__(self) -> None:
+        if self.prompt_lookup_min < 1:
+            raise ConfigError(
+                f"prompt_lookup_min must be at least 1, got {self.prompt_lookup_min}."
+            )
 
 
 @register("drafter", "copying", exact=True, books=("copying",), paper="286")
@@ -34,8 +48,10 @@ class Copying:
     name: ClassVar[str] = "copying"
     kinds: ClassVar[tuple[float, ...]] = _PRIOR + tuple(_OTHER * share for share in _PRIOR)
 
-    def __init__(self, config: SpeculativeConfig) -> None:
-        self._least = config.prompt_lookup_min
+    Options: ClassVar[type[msgspec.Struct]] = CopyingOptions
+
+    def __init__(self, options: CopyingOptions) -> None:
+        self._least = options.prompt_lookup_min
 
     def open(self, salt: str) -> CopyStream:
         return CopyStream(self._least)

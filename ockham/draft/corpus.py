@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import register
 from ockham.core.seams import Draft, OwnModel
-from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.text_index import LONGEST, TextIndex, kind_shares, make_text_index
 from ockham.model.checkpoint.corpus_files import read_corpus
 from ockham.model.hub import resolve_drafter
+
+
+class CorpusOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`model` is the directory of an index that `ockham draft index` wrote."""
+
+    model: str | None = None
 
 
 @register("drafter", "corpus", exact=True, books=("corpus",), paper="191")
@@ -32,13 +38,15 @@ class CorpusDrafter:
     automatic: ClassVar[bool] = False
     kinds: ClassVar[tuple[float, ...]] = kind_shares()
 
-    def __init__(self, config: SpeculativeConfig) -> None:
-        if config.model is None:
+    Options: ClassVar[type[msgspec.Struct]] = CorpusOptions
+
+    def __init__(self, options: CorpusOptions) -> None:
+        if options.model is None:
             raise ConfigError(
                 'the method "corpus" needs a "model": a directory that `ockham draft index` wrote, '
                 'such as {"method": "corpus", "model": "DIR"}.'
             )
-        self._name = config.model
+        self._name = options.model
 
     def attach_model(self, model: OwnModel) -> None:
         """See `SelfDrafter`."""

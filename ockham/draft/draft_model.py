@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import msgspec
+
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
 from ockham.core.seams import LoadSmall
-from ockham.core.speculative import SpeculativeConfig
-from ockham.draft.modelled.drafting import ModelDrafting
+from ockham.draft.modelled.drafting import DraftingOptions, ModelDrafting
 from ockham.draft.modelled.stream import ModelStream
 from ockham.model.checkpoint.draft_files import read_acceptance
+
+MOST_LAYERS = 16
+
+
+class DraftModelOptions(DraftingOptions, frozen=True, forbid_unknown_fields=True):
+    """So many layers of the draft model, `layer_parallel`, take the same input; 1 is exact."""
+
+    layer_parallel: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.layer_parallel <= MOST_LAYERS:
+            raise ConfigError(
+                f"layer_parallel must lie in [1, {MOST_LAYERS}], got {self.layer_parallel}; 1 runs "
+                "the draft model as it is."
+            )
 
 
 @register("drafter", "draft_model", exact=True, books=("draft_model",), paper="48")
@@ -32,14 +49,16 @@ class DraftModel(ModelDrafting):
     automatic: ClassVar[bool] = False
     needs_model: ClassVar[bool] = True
 
-    def __init__(self, config: SpeculativeConfig) -> None:
-        if config.model is None:
+    Options: ClassVar[type[msgspec.Struct]] = DraftModelOptions
+
+    def __init__(self, options: DraftModelOptions) -> None:
+        if options.model is None:
             raise ConfigError(
                 'the method "draft_model" needs a "model": {"method": "draft_model", "model": '
                 '"lab-drafter"}.'
             )
-        super().__init__(config.branches, config.rejection_threshold)
-        self._name, self._layer_parallel = config.model, config.layer_parallel
+        super().__init__(options.branches, options.rejection_threshold)
+        self._name, self._layer_parallel = options.model, options.layer_parallel
 
     def attach(self, load: LoadSmall) -> None:
         """See `JointDrafter`."""

@@ -7,18 +7,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import msgspec
+
 from ockham.core.arrays import Floats, Ints
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
 from ockham.core.seams import Draft, DraftStream, OwnModel, Wish
-from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.certainty import SHARES, kind_of, ranked
-from ockham.draft.structures.trained import read_trained, silu
+from ockham.draft.structures.trained import TrainedOptions, read_trained, silu
 from ockham.model.checkpoint.draft_files import EarlyExit as Exit
 
 _BELIEVED = 0.1
 """How much of the time that a drafted token takes is believed at once."""
 _CHOICES = 2
+
+
+class EarlyExitOptions(TrainedOptions, frozen=True, forbid_unknown_fields=True):
+    """Instead of a `model`, `layers` says after how many of them the model is left."""
+
+    layers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.layers is not None and self.layers < 1:
+            raise ConfigError(
+                "layers is at least 1: after so many layers the model is left; got layers = "
+                f"{self.layers}."
+            )
 
 
 @register("drafter", "early_exit", exact=True, books=("early_exit",), paper="128")
@@ -37,8 +51,10 @@ class EarlyExit:
     automatic: ClassVar[bool] = False
     kinds: ClassVar[tuple[float, ...]] = SHARES + SHARES
 
-    def __init__(self, config: SpeculativeConfig) -> None:
-        self._name, self._layers = config.model, config.layers
+    Options: ClassVar[type[msgspec.Struct]] = EarlyExitOptions
+
+    def __init__(self, options: EarlyExitOptions) -> None:
+        self._name, self._layers = options.model, options.layers
         if (self._name is None) == (self._layers is None):
             raise ConfigError(
                 'the method "early_exit" needs either a "model", a directory that `ockham draft '

@@ -8,7 +8,6 @@ from typing import ClassVar
 from ockham.core.arrays import Ints
 from ockham.core.registry import register
 from ockham.core.seams import Constraint, Draft
-from ockham.core.speculative import SpeculativeConfig
 
 
 @register("drafter", "grammar", exact=True, books=("grammar",))
@@ -22,9 +21,6 @@ class GrammarDrafter:
 
     name: ClassVar[str] = "grammar"
     kinds: ClassVar[tuple[float, ...]] = (1.0,)
-
-    def __init__(self, config: SpeculativeConfig) -> None:
-        pass
 
     def open(self, salt: str) -> GrammarStream:
         return _FREE

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 
 from ockham.core.arrays import Floats, Ints
 from ockham.core.registry import register
 from ockham.core.seams import Draft, DraftStream, OwnModel, Wish
-from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.certainty import SHARES, kind_of, ranked
 from ockham.draft.structures.levels import grow
-from ockham.draft.structures.trained import read_trained, silu
+from ockham.draft.structures.trained import TrainedOptions, read_trained, silu
 from ockham.model.checkpoint.draft_files import MedusaHeads
 
 _CHOICES = 4
@@ -38,8 +38,10 @@ class Medusa:
     wants_hidden_states: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = SHARES * _MOST_HEADS
 
-    def __init__(self, config: SpeculativeConfig) -> None:
-        self._name = config.model
+    Options: ClassVar[type[msgspec.Struct]] = TrainedOptions
+
+    def __init__(self, options: TrainedOptions) -> None:
+        self._name = options.model
         self.reading_s = 0.0
 
     def attach_model(self, model: OwnModel) -> None:

@@ -8,7 +8,6 @@ from typing import ClassVar
 from ockham.core.arrays import Ints
 from ockham.core.registry import register
 from ockham.core.seams import Draft
-from ockham.core.speculative import SpeculativeConfig
 
 
 @register("drafter", "none", exact=True)
@@ -20,9 +19,6 @@ class NoDrafter:
 
     name: ClassVar[str] = "none"
     kinds: ClassVar[tuple[float, ...]] = ()
-
-    def __init__(self, config: SpeculativeConfig) -> None:
-        pass
 
     def open(self, salt: str) -> NoDrafter:
         return self

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 
 from ockham.core.arrays import Floats, Ints
 from ockham.core.registry import register
 from ockham.core.seams import Draft, OwnModel
-from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.levels import Grown, Guess, grow
-from ockham.draft.structures.trained import read_trained
+from ockham.draft.structures.trained import TrainedOptions, read_trained
 from ockham.model.checkpoint.draft_files import PromptTokens as Trained
 
 _RANKS = 4
@@ -43,8 +43,10 @@ class PromptTokens:
 
     marks: Floats
 
-    def __init__(self, config: SpeculativeConfig) -> None:
-        self._name = config.model
+    Options: ClassVar[type[msgspec.Struct]] = TrainedOptions
+
+    def __init__(self, options: TrainedOptions) -> None:
+        self._name = options.model
         self.marks = np.empty((0, 0), np.float32)
 
     def attach_model(self, model: OwnModel) -> None:

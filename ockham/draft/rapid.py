@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import msgspec
+
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
 from ockham.core.seams import LoadSmall, SmallModel
-from ockham.core.speculative import MOST_TOKENS, SpeculativeConfig
-from ockham.draft.modelled.drafting import ModelDrafting
+from ockham.core.speculative import MOST_TOKENS
+from ockham.draft.modelled.drafting import DraftingOptions, ModelDrafting
 from ockham.draft.modelled.stream import ModelStream
 from ockham.draft.structures.passages import PASSAGE, Passages
 
@@ -21,6 +23,19 @@ _QUERY = 48
 """Of the latest tokens, those that passages are searched for by."""
 _AGAIN = 64
 """Tokens after which passages are searched for anew."""
+
+
+class RapidOptions(DraftingOptions, frozen=True, forbid_unknown_fields=True):
+    """So many tokens of a text are read, `draft_context`. Without a `model` the target drafts."""
+
+    draft_context: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draft_context < LEAST_CONTEXT:
+            raise ConfigError(
+                f"draft_context must be at least {LEAST_CONTEXT}, got {self.draft_context}."
+            )
 
 
 @register("drafter", "rapid", exact=True, books=("rapid",), paper="174")
@@ -37,13 +52,11 @@ class Rapid(ModelDrafting):
     name: ClassVar[str] = "rapid"
     automatic: ClassVar[bool] = False
 
-    def __init__(self, config: SpeculativeConfig) -> None:
-        super().__init__(config.branches, config.rejection_threshold)
-        self._name, self._context = config.model, config.draft_context
-        if self._context < LEAST_CONTEXT:
-            raise ConfigError(
-                f"draft_context must be at least {LEAST_CONTEXT}, got {self._context}."
-            )
+    Options: ClassVar[type[msgspec.Struct]] = RapidOptions
+
+    def __init__(self, options: RapidOptions) -> None:
+        super().__init__(options.branches, options.rejection_threshold)
+        self._name, self._context = options.model, options.draft_context
 
     def attach(self, load: LoadSmall) -> None:
         """See `JointDrafter`."""

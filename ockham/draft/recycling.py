@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 
 from ockham.core.arrays import Ints
 from ockham.core.registry import register
 from ockham.core.seams import Draft
-from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.adjacency import DEEPER, ROW_BYTES, WIDTH, Adjacency, make_adjacency
+from ockham.draft.structures.learning import LearningOptions
 from ockham.draft.structures.tenants import Tenants
 
 _BY_PLACE = (0.4, 0.15, 0.08, 0.05, 0.035, 0.025, 0.02, 0.015)
@@ -35,8 +36,10 @@ class Recycling:
     candidates: ClassVar[int] = WIDTH
     kinds: ClassVar[tuple[float, ...]] = _BY_PLACE * DEEPER
 
-    def __init__(self, config: SpeculativeConfig) -> None:
-        self._matrix = make_adjacency(config.learned_bytes // ROW_BYTES)
+    Options: ClassVar[type[msgspec.Struct]] = LearningOptions
+
+    def __init__(self, options: LearningOptions) -> None:
+        self._matrix = make_adjacency(options.learned_bytes // ROW_BYTES)
         self._tenants = Tenants()
 
     def recall(self, vocabulary: Callable[[], str]) -> None:

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import msgspec
+
 from ockham.core.arrays import Ints
 from ockham.core.registry import register
 from ockham.core.seams import Draft
-from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.branch_trie import LENGTHS, NODE_BYTES, SHARES, Trie, make_trie
+from ockham.draft.structures.learning import LearningOptions
 from ockham.draft.structures.saved_trie import check_place, load_trie, save_trie
 from ockham.draft.structures.tenants import Tenants
 
@@ -18,6 +20,12 @@ log = logging.getLogger("ockham.draft")
 
 _BY_LENGTH = (0.25, 0.4, 0.55, 0.65, 0.75, 0.85)
 _BY_SHARE = (0.15, 0.3, 0.55, 0.9, 1.05, 1.12)
+
+
+class TrieOptions(LearningOptions, frozen=True, forbid_unknown_fields=True):
+    """In `learned_file` the trie is kept: read when an engine starts, written when it ends."""
+
+    learned_file: str | None = None
 
 
 @register("drafter", "trie", exact=True, books=("trie",), paper="191")
@@ -39,10 +47,12 @@ class TrieDrafter:
         by_length * by_share for by_length in _BY_LENGTH for by_share in _BY_SHARE
     )
 
-    def __init__(self, config: SpeculativeConfig) -> None:
+    Options: ClassVar[type[msgspec.Struct]] = TrieOptions
+
+    def __init__(self, options: TrieOptions) -> None:
         assert len(self.kinds) == len(LENGTHS) * len(SHARES), "the structure numbers the kinds"
-        self._file = config.learned_file
-        self._trie = make_trie(config.learned_bytes // NODE_BYTES)
+        self._file = options.learned_file
+        self._trie = make_trie(options.learned_bytes // NODE_BYTES)
         self._tenants = Tenants()
         self._vocabulary = ""
         if self._file is not None:

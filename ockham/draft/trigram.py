@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 
 from ockham.core.arrays import Ints
 from ockham.core.registry import register
 from ockham.core.seams import Draft
-from ockham.core.speculative import SpeculativeConfig
+from ockham.draft.structures.learning import LearningOptions
 from ockham.draft.structures.tenants import Tenants
 from ockham.draft.structures.trigrams import CONTEXT_BYTES, Trigrams, make_trigrams
 
@@ -35,8 +36,10 @@ class Trigram:
     automatic: ClassVar[bool] = False
     kinds: ClassVar[tuple[float, ...]] = _AFTER_ONE + _AFTER_TWO
 
-    def __init__(self, config: SpeculativeConfig) -> None:
-        self._counts = make_trigrams(config.learned_bytes // CONTEXT_BYTES)
+    Options: ClassVar[type[msgspec.Struct]] = LearningOptions
+
+    def __init__(self, options: LearningOptions) -> None:
+        self._counts = make_trigrams(options.learned_bytes // CONTEXT_BYTES)
         self._tenants = Tenants()
 
     def recall(self, vocabulary: Callable[[], str]) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.registry import Technique, find, make, name_of, techniques
+from ockham.core.registry import Technique, find, make, name_of, read_options, techniques
 from ockham.core.seams import ApproximateReuse, Drafter, Reuse
-from ockham.core.speculative import AUTO, DRAFT_MODEL, METHODS, NONE, SpeculativeConfig
+from ockham.core.speculative import AUTO, METHODS, NONE, SpeculativeConfig, automatic
 from ockham.model.checkpoint.draft_files import drafter_method, is_drafter
 from ockham.model.hub import BUILT_IN, DRAFTERS
 
@@ -17,25 +17,29 @@ from ockham.model.hub import BUILT_IN, DRAFTERS
 def make_drafters(config: SpeculativeConfig) -> list[Drafter]:
     """The drafters that a configuration names. Raises ConfigError for one that is not known, or a
     model that "auto" should draft with and that cannot be read."""
-    names = [name for name in config.methods if name != NONE]
-    for name in names:
-        if name in DRAFTERS or name in BUILT_IN:
+    given = [each for each in config.methods if each != NONE]
+    for each in given:
+        if each in DRAFTERS or each in BUILT_IN:
             raise ConfigError(
-                f'{name} is what a drafter drafts with, and no method; write {{"model": "{name}"}}.'
+                f'{each} is what a drafter drafts with, and no method; write {{"model": "{each}"}}.'
             )
-    if names == [AUTO]:
-        found = [each for each in techniques("drafter") if each.name != NONE]
-        names = [each.name for each in found if getattr(each.cls, "automatic", True)]
+    if given == [AUTO]:
+        given = [each.name for each in techniques("drafter") if automatic(each)]
         if config.model is not None:
-            names.append(_method_of(config.model))
-    elif DRAFT_MODEL in names and config.model is not None:
-        method = _method_of(config.model)
-        if method != DRAFT_MODEL:
+            given.append(_method_of(config.model))
+    found = [_find_drafter(name_of(each)) for each in given]
+    for text, drafter in zip(given, found, strict=True):
+        model = getattr(read_options(drafter, text, config.options_of(drafter)), "model", None)
+        method = _made_for(model) if model is not None and _takes_any(drafter) else None
+        if method is not None:
             raise ConfigError(
-                f"{config.model} was made for the method {method!r}, and no model; leave the "
-                "method out."
+                f"{model} was made for the method {method!r}, and no model; leave the method out."
             )
-    return [_find_drafter(name).cls(config) for name in names]
+    config.check(found)
+    return [
+        make("drafter", text, config.options_of(each))
+        for text, each in zip(given, found, strict=True)
+    ]
 
 
 def _find_drafter(name: str) -> Technique:
@@ -52,9 +56,21 @@ def _find_drafter(name: str) -> Technique:
 
 def _method_of(model: str) -> str:
     """What drafts with a model, or with what was made for another."""
+    made_for = _made_for(model)
+    return made_for or next(each.name for each in techniques("drafter") if _takes_any(each))
+
+
+def _takes_any(drafter: Technique) -> bool:
+    """Whether it drafts with any model of the target's vocabulary."""
+    return getattr(drafter.cls, "needs_model", False)
+
+
+def _made_for(model: str) -> str | None:
+    """The method that a directory's drafter was made for; None for a model. Raises ConfigError for
+    a drafter that cannot be read."""
     directory = DRAFTERS.get(model, Path(os.path.expanduser(model)))
     if not is_drafter(directory):
-        return DRAFT_MODEL
+        return None
     try:
         return drafter_method(directory)
     except ModelError as error:

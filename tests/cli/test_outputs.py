@@ -15,9 +15,8 @@ from ockham.api.batch_file import BatchInput, BatchOutput
 from ockham.cli.chat import _may_save
 from ockham.cli.main import cli
 from ockham.core.errors import ConfigError
-from ockham.core.speculative import SpeculativeConfig
 from ockham.draft.structures.saved_trie import save_trie
-from ockham.draft.trie import TrieDrafter
+from ockham.draft.trie import TrieDrafter, TrieOptions
 from ockham.lab.evidence import recipes
 from ockham.lab.evidence.page import check_page, write_page
 from ockham.lab.evidence.row import Row
@@ -166,7 +165,7 @@ def test_a_page_replaces_no_other_and_removes_only_its_own_pictures(tmp_path: Pa
 
 def test_what_was_learned_replaces_nothing_that_was_put_there_since(tmp_path: Path) -> None:
     file = tmp_path / "learned"
-    drafter = TrieDrafter(SpeculativeConfig(method="trie", learned_file=str(file)))
+    drafter = TrieDrafter(TrieOptions(learned_file=str(file)))
     drafter.recall(lambda: "v")
     drafter.save()
     assert file.stat().st_mode & 0o777 == 0o600
@@ -178,7 +177,7 @@ def test_what_was_learned_replaces_nothing_that_was_put_there_since(tmp_path: Pa
     file.unlink()
     os.mkfifo(file)
     with pytest.raises(ConfigError, match="cannot be written"):
-        TrieDrafter(SpeculativeConfig(method="trie", learned_file=str(file)))
+        TrieDrafter(TrieOptions(learned_file=str(file)))
 
 
 def test_make_removes_no_environment_that_it_did_not_create(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from safetensors.numpy import save_file
 
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.seams import Draft, Rows, Target, Wish
-from ockham.core.speculative import SpeculativeConfig
-from ockham.draft.draft_model import DraftModel
+from ockham.draft.draft_model import DraftModel, DraftModelOptions
 from ockham.draft.modelled.growing import EDGES
 from ockham.draft.modelled.stream import ModelStream
 from ockham.engine.runner.small_model import SmallModel
@@ -48,7 +47,7 @@ def with_head(checkpoint: Path, directory: Path, out_bias: float = 0.0, scale: f
 
 
 def drafted(
-    model: Path, config: SpeculativeConfig, worth: float, accepted: list[float]
+    model: Path, config: DraftModelOptions, worth: float, accepted: list[float]
 ) -> Draft | None:
     target = Target(vocabulary=VOCABULARY, max_model_len=200, sequences=4, cells=800)
     drafter = DraftModel(config)
@@ -60,7 +59,7 @@ def drafted(
 
 
 def test_a_draft_ends_where_the_head_says(checkpoint: Path, tmp_path: Path) -> None:
-    config = SpeculativeConfig(method="draft_model", model="x", branches=1)
+    config = DraftModelOptions(model="x", branches=1)
     sure = with_head(checkpoint, tmp_path / "sure", out_bias=20.0)
     unsure = with_head(checkpoint, tmp_path / "unsure", out_bias=-20.0)
     nine_in_ten = with_head(checkpoint, tmp_path / "90%", out_bias=math.log(0.91 / 0.09))
@@ -75,7 +74,7 @@ def test_a_draft_ends_where_the_head_says(checkpoint: Path, tmp_path: Path) -> N
 
 def test_no_token_is_drafted_beyond_the_threshold(checkpoint: Path, tmp_path: Path) -> None:
     model = with_head(checkpoint, tmp_path / "90%", out_bias=math.log(0.91 / 0.09))
-    config = SpeculativeConfig(method="draft_model", model="x", branches=1, rejection_threshold=0.3)
+    config = DraftModelOptions(model="x", branches=1, rejection_threshold=0.3)
     draft = drafted(model, config, 0.0, BY_SHARE)
     assert draft is not None
     assert len(draft.tokens) == 3  # of a fourth one the chance of a rejection is 0.34
@@ -85,7 +84,7 @@ def test_what_the_likeliest_does_not_get_is_the_others(checkpoint: Path, tmp_pat
     """With several branches: shares still sum to one."""
     model = with_head(checkpoint, tmp_path / "half", out_bias=0.0)
     target = Target(vocabulary=VOCABULARY, max_model_len=200, sequences=4, cells=800)
-    drafter = DraftModel(SpeculativeConfig(method="draft_model", model="x"))
+    drafter = DraftModel(DraftModelOptions(model="x"))
     drafter.attach(lambda _: SmallModel(str(model), target))
     stream = ModelStream(drafter.model)
     stream.extend(np.array(PROMPT, np.int32))
@@ -126,4 +125,4 @@ def test_a_head_of_another_model_is_refused(checkpoint: Path, tmp_path: Path) ->
 
 def test_a_threshold_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"rejection_threshold must lie in \(0, 1\], got 0"):
-        SpeculativeConfig(rejection_threshold=0.0)
+        DraftModelOptions(rejection_threshold=0.0)

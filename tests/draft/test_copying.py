@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ockham.core.speculative import SpeculativeConfig
-from ockham.draft.copying import Copying
+from ockham.draft.copying import Copying, CopyingOptions
 from ockham.draft.structures.suffix_automaton import Automaton, PlainAutomaton, make_automaton
 from ockham.kernels.native import core
 
@@ -90,7 +89,7 @@ def test_lengths_must_be_counts() -> None:
 
 
 def test_kinds_grow_with_the_match_and_those_that_are_not_worth_it_are_left_out() -> None:
-    stream = Copying(SpeculativeConfig()).open("")
+    stream = Copying(CopyingOptions()).open("")
     stream.extend(np.asarray([1, 2, 3, 4, 5, 9, 1, 2, 3], np.int32))
     shares = list(Copying.kinds)
     draft = stream.propose(3, shares, 0.0)
@@ -102,7 +101,7 @@ def test_kinds_grow_with_the_match_and_those_that_are_not_worth_it_are_left_out(
 
 
 def test_short_matches_can_be_refused() -> None:
-    stream = Copying(SpeculativeConfig(prompt_lookup_min=4)).open("")
+    stream = Copying(CopyingOptions(prompt_lookup_min=4)).open("")
     stream.extend(np.asarray([1, 2, 3, 4, 5, 9, 1, 2, 3], np.int32))
     assert stream.propose(3, list(Copying.kinds), 0.0) is None
     stream.extend(np.asarray([4], np.int32))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ockham.core.seams import ConstrainedDrafter
-from ockham.core.speculative import SpeculativeConfig
-from ockham.draft.copying import Copying
+from ockham.draft.copying import Copying, CopyingOptions
 from ockham.draft.grammar import GrammarDrafter
 
 
@@ -18,7 +17,7 @@ class Known:
 
 def test_what_must_come_is_a_chain() -> None:
     constraint = Known([5, 6, 7])
-    stream = GrammarDrafter(SpeculativeConfig()).open_constrained("", constraint)
+    stream = GrammarDrafter().open_constrained("", constraint)
     draft = stream.propose(16, [1.0], 0.5)
     assert draft is not None
     assert list(draft.tokens) == [5, 6, 7]
@@ -31,7 +30,7 @@ def test_what_must_come_is_a_chain() -> None:
 
 
 def test_without_a_grammar_nothing_is_drafted() -> None:
-    drafter = GrammarDrafter(SpeculativeConfig())
+    drafter = GrammarDrafter()
     assert drafter.open("").propose(16, [1.0], 0.5) is None
     assert isinstance(drafter, ConstrainedDrafter)
-    assert not isinstance(Copying(SpeculativeConfig()), ConstrainedDrafter)
+    assert not isinstance(Copying(CopyingOptions()), ConstrainedDrafter)

@@ -9,7 +9,7 @@ import pytest
 
 from ockham.core.errors import ConfigError
 from ockham.core.seams import Rows, Target
-from ockham.core.speculative import SpeculativeConfig
+from ockham.draft.draft_model import DraftModelOptions
 from ockham.draft.modelled.drafting import LIKELY
 from ockham.draft.modelled.stream import ROOT, ModelStream
 from ockham.engine.runner.small_model import SmallModel
@@ -112,4 +112,4 @@ def test_however_it_drafts_no_token_changes(checkpoint: Path) -> None:
 
 def test_a_group_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"layer_parallel must lie in \[1, 16\], got 0"):
-        SpeculativeConfig(layer_parallel=0)
+        DraftModelOptions(layer_parallel=0)

@@ -10,8 +10,7 @@ import pytest
 from ockham.core.errors import ConfigError
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Foreseen, Noise, Rows, Target, Wish
-from ockham.core.speculative import SpeculativeConfig
-from ockham.draft.draft_model import DraftModel
+from ockham.draft.draft_model import DraftModel, DraftModelOptions
 from ockham.draft.modelled.drafting import LIKELY
 from ockham.draft.modelled.growing import Growing, kind_of
 from ockham.draft.modelled.row_cost import RowCost
@@ -35,7 +34,7 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def drafter_of(small: SmallModel, branches: int = 4) -> DraftModel:
-    drafter = DraftModel(SpeculativeConfig(method="draft_model", model="x", branches=branches))
+    drafter = DraftModel(DraftModelOptions(model="x", branches=branches))
     drafter.model = small
     return drafter
 
@@ -197,4 +196,4 @@ def test_the_cost_of_rows_is_learned() -> None:
 
 def test_branches_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"branches must lie in \[1, 8\], got 9"):
-        SpeculativeConfig(branches=9)
+        DraftModelOptions(branches=9)

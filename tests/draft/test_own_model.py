@@ -232,7 +232,7 @@ def test_what_belongs_to_another_model_is_refused(target: Path, tmp_path: Path) 
         make_engine(target, {"method": "early_exit", "layers": 2})
     with pytest.raises(ConfigError, match="either"):
         make_engine(target, {"method": "early_exit"})
-    with pytest.raises(ConfigError, match="layers is of the method early_exit"):
+    with pytest.raises(ConfigError, match="layers is a setting of the method early_exit"):
         make_engine(target, {"method": "ngram", "layers": 1})
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ockham.core.speculative import LEAST_LEARNED_BYTES, SpeculativeConfig
 from ockham.draft.recycling import Recycling
 from ockham.draft.structures.adjacency import WIDTH, Adjacency, PlainAdjacency
+from ockham.draft.structures.learning import LEAST_LEARNED_BYTES, LearningOptions
 from ockham.kernels.native import core
 
 KINDS = list(Recycling.kinds)
@@ -63,7 +63,7 @@ def test_the_native_matrix_decides_as_the_plain_one(
 
 
 def test_what_was_likely_is_drafted_and_searched_by_its_chances() -> None:
-    stream = Recycling(SpeculativeConfig()).open("")
+    stream = Recycling(LearningOptions()).open("")
     stream.extend(ints(1))
     stream.observe(ints(1, 2, 3), np.concatenate([row(2, 3), row(4, 5), row(6)]))
     draft = stream.propose(5, [0.5, 0.3, *KINDS[2:8], 0.5, 0.3, *KINDS[10:]], 0.0)
@@ -75,7 +75,7 @@ def test_what_was_likely_is_drafted_and_searched_by_its_chances() -> None:
 
 
 def test_what_a_prompt_goes_on_with_comes_first() -> None:
-    drafter = Recycling(SpeculativeConfig())
+    drafter = Recycling(LearningOptions())
     stream = drafter.open("a")
     stream.observe(ints(1), row(8, 9))
     stream.extend(ints(1))
@@ -91,10 +91,10 @@ def test_what_a_prompt_goes_on_with_comes_first() -> None:
 def test_the_memory_is_bounded_and_small() -> None:
     if core is None:
         pytest.skip("the native core was not built")
-    drafter = Recycling(SpeculativeConfig(learned_bytes=LEAST_LEARNED_BYTES))
+    drafter = Recycling(LearningOptions(learned_bytes=LEAST_LEARNED_BYTES))
     rng = np.random.default_rng(1)
     drafter.open("").extend(rng.integers(0, 100_000, 200_000).astype(np.int32))
     assert drafter.bytes <= LEAST_LEARNED_BYTES
-    whole = Recycling(SpeculativeConfig())
+    whole = Recycling(LearningOptions())
     whole.open("").extend(np.arange(32_000, dtype=np.int32))
     assert whole.bytes < 2.2e6

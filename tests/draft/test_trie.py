@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ockham.core.errors import ConfigError
-from ockham.core.speculative import LEAST_LEARNED_BYTES, SpeculativeConfig, parse
+from ockham.core.speculative import parse
 from ockham.draft.structures.branch_trie import DEEPEST, PlainTrie, Trie, make_trie
-from ockham.draft.trie import TrieDrafter
+from ockham.draft.structures.learning import LEAST_LEARNED_BYTES
+from ockham.draft.trie import TrieDrafter, TrieOptions
 from ockham.kernels.native import core
 
 KINDS = list(TrieDrafter.kinds)
@@ -81,14 +82,14 @@ def drafted(drafter: TrieDrafter, text: list[int], most: int = 8, salt: str = ""
 
 
 def test_what_one_request_brought_is_drafted_for_the_next_one_of_the_tenant() -> None:
-    drafter = TrieDrafter(SpeculativeConfig())
+    drafter = TrieDrafter(TrieOptions())
     drafter.open("a").extend(ints(*range(100, 130)))
     assert drafted(drafter, [103, 104, 105], salt="a") == list(range(106, 114))
     assert drafted(drafter, [103, 104, 105], salt="b") == []
 
 
 def test_several_branches_are_drafted_the_likelier_first() -> None:
-    drafter = TrieDrafter(SpeculativeConfig())
+    drafter = TrieDrafter(TrieOptions())
     for following in (5, 5, 5, 6):
         drafter.open("").extend(ints(1, 2, 3, following, 9))
     stream = drafter.open("")
@@ -101,7 +102,7 @@ def test_several_branches_are_drafted_the_likelier_first() -> None:
 
 
 def test_what_is_not_used_leaves_and_the_memory_stays_bounded() -> None:
-    drafter = TrieDrafter(SpeculativeConfig(learned_bytes=LEAST_LEARNED_BYTES))
+    drafter = TrieDrafter(TrieOptions(learned_bytes=LEAST_LEARNED_BYTES))
     rng = np.random.default_rng(3)
     often = ints(*range(40))
     for _ in range(40):
@@ -113,7 +114,7 @@ def test_what_is_not_used_leaves_and_the_memory_stays_bounded() -> None:
 
 
 def save(file: Path, vocabulary: str = "v") -> None:
-    drafter = TrieDrafter(SpeculativeConfig(method="trie", learned_file=str(file)))
+    drafter = TrieDrafter(TrieOptions(learned_file=str(file)))
     drafter.recall(lambda: vocabulary)
     drafter.open("a").extend(ints(*range(100, 130)))
     drafter.save()
@@ -123,7 +124,7 @@ def test_what_was_learned_is_kept_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "learned"
     save(file)
     assert [path.name for path in tmp_path.iterdir()] == ["learned"]
-    drafter = TrieDrafter(SpeculativeConfig(method="trie", learned_file=str(file)))
+    drafter = TrieDrafter(TrieOptions(learned_file=str(file)))
     drafter.recall(lambda: "v")
     assert drafted(drafter, [103, 104, 105], salt="a") == list(range(106, 114))
     assert drafted(drafter, [103, 104, 105], salt="b") == []
@@ -132,7 +133,7 @@ def test_what_was_learned_is_kept_in_a_file(tmp_path: Path) -> None:
 def test_a_file_of_another_vocabulary_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "learned"
     save(file)
-    config = SpeculativeConfig(method="trie", learned_file=str(file))
+    config = TrieOptions(learned_file=str(file))
     with pytest.raises(ConfigError, match="another vocabulary"):
         TrieDrafter(config).recall(lambda: "w")
     whole = file.read_bytes()
@@ -149,12 +150,12 @@ def test_a_file_of_another_vocabulary_or_a_damaged_one_is_refused(tmp_path: Path
 
 def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert parse("suffix").method == "trie"
-    with pytest.raises(ConfigError, match="kept by the method"):
-        SpeculativeConfig(method="copying", learned_file="x")
+    with pytest.raises(ConfigError, match="learned_file is a setting of the method trie"):
+        parse({"method": "copying", "learned_file": "x"})
     with pytest.raises(ConfigError, match="at least"):
-        SpeculativeConfig(learned_bytes=5)
+        parse({"method": "trie", "learned_bytes": 5})
     with pytest.raises(ConfigError, match="cannot be written"):
-        TrieDrafter(SpeculativeConfig(method="trie", learned_file=str(tmp_path / "no" / "file")))
+        TrieDrafter(TrieOptions(learned_file=str(tmp_path / "no" / "file")))
 
 
 @pytest.mark.parametrize(

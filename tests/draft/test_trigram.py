@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ockham.core.speculative import LEAST_LEARNED_BYTES, SpeculativeConfig
+from ockham.draft.structures.learning import LEAST_LEARNED_BYTES, LearningOptions
 from ockham.draft.structures.trigrams import PlainTrigrams, Trigrams
 from ockham.draft.trigram import Trigram
 from ockham.kernels.native import core
@@ -60,7 +60,7 @@ def drafted(drafter: Trigram, text: list[int], most: int = 4, salt: str = "") ->
 
 
 def test_what_followed_two_tokens_is_drafted_before_what_followed_one() -> None:
-    drafter = Trigram(SpeculativeConfig())
+    drafter = Trigram(LearningOptions())
     for _ in range(3):
         drafter.open("a").extend(ints(1, 2, 3, 4))
     drafter.open("a").extend(ints(7, 2, 5))
@@ -70,7 +70,7 @@ def test_what_followed_two_tokens_is_drafted_before_what_followed_one() -> None:
 
 
 def test_a_text_in_pieces_counts_as_the_whole() -> None:
-    whole, pieces = Trigram(SpeculativeConfig()), Trigram(SpeculativeConfig())
+    whole, pieces = Trigram(LearningOptions()), Trigram(LearningOptions())
     text = [1, 2, 3, 1, 2, 4, 1, 2, 3, 5, 1, 2]
     stream = pieces.open("")
     for token in text:
@@ -82,7 +82,7 @@ def test_a_text_in_pieces_counts_as_the_whole() -> None:
 
 def test_counts_adapt() -> None:
     """What came often is overtaken by what comes now, because old counts are halved."""
-    drafter = Trigram(SpeculativeConfig())
+    drafter = Trigram(LearningOptions())
     for _ in range(500):
         drafter.open("").extend(ints(1, 2, 3))
     assert drafted(drafter, [1, 2])[0] == 3
@@ -92,7 +92,7 @@ def test_counts_adapt() -> None:
 
 
 def test_the_search_explores_beside_what_is_likeliest() -> None:
-    drafter = Trigram(SpeculativeConfig())
+    drafter = Trigram(LearningOptions())
     for following in (3, 3, 3, 4, 4, 5):
         drafter.open("").extend(ints(1, 2, following, 8, 9))
     stream = drafter.open("")
@@ -108,7 +108,7 @@ def test_the_search_explores_beside_what_is_likeliest() -> None:
 def test_the_memory_is_bounded() -> None:
     if core is None:
         pytest.skip("the native core was not built")
-    drafter = Trigram(SpeculativeConfig(learned_bytes=LEAST_LEARNED_BYTES))
+    drafter = Trigram(LearningOptions(learned_bytes=LEAST_LEARNED_BYTES))
     rng = np.random.default_rng(1)
     drafter.open("").extend(rng.integers(0, 100_000, 100_000).astype(np.int32))
     assert drafter.bytes <= LEAST_LEARNED_BYTES

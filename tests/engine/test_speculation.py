@@ -156,12 +156,23 @@ def test_deltas_of_one_step_are_told_as_one() -> None:
         ("ngram", SpeculativeConfig(method="copying")),
         (
             '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2}',
-            SpeculativeConfig(method="copying", num_speculative_tokens=4, prompt_lookup_min=2),
+            SpeculativeConfig(
+                method="copying", num_speculative_tokens=4, options={"prompt_lookup_min": 2}
+            ),
         ),
         ({"adaptive": False}, SpeculativeConfig(adaptive=False)),
-        ({"model": "small"}, SpeculativeConfig(model="small")),
+        ({"model": "small"}, SpeculativeConfig(options={"model": "small"})),
         ("ngram, suffix", SpeculativeConfig(method="copying,trie")),
         ({"model": None}, SpeculativeConfig()),
+        ("ngram:3,suffix", SpeculativeConfig(method="copying:3,trie")),
+        (
+            {"method": "draft_model:small,branches=2,copying"},
+            SpeculativeConfig(method="draft_model:small,branches=2,copying"),
+        ),
+        (
+            {"method": "trie", "branches": 4},
+            SpeculativeConfig(method="trie", options={"branches": 4}),
+        ),
     ],
 )
 def test_settings_are_read(setting: Any, expected: SpeculativeConfig) -> None:
@@ -178,12 +189,22 @@ def test_settings_are_read(setting: Any, expected: SpeculativeConfig) -> None:
         ({"num_tokens": 3}, "unknown field `num_tokens`"),
         ({"num_speculative_tokens": "many"}, "num_speculative_tokens"),
         ({"num_speculative_tokens": 0}, r'method "none"\. It has'),
-        ({"method": "ngram", "model": "small"}, "'ngram' has no model"),
+        (
+            {"method": "ngram", "model": "small"},
+            "model is a setting of the method corpus or draft_model .*, and the method is 'ngram'",
+        ),
         ("auto,ngram", "name it alone"),
         ({"method": "ngram", "branches": 2}, "branches is a setting of the method draft_model"),
         ({"method": "trie", "prompt_lookup_min": 5}, "prompt_lookup_min is a setting of"),
         ({"draft_context": 64}, "draft_context is a setting of the method rapid"),
-        ({"learned_file": "kept"}, "learned_file is kept by the method trie"),
+        ({"learned_file": "kept"}, "learned_file is a setting of the method trie"),
+        ({"learned_bytes": 2 << 20}, "learned_bytes is a setting of the method recycling or"),
+        ({"options": {"branches": 2}}, "unknown field `options`"),
+        ({"method": "draft_model", "branches": "2"}, "Expected `int`, got `str`"),
+        ({"method": "copying:0"}, "prompt_lookup_min must be at least 1"),
+        ({"method": "copying:branches=2"}, "the drafter 'copying' has no option 'branches'"),
+        ({"method": "grammar:2"}, "the drafter 'grammar' has no options"),
+        ([], "Expected `object`"),
     ],
 )
 def test_wrong_settings_are_refused_with_what_is_wrong(setting: Any, said: str) -> None:
@@ -226,6 +247,11 @@ def test_a_long_prompt_is_told_in_several_steps(
     [
         ("lab-medusa", r'write \{"model": "lab-medusa"\}'),
         ({"method": "draft_model", "model": "lab-medusa"}, "made for the method 'medusa'"),
+        ("draft_model:lab-medusa", "made for the method 'medusa'"),
+        (
+            {"model": "lab-medusa", "branches": 2},
+            "branches is a setting of the method draft_model or rapid, and the method is 'auto'",
+        ),
         ({"method": "medusa", "model": "lab-drafter"}, "is a model: it drafts by"),
         ({"method": "corpus", "model": "nowhere"}, "there is no directory 'nowhere'"),
     ],

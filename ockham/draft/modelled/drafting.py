@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 
 from ockham.core.arrays import Doubles, Floats
+from ockham.core.errors import ConfigError
 from ockham.core.noise import gumbel
 from ockham.core.seams import Draft, DraftStream, Foreseen, Rows, SmallModel, Wish
 from ockham.draft.modelled.growing import FIRST_PRIOR, MOST_COMPUTED, OTHER_PRIOR, Growing
@@ -26,8 +28,31 @@ too."""
 _LONGEST_REST = 256
 """Most proposals that are skipped before a row is tried again."""
 
+MOST_BRANCHES = 8
+
 Place = tuple[Growing, int]
 """A token of a draft, or the `ROOT` of it."""
+
+
+class DraftingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`model` is the model that drafts, with up to `branches` tokens below each token of a draft
+    (1: chains), and with none for which the chance that it or one before it is rejected exceeds
+    `rejection_threshold`."""
+
+    model: str | None = None
+    branches: int = 4
+    rejection_threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.branches <= MOST_BRANCHES:
+            raise ConfigError(
+                f"branches must lie in [1, {MOST_BRANCHES}], got {self.branches}; 1 drafts chains."
+            )
+        if not 0.0 < self.rejection_threshold <= 1.0:
+            raise ConfigError(
+                f"rejection_threshold must lie in (0, 1], got {self.rejection_threshold}; 1 lets "
+                "drafts end where they no longer pay."
+            )
 
 
 class ModelDrafting:

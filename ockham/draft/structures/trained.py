@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 
 from ockham.core.arrays import Floats
@@ -13,6 +14,12 @@ from ockham.model.checkpoint.draft_files import Parts, read_drafter
 from ockham.model.hub import resolve_drafter
 
 P = TypeVar("P", bound=Parts)
+
+
+class TrainedOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`model` is the directory of what was trained, or the name of a built-in drafter."""
+
+    model: str | None = None
 
 
 def read_trained(name: str | None, parts: type[P], method: str, model: OwnModel) -> P:

@@ -23,9 +23,9 @@ import numpy as np
 
 from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
-from ockham.core.registry import SEAMS, Technique, techniques
+from ockham.core.registry import SEAMS, Technique, find, techniques
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.speculative import NONE, WITH_MODEL
+from ockham.core.speculative import NONE, has_model
 from ockham.draft.structures.text_index import order_of
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
@@ -235,7 +235,7 @@ def _both_draft(one: Part, other: Part) -> dict[str, Any] | None:
     """Two drafters beside each other; None if that cannot be."""
     if one.seam != "drafter" or NONE in (one.name, other.name):
         return None
-    if {one.name, other.name} <= set(WITH_MODEL):
+    if all(has_model(find("drafter", name)) for name in {one.name, other.name}):
         return None
     settings = [part.settings["speculative_config"] for part in (one, other)]
     return {**settings[0], **settings[1], "method": f"{one.name},{other.name}"}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import msgspec
 import numpy as np
 
 from ockham.core.noise import gumbel
 from ockham.core.seams import Foreseen
 from ockham.core.speculative import parse
-from ockham.draft.draft_model import DraftModel
+from ockham.draft.draft_model import DraftModel, DraftModelOptions
 from ockham.draft.modelled.growing import Growing
 from ockham.draft.modelled.stream import ModelStream
 from ockham.engine.engine import Engine
@@ -78,10 +77,13 @@ def tree(bench: Bench) -> Row:
     params = [greedy(ANSWERED, temperature=1.0, seed=number) for number in range(len(prompts))]
     wanted = requests(prompts, params)
     setting = {"method": "draft_model", "model": "lab-drafter", "adaptive": False}
-    config = parse({**setting, "num_speculative_tokens": BUDGET})
-    chain = engine.make_speculation(msgspec.structs.replace(config, branches=1))
+    setting["num_speculative_tokens"] = BUDGET
+    config = parse(setting)
+    chain = engine.make_speculation(parse({**setting, "branches": 1}))
     trees = engine.make_speculation(config)
-    independent = engine.make_speculation(config, [IndependentDrafts(config)])
+    independent = engine.make_speculation(
+        config, [IndependentDrafts(DraftModelOptions(**config.options))]
+    )
     for controller in (chain, trees, independent):
         drafted(engine, wanted, controller)  # so that they know what is accepted
     apart = drafted(engine, wanted, independent)
@@ -190,9 +192,13 @@ def layer_parallel(bench: Bench) -> Row:
     told = []
     for config in groups:
         both = [engine.make_speculation(config)]
-        both.append(engine.make_speculation(config, [Uncalibrated(config)]))
+        both.append(
+            engine.make_speculation(config, [Uncalibrated(DraftModelOptions(**config.options))])
+        )
         steps = [f"{drafted(engine, wanted, each).observed:.0f}" for each in both]
-        told.append(f"{config.layer_parallel} layers: {steps[0]}, uncalibrated {steps[1]}")
+        told.append(
+            f"{config.options['layer_parallel']} layers: {steps[0]}, uncalibrated {steps[1]}"
+        )
     return bench.compare(
         "drafter",
         "draft_model-layer-parallel",
