@@ -255,7 +255,7 @@ class Admission:
         if not prefilling:
             return 0
         tokens = sequence.prompt[: sequence.reusable]
-        least = 1 if sequence.patient else self.state.page_tokens
+        least = 1 if sequence.request.patient else self.state.page_tokens
         others = ((other.prompt[: other.inexact_from], other.salt) for other in prefilling)
         return self.reuse.should_wait(tokens, sequence.salt, others, least)
 

@@ -108,7 +108,7 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
     argmax: list[int] = []
     for chunk, sequence, row in zip(chunks, sequences, first_rows, strict=True):
         runs = [(sequence.computed, chunk.rows)]
-        if sequence.todo is None:
+        if sequence.splicing is None:
             ids[row : row + chunk.kept] = sequence.tokens[
                 sequence.computed : sequence.computed + chunk.kept
             ]
@@ -139,8 +139,9 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
                 runs,
             )
         )
-        if sequence.splice is not None:
-            _want_scores(parts[-1], sequence.splice, row, cells[row : row + chunk.rows], scored)
+        if sequence.splicing is not None:
+            splice = sequence.splicing.splice
+            _want_scores(parts[-1], splice, row, cells[row : row + chunk.rows], scored)
         wanted.extend(range(row + wants.start, row + wants.stop))
         if greedy:
             argmax.append(row + chunk.rows - 1)

@@ -13,7 +13,7 @@ from ockham.cache.state import ExportedState, State, View
 from ockham.core.errors import InvalidRequest, OckhamError
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
-from ockham.engine.messages import HINTS, Request
+from ockham.engine.messages import Request
 from ockham.engine.sequence import Sequence, Status
 
 VERSION = 1
@@ -59,17 +59,9 @@ def pack(group: list[Sequence], state: State, now_s: float) -> bytes:
             f"request {first.request_id!r} takes over state approximately, which cannot be moved; "
             "let it finish, or abort it."
         )
-    request = Request(
-        request_id=first.request_id,
-        prompt_token_ids=first.tokens[: first.prompt_tokens],
-        params=first.params,
-        detokenize=first.text is not None,
-        cache_salt=first.salt,
-        tenant="" if first.tenant == first.salt else first.tenant,
-        priority=first.priority,
-        cache_hint=next(name for name, hint in HINTS.items() if hint == first.hint),
-        patient=first.patient,
-        orderly=first.orderly,
+    # What was scored so far moves with the choices.
+    request = msgspec.structs.replace(
+        first.request, detokenize=first.text is not None, score_from=1
     )
     return msgspec.msgpack.encode(
         MovedRequest(

@@ -16,8 +16,9 @@ from ockham.engine.speculation.tree import ROOT
 def tell_splices(parts: list[Part], output: StepOutput) -> None:
     """Tell splices of the attention that they wanted to know."""
     for part in parts:
-        splice = part.sequence.splice
-        if len(part.scored) and splice is not None:
+        splicing = part.sequence.splicing
+        if len(part.scored) and splicing is not None:
+            splice = splicing.splice
             places = slice(part.first_score, part.first_score + len(part.scored))
             splice.observe(part.scored, [output.scores[layer][places] for layer in splice.layers])
 

@@ -14,7 +14,7 @@ from ockham.core.registry import find
 from ockham.core.seams import Search, SearchState
 from ockham.engine import moving
 from ockham.engine.assemble import Assembly
-from ockham.engine.messages import HINTS, Request
+from ockham.engine.messages import Request
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.slow_grammars import SlowGrammars
@@ -126,11 +126,9 @@ class Requests:
         most = min(longest, len(tokens) + (params.max_tokens or longest))
         eos = frozenset() if params.ignore_eos else self._engine.eos
         return Sequence(
-            request.request_id,
+            request,
             0,
-            (next(self._arrivals), 0),
-            list(tokens),
-            params,
+            next(self._arrivals),
             seed=seed,
             most_tokens=len(tokens) if params.max_tokens == 0 else most,
             stop_ids=eos | frozenset(params.stop_token_ids or ()),
@@ -138,13 +136,6 @@ class Requests:
             text=self._text(request),
             grammar=None if grammar is None else grammar.begin(eos),
             arrival_s=time.monotonic(),
-            salt=request.cache_salt,
-            tenant=request.tenant or request.cache_salt,
-            priority=request.priority,
-            approximation=request.approximation,
-            hint=HINTS[request.cache_hint],
-            patient=request.patient,
-            orderly=request.orderly,
             search=self._search_of(request),
         )
 

@@ -123,14 +123,16 @@ class Scheduler(Admission):
         """The cells up to `computed` are valid."""
         view = sequence.view
         assert view is not None, "a scheduled sequence has a view"
-        if sequence.splice is not None:
+        if sequence.splicing is not None:
             self.on_given(sequence, computed)
         sequence.computed = computed
         if computed > sequence.computed_once:
             sequence.computed_once = computed
         self.state.advance(view, computed)
-        if sequence.splice is not None:
-            sequence.splice.reached(computed, [table[: view.pages] for table in view.tables])
+        if sequence.splicing is not None:
+            sequence.splicing.splice.reached(
+                computed, [table[: view.pages] for table in view.tables]
+            )
             if not sequence.remaining:
                 sequence.leave_splice()
         for group, layout in enumerate(self.state.groups):
@@ -182,7 +184,7 @@ class Scheduler(Admission):
                 plan.add(Chunk(sequence, placed))
                 return
             victim = cast(Sequence, self.policy.victim(self.running))
-            if victim is sequence and sequence.splice is not None:
+            if victim is sequence and sequence.splicing is not None:
                 sequence.leave_splice()  # what it was to take over may go; it computes the rest
                 continue
             if victim is sequence and sequence.handle != NOTHING_KEPT:
@@ -199,7 +201,7 @@ class Scheduler(Admission):
         """Make the cells of the next rows writable, and put what is given of those before them into
         place. How many rows there is room for; 0 if pages are short."""
         assert sequence.view is not None, "a running sequence has a view"
-        if sequence.splice is None:
+        if sequence.splicing is None:
             return rows * self.state.reserve(sequence.view, sequence.computed + rows)
         while any(self.state.windows):
             # A window lets go of cells as it moves on: it is not led over many given ones at once.

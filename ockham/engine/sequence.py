@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from enum import Enum
 
 import numpy as np
@@ -11,12 +10,14 @@ from ockham.cache.state import View
 from ockham.core.approximation import Approximation
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
-from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import NOTHING_KEPT, PLAIN, Fetch, Noise, SearchState, Splice
+from ockham.core.seams import NOTHING_KEPT, Fetch, Noise, SearchState, Splice
 from ockham.core.step import Floats, Ints
+from ockham.engine.drawing import Drawing
+from ockham.engine.messages import HINTS, Request
+from ockham.engine.splicing import Splicing
 from ockham.engine.structured.grammar import GrammarState
 from ockham.engine.text import TextOutput
-from ockham.kernels.sampling import NO_TOKENS, Draw, Ids
+from ockham.kernels.sampling import Draw
 
 
 class Status(Enum):
@@ -30,24 +31,22 @@ class Status(Enum):
 class Sequence:
     """One choice of one request: a prompt and what was generated after it.
 
-    `order` is the place in the order of arrival and the choice's index, which is also its noise
+    `order` is the place in the order of arrival and the choice's `index`, which is also its noise
     stream.
     `computed` cells hold valid state; the next row to compute is token `computed`.
     """
 
     __slots__ = (
-        "approximation",
         "arrival_s",
-        "bad_words",
         "computed",
         "computed_once",
         "cumulative_logprob",
+        "drawing",
         "fetch",
         "finish_reason",
         "first_token_s",
         "grammar",
         "handle",
-        "hint",
         "index",
         "inexact_from",
         "inputs",
@@ -56,29 +55,25 @@ class Sequence:
         "most_tokens",
         "order",
         "orderly",
-        "output_counts",
         "params",
-        "patient",
-        "penalised",
         "plain",
         "priority",
         "prompt",
-        "prompt_ids",
         "prompt_logprobs",
         "prompt_tokens",
+        "request",
         "request_id",
         "salt",
         "search",
         "seats",
         "seed",
-        "splice",
+        "splicing",
         "start_s",
         "status",
         "stop_ids",
         "stop_reason",
         "tenant",
         "text",
-        "todo",
         "tokens",
         "unsettled",
         "view",
@@ -86,11 +81,9 @@ class Sequence:
 
     def __init__(
         self,
-        request_id: str,
+        request: Request,
         index: int,
-        order: tuple[int, int],
-        tokens: list[int],
-        params: SamplingParams,
+        arrival: int,
         *,
         seed: int,
         most_tokens: int,
@@ -99,123 +92,100 @@ class Sequence:
         text: TextOutput | None,
         arrival_s: float,
         grammar: GrammarState | None = None,
-        salt: str = "",
-        tenant: str = "",
-        priority: int = 0,
-        approximation: Approximation | None = None,
-        hint: int = PLAIN,
-        patient: bool = False,
-        orderly: bool = False,
         search: SearchState | None = None,
     ) -> None:
-        self.request_id = request_id
+        self.request = request
+        """What was asked, which all choices share and nobody changes."""
+        self.request_id, self.params = request.request_id, request.params
         self.index = index
-        self.order = order
-        self.tokens = tokens
-        self.prompt_tokens = len(tokens)
-        self.params = params
+        self.order = (arrival, index)
+        self.tokens = list(request.prompt_token_ids)
+        self.prompt_tokens = len(self.tokens)
+        self.prompt: Ints = np.asarray(self.tokens, np.int32)
         self.seed = seed
         self.most_tokens = most_tokens
         """Length, prompt included, at which the sequence must end."""
         self.stop_ids = stop_ids
-        self.bad_words = bad_words
         self.text = text
         self.grammar = grammar
         """Where its output stands in the grammar that it must follow."""
         self.unsettled = False
         """Whether its grammar is still to say if the latest token has completed the output."""
-        self.arrival_s = arrival_s
-        self.salt = salt
-        self.tenant = tenant
-        """Who shares the engine fairly with others."""
-        self.priority = priority
-        """Among those of its tenant: the lower, the earlier."""
-        self.hint = hint
-        """What is said of its state once it has ended: see `Reuse.hint`."""
-        self.patient = patient
-        """Whether it waits for whatever another computes of its prompt, be it a single token."""
-        self.orderly = orderly
-        """Whether it should begin only when there is room for all that it may generate, and not
-        before those that were planned before it."""
         self.search = search
         """All of its request's choices as one, whose generated tokens only hold the place: their
         rows' inputs are `inputs`."""
         self.inputs: list[Floats] = []
-        self.handle = NOTHING_KEPT
-        """What the Reuse keeps for it while it runs."""
-        self.approximation = approximation
-        self.splice: Splice | None = None
-        """What it takes over approximately, while its prompt is computed."""
-        self.todo: Ints | None = None
-        """The cells from `computed` on that are to be computed, while others are given."""
-        self.inexact_from: int | None = None
-        """The first cell that was given approximately, and on which all later ones depend."""
-        self.fetch: Fetch | None = None
-        """What the Reuse brings near for it while it waits; None if it was not asked yet."""
-        self.prompt: Ints = np.asarray(tokens, np.int32)
-        self.seats = params.n if index == 0 and search is None else 1
+        self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
+        # What a policy sees of it (`Candidate`), beside its place and its state.
+        self.salt = request.cache_salt
+        self.tenant = request.tenant or request.cache_salt
+        self.priority = request.priority
+        self.orderly = request.orderly
+        self.seats = self.params.n if index == 0 and search is None else 1
         """Running sequences that this one counts for: its choices, until they are forked."""
+        # Its life.
+        self.status = Status.WAITING
+        self.arrival_s = arrival_s
         self.start_s: float | None = None
         self.first_token_s: float | None = None
+        self.last_served = -1
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+        self.ledger = Ledger()
+        # Its state.
         self.view: View | None = None
         self.computed = 0
         self.computed_once = 0
         """Cells that were computed at some time: computing them again is waste."""
-        self.status = Status.WAITING
-        self.last_served = -1
-        self.finish_reason: str | None = None
-        self.stop_reason: int | str | None = None
+        self.handle = NOTHING_KEPT
+        """What the Reuse keeps for it while it runs."""
+        self.fetch: Fetch | None = None
+        """What the Reuse brings near for it while it waits; None if it was not asked yet."""
+        self.splicing: Splicing | None = None
+        """What it takes over approximately, while its prompt is computed."""
+        self.inexact_from: int | None = None
+        """The first cell that was given approximately, and on which all later ones depend."""
+        # What is said of it beside its tokens.
         self.cumulative_logprob = 0.0
         self.prompt_logprobs: list[PositionLogprobs | None] | None = (
-            None if params.prompt_logprobs is None or index else [None]
+            None if self.params.prompt_logprobs is None or index else [None]
         )
-        self.ledger = Ledger()
-        self.penalised = (
-            params.repetition_penalty != 1.0
-            or params.presence_penalty != 0.0
-            or params.frequency_penalty != 0.0
-        )
-        """Whether the sampler must know what the output holds."""
         self.plain = (
-            not self.penalised
+            not self.drawing.penalised
             and not bad_words
-            and params.logprobs is None
-            and params.logit_bias is None
-            and params.allowed_token_ids is None
+            and self.params.logprobs is None
+            and self.params.logit_bias is None
+            and self.params.allowed_token_ids is None
             and grammar is None
             and search is None
         )
         """Whether, once `min_tokens` is reached, only the position changes from draw to draw, and
         nothing but the token is wanted of it."""
-        self.output_counts: Counter[int] = Counter()
-        self.prompt_ids: Ids = (
-            np.unique(np.asarray(tokens, np.int64))
-            if params.repetition_penalty != 1.0
-            else NO_TOKENS
-        )
 
     def choice(self, index: int, text: TextOutput | None) -> Sequence:
         """Another choice of the same request, as it stands before its first token."""
         return Sequence(
-            self.request_id,
+            self.request,
             index,
-            (self.order[0], index),
-            list(self.tokens),
-            self.params,
+            self.order[0],
             seed=self.seed,
             most_tokens=self.most_tokens,
             stop_ids=self.stop_ids,
-            bad_words=self.bad_words,
+            bad_words=self.drawing.bad_words,
             text=text,
             grammar=None if self.grammar is None else self.grammar.fresh(),
             arrival_s=self.arrival_s,
-            salt=self.salt,
-            tenant=self.tenant,
-            priority=self.priority,
-            hint=self.hint,
-            patient=self.patient,
-            orderly=self.orderly,
         )
+
+    @property
+    def approximation(self) -> Approximation | None:
+        """What may be given to it approximately. Other choices fork what the first one has."""
+        return None if self.index else self.request.approximation
+
+    @property
+    def hint(self) -> int:
+        """What is said of its state once it has ended: see `Reuse.hint`."""
+        return HINTS[self.request.cache_hint]
 
     def token_ids(self, count: int) -> Ints:
         """The first `count` tokens as an array."""
@@ -230,31 +200,26 @@ class Sequence:
         first = self.prompt_tokens
         if self.prompt_logprobs is not None and not self.scored:
             first = max(self.computed, len(self.prompt_logprobs) - 1)
-        rest = np.arange(first, self.target, dtype=np.int32)
-        todo = np.concatenate((splice.todo[splice.todo < min(first, self.target)], rest))
-        in_place = todo == np.arange(self.computed, self.computed + len(todo))
-        self.splice, self.todo, self.inexact_from = splice, todo, None
-        if not in_place.all():
-            self.inexact_from = self.computed + int(np.argmin(in_place))
+        self.splicing = Splicing(splice, first, self.target)
+        self.inexact_from = self.splicing.first_given(self.computed)
 
     def leave_splice(self) -> None:
         """Take over nothing more; what was taken stays."""
-        if self.splice is not None:
-            self.splice.leave()
-        self.splice = self.todo = None
+        if self.splicing is not None:
+            self.splicing.splice.leave()
+        self.splicing = None
         if self.inexact_from is not None and self.inexact_from >= self.computed:
             self.inexact_from = None
 
     def next_cells(self, rows: int) -> Ints:
         """The cells of the next `rows` rows."""
-        if self.todo is None:
+        if self.splicing is None:
             return np.arange(self.computed, self.computed + rows, dtype=np.int32)
-        first = int(np.searchsorted(self.todo, self.computed))
-        return self.todo[first : first + rows]
+        return self.splicing.next_cells(self.computed, rows)
 
     def end_after(self, rows: int) -> int:
         """How many cells are valid once the next `rows` rows are computed."""
-        return self.computed + rows if self.todo is None else int(self.next_cells(rows)[-1]) + 1
+        return self.computed + rows if self.splicing is None else int(self.next_cells(rows)[-1]) + 1
 
     @property
     def exact_cells(self) -> int:
@@ -281,8 +246,8 @@ class Sequence:
     @property
     def remaining(self) -> int:
         """Rows to compute before the next token can be sampled, or the prompt is scored."""
-        if self.todo is not None:
-            return len(self.todo) - int(np.searchsorted(self.todo, self.computed))
+        if self.splicing is not None:
+            return self.splicing.remaining(self.computed)
         return self.target - self.computed
 
     remaining_prefill = remaining
@@ -344,7 +309,7 @@ class Sequence:
         """The next token, where it is known without any logits, and nothing else is wanted."""
         if self.grammar is None or not self.scored or self.params.logprobs is not None:
             return None
-        if self.bad_words or self.params.allowed_token_ids is not None:
+        if self.drawing.bad_words or self.params.allowed_token_ids is not None:
             return None  # which may forbid it
         if self.generated < self.params.min_tokens:
             return None
@@ -357,7 +322,7 @@ class Sequence:
         return (
             self.decoding
             and self.seats == 1
-            and self.todo is None
+            and self.splicing is None
             and self.scored
             and not self.scores_only
             and self.search is None
@@ -385,35 +350,14 @@ class Sequence:
         self.tokens.append(token)
         if self.grammar is not None:
             self.grammar.advance(token)
-        if self.penalised:
-            self.output_counts[token] += 1
+        if self.drawing.penalised:
+            self.drawing.count(token)
 
     def draw(self, row: int) -> Draw:
         """What the sampler needs to choose the next token from logits row `row`."""
-        params = self.params
-        draw = Draw(
-            row, params, self.seed, self.index, len(self.tokens), forbidden=self._forbidden()
-        )
-        if self.grammar is not None:
-            draw.mask = self.grammar.mask()
-        if self.penalised:
-            draw.output = np.fromiter(self.output_counts, np.int64, len(self.output_counts))
-            draw.output_counts = np.fromiter(
-                self.output_counts.values(), np.int64, len(self.output_counts)
-            )
-            draw.seen = np.union1d(self.prompt_ids, draw.output)
-        return draw
+        return self.drawing.draw(row, self.tokens, self.generated, self.stop_ids, self.grammar)
 
     @property
     def waits_for_fork(self) -> bool:
         """Whether the prompt is done and the other choices are still to be forked."""
         return self.seats > 1 and self.computed == self.prompt_tokens
-
-    def _forbidden(self) -> list[int]:
-        """Stop tokens while the output is too short, and tokens that would end a bad word."""
-        forbidden = list(self.stop_ids) if self.generated < self.params.min_tokens else []
-        for word in self.bad_words:
-            before = len(word) - 1
-            if before <= self.generated and self.tokens[len(self.tokens) - before :] == word[:-1]:
-                forbidden.append(word[-1])
-        return forbidden

@@ -61,9 +61,9 @@ class Runner:
     def place_given(self, sequence: Sequence, stop: int) -> None:
         """Copy what a sequence is given, up to the cell `stop`, into its reserved cells."""
         assert sequence.view is not None, "a running sequence has a view"
-        assert sequence.splice is not None, "only a splice gives"
+        assert sequence.splicing is not None, "only a splice gives"
         engine = self._engine
-        given = sequence.splice.given(sequence.computed, stop)
+        given = sequence.splicing.splice.given(sequence.computed, stop)
         if not len(given.cells):
             return
         with self._in_backend():
