@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkab
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.approximation import Approximation
+from ockham.core.asks import ReuseAsk
 from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 from ockham.core.sampling_params import SamplingParams
 
@@ -386,8 +386,8 @@ class Splice(Protocol):
 class ApproximateReuse(Protocol):
     """State computed at other positions, or after other text, taken over as it is.
 
-    Only requests that name the technique (`Approximation`) meet it. The engine keeps what follows
-    a cell that was taken over away from every `Reuse`. `salt` is the tenant: two never share.
+    Only requests that ask for the technique meet it. The engine keeps what follows a cell that was
+    taken over away from every `Reuse`. `salt` is the tenant: two never share.
     """
 
     name: ClassVar[str]
@@ -396,11 +396,7 @@ class ApproximateReuse(Protocol):
         """Begin to work for an engine, whose model has these layers. `slope` as for `Reuse`."""
         ...
 
-    def check(self, asked: Approximation) -> None:
-        """Raise InvalidRequest for what this technique cannot do."""
-        ...
-
-    def open(self, tokens: Ints, first: int, salt: str, asked: Approximation) -> Splice | None:
+    def open(self, tokens: Ints, first: int, salt: str, ask: ReuseAsk) -> Splice | None:
         """What a prompt takes over from its cell `first` on, those before it being held exactly;
         None if it neither takes nor leaves anything."""
         ...

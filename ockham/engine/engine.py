@@ -240,6 +240,7 @@ class Engine:
         params, tokens = request.params, request.prompt_token_ids
         most = min(self.max_model_len, len(tokens) + (params.max_tokens or self.max_model_len))
         eos = frozenset() if params.ignore_eos else self._eos
+        asked = request.asked("search")
         return Sequence(
             request.request_id,
             0,
@@ -256,24 +257,26 @@ class Engine:
             salt=request.cache_salt,
             tenant=request.tenant or request.cache_salt,
             priority=request.priority,
-            approximation=request.approximation,
+            approximation=request.asked("reuse"),
             hint=HINTS[request.cache_hint],
             patient=request.patient,
             orderly=request.orderly,
             search=self._search_of(request),
+            search_name=asked.name if asked else "",
         )
 
     def _search_of(self, request: Request) -> SearchState | None:
         """What goes through all choices of a request together, if they are not one each."""
         params = request.params
-        if params.search is None:
+        asked = request.asked("search")
+        if asked is None:
             return None
-        if params.search not in self._searches:
-            self._searches[params.search] = find("search", params.search).cls()
+        if asked.name not in self._searches:
+            self._searches[asked.name] = find("search", asked.name).cls()
         prompt = np.array(request.prompt_token_ids, np.int32)
         stops = frozenset() if params.ignore_eos else self._eos
         stops |= frozenset(params.stop_token_ids or ())
-        return self._searches[params.search].begin(params.n, prompt, request.cache_salt, stops)
+        return self._searches[asked.name].begin(params.n, prompt, request.cache_salt, stops)
 
     def _tokenizer_described(self) -> str:
         assert self.tokenizer is not None, "checked with the request"

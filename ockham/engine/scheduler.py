@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 
 from ockham.cache.state import State, View
+from ockham.core.asks import ReuseAsk
 from ockham.core.seams import (
     NOTHING_KEPT,
     PLAIN,
@@ -387,8 +388,9 @@ class Scheduler:
         asked = sequence.approximation
         if asked is None or sequence.computed >= sequence.prompt_tokens:
             return
-        reuse = self.approximate[asked.reuse]
-        splice = reuse.open(sequence.prompt, sequence.computed, sequence.salt, asked)
+        assert isinstance(asked.ask, ReuseAsk), "checked with the request"
+        reuse = self.approximate[asked.name]
+        splice = reuse.open(sequence.prompt, sequence.computed, sequence.salt, asked.ask)
         if splice is not None:
             sequence.take(splice)
 

@@ -8,7 +8,7 @@ from enum import Enum
 import numpy as np
 
 from ockham.cache.state import View
-from ockham.core.approximation import Approximation
+from ockham.core.asks import Asked
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.sampling_params import SamplingParams
@@ -69,6 +69,7 @@ class Sequence:
         "request_id",
         "salt",
         "search",
+        "search_name",
         "seats",
         "seed",
         "splice",
@@ -102,11 +103,12 @@ class Sequence:
         salt: str = "",
         tenant: str = "",
         priority: int = 0,
-        approximation: Approximation | None = None,
+        approximation: Asked | None = None,
         hint: int = PLAIN,
         patient: bool = False,
         orderly: bool = False,
         search: SearchState | None = None,
+        search_name: str = "",
     ) -> None:
         self.request_id = request_id
         self.index = index
@@ -138,6 +140,7 @@ class Sequence:
         """Whether it should begin only when there is room for all that it may generate, and not
         before those that were planned before it."""
         self.search = search
+        self.search_name = search_name
         """All of its request's choices as one, whose generated tokens only hold the place: their
         rows' inputs are `inputs`."""
         self.inputs: list[Floats] = []
