@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeVar
 
 from ockham.api.prompts import Encoded, Prompt, PromptReader, characters
 from ockham.api.settings import engine_config
-from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import CompletionOutput, RequestOutput
@@ -162,7 +161,7 @@ class AsyncLLM:
         cache_salt: str = "",
         tenant: str = "",
         priority: int = 0,
-        approximation: Approximation | None = None,
+        asks: Mapping[str, Any] | None = None,
         cache_hint: CacheHint | None = None,
         reuse: ReuseParams | str | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
@@ -171,7 +170,8 @@ class AsyncLLM:
         `kind`: each output holds everything so far ("cumulative"), only what is new since the last
         one ("delta": `outputs` lists the choices that have news), or there is one at the end
         ("final"). Requests share state only with those of the same `cache_salt`, and approximately
-        only where `reuse`, or `approximation` for chunks of token ids, says so; `cache_hint`
+        only where `reuse` says so; `asks` is what is asked of further techniques, by key (see
+        `ockham.core.asks`; an approximate reuse with chunks of token ids, too). `cache_hint`
         predicts whether this one's will be used again. Tenants (`tenant`, else `cache_salt`) take
         turns; of one tenant's requests those of a lower `priority` begin first. Without
         `sampling_params` the checkpoint's defaults apply. Raises `InvalidRequest`, `EngineDead`, or
@@ -185,7 +185,7 @@ class AsyncLLM:
             params,
             cache_salt=cache_salt,
             cache_hint=cache_hint,
-            approximation=approximation,
+            asks=asks,
             tenant=tenant,
             priority=priority,
         )

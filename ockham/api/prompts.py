@@ -8,10 +8,10 @@ here on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from ockham.core.approximation import Approximation
+from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown, token_ids
 from ockham.core.sampling_params import SamplingParams
@@ -39,8 +39,8 @@ class Encoded:
     text: str | None
     """None if the prompt came as token ids."""
     token_ids: list[int]
-    approximation: Approximation | None = None
-    """What may be reused approximately for it."""
+    asks: Mapping[str, Ask] = field(default_factory=dict)
+    """What is asked of techniques for it, by key: what may be reused approximately."""
     cache_salt: str | None = None
     cache_hint: CacheHint | None = None
     has_tokenizer: bool
@@ -53,7 +53,7 @@ class Encoded:
         detokenize: bool = True,
         cache_salt: str | None = None,
         cache_hint: CacheHint | None = None,
-        approximation: Approximation | None = None,
+        asks: Mapping[str, Any] | None = None,
         tenant: str = "",
         priority: int = 0,
     ) -> Request:
@@ -68,7 +68,7 @@ class Encoded:
             detokenize=detokenize and self.has_tokenizer,
             cache_salt=_one("cache_salt", self.cache_salt, cache_salt or None) or "",
             cache_hint=_one("cache_hint", self.cache_hint, cache_hint),
-            approximation=_one("approximation", self.approximation, approximation),
+            asks={**(asks or {}), **self.asks},
             tenant=tenant,
             priority=priority,
         )
@@ -115,7 +115,7 @@ class PromptReader:
         elif isinstance(content, str):
             found = self._of_text(content, params, add_special_tokens)
         else:
-            found = self._encoded(None, self._token_ids(content), _asked(params))
+            found = self._encoded(None, self._token_ids(content), _asks(params))
         return replace(found, cache_salt=salt, cache_hint=hint)
 
     def read_chat(
@@ -138,20 +138,18 @@ class PromptReader:
         tokenizer = self.tokenizer
         self._check_characters(len(text))
         tokens = tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return self._encoded(text, tokens, _asked(reuse))
+        return self._encoded(text, tokens, _asks(reuse))
 
     def _of_pieces(
         self, text: str, pieces: Sequence[Piece], reuse: ReuseParams, add_special_tokens: bool
     ) -> Encoded:
         return self._encoded(text, *reuse.encode(self.tokenizer, pieces, add_special_tokens))
 
-    def _encoded(
-        self, text: str | None, tokens: list[int], approximation: Approximation | None
-    ) -> Encoded:
+    def _encoded(self, text: str | None, tokens: list[int], asks: Mapping[str, Ask]) -> Encoded:
         return Encoded(
             text=text,
             token_ids=tokens,
-            approximation=approximation,
+            asks=asks,
             has_tokenizer=self._tokenizer is not None,
         )
 
@@ -247,9 +245,9 @@ def _parts(prompt: Any) -> tuple[Any, str | None, CacheHint | None]:
     return prompt[given.pop()], salt, hint
 
 
-def _asked(reuse: ReuseParams | None) -> Approximation | None:
+def _asks(reuse: ReuseParams | None) -> Mapping[str, Ask]:
     """What the engine is asked for, of a prompt in which no chunks are marked."""
-    return None if reuse is None else reuse.approximation()
+    return {} if reuse is None else reuse.asks
 
 
 def _one(name: str, own: T | None, beside: T | None) -> T | None:

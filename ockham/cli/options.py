@@ -26,6 +26,7 @@ from ockham.cli.config_file import read_config
 from ockham.cli.neutral import neutral_options
 from ockham.core.config import DTYPES, KV_DTYPES, EngineConfig
 from ockham.core.errors import ConfigError
+from ockham.core.registry import asks_by_name
 from ockham.core.sampling_params import SamplingParams
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -113,10 +114,15 @@ _SAMPLING_HELP = {
     "skip_special_tokens": "Leave special tokens out of the text.",
     "spaces_between_special_tokens": "Only the default is supported.",
     "include_stop_str_in_output": "Keep the stop text at the end.",
-    "superposed": "Take all n completions from one pass, approximately; needs temperature 0.",
     "structured_outputs": 'What the text must look like, as JSON: {"regex": "[0-9]+"}; or json, '
     "json_object, choice or grammar.",
 }
+
+
+_ASKED = {
+    "superposed": "Take all n completions from one pass, approximately; needs temperature 0.",
+}
+"""Flags by which techniques are asked for: `core.asks` knows them by the same names."""
 
 
 class Integer(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
@@ -448,8 +454,12 @@ def sampling_options(function: F) -> F:
 
     The seed of sampling is called `sampling_seed`: `seed` is the engine's.
     """
+    for name, meaning in _ASKED.items():
+        function = _field_option(name, bool, None, meaning, section="Sampling")(function)
     hints = typing.get_type_hints(SamplingParams)
     for field in reversed(msgspec.structs.fields(SamplingParams)):
+        if field.name == "asks":
+            continue  # it is made of `_ASKED`
         hint = hints[field.name]
         help_text = _SAMPLING_HELP.get(field.name)
         if field.default not in (None, False) and field.name != "max_tokens":
@@ -480,7 +490,8 @@ def sampling_params(defaults: SamplingParams, **kwargs: Any) -> SamplingParams:
         value = kwargs.get("sampling_seed" if name == "seed" else name)
         if value is not None and value != ():
             given[name] = list(value) if isinstance(value, tuple) else value
-    return msgspec.structs.replace(defaults, **given)
+    asked = asks_by_name({name: kwargs.get(name) for name in _ASKED})
+    return msgspec.structs.replace(defaults, **given, asks={**(defaults.asks or {}), **asked})
 
 
 def _flag(name: str) -> str:

@@ -8,11 +8,14 @@ import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 
-from ockham.core.errors import ConfigError
+from ockham.core.asks import Ask
+from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.numbers import shown
 
 T = TypeVar("T", bound=type)
 
@@ -38,6 +41,11 @@ class Technique:
         """The structure of its options, which its class names `Options`; None if it has none."""
         kind: type | None = getattr(self.cls, "Options", None)
         return kind
+
+    @property
+    def ask(self) -> type[Ask] | None:
+        """What a request may ask of it; None if it is not asked by requests."""
+        return getattr(self.cls, "Ask", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,3 +220,90 @@ def _named(text: str, technique: Technique) -> dict[str, str]:
             raise ConfigError(f"the options {text!r} of {technique.name!r}: {name} is given twice.")
         values[name] = value
     return values
+
+
+@cache
+def _modules(seam: str) -> frozenset[str]:
+    """The modules of a seam's package: where a technique may live, found without importing one."""
+    package = importlib.import_module(SEAMS[seam].package)
+    return frozenset(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def ask_of(seam: str, name: str) -> type[Ask] | None:
+    """What a request may ask of a technique, whose name may be anything that a caller sent; None if
+    there is none of that name, or it is not asked by requests."""
+    if seam not in SEAMS or name not in _modules(seam):
+        return None
+    try:
+        return find(seam, name).ask
+    except ConfigError:  # a module that is no technique
+        return None
+
+
+def asks_at(seam: str) -> dict[str, type[Ask]]:
+    """The techniques of a seam that requests may ask for."""
+    return {t.name: t.ask for t in techniques(seam) if t.ask is not None}
+
+
+def asked_by(field: str) -> tuple[str, type[Ask]] | None:
+    """The key and the ask of the technique that a request asks for by a field of its name."""
+    for seam in SEAMS:
+        kind = ask_of(seam, field)
+        if kind is not None and kind.named_at is None:
+            return f"{seam}/{field}", kind
+    return None
+
+
+def asks_by_name(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked of techniques by fields of their names, by key. Fields of other names, and
+    those that are None, are left out."""
+    found = {name: asked_by(name) for name, value in given.items() if value is not None}
+    return {asked[0]: given[name] for name, asked in found.items() if asked is not None}
+
+
+def make_ask(key: str, value: Any) -> Ask:
+    """What a request asks of the technique of a key, from true, or an object of its ask's fields.
+
+    A technique that does not exist is left to the engine to refuse, which knows those that it has.
+    Raises InvalidRequest for a field that does not exist, or has a wrong value.
+    """
+    if isinstance(value, Ask):
+        return value
+    seam, _, name = key.partition("/")
+    kind = ask_of(seam, name)
+    if kind is None:
+        return Ask()
+    said = f"{kind.named_at}={name!r}" if kind.named_at else name
+    if value is True:
+        return kind()
+    if not isinstance(value, Mapping):
+        fields = f", or an object of {', '.join(kind.settings())}" if kind.settings() else ""
+        raise InvalidRequest(f"{name} must be true or false{fields}, got {shown(value)}.", name)
+    for field in value:
+        if field not in kind.__struct_fields__:
+            raise InvalidRequest(f"{said} takes no {field}; leave it out.", str(field))
+    try:
+        return msgspec.convert(dict(value), kind)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InvalidRequest):
+            raise error.__cause__ from None
+        reason, _, field = str(error).replace("`", "'").partition(" - at '$.")
+        field = field.rstrip("'")
+        raise InvalidRequest(
+            f"{field or said} is wrong: {reason[:1].lower()}{reason[1:].rstrip('.')}.",
+            field or name,
+        ) from error
+
+
+def make_asks(given: Mapping[str, Any]) -> dict[str, Ask]:
+    """What a request asks of techniques, by key. False and None ask for nothing. Raises
+    InvalidRequest."""
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise InvalidRequest(
+            f"asks must map techniques to what is asked of them, got {shown(given)}.", "asks"
+        )
+    return {
+        key: make_ask(key, value)
+        for key, value in given.items()
+        if value is not None and value is not False
+    }

@@ -23,6 +23,7 @@ import msgspec
 
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import MAX_TOKEN_ID, shown
+from ockham.core.registry import asked_by, asks_by_name, make_asks
 from ockham.core.structured_outputs import StructuredOutputsParams
 
 MAX_LOGPROBS = 20
@@ -37,7 +38,22 @@ MAX_LIST_ENTRIES = 16384
 MAX_N = 1024
 
 
-class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+class _TakesAsks(msgspec.StructMeta):
+    """Lets a caller ask for a technique by a parameter of its name, whichever there are: what
+    `asks` has by key."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:
+        other = [name for name in given if name not in cls.__struct_fields__]
+        names = [name for name in other if asked_by(name) is not None]
+        if names:
+            asks = asks_by_name({name: given.pop(name) for name in names})
+            given["asks"] = {**(given.get("asks") or {}), **asks}
+        return super().__call__(*args, **given)
+
+
+class SamplingParams(
+    msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, metaclass=_TakesAsks
+):
     """Sampling parameters of one request. Invalid values raise `InvalidRequest` naming the field.
 
     None means the same as leaving a parameter out (but for `max_tokens`). Numbers of other
@@ -51,8 +67,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     With `structured_outputs` a text that is complete ends at once ("stop"), and its model may end
     it only where it may end; with `ignore_eos` it ends only where it must.
 
-    `superposed` takes all `n` choices from one pass of the model (paper 88), approximately: they
-    are not what it would say alone, and the most likely ones, not samples: the temperature is 0.
+    `asks` is what is asked of techniques that have a say in how tokens are chosen, by key (see
+    `core.asks`). A technique may be asked for by a parameter of its name as well.
     """
 
     n: int = 1
@@ -78,7 +94,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     structured_outputs: StructuredOutputsParams | None = None
-    superposed: bool = False
+    asks: dict[str, Any] | None = None
 
     @property
     def stop_strings(self) -> list[str]:
@@ -86,12 +102,6 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
         if self.stop is None:
             return []
         return [self.stop] if isinstance(self.stop, str) else self.stop
-
-    @property
-    def search(self) -> str | None:
-        """What makes all choices together, by its name at the seam `Search`; None if each is made
-        by itself."""
-        return "superposed" if self.superposed else None
 
     @property
     def greedy(self) -> bool:
@@ -156,24 +166,19 @@ class SamplingParams(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
             )
         if self.logit_bias is not None:
             self._set("logit_bias", _biases(self.logit_bias))
-        if self.superposed:
-            self._check_superposed()
+        self._check_asks()
 
-    def _check_superposed(self) -> None:
-        """Raise InvalidRequest for what choices of one pass cannot have."""
-        if self.n < 2 or self.temperature != 0.0:
-            raise InvalidRequest(
-                "superposed takes several choices from one pass and samples none of them: it needs "
-                f"n of at least 2 and temperature 0, got n={self.n} and "
-                f"temperature={self.temperature}.",
-                "superposed",
-            )
-        plain = SamplingParams(temperature=0.0)
-        for name in _NEVER_SUPERPOSED:
-            if getattr(self, name) != getattr(plain, name):
+    def _check_asks(self) -> None:
+        asks = make_asks({} if self.asks is None else self.asks)
+        self._set("asks", asks or None)
+        for key, ask in asks.items():
+            if ask.named_at is not None:
                 raise InvalidRequest(
-                    f"superposed choices have no {name}; leave one of the two out.", name
+                    f"{key} goes with a prompt and is no sampling parameter; ask for it with "
+                    f"{ask.named_at}.",
+                    "asks",
                 )
+            ask.check_params(self)
 
     @staticmethod
     def _check_strings(name: str, values: Any, most: int) -> None:
@@ -275,11 +280,6 @@ def _check_count(name: str, count: int) -> None:
         raise InvalidRequest(f"{name} has {count} entries, at most {MAX_LIST_ENTRIES}.", name)
 
 
-_NEVER_SUPERPOSED = (
-    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "logprobs"),
-    *("prompt_logprobs", "structured_outputs"),
-)
 _FLOATS = {
     "temperature",
     "top_p",
@@ -308,7 +308,6 @@ _SWITCHES = (
     "skip_special_tokens",
     "spaces_between_special_tokens",
     "include_stop_str_in_output",
-    "superposed",
 )
 _DEFAULTS: dict[str, Any] = {
     field.name: field.default

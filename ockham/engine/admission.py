@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from ockham.cache.state import State, View
+from ockham.core.asks import ReuseAsk
 from ockham.core.seams import NOTHING_KEPT, PLAIN, ApproximateReuse, Candidate, Policy, Reuse
 from ockham.engine.crowd import Crowd
 from ockham.engine.plan import Plan
@@ -216,8 +217,9 @@ class Admission:
         asked = sequence.approximation
         if asked is None or sequence.computed >= sequence.prompt_tokens:
             return
-        reuse = self.approximate[asked.reuse]
-        splice = reuse.open(sequence.prompt, sequence.computed, sequence.salt, asked)
+        assert isinstance(asked.ask, ReuseAsk), "checked with the request"
+        reuse = self.approximate[asked.name]
+        splice = reuse.open(sequence.prompt, sequence.computed, sequence.salt, asked.ask)
         if splice is not None:
             sequence.take(splice)
 

@@ -144,7 +144,7 @@ def book_given(sequence: Sequence, stop: int, cost: ModelCost, total: Ledger) ->
     )
     for book in (sequence.ledger, total):
         book.prompt_tokens_reused += tokens
-        book.save(sequence.approximation.reuse, tokens, whole - computed)
+        book.save(sequence.approximation.name, tokens, whole - computed)
 
 
 def book_copies(sequence: Sequence, cells: int, cost: ModelCost, total: Ledger) -> None:
@@ -174,8 +174,9 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
 
 def book_search(sequence: Sequence, cost: ModelCost, total: Ledger) -> None:
     """Book the rows of all completions but one, that a search of several went through as one."""
-    name = sequence.params.search
-    assert name is not None, "only a search is booked"
+    asked = sequence.request.asked("search")
+    assert asked is not None, "only a search is booked"
+    name = asked.name
     others, rows = sequence.params.n - 1, len(sequence.inputs)
     flops = cost.row_flops(sequence.prompt_tokens + 1, rows, rows) if rows else 0
     for book in (sequence.ledger, total):

@@ -9,12 +9,15 @@ from ockham.cache.state import State
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
-from ockham.core.registry import techniques
+from ockham.core.registry import ask_of, techniques
 from ockham.core.seams import ApproximateReuse
 from ockham.engine.messages import Request
 from ockham.engine.moving import MovedRequest
 from ockham.model.memory import MemoryPlan
 from ockham.model.program.description import ModelDescription
+
+ONE_A_REQUEST = ("reuse", "search")
+"""Seams of which a request may ask for one technique."""
 
 
 def context_limit(config: EngineConfig, plan: MemoryPlan, description: ModelDescription) -> str:
@@ -77,7 +80,7 @@ class Limits:
                 f"{len(tokens) - 1} to score; choose one of them, or {len(tokens)} for none."
             )
         params.check_vocabulary(self.vocabulary)
-        self._check_approximation(request)
+        self._check_asks(request)
         if not self.has_tokenizer() and (params.stop_strings or params.bad_words):
             raise InvalidRequest(
                 "stop strings and bad_words need a tokenizer, and none was loaded; use "
@@ -116,23 +119,37 @@ class Limits:
         if generated and not 0 <= min(generated) <= max(generated) < self.vocabulary:
             raise InvalidRequest("this is no exported request (it has tokens that do not exist).")
 
-    def _check_approximation(self, request: Request) -> None:
-        asked = request.approximation
-        if asked is None:
-            return
-        if asked.reuse not in self.approximate:
+    def _check_asks(self, request: Request) -> None:
+        seams = set()
+        for key, ask in request.all_asks.items():
+            seam, _, name = key.partition("/")
+            if seam == "reuse":
+                self._check_reuse(name)
+            elif ask_of(seam, name) is None:
+                raise InvalidRequest(
+                    f"there is no technique {shown(key)} that a request may ask for.", "asks"
+                )
+            if seam in seams and seam in ONE_A_REQUEST:
+                raise InvalidRequest(
+                    f"a request may ask for one {seam}, and this one asks for several; leave "
+                    f"{shown(name)} out.",
+                    "asks",
+                )
+            seams.add(seam)
+            ask.check_prompt(len(request.prompt_token_ids))
+
+    def _check_reuse(self, name: str) -> None:
+        if name not in self.approximate:
             there = ", ".join(self.approximate) or "none"
             known = [t.name for t in techniques("reuse") if not t.exact]
-            remedy = f"Start it with --reuse prefix,{asked.reuse}, or leave"
-            if asked.reuse not in known:
+            remedy = f"Start it with --reuse prefix,{name}, or leave"
+            if name not in known:
                 remedy = f"There are {', '.join(known)}; name one of them, or leave"
             raise InvalidRequest(
-                f"this engine has no approximate reuse {shown(asked.reuse)}; it has {there}. "
+                f"this engine has no approximate reuse {shown(name)}; it has {there}. "
                 f"{remedy} reuse out of the request.",
                 "reuse",
             )
-        asked.check(len(request.prompt_token_ids))
-        self.approximate[asked.reuse].check(asked)
 
     def _check_pool(self, prompt: int, max_tokens: int | None) -> None:
         """Refuse what could not be served even with the whole pool to itself."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from ockham.cache.store.stats import TierStats
-from ockham.core.approximation import Approximation
+from ockham.core.asks import Ask, Asked, asked_at
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
+from ockham.core.registry import make_asks
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import EXPECTED, PLAIN, SPENT
 from ockham.core.speculative import DraftStats
@@ -24,7 +25,8 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
 
     With `params.prompt_logprobs`, prompt tokens from number `score_from` on are scored: those
     before it have None, and cost no logits. Requests share state only with those of the same
-    `cache_salt`. `approximation` names what may be reused approximately: nothing by default.
+    `cache_salt`. `asks` is what is asked of techniques, by key (see `core.asks`), beside what
+    `params.asks` asks: nothing by default.
 
     `tenant` is who shares the engine's steps and seats fairly with others (its `cache_salt`, if it
     is empty); of one tenant's requests those of a lower `priority` begin first.
@@ -44,10 +46,22 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     cache_salt: str = ""
     tenant: str = ""
     priority: int = 0
-    approximation: Approximation | None = None
+    asks: dict[str, Any] = {}
     cache_hint: CacheHint | None = None
     patient: bool = False
     orderly: bool = False
+
+    def __post_init__(self) -> None:
+        self.asks = make_asks(self.asks)
+
+    @property
+    def all_asks(self) -> dict[str, Ask]:
+        """Whatever is asked of techniques, by key."""
+        return {**(self.params.asks or {}), **self.asks}
+
+    def asked(self, seam: str) -> Asked | None:
+        """What is asked of a technique at a seam of which a request may ask for one."""
+        return next(iter(asked_at(seam, self.all_asks)), None)
 
 
 class Abort(msgspec.Struct, tag="abort"):

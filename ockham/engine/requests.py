@@ -10,7 +10,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from ockham.core.errors import InvalidRequest
-from ockham.core.registry import find
+from ockham.core.registry import make
 from ockham.core.seams import Search, SearchState
 from ockham.engine import moving
 from ockham.engine.assemble import Assembly
@@ -142,14 +142,15 @@ class Requests:
     def _search_of(self, request: Request) -> SearchState | None:
         """What goes through all choices of a request together, if they are not one each."""
         params = request.params
-        if params.search is None:
+        asked = request.asked("search")
+        if asked is None:
             return None
-        if params.search not in self._searches:
-            self._searches[params.search] = find("search", params.search).cls()
+        if asked.name not in self._searches:
+            self._searches[asked.name] = make("search", asked.name)
         prompt = np.array(request.prompt_token_ids, np.int32)
         stops = frozenset() if params.ignore_eos else self._engine.eos
         stops |= frozenset(params.stop_token_ids or ())
-        return self._searches[params.search].begin(params.n, prompt, request.cache_salt, stops)
+        return self._searches[asked.name].begin(params.n, prompt, request.cache_salt, stops)
 
     def _bad_words(self, words: list[str]) -> list[list[int]]:
         tokenizer = self._engine.tokenizer

@@ -7,7 +7,7 @@ from enum import Enum
 import numpy as np
 
 from ockham.cache.state import View
-from ockham.core.approximation import Approximation
+from ockham.core.asks import Asked
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.seams import NOTHING_KEPT, Fetch, Noise, SearchState, Splice
@@ -178,9 +178,9 @@ class Sequence:
         )
 
     @property
-    def approximation(self) -> Approximation | None:
+    def approximation(self) -> Asked | None:
         """What may be given to it approximately. Other choices fork what the first one has."""
-        return None if self.index else self.request.approximation
+        return None if self.index else self.request.asked("reuse")
 
     @property
     def hint(self) -> int:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
 import numpy as np
-from msgspec import structs
 
-from ockham.core.approximation import Approximation
 from ockham.core.arrays import Floats
+from ockham.core.asks import Ask
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
@@ -58,7 +57,7 @@ class Query:
 
     tokens: list[int]
     max_tokens: int
-    asked: Approximation
+    asked: Mapping[str, Ask]
     score: Score | None = None
     continued: tuple[int, ...] = ()
     prepares: bool = False
@@ -69,7 +68,7 @@ class Query:
             request_id=name,
             prompt_token_ids=self.tokens,
             params=SamplingParams(temperature=0.0, max_tokens=self.max_tokens),
-            approximation=self.asked if approximate else None,
+            asks=dict(self.asked) if approximate else {},
         )
 
 
@@ -93,7 +92,7 @@ def returning_documents(
 ) -> Iterator[Query]:
     """New questions over documents that return: items of the task `documents`, each line of whose
     prompt is a chunk."""
-    lines = structs.replace(reuse, chunk_separator="\n")
+    lines = reuse.changed(chunk_separator="\n")
     per_level = -(-queries // len(LEVELS))
     by_level = [returning_items(seed, per_level, level) for level in LEVELS]
     rounds = [item for same in zip(*by_level, strict=True) for item in same]
@@ -117,17 +116,16 @@ def workload(
     """The prompts of a workload of single requests, in its order."""
     for request in make_workload(name, settings).requests(seed):
         if request.prompt is not None:
-            pieces = reuse.cut_text(request.prompt)
-            special = True
+            text, messages = request.prompt, None
         else:
             messages = [
                 {"role": m["role"], "content": m["content"]} for m in request.messages or ()
             ]
-            pieces = reuse.cut_chat(_rendered(tokenizer, messages), messages)
-            special = False
-        if not reuse.marks_chunks:
-            pieces = [("".join(text for text, _ in pieces), False)]
-        tokens, asked = reuse.encode(tokenizer, pieces, special)
+            text = _rendered(tokenizer, messages)
+        pieces = [(text, False)]
+        if reuse.marks_chunks:
+            pieces = reuse.cut_text(text) if messages is None else reuse.cut_chat(text, messages)
+        tokens, asked = reuse.encode(tokenizer, pieces, messages is None)
         yield Query(tokens, request.max_tokens, asked)
 
 
@@ -148,7 +146,7 @@ def edited_code(
             yield Query(
                 tokens,
                 item.max_tokens if last else 1,
-                reuse.approximation(),
+                reuse.asks,
                 partial(TASKS["edit"].score, item) if last else None,
                 prepares=not last,
             )
@@ -166,8 +164,8 @@ def continued_code(
         ends = [i for i, token in enumerate(tokens[:cut]) if "\n" in tokenizer.token_text(token)]
         at = rng.randrange(max(1, len(ends) // 4), len(ends) // 2)
         without = tokens[: ends[at - 1] + 1] + tokens[ends[at] + 1 : cut]
-        yield Query(without, 1, reuse.approximation(), prepares=True)
-        yield Query(tokens[:cut], 1, reuse.approximation(), continued=tuple(tokens[cut:]))
+        yield Query(without, 1, reuse.asks, prepares=True)
+        yield Query(tokens[:cut], 1, reuse.asks, continued=tuple(tokens[cut:]))
 
 
 def forget(engine: Engine) -> None:

@@ -10,7 +10,10 @@ from typing import ClassVar
 import numpy as np
 
 from ockham.core.arrays import Floats, Ints
+from ockham.core.asks import Ask
+from ockham.core.errors import InvalidRequest
 from ockham.core.registry import register
+from ockham.core.sampling_params import SamplingParams
 
 LONGEST = 6
 """Tokens of the longest run that is counted."""
@@ -72,6 +75,34 @@ class Runs:
                         del self._after[run]
 
 
+class SuperposedAsk(Ask, kw_only=True, frozen=True):
+    """All `n` choices are taken from one pass of the model, approximately: they are not what it
+    would say alone, and the most likely ones, not samples: the temperature is 0."""
+
+    def check_params(self, params: SamplingParams) -> None:
+        if params.n < 2 or params.temperature != 0.0:
+            raise InvalidRequest(
+                "superposed takes several choices from one pass and samples none of them: it needs "
+                f"n of at least 2 and temperature 0, got n={params.n} and "
+                f"temperature={params.temperature}.",
+                "superposed",
+            )
+        plain = SamplingParams(temperature=0.0)
+        for name in _NEVER:
+            if getattr(params, name) != getattr(plain, name):
+                raise InvalidRequest(
+                    f"superposed choices have no {name}; leave one of the two out.", name
+                )
+
+
+_NEVER = (
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "logprobs"),
+    *("prompt_logprobs", "structured_outputs"),
+)
+"""Parameters that choices of one pass cannot have."""
+
+
 @register("search", "superposed", exact=False, books=("superposed",), paper="88")
 class Superposed:
     """As many drafts as wished at the cost of one (Superposed Decoding, Shen et al. 2024).
@@ -83,6 +114,7 @@ class Superposed:
     """
 
     name: ClassVar[str] = "superposed"
+    Ask: ClassVar[type[SuperposedAsk]] = SuperposedAsk
 
     def __init__(self) -> None:
         self._runs: defaultdict[str, Runs] = defaultdict(Runs)

@@ -13,13 +13,10 @@ from typing import Any
 
 import msgspec
 
-from ockham.core.approximation import Approximation
+from ockham.core.asks import Ask, ChunksAsk
 from ockham.core.errors import InvalidRequest
-from ockham.core.numbers import shown
+from ockham.core.registry import ask_of, asks_at, make_ask
 from ockham.text.tokenizer import Tokenizer
-
-NATURAL_BOUNDARY = "\n\n"
-"""Where a text without other marks is cut."""
 
 MAX_CHUNKS = 4096
 """Of one prompt. Each is tokenized by itself."""
@@ -28,38 +25,59 @@ Piece = tuple[str, bool]
 """Text, and whether it is a chunk."""
 
 
-class ReuseParams(msgspec.Struct, kw_only=True, frozen=True):
+class ReuseParams:
     """What a request allows to be reused approximately.
 
-    `reuse` is the technique: "chunk" or "edit", as far as the engine was started with it. For
-    `chunk`: the text parts of a message's content are chunks, but for the last of all; content or
-    prompts of one piece are cut behind each `chunk_separator`, and what stands behind the last is
-    no chunk. `recompute_fraction` of their tokens is computed again (None: the engine's setting).
+    `reuse` is the technique: "chunk" or "edit", as far as the engine was started with it. Further
+    keywords are the fields of its `Ask`; None leaves one out. For `chunk`: the text parts of a
+    message's content are chunks, but for the last of all; content or prompts of one piece are cut
+    behind each `chunk_separator`, and what stands behind the last is no chunk.
+    `recompute_fraction` of their tokens is computed again (None: the engine's setting). Raises
+    InvalidRequest.
     """
 
-    reuse: str
-    recompute_fraction: float | None = None
-    chunk_separator: str = NATURAL_BOUNDARY
+    def __init__(self, *, reuse: str, **settings: Any) -> None:
+        self.reuse = reuse
+        self.key = f"reuse/{reuse}"
+        given = {name: value for name, value in settings.items() if value is not None}
+        kind = ask_of("reuse", reuse)
+        own = given if kind is None else kind.settings()
+        self.ask = make_ask(
+            self.key, {n: v for n, v in given.items() if n in own or not _is_neutral(n, v)}
+        )
+        for name in given.keys() & set(self.ask.found):
+            raise InvalidRequest(f"{name} are found in the prompt; leave {name} out.", name)
 
-    def __post_init__(self) -> None:
-        if not self.chunk_separator:
-            raise InvalidRequest("chunk_separator must not be empty.", "chunk_separator")
-        if self.chunk_separator != NATURAL_BOUNDARY and not self.marks_chunks:
-            raise InvalidRequest(
-                f"reuse={shown(self.reuse)} takes no chunk_separator; leave it out.",
-                "chunk_separator",
-            )
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ReuseParams) and (self.key, self.ask) == (other.key, other.ask)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        return f"ReuseParams(reuse={self.reuse!r}, ask={self.ask!r})"
+
+    def changed(self, **settings: Any) -> ReuseParams:
+        """The same with other settings."""
+        given = {name: getattr(self.ask, name) for name in self.ask.settings()}
+        return ReuseParams(reuse=self.reuse, **{**given, **settings})
+
+    @property
+    def asks(self) -> dict[str, Ask]:
+        """What the engine is asked for, of a prompt in which no chunks are marked."""
+        return {self.key: self.ask}
 
     @property
     def marks_chunks(self) -> bool:
-        return self.reuse == "chunk"
+        return isinstance(self.ask, ChunksAsk)
 
     def cut_text(self, text: str) -> list[Piece]:
         """A prompt in pieces: chunks, each with the separator behind it, and the rest. Raises
         InvalidRequest for too many."""
-        _check_chunks(text.count(self.chunk_separator))
-        parts = text.split(self.chunk_separator)
-        return [(part + self.chunk_separator, True) for part in parts[:-1]] + [(parts[-1], False)]
+        separator = self._chunks.chunk_separator
+        _check_chunks(text.count(separator))
+        parts = text.split(separator)
+        return [(part + separator, True) for part in parts[:-1]] + [(parts[-1], False)]
 
     def cut_chat(self, text: str, messages: Iterable[Mapping[str, Any]]) -> list[Piece]:
         """A rendered chat in pieces: its chunks, and what stands between them. A part that the
@@ -84,7 +102,7 @@ class ReuseParams(msgspec.Struct, kw_only=True, frozen=True):
 
     def encode(
         self, tokenizer: Tokenizer, pieces: Sequence[Piece], add_special_tokens: bool
-    ) -> tuple[list[int], Approximation]:
+    ) -> tuple[list[int], dict[str, Ask]]:
         """The token ids of the pieces, and what the engine is asked for."""
         tokens: list[int] = []
         chunks: list[tuple[int, int]] = []
@@ -96,13 +114,26 @@ class ReuseParams(msgspec.Struct, kw_only=True, frozen=True):
             tokens += tokenizer.encode(piece, add_special_tokens=False)
             if marked and len(tokens) > start:
                 chunks.append((start, len(tokens)))
-        return tokens, self.approximation(chunks)
+        if not chunks:
+            return tokens, self.asks
+        return tokens, {self.key: msgspec.structs.replace(self._chunks, chunks=chunks)}
 
-    def approximation(self, chunks: list[tuple[int, int]] | None = None) -> Approximation:
-        """What the engine is asked for, of a prompt with these chunks."""
-        return Approximation(
-            reuse=self.reuse, chunks=chunks or [], recompute_fraction=self.recompute_fraction
-        )
+    @property
+    def _chunks(self) -> ChunksAsk:
+        assert isinstance(self.ask, ChunksAsk), "only a technique that marks chunks cuts prompts"
+        return self.ask
+
+
+def _is_neutral(name: str, value: Any) -> bool:
+    """Whether a setting asks for nothing, of a technique that does not have it: it is 0, or what
+    the techniques that have it take it to be."""
+    defaults = [
+        field.default
+        for kind in asks_at("reuse").values()
+        for field in msgspec.structs.fields(kind)
+        if field.name == name
+    ]
+    return value == 0 or value in defaults
 
 
 def _check_chunks(count: int) -> None:

@@ -14,6 +14,7 @@ from ockham.cli import options
 from ockham.cli.main import cli
 from ockham.cli.options import engine_config, engine_options, sampling_options, sampling_params
 from ockham.core.config import EngineConfig
+from ockham.core.registry import asked_by
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
 
@@ -110,7 +111,8 @@ def test_every_flag_has_its_environment_variable() -> None:
 def test_every_flag_explains_itself() -> None:
     fields = msgspec.structs.fields
     assert {f.name for f in fields(EngineConfig)} - {"model"} == set(options._ENGINE_HELP)
-    assert {f.name for f in fields(SamplingParams)} == set(options._SAMPLING_HELP)
+    assert {f.name for f in fields(SamplingParams)} - {"asks"} == set(options._SAMPLING_HELP)
+    assert all(asked_by(name) for name in options._ASKED)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ockham.core.approximation import Approximation
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
+from ockham.core.registry import make_asks
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
@@ -60,11 +60,15 @@ def about(order: list[int], fraction: float | None = 0.0, **params: Any) -> Requ
     for number in order:
         chunks.append((len(prompt), len(prompt) + len(DOCUMENTS[number])))
         prompt += DOCUMENTS[number]
-    asked = Approximation(reuse="chunk", chunks=chunks, recompute_fraction=fraction)
-    return ask([*prompt, *QUESTION], None if fraction is None else asked, **params)
+    asks = {} if fraction is None else by_chunks(chunks, fraction)
+    return ask([*prompt, *QUESTION], asks, **params)
 
 
-def ask(prompt: list[int], asked: Approximation | None = None, **params: Any) -> Request:
+def by_chunks(chunks: list[tuple[int, int]], fraction: float | None = None) -> dict[str, Any]:
+    return {"reuse/chunk": {"chunks": chunks, "recompute_fraction": fraction}}
+
+
+def ask(prompt: list[int], asks: dict[str, Any] | None = None, **params: Any) -> Request:
     values = {"temperature": 0.0, "max_tokens": 6, "ignore_eos": True, "logprobs": 2, **params}
     salt = values.pop("salt", "")
     return Request(
@@ -73,7 +77,7 @@ def ask(prompt: list[int], asked: Approximation | None = None, **params: Any) ->
         params=SamplingParams(**values),
         detokenize=False,
         cache_salt=salt,
-        approximation=asked,
+        asks=asks or {},
     )
 
 
@@ -326,7 +330,7 @@ def test_a_short_pool_gives_up_what_is_reused(checkpoint: Path, pages: int, reus
         wanted = [about(order, 0.1) for order in orders]
         if reuse == "edit":
             for request in wanted:
-                request.approximation = Approximation(reuse="edit")
+                request.asks = make_asks(EDIT)
         plain = [about(order, None) for order in orders]
         found = serve(engine, *wanted, *plain)
         for (_, bill), request in zip(found, wanted + plain, strict=True):
@@ -339,7 +343,7 @@ def test_a_short_pool_gives_up_what_is_reused(checkpoint: Path, pages: int, reus
 
 # -- edits -----------------------------------------------------------------------------------------
 
-EDIT = Approximation(reuse="edit")
+EDIT = {"reuse/edit": True}
 TEXT = tokens(120, 77)
 
 
@@ -417,11 +421,11 @@ def test_what_the_engine_does_not_have_is_refused(checkpoint: Path) -> None:
     engine = make_engine(checkpoint)
     for chunks in ([(0, 0)], [(5, 3)], [(0, 9), (8, 12)], [(0, 500)]):
         with pytest.raises(InvalidRequest, match="empty, out of order, or outside"):
-            engine.add(ask(TEXT, Approximation(reuse="chunk", chunks=chunks)))
+            engine.add(ask(TEXT, by_chunks(chunks)))
     with pytest.raises(InvalidRequest, match="recompute_fraction must lie in"):
         engine.add(about([0], 1.5))
     with pytest.raises(InvalidRequest, match="takes no recompute_fraction"):
-        engine.add(ask(TEXT, Approximation(reuse="edit", recompute_fraction=0.5)))
+        engine.add(ask(TEXT, {"reuse/edit": {"recompute_fraction": 0.5}}))
     assert not engine.has_work
 
 

@@ -126,7 +126,6 @@ def test_a_refused_request_leaves_the_others_alone(checkpoint):
         {"score_from": 10**400},
         {"cache_hint": "perhaps"},
         {"detokenize": None},
-        {"approximation": {"reuse": 5}},
         {"patient": "no"},
     ],
     ids=lambda fields: next(iter(fields)),

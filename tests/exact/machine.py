@@ -21,7 +21,6 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ockham.core.approximation import Approximation
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.registry import find
 from ockham.core.sampling_params import SamplingParams
@@ -129,11 +128,11 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     else:
         values["structured_outputs"] = GRAMMARS[grammar]
     score_from = max(1, round(len(prompt) * values.pop("scored_share")))
-    asked = None
+    asks: dict[str, Any] = {}
     if (reuse := values.pop("approximate")) is not None:
         ends = [*range(20, len(prompt), 20), len(prompt)]
         chunks = list(zip([0, *ends], ends, strict=False)) if reuse == "chunk" else []
-        asked = Approximation(reuse=reuse, chunks=chunks)
+        asks[f"reuse/{reuse}"] = {"chunks": chunks} if chunks else True
         prompt = prompt[30:] + prompt[:30] if len(prompt) > 60 else prompt
     params = SamplingParams(**values)
     return Request(
@@ -143,7 +142,7 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         detokenize=False,
         score_from=score_from,
         **how,
-        approximation=asked,
+        asks=asks,
     )
 
 
@@ -353,7 +352,7 @@ class ExactnessMachine(RuleBasedStateMachine):
     def _expect(self, name: str, asked: dict[str, Any]) -> Answer:
         """What the request gives alone."""
         request = build(name, asked, self.vocabulary)
-        request.approximation = None
+        request.asks = {}
         if asked["greedy"]:  # answered by the sampler, from whole logits
             request.params = msgspec.structs.replace(request.params, logprobs=0)
         expected = run_alone(self.alone(), request)

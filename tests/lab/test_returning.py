@@ -33,9 +33,9 @@ def test_documents_return_and_questions_do_not(engine: Engine) -> None:
     queries = list(returning_documents(engine.tokenizer, 24, 0, CHUNK))
     again = list(returning_documents(engine.tokenizer, 24, 0, CHUNK))
     assert [q.tokens for q in queries] == [q.tokens for q in again]
-    chunks = [q.tokens[a:b] for q in queries for a, b in q.asked.chunks if b > a + 1]
+    chunks = [q.tokens[a:b] for q in queries for a, b in q.asked["reuse/chunk"].chunks if b > a + 1]
     assert len(set(map(tuple, chunks))) <= 24 < len(chunks)
-    assert len({tuple(q.tokens[q.asked.chunks[-1][1] :]) for q in queries}) > 16
+    assert len({tuple(q.tokens[q.asked["reuse/chunk"].chunks[-1][1] :]) for q in queries}) > 16
     for query in queries:
         assert query.score is not None
         assert query.score("nonsense") == 0.0
@@ -44,8 +44,8 @@ def test_documents_return_and_questions_do_not(engine: Engine) -> None:
 def test_chunks_have_the_same_tokens_wherever_they_stand(engine: Engine) -> None:
     """The workload's documents too, whose boundaries are found in its text."""
     queries = list(workload(engine.tokenizer, "documents", {"queries": 12}, 0, CHUNK))
-    assert all(len(q.asked.chunks) == 4 for q in queries)
-    chunks = {tuple(q.tokens[a:b]) for q in queries for a, b in q.asked.chunks}
+    assert all(len(q.asked["reuse/chunk"].chunks) == 4 for q in queries)
+    chunks = {tuple(q.tokens[a:b]) for q in queries for a, b in q.asked["reuse/chunk"].chunks}
     assert len(chunks) <= 24
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 from starlette.responses import Response
 
+from ockham.api.server.asking import with_asks
 from ockham.api.server.fields import Sieve, UnknownFields, choices
 from ockham.core.errors import InvalidRequest, OckhamError, fault
 
@@ -121,8 +122,9 @@ def decode(
     """
     sieve = Sieve(unknown)
     try:
-        raw = sieve.take(msgspec.json.decode(body), kind)
-        request = msgspec.convert(raw, kind)
+        content = msgspec.json.decode(body)
+        kind = with_asks(kind, content if isinstance(content, dict) else ())
+        request = msgspec.convert(sieve.take(content, kind), kind)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InvalidRequest):
             raise error.__cause__ from None

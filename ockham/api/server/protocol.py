@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Literal, cast
 
 import msgspec
 
+from ockham.api.server.asking import TakesAsks
 from ockham.api.server.fields import NEUTRAL, NEUTRAL_IN_MESSAGES
 from ockham.api.server.response_format import ResponseFormat
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
-from ockham.text.marking import NATURAL_BOUNDARY, ReuseParams
+from ockham.text.marking import ReuseParams
 
 MAX_NODES = 100_000
 """Most nodes of the cache that one answer may show."""
@@ -44,7 +45,6 @@ _COPIED = (
     "skip_special_tokens",
     "spaces_between_special_tokens",
     "include_stop_str_in_output",
-    "superposed",
 )
 
 
@@ -56,8 +56,8 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
-class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What completions and chat completions have in common."""
+class GenerationRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True):
+    """What completions and chat completions have in common. Techniques add fields: see `asking`."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
 
@@ -84,8 +84,6 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
-    superposed: bool | None = None
-    """All n choices from one pass of the model, approximately, at temperature 0."""
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputsParams | None = None
     add_special_tokens: bool | None = None
@@ -98,9 +96,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     """Whether what this request leaves in the cache will be used again. Wrong, it costs time."""
 
     reuse: str | None = None
-    """The approximate reuse that this request allows; see `ReuseParams` for the fields below."""
-    recompute_fraction: float | None = None
-    chunk_separator: str | None = None
+    """The approximate reuse that this request allows: see `ReuseParams`."""
 
     priority: int | None = None
     """As in vLLM, the lower goes first; here among the requests of the same tenant."""
@@ -134,17 +130,8 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
     def reuse_params(self) -> ReuseParams | None:
         """What may be reused approximately. Raises `InvalidRequest`."""
-        if self.reuse is None:
-            for name in ("recompute_fraction", "chunk_separator"):
-                if getattr(self, name) is not None:
-                    raise InvalidRequest(f"{name} needs reuse='chunk' beside it.", name)
-            return None
-        separator = NATURAL_BOUNDARY if self.chunk_separator is None else self.chunk_separator
-        return ReuseParams(
-            reuse=self.reuse,
-            recompute_fraction=self.recompute_fraction,
-            chunk_separator=separator,
-        )
+        settings = self.asks_beside("reuse")
+        return None if self.reuse is None else ReuseParams(reuse=self.reuse, **settings)
 
     @property
     def label(self) -> str | None:
@@ -186,6 +173,7 @@ class GenerationRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
                 **{
                     **defaults,
                     **chosen,
+                    **self.asks_by_name(),
                     "max_tokens": max_tokens,
                     "logprobs": logprobs,
                     "prompt_logprobs": prompt_logprobs,

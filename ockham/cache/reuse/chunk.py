@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 
 from ockham.cache.originals import Original, Originals, Recording, joined
-from ockham.core.approximation import Approximation
 from ockham.core.arrays import Doubles, Floats, Ints, Longs
-from ockham.core.errors import ConfigError
+from ockham.core.asks import ChunksAsk, ReuseAsk
+from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.numbers import shown
 from ockham.core.registry import register
 from ockham.core.seams import Given, PagePool
 
@@ -32,6 +33,22 @@ class ChunkOptions(msgspec.Struct, forbid_unknown_fields=True):
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
         if self.min_tokens < 1:
             raise ConfigError(f"min_tokens must be at least 1, got {self.min_tokens}.")
+
+
+class ChunkAsk(ChunksAsk, kw_only=True, frozen=True):
+    """`recompute_fraction` of the chunks' tokens is computed all the same; None: as many as the
+    engine's options say."""
+
+    recompute_fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction = self.recompute_fraction
+        if fraction is not None and not 0.0 <= fraction <= 1.0:
+            raise InvalidRequest(
+                f"recompute_fraction must lie in [0, 1], got {shown(fraction)}.",
+                "recompute_fraction",
+            )
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +100,7 @@ class ChunkReuse:
 
     name: ClassVar[str] = "chunk"
     Options: ClassVar[type[msgspec.Struct]] = ChunkOptions
+    Ask: ClassVar[type[ChunkAsk]] = ChunkAsk
 
     def __init__(self, options: ChunkOptions | None = None) -> None:
         self.options = options or ChunkOptions()
@@ -93,16 +111,14 @@ class ChunkReuse:
         self._slope = slope
         self._layers = [layers[3 * len(layers) // 4]]
 
-    def check(self, asked: Approximation) -> None:
-        return None
-
-    def open(self, tokens: Ints, first: int, salt: str, asked: Approximation) -> ChunkSplice | None:
-        fraction = asked.recompute_fraction
+    def open(self, tokens: Ints, first: int, salt: str, ask: ReuseAsk) -> ChunkSplice | None:
+        assert isinstance(ask, ChunkAsk), "an ask is of its technique"
+        fraction = ask.recompute_fraction
         if fraction is None:
             fraction = self.options.recompute_fraction
         marked = [
             Marked(start, stop, (salt, tokens[start:stop].tobytes()))
-            for start, stop in asked.chunks
+            for start, stop in ask.chunks
             if stop - start >= self.options.min_tokens
         ]
         if not marked:

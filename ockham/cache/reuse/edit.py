@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 
 from ockham.cache.originals import Original, Originals, Recording, joined
-from ockham.core.approximation import Approximation
 from ockham.core.arrays import Floats, Ints
-from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.asks import ReuseAsk
+from ockham.core.errors import ConfigError
 from ockham.core.registry import register
 from ockham.core.seams import Given, PagePool
 
@@ -74,6 +74,7 @@ class EditReuse:
 
     name: ClassVar[str] = "edit"
     Options: ClassVar[type[msgspec.Struct]] = EditOptions
+    Ask: ClassVar[type[ReuseAsk]] = ReuseAsk
 
     def __init__(self, options: EditOptions | None = None) -> None:
         self.options = options or EditOptions()
@@ -83,12 +84,7 @@ class EditReuse:
         self.originals = Originals(pool, self.options.share, self._evicted)
         self._slope = slope
 
-    def check(self, asked: Approximation) -> None:
-        for name in ("chunks", "recompute_fraction"):
-            if getattr(asked, name):
-                raise InvalidRequest(f"reuse='edit' takes no {name}; leave it out.", name)
-
-    def open(self, tokens: Ints, first: int, salt: str, asked: Approximation) -> EditSplice:
+    def open(self, tokens: Ints, first: int, salt: str, ask: ReuseAsk) -> EditSplice:
         found: tuple[Text | None, list[Block]] = (None, [])
         most = 0
         for text in reversed(self._texts.get(salt, [])[-self.options.texts :]):

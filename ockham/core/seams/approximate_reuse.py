@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from ockham.core.approximation import Approximation
 from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.asks import ReuseAsk
 from ockham.core.seams.pages import PagePool
 from ockham.core.seams.reuse import NodeFacts
 
@@ -57,8 +57,8 @@ class Splice(Protocol):
 class ApproximateReuse(Protocol):
     """State computed at other positions, or after other text, taken over as it is.
 
-    Only requests that name the technique (`Approximation`) meet it. The engine keeps what follows
-    a cell that was taken over away from every `Reuse`. `salt` is the tenant: two never share.
+    Only requests that ask for the technique meet it. The engine keeps what follows a cell that was
+    taken over away from every `Reuse`. `salt` is the tenant: two never share.
     """
 
     name: ClassVar[str]
@@ -67,11 +67,7 @@ class ApproximateReuse(Protocol):
         """Begin to work for an engine, whose model has these layers. `slope` as for `Reuse`."""
         ...
 
-    def check(self, asked: Approximation) -> None:
-        """Raise InvalidRequest for what this technique cannot do."""
-        ...
-
-    def open(self, tokens: Ints, first: int, salt: str, asked: Approximation) -> Splice | None:
+    def open(self, tokens: Ints, first: int, salt: str, ask: ReuseAsk) -> Splice | None:
         """What a prompt takes over from its cell `first` on, those before it being held exactly;
         None if it neither takes nor leaves anything."""
         ...

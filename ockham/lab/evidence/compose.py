@@ -21,9 +21,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ockham.core.approximation import Approximation
+from ockham.core.asks import ChunksAsk
 from ockham.core.config import EngineConfig
-from ockham.core.registry import SEAMS, Technique, find, techniques
+from ockham.core.registry import SEAMS, Technique, find, make_asks, techniques
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.speculative import NONE, has_model
 from ockham.draft.structures.text_index import order_of
@@ -184,7 +184,8 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
         return cell
     settings = {**one.settings, **other.settings}
     asking = [part.name for part in (one, other) if part.asks and part.seam == "reuse"]
-    together = "search" in (one.seam, other.seam)
+    searches = {f"search/{part.name}": True for part in (one, other) if part.seam == "search"}
+    together = bool(searches)
     if one.seam == other.seam and one.name != other.name and one.seam != ENGINE:
         drafting = _both_draft(one, other)
         if drafting is not None:
@@ -208,9 +209,7 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
     _ask(wanted, asking)
     if together:
         for request in wanted[1::2]:
-            request.params = msgspec.structs.replace(
-                request.params, superposed=True, temperature=0.0
-            )
+            request.params = msgspec.structs.replace(request.params, asks=searches, temperature=0.0)
     if settings.get("reuse", "none") != "none":
         run(engine, [_otherwise(request) for request in wanted])  # what there is to reuse
     found = (
@@ -219,11 +218,7 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
         else run(engine, wanted)
     )
     cell.asked = bool(asking) or together
-    plain = [
-        number
-        for number, request in enumerate(wanted)
-        if request.approximation is None and not request.params.superposed
-    ]
+    plain = [number for number, request in enumerate(wanted) if not request.all_asks]
     cell.identical = all(found.tokens[number] == expected[number] for number in plain)
     if not cell.exact:
         own = _alone(bench, None, choices, alone)
@@ -247,24 +242,23 @@ def _ask(wanted: Sequence[Request], names: Sequence[str]) -> None:
         name, tokens = names[turn % len(names)], len(request.prompt_token_ids)
         ends = [*range(CHUNK, tokens, CHUNK), tokens]
         chunks = list(zip([0, *ends], ends, strict=False)) if name == "chunk" else []
-        request.approximation = Approximation(reuse=name, chunks=chunks)
+        request.asks = make_asks({f"reuse/{name}": {"chunks": chunks} if chunks else True})
 
 
 def _otherwise(request: Request) -> Request:
     """A request like this one before it was edited, or with its chunks in another order."""
-    asked, tokens = request.approximation, request.prompt_token_ids
+    asked, tokens = request.asked("reuse"), request.prompt_token_ids
     if asked is None:
         return request
-    if not asked.chunks:
+    if not isinstance(asked.ask, ChunksAsk):
         return msgspec.structs.replace(request, prompt_token_ids=[*tokens[:2], *tokens[3:]])
-    pieces = [tokens[start:stop] for start, stop in reversed(asked.chunks)]
+    pieces = [tokens[start:stop] for start, stop in reversed(asked.ask.chunks)]
     ends = list(accumulate(map(len, pieces)))
+    chunks = list(zip([0, *ends], ends, strict=False))
     return msgspec.structs.replace(
         request,
         prompt_token_ids=[token for piece in pieces for token in piece],
-        approximation=msgspec.structs.replace(
-            asked, chunks=list(zip([0, *ends], ends, strict=False))
-        ),
+        asks={f"reuse/{asked.name}": msgspec.structs.replace(asked.ask, chunks=chunks)},
     )
 
 

@@ -39,7 +39,7 @@ def superposed(bench: Bench) -> Row:
     def complete(params: SamplingParams) -> Outcome:
         wanted = requests(prompts, [params] * len(prompts))
         outcome = run(engine, wanted, at_once=1)
-        outcomes[params.superposed] = outcome
+        outcomes[bool(params.asks)] = outcome
         return outcome
 
     row = bench.compare(

@@ -1,0 +1,96 @@
+"""`Ask`: what a request asks of one technique.
+
+A technique that requests may ask for has a subclass of `Ask` as `Ask` in its class, as it has
+`Options` for the engine: a typed field for each setting, each with a default. An ask is checked
+when it is made. Its *key* is the seam and the technique, "search/best". Callers ask by the
+technique's name (`registry.asked_by`), and nothing else of the package spells that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import msgspec
+
+from ockham.core.errors import InvalidRequest
+
+NATURAL_BOUNDARY = "\n\n"
+"""Where a text without other marks is cut."""
+
+
+class Ask(
+    msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """What a request asks of one technique: only to be applied, unless a subclass has fields.
+
+    A caller asks by a field that bears the technique's name: true, or an object of the fields.
+    """
+
+    named_at: ClassVar[str | None] = None
+    """The request's field whose value is the technique's name, if there is one for its seam; the
+    ask's own fields stand beside it then."""
+    found: ClassVar[tuple[str, ...]] = ()
+    """Fields that no caller sets: they are found in the prompt."""
+
+    def check_params(self, params: Any) -> None:
+        """Raise InvalidRequest for sampling parameters (`SamplingParams`) that this excludes."""
+
+    def check_prompt(self, tokens: int) -> None:
+        """Raise InvalidRequest unless this makes sense for a prompt of so many tokens."""
+
+    @classmethod
+    def settings(cls) -> tuple[str, ...]:
+        """The fields that callers set."""
+        return tuple(name for name in cls.__struct_fields__ if name not in cls.found)
+
+
+class ReuseAsk(Ask, kw_only=True, frozen=True):
+    """What a request asks of an approximate reuse: `reuse` names the technique."""
+
+    named_at: ClassVar[str | None] = "reuse"
+
+
+class ChunksAsk(ReuseAsk, kw_only=True, frozen=True):
+    """What a request asks of a technique that takes over marked parts of a prompt, its chunks.
+
+    `chunks` are runs [start, stop) of the prompt's tokens, in order and apart from one another, as
+    `chunk_separator` and a chat's parts mark them in text: see `ockham.text.marking`.
+    """
+
+    found: ClassVar[tuple[str, ...]] = ("chunks",)
+
+    chunk_separator: str = NATURAL_BOUNDARY
+    chunks: list[tuple[int, int]] = []
+
+    def __post_init__(self) -> None:
+        if not self.chunk_separator:
+            raise InvalidRequest("chunk_separator must not be empty.", "chunk_separator")
+
+    def check_prompt(self, tokens: int) -> None:
+        end = 0
+        for start, stop in self.chunks:
+            if not end <= start < stop <= tokens:
+                raise InvalidRequest(
+                    f"the chunk [{start}, {stop}) of a prompt of {tokens} tokens is empty, out of "
+                    "order, or outside of it.",
+                    "chunks",
+                )
+            end = stop
+
+
+class Asked(NamedTuple):
+    """A technique's name, and what is asked of it."""
+
+    name: str
+    ask: Ask
+
+
+def asked_at(seam: str, *asks: Mapping[str, Ask]) -> list[Asked]:
+    """What is asked of the techniques of a seam."""
+    return [
+        Asked(key.partition("/")[2], ask)
+        for each in asks
+        for key, ask in each.items()
+        if key.partition("/")[0] == seam
+    ]
