@@ -178,6 +178,11 @@ def time_rotation(pool: ThreadPool, isa: Isa, heads: int, kv_heads: int, head_di
 def digest_words(pool: ThreadPool, words: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], keys: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], sums: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu')]) -> None:
     """The sums of ockham.model.digest, one for each 65536 words."""
 
+def read_strings(bytes: object, offset: int, count: int) -> tuple[list, int]:
+    """
+    Up to `count` strings of GGUF from an offset on, as many as are whole, and the offset after them.
+    """
+
 class PrefixTree:
     def __init__(self, page_tokens: int, windows: Sequence, slope: float) -> None: ...
 

@@ -18,6 +18,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.model.files import WeightsFile
+from ockham.model.gguf.strings import read_strings
 
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
@@ -159,7 +160,8 @@ class _Cursor:
                 f"{what}: the file is damaged."
             )
         while len(self._held) < stop:
-            chunk = bytearray(min(max(CHUNK_BYTES, count), self._size - len(self._held)))
+            most = min(self._size, MOST_HEADER_BYTES) - len(self._held)
+            chunk = bytearray(min(max(CHUNK_BYTES, count), most))
             self._file.read_into(memoryview(chunk), len(self._held), what)
             self._held += chunk
         taken = bytes(self._held[self.offset : stop])
@@ -173,6 +175,16 @@ class _Cursor:
 
     def string(self, what: str) -> str:
         return self.bytes(self.number("Q", what), what).decode(errors="replace")
+
+    def strings(self, count: int, what: str) -> list[str]:
+        """So many strings: those that are held whole at once, then one for which more is read."""
+        found: list[str] = []
+        while True:
+            more, self.offset = read_strings(self._held, self.offset, count - len(found))
+            found += more
+            if len(found) == count:
+                return found
+            found.append(self.string(what))
 
     def value(self, kind: int, key: str) -> Any:
         if kind in _SCALARS:
@@ -198,4 +210,6 @@ class _Cursor:
         if item in _SCALARS:
             spelled = f"<{count}{_SCALARS[item]}"
             return list(struct.unpack(spelled, self.bytes(struct.calcsize(spelled), key)))
+        if item == _STRING:
+            return self.strings(count, key)
         return [self.value(item, key) for _ in range(count)]
