@@ -1,11 +1,17 @@
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
+#include <string_view>
+#include <vector>
 
 #include "bindings.h"
+#include "byte_pairs.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -50,12 +56,108 @@ std::pair<nb::list, uint64_t> read_strings(nb::object from, uint64_t offset, uin
     return {strings, offset};
 }
 
+// The UTF-8 of a str, for as long as it lives.
+std::string_view utf8(nb::handle text) {
+    Py_ssize_t size;
+    const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+    if (data == nullptr) nb::raise_python_error();
+    return {data, static_cast<size_t>(size)};
+}
+
+nb::object decoded(std::string_view text) {
+    PyObject* string =
+        PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
+    if (string == nullptr) nb::raise_python_error();
+    return nb::steal(string);
+}
+
+void fill(BytePairs& pairs, const nb::list& tokens, const nb::list& merges) {
+    for (nb::handle token : tokens)
+        if (!pairs.add_token(utf8(token)))
+            throw std::invalid_argument("a token stands twice in the vocabulary.");
+    for (nb::handle merge : merges) {
+        const std::string_view text = utf8(merge);
+        const size_t space = text.find(' ');
+        if (space == std::string_view::npos ||
+            !pairs.add_merge(text.substr(0, space), text.substr(space + 1)))
+            throw std::invalid_argument(
+                "a merge is no pair, stands twice, or is not of tokens of the vocabulary.");
+    }
+}
+
+// Ids with this bit are those of letters that go on with the word before them.
+constexpr uint32_t kWithin = uint32_t{1} << 31;
+
+nb::list encode(const BytePairs& pairs, const nb::list& letters, bool whole) {
+    std::vector<uint32_t> ids;
+    ids.reserve(letters.size());
+    for (nb::handle letter : letters) ids.push_back(nb::cast<uint32_t>(letter));
+    size_t kept = 0;
+    {
+        nb::gil_scoped_release release;
+        for (size_t start = 0, stop; start < ids.size(); start = stop) {
+            for (stop = start + 1; stop < ids.size() && ids[stop] & kWithin; ++stop)
+                ids[stop] &= ~kWithin;
+            for (size_t i = start; i < stop; ++i)
+                if (ids[i] >= pairs.size()) throw std::out_of_range("a letter is no token.");
+            const size_t count = pairs.merge(ids.data() + start, stop - start, whole);
+            std::memmove(ids.data() + kept, ids.data() + start, count * sizeof ids[0]);
+            kept += count;
+        }
+    }
+    nb::list tokens;
+    for (size_t i = 0; i < kept; ++i) tokens.append(ids[i]);
+    return tokens;
+}
+
+nb::list spelled(const BytePairs& pairs, const nb::list& ids) {
+    nb::list tokens;
+    for (nb::handle each : ids) {
+        const uint32_t id = nb::cast<uint32_t>(each);
+        if (id < pairs.size()) tokens.append(decoded(pairs.token(id)));
+    }
+    return tokens;
+}
+
 }  // namespace
 
 void bind_text(nb::module_& module) {
     module.def("read_strings", &read_strings, "bytes"_a, "offset"_a, "count"_a,
                "Up to `count` strings of GGUF from an offset on, as many as are whole, and the "
                "offset after them.");
+    nb::class_<BytePairs>(module, "BytePairs",
+                          "The tokens of a vocabulary, and words merged by its list of pairs.")
+        .def("__init__",
+             [](BytePairs* place, const nb::list& tokens, const nb::list& merges) {
+                 BytePairs pairs;
+                 fill(pairs, tokens, merges);
+                 new (place) BytePairs(std::move(pairs));
+             },
+             "tokens"_a, "merges"_a,
+             "Tokens by their ids, and merges as `left right`, the first one first. Raises "
+             "ValueError for what stands twice, and for merges that are not of three tokens.")
+        .def("__len__", &BytePairs::size)
+        .def(
+            "find",
+            [](const BytePairs& pairs, nb::str token) -> std::optional<uint32_t> {
+                const uint32_t found = pairs.find(utf8(token));
+                if (found == BytePairs::kNone) return std::nullopt;
+                return found;
+            },
+            "token"_a, "The id of a token, or None.")
+        .def("spelled", &spelled, "ids"_a, "The tokens of ids, without those that are none.")
+        .def("encode", &encode, "letters"_a, "whole"_a,
+             "The tokens of words that are given letter by letter. The letters of a word after its "
+             "first have bit 31 set. Where `whole`, a word that is a token is not merged.")
+        .def(
+            "merges",
+            [](const BytePairs& pairs) {
+                nb::list merges;
+                for (const uint64_t pair : pairs.merges())
+                    merges.append(nb::make_tuple(pair >> 32, pair & UINT32_MAX));
+                return merges;
+            },
+            "The ids of each merge's left and right token, the first merge first.");
 }
 
 }  // namespace ockham

@@ -183,6 +183,30 @@ def read_strings(bytes: object, offset: int, count: int) -> tuple[list, int]:
     Up to `count` strings of GGUF from an offset on, as many as are whole, and the offset after them.
     """
 
+class BytePairs:
+    """The tokens of a vocabulary, and words merged by its list of pairs."""
+
+    def __init__(self, tokens: list, merges: list) -> None:
+        """
+        Tokens by their ids, and merges as `left right`, the first one first. Raises ValueError for what stands twice, and for merges that are not of three tokens.
+        """
+
+    def __len__(self) -> int: ...
+
+    def find(self, token: str) -> int | None:
+        """The id of a token, or None."""
+
+    def spelled(self, ids: list) -> list:
+        """The tokens of ids, without those that are none."""
+
+    def encode(self, letters: list, whole: bool) -> list:
+        """
+        The tokens of words that are given letter by letter. The letters of a word after its first have bit 31 set. Where `whole`, a word that is a token is not merged.
+        """
+
+    def merges(self) -> list:
+        """The ids of each merge's left and right token, the first merge first."""
+
 class PrefixTree:
     def __init__(self, page_tokens: int, windows: Sequence, slope: float) -> None: ...
 
