@@ -1,7 +1,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
-#include <nanobind/stl/string.h>
+
 
 #include <cstdint>
 #include <cstring>
@@ -64,14 +64,15 @@ std::string_view utf8(nb::handle text) {
     return {data, static_cast<size_t>(size)};
 }
 
-nb::object decoded(std::string_view text) {
+nb::object decoded(std::string_view text, const char* errors) {
     PyObject* string =
-        PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
+        PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), errors);
     if (string == nullptr) nb::raise_python_error();
     return nb::steal(string);
 }
 
-void fill(BytePairs& pairs, const nb::list& tokens, const nb::list& merges) {
+BytePairs pairs_of(const nb::list& tokens, const nb::list& merges) {
+    BytePairs pairs(tokens.size(), merges.size());
     for (nb::handle token : tokens)
         if (!pairs.add_token(utf8(token)))
             throw std::invalid_argument("a token stands twice in the vocabulary.");
@@ -83,24 +84,37 @@ void fill(BytePairs& pairs, const nb::list& tokens, const nb::list& merges) {
             throw std::invalid_argument(
                 "a merge is no pair, stands twice, or is not of tokens of the vocabulary.");
     }
+    return pairs;
 }
 
-// Ids with this bit are those of letters that go on with the word before them.
-constexpr uint32_t kWithin = uint32_t{1} << 31;
-
-nb::list encode(const BytePairs& pairs, const nb::list& letters, bool whole) {
+std::vector<uint32_t> ids_of(const nb::list& listed) {
     std::vector<uint32_t> ids;
-    ids.reserve(letters.size());
-    for (nb::handle letter : letters) ids.push_back(nb::cast<uint32_t>(letter));
+    ids.reserve(listed.size());
+    for (nb::handle each : listed) {
+        const nb::object number = nb::steal(PyNumber_Index(each.ptr()));
+        if (!number.is_valid()) nb::raise_python_error();
+        const unsigned long id = PyLong_AsUnsignedLong(number.ptr());
+        if (id == static_cast<unsigned long>(-1) && PyErr_Occurred()) nb::raise_python_error();
+        if (id > UINT32_MAX) throw std::overflow_error("a token id has 32 bits.");
+        ids.push_back(static_cast<uint32_t>(id));
+    }
+    return ids;
+}
+
+// Ids from the vocabulary's size on are those of letters that go on with the word before them.
+nb::list encode(const BytePairs& pairs, const nb::list& letters, bool whole) {
+    std::vector<uint32_t> ids = ids_of(letters);
+    const uint32_t size = pairs.size();
     size_t kept = 0;
     {
         nb::gil_scoped_release release;
+        BytePairs::Scratch scratch;
         for (size_t start = 0, stop; start < ids.size(); start = stop) {
-            for (stop = start + 1; stop < ids.size() && ids[stop] & kWithin; ++stop)
-                ids[stop] &= ~kWithin;
+            for (stop = start + 1; stop < ids.size() && ids[stop] >= size; ++stop)
+                ids[stop] -= size;
             for (size_t i = start; i < stop; ++i)
-                if (ids[i] >= pairs.size()) throw std::out_of_range("a letter is no token.");
-            const size_t count = pairs.merge(ids.data() + start, stop - start, whole);
+                if (ids[i] >= size) throw std::out_of_range("a letter is no token.");
+            const size_t count = pairs.merge(ids.data() + start, stop - start, whole, scratch);
             std::memmove(ids.data() + kept, ids.data() + start, count * sizeof ids[0]);
             kept += count;
         }
@@ -110,12 +124,33 @@ nb::list encode(const BytePairs& pairs, const nb::list& letters, bool whole) {
     return tokens;
 }
 
+nb::object decode(const BytePairs& pairs, const nb::list& listed, nb::handle without) {
+    if (!PyAnySet_Check(without.ptr())) throw nb::type_error("`without` is a set.");
+    std::vector<uint32_t> ids;
+    if (PySet_GET_SIZE(without.ptr()) == 0) {
+        ids = ids_of(listed);
+    } else {
+        nb::list kept;
+        for (nb::handle each : listed) {
+            const int found = PySet_Contains(without.ptr(), each.ptr());
+            if (found < 0) nb::raise_python_error();
+            if (!found) kept.append(each);
+        }
+        ids = ids_of(kept);
+    }
+    std::string text;
+    {
+        nb::gil_scoped_release release;
+        for (const uint32_t id : ids)
+            if (id < pairs.size()) pairs.spell(id, text);
+    }
+    return decoded(text, "replace");
+}
+
 nb::list spelled(const BytePairs& pairs, const nb::list& ids) {
     nb::list tokens;
-    for (nb::handle each : ids) {
-        const uint32_t id = nb::cast<uint32_t>(each);
-        if (id < pairs.size()) tokens.append(decoded(pairs.token(id)));
-    }
+    for (const uint32_t id : ids_of(ids))
+        if (id < pairs.size()) tokens.append(decoded(pairs.token(id), nullptr));
     return tokens;
 }
 
@@ -129,9 +164,7 @@ void bind_text(nb::module_& module) {
                           "The tokens of a vocabulary, and words merged by its list of pairs.")
         .def("__init__",
              [](BytePairs* place, const nb::list& tokens, const nb::list& merges) {
-                 BytePairs pairs;
-                 fill(pairs, tokens, merges);
-                 new (place) BytePairs(std::move(pairs));
+                 new (place) BytePairs(pairs_of(tokens, merges));
              },
              "tokens"_a, "merges"_a,
              "Tokens by their ids, and merges as `left right`, the first one first. Raises "
@@ -146,9 +179,12 @@ void bind_text(nb::module_& module) {
             },
             "token"_a, "The id of a token, or None.")
         .def("spelled", &spelled, "ids"_a, "The tokens of ids, without those that are none.")
+        .def("decode", &decode, "ids"_a, "without"_a,
+             "The text of ids, without those of a set and those that are none. Bytes that are no "
+             "UTF-8 become U+FFFD.")
         .def("encode", &encode, "letters"_a, "whole"_a,
              "The tokens of words that are given letter by letter. The letters of a word after its "
-             "first have bit 31 set. Where `whole`, a word that is a token is not merged.")
+             "first have the vocabulary's size added to their ids. Where `whole`, a word that is a token is not merged.")
         .def(
             "merges",
             [](const BytePairs& pairs) {

@@ -199,9 +199,14 @@ class BytePairs:
     def spelled(self, ids: list) -> list:
         """The tokens of ids, without those that are none."""
 
+    def decode(self, ids: list, without: object) -> object:
+        """
+        The text of ids, without those of a set and those that are none. Bytes that are no UTF-8 become U+FFFD.
+        """
+
     def encode(self, letters: list, whole: bool) -> list:
         """
-        The tokens of words that are given letter by letter. The letters of a word after its first have bit 31 set. Where `whole`, a word that is a token is not merged.
+        The tokens of words that are given letter by letter. The letters of a word after its first have the vocabulary's size added to their ids. Where `whole`, a word that is a token is not merged.
         """
 
     def merges(self) -> list:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any
 
 from ockham.kernels.native import core
@@ -22,17 +23,21 @@ if TYPE_CHECKING:
 _WITHIN = "\0"
 """Stands before a letter that goes on with the word before it."""
 
-_WITHIN_BIT = 1 << 31
-"""Is set in the ids of such letters, as `BytePairs.encode` wants them."""
-
 _IDS = 1 << 32
+_ADDED = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+"""What the library's JSON says of an added token, beside its id."""
+
+_NONE: frozenset[int] = frozenset()
 
 
-def read_pairs(tokens: list[str], merges: list[str]) -> core.BytePairs | None:
+def read_pairs(
+    tokens: list[str], merges: list[str], added: Collection[str]
+) -> core.BytePairs | None:
     """The vocabulary and its merges (`left right`), or None where the library is to take them in:
-    without the native core, or where a token stands twice, is missing, or begins like no letter.
+    without the native core, or where a token stands twice, or one is missing. `added` are the
+    tokens that will be added.
     """
-    if core is None or any(token.startswith(_WITHIN) for token in tokens):
+    if core is None or any(token.startswith(_WITHIN) for token in added):
         return None
     try:
         pairs = core.BytePairs(tokens, merges)
@@ -47,7 +52,7 @@ def letters_model(pairs: core.BytePairs, added: Collection[str]) -> BPE:
     from tokenizers.models import BPE
 
     letters = {letter: pairs.find(letter) or 0 for letter in _alphabet()}
-    within = {_WITHIN + letter: token | _WITHIN_BIT for letter, token in letters.items()}
+    within = {_WITHIN + letter: len(pairs) + token for letter, token in letters.items()}
     named = {token: pairs.find(token) or 0 for token in added}
     return BPE(vocab={**named, **letters, **within}, merges=[], continuing_subword_prefix=_WITHIN)
 
@@ -89,9 +94,7 @@ class BytePairTokenizer:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of ids; those that are no token have none."""
-        if skip_special_tokens:
-            ids = [token_id for token_id in ids if token_id not in self._special]
-        text: str = self.decoder.decode(self._pairs.spelled(list(ids)))
+        text: str = self._pairs.decode(list(ids), self._special if skip_special_tokens else _NONE)
         return text
 
     def decode_batch(
@@ -130,15 +133,26 @@ class BytePairTokenizer:
 
     def to_str(self) -> str:
         """The tokenizer as the library's JSON, with its whole vocabulary and all merges."""
-        described: dict[str, Any] = json.loads(self._letters.to_str())
+        from tokenizers import Tokenizer
+        from tokenizers.models import BPE
+
+        rest = Tokenizer(BPE(ignore_merges=self._whole))
+        for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            if getattr(self._letters, name) is not None:
+                setattr(rest, name, getattr(self._letters, name))
+        described: dict[str, Any] = json.loads(rest.to_str())
+        described["added_tokens"] = [
+            {"id": token_id, **{name: getattr(token, name) for name in _ADDED}}
+            for token_id, token in sorted(self.get_added_tokens_decoder().items())
+        ]
         tokens: list[str] = self._pairs.spelled(list(range(len(self._pairs))))
-        described["model"] |= {
-            "continuing_subword_prefix": None,
-            "ignore_merges": self._whole,
-            "vocab": {token: i for i, token in enumerate(tokens)},
-            "merges": [[tokens[left], tokens[right]] for left, right in self._pairs.merges()],
-        }
-        return json.dumps(described, ensure_ascii=False, separators=(",", ":"))
+        quoted = [encode_basestring(token) for token in tokens]
+        vocabulary = ",".join([f"{token}:{i}" for i, token in enumerate(quoted)])
+        merges = ",".join([f"[{quoted[i]},{quoted[j]}]" for i, j in self._pairs.merges()])
+        text = json.dumps(described, ensure_ascii=False, separators=(",", ":"))
+        empty = '"vocab":{},"merges":[]}}'
+        assert text.endswith(empty), "the library writes the model last"
+        return text.removesuffix(empty) + f'"vocab":{{{vocabulary}}},"merges":[{merges}]}}}}'
 
     def save(self, path: str) -> None:
         """Write a tokenizer.json, as the library does."""

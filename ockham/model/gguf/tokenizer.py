@@ -119,12 +119,12 @@ def _byte_level(
     splitting = SPLITTINGS[pre]
     merges = metadata.get("tokenizer.ggml.merges") or []
     control, users = _special(metadata, tokens)
-    pairs = read_pairs(tokens, merges)
+    added = {*control, *users, *(config[name] for name in _NAMED if name in config)}
+    pairs = read_pairs(tokens, merges, added)
     if pairs is None:
         model = _whole_model(path, tokens, merges, splitting.whole)
     else:
-        named = [config[name] for name in _NAMED if name in config]
-        model = letters_model(pairs, {*named, *control, *users})
+        model = letters_model(pairs, added)
     backend = Tokenizer(model)
     backend.pre_tokenizer = splitting.pre_tokenizer()
     if splitting.composed:
