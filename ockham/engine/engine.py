@@ -5,6 +5,7 @@ It knows sequences, steps and seams; it knows no technique by name and nothing o
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import random
@@ -94,8 +95,10 @@ class Engine:
         self.reuse, self.approximate = choose_reuses(config)
         drafting = parse(config.speculative_config)
         drafters = make_drafters(drafting)
-        self.model: LoadedModel = load_model(config, progress)
-        self.tokenizer: Tokenizer | None = load_tokenizer(config, self.model.directory)
+        loaded = load_model(config, progress, keep_metadata=True)
+        self.model: LoadedModel = dataclasses.replace(loaded, metadata=None)
+        self.tokenizer: Tokenizer | None = load_tokenizer(config, loaded.directory, loaded.metadata)
+        del loaded
         for note in () if self.tokenizer is None else self.tokenizer.notes:
             (progress or (lambda _: None))(note)
         plan = self.model.plan

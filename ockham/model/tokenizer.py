@@ -409,15 +409,18 @@ def _characters(stretch: bytearray) -> list[str]:
     return characters
 
 
-def load_tokenizer(config: EngineConfig, directory: Path) -> Tokenizer | None:
+def load_tokenizer(
+    config: EngineConfig, directory: Path, metadata: Mapping[str, Any] | None = None
+) -> Tokenizer | None:
     """The tokenizer that goes with the checkpoint in `directory`: the one that `config.tokenizer`
     names (a directory, a hub name, or "lab"), else the checkpoint's own; None if it is left out.
+    `metadata` are those of the checkpoint's GGUF file, where they have been read.
     """
     if config.skip_tokenizer_init:
         return None
     template = None if config.chat_template is None else Path(config.chat_template)
     if config.tokenizer is None:
-        return Tokenizer(directory, template)
+        return Tokenizer(directory, template, metadata)
     if config.tokenizer == "lab":
         return Tokenizer(Path(__file__).parent / "lab", template)
     if Path(config.tokenizer).exists():

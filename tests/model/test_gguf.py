@@ -16,10 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
+from ockham.engine.engine import Engine
 from ockham.model.gguf.blocks import READERS
 from ockham.model.gguf.config import config_of
 from ockham.model.gguf.file import GgufFile
 from ockham.model.loading import LoadedModel, load_model, plan_model
+from ockham.model.tokenizer import Tokenizer
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.oracle import (
     COMMON,
@@ -31,6 +33,7 @@ from tests.helpers.oracle import (
 from tests.helpers.steps import prompt_logits
 from tests.helpers.tiny import tiny_llama
 from tests.helpers.tiny_tokenizers import byte_level_bpe
+from tests.helpers.vocabularies import add_vocabulary, byte_level_vocabulary
 
 SHORT, LONG = longrope(0, 4)
 
@@ -368,6 +371,36 @@ def test_a_file_is_served_with_its_own_tokenizer_and_without_pytorch(tmp_path: P
         check=False,
     )
     assert printed.stdout.strip() == "[]", printed.stderr
+
+
+def test_an_engine_reads_the_header_once_and_keeps_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, merges = byte_level_vocabulary(400)
+    tiny_llama(tmp_path, vocab_size=len(tokens))
+    config = json.loads((tmp_path / "config.json").read_text())
+    path = tmp_path / "model.gguf"
+    write_gguf(
+        path,
+        "llama",
+        config,
+        load_file(tmp_path / "model.safetensors"),
+        metadata=lambda writer: add_vocabulary(writer, tokens, merges, tokenizer_pre="qwen2"),
+    )
+    opened: list[Path] = []
+    read = GgufFile._read_header
+
+    def counted(file: GgufFile) -> None:
+        opened.append(file.path)
+        read(file)
+
+    monkeypatch.setattr(GgufFile, "_read_header", counted)
+    engine = Engine(EngineConfig(model=str(path), max_num_seqs=2))
+    assert opened == [path]
+    assert engine.tokenizer is not None
+    assert engine.tokenizer.described == Tokenizer(path).described
+    assert engine.model.metadata is None
+    assert load(path).metadata is None
 
 
 def test_a_directory_that_holds_only_a_gguf_file_is_that_model(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ class GgufSource:
             raise
 
     @property
+    def metadata(self) -> dict[str, Any]:
+        """Those of the first part, tokenizer included."""
+        return self._parts.metadata
+
+    @property
     def files(self) -> list[GgufFile]:
         return self._parts.files
 
