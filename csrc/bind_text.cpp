@@ -64,11 +64,11 @@ std::string_view utf8(nb::handle text) {
     return {data, static_cast<size_t>(size)};
 }
 
-nb::object decoded(std::string_view text, const char* errors) {
+nb::str decoded(std::string_view text, const char* errors) {
     PyObject* string =
         PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), errors);
     if (string == nullptr) nb::raise_python_error();
-    return nb::steal(string);
+    return nb::steal<nb::str>(string);
 }
 
 BytePairs pairs_of(const nb::list& tokens, const nb::list& merges) {
@@ -124,7 +124,7 @@ nb::list encode(const BytePairs& pairs, const nb::list& letters, bool whole) {
     return tokens;
 }
 
-nb::object decode(const BytePairs& pairs, const nb::list& listed, nb::handle without) {
+nb::str decode(const BytePairs& pairs, const nb::list& listed, nb::handle without) {
     if (!PyAnySet_Check(without.ptr())) throw nb::type_error("`without` is a set.");
     std::vector<uint32_t> ids;
     if (PySet_GET_SIZE(without.ptr()) == 0) {

@@ -199,7 +199,7 @@ class BytePairs:
     def spelled(self, ids: list) -> list:
         """The tokens of ids, without those that are none."""
 
-    def decode(self, ids: list, without: object) -> object:
+    def decode(self, ids: list, without: object) -> str:
         """
         The text of ids, without those of a set and those that are none. Bytes that are no UTF-8 become U+FFFD.
         """
