@@ -1,6 +1,5 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 
 
 #include <cstdint>
@@ -12,6 +11,7 @@
 
 #include "bindings.h"
 #include "byte_pairs.h"
+#include "string_list.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -37,25 +37,6 @@ private:
     Py_buffer view_;
 };
 
-std::pair<nb::list, uint64_t> read_strings(nb::object from, uint64_t offset, uint64_t count) {
-    const Bytes bytes(from);
-    nb::list strings;
-    if (offset > bytes.size()) throw std::out_of_range("the offset lies after the bytes.");
-    for (uint64_t index = 0; index < count; ++index) {
-        uint64_t rest = bytes.size() - offset, length;
-        if (rest < sizeof length) break;
-        std::memcpy(&length, bytes.data() + offset, sizeof length);
-        rest -= sizeof length;
-        if (length > rest) break;
-        const char* text = bytes.data() + offset + sizeof length;
-        PyObject* string = PyUnicode_DecodeUTF8(text, static_cast<Py_ssize_t>(length), "replace");
-        if (string == nullptr) nb::raise_python_error();
-        strings.append(nb::steal(string));
-        offset += sizeof length + length;
-    }
-    return {strings, offset};
-}
-
 // The UTF-8 of a str, for as long as it lives.
 std::string_view utf8(nb::handle text) {
     Py_ssize_t size;
@@ -71,13 +52,34 @@ nb::str decoded(std::string_view text, const char* errors) {
     return nb::steal<nb::str>(string);
 }
 
-BytePairs pairs_of(const nb::list& tokens, const nb::list& merges) {
+// Adds up to `count` strings of GGUF from an offset on, as many as are whole; the offset after them.
+uint64_t read_strings(StringList& strings, nb::object from, uint64_t offset, uint64_t count) {
+    const Bytes bytes(from);
+    if (offset > bytes.size()) throw std::out_of_range("the offset lies after the bytes.");
+    for (uint64_t index = 0; index < count; ++index) {
+        uint64_t rest = bytes.size() - offset, length;
+        if (rest < sizeof length) break;
+        std::memcpy(&length, bytes.data() + offset, sizeof length);
+        rest -= sizeof length;
+        if (length > rest) break;
+        const std::string_view text(bytes.data() + offset + sizeof length, length);
+        if (is_utf8(text))
+            strings.append(text);
+        else
+            strings.append(utf8(decoded(text, "replace")));
+        offset += sizeof length + length;
+    }
+    return offset;
+}
+
+BytePairs pairs_of(const StringList& tokens, const StringList& merges) {
+    nb::gil_scoped_release release;
     BytePairs pairs(tokens.size(), merges.size());
-    for (nb::handle token : tokens)
-        if (!pairs.add_token(utf8(token)))
+    for (size_t i = 0; i < tokens.size(); ++i)
+        if (!pairs.add_token(tokens.at(i)))
             throw std::invalid_argument("a token stands twice in the vocabulary.");
-    for (nb::handle merge : merges) {
-        const std::string_view text = utf8(merge);
+    for (size_t i = 0; i < merges.size(); ++i) {
+        const std::string_view text = merges.at(i);
         const size_t space = text.find(' ');
         if (space == std::string_view::npos ||
             !pairs.add_merge(text.substr(0, space), text.substr(space + 1)))
@@ -157,13 +159,35 @@ nb::list spelled(const BytePairs& pairs, const nb::list& ids) {
 }  // namespace
 
 void bind_text(nb::module_& module) {
-    module.def("read_strings", &read_strings, "bytes"_a, "offset"_a, "count"_a,
-               "Up to `count` strings of GGUF from an offset on, as many as are whole, and the "
-               "offset after them.");
+    nb::class_<StringList>(module, "StringList", "Strings that become str one by one.")
+        .def(nb::init<>())
+        .def("__len__", &StringList::size)
+        .def("__eq__", &StringList::operator==, "other"_a, nb::is_operator(),
+             nb::sig("def __eq__(self, other: object, /) -> bool"))
+        .def(
+            "__getitem__",
+            [](const StringList& strings, size_t index) {
+                if (index >= strings.size()) throw std::out_of_range("there is no such string.");
+                return decoded(strings.at(index), nullptr);
+            },
+            "index"_a)
+        .def("__repr__",
+             [](const StringList& strings) {  // as that of a list, which messages cut
+                 nb::list first;
+                 for (size_t i = 0; i < strings.size() && i < 100; ++i)
+                     first.append(decoded(strings.at(i), nullptr));
+                 return nb::repr(first);
+             })
+        .def("__iter__",
+             [](nb::handle strings) { return nb::steal(PySeqIter_New(strings.ptr())); },
+             nb::sig("def __iter__(self) -> collections.abc.Iterator[str]"))
+        .def("read", &read_strings, "bytes"_a, "offset"_a, "count"_a,
+             "Add up to `count` strings of GGUF from an offset on, as many as are whole; the "
+             "offset after them. Invalid UTF-8 becomes U+FFFD.");
     nb::class_<BytePairs>(module, "BytePairs",
                           "The tokens of a vocabulary, and words merged by its list of pairs.")
         .def("__init__",
-             [](BytePairs* place, const nb::list& tokens, const nb::list& merges) {
+             [](BytePairs* place, const StringList& tokens, const StringList& merges) {
                  new (place) BytePairs(pairs_of(tokens, merges));
              },
              "tokens"_a, "merges"_a,

@@ -2,7 +2,7 @@
 Ockham's native core. Its callers in ockham.kernels check what they pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import enum
 from typing import Annotated
 
@@ -178,15 +178,30 @@ def time_rotation(pool: ThreadPool, isa: Isa, heads: int, kv_heads: int, head_di
 def digest_words(pool: ThreadPool, words: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], keys: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], sums: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu')]) -> None:
     """The sums of ockham.model.digest, one for each 65536 words."""
 
-def read_strings(bytes: object, offset: int, count: int) -> tuple[list, int]:
-    """
-    Up to `count` strings of GGUF from an offset on, as many as are whole, and the offset after them.
-    """
+class StringList:
+    """Strings that become str one by one."""
+
+    def __init__(self) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __getitem__(self, index: int) -> str: ...
+
+    def __repr__(self) -> str: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def read(self, bytes: object, offset: int, count: int) -> int:
+        """
+        Add up to `count` strings of GGUF from an offset on, as many as are whole; the offset after them. Invalid UTF-8 becomes U+FFFD.
+        """
 
 class BytePairs:
     """The tokens of a vocabulary, and words merged by its list of pairs."""
 
-    def __init__(self, tokens: list, merges: list) -> None:
+    def __init__(self, tokens: StringList, merges: StringList) -> None:
         """
         Tokens by their ids, and merges as `left right`, the first one first. Raises ValueError for what stands twice, and for merges that are not of three tokens.
         """

@@ -30,14 +30,14 @@ _ADDED = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 _NONE: frozenset[int] = frozenset()
 
 
-def read_pairs(
-    tokens: list[str], merges: list[str], added: Collection[str]
-) -> core.BytePairs | None:
+def read_pairs(tokens: Any, merges: Any, added: Collection[str]) -> core.BytePairs | None:
     """The vocabulary and its merges (`left right`), or None where the library is to take them in:
-    without the native core, or where a token stands twice, or one is missing. `added` are the
-    tokens that will be added.
+    where they are no lists of the native core, a token stands twice, or one is missing. `added` are
+    the tokens that will be added.
     """
     if core is None or any(token.startswith(_WITHIN) for token in added):
+        return None
+    if not isinstance(tokens, core.StringList) or not isinstance(merges, core.StringList):
         return None
     try:
         pairs = core.BytePairs(tokens, merges)

@@ -11,7 +11,7 @@ import pytest
 from ockham.kernels.native import core
 from ockham.model.gguf import file
 from ockham.model.gguf.file import GgufFile
-from ockham.model.gguf.strings import plain_read_strings, read_strings
+from ockham.model.gguf.strings import STRINGS, PlainStrings
 
 WORDS = [
     b"",
@@ -34,13 +34,34 @@ def test_the_native_reader_gives_what_the_plain_one_gives_at_every_cut() -> None
         for count in (0, 1, len(WORDS), len(WORDS) + 3):
             for offset in {0, min(4, stop)}:
                 cut = bytearray(data[:stop])
-                assert read_strings(cut, offset, count) == plain_read_strings(cut, offset, count)
+                native, plain = STRINGS(), PlainStrings()
+                assert native.read(cut, offset, count) == plain.read(cut, offset, count)
+                assert list(native) == plain
 
 
 def test_strings_are_those_that_were_written() -> None:
-    found, offset = read_strings(spelled(WORDS), 0, 100)
-    assert found == [each.decode(errors="replace") for each in WORDS]
-    assert offset == len(spelled(WORDS))
+    found = STRINGS()
+    assert found.read(spelled(WORDS), 0, 100) == len(spelled(WORDS))
+    expected = [each.decode(errors="replace") for each in WORDS]
+    assert list(found) == expected
+    assert [found[i] for i in range(len(found))] == expected
+    assert repr(found) == repr(expected)
+    again = STRINGS()
+    assert found != again
+    again.read(spelled(WORDS), 0, 100)
+    assert found == again
+    with pytest.raises(IndexError):
+        found[len(WORDS)]
+
+
+def test_what_is_no_utf_8_is_what_python_says() -> None:
+    chance = random.Random(1)
+    bytes_ = [0x00, 0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0]
+    bytes_ += [0xE1, 0xEC, 0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF]
+    drawn = [bytes(chance.choices(bytes_, k=chance.randrange(6))) for _ in range(20_000)]
+    found = STRINGS()
+    found.read(spelled(drawn), 0, len(drawn))
+    assert list(found) == [each.decode(errors="replace") for each in drawn]
 
 
 def test_a_list_of_strings_is_the_same_in_chunks_of_any_size(
@@ -55,4 +76,4 @@ def test_a_list_of_strings_is_the_same_in_chunks_of_any_size(
     for chunk in (1, 7, 64, 1 << 20):
         monkeypatch.setattr(file, "CHUNK_BYTES", chunk)
         found = GgufFile(path).metadata["tokenizer.ggml.tokens"]
-        assert found == [each.decode(errors="replace") for each in strings]
+        assert list(found) == [each.decode(errors="replace") for each in strings]

@@ -17,8 +17,9 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
+from ockham.kernels.native import core
 from ockham.model.files import WeightsFile
-from ockham.model.gguf.strings import read_strings
+from ockham.model.gguf.strings import STRINGS, PlainStrings
 
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
@@ -66,8 +67,8 @@ class GgufTensor:
 class GgufFile(WeightsFile):
     """One open file, whose header has been checked whole.
 
-    `metadata` holds numbers, booleans, strings and lists of them. Raises ModelError if the file is
-    no GGUF file of this kind, or is truncated.
+    `metadata` holds numbers, booleans, strings and lists of them; those of strings are STRINGS.
+    Raises ModelError if the file is no GGUF file of this kind, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -176,15 +177,16 @@ class _Cursor:
     def string(self, what: str) -> str:
         return self.bytes(self.number("Q", what), what).decode(errors="replace")
 
-    def strings(self, count: int, what: str) -> list[str]:
-        """So many strings: those that are held whole at once, then one for which more is read."""
-        found: list[str] = []
+    def strings(self, count: int, what: str) -> core.StringList | PlainStrings:
+        """So many strings: all that are held whole at once, then more of the file is read."""
+        found = STRINGS()
         while True:
-            more, self.offset = read_strings(self._held, self.offset, count - len(found))
-            found += more
+            self.offset = found.read(self._held, self.offset, count - len(found))
             if len(found) == count:
                 return found
-            found.append(self.string(what))
+            start = self.offset
+            self.string(what)
+            self.offset = start
 
     def value(self, kind: int, key: str) -> Any:
         if kind in _SCALARS:

@@ -1,36 +1,52 @@
-"""The strings of a GGUF file's header, many at a time.
+"""The strings of a list in a GGUF file's header.
 
-A vocabulary with its merges is 300,000 strings and more, of which each is a length of 8 bytes and
-then UTF-8. The native core reads them in 20 ms; one by one through `struct` it was half a second.
+A vocabulary with its merges is 300,000 strings and more, each a length of 8 bytes and then UTF-8.
+The native core takes them as they stand, and makes a str of those that are asked for. One by one
+through `struct` it was half a second of every start.
 """
 
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING, Protocol
 
 from ockham.kernels.native import core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LENGTH = struct.Struct("<Q")
 
 
-def read_strings(data: bytes | bytearray, offset: int, count: int) -> tuple[list[str], int]:
-    """Up to `count` strings from an offset on, as many as stand whole in `data`, and the offset
-    after them. Invalid UTF-8 becomes U+FFFD."""
-    if core is None:
-        return plain_read_strings(data, offset, count)
-    return core.read_strings(data, offset, count)
+class Strings(Protocol):
+    """What there is to such a list, whoever holds it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> str: ...
+
+    def __iter__(self) -> Iterator[str]: ...
 
 
-def plain_read_strings(data: bytes | bytearray, offset: int, count: int) -> tuple[list[str], int]:
-    """The same without the native core."""
-    found: list[str] = []
-    for _ in range(count):
-        start = offset + _LENGTH.size
-        if start > len(data):
-            break
-        (length,) = _LENGTH.unpack_from(data, offset)
-        if length > len(data) - start:
-            break
-        offset = start + length
-        found.append(data[start:offset].decode(errors="replace"))
-    return found, offset
+class PlainStrings(list[str]):
+    """What `StringList` of the native core is, without it."""
+
+    def read(self, data: bytes | bytearray, offset: int, count: int) -> int:
+        """Add up to `count` strings from an offset on, as many as stand whole in `data`; the offset
+        after them. Invalid UTF-8 becomes U+FFFD."""
+        for _ in range(count):
+            start = offset + _LENGTH.size
+            if start > len(data):
+                break
+            (length,) = _LENGTH.unpack_from(data, offset)
+            if length > len(data) - start:
+                break
+            offset = start + length
+            self.append(data[start:offset].decode(errors="replace"))
+        return offset
+
+
+STRINGS: type[core.StringList] | type[PlainStrings]
+"""The type of such a list."""
+
+STRINGS = PlainStrings if core is None else core.StringList

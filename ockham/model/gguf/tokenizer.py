@@ -16,13 +16,14 @@ from ockham.core.numbers import shown
 from ockham.model.byte_pairs import BytePairTokenizer, letters_model, read_pairs
 from ockham.model.gguf.parts import GgufParts
 from ockham.model.gguf.splitting import SPLITTINGS
+from ockham.model.gguf.strings import STRINGS, Strings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
     from tokenizers.models import BPE
 
-UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
-"""Kinds of tokens in `tokenizer.ggml.token_type`; 1 is an ordinary one."""
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Kinds of tokens in `tokenizer.ggml.token_type`."""
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -59,7 +60,7 @@ def read_tokenizer(
         backend = (
             _byte_level(path, metadata, tokens, config)
             if kind == "gpt2"
-            else _sentencepiece(path, metadata, tokens, config)
+            else _sentencepiece(path, metadata, list(tokens), config)
         )
     except ModelError:
         raise
@@ -85,17 +86,14 @@ _NUMBERS = ("scores", "token_type")
 
 def _check(path: Path, metadata: Mapping[str, Any]) -> None:
     """Raise ModelError for lists that hold something else, or ids of no token."""
-    for name, kind in (*((n, str) for n in _STRINGS), *((n, int | float) for n in _NUMBERS)):
+    for name in (*_STRINGS, *_NUMBERS):
         values = metadata.get(f"tokenizer.ggml.{name}")
-        if values is None:
+        if values is None or isinstance(values, STRINGS if name in _STRINGS else list):
             continue
-        if not isinstance(values, list) or not all(
-            issubclass(t, kind) for t in set(map(type, values))
-        ):
-            raise ModelError(
-                f"tokenizer.ggml.{name} of {path} must be a list of "
-                f"{'texts' if kind is str else 'numbers'}, not {shown(values)}."
-            )
+        kind = "texts" if name in _STRINGS else "numbers"
+        raise ModelError(
+            f"tokenizer.ggml.{name} of {path} must be a list of {kind}, not {shown(values)}."
+        )
     count = len(metadata["tokenizer.ggml.tokens"])
     unknown = metadata.get("tokenizer.ggml.unknown_token_id")
     if unknown is not None and not (isinstance(unknown, int) and 0 <= unknown < count):
@@ -106,7 +104,7 @@ def _check(path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _byte_level(
-    path: Path, metadata: Mapping[str, Any], tokens: list[str], config: Mapping[str, Any]
+    path: Path, metadata: Mapping[str, Any], tokens: Strings, config: Mapping[str, Any]
 ) -> Backend | BytePairTokenizer:
     from tokenizers import Tokenizer, decoders, normalizers
 
@@ -117,7 +115,7 @@ def _byte_level(
             f"{', '.join(SPLITTINGS)}. Name another tokenizer with --tokenizer."
         )
     splitting = SPLITTINGS[pre]
-    merges = metadata.get("tokenizer.ggml.merges") or []
+    merges = metadata.get("tokenizer.ggml.merges", STRINGS())
     control, users = _special(metadata, tokens)
     added = {*control, *users, *(config[name] for name in _NAMED if name in config)}
     pairs = read_pairs(tokens, merges, added)
@@ -135,7 +133,7 @@ def _byte_level(
     return backend if pairs is None else BytePairTokenizer(backend, pairs, splitting.whole)
 
 
-def _whole_model(path: Path, tokens: Sequence[str], merges: Sequence[str], whole: bool) -> BPE:
+def _whole_model(path: Path, tokens: Strings, merges: Strings, whole: bool) -> BPE:
     """The library's model with the whole vocabulary and all merges."""
     from tokenizers.models import BPE
 
@@ -199,17 +197,12 @@ def _merges(
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-def _special(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tuple[list[str], list[str]]:
+def _special(metadata: Mapping[str, Any], tokens: Strings) -> tuple[list[str], list[str]]:
     """Tokens that are found whole in a text: control tokens, which are special, and the user's."""
-    kinds = metadata.get("tokenizer.ggml.token_type") or []
-    control: list[str] = []
-    users: list[str] = []
-    for token, kind in zip(tokens, kinds, strict=False):
-        if kind in (UNKNOWN, CONTROL):
-            control.append(token)
-        elif kind == USER_DEFINED:
-            users.append(token)
-    return control, users
+    kinds = (metadata.get("tokenizer.ggml.token_type") or [])[: len(tokens)]
+    others = [(i, kind) for i, kind in enumerate(kinds) if kind != NORMAL]
+    control = [tokens[i] for i, kind in others if kind in (UNKNOWN, CONTROL)]
+    return control, [tokens[i] for i, kind in others if kind == USER_DEFINED]
 
 
 def _add_special(backend: Backend, control: Sequence[str], users: Sequence[str]) -> None:
@@ -241,7 +234,7 @@ def _add_ends(
         backend.post_processor = processors.Sequence([*first, template])
 
 
-def _config(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
+def _config(metadata: Mapping[str, Any], tokens: Strings) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name, key in _NAMED.items():
         token = metadata.get(f"tokenizer.ggml.{key}")
