@@ -20,6 +20,7 @@ from ockham.engine.engine import Engine
 from ockham.model.gguf.blocks import READERS
 from ockham.model.gguf.config import config_of
 from ockham.model.gguf.file import GgufFile
+from ockham.model.gguf.types import TENSOR_TYPES
 from ockham.model.loading import LoadedModel, load_model, plan_model
 from ockham.model.tokenizer import Tokenizer
 from tests.helpers.gguf_files import write_gguf
@@ -273,6 +274,12 @@ def test_nan_is_refused_with_the_name_of_its_tensor(tmp_path: Path, kind: str) -
         load(path)
 
 
+def test_types_of_tensors_are_those_of_the_gguf_package() -> None:
+    for number, (name, block, block_bytes) in TENSOR_TYPES.items():
+        kind = gguf.GGMLQuantizationType(number)
+        assert (kind.name, gguf.GGML_QUANT_SIZES[kind]) == (name, (block, block_bytes))
+
+
 def test_truncated_files_are_refused_at_every_length(tmp_path: Path) -> None:
     path, _ = tiny(tmp_path)
     whole = path.read_bytes()
@@ -344,7 +351,7 @@ llm = LLM(model=sys.argv[1], max_num_seqs=2)
 params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
 output = llm.generate(["The quick brown fox"], params)[0].outputs[0]
 assert output.text and len(output.token_ids) == 4
-print([m for m in ("torch", "transformers") if m in sys.modules])
+print([m for m in ("torch", "transformers", "gguf") if m in sys.modules])
 """
 
 

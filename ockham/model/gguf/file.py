@@ -1,8 +1,8 @@
 """The header of a GGUF file: metadata, and where each tensor stands.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
-Types and their block sizes are those of the `gguf` package. Its own reader is not used: it maps the
-file, names no tensor in its errors, and takes 9 s for a vocabulary of 150,000 tokens with merges.
+The `gguf` package's own reader is not used: it maps the file, names no tensor in its errors, and
+takes 9 s for a vocabulary of 150,000 tokens with merges.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.kernels.native import core
 from ockham.model.files import WeightsFile
 from ockham.model.gguf.strings import STRINGS, PlainStrings
+from ockham.model.gguf.types import TENSOR_TYPES, TensorType
 
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
@@ -43,13 +42,13 @@ _STRING, _ARRAY = 8, 9
 class GgufTensor:
     """A tensor of rows of `shape[-1]` values: bytes [start, stop) of `file`.
 
-    `type` is None, and `stop` is `start`, where `type_number` is not known to the `gguf` package.
+    `type` is None, and `stop` is `start`, where `type_number` is none of TENSOR_TYPES.
     """
 
     file: GgufFile
     name: str
     shape: tuple[int, ...]
-    type: GGMLQuantizationType | None
+    type: TensorType | None
     type_number: int
     start: int
     stop: int
@@ -119,17 +118,15 @@ class GgufFile(WeightsFile):
         return name, sizes[::-1], cursor.number("I", what), cursor.number("Q", what)
 
     def _tensor(self, name: str, shape: tuple[int, ...], number: int, start: int) -> GgufTensor:
-        try:
-            kind = GGMLQuantizationType(number)
-        except ValueError:
+        kind = TENSOR_TYPES.get(number)
+        if kind is None:
             return GgufTensor(self, name, shape, None, number, start, start)
-        block, block_bytes = GGML_QUANT_SIZES[kind]
-        if shape[-1] % block:
+        if shape[-1] % kind.block:
             raise ModelError(
                 f"tensor {shown(name)} of {self.path} has rows of {shape[-1]} values, which do not "
-                f"divide into the {kind.name} blocks of {block}."
+                f"divide into the {kind.name} blocks of {kind.block}."
             )
-        stop = start + math.prod(shape) // block * block_bytes
+        stop = start + math.prod(shape) // kind.block * kind.block_bytes
         if stop > self.nbytes:
             raise ModelError(
                 f"{self.path} ends at byte {self.nbytes}, inside or before tensor {shown(name)}: "
