@@ -1,4 +1,4 @@
-"""Made-up vocabularies of byte-level BPE, as large as those of real models."""
+"""Made-up vocabularies of byte-level BPE in GGUF files."""
 
 from __future__ import annotations
 
@@ -6,28 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
-from tokenizers.pre_tokenizers import ByteLevel
 
-CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-USERS = ("<think>", "</think>", "  ")
-
-
-def byte_level_vocabulary(size: int, seed: int = 0) -> tuple[list[str], list[str]]:
-    """`size` tokens, the last ones CONTROLS and USERS, and the merges that make those before."""
-    chance = np.random.default_rng(seed)
-    tokens, merges = sorted(ByteLevel.alphabet()), []
-    seen = {*tokens, *CONTROLS, *USERS}
-    ordinary = size - len(CONTROLS) - len(USERS)
-    while len(tokens) < ordinary:
-        # Short and early tokens are parts of many others, as in trained vocabularies.
-        left, right = (chance.random(2) ** 3 * len(tokens)).astype(int)
-        both = tokens[left] + tokens[right]
-        if len(both) <= 16 and both not in seen:
-            seen.add(both)
-            merges.append(f"{tokens[left]} {tokens[right]}")
-            tokens.append(both)
-    return [*tokens, *CONTROLS, *USERS], merges
+from ockham.lab.vocabulary import CONTROLS, USERS
 
 
 def add_vocabulary(

@@ -11,16 +11,12 @@ from tokenizers import Tokenizer as Library
 
 from ockham.core.errors import ModelError
 from ockham.kernels.native import core
+from ockham.lab.vocabulary import CONTROLS, USERS, made_up_vocabulary
 from ockham.model.byte_pairs import BytePairTokenizer
 from ockham.model.gguf import tokenizer as gguf_tokenizer
 from ockham.model.gguf.splitting import SPLITTINGS
 from ockham.model.tokenizer import Tokenizer
-from tests.helpers.vocabularies import (
-    CONTROLS,
-    USERS,
-    byte_level_vocabulary,
-    write_vocabulary,
-)
+from tests.helpers.vocabularies import write_vocabulary
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
 
@@ -77,7 +73,7 @@ def streamed(tokenizer: Tokenizer, ids: list[int], skip: bool) -> list[str]:
 def test_texts_have_the_library_s_tokens_and_tokens_its_texts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pre: str
 ) -> None:
-    tokens, merges = byte_level_vocabulary(2000)
+    tokens, merges = made_up_vocabulary(2000, every_byte=True)
     keys: dict[str, Any] = {"tokenizer_pre": pre, "bos_token_id": 1997 - 3, "eos_token_id": 70}
     path = write_vocabulary(tmp_path / "m.gguf", tokens, merges, **keys)
     found, oracle = both(path, monkeypatch)
@@ -97,7 +93,7 @@ def test_texts_have_the_library_s_tokens_and_tokens_its_texts(
 def test_all_that_is_said_of_the_vocabulary_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pre: str
 ) -> None:
-    tokens, merges = byte_level_vocabulary(3000, seed=3)
+    tokens, merges = made_up_vocabulary(3000, seed=3, every_byte=True)
     keys = {"tokenizer_pre": pre, "eos_token_id": 300, "pad_token_id": 2, "add_bos_token": False}
     path = write_vocabulary(tmp_path / "m.gguf", tokens, merges, **keys)
     found, oracle = both(path, monkeypatch)
@@ -119,7 +115,7 @@ def test_all_that_is_said_of_the_vocabulary_is_the_same(
 
 
 def test_long_words_and_texts_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens, merges = byte_level_vocabulary(20_000, seed=9)
+    tokens, merges = made_up_vocabulary(20_000, seed=9, every_byte=True)
     path = write_vocabulary(tmp_path / "m.gguf", tokens, merges, tokenizer_pre="qwen2")
     found, oracle = both(path, monkeypatch)
     chance = random.Random(2)
@@ -141,7 +137,7 @@ def test_long_words_and_texts_are_the_same(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_a_vocabulary_that_is_not_plain_is_the_library_s(tmp_path: Path, spoil: Any) -> None:
-    tokens, merges = byte_level_vocabulary(400)
+    tokens, merges = made_up_vocabulary(400, every_byte=True)
     merges = [merge for merge in merges if "!" not in merge]
     tokens = [token for token in tokens if "!" not in token or token == "!"]
     tokens.append("the same")
@@ -152,7 +148,7 @@ def test_a_vocabulary_that_is_not_plain_is_the_library_s(tmp_path: Path, spoil: 
 
 @pytest.mark.parametrize("merge", ["nopair", "a \u4f60", "\u4f60 a", "! \u0100"])
 def test_a_merge_that_holds_no_pair_of_tokens_is_refused(tmp_path: Path, merge: str) -> None:
-    tokens, merges = byte_level_vocabulary(400)
+    tokens, merges = made_up_vocabulary(400, every_byte=True)
     path = write_vocabulary(tmp_path / "m.gguf", tokens, [*merges, merge], tokenizer_pre="gpt-2")
     with pytest.raises(ModelError, match=r"is no pair of pieces|does not hold together"):
         Tokenizer(path)

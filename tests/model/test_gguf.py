@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
 from ockham.engine.engine import Engine
+from ockham.lab.vocabulary import made_up_vocabulary
 from ockham.model.gguf.blocks import READERS
 from ockham.model.gguf.config import config_of
 from ockham.model.gguf.file import GgufFile
@@ -34,7 +35,7 @@ from tests.helpers.oracle import (
 from tests.helpers.steps import prompt_logits
 from tests.helpers.tiny import tiny_llama
 from tests.helpers.tiny_tokenizers import byte_level_bpe
-from tests.helpers.vocabularies import add_vocabulary, byte_level_vocabulary
+from tests.helpers.vocabularies import add_vocabulary
 
 SHORT, LONG = longrope(0, 4)
 
@@ -383,7 +384,7 @@ def test_a_file_is_served_with_its_own_tokenizer_and_without_pytorch(tmp_path: P
 def test_an_engine_reads_the_header_once_and_keeps_none_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens, merges = byte_level_vocabulary(400)
+    tokens, merges = made_up_vocabulary(400)
     tiny_llama(tmp_path, vocab_size=len(tokens))
     config = json.loads((tmp_path / "config.json").read_text())
     path = tmp_path / "model.gguf"
