@@ -103,22 +103,25 @@ std::vector<uint32_t> ids_of(const nb::list& listed) {
     return ids;
 }
 
-// Ids from the vocabulary's size on are those of letters that go on with the word before them.
+// Of a vocabulary of n tokens, n is added to the id of a letter that goes on with the word before
+// it. A letter that is no token is 2 n, or 2 n + 1 where it goes on: it is left out.
 nb::list encode(const BytePairs& pairs, const nb::list& letters, bool whole) {
     std::vector<uint32_t> ids = ids_of(letters);
-    const uint32_t size = pairs.size();
+    const uint64_t size = pairs.size();
     size_t kept = 0;
     {
         nb::gil_scoped_release release;
         BytePairs::Scratch scratch;
-        for (size_t start = 0, stop; start < ids.size(); start = stop) {
-            for (stop = start + 1; stop < ids.size() && ids[stop] >= size; ++stop)
-                ids[stop] -= size;
-            for (size_t i = start; i < stop; ++i)
-                if (ids[i] >= size) throw std::out_of_range("a letter is no token.");
-            const size_t count = pairs.merge(ids.data() + start, stop - start, whole, scratch);
-            std::memmove(ids.data() + kept, ids.data() + start, count * sizeof ids[0]);
-            kept += count;
+        for (size_t at = 0; at < ids.size();) {
+            size_t count = 0;  // letters of this word, which are moved to where its tokens will be
+            for (bool first = true; at < ids.size(); ++at, first = false) {
+                const uint64_t letter = ids[at];
+                if (letter > 2 * size + 1) throw std::out_of_range("there is no such letter.");
+                const bool within = letter == 2 * size + 1 || (letter >= size && letter < 2 * size);
+                if (!first && !within) break;
+                if (letter < 2 * size) ids[kept + count++] = letter % size;
+            }
+            kept += pairs.merge(ids.data() + kept, count, whole, scratch);
         }
     }
     nb::list tokens;
@@ -208,7 +211,8 @@ void bind_text(nb::module_& module) {
              "UTF-8 become U+FFFD.")
         .def("encode", &encode, "letters"_a, "whole"_a,
              "The tokens of words that are given letter by letter. The letters of a word after its "
-             "first have the vocabulary's size added to their ids. Where `whole`, a word that is a token is not merged.")
+             "first have the number of tokens, n, added to their ids. A letter that is no token is "
+             "2 n or 2 n + 1. Where `whole`, a word that is a token is not merged.")
         .def(
             "merges",
             [](const BytePairs& pairs) {

@@ -221,7 +221,7 @@ class BytePairs:
 
     def encode(self, letters: list, whole: bool) -> list:
         """
-        The tokens of words that are given letter by letter. The letters of a word after its first have the vocabulary's size added to their ids. Where `whole`, a word that is a token is not merged.
+        The tokens of words that are given letter by letter. The letters of a word after its first have the number of tokens, n, added to their ids. A letter that is no token is 2 n or 2 n + 1. Where `whole`, a word that is a token is not merged.
         """
 
     def merges(self) -> list:

@@ -30,10 +30,12 @@ _ADDED = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 _NONE: frozenset[int] = frozenset()
 
 
-def read_pairs(tokens: Any, merges: Any, added: Collection[str]) -> core.BytePairs | None:
+def read_pairs(
+    tokens: Any, merges: Any, added: Collection[str], whole: bool
+) -> core.BytePairs | None:
     """The vocabulary and its merges (`left right`), or None where the library is to take them in:
     where they are no lists of the native core, a token stands twice, or one is missing. `added` are
-    the tokens that will be added.
+    the tokens that will be added, `whole` says that a word that is a token is not merged.
     """
     if core is None or any(token.startswith(_WITHIN) for token in added):
         return None
@@ -43,7 +45,8 @@ def read_pairs(tokens: Any, merges: Any, added: Collection[str]) -> core.BytePai
         pairs = core.BytePairs(tokens, merges)
     except ValueError:
         return None
-    return pairs if all(pairs.find(letter) is not None for letter in _alphabet()) else None
+    # Letters that are no tokens are left out of a word, which is then not known as a whole.
+    return None if whole and any(pairs.find(letter) is None for letter in _alphabet()) else pairs
 
 
 def letters_model(pairs: core.BytePairs, added: Collection[str]) -> BPE:
@@ -51,10 +54,14 @@ def letters_model(pairs: core.BytePairs, added: Collection[str]) -> BPE:
     to it, all of them in the vocabulary."""
     from tokenizers.models import BPE
 
-    letters = {letter: pairs.find(letter) or 0 for letter in _alphabet()}
-    within = {_WITHIN + letter: len(pairs) + token for letter, token in letters.items()}
-    named = {token: pairs.find(token) or 0 for token in added}
-    return BPE(vocab={**named, **letters, **within}, merges=[], continuing_subword_prefix=_WITHIN)
+    size = len(pairs)
+    known = {token: pairs.find(token) for token in (*added, *_alphabet())}
+    vocab = {token: 2 * size if number is None else number for token, number in known.items()}
+    vocab |= {  # as `BytePairs.encode` wants them
+        _WITHIN + letter: 2 * size + 1 if known[letter] is None else size + vocab[letter]
+        for letter in _alphabet()
+    }
+    return BPE(vocab=vocab, merges=[], continuing_subword_prefix=_WITHIN)
 
 
 def _alphabet() -> list[str]:

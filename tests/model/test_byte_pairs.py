@@ -58,7 +58,7 @@ def both(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Tokenizer, Tokeni
     found = Tokenizer(path)
     assert isinstance(found._backend, BytePairTokenizer)
     with monkeypatch.context() as patch:
-        patch.setattr(gguf_tokenizer, "read_pairs", lambda tokens, merges, added: None)
+        patch.setattr(gguf_tokenizer, "read_pairs", lambda *_: None)
         oracle = Tokenizer(path)
     assert isinstance(oracle._backend, Library)
     return found, oracle
@@ -132,17 +132,40 @@ def test_long_words_and_texts_are_the_same(tmp_path: Path, monkeypatch: pytest.M
     [
         lambda tokens, merges: tokens.append("the same"),
         lambda tokens, merges: tokens.__setitem__(-1, "\0a"),
-        lambda tokens, merges: tokens.remove("!"),
         lambda tokens, merges: merges.append(merges[0]),
     ],
 )
 def test_a_vocabulary_that_is_not_plain_is_the_library_s(tmp_path: Path, spoil: Any) -> None:
     tokens, merges = made_up_vocabulary(400, every_byte=True)
-    merges = [merge for merge in merges if "!" not in merge]
-    tokens = [token for token in tokens if "!" not in token or token == "!"]
     tokens.append("the same")
     spoil(tokens, merges)
     path = write_vocabulary(tmp_path / "m.gguf", tokens, merges, tokenizer_pre="gpt-2")
+    assert isinstance(Tokenizer(path)._backend, Library)
+
+
+def without(letters: str) -> tuple[list[str], list[str]]:
+    """A vocabulary that lacks some letters, and what is made of them."""
+    tokens, merges = made_up_vocabulary(1500, seed=4, every_byte=True)
+    lacks = {token for token in tokens[:-6] if set(token) & set(letters)}
+    pairs = [merge for merge in merges if not set(merge) & set(letters)]
+    return [token for token in tokens if token not in lacks], pairs
+
+
+@pytest.mark.parametrize("pre", ["smollm", "qwen2", "falcon"])
+def test_letters_that_are_no_tokens_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pre: str
+) -> None:
+    tokens, merges = without("aT!\u0120\u010a\u00c0\u00e4\u0123")
+    path = write_vocabulary(tmp_path / "m.gguf", tokens, merges, tokenizer_pre=pre)
+    found, oracle = both(path, monkeypatch)
+    for text in texts(600):
+        assert found.encode(text) == oracle.encode(text), text
+    assert found.described == oracle.described
+
+
+def test_words_that_are_not_merged_need_all_letters(tmp_path: Path) -> None:
+    tokens, merges = without("a")
+    path = write_vocabulary(tmp_path / "m.gguf", tokens, merges, tokenizer_pre="llama-bpe")
     assert isinstance(Tokenizer(path)._backend, Library)
 
 

@@ -118,7 +118,7 @@ def _byte_level(
     merges = metadata.get("tokenizer.ggml.merges", STRINGS())
     control, users = _special(metadata, tokens)
     added = {*control, *users, *(config[name] for name in _NAMED if name in config)}
-    pairs = read_pairs(tokens, merges, added)
+    pairs = read_pairs(tokens, merges, added, splitting.whole)
     if pairs is None:
         model = _whole_model(path, tokens, merges, splitting.whole)
     else:
