@@ -13,6 +13,7 @@ void bind_functions(nanobind::module_& module);  // exp and tanh
 void bind_sampler(nanobind::module_& module);   // from logits to tokens
 void bind_timing(nanobind::module_& module);   // the small kernels, timed alone
 void bind_digest(nanobind::module_& module);    // what tells weights apart
+void bind_text(nanobind::module_& module);      // strings of GGUF files, byte-pair encoding
 void bind_prefix_tree(nanobind::module_& module);  // cached state by tokens
 void bind_drafts(nanobind::module_& module);       // what may come next
 

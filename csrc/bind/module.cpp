@@ -15,6 +15,7 @@ NB_MODULE(_cpu, module) {
     ockham::bind_sampler(module);
     ockham::bind_timing(module);
     ockham::bind_digest(module);
+    ockham::bind_text(module);
     ockham::bind_prefix_tree(module);
     ockham::bind_drafts(module);
 }

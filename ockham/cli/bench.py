@@ -23,6 +23,7 @@ from ockham.cli.bench_speculation import speculation
 from ockham.cli.command import Group
 from ockham.cli.options import Integer, engine_config, engine_options, option, unless_given
 from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
+from ockham.cli.random_gguf import write_random_gguf
 from ockham.cli.report import duration, quantity
 from ockham.cli.spread import spread
 from ockham.cli.startup import startup
@@ -91,11 +92,13 @@ def throughput(num_prompts: int, repeats: int, **kwargs: Any) -> None:
 @bench.command("make-checkpoint")
 @option("--shape", type=click.Choice(list(SHAPES)), required=True, help="Shape to write.")
 @option("--seed", type=Integer(), default=0, help="Seed of the weights.", show_default=True)
+@option("--gguf", is_flag=True, help="Write a GGUF file in Q4_0, with a made-up vocabulary.")
 @click.argument("directory", type=click.Path(path_type=Path))
-def make_checkpoint(shape: str, seed: int, directory: Path) -> None:
+def make_checkpoint(shape: str, seed: int, gguf: bool, directory: Path) -> None:
     """Write a checkpoint with random weights of a real model's shape into DIRECTORY."""
     started = time.perf_counter()
-    size = write_random_checkpoint(shape, directory, seed)
+    write = write_random_gguf if gguf else write_random_checkpoint
+    size = write(shape, directory, seed)
     seconds = time.perf_counter() - started
     click.echo(f"wrote {quantity(size, 'B')} to {directory} in {duration(seconds)}", err=True)
 

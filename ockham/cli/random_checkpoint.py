@@ -97,9 +97,13 @@ SHAPES = {
     "qwen2-0.5b": Shape(
         "Qwen2ForCausalLM", "qwen2", 896, 24, 14, 2, 4864, 151936, 32768, True, 1e6, True
     ),
+    "qwen2-1b": Shape(
+        "Qwen2ForCausalLM", "qwen2", 1536, 18, 12, 2, 8960, 151936, 32768, True, 1e6, True
+    ),
 }
-"""Name -> shape, as published in the models' config.json ("tiny" is for trying this out, and
-"draft-110m" is what a drafter of a tenth of "tinyllama" looks like)."""
+"""Name -> shape, as published in the models' config.json ("tiny" is for trying this out,
+"draft-110m" is what a drafter of a tenth of "tinyllama" looks like, and "qwen2-1b" is Qwen2-1.5B
+with 18 of its 28 layers: a billion weights with a large vocabulary)."""
 
 
 def write_random_checkpoint(name: str, directory: Path, seed: int = 0) -> int:
@@ -110,8 +114,7 @@ def write_random_checkpoint(name: str, directory: Path, seed: int = 0) -> int:
     """
     if name not in SHAPES:
         raise ConfigError(f"there is no shape {name!r}; there are {', '.join(SHAPES)}.")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ConfigError(f"{directory} exists and is not an empty directory; name another.")
+    check_new_directory(directory)
 
     import numpy as np
 
@@ -135,6 +138,12 @@ def write_random_checkpoint(name: str, directory: Path, seed: int = 0) -> int:
             for block in _blocks(tensor, math.prod(sizes), generator):
                 file.write(block.tobytes())
     return offset
+
+
+def check_new_directory(directory: Path) -> None:
+    """Raise ConfigError unless a directory is empty or not there."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigError(f"{directory} exists and is not an empty directory; name another.")
 
 
 def _blocks(

@@ -34,11 +34,13 @@ PROMPT_IDS = "1,2,3,4,5,6,7,8"
 def startup(repeats: int, packing_repeats: int, as_json: bool, **kwargs: Any) -> None:
     """Time fresh processes: to the first byte of a completion, and to the end of an import.
 
-    A model without a tokenizer is given token ids. Weights that are kept packed for the
-    next start (--weight-cache) are packed in a start that does not count.
+    The prompt is a text, and the tokenizer is loaded with the model. A model without one
+    is given token ids. Weights that are kept packed for the next start (--weight-cache)
+    are packed in a start that does not count.
     """
     config = engine_config(**kwargs)
-    run = ["-m", "ockham", "run", *_flags(config), *_prompt(config), "-n", "8", "--stats"]
+    prompt = _prompt(config)
+    run = ["-m", "ockham", "run", *_flags(config), *prompt, "-n", "8", "--stats"]
     # Interleaved, so that a drift of the machine falls on all of them.
     figures: dict[str, list[float]] = {"first_token_s": [], "import_s": [], "python_s": []}
     cached = False
@@ -58,10 +60,11 @@ def startup(repeats: int, packing_repeats: int, as_json: bool, **kwargs: Any) ->
         ]
     report: dict[str, Any] = {name: spread(values) for name, values in figures.items() if values}
     report["packed_before"] = cached
+    report["prompt"] = "text" if prompt[0] == "--prompt" else "token ids"
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
         return
-    how = ", weights packed before" if cached else ""
+    how = f", a prompt of {report['prompt']}" + ", weights packed before" * cached
     for name, what in (
         ("first_token_s", f"`ockham run {config.model}` to its first byte{how}"),
         ("packing_first_token_s", "the same, packing the weights"),

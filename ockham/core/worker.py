@@ -6,7 +6,6 @@ exceeds a limit or crashes fails alone, with a typed error; its process is repla
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
 import signal
@@ -131,6 +130,8 @@ class Worker(Generic[A]):
 
     async def run_async(self, question: Any, **how: Any) -> A:
         """`submit` and wait, in an event loop, which goes on meanwhile."""
+        import asyncio  # 20 ms, with ssl; who awaits this has it
+
         return await asyncio.wrap_future(self.submit(question, **how))
 
     def close(self) -> None:

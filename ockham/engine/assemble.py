@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import weakref
 from collections.abc import Callable
@@ -53,8 +54,10 @@ class Assembly:
         self.reuse, self.approximate = choose_reuses(config)
         drafting = parse(config.speculative_config)
         drafters = make_drafters(drafting)
-        self.model: LoadedModel = load_model(config, progress)
-        self.tokenizer: Tokenizer | None = load_tokenizer(config, self.model.directory)
+        loaded = load_model(config, progress, keep_metadata=True)
+        self.model: LoadedModel = dataclasses.replace(loaded, metadata=None)
+        self.tokenizer: Tokenizer | None = load_tokenizer(config, loaded.directory, loaded.metadata)
+        del loaded
         for note in () if self.tokenizer is None else self.tokenizer.notes:
             (progress or (lambda _: None))(note)
         plan = self.model.plan

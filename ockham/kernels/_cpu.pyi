@@ -2,7 +2,7 @@
 Ockham's native core. Its callers in ockham.kernels check what they pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import enum
 from typing import Annotated
 
@@ -177,6 +177,55 @@ def time_rotation(pool: ThreadPool, isa: Isa, heads: int, kv_heads: int, head_di
 
 def digest_words(pool: ThreadPool, words: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], keys: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], sums: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu')]) -> None:
     """The sums of ockham.model.packed.digest, one for each 65536 words."""
+
+class StringList:
+    """Strings that become str one by one."""
+
+    def __init__(self) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __getitem__(self, index: int) -> str: ...
+
+    def __repr__(self) -> str: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def read(self, bytes: object, offset: int, count: int) -> int:
+        """
+        Add up to `count` strings of GGUF from an offset on, as many as are whole; the offset after them. Invalid UTF-8 becomes U+FFFD.
+        """
+
+class BytePairs:
+    """The tokens of a vocabulary, and words merged by its list of pairs."""
+
+    def __init__(self, tokens: StringList, merges: StringList) -> None:
+        """
+        Tokens by their ids, and merges as `left right`, the first one first. Raises ValueError for what stands twice, and for merges that are not of three tokens.
+        """
+
+    def __len__(self) -> int: ...
+
+    def find(self, token: str) -> int | None:
+        """The id of a token, or None."""
+
+    def spelled(self, ids: list) -> list:
+        """The tokens of ids, without those that are none."""
+
+    def decode(self, ids: list, without: object) -> str:
+        """
+        The text of ids, without those of a set and those that are none. Bytes that are no UTF-8 become U+FFFD.
+        """
+
+    def encode(self, letters: list, whole: bool) -> list:
+        """
+        The tokens of words that are given letter by letter. The letters of a word after its first have the number of tokens, n, added to their ids. A letter that is no token is 2 n or 2 n + 1. Where `whole`, a word that is a token is not merged.
+        """
+
+    def merges(self) -> list:
+        """The ids of each merge's left and right token, the first merge first."""
 
 class PrefixTree:
     def __init__(self, page_tokens: int, windows: Sequence, slope: float) -> None: ...

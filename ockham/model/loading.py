@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ class LoadedModel:
     hash of every byte (see `digest`), so that a checkpoint quantised at load, its cached weights
     and the directory that it was converted to are one. `eos_token_ids` are those of config.json and
     generation_config.json together; `sampling_defaults` are what the latter sets of
-    `SamplingParams`, by name.
+    `SamplingParams`, by name. `metadata` are those of a GGUF file, where `load_model` was asked to
+    keep them.
     """
 
     directory: Path
@@ -69,6 +70,7 @@ class LoadedModel:
     generation_config: dict[str, Any]
     sampling_defaults: dict[str, Any]
     raw_config: dict[str, Any]
+    metadata: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class PlannedModel:
     generation_config: dict[str, Any]
     sampling_defaults: dict[str, Any]
     eos_token_ids: tuple[int, ...]
+    metadata: Mapping[str, Any] | None
 
     @property
     def weight_format(self) -> str:
@@ -126,14 +129,21 @@ def plan_model(config: EngineConfig) -> PlannedModel:
             generation_config=generation,
             sampling_defaults=sampling,
             eos_token_ids=ends,
+            metadata=opened.metadata,
         )
     except BaseException:
         source.close()
         raise
 
 
-def load_model(config: EngineConfig, progress: Callable[[str], None] | None = None) -> LoadedModel:
-    """Load a model, telling `progress` in sentences what is being done.
+def load_model(
+    config: EngineConfig,
+    progress: Callable[[str], None] | None = None,
+    *,
+    keep_metadata: bool = False,
+) -> LoadedModel:
+    """Load a model, telling `progress` in sentences what is being done. `keep_metadata` is for who
+    reads the tokenizer of a GGUF file next: they are tens of megabytes.
 
     Raises as `plan_model` does, before any memory is taken, and ModelError naming the tensor if
     the files are damaged or hold NaN or infinity.
@@ -181,6 +191,7 @@ def load_model(config: EngineConfig, progress: Callable[[str], None] | None = No
         generation_config=planned.generation_config,
         sampling_defaults=planned.sampling_defaults,
         raw_config=planned.raw_config,
+        metadata=planned.metadata if keep_metadata else None,
     )
 
 

@@ -24,6 +24,7 @@ from ockham.text.token_bytes import speller
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
+    from ockham.model.checkpoint.gguf.byte_pairs import BytePairTokenizer
     from ockham.text.chat_renderer import ChatRenderer, Template
 
 MOST_TEMPLATE_BYTES = 4 << 20
@@ -44,17 +45,24 @@ _NAMED_SPECIAL_TOKENS = (
 class Tokenizer:
     """The tokenizer of a checkpoint's directory or GGUF file. Safe to share among threads."""
 
-    def __init__(self, directory: Path, chat_template: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        chat_template: Path | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
         """Read `tokenizer.json` and the files beside it, or what a GGUF file carries in their
         place; raises ModelError if it cannot be. `chat_template` is a file with a template that is
-        taken instead of the checkpoint's own."""
+        taken instead of the checkpoint's own, `metadata` are the GGUF file's, where they have been
+        read."""
         self.directory = Path(directory)
         self.notes: tuple[str, ...] = ()
         """What a user should know of it, in sentences."""
+        self._backend: Backend | BytePairTokenizer
         if self.directory.is_file():
             from ockham.model.checkpoint.gguf.tokenizer import read_tokenizer
 
-            self._backend, config, self.notes = read_tokenizer(self.directory)
+            self._backend, config, self.notes = read_tokenizer(self.directory, metadata)
         else:
             self._backend = _load_backend(self.directory)
             config = _read_json(self.directory / "tokenizer_config.json")
@@ -402,15 +410,18 @@ def _characters(stretch: bytearray) -> list[str]:
     return characters
 
 
-def load_tokenizer(config: EngineConfig, directory: Path) -> Tokenizer | None:
+def load_tokenizer(
+    config: EngineConfig, directory: Path, metadata: Mapping[str, Any] | None = None
+) -> Tokenizer | None:
     """The tokenizer that goes with the checkpoint in `directory`: the one that `config.tokenizer`
     names (a directory, a hub name, or "lab"), else the checkpoint's own; None if it is left out.
+    `metadata` are those of the checkpoint's GGUF file, where they have been read.
     """
     if config.skip_tokenizer_init:
         return None
     template = None if config.chat_template is None else Path(config.chat_template)
     if config.tokenizer is None:
-        return Tokenizer(directory, template)
+        return Tokenizer(directory, template, metadata)
     if config.tokenizer == "lab":
         return Tokenizer(BUILT_IN["lab"], template)
     if Path(config.tokenizer).exists():
@@ -524,7 +535,7 @@ def _read_template(path: Path) -> str:
         raise ModelError(f"the chat template {path} cannot be read ({error}).") from error
 
 
-def _fallback_bytes(backend: Backend) -> dict[int, int]:
+def _fallback_bytes(backend: Backend | BytePairTokenizer) -> dict[int, int]:
     """Token id -> byte, for tokenizers that spell unknown characters as `<0xNN>`; empty if not."""
     decoder = backend.decoder
     if decoder is None or b'"ByteFallback"' not in decoder.__getstate__():

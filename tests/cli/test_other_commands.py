@@ -77,6 +77,23 @@ def test_startup_is_longer_than_an_import_and_an_import_than_nothing() -> None:
     )
     assert first > imported > 0
     assert nothing > 0
+    assert found["prompt"] == "text"
+
+
+def test_startup_takes_the_tokenizer_of_a_gguf_file_into_account(tmp_path: Path) -> None:
+    args = ("bench", "make-checkpoint", "--shape", "tiny", "--gguf", str(tmp_path / "tiny"))
+    assert call(*args).exit_code == 0
+    found = report("bench", "startup", str(tmp_path / "tiny"), "--repeats", "1")
+    assert found["prompt"] == "text"
+    told = call("bench", "startup", str(tmp_path / "tiny"), "--repeats", "1")
+    assert "to its first byte, a prompt of text" in told.output
+    again = call(*args)
+    assert again.exit_code == 2
+    assert "is not an empty directory" in again.output
+
+
+def test_startup_without_a_tokenizer_says_that_the_prompt_is_token_ids(random_model: str) -> None:
+    assert report("bench", "startup", random_model, "--repeats", "1")["prompt"] == "token ids"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from ockham.model.program.description import ModelDescription, describe, read_co
 class OpenedModel:
     """A model of which headers have been read. `config` is its config.json, or what a GGUF file's
     metadata says in its place; so is `generation_config`. `notes` are sentences about what was
-    found. The caller closes `source`."""
+    found, `metadata` a GGUF file's own. The caller closes `source`."""
 
     config: dict[str, Any]
     description: ModelDescription
     source: Source
     generation_config: dict[str, Any]
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] | None = None
 
 
 def open_model(path: Path) -> OpenedModel:
@@ -34,7 +36,8 @@ def open_model(path: Path) -> OpenedModel:
         from ockham.model.checkpoint.gguf.source import GgufSource
 
         gguf = GgufSource(path)
-        return OpenedModel(gguf.config, gguf.description, gguf, gguf.generation_config)
+        generation = gguf.generation_config
+        return OpenedModel(gguf.config, gguf.description, gguf, generation, metadata=gguf.metadata)
     config = read_config(path)
     description = describe(config)
     generation = read_generation_config(path)

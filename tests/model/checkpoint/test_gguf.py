@@ -16,10 +16,14 @@ from safetensors.numpy import load_file, save_file
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
+from ockham.engine.engine import Engine
+from ockham.lab.vocabulary import made_up_vocabulary
 from ockham.model.checkpoint.gguf.blocks import READERS
 from ockham.model.checkpoint.gguf.config import config_of
 from ockham.model.checkpoint.gguf.file import GgufFile
+from ockham.model.checkpoint.gguf.types import TENSOR_TYPES
 from ockham.model.loading import LoadedModel, load_model, plan_model
+from ockham.text.tokenizer import Tokenizer
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.oracle import (
     COMMON,
@@ -31,6 +35,7 @@ from tests.helpers.oracle import (
 from tests.helpers.steps import prompt_logits
 from tests.helpers.tiny import tiny_llama
 from tests.helpers.tiny_tokenizers import byte_level_bpe
+from tests.helpers.vocabularies import add_vocabulary
 
 SHORT, LONG = longrope(0, 4)
 
@@ -270,6 +275,12 @@ def test_nan_is_refused_with_the_name_of_its_tensor(tmp_path: Path, kind: str) -
         load(path)
 
 
+def test_types_of_tensors_are_those_of_the_gguf_package() -> None:
+    for number, (name, block, block_bytes) in TENSOR_TYPES.items():
+        kind = gguf.GGMLQuantizationType(number)
+        assert (kind.name, gguf.GGML_QUANT_SIZES[kind]) == (name, (block, block_bytes))
+
+
 def test_truncated_files_are_refused_at_every_length(tmp_path: Path) -> None:
     path, _ = tiny(tmp_path)
     whole = path.read_bytes()
@@ -341,7 +352,7 @@ llm = LLM(model=sys.argv[1], max_num_seqs=2)
 params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
 output = llm.generate(["The quick brown fox"], params)[0].outputs[0]
 assert output.text and len(output.token_ids) == 4
-print([m for m in ("torch", "transformers") if m in sys.modules])
+print([m for m in ("torch", "transformers", "gguf") if m in sys.modules])
 """
 
 
@@ -368,6 +379,36 @@ def test_a_file_is_served_with_its_own_tokenizer_and_without_pytorch(tmp_path: P
         check=False,
     )
     assert printed.stdout.strip() == "[]", printed.stderr
+
+
+def test_an_engine_reads_the_header_once_and_keeps_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, merges = made_up_vocabulary(400)
+    tiny_llama(tmp_path, vocab_size=len(tokens))
+    config = json.loads((tmp_path / "config.json").read_text())
+    path = tmp_path / "model.gguf"
+    write_gguf(
+        path,
+        "llama",
+        config,
+        load_file(tmp_path / "model.safetensors"),
+        metadata=lambda writer: add_vocabulary(writer, tokens, merges, tokenizer_pre="qwen2"),
+    )
+    opened: list[Path] = []
+    read = GgufFile._read_header
+
+    def counted(file: GgufFile) -> None:
+        opened.append(file.path)
+        read(file)
+
+    monkeypatch.setattr(GgufFile, "_read_header", counted)
+    engine = Engine(EngineConfig(model=str(path), max_num_seqs=2))
+    assert opened == [path]
+    assert engine.tokenizer is not None
+    assert engine.tokenizer.described == Tokenizer(path).described
+    assert engine.model.metadata is None
+    assert load(path).metadata is None
 
 
 def test_a_directory_that_holds_only_a_gguf_file_is_that_model(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
+from ockham.model.checkpoint.gguf.strings import STRINGS
 from ockham.model.program.description import ModelDescription, Spelling, describe
 
 KEYS = {
@@ -336,11 +337,10 @@ def _check_yarn(given: Any) -> None:
 def _end_tokens(metadata: Mapping[str, Any]) -> list[int]:
     keys = ("eos_token_id", "eot_token_id", "eom_token_id")
     named = [metadata.get(f"tokenizer.ggml.{key}") for key in keys]
-    tokens = metadata.get("tokenizer.ggml.tokens") or []
-    kinds = metadata.get("tokenizer.ggml.token_type") or []
-    spelled = [
-        i
-        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
-        if kind == _CONTROL and token in END_TOKENS
-    ]
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    kinds = metadata.get("tokenizer.ggml.token_type")
+    spelled: list[int] = []
+    if isinstance(tokens, STRINGS) and isinstance(kinds, list):  # else the tokenizer is refused
+        control = [i for i, kind in enumerate(kinds[: len(tokens)]) if kind == _CONTROL]
+        spelled = [i for i in control if tokens[i] in END_TOKENS]
     return list(dict.fromkeys([*(i for i in named if i is not None), *spelled]))

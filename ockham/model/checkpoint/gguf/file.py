@@ -1,8 +1,8 @@
 """The header of a GGUF file: metadata, and where each tensor stands.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
-Types and their block sizes are those of the `gguf` package. Its own reader is not used: it maps the
-file, names no tensor in its errors, and takes 9 s for a vocabulary of 150,000 tokens with merges.
+The `gguf` package's own reader is not used: it maps the file, names no tensor in its errors, and
+takes 9 s for a vocabulary of 150,000 tokens with merges.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
+from ockham.kernels.native import core
+from ockham.model.checkpoint.gguf.strings import STRINGS, PlainStrings
+from ockham.model.checkpoint.gguf.types import TENSOR_TYPES, TensorType
 from ockham.model.files.weights_file import WeightsFile
 
 VERSIONS = (2, 3)
@@ -41,13 +42,13 @@ _STRING, _ARRAY = 8, 9
 class GgufTensor:
     """A tensor of rows of `shape[-1]` values: bytes [start, stop) of `file`.
 
-    `type` is None, and `stop` is `start`, where `type_number` is not known to the `gguf` package.
+    `type` is None, and `stop` is `start`, where `type_number` is none of TENSOR_TYPES.
     """
 
     file: GgufFile
     name: str
     shape: tuple[int, ...]
-    type: GGMLQuantizationType | None
+    type: TensorType | None
     type_number: int
     start: int
     stop: int
@@ -65,8 +66,8 @@ class GgufTensor:
 class GgufFile(WeightsFile):
     """One open file, whose header has been checked whole.
 
-    `metadata` holds numbers, booleans, strings and lists of them. Raises ModelError if the file is
-    no GGUF file of this kind, or is truncated.
+    `metadata` holds numbers, booleans, strings and lists of them; those of strings are STRINGS.
+    Raises ModelError if the file is no GGUF file of this kind, or is truncated.
     """
 
     def __init__(self, path: Path) -> None:
@@ -117,17 +118,15 @@ class GgufFile(WeightsFile):
         return name, sizes[::-1], cursor.number("I", what), cursor.number("Q", what)
 
     def _tensor(self, name: str, shape: tuple[int, ...], number: int, start: int) -> GgufTensor:
-        try:
-            kind = GGMLQuantizationType(number)
-        except ValueError:
+        kind = TENSOR_TYPES.get(number)
+        if kind is None:
             return GgufTensor(self, name, shape, None, number, start, start)
-        block, block_bytes = GGML_QUANT_SIZES[kind]
-        if shape[-1] % block:
+        if shape[-1] % kind.block:
             raise ModelError(
                 f"tensor {shown(name)} of {self.path} has rows of {shape[-1]} values, which do not "
-                f"divide into the {kind.name} blocks of {block}."
+                f"divide into the {kind.name} blocks of {kind.block}."
             )
-        stop = start + math.prod(shape) // block * block_bytes
+        stop = start + math.prod(shape) // kind.block * kind.block_bytes
         if stop > self.nbytes:
             raise ModelError(
                 f"{self.path} ends at byte {self.nbytes}, inside or before tensor {shown(name)}: "
@@ -159,7 +158,8 @@ class _Cursor:
                 f"{what}: the file is damaged."
             )
         while len(self._held) < stop:
-            chunk = bytearray(min(max(CHUNK_BYTES, count), self._size - len(self._held)))
+            most = min(self._size, MOST_HEADER_BYTES) - len(self._held)
+            chunk = bytearray(min(max(CHUNK_BYTES, count), most))
             self._file.read_into(memoryview(chunk), len(self._held), what)
             self._held += chunk
         taken = bytes(self._held[self.offset : stop])
@@ -173,6 +173,17 @@ class _Cursor:
 
     def string(self, what: str) -> str:
         return self.bytes(self.number("Q", what), what).decode(errors="replace")
+
+    def strings(self, count: int, what: str) -> core.StringList | PlainStrings:
+        """So many strings: all that are held whole at once, then more of the file is read."""
+        found = STRINGS()
+        while True:
+            self.offset = found.read(self._held, self.offset, count - len(found))
+            if len(found) == count:
+                return found
+            start = self.offset
+            self.string(what)
+            self.offset = start
 
     def value(self, kind: int, key: str) -> Any:
         if kind in _SCALARS:
@@ -198,4 +209,6 @@ class _Cursor:
         if item in _SCALARS:
             spelled = f"<{count}{_SCALARS[item]}"
             return list(struct.unpack(spelled, self.bytes(struct.calcsize(spelled), key)))
+        if item == _STRING:
+            return self.strings(count, key)
         return [self.value(item, key) for _ in range(count)]

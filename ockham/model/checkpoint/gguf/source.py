@@ -14,7 +14,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from gguf.quants import dequantize
 
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
@@ -77,6 +76,11 @@ class GgufSource:
             raise
 
     @property
+    def metadata(self) -> dict[str, Any]:
+        """Those of the first part, tokenizer included."""
+        return self._parts.metadata
+
+    @property
     def files(self) -> list[GgufFile]:
         return self._parts.files
 
@@ -114,9 +118,7 @@ class GgufSource:
             if tensor.type_name in PLAIN:
                 yield raw.view(PLAIN[tensor.type_name])
             else:
-                assert tensor.type is not None
-                with np.errstate(all="ignore"):  # infinite scales are found by who packs them
-                    yield dequantize(raw, tensor.type)
+                yield _widened(raw, tensor)
 
     def quantised(self, part: Part) -> Iterator[QuantisedRows]:
         """A block of Q4_0 is an fp16 scale and 16 bytes: inputs 0 to 15 low, 16 to 31 high.
@@ -222,6 +224,16 @@ class GgufSource:
                 raise ModelError(f"tensor {tensor.name!r} of {tensor.file.path} is no row of F32.")
             found[name] = next(self._read(tensor, 0, 1, 1)).view(np.float32)[0].tolist()
         return found
+
+
+def _widened(raw: npt.NDArray[np.uint8], tensor: GgufTensor) -> Array:
+    """Rows of blocks as fp32, by the `gguf` package."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    with np.errstate(all="ignore"):  # infinite scales are found by who packs them
+        rows: Array = dequantize(raw, GGMLQuantizationType(tensor.type_number))
+    return rows
 
 
 def _transformers_order(rows: int, head: int) -> npt.NDArray[np.int64]:

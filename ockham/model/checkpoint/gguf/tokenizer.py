@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
+from ockham.model.checkpoint.gguf.byte_pairs import BytePairTokenizer, letters_model, read_pairs
 from ockham.model.checkpoint.gguf.parts import GgufParts
 from ockham.model.checkpoint.gguf.splitting import SPLITTINGS
+from ockham.model.checkpoint.gguf.strings import STRINGS, Strings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
+    from tokenizers.models import BPE
 
-UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6
-"""Kinds of tokens in `tokenizer.ggml.token_type`; 1 is an ordinary one."""
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Kinds of tokens in `tokenizer.ggml.token_type`."""
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -33,15 +36,18 @@ _NAMED = {
 """Name in tokenizer_config.json -> key of the metadata."""
 
 
-def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any], tuple[str, ...]]:
+def read_tokenizer(
+    path: Path, metadata: Mapping[str, Any] | None = None
+) -> tuple[Backend | BytePairTokenizer, dict[str, Any], tuple[str, ...]]:
     """The tokenizer of a GGUF file, or any part of one, its tokenizer_config.json, and what a user
-    should know of it.
+    should know of it. `metadata` are the file's, where they have been read.
 
     Raises ModelError if the file has none, or one of a kind that is not supported.
     """
-    parts = GgufParts(path)
-    parts.close()
-    metadata = parts.metadata
+    if metadata is None:
+        parts = GgufParts(path)
+        parts.close()
+        metadata = parts.metadata
     kind, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
     if kind not in ("gpt2", "llama") or not tokens:
         raise ModelError(
@@ -50,10 +56,12 @@ def read_tokenizer(path: Path) -> tuple[Backend, dict[str, Any], tuple[str, ...]
         )
     _check(path, metadata)
     try:
-        backend = (_byte_level if kind == "gpt2" else _sentencepiece)(path, metadata, tokens)
-        _add_special(backend, metadata, tokens)
         config = _config(metadata, tokens)
-        _add_ends(backend, metadata, config, kind)
+        backend = (
+            _byte_level(path, metadata, tokens, config)
+            if kind == "gpt2"
+            else _sentencepiece(path, metadata, list(tokens), config)
+        )
     except ModelError:
         raise
     except Exception as error:  # the library raises plain Exception for every defect
@@ -78,21 +86,15 @@ _NUMBERS = ("scores", "token_type")
 
 def _check(path: Path, metadata: Mapping[str, Any]) -> None:
     """Raise ModelError for lists that hold something else, or ids of no token."""
-    for name, kind in (*((n, str) for n in _STRINGS), *((n, int | float) for n in _NUMBERS)):
+    for name in (*_STRINGS, *_NUMBERS):
         values = metadata.get(f"tokenizer.ggml.{name}")
-        if values is None:
+        if values is None or isinstance(values, STRINGS if name in _STRINGS else list):
             continue
-        if not isinstance(values, list) or not all(isinstance(each, kind) for each in values):
-            raise ModelError(
-                f"tokenizer.ggml.{name} of {path} must be a list of "
-                f"{'texts' if kind is str else 'numbers'}, not {shown(values)}."
-            )
+        kind = "texts" if name in _STRINGS else "numbers"
+        raise ModelError(
+            f"tokenizer.ggml.{name} of {path} must be a list of {kind}, not {shown(values)}."
+        )
     count = len(metadata["tokenizer.ggml.tokens"])
-    for merge in metadata.get("tokenizer.ggml.merges") or ():
-        if " " not in merge:
-            raise ModelError(
-                f"tokenizer.ggml.merges of {path} holds {shown(merge)}, which is no pair of pieces."
-            )
     unknown = metadata.get("tokenizer.ggml.unknown_token_id")
     if unknown is not None and not (isinstance(unknown, int) and 0 <= unknown < count):
         raise ModelError(
@@ -101,8 +103,10 @@ def _check(path: Path, metadata: Mapping[str, Any]) -> None:
         )
 
 
-def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
-    from tokenizers import Tokenizer, decoders, models, normalizers
+def _byte_level(
+    path: Path, metadata: Mapping[str, Any], tokens: Strings, config: Mapping[str, Any]
+) -> Backend | BytePairTokenizer:
+    from tokenizers import Tokenizer, decoders, normalizers
 
     pre = metadata.get("tokenizer.ggml.pre", "default")
     if not isinstance(pre, str) or pre not in SPLITTINGS:
@@ -111,22 +115,43 @@ def _byte_level(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) 
             f"{', '.join(SPLITTINGS)}. Name another tokenizer with --tokenizer."
         )
     splitting = SPLITTINGS[pre]
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges", ())]
-    backend = Tokenizer(
-        models.BPE(
-            vocab={token: i for i, token in enumerate(tokens)},
-            merges=merges,
-            ignore_merges=splitting.whole,
-        )
-    )
+    merges = metadata.get("tokenizer.ggml.merges", STRINGS())
+    control, users = _special(metadata, tokens)
+    added = {*control, *users, *(config[name] for name in _NAMED if name in config)}
+    pairs = read_pairs(tokens, merges, added, splitting.whole)
+    if pairs is None:
+        model = _whole_model(path, tokens, merges, splitting.whole)
+    else:
+        model = letters_model(pairs, added)
+    backend = Tokenizer(model)
     backend.pre_tokenizer = splitting.pre_tokenizer()
     if splitting.composed:
         backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
-    return backend
+    _add_special(backend, control, users)
+    _add_ends(backend, metadata, config, splitting.begins, byte_level=True)
+    return backend if pairs is None else BytePairTokenizer(backend, pairs, splitting.whole)
 
 
-def _sentencepiece(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str]) -> Backend:
+def _whole_model(path: Path, tokens: Strings, merges: Strings, whole: bool) -> BPE:
+    """The library's model with the whole vocabulary and all merges."""
+    from tokenizers.models import BPE
+
+    pairs = []
+    for merge in merges:
+        left, space, right = merge.partition(" ")
+        if not space:
+            raise ModelError(
+                f"tokenizer.ggml.merges of {path} holds {shown(merge)}, which is no pair of pieces."
+            )
+        pairs.append((left, right))
+    vocab = {token: i for i, token in enumerate(tokens)}
+    return BPE(vocab=vocab, merges=pairs, ignore_merges=whole)
+
+
+def _sentencepiece(
+    path: Path, metadata: Mapping[str, Any], tokens: Sequence[str], config: Mapping[str, Any]
+) -> Backend:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     gemma = str(metadata.get("general.architecture")).startswith("gemma")
@@ -153,6 +178,8 @@ def _sentencepiece(path: Path, metadata: Mapping[str, Any], tokens: Sequence[str
     backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
     decoding: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence([*decoding, *([decoders.Strip(" ", 1, 0)] * bool(prefix))])
+    _add_special(backend, *_special(metadata, tokens))
+    _add_ends(backend, metadata, config, begins=True, byte_level=False)
     return backend
 
 
@@ -170,40 +197,44 @@ def _merges(
     return [(left, right) for *_, left, right in sorted(found)]
 
 
-def _add_special(backend: Backend, metadata: Mapping[str, Any], tokens: Sequence[str]) -> None:
+def _special(metadata: Mapping[str, Any], tokens: Strings) -> tuple[list[str], list[str]]:
     """Tokens that are found whole in a text: control tokens, which are special, and the user's."""
+    kinds = (metadata.get("tokenizer.ggml.token_type") or [])[: len(tokens)]
+    others = [(i, kind) for i, kind in enumerate(kinds) if kind != NORMAL]
+    control = [tokens[i] for i, kind in others if kind in (UNKNOWN, CONTROL)]
+    return control, [tokens[i] for i, kind in others if kind == USER_DEFINED]
+
+
+def _add_special(backend: Backend, control: Sequence[str], users: Sequence[str]) -> None:
     from tokenizers import AddedToken
 
-    kinds = metadata.get("tokenizer.ggml.token_type") or []
-    for wanted, special in (((UNKNOWN, CONTROL), True), ((USER_DEFINED,), False)):
-        named = [t for t, kind in zip(tokens, kinds, strict=False) if kind in wanted]
-        added = [AddedToken(t, normalized=False, special=special) for t in named]
-        if special:
-            backend.add_special_tokens(added)
-        else:
-            backend.add_tokens(added)
+    backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
+    backend.add_tokens([AddedToken(t, normalized=False, special=False) for t in users])
 
 
 def _add_ends(
-    backend: Backend, metadata: Mapping[str, Any], config: Mapping[str, Any], kind: str
+    backend: Backend,
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any],
+    begins: bool,
+    byte_level: bool,
 ) -> None:
     """What is put around every text: bos and eos, as the file says or as its kind does."""
     from tokenizers import processors
 
-    usual = kind == "llama" or SPLITTINGS[metadata.get("tokenizer.ggml.pre", "default")].begins
     bos, eos = config.get("bos_token"), config.get("eos_token")
-    with_bos = metadata.get("tokenizer.ggml.add_bos_token", usual) and bos is not None
+    with_bos = metadata.get("tokenizer.ggml.add_bos_token", begins) and bos is not None
     with_eos = metadata.get("tokenizer.ggml.add_eos_token", False) and eos is not None
     ends = [token for token, wanted in ((bos, with_bos), (eos, with_eos)) if wanted]
     if ends:
         parts = [*([str(bos)] * bool(with_bos)), "$A", *([str(eos)] * bool(with_eos))]
         ids = [(str(token), backend.token_to_id(str(token))) for token in dict.fromkeys(ends)]
         template = processors.TemplateProcessing(single=parts, special_tokens=ids)
-        byte_level = [processors.ByteLevel(trim_offsets=False)] if kind == "gpt2" else []
-        backend.post_processor = processors.Sequence([*byte_level, template])
+        first = [processors.ByteLevel(trim_offsets=False)] if byte_level else []
+        backend.post_processor = processors.Sequence([*first, template])
 
 
-def _config(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
+def _config(metadata: Mapping[str, Any], tokens: Strings) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name, key in _NAMED.items():
         token = metadata.get(f"tokenizer.ggml.{key}")
