@@ -37,14 +37,16 @@ class Runner:
         if speculation.wants_hidden_states:
             rows = np.concatenate((step.wants_logits, step.wants_argmax))
             step.wants_hidden = {engine.own_model.layers - 1: rows}
-        with self._in_backend():
-            executor = engine.executor
+        executor, begin = engine.executor, time.perf_counter()
+        try:
             run = executor.begin(step)
             for start, stop, hook in engine.attachments.ranges():
                 executor.run(run, start, stop)
                 if hook is not None:
                     hook(run)
             return executor.finish(run)
+        finally:
+            self.backend_s += time.perf_counter() - begin
 
     def sample(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
         if not draws:
