@@ -240,6 +240,12 @@ def ask_of(seam: str, name: str) -> type[Ask] | None:
         return None
 
 
+def modules_of_techniques() -> frozenset[str]:
+    """The names that techniques may have, found without importing one."""
+    return frozenset[str]().union(*map(_modules, SEAMS))
+
+
+@cache
 def asks_at(seam: str) -> dict[str, type[Ask]]:
     """The techniques of a seam that requests may ask for."""
     return {t.name: t.ask for t in techniques(seam) if t.ask is not None}

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ockham.core.errors import InvalidRequest
-from ockham.core.registry import asked_by, asks_at
+from ockham.core.registry import asked_by, asks_at, modules_of_techniques
 
 NAMED = ("reuse",)
 """Fields that name a technique of the seam of that name; its ask's fields stand beside them."""
@@ -59,13 +59,21 @@ def with_asks(kind: type, names: Iterable[Any]) -> type:
     techniques have."""
     if not issubclass(kind, TakesAsks):
         return kind
-    own = set(kind.__struct_fields__)
-    found = sorted(
-        name
-        for name in names
-        if name not in own and name not in getattr(kind, "neutral", {}) and _type_of(name)
+    own = _own(kind)
+    if own.issuperset(names):
+        return kind
+    # A body may have any number of names: few of them are looked up.
+    possible = modules_of_techniques().union(
+        *(ask.settings() for seam in NAMED for ask in asks_at(seam).values())
     )
+    found = sorted(name for name in (possible - own).intersection(names) if _type_of(name))
     return _widened(kind, tuple(found)) if found else kind
+
+
+@lru_cache(maxsize=64)
+def _own(kind: type[TakesAsks]) -> frozenset[str]:
+    """What a request may hold of fields that are no technique's."""
+    return frozenset((*kind.__struct_fields__, *getattr(kind, "neutral", {})))
 
 
 @lru_cache(maxsize=64)
