@@ -215,5 +215,5 @@ def test_a_piece_without_end_is_refused_at_once(tmp_path: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ModelError, match="too long to find .* the longest has 1000000 characters"):
+    with pytest.raises(ModelError, match=r"too long to find .* the longest has 1000000 characters"):
         OckhamTokenizer(tmp_path / "m.gguf")
