@@ -1,7 +1,10 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
 
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <optional>
@@ -159,6 +162,48 @@ nb::list spelled(const BytePairs& pairs, const nb::list& ids) {
     return tokens;
 }
 
+// A token cut in two tokens; by their scores merges go one before the other.
+struct Cut {
+    double score;
+    uint32_t left, right;
+    bool operator<(const Cut& other) const {
+        if (score != other.score) return score > other.score;
+        return left != other.left ? left < other.left : right < other.right;
+    }
+};
+
+nb::object scored_merges(const nb::list& tokens, const std::vector<double>& scores,
+                         const std::vector<bool>& mergeable) {
+    if (scores.size() != tokens.size() || mergeable.size() != tokens.size())
+        throw std::invalid_argument("each token has a score, and is mergeable or not.");
+    BytePairs known(tokens.size(), 0);
+    std::vector<uint32_t> ids;  // of the tokens that are known
+    for (uint32_t id = 0; id < tokens.size(); ++id) {
+        if (!mergeable[id]) continue;
+        if (std::isnan(scores[id]) || !known.add_token(utf8(tokens[id]))) return nb::none();
+        ids.push_back(id);
+    }
+    std::vector<Cut> cuts;
+    {
+        nb::gil_scoped_release release;
+        for (uint32_t index = 0; index < known.size(); ++index) {
+            const std::string_view token = known.token(index);
+            for (size_t place = 1; place < token.size(); ++place) {
+                if ((static_cast<uint8_t>(token[place]) & 0xC0) == 0x80) continue;  // in a character
+                const uint32_t left = known.find(token.substr(0, place));
+                if (left == BytePairs::kNone) continue;
+                const uint32_t right = known.find(token.substr(place));
+                if (right != BytePairs::kNone)
+                    cuts.push_back({scores[ids[index]], ids[left], ids[right]});
+            }
+        }
+        std::sort(cuts.begin(), cuts.end());
+    }
+    nb::list merges;
+    for (const Cut& cut : cuts) merges.append(nb::make_tuple(tokens[cut.left], tokens[cut.right]));
+    return merges;
+}
+
 }  // namespace
 
 void bind_text(nb::module_& module) {
@@ -187,6 +232,11 @@ void bind_text(nb::module_& module) {
         .def("read", &read_strings, "bytes"_a, "offset"_a, "count"_a,
              "Add up to `count` strings of GGUF from an offset on, as many as are whole; the "
              "offset after them. Invalid UTF-8 becomes U+FFFD.");
+    module.def("scored_merges", &scored_merges, "tokens"_a, "scores"_a, "mergeable"_a,
+               nb::sig("def scored_merges(tokens: list[str], scores: collections.abc.Sequence[float], "
+                       "mergeable: collections.abc.Sequence[bool]) -> list[tuple[str, str]] | None"),
+               "All pairs of mergeable tokens that make up one, those of the best score first and "
+               "then by the pairs' ids. None where a token stands twice, or a score is no number.");
     nb::class_<BytePairs>(module, "BytePairs",
                           "The tokens of a vocabulary, and words merged by its list of pairs.")
         .def("__init__",

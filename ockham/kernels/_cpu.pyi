@@ -198,6 +198,11 @@ class StringList:
         Add up to `count` strings of GGUF from an offset on, as many as are whole; the offset after them. Invalid UTF-8 becomes U+FFFD.
         """
 
+def scored_merges(tokens: list[str], scores: Sequence[float], mergeable: Sequence[bool]) -> list[tuple[str, str]] | None:
+    """
+    All pairs of mergeable tokens that make up one, those of the best score first and then by the pairs' ids. None where a token stands twice, or a score is no number.
+    """
+
 class BytePairs:
     """The tokens of a vocabulary, and words merged by its list of pairs."""
 

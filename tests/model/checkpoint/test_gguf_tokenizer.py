@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from tokenizers import Tokenizer, normalizers, processors
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
+from ockham.kernels.native import core
 from ockham.model.checkpoint.gguf.splitting import SPLITTINGS
+from ockham.model.checkpoint.gguf.tokenizer import BYTE, CONTROL, UNKNOWN, _merges, _plain_merges
 from ockham.text.tokenizer import Tokenizer as OckhamTokenizer
 from ockham.text.tokenizer import load_tokenizer
 from tests.helpers.tiny import LAB
@@ -183,3 +186,34 @@ def test_a_file_that_does_not_say_how_words_are_split_is_loaded_with_a_warning(
     assert OckhamTokenizer(saying).notes == ()
     pieces = write(tmp_path / "c.gguf", "llama", metaspace_byte_fallback())
     assert OckhamTokenizer(pieces).notes == ()
+
+
+@pytest.mark.skipif(core is None, reason="the native core was not built")
+def test_merges_that_follow_from_scores_are_the_same_natively() -> None:
+    chance = random.Random(3)
+    for _ in range(300):
+        count = chance.randrange(60)
+        letters = ["a", "b", "\u00e9", "\u2581", "\U0001f600"]
+        tokens = ["".join(chance.choices(letters, k=chance.randrange(6))) for _ in range(count)]
+        if chance.random() < 0.8:
+            tokens = list(dict.fromkeys(tokens))
+        scores = [chance.choice([-1.0, -2.5, 0.0, -0.0, 3]) for _ in tokens]
+        if tokens and chance.random() < 0.1:
+            scores[-1] = float("inf")
+        kinds = [chance.choice([1, 1, 1, 2, 3, 4, 6]) for _ in tokens]
+        mergeable = [kind not in (UNKNOWN, CONTROL, BYTE) for kind in kinds]
+        expected = _plain_merges(tokens, scores, mergeable)
+        assert _merges(tokens, scores, kinds) == expected
+        once = len(set(tokens)) == len(tokens)
+        assert (core.scored_merges(tokens, scores, mergeable) == expected) or not once
+
+
+def test_a_piece_without_end_is_refused_at_once(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["a", "a" * 1_000_000])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match=r"too long to find .* the longest has 1000000 characters"):
+        OckhamTokenizer(tmp_path / "m.gguf")

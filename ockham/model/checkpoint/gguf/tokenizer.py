@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
+from ockham.kernels.native import core
 from ockham.model.checkpoint.gguf.byte_pairs import BytePairTokenizer, letters_model, read_pairs
 from ockham.model.checkpoint.gguf.parts import GgufParts
 from ockham.model.checkpoint.gguf.splitting import SPLITTINGS
@@ -26,6 +27,10 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Kinds of tokens in `tokenizer.ggml.token_type`."""
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+
+MOST_CUTS = 500_000_000
+"""The squares of the pieces' lengths together, which is what it takes to find the merges that make
+them: some seconds. Those of 260,000 pieces are 20 million."""
 
 _NAMED = {
     "bos_token": "bos_token_id",
@@ -150,7 +155,7 @@ def _whole_model(path: Path, tokens: Strings, merges: Strings, whole: bool) -> B
 
 
 def _sentencepiece(
-    path: Path, metadata: Mapping[str, Any], tokens: Sequence[str], config: Mapping[str, Any]
+    path: Path, metadata: Mapping[str, Any], tokens: list[str], config: Mapping[str, Any]
 ) -> Backend:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
@@ -163,6 +168,11 @@ def _sentencepiece(
     kinds = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
     if len(scores) != len(tokens) or len(kinds) != len(tokens):
         raise ModelError(f"the tokenizer of {path} has not one score and one kind for each token.")
+    if sum([len(token) ** 2 for token in tokens]) > MOST_CUTS:
+        raise ModelError(
+            f"the tokens of {path} are too long to find the merges that make them; the longest has "
+            f"{max(map(len, tokens))} characters. Name another tokenizer with --tokenizer."
+        )
     unknown = metadata.get("tokenizer.ggml.unknown_token_id")
     backend = Tokenizer(
         models.BPE(
@@ -184,14 +194,23 @@ def _sentencepiece(
 
 
 def _merges(
-    tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int]
+    tokens: list[str], scores: Sequence[float], kinds: Sequence[int]
 ) -> list[tuple[str, str]]:
     """All pairs of pieces that make up a piece, the best piece first, as SentencePiece merges."""
-    mergeable = {t: i for i, t in enumerate(tokens) if kinds[i] not in (UNKNOWN, CONTROL, BYTE)}
+    mergeable = [kind not in (UNKNOWN, CONTROL, BYTE) for kind in kinds]
+    found = None if core is None else core.scored_merges(tokens, scores, mergeable)
+    return _plain_merges(tokens, scores, mergeable) if found is None else found
+
+
+def _plain_merges(
+    tokens: Sequence[str], scores: Sequence[float], mergeable: Sequence[bool]
+) -> list[tuple[str, str]]:
+    """The same without the native core, which takes a tenth of the time."""
+    places = {token: i for i, token in enumerate(tokens) if mergeable[i]}
     found: list[tuple[float, int, int, str, str]] = []
-    for token, index in mergeable.items():
+    for token, index in places.items():
         for cut in range(1, len(token)):
-            left, right = mergeable.get(token[:cut]), mergeable.get(token[cut:])
+            left, right = places.get(token[:cut]), places.get(token[cut:])
             if left is not None and right is not None:
                 found.append((-scores[index], left, right, token[:cut], token[cut:]))
     return [(left, right) for *_, left, right in sorted(found)]
