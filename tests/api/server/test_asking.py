@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -80,10 +81,9 @@ class ToyAsk(Ask, kw_only=True, frozen=True):
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A technique of one file that nothing else has heard of."""
     modules = registry._modules
-    monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
     monkeypatch.setattr(
         registry, "_modules", lambda seam: modules(seam) | ({"toy"} if seam == "search" else set())
     )
@@ -94,6 +94,9 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
         name: ClassVar[str] = "toy"
         Ask: ClassVar[type[ToyAsk]] = ToyAsk
+
+    yield
+    del registry._techniques["search", "toy"]
 
 
 @pytest.mark.usefixtures("toy")
