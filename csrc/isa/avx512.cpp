@@ -4,6 +4,7 @@
 #include "kernels/simd_avx512.h"
 
 #include "kernels/linear_kernels.h"
+#include "kernels/prepare_kernels.h"
 #include "kernels/block_kernels.h"
 #include "kernels/machine_kernels.h"
 #include "kernels/pack_kernels.h"

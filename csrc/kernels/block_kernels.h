@@ -1,5 +1,5 @@
 // Products with matrices of blocks: see blocks.h. Included by csrc/isa/*.cpp after a
-// simd_*.h and linear_kernels.h.
+// simd_*.h, linear_kernels.h and prepare_kernels.h.
 #pragma once
 
 #include <utility>

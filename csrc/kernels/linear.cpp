@@ -16,7 +16,7 @@ int64_t round_up(int64_t value, int64_t multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
-// A group of int8 weights as they were before they were rotated: hadamard() of linear_kernels.h again.
+// A group of int8 weights as they were before they were rotated: hadamard() of prepare_kernels.h again.
 void rotate_back(float* values) {
     for (int64_t half = 1; half < int8_group; half *= 2)
         for (int64_t i = 0; i < int8_group; ++i)

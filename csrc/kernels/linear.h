@@ -33,7 +33,7 @@ enum class Kind {
     // Groups of 64 consecutive k, the last one filled up with weights and inputs of zero: G of them.
     // weight: uint8 w + 128, [P][16 * G][16][4]. scale: fp16 [P][G][16]. Groups are rotated: the stored
     // weights are a group's times the orthonormal Hadamard matrix of 64, and a group of x is multiplied
-    // by that matrix before it is quantised (hadamard() in linear_kernels.h). The product stays what
+    // by that matrix before it is quantised (hadamard() in prepare_kernels.h). The product stays what
     // it was, but a large value is shared out over its group, so that both sides are rounded on a
     // finer scale (QuaRot, arXiv:2404.00456).
     // Where PackedMatrix::group is 0, a checkpoint's own codes are held: nothing is rotated, and

@@ -16,10 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest, ModelError
-from ockham.model.files.untrusted import read_object
 from ockham.model.hub import BUILT_IN
-from ockham.text.growth import check_growth
+from ockham.text.text_stream import REPLACEMENT, TextStream
 from ockham.text.token_bytes import speller
+from ockham.text.tokenizer_files import (
+    named_special_tokens,
+    read_backend,
+    read_json,
+    read_template,
+    read_templates,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -27,19 +33,8 @@ if TYPE_CHECKING:
     from ockham.model.checkpoint.gguf.byte_pairs import BytePairTokenizer
     from ockham.text.chat_renderer import ChatRenderer, Template
 
-MOST_TEMPLATE_BYTES = 4 << 20
 SHORT_TOKENS = 256
 """So few are decoded in less time than it takes to change threads."""
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_NAMED_SPECIAL_TOKENS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 
 
 class Tokenizer:
@@ -64,15 +59,15 @@ class Tokenizer:
 
             self._backend, config, self.notes = read_tokenizer(self.directory, metadata)
         else:
-            self._backend = _load_backend(self.directory)
-            config = _read_json(self.directory / "tokenizer_config.json")
-        self._config = {**_read_json(self.directory / "special_tokens_map.json"), **config}
-        self._special_tokens = _named_special_tokens(self._config)
+            self._backend = read_backend(self.directory)
+            config = read_json(self.directory / "tokenizer_config.json")
+        self._config = {**read_json(self.directory / "special_tokens_map.json"), **config}
+        self._special_tokens = named_special_tokens(self._config)
         self._own_template = chat_template is None
         self._templates = (
-            _read_templates(self.directory, config)
+            read_templates(self.directory, config)
             if chat_template is None
-            else {"default": _read_template(chat_template)}
+            else {"default": read_template(chat_template)}
         )
         self._mark_special()
         added = self._backend.get_added_tokens_decoder()
@@ -191,7 +186,7 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that one token adds to a text, also where they are only part of a character."""
         text = self.token_text(token_id)
-        if _REPLACEMENT not in text or self._spell is None:
+        if REPLACEMENT not in text or self._spell is None:
             return text.encode()
         return self._spell(self._backend.id_to_token(token_id) or "")
 
@@ -346,55 +341,6 @@ class Tokenizer:
         return text
 
 
-class TextStream:
-    """Decodes one token after another. What `push` and `finish` return adds up to exactly
-    `Tokenizer.decode` of all the ids, and never ends within a character before `finish`.
-
-    Only a window is decoded: the tokens that are not yet out, after those of the last emission.
-    These give the decoder the context that its rules need, such as no space before the first word.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
-        self._window: list[int] = []
-        self._context = 0  # tokens at the window's start that are out completely
-        self._emitted = 0  # characters of the window's text that are out
-
-    def push(self, token_id: int) -> str:
-        """The text that became certain with this token; may be empty."""
-        if self._tokenizer.is_silent(token_id, self._skip):
-            return ""
-        self._window.append(token_id)
-        text = self._tokenizer.decode(self._window, self._skip)
-        certain = _certain_characters(text)
-        if certain <= self._emitted:
-            return ""
-        new = text[self._emitted : certain]
-        self._emitted = certain
-        if certain == len(text):
-            self._window = self._window[self._context :]
-            self._context = len(self._window)
-            self._emitted = len(self._tokenizer.decode(self._window, self._skip))
-        return new
-
-    def finish(self) -> str:
-        """The rest: what was held back as an incomplete character. Nothing may be pushed after."""
-        text = self._tokenizer.decode(self._window, self._skip)
-        rest = text[self._emitted :]
-        self._emitted = len(text)
-        return rest
-
-
-def _certain_characters(text: str) -> int:
-    """Characters of `text` that no later token can change: at most three bytes of an unfinished
-    character can stand at its end, each shown as at most one U+FFFD."""
-    certain = len(text)
-    while certain and certain > len(text) - 3 and text[certain - 1] == _REPLACEMENT:
-        certain -= 1
-    return certain
-
-
 def _characters(stretch: bytearray) -> list[str]:
     """The characters of UTF-8 bytes, with one U+FFFD for each byte that belongs to none."""
     characters: list[str] = []
@@ -405,7 +351,7 @@ def _characters(stretch: bytearray) -> list[str]:
             break
         except UnicodeDecodeError as error:
             characters += rest[: error.start].decode()
-            characters += _REPLACEMENT * (error.end - error.start)
+            characters += REPLACEMENT * (error.end - error.start)
             rest = rest[error.end :]
     return characters
 
@@ -442,97 +388,6 @@ def _fetch(name: str) -> Path:
         raise ModelError(
             f"the tokenizer {name!r} is neither a directory nor to be had from the hub ({reason})."
         ) from error
-
-
-def _load_backend(directory: Path) -> Backend:
-    import tokenizers
-
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        hint = ""
-        if any((directory / name).exists() for name in ("tokenizer.model", "vocab.json")):
-            hint = (
-                " There is one in an older format: convert it once with transformers, "
-                "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)."
-            )
-        raise ModelError(
-            f"{directory} has no tokenizer.json.{hint} Name a tokenizer with --tokenizer, or take "
-            "--skip-tokenizer-init and give prompts as token ids."
-        )
-    try:
-        described = path.read_bytes()
-        check_growth(described, path)
-        backend = tokenizers.Tokenizer.from_buffer(described)
-    except ModelError:
-        raise
-    except Exception as error:  # the library raises plain Exception for every defect
-        raise ModelError(
-            f"{path} cannot be read as a tokenizer ({error}). Fetch it again, name another with "
-            "--tokenizer, or take --skip-tokenizer-init and give prompts as token ids."
-        ) from error
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return read_object(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}). Fetch it again.") from error
-
-
-def _named_special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Name ("eos_token") -> spelling, from entries that are strings or {"content": ...}."""
-    named = {}
-    for name in _NAMED_SPECIAL_TOKENS:
-        entry = config.get(name)
-        spelling = entry.get("content") if isinstance(entry, Mapping) else entry
-        if isinstance(spelling, str):
-            named[name] = spelling
-    return named
-
-
-def _read_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> chat template. Files beside tokenizer_config.json go before what stands in it."""
-    templates: dict[str, str] = {}
-    entry = config.get("chat_template")
-    if isinstance(entry, str):
-        templates["default"] = entry
-    elif isinstance(entry, list):
-        for named in entry:
-            if not isinstance(named, Mapping) or not {"name", "template"} <= named.keys():
-                raise ModelError(
-                    f"{directory / 'tokenizer_config.json'}: an entry of chat_template has no name "
-                    "or no template."
-                )
-            templates[str(named["name"])] = str(named["template"])
-    legacy = _read_json(directory / "chat_template.json").get("chat_template")
-    if isinstance(legacy, str):
-        templates["default"] = legacy
-    for path in sorted((directory / "additional_chat_templates").glob("*.jinja")):
-        templates[path.stem] = _read_template(path)
-    single = directory / "chat_template.jinja"
-    if single.exists():
-        templates["default"] = _read_template(single)
-    return templates
-
-
-def _read_template(path: Path) -> str:
-    """The text of a template. Raises ModelError."""
-    try:
-        if not path.is_file():
-            raise ModelError(f"the chat template {path} is no regular file.")
-        if path.stat().st_size > MOST_TEMPLATE_BYTES:
-            raise ModelError(
-                f"the chat template {path} has {path.stat().st_size} bytes; at most "
-                f"{MOST_TEMPLATE_BYTES} are taken."
-            )
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"the chat template {path} cannot be read ({error}).") from error
 
 
 def _fallback_bytes(backend: Backend | BytePairTokenizer) -> dict[int, int]:
