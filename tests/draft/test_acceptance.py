@@ -17,7 +17,7 @@ from ockham.draft.modelled.growing import EDGES
 from ockham.draft.modelled.stream import ModelStream
 from ockham.engine.runner.small_model import SmallModel
 from ockham.model.checkpoint.draft_files import ACCEPTANCE_FILE, read_acceptance
-from tests.draft.test_draft_model import answers, make_engine
+from tests.helpers.drafting import answers, draft_model, make_engine
 from tests.helpers.tiny import tiny_llama
 
 VOCABULARY, HIDDEN, INNER = 97, 32, 5
@@ -111,8 +111,9 @@ def test_the_head_is_what_its_formula_says(checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_whatever_it_says_no_token_changes(checkpoint: Path, tmp_path: Path) -> None:
-    engine = make_engine(checkpoint, with_head(checkpoint, tmp_path / "random", scale=3.0))
-    assert answers(engine) == answers(make_engine(checkpoint, None))
+    draft = with_head(checkpoint, tmp_path / "random", scale=3.0)
+    engine = make_engine(checkpoint, speculative_config=draft_model(draft))
+    assert answers(engine) == answers(make_engine(checkpoint))
     assert engine.speculation.stats().accepted > 0
 
 
@@ -120,7 +121,7 @@ def test_a_head_of_another_model_is_refused(checkpoint: Path, tmp_path: Path) ->
     other = tiny_llama(tmp_path / "wide", vocab_size=VOCABULARY, hidden_size=48)
     shutil.copy(with_head(checkpoint, tmp_path / "own") / ACCEPTANCE_FILE, other / ACCEPTANCE_FILE)
     with pytest.raises(ModelError, match="where"):
-        make_engine(checkpoint, other)
+        make_engine(checkpoint, speculative_config=draft_model(other))
 
 
 def test_a_threshold_out_of_range_is_refused() -> None:

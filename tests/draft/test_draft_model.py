@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
-from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Target
 from ockham.draft.draft_model import DraftModel
 from ockham.engine.engine import Engine
-from ockham.engine.messages import Request
 from ockham.engine.runner.small_model import SmallModel
+from tests.helpers.drafting import VOCABULARY, answers, draft_model, make_engine
 from tests.helpers.tiny import tiny_llama, tiny_mistral
-
-VOCABULARY = 97
 
 
 @pytest.fixture(scope="module")
@@ -35,43 +30,6 @@ def draft(
     return tiny_mistral(tmp_path_factory.mktemp("other"), vocab_size=VOCABULARY, window=16)
 
 
-def make_engine(target: Path, draft: Path | None, branches: int = 4, **settings: Any) -> Engine:
-    drafting: Any = "none"
-    if draft is not None:
-        drafting = {
-            "method": "draft_model",
-            "model": str(draft),
-            "adaptive": False,
-            "num_speculative_tokens": 4,
-            "branches": branches,
-        }
-    values = {"max_model_len": 200, "skip_tokenizer_init": True, "block_size": 4, "reuse": "none"}
-    config = {**values, "speculative_config": drafting, **settings}
-    return Engine(EngineConfig(model=str(target), **config))
-
-
-def answers(engine: Engine, count: int = 5) -> dict[tuple[str, int], list[int]]:
-    """Greedy and sampled requests of several lengths, and one of several choices."""
-    for i in range(count):
-        params = SamplingParams(
-            temperature=0.0 if i % 2 else 0.9,
-            max_tokens=10 + 7 * i,
-            n=2 if i == 2 else 1,
-            seed=i,
-            ignore_eos=True,
-        )
-        prompt = [(7 * i + 3 * j) % VOCABULARY for j in range(1 + 20 * i)]
-        engine.add(
-            Request(request_id=str(i), prompt_token_ids=prompt, params=params, detokenize=False)
-        )
-    found: dict[tuple[str, int], list[int]] = {}
-    while engine.has_work:
-        for delta in engine.step():
-            found.setdefault((delta.request_id, delta.index), []).extend(delta.token_ids)
-        engine.check_integrity()
-    return found
-
-
 def pages_used(engine: Engine) -> int:
     """Of the draft model's state."""
     (drafter,) = engine.speculation.drafters
@@ -82,8 +40,8 @@ def pages_used(engine: Engine) -> int:
 
 @pytest.mark.parametrize("branches", [1, 4])
 def test_whatever_it_guesses_no_token_changes(target: Path, draft: Path, branches: int) -> None:
-    engine = make_engine(target, draft, branches)
-    assert answers(engine) == answers(make_engine(target, None))
+    engine = make_engine(target, speculative_config=draft_model(draft, branches))
+    assert answers(engine) == answers(make_engine(target))
     stats = engine.speculation.stats()
     assert stats.drafts > 0
     if (
@@ -96,8 +54,8 @@ def test_whatever_it_guesses_no_token_changes(target: Path, draft: Path, branche
 
 def test_it_reads_on_where_preemption_took_a_sequence_back(target: Path, draft: Path) -> None:
     tight = {"kv_cache_memory_bytes": 160 * 2 * 2 * 2 * 8 * 4, "max_model_len": 150}
-    engine = make_engine(target, draft, **tight)
-    expected = answers(make_engine(target, None, **tight), 4)
+    engine = make_engine(target, speculative_config=draft_model(draft), **tight)
+    expected = answers(make_engine(target, **tight), 4)
     assert answers(engine, 4) == expected
     assert engine.scheduler.preemptions > 0
     assert pages_used(engine) == 0
@@ -106,12 +64,12 @@ def test_it_reads_on_where_preemption_took_a_sequence_back(target: Path, draft: 
 def test_a_model_with_another_vocabulary_is_refused(target: Path, tmp_path: Path) -> None:
     other = tiny_llama(tmp_path, vocab_size=VOCABULARY + 3)
     with pytest.raises(ConfigError, match="has 100 tokens, and the model has 97"):
-        make_engine(target, other)
+        make_engine(target, speculative_config=draft_model(other))
 
 
 def test_a_model_must_be_named(target: Path) -> None:
     with pytest.raises(ConfigError, match='needs a "model"'):
-        make_engine(target, None, speculative_config="draft_model")
+        make_engine(target, speculative_config="draft_model")
 
 
 def test_a_model_that_does_not_fit_is_refused(target: Path) -> None:

@@ -14,7 +14,7 @@ from ockham.draft.modelled.drafting import LIKELY
 from ockham.draft.modelled.stream import ROOT, ModelStream
 from ockham.engine.runner.small_model import SmallModel
 from ockham.kernels.native import core
-from tests.draft.test_draft_model import VOCABULARY, answers, make_engine
+from tests.helpers.drafting import VOCABULARY, answers, draft_model, make_engine
 from tests.helpers.tiny import tiny_llama
 
 PROMPT = [(7 * i) % VOCABULARY for i in range(30)]
@@ -98,15 +98,9 @@ def test_what_was_said_is_computed_again_as_it_should_be(
 
 
 def test_however_it_drafts_no_token_changes(checkpoint: Path) -> None:
-    drafting = {
-        "method": "draft_model",
-        "model": str(checkpoint),
-        "adaptive": False,
-        "num_speculative_tokens": 4,
-        "layer_parallel": 2,
-    }
-    engine = make_engine(checkpoint, None, speculative_config=drafting)
-    assert answers(engine) == answers(make_engine(checkpoint, None))
+    drafting = {**draft_model(checkpoint), "layer_parallel": 2}
+    engine = make_engine(checkpoint, speculative_config=drafting)
+    assert answers(engine) == answers(make_engine(checkpoint))
     assert engine.speculation.stats().accepted > 0
 
 

@@ -10,19 +10,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ockham.core.arrays import Floats, Ints
-from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.rows import build_step
-from ockham.core.sampling_params import SamplingParams
 from ockham.draft.early_exit import EarlyExit
 from ockham.draft.medusa import StandingStream
 from ockham.draft.prompt_tokens import GuessingStream
 from ockham.engine.engine import Engine
-from ockham.engine.messages import Request
+from tests.helpers.drafting import VOCABULARY, answers
+from tests.helpers.serving import make_engine
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 from tests.helpers.trained_drafts import METHODS, write_draft
 
-VOCABULARY = 97
 SIZES = {"hidden_size": 32, "vocab_size": VOCABULARY, "num_hidden_layers": 2}
 MARKS = 3
 
@@ -52,48 +50,19 @@ def drafts(directory: Path, method: str, **changed: Any) -> dict[str, Any]:
     return {"method": method, "model": str(path)}
 
 
-def make_engine(target: Path, drafting: dict[str, Any] | str, **settings: Any) -> Engine:
+def drafting_engine(target: Path, drafting: dict[str, Any] | str, **settings: Any) -> Engine:
     if isinstance(drafting, dict):
         drafting = {"adaptive": False, "num_speculative_tokens": 5, **drafting}
-    values = {"max_model_len": 200, "skip_tokenizer_init": True, "block_size": 4, **settings}
-    return Engine(EngineConfig(model=str(target), speculative_config=drafting, **values))
-
-
-def answers(engine: Engine, count: int = 5, **params: Any) -> dict[tuple[str, int], list[int]]:
-    """Greedy and sampled requests of several lengths, one of several choices, one penalised."""
-    for i in range(count):
-        asked = {
-            "temperature": 0.0 if i % 2 else 0.9,
-            "max_tokens": 10 + 7 * i,
-            "n": 2 if i == 2 else 1,
-            "frequency_penalty": 0.5 if i == 4 else 0.0,
-            "seed": i,
-            "ignore_eos": True,
-            **params,
-        }
-        prompt = [(7 * i + 3 * j) % VOCABULARY for j in range(1 + 20 * i)]
-        engine.add(
-            Request(
-                request_id=str(i),
-                prompt_token_ids=prompt,
-                params=SamplingParams(**asked),
-                detokenize=False,
-            )
-        )
-    found: dict[tuple[str, int], list[int]] = {}
-    while engine.has_work:
-        for delta in engine.step():
-            found.setdefault((delta.request_id, delta.index), []).extend(delta.token_ids)
-        engine.check_integrity()
-    return found
+    values = {"max_model_len": 200, "block_size": 4, **settings}
+    return make_engine(target, speculative_config=drafting, **values)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("method", METHODS)
 def test_texts_are_the_same(target: Path, method: str, adaptive: bool, tmp_path: Path) -> None:
     drafting = drafts(tmp_path, method) | {"adaptive": adaptive}
-    engine = make_engine(target, drafting)
-    assert answers(engine) == answers(make_engine(target, "none"))
+    engine = drafting_engine(target, drafting)
+    assert answers(engine) == answers(drafting_engine(target, "none"))
     counted = engine.stats().drafts
     assert counted.planned
     if not adaptive:
@@ -105,11 +74,11 @@ def test_texts_are_the_same(target: Path, method: str, adaptive: bool, tmp_path:
 def test_texts_are_the_same_where_pages_are_short(shallow: Path, tmp_path: Path) -> None:
     cell = 2 * 2 * 2 * 8 * 4
     for method in METHODS:
-        engine = make_engine(
+        engine = drafting_engine(
             shallow, drafts(tmp_path, method), kv_cache_memory_bytes=130 * cell, max_model_len=120
         )
         found = answers(engine, max_tokens=39)
-        assert found == answers(make_engine(shallow, "none"), max_tokens=39)
+        assert found == answers(drafting_engine(shallow, "none"), max_tokens=39)
         assert engine.scheduler.preemptions
 
 
@@ -117,9 +86,9 @@ def test_texts_are_the_same_where_pages_are_short(shallow: Path, tmp_path: Path)
 def test_an_early_exit_that_is_always_right_is_always_accepted(
     shallow: Path, temperature: float
 ) -> None:
-    engine = make_engine(shallow, {"method": "early_exit", "layers": 1})
+    engine = drafting_engine(shallow, {"method": "early_exit", "layers": 1})
     found = answers(engine, temperature=temperature, frequency_penalty=0.0)
-    plain = make_engine(shallow, "none")
+    plain = drafting_engine(shallow, "none")
     assert found == answers(plain, temperature=temperature, frequency_penalty=0.0)
     counted = engine.stats().drafts
     leaves = counted.tokens - sum(counted.accepted_at)
@@ -130,8 +99,8 @@ def test_an_early_exit_that_is_always_right_is_always_accepted(
 
 
 def test_an_exit_of_zeros_is_the_plain_one(shallow: Path, tmp_path: Path) -> None:
-    trained = make_engine(shallow, drafts(tmp_path, "early_exit", scale=0.0))
-    plain = make_engine(shallow, {"method": "early_exit", "layers": 1})
+    trained = drafting_engine(shallow, drafts(tmp_path, "early_exit", scale=0.0))
+    plain = drafting_engine(shallow, {"method": "early_exit", "layers": 1})
     assert answers(trained) == answers(plain)
     assert trained.stats().drafts.accepted_at == plain.stats().drafts.accepted_at
 
@@ -184,9 +153,9 @@ def test_streams_are_told_how_the_right_row_stands(
 
     monkeypatch.setattr(StandingStream, "extend", extended)
     monkeypatch.setattr(StandingStream, "stand", stood)
-    answers(make_engine(target, drafts(tmp_path, "medusa", scale=0.05)))
+    answers(drafting_engine(target, drafts(tmp_path, "medusa", scale=0.05)))
     assert len(told) > 50
-    reader = make_engine(target, "none")
+    reader = drafting_engine(target, "none")
     for text, hidden in told[::7]:
         np.testing.assert_array_equal(rows_after(reader, text)[0], hidden)
 
@@ -208,11 +177,11 @@ def test_marks_are_read_as_if_they_stood_behind_the_text(
 
     monkeypatch.setattr(GuessingStream, "extend", extended)
     monkeypatch.setattr(GuessingStream, "guess", guessed)
-    engine = make_engine(target, drafts(tmp_path, "prompt_tokens", count=MARKS))
+    engine = drafting_engine(target, drafts(tmp_path, "prompt_tokens", count=MARKS))
     answers(engine)
     assert engine.stats().drafts.accepted  # so that marks behind guesses were used too
     assert len(told) > 50
-    reader = make_engine(target, "none")
+    reader = drafting_engine(target, "none")
     for text, candidates in told[::7]:
         _, likely = rows_after(reader, text, engine.speculation.marks)
         assert likely[len(text) :][: len(candidates)].tolist() == candidates
@@ -220,20 +189,20 @@ def test_marks_are_read_as_if_they_stood_behind_the_text(
 
 def test_what_belongs_to_another_model_is_refused(target: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="hidden size 64"):
-        make_engine(target, drafts(tmp_path / "wide", "medusa", hidden_size=64))
+        drafting_engine(target, drafts(tmp_path / "wide", "medusa", hidden_size=64))
     other = drafts(tmp_path / "other", "prompt_tokens") | {"method": "medusa"}
     with pytest.raises(ConfigError, match="trained for the method 'prompt_tokens'"):
-        make_engine(target, other)
+        drafting_engine(target, other)
     with pytest.raises(ConfigError, match=r"draft\.json"):
-        make_engine(target, {"method": "medusa", "model": str(target)})
+        drafting_engine(target, {"method": "medusa", "model": str(target)})
     with pytest.raises(ConfigError, match="ockham draft train"):
-        make_engine(target, {"method": "medusa"})
+        drafting_engine(target, {"method": "medusa"})
     with pytest.raises(ConfigError, match="1 to 1 of them, got layers = 2"):
-        make_engine(target, {"method": "early_exit", "layers": 2})
+        drafting_engine(target, {"method": "early_exit", "layers": 2})
     with pytest.raises(ConfigError, match="either"):
-        make_engine(target, {"method": "early_exit"})
+        drafting_engine(target, {"method": "early_exit"})
     with pytest.raises(ConfigError, match="layers is a setting of the method early_exit"):
-        make_engine(target, {"method": "ngram", "layers": 1})
+        drafting_engine(target, {"method": "ngram", "layers": 1})
 
 
 def test_one_that_costs_more_than_it_brings_is_left_alone(
@@ -251,8 +220,8 @@ def test_one_that_costs_more_than_it_brings_is_left_alone(
     monkeypatch.setattr(EarlyExit, "propose_all", counted)
     wrong = drafts(tmp_path, "early_exit", scale=5.0)["model"]
     setting = {"method": "early_exit,copying", "model": wrong, "adaptive": True}
-    engine = make_engine(shallow, setting, max_model_len=500)
+    engine = drafting_engine(shallow, setting, max_model_len=500)
     found = answers(engine, count=3, max_tokens=400, temperature=0.0)
-    plain = make_engine(shallow, "none", max_model_len=500)
+    plain = drafting_engine(shallow, "none", max_model_len=500)
     assert found == answers(plain, count=3, max_tokens=400, temperature=0.0)
     assert 0 < asked < 0.5 * engine.scheduler.steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,29 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
 from ockham.core.seams import Target
 from ockham.draft.rapid import FIRST, LATEST, Rapid
 from ockham.draft.structures.passages import PASSAGE, Passages
-from ockham.engine.engine import Engine
 from ockham.engine.runner.small_model import SmallModel
-from tests.draft.test_draft_model import VOCABULARY, answers
+from tests.helpers import drafting
+from tests.helpers.drafting import VOCABULARY, answers
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 
 CONTEXT = 64
+
+make_engine = partial(drafting.make_engine, max_model_len=400)
 
 
 @pytest.fixture(scope="module", params=["full", "window"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     make = tiny_llama if request.param == "full" else tiny_mistral
     return make(tmp_path_factory.mktemp("target"), vocab_size=VOCABULARY)
-
-
-def make_engine(target: Path, drafting: Any = "none", **settings: Any) -> Engine:
-    values = {"max_model_len": 400, "skip_tokenizer_init": True, "block_size": 4, "reuse": "none"}
-    config = {**values, "speculative_config": drafting, **settings}
-    return Engine(EngineConfig(model=str(target), **config))
 
 
 def rapid(**more: Any) -> dict[str, Any]:
@@ -43,7 +39,7 @@ def rapid(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("named", [False, True], ids=["itself", "another"])
 def test_whatever_it_reads_no_token_changes(target: Path, tmp_path: Path, named: bool) -> None:
     other = {"model": str(tiny_llama(tmp_path, vocab_size=VOCABULARY, seed=5))} if named else {}
-    engine = make_engine(target, rapid(**other))
+    engine = make_engine(target, speculative_config=rapid(**other))
     assert answers(engine, 8) == answers(make_engine(target), 8)
     assert engine.speculation.stats().drafts > 0
     (drafter,) = engine.speculation.drafters
@@ -106,7 +102,7 @@ def test_the_passages_are_those_of_bm25() -> None:
 
 def test_too_short_a_context_is_refused(target: Path) -> None:
     with pytest.raises(ConfigError, match="draft_context must be at least 64, got 10"):
-        make_engine(target, rapid(draft_context=10))
+        make_engine(target, speculative_config=rapid(draft_context=10))
 
 
 def test_a_state_that_does_not_fit_is_refused(target: Path) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.registry import make_asks
-from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.kernels.native import core
+from tests.helpers import serving
+from tests.helpers.serving import Said, serve
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 
 VOCABULARY = 61
@@ -33,16 +34,12 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_mistral(tmp_path_factory.mktemp("windowed"), window=20, vocab_size=VOCABULARY)
 
 
-def make_engine(
-    checkpoint: Path, reuse: str = "prefix,chunk,edit:margin_tokens=0", **settings: Any
-) -> Engine:
-    values: dict[str, Any] = {
-        "max_model_len": 256,
-        "max_num_batched_tokens": 32,
-        "skip_tokenizer_init": True,
-    }
-    values["speculative_config"] = "none"  # whose rows would be counted too
-    return Engine(EngineConfig(model=str(checkpoint), reuse=reuse, **{**values, **settings}))
+make_engine = partial(
+    serving.make_engine,
+    reuse="prefix,chunk,edit:margin_tokens=0",
+    max_num_batched_tokens=32,
+    speculative_config="none",  # whose rows would be counted too
+)
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:
@@ -68,43 +65,24 @@ def by_chunks(chunks: list[tuple[int, int]], fraction: float | None = None) -> d
     return {"reuse/chunk": {"chunks": chunks, "recompute_fraction": fraction}}
 
 
-def ask(prompt: list[int], asks: dict[str, Any] | None = None, **params: Any) -> Request:
-    values = {"temperature": 0.0, "max_tokens": 6, "ignore_eos": True, "logprobs": 2, **params}
-    salt = values.pop("salt", "")
-    return Request(
-        request_id=f"{ask.__name__} {next(NUMBERS)}",
-        prompt_token_ids=prompt,
-        params=SamplingParams(**values),
-        detokenize=False,
-        cache_salt=salt,
-        asks=asks or {},
-    )
+def ask(
+    prompt: list[int], asks: dict[str, Any] | None = None, salt: str = "", **params: Any
+) -> Request:
+    """Like no other, whatever it asks for."""
+    values = {"max_tokens": 6, "logprobs": 2, **params}
+    return serving.ask(f"ask {next(NUMBERS)}", prompt, salt, asks, **values)
 
 
 NUMBERS = iter(range(1 << 30))
-Said = tuple[list[int], list[Any]]
 
 
-def serve(engine: Engine, *requests: Request) -> list[tuple[Said, Ledger]]:
+def together(engine: Engine, *requests: Request) -> list[tuple[Said, Ledger]]:
     """Of each request what its first choice said, with log probabilities, and its bill."""
-    for request in requests:
-        engine.add(request)
-    said: dict[str, Said] = {request.request_id: ([], []) for request in requests}
-    bills: dict[str, Ledger] = {}
-    while engine.has_work:
-        for delta in engine.step():
-            if delta.index == 0:
-                said[delta.request_id][0].extend(delta.token_ids)
-                said[delta.request_id][1].extend(delta.logprobs or [])
-            if delta.ledger is not None:
-                bills[delta.request_id] = delta.ledger
-        engine.check_integrity()
-    assert engine.stats().pages_used == 0
-    return [(said[r.request_id], bills[r.request_id]) for r in requests]
+    return list(serve(engine, list(requests)).values())
 
 
 def one(engine: Engine, request: Request) -> tuple[Said, Ledger]:
-    return serve(engine, request)[0]
+    return together(engine, request)[0]
 
 
 # -- chunks ----------------------------------------------------------------------------------------
@@ -130,7 +108,7 @@ def test_chunks_that_return_in_another_order_are_not_computed(
 @pytest.mark.parametrize("model", ["checkpoint", "windowed"])
 def test_recomputing_all_is_exact(model: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(model)
-    plain, engine = make_engine(path, "none"), make_engine(path)
+    plain, engine = make_engine(path, reuse="none"), make_engine(path)
     for order in ([0, 1, 2], [2, 0, 1], [1, 3], [2, 0, 1]):
         found, _ = one(engine, about(order, 1.0))
         assert found == one(plain, about(order, None))[0]
@@ -144,7 +122,7 @@ def test_chunks_in_their_old_place_are_exact(
 ) -> None:
     """Nothing stands before them that was not there before, so that only the copying is new."""
     path = request.getfixturevalue(model)
-    plain, engine = make_engine(path, "none"), make_engine(path, "chunk")
+    plain, engine = make_engine(path, reuse="none"), make_engine(path, reuse="chunk")
     one(engine, about([0, 1, 2]))
     found, bill = one(engine, about([0, 1, 2], fraction))
     assert found == one(plain, about([0, 1, 2], None))[0]
@@ -155,7 +133,7 @@ def test_chunks_in_their_old_place_are_exact(
 
 def test_a_fraction_is_what_is_computed_again(checkpoint: Path) -> None:
     for fraction in (0.1, 0.25, 0.5, 0.9):
-        engine = make_engine(checkpoint, "chunk")
+        engine = make_engine(checkpoint, reuse="chunk")
         one(engine, about([0, 1, 2, 3]))
         _, bill = one(engine, about([3, 1, 0, 2], fraction))
         again = bill.prompt_tokens_computed - len(QUESTION)
@@ -163,8 +141,8 @@ def test_a_fraction_is_what_is_computed_again(checkpoint: Path) -> None:
 
 
 def test_the_closer_to_all_the_closer_to_exact(checkpoint: Path) -> None:
-    plain = make_engine(checkpoint, "none", skip_tokenizer_init=True)
-    engine = make_engine(checkpoint, "chunk")
+    plain = make_engine(checkpoint, reuse="none", skip_tokenizer_init=True)
+    engine = make_engine(checkpoint, reuse="chunk")
 
     def last_row(on: Engine, request: Request) -> np.ndarray:
         kept: list[np.ndarray] = []
@@ -194,7 +172,7 @@ def test_tenants_share_no_chunks(checkpoint: Path) -> None:
 
 
 def test_small_chunks_are_left_alone(checkpoint: Path) -> None:
-    engine = make_engine(checkpoint, "prefix,chunk:min_tokens=35")
+    engine = make_engine(checkpoint, reuse="prefix,chunk:min_tokens=35")
     one(engine, about([0, 1, 2, 3]))
     _, bill = one(engine, about([3, 2, 1, 0]))
     assert bill.saved["chunk"].tokens == 90
@@ -209,11 +187,11 @@ def test_who_asks_for_nothing_has_exact_bits_beside_those_who_do(
     model: str, request: pytest.FixtureRequest
 ) -> None:
     path = request.getfixturevalue(model)
-    plain, engine = make_engine(path, "none"), make_engine(path)
+    plain, engine = make_engine(path, reuse="none"), make_engine(path)
     one(engine, about([0, 1, 2, 3]))
     orders = [[3, 1], [1, 3, 0], [2, 3, 1], [3, 1, 2], [3, 1]]
     asked = [about(order, fraction) for order in orders for fraction in (0.1, None)]
-    again = serve(engine, *asked) + serve(engine, *(about(order, None) for order in orders))
+    again = together(engine, *asked) + together(engine, *(about(order, None) for order in orders))
     exact = again[1:10:2] + again[10:]
     expected = [one(plain, about(order, None))[0] for order in orders] * 2
     assert [said for said, _ in exact] == expected
@@ -221,7 +199,7 @@ def test_who_asks_for_nothing_has_exact_bits_beside_those_who_do(
 
 @exact_bits
 def test_what_follows_a_given_cell_is_no_prefix_for_others(checkpoint: Path) -> None:
-    plain, engine = make_engine(checkpoint, "none"), make_engine(checkpoint)
+    plain, engine = make_engine(checkpoint, reuse="none"), make_engine(checkpoint)
     one(engine, about([0, 1, 2]))
     one(engine, about([2, 0, 1]))
     found, bill = one(engine, about([2, 0, 1], None))
@@ -332,12 +310,12 @@ def test_a_short_pool_gives_up_what_is_reused(checkpoint: Path, pages: int, reus
             for request in wanted:
                 request.asks = make_asks(EDIT)
         plain = [about(order, None) for order in orders]
-        found = serve(engine, *wanted, *plain)
+        found = together(engine, *wanted, *plain)
         for (_, bill), request in zip(found, wanted + plain, strict=True):
             reused = bill.prompt_tokens_computed + bill.prompt_tokens_reused
             assert reused == len(request.prompt_token_ids), round_
         if core is not None:
-            expected = serve(make_engine(checkpoint, "none"), *plain)
+            expected = together(make_engine(checkpoint, reuse="none"), *plain)
             assert [said for said, _ in found[4:]] == [said for said, _ in expected]
 
 
@@ -372,7 +350,7 @@ def test_only_what_was_edited_is_computed(
 
 def test_a_few_tokens_behind_an_edit_are_computed(checkpoint: Path) -> None:
     for margin in (1, 8, 30):
-        engine = make_engine(checkpoint, f"prefix,edit:margin_tokens={margin}")
+        engine = make_engine(checkpoint, reuse=f"prefix,edit:margin_tokens={margin}")
         one(engine, ask(TEXT, EDIT))
         _, bill = one(engine, ask([*TEXT[:20], 1, *TEXT[20:60], *TEXT[70:]], EDIT))
         expected = 1 + min(margin, 40) + margin + 1
@@ -396,7 +374,7 @@ def test_an_edit_of_an_edit_is_taken_from_what_was_first_computed(checkpoint: Pa
 
 @exact_bits
 def test_a_text_that_was_not_edited_is_exact(checkpoint: Path) -> None:
-    plain, engine = make_engine(checkpoint, "none"), make_engine(checkpoint, "edit")
+    plain, engine = make_engine(checkpoint, reuse="none"), make_engine(checkpoint, reuse="edit")
     one(engine, ask(TEXT, EDIT))
     for text in (TEXT, [*TEXT, *tokens(9, 6)], TEXT[:90]):
         found, bill = one(engine, ask(text, EDIT))
@@ -415,7 +393,7 @@ def test_texts_of_other_tenants_are_not_compared(checkpoint: Path) -> None:
 
 
 def test_what_the_engine_does_not_have_is_refused(checkpoint: Path) -> None:
-    engine = make_engine(checkpoint, "prefix")
+    engine = make_engine(checkpoint, reuse="prefix")
     with pytest.raises(InvalidRequest, match=r"no approximate reuse 'chunk'; it has none\. Start"):
         engine.add(about([0, 1]))
     engine = make_engine(checkpoint)
@@ -446,7 +424,7 @@ def test_settings_that_make_no_sense_are_refused(
     checkpoint: Path, reuse: str, sentence: str
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        make_engine(checkpoint, reuse)
+        make_engine(checkpoint, reuse=reuse)
 
 
 def test_a_request_with_approximate_state_does_not_move(checkpoint: Path) -> None:

@@ -6,6 +6,7 @@ A hook that does nothing keeps an engine on the plain path, which is the oracle.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,13 @@ import pytest
 
 from ockham.core.config import EngineConfig
 from ockham.core.ledger import Ledger
-from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
-from ockham.engine.messages import Delta, Request
+from ockham.engine.messages import Delta
+from tests.helpers import serving
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 
 BYTES_PER_CELL = 2 * 2 * 2 * 8 * 4
+ask = partial(serving.ask, max_tokens=40, seed=7)
 TIMES = {"queue_s": 0.0, "prefill_s": 0.0, "decode_s": 0.0}
 
 
@@ -64,11 +66,6 @@ def step_both(kept: Engine, plain: Engine) -> list[Delta]:
     kept.check_integrity()
     assert plain.runner.decoding is None
     return deltas
-
-
-def ask(name: str, tokens: list[int], **params) -> Request:
-    params = {"max_tokens": 40, "temperature": 0.0, "ignore_eos": True, "seed": 7, **params}
-    return Request(request_id=name, prompt_token_ids=tokens, params=SamplingParams(**params))
 
 
 def prompts(count: int, seed: int) -> list[list[int]]:

@@ -1,22 +1,17 @@
-"""What the engine promises whatever the schedule: the same tokens, every page back, a true bill.
-
-The reference backend promises no bits, but on these tiny models in fp32 the greedy choice is never
-so close that another order of summation changes it; the seeds are fixed.
-"""
+"""What the engine promises whatever the schedule: the same tokens, every page back, a true bill."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
-from ockham.core.sampling_params import SamplingParams
-from ockham.engine.engine import Engine
-from ockham.engine.messages import Delta, Request
+from tests.helpers import serving
+from tests.helpers.serving import ask, complete, drain, tokens_of
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 
 
@@ -26,22 +21,12 @@ def checkpoint(request, tmp_path_factory) -> Path:
     return tiny_llama(directory) if request.param == "full" else tiny_mistral(directory)
 
 
-def make_engine(checkpoint: Path, **settings) -> Engine:
-    return Engine(
-        EngineConfig(
-            **{
-                "model": str(checkpoint),
-                "skip_tokenizer_init": True,
-                "max_model_len": 256,
-                "block_size": 4,
-                "kv_cache_memory_bytes": 1 << 20,
-                "speculative_config": "none",
-                **settings,
-            }
-        )
-    )
-
-
+make_engine = partial(
+    serving.make_engine,
+    block_size=4,
+    kv_cache_memory_bytes=1 << 20,
+    speculative_config="none",
+)
 BYTES_PER_CELL = 2 * 2 * 2 * 8 * 4
 
 
@@ -50,58 +35,28 @@ def prompts(count: int, seed: int = 0, longest: int = 60) -> list[list[int]]:
     return [rng.integers(2, 97, rng.integers(1, longest)).tolist() for _ in range(count)]
 
 
-def ask(name: str, tokens: list[int], **params) -> Request:
-    params = {"max_tokens": 20, "temperature": 0.0, "ignore_eos": True, **params}
-    return Request(request_id=name, prompt_token_ids=tokens, params=SamplingParams(**params))
-
-
-def drain(engine: Engine, most_steps: int = 5000) -> list[Delta]:
-    deltas: list[Delta] = []
-    for _ in range(most_steps):
-        if not engine.has_work:
-            engine.check_integrity()
-            assert engine.stats().pages_used == 0
-            return deltas
-        deltas += engine.step()
-        engine.check_integrity()
-    raise AssertionError("the engine did not finish")
-
-
-def tokens_of(deltas: list[Delta]) -> dict[tuple[str, int], list[int]]:
-    out: dict[tuple[str, int], list[int]] = {}
-    for delta in deltas:
-        out.setdefault((delta.request_id, delta.index), []).extend(delta.token_ids)
-    return out
-
-
-def serve(engine: Engine, requests: list[Request]) -> dict[tuple[str, int], list[int]]:
-    for request in requests:
-        engine.add(request)
-    return tokens_of(drain(engine))
-
-
 @pytest.fixture(scope="module")
 def alone(checkpoint):
     """Each prompt's greedy continuation, computed with nothing beside it."""
     engine = make_engine(checkpoint)
     result = {}
     for i, tokens in enumerate(prompts(9)):
-        result |= serve(engine, [ask(str(i), tokens)])
+        result |= complete(engine, [ask(str(i), tokens)])
     return result
 
 
 @pytest.mark.parametrize("budget", [1, 7, 512])
 def test_batching_and_chunking_change_no_token(checkpoint, alone, budget):
     engine = make_engine(checkpoint, max_num_batched_tokens=budget)
-    assert serve(engine, [ask(str(i), t) for i, t in enumerate(prompts(9))]) == alone
+    assert complete(engine, [ask(str(i), t) for i, t in enumerate(prompts(9))]) == alone
 
 
 def test_preemption_changes_no_token_and_is_billed_as_waste(checkpoint):
     # Short prompts that grow: all are admitted, and then there are too few pages for all.
     requests = [ask(str(i), t, max_tokens=40) for i, t in enumerate(prompts(12, longest=4))]
-    expected = serve(make_engine(checkpoint), requests)
+    expected = complete(make_engine(checkpoint), requests)
     engine = make_engine(checkpoint, max_model_len=60, kv_cache_memory_bytes=60 * BYTES_PER_CELL)
-    assert serve(engine, requests) == expected
+    assert complete(engine, requests) == expected
     assert engine.scheduler.preemptions > 0
     assert engine.total.wasted["preemption"].tokens > 0
 
@@ -110,7 +65,7 @@ def test_choices_of_one_request_share_the_prompt(checkpoint, alone):
     tokens = max(prompts(9), key=len)
     name = str(prompts(9).index(tokens))
     engine = make_engine(checkpoint, max_num_batched_tokens=16)
-    out = serve(engine, [ask(name, tokens, n=3)])
+    out = complete(engine, [ask(name, tokens, n=3)])
     assert [out[name, i] for i in range(3)] == [alone[name, 0]] * 3
     assert engine.total.prompt_tokens_computed == len(tokens)
     assert engine.total.prompt_tokens == len(tokens)
@@ -121,10 +76,12 @@ def test_choices_of_one_request_share_the_prompt(checkpoint, alone):
 def test_choices_differ_by_their_noise_and_not_by_their_batch(checkpoint):
     tokens = prompts(1, seed=5)[0]
     sampled = {"temperature": 1.0, "seed": 11, "n": 4}
-    small = serve(make_engine(checkpoint, max_num_batched_tokens=3), [ask("a", tokens, **sampled)])
+    small = complete(
+        make_engine(checkpoint, max_num_batched_tokens=3), [ask("a", tokens, **sampled)]
+    )
     engine = make_engine(checkpoint)
     crowd = [ask(f"other{i}", t, temperature=0.8) for i, t in enumerate(prompts(5, seed=9))]
-    large = serve(engine, [*crowd, ask("a", tokens, **sampled)])
+    large = complete(engine, [*crowd, ask("a", tokens, **sampled)])
     assert [small["a", i] for i in range(4)] == [large["a", i] for i in range(4)]
     assert len({tuple(small["a", i]) for i in range(4)}) == 4
 
@@ -132,14 +89,14 @@ def test_choices_differ_by_their_noise_and_not_by_their_batch(checkpoint):
 def test_forked_choices_survive_preemption(checkpoint):
     tokens = prompts(1, seed=5)[0][:30]
     request = ask("a", tokens, n=8, temperature=1.0, seed=3, max_tokens=30)
-    expected = serve(make_engine(checkpoint), [request])
+    expected = complete(make_engine(checkpoint), [request])
     engine = make_engine(
         checkpoint,
         max_model_len=80,
         max_num_batched_tokens=8,
         kv_cache_memory_bytes=80 * BYTES_PER_CELL,
     )
-    assert serve(engine, [request]) == expected
+    assert complete(engine, [request]) == expected
     assert engine.scheduler.preemptions > 0
 
 
@@ -333,7 +290,7 @@ def test_a_hook_at_a_breakpoint_sees_the_activations_and_changes_nothing_by_itse
     seen = []
     for name in ("layer.0.before", "layer.1.pattern", "layer.1.after", "head"):
         engine.attach(name, lambda run, name=name: seen.append((name, run.x.shape)))
-    assert serve(engine, [ask("0", prompts(9)[0])]) == {("0", 0): alone["0", 0]}
+    assert complete(engine, [ask("0", prompts(9)[0])]) == {("0", 0): alone["0", 0]}
     assert [name for name, _ in seen[:4]] == [
         "layer.0.before",
         "layer.1.pattern",
@@ -352,7 +309,7 @@ def test_a_hook_that_changes_the_activations_changes_the_output(checkpoint, alon
         run.x = -run.x
 
     engine.attach("layer.1.before", negate)
-    assert serve(engine, [ask("0", prompts(9)[0])]) != {("0", 0): alone["0", 0]}
+    assert complete(engine, [ask("0", prompts(9)[0])]) != {("0", 0): alone["0", 0]}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -9,10 +10,10 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from ockham.core.config import EngineConfig
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
+from tests.helpers import serving
 from tests.helpers.tiny import tiny_llama
 
 VOCABULARY = 61
@@ -27,18 +28,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(directory, vocab_size=VOCABULARY, max_position_embeddings=4096)
 
 
-def make_engine(checkpoint: Path, policy: str, **settings: Any) -> Engine:
-    values = {
-        "model": str(checkpoint),
-        "max_model_len": 2048,
-        "max_num_batched_tokens": 64,
-        "max_num_seqs": 8,
-        "kv_cache_memory_bytes": 32 << 20,
-        "skip_tokenizer_init": True,
-        "speculative_config": "none",
-        "scheduling_policy": policy,
-    }
-    return Engine(EngineConfig(**{**values, **settings}))
+make_engine = partial(
+    serving.make_engine,
+    max_model_len=2048,
+    max_num_batched_tokens=64,
+    max_num_seqs=8,
+    kv_cache_memory_bytes=32 << 20,
+    speculative_config="none",
+)
 
 
 def ask(name: str, prompt: int, most: int, tenant: str = "", n: int = 1, **more: Any) -> Request:
@@ -68,7 +65,7 @@ def steps_until(engine: Engine, name: str, most: int = 1000) -> int:
 def test_a_request_behind_anothers_queue_is_answered_at_once(
     checkpoint: Path, policy: str, named_by: str
 ) -> None:
-    engine = make_engine(checkpoint, policy)
+    engine = make_engine(checkpoint, scheduling_policy=policy)
     for number in range(100):
         engine.add(ask(f"flood {number}", 10, 100, **{named_by: "flood"}))
     for _ in range(20):  # until they do nothing but decode, and hold every seat
@@ -86,7 +83,7 @@ def test_a_request_behind_anothers_queue_is_answered_at_once(
 def test_a_short_prompt_waits_for_no_long_one(
     checkpoint: Path, policy: str, long_prompts: int
 ) -> None:
-    engine = make_engine(checkpoint, policy)
+    engine = make_engine(checkpoint, scheduling_policy=policy)
     for number in range(long_prompts):
         engine.add(ask(f"long {number}", 1500, 4))
     engine.add(ask("short", 8, 1))
@@ -95,7 +92,7 @@ def test_a_short_prompt_waits_for_no_long_one(
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_prompt_of_which_little_is_not_held_is_a_short_one(checkpoint: Path, policy: str) -> None:
-    engine = make_engine(checkpoint, policy)
+    engine = make_engine(checkpoint, scheduling_policy=policy)
     engine.add(ask("document", 1000, 1))
     held = engine.scheduler.waiting.last.tokens
     steps_until(engine, "document")
@@ -110,7 +107,7 @@ def test_a_prompt_of_which_little_is_not_held_is_a_short_one(checkpoint: Path, p
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_long_prompt_is_not_passed_for_ever(checkpoint: Path, policy: str) -> None:
     """Short ones of the same tenant keep coming, as many as there is room for."""
-    engine = make_engine(checkpoint, policy, max_num_seqs=32)
+    engine = make_engine(checkpoint, scheduling_policy=policy, max_num_seqs=32)
     for number in range(3):
         engine.add(ask(f"long {number}", 1000, 1))
     finished: set[str] = set()
@@ -125,7 +122,7 @@ def test_a_long_prompt_is_not_passed_for_ever(checkpoint: Path, policy: str) -> 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_two_tenants_get_the_same(checkpoint: Path, policy: str) -> None:
-    engine = make_engine(checkpoint, policy)
+    engine = make_engine(checkpoint, scheduling_policy=policy)
     for number in range(200):
         engine.add(ask(f"flood {number}", 30, 20, "flood"))
     for number in range(20):
@@ -140,10 +137,14 @@ def test_two_tenants_get_the_same(checkpoint: Path, policy: str) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("reuse", ["prefix", "none"])
 def test_giving_way_in_a_full_pool_loses_nobody(checkpoint: Path, policy: str, reuse: str) -> None:
-    plain = make_engine(checkpoint, policy)
+    plain = make_engine(checkpoint, scheduling_policy=policy)
     page_bytes = sum(group.page_bytes for group in plain.state.groups)
     engine = make_engine(
-        checkpoint, policy, reuse=reuse, max_model_len=256, kv_cache_memory_bytes=40 * page_bytes
+        checkpoint,
+        scheduling_policy=policy,
+        reuse=reuse,
+        max_model_len=256,
+        kv_cache_memory_bytes=40 * page_bytes,
     )
     rng = np.random.default_rng(3)
     requests = [
@@ -172,7 +173,7 @@ def test_giving_way_in_a_full_pool_loses_nobody(checkpoint: Path, policy: str, r
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_all_choices_of_a_request_find_seats(checkpoint: Path, policy: str) -> None:
-    engine = make_engine(checkpoint, policy)
+    engine = make_engine(checkpoint, scheduling_policy=policy)
     for number in range(30):
         engine.add(ask(f"flood {number}", 10, 60, "flood"))
     for _ in range(10):

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ockham.core.config import EngineConfig
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from tests.helpers.oracle import Case, oracle_logits
+from tests.helpers.serving import make_engine
 from tests.model.program.test_architectures import CASES
 
 TOKENS = 64
@@ -32,10 +32,9 @@ def checked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return case, directory, oracle
 
 
-def make_engine(case: Case, directory: Path, **settings: Any) -> Engine:
-    values = {"dtype": "float32", "max_num_seqs": 16, "block_size": 4, "skip_tokenizer_init": True}
-    config = {**values, "max_model_len": case.max_model_len, **settings}
-    return Engine(EngineConfig(model=str(directory), **config))
+def engine_of(case: Case, directory: Path, **settings: Any) -> Engine:
+    values = {"dtype": "float32", "max_num_seqs": 16, "block_size": 4}
+    return make_engine(directory, **{**values, "max_model_len": case.max_model_len, **settings})
 
 
 def generate(engine: Engine, prompts: list[list[int]], n: int = 1) -> list[list[list[int]]]:
@@ -69,14 +68,14 @@ def check(oracle: Any, case: Case, prompts: list[list[int]], out: list[list[list
 @pytest.mark.parametrize("chunk", [1, 7, 512])
 def test_greedy_tokens_are_those_of_transformers(checked: Any, chunk: int) -> None:
     case, directory, oracle = checked
-    engine = make_engine(case, directory, max_num_batched_tokens=chunk)
+    engine = engine_of(case, directory, max_num_batched_tokens=chunk)
     check(oracle, case, case.prompts(), generate(engine, case.prompts()))
 
 
 def test_preempted_and_forked_sequences_agree_too(checked: Any) -> None:
     case, directory, oracle = checked
-    cell_bytes = sum(g.cell_bytes for g in make_engine(case, directory).model.layouts)
-    engine = make_engine(
+    cell_bytes = sum(g.cell_bytes for g in engine_of(case, directory).model.layouts)
+    engine = engine_of(
         case,
         directory,
         max_num_batched_tokens=16,

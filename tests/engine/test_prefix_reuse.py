@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from ockham.core.config import EngineConfig
-from ockham.core.ledger import Ledger
-from ockham.core.sampling_params import SamplingParams
-from ockham.engine.engine import Engine
-from ockham.engine.messages import Request
 from ockham.kernels.native import core
+from tests.helpers import serving
+from tests.helpers.serving import serve
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 
 VOCABULARY = 61
@@ -24,42 +21,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("prefix"), vocab_size=VOCABULARY)
 
 
-def make_engine(checkpoint: Path, **settings: Any) -> Engine:
-    values = {"max_model_len": 256, "max_num_batched_tokens": 32, "skip_tokenizer_init": True}
-    values["speculative_config"] = "none"
-    return Engine(EngineConfig(model=str(checkpoint), **{**values, **settings}))
+# Drafts would have rows counted too.
+make_engine = partial(serving.make_engine, max_num_batched_tokens=32, speculative_config="none")
+ask = partial(serving.ask, max_tokens=6)
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:
     found: list[int] = np.random.default_rng(seed).integers(0, VOCABULARY, count).tolist()
     return found
-
-
-def ask(name: str, prompt: list[int], salt: str = "", **params: Any) -> Request:
-    values = {"temperature": 0.0, "max_tokens": 6, "ignore_eos": True, **params}
-    return Request(
-        request_id=name,
-        prompt_token_ids=prompt,
-        params=SamplingParams(**values),
-        detokenize=False,
-        cache_salt=salt,
-    )
-
-
-def serve(engine: Engine, requests: list[Request]) -> dict[str, tuple[list[int], Ledger]]:
-    """Request -> the tokens of its first choice, and its bill."""
-    for request in requests:
-        engine.add(request)
-    made: dict[str, list[int]] = {request.request_id: [] for request in requests}
-    bills: dict[str, Ledger] = {}
-    while engine.has_work:
-        for delta in engine.step():
-            made[delta.request_id] += delta.token_ids if delta.index == 0 else []
-            if delta.ledger is not None:
-                bills[delta.request_id] = delta.ledger
-        engine.check_integrity()
-    assert engine.stats().pages_used == 0
-    return {name: (made[name], bills[name]) for name in made}
 
 
 def test_the_same_prompt_computes_its_last_row_only(checkpoint: Path) -> None:
@@ -79,7 +48,7 @@ def test_prefixes_are_shared_at_every_token_and_turns_go_on(checkpoint: Path) ->
     plain, engine = make_engine(checkpoint, reuse="none"), make_engine(checkpoint)
     chat = tokens(37)
     answer, _ = serve(engine, [ask("0", chat)])["0"]
-    turn = [*chat, *answer, *tokens(5, 9)]
+    turn = [*chat, *answer.tokens, *tokens(5, 9)]
     made, bill = serve(engine, [ask("1", turn)])["1"]
     assert made == serve(plain, [ask("1", turn)])["1"][0]
     assert bill.prompt_tokens_reused == 37 + 5  # the last token of an answer is never computed
@@ -199,7 +168,7 @@ def test_windows_reuse_what_their_rows_still_see(tmp_path: Path) -> None:
     engine, plain = make_engine(checkpoint), make_engine(checkpoint, reuse="none")
     chat = tokens(100)
     answer, _ = serve(engine, [ask("0", chat)])["0"]
-    turn = [*chat, *answer, *tokens(5, 9)]
+    turn = [*chat, *answer.tokens, *tokens(5, 9)]
     made, bill = serve(engine, [ask("1", turn)])["1"]
     assert bill.prompt_tokens_reused > 80
     assert made == serve(plain, [ask("1", turn)])["1"][0]

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,12 @@ import numpy as np
 import pytest
 
 from ockham.cache.store import tiers as tiers_module
-from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
 from ockham.core.ledger import Ledger
-from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
-from ockham.engine.messages import Request
 from ockham.kernels.native import core
+from tests.helpers import serving
+from tests.helpers.serving import serve
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 
 VOCABULARY = 61
@@ -31,10 +31,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("tiers"), vocab_size=VOCABULARY)
 
 
-def make_engine(checkpoint: Path, **settings: Any) -> Engine:
-    values = {"max_model_len": 256, "max_num_batched_tokens": 32, "skip_tokenizer_init": True}
-    values["speculative_config"] = "none"
-    return Engine(EngineConfig(model=str(checkpoint), **{**values, **settings}))
+make_engine = partial(serving.make_engine, max_num_batched_tokens=32, speculative_config="none")
+ask = partial(serving.ask, max_tokens=6, logprobs=2)
 
 
 def with_store(checkpoint: Path, directory: Path, **settings: Any) -> Engine:
@@ -45,38 +43,6 @@ def with_store(checkpoint: Path, directory: Path, **settings: Any) -> Engine:
 def tokens(count: int, seed: int = 0) -> list[int]:
     found: list[int] = np.random.default_rng(seed).integers(0, VOCABULARY, count).tolist()
     return found
-
-
-def ask(name: str, prompt: list[int], salt: str = "", **params: Any) -> Request:
-    values = {"temperature": 0.0, "max_tokens": 6, "ignore_eos": True, "logprobs": 2, **params}
-    return Request(
-        request_id=name,
-        prompt_token_ids=prompt,
-        params=SamplingParams(**values),
-        detokenize=False,
-        cache_salt=salt,
-    )
-
-
-Answer = tuple[list[int], list[Any]]
-
-
-def serve(engine: Engine, requests: list[Request]) -> dict[str, tuple[Answer, Ledger]]:
-    """Request -> tokens and log probabilities of its first choice, and its bill."""
-    for request in requests:
-        engine.add(request)
-    made: dict[str, Answer] = {request.request_id: ([], []) for request in requests}
-    bills: dict[str, Ledger] = {}
-    while engine.has_work:
-        for delta in engine.step():
-            if delta.index == 0:
-                made[delta.request_id][0].extend(delta.token_ids)
-                made[delta.request_id][1].extend(delta.logprobs or [])
-            if delta.ledger is not None:
-                bills[delta.request_id] = delta.ledger
-        engine.check_integrity()
-    assert engine.stats().pages_used == 0
-    return {name: (made[name], bills[name]) for name in made}
 
 
 def written(engine: Engine) -> None:

@@ -13,6 +13,7 @@ say is their own affair, and must change nothing for the others.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,8 @@ from tests.helpers.grammars import GRAMMARS
 BUDGETS = (1, 3, 16, 64, 256)
 DRAFTERS = ["copying", "grammar", "recycling", "trie", "trigram"]
 """Those that need no model of their own."""
+EXAMPLES = int(os.environ.get("OCKHAM_EXACT_EXAMPLES", "2"))
+"""Of each kind of checkpoint; `make exact` asks for more."""
 FEWEST = 3
 """Requests of an example: hypothesis begins with examples in which as little happens as may."""
 

@@ -13,8 +13,9 @@ from scipy.stats import chi2
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import Request
 from ockham.kernels.native import core
-from tests.exact.test_exact import EXAMPLES, make_engine
+from tests.exact.machine import EXAMPLES
 from tests.helpers.foretelling import foretelling
+from tests.helpers.serving import make_engine
 from tests.helpers.tiny import tiny_llama
 
 VOCABULARY, TOKENS = 6, 3
@@ -27,7 +28,8 @@ PROMPT = [2, 4, 1]
 @pytest.mark.skipif(core is None, reason="the native core was not built")
 def test_texts_come_as_often_as_the_model_says(tmp_path: Path) -> None:
     checkpoint = tiny_llama(tmp_path, vocab_size=VOCABULARY)
-    engine = make_engine(checkpoint, max_num_seqs=AT_ONCE, speculative_config="none")
+    settings = {"max_num_seqs": AT_ONCE, "speculative_config": "none"}
+    engine = make_engine(checkpoint, backend="cpu", block_size=8, **settings)
     expected = {
         text: SAMPLES * probability(engine, text)
         for text in itertools.product(range(VOCABULARY), repeat=TOKENS)

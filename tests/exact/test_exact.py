@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from random import Random
 
@@ -13,16 +12,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from safetensors.numpy import load_file
 
-from ockham.core.config import EngineConfig
 from ockham.engine.engine import Engine
 from ockham.kernels.base import Executor
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.native import core
 from ockham.model.checkpoint.gguf.blocks import READERS
-from tests.exact.machine import FEWEST, ExactnessMachine
+from tests.exact.machine import EXAMPLES, FEWEST, ExactnessMachine
 from tests.helpers import isas
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.grammars import with_grammars
+from tests.helpers.serving import make_engine
 from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_mixtral
 from tests.helpers.trained_drafts import METHODS, indexed, write_draft
 
@@ -44,7 +43,6 @@ MIXTURES = {
 """GGUF files of several types: by projection, or "" for all others."""
 
 BLOCKS = (*READERS, *MIXTURES)
-EXAMPLES = int(os.environ.get("OCKHAM_EXACT_EXAMPLES", "2"))
 SHARES = {"avx512": 1.0, "avx2": 0.5, "portable": 0.3}
 """Of the examples: what is slow gets fewer. Not all machines have all instruction sets."""
 
@@ -54,17 +52,9 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return CHECKPOINTS[request.param](tmp_path_factory.mktemp(request.param))
 
 
-def make_engine(checkpoint: Path, **values: object) -> Engine:
-    config = {
-        "model": str(checkpoint),
-        "backend": "cpu",
-        "skip_tokenizer_init": True,
-        "max_model_len": 200,
-        "block_size": 8,
-        "max_num_seqs": 8,
-        **values,
-    }
-    return with_grammars(Engine(EngineConfig(**config)))
+def grammar_engine(checkpoint: Path, **settings: object) -> Engine:
+    values = {"backend": "cpu", "max_model_len": 200, "block_size": 8, "max_num_seqs": 8}
+    return with_grammars(make_engine(checkpoint, **{**values, **settings}))
 
 
 @pytest.fixture(params=SHARES)
@@ -95,7 +85,7 @@ def check_schedules(
     """
     # Room for less than two of the longest sequences, so that pages run out by themselves too.
     value_bytes = 4 if values["kv_cache_dtype"] == "float32" else 2
-    crowded = make_engine(
+    crowded = grammar_engine(
         checkpoint,
         **values,
         reuse="prefix,chunk,edit",
@@ -103,7 +93,7 @@ def check_schedules(
         kv_cache_memory_bytes=300 * 2 * 2 * 2 * 32 * value_bytes,
         **tiers_of(directory, checkpoint.name, isa, values),
     )
-    alone = make_engine(checkpoint, **values, reuse="none", speculative_config="none")
+    alone = grammar_engine(checkpoint, **values, reuse="none", speculative_config="none")
     alone.executor = executor_of(alone, 1)
 
     described = crowded.model.description
@@ -188,5 +178,5 @@ def test_instruction_sets_promise_no_equal_bits(
     names = set()
     for isa in isas.AVAILABLE:
         monkeypatch.setenv("OCKHAM_ISA", isa)
-        names.add(make_engine(checkpoint, quantization="bf16").model.numerics_id)
+        names.add(grammar_engine(checkpoint, quantization="bf16").model.numerics_id)
     assert len(names) == len(isas.AVAILABLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.search.superposed import LONGEST, Drafts, Runs
+from tests.helpers import serving
 from tests.helpers.tiny import tiny_llama
 
 VOCABULARY = 97
@@ -25,9 +26,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("target"), vocab_size=VOCABULARY)
 
 
-def make_engine(checkpoint: Path, **settings: Any) -> Engine:
-    values = {"max_model_len": 200, "skip_tokenizer_init": True, "block_size": 4, **settings}
-    return Engine(EngineConfig(model=str(checkpoint), **values))
+make_engine = partial(serving.make_engine, max_model_len=200, block_size=4)
 
 
 def request(name: str, prompt: list[int], **params: Any) -> Request:

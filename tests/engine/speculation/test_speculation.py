@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import pytest
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.ledger import Saving
-from ockham.core.sampling_params import SamplingParams
 from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request, merged
+from tests.helpers import serving
 from tests.helpers.foretelling import foretelling
 from tests.helpers.tiny import tiny_llama, tiny_mistral
 
@@ -29,20 +30,12 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return tiny_mistral(directory, vocab_size=VOCABULARY, window=12)
 
 
-def make_engine(checkpoint: Path, **settings: Any) -> Engine:
-    values = {"max_model_len": 256, "skip_tokenizer_init": True, "reuse": "none", "block_size": 4}
-    values["speculative_config"] = "none"
-    return Engine(EngineConfig(model=str(checkpoint), **{**values, **settings}))
+make_engine = partial(serving.make_engine, reuse="none", block_size=4, speculative_config="none")
 
 
 def request(name: str = "a", prompt: list[int] | None = None, **params: Any) -> Request:
-    values = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True, "seed": 1, **params}
-    return Request(
-        request_id=name,
-        prompt_token_ids=prompt or [5, 6, 7, 8],
-        params=SamplingParams(**values),
-        detokenize=False,
-    )
+    values = {"max_tokens": 24, "seed": 1, **params}
+    return serving.ask(name, prompt or [5, 6, 7, 8], **values)
 
 
 def answers(engine: Engine, *requests: Request) -> list[list[list[int]]]:
