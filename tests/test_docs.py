@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
 
 from ockham.cli.main import cli
+from ockham.core import registry
 
 ROOT = Path(__file__).parents[1]
 TECHNIQUES = ROOT / "docs/techniques.md"
@@ -66,6 +69,22 @@ def test_the_map_of_the_code_names_files_that_exist() -> None:
             *(ROOT / start / path for start in ("ockham", "csrc", "ockham/model")),
         ]
         assert any(place.exists() for place in places), path
+
+
+def test_the_example_of_a_technique_works_as_it_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    technique, test = re.findall(r"(?ms)^```python\n(.*?)^```", page)
+    monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
+    module = ModuleType("ockham.draft.repeat")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(technique, "docs/architecture.md", "exec"), vars(module))
+    assert registry.make("drafter", "repeat:4")._times == 4
+    tests: dict[str, object] = {}
+    exec(compile(test, "docs/architecture.md", "exec"), tests)
+    claims = [claim for name, claim in tests.items() if name.startswith("test_")]
+    assert claims
+    for claim in claims:
+        claim()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=_name)
