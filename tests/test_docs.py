@@ -150,10 +150,26 @@ def test_commands_and_their_flags_exist(page: str, line: str) -> None:
             assert word.partition("=")[0] in flags, f"{page}: {word}"
 
 
-def test_what_the_readme_says_of_quality_is_measured() -> None:
+def test_rates_of_the_readme_are_those_of_the_results() -> None:
+    """Each row holds rates of one page of results, which was measured on the row's day."""
+    rows = re.findall(
+        r"(?m)^\| (?:int|Q4|bf16)[^|]*\|(.+)\| (\d{4}-\d\d-\d\d) \|$",
+        (ROOT / "README.md").read_text(),
+    )
+    assert len(rows) == 5
+    pages = [page.read_text() for page in (RESULTS, RESULTS.with_name("RESULTS-formats.md"))]
+    for row, day in rows:
+        (page,) = (page for page in pages if re.search(rf"(?m)^{day} \d\d:\d\d to ", page))
+        cells = {cell.strip() for line in page.splitlines() for cell in line.split("|")}
+        figures = re.findall(r"\d+(?:\.\d+)?", row)
+        assert len(figures) in (4, 6)
+        assert cells.issuperset(figures), (row, day)
+
+
+def test_what_is_said_of_quality_is_measured() -> None:
     said = re.search(
         r"SmolLM2-135M, `int8` keeps ([\d.]+%) of the likeliest tokens and `int4` ([\d.]+%)",
-        (ROOT / "README.md").read_text(),
+        (ROOT / "docs/weights.md").read_text(),
     )
     assert said is not None
     page = (ROOT / "docs/evaluation.md").read_text()
