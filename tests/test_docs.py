@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
 
 from ockham.cli.main import cli
+from ockham.core import registry
 
 ROOT = Path(__file__).parents[1]
 TECHNIQUES = ROOT / "docs/techniques.md"
@@ -66,6 +69,22 @@ def test_the_map_of_the_code_names_files_that_exist() -> None:
             *(ROOT / start / path for start in ("ockham", "csrc", "ockham/model")),
         ]
         assert any(place.exists() for place in places), path
+
+
+def test_the_example_of_a_technique_works_as_it_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    technique, test = re.findall(r"(?ms)^```python\n(.*?)^```", page)
+    monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
+    module = ModuleType("ockham.draft.repeat")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(compile(technique, "docs/architecture.md", "exec"), vars(module))
+    assert registry.make("drafter", "repeat:4")._times == 4
+    tests: dict[str, object] = {}
+    exec(compile(test, "docs/architecture.md", "exec"), tests)
+    claims = [claim for name, claim in tests.items() if name.startswith("test_")]
+    assert claims
+    for claim in claims:
+        claim()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=_name)
@@ -131,10 +150,26 @@ def test_commands_and_their_flags_exist(page: str, line: str) -> None:
             assert word.partition("=")[0] in flags, f"{page}: {word}"
 
 
-def test_what_the_readme_says_of_quality_is_measured() -> None:
+def test_rates_of_the_readme_are_those_of_the_results() -> None:
+    """Each row holds rates of one page of results, which was measured on the row's day."""
+    rows = re.findall(
+        r"(?m)^\| (?:int|Q4|bf16)[^|]*\|(.+)\| (\d{4}-\d\d-\d\d) \|$",
+        (ROOT / "README.md").read_text(),
+    )
+    assert len(rows) == 5
+    pages = [page.read_text() for page in (RESULTS, RESULTS.with_name("RESULTS-formats.md"))]
+    for row, day in rows:
+        (page,) = (page for page in pages if re.search(rf"(?m)^{day} \d\d:\d\d to ", page))
+        cells = {cell.strip() for line in page.splitlines() for cell in line.split("|")}
+        figures = re.findall(r"\d+(?:\.\d+)?", row)
+        assert len(figures) in (4, 6)
+        assert cells.issuperset(figures), (row, day)
+
+
+def test_what_is_said_of_quality_is_measured() -> None:
     said = re.search(
         r"SmolLM2-135M, `int8` keeps ([\d.]+%) of the likeliest tokens and `int4` ([\d.]+%)",
-        (ROOT / "README.md").read_text(),
+        (ROOT / "docs/weights.md").read_text(),
     )
     assert said is not None
     page = (ROOT / "docs/evaluation.md").read_text()

@@ -105,9 +105,8 @@ class Recording:
 class Originals:
     """The originals of one technique, in at most `share` of each group's pages.
 
-    The one that is worth least goes first: computing it costs so and so much, it was used so and so
-    often, and takes so many pages (GreedyDual-Size with Frequency: Cherkasova 1998), which is
-    Cache-Craft's value of a chunk. Those that are locked stay.
+    Evicts the original with the lowest cost x (1 + uses) / pages first (GreedyDual-Size with
+    Frequency: Cherkasova 1998), which is Cache-Craft's value of a chunk. Locked ones stay.
     """
 
     def __init__(self, pool: PagePool, share: float, on_evicted: Callable[[object], None]) -> None:

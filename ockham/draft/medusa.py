@@ -97,14 +97,14 @@ class Medusa:
 
 
 class StandingStream:
-    """How the row before a sequence's latest token stands, where that is known."""
+    """The hidden state of the row that produced a sequence's newest token, where it is known."""
 
     def __init__(self) -> None:
         self.length = 0
         """Tokens of the sequence."""
         self._hidden: Floats | None = None
         self._of = 0
-        """How many tokens there were when it stood so."""
+        """How many tokens the sequence had when `_hidden` was observed."""
 
     @property
     def hidden(self) -> Floats | None:

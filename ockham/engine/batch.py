@@ -17,24 +17,28 @@ from ockham.engine.speculation.tree import Tree
 
 @dataclass(slots=True)
 class Part:
-    """One chunk of a step: `start` is its first row's cell, `logits` the rows of the step's logits
-    that belong to it. `samples` says whether its last row chooses the next token; `argmax` is which
-    of the step's argmaxes that is, None if the token is to be drawn from the last of its logits, or
-    known without any (`Sequence.forced`). `runs` are the runs of consecutive cells that its rows
-    stand in, each as (first cell, rows). Rows whose attention is wanted have the cells `scored` and
-    stand in the step's scores from `first_score` on. With a `draft`, `rows` counts its tokens, and
-    each of its rows wants what the last row before it wants."""
+    """One chunk of a step."""
 
     sequence: Sequence
     start: int
+    """The cell of its first row."""
     rows: int
+    """Its rows, the draft's included."""
     logits: range
+    """Its rows among the step's logits."""
     samples: bool
+    """Whether its last row chooses the next token."""
     argmax: int | None
+    """Which of the step's argmaxes is that token. None if it is drawn from the last of `logits`, or
+    known without any (`Sequence.forced`)."""
     runs: list[tuple[int, int]]
+    """The runs of consecutive cells that its rows are in, each as (first cell, rows)."""
     scored: Ints = field(default_factory=lambda: NO_ROWS)
+    """The cells of the rows whose attention is wanted."""
     first_score: int = 0
+    """The index of the first of those rows in the step's scores."""
     draft: Tree | None = None
+    """Its last rows. Each wants what the last row before them wants."""
 
     @property
     def end(self) -> int:

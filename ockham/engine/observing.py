@@ -1,4 +1,4 @@
-"""What the rows of a step found, told to those who want to know it."""
+"""Deals the outputs of a step out to the drafters and splices that observe them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ockham.engine.speculation.tree import ROOT
 
 
 def tell_splices(parts: list[Part], output: StepOutput) -> None:
-    """Tell splices of the attention that they wanted to know."""
+    """Give splices the attention scores that they asked for."""
     for part in parts:
         splicing = part.sequence.splicing
         if len(part.scored) and splicing is not None:
@@ -26,7 +26,7 @@ def tell_splices(parts: list[Part], output: StepOutput) -> None:
 def tell_likely(
     speculation: Speculation, step: Step, parts: list[Part], output: StepOutput
 ) -> None:
-    """Tell drafters which tokens the rows of a step found likely, if they want to know."""
+    """Give drafters the likeliest tokens of the step's rows, if they observe them."""
     if not output.candidates.size:
         return
     wanting = np.concatenate((step.wants_logits, step.wants_argmax))

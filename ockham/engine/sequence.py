@@ -24,7 +24,7 @@ class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
     APART = "apart"
-    """What it says was computed by another sequence."""
+    """Its tokens come from the sequence that searches for all choices of its request."""
     FINISHED = "finished"
 
 
@@ -110,10 +110,10 @@ class Sequence:
         self.grammar = grammar
         """Where its output stands in the grammar that it must follow."""
         self.unsettled = False
-        """Whether its grammar is still to say if the latest token has completed the output."""
+        """Whether the grammar has yet to say if the latest token completed the output."""
         self.search = search
-        """All of its request's choices as one, whose generated tokens only hold the place: their
-        rows' inputs are `inputs`."""
+        """The search that goes through all choices of the request together. The generated tokens
+        are placeholders then: `inputs` are the inputs of their rows."""
         self.inputs: list[Floats] = []
         self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
         # What a policy sees of it (`Candidate`), beside its place and its state.
@@ -122,7 +122,7 @@ class Sequence:
         self.priority = request.priority
         self.orderly = request.orderly
         self.seats = self.params.n if index == 0 and search is None else 1
-        """Running sequences that this one counts for: its choices, until they are forked."""
+        """Seats of running sequences that it takes: those of its choices, until they are forked."""
         # Its life.
         self.status = Status.WAITING
         self.arrival_s = arrival_s
@@ -136,7 +136,7 @@ class Sequence:
         self.view: View | None = None
         self.computed = 0
         self.computed_once = 0
-        """Cells that were computed at some time: computing them again is waste."""
+        """The most cells that it ever had: computing one of them again is booked as waste."""
         self.handle = NOTHING_KEPT
         """What the Reuse keeps for it while it runs."""
         self.fetch: Fetch | None = None
@@ -144,7 +144,8 @@ class Sequence:
         self.splicing: Splicing | None = None
         """What it takes over approximately, while its prompt is computed."""
         self.inexact_from: int | None = None
-        """The first cell that was given approximately, and on which all later ones depend."""
+        """The first cell that an approximate reuse gave. The state of all later cells depends on
+        it."""
         # What is said of it beside its tokens.
         self.cumulative_logprob = 0.0
         self.prompt_logprobs: list[PositionLogprobs | None] | None = (

@@ -28,8 +28,10 @@ STORE_BYTES = 128 << 20
 """Pages on their way to a store on disk and from it."""
 
 SCORES_BYTES = 64 << 20
+"""Most bytes of attention scores that the backend holds in a step."""
+
 READ_BYTES = 16 << 20
-"""Bounds of the backend's scores and of the buffers that weights are read and widened in."""
+"""Most bytes of the buffers that weights are read and widened in."""
 
 
 class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):

@@ -34,8 +34,8 @@ BACKED_BYTES = 256 << 20
 NEW_PAGES = 64
 """Backed beside those: a prompt that is read goes on."""
 RETRY = 1.05
-"""What a disk that was found too slow is thought to have gained by the next time: now and then it
-is tried again."""
+"""After a fetch is skipped as too slow, the believed disk rate is raised by this factor, so that
+the disk is retried occasionally."""
 CLOSE_S = 2.0
 
 

@@ -121,17 +121,17 @@ class SelfDrafter(Protocol):
 
 
 class HiddenStream(DraftStream, Protocol):
-    """A stream that is told the hidden states of its sequence."""
+    """A stream that observes the hidden states of its sequence."""
 
     def stand(self, hidden: Floats) -> None:
-        """The row before the sequence's latest token stood so, (hidden_size,), after the last
-        layer. Told before that token is, and only while drafting goes on."""
+        """`hidden` (hidden_size,) is the last layer's output for the row that produced the newest
+        token. Called before `extend` receives that token, and only while drafting is enabled."""
         ...
 
 
 @runtime_checkable
 class HiddenDrafter(Protocol):
-    """A Drafter whose streams are all told hidden states."""
+    """A Drafter all of whose streams observe hidden states."""
 
     wants_hidden_states: ClassVar[bool]
 
@@ -140,21 +140,22 @@ class MarkedStream(DraftStream, Protocol):
     """A stream whose drafts may have marks among their tokens."""
 
     def guess(self, candidates: Ints) -> None:
-        """The marks after the sequence's latest row but for its token, (marks, count): the
-        likeliest tokens of each, the likeliest first. Told only while drafting goes on."""
+        """`candidates` (marks, count): the likeliest tokens at each mark that followed the
+        sequence's last row, the likeliest first. Called before `extend` receives the newest token,
+        and only while drafting is enabled."""
         ...
 
 
 @runtime_checkable
 class MarkingDrafter(Protocol):
-    """A Drafter whose drafts have marks: tokens below 0, of which no row is ever accepted. The
-    input of mark -1 - i is row i of `marks`, (kinds of marks, hidden_size); it sees what a token in
-    its place would, and what it makes likely is told to the stream. The chance of a mark is that
-    of the token that its stream will draft by it in the next step."""
+    """A Drafter whose drafts have marks. Marks are placeholder inputs (negative ids) whose rows are
+    never accepted. The input of mark -1 - i is row i of `marks`, (kinds of marks, hidden_size). A
+    mark sees what a token in its place would see, and its stream observes its likeliest tokens. A
+    mark is worth as much as the token that its stream will draft from it in the next step."""
 
     marks: Floats
     count: ClassVar[int]
-    """How many of the likeliest tokens of each mark are told."""
+    """How many of the likeliest tokens of each mark the stream observes."""
 
 
 @runtime_checkable
@@ -198,12 +199,12 @@ class KeepingDrafter(Protocol):
 
 
 class ObservingStream(DraftStream, Protocol):
-    """A stream that is told what rows of its sequence found likely."""
+    """A stream that observes the likeliest tokens of its sequence's rows."""
 
     def observe(self, tokens: Ints, candidates: Ints) -> None:
         """A step had rows of the sequence, drafted ones among them, whose inputs were `tokens`
         (n,); `candidates` (n, k) are the k likeliest tokens after each, the likeliest first, or -1
-        where nothing is known. Told only while drafting goes on."""
+        where nothing is known. Called only while drafting is enabled."""
         ...
 
 
@@ -212,4 +213,4 @@ class ObservingDrafter(Protocol):
     """A Drafter whose streams are all observing ones."""
 
     candidates: ClassVar[int]
-    """How many of the likeliest tokens they are told."""
+    """How many of the likeliest tokens they observe."""

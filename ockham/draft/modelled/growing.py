@@ -10,10 +10,10 @@ from ockham.draft.modelled.stream import ROOT, ModelStream
 
 EDGES = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97)
 FIRST_PRIOR = (0.05, 0.12, 0.22, 0.35, 0.5, 0.65, 0.78, 0.88, 0.95)
-"""Of a first choice that gets a share between two edges, what is accepted at first."""
+"""Prior acceptance of a top-ranked token, by the bin of its probability (EDGES)."""
 OTHER_EDGES = (0.02, 0.05, 0.1, 0.2, 0.35)
 OTHER_PRIOR = (0.01, 0.03, 0.06, 0.12, 0.22, 0.35)
-"""The same of the choices after the first, none of which has more than half."""
+"""Prior acceptance of the tokens ranked below it, whose probability is at most one half."""
 MOST_COMPUTED = 64
 """Rows of the draft model for one draft."""
 _WIDEST = 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _OWN_WEIGHT = 6.0
-"""Trials of the engine as a whole that count as much as all of one sequence's own, at first."""
+"""Weight of the engine-wide acceptance rate, in trials, as a prior for each sequence."""
 _PRIOR_WEIGHT = 3.0
 _MEMORY = 200.0
 """Trials of a kind after which older ones begin to be forgotten."""

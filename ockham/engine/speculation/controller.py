@@ -64,13 +64,13 @@ class Speculation:
         self.counters = DraftStats()
         self._steps = 0
         self._token_s = self._row_s = 0.0
-        """What a token is worth and a row costs, in seconds, as of the latest plan."""
+        """Seconds that a token is worth, and seconds that a row costs, as of the latest plan."""
         self._saving = False
         """Whether the account is spent, so that only what is certain is drafted."""
         self._certain = 0
-        """Rows of the latest step's drafts that a grammar forces."""
+        """Drafted rows of the latest step that a grammar forces."""
         self._planned_s = self._usual_s = self._read_s = 0.0
-        """What drafting took for the latest step, and usually takes."""
+        """Seconds of drafting: for the latest step, usually, and spent on reading prompts."""
         self._hoped: list[list[float]] | None = None
         self._hoped_for = -1.0
 
@@ -91,7 +91,7 @@ class Speculation:
 
     @property
     def wants_hidden_states(self) -> bool:
-        """Whether drafters want to know how rows stand after the last layer."""
+        """Whether drafters want hidden states after the last layer."""
         return self._any_hidden and (not self.config.adaptive or self.account.open)
 
     def save(self) -> None:

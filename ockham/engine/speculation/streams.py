@@ -12,8 +12,8 @@ from ockham.engine.speculation.acceptance import OwnAcceptance
 from ockham.engine.speculation.known import KnownDrafter, KnownSequence
 
 _MOST_FED = 4096
-"""Tokens of a sequence that its drafters are told before one step: a long prompt would hold up all
-sequences for tens of milliseconds."""
+"""Most tokens of a sequence that its drafters receive before one step. All of a long prompt at once
+would delay every sequence by tens of milliseconds."""
 
 
 class Streams:

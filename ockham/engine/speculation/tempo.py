@@ -16,8 +16,8 @@ reading. Between int4 (0.07 and 0.17) and int8 (0.03 and 0.08)."""
 _KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of rows whose ratio is learned; between them it is linear."""
 _LEAST_SCALE, _MOST_SCALE = 0.2, 5.0
-"""Beyond what was seen, a row is thought to cost no less and no more, in what it was first thought
-to cost."""
+"""Outside the measured range, a row's cost is extrapolated from the prior, scaled by a factor
+clamped to this range."""
 _PACE, _RATIO = 0.2, 0.15
 """How much of what a step says is believed at once."""
 _FIRST = 3
