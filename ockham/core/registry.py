@@ -106,7 +106,9 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=\.) (?=[A-Z])", paragraph, maxsplit=1)[0]
 
 
+@cache
 def _load(seam: str) -> None:
+    """Import the modules of a seam's package, the first time."""
     package = importlib.import_module(SEAMS[seam].package)
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)

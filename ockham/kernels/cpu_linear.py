@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from ockham.core.arrays import Array
 from ockham.core.errors import ConfigError
-from ockham.core.seams import Linear
+from ockham.core.registry import find
+from ockham.core.seams import Format, Linear
 from ockham.kernels.memory import as_bytes
 from ockham.kernels.native import core
 
@@ -23,24 +24,14 @@ def native_matrix(linear: Linear, pool: _cpu.ThreadPool) -> _cpu.Matrix:
     Matrices of plain floats are turned into panels here, in place, the first time. Raises
     ConfigError for a format that has no kernels.
     """
-    kinds = {
-        "fp32": core.Kind.FP32,
-        "bf16": core.Kind.BF16,
-        "int8": core.Kind.INT8,
-        "int4": core.Kind.INT4,
-        "q8_0": core.Kind.Q8_0,
-        "q5_0": core.Kind.Q5_0,
-        "q4_1": core.Kind.Q4_1,
-        "q5_1": core.Kind.Q5_1,
-        "q4_k": core.Kind.Q4_K,
-        "q5_k": core.Kind.Q5_K,
-        "q6_k": core.Kind.Q6_K,
-    }
-    if linear.format not in kinds:
+    kinds = core.Kind.__members__
+    kind = kinds.get(linear.format.upper())
+    if kind is None:
         raise ConfigError(
             f"the native core has no kernels for weights in {linear.format!r}, only for "
-            f"{', '.join(kinds)}: use the backend 'reference'."
+            f"{', '.join(kinds).lower()}: use the backend 'reference'."
         )
+    weight_format: type[Format] = find("format", linear.format).cls
 
     def repack(weight: npt.NDArray[np.uint8], outputs: int, units: int, unit_bytes: int) -> None:
         core.to_panels(pool, weight, outputs, units, unit_bytes)
@@ -55,20 +46,11 @@ def native_matrix(linear: Linear, pool: _cpu.ThreadPool) -> _cpu.Matrix:
 
     weight, scale, zero = stored("weight"), stored("scale"), stored("zero")
     return core.matrix(
-        kinds[linear.format],
+        kind,
         linear.out_features,
         linear.in_features,
         weight,
-        group=_group(linear),
+        group=weight_format.group_of(linear),
         scale=scale,
         zero=zero,
     )
-
-
-def _group(linear: Linear) -> int:
-    """Inputs that share a scale; 0 where scales are not by group."""
-    scale = linear.arrays.get("scale")
-    if scale is None or scale.ndim < 3:
-        return 0
-    inputs = linear.arrays["weight"].shape[1] * (8 if linear.format == "int4" else 4)
-    return int(inputs // scale.shape[1])

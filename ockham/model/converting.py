@@ -215,8 +215,8 @@ class _Plan:
 def _planned(packing: Packing, out_features: int, in_features: int) -> StoredMatrix:
     """What will be written of a matrix that is packed so."""
     zeros = packing.encoding is not None and packing.encoding.zeros
-    group = getattr(packing.format, "group", 0)
-    return StoredMatrix(packing.format.name, out_features, in_features, group, zeros)
+    name, group = packing.format.name, packing.format.group
+    return StoredMatrix(name, out_features, in_features, group, zeros)
 
 
 class _Writer:

@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from ockham.core.arrays import Array, Floats
 from ockham.core.registry import register
+from ockham.core.seams import Arithmetic
 from ockham.weights.blocks import round_to_bfloat16
 from ockham.weights.rows_or_panels import FloatMatrix
+from ockham.weights.ungrouped import Ungrouped
 
 WIDENED_VALUES = 1 << 19
 """Weights widened to fp32 at a time (2 MiB): they stay in the second-level cache until used."""
@@ -58,7 +60,7 @@ class Bf16Linear(FloatMatrix):
 
 
 @register("format", "bf16", exact=True)
-class Bf16:
+class Bf16(Ungrouped):
     """Weights in bf16 (2 bytes a value), inputs rounded to bf16 at each product, fp32 sums.
 
     The rounding of the inputs (nearest, ties to even) is part of the format's definition: it is
@@ -66,10 +68,18 @@ class Bf16:
     """
 
     name: ClassVar[str] = "bf16"
+    arithmetic: ClassVar[Arithmetic] = "bf16"
+    dtype: ClassVar[str | None] = "bfloat16"
     activations: ClassVar[str] = "bfloat16"
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
         return 2 * FloatMatrix.packed_values(out_features, in_features, unit=2)
+
+    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> Bf16Linear:
+        """A matrix of zeros in panels, for whoever fills it with panels."""
+        matrix = Bf16Linear(out_features, in_features)
+        matrix.see_as_panels()
+        return matrix
 
     def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Bf16Linear:
         packed = Bf16Linear(out_features, in_features)

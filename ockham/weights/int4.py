@@ -13,7 +13,7 @@ from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.core.registry import register
-from ockham.core.seams import Role
+from ockham.core.seams import Arithmetic, Linear, Role
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.adopting import adopted_panels
@@ -152,6 +152,8 @@ class Int4:
     """
 
     name: ClassVar[str] = "int4"
+    arithmetic: ClassVar[Arithmetic] = "int8"
+    dtype: ClassVar[str | None] = None
 
     Options: ClassVar[type[msgspec.Struct]] = Int4Options
 
@@ -165,6 +167,16 @@ class Int4:
     def of(cls, group: int) -> Int4:
         """The format with this group and nothing else beside it."""
         return cls(Int4Options(group))
+
+    @classmethod
+    def of_group(cls, group: int) -> Int4:
+        if group not in GROUPS:
+            raise ValueError(f"its group is {group!r}")
+        return cls.of(group)
+
+    @classmethod
+    def group_of(cls, linear: Linear) -> int:
+        return linear.in_features // int(linear.arrays["scale"].shape[1])
 
     def beside(self, role: Role, in_features: int) -> str | None:
         """int8 takes embeddings, head and routers. Unless a group was named, 5 bits (q5_0) take all

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ockham.core.arrays import Array, Floats
 from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.core.registry import register
+from ockham.core.seams import Arithmetic, Linear
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.adopting import adopted_panels
@@ -161,12 +162,24 @@ class Int8:
     """
 
     name: ClassVar[str] = "int8"
+    arithmetic: ClassVar[Arithmetic] = "int8"
+    dtype: ClassVar[str | None] = None
     activations: ClassVar[str] = "int8 by row and group of 64"
 
     def __init__(self, group: int = GROUP) -> None:
         """With a group of 0: one scale for each output and nothing rotated, to hold what a
         checkpoint stores."""
         self.group = group
+
+    @classmethod
+    def of_group(cls, group: int) -> Int8:
+        if group not in (0, GROUP):
+            raise ValueError(f"its group is {group!r}")
+        return cls(group)
+
+    @classmethod
+    def group_of(cls, linear: Linear) -> int:
+        return GROUP if linear.arrays["scale"].ndim == 3 else 0
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
         groups = -(-in_features // GROUP)
@@ -195,7 +208,7 @@ class Int8:
             packed.fill(panel, codes, rows.scales[:, 0].astype(np.float32))
         return packed
 
-    def empty(self, out_features: int, in_features: int) -> Int8Linear:
+    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> Int8Linear:
         """A matrix of zeros, to be filled."""
         count, groups = panels(out_features), -(-in_features // GROUP)
         weight = allocate_array((count, groups * GROUP // 4, OUTPUTS, 4), np.uint8)

@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 
 from ockham.core.arrays import Array
-from ockham.core.errors import ModelError
-from ockham.core.seams import Linear
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.registry import find, techniques
+from ockham.core.seams import Format, Linear
 from ockham.kernels.native import core, packing_pool
-from ockham.weights.bf16 import Bf16Linear
-from ockham.weights.block_types import BLOCK_FORMATS
-from ockham.weights.fp32 import Fp32Linear
-from ockham.weights.int4 import GROUPS, Int4, Int4Linear
-from ockham.weights.int8 import GROUP, Int8, Int8Linear
 from ockham.weights.panels import to_panels
 from ockham.weights.rows_or_panels import FloatMatrix, panels_in_place
 from ockham.weights.stacked import StackedLinear, parts_of
@@ -34,25 +30,19 @@ class StoredMatrix:
     parts: tuple[StoredMatrix, ...] = ()
     """Of a matrix that is stacked of several: what they are."""
 
-    @property
-    def format_name(self) -> str:
-        """As `--quantization` names it: "int4:64"."""
-        return f"{self.format}:{self.group}" if self.format == "int4" else self.format
+    def made(self) -> Format:
+        """The format, as it has to be for this matrix. Raises ValueError if there is none."""
+        for technique in techniques("format"):
+            if technique.name == self.format:
+                kind: type[Format] = technique.cls
+                return kind.of_group(self.group)
+        raise ValueError(f"its format is {self.format!r}")
 
     def blank(self) -> Linear:
         """The matrix with zeroed arrays in panels, of which no page is touched yet."""
         if self.parts:
             return StackedLinear([part.blank() for part in self.parts])
-        shape = (self.out_features, self.in_features)
-        if self.format in BLOCK_FORMATS:
-            return BLOCK_FORMATS[self.format]().empty(*shape)
-        if self.format == "int4":
-            return Int4.of(self.group).empty(*shape, self.zeros)
-        if self.format == "int8":
-            return Int8(self.group).empty(*shape)
-        matrix = Bf16Linear(*shape) if self.format == "bf16" else Fp32Linear(*shape)
-        matrix.see_as_panels()
-        return matrix
+        return self.made().empty(self.out_features, self.in_features, self.zeros)
 
     def record(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -62,16 +52,16 @@ class StoredMatrix:
 def stored_matrix(linear: Linear) -> StoredMatrix:
     """The description of a packed matrix. Raises ModelError for a format that is not written to
     disk."""
-    shape = (linear.out_features, linear.in_features)
     if isinstance(linear, StackedLinear):
         return stacked([stored_matrix(part) for part in linear.parts])
-    if isinstance(linear, Int4Linear):
-        return StoredMatrix("int4", *shape, linear.group, linear.zero is not None)
-    if isinstance(linear, Int8Linear):
-        return StoredMatrix("int8", *shape, GROUP if linear.rotated else 0)
-    if linear.format not in ("fp32", "bf16", *BLOCK_FORMATS):
-        raise ModelError(f"weights in {linear.format!r} cannot be written to a directory.")
-    return StoredMatrix(linear.format, *shape)
+    try:
+        kind: type[Format] = find("format", linear.format).cls
+    except ConfigError:
+        raise ModelError(
+            f"weights in {linear.format!r} cannot be written to a directory."
+        ) from None
+    group, zeros = kind.group_of(linear), "zero" in linear.arrays
+    return StoredMatrix(linear.format, linear.out_features, linear.in_features, group, zeros)
 
 
 def stacked(parts: Sequence[StoredMatrix]) -> StoredMatrix:
@@ -120,11 +110,9 @@ def read_record(values: Any) -> StoredMatrix:
         ):
             raise ValueError(f"its parts have the shapes {shapes}")
         return matrix
-    if matrix.format not in ("fp32", "bf16", "int8", "int4", *BLOCK_FORMATS):
-        raise ValueError(f"its format is {matrix.format!r}")
-    groups = {"int4": GROUPS, "int8": (0, GROUP)}.get(matrix.format, (0,))
-    if type(matrix.group) is not int or matrix.group not in groups:
+    if type(matrix.group) is not int:
         raise ValueError(f"its group is {matrix.group!r}")
+    matrix.made()
     return matrix
 
 

@@ -11,7 +11,7 @@ import pytest
 from ockham.core.quantised import joined
 from ockham.kernels.native import core, reason
 from ockham.model.checkpoint.gguf.blocks import READERS, read_blocks
-from ockham.weights.block_types import BLOCK_FORMATS, BlockLinear
+from ockham.weights.block_format import BlockLinear
 
 if core is None:
     pytest.skip(reason, allow_module_level=True)
@@ -44,9 +44,7 @@ def random_bytes(kind: str, outputs: int, inputs: int) -> np.ndarray:
 
 def matrix_of(kind: str, raw: np.ndarray, inputs: int) -> BlockLinear:
     cut = [read_blocks(kind, raw[:5]), read_blocks(kind, raw[5:])] if len(raw) > 5 else None
-    return BLOCK_FORMATS[kind.lower()]().adopt(
-        len(raw), inputs, iter(cut or [read_blocks(kind, raw)])
-    )
+    return READERS[kind]().adopt(len(raw), inputs, iter(cut or [read_blocks(kind, raw)]))
 
 
 def product(
@@ -69,7 +67,7 @@ def test_rows_are_those_that_the_gguf_package_dequantises(kind: str) -> None:
     assert matrix.rows(ids).tobytes() == meant[ids].tobytes()
     native = native_matrix(matrix, POOLS[1])
     assert np.asarray(core.rows(native, ids.astype(np.int64))).tobytes() == meant[ids].tobytes()
-    assert matrix.nbytes == BLOCK_FORMATS[kind.lower()]().packed_bytes(37, 512) == native.nbytes
+    assert matrix.nbytes == READERS[kind]().packed_bytes(37, 512) == native.nbytes
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -83,7 +81,7 @@ def test_packing_is_what_the_plain_twin_says(kind: str) -> None:
 
 def test_packing_refuses_arrays_that_do_not_fit() -> None:
     rows = read_blocks("Q4_K", random_bytes("Q4_K", 16, 512))
-    matrix = BLOCK_FORMATS["q4_k"]().empty(16, 512)
+    matrix = READERS["Q4_K"]().empty(16, 512)
     for wrong in (
         rows.cut(0, 15),
         replace(rows, codes=rows.codes[:, :256]),

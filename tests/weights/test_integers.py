@@ -10,11 +10,11 @@ import pytest
 
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import find
-from ockham.weights import block_types, int4, int8
-from ockham.weights.block_types import Q5_0
+from ockham.weights import block_format, int4, int8, q5_0
 from ockham.weights.int4 import Int4
 from ockham.weights.int8 import Int8, Int8Linear, grouped, hadamard
 from ockham.weights.panels import ROWS_AT_ONCE, from_panels, quantise, to_panels
+from ockham.weights.q5_0 import Q5_0
 from ockham.weights.scales import DIVISORS, choose_scales
 
 
@@ -72,7 +72,7 @@ def test_packing_does_not_depend_on_the_blocks(weight_format: Int8 | Int4) -> No
 
 
 @pytest.mark.skipif(int4.core is None, reason="the native core was not built")
-@pytest.mark.parametrize("module", [int4, int8, block_types])
+@pytest.mark.parametrize("module", [int4, int8, q5_0])
 def test_numpy_packs_the_same_bits_as_the_native_core(
     module: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,9 +80,10 @@ def test_numpy_packs_the_same_bits_as_the_native_core(
     weight[3] = 0.0
     weight[4, :32] *= np.float32(1e-6)
     weight[5] = np.random.default_rng(1).choice([-2.0, 2.0], 256)  # equal extremes of both signs
-    weight_format = {int4: Int4.of(32), int8: Int8(), block_types: Q5_0()}[module]  # type: ignore[index]
+    weight_format = {int4: Int4.of(32), int8: Int8(), q5_0: Q5_0()}[module]  # type: ignore[index]
     native = weight_format.pack(100, 256, iter([weight]))
-    monkeypatch.setattr(module, "core", None)
+    for each in (module, block_format):
+        monkeypatch.setattr(each, "core", None)
     plain = weight_format.pack(100, 256, iter([weight]))
     for name, array in plain.arrays.items():
         assert native.arrays[name].tobytes() == array.tobytes()

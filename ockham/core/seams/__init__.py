@@ -74,6 +74,7 @@ from ockham.core.seams.tiers import (
     Tiers,
 )
 from ockham.core.seams.weights import (
+    Arithmetic,
     BlockFormat,
     Format,
     Linear,
@@ -84,6 +85,7 @@ from ockham.core.seams.weights import (
 
 __all__ = [
     "ApproximateReuse",
+    "Arithmetic",
     "Array",
     "BlockFormat",
     "CachedPrefix",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 Role = Literal["embedding", "head", "qkv", "attention_output", "router", "gate_up", "down"]
 """What a matrix is for: a format may leave some roles to another. The table of embeddings may be
 the head, too."""
+
+
+Arithmetic = Literal["fp32", "bf16", "int8"]
+"""What a product multiplies, as the native core's rates name it."""
 
 
 class Linear(Protocol):
@@ -48,11 +52,38 @@ class Format(Protocol):
     """How a linear layer's weights are stored and multiplied.
 
     `activations` is the precision in which the input enters the product; it is part of the
-    format's definition, because it decides the result.
+    format's definition, because it decides the result. `arithmetic` is what its products run on.
+    `dtype` is the dtype whose values the format holds one by one, as `EngineConfig.dtype` names it,
+    which then picks the format; None for a format that quantises.
+
+    A packed matrix of the format lies in a file as its arrays, of shapes that follow from its
+    shape, from `group`, and from whether it has zero points (an array "zero"). `group` is the
+    number of inputs that share a scale, where matrices of the format differ in it, and else 0. The
+    native core multiplies matrices of a format by the kernels of the kind that bears its name.
     """
 
     name: ClassVar[str]
     activations: ClassVar[str]
+    arithmetic: ClassVar[Arithmetic]
+    dtype: ClassVar[str | None]
+
+    @property
+    def group(self) -> int: ...
+
+    @classmethod
+    def of_group(cls, group: int) -> Self:
+        """The format whose matrices have this group. Raises ValueError if there is none."""
+        ...
+
+    @classmethod
+    def group_of(cls, linear: Linear) -> int:
+        """The group of a packed matrix of this format, read off its arrays."""
+        ...
+
+    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> Linear:
+        """A matrix of zeroed arrays, in panels where the format has them, of which no page is
+        touched yet; with zero points where asked. Raises ModelError as `packed_bytes` does."""
+        ...
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
         """Bytes that a packed matrix of this shape takes. Raises ModelError for a shape that the

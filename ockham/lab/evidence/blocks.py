@@ -19,8 +19,8 @@ from ockham.lab.evidence.row import Row
 from ockham.lab.kernels.limits import Limits
 from ockham.lab.kernels.products import cold_matrices
 from ockham.lab.statistics import paired_ratio
+from ockham.weights.block_format import BlockFormat
 from ockham.weights.block_layout import BlockLayout
-from ockham.weights.block_types import BlockFormat
 from ockham.weights.fp32 import Fp32
 
 OUTPUTS, INPUTS = 2048, 2048

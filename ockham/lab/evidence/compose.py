@@ -35,7 +35,7 @@ from ockham.lab.tasks.texts import held_out
 from ockham.model.checkpoint.corpus_files import END, Corpus, write_corpus
 from ockham.model.hub import resolve
 from ockham.text.tokenizer import load_tokenizer
-from ockham.weights.block_types import BlockFormat
+from ockham.weights.block_format import BlockFormat
 
 LENGTHS = (3, 40, 17, 70, 1, 25)
 """Tokens of the prompts."""

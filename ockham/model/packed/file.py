@@ -15,7 +15,6 @@ import numpy as np
 
 from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
-from ockham.core.registry import make
 from ockham.core.seams import Linear, Role
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.memory import as_bytes
@@ -182,7 +181,7 @@ class PackedScale:
         self.bytes += blank.nbytes
         self.parameters += stored.out_features * stored.in_features
         for piece in stored.parts or (stored,):
-            self.formats[Packing(make("format", piece.format_name)).describe()] += 1
+            self.formats[Packing(piece.made()).describe()] += 1
         return UnloadedLinear(stored.format, *matrix_shape(parts), blank.nbytes)
 
     def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:

@@ -1,8 +1,8 @@
 """Weights in GGUF files.
 
-What is held as it is stored: F32 in fp32, BF16 in bf16, Q4_0 in int4 with groups of 32, and Q8_0,
-Q5_0, Q4_1, Q5_1, Q4_K, Q5_K and Q6_K in formats of their own. F16, Q2_K and Q3_K are widened to
-fp32, exactly as the `gguf` package dequantises them. A mixture's experts stand in one tensor.
+What is held as it is stored: F32, BF16, Q4_0 as codes of 4 bits in groups of 32, and the types of
+`gguf.blocks.READERS` in formats of their own. F16, Q2_K and Q3_K are widened to float32, exactly as
+the `gguf` package dequantises them. A mixture's experts stand in one tensor.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class GgufSource:
         if tensor.type_name == "Q4_0":
             return Stored("Q4_0", (tensor.name,), _Q4_0)
         kind = tensor.type_name
-        blocks = kind.lower() if kind in READERS and len(part.shape) > 1 else None
+        blocks = READERS[kind].name if kind in READERS and len(part.shape) > 1 else None
         return Stored(kind, (tensor.name,), opaque=kind in WIDENED, blocks=blocks)
 
     def rows(self, part: Part) -> Iterator[Array]:

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.arrays import Array, Floats
+from ockham.core.arrays import Array, Bytes, Floats
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, joined
-from ockham.core.registry import register
+from ockham.core.registry import techniques
+from ockham.core.seams import Arithmetic, Format
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.block_layout import BlockLayout
-from ockham.weights.panels import OUTPUTS, panels, quantise, row_panels
-from ockham.weights.scales import DIVISORS, check_scales, choose_scales
+from ockham.weights.panels import OUTPUTS, panels, quantise
+from ockham.weights.ungrouped import Ungrouped
 
 PANELS_AT_ONCE = 16
 """Panels that the plain product widens at a time."""
@@ -127,12 +128,24 @@ class BlockLinear:
         return terms
 
 
-class BlockFormat:
-    """A format that takes over one of GGUF's block types as it is, and quantises nothing itself."""
+class BlockFormat(Ungrouped):
+    """A format that takes over one of GGUF's block types as it is, and quantises nothing itself.
+
+    `file_type` is the type's name in GGUF files, `file_bytes` what a block takes there.
+    """
 
     name: ClassVar[str]
     activations: ClassVar[str]
+    arithmetic: ClassVar[Arithmetic] = "int8"
+    dtype: ClassVar[str | None] = None
     layout: ClassVar[BlockLayout]
+    file_type: ClassVar[str]
+    file_bytes: ClassVar[int]
+
+    @staticmethod
+    def read(blocks: Bytes) -> BlockRows:
+        """Blocks as a GGUF file has them, (rows, B, file_bytes)."""
+        raise NotImplementedError
 
     def packed_bytes(self, out_features: int, in_features: int) -> int:
         self._check(in_features)
@@ -140,13 +153,19 @@ class BlockFormat:
         return panels(out_features) * blocks * self.layout.block_bytes
 
     def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> BlockLinear:
+        formats: list[type[Format]] = [each.cls for each in techniques("format")]
+        others = [
+            each.name
+            for each in formats
+            if each.dtype is None and each.pack is not BlockFormat.pack
+        ]
         raise ModelError(
             f"{self.name} holds what a GGUF file stores in it, and packs no other weights: leave "
-            "quantization out, or say 'stored', to take every matrix as the file has it; int8 and "
-            "int4 pack weights anew."
+            "quantization out, or say 'stored', to take every matrix as the file has it; "
+            f"{', '.join(others[:-1])} and {others[-1]} pack weights anew."
         )
 
-    def empty(self, out_features: int, in_features: int) -> BlockLinear:
+    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> BlockLinear:
         """A matrix of zeros, to be filled."""
         self._check(in_features)
         return BlockLinear(self.name, self.layout, out_features, in_features)
@@ -196,90 +215,3 @@ class BlockFormat:
 
 BY_32 = "int8 by row and group of 32"
 BY_256 = "int8 by row and group of 256"
-
-
-@register("format", "q8_0", exact=False)
-class Q8_0(BlockFormat):
-    """GGUF's Q8_0 as stored: 8-bit codes and an fp16 scale for 32 inputs; inputs in int8 by 32."""
-
-    name, activations = "q8_0", BY_32
-    layout = BlockLayout(32, 8, zero=128)
-
-
-@register("format", "q5_0", exact=False)
-class Q5_0(BlockFormat):
-    """5-bit codes and an fp16 scale for 32 inputs, as GGUF's Q5_0; inputs in int8 by 32. Other
-    weights are packed with searched scales. Takes 5.5 bits a weight."""
-
-    name, activations = "q5_0", BY_32
-    layout = BlockLayout(32, 5, zero=16)
-
-    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> BlockLinear:
-        """Scales are searched by `choose_scales`. Refuses weights whose scale fp16 cannot hold."""
-        packed = self.empty(out_features, in_features)
-        middle = self.layout.zero
-        for panel, rows in row_panels(blocks, out_features, in_features):
-            check_scales(rows, min(DIVISORS[middle]))
-            groups = rows.reshape(-1, self.layout.inputs)
-            if core is None:
-                codes, scale = choose_scales(groups, middle)
-            else:
-                codes = np.empty(groups.shape, np.uint8)
-                scale = np.empty(len(groups), np.float16)
-                divisors = np.array(DIVISORS[middle], np.float32)
-                core.search_codes(
-                    packing_pool(), groups, middle, divisors, codes, scale.view(np.uint16)
-                )
-            found = BlockRows(codes.reshape(rows.shape), scale.reshape(len(rows), -1))
-            packed.fill(panel, found)
-        return packed
-
-
-@register("format", "q4_1", exact=False)
-class Q4_1(BlockFormat):
-    """GGUF's Q4_1 as stored: 4-bit codes, fp16 scale and minimum for 32 inputs; inputs in int8 by
-    32."""
-
-    name, activations = "q4_1", BY_32
-    layout = BlockLayout(32, 4, minima=True)
-
-
-@register("format", "q5_1", exact=False)
-class Q5_1(BlockFormat):
-    """GGUF's Q5_1 as stored: 5-bit codes, fp16 scale and minimum for 32 inputs; inputs in int8 by
-    32."""
-
-    name, activations = "q5_1", BY_32
-    layout = BlockLayout(32, 5, minima=True)
-
-
-@register("format", "q4_k", exact=False)
-class Q4_K(BlockFormat):
-    """GGUF's Q4_K as stored: 4-bit codes, 6-bit scales and minima of 32 inputs, fp16 factors of
-    both for 256; inputs in int8 by 256. Takes 4.6 bits a weight."""
-
-    name, activations = "q4_k", BY_256
-    layout = BlockLayout(256, 4, minima=True, group=32)
-
-
-@register("format", "q5_k", exact=False)
-class Q5_K(BlockFormat):
-    """GGUF's Q5_K as stored: 5-bit codes, 6-bit scales and minima of 32 inputs, fp16 factors of
-    both for 256; inputs in int8 by 256. Takes 5.6 bits a weight."""
-
-    name, activations = "q5_k", BY_256
-    layout = BlockLayout(256, 5, minima=True, group=32)
-
-
-@register("format", "q6_k", exact=False)
-class Q6_K(BlockFormat):
-    """GGUF's Q6_K as stored: 6-bit codes, 8-bit scales of 16 inputs, an fp16 factor for 256; inputs
-    in int8 by 256. Takes 6.6 bits a weight."""
-
-    name, activations = "q6_k", BY_256
-    layout = BlockLayout(256, 6, zero=32, group=16, signed=True)
-
-
-BLOCK_FORMATS: dict[str, type[BlockFormat]] = {
-    each.name: each for each in (Q8_0, Q5_0, Q4_1, Q5_1, Q4_K, Q5_K, Q6_K)
-}
