@@ -28,7 +28,9 @@ class Crowd:
         self._prefilling, self._short, self._budget, self._held = prefilling, short, budget, held
         self._of: dict[str, list[Sequence]] = {}
         self._counted = 0
-        self._lookups = 0
+        self._held_of: dict[tuple[int, int], int] = {}
+        """What is held of those that were looked up. A policy asks several times about the same
+        one, and must get the same answer."""
 
     def leaves_room(self, candidate: Candidate) -> bool:
         """Whether a waiting sequence may begin beside the others of its tenant."""
@@ -47,8 +49,12 @@ class Crowd:
             [s.remaining for s in own if s.remaining > self._short or s.order < before]
         ):
             return True
-        self._lookups += 1
-        if self._lookups > MOST_LOOKUPS or rows - self._held(sequence) > self._short:
+        held = self._held_of.get(before)
+        if held is None:
+            if len(self._held_of) >= MOST_LOOKUPS:
+                return False
+            held = self._held_of[before] = self._held(sequence)
+        if rows - held > self._short:
             return False
         return not self._cover([s.remaining for s in own if s.remaining <= self._short])
 

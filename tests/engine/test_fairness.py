@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ockham.core.sampling_params import SamplingParams
+from ockham.engine.crowd import MOST_LOOKUPS
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from tests.helpers import serving
@@ -183,3 +184,26 @@ def test_all_choices_of_a_request_find_seats(checkpoint: Path, policy: str) -> N
     while engine.has_work:
         engine.step()
     assert not engine.scheduler.policy.pressing
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_last_prompt_that_is_looked_up_may_be_the_one_that_begins(
+    checkpoint: Path, policy: str
+) -> None:
+    """A policy asks several times whether the same one has room, and gets the same answer."""
+    engine = make_engine(checkpoint, scheduling_policy=policy)
+    engine.take(ask("held", 200, 1))
+    steps_until(engine, "held")
+    for number in range(3):
+        engine.take(ask(f"under way {number}", 400, 1))
+    engine.step()
+    for number in range(MOST_LOOKUPS - 1):
+        engine.take(ask(f"long {number}", 400, 1))
+    again = ask("held", 200, 1)
+    again.request_id = "again"
+    engine.take(again)
+    steps_until(engine, "again")
+    assert all(f"long {number}" in engine.groups for number in range(MOST_LOOKUPS - 1))
+    while engine.has_work:
+        engine.step()
+    engine.check_integrity()
