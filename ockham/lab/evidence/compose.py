@@ -338,7 +338,7 @@ PAGE_HEADER = (
     + """*
 
 Ockham runs its techniques beside each other: weight formats, prefix reuse, drafters, scheduling.
-This page says which pairs change no token, which are approximate, and which cannot be had together.
+This page lists the pairs that do not compose exactly, and the pairs that cannot be combined.
 
 Each of the {pairs} pairs of {count} techniques ran on the model `{model}`, with greedy and sampled
 requests. Each token was compared with the same request alone in the same weight format. **A pair
@@ -369,10 +369,10 @@ def _approximate(cells: Sequence[Cell]) -> list[str]:
     if not found:
         return ["None was run."]
     lines = [
-        "An approximate technique changes tokens. Nothing beside it changed any more: no token",
-        "under an approximate weight format, and none of requests that did not ask for approximate",
-        "reuse or a search (every other request did). The share says how many of all tokens are",
-        "those of the model's own weights without the technique.",
+        "An approximate technique changes tokens. No technique beside it changed further ones:",
+        "none under an approximate weight format, and none in requests that asked for neither",
+        "approximate reuse nor a search (half of the requests asked). The share is that of all",
+        "tokens that are the same as with the model's own weights and without the technique.",
         "",
         "| approximate | beside | tokens that are the model's own |",
         "|---|---|---|",
