@@ -16,8 +16,8 @@ from ockham.engine.moving import MovedRequest
 from ockham.model.memory import MemoryPlan
 from ockham.model.program.description import ModelDescription
 
-ONE_A_REQUEST = ("reuse", "search")
-"""Seams of which a request may ask for one technique."""
+ASKED_SEAMS = ("reuse", "search")
+"""Seams of which a request may ask for one technique; at others nothing would come of it."""
 
 
 def context_limit(config: EngineConfig, plan: MemoryPlan, description: ModelDescription) -> str:
@@ -125,11 +125,11 @@ class Limits:
             seam, _, name = key.partition("/")
             if seam == "reuse":
                 self._check_reuse(name)
-            elif ask_of(seam, name) is None:
+            elif seam not in ASKED_SEAMS or ask_of(seam, name) is None:
                 raise InvalidRequest(
                     f"there is no technique {shown(key)} that a request may ask for.", "asks"
                 )
-            if seam in seams and seam in ONE_A_REQUEST:
+            if seam in seams:
                 raise InvalidRequest(
                     f"a request may ask for one {seam}, and this one asks for several; leave "
                     f"{shown(name)} out.",

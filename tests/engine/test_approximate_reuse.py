@@ -435,3 +435,12 @@ def test_a_request_with_approximate_state_does_not_move(checkpoint: Path) -> Non
     with pytest.raises(InvalidRequest, match="takes over state approximately"):
         engine.export_request(wanted.request_id)
     engine.abort(wanted.request_id)
+
+
+def test_an_ask_from_which_nothing_would_come_is_refused(checkpoint: Path) -> None:
+    """Not silently ignored: no request meets a technique of these seams."""
+    engine = make_engine(checkpoint)
+    for key in ("drafter/copying", "policy/lpm", "gate/none", "search/none", "nothing"):
+        with pytest.raises(InvalidRequest, match="no technique .* that a request may ask for"):
+            engine.take(serving.ask("one", [1, 2, 3], asks={key: True}))
+    assert not engine.has_work
