@@ -63,8 +63,9 @@ def test_a_quiet_run_says_nothing_beside_the_completion() -> None:
 
 def test_drafted_tokens_are_marked_where_nothing_can_be_underlined() -> None:
     text = "def add(a, b):\n    return a + b\n\n"
+    always = '{"method": "copying", "adaptive": false}'  # however long its steps take
     flags = ("--max-tokens", "12", "--temperature", "0", "--show-drafts")
-    done = ockham("run", "-p", text + "def add(a, b):", *flags)
+    done = ockham("run", "-p", text + "def add(a, b):", *flags, "--speculative-config", always)
     assert done.returncode == 0, done.stderr
     shown = done.stderr.partition("tokens were drafted:\n")[2].removesuffix("\n")
     assert "‹" in shown

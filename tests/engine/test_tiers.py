@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -268,23 +269,37 @@ def test_a_slow_disk_is_not_waited_for(
 def test_an_engine_that_waits_for_the_disk_sleeps(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looks around a few times a second, and goes on as soon as there is something."""
+    """The disk is slower than any step; the engine goes on as soon as there is something."""
     engine = with_store(checkpoint, tmp_path)
     expected = serve(engine, [ask("a", tokens(150))])["a"][0]
     engine.close()
     engine = with_store(checkpoint, tmp_path)
     assert engine.tiers is not None
     assert engine.tiers.disk is not None
-    read = engine.tiers.disk.read
-    monkeypatch.setattr(
-        engine.tiers.disk, "read", lambda *arguments: (time.sleep(0.3), read(*arguments))[1]
-    )
+    assert engine.tiers.reader is not None
+    read, wait = engine.tiers.disk.read, engine.tiers.reader.wait
+    asleep, waits = Event(), 0
+
+    def read_when_it_sleeps(*arguments: Any) -> Any:
+        assert asleep.wait(60)
+        return read(*arguments)
+
+    def counted_wait(*arguments: Any) -> None:
+        nonlocal waits
+        waits += 1
+        asleep.set()
+        wait(*arguments)
+
+    monkeypatch.setattr(engine.tiers.disk, "read", read_when_it_sleeps)
+    monkeypatch.setattr(engine.tiers.reader, "wait", counted_wait)
+    monkeypatch.setattr("ockham.engine.engine.WAIT_S", 3600.0)  # so that only news wake it
     engine.add(ask("b", tokens(150)))
     steps, made = 0, []
     while not made:
         made += [token for delta in engine.step() for token in delta.token_ids]
         steps += 1
-    assert steps < 40
+        assert steps <= waits + 3  # it never looks around without sleeping; 6 tokens are computed
+    assert waits > 0
     while engine.has_work:
         made += [token for delta in engine.step() for token in delta.token_ids]
     assert made == expected[0]
@@ -294,13 +309,15 @@ def test_an_engine_that_waits_for_the_disk_sleeps(
 SERVES = """
 import sys
 from pathlib import Path
-from tests.engine.test_tiers import ask, serve, tokens, with_store
+from tests.engine.test_tiers import ask, serve, tokens, with_store, written
 engine = with_store(Path(sys.argv[1]), Path(sys.argv[2]))
-print("ready", flush=True)
 while True:
     for i in range(8):
         serve(engine, [ask("a", tokens(150, i))])
+        if i == 0:
+            written(engine)
         engine.reuse.forget()
+        print(i, flush=True)
 """
 
 
@@ -318,8 +335,9 @@ def test_an_engine_that_is_killed_leaves_a_store_that_can_be_trusted(
             cwd=Path(__file__).parents[2],
         )
         assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(rng.uniform(0.02, 0.3))
+        for _ in range(rng.integers(1, 17)):
+            assert child.stdout.readline()
+        time.sleep(rng.uniform(0.0, 0.02))  # whatever the writer is about then
         child.kill()
         child.wait()
         engine = with_store(checkpoint, tmp_path)

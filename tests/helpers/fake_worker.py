@@ -1,10 +1,12 @@
 """A worker of the peers' benchmark without an engine behind it: `precision` says how it behaves."""
 
+import signal
 import time
 
 from benchmarks.peers.workers.serve import Arrival, Generated, one_after_another, serve
 
-SLOW_S = 0.8
+PAUSES = 2
+"""Of one that is slow: as often it is stopped and woken between its first token and its last."""
 
 
 class Fake:
@@ -12,6 +14,7 @@ class Fake:
 
     def __init__(self, behaviour):
         self.behaviour = behaviour
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT])  # it goes on all the same
 
     def generate(self, prompts, new_tokens):
         if self.behaviour == "fails":
@@ -26,7 +29,10 @@ class Fake:
         tokens = [[sum(prompt) % 100] * count for prompt in prompts]
         first = time.perf_counter()
         if self.behaviour == "is slow":
-            time.sleep(SLOW_S)
+            while signal.sigtimedwait([signal.SIGCONT], 0.0):
+                pass  # pauses before the first token
+            for _ in range(PAUSES):
+                assert signal.sigtimedwait([signal.SIGCONT], 30.0)
         return Generated(tokens, start, first, time.perf_counter())
 
     def mixed(self, trace: list[Arrival]):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -18,6 +23,7 @@ if core is None:
 
 from ockham.kernels.cpu_linear import native_matrix
 from tests.helpers import isas
+from tests.helpers.live import wait_for
 
 FORMATS = {
     "fp32": Fp32(),
@@ -224,9 +230,7 @@ def test_every_instruction_set_packs_the_same_bits(name: str, isa: core.Isa) -> 
         assert again.arrays[array].tobytes() == expected.arrays[array].tobytes()
 
 
-def test_a_pool_does_every_task_once_and_sleeps_between() -> None:
-    import time
-
+def test_a_pool_does_every_task_once() -> None:
     pool = core.ThreadPool(4)
     matrix, x = packed("fp32", 512, 64), normal(3, 64, 1)
     native = native_matrix(matrix, pool)
@@ -235,10 +239,33 @@ def test_a_pool_does_every_task_once_and_sleeps_between() -> None:
     for pause in [0.0] * 300 + [0.002] * 20:
         time.sleep(pause)
         assert np.asarray(core.linear(pool, isa, native, x)).tobytes() == expected.tobytes()
-    time.sleep(0.05)
-    before = time.process_time()
+
+
+TASKS = "/proc/self/task"
+
+
+def asleep(thread: str) -> bool:
+    return "\nState:\tS" in Path(TASKS, thread, "status").read_text()
+
+
+def switches(thread: str) -> list[str]:
+    """How often a thread gave up its core, and how often it lost it: two lines."""
+    lines = Path(TASKS, thread, "status").read_text().splitlines()
+    return [line for line in lines if "ctxt_switches" in line]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_pool_sleeps_between_its_tasks() -> None:
+    others = set(os.listdir(TASKS))
+    pool = core.ThreadPool(4)
+    threads = sorted(set(os.listdir(TASKS)) - others)
+    assert len(threads) == 3  # the caller is the fourth
+    matrix, x = packed("fp32", 512, 64), normal(3, 64, 1)
+    core.linear(pool, core.detect(), native_matrix(matrix, pool), x)
+    wait_for(lambda: all(map(asleep, threads)), 10)
+    before = [switches(thread) for thread in threads]
     time.sleep(0.3)
-    assert time.process_time() - before < 0.03
+    assert [switches(thread) for thread in threads] == before  # none woke even once
 
 
 def test_wrong_arrays_are_refused_with_a_sentence() -> None:
