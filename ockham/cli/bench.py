@@ -29,9 +29,11 @@ from ockham.cli.spread import spread
 from ockham.cli.startup import startup
 from ockham.cli.workload_options import workload
 from ockham.core.config import EngineConfig
+from ockham.core.registry import find
 
 if TYPE_CHECKING:
     from ockham.cli.machine import Limits
+    from ockham.core.seams import Format
     from ockham.engine.engine import Engine
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -251,11 +253,13 @@ def _figures(runs: list[Measured], engine: Engine, config: EngineConfig) -> dict
 
 def _arithmetic(engine: Engine, limits: Limits) -> tuple[str, float]:
     """The arithmetic that most of the model's products can use, and its rate here."""
+    name = engine.model.weight_format.partition("+")[0]
+    weight_format: type[Format] = find("format", name).cls
+    arithmetic = weight_format.arithmetic
     native = engine.model.backend.name == "cpu"
-    name = engine.model.weight_format.partition("+")[0].partition(":")[0]
-    if native and name == "bf16" and limits.bf16_flops_per_s:
+    if native and arithmetic == "bf16" and limits.bf16_flops_per_s:
         return "bf16", limits.bf16_flops_per_s
-    if native and name != "fp32" and limits.int8_ops_per_s:
+    if native and arithmetic != "fp32" and limits.int8_ops_per_s:
         return "int8", limits.int8_ops_per_s
     return "fp32", limits.fp32_flops_per_s
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -19,11 +19,28 @@ WIDEST_HELP = 160
 
 
 class Option(click.Option):
-    """An option with the section of the help that it stands in; None is the command's own."""
+    """An option with the section of the help that it stands in; None is the command's own.
 
-    def __init__(self, *args: Any, section: str | None = None, **settings: Any) -> None:
+    Its help may be a function, which is called when the help is shown: what it lists may be slow to
+    find.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        section: str | None = None,
+        help: str | Callable[[], str] | None = None,
+        **settings: Any,
+    ) -> None:
+        self._listing = help if callable(help) else None
+        settings["help"] = None if callable(help) else help
         super().__init__(*args, **settings)
         self.section = section
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        if self._listing is not None:
+            self.help = self._listing()
+        return super().get_help_record(ctx)
 
 
 class Command(click.Command):

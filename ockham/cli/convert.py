@@ -9,12 +9,11 @@ from pathlib import Path
 
 import click
 
-from ockham.cli.options import Integer, option
+from ockham.cli.options import Integer, Quantization, option, quantizations
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
+from ockham.core.registry import option_names, techniques
 
-QUANTIZATIONS = ("int4", "int4:32", "int4:64", "int4:128", "int8", "bf16", "fp32", "stored")
-GROUP_SIZES = ("32", "64", "128")
 CALIBRATION_TOKENS = 32768
 
 
@@ -23,22 +22,25 @@ CALIBRATION_TOKENS = 32768
 @click.argument("out", type=click.Path(path_type=Path))
 @option(
     "--quantization",
-    type=click.Choice(QUANTIZATIONS),
+    type=Quantization(),
     default=None,
-    help="Weight format; without it, every matrix as loading MODEL would hold it.",
+    help=lambda: (
+        f"Weight format: {', '.join(quantizations())}; without it, every matrix as loading MODEL "
+        "would hold it."
+    ),
 )
 @option(
     "--group-size",
-    type=click.Choice(GROUP_SIZES),
+    type=Integer(1),
     default=None,
-    help="Inputs that share a scale, for int4.  [default: 64]",
+    help="Inputs that share a scale, for formats that let it be chosen.",
 )
 @option(
     "--calibration",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     default=None,
     metavar="FILE",
-    help='Text (or .jsonl with "text") that int4 is fitted to; it takes a while.',
+    help='Text (or .jsonl with "text") that weights are fitted to; it takes a while.',
 )
 @option(
     "--calibration-tokens",
@@ -57,7 +59,7 @@ def convert(
     model: str,
     out: Path,
     quantization: str | None,
-    group_size: str | None,
+    group_size: int | None,
     calibration: Path | None,
     calibration_tokens: int | None,
     lora: str | None,
@@ -70,9 +72,18 @@ def convert(
     With --lora it is MODEL as the adapter changes it.
     """
     if group_size is not None:
-        if quantization != "int4":
-            raise ConfigError("--group-size is for --quantization int4 only (int4:32 has one).")
-        quantization = f"int4:{group_size}"
+        grouped = {
+            each.name: each.forms
+            for each in techniques("format")
+            if "group" in option_names(each.options)
+        }
+        if quantization not in grouped:
+            examples = ", ".join(form for forms in grouped.values() for form in forms[1:2])
+            raise ConfigError(
+                f"--group-size is for --quantization {' or '.join(grouped)} only ({examples} has "
+                "one)."
+            )
+        quantization = f"{quantization}:{group_size}"
     if calibration_tokens is not None and calibration is None:
         raise ConfigError("--calibration-tokens is for --calibration FILE only.")
 

@@ -31,12 +31,27 @@ from ockham.core.sampling_params import SamplingParams
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_ENGINE_HELP = {
+
+def quantizations() -> list[str]:
+    """The forms that `--quantization` takes for any model."""
+    from ockham.model.packed.packing import quantizations as all_forms
+
+    return all_forms()
+
+
+def _quantization_help() -> str:
+    return (
+        f"Weight format: {', '.join(quantizations())}. With ':' and a number, so many "
+        "inputs share a scale, and fewer matrices take more bits. By default, or as 'stored', "
+        "what the checkpoint has."
+    )
+
+
+_ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "tokenizer": "Directory or hub name of the tokenizer; the model's own by default.",
     "revision": "Branch, tag or commit of a model on the hub.",
     "dtype": "Precision of the weights and activations; 'auto' follows the checkpoint.",
-    "quantization": "Weight format: fp32, bf16, int8 or int4 (int4:64: 4 bits alone, in groups of "
-    "64); by default, or as 'stored', what the checkpoint has.",
+    "quantization": _quantization_help,
     "kv_cache_dtype": "Precision in which keys and values are kept; 'auto' follows dtype.",
     "backend": "Kernels to run on; 'auto' takes the fastest that was built.",
     "threads": "Threads that compute, by default one for each core. They change no output.",
@@ -186,17 +201,14 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic only in s
 
 
 class Quantization(ModelName):
-    """The name of a weight format, which a shell completes."""
+    """The name of a weight format, which a shell completes. `named_format` checks it."""
 
     name = "format"
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        from ockham.core.registry import techniques
-
-        names = [technique.name for technique in techniques("format")]
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in quantizations() if name.startswith(incomplete)]
 
 
 class Dtype(click.Choice[str]):
@@ -502,7 +514,7 @@ def _field_option(
     name: str,
     hint: Any,
     default: Any,
-    help_text: str | None,
+    help_text: str | Callable[[], str] | None,
     as_type: click.ParamType | None = None,  # type: ignore[type-arg]  # generic only in stubs
     several: bool = False,
     section: str | None = None,

@@ -7,12 +7,10 @@ import math
 import msgspec
 
 from ockham.core.errors import ConfigError
-from ockham.core.registry import split
+from ockham.core.registry import split, techniques
 from ockham.core.speculative import Setting, parse
 
 DTYPES = ("auto", "bfloat16", "float32")
-_DTYPE_OF = {"bf16": "bfloat16", "fp32": "float32"}
-"""The dtype that a quantization of unquantised weights states by itself."""
 KV_DTYPES = ("auto", "bfloat16", "float32")
 MOST_THREADS = 1024
 
@@ -119,8 +117,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
             raise ConfigError(
                 f"weight_cache_bytes must not be negative, got {self.weight_cache_bytes}."
             )
-        stated = _DTYPE_OF.get(self.quantization or "")
-        if stated is not None and self.dtype not in ("auto", stated):
+        stated = None if self.dtype == "auto" else _stated_dtype(self.quantization)
+        if stated is not None and self.dtype != stated:
             raise ConfigError(
                 f"dtype {self.dtype!r} contradicts quantization {self.quantization!r}, which holds "
                 f"weights in {stated}; leave one of them out."
@@ -132,3 +130,11 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
                 "trust_remote_code is not supported: Ockham never runs code from a checkpoint. "
                 "Leave it out; `ockham models` lists the architectures that are known."
             )
+
+
+def _stated_dtype(quantization: str | None) -> str | None:
+    """The dtype that a quantization of unquantised weights states by itself."""
+    if quantization is None:
+        return None
+    stated: dict[str, str | None] = {t.name: t.cls.dtype for t in techniques("format")}  # type: ignore[attr-defined]
+    return stated.get(quantization)

@@ -43,6 +43,11 @@ class Technique:
         return kind
 
     @property
+    def forms(self) -> tuple[str, ...]:
+        """How it may be named: by its name, and with the options that its class lists."""
+        return (self.name, *getattr(self.cls, "forms", ()))
+
+    @property
     def ask(self) -> type[Ask] | None:
         """What a request may ask of it; None if it is not asked by requests."""
         return getattr(self.cls, "Ask", None)

@@ -1,10 +1,10 @@
-"""Calibration: int4 matrices fitted to the inputs that they have when the model reads a text.
+"""Calibration: matrices fitted to the inputs that they have when the model reads a text.
 
 The unquantised model runs over the text on the reference backend, layer by layer: all windows of
 the text go through one layer, its products' inputs are summed to second moments, its matrices are
-packed (weights/gptq.py), and the moments are let go before the next layer begins. Every layer sees
-the inputs that the unquantised layers before it give. A matrix that int4 leaves to another format,
-or that no row reached (an expert that nobody chose), is packed as without calibration.
+packed (`FittedFormat.fit`), and the moments are let go before the next layer begins. Every layer
+sees the inputs that the unquantised layers before it give. A matrix that the format leaves to
+another, or that no row reached (an expert that nobody chose), is packed as without calibration.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ockham.core.arrays import Array, Floats, Ints
 from ockham.core.errors import ModelError
-from ockham.core.seams import Linear, Role
+from ockham.core.seams import FittedFormat, Linear, MixedFormat, Role
 from ockham.kernels.ops import Program
 from ockham.kernels.reference import ReferenceBackend
 from ockham.model.packed.layout import key_of
@@ -27,8 +27,6 @@ from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part, Weights
 from ockham.model.windows import cut, layouts_for, read_text, window_step
-from ockham.weights.gptq import pack_calibrated
-from ockham.weights.int4 import Int4
 
 ROWS_AT_ONCE = 1024
 WINDOW_TOKENS = 512
@@ -127,7 +125,7 @@ def calibrate(
     description: ModelDescription,
     weights: Weights,
     windows: Ints,
-    format: Int4,
+    format: FittedFormat,
     progress: Callable[[str], None],
 ) -> dict[str, Linear]:
     """Matrices in `format`, by key, fitted to the text. `weights` are the unquantised ones."""
@@ -140,10 +138,13 @@ def calibrate(
         for matrix in observed.matrices:
             if matrix.moments is None:
                 continue
-            if format.beside(matrix.role, matrix.in_features) is None:
+            other = None
+            if isinstance(format, MixedFormat):
+                other = format.beside(matrix.role, matrix.in_features)
+            if other is None:
                 ids = np.arange(matrix.out_features, dtype=np.int32)
                 try:
-                    linear = pack_calibrated(matrix.rows(ids), matrix.moments, format.group)
+                    linear = format.fit(matrix.rows(ids), matrix.moments)
                 except ModelError as error:
                     raise ModelError(f"tensor {matrix.key!r}: {error}") from None
                 packed[matrix.key] = linear

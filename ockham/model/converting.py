@@ -17,7 +17,8 @@ from ockham.core.arrays import Array, Floats
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.owned_files import USUAL_FILE, replacing, write_own
-from ockham.core.seams import Linear, Role
+from ockham.core.registry import techniques
+from ockham.core.seams import FittedFormat, Linear, Role
 from ockham.kernels.memory import as_bytes
 from ockham.model.calibration import Calibrated, calibrate, read_calibration
 from ockham.model.checkpoint.converted import ConvertedSource
@@ -26,7 +27,7 @@ from ockham.model.checkpoint.opening import OpenedModel, open_model
 from ockham.model.checkpoint.sources import TensorSource, pieces_of
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
-from ockham.model.loading import choose_packer
+from ockham.model.loading import choose_packer, named_format
 from ockham.model.packed.layout import (
     METHOD,
     VERSION,
@@ -38,7 +39,6 @@ from ockham.model.packed.layout import (
 from ockham.model.packed.packing import Packer, Packing
 from ockham.model.program.compile import compile_program
 from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
-from ockham.weights.int4 import Int4
 from ockham.weights.stored import (
     StoredMatrix,
     stacked,
@@ -50,8 +50,8 @@ from ockham.weights.stored import (
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFile:
-    """A text to fit int4 to, how many of its tokens at most, and how its token ids are found: the
-    tokenizer of the checkpoint at a path is given a text, and adds no special tokens."""
+    """A text to fit weights to, how many of its tokens at most, and how its token ids are found:
+    the tokenizer of the checkpoint at a path is given a text, and adds no special tokens."""
 
     path: Path
     most_tokens: int
@@ -67,7 +67,7 @@ def convert(
 ) -> int:
     """Write the model of `config`, packed as its quantization says, to the directory `out`.
 
-    With `calibration`, int4 matrices are fitted to the inputs that they have on that text. With
+    With `calibration`, matrices are fitted to the inputs that they have on that text. With
     `lora`, the directory of an adapter, it is merged before rounding (see checkpoint/lora.py).
     Gives the bytes of the weights written. `out` must be empty or not exist; its config.json comes
     last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
@@ -76,6 +76,7 @@ def convert(
         raise ConfigError(
             f"{out} is not an empty directory; name another, or remove what is in it."
         )
+    named_format(config.quantization)
     path = resolve(config.model, config.revision)
     opened = open_model(path)
     try:
@@ -84,9 +85,8 @@ def convert(
         if lora is not None:
             opened = _merged(opened, path, read_adapter(lora))
         packer = choose_packer(config, opened.config, opened.source)
-        if calibration is not None and isinstance(packer.asked, Int4):
-            # What is fitted needs no fifth bit.
-            packer = dataclasses.replace(packer, asked=Int4.of(packer.asked.group))
+        if calibration is not None and isinstance(packer.asked, FittedFormat):
+            packer = dataclasses.replace(packer, asked=packer.asked.alone())
         fitted, record = _calibrate(opened, packer, path, calibration, progress)
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -121,8 +121,11 @@ def _calibrate(
     """The matrices that are fitted to a text, by key, and what config.json is to say of it."""
     if calibration is None:
         return {}, None
-    if not isinstance(packer.asked, Int4):
-        raise ConfigError("only int4 is calibrated: give --quantization int4, or no calibration.")
+    if not isinstance(packer.asked, FittedFormat):
+        names = " or ".join(each.name for each in techniques("format") if hasattr(each.cls, "fit"))
+        raise ConfigError(
+            f"only {names} is calibrated: give --quantization {names}, or no calibration."
+        )
     plain, description = Packer(packer.plain), opened.description
     # What cannot be packed is refused before the work.
     refusing = opened.source.measure(packer)

@@ -12,7 +12,8 @@ from typing import Any
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.registry import make
+from ockham.core.registry import find, make, name_of, techniques
+from ockham.core.seams import Format
 from ockham.core.units import readable
 from ockham.kernels.backends import find_backend
 from ockham.kernels.base import Backend, GroupLayout
@@ -25,7 +26,7 @@ from ockham.model.checkpoint.sources import Measured, Source
 from ockham.model.hub import resolve
 from ockham.model.machine_memory import available_bytes
 from ockham.model.memory import MemoryPlan, plan_memory
-from ockham.model.packed.packing import STORED, Packer
+from ockham.model.packed.packing import STORED, Packer, plain_format, quantizations
 from ockham.model.packed.weight_cache import LEAST_BYTES, WeightCache, cache_directory
 from ockham.model.placing import place_weights
 from ockham.model.program.compile import compile_program
@@ -104,6 +105,7 @@ def plan_model(config: EngineConfig) -> PlannedModel:
     Raises ModelError for a checkpoint that is incomplete or not supported, DoesNotFit for one that
     is too large, ConfigError for settings that it contradicts. The caller closes `source`.
     """
+    named_format(config.quantization)  # refused before anything is downloaded
     directory = resolve(config.model, config.revision)
     opened = open_model(directory)
     raw, description, source = opened.config, opened.description, opened.source
@@ -212,13 +214,13 @@ def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> 
     """The named quantization, if any; else, or for "stored", what the checkpoint quantised stays as
     it is, and the rest takes the format of the dtype asked for, or the checkpoint's own.
 
-    Of a checkpoint's own dtypes float16 and float32 become fp32, which holds every value of either
-    exactly, one by one where they stand in a checkpoint of bfloat16.
+    Of a checkpoint's own dtypes float16 becomes float32, which holds every value of it exactly, one
+    by one where such matrices stand in a checkpoint of bfloat16. Raises ConfigError for a
+    quantization that does not exist, or that the checkpoint contradicts.
     """
-    plain = {"bfloat16": "bf16", "float32": "fp32"}.get(config.dtype)
-    exact = plain is None
-    if plain is None:
-        plain = "bf16" if source.plain_dtype() == "BF16" else "fp32"
+    dtype, exact = config.dtype, config.dtype == "auto"
+    if exact:
+        dtype = "bfloat16" if source.plain_dtype() == "BF16" else "float32"
     asked = config.quantization
     if asked in (STORED, source.quantised_as):
         asked = None
@@ -230,16 +232,31 @@ def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> 
                 "quantization out to take it as it is."
             )
         asked = None
-    return Packer(make("format", plain), None if asked is None else make("format", asked), exact)
+    return Packer(plain_format(dtype), named_format(asked), exact)
+
+
+def named_format(quantization: str | None) -> Format | None:
+    """The format that a quantization names; None for what leaves the formats to the checkpoint.
+    Raises ConfigError, with all that may be named, if it is not known."""
+    if quantization is None or quantization == STORED or quantization in CODECS:
+        return None
+    if name_of(quantization) not in {each.name for each in techniques("format")}:
+        raise ConfigError(
+            f"there is no format called {quantization!r}; there is: {', '.join(quantizations())}; "
+            f"and {', '.join(CODECS)} for a checkpoint that is quantised so."
+        )
+    weight_format: Format = make("format", quantization)
+    return weight_format
 
 
 def choose_state_dtype(config: EngineConfig, formats: Counter[str]) -> str:
-    """The dtype of keys and values: as set, or float32 where most matrices are fp32, else
+    """The dtype of keys and values: as set, or float32 where most matrices are, else
     bfloat16. `formats` counts the matrices by what `Measured.formats` says of them."""
     if config.kv_cache_dtype != "auto":
         return config.kv_cache_dtype
     ((most, _),) = formats.most_common(1)
-    return "float32" if most.partition(" ")[0] == "fp32" else "bfloat16"
+    weight_format: type[Format] = find("format", most.partition(" ")[0]).cls
+    return "float32" if weight_format.dtype == "float32" else "bfloat16"
 
 
 def _unused_notes(planned: PlannedModel) -> list[str]:

@@ -156,6 +156,7 @@ class Int4:
     dtype: ClassVar[str | None] = None
 
     Options: ClassVar[type[msgspec.Struct]] = Int4Options
+    forms: ClassVar[tuple[str, ...]] = tuple(f"int4:{group}" for group in GROUPS)
 
     def __init__(self, options: Int4Options | None = None) -> None:
         group = None if options is None else options.group
@@ -233,6 +234,16 @@ class Int4:
             allocate_array((count, groups, OUTPUTS), np.float16),  # type: ignore[arg-type]
             allocate_array((count, groups, OUTPUTS), np.uint8) if zeros else None,  # type: ignore[arg-type]
         )
+
+    def alone(self) -> Int4:
+        """What is fitted needs no fifth bit."""
+        return self.of(self.group)
+
+    def fit(self, rows: Floats, moments: Floats) -> Int4Linear:
+        """As `gptq.pack_calibrated` does."""
+        from ockham.weights.gptq import pack_calibrated
+
+        return pack_calibrated(rows, moments, self.group)
 
     def _check(self, in_features: int) -> None:
         if in_features % self.group:

@@ -28,9 +28,8 @@ class Q6_K(BlockFormat):
         halves = blocks.shape[:-1]
         low = nibbles(blocks[..., :128].reshape(*halves, 2, 64))
         pair = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
-        high = (blocks[..., 128:192].reshape(*halves, 2, 1, 32) >> pair & np.uint8(3)) << np.uint8(
-            4
-        )
+        pairs = blocks[..., 128:192].reshape(*halves, 2, 1, 32) >> pair
+        high = (pairs & np.uint8(3)) << np.uint8(4)
         codes: Bytes = low | high.reshape(low.shape)
         scales = np.ascontiguousarray(blocks[..., 192:208]).view(np.int8)
         return BlockRows(rows(codes), half(blocks, 208), group_scales=rows(scales))

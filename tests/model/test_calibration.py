@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 from ockham.cli.main import cli
 from ockham.core.config import EngineConfig
 from ockham.kernels.ops import AttentionInput, Embed, FeedForward
-from ockham.model import calibration
 from ockham.model.calibration import Observed, _Layers
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.windows import cut, layouts_for, window_step
+from ockham.weights import gptq
 from ockham.weights.fp32 import Fp32
 from tests.helpers.tiny import tiny_llama, tiny_mixtral
 
@@ -67,13 +67,13 @@ def test_every_product_errs_less_on_the_text(
 ) -> None:
     """Of the sum of squared errors x (w - w')^T over the text, the moments know everything."""
     moments = {}
-    pack = calibration.pack_calibrated
+    pack = gptq.pack_calibrated
 
     def keep(rows: np.ndarray, moment: np.ndarray, group: int) -> object:
         moments[rows.tobytes()] = moment.copy()
         return pack(rows, moment, group)
 
-    monkeypatch.setattr(calibration, "pack_calibrated", keep)
+    monkeypatch.setattr(gptq, "pack_calibrated", keep)
     source = tiny_llama(tmp_path / "model", **SIZES)
     result = convert(source, tmp_path / "out")
     assert result.exit_code == 0, result.output

@@ -76,6 +76,7 @@ from ockham.core.seams.tiers import (
 from ockham.core.seams.weights import (
     Arithmetic,
     BlockFormat,
+    FittedFormat,
     Format,
     Linear,
     MixedFormat,
@@ -99,6 +100,7 @@ __all__ = [
     "Fetch",
     "Floats",
     "Foreseen",
+    "FittedFormat",
     "Format",
     "GONE",
     "Given",

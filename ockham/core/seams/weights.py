@@ -108,6 +108,22 @@ class MixedFormat(Format, Protocol):
         ...
 
 
+@runtime_checkable
+class FittedFormat(Format, Protocol):
+    """A format whose weights can be fitted to the inputs that they have on a text."""
+
+    def alone(self) -> FittedFormat:
+        """The format to fit weights in, where fitting makes some other formats beside it
+        needless."""
+        ...
+
+    def fit(self, rows: Floats, moments: Floats) -> Linear:
+        """Pack weights (N, K) for inputs x whose second moments are the sum of x^T x: (K, K).
+
+        Raises ModelError for moments that are not finite, and weights that it cannot hold."""
+        ...
+
+
 class QuantisedFormat(Format, Protocol):
     """A format that can also take over matrices that a checkpoint stores quantised, as they are."""
 

@@ -16,7 +16,7 @@ from ockham.kernels.ops import Attend, AttentionInput, Embed, Op, Program
 from ockham.lab.kernels.limits import COLD_BYTES, Limits
 from ockham.lab.kernels.measure import Case
 from ockham.lab.kernels.steps import PAGE_TOKENS, step_over
-from ockham.weights.int4 import Int4
+from ockham.model.packed.packing import plain_format
 
 HIDDEN = 64
 """Width of the residual stream that feeds the queries: narrow, as only attention is timed."""
@@ -146,7 +146,7 @@ def _program(layers: int, shape: Shape) -> Program:
 
 def _random(outputs: int) -> Linear:
     rows = np.random.default_rng(0).standard_normal((outputs, HIDDEN), np.float32) * 0.02
-    return Int4.of(64).pack(outputs, HIDDEN, [rows])
+    return plain_format("bfloat16").pack(outputs, HIDDEN, [rows])
 
 
 def _fill(planes: CpuPlanes, layout: GroupLayout) -> None:

@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ockham.core.arrays import Array
-from ockham.core.seams import Linear
+from ockham.core.registry import find
+from ockham.core.seams import Format, Linear
 from ockham.kernels.cpu_linear import native_matrix
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core
@@ -44,14 +45,14 @@ class PackedCopy:
 
 
 def label(linear: Linear) -> str:
-    """Format and shape: "int4:64 (2560, 2048)"."""
+    """Kernel and shape: "NAME:64 (2560, 2048)" of a format with groups of 64."""
     return f"{kernel_of(linear)} ({linear.out_features}, {linear.in_features})"
 
 
 def rate_of(linear: Linear) -> _cpu.Rate:
     """The arithmetic that a format's products can use."""
-    rates = {"fp32": core.Rate.FP32, "bf16": core.Rate.BF16}
-    return rates.get(linear.format, core.Rate.INT8)
+    weight_format: type[Format] = find("format", linear.format).cls
+    return core.Rate.__members__[weight_format.arithmetic.upper()]
 
 
 def matrices(program: Program) -> dict[tuple[str, str], list[Linear]]:

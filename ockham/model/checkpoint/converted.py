@@ -14,7 +14,7 @@ from ockham.core.errors import ConfigError, ModelError
 from ockham.model.files.safetensors import SINGLE_FILE, SafetensorsFile
 from ockham.model.packed.file import PackedFile, PackedLoader, PackedScale
 from ockham.model.packed.layout import VERSION
-from ockham.model.packed.packing import Packer
+from ockham.model.packed.packing import Packer, plain_format
 
 AGAIN = "convert the original again"
 
@@ -52,7 +52,7 @@ class ConvertedSource:
         return self._packed.tensors
 
     def plain_dtype(self) -> str:
-        return "BF16" if self._plain == "bf16" else "F32"
+        return "BF16" if self._plain == plain_format("bfloat16").name else "F32"
 
     def measure(self, packer: Packer) -> PackedScale:
         self._refuse_another(packer)

@@ -146,8 +146,8 @@ class Scale:
         for part in map(self._source.stored, parts):
             if part.quantised and packing.kept:
                 self._kept[part.dtype, f"held in {packing.format.name}, to the bit"] += 1
-            elif part.quantised and packing.format.name == "fp32":
-                self._kept[part.dtype, "widened exactly to fp32"] += 1
+            elif part.quantised and packing.widened:
+                self._kept[part.dtype, f"widened exactly to {packing.format.name}"] += 1
             elif part.quantised:
                 self._rounded[part.dtype, packing.format.name] += 1
         return UnloadedLinear(packing.format.name, rows, columns, nbytes)

@@ -6,18 +6,30 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ockham.core.errors import ConfigError
 from ockham.core.quantised import Encoding
-from ockham.core.registry import find, make
+from ockham.core.registry import make, techniques
 from ockham.core.seams import BlockFormat, Format, MixedFormat, QuantisedFormat, Role
-
-HOLDERS = ("int4", "int8")
-"""Formats that may hold what a checkpoint stores quantised: the smaller first."""
 
 STORED = "stored"
 """The quantization that takes every matrix as the checkpoint has it, as naming none does."""
 
-WIDENED = "fp32"
-"""The format of matrices that none of them holds: it holds every value of all encodings."""
+WIDEST = "float32"
+"""The dtype that holds every value of all encodings."""
+
+
+def plain_format(dtype: str) -> Format:
+    """The format of weights that are not quantised, of a dtype as `EngineConfig` names it."""
+    for technique in techniques("format"):
+        if technique.cls.dtype == dtype:  # type: ignore[attr-defined]  # its class is a Format
+            weight_format: Format = make("format", technique.name)
+            return weight_format
+    raise ConfigError(f"there is no format for weights of dtype {dtype!r}.")
+
+
+def quantizations() -> list[str]:
+    """Everything that can be named as a quantization of any checkpoint."""
+    return [*(form for technique in techniques("format") for form in technique.forms), STORED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,11 @@ class Packing:
         """Whether every stored value is held as it is."""
         return self.holder is not None or self.blocks is not None
 
+    @property
+    def widened(self) -> bool:
+        """Whether the format holds every value of all dtypes and encodings."""
+        return self.format.dtype == WIDEST
+
     def packed_bytes(self, out_features: int, in_features: int) -> int:
         if self.holder is not None and self.encoding is not None:
             return self.holder.adopted_bytes(out_features, in_features, self.encoding)
@@ -66,7 +83,7 @@ class Packing:
 class Packer:
     """Decides by how a matrix is stored. `asked` is the quantization that the user named, if any;
     `plain` the format of matrices that the checkpoint did not quantise, except that where `exact`
-    those take fp32 of which bf16 would round values."""
+    those take the format of float32 of which that of bfloat16 would round values."""
 
     plain: Format
     asked: Format | None = None
@@ -95,7 +112,7 @@ class Packer:
         """How to pack parts in one format.
 
         Quantised parts that are stored alike are taken over by a format that holds their values; if
-        there is none, or only some parts are quantised, all are widened to fp32. What the user
+        there is none, or only some parts are quantised, all are widened to float32. What the user
         names is done in any case, and not silently: widened values are packed anew.
         """
         names = {part.blocks for part in parts}
@@ -111,20 +128,23 @@ class Packer:
             holder = None if common is None else _holder(common, in_features)
             if holder is not None and (self.asked is None or self.asked.name == holder.name):
                 return Packing(holder, holder, common)
-        return Packing(self.format_for(role, in_features) or make("format", WIDENED))
+        return Packing(self.format_for(role, in_features) or plain_format(WIDEST))
 
     def _plain(self, parts: Sequence[Stored]) -> Format:
-        rounds = self.plain.name == "bf16" and any(part.dtype != "BF16" for part in parts)
-        return make("format", WIDENED) if rounds and self.exact else self.plain
+        rounds = self.plain.dtype == "bfloat16" and any(part.dtype != "BF16" for part in parts)
+        return plain_format(WIDEST) if rounds and self.exact else self.plain
 
 
 def _holder(encoding: Encoding, in_features: int) -> QuantisedFormat | None:
-    for name in HOLDERS:
-        cls: type[QuantisedFormat] = find("format", name).cls
-        holder = cls.holding(encoding, in_features)
-        if holder is not None:
-            return holder
-    return None
+    """Of the formats that hold such a matrix exactly the one that takes the fewest bytes."""
+    classes = [technique.cls for technique in techniques("format")]
+    asked = [cls.holding(encoding, in_features) for cls in classes if hasattr(cls, "holding")]
+    holders: list[QuantisedFormat] = [holder for holder in asked if holder is not None]
+    return min(
+        holders,
+        key=lambda holder: holder.adopted_bytes(1, in_features, encoding),
+        default=None,
+    )
 
 
 def _common(encodings: Sequence[Encoding]) -> Encoding | None:
