@@ -441,6 +441,6 @@ def test_an_ask_from_which_nothing_would_come_is_refused(checkpoint: Path) -> No
     """Not silently ignored: no request meets a technique of these seams."""
     engine = make_engine(checkpoint)
     for key in ("drafter/copying", "policy/lpm", "gate/none", "search/none", "nothing"):
-        with pytest.raises(InvalidRequest, match="no technique .* that a request may ask for"):
+        with pytest.raises(InvalidRequest, match=r"no technique .* that a request may ask for"):
             engine.take(serving.ask("one", [1, 2, 3], asks={key: True}))
     assert not engine.has_work
