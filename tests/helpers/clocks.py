@@ -19,6 +19,8 @@ class Clock:
     def monotonic(self) -> float:
         return self.now_s
 
+    perf_counter = monotonic
+
     def move(self, seconds: float) -> None:
         self.now_s += seconds
 
