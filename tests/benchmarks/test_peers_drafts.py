@@ -14,7 +14,7 @@ from benchmarks.peers.rounds import serve_drafts
 from benchmarks.peers.workloads import WORKLOADS, Drafts, takes_part
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.hub import resolve
-from tests.benchmarks.test_peers_returning import LIMITS, SESSION
+from tests.helpers.peers import LIMITS, SESSION
 
 WORKLOAD = {each.name: each for each in WORKLOADS}
 

@@ -16,12 +16,13 @@ from benchmarks.peers.report import report
 from benchmarks.peers.results import Results, beside_bytes_per_s
 from benchmarks.peers.rounds import rotated
 from benchmarks.peers.workloads import WORKLOADS, prompts, trace
+from tests.helpers import peers
+from tests.helpers.peers import LIMITS
 from tests.helpers.strangers import Strangers
 
 OURS = next(each for each in CONFIGURATIONS if each.name == "ockham-int8")
 THEIRS = next(each for each in CONFIGURATIONS if each.name == "llamacpp-Q8_0")
 WORKLOAD = {each.name: each for each in WORKLOADS}
-LIMITS = {"read_bytes_per_s": 30e9, "int8_ops_per_s": 800e9, "bf16_ops_per_s": 400e9}
 
 
 def test_a_drift_that_both_see_leaves_the_ratio_and_its_interval_alone():
@@ -113,18 +114,7 @@ def run(round_, configuration, seconds, workload="decode-1", **more):
     }
 
 
-SESSION = {
-    "kind": "session",
-    "date": "2026-01-02 03:04",
-    "processor": "A Processor",
-    "cores": 2,
-    "threads": 2,
-    "memory_bytes": 24 << 30,
-    "kernel": "6.1",
-    "python": "3.11",
-    "isa": "avx512",
-    "token_bytes": {OURS.name: 10**9, THEIRS.name: 10**9},
-}
+SESSION = peers.SESSION | {"token_bytes": {OURS.name: 10**9, THEIRS.name: 10**9}}
 
 
 def test_a_peer_that_is_slower_in_every_round_is_reported_behind():

@@ -10,22 +10,10 @@ from benchmarks.peers.rounds import serve_returning
 from benchmarks.peers.shared import requests, warm_requests
 from benchmarks.peers.workers.slots import Slots
 from benchmarks.peers.workloads import WORKLOADS, Returning, takes_part
+from tests.helpers.peers import LIMITS, SESSION
 
 WORKLOAD = {each.name: each for each in WORKLOADS}
 CONFIGURATION = {each.name: each for each in CONFIGURATIONS}
-LIMITS = {"read_bytes_per_s": 30e9, "int8_ops_per_s": 800e9, "bf16_ops_per_s": 400e9}
-SESSION = {
-    "kind": "session",
-    "date": "2026-01-02 03:04",
-    "processor": "A Processor",
-    "cores": 2,
-    "threads": 2,
-    "memory_bytes": 24 << 30,
-    "kernel": "6.1",
-    "python": "3.11",
-    "isa": "avx512",
-    "token_bytes": {},
-}
 
 
 def shared(one, other):

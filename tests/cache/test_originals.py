@@ -11,7 +11,7 @@ from ockham.cache.reuse.chunk import shared_out
 from ockham.cache.reuse.edit import Text, align
 from ockham.cache.state import State
 from ockham.core.seams import Given
-from tests.cache.test_state import PAGE, PAGES, make_state
+from tests.helpers.states import PAGE, PAGES, make_state
 
 
 def computed(state: State, cells: int):

@@ -19,16 +19,7 @@ from ockham.cache.state import State
 from ockham.core.errors import ConfigError, OckhamError
 from ockham.kernels.base import GroupLayout
 from ockham.kernels.reference_planes import ReferencePlanes
-
-PAGE, WINDOW, PAGES, LONGEST = 4, 6, 24, 40
-
-
-def make_state(numerics_id="bits", pages=PAGES, dtype="float32") -> State:
-    groups = (
-        GroupLayout((0, 2), 1, 2, dtype, None, pages, PAGE),
-        GroupLayout((1,), 1, 2, dtype, WINDOW, pages, PAGE),
-    )
-    return State(ReferencePlanes(groups), groups, LONGEST, numerics_id)
+from tests.helpers.states import LONGEST, PAGE, WINDOW, make_state
 
 
 def write(state: State, view, start: int, values: list[float]) -> None:

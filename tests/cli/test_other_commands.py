@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors import safe_open
 
-from ockham.cli.machine import allowed_cores
+from ockham.cli.machine import Limits, allowed_cores
 from ockham.cli.main import cli
 from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
 from ockham.cli.report import describe_speed
@@ -19,6 +20,7 @@ from ockham.cli.spread import percentile, spread
 from ockham.core.errors import ConfigError
 from ockham.core.ledger import Ledger
 from ockham.model.program.architectures import ARCHITECTURES
+from tests.helpers.clocks import Clock
 
 
 def call(*args: str) -> Result:
@@ -56,7 +58,11 @@ def test_prefill_alone_is_compared_with_the_arithmetic_of_its_format(random_mode
     assert "nan" not in call(*args).output
 
 
-def test_latency_is_reported_beside_the_limits(random_model: str) -> None:
+def test_latency_is_reported_beside_the_limits(
+    random_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(1, 2e15, 3e15)  # above any machine's
+    monkeypatch.setattr("ockham.cli.machine.measure_limits", lambda threads: limits)
     lengths = ("--input-len", "8", "--output-len", "4")
     found = report(
         "bench", "latency", random_model, *lengths, "--repeats", "2", "--batch-size", "2"
@@ -64,19 +70,36 @@ def test_latency_is_reported_beside_the_limits(random_model: str) -> None:
     assert found["total_s"]["min"] > 0
     assert found["decode_tokens_per_s"]["median"] > 0
     assert 0 < found["decode_share_of_memory_limit"]["median"] < 1
+    assert (found["limit_read_bytes_per_s"], found["limit_arithmetic_per_s"]) == (2e15, 3e15)
+    for which in ("min", "max"):  # 2 tokens a step, which reads all weights and a little state
+        share = found["decode_share_of_memory_limit"][which]
+        step_bytes = 2 * share * 2e15 / found["decode_tokens_per_s"][which]
+        assert 1 < step_bytes / found["model_weight_bytes"] < 1.1
     assert 0 < found["prefill_share_of_arithmetic_limit"]["median"] < 1
     assert found["time_to_first_token_s"]["median"] <= found["total_s"]["max"]
     assert 0 < found["step_overhead_s"]["median"] < found["total_s"]["median"]
     assert 0 < found["decode_overhead_share"]["median"] < 1
 
 
-def test_startup_is_longer_than_an_import_and_an_import_than_nothing() -> None:
+def test_startup_times_a_first_token_an_import_and_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The processes are real; how long they take is said by a clock that the test moves."""
+    clock = Clock()
+
+    def takes(arguments: list[str]) -> float:
+        return {"import ockham": 5.0, "pass": 2.0}.get(arguments[-1], 11.0)
+
+    class Timed(subprocess.Popen[bytes]):
+        def __init__(self, arguments: list[str], **settings: Any) -> None:
+            clock.move(takes(arguments))
+            super().__init__(arguments, **settings)
+
+    monkeypatch.setattr("ockham.cli.startup.time", clock)
+    monkeypatch.setattr(subprocess, "Popen", Timed)
     found = report("bench", "startup", "lab", "--repeats", "1")
-    first, imported, nothing = (
-        found[name]["median"] for name in ("first_token_s", "import_s", "python_s")
-    )
-    assert first > imported > 0
-    assert nothing > 0
+    times = [found[name]["median"] for name in ("first_token_s", "import_s", "python_s")]
+    assert times == [11.0, 5.0, 2.0]
     assert found["prompt"] == "text"
 
 

@@ -16,9 +16,9 @@ import pytest
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
+from tests.helpers.architectures import CASES
 from tests.helpers.oracle import Case, oracle_logits
 from tests.helpers.serving import make_engine
-from tests.model.program.test_architectures import CASES
 
 TOKENS = 64
 

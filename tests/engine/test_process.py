@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from ockham.core.config import EngineConfig
@@ -22,6 +23,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.channel import HEADER, frame
 from ockham.engine.client import EngineClient, Stream
 from ockham.engine.messages import Delta, Request
+from tests.helpers.clocks import Clock
 from tests.helpers.tiny import tiny_llama
 
 ROOT = Path(__file__).parents[2]
@@ -206,19 +208,69 @@ def test_an_engine_that_is_away_takes_no_requests(checkpoint):
     run(work)
 
 
-def test_a_stopped_engine_is_stuck_only_while_work_waits(checkpoint):
+def test_a_stopped_engine_is_stuck_only_while_work_waits(checkpoint, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("ockham.engine.client.time", clock)
+
     async def work():
-        async with started(checkpoint, stall_s=0.3) as client:
+        async with started(checkpoint, stall_s=30.0) as client:
             os.kill(client.pid, signal.SIGSTOP)
-            await asyncio.sleep(0.6)
+            clock.move(31.0)
             assert client.healthy()
             client.submit(ask("a", max_tokens=8000))
-            await until(lambda: not client.healthy())
+            clock.move(29.0)
+            assert client.healthy()
+            clock.move(2.0)
+            assert not client.healthy()
             assert "stuck" in (client.trouble() or "")
             os.kill(client.pid, signal.SIGCONT)
             await until(client.healthy)
 
     run(work)
+
+
+def test_an_engine_that_makes_progress_is_well_however_slow_it_is(checkpoint, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("ockham.engine.client.time", clock)
+
+    async def work():
+        async with started(checkpoint, stall_s=2.0) as client:
+            stream = client.submit(ask("a", max_tokens=8000, n=8))
+            for _ in range(5):
+                os.kill(client.pid, signal.SIGSTOP)
+                await until_stopped(client.pid)
+                while await something_of(stream):
+                    pass  # what it had said before
+                clock.move(1.9)
+                assert client.healthy()
+                os.kill(client.pid, signal.SIGCONT)
+                await stream.read()
+            os.kill(client.pid, signal.SIGSTOP)
+            await until_stopped(client.pid)
+            while await something_of(stream):
+                pass
+            clock.move(2.1)
+            assert "stuck" in (client.trouble() or "")
+            assert "no step has completed for 2 s" in (client.trouble() or "")
+            os.kill(client.pid, signal.SIGCONT)
+            await stream.read()
+            assert client.healthy()
+
+    run(work)
+
+
+async def until_stopped(pid: int) -> None:
+    await until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+
+
+async def something_of(stream: Stream) -> bool:
+    """Whether something more of a stream has arrived; it is read then."""
+    try:
+        async with asyncio.timeout(0.05):
+            await stream.read()
+    except TimeoutError:
+        return False
+    return True
 
 
 def test_a_reader_that_dawdles_gets_everything_merged(checkpoint):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ if core is None:
 from ockham.kernels.cpu_linear import native_matrix
 from tests.helpers import isas
 from tests.helpers.live import wait_for
+from tests.helpers.threads import asleep, switches, threads_of
 
 FORMATS = {
     "fp32": Fp32(),
@@ -241,31 +241,19 @@ def test_a_pool_does_every_task_once() -> None:
         assert np.asarray(core.linear(pool, isa, native, x)).tobytes() == expected.tobytes()
 
 
-TASKS = "/proc/self/task"
-
-
-def asleep(thread: str) -> bool:
-    return "\nState:\tS" in Path(TASKS, thread, "status").read_text()
-
-
-def switches(thread: str) -> list[str]:
-    """How often a thread gave up its core, and how often it lost it: two lines."""
-    lines = Path(TASKS, thread, "status").read_text().splitlines()
-    return [line for line in lines if "ctxt_switches" in line]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_pool_sleeps_between_its_tasks() -> None:
-    others = set(os.listdir(TASKS))
+    own = os.getpid()
+    others = threads_of(own)
     pool = core.ThreadPool(4)
-    threads = sorted(set(os.listdir(TASKS)) - others)
+    threads = sorted(threads_of(own) - others)
     assert len(threads) == 3  # the caller is the fourth
     matrix, x = packed("fp32", 512, 64), normal(3, 64, 1)
     core.linear(pool, core.detect(), native_matrix(matrix, pool), x)
-    wait_for(lambda: all(map(asleep, threads)), 10)
-    before = [switches(thread) for thread in threads]
+    wait_for(lambda: all(asleep(own, thread) for thread in threads), 10)
+    before = [switches(own, thread) for thread in threads]
     time.sleep(0.3)
-    assert [switches(thread) for thread in threads] == before  # none woke even once
+    assert [switches(own, thread) for thread in threads] == before  # none woke even once
 
 
 def test_wrong_arrays_are_refused_with_a_sentence() -> None:

@@ -107,11 +107,12 @@ def test_beyond_the_queue_the_answer_is_429_with_a_time_to_come_back(narrow):
 
 
 def test_a_request_that_takes_too_long_is_408_and_frees_its_work(narrow):
+    """When exactly its time is up, is tested where the clock can be moved (test_job.py)."""
     begin_s = time.monotonic()
-    with pytest.raises(openai.APIStatusError) as caught:
+    with pytest.raises(openai.APIStatusError, match="did not finish within 3 s") as caught:
         narrow.openai().completions.create(model=narrow.model, extra_body=LONG, prompt=[5])
     assert caught.value.status_code == 408
-    assert 2.5 < time.monotonic() - begin_s < 8
+    assert time.monotonic() - begin_s >= 3
     narrow.wait_idle()
 
 
@@ -147,17 +148,17 @@ def test_a_body_that_does_not_say_its_size_is_413_as_well(narrow):
 
 
 def test_a_stream_that_waits_sends_comments(narrow):
+    """Long before its patience is at an end, and again and again."""
     with running(narrow, 2):
-        begin = time.monotonic()
         with httpx.stream(
             "POST",
             f"{narrow.url}/v1/completions",
             json={**LONG, "stream": True},
             timeout=10,
         ) as response:
-            first = next(response.iter_lines())
-        assert first.startswith(":")
-        assert time.monotonic() - begin < 2
+            lines = [line for line in response.iter_lines() if line]
+        comments = next(i for i, line in enumerate(lines) if not line.startswith(":"))
+        assert comments >= 2
     narrow.wait_idle()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from ockham.api.server.sse import COMMENT, DONE, EventStream, event
 from ockham.core.errors import EngineDead, OckhamError
+from tests.helpers.clocks import run_moved
 
 SCOPE = {"type": "http", "method": "POST", "path": "/"}
 
@@ -45,7 +46,7 @@ def respond(
     timeout_s: float = 10.0,
     reads: bool = True,
 ) -> list[dict[str, Any]]:
-    """What the response sends."""
+    """What the response sends, on a clock that moves by itself."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: Any) -> None:
@@ -54,7 +55,7 @@ def respond(
             await asyncio.Event().wait()
 
     response = EventStream(source, keep_alive_s=keep_alive_s, timeout_s=timeout_s)
-    asyncio.run(asyncio.wait_for(response(SCOPE, receive, send), 5))
+    run_moved(response(SCOPE, receive, send))
     return sent
 
 
@@ -70,7 +71,8 @@ def test_events_are_sent_in_order_and_the_body_ends():
 
 
 def test_silence_is_filled_with_comments():
-    assert COMMENT in bodies(respond(events(Closed(), pause_s=0.3), keep_alive_s=0.05))
+    sent = bodies(respond(events(Closed(), pause_s=35.0), keep_alive_s=10.0, timeout_s=60.0))
+    assert sent == [event(b"1"), *[COMMENT] * 3, event(b"2"), DONE, b""]
 
 
 def test_an_error_after_the_first_event_is_an_event():
