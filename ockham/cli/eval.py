@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     help="Compare: the model as the other flags have it (with none of them, in its own precision) "
     "is the baseline, taken to be right; the same with the settings of CONFIG is the candidate, "
     "which is judged. CONFIG is 'name=value,...' of the engine's flags, such as "
-    "quantization=int4, or a YAML file of them.",
+    "quantization=stored, or a YAML file of them.",
 )
 @option(
     "--positions",
@@ -138,7 +138,7 @@ def evaluate(
     \b
     ockham eval lab --tasks recall,steps --num-items 200
     ockham eval MODEL --data mine.jsonl --resume results.jsonl
-    ockham eval lab --against quantization=int4
+    ockham eval lab --against faster.yaml
     ockham eval M.gguf --quantization fp32 --against quantization=stored
     """
     if json_file is not None and str(json_file) != "-":
@@ -207,10 +207,12 @@ def changed(config: EngineConfig, text: str) -> EngineConfig:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"--against {text!r} is neither 'name=value,...' nor a file that can be read "
-            f"({reason}); write for example quantization=int4."
+            f"({reason}); write for example quantization=stored."
         ) from error
     if not isinstance(settings, dict) or not settings:
-        raise ConfigError(f"--against {text!r} sets nothing; write for example quantization=int4.")
+        raise ConfigError(
+            f"--against {text!r} sets nothing; write for example quantization=stored."
+        )
     named = {str(name).replace("-", "_"): value for name, value in settings.items()}
     unknown = [name for name in named if name not in EngineConfig.__struct_fields__]
     if unknown:

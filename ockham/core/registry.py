@@ -166,7 +166,7 @@ def make(seam: str, given: str, options: Mapping[str, Any] | None = None) -> Any
     """One object of a technique, from its name and options: "chunk:min_tokens=8,share=0.5".
 
     Options are the fields of the technique's `Options`, a msgspec structure or a dataclass; one
-    value without a name is the first of them ("int4:32"). They may be separated by colons, too.
+    value without a name is the first of them ("chunk:8"). They may be separated by colons, too.
     `options` are further ones, whose values are typed already. A technique that has `Options` is
     called with one, another with nothing. Raises ConfigError for a name or an option that does not
     exist, or a value of the wrong kind.

@@ -33,6 +33,7 @@ from ockham.lab.kernels.attention import attention_case
 from ockham.lab.kernels.limits import Limits
 from ockham.lab.kernels.products import cold_matrices, matrices, rate_of
 from ockham.lab.kernels.steps import no_state
+from ockham.model.packed.packing import plain_format
 from ockham.model.program.costs import kernel_of
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _attention_rate(program: Program, state_dtype: str, probes: Probes) -> Atten
 
 def _gate_value_seconds(program: Program, probes: Probes) -> float:
     layer = next((op for op in program.ops if isinstance(op, FeedForward)), None)
-    name = kernel_of(layer.down) if layer is not None else "bf16"
+    name = kernel_of(layer.down) if layer is not None else plain_format("bfloat16").name
     try:
         down = native_matrix(_packed(name, PROBE_SHAPE), probes.pool)
     except (ConfigError, ModelError):

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from ockham.core.arrays import Doubles, Floats
 from ockham.core.errors import ModelError
-from ockham.weights.int4 import SYMMETRIC_ZERO, Int4, Int4Linear
-from ockham.weights.panels import OUTPUTS, panels
+
+MIDDLE = 8
+"""The code of zero."""
 
 MOST = 65504.0
 """Weights from here on are refused: what is made good for others must still find a scale."""
@@ -23,11 +24,14 @@ DAMPING = 0.01
 """Share of the mean diagonal that is added to it, as in the paper: few inputs determine nothing."""
 
 DIVISORS = (8.0, 7.0, 7.35, 7.7, 8.35, 8.7, 9.2, 9.8, 10.5, 11.5, 12.5)
-"""A group's scale is -extreme / d for the best of these d, as in `int4.choose_scales`."""
+"""A group's scale is -extreme / d for the best of these d, as in `scales.choose_scales`."""
 
 
-def pack_calibrated(rows: Floats, moments: Floats, group: int) -> Int4Linear:
-    """Pack weights (N, K) for inputs x whose second moments are the sum of x^T x: (K, K).
+def calibrated_codes(
+    rows: Floats, moments: Floats, group: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
+    """Codes (N, K), of which MIDDLE stands for zero, and scales (N, K / group), for inputs x whose
+    second moments are the sum of x^T x: (K, K).
 
     Inputs that were never anything but zero are rounded as they are. Raises ModelError for moments
     that are not finite, and for weights whose scale fp16 cannot hold.
@@ -37,21 +41,6 @@ def pack_calibrated(rows: Floats, moments: Floats, group: int) -> Int4Linear:
         raise ModelError("the inputs of this product are not finite on the calibration text.")
     if np.abs(rows).max() >= MOST:
         raise ModelError("a weight is too large for the fp16 scale of its group.")
-    codes, scale = calibrated_codes(rows, moments, group)
-    packed = Int4.of(group).empty(outputs, inputs)
-    whole = panels(outputs) * OUTPUTS
-    padded_codes = np.full((whole, inputs), SYMMETRIC_ZERO, np.uint8)
-    padded_scale = np.zeros((whole, inputs // group), np.float16)
-    padded_codes[:outputs], padded_scale[:outputs] = codes, scale
-    packed.fill(0, padded_codes, padded_scale)
-    return packed
-
-
-def calibrated_codes(
-    rows: Floats, moments: Floats, group: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
-    """Codes (N, K) and scales (N, K / group)."""
-    outputs, inputs = rows.shape
     factor = _factor(moments)
     weight = np.ascontiguousarray(rows.T, np.float32)  # (K, N): one input is one row
     codes = np.empty((inputs, outputs), np.uint8)
@@ -66,7 +55,7 @@ def calibrated_codes(
         errors = np.empty_like(block)
         for i in range(group):
             code = np.clip(np.rint(block[i] * inverse), -8, 7)
-            codes[start + i] = (code + SYMMETRIC_ZERO).astype(np.uint8)
+            codes[start + i] = (code + MIDDLE).astype(np.uint8)
             errors[i] = (block[i] - code * scale) / inner[i, i]
             block[i + 1 :] -= inner[i, i + 1 :, None] * errors[i]
         weight[start + group :] -= factor[part, start + group :].T @ errors

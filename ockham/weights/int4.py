@@ -17,6 +17,7 @@ from ockham.core.seams import Arithmetic, Linear, Role
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core, packing_pool
 from ockham.weights.adopting import adopted_panels
+from ockham.weights.gptq import MIDDLE, calibrated_codes
 from ockham.weights.panels import (
     OUTPUTS,
     add_group,
@@ -39,7 +40,7 @@ FIVE_BIT_GROUP = 32
 PANELS_AT_ONCE = 16
 """Panels that the plain product widens at a time."""
 
-SYMMETRIC_ZERO = 8
+SYMMETRIC_ZERO = MIDDLE
 """The code that stands for zero where a matrix has no zero points."""
 
 
@@ -240,10 +241,16 @@ class Int4:
         return self.of(self.group)
 
     def fit(self, rows: Floats, moments: Floats) -> Int4Linear:
-        """As `gptq.pack_calibrated` does."""
-        from ockham.weights.gptq import pack_calibrated
-
-        return pack_calibrated(rows, moments, self.group)
+        """The codes of `gptq.calibrated_codes`."""
+        outputs, inputs = rows.shape
+        codes, scale = calibrated_codes(rows, moments, self.group)
+        packed = self.empty(outputs, inputs)
+        whole = panels(outputs) * OUTPUTS
+        padded_codes = np.full((whole, inputs), SYMMETRIC_ZERO, np.uint8)
+        padded_scale = np.zeros((whole, inputs // self.group), np.float16)
+        padded_codes[:outputs], padded_scale[:outputs] = codes, scale
+        packed.fill(0, padded_codes, padded_scale)
+        return packed
 
     def _check(self, in_features: int) -> None:
         if in_features % self.group:

@@ -15,8 +15,8 @@ from ockham.kernels.ops import AttentionInput, Embed, FeedForward
 from ockham.model.calibration import Observed, _Layers
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.windows import cut, layouts_for, window_step
-from ockham.weights import gptq
 from ockham.weights.fp32 import Fp32
+from ockham.weights.int4 import Int4, Int4Linear
 from tests.helpers.tiny import tiny_llama, tiny_mixtral
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "tokenizer": True}
@@ -67,13 +67,13 @@ def test_every_product_errs_less_on_the_text(
 ) -> None:
     """Of the sum of squared errors x (w - w')^T over the text, the moments know everything."""
     moments = {}
-    pack = gptq.pack_calibrated
+    fit = Int4.fit
 
-    def keep(rows: np.ndarray, moment: np.ndarray, group: int) -> object:
+    def keep(self: Int4, rows: np.ndarray, moment: np.ndarray) -> Int4Linear:
         moments[rows.tobytes()] = moment.copy()
-        return pack(rows, moment, group)
+        return fit(self, rows, moment)
 
-    monkeypatch.setattr(gptq, "pack_calibrated", keep)
+    monkeypatch.setattr(Int4, "fit", keep)
     source = tiny_llama(tmp_path / "model", **SIZES)
     result = convert(source, tmp_path / "out")
     assert result.exit_code == 0, result.output

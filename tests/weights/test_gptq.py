@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ockham.core.errors import ModelError
-from ockham.weights.gptq import DAMPING, _factor, calibrated_codes, pack_calibrated
+from ockham.weights.gptq import DAMPING, _factor, calibrated_codes
 from ockham.weights.int4 import GROUPS, Int4
 
 
@@ -31,7 +31,7 @@ def output_error(packed: object, weight: np.ndarray, x: np.ndarray) -> float:
 def test_outputs_err_far_less_than_with_scales_fitted_to_the_weights(group: int) -> None:
     weight, x = weights(), correlated_inputs()
     plain = Int4.of(group).pack(*weight.shape, [weight])
-    fitted = pack_calibrated(weight, x.T @ x, group)
+    fitted = Int4.of(group).fit(weight, x.T @ x)
     assert output_error(fitted, weight, x) < 0.3 * output_error(plain, weight, x)
     other = correlated_inputs()[::-1]  # not in the order in which they were summed
     assert output_error(fitted, weight, other) < 0.3 * output_error(plain, weight, other)
@@ -58,20 +58,20 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
     weight, x = weights(), correlated_inputs()
     x[:, 64:192] = 0
     ids = np.arange(37, dtype=np.int32)
-    some = pack_calibrated(weight, x.T @ x, 64).rows(ids) - weight
-    none = pack_calibrated(weight, np.zeros((256, 256), np.float32), 64).rows(ids) - weight
+    some = Int4.of(64).fit(weight, x.T @ x).rows(ids) - weight
+    none = Int4.of(64).fit(weight, np.zeros((256, 256), np.float32)).rows(ids) - weight
     for error in (some[:, 64:192], none):  # as near as rounding leaves it
         assert np.sqrt(np.square(error).mean()) < 0.12
 
 
 def test_weights_of_zero_stay_zero() -> None:
     x = correlated_inputs(64)
-    packed = pack_calibrated(np.zeros((3, 64), np.float32), x.T @ x, 32)
+    packed = Int4.of(32).fit(np.zeros((3, 64), np.float32), x.T @ x)
     assert (packed.rows(np.arange(3, dtype=np.int32)) == 0).all()
 
 
 def test_what_no_scale_can_hold_is_refused() -> None:
     with pytest.raises(ModelError, match="too large for the fp16 scale"):
-        pack_calibrated(weights() * 1e6, np.eye(256, dtype=np.float32), 64)
+        Int4.of(64).fit(weights() * 1e6, np.eye(256, dtype=np.float32))
     with pytest.raises(ModelError, match="not finite on the calibration text"):
-        pack_calibrated(weights(), np.full((256, 256), np.nan, np.float32), 64)
+        Int4.of(64).fit(weights(), np.full((256, 256), np.nan, np.float32))

@@ -12,7 +12,7 @@ import numpy as np
 _SLOPE, _STEEP, _BEND = 0.06, 0.125, 8
 """What a row adds to a step, in steps of one row, as long as nothing has been measured: little up
 to so many rows, which one reading of the weights serves; beyond them arithmetic takes longer than
-reading. Between int4 (0.07 and 0.17) and int8 (0.03 and 0.08)."""
+reading. Between weights of 4 bits (0.07 and 0.17) and of 8 (0.03 and 0.08)."""
 _KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of rows whose ratio is learned; between them it is linear."""
 _LEAST_SCALE, _MOST_SCALE = 0.2, 5.0

@@ -1,0 +1,155 @@
+"""A format is one class: nothing else has to know its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner
+
+from ockham.cli.main import cli
+from ockham.core import registry
+from ockham.core.arrays import Array, Floats
+from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.seams import Arithmetic, Linear
+from ockham.kernels.memory import allocate_array
+from ockham.kernels.native import core
+from ockham.model.loading import LoadedModel, load_model
+from ockham.weights.blocks import fill
+
+LEVELS = np.linspace(-1, 1, 16, dtype=np.float32)
+GROUPS = (32, 64)
+
+
+class TableLinear:
+    """One of 16 levels times its group's scale: uint8 (N, K / 2), float16 (N, G)."""
+
+    format = "table16"
+
+    def __init__(self, out_features: int, in_features: int, group: int) -> None:
+        self.out_features, self.in_features, self.group = out_features, in_features, group
+        self.arrays: dict[str, Array] = {
+            "weight": allocate_array((out_features, in_features // 2), np.uint8),
+            "scale": allocate_array((out_features, in_features // group), np.float16),
+        }
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def matmul(self, x: Floats) -> Floats:
+        product: Floats = x @ self.rows(np.arange(self.out_features, dtype=np.int32)).T
+        return product
+
+    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
+        both = self.arrays["weight"][ids]
+        codes = np.stack([both & 15, both >> 4], axis=-1).reshape(len(ids), -1, self.group)
+        scale = self.arrays["scale"][ids].astype(np.float32)
+        values: Floats = LEVELS[codes] * scale[:, :, None]
+        return values.reshape(len(ids), -1)
+
+
+class Options(msgspec.Struct, frozen=True):
+    group: int = 64
+
+
+class Table16:
+    """Sixteen fixed levels."""
+
+    name: ClassVar[str] = "table16"
+    activations: ClassVar[str] = "float32"
+    arithmetic: ClassVar[Arithmetic] = "fp32"
+    dtype: ClassVar[str | None] = None
+    forms: ClassVar[tuple[str, ...]] = ("table16:32", "table16:64")
+    Options = Options
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.group = 64 if options is None else options.group
+
+    @classmethod
+    def of_group(cls, group: int) -> Table16:
+        if group not in GROUPS:
+            raise ValueError(f"its group is {group!r}")
+        return cls(Options(group))
+
+    @classmethod
+    def group_of(cls, linear: Linear) -> int:
+        return linear.in_features // int(linear.arrays["scale"].shape[1])
+
+    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> TableLinear:
+        self.packed_bytes(out_features, in_features)
+        return TableLinear(out_features, in_features, self.group)
+
+    def packed_bytes(self, out_features: int, in_features: int) -> int:
+        if in_features % self.group:
+            raise ModelError(f"{in_features} inputs cannot be cut into groups of {self.group}.")
+        return out_features * (in_features // 2 + 2 * in_features // self.group)
+
+    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> TableLinear:
+        rows = np.empty((out_features, in_features), np.float32)
+        fill(rows, blocks)
+        groups = rows.reshape(out_features, -1, self.group)
+        scale = np.abs(groups).max(-1).astype(np.float16)
+        wide = np.maximum(scale.astype(np.float32), np.float32(1e-9))[:, :, None]
+        codes = np.abs(groups[..., None] / wide[..., None] - LEVELS).argmin(-1).astype(np.uint8)
+        pairs = codes.reshape(out_features, -1, 2)
+        packed = self.empty(out_features, in_features)
+        packed.arrays["weight"][:] = pairs[..., 0] | pairs[..., 1] << 4
+        packed.arrays["scale"][:] = scale
+        return packed
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.techniques("format")
+    monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
+    registry.register("format", "table16", exact=False)(Table16)
+
+
+def load(model: str, quantization: str | None, backend: str = "reference") -> LoadedModel:
+    return load_model(EngineConfig(model=model, quantization=quantization, backend=backend))
+
+
+def test_a_model_is_packed_converted_and_loaded_in_it(tmp_path: Path) -> None:
+    packed = load("lab", "table16:32")
+    assert packed.weight_format == "table16"
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        cli, ["convert", "lab", str(out), "--quantization", "table16", "--group-size", "32"]
+    )
+    assert result.exit_code == 0, result.output
+    converted = load(str(out), None)
+    assert converted.weight_format == "table16"
+    assert converted.numerics_id == packed.numerics_id
+    ids = np.arange(8, dtype=np.int32)
+    tables = [model.program.ops[0].table for model in (packed, converted)]  # type: ignore[union-attr]
+    assert tables[0].rows(ids).tobytes() == tables[1].rows(ids).tobytes()
+
+
+def test_the_help_and_the_errors_list_it() -> None:
+    for verb in ("serve", "convert"):
+        shown = " ".join(CliRunner().invoke(cli, [verb, "--help"]).output.split())
+        assert "table16, table16:32, table16:64, stored" in shown
+    with pytest.raises(ConfigError, match=r"called 'table17'; there is: .* table16:32, .*stored"):
+        load("lab", "table17")
+    wrong = CliRunner().invoke(cli, ["convert", "lab", "x", "--group-size", "32"])
+    assert "--quantization int4 or table16 only" in wrong.output
+
+
+def test_an_unknown_name_is_refused_before_the_model_is_looked_for() -> None:
+    with pytest.raises(ConfigError, match=r"int4:32, .*stored; and .*gptq"):
+        load("no/such-model", "int5")
+
+
+@pytest.mark.skipif(core is None, reason="the native core was not built")
+def test_without_a_kernel_the_native_core_says_so() -> None:
+    from ockham.kernels.cpu_linear import native_matrix
+
+    with pytest.raises(ConfigError, match="no kernels for weights in 'table16', only for fp32, "):
+        native_matrix(Table16().empty(16, 64), core.ThreadPool(1))
