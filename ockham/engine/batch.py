@@ -8,62 +8,12 @@ import numpy as np
 
 from ockham.cache.state import State
 from ockham.core.rows import Branch, build_step, chains
-from ockham.core.seams import Splice
-from ockham.core.step import NO_ROWS, Floats, Ints, Step
+from ockham.core.seams import OwnRows
+from ockham.core.step import Floats, Ints, Step
+from ockham.engine.observing import Watch, ask, want
+from ockham.engine.part import Part
 from ockham.engine.plan import Chunk
-from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.tree import Tree
-
-
-@dataclass(slots=True)
-class Part:
-    """One chunk of a step: `start` is its first row's cell, `logits` the rows of the step's logits
-    that belong to it. `samples` says whether its last row chooses the next token; `argmax` is which
-    of the step's argmaxes that is, None if the token is to be drawn from the last of its logits, or
-    known without any (`Sequence.forced`). `runs` are the runs of consecutive cells that its rows
-    stand in, each as (first cell, rows). Rows whose attention is wanted have the cells `scored` and
-    stand in the step's scores from `first_score` on. With a `draft`, `rows` counts its tokens, and
-    each of its rows wants what the last row before it wants."""
-
-    sequence: Sequence
-    start: int
-    rows: int
-    logits: range
-    samples: bool
-    argmax: int | None
-    runs: list[tuple[int, int]]
-    scored: Ints = field(default_factory=lambda: NO_ROWS)
-    first_score: int = 0
-    draft: Tree | None = None
-
-    @property
-    def end(self) -> int:
-        """The cell after its last row's."""
-        first, rows = self.runs[-1]
-        return first + rows
-
-    @property
-    def head_rows(self) -> int:
-        """Rows that the head computes for it."""
-        if self.argmax is None:
-            return len(self.logits)
-        return len(self.logits) + (1 if self.draft is None else 1 + len(self.draft))
-
-    def logits_row(self, number: int) -> int:
-        """Which of the step's logits belongs to the last row before the draft (`ROOT`), or to
-        token `number` of the draft."""
-        return self.logits[-1] if self.draft is None else self.logits.start + 1 + number
-
-    def argmax_row(self, number: int) -> int | None:
-        """The same among the step's argmaxes; None if the token is to be drawn."""
-        return None if self.argmax is None else self.argmax + 1 + number
-
-    def sampling_rows(self, given: int) -> slice:
-        """Where its last row and its draft stand among the rows that the head computes, of which
-        the first `given` want logits."""
-        count = 1 if self.draft is None else 1 + len(self.draft)
-        first = self.logits.stop - count if self.argmax is None else given + self.argmax
-        return slice(first, first + count)
 
 
 @dataclass(slots=True)
@@ -89,6 +39,7 @@ class Walk:
 class Batch:
     step: Step
     parts: list[Part]
+    watches: list[Watch]
 
 
 def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Batch:
@@ -100,9 +51,9 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
     starts = np.array([s.computed for s in sequences], np.int32)
     rows = chains(starts, counts)
     owner, cells, first_rows = rows.owner, rows.cells, rows.first_rows.tolist()
-    scored: dict[int, list[Ints]] = {}
     ids = np.empty(len(cells), np.int32)
     parts: list[Part] = []
+    watches: list[Watch] = []
     branches: list[Branch] = []
     wanted: list[int] = []
     argmax: list[int] = []
@@ -121,10 +72,14 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
             ids[row + chunk.kept : row + chunk.rows] = chunk.draft.tokens
             root = row + chunk.kept - 1
             branches += _branches(chunk, root, int(cells[root]))
+            if sequence.observers:
+                watches += _watches(chunk, ids, cells, row, 1 + len(chunk.draft))
             parts.append(_drafted(chunk, row, wanted, argmax))
             continue
         wants = sequence.wanted_logits(chunk.rows)
         samples = chunk.rows == sequence.remaining and not sequence.scores_only
+        if sequence.observers:
+            watches += _watches(chunk, ids, cells, row, int(samples))
         greedy = samples and sequence.greedy
         if greedy or (samples and sequence.forced is not None):
             wants = wants[:-1]
@@ -139,9 +94,6 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
                 runs,
             )
         )
-        if sequence.splicing is not None:
-            splice = sequence.splicing.splice
-            _want_scores(parts[-1], splice, row, cells[row : row + chunk.rows], scored)
         wanted.extend(range(row + wants.start, row + wants.stop))
         if greedy:
             argmax.append(row + chunk.rows - 1)
@@ -156,14 +108,15 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
         seeds=np.repeat(np.array([s.seed for s in sequences], np.uint64), counts),
         wants_logits=np.array(wanted, np.int32),
         wants_argmax=np.array(argmax, np.int32),
-        wants_scores={layer: np.concatenate(wanting) for layer, wanting in scored.items()},
     )
+    if watches:
+        want(step, watches)
     if marks is not None:
         _mark(step, marks)
     for part, row in zip(parts, first_rows, strict=True):
         if part.sequence.inputs:
             _put_inputs(step, part, row)
-    return Batch(step, parts)
+    return Batch(step, parts, watches)
 
 
 def _put_inputs(step: Step, part: Part, row: int) -> None:
@@ -199,18 +152,10 @@ def runs_of(cells: Ints) -> list[tuple[int, int]]:
     return list(zip(cells[starts].tolist(), lengths.tolist(), strict=True))
 
 
-def _want_scores(
-    part: Part, splice: Splice, row: int, cells: Ints, scored: dict[int, list[Ints]]
-) -> None:
-    """Ask for the attention of the rows that a splice wants to know about. Every splice of a step
-    is of the same layers, so that a part's rows stand at the same place in each."""
-    wanting = splice.scored(cells)
-    if not len(wanting):
-        return
-    part.scored = cells[wanting].copy()
-    part.first_score = sum(len(rows) for rows in scored.get(splice.layers[0], ()))
-    for layer in splice.layers:
-        scored.setdefault(layer, []).append((row + wanting).astype(np.int32))
+def _watches(chunk: Chunk, ids: Ints, cells: Ints, row: int, choosing: int) -> list[Watch]:
+    """What a chunk's observers want of its rows, the first of which is the step's row `row`."""
+    rows = slice(row, row + chunk.rows)
+    return ask(chunk.sequence.observers, OwnRows(ids[rows], cells[rows], choosing), row)
 
 
 def _drafted(chunk: Chunk, row: int, wanted: list[int], argmax: list[int]) -> Part:

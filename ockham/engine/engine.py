@@ -24,7 +24,7 @@ from ockham.engine.batch import build
 from ockham.engine.endings import Endings
 from ockham.engine.harvest import Harvest
 from ockham.engine.messages import Delta, Request, Stats
-from ockham.engine.observing import tell_hidden, tell_likely, tell_splices
+from ockham.engine.observing import deal, tell_hidden, tell_likely
 from ockham.engine.requests import Requests
 from ockham.engine.runner.attach import Hook
 from ockham.engine.runner.decoding import Decoding
@@ -184,7 +184,8 @@ class Engine(Assembly):
         before_s = self.backend_s
         output = self.runner.run(batch.step)
         self.pace.note(batch.parts, self.backend_s - before_s)
-        tell_splices(batch.parts, output)
+        if batch.watches:
+            deal(batch.watches, output)
         tell_likely(self.speculation, batch.step, batch.parts, output)
         billing.book_step(batch.parts, self.cost, self.ledger)
         self.scheduler.commit(chunks)

@@ -11,10 +11,11 @@ from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
-from ockham.engine.batch import Part, Walk
+from ockham.engine.batch import Walk
 from ockham.engine.endings import Endings
 from ockham.engine.messages import Delta, merged
 from ockham.engine.observing import tell_hidden
+from ockham.engine.part import Part
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.slow_grammars import SlowGrammars

@@ -1,26 +1,71 @@
-"""What the rows of a step found, told to those who want to know it."""
+"""What is wanted of the rows of a step, merged into the step, and dealt out when it has run.
+
+This is the one place that knows how an `Observer`'s wants stand in a `Step`, and in its output.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ockham.core.arrays import Ints
+from ockham.core.seams import Observer, OwnRows, Seen, Wants
 from ockham.core.step import Step, StepOutput
-from ockham.engine.batch import Part
+from ockham.engine.part import Part
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.speculation import Speculation
 from ockham.engine.speculation.tree import ROOT
 
 
-def tell_splices(parts: list[Part], output: StepOutput) -> None:
-    """Tell splices of the attention that they wanted to know."""
-    for part in parts:
-        splicing = part.sequence.splicing
-        if len(part.scored) and splicing is not None:
-            splice = splicing.splice
-            places = slice(part.first_score, part.first_score + len(part.scored))
-            splice.observe(part.scored, [output.scores[layer][places] for layer in splice.layers])
+@dataclass(slots=True)
+class Watch:
+    """What one observer wants of its own rows, the first of which is row `first` of the step.
+    `scores` says, by layer, which of the scores in the step's output are those of `rows`."""
+
+    observer: Observer
+    own: OwnRows
+    wants: Wants
+    first: int
+    rows: Ints
+    scores: dict[int, Ints] = field(default_factory=dict)
+
+
+def ask(observers: Many[Observer], own: OwnRows, first: int) -> list[Watch]:
+    """Of these observers, those that want something of their own rows."""
+    found = []
+    for observer in observers:
+        wants = observer.wants(own)
+        rows = _rows(own, wants)
+        if wants.scores and len(rows):
+            found.append(Watch(observer, own, wants, first, rows))
+    return found
+
+
+def want(step: Step, watches: list[Watch]) -> None:
+    """Want of a step what the observers want."""
+    scored: defaultdict[int, list[Watch]] = defaultdict(list)
+    for watch in watches:
+        for layer in watch.wants.scores:
+            scored[layer].append(watch)
+    for layer, wanting in scored.items():
+        rows = np.unique(np.concatenate([each.first + each.rows for each in wanting]))
+        step.wants_scores[layer] = rows.astype(np.int32)
+        for each in wanting:
+            each.scores[layer] = np.searchsorted(rows, each.first + each.rows).astype(np.int32)
+
+
+def deal(watches: list[Watch], output: StepOutput) -> None:
+    """Tell the observers what the step has found."""
+    for watch in watches:
+        scores = {
+            layer: [output.scores[layer][place] for place in places.tolist()]
+            for layer, places in watch.scores.items()
+        }
+        watch.observer.saw(watch.own, Seen(watch.rows, scores))
 
 
 def tell_likely(
@@ -66,3 +111,11 @@ def tell_hidden(
         if part.draft is not None and candidates is not None:
             guessed = candidates[[rows.start + 1 + n for n in part.draft.marks_after(at)]]
         speculation.streams.tell_hidden(part.sequence, stands, guessed)
+
+
+def _rows(own: OwnRows, wants: Wants) -> Ints:
+    """The rows of which something is wanted."""
+    if wants.rows is not None:
+        return wants.rows
+    count = len(own.tokens)
+    return np.arange(count - own.choosing, count, dtype=np.int32)

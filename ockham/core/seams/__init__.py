@@ -48,6 +48,13 @@ from ockham.core.seams.models import (
     SmallModel,
     Target,
 )
+from ockham.core.seams.observe import (
+    NOTHING,
+    Observer,
+    OwnRows,
+    Seen,
+    Wants,
+)
 from ockham.core.seams.pages import (
     PagePool,
 )
@@ -115,12 +122,15 @@ __all__ = [
     "MarkedStream",
     "MarkingDrafter",
     "MixedFormat",
+    "NOTHING",
     "NOTHING_KEPT",
     "NodeFacts",
     "Noise",
+    "Observer",
     "ObservingDrafter",
     "ObservingStream",
     "OwnModel",
+    "OwnRows",
     "PLAIN",
     "PagePool",
     "Policy",
@@ -131,10 +141,12 @@ __all__ = [
     "SPENT",
     "Search",
     "SearchState",
+    "Seen",
     "SelfDrafter",
     "SmallModel",
     "Splice",
     "Target",
     "Tiers",
+    "Wants",
     "Wish",
 ]
