@@ -10,10 +10,13 @@ from ockham.cache.state import State
 from ockham.core.rows import Branch, build_step, chains
 from ockham.core.seams import OwnRows
 from ockham.core.step import Floats, Ints, Step
-from ockham.engine.observing import Watch, ask, want
+from ockham.engine.observing import Watch, ask, want, watch
 from ockham.engine.part import Part
 from ockham.engine.plan import Chunk
+from ockham.engine.speculation.streams import Observers
 from ockham.engine.speculation.tree import Tree
+
+NOBODY: Observers = {}
 
 
 @dataclass(slots=True)
@@ -42,9 +45,15 @@ class Batch:
     watches: list[Watch]
 
 
-def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Batch:
+def build(
+    chunks: list[Chunk],
+    state: State,
+    marks: Floats | None = None,
+    observers: Observers = NOBODY,
+) -> Batch:
     """The step that computes `chunks`, whose cells are reserved. `marks` are the inputs of the
-    marks that drafts may have (`seams.MarkingDrafter`)."""
+    marks that drafts may have (`seams.Drafter`). `observers` want to know of its rows, beside the
+    sequences' own observers."""
     sequences = [chunk.sequence for chunk in chunks]
     views = [s.view for s in sequences if s.view is not None]
     counts = np.array([chunk.rows for chunk in chunks], np.int32)
@@ -72,16 +81,16 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
             ids[row + chunk.kept : row + chunk.rows] = chunk.draft.tokens
             root = row + chunk.kept - 1
             branches += _branches(chunk, root, int(cells[root]))
-            if sequence.observers:
-                watches += _watches(chunk, ids, cells, row, 1 + len(chunk.draft))
             parts.append(_drafted(chunk, row, wanted, argmax))
+            if sequence.observers or observers:
+                choosing = 1 + len(chunk.draft)
+                watches += _watches(parts[-1], observers, ids, cells, row, choosing)
             continue
         wants = sequence.wanted_logits(chunk.rows)
         samples = chunk.rows == sequence.remaining and not sequence.scores_only
-        if sequence.observers:
-            watches += _watches(chunk, ids, cells, row, int(samples))
         greedy = samples and sequence.greedy
-        if greedy or (samples and sequence.forced is not None):
+        known = samples and not greedy and sequence.forced is not None
+        if greedy or known:
             wants = wants[:-1]
         parts.append(
             Part(
@@ -94,6 +103,9 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
                 runs,
             )
         )
+        if sequence.observers or observers:
+            choosing = int(samples and not known)
+            watches += _watches(parts[-1], observers, ids, cells, row, choosing)
         wanted.extend(range(row + wants.start, row + wants.stop))
         if greedy:
             argmax.append(row + chunk.rows - 1)
@@ -140,7 +152,7 @@ def _mark(step: Step, marks: Floats) -> None:
     if marked.any():
         step.embeddings = marks
         step.embedding_of = np.where(marked, -1 - step.ids, -1).astype(np.int32)
-        step.ids[marked] = 0
+        step.ids = np.where(marked, 0, step.ids)  # observers see what was there
 
 
 def runs_of(cells: Ints) -> list[tuple[int, int]]:
@@ -152,10 +164,15 @@ def runs_of(cells: Ints) -> list[tuple[int, int]]:
     return list(zip(cells[starts].tolist(), lengths.tolist(), strict=True))
 
 
-def _watches(chunk: Chunk, ids: Ints, cells: Ints, row: int, choosing: int) -> list[Watch]:
-    """What a chunk's observers want of its rows, the first of which is the step's row `row`."""
-    rows = slice(row, row + chunk.rows)
-    return ask(chunk.sequence.observers, OwnRows(ids[rows], cells[rows], choosing), row)
+def _watches(
+    part: Part, observers: Observers, ids: Ints, cells: Ints, row: int, choosing: int
+) -> list[Watch]:
+    """What the observers of a part's sequence want of its rows, the first of which is the step's
+    row `row`."""
+    sequence, rows = part.sequence, slice(row, row + part.rows)
+    own = OwnRows(ids[rows], cells[rows], choosing)
+    asked = ask([*sequence.observers, *observers.get(sequence, ())], own)
+    return watch(asked, own, row, part)
 
 
 def _drafted(chunk: Chunk, row: int, wanted: list[int], argmax: list[int]) -> Part:

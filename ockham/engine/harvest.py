@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ockham.core.outputs import Logprob, PositionLogprobs
-from ockham.core.step import Floats, Ints, Step, StepOutput
+from ockham.core.step import Floats, Ints, StepOutput
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
-from ockham.engine.batch import Walk
+from ockham.engine.batch import Batch, Walk
 from ockham.engine.endings import Endings
 from ockham.engine.messages import Delta, merged
-from ockham.engine.observing import tell_hidden
+from ockham.engine.observing import deal_newest
 from ockham.engine.part import Part
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
@@ -36,9 +36,9 @@ class Harvest:
         self._engine, self._runner = engine, runner
         self._endings, self._slow_grammars = endings, slow_grammars
 
-    def collect(self, step: Step, parts: list[Part], output: StepOutput) -> list[Delta]:
+    def collect(self, batch: Batch, output: StepOutput) -> list[Delta]:
         """The deltas of a step of any kind."""
-        endings = self._endings
+        endings, parts = self._endings, batch.parts
         deltas: list[Delta | None] = [
             endings.guarded(part.sequence, self._score_prompt, part, output.logits)
             for part in parts
@@ -63,8 +63,8 @@ class Harvest:
         for sequence, walk in walks.items():
             if sequence.status is not Status.FINISHED:  # otherwise it ended with its sequence
                 endings.end_walk(walk)
-        speculation, last_layer = self._engine.speculation, self._engine.own_model.layers - 1
-        tell_hidden(speculation, last_layer, step, parts, reached, output)
+        if batch.watches:
+            deal_newest(batch.watches, reached, batch.step, output)
         return merged([delta for delta in deltas if delta is not None])
 
     def decoded(self, sequences: list[Sequence], tokens: list[int]) -> list[Delta]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from ockham.core.arrays import Floats, Ints
@@ -13,8 +13,10 @@ from ockham.core.arrays import Floats, Ints
 class OwnRows:
     """The rows of an observer's sequence in a step. No observer sees those of another sequence.
 
-    `tokens` (n,) are the rows' inputs, `cells` (n,) where their state is written. After each of the
-    last `choosing` rows a token is chosen: after a chunk's last row, and after those of its draft.
+    `tokens` (n,) are the rows' inputs, below 0 where that is no token but a mark of a draft, and
+    `cells` (n,) is where their state is written. A token is chosen by the output of each of the
+    last `choosing` rows: of a chunk's last row, and of those of its draft. A row whose token is
+    known without its output, because a grammar forces it, is none of them.
     """
 
     tokens: Ints
@@ -26,11 +28,19 @@ class OwnRows:
 class Wants:
     """What an observer wants to know of its own rows; nothing by default."""
 
+    candidates: int = 0
+    """How many of the likeliest tokens after each row that chooses."""
+    hidden: Sequence[int] = ()
+    """Layers after which hidden states are wanted (-1: after the embedding)."""
     scores: Sequence[int] = ()
     """Layers whose attention probabilities are wanted."""
     rows: Ints | None = None
-    """The rows that `scores` are wanted of, as indices into the own rows, ascending; None for the
-    rows that choose."""
+    """The rows that `hidden` and `scores` are wanted of, as indices into the own rows, ascending;
+    None for the rows that choose."""
+    newest: bool = False
+    """Whether to be told later, when the step's tokens are chosen, and then only of the row by
+    which the newest one was chosen; the candidates are those of the marks behind it. `rows` is None
+    then. Nothing is told of a sequence that has ended, nor if there is nothing to tell."""
 
 
 NOTHING = Wants()
@@ -40,9 +50,16 @@ NOTHING = Wants()
 class Seen:
     """What a step found, of an observer's own rows. The arrays are valid until `saw` returns."""
 
+    newest: bool
+    """Whether this is of the row by which the newest token was chosen, as `Wants.newest` asks."""
     rows: Ints
-    """(n,) the rows that all of this is of, as indices into the own rows."""
-    scores: Mapping[int, Sequence[Floats]] = field(default_factory=dict)
+    """(n,) the rows that `hidden` and `scores` are of, as indices into the own rows."""
+    candidates: Ints
+    """(m, `Wants.candidates`) the likeliest tokens after each row that chooses, or, if `newest`,
+    after each mark behind that row; the likeliest first, -1 where nothing is known."""
+    hidden: Mapping[int, Floats]
+    """Layer -> (n, hidden_size)."""
+    scores: Mapping[int, Sequence[Floats]]
     """Layer -> of each row, one probability for each key that it sees, the last its own. They are
     summed over the query heads."""
 
@@ -54,8 +71,8 @@ class Observer(Protocol):
     """
 
     def wants(self, own: OwnRows) -> Wants:
-        """What is wanted of these rows, which are computed next. A step of decoding that goes on as
-        the one before is not asked about: it wants the same."""
+        """What is wanted of these rows, which are computed next. Where a sequence decodes, one row
+        after the other, that is asked once for many steps."""
         return NOTHING
 
     def saw(self, own: OwnRows, seen: Seen) -> None:
