@@ -10,7 +10,7 @@ from ockham.cache.state import State
 from ockham.core.rows import Branch, build_step, chains
 from ockham.core.seams import OwnRows
 from ockham.core.step import Floats, Ints, Step
-from ockham.engine.observing import Watch, ask, want, watch
+from ockham.engine.observing import Asked, Watch, want
 from ockham.engine.part import Part
 from ockham.engine.plan import Chunk
 from ockham.engine.speculation.streams import Observers
@@ -81,15 +81,22 @@ def build(
             ids[row + chunk.kept : row + chunk.rows] = chunk.draft.tokens
             root = row + chunk.kept - 1
             branches += _branches(chunk, root, int(cells[root]))
-            parts.append(_drafted(chunk, row, wanted, argmax))
+            greedy, asked = sequence.greedy, None
             if sequence.observers or observers:
-                choosing = 1 + len(chunk.draft)
-                watches += _watches(parts[-1], observers, ids, cells, row, choosing)
+                asked = _ask(chunk, observers, ids, cells, row, 1 + len(chunk.draft))
+                greedy = greedy and not asked.logits
+            parts.append(_drafted(chunk, row, argmax if greedy else wanted, greedy))
+            if asked is not None:
+                watches += asked.watches(parts[-1])
             continue
         wants = sequence.wanted_logits(chunk.rows)
         samples = chunk.rows == sequence.remaining and not sequence.scores_only
         greedy = samples and sequence.greedy
         known = samples and not greedy and sequence.forced is not None
+        asked = None
+        if sequence.observers or observers:
+            asked = _ask(chunk, observers, ids, cells, row, int(samples and not known))
+            greedy = greedy and not asked.logits
         if greedy or known:
             wants = wants[:-1]
         parts.append(
@@ -103,9 +110,8 @@ def build(
                 runs,
             )
         )
-        if sequence.observers or observers:
-            choosing = int(samples and not known)
-            watches += _watches(parts[-1], observers, ids, cells, row, choosing)
+        if asked is not None:
+            watches += asked.watches(parts[-1])
         wanted.extend(range(row + wants.start, row + wants.stop))
         if greedy:
             argmax.append(row + chunk.rows - 1)
@@ -164,22 +170,20 @@ def runs_of(cells: Ints) -> list[tuple[int, int]]:
     return list(zip(cells[starts].tolist(), lengths.tolist(), strict=True))
 
 
-def _watches(
-    part: Part, observers: Observers, ids: Ints, cells: Ints, row: int, choosing: int
-) -> list[Watch]:
-    """What the observers of a part's sequence want of its rows, the first of which is the step's
+def _ask(
+    chunk: Chunk, observers: Observers, ids: Ints, cells: Ints, row: int, choosing: int
+) -> Asked:
+    """What the observers of a chunk's sequence want of its rows, the first of which is the step's
     row `row`."""
-    sequence, rows = part.sequence, slice(row, row + part.rows)
+    sequence, rows = chunk.sequence, slice(row, row + chunk.rows)
     own = OwnRows(ids[rows], cells[rows], choosing)
-    asked = ask([*sequence.observers, *observers.get(sequence, ())], own)
-    return watch(asked, own, row, part)
+    return Asked([*sequence.observers, *observers.get(sequence, ())], own, row)
 
 
-def _drafted(chunk: Chunk, row: int, wanted: list[int], argmax: list[int]) -> Part:
-    """The part of a chunk with a draft, all of whose rows want the same."""
-    sequence, greedy = chunk.sequence, chunk.sequence.greedy
-    wants = argmax if greedy else wanted
-    first = len(wants)
+def _drafted(chunk: Chunk, row: int, wants: list[int], greedy: bool) -> Part:
+    """The part of a chunk with a draft, all of whose rows want the same: to be among `wants`, the
+    rows whose argmax is wanted if it is `greedy`, or else those whose logits are."""
+    sequence, first = chunk.sequence, len(wants)
     wants.extend(range(row, row + chunk.rows))
     return Part(
         sequence,

@@ -47,7 +47,7 @@ class Harvest:
         for part in sampled:
             if part.sequence.search is not None:
                 try:
-                    deltas += self._search_on(part.sequence, output.logits[part.logits[-1]])
+                    deltas += self._search_on(part.sequence)
                 except Exception as error:
                     deltas.append(endings.fault(part.sequence, error))
         due: list[Due] = [
@@ -228,13 +228,13 @@ class Harvest:
             group.append(child)
             yield child
 
-    def _search_on(self, sequence: Sequence, logits: Floats) -> list[Delta]:
+    def _search_on(self, sequence: Sequence) -> list[Delta]:
         """One more token of each of a search's completions; all of them, when it is over."""
         assert sequence.search is not None, "only a search goes on"
         engine = self._engine
         if sequence.first_token_s is None:
             sequence.first_token_s = time.monotonic()
-        following = sequence.search.take(logits)
+        following = sequence.search.go_on()
         if following and len(sequence.tokens) + 1 < sequence.most_tokens:
             tokens, weights = zip(*following, strict=True)
             sequence.push(tokens[0])

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ockham.core.arrays import Ints
+from ockham.core.arrays import Floats, Ints
 from ockham.core.seams import Observer, OwnRows, Seen, Wants
 from ockham.core.step import Step, StepOutput
 from ockham.engine.part import Part
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.speculation.tree import ROOT
 
-Asked = tuple[Observer, Wants]
 NO_CANDIDATES: Ints = np.empty((0, 0), np.int32)
 
 
@@ -39,26 +38,43 @@ class Watch:
     scores: dict[int, Ints] = field(default_factory=dict)
 
 
-def ask(observers: Iterable[Observer], own: OwnRows) -> list[Asked]:
-    """Of these observers, those that want something of their own rows, and what."""
-    found = []
-    for observer in observers:
-        wants = observer.wants(own)
-        layers = wants.hidden or wants.scores
-        rows = own.choosing if wants.rows is None else len(wants.rows)
-        if (wants.candidates and own.choosing) or (layers and rows):
-            found.append((observer, wants))
-    return found
+class Asked:
+    """The observers of one sequence that want something of its own rows, and what. The first of the
+    rows is row `first` of the step."""
+
+    def __init__(self, observers: Iterable[Observer], own: OwnRows, first: int) -> None:
+        self._own, self._first = own, first
+        self._wants = [
+            (observer, wants)
+            for observer in observers
+            if _wants_of(own, wants := observer.wants(own))
+        ]
+        self.logits = any(wants.logits for _, wants in self._wants)
+        """Whether the logits of the rows that choose are wanted."""
+
+    def watches(self, part: Part) -> list[Watch]:
+        """The same, with the part that the rows are of."""
+        own, count = self._own, len(self._own.tokens)
+        choosing = np.arange(count - own.choosing, count, dtype=np.int32)
+        return [
+            Watch(
+                observer,
+                own,
+                wants,
+                self._first,
+                part,
+                choosing if wants.rows is None else wants.rows,
+            )
+            for observer, wants in self._wants
+        ]
 
 
-def watch(asked: list[Asked], own: OwnRows, first: int, part: Part) -> list[Watch]:
-    """Those who asked for something, each with the part whose rows are its own."""
-    count = len(own.tokens)
-    choosing = np.arange(count - own.choosing, count, dtype=np.int32)
-    return [
-        Watch(observer, own, wants, first, part, choosing if wants.rows is None else wants.rows)
-        for observer, wants in asked
-    ]
+def _wants_of(own: OwnRows, wants: Wants) -> bool:
+    """Whether anything is wanted of these rows."""
+    rows = own.choosing if wants.rows is None else len(wants.rows)
+    if (wants.hidden or wants.scores) and rows:
+        return True
+    return own.choosing > 0 and (wants.candidates > 0 or wants.logits)
 
 
 def want(step: Step, watches: list[Watch]) -> None:
@@ -98,7 +114,8 @@ def deal_newest(
         if each.wants.newest and sequence.status is not Status.FINISHED:
             at = reached.get(sequence, ROOT)
             marks = [] if draft is None else draft.marks_after(at)
-            if each.hidden or each.scores or (each.wants.candidates and marks):
+            wants = each.wants
+            if wants.hidden or wants.scores or wants.logits or (wants.candidates and marks):
                 each.observer.saw(each.own, _seen_newest(each, step, output, at, marks))
 
 
@@ -114,6 +131,7 @@ def _seen(watch: Watch, step: Step, output: StepOutput) -> Seen:
         False,
         watch.rows,
         _candidates(watch, step, output),
+        _logits(watch, output),
         {layer: output.hidden[layer][places] for layer, places in watch.hidden.items()},
         {
             layer: [output.scores[layer][place] for place in places.tolist()]
@@ -129,6 +147,7 @@ def _seen_newest(watch: Watch, step: Step, output: StepOutput, at: int, marks: M
         True,
         watch.rows[own : own + 1],
         _candidates(watch, step, output)[[1 + mark for mark in marks]],
+        _logits(watch, output)[own : own + 1],
         {layer: output.hidden[layer][[places[own]]] for layer, places in watch.hidden.items()},
         {layer: [output.scores[layer][places[own]]] for layer, places in watch.scores.items()},
     )
@@ -141,3 +160,11 @@ def _candidates(watch: Watch, step: Step, output: StepOutput) -> Ints:
         return NO_CANDIDATES
     heads = watch.part.sampling_rows(len(step.wants_logits))
     return np.ascontiguousarray(output.candidates[heads, :count])
+
+
+def _logits(watch: Watch, output: StepOutput) -> Floats:
+    """The logits of each row of a part that chooses, if they are wanted: the part's last ones."""
+    if not watch.wants.logits:
+        return output.logits[:0]
+    stop = watch.part.logits.stop
+    return output.logits[stop - watch.own.choosing : stop]

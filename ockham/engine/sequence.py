@@ -116,7 +116,7 @@ class Sequence:
         """All of its request's choices as one, whose generated tokens only hold the place: their
         rows' inputs are `inputs`."""
         self.inputs: list[Floats] = []
-        self.observers: tuple[Observer, ...] = ()
+        self.observers: tuple[Observer, ...] = () if search is None else (search,)
         """What wants to know of its rows, drafters' streams aside."""
         self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
         # What a policy sees of it (`Candidate`), beside its place and its state.

@@ -17,6 +17,7 @@ from ockham.engine.chosen import make_drafters
 WORTH = 0.06
 """The chance below which a token is not proposed: about what a row costs at one sequence."""
 MOST = 16
+_NO_LOGITS = np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def candidates_of(drafter: Drafter) -> int:
 def _found(tokens: Ints, likely: Ints) -> tuple[OwnRows, Seen]:
     """What a step tells a stream that wants likely tokens, of rows that all choose."""
     rows = np.arange(len(tokens), dtype=np.int32)
-    return OwnRows(tokens, rows, len(rows)), Seen(False, rows, likely, {}, {})
+    return OwnRows(tokens, rows, len(rows)), Seen(False, rows, likely, _NO_LOGITS, {}, {})
 
 
 def _likely(tokens: Ints, count: int) -> Ints:

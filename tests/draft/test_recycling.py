@@ -15,6 +15,7 @@ from ockham.draft.structures.learning import LEAST_LEARNED_BYTES, LearningOption
 from ockham.kernels.native import core
 
 KINDS = list(Recycling.kinds)
+NO_LOGITS = np.empty((0, 0), np.float32)
 TOKENS = st.integers(0, 5)
 ROWS = st.lists(
     st.tuples(TOKENS, st.lists(TOKENS, unique=True, max_size=WIDTH)), min_size=1, max_size=5
@@ -66,7 +67,7 @@ def test_the_native_matrix_decides_as_the_plain_one(
 
 def observe(stream: DraftStream, tokens: Ints, candidates: Ints) -> None:
     rows = np.arange(len(tokens), dtype=np.int32)
-    stream.saw(OwnRows(tokens, rows, len(rows)), Seen(False, rows, candidates, {}, {}))
+    stream.saw(OwnRows(tokens, rows, len(rows)), Seen(False, rows, candidates, NO_LOGITS, {}, {}))
 
 
 def test_what_was_likely_is_drafted_and_searched_by_its_chances() -> None:

@@ -30,6 +30,9 @@ class Wants:
 
     candidates: int = 0
     """How many of the likeliest tokens after each row that chooses."""
+    logits: bool = False
+    """Whether the logits of each row that chooses are wanted. They cost memory and time where only
+    the largest would be looked for, of a greedy sequence."""
     hidden: Sequence[int] = ()
     """Layers after which hidden states are wanted (-1: after the embedding)."""
     scores: Sequence[int] = ()
@@ -57,6 +60,8 @@ class Seen:
     candidates: Ints
     """(m, `Wants.candidates`) the likeliest tokens after each row that chooses, or, if `newest`,
     after each mark behind that row; the likeliest first, -1 where nothing is known."""
+    logits: Floats
+    """(r, vocabulary), of each row that chooses, or of that one if `newest`."""
     hidden: Mapping[int, Floats]
     """Layer -> (n, hidden_size)."""
     scores: Mapping[int, Sequence[Floats]]
