@@ -64,7 +64,7 @@ def speculation(
     from ockham.draft.modelled.drafting import ModelDrafting
     from ockham.engine.engine import Engine
     from ockham.lab.charging import charge
-    from ockham.lab.speculation import measure
+    from ockham.lab.speculation import measure, most_candidates
     from ockham.lab.statistics import mean_ratio
     from ockham.lab.streams import make_streams
     from ockham.model.hub import resolve
@@ -110,7 +110,7 @@ def speculation(
     for batch in batches:
         for kind in kinds:
             ways = controllers()
-            observing = any(own.candidates for own in ways.values())
+            observing = most_candidates(ways.values()) > 0
             reader = Engine(EngineConfig(speculative_config="none")) if observing else None
             group = texts[kind][: pairs * batch]
             new = measure(engine, ways, none, kind, group, batch, reader)

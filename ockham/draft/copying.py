@@ -11,7 +11,7 @@ import msgspec
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import Draft
+from ockham.core.seams import Draft, Drafter, DraftStream
 from ockham.draft.structures.suffix_automaton import make_automaton
 
 _LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64)
@@ -37,7 +37,7 @@ class CopyingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @register("drafter", "copying", exact=True, books=("copying",), paper="286")
-class Copying:
+class Copying(Drafter):
     """What followed the longest suffix of the text when it came before (CopySpec).
 
     Prompt and output alike are copied from (CopySpec; prompt lookup). A suffix automaton finds the
@@ -57,7 +57,7 @@ class Copying:
         return CopyStream(self._least)
 
 
-class CopyStream:
+class CopyStream(DraftStream):
     """One sequence's automaton."""
 
     def __init__(self, least: int) -> None:
@@ -92,9 +92,6 @@ class CopyStream:
                     found[i] += kinds  # a continuation beside the first
                 begun = True
         return Draft(tokens, parents, found)
-
-    def close(self) -> None:
-        pass
 
     @property
     def bytes(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import register
-from ockham.core.seams import Draft, OwnModel
+from ockham.core.seams import Draft, Drafter, DraftStream, OwnModel
 from ockham.draft.structures.text_index import LONGEST, TextIndex, kind_shares, make_text_index
 from ockham.model.checkpoint.corpus_files import read_corpus
 from ockham.model.hub import resolve_drafter
@@ -24,7 +24,7 @@ class CorpusOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @register("drafter", "corpus", exact=True, books=("corpus",), paper="191")
-class CorpusDrafter:
+class CorpusDrafter(Drafter):
     """What followed in a body of text that was indexed before (`ockham draft index`).
 
     The repository that is worked on, the documents that are asked about, the answers of last month:
@@ -77,7 +77,7 @@ class CorpusDrafter:
         return self._index.bytes
 
 
-class CorpusStream:
+class CorpusStream(DraftStream):
     """The latest tokens of one sequence."""
 
     def __init__(self, index: TextIndex) -> None:
@@ -90,9 +90,6 @@ class CorpusStream:
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
         tokens, parents, kinds = self._index.propose(self._last, most, accepted, worth)
         return Draft(tokens, parents, kinds) if tokens else None
-
-    def close(self) -> None:
-        pass
 
     @property
     def bytes(self) -> int:

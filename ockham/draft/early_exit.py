@@ -12,7 +12,7 @@ import msgspec
 from ockham.core.arrays import Floats, Ints
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import Draft, DraftStream, OwnModel, Wish
+from ockham.core.seams import Draft, Drafter, DraftStream, OwnModel, Wish
 from ockham.draft.structures.certainty import SHARES, kind_of, ranked
 from ockham.draft.structures.trained import TrainedOptions, read_trained, silu
 from ockham.model.checkpoint.draft_files import EarlyExit as Exit
@@ -36,7 +36,7 @@ class EarlyExitOptions(TrainedOptions, frozen=True, forbid_unknown_fields=True):
 
 
 @register("drafter", "early_exit", exact=True, books=("early_exit",), paper="128")
-class EarlyExit:
+class EarlyExit(Drafter):
     """What the model would say if it ended after its first layers (self-speculation).
 
     The first layers' state of all that was read and said is there already, in the sequence's own
@@ -123,7 +123,7 @@ class EarlyExit:
         return left
 
 
-class LastToken:
+class LastToken(DraftStream):
     """The latest token of a sequence; all else is in its state."""
 
     token = -1
@@ -134,13 +134,6 @@ class LastToken:
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
         """The layers draft for all sequences together (`EarlyExit.propose_all`)."""
         raise TypeError("the layers propose for all sequences together.")
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def bytes(self) -> int:
-        return 0
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Constraint, Draft
+from ockham.core.seams import Constraint, Draft, Drafter, DraftStream
 
 
 @register("drafter", "grammar", exact=True, books=("grammar",))
-class GrammarDrafter:
+class GrammarDrafter(Drafter):
     """The tokens that a structured output goes on with whatever the model says.
 
     Keys of a JSON schema, the rest of a choice: where the grammar leaves one continuation, its
@@ -29,7 +29,7 @@ class GrammarDrafter:
         return GrammarStream(constraint)
 
 
-class GrammarStream:
+class GrammarStream(DraftStream):
     """One sequence's grammar, if it has one."""
 
     def __init__(self, constraint: Constraint | None) -> None:
@@ -43,13 +43,6 @@ class GrammarStream:
             return None
         tokens = self._constraint.forced()[:most]
         return Draft(tokens, range(-1, len(tokens) - 1), [0] * len(tokens)) if tokens else None
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def bytes(self) -> int:
-        return 0
 
 
 _FREE = GrammarStream(None)

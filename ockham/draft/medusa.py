@@ -10,7 +10,7 @@ import numpy as np
 
 from ockham.core.arrays import Floats, Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft, DraftStream, OwnModel, Wish
+from ockham.core.seams import Draft, Drafter, DraftStream, OwnModel, OwnRows, Seen, Wants, Wish
 from ockham.draft.structures.certainty import SHARES, kind_of, ranked
 from ockham.draft.structures.levels import grow
 from ockham.draft.structures.trained import TrainedOptions, read_trained, silu
@@ -23,7 +23,7 @@ _MOST_HEADS = 8
 
 
 @register("drafter", "medusa", exact=True, books=("medusa",), paper="160")
-class Medusa:
+class Medusa(Drafter):
     """What heads trained on the frozen model say of the tokens after the next one (Medusa-1).
 
     Head i turns the hidden state behind the sequence's latest token into one that the model's own
@@ -35,7 +35,7 @@ class Medusa:
 
     name: ClassVar[str] = "medusa"
     automatic: ClassVar[bool] = False
-    wants_hidden_states: ClassVar[bool] = True
+    observes: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = SHARES * _MOST_HEADS
 
     Options: ClassVar[type[msgspec.Struct]] = TrainedOptions
@@ -55,7 +55,7 @@ class Medusa:
 
     def open(self, salt: str) -> StandingStream:
         """See `Drafter`."""
-        return StandingStream()
+        return StandingStream(self._model.layers - 1)
 
     def propose_all(
         self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
@@ -96,10 +96,13 @@ class Medusa:
         return rows.reshape(-1, hidden.shape[1])
 
 
-class StandingStream:
-    """The hidden state of the row that produced a sequence's newest token, where it is known."""
+class StandingStream(DraftStream):
+    """How the row before a sequence's latest token stands after the last layer, `layer`, where that
+    is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: int) -> None:
+        self._layer = layer
+        self._wants = Wants(hidden=(layer,), newest=True)
         self.length = 0
         """Tokens of the sequence."""
         self._hidden: Floats | None = None
@@ -114,9 +117,13 @@ class StandingStream:
     def extend(self, tokens: Ints) -> None:
         self.length += len(tokens)
 
-    def stand(self, hidden: Floats) -> None:
-        """See `HiddenStream`."""
-        self._hidden, self._of = hidden, self.length
+    def wants(self, own: OwnRows) -> Wants:
+        """See `Observer`."""
+        return self._wants
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        """See `Observer`."""
+        self._hidden, self._of = seen.hidden[self._layer][0], self.length
 
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
         """The heads draft for all sequences together (`Medusa.propose_all`)."""

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft
+from ockham.core.seams import Draft, Drafter, DraftStream
 
 
 @register("drafter", "none", exact=True)
-class NoDrafter:
+class NoDrafter(Drafter, DraftStream):
     """One token a step and sequence.
 
     The counterfactual that every drafter is measured against.
@@ -28,10 +28,3 @@ class NoDrafter:
 
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
         return None
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def bytes(self) -> int:
-        return 0

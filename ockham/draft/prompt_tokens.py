@@ -8,9 +8,9 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from ockham.core.arrays import Floats, Ints
+from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft, OwnModel
+from ockham.core.seams import NOTHING, Draft, Drafter, DraftStream, OwnModel, OwnRows, Seen, Wants
 from ockham.draft.structures.levels import Grown, Guess, grow
 from ockham.draft.structures.trained import TrainedOptions, read_trained
 from ockham.model.checkpoint.draft_files import PromptTokens as Trained
@@ -21,10 +21,11 @@ _MOST = 6
 """Prompt tokens beyond these are never right often enough."""
 _SHARES = (0.35, 0.12, 0.06, 0.04)
 _MARK_SHARE = 0.3
+_LIKELY = Wants(candidates=_RANKS, newest=True)
 
 
 @register("drafter", "prompt_tokens", exact=True, books=("prompt_tokens",), paper="65")
-class PromptTokens:
+class PromptTokens(Drafter):
     """What trained inputs, behind the latest token, make of the tokens to come (Parallel Prompt
     Decoding).
 
@@ -38,28 +39,27 @@ class PromptTokens:
 
     name: ClassVar[str] = "prompt_tokens"
     automatic: ClassVar[bool] = False
-    count: ClassVar[int] = _RANKS
+    observes: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = _SHARES * _MOST + (_MARK_SHARE,) * _MOST
-
-    marks: Floats
 
     Options: ClassVar[type[msgspec.Struct]] = TrainedOptions
 
     def __init__(self, options: TrainedOptions) -> None:
         self._name = options.model
-        self.marks = np.empty((0, 0), np.float32)
+        self._count = 0
 
     def attach_model(self, model: OwnModel) -> None:
         """See `SelfDrafter`."""
         trained = read_trained(self._name, Trained, self.name, model)
         self.marks = np.ascontiguousarray(trained.embeddings[:_MOST])
+        self._count = len(self.marks)
 
     def open(self, salt: str) -> GuessingStream:
         """See `Drafter`."""
-        return GuessingStream(len(self.marks))
+        return GuessingStream(self._count)
 
 
-class GuessingStream:
+class GuessingStream(DraftStream):
     """What the prompt tokens behind a sequence's latest row but for its token made likely."""
 
     def __init__(self, marks: int) -> None:
@@ -70,9 +70,13 @@ class GuessingStream:
     def extend(self, tokens: Ints) -> None:
         self._length += len(tokens)
 
-    def guess(self, candidates: Ints) -> None:
-        """See `MarkedStream`."""
-        self._guesses, self._of = candidates.tolist(), self._length
+    def wants(self, own: OwnRows) -> Wants:
+        """See `Observer`."""
+        return _LIKELY if (own.tokens < 0).any() else NOTHING
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        """See `Observer`."""
+        self._guesses, self._of = seen.candidates.tolist(), self._length
 
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
         """The guesses as a tree, and prompt tokens behind them and behind the latest token."""
@@ -85,13 +89,6 @@ class GuessingStream:
         guesses = grow(levels, accepted, worth, most)
         tokens, parents, kinds = self._marked(guesses, accepted, worth)
         return Draft(tokens, parents, kinds) if tokens else None
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def bytes(self) -> int:
-        return 0
 
     def _marked(self, guesses: Grown, accepted: Sequence[float], worth: float) -> Grown:
         """The tree with the prompt tokens that are worth their rows."""

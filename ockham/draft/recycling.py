@@ -10,16 +10,17 @@ import numpy as np
 
 from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft
+from ockham.core.seams import Draft, Drafter, DraftStream, OwnRows, Seen, Wants
 from ockham.draft.structures.adjacency import DEEPER, ROW_BYTES, WIDTH, Adjacency, make_adjacency
 from ockham.draft.structures.learning import LearningOptions
 from ockham.draft.structures.tenants import Tenants
 
+_LIKELY = Wants(candidates=WIDTH)
 _BY_PLACE = (0.4, 0.15, 0.08, 0.05, 0.035, 0.025, 0.02, 0.015)
 
 
 @register("drafter", "recycling", exact=True, books=("recycling",), paper="187")
-class Recycling:
+class Recycling(Drafter):
     """What the model found likely after the same token the last time (Token Recycling).
 
     A matrix keeps, for each token, the eight likeliest next ones of the last row that had it as its
@@ -33,7 +34,7 @@ class Recycling:
 
     name: ClassVar[str] = "recycling"
     automatic: ClassVar[bool] = False
-    candidates: ClassVar[int] = WIDTH
+    observes: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = _BY_PLACE * DEEPER
 
     Options: ClassVar[type[msgspec.Struct]] = LearningOptions
@@ -56,7 +57,7 @@ class Recycling:
         return self._matrix.bytes
 
 
-class RecyclingStream:
+class RecyclingStream(DraftStream):
     """One sequence's last token."""
 
     def __init__(self, matrix: Adjacency, tenant: int) -> None:
@@ -68,7 +69,14 @@ class RecyclingStream:
         self._matrix.extend(self._tenant, np.concatenate((self._last, tokens)))
         self._last = tokens[-1:]
 
-    def observe(self, tokens: Ints, candidates: Ints) -> None:
+    def wants(self, own: OwnRows) -> Wants:
+        return _LIKELY
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        tokens, candidates = own.tokens[seen.rows], seen.candidates
+        read = tokens >= 0  # what follows a mark follows no token
+        if not read.all():
+            tokens, candidates = tokens[read], np.ascontiguousarray(candidates[read])
         self._matrix.observe(self._tenant, tokens, candidates)
 
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
@@ -78,10 +86,3 @@ class RecyclingStream:
             self._tenant, int(self._last[0]), most, accepted, worth
         )
         return Draft(tokens, parents, kinds) if tokens else None
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def bytes(self) -> int:
-        return 0

@@ -10,7 +10,7 @@ import msgspec
 
 from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft
+from ockham.core.seams import Draft, Drafter, DraftStream
 from ockham.draft.structures.branch_trie import LENGTHS, NODE_BYTES, SHARES, Trie, make_trie
 from ockham.draft.structures.learning import LearningOptions
 from ockham.draft.structures.saved_trie import check_place, load_trie, save_trie
@@ -29,7 +29,7 @@ class TrieOptions(LearningOptions, frozen=True, forbid_unknown_fields=True):
 
 
 @register("drafter", "trie", exact=True, books=("trie",), paper="191")
-class TrieDrafter:
+class TrieDrafter(Drafter):
     """How the last tokens went on before, in this text or another one (Lookahead).
 
     Every run of up to 12 tokens that a tenant's requests bring or are answered stands in one trie
@@ -78,7 +78,7 @@ class TrieDrafter:
         return self._trie.bytes
 
 
-class TrieStream:
+class TrieStream(DraftStream):
     """One sequence's place in the trie."""
 
     def __init__(self, trie: Trie, tenant: int) -> None:
@@ -91,10 +91,3 @@ class TrieStream:
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
         tokens, parents, kinds = self._trie.propose(self._cursor, most, accepted, worth)
         return Draft(tokens, parents, kinds) if tokens else None
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def bytes(self) -> int:
-        return 0

@@ -10,7 +10,7 @@ import numpy as np
 
 from ockham.core.arrays import Ints
 from ockham.core.registry import register
-from ockham.core.seams import Draft
+from ockham.core.seams import Draft, Drafter, DraftStream
 from ockham.draft.structures.learning import LearningOptions
 from ockham.draft.structures.tenants import Tenants
 from ockham.draft.structures.trigrams import CONTEXT_BYTES, Trigrams, make_trigrams
@@ -20,7 +20,7 @@ _AFTER_TWO = (0.06, 0.2, 0.3, 0.5, 0.65, 0.75)
 
 
 @register("drafter", "trigram", exact=True, books=("trigram",), paper="212")
-class Trigram:
+class Trigram(Drafter):
     """What followed the last two tokens before, by its counts (ADED).
 
     Counts of what follows two tokens, and one, begin with nothing and adapt to all that a tenant's
@@ -56,7 +56,7 @@ class Trigram:
         return self._counts.bytes
 
 
-class TrigramStream:
+class TrigramStream(DraftStream):
     """One sequence's last two tokens."""
 
     def __init__(self, counts: Trigrams, tenant: int) -> None:
@@ -77,10 +77,3 @@ class TrigramStream:
             self._tenant, before, int(self._last[-1]), most, accepted, worth
         )
         return Draft(tokens, parents, kinds) if tokens else None
-
-    def close(self) -> None:
-        pass
-
-    @property
-    def bytes(self) -> int:
-        return 0

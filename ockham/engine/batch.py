@@ -8,66 +8,15 @@ import numpy as np
 
 from ockham.cache.state import State
 from ockham.core.rows import Branch, build_step, chains
-from ockham.core.seams import Splice
-from ockham.core.step import NO_ROWS, Floats, Ints, Step
+from ockham.core.seams import OwnRows
+from ockham.core.step import Floats, Ints, Step
+from ockham.engine.observing import Asked, Watch, want
+from ockham.engine.part import Part
 from ockham.engine.plan import Chunk
-from ockham.engine.sequence import Sequence
+from ockham.engine.speculation.streams import Observers
 from ockham.engine.speculation.tree import Tree
 
-
-@dataclass(slots=True)
-class Part:
-    """One chunk of a step."""
-
-    sequence: Sequence
-    start: int
-    """The cell of its first row."""
-    rows: int
-    """Its rows, the draft's included."""
-    logits: range
-    """Its rows among the step's logits."""
-    samples: bool
-    """Whether its last row chooses the next token."""
-    argmax: int | None
-    """Which of the step's argmaxes is that token. None if it is drawn from the last of `logits`, or
-    known without any (`Sequence.forced`)."""
-    runs: list[tuple[int, int]]
-    """The runs of consecutive cells that its rows are in, each as (first cell, rows)."""
-    scored: Ints = field(default_factory=lambda: NO_ROWS)
-    """The cells of the rows whose attention is wanted."""
-    first_score: int = 0
-    """The index of the first of those rows in the step's scores."""
-    draft: Tree | None = None
-    """Its last rows. Each wants what the last row before them wants."""
-
-    @property
-    def end(self) -> int:
-        """The cell after its last row's."""
-        first, rows = self.runs[-1]
-        return first + rows
-
-    @property
-    def head_rows(self) -> int:
-        """Rows that the head computes for it."""
-        if self.argmax is None:
-            return len(self.logits)
-        return len(self.logits) + (1 if self.draft is None else 1 + len(self.draft))
-
-    def logits_row(self, number: int) -> int:
-        """Which of the step's logits belongs to the last row before the draft (`ROOT`), or to
-        token `number` of the draft."""
-        return self.logits[-1] if self.draft is None else self.logits.start + 1 + number
-
-    def argmax_row(self, number: int) -> int | None:
-        """The same among the step's argmaxes; None if the token is to be drawn."""
-        return None if self.argmax is None else self.argmax + 1 + number
-
-    def sampling_rows(self, given: int) -> slice:
-        """Where its last row and its draft stand among the rows that the head computes, of which
-        the first `given` want logits."""
-        count = 1 if self.draft is None else 1 + len(self.draft)
-        first = self.logits.stop - count if self.argmax is None else given + self.argmax
-        return slice(first, first + count)
+NOBODY: Observers = {}
 
 
 @dataclass(slots=True)
@@ -93,20 +42,27 @@ class Walk:
 class Batch:
     step: Step
     parts: list[Part]
+    watches: list[Watch]
 
 
-def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Batch:
+def build(
+    chunks: list[Chunk],
+    state: State,
+    marks: Floats | None = None,
+    observers: Observers = NOBODY,
+) -> Batch:
     """The step that computes `chunks`, whose cells are reserved. `marks` are the inputs of the
-    marks that drafts may have (`seams.MarkingDrafter`)."""
+    marks that drafts may have (`seams.Drafter`). `observers` want to know of its rows, beside the
+    sequences' own observers."""
     sequences = [chunk.sequence for chunk in chunks]
     views = [s.view for s in sequences if s.view is not None]
     counts = np.array([chunk.rows for chunk in chunks], np.int32)
     starts = np.array([s.computed for s in sequences], np.int32)
     rows = chains(starts, counts)
     owner, cells, first_rows = rows.owner, rows.cells, rows.first_rows.tolist()
-    scored: dict[int, list[Ints]] = {}
     ids = np.empty(len(cells), np.int32)
     parts: list[Part] = []
+    watches: list[Watch] = []
     branches: list[Branch] = []
     wanted: list[int] = []
     argmax: list[int] = []
@@ -125,12 +81,23 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
             ids[row + chunk.kept : row + chunk.rows] = chunk.draft.tokens
             root = row + chunk.kept - 1
             branches += _branches(chunk, root, int(cells[root]))
-            parts.append(_drafted(chunk, row, wanted, argmax))
+            greedy, asked = sequence.greedy, None
+            if sequence.observers or observers:
+                asked = _ask(chunk, observers, ids, cells, row, 1 + len(chunk.draft))
+                greedy = greedy and not asked.logits
+            parts.append(_drafted(chunk, row, argmax if greedy else wanted, greedy))
+            if asked is not None:
+                watches += asked.watches(parts[-1])
             continue
         wants = sequence.wanted_logits(chunk.rows)
         samples = chunk.rows == sequence.remaining and not sequence.scores_only
         greedy = samples and sequence.greedy
-        if greedy or (samples and sequence.forced is not None):
+        known = samples and not greedy and sequence.forced is not None
+        asked = None
+        if sequence.observers or observers:
+            asked = _ask(chunk, observers, ids, cells, row, int(samples and not known))
+            greedy = greedy and not asked.logits
+        if greedy or known:
             wants = wants[:-1]
         parts.append(
             Part(
@@ -143,9 +110,8 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
                 runs,
             )
         )
-        if sequence.splicing is not None:
-            splice = sequence.splicing.splice
-            _want_scores(parts[-1], splice, row, cells[row : row + chunk.rows], scored)
+        if asked is not None:
+            watches += asked.watches(parts[-1])
         wanted.extend(range(row + wants.start, row + wants.stop))
         if greedy:
             argmax.append(row + chunk.rows - 1)
@@ -160,14 +126,15 @@ def build(chunks: list[Chunk], state: State, marks: Floats | None = None) -> Bat
         seeds=np.repeat(np.array([s.seed for s in sequences], np.uint64), counts),
         wants_logits=np.array(wanted, np.int32),
         wants_argmax=np.array(argmax, np.int32),
-        wants_scores={layer: np.concatenate(wanting) for layer, wanting in scored.items()},
     )
+    if watches:
+        want(step, watches)
     if marks is not None:
         _mark(step, marks)
     for part, row in zip(parts, first_rows, strict=True):
         if part.sequence.inputs:
             _put_inputs(step, part, row)
-    return Batch(step, parts)
+    return Batch(step, parts, watches)
 
 
 def _put_inputs(step: Step, part: Part, row: int) -> None:
@@ -191,7 +158,7 @@ def _mark(step: Step, marks: Floats) -> None:
     if marked.any():
         step.embeddings = marks
         step.embedding_of = np.where(marked, -1 - step.ids, -1).astype(np.int32)
-        step.ids[marked] = 0
+        step.ids = np.where(marked, 0, step.ids)  # observers see what was there
 
 
 def runs_of(cells: Ints) -> list[tuple[int, int]]:
@@ -203,25 +170,20 @@ def runs_of(cells: Ints) -> list[tuple[int, int]]:
     return list(zip(cells[starts].tolist(), lengths.tolist(), strict=True))
 
 
-def _want_scores(
-    part: Part, splice: Splice, row: int, cells: Ints, scored: dict[int, list[Ints]]
-) -> None:
-    """Ask for the attention of the rows that a splice wants to know about. Every splice of a step
-    is of the same layers, so that a part's rows stand at the same place in each."""
-    wanting = splice.scored(cells)
-    if not len(wanting):
-        return
-    part.scored = cells[wanting].copy()
-    part.first_score = sum(len(rows) for rows in scored.get(splice.layers[0], ()))
-    for layer in splice.layers:
-        scored.setdefault(layer, []).append((row + wanting).astype(np.int32))
+def _ask(
+    chunk: Chunk, observers: Observers, ids: Ints, cells: Ints, row: int, choosing: int
+) -> Asked:
+    """What the observers of a chunk's sequence want of its rows, the first of which is the step's
+    row `row`."""
+    sequence, rows = chunk.sequence, slice(row, row + chunk.rows)
+    own = OwnRows(ids[rows], cells[rows], choosing)
+    return Asked([*sequence.observers, *observers.get(sequence, ())], own, row)
 
 
-def _drafted(chunk: Chunk, row: int, wanted: list[int], argmax: list[int]) -> Part:
-    """The part of a chunk with a draft, all of whose rows want the same."""
-    sequence, greedy = chunk.sequence, chunk.sequence.greedy
-    wants = argmax if greedy else wanted
-    first = len(wants)
+def _drafted(chunk: Chunk, row: int, wants: list[int], greedy: bool) -> Part:
+    """The part of a chunk with a draft, all of whose rows want the same: to be among `wants`, the
+    rows whose argmax is wanted if it is `greedy`, or else those whose logits are."""
+    sequence, first = chunk.sequence, len(wants)
     wants.extend(range(row, row + chunk.rows))
     return Part(
         sequence,

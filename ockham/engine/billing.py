@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ockham.core.cost import ModelCost
 from ockham.core.ledger import Ledger, divide
-from ockham.engine.batch import Part, Walk, runs_of
+from ockham.engine.batch import Walk, runs_of
+from ockham.engine.part import Part
 from ockham.engine.runner.decoding import Decoding
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.tree import ROOT

@@ -24,7 +24,7 @@ from ockham.engine.batch import build
 from ockham.engine.endings import Endings
 from ockham.engine.harvest import Harvest
 from ockham.engine.messages import Delta, Request, Stats
-from ockham.engine.observing import tell_hidden, tell_likely, tell_splices
+from ockham.engine.observing import deal, deal_newest
 from ockham.engine.requests import Requests
 from ockham.engine.runner.attach import Hook
 from ockham.engine.runner.decoding import Decoding
@@ -156,13 +156,13 @@ class Engine(Assembly):
 
     def _decode(self, decoding: Decoding) -> Done:
         """One more row for sequences that do nothing but decode."""
-        runner, speculation = self.runner, self.speculation
+        runner = self.runner
         self.scheduler.go_on(decoding.chunks)
         output = runner.run(decoding.step)
         tokens = decoding.tokens(output.argmax, runner.sample(output, decoding.draws))
-        tell_likely(speculation, decoding.step, decoding.parts, output)
-        last_layer = self.own_model.layers - 1
-        tell_hidden(speculation, last_layer, decoding.step, decoding.parts, {}, output)
+        if decoding.watches:
+            deal(decoding.watches, decoding.step, output)
+            deal_newest(decoding.watches, {}, decoding.step, output)
         decoding.advance(tokens)
         self.scheduler.commit(decoding.chunks)
         deltas = self.harvest.decoded(decoding.sequences, tokens)
@@ -180,16 +180,17 @@ class Engine(Assembly):
         for chunk in chunks:
             if chunk.sequence.start_s is None:
                 chunk.sequence.start_s = now
-        batch = build(chunks, self.state, self.speculation.marks)
+        speculation = self.speculation
+        batch = build(chunks, self.state, speculation.marks, speculation.observers)
         before_s = self.backend_s
         output = self.runner.run(batch.step)
         self.pace.note(batch.parts, self.backend_s - before_s)
-        tell_splices(batch.parts, output)
-        tell_likely(self.speculation, batch.step, batch.parts, output)
+        if batch.watches:
+            deal(batch.watches, batch.step, output)
         billing.book_step(batch.parts, self.cost, self.ledger)
         self.scheduler.commit(chunks)
         decodes = all(chunk.kept == 1 for chunk in chunks)
-        deltas = self.harvest.collect(batch.step, batch.parts, output)
+        deltas = self.harvest.collect(batch, output)
         return Done(deltas, len(chunks), batch.step.rows if decodes else 0)
 
     def _wait(self) -> None:

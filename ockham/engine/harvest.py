@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from ockham.core.outputs import Logprob, PositionLogprobs
-from ockham.core.step import Floats, Ints, Step, StepOutput
+from ockham.core.step import Floats, Ints, StepOutput
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
-from ockham.engine.batch import Part, Walk
+from ockham.engine.batch import Batch, Walk
 from ockham.engine.endings import Endings
 from ockham.engine.messages import Delta, merged
-from ockham.engine.observing import tell_hidden
+from ockham.engine.observing import deal_newest
+from ockham.engine.part import Part
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.slow_grammars import SlowGrammars
@@ -35,9 +36,9 @@ class Harvest:
         self._engine, self._runner = engine, runner
         self._endings, self._slow_grammars = endings, slow_grammars
 
-    def collect(self, step: Step, parts: list[Part], output: StepOutput) -> list[Delta]:
+    def collect(self, batch: Batch, output: StepOutput) -> list[Delta]:
         """The deltas of a step of any kind."""
-        endings = self._endings
+        endings, parts = self._endings, batch.parts
         deltas: list[Delta | None] = [
             endings.guarded(part.sequence, self._score_prompt, part, output.logits)
             for part in parts
@@ -46,7 +47,7 @@ class Harvest:
         for part in sampled:
             if part.sequence.search is not None:
                 try:
-                    deltas += self._search_on(part.sequence, output.logits[part.logits[-1]])
+                    deltas += self._search_on(part.sequence)
                 except Exception as error:
                     deltas.append(endings.fault(part.sequence, error))
         due: list[Due] = [
@@ -62,8 +63,8 @@ class Harvest:
         for sequence, walk in walks.items():
             if sequence.status is not Status.FINISHED:  # otherwise it ended with its sequence
                 endings.end_walk(walk)
-        speculation, last_layer = self._engine.speculation, self._engine.own_model.layers - 1
-        tell_hidden(speculation, last_layer, step, parts, reached, output)
+        if batch.watches:
+            deal_newest(batch.watches, reached, batch.step, output)
         return merged([delta for delta in deltas if delta is not None])
 
     def decoded(self, sequences: list[Sequence], tokens: list[int]) -> list[Delta]:
@@ -227,13 +228,13 @@ class Harvest:
             group.append(child)
             yield child
 
-    def _search_on(self, sequence: Sequence, logits: Floats) -> list[Delta]:
+    def _search_on(self, sequence: Sequence) -> list[Delta]:
         """One more token of each of a search's completions; all of them, when it is over."""
         assert sequence.search is not None, "only a search goes on"
         engine = self._engine
         if sequence.first_token_s is None:
             sequence.first_token_s = time.monotonic()
-        following = sequence.search.take(logits)
+        following = sequence.search.go_on()
         if following and len(sequence.tokens) + 1 < sequence.most_tokens:
             tokens, weights = zip(*following, strict=True)
             sequence.push(tokens[0])

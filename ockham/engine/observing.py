@@ -1,68 +1,170 @@
-"""Deals the outputs of a step out to the drafters and splices that observe them."""
+"""What is wanted of the rows of a step, merged into the step, and dealt out when it has run.
+
+This is the one place that knows how an `Observer`'s wants stand in a `Step`, and in its output.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ockham.core.arrays import Floats, Ints
+from ockham.core.seams import Observer, OwnRows, Seen, Wants
 from ockham.core.step import Step, StepOutput
-from ockham.engine.batch import Part
+from ockham.engine.part import Part
 from ockham.engine.sequence import Sequence, Status
-from ockham.engine.speculation import Speculation
 from ockham.engine.speculation.tree import ROOT
 
-
-def tell_splices(parts: list[Part], output: StepOutput) -> None:
-    """Give splices the attention scores that they asked for."""
-    for part in parts:
-        splicing = part.sequence.splicing
-        if len(part.scored) and splicing is not None:
-            splice = splicing.splice
-            places = slice(part.first_score, part.first_score + len(part.scored))
-            splice.observe(part.scored, [output.scores[layer][places] for layer in splice.layers])
+NO_CANDIDATES: Ints = np.empty((0, 0), np.int32)
 
 
-def tell_likely(
-    speculation: Speculation, step: Step, parts: list[Part], output: StepOutput
+@dataclass(slots=True)
+class Watch:
+    """What one observer wants of its own rows, the first of which is row `first` of the step.
+    `rows` are those of which hidden states and scores are wanted; `hidden` and `scores` say, by
+    layer, where those stand in the step's output."""
+
+    observer: Observer
+    own: OwnRows
+    wants: Wants
+    first: int
+    part: Part
+    rows: Ints
+    hidden: dict[int, Ints] = field(default_factory=dict)
+    scores: dict[int, Ints] = field(default_factory=dict)
+
+
+class Asked:
+    """The observers of one sequence that want something of its own rows, and what. The first of the
+    rows is row `first` of the step."""
+
+    def __init__(self, observers: Iterable[Observer], own: OwnRows, first: int) -> None:
+        self._own, self._first = own, first
+        self._wants = [
+            (observer, wants)
+            for observer in observers
+            if _wants_of(own, wants := observer.wants(own))
+        ]
+        self.logits = any(wants.logits for _, wants in self._wants)
+        """Whether the logits of the rows that choose are wanted."""
+
+    def watches(self, part: Part) -> list[Watch]:
+        """The same, with the part that the rows are of."""
+        own, count = self._own, len(self._own.tokens)
+        choosing = np.arange(count - own.choosing, count, dtype=np.int32)
+        return [
+            Watch(
+                observer,
+                own,
+                wants,
+                self._first,
+                part,
+                choosing if wants.rows is None else wants.rows,
+            )
+            for observer, wants in self._wants
+        ]
+
+
+def _wants_of(own: OwnRows, wants: Wants) -> bool:
+    """Whether anything is wanted of these rows."""
+    rows = own.choosing if wants.rows is None else len(wants.rows)
+    if (wants.hidden or wants.scores) and rows:
+        return True
+    return own.choosing > 0 and (wants.candidates > 0 or wants.logits)
+
+
+def want(step: Step, watches: list[Watch]) -> None:
+    """Want of a step what the observers want."""
+    step.candidates = max([each.wants.candidates for each in watches], default=0)
+    hidden: defaultdict[int, list[Watch]] = defaultdict(list)
+    scored: defaultdict[int, list[Watch]] = defaultdict(list)
+    for each in watches:
+        for layer in each.wants.hidden:
+            hidden[layer].append(each)
+        for layer in each.wants.scores:
+            scored[layer].append(each)
+    for layer, wanting in hidden.items():
+        step.wants_hidden[layer] = rows = _rows_of(wanting)
+        for each in wanting:
+            each.hidden[layer] = np.searchsorted(rows, each.first + each.rows).astype(np.int32)
+    for layer, wanting in scored.items():
+        step.wants_scores[layer] = rows = _rows_of(wanting)
+        for each in wanting:
+            each.scores[layer] = np.searchsorted(rows, each.first + each.rows).astype(np.int32)
+
+
+def deal(watches: list[Watch], step: Step, output: StepOutput) -> None:
+    """Tell the observers what the step has found."""
+    for each in watches:
+        if not each.wants.newest:
+            each.observer.saw(each.own, _seen(each, step, output))
+
+
+def deal_newest(
+    watches: list[Watch], reached: Mapping[Sequence, int], step: Step, output: StepOutput
 ) -> None:
-    """Give drafters the likeliest tokens of the step's rows, if they observe them."""
-    if not output.candidates.size:
-        return
-    wanting = np.concatenate((step.wants_logits, step.wants_argmax))
-    tokens, candidates = step.ids[wanting], output.candidates
-    for part in parts:
-        if part.samples:
-            rows = part.sampling_rows(len(step.wants_logits))
-            own, likely = tokens[rows], candidates[rows]
-            if step.embedding_of is not None:  # what follows a mark follows no token
-                read = step.embedding_of[wanting[rows]] < 0
-                own, likely = own[read], np.ascontiguousarray(likely[read])
-            speculation.streams.tell_likely(part.sequence, own, likely)
+    """Tell the observers that waited for it what the step has found of the row by which each
+    sequence's newest token was chosen: its part's last row, or the one `reached` of its draft."""
+    for each in watches:
+        sequence, draft = each.part.sequence, each.part.draft
+        if each.wants.newest and sequence.status is not Status.FINISHED:
+            at = reached.get(sequence, ROOT)
+            marks = [] if draft is None else draft.marks_after(at)
+            wants = each.wants
+            if wants.hidden or wants.scores or wants.logits or (wants.candidates and marks):
+                each.observer.saw(each.own, _seen_newest(each, step, output, at, marks))
 
 
-def tell_hidden(
-    speculation: Speculation,
-    layer: int,
-    step: Step,
-    parts: list[Part],
-    reached: Mapping[Sequence, int],
-    output: StepOutput,
-) -> None:
-    """Give drafters the hidden state, after `layer`, of the row that produced each sequence's
-    newest token, and what the marks after that row found likely. The row is the part's last one,
-    or the one that was `reached` of its draft."""
-    hidden = output.hidden.get(layer)
-    candidates = output.candidates if speculation.marks is not None else None
-    if hidden is None and (candidates is None or not candidates.size):
-        return
-    for part in parts:
-        if not part.samples or not part.head_rows or part.sequence.status is Status.FINISHED:
-            continue
-        rows = part.sampling_rows(len(step.wants_logits))
-        at = reached.get(part.sequence, ROOT)
-        stands = None if hidden is None else hidden[rows.start + 1 + at]
-        guessed = None
-        if part.draft is not None and candidates is not None:
-            guessed = candidates[[rows.start + 1 + n for n in part.draft.marks_after(at)]]
-        speculation.streams.tell_hidden(part.sequence, stands, guessed)
+def _rows_of(wanting: list[Watch]) -> Ints:
+    """The step's rows that some observer wants, ascending."""
+    rows = np.concatenate([each.first + each.rows for each in wanting])
+    return np.unique(rows).astype(np.int32)
+
+
+def _seen(watch: Watch, step: Step, output: StepOutput) -> Seen:
+    """What an observer wanted, of all rows that it wanted it of."""
+    return Seen(
+        False,
+        watch.rows,
+        _candidates(watch, step, output),
+        _logits(watch, output),
+        {layer: output.hidden[layer][places] for layer, places in watch.hidden.items()},
+        {
+            layer: [output.scores[layer][place] for place in places.tolist()]
+            for layer, places in watch.scores.items()
+        },
+    )
+
+
+def _seen_newest(watch: Watch, step: Step, output: StepOutput, at: int, marks: Many[int]) -> Seen:
+    """What an observer wanted, of the row that was reached, and of the marks behind it."""
+    own = 1 + at
+    return Seen(
+        True,
+        watch.rows[own : own + 1],
+        _candidates(watch, step, output)[[1 + mark for mark in marks]],
+        _logits(watch, output)[own : own + 1],
+        {layer: output.hidden[layer][[places[own]]] for layer, places in watch.hidden.items()},
+        {layer: [output.scores[layer][places[own]]] for layer, places in watch.scores.items()},
+    )
+
+
+def _candidates(watch: Watch, step: Step, output: StepOutput) -> Ints:
+    """The likeliest tokens after each row of a part that chooses, as many as are wanted."""
+    count = watch.wants.candidates
+    if not count:
+        return NO_CANDIDATES
+    heads = watch.part.sampling_rows(len(step.wants_logits))
+    return np.ascontiguousarray(output.candidates[heads, :count])
+
+
+def _logits(watch: Watch, output: StepOutput) -> Floats:
+    """The logits of each row of a part that chooses, if they are wanted: the part's last ones."""
+    if not watch.wants.logits:
+        return output.logits[:0]
+    stop = watch.part.logits.stop
+    return output.logits[stop - watch.own.choosing : stop]

@@ -10,7 +10,7 @@ from ockham.cache.state import View
 from ockham.core.asks import Asked
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
-from ockham.core.seams import NOTHING_KEPT, Fetch, Noise, SearchState, Splice
+from ockham.core.seams import NOTHING_KEPT, Fetch, Noise, Observer, SearchState, Splice
 from ockham.core.step import Floats, Ints
 from ockham.engine.drawing import Drawing
 from ockham.engine.messages import HINTS, Request
@@ -53,6 +53,7 @@ class Sequence:
         "last_served",
         "ledger",
         "most_tokens",
+        "observers",
         "order",
         "orderly",
         "params",
@@ -115,6 +116,8 @@ class Sequence:
         """The search that goes through all choices of the request together. The generated tokens
         are placeholders then: `inputs` are the inputs of their rows."""
         self.inputs: list[Floats] = []
+        self.observers: tuple[Observer, ...] = () if search is None else (search,)
+        """What wants to know of its rows, drafters' streams aside."""
         self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
         # What a policy sees of it (`Candidate`), beside its place and its state.
         self.salt = request.cache_salt
@@ -203,11 +206,14 @@ class Sequence:
             first = max(self.computed, len(self.prompt_logprobs) - 1)
         self.splicing = Splicing(splice, first, self.target)
         self.inexact_from = self.splicing.first_given(self.computed)
+        self.observers = (*self.observers, splice)
 
     def leave_splice(self) -> None:
         """Take over nothing more; what was taken stays."""
         if self.splicing is not None:
-            self.splicing.splice.leave()
+            splice = self.splicing.splice
+            splice.leave()
+            self.observers = tuple(each for each in self.observers if each is not splice)
         self.splicing = None
         if self.inexact_from is not None and self.inexact_from >= self.computed:
             self.inexact_from = None

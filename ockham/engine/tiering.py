@@ -14,7 +14,7 @@ from ockham.cache.store.tiers import Tiers
 from ockham.core.config import EngineConfig
 from ockham.core.cost import ModelCost
 from ockham.core.errors import ConfigError
-from ockham.engine.batch import Part
+from ockham.engine.part import Part
 from ockham.model.loading import LoadedModel
 
 log = logging.getLogger("ockham.engine")

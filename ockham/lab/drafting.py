@@ -10,13 +10,14 @@ import numpy as np
 
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError
-from ockham.core.seams import JointDrafter, LearningDrafter, ObservingDrafter
+from ockham.core.seams import Drafter, JointDrafter, LearningDrafter, OwnRows, Seen
 from ockham.core.speculative import parse
 from ockham.engine.chosen import make_drafters
 
 WORTH = 0.06
 """The chance below which a token is not proposed: about what a row costs at one sequence."""
 MOST = 16
+_NO_LOGITS = np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,13 @@ def measure_drafting(method: str, tokens: Ints, context: int) -> DraftingCost:
     if isinstance(drafter, JointDrafter):
         raise ConfigError(f"{method} drafts with a model; `ockham bench speculation` measures it.")
     stream = drafter.open("")
-    wanted = drafter.candidates if isinstance(drafter, ObservingDrafter) else 0
+    wanted = candidates_of(drafter)
     likely = _likely(tokens, wanted)
     started = time.perf_counter()
     stream.extend(tokens[:context])
     first_s = time.perf_counter() - started
     if wanted:
-        stream.observe(tokens[:context], likely[:context])  # type: ignore[attr-defined]
+        stream.saw(*_found(tokens[:context], likely[:context]))
     propose, take = [], []
     for at in range(context, len(tokens)):
         began = time.perf_counter()
@@ -57,7 +58,7 @@ def measure_drafting(method: str, tokens: Ints, context: int) -> DraftingCost:
         proposed = time.perf_counter()
         stream.extend(tokens[at : at + 1])
         if wanted:
-            stream.observe(tokens[at : at + 1], likely[at : at + 1])  # type: ignore[attr-defined]
+            stream.saw(*_found(tokens[at : at + 1], likely[at : at + 1]))
         take.append(time.perf_counter() - proposed)
         propose.append(proposed - began)
     shared = drafter.bytes if isinstance(drafter, LearningDrafter) else 0
@@ -79,6 +80,22 @@ def long_text(texts: Sequence[Sequence[int]], tokens: int) -> Ints:
     """So many tokens of these texts, one after the other, from the first again where they end."""
     every: Ints = np.array([token for text in texts for token in text], np.int32)
     return np.resize(every, tokens)
+
+
+def candidates_of(drafter: Drafter) -> int:
+    """How many of the likeliest tokens after a row its streams want to know."""
+    if not drafter.observes:
+        return 0
+    stream, row = drafter.open(""), np.zeros(1, np.int32)
+    wants = stream.wants(OwnRows(row, row, 1))
+    stream.close()
+    return wants.candidates
+
+
+def _found(tokens: Ints, likely: Ints) -> tuple[OwnRows, Seen]:
+    """What a step tells a stream that wants likely tokens, of rows that all choose."""
+    rows = np.arange(len(tokens), dtype=np.int32)
+    return OwnRows(tokens, rows, len(rows)), Seen(False, rows, likely, _NO_LOGITS, {}, {})
 
 
 def _likely(tokens: Ints, count: int) -> Ints:

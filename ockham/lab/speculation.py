@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.engine.sequence import Sequence as Running
 from ockham.engine.speculation import Speculation
+from ockham.lab.drafting import candidates_of
 from ockham.lab.reading import likeliest
 from ockham.lab.replay import Replay
 from ockham.lab.statistics import Interval, paired_ratio
@@ -161,7 +162,7 @@ def measure(
     sums = {method: _Sums([]) for method in ways}
     for own in ways.values():
         own.counters = DraftStats()
-    candidates = max((own.candidates for own in ways.values()), default=0)
+    candidates = most_candidates(ways.values())
     learning = any(own.learns for own in ways.values())
     try:
         for number, group in enumerate(_groups(streams, batch)):
@@ -180,6 +181,11 @@ def measure(
     finally:
         engine.executor, engine.speculation = executor, before
     return [_worth(m, kind, batch, sums[m], own.counters) for m, own in ways.items()]
+
+
+def most_candidates(ways: Iterable[Speculation]) -> int:
+    """How many of the likeliest tokens after each row some drafter wants to know."""
+    return max([candidates_of(each) for own in ways for each in own.drafters], default=0)
 
 
 def _decode(engine: Engine, sides: Sequence[_Side], none: Speculation, learning: bool) -> None:

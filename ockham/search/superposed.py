@@ -14,7 +14,9 @@ from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest
 from ockham.core.registry import register
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.seams import OwnRows, SearchState, Seen, Wants
 
+_LOGITS = Wants(logits=True)
 LONGEST = 6
 """Tokens of the longest run that is counted."""
 _NGRAM_WEIGHT = 0.5
@@ -134,21 +136,32 @@ class _Draft:
     ended: bool = False
 
 
-class Drafts:
+class Drafts(SearchState):
     """The drafts of one prompt so far; see `SearchState`."""
 
     def __init__(self, count: int, prompt: list[int], runs: Runs, stops: frozenset[int]) -> None:
         self._count, self._runs, self._stops = count, runs, stops
         self._before = prompt[-LONGEST:]
         self._drafts = [_Draft()]
+        self._logits: Floats = np.empty(0, np.float32)
+        """Of the latest row: (vocabulary,)."""
 
     @property
     def drafts(self) -> list[list[int]]:
         """The likeliest first."""
         return [draft.tokens for draft in self._drafts]
 
-    def take(self, logits: Floats) -> list[tuple[int, float]]:
+    def wants(self, own: OwnRows) -> Wants:
+        """See `Observer`."""
+        return _LOGITS
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        """See `Observer`."""
+        self._logits = seen.logits[-1].copy()
+
+    def go_on(self) -> list[tuple[int, float]]:
         """See `SearchState`."""
+        logits = self._logits
         likely = np.argpartition(-logits, self._count - 1)[: self._count]
         likely = likely[np.lexsort((likely, -logits[likely]))]
         largest = float(logits[likely[0]])

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from ockham.core.arrays import Floats, Ints
 from ockham.core.errors import ConfigError
 from ockham.core.rows import build_step
+from ockham.core.seams import OwnRows, Seen
 from ockham.draft.early_exit import EarlyExit
 from ockham.draft.medusa import StandingStream
 from ockham.draft.prompt_tokens import GuessingStream
@@ -141,18 +142,18 @@ def test_streams_are_told_how_the_right_row_stands(
     """Whatever was drafted and accepted: the row before the latest token."""
     told: list[tuple[list[int], Floats]] = []
     texts: dict[StandingStream, list[int]] = {}
-    extend, stand = StandingStream.extend, StandingStream.stand
+    extend, saw = StandingStream.extend, StandingStream.saw
 
     def extended(stream: StandingStream, tokens: Ints) -> None:
         texts.setdefault(stream, []).extend(tokens.tolist())
         extend(stream, tokens)
 
-    def stood(stream: StandingStream, hidden: Floats) -> None:
-        told.append((list(texts[stream]), hidden.copy()))
-        stand(stream, hidden)
+    def seeing(stream: StandingStream, own: OwnRows, seen: Seen) -> None:
+        told.append((list(texts[stream]), seen.hidden[1][0].copy()))
+        saw(stream, own, seen)
 
     monkeypatch.setattr(StandingStream, "extend", extended)
-    monkeypatch.setattr(StandingStream, "stand", stood)
+    monkeypatch.setattr(StandingStream, "saw", seeing)
     answers(drafting_engine(target, drafts(tmp_path, "medusa", scale=0.05)))
     assert len(told) > 50
     reader = drafting_engine(target, "none")
@@ -165,18 +166,18 @@ def test_marks_are_read_as_if_they_stood_behind_the_text(
 ) -> None:
     told: list[tuple[list[int], list[list[int]]]] = []
     texts: dict[GuessingStream, list[int]] = {}
-    extend, guess = GuessingStream.extend, GuessingStream.guess
+    extend, saw = GuessingStream.extend, GuessingStream.saw
 
     def extended(stream: GuessingStream, tokens: Ints) -> None:
         texts.setdefault(stream, []).extend(tokens.tolist())
         extend(stream, tokens)
 
-    def guessed(stream: GuessingStream, candidates: Ints) -> None:
-        told.append((list(texts[stream]), candidates.tolist()))
-        guess(stream, candidates)
+    def seeing(stream: GuessingStream, own: OwnRows, seen: Seen) -> None:
+        told.append((list(texts[stream]), seen.candidates.tolist()))
+        saw(stream, own, seen)
 
     monkeypatch.setattr(GuessingStream, "extend", extended)
-    monkeypatch.setattr(GuessingStream, "guess", guessed)
+    monkeypatch.setattr(GuessingStream, "saw", seeing)
     engine = drafting_engine(target, drafts(tmp_path, "prompt_tokens", count=MARKS))
     answers(engine)
     assert engine.stats().drafts.accepted  # so that marks behind guesses were used too

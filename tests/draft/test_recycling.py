@@ -7,12 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ockham.core.arrays import Ints
+from ockham.core.seams import DraftStream, OwnRows, Seen
 from ockham.draft.recycling import Recycling
 from ockham.draft.structures.adjacency import WIDTH, Adjacency, PlainAdjacency
 from ockham.draft.structures.learning import LEAST_LEARNED_BYTES, LearningOptions
 from ockham.kernels.native import core
 
 KINDS = list(Recycling.kinds)
+NO_LOGITS = np.empty((0, 0), np.float32)
 TOKENS = st.integers(0, 5)
 ROWS = st.lists(
     st.tuples(TOKENS, st.lists(TOKENS, unique=True, max_size=WIDTH)), min_size=1, max_size=5
@@ -62,10 +65,15 @@ def test_the_native_matrix_decides_as_the_plain_one(
         assert both[0].size == both[1].size <= capacity
 
 
+def observe(stream: DraftStream, tokens: Ints, candidates: Ints) -> None:
+    rows = np.arange(len(tokens), dtype=np.int32)
+    stream.saw(OwnRows(tokens, rows, len(rows)), Seen(False, rows, candidates, NO_LOGITS, {}, {}))
+
+
 def test_what_was_likely_is_drafted_and_searched_by_its_chances() -> None:
     stream = Recycling(LearningOptions()).open("")
     stream.extend(ints(1))
-    stream.observe(ints(1, 2, 3), np.concatenate([row(2, 3), row(4, 5), row(6)]))
+    observe(stream, ints(1, 2, 3), np.concatenate([row(2, 3), row(4, 5), row(6)]))
     draft = stream.propose(5, [0.5, 0.3, *KINDS[2:8], 0.5, 0.3, *KINDS[10:]], 0.0)
     assert draft is not None
     assert list(draft.tokens) == [2, 3, 4, 5, 6]  # chances of 0.5, 0.3, 0.25, 0.15 and 0.15
@@ -77,7 +85,7 @@ def test_what_was_likely_is_drafted_and_searched_by_its_chances() -> None:
 def test_what_a_prompt_goes_on_with_comes_first() -> None:
     drafter = Recycling(LearningOptions())
     stream = drafter.open("a")
-    stream.observe(ints(1), row(8, 9))
+    observe(stream, ints(1), row(8, 9))
     stream.extend(ints(1))
     stream.extend(ints(7, 1))
     draft = stream.propose(3, [0.9, 0.8, 0.7, *KINDS[3:8], *[0.0] * 8], 0.1)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from ockham.core.arrays import Ints
-from ockham.core.seams import Draft
+from ockham.core.seams import Draft, Drafter, DraftStream
 from ockham.core.speculative import SpeculativeConfig
 from ockham.engine.speculation import Speculation
 
 
-class Foretelling:
+class Foretelling(Drafter):
     """Proposes trees of right and wrong tokens: what `texts`, which hold prompts and their answers,
     go on with where they begin like the sequence, among tokens drawn at random."""
 
@@ -47,7 +47,7 @@ class Foretelling:
         return Draft(drafted, parents, [0] * len(drafted))
 
 
-class _Stream:
+class _Stream(DraftStream):
     def __init__(self, drafter: Foretelling) -> None:
         self._drafter = drafter
         self._tokens: list[int] = []

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ockham.core.arrays import Floats
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.seams import OwnRows, Seen
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.search.superposed import LONGEST, Drafts, Runs
@@ -146,13 +148,19 @@ def test_what_it_cannot_have_is_refused(params: dict[str, Any], message: str) ->
         request("a", PROMPT, **params)
 
 
+def go_on(drafts: Drafts, logits: Floats) -> list[tuple[int, float]]:
+    row, none = np.zeros(1, np.int32), np.empty((0, 0), np.int32)
+    drafts.saw(OwnRows(row, row, 1), Seen(False, row, none, logits[None], {}, {}))
+    return drafts.go_on()
+
+
 def test_without_runs_the_drafts_are_the_likeliest_products() -> None:
     """With nothing read, k drafts are those of all products of the tokens' chances."""
     rng = np.random.default_rng(0)
     drafts = Drafts(3, [], Runs(), frozenset())
     rows = [rng.standard_normal(9).astype(np.float32) for _ in range(3)]
     for row in rows:
-        tokens = drafts.take(row)
+        tokens = go_on(drafts, row)
         assert sum(weight for _, weight in tokens) == pytest.approx(1.0)
     chances = [row - np.log(np.exp(row).sum()) for row in rows]
     every = product(range(9), repeat=3)
@@ -169,7 +177,7 @@ def test_runs_keep_apart_what_belongs_apart() -> None:
     for pair in ((10, 20), (11, 21), (12, 22)):
         logits = np.zeros(30, np.float32)
         logits[list(pair)] = 5.0
-        drafts.take(logits)
+        go_on(drafts, logits)
     assert sorted(drafts.drafts) == [[10, 11, 12], [20, 21, 22]]
 
 

@@ -15,7 +15,7 @@ from ockham.core.asks import ChunksAsk, ReuseAsk
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.registry import register
-from ockham.core.seams import Given, PagePool
+from ockham.core.seams import Given, OwnRows, PagePool, Seen, Splice, Wants
 
 
 class ChunkOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -188,14 +188,13 @@ class _Taken:
     chunk: Chunk
 
 
-class ChunkSplice:
+class ChunkSplice(Splice):
     """The chunks of one prompt: those that are held are taken over, the others left behind."""
 
     def __init__(
         self, reuse: ChunkReuse, marked: list[Marked], first: int, tokens: int, fraction: float
     ) -> None:
         self._reuse = reuse
-        self.layers: Sequence[int] = reuse.layers
         self._marked = marked
         self._taken: list[_Taken] = []
         self._new: list[tuple[Marked, Recording, Watched]] = []
@@ -223,27 +222,28 @@ class ChunkSplice:
                 pieces.append(taken.chunk.original.given(cells, cells - taken.marked.start))
         return joined(pieces)
 
-    def scored(self, cells: Ints) -> Ints:
-        wanted = np.zeros(len(cells), np.bool_)
+    def wants(self, own: OwnRows) -> Wants:
+        wanted = np.zeros(len(own.cells), np.bool_)
         for marked, _, _ in self._new:
-            wanted |= (cells >= marked.start) & (cells < marked.stop)
-        return np.flatnonzero(wanted).astype(np.int32)
+            wanted |= (own.cells >= marked.start) & (own.cells < marked.stop)
+        return Wants(scores=self._reuse.layers, rows=np.flatnonzero(wanted).astype(np.int32))
 
-    def observe(self, cells: Ints, scores: Sequence[Sequence[Floats]]) -> None:
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        cells = own.cells[seen.rows]
         for marked, _, watched in self._new:
             before = [other for other in self._marked if other.stop <= marked.start]
             of_chunk = np.flatnonzero((cells >= marked.start) & (cells < marked.stop))
             for place in of_chunk.tolist():
                 cell = int(cells[place])
-                for layer in scores:
+                for layer in seen.scores.values():
                     sums = np.concatenate(([0.0], np.cumsum(layer[place], dtype=np.float64)))
                     first = cell + 1 - len(layer[place])  # what a window lets it see
                     watched.inside += float(sums[-1] - sums[max(0, marked.start - first)])
                     for other in before:
                         low, high = max(0, other.start - first), max(0, other.stop - first)
-                        seen = float(sums[high] - sums[low])
-                        watched.outside[cell - marked.start] += seen
-                        watched.context[other.name] = watched.context.get(other.name, 0.0) + seen
+                        looked = float(sums[high] - sums[low])
+                        watched.outside[cell - marked.start] += looked
+                        watched.context[other.name] = watched.context.get(other.name, 0.0) + looked
 
     def reached(self, cells: int, tables: Sequence[Ints]) -> None:
         for marked, recording, watched in self._new:

@@ -10,11 +10,11 @@ import msgspec
 import numpy as np
 
 from ockham.cache.originals import Original, Originals, Recording, joined
-from ockham.core.arrays import Floats, Ints
+from ockham.core.arrays import Ints
 from ockham.core.asks import ReuseAsk
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
-from ockham.core.seams import Given, PagePool
+from ockham.core.seams import Given, PagePool, Splice
 
 ANCHOR_TOKENS = 8
 """So many equal tokens in a row are taken for the same place of two texts."""
@@ -130,10 +130,8 @@ class EditReuse:
             del self._texts[text.salt]
 
 
-class EditSplice:
+class EditSplice(Splice):
     """One prompt, which takes over the `blocks` that it has in common with `base`, if any."""
-
-    layers: Sequence[int] = ()
 
     def __init__(
         self, reuse: EditReuse, text: Text, base: Text | None, blocks: list[Block], first: int
@@ -160,12 +158,6 @@ class EditSplice:
             if len(cells):
                 pieces.append(self._base.original.given(cells, cells - own + theirs))
         return joined(pieces)
-
-    def scored(self, cells: Ints) -> Ints:
-        return np.empty(0, np.int32)
-
-    def observe(self, cells: Ints, scores: Sequence[Sequence[Floats]]) -> None:
-        return None
 
     def reached(self, cells: int, tables: Sequence[Ints]) -> None:
         done = self._recording.done

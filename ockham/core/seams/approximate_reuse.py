@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.arrays import Ints, Longs
 from ockham.core.asks import ReuseAsk
+from ockham.core.seams.observe import Observer
 from ockham.core.seams.pages import PagePool
 from ockham.core.seams.reuse import NodeFacts
 
@@ -22,27 +23,17 @@ class Given:
     shifts: Ints
 
 
-class Splice(Protocol):
-    """What one prompt takes over from others, and what it leaves for them."""
+class Splice(Observer, Protocol):
+    """What one prompt takes over from others, and what it leaves for them. As an observer it sees
+    the prompt's rows."""
 
     todo: Ints
     """The cells that must be computed, ascending, the prompt's last among them. All others from
     the first that was asked about are given."""
-    layers: Sequence[int]
-    """Layers whose attention probabilities are wanted of the rows of `scored`."""
 
     def given(self, start: int, stop: int) -> Given:
         """Sources of the given cells among [start, stop); cells that are computed may be with
         them, which is overwritten."""
-        ...
-
-    def scored(self, cells: Ints) -> Ints:
-        """Indices into `cells`, which are computed next: those whose attention is wanted."""
-        ...
-
-    def observe(self, cells: Ints, scores: Sequence[Sequence[Floats]]) -> None:
-        """The attention of those cells, of each of `layers`: one value for each key that a cell
-        sees, the last its own."""
         ...
 
     def reached(self, cells: int, tables: Sequence[Ints]) -> None:

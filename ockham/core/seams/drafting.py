@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from ockham.core.arrays import Floats, Ints
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams.models import LoadSmall, OwnModel
+from ockham.core.seams.observe import Observer
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,10 @@ class Draft:
     kinds: Sequence[int]
 
 
-class DraftStream(Protocol):
-    """What a drafter knows of one sequence."""
+class DraftStream(Observer, Protocol):
+    """What a drafter knows of one sequence. It is asked what it wants of the sequence's rows, and
+    told of them, if its drafter `observes`, and only while drafting goes on; of a row by which the
+    newest token was chosen, before it is given that token."""
 
     def extend(self, tokens: Ints) -> None:
         """The sequence's next tokens, each given once and in order."""
@@ -37,12 +40,12 @@ class DraftStream(Protocol):
 
     def close(self) -> None:
         """The sequence has ended."""
-        ...
+        return
 
     @property
     def bytes(self) -> int:
         """Memory that it takes beside what is shared, about."""
-        ...
+        return 0
 
 
 class Constraint(Protocol):
@@ -54,11 +57,22 @@ class Constraint(Protocol):
 
 
 class Drafter(Protocol):
-    """Proposes tokens to verify in the next step."""
+    """Proposes tokens to verify in the next step.
+
+    A drafter derives from it and says in class attributes what it does beside that; by default,
+    nothing.
+    """
 
     name: ClassVar[str]
     kinds: ClassVar[tuple[float, ...]]
     """Of each kind of token, the share that is accepted as long as nothing better is known."""
+    observes: ClassVar[bool] = False
+    """Whether its streams want to know of their sequences' rows."""
+    marks: Floats | None = None
+    """(kinds of marks, hidden_size), of a drafter whose drafts have marks: tokens below 0, of which
+    no row is ever accepted. The input of mark -1 - i is row i; it sees what a token in its place
+    would. The chance of a mark is that of the token that its stream will draft by what the mark's
+    row makes likely, in the next step."""
 
     def open(self, salt: str) -> DraftStream:
         """Begin with a sequence. `salt` is its tenant: two never learn from each other."""
@@ -120,44 +134,6 @@ class SelfDrafter(Protocol):
         ...
 
 
-class HiddenStream(DraftStream, Protocol):
-    """A stream that observes the hidden states of its sequence."""
-
-    def stand(self, hidden: Floats) -> None:
-        """`hidden` (hidden_size,) is the last layer's output for the row that produced the newest
-        token. Called before `extend` receives that token, and only while drafting is enabled."""
-        ...
-
-
-@runtime_checkable
-class HiddenDrafter(Protocol):
-    """A Drafter all of whose streams observe hidden states."""
-
-    wants_hidden_states: ClassVar[bool]
-
-
-class MarkedStream(DraftStream, Protocol):
-    """A stream whose drafts may have marks among their tokens."""
-
-    def guess(self, candidates: Ints) -> None:
-        """`candidates` (marks, count): the likeliest tokens at each mark that followed the
-        sequence's last row, the likeliest first. Called before `extend` receives the newest token,
-        and only while drafting is enabled."""
-        ...
-
-
-@runtime_checkable
-class MarkingDrafter(Protocol):
-    """A Drafter whose drafts have marks. Marks are placeholder inputs (negative ids) whose rows are
-    never accepted. The input of mark -1 - i is row i of `marks`, (kinds of marks, hidden_size). A
-    mark sees what a token in its place would see, and its stream observes its likeliest tokens. A
-    mark is worth as much as the token that its stream will draft from it in the next step."""
-
-    marks: Floats
-    count: ClassVar[int]
-    """How many of the likeliest tokens of each mark the stream observes."""
-
-
 @runtime_checkable
 class ConstrainedDrafter(Protocol):
     """A Drafter that has something to say only of outputs that must look like something, and only
@@ -196,21 +172,3 @@ class KeepingDrafter(Protocol):
     def bytes(self) -> int:
         """Memory that they share, about."""
         ...
-
-
-class ObservingStream(DraftStream, Protocol):
-    """A stream that observes the likeliest tokens of its sequence's rows."""
-
-    def observe(self, tokens: Ints, candidates: Ints) -> None:
-        """A step had rows of the sequence, drafted ones among them, whose inputs were `tokens`
-        (n,); `candidates` (n, k) are the k likeliest tokens after each, the likeliest first, or -1
-        where nothing is known. Called only while drafting is enabled."""
-        ...
-
-
-@runtime_checkable
-class ObservingDrafter(Protocol):
-    """A Drafter whose streams are all observing ones."""
-
-    candidates: ClassVar[int]
-    """How many of the likeliest tokens they observe."""

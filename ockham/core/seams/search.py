@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
-from ockham.core.arrays import Floats, Ints
+from ockham.core.arrays import Ints
+from ockham.core.seams.observe import Observer
 
 
-class SearchState(Protocol):
-    """The completions of one prompt that a Search goes through together, a row a step."""
+class SearchState(Observer, Protocol):
+    """The completions of one prompt that a Search goes through together, a row a step. After each
+    row by which a token would be chosen, it `saw` what it wants of it, and goes on."""
 
     @property
     def drafts(self) -> list[list[int]]:
         """The completions so far, the best first."""
         ...
 
-    def take(self, logits: Floats) -> list[tuple[int, float]]:
-        """The latest row has these logits (vocabulary,). Tokens and weights: the sum of their
-        embeddings, weighted so, is the next row's input. Empty when every completion has ended."""
+    def go_on(self) -> list[tuple[int, float]]:
+        """Tokens and weights, by what the latest row showed: the sum of their embeddings, weighted
+        so, is the next row's input. Empty when every completion has ended."""
         ...
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ockham.core.arrays import Doubles, Floats
 from ockham.core.errors import ConfigError
 from ockham.core.noise import gumbel
-from ockham.core.seams import Draft, DraftStream, Foreseen, Rows, SmallModel, Wish
+from ockham.core.seams import Draft, Drafter, DraftStream, Foreseen, Rows, SmallModel, Wish
 from ockham.draft.modelled.growing import FIRST_PRIOR, MOST_COMPUTED, OTHER_PRIOR, Growing
 from ockham.draft.modelled.row_cost import RowCost
 from ockham.draft.modelled.stream import ROOT, ModelStream
@@ -55,7 +55,7 @@ class DraftingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-class ModelDrafting:
+class ModelDrafting(Drafter):
     """What drafters with a model have in common; see `JointDrafter`.
 
     A draft is a tree. Of each row the likeliest tokens are ranked, of sampled sequences by their

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ockham.core.arrays import Ints
-from ockham.core.seams import Draft, SmallModel
+from ockham.core.seams import Draft, DraftStream, SmallModel
 
 ROOT = -1
 """Where the first drafted tokens hang: the last token that was read."""
 
 
-class ModelStream:
+class ModelStream(DraftStream):
     """A view of the draft model's state: `committed` cells of what the sequence says, then those of
     branches that were computed while drafting; `unread` tokens are still to be computed.
 

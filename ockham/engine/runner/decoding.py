@@ -14,6 +14,7 @@ from ockham.core.step import Tables
 from ockham.engine.batch import build
 from ockham.engine.plan import Chunk
 from ockham.engine.sequence import Sequence
+from ockham.engine.speculation.streams import Observers
 from ockham.kernels.sampling import Drawn
 
 SPARE_PAGES = 16
@@ -28,7 +29,7 @@ class Decoding:
     `reserve` says so. `unbilled` counts the steps since `first_cells` that no ledger holds yet.
     """
 
-    def __init__(self, sequences: list[Sequence], state: State) -> None:
+    def __init__(self, sequences: list[Sequence], state: State, observers: Observers) -> None:
         """The next cell of each sequence is reserved."""
         self.sequences = list(sequences)
         self.chunks = [Chunk(sequence, 1) for sequence in sequences]
@@ -37,15 +38,16 @@ class Decoding:
         self._state = state
         self._views = [s.view for s in sequences if s.view is not None]
         self._let_go = [list(view.let_go) for view in self._views]
-        batch = build(self.chunks, state)
-        self.step, self.parts = batch.step, batch.parts
+        batch = build(self.chunks, state, observers=observers)
+        self.step, self.parts, self.watches = batch.step, batch.parts, batch.watches
+        self._asked = _of_each(sequences, observers)
         self.draws = [p.sequence.draw(p.logits[0]) for p in self.parts if p.argmax is None]
         self._entries = max(view.pages for view in self._views) + SPARE_PAGES
         self.step.tables = self._roomy_tables()
         self._until_page = self._next_page()
 
     @classmethod
-    def of(cls, sequences: list[Sequence], state: State) -> Decoding | None:
+    def of(cls, sequences: list[Sequence], state: State, observers: Observers) -> Decoding | None:
         """None if the sequences are not all steady, or their next cells find no page."""
         for sequence in sequences:
             if not sequence.steady or sequence.view is None:
@@ -54,7 +56,11 @@ class Decoding:
             assert sequence.view is not None, "a running sequence has a view"
             if not state.reserve(sequence.view, sequence.computed + 1):
                 return None
-        return cls(sequences, state)
+        return cls(sequences, state, observers)
+
+    def watched_by(self, observers: Observers) -> bool:
+        """Whether these are the observers that were asked what they want of the step's rows."""
+        return self._asked == _of_each(self.sequences, observers)
 
     def reserve(self) -> bool:
         """Make the next cells writable. False if this cannot go on: pages are short (those that
@@ -136,3 +142,8 @@ class Decoding:
         tokens = self._state.page_tokens
         cells: list[int] = self.step.cells.tolist()
         return min(tokens - cell % tokens for cell in cells)
+
+
+def _of_each(sequences: list[Sequence], observers: Observers) -> list[object] | None:
+    """The observers of each sequence; None if there are none of any."""
+    return [observers.get(sequence) for sequence in sequences] if observers else None

@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-
 from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
@@ -28,15 +26,8 @@ class Runner:
         engine.scheduler.place_given = self.place_given
 
     def run(self, step: Step) -> StepOutput:
-        """Run the whole program over a step, with what is attached, and what drafters want to know
-        beside what the step wants."""
+        """Run the whole program over a step, with what is attached."""
         engine = self._engine
-        speculation = engine.speculation
-        step.candidates = speculation.candidates
-        step.wants_hidden = {}
-        if speculation.wants_hidden_states:
-            rows = np.concatenate((step.wants_logits, step.wants_argmax))
-            step.wants_hidden = {engine.own_model.layers - 1: rows}
         executor, begin = engine.executor, time.perf_counter()
         try:
             run = executor.begin(step)
@@ -84,14 +75,18 @@ class Runner:
         if engine.own_model.wrote:  # its pages may have changed
             self.forget_decoding()
             decoding = None
+        observers = engine.speculation.observers
         possible = scheduler.decodes_only and not engine.attachments
         if decoding is not None and not (
-            possible and decoding.sequences == scheduler.running and decoding.reserve()
+            possible
+            and decoding.sequences == scheduler.running
+            and decoding.watched_by(observers)
+            and decoding.reserve()
         ):
             self.settle()
             decoding = None
         if decoding is None and possible:
-            decoding = Decoding.of(scheduler.running, engine.state)
+            decoding = Decoding.of(scheduler.running, engine.state, observers)
         self.decoding = decoding
         return decoding
 

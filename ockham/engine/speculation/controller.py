@@ -20,7 +20,7 @@ from ockham.core.speculative import DraftStats, SpeculativeConfig
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.account import Account
 from ockham.engine.speculation.known import KnownDrafter, KnownSequence
-from ockham.engine.speculation.streams import Streams
+from ockham.engine.speculation.streams import Observers, Streams
 from ockham.engine.speculation.tempo import Tempo
 from ockham.engine.speculation.tree import ROOT, Tree, choose
 
@@ -53,11 +53,9 @@ class Speculation:
         self._asking = sorted(self._drafters, key=lambda each: each.joint is not None)
         """The drafters in the order in which they are asked: those that take time come last."""
         self.streams = Streams(self._drafters)
-        marks = [each.marks for each in self._drafters if each.marks is not None]
+        marks = [each.marks for each in drafters if each.marks is not None]
         self.marks: Floats | None = marks[0] if marks else None
         """The inputs of the marks that drafts may have."""
-        self._most_candidates = max([each.most_candidates for each in self._drafters], default=0)
-        self._any_hidden = any(each.wants_hidden_states for each in self._drafters)
         self._any_constraining = any(each.constrained for each in self._drafters)
         self.tempo = Tempo()
         self.account = Account()
@@ -83,16 +81,11 @@ class Speculation:
         return any(each.learning for each in self._drafters)
 
     @property
-    def candidates(self) -> int:
-        """How many of the likeliest tokens of each row drafters want to know now."""
+    def observers(self) -> Observers:
+        """Of each sequence, the drafters' streams that may want to know of its rows now."""
         if self.config.adaptive and not self.account.open:
-            return 0
-        return self._most_candidates
-
-    @property
-    def wants_hidden_states(self) -> bool:
-        """Whether drafters want hidden states after the last layer."""
-        return self._any_hidden and (not self.config.adaptive or self.account.open)
+            return {}
+        return self.streams.observers
 
     def save(self) -> None:
         """The engine is no more: drafters save what they keep."""

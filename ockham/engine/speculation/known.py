@@ -10,10 +10,7 @@ from ockham.core.seams import (
     Drafter,
     DraftStream,
     GroupDrafter,
-    HiddenDrafter,
     LearningDrafter,
-    MarkingDrafter,
-    ObservingDrafter,
 )
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.acceptance import Acceptance, OwnAcceptance
@@ -32,14 +29,6 @@ class KnownDrafter:
         self.constrained = isinstance(drafter, ConstrainedDrafter)
         """Whether it proposes only what is certain."""
         self.learning = isinstance(drafter, LearningDrafter)
-        self.wants_hidden_states = isinstance(drafter, HiddenDrafter)
-        self.marks = drafter.marks if isinstance(drafter, MarkingDrafter) else None
-        """The inputs of the marks that its drafts may have."""
-        self.candidates = drafter.candidates if isinstance(drafter, ObservingDrafter) else 0
-        """How many of the likeliest tokens after each row its streams are told."""
-        guessed = drafter.count if isinstance(drafter, MarkingDrafter) else 0
-        self.most_candidates = max(self.candidates, guessed)
-        """The same, marks' rows included."""
         self.acceptance = Acceptance(drafter.kinds)
         self.merit = Merit()
         self.spent_s = self.gained_s = 0.0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ockham.core.seams import Floats, HiddenStream, Ints, MarkedStream, ObservingStream
+from ockham.core.seams import DraftStream, Observer, OwnRows, Seen, Wants
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.acceptance import OwnAcceptance
 from ockham.engine.speculation.known import KnownDrafter, KnownSequence
@@ -16,13 +16,19 @@ _MOST_FED = 4096
 would delay every sequence by tens of milliseconds."""
 
 
+Observers = Mapping[Sequence, Iterable[Observer]]
+
+
 class Streams:
     """What the drafters know of each sequence that has decoded."""
 
     def __init__(self, drafters: list[KnownDrafter]) -> None:
         self._drafters = drafters
         self._learning = any(each.learning for each in drafters)
+        self._observe = any(each.drafter.observes for each in drafters)
         self._known: dict[Sequence, KnownSequence] = {}
+        self.observers: dict[Sequence, list[FedObserver]] = {}
+        """Of each sequence, the streams of the drafters that observe; none if no drafter does."""
 
     def of(self, sequence: Sequence) -> KnownSequence:
         """What is known of a sequence that `fed` has named before."""
@@ -37,6 +43,12 @@ class Streams:
                 [each.open(sequence) for each in self._drafters],
                 [OwnAcceptance(len(each.drafter.kinds)) for each in self._drafters],
             )
+            if self._observe:
+                self.observers[sequence] = [
+                    FedObserver(self, sequence, known, stream)
+                    for each, stream in zip(self._drafters, known.streams, strict=True)
+                    if each.drafter.observes
+                ]
         self.feed(known, sequence, but=max(0, len(sequence.tokens) - known.fed - _MOST_FED))
         return known
 
@@ -49,34 +61,10 @@ class Streams:
             for stream in known.streams:
                 stream.extend(new)
 
-    def tell_likely(self, sequence: Sequence, tokens: Ints, candidates: Ints) -> None:
-        """A step had rows of a sequence with these inputs (n,), and these were likely after them:
-        (n, `candidates`)."""
-        known = self._known.get(sequence)
-        if known is None:
-            return
-        for drafter, stream in zip(self._drafters, known.streams, strict=True):
-            if drafter.candidates:
-                observing = cast(ObservingStream, stream)
-                observing.observe(tokens, np.ascontiguousarray(candidates[:, : drafter.candidates]))
-
-    def tell_hidden(self, sequence: Sequence, hidden: Floats | None, guessed: Ints | None) -> None:
-        """The row that produced a sequence's newest token has this hidden state after the last
-        layer, (hidden_size,), and the marks after it found these likely, (marks, count)."""
-        known = self._known.get(sequence)
-        if known is None or known.fed + _MOST_FED < len(sequence.tokens):
-            return
-        for drafter, stream in zip(self._drafters, known.streams, strict=True):
-            if drafter.wants_hidden_states and hidden is not None:
-                self.feed(known, sequence, but=1)
-                cast(HiddenStream, stream).stand(hidden)
-            if drafter.marks is not None and guessed is not None and len(guessed):
-                self.feed(known, sequence, but=1)
-                cast(MarkedStream, stream).guess(guessed)
-
     def forget(self, sequence: Sequence) -> None:
         """The sequence has ended."""
         known = self._known.pop(sequence, None)
+        self.observers.pop(sequence, None)
         if known is not None:
             if self._learning:
                 self.feed(known, sequence)  # others may go on as it ended
@@ -92,3 +80,26 @@ class Streams:
     def bytes(self) -> int:
         """Memory that all streams take, about."""
         return sum(stream.bytes for known in self._known.values() for stream in known.streams)
+
+
+class FedObserver(Observer):
+    """A stream that is given its sequence's tokens before it is told by which row the newest one
+    was chosen."""
+
+    __slots__ = ("_known", "_sequence", "_stream", "_streams")
+
+    def __init__(
+        self, streams: Streams, sequence: Sequence, known: KnownSequence, stream: DraftStream
+    ) -> None:
+        self._streams, self._sequence = streams, sequence
+        self._known, self._stream = known, stream
+
+    def wants(self, own: OwnRows) -> Wants:
+        return self._stream.wants(own)
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        if seen.newest:
+            if self._known.fed + _MOST_FED < len(self._sequence.tokens):
+                return  # it has not been given the prompt yet
+            self._streams.feed(self._known, self._sequence, but=1)
+        self._stream.saw(own, seen)

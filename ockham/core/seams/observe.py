@@ -1,0 +1,86 @@
+"""What a technique wants to know of a step, and what it is told of it: `Observer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ockham.core.arrays import Floats, Ints
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRows:
+    """The rows of an observer's sequence in a step. No observer sees those of another sequence.
+
+    `tokens` (n,) are the rows' inputs, below 0 where that is no token but a mark of a draft, and
+    `cells` (n,) is where their state is written. A token is chosen by the output of each of the
+    last `choosing` rows: of a chunk's last row, and of those of its draft. A row whose token is
+    known without its output, because a grammar forces it, is none of them.
+    """
+
+    tokens: Ints
+    cells: Ints
+    choosing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What an observer wants to know of its own rows; nothing by default."""
+
+    candidates: int = 0
+    """How many of the likeliest tokens after each row that chooses."""
+    logits: bool = False
+    """Whether the logits of each row that chooses are wanted. They cost memory and time where only
+    the largest would be looked for, of a greedy sequence."""
+    hidden: Sequence[int] = ()
+    """Layers after which hidden states are wanted (-1: after the embedding)."""
+    scores: Sequence[int] = ()
+    """Layers whose attention probabilities are wanted."""
+    rows: Ints | None = None
+    """The rows that `hidden` and `scores` are wanted of, as indices into the own rows, ascending;
+    None for the rows that choose."""
+    newest: bool = False
+    """Whether to be told later, when the step's tokens are chosen, and then only of the row by
+    which the newest one was chosen; the candidates are those of the marks behind it. `rows` is None
+    then. Nothing is told of a sequence that has ended, nor if there is nothing to tell."""
+
+
+NOTHING = Wants()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a step found, of an observer's own rows. The arrays are valid until `saw` returns."""
+
+    newest: bool
+    """Whether this is of the row by which the newest token was chosen, as `Wants.newest` asks."""
+    rows: Ints
+    """(n,) the rows that `hidden` and `scores` are of, as indices into the own rows."""
+    candidates: Ints
+    """(m, `Wants.candidates`) the likeliest tokens after each row that chooses, or, if `newest`,
+    after each mark behind that row; the likeliest first, -1 where nothing is known."""
+    logits: Floats
+    """(r, vocabulary), of each row that chooses, or of that one if `newest`."""
+    hidden: Mapping[int, Floats]
+    """Layer -> (n, hidden_size)."""
+    scores: Mapping[int, Sequence[Floats]]
+    """Layer -> of each row, one probability for each key that it sees, the last its own. They are
+    summed over the query heads."""
+
+
+class Observer(Protocol):
+    """Wants to know something of the rows of one sequence, step by step.
+
+    A class that derives from it inherits an observer that wants nothing.
+    """
+
+    def wants(self, own: OwnRows) -> Wants:
+        """What is wanted of these rows, which are computed next. Where a sequence decodes, one row
+        after the other, that is asked once for many steps."""
+        return NOTHING
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        """The step has found what was wanted of these rows. Not told of rows of which nothing was
+        wanted."""
+        return

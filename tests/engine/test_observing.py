@@ -1,0 +1,214 @@
+"""What observers want of a step is what they are told, of their own rows and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from ockham.core.arrays import Ints
+from ockham.core.config import EngineConfig
+from ockham.core.sampling_params import SamplingParams, StructuredOutputsParams
+from ockham.core.seams import Draft, Drafter, DraftStream, OwnRows, Seen, Wants
+from ockham.core.speculative import SpeculativeConfig
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Request
+from ockham.engine.speculation import Speculation
+from tests.helpers.foretelling import Foretelling
+from tests.helpers.tiny import tiny_llama
+
+VOCABULARY = 97
+EVERYTHING = Wants(candidates=3, logits=True, hidden=(-1, 1), scores=(0,))
+NEWEST = Wants(candidates=2, logits=True, hidden=(-1,), scores=(1,), newest=True)
+FIRST_ROW = Wants(hidden=(-1,), scores=(0,), rows=np.zeros(1, np.int32))
+
+
+@dataclass
+class Told:
+    """What a stream was told, with the sequence's tokens that it had been given by then."""
+
+    text: list[int]
+    tokens: Ints
+    cells: Ints
+    choosing: int
+    seen: Seen
+
+
+class Watching(Drafter):
+    """Drafts nothing, and notes down what its streams see."""
+
+    name: ClassVar[str] = "watching"
+    kinds: ClassVar[tuple[float, ...]] = (0.5,)
+    observes: ClassVar[bool] = True
+
+    def __init__(self, wants: Wants) -> None:
+        self.wants = wants
+        self.told: list[Told] = []
+
+    def open(self, salt: str) -> WatchingStream:
+        return WatchingStream(self)
+
+
+class WatchingStream(DraftStream):
+    def __init__(self, drafter: Watching) -> None:
+        self._drafter = drafter
+        self._text: list[int] = []
+
+    def extend(self, tokens: Ints) -> None:
+        self._text += tokens.tolist()
+
+    def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
+        return None
+
+    def wants(self, own: OwnRows) -> Wants:
+        return self._drafter.wants
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        told = Told(list(self._text), own.tokens.copy(), own.cells.copy(), own.choosing, seen)
+        self._drafter.told.append(told)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("target"), vocab_size=VOCABULARY)
+
+
+def make_engine(checkpoint: Path, drafters: Sequence[Drafter] = ()) -> Engine:
+    engine = Engine(
+        EngineConfig(
+            model=str(checkpoint),
+            max_model_len=200,
+            skip_tokenizer_init=True,
+            block_size=4,
+            speculative_config="none",
+        )
+    )
+    if drafters:
+        config = SpeculativeConfig(method="none", num_speculative_tokens=5, adaptive=False)
+        engine.speculation = Speculation(config, list(drafters))
+    return engine
+
+
+def answers(engine: Engine, **params: Any) -> list[list[int]]:
+    """Greedy and sampled requests, which end at different steps."""
+    found: dict[str, list[int]] = {}
+    for i in range(4):
+        prompt = [(7 * i + 3 * j) % VOCABULARY for j in range(5 + 9 * i)]
+        asked = {"temperature": 0.9 * (i % 2), "seed": i, "max_tokens": 9 + 5 * i, **params}
+        found[str(i)] = list(prompt)
+        engine.add(
+            Request(
+                request_id=str(i),
+                prompt_token_ids=prompt,
+                params=SamplingParams(ignore_eos=True, **asked),
+                detokenize=False,
+            )
+        )
+    while engine.has_work:
+        for delta in engine.step():
+            found[delta.request_id] += delta.token_ids
+    return list(found.values())
+
+
+def whole(texts: list[list[int]], told: Told) -> list[int]:
+    """The text of the sequence that this was told of."""
+    (text,) = [each for each in texts if each[: len(told.text)] == told.text]
+    return text
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+def test_observers_are_told_of_their_own_rows(checkpoint: Path, drafted: bool) -> None:
+    expected = answers(make_engine(checkpoint))
+    every, first = Watching(EVERYTHING), Watching(FIRST_ROW)
+    drafters: list[Drafter] = [first, every]
+    if drafted:
+        drafters.append(Foretelling(VOCABULARY, 0))
+        drafters[-1].texts.extend(expected)  # type: ignore[attr-defined]
+    engine = make_engine(checkpoint, drafters)
+    assert answers(engine) == expected
+    assert bool(engine.stats().drafts.accepted) == drafted
+    assert len(every.told) == len(first.told) > 20
+    for told, other in zip(every.told, first.told, strict=True):
+        seen, count = told.seen, len(told.tokens)
+        assert told.tokens.tolist() == other.tokens.tolist()
+        assert told.choosing == count  # they all decode
+        assert whole(expected, told)[told.cells[0]] == told.tokens[0]
+        assert seen.rows.tolist() == list(range(count))
+        assert seen.logits.shape == (count, VOCABULARY)
+        order = np.argsort(-seen.logits, axis=1, kind="stable")
+        assert seen.candidates.tolist() == order[:, :3].tolist()
+        embedded = engine.own_model.embed(told.tokens.tolist())
+        np.testing.assert_array_equal(seen.hidden[-1], embedded)
+        np.testing.assert_array_equal(other.seen.hidden[-1], embedded[:1])
+        np.testing.assert_array_equal(other.seen.scores[0][0], seen.scores[0][0])
+        assert len(other.seen.scores[0]) == 1
+        assert len(seen.scores[0][0]) == told.cells[0] + 1
+        assert other.seen.candidates.size == other.seen.logits.size == 0
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+def test_the_row_of_the_newest_token_is_that_before_it(checkpoint: Path, drafted: bool) -> None:
+    expected = answers(make_engine(checkpoint))
+    newest = Watching(NEWEST)
+    drafters: list[Drafter] = [newest]
+    if drafted:
+        drafters.append(Foretelling(VOCABULARY, 1))
+        drafters[-1].texts.extend(expected)  # type: ignore[attr-defined]
+    engine = make_engine(checkpoint, drafters)
+    assert answers(engine) == expected
+    assert len(newest.told) > 15
+    reached = set()
+    for told in newest.told:
+        (row,) = told.seen.rows.tolist()
+        reached.add(row > 0)
+        text = whole(expected, told)
+        length = len(told.seen.scores[1][0])
+        assert text[length - 1] == told.tokens[row]
+        embedded = engine.own_model.embed([text[length - 1]])
+        np.testing.assert_array_equal(told.seen.hidden[-1], embedded)
+        if expected.index(text) % 2 == 0:  # greedy
+            assert int(told.seen.logits[0].argmax()) == text[length]
+    assert reached == ({False, True} if drafted else {False})
+
+
+def test_nobody_asks_for_anything_by_default(checkpoint: Path) -> None:
+    class Quiet(Watching):
+        observes: ClassVar[bool] = False
+
+    quiet, silent = Quiet(EVERYTHING), Watching(Wants())
+    answers(make_engine(checkpoint, [quiet, silent]))
+    assert not quiet.told
+    assert not silent.told
+
+
+def test_a_row_that_is_not_computed_is_told_of_to_nobody(checkpoint: Path) -> None:
+    """The token after it is forced, so that the head leaves it out."""
+    watching = Watching(Wants(candidates=3, hidden=(-1,)))
+    engine = Engine(EngineConfig(model="lab", max_model_len=200, speculative_config="none"))
+    config = SpeculativeConfig(method="none", num_speculative_tokens=5, adaptive=False)
+    engine.speculation = Speculation(config, [watching])
+    forced = StructuredOutputsParams(choice=["the same words every time"])
+    assert engine.tokenizer is not None
+    prompts = {"forced": engine.tokenizer.encode("One"), "free": engine.tokenizer.encode("Two")}
+    for name, prompt in prompts.items():
+        engine.take(
+            Request(
+                request_id=name,
+                prompt_token_ids=prompt,
+                params=SamplingParams(
+                    temperature=0.0,
+                    max_tokens=6,
+                    ignore_eos=True,
+                    structured_outputs=forced if name == "forced" else None,
+                ),
+            )
+        )
+    while engine.has_work:
+        engine.step()
+    assert watching.told
+    for told in watching.told:
+        assert told.text[: len(prompts["free"])] == prompts["free"]
