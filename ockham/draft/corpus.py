@@ -49,7 +49,7 @@ class CorpusDrafter(Drafter):
         self._name = options.model
 
     def attach_model(self, model: OwnModel) -> None:
-        """See `SelfDrafter`."""
+        """See `Drafter`."""
         try:
             corpus = read_corpus(resolve_drafter(self._name))
         except ModelError as error:
@@ -73,7 +73,7 @@ class CorpusDrafter(Drafter):
 
     @property
     def bytes(self) -> int:
-        """See `KeepingDrafter`."""
+        """See `Drafter`."""
         return self._index.bytes
 
 

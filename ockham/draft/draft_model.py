@@ -61,7 +61,7 @@ class DraftModel(ModelDrafting):
         self._name, self._layer_parallel = options.model, options.layer_parallel
 
     def attach(self, load: LoadSmall) -> None:
-        """See `JointDrafter`."""
+        """See `Drafter`."""
         self.model = load(self._name)
         self.model.layer_parallel = self._layer_parallel
         self.head = read_acceptance(self.model.directory, self.model.hidden_size)

@@ -49,6 +49,7 @@ class EarlyExit(Drafter):
 
     name: ClassVar[str] = "early_exit"
     automatic: ClassVar[bool] = False
+    joint: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = SHARES + SHARES
 
     Options: ClassVar[type[msgspec.Struct]] = EarlyExitOptions
@@ -61,10 +62,9 @@ class EarlyExit(Drafter):
                 'train --method early_exit` wrote, or "layers", after how many the model is left.'
             )
         self._token_s = 0.0
-        self.reading_s = 0.0
 
     def attach_model(self, model: OwnModel) -> None:
-        """See `SelfDrafter`."""
+        """See `Drafter`."""
         self._model = model
         self._exit: Exit | None = None
         if self._name is not None:
@@ -85,7 +85,7 @@ class EarlyExit(Drafter):
     def propose_all(
         self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
     ) -> list[Draft | None]:
-        """See `GroupDrafter`."""
+        """See `Drafter`."""
         making = [
             _Making(wish, stream.token, wish.view.length)
             for stream, wish in zip(streams, wishes, strict=True)

@@ -20,6 +20,7 @@ class GrammarDrafter(Drafter):
     """
 
     name: ClassVar[str] = "grammar"
+    certain: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = (1.0,)
 
     def open(self, salt: str) -> GrammarStream:

@@ -35,6 +35,7 @@ class Medusa(Drafter):
 
     name: ClassVar[str] = "medusa"
     automatic: ClassVar[bool] = False
+    joint: ClassVar[bool] = True
     observes: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = SHARES * _MOST_HEADS
 
@@ -42,10 +43,9 @@ class Medusa(Drafter):
 
     def __init__(self, options: TrainedOptions) -> None:
         self._name = options.model
-        self.reading_s = 0.0
 
     def attach_model(self, model: OwnModel) -> None:
-        """See `SelfDrafter`."""
+        """See `Drafter`."""
         heads = read_trained(self._name, MedusaHeads, self.name, model)
         self._heads = min(heads.count, _MOST_HEADS)
         weights = heads.weights[: self._heads].reshape(-1, model.hidden_size)
@@ -60,7 +60,7 @@ class Medusa(Drafter):
     def propose_all(
         self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
     ) -> list[Draft | None]:
-        """See `GroupDrafter`."""
+        """See `Drafter`."""
         drafts: list[Draft | None] = [None] * len(streams)
         standing = [
             (place, stream, stream.hidden)

@@ -49,7 +49,7 @@ class PromptTokens(Drafter):
         self._count = 0
 
     def attach_model(self, model: OwnModel) -> None:
-        """See `SelfDrafter`."""
+        """See `Drafter`."""
         trained = read_trained(self._name, Trained, self.name, model)
         self.marks = np.ascontiguousarray(trained.embeddings[:_MOST])
         self._count = len(self.marks)

@@ -59,7 +59,7 @@ class Rapid(ModelDrafting):
         self._name, self._context = options.model, options.draft_context
 
     def attach(self, load: LoadSmall) -> None:
-        """See `JointDrafter`."""
+        """See `Drafter`."""
         self.model = load(self._name, self._context + 2 * _AGAIN + MOST_TOKENS)
 
     def open(self, salt: str) -> RetrievingStream:

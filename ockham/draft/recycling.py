@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
@@ -34,6 +34,7 @@ class Recycling(Drafter):
 
     name: ClassVar[str] = "recycling"
     automatic: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
     observes: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = _BY_PLACE * DEEPER
 
@@ -43,14 +44,8 @@ class Recycling(Drafter):
         self._matrix = make_adjacency(options.learned_bytes // ROW_BYTES)
         self._tenants = Tenants()
 
-    def recall(self, vocabulary: Callable[[], str]) -> None:
-        pass
-
     def open(self, salt: str) -> RecyclingStream:
         return RecyclingStream(self._matrix, self._tenants.number(salt))
-
-    def save(self) -> None:
-        pass
 
     @property
     def bytes(self) -> int:

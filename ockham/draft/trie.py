@@ -43,6 +43,7 @@ class TrieDrafter(Drafter):
 
     name: ClassVar[str] = "trie"
     automatic: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = tuple(
         by_length * by_share for by_length in _BY_LENGTH for by_share in _BY_SHARE
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
@@ -34,6 +34,7 @@ class Trigram(Drafter):
 
     name: ClassVar[str] = "trigram"
     automatic: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = _AFTER_ONE + _AFTER_TWO
 
     Options: ClassVar[type[msgspec.Struct]] = LearningOptions
@@ -42,14 +43,8 @@ class Trigram(Drafter):
         self._counts = make_trigrams(options.learned_bytes // CONTEXT_BYTES)
         self._tenants = Tenants()
 
-    def recall(self, vocabulary: Callable[[], str]) -> None:
-        pass
-
     def open(self, salt: str) -> TrigramStream:
         return TrigramStream(self._counts, self._tenants.number(salt))
-
-    def save(self) -> None:
-        pass
 
     @property
     def bytes(self) -> int:

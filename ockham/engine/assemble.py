@@ -12,7 +12,7 @@ from ockham.cache.state import State
 from ockham.core.config import EngineConfig
 from ockham.core.ledger import Ledger
 from ockham.core.registry import make
-from ockham.core.seams import Drafter, JointDrafter, LearningDrafter, SelfDrafter, Target
+from ockham.core.seams import Drafter, Target
 from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
 from ockham.engine import billing
@@ -161,14 +161,9 @@ class Assembly:
             cells=max(layout.pages * layout.page_tokens for layout in self.state.groups),
         )
         for drafter in drafters:
-            if isinstance(drafter, JointDrafter):
-                drafter.attach(
-                    lambda name, longest=None: SmallModel(name, target, longest, self.model)
-                )
-            if isinstance(drafter, SelfDrafter):
-                drafter.attach_model(self.own_model)
-            if isinstance(drafter, LearningDrafter):
-                drafter.recall(self._vocabulary_digest)
+            drafter.attach(lambda name, longest=None: SmallModel(name, target, longest, self.model))
+            drafter.attach_model(self.own_model)
+            drafter.recall(self._vocabulary_digest)
         return Speculation(config, drafters)
 
     # -- inside --------------------------------------------------------------------------------

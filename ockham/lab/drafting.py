@@ -10,7 +10,7 @@ import numpy as np
 
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError
-from ockham.core.seams import Drafter, JointDrafter, LearningDrafter, OwnRows, Seen
+from ockham.core.seams import Drafter, OwnRows, Seen
 from ockham.core.speculative import parse
 from ockham.engine.chosen import make_drafters
 
@@ -41,7 +41,7 @@ def measure_drafting(method: str, tokens: Ints, context: int) -> DraftingCost:
     Raises ConfigError for a drafter that is not known, or that has a model: that one's cost is in
     its steps."""
     (drafter,) = make_drafters(parse({"method": method}))
-    if isinstance(drafter, JointDrafter):
+    if drafter.joint:
         raise ConfigError(f"{method} drafts with a model; `ockham bench speculation` measures it.")
     stream = drafter.open("")
     wanted = candidates_of(drafter)
@@ -61,7 +61,6 @@ def measure_drafting(method: str, tokens: Ints, context: int) -> DraftingCost:
             stream.saw(*_found(tokens[at : at + 1], likely[at : at + 1]))
         take.append(time.perf_counter() - proposed)
         propose.append(proposed - began)
-    shared = drafter.bytes if isinstance(drafter, LearningDrafter) else 0
     found = DraftingCost(
         method=drafter.name,
         context=context,
@@ -70,7 +69,7 @@ def measure_drafting(method: str, tokens: Ints, context: int) -> DraftingCost:
         propose_p99_s=float(np.percentile(propose, 99)),
         take_s=float(np.median(take)),
         first_s=first_s,
-        bytes=stream.bytes + shared,
+        bytes=stream.bytes + drafter.bytes,
     )
     stream.close()
     return found

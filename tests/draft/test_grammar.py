@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ockham.core.seams import ConstrainedDrafter
 from ockham.draft.copying import Copying, CopyingOptions
 from ockham.draft.grammar import GrammarDrafter
 
@@ -32,5 +31,5 @@ def test_what_must_come_is_a_chain() -> None:
 def test_without_a_grammar_nothing_is_drafted() -> None:
     drafter = GrammarDrafter()
     assert drafter.open("").propose(16, [1.0], 0.5) is None
-    assert isinstance(drafter, ConstrainedDrafter)
-    assert not isinstance(Copying(CopyingOptions()), ConstrainedDrafter)
+    assert drafter.certain
+    assert not Copying(CopyingOptions()).certain

@@ -1,10 +1,10 @@
-"""Tokens to verify in the next step: `Drafter`, and what a drafter may be beside that."""
+"""Tokens to verify in the next step: `Drafter`, and its streams, one of each sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 from ockham.core.arrays import Floats, Ints
 from ockham.core.sampling_params import SamplingParams
@@ -56,29 +56,6 @@ class Constraint(Protocol):
         ...
 
 
-class Drafter(Protocol):
-    """Proposes tokens to verify in the next step.
-
-    A drafter derives from it and says in class attributes what it does beside that; by default,
-    nothing.
-    """
-
-    name: ClassVar[str]
-    kinds: ClassVar[tuple[float, ...]]
-    """Of each kind of token, the share that is accepted as long as nothing better is known."""
-    observes: ClassVar[bool] = False
-    """Whether its streams want to know of their sequences' rows."""
-    marks: Floats | None = None
-    """(kinds of marks, hidden_size), of a drafter whose drafts have marks: tokens below 0, of which
-    no row is ever accepted. The input of mark -1 - i is row i; it sees what a token in its place
-    would. The chance of a mark is that of the token that its stream will draft by what the mark's
-    row makes likely, in the next step."""
-
-    def open(self, salt: str) -> DraftStream:
-        """Begin with a sequence. `salt` is its tenant: two never learn from each other."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Noise:
     """What a sampled sequence draws its tokens with."""
@@ -90,9 +67,9 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked of a `GroupDrafter` for one sequence; see `DraftStream.propose`. `noise` is
-    None where the likeliest token is taken. `view` is the sequence's state in the model that is
-    drafted for: its next row has the cell `view.length`."""
+    """What is asked of a drafter that is `joint`, for one sequence; see `DraftStream.propose`.
+    `noise` is None where the likeliest token is taken. `view` is the sequence's state in the model
+    that is drafted for: its next row has the cell `view.length`."""
 
     most: int
     accepted: Sequence[float]
@@ -100,75 +77,74 @@ class Wish:
     view: Any = None
 
 
-@runtime_checkable
-class GroupDrafter(Drafter, Protocol):
-    """A drafter that proposes for all sequences together, as a model does."""
+class Drafter(Protocol):
+    """Proposes tokens to verify in the next step.
 
-    reading_s: float
-    """Seconds of the last proposal that went into reading what it had not read yet."""
+    A drafter derives from it and says in class attributes what it does beside that; by default,
+    nothing.
+    """
 
-    def propose_all(
-        self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
-    ) -> list[Draft | None]:
-        """A draft for each stream. `token_s` is what a token is worth, in seconds."""
-        ...
-
-
-@runtime_checkable
-class JointDrafter(GroupDrafter, Protocol):
-    """A drafter with a second model."""
+    name: ClassVar[str]
+    kinds: ClassVar[tuple[float, ...]]
+    """Of each kind of token, the share that is accepted as long as nothing better is known."""
+    automatic: ClassVar[bool] = True
+    """Whether the setting "auto" includes it."""
+    needs_model: ClassVar[bool] = False
+    """Whether it drafts with any model of the target's vocabulary, and must be given one."""
+    learns: ClassVar[bool] = False
+    """Whether it learns from one sequence for another: its streams are given all that a sequence
+    has said before they are closed."""
+    joint: ClassVar[bool] = False
+    """Whether it proposes for all sequences together, as a model does (`propose_all`), which takes
+    time. Its streams are not asked."""
+    certain: ClassVar[bool] = False
+    """Whether it has something to say only of outputs that must look like something, and only what
+    comes whatever the model says: chains of tokens of its only kind."""
+    observes: ClassVar[bool] = False
+    """Whether its streams want to know of their sequences' rows."""
+    marks: Floats | None = None
+    """(kinds of marks, hidden_size), of a drafter whose drafts have marks: tokens below 0, of which
+    no row is ever accepted. The input of mark -1 - i is row i; it sees what a token in its place
+    would. The chance of a mark is that of the token that its stream will draft by what the mark's
+    row makes likely, in the next step."""
+    reading_s: float = 0.0
+    """Seconds of the last `propose_all` that went into reading what had not been read yet."""
 
     def attach(self, load: LoadSmall) -> None:
-        """Begin to work for an engine, which loads models by name. Raises ConfigError or
+        """Begin to work for an engine, which loads second models by name. Raises ConfigError or
         DoesNotFit, as `load` does, if that cannot be."""
-        ...
-
-
-@runtime_checkable
-class SelfDrafter(Protocol):
-    """A drafter that drafts with parts of the model that it drafts for."""
+        return
 
     def attach_model(self, model: OwnModel) -> None:
-        """Begin to work for an engine. Raises ConfigError if what was trained belongs to another
-        model."""
-        ...
-
-
-@runtime_checkable
-class ConstrainedDrafter(Protocol):
-    """A Drafter that has something to say only of outputs that must look like something, and only
-    what is certain: chains that come whatever the model says, of tokens of its only kind."""
-
-    def open_constrained(self, salt: str, constraint: Constraint) -> DraftStream:
-        """Begin with a sequence that follows `constraint`, which is always where the sequence is.
-        The others begin with `open`."""
-        ...
-
-
-@runtime_checkable
-class LearningDrafter(Protocol):
-    """A Drafter that learns from one sequence for another."""
+        """Begin to work for an engine, whose model this is. Raises ConfigError if what was trained
+        belongs to another model."""
+        return
 
     def recall(self, vocabulary: Callable[[], str]) -> None:
         """Take in what was saved. `vocabulary` gives a digest of what the engine's tokens mean.
         Raises ConfigError if what was saved cannot be used."""
-        ...
+        return
 
     def save(self) -> None:
         """The engine is no more: save what is to be kept."""
+        return
+
+    def open(self, salt: str) -> DraftStream:
+        """Begin with a sequence. `salt` is its tenant: two never learn from each other."""
         ...
+
+    def open_constrained(self, salt: str, constraint: Constraint) -> DraftStream:
+        """Begin with a sequence whose output follows `constraint`, which keeps up with it."""
+        return self.open(salt)
+
+    def propose_all(
+        self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
+    ) -> list[Draft | None]:
+        """A draft for each stream, if it is `joint`. `token_s` is what a token is worth, in
+        seconds."""
+        raise NotImplementedError
 
     @property
     def bytes(self) -> int:
         """Memory that sequences share, about."""
-        ...
-
-
-@runtime_checkable
-class KeepingDrafter(Protocol):
-    """A Drafter that keeps something that its streams share."""
-
-    @property
-    def bytes(self) -> int:
-        """Memory that they share, about."""
-        ...
+        return 0

@@ -56,7 +56,7 @@ class DraftingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelDrafting(Drafter):
-    """What drafters with a model have in common; see `JointDrafter`.
+    """What drafters with a model have in common.
 
     A draft is a tree. Of each row the likeliest tokens are ranked, of sampled sequences by their
     logits with the noise that the target will draw with, which takes them without replacement
@@ -70,6 +70,7 @@ class ModelDrafting(Drafter):
     or an ancestor is rejected exceeds `rejection_threshold`.
     """
 
+    joint: ClassVar[bool] = True
     kinds: ClassVar[tuple[float, ...]] = FIRST_PRIOR + OTHER_PRIOR
     model: SmallModel
 
@@ -83,7 +84,7 @@ class ModelDrafting(Drafter):
     def propose_all(
         self, streams: Sequence[DraftStream], wishes: Sequence[Wish], worth: float, token_s: float
     ) -> list[Draft | None]:
-        """See `JointDrafter`."""
+        """See `Drafter`."""
         self.reading_s = 0.0
         worth = max(worth, self._least)
         growing = [

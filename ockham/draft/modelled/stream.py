@@ -94,7 +94,7 @@ class ModelStream(DraftStream):
         return cells <= self._model.longest and self._model.reserve(self.view, cells)
 
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
-        """A model drafts for all sequences together (`JointDrafter.propose_all`)."""
+        """A model drafts for all sequences together (`Drafter.propose_all`)."""
         raise TypeError("a draft model proposes for all sequences together.")
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ockham.core.seams import Drafter, Floats, KeepingDrafter, LearningDrafter, Wish
+from ockham.core.seams import Drafter, Floats, Wish
 from ockham.core.speculative import DraftStats, SpeculativeConfig
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.account import Account
@@ -78,7 +78,7 @@ class Speculation:
     @property
     def learns(self) -> bool:
         """Whether a drafter learns from one sequence for another."""
-        return any(each.learning for each in self._drafters)
+        return any(drafter.learns for drafter in self.drafters)
 
     @property
     def observers(self) -> Observers:
@@ -90,8 +90,7 @@ class Speculation:
     def save(self) -> None:
         """The engine is no more: drafters save what they keep."""
         for drafter in self.drafters:
-            if isinstance(drafter, LearningDrafter):
-                drafter.save()
+            drafter.save()
 
     def plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
         """A tree for each of these sequences, all of which decode; None if nothing is worth a row.
@@ -244,8 +243,7 @@ class Speculation:
 
     def stats(self) -> DraftStats:
         """A copy of the counters."""
-        held = self.streams.bytes
-        held += sum(each.bytes for each in self.drafters if isinstance(each, KeepingDrafter))
+        held = self.streams.bytes + sum(each.bytes for each in self.drafters)
         accepted_at = list(self.counters.accepted_at)
         return msgspec.structs.replace(self.counters, bytes=held, accepted_at=accepted_at)
 

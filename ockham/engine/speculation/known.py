@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
 
-from ockham.core.seams import (
-    ConstrainedDrafter,
-    Drafter,
-    DraftStream,
-    GroupDrafter,
-    LearningDrafter,
-)
+from ockham.core.seams import Drafter, DraftStream
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.acceptance import Acceptance, OwnAcceptance
 from ockham.engine.speculation.merit import Merit
@@ -24,11 +17,10 @@ class KnownDrafter:
     def __init__(self, number: int, drafter: Drafter) -> None:
         self.number = number
         self.drafter = drafter
-        self.joint = drafter if isinstance(drafter, GroupDrafter) else None
+        self.joint = drafter if drafter.joint else None
         """The drafter, if it proposes for all sequences together, which takes time."""
-        self.constrained = isinstance(drafter, ConstrainedDrafter)
+        self.constrained = drafter.certain
         """Whether it proposes only what is certain."""
-        self.learning = isinstance(drafter, LearningDrafter)
         self.acceptance = Acceptance(drafter.kinds)
         self.merit = Merit()
         self.spent_s = self.gained_s = 0.0
@@ -36,10 +28,9 @@ class KnownDrafter:
 
     def open(self, sequence: Sequence) -> DraftStream:
         """Begin with a sequence."""
-        if self.constrained and sequence.grammar is not None:
-            constrained = cast(ConstrainedDrafter, self.drafter)
-            return constrained.open_constrained(sequence.salt, sequence.grammar)
-        return self.drafter.open(sequence.salt)
+        if sequence.grammar is None:
+            return self.drafter.open(sequence.salt)
+        return self.drafter.open_constrained(sequence.salt, sequence.grammar)
 
 
 @dataclass(slots=True)

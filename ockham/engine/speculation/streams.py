@@ -24,7 +24,7 @@ class Streams:
 
     def __init__(self, drafters: list[KnownDrafter]) -> None:
         self._drafters = drafters
-        self._learning = any(each.learning for each in drafters)
+        self._learning = any(each.drafter.learns for each in drafters)
         self._observe = any(each.drafter.observes for each in drafters)
         self._known: dict[Sequence, KnownSequence] = {}
         self.observers: dict[Sequence, list[FedObserver]] = {}
