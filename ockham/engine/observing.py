@@ -143,10 +143,11 @@ def _seen(watch: Watch, step: Step, output: StepOutput) -> Seen:
 def _seen_newest(watch: Watch, step: Step, output: StepOutput, at: int, marks: Many[int]) -> Seen:
     """What an observer wanted, of the row that was reached, and of the marks behind it."""
     own = 1 + at
+    candidates = _candidates(watch, step, output)
     return Seen(
         True,
         watch.rows[own : own + 1],
-        _candidates(watch, step, output)[[1 + mark for mark in marks]],
+        candidates[[1 + mark for mark in marks]] if watch.wants.candidates else candidates,
         _logits(watch, output)[own : own + 1],
         {layer: output.hidden[layer][[places[own]]] for layer, places in watch.hidden.items()},
         {layer: [output.scores[layer][places[own]]] for layer, places in watch.scores.items()},
@@ -156,7 +157,7 @@ def _seen_newest(watch: Watch, step: Step, output: StepOutput, at: int, marks: M
 def _candidates(watch: Watch, step: Step, output: StepOutput) -> Ints:
     """The likeliest tokens after each row of a part that chooses, as many as are wanted."""
     count = watch.wants.candidates
-    if not count:
+    if not count or not watch.own.choosing:
         return NO_CANDIDATES
     heads = watch.part.sampling_rows(len(step.wants_logits))
     return np.ascontiguousarray(output.candidates[heads, :count])

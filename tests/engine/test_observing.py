@@ -175,6 +175,38 @@ def test_the_row_of_the_newest_token_is_that_before_it(checkpoint: Path, drafted
     assert reached == ({False, True} if drafted else {False})
 
 
+class Marking(Watching):
+    """Drafts nothing but two marks behind the latest token."""
+
+    def __init__(self, wants: Wants) -> None:
+        super().__init__(wants)
+        self.marks = np.ones((2, 32), np.float32)
+
+    def open(self, salt: str) -> WatchingStream:
+        return MarkingStream(self)
+
+
+class MarkingStream(WatchingStream):
+    def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:
+        return Draft([-1, -2], [-1, 0], [0, 0]) if most >= 2 else None
+
+
+def test_marks_are_told_of_to_those_who_want_candidates(checkpoint: Path) -> None:
+    expected = answers(make_engine(checkpoint))
+    marking = Marking(Wants(candidates=2, newest=True))
+    standing = Watching(Wants(hidden=(-1,), newest=True))
+    everything = Watching(Wants(candidates=1))
+    assert answers(make_engine(checkpoint, [marking, standing, everything])) == expected
+    assert len(marking.told) > 20
+    assert all(told.seen.candidates.shape == (2, 2) for told in marking.told)
+    assert all(told.seen.hidden[-1].shape == (1, 32) for told in standing.told)
+    assert all(told.seen.candidates.size == 0 for told in standing.told)
+    drafted = [told for told in everything.told if len(told.tokens) == 3]
+    assert drafted
+    assert all(told.tokens[1:].tolist() == [-1, -2] for told in drafted)
+    assert all(told.seen.candidates.shape == (len(told.tokens), 1) for told in everything.told)
+
+
 def test_nobody_asks_for_anything_by_default(checkpoint: Path) -> None:
     class Quiet(Watching):
         observes: ClassVar[bool] = False

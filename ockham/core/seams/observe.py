@@ -45,6 +45,9 @@ class Wants:
     which the newest one was chosen; the candidates are those of the marks behind it. `rows` is None
     then. Nothing is told of a sequence that has ended, nor if there is nothing to tell."""
 
+    def __post_init__(self) -> None:
+        assert self.rows is None or not self.newest, "the newest token's row is known only later"
+
 
 NOTHING = Wants()
 
