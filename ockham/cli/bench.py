@@ -21,12 +21,13 @@ from ockham.cli.bench_reuse import reuse
 from ockham.cli.bench_serve import serve
 from ockham.cli.bench_speculation import speculation
 from ockham.cli.command import Group
-from ockham.cli.options import Integer, engine_config, engine_options, option, unless_given
+from ockham.cli.options import engine_config, engine_options, option, unless_given
 from ockham.cli.random_checkpoint import SHAPES, write_random_checkpoint
 from ockham.cli.random_gguf import write_random_gguf
 from ockham.cli.report import duration, quantity
 from ockham.cli.spread import spread
 from ockham.cli.startup import startup
+from ockham.cli.value_types import Integer
 from ockham.cli.workload_options import workload
 from ockham.core.config import EngineConfig
 from ockham.core.registry import find

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from ockham.cli.options import Integer, option
+from ockham.cli.options import option
 from ockham.cli.spread import spread
+from ockham.cli.value_types import Integer
 
 GOAL_S = 0.005
 GOAL_BYTES = 16.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ockham.cli.options import Integer, option
+from ockham.cli.options import option
 from ockham.cli.report import quantity
+from ockham.cli.value_types import Integer
 
 METHODS = "copying,trie,recycling,trigram"
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ockham.cli.command import command
-from ockham.cli.options import Integer, engine_config, engine_options, option
+from ockham.cli.options import engine_config, engine_options, option
+from ockham.cli.value_types import Integer
 from ockham.core.errors import ConfigError
 
 if TYPE_CHECKING:

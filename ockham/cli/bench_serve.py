@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from ockham.cli.options import Integer, config_file, option, overwrite_option
+from ockham.cli.options import config_file, option, overwrite_option
 from ockham.cli.report import duration
 from ockham.cli.spread import spread
+from ockham.cli.value_types import Integer
 from ockham.cli.workload_options import chosen_workload, workload_options
 from ockham.core.errors import ConfigError
 from ockham.core.owned_files import check_output, write_output

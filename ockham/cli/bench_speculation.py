@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ockham.cli.command import command
-from ockham.cli.options import Integer, engine_config, engine_options, option, unless_given
+from ockham.cli.options import engine_config, engine_options, option, unless_given
 from ockham.cli.report import duration
+from ockham.cli.value_types import Integer
 
 if TYPE_CHECKING:
     from ockham.core.speculative import Setting

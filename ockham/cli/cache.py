@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from ockham.cli.command import Group
-from ockham.cli.options import Integer, option
+from ockham.cli.options import option
 from ockham.cli.report import quantity
+from ockham.cli.value_types import Integer
 from ockham.core.errors import OckhamError
 
 TIMEOUT_S = 30.0

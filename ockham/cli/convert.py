@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from ockham.cli.options import Integer, Quantization, option, quantizations
+from ockham.cli.options import option
+from ockham.cli.value_types import Integer, Quantization, quantizations
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.registry import option_names, techniques

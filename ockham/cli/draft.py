@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from ockham.cli.command import Group
-from ockham.cli.options import Integer, option
+from ockham.cli.options import option
 from ockham.cli.report import duration
+from ockham.cli.value_types import Integer
 
 METHODS = ("draft_model", "medusa", "prompt_tokens", "early_exit", "acceptance")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -14,13 +14,8 @@ import click
 from ockham.cli.command import command
 from ockham.cli.config_file import parse_yaml
 from ockham.cli.eval_tables import comparison_lines, score_lines
-from ockham.cli.options import (
-    Integer,
-    engine_config,
-    engine_options,
-    option,
-    overwrite_option,
-)
+from ockham.cli.options import engine_config, engine_options, option, overwrite_option
+from ockham.cli.value_types import Integer
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.owned_files import check_output, write_output

@@ -13,7 +13,6 @@ import click
 
 from ockham.cli.command import command
 from ockham.cli.options import (
-    TokenIds,
     engine_config,
     engine_options,
     option,
@@ -21,6 +20,7 @@ from ockham.cli.options import (
     sampling_params,
 )
 from ockham.cli.report import describe_ledger, describe_speed, summary
+from ockham.cli.value_types import TokenIds
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
 

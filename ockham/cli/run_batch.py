@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ockham.cli.command import command
-from ockham.cli.options import Names, Text, engine_config, engine_options, option
+from ockham.cli.options import Names, engine_config, engine_options, option
+from ockham.cli.value_types import Text
 from ockham.core.errors import ConfigError
 
 if TYPE_CHECKING:

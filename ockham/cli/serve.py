@@ -13,7 +13,8 @@ import click
 import msgspec
 
 from ockham.cli.command import command
-from ockham.cli.options import Integer, Names, Text, engine_config, engine_options, option
+from ockham.cli.options import Names, engine_config, engine_options, option
+from ockham.cli.value_types import Integer, Text
 from ockham.core.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import click
 import msgspec
 
 from ockham.cli.command import command
-from ockham.cli.options import Integer, engine_config, engine_options, option
+from ockham.cli.options import engine_config, engine_options, option
 from ockham.cli.report import duration
 from ockham.cli.spread import spread
+from ockham.cli.value_types import Integer
 from ockham.core.config import EngineConfig
 
 WARMUP = 1

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ockham.cli.command import Command, Group
-from ockham.cli.options import Integer, engine_config, engine_options, option
+from ockham.cli.options import engine_config, engine_options, option
+from ockham.cli.value_types import Integer
 from ockham.cli.workload_options import chosen_workload, workload_options
 from ockham.core.errors import ConfigError
 from ockham.core.owned_files import write_output

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ockham.cli.options import Integer, option, overwrite_option
+from ockham.cli.options import option, overwrite_option
+from ockham.cli.value_types import Integer
 from ockham.core.errors import ConfigError
 from ockham.core.owned_files import check_output
 

@@ -12,7 +12,12 @@ from click.testing import CliRunner, Result
 
 from ockham.cli import options
 from ockham.cli.main import cli
-from ockham.cli.options import engine_config, engine_options, sampling_options, sampling_params
+from ockham.cli.options import (
+    engine_config,
+    engine_options,
+    sampling_options,
+    sampling_params,
+)
 from ockham.core.config import EngineConfig
 from ockham.core.registry import asked_by
 from ockham.core.sampling_params import SamplingParams
