@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ockham.core.outputs import PositionLogprobs
-from ockham.core.registry import find
+from ockham.core.registry import make
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.speculative import parse
 from ockham.engine.engine import Engine
@@ -184,7 +184,7 @@ class ExactnessMachine(RuleBasedStateMachine):
     def start(self, data: st.DataObject, burst: int, policy: str) -> None:
         self.engine = self.crowded()
         assert not self.engine.has_work
-        self.engine.scheduler.policy = find("policy", policy).cls()
+        self.engine.scheduler.policy = make("policy", policy)
         self.budget = self.engine.scheduler.most_rows
         self.asked: dict[str, dict[str, Any]] = {}
         self.answers: dict[str, Answer] = {}
