@@ -72,11 +72,12 @@ class Figures:
         self._first_tokens: dict[str, dict[tuple[str, int], list[int]]] = {}
         for run in runs:
             key = (run["workload"], run["configuration"])
-            self._samples.setdefault(key, {})[run.get("cell", run["round"])] = self._sample(run)
+            cell: float | str = run["cell"] if "cell" in run else run["round"]
+            self._samples.setdefault(key, {})[cell] = self._sample(run)
             if run["workload"] == "decode-1":
                 tokens_per_byte = self._sample(run).value / beside_bytes_per_s(run)
                 by_bandwidth = self._samples.setdefault((BY_BANDWIDTH, run["configuration"]), {})
-                by_bandwidth[run.get("cell", run["round"])] = Sample(tokens_per_byte * 1e9)
+                by_bandwidth[cell] = Sample(tokens_per_byte * 1e9)
             if "first_tokens" in run:
                 tokens = self._first_tokens.setdefault(run["configuration"], {})
                 tokens[run["workload"], run["round"]] = run["first_tokens"]
@@ -85,9 +86,9 @@ class Figures:
                 samples = self._samples.setdefault((MEMORY, each["configuration"]), {})
                 # Workers are started anew for what is missing of a round: only those that have done
                 # the same work can be compared.
-                key = " ".join([str(each["round"]), *each["workloads"]])
-                known = samples.get(key, Sample(0))
-                samples[key] = Sample(max(known.value, each["peak_bytes"]))
+                work = " ".join([str(each["round"]), *each["workloads"]])
+                known = samples.get(work, Sample(0))
+                samples[work] = Sample(max(known.value, each["peak_bytes"]))
 
     def configurations(self, workload: str, bits: int) -> list[Configuration]:
         """Those of so many bits that have done the workload."""

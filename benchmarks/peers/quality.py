@@ -33,6 +33,7 @@ from benchmarks.peers.environments import (
 from benchmarks.peers.peers import OCKHAM, Configuration
 from benchmarks.peers.process import Worker, WorkerError
 from benchmarks.peers.results import Results
+from ockham.core.seams import Role
 from ockham.lab.difference import distance
 from ockham.lab.evidence.real_model import NAME, find_real_model
 from ockham.model.checkpoint.gguf.source import GgufSource
@@ -91,7 +92,7 @@ class _Asked:
     def has(self, name: str) -> bool:
         return self._source.has(name)
 
-    def linear(self, parts: Sequence[Part]) -> UnloadedLinear:
+    def linear(self, parts: Sequence[Part], role: Role) -> UnloadedLinear:
         self.parts += parts
         outputs = sum(part.stop - part.start for part in parts)
         return UnloadedLinear("fp32", outputs, parts[0].shape[-1], 0)
