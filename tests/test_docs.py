@@ -159,7 +159,7 @@ def test_rates_of_the_readme_are_those_of_the_results() -> None:
     assert len(rows) == 5
     pages = [page.read_text() for page in (RESULTS, RESULTS.with_name("RESULTS-formats.md"))]
     for row, day in rows:
-        (page,) = (page for page in pages if re.search(rf"(?m)^{day} \d\d:\d\d to ", page))
+        (page,) = (page for page in pages if re.search(rf"(?m)^{day} \d\d:\d\d( to |,)", page))
         cells = {cell.strip() for line in page.splitlines() for cell in line.split("|")}
         figures = re.findall(r"\d+(?:\.\d+)?", row)
         assert len(figures) in (4, 6)
