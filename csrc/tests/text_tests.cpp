@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "text/byte_pairs.h"
-#include "../string_list.h"
-#include "tests.h"
+#include "text/string_list.h"
+#include "tests/tests.h"
 
 namespace {
 
