@@ -78,8 +78,8 @@ OCKHAM_INLINE void ask_ahead(const uint8_t* from, int64_t jump) {
     }
 }
 
-// The same for the scales of groups (fp16), a stream of their own that is short in each tile: asked for
-// further ahead, the first fifth of it would come unasked.
+// The same for the scales of groups (fp16), a stream of their own. A tile has few of them: what is asked
+// for far ahead lies behind the tile, and its first scales come unasked.
 OCKHAM_INLINE void ask_for_scales(const uint16_t* from) { prefetch(from + 8 * panel_outputs); }
 
 // What comes after a panel's last weights is the next panel; two panels at a time are followed by the
