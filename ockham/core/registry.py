@@ -57,23 +57,28 @@ class Technique:
 class Seam:
     """One extension point. `package` holds the modules that register its techniques; `setting` is
     the field of `EngineConfig` that names the techniques of an engine, None where no setting does
-    (a request asks for one, or the engine cannot choose one yet)."""
+    (a request asks for one, or the engine cannot choose one yet). `several` says whether it may
+    name more than one. A request may ask for one technique of a seam that is `asked`. Techniques
+    that are not exact, at a seam that `alters_state`, leave other state than the model alone."""
 
     package: str
     setting: str | None = None
+    several: bool = False
+    asked: bool = False
+    alters_state: bool = False
 
 
 SEAMS = {
     "format": Seam("ockham.weights", "quantization"),
     "transform": Seam("ockham.weights.transforms"),
-    "reuse": Seam("ockham.cache.reuse", "reuse"),
-    "keep": Seam("ockham.cache.keep", "keep"),
-    "pattern": Seam("ockham.attention"),
-    "drafter": Seam("ockham.draft", "speculative_config"),
-    "gate": Seam("ockham.gate"),
+    "reuse": Seam("ockham.cache.reuse", "reuse", several=True, asked=True),
+    "keep": Seam("ockham.cache.keep", "keep", asked=True, alters_state=True),
+    "pattern": Seam("ockham.attention", asked=True, alters_state=True),
+    "drafter": Seam("ockham.draft", "speculative_config", several=True),
+    "gate": Seam("ockham.gate", asked=True, alters_state=True),
     "policy": Seam("ockham.schedule", "scheduling_policy"),
-    "search": Seam("ockham.search"),
-    "adapter": Seam("ockham.adapt"),
+    "search": Seam("ockham.search", asked=True),
+    "adapter": Seam("ockham.adapt", asked=True, alters_state=True),
     "placement": Seam("ockham.place"),
 }
 """Every seam, by the name that techniques register at."""

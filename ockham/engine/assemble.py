@@ -26,6 +26,7 @@ from ockham.engine.scheduler import Scheduler
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation import Speculation
 from ockham.engine.structured.compiler import Grammars
+from ockham.engine.techniques import Techniques
 from ockham.engine.tiering import Pace, open_tiers
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.program.costs import cost_of
@@ -50,6 +51,8 @@ class Assembly:
     ) -> None:
         self.config = config
         policy = make("policy", config.policy)
+        self.techniques = Techniques(config)
+        """What applies to a request, at the seams of which it may ask for one."""
         keep = make("keep", config.keep)
         self.reuse, self.approximate = choose_reuses(config)
         drafting = parse(config.speculative_config)
@@ -114,7 +117,7 @@ class Assembly:
         for approximate in self.approximate.values():
             approximate.attach(self.state, self.cost.attention_slope, layers)
         decode = None if self.tokenizer is None else self.tokenizer.decode
-        self.cache = CacheKeeper(self.reuse, self.state, decode)
+        self.cache = CacheKeeper(self.reuse, self.state, decode, self.techniques.plain_key)
         """Shows and pins what the reuse holds."""
         self.eos_token_ids = self._end_tokens()
         """Tokens that end a sequence: those of the model's files and of its tokenizer."""

@@ -14,6 +14,7 @@ from ockham.cache.state import State
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.seams import EXPECTED, GONE, PLAIN, SPENT, Ints, NodeFacts, Reuse
+from ockham.core.state_key import salt_of
 from ockham.engine.messages import (
     CachedNode,
     CacheQuery,
@@ -37,15 +38,21 @@ class _Pin:
 
 
 class CacheKeeper:
-    """Pins prefixes, and tells what is held. `decode` is None where there is no tokenizer.
+    """Pins prefixes, and tells what is held. `decode` is None where there is no tokenizer; `key`
+    gives the key of the state of a request under a salt that asks for nothing.
 
     Pins under different salts know nothing of each other: each salt has names of its own.
     """
 
     def __init__(
-        self, reuse: Reuse, state: State, decode: Callable[[list[int]], str] | None
+        self,
+        reuse: Reuse,
+        state: State,
+        decode: Callable[[list[int]], str] | None,
+        key: Callable[[str], str],
     ) -> None:
         self._reuse, self._state, self._decode = reuse, state, decode
+        self._key_of = key
         self._pins: dict[tuple[str, str], _Pin] = {}
         """By salt and name."""
         self._key = secrets.token_bytes(16)
@@ -73,8 +80,9 @@ class CacheKeeper:
         Raises InvalidRequest as `check` does, or if it is not held."""
         self.check(pin)
         prefix = np.array(pin.prompt_token_ids, np.int32)
-        if self._reuse.pin(prefix, pin.cache_salt, True) < len(prefix):
-            self._reuse.pin(prefix, pin.cache_salt, False)
+        key = self._key_of(pin.cache_salt)
+        if self._reuse.pin(prefix, key, True) < len(prefix):
+            self._reuse.pin(prefix, key, False)
             self._pin_all()
             raise InvalidRequest(
                 "the prefix is not held, so it cannot be pinned: prefix caching is off, or its "
@@ -105,13 +113,13 @@ class CacheKeeper:
                 "tenant",
             )
         pin = self._pins.pop(found[0])
-        self._reuse.pin(pin.tokens, found[0][0], False)
+        self._reuse.pin(pin.tokens, self._key_of(found[0][0]), False)
         self._pin_all()
 
     def _pin_all(self) -> None:
         """Pins may share their beginnings, from which one was just taken away."""
         for (salt, _), pin in self._pins.items():
-            self._reuse.pin(pin.tokens, salt, True)
+            self._reuse.pin(pin.tokens, self._key_of(salt), True)
 
     def _pages(self, tokens: int) -> int:
         return -(-tokens // self._state.page_tokens) + 1
@@ -133,7 +141,7 @@ class CacheKeeper:
     def report(self, query: CacheQuery, error: InvalidRequest | None = None) -> CacheReport:
         """The nodes with the most pages of those that the query may see, at most
         `query.most_nodes`, and sums over all of those."""
-        facts = [node for node in self._reuse.facts() if query.salt in (None, node.salt)]
+        facts = [node for node in self._reuse.facts() if query.salt in (None, salt_of(node.salt))]
         groups = self._state.groups
         page_bytes = sum(group.page_bytes for group in groups) // len(groups)
         chosen = sorted(facts, key=lambda node: -node.pages)[: query.most_nodes]
@@ -171,7 +179,7 @@ class CacheKeeper:
         return CachedNode(
             number=numbers[node.number],
             parent=numbers.get(node.parent, -1),
-            tenant=self.tenant(node.salt),
+            tenant=self.tenant(salt_of(node.salt)),
             start=node.start,
             tokens=node.tokens,
             bytes=node.pages * page_bytes,

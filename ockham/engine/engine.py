@@ -112,9 +112,10 @@ class Engine(Assembly):
         with, and all pages are free again or kept by what keeps them."""
         self.endings.drop_all()
 
-    def discard(self, tokens: Ints, salt: str, start: int) -> None:
-        """Nobody will use the state of `tokens` from cell `start` on again: it may go first."""
-        self.reuse.hint(tokens, salt, GONE, start)
+    def discard(self, request: Request, tokens: Ints, start: int) -> None:
+        """Nobody will use the state of a request's `tokens` from cell `start` on again: it may go
+        first."""
+        self.reuse.hint(tokens, self.techniques.key(request), GONE, start)
 
     def attach(self, breakpoint_name: str, hook: Hook) -> None:
         """Call `hook(run)` at a breakpoint of the program in every step."""

@@ -9,15 +9,12 @@ from ockham.cache.state import State
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
-from ockham.core.registry import ask_of, techniques
+from ockham.core.registry import SEAMS, ask_of, techniques
 from ockham.core.seams import ApproximateReuse
 from ockham.engine.messages import Request
 from ockham.engine.moving import MovedRequest
 from ockham.model.memory import MemoryPlan
 from ockham.model.program.description import ModelDescription
-
-ASKED_SEAMS = ("reuse", "search")
-"""Seams of which a request may ask for one technique; at others nothing would come of it."""
 
 
 def context_limit(config: EngineConfig, plan: MemoryPlan, description: ModelDescription) -> str:
@@ -125,7 +122,7 @@ class Limits:
             seam, _, name = key.partition("/")
             if seam == "reuse":
                 self._check_reuse(name)
-            elif seam not in ASKED_SEAMS or ask_of(seam, name) is None:
+            elif seam not in SEAMS or not SEAMS[seam].asked or ask_of(seam, name) is None:
                 raise InvalidRequest(
                     f"there is no technique {shown(key)} that a request may ask for.", "asks"
                 )

@@ -15,6 +15,7 @@ from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.engine.messages import Request
 from ockham.engine.sequence import Sequence, Status
+from ockham.engine.techniques import Chosen
 
 VERSION = 1
 
@@ -49,10 +50,13 @@ class MovedRequest(msgspec.Struct, kw_only=True):
     stop_ids: list[int]
     age_s: float
     choices: list[MovedSequence]
+    altering: list[str] = []
+    """What alters its state, see `Chosen.described`."""
 
 
-def pack(group: list[Sequence], state: State, now_s: float) -> bytes:
-    """The choices of one request. Raises InvalidRequest if they cannot be moved."""
+def pack(group: list[Sequence], state: State, now_s: float, altering: list[Chosen]) -> bytes:
+    """The choices of one request, to which `altering` applies. Raises InvalidRequest if they cannot
+    be moved."""
     first = group[0]
     if first.approximation is not None:
         raise InvalidRequest(
@@ -72,6 +76,7 @@ def pack(group: list[Sequence], state: State, now_s: float) -> bytes:
             stop_ids=sorted(first.stop_ids),
             age_s=now_s - first.arrival_s,
             choices=[_describe(sequence, state, now_s) for sequence in group],
+            altering=[each.described for each in altering],
         )
     )
 

@@ -116,7 +116,7 @@ class OfflineBatch:
         request = collector.request
         start = self._plan.done(self._numbers.pop(request.request_id))
         for tokens in collector.tokens():
-            self._engine.discard(tokens, request.cache_salt, start)
+            self._engine.discard(request, tokens, start)
 
 
 def plan_batch(prompts: Sequence[Ints], generated: Sequence[int]) -> Plan:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 import numpy as np
 
 from ockham.core.errors import InvalidRequest
-from ockham.core.registry import make
+from ockham.core.numbers import shown
 from ockham.core.seams import Search, SearchState
 from ockham.engine import moving
 from ockham.engine.assemble import Assembly
@@ -27,7 +27,6 @@ class Requests:
 
     def __init__(self, engine: Assembly, runner: Runner, slow_grammars: SlowGrammars) -> None:
         self._engine, self._runner, self._slow_grammars = engine, runner, slow_grammars
-        self._searches: dict[str, Search] = {}
         self._arrivals = itertools.count()
         self._seeds = random.Random(engine.config.seed)
 
@@ -72,7 +71,8 @@ class Requests:
                 "choices that are made together cannot be moved; let them end here."
             )
         self._runner.settle()
-        data = moving.pack(group, engine.state, time.monotonic())
+        altering = engine.techniques.altering(group[0].request)
+        data = moving.pack(group, engine.state, time.monotonic(), altering)
         for sequence in group:
             if sequence.status is not Status.FINISHED:
                 engine.speculation.forget(sequence)
@@ -92,6 +92,12 @@ class Requests:
         request, now_s = moved.request, time.monotonic()
         self._check(request)
         engine.limits.check_moved(moved)
+        here = [each.described for each in engine.techniques.altering(request)]
+        if here != moved.altering:
+            raise InvalidRequest(
+                f"the request was computed under {shown(moved.altering)}, and this engine would "
+                f"go on under {shown(here)}; give both engines the same settings."
+            )
         compiling = self.prepare(request)
         grammar = None if compiling is None else compiling.result()
         first = self._first(request, moved.seed, grammar)
@@ -137,20 +143,21 @@ class Requests:
             grammar=None if grammar is None else grammar.begin(eos),
             arrival_s=time.monotonic(),
             search=self._search_of(request),
+            salt=self._engine.techniques.key(request),
+            shares=all(each.shares for each in self._engine.techniques.altering(request)),
         )
 
     def _search_of(self, request: Request) -> SearchState | None:
         """What goes through all choices of a request together, if they are not one each."""
         params = request.params
-        asked = request.asked("search")
-        if asked is None:
+        chosen = self._engine.techniques.of(request, "search")
+        if chosen is None:
             return None
-        if asked.name not in self._searches:
-            self._searches[asked.name] = make("search", asked.name)
+        search: Search = chosen.technique
         prompt = np.array(request.prompt_token_ids, np.int32)
         stops = frozenset() if params.ignore_eos else self._engine.eos
         stops |= frozenset(params.stop_token_ids or ())
-        return self._searches[asked.name].begin(params.n, prompt, request.cache_salt, stops)
+        return search.begin(params.n, prompt, request.cache_salt, stops)
 
     def _bad_words(self, words: list[str]) -> list[list[int]]:
         tokenizer = self._engine.tokenizer

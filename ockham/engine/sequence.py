@@ -68,6 +68,7 @@ class Sequence:
         "search",
         "seats",
         "seed",
+        "shares",
         "splicing",
         "start_s",
         "status",
@@ -94,6 +95,8 @@ class Sequence:
         arrival_s: float,
         grammar: GrammarState | None = None,
         search: SearchState | None = None,
+        salt: str,
+        shares: bool,
     ) -> None:
         self.request = request
         """What was asked, which all choices share and nobody changes."""
@@ -120,7 +123,8 @@ class Sequence:
         """What wants to know of its rows, drafters' streams aside."""
         self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
         # What a policy sees of it (`Candidate`), beside its place and its state.
-        self.salt = request.cache_salt
+        self.salt = salt
+        """The key under which its state is kept and found, see `core.state_key`."""
         self.tenant = request.tenant or request.cache_salt
         self.priority = request.priority
         self.orderly = request.orderly
@@ -140,6 +144,8 @@ class Sequence:
         self.computed = 0
         self.computed_once = 0
         """The most cells that it ever had: computing one of them again is booked as waste."""
+        self.shares = shares
+        """Whether others of the same key may go on from its state."""
         self.handle = NOTHING_KEPT
         """What the Reuse keeps for it while it runs."""
         self.fetch: Fetch | None = None
@@ -179,6 +185,8 @@ class Sequence:
             text=text,
             grammar=None if self.grammar is None else self.grammar.fresh(),
             arrival_s=self.arrival_s,
+            salt=self.salt,
+            shares=self.shares,
         )
 
     @property
@@ -230,7 +238,9 @@ class Sequence:
 
     @property
     def exact_cells(self) -> int:
-        """Leading cells whose state is what the model alone would have computed."""
+        """Leading cells whose state is what any sequence of the same key would have computed."""
+        if not self.shares:
+            return 0
         cells = self.computed if self.search is None else min(self.computed, self.prompt_tokens)
         return cells if self.inexact_from is None else min(cells, self.inexact_from)
 

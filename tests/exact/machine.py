@@ -319,7 +319,7 @@ class ExactnessMachine(RuleBasedStateMachine):
         request = build(name, self.asked[name], self.vocabulary)
         tokens = np.array(request.prompt_token_ids, np.int32)
         start = data.draw(st.integers(0, len(tokens)))
-        self.engine.discard(tokens, request.cache_salt, start)
+        self.engine.discard(request, tokens, start)
 
     @invariant()
     def pages_are_sound(self) -> None:

@@ -1,0 +1,122 @@
+"""Which technique applies to a request at a seam: what it asks for, else what the engine's setting
+names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ockham.core.asks import Ask
+from ockham.core.config import EngineConfig
+from ockham.core.registry import SEAMS, Technique, find, make, name_of, read_options
+from ockham.core.sampling_params import SamplingParams
+from ockham.core.state_key import state_key
+from ockham.engine.messages import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A technique that applies to a request. `technique` is the object that the engine made of it,
+    once; `ask` is what the request asks of it, the plain ask where only a setting names it."""
+
+    name: str
+    technique: Any
+    ask: Ask
+    exact: bool
+    described: str
+    """All that decides what it computes: its seam, its name, its options and what is asked."""
+    shares: bool
+    """Whether state that was computed under it follows from the tokens before, and from
+    `described`, alone. Others may then go on from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A technique's object, and the options that it was made with, as text."""
+
+    technique: Technique
+    object: Any
+    options: str
+
+
+class Techniques:
+    """The techniques of an engine at the seams where requests may ask for one.
+
+    A class says `shares = True` if state that was computed under it may be shared by requests
+    that ask the same of it, and may have a method `identity(ask) -> str` that describes what an ask
+    stands for, where its fields do not say that (a file's name does not say what it holds).
+
+    Raises ConfigError for a setting that names no technique, or wrong options.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._made: dict[tuple[str, str], _Made] = {}
+        self._settings: dict[str, str] = {}
+        for name, seam in SEAMS.items():
+            if seam.asked and not seam.several and seam.setting is not None:
+                given = getattr(config, seam.setting)
+                self._settings[name] = name_of(given)
+                self._make(name, given)
+
+    def of(self, request: Request, seam: str) -> Chosen | None:
+        """What applies to a request at a seam; None if nothing does. Raises ConfigError for a
+        technique that does not exist, which `Limits.check` has refused."""
+        asked = request.asked(seam)
+        if asked is not None:
+            return self._chosen(seam, asked.name, asked.ask)
+        name = self._settings.get(seam)
+        return None if name is None else self._chosen(seam, name, Ask())
+
+    def altering(self, request: Request) -> list[Chosen]:
+        """What applies to a request and alters the state that is computed for it."""
+        found = [self.of(request, name) for name, seam in SEAMS.items() if seam.alters_state]
+        return [each for each in found if each is not None and not each.exact]
+
+    def key(self, request: Request) -> str:
+        """The key of a request's state, see `core.state_key`. State that nobody may share has a key
+        that no other request has."""
+        altering = self.altering(request)
+        described = [each.described for each in altering]
+        if not all(each.shares for each in altering):
+            described.append(request.request_id)
+        return state_key(request.cache_salt, described)
+
+    def plain_key(self, salt: str) -> str:
+        """The key of the state of a request that asks for nothing."""
+        return self.key(
+            Request(request_id="", prompt_token_ids=[], params=SamplingParams(), cache_salt=salt)
+        )
+
+    def _chosen(self, seam: str, name: str, ask: Ask) -> Chosen:
+        made = self._made.get((seam, name)) or self._make(seam, name)
+        kind = made.technique.ask
+        if kind is not None and not isinstance(ask, kind):
+            ask = kind()
+        identity = getattr(made.object, "identity", None)
+        said = _text(ask) if identity is None else identity(ask)
+        return Chosen(
+            name,
+            made.object,
+            ask,
+            made.technique.exact,
+            f"{seam}/{name}:{made.options}:{said}",
+            getattr(made.technique.cls, "shares", False),
+        )
+
+    def _make(self, seam: str, given: str, options: Mapping[str, Any] | None = None) -> _Made:
+        technique = find(seam, name_of(given))
+        made = _Made(
+            technique,
+            make(seam, given, options),
+            _text(read_options(technique, given, options)),
+        )
+        self._made[seam, technique.name] = made
+        return made
+
+
+def _text(fields: Any) -> str:
+    """A structure's fields as text, in a fixed order."""
+    return msgspec.json.encode(fields, order="sorted").decode()
