@@ -15,6 +15,23 @@ struct TableView {
     int64_t length = 0;  // of pages
 };
 
+// Where the state of the rows is written in one group of layers, and the cells that they see there.
+// Groups may share arrays.
+struct GroupRowsView {
+    TableView table;
+    const int64_t* slots = nullptr;
+    const int32_t* context = nullptr;
+    const int32_t* extra = nullptr;         // null: no row has extra cells
+    const int32_t* extra_starts = nullptr;  // null with `extra`
+    int64_t extra_count = 0;
+
+    int64_t extras(int64_t row) const {
+        return extra == nullptr ? 0 : extra_starts[row + 1] - extra_starts[row];
+    }
+    // How many keys a row sees where there is no window.
+    int64_t seen(int64_t row) const { return context[row] + extras(row); }
+};
+
 // Rows that want something of one layer.
 struct LayerRows {
     int64_t layer = 0;
@@ -28,29 +45,18 @@ struct StepView {
     const int32_t* ids = nullptr;
     const int32_t* positions = nullptr;
     const int32_t* sequence = nullptr;
-    const int32_t* context = nullptr;
-    std::vector<TableView> tables;
-    std::vector<const int64_t*> slots;
+    std::vector<GroupRowsView> groups;
     int64_t page_tokens = 0;
     const int32_t* wants_logits = nullptr;
     int64_t logits_rows = 0;
     const int32_t* wants_argmax = nullptr;
     int64_t argmax_rows = 0;
     int64_t candidates = 0;
-    const int32_t* extra = nullptr;         // null: no row has extra cells
-    const int32_t* extra_starts = nullptr;  // null with `extra`
-    int64_t extra_count = 0;
     const float* embeddings = nullptr;
     const int32_t* embedding_of = nullptr;  // null: all inputs are token ids
     int64_t embeddings_rows = 0, embeddings_width = 0;
     std::vector<LayerRows> wants_hidden;
     std::vector<LayerRows> wants_scores;
-
-    int64_t extras(int64_t row) const {
-        return extra == nullptr ? 0 : extra_starts[row + 1] - extra_starts[row];
-    }
-    // How many keys a row sees where there is no window.
-    int64_t seen(int64_t row) const { return context[row] + extras(row); }
 };
 
 // Throws std::invalid_argument with a sentence if the step breaks its contract in a way that would make

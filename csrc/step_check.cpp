@@ -13,17 +13,16 @@ namespace {
 
 void check_state(const StepView& step, const Planes& planes) {
     const int64_t groups = static_cast<int64_t>(planes.groups().size());
-    if (static_cast<int64_t>(step.tables.size()) != groups ||
-        static_cast<int64_t>(step.slots.size()) != groups)
-        refuse("the step has " + std::to_string(step.tables.size()) + " page tables and " +
-               std::to_string(step.slots.size()) + " slot lists for " + std::to_string(groups) +
-               " groups of layers.");
+    if (static_cast<int64_t>(step.groups.size()) != groups)
+        refuse("the step has rows of " + std::to_string(step.groups.size()) + " groups, and there are " +
+               std::to_string(groups) + " groups of layers.");
     for (int64_t g = 0; g < groups; ++g) {
         if (planes.groups()[g].page_tokens != step.page_tokens)
             refuse("the step has pages of " + std::to_string(step.page_tokens) +
                    " tokens, the planes of " + std::to_string(planes.groups()[g].page_tokens) +
                    ".");
-        const TableView& table = step.tables[g];
+        const GroupRowsView& rows = step.groups[g];
+        const TableView& table = rows.table;
         if (step.sequences <= 0 && step.rows != 0) refuse("the step has rows and no sequence.");
         for (int64_t s = 0; s < step.sequences; ++s)
             if (table.starts[s] < 0 || table.starts[s] > table.starts[s + 1] ||
@@ -31,9 +30,16 @@ void check_state(const StepView& step, const Planes& planes) {
                 refuse("the page tables of the step do not add up.");
         const int64_t slots = planes.slots(g);
         for (int64_t row = 0; row < step.rows; ++row)
-            if (step.slots[g][row] < 0 || step.slots[g][row] >= slots)
+            if (rows.slots[row] < 0 || rows.slots[row] >= slots)
                 refuse("row " + std::to_string(row) + " is written to slot " +
-                       std::to_string(step.slots[g][row]) + " of " + std::to_string(slots) + ".");
+                       std::to_string(rows.slots[row]) + " of " + std::to_string(slots) + ".");
+        for (int64_t row = 0; row < step.rows; ++row) {
+            if (rows.context[row] < 0) refuse("the context of a row is negative.");
+            if (rows.extra != nullptr &&
+                (rows.extra_starts[row] < 0 || rows.extra_starts[row] > rows.extra_starts[row + 1] ||
+                 rows.extra_starts[row + 1] > rows.extra_count))
+                refuse("the extra cells of the step do not add up.");
+        }
     }
 }
 
@@ -48,11 +54,6 @@ void check_rows(const StepView& step, int64_t vocabulary) {
                    std::to_string(vocabulary) + ".");
         if (step.sequence[row] < 0 || step.sequence[row] >= step.sequences)
             refuse("row " + std::to_string(row) + " belongs to no sequence of the step.");
-        if (step.context[row] < 0) refuse("the context of a row is negative.");
-        if (step.extra != nullptr &&
-            (step.extra_starts[row] < 0 || step.extra_starts[row] > step.extra_starts[row + 1] ||
-             step.extra_starts[row + 1] > step.extra_count))
-            refuse("the extra cells of the step do not add up.");
     }
 }
 

@@ -48,33 +48,12 @@ class StepReader {
         view.ids = array<int32_t>("ids", view.rows);
         view.positions = per_row<int32_t>("positions", view.rows);
         view.sequence = per_row<int32_t>("sequence", view.rows);
-        view.context = per_row<int32_t>("context", view.rows);
         view.page_tokens = nb::cast<int64_t>(step_.attr("page_tokens"));
-        for (nb::handle tables : step_.attr("tables")) {
-            TableView table;
-            int64_t starts = 0;
-            table.pages = vector<int32_t>(tables.attr("pages"), table.length, "pages");
-            table.starts = vector<int32_t>(tables.attr("starts"), starts, "starts");
-            if (!view.tables.empty() && starts - 1 != view.sequences)
-                throw std::invalid_argument("the step's page tables are of other sequences.");
-            view.sequences = starts - 1;
-            view.tables.push_back(table);
-        }
-        for (nb::handle slots : step_.attr("slots")) {
-            int64_t rows = 0;
-            view.slots.push_back(vector<int64_t>(slots, rows, "slots"));
-            check(rows, view.rows, "slots");
-        }
+        for (nb::handle group : step_.attr("groups")) view.groups.push_back(rows_of(group, view));
         view.wants_logits = array<int32_t>("wants_logits", view.logits_rows);
         view.wants_argmax = array<int32_t>("wants_argmax", view.argmax_rows);
         view.candidates = nb::cast<int64_t>(step_.attr("candidates"));
         if (view.candidates < 0) throw std::invalid_argument("candidates are at least 0.");
-        if (!step_.attr("extra").is_none()) {
-            view.extra = array<int32_t>("extra", view.extra_count);
-            int64_t starts = 0;
-            view.extra_starts = array<int32_t>("extra_starts", starts);
-            check(starts - 1, view.rows, "extra_starts, not counting the first,");
-        }
         if (!step_.attr("embeddings").is_none() && !step_.attr("embedding_of").is_none()) {
             const auto embeddings = nb::cast<Table<float>>(step_.attr("embeddings"));
             arrays_.emplace_back(embeddings);
@@ -89,6 +68,27 @@ class StepReader {
     }
 
    private:
+    GroupRowsView rows_of(nb::handle group, StepView& view) {
+        GroupRowsView found;
+        const nb::object tables = group.attr("tables");
+        TableView& table = found.table;
+        int64_t starts = 0, rows = 0;
+        table.pages = vector<int32_t>(tables.attr("pages"), table.length, "pages");
+        table.starts = vector<int32_t>(tables.attr("starts"), starts, "starts");
+        if (!view.groups.empty() && starts - 1 != view.sequences)
+            throw std::invalid_argument("the step's page tables are of other sequences.");
+        view.sequences = starts - 1;
+        found.slots = vector<int64_t>(group.attr("slots"), rows, "slots");
+        check(rows, view.rows, "slots");
+        found.context = vector<int32_t>(group.attr("context"), rows, "context");
+        check(rows, view.rows, "context");
+        const nb::object extra = group.attr("extra");
+        if (extra.is_none()) return found;
+        found.extra = vector<int32_t>(extra, found.extra_count, "extra");
+        found.extra_starts = vector<int32_t>(group.attr("extra_starts"), starts, "extra_starts");
+        check(starts - 1, view.rows, "extra_starts, not counting the first,");
+        return found;
+    }
     static void check(int64_t length, int64_t rows, const char* what) {
         if (length != rows)
             throw std::invalid_argument(std::string("the step's ") + what + " have " +

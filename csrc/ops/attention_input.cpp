@@ -97,7 +97,7 @@ void AttentionInput::run(Run& run) const {
 
     const float* rotation = rotations_of(run, layer);
     const LayerPlane plane = run.planes().layer(layer);
-    const int64_t* slots = run.step.slots[group];
+    const int64_t* slots = run.step.groups[group].slots;
     const auto normalise = [&](const Norm& head_norm, float* first, int64_t count) {
         if (!head_norm) return;
         const int64_t length = norm_whole ? count * head_dim : head_dim;

@@ -29,9 +29,10 @@ struct Cells {
 };
 
 Cells cells_of(const StepView& step, int64_t group, int64_t row) {
-    const TableView& table = step.tables[group];
-    return {table.pages + table.starts[step.sequence[row]], step.page_tokens, step.context[row],
-            step.extra == nullptr ? nullptr : step.extra + step.extra_starts[row]};
+    const GroupRowsView& rows = step.groups[group];
+    return {rows.table.pages + rows.table.starts[step.sequence[row]], step.page_tokens,
+            rows.context[row],
+            rows.extra == nullptr ? nullptr : rows.extra + rows.extra_starts[row]};
 }
 
 // Copies the keys [low, high) of one group to their lanes of a group in scratch, with the elements
@@ -142,9 +143,10 @@ class Task {
             return;
         }
         // The rows of a tree share whole blocks of context; what comes after them is each row's own.
-        int64_t shared = step_.context[rows_.begin];
+        const int32_t* context = step_.groups[plan_.group].context;
+        int64_t shared = context[rows_.begin];
         for (int64_t row = rows_.begin; row < rows_.end; ++row)
-            shared = std::min<int64_t>(shared, step_.context[row]);
+            shared = std::min<int64_t>(shared, context[row]);
         shared = std::clamp(shared / block_keys * block_keys, low, end);
         if (low < shared) {
             find_groups(plane_, head_, cells_of(step_, plan_.group, rows_.begin),
@@ -255,12 +257,13 @@ AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window
     plan.window = window;
     plan.low.resize(step.rows);
     plan.high.resize(step.rows);
-    const TableView& table = step.tables[group];
+    const GroupRowsView& rows = step.groups[group];
+    const TableView& table = rows.table;
     const int64_t most_rows = tile_rows(repeat);
     // Of one sequence, the entries [checked_begin, checked_end) of its table are known to be good.
     int64_t checked_sequence = -1, checked_begin = 0, checked_end = 0;
     for (int64_t row = 0; row < step.rows; ++row) {
-        const int64_t seen = step.seen(row), context = step.context[row];
+        const int64_t seen = rows.seen(row), context = rows.context[row];
         const int64_t low = window > 0 ? std::max<int64_t>(0, seen - window) : 0;
         const int64_t sequence = step.sequence[row];
         const int32_t* entries = table.pages + table.starts[sequence];
@@ -282,12 +285,12 @@ AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window
             }
             for (; checked_end < end; ++checked_end) check(checked_end * step.page_tokens);
         }
-        for (int64_t i = std::max<int64_t>(0, low - context); i < step.extras(row); ++i)
-            check(step.extra[step.extra_starts[row] + i]);
+        for (int64_t i = std::max<int64_t>(0, low - context); i < rows.extras(row); ++i)
+            check(rows.extra[rows.extra_starts[row] + i]);
         plan.low[row] = static_cast<int32_t>(low);
         plan.high[row] = static_cast<int32_t>(seen);
 
-        const bool tree = step.extras(row) > 0;
+        const bool tree = rows.extras(row) > 0;
         if (row > 0 && !plan.tiles.empty()) {
             AttentionPlan::Rows& last = plan.tiles.back();
             const bool ascends =

@@ -157,17 +157,19 @@ struct OwnedStep {
         view.ids = ids.data();
         view.positions = positions.data();
         view.sequence = sequence.data();
-        view.context = context.data();
-        view.tables = {{pages.data(), starts.data(), static_cast<int64_t>(pages.size())}};
-        view.slots = {slots.data()};
+        GroupRowsView group;
+        group.table = {pages.data(), starts.data(), static_cast<int64_t>(pages.size())};
+        group.slots = slots.data();
+        group.context = context.data();
+        if (!extra.empty()) {
+            group.extra = extra.data();
+            group.extra_starts = extra_starts.data();
+            group.extra_count = static_cast<int64_t>(extra.size());
+        }
+        view.groups = {group};
         view.page_tokens = page_tokens;
         view.wants_logits = wanted.data();
         view.logits_rows = static_cast<int64_t>(wanted.size());
-        if (!extra.empty()) {
-            view.extra = extra.data();
-            view.extra_starts = extra_starts.data();
-            view.extra_count = static_cast<int64_t>(extra.size());
-        }
         if (outputs) {
             view.wants_hidden = {{-1, wanted.data(), view.logits_rows},
                                  {1, wanted.data(), view.logits_rows}};

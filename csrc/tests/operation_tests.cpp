@@ -89,9 +89,11 @@ void an_operation_of_its_own() {
     step.rows = step.sequences = 1;
     step.ids = ids.data();
     step.positions = step.sequence = zeros.data();
-    step.context = context.data();
-    step.tables = {{zeros.data(), starts.data(), 1}};
-    step.slots = {slots.data()};
+    GroupRowsView group;
+    group.table = {zeros.data(), starts.data(), 1};
+    group.slots = slots.data();
+    group.context = context.data();
+    step.groups = {group};
     step.page_tokens = 16;
     const std::unique_ptr<Run> run = executor.begin(step);
     executor.run(*run, 0, executor.size());

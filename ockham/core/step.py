@@ -4,9 +4,10 @@ A prefill, a chunk of one, a decode, the verification of a draft chain or tree, 
 prompt: all are rows of a step. Built once per iteration of the engine (`ockham.core.rows`), read by
 every operation.
 
-Words: a *cell* is an index into a sequence's own storage, a *slot* the place in the pool where the
-page table puts that cell, a *position* what the rotary embedding sees. The three differ as soon as
-state is shared, discarded or reused elsewhere.
+Words: a *cell* is an index into what one group of layers holds of one sequence, a *slot* the place
+in the group's pool where the page table puts that cell, a *position* what the rotary embedding
+sees. The three differ as soon as state is shared, discarded or reused elsewhere, and groups may
+hold different cells of the same sequence.
 """
 
 from __future__ import annotations
@@ -41,28 +42,36 @@ class Tables:
 
 
 @dataclass(slots=True)
-class Step:
-    """R rows of S sequences. Rows of one sequence are contiguous and in the order of their cells.
+class GroupRows:
+    """Where one group of layers writes the state of a step's R rows, and what they see there.
 
     Row `r` sees, in this order, the cells `[0, context[r])` of its sequence and then the cells
     `extra[extra_starts[r] : extra_starts[r + 1]]`; its own cell is the last of them. A row of a
     chain has `context = cell + 1` and no extras; a node of a draft tree has the committed length
     as its context and its ancestors and itself as extras, so that its keys stand in the order in
-    which they would have been decoded one by one.
+    which they would have been decoded one by one. Groups that hold the same cells share arrays.
     """
+
+    tables: Tables
+    slots: Longs  # (R,) the slots of `cells`
+    cells: Ints  # (R,) where the row's state is written
+    context: Ints  # (R,)
+    extra: Ints | None = None  # cells, all rows' lists one after another
+    extra_starts: Ints | None = None  # (R + 1,)
+
+
+@dataclass(slots=True)
+class Step:
+    """R rows of S sequences. Rows of one sequence are contiguous and in the order of their
+    tokens."""
 
     ids: Ints  # (R,) token ids; ignored where embedding_of is not -1
     positions: Ints  # (R,)
     sequence: Ints  # (R,) which of the S sequences
-    cells: Ints  # (R,) where the row's state is written
-    context: Ints  # (R,)
-    tables: tuple[Tables, ...]  # one per layer group
-    slots: tuple[Longs, ...]  # (R,) per layer group: the slots of `cells`
+    groups: tuple[GroupRows, ...]  # one per layer group
     page_tokens: int
     wants_logits: Ints  # (L,) row numbers, ascending
     seeds: npt.NDArray[np.uint64]  # (R,) noise key of the row's sequence, 0 where there is none
-    extra: Ints | None = None  # cells, all rows' lists one after another
-    extra_starts: Ints | None = None  # (R + 1,)
     embeddings: Floats | None = None  # (E, hidden) inputs that are not tokens
     embedding_of: Ints | None = None  # (R,) index into embeddings, or -1
     wants_hidden: dict[int, Ints] = field(default_factory=dict)
@@ -82,7 +91,7 @@ class Step:
 
     @property
     def sequences(self) -> int:
-        return len(self.tables[0].starts) - 1
+        return len(self.groups[0].tables.starts) - 1
 
 
 @dataclass(slots=True)

@@ -59,7 +59,7 @@ def build(
     counts = np.array([chunk.rows for chunk in chunks], np.int32)
     starts = np.array([s.computed for s in sequences], np.int32)
     rows = chains(starts, counts)
-    owner, cells, first_rows = rows.owner, rows.cells, rows.first_rows.tolist()
+    owner, cells, first_rows = rows.owner, rows.places, rows.first_rows.tolist()
     ids = np.empty(len(cells), np.int32)
     parts: list[Part] = []
     watches: list[Watch] = []

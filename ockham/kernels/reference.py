@@ -167,7 +167,7 @@ class ReferenceExecutor:
             rotate(k, cos, sin)
         run.q = q
         v = v.reshape(rows, op.kv_heads, op.head_dim)
-        self.planes.store(op.layer, run.step.slots[op.group], k, v)
+        self.planes.store(op.layer, run.step.groups[op.group].slots, k, v)
 
     def _attend(self, run: ReferenceRun, op: Attend) -> None:
         wanted = run.step.wants_scores.get(op.layer)
@@ -249,13 +249,15 @@ def _own(run: Run) -> ReferenceRun:
 
 def _check(step: Step, groups: int) -> None:
     """The cheap part of a step's contract."""
-    if len(step.tables) != groups or len(step.slots) != groups:
+    if len(step.groups) != groups:
         raise ValueError(
-            f"the step has {len(step.tables)} page tables and {len(step.slots)} slot lists for "
-            f"{groups} groups of layers."
+            f"the step has rows of {len(step.groups)} groups, and there are {groups} groups of "
+            "layers."
         )
     rows = step.rows
-    per_row: list[Sized] = [step.positions, step.sequence, step.cells, step.context, *step.slots]
+    per_row: list[Sized] = [step.positions, step.sequence]
+    for group in step.groups:
+        per_row += [group.slots, group.cells, group.context]
     if any(len(values) != rows for values in per_row):
         raise ValueError(f"a field of the step does not have one entry for each of {rows} rows.")
     for what, wanted in (

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Floats, Ints, Longs
-from ockham.core.step import Step
+from ockham.core.step import GroupRows, Step
 from ockham.kernels.ops import Attend
 from ockham.kernels.reference_math import softcap
 from ockham.kernels.reference_planes import Stored, widen
@@ -55,37 +55,50 @@ class View:
 
 def views(step: Step, group: int, window: int | None) -> list[View]:
     """The views of all sequences of a step that have rows, for layers with this window."""
-    tables = step.tables[group]
-    low, extra_skip = _window_starts(step, window)
+    rows = step.groups[group]
+    tables = rows.tables
+    low, extra_skip = _window_starts(rows, window)
     bounds = np.flatnonzero(np.diff(step.sequence, prepend=-1, append=-1))
     return [
         _view(
-            step, tables.pages[tables.starts[step.sequence[start]] :], start, stop, low, extra_skip
+            rows,
+            step.page_tokens,
+            tables.pages[tables.starts[step.sequence[start]] :],
+            start,
+            stop,
+            low,
+            extra_skip,
         )
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
     ]
 
 
-def _window_starts(step: Step, window: int | None) -> tuple[Ints, Ints | None]:
+def _window_starts(rows: GroupRows, window: int | None) -> tuple[Ints, Ints | None]:
     """Per row, how many of its context cells and of its extra cells lie before the window."""
     if window is None:
-        return np.zeros_like(step.context), None
-    seen = step.context
-    if step.extra_starts is not None:
-        seen = seen + np.diff(step.extra_starts)
+        return np.zeros_like(rows.context), None
+    seen = rows.context
+    if rows.extra_starts is not None:
+        seen = seen + np.diff(rows.extra_starts)
     unseen = np.maximum(seen - window, 0).astype(np.int32)
-    low = np.minimum(unseen, step.context)
+    low = np.minimum(unseen, rows.context)
     return low, unseen - low
 
 
 def _view(
-    step: Step, table: Ints, start: int, stop: int, low: Ints, extra_skip: Ints | None
+    rows: GroupRows,
+    page_tokens: int,
+    table: Ints,
+    start: int,
+    stop: int,
+    low: Ints,
+    extra_skip: Ints | None,
 ) -> View:
-    low, high = low[start:stop], step.context[start:stop]
+    low, high = low[start:stop], rows.context[start:stop]
     first, last = int(low.min()), int(high.max())
-    first_page, page_count = first // step.page_tokens, -(-last // step.page_tokens)
+    first_page, page_count = first // page_tokens, -(-last // page_tokens)
     pages = table[first_page:page_count].astype(np.int64)
-    extra_slots, extra = _extras(step, table, start, stop, extra_skip)
+    extra_slots, extra = _extras(rows, page_tokens, table, start, stop, extra_skip)
     return View(
         start,
         stop,
@@ -94,7 +107,7 @@ def _view(
         first,
         last,
         pages=_as_slice(pages),
-        skip=first - first_page * step.page_tokens,
+        skip=first - first_page * page_tokens,
         extra_slots=extra_slots,
         extra=extra,
     )
@@ -108,22 +121,27 @@ def _as_slice(pages: Longs) -> slice | Longs:
 
 
 def _extras(
-    step: Step, table: Ints, start: int, stop: int, extra_skip: Ints | None
+    rows: GroupRows,
+    page_tokens: int,
+    table: Ints,
+    start: int,
+    stop: int,
+    extra_skip: Ints | None,
 ) -> tuple[Longs | None, list[Longs] | None]:
     """The slots of a sequence's extra cells, and for each row the columns that it sees in order."""
-    if step.extra is None or step.extra_starts is None:
+    if rows.extra is None or rows.extra_starts is None:
         return None, None
-    bounds = step.extra_starts[start : stop + 1].tolist()
+    bounds = rows.extra_starts[start : stop + 1].tolist()
     if bounds[0] == bounds[-1]:
         return None, None
     skips = [0] * (stop - start) if extra_skip is None else extra_skip[start:stop].tolist()
     lists = [
-        step.extra[low + skip : high]
+        rows.extra[low + skip : high]
         for low, high, skip in zip(bounds[:-1], bounds[1:], skips, strict=True)
     ]
     cells = np.unique(np.concatenate(lists))
-    pages = table[cells // step.page_tokens].astype(np.int64)
-    slots = pages * step.page_tokens + cells % step.page_tokens
+    pages = table[cells // page_tokens].astype(np.int64)
+    slots = pages * page_tokens + cells % page_tokens
     return slots, [np.searchsorted(cells, one) for one in lists]
 
 

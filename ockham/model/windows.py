@@ -87,7 +87,7 @@ def window_step(ids: Ints, groups: int, logits: bool = True) -> Step:
     rows = chains(np.zeros(count, np.int32), np.full(count, length, np.int32))
     return build_step(
         np.ascontiguousarray(ids.reshape(-1), np.int32),
-        rows.cells,
+        rows.places,
         rows.owner,
         (table,) * groups,
         PAGE_TOKENS,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ockham.core.step import Step, StepOutput, Tables
+from ockham.core.step import GroupRows, Step, StepOutput, Tables
 from ockham.model.loading import LoadedModel
 
 
@@ -94,16 +94,21 @@ class Stepper:
             ids=np.array(ids, np.int32),
             positions=np.array(positions, np.int32),
             sequence=of,
-            cells=at,
-            context=np.array(context, np.int32),
-            tables=tables,
-            slots=tuple(table.slots(of, at, page_tokens) for table in tables),
+            groups=tuple(
+                GroupRows(
+                    table,
+                    table.slots(of, at, page_tokens),
+                    at,
+                    np.array(context, np.int32),
+                    np.array(extra, np.int32) if extra else None,
+                    np.array(extra_starts, np.int32) if extra else None,
+                )
+                for table in tables
+            ),
             page_tokens=page_tokens,
             wants_logits=np.array(wants.pop("wants_logits", range(rows)), np.int32),
             wants_argmax=np.array(wants.pop("wants_argmax", []), np.int32),
             seeds=np.zeros(rows, np.uint64),
-            extra=np.array(extra, np.int32) if extra else None,
-            extra_starts=np.array(extra_starts, np.int32) if extra else None,
             embeddings=np.array(embeddings, np.float32) if embeddings else None,
             embedding_of=np.array(embedding_of, np.int32) if embeddings else None,
             **wants,

@@ -187,16 +187,20 @@ def _set(field: str, index: int, value: int) -> Any:
     return change
 
 
+def _context(step: Any) -> None:
+    step.groups[0].context[5] = 1000
+
+
 def _slot(step: Any) -> None:
-    step.slots[0][0] = 64 * 16
+    step.groups[0].slots[0] = 64 * 16
 
 
 def _page(step: Any) -> None:
-    step.tables[0].pages[0] = 64
+    step.groups[0].tables.pages[0] = 64
 
 
 def _let_go(step: Any) -> None:
-    step.tables[0].pages[1] = -1
+    step.groups[0].tables.pages[1] = -1
 
 
 def _short(step: Any) -> None:
@@ -209,7 +213,7 @@ def _short(step: Any) -> None:
         (_set("ids", 3, VOCABULARY), "token id 101"),
         (_set("ids", 3, -1), "token id -1"),
         (_set("sequence", 22, 2), "belongs to no sequence"),
-        (_set("context", 5, 1000), "has no page"),
+        (_context, "has no page"),
         (_set("wants_logits", 4, 23), "logits are wanted of row 23"),
         (_slot, "slot 1024"),
         (_page, "has no page"),

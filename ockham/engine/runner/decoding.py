@@ -7,10 +7,12 @@ moves on by one cell. What a `Decoding` cannot do is left to the plain path (`oc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ockham.cache.state import State, View
-from ockham.core.step import Tables
+from ockham.core.step import Ints, Longs, Tables
 from ockham.engine.batch import build
 from ockham.engine.plan import Chunk
 from ockham.engine.sequence import Sequence
@@ -43,7 +45,14 @@ class Decoding:
         self._asked = _of_each(sequences, observers)
         self.draws = [p.sequence.draw(p.logits[0]) for p in self.parts if p.argmax is None]
         self._entries = max(view.pages for view in self._views) + SPARE_PAGES
-        self.step.tables = self._roomy_tables()
+        self._roomy_tables()
+        groups = self.step.groups
+        self._cells = _distinct(group.cells for group in groups)
+        contexts = _distinct(group.context for group in groups)
+        slots = [group.slots for group in groups]
+        self._moving: list[Ints | Longs] = [self.step.positions, *self._cells, *contexts, *slots]
+        """What moves on by one. The slots of the first cell of a page are put right by
+        `reserve`."""
         self._until_page = self._next_page()
 
     @classmethod
@@ -71,11 +80,13 @@ class Decoding:
             if view.shared_tail or view.let_go != self._let_go[row]
         ]
         if self._until_page == 0:
-            cells, tokens = self.step.cells.tolist(), self._state.page_tokens
-            changed += [row for row, cell in enumerate(cells) if cell % tokens == 0]
+            begins = np.zeros(len(self._views), np.bool_)
+            for cells in self._cells:
+                begins |= cells % self._state.page_tokens == 0
+            changed += np.flatnonzero(begins).tolist()
         for row in changed:
             view = self._views[row]
-            if not self._state.reserve(view, int(self.step.cells[row]) + 1):
+            if not self._state.reserve(view, self.sequences[row].computed + 1):
                 return False
             if view.pages > self._entries:
                 return False
@@ -97,11 +108,8 @@ class Decoding:
         """The step has run: the next one's rows are `tokens`, one cell further on."""
         step = self.step
         step.ids[:] = tokens
-        step.positions += 1
-        step.cells += 1
-        step.context += 1
-        for slots in step.slots:
-            slots += 1  # the first of a page is put right by `reserve`
+        for array in self._moving:
+            array += 1
         for draw in self.draws:
             draw.position += 1
         self.unbilled += 1
@@ -114,34 +122,34 @@ class Decoding:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _roomy_tables(self) -> tuple[Tables, ...]:
-        """The views' page tables with spare entries of -1 after each."""
+    def _roomy_tables(self) -> None:
+        """Give the step the views' page tables with spare entries of -1 after each."""
         starts = np.arange(len(self._views) + 1, dtype=np.int32) * np.int32(self._entries)
-        tables = []
-        for group in range(len(self._state.groups)):
+        for number, group in enumerate(self.step.groups):
             pages = np.full((len(self._views), self._entries), -1, np.int32)
             for row, view in enumerate(self._views):
-                pages[row, : view.pages] = view.tables[group][: view.pages]
-            tables.append(Tables(pages.ravel(), starts))
-        return tuple(tables)
+                pages[row, : view.pages] = view.tables[number][: view.pages]
+            group.tables = Tables(pages.ravel(), starts)
 
     def _copy_table(self, row: int, view: View) -> None:
-        """Put a row's page table, and the slot that its next cell has there, into the step."""
-        page, offset = divmod(int(self.step.cells[row]), self._state.page_tokens)
-        start = row * self._entries
-        for table, slots, entries in zip(
-            self.step.tables, self.step.slots, view.tables, strict=True
-        ):
-            table.pages[start : start + view.pages] = entries[: view.pages]
-            slots[row] = int(entries[page]) * self._state.page_tokens + offset
+        """Put a row's page tables, and the slots that its next cells have there, into the step."""
+        start, tokens = row * self._entries, self._state.page_tokens
+        for group, entries in zip(self.step.groups, view.tables, strict=True):
+            page, offset = divmod(int(group.cells[row]), tokens)
+            group.tables.pages[start : start + view.pages] = entries[: view.pages]
+            group.slots[row] = int(entries[page]) * tokens + offset
         self._let_go[row] = list(view.let_go)
 
     def _next_page(self) -> int:
         """Steps until the first of the sequences comes to another page, which it may have already:
         a draft that was not accepted leaves pages behind."""
         tokens = self._state.page_tokens
-        cells: list[int] = self.step.cells.tolist()
-        return min(tokens - cell % tokens for cell in cells)
+        return min(int((tokens - cells % tokens).min()) for cells in self._cells)
+
+
+def _distinct(arrays: Iterable[Ints]) -> list[Ints]:
+    """Each array once: groups of layers may share them."""
+    return list({id(array): array for array in arrays}.values())
 
 
 def _of_each(sequences: list[Sequence], observers: Observers) -> list[object] | None:

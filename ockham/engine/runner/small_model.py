@@ -87,7 +87,7 @@ class SmallModel:
             step.wants_hidden = {self._last_layer: step.wants_logits}
         run = self.executor.begin(step)
         states: Floats | None = None
-        if self.layer_parallel > 1 and step.extra is not None:
+        if self.layer_parallel > 1 and step.groups[0].extra is not None:
             states = run_in_groups(self.executor, run, self._groups(), self._operations)
         else:
             self.executor.run(run, 0, self._operations)
@@ -123,7 +123,7 @@ class SmallModel:
             branches += _branches(chunk, first)
         return build_step(
             np.array([token for chunk in chunks for token in chunk.tokens], np.int32),
-            rows.cells,
+            rows.places,
             rows.owner,
             self.state.tables(views),
             self.state.page_tokens,

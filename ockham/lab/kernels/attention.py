@@ -106,7 +106,7 @@ class _Timing:
         _, kv_heads, head_dim, _, _, window = shape
         self._layers = layers
         self._step = step_over(sequences, rows, keys)
-        pages = len(self._step.tables[0].pages)
+        pages = len(self._step.groups[0].tables.pages)
         layout = GroupLayout(
             tuple(range(layers)), kv_heads, head_dim, state_dtype, window, pages, PAGE_TOKENS
         )

@@ -34,4 +34,4 @@ def step_over(sequences: int, rows: int, keys: int) -> Step:
     table = Tables(order, np.arange(sequences + 1, dtype=np.int32) * pages)
     last = chains(np.full(sequences, keys - rows, np.int32), np.full(sequences, rows, np.int32))
     ids = np.zeros(sequences * rows, np.int32)
-    return build_step(ids, last.cells, last.owner, (table,), PAGE_TOKENS)
+    return build_step(ids, last.places, last.owner, (table,), PAGE_TOKENS)
