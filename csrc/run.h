@@ -52,6 +52,13 @@ struct Floats {
     int64_t rows = 0, columns = 0;
 };
 
+// The attention probabilities of some rows in one layer: of each row `sums` lists, one after the
+// other, with a value for each key that the row sees.
+struct LayerScores {
+    int64_t layer = 0, sums = 0;
+    std::vector<std::vector<float>> rows;
+};
+
 struct Run {
     ThreadPool& pool;
     const Isa isa;
@@ -69,7 +76,8 @@ struct Run {
     std::vector<Peak> argmax;  // in the order of Step.wants_argmax
     std::vector<int32_t> candidates;  // (head rows, Step.candidates)
     std::vector<std::pair<int64_t, Floats>> hidden_states;
-    std::vector<std::pair<int64_t, std::vector<std::vector<float>>>> scores;
+    std::vector<LayerScores> scores;      // for each key-value head
+    std::vector<LayerScores> score_sums;  // over all heads
 
     Run(ThreadPool& pool, Isa isa, const Program& program, StepView step)
         : pool(pool),

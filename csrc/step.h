@@ -57,6 +57,7 @@ struct StepView {
     int64_t embeddings_rows = 0, embeddings_width = 0;
     std::vector<LayerRows> wants_hidden;
     std::vector<LayerRows> wants_scores;
+    std::vector<LayerRows> wants_score_sums;
 };
 
 // Throws std::invalid_argument with a sentence if the step breaks its contract in a way that would make

@@ -75,8 +75,9 @@ void check_step(const StepView& step, const Planes& planes, int64_t hidden, int6
     check_wanted(step.wants_argmax, step.argmax_rows, step.rows, "an argmax is wanted");
     for (const LayerRows& wanted : step.wants_hidden)
         check_wanted(wanted.rows, wanted.count, step.rows, "hidden states are wanted");
-    for (const LayerRows& wanted : step.wants_scores)
-        check_wanted(wanted.rows, wanted.count, step.rows, "scores are wanted");
+    for (const auto* scores : {&step.wants_scores, &step.wants_score_sums})
+        for (const LayerRows& wanted : *scores)
+            check_wanted(wanted.rows, wanted.count, step.rows, "scores are wanted");
 }
 
 }  // namespace ockham

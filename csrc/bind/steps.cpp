@@ -64,6 +64,7 @@ class StepReader {
         }
         view.wants_hidden = rows_by_layer("wants_hidden");
         view.wants_scores = rows_by_layer("wants_scores");
+        view.wants_score_sums = rows_by_layer("wants_score_sums");
         return view;
     }
 
@@ -171,20 +172,28 @@ void reposition(BoundExecutor& self, int64_t group, Vector<int64_t> source, Vect
                               static_cast<int64_t>(source.size()));
 }
 
+// Layer -> of each row (sums, keys), or (keys,) of the sums over all heads.
+nb::dict scores_of(const std::vector<LayerScores>& found, bool summed) {
+    nb::dict scores;
+    for (const LayerScores& layer : found) {
+        nb::list arrays;
+        for (const std::vector<float>& row : layer.rows) {
+            const auto values = static_cast<int64_t>(row.size());
+            Floats one{std::make_unique<Buffer>(), layer.sums, values / layer.sums};
+            std::copy(row.begin(), row.end(), one.memory->take<float>(values));
+            nb::object array = array_of(std::move(one));
+            arrays.append(summed ? array.attr("ravel")() : array);
+        }
+        scores[nb::int_(layer.layer)] = arrays;
+    }
+    return scores;
+}
+
 nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     Run& run = *bound.run;
-    nb::dict hidden, scores;
+    nb::dict hidden;
     for (auto& [layer, floats] : run.hidden_states)
         hidden[nb::int_(layer)] = array_of(std::move(floats));
-    for (auto& [layer, rows] : run.scores) {
-        nb::list arrays;
-        for (std::vector<float>& row : rows) {
-            Floats one{std::make_unique<Buffer>(), 1, static_cast<int64_t>(row.size())};
-            std::copy(row.begin(), row.end(), one.memory->take<float>(one.columns));
-            arrays.append(array_of(std::move(one)).attr("ravel")());
-        }
-        scores[nb::int_(layer)] = arrays;
-    }
     if (!run.logits.memory) run.logits.columns = self.executor->vocabulary();
     const auto count = static_cast<int64_t>(run.argmax.size());
     Floats largest{std::make_unique<Buffer>(), 1, count};
@@ -200,8 +209,9 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     const size_t wanted = tokens->empty() ? 0 : tokens->size() / head_rows;
     const nb::ndarray<nb::numpy, int32_t, nb::ndim<2>> candidates(tokens->data(), {head_rows, wanted},
                                                                    owner);
-    return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores, argmax,
-                          array_of(std::move(largest)).attr("ravel")(), candidates);
+    return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores_of(run.scores, false),
+                          argmax, array_of(std::move(largest)).attr("ravel")(), candidates,
+                          scores_of(run.score_sums, true));
 }
 
 }  // namespace

@@ -29,6 +29,12 @@ const AttentionPlan& plan_of(Run& run, const Attend& op) {
     return run.plans.back();
 }
 
+const LayerRows* of_layer(const std::vector<LayerRows>& wanted, int64_t layer) {
+    for (const LayerRows& rows : wanted)
+        if (rows.layer == layer) return &rows;
+    return nullptr;
+}
+
 }  // namespace
 
 Attend::Attend(const Fields& fields)
@@ -60,21 +66,27 @@ void Attend::run(Run& run) const {
     Activations& own = *run.activations;
     const float* q = own.qkv.get<float>();
     float* a = own.a.take<float>(rows * shape.heads * shape.head_dim);
-    const LayerRows* wanted = nullptr;
-    for (const LayerRows& rows_of_layer : run.step.wants_scores)
-        if (rows_of_layer.layer == layer) wanted = &rows_of_layer;
-    float* totals =
-        wanted == nullptr ? nullptr : own.totals.take<float>(rows * shape.heads * 2);
+    const LayerRows* by_head = of_layer(run.step.wants_scores, layer);
+    const LayerRows* summed = of_layer(run.step.wants_score_sums, layer);
+    const bool scored = by_head != nullptr || summed != nullptr;
+    float* totals = scored ? own.totals.take<float>(rows * shape.heads * 2) : nullptr;
     attend(run.pool, run.isa, run.step, plan, shape, plane, q, q_stride, a, totals, own.attention);
-    if (wanted == nullptr) return;
-    std::vector<std::vector<float>> scores(static_cast<size_t>(wanted->count));
-    for (int64_t i = 0; i < wanted->count; ++i)
-        scores[i].resize(plan.high[wanted->rows[i]] - plan.low[wanted->rows[i]]);
-    run.pool.parallel(wanted->count, [&](int64_t i, int thread) {
-        score_row(run.isa, run.step, plan, shape, plane, q, q_stride, totals, wanted->rows[i],
-                  scores[i].data(), own.attention.threads[thread]);
-    });
-    run.scores.emplace_back(layer, std::move(scores));
+    const auto score = [&](const LayerRows* wanted, bool sum, std::vector<LayerScores>& found) {
+        if (wanted == nullptr) return;
+        const int64_t sums = sum ? 1 : shape.kv_heads;
+        LayerScores scores{layer, sums, std::vector<std::vector<float>>(wanted->count)};
+        for (int64_t i = 0; i < wanted->count; ++i) {
+            const int64_t row = wanted->rows[i];
+            scores.rows[i].resize(sums * (plan.high[row] - plan.low[row]));
+        }
+        run.pool.parallel(wanted->count, [&](int64_t i, int thread) {
+            score_row(run.isa, run.step, plan, shape, plane, q, q_stride, totals, wanted->rows[i],
+                      sum, scores.rows[i].data(), own.attention.threads[thread]);
+        });
+        found.push_back(std::move(scores));
+    };
+    score(by_head, false, run.scores);
+    score(summed, true, run.score_sums);
 }
 
 }  // namespace ockham::ops

@@ -415,14 +415,16 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
 
 void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                const AttentionShape& shape, const LayerPlane& plane, const float* q,
-               int64_t q_stride, const float* totals, int64_t row, float* sums,
+               int64_t q_stride, const float* totals, int64_t row, bool summed, float* scores,
                AttentionScratch& scratch) {
     const AttentionKernels& kernels = attention_kernels(isa);
     const int64_t low = plan.low[row], high = plan.high[row];
     const int64_t repeat = shape.heads / shape.kv_heads;
-    std::vector<float> blocks(static_cast<size_t>(
-        ((high + block_keys - 1) / block_keys - low / block_keys) * block_keys));
+    const int64_t keys = ((high + block_keys - 1) / block_keys - low / block_keys) * block_keys;
+    const int64_t sums = summed ? 1 : shape.kv_heads;
+    std::vector<float> blocks(static_cast<size_t>(sums * keys));
     for (int64_t head = 0; head < shape.kv_heads; ++head) {
+        float* of_head = blocks.data() + (summed ? 0 : head * keys);
         Task task(isa, step, plan, shape, plane, {row, row + 1, true}, head, scratch);
         task.pack(q, q_stride);
         for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
@@ -445,11 +447,13 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                 one.total = &total;
                 for (int64_t b = part_low / block_keys; b * block_keys < part_high; ++b)
                     kernels.probabilities(one, b,
-                                          blocks.data() + (b - low / block_keys) * block_keys);
+                                          of_head + (b - low / block_keys) * block_keys);
             }
         }
     }
-    std::copy_n(blocks.data() + low % block_keys, high - low, sums);
+    for (int64_t sum = 0; sum < sums; ++sum)
+        std::copy_n(blocks.data() + sum * keys + low % block_keys, high - low,
+                    scores + sum * (high - low));
 }
 
 }  // namespace ockham

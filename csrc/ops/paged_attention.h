@@ -59,11 +59,12 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
             const AttentionShape& shape, const LayerPlane& plane, const float* q, int64_t q_stride,
             float* a, float* totals, AttentionBuffers& buffers);
 
-// The attention probabilities of one row, summed over query heads in order: high - low floats, for
-// the keys that it sees in order. `totals` as attend() left it.
+// The attention probabilities of one row, for the keys that it sees in order, summed over query heads
+// in order: over those of each key-value head ([kv_heads][high - low]), or with `summed` over all
+// ([high - low]). `totals` as attend() left it.
 void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                const AttentionShape& shape, const LayerPlane& plane, const float* q,
-               int64_t q_stride, const float* totals, int64_t row, float* sums,
+               int64_t q_stride, const float* totals, int64_t row, bool summed, float* scores,
                AttentionScratch& scratch);
 
 }  // namespace ockham

@@ -174,6 +174,7 @@ struct OwnedStep {
             view.wants_hidden = {{-1, wanted.data(), view.logits_rows},
                                  {1, wanted.data(), view.logits_rows}};
             view.wants_scores = {{0, wanted.data(), view.logits_rows}};
+            view.wants_score_sums = {{0, wanted.data(), view.logits_rows}};
         }
         return view;
     }
@@ -232,11 +233,12 @@ std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
         const float* from = run->logits.memory->get<float>();
         result.insert(result.end(), from, from + (end - begin) * vocabulary);
         check(run->hidden_states.size() == 2, "hidden states of two places are given");
-        const std::vector<float>& scores = run->scores[0].second.back();
-        float total = 0.0f;
-        for (const float score : scores) total += score;
-        check(std::fabs(total - static_cast<float>(s.heads)) < 1e-3f,
-              "a row's scores add up to its heads");
+        for (const LayerScores* scores : {run->scores.data(), run->score_sums.data()}) {
+            float total = 0.0f;
+            for (const float score : scores->rows.back()) total += score;
+            check(std::fabs(total - static_cast<float>(s.heads)) < 1e-3f,
+                  "a row's scores add up to its heads");
+        }
         const std::vector<int64_t> likeliest = argmax(executor, step, s.page_tokens);
         for (int64_t row = 0; row < end - begin; ++row) {
             const float* of_row = from + row * vocabulary;

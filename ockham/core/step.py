@@ -83,7 +83,9 @@ class Step:
     candidates: int = 0
     """How many of the likeliest tokens are wanted of each row that wants logits or an argmax."""
     wants_scores: dict[int, Ints] = field(default_factory=dict)
-    """Layer -> rows whose attention probabilities are wanted, summed over query heads."""
+    """Layer -> rows whose attention probabilities are wanted, for each key-value head."""
+    wants_score_sums: dict[int, Ints] = field(default_factory=dict)
+    """Layer -> rows whose attention probabilities are wanted, summed over all query heads."""
 
     @property
     def rows(self) -> int:
@@ -98,7 +100,9 @@ class Step:
 class StepOutput:
     """What a step wanted.
 
-    `scores[layer][i]` has one value for each key that the i-th wanting row sees, in order.
+    `scores[layer][i]` (kv_heads, keys) has, for each key-value head, one value for each key that
+    the i-th wanting row sees, in order: the sum over the query heads that read the head.
+    `score_sums[layer][i]` (keys,) is the sum over all query heads, one after the other.
     """
 
     logits: Floats  # (L, vocabulary), in the order of Step.wants_logits
@@ -112,3 +116,4 @@ class StepOutput:
     """(L + A, candidates) the likeliest tokens of each row of Step.wants_logits, then of
     Step.wants_argmax, the likeliest first, the lowest first on a tie; -1 where there are no
     more."""
+    score_sums: dict[int, list[Floats]] = field(default_factory=dict)

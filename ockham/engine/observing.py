@@ -25,8 +25,8 @@ NO_CANDIDATES: Ints = np.empty((0, 0), np.int32)
 @dataclass(slots=True)
 class Watch:
     """What one observer wants of its own rows, the first of which is row `first` of the step.
-    `rows` are those of which hidden states and scores are wanted; `hidden` and `scores` say, by
-    layer, where those stand in the step's output."""
+    `rows` are those of which hidden states and scores are wanted; `hidden`, `scores` and
+    `score_sums` say, by layer, where those stand in the step's output."""
 
     observer: Observer
     own: OwnRows
@@ -36,6 +36,7 @@ class Watch:
     rows: Ints
     hidden: dict[int, Ints] = field(default_factory=dict)
     scores: dict[int, Ints] = field(default_factory=dict)
+    score_sums: dict[int, Ints] = field(default_factory=dict)
 
 
 class Asked:
@@ -72,7 +73,7 @@ class Asked:
 def _wants_of(own: OwnRows, wants: Wants) -> bool:
     """Whether anything is wanted of these rows."""
     rows = own.choosing if wants.rows is None else len(wants.rows)
-    if (wants.hidden or wants.scores) and rows:
+    if (wants.hidden or wants.scores or wants.score_sums) and rows:
         return True
     return own.choosing > 0 and (wants.candidates > 0 or wants.logits)
 
@@ -80,21 +81,24 @@ def _wants_of(own: OwnRows, wants: Wants) -> bool:
 def want(step: Step, watches: list[Watch]) -> None:
     """Want of a step what the observers want."""
     step.candidates = max([each.wants.candidates for each in watches], default=0)
-    hidden: defaultdict[int, list[Watch]] = defaultdict(list)
-    scored: defaultdict[int, list[Watch]] = defaultdict(list)
-    for each in watches:
-        for layer in each.wants.hidden:
-            hidden[layer].append(each)
-        for layer in each.wants.scores:
-            scored[layer].append(each)
-    for layer, wanting in hidden.items():
-        step.wants_hidden[layer] = rows = _rows_of(wanting)
-        for each in wanting:
-            each.hidden[layer] = np.searchsorted(rows, each.first + each.rows).astype(np.int32)
-    for layer, wanting in scored.items():
-        step.wants_scores[layer] = rows = _rows_of(wanting)
-        for each in wanting:
-            each.scores[layer] = np.searchsorted(rows, each.first + each.rows).astype(np.int32)
+    _want_rows(step.wants_hidden, [(w, w.wants.hidden, w.hidden) for w in watches])
+    _want_rows(step.wants_scores, [(w, w.wants.scores, w.scores) for w in watches])
+    _want_rows(step.wants_score_sums, [(w, w.wants.score_sums, w.score_sums) for w in watches])
+
+
+def _want_rows(
+    wanted: dict[int, Ints], asked: Iterable[tuple[Watch, Many[int], dict[int, Ints]]]
+) -> None:
+    """Want, of the layers that each observer names, the rows that it wants. Where they stand among
+    the layer's wanted rows is put into its places."""
+    by_layer: defaultdict[int, list[tuple[Watch, dict[int, Ints]]]] = defaultdict(list)
+    for watch, layers, places in asked:
+        for layer in layers:
+            by_layer[layer].append((watch, places))
+    for layer, wanting in by_layer.items():
+        wanted[layer] = rows = _rows_of([watch for watch, _ in wanting])
+        for watch, places in wanting:
+            places[layer] = np.searchsorted(rows, watch.first + watch.rows).astype(np.int32)
 
 
 def deal(watches: list[Watch], step: Step, output: StepOutput) -> None:
@@ -115,7 +119,8 @@ def deal_newest(
             at = reached.get(sequence, ROOT)
             marks = [] if draft is None else draft.marks_after(at)
             wants = each.wants
-            if wants.hidden or wants.scores or wants.logits or (wants.candidates and marks):
+            of_rows = wants.hidden or wants.scores or wants.score_sums or wants.logits
+            if of_rows or (wants.candidates and marks):
                 each.observer.saw(each.own, _seen_newest(each, step, output, at, marks))
 
 
@@ -133,10 +138,8 @@ def _seen(watch: Watch, step: Step, output: StepOutput) -> Seen:
         _candidates(watch, step, output),
         _logits(watch, output),
         {layer: output.hidden[layer][places] for layer, places in watch.hidden.items()},
-        {
-            layer: [output.scores[layer][place] for place in places.tolist()]
-            for layer, places in watch.scores.items()
-        },
+        _scores(watch.scores, output.scores),
+        _scores(watch.score_sums, output.score_sums),
     )
 
 
@@ -150,8 +153,20 @@ def _seen_newest(watch: Watch, step: Step, output: StepOutput, at: int, marks: M
         candidates[[1 + mark for mark in marks]] if watch.wants.candidates else candidates,
         _logits(watch, output)[own : own + 1],
         {layer: output.hidden[layer][[places[own]]] for layer, places in watch.hidden.items()},
-        {layer: [output.scores[layer][places[own]]] for layer, places in watch.scores.items()},
+        _scores(watch.scores, output.scores, own),
+        _scores(watch.score_sums, output.score_sums, own),
     )
+
+
+def _scores(
+    places: dict[int, Ints], found: dict[int, list[Floats]], own: int | None = None
+) -> dict[int, list[Floats]]:
+    """Layer -> the scores of an observer's rows, or of its row `own` alone."""
+    chosen = slice(None) if own is None else slice(own, own + 1)
+    return {
+        layer: [found[layer][place] for place in of_layer[chosen].tolist()]
+        for layer, of_layer in places.items()
+    }
 
 
 def _candidates(watch: Watch, step: Step, output: StepOutput) -> Ints:

@@ -56,6 +56,7 @@ class ReferenceRun:
     candidates: Ints = field(default_factory=lambda: np.empty((0, 0), np.int32))
     hidden: dict[int, Floats] = field(default_factory=dict)
     scores: dict[int, list[Floats]] = field(default_factory=dict)
+    score_sums: dict[int, list[Floats]] = field(default_factory=dict)
     views: dict[tuple[int, int | None], list[View]] = field(default_factory=dict)
     rotations: dict[int, tuple[Floats, Floats]] = field(default_factory=dict)
 
@@ -117,7 +118,13 @@ class ReferenceExecutor:
         run = _own(run)
         sampling.check_finite(run.largest)
         return StepOutput(
-            run.logits, run.hidden, run.scores, run.argmax, run.largest, run.candidates
+            run.logits,
+            run.hidden,
+            run.scores,
+            run.argmax,
+            run.largest,
+            run.candidates,
+            run.score_sums,
         )
 
     def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
@@ -170,11 +177,15 @@ class ReferenceExecutor:
         self.planes.store(op.layer, run.step.groups[op.group].slots, k, v)
 
     def _attend(self, run: ReferenceRun, op: Attend) -> None:
-        wanted = run.step.wants_scores.get(op.layer)
+        step, layer = run.step, op.layer
+        by_head, summed = step.wants_scores.get(layer), step.wants_score_sums.get(layer)
+        wanted = {row for rows in (by_head, summed) if rows is not None for row in rows.tolist()}
         sequences = run.views_of(op.group, op.window)
-        run.a, scores = attend(op, self.planes.layer(op.layer), run.q, sequences, wanted)
-        if wanted is not None:
-            run.scores[op.layer] = scores
+        run.a, scores = attend(op, self.planes.layer(layer), run.q, sequences, wanted)
+        if by_head is not None:
+            run.scores[layer] = [scores[row].sum(axis=1) for row in by_head.tolist()]
+        if summed is not None:
+            run.score_sums[layer] = [scores[row].sum(axis=(0, 1)) for row in summed.tolist()]
 
     def _attention_output(self, run: ReferenceRun, op: AttentionOutput) -> None:
         branch = op.out.matmul(run.a)

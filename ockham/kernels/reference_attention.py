@@ -7,6 +7,7 @@ that keep the matrix of scores bounded.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,20 +147,20 @@ def _extras(
 
 
 def attend(
-    op: Attend, plane: Stored, q: Floats, sequence_views: list[View], wanted: Ints | None
-) -> tuple[Floats, list[Floats]]:
-    """Attention of all rows of a step: a (R, H * E), and the wanted rows' summed probabilities."""
+    op: Attend, plane: Stored, q: Floats, sequence_views: list[View], wanted: Set[int]
+) -> tuple[Floats, dict[int, Floats]]:
+    """Attention of all rows of a step: a (R, H * E), and the wanted rows' probabilities: (kv_heads,
+    heads / kv_heads, keys)."""
     a = np.empty((len(q), op.heads * op.head_dim), np.float32)
-    order = {row: place for place, row in enumerate([] if wanted is None else wanted.tolist())}
-    scores: list[Floats] = [np.empty(0, np.float32)] * len(order)
+    scores: dict[int, Floats] = {}
     for view in sequence_views:
         keys, values = view.gather(plane[0]), view.gather(plane[1])
         block = max(1, SCORE_VALUES // (op.heads * max(1, len(keys))))
         for start in range(view.start, view.stop, block):
             stop = min(start + block, view.stop)
             probabilities = _attend_block(op, view, start, stop, keys, values, q, a)
-            for row in order.keys() & range(start, stop) if order else ():
-                scores[order[row]] = probabilities(row)
+            for row in wanted & set(range(start, stop)) if wanted else ():
+                scores[row] = probabilities(row)
     return a, scores
 
 
@@ -225,12 +226,12 @@ class _Probabilities:
     totals: Floats  # (kv_heads, rows, repeat)
 
     def __call__(self, row: int) -> Floats:
-        """One row's probabilities, summed over query heads, for the keys that it sees in order."""
+        """One row's probabilities for the keys that it sees in order."""
         i, of_view = row - self.start, row - self.view.start
         low, high = int(self.view.low[of_view]), int(self.view.high[of_view])
-        summed: Floats = (self.scores[:, i] / self.totals[:, i, :, None]).sum(axis=(0, 1))
-        seen = summed[low - self.first : high - self.first]
+        every: Floats = self.scores[:, i] / self.totals[:, i, :, None]
+        seen = every[..., low - self.first : high - self.first]
         if self.view.extra is None:
             return seen
         extra = self.view.extra[of_view]
-        return np.concatenate([seen, summed[self.last - self.first + extra]])
+        return np.concatenate([seen, every[..., self.last - self.first + extra]], axis=-1)

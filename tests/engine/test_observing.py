@@ -21,9 +21,9 @@ from ockham.engine.speculation import Speculation
 from tests.helpers.foretelling import Foretelling
 from tests.helpers.tiny import tiny_llama
 
-VOCABULARY = 97
-EVERYTHING = Wants(candidates=3, logits=True, hidden=(-1, 1), scores=(0,))
-NEWEST = Wants(candidates=2, logits=True, hidden=(-1,), scores=(1,), newest=True)
+VOCABULARY, HEADS, KV_HEADS = 97, 4, 2
+EVERYTHING = Wants(candidates=3, logits=True, hidden=(-1, 1), scores=(0,), score_sums=(1,))
+NEWEST = Wants(candidates=2, logits=True, hidden=(-1,), scores=(1,), score_sums=(1,), newest=True)
 FIRST_ROW = Wants(hidden=(-1,), scores=(0,), rows=np.zeros(1, np.int32))
 
 
@@ -146,7 +146,10 @@ def test_observers_are_told_of_their_own_rows(checkpoint: Path, drafted: bool) -
         np.testing.assert_array_equal(other.seen.hidden[-1], embedded[:1])
         np.testing.assert_array_equal(other.seen.scores[0][0], seen.scores[0][0])
         assert len(other.seen.scores[0]) == 1
-        assert len(seen.scores[0][0]) == told.cells[0] + 1
+        assert seen.scores[0][0].shape == (KV_HEADS, told.cells[0] + 1)
+        np.testing.assert_allclose(seen.scores[0][0].sum(axis=1), HEADS / KV_HEADS, rtol=1e-5)
+        assert seen.score_sums[1][0].shape == (told.cells[0] + 1,)
+        assert not other.seen.score_sums
         assert other.seen.candidates.size == other.seen.logits.size == 0
 
 
@@ -166,7 +169,9 @@ def test_the_row_of_the_newest_token_is_that_before_it(checkpoint: Path, drafted
         (row,) = told.seen.rows.tolist()
         reached.add(row > 0)
         text = whole(expected, told)
-        length = len(told.seen.scores[1][0])
+        summed, by_head = told.seen.score_sums[1][0], told.seen.scores[1][0]
+        np.testing.assert_allclose(summed, by_head.sum(axis=0), rtol=1e-5, atol=1e-7)
+        length = len(summed)
         assert text[length - 1] == told.tokens[row]
         embedded = engine.own_model.embed([text[length - 1]])
         np.testing.assert_array_equal(told.seen.hidden[-1], embedded)

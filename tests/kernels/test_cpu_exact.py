@@ -117,15 +117,17 @@ def test_a_node_of_a_tree_has_the_bits_of_its_path(name: str, length: int, isa: 
         assert same(tree[node], logits[0]), f"node {node}"
 
 
-def test_scores_do_not_depend_on_company() -> None:
+@pytest.mark.parametrize("kind", ["scores", "score_sums"])
+def test_scores_do_not_depend_on_company(kind: str) -> None:
     prompt = tokens(LONG, 6)
     found = []
     for others in ([], [Part(1, tokens(50, 7))]):
         stepper = Stepper(model("bf16"))
         stepper.step([Part(0, prompt[:-1])])
         row = {0: np.array([sum(len(o.tokens) for o in others)], np.int32)}
-        found.append(stepper.step([*others, Part(0, prompt[-1:])], wants_scores=row).scores[0][0])
-    assert found[0].shape == (LONG,)
+        output = stepper.step([*others, Part(0, prompt[-1:])], **{f"wants_{kind}": row})
+        found.append(getattr(output, kind)[0][0])
+    assert found[0].shape == ((LONG,) if kind == "score_sums" else (SHAPES["bf16"].kv_heads, LONG))
     assert same(found[0], found[1])
 
 

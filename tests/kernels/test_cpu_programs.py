@@ -40,6 +40,7 @@ def ragged(model: Any) -> list[StepOutput]:
     wants = {
         "wants_hidden": {-1: rows, 1: rows},
         "wants_scores": {0: rows, 1: rows},
+        "wants_score_sums": {1: rows[:2]},
     }
     return [
         stepper.step([Part(0, tokens(75)), Part(1, tokens(3))], **wants),
@@ -73,10 +74,12 @@ def test_programs_mean_the_same(name: str) -> None:
         assert one.hidden.keys() == other.hidden.keys()
         for layer in other.hidden:
             assert_close(one.hidden[layer], other.hidden[layer], tolerance)
-        assert one.scores.keys() == other.scores.keys()
-        for layer in other.scores:
-            for row, reference in zip(one.scores[layer], other.scores[layer], strict=True):
-                assert_close(row, reference, tolerance)
+        for kind in ("scores", "score_sums"):
+            own, theirs = getattr(one, kind), getattr(other, kind)
+            assert own.keys() == theirs.keys()
+            for layer in theirs:
+                for row, reference in zip(own[layer], theirs[layer], strict=True):
+                    assert_close(row, reference, tolerance)
 
 
 @pytest.mark.parametrize("name", ["plain", "bf16", "no groups", "odd pages", "large pages"])

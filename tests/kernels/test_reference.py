@@ -70,19 +70,22 @@ def test_a_tree_gives_what_decoding_each_path_one_by_one_gives(
     assert close(output.logits[:2], chain)
 
 
-def test_scores_are_transformers_attention_summed_over_heads(pair: Any, prompt: list[int]) -> None:
+def test_scores_are_transformers_attention_by_key_value_head(pair: Any, prompt: list[int]) -> None:
     oracle, model = pair
     with torch.no_grad():
         attentions = oracle(input_ids=torch.tensor([prompt]), output_attentions=True).attentions
     rows = [0, 4, 18]
     wanted = {layer: np.array(rows, np.int32) for layer in (0, 1, 3)}
-    output = Stepper(model).step([Part(0, prompt)], wants_scores=wanted)
+    output = Stepper(model).step([Part(0, prompt)], wants_scores=wanted, wants_score_sums=wanted)
     for layer in wanted:
-        expected = attentions[layer][0].sum(0).numpy()
+        heads = attentions[layer][0].numpy()
+        by_head = heads.reshape(model.layouts[0].kv_heads, -1, *heads.shape[1:]).sum(1)
         window = model.description.windows[layer]
-        for row, found in zip(rows, output.scores[layer], strict=True):
+        for place, row in enumerate(rows):
             first = 0 if window is None else max(0, row + 1 - window)
-            assert np.allclose(found, expected[row, first : row + 1], atol=1e-4)
+            found, summed = output.scores[layer][place], output.score_sums[layer][place]
+            assert np.allclose(found, by_head[:, row, first : row + 1], atol=1e-4)
+            assert np.allclose(summed, heads.sum(0)[row, first : row + 1], atol=1e-4)
 
 
 def test_scores_of_tree_rows_follow_the_order_of_their_keys(pair: Any, prompt: list[int]) -> None:

@@ -226,7 +226,7 @@ class ChunkSplice(Splice):
         wanted = np.zeros(len(own.cells), np.bool_)
         for marked, _, _ in self._new:
             wanted |= (own.cells >= marked.start) & (own.cells < marked.stop)
-        return Wants(scores=self._reuse.layers, rows=np.flatnonzero(wanted).astype(np.int32))
+        return Wants(score_sums=self._reuse.layers, rows=np.flatnonzero(wanted).astype(np.int32))
 
     def saw(self, own: OwnRows, seen: Seen) -> None:
         cells = own.cells[seen.rows]
@@ -235,7 +235,7 @@ class ChunkSplice(Splice):
             of_chunk = np.flatnonzero((cells >= marked.start) & (cells < marked.stop))
             for place in of_chunk.tolist():
                 cell = int(cells[place])
-                for layer in seen.scores.values():
+                for layer in seen.score_sums.values():
                     sums = np.concatenate(([0.0], np.cumsum(layer[place], dtype=np.float64)))
                     first = cell + 1 - len(layer[place])  # what a window lets it see
                     watched.inside += float(sums[-1] - sums[max(0, marked.start - first)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ockham.core.arrays import Floats, Ints
@@ -36,10 +36,13 @@ class Wants:
     hidden: Sequence[int] = ()
     """Layers after which hidden states are wanted (-1: after the embedding)."""
     scores: Sequence[int] = ()
-    """Layers whose attention probabilities are wanted."""
+    """Layers whose attention probabilities are wanted, for each key-value head."""
+    score_sums: Sequence[int] = ()
+    """Layers whose attention probabilities are wanted, summed over all query heads: the larger the
+    number of heads, the less memory they need than `scores`."""
     rows: Ints | None = None
-    """The rows that `hidden` and `scores` are wanted of, as indices into the own rows, ascending;
-    None for the rows that choose."""
+    """The rows that `hidden`, `scores` and `score_sums` are wanted of, as indices into the own
+    rows, ascending; None for the rows that choose."""
     newest: bool = False
     """Whether to be told later, when the step's tokens are chosen, and then only of the row by
     which the newest one was chosen; the candidates are those of the marks behind it. `rows` is None
@@ -59,7 +62,8 @@ class Seen:
     newest: bool
     """Whether this is of the row by which the newest token was chosen, as `Wants.newest` asks."""
     rows: Ints
-    """(n,) the rows that `hidden` and `scores` are of, as indices into the own rows."""
+    """(n,) the rows that `hidden`, `scores` and `score_sums` are of, as indices into the own
+    rows."""
     candidates: Ints
     """(m, `Wants.candidates`) the likeliest tokens after each row that chooses, or, if `newest`,
     after each mark behind that row; the likeliest first, -1 where nothing is known."""
@@ -68,8 +72,11 @@ class Seen:
     hidden: Mapping[int, Floats]
     """Layer -> (n, hidden_size)."""
     scores: Mapping[int, Sequence[Floats]]
-    """Layer -> of each row, one probability for each key that it sees, the last its own. They are
-    summed over the query heads."""
+    """Layer -> of each row, (kv_heads, keys): for each key-value head one value for each key that
+    the row sees, the last its own. It is the sum of the probabilities of the query heads that read
+    the head."""
+    score_sums: Mapping[int, Sequence[Floats]] = field(default_factory=dict)
+    """Layer -> of each row, (keys,): the same, summed over all query heads."""
 
 
 class Observer(Protocol):
