@@ -2,7 +2,7 @@
 // step.
 //
 // An operation is a pair of files, NAME.h and NAME.cpp: the record, with the fields and the meaning of
-// its class in ockham.kernels.ops, and what is done with it. A static `Added` in NAME.cpp puts it into
+// its class in ockham/kernels/ops/NAME.py, and what is done with it. A static `Added` in NAME.cpp puts it into
 // the table that programs are read by; no other file names it.
 //
 // Operations know tensors and rows, never models. A row's activations are a function of that row, of

@@ -10,11 +10,16 @@ what is booked.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Part = tuple[int, int]
 """A run of consecutive rows of one sequence: the keys that its first row sees, and its rows."""
+
+Sublayer = tuple[int, str]
+"""A layer, and which of its two sublayers: `ATTENTION` or `FEED_FORWARD`."""
+ATTENTION, FEED_FORWARD = "attention", "feed_forward"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,35 @@ class ProductCost:
     """Whether only rows that want logits take part."""
     experts: int = 0
     experts_per_row: int = 0
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of a row in all of these matrices."""
+        return 2 * self.outputs * self.inputs * self.count * (self.experts_per_row or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCost:
+    """The attention of one layer over the cells of one group of layers."""
+
+    group: int
+    heads: int
+    head_dim: int
+    kv_heads: int
+
+
+@dataclass(frozen=True, slots=True)
+class OperationCost:
+    """What one operation of a program costs the rows that run it."""
+
+    sublayer: Sublayer | None
+    """The layer and sublayer that it is part of; None if every row runs it."""
+    products: tuple[ProductCost, ...] = ()
+    row_bytes: int = 0
+    """Weight bytes that are read for each row."""
+    gate_values: int = 0
+    """Values of a row that enter an activation product."""
+    attention: AttentionCost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +115,8 @@ class ModelCost:
     products: tuple[ProductCost, ...] = ()
     gate_values: int = 0
     """Values of a row that enter an activation product, in all layers."""
+    operations: tuple[OperationCost, ...] = ()
+    """What all of this is the sum of."""
 
     def step(self, parts: Sequence[Part], logits: int) -> StepCost:
         """The cost of a step of these runs of rows, `logits` of whose rows want logits."""
@@ -133,6 +169,56 @@ class ModelCost:
 
     def state_written_bytes(self, rows: int) -> int:
         return rows * sum(g.cell_bytes for g in self.groups)
+
+
+def sum_costs(operations: Sequence[OperationCost], groups: Sequence[GroupCost]) -> ModelCost:
+    """The figures of a model of these operations. `groups` has an entry for each group of layers
+    that keep state; of it counts what the given operations attend to."""
+    products = [product for op in operations for product in op.products]
+    plain = [each for each in products if not each.head]
+    heads = [each for each in products if each.head]
+    routed = [each for each in plain if each.experts]
+    mixtures = [op for op in operations if any(each.experts for each in op.products)]
+    return ModelCost(
+        linear_flops=sum(each.flops for each in plain),
+        head_flops=sum(each.flops for each in heads),
+        dense_weight_bytes=sum(each.nbytes for each in plain if not each.experts),
+        head_weight_bytes=sum(each.nbytes for each in heads),
+        embedding_row_bytes=sum(op.row_bytes for op in operations),
+        groups=tuple(_attended(group, number, operations) for number, group in enumerate(groups)),
+        moe_layers=len(mixtures),
+        experts=max((each.experts for each in routed), default=0),
+        experts_per_row=max((each.experts_per_row for each in routed), default=0),
+        expert_bytes=sum(each.nbytes for each in mixtures[-1].products if each.experts)
+        if mixtures
+        else 0,
+        products=_counted(products),
+        gate_values=sum(op.gate_values for op in operations),
+        operations=tuple(operations),
+    )
+
+
+def _attended(group: GroupCost, number: int, operations: Sequence[OperationCost]) -> GroupCost:
+    """The group, of those layers that the operations attend in."""
+    found = [
+        op.attention
+        for op in operations
+        if op.attention is not None and op.attention.group == number
+    ]
+    return replace(
+        group,
+        layers=len(found),
+        heads=max((each.heads for each in found), default=0),
+        cell_bytes=group.cell_bytes // max(group.layers, 1) * len(found),
+    )
+
+
+def _counted(products: Sequence[ProductCost]) -> tuple[ProductCost, ...]:
+    """Each kind once, with the number of its matrices."""
+    counts: Counter[ProductCost] = Counter()
+    for each in products:
+        counts[replace(each, count=1)] += each.count
+    return tuple(replace(each, count=count) for each, count in counts.items())
 
 
 def keys_seen(first: int, rows: int, window: int | None) -> int:

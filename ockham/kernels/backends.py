@@ -28,6 +28,6 @@ def find_backend(name: str = "auto", threads: int | None = None) -> Backend:
             "threads is a setting of the backend 'cpu'; the reference backend takes NumPy's, which "
             "OMP_NUM_THREADS or OPENBLAS_NUM_THREADS sets. Leave threads out."
         )
-    from ockham.kernels.reference import ReferenceBackend
+    from ockham.kernels.reference.backend import ReferenceBackend
 
     return ReferenceBackend()

@@ -27,14 +27,13 @@ from ockham.engine.messages import Request
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.cpu_linear import native_matrix
 from ockham.kernels.native import core
-from ockham.kernels.ops import Attend, AttentionInput, Embed, FeedForward, Program
+from ockham.kernels.ops import Attend, AttentionInput, Embed, FeedForward, Program, kernel_of
 from ockham.kernels.sampling import Draw
 from ockham.lab.kernels.attention import attention_case
 from ockham.lab.kernels.limits import Limits
 from ockham.lab.kernels.products import cold_matrices, matrices, rate_of
 from ockham.lab.kernels.steps import no_state
 from ockham.model.packed.packing import plain_format
-from ockham.model.program.costs import kernel_of
 
 if TYPE_CHECKING:
     from ockham.kernels import _cpu

@@ -21,7 +21,7 @@ from ockham.core.arrays import Array, Floats, Ints
 from ockham.core.errors import ModelError
 from ockham.core.seams import FittedFormat, Linear, MixedFormat, Role
 from ockham.kernels.ops import Program
-from ockham.kernels.reference import ReferenceBackend
+from ockham.kernels.reference.backend import ReferenceBackend
 from ockham.model.packed.layout import key_of
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription

@@ -115,9 +115,11 @@ def plan_model(config: EngineConfig) -> PlannedModel:
         ends = _eos_token_ids(description, generation)
         packer = choose_packer(config, raw, source)
         measured = source.measure(packer)
-        compile_program(description, measured, description.max_position_embeddings)
+        program = compile_program(description, measured, description.max_position_embeddings)
         state_dtype = choose_state_dtype(config, measured.formats)
-        plan = plan_memory(config, description, measured.bytes, state_dtype, available_bytes())
+        plan = plan_memory(
+            config, description, program, measured.bytes, state_dtype, available_bytes()
+        )
         return PlannedModel(
             directory=directory,
             raw_config=raw,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -19,6 +19,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
 from ockham.core.units import readable
 from ockham.kernels.base import GroupLayout
+from ockham.kernels.ops import Program, StepSizes, workspace_bytes
 from ockham.model.program.description import LayerGroup, ModelDescription
 
 LOGITS_BYTES = 64 << 20
@@ -84,11 +85,13 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
 def plan_memory(
     config: EngineConfig,
     description: ModelDescription,
+    program: Program,
     weights_bytes: int,
     state_dtype: str,
     available_bytes: int,
 ) -> MemoryPlan:
-    """Fit weights, workspace and as much state as can be used into the available memory.
+    """Fit weights, workspace and as much state as can be used into the available memory. `program`
+    is the model, compiled with or without the values of its weights.
 
     Raises DoesNotFit with what would fit, and ConfigError if `max_model_len` is beyond the
     checkpoint's limit.
@@ -107,7 +110,7 @@ def plan_memory(
             f"swap_space takes {readable(config.swap_bytes)}, which leaves nothing of the "
             f"{readable(available_bytes)} that there are; lower it."
         )
-    sizes = _Sizes(config, description, weights_bytes, state_dtype, allowed)
+    sizes = _Sizes(config, description, program, weights_bytes, state_dtype, allowed)
     return sizes.plan(config.max_model_len or sizes.longest_that_fits(limit))
 
 
@@ -117,6 +120,7 @@ class _Sizes:
 
     config: EngineConfig
     description: ModelDescription
+    program: Program
     weights_bytes: int
     state_dtype: str
     allowed_bytes: int
@@ -188,16 +192,11 @@ class _Sizes:
         return max(self.config.max_num_seqs, LOGITS_BYTES // (4 * self.description.vocab_size), 1)
 
     def workspace_bytes(self, max_model_len: int) -> int:
-        """Activations of the largest step, its logits (twice: the sampler copies), attention over
-        the longest context, and fixed buffers. All in fp32."""
-        d, rows = self.description, self.config.max_num_batched_tokens
-        inner = max(d.intermediate_size, d.experts.intermediate_size if d.experts else 0)
-        widths = 5 * d.hidden_size + 3 * (d.heads + 2 * d.kv_heads) * d.head_dim + 4 * inner
-        logits = 2 * min(self.logits_rows, max(rows, self.config.max_num_seqs)) * d.vocab_size
-        keys = 2 * (max_model_len + rows) * d.kv_heads * d.head_dim
-        scores = 2 * d.heads * max_model_len
-        values = rows * widths + logits + 2 * keys + scores
-        return 4 * values + SCORES_BYTES + READ_BYTES
+        """What the operations work in for the largest step, and fixed buffers."""
+        rows = self.config.max_num_batched_tokens
+        head_rows = min(self.logits_rows, max(rows, self.config.max_num_seqs))
+        sizes = StepSizes(rows, head_rows, max_model_len)
+        return workspace_bytes(self.program, sizes) + SCORES_BYTES + READ_BYTES
 
     def _refusal(self, max_model_len: int) -> str:
         need = self.weights_bytes + self.workspace_bytes(max_model_len)
@@ -221,9 +220,7 @@ class _Sizes:
 
     def _advice(self, need: int) -> str:
         fewer = msgspec.structs.replace(self.config, max_num_seqs=1, max_num_batched_tokens=64)
-        small = _Sizes(
-            fewer, self.description, self.weights_bytes, self.state_dtype, self.allowed_bytes
-        )
+        small = replace(self, config=fewer)
         share = self.config.gpu_memory_utilization
         given = self.config.kv_cache_memory_bytes
         if given is not None:

@@ -18,7 +18,7 @@ from ockham.cache.keep.all import KeepAll
 from ockham.cache.state import State
 from ockham.core.errors import ConfigError, OckhamError
 from ockham.kernels.base import GroupLayout
-from ockham.kernels.reference_planes import ReferencePlanes
+from ockham.kernels.reference.planes import ReferencePlanes
 from tests.helpers.states import LONGEST, PAGE, WINDOW, make_state
 
 

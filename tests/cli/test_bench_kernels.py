@@ -30,7 +30,7 @@ def test_all_kernels_are_reported_as_json() -> None:
     assert (report["threads"], report["weight_format"]) == (1, "int4+int8")
     assert {one["kernel"] for one in report["kernels"]} == {
         "qkv",
-        "attention out",
+        "out",
         "gate and up",
         "down",
         "head",

@@ -20,7 +20,7 @@ from ockham.kernels.ops import (
     FeedForward,
     Head,
     Norm,
-    Op,
+    Operation,
     Program,
     Rope,
     Route,
@@ -133,7 +133,7 @@ class _Builder:
     def program(self) -> Program:
         s = self.s
         table = self.matrix(VOCABULARY, s.hidden, 4.0)
-        operations: list[Op] = [Embed(table, s.embedding_scale)]
+        operations: list[Operation] = [Embed(table, s.embedding_scale)]
         for layer in range(s.layers):
             operations += self.attention(layer)
             operations += self.mixture(layer) if s.experts else [self.feed_forward(layer)]
@@ -148,7 +148,7 @@ class _Builder:
         )
         return Program(tuple(operations))
 
-    def attention(self, layer: int) -> list[Op]:
+    def attention(self, layer: int) -> list[Operation]:
         s = self.s
         q, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
         whole, has_norm = s.qk_norm == "whole", s.qk_norm is not None
@@ -184,7 +184,7 @@ class _Builder:
             ),
         ]
 
-    def feed_forward(self, layer: int) -> Op:
+    def feed_forward(self, layer: int) -> Operation:
         s = self.s
         return FeedForward(
             layer,
@@ -198,7 +198,7 @@ class _Builder:
             s.residual_scale,
         )
 
-    def mixture(self, layer: int) -> list[Op]:
+    def mixture(self, layer: int) -> list[Operation]:
         s = self.s
         route = Route(
             layer,
@@ -209,6 +209,7 @@ class _Builder:
         )
         experts = Experts(
             layer,
+            s.top_k,
             [self.matrix(2 * s.inner, s.hidden) for _ in range(s.experts)],
             [self.matrix(s.hidden, s.inner) for _ in range(s.experts)],
             s.activation,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ockham.cache.state import State
 from ockham.kernels.base import GroupLayout
-from ockham.kernels.reference_planes import ReferencePlanes
+from ockham.kernels.reference.planes import ReferencePlanes
 
 PAGE, WINDOW, PAGES, LONGEST = 4, 6, 24, 40
 

@@ -11,7 +11,7 @@ from ockham.core.errors import OckhamError
 from ockham.core.registry import find
 from ockham.kernels.base import Backend
 from ockham.kernels.ops import Head, Program
-from ockham.kernels.reference import ReferenceBackend
+from ockham.kernels.reference.backend import ReferenceBackend
 from tests.helpers import isas
 from tests.helpers.programs import SHAPES, VOCABULARY, on
 from tests.helpers.steps import Part, Stepper

@@ -10,7 +10,7 @@ import pytest
 from ockham.core.step import StepOutput
 from ockham.kernels.base import Backend
 from ockham.kernels.native import core
-from ockham.kernels.reference import ReferenceBackend
+from ockham.kernels.reference.backend import ReferenceBackend
 from tests.helpers.programs import SHAPES, VOCABULARY, Bound, Shape, on
 from tests.helpers.steps import Part, Stepper
 

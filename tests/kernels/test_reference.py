@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from ockham.kernels import reference_attention
 from ockham.kernels.base import GroupLayout
 from ockham.kernels.ops import Program
-from ockham.kernels.reference import ReferenceBackend
+from ockham.kernels.reference import attend as reference_attend
+from ockham.kernels.reference.backend import ReferenceBackend
 from ockham.model.loading import LoadedModel
 from tests.helpers.oracle import Case, load
 from tests.helpers.steps import Part, Stepper, prompt_logits
@@ -136,7 +136,7 @@ def test_long_prompts_are_attended_in_blocks_of_rows(
 ) -> None:
     _, model = pair
     expected = prompt_logits(model, [prompt], 512)[0]
-    monkeypatch.setattr(reference_attention, "SCORE_VALUES", 4 * 19 * 3)  # three rows at a time
+    monkeypatch.setattr(reference_attend, "SCORE_VALUES", 4 * 19 * 3)  # three rows at a time
     assert close(prompt_logits(model, [prompt], 512)[0], expected)
 
 

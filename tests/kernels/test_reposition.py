@@ -8,7 +8,7 @@ import pytest
 
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.native import core
-from ockham.kernels.reference import ReferenceBackend
+from ockham.kernels.reference.backend import ReferenceBackend
 from tests.helpers import isas
 from tests.helpers.programs import Shape, on
 from tests.helpers.steps import Part, Stepper

@@ -53,7 +53,7 @@ def test_layer_by_layer_is_the_whole_program(tmp_path: Path) -> None:
     layers = _Layers(model.program, model.description, windows)
     for _, start, stop in layers.ranges()[:-1]:
         layers.run(start, stop)
-    from ockham.kernels.reference import ReferenceBackend
+    from ockham.kernels.reference.backend import ReferenceBackend
 
     backend, layouts = ReferenceBackend(), layouts_for(model.description, 5, 24, "float32")
     executor = backend.bind(model.program, backend.allocate(layouts))

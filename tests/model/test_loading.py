@@ -23,7 +23,7 @@ def peak():
 
 config = EngineConfig(model=sys.argv[1], dtype=sys.argv[2], skip_tokenizer_init=True)
 plan_model(config).source.close()  # everything is imported; no weight is read
-import ockham.kernels.reference
+import ockham.kernels.reference.backend
 before = peak()
 model = load_model(config)
 print(model.weight_bytes, peak() - before)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ockham.core.arrays import Floats
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
+from ockham.core.seams import Role
 from ockham.core.units import readable
 from ockham.model.loading import load_model, plan_model
 from ockham.model.machine_memory import available_bytes
 from ockham.model.memory import MemoryPlan, plan_memory
+from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription, describe
+from ockham.model.program.weights import Part, UnloadedLinear, matrix_shape
 from tests.helpers.tiny import tiny_llama
 
 GIB = 1 << 30
@@ -37,9 +43,26 @@ GEMMA: dict[str, Any] = {
 }
 
 
+class Anything:
+    """A checkpoint that has every tensor, in the shape that is asked for, without values."""
+
+    def has(self, name: str) -> bool:
+        return True
+
+    def linear(self, parts: Sequence[Part], role: Role) -> UnloadedLinear:
+        rows, columns = matrix_shape(parts)
+        return UnloadedLinear("bf16", rows, columns, 2 * rows * columns)
+
+    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+        return np.zeros(sum(rows for _, rows in parts), np.float32)
+
+
 def plan(config: dict[str, Any], available: int = 8 * GIB, **settings: Any) -> MemoryPlan:
     description: ModelDescription = describe(config)
-    return plan_memory(EngineConfig(**settings), description, 2 * GIB, "bfloat16", available)
+    program = compile_program(description, Anything(), description.max_position_embeddings)
+    return plan_memory(
+        EngineConfig(**settings), description, program, 2 * GIB, "bfloat16", available
+    )
 
 
 def test_the_pool_is_what_is_left_but_no_more_than_can_be_used() -> None:

@@ -12,7 +12,7 @@ from ockham.core.seams import Linear
 from ockham.kernels.base import GroupLayout
 from ockham.kernels.cpu import CpuBackend, CpuExecutor, CpuPlanes
 from ockham.kernels.native import core
-from ockham.kernels.ops import Attend, AttentionInput, Embed, Op, Program
+from ockham.kernels.ops import Attend, AttentionInput, Embed, Operation, Program
 from ockham.lab.kernels.limits import COLD_BYTES, Limits
 from ockham.lab.kernels.measure import Case
 from ockham.lab.kernels.steps import PAGE_TOKENS, step_over
@@ -136,7 +136,7 @@ class _Timing:
 def _program(layers: int, shape: Shape) -> Program:
     heads, kv_heads, head_dim, scale, softcap, window = shape
     qkv = _random((heads + 2 * kv_heads) * head_dim)
-    operations: list[Op] = [Embed(_random(16))]
+    operations: list[Operation] = [Embed(_random(16))]
     for layer in range(layers):
         of = (layer, 0, heads, kv_heads, head_dim)
         operations.append(AttentionInput(*of, qkv=qkv))

@@ -11,8 +11,8 @@ from ockham.core.arrays import Floats
 from ockham.core.seams import Linear
 from ockham.core.step import Step
 from ockham.kernels.cpu import CpuBackend
-from ockham.kernels.ops import Embed, Experts, Op, Program, Route
-from ockham.kernels.reference_math import normalise
+from ockham.kernels.ops import Embed, Experts, Operation, Program, Route
+from ockham.kernels.reference.formulas import normalise
 from ockham.lab.kernels.limits import Limits
 from ockham.lab.kernels.measure import Case
 from ockham.lab.kernels.products import label, rate_of
@@ -28,7 +28,7 @@ def expert_cases(program: Program, limits: Limits, rows: Sequence[int]) -> Itera
         return
     embed = program.ops[0]
     assert isinstance(embed, Embed), "a program begins with the embedding"
-    operations: list[Op] = [embed]
+    operations: list[Operation] = [embed]
     for experts, route in mixtures:
         operations += [route, experts]
     backend = CpuBackend(limits.pool.size)

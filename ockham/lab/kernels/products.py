@@ -13,18 +13,9 @@ from ockham.core.seams import Format, Linear
 from ockham.kernels.cpu_linear import native_matrix
 from ockham.kernels.memory import allocate_array
 from ockham.kernels.native import core
-from ockham.kernels.ops import (
-    AttentionInput,
-    AttentionOutput,
-    Experts,
-    FeedForward,
-    Head,
-    Program,
-    Route,
-)
+from ockham.kernels.ops import Program, kernel_of
 from ockham.lab.kernels.limits import COLD_BYTES, Limits
 from ockham.lab.kernels.measure import Case
-from ockham.model.program.costs import kernel_of
 from ockham.weights.stacked import parts_of
 
 if TYPE_CHECKING:
@@ -56,34 +47,19 @@ def rate_of(linear: Linear) -> _cpu.Rate:
 
 
 def matrices(program: Program) -> dict[tuple[str, str], list[Linear]]:
-    """The program's matrices by role, format and shape: one list for each distinct product."""
+    """The program's matrices by kind, format and shape: one list for each distinct product."""
     found: dict[tuple[str, str], list[Linear]] = {}
-
-    def add(role: str, linear: Linear | None) -> None:
-        for part in () if linear is None else parts_of(linear):
-            found.setdefault((role, label(part)), []).append(part)
-
-    for op in program.ops:
-        match op:
-            case AttentionInput():
-                add("qkv", op.qkv)
-            case AttentionOutput():
-                add("attention out", op.out)
-            case FeedForward():
-                add("gate and up", op.gate_up)
-                add("down", op.down)
-            case Route():
-                add("router", op.router)
-            case Experts():
-                for gate_up, down in zip(op.gate_up, op.down, strict=True):
-                    add("expert gate and up", gate_up)
-                    add("expert down", down)
-                add("shared gate and up", op.shared_gate_up)
-                add("shared down", op.shared_down)
-                add("shared gate", op.shared_gate)
-            case Head():
-                add("head", op.out)
+    for role, linear in program.matrices().items():
+        if role != "embedding":  # read by rows, never multiplied with
+            for part in parts_of(linear):
+                found.setdefault((_kind(role), label(part)), []).append(part)
     return found
+
+
+def _kind(role: str) -> str:
+    """A role without its layer and expert: "gate and up", "experts down"."""
+    words = [word for word in role.split(".") if word != "layer" and not word.isdigit()]
+    return " ".join(words).replace("gate_up", "gate and up")
 
 
 def product_cases(program: Program, limits: Limits, rows: Sequence[int]) -> Iterator[Case]:

@@ -19,7 +19,7 @@ from ockham.kernels.ops import (
     FeedForward,
     Head,
     Norm,
-    Op,
+    Operation,
     Program,
     Rope,
     Route,
@@ -43,7 +43,7 @@ class _Compiler:
         self.weights = weights
         self._ropes: dict[str, Rope] = {}
         self._max_model_len = max_model_len
-        self._ops: list[Op] = []
+        self._ops: list[Operation] = []
         self._breakpoints: dict[str, int] = {}
         self._prefix = self._choose(
             [p + "embed_tokens.weight" for p in self.record.prefixes]
@@ -150,6 +150,7 @@ class _Compiler:
         self._ops.append(
             Experts(
                 layer,
+                top_k=sizes.per_token,
                 gate_up=gate_up,
                 down=down,
                 activation=d.activation,

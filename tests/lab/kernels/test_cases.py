@@ -46,7 +46,7 @@ def test_every_distinct_product_is_there_once() -> None:
     heads = (PLAIN.heads + 2 * PLAIN.kv_heads) * PLAIN.head_dim
     assert {shape: len(linears) for shape, linears in found.items()} == {
         ("qkv", f"fp32 ({heads}, 48)"): 2,
-        ("attention out", "fp32 (48, 64)"): 2,
+        ("out", "fp32 (48, 64)"): 2,
         ("gate and up", "fp32 (80, 48)"): 2,
         ("down", "fp32 (48, 40)"): 2,
         ("head", f"fp32 ({VOCABULARY}, 48)"): 1,

@@ -1,0 +1,37 @@
+"""The operations that a model is compiled to, one file each, with the contract that backends keep.
+
+A program is a short list of operations, run in order over the activations of one step. The model
+does no arithmetic of its own: what is not said here is not computed. `operation.py` says what an
+operation is. The names below are those that the compiler uses; an operation that is not among them
+is imported from its own file.
+"""
+
+from ockham.kernels.ops.attend import Attend
+from ockham.kernels.ops.attention_input import AttentionInput
+from ockham.kernels.ops.attention_output import AttentionOutput
+from ockham.kernels.ops.embed import Embed
+from ockham.kernels.ops.experts import Experts
+from ockham.kernels.ops.feed_forward import FeedForward
+from ockham.kernels.ops.head import Head
+from ockham.kernels.ops.operation import Norm, Operation, Rope, StepSizes, kernel_of
+from ockham.kernels.ops.program import Program, role_of, workspace_bytes
+from ockham.kernels.ops.route import Route
+
+__all__ = [
+    "Attend",
+    "AttentionInput",
+    "AttentionOutput",
+    "Embed",
+    "Experts",
+    "FeedForward",
+    "Head",
+    "Norm",
+    "Operation",
+    "Program",
+    "Rope",
+    "Route",
+    "StepSizes",
+    "kernel_of",
+    "role_of",
+    "workspace_bytes",
+]

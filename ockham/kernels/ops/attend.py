@@ -1,0 +1,46 @@
+"""Attention over the keys and values that each row sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ockham.core.cost import ATTENTION, AttentionCost, OperationCost, Sublayer
+from ockham.kernels.ops.operation import Operation, StepSizes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attend(Operation):
+    """Attention of q over the keys and values that each row sees, as stored, in order.
+
+    s = q . k * scale; s = softcap * tanh(s / softcap) where set; of the keys that the row sees only
+    the last `window` count where set (the row's own included); a = softmax(s) . v. Query head h
+    reads key-value head h * G // H. Leaves a (R, H * E)."""
+
+    layer: int
+    group: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    softcap: float | None = None
+    window: int | None = None
+
+    @property
+    def sublayer(self) -> Sublayer:
+        return self.layer, ATTENTION
+
+    def cost(self) -> OperationCost:
+        return OperationCost(
+            self.sublayer,
+            attention=AttentionCost(self.group, self.heads, self.head_dim, self.kv_heads),
+        )
+
+    def workspace(self, sizes: StepSizes) -> Mapping[str, int]:
+        """Keys and values of the longest context (as gathered, and in the form that the products
+        read), and the scores of one row with its probabilities."""
+        cells = sizes.max_model_len + sizes.rows
+        return {
+            "cells": 4 * cells * self.kv_heads * self.head_dim,
+            "scores": 2 * self.heads * sizes.max_model_len,
+        }

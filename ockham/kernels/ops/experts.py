@@ -1,0 +1,66 @@
+"""The experts that a router chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ockham.core.cost import FEED_FORWARD, OperationCost, Sublayer
+from ockham.core.seams import Linear
+from ockham.kernels.ops.operation import Norm, Operation, StepSizes, products_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experts(Operation):
+    """x += residual_scale * post_norm(sum over chosen experts of weight * down(act(gate) * up)).
+
+    The sum runs in the order of the experts' indices. A shared expert adds
+    sigmoid(shared_gate(h)) * down(act(gate) * up) (no sigmoid where shared_gate is None). `top_k`
+    is the router's: how many experts a row is sent to."""
+
+    layer: int
+    top_k: int
+    gate_up: list[Linear]  # per expert (2 * I, D)
+    down: list[Linear]  # per expert (D, I)
+    activation: str = "silu"
+    shared_gate_up: Linear | None = None
+    shared_down: Linear | None = None
+    shared_gate: Linear | None = None  # (1, D)
+    post_norm: Norm | None = None
+    residual_scale: float = 1.0
+
+    @property
+    def sublayer(self) -> Sublayer:
+        return self.layer, FEED_FORWARD
+
+    def matrices(self) -> dict[str, Linear]:
+        routed = {
+            f"experts.{number}.{name}": matrix
+            for name, matrices in (("gate_up", self.gate_up), ("down", self.down))
+            for number, matrix in enumerate(matrices)
+        }
+        return routed | self._shared()
+
+    def cost(self) -> OperationCost:
+        """Experts are of one shape: the first stands for all."""
+        routed = products_of(
+            self.gate_up[0], self.down[0], experts=len(self.down), experts_per_row=self.top_k
+        )
+        return OperationCost(
+            self.sublayer,
+            products=products_of(*self._shared().values()) + routed,
+            gate_values=self.top_k * self.down[0].in_features,
+        )
+
+    def workspace(self, sizes: StepSizes) -> Mapping[str, int]:
+        """Gates and ups of one expert's rows, their products, and what the activation makes."""
+        shared = 0 if self.shared_down is None else self.shared_down.in_features
+        return {"inner": 4 * sizes.rows * max(self.down[0].in_features, shared)}
+
+    def _shared(self) -> dict[str, Linear]:
+        shared = {
+            "shared.gate_up": self.shared_gate_up,
+            "shared.down": self.shared_down,
+            "shared.gate": self.shared_gate,
+        }
+        return {name: matrix for name, matrix in shared.items() if matrix is not None}

@@ -1,0 +1,47 @@
+"""The gated feed-forward branch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ockham.core.arrays import Floats
+from ockham.core.cost import FEED_FORWARD, OperationCost, Sublayer
+from ockham.core.seams import Linear
+from ockham.kernels.ops.operation import Norm, Operation, StepSizes, products_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeedForward(Operation):
+    """x += residual_scale * post_norm(down(act(gate) * up) + bias), gate, up = split(gate_up(h)).
+
+    h = norm(x), or x where norm is None. `activation` is "silu" or "gelu_tanh". Rows of `gate_up`:
+    the gate's I, then the up projection's I."""
+
+    layer: int
+    gate_up: Linear  # (2 * I, D)
+    down: Linear  # (D, I)
+    activation: str = "silu"
+    norm: Norm | None = None
+    gate_up_bias: Floats | None = None
+    down_bias: Floats | None = None
+    post_norm: Norm | None = None
+    residual_scale: float = 1.0
+
+    @property
+    def sublayer(self) -> Sublayer:
+        return self.layer, FEED_FORWARD
+
+    def matrices(self) -> dict[str, Linear]:
+        return {"gate_up": self.gate_up, "down": self.down}
+
+    def cost(self) -> OperationCost:
+        return OperationCost(
+            self.sublayer,
+            products=products_of(self.gate_up, self.down),
+            gate_values=self.down.in_features,
+        )
+
+    def workspace(self, sizes: StepSizes) -> Mapping[str, int]:
+        """Gates and ups, their products, and what the activation makes on the way."""
+        return {"inner": 4 * sizes.rows * self.down.in_features}

@@ -1,0 +1,111 @@
+"""What every operation of a program is, and what the records of several operations are made of.
+
+An operation is one file in this package: a record with the contract that every backend keeps. It
+says which matrices it multiplies with, what it costs and what memory it works in. Its NumPy twin
+stands in `kernels/reference/` under the same file name, and its native twin in `csrc/ops/`. Nothing
+lists the operations: a new one is its own files.
+
+In the contracts R is the number of rows of the step, D the hidden size, H and G the numbers of
+query and key-value heads, E the size of a head, V the vocabulary. Activations between operations
+are fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ockham.core.arrays import Floats
+from ockham.core.cost import OperationCost, ProductCost, Sublayer
+from ockham.core.seams import Linear
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """RMSNorm: x / sqrt(mean(x^2) + eps) * weight over the last axis, in fp32.
+
+    `weight` already holds 1 + w where an architecture stores w."""
+
+    weight: Floats  # (D,) or (E,) or (H * E,)
+    eps: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rope:
+    """Rotary position embedding over the first `rotary_dim` elements of each head.
+
+    Element i is paired with element i + rotary_dim / 2 and the pair is rotated by the angle
+    position * inverse_frequencies[i] (computed in fp32); both are multiplied by `scale`. The
+    frequencies are fixed when the model is loaded."""
+
+    inverse_frequencies: Floats  # (rotary_dim / 2,)
+    scale: float = 1.0
+
+    @property
+    def rotary_dim(self) -> int:
+        return 2 * len(self.inverse_frequencies)
+
+
+@dataclass(frozen=True, slots=True)
+class StepSizes:
+    """The largest step that memory is planned for."""
+
+    rows: int
+    head_rows: int
+    """Rows whose logits are wanted."""
+    max_model_len: int
+    """Cells that a sequence holds at most."""
+
+
+class Operation:
+    """One operation of a program. A subclass is a frozen dataclass with slots.
+
+    An operation that belongs to a sublayer runs over the active rows of that sublayer only
+    (`Step.active`), and leaves the others' activations and state as they are.
+    """
+
+    __slots__ = ()
+
+    @property
+    def sublayer(self) -> Sublayer | None:
+        """The layer and sublayer that the operation is part of; None where every row needs it."""
+        return None
+
+    def matrices(self) -> dict[str, Linear]:
+        """The matrices that the operation multiplies with, by the field that holds them."""
+        return {}
+
+    def cost(self) -> OperationCost:
+        """What a row that runs the operation costs: by default one product with each matrix."""
+        return OperationCost(self.sublayer, products=products_of(*self.matrices().values()))
+
+    def workspace(self, sizes: StepSizes) -> Mapping[str, int]:
+        """Values of fp32 that the operation works in, by the name of the memory that it takes them
+        from. Operations that name the same memory use it one after another."""
+        return {}
+
+
+def products_of(
+    *matrices: Linear, head: bool = False, experts: int = 0, experts_per_row: int = 0
+) -> tuple[ProductCost, ...]:
+    """The products with these matrices, those of a matrix in several formats apart."""
+    return tuple(
+        ProductCost(
+            kernel_of(part),
+            part.out_features,
+            part.in_features,
+            part.nbytes,
+            1,
+            head,
+            experts,
+            experts_per_row,
+        )
+        for matrix in matrices
+        for part in getattr(matrix, "parts", (matrix,))
+    )
+
+
+def kernel_of(linear: Linear) -> str:
+    """The kind of kernel that multiplies with a matrix: its format, and its group if it has one."""
+    group = getattr(linear, "group", 0)
+    return f"{linear.format}:{group}" if group else linear.format

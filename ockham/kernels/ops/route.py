@@ -1,0 +1,29 @@
+"""The router of a mixture of experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ockham.core.cost import FEED_FORWARD, Sublayer
+from ockham.core.seams import Linear
+from ockham.kernels.ops.operation import Norm, Operation
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route(Operation):
+    """Choose each row's experts: h = norm(x); w = softmax(router(h)) in fp32, the `top_k` largest
+    (lowest index on a tie), divided by their sum where `normalise`. Leaves h, the chosen experts
+    (R, top_k) and their weights (R, top_k)."""
+
+    layer: int
+    router: Linear  # (experts, D)
+    top_k: int
+    normalise: bool
+    norm: Norm | None = None
+
+    @property
+    def sublayer(self) -> Sublayer:
+        return self.layer, FEED_FORWARD
+
+    def matrices(self) -> dict[str, Linear]:
+        return {"router": self.router}

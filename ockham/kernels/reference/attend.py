@@ -1,0 +1,127 @@
+"""Attention in NumPy: one sequence of the step after another.
+
+Each layer gathers a sequence's keys and values once and computes its rows together, in blocks that
+keep the matrix of scores bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.arrays import Floats, Ints
+from ockham.kernels.ops import Attend
+from ockham.kernels.reference.formulas import softcap
+from ockham.kernels.reference.planes import Stored
+from ockham.kernels.reference.run import ReferenceRun, twin
+from ockham.kernels.reference.views import View
+
+SCORE_VALUES = 1 << 22
+"""Scores held at a time (16 MiB), unless one row alone has more."""
+
+
+@twin(Attend)
+def compute(run: ReferenceRun, op: Attend) -> None:
+    step, layer = run.step, op.layer
+    by_head, summed = step.wants_scores.get(layer), step.wants_score_sums.get(layer)
+    wanted = {row for rows in (by_head, summed) if rows is not None for row in rows.tolist()}
+    sequences = run.views_of(op.group, op.window)
+    run.a, scores = attend(op, run.planes.layer(layer), run.q, sequences, wanted)
+    if by_head is not None:
+        run.scores[layer] = [scores[row].sum(axis=1) for row in by_head.tolist()]
+    if summed is not None:
+        run.score_sums[layer] = [scores[row].sum(axis=(0, 1)) for row in summed.tolist()]
+
+
+def attend(
+    op: Attend, plane: Stored, q: Floats, sequence_views: list[View], wanted: Set[int]
+) -> tuple[Floats, dict[int, Floats]]:
+    """Attention of all rows of a step: a (R, H * E), and the wanted rows' probabilities: (kv_heads,
+    heads / kv_heads, keys)."""
+    a = np.empty((len(q), op.heads * op.head_dim), np.float32)
+    scores: dict[int, Floats] = {}
+    for view in sequence_views:
+        keys, values = view.gather(plane[0]), view.gather(plane[1])
+        block = max(1, SCORE_VALUES // (op.heads * max(1, len(keys))))
+        for start in range(view.start, view.stop, block):
+            stop = min(start + block, view.stop)
+            probabilities = _attend_block(op, view, start, stop, keys, values, q, a)
+            for row in wanted & set(range(start, stop)) if wanted else ():
+                scores[row] = probabilities(row)
+    return a, scores
+
+
+def _attend_block(
+    op: Attend,
+    view: View,
+    start: int,
+    stop: int,
+    keys: Floats,
+    values: Floats,
+    q: Floats,
+    a: Floats,
+) -> _Probabilities:
+    """Rows [start, stop) of one sequence; writes their part of `a`."""
+    rows = slice(start - view.start, stop - view.start)
+    low, high = view.low[rows], view.high[rows]
+    first, last = int(low.min()), int(high.max())
+    if view.extra is None:  # only the cells that this block's rows see
+        keys, values = (side[first - view.first : last - view.first] for side in (keys, values))
+    else:
+        first, last = view.first, view.last
+    count, kv_heads, repeat = stop - start, op.kv_heads, op.heads // op.kv_heads
+    queries = q[start:stop].reshape(count, kv_heads, repeat, op.head_dim) * np.float32(op.scale)
+    queries = queries.transpose(1, 0, 2, 3).reshape(kv_heads, count * repeat, op.head_dim)
+    scores = softcap(np.matmul(queries, keys.transpose(1, 2, 0)), op.softcap)
+    by_row = scores.reshape(kv_heads, count, repeat, len(keys))
+    hidden = _hidden(view, rows, low, high, first, last, len(keys))
+    if hidden is not None:
+        np.copyto(by_row, -np.inf, where=hidden[None, :, None, :])
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    total = scores.sum(axis=-1, keepdims=True)
+    out = np.matmul(scores, values.transpose(1, 0, 2)) / total
+    out = out.reshape(kv_heads, count, repeat, op.head_dim).transpose(1, 0, 2, 3)
+    a[start:stop] = out.reshape(count, op.heads * op.head_dim)
+    return _Probabilities(view, start, first, last, by_row, total.reshape(by_row.shape[:3]))
+
+
+def _hidden(
+    view: View, rows: slice, low: Ints, high: Ints, first: int, last: int, columns: int
+) -> npt.NDArray[np.bool_] | None:
+    """Which columns each row does not see, or None where every row sees all."""
+    if view.extra is None and low.max() == first and high.min() == last:
+        return None
+    cells = np.arange(first, last, dtype=np.int32)
+    hidden = np.ones((len(low), columns), np.bool_)
+    hidden[:, : last - first] = (cells < low[:, None]) | (cells >= high[:, None])
+    if view.extra is not None:
+        for row, seen in enumerate(view.extra[rows]):
+            hidden[row, last - first + seen] = False
+    return hidden
+
+
+@dataclass(slots=True)
+class _Probabilities:
+    """The attention probabilities of a block of rows, not yet divided by their totals."""
+
+    view: View
+    start: int
+    first: int
+    last: int
+    scores: Floats  # (kv_heads, rows, repeat, columns)
+    totals: Floats  # (kv_heads, rows, repeat)
+
+    def __call__(self, row: int) -> Floats:
+        """One row's probabilities for the keys that it sees in order."""
+        i, of_view = row - self.start, row - self.view.start
+        low, high = int(self.view.low[of_view]), int(self.view.high[of_view])
+        every: Floats = self.scores[:, i] / self.totals[:, i, :, None]
+        seen = every[..., low - self.first : high - self.first]
+        if self.view.extra is None:
+            return seen
+        extra = self.view.extra[of_view]
+        return np.concatenate([seen, every[..., self.last - self.first + extra]], axis=-1)

@@ -1,0 +1,31 @@
+"""Queries, keys and values in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ockham.kernels.ops import AttentionInput
+from ockham.kernels.reference.formulas import normalise, rotate
+from ockham.kernels.reference.run import ReferenceRun, twin
+
+
+@twin(AttentionInput)
+def compute(run: ReferenceRun, op: AttentionInput) -> None:
+    rows, heads = run.step.rows, op.heads
+    qkv = op.qkv.matmul(normalise(run.x, op.norm))
+    if op.bias is not None:
+        qkv += op.bias
+    q, k, v = np.split(qkv, [heads * op.head_dim, (heads + op.kv_heads) * op.head_dim], axis=1)
+    if op.norm_whole:
+        q, k = normalise(q, op.q_norm), normalise(k, op.k_norm)
+    q = q.reshape(rows, heads, op.head_dim)
+    k = k.reshape(rows, op.kv_heads, op.head_dim)
+    if not op.norm_whole:
+        q, k = normalise(q, op.q_norm), normalise(k, op.k_norm)
+    if op.rope is not None:
+        cos, sin = run.rotation_of(op.rope)
+        rotate(q, cos, sin)
+        rotate(k, cos, sin)
+    run.q = q
+    v = v.reshape(rows, op.kv_heads, op.head_dim)
+    run.planes.store(op.layer, run.step.groups[op.group].slots, k, v)

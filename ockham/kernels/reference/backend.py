@@ -1,0 +1,115 @@
+"""The reference backend: programs over NumPy planes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+
+import numpy as np
+
+from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.step import Step, StepOutput
+from ockham.kernels import sampling
+from ockham.kernels.base import Executor, GroupLayout, Planes, Run
+from ockham.kernels.ops import AttentionInput, Program, Rope
+from ockham.kernels.reference.formulas import rotate, rotation
+from ockham.kernels.reference.planes import ReferencePlanes, widen
+from ockham.kernels.reference.run import ReferenceRun, twin_of
+from ockham.kernels.sampling import Draw, Drawn
+
+
+class ReferenceExecutor:
+    """A program bound to NumPy planes."""
+
+    def __init__(self, program: Program, planes: ReferencePlanes) -> None:
+        self.program = program
+        self.planes = planes
+        self._ropes = {
+            op.layer: op.rope for op in program.ops if isinstance(op, AttentionInput) and op.rope
+        }
+
+    def begin(self, step: Step) -> ReferenceRun:
+        """Raises ValueError if the step breaks its contract in a way that is cheap to see."""
+        _check(step, len(self.planes.groups))
+        return ReferenceRun(step, self.planes)
+
+    def run(self, run: Run, start: int, stop: int) -> None:
+        run = _own(run)
+        for op in self.program.ops[start:stop]:
+            twin_of(op)(run, op)
+
+    def finish(self, run: Run) -> StepOutput:
+        run = _own(run)
+        sampling.check_finite(run.largest)
+        return StepOutput(
+            run.logits,
+            run.hidden,
+            run.scores,
+            run.argmax,
+            run.largest,
+            run.candidates,
+            run.score_sums,
+        )
+
+    def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
+        state = self.planes.read(group, source).copy()
+        turned = np.flatnonzero(shifts)
+        for index, layer in enumerate(self.planes.groups[group].layers):
+            rope = self._ropes.get(layer)
+            if rope is not None and len(turned):
+                keys = widen(state[index, 0, turned])
+                rotate(keys, *rotation(Rope(rope.inverse_frequencies), shifts[turned]))
+                state[index, 0, turned] = self.planes.rounded(keys, group)
+        self.planes.write(group, target, state)
+
+    def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
+        return sampling.sample(logits, draws)
+
+    def logprobs(
+        self, logits: Floats, targets: Ints, top: int
+    ) -> list[dict[int, tuple[float, int]]]:
+        return sampling.logprobs(logits, targets, top)
+
+
+def _own(run: Run) -> ReferenceRun:
+    if not isinstance(run, ReferenceRun):
+        raise TypeError("the reference backend runs the steps that it began itself.")
+    return run
+
+
+def _check(step: Step, groups: int) -> None:
+    """The cheap part of a step's contract."""
+    if len(step.groups) != groups:
+        raise ValueError(
+            f"the step has rows of {len(step.groups)} groups, and there are {groups} groups of "
+            "layers."
+        )
+    rows = step.rows
+    per_row: list[Sized] = [step.positions, step.sequence]
+    for group in step.groups:
+        per_row += [group.slots, group.cells, group.context]
+    if any(len(values) != rows for values in per_row):
+        raise ValueError(f"a field of the step does not have one entry for each of {rows} rows.")
+    for what, wanted in (
+        ("logits are", step.wants_logits),
+        ("an argmax is", step.wants_argmax),
+    ):
+        if len(wanted) and int(wanted[-1]) >= rows:
+            raise ValueError(f"{what} wanted of row {wanted[-1]} of {rows} rows.")
+
+
+class ReferenceBackend:
+    """All operations over NumPy arrays."""
+
+    name = "reference"
+    panels = False
+
+    def numerics(self) -> str:
+        return f"reference-1/numpy-{np.__version__}"
+
+    def allocate(self, groups: Sequence[GroupLayout]) -> ReferencePlanes:
+        return ReferencePlanes(groups)
+
+    def bind(self, program: Program, planes: Planes) -> Executor:
+        if not isinstance(planes, ReferencePlanes):
+            raise TypeError("the reference backend runs over the planes that it allocated itself.")
+        return ReferenceExecutor(program, planes)

@@ -1,0 +1,20 @@
+"""The router of a mixture of experts in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ockham.kernels.ops import Route
+from ockham.kernels.reference.formulas import normalise
+from ockham.kernels.reference.run import ReferenceRun, twin
+
+
+@twin(Route)
+def compute(run: ReferenceRun, op: Route) -> None:
+    run.h = normalise(run.x, op.norm)
+    scores = op.router.matmul(run.h)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    run.experts = np.argsort(-weights, axis=1, kind="stable")[:, : op.top_k]
+    chosen = np.take_along_axis(weights, run.experts, axis=1)
+    run.expert_weights = chosen / chosen.sum(axis=1, keepdims=True) if op.normalise else chosen
