@@ -7,6 +7,7 @@ from typing import cast
 
 from ockham.cache.state import State, View
 from ockham.core.asks import ReuseAsk
+from ockham.core.errors import OckhamError
 from ockham.core.seams import NOTHING_KEPT, PLAIN, ApproximateReuse, Candidate, Policy, Reuse
 from ockham.engine.crowd import Crowd
 from ockham.engine.plan import Plan
@@ -44,6 +45,8 @@ class Admission:
         """In the order of arrival, also those that were preempted."""
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self.reserved_seats = 0
+        """Seats that no sequence holds, and that are kept for branches of searches."""
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.add(sequence)
@@ -53,18 +56,27 @@ class Admission:
             self.waiting.remove(sequence)
             raise
 
-    def fork(self, parent: Sequence, child: Sequence) -> None:
-        """Start `child` with the state that `parent` has computed so far."""
-        assert parent.view is not None, "only a running sequence can be forked"
-        child.view = self.state.fork(parent.view)
-        child.handle = self.reuse.share(parent.handle)
-        child.computed = child.computed_once = parent.computed
+    def fork(self, parent: Sequence, child: Sequence, cells: int) -> bool:
+        """Start `child` with the state of the first `cells` cells of `parent`. False, and nothing
+        is done, if that state is not there."""
+        view = None if parent.view is None else self._forked(parent.view, cells)
+        if view is None:
+            return False
+        child.view = view
+        if cells == parent.computed:  # else it may go on in another way than what is kept
+            child.handle = self.reuse.share(parent.handle)
+        child.computed = cells
+        child.computed_once = max(child.computed_once, cells)
         child.inexact_from = parent.inexact_from
-        child.start_s = parent.start_s
         child.status = Status.RUNNING
-        parent.seats -= 1
         self.running.append(child)
         self.policy.begin(child)
+        return True
+
+    @property
+    def free_seats(self) -> int:
+        """How many more sequences may run."""
+        return self.most_sequences - self.reserved_seats - sum(s.seats for s in self.running)
 
     def resume(self, sequence: Sequence, view: View) -> None:
         """Run a waiting sequence on from `view`, whose cells hold the state of its first tokens."""
@@ -93,6 +105,7 @@ class Admission:
         self._keep(sequence)
         self._release(sequence)
         sequence.computed = 0
+        sequence.redone_by = None
         sequence.fetch = None
         sequence.status = Status.WAITING
         self.add(sequence)
@@ -131,9 +144,21 @@ class Admission:
 
     # -- inside --------------------------------------------------------------------------------
 
+    def _forked(self, view: View, cells: int) -> View | None:
+        """A second view of the first `cells` cells; None if a window has let go of some that are
+        needed."""
+        twin = self.state.fork(view)
+        try:
+            if cells != twin.length:
+                self.state.truncate(twin, cells)
+        except OckhamError:
+            self.state.release(twin)
+            return None
+        return twin
+
     def _admit(self, prefilling: list[Sequence], plan: Plan) -> None:
         """Move waiting sequences to the running ones while seats, pages and the budget allow."""
-        seats = self.most_sequences - sum(s.seats for s in self.running)
+        seats = self.free_seats
         if not self.waiting or (seats < 1 and not self.policy.pressing):
             return
         claimed = [0] * len(self.state.groups)

@@ -18,12 +18,12 @@ from ockham.core.step import Floats
 from ockham.engine import billing
 from ockham.engine.cache_report import CacheKeeper
 from ockham.engine.chosen import choose_reuses, make_drafters
+from ockham.engine.group import Group
 from ockham.engine.limits import Limits, context_limit
 from ockham.engine.runner.attach import Attachments
 from ockham.engine.runner.own_model import OwnModel
 from ockham.engine.runner.small_model import SmallModel
 from ockham.engine.scheduler import Scheduler
-from ockham.engine.sequence import Sequence
 from ockham.engine.speculation import Speculation
 from ockham.engine.structured.compiler import Grammars
 from ockham.engine.techniques import Techniques
@@ -91,8 +91,10 @@ class Assembly:
         self.scheduler.on_reused = lambda sequence, tokens, held: billing.book_reuse(
             sequence, tokens, held, self.reuse.name, self.cost, self.ledger
         )
-        self.groups: dict[str, list[Sequence]] = {}
-        """The choices of each request that is served, by its id."""
+        self.groups: dict[str, Group] = {}
+        """The sequences of each request that is served, by its id."""
+        self.searched: dict[str, Group] = {}
+        """Those of them that a search goes through."""
         self.grammars = Grammars(self._tokenizer_described, self.vocabulary)
         self.attachments = Attachments(self.model.program)
         self.on_scored: Callable[[str, Floats], None] | None = None
@@ -133,6 +135,17 @@ class Assembly:
             eos=self.eos,
             approximate=self.approximate,
         )
+
+    def add_group(self, group: Group) -> None:
+        """Serve a request."""
+        self.groups[group.first.request_id] = group
+        if group.search is not None:
+            self.searched[group.first.request_id] = group
+
+    def remove_group(self, request_id: str) -> Group | None:
+        """The request is served no longer; its group, if it was."""
+        self.searched.pop(request_id, None)
+        return self.groups.pop(request_id, None)
 
     def close(self) -> None:
         """Finish writing what goes to the disk and let others have its directory. Done by itself

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ockham.core.cost import ModelCost
 from ockham.core.ledger import Ledger, divide
 from ockham.engine.batch import Walk, runs_of
@@ -67,7 +69,8 @@ def _book_part(
             book.save(BATCHING, nbytes=alone - weight_bytes)
         for first, repeated in again:
             if repeated:
-                book.waste(PREEMPTION, repeated, cost.row_flops(first + 1, repeated, 0))
+                name = sequence.redone_by or PREEMPTION
+                book.waste(name, repeated, cost.row_flops(first + 1, repeated, 0))
 
 
 def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
@@ -173,19 +176,39 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
                 book.waste(name, 1, cost.row_flops(cells, 1, logits))
 
 
-def book_search(sequence: Sequence, cost: ModelCost, total: Ledger) -> None:
-    """Book the rows of all completions but one, that a search of several went through as one."""
-    asked = sequence.request.asked("search")
-    assert asked is not None, "only a search is booked"
-    name = asked.name
-    others, rows = sequence.params.n - 1, len(sequence.inputs)
-    flops = cost.row_flops(sequence.prompt_tokens + 1, rows, rows) if rows else 0
-    for book in (sequence.ledger, total):
-        book.save(name, others * rows, others * flops)
+def book_spared(
+    sequence: Sequence,
+    spared: Iterable[tuple[int, int]],
+    name: str,
+    cost: ModelCost,
+    total: Ledger,
+) -> None:
+    """Book the rows of completions that the search `name` need not generate: of each, those from
+    how many tokens on, and to how many."""
+    tokens = flops = 0
+    for start, stop in spared:
+        rows = max(0, stop - start)
+        tokens += rows
+        flops += cost.row_flops(sequence.prompt_tokens + start + 1, rows, rows) if rows else 0
+    if tokens:
+        for book in (sequence.ledger, total):
+            book.save(name, tokens, flops)
+
+
+def book_dropped(
+    sequence: Sequence, own_from: int, name: str, cost: ModelCost, total: Ledger
+) -> None:
+    """Book the rows of a branch that its search gave up, from the cell `own_from` on."""
+    rows = sequence.computed_once - own_from
+    if rows > 0:
+        for book in (sequence.ledger, total):
+            book.waste(name, rows, cost.row_flops(own_from + 1, rows, rows))
 
 
 def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:
-    """Book the prompt that a choice did not have to compute."""
-    tokens = child.prompt_tokens
+    """Book the cells that a forked sequence did not have to compute. The logits of each of its
+    tokens would have been wanted."""
+    tokens = child.computed
+    logits = max(0, tokens - child.prompt_tokens + 1)
     for book in (child.ledger, total):
-        book.save(FORK, tokens, cost.row_flops(1, tokens, 1))
+        book.save(FORK, tokens, cost.row_flops(1, tokens, logits))

@@ -44,6 +44,11 @@ class Drawing:
         """The output has one more token. Needed only where it is `penalised`."""
         self._counts[token] += 1
 
+    def count_all(self, tokens: Sequence[int]) -> None:
+        """The output has these tokens more."""
+        if self.penalised:
+            self._counts.update(tokens)
+
     def draw(
         self,
         row: int,

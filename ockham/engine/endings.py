@@ -13,6 +13,7 @@ from ockham.core.ledger import Ledger
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.batch import Walk
+from ockham.engine.group import Group
 from ockham.engine.messages import Delta
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
@@ -32,8 +33,8 @@ class Endings:
         stop_reason: int | str | None = None,
         walk: Walk | None = None,
     ) -> Delta:
-        """Finish a sequence, and its request with the last of its choices. `walk` is the way
-        through its draft, if its last step had one."""
+        """Finish a sequence, and its request with the last of its choices, unless a search decides
+        what becomes of that. `walk` is the way through its draft, if its last step had one."""
         sequence.finish_reason, sequence.stop_reason = reason, stop_reason
         if sequence.text is not None and not (reason == "stop" and isinstance(stop_reason, str)):
             rest, stop = sequence.text.finish()
@@ -44,12 +45,14 @@ class Endings:
         if walk is not None:
             self.end_walk(walk)
         engine = self._engine
+        group = engine.groups[sequence.request_id]
+        if group.search is not None and sequence.status is not Status.APART:
+            sequence.status = Status.ENDED  # its search may go on from what it has computed
+            return delta
         engine.speculation.forget(sequence)
         engine.scheduler.finish(sequence)
-        group = engine.groups[sequence.request_id]
-        forked = len(group) == sequence.params.n
-        if forked and all(s.status is Status.FINISHED for s in group):
-            self._close(sequence.request_id, delta)
+        if group.search is None and group.complete:
+            self.close(sequence.request_id, delta)
         return delta
 
     def end_walk(self, walk: Walk) -> None:
@@ -62,7 +65,7 @@ class Endings:
         self, sequence: Sequence, work: Callable[..., Delta | None], *args: Any
     ) -> Delta | None:
         """What some work on one sequence gives. A fault of it ends that request, and no other."""
-        if sequence.status is Status.FINISHED:
+        if sequence.finish_reason is not None:
             return None
         try:
             return work(*args)
@@ -73,9 +76,9 @@ class Endings:
         """End a request over which something failed that concerns no other; its last delta."""
         traceback.print_exception(error)
         self._runner.settle()
-        bill = Ledger()
-        for choice in self._engine.groups.pop(sequence.request_id, [sequence]):
-            bill.add(choice.ledger)
+        group = self._engine.remove_group(sequence.request_id)
+        bill = sequence.ledger if group is None else group.close()
+        for choice in [sequence] if group is None else group.sequences:
             self._drop(choice)
         return Delta(
             sequence.request_id,
@@ -88,13 +91,18 @@ class Endings:
 
     def abort(self, request_id: str) -> list[Delta]:
         """Give up a request and free its state. Ids that are not running are ignored."""
+        group = self._engine.groups.get(request_id)
+        if group is None:
+            return []
+        if group.search is not None:
+            return self._abort_search(request_id, group)
         deltas: list[Delta] = []
-        for sequence in list(self._engine.groups.get(request_id, ())):
-            if sequence.status is not Status.FINISHED:
+        for sequence in group.sequences:
+            if sequence.finish_reason is None:
                 delta = Delta(request_id, sequence.index)
                 deltas.append(self.guarded(sequence, self.end, sequence, delta, "abort") or delta)
         if deltas and not deltas[-1].finished:  # choices that were still to be forked
-            self._close(request_id, deltas[-1])
+            self.close(request_id, deltas[-1])
         return deltas
 
     def drop_all(self) -> None:
@@ -103,26 +111,19 @@ class Endings:
         self._runner.forget_decoding()
         groups, scheduler = list(self._engine.groups.values()), self._engine.scheduler
         self._engine.groups.clear()
+        self._engine.searched.clear()
+        scheduler.reserved_seats = 0
         left = [*scheduler.running, *scheduler.waiting]
-        for sequence in dict.fromkeys([*itertools.chain(*groups), *left]):
+        every = itertools.chain.from_iterable(group.sequences for group in groups)
+        for sequence in dict.fromkeys([*every, *left]):
             self._drop(sequence)
 
-    # -- inside --------------------------------------------------------------------------------
-
-    def _drop(self, sequence: Sequence) -> None:
-        """Take a sequence out, whatever was being done with it."""
-        self._engine.speculation.forget(sequence)
-        self._engine.scheduler.drop(sequence)
-        sequence.finish_reason = "error"
-
-    def _close(self, request_id: str, delta: Delta) -> None:
+    def close(self, request_id: str, delta: Delta) -> None:
         """Put the request's bill on its last delta."""
         self._runner.settle()
-        group = self._engine.groups.pop(request_id)
-        bill = Ledger()
-        for sequence in group:
-            bill.add(sequence.ledger)
-        first, now = group[0], time.monotonic()
+        group = self._engine.remove_group(request_id)
+        assert group is not None, "a request is closed once"
+        bill, first, now = group.close(), group.first, time.monotonic()
         times = Ledger()
         start = first.start_s if first.start_s is not None else now
         token = first.first_token_s if first.first_token_s is not None else now
@@ -132,3 +133,23 @@ class Endings:
         bill.add(times)
         self._engine.ledger.add(times)
         delta.finished, delta.ledger = True, bill
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _abort_search(self, request_id: str, group: Group) -> list[Delta]:
+        """Nothing was told of the branches; each of the choices ends empty."""
+        self._runner.forget_decoding()
+        for sequence in group.sequences:
+            if sequence.status is not Status.FINISHED:
+                group.release(sequence)
+                sequence.finish_reason = "abort"
+        choices = range(group.first.params.n)
+        deltas = [Delta(request_id, index, finish_reason="abort") for index in choices]
+        self.close(request_id, deltas[-1])
+        return deltas
+
+    def _drop(self, sequence: Sequence) -> None:
+        """Take a sequence out, whatever was being done with it."""
+        self._engine.speculation.forget(sequence)
+        self._engine.scheduler.drop(sequence)
+        sequence.finish_reason = "error"

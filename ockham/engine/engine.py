@@ -29,6 +29,7 @@ from ockham.engine.requests import Requests
 from ockham.engine.runner.attach import Hook
 from ockham.engine.runner.decoding import Decoding
 from ockham.engine.runner.runner import Runner
+from ockham.engine.searching import Searching
 from ockham.engine.sequence import Sequence
 from ockham.engine.slow_grammars import SlowGrammars
 from ockham.engine.speculation.tree import Tree
@@ -67,6 +68,9 @@ class Engine(Assembly):
         self.slow_grammars = SlowGrammars(self, self.endings)
         self.requests = Requests(self, self.runner, self.slow_grammars)
         self.harvest = Harvest(self, self.runner, self.endings, self.slow_grammars)
+        self.searching = Searching(
+            self, self.runner, self.endings, self.slow_grammars, self.harvest
+        )
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -124,7 +128,12 @@ class Engine(Assembly):
     # -- the loop ------------------------------------------------------------------------------
 
     def step(self) -> list[Delta]:
-        """One iteration: draft, schedule, run, bill, sample, collect."""
+        """One iteration: draft, schedule, run, bill, sample, collect; and search."""
+        deltas = self._iterate_drafting()
+        return self.searching.after(deltas) if self.searched else deltas
+
+    def _iterate_drafting(self) -> list[Delta]:
+        """An iteration with whatever drafts are worth it."""
         if self.attachments or self.speculation.rests(self.scheduler.running):
             return self._iterate({}).deltas
         began = time.perf_counter()
@@ -196,6 +205,8 @@ class Engine(Assembly):
 
     def _wait(self) -> None:
         """Nothing can run: sleep until something may."""
+        if self.searched and self.searching.unblock():
+            return
         if not self.slow_grammars.wait(WAIT_S):
             self.reuse.wait(WAIT_S)
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from ockham.core.outputs import Logprob, PositionLogprobs
 from ockham.core.step import Floats, Ints, StepOutput
-from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.batch import Batch, Walk
 from ockham.engine.endings import Endings
@@ -43,25 +42,18 @@ class Harvest:
             endings.guarded(part.sequence, self._score_prompt, part, output.logits)
             for part in parts
         ]
-        sampled = [p for p in parts if p.samples and p.sequence.status is not Status.FINISHED]
-        for part in sampled:
-            if part.sequence.search is not None:
-                try:
-                    deltas += self._search_on(part.sequence)
-                except Exception as error:
-                    deltas.append(endings.fault(part.sequence, error))
+        sampled = [p for p in parts if p.samples and p.sequence.finish_reason is None]
         due: list[Due] = [
             (choice, part, ROOT)
             for part in sampled
-            if part.sequence.search is None
-            for choice in self._choices(part.sequence)
+            for choice in self._choices(part, output.logits)
         ]
         walks = {p.sequence: Walk(p, p.draft) for p in parts if p.draft is not None}
         reached: dict[Sequence, int] = {}
         while due:
             due = self._follow(due, walks, reached, output, deltas)
         for sequence, walk in walks.items():
-            if sequence.status is not Status.FINISHED:  # otherwise it ended with its sequence
+            if sequence.finish_reason is None:  # otherwise it ended with its sequence
                 endings.end_walk(walk)
         if batch.watches:
             deal_newest(batch.watches, reached, batch.step, output)
@@ -94,7 +86,7 @@ class Harvest:
         accepted: list[Due] = []
         for (sequence, part, at), draw in zip(due, draws, strict=True):
             one = None if draw is None else next(drawn)
-            if sequence.status is Status.FINISHED:
+            if sequence.finish_reason is not None:
                 continue  # with another choice of its request, which met a fault
             try:
                 token, entry = self._token(output, sequence, part, at, one)
@@ -104,7 +96,7 @@ class Harvest:
             walk = walks.get(sequence)
             reached[sequence] = at
             following = None if walk is None or token is None else walk.follow(at, token)
-            delta = endings.guarded(sequence, self._push, sequence, token, entry, walk)
+            delta = endings.guarded(sequence, self.push, sequence, token, entry, walk)
             deltas.append(delta)
             if walk is None:
                 continue
@@ -131,7 +123,7 @@ class Harvest:
                 known = part.argmax is not None or sequence.forced is not None
                 draws.append(None if known else sequence.draw(part.logits_row(at)))
             except Exception as error:
-                if sequence.status is not Status.FINISHED:
+                if sequence.finish_reason is None:
                     deltas.append(self._endings.fault(sequence, error))
             else:
                 still.append((sequence, part, at))
@@ -153,9 +145,9 @@ class Harvest:
         if drawn is None:
             return sequence.forced, None
         token, row = drawn.token, part.logits_row(at)
-        return token, self._logprobs(output.logits[row : row + 1], sequence, token)
+        return token, self.logprobs(output.logits[row : row + 1], sequence, token)
 
-    def _push(
+    def push(
         self,
         sequence: Sequence,
         token: int | None,
@@ -211,55 +203,28 @@ class Harvest:
             return self._endings.end(sequence, delta, "length", None, walk)
         return delta
 
-    # -- choices -------------------------------------------------------------------------------
+    # -- branches ------------------------------------------------------------------------------
 
-    def _choices(self, sequence: Sequence) -> Iterator[Sequence]:
-        """The sequence and, if its prompt has just been computed, its request's other choices."""
-        yield sequence
-        if not sequence.waits_for_fork:
+    def _choices(self, part: Part, logits: Floats) -> Iterator[Sequence]:
+        """The sequences of which the sampler chooses the next token by a part's last row: the
+        part's own and, if its prompt has just been computed, the others of its request. None where
+        a search says what comes next."""
+        sequence = part.sequence
+        if sequence.chosen:
+            self._come_due(part, logits)
             return
-        engine = self._engine
-        group = engine.groups[sequence.request_id]
-        for index in range(1, sequence.params.n):
-            text = sequence.text.fresh() if sequence.text is not None else None
-            child = sequence.choice(index, text)
-            engine.scheduler.fork(sequence, child)
-            billing.book_fork(child, engine.cost, engine.ledger)
-            group.append(child)
-            yield child
+        yield sequence
+        if sequence.waits_for_fork:
+            yield from self._engine.groups[sequence.request_id].begin()
 
-    def _search_on(self, sequence: Sequence) -> list[Delta]:
-        """One more token of each of a search's completions; all of them, when it is over."""
-        assert sequence.search is not None, "only a search goes on"
-        engine = self._engine
+    def _come_due(self, part: Part, logits: Floats) -> None:
+        """A search is to say what comes next in the sequence of a part."""
+        sequence = part.sequence
         if sequence.first_token_s is None:
             sequence.first_token_s = time.monotonic()
-        following = sequence.search.go_on()
-        if following and len(sequence.tokens) + 1 < sequence.most_tokens:
-            tokens, weights = zip(*following, strict=True)
-            sequence.push(tokens[0])
-            embedded = engine.own_model.embed(tokens)
-            sequence.inputs.append(np.array(weights, np.float32) @ embedded)
-            return []
-        billing.book_search(sequence, engine.cost, engine.ledger)
-        del sequence.tokens[sequence.prompt_tokens :]
-        first, *others = sequence.search.drafts
-        group = engine.groups[sequence.request_id]
-        for index in range(1, sequence.params.n):
-            text = None if sequence.text is None else sequence.text.fresh()
-            group.append(sequence.choice(index, text))
-            group[-1].status = Status.APART
-        every = zip(group, [first, *others], strict=True)
-        return [delta for choice, said in every for delta in self._say(choice, said)]
-
-    def _say(self, sequence: Sequence, tokens: list[int]) -> list[Delta]:
-        """What comes of a choice that says these tokens, the last of which ends it."""
-        deltas = []
-        for token in tokens:
-            deltas.append(self._push(sequence, token, None))
-            if sequence.finish_reason is not None:
-                break
-        return deltas
+        branch = self._engine.groups[sequence.request_id].branches[sequence.index]
+        wanted, row = sequence.params.logprobs is not None, part.logits_row(ROOT)
+        branch.come_due(logits[row : row + 1].copy() if wanted else None)
 
     # -- log probabilities ---------------------------------------------------------------------
 
@@ -283,7 +248,7 @@ class Harvest:
             return self._endings.end(sequence, delta, "length")
         return None
 
-    def _logprobs(
+    def logprobs(
         self, logits: Floats, sequence: Sequence, token: int | None
     ) -> PositionLogprobs | None:
         """The entry of a chosen token, of logits (1, vocabulary), if its sequence wants one."""

@@ -92,6 +92,8 @@ class Delta(msgspec.Struct, tag="delta", omit_defaults=True):
     ledger: Ledger | None = None
     drafted: list[bool] = []
     """Of each token whether it was drafted; [] where none was."""
+    report: dict[str, Any] | None = None
+    """What techniques tell of how they came to this choice, by name."""
 
     @property
     def marks(self) -> list[bool]:
@@ -116,6 +118,7 @@ def merge(earlier: Delta, later: Delta) -> Delta:
         finished=earlier.finished or later.finished,
         ledger=later.ledger or earlier.ledger,
         drafted=drafted,
+        report=later.report or earlier.report,
     )
 
 

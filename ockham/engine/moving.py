@@ -154,7 +154,7 @@ def restore(sequence: Sequence, moved: MovedSequence, request_age_s: float, now_
             may_stop = sequence.generated >= sequence.params.min_tokens
             sequence.text.push(token, may_stop=may_stop)
     sequence.computed_once = moved.computed_once
-    sequence.seats = moved.seats
+    sequence.seats, sequence.forks = moved.seats, moved.seats > 1
     sequence.cumulative_logprob = moved.cumulative_logprob
     sequence.ledger = moved.ledger
     sequence.finish_reason, sequence.stop_reason = moved.finish_reason, moved.stop_reason

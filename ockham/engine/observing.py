@@ -16,7 +16,7 @@ from ockham.core.arrays import Floats, Ints
 from ockham.core.seams import Observer, OwnRows, Seen, Wants
 from ockham.core.step import Step, StepOutput
 from ockham.engine.part import Part
-from ockham.engine.sequence import Sequence, Status
+from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.tree import ROOT
 
 NO_CANDIDATES: Ints = np.empty((0, 0), np.int32)
@@ -115,7 +115,7 @@ def deal_newest(
     sequence's newest token was chosen: its part's last row, or the one `reached` of its draft."""
     for each in watches:
         sequence, draft = each.part.sequence, each.part.draft
-        if each.wants.newest and sequence.status is not Status.FINISHED:
+        if each.wants.newest and sequence.finish_reason is None:
             at = reached.get(sequence, ROOT)
             marks = [] if draft is None else draft.marks_after(at)
             wants = each.wants

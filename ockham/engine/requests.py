@@ -11,14 +11,16 @@ import numpy as np
 
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
-from ockham.core.seams import Search, SearchState
+from ockham.core.seams import Problem, Search, SearchState
 from ockham.engine import moving
 from ockham.engine.assemble import Assembly
+from ockham.engine.group import Group
 from ockham.engine.messages import Request
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.slow_grammars import SlowGrammars
 from ockham.engine.structured.grammar import Grammar
+from ockham.engine.techniques import Chosen
 from ockham.engine.text import TextOutput
 
 
@@ -47,12 +49,13 @@ class Requests:
             raise ValueError("a request with structured outputs comes with what `prepare` gave")
         params = request.params
         seed = self.draw_seed() if params.seed is None else params.seed & (2**64 - 1)
-        sequence = self._first(request, seed, grammar)
+        group = self._group(request, seed, grammar)
+        sequence = group.first
         if sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs *= request.score_from
         engine = self._engine
         engine.scheduler.add(sequence)  # the last that may fail: whatever counts comes after it
-        engine.groups[request.request_id] = [sequence]
+        engine.add_group(group)
         for book in (sequence.ledger, engine.ledger):
             book.prompt_tokens += sequence.prompt_tokens
 
@@ -66,18 +69,19 @@ class Requests:
         group = engine.groups.get(request_id)
         if group is None:
             raise InvalidRequest(f"there is no running request {request_id!r} to export.")
-        if any(sequence.search is not None for sequence in group):
+        if group.search is not None:
             raise InvalidRequest(
-                "choices that are made together cannot be moved; let them end here."
+                f"request {request_id!r} is answered by the search {group.name!r}, whose branches "
+                "cannot be moved; let it end here, or abort it."
             )
         self._runner.settle()
-        altering = engine.techniques.altering(group[0].request)
-        data = moving.pack(group, engine.state, time.monotonic(), altering)
-        for sequence in group:
+        altering = engine.techniques.altering(group.first.request)
+        data = moving.pack(group.sequences, engine.state, time.monotonic(), altering)
+        for sequence in group.sequences:
             if sequence.status is not Status.FINISHED:
                 engine.speculation.forget(sequence)
                 engine.scheduler.finish(sequence)
-        del engine.groups[request_id]
+        engine.remove_group(request_id)
         return data
 
     def import_(self, data: bytes) -> str:
@@ -100,12 +104,14 @@ class Requests:
             )
         compiling = self.prepare(request)
         grammar = None if compiling is None else compiling.result()
-        first = self._first(request, moved.seed, grammar)
+        group = self._group(request, moved.seed, grammar)
+        first = group.first
         first.most_tokens, first.stop_ids = moved.most_tokens, frozenset(moved.stop_ids)
-        group = [first, *(first.choice(c.index, self._text(request)) for c in moved.choices[1:])]
+        for other in moved.choices[1:]:
+            group.adopt(first.choice(other.index, self._text(request)))
         views = moving.import_states(moved, engine.state)
-        engine.groups[request.request_id] = group
-        for sequence, choice, view in zip(group, moved.choices, views, strict=True):
+        engine.add_group(group)
+        for sequence, choice, view in zip(group.sequences, moved.choices, views, strict=True):
             moving.restore(sequence, choice, moved.age_s, now_s)
             if sequence.grammar is not None and sequence.grammar.slow:
                 self._slow_grammars.leave(sequence)
@@ -125,39 +131,55 @@ class Requests:
             raise InvalidRequest(f"a request {request.request_id!r} is already running.")
         self._engine.limits.check(request)
 
-    def _first(self, request: Request, seed: int, grammar: Grammar | None) -> Sequence:
-        """The first choice of a request, before anything is done."""
-        params, tokens = request.params, request.prompt_token_ids
-        longest = self._engine.max_model_len
+    def _group(self, request: Request, seed: int, grammar: Grammar | None) -> Group:
+        """A request with its first sequence, before anything is done."""
+        params, tokens, engine = request.params, request.prompt_token_ids, self._engine
+        longest = engine.max_model_len
         most = min(longest, len(tokens) + (params.max_tokens or longest))
-        eos = frozenset() if params.ignore_eos else self._engine.eos
-        return Sequence(
+        eos = frozenset() if params.ignore_eos else engine.eos
+        stops = eos | frozenset(params.stop_token_ids or ())
+        chosen = engine.techniques.of(request, "search")
+        search = None if chosen is None else self._begin(chosen, request, stops)
+        first = Sequence(
             request,
             0,
             next(self._arrivals),
             seed=seed,
             most_tokens=len(tokens) if params.max_tokens == 0 else most,
-            stop_ids=eos | frozenset(params.stop_token_ids or ()),
+            stop_ids=stops,
             bad_words=self._bad_words(params.bad_words or []),
             text=self._text(request),
             grammar=None if grammar is None else grammar.begin(eos),
             arrival_s=time.monotonic(),
-            search=self._search_of(request),
-            salt=self._engine.techniques.key(request),
-            shares=all(each.shares for each in self._engine.techniques.altering(request)),
+            salt=engine.techniques.key(request),
+            shares=all(each.shares for each in engine.techniques.altering(request)),
+            seats=params.n if search is None else search.width,
+            forks=(params.n if search is None else search.begins) > 1,
+            chosen=search is not None and search.chooses,
+            observer=None if search is None else search.observer(0),
         )
+        return Group(engine, first, search, "" if chosen is None else chosen.name)
 
-    def _search_of(self, request: Request) -> SearchState | None:
-        """What goes through all choices of a request together, if they are not one each."""
-        params = request.params
-        chosen = self._engine.techniques.of(request, "search")
-        if chosen is None:
-            return None
+    def _begin(self, chosen: Chosen, request: Request, stops: frozenset[int]) -> SearchState:
+        """Begin the search for the answer to a request."""
         search: Search = chosen.technique
-        prompt = np.array(request.prompt_token_ids, np.int32)
-        stops = frozenset() if params.ignore_eos else self._engine.eos
-        stops |= frozenset(params.stop_token_ids or ())
-        return search.begin(params.n, prompt, request.cache_salt, stops)
+        seats, tokenizer = self._engine.config.max_num_seqs, self._engine.tokenizer
+        problem = Problem(
+            np.array(request.prompt_token_ids, np.int32),
+            request.params,
+            request.cache_salt,
+            stops,
+            seats,
+            tokenizer is not None and request.detokenize,
+        )
+        state = search.begin(chosen.ask, problem)
+        if state.width > seats:
+            raise InvalidRequest(
+                f"{chosen.name} runs {state.width} sequences at once, but at most {seats} run "
+                "here; ask for fewer, or raise max_num_seqs.",
+                chosen.name,
+            )
+        return state
 
     def _bad_words(self, words: list[str]) -> list[list[int]]:
         tokenizer = self._engine.tokenizer

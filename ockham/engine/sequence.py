@@ -10,7 +10,7 @@ from ockham.cache.state import View
 from ockham.core.asks import Asked
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
-from ockham.core.seams import NOTHING_KEPT, Fetch, Noise, Observer, SearchState, Splice
+from ockham.core.seams import NOTHING_KEPT, Fetch, Noise, Observer, Splice
 from ockham.core.step import Floats, Ints
 from ockham.engine.drawing import Drawing
 from ockham.engine.messages import HINTS, Request
@@ -23,8 +23,10 @@ from ockham.kernels.sampling import Draw
 class Status(Enum):
     WAITING = "waiting"
     RUNNING = "running"
+    ENDED = "ended"
+    """It has said all, and its state stays for the rest of the step: its search may fork it."""
     APART = "apart"
-    """Its tokens come from the sequence that searches for all choices of its request."""
+    """Its tokens are those of a text that a search has found, not of rows of its own."""
     FINISHED = "finished"
 
 
@@ -38,6 +40,7 @@ class Sequence:
 
     __slots__ = (
         "arrival_s",
+        "chosen",
         "computed",
         "computed_once",
         "cumulative_logprob",
@@ -45,8 +48,10 @@ class Sequence:
         "fetch",
         "finish_reason",
         "first_token_s",
+        "forks",
         "grammar",
         "handle",
+        "held",
         "index",
         "inexact_from",
         "inputs",
@@ -62,10 +67,10 @@ class Sequence:
         "prompt",
         "prompt_logprobs",
         "prompt_tokens",
+        "redone_by",
         "request",
         "request_id",
         "salt",
-        "search",
         "seats",
         "seed",
         "shares",
@@ -94,9 +99,12 @@ class Sequence:
         text: TextOutput | None,
         arrival_s: float,
         grammar: GrammarState | None = None,
-        search: SearchState | None = None,
         salt: str,
         shares: bool,
+        seats: int = 1,
+        forks: bool = False,
+        chosen: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         self.request = request
         """What was asked, which all choices share and nobody changes."""
@@ -115,11 +123,14 @@ class Sequence:
         """Where its output stands in the grammar that it must follow."""
         self.unsettled = False
         """Whether the grammar has yet to say if the latest token completed the output."""
-        self.search = search
-        """The search that goes through all choices of the request together. The generated tokens
-        are placeholders then: `inputs` are the inputs of their rows."""
+        self.chosen = chosen
+        """Whether a search says what its tokens are, and the sampler does not."""
+        self.held = False
+        """Whether it sits steps out until its search goes on with it."""
         self.inputs: list[Floats] = []
-        self.observers: tuple[Observer, ...] = () if search is None else (search,)
+        """If they are not embeddings of tokens, the inputs of the rows after the prompt. The
+        generated tokens are placeholders then."""
+        self.observers: tuple[Observer, ...] = () if observer is None else (observer,)
         """What wants to know of its rows, drafters' streams aside."""
         self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
         # What a policy sees of it (`Candidate`), beside its place and its state.
@@ -128,8 +139,10 @@ class Sequence:
         self.tenant = request.tenant or request.cache_salt
         self.priority = request.priority
         self.orderly = request.orderly
-        self.seats = self.params.n if index == 0 and search is None else 1
-        """Seats of running sequences that it takes: those of its choices, until they are forked."""
+        self.seats = seats
+        """Seats of running sequences that it takes: those of its group, until that is forked."""
+        self.forks = forks
+        """Whether the others of its group are still to be forked at the end of its prompt."""
         # Its life.
         self.status = Status.WAITING
         self.arrival_s = arrival_s
@@ -144,6 +157,8 @@ class Sequence:
         self.computed = 0
         self.computed_once = 0
         """The most cells that it ever had: computing one of them again is booked as waste."""
+        self.redone_by: str | None = None
+        """What made it compute cells again, if it was no preemption."""
         self.shares = shares
         """Whether others of the same key may go on from its state."""
         self.handle = NOTHING_KEPT
@@ -167,7 +182,8 @@ class Sequence:
             and self.params.logit_bias is None
             and self.params.allowed_token_ids is None
             and grammar is None
-            and search is None
+            and not chosen
+            and observer is None
         )
         """Whether, once `min_tokens` is reached, only the position changes from draw to draw, and
         nothing but the token is wanted of it."""
@@ -187,7 +203,23 @@ class Sequence:
             arrival_s=self.arrival_s,
             salt=self.salt,
             shares=self.shares,
+            chosen=self.chosen,
         )
+
+    def observe(self, observer: Observer | None) -> None:
+        """Let a search see its rows."""
+        if observer is not None:
+            self.observers, self.plain = (*self.observers, observer), False
+
+    def repeat(self, tokens: list[int]) -> list[str]:
+        """Say again what another has said, none of which ended that one; the pieces of text."""
+        pieces = []
+        for token in tokens:
+            self.push(token)
+            if self.text is not None:
+                may_stop = self.generated >= self.params.min_tokens
+                pieces.append(self.text.push(token, may_stop=may_stop)[0])
+        return pieces
 
     @property
     def approximation(self) -> Asked | None:
@@ -241,7 +273,7 @@ class Sequence:
         """Leading cells whose state is what any sequence of the same key would have computed."""
         if not self.shares:
             return 0
-        cells = self.computed if self.search is None else min(self.computed, self.prompt_tokens)
+        cells = min(self.computed, self.prompt_tokens) if self.inputs else self.computed
         return cells if self.inexact_from is None else min(cells, self.inexact_from)
 
     @property
@@ -273,7 +305,7 @@ class Sequence:
     def reusable(self) -> int:
         """How many of the first cells need not be computed if their state is held: of the others,
         the logits are wanted too."""
-        cells = (self.target if self.search is None else self.prompt_tokens) - 1
+        cells = (self.prompt_tokens if self.inputs else self.target) - 1
         if self.prompt_logprobs is not None and not self.scored:
             cells = min(cells, len(self.prompt_logprobs) - 1)
         return cells
@@ -300,14 +332,17 @@ class Sequence:
             self.plain
             and self.decoding
             and self.generated >= max(1, self.params.min_tokens)
-            and self.seats == 1
+            and not self.forks
+            and not self.held
             and self.computed_once <= self.computed
         )
 
     @property
     def ready(self) -> bool:
         """Whether its next token could be drawn if its logits were there: one whose grammar is
-        still at work sits steps out."""
+        still at work sits steps out, and so does one that its search holds."""
+        if self.held:
+            return False
         return self.grammar is None or (not self.unsettled and self.grammar.ready)
 
     @property
@@ -326,6 +361,8 @@ class Sequence:
         """The next token, where it is known without any logits, and nothing else is wanted."""
         if self.grammar is None or not self.scored or self.params.logprobs is not None:
             return None
+        if self.chosen:
+            return None
         if self.drawing.bad_words or self.params.allowed_token_ids is not None:
             return None  # which may forbid it
         if self.generated < self.params.min_tokens:
@@ -338,11 +375,12 @@ class Sequence:
         """Whether several of its next tokens could be verified in one step."""
         return (
             self.decoding
-            and self.seats == 1
+            and not self.forks
             and self.splicing is None
             and self.scored
             and not self.scores_only
-            and self.search is None
+            and not self.chosen
+            and not self.observers
             and self.computed_once <= self.computed
             and (self.grammar is None or not self.grammar.slow)
         )
@@ -377,4 +415,4 @@ class Sequence:
     @property
     def waits_for_fork(self) -> bool:
         """Whether the prompt is done and the other choices are still to be forked."""
-        return self.seats > 1 and self.computed == self.prompt_tokens
+        return self.forks and self.computed == self.prompt_tokens

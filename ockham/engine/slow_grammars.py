@@ -5,7 +5,7 @@ from __future__ import annotations
 from ockham.engine.assemble import Assembly
 from ockham.engine.endings import Endings
 from ockham.engine.messages import Delta
-from ockham.engine.sequence import Sequence, Status
+from ockham.engine.sequence import Sequence
 
 
 class SlowGrammars:
@@ -29,7 +29,7 @@ class SlowGrammars:
         late = [s for s in running if s.grammar is not None and s.grammar.late]
         for sequence in {*self._unsettled, *late}:
             grammar, asked = sequence.grammar, sequence.params.structured_outputs
-            if sequence.status is Status.FINISHED or grammar is None or asked is None:
+            if sequence.finish_reason is not None or grammar is None or asked is None:
                 self._unsettled.discard(sequence)
                 continue
             delta = Delta(sequence.request_id, sequence.index)

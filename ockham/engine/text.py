@@ -13,6 +13,10 @@ class TextStream(Protocol):
 
     def finish(self) -> str: ...
 
+    def fork(self) -> TextStream:
+        """Another stream that goes on from here."""
+        ...
+
 
 class TextOutput:
     """The text of one sequence. Text that may turn out to be the start of a stop string is held
@@ -30,6 +34,12 @@ class TextOutput:
     def fresh(self) -> TextOutput:
         """The text of another choice, from its beginning."""
         return TextOutput(self._new_stream, self._stop, self._include_stop)
+
+    def fork(self) -> TextOutput:
+        """The text of another choice that has said the same so far."""
+        twin = self.fresh()
+        twin._stream, twin._held = self._stream.fork(), self._held
+        return twin
 
     def push(self, token_id: int, *, may_stop: bool) -> tuple[str, str | None]:
         """Add a token. Returns the text that may be shown now, and the stop string it completed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,7 +14,18 @@ from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest
 from ockham.core.registry import register
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import OwnRows, SearchState, Seen, Wants
+from ockham.core.seams import (
+    Action,
+    Blend,
+    Branch,
+    Finish,
+    Observer,
+    OwnRows,
+    Problem,
+    SearchState,
+    Seen,
+    Wants,
+)
 
 _LOGITS = Wants(logits=True)
 LONGEST = 6
@@ -121,11 +132,11 @@ class Superposed:
     def __init__(self) -> None:
         self._runs: defaultdict[str, Runs] = defaultdict(Runs)
 
-    def begin(self, drafts: int, prompt: Ints, salt: str, stops: frozenset[int]) -> Drafts:
+    def begin(self, ask: SuperposedAsk, problem: Problem) -> Drafts:
         """See `Search`."""
-        runs = self._runs[salt]
-        runs.read(prompt)
-        return Drafts(drafts, prompt.tolist(), runs, stops)
+        runs = self._runs[problem.salt]
+        runs.read(problem.prompt)
+        return Drafts(problem.params.n, problem.prompt.tolist(), runs, problem.stops)
 
 
 @dataclass(slots=True)
@@ -136,8 +147,10 @@ class _Draft:
     ended: bool = False
 
 
-class Drafts(SearchState):
-    """The drafts of one prompt so far; see `SearchState`."""
+class Drafts(SearchState, Observer):
+    """The drafts of one prompt so far, all of which are one branch; see `SearchState`."""
+
+    chooses: ClassVar[bool] = True
 
     def __init__(self, count: int, prompt: list[int], runs: Runs, stops: frozenset[int]) -> None:
         self._count, self._runs, self._stops = count, runs, stops
@@ -151,6 +164,26 @@ class Drafts(SearchState):
         """The likeliest first."""
         return [draft.tokens for draft in self._drafts]
 
+    @property
+    def width(self) -> int:
+        """See `SearchState`."""
+        return 1
+
+    def observer(self, branch: int) -> Observer:
+        """See `SearchState`."""
+        return self
+
+    def after(self, branches: Mapping[int, Branch]) -> list[Action | Finish]:
+        """See `SearchState`."""
+        (branch,) = branches.values()
+        following = self.go_on()
+        if following and branch.room > 1:
+            tokens, weights = zip(*following, strict=True)
+            return [Blend(branch.number, tokens, weights)]
+        rows = len(branch.tokens)
+        spared = [(0, rows)] * (self._count - 1)
+        return [Finish(self.drafts, spared)]
+
     def wants(self, own: OwnRows) -> Wants:
         """See `Observer`."""
         return _LOGITS
@@ -160,7 +193,8 @@ class Drafts(SearchState):
         self._logits = seen.logits[-1].copy()
 
     def go_on(self) -> list[tuple[int, float]]:
-        """See `SearchState`."""
+        """Go on by the latest row: tokens and weights of the next row's input. Empty when every
+        draft has ended."""
         logits = self._logits
         likely = np.argpartition(-logits, self._count - 1)[: self._count]
         likely = likely[np.lexsort((likely, -logits[likely]))]

@@ -43,6 +43,12 @@ class TextStream:
             self._emitted = len(self._tokenizer.decode(self._window, self._skip))
         return new
 
+    def fork(self) -> TextStream:
+        """Another decoder that stands where this one does."""
+        twin = TextStream(self._tokenizer, self._skip)
+        twin._window, twin._context, twin._emitted = [*self._window], self._context, self._emitted
+        return twin
+
     def finish(self) -> str:
         """The rest: what was held back as an incomplete character. Nothing may be pushed after."""
         text = self._tokenizer.decode(self._window, self._skip)

@@ -357,6 +357,6 @@ def test_masks_that_leave_no_token_end_the_sequence_with_an_error(checkpoint):
     engine.add(ask("a", [5], bad_words=None, allowed_token_ids=[7], stop_token_ids=[7]))
     assert drain(engine)[-1].finish_reason == "stop"
     engine.add(ask("b", [5], allowed_token_ids=[7, 8], stop_token_ids=[7, 8, 9], max_tokens=3))
-    engine.groups["b"][0].drawing.bad_words = [[7], [8]]
+    engine.groups["b"].first.drawing.bad_words = [[7], [8]]
     last = drain(engine)[-1]
     assert (last.finish_reason, last.finished) == ("error", True)

@@ -1,25 +1,186 @@
-"""How many completions, which of them live, when to stop: `Search`."""
+"""How many completions, which branches live, when to stop: `Search`."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
-from ockham.core.arrays import Ints
+from ockham.core.arrays import Floats, Ints
+from ockham.core.asks import Ask
+from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams.observe import Observer
 
 
-class SearchState(Observer, Protocol):
-    """The completions of one prompt that a Search goes through together, a row a step. After each
-    row by which a token would be chosen, it `saw` what it wants of it, and goes on."""
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The request that a search answers. `stops` are the tokens that end a completion. `salt` is
+    the tenant: searches of two tenants never learn from each other. `seats` is how many sequences
+    the engine runs at once, and `text` says whether completions have a text."""
+
+    prompt: Ints
+    params: SamplingParams
+    salt: str
+    stops: frozenset[int]
+    seats: int
+    text: bool
+
+
+class Branch(Protocol):
+    """One of the sequences that a search runs, as the search may see it."""
 
     @property
-    def drafts(self) -> list[list[int]]:
-        """The completions so far, the best first."""
+    def number(self) -> int:
+        """Its number within the request, which is also its noise stream. The first branch has 0."""
         ...
 
-    def go_on(self) -> list[tuple[int, float]]:
-        """Tokens and weights, by what the latest row showed: the sum of their embeddings, weighted
-        so, is the next row's input. Empty when every completion has ended."""
+    @property
+    def tokens(self) -> Sequence[int]:
+        """What it has generated. Read it only."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The same as text; a stop string that ended it is cut off."""
+        ...
+
+    @property
+    def logprob(self) -> float:
+        """Sum of its tokens' log probabilities; 0.0 unless the request asks for `logprobs`."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """Tokens that it may still generate."""
+        ...
+
+    @property
+    def due(self) -> bool:
+        """Whether its next row is computed, and a search that `chooses` has yet to say what its
+        next token is."""
+        ...
+
+    @property
+    def held(self) -> bool:
+        """Whether it sits steps out until the search goes on with it (`Hold`)."""
+        ...
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it has ended, as in the API; None while it runs."""
+        ...
+
+    def processed(self, logits: Floats) -> Floats:
+        """The logits of its next token after masks, biases and penalties, as the sampler would see
+        them: -inf where a token may not come. (vocabulary,) -> (vocabulary,)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """`token` comes next in a branch that is due."""
+
+    branch: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """The next row of a branch that is due has as input the sum of the embeddings of `tokens`, each
+    times its weight. The branch counts one token more; which one that is means nothing."""
+
+    branch: int
+    tokens: Sequence[int]
+    weights: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Begin the branch `number` with what `branch` has said, or with its first `tokens` tokens.
+
+    The number was never used in this request before. The new branch has the state, the text, the
+    place in the grammar and the counts of penalties of the old one, and noise of its own. It is due
+    if the old one is due and all of its tokens are taken over. An earlier place costs one row,
+    which is computed again.
+    """
+
+    branch: int
+    number: int
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Give a branch up. The rows that no other branch goes on from are booked as waste."""
+
+    branch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A branch sits steps out until `Continue`. What its state takes may be given to others then,
+    and is computed again."""
+
+    branch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """A branch that was held goes on."""
+
+    branch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The request is answered. `choices` are its completions, the best first: the number of a
+    branch, or the tokens of a text that is no branch. A branch that still runs ends here.
+
+    `spared` has, of each completion that need not be generated (any more), how many tokens it had,
+    and how many it would have had: the ledger books them as saved. `report` is told to the caller
+    with the first choice, under the technique's name: plain JSON values.
+    """
+
+    choices: Sequence[int | Sequence[int]]
+    spared: Sequence[tuple[int, int]] = ()
+    report: Mapping[str, Any] | None = None
+
+
+Action = Say | Blend | Fork | Drop | Hold | Continue
+
+
+class SearchState(Protocol):
+    """The search for the answer to one request."""
+
+    chooses: ClassVar[bool] = False
+    """Whether it says itself which tokens come next. Else the sampler draws them, as it would
+    without a search. What a branch is to say is asked when its next row has been computed; a
+    branch of which nothing is said waits."""
+    watches: ClassVar[bool] = False
+    """Whether it is asked after each step of a branch, and not only when one has ended. A step
+    brings a branch several tokens where a draft was right."""
+
+    @property
+    def width(self) -> int:
+        """How many branches may live at once from now on. So many seats are kept for it."""
+        ...
+
+    @property
+    def begins(self) -> int:
+        """With how many branches it begins, all at the end of the prompt: numbers 0, 1, ..."""
+        return 1
+
+    def observer(self, branch: int) -> Observer | None:
+        """What wants to know of the rows of a branch that begins; None for nothing. Branches that
+        are observed are not drafted for."""
+        return None
+
+    def after(self, branches: Mapping[int, Branch]) -> Sequence[Action | Finish]:
+        """What is to be done, in this order. `branches` are those that were not dropped, by number;
+        the state of one that has ended is there only until this returns.
+
+        An answer that leaves nothing to wait for must end in `Finish`. An error ends the request.
+        """
         ...
 
 
@@ -28,7 +189,6 @@ class Search(Protocol):
 
     name: ClassVar[str]
 
-    def begin(self, drafts: int, prompt: Ints, salt: str, stops: frozenset[int]) -> SearchState:
-        """Begin with a prompt, of which so many completions are wanted. A completion ends with one
-        of `stops`. `salt` is the tenant: two never learn from each other."""
+    def begin(self, ask: Ask, problem: Problem) -> SearchState:
+        """Begin with a request. Raises InvalidRequest if it cannot be answered so."""
         ...

@@ -175,6 +175,18 @@ class GrammarState:
         """The place where this one began."""
         return self._grammar.begin(self._ends)
 
+    def fork(self, tokens: Sequence[int]) -> GrammarState:
+        """Another place that is the same as this one, which `tokens` have led to. If this one is
+        still being worked out, the other is worked out from the beginning."""
+        if self._look is None and not self._unread:
+            twin = GrammarState(self._grammar, self._matcher.deep_copy(), self._ends)
+            twin._forced, twin._words, twin._broken = self._forced, self._words, self._broken
+            return twin
+        twin = self.fresh()
+        twin._forced = twin._words = None
+        twin._unread = [token for token in tokens if token not in self._ends]
+        return twin
+
     def advance(self, token: int) -> None:
         """`token`, one of those that may come next, has come."""
         self._settle()

@@ -1,0 +1,188 @@
+"""Asks the searches of requests what is to be done, and does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+
+import numpy as np
+
+from ockham.core.errors import OckhamError
+from ockham.core.seams import Action, Blend, Continue, Drop, Finish, Fork, Hold, Say
+from ockham.engine import billing
+from ockham.engine.assemble import Assembly
+from ockham.engine.endings import Endings
+from ockham.engine.group import Group, OwnBranch, Told
+from ockham.engine.harvest import Harvest
+from ockham.engine.messages import Delta
+from ockham.engine.runner.runner import Runner
+from ockham.engine.sequence import Status
+from ockham.engine.slow_grammars import SlowGrammars
+
+
+class Searching:
+    """The groups of which a search decides what becomes of their branches. Nothing that a branch
+    says is told to a caller before the search has finished."""
+
+    def __init__(
+        self,
+        engine: Assembly,
+        runner: Runner,
+        endings: Endings,
+        slow_grammars: SlowGrammars,
+        harvest: Harvest,
+    ) -> None:
+        self._engine, self._runner, self._endings = engine, runner, endings
+        self._slow_grammars, self._harvest = slow_grammars, harvest
+
+    def after(self, deltas: list[Delta]) -> list[Delta]:
+        """What is told of a step, of which `deltas` are what all sequences have said."""
+        groups = self._engine.searched
+        told: list[Delta] = []
+        said: set[str] = set()
+        for delta in deltas:
+            group = groups.get(delta.request_id)
+            if group is None or delta.finished:
+                told.append(delta)
+            else:
+                group.branches[delta.index].told.add(delta)
+                said.add(delta.request_id)
+        for request_id, group in list(groups.items()):
+            if _has_news(group, request_id in said):
+                told += self._ask(request_id, group)
+        return told
+
+    def unblock(self) -> bool:
+        """Nothing can run. If branches that their searches hold keep others from it, take the state
+        of one of them away; whether there was one."""
+        scheduler = self._engine.scheduler
+        held = [s for s in scheduler.running if s.held]
+        if held and any(s.ready for s in scheduler.waiting):
+            self._runner.forget_decoding()
+            scheduler.preempt(held[-1])
+            return True
+        return False
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _ask(self, request_id: str, group: Group) -> list[Delta]:
+        """Ask a search until there is something to wait for. An error of it ends its request."""
+        assert group.search is not None, "only a search is asked"
+        self._runner.forget_decoding()
+        try:
+            while True:
+                ended = _ended(group)
+                for branch in ended:
+                    group.vacate(branch.sequence)
+                for action in group.search.after(group.branches):
+                    if isinstance(action, Finish):
+                        return self._finish(request_id, group, action)
+                    self._do(group, action)
+                for branch in ended:
+                    if branch.number in group.branches:
+                        group.release(branch.sequence)
+                group.trim()
+                if _ended(group):
+                    continue  # by what was just done
+                live = [b for b in group.branches.values() if b.finish_reason is None]
+                if all(branch.sequence.held for branch in live):
+                    raise OckhamError(f"the search {group.name!r} waits for nothing")
+                return []
+        except Exception as error:
+            return [self._endings.fault(group.first, error)]
+
+    def _do(self, group: Group, action: Action) -> None:
+        branch = group.branches[action.branch]
+        sequence = branch.sequence
+        if isinstance(action, Say):
+            entry = None
+            if branch.logits is not None:
+                entry = self._harvest.logprobs(branch.logits, sequence, action.token)
+            _go_on(branch)
+            branch.told.add(self._harvest.push(sequence, action.token, entry))
+        elif isinstance(action, Blend):
+            _go_on(branch)
+            embedded = self._engine.own_model.embed(action.tokens)
+            sequence.push(action.tokens[0])
+            sequence.inputs.append(np.array(action.weights, np.float32) @ embedded)
+        elif isinstance(action, Fork):
+            child = group.fork(sequence, action.number, action.tokens)
+            if child.unsettled:
+                self._slow_grammars.leave(child)
+        elif isinstance(action, Drop):
+            group.drop(sequence)
+        elif isinstance(action, Hold):
+            sequence.held = True
+        elif isinstance(action, Continue):
+            if branch.due:
+                raise ValueError(f"branch {branch.number} is due: say what comes next")
+            sequence.held = False
+
+    def _finish(self, request_id: str, group: Group, finish: Finish) -> list[Delta]:
+        """Answer a request. Choices that the search does not have are empty."""
+        engine, first = self._engine, group.first
+        if finish.spared:
+            billing.book_spared(first, finish.spared, group.name, engine.cost, engine.ledger)
+        deltas = []
+        for index in range(first.params.n):
+            if index >= len(finish.choices):
+                deltas.append(Delta(request_id, index, finish_reason="stop"))
+                continue
+            choice = finish.choices[index]
+            if isinstance(choice, int):
+                deltas.append(self._ranked(group.branches[choice], index))
+            else:
+                deltas.append(self._written(group, index, choice))
+        if finish.report is not None:
+            deltas[0].report = {group.name: dict(finish.report)}
+        for sequence in group.sequences:
+            if sequence.status is not Status.FINISHED:
+                group.release(sequence)
+                sequence.finish_reason = sequence.finish_reason or "stop"
+        self._endings.close(request_id, deltas[-1])
+        return deltas
+
+    def _ranked(self, branch: OwnBranch, index: int) -> Delta:
+        """All that a branch has said, as a choice. If it still runs, it ends here."""
+        sequence = branch.sequence
+        if sequence.finish_reason is None:
+            delta = Delta(sequence.request_id, sequence.index)
+            branch.told.add(self._endings.end(sequence, delta, "stop"))
+        return branch.told.delta(sequence, index)
+
+    def _written(self, group: Group, index: int, tokens: Many[int]) -> Delta:
+        """A choice that says these tokens, which may end it before the last one."""
+        first, told = group.first, Told()
+        sequence = first.choice(index, None if first.text is None else first.text.fresh())
+        sequence.status = Status.APART
+        group.book(sequence.ledger)
+        for token in tokens:
+            told.add(self._harvest.push(sequence, token, None))
+            if sequence.finish_reason is not None:
+                break
+        else:
+            delta = Delta(sequence.request_id, index)
+            told.add(self._endings.end(sequence, delta, "stop"))
+        return told.delta(sequence, index)
+
+
+def _ended(group: Group) -> list[OwnBranch]:
+    """The branches that have ended since the search was asked last: their state is still there."""
+    return [b for b in group.branches.values() if b.sequence.status is Status.ENDED]
+
+
+def _has_news(group: Group, said: bool) -> bool:
+    """Whether the search is to be asked."""
+    assert group.search is not None, "only a search is asked"
+    if group.search.chooses and any(branch.came_due for branch in group.branches.values()):
+        for branch in group.branches.values():
+            branch.came_due = False
+        return True
+    return (said and group.search.watches) or bool(_ended(group))
+
+
+def _go_on(branch: OwnBranch) -> None:
+    """Something comes next in a branch that waits for it."""
+    if not branch.due:
+        raise ValueError(f"branch {branch.number} is not due")
+    branch.due = branch.sequence.held = False
+    branch.logits = None
