@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ockham.api.aliases import own_names
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.numbers import shown
@@ -69,7 +70,7 @@ def engine_config(model: str, settings: Mapping[str, Any]) -> EngineConfig:
     """The engine's settings. Raises ConfigError for a name that is unknown, or a value that is not
     supported."""
     own = {}
-    for name, value in settings.items():
+    for name, value in own_names(settings).items():
         if name in EngineConfig.__struct_fields__:
             own[name] = value
         elif name not in NEUTRAL:

@@ -24,6 +24,7 @@ def drafting(methods: str, context: int, steps: int, as_json: bool) -> None:
     """
     import msgspec
 
+    from ockham.api.aliases import own_name
     from ockham.core.config import EngineConfig
     from ockham.lab.drafting import long_text, measure_drafting
     from ockham.lab.tasks.texts import held_out
@@ -35,7 +36,8 @@ def drafting(methods: str, context: int, steps: int, as_json: bool) -> None:
     passages = [passage for kind in ("prose", "code") for passage in held_out()[kind]]
     texts = [tokenizer.encode(passage, add_special_tokens=False) for passage in passages]
     tokens = long_text(texts, context + steps)
-    found = [measure_drafting(method, tokens, context) for method in methods.split(",")]
+    names = own_name("speculative_config", methods).split(",")
+    found = [measure_drafting(name, tokens, context) for name in names]
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
         return

@@ -59,6 +59,7 @@ def speculation(
     """
     import msgspec
 
+    from ockham.api.aliases import own_name
     from ockham.core.config import EngineConfig
     from ockham.core.errors import ConfigError
     from ockham.core.speculative import parse
@@ -73,7 +74,9 @@ def speculation(
 
     batches = _batches(batch_sizes)
     kinds = streams.split(",")
-    settings = {_label(each): parse(each) for each in speculative_config}
+    settings = {
+        _label(each): parse(own_name("speculative_config", each)) for each in speculative_config
+    }
     given = unless_given(
         {**kwargs, "skip_tokenizer_init": True},
         max_model_len=2048,

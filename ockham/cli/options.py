@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from ockham.api.aliases import own_names
 from ockham.cli.command import OTHER, Option
 from ockham.cli.config_file import read_config
 from ockham.cli.neutral import neutral_options
@@ -286,7 +287,7 @@ def _warn_of_mistyped_variables(ctx: click.Context) -> None:
 def engine_config(**kwargs: Any) -> EngineConfig:
     """The engine's settings among a command's parameters. Raises ConfigError if they are wrong."""
     names = EngineConfig.__struct_fields__
-    return EngineConfig(**{name: kwargs[name] for name in names if name in kwargs})
+    return EngineConfig(**own_names({name: kwargs[name] for name in names if name in kwargs}))
 
 
 def unless_given(settings: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:

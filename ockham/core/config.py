@@ -75,12 +75,6 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         return [name for name in named if self.enable_prefix_caching or name != "prefix"]
 
     @property
-    def policy(self) -> str:
-        """The policy's name. vLLM's `priority` is first come, first served, which minds priorities
-        as every policy here does."""
-        return {"priority": "fcfs"}.get(self.scheduling_policy, self.scheduling_policy)
-
-    @property
     def swap_bytes(self) -> int:
         return int(self.swap_space * (1 << 30))
 

@@ -12,8 +12,6 @@ from ockham.core.errors import ConfigError
 from ockham.core.registry import Technique, name_of, option_names, read_options, split, techniques
 
 AUTO, NONE = "auto", "none"
-METHODS = {"ngram": "copying", "suffix": "trie", "off": NONE}
-"""vLLM's names of methods that have another one here, and the word for none of them."""
 MOST_TOKENS = 64
 
 
@@ -44,7 +42,7 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     def methods(self) -> list[str]:
         """The drafters as they are given, each with the options behind its name, or "auto" or
         "none"."""
-        return [_known(given) for given in split(self.method)]
+        return split(self.method)
 
     @property
     def model(self) -> str | None:
@@ -75,12 +73,6 @@ class SpeculativeConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
                 f"{key} is a setting of the method {' or '.join(t.name for t in having)}, and the "
                 f"method is {self.method!r}; leave one of them out."
             )
-
-
-def _known(given: str) -> str:
-    """A drafter by our own name for it."""
-    name, colon, options = given.partition(":")
-    return METHODS.get(name.strip(), name.strip()) + colon + options
 
 
 def _unknown(key: str) -> str:

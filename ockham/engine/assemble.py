@@ -50,7 +50,7 @@ class Assembly:
         self, config: EngineConfig, *, progress: Callable[[str], None] | None = None
     ) -> None:
         self.config = config
-        policy = make("policy", config.policy)
+        policy = make("policy", config.scheduling_policy)
         self.techniques = Techniques(config)
         """What applies to a request, at the seams of which it may ask for one."""
         keep = make("keep", config.keep)

@@ -9,7 +9,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import Technique, find, make, name_of, read_options, techniques
 from ockham.core.seams import ApproximateReuse, Drafter, Reuse
-from ockham.core.speculative import AUTO, METHODS, NONE, SpeculativeConfig, automatic
+from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, automatic
 from ockham.model.checkpoint.draft_files import drafter_method, is_drafter
 from ockham.model.hub import BUILT_IN, DRAFTERS
 
@@ -48,10 +48,7 @@ def _find_drafter(name: str) -> Technique:
         return find("drafter", name)
     except ConfigError:
         known = ", ".join([AUTO, *(each.name for each in techniques("drafter"))])
-        others = ", ".join(f"{theirs} for {ours}" for theirs, ours in METHODS.items())
-        raise ConfigError(
-            f"there is no drafter called {name!r}; there is: {known}; and vLLM's names {others}."
-        ) from None
+        raise ConfigError(f"there is no drafter called {name!r}; there is: {known}.") from None
 
 
 def _method_of(model: str) -> str:

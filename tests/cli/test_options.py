@@ -209,7 +209,7 @@ def test_a_count_that_is_no_integer_is_told_so() -> None:
 def test_a_file_may_hold_a_mapping(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text("speculative-config: {method: ngram, num_speculative_tokens: 4}\n")
-    expected = {"method": "ngram", "num_speculative_tokens": 4}
+    expected = {"method": "copying", "num_speculative_tokens": 4}
     assert settings("--config", str(path)).speculative_config == expected
 
 

@@ -203,7 +203,7 @@ def test_what_belongs_to_another_model_is_refused(target: Path, tmp_path: Path) 
     with pytest.raises(ConfigError, match="either"):
         drafting_engine(target, {"method": "early_exit"})
     with pytest.raises(ConfigError, match="layers is a setting of the method early_exit"):
-        drafting_engine(target, {"method": "ngram", "layers": 1})
+        drafting_engine(target, {"method": "copying", "layers": 1})
 
 
 def test_one_that_costs_more_than_it_brings_is_left_alone(

@@ -146,18 +146,18 @@ def test_deltas_of_one_step_are_told_as_one() -> None:
     [
         (None, SpeculativeConfig(method="none")),
         ("auto", SpeculativeConfig()),
-        ("ngram", SpeculativeConfig(method="copying")),
+        ("copying", SpeculativeConfig(method="copying")),
         (
-            '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2}',
+            '{"method": "copying", "num_speculative_tokens": 4, "prompt_lookup_min": 2}',
             SpeculativeConfig(
                 method="copying", num_speculative_tokens=4, options={"prompt_lookup_min": 2}
             ),
         ),
         ({"adaptive": False}, SpeculativeConfig(adaptive=False)),
         ({"model": "small"}, SpeculativeConfig(options={"model": "small"})),
-        ("ngram, suffix", SpeculativeConfig(method="copying,trie")),
+        ("copying, trie", SpeculativeConfig(method="copying,trie")),
         ({"model": None}, SpeculativeConfig()),
-        ("ngram:3,suffix", SpeculativeConfig(method="copying:3,trie")),
+        ("copying:3,trie", SpeculativeConfig(method="copying:3,trie")),
         (
             {"method": "draft_model:small,branches=2,copying"},
             SpeculativeConfig(method="draft_model:small,branches=2,copying"),
@@ -183,11 +183,11 @@ def test_settings_are_read(setting: Any, expected: SpeculativeConfig) -> None:
         ({"num_speculative_tokens": "many"}, "num_speculative_tokens"),
         ({"num_speculative_tokens": 0}, r'method "none"\. It has'),
         (
-            {"method": "ngram", "model": "small"},
-            "model is a setting of the method corpus or draft_model .*, and the method is 'ngram'",
+            {"method": "copying", "model": "small"},
+            "model is a setting of the method corpus or draft_model .*, and the method is 'copy",
         ),
-        ("auto,ngram", "name it alone"),
-        ({"method": "ngram", "branches": 2}, "branches is a setting of the method draft_model"),
+        ("auto,copying", "name it alone"),
+        ({"method": "copying", "branches": 2}, "branches is a setting of the method draft_model"),
         ({"method": "trie", "prompt_lookup_min": 5}, "prompt_lookup_min is a setting of"),
         ({"draft_context": 64}, "draft_context is a setting of the method rapid"),
         ({"learned_file": "kept"}, "learned_file is a setting of the method trie"),
@@ -206,9 +206,7 @@ def test_wrong_settings_are_refused_with_what_is_wrong(setting: Any, said: str) 
 
 
 def test_an_unknown_method_is_refused_with_those_there_are(checkpoint: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"no drafter called 'eagle9'; there is: auto, .* ngram for copying"
-    ):
+    with pytest.raises(ConfigError, match="no drafter called 'eagle9'; there is: auto, copying, "):
         make_engine(checkpoint, speculative_config="eagle9")
 
 
@@ -219,7 +217,7 @@ def test_a_long_prompt_is_told_in_several_steps(
     engine = make_engine(checkpoint)
     asked = request(prompt=[5, 6, 7, 8] * 40, max_tokens=30)
     (expected,) = answers(engine, asked)
-    engine.speculation = engine.make_speculation(parse({"method": "ngram", "adaptive": False}))
+    engine.speculation = engine.make_speculation(parse({"method": "copying", "adaptive": False}))
     told: list[int] = []
     feed = engine.speculation.streams.feed
 
