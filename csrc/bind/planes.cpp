@@ -37,26 +37,38 @@ std::vector<int64_t> layers_of(nb::handle layers) {
     return result;
 }
 
+Element element_of(nb::handle dtype) {
+    const auto name = nb::cast<std::string>(dtype);
+    if (name == "bfloat16") return Element::bf16;
+    if (name == "float32") return Element::fp32;
+    throw std::invalid_argument("keys and values cannot be stored as " + name + ".");
+}
+
 std::unique_ptr<Planes> make_planes(nb::sequence groups) {
     std::vector<GroupShape> shapes;
     for (nb::handle group : groups) {
-        const auto dtype = nb::cast<std::string>(group.attr("dtype"));
-        if (dtype != "bfloat16" && dtype != "float32")
-            throw std::invalid_argument("keys and values cannot be stored as " + dtype + ".");
-        shapes.push_back({layers_of(group.attr("layers")), nb::cast<int64_t>(group.attr("kv_heads")),
-                          nb::cast<int64_t>(group.attr("head_dim")), dtype == "bfloat16",
+        const nb::object spec = group.attr("spec");
+        const nb::object planes = spec.attr("planes");
+        if (nb::cast<std::string>(spec.attr("kind")) != "paged" || nb::len(nb::handle(planes)) != 2)
+            throw std::invalid_argument("attention keeps keys and values in pages, and nothing else.");
+        const nb::object plane = spec.attr("uniform");
+        shapes.push_back({layers_of(group.attr("layers")), nb::cast<int64_t>(plane.attr("heads")),
+                          nb::cast<int64_t>(plane.attr("width")), element_of(plane.attr("dtype")),
                           nb::cast<int64_t>(group.attr("pages")),
                           nb::cast<int64_t>(group.attr("page_tokens"))});
     }
     return std::make_unique<Planes>(shapes);
 }
 
-void copy_state(Planes& planes, int64_t group, Vector<int64_t> source, Vector<int64_t> target) {
+void copy_state(Planes& planes, int64_t group, Vector<int64_t> source, Vector<int64_t> target,
+                int64_t head) {
     check_slots(planes, group, source);
     check_slots(planes, group, target);
     if (source.size() != target.size())
         throw std::invalid_argument("there are not as many source slots as target slots.");
-    planes.copy(group, source.data(), target.data(), static_cast<int64_t>(source.size()));
+    if (head < -1 || head >= planes.groups()[group].kv_heads)
+        throw std::invalid_argument("there is no head " + std::to_string(head) + ".");
+    planes.copy(group, head, source.data(), target.data(), static_cast<int64_t>(source.size()));
 }
 
 nb::object read_state(const Planes& planes, int64_t group, Vector<int64_t> slots) {
@@ -65,14 +77,14 @@ nb::object read_state(const Planes& planes, int64_t group, Vector<int64_t> slots
     const size_t sizes[] = {shape.layers.size(), 2, slots.size(),
                             static_cast<size_t>(shape.kv_heads),
                             static_cast<size_t>(shape.head_dim)};
-    const size_t bytes = sizes[0] * sizes[1] * sizes[2] * sizes[3] * sizes[4] * (shape.bf16 ? 2 : 4);
+    const size_t bytes = sizes[0] * sizes[1] * sizes[2] * sizes[3] * sizes[4] * static_cast<size_t>(element_bytes(shape.element));
     auto memory = std::make_unique<Buffer>();
     memory->take<uint8_t>(static_cast<int64_t>(bytes));
     planes.read(group, slots.data(), static_cast<int64_t>(slots.size()), memory->get<void>());
     void* data = memory->get<void>();
     nb::capsule owner(memory.release(),
                       [](void* owned) noexcept { delete static_cast<Buffer*>(owned); });
-    const nb::dlpack::dtype dtype = shape.bf16 ? nb::dtype<uint16_t>() : nb::dtype<float>();
+    const nb::dlpack::dtype dtype = shape.element == Element::bf16 ? nb::dtype<uint16_t>() : nb::dtype<float>();
     return nb::cast(nb::ndarray<nb::numpy>(data, 5, sizes, owner, nullptr, dtype));
 }
 
@@ -84,7 +96,7 @@ void write_state(Planes& planes, int64_t group, Vector<int64_t> slots,
                       state.shape(2) == slots.size() &&
                       state.shape(3) == static_cast<size_t>(shape.kv_heads) &&
                       state.shape(4) == static_cast<size_t>(shape.head_dim) &&
-                      state.itemsize() == (shape.bf16 ? 2u : 4u);
+                      state.itemsize() == static_cast<size_t>(element_bytes(shape.element));
     if (!fits)
         throw std::invalid_argument("the state has another shape or type than the group's planes.");
     planes.write(group, slots.data(), static_cast<int64_t>(slots.size()), state.data());
@@ -138,7 +150,7 @@ void bind_planes(nb::module_& module) {
         .def("__init__",
              [](Planes* self, nb::sequence groups) { new (self) Planes(std::move(*make_planes(groups))); },
              "groups"_a)
-        .def("copy", &copy_state, "group"_a, "source"_a, "target"_a)
+        .def("copy", &copy_state, "group"_a, "source"_a, "target"_a, "head"_a = -1)
         .def("read", &read_state, "group"_a, "slots"_a)
         .def("write", &write_state, "group"_a, "slots"_a, "state"_a)
         .def("stored_page_bytes", &Planes::stored_page_bytes, "group"_a)

@@ -103,7 +103,7 @@ std::vector<double> time_rotation(ThreadPool& pool, Isa isa, int64_t heads, int6
         throw std::invalid_argument("there are no such heads.");
     const RowKernels& kernels = row_kernels(isa);
     const int64_t width = (heads + 2 * kv_heads) * head_dim, half = rotary_dim / 2;
-    Planes planes({{{0}, kv_heads, head_dim, bf16, (rows + 15) / 16, 16}});
+    Planes planes({{{0}, kv_heads, head_dim, bf16 ? Element::bf16 : Element::fp32, (rows + 15) / 16, 16}});
     const LayerPlane plane = planes.layer(0);
     std::vector<float> qkv = some_floats(rows * width);
     // A rotation by a third of a right angle, so that values neither grow nor vanish.

@@ -16,18 +16,20 @@ namespace {
 
 // Calls f with a zero of the planes' element type, as unsigned bits.
 template <class F>
-void with_bits(bool bf16, F f) {
-    if (bf16)
+void with_bits(Element element, F f) {
+    if (element == Element::bf16)
         f(uint16_t{});
     else
         f(uint32_t{});
 }
 
-// One token's state, all heads, between the planes and rows of (2, kv_heads, head_dim).
+// One token's state, of the heads [first, last), between the planes and rows of
+// (2, last - first, head_dim).
 template <class T>
-void read_token(const LayerPlane& plane, int64_t slot, T* keys, T* values) {
+void read_token(const LayerPlane& plane, int64_t first, int64_t last, int64_t slot, T* keys,
+                T* values) {
     const int64_t lane = plane.lane(slot);
-    for (int64_t head = 0; head < plane.kv_heads; ++head) {
+    for (int64_t head = first; head < last; ++head) {
         const T* from_keys = reinterpret_cast<const T*>(plane.key_group(slot, head));
         const T* from_values = reinterpret_cast<const T*>(plane.value_group(slot, head));
         for (int64_t e = 0; e < plane.head_dim; ++e) {
@@ -38,9 +40,10 @@ void read_token(const LayerPlane& plane, int64_t slot, T* keys, T* values) {
 }
 
 template <class T>
-void write_token(const LayerPlane& plane, int64_t slot, const T* keys, const T* values) {
+void write_token(const LayerPlane& plane, int64_t first, int64_t last, int64_t slot, const T* keys,
+                 const T* values) {
     const int64_t lane = plane.lane(slot);
-    for (int64_t head = 0; head < plane.kv_heads; ++head) {
+    for (int64_t head = first; head < last; ++head) {
         T* to_keys = reinterpret_cast<T*>(plane.key_group(slot, head));
         T* to_values = reinterpret_cast<T*>(plane.value_group(slot, head));
         for (int64_t e = 0; e < plane.head_dim; ++e) {
@@ -55,7 +58,7 @@ void write_token(const LayerPlane& plane, int64_t slot, const T* keys, const T* 
 void LayerPlane::store(const RowKernels& kernels, int64_t slot, const float* k,
                        const float* v) const {
     if (!bf16) {
-        write_token(*this, slot, k, v);
+        write_token(*this, 0, kv_heads, slot, k, v);
         return;
     }
     constexpr int64_t most = 512;
@@ -95,8 +98,8 @@ LayerPlane Planes::plane(int64_t group, int64_t index) const {
     plane.width = padded(shape.head_dim);
     plane.pages = shape.pages;
     plane.page_tokens = shape.page_tokens;
-    plane.bf16 = shape.bf16;
-    plane.element_bytes = shape.bf16 ? 2 : 4;
+    plane.bf16 = shape.element == Element::bf16;
+    plane.element_bytes = element_bytes(shape.element);
     plane.group_bytes = group_keys * plane.width * plane.element_bytes;
     plane.side_bytes = padded(shape.page_tokens) / group_keys * plane.group_bytes;
     plane.page_bytes = 2 * shape.kv_heads * plane.side_bytes;
@@ -126,13 +129,13 @@ int64_t Planes::slots(int64_t group) const {
 void Planes::read(int64_t group, const int64_t* slots, int64_t count, void* state) const {
     const GroupShape& shape = shapes_[group];
     const int64_t row = shape.kv_heads * shape.head_dim;
-    with_bits(shape.bf16, [&](auto zero) {
+    with_bits(shape.element, [&](auto zero) {
         using T = decltype(zero);
         for (size_t i = 0; i < shape.layers.size(); ++i) {
             T* keys = static_cast<T*>(state) + static_cast<int64_t>(i) * 2 * count * row;
             const LayerPlane from = plane(group, static_cast<int64_t>(i));
             for (int64_t n = 0; n < count; ++n)
-                read_token(from, slots[n], keys + n * row, keys + (count + n) * row);
+                read_token(from, 0, shape.kv_heads, slots[n], keys + n * row, keys + (count + n) * row);
         }
     });
 }
@@ -140,13 +143,13 @@ void Planes::read(int64_t group, const int64_t* slots, int64_t count, void* stat
 void Planes::write(int64_t group, const int64_t* slots, int64_t count, const void* state) {
     const GroupShape& shape = shapes_[group];
     const int64_t row = shape.kv_heads * shape.head_dim;
-    with_bits(shape.bf16, [&](auto zero) {
+    with_bits(shape.element, [&](auto zero) {
         using T = decltype(zero);
         for (size_t i = 0; i < shape.layers.size(); ++i) {
             const T* keys = static_cast<const T*>(state) + static_cast<int64_t>(i) * 2 * count * row;
             const LayerPlane to = plane(group, static_cast<int64_t>(i));
             for (int64_t n = 0; n < count; ++n)
-                write_token(to, slots[n], keys + n * row, keys + (count + n) * row);
+                write_token(to, 0, shape.kv_heads, slots[n], keys + n * row, keys + (count + n) * row);
         }
     });
 }
@@ -188,22 +191,25 @@ void Planes::back(int64_t group, int64_t index, int64_t pages) const {
 #endif
 }
 
-void Planes::copy(int64_t group, const int64_t* source, const int64_t* target, int64_t count) {
+void Planes::copy(int64_t group, int64_t head, const int64_t* source, const int64_t* target,
+                  int64_t count) {
     // All is read before anything is written, because sources and targets may overlap; a layer at a
     // time, which bounds the memory.
     const GroupShape& shape = shapes_[group];
-    const int64_t row = shape.kv_heads * shape.head_dim;
+    const int64_t first = std::max<int64_t>(head, 0);
+    const int64_t last = head < 0 ? shape.kv_heads : head + 1;
+    const int64_t row = (last - first) * shape.head_dim;
     Buffer buffer;
-    with_bits(shape.bf16, [&](auto zero) {
+    with_bits(shape.element, [&](auto zero) {
         using T = decltype(zero);
         T* keys = buffer.take<T>(2 * count * row);
         T* values = keys + count * row;
         for (size_t i = 0; i < shape.layers.size(); ++i) {
             const LayerPlane layer = plane(group, static_cast<int64_t>(i));
             for (int64_t n = 0; n < count; ++n)
-                read_token(layer, source[n], keys + n * row, values + n * row);
+                read_token(layer, first, last, source[n], keys + n * row, values + n * row);
             for (int64_t n = 0; n < count; ++n)
-                write_token(layer, target[n], keys + n * row, values + n * row);
+                write_token(layer, first, last, target[n], keys + n * row, values + n * row);
         }
     });
 }

@@ -16,11 +16,17 @@
 
 namespace ockham {
 
+// The type of a plane's elements.
+enum class Element { fp32, bf16 };
+
+inline int64_t element_bytes(Element element) { return element == Element::bf16 ? 2 : 4; }
+
+// A group of layers that keep keys and values of the same shape and type.
 struct GroupShape {
     std::vector<int64_t> layers;
     int64_t kv_heads;
     int64_t head_dim;
-    bool bf16;
+    Element element;
     int64_t pages;
     int64_t page_tokens;
 };
@@ -79,7 +85,9 @@ class Planes {
     // As base.Planes says. The caller checks that all slots are in [0, slots(group)); `state` has the
     // planes' own element type and the shape (layers, 2, count, kv_heads, head_dim).
     int64_t slots(int64_t group) const;
-    void copy(int64_t group, const int64_t* source, const int64_t* target, int64_t count);
+    // A `head` of -1 means all of them.
+    void copy(int64_t group, int64_t head, const int64_t* source, const int64_t* target,
+              int64_t count);
     void read(int64_t group, const int64_t* slots, int64_t count, void* state) const;
     void write(int64_t group, const int64_t* slots, int64_t count, const void* state);
 

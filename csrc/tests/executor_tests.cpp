@@ -219,7 +219,7 @@ std::vector<int64_t> argmax(Executor& executor, const OwnedStep& step, int64_t p
 std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
                           const Program::Operations& operations, int64_t length,
                           std::vector<int64_t> chunks, bool trees) {
-    Planes planes({GroupShape{{0, 1}, s.kv_heads, s.head_dim, s.bf16, page_count, s.page_tokens}});
+    Planes planes({GroupShape{{0, 1}, s.kv_heads, s.head_dim, s.bf16 ? Element::bf16 : Element::fp32, page_count, s.page_tokens}});
     Executor executor(pool, isa, planes, operations);
     std::vector<float> result;
     for (int64_t begin = 0, number = 0; begin < length; ++number) {
@@ -288,13 +288,13 @@ void chunks_trees_and_threads() {
 
 void planes_and_sampler() {
     for (const bool bf16 : {false, true}) {
-        Planes planes({GroupShape{{0, 3}, 2, 20, bf16, 6, 5}});
+        Planes planes({GroupShape{{0, 3}, 2, 20, bf16 ? Element::bf16 : Element::fp32, 6, 5}});
         const std::vector<int64_t> slots = {29, 0, 7, 4}, others = {0, 7, 4, 28};
         const size_t bytes = 2 * 2 * 4 * 2 * 20 * (bf16 ? 2 : 4);
         std::vector<uint8_t> state(bytes), found(bytes);
         for (size_t i = 0; i < bytes; ++i) state[i] = static_cast<uint8_t>(i * 7);
         planes.write(0, slots.data(), 4, state.data());
-        planes.copy(0, slots.data(), others.data(), 4);
+        planes.copy(0, -1, slots.data(), others.data(), 4);
         planes.read(0, others.data(), 4, found.data());
         check(state == found, "copied state is the state");
     }

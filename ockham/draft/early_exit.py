@@ -87,7 +87,7 @@ class EarlyExit(Drafter):
     ) -> list[Draft | None]:
         """See `Drafter`."""
         making = [
-            _Making(wish, stream.token, wish.view.length)
+            _Making(wish, stream.token, wish.view.tokens)
             for stream, wish in zip(streams, wishes, strict=True)
             if isinstance(stream, LastToken)
         ]

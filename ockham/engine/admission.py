@@ -81,7 +81,7 @@ class Admission:
     def resume(self, sequence: Sequence, view: View) -> None:
         """Run a waiting sequence on from `view`, whose cells hold the state of its first tokens."""
         sequence.view = view
-        sequence.computed = sequence.computed_once = view.length
+        sequence.computed = sequence.computed_once = view.tokens
         self.policy.begin(sequence)
         self._unqueue(sequence)
         sequence.status = Status.RUNNING
@@ -93,7 +93,7 @@ class Admission:
         self.add(sequence)
         if view is not None:
             self.resume(sequence, view)
-            sequence.computed_once = max(once, view.length)
+            sequence.computed_once = max(once, view.tokens)
             if sum(s.seats for s in self.running) > self.most_sequences:
                 self.preempt(sequence)
 
@@ -145,11 +145,11 @@ class Admission:
     # -- inside --------------------------------------------------------------------------------
 
     def _forked(self, view: View, cells: int) -> View | None:
-        """A second view of the first `cells` cells; None if a window has let go of some that are
-        needed."""
+        """A second view of the first `cells` tokens' state; None if cells that it needs were
+        dropped, or let go by a window."""
         twin = self.state.fork(view)
         try:
-            if cells != twin.length:
+            if cells != twin.tokens:
                 self.state.truncate(twin, cells)
         except OckhamError:
             self.state.release(twin)
@@ -296,8 +296,9 @@ class Admission:
         for group, free in enumerate(self.state.free_pages()):
             need = self.state.pages_for(cells, group, self.most_rows)
             if sequence.view is not None:
-                need -= sequence.view.pages - sequence.view.let_go[group]
-                need += sequence.view.shared_tail  # which is copied when it is written to
+                held = sequence.view.groups[group]
+                need -= held.pages - held.let_go
+                need += held.shared_tail  # which is copied when it is written to
             claimed[group] += max(0, need)
             enough = enough and claimed[group] <= free + evictable[group]
         return enough

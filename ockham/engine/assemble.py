@@ -53,7 +53,6 @@ class Assembly:
         policy = make("policy", config.scheduling_policy)
         self.techniques = Techniques(config)
         """What applies to a request, at the seams of which it may ask for one."""
-        keep = make("keep", config.keep)
         self.reuse, self.approximate = choose_reuses(config)
         drafting = parse(config.speculative_config)
         drafters = make_drafters(drafting)
@@ -77,7 +76,6 @@ class Assembly:
         self.scheduler = Scheduler(
             self.state,
             policy,
-            keep,
             self.reuse,
             self.approximate,
             most_rows=config.max_num_batched_tokens,

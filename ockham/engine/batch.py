@@ -122,6 +122,7 @@ def build(
         owner,
         state.tables(views),
         state.page_tokens,
+        dropped=state.dropped(views),
         branches=branches,
         seeds=np.repeat(np.array([s.seed for s in sequences], np.uint64), counts),
         wants_logits=np.array(wanted, np.int32),

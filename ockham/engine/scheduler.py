@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 
 from ockham.cache.state import State, View
-from ockham.core.seams import NOTHING_KEPT, ApproximateReuse, Keep, Policy, Reuse
+from ockham.core.seams import NOTHING_KEPT, ApproximateReuse, Policy, Reuse
 from ockham.engine.admission import Admission
 from ockham.engine.plan import Chunk, Plan
 from ockham.engine.sequence import Sequence, Status
@@ -31,7 +31,6 @@ class Scheduler(Admission):
         self,
         state: State,
         policy: Policy,
-        keep: Keep,
         reuse: Reuse,
         approximate: Mapping[str, ApproximateReuse],
         *,
@@ -43,7 +42,6 @@ class Scheduler(Admission):
         super().__init__(
             state, policy, reuse, approximate, most_rows=most_rows, most_sequences=most_sequences
         )
-        self.keep = keep
         self.place_given: Callable[[Sequence, int], None] = lambda sequence, stop: None
         """Asked to put what a sequence is given, up to the cell `stop`, into its reserved cells."""
         self.on_given: Callable[[Sequence, int], None] = lambda sequence, stop: None
@@ -94,10 +92,10 @@ class Scheduler(Admission):
     def reserve_draft(self, view: View, cells: int) -> bool:
         """Whether the cells up to `cells` of a running sequence can be written to without taking a
         page from anyone."""
-        pages = -(-cells // self.state.page_tokens) - view.pages + view.shared_tail
-        spare = pages + len(self.running)  # each of the others may need one for its next row
-        evictable, free = self.evictable(), self.state.free_pages()
-        if any(f + e < spare for f, e in zip(free, evictable, strict=True)):
+        others = len(self.running)  # each of which may need a page for its next row
+        free, evictable = self.state.free_pages(), self.evictable()
+        need = self.state.need(view, cells)
+        if any(f + e < n + others for f, e, n in zip(free, evictable, need, strict=True)):
             return False
         return self.state.reserve(view, cells)
 
@@ -130,15 +128,11 @@ class Scheduler(Admission):
             sequence.computed_once = computed
         self.state.advance(view, computed)
         if sequence.splicing is not None:
-            sequence.splicing.splice.reached(
-                computed, [table[: view.pages] for table in view.tables]
-            )
+            sequence.splicing.splice.reached(computed, view.tables)
             if not sequence.remaining:
                 sequence.leave_splice()
-        for group, layout in enumerate(self.state.groups):
-            first = self.keep.first_kept(computed, layout.window)
-            if first:
-                self.state.let_go(view, group, first)
+        if self.state.sliding:
+            self.state.slide(view)
 
     def _decode(
         self, plan: Plan, decoding: list[Sequence], drafts: Mapping[Sequence, Tree]

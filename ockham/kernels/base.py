@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,35 +10,9 @@ import numpy.typing as npt
 
 from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.step import Step, StepOutput
+from ockham.kernels.layout import GroupLayout as GroupLayout
 from ockham.kernels.ops import Program
 from ockham.kernels.sampling import Draw, Drawn
-
-
-@dataclass(frozen=True, slots=True)
-class GroupLayout:
-    """The state of one group of layers, which share a page table.
-
-    Every layer has a key and a value plane of (pages * page_tokens, kv_heads, head_dim) elements.
-    `window` is the number of latest cells that a row sees, None for all.
-    """
-
-    layers: tuple[int, ...]
-    kv_heads: int
-    head_dim: int
-    dtype: str  # "bfloat16" or "float32"
-    window: int | None
-    pages: int
-    page_tokens: int
-
-    @property
-    def cell_bytes(self) -> int:
-        """Bytes of one cell's keys and values in all layers of the group."""
-        element_bytes = 2 if self.dtype == "bfloat16" else 4
-        return 2 * len(self.layers) * self.kv_heads * self.head_dim * element_bytes
-
-    @property
-    def page_bytes(self) -> int:
-        return self.cell_bytes * self.page_tokens
 
 
 class Planes(Protocol):
@@ -48,12 +21,13 @@ class Planes(Protocol):
     layout: str
     """How whole pages lie in memory, with a version."""
 
-    def copy(self, group: int, source: Longs, target: Longs) -> None:
-        """Copy the state of slots `source` to slots `target`, in all layers of the group."""
+    def copy(self, group: int, source: Longs, target: Longs, head: int | None = None) -> None:
+        """Copy the state of slots `source` to slots `target`, in all layers of the group; of one
+        `head`, or of all. All is read before anything is written."""
         ...
 
     def read(self, group: int, slots: Longs) -> npt.NDArray[np.generic]:
-        """The stored bits of `slots`: (layers, 2, len(slots), kv_heads, head_dim)."""
+        """The stored bits of `slots`: (layers, planes, len(slots), heads, width)."""
         ...
 
     def write(self, group: int, slots: Longs, state: npt.NDArray[np.generic]) -> None:

@@ -44,8 +44,8 @@ class CpuPlanes:
         self.groups = tuple(groups)
         self.native = core.Planes(self.groups)
 
-    def copy(self, group: int, source: Longs, target: Longs) -> None:
-        self.native.copy(group, _slots(source), _slots(target))
+    def copy(self, group: int, source: Longs, target: Longs, head: int | None = None) -> None:
+        self.native.copy(group, _slots(source), _slots(target), -1 if head is None else head)
 
     def read(self, group: int, slots: Longs) -> npt.NDArray[np.generic]:
         return cast("npt.NDArray[np.generic]", self.native.read(group, _slots(slots)))

@@ -6,6 +6,7 @@ so that a step over long contexts costs no prefill of them.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -223,14 +224,12 @@ def _stand(engine: Engine, context: int) -> None:
         slots = table.slots(
             np.zeros(context, np.int32), np.arange(context, dtype=np.int32), layout.page_tokens
         )
-        width = 2 * len(layout.layers) * layout.kv_heads * layout.head_dim
-        at_once = max(1, WRITE_VALUES // width)
+        at_once = max(1, WRITE_VALUES // math.prod(layout.stored_shape(1)))
         for start in range(0, context, at_once):
             part = slots[start : start + at_once]
-            shape = (1, 2, len(part), layout.kv_heads, layout.head_dim)
-            state = np.random.default_rng(1).standard_normal(shape, np.float32)
-            if layout.dtype == "bfloat16":
+            shape = layout.stored_shape(len(part))
+            state = np.random.default_rng(1).standard_normal((1, *shape[1:]), np.float32)
+            if layout.spec.uniform.dtype == "bfloat16":
                 state = (state.view(np.uint32) >> 16).astype(np.uint16)
-            whole = np.broadcast_to(state, (len(layout.layers), *shape[1:]))
-            engine.state.planes.write(group, part, whole)
+            engine.state.planes.write(group, part, np.broadcast_to(state, shape))
     engine.scheduler.resume(engine.scheduler.waiting.last, view)

@@ -244,9 +244,7 @@ class _Sizes:
 
 
 def _layout(group: LayerGroup, dtype: str, page_tokens: int, pages: int) -> GroupLayout:
-    return GroupLayout(
-        group.layers, group.kv_heads, group.head_dim, dtype, group.window, pages, page_tokens
-    )
+    return GroupLayout(group.layers, group.spec(dtype), pages, page_tokens)
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:

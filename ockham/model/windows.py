@@ -63,15 +63,7 @@ def layouts_for(
     """State for so many windows at once."""
     pages = windows * -(-length // PAGE_TOKENS)
     return [
-        GroupLayout(
-            group.layers,
-            group.kv_heads,
-            group.head_dim,
-            state_dtype,
-            group.window,
-            pages,
-            PAGE_TOKENS,
-        )
+        GroupLayout(group.layers, group.spec(state_dtype), pages, PAGE_TOKENS)
         for group in description.groups
     ]
 

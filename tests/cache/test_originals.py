@@ -106,7 +106,7 @@ def test_a_page_that_a_window_let_go_of_makes_a_recording_fail() -> None:
     state = make_state()
     originals = Originals(state, 1.0, lambda name: None)
     view = computed(state, 16)
-    state.let_go(view, 1, 8)
+    state.slide(view)
     recording = originals.record(4, 16)
     recording.reached(16, tables(view))
     assert recording.failed

@@ -14,10 +14,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ockham.cache.keep.all import KeepAll
 from ockham.cache.state import State
 from ockham.core.errors import ConfigError, OckhamError
-from ockham.kernels.base import GroupLayout
+from ockham.kernels.layout import GroupLayout, StateSpec
 from ockham.kernels.reference.planes import ReferencePlanes
 from tests.helpers.states import LONGEST, PAGE, WINDOW, make_state
 
@@ -33,7 +32,7 @@ def write(state: State, view, start: int, values: list[float]) -> None:
 
 
 def read(state: State, view, group: int, first: int) -> list[float]:
-    cells = np.arange(first, view.length)
+    cells = np.arange(first, view.tokens)
     slots = view.tables[group][cells // PAGE].astype(np.int64) * PAGE + cells % PAGE
     stored = state.planes.read(group, slots)
     assert (stored == stored[:1, :1, :, :, :1]).all(), "layers or keys and values differ"
@@ -66,9 +65,7 @@ class StateMachine(RuleBasedStateMachine):
         write(self.state, view, len(content), values)
         content.extend(values)
         self.state.advance(view, len(content))
-        for group, layout in enumerate(self.state.groups):
-            first = KeepAll().first_kept(len(content), layout.window)
-            self.state.let_go(view, group, first)
+        self.state.slide(view)
 
     @rule(target=views, view=views)
     def fork(self, view):
@@ -80,7 +77,7 @@ class StateMachine(RuleBasedStateMachine):
     def truncate(self, view, data):
         cells = data.draw(st.integers(0, len(self.live[view])))
         first_seen = max(0, cells + 1 - WINDOW)
-        if view.let_go[1] * PAGE > first_seen:
+        if view.groups[1].let_go * PAGE > first_seen:
             with pytest.raises(OckhamError, match="let go"):
                 self.state.truncate(view, cells)
             return
@@ -98,8 +95,12 @@ class StateMachine(RuleBasedStateMachine):
     @rule(view=views, data=st.data())
     def move(self, view, data):
         content = self.live[view]
-        low = view.let_go[1] * PAGE
-        if view.shared_tail or len(content) - low < 2 or len(content) % PAGE == 0:
+        low = view.groups[1].let_go * PAGE
+        if (
+            any(held.shared_tail for held in view.groups)
+            or len(content) - low < 2
+            or len(content) % PAGE == 0
+        ):
             return
         # Only cells of the last page are surely its own.
         own = (len(content) // PAGE) * PAGE
@@ -122,7 +123,7 @@ class StateMachine(RuleBasedStateMachine):
     def contents_are_right(self):
         self.state.check_integrity(self.live)
         for view, content in self.live.items():
-            assert view.length == len(content)
+            assert view.tokens == len(content)
             assert read(self.state, view, 0, 0) == content
             first = max(0, len(content) + 1 - WINDOW)
             assert read(self.state, view, 1, first) == content[first:]
@@ -178,8 +179,8 @@ def test_a_sliding_window_holds_only_its_pages():
     for cells in range(1, LONGEST + 1):
         assert state.reserve(view, cells)
         state.advance(view, cells)
-        state.let_go(view, 1, KeepAll().first_kept(cells, WINDOW))
-        held = view.pages - view.let_go[1]
+        state.slide(view)
+        held = view.pages - view.groups[1].let_go
         assert held <= state.pages_for(cells, 1, 1)
     assert held * PAGE < WINDOW + 2 * PAGE
     assert view.pages == LONGEST // PAGE
@@ -226,8 +227,8 @@ def test_misuse_is_an_error():
     with pytest.raises(OckhamError, match="twice"):
         state.release(view)
     odd = (
-        GroupLayout((0,), 1, 2, "float32", None, 4, 4),
-        GroupLayout((1,), 1, 2, "float32", 3, 4, 8),
+        GroupLayout((0,), StateSpec.attention(1, 2, "float32"), 4, 4),
+        GroupLayout((1,), StateSpec.attention(1, 2, "float32", 3), 4, 8),
     )
     with pytest.raises(ConfigError, match="pages"):
         State(ReferencePlanes(odd), odd, 8, "bits")

@@ -337,10 +337,7 @@ def test_a_request_that_cannot_be_served_is_refused_before_any_work(
 
 def test_a_request_larger_than_the_pool_is_refused_with_what_would_fit(tmp_path):
     engine = make_engine(tiny_llama(tmp_path), max_model_len=128, kv_cache_memory_bytes=None)
-    engine.state.groups = tuple(
-        type(g)(g.layers, g.kv_heads, g.head_dim, g.dtype, g.window, 10, 4)
-        for g in engine.state.groups
-    )
+    engine.state.groups = tuple(type(g)(g.layers, g.spec, 10, 4) for g in engine.state.groups)
     with pytest.raises(InvalidRequest, match="the pool holds 40"):
         engine.add(ask("a", [5] * 30, max_tokens=60))
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from ockham.core.registry import find
 from ockham.core.seams import Linear
-from ockham.kernels.base import Backend, GroupLayout
+from ockham.kernels.base import Backend
+from ockham.kernels.layout import GroupLayout, StateSpec
 from ockham.kernels.ops import (
     Attend,
     AttentionInput,
@@ -85,10 +86,7 @@ def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
     return tuple(
         GroupLayout(
             tuple(i for i in range(shape.layers) if _window(shape, i) == window),
-            shape.kv_heads,
-            shape.head_dim,
-            shape.state,
-            window,
+            StateSpec.attention(shape.kv_heads, shape.head_dim, shape.state, window),
             shape.pages,
             shape.page_tokens,
         )

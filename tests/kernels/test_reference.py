@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ockham.kernels.base import GroupLayout
+from ockham.kernels.layout import GroupLayout, StateSpec
 from ockham.kernels.ops import Program
 from ockham.kernels.reference import attend as reference_attend
 from ockham.kernels.reference.backend import ReferenceBackend
@@ -79,7 +79,7 @@ def test_scores_are_transformers_attention_by_key_value_head(pair: Any, prompt: 
     output = Stepper(model).step([Part(0, prompt)], wants_scores=wanted, wants_score_sums=wanted)
     for layer in wanted:
         heads = attentions[layer][0].numpy()
-        by_head = heads.reshape(model.layouts[0].kv_heads, -1, *heads.shape[1:]).sum(1)
+        by_head = heads.reshape(model.layouts[0].spec.uniform.heads, -1, *heads.shape[1:]).sum(1)
         window = model.description.windows[layer]
         for place, row in enumerate(rows):
             first = 0 if window is None else max(0, row + 1 - window)
@@ -180,8 +180,8 @@ def test_state_is_read_back_as_stored_even_within_the_step(
 
 def test_planes_give_back_their_bits() -> None:
     layouts = [
-        GroupLayout((0, 2), 2, 4, "bfloat16", None, pages=3, page_tokens=4),
-        GroupLayout((1,), 1, 8, "float32", 7, pages=2, page_tokens=4),
+        GroupLayout((0, 2), StateSpec.attention(2, 4, "bfloat16"), pages=3, page_tokens=4),
+        GroupLayout((1,), StateSpec.attention(1, 8, "float32", 7), pages=2, page_tokens=4),
     ]
     planes = ReferenceBackend().allocate(layouts)
     rng = np.random.default_rng(0)
@@ -196,7 +196,7 @@ def test_planes_give_back_their_bits() -> None:
 
 
 def test_stored_keys_are_rounded_to_the_nearest_bfloat16() -> None:
-    layout = GroupLayout((0,), 1, 4, "bfloat16", None, pages=1, page_tokens=4)
+    layout = GroupLayout((0,), StateSpec.attention(1, 4, "bfloat16"), pages=1, page_tokens=4)
     planes = ReferenceBackend().allocate([layout])
     keys = np.array([[[1.00390625, 1.01171875, -3.1415927, 1e-3]]], np.float32)  # two ties
     planes.store(0, np.array([2]), keys, -keys)

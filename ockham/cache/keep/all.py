@@ -15,6 +15,3 @@ class KeepAll:
     """
 
     name: ClassVar[str] = "all"
-
-    def first_kept(self, length: int, window: int | None) -> int:
-        return 0 if window is None else max(0, length + 1 - window)

@@ -69,7 +69,7 @@ class Noise:
 class Wish:
     """What is asked of a drafter that is `joint`, for one sequence; see `DraftStream.propose`.
     `noise` is None where the likeliest token is taken. `view` is the sequence's state in the model
-    that is drafted for: its next row has the cell `view.length`."""
+    that is drafted for: its next row has the place `view.tokens`."""
 
     most: int
     accepted: Sequence[float]

@@ -6,9 +6,7 @@ from typing import ClassVar, Protocol
 
 
 class Keep(Protocol):
-    """Which state stays. `first_kept` is the lowest cell that a layer group must still hold when
-    the sequence's next row has logical index `length`; everything below may be let go."""
+    """Which state stays, beside what lies before a sliding window: no later row sees that, and it
+    is let go in any case."""
 
     name: ClassVar[str]
-
-    def first_kept(self, length: int, window: int | None) -> int: ...

@@ -178,7 +178,7 @@ class ModelDrafting(Drafter):
         began, chunks = time.perf_counter(), []
         for each, group in groupby(places, key=lambda place: place[0]):
             numbers = [number for _, number in group]
-            stream, first = each.stream, each.stream.view.length
+            stream, first = each.stream, each.stream.view.tokens
             above = [each.compute(number, first + i) for i, number in enumerate(numbers)]
             tokens = [each.tokens[number] for number in numbers]
             chunks.append(Rows(stream.view, tokens, stream.committed, above))

@@ -90,7 +90,7 @@ class ModelStream(DraftStream):
 
     def reserve(self, more: int) -> bool:
         """Whether the next `more` rows have cells."""
-        cells = self.view.length + more
+        cells = self.view.tokens + more
         return cells <= self._model.longest and self._model.reserve(self.view, cells)
 
     def propose(self, most: int, accepted: Sequence[float], worth: float) -> Draft | None:

@@ -39,7 +39,7 @@ class Decoding:
         self.unbilled = 0
         self._state = state
         self._views = [s.view for s in sequences if s.view is not None]
-        self._let_go = [list(view.let_go) for view in self._views]
+        self._changes = [view.changes for view in self._views]
         batch = build(self.chunks, state, observers=observers)
         self.step, self.parts, self.watches = batch.step, batch.parts, batch.watches
         self._asked = _of_each(sequences, observers)
@@ -75,9 +75,7 @@ class Decoding:
         """Make the next cells writable. False if this cannot go on: pages are short (those that
         were reserved stay so), or a page table has outgrown its room."""
         changed = [
-            row
-            for row, view in enumerate(self._views)
-            if view.shared_tail or view.let_go != self._let_go[row]
+            row for row, view in enumerate(self._views) if view.changes != self._changes[row]
         ]
         if self._until_page == 0:
             begins = np.zeros(len(self._views), np.bool_)
@@ -128,17 +126,18 @@ class Decoding:
         for number, group in enumerate(self.step.groups):
             pages = np.full((len(self._views), self._entries), -1, np.int32)
             for row, view in enumerate(self._views):
-                pages[row, : view.pages] = view.tables[number][: view.pages]
+                held = view.groups[number]
+                pages[row, : held.pages] = held.entries
             group.tables = Tables(pages.ravel(), starts)
 
     def _copy_table(self, row: int, view: View) -> None:
         """Put a row's page tables, and the slots that its next cells have there, into the step."""
         start, tokens = row * self._entries, self._state.page_tokens
-        for group, entries in zip(self.step.groups, view.tables, strict=True):
+        for group, held in zip(self.step.groups, view.groups, strict=True):
             page, offset = divmod(int(group.cells[row]), tokens)
-            group.tables.pages[start : start + view.pages] = entries[: view.pages]
-            group.slots[row] = int(entries[page]) * tokens + offset
-        self._let_go[row] = list(view.let_go)
+            group.tables.pages[start : start + held.pages] = held.entries
+            group.slots[row] = int(held.table[page]) * tokens + offset
+        self._changes[row] = view.changes
 
     def _next_page(self) -> int:
         """Steps until the first of the sequences comes to another page, which it may have already:

@@ -69,13 +69,15 @@ class OwnModel:
     ) -> Likely:
         self.wrote = True
         ids = np.array([token for _, _, token in rows], np.int32)
-        cells = np.array([cell for _, cell, _ in rows], np.int32)
+        places = np.array([place for _, place, _ in rows], np.int32)
+        views = [view for view, _, _ in rows]
         step = build_step(
             ids,
-            cells,
+            places,
             np.arange(len(rows), dtype=np.int32),
-            self._state.tables([view for view, _, _ in rows]),
+            self._state.tables(views),
             self._state.page_tokens,
+            dropped=self._state.dropped(views),
             wants_logits=np.arange(len(rows), dtype=np.int32),
             candidates=count,
         )

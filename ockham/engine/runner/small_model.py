@@ -68,14 +68,15 @@ class SmallModel:
         return self.state.reserve(view, cells)
 
     def truncate(self, view: View, cells: int) -> None:
-        if view.length > cells:
+        if view.tokens > cells:
             self.state.truncate(view, cells)
 
     def release(self, view: View) -> None:
         self.state.release(view)
 
     def bytes(self, view: View) -> int:
-        return view.pages * sum(layout.page_bytes for layout in self.state.groups)
+        pairs = zip(view.groups, self.state.groups, strict=True)
+        return sum(held.pages * layout.page_bytes for held, layout in pairs)
 
     def move(self, view: View, source: Sequence[int], target: Sequence[int]) -> None:
         self.state.move(view, source, target)
@@ -93,7 +94,7 @@ class SmallModel:
             self.executor.run(run, 0, self._operations)
         output = self.executor.finish(run)
         for chunk in chunks:
-            self.state.advance(chunk.view, chunk.view.length + len(chunk.tokens))
+            self.state.advance(chunk.view, chunk.view.tokens + len(chunk.tokens))
         last = output.hidden.get(self._last_layer)
         if hidden and states is not None:  # what the last layer of a group gives is not their sum
             last = states[step.wants_logits]
@@ -114,7 +115,7 @@ class SmallModel:
         """Rows of trees want logits each, of the others the last."""
         views = [chunk.view for chunk in chunks]
         counts = np.array([len(chunk.tokens) for chunk in chunks], np.int32)
-        rows = chains(np.array([view.length for view in views], np.int32), counts)
+        rows = chains(np.array([view.tokens for view in views], np.int32), counts)
         ends = rows.first_rows + counts
         wanted: list[int] = []
         branches: list[Branch] = []

@@ -15,7 +15,7 @@ Stored = npt.NDArray[np.generic]
 
 
 class ReferencePlanes:
-    """Key and value planes per group: (layers, 2, pages, page_tokens, kv_heads, head_dim).
+    """The planes of each group: (layers, planes, pages, page_tokens, heads, width).
 
     bfloat16 is held as its bits (uint16), which NumPy indexes faster. The memory comes zeroed from
     the system, which backs a page only once it is written.
@@ -25,13 +25,11 @@ class ReferencePlanes:
 
     def __init__(self, groups: Sequence[GroupLayout]) -> None:
         self.groups = tuple(groups)
-        self._planes = [
-            np.zeros(
-                (len(g.layers), 2, g.pages, g.page_tokens, g.kv_heads, g.head_dim),
-                np.uint16 if g.dtype == "bfloat16" else np.float32,
-            )
-            for g in groups
-        ]
+        self._planes = []
+        for group in self.groups:
+            layers, planes, _, heads, width = group.stored_shape(0)
+            shape = (layers, planes, group.pages, group.page_tokens, heads, width)
+            self._planes.append(np.zeros(shape, group.spec.uniform.stored))
         self._place = {
             layer: (number, index)
             for number, g in enumerate(groups)
@@ -54,8 +52,10 @@ class ReferencePlanes:
         """Keys or values as this group stores them."""
         return _rounded(rows, self._planes[group].dtype)
 
-    def copy(self, group: int, source: Longs, target: Longs) -> None:
+    def copy(self, group: int, source: Longs, target: Longs, head: int | None = None) -> None:
         planes = _by_slot(self._planes[group], axis=2)
+        if head is not None:
+            planes = planes[..., head, :]
         planes[:, :, target] = planes[:, :, source]
 
     def read(self, group: int, slots: Longs) -> Stored:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from ockham.core.seams import Candidate, Keep, Policy
+from ockham.core.seams import Candidate, Policy
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.lab.evidence.bench import (
@@ -157,15 +157,6 @@ def _first_token_of_the_last(engine: Engine, wanted: list[Request]) -> Outcome:
     return replace(outcome, observed=1e3 * first_s)
 
 
-class _KeepEverything:
-    """The counterfactual of `all`: also layers with a sliding window keep every cell."""
-
-    name: ClassVar[str] = "everything"
-
-    def first_kept(self, length: int, window: int | None) -> int:
-        return 0
-
-
 @evidence("keep", "all")
 def keep_all(bench: Bench) -> Row:
     """Pages that one long sequence holds; only a model with sliding windows can save any."""
@@ -173,14 +164,13 @@ def keep_all(bench: Bench) -> Row:
     long = min(1500, engine.max_model_len - 40)
     (prompt,) = bench.prompts(engine, [long])
     wanted = requests([prompt], [greedy(32)])
-    own = engine.scheduler.keep
     windows = sorted({g.window for g in engine.state.groups if g.window is not None})
     has = f"windows of {', '.join(map(str, windows))}" if windows else "no sliding window"
     return bench.compare(
         "keep",
         "all",
-        lambda: _most_pages(engine, wanted, _KeepEverything()),
-        lambda: _most_pages(engine, wanted, own),
+        lambda: _most_pages(engine, wanted, ()),
+        lambda: _most_pages(engine, wanted, engine.state.sliding),
         lambda outcome: outcome.observed,
         exact=True,
         what=f"a sequence of {len(prompt)} tokens on a model with {has}; "
@@ -190,8 +180,9 @@ def keep_all(bench: Bench) -> Row:
     )
 
 
-def _most_pages(engine: Engine, wanted: list[Request], keep: Keep) -> Outcome:
-    """Run requests; observed is the most pages that were held after any step."""
+def _most_pages(engine: Engine, wanted: list[Request], sliding: tuple[int, ...]) -> Outcome:
+    """Run requests while these groups of layers free what lies before their windows; observed is
+    the most pages that were held after any step."""
     most, total = 0, sum(group.pages for group in engine.state.groups)
 
     def watch(step: int, deltas: list[Delta]) -> list[Request]:
@@ -199,9 +190,9 @@ def _most_pages(engine: Engine, wanted: list[Request], keep: Keep) -> Outcome:
         most = max(most, total - sum(engine.state.free_pages()))
         return []
 
-    own, engine.scheduler.keep = engine.scheduler.keep, keep
+    own, engine.state.sliding = engine.state.sliding, sliding
     try:
         outcome = watched(engine, wanted, watch)
     finally:
-        engine.scheduler.keep = own
+        engine.state.sliding = own
     return replace(outcome, observed=float(most))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
@@ -9,8 +10,8 @@ import numpy as np
 
 from ockham.core.cost import keys_seen
 from ockham.core.seams import Linear
-from ockham.kernels.base import GroupLayout
 from ockham.kernels.cpu import CpuBackend, CpuExecutor, CpuPlanes
+from ockham.kernels.layout import GroupLayout, StateSpec
 from ockham.kernels.native import core
 from ockham.kernels.ops import Attend, AttentionInput, Embed, Operation, Program
 from ockham.lab.kernels.limits import COLD_BYTES, Limits
@@ -107,9 +108,8 @@ class _Timing:
         self._layers = layers
         self._step = step_over(sequences, rows, keys)
         pages = len(self._step.groups[0].tables.pages)
-        layout = GroupLayout(
-            tuple(range(layers)), kv_heads, head_dim, state_dtype, window, pages, PAGE_TOKENS
-        )
+        spec = StateSpec.attention(kv_heads, head_dim, state_dtype, window)
+        layout = GroupLayout(tuple(range(layers)), spec, pages, PAGE_TOKENS)
         self._backend, self._layout = CpuBackend(limits.pool.size), layout
         self._shape = shape
         self._executor: CpuExecutor | None = None
@@ -151,13 +151,12 @@ def _random(outputs: int) -> Linear:
 
 def _fill(planes: CpuPlanes, layout: GroupLayout) -> None:
     """Random keys and values, the same ones again and again."""
-    layers, width = len(layout.layers), 2 * layout.kv_heads * layout.head_dim
-    at_once = max(1, WRITE_VALUES // (layers * width))
-    shape = (1, 2, at_once, layout.kv_heads, layout.head_dim)
-    state = np.random.default_rng(1).standard_normal(shape, np.float32)
-    if layout.dtype == "bfloat16":
+    at_once = max(1, WRITE_VALUES // math.prod(layout.stored_shape(1)))
+    shape = layout.stored_shape(at_once)
+    state = np.random.default_rng(1).standard_normal((1, *shape[1:]), np.float32)
+    if layout.spec.uniform.dtype == "bfloat16":
         state = (state.view(np.uint32) >> 16).astype(np.uint16)
-    stored = np.broadcast_to(state, (layers, *shape[1:]))
+    stored = np.broadcast_to(state, shape)
     slots = np.arange(layout.pages * layout.page_tokens)
     for start in range(0, len(slots), at_once):
         part = slots[start : start + at_once]

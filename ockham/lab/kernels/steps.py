@@ -6,15 +6,17 @@ import numpy as np
 
 from ockham.core.rows import build_step, chains
 from ockham.core.step import Step, Tables
-from ockham.kernels.base import GroupLayout
 from ockham.kernels.cpu import CpuBackend, CpuPlanes
+from ockham.kernels.layout import GroupLayout, StateSpec
 
 PAGE_TOKENS = 16
 
 
 def no_state(backend: CpuBackend) -> CpuPlanes:
     """Planes for programs that have no attention."""
-    return backend.allocate([GroupLayout((0,), 1, 16, "float32", None, 1, PAGE_TOKENS)])
+    return backend.allocate(
+        [GroupLayout((0,), StateSpec.attention(1, 16, "float32"), 1, PAGE_TOKENS)]
+    )
 
 
 def flat_step(rows: int, vocabulary: int) -> Step:

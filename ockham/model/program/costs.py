@@ -12,7 +12,14 @@ from ockham.kernels.ops import Program
 def cost_of(program: Program, layouts: Sequence[GroupLayout]) -> ModelCost:
     """The cost of one row, one key and one pass over the weights of `program`."""
     groups = [
-        GroupCost(len(each.layers), 0, each.head_dim, each.cell_bytes, each.window, each.kv_heads)
+        GroupCost(
+            len(each.layers),
+            0,
+            each.spec.uniform.width,
+            each.cell_bytes,
+            each.window,
+            each.spec.uniform.heads,
+        )
         for each in layouts
     ]
     return sum_costs([op.cost() for op in program.ops], groups)

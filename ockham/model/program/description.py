@@ -10,6 +10,7 @@ from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
+from ockham.kernels.layout import StateSpec
 from ockham.model.files.untrusted import read_object
 from ockham.model.program.architectures import ARCHITECTURES, Architecture
 from ockham.model.program.rope import RopeVariant, read_rope
@@ -44,12 +45,16 @@ _MOST = {
 
 @dataclass(frozen=True, slots=True)
 class LayerGroup:
-    """Layers whose state has one shape and one lifetime, and which therefore share page tables."""
+    """Layers that keep the same, and therefore share page tables."""
 
     layers: tuple[int, ...]
     kv_heads: int
     head_dim: int
     window: int | None
+
+    def spec(self, dtype: str) -> StateSpec:
+        """What each of the layers keeps, stored as `dtype`."""
+        return StateSpec.attention(self.kv_heads, self.head_dim, dtype, self.window)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,8 @@ def test_recipes_that_watch_give_the_engine_back_as_it_was(name: str) -> None:
     assert found.identical
     for engine in engines.engines():
         assert engine.scheduler.policy.name == engine.config.scheduling_policy
-        assert engine.scheduler.keep.name == "all"
+        windows = [g for g, layout in enumerate(engine.state.groups) if layout.window]
+        assert engine.state.sliding == tuple(windows)
         engine.check_integrity()
 
 

@@ -1,0 +1,266 @@
+"""The pool of one group of layers whose state is in pages, shared by reference counts.
+
+Page `p` of a view holds the cells `[p * page_tokens, (p + 1) * page_tokens)`, so pages are aligned
+to the index of the cell. Forks share pages and copy the last one when they first write to it. Pages
+before a sliding window are let go; their table entry becomes -1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from ockham.cache.state.view import GroupView
+from ockham.core.arrays import Ints, Longs
+from ockham.core.errors import OckhamError
+from ockham.kernels.base import GroupLayout, Planes
+
+
+class PagedPool:
+    """Pages of group `group` of the planes. Whoever grows or compacts a view has made sure that
+    there are as many free pages as `need` or `copies` say."""
+
+    def __init__(self, planes: Planes, group: int, layout: GroupLayout) -> None:
+        self.layout = layout
+        self.page_tokens = layout.page_tokens
+        self.refs: Ints = np.zeros(layout.pages, np.int32)
+        self.free: list[int] = list(range(layout.pages - 1, -1, -1))
+        self._planes, self._group = planes, group
+
+    # -- pages ---------------------------------------------------------------------------------
+
+    def pages_for(self, cells: int, chunk: int) -> int:
+        """Most pages that a sequence of `cells` cells holds at once, if it is computed in runs of
+        at most `chunk` rows."""
+        window = self.layout.window
+        held = cells if window is None else min(cells, window + chunk)
+        # A window's first cell can stand anywhere in its page, so it may touch one page more.
+        unaligned = 0 if window is None or held == cells else 1
+        return -(-held // self.page_tokens) + unaligned
+
+    def take(self, count: int) -> Ints:
+        """So many free pages, held once."""
+        pages = np.array([self.free.pop() for _ in range(count)], np.int32)
+        self.refs[pages] = 1
+        return pages
+
+    def hold(self, pages: Ints) -> None:
+        """Count one more holder of each page, as often as it is named."""
+        np.add.at(self.refs, pages, 1)
+
+    def drop(self, pages: Ints) -> None:
+        """Count one holder less of each page, none of them twice."""
+        self.refs[pages] -= 1
+        self.free.extend(pages[self.refs[pages] == 0].tolist())
+
+    # -- views ---------------------------------------------------------------------------------
+
+    def need(self, held: GroupView, cells: int) -> int:
+        """Free pages that making the cells up to `cells` writable takes."""
+        return max(0, -(-cells // self.page_tokens) - held.pages) + self._copies_tail(held)
+
+    def grow(self, held: GroupView, cells: int) -> None:
+        """Make the cells from `held.length` up to `cells` writable."""
+        if self._copies_tail(held):
+            self._copy_tail(held)
+        held.shared_tail = False
+        pages = -(-cells // self.page_tokens)
+        if pages > held.pages:
+            held.table[held.pages : pages] = self.take(pages - held.pages)
+            held.pages = pages
+
+    def adopt(self, held: GroupView, pages: Ints, cells: int) -> None:
+        """Let an empty view hold `cells` cells that others hold in `pages`, which are -1 before the
+        first that is needed."""
+        held.pages, held.length = len(pages), cells
+        held.table[: held.pages] = pages
+        missing = np.flatnonzero(pages < 0)
+        held.let_go = int(missing[-1]) + 1 if len(missing) else 0
+        self.refs[pages[held.let_go :]] += 1
+        held.shared_tail = cells % self.page_tokens != 0
+
+    def fork(self, held: GroupView, twin: GroupView) -> None:
+        """Let an empty view hold the same cells."""
+        self.adopt(twin, held.table[: -(-held.length // self.page_tokens)], held.length)
+        twin.dropped, twin.kept = held.dropped, held.kept
+        held.shared_tail = held.shared_tail or twin.shared_tail
+
+    def check_truncate(self, held: GroupView, cells: int) -> None:
+        """Raise OckhamError if the window has let go of cells that the shorter view would see."""
+        window = self.layout.window
+        first_seen = 0 if window is None else max(0, cells + 1 - window)
+        if held.let_go * self.page_tokens > first_seen:
+            raise OckhamError(
+                f"cannot truncate to {cells} cells: a layer with a window of {window} has let go "
+                f"of cells below {held.let_go * self.page_tokens}."
+            )
+
+    def truncate(self, held: GroupView, cells: int) -> None:
+        """Forget the cells from `cells` on."""
+        keep = -(-cells // self.page_tokens)
+        self.drop(held.table[max(keep, held.let_go) : held.pages])
+        held.pages, held.length = keep, cells
+        held.shared_tail = self._shares_tail(held)
+
+    def slide(self, held: GroupView) -> bool:
+        """Give back the pages that lie wholly before the window of the next row. Whether there were
+        any."""
+        window, start = self.layout.window, held.let_go
+        upto = 0 if window is None else (held.length + 1 - window) // self.page_tokens
+        if upto <= start:
+            return False
+        self.drop(held.table[start:upto])
+        held.table[start:upto] = -1
+        held.let_go = upto
+        return True
+
+    def release(self, held: GroupView) -> None:
+        """Give back everything."""
+        self.drop(held.table[held.let_go : held.pages])
+        held.pages = held.length = held.let_go = 0
+
+    def move(self, held: GroupView, source: Longs, target: Longs) -> None:
+        """Copy the state of some cells to others, which are writable."""
+        self._planes.copy(self._group, self.slots(held, source), self.slots(held, target))
+
+    def slots(self, held: GroupView, cells: Longs) -> Longs:
+        """Where cells stand. They must be reserved and not let go."""
+        pages = held.table[cells // self.page_tokens].astype(np.int64)
+        return pages * self.page_tokens + cells % self.page_tokens
+
+    # -- compaction ----------------------------------------------------------------------------
+
+    def check_compact(self, held: GroupView, cells: Ints) -> None:
+        """Raise OckhamError unless these are cells that may be kept, in this order."""
+        if self.layout.window is not None:
+            raise OckhamError(
+                f"a group of layers with a window of {self.layout.window} cells cannot be "
+                "compacted: its rows see the latest cells by number."
+            )
+        heads = self.layout.spec.uniform.heads
+        if cells.ndim not in (1, 2) or (cells.ndim == 2 and len(cells) != heads):
+            raise OckhamError(f"cells to keep are (n,) or ({heads}, n), not {cells.shape}.")
+        if cells.size and not 0 <= int(cells.min()) <= int(cells.max()) < held.length:
+            raise OckhamError(f"cells to keep must be among the {held.length} that are held.")
+
+    def copies(self, held: GroupView, cells: Ints) -> int:
+        """Free pages that keeping `cells` alone takes: shared pages are never written."""
+        first, last = self._written(cells)
+        return int((self.refs[held.table[first:last]] > 1).sum())
+
+    def compact(self, held: GroupView, cells: Ints, tokens: int) -> None:
+        """Keep `cells`, (n,) or for each head (heads, n), in this order at the front, and free the
+        rest. The view stands for `tokens` tokens."""
+        kept = held.places(tokens)
+        first, last = self._written(cells)
+        source = np.arange(first * self.page_tokens, cells.shape[-1], dtype=np.int64)
+        before = self.slots_of(held, cells[..., source])
+        pages = held.table[first : held.pages].copy()
+        target = pages[: last - first].copy()
+        shared = self.refs[target] > 1
+        target[shared] = self.take(int(shared.sum()))
+        held.table[first:last] = target
+        held.pages, held.length = last, cells.shape[-1]
+        after = self.slots(held, source)
+        if cells.ndim == 1:
+            self._planes.copy(self._group, before, after)
+        else:
+            for head, slots in enumerate(before):
+                self._planes.copy(self._group, slots, after, head)
+        self.drop(pages[~np.isin(pages, target)])
+        held.shared_tail = self._shares_tail(held)
+        held.dropped = tokens - held.length
+        held.kept = _taken(kept, cells)
+
+    def slots_of(self, held: GroupView, cells: Ints) -> Longs:
+        """Where cells of any shape stand."""
+        return self.slots(held, cells.astype(np.int64))
+
+    def _written(self, cells: Ints) -> tuple[int, int]:
+        """The entries of the page table, [first, last), whose pages change if `cells` are kept:
+        all but those whose cells stay where they are."""
+        count = cells.shape[-1]
+        in_place = np.arange(count, dtype=np.int32)
+        moved = np.flatnonzero((np.atleast_2d(cells) != in_place).any(axis=0))
+        last = -(-count // self.page_tokens)
+        return (int(moved[0]) // self.page_tokens if len(moved) else last), last
+
+    # -- export --------------------------------------------------------------------------------
+
+    def export(self, held: GroupView) -> tuple[int, bytes]:
+        """The first cell that is held, and the planes' bits of all cells from there on."""
+        first = min(held.let_go * self.page_tokens, held.length)
+        cells = np.arange(first, held.length)
+        return first, self._planes.read(self._group, self.slots(held, cells)).tobytes()
+
+    def check_import(self, first: int, cells: int, data: bytes) -> bool:
+        """Whether exported cells have the size that they claim."""
+        aligned = first % self.page_tokens == 0 or first == cells
+        expected = (cells - first) * self.layout.cell_bytes
+        return 0 <= first <= cells and aligned and len(data) == expected
+
+    def import_need(self, first: int, cells: int) -> int:
+        """Free pages that exported cells take."""
+        return -(-cells // self.page_tokens) - first // self.page_tokens
+
+    def import_(self, held: GroupView, first: int, cells: int, data: bytes) -> None:
+        """Let an empty view hold exported cells."""
+        skip, pages = first // self.page_tokens, -(-cells // self.page_tokens)
+        held.table[:skip] = -1
+        held.let_go = skip
+        held.table[skip:pages] = self.take(pages - skip)
+        held.pages, held.length = pages, cells
+        shape = self.layout.stored_shape(cells - first)
+        state = np.frombuffer(data, self.layout.spec.uniform.stored).reshape(shape)
+        self._planes.write(self._group, self.slots(held, np.arange(first, cells)), state)
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def check_integrity(self, views: Iterable[GroupView], kept: Ints) -> None:
+        """Raise OckhamError unless `views` and the pages `kept` by a Reuse are exactly what the
+        pool thinks is held."""
+        holders = Counter(kept.tolist())
+        for held in views:
+            if held.length > held.pages * self.page_tokens:
+                raise OckhamError(f"a view holds {held.length} cells in {held.pages} pages.")
+            holders.update(held.table[held.let_go : held.pages].tolist())
+        refs = {p: int(n) for p, n in enumerate(self.refs) if n}
+        if refs != dict(holders):
+            raise OckhamError(f"reference counts of group {self._group} do not match the views.")
+        if sorted([*self.free, *refs]) != list(range(self.layout.pages)):
+            raise OckhamError(
+                f"pages of group {self._group} were lost, or are free and held at once."
+            )
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _shares_tail(self, held: GroupView) -> bool:
+        """Whether the page of cell `length` holds cells, and someone else holds it too."""
+        if held.length % self.page_tokens == 0:
+            return False
+        return int(self.refs[held.table[held.length // self.page_tokens]]) > 1
+
+    def _copies_tail(self, held: GroupView) -> bool:
+        return held.shared_tail and self._shares_tail(held)
+
+    def _copy_tail(self, held: GroupView) -> None:
+        entry = held.length // self.page_tokens
+        old, new = int(held.table[entry]), self.free.pop()
+        self.refs[old] -= 1
+        self.refs[new] = 1
+        offsets = np.arange(held.length % self.page_tokens, dtype=np.int64)
+        source, target = old * self.page_tokens + offsets, new * self.page_tokens + offsets
+        self._planes.copy(self._group, source, target)
+        held.table[entry] = new
+
+
+def _taken(places: Ints, cells: Ints) -> Ints:
+    """The places of the cells that are kept."""
+    if places.ndim == cells.ndim == 1:
+        taken: Ints = places[cells]
+        return taken
+    heads = max(each.shape[0] for each in (places, cells) if each.ndim == 2)
+    wide = np.broadcast_to(places, (heads, places.shape[-1]))
+    return np.take_along_axis(wide, np.broadcast_to(cells, (heads, cells.shape[-1])), axis=1)
