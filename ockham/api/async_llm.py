@@ -294,6 +294,7 @@ def _only(request: Request, text: str | None, deltas: list[Delta]) -> RequestOut
                 finish_reason=delta.finish_reason,
                 stop_reason=delta.stop_reason,
                 drafted=delta.marks,
+                report=delta.report,
             )
         )
         output.prompt_logprobs = output.prompt_logprobs or delta.prompt_logprobs

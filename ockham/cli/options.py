@@ -9,6 +9,7 @@ fields of `EngineConfig` and `SamplingParams`, so that a new field is a new flag
 from __future__ import annotations
 
 import functools
+import json
 import os
 import types
 import typing
@@ -36,8 +37,8 @@ from ockham.cli.value_types import (
     quantizations,
 )
 from ockham.core.config import DTYPES, KV_DTYPES, EngineConfig
-from ockham.core.errors import ConfigError
-from ockham.core.registry import asks_by_name
+from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.registry import asked_by
 from ockham.core.sampling_params import SamplingParams
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -77,6 +78,7 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "requests that ask for it. Options stand behind a name: chunk:recompute_fraction=0.3.",
     "enable_prefix_caching": "Go on from prefixes that were computed before; off is --reuse none.",
     "keep": "Which state stays.",
+    "search": "How completions are found, for requests that do not ask for another way.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
     'name, or JSON with vLLM\'s keys, {"method": "ngram", "num_speculative_tokens": 8}.',
     "seed": "Seed of requests that bring none of their own.",
@@ -106,6 +108,7 @@ _SECTIONS = {
         *("swap_space", "weight_cache", "weight_cache_bytes"),
     ),
     "Scheduling": ("max_num_seqs", "max_num_batched_tokens", "scheduling_policy", "seed"),
+    "Search": ("search",),
 }
 """Where the engine's flags stand in the help."""
 _SECTION_OF = {field: section for section, fields in _SECTIONS.items() for field in fields}
@@ -136,12 +139,6 @@ _SAMPLING_HELP = {
     "structured_outputs": 'What the text must look like, as JSON: {"regex": "[0-9]+"}; or json, '
     "json_object, choice or grammar.",
 }
-
-
-_ASKED = {
-    "superposed": "Take all n completions from one pass, approximately; needs temperature 0.",
-}
-"""Flags by which techniques are asked for: `core.asks` knows them by the same names."""
 
 
 _ENGINE_TYPES: dict[str, click.ParamType] = {  # type: ignore[type-arg]
@@ -307,12 +304,18 @@ def sampling_options(function: F) -> F:
 
     The seed of sampling is called `sampling_seed`: `seed` is the engine's.
     """
-    for name, meaning in _ASKED.items():
-        function = _field_option(name, bool, None, meaning, section="Sampling")(function)
+    function = option(
+        "--ask",
+        type=Text(),
+        multiple=True,
+        section="Sampling",
+        help="A technique to ask for, by its name, or with settings: 'NAME={\"setting\": 5}'. "
+        "`ockham techniques` lists them.",
+    )(function)
     hints = typing.get_type_hints(SamplingParams)
     for field in reversed(msgspec.structs.fields(SamplingParams)):
         if field.name == "asks":
-            continue  # it is made of `_ASKED`
+            continue  # it is made of `--ask`
         hint = hints[field.name]
         help_text = _SAMPLING_HELP.get(field.name)
         if field.default not in (None, False) and field.name != "max_tokens":
@@ -343,8 +346,27 @@ def sampling_params(defaults: SamplingParams, **kwargs: Any) -> SamplingParams:
         value = kwargs.get("sampling_seed" if name == "seed" else name)
         if value is not None and value != ():
             given[name] = list(value) if isinstance(value, tuple) else value
-    asked = asks_by_name({name: kwargs.get(name) for name in _ASKED})
+    asked = _asks(kwargs.get("ask") or ())
     return msgspec.structs.replace(defaults, **given, asks={**(defaults.asks or {}), **asked})
+
+
+def _asks(given: Sequence[str]) -> dict[str, Any]:
+    """What `--ask` asks of techniques, by key. Raises InvalidRequest."""
+    asked: dict[str, Any] = {}
+    for each in given:
+        name, equals, settings = (part.strip() for part in each.partition("="))
+        found = asked_by(name)
+        if found is None:
+            raise InvalidRequest(
+                f"there is no technique {name!r} that a request may ask for; `ockham techniques` "
+                "lists them.",
+                "ask",
+            )
+        try:
+            asked[found[0]] = json.loads(settings) if equals else True
+        except ValueError as error:
+            raise InvalidRequest(f"the settings of {name} are no JSON ({error}).", "ask") from None
+    return asked
 
 
 def _flag(name: str) -> str:

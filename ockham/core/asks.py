@@ -39,6 +39,10 @@ class Ask(
     def check_prompt(self, tokens: int) -> None:
         """Raise InvalidRequest unless this makes sense for a prompt of so many tokens."""
 
+    def sequences(self, choices: int) -> int:
+        """How many sequences run at once for a request of so many choices."""
+        return choices
+
     @classmethod
     def settings(cls) -> tuple[str, ...]:
         """The fields that callers set."""

@@ -26,6 +26,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `kv_cache_memory_bytes` sets the state's pool directly. `block_size` is the tokens of a page.
     `reuse` names at most one exact reuse and any number of approximate ones, which requests may
     then ask for; options stand behind a name: "prefix,chunk:recompute_fraction=0.2,share=0.3".
+    `search` is how completions are found, for requests that do not ask for another way.
     `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
     for none; None takes $OCKHAM_CACHE or the user's cache directory. `kv_store` is the directory
     where keys and values of prompts are kept across restarts, at most `kv_store_bytes` of them.
@@ -60,6 +61,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     reuse: str = "prefix"
     enable_prefix_caching: bool = True
     keep: str = "all"
+    search: str = "choices"
     speculative_config: Setting = "auto"
     seed: int = 0
     skip_tokenizer_init: bool = False

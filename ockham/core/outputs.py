@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from ockham.core.ledger import Ledger
@@ -22,7 +24,8 @@ PositionLogprobs = dict[int, Logprob]
 class CompletionOutput(msgspec.Struct):
     """One completion of a prompt. `finish_reason`: `"stop"`, `"length"`, `"abort"`, `"error"`, or
     None while it runs; `stop_reason`: the stop string or stop token id that ended it, None for the
-    end-of-sequence token. `drafted` says of each token whether it had been drafted."""
+    end-of-sequence token. `drafted` says of each token whether it had been drafted. `report` is
+    what techniques tell of how they came to this completion, by name."""
 
     index: int
     text: str
@@ -32,6 +35,7 @@ class CompletionOutput(msgspec.Struct):
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     drafted: list[bool] = []
+    report: dict[str, Any] | None = None
 
 
 class RequestOutput(msgspec.Struct):

@@ -77,7 +77,7 @@ SEAMS = {
     "drafter": Seam("ockham.draft", "speculative_config", several=True),
     "gate": Seam("ockham.gate", asked=True, alters_state=True),
     "policy": Seam("ockham.schedule", "scheduling_policy"),
-    "search": Seam("ockham.search", asked=True),
+    "search": Seam("ockham.search", "search", asked=True),
     "adapter": Seam("ockham.adapt", asked=True, alters_state=True),
     "placement": Seam("ockham.place"),
 }

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import MAX_TOKEN_ID, shown
 from ockham.core.registry import asked_by, asks_by_name, make_asks
@@ -102,6 +103,12 @@ class SamplingParams(
         if self.stop is None:
             return []
         return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that run at once for a request with these parameters."""
+        asks: dict[str, Ask] = self.asks or {}
+        return max([self.n, *(ask.sequences(self.n) for ask in asks.values())])
 
     @property
     def greedy(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ockham.core.errors import OckhamError
@@ -21,6 +23,7 @@ class _Choice:
         "finish_reason",
         "logprobs",
         "pieces",
+        "report",
         "stop_reason",
         "token_ids",
     )
@@ -33,12 +36,14 @@ class _Choice:
         self.cumulative_logprob: float | None = 0.0 if wants_logprobs else None
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
+        self.report: dict[str, Any] | None = None
 
     def add(self, delta: Delta) -> None:
         if delta.text:
             self.pieces.append(delta.text)
         self.token_ids += delta.token_ids
         self.drafted += delta.marks
+        self.report = delta.report or self.report
         if delta.logprobs and self.logprobs is not None and self.cumulative_logprob is not None:
             self.logprobs += delta.logprobs
             for token, alternatives in zip(delta.token_ids, delta.logprobs, strict=True):
@@ -59,6 +64,7 @@ class _Choice:
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
             drafted=list(self.drafted),
+            report=self.report,
         )
 
 

@@ -158,10 +158,10 @@ class Requests:
             chosen=search is not None and search.chooses,
             observer=None if search is None else search.observer(0),
         )
-        return Group(engine, first, search, "" if chosen is None else chosen.name)
+        return Group(engine, first, search, chosen.name if chosen and search else "")
 
-    def _begin(self, chosen: Chosen, request: Request, stops: frozenset[int]) -> SearchState:
-        """Begin the search for the answer to a request."""
+    def _begin(self, chosen: Chosen, request: Request, stops: frozenset[int]) -> SearchState | None:
+        """Begin the search for the answer to a request; None if it is left to the sampler."""
         search: Search = chosen.technique
         seats, tokenizer = self._engine.config.max_num_seqs, self._engine.tokenizer
         problem = Problem(
@@ -171,9 +171,10 @@ class Requests:
             stops,
             seats,
             tokenizer is not None and request.detokenize,
+            request.asked("search") is not None,
         )
         state = search.begin(chosen.ask, problem)
-        if state.width > seats:
+        if state is not None and state.width > seats:
             raise InvalidRequest(
                 f"{chosen.name} runs {state.width} sequences at once, but at most {seats} run "
                 "here; ask for fewer, or raise max_num_seqs.",

@@ -60,10 +60,8 @@ class Sequence:
         "most_tokens",
         "observers",
         "order",
-        "orderly",
         "params",
         "plain",
-        "priority",
         "prompt",
         "prompt_logprobs",
         "prompt_tokens",
@@ -79,7 +77,6 @@ class Sequence:
         "status",
         "stop_ids",
         "stop_reason",
-        "tenant",
         "text",
         "tokens",
         "unsettled",
@@ -133,12 +130,8 @@ class Sequence:
         self.observers: tuple[Observer, ...] = () if observer is None else (observer,)
         """What wants to know of its rows, drafters' streams aside."""
         self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
-        # What a policy sees of it (`Candidate`), beside its place and its state.
         self.salt = salt
         """The key under which its state is kept and found, see `core.state_key`."""
-        self.tenant = request.tenant or request.cache_salt
-        self.priority = request.priority
-        self.orderly = request.orderly
         self.seats = seats
         """Seats of running sequences that it takes: those of its group, until that is forked."""
         self.forks = forks
@@ -225,6 +218,20 @@ class Sequence:
     def approximation(self) -> Asked | None:
         """What may be given to it approximately. Other choices fork what the first one has."""
         return None if self.index else self.request.asked("reuse")
+
+    # A policy sees of it (`Candidate`) what the request says, beside its place and its state.
+
+    @property
+    def tenant(self) -> str:
+        return self.request.tenant or self.request.cache_salt
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def orderly(self) -> bool:
+        return self.request.orderly
 
     @property
     def hint(self) -> int:

@@ -34,7 +34,7 @@ async def create_chat_completion(http: Request) -> Response:
     request.check()
     server.check_model(request.model)
     params = _sampling_params(request, server.llm.default_chat_parameters)
-    server.check_room(http, request, params.n)
+    server.check_room(http, request, params.sequences)
     reuse = request.reuse_params()
     text = await render(server, request, body_bytes(http))
     prompt = await server.llm.in_thread(
@@ -112,6 +112,7 @@ class _Answer(Answer):
                     stop_reason=choice.stop_reason,
                     token_ids=self.if_asked(choice.token_ids),
                     drafted=self.if_asked(choice.drafted),
+                    ockham=choice.report or UNSET,
                 )
                 for choice in output.outputs
             ],
@@ -151,6 +152,7 @@ class _Answer(Answer):
             finish_reason=choice.finish_reason,
             token_ids=self.if_asked(choice.token_ids),
             drafted=self.if_asked(choice.drafted),
+            ockham=choice.report or UNSET,
         )
         if choice.finish_reason is not None:
             made.stop_reason = choice.stop_reason

@@ -69,7 +69,7 @@ def _read(
             "request.",
             "prompt",
         )
-    server.check_room(http, request, len(given) * params.n)
+    server.check_room(http, request, len(given) * params.sequences)
     special = request.add_special_tokens is not False
     reuse = request.reuse_params()
     prompts = []
@@ -151,6 +151,7 @@ class _Answer(Answer):
             logprobs=logprobs,
             finish_reason=choice.finish_reason,
             stop_reason=choice.stop_reason,
+            ockham=choice.report or UNSET,
         )
         if self._prompt_logprobs is not None and output.prompt_logprobs is not None:
             made.prompt_logprobs = prompt_logprobs(scored)

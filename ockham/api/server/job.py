@@ -43,7 +43,7 @@ class Job:
     async def _run(self, kind: Kind) -> AsyncGenerator[Item, None]:
         """Raises `Overloaded`, `RequestTimeout`, or what the engine refuses a prompt with."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        sequences = sum(request.params.n for request in self._requests)
+        sequences = sum(request.params.sequences for request in self._requests)
         with self._gate.admit(sequences, self._requests[0].tenant):
             async with aclosing(self._merged(kind)) as items:
                 while True:

@@ -73,6 +73,8 @@ class CompletionChoice(msgspec.Struct, kw_only=True):
     drafted: list[bool] | UnsetType = UNSET
     """Of each token whether it had been drafted; with `token_ids`."""
     prompt_token_ids: list[int] | UnsetType = UNSET
+    ockham: dict[str, Any] | UnsetType = UNSET
+    """What techniques tell of how they came to this choice, by name; so in chats."""
 
 
 class Completion(msgspec.Struct, kw_only=True):
@@ -123,6 +125,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     stop_reason: int | str | None = None
     token_ids: list[int] | UnsetType = UNSET
     drafted: list[bool] | UnsetType = UNSET
+    ockham: dict[str, Any] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, kw_only=True):
@@ -133,6 +136,7 @@ class ChatChunkChoice(msgspec.Struct, kw_only=True):
     stop_reason: int | str | UnsetType | None = UNSET
     token_ids: list[int] | UnsetType = UNSET
     drafted: list[bool] | UnsetType = UNSET
+    ockham: dict[str, Any] | UnsetType = UNSET
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):

@@ -11,24 +11,55 @@ from ockham.core.arrays import Ints
 class Candidate(Protocol):
     """What a Policy may know of a sequence."""
 
-    arrival_s: float
-    order: tuple[int, int]
-    """Place in the order of arrival, and the choice's index: the lower, the earlier."""
-    prompt: Ints
-    salt: str
-    """State is shared only with the same salt."""
-    tenant: str
-    """Who shares the engine fairly with others."""
-    priority: int
-    """Among those of its tenant: the lower, the earlier."""
-    seats: int
-    """Running sequences that it counts for."""
-    computed: int
-    """Cells that hold valid state."""
-    computed_once: int
-    """Cells that were computed already: more than 0 in a candidate that was preempted."""
-    orderly: bool
-    """Whether the order of arrival was planned so that the memory suffices: see `Request`."""
+    @property
+    def arrival_s(self) -> float:
+        """Seconds on a clock that only goes on."""
+        ...
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Place in the order of arrival, and the branch's number: the lower, the earlier."""
+        ...
+
+    @property
+    def prompt(self) -> Ints:
+        """The tokens of its prompt."""
+        ...
+
+    @property
+    def salt(self) -> str:
+        """State is shared only with the same salt."""
+        ...
+
+    @property
+    def tenant(self) -> str:
+        """Who shares the engine fairly with others."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """Among those of its tenant: the lower, the earlier."""
+        ...
+
+    @property
+    def seats(self) -> int:
+        """Running sequences that it counts for."""
+        ...
+
+    @property
+    def computed(self) -> int:
+        """Cells that hold valid state."""
+        ...
+
+    @property
+    def computed_once(self) -> int:
+        """Cells that were computed already: more than 0 in a candidate that was preempted."""
+        ...
+
+    @property
+    def orderly(self) -> bool:
+        """Whether the order of arrival was planned so that the memory suffices: see `Request`."""
+        ...
 
     @property
     def remaining_prefill(self) -> int:

@@ -16,7 +16,8 @@ from ockham.core.seams.observe import Observer
 class Problem:
     """The request that a search answers. `stops` are the tokens that end a completion. `salt` is
     the tenant: searches of two tenants never learn from each other. `seats` is how many sequences
-    the engine runs at once, and `text` says whether completions have a text."""
+    the engine runs at once, and `text` says whether completions have a text. `asked` says whether
+    the request asked for this search; else the engine's setting names it."""
 
     prompt: Ints
     params: SamplingParams
@@ -24,6 +25,7 @@ class Problem:
     stops: frozenset[int]
     seats: int
     text: bool
+    asked: bool
 
 
 class Branch(Protocol):
@@ -189,6 +191,7 @@ class Search(Protocol):
 
     name: ClassVar[str]
 
-    def begin(self, ask: Ask, problem: Problem) -> SearchState:
-        """Begin with a request. Raises InvalidRequest if it cannot be answered so."""
+    def begin(self, ask: Ask, problem: Problem) -> SearchState | None:
+        """Begin with a request. None leaves it to the sampler, as does a request for which a search
+        makes no sense that it did not ask for. Raises InvalidRequest if it cannot be answered."""
         ...

@@ -23,6 +23,7 @@ import numpy as np
 
 from ockham.core.asks import ChunksAsk
 from ockham.core.config import EngineConfig
+from ockham.core.errors import InvalidRequest
 from ockham.core.registry import SEAMS, Technique, find, make_asks, techniques
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.speculative import NONE, has_model
@@ -70,7 +71,7 @@ class Part:
     @property
     def asks(self) -> bool:
         """Whether requests must ask for it."""
-        return self.seam == "search" or (self.seam == "reuse" and not self.exact)
+        return self.seam in ("search", "reuse") and not self.exact
 
     @property
     def label(self) -> str:
@@ -134,11 +135,20 @@ def _part(technique: Technique) -> Part:
     """By the setting of the technique's seam, or asked for by requests."""
     seam, name, exact = technique.seam, technique.name, technique.exact
     field = SEAMS[seam].setting
+    if seam == "search" and not exact:
+        return Part(seam, name, exact, choices=_searched(technique).n)
     if field is not None:
         return Part(seam, name, exact, {field: _setting(technique)})
-    if seam == "search":
-        return Part(seam, name, exact, choices=TOGETHER)
     return Part(seam, name, exact, refused=f"no setting of an engine chooses a {seam}")
+
+
+def _searched(technique: Technique) -> SamplingParams:
+    """Parameters that ask for a search: of several greedy choices, or else of a sampled one."""
+    asks = {f"search/{technique.name}": True}
+    try:
+        return SamplingParams(asks=asks, n=TOGETHER, temperature=0.0)
+    except InvalidRequest:
+        return SamplingParams(asks=asks, temperature=0.9)
 
 
 def _setting(technique: Technique) -> Any:
@@ -184,7 +194,7 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
         return cell
     settings = {**one.settings, **other.settings}
     asking = [part.name for part in (one, other) if part.asks and part.seam == "reuse"]
-    searches = {f"search/{part.name}": True for part in (one, other) if part.seam == "search"}
+    searches = [part for part in (one, other) if part.seam == "search" and part.asks]
     together = bool(searches)
     if one.seam == other.seam and one.name != other.name and one.seam != ENGINE:
         drafting = _both_draft(one, other)
@@ -208,8 +218,12 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
     wanted = _load(engine, bench.seed, choices)
     _ask(wanted, asking)
     if together:
+        asked = _searched(find("search", searches[0].name))
         for request in wanted[1::2]:
-            request.params = msgspec.structs.replace(request.params, asks=searches, temperature=0.0)
+            request.detokenize = engine.tokenizer is not None
+            request.params = msgspec.structs.replace(
+                request.params, asks=asked.asks, temperature=asked.temperature, n=asked.n
+            )
     if settings.get("reuse", "none") != "none":
         run(engine, [_otherwise(request) for request in wanted])  # what there is to reuse
     found = (

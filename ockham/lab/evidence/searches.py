@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, run
+from ockham.lab.evidence.engine import fork
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.running import drive
@@ -23,6 +26,12 @@ SUPERPOSED = (
     "Superposed Decoding (paper 88, arXiv:2405.18400): at least 2.44 times as fast for three "
     "drafts or more, and at least as coherent as nucleus sampling"
 )
+
+
+@evidence("search", "choices")
+def choices(bench: Bench) -> Row:
+    """The choices of a request, against as many requests: what forking saves."""
+    return msgspec.structs.replace(fork(bench), seam="search", name="choices")
 
 
 @evidence("search", "superposed")
