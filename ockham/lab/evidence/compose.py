@@ -203,11 +203,11 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
         elif one.seam == "drafter" and NONE not in (one.name, other.name):
             cell.refused = "each has a model of its own, and one is named"
             return cell
-        elif not asking:
+        elif not asking and not searches:
             exact = "exact " * (one.seam == "reuse")
             cell.refused = f"an engine has one {exact}{one.seam}"
             return cell
-        else:
+        elif asking:
             settings["reuse"] = f"{one.settings['reuse']},{other.settings['reuse']}"
     choices = max(one.choices, other.choices)
     weights = settings.get("quantization")
@@ -218,8 +218,8 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
     wanted = _load(engine, bench.seed, choices)
     _ask(wanted, asking)
     if together:
-        asked = _searched(find("search", searches[0].name))
-        for request in wanted[1::2]:
+        for turn, request in enumerate(wanted[1::2]):
+            asked = _searched(find("search", searches[turn % len(searches)].name))
             request.detokenize = engine.tokenizer is not None
             request.params = msgspec.structs.replace(
                 request.params, asks=asked.asks, temperature=asked.temperature, n=asked.n
@@ -330,7 +330,7 @@ def _agreement(own: list[list[list[int]]], found: list[list[list[int]]]) -> floa
     pairs = [
         (left, right)
         for one, other in zip(own, found, strict=True)
-        for mine, theirs in zip(one, other, strict=True)
+        for mine, theirs in zip(one, other, strict=False)  # a search may give fewer choices
         for left, right in zip(mine, theirs, strict=True)
     ]
     return sum(left == right for left, right in pairs) / len(pairs)
