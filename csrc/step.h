@@ -2,6 +2,7 @@
 // made it keeps alive. Field by field it means what that class says.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -15,6 +16,38 @@ struct TableView {
     int64_t length = 0;  // of pages
 };
 
+// Blocks of keys that are visited, ascending; null: all blocks.
+struct BlockList {
+    const int32_t* blocks = nullptr;
+    int64_t count = 0;
+
+    bool every() const { return blocks == nullptr; }
+    const int32_t* end() const { return blocks + count; }
+    // The first block of the list that is `block` or comes after it.
+    const int32_t* from(int64_t block) const {
+        return std::lower_bound(blocks, blocks + count, static_cast<int32_t>(block));
+    }
+};
+
+// Which blocks of keys the rows visit in the layers of one group: ockham.core.visits.Visits.
+struct VisitsView {
+    const int32_t* query_blocks = nullptr;  // null: all rows visit all blocks
+    const int32_t* lists = nullptr;         // [queries][layers][kv_heads]
+    int64_t queries = 0, layers = 0, kv_heads = 0;
+    const int32_t* starts = nullptr;  // [list_count + 1]
+    int64_t list_count = 0;
+    const int32_t* blocks = nullptr;
+    int64_t block_count = 0;
+
+    // What a row visits with one head, in the group's layer `layer`, counted from 0.
+    BlockList list(int64_t row, int64_t layer, int64_t head) const {
+        if (query_blocks == nullptr || query_blocks[row] < 0) return {};
+        const int32_t list = lists[(query_blocks[row] * layers + layer) * kv_heads + head];
+        if (list < 0) return {};
+        return {blocks + starts[list], starts[list + 1] - starts[list]};
+    }
+};
+
 // Where the state of the rows is written in one group of layers, and the cells that they see there.
 // Groups may share arrays.
 struct GroupRowsView {
@@ -24,6 +57,7 @@ struct GroupRowsView {
     const int32_t* extra = nullptr;         // null: no row has extra cells
     const int32_t* extra_starts = nullptr;  // null with `extra`
     int64_t extra_count = 0;
+    VisitsView visits;
 
     int64_t extras(int64_t row) const {
         return extra == nullptr ? 0 : extra_starts[row + 1] - extra_starts[row];

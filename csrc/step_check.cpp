@@ -11,6 +11,47 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& sentence) { throw std::invalid_argument(sentence); }
 
+// That the lists of a group's visits add up, and that each row visits the block of its own key, so
+// that it sees one.
+void check_visits(const StepView& step, const GroupRowsView& rows, const GroupShape& shape) {
+    const VisitsView& visits = rows.visits;
+    if (visits.query_blocks == nullptr) return;
+    if (visits.layers != static_cast<int64_t>(shape.layers.size()) ||
+        visits.kv_heads != shape.kv_heads)
+        refuse("the step's visits have another shape than the layers of their group.");
+    for (int64_t i = 0; i < visits.list_count; ++i) {
+        const int32_t start = visits.starts[i], stop = visits.starts[i + 1];
+        if (start < 0 || start > stop || stop > visits.block_count)
+            refuse("the step's lists of visited blocks do not add up.");
+        for (int32_t at = start; at < stop; ++at)
+            if (visits.blocks[at] < 0 || (at > start && visits.blocks[at] <= visits.blocks[at - 1]))
+                refuse("a list of visited blocks does not ascend.");
+    }
+    const int64_t heads = visits.layers * visits.kv_heads;
+    for (int64_t i = 0; i < visits.queries * heads; ++i)
+        if (visits.lists[i] >= visits.list_count)
+            refuse("the step has no list " + std::to_string(visits.lists[i]) +
+                   " of visited blocks.");
+    int64_t checked_query = -1, checked_block = -1;
+    for (int64_t row = 0; row < step.rows; ++row) {
+        const int64_t query = visits.query_blocks[row];
+        const int64_t block = (rows.seen(row) - 1) / block_keys;
+        if (query < 0 || (query == checked_query && block == checked_block)) continue;
+        if (query >= visits.queries)
+            refuse("row " + std::to_string(row) + " belongs to no query block of the step.");
+        for (int64_t i = 0; i < heads; ++i) {
+            const BlockList list = visits.list(row, i / visits.kv_heads, i % visits.kv_heads);
+            if (list.every()) continue;
+            const int32_t* found = list.from(block);
+            if (found == list.end() || *found != block)
+                refuse("row " + std::to_string(row) + " does not visit block " +
+                       std::to_string(block) + ", in which its own key is.");
+        }
+        checked_query = query;
+        checked_block = block;
+    }
+}
+
 void check_state(const StepView& step, const Planes& planes) {
     const int64_t groups = static_cast<int64_t>(planes.groups().size());
     if (static_cast<int64_t>(step.groups.size()) != groups)
@@ -40,6 +81,7 @@ void check_state(const StepView& step, const Planes& planes) {
                  rows.extra_starts[row + 1] > rows.extra_count))
                 refuse("the extra cells of the step do not add up.");
         }
+        check_visits(step, rows, planes.groups()[g]);
     }
 }
 

@@ -83,11 +83,32 @@ class StepReader {
         check(rows, view.rows, "slots");
         found.context = vector<int32_t>(group.attr("context"), rows, "context");
         check(rows, view.rows, "context");
+        const nb::object visits = group.attr("visits");
+        if (!visits.is_none()) found.visits = visits_of(visits, view.rows);
         const nb::object extra = group.attr("extra");
         if (extra.is_none()) return found;
         found.extra = vector<int32_t>(extra, found.extra_count, "extra");
         found.extra_starts = vector<int32_t>(group.attr("extra_starts"), starts, "extra_starts");
         check(starts - 1, view.rows, "extra_starts, not counting the first,");
+        return found;
+    }
+    VisitsView visits_of(nb::handle visits, int64_t rows) {
+        VisitsView found;
+        int64_t count = 0;
+        found.query_blocks = vector<int32_t>(visits.attr("query_blocks"), count, "query blocks");
+        check(count, rows, "query blocks");
+        found.starts = vector<int32_t>(visits.attr("starts"), count, "starts of visits");
+        if (count < 1) throw std::invalid_argument("the starts of the step's visits are empty.");
+        found.list_count = count - 1;
+        found.blocks = vector<int32_t>(visits.attr("blocks"), found.block_count, "visited blocks");
+        nb::ndarray<const int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu> lists;
+        if (!nb::try_cast(visits.attr("lists"), lists))
+            throw std::invalid_argument("the step's lists of visits are no contiguous array.");
+        arrays_.emplace_back(lists);
+        found.lists = lists.data();
+        found.queries = static_cast<int64_t>(lists.shape(0));
+        found.layers = static_cast<int64_t>(lists.shape(1));
+        found.kv_heads = static_cast<int64_t>(lists.shape(2));
         return found;
     }
     static void check(int64_t length, int64_t rows, const char* what) {

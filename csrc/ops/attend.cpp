@@ -1,5 +1,6 @@
 #include "ops/attend.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <stdexcept>
 #include <utility>
@@ -27,6 +28,14 @@ const AttentionPlan& plan_of(Run& run, const Attend& op) {
     run.plans.push_back(plan_attention(run.step, op.group, op.window,
                                        run.planes().groups()[op.group].pages, repeat));
     return run.plans.back();
+}
+
+// What the rows visit in the operation's layer.
+LayerVisits visits_of(const Run& run, const Attend& op) {
+    const VisitsView& visits = run.step.groups[op.group].visits;
+    if (visits.query_blocks == nullptr) return {};
+    const std::vector<int64_t>& layers = run.planes().groups()[op.group].layers;
+    return {&visits, std::find(layers.begin(), layers.end(), op.layer) - layers.begin()};
 }
 
 const LayerRows* of_layer(const std::vector<LayerRows>& wanted, int64_t layer) {
@@ -70,7 +79,9 @@ void Attend::run(Run& run) const {
     const LayerRows* summed = of_layer(run.step.wants_score_sums, layer);
     const bool scored = by_head != nullptr || summed != nullptr;
     float* totals = scored ? own.totals.take<float>(rows * shape.heads * 2) : nullptr;
-    attend(run.pool, run.isa, run.step, plan, shape, plane, q, q_stride, a, totals, own.attention);
+    const LayerVisits visits = visits_of(run, *this);
+    attend(run.pool, run.isa, run.step, plan, shape, plane, visits, q, q_stride, a, totals,
+           own.attention);
     const auto score = [&](const LayerRows* wanted, bool sum, std::vector<LayerScores>& found) {
         if (wanted == nullptr) return;
         const int64_t sums = sum ? 1 : shape.kv_heads;
@@ -80,8 +91,8 @@ void Attend::run(Run& run) const {
             scores.rows[i].resize(sums * (plan.high[row] - plan.low[row]));
         }
         run.pool.parallel(wanted->count, [&](int64_t i, int thread) {
-            score_row(run.isa, run.step, plan, shape, plane, q, q_stride, totals, wanted->rows[i],
-                      sum, scores.rows[i].data(), own.attention.threads[thread]);
+            score_row(run.isa, run.step, plan, shape, plane, visits, q, q_stride, totals,
+                      wanted->rows[i], sum, scores.rows[i].data(), own.attention.threads[thread]);
         });
         found.push_back(std::move(scores));
     };

@@ -86,14 +86,15 @@ void find_groups(const LayerPlane& plane, int64_t head, const Cells& cells, int6
 class Task {
    public:
     Task(Isa isa, const StepView& step, const AttentionPlan& plan,
-         const AttentionShape& shape, const LayerPlane& plane, AttentionPlan::Rows rows,
-         int64_t head, AttentionScratch& scratch)
+         const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,
+         AttentionPlan::Rows rows, int64_t head, AttentionScratch& scratch)
         : kernels_(attention_kernels(isa)),
           rows_kernels_(row_kernels(isa)),
           step_(step),
           plan_(plan),
           shape_(shape),
           plane_(plane),
+          visited_(visits.list(rows.begin, head)),
           rows_(rows),
           head_(head),
           repeat_(shape.heads / shape.kv_heads),
@@ -122,6 +123,11 @@ class Task {
     // The parts that any of the rows sees.
     int64_t first_part() const { return least_low() / part_keys; }
     int64_t last_part() const { return (most_high() + part_keys - 1) / part_keys; }
+    // Whether any of the rows visits keys of such a part.
+    bool visits(int64_t part) const {
+        return visits(std::max(part * part_keys, least_low()),
+                      std::min((part + 1) * part_keys, most_high()));
+    }
 
     // Reduces one part alone into peak, total and out of all queries; those that see none of its
     // keys are left at -infinity, 0 and 0.
@@ -137,9 +143,7 @@ class Task {
         if (!rows_.tree) {
             const int64_t high = std::min(end, most_high());
             // Without extra cells all rows of a sequence see the same cells at the same keys.
-            find_groups(plane_, head_, cells_of(step_, plan_.group, rows_.end - 1),
-                        tile.first_group, low, high, scratch_.gathered, groups_);
-            run(tile, low, high);
+            visit(tile, rows_.end - 1, low, high);
             return;
         }
         // The rows of a tree share whole blocks of context; what comes after them is each row's own.
@@ -148,18 +152,12 @@ class Task {
         for (int64_t row = rows_.begin; row < rows_.end; ++row)
             shared = std::min<int64_t>(shared, context[row]);
         shared = std::clamp(shared / block_keys * block_keys, low, end);
-        if (low < shared) {
-            find_groups(plane_, head_, cells_of(step_, plan_.group, rows_.begin),
-                        tile.first_group, low, shared, scratch_.gathered, groups_);
-            run(tile, low, shared);
-        }
+        if (low < shared) visit(tile, rows_.begin, low, shared);
         for (int64_t row = rows_.begin; row < rows_.end; ++row) {
             const int64_t row_low = std::max<int64_t>(plan_.low[row], shared);
             const int64_t row_high = std::min<int64_t>(plan_.high[row], end);
             if (row_low >= row_high) continue;
-            find_groups(plane_, head_, cells_of(step_, plan_.group, row), tile.first_group,
-                        row_low, row_high, scratch_.gathered, groups_);
-            run(of_row(tile, row), row_low, row_high);
+            visit(of_row(tile, row), row, row_low, row_high);
         }
     }
 
@@ -200,11 +198,32 @@ class Task {
         return scratch_.q.get<float>() + offset;
     }
 
-    // Whether query `i` sees keys of a part, and whether those are its first.
+    // Whether query `i` visits keys of a part, and whether those are its first.
     bool sees(int64_t i, int64_t part) const {
-        return low(i) < (part + 1) * part_keys && high(i) > part * part_keys;
+        return visits(std::max(low(i), part * part_keys),
+                      std::min(high(i), (part + 1) * part_keys));
     }
-    bool begins(int64_t i, int64_t part) const { return low(i) / part_keys == part; }
+    bool begins(int64_t i, int64_t part) const {
+        if (visited_.every()) return low(i) / part_keys == part;
+        return *visited_.from(low(i) / block_keys) * block_keys / part_keys == part;
+    }
+
+    // Calls f(first, last) for each run of visited keys among [low, high), keys of one part.
+    template <class F>
+    void each_run(int64_t low, int64_t high, F f) const {
+        if (visited_.every()) {
+            f(low, high);
+            return;
+        }
+        for (const int32_t* block = visited_.from(low / block_keys);
+             block != visited_.end() && *block * block_keys < high;) {
+            const int64_t first = *block;
+            int64_t last = first;
+            do ++last, ++block;
+            while (block != visited_.end() && *block == last && last * block_keys < high);
+            f(std::max(low, first * block_keys), std::min(high, last * block_keys));
+        }
+    }
 
     int64_t queries() const { return queries_; }
     int64_t repeat() const { return repeat_; }
@@ -216,8 +235,21 @@ class Task {
     int64_t least_low() const { return plan_.low[rows_.begin]; }  // both ascend
     int64_t most_high() const { return plan_.high[rows_.end - 1]; }
 
-    void run(const AttentionTile& tile, int64_t low, int64_t high) {
-        kernels_.attend(tile, low / block_keys, (high + block_keys - 1) / block_keys);
+    // Whether any of the keys [low, high) is visited.
+    bool visits(int64_t low, int64_t high) const {
+        if (visited_.every()) return low < high;
+        const int32_t* block = visited_.from(low / block_keys);
+        return low < high && block != visited_.end() && *block * block_keys < high;
+    }
+
+    // Adds the visited keys among [low, high), which stand where `row` finds them.
+    void visit(const AttentionTile& tile, int64_t row, int64_t low, int64_t high) {
+        const Cells cells = cells_of(step_, plan_.group, row);
+        each_run(low, high, [&](int64_t first, int64_t last) {
+            find_groups(plane_, head_, cells, tile.first_group, first, last, scratch_.gathered,
+                        groups_);
+            kernels_.attend(tile, first / block_keys, (last + block_keys - 1) / block_keys);
+        });
     }
 
     const AttentionKernels& kernels_;
@@ -226,6 +258,7 @@ class Task {
     const AttentionPlan& plan_;
     const AttentionShape& shape_;
     const LayerPlane& plane_;
+    const BlockList visited_;  // by all of the rows
     const AttentionPlan::Rows rows_;
     const int64_t head_;
     const int64_t repeat_;
@@ -259,6 +292,7 @@ AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window
     plan.high.resize(step.rows);
     const GroupRowsView& rows = step.groups[group];
     const TableView& table = rows.table;
+    const int32_t* query_blocks = rows.visits.query_blocks;
     const int64_t most_rows = tile_rows(repeat);
     // Of one sequence, the entries [checked_begin, checked_end) of its table are known to be good.
     int64_t checked_sequence = -1, checked_begin = 0, checked_end = 0;
@@ -295,7 +329,9 @@ AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window
             AttentionPlan::Rows& last = plan.tiles.back();
             const bool ascends =
                 plan.low[row - 1] <= plan.low[row] && plan.high[row - 1] <= plan.high[row];
-            if (step.sequence[row - 1] == sequence && last.tree == tree && ascends &&
+            const bool together =
+                query_blocks == nullptr || query_blocks[row - 1] == query_blocks[row];
+            if (step.sequence[row - 1] == sequence && last.tree == tree && ascends && together &&
                 row - last.begin < most_rows) {
                 last.end = row + 1;
                 continue;
@@ -307,8 +343,8 @@ AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window
 }
 
 void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
-            const AttentionShape& shape, const LayerPlane& plane, const float* q, int64_t q_stride,
-            float* a, float* totals, AttentionBuffers& buffers) {
+            const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,
+            const float* q, int64_t q_stride, float* a, float* totals, AttentionBuffers& buffers) {
     const AttentionKernels& kernels = attention_kernels(isa);
     const int64_t tiles = static_cast<int64_t>(plan.tiles.size());
     const int64_t width = plane.width, repeat = shape.heads / shape.kv_heads;
@@ -341,7 +377,7 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
             const AttentionPlan::Rows& rows = plan.tiles[tiles - 1 - index / shape.kv_heads];
             const int64_t head = index % shape.kv_heads;
             AttentionScratch& scratch = buffers.threads[thread];
-            Task task(isa, step, plan, shape, plane, rows, head, scratch);
+            Task task(isa, step, plan, shape, plane, visits, rows, head, scratch);
             task.pack(q, q_stride);
             const int64_t queries = task.queries();
             float* peak = scratch.peak.take<float>(queries);
@@ -354,6 +390,7 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
                 float* part_total = scratch.part_total.take<float>(queries);
                 float* part_out = scratch.part_out.take<float>(queries * width);
                 for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
+                    if (!task.visits(part)) continue;
                     task.reduce(part, part_peak, part_total, part_out);
                     for (int64_t i = 0; i < queries; ++i)
                         if (task.sees(i, part))
@@ -384,10 +421,10 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
         const int64_t tile = index / most_parts / shape.kv_heads;
         const int64_t head = index / most_parts % shape.kv_heads;
         AttentionScratch& scratch = buffers.threads[thread];
-        Task task(isa, step, plan, shape, plane, plan.tiles[tile], head, scratch);
-        task.pack(q, q_stride);
+        Task task(isa, step, plan, shape, plane, visits, plan.tiles[tile], head, scratch);
         const int64_t place = index % most_parts, part = task.first_part() + place;
-        if (part >= task.last_part()) return;
+        if (part >= task.last_part() || !task.visits(part)) return;
+        task.pack(q, q_stride);
         float* peak = partial(tile, head, place);
         float* total = peak + task.queries();
         task.reduce(part, peak, total, total + task.queries());
@@ -395,7 +432,7 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
     pool.parallel(tiles * shape.kv_heads, [&](int64_t index, int thread) {
         const int64_t tile = index / shape.kv_heads, head = index % shape.kv_heads;
         AttentionScratch& scratch = buffers.threads[thread];
-        Task task(isa, step, plan, shape, plane, plan.tiles[tile], head, scratch);
+        Task task(isa, step, plan, shape, plane, visits, plan.tiles[tile], head, scratch);
         task.pack(q, q_stride);
         const int64_t queries = task.queries();
         float* out = scratch.out.take<float>(width);
@@ -414,9 +451,9 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
 }
 
 void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
-               const AttentionShape& shape, const LayerPlane& plane, const float* q,
-               int64_t q_stride, const float* totals, int64_t row, bool summed, float* scores,
-               AttentionScratch& scratch) {
+               const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,
+               const float* q, int64_t q_stride, const float* totals, int64_t row, bool summed,
+               float* scores, AttentionScratch& scratch) {
     const AttentionKernels& kernels = attention_kernels(isa);
     const int64_t low = plan.low[row], high = plan.high[row];
     const int64_t repeat = shape.heads / shape.kv_heads;
@@ -425,7 +462,7 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
     std::vector<float> blocks(static_cast<size_t>(sums * keys));
     for (int64_t head = 0; head < shape.kv_heads; ++head) {
         float* of_head = blocks.data() + (summed ? 0 : head * keys);
-        Task task(isa, step, plan, shape, plane, {row, row + 1, true}, head, scratch);
+        Task task(isa, step, plan, shape, plane, visits, {row, row + 1, true}, head, scratch);
         task.pack(q, q_stride);
         for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
             const int64_t part_low = std::max(low, part * part_keys);
@@ -433,22 +470,24 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
             AttentionTile tile = task.whole(nullptr, nullptr, nullptr);
             tile.first_group = part * part_groups;
             tile.groups = task.groups();
-            find_groups(plane, head, cells_of(step, plan.group, row), tile.first_group, part_low,
-                        part_high, scratch.gathered, task.groups());
-            for (int64_t i = 0; i < repeat; ++i) {
-                const float* final = totals + (row * shape.heads + head * repeat + i) * 2;
-                float peak = final[0], total = final[1];
-                AttentionTile one = tile;
-                one.queries = 1;
-                one.q = task.query(i);
-                one.low += i;
-                one.high += i;
-                one.peak = &peak;
-                one.total = &total;
-                for (int64_t b = part_low / block_keys; b * block_keys < part_high; ++b)
-                    kernels.probabilities(one, b,
-                                          of_head + (b - low / block_keys) * block_keys);
-            }
+            task.each_run(part_low, part_high, [&](int64_t first, int64_t last) {
+                find_groups(plane, head, cells_of(step, plan.group, row), tile.first_group, first,
+                            last, scratch.gathered, task.groups());
+                for (int64_t i = 0; i < repeat; ++i) {
+                    const float* final = totals + (row * shape.heads + head * repeat + i) * 2;
+                    float peak = final[0], total = final[1];
+                    AttentionTile one = tile;
+                    one.queries = 1;
+                    one.q = task.query(i);
+                    one.low += i;
+                    one.high += i;
+                    one.peak = &peak;
+                    one.total = &total;
+                    for (int64_t b = first / block_keys; b * block_keys < last; ++b)
+                        kernels.probabilities(one, b,
+                                              of_head + (b - low / block_keys) * block_keys);
+                }
+            });
         }
     }
     for (int64_t sum = 0; sum < sums; ++sum)

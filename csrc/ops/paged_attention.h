@@ -4,6 +4,10 @@
 // page tables and the window alone, so the layers of a group share it. A task is one tile with one
 // key-value head, and one part of 1,024 keys where there would be too few tasks otherwise; which
 // tasks there are changes no bit of a result, see attention_kernels.h.
+//
+// Where rows visit some blocks of keys only, a tile holds rows of one query block, and what it does
+// not visit costs nothing. A row's result is that of its visited keys, in order; parts in which it
+// visits none are left out.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +40,16 @@ int64_t tile_rows(int64_t repeat);
 AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window, int64_t pages,
                              int64_t repeat);
 
+// Which blocks of keys the rows visit in one layer.
+struct LayerVisits {
+    const VisitsView* of_group = nullptr;  // null: all rows visit all blocks
+    int64_t layer = 0;                     // which of the group's layers
+
+    BlockList list(int64_t row, int64_t head) const {
+        return of_group == nullptr ? BlockList{} : of_group->list(row, layer, head);
+    }
+};
+
 struct AttentionShape {
     int64_t heads, kv_heads, head_dim;
     float scale;
@@ -56,15 +70,15 @@ struct AttentionBuffers {
 // a[row * heads * head_dim ...] for all rows. q stands at q[row * q_stride + head * head_dim].
 // `totals`, if not null, takes each row's and head's final peak and total: [rows][heads][2].
 void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
-            const AttentionShape& shape, const LayerPlane& plane, const float* q, int64_t q_stride,
-            float* a, float* totals, AttentionBuffers& buffers);
+            const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,
+            const float* q, int64_t q_stride, float* a, float* totals, AttentionBuffers& buffers);
 
 // The attention probabilities of one row, for the keys that it sees in order, summed over query heads
 // in order: over those of each key-value head ([kv_heads][high - low]), or with `summed` over all
-// ([high - low]). `totals` as attend() left it.
+// ([high - low]); 0 for keys that are not visited. `totals` as attend() left it.
 void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
-               const AttentionShape& shape, const LayerPlane& plane, const float* q,
-               int64_t q_stride, const float* totals, int64_t row, bool summed, float* scores,
-               AttentionScratch& scratch);
+               const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,
+               const float* q, int64_t q_stride, const float* totals, int64_t row, bool summed,
+               float* scores, AttentionScratch& scratch);
 
 }  // namespace ockham

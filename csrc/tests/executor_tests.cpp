@@ -149,6 +149,24 @@ struct OwnedStep {
     std::vector<int32_t> ids, positions, sequence, context, extra, extra_starts, wanted;
     std::vector<int32_t> pages, starts;
     std::vector<int64_t> slots;
+    std::vector<int32_t> query_blocks, lists, list_starts, blocks;
+    int64_t kv_heads = 0;
+
+    // Every head but the first of each layer visits the first block of keys and the row's own.
+    void visit(int64_t heads) {
+        kv_heads = heads;
+        list_starts.push_back(0);
+        const int32_t first = positions.front() / block_keys;
+        for (const int32_t position : positions) {
+            const int32_t block = position / block_keys, query = block - first;
+            query_blocks.push_back(query);
+            if (query < static_cast<int32_t>(list_starts.size()) - 1) continue;
+            blocks.push_back(0);
+            if (block > 0) blocks.push_back(block);
+            list_starts.push_back(static_cast<int32_t>(blocks.size()));
+            for (int64_t i = 0; i < layers * heads; ++i) lists.push_back(i % heads ? query : -1);
+        }
+    }
 
     StepView view(int64_t page_tokens, bool outputs) const {
         StepView view;
@@ -165,6 +183,12 @@ struct OwnedStep {
             group.extra = extra.data();
             group.extra_starts = extra_starts.data();
             group.extra_count = static_cast<int64_t>(extra.size());
+        }
+        if (!query_blocks.empty()) {
+            const auto queries = static_cast<int64_t>(list_starts.size()) - 1;
+            group.visits = {query_blocks.data(), lists.data(), queries, layers, kv_heads,
+                            list_starts.data(), queries, blocks.data(),
+                            static_cast<int64_t>(blocks.size())};
         }
         view.groups = {group};
         view.page_tokens = page_tokens;
@@ -218,7 +242,7 @@ std::vector<int64_t> argmax(Executor& executor, const OwnedStep& step, int64_t p
 // Logits of cells [0, length), computed in chunks of the given lengths, the last of which repeats.
 std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
                           const Program::Operations& operations, int64_t length,
-                          std::vector<int64_t> chunks, bool trees) {
+                          std::vector<int64_t> chunks, bool trees, bool visits = false) {
     Planes planes({GroupShape{{0, 1}, s.kv_heads, s.head_dim, s.bf16 ? Element::bf16 : Element::fp32, page_count, s.page_tokens}});
     Executor executor(pool, isa, planes, operations);
     std::vector<float> result;
@@ -226,7 +250,8 @@ std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
         const int64_t chunk =
             chunks[std::min(number, static_cast<int64_t>(chunks.size()) - 1)];
         const int64_t end = std::min(length, begin + chunk);
-        const OwnedStep step = make_step(begin, end, s.page_tokens, trees && begin > 0);
+        OwnedStep step = make_step(begin, end, s.page_tokens, trees && begin > 0);
+        if (visits) step.visit(s.kv_heads);
         std::unique_ptr<Run> run = executor.begin(step.view(s.page_tokens, true));
         executor.run(*run, 0, 3);
         executor.run(*run, 3, executor.size());
@@ -282,6 +307,24 @@ void chunks_trees_and_threads() {
         const std::vector<float> parts = logits(two, isa, s, operations, 1100, {1098, 1}, false);
         check(std::memcmp(whole.data(), parts.data(), whole.size() * sizeof(float)) == 0,
               "parts of keys that are tasks change no bit");
+        // Blocks that are left out, of a long text and of a window.
+        for (const int64_t window : {0, 150}) {
+            const Sizes streaming{16, 4, 2, 16, 16, window, true};
+            memory.clear();
+            const Program::Operations ops = program(streaming);
+            const auto visited = [&](ThreadPool& pool, std::vector<int64_t> chunks, bool trees) {
+                return logits(pool, isa, streaming, ops, 1100, std::move(chunks), trees, true);
+            };
+            const std::vector<float> some = visited(one, {1100}, false);
+            const std::vector<float> all =
+                logits(one, isa, streaming, ops, 1100, {1100}, false, false);
+            const size_t bytes = some.size() * sizeof(float);
+            check(std::memcmp(some.data(), all.data(), bytes) != 0, "some keys are left out");
+            check(std::memcmp(some.data(), visited(two, {500, 591, 1}, false).data(), bytes) == 0,
+                  "chunks and threads change no bit where blocks are left out");
+            check(std::memcmp(some.data(), visited(two, {1095, 5}, true).data(), bytes) == 0,
+                  "a tree has the chain's bits where blocks are left out");
+        }
     }
     memory.clear();
 }

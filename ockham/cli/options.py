@@ -78,6 +78,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "requests that ask for it. Options stand behind a name: chunk:recompute_fraction=0.3.",
     "enable_prefix_caching": "Go on from prefixes that were computed before; off is --reuse none.",
     "keep": "Which state stays.",
+    "attention_pattern": "Which keys a query looks at; full is all of them. Options stand behind a "
+    "name, and a request may ask for another pattern.",
     "search": "How completions are found, for requests that do not ask for another way.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
     'name, or JSON with vLLM\'s keys, {"method": "ngram", "num_speculative_tokens": 8}.',
@@ -102,7 +104,10 @@ _SECTIONS = {
         *("skip_tokenizer_init", "trust_remote_code", "chat_template", "generation_config"),
     ),
     "Speculation": ("speculative_config",),
-    "Cache": ("reuse", "enable_prefix_caching", "keep", "kv_store", "kv_store_bytes"),
+    "Cache": (
+        *("reuse", "enable_prefix_caching", "keep", "attention_pattern"),
+        *("kv_store", "kv_store_bytes"),
+    ),
     "Memory": (
         *("gpu_memory_utilization", "kv_cache_memory_bytes", "kv_cache_dtype", "block_size"),
         *("swap_space", "weight_cache", "weight_cache_bytes"),

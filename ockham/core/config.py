@@ -31,6 +31,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     for none; None takes $OCKHAM_CACHE or the user's cache directory. `kv_store` is the directory
     where keys and values of prompts are kept across restarts, at most `kv_store_bytes` of them.
     `swap_space` is GiB of memory beside the pool, for state that it has no room for.
+    `attention_pattern` is which keys a query looks at, of requests that ask for no other pattern.
     `speculative_config` is a drafter's name, "auto" or "none", or a mapping (or JSON) with vLLM's
     keys (`core.speculative.SpeculativeConfig`). `chat_template` is a file with a Jinja template
     that is taken instead of the checkpoint's own. `generation_config` is "auto" for the sampling
@@ -61,6 +62,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     reuse: str = "prefix"
     enable_prefix_caching: bool = True
     keep: str = "all"
+    attention_pattern: str = "full"
     search: str = "choices"
     speculative_config: Setting = "auto"
     seed: int = 0

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ockham.core.visits import Skipped
+
 Part = tuple[int, int]
 """A run of consecutive rows of one sequence: the keys that its first row sees, and its rows."""
 
@@ -148,6 +150,15 @@ class ModelCost:
         return (
             rows * self.linear_flops + logits * self.head_flops + self.attention_flops(first, rows)
         )
+
+    def skipped(self, of_groups: Sequence[Skipped]) -> tuple[int, int]:
+        """The FLOPs and the state bytes of what rows did not visit, of each group of layers."""
+        flops = nbytes = 0
+        for group, skipped in zip(self.groups, of_groups, strict=True):
+            if skipped.keys or skipped.cells:
+                flops += skipped.keys * 4 * (group.heads // group.kv_heads) * group.head_dim
+                nbytes += skipped.cells * group.cell_bytes // (group.layers * group.kv_heads)
+        return flops, nbytes
 
     def weight_bytes(self, rows: int, logits: int) -> int:
         """Weight bytes that a step of `rows` rows reads."""

@@ -73,7 +73,7 @@ SEAMS = {
     "transform": Seam("ockham.weights.transforms"),
     "reuse": Seam("ockham.cache.reuse", "reuse", several=True, asked=True),
     "keep": Seam("ockham.cache.keep", "keep", asked=True, alters_state=True),
-    "pattern": Seam("ockham.attention", asked=True, alters_state=True),
+    "pattern": Seam("ockham.attention", "attention_pattern", asked=True, alters_state=True),
     "drafter": Seam("ockham.draft", "speculative_config", several=True),
     "gate": Seam("ockham.gate", asked=True, alters_state=True),
     "policy": Seam("ockham.schedule", "scheduling_policy"),

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ockham.core.arrays import Floats as Floats
 from ockham.core.arrays import Ints as Ints
 from ockham.core.arrays import Longs as Longs
+from ockham.core.visits import Visits
 
 NO_ROWS: Ints = np.empty(0, np.int32)
 
@@ -58,6 +59,15 @@ class GroupRows:
     context: Ints  # (R,)
     extra: Ints | None = None  # cells, all rows' lists one after another
     extra_starts: Ints | None = None  # (R + 1,)
+    visits: Visits | None = None
+    """Which blocks of those cells the rows visit; None for all."""
+
+    @property
+    def keys_seen(self) -> Ints:
+        """(R,) how many keys each row sees where there is no window."""
+        if self.extra_starts is None:
+            return self.context
+        return self.context + np.diff(self.extra_starts)
 
 
 @dataclass(slots=True)

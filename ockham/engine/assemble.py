@@ -12,7 +12,7 @@ from ockham.cache.state import State
 from ockham.core.config import EngineConfig
 from ockham.core.ledger import Ledger
 from ockham.core.registry import make
-from ockham.core.seams import Drafter, Target
+from ockham.core.seams import AttentionGroup, Drafter, Target
 from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
 from ockham.engine import billing
@@ -20,6 +20,7 @@ from ockham.engine.cache_report import CacheKeeper
 from ockham.engine.chosen import choose_reuses, make_drafters
 from ockham.engine.group import Group
 from ockham.engine.limits import Limits, context_limit
+from ockham.engine.patterns import Patterns
 from ockham.engine.runner.attach import Attachments
 from ockham.engine.runner.own_model import OwnModel
 from ockham.engine.runner.small_model import SmallModel
@@ -70,6 +71,10 @@ class Assembly:
         self.executor = self.model.backend.bind(self.model.program, planes)
         self.state = State(planes, self.model.layouts, self.max_model_len, self.model.numerics_id)
         self.cost = cost_of(self.model.program, self.model.layouts)
+        self.patterns = Patterns(
+            self.techniques,
+            [AttentionGroup(g.layers, g.spec.uniform.heads, g.window) for g in self.model.layouts],
+        )
         self.ledger = Ledger()
         """The engine's own: what all steps have cost, but for those of a decoding that goes on
         (`Runner.settle`)."""

@@ -15,6 +15,7 @@ from ockham.engine.part import Part
 from ockham.engine.plan import Chunk
 from ockham.engine.speculation.streams import Observers
 from ockham.engine.speculation.tree import Tree
+from ockham.engine.visiting import skipped, visit
 
 NOBODY: Observers = {}
 
@@ -132,9 +133,12 @@ def build(
         want(step, watches)
     if marks is not None:
         _mark(step, marks)
+    visit(step, parts, first_rows)
     for part, row in zip(parts, first_rows, strict=True):
         if part.sequence.inputs:
             _put_inputs(step, part, row)
+        if part.sequence.pattern is not None:
+            part.skipped = skipped(step, slice(row, row + part.rows), state.windows)
     return Batch(step, parts, watches)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Many
 
 from ockham.core.cost import ModelCost
 from ockham.core.ledger import Ledger, divide
+from ockham.core.visits import Skipped
 from ockham.engine.batch import Walk, runs_of
 from ockham.engine.part import Part
 from ockham.engine.runner.decoding import Decoding
@@ -34,6 +36,9 @@ def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
     for part, share in zip(parts, divide(weight_bytes, [p.rows for p in parts]), strict=True):
         attention_flops = sum(cost.attention_flops(first + 1, rows) for first, rows in part.runs)
         read_bytes = cost.state_read_bytes(part.start + 1, part.end - part.start)
+        if part.skipped:
+            flops, nbytes = book_skipped(part.sequence, part.skipped, cost, total)
+            attention_flops, read_bytes = attention_flops - flops, read_bytes - nbytes
         total.flops += attention_flops
         total.state_read_bytes += read_bytes
         _book_part(part, cost, share, attention_flops, read_bytes, total)
@@ -87,10 +92,15 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
     total.weight_bytes += steps * weight_bytes
     total.state_written_bytes += steps * rows * written
     shares = divide(weight_bytes, [1] * rows)
-    for sequence, cell, share in zip(decoding.sequences, decoding.first_cells, shares, strict=True):
+    for row, (sequence, cell, share) in enumerate(
+        zip(decoding.sequences, decoding.first_cells, shares, strict=True)
+    ):
         ledger = sequence.ledger
         attention_flops = cost.attention_flops(cell + 1, steps)
         read_bytes = cost.decode_read_bytes(cell + 1, steps)
+        if sequence.pattern is not None:
+            flops, nbytes = book_skipped(sequence, decoding.skipped(row), cost, total)
+            attention_flops, read_bytes = attention_flops - flops, read_bytes - nbytes
         total.flops += attention_flops
         total.state_read_bytes += read_bytes
         ledger.rows += steps
@@ -103,6 +113,18 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
             for book in (ledger, total):
                 book.save(BATCHING, nbytes=steps * (alone - share))
     decoding.billed()
+
+
+def book_skipped(
+    sequence: Sequence, skipped: Many[Skipped], cost: ModelCost, total: Ledger
+) -> tuple[int, int]:
+    """Book the keys that a sequence's pattern left out. Their FLOPs and bytes."""
+    assert sequence.pattern is not None, "only a pattern leaves keys out"
+    flops, nbytes = cost.skipped(skipped)
+    if flops or nbytes:
+        for book in (sequence.ledger, total):
+            book.save(sequence.pattern.name, flops=flops, nbytes=nbytes)
+    return flops, nbytes
 
 
 def book_reuse(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
+from ockham.core.visits import Skipped
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.tree import Tree
 
@@ -25,6 +27,8 @@ class Part:
     argmax: int | None
     runs: list[tuple[int, int]]
     draft: Tree | None = None
+    skipped: Many[Skipped] = ()
+    """What its rows do not visit, of each group of layers; empty where they visit all."""
 
     @property
     def end(self) -> int:

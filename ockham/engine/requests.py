@@ -130,6 +130,7 @@ class Requests:
         if request.request_id in self._engine.groups:
             raise InvalidRequest(f"a request {request.request_id!r} is already running.")
         self._engine.limits.check(request)
+        self._engine.patterns.open(request)
 
     def _group(self, request: Request, seed: int, grammar: Grammar | None) -> Group:
         """A request with its first sequence, before anything is done."""
@@ -157,6 +158,7 @@ class Requests:
             forks=(params.n if search is None else search.begins) > 1,
             chosen=search is not None and search.chooses,
             observer=None if search is None else search.observer(0),
+            pattern=engine.patterns.open(request),
         )
         return Group(engine, first, search, chosen.name if chosen and search else "")
 

@@ -14,6 +14,7 @@ from ockham.core.seams import NOTHING_KEPT, Fetch, Noise, Observer, Splice
 from ockham.core.step import Floats, Ints
 from ockham.engine.drawing import Drawing
 from ockham.engine.messages import HINTS, Request
+from ockham.engine.patterns import OpenPattern
 from ockham.engine.splicing import Splicing
 from ockham.engine.structured.grammar import GrammarState
 from ockham.engine.text import TextOutput
@@ -61,6 +62,7 @@ class Sequence:
         "observers",
         "order",
         "params",
+        "pattern",
         "plain",
         "prompt",
         "prompt_logprobs",
@@ -102,6 +104,7 @@ class Sequence:
         forks: bool = False,
         chosen: bool = False,
         observer: Observer | None = None,
+        pattern: OpenPattern | None = None,
     ) -> None:
         self.request = request
         """What was asked, which all choices share and nobody changes."""
@@ -127,8 +130,12 @@ class Sequence:
         self.inputs: list[Floats] = []
         """If they are not embeddings of tokens, the inputs of the rows after the prompt. The
         generated tokens are placeholders then."""
+        self.pattern = pattern
+        """Which blocks of keys its rows visit; None for all."""
         self.observers: tuple[Observer, ...] = () if observer is None else (observer,)
         """What wants to know of its rows, drafters' streams aside."""
+        if pattern is not None and pattern.of.observes:
+            self.observers = (*self.observers, pattern.of)
         self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
         self.salt = salt
         """The key under which its state is kept and found, see `core.state_key`."""
@@ -197,6 +204,7 @@ class Sequence:
             salt=self.salt,
             shares=self.shares,
             chosen=self.chosen,
+            pattern=None if self.pattern is None else self.pattern.fork(),
         )
 
     def observe(self, observer: Observer | None) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from ockham.core.seams import SequencePattern
 from ockham.core.step import GroupRows, Step, StepOutput, Tables
+from ockham.engine.visiting import put_visits
 from ockham.model.loading import LoadedModel
 
 
@@ -38,6 +41,8 @@ class Stepper:
 
     model: LoadedModel
     seed: int = 0
+    pattern: SequencePattern | None = None
+    """What the rows of every sequence visit."""
     sequences: dict[int, _State] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,6 +70,7 @@ class Stepper:
         ids, positions, sequence, cells, context = [], [], [], [], []
         extra: list[int] = []
         extra_starts, embedding_of, embeddings = [0], [], []
+        bounds = np.cumsum([0, *(len(part.tokens) for part in parts)]).tolist()
         for number, part in enumerate(parts):
             state = self._state(part.sequence)
             self._grow(state, state.length + len(part.tokens))
@@ -90,7 +96,7 @@ class Stepper:
         tables = tuple(self._tables(parts, group) for group in range(len(self.model.layouts)))
         page_tokens, rows = self.model.layouts[0].page_tokens, len(ids)
         of, at = np.array(sequence, np.int32), np.array(cells, np.int32)
-        return Step(
+        step = Step(
             ids=np.array(ids, np.int32),
             positions=np.array(positions, np.int32),
             sequence=of,
@@ -113,6 +119,9 @@ class Stepper:
             embedding_of=np.array(embedding_of, np.int32) if embeddings else None,
             **wants,
         )
+        if self.pattern is not None:
+            put_visits(step, [(self.pattern, slice(*rows)) for rows in pairwise(bounds)])
+        return step
 
     def _state(self, sequence: int) -> _State:
         return self.sequences.setdefault(sequence, _State([[] for _ in self.model.layouts]))

@@ -46,6 +46,11 @@ from ockham.core.seams.observe import (
 from ockham.core.seams.pages import (
     PagePool,
 )
+from ockham.core.seams.pattern import (
+    AttentionGroup,
+    Pattern,
+    SequencePattern,
+)
 from ockham.core.seams.reuse import (
     EXPECTED,
     GONE,
@@ -94,6 +99,7 @@ __all__ = [
     "ApproximateReuse",
     "Arithmetic",
     "Array",
+    "AttentionGroup",
     "Blend",
     "BlockFormat",
     "Branch",
@@ -132,6 +138,7 @@ __all__ = [
     "OwnRows",
     "PLAIN",
     "PagePool",
+    "Pattern",
     "Policy",
     "Problem",
     "QuantisedFormat",
@@ -143,6 +150,7 @@ __all__ = [
     "Search",
     "SearchState",
     "Seen",
+    "SequencePattern",
     "SmallModel",
     "Splice",
     "Target",

@@ -13,10 +13,12 @@ import numpy as np
 
 from ockham.cache.state import State, View
 from ockham.core.step import Ints, Longs, Tables
+from ockham.core.visits import BLOCK_KEYS, Skipped
 from ockham.engine.batch import build
 from ockham.engine.plan import Chunk
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.streams import Observers
+from ockham.engine.visiting import lowest_seen, visit
 from ockham.kernels.sampling import Drawn
 
 SPARE_PAGES = 16
@@ -54,6 +56,10 @@ class Decoding:
         """What moves on by one. The slots of the first cell of a page are put right by
         `reserve`."""
         self._until_page = self._next_page()
+        self._patterned = [row for row, s in enumerate(sequences) if s.pattern is not None]
+        self._skipped = [[0] * len(groups) for _ in sequences]
+        self._counted = 0  # of the unbilled steps, those that are in it
+        self._until_block = self._next_block()
 
     @classmethod
     def of(cls, sequences: list[Sequence], state: State, observers: Observers) -> Decoding | None:
@@ -74,6 +80,10 @@ class Decoding:
     def reserve(self) -> bool:
         """Make the next cells writable. False if this cannot go on: pages are short (those that
         were reserved stay so), or a page table has outgrown its room."""
+        if self._until_block == 0:
+            self._count_skipped()
+            visit(self.step, self.parts, range(len(self.parts)))
+            self._until_block = self._next_block()
         changed = [
             row for row, view in enumerate(self._views) if view.changes != self._changes[row]
         ]
@@ -112,11 +122,19 @@ class Decoding:
             draw.position += 1
         self.unbilled += 1
         self._until_page -= 1
+        self._until_block -= 1
+
+    def skipped(self, row: int) -> list[Skipped]:
+        """What the unbilled steps of a sequence did not visit, of each group."""
+        self._count_skipped()
+        # Each row is a step of its own, and reads anew what it visits.
+        return [Skipped(keys, keys) for keys in self._skipped[row]]
 
     def billed(self) -> None:
         """The ledgers now hold every step so far."""
         self.first_cells = [cell + self.unbilled for cell in self.first_cells]
-        self.unbilled = 0
+        self.unbilled = self._counted = 0
+        self._skipped = [[0] * len(of_groups) for of_groups in self._skipped]
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -138,6 +156,31 @@ class Decoding:
             group.tables.pages[start : start + held.pages] = held.entries
             group.slots[row] = int(held.table[page]) * tokens + offset
         self._changes[row] = view.changes
+
+    def _count_skipped(self) -> None:
+        """Count what was not visited in the steps that no count holds yet."""
+        steps, self._counted = self.unbilled - self._counted, self.unbilled
+        for number, (group, window) in enumerate(
+            zip(self.step.groups, self._state.windows, strict=True)
+        ):
+            if not steps or group.visits is None:
+                continue
+            for row in self._patterned:
+                following = int(group.context[row])
+                high = np.arange(following - steps, following, dtype=np.int32)
+                low = lowest_seen(high, window)
+                self._skipped[row][number] += group.visits.skipped_keys(row, low, high)
+
+    def _next_block(self) -> int:
+        """Steps until the first of the sequences visits other blocks; below 0 if none has a
+        pattern."""
+        if not self._patterned:
+            return -1
+        patterns = [self.sequences[row].pattern for row in self._patterned]
+        if not all(pattern.of.fixed for pattern in patterns if pattern is not None):
+            return 1
+        own_keys = [group.context[self._patterned] - 1 for group in self.step.groups]
+        return min(int((BLOCK_KEYS - keys % BLOCK_KEYS).min()) for keys in own_keys)
 
     def _next_page(self) -> int:
         """Steps until the first of the sequences comes to another page, which it may have already:

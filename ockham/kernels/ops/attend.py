@@ -14,8 +14,9 @@ class Attend(Operation):
     """Attention of q over the keys and values that each row sees, as stored, in order.
 
     s = q . k * scale; s = softcap * tanh(s / softcap) where set; of the keys that the row sees only
-    the last `window` count where set (the row's own included); a = softmax(s) . v. Query head h
-    reads key-value head h * G // H. Leaves a (R, H * E)."""
+    the last `window` count where set (the row's own included), and of those only the keys in blocks
+    that the step's `visits` name for the row, the layer and the key-value head; a = softmax(s) . v.
+    Query head h reads key-value head h * G // H. Leaves a (R, H * E)."""
 
     layer: int
     group: int

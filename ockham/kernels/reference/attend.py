@@ -1,7 +1,8 @@
 """Attention in NumPy: one sequence of the step after another.
 
 Each layer gathers a sequence's keys and values once and computes its rows together, in blocks that
-keep the matrix of scores bounded.
+keep the matrix of scores bounded. Keys that a row does not visit get no weight; they are computed
+all the same.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Floats, Ints
+from ockham.core.visits import Visits
 from ockham.kernels.ops import Attend
 from ockham.kernels.reference.formulas import softcap
 from ockham.kernels.reference.planes import Stored
@@ -29,7 +31,8 @@ def compute(run: ReferenceRun, op: Attend) -> None:
     by_head, summed = step.wants_scores.get(layer), step.wants_score_sums.get(layer)
     wanted = {row for rows in (by_head, summed) if rows is not None for row in rows.tolist()}
     sequences = run.views_of(op.group, op.window)
-    run.a, scores = attend(op, run.planes.layer(layer), run.q, sequences, wanted)
+    visited = _visited(run, op)
+    run.a, scores = attend(op, run.planes.layer(layer), run.q, sequences, wanted, visited)
     if by_head is not None:
         run.scores[layer] = [scores[row].sum(axis=1) for row in by_head.tolist()]
     if summed is not None:
@@ -37,10 +40,15 @@ def compute(run: ReferenceRun, op: Attend) -> None:
 
 
 def attend(
-    op: Attend, plane: Stored, q: Floats, sequence_views: list[View], wanted: Set[int]
+    op: Attend,
+    plane: Stored,
+    q: Floats,
+    sequence_views: list[View],
+    wanted: Set[int],
+    visited: Visited | None = None,
 ) -> tuple[Floats, dict[int, Floats]]:
     """Attention of all rows of a step: a (R, H * E), and the wanted rows' probabilities: (kv_heads,
-    heads / kv_heads, keys)."""
+    heads / kv_heads, keys). All blocks of keys are visited, or those of `visited`."""
     a = np.empty((len(q), op.heads * op.head_dim), np.float32)
     scores: dict[int, Floats] = {}
     for view in sequence_views:
@@ -48,7 +56,7 @@ def attend(
         block = max(1, SCORE_VALUES // (op.heads * max(1, len(keys))))
         for start in range(view.start, view.stop, block):
             stop = min(start + block, view.stop)
-            probabilities = _attend_block(op, view, start, stop, keys, values, q, a)
+            probabilities = _attend_block(op, view, start, stop, keys, values, q, a, visited)
             for row in wanted & set(range(start, stop)) if wanted else ():
                 scores[row] = probabilities(row)
     return a, scores
@@ -63,6 +71,7 @@ def _attend_block(
     values: Floats,
     q: Floats,
     a: Floats,
+    visited: Visited | None,
 ) -> _Probabilities:
     """Rows [start, stop) of one sequence; writes their part of `a`."""
     rows = slice(start - view.start, stop - view.start)
@@ -80,6 +89,9 @@ def _attend_block(
     hidden = _hidden(view, rows, low, high, first, last, len(keys))
     if hidden is not None:
         np.copyto(by_row, -np.inf, where=hidden[None, :, None, :])
+    if visited is not None:
+        unvisited = visited.unvisited(view, start, stop, first, last, len(keys))
+        np.copyto(by_row, -np.inf, where=unvisited[:, :, None, :])
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     total = scores.sum(axis=-1, keepdims=True)
@@ -102,6 +114,43 @@ def _hidden(
         for row, seen in enumerate(view.extra[rows]):
             hidden[row, last - first + seen] = False
     return hidden
+
+
+@dataclass(frozen=True, slots=True)
+class Visited:
+    """What the rows of a step visit in one layer, the group's layer `index`. `seen` (R,) is how
+    many keys each row sees where there is no window."""
+
+    visits: Visits
+    index: int
+    seen: Ints
+
+    def unvisited(
+        self, view: View, start: int, stop: int, first: int, last: int, columns: int
+    ) -> npt.NDArray[np.bool_]:
+        """Which columns the rows [start, stop) of a view do not visit with each head: (kv_heads,
+        rows, columns). The first columns are the cells [first, last), the others extra cells."""
+        heads = self.visits.lists.shape[2]
+        found = np.zeros((heads, stop - start, columns), np.bool_)
+        for row in range(start, stop):
+            of_view, keys = row - view.start, int(self.seen[row])
+            low, high = int(view.low[of_view]), int(view.high[of_view])
+            visited = self.visits.mask(row, self.index, keys)
+            found[:, row - start, low - first : high - first] = ~visited[:, low:high]
+            if view.extra is not None:
+                extra = view.extra[of_view]
+                found[:, row - start, last - first + extra] = ~visited[:, keys - len(extra) :]
+        return found
+
+
+def _visited(run: ReferenceRun, op: Attend) -> Visited | None:
+    """What the rows visit in the operation's layer; None for all that they see."""
+    group = run.step.groups[op.group]
+    if group.visits is None:
+        return None
+    return Visited(
+        group.visits, run.planes.groups[op.group].layers.index(op.layer), group.keys_seen
+    )
 
 
 @dataclass(slots=True)

@@ -32,6 +32,7 @@ WRITE_VALUES = 1 << 24
 """Keys and values that are written at a time."""
 
 Shape = tuple[int, int, int, float, float | None, int | None]
+"""Query heads, key-value heads, size of a head, scale, softcap, window."""
 
 
 def attention_cases(
@@ -118,8 +119,10 @@ class _Timing:
     def times(self, calls: int) -> list[float]:
         if self._executor is None:  # only now: of all cases, one at a time takes memory
             planes = self._backend.allocate([self._layout])
-            _fill(planes, self._layout)
-            self._executor = self._backend.bind(_program(self._layers, self._shape), planes)
+            fill_planes(planes, self._layout)
+            self._executor = self._backend.bind(
+                attention_program(self._layers, self._shape), planes
+            )
         executor = self._executor
         run = executor.begin(self._step)
         executor.run(run, 0, 2)
@@ -133,7 +136,8 @@ class _Timing:
         return times
 
 
-def _program(layers: int, shape: Shape) -> Program:
+def attention_program(layers: int, shape: Shape) -> Program:
+    """Layers of nothing but attention: the layer l's is operation 2 + 2 * l."""
     heads, kv_heads, head_dim, scale, softcap, window = shape
     qkv = _random((heads + 2 * kv_heads) * head_dim)
     operations: list[Operation] = [Embed(_random(16))]
@@ -149,7 +153,7 @@ def _random(outputs: int) -> Linear:
     return plain_format("bfloat16").pack(outputs, HIDDEN, [rows])
 
 
-def _fill(planes: CpuPlanes, layout: GroupLayout) -> None:
+def fill_planes(planes: CpuPlanes, layout: GroupLayout) -> None:
     """Random keys and values, the same ones again and again."""
     at_once = max(1, WRITE_VALUES // math.prod(layout.stored_shape(1)))
     shape = layout.stored_shape(at_once)

@@ -1,0 +1,59 @@
+"""Which blocks of keys queries visit: `Pattern`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from ockham.core.seams.observe import Observer
+from ockham.core.visits import BlockVisits
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroup:
+    """A group of attention layers with the same state, as a pattern sees it. A row sees the latest
+    `window` keys, or all of them if that is None."""
+
+    layers: tuple[int, ...]
+    kv_heads: int
+    window: int | None
+
+
+class SequencePattern(Observer, Protocol):
+    """What the rows of one sequence visit.
+
+    Rows are named by their query block (`core.visits`): what is said of a block holds for each of
+    its rows, in a prefill, in a decode and in a draft alike.
+    """
+
+    fixed: ClassVar[bool] = True
+    """Whether what a block visits is always the same. Otherwise it is asked anew in every step."""
+    observes: ClassVar[bool] = False
+    """Whether it wants to know something of the sequence's rows, as an `Observer`."""
+
+    def visits(self, group: int, block: int) -> BlockVisits | None:
+        """What the rows of query block `block` visit in the layers of a group; None for all blocks
+        of keys. Each list must hold `block` itself; blocks after it are visited by nobody."""
+        ...
+
+    def fork(self) -> SequencePattern:
+        """That of another sequence, which goes on from this one's state."""
+        return self
+
+
+class Pattern(Protocol):
+    """Which blocks of keys queries visit, for each key-value head.
+
+    State depends on it, so that a pattern which leaves keys out is not exact. If what a row visits
+    follows from its own past and from the ask alone, the class says `shares = True`: sequences that
+    ask the same may go on from each other's state.
+    """
+
+    name: ClassVar[str]
+
+    def open(self, ask: Any, groups: Sequence[AttentionGroup]) -> SequencePattern | None:
+        """The pattern of a sequence, from what its request asks (the class's `Ask`) and the model's
+        groups of attention layers; None if every row visits every block. Raises InvalidRequest
+        where the ask does not fit the model."""
+        ...
