@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 
-import msgspec
-
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, run
-from ockham.lab.evidence.engine import fork
-from ockham.lab.evidence.recipe import evidence
+from ockham.lab.evidence.recipe import counterfactual, evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.running import drive
 from ockham.lab.tasks.texts import held_out
@@ -28,10 +25,7 @@ SUPERPOSED = (
 )
 
 
-@evidence("search", "choices")
-def choices(bench: Bench) -> Row:
-    """The choices of a request, against as many requests: what forking saves."""
-    return msgspec.structs.replace(fork(bench), seam="search", name="choices")
+counterfactual("search", "choices")
 
 
 @evidence("search", "superposed")
