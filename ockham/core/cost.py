@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 from ockham.core.visits import Skipped
 
@@ -132,11 +133,12 @@ class ModelCost:
             state_written_bytes=self.state_written_bytes(rows),
         )
 
-    def attention_flops(self, first: int, rows: int) -> int:
-        """FLOPs of attention for `rows` consecutive rows, the first of which sees `first` keys."""
+    def attention_flops(self, first: int, rows: int, dropped: Sequence[int] = ()) -> int:
+        """FLOPs of attention for `rows` consecutive rows, the first of which sees `first` keys, but
+        for those that each group has `dropped`."""
         return sum(
-            4 * g.layers * g.heads * g.head_dim * keys_seen(first, rows, g.window)
-            for g in self.groups
+            4 * g.layers * g.heads * g.head_dim * keys_seen(first - gone, rows, g.window)
+            for g, gone in zip(self.groups, dropped or repeat(0), strict=False)
         )
 
     @property
@@ -145,11 +147,10 @@ class ModelCost:
         attention = sum(4 * g.layers * g.heads * g.head_dim for g in self.groups if not g.window)
         return attention / self.linear_flops
 
-    def row_flops(self, first: int, rows: int, logits: int) -> int:
+    def row_flops(self, first: int, rows: int, logits: int, dropped: Sequence[int] = ()) -> int:
         """FLOPs of `rows` consecutive rows of a sequence, `logits` of which want logits."""
-        return (
-            rows * self.linear_flops + logits * self.head_flops + self.attention_flops(first, rows)
-        )
+        attention = self.attention_flops(first, rows, dropped)
+        return rows * self.linear_flops + logits * self.head_flops + attention
 
     def skipped(self, of_groups: Sequence[Skipped]) -> tuple[int, int]:
         """The FLOPs and the state bytes of what rows did not visit, of each group of layers."""
@@ -170,13 +171,19 @@ class ModelCost:
             + experts * self.expert_bytes
         )
 
-    def state_read_bytes(self, first: int, rows: int) -> int:
+    def state_read_bytes(self, first: int, rows: int, dropped: Sequence[int] = ()) -> int:
         """State bytes read by a run of rows: each cell that some row of the run sees, once."""
-        return sum(g.cell_bytes * cells_seen(first, rows, g.window) for g in self.groups)
+        return sum(
+            g.cell_bytes * cells_seen(first - gone, rows, g.window)
+            for g, gone in zip(self.groups, dropped or repeat(0), strict=False)
+        )
 
-    def decode_read_bytes(self, first: int, rows: int) -> int:
+    def decode_read_bytes(self, first: int, rows: int, dropped: Sequence[int] = ()) -> int:
         """The same where each row is a step of its own, and reads anew what it sees."""
-        return sum(g.cell_bytes * keys_seen(first, rows, g.window) for g in self.groups)
+        return sum(
+            g.cell_bytes * keys_seen(first - gone, rows, g.window)
+            for g, gone in zip(self.groups, dropped or repeat(0), strict=False)
+        )
 
     def state_written_bytes(self, rows: int) -> int:
         return rows * sum(g.cell_bytes for g in self.groups)

@@ -59,6 +59,9 @@ class Admission:
     def fork(self, parent: Sequence, child: Sequence, cells: int) -> bool:
         """Start `child` with the state of the first `cells` cells of `parent`. False, and nothing
         is done, if that state is not there."""
+        keeping = None if parent.keeping is None else parent.keeping.fork(cells)
+        if parent.keeping is not None and keeping is None:
+            return False
         view = None if parent.view is None else self._forked(parent.view, cells)
         if view is None:
             return False
@@ -68,6 +71,8 @@ class Admission:
         child.computed = cells
         child.computed_once = max(child.computed_once, cells)
         child.inexact_from = parent.inexact_from
+        if keeping is not None:
+            child.keep_by(keeping)
         child.status = Status.RUNNING
         self.running.append(child)
         self.policy.begin(child)
@@ -82,6 +87,7 @@ class Admission:
         """Run a waiting sequence on from `view`, whose cells hold the state of its first tokens."""
         sequence.view = view
         sequence.computed = sequence.computed_once = view.tokens
+        sequence.find_border()
         self.policy.begin(sequence)
         self._unqueue(sequence)
         sequence.status = Status.RUNNING
@@ -105,6 +111,8 @@ class Admission:
         self._keep(sequence)
         self._release(sequence)
         sequence.computed = 0
+        if sequence.keeping is not None:
+            sequence.keep_by(sequence.keeping.fresh())
         sequence.redone_by = None
         sequence.fetch = None
         sequence.status = Status.WAITING
@@ -235,6 +243,7 @@ class Admission:
             return 0
         sequence.view = self.state.adopt(prefix.tables, prefix.tokens)
         sequence.handle, sequence.computed = prefix.handle, prefix.tokens
+        sequence.find_border()
         return prefix.tokens
 
     def _splice(self, sequence: Sequence) -> None:
@@ -257,6 +266,7 @@ class Admission:
         if found:
             self._release(sequence)
             sequence.computed = 0
+            sequence.find_border()
 
     @staticmethod
     def _is_fetching(sequence: Sequence) -> bool:
@@ -283,7 +293,7 @@ class Admission:
             return 0
         tokens = sequence.prompt[: sequence.reusable]
         least = 1 if sequence.request.patient else self.state.page_tokens
-        others = ((other.prompt[: other.inexact_from], other.salt) for other in prefilling)
+        others = ((other.prompt[: other.exact_until], other.salt) for other in prefilling)
         return self.reuse.should_wait(tokens, sequence.salt, others, least)
 
     def _claim(self, claimed: list[int], sequence: Sequence) -> bool:
@@ -291,10 +301,12 @@ class Admission:
         cells = sequence.target
         if sequence.orderly:
             cells = min(sequence.most_tokens, cells + ROOM_TOKENS)
+        most = cells if sequence.keeping is None else sequence.keeping.most_cells(cells)
         evictable = self.evictable()
         enough = True
         for group, free in enumerate(self.state.free_pages()):
-            need = self.state.pages_for(cells, group, self.most_rows)
+            slides = group in self.state.sliding
+            need = self.state.pages_for(cells if slides else most, group, self.most_rows)
             if sequence.view is not None:
                 held = sequence.view.groups[group]
                 need -= held.pages - held.let_go
@@ -306,7 +318,7 @@ class Admission:
     def _keep(self, sequence: Sequence) -> None:
         """Say that the sequence's cells so far are valid, for others to go on from."""
         cells = sequence.exact_cells
-        if sequence.view is not None and cells:
+        if sequence.view is not None and cells and not sequence.view.compacted_at:
             tokens = sequence.token_ids(cells)
             pages = -(-cells // self.state.page_tokens)
             tables = [table[:pages] for table in sequence.view.tables]

@@ -137,6 +137,7 @@ class Assembly:
             has_tokenizer=lambda: self.tokenizer is not None,
             eos=self.eos,
             approximate=self.approximate,
+            techniques=self.techniques,
         )
 
     def add_group(self, group: Group) -> None:

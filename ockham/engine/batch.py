@@ -44,6 +44,8 @@ class Batch:
     step: Step
     parts: list[Part]
     watches: list[Watch]
+    places: Ints
+    """(R,) which tokens of their sequences the rows are."""
 
 
 def build(
@@ -60,8 +62,8 @@ def build(
     counts = np.array([chunk.rows for chunk in chunks], np.int32)
     starts = np.array([s.computed for s in sequences], np.int32)
     rows = chains(starts, counts)
-    owner, cells, first_rows = rows.owner, rows.places, rows.first_rows.tolist()
-    ids = np.empty(len(cells), np.int32)
+    owner, places, first_rows = rows.owner, rows.places, rows.first_rows.tolist()
+    ids = np.empty(len(places), np.int32)
     parts: list[Part] = []
     watches: list[Watch] = []
     branches: list[Branch] = []
@@ -75,16 +77,16 @@ def build(
             ]
         else:
             own = sequence.next_cells(chunk.rows)
-            cells[row : row + chunk.rows] = own
+            places[row : row + chunk.rows] = own
             ids[row : row + chunk.rows] = sequence.token_ids(int(own[-1]) + 1)[own]
             runs = runs_of(own)
         if chunk.draft is not None:
             ids[row + chunk.kept : row + chunk.rows] = chunk.draft.tokens
             root = row + chunk.kept - 1
-            branches += _branches(chunk, root, int(cells[root]))
+            branches += _branches(chunk, root, int(places[root]))
             greedy, asked = sequence.greedy, None
             if sequence.observers or observers:
-                asked = _ask(chunk, observers, ids, cells, row, 1 + len(chunk.draft))
+                asked = _ask(chunk, observers, ids, places, row, 1 + len(chunk.draft))
                 greedy = greedy and not asked.logits
             parts.append(_drafted(chunk, row, argmax if greedy else wanted, greedy))
             if asked is not None:
@@ -96,7 +98,7 @@ def build(
         known = samples and not greedy and sequence.forced is not None
         asked = None
         if sequence.observers or observers:
-            asked = _ask(chunk, observers, ids, cells, row, int(samples and not known))
+            asked = _ask(chunk, observers, ids, places, row, int(samples and not known))
             greedy = greedy and not asked.logits
         if greedy or known:
             wants = wants[:-1]
@@ -119,7 +121,7 @@ def build(
 
     step = build_step(
         ids,
-        cells,
+        places,
         owner,
         state.tables(views),
         state.page_tokens,
@@ -139,7 +141,7 @@ def build(
             _put_inputs(step, part, row)
         if part.sequence.pattern is not None:
             part.skipped = skipped(step, slice(row, row + part.rows), state.windows)
-    return Batch(step, parts, watches)
+    return Batch(step, parts, watches, places)
 
 
 def _put_inputs(step: Step, part: Part, row: int) -> None:
@@ -176,12 +178,12 @@ def runs_of(cells: Ints) -> list[tuple[int, int]]:
 
 
 def _ask(
-    chunk: Chunk, observers: Observers, ids: Ints, cells: Ints, row: int, choosing: int
+    chunk: Chunk, observers: Observers, ids: Ints, places: Ints, row: int, choosing: int
 ) -> Asked:
     """What the observers of a chunk's sequence want of its rows, the first of which is the step's
     row `row`."""
     sequence, rows = chunk.sequence, slice(row, row + chunk.rows)
-    own = OwnRows(ids[rows], cells[rows], choosing)
+    own = OwnRows(ids[rows], places[rows], choosing)
     return Asked([*sequence.observers, *observers.get(sequence, ())], own, row)
 
 
@@ -202,10 +204,10 @@ def _drafted(chunk: Chunk, row: int, wants: list[int], greedy: bool) -> Part:
     )
 
 
-def _branches(chunk: Chunk, root: int, cell: int) -> list[Branch]:
+def _branches(chunk: Chunk, root: int, place: int) -> list[Branch]:
     """The rows of a chunk's draft that go on from no row just before them. `root` is the chunk's
-    last row before the draft, and `cell` where that stands."""
-    draft, committed = chunk.draft, cell + 1
+    last row before the draft, and `place` where that stands."""
+    draft, committed = chunk.draft, place + 1
     if draft is None:
         return []
     return [

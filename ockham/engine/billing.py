@@ -34,8 +34,15 @@ def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
     total.weight_bytes += weight_bytes
     total.state_written_bytes += cost.state_written_bytes(rows)
     for part, share in zip(parts, divide(weight_bytes, [p.rows for p in parts]), strict=True):
-        attention_flops = sum(cost.attention_flops(first + 1, rows) for first, rows in part.runs)
-        read_bytes = cost.state_read_bytes(part.start + 1, part.end - part.start)
+        dropped = part.sequence.dropped
+        attention_flops = sum(
+            cost.attention_flops(first + 1, rows, dropped) for first, rows in part.runs
+        )
+        read_bytes = cost.state_read_bytes(part.start + 1, part.end - part.start, dropped)
+        if dropped:
+            whole = sum(cost.attention_flops(first + 1, rows) for first, rows in part.runs)
+            whole_bytes = cost.state_read_bytes(part.start + 1, part.end - part.start)
+            _book_unseen(part.sequence, whole - attention_flops, whole_bytes - read_bytes, total)
         if part.skipped:
             flops, nbytes = book_skipped(part.sequence, part.skipped, cost, total)
             attention_flops, read_bytes = attention_flops - flops, read_bytes - nbytes
@@ -75,7 +82,8 @@ def _book_part(
         for first, repeated in again:
             if repeated:
                 name = sequence.redone_by or PREEMPTION
-                book.waste(name, repeated, cost.row_flops(first + 1, repeated, 0))
+                flops = cost.row_flops(first + 1, repeated, 0, sequence.dropped)
+                book.waste(name, repeated, flops)
 
 
 def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
@@ -92,12 +100,16 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
     total.weight_bytes += steps * weight_bytes
     total.state_written_bytes += steps * rows * written
     shares = divide(weight_bytes, [1] * rows)
-    for row, (sequence, cell, share) in enumerate(
-        zip(decoding.sequences, decoding.first_cells, shares, strict=True)
+    for row, (sequence, first, dropped, share) in enumerate(
+        zip(decoding.sequences, decoding.first_tokens, decoding.dropped, shares, strict=True)
     ):
         ledger = sequence.ledger
-        attention_flops = cost.attention_flops(cell + 1, steps)
-        read_bytes = cost.decode_read_bytes(cell + 1, steps)
+        attention_flops = cost.attention_flops(first + 1, steps, dropped)
+        read_bytes = cost.decode_read_bytes(first + 1, steps, dropped)
+        if dropped:
+            whole = cost.attention_flops(first + 1, steps)
+            whole_bytes = cost.decode_read_bytes(first + 1, steps)
+            _book_unseen(sequence, whole - attention_flops, whole_bytes - read_bytes, total)
         if sequence.pattern is not None:
             flops, nbytes = book_skipped(sequence, decoding.skipped(row), cost, total)
             attention_flops, read_bytes = attention_flops - flops, read_bytes - nbytes
@@ -125,6 +137,13 @@ def book_skipped(
         for book in (sequence.ledger, total):
             book.save(sequence.pattern.name, flops=flops, nbytes=nbytes)
     return flops, nbytes
+
+
+def _book_unseen(sequence: Sequence, flops: int, nbytes: int, total: Ledger) -> None:
+    """Book what attention did not do, and did not read, because cells were dropped."""
+    assert sequence.keeping is not None, "nothing else drops cells"
+    for book in (sequence.ledger, total):
+        book.save(sequence.keeping.name, flops=flops, nbytes=nbytes)
 
 
 def book_reuse(

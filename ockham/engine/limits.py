@@ -10,9 +10,10 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.registry import SEAMS, ask_of, techniques
-from ockham.core.seams import ApproximateReuse
+from ockham.core.seams import ApproximateReuse, Keeping
 from ockham.engine.messages import Request
 from ockham.engine.moving import MovedRequest
+from ockham.engine.techniques import Techniques
 from ockham.model.memory import MemoryPlan
 from ockham.model.program.description import ModelDescription
 
@@ -44,6 +45,7 @@ class Limits:
     has_tokenizer: Callable[[], bool]
     eos: frozenset[int]
     approximate: Mapping[str, ApproximateReuse]
+    techniques: Techniques
 
     def check(self, request: Request) -> None:
         """Raise InvalidRequest for what can never be served."""
@@ -99,7 +101,7 @@ class Limits:
                 "allowed_token_ids holds only tokens that end the text, which min_tokens forbids.",
                 "allowed_token_ids",
             )
-        self._check_pool(len(tokens), params.max_tokens)
+        self._check_pool(request, self.techniques.keeping(request))
 
     def check_moved(self, moved: MovedRequest) -> None:
         """Refuse what a request that comes from elsewhere would need and is not here."""
@@ -134,6 +136,20 @@ class Limits:
                 )
             seams.add(seam)
             ask.check_prompt(len(request.prompt_token_ids))
+        keeping = self.techniques.keeping(request)
+        if keeping is not None and "reuse" in seams:
+            raise InvalidRequest(
+                f"{keeping.name} drops cells, and reuse puts cells of other prompts in their "
+                "place; a request can have one of the two.",
+                "reuse",
+            )
+        pattern = self.techniques.of(request, "pattern")
+        if keeping is not None and pattern is not None and not pattern.exact:
+            raise InvalidRequest(
+                f"{keeping.name} drops cells, and {pattern.name} chooses among blocks of all "
+                "cells; a request can have one of the two.",
+                pattern.name,
+            )
 
     def _check_reuse(self, name: str) -> None:
         if name not in self.approximate:
@@ -148,17 +164,20 @@ class Limits:
                 "reuse",
             )
 
-    def _check_pool(self, prompt: int, max_tokens: int | None) -> None:
+    def _check_pool(self, request: Request, keeping: Keeping | None) -> None:
         """Refuse what could not be served even with the whole pool to itself."""
-        most = prompt
+        most = prompt = len(request.prompt_token_ids)
+        max_tokens = request.params.max_tokens
         if max_tokens != 0:
             most = min(self.max_model_len, prompt + (max_tokens or self.max_model_len)) - 1
+        held = most if keeping is None else keeping.most_cells(most)
         chunk = self.chunk
         for group, layout in enumerate(self.state.groups):
-            if self.state.pages_for(most, group, chunk) > layout.pages:
+            cells = held if layout.window is None else most
+            if self.state.pages_for(cells, group, chunk) > layout.pages:
                 fits = layout.pages * layout.page_tokens
                 raise InvalidRequest(
-                    f"the request needs the state of {most} tokens, but the pool "
+                    f"the request needs the state of {cells} tokens, but the pool "
                     f"holds {fits}. Shorten it to {fits} tokens in all, or raise "
                     "kv_cache_memory_bytes.",
                     "max_tokens" if prompt <= fits else "prompt",

@@ -85,7 +85,10 @@ def _describe(sequence: Sequence, state: State, now_s: float) -> MovedSequence:
     def age(then_s: float | None) -> float | None:
         return None if then_s is None else now_s - then_s
 
-    has_state = sequence.view is not None and sequence.computed > 0
+    # What is left out is computed again, to the same bits.
+    keeping, view = sequence.keeping, sequence.view
+    moves = keeping is None or not keeping.observes
+    has_state = moves and view is not None and not view.compacted_at and sequence.computed > 0
     return MovedSequence(
         index=sequence.index,
         generated=sequence.tokens[sequence.prompt_tokens :],

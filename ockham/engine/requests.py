@@ -159,6 +159,7 @@ class Requests:
             chosen=search is not None and search.chooses,
             observer=None if search is None else search.observer(0),
             pattern=engine.patterns.open(request),
+            keeping=engine.techniques.keeping(request),
         )
         return Group(engine, first, search, chosen.name if chosen and search else "")
 

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 
 from ockham.cache.state import State, View
+from ockham.core.arrays import Ints
 from ockham.core.seams import NOTHING_KEPT, ApproximateReuse, Policy, Reuse
 from ockham.engine.admission import Admission
 from ockham.engine.plan import Chunk, Plan
@@ -149,6 +150,10 @@ class Scheduler(Admission):
         assert view is not None, "a running sequence has a view"
         if rows > min(plan.rows, plan.logits):
             return False
+        if sequence.border is not None and (
+            sequence.border == sequence.computed or rows > sequence.rows_to_border
+        ):
+            return False
         if not self.reserve_draft(view, sequence.computed + rows):
             return False
         plan.add(Chunk(sequence, rows, draft))
@@ -163,6 +168,8 @@ class Scheduler(Admission):
         for sequence, rows in zip(prefilling, shares, strict=True):
             if sequence.status is not Status.RUNNING:
                 continue  # preempted by one before it
+            if sequence.border is not None:
+                rows = min(rows, sequence.rows_to_border)
             room = plan.logits if sequence.scored else min(plan.logits, scores)
             while rows and len(sequence.wanted_logits(rows)) > room:
                 rows -= len(sequence.wanted_logits(rows)) - room
@@ -195,6 +202,8 @@ class Scheduler(Admission):
         """Make the cells of the next rows writable, and put what is given of those before them into
         place. How many rows there is room for; 0 if pages are short."""
         assert sequence.view is not None, "a running sequence has a view"
+        if sequence.border == sequence.computed and not self._drop(sequence):
+            return 0
         if sequence.splicing is None:
             return rows * self.state.reserve(sequence.view, sequence.computed + rows)
         while any(self.state.windows):
@@ -208,6 +217,23 @@ class Scheduler(Admission):
                 return 0
             self._advance(sequence, end)
         return rows * self._place_given(sequence, sequence.end_after(rows))
+
+    def _drop(self, sequence: Sequence) -> bool:
+        """Free the cells that do not stay of a sequence that has come to its border. False, and
+        nothing is done, if that takes pages and they are short."""
+        view, keeping = sequence.view, sequence.keeping
+        assert view is not None, "a running sequence has a view"
+        assert keeping is not None, "only then has it a border"
+        kept: dict[int, Ints] = {}
+        for group, held in enumerate(view.groups):
+            if group not in self.state.sliding:
+                cells = keeping.keep(group, held.places(view.tokens))
+                if cells is not None:
+                    kept[group] = cells
+        if kept and not self.state.compact(view, kept):
+            return False
+        sequence.border = keeping.border(sequence.computed)
+        return True
 
     def _place_given(self, sequence: Sequence, end: int) -> bool:
         assert sequence.view is not None, "a running sequence has a view"

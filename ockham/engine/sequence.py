@@ -10,7 +10,7 @@ from ockham.cache.state import View
 from ockham.core.asks import Asked
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
-from ockham.core.seams import NOTHING_KEPT, Fetch, Noise, Observer, Splice
+from ockham.core.seams import NOTHING_KEPT, Fetch, Keeping, Noise, Observer, Splice
 from ockham.core.step import Floats, Ints
 from ockham.engine.drawing import Drawing
 from ockham.engine.messages import HINTS, Request
@@ -36,11 +36,13 @@ class Sequence:
 
     `order` is the place in the order of arrival and the choice's `index`, which is also its noise
     stream.
-    `computed` cells hold valid state; the next row to compute is token `computed`.
+    The state of `computed` tokens is valid, in whichever cells the groups of layers hold of it; the
+    next row to compute is token `computed`.
     """
 
     __slots__ = (
         "arrival_s",
+        "border",
         "chosen",
         "computed",
         "computed_once",
@@ -56,6 +58,7 @@ class Sequence:
         "index",
         "inexact_from",
         "inputs",
+        "keeping",
         "last_served",
         "ledger",
         "most_tokens",
@@ -105,6 +108,7 @@ class Sequence:
         chosen: bool = False,
         observer: Observer | None = None,
         pattern: OpenPattern | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self.request = request
         """What was asked, which all choices share and nobody changes."""
@@ -132,7 +136,12 @@ class Sequence:
         generated tokens are placeholders then."""
         self.pattern = pattern
         """Which blocks of keys its rows visit; None for all."""
-        self.observers: tuple[Observer, ...] = () if observer is None else (observer,)
+        self.keeping = keeping
+        """What decides which of its cells stay; None if all do."""
+        self.border: int | None = None
+        """How many tokens are computed when cells are dropped next; no step crosses it."""
+        own = (observer, keeping if keeping is not None and keeping.observes else None)
+        self.observers: tuple[Observer, ...] = tuple(each for each in own if each is not None)
         """What wants to know of its rows, drafters' streams aside."""
         if pattern is not None and pattern.of.observes:
             self.observers = (*self.observers, pattern.of)
@@ -156,7 +165,7 @@ class Sequence:
         self.view: View | None = None
         self.computed = 0
         self.computed_once = 0
-        """The most cells that it ever had: computing one of them again is booked as waste."""
+        """The most tokens whose state it ever had: computing it again is booked as waste."""
         self.redone_by: str | None = None
         """What made it compute cells again, if it was no preemption."""
         self.shares = shares
@@ -184,9 +193,11 @@ class Sequence:
             and grammar is None
             and not chosen
             and observer is None
+            and (keeping is None or not keeping.observes)
         )
         """Whether, once `min_tokens` is reached, only the position changes from draw to draw, and
         nothing but the token is wanted of it."""
+        self.find_border()
 
     def choice(self, index: int, text: TextOutput | None) -> Sequence:
         """Another choice of the same request, as it stands before its first token."""
@@ -205,6 +216,7 @@ class Sequence:
             shares=self.shares,
             chosen=self.chosen,
             pattern=None if self.pattern is None else self.pattern.fork(),
+            keeping=None if self.keeping is None else self.keeping.fresh(),
         )
 
     def observe(self, observer: Observer | None) -> None:
@@ -289,7 +301,49 @@ class Sequence:
         if not self.shares:
             return 0
         cells = min(self.computed, self.prompt_tokens) if self.inputs else self.computed
-        return cells if self.inexact_from is None else min(cells, self.inexact_from)
+        until = self.exact_until
+        return cells if until is None else min(cells, until)
+
+    @property
+    def exact_until(self) -> int | None:
+        """The first token whose state no other sequence may go on from: one that an approximate
+        reuse gave, or before which cells were dropped. None if there is none."""
+        dropped = None if self.keeping is None else self.keeping.border(0)
+        if self.inexact_from is None or dropped is None:
+            return self.inexact_from if dropped is None else dropped
+        return min(self.inexact_from, dropped)
+
+    @property
+    def dropped(self) -> list[int]:
+        """How many cells each group of layers has dropped; empty if none has."""
+        view = self.view
+        if view is None or not view.compacted_at:
+            return []
+        return [held.dropped for held in view.groups]
+
+    def keep_by(self, keeping: Keeping) -> None:
+        """Let `keeping` decide from now on which cells stay."""
+        old, self.keeping = self.keeping, keeping
+        if keeping.observes:
+            others = [each for each in self.observers if each is not old]
+            self.observers = (*others, keeping)
+        self.find_border()
+
+    def find_border(self) -> None:
+        """See where cells are dropped next. To be called whenever `computed` is set to what a view
+        brings along, or back to nothing."""
+        if self.keeping is not None:
+            done = self.computed
+            compacted_at = 0 if self.view is None else self.view.compacted_at
+            self.border = self.keeping.border(done - 1 if done > compacted_at else done)
+
+    @property
+    def rows_to_border(self) -> int:
+        """How many rows may be computed before cells are dropped, if it has a border."""
+        border = self.border
+        if border == self.computed and self.keeping is not None:  # they will be, before that
+            border = self.keeping.border(self.computed)
+        return 1 << 30 if border is None else border - self.computed
 
     @property
     def scored(self) -> bool:

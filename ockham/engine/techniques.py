@@ -13,6 +13,7 @@ from ockham.core.asks import Ask
 from ockham.core.config import EngineConfig
 from ockham.core.registry import SEAMS, Technique, find, make, name_of, read_options
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.seams import Keeping
 from ockham.core.state_key import state_key
 from ockham.engine.messages import Request
 
@@ -74,6 +75,12 @@ class Techniques:
         """What applies to a request and alters the state that is computed for it."""
         found = [self.of(request, name) for name, seam in SEAMS.items() if seam.alters_state]
         return [each for each in found if each is not None and not each.exact]
+
+    def keeping(self, request: Request) -> Keeping | None:
+        """What decides which cells of a request's sequence stay; None if all do."""
+        chosen = self.of(request, "keep")
+        found: Keeping | None = None if chosen is None else chosen.technique.open(chosen.ask)
+        return found
 
     def key(self, request: Request) -> str:
         """The key of a request's state, see `core.state_key`. State that nobody may share has a key

@@ -15,8 +15,11 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from ockham.core.asks import Ask
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
+from ockham.core.registry import find, make, name_of
+from ockham.core.seams import Keep
 from ockham.core.units import readable
 from ockham.kernels.base import GroupLayout
 from ockham.kernels.ops import Program, StepSizes, workspace_bytes
@@ -110,7 +113,9 @@ def plan_memory(
             f"swap_space takes {readable(config.swap_bytes)}, which leaves nothing of the "
             f"{readable(available_bytes)} that there are; lower it."
         )
-    sizes = _Sizes(config, description, program, weights_bytes, state_dtype, allowed)
+    sizes = _Sizes(
+        config, description, program, weights_bytes, state_dtype, allowed, _most_cells(config)
+    )
     return sizes.plan(config.max_model_len or sizes.longest_that_fits(limit))
 
 
@@ -124,14 +129,16 @@ class _Sizes:
     weights_bytes: int
     state_dtype: str
     allowed_bytes: int
+    most_cells: Callable[[int], int]
+    """Cells that a sequence of so many tokens holds at once, where no window says so."""
 
     def plan(self, max_model_len: int) -> MemoryPlan:
         config, pool = self.config, self.pool_bytes(max_model_len)
-        least = self.context_pages(max_model_len)
+        least = self.sequence_pages(max_model_len)
         used = self.weights_bytes + self.workspace_bytes(max_model_len)
         if pool < self.state_bytes(least, max_model_len) or used + pool > self.allowed_bytes:
             raise DoesNotFit(self._refusal(max_model_len))
-        most = config.max_num_seqs * least
+        most = config.max_num_seqs * self.context_pages(max_model_len)
         context = _largest(least, most, lambda t: self.state_bytes(t, max_model_len) <= pool)
         return MemoryPlan(
             weights_bytes=self.weights_bytes,
@@ -158,7 +165,7 @@ class _Sizes:
         """Whether one sequence of this length fits."""
         pool = self.pool_bytes(max_model_len)
         used = self.weights_bytes + self.workspace_bytes(max_model_len)
-        need = self.state_bytes(self.context_pages(max_model_len), max_model_len)
+        need = self.state_bytes(self.sequence_pages(max_model_len), max_model_len)
         return need <= pool and used + pool <= self.allowed_bytes
 
     def pool_bytes(self, max_model_len: int) -> int:
@@ -175,9 +182,19 @@ class _Sizes:
         """Pages that a group needs while all sequences' tokens fill `context_pages` pages."""
         if group.window is None:
             return context_pages
-        page = self.config.block_size
-        cells = min(max_model_len, group.window + self.config.max_num_batched_tokens + 2 * page)
+        cells = self.window_cells(group.window, max_model_len)
         return min(context_pages, self.config.max_num_seqs * self.context_pages(cells))
+
+    def window_cells(self, window: int, max_model_len: int) -> int:
+        """Cells that a sequence may hold at once in a group with a window."""
+        chunk = self.config.max_num_batched_tokens + 2 * self.config.block_size
+        return min(max_model_len, window + chunk)
+
+    def sequence_pages(self, max_model_len: int) -> int:
+        """Pages of each group that the longest sequence needs, of whose cells not all may stay."""
+        windows = [group.window for group in self.description.groups if group.window is not None]
+        held = [self.window_cells(window, max_model_len) for window in windows]
+        return self.context_pages(max([self.most_cells(max_model_len), *held]))
 
     def state_bytes(self, context_pages: int, max_model_len: int) -> int:
         return sum(
@@ -200,7 +217,7 @@ class _Sizes:
 
     def _refusal(self, max_model_len: int) -> str:
         need = self.weights_bytes + self.workspace_bytes(max_model_len)
-        state = self.state_bytes(self.context_pages(max_model_len), max_model_len)
+        state = self.state_bytes(self.sequence_pages(max_model_len), max_model_len)
         given = self.config.kv_cache_memory_bytes
         head = (
             f"the model does not fit: weights {readable(self.weights_bytes)}, workspace "
@@ -241,6 +258,14 @@ class _Sizes:
         if small.fits(1):
             return "max_num_seqs=1 with max_num_batched_tokens=64 would fit."
         return "Take a smaller model, a smaller dtype, or a machine with more memory."
+
+
+def _most_cells(config: EngineConfig) -> Callable[[int], int]:
+    """How many cells a sequence of so many tokens holds at once, by the engine's Keep."""
+    technique = find("keep", name_of(config.keep))
+    keep: Keep = make("keep", config.keep)
+    keeping = keep.open((technique.ask or Ask)())
+    return (lambda tokens: tokens) if keeping is None else keeping.most_cells
 
 
 def _layout(group: LayerGroup, dtype: str, page_tokens: int, pages: int) -> GroupLayout:

@@ -99,7 +99,7 @@ class Compactions(RuleBasedStateMachine):
             chosen = [sorted(each) for each in chosen]
         cells = np.array(chosen, np.int32).reshape(len(chosen), count)
         before = self.state.free_pages()
-        if not self.state.compact(view, 0, cells if apart else cells[0]):
+        if not self.state.compact(view, {0: cells if apart else cells[0]}):
             assert self.state.free_pages() == before
             return
         for head, of_head in enumerate(self.live[view]):
@@ -150,7 +150,7 @@ def test_compaction_frees_pages_and_leaves_other_holders_their_cells() -> None:
     append(state, view, [float(i) for i in range(16)])
     twin = state.fork(view)
     free = state.free_pages()[0]
-    assert state.compact(view, 0, np.array([0, 12, 13, 14, 15], np.int32))
+    assert state.compact(view, {0: np.array([0, 12, 13, 14, 15], np.int32)})
     assert contents(state, twin)[0] == list(range(16))
     assert state.free_pages()[0] == free - 2, "what it shares is copied, not written"
     state.release(twin)
@@ -165,7 +165,7 @@ def test_cells_that_stay_in_place_are_not_copied() -> None:
     append(state, view, [float(i) for i in range(16)])
     twin = state.fork(view)
     free = state.free_pages()[0]
-    assert state.compact(view, 0, np.arange(8, dtype=np.int32))
+    assert state.compact(view, {0: np.arange(8, dtype=np.int32)})
     assert state.free_pages()[0] == free
     assert contents(state, view)[0] == list(range(8))
     assert contents(state, twin)[0] == list(range(16))
@@ -177,12 +177,12 @@ def test_misuse_is_an_error() -> None:
     assert state.reserve(view, 8)
     state.advance(view, 8)
     with pytest.raises(OckhamError, match="window of 6"):
-        state.compact(view, 1, np.arange(2, dtype=np.int32))
+        state.compact(view, {1: np.arange(2, dtype=np.int32)})
     with pytest.raises(OckhamError, match="8 that are held"):
-        state.compact(view, 0, np.array([8], np.int32))
+        state.compact(view, {0: np.array([8], np.int32)})
     with pytest.raises(OckhamError, match=r"\(1, n\)"):
-        state.compact(view, 0, np.zeros((3, 2), np.int32))
-    assert state.compact(view, 0, np.array([0, 7], np.int32))
+        state.compact(view, {0: np.zeros((3, 2), np.int32)})
+    assert state.compact(view, {0: np.array([0, 7], np.int32)})
     with pytest.raises(OckhamError, match="snapshot"):
         state.truncate(view, 7)
     with pytest.raises(OckhamError, match="exported"):

@@ -68,7 +68,7 @@ class WatchingStream(DraftStream):
         return self._drafter.wants
 
     def saw(self, own: OwnRows, seen: Seen) -> None:
-        told = Told(list(self._text), own.tokens.copy(), own.cells.copy(), own.choosing, seen)
+        told = Told(list(self._text), own.tokens.copy(), own.places.copy(), own.choosing, seen)
         self._drafter.told.append(told)
 
 

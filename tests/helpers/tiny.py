@@ -91,6 +91,20 @@ def tiny_mistral(directory: Path, *, window: int = 12, **config: Any) -> Path:
     )
 
 
+def tiny_alternating(directory: Path, *, window: int = 12, **config: Any) -> Path:
+    """A SmolLM3 of three layers, the second of which has a sliding window."""
+    return tiny_llama(
+        directory,
+        architectures=["SmolLM3ForCausalLM"],
+        model_type="smollm3",
+        num_hidden_layers=3,
+        use_sliding_window=True,
+        sliding_window=window,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+        **config,
+    )
+
+
 def tiny_mixtral(directory: Path, *, experts: int = 5, **config: Any) -> Path:
     """The same with a mixture of experts in every layer, of which each row takes two."""
     return tiny_llama(

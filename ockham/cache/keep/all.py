@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ockham.core import asks
 from ockham.core.registry import register
 
 
@@ -15,3 +16,7 @@ class KeepAll:
     """
 
     name: ClassVar[str] = "all"
+    Ask: ClassVar[type[asks.Ask]] = asks.Ask
+
+    def open(self, ask: asks.Ask) -> None:
+        """All cells stay."""

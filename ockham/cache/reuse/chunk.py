@@ -223,13 +223,13 @@ class ChunkSplice(Splice):
         return joined(pieces)
 
     def wants(self, own: OwnRows) -> Wants:
-        wanted = np.zeros(len(own.cells), np.bool_)
+        wanted = np.zeros(len(own.places), np.bool_)
         for marked, _, _ in self._new:
-            wanted |= (own.cells >= marked.start) & (own.cells < marked.stop)
+            wanted |= (own.places >= marked.start) & (own.places < marked.stop)
         return Wants(score_sums=self._reuse.layers, rows=np.flatnonzero(wanted).astype(np.int32))
 
     def saw(self, own: OwnRows, seen: Seen) -> None:
-        cells = own.cells[seen.rows]
+        cells = own.places[seen.rows]
         for marked, _, watched in self._new:
             before = [other for other in self._marked if other.stop <= marked.start]
             of_chunk = np.flatnonzero((cells >= marked.start) & (cells < marked.stop))

@@ -6,7 +6,7 @@ is its place, less the cells that the group has dropped before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -187,20 +187,25 @@ class State:
         view.tokens = tokens
         view.changes += 1
 
-    def compact(self, view: View, group: int, cells: Ints) -> bool:
-        """Keep `cells` of a group, in this order, and free its other cells: (n,), or (kv_heads, n)
-        where each head keeps its own. Pages that others hold are copied. False, and nothing
-        changed, if there are too few pages for that. Raises OckhamError for a group with a window,
-        and for cells that are not held."""
-        pool, held = self.pools[group], view.groups[group]
-        pool.check_compact(held, cells)
-        need = [0] * len(self.pools)
-        need[group] = pool.copies(held, cells)
-        if not self._obtain(need):
-            need[group] = pool.copies(held, cells)  # what was reclaimed may have been shared
-            if not self._has(need):
-                return False
-        pool.compact(held, cells, view.tokens)
+    def compact(self, view: View, kept: Mapping[int, Ints]) -> bool:
+        """Keep only some cells of the groups in `kept`, in this order, and free their other cells:
+        (n,), or (kv_heads, n) where each head keeps its own. Pages that others hold are copied.
+        False, and nothing changed, if there are too few pages for that. Raises OckhamError for a
+        group with a window, and for cells that are not held."""
+        for group, cells in kept.items():
+            self.pools[group].check_compact(view.groups[group], cells)
+
+        def copies() -> list[int]:
+            need = [0] * len(self.pools)
+            for group, cells in kept.items():
+                need[group] = self.pools[group].copies(view.groups[group], cells)
+            return need
+
+        # What is reclaimed may have been the other holder of a page that was to be copied.
+        if not (self._obtain(copies()) or self._has(copies())):
+            return False
+        for group, cells in kept.items():
+            self.pools[group].compact(view.groups[group], cells, view.tokens)
         view.compacted_at = view.tokens
         view.changes += 1
         return True

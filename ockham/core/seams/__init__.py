@@ -26,6 +26,7 @@ from ockham.core.seams.drafting import (
 )
 from ockham.core.seams.keep import (
     Keep,
+    Keeping,
 )
 from ockham.core.seams.models import (
     Foreseen,
@@ -124,6 +125,7 @@ __all__ = [
     "Hold",
     "Ints",
     "Keep",
+    "Keeping",
     "Likely",
     "Linear",
     "LoadSmall",

@@ -14,13 +14,14 @@ class OwnRows:
     """The rows of an observer's sequence in a step. No observer sees those of another sequence.
 
     `tokens` (n,) are the rows' inputs, below 0 where that is no token but a mark of a draft, and
-    `cells` (n,) is where their state is written. A token is chosen by the output of each of the
+    `places` (n,) says which tokens of the sequence they are; those of a draft are counted on one
+    after another. A token is chosen by the output of each of the
     last `choosing` rows: of a chunk's last row, and of those of its draft. A row whose token is
     known without its output, because a grammar forces it, is none of them.
     """
 
     tokens: Ints
-    cells: Ints
+    places: Ints
     choosing: int
 
 

@@ -30,14 +30,14 @@ class Decoding:
 
     One round is `reserve`, running `step`, `advance` with the sampled tokens, and the scheduler's
     `commit` of `chunks`. It is over when the sequences that run are no longer `sequences`, or
-    `reserve` says so. `unbilled` counts the steps since `first_cells` that no ledger holds yet.
+    `reserve` says so. `unbilled` counts the steps since `first_tokens` that no ledger holds yet.
     """
 
     def __init__(self, sequences: list[Sequence], state: State, observers: Observers) -> None:
         """The next cell of each sequence is reserved."""
         self.sequences = list(sequences)
         self.chunks = [Chunk(sequence, 1) for sequence in sequences]
-        self.first_cells = [sequence.computed for sequence in sequences]
+        self.first_tokens = [sequence.computed for sequence in sequences]
         self.unbilled = 0
         self._state = state
         self._views = [s.view for s in sequences if s.view is not None]
@@ -50,9 +50,10 @@ class Decoding:
         self._roomy_tables()
         groups = self.step.groups
         self._cells = _distinct(group.cells for group in groups)
+        places = _distinct([*self._cells, batch.places])
         contexts = _distinct(group.context for group in groups)
         slots = [group.slots for group in groups]
-        self._moving: list[Ints | Longs] = [self.step.positions, *self._cells, *contexts, *slots]
+        self._moving: list[Ints | Longs] = [self.step.positions, *places, *contexts, *slots]
         """What moves on by one. The slots of the first cell of a page are put right by
         `reserve`."""
         self._until_page = self._next_page()
@@ -60,12 +61,19 @@ class Decoding:
         self._skipped = [[0] * len(groups) for _ in sequences]
         self._counted = 0  # of the unbilled steps, those that are in it
         self._until_block = self._next_block()
+        borders = [s.border - s.computed for s in sequences if s.border is not None]
+        self._until_border = min(borders, default=-1)
+        """Steps until cells of one of them are to be dropped; below 0 for never."""
+        self.dropped = [sequence.dropped for sequence in sequences]
+        """How many cells each group has dropped of each of them."""
 
     @classmethod
     def of(cls, sequences: list[Sequence], state: State, observers: Observers) -> Decoding | None:
         """None if the sequences are not all steady, or their next cells find no page."""
         for sequence in sequences:
             if not sequence.steady or sequence.view is None:
+                return None
+            if sequence.border == sequence.computed:
                 return None
         for sequence in sequences:
             assert sequence.view is not None, "a running sequence has a view"
@@ -79,7 +87,9 @@ class Decoding:
 
     def reserve(self) -> bool:
         """Make the next cells writable. False if this cannot go on: pages are short (those that
-        were reserved stay so), or a page table has outgrown its room."""
+        were reserved stay so), a page table has outgrown its room, or cells are to be dropped."""
+        if self._until_border == 0:
+            return False
         if self._until_block == 0:
             self._count_skipped()
             visit(self.step, self.parts, range(len(self.parts)))
@@ -122,6 +132,7 @@ class Decoding:
             draw.position += 1
         self.unbilled += 1
         self._until_page -= 1
+        self._until_border -= 1
         self._until_block -= 1
 
     def skipped(self, row: int) -> list[Skipped]:
@@ -132,7 +143,7 @@ class Decoding:
 
     def billed(self) -> None:
         """The ledgers now hold every step so far."""
-        self.first_cells = [cell + self.unbilled for cell in self.first_cells]
+        self.first_tokens = [first + self.unbilled for first in self.first_tokens]
         self.unbilled = self._counted = 0
         self._skipped = [[0] * len(of_groups) for of_groups in self._skipped]
 
