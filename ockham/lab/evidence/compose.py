@@ -3,8 +3,9 @@
 A pair is run on a small mixed load (greedy and sampled requests, of different lengths, arriving one
 after another), and every token is compared with the same request alone, on an engine that has
 nothing but the pair's weight format. So an exact technique beside an approximate format must change
-nothing that the format has not changed already. Of a pair with approximate reuse, every other
-request asks for it, and what the others say must not change.
+nothing that the format has not changed already. Of a pair with approximate reuse, a search, or what
+alters state (a pattern, a keep, a gate), every other request asks for it, and what the others say
+must not change.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ockham.core.asks import ChunksAsk
+from ockham.core.asks import Ask, ChunksAsk
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.registry import SEAMS, Technique, find, make_asks, techniques
@@ -71,7 +72,12 @@ class Part:
     @property
     def asks(self) -> bool:
         """Whether requests must ask for it."""
-        return self.seam in ("search", "reuse") and not self.exact
+        return self.alters or (self.seam in ("search", "reuse") and not self.exact)
+
+    @property
+    def alters(self) -> bool:
+        """Whether the requests that ask for it leave other state than the model alone."""
+        return self.seam != ENGINE and SEAMS[self.seam].alters_state and not self.exact
 
     @property
     def label(self) -> str:
@@ -137,9 +143,22 @@ def _part(technique: Technique) -> Part:
     field = SEAMS[seam].setting
     if seam == "search" and not exact:
         return Part(seam, name, exact, choices=_searched(technique).n)
+    if SEAMS[seam].alters_state and not exact:
+        try:
+            _tried(technique)
+        except InvalidRequest as error:
+            return Part(seam, name, exact, refused=str(error).rstrip("."))
+        return Part(seam, name, exact)
     if field is not None:
         return Part(seam, name, exact, {field: _setting(technique)})
     return Part(seam, name, exact, refused=f"no setting of an engine chooses a {seam}")
+
+
+def _tried(technique: Technique) -> dict[str, Ask]:
+    """What asks for a technique that alters state: `trial` of its class, which does something to
+    texts of a few dozen tokens, or else the plain ask. Raises InvalidRequest if it must be told
+    more."""
+    return make_asks({f"{technique.seam}/{technique.name}": getattr(technique.cls, "trial", True)})
 
 
 def _searched(technique: Technique) -> SamplingParams:
@@ -196,6 +215,7 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
     asking = [part.name for part in (one, other) if part.asks and part.seam == "reuse"]
     searches = [part for part in (one, other) if part.seam == "search" and part.asks]
     together = bool(searches)
+    altering = [part for part in (one, other) if part.alters]
     if one.seam == other.seam and one.name != other.name and one.seam != ENGINE:
         drafting = _both_draft(one, other)
         if drafting is not None:
@@ -203,7 +223,7 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
         elif one.seam == "drafter" and NONE not in (one.name, other.name):
             cell.refused = "each has a model of its own, and one is named"
             return cell
-        elif not asking and not searches:
+        elif not asking and not searches and not altering:
             exact = "exact " * (one.seam == "reuse")
             cell.refused = f"an engine has one {exact}{one.seam}"
             return cell
@@ -224,6 +244,10 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
             request.params = msgspec.structs.replace(
                 request.params, asks=asked.asks, temperature=asked.temperature, n=asked.n
             )
+    for turn, request in enumerate(wanted[1::2]):
+        by_seam = {part.seam: part for part in altering[:: -1 if turn % 2 else 1]}
+        for part in by_seam.values():  # of two at one seam, one after the other
+            request.asks = {**request.asks, **_tried(find(part.seam, part.name))}
     if settings.get("reuse", "none") != "none":
         run(engine, [_otherwise(request) for request in wanted])  # what there is to reuse
     found = (
@@ -231,7 +255,7 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
         if one.staggered or other.staggered
         else run(engine, wanted)
     )
-    cell.asked = bool(asking) or together
+    cell.asked = bool(asking) or together or bool(altering)
     plain = [number for number, request in enumerate(wanted) if not request.all_asks]
     cell.identical = all(found.tokens[number] == expected[number] for number in plain)
     if not cell.exact:
@@ -272,7 +296,10 @@ def _otherwise(request: Request) -> Request:
     return msgspec.structs.replace(
         request,
         prompt_token_ids=[token for piece in pieces for token in piece],
-        asks={f"reuse/{asked.name}": msgspec.structs.replace(asked.ask, chunks=chunks)},
+        asks={
+            **request.asks,
+            f"reuse/{asked.name}": msgspec.structs.replace(asked.ask, chunks=chunks),
+        },
     )
 
 
@@ -384,9 +411,9 @@ def _approximate(cells: Sequence[Cell]) -> list[str]:
         return ["None was run."]
     lines = [
         "An approximate technique changes tokens. No technique beside it changed further ones:",
-        "none under an approximate weight format, and none in requests that asked for neither",
-        "approximate reuse nor a search (half of the requests asked). The share is that of all",
-        "tokens that are the same as with the model's own weights and without the technique.",
+        "none under an approximate weight format, and none in requests that asked for nothing",
+        "approximate (half of the requests asked). The share is that of all tokens that are the",
+        "same as with the model's own weights and without the technique.",
         "",
         "| approximate | beside | tokens that are the model's own |",
         "|---|---|---|",
