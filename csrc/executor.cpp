@@ -33,6 +33,16 @@ void Executor::recycle(std::unique_ptr<Activations> activations) {
     if (spare_.size() < 2) spare_.push_back(std::move(activations));
 }
 
+namespace {
+
+RowSet active_rows(const StepView& step, int64_t operation) {
+    for (const ActiveRows& active : step.active)
+        if (active.start <= operation && operation < active.stop) return active.rows;
+    return {step.rows, nullptr};
+}
+
+}  // namespace
+
 void Executor::run(Run& run, int64_t start, int64_t stop) {
     if (start < 0 || start > stop || stop > size())
         throw std::invalid_argument("operations [" + std::to_string(start) + ", " +
@@ -43,6 +53,7 @@ void Executor::run(Run& run, int64_t start, int64_t stop) {
     for (int64_t i = start; i < stop; ++i) {
         if (!run.embedded && i != 0)
             throw std::invalid_argument("a step must be embedded before anything else is run.");
+        run.active = active_rows(run.step, i);
         program_[i].run(run);
     }
 }

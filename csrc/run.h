@@ -68,8 +68,11 @@ struct Run {
 
     StepView step;
     std::unique_ptr<Activations> activations;
+    // The rows that the operation under way computes. Queries and what attention gives have a place
+    // for every row of the step; what lives within a feed-forward has the active rows only.
+    RowSet active;
     bool embedded = false;
-    int64_t experts_per_row = 0;
+    int64_t experts_per_row = 0, routed_rows = 0;
     bool rotated = false;  // the step's cosines and sines have been computed
     std::vector<AttentionPlan> plans;
     Floats logits;

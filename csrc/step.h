@@ -73,6 +73,20 @@ struct LayerRows {
     int64_t count = 0;
 };
 
+// Rows of a step, ascending: those that `which` names, or all where it is null.
+struct RowSet {
+    int64_t count = 0;
+    const int32_t* which = nullptr;
+
+    int64_t at(int64_t i) const { return which == nullptr ? i : which[i]; }
+};
+
+// Operations [start, stop) of the program compute only these rows.
+struct ActiveRows {
+    int64_t start = 0, stop = 0;
+    RowSet rows;
+};
+
 struct StepView {
     int64_t rows = 0;
     int64_t sequences = 0;
@@ -92,6 +106,7 @@ struct StepView {
     std::vector<LayerRows> wants_hidden;
     std::vector<LayerRows> wants_scores;
     std::vector<LayerRows> wants_score_sums;
+    std::vector<ActiveRows> active;  // empty: every operation computes all rows
 };
 
 // Throws std::invalid_argument with a sentence if the step breaks its contract in a way that would make

@@ -106,6 +106,16 @@ void check_wanted(const int32_t* rows, int64_t count, int64_t of, const char* wh
                    std::to_string(of) + ".");
 }
 
+void check_active(const StepView& step) {
+    for (const ActiveRows& active : step.active) {
+        const RowSet& rows = active.rows;
+        check_wanted(rows.which, rows.count, step.rows, "an operation is active");
+        for (int64_t i = 1; i < rows.count; ++i)
+            if (rows.which[i - 1] >= rows.which[i])
+                refuse("the active rows of the step are not in order.");
+    }
+}
+
 }  // namespace
 
 void check_step(const StepView& step, const Planes& planes, int64_t hidden, int64_t vocabulary) {
@@ -115,6 +125,7 @@ void check_step(const StepView& step, const Planes& planes, int64_t hidden, int6
         refuse("the step's embeddings have another width than the model.");
     check_wanted(step.wants_logits, step.logits_rows, step.rows, "logits are wanted");
     check_wanted(step.wants_argmax, step.argmax_rows, step.rows, "an argmax is wanted");
+    check_active(step);
     for (const LayerRows& wanted : step.wants_hidden)
         check_wanted(wanted.rows, wanted.count, step.rows, "hidden states are wanted");
     for (const auto* scores : {&step.wants_scores, &step.wants_score_sums})

@@ -65,6 +65,13 @@ class StepReader {
         view.wants_hidden = rows_by_layer("wants_hidden");
         view.wants_scores = rows_by_layer("wants_scores");
         view.wants_score_sums = rows_by_layer("wants_score_sums");
+        for (nb::handle active : step_.attr("active")) {
+            ActiveRows one;
+            one.start = nb::cast<int64_t>(active.attr("start"));
+            one.stop = nb::cast<int64_t>(active.attr("stop"));
+            one.rows.which = vector<int32_t>(active.attr("rows"), one.rows.count, "active rows");
+            view.active.push_back(one);
+        }
         return view;
     }
 

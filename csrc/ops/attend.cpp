@@ -23,9 +23,10 @@ const Added added{"Attend", read<Attend>};
 // The step's plan for a group and a window, which layers share.
 const AttentionPlan& plan_of(Run& run, const Attend& op) {
     for (const AttentionPlan& plan : run.plans)
-        if (plan.group == op.group && plan.window == op.window) return plan;
+        if (plan.group == op.group && plan.window == op.window && plan.active == run.active.which)
+            return plan;
     const int64_t repeat = op.shape.heads / op.shape.kv_heads;
-    run.plans.push_back(plan_attention(run.step, op.group, op.window,
+    run.plans.push_back(plan_attention(run.step, run.active, op.group, op.window,
                                        run.planes().groups()[op.group].pages, repeat));
     return run.plans.back();
 }
@@ -68,6 +69,18 @@ void Attend::check(Program& program) const {
 }
 
 void Attend::run(Run& run) const {
+    const LayerRows* by_head = of_layer(run.step.wants_scores, layer);
+    const LayerRows* summed = of_layer(run.step.wants_score_sums, layer);
+    if (run.active.count == 0) {
+        const auto nothing = [&](const LayerRows* wanted, int64_t sums,
+                                 std::vector<LayerScores>& found) {
+            if (wanted == nullptr) return;
+            found.push_back({layer, sums, std::vector<std::vector<float>>(wanted->count)});
+        };
+        nothing(by_head, shape.kv_heads, run.scores);
+        nothing(summed, 1, run.score_sums);
+        return;
+    }
     const int64_t rows = run.step.rows;
     const int64_t q_stride = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
     const LayerPlane plane = run.planes().layer(layer);
@@ -75,8 +88,6 @@ void Attend::run(Run& run) const {
     Activations& own = *run.activations;
     const float* q = own.qkv.get<float>();
     float* a = own.a.take<float>(rows * shape.heads * shape.head_dim);
-    const LayerRows* by_head = of_layer(run.step.wants_scores, layer);
-    const LayerRows* summed = of_layer(run.step.wants_score_sums, layer);
     const bool scored = by_head != nullptr || summed != nullptr;
     float* totals = scored ? own.totals.take<float>(rows * shape.heads * 2) : nullptr;
     const LayerVisits visits = visits_of(run, *this);
@@ -91,6 +102,7 @@ void Attend::run(Run& run) const {
             scores.rows[i].resize(sums * (plan.high[row] - plan.low[row]));
         }
         run.pool.parallel(wanted->count, [&](int64_t i, int thread) {
+            if (scores.rows[i].empty()) return;  // not active
             score_row(run.isa, run.step, plan, shape, plane, visits, q, q_stride, totals,
                       wanted->rows[i], sum, scores.rows[i].data(), own.attention.threads[thread]);
         });

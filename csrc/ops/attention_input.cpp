@@ -1,5 +1,6 @@
 #include "ops/attention_input.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/rows.h"
@@ -90,10 +91,15 @@ void AttentionInput::check(Program& program) const {
 }
 
 void AttentionInput::run(Run& run) const {
-    const int64_t rows = run.step.rows, outputs = qkv.outputs(), half = rope.half();
+    const int64_t rows = run.active.count, outputs = qkv.outputs(), half = rope.half();
     const RowKernels& kernels = run.kernels;
-    float* projected = run.activations->qkv.take<float>(rows * outputs);
-    product(run, qkv, normed_rows(run, norm, run.x(), run.hidden, rows), projected, bias);
+    Activations& own = *run.activations;
+    if (rows == 0) return;
+    float* placed = own.qkv.take<float>(run.step.rows * outputs);
+    // Where only some rows are active, their queries are put in place below.
+    const bool apart = run.active.which != nullptr;
+    float* projected = apart ? own.gate_up.take<float>(rows * outputs) : placed;
+    product(run, qkv, stream_rows(run, norm, 0, rows), projected, bias);
 
     const float* rotation = rotations_of(run, layer);
     const LayerPlane plane = run.planes().layer(layer);
@@ -105,8 +111,9 @@ void AttentionInput::run(Run& run) const {
             kernels.rms_norm(first + i * length, head_norm.weight.data(), head_norm.eps, length,
                              first + i * length);
     };
-    for_rows(run.pool, rows, outputs, [&](int64_t row, int) {
-        float* q = projected + row * outputs;
+    for_rows(run.pool, rows, outputs, [&](int64_t i, int) {
+        const int64_t row = run.active.at(i);
+        float* q = projected + i * outputs;
         float* k = q + heads * head_dim;
         normalise(q_norm, q, heads);
         normalise(k_norm, k, kv_heads);
@@ -116,6 +123,7 @@ void AttentionInput::run(Run& run) const {
                 kernels.rotate(q + i * head_dim, cosines, cosines + half, half);
         }
         plane.store(kernels, slots[row], k, k + kv_heads * head_dim);
+        if (apart) std::copy_n(q, heads * head_dim, placed + row * outputs);
     });
 }
 

@@ -36,11 +36,14 @@ void AttentionOutput::check(Program& program) const {
 void AttentionOutput::run(Run& run) const {
     const int64_t width = out.inputs();
     Activations& own = *run.activations;
-    for (int64_t first = 0; first < run.step.rows; first += most_rows) {
-        const int64_t rows = std::min(most_rows, run.step.rows - first);
-        const float* a = own.a.get<float>() + first * width;
+    const float* a = own.a.get<float>();
+    for (int64_t first = 0; first < run.active.count; first += most_rows) {
+        const int64_t rows = std::min(most_rows, run.active.count - first);
+        const Rows attended{rows, width, [&run, a, width, first](int64_t row, int) {
+                                return a + run.active.at(first + row) * width;
+                            }};
         float* branch = own.branch.take<float>(rows * run.hidden);
-        product(run, out, plain_rows(a, width, rows), branch, bias);
+        product(run, out, attended, branch, bias);
         add_branch(run, first, rows, branch, post_norm, residual_scale);
     }
 }

@@ -169,7 +169,7 @@ void chosen_experts(Run& run, const Experts& op, int64_t first, int64_t rows, fl
 // branch += the expert that all rows go to, times its gate where it has one.
 void add_shared_expert(Run& run, const Experts& op, float* branch) {
     Activations& own = *run.activations;
-    const int64_t rows = run.step.rows, hidden = run.hidden, inner = op.shared_down.inputs();
+    const int64_t rows = run.active.count, hidden = run.hidden, inner = op.shared_down.inputs();
     const auto h = plain_rows(own.h.get<float>(), hidden, rows);
     float* gate_up = own.gate_up.take<float>(rows * 2 * inner);
     product(run, op.shared_gate_up, h, gate_up);
@@ -221,13 +221,13 @@ void Experts::check(Program& program) const {
 }
 
 void Experts::run(Run& run) const {
-    const int64_t rows = run.step.rows;
-    require(run.experts_per_row > 0, at("the experts", layer) + " run before its router.");
+    const int64_t rows = run.active.count;
+    require(run.experts_per_row > 0 && run.routed_rows == rows, at("the experts", layer) + " run before its router.");
     float* branch = run.activations->branch.take<float>(rows * run.hidden);
     const int64_t at_once = std::max<int64_t>(1, most_pairs / run.experts_per_row);
     for (int64_t first = 0; first < rows; first += at_once)
         chosen_experts(run, *this, first, std::min(at_once, rows - first), branch);
-    if (shared_gate_up) add_shared_expert(run, *this, branch);
+    if (shared_gate_up && rows > 0) add_shared_expert(run, *this, branch);
     add_branch(run, 0, rows, branch, post_norm, residual_scale);
     keep_hidden(run, layer);
 }

@@ -42,12 +42,11 @@ void FeedForward::check(Program& program) const {
 void FeedForward::run(Run& run) const {
     const int64_t hidden = run.hidden, inner = down.inputs();
     Activations& own = *run.activations;
-    for (int64_t first = 0; first < run.step.rows; first += most_rows) {
-        const int64_t rows = std::min(most_rows, run.step.rows - first);
-        const float* x = run.x() + first * hidden;
+    for (int64_t first = 0; first < run.active.count; first += most_rows) {
+        const int64_t rows = std::min(most_rows, run.active.count - first);
         // In the memory of the queries, which attention has read.
         float* gates = own.qkv.take<float>(rows * 2 * inner);
-        product(run, gate_up, normed_rows(run, norm, x, hidden, rows), gates, gate_up_bias);
+        product(run, gate_up, stream_rows(run, norm, first, rows), gates, gate_up_bias);
         float* branch = own.branch.take<float>(rows * hidden);
         product(run, down, gated_rows(run, activation, gates, inner, rows), branch, down_bias);
         add_branch(run, first, rows, branch, post_norm, residual_scale);

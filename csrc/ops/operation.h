@@ -28,7 +28,7 @@ class Operation {
     // Throws std::invalid_argument with a sentence where the operation contradicts itself, the planes
     // or the operations before it; tells the program what those after it need to know.
     virtual void check(Program& program) const = 0;
-    // Over all rows of the step.
+    // Over the active rows of the step, `run.active`.
     virtual void run(Run& run) const = 0;
 };
 

@@ -283,11 +283,12 @@ void put(const AttentionKernels& kernels, bool first, int64_t width, const float
 
 int64_t tile_rows(int64_t repeat) { return std::max<int64_t>(1, most_tile_queries / repeat); }
 
-AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window, int64_t pages,
-                             int64_t repeat) {
+AttentionPlan plan_attention(const StepView& step, const RowSet& active, int64_t group,
+                             int64_t window, int64_t pages, int64_t repeat) {
     AttentionPlan plan;
     plan.group = group;
     plan.window = window;
+    plan.active = active.which;
     plan.low.resize(step.rows);
     plan.high.resize(step.rows);
     const GroupRowsView& rows = step.groups[group];
@@ -296,7 +297,8 @@ AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window
     const int64_t most_rows = tile_rows(repeat);
     // Of one sequence, the entries [checked_begin, checked_end) of its table are known to be good.
     int64_t checked_sequence = -1, checked_begin = 0, checked_end = 0;
-    for (int64_t row = 0; row < step.rows; ++row) {
+    for (int64_t i = 0; i < active.count; ++i) {
+        const int64_t row = active.at(i);
         const int64_t seen = rows.seen(row), context = rows.context[row];
         const int64_t low = window > 0 ? std::max<int64_t>(0, seen - window) : 0;
         const int64_t sequence = step.sequence[row];
@@ -319,13 +321,13 @@ AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window
             }
             for (; checked_end < end; ++checked_end) check(checked_end * step.page_tokens);
         }
-        for (int64_t i = std::max<int64_t>(0, low - context); i < rows.extras(row); ++i)
-            check(rows.extra[rows.extra_starts[row] + i]);
+        for (int64_t e = std::max<int64_t>(0, low - context); e < rows.extras(row); ++e)
+            check(rows.extra[rows.extra_starts[row] + e]);
         plan.low[row] = static_cast<int32_t>(low);
         plan.high[row] = static_cast<int32_t>(seen);
 
         const bool tree = rows.extras(row) > 0;
-        if (row > 0 && !plan.tiles.empty()) {
+        if (!plan.tiles.empty() && plan.tiles.back().end == row) {
             AttentionPlan::Rows& last = plan.tiles.back();
             const bool ascends =
                 plan.low[row - 1] <= plan.low[row] && plan.high[row - 1] <= plan.high[row];

@@ -29,16 +29,19 @@ struct AttentionPlan {
     };
     int64_t group = 0;
     int64_t window = 0;  // 0: none
-    std::vector<int32_t> low, high;  // per row: the logical keys [low, high) that it sees
+    const int32_t* active = nullptr;  // RowSet::which of the rows that attend
+    // Per row of the step: the logical keys [low, high) that it sees, none where it is not active.
+    std::vector<int32_t> low, high;
     std::vector<Rows> tiles;
 };
 
 // Rows in one tile, for `repeat` query heads to a key-value head.
 int64_t tile_rows(int64_t repeat);
 
-// Throws std::invalid_argument with a sentence if a row sees a cell that has no page.
-AttentionPlan plan_attention(const StepView& step, int64_t group, int64_t window, int64_t pages,
-                             int64_t repeat);
+// Of the rows that are active. Throws std::invalid_argument with a sentence if one of them sees a cell
+// that has no page.
+AttentionPlan plan_attention(const StepView& step, const RowSet& active, int64_t group,
+                             int64_t window, int64_t pages, int64_t repeat);
 
 // Which blocks of keys the rows visit in one layer.
 struct LayerVisits {
@@ -67,7 +70,7 @@ struct AttentionBuffers {
     Buffer partials;
 };
 
-// a[row * heads * head_dim ...] for all rows. q stands at q[row * q_stride + head * head_dim].
+// a[row * heads * head_dim ...] for all rows of the plan. q stands at q[row * q_stride + head * head_dim].
 // `totals`, if not null, takes each row's and head's final peak and total: [rows][heads][2].
 void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
             const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,

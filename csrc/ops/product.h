@@ -42,6 +42,14 @@ inline auto normed_rows(Run& run, const Norm& norm, const float* x, int64_t widt
                 }};
 }
 
+// norm(x) of the active rows [first, first + count) of the residual stream, or those rows as they are.
+inline auto stream_rows(Run& run, const Norm& norm, int64_t first, int64_t count) {
+    const int32_t* which = run.active.which;
+    if (which == nullptr)
+        return normed_rows(run, norm, run.x() + first * run.hidden, run.hidden, count);
+    return normed_rows(run, norm, run.x(), run.hidden, count, which + first);
+}
+
 // The rows in the form that `matrix` reads, in the step's memory for prepared rows.
 template <class At>
 PreparedInput prepare(Run& run, const PackedMatrix& matrix, const Rows<At>& rows) {

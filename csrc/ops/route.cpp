@@ -51,23 +51,26 @@ void Route::check(Program& program) const {
 }
 
 void Route::run(Run& run) const {
-    const int64_t rows = run.step.rows, hidden = run.hidden, experts = router.outputs();
+    const int64_t rows = run.active.count, hidden = run.hidden, experts = router.outputs();
     Activations& own = *run.activations;
     // The normed rows are kept: the experts read them too.
     float* h = own.h.take<float>(rows * hidden);
     const float* x = run.x();
     const auto normed = [&](int64_t row, int) -> const float* {
         float* to = h + row * hidden;
+        const float* from = x + run.active.at(row) * hidden;
         if (norm)
-            run.kernels.rms_norm(x + row * hidden, norm.weight.data(), norm.eps, hidden, to);
+            run.kernels.rms_norm(from, norm.weight.data(), norm.eps, hidden, to);
         else
-            std::copy_n(x + row * hidden, hidden, to);
+            std::copy_n(from, hidden, to);
         return to;
     };
+    run.experts_per_row = top_k;
+    run.routed_rows = rows;
+    if (rows == 0) return;
     float* scores = own.gate_up.take<float>(rows * experts);
     product(run, router, Rows{rows, hidden, normed}, scores);
 
-    run.experts_per_row = top_k;
     int32_t* chosen = own.experts.take<int32_t>(rows * top_k);
     float* weights = own.expert_weights.take<float>(rows * top_k);
     for_rows(run.pool, rows, experts * top_k, [&](int64_t row, int) {

@@ -12,12 +12,12 @@ void add_branch(Run& run, int64_t first, int64_t rows, float* branch, const Norm
                 float residual_scale) {
     const int64_t hidden = run.hidden;
     const RowKernels& kernels = run.kernels;
-    float* x = run.x() + first * hidden;
+    float* x = run.x();
     for_rows(run.pool, rows, hidden, [&](int64_t row, int) {
         float* from = branch + row * hidden;
         if (post_norm)
             kernels.rms_norm(from, post_norm.weight.data(), post_norm.eps, hidden, from);
-        kernels.add_scaled(x + row * hidden, from, residual_scale, hidden);
+        kernels.add_scaled(x + run.active.at(first + row) * hidden, from, residual_scale, hidden);
     });
 }
 

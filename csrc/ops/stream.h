@@ -12,8 +12,8 @@ namespace ockham::ops {
 // the memory of steps of many rows.
 constexpr int64_t most_rows = 512;
 
-// x += residual_scale * post_norm(branch) for rows [first, first + rows) of x and rows [0, rows) of the
-// branch, which is overwritten.
+// x += residual_scale * post_norm(branch) for the active rows [first, first + rows) and rows [0, rows) of
+// the branch, which is overwritten.
 void add_branch(Run& run, int64_t first, int64_t rows, float* branch, const Norm& post_norm,
                 float residual_scale);
 

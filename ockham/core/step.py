@@ -71,6 +71,17 @@ class GroupRows:
 
 
 @dataclass(slots=True)
+class ActiveRows:
+    """Operations [start, stop) of the program compute only these rows of a step: for the others
+    they do no product, no attention and no write of state, and leave the residual stream as it
+    is. A range holds all operations of a sublayer, or none."""
+
+    start: int
+    stop: int
+    rows: Ints  # ascending
+
+
+@dataclass(slots=True)
 class Step:
     """R rows of S sequences. Rows of one sequence are contiguous and in the order of their
     tokens."""
@@ -96,6 +107,9 @@ class Step:
     """Layer -> rows whose attention probabilities are wanted, for each key-value head."""
     wants_score_sums: dict[int, Ints] = field(default_factory=dict)
     """Layer -> rows whose attention probabilities are wanted, summed over all query heads."""
+    active: tuple[ActiveRows, ...] = ()
+    """Where some rows do not run, in the order of the program; elsewhere all rows do. A row that
+    does not run a layer's attention has no scores there: (kv_heads, 0), and (0,)."""
 
     @property
     def rows(self) -> int:

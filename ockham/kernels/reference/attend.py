@@ -33,10 +33,13 @@ def compute(run: ReferenceRun, op: Attend) -> None:
     sequences = run.views_of(op.group, op.window)
     visited = _visited(run, op)
     run.a, scores = attend(op, run.planes.layer(layer), run.q, sequences, wanted, visited)
+    nothing = np.empty((op.kv_heads, 1, 0), np.float32)  # of a row that is not active
     if by_head is not None:
-        run.scores[layer] = [scores[row].sum(axis=1) for row in by_head.tolist()]
+        run.scores[layer] = [scores.get(row, nothing).sum(axis=1) for row in by_head.tolist()]
     if summed is not None:
-        run.score_sums[layer] = [scores[row].sum(axis=(0, 1)) for row in summed.tolist()]
+        run.score_sums[layer] = [
+            scores.get(row, nothing).sum(axis=(0, 1)) for row in summed.tolist()
+        ]
 
 
 def attend(
@@ -49,7 +52,7 @@ def attend(
 ) -> tuple[Floats, dict[int, Floats]]:
     """Attention of all rows of a step: a (R, H * E), and the wanted rows' probabilities: (kv_heads,
     heads / kv_heads, keys). All blocks of keys are visited, or those of `visited`."""
-    a = np.empty((len(q), op.heads * op.head_dim), np.float32)
+    a = np.zeros((len(q), op.heads * op.head_dim), np.float32)
     scores: dict[int, Floats] = {}
     for view in sequence_views:
         keys, values = view.gather(plane[0]), view.gather(plane[1])

@@ -11,8 +11,9 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 
 @twin(AttentionInput)
 def compute(run: ReferenceRun, op: AttentionInput) -> None:
-    rows, heads = run.step.rows, op.heads
-    qkv = op.qkv.matmul(normalise(run.x, op.norm))
+    x, heads = run.of_active(run.x), op.heads
+    rows = len(x)
+    qkv = op.qkv.matmul(normalise(x, op.norm))
     if op.bias is not None:
         qkv += op.bias
     q, k, v = np.split(qkv, [heads * op.head_dim, (heads + op.kv_heads) * op.head_dim], axis=1)
@@ -24,8 +25,9 @@ def compute(run: ReferenceRun, op: AttentionInput) -> None:
         q, k = normalise(q, op.q_norm), normalise(k, op.k_norm)
     if op.rope is not None:
         cos, sin = run.rotation_of(op.rope)
+        cos, sin = run.of_active(cos), run.of_active(sin)
         rotate(q, cos, sin)
         rotate(k, cos, sin)
-    run.q = q
+    run.q = run.of_step(q)
     v = v.reshape(rows, op.kv_heads, op.head_dim)
-    run.planes.store(op.layer, run.step.groups[op.group].slots, k, v)
+    run.planes.store(op.layer, run.of_active(run.step.groups[op.group].slots), k, v)

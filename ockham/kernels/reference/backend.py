@@ -34,7 +34,9 @@ class ReferenceExecutor:
 
     def run(self, run: Run, start: int, stop: int) -> None:
         run = _own(run)
-        for op in self.program.ops[start:stop]:
+        for place in range(start, stop):
+            op = self.program.ops[place]
+            run.active = _active(run.step, place)
             twin_of(op)(run, op)
 
     def finish(self, run: Run) -> StepOutput:
@@ -68,6 +70,11 @@ class ReferenceExecutor:
         self, logits: Floats, targets: Ints, top: int
     ) -> list[dict[int, tuple[float, int]]]:
         return sampling.logprobs(logits, targets, top)
+
+
+def _active(step: Step, place: int) -> Ints | None:
+    """The rows that the operation at `place` computes; None for all."""
+    return next((each.rows for each in step.active if each.start <= place < each.stop), None)
 
 
 def _own(run: Run) -> ReferenceRun:

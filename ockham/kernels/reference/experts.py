@@ -11,7 +11,7 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 
 @twin(Experts)
 def compute(run: ReferenceRun, op: Experts) -> None:
-    h, branch = run.h, np.zeros_like(run.x)
+    h, branch = run.h, np.zeros_like(run.h)
     for expert in np.unique(run.experts).tolist():
         rows, places = np.nonzero(run.experts == expert)
         inner = gated(op.gate_up[expert].matmul(h[rows]), op.activation)

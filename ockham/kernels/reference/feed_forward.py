@@ -9,7 +9,7 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 
 @twin(FeedForward)
 def compute(run: ReferenceRun, op: FeedForward) -> None:
-    gate_up = op.gate_up.matmul(normalise(run.x, op.norm))
+    gate_up = op.gate_up.matmul(normalise(run.of_active(run.x), op.norm))
     if op.gate_up_bias is not None:
         gate_up += op.gate_up_bias
     branch = op.down.matmul(gated(gate_up, op.activation))

@@ -11,7 +11,7 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 
 @twin(Route)
 def compute(run: ReferenceRun, op: Route) -> None:
-    run.h = normalise(run.x, op.norm)
+    run.h = normalise(run.of_active(run.x), op.norm)
     scores = op.router.matmul(run.h)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)

@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.arrays import Floats, Ints
+from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.step import Step
 from ockham.kernels.ops import Norm, Operation, Rope
 from ockham.kernels.reference.formulas import normalise, rotation
 from ockham.kernels.reference.planes import ReferencePlanes
 from ockham.kernels.reference.views import View, views
 
+Rows = TypeVar("Rows", Floats, Ints, Longs)
 _NOTHING: Floats = np.empty((0, 0), np.float32)
 
 
@@ -40,14 +41,31 @@ class ReferenceRun:
     hidden: dict[int, Floats] = field(default_factory=dict)
     scores: dict[int, list[Floats]] = field(default_factory=dict)
     score_sums: dict[int, list[Floats]] = field(default_factory=dict)
-    views: dict[tuple[int, int | None], list[View]] = field(default_factory=dict)
+    views: dict[tuple[int, int | None, int | None], list[View]] = field(default_factory=dict)
     rotations: dict[int, tuple[Floats, Floats]] = field(default_factory=dict)
+    active: Ints | None = None
+    """The rows that the operation under way computes; None for all. `q` and `a` have a place for
+    every row of the step; what lives within a feed-forward has the active rows only."""
+
+    def of_active(self, rows: Rows) -> Rows:
+        """The active ones of the step's rows (R, ...)."""
+        return rows if self.active is None else rows[self.active]
+
+    def of_step(self, active: Floats) -> Floats:
+        """The active rows in their places among all rows of the step; the others are zero."""
+        if self.active is None:
+            return active
+        rows = np.zeros((self.step.rows, *active.shape[1:]), np.float32)
+        rows[self.active] = active
+        return rows
 
     def views_of(self, group: int, window: int | None) -> list[View]:
-        """What each sequence sees in a group of layers, worked out for the first of them."""
-        if (group, window) not in self.views:
-            self.views[group, window] = views(self.step, group, window)
-        return self.views[group, window]
+        """What the active rows of each sequence see in a group of layers, worked out once for the
+        layers that share it."""
+        key = group, window, None if self.active is None else id(self.active)
+        if key not in self.views:
+            self.views[key] = views(self.step, group, window, self.active)
+        return self.views[key]
 
     def rotation_of(self, rope: Rope) -> tuple[Floats, Floats]:
         """Cosines and sines of the step's rows, shared by the layers that share a rope."""
@@ -56,9 +74,14 @@ class ReferenceRun:
         return self.rotations[id(rope)]
 
     def add(self, branch: Floats, post_norm: Norm | None, residual_scale: float) -> None:
-        """x += residual_scale * post_norm(branch)."""
+        """x += residual_scale * post_norm(branch), of the active rows."""
         branch = normalise(branch, post_norm)
-        self.x = self.x + (branch if residual_scale == 1.0 else branch * np.float32(residual_scale))
+        branch = branch if residual_scale == 1.0 else branch * np.float32(residual_scale)
+        if self.active is None:
+            self.x = self.x + branch
+        else:
+            self.x = self.x.copy()
+            self.x[self.active] += branch
 
     def keep_hidden(self, layer: int) -> None:
         """Copy the rows whose hidden states are wanted after `layer`."""

@@ -42,12 +42,17 @@ class View:
         return widen(np.concatenate([cells, extra]))
 
 
-def views(step: Step, group: int, window: int | None) -> list[View]:
-    """The views of all sequences of a step that have rows, for layers with this window."""
+def views(step: Step, group: int, window: int | None, active: Ints | None = None) -> list[View]:
+    """The views of all sequences of a step that have active rows, for layers with this window: one
+    for each run of such rows."""
     rows = step.groups[group]
     tables = rows.tables
     low, extra_skip = _window_starts(rows, window)
-    bounds = np.flatnonzero(np.diff(step.sequence, prepend=-1, append=-1))
+    owner = step.sequence
+    if active is not None:
+        owner = np.full_like(step.sequence, -1)
+        owner[active] = step.sequence[active]
+    bounds = np.flatnonzero(np.diff(owner, prepend=-1, append=-1))
     return [
         _view(
             rows,
@@ -59,6 +64,7 @@ def views(step: Step, group: int, window: int | None) -> list[View]:
             extra_skip,
         )
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+        if owner[start] >= 0
     ]
 
 
