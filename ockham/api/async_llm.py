@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from ockham.api.prompts import Encoded, Prompt, PromptReader, characters
+from ockham.api.chatting import ChatPlan, ToolChoice, plan_chat, read_tools, thinking_variables
+from ockham.api.prompts import Encoded, Prompt, PromptReader, characters, template_messages
 from ockham.api.settings import engine_config
 from ockham.core.config import EngineConfig
 from ockham.core.ledger import Ledger
@@ -239,26 +240,71 @@ class AsyncLLM:
         messages: Callable[[], list[dict[str, Any]]],
         size: int,
         *,
+        plan: ChatPlan | None = None,
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
         owner: str = "",
     ) -> str:
         """The prompt that the chat template makes of what `messages` gives, which came in about so
-        many bytes. It is made in another process, while the event loop goes on. Raises
-        `InvalidRequest`, also if the template is broken or exceeds a limit."""
+        many bytes, and of the tools of a `plan`. It is made in another process, while the event
+        loop goes on. Raises `InvalidRequest`, also if the template is broken or exceeds a limit."""
         tokenizer = self.prompts.tokenizer
-        template = tokenizer.chat_template()
+        tools = None if plan is None else plan.template_tools
+        template = tokenizer.chat_template(with_tools=bool(tools))
         asked = await self.in_thread(
             size,
             lambda: tokenizer.renderer.submit(
                 template,
-                messages(),
+                messages() if plan is None else plan.messages(messages()),
+                tools=tools,
                 add_generation_prompt=add_generation_prompt,
                 variables=variables,
                 owner=owner,
             ),
         )
         return await tokenizer.renderer.wait(template, asked)
+
+    async def plan_chat(self, choice: ToolChoice) -> ChatPlan:
+        """How a chat with these tools is served. Raises `InvalidRequest`."""
+        tokenizer = self.prompts.tokenizer
+        if not choice.offered:
+            return plan_chat(tokenizer, choice)
+        return await asyncio.to_thread(plan_chat, tokenizer, choice)
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        reasoning_effort: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        cache_salt: str = "",
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Answer a conversation, yielding everything so far as it comes, as `generate` does. The
+        last output's `reply` has the thoughts, the content and the calls of tools. Arguments are
+        those of `LLM.chat`."""
+        await self.start()
+        params = sampling_params or SamplingParams(**self.default_chat_parameters)
+        plan = await self.plan_chat(read_tools(tools, tool_choice, parallel_tool_calls))
+        text = await self.render_chat(
+            lambda: template_messages(messages),
+            len(messages),
+            plan=plan,
+            variables=thinking_variables(chat_template_kwargs, reasoning_effort),
+        )
+        prompt = await self.in_thread(len(text), lambda: self.prompts.read_chat(text, messages))
+        name = request_id or f"request-{next(self._numbers)}"
+        request = prompt.request(name, plan.params(params, text), cache_salt=cache_salt)
+        async with aclosing(self.run(request, text)) as outputs:
+            async for output in outputs:
+                if output.finished:
+                    for answer in output.outputs:
+                        answer.reply = plan.reply(answer.text, params, text)
+                yield output
 
     async def check_chat_template(self) -> tuple[str | None, tuple[str, ...]]:
         """Why the chat template is of no use, if it is, and what it leaves out: see `Tokenizer`."""

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from ockham.api.chatting import plan_chat, read_tools, thinking_variables
 from ockham.api.driver import Driver, Stream
 from ockham.api.progress import Progress
 from ockham.api.prompts import (
@@ -139,13 +140,19 @@ class LLM:
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         reuse: ReuseParams | str | None = None,
         **neutral: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or each of a list of them, through the chat template.
 
-        Without `sampling_params` those of `get_default_chat_sampling_params` apply.
+        Each output's `reply` has the thoughts, the content and the calls of tools that its text
+        holds. `tools`, `tool_choice` ("auto", "none", "required" or one tool) and
+        `parallel_tool_calls` are OpenAI's; `reasoning_effort` ("none" to "high") goes to the
+        template. Without `sampling_params` those of `get_default_chat_sampling_params` apply.
         `chat_template_kwargs` are passed on to the template; `reuse` and vLLM's other arguments are
         as in `generate`, which raises as this does.
         """
@@ -160,19 +167,29 @@ class LLM:
         params = self._params_for(len(conversations), sampling_params)
         reuse = reuse_params(reuse)
         tokenizer = self.get_tokenizer()
+        variables = thinking_variables(chat_template_kwargs, reasoning_effort)
+        choice = read_tools(tools, tool_choice, parallel_tool_calls)
+        plan = plan_chat(tokenizer, choice, chat_template)
 
         def encode(conversation: Sequence[Message]) -> Encoded:
             text = tokenizer.apply_chat_template(
-                template_messages(conversation),
-                tools=tools,
+                plan.messages(template_messages(conversation)),
+                tools=plan.template_tools,
                 add_generation_prompt=add_generation_prompt,
                 chat_template=chat_template,
-                **(chat_template_kwargs or {}),
+                **variables,
             )
             return self._prompts.read_chat(text, conversation, reuse)
 
         encoded = [named(i, encode, talk) for i, talk in enumerate(conversations)]
-        return self._run(encoded, params, use_tqdm)
+        asked = [
+            plan.params(each, read.text or "") for each, read in zip(params, encoded, strict=True)
+        ]
+        outputs = self._run(encoded, asked, use_tqdm)
+        for output, each in zip(outputs, params, strict=True):
+            for answer in output.outputs:
+                answer.reply = plan.reply(answer.text, each, output.prompt or "")
+        return outputs
 
     def score(
         self, prompts: Prompt | Sequence[Prompt], *, use_tqdm: bool = True

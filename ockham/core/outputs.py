@@ -21,11 +21,29 @@ PositionLogprobs = dict[int, Logprob]
 """Token id -> log probability: the chosen token and the likeliest ones, likeliest first."""
 
 
+class ToolCall(msgspec.Struct):
+    """A call of a tool. `arguments` are JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Reply(msgspec.Struct):
+    """What an answer says. `content` is None where it only calls tools."""
+
+    content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[ToolCall] = []
+    warnings: list[str] = []
+
+
 class CompletionOutput(msgspec.Struct):
     """One completion of a prompt. `finish_reason`: `"stop"`, `"length"`, `"abort"`, `"error"`, or
     None while it runs; `stop_reason`: the stop string or stop token id that ended it, None for the
     end-of-sequence token. `drafted` says of each token whether it had been drafted. `report` is
-    what techniques tell of how they came to this completion, by name."""
+    what techniques tell of how they came to this completion, by name. `reply` is the text of a
+    chat's answer split into thoughts, content and calls of tools."""
 
     index: int
     text: str
@@ -36,6 +54,7 @@ class CompletionOutput(msgspec.Struct):
     stop_reason: int | str | None = None
     drafted: list[bool] = []
     report: dict[str, Any] | None = None
+    reply: Reply | None = None
 
 
 class RequestOutput(msgspec.Struct):

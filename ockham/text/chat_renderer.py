@@ -25,7 +25,7 @@ from ockham.core.errors import (
 )
 from ockham.core.worker import Worker, WorkerLimits
 from ockham.core.worker_process import Service
-from ockham.text.chat_template import ChatTemplate
+from ockham.text.chat_template import Called, ChatTemplate
 
 LIMITS = WorkerLimits(cpu_s=2.0, wall_s=20.0, memory_bytes=512 << 20, output_bytes=32 << 20)
 """What the rendering of one prompt may use. A chat of 10,000 messages takes 0.1 s of it."""
@@ -46,7 +46,8 @@ class Template(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, array_like=True, kw_only=True):
-    """A chat to be rendered; without `messages`, a template to be tried out."""
+    """A chat to be rendered; without `messages`, a template to be tried out, or with `tools` to be
+    looked at for how it writes them."""
 
     template: Template
     special_tokens: dict[str, str]
@@ -63,6 +64,7 @@ class Answer(msgspec.Struct, array_like=True):
     prompt: str = ""
     fault: str | None = None
     notes: tuple[str, ...] = ()
+    called: Called | None = None
 
 
 class ChatRenderer:
@@ -131,6 +133,17 @@ class ChatRenderer:
         if answer.fault is not None:
             self._faults[template] = answer.fault
         return answer
+
+    def called(self, template: Template) -> Called:
+        """How a template writes tools and calls; nothing is known of one that fails. Raises
+        WorkerError."""
+        try:
+            found = self.submit(template, None, tools=[{}]).result().called
+        except OckhamError as error:
+            if not isinstance(_told(error, template), InvalidRequest):
+                raise
+            found = None
+        return found or Called(False)
 
     @property
     def pids(self) -> list[int]:
@@ -202,6 +215,8 @@ def _begin(_: None) -> Callable[[Question], Answer]:
             )
             if len(templates) > _MOST_TEMPLATES:
                 templates.popitem(last=False)
+        if question.messages is None and question.tools:
+            return Answer(called=template.called())
         if question.messages is None:
             report = template.report()
             return Answer(fault=report.fault, notes=report.notes)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +79,18 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Called:
+    """Whether a template shows tools, and what it makes of a call of `name` with the argument `key`
+    that is `value`: the assistant's message without what stands around every one."""
+
+    shows_tools: bool
+    text: str | None = None
+    name: str = _CALL["function"]["name"]
+    key: str = "mkq7vxarg"
+    value: str = "418093"
+
+
 class ChatTemplate:
     """A template, and what it shows of messages, which is found by rendering marks with it.
 
@@ -140,6 +152,31 @@ class ChatTemplate:
         if prompt is not None and _CALL["function"]["name"] not in prompt:
             notes.append(f"{self._whose} does not show which tools the assistant called.")
         return Report(None, tuple(notes))
+
+    def called(self) -> Called:
+        """How it writes tools and calls."""
+        self._tools = [_TOOL]
+        asked = [{"role": "user", "content": in_form("x", self._form("user", "x") or "string")}]
+        offered = self._try(asked)
+        if offered is None or _TOOL["function"]["name"] not in offered:
+            return Called(False)
+        found = Called(True)
+        form = self._form("assistant", _MARK) or "string"
+        said = self._try([*asked, {"role": "assistant", "content": in_form(_MARK, form)}])
+        function = {"name": found.name, "arguments": {found.key: int(found.value)}}
+        call = {**_CALL, "function": function}
+        written = self._try(
+            [*asked, {"role": "assistant", **self._nothing(False), "tool_calls": [call]}]
+        )
+        if said is None or written is None or found.name not in written[len(offered) - 1 :]:
+            return found
+        before, _, after = said.partition(_MARK)
+        start = 0
+        while written[: start + 1] == before[: start + 1] and start < len(before):
+            start += 1
+        while after and not written.endswith(after):
+            after = after[1:]
+        return replace(found, text=written[start : len(written) - len(after)])
 
     def _fault(self) -> str | None:
         """Why the template fails, if it does so on every conversation that it does not refuse."""

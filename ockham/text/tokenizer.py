@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
     from ockham.model.checkpoint.gguf.byte_pairs import BytePairTokenizer
     from ockham.text.chat_renderer import ChatRenderer, Template
+    from ockham.text.reply.style import Style
 
+_MOST_STYLES = 64
+"""Chat templates of which it is remembered how they write answers."""
 SHORT_TOKENS = 256
 """So few are decoded in less time than it takes to change threads."""
 
@@ -76,6 +79,7 @@ class Tokenizer:
         self._byte_of = _fallback_bytes(self._backend)
         self._texts: dict[int, str] = {}
         self._renderer: ChatRenderer | None = None
+        self._styles: dict[str, Style] = {}
         self._lock = threading.Lock()
 
     def _mark_special(self) -> None:
@@ -270,6 +274,28 @@ class Tokenizer:
             "completed.",
             "messages",
         )
+
+    def style(self, chosen: str | None = None, *, with_tools: bool = False) -> Style:
+        """How answers are written by a model that a chat template was made for: see `reply.style`.
+        With tools, a template of no known format is tried out in the worker process. Raises
+        InvalidRequest if there is no such template."""
+        from ockham.text.reply.style import style_of, with_calls
+
+        source = self.chat_template(chosen, with_tools=with_tools)
+        found = self._styles.get(source.source)
+        if found is None:
+            own = self._config.get("response_template") if self._own_template else None
+            found = style_of(source.source, None if chosen is not None else own)
+        if with_tools and not found.calls:
+            found = with_calls(found, self.renderer.called(source))
+        if len(self._styles) < _MOST_STYLES:
+            self._styles[source.source] = found
+        return found
+
+    def special_texts(self) -> dict[str, int]:
+        """The special tokens as they are spelled, and their ids."""
+        added = self._backend.get_added_tokens_decoder()
+        return {token.content: i for i, token in added.items() if token.special}
 
     def check_chat_template(self) -> tuple[str | None, tuple[str, ...]]:
         """Why the chat template is of no use, if it is, and what is to be said of it otherwise.

@@ -48,7 +48,7 @@ class Answer(ABC):
         self.id = f"{self.prefix}-{request_id(http)}"
         self.created = now_s()
         self._http = http
-        self._meter = UsageMeter([prompt.token_ids for prompt in prompts])
+        self.meter = UsageMeter([prompt.token_ids for prompt in prompts])
 
     @abstractmethod
     def whole(self, outputs: list[RequestOutput]) -> Completion | ChatCompletion:
@@ -77,9 +77,9 @@ class Answer(ABC):
 
     def _encoded(self, outputs: list[RequestOutput]) -> bytes:
         for output in outputs:
-            self._meter.add(output)
+            self.meter.add(output)
         answer = self.whole(outputs)
-        answer.usage = self._meter.usage(final=True)
+        answer.usage = self.meter.usage(final=True)
         return msgspec.json.encode(answer)
 
     async def _events(self, job: Job) -> AsyncGenerator[bytes, None]:
@@ -93,17 +93,17 @@ class Answer(ABC):
                     yield event(chunk)
         if self.request.wants_usage_chunk:
             last = self.empty()
-            last.usage = self._meter.usage(final=True)
+            last.usage = self.meter.usage(final=True)
             yield event(msgspec.json.encode(last))
         yield DONE
 
     def _chunk(self, prompt: int, output: RequestOutput) -> bytes | None:
-        self._meter.add(output)
+        self.meter.add(output)
         chunk = self.part(prompt, output)
         if chunk is None:
             return None
         if self.request.wants_running_usage:
-            chunk.usage = self._meter.usage(final=False)
+            chunk.usage = self.meter.usage(final=False)
         elif self.request.wants_usage_chunk:
             chunk.usage = None
         return msgspec.json.encode(chunk)

@@ -80,7 +80,7 @@ async def unpin_prefix(http: Request) -> Response:
 async def _prompt(server: Serving, request: PinRequest, size: int) -> Encoded:
     special = request.add_special_tokens
     if request.messages is not None:
-        text = await render(server, request.template(), size)
+        text, _ = await render(server, request.template(), size)
         return await server.llm.read(text, add_special_tokens=bool(special))
     assert request.prompt is not None, "a checked request has one of the two"
     return await server.llm.read(request.prompt, add_special_tokens=special is not False)

@@ -101,9 +101,6 @@ NEUTRAL_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
     "prefix": (False,),
     "partial": (False,),
     "provider_specific_fields": ({},),
-    # What a model thought before an earlier answer is no part of the conversation.
-    "reasoning_content": (ANY,),
-    "reasoning": (ANY,),
     "reasoning_details": (ANY,),
     "thinking_blocks": (ANY,),
 }

@@ -242,6 +242,9 @@ class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
+    # What a model thought before is for the template to show, or to leave out.
+    reasoning_content: Any = None
+    reasoning: Any = None
 
     def check(self, where: str) -> None:
         """Raise `InvalidRequest` for a role that no template knows."""
@@ -270,6 +273,9 @@ class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
         for name in ("name", "tool_calls", "tool_call_id"):
             if getattr(self, name):
                 message[name] = getattr(self, name)
+        thought = self.reasoning_content or self.reasoning
+        if self.role == "assistant" and isinstance(thought, str):
+            message |= {"reasoning_content": thought, "thinking": thought}
         return message
 
 
@@ -288,6 +294,10 @@ def template_variables(variables: dict[str, Any] | None) -> dict[str, Any]:
     return variables or {}
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+"""How long a model should think; `none`: not at all. What a model makes of it is its template's."""
+
+
 class ChatRequest(GenerationRequest, kw_only=True):
     """`POST /v1/chat/completions`."""
 
@@ -298,9 +308,14 @@ class ChatRequest(GenerationRequest, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: int | None = None
 
-    service_tier: Literal["auto", "default"] | None = None
-    # Labels, and a permission that nothing can use while there are no tools.
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    include_reasoning: bool | None = None
+
+    service_tier: Literal["auto", "default"] | None = None
+    # Labels.
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
 
@@ -342,6 +357,9 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     return_token_strs: bool | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    reasoning_effort: Effort | None = None
 
     def check(self) -> None:
         if (self.prompt is None) == (self.messages is None):
@@ -372,6 +390,7 @@ class PinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: str | None = None
     prompt: str | list[int] | None = None
     messages: list[ChatMessage] | None = None
+    tools: list[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
     cache_salt: str | None = None
@@ -385,6 +404,7 @@ class PinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         return TokenizeRequest(
             prompt=prompt,
             messages=self.messages,
+            tools=self.tools,
             chat_template_kwargs=self.chat_template_kwargs,
             add_generation_prompt=False,
         )

@@ -26,7 +26,7 @@ async def tokenize(http: Request) -> Response:
     server.check_model(request.model)
     special = request.add_special_tokens
     if request.messages is not None:
-        text = await render(server, request, body_bytes(http))
+        text, _ = await render(server, request, body_bytes(http))
         special = bool(special)
     else:
         text, special = request.prompt or "", special is not False

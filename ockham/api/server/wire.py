@@ -19,6 +19,10 @@ class PromptTokensDetails(msgspec.Struct):
     cached_tokens: int = 0
 
 
+class CompletionTokensDetails(msgspec.Struct):
+    reasoning_tokens: int = 0
+
+
 class Usage(msgspec.Struct):
     """Tokens of a request; `ockham` is its whole bill, once it is finished."""
 
@@ -26,6 +30,7 @@ class Usage(msgspec.Struct):
     completion_tokens: int = 0
     total_tokens: int = 0
     prompt_tokens_details: PromptTokensDetails = msgspec.field(default_factory=PromptTokensDetails)
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
     ockham: Ledger | UnsetType = UNSET
 
 
@@ -35,6 +40,8 @@ class UsageMeter:
     def __init__(self, prompts: list[list[int]]) -> None:
         self._prompt_tokens = sum(map(len, prompts))
         self._completion_tokens = 0
+        self.reasoning_tokens: int | None = None
+        """Of thoughts; None for what has none."""
         self._ledger = Ledger()
 
     def add(self, output: RequestOutput) -> None:
@@ -49,6 +56,9 @@ class UsageMeter:
             completion_tokens=self._completion_tokens,
             total_tokens=self._prompt_tokens + self._completion_tokens,
             prompt_tokens_details=PromptTokensDetails(self._ledger.prompt_tokens_reused),
+            completion_tokens_details=UNSET
+            if self.reasoning_tokens is None
+            else CompletionTokensDetails(self.reasoning_tokens),
             ockham=self._ledger if final else UNSET,
         )
 
@@ -106,15 +116,46 @@ class ChatLogprobs(msgspec.Struct):
     refusal: None = None
 
 
+class FunctionCall(msgspec.Struct):
+    name: str
+    arguments: str
+
+
+class MessageToolCall(msgspec.Struct):
+    id: str
+    function: FunctionCall
+    type: str = "function"
+
+
 class AssistantMessage(msgspec.Struct):
-    content: str
+    """Thoughts go by two names: clients read the one or the other."""
+
+    content: str | None
     role: str = "assistant"
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[MessageToolCall] | UnsetType = UNSET
+
+
+class FunctionDelta(msgspec.Struct):
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class ToolCallDelta(msgspec.Struct):
+    index: int
+    function: FunctionDelta
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
 
 
 class ChatDelta(msgspec.Struct):
     role: str | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, kw_only=True):
@@ -150,6 +191,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     usage: Usage | UnsetType = UNSET
     prompt_logprobs: Any = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
 
 
 class ChatChunk(msgspec.Struct, kw_only=True):
@@ -162,6 +204,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     usage: Usage | UnsetType | None = UNSET
     prompt_logprobs: Any = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
+    warnings: list[str] | UnsetType = UNSET
 
 
 class Model(msgspec.Struct, kw_only=True):

@@ -1,0 +1,224 @@
+"""A chat with tools and thoughts: what the template is given, what binds the answer, what splits
+it.
+
+`LLM.chat`, `AsyncLLM.chat` and the server make a `ChatPlan` of what a caller asks, by the same
+rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
+from ockham.core.outputs import Reply
+from ockham.core.sampling_params import SamplingParams
+from ockham.core.structured_outputs import StructuredOutputsParams
+from ockham.text.chat_messages import check_messages
+from ockham.text.reply.schemas import Tools, check_tools
+from ockham.text.reply.splitter import Splitter
+from ockham.text.reply.style import Style
+from ockham.text.tokenizer import Tokenizer
+
+CHOICES = ("none", "auto", "required")
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """What was asked of tools. `offered` are those that the model is told of, `bound` those of
+    which the answer must call one."""
+
+    offered: tuple[dict[str, Any], ...] = ()
+    bound: tuple[dict[str, Any], ...] = ()
+    parallel: bool = True
+
+    @property
+    def strict(self) -> bool:
+        """Whether calls must follow the schemas wherever they begin."""
+        return any(tool["function"].get("strict") is True for tool in self.offered)
+
+
+def read_tools(tools: Any, choice: Any = None, parallel: bool | None = None) -> ToolChoice:
+    """What a caller asks of tools, in OpenAI's fields. Raises InvalidRequest."""
+    given = check_tools(tools) if tools is not None else []
+    parallel = parallel is not False
+    if choice is None:
+        choice = "auto"
+    if choice == "none" or (not given and choice == "auto"):
+        return ToolChoice()
+    if not given:
+        raise InvalidRequest(
+            f"tool_choice={shown(choice)} needs tools, and there are none.", "tool_choice"
+        )
+    if choice == "auto":
+        return ToolChoice(tuple(given), (), parallel)
+    if choice == "required":
+        return ToolChoice(tuple(given), tuple(given), parallel)
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or choice.get("type", "function") != "function":
+        raise InvalidRequest(
+            f"tool_choice must be {', '.join(map(repr, CHOICES))} or "
+            '{"type": "function", "function": {"name": ...}}, got '
+            f"{shown(choice)}.",
+            "tool_choice",
+        )
+    bound = tuple(tool for tool in given if tool["function"]["name"] == name)
+    if not bound:
+        raise InvalidRequest(
+            f"tool_choice names {shown(name)}, which is not among the tools.", "tool_choice"
+        )
+    return ToolChoice(tuple(given), bound, False)
+
+
+def thinking_variables(variables: Mapping[str, Any] | None, effort: str | None) -> dict[str, Any]:
+    """What templates go by that can think or not: `enable_thinking` and `reasoning_effort`, unless
+    the caller's own `variables` say so."""
+    found = dict(variables or {})
+    if effort is not None:
+        found.setdefault("enable_thinking", effort != "none")
+        if effort != "none":
+            found.setdefault("reasoning_effort", effort)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPlan:
+    """How one chat is served. Answers are split where `splits`."""
+
+    style: Style
+    choice: ToolChoice
+    known: Tools
+    special: Mapping[str, int]
+    """Special tokens as they are spelled, and their ids."""
+
+    @property
+    def splits(self) -> bool:
+        """Whether an answer has parts."""
+        return bool(self.choice.offered) or self.style.thinks
+
+    @property
+    def template_tools(self) -> list[dict[str, Any]] | None:
+        """The tools that the template shows."""
+        return None if self.style.spelled else list(self.choice.offered) or None
+
+    def messages(self, messages: Any) -> Any:
+        """The messages that the template shows. Raises InvalidRequest."""
+        if not self.style.spelled:
+            return messages
+        from ockham.text.reply.spelled import spell
+
+        return spell(check_messages(messages), self.choice.offered)
+
+    def check(self, params: SamplingParams) -> None:
+        """Raise InvalidRequest for what cannot be asked at once."""
+        if (self.choice.bound or self.choice.strict) and params.structured_outputs is not None:
+            raise InvalidRequest(
+                "tool_choice and strict tools say what the answer must look like, and so do "
+                "response_format and structured_outputs; send one of them.",
+                "tool_choice",
+            )
+        if self.choice.bound and self.style.format is None:
+            raise InvalidRequest(
+                "this model's own response_template does not say how calls are begun; leave out "
+                "tool_choice.",
+                "tool_choice",
+            )
+
+    def skips_special_tokens(self, params: SamplingParams) -> bool:
+        """Whether special tokens are left out of the text: not where they are marks."""
+        marked = self.splits and any(mark in self.special for mark in self.style.marks)
+        return params.skip_special_tokens and not marked
+
+    def params(self, params: SamplingParams, prompt: str) -> SamplingParams:
+        """The parameters with what binds the answer to the prompt. Raises InvalidRequest."""
+        if not self.splits:
+            return params
+        changes: dict[str, Any] = {}
+        grammar = self._grammar(params, prompt)
+        if grammar is not None:
+            changes["structured_outputs"] = StructuredOutputsParams(grammar=grammar)
+        if params.skip_special_tokens and not self.skips_special_tokens(params):
+            changes["skip_special_tokens"] = False
+        return msgspec.structs.replace(params, **changes) if changes else params
+
+    def splitter(self, params: SamplingParams, prompt: str) -> Splitter:
+        """What splits an answer to the prompt that was sampled with the caller's `params`."""
+        hidden = self.special if params.skip_special_tokens else ()
+        tools = self.known if self.choice.offered else None
+        return self.style.splitter(tools, prompt=prompt[-1000:], hidden=hidden)
+
+    def reply(self, text: str, params: SamplingParams, prompt: str) -> Reply:
+        """A whole answer, split."""
+        return self.split(text, params, prompt)[0]
+
+    def split(
+        self, text: str, params: SamplingParams, prompt: str
+    ) -> tuple[Reply, list[tuple[int, int]]]:
+        """A whole answer, split, and where its thoughts stand in it, in characters."""
+        splitter = self.splitter(params, prompt)
+        splitter.feed(text)
+        splitter.finish()
+        return _at_most_one(splitter.reply(), self.choice), splitter.thoughts
+
+    def _grammar(self, params: SamplingParams, prompt: str) -> str | None:
+        from ockham.text.reply.grammar import Grammar
+
+        choice, format_ = self.choice, self.style.format
+        self.check(params)
+        if format_ is None or not (choice.bound or choice.strict):
+            return None
+        in_thought = self.style.in_thought(prompt)
+        grammar = Grammar(format_, self.style.thought, self.special.get)
+        if choice.bound:
+            return grammar.required(choice.bound, parallel=choice.parallel, in_thought=in_thought)
+        return grammar.lazy(choice.offered, in_thought=in_thought)
+
+
+def plan_chat(
+    tokenizer: Tokenizer, choice: ToolChoice, chat_template: str | None = None
+) -> ChatPlan:
+    """How a chat is served by a model with this tokenizer. May wait for the process that renders
+    chats, if a template is met for the first time. Raises InvalidRequest, WorkerError."""
+    style = tokenizer.style(chat_template, with_tools=bool(choice.offered))
+    return ChatPlan(style, choice, Tools(choice.offered), tokenizer.special_texts())
+
+
+def _at_most_one(reply: Reply, choice: ToolChoice) -> Reply:
+    """The reply without calls beyond the first, where there may be only one."""
+    more = len(reply.tool_calls) - 1
+    if choice.parallel or more < 1:
+        return reply
+    return Reply(
+        content=reply.content,
+        reasoning=reply.reasoning,
+        tool_calls=reply.tool_calls[:1],
+        warnings=[*reply.warnings, left_out(more)],
+    )
+
+
+def left_out(count: int) -> str:
+    """What is said of calls that were made beside the one that was allowed."""
+    return f"The model made {count} more calls of tools; parallel_tool_calls=false leaves them out."
+
+
+def reasoning_tokens(
+    tokenizer: Tokenizer | None,
+    token_ids: Sequence[int],
+    text: str,
+    thoughts: Sequence[tuple[int, int]],
+    skip_special_tokens: bool,
+) -> int:
+    """How many tokens of an answer belong to its thoughts, whose places in `text` are known."""
+    if tokenizer is None or not thoughts:
+        return 0
+    spans = [(len(text[:a].encode()), len(text[:b].encode())) for a, b in thoughts]
+    count = at = 0
+    for token in token_ids:
+        count += any(start <= at < end for start, end in spans)
+        if not tokenizer.is_silent(token, skip_special_tokens):
+            at += len(tokenizer.token_bytes(token))
+    return count

@@ -1,0 +1,253 @@
+"""How families of models write calls of tools and thoughts, as data.
+
+A format is chosen by what the checkpoint's chat template contains (`format_of`, `thought_of`).
+Nothing here reads an answer.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ockham.text.reply.values import FUNCTION_GEMMA, GEMMA, JSON, Notation
+
+
+class JsonCall(msgspec.Struct, frozen=True, tag=True):
+    """`{"name": "f", "arguments": {"a": 1}}`, or a list of these.
+
+    Keys go by any of the names here; `{"function": {...}}` may hold the call.
+    """
+
+    names: tuple[str, ...] = ("name",)
+    arguments: tuple[str, ...] = ("arguments", "parameters")
+
+
+class HeadCall(msgspec.Struct, frozen=True, tag=True):
+    """The name, then the arguments: `f[ARGS]{"a": 1}`, `call:f{a:1}`.
+
+    `before` and `after` stand around the name. The arguments begin at the next `{`.
+    """
+
+    before: str = ""
+    after: tuple[str, ...] = ()
+    notation: Notation = JSON
+
+
+class TagCall(msgspec.Struct, frozen=True, tag=True):
+    """One tag for each argument: `<function=f><parameter=a>1</parameter></function>`.
+
+    Each pair is what stands before and after. With `lines` a value stands on lines of its own.
+    Values are texts as they are, or JSON where the tool's schema asks for another type.
+    """
+
+    name: tuple[str, str]
+    key: tuple[str, str]
+    value: tuple[str, str]
+    end: str
+    lines: bool = False
+
+
+class PythonCall(msgspec.Struct, frozen=True, tag=True):
+    """`[f(a=1, b="x"), g()]`."""
+
+
+Call = JsonCall | HeadCall | TagCall | PythonCall
+
+
+class Format(msgspec.Struct, frozen=True, kw_only=True):
+    """How one family writes calls.
+
+    `signs`: the format is that of a chat template which contains all texts of one of these.
+    `open` and `close` stand around one call or several; what follows `open` is the first of `calls`
+    that it can be. `bare`: a whole answer may be a call without `open`. `channels`: messages have
+    headers, as in gpt-oss. `id_length` is that of the ids which the template accepts, where it
+    accepts no other. `written` is what stands before, between and after the calls of one answer,
+    each the first of `calls`; if they are `wrapped`, before and after each of them.
+    """
+
+    name: str
+    signs: tuple[tuple[str, ...], ...] = ()
+    open: tuple[str, ...] = ()
+    close: str = ""
+    calls: tuple[Call, ...] = ()
+    bare: bool = False
+    channels: bool = False
+    written: tuple[str, str, str] = ("", "", "")
+    wrapped: bool = False
+    id_length: int | None = None
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The texts that must be seen in an answer, also where they are special tokens."""
+        if self.channels:
+            return HEADERS
+        return (*self.open, *([self.close] if self.close else []))
+
+
+class Thought(msgspec.Struct, frozen=True):
+    """What stands around a thought."""
+
+    open: str
+    close: str
+
+
+HEADERS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>")
+"""What the messages of gpt-oss are made of."""
+
+HERMES = Format(
+    name="hermes",
+    signs=(("<tool_call>",),),
+    open=("<tool_call>",),
+    close="</tool_call>",
+    calls=(JsonCall(),),
+    written=("<tool_call>\n", "\n", "\n</tool_call>"),
+    wrapped=True,
+)
+"""Hermes, Qwen 2.5 and 3, Granite 4, SmolLM 2 and 3, and what Ockham writes for a template that
+shows no tools."""
+
+FORMATS = (
+    Format(name="gpt-oss", signs=(("<|channel|>", "<|message|>"),), channels=True),
+    Format(
+        name="gemma",
+        signs=(("<|tool_call>",),),
+        open=("<|tool_call>",),
+        close="<tool_call|>",
+        calls=(HeadCall(before="call:", notation=GEMMA),),
+        written=("<|tool_call>", "", "<tool_call|>"),
+        wrapped=True,
+    ),
+    Format(
+        name="functiongemma",
+        signs=(("<start_function_call>",),),
+        open=("<start_function_call>",),
+        close="<end_function_call>",
+        calls=(HeadCall(before="call:", notation=FUNCTION_GEMMA),),
+        written=("<start_function_call>", "", "<end_function_call>"),
+        wrapped=True,
+    ),
+    Format(
+        name="lfm2",
+        signs=(("<|tool_call_start|>",), ("<|tool_list_start|>",)),
+        open=("<|tool_call_start|>",),
+        close="<|tool_call_end|>",
+        calls=(PythonCall(), JsonCall()),
+        written=("<|tool_call_start|>[", ", ", "]<|tool_call_end|>"),
+    ),
+    Format(
+        name="mistral-args",
+        signs=(("[TOOL_CALLS]", "[ARGS]"),),
+        open=("[TOOL_CALLS]",),
+        calls=(HeadCall(after=("[ARGS]", "[CALL_ID]")), JsonCall()),
+        written=("[TOOL_CALLS]", "", ""),
+        wrapped=True,
+        id_length=9,
+    ),
+    Format(
+        name="mistral",
+        signs=(("[TOOL_CALLS]",),),
+        open=("[TOOL_CALLS]",),
+        calls=(JsonCall(), HeadCall(after=("[ARGS]", "[CALL_ID]"))),
+        written=("[TOOL_CALLS][", ", ", "]"),
+        id_length=9,
+    ),
+    Format(
+        name="granite3",
+        signs=(("<|tool_call|>",),),
+        open=("<|tool_call|>",),
+        close="<|/tool_call|>",  # of Phi-4-mini; Granite writes none
+        calls=(JsonCall(),),
+        written=("<|tool_call|>[", ", ", "]"),
+    ),
+    Format(
+        name="qwen3-coder",
+        signs=(("<function=", "<parameter="),),
+        open=("<tool_call>", "<function="),
+        close="</tool_call>",
+        calls=(
+            TagCall(
+                name=("<function=", ">"),
+                key=("<parameter=", ">"),
+                value=("", "</parameter>"),
+                end="</function>",
+                lines=True,
+            ),
+        ),
+        written=("<tool_call>\n", "\n", "\n</tool_call>"),
+        wrapped=True,
+    ),
+    Format(
+        name="glm",
+        signs=(("<arg_key>",),),
+        open=("<tool_call>",),
+        calls=(
+            TagCall(
+                name=("", "\n"),
+                key=("<arg_key>", "</arg_key>"),
+                value=("<arg_value>", "</arg_value>"),
+                end="</tool_call>",
+            ),
+        ),
+        written=("<tool_call>", "\n", ""),
+        wrapped=True,
+    ),
+    Format(
+        name="minicpm",
+        signs=(("<function name=", "<param name="),),
+        open=("<function name=",),
+        calls=(
+            TagCall(
+                name=('<function name="', '">'),
+                key=('<param name="', '">'),
+                value=("", "</param>"),
+                end="</function>",
+            ),
+        ),
+    ),
+    HERMES,
+    Format(
+        name="llama-pythonic",
+        signs=(("<|python_start|>",), ("[func_name1(",)),
+        open=("<|python_start|>",),
+        close="<|python_end|>",
+        calls=(PythonCall(),),
+        bare=True,
+        written=("[", ", ", "]"),
+    ),
+    Format(
+        name="llama-json",
+        signs=(("<|python_tag|>",), ('"parameters": dictionary of argument name',)),
+        open=("<|python_tag|>",),
+        calls=(JsonCall(arguments=("parameters", "arguments")),),
+        bare=True,
+        written=("", "; ", ""),
+    ),
+)
+"""The bundled formats. The first whose signs are in a template is its format."""
+
+THOUGHTS = (
+    Thought("<think>", "</think>"),
+    Thought("<|channel>thought", "<channel|>"),
+    Thought("[THINK]", "[/THINK]"),
+    Thought("<seed:think>", "</seed:think>"),
+    Thought("<thought>", "</thought>"),
+    Thought("<|START_THINKING|>", "<|END_THINKING|>"),
+    Thought("Here is my thought process:", "Here is my response:"),
+)
+"""Of Qwen, DeepSeek, GLM and many others; Gemma; Mistral; Seed; Exaone; Command; Granite 3."""
+
+
+def format_of(template: str) -> Format | None:
+    """The format of a chat template, if it is a bundled one."""
+    for format_ in FORMATS:
+        if any(all(sign in template for sign in signs) for signs in format_.signs):
+            return format_
+    return None
+
+
+def thought_of(template: str) -> Thought | None:
+    """What stands around the thoughts of a model with this chat template, if it is known."""
+    for thought in THOUGHTS:
+        # Some templates open a thought in pieces, but all that know thoughts must take them out.
+        if thought.close in template:
+            return thought
+    return None

@@ -1,0 +1,77 @@
+"""Tools, calls and results written as text, for chat templates that show none.
+
+The words are those of Hermes's template, which most models have seen. Answers come back in that
+format: see `formats.HERMES`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ockham.text.chat_messages import text_of
+
+_HEAD = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+"""
+_TAIL = """
+</tools>
+
+For each function call, return a json object with function name and arguments within \
+<tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call>"""
+
+
+def spell(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Checked messages (see `chat_messages.check_messages`) with everything of tools as text."""
+    told: list[dict[str, Any]] = []
+    for message in messages:
+        content = message.get("content")
+        said = "" if content is None else text_of(content)
+        calls = message.get("tool_calls")
+        if message["role"] == "tool":
+            _add_result(told, f"<tool_response>\n{said}\n</tool_response>")
+        elif calls:
+            written = "\n".join(_call(call) for call in calls)
+            kept = {key: value for key, value in message.items() if key != "tool_calls"}
+            told.append({**kept, "content": f"{said}\n{written}" if said else written})
+        else:
+            told.append(dict(message))
+    if tools:
+        _add_tools(told, tools)
+    return told
+
+
+def _add_tools(told: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> None:
+    listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    text = f"{_HEAD}{listed}{_TAIL}"
+    if told and told[0]["role"] == "system":
+        before = told[0].get("content")
+        said = "" if before is None else text_of(before)
+        told[0]["content"] = f"{said}\n\n{text}" if said else text
+    else:
+        told.insert(0, {"role": "system", "content": text})
+
+
+def _add_result(told: list[dict[str, Any]], result: str) -> None:
+    """Results that follow each other are one message of the user: templates want turns."""
+    if told and told[-1].get("result"):
+        told[-1]["content"] += "\n" + result
+    else:
+        told.append({"role": "user", "content": result, "result": True})
+
+
+def _call(call: Mapping[str, Any]) -> str:
+    function = call.get("function")
+    function = function if isinstance(function, Mapping) else {}
+    said = {"name": function.get("name", ""), "arguments": function.get("arguments") or {}}
+    return f"<tool_call>\n{json.dumps(said, ensure_ascii=False)}\n</tool_call>"

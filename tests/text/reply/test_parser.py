@@ -1,0 +1,300 @@
+"""Answers of every family are split into thoughts, text and calls, however they come."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ockham.core.outputs import Reply
+from ockham.text.reply.formats import FORMATS, THOUGHTS, format_of, thought_of
+from ockham.text.reply.schemas import Tools
+from ockham.text.reply.splitter import ReplyDelta, Splitter, joined
+from ockham.text.reply.style import Style, parse
+from tests.helpers.families import FAMILIES, THINK, Family, Talks
+
+SEED = random.randrange(2**32)
+
+
+def style(family: Family) -> Style:
+    return Style(format=family.found, thought=family.thought)
+
+
+def streamed(
+    text: list[str], style: Style, tools: Tools | None = None, **how: Any
+) -> tuple[list[ReplyDelta], Splitter]:
+    parser = style.splitter(tools, **how)
+    deltas = [parser.feed(piece) for piece in text]
+    return [*deltas, parser.finish()], parser
+
+
+def plain(reply: Reply) -> dict[str, Any]:
+    return {
+        "content": reply.content or "",
+        "reasoning": reply.reasoning,
+        "calls": [(call.name, json.loads(call.arguments)) for call in reply.tool_calls],
+    }
+
+
+def said(message: dict[str, Any]) -> dict[str, Any]:
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    return {
+        "content": message["content"],
+        "reasoning": message.get("reasoning_content"),
+        "calls": [(call["name"], call["arguments"]) for call in calls],
+    }
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_format_is_chosen_by_what_the_template_contains(name: str) -> None:
+    family = FAMILIES[name]
+    assert family.found.name == family.format
+    if family.thought is not None:
+        assert thought_of(family.template) == family.thought
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_conversations_come_back_as_they_were_said(name: str) -> None:
+    family = FAMILIES[name]
+    for number in range(200):
+        talks = Talks(SEED + number, family)
+        message = talks.message()
+        text = family.answer(message)
+        tools = Tools(talks.tools)
+        whole = parse(text, style(family), tools)
+        told = f"seed {SEED + number}: {text!r}"
+        assert plain(whole) == said(message), told
+        assert whole.warnings == [], told
+        deltas, parser = streamed(talks.pieces(text), style(family), tools)
+        assert plain(joined(deltas)) == said(message), told
+        assert plain(parser.reply()) == plain(whole), told
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_answer_that_is_cut_anywhere_is_no_error(name: str) -> None:
+    family = FAMILIES[name]
+    for number in range(3):
+        talks = Talks(SEED + number, family)
+        message = next(m for m in iter(talks.message, None) if m.get("tool_calls"))
+        written = family.answer(message).encode()
+        tools = Tools(talks.tools)
+        for length in range(len(written)):
+            text = written[:length].decode(errors="ignore")
+            whole = parse(text, style(family), tools)
+            for call in whole.tool_calls:
+                assert isinstance(json.loads(call.arguments), dict)
+            deltas, _ = streamed(list(text), style(family), tools)
+            for delta in deltas:
+                for piece in (delta.content, delta.reasoning, *(c.arguments for c in delta.calls)):
+                    piece.encode()  # no half of a character
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.text()
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+
+
+@given(arguments=st.dictionaries(st.text(), VALUES), cut=st.randoms())
+@settings(max_examples=80, deadline=None)
+@pytest.mark.parametrize("name", ["hermes", "mistral", "granite3", "mistral-args", "gpt-oss"])
+def test_arguments_of_any_shape_come_back(
+    name: str, arguments: dict[str, Any], cut: random.Random
+) -> None:
+    family = FAMILIES[name]
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    text = family.answer({"role": "assistant", "content": "", "tool_calls": [call]})
+    deltas, parser = streamed(list(text), style(family), Tools())
+    [found] = parser.reply().tool_calls
+    assert json.loads(found.arguments) == arguments
+    assert json.loads(joined(deltas).tool_calls[0].arguments) == arguments
+    assert parser.warnings == []
+
+
+@given(values=st.lists(st.text(), max_size=4))
+@settings(max_examples=80, deadline=None)
+@pytest.mark.parametrize("name", ["qwen3-coder", "glm", "minicpm", "gemma", "lfm2"])
+def test_texts_of_any_kind_come_back_from_tags_and_literals(name: str, values: list[str]) -> None:
+    family = FAMILIES[name]
+    if any(never in value for never in family.never for value in values):
+        return
+    arguments = {f"k{i}": value for i, value in enumerate(values)}
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    text = family.answer({"role": "assistant", "content": "", "tool_calls": [call]})
+    deltas, parser = streamed(list(text), style(family), Tools())
+    [found] = parser.reply().tool_calls
+    assert json.loads(found.arguments) == arguments
+    assert joined(deltas).tool_calls == [found]
+
+
+PARTS = sorted(
+    {mark for format_ in FORMATS for mark in format_.marks}
+    | {part for thought in THOUGHTS for part in (thought.open, thought.close)}
+    | {
+        '{"name": "f", ',
+        '"arguments": ',
+        "{",
+        "}",
+        "[",
+        "]",
+        "f(",
+        "a=",
+        ")",
+        "call:f",
+        "<function=f>",
+    }
+    | {
+        "<parameter=a>",
+        "</parameter>",
+        "</function>",
+        "<arg_key>",
+        "to=functions.f",
+        '"',
+        "'",
+        "\\",
+        "\\u",
+    }
+    | {
+        '<function name="f">',
+        '<param name="',
+        "[ARGS]",
+        '<|"|>',
+        "\n",
+        " ",
+        ",",
+        "1",
+        "\ud800",
+        "é",
+    }
+)
+
+
+@given(parts=st.lists(st.sampled_from(PARTS) | st.text(max_size=5), max_size=30), data=st.data())
+@settings(max_examples=400, deadline=None)
+def test_no_text_is_an_error(parts: list[str], data: st.DataObject) -> None:
+    format_ = data.draw(st.sampled_from(FORMATS))
+    chosen = Style(format=format_, thought=data.draw(st.sampled_from(THOUGHTS)))
+    text = "".join(parts)
+    tools = Tools([{"type": "function", "function": {"name": "f", "parameters": {}}}])
+    whole = parse(text, chosen, tools, hidden=["<|x|>"])
+    for call in whole.tool_calls:
+        assert isinstance(json.loads(call.arguments), dict)
+    deltas, parser = streamed(list(text), chosen, tools, hidden=["<|x|>"])
+    again = parser.reply()
+    assert [(c.name, c.arguments) for c in again.tool_calls] == [
+        (c.name, c.arguments) for c in whole.tool_calls
+    ]
+    assert (again.content, again.reasoning) == (whole.content, whole.reasoning)
+    if not any("could not be read" in warning for warning in whole.warnings):
+        assert joined(deltas).content == whole.content
+
+
+@given(text=st.text())
+@settings(deadline=None)
+def test_a_text_without_calls_and_thoughts_stays_as_it_is(text: str) -> None:
+    deltas, _ = streamed(list(text), Style(format=FORMATS[9], thought=THINK), Tools())
+    assert joined(deltas).content == text
+
+
+def test_what_is_no_call_is_text_with_a_warning() -> None:
+    text = 'So: <tool_call>\n{"name": "f", "arguments": {"a": }}\n</tool_call> done'
+    reply = parse(text, Style(format=format_of("<tool_call>"), thought=None), Tools())
+    assert reply.content == text
+    assert reply.tool_calls == []
+    assert "could not be read" in reply.warnings[0]
+
+
+def test_a_call_that_is_cut_is_text_with_a_warning() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {"a": [1, 2'
+    reply = parse(text, Style(format=format_of("<tool_call>"), thought=None), Tools())
+    assert (reply.content, reply.tool_calls) == (text, [])
+    assert reply.warnings
+
+
+def test_a_prompt_may_have_opened_the_thought() -> None:
+    chosen = Style(thought=THINK)
+    reply = parse("so\n</think>\n\nyes", chosen, prompt="<|im_start|>assistant\n<think>\n")
+    assert (reply.reasoning, reply.content) == ("so", "yes")
+    closed = parse("yes", chosen, prompt="<think>\n\n</think>\n\n")
+    assert (closed.reasoning, closed.content) == (None, "yes")
+
+
+def test_a_call_ends_a_thought_that_was_not_closed() -> None:
+    text = '<think>I call it.\n<tool_call>{"name": "f"}</tool_call>'
+    reply = parse(text, Style(format=format_of("<tool_call>"), thought=THINK), Tools())
+    assert reply.reasoning == "I call it."
+    assert [(call.name, call.arguments) for call in reply.tool_calls] == [("f", "{}")]
+
+
+def test_a_thought_that_does_not_end_is_reasoning() -> None:
+    reply = parse("<think>\nwell, ", Style(thought=THINK))
+    assert (reply.reasoning, reply.content) == ("well,", "")
+
+
+def test_an_answer_in_json_is_no_call_where_no_tool_is_named() -> None:
+    llama = format_of("<|python_tag|>")
+    tools = Tools([{"type": "function", "function": {"name": "f"}}])
+    for text in ('{"answer": 5}', '{"name": "g", "parameters": {}}', "[1, 2]", "{"):
+        reply = parse(text, Style(format=llama, thought=None), tools)
+        assert (reply.content, reply.tool_calls, reply.warnings) == (text, [], [])
+
+
+def test_arguments_come_while_they_are_written() -> None:
+    parser = Style(format=format_of("<tool_call>"), thought=None).splitter(Tools())
+    parser.feed('<tool_call>{"name": "write", "arguments": {"text": "a long')
+    delta = parser.feed(" story about")
+    assert delta.calls[0].arguments == " story about"
+    tagged = Style(format=FAMILIES["qwen3-coder"].found, thought=None).splitter(Tools())
+    tagged.feed("<tool_call>\n<function=write>\n<parameter=text>\nA long")
+    assert tagged.feed(" story").calls[0].arguments == " story"
+
+
+def test_arguments_have_the_types_of_their_schema() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "n": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+            "s": {"type": "string"},
+            "e": {"$ref": "#/$defs/Point"},
+            "b": {"type": ["boolean", "null"]},
+            "f": {"type": "number"},
+        },
+        "$defs": {"Point": {"type": "object"}},
+    }
+    tools = Tools([{"type": "function", "function": {"name": "f", "parameters": schema}}])
+    for key, raw, expected in [
+        ("n", "12", "12"),
+        ("n", "None", "null"),
+        ("n", "x", '"x"'),
+        ("e", '{"x": 1}', '{"x": 1}'),
+        ("b", "True", "true"),
+        ("f", "1e400", '"1e400"'),
+        ("f", "2", "2"),
+    ]:
+        assert tools.as_json("f", key, raw) == expected
+    assert tools.is_text("f", "s")
+    assert tools.is_text("f", "unknown")
+
+
+def test_a_long_text_is_forgotten_as_it_is_read() -> None:
+    parser = Style(format=format_of("<tool_call>"), thought=THINK).splitter(Tools())
+    for _ in range(1000):
+        assert parser.feed("word " * 20)
+    assert len(parser.reader.text) < 20_000
+
+
+def test_thoughts_are_counted_in_characters_with_their_marks() -> None:
+    parser = Style(thought=THINK).splitter()
+    for letter in "<think>ab</think>cd":
+        parser.feed(letter)
+    parser.finish()
+    assert parser.thoughts == [(0, len("<think>ab</think>"))]
