@@ -184,7 +184,7 @@ def plan_chat(
     """How a chat is served by a model with this tokenizer. May wait for the process that renders
     chats, if a template is met for the first time. Raises InvalidRequest, WorkerError."""
     style = tokenizer.style(chat_template, with_tools=bool(choice.offered))
-    return ChatPlan(style, choice, Tools(choice.offered), tokenizer.special_texts())
+    return ChatPlan(style, choice, Tools(choice.offered), tokenizer.special_texts)
 
 
 def _at_most_one(reply: Reply, choice: ToolChoice) -> Reply:

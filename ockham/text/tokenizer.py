@@ -292,7 +292,8 @@ class Tokenizer:
             self._styles[source.source] = found
         return found
 
-    def special_texts(self) -> dict[str, int]:
+    @cached_property
+    def special_texts(self) -> Mapping[str, int]:
         """The special tokens as they are spelled, and their ids."""
         added = self._backend.get_added_tokens_decoder()
         return {token.content: i for i, token in added.items() if token.special}

@@ -13,7 +13,8 @@ THINK = THOUGHTS[0]
 CHATML = """
 {%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\n' }}
-{%- if message.reasoning_content %}{{ '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}{% endif %}
+{%- if message.reasoning_content %}
+{{- '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}{% endif %}
 {{- message.content or '' }}
 {%- if message.tool_calls %}CALLS{% endif %}
 {{- '<|im_end|>\n' }}
@@ -38,14 +39,16 @@ LISTED = (
     + "{{ ', ' if not loop.last }}{% endfor %}]"
 )
 PYTHON = """[{%- for call in message.tool_calls %}{% set f = call.function %}
-{{- f.name }}({% for k, v in f.arguments.items() %}{{ k }}={{ v | tojson }}{{ ', ' if not loop.last }}
+{{- f.name }}({% for k, v in f.arguments.items() %}
+{{- k }}={{ v | tojson }}{{ ', ' if not loop.last }}
 {%- endfor %}){{ ', ' if not loop.last }}{% endfor %}]"""
 GEMMA_VALUE = """
 {%- macro value(v) -%}
 {%- if v is string -%}{{ QUOTE + v + QUOTE }}
 {%- elif v is boolean -%}{{ 'true' if v else 'false' }}
 {%- elif v is none -%}null
-{%- elif v is mapping -%}{{ '{' }}{% for k, x in v.items() %}{{ k }}:{{ value(x) }}{{ ',' if not loop.last }}{% endfor %}{{ '}' }}
+{%- elif v is mapping -%}{{ '{' }}{% for k, x in v.items() %}
+{{- k }}:{{ value(x) }}{{ ',' if not loop.last }}{% endfor %}{{ '}' }}
 {%- elif v is sequence -%}[{% for x in v %}{{ value(x) }}{{ ',' if not loop.last }}{% endfor %}]
 {%- else -%}{{ v }}{%- endif -%}
 {%- endmacro -%}
@@ -64,11 +67,17 @@ def gemma(open_: str, close: str, quote: str) -> str:
 TEXT_OR_JSON = "{{ v if v is string else v | tojson }}"
 HARMONY = """
 {%- for message in messages %}
-{%- if message.role != 'assistant' %}{{ '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}
+{%- if message.role != 'assistant' %}
+{{- '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}
 {%- else %}
-{%- if message.reasoning_content %}{{ '<|start|>assistant<|channel|>analysis<|message|>' + message.reasoning_content + '<|end|>' }}{% endif %}
-{%- if message.content %}{{ '<|start|>assistant<|channel|>' + ('commentary' if message.tool_calls else 'final') + '<|message|>' + message.content + '<|end|>' }}{% endif %}
-{%- for call in message.tool_calls or [] %}{{ '<|start|>assistant<|channel|>commentary to=functions.' + call.function.name + ' <|constrain|>json<|message|>' + call.function.arguments | tojson + '<|call|>' }}{% endfor %}
+{%- if message.reasoning_content %}{{ '<|start|>assistant<|channel|>analysis<|message|>' }}
+{{- message.reasoning_content + '<|end|>' }}{% endif %}
+{%- if message.content %}{{ '<|start|>assistant<|channel|>' }}
+{{- ('commentary' if message.tool_calls else 'final') + '<|message|>' }}
+{{- message.content + '<|end|>' }}{% endif %}
+{%- for call in message.tool_calls or [] %}
+{{- '<|start|>assistant<|channel|>commentary to=functions.' + call.function.name }}
+{{- ' <|constrain|>json<|message|>' + call.function.arguments | tojson + '<|call|>' }}{% endfor %}
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}<|start|>assistant{% endif %}
@@ -126,7 +135,8 @@ FAMILIES = {
         "glm",
         each(
             "{{ '\n<tool_call>' + f.name + '\n' }}"
-            "{%- for k, v in f.arguments.items() %}{{ '<arg_key>' + k + '</arg_key>\n<arg_value>' }}"
+            "{%- for k, v in f.arguments.items() %}"
+            "{{ '<arg_key>' + k + '</arg_key>\n<arg_value>' }}"
             + TEXT_OR_JSON
             + "{{ '</arg_value>\n' }}{% endfor %}{{ '</tool_call>' }}"
         ),

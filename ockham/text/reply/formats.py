@@ -36,6 +36,7 @@ class TagCall(msgspec.Struct, frozen=True, tag=True):
     """One tag for each argument: `<function=f><parameter=a>1</parameter></function>`.
 
     Each pair is what stands before and after. With `lines` a value stands on lines of its own.
+    `gap` is written between tags; any white space is read there.
     Values are texts as they are, or JSON where the tool's schema asks for another type.
     """
 
@@ -44,6 +45,7 @@ class TagCall(msgspec.Struct, frozen=True, tag=True):
     value: tuple[str, str]
     end: str
     lines: bool = False
+    gap: str = ""
 
 
 class PythonCall(msgspec.Struct, frozen=True, tag=True):
@@ -185,6 +187,7 @@ FORMATS = (
                 key=("<arg_key>", "</arg_key>"),
                 value=("<arg_value>", "</arg_value>"),
                 end="</tool_call>",
+                gap="\n",
             ),
         ),
         written=("<tool_call>", "\n", ""),

@@ -118,11 +118,12 @@ class Grammar:
             case TagCall() as call:
                 head = self._literal(f"{call.name[0]}{name}{call.name[1]}")
                 line = "\n" if call.lines else ""
+                between = call.key[1] + call.gap + line + call.value[0]
                 members = self._members(
                     schema,
                     "",
-                    lambda key, _: f"{line}{call.key[0]}{key}{call.key[1]}{line}{call.value[0]}",
-                    lambda part: self._tagged(part, line + call.value[1]),
+                    lambda key, _: f"{line}{call.key[0]}{key}{between}",
+                    lambda part: self._tagged(part, line + call.value[1] + call.gap),
                 )
                 return f"{head} {members} {self._literal(line + call.end)}"
             case PythonCall():

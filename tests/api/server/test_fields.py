@@ -163,7 +163,7 @@ def test_the_routes_are_there_without_v1_too(server):
 
 # -- --unknown-fields -----------------------------------------------------------------------------
 
-STRANGE = {"keep_alive": "5m", "enable_thinking": True, "reasoning_effort": "high", "mirostat": 2}
+STRANGE = {"keep_alive": "5m", "enable_thinking": True, "truncation": "auto", "mirostat": 2}
 
 
 @pytest.fixture(scope="module", params=["warn", "ignore"])
