@@ -81,6 +81,7 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "attention_pattern": "Which keys a query looks at; full is all of them. Options stand behind a "
     "name, and a request may ask for another pattern.",
     "search": "How completions are found, for requests that do not ask for another way.",
+    "gate": "Which parts of the model run; 'whole' is all of it.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
     'name, or JSON with vLLM\'s keys, {"method": "ngram", "num_speculative_tokens": 8}.',
     "seed": "Seed of requests that bring none of their own.",
@@ -102,6 +103,7 @@ _SECTIONS = {
     "Model": (
         *("tokenizer", "revision", "dtype", "quantization", "max_model_len", "backend", "threads"),
         *("skip_tokenizer_init", "trust_remote_code", "chat_template", "generation_config"),
+        "gate",
     ),
     "Speculation": ("speculative_config",),
     "Cache": (

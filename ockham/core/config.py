@@ -32,6 +32,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     where keys and values of prompts are kept across restarts, at most `kv_store_bytes` of them.
     `swap_space` is GiB of memory beside the pool, for state that it has no room for.
     `attention_pattern` is which keys a query looks at, of requests that ask for no other pattern.
+    `gate` is which parts of the model run, for requests that ask for no other gate.
     `speculative_config` is a drafter's name, "auto" or "none", or a mapping (or JSON) with vLLM's
     keys (`core.speculative.SpeculativeConfig`). `chat_template` is a file with a Jinja template
     that is taken instead of the checkpoint's own. `generation_config` is "auto" for the sampling
@@ -64,6 +65,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     keep: str = "all"
     attention_pattern: str = "full"
     search: str = "choices"
+    gate: str = "whole"
     speculative_config: Setting = "auto"
     seed: int = 0
     skip_tokenizer_init: bool = False

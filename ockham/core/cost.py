@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
+from typing import NamedTuple
 
 from ockham.core.visits import Skipped
 
@@ -23,6 +24,9 @@ Part = tuple[int, int]
 Sublayer = tuple[int, str]
 """A layer, and which of its two sublayers: `ATTENTION` or `FEED_FORWARD`."""
 ATTENTION, FEED_FORWARD = "attention", "feed_forward"
+Skips = frozenset[Sublayer]
+"""The sublayers that a sequence's rows do not run."""
+RUNS_ALL: Skips = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,14 @@ class OperationCost:
     attention: AttentionCost | None = None
 
 
+class Share(NamedTuple):
+    """Operations that the same rows of a step run: `runs[i]` says whether those of the i-th kind
+    do."""
+
+    runs: tuple[bool, ...]
+    cost: ModelCost
+
+
 @dataclass(frozen=True, slots=True)
 class StepCost:
     """What a step computes and moves, as the ledger books it."""
@@ -120,6 +132,31 @@ class ModelCost:
     """Values of a row that enter an activation product, in all layers."""
     operations: tuple[OperationCost, ...] = ()
     """What all of this is the sum of."""
+    _known: dict[object, object] = field(default_factory=dict, compare=False, repr=False)
+    """What `without` and `shared` were asked before."""
+
+    def without(self, skipped: Skips) -> ModelCost:
+        """The figures of the model without some sublayers: what a row costs that skips them."""
+        if not skipped:
+            return self
+        found = self._known.get(skipped)
+        if not isinstance(found, ModelCost):
+            kept = [op for op in self.operations if op.sublayer not in skipped]
+            found = self._known[skipped] = sum_costs(kept, self.groups)
+        return found
+
+    def shared(self, skips: tuple[Skips, ...]) -> tuple[Share, ...]:
+        """The operations of a step whose rows skip different sublayers, by who runs them."""
+        key = ("shared", *skips)
+        found = self._known.get(key)
+        if not isinstance(found, tuple):
+            runs: dict[tuple[bool, ...], list[OperationCost]] = {}
+            for op in self.operations:
+                who = tuple(op.sublayer not in each for each in skips)
+                runs.setdefault(who, []).append(op)
+            found = tuple(Share(who, sum_costs(ops, self.groups)) for who, ops in runs.items())
+            self._known[key] = found
+        return found
 
     def step(self, parts: Sequence[Part], logits: int) -> StepCost:
         """The cost of a step of these runs of rows, `logits` of whose rows want logits."""

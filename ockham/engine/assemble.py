@@ -18,6 +18,7 @@ from ockham.core.step import Floats
 from ockham.engine import billing
 from ockham.engine.cache_report import CacheKeeper
 from ockham.engine.chosen import choose_reuses, make_drafters
+from ockham.engine.gates import Gates, skips_of
 from ockham.engine.group import Group
 from ockham.engine.limits import Limits, context_limit
 from ockham.engine.patterns import Patterns
@@ -75,6 +76,8 @@ class Assembly:
             self.techniques,
             [AttentionGroup(g.layers, g.spec.uniform.heads, g.window) for g in self.model.layouts],
         )
+        self.gates = Gates(self.techniques, self.model.description.layers)
+        self.sublayers = self.model.program.sublayers()
         self.ledger = Ledger()
         """The engine's own: what all steps have cost, but for those of a decoding that goes on
         (`Runner.settle`)."""
@@ -110,6 +113,7 @@ class Assembly:
             self.model.description.hidden_size,
             self.vocabulary,
             self.scheduler.reserve_draft,
+            lambda: {id(s.view): skips_of(s.gate) for s in self.scheduler.running if s.gate},
             lambda: None if self.tokenizer is None else self.tokenizer.digest,
         )
         self.pace = Pace(self.cost)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ockham.cache.state import State
+from ockham.core.cost import Sublayer
 from ockham.core.rows import Branch, build_step, chains
 from ockham.core.seams import OwnRows
 from ockham.core.step import Floats, Ints, Step
+from ockham.engine.gates import active_rows, skips_of
 from ockham.engine.observing import Asked, Watch, want
 from ockham.engine.part import Part
 from ockham.engine.plan import Chunk
@@ -51,10 +54,12 @@ class Batch:
 def build(
     chunks: list[Chunk],
     state: State,
+    sublayers: Mapping[Sublayer, range],
     marks: Floats | None = None,
     observers: Observers = NOBODY,
 ) -> Batch:
-    """The step that computes `chunks`, whose cells are reserved. `marks` are the inputs of the
+    """The step that computes `chunks`, whose cells are reserved. `sublayers` are the operations of
+    the program that gates may leave out. `marks` are the inputs of the
     marks that drafts may have (`seams.Drafter`). `observers` want to know of its rows, beside the
     sequences' own observers."""
     sequences = [chunk.sequence for chunk in chunks]
@@ -133,6 +138,9 @@ def build(
     )
     if watches:
         want(step, watches)
+    if any(s.gate is not None for s in sequences):
+        skips = [skips_of(s.gate) for s in sequences]
+        step.active = active_rows(skips, [part.rows for part in parts], sublayers)
     if marks is not None:
         _mark(step, marks)
     visit(step, parts, first_rows)

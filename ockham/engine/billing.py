@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 
-from ockham.core.cost import ModelCost
+from ockham.core.cost import RUNS_ALL, ModelCost
 from ockham.core.ledger import Ledger, divide
 from ockham.core.visits import Skipped
 from ockham.engine.batch import Walk, runs_of
+from ockham.engine.gates import skips_of
 from ockham.engine.part import Part
 from ockham.engine.runner.decoding import Decoding
 from ockham.engine.sequence import Sequence
@@ -27,46 +28,87 @@ SCORING = "prompt_logprobs"
 
 def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
     """Book one step. `total` gets the step's own figures, not the sum of the shares."""
-    rows, logits = sum(p.rows for p in parts), sum(p.head_rows for p in parts)
-    weight_bytes = cost.weight_bytes(rows, logits)
-    total.rows += rows
-    total.flops += rows * cost.linear_flops + logits * cost.head_flops
+    total.rows += sum(p.rows for p in parts)
+    weight_bytes, shares = _weight_bytes(parts, cost)
     total.weight_bytes += weight_bytes
-    total.state_written_bytes += cost.state_written_bytes(rows)
-    for part, share in zip(parts, divide(weight_bytes, [p.rows for p in parts]), strict=True):
-        dropped = part.sequence.dropped
-        attention_flops = sum(
-            cost.attention_flops(first + 1, rows, dropped) for first, rows in part.runs
-        )
-        read_bytes = cost.state_read_bytes(part.start + 1, part.end - part.start, dropped)
-        if dropped:
-            whole = sum(cost.attention_flops(first + 1, rows) for first, rows in part.runs)
-            whole_bytes = cost.state_read_bytes(part.start + 1, part.end - part.start)
-            _book_unseen(part.sequence, whole - attention_flops, whole_bytes - read_bytes, total)
+    for part, share in zip(parts, shares, strict=True):
+        sequence, own = part.sequence, _own(part.sequence, cost)
+        flops, read_bytes = _ran(part, own)
+        written_bytes = own.state_written_bytes(part.rows)
+        if own is not cost:
+            whole_flops, whole_bytes = _ran(part, cost)
+            whole_bytes += cost.weight_bytes(part.rows, part.head_rows)
+            whole_bytes += cost.state_written_bytes(part.rows)
+            done = own.weight_bytes(part.rows, part.head_rows) + read_bytes + written_bytes
+            _book_gate(sequence, whole_flops - flops, whole_bytes - done, total)
+        if sequence.dropped:
+            seen_flops, seen_bytes = _ran(part, own, sequence.dropped)
+            _book_unseen(sequence, flops - seen_flops, read_bytes - seen_bytes, total)
+            flops, read_bytes = seen_flops, seen_bytes
         if part.skipped:
-            flops, nbytes = book_skipped(part.sequence, part.skipped, cost, total)
-            attention_flops, read_bytes = attention_flops - flops, read_bytes - nbytes
-        total.flops += attention_flops
-        total.state_read_bytes += read_bytes
-        _book_part(part, cost, share, attention_flops, read_bytes, total)
+            skipped_flops, nbytes = book_skipped(part.sequence, part.skipped, own, total)
+            flops, read_bytes = flops - skipped_flops, read_bytes - nbytes
+        for book in (part.sequence.ledger, total):
+            book.flops += flops
+            book.state_read_bytes += read_bytes
+            book.state_written_bytes += written_bytes
+        _book_part(part, own, share, total)
 
 
-def _book_part(
-    part: Part,
-    cost: ModelCost,
-    weight_bytes: int,
-    attention_flops: int,
-    read_bytes: int,
-    total: Ledger,
-) -> None:
+def _ran(part: Part, cost: ModelCost, dropped: Many[int] = ()) -> tuple[int, int]:
+    """FLOPs of a part's rows, and the state bytes that they read, where each group of layers has
+    `dropped` so many cells."""
+    attention = sum(cost.attention_flops(first + 1, rows, dropped) for first, rows in part.runs)
+    return (
+        part.rows * cost.linear_flops + part.head_rows * cost.head_flops + attention,
+        cost.state_read_bytes(part.start + 1, part.end - part.start, dropped),
+    )
+
+
+def _own(sequence: Sequence, cost: ModelCost) -> ModelCost:
+    """What the rows of a sequence cost: the model's figures, less those of what they skip."""
+    return cost if sequence.gate is None else cost.without(sequence.gate.of.skips)
+
+
+def _book_gate(sequence: Sequence, flops: int, nbytes: int, total: Ledger) -> None:
+    """Book what a sequence's rows did not run, against the same sequence alone without a gate."""
+    assert sequence.gate is not None, "only a gate skips"
+    for book in (sequence.ledger, total):
+        book.save(sequence.gate.name, flops=flops, nbytes=nbytes)
+
+
+def _weight_bytes(parts: list[Part], cost: ModelCost) -> tuple[int, list[int]]:
+    """The weight bytes that a step reads, and each part's share: those of an operation are divided
+    among the rows that ran it."""
+    rows, heads = [p.rows for p in parts], [p.head_rows for p in parts]
+    return _shared_bytes([p.sequence for p in parts], rows, heads, cost)
+
+
+def _shared_bytes(
+    sequences: list[Sequence], rows: list[int], heads: list[int], cost: ModelCost
+) -> tuple[int, list[int]]:
+    """The weight bytes of a step in which each sequence has so many rows, so many of which want
+    logits, and each sequence's share."""
+    skips = [skips_of(s.gate) for s in sequences]
+    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(skips))}
+    if list(kinds) == [RUNS_ALL]:
+        nbytes = cost.weight_bytes(sum(rows), sum(heads))
+        return nbytes, divide(nbytes, rows)
+    total, shares = 0, [0] * len(sequences)
+    for runs, of_some in cost.shared(tuple(kinds)):
+        ran = [count if runs[kinds[s]] else 0 for count, s in zip(rows, skips, strict=True)]
+        wanted = sum(h for h, s in zip(heads, skips, strict=True) if runs[kinds[s]])
+        nbytes = of_some.weight_bytes(sum(ran), wanted) if any(ran) else 0
+        total += nbytes
+        shares = [a + b for a, b in zip(shares, divide(nbytes, ran), strict=True)]
+    return total, shares
+
+
+def _book_part(part: Part, cost: ModelCost, weight_bytes: int, total: Ledger) -> None:
+    """Book a part's rows and its share of the weights. `cost` is the sequence's own."""
     sequence, ledger = part.sequence, part.sequence.ledger
     ledger.rows += part.rows
-    ledger.flops += (
-        part.rows * cost.linear_flops + part.head_rows * cost.head_flops + attention_flops
-    )
     ledger.weight_bytes += weight_bytes
-    ledger.state_read_bytes += read_bytes
-    ledger.state_written_bytes += cost.state_written_bytes(part.rows)
 
     once = sequence.computed_once
     again = [(first, max(0, min(once - first, rows))) for first, rows in part.runs]
@@ -92,39 +134,49 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
     steps, rows = decoding.unbilled, len(decoding.sequences)
     if not steps:
         return
-    weight_bytes, alone = cost.weight_bytes(rows, rows), cost.weight_bytes(1, 1)
-    written = cost.state_written_bytes(1)
+    ones = [1] * rows
+    weight_bytes, shares = _shared_bytes(decoding.sequences, ones, ones, cost)
     total.rows += steps * rows
     total.generated_tokens += steps * rows
-    total.flops += steps * rows * (cost.linear_flops + cost.head_flops)
     total.weight_bytes += steps * weight_bytes
-    total.state_written_bytes += steps * rows * written
-    shares = divide(weight_bytes, [1] * rows)
     for row, (sequence, first, dropped, share) in enumerate(
         zip(decoding.sequences, decoding.first_tokens, decoding.dropped, shares, strict=True)
     ):
-        ledger = sequence.ledger
-        attention_flops = cost.attention_flops(first + 1, steps, dropped)
-        read_bytes = cost.decode_read_bytes(first + 1, steps, dropped)
+        ledger, own = sequence.ledger, _own(sequence, cost)
+        flops, read_bytes = _decoded(own, first, steps)
+        written_bytes = own.state_written_bytes(steps)
+        alone = own.weight_bytes(1, 1)
+        if own is not cost:
+            whole_flops, whole_bytes = _decoded(cost, first, steps)
+            whole_bytes += steps * cost.weight_bytes(1, 1) + cost.state_written_bytes(steps)
+            done = steps * alone + read_bytes + written_bytes
+            _book_gate(sequence, whole_flops - flops, whole_bytes - done, total)
         if dropped:
-            whole = cost.attention_flops(first + 1, steps)
-            whole_bytes = cost.decode_read_bytes(first + 1, steps)
-            _book_unseen(sequence, whole - attention_flops, whole_bytes - read_bytes, total)
+            seen_flops, seen_bytes = _decoded(own, first, steps, dropped)
+            _book_unseen(sequence, flops - seen_flops, read_bytes - seen_bytes, total)
+            flops, read_bytes = seen_flops, seen_bytes
         if sequence.pattern is not None:
-            flops, nbytes = book_skipped(sequence, decoding.skipped(row), cost, total)
-            attention_flops, read_bytes = attention_flops - flops, read_bytes - nbytes
-        total.flops += attention_flops
-        total.state_read_bytes += read_bytes
+            skipped_flops, nbytes = book_skipped(sequence, decoding.skipped(row), own, total)
+            flops, read_bytes = flops - skipped_flops, read_bytes - nbytes
         ledger.rows += steps
         ledger.generated_tokens += steps
-        ledger.flops += steps * (cost.linear_flops + cost.head_flops) + attention_flops
         ledger.weight_bytes += steps * share
-        ledger.state_read_bytes += read_bytes
-        ledger.state_written_bytes += steps * written
-        if alone > share:
-            for book in (ledger, total):
+        for book in (ledger, total):
+            book.flops += flops
+            book.state_read_bytes += read_bytes
+            book.state_written_bytes += written_bytes
+            if alone > share:
                 book.save(BATCHING, nbytes=steps * (alone - share))
     decoding.billed()
+
+
+def _decoded(cost: ModelCost, first: int, steps: int, dropped: Many[int] = ()) -> tuple[int, int]:
+    """FLOPs and state bytes read by so many steps of one row, the first of them token `first`."""
+    return (
+        steps * (cost.linear_flops + cost.head_flops)
+        + cost.attention_flops(first + 1, steps, dropped),
+        cost.decode_read_bytes(first + 1, steps, dropped),
+    )
 
 
 def book_skipped(
@@ -153,6 +205,7 @@ def book_reuse(
     brought back for it from farther away.
 
     It had `held` of them: what is more is computed again, because its logits are wanted."""
+    cost = _own(sequence, cost)
     at = sequence.computed_once  # what it computed itself is no saving: alone it would have too
     again = range(max(tokens, at), held)
     if again:
@@ -177,6 +230,7 @@ def _book_reused(
 def book_given(sequence: Sequence, stop: int, cost: ModelCost, total: Ledger) -> None:
     """Book the cells up to `stop` that were given approximately, and that it had not before."""
     assert sequence.approximation is not None, "only what is asked for is given"
+    cost = _own(sequence, cost)
     start = max(sequence.computed, sequence.computed_once)
     todo = sequence.next_cells(sequence.remaining)
     todo = todo[(todo >= start) & (todo < stop)]
@@ -194,6 +248,7 @@ def book_given(sequence: Sequence, stop: int, cost: ModelCost, total: Ledger) ->
 
 def book_copies(sequence: Sequence, cells: int, cost: ModelCost, total: Ledger) -> None:
     """Book the state of so many cells, read in one place and written in another."""
+    cost = _own(sequence, cost)
     for book in (sequence.ledger, total):
         book.state_read_bytes += cost.state_written_bytes(cells)
         book.state_written_bytes += cost.state_written_bytes(cells)
@@ -205,6 +260,7 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
     Each drafted token that was reached saved a step that would have read all weights for one row;
     those that do not stand in the sequence are waste. `names` are those of the drafters."""
     part, tree = walk.part, walk.tree
+    cost = _own(part.sequence, cost)
     reached = {at for at, _ in walk.followed if at != ROOT}
     logits = part.head_rows > 0
     for number, sources in enumerate(tree.sources):
@@ -226,6 +282,7 @@ def book_spared(
 ) -> None:
     """Book the rows of completions that the search `name` need not generate: of each, those from
     how many tokens on, and to how many."""
+    cost = _own(sequence, cost)
     tokens = flops = 0
     for start, stop in spared:
         rows = max(0, stop - start)
@@ -240,7 +297,7 @@ def book_dropped(
     sequence: Sequence, own_from: int, name: str, cost: ModelCost, total: Ledger
 ) -> None:
     """Book the rows of a branch that its search gave up, from the cell `own_from` on."""
-    rows = sequence.computed_once - own_from
+    rows, cost = sequence.computed_once - own_from, _own(sequence, cost)
     if rows > 0:
         for book in (sequence.ledger, total):
             book.waste(name, rows, cost.row_flops(own_from + 1, rows, rows))
@@ -249,7 +306,7 @@ def book_dropped(
 def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:
     """Book the cells that a forked sequence did not have to compute. The logits of each of its
     tokens would have been wanted."""
-    tokens = child.computed
+    tokens, cost = child.computed, _own(child, cost)
     logits = max(0, tokens - child.prompt_tokens + 1)
     for book in (child.ledger, total):
         book.save(FORK, tokens, cost.row_flops(1, tokens, logits))

@@ -191,7 +191,7 @@ class Engine(Assembly):
             if chunk.sequence.start_s is None:
                 chunk.sequence.start_s = now
         speculation = self.speculation
-        batch = build(chunks, self.state, speculation.marks, speculation.observers)
+        batch = build(chunks, self.state, self.sublayers, speculation.marks, speculation.observers)
         before_s = self.backend_s
         output = self.runner.run(batch.step)
         self.pace.note(batch.parts, self.backend_s - before_s)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ockham.core.cost import ATTENTION, RUNS_ALL, Skips
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import AttentionGroup, SequencePattern
+from ockham.core.seams import AttentionGroup, OwnRows, Seen, SequencePattern, Wants
+from ockham.core.visits import EVERY, BlockVisits
 from ockham.engine.messages import Request
 from ockham.engine.techniques import Techniques
 
@@ -37,11 +39,48 @@ class Patterns:
         except InvalidRequest as error:
             raise ConfigError(str(error)) from None
 
-    def open(self, request: Request) -> OpenPattern | None:
-        """The pattern that applies to a request; None if every block is visited. Raises
-        InvalidRequest where what it asks does not fit the model."""
+    def open(self, request: Request, skips: Skips = RUNS_ALL) -> OpenPattern | None:
+        """The pattern that applies to a request; None if every block is visited. Of the layers
+        whose attention the request's gate `skips` nothing is said. Raises InvalidRequest where what
+        it asks does not fit the model."""
         chosen = self._techniques.of(request, "pattern")
         if chosen is None:
             return None
         pattern = chosen.technique.open(chosen.ask, self._groups)
-        return None if pattern is None else OpenPattern(chosen.name, pattern)
+        if pattern is None:
+            return None
+        idle = [
+            [i for i, layer in enumerate(group.layers) if (layer, ATTENTION) in skips]
+            for group in self._groups
+        ]
+        return OpenPattern(chosen.name, _Attending(pattern, idle) if any(idle) else pattern)
+
+
+class _Attending(SequencePattern):
+    """A pattern, in those layers of each group that attend: in the others nothing is visited, and
+    so the pattern leaves nothing out."""
+
+    def __init__(self, pattern: SequencePattern, idle: Sequence[list[int]]) -> None:
+        self._pattern, self._idle = pattern, idle
+        self.fixed, self.observes = pattern.fixed, pattern.observes  # type: ignore[misc]
+
+    def visits(self, group: int, block: int) -> BlockVisits | None:
+        """See `SequencePattern`."""
+        found = self._pattern.visits(group, block)
+        if found is None or not self._idle[group]:
+            return found
+        of = found.of.copy()
+        of[self._idle[group]] = EVERY
+        return BlockVisits(found.lists, of)
+
+    def fork(self) -> SequencePattern:
+        """See `SequencePattern`."""
+        return _Attending(self._pattern.fork(), self._idle)
+
+    def wants(self, own: OwnRows) -> Wants:
+        """See `Observer`."""
+        return self._pattern.wants(own)
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        """See `Observer`."""
+        self._pattern.saw(own, seen)

@@ -14,6 +14,7 @@ from ockham.core.numbers import shown
 from ockham.core.seams import Problem, Search, SearchState
 from ockham.engine import moving
 from ockham.engine.assemble import Assembly
+from ockham.engine.gates import skips_of
 from ockham.engine.group import Group
 from ockham.engine.messages import Request
 from ockham.engine.runner.runner import Runner
@@ -130,6 +131,7 @@ class Requests:
         if request.request_id in self._engine.groups:
             raise InvalidRequest(f"a request {request.request_id!r} is already running.")
         self._engine.limits.check(request)
+        self._engine.gates.open(request)
         self._engine.patterns.open(request)
 
     def _group(self, request: Request, seed: int, grammar: Grammar | None) -> Group:
@@ -141,6 +143,7 @@ class Requests:
         stops = eos | frozenset(params.stop_token_ids or ())
         chosen = engine.techniques.of(request, "search")
         search = None if chosen is None else self._begin(chosen, request, stops)
+        gate = engine.gates.open(request)
         first = Sequence(
             request,
             0,
@@ -152,13 +155,14 @@ class Requests:
             text=self._text(request),
             grammar=None if grammar is None else grammar.begin(eos),
             arrival_s=time.monotonic(),
+            gate=gate,
             salt=engine.techniques.key(request),
             shares=all(each.shares for each in engine.techniques.altering(request)),
             seats=params.n if search is None else search.width,
             forks=(params.n if search is None else search.begins) > 1,
             chosen=search is not None and search.chooses,
             observer=None if search is None else search.observer(0),
-            pattern=engine.patterns.open(request),
+            pattern=engine.patterns.open(request, skips_of(gate)),
             keeping=engine.techniques.keeping(request),
         )
         return Group(engine, first, search, chosen.name if chosen and search else "")

@@ -13,6 +13,7 @@ from ockham.core.outputs import PositionLogprobs
 from ockham.core.seams import NOTHING_KEPT, Fetch, Keeping, Noise, Observer, Splice
 from ockham.core.step import Floats, Ints
 from ockham.engine.drawing import Drawing
+from ockham.engine.gates import OpenGate
 from ockham.engine.messages import HINTS, Request
 from ockham.engine.patterns import OpenPattern
 from ockham.engine.splicing import Splicing
@@ -52,6 +53,7 @@ class Sequence:
         "finish_reason",
         "first_token_s",
         "forks",
+        "gate",
         "grammar",
         "handle",
         "held",
@@ -101,6 +103,7 @@ class Sequence:
         text: TextOutput | None,
         arrival_s: float,
         grammar: GrammarState | None = None,
+        gate: OpenGate | None = None,
         salt: str,
         shares: bool,
         seats: int = 1,
@@ -140,11 +143,15 @@ class Sequence:
         """What decides which of its cells stay; None if all do."""
         self.border: int | None = None
         """How many tokens are computed when cells are dropped next; no step crosses it."""
+        self.gate = gate
+        """Which sublayers its rows skip; None if they run the whole model."""
         own = (observer, keeping if keeping is not None and keeping.observes else None)
         self.observers: tuple[Observer, ...] = tuple(each for each in own if each is not None)
         """What wants to know of its rows, drafters' streams aside."""
         if pattern is not None and pattern.of.observes:
             self.observers = (*self.observers, pattern.of)
+        if gate is not None and gate.of.observes:
+            self.observers = (*self.observers, gate.of)
         self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
         self.salt = salt
         """The key under which its state is kept and found, see `core.state_key`."""
@@ -212,6 +219,7 @@ class Sequence:
             text=text,
             grammar=None if self.grammar is None else self.grammar.fresh(),
             arrival_s=self.arrival_s,
+            gate=None if self.gate is None else self.gate.fork(),
             salt=self.salt,
             shares=self.shares,
             chosen=self.chosen,

@@ -24,6 +24,11 @@ from ockham.core.seams.drafting import (
     Noise,
     Wish,
 )
+from ockham.core.seams.gate import (
+    Gate,
+    GatedModel,
+    SequenceGate,
+)
 from ockham.core.seams.keep import (
     Keep,
     Keeping,
@@ -121,6 +126,8 @@ __all__ = [
     "Fork",
     "Format",
     "GONE",
+    "Gate",
+    "GatedModel",
     "Given",
     "Hold",
     "Ints",
@@ -154,6 +161,7 @@ __all__ = [
     "Seen",
     "SequencePattern",
     "SmallModel",
+    "SequenceGate",
     "Splice",
     "Target",
     "Tiers",

@@ -7,11 +7,12 @@ moves on by one cell. What a `Decoding` cannot do is left to the plain path (`oc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from ockham.cache.state import State, View
+from ockham.core.cost import Sublayer
 from ockham.core.step import Ints, Longs, Tables
 from ockham.core.visits import BLOCK_KEYS, Skipped
 from ockham.engine.batch import build
@@ -33,7 +34,13 @@ class Decoding:
     `reserve` says so. `unbilled` counts the steps since `first_tokens` that no ledger holds yet.
     """
 
-    def __init__(self, sequences: list[Sequence], state: State, observers: Observers) -> None:
+    def __init__(
+        self,
+        sequences: list[Sequence],
+        state: State,
+        sublayers: Mapping[Sublayer, range],
+        observers: Observers,
+    ) -> None:
         """The next cell of each sequence is reserved."""
         self.sequences = list(sequences)
         self.chunks = [Chunk(sequence, 1) for sequence in sequences]
@@ -42,7 +49,7 @@ class Decoding:
         self._state = state
         self._views = [s.view for s in sequences if s.view is not None]
         self._changes = [view.changes for view in self._views]
-        batch = build(self.chunks, state, observers=observers)
+        batch = build(self.chunks, state, sublayers, observers=observers)
         self.step, self.parts, self.watches = batch.step, batch.parts, batch.watches
         self._asked = _of_each(sequences, observers)
         self.draws = [p.sequence.draw(p.logits[0]) for p in self.parts if p.argmax is None]
@@ -68,7 +75,13 @@ class Decoding:
         """How many cells each group has dropped of each of them."""
 
     @classmethod
-    def of(cls, sequences: list[Sequence], state: State, observers: Observers) -> Decoding | None:
+    def of(
+        cls,
+        sequences: list[Sequence],
+        state: State,
+        sublayers: Mapping[Sublayer, range],
+        observers: Observers,
+    ) -> Decoding | None:
         """None if the sequences are not all steady, or their next cells find no page."""
         for sequence in sequences:
             if not sequence.steady or sequence.view is None:
@@ -79,7 +92,7 @@ class Decoding:
             assert sequence.view is not None, "a running sequence has a view"
             if not state.reserve(sequence.view, sequence.computed + 1):
                 return None
-        return cls(sequences, state, observers)
+        return cls(sequences, state, sublayers, observers)
 
     def watched_by(self, observers: Observers) -> bool:
         """Whether these are the observers that were asked what they want of the step's rows."""

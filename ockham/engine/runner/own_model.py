@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from ockham.cache.state import State, View
+from ockham.core.cost import RUNS_ALL, Skips
 from ockham.core.rows import build_step
 from ockham.core.seams import Likely
 from ockham.core.step import Floats, Ints, Step, Tables
+from ockham.engine.gates import active_rows
 from ockham.kernels.base import Executor
 from ockham.kernels.ops import Program
 from ockham.kernels.sampling import Draw
@@ -18,7 +20,8 @@ HEAD = "head"
 
 
 class OwnModel:
-    """See `core.seams.OwnModel`. `reserve` is how cells of drafts are reserved, and
+    """See `core.seams.OwnModel`. `reserve` is how cells of drafts are reserved,
+    `skips` gives what the rows of views skip, by the views' ids, where they skip anything, and
     `tokenizer` gives the digest of a tokenizer."""
 
     def __init__(
@@ -29,6 +32,7 @@ class OwnModel:
         hidden_size: int,
         vocabulary: int,
         reserve: Callable[[View, int], bool],
+        skips: Callable[[], Mapping[int, Skips]],
         tokenizer: Callable[[], str | None],
     ) -> None:
         self.hidden_size, self.vocabulary = hidden_size, vocabulary
@@ -36,7 +40,8 @@ class OwnModel:
         self.wrote = False
         """Whether cells were reserved or written since this was last made false."""
         self._program, self._executor, self._state = program, executor, state
-        self._reserve, self._tokenizer = reserve, tokenizer
+        self._reserve, self._skips, self._tokenizer = reserve, skips, tokenizer
+        self._sublayers = program.sublayers()
 
     @property
     def tokenizer(self) -> str | None:
@@ -81,6 +86,10 @@ class OwnModel:
             wants_logits=np.arange(len(rows), dtype=np.int32),
             candidates=count,
         )
+        skips = self._skips()
+        if skips:
+            of_rows = [skips.get(id(view), RUNS_ALL) for view, _, _ in rows]
+            step.active = active_rows(of_rows, [1] * len(rows), self._sublayers)
         run = self._executor.begin(step)
         self._executor.run(run, 0, self._program.breakpoints[f"layer.{layers - 1}.after"])
         run.x = leave(run.x)

@@ -86,7 +86,7 @@ class Runner:
             self.settle()
             decoding = None
         if decoding is None and possible:
-            decoding = Decoding.of(scheduler.running, engine.state, observers)
+            decoding = Decoding.of(scheduler.running, engine.state, engine.sublayers, observers)
         self.decoding = decoding
         return decoding
 

@@ -11,6 +11,7 @@ from ockham.lab.evidence import (  # noqa: F401
     drafts,
     engine,
     formats,
+    gates,
     long_texts,
     reuse,
     seams,

@@ -248,13 +248,18 @@ def _pair(bench: Bench, one: Part, other: Part, alone: dict[str, list[list[list[
         by_seam = {part.seam: part for part in altering[:: -1 if turn % 2 else 1]}
         for part in by_seam.values():  # of two at one seam, one after the other
             request.asks = {**request.asks, **_tried(find(part.seam, part.name))}
-    if settings.get("reuse", "none") != "none":
-        run(engine, [_otherwise(request) for request in wanted])  # what there is to reuse
-    found = (
-        watched(engine, wanted[:2], _Arrivals(wanted[2:]))
-        if one.staggered or other.staggered
-        else run(engine, wanted)
-    )
+    try:
+        if settings.get("reuse", "none") != "none":
+            run(engine, [_otherwise(request) for request in wanted])  # what there is to reuse
+        found = (
+            watched(engine, wanted[:2], _Arrivals(wanted[2:]))
+            if one.staggered or other.staggered
+            else run(engine, wanted)
+        )
+    except InvalidRequest as error:
+        engine.drop_all()
+        cell.refused = str(error)
+        return cell
     cell.asked = bool(asking) or together or bool(altering)
     plain = [number for number, request in enumerate(wanted) if not request.all_asks]
     cell.identical = all(found.tokens[number] == expected[number] for number in plain)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from ockham.engine.engine import Engine
-from ockham.lab.cases import task_cases
-from ockham.lab.comparison import Comparing
 from ockham.lab.evidence.bench import Bench, greedy, requests, run
+from ockham.lab.evidence.fidelity import fidelity_of
 from ockham.lab.evidence.real_model import MISSING, NAME, real_fidelity
 from ockham.lab.evidence.recipe import Measure, evidence
-from ockham.lab.evidence.row import Fidelity as RowFidelity
 from ockham.lab.evidence.row import Row
-
-TASKS = ("code", "prose", "recall")
-ITEMS = 8
 
 CLAIMS = {
     "fp32": "",
@@ -41,7 +35,7 @@ def _measure(name: str, exact: bool) -> Measure:
             identical=None,
             what=f"decoding two sequences of 48 tokens; against {one.model.weight_format}",
             unit="bytes of weights read",
-            fidelity=_fidelity(bench, one, other),
+            fidelity=fidelity_of(bench, one, other),
             claim=CLAIMS.get(name, ""),
             **({} if exact else _real_facts(bench, name)),
         )
@@ -55,24 +49,6 @@ def _real_facts(bench: Bench, name: str) -> dict[str, object]:
         return {"real_model": MISSING}
     plain, twin = real_fidelity(bench.real_model, name, bench.config, bench.seed)
     return {"real_model": NAME, "real_fidelity": plain, "twin_fidelity": twin}
-
-
-def _fidelity(bench: Bench, one: Engine, other: Engine) -> RowFidelity:
-    assert one.tokenizer is not None, "evidence is measured on models with a tokenizer"
-    cases = task_cases(TASKS, ITEMS, bench.seed, (), one.tokenizer, one.max_model_len).cases
-    with Comparing(cases, [], lambda entry: None) as comparing:
-        comparing.baseline(one)
-        comparing.candidate(other)
-        (whole,) = [d for d in comparing.differences(bench.seed) if d.source is None]
-    assert whole.agreement is not None, "some positions were compared"
-    assert whole.kl_mean is not None
-    assert whole.kl_p99 is not None
-    return RowFidelity(
-        agreement=whole.agreement,
-        kl_mean=whole.kl_mean,
-        kl_p99=whole.kl_p99,
-        positions=whole.positions,
-    )
 
 
 for _name in ("fp32", "bf16", "int8", "int4"):

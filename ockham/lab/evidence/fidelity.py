@@ -1,0 +1,31 @@
+"""How far one engine's predictions are from another's, on the lab's tasks."""
+
+from __future__ import annotations
+
+from ockham.engine.engine import Engine
+from ockham.lab.cases import task_cases
+from ockham.lab.comparison import Comparing
+from ockham.lab.evidence.bench import Bench
+from ockham.lab.evidence.row import Fidelity
+
+TASKS = ("code", "prose", "recall")
+ITEMS = 8
+
+
+def fidelity_of(bench: Bench, one: Engine, other: Engine) -> Fidelity:
+    """What the engine `other` changes, beside `one`, which has the same tokens."""
+    assert one.tokenizer is not None, "evidence is measured on models with a tokenizer"
+    cases = task_cases(TASKS, ITEMS, bench.seed, (), one.tokenizer, one.max_model_len).cases
+    with Comparing(cases, [], lambda entry: None) as comparing:
+        comparing.baseline(one)
+        comparing.candidate(other)
+        (whole,) = [d for d in comparing.differences(bench.seed) if d.source is None]
+    assert whole.agreement is not None, "some positions were compared"
+    assert whole.kl_mean is not None
+    assert whole.kl_p99 is not None
+    return Fidelity(
+        agreement=whole.agreement,
+        kl_mean=whole.kl_mean,
+        kl_p99=whole.kl_p99,
+        positions=whole.positions,
+    )
