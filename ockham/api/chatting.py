@@ -7,6 +7,7 @@ rules.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from ockham.core.outputs import Reply
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.text.chat_messages import check_messages
+from ockham.text.reply.formats import ESCAPES
 from ockham.text.reply.schemas import Tools, check_tools
 from ockham.text.reply.splitter import Splitter
 from ockham.text.reply.style import Style
@@ -115,11 +117,17 @@ class ChatPlan:
 
     def check(self, params: SamplingParams) -> None:
         """Raise InvalidRequest for what cannot be asked at once."""
-        if (self.choice.bound or self.choice.strict) and params.structured_outputs is not None:
+        asked = params.structured_outputs
+        if self.choice.bound and asked is not None:
             raise InvalidRequest(
-                "tool_choice and strict tools say what the answer must look like, and so do "
-                "response_format and structured_outputs; send one of them.",
+                "tool_choice says what the answer must look like, and so do response_format and "
+                "structured_outputs; send one of them.",
                 "tool_choice",
+            )
+        if self.choice.strict and asked is not None and not _is_json(asked):
+            raise InvalidRequest(
+                "strict tools go together with JSON only; leave out strict, or structured_outputs.",
+                "tools",
             )
         if self.choice.bound and self.style.format is None:
             raise InvalidRequest(
@@ -169,13 +177,51 @@ class ChatPlan:
 
         choice, format_ = self.choice, self.style.format
         self.check(params)
+        in_thought, asked = self.style.in_thought(prompt), params.structured_outputs
+        thought = None if self.style.has_thought(prompt) else self.style.thought
+        grammar = Grammar(format_, thought, self.special.get)
+        if asked is not None and _is_json(asked):
+            # The schema is of the answer alone: not of the thought before it, nor of calls.
+            thinks = thought is not None or (format_ is not None and format_.channels)
+            tools = choice.offered if format_ is not None else ()
+            if not (thinks or tools):
+                return None
+            schema = _json_schema(asked)
+            return grammar.answer(schema, tools, parallel=choice.parallel, in_thought=in_thought)
         if format_ is None or not (choice.bound or choice.strict):
             return None
-        in_thought = self.style.in_thought(prompt)
-        grammar = Grammar(format_, self.style.thought, self.special.get)
         if choice.bound:
             return grammar.required(choice.bound, parallel=choice.parallel, in_thought=in_thought)
         return grammar.lazy(choice.offered, in_thought=in_thought)
+
+
+def _is_json(asked: StructuredOutputsParams) -> bool:
+    return asked.kind in ("json", "json_object")
+
+
+def _json_schema(asked: StructuredOutputsParams) -> dict[str, Any]:
+    """The schema of an answer in JSON, with how it is written, as the engine has it. Raises
+    InvalidRequest for a schema that cannot be kept."""
+    from ockham.engine.structured import schema
+    from ockham.engine.structured.grammar import WHITE_SPACE
+
+    try:
+        schema.check(asked.schema())
+    except ValueError as error:
+        raise InvalidRequest(
+            f"the grammar of the output cannot be compiled: {str(error).rstrip('.')}.",
+            "structured_outputs",
+        ) from None
+    found: dict[str, Any] = json.loads(asked.schema())
+    compact = asked.disable_any_whitespace
+    found["x-guidance"] = {
+        "whitespace_flexible": not compact,
+        "whitespace_pattern": None if compact else asked.whitespace_pattern or WHITE_SPACE,
+        "json_allowed_escapes": ESCAPES,
+        "coerce_one_of": False,
+        "lenient": False,
+    }
+    return found
 
 
 def plan_chat(

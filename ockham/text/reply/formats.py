@@ -92,6 +92,9 @@ class Thought(msgspec.Struct, frozen=True):
     close: str
 
 
+ESCAPES = '"\\bfnrt'
+"""What may follow a backslash in JSON that a grammar leaves: no `u`, by which a key could be
+written in another way and its schema be passed by."""
 HEADERS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>")
 """What the messages of gpt-oss are made of."""
 

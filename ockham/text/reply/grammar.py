@@ -12,6 +12,7 @@ from typing import Any
 
 from ockham.core.errors import InvalidRequest
 from ockham.text.reply.formats import (
+    ESCAPES,
     Format,
     HeadCall,
     JsonCall,
@@ -21,7 +22,12 @@ from ockham.text.reply.formats import (
 )
 from ockham.text.reply.values import JSON
 
-_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_COMPACT = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": ESCAPES,
+}
 """White space without end is what small models write where they may."""
 
 
@@ -30,9 +36,12 @@ class Grammar:
     token, which a grammar must name by its id."""
 
     def __init__(
-        self, format_: Format, thought: Thought | None, special: Callable[[str], int | None]
+        self,
+        format_: Format | None,
+        thought: Thought | None,
+        special: Callable[[str], int | None],
     ) -> None:
-        self._format = format_
+        self._format = format_ or Format(name="none")
         self._thought = thought
         self._special = special
         self._rules: list[str] = []
@@ -65,6 +74,24 @@ class Grammar:
             calls = f"{call} ({between} {call})*"
         rest = f"{self._literal(begin[len(marks[0]) :])} {calls} {self._literal(end)}"
         return self._whole(f"({opened} {rest})* {text}", in_thought)
+
+    def answer(
+        self,
+        schema: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        parallel: bool,
+        in_thought: bool,
+    ) -> str:
+        """Of an answer that is JSON of a schema, or calls tools if there are some, after its
+        thought. The schema says itself how JSON is written (`x-guidance`)."""
+        said = self._rule(f"%json {json.dumps(schema)}")
+        if self._format.channels:
+            said = f"{self._literal('<|channel|>final<|message|>')} {said}"
+        # A call that is a JSON object itself cannot be told from the answer by its first bytes.
+        if tools and not self._format.bare:
+            said = f"({said} | {self._calls(tools, parallel)})"
+        return self._whole(said, in_thought)
 
     # -- parts ---------------------------------------------------------------------------------
 

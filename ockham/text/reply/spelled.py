@@ -34,18 +34,25 @@ def spell(
 ) -> list[dict[str, Any]]:
     """Checked messages (see `chat_messages.check_messages`) with everything of tools as text."""
     told: list[dict[str, Any]] = []
+    after_result = False
     for message in messages:
         content = message.get("content")
         said = "" if content is None else text_of(content)
         calls = message.get("tool_calls")
-        if message["role"] == "tool":
-            _add_result(told, f"<tool_response>\n{said}\n</tool_response>")
+        is_result = message["role"] == "tool"
+        if is_result:
+            result = f"<tool_response>\n{said}\n</tool_response>"
+            if after_result:  # templates want turns: results that follow each other are one
+                told[-1]["content"] += "\n" + result
+            else:
+                told.append({"role": "user", "content": result})
         elif calls:
             written = "\n".join(_call(call) for call in calls)
             kept = {key: value for key, value in message.items() if key != "tool_calls"}
             told.append({**kept, "content": f"{said}\n{written}" if said else written})
         else:
             told.append(dict(message))
+        after_result = is_result
     if tools:
         _add_tools(told, tools)
     return told
@@ -60,14 +67,6 @@ def _add_tools(told: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -
         told[0]["content"] = f"{said}\n\n{text}" if said else text
     else:
         told.insert(0, {"role": "system", "content": text})
-
-
-def _add_result(told: list[dict[str, Any]], result: str) -> None:
-    """Results that follow each other are one message of the user: templates want turns."""
-    if told and told[-1].get("result"):
-        told[-1]["content"] += "\n" + result
-    else:
-        told.append({"role": "user", "content": result, "result": True})
 
 
 def _call(call: Mapping[str, Any]) -> str:

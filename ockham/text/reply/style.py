@@ -54,6 +54,10 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a prompt ends within a thought that it opened."""
         return self.thought is not None and prompt.rstrip().endswith(self.thought.open)
 
+    def has_thought(self, prompt: str) -> bool:
+        """Whether a prompt holds the answer's thought already, which may be empty."""
+        return self.thought is not None and prompt.rstrip().endswith(self.thought.close)
+
     def splitter(
         self, tools: Tools | None = None, *, prompt: str = "", hidden: Iterable[str] = ()
     ) -> Splitter:

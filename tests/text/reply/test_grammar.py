@@ -153,3 +153,31 @@ def test_whatever_the_grammar_leaves_is_read_as_a_call(
             assert arguments["u"] in ("a", "b c")
             assert arguments.get("n", 0) in range(21)
             assert arguments.get("b", True) in (True, False)
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n != "smollm"])
+def test_json_is_asked_of_the_answer_alone(
+    name: str, vocabulary: GrammarVocabulary, tokenizer: Tokenizer
+) -> None:
+    family = FAMILIES[name]
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+    def made(tools: list[dict[str, Any]], in_thought: bool = False) -> str:
+        grammar = Grammar(family.found, family.thought, lambda _: None)
+        return grammar.answer(schema, tools, parallel=True, in_thought=in_thought)
+
+    said = {"tool_calls": [], "content": '{"a": 1}'}
+    call = ("look", {"city": "Rome", "days": 2})
+    for message in (said, {**said, "reasoning_content": "One."}):
+        text = family.answer({"role": "assistant", **message})
+        assert takes(made([]), text, vocabulary, tokenizer), f"{text!r}\n{made([])}"
+        assert takes(made(TOOLS), text, vocabulary, tokenizer)
+    may_call = "llama" not in name  # whose calls begin like the answer
+    assert takes(made(TOOLS), answer(family, call), vocabulary, tokenizer) == may_call
+    assert not takes(made([]), answer(family, call), vocabulary, tokenizer)
+    assert not takes(made(TOOLS), "One.", vocabulary, tokenizer)
+    if family.thought is not None:
+        open_ = made([], in_thought=True)
+        close = family.thought.close
+        assert takes(open_, f'One.{close}\n\n{{"a": 1}}', vocabulary, tokenizer)
+        assert not takes(open_, "One.", vocabulary, tokenizer)
