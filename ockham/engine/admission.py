@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 from ockham.cache.state import State, View
@@ -12,6 +12,7 @@ from ockham.core.seams import NOTHING_KEPT, PLAIN, ApproximateReuse, Candidate, 
 from ockham.engine.crowd import Crowd
 from ockham.engine.plan import Plan
 from ockham.engine.sequence import Sequence, Status
+from ockham.engine.transfers import Transfers
 from ockham.engine.waiting import Waiting
 
 ROOM_TOKENS = 64
@@ -28,6 +29,7 @@ class Admission:
         policy: Policy,
         reuse: Reuse,
         approximate: Mapping[str, ApproximateReuse],
+        transfers: Transfers,
         *,
         most_rows: int,
         most_sequences: int,
@@ -35,10 +37,8 @@ class Admission:
         self.state = state
         self.policy = policy
         self.reuse = reuse
-        self.on_reused: Callable[[Sequence, int, int], None] = lambda sequence, tokens, held: None
-        """Told of an admitted sequence how many of its tokens need not be computed, and how many
-        are held."""
         self.approximate = approximate
+        self.transfers = transfers
         self.most_rows = most_rows
         self.most_sequences = most_sequences
         self.waiting = Waiting()
@@ -215,7 +215,7 @@ class Admission:
             admitted.append(sequence)
             held = found if sequence.scored else self._held(sequence)
             if held:
-                self.on_reused(sequence, found, held)
+                self.transfers.reused(sequence, found, held)
             if found:
                 sequence.computed_once = max(sequence.computed_once, found)
             else:

@@ -15,7 +15,6 @@ from ockham.core.registry import make
 from ockham.core.seams import AttentionGroup, Drafter, Target
 from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
-from ockham.engine import billing
 from ockham.engine.cache_report import CacheKeeper
 from ockham.engine.chosen import choose_reuses, make_drafters
 from ockham.engine.gates import Gates, skips_of
@@ -30,6 +29,7 @@ from ockham.engine.speculation import Speculation
 from ockham.engine.structured.compiler import Grammars
 from ockham.engine.techniques import Techniques
 from ockham.engine.tiering import Pace, open_tiers
+from ockham.engine.transfers import Transfers
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.program.costs import cost_of
 from ockham.text.tokenizer import Tokenizer, load_tokenizer
@@ -81,21 +81,19 @@ class Assembly:
         self.ledger = Ledger()
         """The engine's own: what all steps have cost, but for those of a decoding that goes on
         (`Runner.settle`)."""
+        self.transfers = Transfers(
+            self.executor, self.state, self.cost, self.ledger, self.reuse.name
+        )
         self.scheduler = Scheduler(
             self.state,
             policy,
             self.reuse,
             self.approximate,
+            self.transfers,
             most_rows=config.max_num_batched_tokens,
             most_sequences=config.max_num_seqs,
             most_logits=plan.logits_rows,
             most_scores=max(1, min(SCORED_ROWS, SCORED_LOGITS // self.vocabulary)),
-        )
-        self.scheduler.on_given = lambda sequence, stop: billing.book_given(
-            sequence, stop, self.cost, self.ledger
-        )
-        self.scheduler.on_reused = lambda sequence, tokens, held: billing.book_reuse(
-            sequence, tokens, held, self.reuse.name, self.cost, self.ledger
         )
         self.groups: dict[str, Group] = {}
         """The sequences of each request that is served, by its id."""

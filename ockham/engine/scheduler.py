@@ -7,7 +7,7 @@ state and computes it again later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -19,6 +19,7 @@ from ockham.engine.admission import Admission
 from ockham.engine.plan import Chunk, Plan
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.speculation.tree import Tree
+from ockham.engine.transfers import Transfers
 
 
 class Scheduler(Admission):
@@ -34,6 +35,7 @@ class Scheduler(Admission):
         policy: Policy,
         reuse: Reuse,
         approximate: Mapping[str, ApproximateReuse],
+        transfers: Transfers,
         *,
         most_rows: int,
         most_sequences: int,
@@ -41,12 +43,14 @@ class Scheduler(Admission):
         most_scores: int,
     ) -> None:
         super().__init__(
-            state, policy, reuse, approximate, most_rows=most_rows, most_sequences=most_sequences
+            state,
+            policy,
+            reuse,
+            approximate,
+            transfers,
+            most_rows=most_rows,
+            most_sequences=most_sequences,
         )
-        self.place_given: Callable[[Sequence, int], None] = lambda sequence, stop: None
-        """Asked to put what a sequence is given, up to the cell `stop`, into its reserved cells."""
-        self.on_given: Callable[[Sequence, int], None] = lambda sequence, stop: None
-        """Told that a sequence's cells up to `stop` are about to be valid, some of them given."""
         self.most_logits = most_logits
         self.most_scores = most_scores
         self.steps = 0
@@ -123,7 +127,7 @@ class Scheduler(Admission):
         view = sequence.view
         assert view is not None, "a scheduled sequence has a view"
         if sequence.splicing is not None:
-            self.on_given(sequence, computed)
+            self.transfers.given(sequence, computed)
         sequence.computed = computed
         if computed > sequence.computed_once:
             sequence.computed_once = computed
@@ -239,5 +243,5 @@ class Scheduler(Admission):
         assert sequence.view is not None, "a running sequence has a view"
         if not self.state.reserve(sequence.view, end):
             return False
-        self.place_given(sequence, end)
+        self.transfers.place(sequence, end)
         return True

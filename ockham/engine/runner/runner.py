@@ -10,7 +10,6 @@ from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.runner.decoding import Decoding
-from ockham.engine.sequence import Sequence
 from ockham.kernels.sampling import Draw, Drawn
 
 
@@ -21,9 +20,12 @@ class Runner:
         self._engine = engine
         self.decoding: Decoding | None = None
         """The kept step of the sequences that do nothing but decode."""
-        self.backend_s = 0.0
+        self._backend_s = 0.0
+
+    @property
+    def backend_s(self) -> float:
         """Seconds in the backend's operations; the rest of a step is scheduling and bookkeeping."""
-        engine.scheduler.place_given = self.place_given
+        return self._backend_s + self._engine.transfers.backend_s
 
     def run(self, step: Step) -> StepOutput:
         """Run the whole program over a step, with what is attached."""
@@ -37,7 +39,7 @@ class Runner:
                     hook(run)
             return executor.finish(run)
         finally:
-            self.backend_s += time.perf_counter() - begin
+            self._backend_s += time.perf_counter() - begin
 
     def sample(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
         if not draws:
@@ -50,20 +52,6 @@ class Runner:
     ) -> list[dict[int, tuple[float, int]]]:
         with self._in_backend():
             return self._engine.executor.logprobs(logits, targets, top)
-
-    def place_given(self, sequence: Sequence, stop: int) -> None:
-        """Copy what a sequence is given, up to the cell `stop`, into its reserved cells."""
-        assert sequence.view is not None, "a running sequence has a view"
-        assert sequence.splicing is not None, "only a splice gives"
-        engine = self._engine
-        given = sequence.splicing.splice.given(sequence.computed, stop)
-        if not len(given.cells):
-            return
-        with self._in_backend():
-            for group, source in enumerate(given.slots):
-                target = engine.state.slots(sequence.view, group, given.cells)
-                engine.executor.reposition(group, source, target, given.shifts)
-        billing.book_copies(sequence, len(given.cells), engine.cost, engine.ledger)
 
     # -- the kept decoding ---------------------------------------------------------------------
 
@@ -105,4 +93,4 @@ class Runner:
         try:
             yield
         finally:
-            self.backend_s += time.perf_counter() - begin
+            self._backend_s += time.perf_counter() - begin
