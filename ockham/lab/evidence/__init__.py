@@ -17,6 +17,7 @@ from ockham.lab.evidence import (  # noqa: F401
     seams,
     searches,
     tiers,
+    votes,
 )
 from ockham.lab.evidence.bench import Bench
 from ockham.lab.evidence.recipe import Recipe, recipe_of, recipes
