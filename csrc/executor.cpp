@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "adapter.h"
 #include "kernels/threads.h"
 #include "state/planes.h"
 #include "state/reposition.h"
@@ -16,6 +17,9 @@ Executor::Executor(ThreadPool& pool, Isa isa, const Planes& planes,
 
 std::unique_ptr<Run> Executor::begin(StepView step) {
     check_step(step, program_.planes, program_.hidden, program_.vocabulary);
+    for (const Adapter* adapter : step.adapters)
+        if (adapter != nullptr && !adapter->fits(program_))
+            throw std::invalid_argument("an adapter of the step does not fit the program.");
     auto run = std::make_unique<Run>(pool_, isa_, program_, std::move(step));
     {
         std::lock_guard<std::mutex> lock(spare_mutex_);

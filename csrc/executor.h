@@ -40,6 +40,8 @@ class Executor {
     void reposition(int64_t group, const int64_t* source, const int64_t* target,
                     const int32_t* shifts, int64_t count);
 
+    const Program& program() const { return program_; }
+
     // Takes back the memory of a run that is over.
     void recycle(std::unique_ptr<Activations> activations);
 

@@ -4,6 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "ops/operation.h"
@@ -39,6 +42,8 @@ class Program {
     int64_t vocabulary = 0;  // of the embedding
     int64_t logits = 0;      // outputs of the head, where there is one
     Ropes ropes;
+    // Outputs and inputs of the matrices to whose products something may be added, by role.
+    std::unordered_map<std::string, std::pair<int64_t, int64_t>> matrices;
 
     const Planes& planes;
 

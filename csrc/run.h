@@ -8,6 +8,7 @@
 
 #include "isa/isa.h"
 #include "kernels/layer_kernels.h"
+#include "kernels/low_rank.h"
 #include "ops/paged_attention.h"
 #include "program.h"
 #include "state/memory.h"
@@ -23,6 +24,7 @@ struct Activations {
     explicit Activations(int threads)
         : attention(threads),
           rows(static_cast<size_t>(threads)),
+          adapted(static_cast<size_t>(threads)),
           tiles(static_cast<size_t>(threads)) {}
 
     Buffer x, qkv, a, h, gate_up, branch, prepared, second_prepared, rotations, totals;
@@ -33,6 +35,8 @@ struct Activations {
     std::vector<int32_t> head_rows;        // rows that want logits, then rows that want an argmax
     AttentionBuffers attention;
     std::vector<Buffer> rows;  // one row for each thread
+    Buffer shrunk;                // of adapters: A x of each row
+    std::vector<Buffer> adapted;  // the rows that a thread multiplies with an adapter at once
     std::vector<Buffer> tiles;  // logits of one tile for each thread
 };
 
@@ -63,6 +67,7 @@ struct Run {
     ThreadPool& pool;
     const Isa isa;
     const RowKernels& kernels;
+    const LowRankKernels& low_rank;
     const Program& program;
     const int64_t hidden;  // width of the residual stream
 
@@ -86,6 +91,7 @@ struct Run {
         : pool(pool),
           isa(isa),
           kernels(row_kernels(isa)),
+          low_rank(low_rank_kernels(isa)),
           program(program),
           hidden(program.hidden),
           step(std::move(step)) {}

@@ -8,6 +8,7 @@
 
 namespace ockham {
 
+class Adapter;
 class Planes;
 
 struct TableView {
@@ -107,6 +108,7 @@ struct StepView {
     std::vector<LayerRows> wants_scores;
     std::vector<LayerRows> wants_score_sums;
     std::vector<ActiveRows> active;  // empty: every operation computes all rows
+    std::vector<const Adapter*> adapters;  // of each sequence, null for none; empty: of nobody
 };
 
 // Throws std::invalid_argument with a sentence if the step breaks its contract in a way that would make

@@ -123,6 +123,9 @@ void check_step(const StepView& step, const Planes& planes, int64_t hidden, int6
     check_rows(step, vocabulary);
     if (step.embeddings != nullptr && step.embeddings_width != hidden)
         refuse("the step's embeddings have another width than the model.");
+    if (!step.adapters.empty() && static_cast<int64_t>(step.adapters.size()) != step.sequences)
+        refuse("the step has adapters for " + std::to_string(step.adapters.size()) + " of " +
+               std::to_string(step.sequences) + " sequences.");
     check_wanted(step.wants_logits, step.logits_rows, step.rows, "logits are wanted");
     check_wanted(step.wants_argmax, step.argmax_rows, step.rows, "an argmax is wanted");
     check_active(step);

@@ -16,5 +16,6 @@ void bind_digest(nanobind::module_& module);    // what tells weights apart
 void bind_text(nanobind::module_& module);      // strings of GGUF files, byte-pair encoding
 void bind_prefix_tree(nanobind::module_& module);  // cached state by tokens
 void bind_drafts(nanobind::module_& module);       // what may come next
+void bind_adapters(nanobind::module_& module);     // what is added to products for some rows
 
 }  // namespace ockham

@@ -18,4 +18,5 @@ NB_MODULE(_cpu, module) {
     ockham::bind_text(module);
     ockham::bind_prefix_tree(module);
     ockham::bind_drafts(module);
+    ockham::bind_adapters(module);
 }

@@ -15,6 +15,7 @@
 #include "bind/arrays.h"
 #include "bind/bindings.h"
 #include "bind/bound_executor.h"
+#include "adapter.h"
 #include "executor.h"
 #include "state/planes.h"
 
@@ -72,6 +73,10 @@ class StepReader {
             one.rows.which = vector<int32_t>(active.attr("rows"), one.rows.count, "active rows");
             view.active.push_back(one);
         }
+        if (!step_.attr("adapters").is_none())
+            for (nb::handle adapter : step_.attr("adapters"))
+                view.adapters.push_back(adapter.is_none() ? nullptr
+                                                          : &nb::cast<const Adapter&>(adapter));
         return view;
     }
 

@@ -63,7 +63,7 @@ AttentionInput::AttentionInput(const Fields& fields)
       heads(fields.integer("heads")),
       kv_heads(fields.integer("kv_heads")),
       head_dim(fields.integer("head_dim")),
-      qkv(fields.stack("qkv")),
+      qkv(fields.dense("qkv", true)),
       norm(fields.norm("norm")),
       bias(fields.floats("bias")),
       q_norm(fields.norm("q_norm")),
@@ -80,7 +80,7 @@ void AttentionInput::check(Program& program) const {
     const LayerPlane plane = program.planes.layer(layer);
     require(plane.kv_heads == kv_heads && plane.head_dim == head_dim,
             at("the planes", layer) + " have another shape than its keys.");
-    check_matrix(qkv, q + 2 * kv, program.hidden, at("the projection", layer));
+    check_dense(program, qkv, q + 2 * kv, program.hidden, at("the projection", layer));
     check_vector(norm.weight, program.hidden, at("the norm", layer));
     check_vector(bias, q + 2 * kv, at("the bias", layer));
     check_vector(q_norm.weight, norm_whole ? q : head_dim, at("the query norm", layer));

@@ -20,7 +20,7 @@ const Added added{"AttentionOutput", read<AttentionOutput>};
 
 AttentionOutput::AttentionOutput(const Fields& fields)
     : layer(fields.integer("layer")),
-      out(fields.matrix("out")),
+      out(fields.dense("out", false)),
       bias(fields.floats("bias")),
       post_norm(fields.norm("post_norm")),
       residual_scale(fields.number("residual_scale")) {}
@@ -28,7 +28,7 @@ AttentionOutput::AttentionOutput(const Fields& fields)
 void AttentionOutput::check(Program& program) const {
     const auto* input = program.latest<AttentionInput>();
     const int64_t width = input == nullptr ? 0 : input->heads * input->head_dim;
-    check_matrix(out, program.hidden, width, at("the output", layer));
+    check_dense(program, out, program.hidden, width, at("the output", layer));
     check_vector(bias, program.hidden, at("the output bias", layer));
     check_vector(post_norm.weight, program.hidden, at("the post norm", layer));
 }
@@ -43,7 +43,7 @@ void AttentionOutput::run(Run& run) const {
                                 return a + run.active.at(first + row) * width;
                             }};
         float* branch = own.branch.take<float>(rows * run.hidden);
-        product(run, out, attended, branch, bias);
+        product(run, out, attended, branch, bias, first);
         add_branch(run, first, rows, branch, post_norm, residual_scale);
     }
 }

@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "program.h"
+
 namespace ockham {
 
 void require(bool condition, const std::string& sentence) {
@@ -27,6 +29,12 @@ void check_matrix(const ops::Stack& stack, int64_t outputs, int64_t inputs,
     whole.outputs = stack.outputs();
     check_matrix(whole, outputs, inputs, what);
     for (const PackedMatrix& part : stack.parts) check_matrix(part, part.outputs, inputs, what);
+}
+
+void check_dense(Program& program, const ops::Stack& stack, int64_t outputs, int64_t inputs,
+                 const std::string& what) {
+    check_matrix(stack, outputs, inputs, what);
+    program.matrices[stack.role] = {outputs, inputs};
 }
 
 void check_vector(const std::vector<float>& vector, int64_t length, const std::string& what) {

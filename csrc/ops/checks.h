@@ -9,6 +9,8 @@
 
 namespace ockham {
 
+class Program;
+
 void require(bool condition, const std::string& sentence);
 
 // "the norm of layer 3"
@@ -18,6 +20,10 @@ void check_matrix(const PackedMatrix& matrix, int64_t outputs, int64_t inputs,
                   const std::string& what);
 void check_matrix(const ops::Stack& stack, int64_t outputs, int64_t inputs,
                   const std::string& what);
+
+// The same of a matrix that an adapter may add to, which the program is told of.
+void check_dense(Program& program, const ops::Stack& stack, int64_t outputs, int64_t inputs,
+                 const std::string& what);
 
 // An empty vector stands for None and is right.
 void check_vector(const std::vector<float>& vector, int64_t length, const std::string& what);

@@ -20,8 +20,8 @@ const Added added{"FeedForward", read<FeedForward>};
 
 FeedForward::FeedForward(const Fields& fields)
     : layer(fields.integer("layer")),
-      gate_up(fields.stack("gate_up")),
-      down(fields.matrix("down")),
+      gate_up(fields.dense("gate_up", true)),
+      down(fields.dense("down", false)),
       activation(fields.activation("activation")),
       norm(fields.norm("norm")),
       gate_up_bias(fields.floats("gate_up_bias")),
@@ -31,8 +31,8 @@ FeedForward::FeedForward(const Fields& fields)
 
 void FeedForward::check(Program& program) const {
     const int64_t hidden = program.hidden, inner = down.inputs();
-    check_matrix(gate_up, 2 * inner, hidden, at("gate and up", layer));
-    check_matrix(down, hidden, inner, at("down", layer));
+    check_dense(program, gate_up, 2 * inner, hidden, at("gate and up", layer));
+    check_dense(program, down, hidden, inner, at("down", layer));
     check_vector(norm.weight, hidden, at("the norm", layer));
     check_vector(gate_up_bias, 2 * inner, at("the bias of gate and up", layer));
     check_vector(down_bias, hidden, at("the bias of down", layer));
@@ -46,9 +46,10 @@ void FeedForward::run(Run& run) const {
         const int64_t rows = std::min(most_rows, run.active.count - first);
         // In the memory of the queries, which attention has read.
         float* gates = own.qkv.take<float>(rows * 2 * inner);
-        product(run, gate_up, stream_rows(run, norm, first, rows), gates, gate_up_bias);
+        product(run, gate_up, stream_rows(run, norm, first, rows), gates, gate_up_bias, first);
         float* branch = own.branch.take<float>(rows * hidden);
-        product(run, down, gated_rows(run, activation, gates, inner, rows), branch, down_bias);
+        product(run, down, gated_rows(run, activation, gates, inner, rows), branch, down_bias,
+                first);
         add_branch(run, first, rows, branch, post_norm, residual_scale);
     }
     keep_hidden(run, layer);

@@ -35,6 +35,12 @@ class Fields {
     Stack optional_matrix(const char* field) const {
         return none(field) ? Stack() : Stack(matrix(field));
     }
+    // A matrix of a layer that an adapter may add to.
+    Stack dense(const char* field, bool several_formats) const {
+        Stack result = several_formats ? stack(field) : Stack(matrix(field));
+        result.role = "layer." + std::to_string(integer("layer")) + "." + field;
+        return result;
+    }
     Norm norm(const char* field) const {
         if (none(field)) return {};
         const std::unique_ptr<Fields> fields = record(field);

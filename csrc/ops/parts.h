@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -19,9 +20,10 @@ struct Norm {
 enum class Activation { silu, gelu_tanh };
 
 // Matrices of the same inputs whose outputs follow one another: one matrix, or several in different
-// formats.
+// formats. `role` is the name by which an adapter finds it; empty where none may.
 struct Stack {
     std::vector<PackedMatrix> parts;
+    std::string role;
 
     Stack() = default;
     Stack(PackedMatrix matrix) : parts{matrix} {}

@@ -2,11 +2,13 @@
 // does it here. (Experts and the head cut their tiles themselves, since they do more with them.)
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "kernels/linear.h"
 #include "kernels/rows.h"
+#include "ops/adapted.h"
 #include "ops/parts.h"
 #include "run.h"
 
@@ -62,11 +64,83 @@ PreparedInput prepare(Run& run, const PackedMatrix& matrix, const Rows<At>& rows
     return input;
 }
 
-// y (count, outputs) = rows times matrix, plus bias where there is one. The rows are made once for each
-// form in which parts of the matrix read them.
+// Prepares the rows, and puts A x of those that an adapter adds to where `added` says. Rows of one
+// adapter are multiplied several at once.
+template <class At>
+PreparedInput prepare_adapted(Run& run, const PackedMatrix& matrix, const Rows<At>& rows,
+                              const Additions& added, float* t) {
+    const InputForm form = input_form(matrix);
+    const int64_t width = matrix.inputs, threads = run.pool.size();
+    const PreparedInput input(form, rows.count,
+                              run.activations->prepared.take<uint8_t>(form.bytes(rows.count)));
+    struct Block {
+        const AdaptedRows* group;
+        int64_t begin, end;
+    };
+    const int64_t most = std::clamp<int64_t>(rows.count / (2 * threads), 1, low_rank_rows);
+    std::vector<Block> blocks;
+    for (const AdaptedRows& group : added.groups) {
+        const int64_t count = static_cast<int64_t>(group.rows.size());
+        for (int64_t begin = 0; begin < count; begin += most)
+            blocks.push_back({&group, begin, std::min(count, begin + most)});
+    }
+    for (Buffer& buffer : run.activations->adapted) buffer.take<float>(most * width);
+    const auto work = [&](int64_t task, int thread) {
+        const auto [group, begin, end] = blocks[task];
+        float* own = run.activations->adapted[thread].template get<float>();
+        const float* x[low_rank_rows];
+        for (int64_t i = begin; i < end; ++i) {
+            const float* from = rows.at(group->rows[i], thread);
+            prepare_row(run.isa, input, group->rows[i], from);
+            if (group->parts == nullptr) continue;
+            x[i - begin] = own + (i - begin) * width;
+            std::copy(from, from + width, own + (i - begin) * width);
+        }
+        if (group->parts != nullptr) shrink_rows(run, *group, begin, end, x, t, added.width);
+    };
+    const int64_t tasks = static_cast<int64_t>(blocks.size());
+    if (rows.count * (rows.cost + added.width * width) < alone_floats)
+        for (int64_t task = 0; task < tasks; ++task) work(task, 0);
+    else
+        run.pool.parallel(tasks, work);
+    return input;
+}
+
+// The product where adapters add something for some of the rows.
+template <class At>
+void adapted_product(Run& run, const Stack& matrix, const Rows<At>& rows, float* y,
+                     const std::vector<float>& bias, const Additions& added) {
+    const int64_t outputs = matrix.outputs();
+    float* t = run.activations->shrunk.take<float>(rows.count * added.width);
+    PreparedInput input = prepare_adapted(run, matrix.parts.front(), rows, added, t);
+    int64_t first = 0;
+    for (const PackedMatrix& part : matrix.parts) {
+        if (!(input.form == input_form(part))) input = prepare(run, part, rows);
+        const Tiling cut = tiling(part, rows.count, run.pool.size());
+        run.pool.parallel(cut.tiles(), [&](int64_t tile, int) {
+            linear_tile(run.isa, part, input, cut, tile, y + first, outputs,
+                        bias.empty() ? nullptr : bias.data() + first);
+            const int64_t output = tile / cut.row_tiles * cut.panels_per_tile * panel_outputs;
+            const int64_t row = tile % cut.row_tiles * cut.rows_per_tile;
+            expand_rows(run, added, t, row, std::min(rows.count, row + cut.rows_per_tile),
+                        first + output,
+                        first + std::min(part.outputs, output + cut.panels_per_tile * panel_outputs),
+                        y, outputs);
+        });
+        first += part.outputs;
+    }
+}
+
+// y (count, outputs) = rows times matrix, plus bias where there is one, and then what the rows'
+// adapters add. The rows are made once for each form in which parts of the matrix read them. They are
+// the active rows of the step from `first_row` on.
 template <class At>
 void product(Run& run, const Stack& matrix, const Rows<At>& rows, float* y,
-             const std::vector<float>& bias = {}) {
+             const std::vector<float>& bias = {}, int64_t first_row = 0) {
+    if (!run.step.adapters.empty() && !matrix.role.empty()) {
+        const Additions added = additions(run, matrix, rows.count, first_row);
+        if (added.width > 0) return adapted_product(run, matrix, rows, y, bias, added);
+    }
     const int64_t outputs = matrix.outputs();
     PreparedInput input;
     int64_t first = 0;

@@ -83,6 +83,20 @@ class ChunksAsk(ReuseAsk, kw_only=True, frozen=True):
             end = stop
 
 
+class AdapterAsk(Ask, kw_only=True, frozen=True):
+    """What a request asks of a technique that adapts the model: the adapter of this name, whose
+    files lie in the directory `path` of the engine's machine.
+
+    A caller over HTTP names it as the model. Whoever serves the caller knows the path.
+    """
+
+    named_at: ClassVar[str | None] = "model"
+    found: ClassVar[tuple[str, ...]] = ("name", "path")
+
+    name: str = ""
+    path: str = ""
+
+
 class Asked(NamedTuple):
     """A technique's name, and what is asked of it."""
 

@@ -13,6 +13,7 @@ hold different cells of the same sequence.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,13 @@ from ockham.core.arrays import Longs as Longs
 from ockham.core.visits import Visits
 
 NO_ROWS: Ints = np.empty(0, np.int32)
+
+
+class PackedAdapter(Protocol):
+    """What is added to products for the rows of one adapter, as a backend packed it."""
+
+    @property
+    def nbytes(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -110,6 +118,9 @@ class Step:
     active: tuple[ActiveRows, ...] = ()
     """Where some rows do not run, in the order of the program; elsewhere all rows do. A row that
     does not run a layer's attention has no scores there: (kv_heads, 0), and (0,)."""
+    adapters: tuple[PackedAdapter | None, ...] | None = None
+    """(S,) what is added to the products of each sequence's rows, None for nothing; None where
+    nobody has any."""
 
     @property
     def rows(self) -> int:

@@ -352,3 +352,25 @@ class SuffixAutomaton:
 
     @property
     def bytes(self) -> int: ...
+
+class FactorType(enum.Enum):
+    FP32 = 0
+
+    BF16 = 1
+
+    INT8 = 2
+
+class Adapter:
+    def add(self, role: str, first: int, scale: float, a: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], b: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], element: FactorType) -> None:
+        """Adds scale * B A to the outputs of a matrix from `first` on."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+def adapter(executor: Executor, nbytes: int) -> Adapter:
+    """
+    An adapter of an executor's program, empty, with room for so many bytes.
+    """
+
+def low_rank_bytes(outputs: int, inputs: int, rank: int, element: FactorType) -> int:
+    """Bytes of a packed sum of low rank."""

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Floats, Ints, Longs
-from ockham.core.step import Step, StepOutput
+from ockham.core.seams import AdapterDtype, LowRank
+from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels.layout import GroupLayout as GroupLayout
 from ockham.kernels.ops import Program
 from ockham.kernels.sampling import Draw, Drawn
@@ -73,6 +74,12 @@ class Executor(Protocol):
         ...
 
     def finish(self, run: Run) -> StepOutput: ...
+
+    def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:
+        """What is added for the rows of one adapter (`Step.adapters`), read and packed one matrix
+        after another, rounded to `dtype`. May run beside a step. Raises ValueError for what does
+        not fit the program, and whatever `LowRank.read` raises."""
+        ...
 
     def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
         """Copy the state of slots `source` to slots `target`, in all layers of the group, where

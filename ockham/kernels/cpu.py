@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Floats, Ints, Longs
-from ockham.core.seams import Linear
-from ockham.core.step import Step, StepOutput
+from ockham.core.seams import AdapterDtype, Linear, LowRank
+from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import GroupLayout, Planes, Run
 from ockham.kernels.cores import allowed_cores
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 KERNELS = 2
 """Raised whenever a change to the kernels changes a bit of any result."""
+
+_ELEMENTS = {"float32": "FP32", "bfloat16": "BF16", "int8": "INT8"}
 
 _NOT_FINITE = -2  # instead of a token: csrc/kernels/sampler.h
 
@@ -100,6 +102,16 @@ class CpuExecutor:
         output = StepOutput(*self._native.finish(cast("_cpu.Run", run)))
         sampling.check_finite(output.largest)
         return output
+
+    def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:
+        element = _ELEMENTS[dtype]
+        shapes = [(each.part.outputs, each.part.inputs, each.rank) for each in sums]
+        nbytes = sum(core.low_rank_bytes(*shape, core.FactorType[element]) for shape in shapes)
+        adapter = core.adapter(self._native, nbytes)
+        for each in sums:
+            a, b = (np.ascontiguousarray(values, np.float32) for values in each.read())
+            adapter.add(each.part.role, each.part.first, each.scale, a, b, core.FactorType[element])
+        return adapter
 
     def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
         self._native.reposition(

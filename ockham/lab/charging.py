@@ -9,7 +9,8 @@ import msgspec
 
 from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.config import EngineConfig
-from ockham.core.step import Step, StepOutput
+from ockham.core.seams import AdapterDtype, LowRank
+from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.draft.modelled.drafting import ModelDrafting
 from ockham.engine.runner.small_model import SmallModel
 from ockham.kernels.base import Executor, Run
@@ -37,6 +38,9 @@ class Charged:
         self._other.run(other, 0, self._operations)
         self._other.finish(other)
         return self._executor.finish(run)
+
+    def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:
+        return self._executor.pack_adapter(sums, dtype)
 
     def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
         self._executor.reposition(group, source, target, shifts)

@@ -14,7 +14,8 @@ import numpy as np
 
 from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.errors import ConfigError
-from ockham.core.step import Step, StepOutput
+from ockham.core.seams import AdapterDtype, LowRank
+from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels.base import Executor, Run
 from ockham.kernels.sampling import Draw, Drawn
 
@@ -51,6 +52,9 @@ class Replay:
         if step.candidates:
             output.candidates = self._candidates(step)
         return output
+
+    def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:
+        return self._executor.pack_adapter(sums, dtype)
 
     def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
         self._executor.reposition(group, source, target, shifts)

@@ -11,6 +11,13 @@ from ockham.core.arrays import (
     Ints,
     Longs,
 )
+from ockham.core.seams.adapter import (
+    Adapter,
+    AdapterDtype,
+    FoundAdapter,
+    LowRank,
+    MatrixPart,
+)
 from ockham.core.seams.approximate_reuse import (
     ApproximateReuse,
     Given,
@@ -102,6 +109,8 @@ from ockham.core.seams.weights import (
 
 __all__ = [
     "Action",
+    "Adapter",
+    "AdapterDtype",
     "ApproximateReuse",
     "Arithmetic",
     "Array",
@@ -125,6 +134,7 @@ __all__ = [
     "Foreseen",
     "Fork",
     "Format",
+    "FoundAdapter",
     "GONE",
     "Gate",
     "GatedModel",
@@ -137,6 +147,8 @@ __all__ = [
     "Linear",
     "LoadSmall",
     "Longs",
+    "LowRank",
+    "MatrixPart",
     "MixedFormat",
     "NOTHING",
     "NOTHING_KEPT",

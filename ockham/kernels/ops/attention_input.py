@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ockham.core.arrays import Floats
 from ockham.core.cost import ATTENTION, Sublayer
@@ -20,6 +21,8 @@ class AttentionInput(Operation):
     together where `norm_whole`. Then q and k are rotated (not where rope is None), and k and v are
     written to the layer's planes at the step's slots, rounded to the planes' dtype. Leaves q
     (R, H, E)."""
+
+    adaptable: ClassVar[tuple[str, ...]] = ("qkv",)
 
     layer: int
     group: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ockham.core.arrays import Floats
 from ockham.core.cost import ATTENTION, Sublayer
@@ -13,6 +14,8 @@ from ockham.kernels.ops.operation import Norm, Operation
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionOutput(Operation):
     """x += residual_scale * post_norm(out(a) + bias)."""
+
+    adaptable: ClassVar[tuple[str, ...]] = ("out",)
 
     layer: int
     out: Linear  # (D, H * E)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ockham.core.arrays import Floats
 from ockham.core.cost import FEED_FORWARD, OperationCost, Sublayer
@@ -17,6 +18,8 @@ class FeedForward(Operation):
 
     h = norm(x), or x where norm is None. `activation` is "silu" or "gelu_tanh". Rows of `gate_up`:
     the gate's I, then the up projection's I."""
+
+    adaptable: ClassVar[tuple[str, ...]] = ("gate_up", "down")
 
     layer: int
     gate_up: Linear  # (2 * I, D)

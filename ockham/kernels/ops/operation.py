@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ockham.core.arrays import Floats
 from ockham.core.cost import OperationCost, ProductCost, Sublayer
@@ -65,6 +66,9 @@ class Operation:
     """
 
     __slots__ = ()
+
+    adaptable: ClassVar[tuple[str, ...]] = ()
+    """The fields of the matrices to whose products an adapter may add something."""
 
     @property
     def sublayer(self) -> Sublayer | None:

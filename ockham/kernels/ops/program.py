@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ockham.core.cost import Sublayer
-from ockham.core.seams import Linear
+from ockham.core.seams import Linear, MatrixPart
 from ockham.kernels.ops.operation import Operation, StepSizes
 
 
@@ -21,6 +21,9 @@ class Program:
 
     ops: tuple[Operation, ...]
     breakpoints: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, MatrixPart] = field(default_factory=dict)
+    """Where the checkpoint's matrices stand to which an adapter may add something, by the names of
+    their modules."""
 
     def matrices(self) -> dict[str, Linear]:
         """Every matrix by its role, in the order of the program.

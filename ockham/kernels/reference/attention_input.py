@@ -13,7 +13,7 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 def compute(run: ReferenceRun, op: AttentionInput) -> None:
     x, heads = run.of_active(run.x), op.heads
     rows = len(x)
-    qkv = op.qkv.matmul(normalise(x, op.norm))
+    qkv = run.product(op, "qkv", normalise(x, op.norm))
     if op.bias is not None:
         qkv += op.bias
     q, k, v = np.split(qkv, [heads * op.head_dim, (heads + op.kv_heads) * op.head_dim], axis=1)

@@ -8,7 +8,7 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 
 @twin(AttentionOutput)
 def compute(run: ReferenceRun, op: AttentionOutput) -> None:
-    branch = op.out.matmul(run.of_active(run.a))
+    branch = run.product(op, "out", run.of_active(run.a))
     if op.bias is not None:
         branch += op.bias
     run.add(branch, op.post_norm, op.residual_scale)

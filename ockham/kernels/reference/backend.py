@@ -7,10 +7,12 @@ from collections.abc import Sequence, Sized
 import numpy as np
 
 from ockham.core.arrays import Floats, Ints, Longs
-from ockham.core.step import Step, StepOutput
+from ockham.core.seams import AdapterDtype, LowRank
+from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import Executor, GroupLayout, Planes, Run
 from ockham.kernels.ops import AttentionInput, Program, Rope
+from ockham.kernels.reference.adapters import ReferenceAdapter
 from ockham.kernels.reference.formulas import rotate, rotation
 from ockham.kernels.reference.planes import ReferencePlanes, widen
 from ockham.kernels.reference.run import ReferenceRun, twin_of
@@ -51,6 +53,9 @@ class ReferenceExecutor:
             run.candidates,
             run.score_sums,
         )
+
+    def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:
+        return ReferenceAdapter(sums, dtype, self.program)
 
     def reposition(self, group: int, source: Longs, target: Longs, shifts: Ints) -> None:
         state = self.planes.read(group, source).copy()

@@ -9,10 +9,10 @@ from ockham.kernels.reference.run import ReferenceRun, twin
 
 @twin(FeedForward)
 def compute(run: ReferenceRun, op: FeedForward) -> None:
-    gate_up = op.gate_up.matmul(normalise(run.of_active(run.x), op.norm))
+    gate_up = run.product(op, "gate_up", normalise(run.of_active(run.x), op.norm))
     if op.gate_up_bias is not None:
         gate_up += op.gate_up_bias
-    branch = op.down.matmul(gated(gate_up, op.activation))
+    branch = run.product(op, "down", gated(gate_up, op.activation))
     if op.down_bias is not None:
         branch += op.down_bias
     run.add(branch, op.post_norm, op.residual_scale)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.step import Step
-from ockham.kernels.ops import Norm, Operation, Rope
+from ockham.kernels.ops import Norm, Operation, Rope, role_of
+from ockham.kernels.reference.adapters import ReferenceAdapter
 from ockham.kernels.reference.formulas import normalise, rotation
 from ockham.kernels.reference.planes import ReferencePlanes
 from ockham.kernels.reference.views import View, views
@@ -72,6 +73,22 @@ class ReferenceRun:
         if id(rope) not in self.rotations:
             self.rotations[id(rope)] = rotation(rope, self.step.positions)
         return self.rotations[id(rope)]
+
+    def product(self, op: Operation, name: str, x: Floats) -> Floats:
+        """x, the active rows, times the matrix that `op.matrices()` calls `name`, and what adapters
+        add for their rows."""
+        y = op.matrices()[name].matmul(x)
+        adapters = self.step.adapters
+        if adapters is None:
+            return y
+        owner = self.of_active(self.step.sequence)
+        for adapter in {each for each in adapters if each is not None}:
+            assert isinstance(adapter, ReferenceAdapter)
+            own = np.isin(owner, [s for s, each in enumerate(adapters) if each is adapter])
+            for each in adapter.of.get(role_of(op, name), ()):
+                last = each.first + len(each.b)
+                y[own, each.first : last] += (x[own] @ each.a.T * np.float32(each.scale)) @ each.b.T
+        return y
 
     def add(self, branch: Floats, post_norm: Norm | None, residual_scale: float) -> None:
         """x += residual_scale * post_norm(branch), of the active rows."""

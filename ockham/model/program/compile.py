@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
-from ockham.core.seams import Linear, Role
+from ockham.core.seams import Linear, MatrixPart, Role
 from ockham.kernels.ops import (
     Attend,
     AttentionInput,
@@ -45,6 +45,7 @@ class _Compiler:
         self._max_model_len = max_model_len
         self._ops: list[Operation] = []
         self._breakpoints: dict[str, int] = {}
+        self._parts: dict[str, MatrixPart] = {}
         self._prefix = self._choose(
             [p + "embed_tokens.weight" for p in self.record.prefixes]
         ).removesuffix("embed_tokens.weight")
@@ -63,7 +64,7 @@ class _Compiler:
             self._mark(f"layer.{layer}.after")
         self._mark("head")
         self._ops.append(self._head(table))
-        return Program(tuple(self._ops), self._breakpoints)
+        return Program(tuple(self._ops), self._breakpoints, self._parts)
 
     def _mark(self, name: str) -> None:
         self._breakpoints[name] = len(self._ops)
@@ -87,6 +88,7 @@ class _Compiler:
                 rope=self._rope(layer),
             )
         )
+        self._adaptable(layer, "qkv", prefix, record.qkv, widths, d.hidden_size)
         self._mark(f"layer.{layer}.pattern")
         self._ops.append(
             Attend(
@@ -99,6 +101,9 @@ class _Compiler:
             )
         )
         output = prefix + record.attention_output
+        self._adaptable(
+            layer, "out", prefix, (record.attention_output,), (d.hidden_size,), widths[0]
+        )
         self._ops.append(
             AttentionOutput(
                 layer,
@@ -112,6 +117,10 @@ class _Compiler:
     def _feed_forward(self, layer: int) -> None:
         d, record, prefix = self.d, self.record, self._layer(layer)
         widths = (d.intermediate_size, d.intermediate_size)
+        self._adaptable(layer, "gate_up", prefix, record.gate_up, widths, d.hidden_size)
+        self._adaptable(
+            layer, "down", prefix, (record.down,), (d.hidden_size,), d.intermediate_size
+        )
         self._ops.append(
             FeedForward(
                 layer,
@@ -242,6 +251,21 @@ class _Compiler:
             ],
             role,
         )
+
+    def _adaptable(
+        self,
+        layer: int,
+        field: str,
+        prefix: str,
+        names: tuple[str, ...],
+        widths: tuple[int, ...],
+        columns: int,
+    ) -> None:
+        """Note where modules of these widths stand in the matrix of an operation's field."""
+        widths, first = widths if len(names) > 1 else (sum(widths),), 0
+        for name, rows in zip(names, widths, strict=True):
+            self._parts[prefix + name] = MatrixPart(f"layer.{layer}.{field}", first, rows, columns)
+            first += rows
 
     def _packed_bias(self, prefix: str, names: tuple[str, ...], widths: tuple[int, ...]) -> Floats:
         widths = widths if len(names) > 1 else (sum(widths),)
