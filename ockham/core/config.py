@@ -27,6 +27,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `reuse` names at most one exact reuse and any number of approximate ones, which requests may
     then ask for; options stand behind a name: "prefix,chunk:recompute_fraction=0.2,share=0.3".
     `search` is how completions are found, for requests that do not ask for another way.
+    `adapter` names the technique by which requests may ask for adapters, with its options; None: no
+    request may.
     `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
     for none; None takes $OCKHAM_CACHE or the user's cache directory. `kv_store` is the directory
     where keys and values of prompts are kept across restarts, at most `kv_store_bytes` of them.
@@ -66,6 +68,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     attention_pattern: str = "full"
     search: str = "choices"
     gate: str = "whole"
+    adapter: str | None = None
     speculative_config: Setting = "auto"
     seed: int = 0
     skip_tokenizer_init: bool = False

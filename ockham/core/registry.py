@@ -58,13 +58,15 @@ class Seam:
     """One extension point. `package` holds the modules that register its techniques; `setting` is
     the field of `EngineConfig` that names the techniques of an engine, None where no setting does
     (a request asks for one, or the engine cannot choose one yet). `several` says whether it may
-    name more than one. A request may ask for one technique of a seam that is `asked`. Techniques
+    name more than one. A request may ask for one technique of a seam that is `asked`; where it is
+    `offered` too, the setting says which one, and it applies to nobody who does not ask. Techniques
     that are not exact, at a seam that `alters_state`, leave other state than the model alone."""
 
     package: str
     setting: str | None = None
     several: bool = False
     asked: bool = False
+    offered: bool = False
     alters_state: bool = False
 
 
@@ -78,7 +80,7 @@ SEAMS = {
     "gate": Seam("ockham.gate", "gate", asked=True, alters_state=True),
     "policy": Seam("ockham.schedule", "scheduling_policy"),
     "search": Seam("ockham.search", "search", asked=True),
-    "adapter": Seam("ockham.adapt", asked=True, alters_state=True),
+    "adapter": Seam("ockham.adapt", "adapter", asked=True, offered=True, alters_state=True),
     "placement": Seam("ockham.place"),
 }
 """Every seam, by the name that techniques register at."""

@@ -15,6 +15,7 @@ from ockham.core.registry import make
 from ockham.core.seams import AttentionGroup, Drafter, Target
 from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
+from ockham.engine.adapters import Adapters
 from ockham.engine.cache_report import CacheKeeper
 from ockham.engine.chosen import choose_reuses, make_drafters
 from ockham.engine.gates import Gates, skips_of
@@ -30,6 +31,7 @@ from ockham.engine.structured.compiler import Grammars
 from ockham.engine.techniques import Techniques
 from ockham.engine.tiering import Pace, open_tiers
 from ockham.engine.transfers import Transfers
+from ockham.model.adapting import precision
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.program.costs import cost_of
 from ockham.text.tokenizer import Tokenizer, load_tokenizer
@@ -70,6 +72,8 @@ class Assembly:
         self.vocabulary = self.model.description.vocab_size
         planes = self.model.backend.allocate(self.model.layouts)
         self.executor = self.model.backend.bind(self.model.program, planes)
+        self.adapters = self._adapters()
+        """The adapters in memory; None where requests may ask for none."""
         self.state = State(planes, self.model.layouts, self.max_model_len, self.model.numerics_id)
         self.cost = cost_of(self.model.program, self.model.layouts)
         self.patterns = Patterns(
@@ -140,6 +144,7 @@ class Assembly:
             eos=self.eos,
             approximate=self.approximate,
             techniques=self.techniques,
+            check_adapter=lambda ask: None if self.adapters is None else self.adapters.check(ask),
         )
 
     def add_group(self, group: Group) -> None:
@@ -151,6 +156,7 @@ class Assembly:
     def remove_group(self, request_id: str) -> Group | None:
         """The request is served no longer; its group, if it was."""
         self.searched.pop(request_id, None)
+        self.release(request_id)
         return self.groups.pop(request_id, None)
 
     def close(self) -> None:
@@ -158,13 +164,21 @@ class Assembly:
         when the engine is no more; it must not be used afterwards."""
         self._closing()
         self.grammars.close()
+        if self.adapters is not None:
+            self.adapters.close()
         if self.tokenizer is not None:
             self.tokenizer.close()
 
+    def release(self, request_id: str) -> None:
+        """A request is over, or gives up what it waited for: others may have what it held."""
+        if self.adapters is not None:
+            self.adapters.release(request_id)
+
     def forked(self) -> None:
         """Make anew what a process lacks that was forked off the engine's: the threads that compile
-        grammars. (The kernels' threads see to themselves.)"""
+        grammars and read adapters. (The kernels' threads see to themselves.)"""
         self.grammars = Grammars(self._tokenizer_described, self.vocabulary)
+        self.adapters = self._adapters()
 
     def make_speculation(
         self,
@@ -189,6 +203,12 @@ class Assembly:
         return Speculation(config, drafters)
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _adapters(self) -> Adapters | None:
+        for technique in self.techniques.offered("adapter").values():
+            technique.attach(self.model.program.parts, precision(self.model.program))
+            return Adapters(technique, lambda *given: self.executor.pack_adapter(*given))
+        return None
 
     def _end_tokens(self) -> tuple[int, ...]:
         """A fine-tuned checkpoint often names its end of turn in the tokenizer's files alone."""

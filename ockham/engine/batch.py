@@ -136,6 +136,8 @@ def build(
         wants_logits=np.array(wanted, np.int32),
         wants_argmax=np.array(argmax, np.int32),
     )
+    if any(s.adapter is not None for s in sequences):
+        step.adapters = tuple(None if s.adapter is None else s.adapter.packed for s in sequences)
     if watches:
         want(step, watches)
     if any(s.gate is not None for s in sequences):

@@ -8,6 +8,7 @@ from collections.abc import Sequence as Many
 from ockham.core.cost import RUNS_ALL, ModelCost
 from ockham.core.ledger import Ledger, divide
 from ockham.core.visits import Skipped
+from ockham.engine.adapter_billing import book_adapters
 from ockham.engine.batch import Walk, runs_of
 from ockham.engine.gates import skips_of
 from ockham.engine.part import Part
@@ -53,6 +54,7 @@ def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
             book.state_read_bytes += read_bytes
             book.state_written_bytes += written_bytes
         _book_part(part, own, share, total)
+    book_adapters(((part.sequence, part.rows) for part in parts), 1, BATCHING, total)
 
 
 def _ran(part: Part, cost: ModelCost, dropped: Many[int] = ()) -> tuple[int, int]:
@@ -167,6 +169,7 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
             book.state_written_bytes += written_bytes
             if alone > share:
                 book.save(BATCHING, nbytes=steps * (alone - share))
+    book_adapters(((sequence, 1) for sequence in decoding.sequences), steps, BATCHING, total)
     decoding.billed()
 
 

@@ -36,6 +36,8 @@ from ockham.engine.channel import HEADER, frame
 from ockham.engine.mailbox import Mailbox
 from ockham.engine.messages import (
     Abort,
+    AdapterQuery,
+    AdapterReport,
     CacheQuery,
     CacheReport,
     Delta,
@@ -134,7 +136,7 @@ class EngineClient:
         self.restarts = 0
         self._stall_s = stall_s
         self._streams: dict[str, Stream] = {}
-        self._asked: dict[str, asyncio.Future[CacheReport]] = {}
+        self._asked: dict[str, asyncio.Future[CacheReport | AdapterReport]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -192,10 +194,21 @@ class EngineClient:
 
     async def ask(self, query: CacheQuery) -> CacheReport:
         """What the engine answers. Raises `EngineDead` if there is none, or it dies meanwhile."""
+        report = await self._ask(query)
+        assert isinstance(report, CacheReport), "it answers what it is asked"
+        return report
+
+    async def check_adapter(self, query: AdapterQuery) -> None:
+        """Raises `InvalidRequest` for an adapter that cannot be served, and as `ask` does."""
+        await self._ask(query)
+
+    async def _ask(self, query: CacheQuery | AdapterQuery) -> CacheReport | AdapterReport:
         if self._writer is None or self._trouble is not None:
             raise EngineDead(self._trouble or "The engine is not running.")
         data = _readable(query)
-        answer: asyncio.Future[CacheReport] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[CacheReport | AdapterReport] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._asked[query.ask_id] = answer
         try:
             self._write(data)
@@ -366,7 +379,7 @@ class EngineClient:
             if stream is not None:
                 stream.fail(_error(message))
             self._answer(message.request_id, _error(message))
-        elif isinstance(message, CacheReport):
+        elif isinstance(message, (CacheReport, AdapterReport)):
             self._answer(message.ask_id, message)
         elif isinstance(message, Stats):
             if message.steps > self.stats.steps:
@@ -374,12 +387,12 @@ class EngineClient:
             self.stats = message
             self._tell(lambda observer: observer.stats(message))
 
-    def _answer(self, ask_id: str, answer: CacheReport | OckhamError) -> None:
+    def _answer(self, ask_id: str, answer: CacheReport | AdapterReport | OckhamError) -> None:
         """Give a question its answer, if somebody still waits for it."""
         waiting = self._asked.get(ask_id)
         if waiting is None or waiting.done():
             return
-        if isinstance(answer, CacheReport):
+        if isinstance(answer, (CacheReport, AdapterReport)):
             waiting.set_result(answer)
         else:
             waiting.set_exception(answer)

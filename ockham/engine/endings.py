@@ -117,6 +117,7 @@ class Endings:
         every = itertools.chain.from_iterable(group.sequences for group in groups)
         for sequence in dict.fromkeys([*every, *left]):
             self._drop(sequence)
+            self._engine.release(sequence.request_id)
 
     def close(self, request_id: str, delta: Delta) -> None:
         """Put the request's bill on its last delta."""

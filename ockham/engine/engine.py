@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +24,7 @@ from ockham.engine.endings import Endings
 from ockham.engine.harvest import Harvest
 from ockham.engine.messages import Delta, Request, Stats
 from ockham.engine.observing import deal, deal_newest
+from ockham.engine.preparing import NOTHING_PREPARED, Preparation, Prepared
 from ockham.engine.requests import Requests
 from ockham.engine.runner.attach import Hook
 from ockham.engine.runner.decoding import Decoding
@@ -33,7 +33,6 @@ from ockham.engine.searching import Searching
 from ockham.engine.sequence import Sequence
 from ockham.engine.slow_grammars import SlowGrammars
 from ockham.engine.speculation.tree import Tree
-from ockham.engine.structured.grammar import Grammar
 
 WAIT_S = 0.05
 """The longest that a step with nothing to do sleeps before the caller may look around."""
@@ -78,20 +77,20 @@ class Engine(Assembly):
     def has_work(self) -> bool:
         return bool(self.groups)
 
-    def prepare(self, request: Request) -> Future[Grammar] | None:
-        """Compile what a request needs compiled, for `add`; None if nothing is. Raises
-        InvalidRequest, as the future does, if it can never be served."""
+    def prepare(self, request: Request) -> Preparation | None:
+        """Make ready what a request needs, for `add`; None if it needs nothing. Raises
+        InvalidRequest, as the result does, if it can never be served. A request that is given up
+        before `add` must be released."""
         return self.requests.prepare(request)
 
-    def add(self, request: Request, grammar: Grammar | None = None) -> None:
-        """Take a request, with the grammar of its output if it asks for one (see `prepare`). Raises
-        InvalidRequest, before any work, if it can never be served."""
-        self.requests.add(request, grammar)
+    def add(self, request: Request, prepared: Prepared = NOTHING_PREPARED) -> None:
+        """Take a request, with what was made ready for it (see `prepare`). Raises InvalidRequest,
+        before any work, if it can never be served."""
+        self.requests.add(request, prepared)
 
     def take(self, request: Request) -> None:
         """`prepare`, wait for what that gives, and `add`: for callers that serve nobody else."""
-        compiling = self.prepare(request)
-        self.add(request, None if compiling is None else compiling.result())
+        self.add(request, self.requests.prepare_now(request))
 
     def export_request(self, request_id: str) -> bytes:
         """Take a request out, between two steps, for `import_request` of another engine. Raises

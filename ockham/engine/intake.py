@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
-from concurrent.futures import Future
 
 from ockham.core.errors import InvalidRequest, OckhamError
 from ockham.core.ledger import Ledger
 from ockham.engine.engine import Engine
-from ockham.engine.messages import Abort, CacheQuery, Delta, FromEngine, Refused, Request
-from ockham.engine.structured.grammar import Grammar
+from ockham.engine.messages import (
+    Abort,
+    AdapterQuery,
+    AdapterReport,
+    CacheQuery,
+    Delta,
+    FromEngine,
+    Refused,
+    Request,
+)
+from ockham.engine.preparing import NOTHING_PREPARED, Preparation
 
 
 class Held(set[str]):
@@ -21,52 +29,63 @@ class Held(set[str]):
 
 
 class Intake:
-    """Hands requests to an engine. Those that need a grammar which is still being compiled wait
-    here, and no step waits for them."""
+    """Hands requests to an engine. Those that need a grammar which is still being compiled, or an
+    adapter that is not in memory yet, wait here, and no step waits for them."""
 
     def __init__(self, engine: Engine, held: Held) -> None:
         self._engine = engine
         self._held = held
-        self._waiting: dict[str, tuple[Request, Future[Grammar]]] = {}
+        self._waiting: dict[str, tuple[Request, Preparation]] = {}
 
     @property
     def waiting(self) -> bool:
         """Whether `ready` may soon have something to do."""
         return bool(self._waiting)
 
-    def take(self, message: Request | Abort | CacheQuery) -> list[FromEngine]:
+    def take(self, message: Request | Abort | CacheQuery | AdapterQuery) -> list[FromEngine]:
         """Hand one message to the engine; what it answers at once."""
         if isinstance(message, CacheQuery):
             try:
                 return [self._engine.cache.answer(message)]
             except Exception as error:
                 return [_refusal(message.ask_id, error)]
+        if isinstance(message, AdapterQuery):
+            try:
+                self._engine.limits.check_asks(message.asks)
+            except Exception as error:
+                return [_refusal(message.ask_id, error)]
+            return [AdapterReport(ask_id=message.ask_id)]
         if isinstance(message, Abort):
             return [*self._abort(message.request_id)]
         try:
-            compiling = self._engine.prepare(message)
+            if message.request_id in self._waiting:
+                raise InvalidRequest(f"a request {message.request_id!r} is already waiting.")
+            preparation = self._engine.prepare(message)
         except Exception as error:
             return [_refusal(message.request_id, error)]
-        if compiling is not None and not compiling.done():
-            self._waiting[message.request_id] = (message, compiling)
+        if preparation is not None and not preparation.done():
+            self._waiting[message.request_id] = (message, preparation)
             self._held.add(message.request_id)
             return []
-        return self._add(message, compiling)
+        return self._add(message, preparation)
 
     def ready(self) -> list[FromEngine]:
         """Hand over what need not wait any longer; what the engine answers."""
-        done = [name for name, (_, compiling) in self._waiting.items() if compiling.done()]
+        done = [name for name, (_, coming) in self._waiting.items() if coming.done()]
         answers: list[FromEngine] = []
         for name in done:
             self._held.discard(name)
             answers += self._add(*self._waiting.pop(name))
         return answers
 
-    def _add(self, request: Request, compiled: Future[Grammar] | None) -> list[FromEngine]:
-        """`compiled` is done."""
+    def _add(self, request: Request, preparation: Preparation | None) -> list[FromEngine]:
+        """`preparation` is done."""
         try:
-            self._engine.add(request, None if compiled is None else compiled.result())
+            prepared = NOTHING_PREPARED if preparation is None else preparation.result()
+            self._engine.add(request, prepared)
         except Exception as error:
+            if request.request_id not in self._engine.groups:
+                self._engine.release(request.request_id)
             return [_refusal(request.request_id, error)]
         self._held.add(request.request_id)
         return []
@@ -76,6 +95,7 @@ class Intake:
         waiting = self._waiting.pop(request_id, None)
         if waiting is None:
             return self._engine.abort(request_id)
+        self._engine.release(request_id)
         choices = range(waiting[0].params.n)
         deltas = [Delta(request_id, index, finish_reason="abort") for index in choices]
         deltas[-1].finished, deltas[-1].ledger = True, Ledger()

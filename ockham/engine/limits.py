@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ockham.cache.state import State
+from ockham.core.asks import AdapterAsk, Ask
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
@@ -46,6 +47,8 @@ class Limits:
     eos: frozenset[int]
     approximate: Mapping[str, ApproximateReuse]
     techniques: Techniques
+    check_adapter: Callable[[AdapterAsk], None]
+    """Raises InvalidRequest for an adapter that is not there, or does not fit the model."""
 
     def check(self, request: Request) -> None:
         """Raise InvalidRequest for what can never be served."""
@@ -79,7 +82,8 @@ class Limits:
                 f"{len(tokens) - 1} to score; choose one of them, or {len(tokens)} for none."
             )
         params.check_vocabulary(self.vocabulary)
-        self._check_asks(request)
+        self.check_asks(request.all_asks, len(tokens))
+        self._check_together(request)
         if not self.has_tokenizer() and (params.stop_strings or params.bad_words):
             raise InvalidRequest(
                 "stop strings and bad_words need a tokenizer, and none was loaded; use "
@@ -118,15 +122,23 @@ class Limits:
         if generated and not 0 <= min(generated) <= max(generated) < self.vocabulary:
             raise InvalidRequest("this is no exported request (it has tokens that do not exist).")
 
-    def _check_asks(self, request: Request) -> None:
+    def check_asks(self, asks: Mapping[str, Ask], tokens: int | None = None) -> None:
+        """Raise InvalidRequest for what cannot be asked of this engine, for a prompt of so many
+        tokens if there is one."""
         seams = set()
-        for key, ask in request.all_asks.items():
+        for key, ask in asks.items():
             seam, _, name = key.partition("/")
             if seam == "reuse":
                 self._check_reuse(name)
             elif seam not in SEAMS or not SEAMS[seam].asked or ask_of(seam, name) is None:
                 raise InvalidRequest(
                     f"there is no technique {shown(key)} that a request may ask for.", "asks"
+                )
+            elif SEAMS[seam].offered and name not in self.techniques.offered(seam):
+                raise InvalidRequest(
+                    f"this engine was started without the {seam} {shown(name)}; start it with "
+                    f"--{SEAMS[seam].setting} {name}, or leave it out of the request.",
+                    "asks",
                 )
             if seam in seams:
                 raise InvalidRequest(
@@ -135,9 +147,15 @@ class Limits:
                     "asks",
                 )
             seams.add(seam)
-            ask.check_prompt(len(request.prompt_token_ids))
+            if tokens is not None:
+                ask.check_prompt(tokens)
+            if isinstance(ask, AdapterAsk):
+                self.check_adapter(ask)
+
+    def _check_together(self, request: Request) -> None:
+        """Raise InvalidRequest for techniques that exclude each other."""
         keeping = self.techniques.keeping(request)
-        if keeping is not None and "reuse" in seams:
+        if keeping is not None and request.asked("reuse") is not None:
             raise InvalidRequest(
                 f"{keeping.name} drops cells, and reuse puts cells of other prompts in their "
                 "place; a request can have one of the two.",

@@ -235,6 +235,22 @@ class CacheQuery(msgspec.Struct, tag="cache_query", kw_only=True):
     texts: bool = False
 
 
+class AdapterQuery(msgspec.Struct, tag="adapter_query", kw_only=True):
+    """Say whether the adapter that is asked for could be served; its weights are not read."""
+
+    ask_id: str
+    asks: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.asks = make_asks(self.asks)
+
+
+class AdapterReport(msgspec.Struct, tag="adapter_report", kw_only=True):
+    """The answer to an `AdapterQuery`: it could."""
+
+    ask_id: str
+
+
 class CachedNode(msgspec.Struct, kw_only=True):
     """A run of cached tokens that goes on from `parent`, -1 for none; numbers hold within a report
     only. `tenant` stands for its salt,
@@ -270,5 +286,5 @@ class CacheReport(msgspec.Struct, tag="cache_report", kw_only=True):
     pins: list[PinnedPrefix]
 
 
-ToEngine = Request | Abort | CacheQuery | Shutdown
-FromEngine = Loading | Ready | Delta | Refused | Stats | CacheReport | Died
+ToEngine = Request | Abort | CacheQuery | AdapterQuery | Shutdown
+FromEngine = Loading | Ready | Delta | Refused | Stats | CacheReport | AdapterReport | Died

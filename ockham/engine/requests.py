@@ -5,24 +5,28 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from concurrent.futures import Future
 
 import numpy as np
 
+from ockham.core.asks import AdapterAsk
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.seams import Problem, Search, SearchState
 from ockham.engine import moving
+from ockham.engine.adapters import HeldAdapter
 from ockham.engine.assemble import Assembly
 from ockham.engine.gates import skips_of
 from ockham.engine.group import Group
 from ockham.engine.messages import Request
+from ockham.engine.preparing import NOTHING_PREPARED, Preparation, Prepared
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.slow_grammars import SlowGrammars
-from ockham.engine.structured.grammar import Grammar
 from ockham.engine.techniques import Chosen
 from ockham.engine.text import TextOutput
+
+LONGEST_LOAD_S = 30.0
+"""What a caller that cannot step meanwhile waits for an adapter."""
 
 
 class Requests:
@@ -33,24 +37,42 @@ class Requests:
         self._arrivals = itertools.count()
         self._seeds = random.Random(engine.config.seed)
 
-    def prepare(self, request: Request) -> Future[Grammar] | None:
-        """Compile what a request needs compiled, for `add`; None if nothing is. Raises
-        InvalidRequest, as the future does, if it can never be served."""
-        asked = request.params.structured_outputs
-        if asked is None:
+    def prepare(self, request: Request) -> Preparation | None:
+        """Make ready what a request needs, for `add`; None if it needs nothing. Raises
+        InvalidRequest, as the result does, if it can never be served."""
+        outputs, adapter = request.params.structured_outputs, request.asked("adapter")
+        if outputs is None and adapter is None:
             return None
         self._check(request)
-        return self._engine.grammars.compile(asked, request.cache_salt)
+        engine = self._engine
+        grammar = None
+        if outputs is not None:
+            grammar = engine.grammars.compile(outputs, request.cache_salt)
+        if adapter is None:
+            return Preparation(grammar)
+        assert engine.adapters is not None, "checked with the request"
+        assert isinstance(adapter.ask, AdapterAsk), "and so is this"
+        return Preparation(grammar, engine.adapters.want(request.request_id, adapter.ask))
 
-    def add(self, request: Request, grammar: Grammar | None = None) -> None:
-        """Take a request, with the grammar of its output if it asks for one (see `prepare`). Raises
-        InvalidRequest, before any work, if it can never be served."""
+    def add(self, request: Request, prepared: Prepared) -> None:
+        """Take a request, with what was made ready for it (see `prepare`). Raises InvalidRequest,
+        before any work, if it can never be served."""
+        try:
+            self._add(request, prepared)
+        except BaseException:
+            if request.request_id not in self._engine.groups:
+                self._engine.release(request.request_id)
+            raise
+
+    def _add(self, request: Request, prepared: Prepared) -> None:
         self._check(request)
-        if grammar is None and request.params.structured_outputs is not None:
-            raise ValueError("a request with structured outputs comes with what `prepare` gave")
         params = request.params
+        if prepared.grammar is None and params.structured_outputs is not None:
+            raise ValueError("a request with structured outputs comes with what `prepare` gave")
+        if prepared.adapter is None and request.asked("adapter") is not None:
+            raise ValueError("a request for an adapter comes with what `prepare` gave")
         seed = self.draw_seed() if params.seed is None else params.seed & (2**64 - 1)
-        group = self._group(request, seed, grammar)
+        group = self._group(request, seed, prepared)
         sequence = group.first
         if sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs *= request.score_from
@@ -103,9 +125,34 @@ class Requests:
                 f"the request was computed under {shown(moved.altering)}, and this engine would "
                 f"go on under {shown(here)}; give both engines the same settings."
             )
-        compiling = self.prepare(request)
-        grammar = None if compiling is None else compiling.result()
-        group = self._group(request, moved.seed, grammar)
+        prepared = self.prepare_now(request)
+        try:
+            return self._go_on(moved, prepared, now_s)
+        except BaseException:
+            engine.release(request.request_id)
+            raise
+
+    def prepare_now(self, request: Request) -> Prepared:
+        """What `prepare` gives, for a caller that cannot step meanwhile."""
+        preparation = self.prepare(request)
+        if preparation is None:
+            return NOTHING_PREPARED
+        if preparation.grammar is not None:
+            preparation.grammar.result()
+        preparation.wait(LONGEST_LOAD_S)
+        if not preparation.done():
+            self._engine.release(request.request_id)
+            raise InvalidRequest(
+                "there is no room for the adapter of the request while others run with theirs; ask "
+                "again later.",
+                "model",
+            )
+        return preparation.result()
+
+    def _go_on(self, moved: moving.MovedRequest, prepared: Prepared, now_s: float) -> str:
+        """Take in a request that was checked; its id."""
+        engine, request = self._engine, moved.request
+        group = self._group(request, moved.seed, prepared)
         first = group.first
         first.most_tokens, first.stop_ids = moved.most_tokens, frozenset(moved.stop_ids)
         for other in moved.choices[1:]:
@@ -134,9 +181,11 @@ class Requests:
         self._engine.gates.open(request)
         self._engine.patterns.open(request)
 
-    def _group(self, request: Request, seed: int, grammar: Grammar | None) -> Group:
+    def _group(self, request: Request, seed: int, prepared: Prepared) -> Group:
         """A request with its first sequence, before anything is done."""
         params, tokens, engine = request.params, request.prompt_token_ids, self._engine
+        if prepared.adapter is not None:
+            self._check_current(request, prepared.adapter)
         longest = engine.max_model_len
         most = min(longest, len(tokens) + (params.max_tokens or longest))
         eos = frozenset() if params.ignore_eos else engine.eos
@@ -153,11 +202,12 @@ class Requests:
             stop_ids=stops,
             bad_words=self._bad_words(params.bad_words or []),
             text=self._text(request),
-            grammar=None if grammar is None else grammar.begin(eos),
+            grammar=None if prepared.grammar is None else prepared.grammar.begin(eos),
             arrival_s=time.monotonic(),
             gate=gate,
             salt=engine.techniques.key(request),
             shares=all(each.shares for each in engine.techniques.altering(request)),
+            adapter=prepared.adapter,
             seats=params.n if search is None else search.width,
             forks=(params.n if search is None else search.begins) > 1,
             chosen=search is not None and search.chooses,
@@ -166,6 +216,16 @@ class Requests:
             keeping=engine.techniques.keeping(request),
         )
         return Group(engine, first, search, chosen.name if chosen and search else "")
+
+    def _check_current(self, request: Request, adapter: HeldAdapter) -> None:
+        """Raise InvalidRequest if an adapter's files hold something else by now: the key of the
+        request's state would not be that of what was read."""
+        chosen = self._engine.techniques.of(request, "adapter")
+        if chosen is None or chosen.technique.identity(chosen.ask) != adapter.digest:
+            raise InvalidRequest(
+                f"the files of the adapter {adapter.name!r} were changed just now; ask again.",
+                "model",
+            )
 
     def _begin(self, chosen: Chosen, request: Request, stops: frozenset[int]) -> SearchState | None:
         """Begin the search for the answer to a request; None if it is left to the sampler."""

@@ -12,6 +12,7 @@ from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.seams import NOTHING_KEPT, Fetch, Keeping, Noise, Observer, Splice
 from ockham.core.step import Floats, Ints
+from ockham.engine.adapters import HeldAdapter
 from ockham.engine.drawing import Drawing
 from ockham.engine.gates import OpenGate
 from ockham.engine.messages import HINTS, Request
@@ -42,6 +43,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "adapter",
         "arrival_s",
         "border",
         "chosen",
@@ -104,6 +106,7 @@ class Sequence:
         arrival_s: float,
         grammar: GrammarState | None = None,
         gate: OpenGate | None = None,
+        adapter: HeldAdapter | None = None,
         salt: str,
         shares: bool,
         seats: int = 1,
@@ -159,6 +162,8 @@ class Sequence:
         """Seats of running sequences that it takes: those of its group, until that is forked."""
         self.forks = forks
         """Whether the others of its group are still to be forked at the end of its prompt."""
+        self.adapter = adapter
+        """What is added to the products of its rows."""
         # Its life.
         self.status = Status.WAITING
         self.arrival_s = arrival_s
@@ -220,6 +225,7 @@ class Sequence:
             grammar=None if self.grammar is None else self.grammar.fresh(),
             arrival_s=self.arrival_s,
             gate=None if self.gate is None else self.gate.fork(),
+            adapter=self.adapter,
             salt=self.salt,
             shares=self.shares,
             chosen=self.chosen,

@@ -59,8 +59,10 @@ class Techniques:
         for name, seam in SEAMS.items():
             if seam.asked and not seam.several and seam.setting is not None:
                 given = getattr(config, seam.setting)
-                self._settings[name] = name_of(given)
-                self._make(name, given)
+                if given is not None:
+                    self._make(name, given)
+                if not seam.offered:
+                    self._settings[name] = name_of(given)
 
     def of(self, request: Request, seam: str) -> Chosen | None:
         """What applies to a request at a seam; None if nothing does. Raises ConfigError for a
@@ -70,6 +72,10 @@ class Techniques:
             return self._chosen(seam, asked.name, asked.ask)
         name = self._settings.get(seam)
         return None if name is None else self._chosen(seam, name, Ask())
+
+    def offered(self, seam: str) -> dict[str, Any]:
+        """What the setting of a seam offers to requests: the objects of techniques, by name."""
+        return {name: made.object for (at, name), made in self._made.items() if at == seam}
 
     def altering(self, request: Request) -> list[Chosen]:
         """What applies to a request and alters the state that is computed for it."""

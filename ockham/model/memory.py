@@ -23,6 +23,7 @@ from ockham.core.seams import Keep
 from ockham.core.units import readable
 from ockham.kernels.base import GroupLayout
 from ockham.kernels.ops import Program, StepSizes, workspace_bytes
+from ockham.model.adapting import adapters_bytes
 from ockham.model.program.description import LayerGroup, ModelDescription
 
 LOGITS_BYTES = 64 << 20
@@ -108,6 +109,13 @@ def plan_memory(
     allowed = int(available_bytes * config.gpu_memory_utilization) - config.swap_bytes
     if config.kv_store is not None:
         allowed -= STORE_BYTES
+    adapters = adapters_bytes(config.adapter, program)
+    if 0 < allowed <= adapters:
+        raise DoesNotFit(
+            f"the adapters that {config.adapter!r} allows in memory take {readable(adapters)} of "
+            f"{readable(allowed)}; allow fewer, or lower ranks."
+        )
+    allowed -= adapters
     if allowed <= 0:
         raise DoesNotFit(
             f"swap_space takes {readable(config.swap_bytes)}, which leaves nothing of the "

@@ -148,7 +148,8 @@ def _part(technique: Technique) -> Part:
             _tried(technique)
         except InvalidRequest as error:
             return Part(seam, name, exact, refused=str(error).rstrip("."))
-        return Part(seam, name, exact)
+        offer = {field: name} if field is not None and SEAMS[seam].offered else {}
+        return Part(seam, name, exact, offer)
     if field is not None:
         return Part(seam, name, exact, {field: _setting(technique)})
     return Part(seam, name, exact, refused=f"no setting of an engine chooses a {seam}")

@@ -8,8 +8,9 @@ once, by the format that it is packed in.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,46 +66,102 @@ class Adapter:
     base_sha256: str | None
 
 
-def read_adapter(directory: Path) -> Adapter:
-    """Read a PEFT adapter's directory.
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A (rank, inputs) and B (outputs, rank) of one matrix, checked and not yet read."""
+
+    a: Tensor
+    b: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs of the matrix."""
+        return self.b.shape[0], self.a.shape[1]
+
+    def read(self) -> tuple[Floats, Floats]:
+        """Both in fp32. Raises ModelError for values that are no numbers."""
+        return _finite(self.a), _finite(self.b)
+
+
+class AdapterFiles:
+    """A PEFT adapter's directory, its file of weights open: its pairs of factors by the name of the
+    module that they are of.
 
     Raises ModelError if a file is missing or damaged, the adapter is no LoRA, it was made with an
     option that is not supported, or a factor is missing or has another rank than its config says.
     """
-    config = _read_config(directory / CONFIG_FILE)
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is not int or rank < 1:
-        raise ModelError(f"r of {directory / CONFIG_FILE} must be a positive rank, not {rank!r}.")
-    if not isinstance(alpha, (int, float)):
-        raise ModelError(f"lora_alpha of {directory / CONFIG_FILE} is no number, but {alpha!r}.")
-    path = directory / WEIGHTS_FILE
-    if not path.exists():
-        raise ModelError(
-            f"{directory} has no {WEIGHTS_FILE}; adapters are read from safetensors files only."
-        )
-    file = SafetensorsFile(path)
+
+    def __init__(self, directory: Path) -> None:
+        config = _read_config(directory / CONFIG_FILE)
+        rank, alpha = config.get("r"), config.get("lora_alpha")
+        if type(rank) is not int or rank < 1:
+            raise ModelError(
+                f"r of {directory / CONFIG_FILE} must be a positive rank, not {rank!r}."
+            )
+        if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+            raise ModelError(
+                f"lora_alpha of {directory / CONFIG_FILE} is no number, but {alpha!r}."
+            )
+        path = directory / WEIGHTS_FILE
+        if not path.exists():
+            raise ModelError(
+                f"{directory} has no {WEIGHTS_FILE}; adapters are read from safetensors files only."
+            )
+        base = config.get("base_model_name_or_path")
+        self.directory, self.rank, self.scale = directory, rank, alpha / rank
+        self.base = str(base) if base else None
+        self.file = SafetensorsFile(path)
+        try:
+            self.pairs = _pairs(path, self.file.tensors, rank)
+        except BaseException:
+            self.close()
+            raise
+
+    def digest(self) -> str:
+        """The SHA-256 of all that decides what the adapter adds."""
+        digest = hashlib.sha256(f"{self.rank} {self.scale}".encode())
+        block = bytearray(1 << 20)
+        for start in range(0, self.file.nbytes, len(block)):
+            view = memoryview(block)[: min(len(block), self.file.nbytes - start)]
+            self.file.read_into(view, start, "the weights")
+            digest.update(view)
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def read_adapter(directory: Path) -> Adapter:
+    """Read a PEFT adapter's directory whole. Raises ModelError as `AdapterFiles` does."""
+    files = AdapterFiles(directory)
     try:
-        values = {name: _values(tensor) for name, tensor in file.tensors.items()}
+        factors = {
+            f"{module}.weight": LowRank(_values(pair.a), _values(pair.b), files.scale)
+            for module, pair in files.pairs.items()
+        }
     finally:
-        file.close()
-    pairs: dict[str, dict[str, Floats]] = {}
-    for name, value in values.items():
+        files.close()
+    return Adapter(directory, factors, files.base, files.file.metadata.get(BASE_DIGEST))
+
+
+def _pairs(path: Path, tensors: Mapping[str, Tensor], rank: int) -> dict[str, Pair]:
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
         match = _FACTOR.fullmatch(name)
         if match is None:
             raise ModelError(
                 f"tensor {name!r} of {path} is no factor of a matrix; only lora_A and lora_B of "
                 "linear layers are supported."
             )
-        pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = value
-    if not pairs:
+        if tensor.dtype not in DTYPES:
+            raise ModelError(
+                f"tensor {name!r} of {path} has the dtype {tensor.dtype}; supported are "
+                f"{', '.join(DTYPES)}."
+            )
+        found.setdefault(match[1], {})[match[2]] = tensor
+    if not found:
         raise ModelError(f"{path} holds no adapter: it has no tensors.")
-    base = config.get("base_model_name_or_path")
-    return Adapter(
-        directory,
-        {name: _low_rank(path, name, pair, rank, alpha / rank) for name, pair in pairs.items()},
-        str(base) if base else None,
-        file.metadata.get(BASE_DIGEST),
-    )
+    return {module: _pair(path, f"{module}.weight", pair, rank) for module, pair in found.items()}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -132,27 +189,29 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _values(tensor: Tensor) -> Floats:
     """A whole tensor in fp32."""
-    if tensor.dtype not in DTYPES:
-        raise ModelError(
-            f"tensor {tensor.name!r} of {tensor.file.path} has the dtype {tensor.dtype}; supported "
-            f"are {', '.join(DTYPES)}."
-        )
     buffer = bytearray(tensor.nbytes)
     tensor.file.read_into(memoryview(buffer), tensor.start, f"tensor {tensor.name!r}")
     return np.frombuffer(buffer, DTYPES[tensor.dtype]).reshape(tensor.shape).astype(np.float32)
 
 
-def _low_rank(path: Path, name: str, pair: dict[str, Floats], rank: int, scale: float) -> LowRank:
+def _finite(tensor: Tensor) -> Floats:
+    values = _values(tensor)
+    if not np.isfinite(values).all():
+        raise ModelError(f"tensor {tensor.name!r} of {tensor.file.path} holds NaN or infinity.")
+    return values
+
+
+def _pair(path: Path, name: str, pair: dict[str, Tensor], rank: int) -> Pair:
     for factor, axis in (("A", 0), ("B", 1)):
-        value = pair.get(factor)
-        if value is None:
+        tensor = pair.get(factor)
+        if tensor is None:
             raise ModelError(f"{path} has no lora_{factor} for {name!r}.")
-        if value.ndim != 2 or value.shape[axis] != rank:
+        if len(tensor.shape) != 2 or tensor.shape[axis] != rank:
             raise ModelError(
-                f"lora_{factor} for {name!r} of {path} has the shape {list(value.shape)}, but its "
+                f"lora_{factor} for {name!r} of {path} has the shape {list(tensor.shape)}, but its "
                 f"rank is {rank}."
             )
-    return LowRank(pair["A"], pair["B"], scale)
+    return Pair(pair["A"], pair["B"])
 
 
 class MergedSource(SafetensorsSource):
