@@ -89,7 +89,8 @@ def answers(name: str) -> Iterator[str]:
     rng = random.Random(SEED)
     prompts = [rng.choice(TEXTS) + str(number % 4) for number in range(REQUESTS)]
     params = [_sampling(number) for number in range(REQUESTS)]
-    rounds, asked = [prompts], {}
+    asked: dict[str, Any] = {}
+    rounds = [prompts]
     if "," in settings.get("reuse", ""):  # asked for by name, of texts that came before
         asked = {"reuse": name}
         params = [each for each in params if each.n == 1 and each.prompt_logprobs is None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ockham.api.adapters import LoRARequest
     from ockham.api.async_llm import AsyncLLM
     from ockham.api.llm import LLM
     from ockham.core.config import EngineConfig
@@ -39,6 +40,7 @@ __all__ = [
     "EngineDead",
     "InvalidRequest",
     "Ledger",
+    "LoRARequest",
     "Logprob",
     "ModelError",
     "OckhamError",
@@ -55,6 +57,7 @@ __all__ = [
 _MODULES = {
     "LLM": "ockham.api.llm",
     "AsyncLLM": "ockham.api.async_llm",
+    "LoRARequest": "ockham.api.adapters",
     "ReuseParams": "ockham.text.marking",
     "EngineConfig": "ockham.core.config",
     "Ledger": "ockham.core.ledger",

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+from ockham.api.adapters import LoRARequest, asks_of
 from ockham.api.chatting import ChatPlan, ToolChoice, plan_chat, read_tools, thinking_variables
 from ockham.api.prompts import Encoded, Prompt, PromptReader, characters, template_messages
 from ockham.api.settings import engine_config
@@ -24,7 +26,7 @@ from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.client import EngineClient, Observer
 from ockham.engine.collect import Collector
-from ockham.engine.messages import CacheHint, Delta, Ready, Request
+from ockham.engine.messages import AdapterQuery, CacheHint, Delta, Ready, Request
 from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.model.hub import resolve
 from ockham.text.marking import ReuseParams
@@ -165,6 +167,7 @@ class AsyncLLM:
         asks: Mapping[str, Any] | None = None,
         cache_hint: CacheHint | None = None,
         reuse: ReuseParams | str | None = None,
+        lora_request: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Complete a prompt, yielding outputs as they come.
 
@@ -173,7 +176,8 @@ class AsyncLLM:
         ("final"). Requests share state only with those of the same `cache_salt`, and approximately
         only where `reuse` says so; `asks` is what is asked of further techniques, by key (see
         `ockham.core.asks`; an approximate reuse with chunks of token ids, too). `cache_hint`
-        predicts whether this one's will be used again. Tenants (`tenant`, else `cache_salt`) take
+        predicts whether this one's will be used again. `lora_request` names an adapter, where the
+        engine was made with `enable_lora`. Tenants (`tenant`, else `cache_salt`) take
         turns; of one tenant's requests those of a lower `priority` begin first. Without
         `sampling_params` the checkpoint's defaults apply. Raises `InvalidRequest`, `EngineDead`, or
         what else the engine refuses the request with.
@@ -186,7 +190,7 @@ class AsyncLLM:
             params,
             cache_salt=cache_salt,
             cache_hint=cache_hint,
-            asks=asks,
+            asks={**(asks or {}), **asks_of(self.config.adapter, lora_request)},
             tenant=tenant,
             priority=priority,
         )
@@ -215,6 +219,10 @@ class AsyncLLM:
                     yield collector.output()
         finally:
             self.client.abort(request.request_id)
+
+    async def check_adapter(self, asks: Mapping[str, Any]) -> None:
+        """Raises `InvalidRequest` for an adapter that cannot be served; no weights are read."""
+        await self.client.check_adapter(AdapterQuery(ask_id=uuid.uuid4().hex, asks=dict(asks)))
 
     async def abort(self, request_id: str) -> None:
         """Give up a request: its generator ends with `finish_reason` "abort". Unknown ids are

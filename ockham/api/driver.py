@@ -17,10 +17,11 @@ from ockham.api.prompts import named
 from ockham.core.errors import FAULT, OckhamError, fault
 from ockham.core.outputs import RequestOutput
 from ockham.engine.collect import Collector
-from ockham.engine.engine import Engine
+from ockham.engine.engine import WAIT_S, Engine
 from ockham.engine.intake import describe
 from ockham.engine.messages import Delta, Pin, Request, Unpin
 from ockham.engine.offline import OfflineBatch
+from ockham.engine.preparing import NOTHING_PREPARED, Preparation
 
 Listener = Callable[[Collector, Delta], None]
 
@@ -38,6 +39,8 @@ class Driver:
         self._closed = False
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[Collector, Listener | None]] = {}
+        self._coming: dict[str, Preparation] = {}
+        """What is made ready for requests that the engine has not taken yet."""
         self._batches: dict[str, OfflineBatch] = {}
         """Of each unfinished request, the batch that it is part of."""
 
@@ -61,10 +64,16 @@ class Driver:
     def submit(self, collector: Collector, listener: Listener | None = None) -> None:
         """Hand a request to the engine; its deltas go to the collector, then to the listener."""
         request = collector.request
-        compiling = self.engine.prepare(request)
-        grammar = None if compiling is None else compiling.result()  # beside other callers' steps
+        preparation = self.engine.prepare(request)
+        if preparation is not None and preparation.grammar is not None:
+            preparation.grammar.result()  # beside other callers' steps
         with self._lock:
-            self.engine.add(request, grammar)
+            if preparation is None or preparation.done():
+                self.engine.add(
+                    request, NOTHING_PREPARED if preparation is None else preparation.result()
+                )
+            else:  # it may wait for other requests to end
+                self._coming[request.request_id] = preparation
             self._waiting[request.request_id] = (collector, listener)
 
     def step(self, collector: Collector) -> None:
@@ -74,7 +83,9 @@ class Driver:
         with self._lock, _Uninterrupted():
             if collector.error is None and not collector.finished:
                 try:
-                    deltas = self.engine.step()
+                    self._take_in()
+                    waits = self._coming and not self.engine.has_work
+                    deltas = [] if waits else self.engine.step()
                 except Exception as error:
                     self._give_up(error)
                     raise
@@ -86,6 +97,8 @@ class Driver:
         """Give up what has not finished of a request."""
         request_id = collector.request.request_id
         with self._lock:
+            if self._coming.pop(request_id, None) is not None:
+                self.engine.release(request_id)
             if request_id in self._waiting:
                 self._deliver(self.engine.abort(request_id))
                 self._waiting.pop(request_id, None)
@@ -143,11 +156,31 @@ class Driver:
             self._batches[collector.request.request_id] = batch
         return batch.order
 
+    def _take_in(self) -> None:
+        """Hand over the requests that need not wait any longer. With no other work, wait a moment
+        for one."""
+        if not self._coming:
+            return
+        if not self.engine.has_work:
+            next(iter(self._coming.values())).wait(WAIT_S)
+        for request_id in [name for name, coming in self._coming.items() if coming.done()]:
+            preparation = self._coming.pop(request_id)
+            collector, _ = self._waiting[request_id]
+            try:
+                self.engine.add(collector.request, preparation.result())
+            except OckhamError as error:
+                self.engine.release(request_id)
+                collector.error = error
+                del self._waiting[request_id]
+
     def _give_up(self, error: Exception) -> None:
         """A step failed, and left nothing to go on with: all requests end, whoever waits."""
         reason = OckhamError(f"The engine failed in a step ({describe(error)}); ask again.")
         for collector, _ in self._waiting.values():
             collector.error = reason
+        for request_id in self._coming:
+            self.engine.release(request_id)
+        self._coming.clear()
         self._waiting.clear()
         self._batches.clear()
         self.engine.drop_all()

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from ockham.api.adapters import LoRARequest, asks_of, asks_of_each
 from ockham.api.chatting import plan_chat, read_tools, thinking_variables
 from ockham.api.driver import Driver, Stream
 from ockham.api.progress import Progress
@@ -24,6 +25,7 @@ from ockham.api.prompts import (
     template_messages,
 )
 from ockham.api.settings import check_call, engine_config
+from ockham.core.asks import Ask
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
@@ -115,22 +117,25 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
         reuse: ReuseParams | str | None = None,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
         **neutral: Any,
     ) -> list[RequestOutput]:
         """Complete prompts: one, or a list, as texts or token ids. Outputs come in their order.
 
         One `SamplingParams` holds for all prompts, a list gives each its own, None takes the
         checkpoint's defaults. `reuse` says what may be reused approximately, as
-        ReuseParams or by name alone: nothing by default. vLLM's other arguments are taken at values
-        that ask for nothing (`lora_request=None`). Raises InvalidRequest, before any work is done,
-        if anything about any prompt is wrong; the message names its index.
+        ReuseParams or by name alone: nothing by default. `lora_request` names an adapter for all
+        prompts, or one or None for each, where the LLM was made with `enable_lora`. vLLM's other
+        arguments are taken at values that ask for nothing (`priority=None`). Raises
+        InvalidRequest, before any work is done, if anything about any prompt is wrong; the message
+        names its index.
         """
         check_call(neutral)
         listed = as_list(prompts)
         params = self._params_for(len(listed), sampling_params)
         reuse = reuse_params(reuse)
         encoded = [named(i, self._prompts.read, prompt, reuse) for i, prompt in enumerate(listed)]
-        return self._run(encoded, params, use_tqdm)
+        return self._run(encoded, params, use_tqdm, adapters=lora_request)
 
     def chat(
         self,
@@ -145,6 +150,7 @@ class LLM:
         reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         reuse: ReuseParams | str | None = None,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
         **neutral: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or each of a list of them, through the chat template.
@@ -185,7 +191,7 @@ class LLM:
         asked = [
             plan.params(each, read.text or "") for each, read in zip(params, encoded, strict=True)
         ]
-        outputs = self._run(encoded, asked, use_tqdm)
+        outputs = self._run(encoded, asked, use_tqdm, adapters=lora_request)
         for output, each in zip(outputs, params, strict=True):
             for answer in output.outputs:
                 answer.reply = plan.reply(answer.text, each, output.prompt or "")
@@ -216,13 +222,15 @@ class LLM:
         prompt: Prompt,
         sampling_params: SamplingParams | None = None,
         reuse: ReuseParams | str | None = None,
+        lora_request: LoRARequest | None = None,
     ) -> Stream:
         """Complete one prompt, yielding what each step adds. Closing the stream frees its work.
-        `reuse` is as in `generate`."""
+        `reuse` and `lora_request` are as in `generate`."""
         self._driver.check_usable()
         params = self._params_for(1, sampling_params)[0]
         read = self._prompts.read(prompt, reuse)
-        return Stream(self._driver, self._request(read, params), read.text)
+        asks = asks_of(self.config.adapter, lora_request)
+        return Stream(self._driver, self._request(read, params, asks), read.text)
 
     def close(self) -> None:
         """Give up what still runs, finish writing what goes to the disk, and let others have its
@@ -324,8 +332,15 @@ class LLM:
                 )
         return list(params)
 
-    def _request(self, prompt: Encoded, params: SamplingParams, detokenize: bool = True) -> Request:
-        return prompt.request(f"request-{next(self._numbers)}", params, detokenize=detokenize)
+    def _request(
+        self,
+        prompt: Encoded,
+        params: SamplingParams,
+        asks: Mapping[str, Ask],
+        detokenize: bool = True,
+    ) -> Request:
+        name = f"request-{next(self._numbers)}"
+        return prompt.request(name, params, detokenize=detokenize, asks=asks)
 
     # -- running -------------------------------------------------------------------------------
 
@@ -335,10 +350,12 @@ class LLM:
         params: list[SamplingParams],
         use_tqdm: bool,
         detokenize: bool = True,
+        adapters: LoRARequest | Sequence[LoRARequest | None] | None = None,
     ) -> list[RequestOutput]:
         self._driver.check_usable()
+        asks = asks_of_each(self.config.adapter, adapters, len(prompts))
         collectors = [
-            Collector(self._request(prompt, params[i], detokenize), prompt.text)
+            Collector(self._request(prompt, params[i], asks[i], detokenize), prompt.text)
             for i, prompt in enumerate(prompts)
         ]
         bar = Progress(len(collectors)) if use_tqdm and len(collectors) > 1 else None

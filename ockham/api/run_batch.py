@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from ockham.api.batch_file import (
     BatchResult,
     parse,
 )
+from ockham.api.server.adapters import check_modules
 from ockham.api.server.app import build_app
 from ockham.api.server.errors import error_body
 from ockham.api.server.gate import Gate
@@ -66,10 +67,12 @@ async def run_batch(
     output: BatchOutput,
     names: tuple[str, ...] = (),
     tell: Callable[[Progress], None] = lambda progress: None,
+    adapters: Mapping[str, str] | None = None,
 ) -> Progress:
     """Run every request of `given` that `output` has no result for; `tell` is called after each.
 
-    `names` are those that requests may call the model by. Raises ModelError if the model cannot be
+    `names` are those that requests may call the model by, `adapters` the directories of the
+    adapters that they may name instead. Raises ModelError if the model cannot be
     loaded, OckhamError if the output cannot be written.
     """
     done = output.done
@@ -77,12 +80,14 @@ async def run_batch(
     seats = AHEAD * config.max_num_seqs
     settings = ServerSettings(
         served_model_names=names,
+        adapters=dict(adapters or {}),
         max_body_bytes=1 << 30,
         max_queue=1 << 30,
         request_timeout_s=LONGEST_S,
         access_log=False,
     )
     async with AsyncLLM.from_config(config) as llm:
+        await check_modules(llm, settings.adapters, names or served_names(config.model))
         gate = Gate(config.max_num_seqs, settings.max_queue)
         app = build_app(llm, settings, gate, Metrics((names or served_names(config.model))[0]))
         lines = given.lines(done)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ockham.api.adapters import own_adapter_setting
 from ockham.api.aliases import own_names
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, InvalidRequest
@@ -21,7 +22,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "data_parallel_size": (1,),
     "distributed_executor_backend": (None, "uni", "mp"),
     "enable_chunked_prefill": (None, True),
-    "enable_lora": (False,),
     "enforce_eager": (False, True),
     "compilation_config": (None,),
     "disable_custom_all_reduce": (False, True),
@@ -52,7 +52,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """vLLM's constructor names that have no effect here, and the values at which they are accepted."""
 
 NEUTRAL_IN_CALLS: dict[str, tuple[Any, ...]] = {
-    "lora_request": (None,),
     "prompt_adapter_request": (None,),
     "priority": (None, 0),
     "tokenization_kwargs": (None, {}),
@@ -70,7 +69,7 @@ def engine_config(model: str, settings: Mapping[str, Any]) -> EngineConfig:
     """The engine's settings. Raises ConfigError for a name that is unknown, or a value that is not
     supported."""
     own = {}
-    for name, value in own_names(settings).items():
+    for name, value in own_names(own_adapter_setting(settings)).items():
         if name in EngineConfig.__struct_fields__:
             own[name] = value
         elif name not in NEUTRAL:

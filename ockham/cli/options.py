@@ -21,6 +21,7 @@ import click
 import msgspec
 
 from ockham.api.aliases import own_names
+from ockham.cli.adapter_options import SECTION, adapter_options, with_adapter_setting
 from ockham.cli.command import OTHER, Option
 from ockham.cli.config_file import read_config
 from ockham.cli.neutral import neutral_options
@@ -82,6 +83,7 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "name, and a request may ask for another pattern.",
     "search": "How completions are found, for requests that do not ask for another way.",
     "gate": "Which parts of the model run; 'whole' is all of it.",
+    "adapter": "The technique of adapters that requests may name, with its options.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
     'name, or JSON with vLLM\'s keys, {"method": "ngram", "num_speculative_tokens": 8}.',
     "seed": "Seed of requests that bring none of their own.",
@@ -105,6 +107,7 @@ _SECTIONS = {
         *("skip_tokenizer_init", "trust_remote_code", "chat_template", "generation_config"),
         "gate",
     ),
+    SECTION: ("adapter",),
     "Speculation": ("speculative_config",),
     "Cache": (
         *("reuse", "enable_prefix_caching", "keep", "attention_pattern"),
@@ -237,10 +240,10 @@ def engine_options(function: F, several: Sequence[str] = ()) -> F:
                 "or leave it out for the built-in one."
             )
         _warn_of_mistyped_variables(click.get_current_context())
-        return function(model=model or "lab", **kwargs)
+        return function(model=model or "lab", **with_adapter_setting(kwargs))
 
     hints = typing.get_type_hints(EngineConfig)
-    wrapped = config_file(neutral_options(with_model))
+    wrapped = adapter_options(option)(config_file(neutral_options(with_model)))
     for field in reversed(msgspec.structs.fields(EngineConfig)):
         if field.name != "model":
             wrapped = _field_option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.api.adapters import TECHNIQUE, LoRARequest
 from ockham.cli.command import command
 from ockham.cli.options import (
     engine_config,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ockham.core.outputs import CompletionOutput, PositionLogprobs, RequestOutput
 
 DEFAULT_MAX_TOKENS = 256
+ONE_ADAPTER = f"{TECHNIQUE}:max_loras=1,max_lora_rank=256"
 
 
 EXAMPLES = """\b
@@ -58,6 +60,11 @@ Examples:
     is_flag=True,
     help="Say at the end which tokens were drafted: underlined, or in ‹› where nothing can be.",
 )
+@option(
+    "--lora",
+    metavar="DIRECTORY",
+    help="Adapter to complete the prompt with: a directory of PEFT's, or one of the lab model's.",
+)
 @engine_options
 @sampling_options
 def run(
@@ -67,6 +74,7 @@ def run(
     stats: bool,
     quiet: bool,
     show_drafts: bool,
+    lora: str | None,
     **kwargs: Any,
 ) -> None:
     """Complete a prompt with MODEL: a directory, a GGUF file, a hub name, or the built-in 'lab'.
@@ -77,6 +85,8 @@ def run(
     """
     if quiet and stats:
         raise click.UsageError("--quiet and --stats contradict each other; give one of them.")
+    if lora is not None and kwargs["adapter"] is None:
+        kwargs["adapter"] = ONE_ADAPTER
     config = engine_config(**kwargs)
     check_model(config.model, prompt is None and prompt_token_ids is None)
     check_sampling(config, **kwargs)
@@ -93,7 +103,8 @@ def run(
     load_s = time.perf_counter() - started
     defaults = with_max_tokens(llm.get_default_sampling_params(), llm, DEFAULT_MAX_TOKENS)
     params = sampling_params(defaults, **kwargs)
-    output = _complete(llm, given, params, as_json, load_s)
+    wanted = None if lora is None else LoRARequest(lora, 1, lora)
+    output = _complete(llm, given, params, as_json, load_s, wanted)
     if as_json:
         return
     full = _end(output, llm, params)
@@ -181,14 +192,19 @@ def _read_stdin() -> str:
 
 
 def _complete(
-    llm: LLM, prompt: Prompt, params: SamplingParams, as_json: bool, load_s: float
+    llm: LLM,
+    prompt: Prompt,
+    params: SamplingParams,
+    as_json: bool,
+    load_s: float,
+    adapter: LoRARequest | None,
 ) -> RequestOutput:
     """Stream the completion to stdout, or write it as JSON."""
     stdout = sys.stdout.buffer
     has_text = llm.engine.tokenizer is not None
     first_token_s: float | None = None
     started = time.perf_counter()
-    with llm.stream(prompt, params) as stream:
+    with llm.stream(prompt, params, lora_request=adapter) as stream:
         for delta in stream:
             if first_token_s is None and delta.token_ids:
                 first_token_s = time.perf_counter() - started

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ockham.api.adapters import read_modules
+from ockham.cli.adapter_options import modules_option
 from ockham.cli.command import command
 from ockham.cli.options import Names, engine_config, engine_options, option
 from ockham.cli.value_types import Text
@@ -44,9 +46,15 @@ TELL_EVERY_S = 5.0
     multiple=True,
     help="Names of the model in the requests. [default: MODEL; of a .gguf file its name, too]",
 )
+@modules_option(option, Names)
 @engine_options
 def run_batch(
-    *, input_file: Path, output_file: Path, served_model_name: tuple[str, ...], **engine: Any
+    *,
+    input_file: Path,
+    output_file: Path,
+    served_model_name: tuple[str, ...],
+    lora_modules: tuple[str, ...],
+    **engine: Any,
 ) -> None:
     """Run the requests of a file through MODEL, as `ockham serve` would answer them.
 
@@ -60,14 +68,14 @@ def run_batch(
 
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("ockham.engine").setLevel(logging.INFO)
-    config = engine_config(**engine)
+    config, adapters = engine_config(**engine), read_modules(lora_modules)
     if output_file.exists() and input_file.exists() and output_file.samefile(input_file):
         raise ConfigError(f"{output_file} is the input too; choose another --output-file.")
     given = BatchInput(input_file)
     output = BatchOutput(output_file, given)
     try:
         teller = _Teller()
-        progress = asyncio.run(run(config, given, output, served_model_name, teller))
+        progress = asyncio.run(run(config, given, output, served_model_name, teller, adapters))
     except KeyboardInterrupt:
         click.echo("interrupted; the same command goes on where this ended", err=True)
         raise

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from ockham.api.adapters import read_modules
+from ockham.cli.adapter_options import modules_option
 from ockham.cli.command import command
 from ockham.cli.options import Names, engine_config, engine_options, option
 from ockham.cli.value_types import Integer, Text
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Names of the model in the API. [default: MODEL; of a .gguf file its name, too]",
 )
+@modules_option(option, Names)
 @option(
     "--api-key",
     type=Text(),
@@ -207,6 +210,7 @@ def serve(
     host: str,
     port: int,
     served_model_name: tuple[str, ...],
+    lora_modules: tuple[str, ...],
     api_key: tuple[str, ...],
     api_key_file: Path | None,
     admin_api_key: str | None,
@@ -258,6 +262,7 @@ def serve(
         host=host,
         port=port,
         served_model_names=served_model_name,
+        adapters=read_modules(lora_modules),
         api_keys=(*api_key, *_read_keys(api_key_file)),
         admin_api_key=admin_api_key,
         cors_origins=_read_origins(cors_origin),

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from ockham.api.async_llm import AsyncLLM
+from ockham.api.server.adapters import load_adapter, unload_adapter
 from ockham.api.server.body import Budget
 from ockham.api.server.cache import pin_prefix, show_cache, unpin_prefix
 from ockham.api.server.chat import create_chat_completion
@@ -35,6 +36,8 @@ ROUTES = (
     Route("/v1/cache", show_cache, methods=["POST"]),
     Route("/v1/cache/pin", pin_prefix, methods=["POST"]),
     Route("/v1/cache/unpin", unpin_prefix, methods=["POST"]),
+    Route("/v1/load_lora_adapter", load_adapter, methods=["POST"]),
+    Route("/v1/unload_lora_adapter", unload_adapter, methods=["POST"]),
     Route("/v1/models", list_models),
     Route("/v1/models/{model:path}", show_model),
     Route("/tokenize", tokenize, methods=["POST"]),
@@ -78,7 +81,7 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
             Exception: _answer_fault,
         },
     )
-    app.state.serving = Serving(llm, settings, gate, metrics, now_s())
+    app.state.serving = Serving(llm, settings, gate, metrics, now_s(), dict(settings.adapters))
     app.router.redirect_slashes = False  # `Outermost` takes them off
     budget = Budget(settings.max_bodies_bytes)
     return Outermost(app, metrics, budget, (*ROUTES, *ALIASES), settings.access_log)

@@ -132,7 +132,7 @@ class _Answer(Answer):
         completion = ChatCompletion(
             id=self.id,
             created=self.created,
-            model=self.server.names[0],
+            model=self.server.answer_name(self.request.model),
             choices=[self._choice(choice) for choice in output.outputs],
             system_fingerprint=self.server.fingerprint,
             prompt_token_ids=self.if_asked(self._tokens),
@@ -201,7 +201,7 @@ class _Answer(Answer):
         return ChatChunk(
             id=self.id,
             created=self.created,
-            model=self.server.names[0],
+            model=self.server.answer_name(self.request.model),
             choices=choices,
             system_fingerprint=self.server.fingerprint,
         )

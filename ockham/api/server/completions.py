@@ -165,7 +165,7 @@ class _Answer(Answer):
         return Completion(
             id=self.id,
             created=self.created,
-            model=self.server.names[0],
+            model=self.server.answer_name(self.request.model),
             choices=choices,
             system_fingerprint=self.server.fingerprint,
             usage=UNSET,

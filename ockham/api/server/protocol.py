@@ -382,6 +382,22 @@ class CacheRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             )
 
 
+class LoadAdapterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/load_lora_adapter`, with vLLM's names. `load_inplace`: an adapter of this name may
+    be replaced."""
+
+    lora_name: str
+    lora_path: str
+    load_inplace: bool = False
+
+
+class UnloadAdapterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/unload_lora_adapter`, with vLLM's names; the number tells nothing here."""
+
+    lora_name: str
+    lora_int_id: int | None = None
+
+
 class PinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/cache/pin`: a prompt, or the messages that chats begin with."""
 

@@ -17,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from ockham.api.async_llm import AsyncLLM
+from ockham.api.server.adapters import check_modules
 from ockham.api.server.app import build_app
 from ockham.api.server.connection import Connection
 from ockham.api.server.gate import Gate
@@ -50,6 +51,7 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
         metrics = Metrics(names[0])
         llm = AsyncLLM.from_config(config, stall_s=settings.stall_s, observer=metrics)
         async with llm:
+            await check_modules(llm, settings.adapters, names)
             gate = Gate(config.max_num_seqs, settings.max_queue)
             app = build_app(llm, settings, gate, metrics)
             log.info(

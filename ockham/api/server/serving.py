@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
+from ockham.api.adapters import adapter_asks
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.prompts import Encoded
 from ockham.api.server.body import Lease, read_body
@@ -22,6 +23,7 @@ from ockham.api.server.protocol import ChatMessage, GenerationRequest
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.sse import EventStream
 from ockham.api.server.structure import Counter, Most
+from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.outputs import RequestOutput
@@ -35,6 +37,8 @@ _numbers = itertools.count()
 
 PASSED_OVER = "ockham.passed_over"
 """Where a request's scope holds the fields that were passed over and must be told of."""
+MOST_NAMED = 20
+"""Adapters that are named to who names none of them."""
 READING_S = 2.0
 """What a client has, beyond the time that its request may take, to read the last of the answer."""
 
@@ -48,6 +52,8 @@ class Serving:
     gate: Gate
     metrics: Metrics
     created_s: int
+    adapters: dict[str, str]
+    """The adapters that requests may name as the model: their directories."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,13 +68,27 @@ class Serving:
 
     def check_model(self, name: str | None) -> None:
         """Raise `HttpError` 404 if the model is called by a name that it does not have."""
-        if name is not None and name not in self.names:
+        if name is not None and name not in self.names and name not in self.adapters:
+            known = [*self.names, *itertools.islice(self.adapters, MOST_NAMED)]
+            more = len(self.names) + len(self.adapters) - len(known)
+            rest = f" and {more} more" if more else ""
             raise HttpError(
                 404,
-                f"There is no model {shown(name)} here; there is {', '.join(self.names)}.",
+                f"There is no model {shown(name)} here; there is {', '.join(known)}{rest}.",
                 param="model",
                 code="model_not_found",
             )
+
+    def answer_name(self, name: str | None) -> str:
+        """The name in the answer to a request for the model of a name."""
+        return name if name is not None and name in self.adapters else self.names[0]
+
+    def adapter_asks(self, name: str | None) -> dict[str, Ask]:
+        """What a request for the model of a name asks of adapters."""
+        path = None if name is None else self.adapters.get(name)
+        if name is None or path is None:
+            return {}
+        return adapter_asks(self.llm.config.adapter, name, path)
 
     def token_text(self, token: int) -> str:
         tokenizer = self.llm.tokenizer
@@ -111,6 +131,7 @@ class Serving:
                         field,
                     )
         name, salt = _engine_name(http), caller_of(http).salt(body.cache_salt)
+        asks = self.adapter_asks(body.model)
         return self.job_of(
             [
                 prompt.request(
@@ -118,6 +139,7 @@ class Serving:
                     params,
                     cache_salt=salt,
                     cache_hint=body.cache_hint,
+                    asks=asks,
                     tenant=_tenant(http, body),
                     priority=body.priority or 0,
                 )

@@ -21,6 +21,7 @@ _ABOVE_ZERO = (
 class ServerSettings:
     """Settings of the HTTP side. Times are in seconds.
 
+    `adapters`: directories of the adapters that are served from the start, by name.
     `max_queue`: sequences (prompts times n) that may wait while the engine's `max_num_seqs` run;
     more are answered 429. `shutdown_timeout_s`: how long running requests may go on after SIGTERM.
     `keep_alive_s`: a stream that is silent for so long sends a comment. `stall_s`: `/health` fails
@@ -43,6 +44,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     served_model_names: tuple[str, ...] = ()
+    adapters: dict[str, str] = field(default_factory=dict)
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     admin_api_key: str | None = field(default=None, repr=False)
     cors_origins: tuple[str, ...] = ()

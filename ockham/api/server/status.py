@@ -17,9 +17,9 @@ from ockham.api.server.wire import Model, ModelList
 
 
 async def list_models(http: Request) -> Response:
-    """The model, once for each of its names."""
+    """The model, once for each of its names, and its adapters."""
     server = serving(http)
-    models = ModelList([_model(server, name) for name in server.names])
+    models = ModelList([_model(server, name) for name in (*server.names, *server.adapters)])
     return Response(msgspec.json.encode(models), media_type="application/json")
 
 
@@ -37,7 +37,8 @@ def _model(server: Serving, name: str) -> Model:
     return Model(
         id=name,
         created=server.created_s,
-        root=server.llm.config.model,
+        root=server.adapters.get(name, server.llm.config.model),
+        parent=server.names[0] if name in server.adapters else None,
         max_model_len=server.llm.ready.max_model_len,
         sampling_defaults=server.llm.default_parameters,
         chat_sampling_defaults=server.llm.default_chat_parameters,

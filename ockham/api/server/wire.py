@@ -208,7 +208,8 @@ class ChatChunk(msgspec.Struct, kw_only=True):
 
 
 class Model(msgspec.Struct, kw_only=True):
-    """`root` is the checkpoint behind the name. What a request leaves out is sampled as
+    """`root` is the checkpoint behind the name, or the directory of an adapter, whose
+    `parent` is the model that it is added to. What a request leaves out is sampled as
     `chat_sampling_defaults` say in chats, and `sampling_defaults` in completions: what they do not
     name is neutral. `eos_token_ids` end an answer."""
 
@@ -217,6 +218,7 @@ class Model(msgspec.Struct, kw_only=True):
     created: int
     owned_by: str = "ockham"
     root: str
+    parent: str | None = None
     max_model_len: int
     sampling_defaults: dict[str, int | float]
     chat_sampling_defaults: dict[str, int | float]
