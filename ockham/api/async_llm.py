@@ -291,6 +291,7 @@ class AsyncLLM:
         reasoning_effort: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         cache_salt: str = "",
+        lora_request: LoRARequest | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         """Answer a conversation, yielding everything so far as it comes, as `generate` does. The
         last output's `reply` has the thoughts, the content and the calls of tools. Arguments are
@@ -306,7 +307,8 @@ class AsyncLLM:
         )
         prompt = await self.in_thread(len(text), lambda: self.prompts.read_chat(text, messages))
         name = request_id or f"request-{next(self._numbers)}"
-        request = prompt.request(name, plan.params(params, text), cache_salt=cache_salt)
+        asks = asks_of(self.config.adapter, lora_request)
+        request = prompt.request(name, plan.params(params, text), cache_salt=cache_salt, asks=asks)
         async with aclosing(self.run(request, text)) as outputs:
             async for output in outputs:
                 if output.finished:

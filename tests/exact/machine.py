@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ockham.core.outputs import PositionLogprobs
-from ockham.core.registry import make
+from ockham.core.registry import make, make_asks
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.speculative import parse
 from ockham.engine.engine import Engine
@@ -99,6 +100,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "ignore_eos": st.sampled_from([True, True, False]),
             "scored_share": st.sampled_from([0.0, 0.5, 1.0]),
             "approximate": st.sampled_from([None, None, None, "chunk", "edit"]),
+            "adapter": st.sampled_from([None, None, 0, 1, 2]),
         }
     )
 
@@ -113,6 +115,9 @@ GREEDY = {
 """What leaves nothing to want but the likeliest token, which the head then finds by itself."""
 
 
+ADAPTERS = ("adapter/lora",)
+"""Keys of asks that decide what a request says: it says the same alone."""
+
 HOW = ("cache_salt", "tenant", "priority", "cache_hint", "patient", "orderly")
 """What is said of a request beside its prompt and parameters."""
 
@@ -125,6 +130,7 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     if values.pop("greedy"):
         values |= GREEDY
     how = {name: values.pop(name) for name in HOW}
+    values.pop("adapter")
     grammar = values.pop("grammar")
     if grammar is None:
         values["ignore_eos"] = True
@@ -157,6 +163,8 @@ class ExactnessMachine(RuleBasedStateMachine):
     executors: list[Executor]
     trained: dict[str, dict[str, Any]]
     """Settings of drafters that need something trained, by name."""
+    adapters: tuple[Path, ...] = ()
+    """Directories of those that requests may ask for."""
     compared = 0
     """Choices compared so far by all machines of the class."""
     preempted = 0
@@ -208,7 +216,7 @@ class ExactnessMachine(RuleBasedStateMachine):
                 asked["approximate"] = None
             self.asked[name] = asked
             self.expected[name] = self._expect(name, asked)
-            self.engine.take(build(name, asked, self.vocabulary))
+            self.engine.take(self._build(name, asked))
 
     @rule(steps=st.integers(1, 12))
     def step(self, steps: int) -> None:
@@ -233,7 +241,7 @@ class ExactnessMachine(RuleBasedStateMachine):
         """From now on, verify trees that are right so often."""
         self._count_drafts()
         texts = [
-            [*build(name, asked, self.vocabulary).prompt_token_ids, *stream.tokens]
+            [*self._build(name, asked).prompt_token_ids, *stream.tokens]
             for name, asked in self.asked.items()
             for stream in self.expected[name].values()
         ]
@@ -316,7 +324,7 @@ class ExactnessMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def say_that_state_is_gone(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.asked)))
-        request = build(name, self.asked[name], self.vocabulary)
+        request = self._build(name, self.asked[name])
         tokens = np.array(request.prompt_token_ids, np.int32)
         start = data.draw(st.integers(0, len(tokens)))
         self.engine.discard(request, tokens, start)
@@ -352,10 +360,18 @@ class ExactnessMachine(RuleBasedStateMachine):
         type(self).accepted += counters.accepted
         self.engine.speculation.counters = type(counters)()
 
+    def _build(self, name: str, asked: dict[str, Any]) -> Request:
+        request, number = build(name, asked, self.vocabulary), asked["adapter"]
+        if number is not None and self.adapters:
+            path = str(self.adapters[number % len(self.adapters)])
+            adapter = make_asks({key: {"name": path, "path": path} for key in ADAPTERS})
+            request.asks = {**request.asks, **adapter}
+        return request
+
     def _expect(self, name: str, asked: dict[str, Any]) -> Answer:
         """What the request gives alone."""
-        request = build(name, asked, self.vocabulary)
-        request.asks = {}
+        request = self._build(name, asked)
+        request.asks = {key: ask for key, ask in request.asks.items() if key in ADAPTERS}
         if asked["greedy"]:  # answered by the sampler, from whole logits
             request.params = msgspec.structs.replace(request.params, logprobs=0)
         expected = run_alone(self.alone(), request)

@@ -16,6 +16,7 @@ from ockham.engine.engine import Engine
 from ockham.kernels.base import Executor
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.native import core
+from ockham.lab.evidence.adapters import write_random_adapter
 from ockham.model.checkpoint.gguf.blocks import READERS
 from tests.exact.machine import EXAMPLES, FEWEST, ExactnessMachine
 from tests.helpers import isas
@@ -85,6 +86,7 @@ def check_schedules(
     """
     # Room for less than two of the longest sequences, so that pages run out by themselves too.
     value_bytes = 4 if values["kv_cache_dtype"] == "float32" else 2
+    values["adapter"] = "lora:max_loras=3"
     crowded = grammar_engine(
         checkpoint,
         **values,
@@ -100,8 +102,14 @@ def check_schedules(
     sizes = {"hidden_size": described.hidden_size, "vocab_size": VOCABULARY}
     layers = {"num_hidden_layers": crowded.own_model.layers}
 
+    paths = tuple(directory / f"adapter-{number}" for number in range(3))
+    for number, path in enumerate(paths):
+        parts = list(crowded.model.program.parts.items())[number :: 1 + number]
+        write_random_adapter(path, parts, 1 + 5 * number, number)
+
     class Machine(ExactnessMachine):
         vocabulary = VOCABULARY
+        adapters = paths
         trained = {
             method: {"model": str(write_draft(directory / method, method, **sizes, **layers))}
             for method in METHODS

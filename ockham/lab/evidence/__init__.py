@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # Importing them makes their recipes known.
 from ockham.lab.evidence import (  # noqa: F401
+    adapters,
     approximate,
     blocks,
     corpora,
