@@ -1,0 +1,140 @@
+"""What is asked of a chat, for models whose marks are special tokens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from ockham import SamplingParams
+from ockham.api.chatting import (
+    ChatPlan,
+    plan_chat,
+    read_tools,
+    reasoning_tokens,
+    thinking_variables,
+)
+from ockham.core.structured_outputs import StructuredOutputsParams
+from ockham.engine.structured.vocabulary import GrammarVocabulary
+from ockham.model.hub import BUILT_IN
+from ockham.text.tokenizer import Tokenizer
+from tests.helpers.families import FAMILIES
+
+llguidance = pytest.importorskip("llguidance")
+
+SPECIAL = (
+    *("<|tool_call_start|>", "<|tool_call_end|>", "<think>", "</think>", "<|other|>"),
+    *("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|constrain|>"),
+    *("[TOOL_CALLS]", "[ARGS]", "<|tool_call>", "<tool_call|>", '<|"|>'),
+)
+TOOLS = [
+    {
+        "function": {
+            "name": "look",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+            },
+        }
+    }
+]
+NAMES = ("lfm2", "gpt-oss", "mistral-args", "mistral", "gemma")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("special")
+    lab = Path(BUILT_IN["lab"])
+    shutil.copy(lab / "tokenizer_config.json", made)
+    backend = Backend.from_file(str(lab / "tokenizer.json"))
+    backend.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
+    backend.save(str(made / "tokenizer.json"))
+    return made
+
+
+def tokenizer_for(directory: Path, name: str) -> Tokenizer:
+    template = directory / f"{name}.jinja"
+    template.write_text(FAMILIES[name].template)
+    return Tokenizer(directory, template)
+
+
+def planned(tokenizer: Tokenizer, choice: str = "auto") -> ChatPlan:
+    return plan_chat(tokenizer, read_tools(TOOLS, choice))
+
+
+def said(name: str, **message: object) -> str:
+    call = {"id": "x" * 9, "function": {"name": "look", "arguments": {"city": "Rome"}}}
+    whole = {"role": "assistant", "content": "", "tool_calls": [call], **message}
+    return FAMILIES[name].answer(whole).lstrip("\n")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_marks_are_seen_and_other_special_tokens_are_not_shown(directory: Path, name: str) -> None:
+    tokenizer, params = tokenizer_for(directory, name), SamplingParams()
+    plan = planned(tokenizer)
+    assert plan.params(params, "").skip_special_tokens is False
+    text = said(name, content="So.")
+    hidden = text if name == "gpt-oss" else text.replace("So.", "S<|other|>o.")
+    tokens = tokenizer.encode(hidden, add_special_tokens=False)
+    decoded = tokenizer.decode(tokens, skip_special_tokens=False)
+    reply = plan.reply(decoded, params, "")
+    assert reply.content == "So."
+    assert [(call.name, json.loads(call.arguments)) for call in reply.tool_calls] == [
+        ("look", {"city": "Rome"})
+    ]
+    shown = plan.reply(decoded, SamplingParams(skip_special_tokens=False), "")
+    assert shown.content == ("So." if name == "gpt-oss" else "S<|other|>o.")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grammars_name_special_tokens_by_their_ids(directory: Path, name: str) -> None:
+    tokenizer = tokenizer_for(directory, name)
+    params = planned(tokenizer, "required").params(SamplingParams(), "")
+    assert params.structured_outputs is not None
+    grammar = params.structured_outputs.grammar
+    assert grammar is not None
+    vocabulary = GrammarVocabulary(tokenizer.described, tokenizer.vocab_size)
+    matcher = llguidance.LLMatcher(vocabulary.tokenizer, llguidance.grammar_from("lark", grammar))
+    assert not matcher.is_error(), matcher.get_error()
+    for text in (said(name), said(name, reasoning_content="Rome.")):
+        again = matcher.deep_copy()
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        assert again.try_consume_tokens(tokens) == len(tokens), f"{text!r}\n{grammar}"
+        assert again.is_accepting()
+
+
+def test_thoughts_are_counted_in_tokens(directory: Path) -> None:
+    tokenizer = tokenizer_for(directory, "lfm2")
+    text = "<think>one two é</think>three"
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    plan = plan_chat(tokenizer, read_tools(None))
+    _, thoughts = plan.split(text, SamplingParams(), "")
+    count = reasoning_tokens(tokenizer, tokens, text, thoughts, False)
+    end = tokens.index(tokenizer.token_id("</think>"))
+    assert count == end + 1
+    assert reasoning_tokens(tokenizer, tokens, text, [], False) == 0
+
+
+def test_efforts_are_what_templates_call_them() -> None:
+    assert thinking_variables(None, None) == {}
+    assert thinking_variables(None, "none") == {"enable_thinking": False}
+    assert thinking_variables({}, "low") == {"enable_thinking": True, "reasoning_effort": "low"}
+    given = {"enable_thinking": False, "reasoning_effort": "x"}
+    assert thinking_variables(given, "high") == given
+
+
+def test_json_of_a_model_that_thinks_may_have_a_thought_before_it(directory: Path) -> None:
+    tokenizer = tokenizer_for(directory, "lfm2")
+    plan = plan_chat(tokenizer, read_tools(None))
+    asked = StructuredOutputsParams(json={"type": "object"})
+    params = SamplingParams(structured_outputs=asked)
+    made = plan.params(params, "<|im_start|>assistant\n").structured_outputs
+    assert made is not None
+    assert made.grammar is not None
+    # The prompt holds an empty thought: nothing comes before the answer.
+    assert plan.params(params, "<think>\n\n</think>\n\n").structured_outputs == asked
