@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ockham.api.adapters import LoRARequest, asks_of, asks_of_each
-from ockham.api.chatting import plan_chat, read_tools, thinking_variables
 from ockham.api.driver import Driver, Stream
 from ockham.api.progress import Progress
 from ockham.api.prompts import (
@@ -162,6 +161,8 @@ class LLM:
         `chat_template_kwargs` are passed on to the template; `reuse` and vLLM's other arguments are
         as in `generate`, which raises as this does.
         """
+        from ockham.api.chatting import plan_chat, read_tools, thinking_variables
+
         check_call(neutral)
         several = isinstance(messages, Sequence) and any(
             isinstance(message, Sequence) and not isinstance(message, (str, bytes))

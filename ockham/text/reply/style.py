@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,7 +14,9 @@ from ockham.text.reply.formats import HERMES, Format, Thought, format_of, though
 from ockham.text.reply.parser import ReplyParser
 from ockham.text.reply.schemas import Tools
 from ockham.text.reply.splitter import Splitter
-from ockham.text.reply.template import ResponseTemplate, TemplateParser, read_response_template
+
+if TYPE_CHECKING:
+    from ockham.text.reply.template import ResponseTemplate
 
 
 class Style(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +66,8 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
         """What splits one answer. `tools` are None where no calls are looked for. `prompt` is the
         text that the answer goes on from. `hidden` are special tokens that are left out."""
         if self.template is not None and (tools is None or self.template.calls):
+            from ockham.text.reply.template import TemplateParser
+
             return TemplateParser(self.template, tools, prompt=prompt, hidden=hidden)
         return ReplyParser(
             self.format,
@@ -79,6 +83,8 @@ def style_of(template: str, response_template: Any = None) -> Style:
     one."""
     own, note = None, None
     if isinstance(response_template, Mapping):
+        from ockham.text.reply.template import read_response_template
+
         own, note = read_response_template(response_template)
     return Style(template=own, format=format_of(template), thought=thought_of(template), note=note)
 
