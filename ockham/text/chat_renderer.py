@@ -73,12 +73,16 @@ class ChatRenderer:
 
     def __init__(self, special_tokens: Mapping[str, str], processes: int = 2) -> None:
         """`special_tokens` are the names that every template may use (`bos_token`)."""
-        self._special_tokens = dict(special_tokens)
+        self.special_tokens = dict(special_tokens)
         self._faults: dict[Template, str] = {}
         """Of templates that were tried out and are of no use: why."""
         self._worker = Worker(
             "ockham.text.chat_renderer:SERVICE", Answer, limits=LIMITS, processes=processes
         )
+
+    def start(self) -> None:
+        """Start the processes now, without waiting for them."""
+        self._worker.start()
 
     def submit(
         self,
@@ -96,7 +100,7 @@ class ChatRenderer:
             raise InvalidRequest(self._faults[template], "messages")
         question = Question(
             template=template,
-            special_tokens=self._special_tokens,
+            special_tokens=self.special_tokens,
             now=datetime.now(),
             messages=messages,
             tools=tools,

@@ -320,6 +320,13 @@ class Tokenizer:
                 self._renderer = ChatRenderer(self._special_tokens)
             return self._renderer
 
+    def take_renderer(self, renderer: ChatRenderer) -> None:
+        """Render chats by processes that somebody has started: before the checkpoint was read, so
+        that both are ready at the same time."""
+        renderer.special_tokens = dict(self._special_tokens)
+        with self._lock:
+            self._renderer = renderer
+
     def close(self) -> None:
         """End the processes that render chats. The tokenizer may be used on."""
         if self._renderer is not None:

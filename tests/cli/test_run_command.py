@@ -81,7 +81,7 @@ def test_the_prompt_may_come_from_stdin(tiny: str) -> None:
 
 
 def test_one_newline_at_the_end_of_stdin_is_no_part_of_the_prompt(tiny: str) -> None:
-    flags = ("run", tiny, "--json", "-n", "1")
+    flags = ("run", tiny, "--raw", "--json", "-n", "1")
     for stdin, prompt in ((f"{PROMPT}\n", PROMPT), (f"{PROMPT}\r\n", PROMPT), ("a\n\n", "a\n")):
         assert json.loads(ockham(*flags, stdin=stdin).stdout)["prompt"] == prompt
     assert "stdin is empty" in ockham(*flags, stdin="\n").stderr
@@ -97,9 +97,8 @@ def test_a_text_in_the_place_of_the_model_is_told_so() -> None:
 
 
 def test_json_holds_the_whole_output(tiny: str) -> None:
-    done = ockham(
-        "run", tiny, "-p", PROMPT, "--json", "--max-tokens", "4", "--logprobs", "1", "--n", "2"
-    )
+    flags = ("--raw", "--json", "--max-tokens", "4", "--logprobs", "1", "--n", "2")
+    done = ockham("run", tiny, "-p", PROMPT, *flags)
     record = json.loads(done.stdout)
     assert record["prompt"] == PROMPT
     assert [choice["index"] for choice in record["outputs"]] == [0, 1]

@@ -151,7 +151,7 @@ def test_a_revision_of_what_is_not_on_the_hub_is_refused(tmp_path: Path) -> None
             resolve(model, "v1")
 
 
-def test_a_repository_of_gguf_files_is_told_how_to_name_one(tmp_path: Path) -> None:
+def test_offline_the_best_gguf_file_of_the_cache_is_taken(tmp_path: Path) -> None:
     repository = tmp_path / "hub" / "models--someone--tiny"
     snapshot = repository / "snapshots" / "abc123"
     snapshot.mkdir(parents=True)
@@ -159,12 +159,13 @@ def test_a_repository_of_gguf_files_is_told_how_to_name_one(tmp_path: Path) -> N
     (repository / "refs" / "main").write_text("abc123")
     for name in ("Tiny-1B.Q4_1.gguf", "tiny-1b-q8_0-00001-of-00002.gguf", "Tiny-1B-F16.gguf"):
         (snapshot / name).touch()
-    found = run(PRINT_DIRECTORY, "someone/tiny", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
-    assert "someone/tiny:F16, someone/tiny:Q4_1, someone/tiny:q8_0" in found.stderr
+    offline = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    found = run(PRINT_DIRECTORY, "someone/tiny", **offline)
+    assert Path(found.stdout.strip()).name == "Tiny-1B.Q4_1.gguf", found.stderr
     for path in snapshot.iterdir():
         path.unlink()
-    found = run(PRINT_DIRECTORY, "someone/tiny", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
-    assert "neither a config.json nor GGUF files" in found.stderr
+    found = run(PRINT_DIRECTORY, "someone/tiny", **offline)
+    assert "someone/tiny is not in the cache" in found.stderr
 
 
 @pytest.mark.parametrize(

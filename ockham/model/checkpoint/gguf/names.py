@@ -11,6 +11,11 @@ _PROJECTOR = "mmproj"
 """How the names of files begin that hold only a model's vision part."""
 
 
+def is_projector(path: Path) -> bool:
+    """Whether a file holds only a model's vision part, by its name."""
+    return path.name.startswith(_PROJECTOR)
+
+
 def part_name(path: Path) -> tuple[str, int, int] | None:
     """What the name of a part says: its model's name, its number from 1, how many there are."""
     found = _PART.fullmatch(path.name)
@@ -21,7 +26,7 @@ def one_path_each(paths: Iterable[Path]) -> list[Path]:
     """Of these files those that name a language model each: of several parts the first."""
     first: dict[tuple[Path, str, int], Path] = {}
     for path in sorted(paths):
-        if not path.name.startswith(_PROJECTOR):
+        if not is_projector(path):
             name, _, count = part_name(path) or (path.name, 1, 1)
             first.setdefault((path.parent, name, count), path)
     return list(first.values())
