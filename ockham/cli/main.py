@@ -14,7 +14,7 @@ from ockham.cli.command import WIDEST_HELP, Group
 from ockham.core.errors import ConfigError, InvalidRequest, OckhamError
 
 VERBS = {
-    "run": ("ockham.cli.run:run", "Complete one prompt; the text goes to stdout."),
+    "run": ("ockham.cli.run:run", "Answer one prompt; the text goes to stdout."),
     "chat": ("ockham.cli.chat:chat", "Talk with a model in the terminal."),
     "serve": ("ockham.cli.serve:serve", "Serve a model behind the OpenAI API."),
     "run-batch": ("ockham.cli.run_batch:run_batch", "Answer a file of requests, offline."),
@@ -24,6 +24,9 @@ VERBS = {
     "convert": ("ockham.cli.convert:convert", "Write a model as packed weights that load fast."),
     "draft": ("ockham.cli.draft:draft", "Train what drafts for a model."),
     "doctor": ("ockham.cli.doctor:doctor", "Show what this machine and this build can do."),
+    "pull": ("ockham.cli.pull:pull", "Download a model, or what is newer of it."),
+    "list": ("ockham.cli.list:list_kept", "List what models and caches take on this machine."),
+    "rm": ("ockham.cli.rm:rm", "Remove models and caches from this machine."),
     "models": ("ockham.cli.models:models", "List models: built in, cached, supported."),
     "techniques": ("ockham.cli.techniques:techniques", "List the techniques there are."),
 }
@@ -119,7 +122,7 @@ def cli() -> None:
 
     \b
     Examples:
-      ockham run -p "The capital of France is" -n 20     complete a text
+      ockham run smollm2 "Why is the sky blue?"          ask a small model
       ockham chat MODEL.gguf                             talk with a model
       ockham serve MODEL --port 8000                     serve it to OpenAI's clients
       ockham COMMAND --help                              the flags of a command

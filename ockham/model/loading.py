@@ -209,7 +209,7 @@ def _weight_cache(
         return None
     if planned.plan.weights_bytes < LEAST_BYTES:
         return None
-    return WeightCache(directory, config.weight_cache_bytes, tell)
+    return WeightCache(directory, config.weight_cache_bytes, tell, config.model)
 
 
 def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> Packer:

@@ -2,7 +2,8 @@
 
     DIR/sources/IDENTITY.json    {"weights": DIGEST}
     DIR/DIGEST/model.safetensors a file of packed weights (see layout.py)
-    DIR/DIGEST/entry.json        the commit record: version, bytes of the file, weights (DIGEST)
+    DIR/DIGEST/entry.json        the commit record: version, bytes of the file, weights (DIGEST),
+                                 and the model that was named when they were packed
     DIR/.partial-DIGEST-RANDOM/  an entry that is being written, with {"weights": DIGEST} in
                                  writing.json
 
@@ -184,10 +185,18 @@ class WeightCache:
     goes on.
     """
 
-    def __init__(self, directory: Path, most_bytes: int, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        most_bytes: int,
+        tell: Callable[[str], None],
+        model: str = "",
+    ) -> None:
+        """`model` is what the record of a new entry calls it, for who lists the entries."""
         self.directory = directory
         self._most_bytes = most_bytes
         self._tell = tell
+        self._model = model
 
     def find(self, identity: str) -> Entry | None:
         """What was packed from the files of this identity, if it is still there; counts as used."""
@@ -237,7 +246,7 @@ class WeightCache:
                 os.close(lock)
                 return None
             self._clear_place(self.directory / digest)
-            writing = _Writing(self.directory, digest, packed)
+            writing = _Writing(self.directory, digest, packed, self._model)
             self._make_room(writing.file_bytes)
         except BaseException:
             os.close(lock)
@@ -328,9 +337,10 @@ class WeightCache:
 class _Writing:
     """An entry while it is written, at a place where nobody takes it for one."""
 
-    def __init__(self, cache: Path, digest: str, packed: PackedWeights) -> None:
+    def __init__(self, cache: Path, digest: str, packed: PackedWeights, model: str) -> None:
         self.directory = cache / f".partial-{digest}-{secrets.token_hex(8)}"
         self._digest = digest
+        self._model = model
         self._packed = packed
         self._layout = packed.layout()
         self._header = self._layout.header()
@@ -350,7 +360,12 @@ class _Writing:
                     if stop.is_set():
                         return False
                     _write_at(file.fileno(), memory[start : start + WRITE_BYTES], place + start)
-        record = {"version": VERSION, "bytes": self.file_bytes, "weights": self._digest}
+        record = {
+            "version": VERSION,
+            "bytes": self.file_bytes,
+            "weights": self._digest,
+            "model": self._model,
+        }
         write_own(self.directory / RECORD, json.dumps(record).encode())
         return True
 
@@ -358,6 +373,29 @@ class _Writing:
         """Remove what was not renamed to its place."""
         with contextlib.suppress(OSError):
             PARTIALS.remove(self.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An entry as it is listed: the model that was named when it was packed, if that is known, the
+    bytes of its files, and when it was used last."""
+
+    directory: Path
+    model: str
+    nbytes: int
+    used_ns: int
+
+
+def kept_entries(directory: Path) -> list[Kept]:
+    """The entries of a cache, what was used last first. What is not Ockham's is left out."""
+    found = []
+    for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+        if ENTRIES.owns(path):
+            with contextlib.suppress(OSError, ValueError):
+                model = str(json.loads(read_own(path / RECORD)).get("model", ""))
+                used_ns = (path / RECORD).lstat().st_mtime_ns
+                found.append(Kept(path, model, ENTRIES.nbytes(path), used_ns))
+    return sorted(found, key=lambda each: -each.used_ns)
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
