@@ -59,6 +59,8 @@ def read_tools(tools: Any, choice: Any = None, parallel: bool | None = None) -> 
         return ToolChoice(tuple(given), (), parallel)
     if choice == "required":
         return ToolChoice(tuple(given), tuple(given), parallel)
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        return _allowed(given, choice.get("allowed_tools"), parallel)
     function = choice.get("function") if isinstance(choice, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or choice.get("type", "function") != "function":
@@ -74,6 +76,25 @@ def read_tools(tools: Any, choice: Any = None, parallel: bool | None = None) -> 
             f"tool_choice names {shown(name)}, which is not among the tools.", "tool_choice"
         )
     return ToolChoice(tuple(given), bound, False)
+
+
+def _allowed(given: list[dict[str, Any]], allowed: Any, parallel: bool) -> ToolChoice:
+    """OpenAI's `allowed_tools`: some of the tools, which may or must be called."""
+    mode = allowed.get("mode") if isinstance(allowed, Mapping) else None
+    listed = allowed.get("tools") if isinstance(allowed, Mapping) else None
+    names = [
+        tool.get("function", tool).get("name")
+        for tool in (listed if isinstance(listed, list) else ())
+        if isinstance(tool, Mapping) and isinstance(tool.get("function", tool), Mapping)
+    ]
+    kept = tuple(tool for tool in given if tool["function"]["name"] in names)
+    if mode not in ("auto", "required") or not kept or len(kept) != len(names):
+        raise InvalidRequest(
+            "tool_choice.allowed_tools must have a mode, 'auto' or 'required', and a list of "
+            f"tools that are among the tools; got {shown(allowed)}.",
+            "tool_choice",
+        )
+    return ToolChoice(kept, kept if mode == "required" else (), parallel)
 
 
 def thinking_variables(variables: Mapping[str, Any] | None, effort: str | None) -> dict[str, Any]:

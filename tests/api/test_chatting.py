@@ -18,6 +18,7 @@ from ockham.api.chatting import (
     reasoning_tokens,
     thinking_variables,
 )
+from ockham.core.errors import InvalidRequest
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.engine.structured.vocabulary import GrammarVocabulary
 from ockham.model.hub import BUILT_IN
@@ -118,6 +119,18 @@ def test_thoughts_are_counted_in_tokens(directory: Path) -> None:
     end = tokens.index(tokenizer.token_id("</think>"))
     assert count == end + 1
     assert reasoning_tokens(tokenizer, tokens, text, [], False) == 0
+
+
+def test_some_of_the_tools_may_be_allowed() -> None:
+    tools = [*TOOLS, {"function": {"name": "other"}}]
+    named = [{"type": "function", "function": {"name": "other"}}]
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": named}}
+    choice = read_tools(tools, allowed)
+    assert [tool["function"]["name"] for tool in choice.offered] == ["other"]
+    assert choice.bound == choice.offered
+    for wrong in ({}, {"mode": "auto", "tools": []}, {"mode": "auto", "tools": [{"name": "no"}]}):
+        with pytest.raises(InvalidRequest, match="allowed_tools"):
+            read_tools(tools, {"type": "allowed_tools", "allowed_tools": wrong})
 
 
 def test_efforts_are_what_templates_call_them() -> None:

@@ -174,6 +174,21 @@ def test_required_calls_follow_their_schema(talker: openai.OpenAI, choice: Any, 
     assert made["calls"] == [["get_weather", call.function.arguments]]
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_strict_tools_leave_the_text_free(talker: openai.OpenAI, seed: int) -> None:
+    strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+    asked = {**ASKED, "tools": [strict], "temperature": 1, "seed": seed, "max_tokens": 40}
+    answer = talker.chat.completions.create(**asked).choices[0]
+    for call in answer.message.tool_calls or ():
+        assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+    assert answer.finish_reason in ("stop", "length", "tool_calls")
+    asked |= {"tool_choice": "required", "max_tokens": 200, "parallel_tool_calls": False}
+    parsed = talker.chat.completions.parse(**asked).choices[0]
+    [read] = parsed.message.tool_calls or ()
+    arguments: Any = read.function.parsed_arguments
+    assert arguments["city"] in ("Paris", "Rome")
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_an_answer_in_json_may_be_a_call(talker: openai.OpenAI, seed: int) -> None:
     schema = {"type": "object", "properties": {"a": {"enum": ["b"]}}, "required": ["a"]}
