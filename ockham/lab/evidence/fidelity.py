@@ -12,10 +12,11 @@ TASKS = ("code", "prose", "recall")
 ITEMS = 8
 
 
-def fidelity_of(bench: Bench, one: Engine, other: Engine) -> Fidelity:
-    """What the engine `other` changes, beside `one`, which has the same tokens."""
+def fidelity_of(bench: Bench, one: Engine, other: Engine, items: int = ITEMS) -> Fidelity:
+    """What the engine `other` changes, beside `one`, which has the same tokens, on so many
+    items of each task."""
     assert one.tokenizer is not None, "evidence is measured on models with a tokenizer"
-    cases = task_cases(TASKS, ITEMS, bench.seed, (), one.tokenizer, one.max_model_len).cases
+    cases = task_cases(TASKS, items, bench.seed, (), one.tokenizer, one.max_model_len).cases
     with Comparing(cases, [], lambda entry: None) as comparing:
         comparing.baseline(one)
         comparing.candidate(other)
