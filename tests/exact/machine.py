@@ -5,10 +5,10 @@ and thread counts, cancellations and forced preemptions, under any policy, of an
 hints, true or not; prompts are cut into whatever chunks that gives, choices are forked off their
 prompts, trees of right and wrong tokens are drafted and verified, outputs follow grammars, state
 moves to memory and disk and back, and requests are exported and imported in the middle of their
-work. Every choice of every request that finishes is compared, token ids and log probabilities, bit
-for bit, with the same request run alone through an engine of one thread that has nothing else to
-do. One differing bit is a bug, never a tolerance. Some requests allow approximate reuse: what they
-say is their own affair, and must change nothing for the others.
+work; some leave layers out. Every choice of every request that finishes is compared, token ids and
+log probabilities, bit for bit, with the same request run alone through an engine of one thread that
+has nothing else to do. One differing bit is a bug, never a tolerance. Some requests allow
+approximate reuse: what they say is their own affair, and must change nothing for the others.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "grammar": st.sampled_from([None, None, *range(len(GRAMMARS))]),
             "ignore_eos": st.sampled_from([True, True, False]),
             "scored_share": st.sampled_from([0.0, 0.5, 1.0]),
+            "skipped": st.sampled_from([None, None, None, [0], [1]]),
+            "skipped_part": st.sampled_from(["layer", "attention", "feed_forward"]),
             "approximate": st.sampled_from([None, None, None, "chunk", "edit"]),
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
         }
@@ -138,6 +140,9 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         values["structured_outputs"] = GRAMMARS[grammar]
     score_from = max(1, round(len(prompt) * values.pop("scored_share")))
     asks: dict[str, Any] = {}
+    skipped = {"layers": values.pop("skipped"), "part": values.pop("skipped_part")}
+    if skipped["layers"] is not None and values["approximate"] is None:
+        asks["gate/skip_layers"] = skipped
     if (reuse := values.pop("approximate")) is not None:
         ends = [*range(20, len(prompt), 20), len(prompt)]
         chunks = list(zip([0, *ends], ends, strict=False)) if reuse == "chunk" else []
@@ -371,7 +376,7 @@ class ExactnessMachine(RuleBasedStateMachine):
     def _expect(self, name: str, asked: dict[str, Any]) -> Answer:
         """What the request gives alone."""
         request = self._build(name, asked)
-        request.asks = {key: ask for key, ask in request.asks.items() if key in ADAPTERS}
+        request.asks = {k: ask for k, ask in request.asks.items() if not k.startswith("reuse/")}
         if asked["greedy"]:  # answered by the sampler, from whole logits
             request.params = msgspec.structs.replace(request.params, logprobs=0)
         expected = run_alone(self.alone(), request)
