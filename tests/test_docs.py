@@ -74,6 +74,7 @@ def test_the_map_of_the_code_names_files_that_exist() -> None:
 def test_the_example_of_a_technique_works_as_it_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs/architecture.md").read_text()
     technique, test = re.findall(r"(?ms)^```python\n(.*?)^```", page)
+    registry.techniques()  # what is imported only now would be forgotten with the copy
     monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
     module = ModuleType("ockham.draft.repeat")
     monkeypatch.setitem(sys.modules, module.__name__, module)
