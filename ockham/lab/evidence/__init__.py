@@ -14,6 +14,7 @@ from ockham.lab.evidence import (  # noqa: F401
     formats,
     gates,
     long_texts,
+    patterns,
     reuse,
     seams,
     searches,

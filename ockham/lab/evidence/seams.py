@@ -19,7 +19,7 @@ from ockham.lab.evidence.bench import (
     run,
     watched,
 )
-from ockham.lab.evidence.recipe import counterfactual, evidence
+from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
 
 SGLANG = (
@@ -155,9 +155,6 @@ def _first_token_of_the_last(engine: Engine, wanted: list[Request]) -> Outcome:
 
     outcome = watched(engine, wanted, watch)
     return replace(outcome, observed=1e3 * first_s)
-
-
-counterfactual("pattern", "full")
 
 
 @evidence("keep", "all")
