@@ -38,6 +38,11 @@ DRAFTERS = ["copying", "grammar", "recycling", "trie", "trigram"]
 """Those that need no model of their own."""
 EXAMPLES = int(os.environ.get("OCKHAM_EXACT_EXAMPLES", "2"))
 """Of each kind of checkpoint; `make exact` asks for more."""
+PATTERNS = [
+    {"heads": "all", "sink_blocks": 0, "window_blocks": 1},
+    {"heads": 0.5, "sink_blocks": 1, "window_blocks": 1},
+]
+"""Approximate, and yet the same bits in any company: by logical index."""
 FEWEST = 3
 """Requests of an example: hypothesis begins with examples in which as little happens as may."""
 
@@ -103,6 +108,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "skipped_part": st.sampled_from(["layer", "attention", "feed_forward"]),
             "approximate": st.sampled_from([None, None, None, "chunk", "edit"]),
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
+            "pattern": st.sampled_from([None, None, *PATTERNS]),
         }
     )
 
@@ -148,6 +154,8 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         chunks = list(zip([0, *ends], ends, strict=False)) if reuse == "chunk" else []
         asks[f"reuse/{reuse}"] = {"chunks": chunks} if chunks else True
         prompt = prompt[30:] + prompt[:30] if len(prompt) > 60 else prompt
+    if (pattern := values.pop("pattern")) is not None:
+        asks["pattern/streaming"] = pattern
     params = SamplingParams(**values)
     return Request(
         request_id=name,
@@ -180,6 +188,8 @@ class ExactnessMachine(RuleBasedStateMachine):
     drafted = 0
     accepted = 0
     """Tokens of drafts so far."""
+    patterned = 0
+    """Requests so far whose rows left keys out."""
     approximate = 0
     """Requests that asked for approximate reuse, which are not compared."""
 
@@ -350,6 +360,7 @@ class ExactnessMachine(RuleBasedStateMachine):
         type(self).preempted += self.engine.scheduler.preemptions - self.preemptions
         type(self).cut += len(self.cancelled)
         type(self).approximate += sum(a["approximate"] is not None for a in self.asked.values())
+        type(self).patterned += sum(a["pattern"] is not None for a in self.asked.values())
         for name, asked in self.asked.items():
             if name not in self.cancelled and asked["approximate"] is None:
                 self._compare(name, asked)

@@ -1,0 +1,38 @@
+"""The evidence for patterns says what was left out, and what that did to the answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from ockham.core.config import EngineConfig
+from ockham.kernels.native import core
+from ockham.lab.evidence import Bench, patterns, recipe_of
+
+
+def test_streaming_is_judged_by_what_it_leaves_out_and_what_that_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patterns, "QUESTIONS", 1)
+    monkeypatch.setattr(patterns, "WATCHED", 1)
+    measure = recipe_of("pattern/streaming").measure
+    assert measure is not None
+    row = measure(Bench(EngineConfig(max_model_len=600, kv_cache_memory_bytes=64 << 20), rounds=1))
+    assert not row.exact
+    assert 0.05 < row.saved < 0.5
+    assert row.fidelity is not None
+    assert row.fidelity.positions > 3
+    assert row.scores is not None
+
+
+@pytest.mark.skipif(core is None, reason="the native core was not built")
+def test_long_contexts_are_counted_in_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "KEYS", 1024)
+    monkeypatch.setattr(patterns, "LAYERS", 1)
+    measure = recipe_of("pattern/streaming-long").measure
+    assert measure is not None
+    row = measure(Bench(EngineConfig(), rounds=1))
+    heads, high = 4, range(1024 - 64 + 1, 1024 + 1)
+    every = heads * (16 * 1024 + sum(high))
+    left_out = heads // 2 * (16 * 11 * 64 + 64 * 11 * 64)
+    assert row.without == every
+    assert row.with_ == every - left_out
