@@ -1,24 +1,28 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdlib>
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
 #include <type_traits>
 #include <vector>
 
 #include "bind/bindings.h"
 #include "bind/matrix.h"
-#include "kernels/blocks.h"
 #include "kernels/linear.h"
 #include "kernels/pack.h"
 #include "kernels/threads.h"
+#include "kinds/kind.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -63,32 +67,70 @@ const void* checked(const nb::object& array, size_t bytes, const char* what) {
     return view.data();
 }
 
-Matrix make_matrix(Kind kind, int64_t outputs, int64_t inputs, nb::object weight, int64_t group,
-                   nb::object scale, nb::object zero) {
-    if (outputs < 1 || inputs < 1) throw std::invalid_argument("a packed matrix is never empty.");
-    if (kind == Kind::int8 && group != 0 && group != int8_group)
-        throw std::invalid_argument("int8 has groups of " + std::to_string(int8_group) +
-                                    " inputs, or 0 for one scale for each output.");
-    if (kind >= Kind::q8_0 && inputs % block_shape(kind).inputs)
-        throw std::invalid_argument("blocks of " + std::to_string(block_shape(kind).inputs) +
-                                    " inputs do not divide the number of inputs.");
-    if (kind == Kind::int4 && (group < 32 || group > 256 || group % 32 || inputs % group))
-        throw std::invalid_argument("int4 needs groups of a multiple of 32 up to 256 inputs, which "
-                                    "divides the number of inputs.");
+Matrix make_matrix(const std::string& kind, int64_t outputs, int64_t inputs, nb::object weight,
+                   int64_t group, nb::object scale, nb::object zero) {
     Matrix matrix;
-    const bool grouped = kind == Kind::int8 || kind == Kind::int4;
-    matrix.packed = {kind, outputs, inputs, grouped ? group : 0, nullptr, nullptr, nullptr};
-    matrix.packed.weight = checked(weight, matrix.packed.weight_bytes(), "weight");
-    matrix.weight = weight;
-    if (matrix.packed.scale_bytes()) {
-        matrix.packed.scale = checked(scale, matrix.packed.scale_bytes(), "scale");
-        matrix.scale = scale;
-    }
-    if (kind == Kind::int4 && !zero.is_none()) {
-        matrix.packed.zero = checked(zero, matrix.packed.scale_bytes() / 2, "zero");
-        matrix.zero = zero;
-    }
+    matrix.packed = matrix_of(kind, outputs, inputs, group, !zero.is_none());
+    const auto hold = [](const nb::object& array, size_t bytes, const char* what, nb::object& owner,
+                         const void*& data) {
+        if (bytes == 0) return;
+        data = checked(array, bytes, what);
+        owner = array;
+    };
+    hold(weight, matrix.packed.weight_bytes, "weight", matrix.weight, matrix.packed.weight);
+    hold(scale, matrix.packed.scale_bytes, "scale", matrix.scale, matrix.packed.scale);
+    hold(zero, matrix.packed.zero_bytes, "zero", matrix.zero, matrix.packed.zero);
     return matrix;
+}
+
+using Shapes = std::vector<std::tuple<std::string, std::string, std::vector<int64_t>>>;
+
+Shapes packed_arrays(const std::string& kind, int64_t outputs, int64_t inputs, int64_t group, bool zeros) {
+    const PackedMatrix matrix = matrix_of(kind, outputs, inputs, group, zeros);
+    Shapes all;
+    for (const PackedArray& array : matrix.kind->arrays(matrix, zeros))
+        all.emplace_back(array.name, array.dtype, array.shape);
+    return all;
+}
+
+// Rows of flat bytes, by the name of the field.
+void pack(ThreadPool& pool, const Matrix& matrix, int64_t first, int64_t rows,
+          const std::map<std::string, Bytes>& values) {
+    const PackedMatrix& packed = matrix.packed;
+    if (rows < 0 || first < 0 || first % panel_outputs || rows % panel_outputs ||
+        first + rows > packed.panels() * panel_outputs)
+        throw std::invalid_argument("rows are packed by whole panels of the matrix.");
+    std::vector<const uint8_t*> fields;
+    for (const RowField& field : packed.kind->fields(packed)) {
+        const auto found = values.find(field.name);
+        if (found == values.end() ||
+            static_cast<int64_t>(found->second.size()) != rows * field.row_bytes)
+            throw std::invalid_argument("the field " + std::string(field.name) + " does not hold " +
+                                        std::to_string(rows) + " rows of " +
+                                        std::to_string(field.row_bytes) + " bytes.");
+        fields.push_back(found->second.data());
+    }
+    if (fields.size() != values.size())
+        throw std::invalid_argument("there are fields that such a matrix does not have.");
+    nb::gil_scoped_release release;
+    pack_rows(pool, packed, first / panel_outputs, rows / panel_outputs, fields);
+}
+
+void quantise(ThreadPool& pool, Isa isa, const std::string& kind, int64_t group, Input rows,
+              nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> codes,
+              nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> scales) {
+    require(isa);
+    const int64_t count = static_cast<int64_t>(rows.shape(0));
+    if (count == 0) return;
+    const PackedMatrix matrix = matrix_of(kind, count, static_cast<int64_t>(rows.shape(1)), group);
+    if (matrix.kind->quantise[static_cast<int>(isa)] == nullptr)
+        throw std::invalid_argument("the kind " + kind + " does not quantise weights.");
+    const std::vector<RowField> fields = matrix.kind->fields(matrix);
+    if (static_cast<int64_t>(codes.size()) != count * fields[0].row_bytes ||
+        static_cast<int64_t>(scales.size()) * 2 != count * fields[1].row_bytes)
+        throw std::invalid_argument("the arrays do not hold the codes and scales of these rows.");
+    nb::gil_scoped_release release;
+    quantise_rows(pool, isa, matrix, rows.data(), count, codes.data(), scales.data());
 }
 
 void check_input(const Matrix& matrix, const Input& x) {
@@ -187,24 +229,12 @@ Table<float> rows_of(const Matrix& matrix,
 }  // namespace
 
 void bind_linear(nb::module_& module) {
-    nb::enum_<Kind>(module, "Kind")
-        .value("FP32", Kind::fp32)
-        .value("BF16", Kind::bf16)
-        .value("INT8", Kind::int8)
-        .value("INT4", Kind::int4)
-        .value("Q8_0", Kind::q8_0)
-        .value("Q5_0", Kind::q5_0)
-        .value("Q4_1", Kind::q4_1)
-        .value("Q5_1", Kind::q5_1)
-        .value("Q4_K", Kind::q4_k)
-        .value("Q5_K", Kind::q5_k)
-        .value("Q6_K", Kind::q6_k);
     nb::class_<Matrix>(module, "Matrix")
         .def_prop_ro("outputs", [](const Matrix& self) { return self.packed.outputs; })
         .def_prop_ro("inputs", [](const Matrix& self) { return self.packed.inputs; })
-        .def_prop_ro("kind", [](const Matrix& self) { return self.packed.kind; })
+        .def_prop_ro("kind", [](const Matrix& self) { return std::string(self.packed.kind->name); })
         .def_prop_ro("nbytes", [](const Matrix& self) {
-            return self.packed.weight_bytes() + self.packed.scale_bytes() + self.packed.zero_bytes();
+            return self.packed.weight_bytes + self.packed.scale_bytes + self.packed.zero_bytes;
         });
     module.def("matrix", &make_matrix, "kind"_a, "outputs"_a, "inputs"_a, "weight"_a,
                "group"_a = 0, "scale"_a = nb::none(), "zero"_a = nb::none(),
@@ -214,38 +244,14 @@ void bind_linear(nb::module_& module) {
     module.def("time_products", &time_products, "pool"_a, "isa"_a, "matrices"_a, "rows"_a,
                "repeats"_a);
     module.def("rows", &rows_of, "matrix"_a, "outputs"_a);
-    module.def(
-        "pack_int8",
-        [](ThreadPool& pool, Isa isa, Input rows,
-           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> weight,
-           nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> scale) {
-            require(isa);
-            const int64_t outputs = rows.shape(0), inputs = rows.shape(1);
-            const int64_t groups = (inputs + int8_group - 1) / int8_group;
-            if (outputs % panel_outputs || static_cast<int64_t>(scale.size()) != outputs * groups ||
-                static_cast<int64_t>(weight.size()) != outputs * groups * int8_group)
-                throw std::invalid_argument("the arrays do not hold whole panels of these rows.");
-            nb::gil_scoped_release release;
-            pack_int8(pool, isa, rows.data(), outputs / panel_outputs, inputs, weight.data(),
-                      scale.data());
-        },
-        "pool"_a, "isa"_a, "rows"_a, "weight"_a, "scale"_a);
-    module.def(
-        "pack_int4",
-        [](ThreadPool& pool, Isa isa, Input rows, int64_t group,
-           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> weight,
-           nb::ndarray<uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> scale) {
-            require(isa);
-            const int64_t outputs = rows.shape(0), inputs = rows.shape(1);
-            if (outputs % panel_outputs || group < 32 || group % 32 || inputs % group ||
-                static_cast<int64_t>(scale.size()) != outputs * (inputs / group) ||
-                static_cast<int64_t>(weight.size()) != outputs * inputs / 2)
-                throw std::invalid_argument("the arrays do not hold whole panels of these rows.");
-            nb::gil_scoped_release release;
-            pack_int4(pool, isa, rows.data(), outputs / panel_outputs, inputs, group, weight.data(),
-                      scale.data());
-        },
-        "pool"_a, "isa"_a, "rows"_a, "group"_a, "weight"_a, "scale"_a);
+    module.def("kinds", &kind_names, "The kinds of matrices that there are kernels for.");
+    module.def("packed_arrays", &packed_arrays, "kind"_a, "outputs"_a, "inputs"_a, "group"_a = 0,
+               "zeros"_a = false, "Name, dtype and shape of each array of a packed matrix.");
+    module.def("pack", &pack, "pool"_a, "matrix"_a, "first"_a, "rows"_a, "values"_a,
+               "Lays out whole panels of rows, from row `first` on, in the arrays of a matrix, which must "
+               "be writable. `values`: flat bytes of each field of a row.");
+    module.def("quantise", &quantise, "pool"_a, "isa"_a, "kind"_a, "group"_a, "rows"_a, "codes"_a,
+               "scales"_a, "Codes and scales (as fp16 bits) of rows of weights, both flat.");
     module.def(
         "search_codes",
         [](ThreadPool& pool, Input groups, int middle,
@@ -264,49 +270,6 @@ void bind_linear(nb::module_& module) {
         },
         "pool"_a, "groups"_a, "middle"_a, "divisors"_a, "codes"_a, "scale"_a,
         "Codes and scales of groups of weights (G, inputs): see pack.h.");
-    module.def(
-        "pack_blocks",
-        [](ThreadPool& pool, Kind kind,
-           nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> codes,
-           const Bytes& scales, std::optional<Bytes> minima, std::optional<Bytes> group_scales,
-           std::optional<Bytes> group_minima,
-           nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> weight) {
-            const BlockShape shape = block_shape(kind);
-            const int64_t outputs = codes.shape(0), inputs = codes.shape(1);
-            const int64_t blocks = shape.inputs ? outputs * (inputs / shape.inputs) : 0;
-            const int64_t groups = shape.scale_group ? shape.inputs / shape.scale_group : 0;
-            const auto holds = [&](const std::optional<Bytes>& array, int64_t of_a_block) {
-                return static_cast<int64_t>(array ? array->size() : 0) == blocks * of_a_block;
-            };
-            if (!blocks || outputs % panel_outputs || inputs % shape.inputs || !holds(scales, 2) ||
-                !holds(minima, shape.minima ? 2 : 0) || !holds(group_scales, groups) ||
-                !holds(group_minima, shape.minima ? groups : 0) ||
-                static_cast<int64_t>(weight.size()) != blocks / panel_outputs * shape.bytes())
-                throw std::invalid_argument("the arrays do not hold whole panels of such blocks.");
-            const auto data = [](const std::optional<Bytes>& array) {
-                return array ? array->data() : nullptr;
-            };
-            const BlockFields rows{codes.data(), scales.data(), data(minima), data(group_scales),
-                                   data(group_minima)};
-            nb::gil_scoped_release release;
-            pack_blocks(pool, kind, rows, outputs / panel_outputs, inputs, weight.data());
-        },
-        "pool"_a, "kind"_a, "codes"_a, "scales"_a, "minima"_a.none(), "group_scales"_a.none(),
-        "group_minima"_a.none(), "weight"_a,
-        "Packs whole panels of rows of blocks; all but the codes are flat views of bytes: see pack.h.");
-    module.def(
-        "to_panels",
-        [](ThreadPool& pool, nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig> weight, int64_t outputs,
-           int64_t inputs, int unit_bytes) {
-            if (outputs % panel_outputs ||
-                static_cast<int64_t>(weight.size()) != outputs * inputs * unit_bytes)
-                throw std::invalid_argument("the array does not hold whole panels.");
-            uint8_t* data = weight.data();
-            nb::gil_scoped_release release;
-            to_panels(pool, data, outputs, inputs, unit_bytes);
-        },
-        "pool"_a, "weight"_a, "outputs"_a, "units"_a, "unit_bytes"_a,
-        "Turns rows into panels, in place: see pack.h.");
 }
 
 }  // namespace ockham

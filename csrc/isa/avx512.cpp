@@ -4,15 +4,11 @@
 #include "kernels/simd_avx512.h"
 
 #include "kernels/linear_kernels.h"
-#include "kernels/prepare_kernels.h"
-#include "kernels/block_kernels.h"
+#include "kernels/input_kernels.h"
 #include "kernels/machine_kernels.h"
-#include "kernels/pack_kernels.h"
 
 namespace ockham::avx512 {
 
-const LinearKernels linear_kernels = {prepare_row, linear_tile};
-const PackKernels pack_kernels = {pack_int8, pack_int4};
 const LimitKernels limit_kernels = {probe_fp32, probe_bf16, probe_int8, probe_read};
 
 }  // namespace ockham::avx512

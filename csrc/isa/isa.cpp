@@ -98,28 +98,12 @@ Isa chosen() {
     }
 }
 
-const LinearKernels& linear_kernels(Isa isa) {
-#if defined(__x86_64__)
-    if (isa == Isa::avx512) return avx512::linear_kernels;
-    if (isa == Isa::avx2) return avx2::linear_kernels;
-#endif
-    return portable::linear_kernels;
-}
-
 const LimitKernels& limit_kernels(Isa isa) {
 #if defined(__x86_64__)
     if (isa == Isa::avx512) return avx512::limit_kernels;
     if (isa == Isa::avx2) return avx2::limit_kernels;
 #endif
     return portable::limit_kernels;
-}
-
-const PackKernels& pack_kernels(Isa isa) {
-#if defined(__x86_64__)
-    if (isa == Isa::avx512) return avx512::pack_kernels;
-    if (isa == Isa::avx2) return avx2::pack_kernels;
-#endif
-    return portable::pack_kernels;
 }
 
 }  // namespace ockham

@@ -4,7 +4,9 @@
 // `kernels/NAME_kernels.h` in `namespace ockham::OCKHAM_ISA_NAMESPACE`, and include that header from
 // `csrc/isa/portable.cpp`, `csrc/isa/avx2.cpp` and `csrc/isa/avx512.cpp`: the build compiles each of
 // those files with the flags of its instruction set, and nothing else with any. Each of them fills a
-// table of function pointers (`Kernels`, in kernels/kernels.h); `kernels(isa)` gives the table. Code
+// table of function pointers (`Kernels`, in kernels/kernels.h); `kernels(isa)` gives the table. The kernels
+// of a kind of matrices stand in `kinds/NAME_kernels.h`, of which the build makes such files by itself,
+// and are found by their names (each.h). Code
 // outside what these files include never uses an intrinsic. Only templates and `static inline`
 // functions may stand in what they include (also of the standard library as little as possible): an
 // ordinary inline function compiled with AVX-512 flags could be the copy that the linker keeps for
@@ -16,6 +18,13 @@
 namespace ockham {
 
 enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+
+// How many of them were compiled: where an array has a function of each, Isa is its index.
+#if defined(__x86_64__)
+constexpr int isa_count = 3;
+#else
+constexpr int isa_count = 1;
+#endif
 
 // Whether kernels of `isa` run here: this processor and its operating system have the instructions,
 // and OCKHAM_ISA, if set, names no lesser set. avx512 stands for F, BW, DQ, VL, VNNI and BF16; avx2

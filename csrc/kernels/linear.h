@@ -3,7 +3,7 @@
 // Exactness. One output of one row is computed by the same floating-point operations in the same
 // order whatever M is, wherever the row stands among the others, and however many threads there are:
 // tiles cut rows and outputs, never K, and there is one packed layout for every M. The orders are
-// written down at each kind below. Integer sums are exact, so their order is free.
+// written down at each kind (csrc/kinds/). Integer sums are exact, so their order is free.
 //
 // Layout. Outputs stand in panels of 16, the lanes of one AVX-512 register; the last panel is padded
 // with zeros. `P` below is ceil(N / 16) and every array starts at a multiple of 64 bytes.
@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "isa/isa.h"
 
@@ -19,74 +20,52 @@ namespace ockham {
 class ThreadPool;
 
 constexpr int64_t panel_outputs = 16;
-constexpr int64_t int8_group = 64;
 
-enum class Kind {
-    // weight: float [P][K][16]. y = fma(x[k], w[k], y) for k = 0, 1, ... from y = 0 (portable code
-    // rounds the product first).
-    fp32 = 0,
-    // weight: bf16 [P][ceil(K / 2)][16][2]. x is rounded to bf16 (nearest even). For each pair
-    // of k: y = fma(x[k + 1], w[k + 1], y), then y = fma(x[k], w[k], y), from y = 0. That is what
-    // vdpbf16ps does (checked on Zen 4), which also takes denormals of either type for zero; only
-    // with those do other instruction sets differ. (Products of bf16 are exact in fp32.)
-    bf16 = 1,
-    // Groups of 64 consecutive k, the last one filled up with weights and inputs of zero: G of them.
-    // weight: uint8 w + 128, [P][16 * G][16][4]. scale: fp16 [P][G][16]. Groups are rotated: the stored
-    // weights are a group's times the orthonormal Hadamard matrix of 64, and a group of x is multiplied
-    // by that matrix before it is quantised (hadamard() in prepare_kernels.h). The product stays what
-    // it was, but a large value is shared out over its group, so that both sides are rounded on a
-    // finer scale (QuaRot, arXiv:2404.00456).
-    // Where PackedMatrix::group is 0, a checkpoint's own codes are held: nothing is rotated, and
-    // scale: float [P * 16], one for each output.
-    // x is quantised by row and group: scale_x = max|x| / 127, a = round(x * (127 / max|x|)), ties to
-    // even; all zero where max|x| < 2^-100; a group with NaN or infinity has the scale NaN.
-    // For each group: y = fma(float(sum of a * w), scale_x * scale_w, y) from y = 0 (portable code
-    // rounds the product first).
-    int8 = 2,
-    // Groups of `group` (a multiple of 32, at most 256) consecutive k. weight: two 4-bit codes a byte,
-    // [P][K / 8][16][4]: byte i holds k = i in its low and k = 4 + i in its high half.
-    // scale: fp16 [P][K / group][16]. w = (code - zero) * scale, zero = 8, or uint8
-    // [P][K / group][16] where `zero` is given. x is quantised by row and group.
-    // For each group: y = fma(float(sum of a * (code - zero)), scale_x * scale_w, y) from y = 0
-    // (portable code rounds the product first).
-    int4 = 3,
-    // What GGUF files hold, in blocks with scales of several kinds: see blocks.h.
-    q8_0 = 4,
-    q5_0 = 5,
-    q4_1 = 6,
-    q5_1 = 7,
-    q4_k = 8,
-    q5_k = 9,
-    q6_k = 10,
-};
+struct LinearKind;  // kinds/kind.h
 
 // A packed matrix over memory that somebody else owns (Python: the arrays of a Linear).
 struct PackedMatrix {
-    Kind kind = Kind::fp32;
+    const LinearKind* kind = nullptr;
     int64_t outputs = 0;  // N
     int64_t inputs = 0;   // K
-    int64_t group = 0;    // int4: of inputs; int8: int8_group, or 0: see Kind::int8
+    int64_t group = 0;    // inputs that share a scale, where the kind lets that be chosen
+    // Bytes of each array; 0 for one that there is not.
+    size_t weight_bytes = 0, scale_bytes = 0, zero_bytes = 0;
     const void* weight = nullptr;
-    const void* scale = nullptr;  // fp16; int8 without groups: float
-    const void* zero = nullptr;   // int4, may be null
+    const void* scale = nullptr;
+    const void* zero = nullptr;
 
     int64_t panels() const { return (outputs + panel_outputs - 1) / panel_outputs; }
-    // Bytes of each array.
-    size_t weight_bytes() const;
-    size_t scale_bytes() const;
-    size_t zero_bytes() const;
+    bool zeros() const { return zero_bytes != 0; }
 };
 
-// In which form a kind reads its input. Matrices with equal forms can share one prepared input.
+// A matrix of a kind without its arrays. Throws std::invalid_argument with a sentence for a kind that
+// there is not, and for a shape that the kind cannot have.
+PackedMatrix matrix_of(const std::string& kind, int64_t outputs, int64_t inputs, int64_t group = 0,
+                       bool zeros = false);
+
+struct PreparedInput;
+using PrepareFunction = void(const PreparedInput& input, int64_t row, const float* x);
+
+// How a row of inputs is stored for products: plain, or as int8 with scales.
+struct InputKind {
+    int64_t value_bytes;
+    int64_t offset_words;  // words of 32 bits in PreparedInput::offsets for each group; 0: no scales
+    PrepareFunction* prepare[isa_count];
+};
+
+// In which form a kind of matrix reads its input. Matrices with equal forms can share one prepared
+// input.
 struct InputForm {
-    Kind kind = Kind::fp32;
+    const InputKind* kind = nullptr;
     int64_t inputs = 0;
-    int64_t group = 0;  // inputs that share a scale
-    bool rotated = false;  // int8
+    int64_t group = 0;     // inputs that share a scale
+    int32_t zero = 0;      // the stored weight that means zero
+    bool rotated = false;  // each group by hadamard() of hadamard_kernels.h
 
     bool operator==(const InputForm& other) const {
         return kind == other.kind && inputs == other.inputs && group == other.group &&
-               rotated == other.rotated;
+               zero == other.zero && rotated == other.rotated;
     }
     int64_t groups() const { return group ? (inputs + group - 1) / group : 1; }
     // Words of 32 bits that a row has in PreparedInput::offsets.
@@ -104,15 +83,20 @@ InputForm input_form(const PackedMatrix& matrix);
 struct PreparedInput {
     InputForm form;
     int64_t rows = 0;
-    uint8_t* values = nullptr;  // rows of row_bytes(): float, bf16 or int8
-    float* scales = nullptr;    // all but fp32 and bf16: [rows][groups]
-    // int8, int4: [rows][groups], minus the stored weight that means zero (128 or 8; where there are
-    // zero points too) times the sum of the group's values. For blocks see block_offset_words().
-    int32_t* offsets = nullptr;
+    uint8_t* values = nullptr;   // rows of row_bytes()
+    float* scales = nullptr;     // [rows][groups], where values are int8
+    int32_t* offsets = nullptr;  // [rows][offset_words()]: see inputs.h
 
     PreparedInput() = default;
     PreparedInput(const InputForm& form, int64_t rows, void* memory);
 };
+
+// Outputs of panels [panel_begin, panel_end) for rows [row_begin, row_end): see linear_tile().
+struct Area {
+    int64_t row_begin, row_end, panel_begin, panel_end;
+};
+using TileFunction = void(const PackedMatrix& matrix, const PreparedInput& input, const Area& area,
+                          float* y, int64_t y_stride, const float* bias);
 
 // Fills row `row` of a prepared input from `inputs` floats. Rows are independent: call it from as
 // many threads as you like, or at the end of whatever made the row. (For callers with the whole

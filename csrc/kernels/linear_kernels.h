@@ -1,4 +1,5 @@
-// The products, once for all instruction sets; included by csrc/isa/*.cpp after a simd_*.h.
+// What the products of all kinds share, once for all instruction sets; included by kinds/*_kernels.h
+// after a simd_*.h.
 //
 // A `block` computes ROWS rows of PANELS panels over a range of K with all its sums in registers.
 // Ranges of K resume: a block that does not begin at k = 0 loads its sums from y, and one that does not
@@ -8,7 +9,7 @@
 
 #include <utility>
 
-#include "kernels/kernels.h"
+#include "kernels/linear.h"
 
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
@@ -135,223 +136,6 @@ struct Partial {
     }
 };
 
-// fp32: a step is one k.
-struct Fp32 : Fp32Block {
-    static constexpr int64_t step_inputs = 1, step_bytes = 64;
-
-    template <int ROWS, int PANELS>
-    static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
-        const int64_t panel_stride = tile.matrix.inputs * 64;
-        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) + panel * panel_stride;
-        const Jump<(ROWS <= waiting_rows), PANELS> jump(weight, panel_stride);
-        weight += range.begin * 64;
-        const uint8_t* x = tile.values(row) + range.begin * 4;
-        F sum[ROWS][PANELS];
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p)
-                sum[r][p] = range.first ? zero() : load_out(tile, row + r, panel + p);
-        for (int64_t k = range.begin; k < range.end; ++k, weight += 64, x += 4) {
-            F w[PANELS];
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p) {
-                const uint8_t* from = weight + p * panel_stride;
-                ask_ahead<ROWS <= waiting_rows>(from, jump.at(weight));
-                w[p] = load(reinterpret_cast<const float*>(from));
-            }
-            OCKHAM_UNROLL
-            for (int r = 0; r < ROWS; ++r) {
-                float value;
-                __builtin_memcpy(&value, x + r * tile.row_bytes, 4);
-                const F wide = broadcast(value);
-                OCKHAM_UNROLL
-                for (int p = 0; p < PANELS; ++p) sum[r][p] = fma(wide, w[p], sum[r][p]);
-            }
-        }
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p)
-                store_result(tile, row + r, panel + p, sum[r][p], range.last);
-    }
-};
-
-// bf16: a step is two k.
-struct Bf16 : Bf16Block {
-    static constexpr int64_t step_inputs = 2, step_bytes = 64;
-
-    template <int ROWS, int PANELS>
-    static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
-        const int64_t panel_stride = (tile.matrix.inputs + 1) / 2 * 64;
-        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) + panel * panel_stride;
-        const Jump<(ROWS <= waiting_rows), PANELS> jump(weight, panel_stride);
-        weight += range.begin * 64;
-        const uint8_t* x = tile.values(row) + range.begin * 4;
-        F sum[ROWS][PANELS];
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p)
-                sum[r][p] = range.first ? zero() : load_out(tile, row + r, panel + p);
-        for (int64_t step = range.begin; step < range.end; ++step, weight += 64, x += 4) {
-            PairWeights w[PANELS];
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p) {
-                const uint8_t* from = weight + p * panel_stride;
-                ask_ahead<ROWS <= waiting_rows>(from, jump.at(weight));
-                w[p] = pair_weights(from);
-            }
-            OCKHAM_UNROLL
-            for (int r = 0; r < ROWS; ++r) {
-                const Pair wide = pair(x + r * tile.row_bytes);
-                OCKHAM_UNROLL
-                for (int p = 0; p < PANELS; ++p) sum[r][p] = dot(sum[r][p], w[p], wide);
-            }
-        }
-        OCKHAM_UNROLL
-        for (int r = 0; r < ROWS; ++r)
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p)
-                store_result(tile, row + r, panel + p, sum[r][p], range.last);
-    }
-};
-
-// int8: a step is a group. Weights are stored as w + 128, so sums start at -128 times the sum of the
-// group's values. `GROUPED`: whether weights have a scale for each group, or one for each output.
-template <bool GROUPED>
-struct Int8 : Int8Block {
-    static constexpr int64_t step_inputs = int8_group, step_bytes = int8_group * panel_outputs;
-
-    template <int ROWS, int PANELS>
-    static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
-        const int64_t groups = tile.input.form.groups();
-        const int64_t panel_stride = groups * step_bytes;
-        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) + panel * panel_stride;
-        const Jump<(ROWS <= waiting_rows), PANELS> jump(weight, panel_stride);
-        weight += range.begin * step_bytes;
-        const uint8_t* x = tile.values(row) + range.begin * step_inputs;
-        const uint16_t* half = static_cast<const uint16_t*>(tile.matrix.scale) +
-                               (panel * groups + range.begin) * panel_outputs;
-        const float* single = static_cast<const float*>(tile.matrix.scale) + panel * panel_outputs;
-        const int64_t scale_stride = groups * panel_outputs;  // from one panel's to the next's
-        const float* of_x = tile.input.scales + row * groups + range.begin;
-        const int32_t* offset = tile.input.offsets + row * groups + range.begin;
-        Partial<ROWS, PANELS> y(tile, row, panel, range.first);
-        for (int64_t group = range.begin; group < range.end; ++group, ++of_x, ++offset) {
-            const int64_t ahead = jump.at(weight);
-            I sum[ROWS][PANELS];
-            OCKHAM_UNROLL
-            for (int r = 0; r < ROWS; ++r) {
-                const I start = int_broadcast(offset[r * groups]);
-                OCKHAM_UNROLL
-                for (int p = 0; p < PANELS; ++p) sum[r][p] = start;
-            }
-            for (int quad = 0; quad < int8_group / 4; ++quad, weight += 64, x += 4) {
-                QuadWeights w[PANELS];
-                OCKHAM_UNROLL
-                for (int p = 0; p < PANELS; ++p) {
-                    const uint8_t* from = weight + p * panel_stride;
-                    ask_ahead<ROWS <= waiting_rows>(from, ahead);
-                    w[p] = quad_weights(from);
-                }
-                OCKHAM_UNROLL
-                for (int r = 0; r < ROWS; ++r) dot_quads<PANELS>(sum[r], w, x + r * tile.row_bytes);
-            }
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p) {
-                if (GROUPED) ask_for_scales(half + p * scale_stride);
-                const F of_weight = GROUPED ? from_half(half + p * scale_stride)
-                                            : load(single + p * panel_outputs);
-                OCKHAM_UNROLL
-                for (int r = 0; r < ROWS; ++r)
-                    y.add(r, p, to_float(sum[r][p]), mul(broadcast(of_x[r * groups]), of_weight));
-            }
-            half += panel_outputs;
-        }
-        y.finish(tile, row, panel, range.last);
-    }
-};
-
-// int4: a step is 32 k, because groups are multiples of that.
-template <bool ZEROS>
-struct Int4 : Int4Block {
-    static constexpr int64_t step_inputs = 32, step_bytes = 256;
-
-    template <int ROWS, int PANELS>
-    static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
-        const int64_t group_steps = tile.matrix.group / 32;
-        const int64_t groups = tile.matrix.inputs / tile.matrix.group;
-        const int64_t panel_stride = tile.matrix.inputs * 8;
-        const uint8_t* weight = static_cast<const uint8_t*>(tile.matrix.weight) + panel * panel_stride;
-        const Jump<(ROWS <= waiting_rows), PANELS> jump(weight, panel_stride);
-        weight += range.begin * step_bytes;
-        const uint8_t* x = tile.values(row) + range.begin * step_inputs;
-        const int64_t first_group = range.begin / group_steps;
-        const int64_t of_panel = (panel * groups + first_group) * panel_outputs;
-        const uint16_t* scale = static_cast<const uint16_t*>(tile.matrix.scale) + of_panel;
-        const uint8_t* zeros = static_cast<const uint8_t*>(tile.matrix.zero) + of_panel;
-        const float* of_x = tile.input.scales + row * groups + first_group;
-        const int32_t* offset = tile.input.offsets + row * groups + first_group;
-        Partial<ROWS, PANELS> y(tile, row, panel, range.first);
-        const int64_t group_end = range.end / group_steps;
-        const int64_t scale_stride = groups * panel_outputs;  // from one panel's to the next's
-        for (int64_t group = first_group; group < group_end; ++group) {
-            const int64_t ahead = jump.at(weight);
-            I sum[ROWS][PANELS];
-            OCKHAM_UNROLL
-            for (int r = 0; r < ROWS; ++r) {
-                const int32_t value = offset[r * groups];
-                OCKHAM_UNROLL
-                for (int p = 0; p < PANELS; ++p)
-                    sum[r][p] = ZEROS ? zero_points_times(zeros + p * scale_stride, value / 8)
-                                      : int_broadcast(value);
-            }
-            for (int64_t step = 0; step < group_steps; ++step) {
-                CodeSum part[ROWS][PANELS];
-                OCKHAM_UNROLL
-                for (int r = 0; r < ROWS; ++r)
-                    OCKHAM_UNROLL
-                    for (int p = 0; p < PANELS; ++p) part[r][p] = code_sum_start(sum[r][p]);
-                OCKHAM_UNROLL
-                for (int i = 0; i < 4; ++i, weight += 64, x += 8) {
-                    Codes low[PANELS], high[PANELS];
-                    OCKHAM_UNROLL
-                    for (int p = 0; p < PANELS; ++p) {
-                        const uint8_t* from = weight + p * panel_stride;
-                        ask_ahead<ROWS <= waiting_rows>(from, ahead);
-                        codes(from, low[p], high[p]);
-                    }
-                    OCKHAM_UNROLL
-                    for (int r = 0; r < ROWS; ++r)
-                        dot_codes<PANELS>(part[r], low, x + r * tile.row_bytes);
-                    OCKHAM_UNROLL
-                    for (int r = 0; r < ROWS; ++r)
-                        dot_codes<PANELS>(part[r], high, x + r * tile.row_bytes + 4);
-                }
-                OCKHAM_UNROLL
-                for (int r = 0; r < ROWS; ++r)
-                    OCKHAM_UNROLL
-                    for (int p = 0; p < PANELS; ++p)
-                        sum[r][p] = code_sum_finish(sum[r][p], part[r][p]);
-            }
-            OCKHAM_UNROLL
-            for (int p = 0; p < PANELS; ++p) {
-                ask_for_scales(scale + p * scale_stride);
-                const F of_weight = from_half(scale + p * scale_stride);
-                OCKHAM_UNROLL
-                for (int r = 0; r < ROWS; ++r)
-                    y.add(r, p, to_float(sum[r][p]), mul(broadcast(of_x[r * groups]), of_weight));
-            }
-            ++of_x;
-            ++offset;
-            scale += panel_outputs;
-            if (ZEROS) zeros += panel_outputs;
-        }
-        y.finish(tile, row, panel, range.last);
-    }
-};
-
 using Block = void (*)(const Tile&, int64_t row, int64_t panel, Range);
 
 // The blocks of a format for 1 to `Format::rows` rows of one panel or of two.
@@ -367,10 +151,12 @@ constexpr int64_t range_bytes = 128 << 10;
 
 // `multiple`: ranges of K are cut at multiples of so many steps.
 template <class Format>
-static void walk(const Tile& tile, int64_t row_begin, int64_t row_end, int64_t panel_begin,
-                 int64_t panel_end, int64_t multiple) {
+static void walk(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+                 int64_t y_stride, const float* bias, int64_t multiple) {
     constexpr int most_rows = Format::rows;
-    const int64_t rows = row_end - row_begin;
+    const int64_t row_begin = area.row_begin, rows = area.row_end - row_begin;
+    if (rows <= 0) return;
+    const Tile tile{matrix, input, input.form.row_bytes(), y, y_stride, bias};
     const int64_t steps = (tile.matrix.inputs + Format::step_inputs - 1) / Format::step_inputs;
     // Blocks of equal numbers of rows: 13 rows are faster as 7 + 6 than as 12 + 1.
     const int64_t blocks = (rows + most_rows - 1) / most_rows;
@@ -380,8 +166,8 @@ static void walk(const Tile& tile, int64_t row_begin, int64_t row_end, int64_t p
     int64_t range_steps = steps;
     if (rows > most_rows)
         range_steps = (range_bytes / (Format::step_bytes * panels) + multiple - 1) / multiple * multiple;
-    for (int64_t panel = panel_begin; panel < panel_end;) {
-        const bool wide = panels == 2 && panel + 2 <= panel_end;
+    for (int64_t panel = area.panel_begin; panel < area.panel_end;) {
+        const bool wide = panels == 2 && panel + 2 <= area.panel_end;
         const Block* table = wide ? Blocks<Format, 2>::table : Blocks<Format, 1>::table;
         for (int64_t begin = 0; begin < steps; begin += range_steps) {
             const int64_t end = begin + range_steps < steps ? begin + range_steps : steps;
@@ -393,34 +179,6 @@ static void walk(const Tile& tile, int64_t row_begin, int64_t row_end, int64_t p
             }
         }
         panel += wide ? 2 : 1;
-    }
-}
-
-// For the kinds of blocks.h: in block_kernels.h.
-static void block_tile(const PackedMatrix& matrix, const PreparedInput& input, int64_t row_begin,
-                       int64_t row_end, int64_t panel_begin, int64_t panel_end, float* y,
-                       int64_t y_stride, const float* bias);
-static void prepare_block_row(const PreparedInput& input, int64_t row, const float* x);
-
-static void linear_tile(const PackedMatrix& matrix, const PreparedInput& input, int64_t row_begin,
-                        int64_t row_end, int64_t panel_begin, int64_t panel_end, float* y,
-                        int64_t y_stride, const float* bias) {
-    if (row_begin >= row_end) return;
-    const Tile tile{matrix, input, input.form.row_bytes(), y, y_stride, bias};
-    switch (matrix.kind) {
-        case Kind::fp32:
-            return walk<Fp32>(tile, row_begin, row_end, panel_begin, panel_end, 1);
-        case Kind::bf16:
-            return walk<Bf16>(tile, row_begin, row_end, panel_begin, panel_end, 1);
-        case Kind::int8:
-            return (matrix.group ? walk<Int8<true>> : walk<Int8<false>>)(
-                tile, row_begin, row_end, panel_begin, panel_end, 1);
-        case Kind::int4:
-            return (matrix.zero ? walk<Int4<true>> : walk<Int4<false>>)(
-                tile, row_begin, row_end, panel_begin, panel_end, matrix.group / 32);
-        default:
-            return block_tile(matrix, input, row_begin, row_end, panel_begin, panel_end, y, y_stride,
-                              bias);
     }
 }
 

@@ -58,7 +58,7 @@ static double probe_bf16(int64_t rounds, float* sink) {
 
 static double probe_int8(int64_t rounds, float* sink) {
     // One panel: with more, GCC 12 copies the sums about, and some out of the registers.
-    constexpr int rows = Int8Block::rows, panels = 1;
+    constexpr int rows = QuadBlock::rows, panels = 1;
     const uint8_t* bytes = reinterpret_cast<const uint8_t*>(sink);
     I sum[rows * panels];
     QuadWeights weights[panels];

@@ -1,41 +1,14 @@
 #include "kernels/pack.h"
 
 #include <algorithm>
-#include <cstring>
-#include <vector>
 
 #include "kernels/halves.h"
-#include "kernels/kernels.h"
-#include "kernels/linear.h"
 #include "kernels/threads.h"
+#include "kinds/kind.h"
 
 namespace ockham {
 
 namespace {
-
-template <class Unit>
-void panel_of(const Unit* rows, Unit* panel, int64_t units) {
-    // Blocks of a cache line a row: each line is read once.
-    constexpr int64_t block = std::max<int64_t>(1, 64 / sizeof(Unit));
-    for (int64_t begin = 0; begin < units; begin += block) {
-        const int64_t end = std::min(units, begin + block);
-        for (int64_t unit = begin; unit < end; ++unit)
-            for (int64_t lane = 0; lane < panel_outputs; ++lane)
-                panel[unit * panel_outputs + lane] = rows[lane * units + unit];
-    }
-}
-
-template <class Unit>
-void all_panels(ThreadPool& pool, uint8_t* weight, int64_t outputs, int64_t units) {
-    const int64_t panel_units = units * panel_outputs;
-    std::vector<std::vector<Unit>> copies(pool.size());
-    for (auto& copy : copies) copy.resize(panel_units);
-    pool.parallel(outputs / panel_outputs, [&](int64_t panel, int thread) {
-        Unit* at = reinterpret_cast<Unit*>(weight) + panel * panel_units;
-        std::memcpy(copies[thread].data(), at, sizeof(Unit) * panel_units);
-        panel_of(copies[thread].data(), at, units);
-    });
-}
 
 // Rounded to the nearest, ties to even, for magnitudes below 2^22.
 inline float rounded(float value) { return (value + 12582912.0f) - 12582912.0f; }
@@ -86,17 +59,35 @@ void search_group(const float* weights, int64_t group, float middle, const float
 
 }  // namespace
 
-void to_panels(ThreadPool& pool, uint8_t* weight, int64_t outputs, int64_t units, int unit_bytes) {
-    switch (unit_bytes) {
-        case 1:
-            return all_panels<uint8_t>(pool, weight, outputs, units);
-        case 2:
-            return all_panels<uint16_t>(pool, weight, outputs, units);
-        case 4:
-            return all_panels<uint32_t>(pool, weight, outputs, units);
-        case 8:
-            return all_panels<uint64_t>(pool, weight, outputs, units);
-    }
+void pack_rows(ThreadPool& pool, const PackedMatrix& matrix, int64_t first, int64_t panels,
+               const std::vector<const uint8_t*>& fields) {
+    const std::vector<RowField> sizes = matrix.kind->fields(matrix);
+    // The caller's arrays: a view of them is const for those who multiply.
+    const auto at = [&](const void* array, size_t bytes, int64_t panel) {
+        return static_cast<uint8_t*>(const_cast<void*>(array)) +
+               bytes / static_cast<size_t>(matrix.panels()) * static_cast<size_t>(panel);
+    };
+    pool.parallel(panels, [&](int64_t panel, int) {
+        const uint8_t* rows[8];
+        for (size_t i = 0; i < fields.size(); ++i)
+            rows[i] = fields[i] + panel * panel_outputs * sizes[i].row_bytes;
+        matrix.kind->pack_panel(matrix, rows,
+                                {at(matrix.weight, matrix.weight_bytes, first + panel),
+                                 at(matrix.scale, matrix.scale_bytes, first + panel),
+                                 at(matrix.zero, matrix.zero_bytes, first + panel)});
+    });
+}
+
+void quantise_rows(ThreadPool& pool, Isa isa, const PackedMatrix& matrix, const float* rows, int64_t count,
+                   uint8_t* codes, uint16_t* scales) {
+    const std::vector<RowField> fields = matrix.kind->fields(matrix);
+    QuantiseFunction* const quantise = matrix.kind->quantise[static_cast<int>(isa)];
+    constexpr int64_t at_once = 16;
+    pool.parallel((count + at_once - 1) / at_once, [&](int64_t task, int) {
+        for (int64_t row = task * at_once; row < std::min(count, (task + 1) * at_once); ++row)
+            quantise(matrix, rows + row * matrix.inputs, codes + row * fields[0].row_bytes,
+                     scales + row * fields[1].row_bytes / 2);
+    });
 }
 
 void search_codes(ThreadPool& pool, const float* weights, int64_t groups, int64_t group, int middle,
@@ -107,33 +98,6 @@ void search_codes(ThreadPool& pool, const float* weights, int64_t groups, int64_
         for (int64_t g = task * at_once; g < end; ++g)
             search_group(weights + g * group, group, static_cast<float>(middle), divisors,
                          divisor_count, codes + g * group, scale + g);
-    });
-}
-
-void pack_int8(ThreadPool& pool, Isa isa, const float* rows, int64_t panels, int64_t inputs,
-               uint8_t* weight, uint16_t* scale) {
-    const auto pack = pack_kernels(isa).int8;
-    const int64_t groups = (inputs + int8_group - 1) / int8_group;
-    const int64_t units = groups * int8_group / 4, panel_units = units * panel_outputs;
-    std::vector<std::vector<uint32_t>> codes(pool.size(), std::vector<uint32_t>(panel_units));
-    pool.parallel(panels, [&](int64_t panel, int thread) {
-        uint32_t* own = codes[thread].data();
-        pack(rows + panel * panel_outputs * inputs, inputs, reinterpret_cast<uint8_t*>(own),
-             scale + panel * panel_outputs * groups);
-        panel_of(own, reinterpret_cast<uint32_t*>(weight) + panel * panel_units, units);
-    });
-}
-
-void pack_int4(ThreadPool& pool, Isa isa, const float* rows, int64_t panels, int64_t inputs,
-               int64_t group, uint8_t* weight, uint16_t* scale) {
-    const auto pack = pack_kernels(isa).int4;
-    const int64_t units = inputs / 8, panel_units = units * panel_outputs;
-    std::vector<std::vector<uint32_t>> codes(pool.size(), std::vector<uint32_t>(panel_units));
-    pool.parallel(panels, [&](int64_t panel, int thread) {
-        uint32_t* own = codes[thread].data();
-        pack(rows + panel * panel_outputs * inputs, inputs, group, reinterpret_cast<uint8_t*>(own),
-             scale + panel * panel_outputs * (inputs / group));
-        panel_of(own, reinterpret_cast<uint32_t*>(weight) + panel * panel_units, units);
     });
 }
 

@@ -135,11 +135,11 @@ struct Fp32Block {
     static constexpr int panels(int64_t rows) { return rows <= 2 ? 1 : 2; }
 };
 struct Bf16Block : Fp32Block {};
-struct Int8Block {
+struct QuadBlock {
     static constexpr int rows = 12, waiting_rows = 4;
     static constexpr int panels(int64_t rows) { return rows <= 4 ? 1 : 2; }
 };
-struct Int4Block {
+struct CodeBlock {
     static constexpr int rows = 8, waiting_rows = 3;
     static constexpr int panels(int64_t rows) { return rows <= 4 ? 1 : 2; }
 };

@@ -224,11 +224,11 @@ struct Bf16Block {
     static constexpr int rows = 2, waiting_rows = 2;
     static constexpr int panels(int64_t) { return 1; }
 };
-struct Int8Block {
+struct QuadBlock {
     static constexpr int rows = 2, waiting_rows = 2;
     static constexpr int panels(int64_t) { return 1; }
 };
-struct Int4Block {
+struct CodeBlock {
     static constexpr int rows = 2, waiting_rows = 2;
     static constexpr int panels(int64_t) { return 1; }
 };

@@ -33,12 +33,9 @@ float random_float() {  // in [-1, 1)
 std::deque<Buffer> memory;
 
 PackedMatrix matrix(int64_t outputs, int64_t inputs) {
-    PackedMatrix result;
-    result.kind = Kind::fp32;
-    result.outputs = outputs;
-    result.inputs = inputs;
+    PackedMatrix result = matrix_of("fp32", outputs, inputs);
     memory.emplace_back();
-    const int64_t count = static_cast<int64_t>(result.weight_bytes() / sizeof(float));
+    const int64_t count = static_cast<int64_t>(result.weight_bytes / sizeof(float));
     float* weight = memory.back().take<float>(count);
     const float scale = 1.7f / std::sqrt(static_cast<float>(inputs));
     for (int64_t i = 0; i < count; ++i) weight[i] = random_float() * scale;

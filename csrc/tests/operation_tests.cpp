@@ -61,11 +61,8 @@ bool refused(F call) {
 
 void an_operation_of_its_own() {
     Buffer memory;
-    PackedMatrix table;
-    table.kind = Kind::fp32;
-    table.outputs = 3;
-    table.inputs = 16;
-    const int64_t count = static_cast<int64_t>(table.weight_bytes() / sizeof(float));
+    PackedMatrix table = matrix_of("fp32", 3, 16);
+    const int64_t count = static_cast<int64_t>(table.weight_bytes / sizeof(float));
     float* weight = memory.take<float>(count);
     for (int64_t i = 0; i < count; ++i) weight[i] = static_cast<float>(i % 7);
     table.weight = weight;

@@ -2,7 +2,7 @@
 Ockham's native core. Its callers in ockham.kernels check what they pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import enum
 from typing import Annotated
 
@@ -45,29 +45,6 @@ def arithmetic_rate(pool: ThreadPool, isa: Isa, rate: Rate, seconds: float) -> f
 
 def read_rate(pool: ThreadPool, isa: Isa, memory: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', writable=False)]) -> float: ...
 
-class Kind(enum.Enum):
-    FP32 = 0
-
-    BF16 = 1
-
-    INT8 = 2
-
-    INT4 = 3
-
-    Q8_0 = 4
-
-    Q5_0 = 5
-
-    Q4_1 = 6
-
-    Q5_1 = 7
-
-    Q4_K = 8
-
-    Q5_K = 9
-
-    Q6_K = 10
-
 class Matrix:
     @property
     def outputs(self) -> int: ...
@@ -76,12 +53,12 @@ class Matrix:
     def inputs(self) -> int: ...
 
     @property
-    def kind(self) -> Kind: ...
+    def kind(self) -> str: ...
 
     @property
     def nbytes(self) -> int: ...
 
-def matrix(kind: Kind, outputs: int, inputs: int, weight: object, group: int = 0, scale: object | None = None, zero: object | None = None) -> Matrix:
+def matrix(kind: str, outputs: int, inputs: int, weight: object, group: int = 0, scale: object | None = None, zero: object | None = None) -> Matrix:
     """
     A matrix over packed arrays, which come as flat uint8 views and are kept alive.
     """
@@ -94,20 +71,22 @@ def time_products(pool: ThreadPool, isa: Isa, matrices: list[Matrix], rows: int,
 
 def rows(matrix: Matrix, outputs: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', writable=False)]) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]: ...
 
-def pack_int8(pool: ThreadPool, isa: Isa, rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weight: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], scale: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
+def kinds() -> list[str]:
+    """The kinds of matrices that there are kernels for."""
 
-def pack_int4(pool: ThreadPool, isa: Isa, rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], group: int, weight: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], scale: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
+def packed_arrays(kind: str, outputs: int, inputs: int, group: int = 0, zeros: bool = False) -> list[tuple[str, str, list[int]]]:
+    """Name, dtype and shape of each array of a packed matrix."""
+
+def pack(pool: ThreadPool, matrix: Matrix, first: int, rows: int, values: Mapping[str, Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)]]) -> None:
+    """
+    Lays out whole panels of rows, from row `first` on, in the arrays of a matrix, which must be writable. `values`: flat bytes of each field of a row.
+    """
+
+def quantise(pool: ThreadPool, isa: Isa, kind: str, group: int, rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], codes: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], scales: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu')]) -> None:
+    """Codes and scales (as fp16 bits) of rows of weights, both flat."""
 
 def search_codes(pool: ThreadPool, groups: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], middle: int, divisors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], codes: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')], scale: Annotated[NDArray[numpy.uint16], dict(shape=(None,), order='C', device='cpu')]) -> None:
     """Codes and scales of groups of weights (G, inputs): see pack.h."""
-
-def pack_blocks(pool: ThreadPool, kind: Kind, codes: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)], scales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], minima: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, group_scales: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, group_minima: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)] | None, weight: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')]) -> None:
-    """
-    Packs whole panels of rows of blocks; all but the codes are flat views of bytes: see pack.h.
-    """
-
-def to_panels(pool: ThreadPool, weight: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C')], outputs: int, units: int, unit_bytes: int) -> None:
-    """Turns rows into panels, in place: see pack.h."""
 
 class Planes:
     def __init__(self, groups: Sequence) -> None: ...

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Floats, Ints, Longs
-from ockham.core.seams import AdapterDtype, LowRank
+from ockham.core.seams import AdapterDtype, Layout, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels.layout import GroupLayout as GroupLayout
 from ockham.kernels.ops import Program
@@ -102,12 +102,10 @@ class Executor(Protocol):
 
 
 class Backend(Protocol):
-    """All operations over one kind of array.
-
-    `panels` says whether it turns matrices of plain floats into panels, in place."""
+    """All operations over one kind of array. `layout` is how it wants matrices of weights."""
 
     name: str
-    panels: bool
+    layout: Layout
 
     def numerics(self) -> str:
         """What decides the bits besides the weights: instruction set and kernel version."""

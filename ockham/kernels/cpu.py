@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Floats, Ints, Longs
-from ockham.core.seams import AdapterDtype, Linear, LowRank
+from ockham.core.seams import AdapterDtype, Layout, Linear, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import GroupLayout, Planes, Run
 from ockham.kernels.cores import allowed_cores
-from ockham.kernels.cpu_linear import native_matrix
+from ockham.kernels.cpu_layout import PANELS, native_matrix
 from ockham.kernels.native import chosen_isa, core
 from ockham.kernels.ops import Program
 from ockham.kernels.sampling import Draw, Drawn
@@ -84,7 +84,7 @@ class CpuExecutor:
             parts = getattr(linear, "parts", (linear,))  # of a matrix in several formats
             for part in parts:
                 if id(part) not in matrices:
-                    matrices[id(part)] = native_matrix(part, pool)
+                    matrices[id(part)] = native_matrix(part)
             return [matrices[id(part)] for part in parts]
 
         self.program = program
@@ -138,7 +138,7 @@ class CpuBackend:
     """
 
     name = "cpu"
-    panels = True
+    layout: Layout = PANELS
 
     def __init__(self, threads: int | None = None) -> None:
         self._pool = core.ThreadPool(threads or allowed_cores())

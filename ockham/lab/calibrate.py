@@ -25,7 +25,7 @@ from ockham.core.seams import Format, Linear
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.kernels.cpu import CpuBackend
-from ockham.kernels.cpu_linear import native_matrix
+from ockham.kernels.cpu_layout import native_matrix
 from ockham.kernels.native import core
 from ockham.kernels.ops import Attend, AttentionInput, Embed, FeedForward, Program, kernel_of
 from ockham.kernels.sampling import Draw
@@ -157,7 +157,7 @@ def _product_rate(of_model: Linear, probes: Probes, loop_s: float) -> ProductRat
     except (ConfigError, ModelError):  # a format that only holds what a checkpoint has packed
         linear = of_model
     weights = linear.out_features * linear.in_features
-    matrix = native_matrix(linear, probes.pool)
+    matrix = native_matrix(linear)
     product = partial(core.time_products, probes.pool, probes.isa, [matrix])
     compute_s = {rows: probes.seconds(partial(product, rows)) - loop_s for rows in PROBE_ROWS}
     cold = cold_matrices([linear], probes.limits)
@@ -182,7 +182,7 @@ def _product_rate(of_model: Linear, probes: Probes, loop_s: float) -> ProductRat
 
 def _loop_seconds(probes: Probes) -> float:
     """What a product of so few weights takes that its arithmetic is nothing beside it."""
-    matrix = native_matrix(_packed("int8", SMALL_SHAPE), probes.pool)
+    matrix = native_matrix(_packed("int8", SMALL_SHAPE))
     return probes.seconds(partial(core.time_products, probes.pool, probes.isa, [matrix], 1))
 
 
@@ -212,10 +212,10 @@ def _gate_value_seconds(program: Program, probes: Probes) -> float:
     layer = next((op for op in program.ops if isinstance(op, FeedForward)), None)
     name = kernel_of(layer.down) if layer is not None else plain_format("bfloat16").name
     try:
-        down = native_matrix(_packed(name, PROBE_SHAPE), probes.pool)
+        down = native_matrix(_packed(name, PROBE_SHAPE))
     except (ConfigError, ModelError):
         assert layer is not None, "a model without such a layer has a format of its own"
-        down = native_matrix(layer.down, probes.pool)
+        down = native_matrix(layer.down)
     silu = layer is None or layer.activation == "silu"
     seconds = probes.seconds(
         partial(core.time_gate, probes.pool, probes.isa, down, silu, VALUE_ROWS)

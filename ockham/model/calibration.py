@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ockham.core.arrays import Array, Floats, Ints
 from ockham.core.errors import ModelError
-from ockham.core.seams import FittedFormat, Linear, MixedFormat, Role
+from ockham.core.seams import FittedFormat, Layout, Linear, MixedFormat, Role
 from ockham.kernels.ops import Program
 from ockham.kernels.reference.backend import ReferenceBackend
 from ockham.model.packed.layout import key_of
@@ -126,9 +126,11 @@ def calibrate(
     weights: Weights,
     windows: Ints,
     format: FittedFormat,
+    layout: Layout,
     progress: Callable[[str], None],
 ) -> dict[str, Linear]:
-    """Matrices in `format`, by key, fitted to the text. `weights` are the unquantised ones."""
+    """Matrices in `format`, by key, fitted to the text and laid out. `weights` are the unquantised
+    ones, in rows."""
     observed = ObservedWeights(weights)
     program = compile_program(description, observed, description.max_position_embeddings)
     layers = _Layers(program, description, windows)
@@ -144,7 +146,7 @@ def calibrate(
             if other is None:
                 ids = np.arange(matrix.out_features, dtype=np.int32)
                 try:
-                    linear = format.fit(matrix.rows(ids), matrix.moments)
+                    linear = format.fit(matrix.rows(ids), matrix.moments, layout)
                 except ModelError as error:
                     raise ModelError(f"tensor {matrix.key!r}: {error}") from None
                 packed[matrix.key] = linear

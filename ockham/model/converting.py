@@ -18,7 +18,9 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.owned_files import USUAL_FILE, replacing, write_own
 from ockham.core.registry import techniques
-from ockham.core.seams import FittedFormat, Linear, Role
+from ockham.core.seams import FittedFormat, Layout, Linear, Role
+from ockham.kernels.backends import find_layout_of
+from ockham.kernels.layouts import ROWS
 from ockham.kernels.memory import as_bytes
 from ockham.model.calibration import Calibrated, calibrate, read_calibration
 from ockham.model.checkpoint.converted import ConvertedSource
@@ -31,21 +33,15 @@ from ockham.model.loading import choose_packer, named_format
 from ockham.model.packed.layout import (
     METHOD,
     VERSION,
-    Layout,
     PackedWeights,
     key_of,
     vector_key,
 )
+from ockham.model.packed.layout import Layout as FileLayout
 from ockham.model.packed.packing import Packer, Packing
 from ockham.model.program.compile import compile_program
 from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
-from ockham.weights.stored import (
-    StoredMatrix,
-    stacked,
-    stored_arrays,
-    stored_matrix,
-    turn_into_panels,
-)
+from ockham.weights.stored import StoredMatrix, stacked, stored_matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,8 @@ def convert(
             raise ConfigError(f"{path} was converted already; convert the original instead.")
         if lora is not None:
             opened = _merged(opened, path, read_adapter(lora))
-        packer = choose_packer(config, opened.config, opened.source)
+        layout = _layout_for(config)
+        packer = choose_packer(config, opened.config, opened.source, layout)
         if calibration is not None and isinstance(packer.asked, FittedFormat):
             packer = dataclasses.replace(packer, asked=packer.asked.alone())
         fitted, record = _calibrate(opened, packer, path, calibration, progress)
@@ -98,6 +95,13 @@ def convert(
     finally:
         opened.source.close()
     return written
+
+
+def _layout_for(config: EngineConfig) -> Layout:
+    """That of the backend which will read the directory; of the reference backend where no other
+    has kernels for the format."""
+    layout, asked = find_layout_of(config.backend), named_format(config.quantization)
+    return layout if asked is None or layout.holds(asked.name) else ROWS
 
 
 def _merged(opened: OpenedModel, path: Path, adapter: Adapter) -> OpenedModel:
@@ -143,7 +147,14 @@ def _calibrate(
         calibration.most_tokens,
         description.max_position_embeddings,
     )
-    fitted = calibrate(description, opened.source.load(plain), text.windows, packer.asked, progress)
+    fitted = calibrate(
+        description,
+        opened.source.load(plain),
+        text.windows,
+        packer.asked,
+        packer.layout,
+        progress,
+    )
     return fitted, text.record()
 
 
@@ -173,7 +184,7 @@ def _write_file(
     opened: OpenedModel,
     packer: Packer,
     fitted: dict[str, Linear],
-    layout: Layout,
+    layout: FileLayout,
     path: Path,
 ) -> tuple[int, str]:
     """Write the weights to a file that becomes `path` when it is whole. Nothing is left of half of
@@ -194,7 +205,7 @@ class _Plan:
     """Learns which arrays will be written, in order, and where."""
 
     def __init__(self, source: TensorSource, packer: Packer) -> None:
-        self.layout = Layout()
+        self.layout = FileLayout(packer.layout.name)
         self._source = source
         self._packer = packer
 
@@ -205,7 +216,7 @@ class _Plan:
         pieces = pieces_of(self._source, self._packer, parts, role)
         planned = [_planned(packing, *matrix_shape(piece)) for piece, packing in pieces]
         matrix = planned[0] if len(planned) == 1 else stacked(planned)
-        blank = matrix.blank()
+        blank = matrix.blank(self._packer.layout)
         self.layout.add_matrix(key_of(parts), matrix, blank.arrays)
         return UnloadedLinear(matrix.format, *matrix_shape(parts), blank.nbytes)
 
@@ -217,9 +228,8 @@ class _Plan:
 
 def _planned(packing: Packing, out_features: int, in_features: int) -> StoredMatrix:
     """What will be written of a matrix that is packed so."""
-    zeros = packing.encoding is not None and packing.encoding.zeros
     name, group = packing.format.name, packing.format.group
-    return StoredMatrix(name, out_features, in_features, group, zeros)
+    return StoredMatrix(name, out_features, in_features, group, packing.zeros)
 
 
 class _Writer:
@@ -228,7 +238,12 @@ class _Writer:
     `packed` is what the loader has packed; what it was given packed is added."""
 
     def __init__(
-        self, weights: Weights, packed: PackedWeights, file: BinaryIO, start: int, layout: Layout
+        self,
+        weights: Weights,
+        packed: PackedWeights,
+        file: BinaryIO,
+        start: int,
+        layout: FileLayout,
     ) -> None:
         self._weights = weights
         self._packed = packed
@@ -243,8 +258,7 @@ class _Writer:
         linear, key = self._weights.linear(parts, role), key_of(parts)
         if stored_matrix(linear) != self._layout.matrices[key]:
             raise ModelError(f"tensor {key!r} was packed otherwise than planned.")
-        turn_into_panels(linear)
-        for name, array in stored_arrays(linear).items():
+        for name, array in linear.arrays.items():
             self._write(f"{key}/{name}", array)
         self._packed.matrices[key] = linear
         self._packed.let_go()

@@ -13,9 +13,9 @@ from typing import Any
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import find, make, name_of, techniques
-from ockham.core.seams import Format
+from ockham.core.seams import Format, Layout
 from ockham.core.units import readable
-from ockham.kernels.backends import find_backend
+from ockham.kernels.backends import find_backend, find_layout_of
 from ockham.kernels.base import Backend, GroupLayout
 from ockham.kernels.ops import Program
 from ockham.model.checkpoint.converted import ConvertedSource
@@ -113,7 +113,7 @@ def plan_model(config: EngineConfig) -> PlannedModel:
         generation = chosen_generation_config(config.generation_config, opened.generation_config)
         sampling = sampling_defaults(generation, config.generation_config)
         ends = _eos_token_ids(description, generation)
-        packer = choose_packer(config, raw, source)
+        packer = choose_packer(config, raw, source, find_layout_of(config.backend))
         measured = source.measure(packer)
         program = compile_program(description, measured, description.max_position_embeddings)
         state_dtype = choose_state_dtype(config, measured.formats)
@@ -169,8 +169,7 @@ def load_model(
             planned.source,
             planned.packer,
             lambda weights: compile_program(description, weights, plan.max_model_len),
-            panels=backend.panels,
-            cache=_weight_cache(config, planned, backend, tell),
+            cache=_weight_cache(config, planned, tell),
             facts={
                 "config": planned.raw_config,
                 "formats": sorted(planned.measured.formats.items()),
@@ -200,19 +199,21 @@ def load_model(
 
 
 def _weight_cache(
-    config: EngineConfig, planned: PlannedModel, backend: Backend, tell: Callable[[str], None]
+    config: EngineConfig, planned: PlannedModel, tell: Callable[[str], None]
 ) -> WeightCache | None:
     """The cache of packed weights, where it is of use: not for what was converted already, what is
-    packed at once, or a backend that wants rows."""
+    packed at once, or a layout that is no work."""
     directory = cache_directory(config.weight_cache)
-    if directory is None or not backend.panels or isinstance(planned.source, ConvertedSource):
+    if directory is None or isinstance(planned.source, ConvertedSource):
         return None
-    if planned.plan.weights_bytes < LEAST_BYTES:
+    if not planned.packer.layout.cached or planned.plan.weights_bytes < LEAST_BYTES:
         return None
     return WeightCache(directory, config.weight_cache_bytes, tell, config.model)
 
 
-def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> Packer:
+def choose_packer(
+    config: EngineConfig, raw: dict[str, Any], source: Source, layout: Layout
+) -> Packer:
     """The named quantization, if any; else, or for "stored", what the checkpoint quantised stays as
     it is, and the rest takes the format of the dtype asked for, or the checkpoint's own.
 
@@ -234,7 +235,7 @@ def choose_packer(config: EngineConfig, raw: dict[str, Any], source: Source) -> 
                 "quantization out to take it as it is."
             )
         asked = None
-    return Packer(plain_format(dtype), named_format(asked), exact)
+    return Packer(plain_format(dtype), named_format(asked), exact, layout)
 
 
 def named_format(quantization: str | None) -> Format | None:

@@ -22,18 +22,17 @@ def place_weights(
     packer: Packer,
     compiled: Compile,
     *,
-    panels: bool,
     cache: WeightCache | None,
     facts: Mapping[str, Any],
     tell: Callable[[str], None],
 ) -> tuple[Program, str]:
     """A program with its weights, and their digest.
 
-    `panels` says whether matrices of plain floats are turned into panels; `facts` what, beside the
-    files, decides the packed bytes. Mapped weights are moved into memory, and packed ones written
-    to the cache, in the background. Raises ModelError naming the tensor if a file is damaged.
-    """
-    identity = None if cache is None else identity_of(source.files, facts)
+    `facts` say what, beside the files and the packer's layout, decides the packed bytes. Mapped
+    weights are moved into memory, and packed ones written to the cache, in the background. Raises
+    ModelError naming the tensor if a file is damaged."""
+    layout = packer.layout.name
+    identity = None if cache is None else identity_of(source.files, layout, facts)
     entry = None if cache is None or identity is None else cache.find(identity)
     if entry is not None and cache is not None:
         try:
@@ -46,10 +45,8 @@ def place_weights(
             return placed
     weights = source.load(packer)
     program = compiled(weights)
-    if panels:
-        weights.packed.turn_into_panels()
     digest = weights.digest()
-    unchanged = identity is not None and identity == identity_of(source.files, facts)
+    unchanged = identity is not None and identity == identity_of(source.files, layout, facts)
     if cache is not None and identity is not None and unchanged:
         job = cache.keep(identity, digest, weights.packed)
         if job is not None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from typing import ClassVar
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
 from ockham.core.arrays import Array, Floats
+from ockham.core.errors import ModelError
 from ockham.core.registry import register
-from ockham.core.seams import Arithmetic
-from ockham.weights.blocks import round_to_bfloat16
-from ockham.weights.rows_or_panels import FloatMatrix
-from ockham.weights.ungrouped import Ungrouped
+from ockham.core.seams import Arithmetic, Field, Values
+from ockham.weights.blocks import all_finite, round_to_bfloat16
+from ockham.weights.by_rows import ByRows
 
 WIDENED_VALUES = 1 << 19
 """Weights widened to fp32 at a time (2 MiB): they stay in the second-level cache until used."""
@@ -31,57 +29,45 @@ def _widening_scratch(values: int) -> Floats:
     return buffer
 
 
-class Bf16Linear(FloatMatrix):
-    """bfloat16, 2 bytes a value; in panels, a unit is two inputs."""
-
-    format = "bf16"
-
-    def __init__(self, out_features: int, in_features: int) -> None:
-        super().__init__(out_features, in_features, ml_dtypes.bfloat16, unit=2)
-
-    def matmul(self, x: Floats) -> Floats:
-        """The inputs are rounded to bfloat16, products and sums are fp32.
-
-        A block of rows is widened at a time, so that the matrix never exists in fp32.
-        """
-        x = round_to_bfloat16(x)
-        product = np.empty((len(x), self.out_features), np.float32)
-        step = min(max(1, WIDENED_VALUES // self.in_features), self.out_features)
-        scratch = _widening_scratch(step * self.in_features)
-        for start in range(0, self.out_features, step):
-            block = self.block(start, min(start + step, self.out_features))
-            wide = scratch[: block.size].reshape(block.shape)
-            wide[...] = block
-            np.matmul(x, wide.T, out=product[:, start : start + step])
-        return product
-
-    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
-        return self.chosen(ids).astype(np.float32)
-
-
 @register("format", "bf16", exact=True)
-class Bf16(Ungrouped):
+class Bf16(ByRows):
     """Weights in bf16 (2 bytes a value), inputs rounded to bf16 at each product, fp32 sums.
 
     The rounding of the inputs (nearest, ties to even) is part of the format's definition: it is
-    what bf16 matrix units read. Sums, and everything between products, stay fp32.
-    """
+    what bf16 matrix units read. Sums, and everything between products, stay fp32. `weight`: (rows,
+    K)."""
 
     name: ClassVar[str] = "bf16"
     arithmetic: ClassVar[Arithmetic] = "bf16"
     dtype: ClassVar[str | None] = "bfloat16"
     activations: ClassVar[str] = "bfloat16"
 
-    def packed_bytes(self, out_features: int, in_features: int) -> int:
-        return 2 * FloatMatrix.packed_values(out_features, in_features, unit=2)
+    def fields(self, in_features: int, zeros: bool = False) -> dict[str, Field]:
+        return {"weight": Field("bfloat16", (in_features,), 16)}
 
-    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> Bf16Linear:
-        """A matrix of zeros in panels, for whoever fills it with panels."""
-        matrix = Bf16Linear(out_features, in_features)
-        matrix.see_as_panels()
-        return matrix
+    def encode(self, rows: Array) -> Values:
+        with np.errstate(over="ignore"):
+            weight = rows.astype(ml_dtypes.bfloat16, copy=False)
+        if rows.dtype.itemsize > weight.dtype.itemsize and not all_finite(weight):
+            raise ModelError("there is a value that bfloat16 cannot hold")
+        return {"weight": weight}
 
-    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Bf16Linear:
-        packed = Bf16Linear(out_features, in_features)
-        packed.fill(blocks)
-        return packed
+    def matmul(self, values: Values, x: Floats) -> Floats:
+        """The inputs are rounded to bfloat16, products and sums are fp32.
+
+        A block of rows is widened at a time, so that the matrix never exists in fp32.
+        """
+        weight = values["weight"]
+        x = round_to_bfloat16(x)
+        product = np.empty((len(x), len(weight)), np.float32)
+        step = min(max(1, WIDENED_VALUES // weight.shape[1]), len(weight))
+        scratch = _widening_scratch(step * weight.shape[1])
+        for start in range(0, len(weight), step):
+            block = weight[start : start + step]
+            wide = scratch[: block.size].reshape(block.shape)
+            wide[...] = block
+            np.matmul(x, wide.T, out=product[:, start : start + step])
+        return product
+
+    def decode(self, values: Values, in_features: int) -> Floats:
+        return values["weight"].astype(np.float32)

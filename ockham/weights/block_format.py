@@ -2,133 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Array, Bytes, Floats
 from ockham.core.errors import ModelError
-from ockham.core.quantised import BlockRows, joined
+from ockham.core.quantised import BlockRows
 from ockham.core.registry import techniques
-from ockham.core.seams import Arithmetic, Format
-from ockham.kernels.memory import allocate_array
-from ockham.kernels.native import core, packing_pool
-from ockham.weights.block_layout import BlockLayout
-from ockham.weights.panels import OUTPUTS, panels, quantise
-from ockham.weights.ungrouped import Ungrouped
+from ockham.core.seams import Arithmetic, Field, FillableLinear, Format, Layout, Values
+from ockham.kernels.layouts import ROWS
+from ockham.weights.block_shape import BlockShape
+from ockham.weights.by_rows import ByRows, count, misfit, quantise, regrouped, with_zeros
 
-PANELS_AT_ONCE = 16
-"""Panels that the plain product widens at a time."""
+ROWS_WIDENED = 256
+"""Rows that the plain product widens at a time."""
 
 
-def _flat(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-
-
-class BlockLinear:
-    """`arrays["weight"]`: uint8 (P, B, bytes), B blocks of each of P panels (kernels/blocks.h)."""
-
-    def __init__(
-        self, format_name: str, layout: BlockLayout, out_features: int, in_features: int
-    ) -> None:
-        self.format, self.layout = format_name, layout
-        self.out_features, self.in_features = out_features, in_features
-        shape = (panels(out_features), in_features // layout.inputs, layout.block_bytes)
-        self.weight: npt.NDArray[np.uint8] = allocate_array(shape, np.uint8)  # type: ignore[assignment]
-        self.arrays: dict[str, Array] = {"weight": self.weight}
-
-    @property
-    def nbytes(self) -> int:
-        return self.weight.nbytes
-
-    def matmul(self, x: Floats) -> Floats:
-        """What csrc/kernels/blocks.h says, where a are a group's inputs as int8 (`quantise`).
-
-        Integer sums are exact. An fma is done in float64, whose two roundings differ from one in
-        about one case of 2^29.
-        """
-        columns = self.in_features // self.layout.inputs
-        values, scale_x = quantise(x.reshape(len(x), columns, self.layout.inputs))
-        a = np.ascontiguousarray(values.transpose(1, 0, 2), np.float64)  # (B, M, inputs)
-        by_column = scale_x[..., 0].T[:, :, None]  # (B, M, 1)
-        product = np.empty((len(x), len(self.weight) * OUTPUTS), np.float32)
-        for first in range(0, len(self.weight), PANELS_AT_ONCE):
-            rows = self.layout.unpack(self.weight[first : first + PANELS_AT_ONCE])
-            terms = self._terms(rows, a, by_column)
-            y = np.zeros((len(x), len(rows)), np.float32)
-            for column in range(columns):
-                for total, scale in terms:
-                    wide = total[column].astype(np.float64) * scale[column] + y
-                    y = wide.astype(np.float32)
-            product[:, first * OUTPUTS : first * OUTPUTS + len(rows)] = y
-        return product[:, : self.out_features]
-
-    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
-        """The values that the `gguf` package dequantises, to the bit."""
-        rows = self.layout.unpack(self.weight[ids // OUTPUTS], ids % OUTPUTS)
-        layout, count = self.layout, len(ids)
-        shape = (count, self.in_features // layout.inputs, layout.groups or 1, -1)
-        scales = rows.scales.astype(np.float32)[:, :, None, None]
-        codes = rows.codes.reshape(shape).astype(np.float32) - np.float32(layout.zero)
-        if rows.group_scales is not None:
-            scales = scales * rows.group_scales.reshape(shape).astype(np.float32)
-        values: Floats = scales * codes
-        if rows.minima is not None:
-            minima = rows.minima.astype(np.float32)[:, :, None, None]
-            if rows.group_minima is None:
-                values = values + minima
-            else:
-                values = values - minima * rows.group_minima.reshape(shape).astype(np.float32)
-        return values.reshape(count, self.in_features)
-
-    def fill(self, panel: int, rows: BlockRows) -> None:
-        """Store outputs from panel `panel` on: whole panels of rows."""
-        into = self.weight[panel : panel + len(rows) // OUTPUTS]
-        if core is None:
-            into[:] = self.layout.pack(rows)
-            return
-
-        core.pack_blocks(
-            packing_pool(),
-            getattr(core.Kind, self.format.upper()),
-            np.ascontiguousarray(rows.codes),
-            _flat(rows.scales),
-            None if rows.minima is None else _flat(rows.minima),
-            None if rows.group_scales is None else _flat(rows.group_scales),
-            None if rows.group_minima is None else _flat(rows.group_minima),
-            into.reshape(-1),
-        )
-
-    def _terms(
-        self, rows: BlockRows, a: npt.NDArray[np.float64], scale_x: Floats
-    ) -> list[tuple[Floats, Floats]]:
-        """Factors (B, M, outputs), or (B, M, 1), of what is added to y for each block in turn."""
-        columns = len(a)
-
-        def by_block(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-            """(outputs, B * n) as (B, n, outputs)."""
-            return values.astype(np.float64).reshape(len(rows), columns, -1).transpose(1, 2, 0)
-
-        codes = by_block(rows.codes) - self.layout.zero
-        if rows.group_scales is not None:
-            codes *= np.repeat(by_block(rows.group_scales), self.layout.group, axis=1)
-        d = by_block(rows.scales).astype(np.float32)
-        terms = [((a @ codes).astype(np.float32), scale_x * d)]
-        if rows.minima is not None:
-            m = by_block(rows.minima).astype(np.float32)
-            if rows.group_minima is None:
-                total = a.sum(axis=2, keepdims=True).astype(np.float32) * scale_x
-                terms.append((total, np.broadcast_to(m, (columns, 1, len(rows)))))
-            else:
-                sums = a.reshape(columns, -1, self.layout.groups, self.layout.group).sum(axis=3)
-                total = (sums @ by_block(rows.group_minima)).astype(np.float32)
-                terms.append((total, -scale_x * m))
-        return terms
-
-
-class BlockFormat(Ungrouped):
+class BlockFormat(ByRows):
     """A format that takes over one of GGUF's block types as it is, and quantises nothing itself.
 
     `file_type` is the type's name in GGUF files, `file_bytes` what a block takes there.
@@ -138,7 +32,7 @@ class BlockFormat(Ungrouped):
     activations: ClassVar[str]
     arithmetic: ClassVar[Arithmetic] = "int8"
     dtype: ClassVar[str | None] = None
-    layout: ClassVar[BlockLayout]
+    shape: ClassVar[BlockShape]
     file_type: ClassVar[str]
     file_bytes: ClassVar[int]
 
@@ -147,17 +41,32 @@ class BlockFormat(Ungrouped):
         """Blocks as a GGUF file has them, (rows, B, file_bytes)."""
         raise NotImplementedError
 
-    def packed_bytes(self, out_features: int, in_features: int) -> int:
-        self._check(in_features)
-        blocks = in_features // self.layout.inputs
-        return panels(out_features) * blocks * self.layout.block_bytes
+    def fields(self, in_features: int, zeros: bool = False) -> dict[str, Field]:
+        """Those of `BlockRows`."""
+        shape, blocks = self.shape, in_features // self.shape.inputs
+        if in_features % shape.inputs:
+            raise ModelError(
+                f"{in_features} inputs cannot be cut into {self.name} blocks of {shape.inputs}."
+            )
+        halves, groups = (blocks,), (blocks * shape.groups,)
+        found = {
+            "codes": Field("uint8", (in_features,), shape.bits),
+            "scales": Field("float16", halves, 16),
+        }
+        if shape.minima:
+            found["minima"] = Field("float16", halves, 16)
+        if shape.group:
+            found["group_scales"] = Field("int8" if shape.signed else "uint8", groups, 8)
+        if shape.group and shape.minima:
+            found["group_minima"] = Field("uint8", groups, 8)
+        return found
 
-    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> BlockLinear:
+    def encode(self, rows: Array) -> Values:
         formats: list[type[Format]] = [each.cls for each in techniques("format")]
         others = [
             each.name
             for each in formats
-            if each.dtype is None and each.pack is not BlockFormat.pack
+            if each.dtype is None and each.encode is not BlockFormat.encode
         ]
         raise ModelError(
             f"{self.name} holds what a GGUF file stores in it, and packs no other weights: leave "
@@ -165,52 +74,109 @@ class BlockFormat(Ungrouped):
             f"{', '.join(others[:-1])} and {others[-1]} pack weights anew."
         )
 
-    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> BlockLinear:
-        """A matrix of zeros, to be filled."""
-        self._check(in_features)
-        return BlockLinear(self.name, self.layout, out_features, in_features)
-
     def adopt(
-        self, out_features: int, in_features: int, blocks: Iterable[BlockRows]
-    ) -> BlockLinear:
+        self,
+        out_features: int,
+        in_features: int,
+        blocks: Iterable[BlockRows],
+        layout: Layout = ROWS,
+    ) -> FillableLinear:
         """Take over a matrix that comes as consecutive blocks of rows, changing no value.
 
         Raises ModelError if they do not add up to the shape, or a scale is not finite.
         """
-        packed = self.empty(out_features, in_features)
-        done = 0
-        held: list[BlockRows] = []
-        for block in blocks:
-            start = done + sum(map(len, held))
-            stop = start + len(block)
-            if block.codes.shape[1] != in_features or stop > out_features:
-                raise ModelError(
-                    f"rows of shape {block.codes.shape} do not fit at row {start} of a matrix of "
-                    f"shape {(out_features, in_features)}."
-                )
-            fault = block.fault()
-            if fault:
-                raise ModelError(f"{fault} (rows {start} to {stop - 1}).")
-            rows = joined([*held, block])
-            whole = len(rows) // OUTPUTS * OUTPUTS
-            if whole:
-                packed.fill(done // OUTPUTS, rows.cut(0, whole))
-            done += whole
-            held = [rows.cut(whole, len(rows))]
-        found = done + sum(map(len, held))
-        if found != out_features:
-            raise ModelError(f"only {found} of {out_features} rows were found.")
-        if found > done:
-            padding = [held[0].cut(0, 1).zeros()] * (OUTPUTS - len(held[0]))
-            packed.fill(done // OUTPUTS, joined([*held, *padding]))
+        packed = layout.blank(self, out_features, in_features)
+        first = 0
+        for rows in regrouped(
+            _checked(blocks, (out_features, in_features)), layout.multiple, with_zeros
+        ):
+            packed.fill(first, rows)
+            first += count(rows)
         return packed
 
-    def _check(self, in_features: int) -> None:
-        if in_features % self.layout.inputs:
-            raise ModelError(
-                f"{in_features} inputs cannot be cut into {self.name} blocks of "
-                f"{self.layout.inputs}."
-            )
+    def matmul(self, values: Values, x: Floats) -> Floats:
+        """What csrc/kinds/blocks.h says, where a are a group's inputs as int8 (`quantise`).
+
+        Integer sums are exact. An fma is done in float64, whose two roundings differ from one in
+        about one case of 2^29.
+        """
+        columns, rows = x.shape[1] // self.shape.inputs, len(values["codes"])
+        inputs, scale_x = quantise(x.reshape(len(x), columns, self.shape.inputs))
+        a = np.ascontiguousarray(inputs.transpose(1, 0, 2), np.float64)  # (B, M, inputs)
+        by_column = scale_x[..., 0].T[:, :, None]  # (B, M, 1)
+        product = np.empty((len(x), rows), np.float32)
+        for first in range(0, rows, ROWS_WIDENED):
+            part = {name: each[first : first + ROWS_WIDENED] for name, each in values.items()}
+            terms = self._terms(part, a, by_column)
+            y = np.zeros((len(x), count(part)), np.float32)
+            for column in range(columns):
+                for total, scale in terms:
+                    wide = total[column].astype(np.float64) * scale[column] + y
+                    y = wide.astype(np.float32)
+            product[:, first : first + count(part)] = y
+        return product
+
+    def decode(self, values: Values, in_features: int) -> Floats:
+        """The values that the `gguf` package dequantises, to the bit."""
+        shape, rows = self.shape, len(values["codes"])
+        grouped = (rows, in_features // shape.inputs, shape.groups or 1, -1)
+        scales = values["scales"].astype(np.float32)[:, :, None, None]
+        codes = values["codes"].reshape(grouped).astype(np.float32) - np.float32(shape.zero)
+        if shape.group:
+            scales = scales * values["group_scales"].reshape(grouped).astype(np.float32)
+        weights: Floats = scales * codes
+        if shape.minima:
+            minima = values["minima"].astype(np.float32)[:, :, None, None]
+            if not shape.group:
+                weights = weights + minima
+            else:
+                factors = values["group_minima"].reshape(grouped).astype(np.float32)
+                weights = weights - minima * factors
+        return weights.reshape(rows, in_features)
+
+    def _terms(
+        self, values: Values, a: npt.NDArray[np.float64], scale_x: Floats
+    ) -> list[tuple[Floats, Floats]]:
+        """Factors (B, M, rows), or (B, M, 1), of what is added to y for each block in turn."""
+        shape, columns, rows = self.shape, len(a), count(values)
+
+        def by_block(name: str) -> npt.NDArray[np.float64]:
+            """(rows, B * n) as (B, n, rows)."""
+            wide = values[name].astype(np.float64).reshape(rows, columns, -1)
+            return wide.transpose(1, 2, 0)
+
+        codes = by_block("codes") - shape.zero
+        if shape.group:
+            codes *= np.repeat(by_block("group_scales"), shape.group, axis=1)
+        d = by_block("scales").astype(np.float32)
+        terms = [((a @ codes).astype(np.float32), scale_x * d)]
+        if shape.minima:
+            m = by_block("minima").astype(np.float32)
+            if not shape.group:
+                total = a.sum(axis=2, keepdims=True).astype(np.float32) * scale_x
+                terms.append((total, np.broadcast_to(m, (columns, 1, rows))))
+            else:
+                sums = a.reshape(columns, -1, shape.groups, shape.group).sum(axis=3)
+                total = (sums @ by_block("group_minima")).astype(np.float32)
+                terms.append((total, -scale_x * m))
+        return terms
+
+
+def _checked(blocks: Iterable[BlockRows], shape: tuple[int, int]) -> Iterator[Values]:
+    """The fields of each block of rows. Raises ModelError as `BlockFormat.adopt` says."""
+    done = 0
+    for block in blocks:
+        stop = done + len(block)
+        if block.codes.shape[1] != shape[1] or stop > shape[0]:
+            raise misfit(block.codes.shape, done, shape)
+        fault = block.fault()
+        if fault:
+            raise ModelError(f"{fault} (rows {done} to {stop - 1}).")
+        held = {field.name: getattr(block, field.name) for field in fields(block)}
+        yield {name: array for name, array in held.items() if array is not None}
+        done = stop
+    if done != shape[0]:
+        raise ModelError(f"only {done} of {shape[0]} rows were found.")
 
 
 BY_32 = "int8 by row and group of 32"

@@ -1,15 +1,12 @@
-"""What the formats share: consuming a matrix that comes as consecutive blocks of rows."""
+"""What the formats share of floating-point values."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Array
-from ockham.core.errors import ModelError
 
 _BITS: dict[np.dtype[np.generic], tuple[type, type, int]] = {
     np.dtype(ml_dtypes.bfloat16): (np.int16, np.uint16, 0x7F80),
@@ -34,36 +31,6 @@ def all_finite(values: Array) -> bool:
     return bool(
         values.view(signed).max() < infinity and values.view(unsigned).max() < infinity + sign
     )
-
-
-def fill(target: Array, blocks: Iterable[Array]) -> None:
-    """Copy consecutive blocks of rows into `target`, rounding to its dtype.
-
-    Raises ModelError if the blocks do not add up to its shape, or hold NaN, infinity or a value
-    too large for its dtype.
-    """
-    filled = 0
-    for block in blocks:
-        stop = filled + len(block)
-        if block.shape[1:] != target.shape[1:] or stop > len(target):
-            raise ModelError(
-                f"rows of shape {block.shape} do not fit at row {filled} of a matrix of shape "
-                f"{target.shape}."
-            )
-        if not all_finite(block):
-            raise ModelError(f"NaN or infinity stands in rows {filled} to {stop - 1}.")
-        if block.dtype.itemsize > target.dtype.itemsize:
-            with np.errstate(over="ignore"):
-                target[filled:stop] = block
-            if not all_finite(target[filled:stop]):
-                raise ModelError(
-                    f"rows {filled} to {stop - 1} hold a value that {target.dtype.name} cannot."
-                )
-        else:
-            target[filled:stop] = block
-        filled = stop
-    if filled != len(target):
-        raise ModelError(f"only {filled} of {len(target)} rows were found.")
 
 
 def round_to_bfloat16(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ockham.core.arrays import Array, Floats
+from ockham.core.errors import ModelError
 from ockham.core.registry import register
-from ockham.core.seams import Arithmetic
-from ockham.weights.rows_or_panels import FloatMatrix
-from ockham.weights.ungrouped import Ungrouped
-
-
-class Fp32Linear(FloatMatrix):
-    """float32, 4 bytes a value; in panels, a unit is one input."""
-
-    format = "fp32"
-
-    def __init__(self, out_features: int, in_features: int) -> None:
-        super().__init__(out_features, in_features, np.float32, unit=1)
-
-    def matmul(self, x: Floats) -> Floats:
-        weight: Floats = self.block(0, self.out_features).view(np.float32)
-        product: Floats = x @ weight.T
-        return product
-
-    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
-        return self.chosen(ids).astype(np.float32)
+from ockham.core.seams import Arithmetic, Field, Values
+from ockham.weights.blocks import all_finite
+from ockham.weights.by_rows import ByRows
 
 
 @register("format", "fp32", exact=True)
-class Fp32(Ungrouped):
-    """Weights, activations and accumulation in fp32: 4 bytes a value, the oracle's precision."""
+class Fp32(ByRows):
+    """Weights, activations and accumulation in fp32: 4 bytes a value, the oracle's precision.
+
+    `weight`: (rows, K).
+    """
 
     name: ClassVar[str] = "fp32"
     arithmetic: ClassVar[Arithmetic] = "fp32"
     dtype: ClassVar[str | None] = "float32"
     activations: ClassVar[str] = "float32"
 
-    def packed_bytes(self, out_features: int, in_features: int) -> int:
-        return 4 * FloatMatrix.packed_values(out_features, in_features, unit=1)
+    def fields(self, in_features: int, zeros: bool = False) -> dict[str, Field]:
+        return {"weight": Field("float32", (in_features,), 32)}
 
-    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> Fp32Linear:
-        """A matrix of zeros in panels, for whoever fills it with panels."""
-        matrix = Fp32Linear(out_features, in_features)
-        matrix.see_as_panels()
-        return matrix
+    def encode(self, rows: Array) -> Values:
+        with np.errstate(over="ignore"):
+            weight = rows.astype(np.float32, copy=False)
+        if rows.dtype.itemsize > weight.dtype.itemsize and not all_finite(weight):
+            raise ModelError("there is a value that float32 cannot hold")
+        return {"weight": weight}
 
-    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Fp32Linear:
-        packed = Fp32Linear(out_features, in_features)
-        packed.fill(blocks)
-        return packed
+    def matmul(self, values: Values, x: Floats) -> Floats:
+        weight: Floats = values["weight"].view(np.float32)
+        product: Floats = x @ weight.T
+        return product
+
+    def decode(self, values: Values, in_features: int) -> Floats:
+        return values["weight"].astype(np.float32)

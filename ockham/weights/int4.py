@@ -7,26 +7,17 @@ from typing import ClassVar
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.core.registry import register
-from ockham.core.seams import Arithmetic, Linear, Role
-from ockham.kernels.memory import allocate_array
+from ockham.core.seams import Arithmetic, Field, FillableLinear, Layout, Role, Values
+from ockham.kernels.layouts import ROWS
 from ockham.kernels.native import core, packing_pool
-from ockham.weights.adopting import adopted_panels
+from ockham.weights.adopting import adopted
+from ockham.weights.by_rows import ByRows, add_group, quantise, regrouped
 from ockham.weights.gptq import MIDDLE, calibrated_codes
-from ockham.weights.panels import (
-    OUTPUTS,
-    add_group,
-    from_panels,
-    panels,
-    quantise,
-    row_panels,
-    to_panels,
-)
 from ockham.weights.scales import DIVISORS, check_scales, choose_scales
 
 GROUPS = (32, 64, 128)
@@ -37,99 +28,11 @@ NARROW = 1024
 
 FIVE_BIT_GROUP = 32
 
-PANELS_AT_ONCE = 16
-"""Panels that the plain product widens at a time."""
+ROWS_WIDENED = 256
+"""Rows that the plain product widens at a time."""
 
 SYMMETRIC_ZERO = MIDDLE
 """The code that stands for zero where a matrix has no zero points."""
-
-
-class Int4Linear:
-    """4-bit codes: w = (code - zero) * scale.
-
-    With P panels of 16 outputs (padded with zeros), K inputs and G groups of them:
-    `arrays["weight"]`: uint8 (P, K / 8, 16, 4), byte i of a unit holding the codes of its inputs i
-    (low half) and 4 + i (high half); `arrays["scale"]`: float16 (P, G, 16); `arrays["zero"]`, only
-    where a checkpoint has zero points: uint8 (P, G, 16). Without it every zero is 8.
-    """
-
-    format = "int4"
-
-    def __init__(
-        self,
-        out_features: int,
-        in_features: int,
-        group: int,
-        weight: npt.NDArray[np.uint8],
-        scale: npt.NDArray[np.float16],
-        zero: npt.NDArray[np.uint8] | None = None,
-    ) -> None:
-        self.out_features, self.in_features, self.group = out_features, in_features, group
-        self.weight, self.scale, self.zero = weight, scale, zero
-        self.arrays: dict[str, Array] = {"weight": weight, "scale": scale}
-        if zero is not None:
-            self.arrays["zero"] = zero
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays.values())
-
-    def matmul(self, x: Floats) -> Floats:
-        """For each group in turn: y = fma(float(sum of a * (code - zero)), scale_x * scale_w, y),
-        where a are the group's inputs as int8 (`quantise`).
-
-        The sums are exact in fp32.
-        """
-        groups = self.in_features // self.group
-        values, scale_x = quantise(x.reshape(len(x), groups, self.group))
-        by_group = np.ascontiguousarray(values.transpose(1, 0, 2))  # (G, M, group)
-        product = np.empty((len(x), len(self.weight) * OUTPUTS), np.float32)
-        for first in range(0, len(self.weight), PANELS_AT_ONCE):
-            part = slice(first, first + PANELS_AT_ONCE)
-            codes, scale_w = self._widened(part)  # (outputs, G, group), (outputs, G)
-            sums = by_group @ codes.transpose(1, 2, 0)  # (G, M, outputs)
-            y = np.zeros(sums.shape[1:], np.float32)
-            for g in range(groups):
-                y = add_group(y, sums[g], scale_x[:, g] * scale_w[:, g])
-            product[:, first * OUTPUTS : first * OUTPUTS + len(codes)] = y
-        return product[:, : self.out_features]
-
-    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
-        panel, lane = ids // OUTPUTS, ids % OUTPUTS
-        units = self.weight[panel, :, lane]  # (len(ids), K / 8, 4)
-        codes = np.stack([units & 15, units >> 4], axis=2).reshape(len(ids), -1, self.group)
-        zero = SYMMETRIC_ZERO if self.zero is None else self.zero[panel, :, lane][:, :, None]
-        scale = self.scale[panel, :, lane].astype(np.float32)
-        rows: Floats = (codes.astype(np.float32) - zero) * scale[:, :, None]
-        return rows.reshape(len(ids), self.in_features).astype(np.float32)
-
-    def fill(
-        self,
-        panel: int,
-        codes: npt.NDArray[np.uint8],
-        scale: npt.NDArray[np.float16],
-        zero: npt.NDArray[np.uint8] | None = None,
-    ) -> None:
-        """Store outputs from panel `panel` on: whole panels of rows of codes (rows, K) below 16,
-        their scales and zero points (rows, G)."""
-        halves = codes.reshape(len(codes), -1, 2, 4)
-        stored = (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(len(codes), -1)
-        part = slice(panel, panel + len(codes) // OUTPUTS)
-        self.weight[part] = to_panels(stored, 4)
-        self.scale[part] = to_panels(scale, 1)[..., 0]
-        if self.zero is not None and zero is not None:
-            self.zero[part] = to_panels(zero, 1)[..., 0]
-
-    def _widened(self, part: slice) -> tuple[Floats, Floats]:
-        """The panels' codes minus zeros (outputs, G, group), and their scales (outputs, G)."""
-        stored = self.weight[part]
-        both = from_panels(stored).reshape(len(stored) * OUTPUTS, -1, 4)
-        codes = np.stack([both & 15, both >> 4], axis=2).reshape(len(both), -1, self.group)
-        scale = from_panels(self.scale[part][..., None]).astype(np.float32)
-        wide = codes.astype(np.float32)
-        if self.zero is None:
-            return wide - np.float32(SYMMETRIC_ZERO), scale
-        return wide - from_panels(self.zero[part][..., None])[:, :, None], scale
 
 
 class Int4Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,12 +47,15 @@ class Int4Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @register("format", "int4", exact=False)
-class Int4:
+class Int4(ByRows):
     """Weights in 4 bits by groups of inputs, inputs in int8 by the same groups (w4a8).
 
     Saves almost three quarters of bf16's bytes: what decoding is bound by. Each group of 32, 64 or
     128 inputs has an fp16 scale, searched for the smallest squared error; sums within a group are
     exact integers, and groups are added in fp32 in order.
+
+    Of K inputs in G groups, `codes`: uint8 (rows, K) below 16, `scales`: float16 (rows, G), and
+    where a checkpoint has zero points `zeros`: uint8 (rows, G), else 8: w = (code - zero) * scale.
     """
 
     name: ClassVar[str] = "int4"
@@ -176,10 +82,6 @@ class Int4:
             raise ValueError(f"its group is {group!r}")
         return cls.of(group)
 
-    @classmethod
-    def group_of(cls, linear: Linear) -> int:
-        return linear.in_features // int(linear.arrays["scale"].shape[1])
-
     def beside(self, role: Role, in_features: int) -> str | None:
         """int8 takes embeddings, head and routers. Unless a group was named, 5 bits (q5_0) take all
         but the large matrices of feed-forward layers, and those too in a narrow model."""
@@ -191,10 +93,66 @@ class Int4:
             return None
         return "q5_0" if in_features % FIVE_BIT_GROUP == 0 else "int8"
 
-    def packed_bytes(self, out_features: int, in_features: int) -> int:
-        self._check(in_features)
-        lanes = panels(out_features) * OUTPUTS
-        return lanes * in_features // 2 + 2 * lanes * (in_features // self.group)
+    def fields(self, in_features: int, zeros: bool = False) -> dict[str, Field]:
+        if in_features % self.group:
+            raise ModelError(
+                f"{in_features} inputs cannot be cut into groups of {self.group}: choose another "
+                "group, or int8."
+            )
+        groups = in_features // self.group
+        found = {
+            "codes": Field("uint8", (in_features,), 4),
+            "scales": Field("float16", (groups,), 16),
+        }
+        return {**found, "zeros": Field("uint8", (groups,), 8)} if zeros else found
+
+    def encode(self, rows: Array) -> Values:
+        """Scales are searched by `choose_scales`. Refuses weights whose scale fp16 cannot hold."""
+        wide: Floats = np.ascontiguousarray(rows, np.float32)
+        check_scales(wide, min(DIVISORS[SYMMETRIC_ZERO]))
+        if core is None:
+            codes, scales = choose_scales(wide.reshape(len(wide), -1, self.group))
+            return {"codes": codes.reshape(wide.shape), "scales": scales}
+        codes = np.empty(wide.shape, np.uint8)
+        scales = np.empty((len(wide), wide.shape[1] // self.group), np.float16)
+        flat = (codes.reshape(-1), scales.reshape(-1).view(np.uint16))
+        core.quantise(packing_pool(), core.detect(), self.name, self.group, wide, *flat)
+        return {"codes": codes, "scales": scales}
+
+    def matmul(self, values: Values, x: Floats) -> Floats:
+        """For each group in turn: y = fma(float(sum of a * (code - zero)), scale_x * scale_w, y),
+        where a are the group's inputs as int8 (`quantise`).
+
+        The sums are exact in fp32.
+        """
+        inputs, rows = x.shape[1], len(values["codes"])
+        groups = inputs // self.group
+        a, scale_x = quantise(x.reshape(len(x), groups, self.group))
+        by_group = np.ascontiguousarray(a.transpose(1, 0, 2))  # (G, M, group)
+        product = np.empty((len(x), rows), np.float32)
+        for first in range(0, rows, ROWS_WIDENED):
+            part = {name: each[first : first + ROWS_WIDENED] for name, each in values.items()}
+            codes, scale_w = self._widened(part)  # (rows, G, group), (rows, G)
+            sums = by_group @ codes.transpose(1, 2, 0)  # (G, M, rows)
+            y = np.zeros(sums.shape[1:], np.float32)
+            for g in range(groups):
+                y = add_group(y, sums[g], scale_x[:, g] * scale_w[:, g])
+            product[:, first : first + len(codes)] = y
+        return product
+
+    def decode(self, values: Values, in_features: int) -> Floats:
+        codes, scale = self._widened(values)
+        rows: Floats = codes * scale[:, :, None]
+        return rows.reshape(len(rows), in_features)
+
+    def _widened(self, values: Values) -> tuple[Floats, Floats]:
+        """Codes minus zeros (rows, G, group), and scales (rows, G)."""
+        codes = values["codes"].reshape(len(values["codes"]), -1, self.group).astype(np.float32)
+        scale = values["scales"].astype(np.float32)
+        zeros = values.get("zeros")
+        if zeros is None:
+            return codes - np.float32(SYMMETRIC_ZERO), scale
+        return codes - zeros.astype(np.float32)[:, :, None], scale
 
     @classmethod
     def holding(cls, encoding: Encoding, in_features: int) -> Int4 | None:
@@ -204,77 +162,48 @@ class Int4:
             return None
         return cls.of(max(fitting))
 
-    def adopted_bytes(self, out_features: int, in_features: int, encoding: Encoding) -> int:
-        zeros = panels(out_features) * OUTPUTS * (in_features // self.group) * encoding.zeros
-        return self.packed_bytes(out_features, in_features) + zeros
-
     def adopt(
         self,
         out_features: int,
         in_features: int,
         encoding: Encoding,
         blocks: Iterable[QuantisedRows],
-    ) -> Int4Linear:
+        layout: Layout = ROWS,
+    ) -> FillableLinear:
         """Larger groups are cut into this format's, which repeats their scales."""
-        packed = self.empty(out_features, in_features, encoding.zeros)
-        for panel, rows in adopted_panels(blocks, out_features, in_features, encoding):
-            cut = rows.regrouped(self.group)
-            scale = cut.scales.astype(np.float16)
-            packed.fill(panel, cut.codes, scale, cut.zeros if encoding.zeros else None)
+        packed = layout.blank(self, out_features, in_features, encoding.zeros)
+        first = 0
+        for rows in adopted(blocks, (out_features, in_features), encoding, layout.multiple):
+            regular = rows.regrouped(self.group)
+            values: Values = {
+                "codes": regular.codes,
+                "scales": regular.scales.astype(np.float16),
+                "zeros": regular.zeros,
+            }
+            if not encoding.zeros:
+                del values["zeros"]
+            packed.fill(first, values)
+            first += len(rows)
         return packed
-
-    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> Int4Linear:
-        """A matrix of zeros, to be filled; with zero points where asked."""
-        self._check(in_features)
-        count, groups = panels(out_features), in_features // self.group
-        return Int4Linear(
-            out_features,
-            in_features,
-            self.group,
-            allocate_array((count, in_features // 8, OUTPUTS, 4), np.uint8),  # type: ignore[arg-type]
-            allocate_array((count, groups, OUTPUTS), np.float16),  # type: ignore[arg-type]
-            allocate_array((count, groups, OUTPUTS), np.uint8) if zeros else None,  # type: ignore[arg-type]
-        )
 
     def alone(self) -> Int4:
         """What is fitted needs no fifth bit."""
         return self.of(self.group)
 
-    def fit(self, rows: Floats, moments: Floats) -> Int4Linear:
+    def fit(self, rows: Floats, moments: Floats, layout: Layout = ROWS) -> FillableLinear:
         """The codes of `gptq.calibrated_codes`."""
-        outputs, inputs = rows.shape
-        codes, scale = calibrated_codes(rows, moments, self.group)
-        packed = self.empty(outputs, inputs)
-        whole = panels(outputs) * OUTPUTS
-        padded_codes = np.full((whole, inputs), SYMMETRIC_ZERO, np.uint8)
-        padded_scale = np.zeros((whole, inputs // self.group), np.float16)
-        padded_codes[:outputs], padded_scale[:outputs] = codes, scale
-        packed.fill(0, padded_codes, padded_scale)
-        return packed
+        codes, scales = calibrated_codes(rows, moments, self.group)
+        packed = layout.blank(self, *rows.shape)
 
-    def _check(self, in_features: int) -> None:
-        if in_features % self.group:
-            raise ModelError(
-                f"{in_features} inputs cannot be cut into groups of {self.group}: choose another "
-                "group, or int8."
-            )
+        def padded(values: Values, missing: int) -> Values:
+            shapes = ((0, missing), (0, 0))
+            return {
+                "codes": np.pad(values["codes"], shapes, constant_values=SYMMETRIC_ZERO),
+                "scales": np.pad(values["scales"], shapes),
+            }
 
-    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Int4Linear:
-        """Scales are searched by `choose_scales`. Refuses weights whose scale fp16 cannot hold."""
-        packed = self.empty(out_features, in_features)
-        for panel, rows in row_panels(blocks, out_features, in_features):
-            part = slice(panel, panel + len(rows) // OUTPUTS)
-            check_scales(rows, min(DIVISORS[SYMMETRIC_ZERO]))
-            if core is None:
-                codes, scale = choose_scales(rows.reshape(len(rows), -1, self.group))
-                packed.fill(panel, codes.reshape(len(rows), -1), scale)
-            else:
-                core.pack_int4(
-                    packing_pool(),
-                    core.detect(),
-                    rows,
-                    self.group,
-                    packed.weight[part].reshape(-1),
-                    packed.scale[part].reshape(-1).view(np.uint16),
-                )
+        first = 0
+        for piece in regrouped([{"codes": codes, "scales": scales}], layout.multiple, padded):
+            packed.fill(first, piece)
+            first += len(piece["codes"])
         return packed

@@ -11,111 +11,18 @@ import numpy.typing as npt
 from ockham.core.arrays import Array, Floats
 from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.core.registry import register
-from ockham.core.seams import Arithmetic, Linear
-from ockham.kernels.memory import allocate_array
+from ockham.core.seams import Arithmetic, Field, FillableLinear, Layout, Values
+from ockham.kernels.layouts import ROWS
 from ockham.kernels.native import core, packing_pool
-from ockham.weights.adopting import adopted_panels
-from ockham.weights.panels import (
-    OUTPUTS,
-    add_group,
-    from_panels,
-    panels,
-    quantise,
-    row_panels,
-    to_panels,
-)
+from ockham.weights.adopting import adopted
+from ockham.weights.by_rows import ByRows, add_group, quantise
 from ockham.weights.scales import check_scales
 
 GROUP = 64
 """Inputs that share a scale, and that are rotated together."""
 
-PANELS_AT_ONCE = 16
-"""Panels that the plain product widens at a time."""
-
-
-class Int8Linear:
-    """8-bit codes: w = code * scale, by groups of 64 inputs; the last group is padded with zeros.
-
-    With P panels of 16 outputs (padded with zeros) and G groups: `arrays["weight"]`: uint8
-    (P, 16 G, 16, 4), the code plus 128. `arrays["scale"]`: float16 (P, G, 16); the codes are then
-    those of the rotated weights (`hadamard`), and products rotate their inputs. Or, where a
-    checkpoint's own codes are held: float32 (16 P,), one for each output, and nothing is rotated.
-    """
-
-    format = "int8"
-
-    def __init__(
-        self,
-        out_features: int,
-        in_features: int,
-        weight: npt.NDArray[np.uint8],
-        scale: npt.NDArray[np.float16] | Floats,
-    ) -> None:
-        self.out_features, self.in_features = out_features, in_features
-        self.weight, self.scale = weight, scale
-        self.rotated = scale.ndim == 3
-        self.arrays: dict[str, Array] = {"weight": weight, "scale": scale}
-
-    @property
-    def nbytes(self) -> int:
-        return self.weight.nbytes + self.scale.nbytes
-
-    def matmul(self, x: Floats) -> Floats:
-        """For each group in turn: y = fma(float(sum of a * code), scale_x * scale_w, y), where a
-        are the group's inputs, rotated where the weights are, as int8 (`quantise`).
-
-        The sums are exact in fp32.
-        """
-        groups = grouped(x)
-        values, scale_x = quantise(hadamard(groups) if self.rotated else groups)
-        by_group = np.ascontiguousarray(values.transpose(1, 0, 2))  # (G, M, 64)
-        product = np.empty((len(x), len(self.weight) * OUTPUTS), np.float32)
-        for first in range(0, len(self.weight), PANELS_AT_ONCE):
-            part = slice(first, first + PANELS_AT_ONCE)
-            codes, scale_w = self._widened(part)  # (outputs, G, 64), (outputs, G)
-            y = np.zeros((len(x), len(codes)), np.float32)
-            for g in range(by_group.shape[0]):
-                y = add_group(y, by_group[g] @ codes[:, g].T, scale_x[:, g] * scale_w[:, g])
-            product[:, first * OUTPUTS : first * OUTPUTS + len(codes)] = y
-        return product[:, : self.out_features]
-
-    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
-        panel, lane = ids // OUTPUTS, ids % OUTPUTS
-        units = self.weight[panel, :, lane]  # (len(ids), 16 G, 4)
-        codes = units.reshape(len(ids), -1, GROUP).astype(np.float32) - 128
-        if self.rotated:
-            scale = self.scale[panel, :, lane].astype(np.float32)
-            values = hadamard(codes * scale[:, :, None])
-        else:
-            values = codes * self.scale[ids, None, None]
-        rows: Floats = values.reshape(len(ids), -1)[:, : self.in_features]
-        return np.ascontiguousarray(rows)
-
-    def fill(
-        self,
-        panel: int,
-        codes: npt.NDArray[np.int8],
-        scale: npt.NDArray[np.float16] | Floats,
-    ) -> None:
-        """Store outputs from panel `panel` on: whole panels of rows of codes (rows, K), or
-        (rows, 64 G), and their scales: (rows, G) of groups, or (rows,)."""
-        padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % GROUP)))
-        part = slice(panel, panel + len(codes) // OUTPUTS)
-        self.weight[part] = to_panels(padded.view(np.uint8) ^ 0x80, 4)  # plus 128
-        if self.rotated:
-            self.scale[part] = to_panels(scale, 1)[..., 0]
-        else:
-            self.scale[panel * OUTPUTS : panel * OUTPUTS + len(scale)] = scale
-
-    def _widened(self, part: slice) -> tuple[Floats, Floats]:
-        """The panels' codes (outputs, G, 64), and their scales (outputs, G) or (outputs, 1)."""
-        stored = from_panels(self.weight[part])
-        codes = stored.reshape(len(stored), -1, GROUP).astype(np.float32) - np.float32(128)
-        if self.rotated:
-            return codes, from_panels(self.scale[part][..., None]).astype(np.float32)
-        start = part.start * OUTPUTS
-        scale: Floats = self.scale[start : start + len(stored)].astype(np.float32)
-        return codes, np.repeat(scale[:, None], codes.shape[1], 1)
+ROWS_WIDENED = 256
+"""Rows that the plain product widens at a time."""
 
 
 def grouped(values: Floats) -> Floats:
@@ -152,14 +59,18 @@ def rotated_codes(rows: Floats) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.fl
 
 
 @register("format", "int8", exact=False)
-class Int8:
+class Int8(ByRows):
     """Weights in int8 and inputs in int8, both by groups of 64 inputs that are rotated (w8a8).
 
     Takes 8.25 bits a weight, half of bf16's bytes, and products run on integer units at twice
     bf16's rate. A Hadamard rotation of each group (QuaRot, arXiv:2404.00456) shares large values
     out, so that few huge activations cost no precision. Sums within a group are exact integers, and
     groups are added in fp32 in order.
-    """
+
+    Of K inputs in G groups, the last of which is padded with zeros, `codes`: int8 (rows, 64 G), and
+    `scales`: float16 (rows, G); the codes are those of the rotated weights (`hadamard`), and
+    products rotate their inputs. Or, where a checkpoint's own codes are held (a group of 0),
+    `scales`: float32 (rows, 1), and nothing is rotated. w = code * scale."""
 
     name: ClassVar[str] = "int8"
     arithmetic: ClassVar[Arithmetic] = "int8"
@@ -177,13 +88,57 @@ class Int8:
             raise ValueError(f"its group is {group!r}")
         return cls(group)
 
-    @classmethod
-    def group_of(cls, linear: Linear) -> int:
-        return GROUP if linear.arrays["scale"].ndim == 3 else 0
-
-    def packed_bytes(self, out_features: int, in_features: int) -> int:
+    def fields(self, in_features: int, zeros: bool = False) -> dict[str, Field]:
         groups = -(-in_features // GROUP)
-        return panels(out_features) * OUTPUTS * (groups * GROUP + (2 * groups if self.group else 4))
+        scales = Field("float16", (groups,), 16) if self.group else Field("float32", (1,), 32)
+        return {"codes": Field("int8", (groups * GROUP,), 8), "scales": scales}
+
+    def encode(self, rows: Array) -> Values:
+        """As `rotated_codes` says. Refuses weights whose scale fp16 cannot hold."""
+        wide: Floats = np.ascontiguousarray(rows, np.float32)
+        check_scales(wide, 1.0)  # rotated, a weight may be up to 8 times as large
+        if core is None:
+            codes, scales = rotated_codes(wide)
+            return {"codes": codes, "scales": scales}
+        groups = -(-wide.shape[1] // GROUP)
+        codes = np.empty((len(wide), groups * GROUP), np.int8)
+        scales = np.empty((len(wide), groups), np.float16)
+        flat = (codes.reshape(-1).view(np.uint8), scales.reshape(-1).view(np.uint16))
+        core.quantise(packing_pool(), core.detect(), self.name, self.group, wide, *flat)
+        return {"codes": codes, "scales": scales}
+
+    def matmul(self, values: Values, x: Floats) -> Floats:
+        """For each group in turn: y = fma(float(sum of a * code), scale_x * scale_w, y), where a
+        are the group's inputs, rotated where the weights are, as int8 (`quantise`).
+
+        The sums are exact in fp32.
+        """
+        groups = grouped(x)
+        a, scale_x = quantise(hadamard(groups) if self.group else groups)
+        by_group = np.ascontiguousarray(a.transpose(1, 0, 2))  # (G, M, 64)
+        rows = len(values["codes"])
+        product = np.empty((len(x), rows), np.float32)
+        for first in range(0, rows, ROWS_WIDENED):
+            part = {name: each[first : first + ROWS_WIDENED] for name, each in values.items()}
+            codes, scale_w = self._widened(part)  # (rows, G, 64), (rows, G)
+            y = np.zeros((len(x), len(codes)), np.float32)
+            for g in range(by_group.shape[0]):
+                y = add_group(y, by_group[g] @ codes[:, g].T, scale_x[:, g] * scale_w[:, g])
+            product[:, first : first + len(codes)] = y
+        return product
+
+    def decode(self, values: Values, in_features: int) -> Floats:
+        codes, scale = self._widened(values)
+        weights = codes * scale[:, :, None]
+        if self.group:
+            weights = hadamard(weights)
+        return np.ascontiguousarray(weights.reshape(len(codes), -1)[:, :in_features])
+
+    def _widened(self, values: Values) -> tuple[Floats, Floats]:
+        """Codes (rows, G, 64) and scales (rows, G)."""
+        codes = values["codes"].reshape(len(values["codes"]), -1, GROUP).astype(np.float32)
+        scale: Floats = values["scales"].astype(np.float32)
+        return codes, np.broadcast_to(scale, codes.shape[:2])
 
     @classmethod
     def holding(cls, encoding: Encoding, in_features: int) -> Int8 | None:
@@ -191,48 +146,20 @@ class Int8:
         one_scale = encoding.group == in_features
         return cls(0) if one_scale and encoding.bits <= 8 and not encoding.zeros else None
 
-    def adopted_bytes(self, out_features: int, in_features: int, encoding: Encoding) -> int:
-        return self.packed_bytes(out_features, in_features)
-
     def adopt(
         self,
         out_features: int,
         in_features: int,
         encoding: Encoding,
         blocks: Iterable[QuantisedRows],
-    ) -> Int8Linear:
-        packed = self.empty(out_features, in_features)
+        layout: Layout = ROWS,
+    ) -> FillableLinear:
+        packed = layout.blank(self, out_features, in_features)
         middle = np.int16(1 << (encoding.bits - 1))
-        for panel, rows in adopted_panels(blocks, out_features, in_features, encoding):
+        first = 0
+        for rows in adopted(blocks, (out_features, in_features), encoding, layout.multiple):
             codes = (rows.codes.astype(np.int16) - middle).astype(np.int8)
-            packed.fill(panel, codes, rows.scales[:, 0].astype(np.float32))
-        return packed
-
-    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> Int8Linear:
-        """A matrix of zeros, to be filled."""
-        count, groups = panels(out_features), -(-in_features // GROUP)
-        weight = allocate_array((count, groups * GROUP // 4, OUTPUTS, 4), np.uint8)
-        scale = (
-            allocate_array((count, groups, OUTPUTS), np.float16)
-            if self.group
-            else allocate_array((count * OUTPUTS,), np.float32)
-        )
-        return Int8Linear(out_features, in_features, weight, scale)  # type: ignore[arg-type]
-
-    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Int8Linear:
-        """As `rotated_codes` says. Refuses weights whose scale fp16 cannot hold."""
-        packed = self.empty(out_features, in_features)
-        for panel, rows in row_panels(blocks, out_features, in_features):
-            check_scales(rows, 1.0)  # rotated, a weight may be up to 8 times as large
-            if core is None:
-                packed.fill(panel, *rotated_codes(rows))
-            else:
-                part = slice(panel, panel + len(rows) // OUTPUTS)
-                core.pack_int8(
-                    packing_pool(),
-                    core.detect(),
-                    rows,
-                    packed.weight[part].reshape(-1),
-                    packed.scale[part].reshape(-1).view(np.uint16),
-                )
+            padded = np.pad(codes, ((0, 0), (0, -in_features % GROUP)))
+            packed.fill(first, {"codes": padded, "scales": rows.scales.astype(np.float32)})
+            first += len(rows)
         return packed

@@ -7,7 +7,7 @@ from ockham.core.quantised import BlockRows
 from ockham.core.registry import register
 from ockham.weights.block_bytes import chunked, nested_rows
 from ockham.weights.block_format import BY_256, BlockFormat
-from ockham.weights.block_layout import BlockLayout
+from ockham.weights.block_shape import BlockShape
 
 
 @register("format", "q4_k", exact=False)
@@ -16,7 +16,7 @@ class Q4_K(BlockFormat):
     both for 256; inputs in int8 by 256. Takes 4.6 bits a weight."""
 
     name, activations = "q4_k", BY_256
-    layout = BlockLayout(256, 4, minima=True, group=32)
+    shape = BlockShape(256, 4, minima=True, group=32)
     file_type, file_bytes = "Q4_K", 144
 
     @staticmethod

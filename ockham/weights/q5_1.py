@@ -7,7 +7,7 @@ from ockham.core.quantised import BlockRows
 from ockham.core.registry import register
 from ockham.weights.block_bytes import fifth_bits, half, nibbles, rows
 from ockham.weights.block_format import BY_32, BlockFormat
-from ockham.weights.block_layout import BlockLayout
+from ockham.weights.block_shape import BlockShape
 
 
 @register("format", "q5_1", exact=False)
@@ -16,7 +16,7 @@ class Q5_1(BlockFormat):
     32."""
 
     name, activations = "q5_1", BY_32
-    layout = BlockLayout(32, 5, minima=True)
+    shape = BlockShape(32, 5, minima=True)
     file_type, file_bytes = "Q5_1", 24
 
     @staticmethod

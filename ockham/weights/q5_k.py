@@ -9,7 +9,7 @@ from ockham.core.quantised import BlockRows
 from ockham.core.registry import register
 from ockham.weights.block_bytes import chunked, nested_rows
 from ockham.weights.block_format import BY_256, BlockFormat
-from ockham.weights.block_layout import BlockLayout
+from ockham.weights.block_shape import BlockShape
 
 
 @register("format", "q5_k", exact=False)
@@ -18,7 +18,7 @@ class Q5_K(BlockFormat):
     both for 256; inputs in int8 by 256. Takes 5.6 bits a weight."""
 
     name, activations = "q5_k", BY_256
-    layout = BlockLayout(256, 5, minima=True, group=32)
+    shape = BlockShape(256, 5, minima=True, group=32)
     file_type, file_bytes = "Q5_K", 176
 
     @staticmethod

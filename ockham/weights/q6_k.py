@@ -9,7 +9,7 @@ from ockham.core.quantised import BlockRows
 from ockham.core.registry import register
 from ockham.weights.block_bytes import half, nibbles, rows
 from ockham.weights.block_format import BY_256, BlockFormat
-from ockham.weights.block_layout import BlockLayout
+from ockham.weights.block_shape import BlockShape
 
 
 @register("format", "q6_k", exact=False)
@@ -18,7 +18,7 @@ class Q6_K(BlockFormat):
     in int8 by 256. Takes 6.6 bits a weight."""
 
     name, activations = "q6_k", BY_256
-    layout = BlockLayout(256, 6, zero=32, group=16, signed=True)
+    shape = BlockShape(256, 6, zero=32, group=16, signed=True)
     file_type, file_bytes = "Q6_K", 210
 
     @staticmethod

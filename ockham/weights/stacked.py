@@ -26,7 +26,6 @@ class StackedLinear:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """Looked up anew, because a part may be turned into panels."""
         return {
             f"{number}.{name}": array
             for number, part in enumerate(self.parts)

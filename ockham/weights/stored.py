@@ -1,4 +1,4 @@
-"""Packed matrices as they are written to disk: the arrays of a Linear, in panels."""
+"""What must be known of a packed matrix beside its arrays, where it lies in a file."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from ockham.core.arrays import Array
-from ockham.core.errors import ConfigError, ModelError
-from ockham.core.registry import find, techniques
-from ockham.core.seams import Format, Linear
-from ockham.kernels.native import core, packing_pool
-from ockham.weights.panels import to_panels
-from ockham.weights.rows_or_panels import FloatMatrix, panels_in_place
-from ockham.weights.stacked import StackedLinear, parts_of
+from ockham.core.errors import ModelError
+from ockham.core.registry import techniques
+from ockham.core.seams import Format, Layout, Linear
+from ockham.kernels.layouts import HeldLinear
+from ockham.weights.stacked import StackedLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +33,12 @@ class StoredMatrix:
                 return kind.of_group(self.group)
         raise ValueError(f"its format is {self.format!r}")
 
-    def blank(self) -> Linear:
-        """The matrix with zeroed arrays in panels, of which no page is touched yet."""
+    def blank(self, layout: Layout) -> Linear:
+        """The matrix with zeroed arrays in a layout, of which no page is touched yet. Raises as
+        `Layout.blank` does."""
         if self.parts:
-            return StackedLinear([part.blank() for part in self.parts])
-        return self.made().empty(self.out_features, self.in_features, self.zeros)
+            return StackedLinear([part.blank(layout) for part in self.parts])
+        return layout.blank(self.made(), self.out_features, self.in_features, self.zeros)
 
     def record(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -50,18 +46,13 @@ class StoredMatrix:
 
 
 def stored_matrix(linear: Linear) -> StoredMatrix:
-    """The description of a packed matrix. Raises ModelError for a format that is not written to
-    disk."""
+    """The description of a packed matrix. Raises ModelError for one that no layout holds."""
     if isinstance(linear, StackedLinear):
         return stacked([stored_matrix(part) for part in linear.parts])
-    try:
-        kind: type[Format] = find("format", linear.format).cls
-    except ConfigError:
-        raise ModelError(
-            f"weights in {linear.format!r} cannot be written to a directory."
-        ) from None
-    group, zeros = kind.group_of(linear), "zero" in linear.arrays
-    return StoredMatrix(linear.format, linear.out_features, linear.in_features, group, zeros)
+    if not isinstance(linear, HeldLinear):
+        raise ModelError(f"weights in {linear.format!r} cannot be written to a directory.")
+    shape = (linear.out_features, linear.in_features)
+    return StoredMatrix(linear.format, *shape, linear.group, linear.zeros)
 
 
 def stacked(parts: Sequence[StoredMatrix]) -> StoredMatrix:
@@ -69,25 +60,6 @@ def stacked(parts: Sequence[StoredMatrix]) -> StoredMatrix:
     rows = sum(part.out_features for part in parts)
     names = "+".join(part.format for part in parts)
     return StoredMatrix(names, rows, parts[0].in_features, parts=tuple(parts))
-
-
-def turn_into_panels(linear: Linear) -> None:
-    """Turn what stands in rows into the panels that are stored, in place."""
-    for part in parts_of(linear):
-        if isinstance(part, FloatMatrix):
-            part.to_panels(panels_in_place if core is None else _native_panels)
-
-
-def stored_arrays(linear: Linear) -> dict[str, Array]:
-    """The arrays of a matrix as they are stored: in panels, which are a copy where it stands in
-    rows and stays so."""
-    arrays = linear.arrays
-    for number, part in enumerate(parts_of(linear)):
-        if isinstance(part, FloatMatrix) and not part.in_panels:
-            name = f"{number}.weight" if isinstance(linear, StackedLinear) else "weight"
-            panels = to_panels(part.arrays["weight"], part.unit)
-            arrays = {**arrays, name: np.ascontiguousarray(panels)}
-    return arrays
 
 
 def read_record(values: Any) -> StoredMatrix:
@@ -114,7 +86,3 @@ def read_record(values: Any) -> StoredMatrix:
         raise ValueError(f"its group is {matrix.group!r}")
     matrix.made()
     return matrix
-
-
-def _native_panels(weight: Any, outputs: int, units: int, unit_bytes: int) -> None:
-    core.to_panels(packing_pool(), weight, outputs, units, unit_bytes)

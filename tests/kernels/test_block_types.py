@@ -3,15 +3,14 @@ says they are."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
 
-from ockham.core.quantised import joined
+from ockham.core.seams import Linear
 from ockham.kernels.native import core, reason
 from ockham.model.checkpoint.gguf.blocks import READERS, read_blocks
-from ockham.weights.block_format import BlockLinear
 
 if core is None:
     pytest.skip(reason, allow_module_level=True)
@@ -19,43 +18,36 @@ if core is None:
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
-from ockham.kernels.cpu_linear import native_matrix
+from ockham.kernels.cpu_layout import PANELS, PanelsLinear, in_panels
 from tests.helpers import isas
+from tests.helpers.gguf_blocks import SCALES_AT, random_bytes
 
 ISAS = isas.params()
 POOLS = {threads: core.ThreadPool(threads) for threads in (1, 2)}
-SCALES_AT = {"Q8_0": (0,), "Q5_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q6_K": (208,)}
 
 
 def normal(rows: int, columns: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
 
 
-def random_bytes(kind: str, outputs: int, inputs: int) -> np.ndarray:
-    """Rows of a type with every code and every small factor, and fp16 numbers of both signs."""
-    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
-    random = np.random.default_rng(outputs + inputs)
-    raw = random.integers(0, 256, (outputs, inputs // block, block_bytes), np.uint8)
-    for place in SCALES_AT.get(kind, (0, 2)):
-        scale = random.uniform(-0.02, 0.02, raw.shape[:2]).astype(np.float16)
-        raw[..., place : place + 2] = scale[..., None].view(np.uint8)
-    return raw.reshape(outputs, -1)
-
-
-def matrix_of(kind: str, raw: np.ndarray, inputs: int) -> BlockLinear:
+def matrix_of(kind: str, raw: np.ndarray, inputs: int) -> Linear:
     cut = [read_blocks(kind, raw[:5]), read_blocks(kind, raw[5:])] if len(raw) > 5 else None
     return READERS[kind]().adopt(len(raw), inputs, iter(cut or [read_blocks(kind, raw)]))
 
 
+PANELS_OF: WeakKeyDictionary[Linear, PanelsLinear] = WeakKeyDictionary()
+
+
 def product(
-    matrix: BlockLinear,
+    matrix: Linear,
     x: np.ndarray,
     isa: core.Isa,
     threads: int = 2,
     bias: np.ndarray | None = None,
 ) -> np.ndarray:
-    pool = POOLS[threads]
-    return np.asarray(core.linear(pool, isa, native_matrix(matrix, pool), x, bias))
+    if matrix not in PANELS_OF:
+        PANELS_OF[matrix] = in_panels(matrix)
+    return np.asarray(core.linear(POOLS[threads], isa, PANELS_OF[matrix].native, x, bias))
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -65,30 +57,23 @@ def test_rows_are_those_that_the_gguf_package_dequantises(kind: str) -> None:
     meant = dequantize(raw, GGMLQuantizationType[kind])
     ids = np.array([36, 0, 17, 17, *range(37)], np.int32)
     assert matrix.rows(ids).tobytes() == meant[ids].tobytes()
-    native = native_matrix(matrix, POOLS[1])
-    assert np.asarray(core.rows(native, ids.astype(np.int64))).tobytes() == meant[ids].tobytes()
-    assert matrix.nbytes == READERS[kind]().packed_bytes(37, 512) == native.nbytes
-
-
-@pytest.mark.parametrize("kind", READERS)
-def test_packing_is_what_the_plain_twin_says(kind: str) -> None:
-    raw = random_bytes(kind, 100, 768)
-    matrix = matrix_of(kind, raw, 768)
-    rows = read_blocks(kind, raw)
-    whole = joined([rows, *[rows.cut(0, 1).zeros()] * 12])
-    assert matrix.weight.tobytes() == matrix.layout.pack(whole).tobytes()
+    laid_out = in_panels(matrix)
+    assert laid_out.rows(ids).tobytes() == meant[ids].tobytes()
+    assert laid_out.nbytes == PANELS.nbytes(READERS[kind](), 37, 512) == laid_out.native.nbytes
 
 
 def test_packing_refuses_arrays_that_do_not_fit() -> None:
     rows = read_blocks("Q4_K", random_bytes("Q4_K", 16, 512))
-    matrix = READERS["Q4_K"]().empty(16, 512)
+    fields = {name: getattr(rows, name) for name in READERS["Q4_K"]().fields(512)}
+    matrix = PANELS.blank(READERS["Q4_K"](), 16, 512)
+    matrix.fill(0, fields)
     for wrong in (
-        rows.cut(0, 15),
-        replace(rows, codes=rows.codes[:, :256]),
-        replace(rows, minima=None),
-        replace(rows, group_scales=rows.group_scales[:, 1:]),
+        {name: array[:15] for name, array in fields.items()},
+        {**fields, "codes": rows.codes[:, :256]},
+        {name: array for name, array in fields.items() if name != "minima"},
+        {**fields, "group_scales": rows.group_scales[:, 1:]},
     ):
-        with pytest.raises(ValueError, match="do not hold whole panels of such blocks"):
+        with pytest.raises(ValueError, match=r"whole panels|does not hold 16 rows"):
             matrix.fill(0, wrong)
 
 

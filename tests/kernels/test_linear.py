@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
 
-from ockham.core.arrays import Array
-from ockham.core.seams import Linear
+from ockham.core.seams import Format, Linear, Values
+from ockham.kernels.layouts import ROWS
 from ockham.kernels.native import core, reason
 from ockham.weights.bf16 import Bf16
 from ockham.weights.fp32 import Fp32
-from ockham.weights.int4 import Int4, Int4Linear
+from ockham.weights.int4 import Int4
 from ockham.weights.int8 import Int8, grouped, hadamard
 
 if core is None:
     pytest.skip(reason, allow_module_level=True)
 
-from ockham.kernels.cpu_linear import native_matrix
+from ockham.kernels.cpu_layout import PanelsLinear, in_panels
 from tests.helpers import isas
 from tests.helpers.live import wait_for
 from tests.helpers.threads import asleep, switches, threads_of
@@ -43,24 +44,45 @@ def normal(rows: int, columns: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
 
 
+def held(
+    weight_format: Format, shape: tuple[int, int], values: Values, zeros: bool = False
+) -> Linear:
+    """A matrix in rows of values that were not encoded here."""
+    matrix = ROWS.blank(weight_format, *shape, zeros)
+    matrix.fill(0, values)
+    return matrix
+
+
 def packed(name: str, outputs: int, inputs: int, seed: int = 0) -> Linear:
-    """A packed matrix of random weights; of random codes for "int8-adopted" and "int4-zeros"."""
+    """A matrix of random weights, in rows; of random codes for "int8-adopted" and "int4-zeros"."""
     random = np.random.default_rng(seed)
     if name == "int8-adopted":
-        held = Int8(0).empty(outputs, inputs)
-        shape = (len(held.weight) * 16, inputs)
-        codes = random.integers(-127, 128, shape, np.int8)
-        held.fill(0, codes, random.uniform(0.01, 0.02, len(codes)).astype(np.float32))
-        return held
+        codes = random.integers(-127, 128, (outputs, inputs), np.int8)
+        values: Values = {
+            "codes": np.pad(codes, ((0, 0), (0, -inputs % 64))),
+            "scales": random.uniform(0.01, 0.02, (outputs, 1)).astype(np.float32),
+        }
+        return held(Int8(0), (outputs, inputs), values)
     if name != "int4-zeros":
         weight = normal(outputs, inputs, seed)
         return FORMATS[name].pack(outputs, inputs, iter([weight]))
-    matrix = Int4.of(32).empty(outputs, inputs, zeros=True)
-    rows, groups = len(matrix.weight) * 16, inputs // 32
-    codes = random.integers(0, 16, (rows, inputs), np.uint8)
-    scale = random.uniform(0.01, 0.02, (rows, groups)).astype(np.float16)
-    matrix.fill(0, codes, scale, random.integers(0, 16, (rows, groups), np.uint8))
-    return matrix
+    groups = (outputs, inputs // 32)
+    values = {
+        "codes": random.integers(0, 16, (outputs, inputs), np.uint8),
+        "scales": random.uniform(0.01, 0.02, groups).astype(np.float16),
+        "zeros": random.integers(0, 16, groups, np.uint8),
+    }
+    return held(Int4.of(32), (outputs, inputs), values, zeros=True)
+
+
+PANELS_OF: WeakKeyDictionary[Linear, PanelsLinear] = WeakKeyDictionary()
+
+
+def native(matrix: Linear) -> core.Matrix:
+    """The matrix in panels, laid out once."""
+    if matrix not in PANELS_OF:
+        PANELS_OF[matrix] = in_panels(matrix)
+    return PANELS_OF[matrix].native
 
 
 def product(
@@ -70,8 +92,7 @@ def product(
     threads: int = 2,
     bias: np.ndarray | None = None,
 ) -> np.ndarray:
-    pool = POOLS[threads]
-    return np.asarray(core.linear(pool, isa, native_matrix(matrix, pool), x, bias))
+    return np.asarray(core.linear(POOLS[threads], isa, native(matrix), x, bias))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -130,9 +151,12 @@ def test_numbers_of_inputs_that_fill_no_step(name: str, inputs: int, isa: core.I
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_int8_does_not_saturate(isa: core.Isa) -> None:
-    matrix = Int8(0).empty(16, 1024)
     for weight in (-128, -127, 127):
-        matrix.fill(0, np.full((16, 1024), weight, np.int8), np.ones(16, np.float32))
+        values: Values = {
+            "codes": np.full((16, 1024), weight, np.int8),
+            "scales": np.ones((16, 1), np.float32),
+        }
+        matrix = held(Int8(0), (16, 1024), values)
         for sign in (1, -1):
             x = np.full((3, 1024), np.float32(127 * sign))
             assert (product(matrix, x, isa) == np.float32(127 * sign * weight * 1024)).all()
@@ -141,14 +165,13 @@ def test_int8_does_not_saturate(isa: core.Isa) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("group", [32, 64, 128])
 def test_int4_does_not_saturate(group: int, isa: core.Isa) -> None:
-    matrix = Int4.of(group).empty(16, 256, zeros=True)
     for code, zero in ((15, 0), (0, 15), (0, 0), (15, 15), (15, 8)):
-        matrix.fill(
-            0,
-            np.full((16, 256), code, np.uint8),
-            np.ones((16, 256 // group), np.float16),
-            np.full((16, 256 // group), zero, np.uint8),
-        )
+        values: Values = {
+            "codes": np.full((16, 256), code, np.uint8),
+            "scales": np.ones((16, 256 // group), np.float16),
+            "zeros": np.full((16, 256 // group), zero, np.uint8),
+        }
+        matrix = held(Int4.of(group), (16, 256), values, zeros=True)
         for sign in (1, -1):
             x = np.full((3, 256), np.float32(127 * sign))
             assert (product(matrix, x, isa) == np.float32(127 * sign * (code - zero) * 256)).all()
@@ -167,7 +190,7 @@ def test_avx2_and_avx512_agree_to_the_bit(name: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", ["bf16", "int8", "int4-32"])
 def test_inputs_are_rounded_as_the_format_says(name: str, isa: core.Isa) -> None:
-    matrix = native_matrix(packed(name, 16, 96), POOLS[1])
+    matrix = native(packed(name, 16, 96))
     x = np.concatenate([normal(5, 96, 3), np.zeros((1, 96), np.float32)])
     x[1] *= 1e-35
     x[2, 5:9] = [1e30, -1e30, 5e29, 3.0]
@@ -179,7 +202,7 @@ def test_inputs_are_rounded_as_the_format_says(name: str, isa: core.Isa) -> None
         stored = values.view(ml_dtypes.bfloat16)[:, :96]
         assert stored.tobytes() == x.astype(ml_dtypes.bfloat16).tobytes()
         return
-    from ockham.weights.panels import quantise
+    from ockham.weights.by_rows import quantise
 
     groups = hadamard(grouped(x)) if name == "int8" else x.reshape(len(x), -1, 32)
     expected, expected_scales = quantise(groups)
@@ -207,9 +230,9 @@ def test_rows_of_a_table_are_the_stored_weights(name: str) -> None:
     matrix = packed(name, 50, 256)
     ids = np.array([0, 49, 17, 17], np.int32)
     expected = matrix.rows(ids)
-    native = core.rows(native_matrix(matrix, POOLS[1]), ids.astype(np.int64))
-    assert np.asarray(native).tobytes() == np.ascontiguousarray(expected).tobytes()
-    assert matrix.rows(ids).tobytes() == expected.tobytes()  # now in panels
+    found = core.rows(native(matrix), ids.astype(np.int64))
+    assert np.asarray(found).tobytes() == np.ascontiguousarray(expected).tobytes()
+    assert in_panels(matrix).rows(ids).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -218,27 +241,22 @@ def test_every_instruction_set_packs_the_same_bits(name: str, isa: core.Isa) -> 
     weight = normal(48, 256, 7)
     weight[3], weight[4, :32] = 0.0, 1e-40
     weight[5, :32] *= 1e-6  # a subnormal fp16 scale
-    expected = FORMATS[name].pack(48, 256, iter([weight]))
-    again = FORMATS[name].empty(48, 256)  # type: ignore[union-attr]
-    weights: Array = again.weight.reshape(-1)
-    scales = again.scale.reshape(-1).view(np.uint16)
-    if isinstance(again, Int4Linear):
-        core.pack_int4(POOLS[2], isa, weight, again.group, weights, scales)
-    else:
-        core.pack_int8(POOLS[2], isa, weight, weights, scales)
-    for array in ("weight", "scale"):
-        assert again.arrays[array].tobytes() == expected.arrays[array].tobytes()
+    weight_format = FORMATS[name]
+    expected = weight_format.encode(weight)
+    codes, scales = np.empty((48 * 256,), np.uint8), np.empty(expected["scales"].size, np.uint16)
+    core.quantise(POOLS[2], isa, weight_format.name, weight_format.group, weight, codes, scales)
+    assert codes.tobytes() == expected["codes"].tobytes()
+    assert scales.tobytes() == expected["scales"].tobytes()
 
 
 def test_a_pool_does_every_task_once() -> None:
     pool = core.ThreadPool(4)
     matrix, x = packed("fp32", 512, 64), normal(3, 64, 1)
-    native = native_matrix(matrix, pool)
-    isa = core.detect()
-    expected = np.asarray(core.linear(POOLS[1], isa, native, x))
+    isa, laid_out = core.detect(), native(matrix)
+    expected = np.asarray(core.linear(POOLS[1], isa, laid_out, x))
     for pause in [0.0] * 300 + [0.002] * 20:
         time.sleep(pause)
-        assert np.asarray(core.linear(pool, isa, native, x)).tobytes() == expected.tobytes()
+        assert np.asarray(core.linear(pool, isa, laid_out, x)).tobytes() == expected.tobytes()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -249,22 +267,39 @@ def test_a_pool_sleeps_between_its_tasks() -> None:
     threads = sorted(threads_of(own) - others)
     assert len(threads) == 3  # the caller is the fourth
     matrix, x = packed("fp32", 512, 64), normal(3, 64, 1)
-    core.linear(pool, core.detect(), native_matrix(matrix, pool), x)
+    core.linear(pool, core.detect(), native(matrix), x)
     wait_for(lambda: all(asleep(own, thread) for thread in threads), 10)
     before = [switches(own, thread) for thread in threads]
     time.sleep(0.3)
     assert [switches(own, thread) for thread in threads] == before  # none woke even once
 
 
+def test_rows_that_do_not_fit_are_not_packed() -> None:
+    matrix = native(packed("int4-32", 16, 64))
+    codes, scales = np.zeros(16 * 64, np.uint8), np.zeros(16 * 2 * 2, np.uint8)
+    with pytest.raises(ValueError, match="whole panels"):
+        core.pack(POOLS[1], matrix, 0, 15, {"codes": codes, "scales": scales})
+    with pytest.raises(ValueError, match="whole panels"):
+        core.pack(POOLS[1], matrix, 16, 16, {"codes": codes, "scales": scales})
+    with pytest.raises(ValueError, match="field codes does not hold 16 rows of 64 bytes"):
+        core.pack(POOLS[1], matrix, 0, 16, {"codes": codes[1:], "scales": scales})
+    with pytest.raises(ValueError, match="field scales does not hold"):
+        core.pack(POOLS[1], matrix, 0, 16, {"codes": codes})
+    with pytest.raises(ValueError, match="fields that such a matrix does not have"):
+        core.pack(POOLS[1], matrix, 0, 16, {"codes": codes, "scales": scales, "zeros": scales})
+
+
 def test_wrong_arrays_are_refused_with_a_sentence() -> None:
-    matrix = native_matrix(packed("int8", 16, 64), POOLS[1])
+    matrix = native(packed("int8", 16, 64))
     with pytest.raises(ValueError, match="the input has 63 columns, but the matrix 64"):
         core.linear(POOLS[1], core.detect(), matrix, normal(1, 63, 0))
     with pytest.raises(ValueError, match="should be 1024 bytes, not 64"):
-        core.matrix(core.Kind.INT8, 16, 64, np.zeros(64, np.uint8))
+        core.matrix("int8", 16, 64, np.zeros(64, np.uint8))
     with pytest.raises(ValueError, match="int8 has groups of 64 inputs"):
-        core.matrix(core.Kind.INT8, 16, 64, np.zeros(64, np.uint8), group=32)
+        core.matrix("int8", 16, 64, np.zeros(64, np.uint8), group=32)
     with pytest.raises(ValueError, match="groups of a multiple of 32"):
-        core.matrix(core.Kind.INT4, 16, 64, np.zeros(64, np.uint8), group=48)
+        core.matrix("int4", 16, 64, np.zeros(64, np.uint8), group=48)
+    with pytest.raises(ValueError, match="no kernels for matrices of the kind int3"):
+        core.matrix("int3", 16, 64, np.zeros(64, np.uint8))
     with pytest.raises(RuntimeError, match="no instruction set is called 'mmx'"):
         core.parse_isa("mmx")

@@ -11,12 +11,13 @@ from click.testing import CliRunner, Result
 
 from ockham.cli.main import cli
 from ockham.core.config import EngineConfig
+from ockham.core.seams import Layout, Linear
 from ockham.kernels.ops import AttentionInput, Embed, FeedForward
 from ockham.model.calibration import Observed, _Layers
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.windows import cut, layouts_for, window_step
 from ockham.weights.fp32 import Fp32
-from ockham.weights.int4 import Int4, Int4Linear
+from ockham.weights.int4 import Int4
 from tests.helpers.tiny import tiny_llama, tiny_mixtral
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "tokenizer": True}
@@ -69,9 +70,9 @@ def test_every_product_errs_less_on_the_text(
     moments = {}
     fit = Int4.fit
 
-    def keep(self: Int4, rows: np.ndarray, moment: np.ndarray) -> Int4Linear:
+    def keep(self: Int4, rows: np.ndarray, moment: np.ndarray, layout: Layout) -> Linear:
         moments[rows.tobytes()] = moment.copy()
-        return fit(self, rows, moment)
+        return fit(self, rows, moment, layout)
 
     monkeypatch.setattr(Int4, "fit", keep)
     source = tiny_llama(tmp_path / "model", **SIZES)

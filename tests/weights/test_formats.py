@@ -8,6 +8,8 @@ import pytest
 
 from ockham.core.errors import ModelError
 from ockham.core.registry import find, techniques
+from ockham.kernels.backends import find_layout_of
+from ockham.kernels.layouts import ROWS
 from ockham.weights.bf16 import WIDENED_VALUES, Bf16
 from ockham.weights.blocks import all_finite, round_to_bfloat16
 from ockham.weights.fp32 import Fp32
@@ -42,11 +44,12 @@ def test_bf16_multiplies_rounded_inputs_with_rounded_weights_in_fp32(rows: int) 
     assert not np.allclose(packed.matmul(x), x.astype(np.float64) @ rounded.T, atol=1e-4)
 
 
-def test_packed_bytes_is_what_packing_takes() -> None:
+def test_a_layout_says_beforehand_what_packing_takes() -> None:
     for weight_format in (Bf16(), Fp32()):
-        packed = weight_format.pack(30, 20, iter([matrix(30, 20)]))
-        held = sum(array.nbytes for array in packed.arrays.values())
-        assert packed.nbytes == weight_format.packed_bytes(30, 20) == held
+        for layout in (ROWS, find_layout_of("auto")):
+            packed = weight_format.pack(30, 20, iter([matrix(30, 20)]), layout)
+            held = sum(array.nbytes for array in packed.arrays.values())
+            assert packed.nbytes == layout.nbytes(weight_format, 30, 20) == held
 
 
 def test_rounding_is_to_the_nearest_and_to_even_on_a_tie() -> None:
@@ -68,7 +71,7 @@ def test_nan_and_infinity_of_either_sign_are_found(dtype: type) -> None:
 
 
 def test_a_value_that_bf16_cannot_hold_is_refused() -> None:
-    with pytest.raises(ModelError, match="a value that bfloat16 cannot"):
+    with pytest.raises(ModelError, match=r"a value that bfloat16 cannot hold \(rows 0 to 0\)"):
         Bf16().pack(1, 2, iter([np.array([[1.0, 3.4e38]], np.float32)]))
 
 

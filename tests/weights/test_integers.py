@@ -10,10 +10,12 @@ import pytest
 
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import find
-from ockham.weights import block_format, int4, int8, q5_0
+from ockham.kernels.backends import find_layout_of
+from ockham.kernels.layouts import ROWS
+from ockham.weights import int4, int8, q5_0
+from ockham.weights.by_rows import ROWS_AT_ONCE, quantise
 from ockham.weights.int4 import Int4
-from ockham.weights.int8 import Int8, Int8Linear, grouped, hadamard
-from ockham.weights.panels import ROWS_AT_ONCE, from_panels, quantise, to_panels
+from ockham.weights.int8 import Int8, grouped, hadamard
 from ockham.weights.q5_0 import Q5_0
 from ockham.weights.scales import DIVISORS, choose_scales
 
@@ -23,6 +25,7 @@ def matrix(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 
 FORMATS = [Int8(), Int4.of(32), Int4.of(64), Int4.of(128), Q5_0()]
+LAYOUTS = {layout.name: layout for layout in (ROWS, find_layout_of("auto"))}.values()
 ERRORS = {"int8": 0.007, "q5_0": 0.05, "int4": 0.11}
 
 
@@ -33,19 +36,12 @@ def test_integer_formats_are_registered_as_approximate(name: str) -> None:
     assert technique.summary
 
 
-def test_panels_and_rows_are_two_views_of_the_same() -> None:
-    rows = np.arange(32 * 12).reshape(32, 12)
-    stored = to_panels(rows, 4)
-    assert stored.shape == (2, 3, 16, 4)
-    assert stored[1, 2, 5].tolist() == rows[21, 8:12].tolist()
-    assert (from_panels(stored) == rows).all()
-
-
 @pytest.mark.parametrize("weight_format", FORMATS, ids=lambda f: f"{f.name}{vars(f)}")
-def test_packed_bytes_is_what_packing_takes(weight_format: Int8 | Int4) -> None:
-    packed = weight_format.pack(50, 128, iter([matrix(50, 128)]))
-    held = sum(array.nbytes for array in packed.arrays.values())
-    assert packed.nbytes == weight_format.packed_bytes(50, 128) == held
+def test_a_layout_says_beforehand_what_packing_takes(weight_format: Int8 | Int4) -> None:
+    for layout in LAYOUTS:
+        packed = weight_format.pack(50, 128, iter([matrix(50, 128)]), layout)
+        held = sum(array.nbytes for array in packed.arrays.values())
+        assert packed.nbytes == layout.nbytes(weight_format, 50, 128) == held
 
 
 @pytest.mark.parametrize("weight_format", FORMATS, ids=lambda f: f"{f.name}{vars(f)}")
@@ -64,11 +60,13 @@ def test_the_stored_rows_are_near_the_weights(weight_format: Int8 | Int4) -> Non
 def test_packing_does_not_depend_on_the_blocks(weight_format: Int8 | Int4) -> None:
     rows = ROWS_AT_ONCE + 75
     weight = matrix(rows, 128)
-    whole = weight_format.pack(rows, 128, iter([weight]))
     cuts = [0, 1, 15, 16, 33, 500, 512, 540, rows]
-    parts = weight_format.pack(rows, 128, iter([weight[a:b] for a, b in itertools.pairwise(cuts)]))
-    for name, array in whole.arrays.items():
-        assert parts.arrays[name].tobytes() == array.tobytes()
+    for layout in LAYOUTS:
+        whole = weight_format.pack(rows, 128, iter([weight]), layout)
+        blocks = [weight[a:b] for a, b in itertools.pairwise(cuts)]
+        parts = weight_format.pack(rows, 128, iter(blocks), layout)
+        for name, array in whole.arrays.items():
+            assert parts.arrays[name].tobytes() == array.tobytes()
 
 
 @pytest.mark.skipif(int4.core is None, reason="the native core was not built")
@@ -82,8 +80,7 @@ def test_numpy_packs_the_same_bits_as_the_native_core(
     weight[5] = np.random.default_rng(1).choice([-2.0, 2.0], 256)  # equal extremes of both signs
     weight_format = {int4: Int4.of(32), int8: Int8(), q5_0: Q5_0()}[module]  # type: ignore[index]
     native = weight_format.pack(100, 256, iter([weight]))
-    for each in (module, block_format):
-        monkeypatch.setattr(each, "core", None)
+    monkeypatch.setattr(module, "core", None)
     plain = weight_format.pack(100, 256, iter([weight]))
     for name, array in plain.arrays.items():
         assert native.arrays[name].tobytes() == array.tobytes()
@@ -106,15 +103,14 @@ def test_bfloat16_blocks_are_packed_as_their_values() -> None:
     for weight_format in (Int8(), Int4.of(32)):
         narrow = weight_format.pack(20, 64, iter([weight]))
         wide = weight_format.pack(20, 64, iter([weight.astype(np.float32)]))
-        assert narrow.arrays["weight"].tobytes() == wide.arrays["weight"].tobytes()
+        assert narrow.arrays["codes"].tobytes() == wide.arrays["codes"].tobytes()
 
 
 def test_zero_points_move_the_codes() -> None:
-    packed = Int4.of(32).empty(16, 32, zeros=True)
     codes = np.random.default_rng(0).integers(0, 16, (16, 32), np.uint8)
     zero = np.arange(16, dtype=np.uint8)[:, None]
-    packed.fill(0, codes, np.full((16, 1), 0.5, np.float16), zero)
-    rows = packed.rows(np.arange(16, dtype=np.int32))
+    scales = np.full((16, 1), 0.5, np.float16)
+    rows = Int4.of(32).decode({"codes": codes, "scales": scales, "zeros": zero}, 32)
     assert (rows == (codes.astype(np.float32) - zero) * 0.5).all()
 
 
@@ -136,7 +132,7 @@ def test_bad_weights_are_refused_with_a_sentence(weight_format: Int8 | Int4) -> 
         weight_format.pack(20, 64, iter([broken[:10], broken[10:]]))
     with pytest.raises(ModelError, match="only 10 of 20 rows"):
         weight_format.pack(20, 64, iter([broken[:10]]))
-    with pytest.raises(ModelError, match="more than 5 rows"):
+    with pytest.raises(ModelError, match="do not fit at row 0"):
         weight_format.pack(5, 64, iter([broken[:10]]))
     with pytest.raises(ModelError, match="do not fit at row 0"):
         weight_format.pack(20, 32, iter([broken[:10]]))
@@ -173,13 +169,9 @@ def test_a_huge_activation_costs_the_other_inputs_of_its_group_little() -> None:
     exact = x.astype(np.float64) @ weight.T.astype(np.float64)
     rotated = Int8().pack(64, 256, iter([weight]))
     codes, scale = quantise(weight)
-    by_output = Int8(0).empty(64, 256)
-    by_output.fill(0, codes.astype(np.int8), scale[:, 0])
-
-    def error(packed: Int8Linear) -> float:
-        return float(np.square(packed.matmul(x) - exact).mean())
-
-    assert error(rotated) < error(by_output) / 5
+    by_output = Int8(0).matmul({"codes": codes.astype(np.int8), "scales": scale}, x)
+    error = np.square(rotated.matmul(x) - exact).mean()
+    assert error < np.square(by_output - exact).mean() / 5
 
 
 @pytest.mark.parametrize("inputs", [1, 63, 64, 65, 200])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
@@ -17,50 +15,21 @@ from ockham.core import registry
 from ockham.core.arrays import Array, Floats
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.seams import Arithmetic, Linear
-from ockham.kernels.memory import allocate_array
+from ockham.core.seams import Arithmetic, Field, Values
 from ockham.kernels.native import core
 from ockham.model.loading import LoadedModel, load_model
-from ockham.weights.blocks import fill
+from ockham.weights.by_rows import ByRows
 
 LEVELS = np.linspace(-1, 1, 16, dtype=np.float32)
 GROUPS = (32, 64)
-
-
-class TableLinear:
-    """One of 16 levels times its group's scale: uint8 (N, K / 2), float16 (N, G)."""
-
-    format = "table16"
-
-    def __init__(self, out_features: int, in_features: int, group: int) -> None:
-        self.out_features, self.in_features, self.group = out_features, in_features, group
-        self.arrays: dict[str, Array] = {
-            "weight": allocate_array((out_features, in_features // 2), np.uint8),
-            "scale": allocate_array((out_features, in_features // group), np.float16),
-        }
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays.values())
-
-    def matmul(self, x: Floats) -> Floats:
-        product: Floats = x @ self.rows(np.arange(self.out_features, dtype=np.int32)).T
-        return product
-
-    def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
-        both = self.arrays["weight"][ids]
-        codes = np.stack([both & 15, both >> 4], axis=-1).reshape(len(ids), -1, self.group)
-        scale = self.arrays["scale"][ids].astype(np.float32)
-        values: Floats = LEVELS[codes] * scale[:, :, None]
-        return values.reshape(len(ids), -1)
 
 
 class Options(msgspec.Struct, frozen=True):
     group: int = 64
 
 
-class Table16:
-    """Sixteen fixed levels."""
+class Table16(ByRows):
+    """Sixteen fixed levels, and a scale for each group."""
 
     name: ClassVar[str] = "table16"
     activations: ClassVar[str] = "float32"
@@ -78,31 +47,30 @@ class Table16:
             raise ValueError(f"its group is {group!r}")
         return cls(Options(group))
 
-    @classmethod
-    def group_of(cls, linear: Linear) -> int:
-        return linear.in_features // int(linear.arrays["scale"].shape[1])
-
-    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> TableLinear:
-        self.packed_bytes(out_features, in_features)
-        return TableLinear(out_features, in_features, self.group)
-
-    def packed_bytes(self, out_features: int, in_features: int) -> int:
+    def fields(self, in_features: int, zeros: bool = False) -> dict[str, Field]:
         if in_features % self.group:
             raise ModelError(f"{in_features} inputs cannot be cut into groups of {self.group}.")
-        return out_features * (in_features // 2 + 2 * in_features // self.group)
+        groups = in_features // self.group
+        return {
+            "codes": Field("uint8", (in_features,), 4),
+            "scales": Field("float16", (groups,), 16),
+        }
 
-    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> TableLinear:
-        rows = np.empty((out_features, in_features), np.float32)
-        fill(rows, blocks)
-        groups = rows.reshape(out_features, -1, self.group)
-        scale = np.abs(groups).max(-1).astype(np.float16)
-        wide = np.maximum(scale.astype(np.float32), np.float32(1e-9))[:, :, None]
+    def encode(self, rows: Array) -> Values:
+        groups = rows.astype(np.float32).reshape(len(rows), -1, self.group)
+        scales = np.abs(groups).max(-1).astype(np.float16)
+        wide = np.maximum(scales.astype(np.float32), np.float32(1e-9))[:, :, None]
         codes = np.abs(groups[..., None] / wide[..., None] - LEVELS).argmin(-1).astype(np.uint8)
-        pairs = codes.reshape(out_features, -1, 2)
-        packed = self.empty(out_features, in_features)
-        packed.arrays["weight"][:] = pairs[..., 0] | pairs[..., 1] << 4
-        packed.arrays["scale"][:] = scale
-        return packed
+        return {"codes": codes.reshape(rows.shape), "scales": scales}
+
+    def matmul(self, values: Values, x: Floats) -> Floats:
+        product: Floats = x @ self.decode(values, x.shape[1]).T
+        return product
+
+    def decode(self, values: Values, in_features: int) -> Floats:
+        codes = values["codes"].reshape(*values["scales"].shape, self.group)
+        weights: Floats = LEVELS[codes] * values["scales"].astype(np.float32)[:, :, None]
+        return weights.reshape(len(codes), in_features)
 
 
 @pytest.fixture(autouse=True)
@@ -148,8 +116,6 @@ def test_an_unknown_name_is_refused_before_the_model_is_looked_for() -> None:
 
 
 @pytest.mark.skipif(core is None, reason="the native core was not built")
-def test_without_a_kernel_the_native_core_says_so() -> None:
-    from ockham.kernels.cpu_linear import native_matrix
-
-    with pytest.raises(ConfigError, match="no kernels for weights in 'table16', only for fp32, "):
-        native_matrix(Table16().empty(16, 64), core.ThreadPool(1))
+def test_without_a_kernel_the_native_core_says_so_before_weights_are_read() -> None:
+    with pytest.raises(ConfigError, match="no kernels for weights in 'table16', only for bf16, "):
+        load("lab", "table16", "cpu")

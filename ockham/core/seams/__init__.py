@@ -99,12 +99,16 @@ from ockham.core.seams.tiers import (
 from ockham.core.seams.weights import (
     Arithmetic,
     BlockFormat,
+    Field,
+    FillableLinear,
     FittedFormat,
     Format,
+    Layout,
     Linear,
     MixedFormat,
     QuantisedFormat,
     Role,
+    Values,
 )
 
 __all__ = [
@@ -128,6 +132,8 @@ __all__ = [
     "Drop",
     "EXPECTED",
     "Fetch",
+    "Field",
+    "FillableLinear",
     "Finish",
     "FittedFormat",
     "Floats",
@@ -143,6 +149,7 @@ __all__ = [
     "Ints",
     "Keep",
     "Keeping",
+    "Layout",
     "Likely",
     "Linear",
     "LoadSmall",
@@ -177,6 +184,7 @@ __all__ = [
     "Splice",
     "Target",
     "Tiers",
+    "Values",
     "Wants",
     "Wish",
 ]

@@ -1,8 +1,10 @@
-"""How a matrix of weights is stored and multiplied: `Format`, and `Linear`, what it packs."""
+"""What a matrix of weights means, how it is laid out, and what comes of that: `Format`, `Layout`,
+`Linear`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -20,8 +22,23 @@ Arithmetic = Literal["fp32", "bf16", "int8"]
 """What a product multiplies, as the native core's rates name it."""
 
 
+Values = dict[str, Array]
+"""Consecutive rows of a matrix as a format stores them: arrays by field, whose first axis are the
+rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a format stores of one row under one name. `bits` are those that a value needs, where
+    its dtype has more."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    bits: int
+
+
 class Linear(Protocol):
-    """A weight matrix (out_features, in_features) as some format stores it."""
+    """A weight matrix (out_features, in_features) in some format, as some layout holds it."""
 
     format: str
     out_features: int
@@ -29,7 +46,7 @@ class Linear(Protocol):
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """The stored arrays by name, as the format's docstring lays them out."""
+        """The stored arrays by name, as the layout has them."""
         ...
 
     @property
@@ -38,9 +55,8 @@ class Linear(Protocol):
         ...
 
     def matmul(self, x: Floats) -> Floats:
-        """x (M, in_features) times the transposed matrix: (M, out_features), accumulated in fp32.
-
-        This is the format's meaning: the plain twin that compiled kernels are tested against."""
+        """x (M, in_features) times the transposed matrix: (M, out_features), accumulated in
+        fp32."""
         ...
 
     def rows(self, ids: npt.NDArray[np.int32]) -> Floats:
@@ -48,24 +64,34 @@ class Linear(Protocol):
         ...
 
 
+class FillableLinear(Linear, Protocol):
+    """A matrix whose rows are stored one piece after another. `group` and `zeros` are what
+    `Layout.blank` was asked for."""
+
+    group: int
+    zeros: bool
+
+    def fill(self, first: int, values: Values) -> None:
+        """Store rows from `first` on, as the format encoded them."""
+        ...
+
+
 class Format(Protocol):
-    """How a linear layer's weights are stored and multiplied.
+    """What a linear layer's weights mean: which values are stored, and what a product with them is.
 
-    `activations` is the precision in which the input enters the product; it is part of the
-    format's definition, because it decides the result. `arithmetic` is what its products run on.
-    `dtype` is the dtype whose values the format holds one by one, as `EngineConfig.dtype` names it,
-    which then picks the format; None for a format that quantises.
-
-    A packed matrix of the format lies in a file as its arrays, of shapes that follow from its
-    shape, from `group`, and from whether it has zero points (an array "zero"). `group` is the
-    number of inputs that share a scale, where matrices of the format differ in it, and else 0. The
-    native core multiplies matrices of a format by the kernels of the kind that bears its name.
-    """
+    A format knows no backend: each lays the values out for itself (`Layout`). `activations` is the
+    precision in which the input enters the product; it is part of the format's definition, because
+    it decides the result. `arithmetic` is what its products run on. `dtype` is the dtype whose
+    values the format holds one by one, as `EngineConfig.dtype` names it, which then picks the
+    format; None for a format that quantises. `group` is the number of inputs that share a scale,
+    where matrices of the format differ in it."""
 
     name: ClassVar[str]
-    activations: ClassVar[str]
     arithmetic: ClassVar[Arithmetic]
     dtype: ClassVar[str | None]
+
+    @property
+    def activations(self) -> str: ...
 
     @property
     def group(self) -> int: ...
@@ -75,27 +101,69 @@ class Format(Protocol):
         """The format whose matrices have this group. Raises ValueError if there is none."""
         ...
 
-    @classmethod
-    def group_of(cls, linear: Linear) -> int:
-        """The group of a packed matrix of this format, read off its arrays."""
+    def fields(self, in_features: int, zeros: bool = False) -> dict[str, Field]:
+        """What is stored of a row, with zero points where asked. Raises ModelError for a number of
+        inputs that the format cannot have."""
         ...
 
-    def empty(self, out_features: int, in_features: int, zeros: bool = False) -> Linear:
-        """A matrix of zeroed arrays, in panels where the format has them, of which no page is
-        touched yet; with zero points where asked. Raises ModelError as `packed_bytes` does."""
+    def encode(self, rows: Array) -> Values:
+        """Rows of finite floats (rows, in_features), of any dtype, as they are stored. Raises
+        ModelError for values that the format cannot hold."""
         ...
 
-    def packed_bytes(self, out_features: int, in_features: int) -> int:
-        """Bytes that a packed matrix of this shape takes. Raises ModelError for a shape that the
-        format cannot have."""
+    def matmul(self, values: Values, x: Floats) -> Floats:
+        """x (M, in_features) times the transposed rows: (M, rows), accumulated in fp32.
+
+        This is the format's meaning: the plain twin that compiled kernels are tested against."""
         ...
 
-    def pack(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> Linear:
+    def decode(self, values: Values, in_features: int) -> Floats:
+        """The rows as fp32: (rows, in_features)."""
+        ...
+
+    def pack(
+        self,
+        out_features: int,
+        in_features: int,
+        blocks: Iterable[Array],
+        layout: Layout = ...,
+    ) -> FillableLinear:
         """Pack a matrix that comes as consecutive blocks of rows, in the checkpoint's dtype.
 
         Blocks are consumed one at a time, so that weights are never held twice. Raises ModelError
         if they do not add up to the shape, or hold NaN or infinity.
         """
+        ...
+
+
+class Layout(Protocol):
+    """How a backend lays out matrices. `name` has a version: what lies in a file names it.
+
+    `multiple`: rows are filled by so many at a time, and a matrix is padded to whole multiples.
+    `cached` says that laying out takes long enough to be done once and kept.
+    """
+
+    name: str
+    multiple: int
+    cached: bool
+
+    def holds(self, format_name: str) -> bool:
+        """Whether matrices of a format can be laid out."""
+        ...
+
+    def nbytes(
+        self, weight_format: Format, out_features: int, in_features: int, zeros: bool = False
+    ) -> int:
+        """Bytes that a matrix takes. Raises as `blank` does."""
+        ...
+
+    def blank(
+        self, weight_format: Format, out_features: int, in_features: int, zeros: bool = False
+    ) -> FillableLinear:
+        """A matrix of zeroed arrays, of which no page is touched yet; with zero points where asked.
+
+        Raises ModelError for a shape that the format cannot have, and ConfigError for a format that
+        this layout cannot hold."""
         ...
 
 
@@ -117,7 +185,7 @@ class FittedFormat(Format, Protocol):
         needless."""
         ...
 
-    def fit(self, rows: Floats, moments: Floats) -> Linear:
+    def fit(self, rows: Floats, moments: Floats, layout: Layout = ...) -> Linear:
         """Pack weights (N, K) for inputs x whose second moments are the sum of x^T x: (K, K).
 
         Raises ModelError for moments that are not finite, and weights that it cannot hold."""
@@ -132,16 +200,13 @@ class QuantisedFormat(Format, Protocol):
         """The format with the settings that hold every value of such a matrix exactly, or None."""
         ...
 
-    def adopted_bytes(self, out_features: int, in_features: int, encoding: Encoding) -> int:
-        """Bytes that an adopted matrix of this shape takes."""
-        ...
-
     def adopt(
         self,
         out_features: int,
         in_features: int,
         encoding: Encoding,
         blocks: Iterable[QuantisedRows],
+        layout: Layout = ...,
     ) -> Linear:
         """Take over a matrix that comes as consecutive blocks of rows, changing no value.
 
@@ -155,7 +220,13 @@ class QuantisedFormat(Format, Protocol):
 class BlockFormat(Format, Protocol):
     """A format that takes over one block type of GGUF files, as it is."""
 
-    def adopt(self, out_features: int, in_features: int, blocks: Iterable[BlockRows]) -> Linear:
+    def adopt(
+        self,
+        out_features: int,
+        in_features: int,
+        blocks: Iterable[BlockRows],
+        layout: Layout = ...,
+    ) -> Linear:
         """Take over a matrix that comes as consecutive blocks of rows, changing no value.
 
         Raises ModelError if they do not add up to the shape, or hold scales that are not finite.

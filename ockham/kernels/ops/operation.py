@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from ockham.core.arrays import Floats
 from ockham.core.cost import OperationCost, ProductCost, Sublayer
+from ockham.core.registry import find, option_names
 from ockham.core.seams import Linear
 
 
@@ -110,6 +111,8 @@ def products_of(
 
 
 def kernel_of(linear: Linear) -> str:
-    """The kind of kernel that multiplies with a matrix: its format, and its group if it has one."""
+    """The kind of kernel that multiplies with a matrix: its format, and its group where that may be
+    chosen."""
     group = getattr(linear, "group", 0)
-    return f"{linear.format}:{group}" if group else linear.format
+    chosen = group and "group" in option_names(find("format", linear.format).options)
+    return f"{linear.format}:{group}" if chosen else linear.format

@@ -7,10 +7,11 @@ from collections.abc import Sequence, Sized
 import numpy as np
 
 from ockham.core.arrays import Floats, Ints, Longs
-from ockham.core.seams import AdapterDtype, LowRank
+from ockham.core.seams import AdapterDtype, Layout, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels import sampling
 from ockham.kernels.base import Executor, GroupLayout, Planes, Run
+from ockham.kernels.layouts import ROWS
 from ockham.kernels.ops import AttentionInput, Program, Rope
 from ockham.kernels.reference.adapters import ReferenceAdapter
 from ockham.kernels.reference.formulas import rotate, rotation
@@ -113,7 +114,7 @@ class ReferenceBackend:
     """All operations over NumPy arrays."""
 
     name = "reference"
-    panels = False
+    layout: Layout = ROWS
 
     def numerics(self) -> str:
         return f"reference-1/numpy-{np.__version__}"

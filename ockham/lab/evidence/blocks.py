@@ -13,6 +13,7 @@ import numpy as np
 from ockham.core.quantised import BlockRows
 from ockham.core.registry import techniques
 from ockham.kernels.cores import allowed_cores
+from ockham.kernels.cpu_layout import in_panels
 from ockham.lab.evidence.bench import Bench
 from ockham.lab.evidence.recipe import Measure, evidence
 from ockham.lab.evidence.row import Row
@@ -20,7 +21,7 @@ from ockham.lab.kernels.limits import Limits
 from ockham.lab.kernels.products import cold_matrices
 from ockham.lab.statistics import paired_ratio
 from ockham.weights.block_format import BlockFormat
-from ockham.weights.block_layout import BlockLayout
+from ockham.weights.block_shape import BlockShape
 from ockham.weights.fp32 import Fp32
 
 OUTPUTS, INPUTS = 2048, 2048
@@ -31,41 +32,40 @@ GGML = (
 )
 
 
-def random_rows(layout: BlockLayout, outputs: int, inputs: int, seed: int) -> BlockRows:
+def random_rows(shape: BlockShape, outputs: int, inputs: int, seed: int) -> BlockRows:
     """Rows with random codes, and scales that give weights of about a hundredth."""
     rng = np.random.default_rng(seed)
-    blocks = inputs // layout.inputs
-    factors = (outputs, inputs // layout.group) if layout.group else (0, 0)
-    lowest = -32 if layout.signed else 1
+    blocks = inputs // shape.inputs
+    factors = (outputs, inputs // shape.group) if shape.group else (0, 0)
+    lowest = -32 if shape.signed else 1
 
     def halves() -> np.ndarray[tuple[int, int], np.dtype[np.float16]]:
-        size = 0.02 / (1 << layout.bits) / (16 if layout.group else 1)
+        size = 0.02 / (1 << shape.bits) / (16 if shape.group else 1)
         return rng.uniform(size / 2, size, (outputs, blocks)).astype(np.float16)
 
     return BlockRows(
-        codes=rng.integers(0, 1 << layout.bits, (outputs, inputs)).astype(np.uint8),
+        codes=rng.integers(0, 1 << shape.bits, (outputs, inputs)).astype(np.uint8),
         scales=halves(),
-        minima=halves() if layout.minima else None,
-        group_scales=rng.integers(lowest, 32, factors).astype(
-            np.int8 if layout.signed else np.uint8
-        )
-        if layout.group
+        minima=halves() if shape.minima else None,
+        group_scales=rng.integers(lowest, 32, factors).astype(np.int8 if shape.signed else np.uint8)
+        if shape.group
         else None,
         group_minima=rng.integers(0, 32, factors).astype(np.uint8)
-        if layout.group and layout.minima
+        if shape.group and shape.minima
         else None,
     )
 
 
 def _measure(name: str, cls: type[BlockFormat]) -> Measure:
     def measure(bench: Bench) -> Row:
-        rows = random_rows(cls.layout, OUTPUTS, INPUTS, bench.seed)
-        held = cls().adopt(OUTPUTS, INPUTS, [rows])
-        values = held.rows(np.arange(OUTPUTS, dtype=np.int32))
-        widened = Fp32().pack(OUTPUTS, INPUTS, [values])
+        rows = random_rows(cls.shape, OUTPUTS, INPUTS, bench.seed)
+        plain = cls().adopt(OUTPUTS, INPUTS, [rows])
+        held = in_panels(plain)
+        values = plain.rows(np.arange(OUTPUTS, dtype=np.int32))
+        widened = in_panels(Fp32().pack(OUTPUTS, INPUTS, [values]))
         x = np.random.default_rng(bench.seed).standard_normal((4, INPUTS)).astype(np.float32)
         right = x.astype(np.float64) @ values.astype(np.float64).T
-        error = float(np.linalg.norm(held.matmul(x) - right) / np.linalg.norm(right))
+        error = float(np.linalg.norm(plain.matmul(x) - right) / np.linalg.norm(right))
         limits = Limits(allowed_cores())
         sides = [cold_matrices([linear], limits) for linear in (widened, held)]
         seconds: tuple[list[float], list[float]] = ([], [])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ockham.core.registry import techniques
 from ockham.lab.evidence.bench import Bench, greedy, requests, run
 from ockham.lab.evidence.fidelity import fidelity_of
 from ockham.lab.evidence.real_model import MISSING, NAME, real_fidelity
 from ockham.lab.evidence.recipe import Measure, evidence
 from ockham.lab.evidence.row import Row
+from ockham.weights.block_format import BlockFormat
 
 CLAIMS = {
     "fp32": "",
@@ -51,5 +53,6 @@ def _real_facts(bench: Bench, name: str) -> dict[str, object]:
     return {"real_model": NAME, "real_fidelity": plain, "twin_fidelity": twin}
 
 
-for _name in ("fp32", "bf16", "int8", "int4"):
-    evidence("format", _name)(_measure(_name, exact=_name in ("fp32", "bf16")))
+for _technique in techniques("format"):
+    if not issubclass(_technique.cls, BlockFormat):  # which are in blocks.py
+        evidence("format", _technique.name)(_measure(_technique.name, _technique.exact))

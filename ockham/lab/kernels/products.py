@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ockham.core.arrays import Array
 from ockham.core.registry import find
 from ockham.core.seams import Format, Linear
-from ockham.kernels.cpu_linear import native_matrix
-from ockham.kernels.memory import allocate_array
+from ockham.kernels.cpu_layout import in_panels, native_matrix
 from ockham.kernels.native import core
 from ockham.kernels.ops import Program, kernel_of
 from ockham.lab.kernels.limits import COLD_BYTES, Limits
@@ -23,16 +20,6 @@ if TYPE_CHECKING:
 
 MOST_COPIES = 2048
 """Of a small matrix no more are made, even if caches hold them all."""
-
-
-@dataclass(slots=True)
-class PackedCopy:
-    """A packed matrix's arrays in memory of their own, as the native core takes them."""
-
-    format: str
-    out_features: int
-    in_features: int
-    arrays: dict[str, Array]
 
 
 def label(linear: Linear) -> str:
@@ -98,15 +85,10 @@ def cold_matrices(linears: Sequence[Linear], limits: Limits) -> ColdMatrices:
     """Views of some of the matrices, and copies where they are fewer than the caches hold."""
     found: list[_cpu.Matrix] = []
     for linear in linears:
-        found.append(native_matrix(linear, limits.pool))
+        found.append(native_matrix(linear))
         if len(found) * linear.nbytes > COLD_BYTES:
             return ColdMatrices(found, limits)
-    first = linears[0]
+    first = in_panels(linears[0])
     while len(found) * first.nbytes <= COLD_BYTES and len(found) < MOST_COPIES:
-        arrays = {}
-        for name, array in first.arrays.items():
-            arrays[name] = allocate_array(array.shape, array.dtype)
-            arrays[name][...] = array
-        copy = PackedCopy(first.format, first.out_features, first.in_features, arrays)
-        found.append(native_matrix(copy, limits.pool))  # type: ignore[arg-type]
+        found.append(first.copied().native)
     return ColdMatrices(found, limits)

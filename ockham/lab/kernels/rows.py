@@ -13,7 +13,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Linear
 from ockham.core.step import Step
 from ockham.kernels.cpu import CpuBackend
-from ockham.kernels.cpu_linear import native_matrix
+from ockham.kernels.cpu_layout import native_matrix
 from ockham.kernels.native import core
 from ockham.kernels.ops import AttentionInput, Embed, FeedForward, Head, Program, Route
 from ockham.kernels.sampling import Draw
@@ -82,7 +82,7 @@ def _norms(program: Program, limits: Limits, rows: Sequence[int]) -> Iterator[Ca
         if norm is not None:
             readers[f"{linear.in_features} for {linear.format}"] = linear
     for shape, linear in readers.items():
-        matrix = native_matrix(linear, limits.pool)
+        matrix = native_matrix(linear)
         for count in rows:
             values = count * linear.in_features
             operations = NORM_OPERATIONS * values
@@ -126,7 +126,7 @@ def _gates(program: Program, limits: Limits, rows: Sequence[int]) -> Iterator[Ca
     layers = [op for op in program.ops if isinstance(op, FeedForward)]
     kinds = {f"{op.activation}, {op.down.in_features} for {op.down.format}": op for op in layers}
     for shape, op in kinds.items():
-        matrix, silu = native_matrix(op.down, limits.pool), op.activation == "silu"
+        matrix, silu = native_matrix(op.down), op.activation == "silu"
         for count in rows:
             values = count * op.down.in_features
             operations = GATE_OPERATIONS * values

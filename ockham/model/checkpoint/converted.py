@@ -56,10 +56,12 @@ class ConvertedSource:
 
     def measure(self, packer: Packer) -> PackedScale:
         self._refuse_another(packer)
+        self._refuse_layout(packer)
         return PackedScale(self._packed)
 
     def load(self, packer: Packer) -> PackedLoader:
         self._refuse_another(packer)
+        self._refuse_layout(packer)
         return PackedLoader(self._packed, self._digest)
 
     def close(self) -> None:
@@ -70,4 +72,13 @@ class ConvertedSource:
             raise ConfigError(
                 f"{self.directory} was converted to {self.quantised_as or 'what it held'}; it "
                 f"cannot be loaded as {packer.asked.name}. Convert the original to that."
+            )
+
+    def _refuse_layout(self, packer: Packer) -> None:
+        own = self._packed.matrix_layout
+        if packer.layout.name != own.name:
+            raise ConfigError(
+                f"{self.directory} holds weights in the layout {own.name!r}, and this backend "
+                f"reads {packer.layout.name!r}. Choose the backend that it was converted for, or "
+                "load the original."
             )

@@ -138,7 +138,7 @@ class Scale:
     def _piece(self, parts: Sequence[Part], packing: Packing) -> Linear:
         rows, columns = matrix_shape(parts)
         try:
-            nbytes = packing.packed_bytes(rows, columns)
+            nbytes = self._packer.layout.nbytes(packing.format, rows, columns, packing.zeros)
         except ModelError as error:
             raise ModelError(f"tensor {parts[0].name!r}: {error}") from None
         self.bytes += nbytes
@@ -175,7 +175,7 @@ class Loader:
     """Reads every tensor once, in blocks of rows, and packs it."""
 
     def __init__(self, source: TensorSource, packer: Packer) -> None:
-        self.packed = PackedWeights()
+        self.packed = PackedWeights(packer.layout)
         self.mapped: list[Array] = []
         self._source = source
         self._packer = packer
@@ -195,14 +195,14 @@ class Loader:
 
     def _piece(self, parts: Sequence[Part], packing: Packing) -> Linear:
         rows, columns = matrix_shape(parts)
-        reading = _Reading(self._source, parts)
+        reading, layout = _Reading(self._source, parts), self._packer.layout
         try:
             if packing.blocks is not None:
-                return packing.blocks.adopt(rows, columns, reading.blocks())
+                return packing.blocks.adopt(rows, columns, reading.blocks(), layout)
             if packing.holder is not None and packing.encoding is not None:
                 quantised = reading.quantised()
-                return packing.holder.adopt(rows, columns, packing.encoding, quantised)
-            return packing.format.pack(rows, columns, reading.floats())
+                return packing.holder.adopt(rows, columns, packing.encoding, quantised, layout)
+            return packing.format.pack(rows, columns, reading.floats(), layout)
         except ModelError as error:
             raise reading.named(error) from None
 

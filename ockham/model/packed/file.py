@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ockham.core.arrays import Array, Floats
-from ockham.core.errors import ModelError
-from ockham.core.seams import Linear, Role
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.seams import Layout, Linear, Role
 from ockham.kernels.cores import allowed_cores
+from ockham.kernels.layouts import find_layout
 from ockham.kernels.memory import as_bytes
 from ockham.model.files.safetensors import SafetensorsFile, Tensor
 from ockham.model.files.untrusted import parse_json
@@ -24,6 +25,7 @@ from ockham.model.packed.digest import BLOCK_BYTES, array_digest, block_sums, we
 from ockham.model.packed.layout import (
     DTYPES,
     PADDING,
+    UNNAMED_LAYOUT,
     PackedWeights,
     array_facts,
     key_of,
@@ -43,11 +45,13 @@ class PackedFile:
     """An open file of packed weights. `again` says what to do if it is damaged."""
 
     def __init__(self, path: Path, again: str) -> None:
-        """Raises ModelError if it is missing or its header is damaged."""
+        """Raises ModelError if it is missing, its header is damaged, or nothing here reads its
+        layout."""
         self.path = path
         self.again = again
         self.file = SafetensorsFile(path)
         try:
+            self.matrix_layout = self._find_layout()
             self.matrices = self._read_matrices()
         except BaseException:
             self.file.close()
@@ -77,8 +81,8 @@ class PackedFile:
                 f"{list(shape)}."
             )
         try:
-            blank = stored.blank()
-        except ModelError as error:
+            blank = stored.blank(self.matrix_layout)
+        except (ModelError, ConfigError) as error:
             raise ModelError(f"tensor {key!r} of {self.path}: {error}") from None
         tensors = {
             name: self.tensor(f"{key}/{name}", array) for name, array in blank.arrays.items()
@@ -141,6 +145,16 @@ class PackedFile:
     def _missing(self, name: str) -> ModelError:
         return ModelError(f"the packed weights {self.path} have no tensor {name!r}; {self.again}.")
 
+    def _find_layout(self) -> Layout:
+        name = self.file.metadata.get("layout", UNNAMED_LAYOUT)
+        found = find_layout(name)
+        if found is None:
+            raise ModelError(
+                f"{self.path} holds weights in the layout {name!r}, which this Ockham does not "
+                f"read here; {self.again}."
+            )
+        return found
+
     def _read_matrices(self) -> dict[str, StoredMatrix]:
         try:
             records = parse_json(
@@ -201,7 +215,7 @@ class PackedLoader:
     def __init__(self, file: PackedFile, digest: str) -> None:
         """Raises ModelError if the file's weights have another digest: it is damaged."""
         file.check(digest)
-        self.packed = PackedWeights()
+        self.packed = PackedWeights(file.matrix_layout)
         self.mapped: list[Array] = []
         self._file = file
         self._digest = digest

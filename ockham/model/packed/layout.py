@@ -1,13 +1,13 @@
 """Packed weights by name, and how they lie in a file.
 
 `ockham convert` and the cache of packed weights write a safetensors file that holds, for each
-matrix that the compiler asks for, its arrays as the format's docstring lays them out, in panels:
-`KEY/weight`, `KEY/scale`, `KEY/zero`; and each vector as `KEY/vector`, float32, as it is used (with
-the offset of its norm). KEY names the tensors of the original checkpoint that were packed together,
-joined by +, with [start:stop] where only some of their rows were taken. `__metadata__` has under
-"matrices" what else must be known of each (`StoredMatrix`). Every array starts at a multiple of
-ALIGNMENT, so that it can be mapped; what lies between is a tensor named `__padding__/N`.
-"""
+matrix that the compiler asks for, its arrays as a backend lays them out, such as `KEY/weight`,
+`KEY/scale`, `KEY/zero`; and each vector as `KEY/vector`, float32, as it is used (with the offset of
+its norm). KEY names the tensors of the original checkpoint that were packed together, joined by +,
+with [start:stop] where only some of their rows were taken. `__metadata__` has under "matrices" what
+else must be known of each (`StoredMatrix`), and under "layout" the name of the layout. Every array
+starts at a multiple of ALIGNMENT, so that it can be mapped; what lies between is a tensor named
+`__padding__/N`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,28 @@ from typing import Any
 
 from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
+from ockham.core.seams import Layout as MatrixLayout
 from ockham.core.seams import Linear
 from ockham.kernels.native import core, packing_pool
 from ockham.model.packed.digest import digest_of, weights_digest
 from ockham.model.program.weights import Part
-from ockham.weights.stored import StoredMatrix, stored_arrays, stored_matrix, turn_into_panels
+from ockham.weights.stored import StoredMatrix, stored_matrix
 
 METHOD = "ockham"
 """quant_method of a converted directory's config.json, and the format of the file's metadata."""
 
 VERSION = 3
-"""Raised whenever the layout of the file or of any format changes."""
+"""Raised whenever the layout of the file changes. How arrays are laid out is named by the file."""
+
+UNNAMED_LAYOUT = "cpu-1"
+"""The layout of files that name none: the only one there was when they were written."""
 
 ALIGNMENT = 4096
 """A page of memory."""
 
 PADDING = "__padding__/"
 
-DTYPES = {"uint8": "U8", "float16": "F16", "float32": "F32", "bfloat16": "BF16"}
+DTYPES = {"uint8": "U8", "int8": "I8", "float16": "F16", "float32": "F32", "bfloat16": "BF16"}
 """NumPy's name of an array's dtype -> that of safetensors."""
 
 
@@ -54,9 +58,11 @@ def vector_key(parts: Sequence[tuple[str, int]]) -> str:
 
 
 class Layout:
-    """Which arrays a file holds, in order, and where."""
+    """Which arrays a file holds, in order, and where; `matrix_layout` names how those of matrices
+    are laid out."""
 
-    def __init__(self) -> None:
+    def __init__(self, matrix_layout: str) -> None:
+        self.matrix_layout = matrix_layout
         self.matrices: dict[str, StoredMatrix] = {}
         self.entries: dict[str, dict[str, Any]] = {}
         self.nbytes = 0
@@ -77,7 +83,12 @@ class Layout:
     def header(self) -> bytes:
         """The header, padded: the data follow."""
         records = {key: matrix.record() for key, matrix in self.matrices.items()}
-        metadata = {"format": METHOD, "version": str(VERSION), "matrices": json.dumps(records)}
+        metadata = {
+            "format": METHOD,
+            "version": str(VERSION),
+            "layout": self.matrix_layout,
+            "matrices": json.dumps(records),
+        }
         header = json.dumps({"__metadata__": metadata, **self.entries}).encode()
         header += b" " * (-(8 + len(header)) % ALIGNMENT)
         return len(header).to_bytes(8, "little") + header
@@ -108,30 +119,27 @@ class Layout:
 
 
 class PackedWeights:
-    """Matrices and vectors as a loader packed them, by key, in the order of packing."""
+    """Matrices and vectors as a loader packed them, by key, in the order of packing; all matrices
+    in one layout."""
 
-    def __init__(self) -> None:
+    def __init__(self, matrix_layout: MatrixLayout) -> None:
+        self.matrix_layout = matrix_layout.name
         self.matrices: dict[str, Linear] = {}
         self.vectors: dict[str, Floats] = {}
         self._matrix_facts: dict[str, list[Any]] = {}
         self._array_facts: dict[str, list[Any]] = {}
 
-    def turn_into_panels(self) -> None:
-        """What stands in rows, as the kernels and the file want it."""
-        for linear in self.matrices.values():
-            turn_into_panels(linear)
-
     def arrays(self) -> Iterator[tuple[str, Array]]:
         """All arrays as the file holds them, in the order of its layout."""
         for key, linear in self.matrices.items():
-            for name, array in stored_arrays(linear).items():
+            for name, array in linear.arrays.items():
                 yield f"{key}/{name}", array
         for key, values in self.vectors.items():
             yield f"{key}/vector", values
 
     def layout(self) -> Layout:
         """Raises ModelError for a format that is not written to disk."""
-        layout = Layout()
+        layout = Layout(self.matrix_layout)
         for key, linear in self.matrices.items():
             layout.add_matrix(key, stored_matrix(linear), linear.arrays)
         for key, values in self.vectors.items():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ockham.core.errors import ConfigError
 from ockham.core.quantised import Encoding
 from ockham.core.registry import make, techniques
-from ockham.core.seams import BlockFormat, Format, MixedFormat, QuantisedFormat, Role
+from ockham.core.seams import BlockFormat, Format, Layout, MixedFormat, QuantisedFormat, Role
+from ockham.kernels.layouts import ROWS
 
 STORED = "stored"
 """The quantization that takes every matrix as the checkpoint has it, as naming none does."""
@@ -69,10 +71,10 @@ class Packing:
         """Whether the format holds every value of all dtypes and encodings."""
         return self.format.dtype == WIDEST
 
-    def packed_bytes(self, out_features: int, in_features: int) -> int:
-        if self.holder is not None and self.encoding is not None:
-            return self.holder.adopted_bytes(out_features, in_features, self.encoding)
-        return self.format.packed_bytes(out_features, in_features)
+    @property
+    def zeros(self) -> bool:
+        """Whether the matrix has zero points."""
+        return self.holder is not None and self.encoding is not None and self.encoding.zeros
 
     def describe(self) -> str:
         """What decides the product's bits besides the values."""
@@ -83,11 +85,13 @@ class Packing:
 class Packer:
     """Decides by how a matrix is stored. `asked` is the quantization that the user named, if any;
     `plain` the format of matrices that the checkpoint did not quantise, except that where `exact`
-    those take the format of float32 of which that of bfloat16 would round values."""
+    those take the format of float32 of which that of bfloat16 would round values. `layout` is how
+    all of them are laid out."""
 
     plain: Format
     asked: Format | None = None
     exact: bool = False
+    layout: Layout = ROWS
 
     def packings(
         self, parts: Sequence[Stored], in_features: int, role: Role
@@ -140,11 +144,13 @@ def _holder(encoding: Encoding, in_features: int) -> QuantisedFormat | None:
     classes = [technique.cls for technique in techniques("format")]
     asked = [cls.holding(encoding, in_features) for cls in classes if hasattr(cls, "holding")]
     holders: list[QuantisedFormat] = [holder for holder in asked if holder is not None]
-    return min(
-        holders,
-        key=lambda holder: holder.adopted_bytes(1, in_features, encoding),
-        default=None,
-    )
+    return min(holders, key=lambda each: _row_bits(each, in_features, encoding), default=None)
+
+
+def _row_bits(weight_format: Format, in_features: int, encoding: Encoding) -> int:
+    """What a row of such a matrix needs."""
+    fields = weight_format.fields(in_features, encoding.zeros).values()
+    return sum(field.bits * math.prod(field.shape) for field in fields)
 
 
 def _common(encodings: Sequence[Encoding]) -> Encoding | None:

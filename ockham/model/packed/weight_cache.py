@@ -9,10 +9,10 @@
 
 An entry is named by the digest of its weights, so equal weights stand there once. IDENTITY stands
 for the files of a checkpoint without reading them: inode, size, start and times of change of each,
-config.json, the formats asked for, and the versions of packer and layout. Who writes to a file
-changes its times, and cannot set back the one that the system keeps; files that changed within the
-last second are not trusted, since that time has a grain. So a checkpoint that was changed is packed
-anew; one that was only moved or copied is, too, but finds its entry again by its content.
+config.json, the formats asked for, the layout, and the versions of packer and file. Who writes to a
+file changes its times, and cannot set back the one that the system keeps; files that changed within
+the last second are not trusted, since that time has a grain. So a checkpoint that was changed is
+packed anew; one that was only moved or copied is, too, but finds its entry again by its content.
 
 An entry is written to a directory of another name, its commit record last, and then renamed. It is
 checked whole whenever it is loaded: its size by the record, every byte by the digest. What a crash
@@ -58,7 +58,7 @@ from ockham.kernels.memory import as_bytes
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed.file import PackedFile
-from ockham.model.packed.layout import VERSION, PackedWeights
+from ockham.model.packed.layout import UNNAMED_LAYOUT, VERSION, PackedWeights
 
 PACKER = 2
 """Raised whenever some format packs the same weights into other bytes."""
@@ -140,13 +140,15 @@ def _without_tilde(path: Path) -> Path:
         ) from None
 
 
-def identity_of(files: Sequence[WeightsFile], facts: Mapping[str, Any]) -> str | None:
-    """What stands for the files, as said above, packed as the facts say; None if they changed so
-    lately that nothing can."""
+def identity_of(files: Sequence[WeightsFile], layout: str, facts: Mapping[str, Any]) -> str | None:
+    """What stands for the files, as said above, packed in this layout and as the facts say; None if
+    they changed so lately that nothing can."""
     identities = [file.identity() for file in files]
     if any(time.time_ns() - identity["changed_ns"] < GRAIN_NS for identity in identities):
         return None
     everything = {"files": identities, "version": VERSION, "packer": PACKER, **facts}
+    if layout != UNNAMED_LAYOUT:
+        everything["layout"] = layout
     encoded = json.dumps(everything, sort_keys=True, default=repr).encode()
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
 

@@ -16,12 +16,12 @@ from safetensors.numpy import load_file, save_file
 from ockham.cli.main import cli
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
+from ockham.kernels import backends
 from ockham.kernels.native import core
 from ockham.kernels.ops import Norm
 from ockham.model import converting
 from ockham.model.loading import LoadedModel, load_model
 from ockham.text.tokenizer import Tokenizer
-from ockham.weights import stored
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.oracle import Case
 from tests.helpers.prequantised import awq, quantise_checkpoint, random_matrix
@@ -44,8 +44,22 @@ def convert(source: Path, out: Path, quantization: str | None = None) -> Path:
     return out
 
 
+def set_layout(path: Path, layout: str | None) -> None:
+    """Change the name of the layout in a file of weights; None for none, as earlier versions
+    wrote."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"].pop("layout")
+    if layout is not None:
+        header["__metadata__"]["layout"] = layout
+    changed = json.dumps(header).encode().ljust(size)
+    assert len(changed) == size
+    path.write_bytes(data[:8] + changed + data[8 + size :])
+
+
 def arrays(model: LoadedModel) -> list[bytes]:
-    """The bytes of everything that stands in a program, floats in panels."""
+    """The bytes of everything that stands in a program."""
     found = []
 
     def visit(value: Any) -> None:
@@ -57,7 +71,6 @@ def arrays(model: LoadedModel) -> list[bytes]:
             for each in value:
                 visit(each)
         elif hasattr(value, "arrays"):
-            stored.turn_into_panels(value)
             found.extend(value.arrays[name].tobytes() for name in sorted(value.arrays))
 
     for op in model.program.ops:
@@ -89,20 +102,42 @@ def test_a_converted_model_is_bit_for_bit_what_quantising_at_load_gives(
         assert load(tmp_path / "out", quantization=quantization).numerics_id == found.numerics_id
 
 
-@pytest.mark.parametrize("quantization", ["bf16", "int4"])
-def test_without_compiled_code_the_same_bytes_are_written_and_read(
-    tmp_path: Path, quantization: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("quantization", ["bf16", "int4", None])
+def test_a_directory_of_rows_is_for_the_reference_backend(
+    tmp_path: Path, quantization: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_llama(tmp_path / "model", **SIZES)
-    native = convert(tmp_path / "model", tmp_path / "native", quantization)
-    monkeypatch.setattr(stored, "core", None)
+    monkeypatch.setattr(backends, "core", None)  # as where nothing was compiled
     plain = convert(tmp_path / "model", tmp_path / "plain", quantization)
-    name = "model.safetensors"
-    assert (native / name).read_bytes() == (plain / name).read_bytes()
-    found = load(plain, backend="reference")
-    expected = load(tmp_path / "model", quantization=quantization, backend="reference")
-    logits = zip(prompt_logits(found, PROMPTS, 4), prompt_logits(expected, PROMPTS, 4), strict=True)
-    assert all(one.tobytes() == other.tobytes() for one, other in logits)
+    found = load(plain)
+    assert found.backend.name == "reference"
+    check_same(found, load(tmp_path / "model", quantization=quantization))
+
+
+@pytest.mark.skipif(core is None, reason="the native core was not built")
+def test_a_directory_in_another_backends_layout_is_refused(tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "model", **SIZES)
+    out = convert(tmp_path / "model", tmp_path / "out", "int8")
+    with pytest.raises(ConfigError, match="in the layout 'cpu-1', and this backend reads 'rows-1'"):
+        load(out, backend="reference")
+
+
+@pytest.mark.parametrize("layout", ["cpu-2", "cuda-1"])
+def test_a_layout_that_nothing_here_reads_is_refused(tmp_path: Path, layout: str) -> None:
+    tiny_llama(tmp_path / "model", **SIZES)
+    out = convert(tmp_path / "model", tmp_path / "out", "int8")
+    set_layout(out / "model.safetensors", layout)
+    with pytest.raises(ModelError, match=f"in the layout '{layout}', which this Ockham does not"):
+        load(out)
+
+
+@pytest.mark.skipif(core is None, reason="the native core was not built")
+def test_a_directory_that_names_no_layout_is_read_as_what_it_was_then(tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "model", **SIZES)
+    out = convert(tmp_path / "model", tmp_path / "out", "int4")
+    expected = load(out)
+    set_layout(out / "model.safetensors", None)
+    check_same(load(out), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-// What the products of csrc/kernels/block_kernels.h need beside the vocabulary of simd_portable.h:
+// What the products of block_kernels.h need beside the vocabulary of simd_portable.h:
 //
 //   with_high<AT, WIDTH>(codes, plane)  4-bit codes with WIDTH more bits, which stand from bit AT on in the
 //                                       bytes of a plane (16 lanes of four bytes)
@@ -44,7 +44,7 @@ OCKHAM_INLINE I dot_pairs(I sum, I pairs, int32_t x) {
     return _mm512_dpwssd_epi32(sum, pairs, _mm512_set1_epi32(x));
 }
 
-// As Int4Block: most rows of a block, those up to which it waits for memory, and its panels.
+// As CodeBlock: most rows of a block, those up to which it waits for memory, and its panels.
 struct FlatBlock {
     static constexpr int rows = 8, waiting_rows = 3;
     static constexpr int panels(int64_t rows) { return rows <= 4 ? 1 : 2; }

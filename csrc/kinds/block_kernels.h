@@ -1,11 +1,11 @@
-// Products with matrices of blocks: see blocks.h. Included by csrc/isa/*.cpp after a
-// simd_*.h, linear_kernels.h and prepare_kernels.h.
+// Products with matrices of blocks: see blocks.h. Included after a simd_*.h.
 #pragma once
 
 #include <utility>
 
-#include "kernels/block_lanes.h"
-#include "kernels/blocks.h"
+#include "kernels/linear_kernels.h"
+#include "kinds/block_lanes.h"
+#include "kinds/blocks.h"
 
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
@@ -96,10 +96,10 @@ OCKHAM_INLINE void dot_step(I (&sum)[ROWS][PANELS], const uint8_t* step, int64_t
     }
 }
 
-// q8_0, q5_0, q4_1, q5_1: a step is a block of 32 inputs.
-template <Kind KIND>
+// Blocks of 32 inputs, one scale each: a step is a block. `Kind` has a `shape`.
+template <class Kind>
 struct Flat : FlatBlock {
-    static constexpr BlockShape shape = block_shape(KIND);
+    static constexpr BlockShape shape = Kind::shape;
 
     template <int ROWS, int PANELS>
     static void block(const Tile& tile, int64_t row, int64_t panel, Range range) {
@@ -148,14 +148,14 @@ struct Flat : FlatBlock {
     }
 };
 
-// q4_k, q5_k, q6_k: a step is a block of 256 inputs, whose sums are exact.
-template <Kind KIND>
+// Blocks of 256 inputs whose groups have factors: a step is a block, whose sums are exact.
+template <class Kind>
 struct Nested : NestedBlock {
-    static constexpr BlockShape shape = block_shape(KIND);
+    static constexpr BlockShape shape = Kind::shape;
     static constexpr int group_units = shape.scale_group / 8, step_groups = 4 / group_units;
     static constexpr int most_units = code_sum_quads(shape.bits) / 2;
     static constexpr int part_units = group_units < most_units ? group_units : most_units;
-    static constexpr int64_t words = block_offset_words(block_form(KIND));
+    static constexpr int64_t words = shape.minima ? 4 : 16;  // of PreparedInput::offsets
 
     // total[r][p] += the units of a step from FIRST on. `scales`: of the step; `offsets`: of its groups.
     template <int FIRST, int ROWS, int PANELS>
@@ -249,15 +249,18 @@ struct Nested : NestedBlock {
 
 // As walk() of linear_kernels.h, with K in whole blocks.
 template <class Format>
-static void walk_blocks(const Tile& tile, int64_t row_begin, int64_t row_end, int64_t panel_begin,
-                        int64_t panel_end) {
+static void walk_blocks(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+                        int64_t y_stride, const float* bias) {
     constexpr int most_rows = Format::rows;
-    const int64_t rows = row_end - row_begin, parts = (rows + most_rows - 1) / most_rows;
+    const int64_t row_begin = area.row_begin, rows = area.row_end - row_begin;
+    const int64_t parts = (rows + most_rows - 1) / most_rows;
+    if (rows <= 0) return;
+    const Tile tile{matrix, input, input.form.row_bytes(), y, y_stride, bias};
     const int panels = Format::panels((rows + parts - 1) / parts);
     const int64_t steps = tile.matrix.inputs / Format::shape.inputs;
     const int64_t at_once = parts > 1 ? range_bytes / (Format::shape.bytes() * panels) : steps;
-    for (int64_t panel = panel_begin; panel < panel_end;) {
-        const bool wide = panels == 2 && panel + 2 <= panel_end;
+    for (int64_t panel = area.panel_begin; panel < area.panel_end;) {
+        const bool wide = panels == 2 && panel + 2 <= area.panel_end;
         const Block* table = wide ? Blocks<Format, 2>::table : Blocks<Format, 1>::table;
         for (int64_t begin = 0; begin < steps; begin += at_once) {
             const int64_t end = begin + at_once < steps ? begin + at_once : steps;
@@ -269,65 +272,6 @@ static void walk_blocks(const Tile& tile, int64_t row_begin, int64_t row_end, in
             }
         }
         panel += wide ? 2 : 1;
-    }
-}
-
-static void block_tile(const PackedMatrix& matrix, const PreparedInput& input, int64_t row_begin,
-                       int64_t row_end, int64_t panel_begin, int64_t panel_end, float* y,
-                       int64_t y_stride, const float* bias) {
-    if (row_begin >= row_end) return;
-    const Tile tile{matrix, input, input.form.row_bytes(), y, y_stride, bias};
-    const auto walk = [&](auto format) {
-        walk_blocks<decltype(format)>(tile, row_begin, row_end, panel_begin, panel_end);
-    };
-    switch (matrix.kind) {
-        case Kind::q8_0:
-            return walk(Flat<Kind::q8_0>{});
-        case Kind::q5_0:
-            return walk(Flat<Kind::q5_0>{});
-        case Kind::q4_1:
-            return walk(Flat<Kind::q4_1>{});
-        case Kind::q5_1:
-            return walk(Flat<Kind::q5_1>{});
-        case Kind::q4_k:
-            return walk(Nested<Kind::q4_k>{});
-        case Kind::q5_k:
-            return walk(Nested<Kind::q5_k>{});
-        default:
-            return walk(Nested<Kind::q6_k>{});
-    }
-}
-
-static int32_t sum_of(const int8_t* values, int count) {
-    int32_t sum = 0;
-    for (int i = 0; i < count; ++i) sum += values[i];
-    return sum;
-}
-
-// A row in the form of blocks: what stands in `offsets` is written at block_offset_words().
-static void prepare_block_row(const PreparedInput& input, int64_t row, const float* x) {
-    const Kind kind = input.form.kind;
-    const int64_t group = input.form.group, groups = input.form.groups();
-    const int64_t words = block_offset_words(kind);
-    int8_t* values = reinterpret_cast<int8_t*>(input.values + row * input.form.row_bytes());
-    float* scale = input.scales + row * groups;
-    int32_t* offset = input.offsets + row * groups * words;
-    const int32_t zero = kind == Kind::q8_0 ? 128 : kind == Kind::q5_0 ? 16 : -1;
-    for (int64_t g = 0; g < groups; ++g, x += group, values += group, ++scale, offset += words) {
-        int32_t sum;
-        quantise(x, group, values, scale, &sum, zero);
-        if (kind == Kind::q4_k) {
-            int16_t sums[8];
-            for (int i = 0; i < 8; ++i) sums[i] = static_cast<int16_t>(sum_of(values + 32 * i, 32));
-            __builtin_memcpy(offset, sums, sizeof sums);
-        } else if (kind == Kind::q6_k) {
-            for (int i = 0; i < 16; ++i) offset[i] = -32 * sum_of(values + 16 * i, 16);
-        } else if (kind == Kind::q4_1) {
-            const float total = static_cast<float>(sum) * *scale;
-            __builtin_memcpy(offset, &total, 4);
-        } else {
-            *offset = sum;
-        }
     }
 }
 

@@ -1,0 +1,49 @@
+// Blocks of 32 inputs in 5 bits: d * code + m. See blocks.h.
+#include "kernels/linear.h"
+#include "kinds/blocks.h"
+
+namespace ockham {
+
+namespace {
+
+struct Q5_1 {
+    static constexpr const char* name = "q5_1";
+    static constexpr BlockShape shape = {32, 5, 0, true};
+};
+
+}  // namespace
+
+}  // namespace ockham
+
+#ifdef OCKHAM_ISA_NAMESPACE
+
+#include OCKHAM_SIMD
+
+#include "kinds/block_kernels.h"
+
+namespace ockham::OCKHAM_ISA_NAMESPACE {
+
+void q5_1_tile(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+               int64_t y_stride, const float* bias) {
+    walk_blocks<Flat<Q5_1>>(matrix, input, area, y, y_stride, bias);
+}
+
+}  // namespace ockham::OCKHAM_ISA_NAMESPACE
+
+#else
+
+#include "kinds/block_kind.h"
+
+namespace ockham {
+
+OCKHAM_DECLARE(TileFunction q5_1_tile);
+
+namespace {
+
+OCKHAM_BLOCK_KIND(Q5_1, q5_1_tile);
+
+}  // namespace
+
+}  // namespace ockham
+
+#endif

@@ -1,0 +1,49 @@
+// Blocks of 32 inputs in 8 bits: d * code, the code stored plus 128. See blocks.h.
+#include "kernels/linear.h"
+#include "kinds/blocks.h"
+
+namespace ockham {
+
+namespace {
+
+struct Q8_0 {
+    static constexpr const char* name = "q8_0";
+    static constexpr BlockShape shape = {32, 8, 0, false, 128};
+};
+
+}  // namespace
+
+}  // namespace ockham
+
+#ifdef OCKHAM_ISA_NAMESPACE
+
+#include OCKHAM_SIMD
+
+#include "kinds/block_kernels.h"
+
+namespace ockham::OCKHAM_ISA_NAMESPACE {
+
+void q8_0_tile(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+               int64_t y_stride, const float* bias) {
+    walk_blocks<Flat<Q8_0>>(matrix, input, area, y, y_stride, bias);
+}
+
+}  // namespace ockham::OCKHAM_ISA_NAMESPACE
+
+#else
+
+#include "kinds/block_kind.h"
+
+namespace ockham {
+
+OCKHAM_DECLARE(TileFunction q8_0_tile);
+
+namespace {
+
+OCKHAM_BLOCK_KIND(Q8_0, q8_0_tile);
+
+}  // namespace
+
+}  // namespace ockham
+
+#endif
