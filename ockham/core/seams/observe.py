@@ -75,7 +75,7 @@ class Seen:
     scores: Mapping[int, Sequence[Floats]]
     """Layer -> of each row, (kv_heads, keys): for each key-value head one value for each key that
     the row sees, the last its own. It is the sum of the probabilities of the query heads that read
-    the head."""
+    the head. There are no keys in a layer whose attention the sequence's gate leaves out."""
     score_sums: Mapping[int, Sequence[Floats]] = field(default_factory=dict)
     """Layer -> of each row, (keys,): the same, summed over all query heads."""
 
