@@ -126,13 +126,14 @@ def run(
     from ockham.api.llm import LLM
 
     started = time.perf_counter()
-    renderer = None if raw else start_renderer()
+    renderer = None if raw or _is_packaged(config) else start_renderer()
     llm = LLM.from_config(config, progress=_tell if stats else tell_warnings)
     load_s = time.perf_counter() - started
     shown = None
     defaults = llm.get_default_sampling_params()
-    if renderer is not None and llm.get_tokenizer().has_chat_template:
-        llm.get_tokenizer().take_renderer(renderer)
+    if not raw and llm.get_tokenizer().has_chat_template:
+        if renderer is not None:
+            llm.get_tokenizer().take_renderer(renderer)
         system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
         shown, given = _question(llm, [*system, {"role": "user", "content": str(given)}])
         defaults = llm.get_default_chat_sampling_params()
@@ -182,6 +183,17 @@ def _completes(
 
 def _in_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _is_packaged(config: EngineConfig) -> bool:
+    """Whether it is a model of a package with a template of its own: such a one only joins texts
+    (`text.plain_templates`), and needs no process that renders it."""
+    from ockham.model.hub import BUILT_IN
+    from ockham.model.known_models import named_repository, packaged_file
+
+    if config.chat_template is not None or config.revision is not None or config.model in BUILT_IN:
+        return False
+    return packaged_file(named_repository(config.model)) is not None
 
 
 def start_renderer() -> ChatRenderer:

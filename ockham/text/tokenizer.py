@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest, ModelError
 from ockham.model.hub import BUILT_IN
+from ockham.text.plain_templates import render_plain
 from ockham.text.text_stream import REPLACEMENT, TextStream
 from ockham.text.token_bytes import speller
 from ockham.text.tokenizer_files import (
@@ -241,10 +242,14 @@ class Tokenizer:
 
         `chat_template` is another template, or the name of one of several that the checkpoint has.
         `kwargs` are passed on to the template. The template is run in a worker process, which the
-        first call starts. Raises InvalidRequest if there is no template, or if it is broken,
-        refuses the messages, or exceeds a limit.
+        first call starts, unless it is one of `plain_templates`. Raises InvalidRequest if there is
+        no template, or if it is broken, refuses the messages, or exceeds a limit.
         """
         template = self.chat_template(chat_template, with_tools=bool(tools))
+        if not tools and not kwargs:
+            plain = render_plain(template.source, messages, add_generation_prompt)
+            if plain is not None:
+                return plain
         return self.renderer.render(
             template,
             messages,
