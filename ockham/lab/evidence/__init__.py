@@ -13,6 +13,7 @@ from ockham.lab.evidence import (  # noqa: F401
     engine,
     formats,
     gates,
+    keeps,
     long_texts,
     patterns,
     reuse,
