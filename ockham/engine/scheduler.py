@@ -234,8 +234,12 @@ class Scheduler(Admission):
                 cells = keeping.keep(group, held.places(view.tokens))
                 if cells is not None:
                     kept[group] = cells
-        if kept and not self.state.compact(view, kept):
-            return False
+        if kept:
+            if not self.state.compact(view, kept):
+                return False
+            # It keeps nothing more for others, and reads nothing more of what is kept.
+            self.reuse.leave(sequence.handle)
+            sequence.handle = NOTHING_KEPT
         sequence.border = keeping.border(sequence.computed)
         return True
 
