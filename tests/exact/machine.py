@@ -5,10 +5,11 @@ and thread counts, cancellations and forced preemptions, under any policy, of an
 hints, true or not; prompts are cut into whatever chunks that gives, choices are forked off their
 prompts, trees of right and wrong tokens are drafted and verified, outputs follow grammars, state
 moves to memory and disk and back, and requests are exported and imported in the middle of their
-work; some leave layers out. Every choice of every request that finishes is compared, token ids and
-log probabilities, bit for bit, with the same request run alone through an engine of one thread that
-has nothing else to do. One differing bit is a bug, never a tolerance. Some requests allow
-approximate reuse: what they say is their own affair, and must change nothing for the others.
+work; some leave layers out, and some have only the state of their latest tokens. Every choice of
+every request that finishes is compared, token ids and log probabilities, bit for bit, with the same
+request run alone through an engine of one thread that has nothing else to do. One differing bit is
+a bug, never a tolerance. Some requests allow approximate reuse: what they say is their own affair,
+and must change nothing for the others.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "approximate": st.sampled_from([None, None, None, "chunk", "edit"]),
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
             "pattern": st.sampled_from([None, None, *PATTERNS]),
+            "recent": st.sampled_from([None, None, 3, 20]),
         }
     )
 
@@ -149,6 +151,9 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     skipped = {"layers": values.pop("skipped"), "part": values.pop("skipped_part")}
     if skipped["layers"] is not None and values["approximate"] is None:
         asks["gate/skip_layers"] = skipped
+    window = values.pop("recent")
+    if window is not None and values["approximate"] is None and values["pattern"] is None:
+        asks["keep/recent"] = {"window": window, "sinks": 2, "block": 16}
     if (reuse := values.pop("approximate")) is not None:
         ends = [*range(20, len(prompt), 20), len(prompt)]
         chunks = list(zip([0, *ends], ends, strict=False)) if reuse == "chunk" else []
