@@ -14,6 +14,7 @@ import pytest
 from ockham.core import registry
 from ockham.core.arrays import Ints
 from ockham.core.asks import Ask
+from ockham.core.cost import ATTENTION
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.seams import AttentionGroup, OwnRows, Seen, SequencePattern, Wants
@@ -251,6 +252,27 @@ def test_a_setting_is_what_requests_get_that_ask_for_nothing(checkpoint: Path) -
         engine.add(ask("a", prompt, asks=asks))
         said.append(tokens_of(drain(engine))["a", 0])
     assert said[0] == said[1] != said[2] == said[3]
+
+
+def test_of_layers_that_do_not_attend_a_pattern_says_nothing(checkpoint: Path) -> None:
+    engine = make_engine(checkpoint)
+    request = ask("a", [5, 6], asks=toys(kind="asked"))
+    opened = engine.patterns.open(request, frozenset({(0, ATTENTION)}))
+    assert opened is not None
+    for pattern in (opened.of, opened.fork().of):
+        visits = [pattern.visits(group, 9) for group in range(len(engine.state.groups))]
+        of = {
+            layer: each.of[index].tolist()
+            for layout, each in zip(engine.state.groups, visits, strict=True)
+            for index, layer in enumerate(layout.layers)
+            if each is not None
+        }
+        assert of[0] == [EVERY, EVERY]
+        assert of[1] == [EVERY, 0]
+        assert pattern.observes
+        assert not pattern.fixed
+        own = OwnRows(np.zeros(1, np.int32), np.zeros(1, np.int32), 1)
+        assert pattern.wants(own) == Wants(scores=(1,))
 
 
 def test_what_does_not_fit_the_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
