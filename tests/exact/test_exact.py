@@ -35,7 +35,7 @@ CHECKPOINTS = {
     "window": lambda directory: tiny_mistral(directory, window=20, **SIZES),
     "experts": lambda directory: tiny_mixtral(directory, **{**SIZES, "intermediate_size": 128}),
 }
-FORMATS = ("fp32", "bf16", "int8", "int4", "int4:32", "int4:64", "int4:128")
+FORMATS = ("fp32", "bf16", "int8", "int4", "int4:32", "int4:64", "int4:128", "nf4:32")
 MIXTURES = {
     "mixture": {"": "Q4_K", "v_proj": "Q6_K", "o_proj": "Q5_K", "gate_proj": "Q8_0"}
     | {"up_proj": "Q5_0", "down_proj": "Q4_1", "lm_head": "Q5_1"},

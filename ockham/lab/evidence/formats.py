@@ -18,6 +18,7 @@ CLAIMS = {
     "int4": "GPTQ (arXiv:2210.17323): 3 or 4 bits a weight at negligible loss of accuracy; QServe "
     "(arXiv:2405.04532): 4-bit weights with 8-bit activations, 1.2 to 3.5 times the throughput of "
     "TensorRT-LLM",
+    "nf4": "QLoRA (arXiv:2305.14314): NormalFloat keeps more quality than other types of 4 bits",
 }
 
 

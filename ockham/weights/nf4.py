@@ -1,0 +1,176 @@
+"""Weights in 16 fixed levels, the quantiles of a normal distribution, with a scale a group."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ockham.core.arrays import Array, Floats
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.registry import register
+from ockham.core.seams import Arithmetic, Field, Role, Values
+from ockham.kernels.native import core, packing_pool
+from ockham.weights.by_rows import ByRows, add_group, quantise
+from ockham.weights.scales import check_scales
+
+GROUPS = (32, 64, 128)
+"""The inputs that may share a scale."""
+
+OFFSET = 0.9677083
+"""The probability of the outermost level: that of QLoRA's code (create_normal_map of
+https://github.com/bitsandbytes-foundation/bitsandbytes)."""
+
+DIVISORS = (127.0, 119.0, 132.0, 138.0, 145.0, 154.0)
+"""A group's scale is its largest magnitude over one of these: 127 holds that weight exactly, as in
+the paper, more clips it."""
+
+ROWS_WIDENED = 256
+"""Rows that the plain product widens at a time."""
+
+
+def normal_levels() -> Floats:
+    """The 16 levels as multiples of 1 / 127: eight quantiles above zero, zero, and seven below.
+
+    NormalFloat (QLoRA, arXiv:2305.14314, section 3) takes quantiles at equal distances of
+    probability on either side, scaled so that the outermost are 1 and -1. Here they are rounded to
+    whole 127ths, so that products are integers.
+    """
+    quantile = NormalDist().inv_cdf
+    above = [quantile(p) for p in np.linspace(OFFSET, 0.5, 9)[:-1]]
+    below = [-quantile(p) for p in np.linspace(OFFSET, 0.5, 8)[:-1]]
+    levels = np.array(sorted([*above, 0.0, *below]))
+    rounded: Floats = np.rint(127 * levels / levels.max()).astype(np.float32)
+    return rounded
+
+
+LEVELS = normal_levels()
+HALFWAY = (LEVELS[1:] + LEVELS[:-1]) / 2
+
+
+def nearest(units: Floats) -> npt.NDArray[np.uint8]:
+    """The code of the level that is nearest to each value; the lower one where two are."""
+    return np.searchsorted(HALFWAY, units, side="left").astype(np.uint8)
+
+
+def choose_codes(groups: Floats) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
+    """Codes (..., group) and scales (...,) of groups of weights: of DIVISORS the first with the
+    least sum of squared errors. Its order is that of `scales.choose_scales`."""
+    most = np.abs(groups).max(axis=-1, keepdims=True)
+    best_codes = np.zeros(groups.shape, np.uint8)
+    best_scale = np.zeros(most.shape, np.float16)
+    best_error = np.full(most.shape, np.inf, np.float32)
+    for divisor in DIVISORS:
+        scale = (most / np.float32(divisor)).astype(np.float16)
+        wide = scale.astype(np.float32)
+        inverse = np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide != 0)
+        codes = nearest(groups * inverse)
+        squares = np.square(groups - LEVELS[codes] * wide)
+        lanes = np.zeros((*groups.shape[:-1], 16), np.float32)
+        for start in range(0, groups.shape[-1], 16):
+            lanes = lanes + squares[..., start : start + 16]
+        for half in (8, 4, 2, 1):
+            lanes = lanes[..., :half] + lanes[..., half : 2 * half]
+        better = lanes < best_error
+        best_error = np.where(better, lanes, best_error)
+        best_scale = np.where(better, scale, best_scale)
+        best_codes = np.where(better, codes, best_codes)
+    return best_codes, best_scale[..., 0]
+
+
+class Nf4Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`group` is how many inputs share a scale."""
+
+    group: int = 64
+
+    def __post_init__(self) -> None:
+        if self.group not in GROUPS:
+            raise ConfigError(f"nf4 has groups of {GROUPS} inputs, not of {self.group!r}.")
+
+
+@register("format", "nf4", exact=False)
+class Nf4(ByRows):
+    """Weights in 16 levels that lie as a normal distribution does, inputs in int8 by group.
+
+    NormalFloat (QLoRA, arXiv:2305.14314): weights are nearly normal, so levels are dense about
+    zero. Takes 4.25 bits a weight in groups of 64, an fp16 scale with each. Codes are looked up in
+    a table of 16 bytes; sums within a group are exact integers, and groups are added in fp32 in
+    order.
+
+    `codes`: uint8 (rows, K) below 16, `scales`: float16 (rows, G); w = LEVELS[code] * scale.
+    """
+
+    name: ClassVar[str] = "nf4"
+    arithmetic: ClassVar[Arithmetic] = "int8"
+    dtype: ClassVar[str | None] = None
+
+    Options: ClassVar[type[msgspec.Struct]] = Nf4Options
+    forms: ClassVar[tuple[str, ...]] = tuple(f"nf4:{group}" for group in GROUPS)
+
+    def __init__(self, options: Nf4Options | None = None) -> None:
+        self.group = (options or Nf4Options()).group
+        self.activations = f"int8 by row and group of {self.group}"
+
+    @classmethod
+    def of_group(cls, group: int) -> Nf4:
+        if group not in GROUPS:
+            raise ValueError(f"its group is {group!r}")
+        return cls(Nf4Options(group))
+
+    def beside(self, role: Role, in_features: int) -> str | None:
+        """8 bits take embeddings, head and routers, which 4 would spoil."""
+        return "int8" if role in ("embedding", "head", "router") else None
+
+    def fields(self, in_features: int, zeros: bool = False) -> dict[str, Field]:
+        if in_features % self.group:
+            raise ModelError(
+                f"{in_features} inputs cannot be cut into groups of {self.group}: choose another "
+                "group, or another format."
+            )
+        groups = in_features // self.group
+        return {
+            "codes": Field("uint8", (in_features,), 4),
+            "scales": Field("float16", (groups,), 16),
+        }
+
+    def encode(self, rows: Array) -> Values:
+        """As `choose_codes` says. Refuses weights whose scale fp16 cannot hold."""
+        wide: Floats = np.ascontiguousarray(rows, np.float32)
+        check_scales(wide, min(DIVISORS))
+        if core is None:
+            codes, scales = choose_codes(wide.reshape(len(wide), -1, self.group))
+            return {"codes": codes.reshape(wide.shape), "scales": scales}
+        codes = np.empty(wide.shape, np.uint8)
+        scales = np.empty((len(wide), wide.shape[1] // self.group), np.float16)
+        flat = (codes.reshape(-1), scales.reshape(-1).view(np.uint16))
+        core.quantise(packing_pool(), core.detect(), self.name, self.group, wide, *flat)
+        return {"codes": codes, "scales": scales}
+
+    def matmul(self, values: Values, x: Floats) -> Floats:
+        """For each group in turn: y = fma(float(sum of a * LEVELS[code]), scale_x * scale_w, y),
+        where a are the group's inputs as int8 (`quantise`).
+
+        The sums are exact in fp32.
+        """
+        rows, groups = len(values["codes"]), x.shape[1] // self.group
+        a, scale_x = quantise(x.reshape(len(x), groups, self.group))
+        by_group = np.ascontiguousarray(a.transpose(1, 0, 2))  # (G, M, group)
+        product = np.empty((len(x), rows), np.float32)
+        for first in range(0, rows, ROWS_WIDENED):
+            part = slice(first, first + ROWS_WIDENED)
+            levels = LEVELS[values["codes"][part]].reshape(-1, groups, self.group)
+            scale_w = values["scales"][part].astype(np.float32)
+            sums = by_group @ levels.transpose(1, 2, 0)  # (G, M, rows)
+            y = np.zeros(sums.shape[1:], np.float32)
+            for g in range(groups):
+                y = add_group(y, sums[g], scale_x[:, g] * scale_w[:, g])
+            product[:, part] = y
+        return product
+
+    def decode(self, values: Values, in_features: int) -> Floats:
+        levels = LEVELS[values["codes"]].reshape(len(values["codes"]), -1, self.group)
+        rows: Floats = levels * values["scales"].astype(np.float32)[:, :, None]
+        return rows.reshape(len(levels), in_features)
