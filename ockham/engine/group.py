@@ -227,6 +227,12 @@ class Group:
         seats = sum(s.seats for s in self.sequences if s.finish_reason is None)
         self._spare(min(0, self.width - seats - self.spare))
 
+    def give_back(self) -> bool:
+        """Give back the seats that no branch has taken yet; whether there were any."""
+        had = self.spare > 0
+        self._spare(-self.spare)
+        return had
+
     def book(self, ledger: Ledger) -> None:
         """Count what belongs to the request and to none of its branches."""
         self._spent.append(ledger)

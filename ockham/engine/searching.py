@@ -52,8 +52,11 @@ class Searching:
         return told
 
     def unblock(self) -> bool:
-        """Nothing can run. If branches that their searches hold keep others from it, take the state
-        of one of them away; whether there was one."""
+        """Nothing can run. If that is because seats are kept for branches to come, give these back;
+        if branches that their searches hold keep others from it, take the state of one of them
+        away. Whether anything was done."""
+        if any(group.give_back() for group in self._engine.searched.values()):
+            return True
         scheduler = self._engine.scheduler
         held = [s for s in scheduler.running if s.held]
         if held and any(s.ready for s in scheduler.waiting):
@@ -147,7 +150,10 @@ class Searching:
         if sequence.finish_reason is None:
             delta = Delta(sequence.request_id, sequence.index)
             branch.told.add(self._endings.end(sequence, delta, "stop"))
-        return branch.told.delta(sequence, index)
+        delta = branch.told.delta(sequence, index)
+        if index:
+            delta.prompt_logprobs = None  # which come with the first choice
+        return delta
 
     def _written(self, group: Group, index: int, tokens: Many[int]) -> Delta:
         """A choice that says these tokens, which may end it before the last one."""

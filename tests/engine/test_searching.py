@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from ockham.core.arrays import Floats
-from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import (
@@ -35,8 +34,8 @@ from ockham.core.seams import (
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
-from ockham.engine.techniques import Chosen
 from tests.helpers import serving
+from tests.helpers.searching import let_search
 from tests.helpers.serving import ask, drain
 from tests.helpers.tiny import tiny_llama
 
@@ -61,41 +60,12 @@ def speaking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("speaking"), tokenizer=True)
 
 
-class Searches:
-    """A search for each request whose id has a name here; no technique of the package."""
-
-    name: ClassVar[str] = "tested"
-
-    def __init__(self, states: Mapping[str, Callable[[Problem], SearchState]]) -> None:
-        self.states = states
-
-    def attach(self, engine: Engine) -> None:
-        plain = engine.techniques.of
-
-        def of(request: Request, seam: str) -> Chosen | None:
-            state = self.states.get(request.request_id)
-            if seam != "search" or state is None:
-                return plain(request, seam)
-            begin = _Begin(state)
-            return Chosen(self.name, begin, Ask(), False, "", True)
-
-        engine.techniques.of = of  # type: ignore[method-assign]
-
-
-class _Begin:
-    def __init__(self, state: Callable[[Problem], SearchState]) -> None:
-        self._state = state
-
-    def begin(self, ask: Ask, problem: Problem) -> SearchState:
-        return self._state(problem)
-
-
 def searching(
     engine: Engine, request: Request, state: Callable[[Problem], SearchState], *others: Request
 ) -> dict[str, dict[int, Delta]]:
     """What is said of a request that a search answers, beside others. Nothing is told before the
     end; the bill is whole."""
-    Searches({request.request_id: state}).attach(engine)
+    let_search(engine, {request.request_id: state})
     before = msgspec.msgpack.decode(msgspec.msgpack.encode(engine.total), type=type(engine.total))
     for each in (*others, request):
         engine.take(each)
@@ -472,7 +442,7 @@ def test_a_greedy_fork_says_what_the_other_says(
 
 def test_a_search_that_is_given_up_frees_its_state_and_seats(checkpoint: Path) -> None:
     engine = make_engine(checkpoint)
-    Searches({"a": Resampling}).attach(engine)
+    let_search(engine, {"a": Resampling})
     engine.take(ask("a", PROMPT, **SAMPLED))
     for _ in range(6):
         assert engine.step() == []
@@ -489,7 +459,7 @@ def test_a_search_that_is_given_up_frees_its_state_and_seats(checkpoint: Path) -
 
 def test_a_search_cannot_be_moved(checkpoint: Path) -> None:
     engine = make_engine(checkpoint)
-    Searches({"a": Resampling}).attach(engine)
+    let_search(engine, {"a": Resampling})
     engine.take(ask("a", PROMPT, **SAMPLED))
     engine.step()
     with pytest.raises(InvalidRequest, match="the search 'tested', whose branches cannot be moved"):
@@ -539,7 +509,7 @@ def test_a_search_that_fails_ends_its_own_request(
 
 def test_a_search_wider_than_the_engine_is_refused(checkpoint: Path) -> None:
     engine = make_engine(checkpoint, max_num_seqs=2)
-    Searches({"a": Resampling}).attach(engine)
+    let_search(engine, {"a": Resampling})
     with pytest.raises(InvalidRequest, match="runs 3 sequences at once, but at most 2"):
         engine.take(ask("a", PROMPT, max_tokens=9))
     assert not engine.has_work
@@ -558,7 +528,7 @@ def test_searches_that_hold_branches_do_not_keep_each_other_from_running(checkpo
     roomy = make_engine(checkpoint, speculative_config="none")
     said = []
     for engine in (small, roomy):
-        Searches({"a": Resampling, "b": Resampling}).attach(engine)
+        let_search(engine, {"a": Resampling, "b": Resampling})
         for name, seed in (("a", 1), ("b", 2)):
             values = {**SAMPLED, "seed": seed, "max_tokens": 40}
             engine.take(ask(name, PROMPT[: 20 + seed], **values))

@@ -3,10 +3,11 @@
 A hypothesis state machine drives one engine through arrivals, steps under changing token budgets
 and thread counts, cancellations and forced preemptions, under any policy, of any tenants and with
 hints, true or not; prompts are cut into whatever chunks that gives, choices are forked off their
-prompts, trees of right and wrong tokens are drafted and verified, outputs follow grammars, state
-moves to memory and disk and back, and requests are exported and imported in the middle of their
-work; some leave layers out, and some have only the state of their latest tokens. Every choice of
-every request that finishes is compared, token ids and log probabilities, bit for bit, with the same
+prompts and branches of a search off each other, trees of right and wrong tokens are drafted and
+verified, outputs follow grammars, state moves to memory and disk and back, and requests are
+exported and imported in the middle of their work; some leave layers out, and some have only the
+state of their latest tokens. Every choice of every request that finishes is compared, token ids and
+log probabilities, bit for bit, with the same
 request run alone through an engine of one thread that has nothing else to do. One differing bit is
 a bug, never a tolerance. Some requests allow approximate reuse: what they say is their own affair,
 and must change nothing for the others.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from ockham.engine.messages import Delta, Request
 from ockham.kernels.base import Executor
 from tests.helpers.foretelling import foretelling
 from tests.helpers.grammars import GRAMMARS
+from tests.helpers.searching import Relay, State, let_search
 
 BUDGETS = (1, 3, 16, 64, 256)
 DRAFTERS = ["copying", "grammar", "recycling", "trie", "trigram"]
@@ -111,6 +114,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
             "pattern": st.sampled_from([None, None, *PATTERNS]),
             "recent": st.sampled_from([None, None, 3, 20]),
+            "relay": st.sampled_from([None, None, None, (1, 0), (2, 5), (7,)]),
         }
     )
 
@@ -141,6 +145,7 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         values |= GREEDY
     how = {name: values.pop(name) for name in HOW}
     values.pop("adapter")
+    values.pop("relay")
     grammar = values.pop("grammar")
     if grammar is None:
         values["ignore_eos"] = True
@@ -235,6 +240,7 @@ class ExactnessMachine(RuleBasedStateMachine):
             if name == "0":
                 asked["approximate"] = None
             self.asked[name] = asked
+            let_search(self.engine, self._searches)
             self.expected[name] = self._expect(name, asked)
             self.engine.take(self._build(name, asked))
 
@@ -324,7 +330,11 @@ class ExactnessMachine(RuleBasedStateMachine):
         """Out of the engine as bytes, and in again."""
         scheduler = self.engine.scheduler
         every = {s.request_id for s in (*scheduler.running, *scheduler.waiting)}
-        live = sorted(name for name in every if self.asked[name]["approximate"] is None)
+        live = sorted(
+            name
+            for name in every
+            if self.asked[name]["approximate"] is None and self.asked[name]["relay"] is None
+        )
         if live:
             name = live[which % len(live)]
             exported = self.engine.export_request(name)
@@ -389,13 +399,24 @@ class ExactnessMachine(RuleBasedStateMachine):
             request.asks = {**request.asks, **adapter}
         return request
 
+    @property
+    def _searches(self) -> dict[str, State]:
+        """Of the requests that ask for it, forks of what their branches say."""
+        return {
+            name: partial(Relay, places=asked["relay"])
+            for name, asked in self.asked.items()
+            if asked["relay"] is not None
+        }
+
     def _expect(self, name: str, asked: dict[str, Any]) -> Answer:
         """What the request gives alone."""
         request = self._build(name, asked)
         request.asks = {k: ask for k, ask in request.asks.items() if not k.startswith("reuse/")}
         if asked["greedy"]:  # answered by the sampler, from whole logits
             request.params = msgspec.structs.replace(request.params, logprobs=0)
-        expected = run_alone(self.alone(), request)
+        alone = self.alone()
+        let_search(alone, self._searches)
+        expected = run_alone(alone, request)
         if asked["greedy"]:
             for stream in expected.values():
                 stream.logprobs.clear()
