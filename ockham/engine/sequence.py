@@ -253,8 +253,6 @@ class Sequence:
         """What may be given to it approximately. Other choices fork what the first one has."""
         return None if self.index else self.request.asked("reuse")
 
-    # A policy sees of it (`Candidate`) what the request says, beside its place and its state.
-
     @property
     def tenant(self) -> str:
         return self.request.tenant or self.request.cache_salt
