@@ -204,7 +204,7 @@ def test_settings_of_vllm_that_mean_nothing_here_are_accepted(tmp_path: Path) ->
 def test_arguments_of_vllm_that_ask_for_nothing_are_accepted(llm: LLM) -> None:
     (output,) = llm.generate("a", GREEDY, lora_request=None, priority=0)
     assert output.finished
-    with pytest.raises(InvalidRequest, match="lora_request='x' is not supported"):
+    with pytest.raises(InvalidRequest, match="lora_request must be a LoRARequest"):
         llm.generate("a", GREEDY, lora_request="x")
     with pytest.raises(TypeError, match="colour"):
         llm.generate("a", GREEDY, colour=1)

@@ -187,7 +187,7 @@ def test_a_checkpoint_without_tokenizer_runs_on_token_ids(tmp_path: Path) -> Non
         (("-p", "x", "--no-such-flag"), 2, "--no-such-flag"),
         (("-p", "x", "--threads", "0"), 2, "threads must lie in [1, 1024]"),
         (("-p", "x", "-tp", "2"), 2, "only as '1'"),
-        (("-p", "x", "--enable-lora"), 2, "only as 'false'"),
+        (("-p", "x", "--enable-sleep-mode"), 2, "only as 'false'"),
         (("/no/such/model", "-p", "x"), 1, "no directory '/no/such/model'"),
     ],
 )
