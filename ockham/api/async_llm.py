@@ -24,9 +24,10 @@ from ockham.core.config import EngineConfig
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
-from ockham.engine.client import EngineClient, Observer
+from ockham.engine.client import EngineClient
 from ockham.engine.collect import Collector
 from ockham.engine.messages import AdapterQuery, CacheHint, Delta, Ready, Request
+from ockham.engine.stream import Observer
 from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.model.hub import resolve
 from ockham.text.marking import ReuseParams

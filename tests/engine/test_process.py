@@ -21,8 +21,9 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import EngineDead, InvalidRequest, ModelError
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.channel import HEADER, frame
-from ockham.engine.client import EngineClient, Stream
+from ockham.engine.client import EngineClient
 from ockham.engine.messages import Delta, Request
+from ockham.engine.stream import Stream
 from tests.helpers.clocks import Clock
 from tests.helpers.tiny import tiny_llama
 

@@ -18,8 +18,8 @@ from prometheus_client.process_collector import ProcessCollector
 
 from ockham.core.ledger import Ledger
 from ockham.core.speculative import DraftStats
-from ockham.engine.client import Stream
 from ockham.engine.messages import Delta, Ready, Stats
+from ockham.engine.stream import Stream
 
 _SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
