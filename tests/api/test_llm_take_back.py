@@ -23,7 +23,7 @@ ONE_REQUESTS = [
     "ockham.engine.harvest:Harvest._score_prompt",
     "ockham.engine.harvest:Harvest._entries",
     "ockham.engine.sequence:Sequence.draw",
-    "ockham.engine.harvest:Harvest._push",
+    "ockham.engine.harvest:Harvest.push",
     "ockham.engine.text:TextOutput.push",
     "ockham.engine.text:TextOutput.finish",
     "ockham.engine.endings:Endings.end",
@@ -48,7 +48,7 @@ A_STEPS = [
 ]
 BEFORE = [
     "ockham.engine.engine:Engine.prepare",
-    "ockham.engine.requests:Requests._first",
+    "ockham.engine.requests:Requests._group",
     "ockham.engine.scheduler:Scheduler.add",
     "ockham.schedule.lpm:LongestPrefixMatch.add",
     "ockham.engine.offline:OfflineBatch.__init__",

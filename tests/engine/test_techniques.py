@@ -14,6 +14,7 @@ from ockham.core.asks import Ask
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
+from ockham.core.seams import GatedModel
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.engine.techniques import Techniques
@@ -52,11 +53,17 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         def __init__(self, options: ToyOptions) -> None:
             self.options = options
 
+        def open(self, ask: ToyAsk, model: GatedModel) -> None:
+            return None
+
     @registry.register("gate", "loner", exact=False)
     class Loner:
         """Another."""
 
         Ask: ClassVar[type[Ask]] = ToyAsk
+
+        def open(self, ask: ToyAsk, model: GatedModel) -> None:
+            return None
 
     yield
     for name in ("toy", "loner"):
@@ -89,7 +96,7 @@ def test_a_request_that_asks_for_nothing_has_what_the_settings_name() -> None:
     assert kept is not None
     assert kept.exact
     assert kept.name == EngineConfig().keep
-    assert techniques.of(request(), "gate") is None
+    assert techniques.of(request(), "adapter") is None
     assert techniques.key(request("tenant")) == "tenant"
 
 

@@ -35,12 +35,14 @@ def test_a_hidden_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     with refused:
         core.gumbel(hidden, 0, 0, 0, 0)
     with refused:
-        core.pack_int8(
+        core.quantise(
             pool,
             hidden,
-            np.zeros((16, 4), np.float32),
-            np.zeros(64, np.uint8),
-            np.zeros(16, np.float32),
+            "int8",
+            0,
+            np.zeros((16, 64), np.float32),
+            np.zeros(1024, np.uint8),
+            np.zeros(16, np.uint16),
         )
     assert core.parse_isa("avx2") == core.Isa.AVX2  # asking for a name's meaning is no use of it
 
