@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import NamedTuple
+
+import msgspec
 
 from ockham.core.visits import Skipped
 
@@ -29,8 +31,7 @@ Skips = frozenset[Sublayer]
 RUNS_ALL: Skips = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class ProductCost:
+class ProductCost(msgspec.Struct, frozen=True):
     """The products of one kind in a step: `count` matrices of the same shape and format.
 
     `experts` is 0 for a product that every row takes part in. Else there are so many matrices in
@@ -54,8 +55,7 @@ class ProductCost:
         return 2 * self.outputs * self.inputs * self.count * (self.experts_per_row or 1)
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionCost:
+class AttentionCost(msgspec.Struct, frozen=True):
     """The attention of one layer over the cells of one group of layers."""
 
     group: int
@@ -64,8 +64,7 @@ class AttentionCost:
     kv_heads: int
 
 
-@dataclass(frozen=True, slots=True)
-class OperationCost:
+class OperationCost(msgspec.Struct, frozen=True):
     """What one operation of a program costs the rows that run it."""
 
     sublayer: Sublayer | None
@@ -86,8 +85,7 @@ class Share(NamedTuple):
     cost: ModelCost
 
 
-@dataclass(frozen=True, slots=True)
-class StepCost:
+class StepCost(msgspec.Struct, frozen=True):
     """What a step computes and moves, as the ledger books it."""
 
     flops: int
@@ -96,8 +94,7 @@ class StepCost:
     state_written_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class GroupCost:
+class GroupCost(msgspec.Struct, frozen=True):
     """A group of attention layers that keep the same cells."""
 
     layers: int
@@ -260,7 +257,7 @@ def _attended(group: GroupCost, number: int, operations: Sequence[OperationCost]
         for op in operations
         if op.attention is not None and op.attention.group == number
     ]
-    return replace(
+    return msgspec.structs.replace(
         group,
         layers=len(found),
         heads=max((each.heads for each in found), default=0),
@@ -272,8 +269,8 @@ def _counted(products: Sequence[ProductCost]) -> tuple[ProductCost, ...]:
     """Each kind once, with the number of its matrices."""
     counts: Counter[ProductCost] = Counter()
     for each in products:
-        counts[replace(each, count=1)] += each.count
-    return tuple(replace(each, count=count) for each, count in counts.items())
+        counts[msgspec.structs.replace(each, count=1)] += each.count
+    return tuple(msgspec.structs.replace(each, count=count) for each, count in counts.items())
 
 
 def keys_seen(first: int, rows: int, window: int | None) -> int:

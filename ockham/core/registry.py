@@ -7,7 +7,6 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -20,8 +19,7 @@ from ockham.core.numbers import shown
 T = TypeVar("T", bound=type)
 
 
-@dataclass(frozen=True, slots=True)
-class Technique:
+class Technique(msgspec.Struct, frozen=True):
     """One registered technique: a class behind a seam, and what it says of itself.
 
     `exact` techniques never change an output within one numerics id. `books` names the ledger
@@ -53,8 +51,7 @@ class Technique:
         return getattr(self.cls, "Ask", None)
 
 
-@dataclass(frozen=True, slots=True)
-class Seam:
+class Seam(msgspec.Struct, frozen=True):
     """One extension point. `package` holds the modules that register its techniques; `setting` is
     the field of `EngineConfig` that names the techniques of an engine, None where no setting does
     (a request asks for one, or the engine cannot choose one yet). `several` says whether it may
@@ -132,6 +129,17 @@ def techniques(seam: str | None = None) -> list[Technique]:
         _load(name)
     found = [t for (s, _), t in _techniques.items() if seam in (None, s)]
     return sorted(found, key=lambda t: (list(SEAMS).index(t.seam), t.name))
+
+
+def first(seam: str, suits: Callable[[Technique], bool]) -> Technique | None:
+    """The first technique of a seam, by name, that `suits`; None if none does. Modules behind it
+    are not imported, which would take a start as long as all that it needs."""
+    for name in sorted(_modules(seam)):
+        importlib.import_module(f"{SEAMS[seam].package}.{name}")
+        technique = _techniques.get((seam, name))
+        if technique is not None and suits(technique):
+            return technique
+    return None
 
 
 def find(seam: str, name: str) -> Technique:

@@ -9,8 +9,8 @@ numbers alone is the same in a prefill, in a decode and in the verification of a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -22,8 +22,7 @@ EVERY = -1
 """In place of a list of blocks: all are visited. In place of a query block: by all heads."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlockVisits:
+class BlockVisits(msgspec.Struct, frozen=True):
     """What the rows of one query block visit in the layers of one group.
 
     Head `h` of the group's layer `i` visits the blocks `lists[of[i, h]]`, which ascend and hold the
@@ -34,8 +33,7 @@ class BlockVisits:
     of: Ints  # (layers, kv_heads)
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(msgspec.Struct, frozen=True):
     """What some rows did not visit in one group, summed over its layers and key-value heads:
     `keys` that a row would have looked at, and `cells` that no row looked at of those that one
     would have read."""
@@ -44,8 +42,7 @@ class Skipped:
     cells: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Visits:
+class Visits(msgspec.Struct, frozen=True):
     """Which blocks R rows visit in the layers of one group.
 
     A row of the step's query block `q` visits with head `h` of the group's layer `i` the blocks of

@@ -11,8 +11,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
+
+import msgspec
 
 from ockham.core.asks import AdapterAsk
 from ockham.core.errors import InvalidRequest, ModelError
@@ -22,8 +23,7 @@ from ockham.core.step import PackedAdapter
 Pack = Callable[[Sequence[LowRank], AdapterDtype], PackedAdapter]
 
 
-@dataclass(frozen=True, slots=True)
-class HeldAdapter:
+class HeldAdapter(msgspec.Struct, frozen=True):
     """An adapter in memory. `digest` names what its files held; a row costs `flops` more."""
 
     name: str
@@ -36,16 +36,14 @@ class HeldAdapter:
         return self.packed.nbytes
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(msgspec.Struct):
     """An adapter that is in memory, or on its way. Nobody may take its place while it has users."""
 
     loading: Future[HeldAdapter]
-    users: set[str] = field(default_factory=set)
+    users: set[str] = msgspec.field(default_factory=set)
 
 
-@dataclass(slots=True)
-class _Wish:
+class _Wish(msgspec.Struct):
     request_id: str
     ask: AdapterAsk
     given: Future[HeldAdapter]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from ockham.core.arrays import Ints
@@ -19,8 +19,7 @@ from ockham.engine.messages import Request
 from ockham.engine.techniques import Techniques
 
 
-@dataclass(frozen=True, slots=True)
-class OpenGate:
+class OpenGate(msgspec.Struct, frozen=True):
     """The gate of one sequence. `name` is the technique's, under which it is booked."""
 
     name: str

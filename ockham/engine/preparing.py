@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ockham.engine.adapters import HeldAdapter
 from ockham.engine.structured.grammar import Grammar
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """What was made ready for a request; None for what it does not need."""
 
     grammar: Grammar | None = None
@@ -21,8 +21,7 @@ class Prepared:
 NOTHING_PREPARED = Prepared()
 
 
-@dataclass(frozen=True, slots=True)
-class Preparation:
+class Preparation(msgspec.Struct, frozen=True):
     """The same on its way, made in threads. An adapter may have to wait until another request ends,
     so only callers that go on stepping may wait for it."""
 

@@ -4,7 +4,6 @@ names."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -18,8 +17,7 @@ from ockham.core.state_key import state_key
 from ockham.engine.messages import Request
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """A technique that applies to a request. `technique` is the object that the engine made of it,
     once; `ask` is what the request asks of it, the plain ask where only a setting names it."""
 
@@ -34,8 +32,7 @@ class Chosen:
     `described`, alone. Others may then go on from it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
+class _Made(msgspec.Struct, frozen=True):
     """A technique's object, and the options that it was made with, as text."""
 
     technique: Technique

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from ockham.core.errors import ConfigError
@@ -21,8 +22,7 @@ STORED: dict[str, np.dtype[np.generic]] = {
 """The types of planes, and what holds their bits in NumPy."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlaneSpec:
+class PlaneSpec(msgspec.Struct, frozen=True):
     """One array of a layer's state: of each cell (or sequence) `heads` rows of `width` elements.
 
     Raises ConfigError if a size is below one, or there is no such type.
@@ -50,8 +50,7 @@ class PlaneSpec:
         return self.heads * self.width * self.stored.itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class StateSpec:
+class StateSpec(msgspec.Struct, frozen=True):
     """What one layer keeps. `window` is the number of latest cells that a row sees, None for all;
     a recurrent state has none."""
 

@@ -150,3 +150,17 @@ def test_the_seams_and_the_settings_that_choose_their_techniques() -> None:
     fields = EngineConfig.__struct_fields__
     for seam in registry.SEAMS.values():
         assert seam.setting is None or seam.setting in fields
+
+
+def test_the_first_that_suits_is_found_by_name_and_none_if_none_does() -> None:
+    asked: list[str] = []
+
+    def suits(technique: registry.Technique) -> bool:
+        asked.append(technique.name)
+        return technique.name == "fcfs"
+
+    found = registry.first("policy", suits)
+    assert found is not None
+    assert found.name == "fcfs"
+    assert asked == ["fcfs"]
+    assert registry.first("policy", lambda technique: False) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -213,7 +214,8 @@ def test_visits_that_do_not_add_up_are_refused() -> None:
         elif change == "query":
             visits.query_blocks[3] = 7
         elif change == "short":
-            step.groups[0].visits = replace(visits, query_blocks=visits.query_blocks[:-1])
+            short = msgspec.structs.replace(visits, query_blocks=visits.query_blocks[:-1])
+            step.groups[0].visits = short
         stepper.executor.begin(step)
 
     run([[0, 1]])

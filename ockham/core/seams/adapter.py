@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
+
+import msgspec
 
 from ockham.core.arrays import Floats
 from ockham.core.asks import AdapterAsk
@@ -13,8 +14,7 @@ AdapterDtype = Literal["int8", "bfloat16", "float32"]
 """What A and B are rounded to; "int8" has a scale for each rank."""
 
 
-@dataclass(frozen=True, slots=True)
-class MatrixPart:
+class MatrixPart(msgspec.Struct, frozen=True):
     """Where a checkpoint's matrix stands in a program: the outputs [first, first + outputs) of the
     matrix of a role ("layer.3.qkv")."""
 
@@ -24,8 +24,7 @@ class MatrixPart:
     inputs: int
 
 
-@dataclass(frozen=True, slots=True)
-class LowRank:
+class LowRank(msgspec.Struct, frozen=True):
     """The sum scale * B (A x), which is added to a part of a product with x, in fp32.
 
     `read` gives A (rank, inputs) and B (outputs, rank) in fp32. Raises ModelError for files that
@@ -41,8 +40,7 @@ class LowRank:
         return self.rank * (self.part.inputs + self.part.outputs)
 
 
-@dataclass(frozen=True, slots=True)
-class FoundAdapter:
+class FoundAdapter(msgspec.Struct, frozen=True):
     """An adapter whose files were checked against a model and not yet read.
 
     `digest` names what the files hold. `dtype` is what A and B are rounded to.

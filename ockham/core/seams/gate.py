@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
+
+import msgspec
 
 from ockham.core.cost import Skips
 from ockham.core.seams.observe import Observer
 
 
-@dataclass(frozen=True, slots=True)
-class GatedModel:
+class GatedModel(msgspec.Struct, frozen=True):
     """The model as a gate sees it: so many layers, each of which has the sublayers (layer,
     "attention") and (layer, "feed_forward")."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from ockham.core.arrays import Floats, Ints
 
 
-@dataclass(frozen=True, slots=True)
-class OwnRows:
+class OwnRows(msgspec.Struct, frozen=True):
     """The rows of an observer's sequence in a step. No observer sees those of another sequence.
 
     `tokens` (n,) are the rows' inputs, below 0 where that is no token but a mark of a draft, and
@@ -25,8 +25,7 @@ class OwnRows:
     choosing: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wants:
+class Wants(msgspec.Struct, frozen=True):
     """What an observer wants to know of its own rows; nothing by default."""
 
     candidates: int = 0
@@ -56,8 +55,7 @@ class Wants:
 NOTHING = Wants()
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """What a step found, of an observer's own rows. The arrays are valid until `saw` returns."""
 
     newest: bool
@@ -76,7 +74,7 @@ class Seen:
     """Layer -> of each row, (kv_heads, keys): for each key-value head one value for each key that
     the row sees, the last its own. It is the sum of the probabilities of the query heads that read
     the head. There are no keys in a layer whose attention the sequence's gate leaves out."""
-    score_sums: Mapping[int, Sequence[Floats]] = field(default_factory=dict)
+    score_sums: Mapping[int, Sequence[Floats]] = msgspec.field(default_factory=dict)
     """Layer -> of each row, (keys,): the same, summed over all query heads."""
 
 

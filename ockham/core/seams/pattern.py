@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
+
+import msgspec
 
 from ockham.core.seams.observe import Observer
 from ockham.core.visits import BlockVisits
 
 
-@dataclass(frozen=True, slots=True)
-class AttentionGroup:
+class AttentionGroup(msgspec.Struct, frozen=True):
     """A group of attention layers with the same state, as a pattern sees it. A row sees the latest
     `window` keys, or all of them if that is None."""
 

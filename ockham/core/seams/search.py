@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
+
+import msgspec
 
 from ockham.core.arrays import Floats, Ints
 from ockham.core.asks import Ask
@@ -12,8 +13,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams.observe import Observer
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """The request that a search answers. `stops` are the tokens that end a completion. `salt` is
     the tenant: searches of two tenants never learn from each other. `seats` is how many sequences
     the engine runs at once, and `text` says whether completions have a text. `asked` says whether
@@ -78,16 +78,14 @@ class Branch(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
+class Say(msgspec.Struct, frozen=True):
     """`token` comes next in a branch that is due."""
 
     branch: int
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Blend:
+class Blend(msgspec.Struct, frozen=True):
     """The next row of a branch that is due has as input the sum of the embeddings of `tokens`, each
     times its weight. The branch counts one token more; which one that is means nothing."""
 
@@ -96,8 +94,7 @@ class Blend:
     weights: Sequence[float]
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
+class Fork(msgspec.Struct, frozen=True):
     """Begin the branch `number` with what `branch` has said, or with its first `tokens` tokens.
 
     The number was never used in this request before. The new branch has the state, the text, the
@@ -111,30 +108,26 @@ class Fork:
     tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Drop:
+class Drop(msgspec.Struct, frozen=True):
     """Give a branch up. The rows that no other branch goes on from are booked as waste."""
 
     branch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """A branch sits steps out until `Continue`. What its state takes may be given to others then,
     and is computed again."""
 
     branch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Continue:
+class Continue(msgspec.Struct, frozen=True):
     """A branch that was held goes on."""
 
     branch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """The request is answered. `choices` are its completions, the best first: the number of a
     branch, or the tokens of a text that is no branch. A branch that still runs ends here.
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import msgspec
+
 from ockham.core.arrays import Floats
 from ockham.core.cost import OperationCost, ProductCost, Sublayer
 from ockham.core.registry import find, option_names
@@ -48,8 +50,7 @@ class Rope:
         return 2 * len(self.inverse_frequencies)
 
 
-@dataclass(frozen=True, slots=True)
-class StepSizes:
+class StepSizes(msgspec.Struct, frozen=True):
     """The largest step that memory is planned for."""
 
     rows: int

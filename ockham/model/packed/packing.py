@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ockham.core.errors import ConfigError
 from ockham.core.quantised import Encoding
-from ockham.core.registry import make, techniques
+from ockham.core.registry import first, make, techniques
 from ockham.core.seams import BlockFormat, Format, Layout, MixedFormat, QuantisedFormat, Role
 from ockham.kernels.layouts import ROWS
 
@@ -22,11 +22,11 @@ WIDEST = "float32"
 
 def plain_format(dtype: str) -> Format:
     """The format of weights that are not quantised, of a dtype as `EngineConfig` names it."""
-    for technique in techniques("format"):
-        if technique.cls.dtype == dtype:  # type: ignore[attr-defined]  # its class is a Format
-            weight_format: Format = make("format", technique.name)
-            return weight_format
-    raise ConfigError(f"there is no format for weights of dtype {dtype!r}.")
+    technique = first("format", lambda each: bool(each.cls.dtype == dtype))  # type: ignore[attr-defined]
+    if technique is None:
+        raise ConfigError(f"there is no format for weights of dtype {dtype!r}.")
+    weight_format: Format = make("format", technique.name)
+    return weight_format
 
 
 def quantizations() -> list[str]:
