@@ -35,10 +35,10 @@ GROWTH_BYTES = 24 << 20
 ENGINE = {
     "backend": "cpu",  # which has the same bits whatever is computed beside them
     "max_model_len": 512,
-    "kv_cache_memory_bytes": 192 << 10,
+    "kv_cache_memory_bytes": 136 << 10,
     "max_num_seqs": 32,
 }
-"""A pool of 768 tokens: full bursts do not fit, so sequences wait, and are preempted."""
+"""A pool of 544 tokens: full bursts do not fit, so sequences wait, and are preempted."""
 
 
 @dataclass
