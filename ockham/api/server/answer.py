@@ -1,4 +1,8 @@
-"""`Answer`: from the outputs of a job to the body or the events of a response."""
+"""From the outputs of a job to the body or the events of a response.
+
+`Answer` is what all protocols have in common. `OpenAIAnswer` is the answer of OpenAI's completions
+and chat completions; `ReplyAnswer` (`reply_answer`) that of every other protocol of chats.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ockham.api.prompts import Encoded
+from ockham.api.server.errors import error_body
 from ockham.api.server.job import Job
 from ockham.api.server.protocol import GenerationRequest
 from ockham.api.server.serving import Serving, entries, request_id
-from ockham.api.server.sse import DONE, event, unless_disconnected
+from ockham.api.server.sse import COMMENT, DONE, event, unless_disconnected
 from ockham.api.server.wire import (
     ChatChunk,
     ChatCompletion,
@@ -24,17 +29,100 @@ from ockham.api.server.wire import (
     UsageMeter,
     now_s,
 )
+from ockham.core.errors import OckhamError
 from ockham.core.outputs import CompletionOutput, RequestOutput
 
 
 class Answer(ABC):
-    """What completions and chat completions have in common: when something is sent, and the usage.
+    """Runs a job and sends what comes of it, whole or as a stream. Large outputs are written in a
+    thread.
 
-    A subclass says what an output looks like. Large outputs are written in a thread.
+    A subclass says what is written, in bytes that are sent as they are.
     """
 
     prefix: str
     """What the answer's id begins with."""
+    media_type = "text/event-stream"
+    """Of a stream."""
+    alive: bytes | None = COMMENT
+    """What a stream sends where nothing comes for long, so that nobody takes it for dead."""
+
+    def __init__(self, server: Serving, http: Request, prompts: Sequence[Encoded]) -> None:
+        self.server = server
+        self.id = f"{self.prefix}-{request_id(http)}"
+        self.created = now_s()
+        self._http = http
+        self._opened = False
+        self.meter = UsageMeter([prompt.token_ids for prompt in prompts])
+
+    @property
+    @abstractmethod
+    def streams(self) -> bool:
+        """Whether the caller wants a stream."""
+
+    @abstractmethod
+    def body(self, outputs: list[RequestOutput]) -> bytes:
+        """The body that finished outputs make, which the meter has counted."""
+
+    @abstractmethod
+    def news(self, prompt: int, output: RequestOutput) -> bytes:
+        """What a stream says of what is new of a prompt's answer, which the meter has counted.
+        Empty if it says nothing."""
+
+    def opening(self) -> bytes:
+        """What a stream begins with. It is sent once the engine has taken the request."""
+        return b""
+
+    @abstractmethod
+    def closing(self) -> bytes:
+        """What a stream ends with."""
+
+    def failed(self, error: OckhamError) -> bytes:
+        """What a stream ends with that has begun and cannot go on."""
+        return event(error_body(error)) + DONE
+
+    async def respond(self, job: Job) -> Response:
+        """The response, whole or as a stream, as the request asks for it."""
+        if self.streams:
+            return self.server.stream(
+                self._events(job), self.failed, alive=self.alive, media_type=self.media_type
+            )
+        body = await unless_disconnected(self._http.receive, self._body(job))
+        if body is None:
+            return Response(status_code=499)
+        return Response(body, media_type="application/json")
+
+    async def _body(self, job: Job) -> bytes:
+        outputs = await job.finals()
+        return await self.server.llm.in_thread(entries(outputs), lambda: self._counted(outputs))
+
+    def _counted(self, outputs: list[RequestOutput]) -> bytes:
+        for output in outputs:
+            self.meter.add(output)
+        return self.body(outputs)
+
+    async def _events(self, job: Job) -> AsyncGenerator[bytes, None]:
+        async with aclosing(job.deltas()) as items:
+            async for prompt, output in items:
+                data = await self.server.llm.in_thread(
+                    entries([output]), functools.partial(self._told, prompt, output)
+                )
+                if data:
+                    yield data
+        yield self.closing()
+
+    def _told(self, prompt: int, output: RequestOutput) -> bytes:
+        self.meter.add(output)
+        first = b"" if self._opened else self.opening()
+        self._opened = True
+        return first + self.news(prompt, output)
+
+
+class OpenAIAnswer(Answer):
+    """What completions and chat completions have in common: when something is sent, and the usage.
+
+    A subclass says what an output looks like.
+    """
 
     def __init__(
         self,
@@ -43,12 +131,12 @@ class Answer(ABC):
         request: GenerationRequest,
         prompts: Sequence[Encoded],
     ) -> None:
-        self.server = server
+        super().__init__(server, http, prompts)
         self.request = request
-        self.id = f"{self.prefix}-{request_id(http)}"
-        self.created = now_s()
-        self._http = http
-        self.meter = UsageMeter([prompt.token_ids for prompt in prompts])
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.request.stream)
 
     @abstractmethod
     def whole(self, outputs: list[RequestOutput]) -> Completion | ChatCompletion:
@@ -62,51 +150,27 @@ class Answer(ABC):
     def empty(self) -> Completion | ChatChunk:
         """A part that says nothing."""
 
-    async def respond(self, job: Job) -> Response:
-        """The response, whole or as a stream, as the request asks for it."""
-        if self.request.stream:
-            return self.server.stream(self._events(job))
-        body = await unless_disconnected(self._http.receive, self._body(job))
-        if body is None:
-            return Response(status_code=499)
-        return Response(body, media_type="application/json")
-
-    async def _body(self, job: Job) -> bytes:
-        outputs = await job.finals()
-        return await self.server.llm.in_thread(entries(outputs), lambda: self._encoded(outputs))
-
-    def _encoded(self, outputs: list[RequestOutput]) -> bytes:
-        for output in outputs:
-            self.meter.add(output)
+    def body(self, outputs: list[RequestOutput]) -> bytes:
         answer = self.whole(outputs)
         answer.usage = self.meter.usage(final=True)
         return msgspec.json.encode(answer)
 
-    async def _events(self, job: Job) -> AsyncGenerator[bytes, None]:
-        """The answer as server-sent events."""
-        async with aclosing(job.deltas()) as items:
-            async for prompt, output in items:
-                chunk = await self.server.llm.in_thread(
-                    entries([output]), functools.partial(self._chunk, prompt, output)
-                )
-                if chunk is not None:
-                    yield event(chunk)
-        if self.request.wants_usage_chunk:
-            last = self.empty()
-            last.usage = self.meter.usage(final=True)
-            yield event(msgspec.json.encode(last))
-        yield DONE
-
-    def _chunk(self, prompt: int, output: RequestOutput) -> bytes | None:
-        self.meter.add(output)
+    def news(self, prompt: int, output: RequestOutput) -> bytes:
         chunk = self.part(prompt, output)
         if chunk is None:
-            return None
+            return b""
         if self.request.wants_running_usage:
             chunk.usage = self.meter.usage(final=False)
         elif self.request.wants_usage_chunk:
             chunk.usage = None
-        return msgspec.json.encode(chunk)
+        return event(msgspec.json.encode(chunk))
+
+    def closing(self) -> bytes:
+        if not self.request.wants_usage_chunk:
+            return DONE
+        last = self.empty()
+        last.usage = self.meter.usage(final=True)
+        return event(msgspec.json.encode(last)) + DONE
 
     def has_news(self, choice: CompletionOutput) -> bool:
         """Whether a delta holds something to show: text may be held back for some steps."""

@@ -17,7 +17,8 @@ from ockham.api.server.body import Budget
 from ockham.api.server.cache import pin_prefix, show_cache, unpin_prefix
 from ockham.api.server.chat import create_chat_completion
 from ockham.api.server.completions import create_completion
-from ockham.api.server.errors import HttpError, error_response
+from ockham.api.server.dialect import Dialect, error_response
+from ockham.api.server.errors import HttpError
 from ockham.api.server.gate import Gate
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.middleware import Keys, Outermost
@@ -56,6 +57,9 @@ ALIASES = (
 )
 """For clients whose base URL was given without /v1."""
 
+DIALECTS: tuple[Dialect, ...] = ()
+"""In which words errors are told, where these are not OpenAI's."""
+
 
 def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metrics) -> ASGIApp:
     """The ASGI application that serves a model that has been started."""
@@ -84,7 +88,7 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
     app.state.serving = Serving(llm, settings, gate, metrics, now_s(), dict(settings.adapters))
     app.router.redirect_slashes = False  # `Outermost` takes them off
     budget = Budget(settings.max_bodies_bytes)
-    return Outermost(app, metrics, budget, (*ROUTES, *ALIASES), settings.access_log)
+    return Outermost(app, metrics, budget, (*ROUTES, *ALIASES), DIALECTS, settings.access_log)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
@@ -99,7 +103,7 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
 
 def _refuse(request: Request, error: OckhamError) -> Response:
     note_refusal(request.scope, error)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from ockham.api.prompts import Encoded
 from ockham.api.server.caller import caller_of
-from ockham.api.server.chat import render
 from ockham.api.server.errors import HttpError
 from ockham.api.server.protocol import CacheRequest, PinRequest, UnpinRequest
 from ockham.api.server.serving import Serving, body_bytes, read, serving
+from ockham.api.server.turn import render
 from ockham.core.errors import InvalidRequest
 from ockham.engine.messages import CacheQuery, CacheReport, Pin, Unpin
 

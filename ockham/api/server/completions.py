@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ockham.api.prompts import Encoded
-from ockham.api.server.answer import Answer
+from ockham.api.server.answer import OpenAIAnswer
 from ockham.api.server.job import naming
 from ockham.api.server.logprobs import CompletionLogprobsWriter, prompt_logprobs
 from ockham.api.server.protocol import CompletionRequest
@@ -82,7 +82,7 @@ def _read(
     return prompts
 
 
-class _Answer(Answer):
+class _Answer(OpenAIAnswer):
     """Prompts and their completions, or what is new of one."""
 
     prefix = "cmpl"

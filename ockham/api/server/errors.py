@@ -1,4 +1,5 @@
-"""Every error of the API in OpenAI's shape: `{"error": {message, type, param, code}}`."""
+"""What errors say, in OpenAI's shape: `{"error": {message, type, param, code}}`. For the shapes of
+other protocols see `dialect`."""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ import re
 from typing import TypeVar
 
 import msgspec
-from starlette.responses import Response
 
 from ockham.api.server.asking import with_asks
 from ockham.api.server.fields import Sieve, UnknownFields, choices
@@ -77,6 +77,11 @@ def as_ockham_error(error: Exception) -> OckhamError:
     return fault()
 
 
+def error_message(error: OckhamError) -> str:
+    """What went wrong, in as many characters as an answer may have of it."""
+    return _cut(str(error), MOST_CHARACTERS)
+
+
 def error_body(error: OckhamError) -> bytes:
     """The JSON body that says what went wrong."""
     code = getattr(error, "code", None) or _CODES.get(error.status)
@@ -84,7 +89,7 @@ def error_body(error: OckhamError) -> bytes:
     return msgspec.json.encode(
         ErrorBody(
             ErrorInfo(
-                message=_cut(str(error), MOST_CHARACTERS),
+                message=error_message(error),
                 type=_TYPES.get(error.status, "server_error"),
                 param=None if param is None else _cut(param, MOST_CHARACTERS // 10),
                 code=code,
@@ -93,8 +98,8 @@ def error_body(error: OckhamError) -> bytes:
     )
 
 
-def error_response(error: OckhamError) -> Response:
-    """The response that says what went wrong, and when to come back if that may help."""
+def error_headers(error: OckhamError) -> dict[str, str]:
+    """What the headers of an error's response say: when to come back, if that may help."""
     headers = {}
     if error.status in _RETRY_AFTER_S:
         headers["Retry-After"] = str(_RETRY_AFTER_S[error.status])
@@ -103,7 +108,7 @@ def error_response(error: OckhamError) -> Response:
         headers["X-Should-Retry"] = "false"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(error_body(error), error.status, headers, "application/json")
+    return headers
 
 
 _MISSING = re.compile(r"Object missing required field `(.*)`", re.DOTALL)

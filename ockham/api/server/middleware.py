@@ -1,4 +1,4 @@
-"""Around every route: the request's id, the key, the access log, and errors in OpenAI's shape."""
+"""Around every route: the request's id, the key, the access log, and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ockham.api.server.body import Budget
 from ockham.api.server.caller import NOBODY, Caller, key_name, set_caller
-from ockham.api.server.errors import HttpError, as_ockham_error, error_response
+from ockham.api.server.dialect import Dialect, error_response, set_dialect
+from ockham.api.server.errors import HttpError, as_ockham_error
 from ockham.api.server.fields import passed_over_header
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.reasons import REFUSED, note_refusal
@@ -39,6 +40,7 @@ class Outermost:
         metrics: Metrics,
         budget: Budget,
         routes: Sequence[Route],
+        dialects: Sequence[Dialect],
         log: bool,
     ) -> None:
         """`routes` are those whose paths metrics may name; any other is counted as "other"."""
@@ -46,6 +48,7 @@ class Outermost:
         self._metrics = metrics
         self._budget = budget
         self._routes = routes
+        self._dialects = dialects
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +60,7 @@ class Outermost:
         request_id = _safe_id(headers.get("x-request-id")) or new_request_id()
         scope["ockham.request_id"] = request_id
         scope["path"] = _plain_path(scope["path"])
+        set_dialect(scope, self._dialects)
         status = 499  # unless a response begins, the client has gone
         owed = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
@@ -89,7 +93,7 @@ class Outermost:
             known = as_ockham_error(error)
             note_refusal(scope, known)
             if status == 499:
-                await error_response(known)(scope, receive, send_with_id)
+                await error_response(known, scope)(scope, receive, send_with_id)
         finally:
             self._metrics.answered(self._route(scope), status)
             if self._log:
@@ -157,20 +161,29 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-            given = _digest(key.strip().encode("latin-1", "replace"))
+            given = _digest(_key(Headers(scope=scope)).encode("latin-1", "replace"))
             # Every key is compared, whichever fits: the time taken tells nothing.
             fits = [who for digest, who in self._callers if hmac.compare_digest(given, digest)]
-            caller = fits[0] if fits and scheme.lower() == "bearer" else None
+            caller = fits[0] if fits else None
             if caller is None and not self._open and scope["path"] not in OPEN_PATHS:
                 error = HttpError(
-                    401, "The API key is missing or wrong; send 'Authorization: Bearer KEY'."
+                    401,
+                    "The API key is missing or wrong; send 'Authorization: Bearer KEY' or "
+                    "'x-api-key: KEY'.",
                 )
                 note_refusal(scope, error)
-                await error_response(error)(scope, receive, send)
+                await error_response(error, scope)(scope, receive, send)
                 return
             set_caller(scope, caller or NOBODY)
         await self._app(scope, receive, send)
+
+
+def _key(headers: Headers) -> str:
+    """The key that a caller shows, in OpenAI's header or in Anthropic's."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.strip():
+        return key.strip()
+    return headers.get("x-api-key", "").strip()
 
 
 def _digest(key: bytes) -> bytes:

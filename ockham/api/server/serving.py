@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 
@@ -16,15 +16,16 @@ from ockham.api.prompts import Encoded
 from ockham.api.server.body import Lease, read_body
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError, decode
+from ockham.api.server.fields import UnknownFields
 from ockham.api.server.gate import Gate
 from ockham.api.server.job import Job, naming
 from ockham.api.server.metrics import Metrics
-from ockham.api.server.protocol import ChatMessage, GenerationRequest
+from ockham.api.server.protocol import ChatMessage, ChatRequest, GenerationRequest
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.sse import EventStream
 from ockham.api.server.structure import Counter, Most
 from ockham.core.asks import Ask
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import InvalidRequest, OckhamError
 from ockham.core.numbers import shown
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
@@ -32,6 +33,17 @@ from ockham.engine.messages import Request as EngineRequest
 from ockham.model.hub import served_names
 
 T = TypeVar("T")
+
+
+class AsksForChat(Protocol):
+    """The body of another protocol's request."""
+
+    def chat(self) -> ChatRequest:
+        """The same request as chat completions have it. Raises `InvalidRequest`, which names the
+        field of the body. Called in a thread where the body is large."""
+
+
+F = TypeVar("F", bound=AsksForChat)
 
 _numbers = itertools.count()
 
@@ -157,12 +169,22 @@ class Serving:
     def job_of(self, requests: Sequence[EngineRequest]) -> Job:
         return Job(self.llm, self.gate, requests, self.settings.request_timeout_s)
 
-    def stream(self, events: AsyncGenerator[bytes, None]) -> EventStream:
+    def stream(
+        self,
+        events: AsyncGenerator[bytes, None],
+        failed: Callable[[OckhamError], bytes],
+        *,
+        alive: bytes | None,
+        media_type: str,
+    ) -> EventStream:
         """The response that sends a job's events."""
         return EventStream(
             events,
+            failed,
             keep_alive_s=self.settings.keep_alive_s,
             timeout_s=self.settings.request_timeout_s + READING_S,
+            alive=alive,
+            media_type=media_type,
         )
 
 
@@ -187,26 +209,58 @@ async def read(request: Request, kind: type[T]) -> T:
 
     Unknown fields that are passed over are left in the scope, for the answer's header and the log.
     """
+
+    def parse(body: bytearray, settings: ServerSettings, passed_over: list[str]) -> T:
+        counter = _counted(body, settings)
+        parsed = decode(body, kind, settings.unknown_fields, passed_over)
+        _check_messages(getattr(parsed, "messages", None) or [], counter, settings)
+        return parsed
+
+    return await _read(request, parse)
+
+
+async def read_chat(request: Request, kind: type[F]) -> tuple[F, ChatRequest]:
+    """The request's body as `kind`, which another protocol has, and the chat that it asks for.
+    Fields that are unknown are passed over: the clients of such protocols send what their own
+    servers need. Raises `InvalidRequest` or `HttpError`."""
+
+    def parse(
+        body: bytearray, settings: ServerSettings, passed_over: list[str]
+    ) -> tuple[F, ChatRequest]:
+        counter = _counted(body, settings)
+        unknown: UnknownFields = "ignore" if settings.unknown_fields == "ignore" else "warn"
+        parsed = decode(body, kind, unknown, passed_over)
+        chat = parsed.chat()
+        _check_messages(chat.messages, counter, settings)
+        return parsed, chat
+
+    return await _read(request, parse)
+
+
+async def _read(request: Request, parse: Callable[[bytearray, ServerSettings, list[str]], T]) -> T:
     server, lease = serving(request), _lease(request)
     body = await read_body(request, server.settings, lease)
     lease.body_bytes = len(body)
     passed_over: list[str] = []
-    found = await server.llm.in_thread(
-        len(body), lambda: _parse(body, kind, server.settings, passed_over)
-    )
-    if server.settings.unknown_fields == "warn":
+    found = await server.llm.in_thread(len(body), lambda: parse(body, server.settings, passed_over))
+    if server.settings.unknown_fields != "ignore" and passed_over:
         request.scope[PASSED_OVER] = passed_over
     return found
 
 
-def _parse(body: bytearray, kind: type[T], settings: ServerSettings, passed_over: list[str]) -> T:
-    """A body whose parts have been counted before anything was made of them."""
+def _counted(body: bytearray, settings: ServerSettings) -> Counter:
+    """What counts the parts of a request; those of the body are counted before anything is made of
+    them."""
     counter = Counter(
         Most(settings.max_json_items, settings.max_json_values, settings.max_json_depth)
     )
     counter.count(body)
-    parsed = decode(body, kind, settings.unknown_fields, passed_over)
-    messages: list[ChatMessage] = getattr(parsed, "messages", None) or []
+    return counter
+
+
+def _check_messages(
+    messages: Sequence[ChatMessage], counter: Counter, settings: ServerSettings
+) -> None:
     if len(messages) > settings.max_messages:
         raise InvalidRequest(
             f"messages has {len(messages)} entries, at most {settings.max_messages}; leave some "
@@ -218,7 +272,6 @@ def _parse(body: bytearray, kind: type[T], settings: ServerSettings, passed_over
             counter.count(
                 text.encode(errors="surrogatepass"), f"With its arguments, messages[{number}]"
             )
-    return parsed
 
 
 def body_bytes(request: Request) -> int:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ockham.api.server.errors import as_ockham_error, error_body
+from ockham.api.server.errors import as_ockham_error
 from ockham.api.server.reasons import note_refusal
+from ockham.core.errors import OckhamError
 
 log = logging.getLogger("ockham.server")
 
@@ -22,9 +23,10 @@ DONE = b"data: [DONE]\n\n"
 COMMENT = b": still here\n\n"
 
 
-def event(data: bytes) -> bytes:
-    """One event. `data` is JSON, which holds no line breaks."""
-    return b"data: " + data + b"\n\n"
+def event(data: bytes, name: str = "") -> bytes:
+    """One event, which may have a name. `data` is JSON, which holds no line breaks."""
+    named = b"event: " + name.encode() + b"\n" if name else b""
+    return named + b"data: " + data + b"\n\n"
 
 
 async def disconnected(receive: Receive) -> None:
@@ -49,24 +51,33 @@ async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) ->
 
 
 class EventStream(Response):
-    """Sends events as they come, a comment where none comes for long, and `[DONE]`.
+    """Sends events as they come, and a sign of life where none comes for long.
 
     The status waits for the first event (or `keep_alive_s`), so that a request that is refused
-    gets the status of its error. An error after that is an event of its own. When the client goes
-    away the events' generator is closed, which frees its work.
+    gets the status of its error. An error after that is what `failed` makes of it. When the client
+    goes away the events' generator is closed, which frees its work.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(
-        self, events: AsyncGenerator[bytes, None], *, keep_alive_s: float, timeout_s: float
+        self,
+        events: AsyncGenerator[bytes, None],
+        failed: Callable[[OckhamError], bytes],
+        *,
+        keep_alive_s: float,
+        timeout_s: float,
+        alive: bytes | None = COMMENT,
+        media_type: str = "text/event-stream",
     ) -> None:
-        """`timeout_s` is for a client that does not read: the events have limits of their own."""
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        """`timeout_s` is for a client that does not read: the events have limits of their own.
+        `alive` is the sign of life; without one nothing is sent."""
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(headers=headers, media_type=media_type)
         del self.headers["Content-Length"]
         self._events = events
+        self._failed = failed
         self._keep_alive_s = keep_alive_s
         self._timeout_s = timeout_s
+        self._alive = alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -83,13 +94,13 @@ class EventStream(Response):
                 while True:
                     await asyncio.wait({pending}, timeout=self._keep_alive_s)
                     try:
-                        chunk = pending.result() if pending.done() else COMMENT
+                        chunk = pending.result() if pending.done() else self._alive or b""
                     except Exception as error:
                         if not started:
                             raise
                         known = as_ockham_error(error)
                         note_refusal(scope, known)
-                        chunk = event(error_body(known)) + DONE
+                        chunk = self._failed(known)
                     if not started:
                         started = True
                         await send(
@@ -101,7 +112,8 @@ class EventStream(Response):
                         )
                     if chunk is None:
                         break
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    if chunk:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
                     if pending.done():
                         pending = asyncio.ensure_future(anext(events, None))
                 await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -6,9 +6,9 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ockham.api.server.chat import render
 from ockham.api.server.protocol import DetokenizeRequest, TokenizeRequest
 from ockham.api.server.serving import body_bytes, read, serving
+from ockham.api.server.turn import render
 from ockham.api.server.wire import Detokenized, Tokenized
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown

@@ -59,6 +59,11 @@ def test_each_key_opens_the_api(guarded, key):
     assert client.completions.create(model=guarded.model, prompt="a", max_tokens=1).choices
 
 
+def test_a_key_may_come_in_anthropics_header(guarded):
+    assert guarded.get("/v1/models", headers={"x-api-key": "from-flag"}).status_code == 200
+    assert guarded.get("/v1/models", headers={"x-api-key": "from-fla"}).status_code == 401
+
+
 @pytest.mark.parametrize("key", ["wrong", "from-flag2", "from-fla", "é"])
 def test_a_wrong_key_does_not(guarded, key):
     headers = {b"Authorization": f"Bearer {key}".encode()}

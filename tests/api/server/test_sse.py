@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ockham.api.server.errors import error_body
 from ockham.api.server.sse import COMMENT, DONE, EventStream, event
 from ockham.core.errors import EngineDead, OckhamError
 from tests.helpers.clocks import run_moved
@@ -33,6 +34,10 @@ async def events(closed: Closed, pause_s: float = 0.0, error: Exception | None =
         closed.value = True
 
 
+def failed(error: OckhamError) -> bytes:
+    return error_body(error) + DONE
+
+
 async def never() -> dict[str, Any]:
     await asyncio.Event().wait()
     raise AssertionError
@@ -54,7 +59,7 @@ def respond(
         if not reads:
             await asyncio.Event().wait()
 
-    response = EventStream(source, keep_alive_s=keep_alive_s, timeout_s=timeout_s)
+    response = EventStream(source, failed, keep_alive_s=keep_alive_s, timeout_s=timeout_s)
     run_moved(response(SCOPE, receive, send))
     return sent
 

@@ -1,0 +1,46 @@
+"""In whose words an error is told: each protocol has a shape of its own for them.
+
+What stands around the routes (keys, budgets, unknown paths) refuses requests as well, so the path
+decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Scope
+
+from ockham.api.server.errors import error_body, error_headers
+from ockham.core.errors import OckhamError
+
+_SCOPE = "ockham.dialect"
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What the paths that begin with `prefix` say of errors. `error_body` makes the JSON of an
+    error and the id of the request."""
+
+    prefix: str
+    error_body: Callable[[OckhamError, str], bytes]
+
+
+OPENAI = Dialect("/", lambda error, request_id: error_body(error))
+"""Of every path that no other dialect has."""
+
+
+def set_dialect(scope: Scope, dialects: Sequence[Dialect]) -> None:
+    """Remember which of the dialects a request is answered in."""
+    path = scope["path"]
+    for dialect in dialects:
+        if path == dialect.prefix or path.startswith(dialect.prefix.rstrip("/") + "/"):
+            scope[_SCOPE] = dialect
+
+
+def error_response(error: OckhamError, scope: Scope) -> Response:
+    """The response that says what went wrong, and when to come back if that may help."""
+    dialect: Dialect = scope.get(_SCOPE, OPENAI)
+    body = dialect.error_body(error, scope.get("ockham.request_id", ""))
+    return Response(body, error.status, error_headers(error), "application/json")

@@ -1,0 +1,140 @@
+"""One turn of a chat, from what a request asks to the engine's job: the same for every protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from ockham.api.chatting import ChatPlan, read_tools, thinking_variables
+from ockham.api.prompts import Encoded
+from ockham.api.server.errors import HttpError
+from ockham.api.server.job import Job
+from ockham.api.server.protocol import ChatRequest, TokenizeRequest, template_variables
+from ockham.api.server.serving import Serving, body_bytes, serving
+from ockham.core.errors import InvalidRequest, OckhamError
+from ockham.core.sampling_params import SamplingParams
+from ockham.text.marking import ReuseParams
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A chat whose prompt is made, and the job that answers it."""
+
+    request: ChatRequest
+    params: SamplingParams
+    """What the caller asks; the job's have beside it what binds the answer."""
+    text: str
+    """The prompt, as the chat template made it."""
+    prompt: Encoded
+    plan: ChatPlan
+    job: Job
+
+
+async def take_turn(
+    http: Request, request: ChatRequest, names: Mapping[str, str] | None = None
+) -> Turn:
+    """Make the prompt of a chat, and the job that answers it. Nothing has been computed yet.
+
+    `names` are the fields of `request` that the caller knows by another name. Raises
+    `InvalidRequest`, `HttpError` 404 for another model's name, and what the gate refuses with.
+    """
+    server = serving(http)
+    with in_words_of(names or {}):
+        request.check()
+        server.check_model(request.model)
+        params = _sampling_params(request, server.llm.default_chat_parameters)
+        server.check_room(http, request, params.sequences)
+        reuse = request.reuse_params()
+        text, plan = await render(server, request, body_bytes(http), params)
+        prompt = await server.llm.in_thread(
+            max(len(text), body_bytes(http)), lambda: _read(server, request, reuse, text)
+        )
+        job = server.job(http, [prompt], plan.params(params, text), request)
+    return Turn(request, params, text, prompt, plan, job)
+
+
+async def count_tokens(
+    http: Request, request: ChatRequest, names: Mapping[str, str] | None = None
+) -> int:
+    """How many tokens the prompt of a chat has. Raises what `take_turn` does for a chat that
+    cannot be rendered, and `InvalidRequest` for one that does not fit the context."""
+    server = serving(http)
+    with in_words_of(names or {}):
+        request.check()
+        server.check_model(request.model)
+        text, _ = await render(server, request, body_bytes(http))
+        prompt = await server.llm.in_thread(
+            max(len(text), body_bytes(http)), lambda: _read(server, request, None, text)
+        )
+    return len(prompt.token_ids)
+
+
+@contextmanager
+def in_words_of(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors about fields name them as the caller knows them: `names` has our name -> theirs."""
+    try:
+        yield
+    except (InvalidRequest, HttpError) as error:
+        param = error.param or ""
+        ours = next((each for each in names if param == each or param.startswith(f"{each}[")), None)
+        if ours is None:
+            raise
+        theirs = names[ours] + param.removeprefix(ours)
+        raise _renamed(error, param, theirs) from None
+
+
+def _renamed(error: InvalidRequest | HttpError, ours: str, theirs: str) -> OckhamError:
+    text = str(error).replace(ours, theirs, 1)
+    if isinstance(error, HttpError):
+        return HttpError(error.status, text, param=theirs, code=error.code)
+    return InvalidRequest(text, theirs)
+
+
+def _read(server: Serving, request: ChatRequest, reuse: ReuseParams | None, text: str) -> Encoded:
+    """The prompt that a rendered chat is."""
+    messages = (message.for_template() for message in request.messages)
+    return server.llm.prompts.read_chat(
+        text, messages, reuse, add_special_tokens=bool(request.add_special_tokens)
+    )
+
+
+async def render(
+    server: Serving,
+    request: ChatRequest | TokenizeRequest,
+    size: int,
+    params: SamplingParams | None = None,
+) -> tuple[str, ChatPlan]:
+    """The prompt that the model's chat template makes of messages, which came in a body of `size`
+    bytes, and how it is served. Raises `InvalidRequest`."""
+    parallel = request.parallel_tool_calls if isinstance(request, ChatRequest) else None
+    choice = read_tools(request.tools, request.tool_choice, parallel)
+    plan = await server.llm.plan_chat(choice)
+    if params is not None:
+        plan.check(params)  # before the template is run
+    variables = template_variables(request.chat_template_kwargs)
+    messages = request.messages or []
+    text = await server.llm.render_chat(
+        lambda: [message.for_template() for message in messages],
+        size,
+        plan=plan,
+        add_generation_prompt=request.add_generation_prompt is not False,
+        variables=thinking_variables(variables, request.reasoning_effort),
+        owner=getattr(request, "cache_salt", None) or "",
+    )
+    return text, plan
+
+
+def _sampling_params(request: ChatRequest, defaults: dict[str, Any]) -> SamplingParams:
+    given = (request.max_completion_tokens, request.max_tokens, defaults.get("max_tokens"))
+    max_tokens = next((limit for limit in given if limit is not None), None)
+    return request.sampling_params(
+        defaults,
+        max_tokens=max_tokens,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        prompt_logprobs=request.prompt_logprobs,
+        names={"logprobs": "top_logprobs", "max_tokens": request.length_field},
+    )
