@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import click
 import pytest
 
+from ockham import SamplingParams, draft, gate
+from ockham.api.server.errors import decode
+from ockham.api.server.protocol import CompletionRequest
 from ockham.cli.main import cli
 from ockham.core import registry
+from ockham.core.config import EngineConfig
+from ockham.lab.evidence import Bench, fidelity, recipe
 
 ROOT = Path(__file__).parents[1]
 TECHNIQUES = ROOT / "docs/techniques.md"
@@ -71,21 +78,67 @@ def test_the_map_of_the_code_names_files_that_exist() -> None:
         assert any(place.exists() for place in places), path
 
 
-def test_the_example_of_a_technique_works_as_it_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (ROOT / "docs/architecture.md").read_text()
-    technique, test = re.findall(r"(?ms)^```python\n(.*?)^```", page)
+CACHED = (registry._load, registry._modules, registry.asks_at)
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
+    """The Python of the page on architecture. Its techniques are files beside the others, for as
+    long as the test runs."""
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```", (ROOT / "docs/architecture.md").read_text())
     registry.techniques()  # what is imported only now would be forgotten with the copy
     monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
-    module = ModuleType("ockham.draft.repeat")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(compile(technique, "docs/architecture.md", "exec"), vars(module))
-    assert registry.make("drafter", "repeat:4")._times == 4
-    tests: dict[str, object] = {}
-    exec(compile(test, "docs/architecture.md", "exec"), tests)
-    claims = [claim for name, claim in tests.items() if name.startswith("test_")]
+    monkeypatch.setattr(recipe, "_recipes", dict(recipe._recipes))
+    for package, name, block in ((draft, "repeat", 0), (gate, "thin", 2)):
+        module = f"{package.__name__}.{name}"
+        directory = tmp_path / module
+        directory.mkdir()
+        (directory / f"{name}.py").write_text(blocks[block])
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(directory)])
+        monkeypatch.setitem(sys.modules, module, ModuleType(module))  # taken out again afterwards
+        del sys.modules[module]
+    for cached in CACHED:
+        cached.cache_clear()
+    yield blocks
+    monkeypatch.undo()
+    for cached in CACHED:
+        cached.cache_clear()
+
+
+def _run_tests(source: str) -> None:
+    names: dict[str, object] = {}
+    exec(compile(source, "docs/architecture.md", "exec"), names)
+    claims = [claim for name, claim in names.items() if name.startswith("test_")]
     assert claims
     for claim in claims:
         claim()  # type: ignore[operator]
+
+
+def test_the_example_of_a_drafter_works_as_it_is_printed(printed: list[str]) -> None:
+    assert registry.make("drafter", "repeat:4")._times == 4
+    _run_tests(printed[1])
+
+
+def test_the_example_of_a_gate_works_as_it_is_printed(
+    printed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(printed) == 5
+    _run_tests(printed[3])
+    body = b'{"prompt": "x", "thin": {"every": 3}}'
+    params = decode(body, CompletionRequest).sampling_params(
+        {}, max_tokens=1, logprobs=None, prompt_logprobs=None
+    )
+    assert params == SamplingParams(max_tokens=1, thin={"every": 3})
+    quick = partial(fidelity.fidelity_of, items=1)
+    monkeypatch.setattr(fidelity, "fidelity_of", quick)
+    exec(compile(printed[4], "docs/architecture.md", "exec"), {})
+    bench = Bench(EngineConfig(max_model_len=600, kv_cache_memory_bytes=64 << 20), rounds=1)
+    measure = recipe._recipes["gate", "thin"].measure
+    assert measure is not None
+    row = measure(bench)
+    assert row.with_ < row.without
+    assert row.fidelity is not None
+    assert row.fidelity.agreement < 1.0
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=_name)
