@@ -245,6 +245,10 @@ def _json_schema(asked: StructuredOutputsParams) -> dict[str, Any]:
     return found
 
 
+PLAIN = ChatPlan(Style(), ToolChoice(), Tools(), {})
+"""How a text is completed that is no chat."""
+
+
 def plan_chat(
     tokenizer: Tokenizer, choice: ToolChoice, chat_template: str | None = None
 ) -> ChatPlan:

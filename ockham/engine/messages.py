@@ -166,6 +166,24 @@ class Loading(msgspec.Struct, tag="loading"):
     line: str
 
 
+class ModelFacts(msgspec.Struct, kw_only=True):
+    """What can be said of a loaded model to who asks. `path` is its directory or GGUF file,
+    `architecture` the class that config.json names, `weight_format` the formats of its matrices as
+    they are held, joined by +. `trained_length` is the number of positions that it is meant for."""
+
+    path: str
+    architecture: str
+    weight_format: str
+    weight_bytes: int
+    parameters: int
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    kv_heads: int
+    trained_length: int
+
+
 class Ready(msgspec.Struct, tag="ready", kw_only=True):
     """The engine has loaded its model. The lengths are in tokens; `context_limit` says in words
     what sets `max_model_len`, and what would raise it."""
@@ -181,6 +199,7 @@ class Ready(msgspec.Struct, tag="ready", kw_only=True):
     """Tokens that end a sequence unless a request ignores them."""
     sampling_defaults: dict[str, int | float] = {}
     """What the checkpoint sets of `SamplingParams`, by name."""
+    facts: ModelFacts | None = None
 
 
 class Died(msgspec.Struct, tag="died"):

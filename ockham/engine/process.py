@@ -27,11 +27,13 @@ from ockham.engine.messages import (
     Died,
     FromEngine,
     Loading,
+    ModelFacts,
     Ready,
     Refused,
     Shutdown,
     ToEngine,
 )
+from ockham.model.loading import LoadedModel
 
 STATS_EVERY_S = 0.25
 """While the engine works. Once more when it becomes idle, so that the last figures are exact."""
@@ -138,6 +140,24 @@ def _ready(engine: Engine, load_s: float) -> Ready:
         load_s=load_s,
         eos_token_ids=engine.eos_token_ids,
         sampling_defaults=engine.model.sampling_defaults,
+        facts=_facts(engine.model),
+    )
+
+
+def _facts(model: LoadedModel) -> ModelFacts:
+    description = model.description
+    return ModelFacts(
+        path=str(model.directory),
+        architecture=description.architecture.name,
+        weight_format=model.weight_format,
+        weight_bytes=model.weight_bytes,
+        parameters=model.parameters,
+        layers=description.layers,
+        hidden_size=description.hidden_size,
+        intermediate_size=description.intermediate_size,
+        heads=description.heads,
+        kv_heads=description.kv_heads,
+        trained_length=description.max_position_embeddings,
     )
 
 

@@ -22,6 +22,8 @@ from ockham.api.server.errors import HttpError
 from ockham.api.server.gate import Gate
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.middleware import Keys, Outermost
+from ockham.api.server.ollama import DIALECT as OLLAMA
+from ockham.api.server.ollama import ROUTES as OLLAMA_ROUTES
 from ockham.api.server.reasons import note_refusal
 from ockham.api.server.serving import Serving
 from ockham.api.server.settings import ServerSettings
@@ -48,6 +50,7 @@ ROUTES = (
     Route("/ping", health),
     Route("/version", version),
     Route("/metrics", metrics),
+    *OLLAMA_ROUTES,
 )
 ALIASES = (
     Route("/completions", create_completion, methods=["POST"]),
@@ -57,7 +60,7 @@ ALIASES = (
 )
 """For clients whose base URL was given without /v1."""
 
-DIALECTS: tuple[Dialect, ...] = ()
+DIALECTS: tuple[Dialect, ...] = (OLLAMA,)
 """In which words errors are told, where these are not OpenAI's."""
 
 

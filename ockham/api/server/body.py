@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
+from ockham.api.server.dialect import takes_any_type
 from ockham.api.server.errors import HttpError
 from ockham.api.server.settings import ServerSettings
 from ockham.core.errors import RequestTimeout
@@ -66,10 +67,13 @@ async def read_body(request: Request, settings: ServerSettings, lease: Lease) ->
     """The body. Raises `HttpError` 415, 413 or 503, or `RequestTimeout`, before more is read.
 
     Only JSON is taken: a page in a browser cannot send that to a server that has not allowed its
-    origin, while it can send plain text or a form to any address, 127.0.0.1 included.
+    origin, while it can send plain text or a form to any address, 127.0.0.1 included. Where a
+    protocol takes anything as JSON, a browser is known by the headers that it always sends then.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    headers = request.headers
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    from_page = "origin" in headers or "sec-fetch-site" in headers
+    if kind != "application/json" and (from_page or not takes_any_type(request.scope)):
         raise HttpError(415, f"The Content-Type must be application/json, got {kind[:80]!r}.")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):

@@ -21,10 +21,11 @@ _SCOPE = "ockham.dialect"
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What the paths that begin with `prefix` say of errors. `error_body` makes the JSON of an
-    error and the id of the request."""
+    error and the id of the request. `any_type`: bodies need not say that they are JSON."""
 
     prefix: str
     error_body: Callable[[OckhamError, str], bytes]
+    any_type: bool = False
 
 
 OPENAI = Dialect("/", lambda error, request_id: error_body(error))
@@ -37,6 +38,12 @@ def set_dialect(scope: Scope, dialects: Sequence[Dialect]) -> None:
     for dialect in dialects:
         if path == dialect.prefix or path.startswith(dialect.prefix.rstrip("/") + "/"):
             scope[_SCOPE] = dialect
+
+
+def takes_any_type(scope: Scope) -> bool:
+    """Whether a body is taken as JSON whatever it says that it is."""
+    found: Dialect = scope.get(_SCOPE, OPENAI)
+    return found.any_type
 
 
 def error_response(error: OckhamError, scope: Scope) -> Response:

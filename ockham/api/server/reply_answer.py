@@ -67,6 +67,10 @@ class ReplyAnswer(Answer):
         self.meter.reasoning_tokens = thought
         return self.whole(reply, _ending(choice, bool(reply.tool_calls), reply.warnings))
 
+    def unread_call(self, index: int) -> str | None:
+        """The text of a call of a stream that turned out to be none; None for a call."""
+        return self._telling.unread_call(index)
+
     def opening(self) -> bytes:
         return b"".join(self.begin())
 

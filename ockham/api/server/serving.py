@@ -204,15 +204,17 @@ def _engine_name(http: Request) -> str:
     return f"{request_id(http)}#{next(_numbers)}"
 
 
-async def read(request: Request, kind: type[T]) -> T:
+async def read(request: Request, kind: type[T], *, lenient: bool = False) -> T:
     """The request's body as `kind`. Raises `InvalidRequest` or `HttpError`.
 
-    Unknown fields that are passed over are left in the scope, for the answer's header and the log.
+    Unknown fields that are passed over are left in the scope, for the answer's header and the log;
+    `lenient`: they are not refused, whatever the operator said of OpenAI's API.
     """
 
     def parse(body: bytearray, settings: ServerSettings, passed_over: list[str]) -> T:
         counter = _counted(body, settings)
-        parsed = decode(body, kind, settings.unknown_fields, passed_over)
+        unknown = _lenient(settings) if lenient else settings.unknown_fields
+        parsed = decode(body, kind, unknown, passed_over)
         _check_messages(getattr(parsed, "messages", None) or [], counter, settings)
         return parsed
 
@@ -228,8 +230,7 @@ async def read_chat(request: Request, kind: type[F]) -> tuple[F, ChatRequest]:
         body: bytearray, settings: ServerSettings, passed_over: list[str]
     ) -> tuple[F, ChatRequest]:
         counter = _counted(body, settings)
-        unknown: UnknownFields = "ignore" if settings.unknown_fields == "ignore" else "warn"
-        parsed = decode(body, kind, unknown, passed_over)
+        parsed = decode(body, kind, _lenient(settings), passed_over)
         chat = parsed.chat()
         _check_messages(chat.messages, counter, settings)
         return parsed, chat
@@ -243,9 +244,18 @@ async def _read(request: Request, parse: Callable[[bytearray, ServerSettings, li
     lease.body_bytes = len(body)
     passed_over: list[str] = []
     found = await server.llm.in_thread(len(body), lambda: parse(body, server.settings, passed_over))
-    if server.settings.unknown_fields != "ignore" and passed_over:
-        request.scope[PASSED_OVER] = passed_over
+    pass_over(request, *passed_over)
     return found
+
+
+def pass_over(request: Request, *names: str) -> None:
+    """Tell in the answer's header and in the log that these fields of the body were not kept."""
+    if names and serving(request).settings.unknown_fields != "ignore":
+        request.scope[PASSED_OVER] = [*request.scope.get(PASSED_OVER, ()), *names]
+
+
+def _lenient(settings: ServerSettings) -> UnknownFields:
+    return "ignore" if settings.unknown_fields == "ignore" else "warn"
 
 
 def _counted(body: bytearray, settings: ServerSettings) -> Counter:

@@ -40,6 +40,10 @@ class Telling:
         """Whether a tool has been called."""
         return self._splitter is not None and self._splitter.has_calls
 
+    def unread_call(self, index: int) -> str | None:
+        """The text of a call that turned out to be none, after it had begun like one."""
+        return None if self._splitter is None else self._splitter.unread_call(index)
+
     def warnings(self) -> list[str]:
         """What is to be said of the answer, once it is finished."""
         found = [] if self._splitter is None else list(self._splitter.warnings)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
 
-from ockham.api.chatting import ChatPlan, read_tools, thinking_variables
+from ockham.api.chatting import PLAIN, ChatPlan, read_tools, thinking_variables
 from ockham.api.prompts import Encoded
 from ockham.api.server.errors import HttpError
 from ockham.api.server.job import Job
@@ -35,11 +35,18 @@ class Turn:
 
 
 async def take_turn(
-    http: Request, request: ChatRequest, names: Mapping[str, str] | None = None
+    http: Request,
+    request: ChatRequest,
+    names: Mapping[str, str] | None = None,
+    *,
+    raw: str | None = None,
+    before: Sequence[int] = (),
 ) -> Turn:
     """Make the prompt of a chat, and the job that answers it. Nothing has been computed yet.
 
-    `names` are the fields of `request` that the caller knows by another name. Raises
+    `names` are the fields of `request` that the caller knows by another name. `raw` is a prompt
+    that is taken as it is, in place of what the chat template makes of the messages; its answer is
+    text without parts. `before` are token ids that stand before the prompt. Raises
     `InvalidRequest`, `HttpError` 404 for another model's name, and what the gate refuses with.
     """
     server = serving(http)
@@ -49,10 +56,15 @@ async def take_turn(
         params = _sampling_params(request, server.llm.default_chat_parameters)
         server.check_room(http, request, params.sequences)
         reuse = request.reuse_params()
-        text, plan = await render(server, request, body_bytes(http), params)
+        if raw is None:
+            text, plan = await render(server, request, body_bytes(http), params)
+        else:
+            text, plan = raw, PLAIN
         prompt = await server.llm.in_thread(
-            max(len(text), body_bytes(http)), lambda: _read(server, request, reuse, text)
+            max(len(text), body_bytes(http)), lambda: _read(server, request, reuse, text, plan)
         )
+        if before:
+            prompt = replace(prompt, token_ids=[*before, *prompt.token_ids])
         job = server.job(http, [prompt], plan.params(params, text), request)
     return Turn(request, params, text, prompt, plan, job)
 
@@ -66,9 +78,9 @@ async def count_tokens(
     with in_words_of(names or {}):
         request.check()
         server.check_model(request.model)
-        text, _ = await render(server, request, body_bytes(http))
+        text, plan = await render(server, request, body_bytes(http))
         prompt = await server.llm.in_thread(
-            max(len(text), body_bytes(http)), lambda: _read(server, request, None, text)
+            max(len(text), body_bytes(http)), lambda: _read(server, request, None, text, plan)
         )
     return len(prompt.token_ids)
 
@@ -94,8 +106,13 @@ def _renamed(error: InvalidRequest | HttpError, ours: str, theirs: str) -> Ockha
     return InvalidRequest(text, theirs)
 
 
-def _read(server: Serving, request: ChatRequest, reuse: ReuseParams | None, text: str) -> Encoded:
-    """The prompt that a rendered chat is."""
+def _read(
+    server: Serving, request: ChatRequest, reuse: ReuseParams | None, text: str, plan: ChatPlan
+) -> Encoded:
+    """The prompt that a rendered chat is, or a text that is no chat."""
+    if plan is PLAIN:
+        special = request.add_special_tokens is not False
+        return server.llm.prompts.read(text, reuse, add_special_tokens=special)
     messages = (message.for_template() for message in request.messages)
     return server.llm.prompts.read_chat(
         text, messages, reuse, add_special_tokens=bool(request.add_special_tokens)

@@ -103,6 +103,10 @@ class Splitter(ABC):
         """Whether a call has come that could be read, or begins to come."""
         return any(call.raw is None for call in self._calls)
 
+    def unread_call(self, index: int) -> str | None:
+        """The text of a call that could not be read to its end, though it had begun; else None."""
+        return self._calls[index].raw
+
     def reply(self) -> Reply:
         """The whole answer. Calls that could not be read to their end are text in it."""
         content, at, said = [], 0, "".join(self._content)

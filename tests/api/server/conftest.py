@@ -8,6 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.helpers.families import FAMILIES
 from tests.helpers.live import LiveServer
 from tests.helpers.tiny import tiny_llama
 
@@ -25,6 +26,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     directory = tmp_path_factory.mktemp("server")
     with LiveServer(tiny, directory, *TINY_FLAGS, "--served-model-name", "tiny") as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
+def talking(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """The same model with a chat template for tools and thoughts. What it says is nonsense, unless
+    `structured_outputs` has it say something."""
+    directory = tmp_path_factory.mktemp("tools")
+    template = directory / "template.jinja"
+    shown = "{% if tools %}{{ tools | tojson }}{% endif %}"
+    opened = "{% if add_generation_prompt and enable_thinking %}{{ '<think>\n' }}{% endif %}"
+    effort = "{% if reasoning_effort %}EFFORT={{ reasoning_effort }}{% endif %}"
+    template.write_text(effort + shown + FAMILIES["hermes"].template + opened)
+    flags = (*TINY_FLAGS, "--served-model-name", "tiny", "--chat-template", str(template))
+    with LiveServer(tiny, directory, *flags) as live:
         yield live
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ import openai
 import pytest
 
 from ockham.lab.evidence.real_model import find_real_model
-from tests.api.server.conftest import TINY_FLAGS
-from tests.helpers.families import FAMILIES
 from tests.helpers.live import LiveServer
 
 WEATHER = {
@@ -46,19 +43,6 @@ CALL = (
     '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome", "days": 3}}\n</tool_call>'
 )
 THOUGHT = "<think>\nso it is\n</think>\n\n"
-
-
-@pytest.fixture(scope="module")
-def talking(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    directory = tmp_path_factory.mktemp("tools")
-    template = directory / "template.jinja"
-    shown = "{% if tools %}{{ tools | tojson }}{% endif %}"
-    opened = "{% if add_generation_prompt and enable_thinking %}{{ '<think>\n' }}{% endif %}"
-    effort = "{% if reasoning_effort %}EFFORT={{ reasoning_effort }}{% endif %}"
-    template.write_text(effort + shown + FAMILIES["hermes"].template + opened)
-    flags = (*TINY_FLAGS, "--served-model-name", "tiny", "--chat-template", str(template))
-    with LiveServer(tiny, directory, *flags) as live:
-        yield live
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,261 @@
+"""`/api/tags`, `/api/show`, `/api/ps`, `/api/version` and `/api/pull`: what there is."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+import ockham
+from ockham.api.chatting import ToolChoice, plan_chat
+from ockham.api.server.errors import HttpError
+from ockham.api.server.ollama.names import listed_name, served_name
+from ockham.api.server.ollama.request import PullBody, ShowBody
+from ockham.api.server.ollama.wire import lines, stamp
+from ockham.api.server.serving import Serving, read, serving
+from ockham.core.errors import InvalidRequest
+from ockham.engine.messages import ModelFacts
+
+API_VERSION = "0.32.0"
+"""The version of Ollama whose API this is: clients ask for it to know what they may send."""
+NEVER = "9999-12-31T23:59:59Z"
+"""When the model is unloaded."""
+
+
+class Details(msgspec.Struct, kw_only=True):
+    """`quantization_level` are the formats in which the weights are held."""
+
+    parent_model: str = ""
+    format: str
+    family: str
+    families: list[str]
+    parameter_size: str
+    quantization_level: str
+    context_length: int
+    embedding_length: int
+
+
+class Listed(msgspec.Struct, kw_only=True):
+    """A model of `/api/tags`; `size` is that of its files in bytes, `digest` names its bits."""
+
+    name: str
+    model: str
+    modified_at: str
+    size: int
+    digest: str
+    details: Details
+    capabilities: list[str]
+
+
+class Running(msgspec.Struct, kw_only=True):
+    """A model of `/api/ps`; `size` is what it takes of the memory in bytes."""
+
+    name: str
+    model: str
+    size: int
+    digest: str
+    details: Details
+    expires_at: str
+    size_vram: int
+    context_length: int
+
+
+async def list_tags(http: Request) -> Response:
+    """The model, once for each of its names, and its adapters."""
+    server = serving(http)
+    details, (size, modified_s) = _details(server), _files(_facts(server).path)
+    capabilities = _capabilities(server)
+    listed = [
+        Listed(
+            name=listed_name(name),
+            model=listed_name(name),
+            modified_at=stamp(modified_s),
+            size=size,
+            digest=_digest(server, name),
+            details=details,
+            capabilities=capabilities,
+        )
+        for name in (*server.names, *server.adapters)
+    ]
+    return _answer({"models": listed})
+
+
+async def list_running(http: Request) -> Response:
+    """The model, which is loaded as long as the server runs."""
+    server = serving(http)
+    name = server.names[0]
+    running = Running(
+        name=listed_name(name),
+        model=listed_name(name),
+        size=_facts(server).weight_bytes,
+        digest=_digest(server, name),
+        details=_details(server),
+        expires_at=NEVER,
+        size_vram=0,
+        context_length=server.llm.ready.max_model_len,
+    )
+    return _answer({"models": [running]})
+
+
+async def show(http: Request) -> Response:
+    """What there is to say of the model."""
+    server = serving(http)
+    asked = (await read(http, ShowBody, lenient=True)).asked
+    name = served_name(server, asked)
+    defaults = server.llm.default_chat_parameters
+    parameters = "\n".join(f"{key:<30} {value}" for key, value in defaults.items())
+    return _answer(
+        {
+            "license": "",
+            "modelfile": f"# {listed_name(name)} is served by Ockham, which has no Modelfiles.\n",
+            "parameters": parameters,
+            "template": _template(server),
+            "details": _details(server),
+            "model_info": _model_info(server),
+            "capabilities": _capabilities(server),
+            "modified_at": stamp(_files(_facts(server).path)[1]),
+        }
+    )
+
+
+async def version(http: Request) -> Response:
+    return JSONResponse({"version": API_VERSION, "ockham": ockham.__version__})
+
+
+async def pull(http: Request) -> Response:
+    """Success for the model that is served: it is here. Another cannot be had by a request."""
+    body = await read(http, PullBody, lenient=True)
+    asked = body.model or body.name
+    if not asked:
+        raise InvalidRequest("model is required and is missing.", "model")
+    try:
+        served_name(serving(http), asked)
+    except HttpError as error:
+        raise HttpError(
+            501, f"{error} Fetch one with 'ockham pull NAME' on the machine itself."
+        ) from None
+    done = {"status": "success"}
+    if body.stream is False:
+        return JSONResponse(done)
+    return Response(lines([done]), media_type="application/x-ndjson")
+
+
+async def not_here(http: Request) -> Response:
+    """What Ollama does and this server does not."""
+    path = http.url.path
+    if path.startswith("/api/embed"):
+        raise HttpError(501, f"{path} is not supported yet: this server makes no embeddings.")
+    raise HttpError(
+        501,
+        f"{path} is not supported: the model that is served is chosen when the server is started "
+        "(ockham serve MODEL). 'ockham pull', 'ockham list' and 'ockham rm' manage what is on the "
+        "machine.",
+    )
+
+
+async def heartbeat(http: Request) -> Response:
+    """What Ollama's command line asks before anything else."""
+    if http.method != "HEAD":
+        raise HTTPException(404)
+    return PlainTextResponse("Ollama is running")
+
+
+def _facts(server: Serving) -> ModelFacts:
+    facts = server.llm.ready.facts
+    assert facts is not None, "an engine that is ready says what it loaded"
+    return facts
+
+
+def _details(server: Serving) -> Details:
+    facts = _facts(server)
+    family = _family(facts)
+    return Details(
+        format="gguf" if facts.path.endswith(".gguf") else "safetensors",
+        family=family,
+        families=[family],
+        parameter_size=_human(facts.parameters),
+        quantization_level=facts.weight_format.upper(),
+        context_length=server.llm.ready.max_model_len,
+        embedding_length=facts.hidden_size,
+    )
+
+
+def _family(facts: ModelFacts) -> str:
+    """`LlamaForCausalLM` as GGUF files have it: `llama`."""
+    return re.sub(r"For(CausalLM|ConditionalGeneration)$", "", facts.architecture).lower()
+
+
+def _human(count: int) -> str:
+    """A number of parameters as Ollama writes it: 134.52M, 8.0B."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if count >= size:
+            return f"{count / size:.{1 if unit == 'B' else 2}f}{unit}"
+    return str(count)
+
+
+def _model_info(server: Serving) -> dict[str, Any]:
+    """The keys of GGUF files that clients read. The context is the server's own, not the longest
+    that the model was made for."""
+    facts = _facts(server)
+    family = _family(facts)
+    return {
+        "general.architecture": family,
+        "general.parameter_count": facts.parameters,
+        f"{family}.context_length": server.llm.ready.max_model_len,
+        f"{family}.trained_context_length": facts.trained_length,
+        f"{family}.embedding_length": facts.hidden_size,
+        f"{family}.feed_forward_length": facts.intermediate_size,
+        f"{family}.block_count": facts.layers,
+        f"{family}.attention.head_count": facts.heads,
+        f"{family}.attention.head_count_kv": facts.kv_heads,
+        f"{family}.vocab_size": server.llm.ready.vocab_size,
+        "tokenizer.ggml.eos_token_ids": list(server.llm.ready.eos_token_ids),
+    }
+
+
+def _capabilities(server: Serving) -> list[str]:
+    """`tools` wherever there is a chat template: a template that shows none has them told in a
+    message."""
+    tokenizer = server.llm.tokenizer
+    if tokenizer is None or not _template(server):
+        return ["completion"]
+    thinks = plan_chat(tokenizer, ToolChoice()).style.thinks
+    return ["completion", "tools", *(["thinking"] if thinks else [])]
+
+
+def _template(server: Serving) -> str:
+    """The chat template; empty where there is none, or no default one."""
+    tokenizer = server.llm.tokenizer
+    try:
+        return "" if tokenizer is None else tokenizer.chat_template().source
+    except InvalidRequest:
+        return ""
+
+
+def _digest(server: Serving, name: str) -> str:
+    """What tells two models apart whose answers differ: of 64 digits, as Ollama's."""
+    adapter = server.adapters.get(name, "")
+    return hashlib.sha256(f"{server.llm.ready.numerics_id}\n{adapter}".encode()).hexdigest()
+
+
+def _files(path: str) -> tuple[int, float]:
+    """The bytes of a model's files, and when the newest was changed, in seconds of the epoch."""
+    place = Path(path)
+    parts = re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"-*\1", glob.escape(place.name))
+    files = list(place.glob("*.safetensors") if place.is_dir() else place.parent.glob(parts))
+    try:
+        found = [file.stat() for file in files]
+    except OSError:  # removed since
+        return 0, 0.0
+    return sum(each.st_size for each in found), max((each.st_mtime for each in found), default=0.0)
+
+
+def _answer(content: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")
