@@ -342,6 +342,9 @@ def _only(request: Request, text: str | None, deltas: list[Delta]) -> RequestOut
         finished=any(delta.finished for delta in deltas),
     )
     for delta in deltas:
+        output.progress = delta.progress or output.progress
+        if delta.progress is not None and not (delta.token_ids or delta.finish_reason):
+            continue
         output.outputs.append(
             CompletionOutput(
                 index=delta.index,

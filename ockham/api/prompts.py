@@ -56,6 +56,7 @@ class Encoded:
         asks: Mapping[str, Any] | None = None,
         tenant: str = "",
         priority: int = 0,
+        progress: bool = False,
     ) -> Request:
         """The request for this prompt; the keywords are the fields of `Request`. Raises
         InvalidRequest for a field that is wrong, or that was given another value with the
@@ -71,6 +72,7 @@ class Encoded:
             asks={**(asks or {}), **self.asks},
             tenant=tenant,
             priority=priority,
+            progress=progress,
         )
 
 

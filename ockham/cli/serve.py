@@ -205,6 +205,13 @@ if TYPE_CHECKING:
 @option(
     "--access-log/--no-access-log", default=True, show_default=True, help="One line per request."
 )
+@option(
+    "--log-requests/--no-log-requests",
+    default=False,
+    show_default=True,
+    help="Whether that line also says the request's tokens (prompt, cached, generated, drafted), "
+    "the time to the first, tokens per second, and how it ended.",
+)
 def serve(
     *,
     host: str,
@@ -236,6 +243,7 @@ def serve(
     log_level: str,
     uvicorn_log_level: str,
     access_log: bool,
+    log_requests: bool,
     **engine: Any,
 ) -> None:
     """Serve a model behind the OpenAI API: /v1/completions, /v1/chat/completions and more.
@@ -285,6 +293,7 @@ def serve(
         cache_text=cache_text,
         unknown_fields=unknown_fields,
         access_log=access_log,
+        log_requests=log_requests,
     )
     config = engine_config(**engine)
     # A key has no business in the environment of the engine, or of what that may start.

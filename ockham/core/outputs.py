@@ -57,8 +57,19 @@ class CompletionOutput(msgspec.Struct):
     reply: Reply | None = None
 
 
+class PromptProgress(msgspec.Struct):
+    """How far a prompt has been read, in tokens: `processed` of `total`, of which `cached` were not
+    computed. `seconds` have passed since its first step began."""
+
+    total: int
+    cached: int
+    processed: int
+    seconds: float
+
+
 class RequestOutput(msgspec.Struct):
-    """All completions of one prompt. `prompt_logprobs[0]` is None: nothing precedes it."""
+    """All completions of one prompt. `prompt_logprobs[0]` is None: nothing precedes it. `progress`
+    is only told of requests that ask for it."""
 
     request_id: str
     prompt: str | None
@@ -68,6 +79,7 @@ class RequestOutput(msgspec.Struct):
     prompt_logprobs: list[PositionLogprobs | None] | None = None
     num_cached_tokens: int = 0
     ledger: Ledger = msgspec.field(default_factory=Ledger)
+    progress: PromptProgress | None = None
 
 
 class ScoreOutput(msgspec.Struct):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ockham.core.outputs import Logprob, PositionLogprobs
+from ockham.core.outputs import Logprob, PositionLogprobs, PromptProgress
 from ockham.core.step import Floats, Ints, StepOutput
 from ockham.engine.assemble import Assembly
 from ockham.engine.batch import Batch, Walk
@@ -38,6 +38,7 @@ class Harvest:
     def collect(self, batch: Batch, output: StepOutput) -> list[Delta]:
         """The deltas of a step of any kind."""
         endings, parts = self._endings, batch.parts
+        progress = [_progress(part.sequence) for part in parts if part.sequence.request.progress]
         deltas: list[Delta | None] = [
             endings.guarded(part.sequence, self._score_prompt, part, output.logits)
             for part in parts
@@ -57,7 +58,8 @@ class Harvest:
                 endings.end_walk(walk)
         if batch.watches:
             deal_newest(batch.watches, reached, batch.step, output)
-        return merged([delta for delta in deltas if delta is not None])
+        told = merged([delta for delta in deltas if delta is not None])
+        return [*(delta for delta in progress if delta is not None), *told] if progress else told
 
     def decoded(self, sequences: list[Sequence], tokens: list[int]) -> list[Delta]:
         """The deltas of a step of a kept decoding, whose tokens are booked with its rows."""
@@ -264,3 +266,16 @@ class Harvest:
             {token: Logprob(value, rank, names(token)) for token, (value, rank) in entry.items()}
             for entry in self._runner.logprobs(logits, targets, top)
         ]
+
+
+def _progress(sequence: Sequence) -> Delta | None:
+    """How far a prompt has been read; None if it had been before this step."""
+    if sequence.generated or sequence.start_s is None:
+        return None
+    told = PromptProgress(
+        total=sequence.prompt_tokens,
+        cached=sequence.ledger.prompt_tokens_reused,
+        processed=min(sequence.computed, sequence.prompt_tokens),
+        seconds=time.monotonic() - sequence.start_s,
+    )
+    return Delta(sequence.request_id, sequence.index, progress=told)

@@ -9,7 +9,7 @@ import msgspec
 from ockham.cache.store.stats import TierStats
 from ockham.core.asks import Ask, Asked, asked_at
 from ockham.core.ledger import Ledger
-from ockham.core.outputs import PositionLogprobs
+from ockham.core.outputs import PositionLogprobs, PromptProgress
 from ockham.core.registry import make_asks
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import EXPECTED, PLAIN, SPENT
@@ -35,7 +35,8 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     ("discard"); a wrong hint costs time, never a token. A `patient` request waits for whatever
     another computes of its prompt; others do so only for a page or more. An `orderly` one is part
     of a batch that is larger than the memory: it begins only when there is room for what it may
-    generate, and after the branches of the batch that come before its own.
+    generate, and after the branches of the batch that come before its own. Of one with `progress`
+    each step tells how far its prompt has been read.
     """
 
     request_id: str
@@ -50,6 +51,7 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     cache_hint: CacheHint | None = None
     patient: bool = False
     orderly: bool = False
+    progress: bool = False
 
     def __post_init__(self) -> None:
         self.asks = make_asks(self.asks)
@@ -94,6 +96,8 @@ class Delta(msgspec.Struct, tag="delta", omit_defaults=True):
     """Of each token whether it was drafted; [] where none was."""
     report: dict[str, Any] | None = None
     """What techniques tell of how they came to this choice, by name."""
+    progress: PromptProgress | None = None
+    """How far the prompt has been read; in a delta of its own, where that is asked for."""
 
     @property
     def marks(self) -> list[bool]:
@@ -119,6 +123,7 @@ def merge(earlier: Delta, later: Delta) -> Delta:
         ledger=later.ledger or earlier.ledger,
         drafted=drafted,
         report=later.report or earlier.report,
+        progress=later.progress or earlier.progress,
     )
 
 
@@ -200,6 +205,8 @@ class Ready(msgspec.Struct, tag="ready", kw_only=True):
     sampling_defaults: dict[str, int | float] = {}
     """What the checkpoint sets of `SamplingParams`, by name."""
     facts: ModelFacts | None = None
+    drafters: tuple[str, ...] = ()
+    """The names under which ledgers have what was drafted."""
 
 
 class Died(msgspec.Struct, tag="died"):

@@ -140,6 +140,7 @@ def _ready(engine: Engine, load_s: float) -> Ready:
         load_s=load_s,
         eos_token_ids=engine.eos_token_ids,
         sampling_defaults=engine.model.sampling_defaults,
+        drafters=tuple(engine.speculation.names),
         facts=_facts(engine.model),
     )
 

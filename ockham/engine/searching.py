@@ -41,7 +41,7 @@ class Searching:
         said: set[str] = set()
         for delta in deltas:
             group = groups.get(delta.request_id)
-            if group is None or delta.finished:
+            if group is None or delta.finished or delta.progress is not None:
                 told.append(delta)
             else:
                 group.branches[delta.index].told.add(delta)

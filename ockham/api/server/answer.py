@@ -13,6 +13,7 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,8 +21,9 @@ from ockham.api.prompts import Encoded
 from ockham.api.server.errors import error_body
 from ockham.api.server.job import Job
 from ockham.api.server.protocol import GenerationRequest
-from ockham.api.server.serving import Serving, entries, request_id
+from ockham.api.server.serving import METERED, Serving, entries, request_id
 from ockham.api.server.sse import COMMENT, DONE, event, unless_disconnected
+from ockham.api.server.timings import AsksToSee, Progress, Report, Timings, progress_of
 from ockham.api.server.wire import (
     ChatChunk,
     ChatCompletion,
@@ -47,13 +49,18 @@ class Answer(ABC):
     alive: bytes | None = COMMENT
     """What a stream sends where nothing comes for long, so that nobody takes it for dead."""
 
-    def __init__(self, server: Serving, http: Request, prompts: Sequence[Encoded]) -> None:
+    def __init__(
+        self, server: Serving, http: Request, prompts: Sequence[Encoded], asked: AsksToSee
+    ) -> None:
+        """`asked` says what is to be seen of the answer's course."""
         self.server = server
+        self.asked = asked
         self.id = f"{self.prefix}-{request_id(http)}"
         self.created = now_s()
         self._http = http
         self._opened = False
         self.meter = UsageMeter([prompt.token_ids for prompt in prompts])
+        http.scope[METERED] = self.meter
 
     @property
     @abstractmethod
@@ -68,6 +75,29 @@ class Answer(ABC):
     def news(self, prompt: int, output: RequestOutput) -> bytes:
         """What a stream says of what is new of a prompt's answer, which the meter has counted.
         Empty if it says nothing."""
+
+    def progressed(self, progress: Progress) -> bytes:
+        """What a stream says of the reading of its prompt, where that is asked for. Empty if its
+        protocol has no words for it."""
+        return b""
+
+    def timings(self) -> Timings | UnsetType:
+        """The figures of a finished answer, if they are asked for."""
+        if not self.asked.wants_timings:
+            return UNSET
+        return self.meter.course.timings(self.server.llm.ready.drafters)
+
+    def timings_so_far(self) -> Timings | UnsetType:
+        """The figures of a part of a stream, if they are asked for."""
+        return self.meter.course.timings_so_far() if self.asked.timings_per_token else UNSET
+
+    def report(self) -> Report | UnsetType:
+        """All that is asked for of the course of a finished answer: a protocol that is not OpenAI's
+        has it as the field `ockham` of its last object."""
+        timings = self.timings()
+        if timings is UNSET and not self.asked.return_ledger:
+            return UNSET
+        return Report(timings, self.meter.course.ledger if self.asked.return_ledger else UNSET)
 
     def opening(self) -> bytes:
         """What a stream begins with. It is sent once the engine has taken the request."""
@@ -115,6 +145,11 @@ class Answer(ABC):
         self.meter.add(output)
         first = b"" if self._opened else self.opening()
         self._opened = True
+        if output.progress is not None:
+            if self.asked.return_progress:
+                first += self.progressed(progress_of(output.progress))
+            if not output.outputs:
+                return first
         return first + self.news(prompt, output)
 
 
@@ -131,7 +166,7 @@ class OpenAIAnswer(Answer):
         request: GenerationRequest,
         prompts: Sequence[Encoded],
     ) -> None:
-        super().__init__(server, http, prompts)
+        super().__init__(server, http, prompts, request)
         self.request = request
 
     @property
@@ -150,9 +185,19 @@ class OpenAIAnswer(Answer):
     def empty(self) -> Completion | ChatChunk:
         """A part that says nothing."""
 
+    @abstractmethod
+    def reading(self) -> Completion | ChatChunk:
+        """A part that says nothing yet, of an answer to come."""
+
+    def progressed(self, progress: Progress) -> bytes:
+        chunk = self.reading()
+        chunk.prompt_progress = progress
+        return event(msgspec.json.encode(chunk))
+
     def body(self, outputs: list[RequestOutput]) -> bytes:
         answer = self.whole(outputs)
         answer.usage = self.meter.usage(final=True)
+        answer.timings = self.timings()
         return msgspec.json.encode(answer)
 
     def news(self, prompt: int, output: RequestOutput) -> bytes:
@@ -163,13 +208,19 @@ class OpenAIAnswer(Answer):
             chunk.usage = self.meter.usage(final=False)
         elif self.request.wants_usage_chunk:
             chunk.usage = None
+        if self.asked.timings_per_token:
+            chunk.timings = self.timings_so_far()
         return event(msgspec.json.encode(chunk))
 
     def closing(self) -> bytes:
-        if not self.request.wants_usage_chunk:
+        request = self.request
+        shows_usage = request.wants_usage_chunk or request.return_ledger
+        if not shows_usage and not request.wants_timings:
             return DONE
         last = self.empty()
-        last.usage = self.meter.usage(final=True)
+        last.timings = self.timings()
+        if shows_usage:
+            last.usage = self.meter.usage(final=True)
         return event(msgspec.json.encode(last)) + DONE
 
     def has_news(self, choice: CompletionOutput) -> bool:
@@ -180,4 +231,4 @@ class OpenAIAnswer(Answer):
 
     def if_asked(self, of_tokens: list[Any]) -> Any:
         """What is shown of tokens only where their ids were asked for."""
-        return of_tokens if self.request.return_token_ids else msgspec.UNSET
+        return of_tokens if self.request.return_token_ids else UNSET

@@ -91,7 +91,15 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
     app.state.serving = Serving(llm, settings, gate, metrics, now_s(), dict(settings.adapters))
     app.router.redirect_slashes = False  # `Outermost` takes them off
     budget = Budget(settings.max_bodies_bytes)
-    return Outermost(app, metrics, budget, (*ROUTES, *ALIASES), DIALECTS, settings.access_log)
+    return Outermost(
+        app,
+        metrics,
+        budget,
+        (*ROUTES, *ALIASES),
+        DIALECTS,
+        settings,
+        lambda: llm.ready.drafters,
+    )
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from ockham.api.server.timings import AsksToSee
 from ockham.core.errors import InvalidRequest
 from ockham.core.registry import asked_by, asks_at, modules_of_techniques
 
@@ -21,7 +22,7 @@ NAMED = ("reuse",)
 """Fields that name a technique of the seam of that name; its ask's fields stand beside them."""
 
 
-class TakesAsks(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class TakesAsks(AsksToSee, kw_only=True, forbid_unknown_fields=True):
     """A request that may ask for techniques."""
 
     asking: ClassVar[tuple[str, ...]] = ()

@@ -91,6 +91,10 @@ class _Answer(OpenAIAnswer):
     def empty(self) -> ChatChunk:
         return self._object([])
 
+    def reading(self) -> ChatChunk:
+        delta = ChatDelta(role="assistant", content=None)
+        return self._object([ChatChunkChoice(index=0, delta=delta)])
+
     def _chunk_of(self, choice: CompletionOutput) -> ChatChunkChoice | None:
         """What a chunk says of a choice: its role first of all, then what is new."""
         delta = ChatDelta(content=choice.text)

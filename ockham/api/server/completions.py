@@ -126,6 +126,9 @@ class _Answer(OpenAIAnswer):
     def empty(self) -> Completion:
         return self._object([])
 
+    def reading(self) -> Completion:
+        return self._object([CompletionChoice(index=0, text="")])
+
     def _choice(
         self, prompt: int, output: RequestOutput, choice: CompletionOutput
     ) -> CompletionChoice:

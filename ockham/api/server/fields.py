@@ -83,7 +83,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "dry_multiplier": (0.0,),
     "n_probs": (0,),
     "n_keep": (0,),
-    "timings_per_token": (False,),
     # Ollama and the Hugging Face hub
     "options": ({},),
     "think": (False,),

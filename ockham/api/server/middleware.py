@@ -7,7 +7,7 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import Match, Route
@@ -20,8 +20,9 @@ from ockham.api.server.errors import HttpError, as_ockham_error
 from ockham.api.server.fields import passed_over_header
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.reasons import REFUSED, note_refusal
-from ockham.api.server.serving import PASSED_OVER, new_request_id
+from ockham.api.server.serving import METERED, PASSED_OVER, new_request_id
 from ockham.api.server.settings import ServerSettings
+from ockham.api.server.wire import UsageMeter
 
 access = logging.getLogger("ockham.access")
 
@@ -41,15 +42,19 @@ class Outermost:
         budget: Budget,
         routes: Sequence[Route],
         dialects: Sequence[Dialect],
-        log: bool,
+        settings: ServerSettings,
+        drafters: Callable[[], Sequence[str]],
     ) -> None:
-        """`routes` are those whose paths metrics may name; any other is counted as "other"."""
+        """`routes` are those whose paths metrics may name; any other is counted as "other".
+        `drafters` are the names under which ledgers have what was drafted."""
         self._app = app
         self._metrics = metrics
         self._budget = budget
         self._routes = routes
         self._dialects = dialects
-        self._log = log
+        self._log = settings.access_log or settings.log_requests
+        self._log_course = settings.log_requests
+        self._drafters = drafters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -106,11 +111,13 @@ class Outermost:
                 return route.path.replace(":path}", "}")
         return "other"
 
-    @staticmethod
-    def _say(scope: Scope, status: int, begin_s: float, request_id: str) -> None:
+    def _say(self, scope: Scope, status: int, begin_s: float, request_id: str) -> None:
         client = scope.get("client") or ("-", 0)
         refused, passed_over = scope.get(REFUSED), scope.get(PASSED_OVER)
         more = "" if refused is None else f": {refused}"
+        meter: UsageMeter | None = scope.get(METERED) if self._log_course else None
+        if meter is not None:
+            more += f": {meter.course.line(meter.prompt_tokens, self._drafters())}"
         if passed_over:
             more += f" (ignored fields: {passed_over_header(passed_over)})"
         access.info(

@@ -34,7 +34,7 @@ class ReplyAnswer(Answer):
     """Writes one reply. A stream is `begin`, `tell` for whatever is new, `end`."""
 
     def __init__(self, http: Request, turn: Turn) -> None:
-        super().__init__(serving(http), http, [turn.prompt])
+        super().__init__(serving(http), http, [turn.prompt], turn.request)
         self.turn = turn
         self.model = self.server.answer_name(turn.request.model)
         self._telling = Telling(turn.plan, turn.params, turn.text)

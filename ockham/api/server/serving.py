@@ -49,6 +49,8 @@ _numbers = itertools.count()
 
 PASSED_OVER = "ockham.passed_over"
 """Where a request's scope holds the fields that were passed over and must be told of."""
+METERED = "ockham.metered"
+"""Where it holds the `UsageMeter` of what is answered."""
 MOST_NAMED = 20
 """Adapters that are named to who names none of them."""
 READING_S = 2.0
@@ -154,6 +156,7 @@ class Serving:
                     asks=asks,
                     tenant=_tenant(http, body),
                     priority=body.priority or 0,
+                    progress=bool(body.stream and body.watches_prompt),
                 )
                 for index, prompt in enumerate(prompts)
             ]

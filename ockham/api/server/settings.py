@@ -29,7 +29,8 @@ class ServerSettings:
     beginnings of cached prompts that have no `cache_salt`. Each of several `api_keys` is a tenant;
     `admin_api_key` opens everything too, and alone sees what is of all tenants. `unknown_fields`:
     whether fields of a body that no request has are refused, passed over and named in the answer's
-    header and the log, or passed over. `throughput_s`: how often the log says what the engine does,
+    header and the log, or passed over. `log_requests`: a request's line in the log says its tokens
+    and times as well. `throughput_s`: how often the log says what the engine does,
     while it works.
 
     What may come in (docs/limits.md says what is answered beyond): `max_connections`: requests that
@@ -65,6 +66,7 @@ class ServerSettings:
     keep_alive_s: float = 15.0
     stall_s: float = 30.0
     access_log: bool = True
+    log_requests: bool = False
     cache_text: bool = False
     unknown_fields: UnknownFields = "refuse"
     throughput_s: float = 10.0

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from ockham.api.server.timings import Course, Progress, Timings
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import RequestOutput
 
@@ -38,28 +39,26 @@ class UsageMeter:
     """Adds up what the prompts of one HTTP request have used, from deltas or from outputs."""
 
     def __init__(self, prompts: list[list[int]]) -> None:
-        self._prompt_tokens = sum(map(len, prompts))
-        self._completion_tokens = 0
+        self.prompt_tokens = sum(map(len, prompts))
+        self.course = Course()
         self.reasoning_tokens: int | None = None
         """Of thoughts; None for what has none."""
-        self._ledger = Ledger()
 
     def add(self, output: RequestOutput) -> None:
-        self._completion_tokens += sum(len(choice.token_ids) for choice in output.outputs)
-        if output.finished:
-            self._ledger.add(output.ledger)
+        self.course.add(output)
 
     def usage(self, *, final: bool) -> Usage:
         """The figures so far; with the bill if these are the last ones."""
+        course = self.course
         return Usage(
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._completion_tokens,
-            total_tokens=self._prompt_tokens + self._completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(self._ledger.prompt_tokens_reused),
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=course.completion_tokens,
+            total_tokens=self.prompt_tokens + course.completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(course.ledger.prompt_tokens_reused),
             completion_tokens_details=UNSET
             if self.reasoning_tokens is None
             else CompletionTokensDetails(self.reasoning_tokens),
-            ockham=self._ledger if final else UNSET,
+            ockham=course.ledger if final else UNSET,
         )
 
 
@@ -97,6 +96,8 @@ class Completion(msgspec.Struct, kw_only=True):
     choices: list[CompletionChoice]
     system_fingerprint: str
     usage: Usage | UnsetType | None = UNSET
+    timings: Timings | UnsetType = UNSET
+    prompt_progress: Progress | UnsetType = UNSET
 
 
 class TokenLogprob(msgspec.Struct):
@@ -192,6 +193,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     prompt_logprobs: Any = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
     warnings: list[str] | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
 
 
 class ChatChunk(msgspec.Struct, kw_only=True):
@@ -205,6 +207,8 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     prompt_logprobs: Any = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
     warnings: list[str] | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
+    prompt_progress: Progress | UnsetType = UNSET
 
 
 class Model(msgspec.Struct, kw_only=True):

@@ -26,6 +26,7 @@ from ockham.api.server.ollama.wire import (
     probabilities,
 )
 from ockham.api.server.reply_answer import Ending, ReplyAnswer
+from ockham.api.server.timings import Progress
 from ockham.api.server.turn import Turn
 from ockham.core.errors import OckhamError
 from ockham.core.ledger import Ledger
@@ -99,6 +100,11 @@ class OllamaAnswer(ReplyAnswer):
         self._close(last, ending)
         yield lines([last])
 
+    def progressed(self, progress: Progress) -> bytes:
+        answer = self.made("")
+        answer.prompt_progress = progress
+        return lines([answer])
+
     def failed(self, error: OckhamError) -> bytes:
         return error_line(error)
 
@@ -159,6 +165,7 @@ class OllamaAnswer(ReplyAnswer):
         answer.eval_duration = _nanoseconds(bill.decode_s)
         answer.logprobs, self._probabilities = self._probabilities or UNSET, []
         answer.warnings = [*self._warnings, *ending.warnings] or UNSET
+        answer.ockham = self.report()
         self.finish(answer)
 
 

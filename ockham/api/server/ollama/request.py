@@ -13,6 +13,7 @@ import msgspec
 from ockham.api.server.fields import ANY
 from ockham.api.server.ollama.options import Options
 from ockham.api.server.protocol import ChatMessage, ChatRequest
+from ockham.api.server.timings import AsksToSee
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown, token_ids
 from ockham.core.structured_outputs import StructuredOutputsParams
@@ -70,7 +71,7 @@ class Message(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: str | None = None
 
 
-class _Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class _Body(AsksToSee, kw_only=True, forbid_unknown_fields=True):
     """What both requests have."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
@@ -122,6 +123,7 @@ class _Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             cache_hint=self.cache_hint,
             priority=self.priority,
             user=self.user,
+            **self.seeing(),
             **self.options.fields(),
             **more,
         )

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from ockham.api.server.timings import Progress, Report
 from ockham.api.server.wire import ChatLogprobs
 from ockham.core.outputs import ToolCall
 
@@ -55,7 +56,8 @@ class Answered(msgspec.Struct, kw_only=True):
 
     The last one has `done` and what the answer took. `prompt_eval_count` is the whole prompt, of
     which `prompt_cached_count` tokens were not computed again; Ollama tells the first only.
-    `warnings` is not Ollama's either.
+    `warnings` is not Ollama's either, nor are `prompt_progress` and `ockham`, which are there where
+    they are asked for.
     """
 
     model: str
@@ -71,6 +73,8 @@ class Answered(msgspec.Struct, kw_only=True):
     eval_duration: int | UnsetType = UNSET
     logprobs: list[Probability] | UnsetType = UNSET
     warnings: list[str] | UnsetType = UNSET
+    prompt_progress: Progress | UnsetType = UNSET
+    ockham: Report | UnsetType = UNSET
 
 
 class Chatted(Answered, kw_only=True):
