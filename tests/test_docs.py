@@ -20,6 +20,7 @@ from ockham.cli.main import cli
 from ockham.core import registry
 from ockham.core.config import EngineConfig
 from ockham.lab.evidence import Bench, fidelity, recipe
+from tests.helpers.registering import let_register
 
 ROOT = Path(__file__).parents[1]
 TECHNIQUES = ROOT / "docs/techniques.md"
@@ -86,8 +87,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[st
     """The Python of the page on architecture. Its techniques are files beside the others, for as
     long as the test runs."""
     blocks = re.findall(r"(?ms)^```python\n(.*?)^```", (ROOT / "docs/architecture.md").read_text())
-    registry.techniques()  # what is imported only now would be forgotten with the copy
-    monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
+    let_register(monkeypatch)
     monkeypatch.setattr(recipe, "_recipes", dict(recipe._recipes))
     for package, name, block in ((draft, "repeat", 0), (gate, "thin", 2)):
         module = f"{package.__name__}.{name}"

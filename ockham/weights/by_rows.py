@@ -11,10 +11,14 @@ from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
 from ockham.core.seams import FillableLinear, Layout, Values
 from ockham.kernels.layouts import ROWS
+from ockham.kernels.native import core, packing_pool
 from ockham.weights.blocks import all_finite
 
 if TYPE_CHECKING:
     from ockham.core.seams import Format
+
+ROWS_WIDENED = 256
+"""Rows that a plain product widens at a time."""
 
 ROWS_AT_ONCE = 512
 """Rows that are encoded at a time: enough for all threads, and few enough to hold in fp32."""
@@ -123,6 +127,38 @@ def regrouped(
             held = {name: array[start:rows].copy() for name, array in piece.items()}
     if held is not None:
         yield padded(held, multiple - count(held))
+
+
+def native_codes(name: str, group: int, rows: Floats, codes: Array) -> Values:
+    """`codes`, filled by the core, and the scales of groups: what the format of this name makes of
+    rows of floats. The core must be there."""
+    scales = np.empty((len(rows), codes.shape[1] // group), np.float16)
+    flat = (codes.reshape(-1).view(np.uint8), scales.reshape(-1).view(np.uint16))
+    core.quantise(packing_pool(), core.detect(), name, group, rows, *flat)
+    return {"codes": codes, "scales": scales}
+
+
+def product_by_group(
+    x: Floats, values: Values, widened: Callable[[Values], tuple[Floats, Floats]]
+) -> Floats:
+    """The product of inputs (M, G, group) with rows whose groups are added in order: for each group
+    in turn, y = fma(float(sum of a * code), scale_x * scale_w, y), where a are the group's inputs
+    as int8 (`quantise`). The sums are exact in fp32.
+
+    `widened` makes of some rows' values their codes (rows, G, group) and scales (rows, G).
+    """
+    a, scale_x = quantise(x)
+    by_group = np.ascontiguousarray(a.transpose(1, 0, 2))  # (G, M, group)
+    rows = count(values)
+    product = np.empty((len(x), rows), np.float32)
+    for first in range(0, rows, ROWS_WIDENED):
+        codes, scale_w = widened(cut(values, first, first + ROWS_WIDENED))
+        sums = by_group @ codes.transpose(1, 2, 0)  # (G, M, rows)
+        y = np.zeros(sums.shape[1:], np.float32)
+        for g in range(len(sums)):
+            y = add_group(y, sums[g], scale_x[:, g] * scale_w[:, g])
+        product[:, first : first + len(codes)] = y
+    return product
 
 
 def add_group(y: Floats, sums: Floats, scales: Floats) -> Floats:

@@ -14,9 +14,9 @@ from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.core.registry import register
 from ockham.core.seams import Arithmetic, Field, FillableLinear, Layout, Role, Values
 from ockham.kernels.layouts import ROWS
-from ockham.kernels.native import core, packing_pool
+from ockham.kernels.native import core
 from ockham.weights.adopting import adopted
-from ockham.weights.by_rows import ByRows, add_group, quantise, regrouped
+from ockham.weights.by_rows import ByRows, native_codes, product_by_group, regrouped
 from ockham.weights.gptq import MIDDLE, calibrated_codes
 from ockham.weights.scales import DIVISORS, check_scales, choose_scales
 
@@ -27,9 +27,6 @@ NARROW = 1024
 """Inputs below which every matrix takes five bits: small models lose more, and weigh little."""
 
 FIVE_BIT_GROUP = 32
-
-ROWS_WIDENED = 256
-"""Rows that the plain product widens at a time."""
 
 SYMMETRIC_ZERO = MIDDLE
 """The code that stands for zero where a matrix has no zero points."""
@@ -113,32 +110,11 @@ class Int4(ByRows):
         if core is None:
             codes, scales = choose_scales(wide.reshape(len(wide), -1, self.group))
             return {"codes": codes.reshape(wide.shape), "scales": scales}
-        codes = np.empty(wide.shape, np.uint8)
-        scales = np.empty((len(wide), wide.shape[1] // self.group), np.float16)
-        flat = (codes.reshape(-1), scales.reshape(-1).view(np.uint16))
-        core.quantise(packing_pool(), core.detect(), self.name, self.group, wide, *flat)
-        return {"codes": codes, "scales": scales}
+        return native_codes(self.name, self.group, wide, np.empty(wide.shape, np.uint8))
 
     def matmul(self, values: Values, x: Floats) -> Floats:
-        """For each group in turn: y = fma(float(sum of a * (code - zero)), scale_x * scale_w, y),
-        where a are the group's inputs as int8 (`quantise`).
-
-        The sums are exact in fp32.
-        """
-        inputs, rows = x.shape[1], len(values["codes"])
-        groups = inputs // self.group
-        a, scale_x = quantise(x.reshape(len(x), groups, self.group))
-        by_group = np.ascontiguousarray(a.transpose(1, 0, 2))  # (G, M, group)
-        product = np.empty((len(x), rows), np.float32)
-        for first in range(0, rows, ROWS_WIDENED):
-            part = {name: each[first : first + ROWS_WIDENED] for name, each in values.items()}
-            codes, scale_w = self._widened(part)  # (rows, G, group), (rows, G)
-            sums = by_group @ codes.transpose(1, 2, 0)  # (G, M, rows)
-            y = np.zeros(sums.shape[1:], np.float32)
-            for g in range(groups):
-                y = add_group(y, sums[g], scale_x[:, g] * scale_w[:, g])
-            product[:, first : first + len(codes)] = y
-        return product
+        """See `product_by_group`; the code of a sum is less its zero point."""
+        return product_by_group(x.reshape(len(x), -1, self.group), values, self._widened)
 
     def decode(self, values: Values, in_features: int) -> Floats:
         codes, scale = self._widened(values)

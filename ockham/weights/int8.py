@@ -13,16 +13,13 @@ from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.core.registry import register
 from ockham.core.seams import Arithmetic, Field, FillableLinear, Layout, Values
 from ockham.kernels.layouts import ROWS
-from ockham.kernels.native import core, packing_pool
+from ockham.kernels.native import core
 from ockham.weights.adopting import adopted
-from ockham.weights.by_rows import ByRows, add_group, quantise
+from ockham.weights.by_rows import ByRows, native_codes, product_by_group
 from ockham.weights.scales import check_scales
 
 GROUP = 64
 """Inputs that share a scale, and that are rotated together."""
-
-ROWS_WIDENED = 256
-"""Rows that the plain product widens at a time."""
 
 
 def grouped(values: Floats) -> Floats:
@@ -102,30 +99,12 @@ class Int8(ByRows):
             return {"codes": codes, "scales": scales}
         groups = -(-wide.shape[1] // GROUP)
         codes = np.empty((len(wide), groups * GROUP), np.int8)
-        scales = np.empty((len(wide), groups), np.float16)
-        flat = (codes.reshape(-1).view(np.uint8), scales.reshape(-1).view(np.uint16))
-        core.quantise(packing_pool(), core.detect(), self.name, self.group, wide, *flat)
-        return {"codes": codes, "scales": scales}
+        return native_codes(self.name, GROUP, wide, codes)
 
     def matmul(self, values: Values, x: Floats) -> Floats:
-        """For each group in turn: y = fma(float(sum of a * code), scale_x * scale_w, y), where a
-        are the group's inputs, rotated where the weights are, as int8 (`quantise`).
-
-        The sums are exact in fp32.
-        """
+        """See `product_by_group`. Inputs are rotated where the weights are."""
         groups = grouped(x)
-        a, scale_x = quantise(hadamard(groups) if self.group else groups)
-        by_group = np.ascontiguousarray(a.transpose(1, 0, 2))  # (G, M, 64)
-        rows = len(values["codes"])
-        product = np.empty((len(x), rows), np.float32)
-        for first in range(0, rows, ROWS_WIDENED):
-            part = {name: each[first : first + ROWS_WIDENED] for name, each in values.items()}
-            codes, scale_w = self._widened(part)  # (rows, G, 64), (rows, G)
-            y = np.zeros((len(x), len(codes)), np.float32)
-            for g in range(by_group.shape[0]):
-                y = add_group(y, by_group[g] @ codes[:, g].T, scale_x[:, g] * scale_w[:, g])
-            product[:, first : first + len(codes)] = y
-        return product
+        return product_by_group(hadamard(groups) if self.group else groups, values, self._widened)
 
     def decode(self, values: Values, in_features: int) -> Floats:
         codes, scale = self._widened(values)

@@ -13,8 +13,8 @@ from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import register
 from ockham.core.seams import Arithmetic, Field, Role, Values
-from ockham.kernels.native import core, packing_pool
-from ockham.weights.by_rows import ByRows, add_group, quantise
+from ockham.kernels.native import core
+from ockham.weights.by_rows import ByRows, native_codes, product_by_group
 from ockham.weights.scales import check_scales
 
 GROUPS = (32, 64, 128)
@@ -27,9 +27,6 @@ https://github.com/bitsandbytes-foundation/bitsandbytes)."""
 DIVISORS = (127.0, 119.0, 132.0, 138.0, 145.0, 154.0)
 """A group's scale is its largest magnitude over one of these: 127 holds that weight exactly, as in
 the paper, more clips it."""
-
-ROWS_WIDENED = 256
-"""Rows that the plain product widens at a time."""
 
 
 def normal_levels() -> Floats:
@@ -143,34 +140,18 @@ class Nf4(ByRows):
         if core is None:
             codes, scales = choose_codes(wide.reshape(len(wide), -1, self.group))
             return {"codes": codes.reshape(wide.shape), "scales": scales}
-        codes = np.empty(wide.shape, np.uint8)
-        scales = np.empty((len(wide), wide.shape[1] // self.group), np.float16)
-        flat = (codes.reshape(-1), scales.reshape(-1).view(np.uint16))
-        core.quantise(packing_pool(), core.detect(), self.name, self.group, wide, *flat)
-        return {"codes": codes, "scales": scales}
+        return native_codes(self.name, self.group, wide, np.empty(wide.shape, np.uint8))
 
     def matmul(self, values: Values, x: Floats) -> Floats:
-        """For each group in turn: y = fma(float(sum of a * LEVELS[code]), scale_x * scale_w, y),
-        where a are the group's inputs as int8 (`quantise`).
-
-        The sums are exact in fp32.
-        """
-        rows, groups = len(values["codes"]), x.shape[1] // self.group
-        a, scale_x = quantise(x.reshape(len(x), groups, self.group))
-        by_group = np.ascontiguousarray(a.transpose(1, 0, 2))  # (G, M, group)
-        product = np.empty((len(x), rows), np.float32)
-        for first in range(0, rows, ROWS_WIDENED):
-            part = slice(first, first + ROWS_WIDENED)
-            levels = LEVELS[values["codes"][part]].reshape(-1, groups, self.group)
-            scale_w = values["scales"][part].astype(np.float32)
-            sums = by_group @ levels.transpose(1, 2, 0)  # (G, M, rows)
-            y = np.zeros(sums.shape[1:], np.float32)
-            for g in range(groups):
-                y = add_group(y, sums[g], scale_x[:, g] * scale_w[:, g])
-            product[:, part] = y
-        return product
+        """See `product_by_group`; the levels stand in the place of codes."""
+        return product_by_group(x.reshape(len(x), -1, self.group), values, self._widened)
 
     def decode(self, values: Values, in_features: int) -> Floats:
-        levels = LEVELS[values["codes"]].reshape(len(values["codes"]), -1, self.group)
-        rows: Floats = levels * values["scales"].astype(np.float32)[:, :, None]
+        levels, scales = self._widened(values)
+        rows: Floats = levels * scales[:, :, None]
         return rows.reshape(len(levels), in_features)
+
+    def _widened(self, values: Values) -> tuple[Floats, Floats]:
+        """Levels (rows, G, group), and scales (rows, G)."""
+        levels: Floats = LEVELS[values["codes"]].reshape(len(values["codes"]), -1, self.group)
+        return levels, values["scales"].astype(np.float32)

@@ -12,6 +12,7 @@ from ockham.core import registry
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.registry import make, split, techniques
+from tests.helpers.registering import let_register
 
 PAGE = Path(__file__).parents[2] / "docs" / "techniques.md"
 
@@ -48,7 +49,7 @@ class Place:
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Techniques of this test alone, at every seam that exists."""
-    monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
+    let_register(monkeypatch)
     for seam in registry.SEAMS:
 
         @registry.register(seam, "sized", exact=True)

@@ -9,6 +9,7 @@ from ockham.core.speculative import has_model
 from ockham.kernels.native import core
 from ockham.lab.evidence import Bench
 from ockham.lab.evidence.compose import Cell, compose, composition_page, engine_config_of, parts
+from tests.helpers.registering import let_register
 
 pytestmark = [
     pytest.mark.skipif(core is None, reason="the reference backend promises no bits"),
@@ -81,7 +82,7 @@ def test_an_approximate_format_is_told_by_its_agreement(cells: list[Cell]) -> No
 def test_a_technique_at_a_seam_that_had_none_is_listed_and_refused(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
+    let_register(monkeypatch)
 
     @registry.register("placement", "in_place", exact=True)
     class InPlace:

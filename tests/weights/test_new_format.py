@@ -19,6 +19,7 @@ from ockham.core.seams import Arithmetic, Field, Values
 from ockham.kernels.native import core
 from ockham.model.loading import LoadedModel, load_model
 from ockham.weights.by_rows import ByRows
+from tests.helpers.registering import let_register
 
 LEVELS = np.linspace(-1, 1, 16, dtype=np.float32)
 GROUPS = (32, 64)
@@ -75,8 +76,7 @@ class Table16(ByRows):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.techniques("format")
-    monkeypatch.setattr(registry, "_techniques", dict(registry._techniques))
+    let_register(monkeypatch)
     registry.register("format", "table16", exact=False)(Table16)
 
 
