@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from ockham.core.errors import ConfigError
 from ockham.engine.engine import Engine
 from ockham.lab.evidence.bench import Bench, Outcome
+from ockham.lab.evidence.fidelity import fidelity_of_answers
 from ockham.lab.evidence.recipe import evidence
-from ockham.lab.evidence.row import Fidelity, Row
-from ockham.lab.returning import Query, ask, change, continue_with, returning_documents, workload
+from ockham.lab.evidence.row import Row
+from ockham.lab.returning import Query, ask, returning_documents, workload
 from ockham.text.marking import ReuseParams
 from ockham.text.tokenizer import Tokenizer
 
@@ -82,14 +83,7 @@ def _measure(
     )
     row.what = f"{len(queries)} {what}"  # whatever workload the others are measured on
     row.identical = None  # it is approximate: `fidelity` says how much
-    answers = ask(engine, queries, approximate=False).answers
-    changed = change(engine, continue_with(queries, answers))
-    row.fidelity = Fidelity(
-        agreement=changed.agreement,
-        kl_mean=changed.kl_mean,
-        kl_p99=changed.kl_p99,
-        positions=changed.positions,
-    )
+    row.fidelity = fidelity_of_answers(engine, queries)
     if any(query.score for query in queries):
         row.scores = scores[False], scores[True]
     return row

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ockham.engine.engine import Engine
 from ockham.lab.cases import task_cases
 from ockham.lab.comparison import Comparing
 from ockham.lab.evidence.bench import Bench
 from ockham.lab.evidence.row import Fidelity
+from ockham.lab.returning import Query, ask, change, continue_with
 
 TASKS = ("code", "prose", "recall")
 ITEMS = 8
@@ -29,4 +32,17 @@ def fidelity_of(bench: Bench, one: Engine, other: Engine, items: int = ITEMS) ->
         kl_mean=whole.kl_mean,
         kl_p99=whole.kl_p99,
         positions=whole.positions,
+    )
+
+
+def fidelity_of_answers(engine: Engine, queries: Sequence[Query]) -> Fidelity:
+    """What the techniques that queries ask for change, at the tokens that they are answered with
+    exactly."""
+    answers = ask(engine, queries, approximate=False).answers
+    changed = change(engine, continue_with(queries, answers))
+    return Fidelity(
+        agreement=changed.agreement,
+        kl_mean=changed.kl_mean,
+        kl_p99=changed.kl_p99,
+        positions=changed.positions,
     )

@@ -19,9 +19,10 @@ from ockham.engine.engine import Engine
 from ockham.engine.visiting import put_visits
 from ockham.kernels.layout import GroupLayout, StateSpec
 from ockham.lab.evidence.bench import Bench, Outcome
+from ockham.lab.evidence.fidelity import fidelity_of_answers
 from ockham.lab.evidence.recipe import counterfactual, evidence
-from ockham.lab.evidence.row import Fidelity, Row
-from ockham.lab.returning import Query, ask, change, continue_with
+from ockham.lab.evidence.row import Row
+from ockham.lab.returning import Query, ask
 from ockham.lab.tasks import TASKS
 
 LEVELS = ("tokens=512", "tokens=1000")
@@ -72,14 +73,7 @@ def streaming(bench: Bench) -> Row:
         claim=LSERVE,
     )
     row.identical = None  # it is approximate: `fidelity` says how much
-    answers = ask(engine, queries, approximate=False).answers
-    changed = change(engine, continue_with(queries, answers))
-    row.fidelity = Fidelity(
-        agreement=changed.agreement,
-        kl_mean=changed.kl_mean,
-        kl_p99=changed.kl_p99,
-        positions=changed.positions,
-    )
+    row.fidelity = fidelity_of_answers(engine, queries)
     row.scores = scores[False], scores[True]
     return row
 
