@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ockham.api.adapters import LoRARequest
     from ockham.api.async_llm import AsyncLLM
+    from ockham.api.decisions import Choice, DecisionAnswer, DecisionOutput, Score, YesNo
     from ockham.api.llm import LLM
     from ockham.core.config import EngineConfig
     from ockham.core.errors import (
@@ -33,8 +34,11 @@ __version__ = "0.1.0"
 __all__ = [
     "LLM",
     "AsyncLLM",
+    "Choice",
     "CompletionOutput",
     "ConfigError",
+    "DecisionAnswer",
+    "DecisionOutput",
     "DoesNotFit",
     "EngineConfig",
     "EngineDead",
@@ -49,14 +53,19 @@ __all__ = [
     "RequestTimeout",
     "ReuseParams",
     "SamplingParams",
+    "Score",
     "ScoreOutput",
     "StructuredOutputsParams",
+    "YesNo",
     "__version__",
 ]
 
 _MODULES = {
     "LLM": "ockham.api.llm",
     "AsyncLLM": "ockham.api.async_llm",
+    **dict.fromkeys(
+        ("Choice", "DecisionAnswer", "DecisionOutput", "Score", "YesNo"), "ockham.api.decisions"
+    ),
     "LoRARequest": "ockham.api.adapters",
     "ReuseParams": "ockham.text.marking",
     "EngineConfig": "ockham.core.config",

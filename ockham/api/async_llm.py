@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ockham.api.adapters import LoRARequest, asks_of
 from ockham.api.chatting import ChatPlan, ToolChoice, plan_chat, read_tools, thinking_variables
@@ -32,6 +32,9 @@ from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.model.hub import resolve
 from ockham.text.marking import ReuseParams
 from ockham.text.tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from ockham.api.decisions import Choice, DecisionOutput, Score, YesNo
 
 T = TypeVar("T")
 
@@ -316,6 +319,52 @@ class AsyncLLM:
                     for answer in output.outputs:
                         answer.reply = plan.reply(answer.text, params, text)
                 yield output
+
+    async def decide(
+        self,
+        state: Any,
+        questions: Mapping[str, Choice | Score | YesNo],
+        *,
+        instructions: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        cache_salt: str = "",
+        lora_request: LoRARequest | None = None,
+    ) -> DecisionOutput:
+        """Answer named questions about a state: see `LLM.decide`."""
+        from ockham.api import decisions
+
+        await self.start()
+        asked = decisions.read_questions(questions)
+        frame = decisions.Frame(decisions.state_messages(state, instructions))
+        size = sum(len(message["content"]) for message in frame.messages)
+        plan = await self.plan_chat(read_tools(None))
+        variables = decisions.variables(chat_template_kwargs)
+        text = await self.render_chat(lambda: frame.messages, size, plan=plan, variables=variables)
+        asks, name = asks_of(self.config.adapter, lora_request), next(self._numbers)
+
+        def read() -> tuple[decisions.Decider, list[Request]]:
+            found = frame.decider(self.prompts.tokenizer, plan, text, list(asked.values()))
+            requests = [
+                self.prompts.read_chat(each.text, ()).request(
+                    f"request-{name}.{index}", each.params, cache_salt=cache_salt, asks=asks
+                )
+                for index, each in enumerate(found.reads)
+            ]
+            return found, requests
+
+        reads, requests = await self.in_thread(size * len(asked), read)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._final(request)) for request in requests]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        outputs = [task.result() for task in tasks]
+        answers = decisions.decision(asked, reads.readings(outputs))
+        return decisions.DecisionOutput(answers, decisions.bill(outputs))
+
+    async def _final(self, request: Request) -> RequestOutput:
+        async with aclosing(self.run(request, kind="final")) as outputs:
+            return await anext(outputs)
 
     async def check_chat_template(self) -> tuple[str | None, tuple[str, ...]]:
         """Why the chat template is of no use, if it is, and what it leaves out: see `Tokenizer`."""

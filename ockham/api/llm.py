@@ -9,7 +9,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ockham.api.adapters import LoRARequest, asks_of, asks_of_each
 from ockham.api.driver import Driver, Stream
@@ -36,6 +36,9 @@ from ockham.engine.messages import Pin, Request, Unpin
 from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.text.marking import ReuseParams
 from ockham.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ockham.api.decisions import Choice, DecisionOutput, Score, YesNo
 
 log = logging.getLogger("ockham.engine")
 
@@ -217,6 +220,40 @@ class LLM:
         params = SamplingParams(max_tokens=0, prompt_logprobs=0, temperature=0.0)
         outputs = self._run(encoded, [params] * len(encoded), use_tqdm, detokenize=False)
         return [_score(output) for output in outputs]
+
+    def decide(
+        self,
+        state: Any,
+        questions: Mapping[str, Choice | Score | YesNo],
+        *,
+        instructions: str | None = None,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        lora_request: LoRARequest | None = None,
+    ) -> DecisionOutput:
+        """Answer named questions about a state (a text, or JSON), with a probability for each
+        option. The state is computed once, and each question costs its own tokens and no
+        generation. `instructions` hold for all questions. Thinking is off. Raises InvalidRequest
+        before any work is done."""
+        from ockham.api import decisions
+        from ockham.api.chatting import plan_chat, read_tools
+
+        asked = decisions.read_questions(questions)
+        frame = decisions.Frame(decisions.state_messages(state, instructions))
+        tokenizer = self.get_tokenizer()
+        text = tokenizer.apply_chat_template(
+            frame.messages,
+            add_generation_prompt=True,
+            chat_template=chat_template,
+            **decisions.variables(chat_template_kwargs),
+        )
+        plan = plan_chat(tokenizer, read_tools(None), chat_template)
+        reads = frame.decider(tokenizer, plan, text, list(asked.values()))
+        prompts = [self._prompts.read_chat(each.text, ()) for each in reads.reads]
+        params = [each.params for each in reads.reads]
+        outputs = self._run(prompts, params, False, detokenize=False, adapters=lora_request)
+        answers = decisions.decision(asked, reads.readings(outputs))
+        return decisions.DecisionOutput(answers, decisions.bill(outputs))
 
     def stream(
         self,

@@ -142,6 +142,7 @@ _SAMPLING_HELP = {
     "ignore_eos": "Go on after the end-of-sequence token.",
     "seed": "Seed of the sampling noise: the same seed gives the same tokens.",
     "logprobs": "Report log probabilities: of the chosen token and so many of the likeliest.",
+    "logprob_token_ids": "Report log probabilities of these token ids as well: '1,2,3'.",
     "prompt_logprobs": "The same for each token of the prompt.",
     "skip_special_tokens": "Leave special tokens out of the text.",
     "spaces_between_special_tokens": "Only the default is supported.",
@@ -162,6 +163,7 @@ _ENGINE_TYPES: dict[str, click.ParamType] = {  # type: ignore[type-arg]
 _SAMPLING_TYPES: dict[str, click.ParamType] = {  # type: ignore[type-arg]
     "logit_bias": LogitBias(),
     "allowed_token_ids": TokenIds(),
+    "logprob_token_ids": TokenIds(),
     "stop_token_ids": TokenIds(),
 }
 

@@ -29,6 +29,8 @@ from ockham.core.structured_outputs import StructuredOutputsParams
 
 MAX_LOGPROBS = 20
 """Most alternatives that `logprobs` and `prompt_logprobs` may ask for, as in vLLM's default."""
+MAX_LOGPROB_TOKEN_IDS = 128
+"""Most tokens of which `logprob_token_ids` may ask."""
 MAX_STOP_STRINGS = 64
 MAX_STOP_STRING_CHARACTERS = 4096
 MAX_BAD_WORDS = 1024
@@ -64,6 +66,7 @@ class SamplingParams(
     `prompt_logprobs`, to score a prompt and generate nothing. `top_k` of 0 or -1 is
     off. `seed=None` takes a fresh seed for each request. `logprobs=k` returns the chosen token and
     the `k` likeliest; `prompt_logprobs=k` the same for each prompt token but the first.
+    `logprob_token_ids` are further tokens whose log probabilities `logprobs` returns.
 
     With `structured_outputs` a text that is complete ends at once ("stop"), and its model may end
     it only where it may end; with `ignore_eos` it ends only where it must.
@@ -90,6 +93,7 @@ class SamplingParams(
     ignore_eos: bool = False
     seed: int | None = None
     logprobs: int | None = None
+    logprob_token_ids: list[int] | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
@@ -160,9 +164,10 @@ class SamplingParams(
                 f"{MAX_BAD_WORD_CHARACTERS}; leave some out.",
                 "bad_words",
             )
-        for name in ("stop_token_ids", "allowed_token_ids"):
+        for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
             if getattr(self, name) is not None:
                 self._set(name, _token_ids(name, getattr(self, name)))
+        self._check_logprob_token_ids()
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise InvalidRequest("allowed_token_ids must not be empty.", "allowed_token_ids")
         structured = self.structured_outputs
@@ -174,6 +179,15 @@ class SamplingParams(
         if self.logit_bias is not None:
             self._set("logit_bias", _biases(self.logit_bias))
         self._check_asks()
+
+    def _check_logprob_token_ids(self) -> None:
+        name, ids = "logprob_token_ids", self.logprob_token_ids or ()
+        if len(ids) > MAX_LOGPROB_TOKEN_IDS:
+            raise InvalidRequest(
+                f"{name} has {len(ids)} entries, at most {MAX_LOGPROB_TOKEN_IDS}.", name
+            )
+        if ids and self.logprobs is None:
+            raise InvalidRequest(f"{name} needs logprobs; logprobs=0 is enough.", name)
 
     def _check_asks(self) -> None:
         asks = make_asks({} if self.asks is None else self.asks)
@@ -210,7 +224,7 @@ class SamplingParams(
 
     def check_vocabulary(self, vocabulary: int) -> None:
         """Raise `InvalidRequest` if a token id named here is not one of `vocabulary` ids."""
-        for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+        for name in ("stop_token_ids", "allowed_token_ids", "logprob_token_ids", "logit_bias"):
             named = getattr(self, name)
             if named and max(named) >= vocabulary:
                 token = next(token for token in named if token >= vocabulary)

@@ -257,14 +257,17 @@ class Harvest:
         if sequence.params.logprobs is None or token is None:
             return None
         targets = np.array([token], np.int32)
-        return self._entries(logits, targets, sequence.params.logprobs)[0]
+        params = sequence.params
+        return self._entries(logits, targets, params.logprobs or 0, params.logprob_token_ids)[0]
 
-    def _entries(self, logits: Floats, targets: Ints, top: int) -> list[PositionLogprobs]:
+    def _entries(
+        self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None
+    ) -> list[PositionLogprobs]:
         tokenizer = self._engine.tokenizer
         names = tokenizer.token_text if tokenizer is not None else lambda _: None
         return [
             {token: Logprob(value, rank, names(token)) for token, (value, rank) in entry.items()}
-            for entry in self._runner.logprobs(logits, targets, top)
+            for entry in self._runner.logprobs(logits, targets, top, also)
         ]
 
 

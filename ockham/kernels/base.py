@@ -95,9 +95,10 @@ class Executor(Protocol):
         ...
 
     def logprobs(
-        self, logits: Floats, targets: Ints, top: int
+        self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None
     ) -> list[dict[int, tuple[float, int]]]:
-        """For each row: token -> (log probability, rank) of the target and the `top` likeliest."""
+        """For each row: token -> (log probability, rank) of the target, the `top` likeliest and
+        those of `also`."""
         ...
 
 

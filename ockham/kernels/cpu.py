@@ -126,9 +126,9 @@ class CpuExecutor:
         return [Drawn(None if token < 0 else token) for token in tokens]
 
     def logprobs(
-        self, logits: Floats, targets: Ints, top: int
+        self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None
     ) -> list[dict[int, tuple[float, int]]]:
-        return sampling.logprobs(logits, targets, top)
+        return sampling.logprobs(logits, targets, top, also)
 
 
 class CpuBackend:

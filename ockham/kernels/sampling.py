@@ -161,11 +161,13 @@ def _top_p(z: Doubles, ids: Ids, largest: float, top_p: float) -> Ids:
     return np.sort(order[: int(np.searchsorted(cumulative, target)) + 1])
 
 
-def logprobs(logits: Floats, targets: Ints, top: int) -> list[dict[int, tuple[float, int]]]:
+def logprobs(
+    logits: Floats, targets: Ints, top: int, also: list[int] | None = None
+) -> list[dict[int, tuple[float, int]]]:
     """For each row: token -> (log probability, rank from 1), likeliest first.
 
-    Holds the `top` likeliest tokens (lowest id first on a tie) and the row's target. logits: (L,
-    vocabulary); targets: (L,).
+    Holds the `top` likeliest tokens (lowest id first on a tie), the row's target, and the tokens of
+    `also`. logits: (L, vocabulary); targets: (L,).
     """
     result = []
     for row, target in zip(logits, targets.tolist(), strict=True):
@@ -177,6 +179,13 @@ def logprobs(logits: Floats, targets: Ints, top: int) -> list[dict[int, tuple[fl
         if target not in entry:
             rank = int((row > row[target]).sum() + (row[:target] == row[target]).sum()) + 1
             entry[target] = (float(row[target]) - log_sum, rank)
+        if also:
+            ascending = np.sort(row)  # once for all of them, which a count for each is not
+            for token in also:
+                value = row[token]
+                above = len(row) - int(np.searchsorted(ascending, value, "right"))
+                rank = above + int((row[:token] == value).sum()) + 1
+                entry.setdefault(token, (float(value) - log_sum, rank))
         result.append(entry)
     return result
 

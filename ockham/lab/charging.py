@@ -49,9 +49,9 @@ class Charged:
         return self._executor.sample(logits, draws)
 
     def logprobs(
-        self, logits: Floats, targets: Ints, top: int
+        self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None
     ) -> list[dict[int, tuple[float, int]]]:
-        return self._executor.logprobs(logits, targets, top)
+        return self._executor.logprobs(logits, targets, top, also)
 
 
 def charge(drafter: ModelDrafting, model: str) -> None:

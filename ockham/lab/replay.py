@@ -63,9 +63,9 @@ class Replay:
         raise ConfigError("only greedy requests can be replayed.")
 
     def logprobs(
-        self, logits: Floats, targets: Ints, top: int
+        self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None
     ) -> list[dict[int, tuple[float, int]]]:
-        return self._executor.logprobs(logits, targets, top)
+        return self._executor.logprobs(logits, targets, top, also)
 
     def _candidates(self, step: Step) -> Ints:
         """Those that are known of the rows that stand as the stream has it; of the others none."""

@@ -178,3 +178,12 @@ def test_damaged_logits_are_an_error_and_not_a_token():
     for params in ({"temperature": 0.0}, {"temperature": 1.0}):
         with pytest.raises(OckhamError, match="damaged"):
             token(row, **params)
+
+
+def test_logprobs_of_tokens_that_were_asked_for_are_those_they_have_as_targets():
+    row = np.random.default_rng(5).normal(size=(1, 300)).astype(np.float32)
+    row[0, [7, 90]] = row[0, 40]  # ties
+    asked = [7, 40, 90, 299]
+    entry = logprobs(row, np.array([3], np.int32), 2, asked)[0]
+    for token in asked:
+        assert entry[token] == logprobs(row, np.array([token], np.int32), 0)[0][token]

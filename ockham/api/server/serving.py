@@ -127,14 +127,16 @@ class Serving:
         self,
         http: Request,
         prompts: Sequence[Encoded],
-        params: SamplingParams,
+        params: SamplingParams | Sequence[SamplingParams],
         body: GenerationRequest,
     ) -> Job:
-        """Raises InvalidRequest if a prompt and the tokens asked for exceed the context: cutting
-        the answer short would be a parameter dropped in silence."""
-        context, asked = self.llm.ready.max_model_len, params.max_tokens or 0
+        """The job that answers prompts; `params` are of all of them, or of each. Raises
+        InvalidRequest if a prompt and the tokens asked for exceed the context: cutting the answer
+        short would be a parameter dropped in silence."""
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+        context = self.llm.ready.max_model_len
         for index, prompt in enumerate(prompts):
-            length = len(prompt.token_ids)
+            length, asked = len(prompt.token_ids), each[index].max_tokens or 0
             if length < context < length + asked:
                 room, field = context - length, body.length_field
                 with naming(index, len(prompts)):
@@ -150,7 +152,7 @@ class Serving:
             [
                 prompt.request(
                     f"{name}.{index}",
-                    params,
+                    each[index],
                     cache_salt=salt,
                     cache_hint=body.cache_hint,
                     asks=asks,

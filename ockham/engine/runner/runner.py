@@ -48,10 +48,10 @@ class Runner:
             return self._engine.executor.sample(output.logits, draws)
 
     def logprobs(
-        self, logits: Floats, targets: Ints, top: int
+        self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None
     ) -> list[dict[int, tuple[float, int]]]:
         with self._in_backend():
-            return self._engine.executor.logprobs(logits, targets, top)
+            return self._engine.executor.logprobs(logits, targets, top, also)
 
     # -- the kept decoding ---------------------------------------------------------------------
 

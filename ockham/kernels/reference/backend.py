@@ -73,9 +73,9 @@ class ReferenceExecutor:
         return sampling.sample(logits, draws)
 
     def logprobs(
-        self, logits: Floats, targets: Ints, top: int
+        self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None
     ) -> list[dict[int, tuple[float, int]]]:
-        return sampling.logprobs(logits, targets, top)
+        return sampling.logprobs(logits, targets, top, also)
 
 
 def _active(step: Step, place: int) -> Ints | None:
