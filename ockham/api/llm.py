@@ -307,6 +307,10 @@ class LLM:
         """The prefixes pinned under `cache_salt` by name, and how many tokens each has."""
         return self.engine.cache.pins(cache_salt)
 
+    def read(self, prompt: Prompt, *, add_special_tokens: bool = True) -> Encoded:
+        """A prompt's token ids. Raises InvalidRequest."""
+        return self._prompts.read(prompt, add_special_tokens=add_special_tokens)
+
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises InvalidRequest where none was loaded."""
         return self._prompts.tokenizer

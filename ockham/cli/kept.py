@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ockham.cache.store.disk import LOCK, STORES
+from ockham.cache.store.others import LOCK, STORES
 from ockham.core.errors import ConfigError
 from ockham.core.owned_files import NotOurs, hold
 from ockham.model.hub_gguf import gguf_models

@@ -18,6 +18,7 @@ VERBS = {
     "chat": ("ockham.cli.chat:chat", "Talk with a model in the terminal."),
     "serve": ("ockham.cli.serve:serve", "Serve a model behind the OpenAI API."),
     "run-batch": ("ockham.cli.run_batch:run_batch", "Answer a file of requests, offline."),
+    "warm": ("ockham.cli.warm:warm", "Compute what requests begin with, for the next start."),
     "cache": ("ockham.cli.cache:cache", "Show what the prefix cache of a server holds."),
     "eval": ("ockham.cli.eval:evaluate", "Score a model, or compare two configurations of it."),
     "bench": ("ockham.cli.bench:bench", "Measure latency, throughput, or a running server."),

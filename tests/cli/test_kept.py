@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ockham.cache.store.disk import LOCK
+from ockham.cache.store.others import LOCK
 from ockham.core.config import EngineConfig
 from ockham.core.owned_files import hold
 from tests.helpers.fake_hub import FakeHub, fake_hub

@@ -9,9 +9,9 @@ A page is written to a free slot, brought to the disk, and only then entered in 
 must be whole, name the same tokens, tenant and numerics id, and have the page's checksum: anything
 else is refused, forgotten and computed again. So a process may be killed, or the power go, at any
 moment. When the limit is reached, the page goes that was used least recently; of one context the
-last page counts as the oldest, since the others are of use without it. The state of other
-identities in the same directory is kept until its room is needed. Whatever else stands in DIR is
-neither counted nor touched.
+last page counts as the oldest, since the others are of use without it. Pages that are pinned stay,
+also after a restart. The state of other identities in the same directory is kept until its room is
+needed. Whatever else stands in DIR is neither counted nor touched.
 
 Calls may come from several threads: one that writes, one that reads, and who looks things up.
 """
@@ -19,11 +19,10 @@ Calls may come from several threads: one that writes, one that reads, and who lo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -32,38 +31,17 @@ import msgspec
 import numpy as np
 
 from ockham.cache.store.names import Identity, PageName
+from ockham.cache.store.others import INDEX, LOCK, MARKER, PAGES, STORES, Others
 from ockham.cache.store.record import Record, RecordFormat, checksum_of
 from ockham.cache.store.slots import SlotFile
 from ockham.core.arrays import Bytes
 from ockham.core.errors import OckhamError
-from ockham.core.owned_files import (
-    NotOurs,
-    Owned,
-    hold,
-    make_directory,
-    make_own_directory,
-    named,
-    open_directory,
-    open_file,
-    read_own,
-    write_own,
-)
+from ockham.core.owned_files import hold, make_directory, make_own_directory, write_own
 
 log = logging.getLogger("ockham.store")
 
 GROW_BYTES = 64 << 20
 """Space that is reserved at a time."""
-
-LOCK, MARKER, INDEX, PAGES = "lock", "store.json", "index", "pages"
-
-
-def _proves(name: str, directory: int) -> bool:
-    identity = msgspec.json.decode(read_own(MARKER, directory), type=Identity)
-    return identity.digest == name
-
-
-STORES = Owned(MARKER, frozenset({INDEX, PAGES, "store.partial"}), _proves)
-"""The directory of one identity; earlier versions wrote store.json by way of store.partial."""
 
 
 class StoreError(OckhamError):
@@ -105,6 +83,8 @@ class DiskStore:
         self._slot_of: OrderedDict[bytes, int] = OrderedDict()
         """By key, what was used least recently first."""
         self._groups: dict[bytes, int] = {}
+        self._pinned: set[bytes] = set()
+        """Keys that stay; they may be of pages that are not there."""
         self._free: deque[int] = deque()
         self._reading: Counter[int] = Counter()
         self._used = 0
@@ -135,7 +115,7 @@ class DiskStore:
 
     def _open(self, undo: contextlib.ExitStack) -> None:
         own = self.directory / self.identity.digest
-        self._find_others(own)
+        self._others = Others(self.directory, own)
         if not make_own_directory(own) and not STORES.owns(own):
             self._begin_anew(own)
         # The marker comes first: what a kill leaves of the rest is then known to be a store's.
@@ -151,26 +131,6 @@ class DiskStore:
         self._recover()
         self._pages.shrink(self._slots)
         self._index.shrink(self._slots)
-
-    def _find_others(self, own: Path) -> None:
-        """The state of other identities, what was used longest ago first; strangers are said."""
-        found: list[tuple[int, Path]] = []
-        strangers: list[str] = []
-        for path in self.directory.iterdir():
-            if STORES.owns(path):
-                if path != own:
-                    found.append((path.lstat().st_mtime_ns, path))
-            elif path != own and path.name != LOCK:
-                strangers.append(path.name)
-        self._others = {path: STORES.nbytes(path) for _, path in sorted(found)}
-        """Directory -> its bytes."""
-        if strangers:
-            log.warning(
-                "the KV store's directory %s holds what is not Ockham's (%s): it is left alone, "
-                "and not counted in kv_store_bytes.",
-                self.directory,
-                named(strangers),
-            )
 
     def _begin_anew(self, own: Path) -> None:
         """Remove pages without a sound store.json. The directory's name is the digest of this
@@ -199,6 +159,8 @@ class DiskStore:
                 del kept[self._slot_of.pop(key)]
             self._slot_of[key], self._groups[key] = slot, record.groups
             kept[slot] = key
+            if record.pinned:
+                self._pinned.add(key)
             self._used = max(self._used, used)
         self._free.extend(slot for slot in range(self._slots) if slot not in kept)
         if self._stats.refused:
@@ -278,7 +240,7 @@ class DiskStore:
             used = [self._used + len(slots) - i for i in range(len(slots))]
             self._used += len(slots)
         records = [
-            Record(name, held, at, checksum_of(row[:payload]))
+            Record(name, held, at, checksum_of(row[:payload]), name.key in self._pinned)
             for name, held, at, row in zip(names, groups, used, rows, strict=True)
         ]
         self._write_records(slots, records)
@@ -296,14 +258,14 @@ class DiskStore:
         return sorted(self._free.popleft() for _ in range(min(count, len(self._free))))
 
     def _most_slots(self) -> int:
-        return max(0, self._most_bytes - sum(self._others.values())) // self._entry_bytes
+        return max(0, self._most_bytes - self._others.nbytes) // self._entry_bytes
 
     def _grow(self) -> bool:
         """Reserve more space, if the limit and the disk have any."""
-        for path in list(self._others):
+        for path in self._others.oldest_first():
             if self._most_slots() > self._slots:
                 break
-            self._remove_other(path)
+            self._others.remove(path)
         more = min(max(1, GROW_BYTES // self._entry_bytes), self._most_slots() - self._slots)
         while more > 0:
             error = self._reserve(self._slots + more)
@@ -322,24 +284,6 @@ class DiskStore:
             more //= 2  # the disk may have room for less
         return False
 
-    def _remove_other(self, path: Path) -> None:
-        """Remove the state of another identity; what cannot be removed goes on to count."""
-        try:
-            with _unused(path):
-                left = STORES.remove(path)
-        except FileNotFoundError:
-            left = []  # somebody else removed it
-        except OSError as error:
-            log.warning("the old store %s cannot be removed (%s).", path, error.strerror)
-            return
-        del self._others[path]
-        if left:
-            log.warning(
-                "the old store %s was removed, but the directory stays: %a in it is not Ockham's.",
-                path,
-                left[0],
-            )
-
     def _reserve(self, slots: int) -> OSError | None:
         """Make room for so many slots in all; what hindered it, and then nothing has changed."""
         try:
@@ -352,13 +296,22 @@ class DiskStore:
         return None
 
     def _evict(self) -> bool:
-        """Free the slot that was used least recently and that nobody reads, if there is one."""
+        """Free the slot that was used least recently and is neither pinned nor read, if there is
+        one."""
+        pinned, found = [], None
         for key, slot in self._slot_of.items():
-            if not self._reading[slot]:
-                self._forget(key)
-                self._stats.evicted += 1
-                return True
-        return False
+            if key in self._pinned:
+                pinned.append(key)
+            elif not self._reading[slot]:
+                found = key
+                break
+        for key in pinned:  # so that they are not met again and again
+            self._slot_of.move_to_end(key)
+        if found is None:
+            return False
+        self._forget(found)
+        self._stats.evicted += 1
+        return True
 
     def _forget(self, key: bytes) -> None:
         slot = self._slot_of.pop(key, None)
@@ -451,9 +404,39 @@ class DiskStore:
                 slot = self._slot_of.get(record.name.key)
                 if slot is not None and self._groups[record.name.key] == record.groups:
                     slots.append(slot)
-                    noted.append(replace(record, used=self._used - i))
+                    pinned = record.name.key in self._pinned
+                    noted.append(replace(record, used=self._used - i, pinned=pinned))
             with contextlib.suppress(OSError):
                 self._write_records(slots, noted)
+
+    # -- keeping -------------------------------------------------------------------------------
+
+    @property
+    def most_pinned(self) -> int:
+        """Pages that may be pinned: the others are for what comes."""
+        return self._most_slots() // 2
+
+    def pin(self, keys: Collection[bytes]) -> None:
+        """From now on exactly these pages are pinned. Raises StoreError if the disk fails."""
+        with self._lock:
+            changed = (self._pinned ^ set(keys)) & self._slot_of.keys()
+            self._pinned = set(keys)
+            slots = [self._slot_of[key] for key in changed]
+            table = np.zeros((len(slots), self._format.nbytes), np.uint8)
+            try:
+                self._index.read(slots, list(table))
+                records = [self._format.unpack(row.data) for row in table]
+                marked = [
+                    (slot, replace(record, pinned=record.name.key in self._pinned))
+                    for slot, record in zip(slots, records, strict=True)
+                    if record is not None
+                ]
+                self._write_records([slot for slot, _ in marked], [each for _, each in marked])
+                self._index.sync()
+            except OSError as error:
+                raise StoreError(
+                    f"the KV store {self.directory} cannot be written to: {error.strerror}."
+                ) from error
 
     # -- checks --------------------------------------------------------------------------------
 
@@ -474,19 +457,3 @@ class DiskStore:
         self._pages.close()
         self._index.close()
         os.close(self._holding)
-
-
-@contextlib.contextmanager
-def _unused(path: Path) -> Iterator[None]:
-    """Hold the store of an identity. Raises NotOurs if an engine holds it, by whatever path it came
-    there, and OSError."""
-    with contextlib.ExitStack() as held:
-        directory = held.enter_context(open_directory(path))
-        try:
-            index = held.enter_context(open_file(INDEX, os.O_RDWR, directory))
-            fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise NotOurs("another engine uses it") from None
-        except FileNotFoundError:
-            pass  # a kill left it so
-        yield

@@ -4,8 +4,9 @@
     tokens 4 * page_tokens, checksum of all this 8, zeros up to a multiple of 64
 
 in little endian. `groups` has a bit for each layer group whose page is there (a sliding window may
-have let go of one); `used` orders the entries by their last use. The checksums are XXH3: they find
-damage, at the speed of memory, and are no protection against a forger.
+have let go of one), and its highest bit says that the page is pinned; `used` orders the entries by
+their last use. The checksums are XXH3: they find damage, at the speed of memory, and are no
+protection against a forger.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ockham.core.arrays import Bytes
 
 MAGIC = b"OKP1"
 _CHECKSUM_BYTES = 8
+_PINNED = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Record:
     groups: int
     used: int
     checksum: bytes
+    pinned: bool = False
 
 
 class RecordFormat:
@@ -44,7 +47,7 @@ class RecordFormat:
         name = record.name
         body = self._struct.pack(
             MAGIC,
-            record.groups,
+            record.groups | (_PINNED if record.pinned else 0),
             record.used,
             name.key,
             name.parent,
@@ -63,7 +66,8 @@ class RecordFormat:
         if bytes(data[self._struct.size : self._content_bytes]) != xxhash.xxh3_64_digest(body):
             return None
         _, groups, used, key, parent, root, checksum, tokens = self._struct.unpack(body)
-        return Record(PageName(key, parent, root, tokens), groups, used, checksum)
+        name = PageName(key, parent, root, tokens)
+        return Record(name, groups & ~_PINNED, used, checksum, bool(groups & _PINNED))
 
 
 def checksum_of(page: Bytes) -> bytes:

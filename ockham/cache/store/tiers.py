@@ -331,6 +331,35 @@ class Tiers:
             for group in self._groups
         ]
 
+    # -- what stays on disk --------------------------------------------------------------------
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until what is on its way to the disk is there; False if that took too long."""
+        return self.writer is None or self.writer.flush(timeout_s)
+
+    def stored(self, tokens: Ints, salt: str) -> int:
+        """How many of the first tokens stand on disk, in full pages."""
+        if self.disk is None:
+            return 0
+        held = [bool(self.disk.groups_of(n.key)) for n in self._namer.names(tokens, salt)]
+        return (*held, False).index(False) * self.identity.page_tokens
+
+    def pin(self, prefixes: Sequence[tuple[Ints, str]]) -> list[int]:
+        """Let exactly the full pages of these tokens, each with its key of state, stay on disk, the
+        first prefixes first; how many tokens of each may stay. Raises StoreError."""
+        if self.disk is None:
+            return [0] * len(prefixes)
+        keys: dict[bytes, None] = {}
+        pinned = []
+        for tokens, salt in prefixes:
+            names = self._namer.names(tokens, salt)
+            new = [name.key for name in names if name.key not in keys]
+            room = self.disk.most_pinned - len(keys)
+            keys.update(dict.fromkeys(new[:room]))
+            pinned.append((len(names) - max(0, len(new) - room)) * self.identity.page_tokens)
+        self.disk.pin(keys)
+        return pinned
+
     # -- the rest ------------------------------------------------------------------------------
 
     def forget(self) -> None:

@@ -339,3 +339,39 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_committed(tmp_path: Path) -
         assert store.stats().refused <= 16  # at most the records of one write
         store.close()
     assert seen
+
+
+def test_pinned_pages_stay_also_after_a_restart(tmp_path: Path) -> None:
+    limit = 6 * entry_bytes(tmp_path)
+    store = DiskStore(tmp_path / "store", limit, IDENTITY)
+    one, two, three = (names_of([i] * 12) for i in range(3))
+    put(store, one)
+    store.pin([name.key for name in one])
+    for _ in range(2):
+        put(store, two)
+        put(store, three)
+        assert [get(store, each) for each in (one, three)] == [3, 3]
+        store.check_integrity()
+        store.close()
+        store = DiskStore(tmp_path / "store", limit, IDENTITY)
+    get(store, two)
+    store.pin([])
+    store.close()
+    store = DiskStore(tmp_path / "store", limit, IDENTITY)
+    put(store, two)
+    put(store, three)
+    assert [get(store, each) for each in (one, two, three)] == [0, 3, 3]
+
+
+def test_a_page_may_be_pinned_before_it_comes(tmp_path: Path) -> None:
+    limit = 4 * entry_bytes(tmp_path)
+    store = DiskStore(tmp_path / "store", limit, IDENTITY)
+    assert store.most_pinned == 2
+    one = names_of([1] * 8)
+    store.pin([name.key for name in one])
+    put(store, one)
+    store.close()
+    store = DiskStore(tmp_path / "store", limit, IDENTITY)
+    for i in range(2, 6):
+        put(store, names_of([i] * 8))
+    assert get(store, one) == 2
