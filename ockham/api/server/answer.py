@@ -58,7 +58,8 @@ class Answer(ABC):
         self.id = f"{self.prefix}-{request_id(http)}"
         self.created = now_s()
         self._http = http
-        self._opened = False
+        self.opened = False
+        """Whether the stream has begun."""
         self.meter = UsageMeter([prompt.token_ids for prompt in prompts])
         http.scope[METERED] = self.meter
 
@@ -107,15 +108,26 @@ class Answer(ABC):
     def closing(self) -> bytes:
         """What a stream ends with."""
 
+    def sign_of_life(self) -> bytes | None:
+        """What a stream says where nothing has come for long."""
+        return self.alive
+
     def failed(self, error: OckhamError) -> bytes:
         """What a stream ends with that has begun and cannot go on."""
         return event(error_body(error)) + DONE
+
+    def open(self) -> bytes:
+        """What a stream begins with, the first time that it is asked for."""
+        if self.opened:
+            return b""
+        self.opened = True
+        return self.opening()
 
     async def respond(self, job: Job) -> Response:
         """The response, whole or as a stream, as the request asks for it."""
         if self.streams:
             return self.server.stream(
-                self._events(job), self.failed, alive=self.alive, media_type=self.media_type
+                self._events(job), self.failed, alive=self.sign_of_life, media_type=self.media_type
             )
         body = await unless_disconnected(self._http.receive, self._body(job))
         if body is None:
@@ -143,8 +155,7 @@ class Answer(ABC):
 
     def _told(self, prompt: int, output: RequestOutput) -> bytes:
         self.meter.add(output)
-        first = b"" if self._opened else self.opening()
-        self._opened = True
+        first = self.open()
         if output.progress is not None:
             if self.asked.return_progress:
                 first += self.progressed(progress_of(output.progress))

@@ -26,6 +26,8 @@ from ockham.api.server.middleware import Keys, Outermost
 from ockham.api.server.ollama import DIALECT as OLLAMA
 from ockham.api.server.ollama import ROUTES as OLLAMA_ROUTES
 from ockham.api.server.reasons import note_refusal
+from ockham.api.server.responses import ALIASES as RESPONSES_ALIASES
+from ockham.api.server.responses import ROUTES as RESPONSES_ROUTES
 from ockham.api.server.serving import Serving
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.status import health, list_models, metrics, show_model, version
@@ -53,6 +55,7 @@ ROUTES = (
     Route("/ping", health),
     Route("/version", version),
     Route("/metrics", metrics),
+    *RESPONSES_ROUTES,
     *OLLAMA_ROUTES,
 )
 ALIASES = (
@@ -60,6 +63,7 @@ ALIASES = (
     Route("/chat/completions", create_chat_completion, methods=["POST"]),
     Route("/models", list_models),
     Route("/models/{model:path}", show_model),
+    *RESPONSES_ALIASES,
 )
 """For clients whose base URL was given without /v1."""
 

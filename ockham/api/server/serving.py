@@ -179,7 +179,7 @@ class Serving:
         events: AsyncGenerator[bytes, None],
         failed: Callable[[OckhamError], bytes],
         *,
-        alive: bytes | None,
+        alive: Callable[[], bytes | None],
         media_type: str,
     ) -> EventStream:
         """The response that sends a job's events."""

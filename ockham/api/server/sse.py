@@ -65,11 +65,11 @@ class EventStream(Response):
         *,
         keep_alive_s: float,
         timeout_s: float,
-        alive: bytes | None = COMMENT,
+        alive: Callable[[], bytes | None] = lambda: COMMENT,
         media_type: str = "text/event-stream",
     ) -> None:
         """`timeout_s` is for a client that does not read: the events have limits of their own.
-        `alive` is the sign of life; without one nothing is sent."""
+        `alive` gives the sign of life; without one nothing is sent."""
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         super().__init__(headers=headers, media_type=media_type)
         del self.headers["Content-Length"]
@@ -94,7 +94,7 @@ class EventStream(Response):
                 while True:
                     await asyncio.wait({pending}, timeout=self._keep_alive_s)
                     try:
-                        chunk = pending.result() if pending.done() else self._alive or b""
+                        chunk = pending.result() if pending.done() else self._alive() or b""
                     except Exception as error:
                         if not started:
                             raise
