@@ -37,7 +37,7 @@ class ResponseAnswer(ReplyAnswer):
     def __init__(self, http: Request, turn: Turn, asked: Asked) -> None:
         super().__init__(http, turn)
         self.id = f"resp_{request_id(http)}"
-        self._read = asked
+        self._wanted = asked
         self._write = Events(silent=not self.streams)
         self._items = Items(
             self._write,
@@ -159,11 +159,11 @@ class ResponseAnswer(ReplyAnswer):
             response.error = Fault("server_error", "The model could not go on with the answer.")
         response.usage = usage_of(self.meter.usage(final=True))
         response.ockham = self.report()
-        response.warnings = [*self._read.warnings, *ending.warnings] or UNSET
+        response.warnings = [*self._wanted.warnings, *ending.warnings] or UNSET
         return response
 
     def _response(self, status: str) -> Response:
-        body, params = self._read.body, self.turn.params
+        body, params = self._wanted.body, self.turn.params
         return Response(
             id=self.id,
             created_at=self.created,
@@ -183,7 +183,7 @@ class ResponseAnswer(ReplyAnswer):
                 "verbosity": body.text.verbosity or "medium",
             },
             tool_choice=body.tool_choice or "auto",
-            tools=self._read.tools_json,
+            tools=self._wanted.tools_json,
             top_logprobs=body.top_logprobs or 0,
             top_p=params.top_p,
             user=body.user,
