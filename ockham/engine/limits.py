@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ockham.cache.state import State
 from ockham.core.asks import AdapterAsk, Ask
 from ockham.core.config import EngineConfig
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import TOO_LONG, InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.registry import SEAMS, ask_of, techniques
 from ockham.core.seams import ApproximateReuse, Keeping
@@ -65,10 +65,11 @@ class Limits:
         room = self.max_model_len - (0 if params.max_tokens == 0 else 1)
         if len(tokens) > room:
             raise InvalidRequest(
-                f"the prompt has {len(tokens)} tokens and leaves no room to generate: the context "
-                f"is {self.max_model_len} tokens, {self.context_limit}. Shorten the prompt to "
+                f"the prompt is too long: it has {len(tokens)} tokens, and the context is "
+                f"{self.max_model_len} tokens, {self.context_limit}. Shorten the prompt to "
                 f"{room} or less.",
                 "prompt",
+                TOO_LONG,
             )
         if params.n > self.max_num_seqs:
             raise InvalidRequest(

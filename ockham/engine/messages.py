@@ -145,6 +145,7 @@ class Refused(msgspec.Struct, tag="refused"):
     message: str
     status: int
     param: str | None = None
+    code: str | None = None
 
 
 class Stats(msgspec.Struct, tag="stats", kw_only=True):

@@ -318,7 +318,7 @@ def test_a_hook_that_changes_the_activations_changes_the_output(checkpoint, alon
         ([], {}, "empty"),
         ([5, 97], {}, "token id 97"),
         ([-1], {}, "token id -1"),
-        ([5] * 256, {}, "leaves no room"),
+        ([5] * 256, {}, "too long"),
         ([5], {"n": 65}, "max_num_seqs"),
         ([5], {"stop": "x"}, "tokenizer"),
         ([5], {"bad_words": ["x"]}, "tokenizer"),

@@ -103,7 +103,7 @@ def _renamed(error: InvalidRequest | HttpError, ours: str, theirs: str) -> Ockha
     text = str(error).replace(ours, theirs, 1)
     if isinstance(error, HttpError):
         return HttpError(error.status, text, param=theirs, code=error.code)
-    return InvalidRequest(text, theirs)
+    return InvalidRequest(text, theirs, error.code)
 
 
 def _read(

@@ -193,3 +193,14 @@ def test_a_chat_of_no_tokens_is_refused(server):
 def test_a_list_of_more_tokens_than_the_context_is_refused_by_its_length(server):
     error = refused(server.post(COMPLETIONS, {"prompt": [5] * 1_000_000}), 400)
     assert "1000000 tokens" in str(error["message"])
+
+
+def test_a_prompt_that_is_too_long_has_the_code_by_which_agents_shorten_theirs(server):
+    """Refused by its characters, by its tokens before they are looked at, and by the engine."""
+    for prompt in ("a " * 1_500_000, [5] * 8193, [5] * 8192):
+        error = refused(server.post(COMPLETIONS, {"prompt": prompt}), 400)
+        assert error["code"] == "context_length_exceeded"
+        assert str(error["message"]).startswith("the prompt is too long: ")
+    chat = {"messages": [{"role": "user", "content": "a b " * 8000}]}
+    error = refused(server.post("/v1/chat/completions", chat), 400)
+    assert error["code"] == "context_length_exceeded"
