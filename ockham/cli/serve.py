@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     type=Text(),
     multiple=True,
     show_envvar=True,
-    help="Key that every route but /health asks for; may be given more than once.",
+    help="Key that every route but /health, /docs and /openapi.json asks for; may be given more "
+    "than once.",
 )
 @option(
     "--api-key-file",

@@ -15,6 +15,7 @@ from ockham.api.adapters import adapter_asks
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
+from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import LoadAdapterRequest, UnloadAdapterRequest
 from ockham.api.server.serving import Serving, read, serving
 from ockham.core.errors import ConfigError, InvalidRequest
@@ -34,6 +35,12 @@ async def check_modules(llm: AsyncLLM, modules: dict[str, str], names: tuple[str
             raise ConfigError(f"the adapter {name!r} cannot be served: {error}") from error
 
 
+@describes(
+    takes=LoadAdapterRequest,
+    gives=str,
+    media_type="text/plain",
+    example={"lora_name": "mine", "lora_path": "/adapters/mine"},
+)
 async def load_adapter(http: Request) -> Response:
     """Serve an adapter under a name, which no model and no adapter may have."""
     server = serving(http)
@@ -55,6 +62,9 @@ async def load_adapter(http: Request) -> Response:
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
 
+@describes(
+    takes=UnloadAdapterRequest, gives=str, media_type="text/plain", example={"lora_name": "mine"}
+)
 async def unload_adapter(http: Request) -> Response:
     """Serve an adapter no longer. Requests that run with it end as they should."""
     server = serving(http)

@@ -25,6 +25,7 @@ from ockham.api.server.metrics import Metrics
 from ockham.api.server.middleware import Keys, Outermost
 from ockham.api.server.ollama import DIALECT as OLLAMA
 from ockham.api.server.ollama import ROUTES as OLLAMA_ROUTES
+from ockham.api.server.openapi import ROUTES as OPENAPI_ROUTES
 from ockham.api.server.reasons import note_refusal
 from ockham.api.server.responses import ALIASES as RESPONSES_ALIASES
 from ockham.api.server.responses import ROUTES as RESPONSES_ROUTES
@@ -57,6 +58,7 @@ ROUTES = (
     Route("/metrics", metrics),
     *RESPONSES_ROUTES,
     *OLLAMA_ROUTES,
+    *OPENAPI_ROUTES,
 )
 ALIASES = (
     Route("/completions", create_completion, methods=["POST"]),
@@ -96,6 +98,7 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
         },
     )
     app.state.serving = Serving(llm, settings, gate, metrics, now_s(), dict(settings.adapters))
+    app.state.routes, app.state.dialects = ROUTES, DIALECTS
     app.router.redirect_slashes = False  # `Outermost` takes them off
     budget = Budget(settings.max_bodies_bytes)
     return Outermost(

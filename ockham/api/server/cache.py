@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from ockham.api.prompts import Encoded
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
+from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import CacheRequest, PinRequest, UnpinRequest
 from ockham.api.server.serving import Serving, body_bytes, read, serving
 from ockham.api.server.turn import render
@@ -18,6 +20,7 @@ from ockham.core.errors import InvalidRequest
 from ockham.engine.messages import CacheQuery, CacheReport, Pin, Unpin
 
 
+@describes(takes=CacheRequest, gives=dict[str, Any], example={"most_nodes": 10})
 async def show_cache(http: Request) -> Response:
     """What the caller's requests have left in the prefix tree under a salt; the administrator sees
     everything. Texts are shown to who sends a salt, to the administrator, and of requests without
@@ -35,6 +38,11 @@ async def show_cache(http: Request) -> Response:
     return _answer(await server.llm.client.ask(query))
 
 
+@describes(
+    takes=PinRequest,
+    gives=dict[str, Any],
+    example={"name": "greeting", "prompt": "Once upon a time"},
+)
 async def pin_prefix(http: Request) -> Response:
     """Compute a prefix, if it is not held, and keep it until it is unpinned."""
     server, caller = serving(http), caller_of(http)
@@ -55,6 +63,7 @@ async def pin_prefix(http: Request) -> Response:
     return _answer(await ask(False), name=name)
 
 
+@describes(takes=UnpinRequest, gives=dict[str, Any], example={"name": "greeting"})
 async def unpin_prefix(http: Request) -> Response:
     """Let a prefix go again; 404 for a name that no pin of the caller has. The administrator may
     unpin anybody's."""

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from ockham.api.server.answer import OpenAIAnswer
 from ockham.api.server.logprobs import chat_logprobs, prompt_logprobs
+from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import ChatRequest
 from ockham.api.server.serving import read, serving
 from ockham.api.server.telling import Telling, told_whole
@@ -29,6 +30,12 @@ from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.text.reply.splitter import CallDelta
 
 
+@describes(
+    takes=ChatRequest,
+    gives=ChatCompletion,
+    streams=ChatChunk,
+    example={"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16},
+)
 async def create_chat_completion(http: Request) -> Response:
     """Answer a conversation; the answer comes whole or as a stream."""
     turn = await take_turn(http, await read(http, ChatRequest))

@@ -13,6 +13,7 @@ from ockham.api.prompts import Encoded
 from ockham.api.server.answer import OpenAIAnswer
 from ockham.api.server.job import naming
 from ockham.api.server.logprobs import CompletionLogprobsWriter, prompt_logprobs
+from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import CompletionRequest
 from ockham.api.server.serving import Serving, body_bytes, read, serving
 from ockham.api.server.wire import (
@@ -28,6 +29,12 @@ DEFAULT_MAX_TOKENS = 16
 """OpenAI's own, where neither the request nor the model says anything."""
 
 
+@describes(
+    takes=CompletionRequest,
+    gives=Completion,
+    streams=Completion,
+    example={"prompt": "Once upon a time", "max_tokens": 16},
+)
 async def create_completion(http: Request) -> Response:
     """Complete prompts; the answer comes whole or as a stream."""
     server = serving(http)

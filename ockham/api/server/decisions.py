@@ -15,8 +15,9 @@ from starlette.responses import Response
 
 from ockham.api import decisions
 from ockham.api.decisions import Asked, Frame, Reading, text_of
+from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import ChatMessage, ChatRequest
-from ockham.api.server.serving import body_bytes, entries, read, request_id, serving
+from ockham.api.server.serving import METERED, body_bytes, entries, read, request_id, serving
 from ockham.api.server.sse import unless_disconnected
 from ockham.api.server.turn import render
 from ockham.api.server.wire import UsageMeter, now_s
@@ -163,6 +164,14 @@ class DecisionRequest(_Body, kw_only=True, forbid_unknown_fields=True):
         return any(question.is_sglang for question in self.questions)
 
 
+@describes(
+    takes=SystemOneRequest,
+    gives=dict[str, Any],
+    example={
+        "state": "The parcel came on Tuesday, and the box was torn.",
+        "questions": {"damaged": {"type": "noul", "instructions": "Is the parcel damaged?"}},
+    },
+)
 async def decide_systemone(http: Request) -> Response:
     """Answer questions that have System One's fields."""
     body = await read(http, SystemOneRequest)
@@ -203,6 +212,16 @@ async def decide_systemone(http: Request) -> Response:
     )
 
 
+@describes(
+    takes=DecisionRequest,
+    gives=dict[str, Any],
+    example={
+        "input": "The parcel came on Tuesday, and the box was torn.",
+        "questions": [
+            {"name": "damaged", "type": "predicate", "instructions": "Is the parcel damaged?"}
+        ],
+    },
+)
 async def decide(http: Request) -> Response:
     """Answer questions that have the fields of OpenAI's Decisions, or of SGLang's."""
     body = await read(http, DecisionRequest)
@@ -277,7 +296,7 @@ async def _decide(
     if finals is None:
         return None
     found = finals
-    meter = UsageMeter([prompt.token_ids for prompt in encoded])
+    http.scope[METERED] = meter = UsageMeter([prompt.token_ids for prompt in encoded])
     for output in found:
         meter.add(output)
     readings = await server.llm.in_thread(entries(found), lambda: decider.readings(found))

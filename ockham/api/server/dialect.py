@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Scope
 
-from ockham.api.server.errors import error_body, error_headers
+from ockham.api.server.errors import ErrorBody, error_body, error_headers
 from ockham.core.errors import OckhamError
 
 _SCOPE = "ockham.dialect"
@@ -21,11 +22,17 @@ _SCOPE = "ockham.dialect"
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What the paths that begin with `prefix` say of errors. `error_body` makes the JSON of an
-    error and the id of the request. `any_type`: bodies need not say that they are JSON."""
+    error and the id of the request, `error_type` is its type. `any_type`: bodies need not say that
+    they are JSON."""
 
     prefix: str
     error_body: Callable[[OckhamError, str], bytes]
     any_type: bool = False
+    error_type: Any = ErrorBody
+
+    def has(self, path: str) -> bool:
+        """Whether errors of a path are told in this one."""
+        return path == self.prefix or path.startswith(self.prefix.rstrip("/") + "/")
 
 
 OPENAI = Dialect("/", lambda error, request_id: error_body(error))
@@ -36,7 +43,7 @@ def set_dialect(scope: Scope, dialects: Sequence[Dialect]) -> None:
     """Remember which of the dialects a request is answered in."""
     path = scope["path"]
     for dialect in dialects:
-        if path == dialect.prefix or path.startswith(dialect.prefix.rstrip("/") + "/"):
+        if dialect.has(path):
             scope[_SCOPE] = dialect
 
 

@@ -12,10 +12,12 @@ from starlette.responses import JSONResponse, Response
 import ockham
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
+from ockham.api.server.openapi.described import describes
 from ockham.api.server.serving import Serving, serving
 from ockham.api.server.wire import Model, ModelList
 
 
+@describes(gives=ModelList)
 async def list_models(http: Request) -> Response:
     """The model, once for each of its names, and its adapters."""
     server = serving(http)
@@ -23,6 +25,7 @@ async def list_models(http: Request) -> Response:
     return Response(msgspec.json.encode(models), media_type="application/json")
 
 
+@describes(gives=Model)
 async def show_model(http: Request) -> Response:
     """One model; 404 for a name that it does not have."""
     server = serving(http)
@@ -46,6 +49,7 @@ def _model(server: Serving, name: str) -> Model:
     )
 
 
+@describes()
 async def health(http: Request) -> Response:
     """200 with no body; 503 while the engine is not there, is stuck, or the server shuts down."""
     server = serving(http)
@@ -57,6 +61,7 @@ async def health(http: Request) -> Response:
     return Response(status_code=200)
 
 
+@describes(gives=dict[str, str])
 async def version(http: Request) -> Response:
     """Versions, and the numerics id that everything promised about bits holds within."""
     return JSONResponse(
@@ -68,6 +73,7 @@ async def version(http: Request) -> Response:
     )
 
 
+@describes(gives=str, media_type="text/plain")
 async def metrics(http: Request) -> Response:
     """Prometheus' text format, or OpenMetrics where that is asked for. Reading changes nothing.
 

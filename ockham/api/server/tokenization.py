@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import DetokenizeRequest, TokenizeRequest
 from ockham.api.server.serving import body_bytes, read, serving
 from ockham.api.server.turn import render
@@ -17,6 +20,7 @@ MAX_TOKENS = 1 << 18
 """Most token ids that one request may have decoded."""
 
 
+@describes(takes=TokenizeRequest, gives=Tokenized, example={"prompt": "Once upon a time"})
 async def tokenize(http: Request) -> Response:
     """The token ids of a text (with special tokens unless told otherwise), or of a chat as it
     stands in the prompt."""
@@ -42,6 +46,7 @@ async def tokenize(http: Request) -> Response:
     return Response(body, media_type="application/json")
 
 
+@describes(takes=DetokenizeRequest, gives=Detokenized, example={"tokens": [1, 2, 3]})
 async def detokenize(http: Request) -> Response:
     """The text of token ids, special tokens included."""
     server = serving(http)
@@ -67,6 +72,7 @@ async def detokenize(http: Request) -> Response:
     return Response(body, media_type="application/json")
 
 
+@describes(gives=dict[str, Any])
 async def tokenizer_info(http: Request) -> Response:
     """The tokenizer's own configuration and chat template, for clients that template themselves
     (lm-eval asks for it)."""

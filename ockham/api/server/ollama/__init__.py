@@ -25,6 +25,7 @@ from ockham.api.server.ollama.names import served_name
 from ockham.api.server.ollama.options import NAMES
 from ockham.api.server.ollama.request import ChatBody, GenerateBody
 from ockham.api.server.ollama.wire import Chatted, Generated, Said, now
+from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import ChatRequest
 from ockham.api.server.serving import pass_over, read_chat, serving
 from ockham.api.server.turn import Turn, take_turn
@@ -32,6 +33,14 @@ from ockham.api.server.turn import Turn, take_turn
 __all__ = ["DIALECT", "ROUTES"]
 
 
+@describes(
+    takes=ChatBody,
+    gives=Chatted,
+    streams=Chatted,
+    stream_type="application/x-ndjson",
+    lenient=True,
+    example={"model": "lab", "messages": [{"role": "user", "content": "Hello"}], "stream": False},
+)
 async def chat(http: Request) -> Response:
     """The next message of a chat."""
     begin_ns = time.monotonic_ns()
@@ -44,6 +53,14 @@ async def chat(http: Request) -> Response:
     return await ChatAnswer(http, turn, body.model, begin_ns, warnings).respond(turn.job)
 
 
+@describes(
+    takes=GenerateBody,
+    gives=Generated,
+    streams=Generated,
+    stream_type="application/x-ndjson",
+    lenient=True,
+    example={"model": "lab", "prompt": "Once upon a time", "stream": False},
+)
 async def generate(http: Request) -> Response:
     """The answer to one prompt, or the text that follows it."""
     begin_ns = time.monotonic_ns()

@@ -19,6 +19,7 @@ from ockham.api.server.errors import HttpError
 from ockham.api.server.ollama.names import listed_name, served_name
 from ockham.api.server.ollama.request import PullBody, ShowBody
 from ockham.api.server.ollama.wire import lines, stamp
+from ockham.api.server.openapi.described import describes
 from ockham.api.server.serving import Serving, read, serving
 from ockham.core.errors import InvalidRequest
 from ockham.engine.messages import ModelFacts
@@ -67,6 +68,7 @@ class Running(msgspec.Struct, kw_only=True):
     context_length: int
 
 
+@describes(gives=dict[str, list[Listed]])
 async def list_tags(http: Request) -> Response:
     """The model, once for each of its names, and its adapters."""
     server = serving(http)
@@ -87,6 +89,7 @@ async def list_tags(http: Request) -> Response:
     return _answer({"models": listed})
 
 
+@describes(gives=dict[str, list[Running]])
 async def list_running(http: Request) -> Response:
     """The model, which is loaded as long as the server runs."""
     server = serving(http)
@@ -104,6 +107,7 @@ async def list_running(http: Request) -> Response:
     return _answer({"models": [running]})
 
 
+@describes(takes=ShowBody, gives=dict[str, Any], lenient=True, example={"model": "lab"})
 async def show(http: Request) -> Response:
     """What there is to say of the model."""
     server = serving(http)
@@ -125,10 +129,20 @@ async def show(http: Request) -> Response:
     )
 
 
+@describes(gives=dict[str, str])
 async def version(http: Request) -> Response:
+    """The version of Ollama whose API this is, and Ockham's own."""
     return JSONResponse({"version": API_VERSION, "ockham": ockham.__version__})
 
 
+@describes(
+    takes=PullBody,
+    gives=dict[str, str],
+    streams=dict[str, str],
+    stream_type="application/x-ndjson",
+    lenient=True,
+    example={"model": "lab"},
+)
 async def pull(http: Request) -> Response:
     """Success for the model that is served: it is here. Another cannot be had by a request."""
     body = await read(http, PullBody, lenient=True)
@@ -147,6 +161,7 @@ async def pull(http: Request) -> Response:
     return Response(lines([done]), media_type="application/x-ndjson")
 
 
+@describes()
 async def not_here(http: Request) -> Response:
     """What Ollama does and this server does not."""
     path = http.url.path
@@ -160,6 +175,7 @@ async def not_here(http: Request) -> Response:
     )
 
 
+@describes(gives=str, media_type="text/plain")
 async def heartbeat(http: Request) -> Response:
     """What Ollama's command line asks before anything else."""
     if http.method != "HEAD":

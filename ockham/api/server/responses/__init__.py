@@ -7,6 +7,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ockham.api.server.errors import HttpError
+from ockham.api.server.openapi.described import describes
+from ockham.api.server.responses import wire
 from ockham.api.server.responses.answer import ResponseAnswer
 from ockham.api.server.responses.request import NAMES, ResponseRequest
 from ockham.api.server.serving import pass_over, read_chat
@@ -16,6 +18,13 @@ from ockham.core.numbers import shown
 __all__ = ["ALIASES", "ROUTES"]
 
 
+@describes(
+    takes=ResponseRequest,
+    gives=wire.Response,
+    streams=wire.Event,
+    lenient=True,
+    example={"input": "Hello", "max_output_tokens": 16},
+)
 async def create_response(http: Request) -> Response:
     """Answer a conversation; the answer comes whole or as events."""
     with in_words_of({"messages": "input"}):
@@ -27,6 +36,7 @@ async def create_response(http: Request) -> Response:
     return await ResponseAnswer(http, turn, asked).respond(turn.job)
 
 
+@describes()
 async def stored_response(http: Request) -> Response:
     """404: nothing is stored."""
     raise HttpError(

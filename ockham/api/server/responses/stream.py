@@ -21,8 +21,10 @@ from ockham.api.server.responses.wire import (
     Item,
     Message,
     OutputText,
+    Part,
+    ReasoningText,
+    SummaryText,
     Thought,
-    ThoughtText,
 )
 from ockham.api.server.serving import new_request_id
 from ockham.api.server.sse import event
@@ -108,17 +110,17 @@ class _Thought:
 
     def item(self, status: str, *, begun: bool = True) -> Thought:
         text = "".join(self._text)
-        parts = [self._part(text)] if begun else []
+        shown = [text] if begun else []
         return Thought(
             id=self.id,
             status=status,
-            summary=parts if self._summary else [],
-            content=UNSET if self._summary else parts,
+            summary=[SummaryText(text=each) for each in shown] if self._summary else [],
+            content=UNSET if self._summary else [ReasoningText(text=each) for each in shown],
             encrypted_content=sealed(text) if self._seals and begun else UNSET,
         )
 
-    def _part(self, text: str) -> ThoughtText:
-        return ThoughtText(type="summary_text" if self._summary else "reasoning_text", text=text)
+    def _part(self, text: str) -> Part:
+        return SummaryText(text=text) if self._summary else ReasoningText(text=text)
 
     @property
     def _part_kind(self) -> str:

@@ -14,42 +14,41 @@ from ockham.api.server.timings import Progress, Report
 from ockham.api.server.wire import ChosenLogprob, Usage
 
 
-class OutputText(msgspec.Struct, kw_only=True):
-    type: str = "output_text"
+class OutputText(msgspec.Struct, kw_only=True, tag_field="type", tag="output_text"):
     text: str
     annotations: list[Any] = []
     logprobs: list[ChosenLogprob] = []
 
 
-class Message(msgspec.Struct, kw_only=True):
+class Message(msgspec.Struct, kw_only=True, tag_field="type", tag="message"):
     id: str
-    type: str = "message"
     status: str
     role: str = "assistant"
     content: list[OutputText] = []
 
 
-class ThoughtText(msgspec.Struct, kw_only=True):
-    """`type` is `reasoning_text`, or `summary_text` where a summary was asked for."""
-
-    type: str
+class ReasoningText(msgspec.Struct, kw_only=True, tag_field="type", tag="reasoning_text"):
     text: str
 
 
-class Thought(msgspec.Struct, kw_only=True):
+class SummaryText(msgspec.Struct, kw_only=True, tag_field="type", tag="summary_text"):
+    """A thought where a summary was asked for."""
+
+    text: str
+
+
+class Thought(msgspec.Struct, kw_only=True, tag_field="type", tag="reasoning"):
     """`encrypted_content` holds the same text, for clients that send nothing else back."""
 
     id: str
-    type: str = "reasoning"
     status: str
-    summary: list[ThoughtText] = []
-    content: list[ThoughtText] | UnsetType = UNSET
+    summary: list[SummaryText] = []
+    content: list[ReasoningText] | UnsetType = UNSET
     encrypted_content: str | UnsetType = UNSET
 
 
-class FunctionCall(msgspec.Struct, kw_only=True):
+class FunctionCall(msgspec.Struct, kw_only=True, tag_field="type", tag="function_call"):
     id: str
-    type: str = "function_call"
     status: str
     call_id: str
     name: str
@@ -57,9 +56,8 @@ class FunctionCall(msgspec.Struct, kw_only=True):
     arguments: str = ""
 
 
-class CustomToolCall(msgspec.Struct, kw_only=True):
+class CustomToolCall(msgspec.Struct, kw_only=True, tag_field="type", tag="custom_tool_call"):
     id: str
-    type: str = "custom_tool_call"
     status: str
     call_id: str
     name: str
@@ -150,7 +148,7 @@ class Response(msgspec.Struct, kw_only=True):
     ockham: Report | UnsetType = UNSET
 
 
-Part = OutputText | ThoughtText
+Part = OutputText | ReasoningText | SummaryText
 
 
 class Event(msgspec.Struct, kw_only=True):
