@@ -16,7 +16,7 @@ from tests.helpers.live import LiveServer
 from tests.helpers.tiny import tiny_llama
 
 PAGE = 16
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -85,6 +85,7 @@ def test_requests_of_every_protocol_are_read(place: Place) -> None:
         {**chat("x"), "model": "any", "unheard-of": 1},
         {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": chat("y")},
         ollamas,
+        {"input": "x", "instructions": SYSTEM, "tools": [{"type": "function", **TOOL["function"]}]},
         {"model": "m", "prompt": "once upon a time " * 8, "max_tokens": 4},
         {"model": "m", "prompt": "once upon a time " * 8, "raw": True},
         {"model": "m", "prompt": "x", "system": SYSTEM},
@@ -92,9 +93,9 @@ def test_requests_of_every_protocol_are_read(place: Place) -> None:
     done = place.warm("".join(json.dumps(line) + "\n" for line in lines))
     assert done.exit_code == 0, done.output
     said = [line for line in done.output.splitlines() if "stand on disk" in line]
-    assert len(said) == 6
-    assert len({line.split(": ")[1].split(" tokens")[0] for line in said[:3]}) == 1
-    assert place.warm(json.dumps(lines)).output.count("stand on disk") == 6
+    assert len(said) == 7
+    assert len({line.split(": ")[1].split(" tokens")[0] for line in said[:4]}) == 1
+    assert place.warm(json.dumps(lines)).output.count("stand on disk") == 7
 
 
 def test_what_a_file_holds_no_longer_may_go(place: Place) -> None:
@@ -126,7 +127,7 @@ def test_each_key_of_several_is_warmed(place: Place) -> None:
         ("", "holds no request"),
         ("[]", "holds no request"),
         ('{"messages": []}\nnonsense', "line 2: this is no JSON"),
-        ('{"input": 5, "nothing": 1}', "neither"),
+        ('{"nothing": 1}', "none of them"),
         ('[{"messages": [{"role": "user"}]}, {"messages": 5}]', "requests[1]: messages is wrong"),
         ('{"url": "/nowhere", "body": {}}', "are not known here"),
         (json.dumps(chat("x", system="long " * 9000)), "context"),

@@ -223,6 +223,7 @@ def _model_info(server: Serving) -> dict[str, Any]:
     family = _family(facts)
     return {
         "general.architecture": family,
+        "general.basename": server.names[0],
         "general.parameter_count": facts.parameters,
         f"{family}.context_length": server.llm.ready.max_model_len,
         f"{family}.trained_context_length": facts.trained_length,
