@@ -106,6 +106,22 @@ def test_beyond_the_queue_the_answer_is_429_with_a_time_to_come_back(narrow):
     narrow.wait_idle()
 
 
+def test_a_response_that_waits_says_so_in_events_and_fails_in_its_words(narrow):
+    """Codex waits for events only so long, and comments are none."""
+    asked = {"input": "x", "stream": True, "max_output_tokens": 8000, "ignore_eos": True}
+    with running(narrow, 2):
+        text = narrow.post("/v1/responses", asked).text
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+    kinds = [each["type"] for each in events]
+    assert kinds[:3] == ["response.created", "response.in_progress", "keepalive"]
+    assert kinds[-2:] == ["error", "response.failed"]
+    numbers = [each["sequence_number"] for each in events if each["type"] != "keepalive"]
+    assert numbers == list(range(len(numbers)))
+    assert "did not finish within 3 s" in events[-2]["message"]
+    failed = events[-1]["response"]
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
+
+
 def test_a_request_that_takes_too_long_is_408_and_frees_its_work(narrow):
     """When exactly its time is up, is tested where the clock can be moved (test_job.py)."""
     begin_s = time.monotonic()
