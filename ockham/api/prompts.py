@@ -16,6 +16,7 @@ from ockham.core.errors import TOO_LONG, InvalidRequest
 from ockham.core.numbers import shown, token_ids
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import HINTS, CacheHint, Request
+from ockham.text.fill_in import Extra, missing
 from ockham.text.marking import Piece, ReuseParams
 from ockham.text.tokenizer import Tokenizer
 
@@ -135,6 +136,30 @@ class PromptReader:
             return self._of_text(text, params, add_special_tokens)
         self._check_characters(len(text))
         return self._of_pieces(text, params.cut_chat(text, messages), params, add_special_tokens)
+
+    def read_fill_in(
+        self, before: str, behind: str, extra: Sequence[Extra] = (), room: int | None = None
+    ) -> tuple[Encoded, bool]:
+        """The token ids of a prompt for what stands between two texts, and whether texts were cut.
+        `extra` are other files. With `room` texts are cut so that the prompt has at most so many
+        tokens; without, a prompt that is too long is refused where every other is. Raises
+        InvalidRequest for a model that has no tokens for this."""
+        tokenizer = self.tokenizer
+        fill_in = tokenizer.fill_in
+        if fill_in is None:
+            raise missing()
+        texts = (before, behind, *(each.text for each in extra))
+        self._check_characters(sum(map(len, texts)))
+        begin = tokenizer.encode("", add_special_tokens=True)[:1]
+        made = fill_in.prompt(
+            lambda text: tokenizer.encode(text, add_special_tokens=False),
+            begin,
+            before,
+            behind,
+            extra,
+            room,
+        )
+        return self._encoded(before, made.token_ids, {}), made.cut
 
     def _of_text(self, text: str, reuse: ReuseParams | None, add_special_tokens: bool) -> Encoded:
         tokenizer = self.tokenizer

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ockham.model.checkpoint.gguf.byte_pairs import BytePairTokenizer
     from ockham.text.chat_renderer import ChatRenderer, Template
+    from ockham.text.fill_in import FillIn
     from ockham.text.reply.style import Style
 
 _MOST_STYLES = 64
@@ -194,6 +195,14 @@ class Tokenizer:
         if REPLACEMENT not in text or self._spell is None:
             return text.encode()
         return self._spell(self._backend.id_to_token(token_id) or "")
+
+    @cached_property
+    def fill_in(self) -> FillIn | None:
+        """The tokens by which the model fills in text between two others; None if it has none."""
+        from ockham.text.fill_in import find
+
+        named = self._config.get("fill_in_tokens")
+        return find(self.token_id, named if isinstance(named, dict) else {})
 
     @cached_property
     def _spell(self) -> Callable[[str], bytes] | None:

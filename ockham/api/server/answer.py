@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from ockham.api.prompts import Encoded
 from ockham.api.server.errors import error_body
-from ockham.api.server.job import Job
+from ockham.api.server.job import Item, Job
 from ockham.api.server.protocol import GenerationRequest
 from ockham.api.server.serving import METERED, Serving, entries, request_id
 from ockham.api.server.sse import COMMENT, DONE, event, unless_disconnected
@@ -143,8 +143,12 @@ class Answer(ABC):
             self.meter.add(output)
         return self.body(outputs)
 
+    def items(self, job: Job) -> AsyncGenerator[Item, None]:
+        """What a stream is made of."""
+        return job.deltas()
+
     async def _events(self, job: Job) -> AsyncGenerator[bytes, None]:
-        async with aclosing(job.deltas()) as items:
+        async with aclosing(self.items(job)) as items:
             async for prompt, output in items:
                 data = await self.server.llm.in_thread(
                     entries([output]), functools.partial(self._told, prompt, output)

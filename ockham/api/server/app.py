@@ -21,6 +21,7 @@ from ockham.api.server.decisions import decide, decide_systemone
 from ockham.api.server.dialect import Dialect, error_response
 from ockham.api.server.errors import HttpError
 from ockham.api.server.gate import Gate
+from ockham.api.server.llama_server import ROUTES as LLAMA_SERVER_ROUTES
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.middleware import Keys, Outermost
 from ockham.api.server.ollama import DIALECT as OLLAMA
@@ -57,6 +58,7 @@ ROUTES = (
     Route("/version", version),
     Route("/metrics", metrics),
     *RESPONSES_ROUTES,
+    *LLAMA_SERVER_ROUTES,
     *OLLAMA_ROUTES,
     *OPENAPI_ROUTES,
 )

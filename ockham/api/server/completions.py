@@ -45,6 +45,9 @@ async def create_completion(http: Request) -> Response:
     prompts = await server.llm.in_thread(
         body_bytes(http), lambda: _read(http, request, params, server)
     )
+    fill_in = server.llm.prompts.tokenizer.fill_in if request.suffix else None
+    if fill_in is not None:
+        params = fill_in.ending(params)
     job = server.job(http, prompts, params, request)
     return await _Answer(server, http, request, params, prompts).respond(job)
 
@@ -82,11 +85,20 @@ def _read(
     prompts = []
     for index, prompt in enumerate(given):
         with naming(index, len(given)):
+            if request.suffix:
+                prompts.append(_fill_in(prompt, request.suffix, server))
+                continue
             read = server.llm.prompts.read(prompt, reuse, add_special_tokens=special)
         if read.text is None and request.echo:
             read = replace(read, text=server.decode_here(read.token_ids))
         prompts.append(read)
     return prompts
+
+
+def _fill_in(prompt: str | list[int], suffix: str, server: Serving) -> Encoded:
+    if not isinstance(prompt, str):
+        raise InvalidRequest("suffix goes with prompts of text; send the prompt as text.", "suffix")
+    return server.llm.prompts.read_fill_in(prompt, suffix)[0]
 
 
 class _Answer(OpenAIAnswer):

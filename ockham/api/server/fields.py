@@ -47,7 +47,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": (),
-    "suffix": ("",),
     # vLLM
     "echo": (False,),
     "use_beam_search": (False,),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import itertools
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ockham.api.server.errors import HttpError
 from ockham.core.errors import InvalidRequest, Overloaded
+from ockham.engine.messages import Request
 
 
 class Gate:
@@ -26,6 +29,9 @@ class Gate:
         self._empty.set()
         self._held: dict[str, int] = {}
         """Of each tenant, its sequences."""
+        self.admitted: dict[int, tuple[float, Sequence[Request]]] = {}
+        """What is being served: when each was let in, and the engine's requests."""
+        self._numbers = itertools.count()
         self.sequences = 0
         self.requests = 0
 
@@ -53,9 +59,13 @@ class Gate:
             )
 
     @contextmanager
-    def admit(self, sequences: int, tenant: str = "") -> Iterator[None]:
-        """Hold the place of so many sequences. Raises what `check` does."""
+    def admit(
+        self, sequences: int, tenant: str = "", requests: Sequence[Request] = ()
+    ) -> Iterator[None]:
+        """Hold the place of so many sequences, those of `requests`. Raises what `check` does."""
         self.check(sequences, tenant)
+        number = next(self._numbers)
+        self.admitted[number] = time.monotonic(), requests
         self._held[tenant] = self._held.get(tenant, 0) + sequences
         self.sequences += sequences
         self.requests += 1
@@ -63,6 +73,7 @@ class Gate:
         try:
             yield
         finally:
+            del self.admitted[number]
             self.sequences -= sequences
             self._held[tenant] -= sequences
             if not self._held[tenant]:

@@ -44,7 +44,7 @@ class Job:
         """Raises `Overloaded`, `RequestTimeout`, or what the engine refuses a prompt with."""
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         sequences = sum(request.params.sequences for request in self._requests)
-        with self._gate.admit(sequences, self._requests[0].tenant):
+        with self._gate.admit(sequences, self._requests[0].tenant, self._requests):
             async with aclosing(self._merged(kind)) as items:
                 while True:
                     try:

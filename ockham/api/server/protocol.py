@@ -204,6 +204,8 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     prompt: str | list[str | int | list[int]]
     echo: bool | None = None
     logprobs: int | None = None
+    suffix: str | None = None
+    """The text behind what is generated, for models that can fill in."""
 
     def check(self) -> None:
         GenerationRequest.check(self)
@@ -212,6 +214,11 @@ class CompletionRequest(GenerationRequest, kw_only=True):
                 "prompt_logprobs is not allowed together with echo, which returns them as "
                 "logprobs; leave one of them out.",
                 "prompt_logprobs",
+            )
+        if self.suffix and self.reuse is not None:
+            raise InvalidRequest(
+                "reuse finds chunks in texts that are completed at their end; leave out suffix.",
+                "suffix",
             )
 
     def prompts(self) -> list[str | list[int]]:

@@ -40,14 +40,16 @@ async def take_turn(
     names: Mapping[str, str] | None = None,
     *,
     raw: str | None = None,
+    behind: str | None = None,
     before: Sequence[int] = (),
 ) -> Turn:
     """Make the prompt of a chat, and the job that answers it. Nothing has been computed yet.
 
     `names` are the fields of `request` that the caller knows by another name. `raw` is a prompt
     that is taken as it is, in place of what the chat template makes of the messages; its answer is
-    text without parts. `before` are token ids that stand before the prompt. Raises
-    `InvalidRequest`, `HttpError` 404 for another model's name, and what the gate refuses with.
+    text without parts, and with a text `behind` it, what stands between the two. `before` are token
+    ids that stand before the prompt. Raises `InvalidRequest`, `HttpError` 404 for another model's
+    name, and what the gate refuses with.
     """
     server = serving(http)
     with in_words_of(names or {}):
@@ -61,8 +63,12 @@ async def take_turn(
         else:
             text, plan = raw, PLAIN
         prompt = await server.llm.in_thread(
-            max(len(text), body_bytes(http)), lambda: _read(server, request, reuse, text, plan)
+            max(len(text), body_bytes(http)),
+            lambda: _read(server, request, reuse, text, plan, behind),
         )
+        fill_in = server.llm.prompts.tokenizer.fill_in if behind else None
+        if fill_in is not None:
+            params = fill_in.ending(params)
         if before:
             prompt = replace(prompt, token_ids=[*before, *prompt.token_ids])
         job = server.job(http, [prompt], plan.params(params, text), request)
@@ -107,9 +113,16 @@ def _renamed(error: InvalidRequest | HttpError, ours: str, theirs: str) -> Ockha
 
 
 def _read(
-    server: Serving, request: ChatRequest, reuse: ReuseParams | None, text: str, plan: ChatPlan
+    server: Serving,
+    request: ChatRequest,
+    reuse: ReuseParams | None,
+    text: str,
+    plan: ChatPlan,
+    behind: str | None = None,
 ) -> Encoded:
     """The prompt that a rendered chat is, or a text that is no chat."""
+    if behind:
+        return server.llm.prompts.read_fill_in(text, behind)[0]
     if plan is PLAIN:
         special = request.add_special_tokens is not False
         return server.llm.prompts.read(text, reuse, add_special_tokens=special)

@@ -60,7 +60,7 @@ def refused(response: httpx.Response, status: int) -> dict[str, str | None]:
         ("seed", 2**70),
         ("seed", "x"),
         ("best_of", 5),
-        ("suffix", "end"),
+        ("verbosity", "high"),
         ("echo", "yes"),
         ("stream", 1),
         ("stream_options", {"include_usage": True}),

@@ -341,3 +341,16 @@ def test_the_requests_of_the_page_work(talking: LiveServer) -> None:
     for path, body in found:
         answer = whole(talking, path, **{**json.loads(body), "model": "tiny"})
         assert answer["done"]
+
+
+def test_a_suffix_is_filled_in(server: LiveServer) -> None:
+    body = {"model": "tiny", "prompt": "a = ", "suffix": "\nb", "stream": False}
+    options = {"num_predict": 6, "temperature": 0}
+    answer = server.post("/api/generate", {**body, "options": options}).json()
+    same = {"prompt": "a = ", "suffix": "\nb", "max_tokens": 6, "temperature": 0}
+    completion = server.post("/v1/completions", same).json()
+    assert answer["response"] == completion["choices"][0]["text"]
+    assert answer["prompt_eval_count"] == completion["usage"]["prompt_tokens"]
+    refused = server.post("/api/generate", {**body, "system": "x"})
+    assert refused.status_code == 400
+    assert "suffix" in refused.json()["error"]

@@ -72,12 +72,13 @@ async def generate(http: Request) -> Response:
         http,
         request,
         NAMES,
-        raw=body.prompt if body.raw else None,
+        raw=None if body.is_chat else body.prompt,
+        behind=body.suffix,
         before=body.context or (),
     )
-    if not body.raw:
+    if body.is_chat:
         _check_thinking(turn, body)
-    answer = GenerateAnswer(http, turn, body.model, begin_ns, warnings, tells_context=not body.raw)
+    answer = GenerateAnswer(http, turn, body.model, begin_ns, warnings, tells_context=body.is_chat)
     return await answer.respond(turn.job)
 
 

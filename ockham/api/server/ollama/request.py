@@ -198,7 +198,12 @@ class GenerateBody(_Body, kw_only=True):
     @property
     def asks_nothing(self) -> bool:
         """Whether it only wants the model to be loaded."""
-        return not self.prompt
+        return not self.prompt and not self.suffix
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the prompt is a message, rather than text that is gone on with."""
+        return not self.raw and not self.suffix
 
     def chat(self) -> ChatRequest:
         """The same as chat completions have it."""
@@ -216,10 +221,10 @@ class GenerateBody(_Body, kw_only=True):
                 "prompt, or leave it out.",
                 "template",
             )
-        if self.suffix:
+        if self.suffix and (self.system or self.context):
             raise InvalidRequest(
-                "suffix is not supported; leave it out, or send the model's fill-in tokens with "
-                "raw=true.",
+                "suffix makes a prompt of the model's fill-in tokens, in which system and context "
+                "have no place; leave them out.",
                 "suffix",
             )
         if self.context:

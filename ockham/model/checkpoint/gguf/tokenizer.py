@@ -39,6 +39,15 @@ _NAMED = {
     "pad_token": "padding_token_id",
 }
 """Name in tokenizer_config.json -> key of the metadata."""
+FILL_IN = {
+    "prefix": ("fim_pre_token_id", "prefix_token_id"),
+    "suffix": ("fim_suf_token_id", "suffix_token_id"),
+    "middle": ("fim_mid_token_id", "middle_token_id"),
+    "repo": ("fim_rep_token_id",),
+    "file": ("fim_sep_token_id",),
+    "pad": ("fim_pad_token_id",),
+}
+"""Role of a fill-in token -> the keys that may name it, the newer first."""
 
 
 def read_tokenizer(
@@ -259,6 +268,15 @@ def _config(metadata: Mapping[str, Any], tokens: Strings) -> dict[str, Any]:
         token = metadata.get(f"tokenizer.ggml.{key}")
         if isinstance(token, int) and 0 <= token < len(tokens):
             config[name] = tokens[token]
+    fill_in = {
+        role: tokens[token]
+        for role, keys in FILL_IN.items()
+        for key in reversed(keys)  # the first has the last word
+        if isinstance(token := metadata.get(f"tokenizer.ggml.{key}"), int)
+        and 0 <= token < len(tokens)
+    }
+    if fill_in:
+        config["fill_in_tokens"] = fill_in
     named = metadata.get("tokenizer.chat_templates") or []
     templates = [
         {"name": name, "template": metadata[f"tokenizer.chat_template.{name}"]}

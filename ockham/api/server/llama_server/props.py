@@ -1,0 +1,90 @@
+"""`GET /props`, `GET /slots` and `POST /apply-template`, with llama-server's fields."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+import ockham
+from ockham.api.server.caller import caller_of
+from ockham.api.server.openapi.described import describes
+from ockham.api.server.protocol import ChatRequest
+from ockham.api.server.serving import body_bytes, read, serving
+from ockham.api.server.turn import render
+
+
+@describes(gives=dict[str, Any])
+async def props(http: Request) -> Response:
+    """What the server's model is. `n_ctx` is the context of every request: prompt and answer
+    together may have so many tokens."""
+    server = serving(http)
+    ready, tokenizer = server.llm.ready, server.llm.tokenizer
+    info: dict[str, Any] = {} if tokenizer is None else tokenizer.info
+    return JSONResponse(
+        {
+            "default_generation_settings": {
+                "n_ctx": ready.max_model_len,
+                "params": {"n_predict": -1, "seed": -1, **server.llm.default_chat_parameters},
+            },
+            "total_slots": server.llm.config.max_num_seqs,
+            "model_alias": server.names[0],
+            "model_path": server.llm.config.model,
+            "chat_template": info.get("chat_template", ""),
+            "bos_token": info.get("bos_token"),
+            "eos_token": info.get("eos_token"),
+            "modalities": {"vision": False, "audio": False},
+            "fill_in": tokenizer is not None and tokenizer.fill_in is not None,
+            "build_info": f"ockham-{ockham.__version__}",
+            "numerics_id": ready.numerics_id,
+        }
+    )
+
+
+@describes(gives=list[dict[str, Any]])
+async def slots(http: Request) -> Response:
+    """The requests of the caller that are being served, without their texts.
+
+    Callers see what has their key and the salt of the query (`?cache_salt=`, none by default), the
+    administrator everything."""
+    server, caller = serving(http), caller_of(http)
+    given = http.query_params.get("cache_salt")
+    salt = None if caller.is_admin and given is None else caller.salt(given)
+    now_s, context = time.monotonic(), server.llm.ready.max_model_len
+    return JSONResponse(
+        [
+            {
+                "id": number,
+                "id_task": request.request_id,
+                "n_ctx": context,
+                "is_processing": True,
+                "n_prompt_tokens": len(request.prompt_token_ids),
+                "n_choices": request.params.sequences,
+                "running_ms": int((now_s - begin_s) * 1000.0),
+            }
+            for number, (begin_s, request) in enumerate(
+                (begin_s, request)
+                for begin_s, requests in server.gate.admitted.values()
+                for request in requests
+                if salt is None or request.cache_salt == salt
+            )
+        ]
+    )
+
+
+@describes(
+    takes=ChatRequest,
+    gives=dict[str, str],
+    example={"messages": [{"role": "user", "content": "Hello"}]},
+)
+async def apply_template(http: Request) -> Response:
+    """The prompt that the chat template makes of messages; nothing is computed."""
+    server = serving(http)
+    request = await read(http, ChatRequest)
+    request.check()
+    server.check_model(request.model)
+    text, _ = await render(server, request, body_bytes(http))
+    return Response(msgspec.json.encode({"prompt": text}), media_type="application/json")
