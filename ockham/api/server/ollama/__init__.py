@@ -91,9 +91,10 @@ ROUTES = (
     Route("/api/version", version),
     Route("/api/pull", pull, methods=["POST"]),
     *(
-        Route(f"/api/{name}", not_here, methods=["GET", "POST", "DELETE"])
-        for name in ("embed", "embeddings", "create", "copy", "delete", "push", "blobs/{digest}")
+        Route(f"/api/{name}", not_here, methods=["POST"])
+        for name in ("embed", "embeddings", "create", "copy", "push", "blobs/{digest}")
     ),
+    Route("/api/delete", not_here, methods=["DELETE"]),
     Route("/", heartbeat),
 )
 
