@@ -334,6 +334,66 @@ def test_the_command_line_finds_a_server(talking: LiveServer) -> None:
     assert httpx.get(talking.url).status_code == 404
 
 
+def test_requests_of_other_clients_are_taken_as_they_come(talking: LiveServer) -> None:
+    """By shape: Ollama's command line, Open WebUI, Continue, Home Assistant."""
+    messages = ASKED["messages"]
+    short = {"num_predict": 2}
+    commanded = {
+        "model": "tiny:latest",
+        "messages": messages,
+        "format": "",
+        "keep_alive": "5m0s",
+        "think": None,
+        "options": short,
+    }
+    assert talking.post("/api/show", {"model": "tiny", "name": "", "system": ""}).status_code == 200
+    load = {"model": "tiny", "prompt": "", "suffix": "", "system": "", "template": ""}
+    assert talking.post("/api/generate", {**load, "options": None}).json()["done_reason"] == "load"
+    stop = {"model": "tiny:latest", "prompt": "", "keep_alive": "0s"}
+    assert talking.post("/api/generate", stop).json()["done"]
+    page = {
+        "model": "tiny:latest",
+        "messages": messages,
+        "stream": True,
+        "keep_alive": None,
+        "options": {**short, "num_ctx": 2048, "stop": [], "temperature": 0.7, "seed": 0},
+        "metadata": {"chat_id": "1"},
+        "format": None,
+    }
+    editor = {
+        "model": "tiny",
+        "raw": True,
+        "prompt": "def f(",
+        "stream": True,
+        "context": [],
+        "options": {
+            **short,
+            "num_thread": 0,
+            "num_ctx": 4096,
+            "keep_alive": 1800,
+            "stop": ["\n\n"],
+        },
+        "keep_alive": 1800,
+    }
+    home = {
+        "model": "tiny:latest",
+        "messages": [{"role": "system", "content": "x"}, *messages],
+        "tools": [WEATHER],
+        "stream": True,
+        "keep_alive": "-1s",
+        "options": {"num_ctx": 8192},
+        "think": False,
+        **saying(CALL),
+    }
+    for path, body in (
+        ("/api/chat", commanded),
+        ("/api/chat", page),
+        ("/api/generate", editor),
+        ("/api/chat", home),
+    ):
+        assert streamed(talking, path, **body)[-1]["eval_count"] >= 1
+
+
 def test_the_requests_of_the_page_work(talking: LiveServer) -> None:
     page = (Path(__file__).parents[3] / "docs/ollama.md").read_text()
     found = re.findall(r"(?s)curl http://127.0.0.1:11434(/\S+) -d '(.*?)'", page)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import httpx
 import ollama
@@ -139,6 +141,14 @@ def check_models_are_listed_and_shown():
     assert shown.modelinfo["general.architecture"] == shown.details.family == "llama"
     assert shown.modelinfo["llama.context_length"] == running.context_length
     assert client.pull(MODEL).status == "success"
+
+
+def check_the_example_of_the_page_works():
+    page = (Path(__file__).parents[3] / "docs/ollama.md").read_text()
+    [example] = re.findall(r"(?ms)^```python\n(.*?)^```", page)
+    names: dict = {"ollama": ollama, "host": url(), "model": MODEL}
+    exec(example, names)
+    assert names["answer"].message.content
 
 
 def check_errors_have_the_status_and_a_sentence():
