@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from ockham.cli.command import command, did_you_mean
+from ockham.cli.default_model import for_chats
 from ockham.cli.options import (
     engine_config,
     engine_options,
@@ -75,12 +76,12 @@ HELP = "\n".join(
 @sampling_options
 def chat(system_prompt: str | None, **kwargs: Any) -> None:
     """Talk with MODEL: a directory, a GGUF file, a hub name, a short name such as smollm2 or
-    qwen3:4b, or the built-in 'lab'.
+    qwen3:4b, or the built-in 'lab'. Without MODEL, smollm2 is taken if it is on this machine.
 
     With a pipe on stdin, each line is a message, and only the answers go to stdout. In the terminal
     /help lists the commands; `ockham run MODEL` begins the same chat there.
     """
-    config = engine_config(**kwargs)
+    config = engine_config(**for_chats(kwargs))
     check_model(config.model, False)
     converse(config, system_prompt, **kwargs)
 

@@ -24,6 +24,7 @@ from ockham.api.aliases import own_names
 from ockham.cli.adapter_options import SECTION, adapter_options, with_adapter_setting
 from ockham.cli.command import OTHER, Option
 from ockham.cli.config_file import read_config
+from ockham.cli.default_model import NAMED, TOY
 from ockham.cli.neutral import neutral_options
 from ockham.cli.value_types import (
     Dtype,
@@ -241,8 +242,10 @@ def engine_options(function: F, several: Sequence[str] = ()) -> F:
                 "the name of the model is empty, as of a variable that is not set; name a model, "
                 "or leave it out for the built-in one."
             )
-        _warn_of_mistyped_variables(click.get_current_context())
-        return function(model=model or "lab", **with_adapter_setting(kwargs))
+        context = click.get_current_context()
+        _warn_of_mistyped_variables(context)
+        context.meta[NAMED] = model is not None
+        return function(model=model or TOY, **with_adapter_setting(kwargs))
 
     hints = typing.get_type_hints(EngineConfig)
     wrapped = adapter_options(option)(config_file(neutral_options(with_model)))
@@ -263,7 +266,8 @@ def engine_options(function: F, several: Sequence[str] = ()) -> F:
         type=ModelName(),
         default=None,
         section="Model",
-        help="Directory, GGUF file or hub name; the same as the argument. [default: lab]",
+        help="Directory, GGUF file or hub name; the same as the argument. [default: lab; "
+        "of chat and serve smollm2, where it is installed]",
     )(wrapped)
     argument = click.argument(
         "model_argument", metavar="[MODEL]", type=ModelName(), required=False, default=None

@@ -13,6 +13,7 @@ import click
 
 from ockham.api.adapters import TECHNIQUE, LoRARequest
 from ockham.cli.command import command
+from ockham.cli.default_model import for_chats
 from ockham.cli.options import (
     engine_config,
     engine_options,
@@ -109,9 +110,12 @@ def run(
     prompt = prompt if text is None else text
     config = engine_config(**kwargs)
     nothing_given = prompt is None and prompt_token_ids is None
+    may_chat = nothing_given and _in_terminal() and not (raw or as_json or lora)
+    if may_chat:
+        config = engine_config(**for_chats(kwargs))
     check_model(config.model, nothing_given)
     raw = _completes(config, raw, prompt_token_ids, system_prompt)
-    if nothing_given and _in_terminal() and not (raw or as_json or lora):
+    if may_chat and not raw:
         from ockham.cli.chat import converse
 
         converse(config, system_prompt, **kwargs)

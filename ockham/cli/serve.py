@@ -15,6 +15,7 @@ import msgspec
 from ockham.api.adapters import read_modules
 from ockham.cli.adapter_options import modules_option
 from ockham.cli.command import command
+from ockham.cli.default_model import for_chats
 from ockham.cli.options import Names, engine_config, engine_options, option
 from ockham.cli.value_types import Integer, Text
 from ockham.core.errors import ConfigError
@@ -296,7 +297,7 @@ def serve(
         access_log=access_log,
         log_requests=log_requests,
     )
-    config = engine_config(**engine)
+    config = engine_config(**for_chats(engine))
     # A key has no business in the environment of the engine, or of what that may start.
     for name in ("OCKHAM_API_KEY", "OCKHAM_ADMIN_API_KEY"):
         os.environ.pop(name, None)

@@ -93,8 +93,8 @@ def _check(
             Pattern(extract)
         except ValueError as reason:
             said = f"extract is {shown(extract)}, which cannot be used: {reason}."
-    if said is not None:
-        raise error(f"vote: {said}")
+    if said is not None:  # of an engine's options it is said already whose they are
+        raise error(said if error is ConfigError else f"vote: {said}")
 
 
 @register("search", "vote", exact=False, books=("vote",))

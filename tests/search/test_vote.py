@@ -226,7 +226,7 @@ def test_what_cannot_be_voted_on_is_refused(vote: Any, params: dict[str, Any], s
 
 
 def test_options_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ConfigError, match="samples must lie in"):
+    with pytest.raises(ConfigError, match=r"of .vote.: samples must lie in"):
         make("search", "vote:samples=0")
 
 

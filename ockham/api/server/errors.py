@@ -11,6 +11,7 @@ import msgspec
 
 from ockham.api.server.asking import with_asks
 from ockham.api.server.fields import Sieve, UnknownFields, choices
+from ockham.api.server.synonyms import translated
 from ockham.core.errors import InvalidRequest, OckhamError, fault
 
 T = TypeVar("T")
@@ -129,6 +130,8 @@ def decode(
     try:
         content = msgspec.json.decode(body)
         kind = with_asks(kind, content if isinstance(content, dict) else ())
+        if isinstance(content, dict) and getattr(kind, "has_synonyms", False):
+            content = translated(content, getattr(kind, "__struct_fields__", ()))
         request = msgspec.convert(sieve.take(content, kind), kind)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, InvalidRequest):

@@ -60,6 +60,7 @@ class GenerationRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True):
     """What completions and chat completions have in common. Techniques add fields: see `asking`."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
+    has_synonyms: ClassVar[bool] = True
 
     model: str | None = None
     n: int | None = None
@@ -356,6 +357,7 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /tokenize`: a prompt, or the messages of a chat."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
+    has_synonyms: ClassVar[bool] = True
 
     model: str | None = None
     prompt: str | None = None

@@ -51,6 +51,8 @@ PASSED_OVER = "ockham.passed_over"
 """Where a request's scope holds the fields that were passed over and must be told of."""
 METERED = "ockham.metered"
 """Where it holds the `UsageMeter` of what is answered."""
+NO_NAMES = ("", "dummy")
+"""What clients send as the model where they were told of none: huggingface_hub says "dummy"."""
 MOST_NAMED = 20
 """Adapters that are named to who names none of them."""
 READING_S = 2.0
@@ -82,6 +84,8 @@ class Serving:
 
     def check_model(self, name: str | None) -> None:
         """Raise `HttpError` 404 if the model is called by a name that it does not have."""
+        if name in NO_NAMES:
+            return
         if name is not None and name not in self.names and name not in self.adapters:
             known = [*self.names, *itertools.islice(self.adapters, MOST_NAMED)]
             more = len(self.names) + len(self.adapters) - len(known)

@@ -77,7 +77,7 @@ def refused(response: httpx.Response, status: int) -> dict[str, str | None]:
         ("prompt", {"text": "a"}),
         ("prompt", [5] * 8193),
         ("min_tokens", 9),
-        ("guided_json", {}),
+        ("top_n_sigma", 1),
         ("priority", 2**31),
         ("use_beam_search", True),
         ("tools", [{"type": "function"}]),

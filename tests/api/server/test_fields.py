@@ -4,11 +4,13 @@ passed over as the operator said."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from ockham.api.server.errors import decode
 from ockham.api.server.fields import ANY, NEUTRAL, NEUTRAL_IN_MESSAGES
 from ockham.api.server.protocol import (
     CacheRequest,
@@ -18,6 +20,8 @@ from ockham.api.server.protocol import (
     PinRequest,
     TokenizeRequest,
 )
+from ockham.api.server.synonyms import SYNONYMS
+from ockham.core.errors import InvalidRequest
 from tests.api.server.conftest import TINY_FLAGS
 from tests.helpers.live import ROOT, LiveServer
 
@@ -87,7 +91,7 @@ def test_every_neutral_value_is_accepted_and_changes_nothing(server, path):
     body, kind = PATHS[path]
     expected = texts(server, path, body)
     for name, values in NEUTRAL.items():
-        for value in values:
+        for value in (5 if each is ANY else each for each in values):
             if name not in kind.__struct_fields__:
                 assert texts(server, path, {**body, name: value}) == expected, name
 
@@ -95,7 +99,9 @@ def test_every_neutral_value_is_accepted_and_changes_nothing(server, path):
 @pytest.mark.parametrize("path", PATHS)
 def test_other_values_of_those_fields_are_refused_by_name(server, path):
     body, kind = PATHS[path]
-    for name in NEUTRAL.keys() - set(kind.__struct_fields__):
+    for name in NEUTRAL.keys() - set(kind.__struct_fields__) - SYNONYMS.keys():
+        if ANY in NEUTRAL[name]:
+            continue
         response = server.post(path, {**body, name: "something else"})
         assert response.status_code == 400
         assert response.json()["error"]["param"] == name
@@ -161,9 +167,84 @@ def test_the_routes_are_there_without_v1_too(server):
     assert server.get("/models/tiny").json() == server.get("/v1/models/tiny").json()
 
 
+# -- Names of other servers -----------------------------------------------------------------------
+
+THINK = {"chat_template_kwargs": {"enable_thinking": True}}
+SAME: list[tuple[str, Any, dict[str, Any]]] = [
+    ("repeat_penalty", 1.3, {"repetition_penalty": 1.3}),
+    ("n_predict", 7, {"max_tokens": 7}),
+    ("num_predict", 7, {"max_tokens": 7}),
+    ("num_predict", -1, {}),
+    ("max_new_tokens", 7, {"max_tokens": 7}),
+    ("do_sample", False, {"temperature": 0}),
+    ("do_sample", True, {}),
+    ("grammar", "", {}),
+    ("grammar", "root ::= [0-9]", {"structured_outputs": {"grammar": "root ::= [0-9]"}}),
+    ("ebnf", "root ::= [0-9]", {"structured_outputs": {"grammar": "root ::= [0-9]"}}),
+    ("json_schema", {"type": "null"}, {"structured_outputs": {"json": {"type": "null"}}}),
+    ("guided_json", {"type": "null"}, {"structured_outputs": {"json": {"type": "null"}}}),
+    ("guided_regex", "[0-9]", {"structured_outputs": {"regex": "[0-9]"}}),
+    ("guided_choice", ["a"], {"structured_outputs": {"choice": ["a"]}}),
+    ("guided_grammar", "start: /[0-9]/", {"structured_outputs": {"grammar": "start: /[0-9]/"}}),
+    ("regex", "[0-9]", {"structured_outputs": {"regex": "[0-9]"}}),
+    ("think", True, THINK),
+    ("think", "low", {"reasoning_effort": "low"}),
+    ("enable_thinking", True, THINK),
+    ("thinking", {"type": "enabled"}, THINK),
+    ("thinking", {"type": "disabled"}, {"chat_template_kwargs": {"enable_thinking": False}}),
+    ("reasoning", {"enabled": True}, THINK),
+    ("reasoning", {"effort": "high"}, {"reasoning_effort": "high"}),
+    ("reasoning", {"exclude": True}, {"include_reasoning": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "meant"), SAME)
+def test_a_name_of_another_server_is_the_field_that_it_means(name, value, meant):
+    plain = {"messages": [SAID]}
+    found = decode(json.dumps({**plain, name: value}).encode(), ChatRequest)
+    assert found == decode(json.dumps({**plain, **meant}).encode(), ChatRequest)
+
+
+def test_synonyms_work_through_the_server_and_are_checked_as_what_they_mean(server):
+    path = "/v1/completions"
+    expected = texts(server, path, {**TEXT, "structured_outputs": {"choice": ["yes"]}})
+    assert texts(server, path, {**TEXT, "guided_choice": ["yes"]}) == expected == ["yes"]
+    error = server.post(path, {**TEXT, "repeat_penalty": -1}).json()["error"]
+    assert error["param"] == "repetition_penalty"
+    off = {**TEXT, "repeat_penalty": 1.9, "repeat_last_n": 0}
+    assert texts(server, path, off) == texts(server, path, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": 3, "n_predict": 4}, "n_predict"),
+        ({"think": True, "chat_template_kwargs": {"enable_thinking": False}}, "think"),
+        ({"repeat_penalty": 1.1, "repetition_penalty": 1.2}, "repeat_penalty"),
+        ({"thinking": {"type": "enabled", "budget": 5}}, "thinking"),
+        ({"reasoning": "high"}, "reasoning"),
+    ],
+)
+def test_synonyms_that_contradict_or_say_more_are_refused(fields, param):
+    with pytest.raises(InvalidRequest) as refused:
+        decode(json.dumps({"messages": [SAID], **fields}).encode(), ChatRequest)
+    assert refused.value.param == param
+
+
+def test_a_text_has_no_thoughts_to_speak_of(server):
+    error = server.post("/v1/completions", {**TEXT, "enable_thinking": True}).json()["error"]
+    assert error["param"] == "enable_thinking"
+
+
+def test_a_client_that_was_told_of_no_model_has_the_servers(server):
+    for name in ("", "dummy"):
+        response = server.post("/v1/chat/completions", {**CHAT, "model": name})
+        assert response.json()["model"] == "tiny"
+
+
 # -- --unknown-fields -----------------------------------------------------------------------------
 
-STRANGE = {"keep_alive": "5m", "enable_thinking": True, "truncation": "auto", "mirostat": 2}
+STRANGE = {"typical": 0.5, "thinking": {"x": 1}, "truncation": "auto", "mirostat": 2}
 
 
 @pytest.fixture(scope="module", params=["warn", "ignore"])
@@ -203,7 +284,7 @@ def test_what_is_known_is_checked_all_the_same(lenient):
 
 def test_the_page_of_the_api_lists_every_neutral_field():
     page = (ROOT / "docs" / "api.md").read_text()
-    for name, values in {**NEUTRAL, **NEUTRAL_IN_MESSAGES}.items():
-        assert f"| `{name}` |" in page
+    for name, values in {**NEUTRAL, **NEUTRAL_IN_MESSAGES, **dict.fromkeys(SYNONYMS, ())}.items():
+        assert re.search(rf"`{name}\b", page)
         for value in values:
             assert value is ANY or f"`{json.dumps(value)}`" in page
