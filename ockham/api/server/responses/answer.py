@@ -197,6 +197,8 @@ def _status(ending: Ending) -> str:
 
 def _code(error: OckhamError) -> str:
     """A code that clients of this protocol know."""
+    if code := getattr(error, "code", None):
+        return str(code)
     if error.status == 429:
         return "rate_limit_exceeded"
     return "invalid_prompt" if 400 <= error.status < 500 and error.status != 408 else "server_error"

@@ -255,9 +255,8 @@ class Asked:
         try:
             yield
         except InvalidRequest as error:
-            raise InvalidRequest(
-                self._placed(str(error)), None if error.param is None else self._placed(error.param)
-            ) from None
+            param = None if error.param is None else self._placed(error.param)
+            raise InvalidRequest(self._placed(str(error)), param, error.code) from None
 
     def _placed(self, text: str) -> str:
         places = {"messages": self._conversation.places, "tools": self.tools.places}
