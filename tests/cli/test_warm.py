@@ -129,6 +129,7 @@ def test_each_key_of_several_is_warmed(place: Place) -> None:
         ('{"messages": []}\nnonsense', "line 2: this is no JSON"),
         ('{"nothing": 1}', "none of them"),
         ('[{"messages": [{"role": "user"}]}, {"messages": 5}]', "requests[1]: messages is wrong"),
+        ('{"prompt": "a", "suffix": "b"}', "with a suffix"),
         ('{"url": "/nowhere", "body": {}}', "are not known here"),
         (json.dumps(chat("x", system="long " * 9000)), "context"),
     ],

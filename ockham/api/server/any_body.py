@@ -45,6 +45,8 @@ def read_any_body(body: Any, path: str | None = None) -> Asked:
         raise InvalidRequest(
             f"requests to {shown(path)} are not known here; {', '.join(PATHS)} are.", "url"
         )
+    if body.get("suffix"):
+        raise InvalidRequest("a text that is filled in, with a suffix, is not read here.", "suffix")
     raw = msgspec.json.encode(body)
     if path == "/v1/completions":
         completion = decode(raw, CompletionRequest, "ignore")
@@ -53,7 +55,7 @@ def read_any_body(body: Any, path: str | None = None) -> Asked:
     if path in CHATS:
         asked = decode(raw, CHATS[path], "ignore")
         chat = asked.chat()
-        if isinstance(asked, GenerateBody) and asked.raw:
+        if isinstance(asked, GenerateBody) and not asked.is_chat:
             return Asked(None, [asked.prompt], chat.cache_salt or "")
     else:
         chat = decode(raw, ChatRequest, "ignore")

@@ -122,6 +122,19 @@ def test_a_response_that_waits_says_so_in_events_and_fails_in_its_words(narrow):
     assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
 
 
+def test_ollamas_stream_that_waits_sends_objects_and_ends_with_the_error(narrow):
+    """Its clients read each line as JSON."""
+    messages = [{"role": "user", "content": "x"}]
+    asked = {"model": narrow.model, "messages": messages, "options": {"num_predict": 8000}}
+    with running(narrow, 2):
+        text = narrow.post("/api/chat", asked).text
+    *objects, last = map(json.loads, text.splitlines())
+    assert objects[0]["message"] == {"role": "assistant", "content": ""}
+    assert not any(each["done"] for each in objects)
+    assert list(last) == ["error"]
+    assert "did not finish within 3 s" in last["error"]
+
+
 def test_a_request_that_takes_too_long_is_408_and_frees_its_work(narrow):
     """When exactly its time is up, is tested where the clock can be moved (test_job.py)."""
     begin_s = time.monotonic()

@@ -292,7 +292,7 @@ def test_models_are_described_as_they_are_served(talking: LiveServer) -> None:
     for each in (listed, running, shown):
         assert each["details"]["family"] == "llama"
         assert each["details"]["format"] == "safetensors"
-    assert shown["capabilities"] == ["completion", "tools", "thinking"]
+    assert shown["capabilities"] == ["completion", "tools", "thinking", "insert"]
     assert shown["model_info"]["general.architecture"] == "llama"
     assert shown["model_info"]["llama.context_length"] == 8192
     assert shown["model_info"]["general.parameter_count"] > 100_000

@@ -244,7 +244,9 @@ def _capabilities(server: Serving) -> list[str]:
     if tokenizer is None or not _template(server):
         return ["completion"]
     thinks = plan_chat(tokenizer, ToolChoice()).style.thinks
-    return ["completion", "tools", *(["thinking"] if thinks else [])]
+    fills_in = tokenizer.fill_in is not None
+    more = {"thinking": thinks, "insert": fills_in}
+    return ["completion", "tools", *(name for name, there in more.items() if there)]
 
 
 def _template(server: Serving) -> str:
