@@ -191,6 +191,13 @@ if TYPE_CHECKING:
     "it over and names it in the log and in the header X-Ockham-Ignored-Fields.",
 )
 @option(
+    "--normalize-prompts/--no-normalize-prompts",
+    default=True,
+    show_default=True,
+    help="Whether prompts in /v1/messages lose what Claude Code changes in each of them: a line of "
+    "accounting, and a countdown of tokens. The cache finds their beginnings again without these.",
+)
+@option(
     "--log-level",
     type=click.Choice(("debug", "info", "warning", "error")),
     default="info",
@@ -242,6 +249,7 @@ def serve(
     stall_timeout: float,
     cache_text: bool,
     unknown_fields: UnknownFields,
+    normalize_prompts: bool,
     log_level: str,
     uvicorn_log_level: str,
     access_log: bool,
@@ -294,6 +302,7 @@ def serve(
         stall_s=stall_timeout,
         cache_text=cache_text,
         unknown_fields=unknown_fields,
+        normalize_prompts=normalize_prompts,
         access_log=access_log,
         log_requests=log_requests,
     )

@@ -112,6 +112,10 @@ class Answer(ABC):
         """What a stream says where nothing has come for long."""
         return self.alive
 
+    def finished(self) -> None:
+        """Called once the answer is complete, in the event loop."""
+        return
+
     def failed(self, error: OckhamError) -> bytes:
         """What a stream ends with that has begun and cannot go on."""
         return event(error_body(error)) + DONE
@@ -136,6 +140,7 @@ class Answer(ABC):
 
     async def _body(self, job: Job) -> bytes:
         outputs = await job.finals()
+        self.finished()
         return await self.server.llm.in_thread(entries(outputs), lambda: self._counted(outputs))
 
     def _counted(self, outputs: list[RequestOutput]) -> bytes:
@@ -155,6 +160,7 @@ class Answer(ABC):
                 )
                 if data:
                     yield data
+        self.finished()
         yield self.closing()
 
     def _told(self, prompt: int, output: RequestOutput) -> bytes:

@@ -21,7 +21,10 @@ from ockham.api.server.decisions import decide, decide_systemone
 from ockham.api.server.dialect import Dialect, error_response
 from ockham.api.server.errors import HttpError
 from ockham.api.server.gate import Gate
+from ockham.api.server.kept import KeptPrefixes
 from ockham.api.server.llama_server import ROUTES as LLAMA_SERVER_ROUTES
+from ockham.api.server.messages import DIALECT as MESSAGES
+from ockham.api.server.messages import ROUTES as MESSAGES_ROUTES
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.middleware import Keys, Outermost
 from ockham.api.server.ollama import DIALECT as OLLAMA
@@ -59,6 +62,7 @@ ROUTES = (
     Route("/metrics", metrics),
     *RESPONSES_ROUTES,
     *LLAMA_SERVER_ROUTES,
+    *MESSAGES_ROUTES,
     *OLLAMA_ROUTES,
     *OPENAPI_ROUTES,
 )
@@ -71,7 +75,7 @@ ALIASES = (
 )
 """For clients whose base URL was given without /v1."""
 
-DIALECTS: tuple[Dialect, ...] = (OLLAMA,)
+DIALECTS: tuple[Dialect, ...] = (MESSAGES, OLLAMA)
 """In which words errors are told, where these are not OpenAI's."""
 
 
@@ -99,7 +103,9 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
             Exception: _answer_fault,
         },
     )
-    app.state.serving = Serving(llm, settings, gate, metrics, now_s(), dict(settings.adapters))
+    app.state.serving = Serving(
+        llm, settings, gate, metrics, now_s(), dict(settings.adapters), KeptPrefixes(llm)
+    )
     app.state.routes, app.state.dialects = ROUTES, DIALECTS
     app.router.redirect_slashes = False  # `Outermost` takes them off
     budget = Budget(settings.max_bodies_bytes)

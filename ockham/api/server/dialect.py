@@ -23,12 +23,13 @@ _SCOPE = "ockham.dialect"
 class Dialect:
     """What the paths that begin with `prefix` say of errors. `error_body` makes the JSON of an
     error and the id of the request, `error_type` is its type. `any_type`: bodies need not say that
-    they are JSON."""
+    they are JSON. `id_header` is where else than in X-Request-Id answers have the request's id."""
 
     prefix: str
     error_body: Callable[[OckhamError, str], bytes]
     any_type: bool = False
     error_type: Any = ErrorBody
+    id_header: str | None = None
 
     def has(self, path: str) -> bool:
         """Whether errors of a path are told in this one."""
@@ -47,14 +48,18 @@ def set_dialect(scope: Scope, dialects: Sequence[Dialect]) -> None:
             scope[_SCOPE] = dialect
 
 
+def dialect_of(scope: Scope) -> Dialect:
+    """The dialect that a request is answered in."""
+    found: Dialect = scope.get(_SCOPE, OPENAI)
+    return found
+
+
 def takes_any_type(scope: Scope) -> bool:
     """Whether a body is taken as JSON whatever it says that it is."""
-    found: Dialect = scope.get(_SCOPE, OPENAI)
-    return found.any_type
+    return dialect_of(scope).any_type
 
 
 def error_response(error: OckhamError, scope: Scope) -> Response:
     """The response that says what went wrong, and when to come back if that may help."""
-    dialect: Dialect = scope.get(_SCOPE, OPENAI)
-    body = dialect.error_body(error, scope.get("ockham.request_id", ""))
+    body = dialect_of(scope).error_body(error, scope.get("ockham.request_id", ""))
     return Response(body, error.status, error_headers(error), "application/json")

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ockham.api.server.body import Budget
 from ockham.api.server.caller import NOBODY, Caller, key_name, set_caller
-from ockham.api.server.dialect import Dialect, error_response, set_dialect
+from ockham.api.server.dialect import Dialect, dialect_of, error_response, set_dialect
 from ockham.api.server.errors import HttpError, as_ockham_error
 from ockham.api.server.fields import passed_over_header
 from ockham.api.server.metrics import Metrics
@@ -82,6 +82,8 @@ class Outermost:
                 status = message["status"]
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-Id"] = request_id
+                if (also := dialect_of(scope).id_header) is not None:
+                    answer[also] = request_id
                 if passed_over := scope.get(PASSED_OVER):
                     answer["X-Ockham-Ignored-Fields"] = passed_over_header(passed_over)
                 if owed:  # a body that was refused is not read, so nothing can follow it

@@ -19,6 +19,7 @@ from ockham.api.server.errors import HttpError, decode
 from ockham.api.server.fields import UnknownFields
 from ockham.api.server.gate import Gate
 from ockham.api.server.job import Job, naming
+from ockham.api.server.kept import KeptPrefixes
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.protocol import ChatMessage, ChatRequest, GenerationRequest
 from ockham.api.server.settings import ServerSettings
@@ -70,6 +71,7 @@ class Serving:
     created_s: int
     adapters: dict[str, str]
     """The adapters that requests may name as the model: their directories."""
+    kept: KeptPrefixes
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -30,8 +30,9 @@ class ServerSettings:
     `admin_api_key` opens everything too, and alone sees what is of all tenants. `unknown_fields`:
     whether fields of a body that no request has are refused, passed over and named in the answer's
     header and the log, or passed over. `log_requests`: a request's line in the log says its tokens
-    and times as well. `throughput_s`: how often the log says what the engine does,
-    while it works.
+    and times as well. `normalize_prompts`: whether what an agent changes in each prompt, although
+    it tells the model nothing, is left out of it. `throughput_s`: how often the log says what the
+    engine does, while it works.
 
     What may come in (docs/limits.md says what is answered beyond): `max_connections`: requests that
     are served at a time, None for what the file descriptors allow; `header_timeout_s`,
@@ -69,6 +70,7 @@ class ServerSettings:
     log_requests: bool = False
     cache_text: bool = False
     unknown_fields: UnknownFields = "refuse"
+    normalize_prompts: bool = True
     throughput_s: float = 10.0
 
     def __post_init__(self) -> None:

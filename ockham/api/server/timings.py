@@ -114,6 +114,13 @@ class Course:
             self._waited_s = min(waited_s, self._waited_s or waited_s)
 
     @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompt that came from the cache: of what has finished, else of what runs
+        and is watched."""
+        told = 0 if self._told is None else self._told.cached
+        return self.ledger.prompt_tokens_reused if self.endings else told
+
+    @property
     def first_token_s(self) -> float | None:
         """From the engine's taking of the request to its first token, by the engine's clock where
         it has told; None if there was none."""

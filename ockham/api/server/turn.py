@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 
 from ockham.api.chatting import PLAIN, ChatPlan, read_tools, thinking_variables
@@ -15,7 +16,7 @@ from ockham.api.server.errors import HttpError
 from ockham.api.server.job import Job
 from ockham.api.server.protocol import ChatRequest, TokenizeRequest, template_variables
 from ockham.api.server.serving import Serving, body_bytes, serving
-from ockham.core.errors import InvalidRequest, OckhamError
+from ockham.core.errors import TOO_LONG, InvalidRequest, OckhamError
 from ockham.core.sampling_params import SamplingParams
 from ockham.text.marking import ReuseParams
 
@@ -32,6 +33,8 @@ class Turn:
     prompt: Encoded
     plan: ChatPlan
     job: Job
+    clipped: bool = False
+    """Whether the answer may have fewer tokens than were asked for, since no more fit."""
 
 
 async def take_turn(
@@ -42,14 +45,18 @@ async def take_turn(
     raw: str | None = None,
     behind: str | None = None,
     before: Sequence[int] = (),
+    prefill: str = "",
+    clips: bool = False,
 ) -> Turn:
     """Make the prompt of a chat, and the job that answers it. Nothing has been computed yet.
 
     `names` are the fields of `request` that the caller knows by another name. `raw` is a prompt
     that is taken as it is, in place of what the chat template makes of the messages; its answer is
     text without parts, and with a text `behind` it, what stands between the two. `before` are token
-    ids that stand before the prompt. Raises `InvalidRequest`, `HttpError` 404 for another model's
-    name, and what the gate refuses with.
+    ids that stand before the prompt. `prefill` is a text that the answer goes on from. `clips`:
+    where the context has no room for all tokens that are asked for, as many as it has room for are
+    generated. Raises `InvalidRequest`, `HttpError` 404 for another model's name, and what the gate
+    refuses with.
     """
     server = serving(http)
     with in_words_of(names or {}):
@@ -60,6 +67,7 @@ async def take_turn(
         reuse = request.reuse_params()
         if raw is None:
             text, plan = await render(server, request, body_bytes(http), params)
+            text += prefill
         else:
             text, plan = raw, PLAIN
         prompt = await server.llm.in_thread(
@@ -71,24 +79,49 @@ async def take_turn(
             params = fill_in.ending(params)
         if before:
             prompt = replace(prompt, token_ids=[*before, *prompt.token_ids])
+        asked = params.max_tokens
+        if clips:
+            room = server.llm.ready.max_model_len - len(prompt.token_ids)
+            params = _clipped(params, room, len(prompt.token_ids))
         job = server.job(http, [prompt], plan.params(params, text), request)
-    return Turn(request, params, text, prompt, plan, job)
+    return Turn(request, params, text, prompt, plan, job, params.max_tokens != asked)
 
 
-async def count_tokens(
-    http: Request, request: ChatRequest, names: Mapping[str, str] | None = None
-) -> int:
-    """How many tokens the prompt of a chat has. Raises what `take_turn` does for a chat that
-    cannot be rendered, and `InvalidRequest` for one that does not fit the context."""
+async def read_prompt(
+    http: Request,
+    request: ChatRequest,
+    names: Mapping[str, str] | None = None,
+    *,
+    prefill: str = "",
+) -> Encoded:
+    """The prompt of a chat, without anything that would answer it. Raises what `take_turn` does for
+    a chat that cannot be rendered, and `InvalidRequest` for a text that no tokenization could make
+    fit the context."""
     server = serving(http)
     with in_words_of(names or {}):
         request.check()
         server.check_model(request.model)
         text, plan = await render(server, request, body_bytes(http))
-        prompt = await server.llm.in_thread(
+        text += prefill
+        return await server.llm.in_thread(
             max(len(text), body_bytes(http)), lambda: _read(server, request, None, text, plan)
         )
-    return len(prompt.token_ids)
+
+
+def _clipped(params: SamplingParams, room: int, length: int) -> SamplingParams:
+    """The parameters with no more tokens than there is room for behind a prompt of this length.
+    Raises `InvalidRequest` if there is room for none."""
+    if room < 1:
+        # Agents read both figures, to know how much they must leave out.
+        raise InvalidRequest(
+            f"prompt is too long: {length} tokens > {length + room - 1} maximum. The context is "
+            f"{length + room} tokens, one of which is the answer's at least. Shorten the prompt.",
+            "prompt",
+            TOO_LONG,
+        )
+    if params.max_tokens is not None and params.max_tokens <= room:
+        return params
+    return msgspec.structs.replace(params, max_tokens=room)
 
 
 @contextmanager
