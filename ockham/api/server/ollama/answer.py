@@ -76,9 +76,8 @@ class OllamaAnswer(ReplyAnswer):
         return super().body(outputs)
 
     def whole(self, reply: Reply, ending: Ending) -> bytes:
-        calls, texts = _told(list(enumerate(reply.tool_calls)))
-        content = "".join([reply.content or "", *texts])
-        answer = self.made(content, reply.reasoning or "", calls or UNSET)
+        calls = [called(call, index) for index, call in enumerate(reply.tool_calls)]
+        answer = self.made(reply.content or "", reply.reasoning or "", calls or UNSET)
         self._close(answer, ending)
         return msgspec.json.encode(answer)
 
@@ -141,12 +140,11 @@ class OllamaAnswer(ReplyAnswer):
         for index in range(self._told_calls, count):
             raw = self.unread_call(index)
             if raw is None:
-                calls.append((index, self._calls[index]))
+                calls.append(called(self._calls[index], index))
             else:
                 texts.append(raw)
         self._told_calls = max(self._told_calls, count)
-        told, more = _told(calls)
-        return told, texts + more
+        return calls, texts
 
     def _close(self, answer: Answered, ending: Ending) -> None:
         """Make an object the last one: how the answer ended, and what it took."""
@@ -203,14 +201,6 @@ class GenerateAnswer(OllamaAnswer):
     def _see(self, choice: CompletionOutput) -> None:
         super()._see(choice)
         self._token_ids += choice.token_ids
-
-
-def _told(calls: list[tuple[int, ToolCall]]) -> tuple[list[ToolCalled], list[str]]:
-    """Calls with their numbers as they are told; as texts those whose arguments are no object."""
-    made = [(call, called(call, index)) for index, call in calls]
-    return [each for _, each in made if each is not None], [
-        f"{call.name}({call.arguments})" for call, each in made if each is None
-    ]
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -98,15 +98,11 @@ def stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def called(call: ToolCall, index: int) -> ToolCalled | None:
-    """A call whose arguments are an object; None if they are none."""
-    try:
-        msgspec.json.decode(call.arguments or "{}", type=dict[str, msgspec.Raw])
-        # On one line, as each object of a stream must be.
-        compact = msgspec.json.format((call.arguments or "{}").encode(), indent=-1)
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        return None
-    return ToolCalled(call.id, CalledFunction(index, call.name, msgspec.Raw(compact)))
+def called(call: ToolCall, index: int) -> ToolCalled:
+    """A call as it is told. Its arguments, an object in JSON, come on one line: so must each object
+    of a stream."""
+    arguments = msgspec.json.format((call.arguments or "{}").encode(), indent=-1)
+    return ToolCalled(call.id, CalledFunction(index, call.name, msgspec.Raw(arguments)))
 
 
 def probabilities(logprobs: ChatLogprobs) -> list[Probability]:
