@@ -63,12 +63,13 @@ class Conversation:
         self.messages: list[ChatMessage] = []
         self.places: list[str] = []
         self.skipped: list[str] = []
+        self._instructions: list[str] = []
         self._names: dict[str, str] = {}
         """Id of a call -> name of the tool."""
 
     def instruct(self, instructions: str) -> None:
         """What goes before all items."""
-        self._append(ChatMessage(role="system", content=instructions), "instructions")
+        self._instructions.append(instructions)
 
     def add(self, item: InputItem, where: str) -> None:
         """The next item. Raises `InvalidRequest`."""
@@ -112,18 +113,11 @@ class Conversation:
         if role == "assistant":
             message = self._assistant(where, fresh=lambda found: found.content is not None)
             message.content = "".join(texts)
-        elif role != "user" and self._only_instructions:
+        elif role != "user" and not self.messages:
             # Many templates know a system message at the beginning, and no other.
-            first = [str(self.messages[0].content)] if self.messages else []
-            self.messages[:], self.places[:] = [], []
-            self._append(ChatMessage(role="system", content="\n\n".join([*first, *texts])), where)
+            self._instructions += texts
         else:
             self._append(ChatMessage(role=role, content=_content(texts)), where)
-
-    @property
-    def _only_instructions(self) -> bool:
-        """Whether there is nothing yet but what a system message may say."""
-        return all(message.role == "system" for message in self.messages)
 
     def _assistant(self, where: str, fresh: Any) -> ChatMessage:
         """The message of the assistant that is being put together; a new one where the last has
@@ -145,8 +139,9 @@ class Conversation:
         self.places[-1] = where
         self._names[call_id] = name
         function = {"name": name, "arguments": arguments}
-        calls = last.tool_calls or []
-        last.tool_calls = [*calls, {"id": call_id, "type": "function", "function": function}]
+        if last.tool_calls is None:
+            last.tool_calls = []
+        last.tool_calls.append({"id": call_id, "type": "function", "function": function})
 
     def _output(self, item: InputItem, where: str) -> None:
         call_id = _needed(item.call_id, "call_id", where)
@@ -164,7 +159,12 @@ class Conversation:
         message.reasoning_content = thought
 
     def close(self) -> list[ChatMessage]:
-        """The messages. A thought without an answer is an empty answer."""
+        """The messages, to which nothing is added any more. A thought without an answer is an empty
+        answer."""
+        if self._instructions:
+            said = "\n\n".join(self._instructions)
+            self.messages.insert(0, ChatMessage(role="system", content=said))
+            self.places.insert(0, "instructions")
         for message in self.messages:
             if message.role == "assistant" and message.content is None and not message.tool_calls:
                 message.content = ""
