@@ -1,7 +1,8 @@
-"""Requests of the shape that Codex CLI sends, built after its public source.
+"""Requests of the shape that Codex CLI (0.171.0) sends to a provider that is not OpenAI.
 
-A session sends all items so far with each request: instructions and tools that stay, what it says
-of its surroundings, the user's words, then calls and their outputs. The texts are made up.
+A session sends all items so far with each request: instructions as a message of the developer,
+tools that stay, what it says of its surroundings, the user's words, then calls and their outputs.
+The texts are made up.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class CodexSession:
 
     def __init__(self, model: str, task: str, *, instructions_words: int) -> None:
         self._model = model
-        self._instructions = prose(7, instructions_words)
         self.items: list[dict[str, Any]] = [
+            _message("developer", prose(7, instructions_words)),
             _message("developer", f"<permissions>\n{prose(8, 60)}\n</permissions>"),
             _message(
                 "user",
@@ -87,24 +88,22 @@ class CodexSession:
     def body(self, **more: Any) -> dict[str, Any]:
         return {
             "model": self._model,
-            "instructions": self._instructions,
             "input": self.items,
             "tools": TOOLS,
             "tool_choice": "auto",
             "parallel_tool_calls": True,
-            "reasoning": {"effort": "medium", "summary": "auto"},
+            "reasoning": {"summary": "auto"},
             "store": False,
             "stream": True,
             "include": ["reasoning.encrypted_content"],
             "prompt_cache_key": "0199a213-81c0-7800-8aa1-bbab2a035a53",
-            "text": {"verbosity": "low"},
             "client_metadata": {"x-codex-installation-id": "1"},
             **more,
         }
 
     def took(self, text: str, outputs: list[str]) -> dict[str, Any]:
         """Take in the events of an answer; each call of it gets the next of `outputs`. Returns the
-        usage. Items come back without ids and status, as Codex sends them."""
+        usage."""
         events = [
             json.loads(line.removeprefix("data: "))
             for line in text.splitlines()
@@ -115,7 +114,7 @@ class CodexSession:
         for each in events:
             if each["type"] == "response.output_item.done":
                 item = each["item"]
-                self.items.append({k: v for k, v in item.items() if k not in ("id", "status")})
+                self.items.append({**item, "content": None} if "summary" in item else item)
                 if item["type"] in ("function_call", "custom_tool_call"):
                     calls.append(item)
         for call, output in zip(calls, outputs, strict=True):

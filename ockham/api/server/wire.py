@@ -230,8 +230,12 @@ class Model(msgspec.Struct, kw_only=True):
 
 
 class ModelList(msgspec.Struct):
+    """`models` is for Codex alone, which takes no list without it: what it knows of models by
+    itself stays, as nothing is said of them there."""
+
     data: list[Model]
     object: str = "list"
+    models: list[None] | UnsetType = UNSET
 
 
 class Tokenized(msgspec.Struct):
