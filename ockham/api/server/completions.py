@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
@@ -48,7 +49,7 @@ async def create_completion(http: Request) -> Response:
     fill_in = server.llm.prompts.tokenizer.fill_in if request.suffix else None
     if fill_in is not None:
         params = fill_in.ending(params)
-    job = server.job(http, prompts, params, request)
+    job = server.job(http, prompts, _made(request, params), request)
     return await _Answer(server, http, request, params, prompts).respond(job)
 
 
@@ -67,6 +68,26 @@ def _sampling_params(request: CompletionRequest, defaults: dict[str, Any]) -> Sa
     )
 
 
+def _made(request: CompletionRequest, params: SamplingParams) -> SamplingParams:
+    """What is made for an answer with these parameters: more than it has where it is the best of
+    several, with the log probabilities by which these are told apart."""
+    if request.best_of in (None, params.n) or params.greedy:
+        return params
+    return msgspec.structs.replace(params, n=request.best_of, logprobs=params.logprobs or 0)
+
+
+def _best(choices: list[CompletionOutput], count: int) -> list[CompletionOutput]:
+    """The likeliest completions, by log probability for each token, as OpenAI has it."""
+    if len(choices) == count:
+        return choices
+
+    def likelihood(choice: CompletionOutput) -> float:
+        return (choice.cumulative_logprob or 0.0) / max(1, len(choice.token_ids))
+
+    best = sorted(choices, key=likelihood, reverse=True)[:count]
+    return [msgspec.structs.replace(choice, index=rank) for rank, choice in enumerate(best)]
+
+
 def _read(
     http: Request, request: CompletionRequest, params: SamplingParams, server: Serving
 ) -> list[Encoded]:
@@ -79,7 +100,7 @@ def _read(
             "request.",
             "prompt",
         )
-    server.check_room(http, request, len(given) * params.sequences)
+    server.check_room(http, request, len(given) * _made(request, params).sequences)
     special = request.add_special_tokens is not False
     reuse = request.reuse_params()
     prompts = []
@@ -130,7 +151,7 @@ class _Answer(OpenAIAnswer):
             [
                 self._choice(prompt, output, choice)
                 for prompt, output in enumerate(outputs)
-                for choice in output.outputs
+                for choice in _best(output.outputs, self._params.n)
             ]
         )
 

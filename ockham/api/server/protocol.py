@@ -108,12 +108,7 @@ class GenerationRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True):
 
     def check(self) -> None:
         """Raise `InvalidRequest` for what is not supported, or contradicts itself."""
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise InvalidRequest(
-                f"best_of={shown(self.best_of)} is only supported where it equals n ({self.n or 1}"
-                "): no search is made; leave it out.",
-                "best_of",
-            )
+        self.check_best_of()
         if self.priority is not None and not -(2**31) <= self.priority < 2**31:
             raise InvalidRequest(
                 f"priority must lie in [-2**31, 2**31), got {shown(self.priority)}.", "priority"
@@ -128,6 +123,15 @@ class GenerationRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True):
                     "stream_options.include_obfuscation=True is not supported; leave it out.",
                     "stream_options",
                 )
+
+    def check_best_of(self) -> None:
+        """Completions can be the best of more; other answers are all that were made."""
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise InvalidRequest(
+                f"best_of={shown(self.best_of)} is only supported where it equals n ({self.n or 1}"
+                "), except by /v1/completions; leave it out.",
+                "best_of",
+            )
 
     def reuse_params(self) -> ReuseParams | None:
         """What may be reused approximately. Raises `InvalidRequest`."""
@@ -220,6 +224,21 @@ class CompletionRequest(GenerationRequest, kw_only=True):
             raise InvalidRequest(
                 "reuse finds chunks in texts that are completed at their end; leave out suffix.",
                 "suffix",
+            )
+
+    def check_best_of(self) -> None:
+        """`best_of` completions are made of each prompt, and the `n` likeliest are the answer."""
+        if self.best_of is None:
+            return
+        if self.best_of < (self.n or 1):
+            raise InvalidRequest(
+                f"best_of={shown(self.best_of)} must be at least n ({self.n or 1}).", "best_of"
+            )
+        if self.stream and self.best_of != (self.n or 1):
+            raise InvalidRequest(
+                "best_of is only known at the end: it cannot be streamed; leave out stream, or "
+                "best_of.",
+                "best_of",
             )
 
     def prompts(self) -> list[str | list[int]]:

@@ -271,3 +271,34 @@ def test_a_prompt_that_was_read_before_is_cached_for_its_tenant_only(server):
     text = server.get("/metrics").text
     for name in ("prefix_cache_queries", "prefix_cache_hits"):
         assert f"ockham_{name}_total" in text
+
+
+def test_the_best_of_several_are_the_likeliest_for_each_token(server):
+    asked = {"prompt": "a", "temperature": 1.0, "seed": 3, "max_tokens": 6, "logprobs": 0}
+
+    def likelihoods(**fields) -> list[tuple[float, str]]:
+        choices = server.complete(**asked, **fields)["choices"]
+        assert [choice["index"] for choice in choices] == list(range(len(choices)))
+        return [
+            (sum(found := choice["logprobs"]["token_logprobs"]) / len(found), choice["text"])
+            for choice in choices
+        ]
+
+    every = sorted(likelihoods(n=5), reverse=True)
+    assert likelihoods(n=2, best_of=5) == every[:2]
+    asked.pop("logprobs")
+    [best] = server.complete(**asked, best_of=5)["choices"]
+    assert (best["text"], best["logprobs"]) == (every[0][1], None)
+
+
+def test_the_best_of_several_cannot_be_streamed_nor_be_more_than_there_are(server):
+    for fields in ({"best_of": 3, "stream": True}, {"best_of": 2, "n": 3}):
+        response = server.post("/v1/completions", {"prompt": "a", **fields})
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "best_of"
+
+
+def test_greedy_completions_are_all_the_best(server):
+    assert (
+        server.complete(prompt="a", best_of=4)["choices"] == server.complete(prompt="a")["choices"]
+    )

@@ -59,7 +59,7 @@ def refused(response: httpx.Response, status: int) -> dict[str, str | None]:
         ("allowed_token_ids", [10**9]),
         ("seed", 2**70),
         ("seed", "x"),
-        ("best_of", 5),
+        ("best_of", 0),
         ("verbosity", "high"),
         ("echo", "yes"),
         ("stream", 1),

@@ -63,6 +63,14 @@ def test_any_json_object(server: LiveServer) -> None:
         assert isinstance(json.loads(text), dict)
 
 
+@pytest.mark.parametrize("kind", ["json_object", "json_schema"])
+def test_a_schema_where_llama_cpp_and_together_have_it(server: LiveServer, kind: str) -> None:
+    expected = content(server, response_format=FORMAT)
+    assert content(server, response_format={"type": kind, "schema": SCHEMA}) == expected
+    refused = chat(server, response_format={"type": "text", "schema": SCHEMA})
+    assert refused.json()["error"]["param"] == "response_format.schema"
+
+
 @pytest.mark.parametrize(
     ("asked", "texts"),
     [
