@@ -19,8 +19,9 @@ from ockham.core.numbers import shown
 from ockham.core.outputs import Reply
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
+from ockham.core.thoughts import ThoughtMarks
 from ockham.text.chat_messages import check_messages
-from ockham.text.reply.formats import ESCAPES
+from ockham.text.reply.formats import ANSWER_HEADER, END, ESCAPES, START, THOUGHT_HEADER
 from ockham.text.reply.schemas import Tools, check_tools
 from ockham.text.reply.splitter import Splitter
 from ockham.text.reply.style import Style
@@ -164,15 +165,36 @@ class ChatPlan:
 
     def params(self, params: SamplingParams, prompt: str) -> SamplingParams:
         """The parameters with what binds the answer to the prompt. Raises InvalidRequest."""
-        if not self.splits:
-            return params
         changes: dict[str, Any] = {}
+        thought = params.thought or self.thought(prompt)
+        if thought is not None:
+            changes["thought"] = thought
+        elif params.thinking_token_budget is not None:
+            changes["thinking_token_budget"] = None  # there is nothing that it could end
+        if not self.splits:
+            return msgspec.structs.replace(params, **changes) if changes else params
         grammar = self._grammar(params, prompt)
         if grammar is not None:
             changes["structured_outputs"] = StructuredOutputsParams(grammar=grammar)
         if params.skip_special_tokens and not self.skips_special_tokens(params):
             changes["skip_special_tokens"] = False
         return msgspec.structs.replace(params, **changes) if changes else params
+
+    def thought(self, prompt: str) -> ThoughtMarks | None:
+        """What stands around the thought of an answer to the prompt, if it may have one."""
+        style = self.style
+        calls = style.format.open if style.format is not None and self.choice.offered else ()
+        if style.format is not None and style.format.channels:
+            answer = "" if self.choice.bound else ANSWER_HEADER
+            return ThoughtMarks(open=THOUGHT_HEADER, close=END, after=START + answer)
+        if style.thought is None or style.has_thought(prompt):
+            return None
+        return ThoughtMarks(
+            open=style.thought.open,
+            close=style.thought.close,
+            inside=style.in_thought(prompt),
+            or_at=calls,
+        )
 
     def splitter(self, params: SamplingParams, prompt: str) -> Splitter:
         """What splits an answer to the prompt that was sampled with the caller's `params`."""

@@ -150,6 +150,10 @@ _SAMPLING_HELP = {
     "include_stop_str_in_output": "Keep the stop text at the end.",
     "structured_outputs": 'What the text must look like, as JSON: {"regex": "[0-9]+"}; or json, '
     "json_object, choice or grammar.",
+    "thinking_token_budget": "End a thought of a chat after so many tokens.",
+    "thinking_closing_text": "What is written in the model's place to end its thought.",
+    "repetition_detection": 'End a text that repeats itself: {"max_pattern_size": 20, '
+    '"min_count": 4}.',
 }
 
 
@@ -159,6 +163,10 @@ _ENGINE_TYPES: dict[str, click.ParamType] = {  # type: ignore[type-arg]
     "tokenizer": ModelName(),
     "quantization": Quantization(),
 }
+
+
+_NAMED = {"thinking_token_budget": ("--thinking-budget", "thinking_token_budget")}
+"""Fields whose flag has another name than they."""
 
 
 _SAMPLING_TYPES: dict[str, click.ParamType] = {  # type: ignore[type-arg]
@@ -330,8 +338,8 @@ def sampling_options(function: F) -> F:
     )(function)
     hints = typing.get_type_hints(SamplingParams)
     for field in reversed(msgspec.structs.fields(SamplingParams)):
-        if field.name == "asks":
-            continue  # it is made of `--ask`
+        if field.name in ("asks", "thought"):
+            continue  # these are made of `--ask`, and by the model's chat template
         hint = hints[field.name]
         help_text = _SAMPLING_HELP.get(field.name)
         if field.default not in (None, False) and field.name != "max_tokens":
@@ -423,4 +431,4 @@ def _field_option(
         settings["type"] = Json(kind)
     else:
         settings["type"] = kind
-    return option(_flag(name), *_SHORT.get(name, ()), **settings)
+    return option(*_NAMED.get(name, (_flag(name),)), *_SHORT.get(name, ()), **settings)

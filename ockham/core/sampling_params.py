@@ -26,6 +26,7 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import MAX_TOKEN_ID, shown
 from ockham.core.registry import asked_by, asks_by_name, make_asks
 from ockham.core.structured_outputs import StructuredOutputsParams
+from ockham.core.thoughts import RepetitionDetectionParams, ThoughtMarks
 
 MAX_LOGPROBS = 20
 """Most alternatives that `logprobs` and `prompt_logprobs` may ask for, as in vLLM's default."""
@@ -71,6 +72,11 @@ class SamplingParams(
     With `structured_outputs` a text that is complete ends at once ("stop"), and its model may end
     it only where it may end; with `ignore_eos` it ends only where it must.
 
+    A text whose thought stands between the marks of `thought` has an answer after it: there, and
+    not in the thought, `stop` and `stop_token_ids` end it. A thought of `thinking_token_budget`
+    tokens is ended by `thinking_closing_text` and the closing mark, which are written in the
+    model's place. `repetition_detection` ends a text that repeats itself ("repetition").
+
     `asks` is what is asked of techniques that have a say in how tokens are chosen, by key (see
     `core.asks`). A technique may be asked for by a parameter of its name as well.
     """
@@ -99,6 +105,10 @@ class SamplingParams(
     spaces_between_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     structured_outputs: StructuredOutputsParams | None = None
+    thinking_token_budget: int | None = None
+    thinking_closing_text: str | None = None
+    thought: ThoughtMarks | None = None
+    repetition_detection: RepetitionDetectionParams | None = None
     asks: dict[str, Any] | None = None
 
     @property
@@ -176,6 +186,7 @@ class SamplingParams(
                 f"structured_outputs must be StructuredOutputsParams, got {shown(structured)}.",
                 "structured_outputs",
             )
+        self._check_thought()
         if self.logit_bias is not None:
             self._set("logit_bias", _biases(self.logit_bias))
         self._check_asks()
@@ -188,6 +199,26 @@ class SamplingParams(
             )
         if ids and self.logprobs is None:
             raise InvalidRequest(f"{name} needs logprobs; logprobs=0 is enough.", name)
+
+    def _check_thought(self) -> None:
+        for name, kind in _STRUCTURES.items():
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                try:
+                    self._set(name, msgspec.convert(value, kind))
+                except msgspec.ValidationError as error:
+                    raise InvalidRequest(f"{name} is wrong: {error}.", name) from None
+            elif value is not None and not isinstance(value, kind):
+                raise InvalidRequest(f"{name} must be {kind.__name__}, got {shown(value)}.", name)
+        text = self.thinking_closing_text
+        if text is None:
+            return
+        if not isinstance(text, str) or len(text) > MAX_STOP_STRING_CHARACTERS:
+            raise InvalidRequest(
+                f"thinking_closing_text must be a text of at most {MAX_STOP_STRING_CHARACTERS} "
+                f"characters, got {shown(text)}.",
+                "thinking_closing_text",
+            )
 
     def _check_asks(self) -> None:
         asks = make_asks({} if self.asks is None else self.asks)
@@ -320,10 +351,15 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("frequency_penalty", -2.0, 2.0),
     ("min_tokens", 0, 2**31 - 1),
     ("max_tokens", 0, 2**31 - 1),
+    ("thinking_token_budget", 0, 2**31 - 1),
     ("seed", -(2**63), 2**64 - 1),
     ("logprobs", 0, MAX_LOGPROBS),
     ("prompt_logprobs", 0, MAX_LOGPROBS),
 )
+_STRUCTURES: dict[str, type[msgspec.Struct]] = {
+    "thought": ThoughtMarks,
+    "repetition_detection": RepetitionDetectionParams,
+}
 _SWITCHES = (
     "ignore_eos",
     "skip_special_tokens",

@@ -110,6 +110,11 @@ class Engine(Assembly):
         """Give up a request and free its state. Ids that are not running are ignored."""
         return self.endings.abort(request_id)
 
+    def end_thought(self, request_id: str) -> None:
+        """Let the thoughts of a request's choices end with their next tokens. Raises
+        InvalidRequest if there is no such request, or none of its choices thinks now."""
+        self.requests.end_thought(request_id)
+
     def drop_all(self) -> None:
         """Take every request out, after a step that failed: what it left half done is not gone on
         with, and all pages are free again or kept by what keeps them."""

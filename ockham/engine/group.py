@@ -281,9 +281,5 @@ class Group:
             return branch
         branch.due, branch.logits, child.held = source.due, source.logits, old.held
         branch.told.pieces = list(told.pieces)
-        child.tokens += tokens
-        child.drawing.count_all(tokens)
-        child.text = None if old.text is None else old.text.fork()
-        child.grammar = None if old.grammar is None else old.grammar.fork(tokens)
-        child.unsettled = old.unsettled
+        child.go_on_from(old)
         return branch

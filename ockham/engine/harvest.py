@@ -21,6 +21,9 @@ from ockham.engine.slow_grammars import SlowGrammars
 from ockham.engine.speculation.tree import ROOT
 from ockham.kernels.sampling import Draw, Drawn
 
+REPETITION = "repetition_detected"
+"""The stop reason of a text that has got into a loop, as in vLLM."""
+
 Due = tuple[Sequence, Part, int]
 """A sequence whose next token is due, the part that gives it, and the place in that part's draft
 after which it comes: `ROOT`, or the number of a drafted token."""
@@ -141,12 +144,13 @@ class Harvest:
     ) -> tuple[int | None, PositionLogprobs | None]:
         """The token that follows at a place of a part, and its log probabilities if wanted. `drawn`
         is what the sampler gave, where it was asked."""
+        closing = sequence.closes
         argmax = part.argmax_row(at)
         if argmax is not None:
-            return output.argmax[argmax], None
+            return output.argmax[argmax] if closing is None else closing, None
         if drawn is None:
             return sequence.forced, None
-        token, row = drawn.token, part.logits_row(at)
+        token, row = drawn.token if closing is None else closing, part.logits_row(at)
         return token, self.logprobs(output.logits[row : row + 1], sequence, token)
 
     def push(
@@ -184,12 +188,13 @@ class Harvest:
         delta = Delta(sequence.request_id, sequence.index, [token])
         if entry is not None:
             delta.logprobs = [entry]
-        stopped = token in sequence.stop_ids
+        if sequence.closes is not None and self._runner.decoding is not None:
+            self._runner.forget_decoding()  # which goes on with what is drawn
+        stopped = sequence.ends_with(token)
         if sequence.text is not None and (
             not stopped or sequence.params.include_stop_str_in_output
         ):
-            may_stop = sequence.generated >= sequence.params.min_tokens
-            delta.text, stop = sequence.text.push(token, may_stop=may_stop)
+            delta.text, stop = sequence.say(sequence.text, token)
             if stop is not None:
                 return self._endings.end(sequence, delta, "stop", stop, walk)
         if stopped:
@@ -201,6 +206,8 @@ class Harvest:
                 return delta
             if sequence.grammar.complete:
                 return self._endings.end(sequence, delta, "stop", None, walk)
+        if sequence.repeats:
+            return self._endings.end(sequence, delta, "repetition", REPETITION, walk)
         if len(sequence.tokens) >= sequence.most_tokens:
             return self._endings.end(sequence, delta, "length", None, walk)
         return delta

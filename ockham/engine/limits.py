@@ -96,6 +96,18 @@ class Limits:
                 "structured outputs need a tokenizer, and none was loaded; load one.",
                 "structured_outputs",
             )
+        if params.thinking_token_budget is not None and params.thought is None:
+            raise InvalidRequest(
+                "thinking_token_budget needs thought, which says what stands around thoughts: "
+                'ThoughtMarks(open="<think>", close="</think>"). Chats know it of the model.',
+                "thinking_token_budget",
+            )
+        if params.thought is not None and not self.has_tokenizer():
+            raise InvalidRequest(
+                "thoughts are found by a tokenizer, and none was loaded; load one, or leave out "
+                "thought.",
+                "thought",
+            )
         stops = set(params.stop_token_ids or ()) | (set() if params.ignore_eos else self.eos)
         if (
             params.min_tokens

@@ -34,6 +34,8 @@ class MovedSequence(msgspec.Struct, kw_only=True, omit_defaults=True):
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     prompt_logprobs: list[PositionLogprobs | None] | None = None
+    closing: list[int] = []
+    """The rest of the text that ends its thought, see `Thinking.closing`."""
     start_age_s: float | None = None
     first_token_age_s: float | None = None
     state: ExportedState | None = None
@@ -100,6 +102,7 @@ def _describe(sequence: Sequence, state: State, now_s: float) -> MovedSequence:
         finish_reason=sequence.finish_reason,
         stop_reason=sequence.stop_reason,
         prompt_logprobs=sequence.prompt_logprobs,
+        closing=[] if sequence.thinking is None else sequence.thinking.closing,
         start_age_s=age(sequence.start_s),
         first_token_age_s=age(sequence.first_token_s),
         state=state.export(sequence.view) if has_state and sequence.view is not None else None,
@@ -154,8 +157,9 @@ def restore(sequence: Sequence, moved: MovedSequence, request_age_s: float, now_
     for token in moved.generated:
         sequence.push(token)
         if sequence.text is not None and not moved.finished:
-            may_stop = sequence.generated >= sequence.params.min_tokens
-            sequence.text.push(token, may_stop=may_stop)
+            sequence.say(sequence.text, token)
+    if sequence.thinking is not None:
+        sequence.thinking.go_on_closing(moved.closing, moved.generated)
     sequence.computed_once = moved.computed_once
     sequence.seats, sequence.forks = moved.seats, moved.seats > 1
     sequence.cumulative_logprob = moved.cumulative_logprob

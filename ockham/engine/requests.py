@@ -11,6 +11,7 @@ import numpy as np
 from ockham.core.asks import AdapterAsk
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
+from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Problem, Search, SearchState
 from ockham.engine import moving
 from ockham.engine.adapters import HeldAdapter
@@ -24,6 +25,7 @@ from ockham.engine.sequence import Sequence, Status
 from ockham.engine.slow_grammars import SlowGrammars
 from ockham.engine.techniques import Chosen
 from ockham.engine.text import TextOutput
+from ockham.engine.thinking import Thinking
 
 LONGEST_LOAD_S = 30.0
 """What a caller that cannot step meanwhile waits for an adapter."""
@@ -167,6 +169,25 @@ class Requests:
                 engine.scheduler.take_in(sequence, view)
         return request.request_id
 
+    def end_thought(self, request_id: str) -> None:
+        """Let the thoughts of a request's choices end with their next tokens. Raises
+        InvalidRequest if there is no such request, or none of its choices thinks now."""
+        group = self._engine.groups.get(request_id)
+        if group is None:
+            raise InvalidRequest(
+                f"request {shown(request_id)} is not running: it is over, waits to begin, or never "
+                "came.",
+                "id",
+            )
+        ended = [s.end_thought() for s in group.sequences if s.finish_reason is None]
+        if not any(ended):
+            raise InvalidRequest(
+                f"request {shown(request_id)} is not thinking now; only a thought that has begun, "
+                "of a model whose marks are known, can be ended.",
+                "id",
+            )
+        self._runner.forget_decoding()  # which goes on with what is drawn
+
     def draw_seed(self) -> int:
         """The seed of the next request that brings none of its own."""
         return self._seeds.getrandbits(64)
@@ -190,6 +211,7 @@ class Requests:
         most = min(longest, len(tokens) + (params.max_tokens or longest))
         eos = frozenset() if params.ignore_eos else engine.eos
         stops = eos | frozenset(params.stop_token_ids or ())
+        thinking = self._thinking(params)
         chosen = engine.techniques.of(request, "search")
         search = None if chosen is None else self._begin(chosen, request, stops)
         gate = engine.gates.open(request)
@@ -200,9 +222,11 @@ class Requests:
             seed=seed,
             most_tokens=len(tokens) if params.max_tokens == 0 else most,
             stop_ids=stops,
+            eos=engine.eos,
             bad_words=self._bad_words(params.bad_words or []),
             text=self._text(request),
             grammar=None if prepared.grammar is None else prepared.grammar.begin(eos),
+            thinking=thinking,
             arrival_s=time.monotonic(),
             gate=gate,
             salt=engine.techniques.key(request),
@@ -248,6 +272,20 @@ class Requests:
                 chosen.name,
             )
         return state
+
+    def _thinking(self, params: SamplingParams) -> Thinking | None:
+        """What follows the thought of a request that may have one."""
+        tokenizer, marks = self._engine.tokenizer, params.thought
+        if tokenizer is None or marks is None:
+            return None
+        closing = marks.closing(params.thinking_closing_text)
+        return Thinking(
+            marks,
+            params.thinking_token_budget,
+            tokenizer.encode(closing, add_special_tokens=False),
+            tokenizer.token_bytes,
+            watched=bool(params.stop_strings or params.stop_token_ids),
+        )
 
     def _bad_words(self, words: list[str]) -> list[list[int]]:
         tokenizer = self._engine.tokenizer

@@ -10,16 +10,19 @@ from ockham.cache.state import View
 from ockham.core.asks import Asked
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
-from ockham.core.seams import NOTHING_KEPT, Fetch, Keeping, Noise, Observer, Splice
+from ockham.core.seams import NOTHING_KEPT, Constraint, Fetch, Keeping, Noise, Observer
 from ockham.core.step import Floats, Ints
 from ockham.engine.adapters import HeldAdapter
+from ockham.engine.cells import Cells
 from ockham.engine.drawing import Drawing
 from ockham.engine.gates import OpenGate
 from ockham.engine.messages import HINTS, Request
 from ockham.engine.patterns import OpenPattern
+from ockham.engine.repetition import Repetition
 from ockham.engine.splicing import Splicing
 from ockham.engine.structured.grammar import GrammarState
 from ockham.engine.text import TextOutput
+from ockham.engine.thinking import Closing, Thinking
 from ockham.kernels.sampling import Draw
 
 
@@ -33,7 +36,7 @@ class Status(Enum):
     FINISHED = "finished"
 
 
-class Sequence:
+class Sequence(Cells):
     """One choice of one request: a prompt and what was generated after it.
 
     `order` is the place in the order of arrival and the choice's `index`, which is also its noise
@@ -45,12 +48,11 @@ class Sequence:
     __slots__ = (
         "adapter",
         "arrival_s",
-        "border",
         "chosen",
-        "computed",
         "computed_once",
         "cumulative_logprob",
         "drawing",
+        "eos",
         "fetch",
         "finish_reason",
         "first_token_s",
@@ -60,36 +62,26 @@ class Sequence:
         "handle",
         "held",
         "index",
-        "inexact_from",
-        "inputs",
-        "keeping",
         "last_served",
         "ledger",
-        "most_tokens",
-        "observers",
         "order",
         "params",
         "pattern",
         "plain",
-        "prompt",
-        "prompt_logprobs",
-        "prompt_tokens",
         "redone_by",
+        "repetition",
         "request",
         "request_id",
         "salt",
         "seats",
         "seed",
-        "shares",
-        "splicing",
         "start_s",
         "status",
         "stop_ids",
         "stop_reason",
         "text",
-        "tokens",
+        "thinking",
         "unsettled",
-        "view",
     )
 
     def __init__(
@@ -101,10 +93,12 @@ class Sequence:
         seed: int,
         most_tokens: int,
         stop_ids: frozenset[int],
+        eos: frozenset[int],
         bad_words: list[list[int]],
         text: TextOutput | None,
         arrival_s: float,
         grammar: GrammarState | None = None,
+        thinking: Thinking | None = None,
         gate: OpenGate | None = None,
         adapter: HeldAdapter | None = None,
         salt: str,
@@ -128,9 +122,19 @@ class Sequence:
         self.most_tokens = most_tokens
         """Length, prompt included, at which the sequence must end."""
         self.stop_ids = stop_ids
+        """Tokens that end it."""
+        self.eos = eos
+        """The model's own end tokens."""
         self.text = text
         self.grammar = grammar
         """Where its output stands in the grammar that it must follow."""
+        self.thinking = thinking
+        """Where its output stands in the thought before the answer; None for a text without."""
+        detection = self.params.repetition_detection
+        self.repetition = (
+            Repetition(detection) if detection is not None and detection.max_pattern_size else None
+        )
+        """What finds out that its output has got into a loop, if it is to end then."""
         self.unsettled = False
         """Whether the grammar has yet to say if the latest token completed the output."""
         self.chosen = chosen
@@ -220,9 +224,11 @@ class Sequence:
             seed=self.seed,
             most_tokens=self.most_tokens,
             stop_ids=self.stop_ids,
+            eos=self.eos,
             bad_words=self.drawing.bad_words,
             text=text,
             grammar=None if self.grammar is None else self.grammar.fresh(),
+            thinking=None if self.thinking is None else self.thinking.fresh(),
             arrival_s=self.arrival_s,
             gate=None if self.gate is None else self.gate.fork(),
             adapter=self.adapter,
@@ -244,9 +250,19 @@ class Sequence:
         for token in tokens:
             self.push(token)
             if self.text is not None:
-                may_stop = self.generated >= self.params.min_tokens
-                pieces.append(self.text.push(token, may_stop=may_stop)[0])
+                pieces.append(self.say(self.text, token)[0])
         return pieces
+
+    def go_on_from(self, other: Sequence) -> None:
+        """Stand where another choice of the request does, which has said more."""
+        tokens = other.tokens[other.prompt_tokens :]
+        self.tokens += tokens
+        self.drawing.count_all(tokens)
+        self.text = None if other.text is None else other.text.fork()
+        self.grammar = None if other.grammar is None else other.grammar.fork(tokens)
+        self.thinking = None if other.thinking is None else other.thinking.fork()
+        self.repetition = None if other.repetition is None else other.repetition.fork()
+        self.unsettled = other.unsettled
 
     @property
     def approximation(self) -> Asked | None:
@@ -270,127 +286,6 @@ class Sequence:
         """What is said of its state once it has ended: see `Reuse.hint`."""
         return HINTS[self.request.cache_hint]
 
-    def token_ids(self, count: int) -> Ints:
-        """The first `count` tokens as an array."""
-        if count <= self.prompt_tokens:
-            return self.prompt[:count]
-        rest = np.asarray(self.tokens[self.prompt_tokens : count], np.int32)
-        return np.concatenate((self.prompt, rest))
-
-    def take(self, splice: Splice) -> None:
-        """Take over what a splice gives, and compute the rest."""
-        # The rows of generated tokens are computed, and those whose logits are wanted.
-        first = self.prompt_tokens
-        if self.prompt_logprobs is not None and not self.scored:
-            first = max(self.computed, len(self.prompt_logprobs) - 1)
-        self.splicing = Splicing(splice, first, self.target)
-        self.inexact_from = self.splicing.first_given(self.computed)
-        self.observers = (*self.observers, splice)
-
-    def leave_splice(self) -> None:
-        """Take over nothing more; what was taken stays."""
-        if self.splicing is not None:
-            splice = self.splicing.splice
-            splice.leave()
-            self.observers = tuple(each for each in self.observers if each is not splice)
-        self.splicing = None
-        if self.inexact_from is not None and self.inexact_from >= self.computed:
-            self.inexact_from = None
-
-    def next_cells(self, rows: int) -> Ints:
-        """The cells of the next `rows` rows."""
-        if self.splicing is None:
-            return np.arange(self.computed, self.computed + rows, dtype=np.int32)
-        return self.splicing.next_cells(self.computed, rows)
-
-    def end_after(self, rows: int) -> int:
-        """How many cells are valid once the next `rows` rows are computed."""
-        return self.computed + rows if self.splicing is None else int(self.next_cells(rows)[-1]) + 1
-
-    @property
-    def exact_cells(self) -> int:
-        """Leading cells whose state is what any sequence of the same key would have computed."""
-        if not self.shares:
-            return 0
-        cells = min(self.computed, self.prompt_tokens) if self.inputs else self.computed
-        until = self.exact_until
-        return cells if until is None else min(cells, until)
-
-    @property
-    def exact_until(self) -> int | None:
-        """The first token whose state no other sequence may go on from: one that an approximate
-        reuse gave, or before which cells were dropped. None if there is none."""
-        dropped = None if self.keeping is None else self.keeping.border(0)
-        if self.inexact_from is None or dropped is None:
-            return self.inexact_from if dropped is None else dropped
-        return min(self.inexact_from, dropped)
-
-    @property
-    def dropped(self) -> list[int]:
-        """How many cells each group of layers has dropped; empty if none has."""
-        view = self.view
-        if view is None or not view.compacted_at:
-            return []
-        return [held.dropped for held in view.groups]
-
-    def keep_by(self, keeping: Keeping) -> None:
-        """Let `keeping` decide from now on which cells stay."""
-        old, self.keeping = self.keeping, keeping
-        if keeping.observes:
-            others = [each for each in self.observers if each is not old]
-            self.observers = (*others, keeping)
-        self.find_border()
-
-    def find_border(self) -> None:
-        """See where cells are dropped next. To be called whenever `computed` is set to what a view
-        brings along, or back to nothing."""
-        if self.keeping is not None:
-            done = self.computed
-            compacted_at = 0 if self.view is None else self.view.compacted_at
-            self.border = self.keeping.border(done - 1 if done > compacted_at else done)
-
-    @property
-    def rows_to_border(self) -> int:
-        """How many rows may be computed before cells are dropped, if it has a border."""
-        border = self.border
-        if border == self.computed and self.keeping is not None:  # they will be, before that
-            border = self.keeping.border(self.computed)
-        return 1 << 30 if border is None else border - self.computed
-
-    @property
-    def scored(self) -> bool:
-        """Whether no row of the prompt is wanted for its log probabilities any more."""
-        return self.prompt_logprobs is None or len(self.prompt_logprobs) >= self.prompt_tokens
-
-    @property
-    def scores_only(self) -> bool:
-        """Whether nothing is to be sampled: only the prompt's log probabilities are wanted."""
-        return self.most_tokens == self.prompt_tokens
-
-    @property
-    def target(self) -> int:
-        """Cells that must be valid before the next token can be sampled, or the prompt scored."""
-        # The last token of a prompt that is only scored predicts nothing that anyone asked for.
-        return max(1, self.prompt_tokens - 1) if self.scores_only else len(self.tokens)
-
-    @property
-    def remaining(self) -> int:
-        """Rows to compute before the next token can be sampled, or the prompt is scored."""
-        if self.splicing is not None:
-            return self.splicing.remaining(self.computed)
-        return self.target - self.computed
-
-    remaining_prefill = remaining
-
-    @property
-    def reusable(self) -> int:
-        """How many of the first cells need not be computed if their state is held: of the others,
-        the logits are wanted too."""
-        cells = (self.prompt_tokens if self.inputs else self.target) - 1
-        if self.prompt_logprobs is not None and not self.scored:
-            cells = min(cells, len(self.prompt_logprobs) - 1)
-        return cells
-
     @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_tokens
@@ -411,6 +306,7 @@ class Sequence:
         until the sequence ends."""
         return (
             self.plain
+            and not self.closes
             and self.decoding
             and self.generated >= max(1, self.params.min_tokens)
             and not self.forks
@@ -432,6 +328,7 @@ class Sequence:
         the logits."""
         return (
             self.plain
+            and not self.closes
             and self.params.temperature == 0.0
             and self.generated >= self.params.min_tokens
             and self.scored
@@ -440,7 +337,11 @@ class Sequence:
     @property
     def forced(self) -> int | None:
         """The next token, where it is known without any logits, and nothing else is wanted."""
-        if self.grammar is None or not self.scored or self.params.logprobs is not None:
+        if not self.scored or self.params.logprobs is not None:
+            return None
+        if (closing := self.closes) is not None:
+            return closing
+        if self.grammar is None:
             return None
         if self.chosen:
             return None
@@ -450,6 +351,28 @@ class Sequence:
             return None
         tokens = self.grammar.forced()
         return tokens[0] if tokens else None
+
+    @property
+    def closes(self) -> int | None:
+        """The next token, where its thought is being ended. It comes whatever else is asked."""
+        thinking = self.thinking
+        return thinking.closing[0] if thinking is not None and thinking.closing else None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether its output has got into a loop that is to end it."""
+        found = self.repetition is not None and self.repetition.found
+        return found and self.generated >= self.params.min_tokens
+
+    def end_thought(self) -> bool:
+        """Let its thought end with the next token; False if it does not think."""
+        thinking = self.thinking
+        return thinking is not None and thinking.end(self.tokens[self.prompt_tokens :])
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What may leave its next tokens no choice."""
+        return self.grammar if self.thinking is None else Closing(self.thinking, self.grammar)
 
     @property
     def may_draft(self) -> bool:
@@ -486,8 +409,32 @@ class Sequence:
         self.tokens.append(token)
         if self.grammar is not None:
             self.grammar.advance(token)
+        if self.thinking is not None and self.thinking.watched:
+            self.thinking.advance(token)
+        if self.repetition is not None:
+            self.repetition.push(token)
         if self.drawing.penalised:
             self.drawing.count(token)
+
+    def say(self, text: TextOutput, token: int) -> tuple[str, str | None]:
+        """Add the token that was pushed last to its `text`: what may be shown now, and the stop
+        string that it completed. Only what belongs to the answer completes one."""
+        may_stop, thinking = self.generated >= self.params.min_tokens, self.thinking
+        if thinking is None or not thinking.watched:
+            return text.push(token, may_stop=may_stop)
+        if thinking.undecided:
+            return text.hold(token), None
+        may_stop = may_stop and thinking.answering
+        return text.push(token, may_stop=may_stop, begins=thinking.begins)
+
+    def ends_with(self, token: int) -> bool:
+        """Whether the token that was pushed last ends its text: a stop token that a caller named
+        does so in the answer only."""
+        if token not in self.stop_ids:
+            return False
+        thinking = self.thinking
+        thinks = thinking is not None and thinking.watched and not thinking.answering
+        return not (thinks and token not in self.eos)
 
     def draw(self, row: int) -> Draw:
         """What the sampler needs to choose the next token from logits row `row`."""

@@ -41,17 +41,33 @@ class TextOutput:
         twin._stream, twin._held = self._stream.fork(), self._held
         return twin
 
-    def push(self, token_id: int, *, may_stop: bool) -> tuple[str, str | None]:
+    def push(
+        self, token_id: int, *, may_stop: bool, begins: bool = False
+    ) -> tuple[str, str | None]:
         """Add a token. Returns the text that may be shown now, and the stop string it completed.
 
-        With `may_stop=False` (fewer than min_tokens so far) no stop string ends the sequence.
+        With `may_stop=False` (fewer than min_tokens so far) no stop string ends the sequence. Where
+        the answer `begins`, the white space before it belongs to no stop string.
         """
         if not self._stop:
             return self._stream.push(token_id), None
         self._held += self._stream.push(token_id)
         if not may_stop:
             return self._release(len(self._held)), None
-        return self._check()
+        if not begins:
+            return self._check()
+        space = self._release(len(self._held) - len(self._held.lstrip()))
+        text, stop = self._check()
+        return space + text, stop
+
+    def hold(self, token_id: int) -> str:
+        """Add a token of which it is not known yet whether the answer begins with it. Returns the
+        text that may be shown now."""
+        piece = self._stream.push(token_id)
+        if not self._stop:
+            return piece
+        self._held += piece
+        return ""
 
     def finish(self) -> tuple[str, str | None]:
         """The rest of the text; bytes that never became a character show as U+FFFD. A stop string

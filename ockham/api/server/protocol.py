@@ -17,6 +17,7 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
+from ockham.core.thoughts import RepetitionDetectionParams
 from ockham.text.marking import ReuseParams
 
 MAX_NODES = 100_000
@@ -26,6 +27,7 @@ MOST_VARIABLES = 1000
 """Most names that a request may give to the chat template."""
 
 _COPIED = (
+    "repetition_detection",
     "temperature",
     "top_k",
     "top_p",
@@ -48,6 +50,9 @@ _COPIED = (
 )
 
 
+_THOUGHT = ("thinking_token_budget", "thinking_closing_text")
+
+
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """`include_obfuscation` pads OpenAI's chunks against an observer of sizes; not done here."""
 
@@ -61,6 +66,8 @@ class GenerationRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True):
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
     has_synonyms: ClassVar[bool] = True
+    copied: ClassVar[tuple[str, ...]] = _COPIED
+    """The fields that `SamplingParams` has under the same name."""
 
     model: str | None = None
     n: int | None = None
@@ -84,6 +91,7 @@ class GenerationRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True):
     prompt_logprobs: int | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
+    repetition_detection: RepetitionDetectionParams | None = None
     include_stop_str_in_output: bool | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputsParams | None = None
@@ -170,7 +178,7 @@ class GenerationRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True):
         `names` are parameters that the caller knows by the name of another field. Raises
         `InvalidRequest` that names the field.
         """
-        given = {name: getattr(self, name) for name in _COPIED}
+        given = {name: getattr(self, name) for name in self.copied}
         chosen = {name: value for name, value in given.items() if value is not None}
         structured = self._structured_outputs()
         try:
@@ -328,6 +336,8 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 class ChatRequest(GenerationRequest, kw_only=True):
     """`POST /v1/chat/completions`."""
 
+    copied: ClassVar[tuple[str, ...]] = (*_COPIED, *_THOUGHT)
+
     messages: list[ChatMessage]
     add_generation_prompt: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -340,6 +350,8 @@ class ChatRequest(GenerationRequest, kw_only=True):
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
     include_reasoning: bool | None = None
+    thinking_token_budget: int | None = None
+    thinking_closing_text: str | None = None
 
     service_tier: Literal["auto", "default"] | None = None
     # Labels.

@@ -147,7 +147,9 @@ class Speculation:
         return self._saving and not self._any_constrained(running)
 
     def _any_constrained(self, running: list[Sequence]) -> bool:
-        return self._any_constraining and any(s.grammar is not None for s in running)
+        return self._any_constraining and any(
+            s.grammar is not None or s.closes is not None for s in running
+        )
 
     def _plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
         self._steps += 1

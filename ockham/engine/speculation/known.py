@@ -28,9 +28,10 @@ class KnownDrafter:
 
     def open(self, sequence: Sequence) -> DraftStream:
         """Begin with a sequence."""
-        if sequence.grammar is None:
+        constraint = sequence.constraint
+        if constraint is None:
             return self.drafter.open(sequence.salt)
-        return self.drafter.open_constrained(sequence.salt, sequence.grammar)
+        return self.drafter.open_constrained(sequence.salt, constraint)
 
 
 @dataclass(slots=True)

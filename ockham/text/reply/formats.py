@@ -98,6 +98,11 @@ written in another way and its schema be passed by."""
 HEADERS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>")
 """What the messages of gpt-oss are made of."""
 
+THOUGHT_HEADER = "<|channel|>analysis<|message|>"
+ANSWER_HEADER = "<|channel|>final<|message|>"
+END, START = "<|end|>", "<|start|>assistant"
+"""What they begin and end with where they think, and where they answer."""
+
 HERMES = Format(
     name="hermes",
     signs=(("<tool_call>",),),

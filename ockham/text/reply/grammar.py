@@ -12,7 +12,11 @@ from typing import Any
 
 from ockham.core.errors import InvalidRequest
 from ockham.text.reply.formats import (
+    ANSWER_HEADER,
+    END,
     ESCAPES,
+    START,
+    THOUGHT_HEADER,
     Format,
     HeadCall,
     JsonCall,
@@ -87,7 +91,7 @@ class Grammar:
         thought. The schema says itself how JSON is written (`x-guidance`)."""
         said = self._rule(f"%json {json.dumps(schema)}")
         if self._format.channels:
-            said = f"{self._literal('<|channel|>final<|message|>')} {said}"
+            said = f"{self._literal(ANSWER_HEADER)} {said}"
         # A call that is a JSON object itself cannot be told from the answer by its first bytes.
         if tools and not self._format.bare:
             said = f"({said} | {self._calls(tools, parallel)})"
@@ -103,8 +107,8 @@ class Grammar:
         if self._format.channels:
             if in_thought:
                 raise InvalidRequest("this model's prompt opens a channel.", "tool_choice")
-            said = f"{self._literal('<|channel|>analysis<|message|>')} {self._text('<|end|>')}"
-            return f"({said} {self._literal('<|start|>assistant')})?"
+            said = f"{self._literal(THOUGHT_HEADER)} {self._text(END)}"
+            return f"({said} {self._literal(START)})?"
         if self._thought is None:
             return ""
         space = self._rule(r"[ \t\r\n]*", terminal=True)

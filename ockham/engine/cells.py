@@ -1,0 +1,168 @@
+"""`Cells`: which cells a sequence holds, drops and takes over."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ockham.cache.state import View
+from ockham.core.outputs import PositionLogprobs
+from ockham.core.seams import Keeping, Observer, Splice
+from ockham.core.step import Floats, Ints
+from ockham.engine.splicing import Splicing
+
+
+class Cells:
+    """What a `Sequence` says of its state. The attributes are the sequence's."""
+
+    __slots__ = (
+        "border",
+        "computed",
+        "inexact_from",
+        "inputs",
+        "keeping",
+        "most_tokens",
+        "observers",
+        "prompt",
+        "prompt_logprobs",
+        "prompt_tokens",
+        "shares",
+        "splicing",
+        "tokens",
+        "view",
+    )
+
+    tokens: list[int]
+    prompt: Ints
+    prompt_tokens: int
+    most_tokens: int
+    prompt_logprobs: list[PositionLogprobs | None] | None
+    inputs: list[Floats]
+    computed: int
+    view: View | None
+    keeping: Keeping | None
+    border: int | None
+    splicing: Splicing | None
+    inexact_from: int | None
+    observers: tuple[Observer, ...]
+    shares: bool
+
+    def token_ids(self, count: int) -> Ints:
+        """The first `count` tokens as an array."""
+        if count <= self.prompt_tokens:
+            return self.prompt[:count]
+        rest = np.asarray(self.tokens[self.prompt_tokens : count], np.int32)
+        return np.concatenate((self.prompt, rest))
+
+    def take(self, splice: Splice) -> None:
+        """Take over what a splice gives, and compute the rest."""
+        # The rows of generated tokens are computed, and those whose logits are wanted.
+        first = self.prompt_tokens
+        if self.prompt_logprobs is not None and not self.scored:
+            first = max(self.computed, len(self.prompt_logprobs) - 1)
+        self.splicing = Splicing(splice, first, self.target)
+        self.inexact_from = self.splicing.first_given(self.computed)
+        self.observers = (*self.observers, splice)
+
+    def leave_splice(self) -> None:
+        """Take over nothing more; what was taken stays."""
+        if self.splicing is not None:
+            splice = self.splicing.splice
+            splice.leave()
+            self.observers = tuple(each for each in self.observers if each is not splice)
+        self.splicing = None
+        if self.inexact_from is not None and self.inexact_from >= self.computed:
+            self.inexact_from = None
+
+    def next_cells(self, rows: int) -> Ints:
+        """The cells of the next `rows` rows."""
+        if self.splicing is None:
+            return np.arange(self.computed, self.computed + rows, dtype=np.int32)
+        return self.splicing.next_cells(self.computed, rows)
+
+    def end_after(self, rows: int) -> int:
+        """How many cells are valid once the next `rows` rows are computed."""
+        return self.computed + rows if self.splicing is None else int(self.next_cells(rows)[-1]) + 1
+
+    @property
+    def exact_cells(self) -> int:
+        """Leading cells whose state is what any sequence of the same key would have computed."""
+        if not self.shares:
+            return 0
+        cells = min(self.computed, self.prompt_tokens) if self.inputs else self.computed
+        until = self.exact_until
+        return cells if until is None else min(cells, until)
+
+    @property
+    def exact_until(self) -> int | None:
+        """The first token whose state no other sequence may go on from: one that an approximate
+        reuse gave, or before which cells were dropped. None if there is none."""
+        dropped = None if self.keeping is None else self.keeping.border(0)
+        if self.inexact_from is None or dropped is None:
+            return self.inexact_from if dropped is None else dropped
+        return min(self.inexact_from, dropped)
+
+    @property
+    def dropped(self) -> list[int]:
+        """How many cells each group of layers has dropped; empty if none has."""
+        view = self.view
+        if view is None or not view.compacted_at:
+            return []
+        return [held.dropped for held in view.groups]
+
+    def keep_by(self, keeping: Keeping) -> None:
+        """Let `keeping` decide from now on which cells stay."""
+        old, self.keeping = self.keeping, keeping
+        if keeping.observes:
+            others = [each for each in self.observers if each is not old]
+            self.observers = (*others, keeping)
+        self.find_border()
+
+    def find_border(self) -> None:
+        """See where cells are dropped next. To be called whenever `computed` is set to what a view
+        brings along, or back to nothing."""
+        if self.keeping is not None:
+            done = self.computed
+            compacted_at = 0 if self.view is None else self.view.compacted_at
+            self.border = self.keeping.border(done - 1 if done > compacted_at else done)
+
+    @property
+    def rows_to_border(self) -> int:
+        """How many rows may be computed before cells are dropped, if it has a border."""
+        border = self.border
+        if border == self.computed and self.keeping is not None:  # they will be, before that
+            border = self.keeping.border(self.computed)
+        return 1 << 30 if border is None else border - self.computed
+
+    @property
+    def scored(self) -> bool:
+        """Whether no row of the prompt is wanted for its log probabilities any more."""
+        return self.prompt_logprobs is None or len(self.prompt_logprobs) >= self.prompt_tokens
+
+    @property
+    def scores_only(self) -> bool:
+        """Whether nothing is to be sampled: only the prompt's log probabilities are wanted."""
+        return self.most_tokens == self.prompt_tokens
+
+    @property
+    def target(self) -> int:
+        """Cells that must be valid before the next token can be sampled, or the prompt scored."""
+        # The last token of a prompt that is only scored predicts nothing that anyone asked for.
+        return max(1, self.prompt_tokens - 1) if self.scores_only else len(self.tokens)
+
+    @property
+    def remaining(self) -> int:
+        """Rows to compute before the next token can be sampled, or the prompt is scored."""
+        if self.splicing is not None:
+            return self.splicing.remaining(self.computed)
+        return self.target - self.computed
+
+    remaining_prefill = remaining
+
+    @property
+    def reusable(self) -> int:
+        """How many of the first cells need not be computed if their state is held: of the others,
+        the logits are wanted too."""
+        cells = (self.prompt_tokens if self.inputs else self.target) - 1
+        if self.prompt_logprobs is not None and not self.scored:
+            cells = min(cells, len(self.prompt_logprobs) - 1)
+        return cells
