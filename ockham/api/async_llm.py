@@ -26,7 +26,7 @@ from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.client import EngineClient
 from ockham.engine.collect import Collector
-from ockham.engine.messages import AdapterQuery, CacheHint, Delta, Ready, Request
+from ockham.engine.messages import AdapterQuery, CacheHint, Delta, EndThought, Ready, Request
 from ockham.engine.stream import Observer
 from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.model.hub import resolve
@@ -227,6 +227,12 @@ class AsyncLLM:
     async def check_adapter(self, asks: Mapping[str, Any]) -> None:
         """Raises `InvalidRequest` for an adapter that cannot be served; no weights are read."""
         await self.client.check_adapter(AdapterQuery(ask_id=uuid.uuid4().hex, asks=dict(asks)))
+
+    async def end_thought(self, request_id: str) -> None:
+        """Let the thoughts of a running request end with the next step, so that its answer begins;
+        `thinking_closing_text` is what ends them. Raises `InvalidRequest` if the request is over or
+        does not think now."""
+        await self.client.end_thought(EndThought(ask_id=uuid.uuid4().hex, request_id=request_id))
 
     async def abort(self, request_id: str) -> None:
         """Give up a request: its generator ends with `finish_reason` "abort". Unknown ids are

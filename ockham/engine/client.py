@@ -35,15 +35,17 @@ from ockham.engine.channel import HEADER, frame
 from ockham.engine.messages import (
     Abort,
     AdapterQuery,
-    AdapterReport,
     CacheQuery,
     CacheReport,
     Delta,
     Died,
+    EndThought,
     FromEngine,
     Loading,
+    Query,
     Ready,
     Refused,
+    Report,
     Request,
     Shutdown,
     Stats,
@@ -82,7 +84,7 @@ class EngineClient:
         self.restarts = 0
         self._stall_s = stall_s
         self._streams: dict[str, Stream] = {}
-        self._asked: dict[str, asyncio.Future[CacheReport | AdapterReport]] = {}
+        self._asked: dict[str, asyncio.Future[Report]] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -148,13 +150,15 @@ class EngineClient:
         """Raises `InvalidRequest` for an adapter that cannot be served, and as `ask` does."""
         await self._ask(query)
 
-    async def _ask(self, query: CacheQuery | AdapterQuery) -> CacheReport | AdapterReport:
+    async def end_thought(self, query: EndThought) -> None:
+        """Raises `InvalidRequest` for a request that does not think now, and as `ask` does."""
+        await self._ask(query)
+
+    async def _ask(self, query: Query) -> Report:
         if self._writer is None or self._trouble is not None:
             raise EngineDead(self._trouble or "The engine is not running.")
         data = _readable(query)
-        answer: asyncio.Future[CacheReport | AdapterReport] = (
-            asyncio.get_running_loop().create_future()
-        )
+        answer: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
         self._asked[query.ask_id] = answer
         try:
             self._write(data)
@@ -325,7 +329,7 @@ class EngineClient:
             if stream is not None:
                 stream.fail(_error(message))
             self._answer(message.request_id, _error(message))
-        elif isinstance(message, (CacheReport, AdapterReport)):
+        elif isinstance(message, Report):
             self._answer(message.ask_id, message)
         elif isinstance(message, Stats):
             if message.steps > self.stats.steps:
@@ -333,12 +337,12 @@ class EngineClient:
             self.stats = message
             self._tell(lambda observer: observer.stats(message))
 
-    def _answer(self, ask_id: str, answer: CacheReport | AdapterReport | OckhamError) -> None:
+    def _answer(self, ask_id: str, answer: Report | OckhamError) -> None:
         """Give a question its answer, if somebody still waits for it."""
         waiting = self._asked.get(ask_id)
         if waiting is None or waiting.done():
             return
-        if isinstance(answer, (CacheReport, AdapterReport)):
+        if isinstance(answer, Report):
             waiting.set_result(answer)
         else:
             waiting.set_exception(answer)

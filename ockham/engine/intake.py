@@ -14,9 +14,12 @@ from ockham.engine.messages import (
     AdapterReport,
     CacheQuery,
     Delta,
+    EndThought,
     FromEngine,
+    Query,
     Refused,
     Request,
+    ThoughtEnded,
 )
 from ockham.engine.preparing import NOTHING_PREPARED, Preparation
 
@@ -42,7 +45,7 @@ class Intake:
         """Whether `ready` may soon have something to do."""
         return bool(self._waiting)
 
-    def take(self, message: Request | Abort | CacheQuery | AdapterQuery) -> list[FromEngine]:
+    def take(self, message: Request | Abort | Query) -> list[FromEngine]:
         """Hand one message to the engine; what it answers at once."""
         if isinstance(message, CacheQuery):
             try:
@@ -55,6 +58,12 @@ class Intake:
             except Exception as error:
                 return [_refusal(message.ask_id, error)]
             return [AdapterReport(ask_id=message.ask_id)]
+        if isinstance(message, EndThought):
+            try:
+                self._engine.end_thought(message.request_id)
+            except Exception as error:
+                return [_refusal(message.ask_id, error)]
+            return [ThoughtEnded(ask_id=message.ask_id)]
         if isinstance(message, Abort):
             return [*self._abort(message.request_id)]
         try:

@@ -278,6 +278,19 @@ class AdapterReport(msgspec.Struct, tag="adapter_report", kw_only=True):
     ask_id: str
 
 
+class EndThought(msgspec.Struct, tag="end_thought", kw_only=True):
+    """Let the thoughts of a running request end, so that its answer begins."""
+
+    ask_id: str
+    request_id: str
+
+
+class ThoughtEnded(msgspec.Struct, tag="thought_ended", kw_only=True):
+    """The answer to an `EndThought`: they end with the next step."""
+
+    ask_id: str
+
+
 class CachedNode(msgspec.Struct, kw_only=True):
     """A run of cached tokens that goes on from `parent`, -1 for none; numbers hold within a report
     only. `tenant` stands for its salt,
@@ -313,5 +326,10 @@ class CacheReport(msgspec.Struct, tag="cache_report", kw_only=True):
     pins: list[PinnedPrefix]
 
 
-ToEngine = Request | Abort | CacheQuery | AdapterQuery | Shutdown
-FromEngine = Loading | Ready | Delta | Refused | Stats | CacheReport | AdapterReport | Died
+Query = CacheQuery | AdapterQuery | EndThought
+Report = CacheReport | AdapterReport | ThoughtEnded
+"""What an engine is asked beside requests, and what it answers, each by its `ask_id`."""
+ToEngine = Request | Abort | CacheQuery | AdapterQuery | EndThought | Shutdown
+FromEngine = (
+    Loading | Ready | Delta | Refused | Stats | CacheReport | AdapterReport | ThoughtEnded | Died
+)

@@ -30,6 +30,7 @@ from ockham.core.outputs import PositionLogprobs
 from ockham.core.registry import make, make_asks
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.speculative import parse
+from ockham.core.thoughts import RepetitionDetectionParams, ThoughtMarks
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.kernels.base import Executor
@@ -114,6 +115,8 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
             "pattern": st.sampled_from([None, None, *PATTERNS]),
             "recent": st.sampled_from([None, None, 3, 20]),
+            "thought": st.sampled_from([None, None, *THOUGHTS]),
+            "loops": st.sampled_from([None, None, 3]),
             "relay": st.sampled_from([None, None, None, (1, 0), (2, 5), (7,)]),
         }
     )
@@ -127,6 +130,15 @@ GREEDY = {
     "prompt_logprobs": None,
 }
 """What leaves nothing to want but the likeliest token, which the head then finds by itself."""
+
+
+THOUGHTS = [
+    {"budget": 4, "inside": True},
+    {"budget": 0, "inside": True},
+    {"budget": 3, "inside": False},
+    {"budget": None, "inside": True, "stop_token_ids": list(range(40))},
+]
+"""Thoughts that their budget ends, and stops that do not."""
 
 
 ADAPTERS = ("adapter/lora",)
@@ -151,6 +163,16 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         values["ignore_eos"] = True
     else:
         values["structured_outputs"] = GRAMMARS[grammar]
+    thought, loops = values.pop("thought"), values.pop("loops")
+    if thought is not None and grammar is None:
+        values["thinking_token_budget"] = thought["budget"]
+        values["thinking_closing_text"] = "So."
+        values["stop_token_ids"] = thought.get("stop_token_ids")
+        values["thought"] = ThoughtMarks(open="e", close="zq", inside=thought["inside"])
+    if loops is not None:
+        values["repetition_detection"] = RepetitionDetectionParams(
+            max_pattern_size=4, min_count=loops
+        )
     score_from = max(1, round(len(prompt) * values.pop("scored_share")))
     asks: dict[str, Any] = {}
     skipped = {"layers": values.pop("skipped"), "part": values.pop("skipped_part")}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ockham.api.prompts import Encoded
+from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import error_body
 from ockham.api.server.job import Item, Job
 from ockham.api.server.protocol import GenerationRequest
@@ -138,8 +139,20 @@ class Answer(ABC):
             return Response(status_code=499)
         return Response(body, media_type="application/json")
 
+    @contextmanager
+    def _named(self, job: Job) -> Iterator[None]:
+        """While the job runs, its caller may name it by the id of the answer."""
+        answering, key = self.server.answering, (caller_of(self._http).name, self.id)
+        answering[key] = job
+        try:
+            yield
+        finally:
+            if answering.get(key) is job:  # the caller may have given the same id twice
+                del answering[key]
+
     async def _body(self, job: Job) -> bytes:
-        outputs = await job.finals()
+        with self._named(job):
+            outputs = await job.finals()
         self.finished()
         return await self.server.llm.in_thread(entries(outputs), lambda: self._counted(outputs))
 
@@ -153,13 +166,14 @@ class Answer(ABC):
         return job.deltas()
 
     async def _events(self, job: Job) -> AsyncGenerator[bytes, None]:
-        async with aclosing(self.items(job)) as items:
-            async for prompt, output in items:
-                data = await self.server.llm.in_thread(
-                    entries([output]), functools.partial(self._told, prompt, output)
-                )
-                if data:
-                    yield data
+        with self._named(job):
+            async with aclosing(self.items(job)) as items:
+                async for prompt, output in items:
+                    data = await self.server.llm.in_thread(
+                        entries([output]), functools.partial(self._told, prompt, output)
+                    )
+                    if data:
+                        yield data
         self.finished()
         yield self.closing()
 

@@ -17,6 +17,7 @@ from ockham.api.server.body import Budget
 from ockham.api.server.cache import pin_prefix, show_cache, unpin_prefix
 from ockham.api.server.chat import create_chat_completion
 from ockham.api.server.completions import create_completion
+from ockham.api.server.control import control_chat_completion, control_running
 from ockham.api.server.decisions import decide, decide_systemone
 from ockham.api.server.dialect import Dialect, error_response
 from ockham.api.server.errors import HttpError
@@ -46,6 +47,8 @@ ROUTES = (
     Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
     Route("/v1/decisions", decide, methods=["POST"]),
     Route("/v1/systemone", decide_systemone, methods=["POST"]),
+    Route("/v1/chat/completions/control", control_running, methods=["POST"]),
+    Route("/v1/chat/completions/{id}/control", control_chat_completion, methods=["POST"]),
     Route("/v1/cache", show_cache, methods=["POST"]),
     Route("/v1/cache/pin", pin_prefix, methods=["POST"]),
     Route("/v1/cache/unpin", unpin_prefix, methods=["POST"]),

@@ -28,6 +28,20 @@ class Job:
         self._requests = requests
         self._timeout_s = timeout_s
 
+    async def end_thoughts(self) -> None:
+        """Let the thoughts of whatever runs end. Raises `InvalidRequest` if nothing thinks now."""
+        wrong: InvalidRequest | None = None
+        ended = 0
+        for request in self._requests:
+            try:
+                await self._llm.end_thought(request.request_id)
+            except InvalidRequest as error:
+                wrong = error
+            else:
+                ended += 1
+        if wrong is not None and not ended:
+            raise wrong
+
     async def finals(self) -> list[RequestOutput]:
         """The finished outputs, in the order of the requests."""
         outputs: dict[int, RequestOutput] = {}

@@ -422,6 +422,13 @@ class CacheRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             )
 
 
+class ControlRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/chat/completions/{id}/control`; without the id in the path it is in the body."""
+
+    action: Literal["reasoning_end"]
+    id: str | None = None
+
+
 class LoadAdapterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/load_lora_adapter`, with vLLM's names. `load_inplace`: an adapter of this name may
     be replaced."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from starlette.requests import Request
@@ -72,6 +72,8 @@ class Serving:
     adapters: dict[str, str]
     """The adapters that requests may name as the model: their directories."""
     kept: KeptPrefixes
+    answering: dict[tuple[str, str], Job] = field(default_factory=dict)
+    """The jobs that run, by their caller's name and the id in their answer."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,0 +1,48 @@
+"""`POST /v1/chat/completions/{id}/control`: what may be done to an answer while it is made."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ockham.api.server.caller import caller_of
+from ockham.api.server.errors import HttpError
+from ockham.api.server.protocol import ControlRequest
+from ockham.api.server.serving import read, serving
+from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
+
+
+async def control_chat_completion(http: Request) -> Response:
+    """End the thought of the answer with the id in the path, which is the one in its stream."""
+    request = await read(http, ControlRequest)
+    name: str = http.path_params["id"]
+    if request.id not in (None, name):
+        raise InvalidRequest(
+            f"the path names {shown(name)}, and id {shown(request.id)}; leave id out.", "id"
+        )
+    return await _end_thought(http, name)
+
+
+async def control_running(http: Request) -> Response:
+    """The same with the id in the body, as llama-server has it."""
+    request = await read(http, ControlRequest)
+    if request.id is None:
+        raise InvalidRequest("id is missing: it is the one in the answer's stream.", "id")
+    return await _end_thought(http, request.id)
+
+
+async def _end_thought(http: Request, name: str) -> Response:
+    # A caller finds its own answers only.
+    job = serving(http).answering.get((caller_of(http).name, name))
+    if job is None:
+        raise HttpError(
+            404,
+            f"There is no answer {shown(name)} being made: it is over, or of another caller.",
+            param="id",
+            code="not_found",
+        )
+    await job.end_thoughts()
+    body = {"id": name, "object": "chat.completion.control", "success": True}
+    return Response(msgspec.json.encode(body), media_type="application/json")
