@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -285,9 +286,10 @@ class AsyncLLM:
     async def plan_chat(self, choice: ToolChoice) -> ChatPlan:
         """How a chat with these tools is served. Raises `InvalidRequest`."""
         tokenizer = self.prompts.tokenizer
+        plan = partial(plan_chat, whole=self.config.enable_in_reasoning)
         if not choice.offered:
-            return plan_chat(tokenizer, choice)
-        return await asyncio.to_thread(plan_chat, tokenizer, choice)
+            return plan(tokenizer, choice)
+        return await asyncio.to_thread(plan, tokenizer, choice)
 
     async def chat(
         self,

@@ -118,6 +118,8 @@ class ChatPlan:
     known: Tools
     special: Mapping[str, int]
     """Special tokens as they are spelled, and their ids."""
+    whole: bool = False
+    """Whether what structured outputs ask holds for the thought as well."""
 
     @property
     def splits(self) -> bool:
@@ -173,9 +175,9 @@ class ChatPlan:
             changes["thinking_token_budget"] = None  # there is nothing that it could end
         if not self.splits:
             return msgspec.structs.replace(params, **changes) if changes else params
-        grammar = self._grammar(params, prompt)
-        if grammar is not None:
-            changes["structured_outputs"] = StructuredOutputsParams(grammar=grammar)
+        bound = self._bound(params, prompt)
+        if bound is not None:
+            changes["structured_outputs"] = bound
         if params.skip_special_tokens and not self.skips_special_tokens(params):
             changes["skip_special_tokens"] = False
         return msgspec.structs.replace(params, **changes) if changes else params
@@ -215,27 +217,38 @@ class ChatPlan:
         splitter.finish()
         return _at_most_one(splitter.reply(), self.choice), splitter.thoughts
 
-    def _grammar(self, params: SamplingParams, prompt: str) -> str | None:
+    def _bound(self, params: SamplingParams, prompt: str) -> StructuredOutputsParams | None:
+        """What binds the answer, if that is not what the caller's `params` ask."""
         from ockham.text.reply.grammar import Grammar
 
         choice, format_ = self.choice, self.style.format
         self.check(params)
         in_thought, asked = self.style.in_thought(prompt), params.structured_outputs
         thought = None if self.style.has_thought(prompt) else self.style.thought
+        thinks = thought is not None or (format_ is not None and format_.channels)
+        if self.whole and asked is not None:
+            thought, thinks = None, False
         grammar = Grammar(format_, thought, self.special.get)
-        if asked is not None and _is_json(asked):
+        if asked is not None and not _is_json(asked):
+            if not thinks:
+                return None
+            around = grammar.around(in_thought=in_thought)
+            return msgspec.structs.replace(asked, within=around)
+        if asked is not None:
             # The schema is of the answer alone: not of the thought before it, nor of calls.
-            thinks = thought is not None or (format_ is not None and format_.channels)
             tools = choice.offered if format_ is not None else ()
             if not (thinks or tools):
                 return None
             schema = _json_schema(asked)
-            return grammar.answer(schema, tools, parallel=choice.parallel, in_thought=in_thought)
+            text = grammar.answer(schema, tools, parallel=choice.parallel, in_thought=in_thought)
+            return StructuredOutputsParams(grammar=text)
         if format_ is None or not (choice.bound or choice.strict):
             return None
         if choice.bound:
-            return grammar.required(choice.bound, parallel=choice.parallel, in_thought=in_thought)
-        return grammar.lazy(choice.offered, in_thought=in_thought)
+            text = grammar.required(choice.bound, parallel=choice.parallel, in_thought=in_thought)
+            return StructuredOutputsParams(grammar=text)
+        lazy = grammar.lazy(choice.offered, in_thought=in_thought)
+        return None if lazy is None else StructuredOutputsParams(grammar=lazy)
 
 
 def _is_json(asked: StructuredOutputsParams) -> bool:
@@ -272,12 +285,17 @@ PLAIN = ChatPlan(Style(), ToolChoice(), Tools(), {})
 
 
 def plan_chat(
-    tokenizer: Tokenizer, choice: ToolChoice, chat_template: str | None = None
+    tokenizer: Tokenizer,
+    choice: ToolChoice,
+    chat_template: str | None = None,
+    *,
+    whole: bool = False,
 ) -> ChatPlan:
-    """How a chat is served by a model with this tokenizer. May wait for the process that renders
+    """How a chat is served by a model with this tokenizer. `whole`: structured outputs hold for
+    thoughts as well. May wait for the process that renders
     chats, if a template is met for the first time. Raises InvalidRequest, WorkerError."""
     style = tokenizer.style(chat_template, with_tools=bool(choice.offered))
-    return ChatPlan(style, choice, Tools(choice.offered), tokenizer.special_texts)
+    return ChatPlan(style, choice, Tools(choice.offered), tokenizer.special_texts, whole)
 
 
 def _at_most_one(reply: Reply, choice: ToolChoice) -> Reply:

@@ -179,7 +179,8 @@ class LLM:
         tokenizer = self.get_tokenizer()
         variables = thinking_variables(chat_template_kwargs, reasoning_effort)
         choice = read_tools(tools, tool_choice, parallel_tool_calls)
-        plan = plan_chat(tokenizer, choice, chat_template)
+        whole = self.config.enable_in_reasoning
+        plan = plan_chat(tokenizer, choice, chat_template, whole=whole)
 
         def encode(conversation: Sequence[Message]) -> Encoded:
             text = tokenizer.apply_chat_template(

@@ -90,6 +90,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "seed": "Seed of requests that bring none of their own.",
     "skip_tokenizer_init": "Load no tokenizer: prompts are token ids, and so is the output.",
     "trust_remote_code": "Not supported; here so that it is refused with a reason.",
+    "enable_in_reasoning": "Structured outputs of chats hold for the thought as well, and do not "
+    "begin at its end.",
     "chat_template": "File with a Jinja template for chats, instead of the model's own.",
     "generation_config": "Where sampling defaults come from: 'auto' takes the model's own, and for "
     "chats without any temperature 0.8, top-k 40, top-p 0.95, min-p 0.05; 'vllm' samples from all "
@@ -106,6 +108,7 @@ _SECTIONS = {
     "Model": (
         *("tokenizer", "revision", "dtype", "quantization", "max_model_len", "backend", "threads"),
         *("skip_tokenizer_init", "trust_remote_code", "chat_template", "generation_config"),
+        "enable_in_reasoning",
         "gate",
     ),
     SECTION: ("adapter",),

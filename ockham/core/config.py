@@ -39,7 +39,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     keys (`core.speculative.SpeculativeConfig`). `chat_template` is a file with a Jinja template
     that is taken instead of the checkpoint's own. `generation_config` is "auto" for the sampling
     defaults of the checkpoint, "vllm" for neutral ones, or a directory whose generation_config.json
-    is taken.
+    is taken. `enable_in_reasoning`: structured outputs of chats hold for the thought as well, and
+    do not begin at its end.
     """
 
     model: str = "lab"
@@ -75,6 +76,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     trust_remote_code: bool = False
     chat_template: str | None = None
     generation_config: str = "auto"
+    enable_in_reasoning: bool = False
 
     @property
     def reuse_techniques(self) -> list[str]:

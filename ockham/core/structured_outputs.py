@@ -36,8 +36,9 @@ class StructuredOutputsParams(
 
     `disable_any_whitespace` allows JSON no white space but what its strings hold;
     `whitespace_pattern` is a regular expression for what may stand between its tokens, in place of
-    a default that has bounds. Raises InvalidRequest for anything else; what a schema or grammar
-    means is not looked at here.
+    a default that has bounds. `within` is a grammar in llguidance's notation of which a `regex`,
+    `choice` or `grammar` is the rule `answer`: chats have the thought in it. Raises InvalidRequest
+    for anything else; what a schema or grammar means is not looked at here.
     """
 
     json: str | dict[str, Any] | None = None
@@ -47,6 +48,7 @@ class StructuredOutputsParams(
     grammar: str | None = None
     disable_any_whitespace: bool = False
     whitespace_pattern: str | None = None
+    within: str | None = None
 
     @property
     def kind(self) -> str:
@@ -79,6 +81,8 @@ class StructuredOutputsParams(
             found = self._parse(self.json) if isinstance(self.json, str) else self.json
             check_json(found, f"{_NAME}.json", _NAME)
         self._check_choice()
+        if self.within is not None and kind in ("json", "json_object"):
+            raise InvalidRequest(f"{_NAME}.within is not for JSON; leave it out.", _NAME)
         self._check_size()
 
     def schema(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken
@@ -20,6 +21,7 @@ from ockham.api.chatting import (
 )
 from ockham.core.errors import InvalidRequest
 from ockham.core.structured_outputs import StructuredOutputsParams
+from ockham.engine.structured.grammar import Grammar, grammar_text
 from ockham.engine.structured.vocabulary import GrammarVocabulary
 from ockham.model.hub import BUILT_IN
 from ockham.text.tokenizer import Tokenizer
@@ -151,3 +153,43 @@ def test_json_of_a_model_that_thinks_may_have_a_thought_before_it(directory: Pat
     assert made.grammar is not None
     # The prompt holds an empty thought: nothing comes before the answer.
     assert plan.params(params, "<think>\n\n</think>\n\n").structured_outputs == asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "right", "wrong"),
+    [
+        ({"regex": "[0-9]+/[0-9]\n"}, "12/3\n", "1."),
+        ({"choice": ["Yes/no\n", "No (or $)"]}, "No (or $)", "No or"),
+        ({"grammar": 'root ::= "a" [0-9]+ "}"'}, "a12}", "b"),
+        ({"grammar": 'start: "a" X\nX: /[0-9]+/\n%ignore / +/'}, "a 12", "b"),
+    ],
+)
+@pytest.mark.parametrize("name", ["lfm2", "gpt-oss"])
+def test_what_an_answer_must_look_like_begins_behind_the_thought(
+    directory: Path, name: str, asked: dict[str, Any], right: str, wrong: str
+) -> None:
+    tokenizer = tokenizer_for(directory, name)
+    outputs = StructuredOutputsParams(**asked)
+    plan = plan_chat(tokenizer, read_tools(None))
+    header = "<|channel|>final<|message|>" if name == "gpt-oss" else ""
+    thought = ("<think>", "</think>")
+    if name == "gpt-oss":
+        thought = ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant")
+    params = plan.params(SamplingParams(structured_outputs=outputs), "<|im_start|>assistant\n")
+    assert params.structured_outputs is not None
+    vocabulary = GrammarVocabulary(tokenizer.described, tokenizer.vocab_size)
+    grammar = Grammar(vocabulary, grammar_text(params.structured_outputs))
+    for before in ("", f"{thought[0]}Hm, b.{thought[1]}"):
+        for text, fits in ((right, True), (wrong, False)):
+            state = grammar.begin(frozenset({1}))
+            tokens = tokenizer.encode(before + header + text, add_special_tokens=False)
+            followed = 0
+            for token in tokens:
+                if not state.mask()[token // 32] >> token % 32 & 1:
+                    break
+                state.advance(token)
+                followed += 1
+            assert (followed == len(tokens)) == fits, (before, text)
+    whole = plan_chat(tokenizer, read_tools(None), whole=True)
+    asked_whole = whole.params(SamplingParams(structured_outputs=outputs), "").structured_outputs
+    assert asked_whole == outputs

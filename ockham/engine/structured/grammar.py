@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -49,6 +51,9 @@ def grammar_text(asked: StructuredOutputsParams) -> str:
     A schema's properties come in its own order, as in OpenAI's API."""
     from llguidance import LLMatcher, grammar_from
 
+    if asked.within is not None:
+        body = _rule_body(grammar_text(msgspec.structs.replace(asked, within=None)))
+        return f"{asked.within}answer: {body}\n"
     if asked.kind in ("json", "json_object"):
         text = asked.schema()
         schema.check(text)
@@ -71,11 +76,21 @@ def grammar_text(asked: StructuredOutputsParams) -> str:
     return grammar_from("gbnf" if _GBNF.search(text) else "lark", text)
 
 
+def _rule_body(text: str) -> str:
+    """A grammar, as the library has it, as the body of one rule."""
+    if not text.startswith("{"):
+        return f"%lark {{\n{text}\n}}"
+    # The library writes an expression as a grammar of one rule, with what must be escaped.
+    written: str = json.loads(text)["grammars"][0]["lark_grammar"]
+    return written.removeprefix("start:").strip()
+
+
 def is_suspect(asked: StructuredOutputsParams) -> bool:
     """Whether it has what the library's limits do not bound: expressions that must hold, or must
     not hold, at once with others. To suspect too much costs little."""
-    if asked.grammar is not None:
-        return any(sign in asked.grammar for sign in "&~%")
+    if asked.grammar is not None or asked.within is not None:
+        text = f"{asked.grammar or ''}{asked.within or ''}"
+        return any(sign in text for sign in "&~%")
     if asked.json is None:
         return False
     text = asked.schema()

@@ -89,19 +89,26 @@ class Grammar:
     ) -> str:
         """Of an answer that is JSON of a schema, or calls tools if there are some, after its
         thought. The schema says itself how JSON is written (`x-guidance`)."""
-        said = self._rule(f"%json {json.dumps(schema)}")
-        if self._format.channels:
-            said = f"{self._literal(ANSWER_HEADER)} {said}"
+        said = self._said(f"%json {json.dumps(schema)}")
         # A call that is a JSON object itself cannot be told from the answer by its first bytes.
         if tools and not self._format.bare:
             said = f"({said} | {self._calls(tools, parallel)})"
         return self._whole(said, in_thought)
+
+    def around(self, *, in_thought: bool) -> str:
+        """Of an answer that is a rule `answer`, which is not in it, after its thought."""
+        return self._whole(self._said("answer"), in_thought)
 
     # -- parts ---------------------------------------------------------------------------------
 
     def _whole(self, answer: str, in_thought: bool) -> str:
         thought = self._thought_before(in_thought)
         return "\n".join([f"start: {thought} {answer}", *self._rules]) + "\n"
+
+    def _said(self, body: str) -> str:
+        """An answer that calls nothing, behind its header if it has one."""
+        said = self._rule(body)
+        return f"{self._literal(ANSWER_HEADER)} {said}" if self._format.channels else said
 
     def _thought_before(self, in_thought: bool) -> str:
         if self._format.channels:

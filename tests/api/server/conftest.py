@@ -40,6 +40,7 @@ def talking(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
     effort = "{% if reasoning_effort %}EFFORT={{ reasoning_effort }}{% endif %}"
     template.write_text(effort + shown + FAMILIES["hermes"].template + opened)
     flags = (*TINY_FLAGS, "--served-model-name", "tiny", "--chat-template", str(template))
+    flags = (*flags, "--enable-in-reasoning")  # so that what it is to say may hold a thought
     with LiveServer(tiny, directory, *flags) as live:
         yield live
 

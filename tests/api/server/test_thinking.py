@@ -117,7 +117,10 @@ def test_what_cannot_be_controlled_is_said(
 
 def test_a_loop_ends_a_completion(server: LiveServer) -> None:
     body = {
-        **{"prompt": "x", "max_tokens": 200, "temperature": 0, "allowed_token_ids": [5, 6]},
+        "prompt": "x",
+        "max_tokens": 200,
+        "temperature": 0,
+        "allowed_token_ids": [5, 6],
         "repetition_detection": {"max_pattern_size": 8, "min_count": 4},
     }
     choice = server.post("/v1/completions", body).json()["choices"][0]
