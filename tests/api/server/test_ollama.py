@@ -148,7 +148,10 @@ def test_required_calls_are_an_extra_of_the_house(talking: LiveServer) -> None:
 
 
 def test_a_format_is_json_or_a_schema(talking: LiveServer) -> None:
-    schema = {"type": "object", "properties": {"a": {"enum": ["b"]}}, "required": ["a"]}
+    schema = {
+        **{"type": "object", "properties": {"a": {"enum": ["b"]}}, "required": ["a"]},
+        "additionalProperties": False,
+    }
     for path, asked in (
         ("/api/chat", ASKED),
         ("/api/generate", {"model": "tiny", "prompt": "x"}),

@@ -453,7 +453,7 @@ def test_a_conversation_goes_on_from_items(talker: openai.OpenAI) -> None:
             "text",
             {"format": {"type": "json_schema", "name": "x", "schema": {"type": 3}}},
             None,
-            "schema",
+            "cannot be compiled",
         ),
     ],
 )
