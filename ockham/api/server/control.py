@@ -8,12 +8,22 @@ from starlette.responses import Response
 
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
+from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import ControlRequest
 from ockham.api.server.serving import read, serving
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 
 
+class Controlled(msgspec.Struct):
+    """The thought of the answer with this id ends with the next step."""
+
+    id: str
+    object: str = "chat.completion.control"
+    success: bool = True
+
+
+@describes(takes=ControlRequest, gives=Controlled, example={"action": "reasoning_end"})
 async def control_chat_completion(http: Request) -> Response:
     """End the thought of the answer with the id in the path, which is the one in its stream."""
     request = await read(http, ControlRequest)
@@ -25,6 +35,11 @@ async def control_chat_completion(http: Request) -> Response:
     return await _end_thought(http, name)
 
 
+@describes(
+    takes=ControlRequest,
+    gives=Controlled,
+    example={"action": "reasoning_end", "id": "chatcmpl-1"},
+)
 async def control_running(http: Request) -> Response:
     """The same with the id in the body, as llama-server has it."""
     request = await read(http, ControlRequest)
@@ -44,5 +59,4 @@ async def _end_thought(http: Request, name: str) -> Response:
             code="not_found",
         )
     await job.end_thoughts()
-    body = {"id": name, "object": "chat.completion.control", "success": True}
-    return Response(msgspec.json.encode(body), media_type="application/json")
+    return Response(msgspec.json.encode(Controlled(name)), media_type="application/json")

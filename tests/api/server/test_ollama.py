@@ -149,7 +149,9 @@ def test_required_calls_are_an_extra_of_the_house(talking: LiveServer) -> None:
 
 def test_a_format_is_json_or_a_schema(talking: LiveServer) -> None:
     schema = {
-        "type": "object", "properties": {"a": {"enum": ["b"]}}, "required": ["a"],
+        "type": "object",
+        "properties": {"a": {"enum": ["b"]}},
+        "required": ["a"],
         "additionalProperties": False,
     }
     for path, asked in (

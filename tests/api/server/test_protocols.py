@@ -92,7 +92,11 @@ def asked(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(application, "DIALECTS", (squawk,))
 
     async def send(bodies: list[dict[str, Any]]) -> list[httpx.Response]:
-        settings = {"chat_template": str(template), "kv_cache_memory_bytes": 1 << 24}
+        settings: dict[str, Any] = {
+            "chat_template": str(template),
+            "kv_cache_memory_bytes": 1 << 24,
+            "enable_in_reasoning": True,  # so that what it is to say may hold a thought
+        }
         async with AsyncLLM(str(tiny), **settings) as llm:
             server = ServerSettings(access_log=False, api_keys=("key",))
             app = application.build_app(llm, server, Gate(8, 8), Metrics("tiny"))
