@@ -1,8 +1,9 @@
 """Preambles on disk: what the requests of an agent begin with, computed before the first one comes.
 
-A preamble is what a request's prompt holds before its last message: an agent's system prompt, its
-tools, and what was said so far. It is found by making the prompt twice, with two last messages, and
-taking what both begin with, so that nothing need be known of the chat template.
+A preamble is what a request's prompt holds before its last message, or before the last part of
+that: an agent's system prompt, its tools, what it tells of a project, what was said so far. It is
+found by making the prompt twice, with two last messages, and taking what both begin with, so that
+nothing need be known of the chat template.
 """
 
 from __future__ import annotations
@@ -115,15 +116,20 @@ def _token_ids(llm: LLM, asked: Asked) -> Iterator[list[int]]:
 def preamble_of(llm: LLM, request: ChatRequest) -> list[int]:
     """The token ids that the prompt of a chat begins with, whatever its last message says. Raises
     InvalidRequest."""
-    messages = list(request.messages)
+    messages, parts = list(request.messages), []
     if messages and messages[-1].role == "user":
-        messages.pop()
+        last = messages.pop().content
+        parts = last[:-1] if isinstance(last, list) else []
     one, two = (
-        _prompt(llm, request, [*messages, ChatMessage(role="user", content=probe)])
+        _prompt(llm, request, [*messages, ChatMessage(role="user", content=_ending(parts, probe))])
         for probe in PROBES
     )
     same = (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
     return one[: next(same, min(len(one), len(two)))]
+
+
+def _ending(parts: list[dict[str, Any]], probe: str) -> str | list[dict[str, Any]]:
+    return [*parts, {"type": "text", "text": probe}] if parts else probe
 
 
 def _prompt(llm: LLM, request: ChatRequest, messages: list[ChatMessage]) -> list[int]:

@@ -24,6 +24,12 @@ TOOL: dict[str, Any] = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
+FUNCTION = TOOL["function"]
+TOOL_OF_ANTHROPIC = {
+    "name": FUNCTION["name"],
+    "description": FUNCTION["description"],
+    "input_schema": FUNCTION["parameters"],
+}
 SYSTEM = "You are an agent. " * 12
 
 
@@ -85,6 +91,12 @@ def test_requests_of_every_protocol_are_read(place: Place) -> None:
         {**chat("x"), "model": "any", "unheard-of": 1},
         {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": chat("y")},
         ollamas,
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "system": [{"type": "text", "text": SYSTEM}],
+            "tools": [TOOL_OF_ANTHROPIC],
+            "max_tokens": 4,
+        },
         {"input": "x", "instructions": SYSTEM, "tools": [{"type": "function", **TOOL["function"]}]},
         {"model": "m", "prompt": "once upon a time " * 8, "max_tokens": 4},
         {"model": "m", "prompt": "once upon a time " * 8, "raw": True},
@@ -93,9 +105,20 @@ def test_requests_of_every_protocol_are_read(place: Place) -> None:
     done = place.warm("".join(json.dumps(line) + "\n" for line in lines))
     assert done.exit_code == 0, done.output
     said = [line for line in done.output.splitlines() if "stand on disk" in line]
-    assert len(said) == 7
-    assert len({line.split(": ")[1].split(" tokens")[0] for line in said[:4]}) == 1
-    assert place.warm(json.dumps(lines)).output.count("stand on disk") == 7
+    assert len(said) == 8
+    assert len({line.split(": ")[1].split(" tokens")[0] for line in said[:5]}) == 1
+    assert place.warm(json.dumps(lines)).output.count("stand on disk") == 8
+
+
+def test_all_but_the_last_part_of_a_message_is_kept(place: Place) -> None:
+    """As agents send it: what they tell of a project stands in the message of the question."""
+    notes = {"type": "text", "text": "The project is written in Python. " * 8}
+    parts = [[notes, {"type": "text", "text": question}] for question in ("x", "What is new?")]
+    bodies = [{"messages": [{"role": "user", "content": each}]} for each in parts]
+    assert place.warm(json.dumps(bodies[0])).exit_code == 0
+    with place.live() as live:
+        held, prompt = cached(live, bodies[1])
+        assert prompt - held < 3 * PAGE
 
 
 def test_what_a_file_holds_no_longer_may_go(place: Place) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ockham.api.server.errors import decode
+from ockham.api.server.messages.request import MessagesBody
 from ockham.api.server.ollama.request import ChatBody, GenerateBody
 from ockham.api.server.protocol import ChatRequest, CompletionRequest
 from ockham.api.server.responses.request import ResponseRequest
@@ -17,9 +18,12 @@ from ockham.core.numbers import shown
 
 OLLAMAS = frozenset({"options", "keep_alive", "think", "format", "truncate", "shift"})
 """Fields that Ollama's chats have and OpenAI's do not."""
+ANTHROPICS = frozenset({"system", "stop_sequences", "anthropic_version", "cache_control"})
+"""The same of Anthropic's."""
 
 CHATS: Mapping[str, type[AsksForChat]] = {
     "/v1/responses": ResponseRequest,
+    "/v1/messages": MessagesBody,
     "/api/chat": ChatBody,
     "/api/generate": GenerateBody,
 }
@@ -65,6 +69,10 @@ def read_any_body(body: Any, path: str | None = None) -> Asked:
 
 def _path_of(body: Mapping[str, Any]) -> str:
     if "messages" in body:
+        tools = body["tools"] if isinstance(body.get("tools"), list) else []
+        schemas = any(isinstance(tool, dict) and "input_schema" in tool for tool in tools)
+        if schemas or not ANTHROPICS.isdisjoint(body):
+            return "/v1/messages"
         return "/v1/chat/completions" if OLLAMAS.isdisjoint(body) else "/api/chat"
     if "input" in body:
         return "/v1/responses"
