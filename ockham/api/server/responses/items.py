@@ -89,7 +89,8 @@ class Conversation:
             case "item_reference" | "compaction":
                 raise InvalidRequest(
                     f"{where} is of the type {kind!r}, which only the server that made it can read:"
-                    " this server keeps nothing of earlier requests. Send the items themselves.",
+                    " this server keeps nothing of earlier requests. Send the items themselves, as "
+                    "clients do that are set to store=false.",
                     where,
                 )
             case None:
