@@ -120,6 +120,16 @@ def test_thoughts_stand_beside_the_answer(talking: LiveServer) -> None:
     assert "".join(each["response"] for each in objects) == "Yes."
 
 
+def test_a_thought_has_a_budget(talking: LiveServer) -> None:
+    budget = {"thinking_token_budget": 5, "thinking_closing_text": " Enough."}
+    asked = {**ASKED, "think": True, "options": {"temperature": 1, "seed": 2, "num_predict": 40}}
+    message = whole(talking, **asked, **budget)["message"]
+    assert message["thinking"].endswith("Enough.")
+    assert message["content"]
+    raw = {"model": "tiny", "prompt": "x", "raw": True, "options": {"num_predict": 2}, **budget}
+    assert whole(talking, "/api/generate", **raw)["eval_count"] == 2
+
+
 def test_a_loop_of_three_calls_ends_in_an_answer(talking: LiveServer) -> None:
     """As ollama-python's examples do it: calls have no ids, results name their tool."""
     messages: list[dict[str, Any]] = [{"role": "user", "content": "How is the weather?"}]

@@ -17,6 +17,7 @@ from ockham.api.server.timings import AsksToSee
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown, token_ids
 from ockham.core.structured_outputs import StructuredOutputsParams
+from ockham.core.thoughts import RepetitionDetectionParams
 
 Think = bool | Literal["low", "medium", "high", "max"]
 
@@ -94,6 +95,10 @@ class _Body(AsksToSee, kw_only=True, forbid_unknown_fields=True):
 
     # What is not Ollama's.
     structured_outputs: StructuredOutputsParams | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    thinking_token_budget: int | None = None
+    thinking_closing_text: str | None = None
+    repetition_detection: RepetitionDetectionParams | None = None
     cache_salt: str | None = None
     cache_hint: Literal["keep", "discard"] | None = None
     priority: int | None = None
@@ -115,7 +120,10 @@ class _Body(AsksToSee, kw_only=True, forbid_unknown_fields=True):
             messages=messages,
             stream=self.streams,
             structured_outputs=self._structured_outputs(),
-            chat_template_kwargs=variables,
+            chat_template_kwargs={**(variables or {}), **(self.chat_template_kwargs or {})},
+            thinking_token_budget=self.thinking_token_budget,
+            thinking_closing_text=self.thinking_closing_text,
+            repetition_detection=self.repetition_detection,
             reasoning_effort=effort,
             logprobs=self.logprobs,
             top_logprobs=self.top_logprobs if self.logprobs else None,
