@@ -30,6 +30,11 @@ ALONE = "alone"
 log = logging.getLogger("ockham.server")
 
 
+def digest(of: Any) -> bytes:
+    """What tells a thing from all others that JSON has words for."""
+    return hashlib.blake2b(msgspec.json.encode(of), digest_size=16).digest()
+
+
 @dataclass(slots=True)
 class _Kept:
     owner: str
@@ -51,10 +56,9 @@ class KeptPrefixes:
         self._samples: OrderedDict[bytes, list[int]] = OrderedDict()
         self._engine: Any = None
 
-    async def sample(self, of: Any, read: Callable[[], Awaitable[Encoded]]) -> list[int]:
-        """The token ids of a prompt, read once as long as it is remembered. `of` is all that it is
-        made of."""
-        key = hashlib.blake2b(msgspec.json.encode(of), digest_size=16).digest()
+    async def sample(self, key: bytes, read: Callable[[], Awaitable[Encoded]]) -> list[int]:
+        """The token ids of a prompt, read once as long as it is remembered. `key` is a digest of
+        all that it is made of (`digest`)."""
         found = self._samples.get(key)
         if found is None:
             found = (await read()).token_ids

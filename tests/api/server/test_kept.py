@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from ockham.api.async_llm import AsyncLLM
+from ockham.api.prompts import Encoded
 from ockham.api.server.caller import Caller
-from ockham.api.server.kept import PREFIX, KeptPrefixes
+from ockham.api.server.kept import PREFIX, KeptPrefixes, digest
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import CacheQuery, PinnedPrefix
 
@@ -80,14 +81,14 @@ def test_the_prefix_that_would_end_first_makes_room(tiny: Path) -> None:
 
 def test_samples_are_read_once(tiny: Path) -> None:
     async def check(llm: AsyncLLM, kept: KeptPrefixes) -> None:
-        reads = []
+        reads: list[int] = []
 
         async def sample(of: int) -> list[int]:
-            async def read() -> object:
+            async def read() -> Encoded:
                 reads.append(of)
                 return await llm.read([of])
 
-            return await kept.sample(of, read)  # type: ignore[arg-type]
+            return await kept.sample(digest(of), read)
 
         assert [await sample(1), await sample(2), await sample(1)] == [[1], [2], [1]]
         assert reads == [1, 2]

@@ -10,13 +10,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ockham.api.server.caller import caller_of
+from ockham.api.server.kept import digest
 from ockham.api.server.messages.answer import MessagesAnswer
 from ockham.api.server.messages.dialect import DIALECT
 from ockham.api.server.messages.request import NAMES, MessagesBody, MessagesChat, VerbatimBody
 from ockham.api.server.messages.wire import Event, Message, TokenCount
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import ChatMessage
-from ockham.api.server.serving import pass_over, read_chat, serving
+from ockham.api.server.serving import body_bytes, pass_over, read_chat, serving
 from ockham.api.server.turn import Turn, read_prompt, take_turn
 
 __all__ = ["DIALECT", "ROUTES"]
@@ -77,10 +78,10 @@ async def _preamble(http: Request, chat: MessagesChat, turn: Turn) -> list[int]:
     other = msgspec.structs.replace(
         chat, messages=[*system, ChatMessage(role="user", content=".")], prefill=""
     )
-    sample = await server.kept.sample(
-        (other.messages, other.tools, other.tool_choice, other.chat_template_kwargs),
-        lambda: read_prompt(http, other, NAMES),
-    )
+    made_of = (other.messages, other.tools, other.tool_choice, other.parallel_tool_calls)
+    shown = (other.chat_template_kwargs, other.reasoning_effort)
+    key = await server.llm.in_thread(body_bytes(http), lambda: digest((made_of, shown)))
+    sample = await server.kept.sample(key, lambda: read_prompt(http, other, NAMES))
     return turn.prompt.token_ids[: _shared(turn.prompt.token_ids, sample)]
 
 

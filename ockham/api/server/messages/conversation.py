@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +21,29 @@ class Message(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     content: str | list[Block]
 
 
+@dataclass(slots=True)
+class _Draft:
+    """A message of chat completions that more may be added to."""
+
+    role: str
+    texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    name: str | None = None
+    call_id: str | None = None
+
+    def message(self) -> ChatMessage:
+        text = "\n".join(each for each in self.texts if each)
+        return ChatMessage(
+            role=self.role,
+            content=text if text or not self.calls else None,
+            name=self.name,
+            tool_calls=self.calls or None,
+            tool_call_id=self.call_id,
+            reasoning_content="\n".join(filter(None, self.thoughts)) or None,
+        )
+
+
 class Conversation:
     """Reads a conversation. `messages` are those of chat completions, `prefill` is the text that
     the answer goes on from, `skipped` says which blocks were left out.
@@ -32,10 +56,10 @@ class Conversation:
 
     def __init__(self, *, plain: bool) -> None:
         """`plain`: what changes with each request and says nothing is left out (`noise`)."""
-        self.messages: list[ChatMessage] = []
         self.prefill = ""
         self.skipped: list[str] = []
         self._plain = plain
+        self._drafts: list[_Draft] = []
         self._tools: dict[str, str] = {}
         """Which tool each call was of, by the call's id."""
 
@@ -62,72 +86,65 @@ class Conversation:
                 said = [block for block in blocks if block.type not in thoughts]
                 self.prefill = "".join(texts_of(said, where, self.skipped))
 
+    @property
+    def messages(self) -> list[ChatMessage]:
+        """What has been read."""
+        return [draft.message() for draft in self._drafts]
+
     def _add_system(self, texts: list[str]) -> None:
         if self._plain:
             texts = [without_countdown(text) for text in texts]
         text = "\n".join(each for each in texts if each)
         if not text:
             return
-        if not self.messages or self.messages[-1].role == "system":
-            self._say("system", text)
+        if not self._drafts or self._drafts[-1].role == "system":
+            self._draft("system").texts.append(text)
         else:
-            self._say("user", f"<system-reminder>\n{text}\n</system-reminder>")
+            reminder = f"<system-reminder>\n{text}\n</system-reminder>"
+            self._draft("user").texts.append(reminder)
 
-    def _say(self, role: str, text: str) -> None:
-        """Add a text to the last message if it is of this role, else as a message."""
-        last = self.messages[-1] if self.messages else None
-        if last is not None and last.role == role:
-            last.content = f"{last.content}\n{text}" if last.content else text
-        else:
-            self.messages.append(ChatMessage(role=role, content=text))
+    def _draft(self, role: str) -> _Draft:
+        """The last message if it is of this role, else a new one."""
+        if not self._drafts or self._drafts[-1].role != role:
+            self._drafts.append(_Draft(role))
+        return self._drafts[-1]
 
     def _read_user(self, blocks: list[Block], where: str) -> None:
         for number, block in enumerate(blocks):
             place = f"{where}[{number}]"
             if block.type == "tool_result":
-                self.messages.append(self._result(block, place))
+                self._drafts.append(self._result(block, place))
                 continue
             text = text_of(block, place)
             if text is None:
                 self._skip(block, place)
             elif not (self._plain and is_countdown(text)):
-                self._say("user", text)
+                self._draft("user").texts.append(text)
         if not blocks:
-            self._say("user", "")
+            self._draft("user")
 
-    def _result(self, block: Block, where: str) -> ChatMessage:
+    def _result(self, block: Block, where: str) -> _Draft:
         texts = texts_of(block.content, f"{where}.content", self.skipped)
         text = "\n".join(texts)
         if block.is_error and not text.lower().startswith(("error", "<tool_use_error")):
             text = f"Error: {text}" if text else "Error"
         name = self._tools.get(block.tool_use_id or "")
-        return ChatMessage(role="tool", content=text, name=name, tool_call_id=block.tool_use_id)
+        return _Draft("tool", [text], name=name, call_id=block.tool_use_id)
 
     def _read_assistant(self, blocks: list[Block], where: str) -> None:
-        texts: list[str] = []
-        thoughts: list[str] = []
-        calls: list[dict[str, Any]] = []
+        draft = self._draft("assistant")
         for number, block in enumerate(blocks):
             place = f"{where}[{number}]"
             if block.type == "thinking":
-                thoughts.append(block.thinking or "")
+                draft.thoughts.append(block.thinking or "")
             elif block.type == "tool_use":
-                calls.append(self._call(block, place))
+                draft.calls.append(self._call(block, place))
             elif block.type != "redacted_thinking":
                 text = text_of(block, place)
                 if text is None:
                     self._skip(block, place)
                 else:
-                    texts.append(text)
-        said, thought = "\n".join(texts), "\n".join(filter(None, thoughts))
-        last = self.messages[-1] if self.messages else None
-        if last is None or last.role != "assistant":
-            last = ChatMessage(role="assistant", content=None)
-            self.messages.append(last)
-        last.content = "\n".join(each for each in (str(last.content or ""), said) if each)
-        last.tool_calls = [*(last.tool_calls or ()), *calls] or None
-        if thought:
-            last.reasoning_content = thought
+                    draft.texts.append(text)
 
     def _call(self, block: Block, where: str) -> dict[str, Any]:
         if not block.id or not block.name:
