@@ -229,6 +229,19 @@ def test_schemas_bind_the_answer(server: LiveServer) -> None:
     assert said.startswith("output_config.format and structured_outputs")
 
 
+def test_a_thought_ends_with_its_budget(talking: LiveServer) -> None:
+    def thought(budget: int) -> tuple[str, int]:
+        thinking = {"type": "enabled", "budget_tokens": budget}
+        answer = whole(talking, thinking=thinking, max_tokens=60, temperature=1, seed=3)
+        said = [block["text"] for block in answer["content"] if block["type"] == "text"]
+        return "".join(said), answer["usage"]["output_tokens_details"]["thinking_tokens"]
+
+    said, tokens = thought(5)
+    assert said
+    assert tokens < 20
+    assert thought(50)[1] >= 50
+
+
 def test_what_the_servers_of_anthropic_do_is_skipped_and_told(talking: LiveServer) -> None:
     body = {
         **ASKED,

@@ -19,6 +19,7 @@ from ockham.core.structured_outputs import StructuredOutputsParams
 
 NAMES = {
     "stop": "stop_sequences",
+    "thinking_token_budget": "thinking.budget_tokens",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
 }
 """Fields of chat completions -> what they are called here."""
@@ -86,7 +87,7 @@ class Thinking(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: int | None = None
-    """Tokens that a thought may have."""
+    """Tokens that a thought may have where it is `enabled`; then it is closed."""
     display: Literal["summarized", "omitted"] | None = None
     """`omitted`: blocks of thoughts come without their texts."""
 
@@ -213,6 +214,7 @@ class MessagesBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
             structured_outputs=self._structured_outputs(),
             chat_template_kwargs=variables,
             reasoning_effort=effort,
+            thinking_token_budget=self._budget(),
             cache_salt=self.cache_salt,
             cache_hint=self.cache_hint or ("keep" if marks else None),
             min_p=self.min_p,
@@ -247,16 +249,9 @@ class MessagesBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
         return False if choice is not None and choice.disable_parallel_tool_use else None
 
     def _thinking(self, prefill: str) -> tuple[dict[str, Any] | None, Any]:
-        """Variables of the chat template, and an effort. Raises `InvalidRequest`."""
+        """Variables of the chat template, and an effort."""
         variables = dict(self.chat_template_kwargs or {})
         kind = self.thinking.type if self.thinking is not None else None
-        if self.thinking is not None:
-            budget = self.thinking.budget_tokens
-            if budget is not None and budget < 1:
-                raise InvalidRequest(
-                    f"thinking.budget_tokens must be at least 1, got {shown(budget)}.",
-                    "thinking.budget_tokens",
-                )
         if kind == "disabled" or (prefill and kind is None):
             return variables or None, "none"
         if kind == "enabled":
@@ -268,6 +263,18 @@ class MessagesBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
                 "reasoning_effort", "high" if effort in ("xhigh", "max") else effort
             )
         return variables or None, None
+
+    def _budget(self) -> int | None:
+        """The most tokens of a thought. Raises `InvalidRequest`."""
+        if self.thinking is None or self.thinking.type != "enabled":
+            return None
+        budget = self.thinking.budget_tokens
+        if budget is not None and budget < 1:
+            raise InvalidRequest(
+                f"thinking.budget_tokens must be at least 1, got {shown(budget)}.",
+                "thinking.budget_tokens",
+            )
+        return budget
 
     def _structured_outputs(self) -> StructuredOutputsParams | None:
         """What the answer must look like. Raises `InvalidRequest`."""
