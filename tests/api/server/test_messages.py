@@ -232,13 +232,13 @@ def test_schemas_bind_the_answer(server: LiveServer) -> None:
 def test_a_thought_ends_with_its_budget(talking: LiveServer) -> None:
     def thought(budget: int) -> tuple[str, int]:
         thinking = {"type": "enabled", "budget_tokens": budget}
-        answer = whole(talking, thinking=thinking, max_tokens=60, temperature=1, seed=3)
+        answer = whole(talking, thinking=thinking, max_tokens=90, temperature=1, seed=3)
         said = [block["text"] for block in answer["content"] if block["type"] == "text"]
         return "".join(said), answer["usage"]["output_tokens_details"]["thinking_tokens"]
 
     said, tokens = thought(5)
     assert said
-    assert tokens < 20
+    assert tokens < 40  # with the closing text
     assert thought(50)[1] >= 50
 
 
