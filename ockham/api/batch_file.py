@@ -75,12 +75,13 @@ class BatchInput:
     """The requests of a file. Raises ConfigError if it cannot be read, is empty, or two lines have
     the same custom_id."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, name: str | None = None, most: int | None = None) -> None:
+        """`name` is what errors call the file, its path by default; `most` bounds its requests."""
+        self._name = name or str(path)
         try:
             self._file: BinaryIO = path.open("rb")
         except OSError as error:
-            raise ConfigError(f"{path} cannot be read ({error.strerror}).") from error
+            raise ConfigError(f"{self._name} cannot be read ({error.strerror}).") from error
         self._offsets = array("Q")
         self._numbers = array("Q")
         """Line numbers, counted from 1; empty lines are none."""
@@ -89,10 +90,15 @@ class BatchInput:
         offset = 0
         for number, line in enumerate(self._file, 1):
             if line.strip():
+                if most is not None and len(self._offsets) >= most:
+                    raise ConfigError(f"{self._name} has more than {most} requests; split it.")
                 self._take(number, offset, line)
             offset += len(line)
         if not self._offsets:
-            raise ConfigError(f"{path} holds no request; write one JSON object a line.")
+            raise ConfigError(f"{self._name} holds no request; write one JSON object a line.")
+
+    def close(self) -> None:
+        self._file.close()
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -110,7 +116,7 @@ class BatchInput:
             digest = _digest(request.custom_id)
             if digest in self._ids:
                 raise ConfigError(
-                    f"{self._path}, line {number}: custom_id {shown(request.custom_id)} is that of "
+                    f"{self._name}, line {number}: custom_id {shown(request.custom_id)} is that of "
                     f"line {self._ids[digest]} too; give each request its own."
                 )
             self._ids[digest] = number
@@ -221,8 +227,8 @@ class BatchOutput:
                 whole += len(line)
         os.ftruncate(self._file, whole)
 
-    def write(self, result: BatchResult) -> None:
-        """Append a line. Raises OckhamError if it cannot be written whole."""
+    def write(self, result: BatchResult) -> int:
+        """Append a line; its bytes. Raises OckhamError if it cannot be written whole."""
         line = msgspec.json.encode(result) + b"\n"
         try:
             written = os.write(self._file, line)
@@ -233,6 +239,7 @@ class BatchOutput:
                 f"{self._path} took {written} of {len(line)} bytes: is the disk full? Make room "
                 "and run the same command again; it goes on where this one ended."
             )
+        return written
 
     def close(self) -> None:
         os.close(self._file)

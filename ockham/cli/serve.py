@@ -198,6 +198,19 @@ if TYPE_CHECKING:
     "accounting, and a countdown of tokens. The cache finds their beginnings again without these.",
 )
 @option(
+    "--batch-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory for uploaded files and batches (/v1/files, /v1/batches), which go on after a "
+    "restart. [default: none, and no such routes]",
+)
+@option(
+    "--batch-dir-bytes",
+    type=Integer(),
+    default=4 << 30,
+    show_default=True,
+    help="Most bytes of all files there.",
+)
+@option(
     "--log-level",
     type=click.Choice(("debug", "info", "warning", "error")),
     default="info",
@@ -250,6 +263,8 @@ def serve(
     cache_text: bool,
     unknown_fields: UnknownFields,
     normalize_prompts: bool,
+    batch_dir: Path | None,
+    batch_dir_bytes: int,
     log_level: str,
     uvicorn_log_level: str,
     access_log: bool,
@@ -303,6 +318,8 @@ def serve(
         cache_text=cache_text,
         unknown_fields=unknown_fields,
         normalize_prompts=normalize_prompts,
+        batch_dir=batch_dir,
+        batch_dir_bytes=batch_dir_bytes,
         access_log=access_log,
         log_requests=log_requests,
     )

@@ -13,6 +13,8 @@ from starlette.types import ASGIApp
 
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.adapters import load_adapter, unload_adapter
+from ockham.api.server.batches import ROUTES as BATCH_ROUTES
+from ockham.api.server.batches import Batches
 from ockham.api.server.body import Budget
 from ockham.api.server.cache import pin_prefix, show_cache, unpin_prefix
 from ockham.api.server.chat import create_chat_completion
@@ -64,6 +66,7 @@ ROUTES = (
     Route("/version", version),
     Route("/metrics", metrics),
     *RESPONSES_ROUTES,
+    *BATCH_ROUTES,
     *LLAMA_SERVER_ROUTES,
     *MESSAGES_ROUTES,
     *OLLAMA_ROUTES,
@@ -82,7 +85,13 @@ DIALECTS: tuple[Dialect, ...] = (MESSAGES, OLLAMA)
 """In which words errors are told, where these are not OpenAI's."""
 
 
-def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metrics) -> ASGIApp:
+def build_app(
+    llm: AsyncLLM,
+    settings: ServerSettings,
+    gate: Gate,
+    metrics: Metrics,
+    batches: Batches | None = None,
+) -> ASGIApp:
     """The ASGI application that serves a model that has been started."""
     middleware = []
     if settings.api_keys or settings.admin_api_key:
@@ -92,7 +101,7 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "X-Ockham-Ignored-Fields"],
         )
@@ -107,7 +116,7 @@ def build_app(llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metr
         },
     )
     app.state.serving = Serving(
-        llm, settings, gate, metrics, now_s(), dict(settings.adapters), KeptPrefixes(llm)
+        llm, settings, gate, metrics, now_s(), dict(settings.adapters), KeptPrefixes(llm), batches=batches
     )
     app.state.routes, app.state.dialects = ROUTES, DIALECTS
     app.router.redirect_slashes = False  # `Outermost` takes them off

@@ -24,6 +24,8 @@ class Caller:
     name: str = ""
     is_admin: bool = False
     owners: int = 1
+    in_batch: bool = False
+    """Whether a batch asks, which takes turns of its own beside what its owner asks himself."""
 
     def salt(self, cache_salt: str | None) -> str:
         """What the caller's state is kept under: nobody with another key can name it."""
@@ -33,6 +35,8 @@ class Caller:
         """Whose turn the caller's requests take: the key's, else the salt's, else the label's.
 
         Under a key a label would not do: who makes up labels would get more turns."""
+        if self.in_batch:
+            return _digest("batch", self.name)
         if self.name:
             return _digest("key", self.name)
         if cache_salt:

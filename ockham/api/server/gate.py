@@ -86,6 +86,10 @@ class Gate:
         """Let nobody in any more."""
         self._closed = True
 
+    async def quiet(self) -> None:
+        """Wait until nobody is being served."""
+        await self._empty.wait()
+
     async def drained(self, timeout_s: float) -> bool:
         """Wait until everybody has left; False if that took longer than `timeout_s`."""
         try:

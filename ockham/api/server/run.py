@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 import sys
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
@@ -19,6 +20,8 @@ from starlette.types import ASGIApp
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.adapters import check_modules
 from ockham.api.server.app import build_app
+from ockham.api.server.batches.runner import WINDOW_S, Batches
+from ockham.api.server.batches.store import Store
 from ockham.api.server.connection import Connection
 from ockham.api.server.gate import Gate
 from ockham.api.server.listener import Listener
@@ -53,7 +56,8 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
         async with llm:
             await check_modules(llm, settings.adapters, names)
             gate = Gate(config.max_num_seqs, settings.max_queue)
-            app = build_app(llm, settings, gate, metrics)
+            batches = open_batches(llm, settings, gate, metrics)
+            app = build_app(llm, settings, gate, metrics, batches)
             log.info(
                 "Serving %s, loaded in %.2f s, context %d tokens.",
                 ", ".join(names),
@@ -63,12 +67,37 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
             await _report_chat_template(llm)
             keep_loop_free()
             telling = asyncio.create_task(report(lambda: llm.client.stats, settings.throughput_s))
+            if batches is not None:
+                batches.start()
             try:
                 await _Server(app, llm, gate, room, settings, sock).serve(sockets=[])
             finally:
                 telling.cancel()
+                if batches is not None:
+                    await batches.close()
     finally:
         sock.close()
+
+
+def open_batches(
+    llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metrics
+) -> Batches | None:
+    """The batches that the settings' directory holds. Raises `ConfigError`."""
+    if settings.batch_dir is None:
+        return None
+    seats = llm.config.max_num_seqs
+    inner = replace(
+        settings,
+        api_keys=(),
+        admin_api_key=None,
+        batch_dir=None,
+        access_log=False,
+        request_timeout_s=WINDOW_S,
+    )
+    app = build_app(llm, inner, Gate(seats, seats), metrics)
+    store = Store(settings.batch_dir, settings.batch_dir_bytes)
+    owners = max(1, len(settings.tenant_keys) + bool(settings.tenant_keys))
+    return Batches(store, app, llm, gate, seats, owners)
 
 
 def keep_loop_free() -> None:

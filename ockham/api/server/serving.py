@@ -6,7 +6,7 @@ import itertools
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from starlette.requests import Request
 
@@ -32,6 +32,9 @@ from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import Request as EngineRequest
 from ockham.model.hub import served_names
+
+if TYPE_CHECKING:
+    from ockham.api.server.batches.runner import Batches
 
 T = TypeVar("T")
 
@@ -74,6 +77,8 @@ class Serving:
     kept: KeptPrefixes
     answering: dict[tuple[str, str], Job] = field(default_factory=dict)
     """The jobs that run, by their caller's name and the id in their answer."""
+    batches: Batches | None = None
+    """None where the server keeps none."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ockham.api.server.fields import UNKNOWN_FIELDS, UnknownFields
 from ockham.core.errors import ConfigError
@@ -32,7 +33,8 @@ class ServerSettings:
     header and the log, or passed over. `log_requests`: a request's line in the log says its tokens
     and times as well. `normalize_prompts`: whether what an agent changes in each prompt, although
     it tells the model nothing, is left out of it. `throughput_s`: how often the log says what the
-    engine does, while it works.
+    engine does, while it works. `batch_dir`: where files and batches are kept,
+    None where there are none; `batch_dir_bytes`: most bytes of all of them.
 
     What may come in (docs/limits.md says what is answered beyond): `max_connections`: requests that
     are served at a time, None for what the file descriptors allow; `header_timeout_s`,
@@ -71,6 +73,8 @@ class ServerSettings:
     cache_text: bool = False
     unknown_fields: UnknownFields = "refuse"
     normalize_prompts: bool = True
+    batch_dir: Path | None = None
+    batch_dir_bytes: int = 4 << 30
     throughput_s: float = 10.0
 
     def __post_init__(self) -> None:
