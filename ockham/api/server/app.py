@@ -116,7 +116,14 @@ def build_app(
         },
     )
     app.state.serving = Serving(
-        llm, settings, gate, metrics, now_s(), dict(settings.adapters), KeptPrefixes(llm), batches=batches
+        llm,
+        settings,
+        gate,
+        metrics,
+        now_s(),
+        dict(settings.adapters),
+        KeptPrefixes(llm),
+        batches=batches,
     )
     app.state.routes, app.state.dialects = ROUTES, DIALECTS
     app.router.redirect_slashes = False  # `Outermost` takes them off

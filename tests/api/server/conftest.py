@@ -25,7 +25,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     directory = tmp_path_factory.mktemp("server")
-    with LiveServer(tiny, directory, *TINY_FLAGS, "--served-model-name", "tiny") as live:
+    flags = (*TINY_FLAGS, "--served-model-name", "tiny", "--batch-dir", str(directory / "batches"))
+    with LiveServer(tiny, directory, *flags) as live:
         yield live
 
 

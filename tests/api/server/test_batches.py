@@ -247,8 +247,8 @@ def _one_is_under_way_while_somebody_is_served(live: LiveServer, client: openai.
     assert ended(client, batch.id).status == "cancelled"
 
 
-def test_a_server_without_a_directory_says_so(server: LiveServer) -> None:
+def test_a_server_without_a_directory_says_so(talking: LiveServer) -> None:
     for path in ("files", "batches", "files/file-1", "batches/batch-1"):
-        answer = server.get(f"/v1/{path}")
+        answer = talking.get(f"/v1/{path}")
         assert answer.status_code == 404
         assert "--batch-dir" in answer.json()["error"]["message"]

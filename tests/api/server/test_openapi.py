@@ -64,7 +64,7 @@ def test_the_examples_are_answered_and_fit_their_schemas(
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 example = content["example"]
                 _fits(document, content["schema"], example)
-                if "adapter" in path or "control" in path:
+                if any(word in path for word in ("adapter", "batches", "control")):
                     continue  # this server has none, and makes no answer now
                 model = {"model": "tiny"} if "model" in example else {}
                 response = server.post(path, {**example, **model})

@@ -149,7 +149,15 @@ async def delete_file(http: Request) -> Response:
     return _json({"id": file.id, "object": "file", "deleted": True})
 
 
-@describes(takes=CreateBatch, gives=BatchObject)
+@describes(
+    takes=CreateBatch,
+    gives=BatchObject,
+    example={
+        "input_file_id": "file-0123456789abcdef01234567",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+    },
+)
 async def create_batch(http: Request) -> Response:
     """Have the requests of a file answered behind what callers ask for themselves."""
     batches, caller = _batches(http), caller_of(http)
