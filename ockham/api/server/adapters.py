@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -16,12 +17,27 @@ from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
 from ockham.api.server.openapi.described import describes
-from ockham.api.server.protocol import LoadAdapterRequest, UnloadAdapterRequest
 from ockham.api.server.serving import Serving, read, serving
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.numbers import shown
 
 log = logging.getLogger("ockham.server")
+
+
+class LoadAdapterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/load_lora_adapter`, with vLLM's names. `load_inplace`: an adapter of this name may
+    be replaced."""
+
+    lora_name: str
+    lora_path: str
+    load_inplace: bool = False
+
+
+class UnloadAdapterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/unload_lora_adapter`, with vLLM's names; the number tells nothing here."""
+
+    lora_name: str
+    lora_int_id: int | None = None
 
 
 async def check_modules(llm: AsyncLLM, modules: dict[str, str], names: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from starlette.requests import Request
@@ -12,12 +12,66 @@ from starlette.responses import Response
 from ockham.api.prompts import Encoded
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
+from ockham.api.server.fields import NEUTRAL
 from ockham.api.server.openapi.described import describes
-from ockham.api.server.protocol import CacheRequest, PinRequest, UnpinRequest
+from ockham.api.server.protocol import ChatMessage, TokenizeRequest
 from ockham.api.server.serving import Serving, body_bytes, read, serving
 from ockham.api.server.turn import render
 from ockham.core.errors import InvalidRequest
 from ockham.engine.messages import CacheQuery, CacheReport, Pin, Unpin
+
+MAX_NODES = 100_000
+"""Most nodes of the cache that one answer may show."""
+
+
+class CacheRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/cache`. Only what was cached under `cache_salt` is shown; to the administrator's
+    key without one, everything."""
+
+    cache_salt: str | None = None
+    most_nodes: int | None = None
+
+    def check(self) -> None:
+        if self.most_nodes is not None and not 0 <= self.most_nodes <= MAX_NODES:
+            raise InvalidRequest(
+                f"most_nodes must lie in [0, {MAX_NODES}], got {self.most_nodes}.", "most_nodes"
+            )
+
+
+class PinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/cache/pin`: a prompt, or the messages that chats begin with."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
+
+    name: str | None = None
+    prompt: str | list[int] | None = None
+    messages: list[ChatMessage] | None = None
+    tools: list[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_special_tokens: bool | None = None
+    cache_salt: str | None = None
+
+    def check(self) -> None:
+        self.template().check()
+
+    def template(self) -> TokenizeRequest:
+        """The same as a request to be tokenized, without the beginning of an answer."""
+        prompt = None if self.prompt is None else ""
+        return TokenizeRequest(
+            prompt=prompt,
+            messages=self.messages,
+            tools=self.tools,
+            chat_template_kwargs=self.chat_template_kwargs,
+            add_generation_prompt=False,
+        )
+
+
+class UnpinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`POST /v1/cache/unpin`. `tenant`, as `/v1/cache` names it, is for the administrator's key."""
+
+    name: str
+    cache_salt: str | None = None
+    tenant: str | None = None
 
 
 @describes(takes=CacheRequest, gives=dict[str, Any], example={"most_nodes": 10})

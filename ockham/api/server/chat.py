@@ -38,7 +38,11 @@ from ockham.text.reply.splitter import CallDelta
 )
 async def create_chat_completion(http: Request) -> Response:
     """Answer a conversation; the answer comes whole or as a stream."""
-    turn = await take_turn(http, await read(http, ChatRequest))
+    request, prefill = await read(http, ChatRequest), ""
+    if request.continue_final_message:
+        request.check()
+        request, prefill = request.to_be_continued()
+    turn = await take_turn(http, request, prefill=prefill)
     kind = _SplitAnswer if turn.plan.splits else _Answer
     return await kind(http, turn).respond(turn.job)
 

@@ -20,9 +20,6 @@ from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.core.thoughts import RepetitionDetectionParams
 from ockham.text.marking import ReuseParams
 
-MAX_NODES = 100_000
-"""Most nodes of the cache that one answer may show."""
-
 MOST_VARIABLES = 1000
 """Most names that a request may give to the chat template."""
 
@@ -290,6 +287,15 @@ class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit
                 f"{where}.role",
             )
 
+    @property
+    def text(self) -> str:
+        """Its content, if that is all text; else an empty text."""
+        if not isinstance(self.content, list):
+            return self.content or ""
+        texts = [part.get("text") for part in self.content if part.get("type") == "text"]
+        whole = len(texts) == len(self.content) and all(isinstance(each, str) for each in texts)
+        return "".join(map(str, texts)) if whole else ""
+
     def arguments(self) -> Iterator[str]:
         """The arguments of its tool calls, where these are text."""
         for call in self.tool_calls or ():
@@ -340,6 +346,9 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
     messages: list[ChatMessage]
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    """Whether the answer goes on from the last message, the assistant's, which it does not
+    repeat. A thought is not begun then, unless something asks for it."""
     chat_template_kwargs: dict[str, Any] | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
@@ -370,6 +379,8 @@ class ChatRequest(GenerationRequest, kw_only=True):
         GenerationRequest.check(self)
         for index, message in enumerate(self.messages):
             message.check(f"messages[{index}]")
+        if self.continue_final_message:
+            self._check_continued()
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs is only allowed with logprobs=true.", "top_logprobs")
         if (
@@ -382,6 +393,35 @@ class ChatRequest(GenerationRequest, kw_only=True):
                 f"({self.max_completion_tokens}); send one of them.",
                 "max_tokens",
             )
+
+    def _check_continued(self) -> None:
+        if self.add_generation_prompt:
+            raise InvalidRequest(
+                "continue_final_message and add_generation_prompt contradict each other; send one "
+                "of them.",
+                "continue_final_message",
+            )
+        last = self.messages[-1] if self.messages else None
+        if last is None or last.role != "assistant" or last.tool_calls or not last.text:
+            raise InvalidRequest(
+                "continue_final_message goes on from a last message of the assistant that holds "
+                "text and no calls; there is none.",
+                "continue_final_message",
+            )
+
+    def to_be_continued(self) -> tuple[ChatRequest, str]:
+        """The chat before the message that the answer goes on from, and that message's text."""
+        variables, effort = self.chat_template_kwargs, self.reasoning_effort
+        if "enable_thinking" not in (variables or {}):
+            effort = effort or "none"
+        before = msgspec.structs.replace(
+            self,
+            messages=self.messages[:-1],
+            continue_final_message=None,
+            add_generation_prompt=None,
+            reasoning_effort=effort,
+        )
+        return before, self.messages[-1].text
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -408,77 +448,11 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             message.check(f"messages[{index}]")
 
 
-class CacheRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`POST /v1/cache`. Only what was cached under `cache_salt` is shown; to the administrator's
-    key without one, everything."""
-
-    cache_salt: str | None = None
-    most_nodes: int | None = None
-
-    def check(self) -> None:
-        if self.most_nodes is not None and not 0 <= self.most_nodes <= MAX_NODES:
-            raise InvalidRequest(
-                f"most_nodes must lie in [0, {MAX_NODES}], got {self.most_nodes}.", "most_nodes"
-            )
-
-
 class ControlRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/chat/completions/{id}/control`; without the id in the path it is in the body."""
 
     action: Literal["reasoning_end"]
     id: str | None = None
-
-
-class LoadAdapterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`POST /v1/load_lora_adapter`, with vLLM's names. `load_inplace`: an adapter of this name may
-    be replaced."""
-
-    lora_name: str
-    lora_path: str
-    load_inplace: bool = False
-
-
-class UnloadAdapterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`POST /v1/unload_lora_adapter`, with vLLM's names; the number tells nothing here."""
-
-    lora_name: str
-    lora_int_id: int | None = None
-
-
-class PinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`POST /v1/cache/pin`: a prompt, or the messages that chats begin with."""
-
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
-
-    name: str | None = None
-    prompt: str | list[int] | None = None
-    messages: list[ChatMessage] | None = None
-    tools: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    add_special_tokens: bool | None = None
-    cache_salt: str | None = None
-
-    def check(self) -> None:
-        self.template().check()
-
-    def template(self) -> TokenizeRequest:
-        """The same as a request to be tokenized, without the beginning of an answer."""
-        prompt = None if self.prompt is None else ""
-        return TokenizeRequest(
-            prompt=prompt,
-            messages=self.messages,
-            tools=self.tools,
-            chat_template_kwargs=self.chat_template_kwargs,
-            add_generation_prompt=False,
-        )
-
-
-class UnpinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """`POST /v1/cache/unpin`. `tenant`, as `/v1/cache` names it, is for the administrator's key."""
-
-    name: str
-    cache_salt: str | None = None
-    tenant: str | None = None
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -185,3 +185,39 @@ def test_malformed_messages_are_refused(server, messages, word):
     response = server.post("/v1/chat/completions", {**GREEDY, "messages": messages})
     assert response.status_code == 400
     assert word in response.json()["error"]["message"]
+
+
+def test_an_answer_goes_on_from_the_last_message(server):
+    """The prompt is that of a template's answer, begun: as a completion of the same text."""
+    asked = {"messages": [{"role": "user", "content": "x"}], "temperature": 0, "max_tokens": 6}
+    prompt = server.post("/apply-template", asked).json()["prompt"]
+    begun = {"role": "assistant", "content": "Once upon"}
+    chat = {**asked, "messages": [*asked["messages"], begun], "continue_final_message": True}
+    answer = server.post("/v1/chat/completions", chat).json()
+    whole = server.complete(prompt=prompt + "Once upon", max_tokens=6, add_special_tokens=False)
+    assert answer["choices"][0]["message"]["content"] == whole["choices"][0]["text"]
+    assert answer["usage"]["prompt_tokens"] == whole["usage"]["prompt_tokens"]
+    parts = {
+        **begun,
+        "content": [{"type": "text", "text": "Once"}, {"type": "text", "text": " upon"}],
+    }
+    chat = {**chat, "messages": [*asked["messages"], parts], "add_generation_prompt": False}
+    again = server.post("/v1/chat/completions", chat).json()
+    assert again["choices"] == answer["choices"]
+    assert server.post("/apply-template", chat).json()["prompt"] == f"{prompt}Once upon"
+
+
+def test_nothing_goes_on_from_what_is_no_text_of_the_assistants(server):
+    user = {"role": "user", "content": "x"}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    asked = {"continue_final_message": True, "max_tokens": 3}
+    for messages, more in (
+        ([user], {}),
+        ([user, {"role": "assistant", "content": ""}], {}),
+        ([user, {"role": "assistant", "content": None, "tool_calls": [call]}], {}),
+        ([user, {"role": "assistant", "content": "a"}], {"add_generation_prompt": True}),
+    ):
+        body = {**asked, "messages": messages, **more}
+        response = server.post("/v1/chat/completions", body)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "continue_final_message"

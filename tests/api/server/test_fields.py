@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
+from ockham.api.server.cache import CacheRequest, PinRequest
 from ockham.api.server.errors import decode
 from ockham.api.server.fields import ANY, NEUTRAL, NEUTRAL_IN_MESSAGES
 from ockham.api.server.protocol import (
-    CacheRequest,
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
-    PinRequest,
     TokenizeRequest,
 )
 from ockham.api.server.synonyms import SYNONYMS

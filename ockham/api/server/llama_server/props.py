@@ -86,5 +86,9 @@ async def apply_template(http: Request) -> Response:
     request = await read(http, ChatRequest)
     request.check()
     server.check_model(request.model)
+    prefill = ""
+    if request.continue_final_message:
+        request, prefill = request.to_be_continued()
     text, _ = await render(server, request, body_bytes(http))
+    text += prefill
     return Response(msgspec.json.encode({"prompt": text}), media_type="application/json")
