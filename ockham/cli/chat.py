@@ -32,7 +32,8 @@ from ockham.cli.run import (
     tell_warnings,
     with_max_tokens,
 )
-from ockham.cli.terminal import Note, Wrapped, without_echo
+from ockham.cli.terminal import without_echo
+from ockham.cli.thoughts import Spoken, show_in_pipe, show_in_terminal, thinking_option
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.owned_files import make_directory, open_own, write_output
@@ -42,7 +43,6 @@ from ockham.model.hub import served_names
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
-    from ockham.api.driver import Stream
     from ockham.api.llm import LLM
     from ockham.core.config import EngineConfig
 
@@ -72,21 +72,25 @@ HELP = "\n".join(
 
 @command()
 @option("--system", "system_prompt", help="System prompt of the conversation.")
+@thinking_option
 @engine_options
 @sampling_options
-def chat(system_prompt: str | None, **kwargs: Any) -> None:
+def chat(system_prompt: str | None, thinking: bool | None, **kwargs: Any) -> None:
     """Talk with MODEL: a directory, a GGUF file, a hub name, a short name such as smollm2 or
     qwen3:4b, or the built-in 'lab'. Without MODEL, smollm2 is taken if it is on this machine.
 
-    With a pipe on stdin, each line is a message, and only the answers go to stdout. In the terminal
+    With a pipe on stdin, each line is a message, and only the answers go to stdout; thoughts go to
+    stderr. In the terminal
     /help lists the commands; `ockham run MODEL` begins the same chat there.
     """
     config = engine_config(**for_chats(kwargs))
     check_model(config.model, False)
-    converse(config, system_prompt, **kwargs)
+    converse(config, system_prompt, thinking, **kwargs)
 
 
-def converse(config: EngineConfig, system_prompt: str | None, **kwargs: Any) -> None:
+def converse(
+    config: EngineConfig, system_prompt: str | None, thinking: bool | None, **kwargs: Any
+) -> None:
     """Load the model and answer messages until they end. `kwargs` are the sampling flags."""
     if kwargs["n"] not in (None, 1):
         raise InvalidRequest(f"a chat has one answer at a time; n is {kwargs['n']}.", "n")
@@ -110,7 +114,7 @@ def converse(config: EngineConfig, system_prompt: str | None, **kwargs: Any) -> 
         )
     defaults = with_max_tokens(llm.get_default_chat_sampling_params(), llm, DEFAULT_MAX_TOKENS)
     params = sampling_params(defaults, **kwargs)
-    conversation = Conversation(llm, params, system_prompt)
+    conversation = Conversation(llm, params, system_prompt, thinking)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     lines = _typed_messages(conversation) if interactive else _piped_messages()
     if interactive:
@@ -152,7 +156,14 @@ def _command_of(line: str) -> str | None:
 class Conversation:
     """The messages so far, and how the next answer is made."""
 
-    def __init__(self, llm: LLM, params: SamplingParams, system_prompt: str | None) -> None:
+    def __init__(
+        self,
+        llm: LLM,
+        params: SamplingParams,
+        system_prompt: str | None,
+        thinking: bool | None = None,
+    ) -> None:
+        self.thinking = thinking
         self.llm = llm
         self.params = params
         self.system_prompt = system_prompt
@@ -207,19 +218,19 @@ class Conversation:
                 self.context_tokens = len(tokens)
 
     def _generate(self) -> str:
-        _, tokens = chat_prompt(self.llm, self.messages)
+        prompt, tokens = chat_prompt(self.llm, self.messages, thinking=self.thinking)
         params = self.params
         if params.seed is not None and self._attempts:
             params = msgspec.structs.replace(params, seed=params.seed + self._attempts)
         stopped = False
-        with self.llm.stream(tokens, params) as stream:
+        spoken = Spoken(self.llm, params, prompt)
+        with self.llm.stream(tokens, spoken.params) as stream:
             try:
                 if self._in_terminal:
                     with without_echo():
-                        _show(stream, len(tokens))
+                        show_in_terminal(stream, spoken, len(tokens))
                 else:
-                    for delta in stream:
-                        _write(delta.text)
+                    show_in_pipe(stream, spoken)
             except KeyboardInterrupt:
                 stopped = True
         _write("\n")
@@ -227,26 +238,15 @@ class Conversation:
         choice = output.outputs[0]
         self.spent.add(output.ledger)
         self.context_tokens = len(output.prompt_token_ids) + len(choice.token_ids)
+        reply = spoken.reply(choice.text)
+        text = choice.text if reply is None else reply.content or ""
         if stopped:
             _tell("[stopped]")
-        elif not choice.text.strip():
+        elif not text.strip():
             _tell("[the model answered nothing; /retry asks again]")
         elif choice.finish_reason == "length":
             _tell("[cut at the limit of tokens; --max-tokens raises it]")
-        return choice.text
-
-
-def _show(stream: Stream, prompt_tokens: int) -> None:
-    """Write an answer into the terminal as it comes."""
-    wrapped = Wrapped()
-    note = Note(f"reading {prompt_tokens} tokens ...")
-    try:
-        for delta in stream:
-            if delta.text:
-                note.remove()
-                _write(wrapped.add(delta.text))
-    finally:
-        note.remove()
+        return text
 
 
 def _command(conversation: Conversation, command: str, rest: str) -> bool:

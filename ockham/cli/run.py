@@ -22,6 +22,7 @@ from ockham.cli.options import (
     sampling_params,
 )
 from ockham.cli.report import describe_ledger, describe_speed, summary
+from ockham.cli.thoughts import Spoken, ThoughtWriter, template_variables, thinking_option
 from ockham.cli.value_types import TokenIds
 from ockham.core.errors import InvalidRequest
 from ockham.core.sampling_params import SamplingParams
@@ -71,6 +72,7 @@ Examples:
     is_flag=True,
     help="Say at the end which tokens were drafted: underlined, or in ‹› where nothing can be.",
 )
+@thinking_option
 @option(
     "--lora",
     metavar="DIRECTORY",
@@ -91,12 +93,14 @@ def run(
     quiet: bool,
     show_drafts: bool,
     lora: str | None,
+    thinking: bool | None,
     **kwargs: Any,
 ) -> None:
     """Answer TEXT with MODEL: a directory, a GGUF file, a hub name, a short name such as smollm2 or
     qwen3:4b, or the built-in 'lab'.
 
-    The answer is streamed to stdout, everything else goes to stderr. Without TEXT the prompt is
+    The answer is streamed to stdout, everything else goes to stderr, the thought before it too
+    (--quiet leaves that out). Without TEXT the prompt is
     read from stdin, of which one newline at the end is no part of it; in a terminal, a chat begins.
     What no flag sets is taken from the model's generation_config.json.
     """
@@ -118,7 +122,7 @@ def run(
     if may_chat and not raw:
         from ockham.cli.chat import converse
 
-        converse(config, system_prompt, **kwargs)
+        converse(config, system_prompt, thinking, **kwargs)
         return
     check_sampling(config, **kwargs)
     for name in ("logprobs", "prompt_logprobs"):
@@ -139,7 +143,8 @@ def run(
         if renderer is not None:
             llm.get_tokenizer().take_renderer(renderer)
         system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-        shown, given = _question(llm, [*system, {"role": "user", "content": str(given)}])
+        asked = [*system, {"role": "user", "content": str(given)}]
+        shown, given = _question(llm, asked, thinking)
         defaults = llm.get_default_chat_sampling_params()
     elif system_prompt is not None:
         raise InvalidRequest(
@@ -148,7 +153,8 @@ def run(
         )
     params = sampling_params(with_max_tokens(defaults, llm, DEFAULT_MAX_TOKENS), **kwargs)
     wanted = None if lora is None else LoRARequest(lora, 1, lora)
-    output = _complete(llm, given, params, as_json, load_s, wanted, shown)
+    spoken = None if shown is None else Spoken(llm, params, shown)
+    output = _complete(llm, given, params, as_json, load_s, wanted, shown, spoken, quiet)
     if as_json:
         return
     full = _end(output, llm, params)
@@ -211,17 +217,26 @@ def start_renderer() -> ChatRenderer:
 
 
 def chat_prompt(
-    llm: LLM, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True
+    llm: LLM,
+    messages: Sequence[dict[str, str]],
+    add_generation_prompt: bool = True,
+    thinking: bool | None = None,
 ) -> tuple[str, list[int]]:
     """What the model's chat template makes of messages, and its token ids."""
     tokenizer = llm.get_tokenizer()
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt)
+    text = tokenizer.apply_chat_template(
+        messages,
+        add_generation_prompt=add_generation_prompt,
+        **template_variables(thinking),
+    )
     return text, tokenizer.encode(text, add_special_tokens=False)
 
 
-def _question(llm: LLM, messages: Sequence[dict[str, str]]) -> tuple[str, list[int]]:
+def _question(
+    llm: LLM, messages: Sequence[dict[str, str]], thinking: bool | None
+) -> tuple[str, list[int]]:
     try:
-        return chat_prompt(llm, messages)
+        return chat_prompt(llm, messages, thinking=thinking)
     except InvalidRequest as error:
         raise InvalidRequest(f"{error} --raw completes the text without it.") from error
 
@@ -304,22 +319,36 @@ def _complete(
     load_s: float,
     adapter: LoRARequest | None,
     shown: str | None,
+    spoken: Spoken | None,
+    quiet: bool,
 ) -> RequestOutput:
     """Stream the completion to stdout, or write it as JSON; `shown` is the text of a prompt that
-    the chat template made."""
+    the chat template made, and `spoken` the answer to it, whose thought goes to stderr."""
     stdout = sys.stdout.buffer
     has_text = llm.engine.tokenizer is not None
     first_token_s: float | None = None
     started = time.perf_counter()
-    with llm.stream(prompt, params, lora_request=adapter) as stream:
+    thought = ThoughtWriter()
+    asked = params if spoken is None else spoken.params
+    with llm.stream(prompt, asked, lora_request=adapter) as stream:
         for delta in stream:
             if first_token_s is None and delta.token_ids:
                 first_token_s = time.perf_counter() - started
             if delta.index == 0 and not as_json:
                 text = delta.text if has_text else "".join(f"{t} " for t in delta.token_ids)
+                if spoken is not None:
+                    new = spoken.add(text, delta.finish_reason is not None)
+                    text = new.content
+                    if not quiet:
+                        thought.add(new.thought)
+                    if text or delta.finish_reason is not None:
+                        thought.end()
                 stdout.write(text.encode())
                 stdout.flush()
     output = stream.output
+    if spoken is not None:
+        for choice in output.outputs:
+            choice.reply = spoken.reply(choice.text)
     if as_json:
         import msgspec
 
@@ -338,6 +367,8 @@ def _complete(
     for choice in output.outputs[1:]:
         _tell(f"\n[choice {choice.index}]")
         text = choice.text if has_text else " ".join(map(str, choice.token_ids))
+        if choice.reply is not None:
+            text = choice.reply.content or ""
         stdout.write(b"\n" + text.encode())
         stdout.flush()
     if sys.stdout.isatty():

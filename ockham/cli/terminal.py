@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 TAB = 8
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 class Wrapped:
@@ -61,7 +62,7 @@ class Note:
 
     def __init__(self, text: str) -> None:
         self._shown = True
-        sys.stdout.write(f"\x1b[2m{text}\x1b[0m")
+        sys.stdout.write(f"{DIM}{text}{PLAIN}")
         sys.stdout.flush()
 
     def remove(self) -> None:
