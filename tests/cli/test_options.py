@@ -116,7 +116,9 @@ def test_every_flag_has_its_environment_variable() -> None:
 def test_every_flag_explains_itself() -> None:
     fields = msgspec.structs.fields
     assert {f.name for f in fields(EngineConfig)} - {"model"} == set(options._ENGINE_HELP)
-    assert {f.name for f in fields(SamplingParams)} - {"asks", "thought"} == set(options._SAMPLING_HELP)
+    assert {f.name for f in fields(SamplingParams)} - {"asks", "thought"} == set(
+        options._SAMPLING_HELP
+    )
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,6 @@ class MessagesBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
             tools=tools or None,
             tool_choice=self.tool_choice.for_chat() if self.tool_choice else None,
             parallel_tool_calls=self._parallel(),
-            thinking_token_budget=self.thinking.budget_tokens if self.thinking else None,
             stop=self.stop_sequences or None,
             temperature=self.temperature,
             top_p=self.top_p,
