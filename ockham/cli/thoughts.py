@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -12,7 +12,6 @@ from ockham.cli.terminal import DIM, PLAIN, Note, Wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from ockham.api.driver import Stream
     from ockham.api.llm import LLM
@@ -30,7 +29,7 @@ def thinking_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def template_variables(thinking: bool | None) -> dict[str, bool]:
+def template_variables(thinking: bool | None) -> dict[str, Any]:
     """What the chat template is told of `--thinking`."""
     return {} if thinking is None else {"enable_thinking": thinking}
 
