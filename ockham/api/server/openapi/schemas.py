@@ -18,6 +18,7 @@ import msgspec
 
 from ockham.api.server.asking import NAMED, TakesAsks, with_asks
 from ockham.api.server.fields import ANY
+from ockham.api.server.synonyms import SYNONYMS
 from ockham.core.registry import asks_at, modules_of_techniques
 
 REFERENCE = "#/components/schemas/{name}"
@@ -117,7 +118,7 @@ def _docstrings(kind: type) -> dict[str, str]:
 
 
 def _widen(schema: Schema, kind: type) -> None:
-    """Add the fields that are accepted at values that ask for nothing."""
+    """Add the fields that are accepted at values that ask for nothing, and other servers' names."""
     table: dict[str, tuple[Any, ...]] = getattr(kind, "neutral", {})
     properties = schema.setdefault("properties", {})
     for name, values in table.items():
@@ -130,6 +131,12 @@ def _widen(schema: Schema, kind: type) -> None:
                 "enum": [None, *values],
                 "description": "Of other servers: accepted at values that ask for nothing.",
             }
+
+    if getattr(kind, "has_synonyms", False):
+        for name in SYNONYMS:
+            properties.setdefault(
+                name, {"description": "Of other servers: taken for what it means here."}
+            )
 
 
 def _simplify(schema: Any) -> None:
