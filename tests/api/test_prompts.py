@@ -16,8 +16,9 @@ import pytest
 
 from ockham import LLM, AsyncLLM, InvalidRequest, ReuseParams, SamplingParams
 from ockham.api.batch_file import BatchInput, BatchOutput
+from ockham.api.batch_lines import call
 from ockham.api.prompts import PromptReader, as_list
-from ockham.api.run_batch import call, run_batch
+from ockham.api.run_batch import run_batch
 from ockham.api.server.app import build_app
 from ockham.api.server.gate import Gate
 from ockham.api.server.metrics import Metrics

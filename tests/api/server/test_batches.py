@@ -218,6 +218,7 @@ def test_a_batch_goes_on_after_the_server_was_killed(tiny: Path, tmp_path: Path)
         wait_for(begun, WAIT_S)
         live.process.send_signal(signal.SIGKILL)
         live.process.wait()
+    ending = _batch_that_was_about_to_end(tmp_path / "kept", batch.id)
     stranger = tmp_path / "kept" / "notes.txt"
     stranger.write_text("mine")
     with LiveServer(tiny, tmp_path, *flags) as live:
@@ -226,9 +227,30 @@ def test_a_batch_goes_on_after_the_server_was_killed(tiny: Path, tmp_path: Path)
         assert batch.status == "completed"
         found = [row["custom_id"] for row in rows(client, batch.output_file_id)]
         assert sorted(found) == sorted(names)
+        last = ended(client, ending)
+        assert last.status == "completed"
+        assert [row["custom_id"] for row in rows(client, last.output_file_id)] == ["done"]
         _one_is_under_way_while_somebody_is_served(live, client)
     assert stranger.read_text() == "mine"
     assert not list((tmp_path / "kept").glob("*.results"))
+
+
+def _batch_that_was_about_to_end(directory: Path, pattern: str) -> str:
+    """What the disk has of a batch when a kill comes between its last answer and its files."""
+    file_id, batch_id = f"file-{'1' * 24}", f"batch-{'2' * 24}"
+    record = json.loads((directory / f"{pattern}.json").read_text())
+    asked = json.loads((directory / f"{record['input_file_id']}.json").read_text())
+    content = line("done").encode()
+    (directory / f"{file_id}.json").write_text(json.dumps({**asked, "id": file_id}))
+    (directory / f"{file_id}.data").write_bytes(content)
+    response = {"status_code": 200, "request_id": "batch_req_0", "body": {}}
+    result = {"id": "batch_req_0", "custom_id": "done", "response": response, "error": None}
+    text = json.dumps(result, separators=(",", ":")) + "\n"
+    (directory / f"{batch_id}.results").write_text(text)
+    record |= {"id": batch_id, "input_file_id": file_id, "status": "finalizing"}
+    record |= {"results": f"{batch_id}.results"}
+    (directory / f"{batch_id}.json").write_text(json.dumps(record))
+    return batch_id
 
 
 def _one_is_under_way_while_somebody_is_served(live: LiveServer, client: openai.OpenAI) -> None:

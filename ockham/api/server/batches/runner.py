@@ -131,7 +131,9 @@ class Batches:
             counts.total, counts.failed = len(given), output.done.failed
             counts.completed = len(output.done) - output.done.failed
             if batch.status == "validating":
-                batch.status, batch.in_progress_at = "in_progress", now_s()
+                batch.in_progress_at = now_s()
+            if batch.status != "cancelling":  # it may have been about to end when it was killed
+                batch.status = "in_progress"
             await asyncio.to_thread(self.store.save, batch)
             lines = given.lines(output.done)
             end = await self._answer(batch, lines, output)

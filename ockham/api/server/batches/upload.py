@@ -38,11 +38,19 @@ async def read_upload(http: Request, store: Store, settings: ServerSettings, own
         file_id, descriptor = store.create()
         form = _Form(descriptor, options[b"boundary"])
         try:
-            await _receive(http, form, settings.body_timeout_s)
+            async with asyncio.timeout(settings.request_timeout_s):
+                await _receive(http, form, settings.body_timeout_s)
             file = form.file(file_id, owner)
             os.close(descriptor)
             descriptor = -1
             await asyncio.to_thread(store.add, file)
+        except TimeoutError as error:
+            os.close(descriptor)
+            store.discard(file_id)
+            raise RequestTimeout(
+                f"The file did not arrive within {settings.request_timeout_s:g} s; split it, or "
+                "start the server with a longer --request-timeout."
+            ) from error
         except BaseException:
             if descriptor >= 0:
                 os.close(descriptor)
