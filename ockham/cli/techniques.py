@@ -74,9 +74,8 @@ def techniques(ctx: click.Context, as_json: bool) -> None:
 @option(
     "--page",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("docs/techniques.md"),
-    show_default=True,
-    help="The page that --all writes; its plots go into a folder beside it.",
+    help="The page that --all writes (docs/techniques.md unless named), or whose section of NAME "
+    "is written anew; its plots are in a folder beside it.",
 )
 @option(
     "--rounds", type=Integer(1), default=5, show_default=True, help="With and without, so often."
@@ -87,7 +86,7 @@ def techniques(ctx: click.Context, as_json: bool) -> None:
 def measure(
     name: str | None,
     every: bool,
-    page: Path,
+    page: Path | None,
     rounds: int,
     as_json: bool,
     workload: str | None,
@@ -105,8 +104,11 @@ def measure(
     from ockham.lab.evidence import Bench, recipe_of, recipes
     from ockham.lab.evidence.real_model import find_real_model
 
-    if every:
-        _check_page(page, recipes())
+    if every and page is None:
+        page = Path("docs/techniques.md")
+    chosen = recipes() if name is None else [recipe_of(name)]
+    if page is not None:
+        _check_page(page, chosen)
 
     config = engine_config(**kwargs)
     bench = Bench(
@@ -121,7 +123,6 @@ def measure(
     elif settings:
         raise click.UsageError("--set changes a workload: name it with --workload.")
     measured: list[tuple[Recipe, Row | None]] = []
-    chosen = recipes() if name is None else [recipe_of(name)]
     for number, recipe in enumerate(chosen, 1):
         which = f"{recipe.seam}/{recipe.name} ({number} of {len(chosen)})"
         click.echo(f"measuring {which}: {recipe.summary}", err=True)
@@ -132,17 +133,17 @@ def measure(
             _tell(recipe, row)
     if as_json:
         _write_json(measured)
-    if every:
-        from ockham.lab.evidence.page import write_page
+    if page is not None:
+        from ockham.lab.evidence.page import write_page, write_section
 
-        write_page(
-            page,
-            measured,
-            machine=_machine(),
-            date=datetime.date.today().isoformat(),
-            model=config.model,
-            rounds=rounds,
-        )
+        today, (recipe, row) = datetime.date.today().isoformat(), measured[0]
+        if every:
+            facts = {"machine": _machine(), "date": today, "model": config.model}
+            write_page(page, measured, **facts, rounds=rounds)
+        elif row is not None:
+            order = recipes()
+            facts = {"machine": _machine(), "date": today}
+            write_section(page, order, recipe, row, **facts, rounds=rounds)
 
 
 @techniques.command()

@@ -157,7 +157,7 @@ class Limits:
                 raise InvalidRequest(
                     f"a request may ask for one {seam}, and this one asks for several; leave "
                     f"{shown(name)} out.",
-                    "asks",
+                    name,
                 )
             seams.add(seam)
             if tokens is not None:

@@ -38,7 +38,8 @@ class Keeping(Observer, Protocol):
     def keep(self, group: int, places: Ints) -> Ints | None:
         """Which cells of a group of layers without a window stay, in this order: indices (n,) into
         the cells that it holds, or (kv_heads, n) where each head keeps its own; None for all.
-        `places` are those of the cells' tokens: (cells,), or (kv_heads, cells)."""
+        `places` are those of the cells' tokens: (cells,), or (kv_heads, cells) once each head has
+        kept its own."""
         ...
 
     def fork(self, tokens: int) -> Keeping | None:

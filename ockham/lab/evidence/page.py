@@ -65,6 +65,56 @@ def write_page(
             draw(plots / _picture(recipe), row)
 
 
+def write_section(
+    path: Path,
+    order: Sequence[Recipe],
+    recipe: Recipe,
+    row: Row,
+    *,
+    machine: str,
+    date: str,
+    rounds: int,
+) -> None:
+    """Write what was measured of one recipe into a page that there is, in the place that `order`
+    gives it; all else stays as it is. Raises ConfigError for what is no such page."""
+    if not path.is_file():
+        raise ConfigError(f"there is no page {path}; `ockham techniques measure --all` writes one.")
+    check_page(path, [recipe])
+    plots, name = path.with_suffix(""), _title(recipe)
+    plots.mkdir(parents=True, exist_ok=True)
+    when = f"| measured on | {machine}, {date}, {row.model}, {rounds} rounds |"
+    said = _section(recipe, row, plots).replace("| verdict |", f"{when}\n| verdict |", 1)
+    said += "\n"
+    text = path.read_text(encoding="utf-8")
+    names = [_title(each) for each in order]
+    before = names[: names.index(name)][::-1]
+    row_of = r"\| \[`{}`\].*\n"
+    section_of = r"(?ms)^### `{}`\n.*?(?=^##|\Z)"
+    line = summary([(name, "exact" if row.exact else "approximate", row.verdict)]).splitlines()[-1]
+    text = _put(text, row_of, name, before, line + "\n", "|---|---|---|\n")
+    own = [each for each in before if each.partition("/")[0] == recipe.seam]
+    text = _put(text, section_of, name, own, said, f"## {recipe.seam}\n\n")
+    write_output(path, text.encode(), overwrite=True)
+    draw(plots / _picture(recipe), row)
+
+
+def _put(
+    text: str, pattern: str, name: str, before: Sequence[str], said: str, else_behind: str
+) -> str:
+    """`said` in the place of what the pattern finds for a name, or behind the first of `before`
+    that it finds, or behind a text that stands there."""
+    own = re.search(pattern.format(re.escape(name)), text)
+    if own is not None:
+        return text[: own.start()] + said + text[own.end() :]
+    for each in before:
+        found = re.search(pattern.format(re.escape(each)), text)
+        if found is not None:
+            return text[: found.end()] + said + text[found.end() :]
+    if else_behind not in text:
+        return f"{text.rstrip()}\n\n{else_behind}{said}"
+    return text.replace(else_behind, else_behind + said, 1)
+
+
 def is_generated(path: Path, start: str) -> bool:
     """Whether nothing stands there but a page that begins so: it may be written again."""
     if not os.path.lexists(path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from ockham.core.registry import techniques
 from ockham.kernels.native import core
 from ockham.lab.evidence import Bench, Row, recipe_of, recipes
 from ockham.lab.evidence import recipe as recipe_module
-from ockham.lab.evidence.page import quantity, write_page
+from ockham.lab.evidence.page import quantity, write_page, write_section
 from ockham.lab.evidence.row import Fidelity
 
 PAGE = Path(__file__).parents[3] / "docs/techniques.md"
@@ -204,6 +205,46 @@ def test_the_page_begins_with_what_each_is_worth(tmp_path: Path) -> None:
     top = page.read_text().partition("\n## ")[0]
     assert f"| [`fork`](#fork) | exact | {measured[0][1].verdict} |" in top
     assert f"| [`format/int8`](#formatint8) | approximate | {measured[1][1].verdict} |" in top
+
+
+@pytest.mark.parametrize("without", ["engine/fork", "keep/recent", "policy/fcfs"])
+def test_one_section_is_written_into_a_page(tmp_path: Path, without: str) -> None:
+    """Taken out and written, then written anew: its places stay, and so does all else."""
+    order = [each for each in recipes() if each.measure is not None]
+    left_out = next(each for each in order if f"{each.seam}/{each.name}" == without)
+    page = tmp_path / "page.md"
+    facts = {"machine": "a machine", "date": "today", "model": "lab", "rounds": 3}
+    every = [(each, row(seam=each.seam, name=each.name)) for each in order]
+    write_page(page, [pair for pair in every if pair[0] is not left_out], **facts)  # type: ignore[arg-type]
+    before, titles = page.read_text(), re.compile(r"(?m)^### `(.*)`$")
+    for saved in (50.0, 20.0):
+        found = row(seam=left_out.seam, name=left_out.name, with_=saved, model="lab")
+        write_section(page, order, left_out, found, machine="mine", date="now", rounds=5)
+        text = page.read_text()
+        named = [f"engine/{name}" if "/" not in name else name for name in titles.findall(text)]
+        assert named == [f"{each.seam}/{each.name}" for each in order]
+        rows = re.findall(r"(?m)^\| \[`(.*?)`\]", text)
+        assert rows == titles.findall(text)
+        assert text.count("| measured on | mine, now, lab, 5 rounds |") == 1
+        assert f"{saved:.0f} with" in text
+        assert (tmp_path / f"page/{left_out.seam}-{left_out.name}.svg").exists()
+    kept = set(before.splitlines()) - {""}
+    assert kept <= set(text.splitlines())
+
+
+def test_a_section_needs_a_page(tmp_path: Path) -> None:
+    (tmp_path / "mine.md").write_text("my own words")
+    for name, sentence in (("none.md", "there is no page"), ("mine.md", "is not replaced")):
+        with pytest.raises(ConfigError, match=sentence):
+            write_section(
+                tmp_path / name,
+                recipes(),
+                recipe_of("fork"),
+                row(),
+                machine="",
+                date="",
+                rounds=1,
+            )
 
 
 def test_the_page_of_the_documentation_has_every_technique() -> None:
