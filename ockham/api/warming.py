@@ -18,8 +18,8 @@ import numpy as np
 
 from ockham.api.chatting import plan_chat, read_tools, thinking_variables
 from ockham.api.llm import LLM
-from ockham.api.server.any_body import Asked, read_any_body
-from ockham.api.server.protocol import ChatMessage, ChatRequest, template_variables
+from ockham.api.server.any_body import read_any_body
+from ockham.api.server.protocol import ChatRequest, template_variables
 from ockham.core.errors import ConfigError, InvalidRequest, OckhamError
 from ockham.core.ledger import Ledger
 from ockham.core.sampling_params import SamplingParams
@@ -101,44 +101,47 @@ def _preambles(
     if isinstance(body, dict) and isinstance(body.get("body"), dict):
         path, body = str(body.get("url") or "") or None, body["body"]  # a line of a batch file
     asked = read_any_body(body, path)
-    for tokens in _token_ids(llm, asked):
+    found = [llm.read(prompt).token_ids for prompt in asked.prompts]
+    if asked.chat is not None:
+        chats = [read_any_body(_with_last(body, probe), path).chat for probe in PROBES]
+        found = [_shared(*(_prompt(llm, chat) for chat in chats if chat is not None))]
+    for tokens in found:
         if tokens:
             yield from ((tokens, salt) for salt in salts(asked.cache_salt))
 
 
-def _token_ids(llm: LLM, asked: Asked) -> Iterator[list[int]]:
-    if asked.chat is not None:
-        yield preamble_of(llm, asked.chat)
-    for prompt in asked.prompts:
-        yield llm.read(prompt).token_ids
+def _with_last(body: dict[str, Any], text: str) -> dict[str, Any]:
+    """A sound body whose last message says something else: of the user's last message the last part
+    is changed, or there is one message more."""
+    name = next((each for each in ("messages", "input") if each in body), "prompt")
+    said = body.get(name)
+    if not isinstance(said, list):
+        return {**body, name: text}
+    last = said[-1] if said else {}
+    if last.get("role") != "user":
+        return {**body, name: [*said, {"role": "user", "content": text}]}
+    content: Any = text
+    if isinstance(last.get("content"), list) and last["content"]:
+        *parts, part = last["content"]
+        if "text" not in part:  # the result of a tool, say
+            parts, part = last["content"], {"type": "text"}
+        content = [*parts, {**part, "text": text}]
+    return {**body, name: [*said[:-1], {**last, "content": content}]}
 
 
-def preamble_of(llm: LLM, request: ChatRequest) -> list[int]:
-    """The token ids that the prompt of a chat begins with, whatever its last message says. Raises
-    InvalidRequest."""
-    messages, parts = list(request.messages), []
-    if messages and messages[-1].role == "user":
-        last = messages.pop().content
-        parts = last[:-1] if isinstance(last, list) else []
-    one, two = (
-        _prompt(llm, request, [*messages, ChatMessage(role="user", content=_ending(parts, probe))])
-        for probe in PROBES
-    )
+def _shared(one: list[int], two: list[int]) -> list[int]:
+    """What two lists begin with."""
     same = (i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
     return one[: next(same, min(len(one), len(two)))]
 
 
-def _ending(parts: list[dict[str, Any]], probe: str) -> str | list[dict[str, Any]]:
-    return [*parts, {"type": "text", "text": probe}] if parts else probe
-
-
-def _prompt(llm: LLM, request: ChatRequest, messages: list[ChatMessage]) -> list[int]:
+def _prompt(llm: LLM, request: ChatRequest) -> list[int]:
     tokenizer = llm.get_tokenizer()
     choice = read_tools(request.tools, request.tool_choice, request.parallel_tool_calls)
     plan = plan_chat(tokenizer, choice)
     variables = template_variables(request.chat_template_kwargs)
     text = tokenizer.apply_chat_template(
-        plan.messages([message.for_template() for message in messages]),
+        plan.messages([message.for_template() for message in request.messages]),
         tools=plan.template_tools,
         add_generation_prompt=True,
         **thinking_variables(variables, request.reasoning_effort),

@@ -114,11 +114,16 @@ def test_all_but_the_last_part_of_a_message_is_kept(place: Place) -> None:
     """As agents send it: what they tell of a project stands in the message of the question."""
     notes = {"type": "text", "text": "The project is written in Python. " * 8}
     parts = [[notes, {"type": "text", "text": question}] for question in ("x", "What is new?")]
-    bodies = [{"messages": [{"role": "user", "content": each}]} for each in parts]
-    assert place.warm(json.dumps(bodies[0])).exit_code == 0
+    bodies = [{"messages": [{"role": "user", "content": each}], "max_tokens": 1} for each in parts]
+    anthropics = [{**body, "system": SYSTEM} for body in bodies]
+    lines = f"{json.dumps(bodies[0])}\n{json.dumps(anthropics[0])}\n"
+    assert place.warm(lines).exit_code == 0
     with place.live() as live:
         held, prompt = cached(live, bodies[1])
         assert prompt - held < 3 * PAGE
+        usage = live.post("/v1/messages", anthropics[1]).json()["usage"]
+        assert usage["cache_read_input_tokens"] > 100
+        assert usage["input_tokens"] + usage["cache_creation_input_tokens"] < 3 * PAGE
 
 
 def test_what_a_file_holds_no_longer_may_go(place: Place) -> None:
