@@ -102,6 +102,56 @@ messages = st.one_of(
     json_values,
 )
 
+kinds = ["message", "reasoning", "function_call", "function_call_output", "custom_tool_call", "x"]
+items = st.one_of(
+    words,
+    st.lists(
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(kinds), "role": st.sampled_from(["system", "user", "x"])},
+            optional={
+                "content": st.one_of(
+                    words,
+                    st.lists(st.fixed_dictionaries({"type": st.just("input_text"), "text": words})),
+                    json_values,
+                ),
+                "call_id": words,
+                "name": st.sampled_from(["f", "g"]),
+                "arguments": st.sampled_from(["{}", '{"a": [1]}', "{"]),
+                "input": words,
+                "output": st.one_of(words, json_values),
+                "summary": st.lists(
+                    st.fixed_dictionaries({"type": st.just("summary_text"), "text": words})
+                ),
+                "encrypted_content": words,
+            },
+        ),
+        max_size=4,
+    ),
+    json_values,
+)
+offered = st.fixed_dictionaries(
+    {"type": st.sampled_from(["function", "custom", "namespace", "web_search"])},
+    optional={
+        "name": st.sampled_from(["f", "g", "a b"]),
+        "parameters": st.sampled_from([{}, {"type": "object"}, {"type": 3}]),
+        "format": json_values,
+        "strict": st.booleans(),
+        "tools": st.sampled_from([[{"type": "function", "name": "h"}], [{}], [3], 3]),
+    },
+)
+chosen = ["auto", "none", "required", {"type": "custom", "name": "g"}, {"type": "web_search"}]
+response_fields = {
+    **{name: plausible[name] for name in ("temperature", "top_p", "stop", "seed", "stream")},
+    "max_output_tokens": st.integers(0, 4),
+    "tools": st.lists(offered, max_size=3),
+    "tool_choice": st.sampled_from(chosen),
+    "reasoning": st.sampled_from([{"effort": "low", "summary": "auto"}, {"effort": "x"}, {}]),
+    "text": st.sampled_from([{"format": {"type": "json_object"}}, {"format": {}}, {}]),
+    "top_logprobs": st.integers(0, 3),
+    "include": st.lists(words, max_size=2),
+    "metadata": st.dictionaries(words, words, max_size=2),
+}
+
 
 @st.composite
 def bodies(draw, required: str, values, fields) -> dict[str, Any]:
@@ -121,7 +171,11 @@ def check(server: LiveServer, path: str, body: bytes) -> None:
     if response.status_code != 200:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     elif response.headers["content-type"].startswith("text/event-stream"):
-        assert response.text.endswith("data: [DONE]\n\n")
+        last = response.text.rsplit("data: ", 1)[1].strip()
+        if path == "/v1/responses":
+            assert json.loads(last)["type"] in ("response.completed", "response.incomplete")
+        else:
+            assert last == "[DONE]"
     else:
         json.loads(response.text)
 
@@ -136,6 +190,12 @@ def test_no_completion_request_is_a_fault(server, body):
 @given(body=bodies("messages", messages, chat_fields))
 def test_no_chat_request_is_a_fault(server, body):
     check(server, "/v1/chat/completions", json.dumps(body).encode())
+
+
+@FUZZ
+@given(body=bodies("input", items, response_fields))
+def test_no_request_for_a_response_is_a_fault(server, body):
+    check(server, "/v1/responses", json.dumps({"max_output_tokens": 4, **body}).encode())
 
 
 @FUZZ

@@ -6,6 +6,9 @@ What the tiny model says is forced by a grammar: what is tested is what the serv
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +19,7 @@ from pydantic import BaseModel
 from ockham.api.server.responses.request import ResponseRequest
 from ockham.api.server.responses.tools import InputReader
 from tests.api.server.test_tools import CALL, THOUGHT
-from tests.helpers.live import LiveServer
+from tests.helpers.live import ROOT, LiveServer
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -473,7 +476,7 @@ def test_what_cannot_be_done_is_refused_in_its_words(
 
 def test_unknown_fields_are_passed_over_and_told(talking: LiveServer) -> None:
     body = {**ASKED, **saying("Yes.")["extra_body"], "store": True, "truncation": "auto"}
-    body |= {"client_metadata": {"a": "b"}, "max_output_tokens": 8, "unheard": 1}
+    body |= {"client_metadata": {"a": "b"}, "max_output_tokens": 8, "unheard": 1, "": 2}
     body |= {
         "tools": [{"type": "image_generation"}],
         "metadata": {"k": "v"},
@@ -482,7 +485,7 @@ def test_unknown_fields_are_passed_over_and_told(talking: LiveServer) -> None:
     response = talking.post("/v1/responses", body)
     assert response.status_code == 200, response.text
     ignored = response.headers["x-ockham-ignored-fields"]
-    assert ignored == "unheard, tools[0] (image_generation)"
+    assert ignored == "unheard, '', tools[0] (image_generation)"
     answer = response.json()
     assert (answer["store"], answer["truncation"]) == (False, "disabled")
     assert (answer["metadata"], answer["service_tier"]) == ({"k": "v"}, "default")
@@ -493,3 +496,15 @@ def test_nothing_is_stored(talking: LiveServer) -> None:
         response = talking.get(f"/v1/responses/{path}")
         assert response.status_code == 404
         assert "keeps nothing" in response.json()["error"]["message"]
+
+
+def test_the_example_of_the_page_works(talker: openai.OpenAI) -> None:
+    """The tiny model would go on for ever."""
+    page = (ROOT / "docs/responses.md").read_text()
+    (example,) = re.findall(r"(?ms)^```python\n(.*?)^```", page)
+    responses = SimpleNamespace(create=partial(talker.responses.create, max_output_tokens=100))
+    told: dict[str, Any] = {"client": SimpleNamespace(responses=responses), "name": "tiny"}
+    exec(compile(example, "docs/responses.md", "exec"), {**told, "tools": [WEATHER]}, told)
+    kinds = [item["type"] if isinstance(item, dict) else item.type for item in told["history"][1:]]
+    assert kinds.count("function_call") == kinds.count("function_call_output") > 0, told["history"]
+    assert told["answer"].status in ("completed", "incomplete")
