@@ -20,9 +20,13 @@ _SHORT = {
     "pipeline_parallel_size": "-pp",
     "data_parallel_size": "-dp",
 }
+ANY: tuple[Any, ...] = ()
+"""Of what is found out here, whatever is said of it."""
 ONLY_FLAGS: dict[str, tuple[Any, ...]] = {
     "api_server_count": (1,),
-    "enable_auto_tool_choice": (False,),
+    "enable_auto_tool_choice": (False, True),
+    "tool_call_parser": ANY,
+    "reasoning_parser": ANY,
     "enable_log_requests": (False,),
     "enable_request_id_headers": (False,),
     "root_path": ("", None),
@@ -60,7 +64,7 @@ def _checked(flag: str, accepted: tuple[Any, ...]) -> Callable[..., None]:
     spelt = [_spelt(value) for value in accepted]
 
     def check(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-        if value is None or _spelt(value) in spelt:
+        if value is None or accepted == ANY or _spelt(value) in spelt:
             return
         only = " or ".join(repr(each) for each in spelt if each)
         raise click.BadParameter(

@@ -121,6 +121,7 @@ NEUTRAL = (
     *("-tp", "1", "--tensor-parallel-size", "1", "--pipeline-parallel-size=1", "--enforce-eager"),
     *("--load-format", "auto", "--tokenizer-mode", "auto", "--device", "cpu"),
     *("--enable-chunked-prefill", "--no-enable-lora", "--root-path", ""),
+    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3"),
 )
 
 

@@ -69,6 +69,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "repeat_last_n": (ANY,),  # see `synonyms`
     "typical_p": (1.0,),
     "tfs_z": (1.0,),
+    "tfs": (1.0,),
+    "typical": (1.0,),
     "top_a": (0.0,),
     "mirostat": (0,),
     "mirostat_mode": (0,),
