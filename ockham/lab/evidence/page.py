@@ -86,13 +86,13 @@ def write_section(
     said = _section(recipe, row, plots).replace("| verdict |", f"{when}\n| verdict |", 1)
     said += "\n"
     text = path.read_text(encoding="utf-8")
-    names = [_title(each) for each in order]
-    before = names[: names.index(name)][::-1]
+    earlier = order[: [_title(each) for each in order].index(name)][::-1]
     row_of = r"\| \[`{}`\].*\n"
     section_of = r"(?ms)^### `{}`\n.*?(?=^##|\Z)"
     line = summary([(name, "exact" if row.exact else "approximate", row.verdict)]).splitlines()[-1]
+    before = [_title(each) for each in earlier]
     text = _put(text, row_of, name, before, line + "\n", "|---|---|---|\n")
-    own = [each for each in before if each.partition("/")[0] == recipe.seam]
+    own = [_title(each) for each in earlier if each.seam == recipe.seam]
     text = _put(text, section_of, name, own, said, f"## {recipe.seam}\n\n")
     write_output(path, text.encode(), overwrite=True)
     draw(plots / _picture(recipe), row)
