@@ -42,12 +42,19 @@ class Warmed(msgspec.Struct, kw_only=True):
 
 def read_file(path: Path) -> Iterator[tuple[str, Any]]:
     """The requests of a file and where each stands: one JSON object, a list of them, or one on each
-    line. Raises ConfigError."""
+    line; or one request as it came over the wire, with its headers. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise ConfigError(f"{path} cannot be read ({reason}).") from error
+    if text.startswith("POST /"):
+        head, _, text = text.partition("\n\n")
+        body = _json(text)
+        if body is None:
+            raise ConfigError(f"{path}: behind the headers of the request there is no JSON.")
+        yield str(path), {"url": head.split()[1].partition("?")[0], "body": body}
+        return
     found = _json(text)
     if found is not None:
         bodies = found if isinstance(found, list) else [found]

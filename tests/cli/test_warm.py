@@ -110,6 +110,15 @@ def test_requests_of_every_protocol_are_read(place: Place) -> None:
     assert place.warm(json.dumps(lines)).output.count("stand on disk") == 8
 
 
+def test_a_request_is_read_as_an_agent_sent_it(place: Place) -> None:
+    body = json.dumps(chat("x"))
+    head = f"POST /v1/chat/completions?beta=true HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    sent, plain = place.warm(head + body), place.warm(body)
+    assert sent.exit_code == 0, sent.output
+    assert sent.output.split(" tokens")[0] == plain.output.split(" tokens")[0]
+    assert "there is no JSON" in place.warm(head + body[:-1]).output
+
+
 def test_all_but_the_last_part_of_a_message_is_kept(place: Place) -> None:
     """As agents send it: what they tell of a project stands in the message of the question."""
     notes = {"type": "text", "text": "The project is written in Python. " * 8}
