@@ -214,6 +214,12 @@ class Requests:
         thinking = self._thinking(params)
         chosen = engine.techniques.of(request, "search")
         search = None if chosen is None else self._begin(chosen, request, stops)
+        if search is not None and search.chooses and params.thinking_token_budget is not None:
+            raise InvalidRequest(
+                f"{chosen.name if chosen else 'a search'} says itself what comes next, so that no "
+                "thought can be ended; leave out thinking_token_budget, or the search.",
+                "thinking_token_budget",
+            )
         gate = engine.gates.open(request)
         first = Sequence(
             request,

@@ -367,7 +367,9 @@ class Sequence(Cells):
     def end_thought(self) -> bool:
         """Let its thought end with the next token; False if it does not think."""
         thinking = self.thinking
-        return thinking is not None and thinking.end(self.tokens[self.prompt_tokens :])
+        if thinking is None or self.chosen:
+            return False
+        return thinking.end(self.tokens[self.prompt_tokens :])
 
     @property
     def constraint(self) -> Constraint | None:

@@ -234,3 +234,8 @@ def test_what_makes_no_sense_is_refused(params: dict[str, Any], complaint: str) 
 def test_a_budget_needs_marks(llm: LLM) -> None:
     with pytest.raises(InvalidRequest, match="thinking_token_budget needs thought"):
         said(llm, thinking_token_budget=3)
+
+
+def test_a_search_that_says_what_comes_next_has_no_budget(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match="superposed says itself what comes next"):
+        said(llm, thinking_token_budget=3, thought=INSIDE, superposed=True, n=2, temperature=0)

@@ -195,3 +195,22 @@ def test_an_empty_key_file_is_refused(tmp_path, tiny):
 def test_keys_are_not_told_apart_by_the_client_library(guarded):
     with pytest.raises(openai.AuthenticationError):
         guarded.openai(api_key="wrong").models.list()
+
+
+def test_an_answer_is_controlled_by_the_key_that_asked_for_it(guarded):
+    client = guarded.openai(api_key="from-file-1")
+    asked = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 4000}
+    more = {"ignore_eos": True, "temperature": 0}
+    with client.chat.completions.create(
+        model=guarded.model, **asked, stream=True, extra_body=more
+    ) as stream:
+        name = next(iter(stream)).id
+        said = {}
+        for key in ("from-flag", "from-file-1"):
+            headers = {"authorization": f"Bearer {key}"}
+            path = f"/v1/chat/completions/{name}/control"
+            answer = guarded.post(path, {"action": "reasoning_end"}, headers=headers)
+            said[key] = (answer.status_code, answer.json()["error"]["message"])
+    assert said["from-flag"][0] == 404
+    assert said["from-file-1"][0] == 400
+    assert "is not thinking now" in said["from-file-1"][1]
