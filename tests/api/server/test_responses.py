@@ -183,6 +183,15 @@ def test_thoughts_are_items_and_come_back(talking: LiveServer, talker: openai.Op
     )
 
 
+def test_a_thought_has_a_budget(talker: openai.OpenAI) -> None:
+    asked = {**ASKED, "max_output_tokens": 60, "reasoning": {"effort": "low"}}
+    more = {"thinking_token_budget": 8, "thinking_closing_text": "Enough.", "seed": 3}
+    answer = talker.responses.create(**asked, extra_body=more)
+    thought = answer.output[0]
+    assert thought.type == "reasoning"
+    assert (thought.content or [])[0].text.endswith("Enough.")
+
+
 def test_a_summary_is_the_thought_and_it_is_sealed(talking: LiveServer) -> None:
     wanted = {"reasoning": {"summary": "auto"}, "include": ["reasoning.encrypted_content"]}
     found = events(talking, **ASKED, **saying(THOUGHT + "Yes."), **wanted)
@@ -385,6 +394,11 @@ def test_an_answer_that_is_cut_is_incomplete(talking: LiveServer, talker: openai
     assert answer.incomplete_details.reason == "max_output_tokens"
     assert answer.output[0].status == "incomplete"  # type: ignore[union-attr]
     assert events(talking, **asked)[-1]["type"] == "response.incomplete"
+    asked = {**ASKED, **saying("x" + " x" * 40)}
+    asked["extra_body"]["repetition_detection"] = {"max_pattern_size": 8, "min_count": 4}
+    answer = talker.responses.create(**asked)
+    assert answer.status == "incomplete"
+    assert answer.to_dict()["incomplete_details"] == {"reason": "repetition"}
 
 
 def test_log_probabilities_are_those_of_the_text(

@@ -25,7 +25,12 @@ from ockham.core.errors import OckhamError
 from ockham.core.outputs import CompletionOutput, Reply, RequestOutput
 from ockham.text.reply.splitter import CallDelta, ReplyDelta
 
-_STATUSES = {"length": "incomplete", "abort": "cancelled", "error": "failed"}
+_STATUSES = {
+    "length": "incomplete",
+    "repetition": "incomplete",
+    "abort": "cancelled",
+    "error": "failed",
+}
 """Why an answer ended -> its status, where that is not `completed`."""
 
 
@@ -154,7 +159,10 @@ class ResponseAnswer(ReplyAnswer):
         response = self._response(_status(ending))
         response.completed_at = now_s() if response.status == "completed" else None
         if response.status == "incomplete":
-            response.incomplete_details = IncompleteDetails("max_output_tokens")
+            cut = ending.finish_reason == "length"
+            response.incomplete_details = IncompleteDetails(
+                "max_output_tokens" if cut else ending.finish_reason
+            )
         elif response.status == "failed":
             response.error = Fault("server_error", "The model could not go on with the answer.")
         response.usage = usage_of(self.meter.usage(final=True))

@@ -19,6 +19,7 @@ from ockham.api.server.responses.tools import Toolbox
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.structured_outputs import StructuredOutputsParams
+from ockham.core.thoughts import RepetitionDetectionParams
 
 LOGPROBS = "message.output_text.logprobs"
 SEALED_THOUGHTS = "reasoning.encrypted_content"
@@ -37,6 +38,7 @@ _HOUSE = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"),
     *("repetition_penalty", "logit_bias", "stop", "stop_token_ids", "bad_words", "min_tokens"),
     *("allowed_token_ids", "ignore_eos", "structured_outputs", "chat_template_kwargs"),
+    *("thinking_token_budget", "thinking_closing_text", "repetition_detection"),
     *("parallel_tool_calls", "cache_salt", "reuse", "priority", "model", "stream", "user"),
     *("safety_identifier", "prompt_cache_key"),
 )
@@ -162,6 +164,9 @@ class ResponseRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True, dict=
     ignore_eos: bool | None = None
     structured_outputs: StructuredOutputsParams | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    thinking_token_budget: int | None = None
+    thinking_closing_text: str | None = None
+    repetition_detection: RepetitionDetectionParams | None = None
     cache_salt: str | None = None
     cache_hint: Literal["keep", "discard"] | None = None
     reuse: str | None = None
