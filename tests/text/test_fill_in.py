@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from ockham import InvalidRequest
+from ockham.api.prompts import PromptReader
 from ockham.text.fill_in import CUT_TOKENS, FAMILIES, Extra, Family, FillIn, find
+from ockham.text.tokenizer import Tokenizer
+from tests.helpers.tiny_tokenizers import byte_level_bpe
 
 
 def vocabulary(*tokens: str):
@@ -71,3 +77,13 @@ def test_what_has_no_room_is_cut_by_steps() -> None:
     for room in (5, 10, 40):
         made = found.prompt(encode, [1], "p" * 100, "s" * 100, extra, room)
         assert len(made.token_ids) <= room
+
+
+def test_a_model_without_the_tokens_says_so(tmp_path: Path) -> None:
+    byte_level_bpe().save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path)
+    assert tokenizer.fill_in is None
+    reader = PromptReader(tokenizer, 100, "as the test says")
+    with pytest.raises(InvalidRequest, match="no tokens to fill in text") as refused:
+        reader.read_fill_in("a", "b")
+    assert refused.value.param == "suffix"
