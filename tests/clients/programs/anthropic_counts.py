@@ -1,8 +1,6 @@
-"""anthropic for Python: messages, streams, tools, counts, cached tokens, errors."""
+"""anthropic for Python: counts of tokens, streamed calls, prompts that are too long."""
 
 from __future__ import annotations
-
-import json
 
 import anthropic
 from checks import LONG_SYSTEM, MODEL, QUESTION, WEATHER, is_weather, main, raises, url
@@ -21,28 +19,6 @@ TOOL = {
 }
 
 
-def check_a_question_is_answered_and_counted():
-    answer = client.messages.create(**ASKED)
-    assert "Paris" in answer.content[0].text
-    assert answer.stop_reason in ("end_turn", "max_tokens")
-    assert answer.usage.output_tokens > 0
-
-
-def check_a_stream_says_the_same():
-    with client.messages.stream(**ASKED) as stream:
-        text = "".join(stream.text_stream)
-        final = stream.get_final_message()
-    assert text == final.content[0].text == client.messages.create(**ASKED).content[0].text
-
-
-def check_a_prompt_that_was_computed_is_read_from_the_cache():
-    system = [{"type": "text", "text": LONG_SYSTEM, "cache_control": {"type": "ephemeral"}}]
-    client.messages.create(**ASKED, system=system)
-    usage = client.messages.create(**ASKED, system=system).usage
-    assert usage.cache_read_input_tokens > 100
-    assert usage.input_tokens <= 1
-
-
 def check_counted_tokens_are_those_that_are_read():
     asked = {"model": MODEL, "messages": ASKED["messages"], "system": LONG_SYSTEM, "tools": [TOOL]}
     counted = client.messages.count_tokens(**asked).input_tokens
@@ -59,28 +35,6 @@ def check_a_streamed_call_is_put_together():
     assert final.stop_reason == "tool_use"
     [call] = [block for block in final.content if block.type == "tool_use"]
     is_weather(call.input)
-
-
-def check_an_agent_calls_three_tools_and_answers():
-    messages = [*ASKED["messages"]]
-    for turn in range(3):
-        answer = client.messages.create(
-            **{**ASKED, "messages": messages},
-            tools=[TOOL],
-            tool_choice={"type": "any", "disable_parallel_tool_use": True},
-        )
-        [call] = [block for block in answer.content if block.type == "tool_use"]
-        result = json.dumps({**is_weather(call.input), "degrees": 20 + turn})
-        messages += [
-            {"role": "assistant", "content": answer.content},
-            {
-                "role": "user",
-                "content": [{"type": "tool_result", "tool_use_id": call.id, "content": result}],
-            },
-        ]
-    last = client.messages.create(**{**ASKED, "messages": messages}, tools=[TOOL])
-    assert last.stop_reason in ("end_turn", "max_tokens", "tool_use")
-    assert last.usage.cache_read_input_tokens > last.usage.input_tokens
 
 
 def check_bad_requests_raise_the_clients_own_exceptions():
