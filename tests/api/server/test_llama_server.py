@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 
 import pytest
 
@@ -130,20 +128,19 @@ def test_props_say_what_the_model_is(server: LiveServer) -> None:
 
 
 def test_slots_show_what_runs_of_the_caller_and_no_text(server: LiveServer) -> None:
-    body = {"prompt": "a secret", "max_tokens": 4000, "ignore_eos": True, "cache_salt": "mine"}
-    thread = threading.Thread(target=server.post, args=("/v1/completions", body))
-    thread.start()
-    try:
-        [slot] = wait_for(lambda: server.get("/slots?cache_salt=mine").json(), 20)
+    with server.openai().completions.create(
+        model="tiny",
+        prompt="a secret",
+        max_tokens=4000,
+        stream=True,
+        extra_body={"ignore_eos": True, "cache_salt": "mine"},
+    ) as stream:
+        next(iter(stream))
+        [slot] = server.get("/slots?cache_salt=mine").json()
         assert slot["n_prompt_tokens"] > 0
         assert "secret" not in json.dumps(slot)
         assert server.get("/slots").json() == []
-    finally:
-        thread.join()
-    deadline_s = time.monotonic() + 10
-    while server.get("/slots?cache_salt=mine").json() and time.monotonic() < deadline_s:
-        time.sleep(0.05)
-    assert server.get("/slots?cache_salt=mine").json() == []
+    wait_for(lambda: server.get("/slots?cache_salt=mine").json() == [], 20)
 
 
 def test_apply_template_shows_the_prompt(talking: LiveServer) -> None:
