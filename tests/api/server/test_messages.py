@@ -355,7 +355,7 @@ def test_an_agents_turns_compute_what_is_new_only(talking: LiveServer) -> None:
     call = '<tool_call>\n{"name": "Read", "arguments": {"file_path": "a.py"}}\n</tool_call>'
     shares = []
     for turn in range(10):
-        said = f"Step {turn}.\n{call}"
+        said = f"{THOUGHT}Step {turn}.\n{call}"
         answer = session.ask(**saying(said), temperature=0)
         assert answer["stop_reason"] == "tool_use"
         usage = answer["usage"]
