@@ -289,7 +289,8 @@ def _set(conversation: Conversation, text: str) -> None:
     """Show the sampling settings that are not their defaults, or change one."""
     name, _, value = text.replace("=", " ", 1).partition(" ")
     name = name.replace("-", "_")
-    known = [each for each in SamplingParams.__struct_fields__ if each not in ("n", "asks")]
+    hidden = ("n", "asks", "thought")
+    known = [each for each in SamplingParams.__struct_fields__ if each not in hidden]
     if name and (name not in known or not value.strip()):
         _tell(
             f"Write /set NAME VALUE.{did_you_mean(name, known) if name not in known else ''} There "

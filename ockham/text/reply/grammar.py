@@ -118,7 +118,8 @@ class Grammar:
             return f"({said} {self._literal(START)})?"
         if self._thought is None:
             return ""
-        space = self._rule(r"[ \t\r\n]*", terminal=True)
+        # As much as models write: without a bound a small one writes nothing else.
+        space = self._rule(r"[ \t\r\n]{0,4}", terminal=True)
         body = f"{self._text(self._thought.close)} {space}"
         return body if in_thought else f"({self._literal(self._thought.open)} {body})?"
 
