@@ -28,7 +28,7 @@ from ockham.text.reply.splitter import CallDelta, ReplyDelta
 _STATUSES = {
     "length": "incomplete",
     "repetition": "incomplete",
-    "abort": "cancelled",
+    "abort": "failed",
     "error": "failed",
 }
 """Why an answer ended -> its status, where that is not `completed`."""
