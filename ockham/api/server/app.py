@@ -33,6 +33,7 @@ from ockham.api.server.middleware import Keys, Outermost
 from ockham.api.server.ollama import DIALECT as OLLAMA
 from ockham.api.server.ollama import ROUTES as OLLAMA_ROUTES
 from ockham.api.server.openapi import ROUTES as OPENAPI_ROUTES
+from ockham.api.server.page import ROUTES as PAGE_ROUTES
 from ockham.api.server.reasons import note_refusal
 from ockham.api.server.responses import ALIASES as RESPONSES_ALIASES
 from ockham.api.server.responses import ROUTES as RESPONSES_ROUTES
@@ -71,6 +72,7 @@ ROUTES = (
     *MESSAGES_ROUTES,
     *OLLAMA_ROUTES,
     *OPENAPI_ROUTES,
+    *PAGE_ROUTES,
 )
 ALIASES = (
     Route("/completions", create_completion, methods=["POST"]),

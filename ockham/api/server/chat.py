@@ -43,7 +43,7 @@ async def create_chat_completion(http: Request) -> Response:
         request.check()
         request, prefill = request.to_be_continued()
     turn = await take_turn(http, request, prefill=prefill)
-    kind = _SplitAnswer if turn.plan.splits else _Answer
+    kind = _SplitAnswer if turn.plan.splits or turn.begun.token_ids else _Answer
     return await kind(http, turn).respond(turn.job)
 
 
@@ -132,7 +132,12 @@ class _Answer(OpenAIAnswer):
             return None
         server, entries = self.server, choice.logprobs or []
         return chat_logprobs(
-            choice.token_ids, entries, self._top_logprobs, server.token_text, server.token_bytes
+            choice.token_ids,
+            entries,
+            self._top_logprobs,
+            server.token_text,
+            server.token_bytes,
+            with_ids=bool(self.request.return_token_ids),
         )
 
     def _object(self, choices: list[ChatChunkChoice]) -> ChatChunk:
@@ -168,7 +173,9 @@ class _SplitAnswer(_Answer):
     def _choice(self, choice: CompletionOutput) -> ChatChoice:
         made = super()._choice(choice)
         turn, tokenizer = self.turn, self.server.llm.tokenizer
-        reply, thought = told_whole(turn.plan, turn.params, turn.text, choice, tokenizer)
+        reply, thought = told_whole(
+            turn.plan, turn.params, turn.text, choice, tokenizer, turn.begun
+        )
         self._count(thought)
         self._warnings += reply.warnings
         made.message.content = reply.content
@@ -186,7 +193,9 @@ class _SplitAnswer(_Answer):
         told = self._streams.get(choice.index)
         if told is None:
             turn = self.turn
-            told = self._streams[choice.index] = Telling(turn.plan, turn.params, turn.text)
+            told = self._streams[choice.index] = Telling(
+                turn.plan, turn.params, turn.text, turn.begun
+            )
         new = told.add(choice)
         begun = self._begun[choice.index]
         silent = not (new or choice.finish_reason or choice.logprobs)

@@ -62,11 +62,15 @@ def chat_logprobs(
     top: int,
     token_text: TokenText,
     token_bytes: TokenBytes,
+    with_ids: bool = False,
 ) -> ChatLogprobs:
     """The log probabilities of a chat completion's tokens, with the `top` likeliest for each."""
 
     def shown(token: int, entry: PositionLogprobs) -> TokenLogprob:
-        return TokenLogprob(token_text(token), _shown(entry[token]), list(token_bytes(token)))
+        made = TokenLogprob(token_text(token), _shown(entry[token]), list(token_bytes(token)))
+        if with_ids:
+            made.token_id = token
+        return made
 
     content = []
     for token, entry in zip(tokens, entries, strict=True):
@@ -80,7 +84,8 @@ def chat_logprobs(
                 chosen.token,
                 chosen.logprob,
                 chosen.bytes,
-                [shown(other, entry) for other in likeliest],
+                chosen.token_id,
+                top_logprobs=[shown(other, entry) for other in likeliest],
             )
         )
     return ChatLogprobs(content)

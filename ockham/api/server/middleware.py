@@ -26,7 +26,7 @@ from ockham.api.server.wire import UsageMeter
 
 access = logging.getLogger("ockham.access")
 
-OPEN_PATHS = frozenset({"/health", "/ping", "/openapi.json", "/docs"})
+OPEN_PATHS = frozenset({"/", "/health", "/ping", "/openapi.json", "/docs"})
 """The routes that need no key."""
 _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._:@/+=-]")
 _ID_CHARACTERS = 128

@@ -349,6 +349,9 @@ class ChatRequest(GenerationRequest, kw_only=True):
     continue_final_message: bool | None = None
     """Whether the answer goes on from the last message, the assistant's, which it does not
     repeat. A thought is not begun then, unless something asks for it."""
+    prefix_token_ids: list[int] | None = None
+    """The answer begins with these tokens, which are not generated: it goes on from another one's
+    beginning, whose state is reused. They are shown as its beginning, and count as prompt."""
     chat_template_kwargs: dict[str, Any] | None = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None

@@ -37,7 +37,7 @@ class ReplyAnswer(Answer):
         super().__init__(serving(http), http, [turn.prompt], turn.request)
         self.turn = turn
         self.model = self.server.answer_name(turn.request.model)
-        self._telling = Telling(turn.plan, turn.params, turn.text)
+        self._telling = Telling(turn.plan, turn.params, turn.text, turn.begun)
 
     @property
     def streams(self) -> bool:
@@ -63,7 +63,9 @@ class ReplyAnswer(Answer):
     def body(self, outputs: list[RequestOutput]) -> bytes:
         ((choice,),) = (output.outputs for output in outputs)
         turn, tokenizer = self.turn, self.server.llm.tokenizer
-        reply, thought = told_whole(turn.plan, turn.params, turn.text, choice, tokenizer)
+        reply, thought = told_whole(
+            turn.plan, turn.params, turn.text, choice, tokenizer, turn.begun
+        )
         self.meter.reasoning_tokens = thought
         return self.whole(reply, _ending(choice, bool(reply.tool_calls), reply.warnings))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from ockham.api.chatting import ChatPlan, left_out, reasoning_tokens
 from ockham.core.outputs import CompletionOutput, Reply
 from ockham.core.sampling_params import SamplingParams
@@ -9,25 +12,41 @@ from ockham.text.reply.splitter import ReplyDelta, Splitter
 from ockham.text.tokenizer import Tokenizer
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What an answer begins with that was not generated for it."""
+
+    text: str = ""
+    token_ids: Sequence[int] = ()
+
+
+NOT_BEGUN = Begun()
+
+
 class Telling:
     """What a stream has told of one choice of a chat's answer."""
 
-    def __init__(self, plan: ChatPlan, params: SamplingParams, prompt: str) -> None:
+    def __init__(
+        self, plan: ChatPlan, params: SamplingParams, prompt: str, begun: Begun = NOT_BEGUN
+    ) -> None:
         """`params` are the caller's, `prompt` the text that the answer follows."""
         self._plan = plan
         self._params = params
         self._splitter: Splitter | None = plan.splitter(params, prompt) if plan.splits else None
-        self._texts: list[str] = []
+        self._begun = begun
+        self._untold = begun.text
+        self._texts: list[str] = [begun.text]
         self._token_ids: list[int] = []
         self._left_out: set[int] = set()
 
     def add(self, choice: CompletionOutput) -> ReplyDelta:
         """What is new with the next part of the choice."""
+        text, self._untold = self._untold + choice.text, ""
         if self._splitter is None:
-            return ReplyDelta(choice.text)
+            return ReplyDelta(text)
         self._texts.append(choice.text)
         self._token_ids += choice.token_ids
-        new = self._splitter.feed(choice.text)
+        new = self._splitter.feed(text)
         if choice.finish_reason is not None:
             new.add(self._splitter.finish())
         if not self._plan.choice.parallel:
@@ -61,6 +80,7 @@ class Telling:
             self._token_ids,
             "".join(self._texts),
             self._splitter.thoughts,
+            self._begun,
         )
 
 
@@ -70,13 +90,15 @@ def told_whole(
     prompt: str,
     choice: CompletionOutput,
     tokenizer: Tokenizer | None,
+    begun: Begun = NOT_BEGUN,
 ) -> tuple[Reply, int | None]:
     """A finished answer, split, and how many of its tokens belong to thoughts (None for a model
     that has none)."""
+    text = begun.text + choice.text
     if not plan.splits:
-        return Reply(choice.text), None
-    reply, thoughts = plan.split(choice.text, params, prompt)
-    count = thought_tokens(plan, params, tokenizer, choice.token_ids, choice.text, thoughts)
+        return Reply(text), None
+    reply, thoughts = plan.split(text, params, prompt)
+    count = thought_tokens(plan, params, tokenizer, choice.token_ids, text, thoughts, begun)
     return reply, count
 
 
@@ -87,9 +109,13 @@ def thought_tokens(
     token_ids: list[int],
     text: str,
     thoughts: list[tuple[int, int]],
+    begun: Begun = NOT_BEGUN,
 ) -> int | None:
-    """How many tokens of an answer belong to its thoughts; None for a model that has none."""
+    """How many generated tokens of an answer belong to its thoughts; None for a model that has
+    none."""
     if not plan.style.thinks:
         return None
     skips = plan.skips_special_tokens(params)
-    return reasoning_tokens(tokenizer, token_ids, text, thoughts, skips)
+    given = list(begun.token_ids)
+    whole = reasoning_tokens(tokenizer, given + token_ids, text, thoughts, skips)
+    return whole - (reasoning_tokens(tokenizer, given, text, thoughts, skips) if given else 0)

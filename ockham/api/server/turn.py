@@ -16,7 +16,9 @@ from ockham.api.server.errors import HttpError
 from ockham.api.server.job import Job
 from ockham.api.server.protocol import ChatRequest, TokenizeRequest, template_variables
 from ockham.api.server.serving import Serving, body_bytes, serving
+from ockham.api.server.telling import NOT_BEGUN, Begun
 from ockham.core.errors import TOO_LONG, InvalidRequest, OckhamError
+from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
 from ockham.text.marking import ReuseParams
 
@@ -31,10 +33,13 @@ class Turn:
     text: str
     """The prompt, as the chat template made it."""
     prompt: Encoded
+    """With the tokens that the answer begins with, if the caller gave any."""
     plan: ChatPlan
     job: Job
     clipped: bool = False
     """Whether the answer may have fewer tokens than were asked for, since no more fit."""
+    begun: Begun = NOT_BEGUN
+    """What the answer begins with."""
 
 
 async def take_turn(
@@ -79,12 +84,47 @@ async def take_turn(
             params = fill_in.ending(params)
         if before:
             prompt = replace(prompt, token_ids=[*before, *prompt.token_ids])
+        begun = NOT_BEGUN
+        if request.prefix_token_ids:
+            begun = await _begin(http, request, plan, params, len(prompt.token_ids))
+            prompt = replace(prompt, token_ids=[*prompt.token_ids, *begun.token_ids])
         asked = params.max_tokens
         if clips:
             room = server.llm.ready.max_model_len - len(prompt.token_ids)
             params = _clipped(params, room, len(prompt.token_ids))
-        job = server.job(http, [prompt], plan.params(params, text), request)
-    return Turn(request, params, text, prompt, plan, job, params.max_tokens != asked)
+        job = server.job(http, [prompt], plan.params(params, text + begun.text), request)
+    return Turn(request, params, text, prompt, plan, job, params.max_tokens != asked, begun)
+
+
+async def _begin(
+    http: Request, request: ChatRequest, plan: ChatPlan, params: SamplingParams, behind: int
+) -> Begun:
+    """What an answer begins with, `behind` so many tokens of prompt. Raises InvalidRequest."""
+    server, tokens = serving(http), request.prefix_token_ids or []
+    vocabulary, context = server.llm.ready.vocab_size, server.llm.ready.max_model_len
+    if behind + len(tokens) >= context:
+        raise InvalidRequest(
+            f"prefix_token_ids has {len(tokens)} entries behind a prompt of {behind} tokens; the "
+            f"context is {context} tokens.",
+            "prefix_token_ids",
+        )
+    wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
+    if wrong is not None:
+        raise InvalidRequest(
+            f"prefix_token_ids holds {shown(wrong)}; the vocabulary has ids from 0 to "
+            f"{vocabulary - 1}.",
+            "prefix_token_ids",
+        )
+    if params.structured_outputs is not None or plan.choice.bound or plan.choice.strict:
+        raise InvalidRequest(
+            "prefix_token_ids does not go together with what says what the answer must look like "
+            "(response_format, structured_outputs, tool_choice, strict tools); leave one of the "
+            "two out.",
+            "prefix_token_ids",
+        )
+    tokenizer, skips = server.llm.prompts.tokenizer, plan.skips_special_tokens(params)
+    text = await server.llm.in_thread(len(tokens), lambda: tokenizer.decode(tokens, skips))
+    return Begun(text, tokens)
 
 
 async def read_prompt(

@@ -106,9 +106,11 @@ class TokenLogprob(msgspec.Struct):
     token: str
     logprob: float
     bytes: list[int]
+    token_id: int | UnsetType = UNSET
+    """Where ids are asked for (`return_token_ids`)."""
 
 
-class ChosenLogprob(TokenLogprob):
+class ChosenLogprob(TokenLogprob, kw_only=True):
     top_logprobs: list[TokenLogprob]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 MESSAGES = [
@@ -221,3 +223,35 @@ def test_nothing_goes_on_from_what_is_no_text_of_the_assistants(server):
         response = server.post("/v1/chat/completions", body)
         assert response.status_code == 400
         assert response.json()["error"]["param"] == "continue_final_message"
+
+
+def test_an_answer_begins_with_the_tokens_that_are_given(server):
+    asked = {"messages": [{"role": "user", "content": "Go on from a token."}], "max_tokens": 12}
+    asked |= {"temperature": 0, "return_token_ids": True, "logprobs": True, "top_logprobs": 2}
+    path = "/v1/chat/completions"
+    first = server.post(path, asked).json()["choices"][0]
+    told = first["logprobs"]["content"]
+    assert [each["token_id"] for each in told] == first["token_ids"]
+    tokens = first["token_ids"][:5]
+    answer = server.post(path, {**asked, "prefix_token_ids": tokens, "max_tokens": 7}).json()
+    again = answer["choices"][0]
+    assert tokens + again["token_ids"] == first["token_ids"]
+    assert again["message"]["content"] == first["message"]["content"]
+    usage = answer["usage"]
+    assert usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"] == 1
+    streamed = server.post(path, {**asked, "prefix_token_ids": tokens, "stream": True}).text
+    assert server.post(path, {**asked, "prefix_token_ids": [10**6]}).status_code == 400
+    chunks = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    said = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks]
+    assert "".join(said).startswith(first["message"]["content"])
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"response_format": {"type": "json_object"}}, {"structured_outputs": {"choice": ["a"]}}],
+)
+def test_given_tokens_do_not_go_together_with_a_grammar(server, beside):
+    asked = {"messages": [{"role": "user", "content": "x"}], "prefix_token_ids": [5], **beside}
+    answer = server.post("/v1/chat/completions", asked)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "prefix_token_ids"

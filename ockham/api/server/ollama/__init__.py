@@ -13,7 +13,6 @@ from ockham.api.server.errors import HttpError
 from ockham.api.server.ollama.answer import ChatAnswer, GenerateAnswer
 from ockham.api.server.ollama.dialect import DIALECT
 from ockham.api.server.ollama.models import (
-    heartbeat,
     list_running,
     list_tags,
     not_here,
@@ -95,7 +94,6 @@ ROUTES = (
         for name in ("embed", "embeddings", "create", "copy", "push", "blobs/{digest}")
     ),
     Route("/api/delete", not_here, methods=["DELETE"]),
-    Route("/", heartbeat),
 )
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 
 import ockham
 from ockham.api.chatting import ToolChoice, plan_chat
@@ -173,14 +172,6 @@ async def not_here(http: Request) -> Response:
         "(ockham serve MODEL). 'ockham pull', 'ockham list' and 'ockham rm' manage what is on the "
         "machine.",
     )
-
-
-@describes(gives=str, media_type="text/plain")
-async def heartbeat(http: Request) -> Response:
-    """What Ollama's command line asks before anything else."""
-    if http.method != "HEAD":
-        raise HTTPException(404)
-    return PlainTextResponse("Ollama is running")
 
 
 def _facts(server: Serving) -> ModelFacts:
