@@ -43,6 +43,7 @@ CHECKS = [content_type_conformance, response_schema_conformance, status_code_con
 FLAGS = (
     *("--kv-cache-memory-bytes", "16M", "--max-model-len", "256", "--no-access-log"),
     *("--idle-timeout", "600"),  # what makes the requests may think for long
+    "--enable-lora",
 )
 
 
@@ -50,7 +51,8 @@ FLAGS = (
 def small(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server whose longest answer does not take long."""
     directory = tmp_path_factory.mktemp("fuzz")
-    with LiveServer(tiny, directory, *FLAGS, "--served-model-name", "tiny") as live:
+    flags = (*FLAGS, "--served-model-name", "tiny", "--batch-dir", str(directory / "batches"))
+    with LiveServer(tiny, directory, *flags) as live:
         yield live
 
 

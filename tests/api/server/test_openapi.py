@@ -42,7 +42,8 @@ def test_every_route_is_there_with_types(document: dict[str, Any]) -> None:
         for method in (route.methods or set()) - {"HEAD"}:
             operation = operations[method.lower()]
             assert operation["summary"]
-            assert ("requestBody" in operation) == (described.takes is not None)
+            takes = described.takes is not None or bool(described.form)
+            assert ("requestBody" in operation) == takes
             assert "500" in operation["responses"]
     names = [o["operationId"] for p in document["paths"].values() for o in p.values()]
     assert len(names) == len(set(names))
@@ -61,7 +62,8 @@ def test_the_examples_are_answered_and_fit_their_schemas(
     answered = 0
     for path, methods in document["paths"].items():
         for operation in methods.values():
-            for content in operation.get("requestBody", {}).get("content", {}).values():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if content is not None:
                 example = content["example"]
                 _fits(document, content["schema"], example)
                 if any(word in path for word in ("adapter", "batches", "control")):
@@ -84,7 +86,7 @@ def test_errors_have_the_shape_that_is_promised(
             if "requestBody" not in operation:
                 continue
             response = server.post(path, [1])
-            assert response.status_code in (400, 403), path
+            assert response.status_code in (400, 403, 415), path
             promised = operation["responses"][str(response.status_code)]["content"]
             promised = promised["application/json"]["schema"]
             _fits(document, promised, response.json())

@@ -103,7 +103,7 @@ class BatchObject(msgspec.Struct, kw_only=True):
     metadata: dict[str, str] | None
 
 
-@describes(gives=FileObject)
+@describes(gives=FileObject, form=("purpose", "file"))
 async def create_file(http: Request) -> Response:
     """Upload the requests of a batch: a form with the fields `purpose` ("batch") and `file`."""
     from ockham.api.server.batches.upload import read_upload
@@ -113,7 +113,7 @@ async def create_file(http: Request) -> Response:
     return _json(_shown(await read_upload(http, batches.store, settings, caller_of(http).name)))
 
 
-@describes(gives=dict[str, Any])
+@describes(gives=dict[str, Any], queries=("purpose", "order", "after", "limit"))
 async def list_files(http: Request) -> Response:
     """The caller's files, the newest first; `purpose`, `order`, `after` and `limit` choose."""
     purpose, order = http.query_params.get("purpose"), http.query_params.get("order", "desc")

@@ -20,7 +20,8 @@ EVENTS = "text/event-stream"
 class Description:
     """`takes` is the type of the body, `gives` of the answer (None: without one), `streams` of one
     object of a stream, all as msgspec knows them. `lenient`: fields that the body's type does not
-    have are passed over. `example` is a body."""
+    have are passed over. `example` is a body. `form` are the fields of a body that is a form, where
+    `file` is a file's; `queries` those that the address may have."""
 
     takes: Any = None
     gives: Any = None
@@ -29,6 +30,8 @@ class Description:
     stream_type: str = EVENTS
     lenient: bool = False
     example: dict[str, Any] | None = None
+    form: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
 
 
 _found: dict[Any, Description] = {}
@@ -43,13 +46,15 @@ def describes(
     stream_type: str = EVENTS,
     lenient: bool = False,
     example: dict[str, Any] | None = None,
+    form: tuple[str, ...] = (),
+    queries: tuple[str, ...] = (),
 ) -> Callable[[H], H]:
     """Decorates the function that answers a route; the arguments are those of `Description`. The
     first paragraph of its docstring says what the route does."""
 
     def note(handler: H) -> H:
         _found[handler] = Description(
-            takes, gives, streams, media_type, stream_type, lenient, example
+            takes, gives, streams, media_type, stream_type, lenient, example, form, queries
         )
         return handler
 

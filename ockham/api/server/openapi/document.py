@@ -34,7 +34,7 @@ _FAILURES = {
     "501": "This is known and not supported; the message says what is.",
     "503": "The engine is not there, or the server has no room.",
 }
-_FOR_ALL = ("401", "403", "404", "405", "500", "501", "503")
+_FOR_ALL = ("400", "401", "403", "404", "405", "500", "501", "503")
 _PARAMETER = re.compile(r"{([a-z_]+)(?::path)?}")
 
 
@@ -102,17 +102,30 @@ def _operation(operation: _Operation, schemas: dict[Any, Schema]) -> dict[str, A
         "responses": _responses(operation, schemas),
     }
     names = _PARAMETER.findall(operation.path)
-    if names:
-        made["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in names
-        ]
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in names
+    ]
+    parameters += [
+        {"name": name, "in": "query", "schema": {"type": "string"}} for name in said.queries
+    ]
+    if parameters:
+        made["parameters"] = parameters
+    if said.form:
+        made["requestBody"] = {"required": True, "content": {"multipart/form-data": _form(said)}}
     if said.takes is not None:
         content: dict[str, Any] = {"schema": schemas[whole(said.takes)]}
         if said.example is not None:
             content["example"] = said.example
         made["requestBody"] = {"required": True, "content": {"application/json": content}}
     return made
+
+
+def _form(said: Description) -> dict[str, Any]:
+    fields: dict[str, Any] = {name: {"type": "string"} for name in said.form}
+    if "file" in fields:
+        fields["file"]["contentMediaType"] = "application/octet-stream"
+    return {"schema": {"type": "object", "properties": fields, "required": list(said.form)}}
 
 
 def _responses(operation: _Operation, schemas: dict[Any, Schema]) -> dict[str, Any]:
@@ -127,7 +140,8 @@ def _responses(operation: _Operation, schemas: dict[Any, Schema]) -> dict[str, A
     if content:
         good["content"] = content
     failed = {"application/json": {"schema": schemas[operation.dialect.error_type]}}
-    codes = _FAILURES if said.takes is not None else dict.fromkeys(_FOR_ALL)
+    has_body = said.takes is not None or bool(said.form)
+    codes = _FAILURES if has_body else dict.fromkeys(_FOR_ALL)
     return {"200": good} | {
         code: {"description": _FAILURES[code], "content": failed} for code in codes
     }
