@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ockham.core import registry
@@ -31,6 +33,15 @@ def test_no_pair_changes_a_token(cells: list[Cell]) -> None:
     assert len(cells) == len(parts()) * (len(parts()) + 1) // 2
     for cell in cells:
         assert cell.refused or cell.identical, (cell.one, cell.other)
+
+
+def test_the_page_of_the_documentation_is_of_these_techniques() -> None:
+    page = (Path(__file__).parents[2] / "docs/composition.md").read_text()
+    count = len(parts())
+    assert f"Each of the {count * (count + 1) // 2} pairs of {count} techniques" in page
+    for technique in registry.techniques():
+        if not technique.exact:
+            assert f"`{technique.seam}/{technique.name}`" in page
 
 
 def test_pairs_with_preemption_preempt(bench: Bench, cells: list[Cell]) -> None:
