@@ -139,8 +139,19 @@ class ChatPlan:
 
         return spell(check_messages(messages), self.choice.offered)
 
+    def _binds_thought(self, params: SamplingParams) -> bool:
+        """Whether the grammar of the output says how its thought goes, and ends."""
+        return self.whole and params.structured_outputs is not None
+
     def check(self, params: SamplingParams) -> None:
         """Raise InvalidRequest for what cannot be asked at once."""
+        if self._binds_thought(params) and params.thinking_token_budget is not None:
+            raise InvalidRequest(
+                "thinking_token_budget cannot be kept where structured outputs hold for the "
+                "thought as well, as the operator chose (--enable-in-reasoning); leave one of the "
+                "two out.",
+                "thinking_token_budget",
+            )
         asked = params.structured_outputs
         if self.choice.bound and asked is not None:
             raise InvalidRequest(
@@ -168,7 +179,7 @@ class ChatPlan:
     def params(self, params: SamplingParams, prompt: str) -> SamplingParams:
         """The parameters with what binds the answer to the prompt. Raises InvalidRequest."""
         changes: dict[str, Any] = {}
-        thought = params.thought or self.thought(prompt)
+        thought = None if self._binds_thought(params) else params.thought or self.thought(prompt)
         if thought is not None:
             changes["thought"] = thought
         elif params.thinking_token_budget is not None:

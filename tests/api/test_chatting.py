@@ -191,5 +191,10 @@ def test_what_an_answer_must_look_like_begins_behind_the_thought(
                 followed += 1
             assert (followed == len(tokens)) == fits, (before, text)
     whole = plan_chat(tokenizer, read_tools(None), whole=True)
-    asked_whole = whole.params(SamplingParams(structured_outputs=outputs), "").structured_outputs
-    assert asked_whole == outputs
+    asked_whole = whole.params(SamplingParams(structured_outputs=outputs), "")
+    assert asked_whole.structured_outputs == outputs
+    assert asked_whole.thought is None  # its end is the grammar's to say
+    budget = SamplingParams(structured_outputs=outputs, thinking_token_budget=2)
+    assert plan.params(budget, "").thinking_token_budget == 2
+    with pytest.raises(InvalidRequest, match="thinking_token_budget cannot be kept"):
+        whole.params(budget, "")
