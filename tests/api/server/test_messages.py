@@ -117,7 +117,7 @@ def test_thoughts_text_and_calls_are_blocks_whole_and_streamed(talking: LiveServ
     assert made["usage"]["output_tokens"] == answer["usage"]["output_tokens"]
     assert 0 < made["usage"]["output_tokens_details"]["thinking_tokens"] < 20
     hidden = {**asked, "thinking": {"type": "adaptive", "display": "omitted"}}
-    hidden["structured_outputs"] = {"choice": ["so it is\n</think>\n\nYes."]}
+    hidden["structured_outputs"] = {"choice": ["<think>\nso it is\n</think>\n\nYes."]}
     assert whole(talking, **hidden)["content"][0]["thinking"] == ""
     assert assembled(events(talking, **hidden))["content"][0]["thinking"] == ""
 
