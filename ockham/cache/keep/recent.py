@@ -61,6 +61,8 @@ class Recent:
 
     name: ClassVar[str] = "recent"
     shares: ClassVar[bool] = True
+    trial: ClassVar[dict[str, object]] = {"window": 8, "sinks": 2, "block": 16}
+    """An ask that drops cells of texts of a few dozen tokens."""
     Options: ClassVar[type[RecentOptions]] = RecentOptions
     Ask: ClassVar[type[RecentAsk]] = RecentAsk
 
