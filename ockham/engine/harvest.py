@@ -144,7 +144,7 @@ class Harvest:
     ) -> tuple[int | None, PositionLogprobs | None]:
         """The token that follows at a place of a part, and its log probabilities if wanted. `drawn`
         is what the sampler gave, where it was asked."""
-        closing = sequence.closes
+        closing = None if sequence.thinking is None else sequence.closes
         argmax = part.argmax_row(at)
         if argmax is not None:
             return output.argmax[argmax] if closing is None else closing, None
@@ -188,13 +188,18 @@ class Harvest:
         delta = Delta(sequence.request_id, sequence.index, [token])
         if entry is not None:
             delta.logprobs = [entry]
-        if sequence.closes is not None and self._runner.decoding is not None:
+        thinks = sequence.thinking is not None  # few do: nothing else is asked of the others
+        if thinks and sequence.closes is not None and self._runner.decoding is not None:
             self._runner.forget_decoding()  # which goes on with what is drawn
-        stopped = sequence.ends_with(token)
+        stopped = token in sequence.stop_ids and (not thinks or sequence.ends_with(token))
         if sequence.text is not None and (
             not stopped or sequence.params.include_stop_str_in_output
         ):
-            delta.text, stop = sequence.say(sequence.text, token)
+            if thinks:
+                delta.text, stop = sequence.say(sequence.text, token)
+            else:
+                may_stop = sequence.generated >= sequence.params.min_tokens
+                delta.text, stop = sequence.text.push(token, may_stop=may_stop)
             if stop is not None:
                 return self._endings.end(sequence, delta, "stop", stop, walk)
         if stopped:
@@ -206,7 +211,7 @@ class Harvest:
                 return delta
             if sequence.grammar.complete:
                 return self._endings.end(sequence, delta, "stop", None, walk)
-        if sequence.repeats:
+        if sequence.repetition is not None and sequence.repeats:
             return self._endings.end(sequence, delta, "repetition", REPETITION, walk)
         if len(sequence.tokens) >= sequence.most_tokens:
             return self._endings.end(sequence, delta, "length", None, walk)

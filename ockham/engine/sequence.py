@@ -306,7 +306,7 @@ class Sequence(Cells):
         until the sequence ends."""
         return (
             self.plain
-            and not self.closes
+            and (self.thinking is None or self.closes is None)
             and self.decoding
             and self.generated >= max(1, self.params.min_tokens)
             and not self.forks
@@ -328,7 +328,7 @@ class Sequence(Cells):
         the logits."""
         return (
             self.plain
-            and not self.closes
+            and (self.thinking is None or self.closes is None)
             and self.params.temperature == 0.0
             and self.generated >= self.params.min_tokens
             and self.scored
@@ -337,6 +337,8 @@ class Sequence(Cells):
     @property
     def forced(self) -> int | None:
         """The next token, where it is known without any logits, and nothing else is wanted."""
+        if self.grammar is None and self.thinking is None:
+            return None
         if not self.scored or self.params.logprobs is not None:
             return None
         if (closing := self.closes) is not None:
