@@ -346,7 +346,10 @@ def sampling_options(function: F) -> F:
         hint = hints[field.name]
         help_text = _SAMPLING_HELP.get(field.name)
         if field.default not in (None, False) and field.name != "max_tokens":
-            help_text = f"{help_text} [default: the model's, else {field.default}]"
+            help_text = (
+                f"{help_text} [default: the model's own, else {field.default}, in chats what "
+                "--generation-config says]"
+            )
         if field.name == "seed":
             decorate = option("--sampling-seed", type=Integer(), section="Sampling", help=help_text)
         elif field.name in ("stop", "bad_words"):

@@ -250,7 +250,7 @@ def missing() -> InvalidRequest:
     """What is said where a model has none."""
     return InvalidRequest(
         "this model has no tokens to fill in text between two others (FIM): ask a model of code "
-        "that has them, such as Qwen2.5-Coder, StarCoder2 or DeepSeek-Coder, or leave out the "
-        "suffix.",
+        "that has them, such as Qwen2.5-Coder, StarCoder2 or DeepSeek-Coder. /v1/completions goes "
+        "on from a text without a suffix.",
         "suffix",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -172,7 +174,10 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         response.headers["Allow"] = allowed
         return response
     if error.status_code == 404:
-        paths = ", ".join(route.path for route in ROUTES)
-        message = f"There is no {request.url.path} here; there are {paths}."
+        path = request.url.path
+        known = dict.fromkeys(route.path for route in ROUTES if "{" not in route.path)
+        near = difflib.get_close_matches(path, known, n=3, cutoff=0.6)
+        remedy = f"Did you mean {' or '.join(near)}? " if near else ""
+        message = f"There is no {path[:200]} here. {remedy}GET /docs lists what there is."
         return _refuse(request, HttpError(404, message, code="not_found"))
     return _refuse(request, HttpError(error.status_code, f"{error.detail}."))

@@ -31,7 +31,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.helpers.live import LiveServer, wait_for
 
-FUZZ_S = float(os.environ.get("OCKHAM_FUZZ_S", "10"))
+FUZZ_S = float(os.environ.get("OCKHAM_FUZZ_S", "60"))
 EXAMPLES = 4
 """Requests of a kind in a row; a failure is then made as small as possible."""
 ANSWER_S = 60.0

@@ -216,7 +216,7 @@ def test_an_edit_is_a_branch_and_an_answer_can_be_stopped(
 
 
 @needs_browser
-@pytest.mark.parametrize("size", [(1200, 800), (390, 800)], ids=str)
+@pytest.mark.parametrize("size", [(1200, 800), (360, 740)], ids=str)
 def test_it_fits_both_sizes_in_both_themes(
     paged: LiveServer, browser: Browser, size: tuple[int, int]
 ) -> None:
@@ -240,6 +240,25 @@ def test_it_fits_both_sizes_in_both_themes(
     for control in browser.all("button, input:not([type=file]), select, textarea"):
         named = control.accessible_name
         assert named or not control.is_displayed(), control.get_attribute("outerHTML")
+
+
+@needs_browser
+def test_a_question_that_failed_is_no_part_of_the_next_one(
+    paged: LiveServer, browser: Browser
+) -> None:
+    browser.open(paged.url)
+    browser.settings(max="4", extra='{"temperature": -1}')
+    browser.say("this one is refused")
+    assert "temperature" in browser.text("#note")
+    browser.settings(extra='{"temperature": 0}')
+    browser.say("and this one is not")
+    assert browser.text(".message.user .body") == "and this one is not"
+    assert "2 / 2" in browser.text(".message.user .tools")
+    browser.click("#settings")
+    browser.one("#o-tools").send_keys('{"a": 1}')
+    browser.click("#o-save")
+    assert "must be a list" in browser.text("#o-note")
+    assert all("400" in line for line in browser.console())
 
 
 @needs_browser

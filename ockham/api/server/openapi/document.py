@@ -48,9 +48,9 @@ class _Operation:
 
 
 def build(
-    routes: Sequence[Route], dialects: Sequence[Dialect], settings: ServerSettings
+    routes: Sequence[Route], dialects: Sequence[Dialect], settings: ServerSettings, model: str
 ) -> dict[str, Any]:
-    """The document for a server with these routes."""
+    """The document for a server with these routes, of a model with this name."""
     operations = list(_operations(routes, dialects))
     said = [each.description for each in operations]
     takes = [whole(each.takes) for each in said if each.takes is not None]
@@ -65,7 +65,7 @@ def build(
     paths: dict[str, Any] = {}
     for each in operations:
         path = _PARAMETER.sub(r"{\1}", each.path)
-        paths.setdefault(path, {})[each.method.lower()] = _operation(each, schemas)
+        paths.setdefault(path, {})[each.method.lower()] = _operation(each, schemas, model)
     keyed = bool(settings.api_keys)
     return {
         "openapi": VERSION,
@@ -90,7 +90,7 @@ def _operations(routes: Sequence[Route], dialects: Sequence[Dialect]) -> Iterato
             yield _Operation(route.path, method, route.endpoint, description, dialect)
 
 
-def _operation(operation: _Operation, schemas: dict[Any, Schema]) -> dict[str, Any]:
+def _operation(operation: _Operation, schemas: dict[Any, Schema], model: str) -> dict[str, Any]:
     said = operation.description
     text = (operation.handler.__doc__ or "").split("\n\n")[0]
     words = " ".join(text.split())
@@ -116,9 +116,14 @@ def _operation(operation: _Operation, schemas: dict[Any, Schema]) -> dict[str, A
     if said.takes is not None:
         content: dict[str, Any] = {"schema": schemas[whole(said.takes)]}
         if said.example is not None:
-            content["example"] = said.example
+            content["example"] = _with_model(said.example, model)
         made["requestBody"] = {"required": True, "content": {"application/json": content}}
     return made
+
+
+def _with_model(example: dict[str, Any], model: str) -> dict[str, Any]:
+    """The example as it is answered here: for the model that is served, if it names one."""
+    return {**example, "model": model} if "model" in example else example
 
 
 def _form(said: Description) -> dict[str, Any]:
