@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from ockham.cli.command import command, did_you_mean
+from ockham.cli.conversation import Conversation, tell, tell_end
 from ockham.cli.default_model import for_chats
 from ockham.cli.options import (
     engine_config,
@@ -32,10 +33,8 @@ from ockham.cli.run import (
     tell_warnings,
     with_max_tokens,
 )
-from ockham.cli.terminal import without_echo
-from ockham.cli.thoughts import Spoken, show_in_pipe, show_in_terminal, thinking_option
+from ockham.cli.thoughts import Spoken, thinking_option
 from ockham.core.errors import ConfigError, InvalidRequest
-from ockham.core.ledger import Ledger
 from ockham.core.owned_files import make_directory, open_own, write_output
 from ockham.core.sampling_params import SamplingParams
 from ockham.model.hub import served_names
@@ -71,11 +70,23 @@ HELP = "\n".join(
 
 
 @command()
+@option(
+    "--url",
+    help="Talk with a running server, such as http://127.0.0.1:8000, instead; MODEL is "
+    "then its name there.",
+)
+@option("--api-key", help="The key that the server of --url wants.")
 @option("--system", "system_prompt", help="System prompt of the conversation.")
 @thinking_option
 @engine_options
 @sampling_options
-def chat(system_prompt: str | None, thinking: bool | None, **kwargs: Any) -> None:
+def chat(
+    system_prompt: str | None,
+    thinking: bool | None,
+    url: str | None,
+    api_key: str | None,
+    **kwargs: Any,
+) -> None:
     """Talk with MODEL: a directory, a GGUF file, a hub name, a short name such as smollm2 or
     qwen3:4b, or the built-in 'lab'. Without MODEL, smollm2 is taken if it is on this machine.
 
@@ -83,6 +94,13 @@ def chat(system_prompt: str | None, thinking: bool | None, **kwargs: Any) -> Non
     stderr. In the terminal
     /help lists the commands; `ockham run MODEL` begins the same chat there.
     """
+    if url is not None:
+        from ockham.cli.remote_chat import connect
+
+        talk(connect(url, api_key, system_prompt, thinking, **kwargs))
+        return
+    if api_key is not None:
+        raise click.UsageError("--api-key goes with --url.")
     config = engine_config(**for_chats(kwargs))
     check_model(config.model, False)
     converse(config, system_prompt, thinking, **kwargs)
@@ -114,11 +132,15 @@ def converse(
         )
     defaults = with_max_tokens(llm.get_default_chat_sampling_params(), llm, DEFAULT_MAX_TOKENS)
     params = sampling_params(defaults, **kwargs)
-    conversation = Conversation(llm, params, system_prompt, thinking)
+    talk(LocalConversation(llm, params, system_prompt, thinking))
+
+
+def talk(conversation: Conversation) -> None:
+    """Answer messages until they end."""
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     lines = _typed_messages(conversation) if interactive else _piped_messages()
     if interactive:
-        _tell(f"{_described(llm)}. /help shows the commands, Ctrl-D leaves.\n")
+        tell(f"{conversation.described}. /help shows the commands, Ctrl-D leaves.\n")
     for line in lines:
         command = _command_of(line)
         if command is not None:
@@ -128,19 +150,6 @@ def converse(
             conversation.ask(line.removeprefix("/") if line.startswith("//") else line)
             if interactive:
                 click.echo()
-
-
-def _described(llm: LLM) -> str:
-    """The model in a line."""
-    model = llm.engine.model
-    return (
-        f"{_name(llm)}: {model.parameters / 1e6:.3g} million parameters, "
-        f"{model.weight_format}, context {llm.engine.max_model_len} tokens"
-    )
-
-
-def _name(llm: LLM) -> str:
-    return Path(served_names(llm.config.model)[0]).name
 
 
 def _command_of(line: str) -> str | None:
@@ -153,8 +162,8 @@ def _command_of(line: str) -> str | None:
     return word if unknown and len(word) > 1 else None
 
 
-class Conversation:
-    """The messages so far, and how the next answer is made."""
+class LocalConversation(Conversation):
+    """With a model in this process."""
 
     def __init__(
         self,
@@ -163,51 +172,15 @@ class Conversation:
         system_prompt: str | None,
         thinking: bool | None = None,
     ) -> None:
-        self.thinking = thinking
-        self.llm = llm
-        self.params = params
-        self.system_prompt = system_prompt
-        self.turns: list[dict[str, str]] = []
-        self.spent = Ledger()
-        self.context_tokens = 0
-        self._attempts = 0
-        self._in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-
-    @property
-    def messages(self) -> list[dict[str, str]]:
-        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        return [*system, *self.turns]
-
-    def ask(self, text: str) -> None:
-        """Add a message of the user and answer it."""
-        self.turns.append({"role": "user", "content": text})
-        self.answer()
-
-    def answer(self) -> None:
-        """Stream the answer to the last message. A message that cannot be answered is dropped."""
-        try:
-            text = self._generate()
-        except InvalidRequest as error:
-            self.turns.pop()
-            _tell(f"{error} (/undo and /reset make room.)")
-            return
-        self.turns.append({"role": "assistant", "content": text})
-
-    def retry(self) -> None:
-        """Answer the last question again, with other sampling noise."""
-        if self.turns and self.turns[-1]["role"] == "assistant":
-            self.turns.pop()
-        if not self.turns:
-            _tell("There is no question yet.")
-            return
-        self._attempts += 1
-        self.answer()
-
-    def undo(self) -> None:
-        """Drop the last question and its answer."""
-        while self.turns and self.turns.pop()["role"] != "user":
-            pass
-        self.count()
+        super().__init__(params, system_prompt, thinking)
+        self.llm, self.model = llm, llm.config.model
+        self.longest = llm.engine.max_model_len
+        self.name = Path(served_names(llm.config.model)[0]).name
+        facts = llm.engine.model
+        self.described = (
+            f"{self.name}: {facts.parameters / 1e6:.3g} million parameters, "
+            f"{facts.weight_format}, context {self.longest} tokens"
+        )
 
     def count(self) -> None:
         """Count the tokens of the conversation as it now is."""
@@ -217,35 +190,19 @@ class Conversation:
                 _, tokens = chat_prompt(self.llm, self.messages, add_generation_prompt=False)
                 self.context_tokens = len(tokens)
 
-    def _generate(self) -> str:
+    def generate(self) -> str:
+        """Show the answer to the last message as it comes."""
         prompt, tokens = chat_prompt(self.llm, self.messages, thinking=self.thinking)
-        params = self.params
-        if params.seed is not None and self._attempts:
-            params = msgspec.structs.replace(params, seed=params.seed + self._attempts)
-        stopped = False
-        spoken = Spoken(self.llm, params, prompt)
+        spoken = Spoken(self.llm, self.seeded(), prompt)
         with self.llm.stream(tokens, spoken.params) as stream:
-            try:
-                if self._in_terminal:
-                    with without_echo():
-                        show_in_terminal(stream, spoken, len(tokens))
-                else:
-                    show_in_pipe(stream, spoken)
-            except KeyboardInterrupt:
-                stopped = True
-        _write("\n")
+            stopped = self.show(spoken.told(stream), f"reading {len(tokens)} tokens ...")
         output = stream.output
         choice = output.outputs[0]
         self.spent.add(output.ledger)
         self.context_tokens = len(output.prompt_token_ids) + len(choice.token_ids)
         reply = spoken.reply(choice.text)
         text = choice.text if reply is None else reply.content or ""
-        if stopped:
-            _tell("[stopped]")
-        elif not text.strip():
-            _tell("[the model answered nothing; /retry asks again]")
-        elif choice.finish_reason == "length":
-            _tell("[cut at the limit of tokens; --max-tokens raises it]")
+        tell_end(stopped, text, choice.finish_reason)
         return text
 
 
@@ -256,22 +213,22 @@ def _command(conversation: Conversation, command: str, rest: str) -> bool:
     if command == "/reset":
         conversation.turns.clear()
         conversation.context_tokens = 0
-        _tell("The conversation is forgotten.")
+        tell("The conversation is forgotten.")
     elif command == "/system":
         if rest:
             conversation.system_prompt = rest
             conversation.count()
-        _tell(f"System prompt: {conversation.system_prompt or 'none'}")
+        tell(f"System prompt: {conversation.system_prompt or 'none'}")
     elif command == "/undo":
         conversation.undo()
         last = conversation.turns[-1]["content"] if conversation.turns else None
-        _tell(f"Back at: {last}" if last else "The conversation is empty.")
+        tell(f"Back at: {last}" if last else "The conversation is empty.")
     elif command == "/retry":
         conversation.retry()
     elif command == "/stats":
-        _tell(describe_speed(conversation.spent))
+        tell(describe_speed(conversation.spent))
         for item in describe_ledger(conversation.spent):
-            _tell(item)
+            tell(item)
     elif command == "/save":
         _save(conversation, rest)
     elif command == "/load":
@@ -279,9 +236,9 @@ def _command(conversation: Conversation, command: str, rest: str) -> bool:
     elif command == "/set":
         _set(conversation, rest)
     elif command == "/help":
-        _tell(HELP)
+        tell(HELP)
     else:
-        _tell(f"There is no command {command}; /help lists them, and /{command} sends it.")
+        tell(f"There is no command {command}; /help lists them, and /{command} sends it.")
     return True
 
 
@@ -292,7 +249,7 @@ def _set(conversation: Conversation, text: str) -> None:
     hidden = ("n", "asks", "thought")
     known = [each for each in SamplingParams.__struct_fields__ if each not in hidden]
     if name and (name not in known or not value.strip()):
-        _tell(
+        tell(
             f"Write /set NAME VALUE.{did_you_mean(name, known) if name not in known else ''} There "
             f"are {', '.join(known)}."
         )
@@ -306,7 +263,7 @@ def _set(conversation: Conversation, text: str) -> None:
         try:
             conversation.params = msgspec.convert(given, SamplingParams, str_keys=True)
         except (InvalidRequest, msgspec.ValidationError) as error:
-            _tell(f"{error}")
+            tell(f"{error}")
             return
     now, defaults = conversation.params, SamplingParams()
     changed = [
@@ -314,7 +271,7 @@ def _set(conversation: Conversation, text: str) -> None:
         for each in known
         if getattr(now, each) != getattr(defaults, each)
     ]
-    _tell(", ".join(changed) or "All sampling settings have their defaults.")
+    tell(", ".join(changed) or "All sampling settings have their defaults.")
 
 
 def _load(conversation: Conversation, name: str) -> None:
@@ -323,10 +280,10 @@ def _load(conversation: Conversation, name: str) -> None:
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
     except OSError as error:
-        _tell(f"{path} cannot be read: {error.strerror}.")
+        tell(f"{path} cannot be read: {error.strerror}.")
         return
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        _tell(f"{path} is no conversation that /save wrote: {error}.")
+        tell(f"{path} is no conversation that /save wrote: {error}.")
         return
     system = [each.content for each in saved.messages if each.role == "system"]
     conversation.system_prompt = system[0] if system else conversation.system_prompt
@@ -336,7 +293,7 @@ def _load(conversation: Conversation, name: str) -> None:
         if each.role != "system"
     ]
     conversation.count()
-    _tell(f"{len(conversation.turns)} messages from {path}.")
+    tell(f"{len(conversation.turns)} messages from {path}.")
 
 
 class _Message(msgspec.Struct):
@@ -354,19 +311,19 @@ def _save(conversation: Conversation, name: str) -> None:
     try:
         path = Path(name or time.strftime("ockham-chat-%Y%m%d-%H%M%S.json")).expanduser()
     except RuntimeError:
-        _tell(f"{name} cannot be written: there is no such home directory.")
+        tell(f"{name} cannot be written: there is no such home directory.")
         return
-    record = {"model": conversation.llm.config.model, "messages": conversation.messages}
+    record = {"model": conversation.model, "messages": conversation.messages}
     text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
     if not _may_save(path):
-        _tell(f"{path} is no saved conversation, and is not replaced: name another file.")
+        tell(f"{path} is no saved conversation, and is not replaced: name another file.")
         return
     try:
         write_output(path, text.encode("utf-8", "surrogatepass"), overwrite=True)
     except ConfigError as error:
-        _tell(str(error))
+        tell(str(error))
     else:
-        _tell(f"Saved to {path}.")
+        tell(f"Saved to {path}.")
 
 
 def _may_save(path: Path) -> bool:
@@ -437,9 +394,9 @@ def _session(conversation: Conversation) -> PromptSession[str]:
             buffer.validate_and_handle()
 
     def toolbar() -> HTML:
-        longest = conversation.llm.engine.max_model_len
-        return HTML("<b>{}</b>  {} of {} tokens  /help").format(
-            _name(conversation.llm), conversation.context_tokens, longest
+        longest = f" of {conversation.longest}" if conversation.longest else ""
+        return HTML("<b>{}</b>  {}{} tokens  /help").format(
+            conversation.name, conversation.context_tokens, longest
         )
 
     history: History = InMemoryHistory()
@@ -463,12 +420,3 @@ def _session(conversation: Conversation) -> PromptSession[str]:
         bottom_toolbar=toolbar,
         enable_suspend=True,
     )
-
-
-def _tell(line: str) -> None:
-    click.echo(click.style(line, dim=True) if sys.stderr.isatty() else line, err=True)
-
-
-def _write(text: str) -> None:
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()

@@ -11,7 +11,7 @@ from ockham.cli.options import option
 from ockham.cli.terminal import DIM, PLAIN, Note, Wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from ockham.api.driver import Stream
     from ockham.api.llm import LLM
@@ -63,6 +63,11 @@ class Spoken:
             new.add(self._splitter.finish())
         return Said(new.reasoning, new.content)
 
+    def told(self, stream: Stream) -> Iterator[Said]:
+        """What is new with each part of a stream."""
+        for delta in stream:
+            yield self.add(delta.text, delta.finish_reason is not None)
+
     def reply(self, text: str) -> Reply | None:
         """A whole answer, split; None for a model whose answers have no parts."""
         return self._plan.reply(text, self._given, self._prompt) if self._plan.splits else None
@@ -89,13 +94,13 @@ class ThoughtWriter:
             click.echo("\n", err=True)
 
 
-def show_in_terminal(stream: Stream, spoken: Spoken, prompt_tokens: int) -> None:
-    """Write an answer into the terminal as it comes, its thought dim."""
+def show_in_terminal(said: Iterable[Said], waiting: str) -> None:
+    """Write an answer into the terminal as it comes, its thought dim. `waiting` stands there before
+    anything has come."""
     wrapped, thinks = Wrapped(), False
-    note = Note(f"reading {prompt_tokens} tokens ...")
+    note = Note(waiting)
     try:
-        for delta in stream:
-            new = spoken.add(delta.text, delta.finish_reason is not None)
+        for new in said:
             if new.thought or new.content:
                 note.remove()
             if new.thought:
@@ -108,15 +113,15 @@ def show_in_terminal(stream: Stream, spoken: Spoken, prompt_tokens: int) -> None
         note.remove()
 
 
-def show_in_pipe(stream: Stream, spoken: Spoken) -> None:
+def show_in_pipe(said: Iterable[Said]) -> None:
     """Write an answer to stdout as it comes, and its thought to stderr."""
     thought = ThoughtWriter()
-    for delta in stream:
-        new = spoken.add(delta.text, delta.finish_reason is not None)
+    for new in said:
         thought.add(new.thought)
-        if new.content or delta.finish_reason is not None:
+        if new.content:
             thought.end()
         _write(new.content)
+    thought.end()
 
 
 def _write(text: str) -> None:
