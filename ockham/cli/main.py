@@ -16,7 +16,7 @@ from ockham.core.errors import ConfigError, InvalidRequest, OckhamError
 VERBS = {
     "run": ("ockham.cli.run:run", "Answer one prompt; the text goes to stdout."),
     "chat": ("ockham.cli.chat:chat", "Talk with a model in the terminal."),
-    "serve": ("ockham.cli.serve:serve", "Serve a model behind the OpenAI API."),
+    "serve": ("ockham.cli.serve:serve", "Serve a model: a page, and several APIs over HTTP."),
     "run-batch": ("ockham.cli.run_batch:run_batch", "Answer a file of requests, offline."),
     "warm": ("ockham.cli.warm:warm", "Compute what requests begin with, for the next start."),
     "cache": ("ockham.cli.cache:cache", "Show what the prefix cache of a server holds."),

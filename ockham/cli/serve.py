@@ -1,4 +1,4 @@
-"""`ockham serve [MODEL]`: a model behind the OpenAI API."""
+"""`ockham serve [MODEL]`: a model behind a page and several APIs."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def serve(
     log_requests: bool,
     **engine: Any,
 ) -> None:
-    """Serve a model behind the OpenAI API: /v1/completions, /v1/chat/completions and more.
+    """Serve a model: a page to chat on at /, and the APIs of OpenAI, Anthropic and Ollama.
 
     The engine runs in a process of its own and is restarted if it dies. SIGTERM and Ctrl-C let
     running requests finish; a second one does not.
