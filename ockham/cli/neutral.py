@@ -30,6 +30,9 @@ ONLY_FLAGS: dict[str, tuple[Any, ...]] = {
     "enable_log_requests": (False,),
     "enable_request_id_headers": (False,),
     "root_path": ("", None),
+    "ssl_keyfile": ("", None),
+    "ssl_certfile": ("", None),
+    "ssl_ca_certs": ("", None),
 }
 """The same for flags of vLLM's server that are no settings of an engine."""
 

@@ -141,6 +141,7 @@ def test_flags_of_other_programs_are_taken_where_they_ask_for_nothing() -> None:
         (("--load-format", "dummy"), "only as 'auto'"),
         (("--device", "cuda"), "or 'cpu'"),
         (("--root-path", "/llm"), "only as empty"),
+        (("--ssl-keyfile", "key.pem"), "only as empty"),
     ],
 )
 def test_other_values_of_such_flags_are_refused(flags: tuple[str, ...], only: str) -> None:
