@@ -81,12 +81,17 @@ def test_a_call_is_told_as_one_and_streamed_in_pieces(talker: openai.OpenAI) -> 
     assert (call.type, call.function.name) == ("function", "get_weather")
     assert json.loads(call.function.arguments) == {"city": "Rome", "days": 3}
     assert re.fullmatch(r"call_[0-9a-f]{24}", call.id)
-    made, chunks = streamed(talker, **asked)
-    assert made["content"] == "Let me see."
-    assert made["calls"] == [["get_weather", call.function.arguments]]
-    assert made["finish"] == "tool_calls"
-    pieces = [c for chunk in chunks for ch in chunk.choices for c in ch.delta.tool_calls or ()]
-    assert len(pieces) >= 2
+    for _ in range(20):
+        made, chunks = streamed(talker, **asked)
+        assert made["content"] == "Let me see."
+        assert made["calls"] == [["get_weather", call.function.arguments]]
+        assert made["finish"] == "tool_calls"
+        pieces = [c for chunk in chunks for ch in chunk.choices for c in ch.delta.tool_calls or ()]
+        # A busy machine may give a stream's reader everything at once, but not every time.
+        if len(pieces) > 1:
+            break
+    else:
+        pytest.fail("in 20 streams no call came in pieces")
 
 
 def test_thoughts_are_split_from_the_answer_and_counted(talker: openai.OpenAI) -> None:
