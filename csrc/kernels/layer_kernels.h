@@ -59,6 +59,10 @@ struct RowKernels {
     // y = x / sqrt(mean(x^2) + eps) * weight. Squares are summed in 64 lanes, lane i taking the
     // elements i, i + 64, ...; then lanes by 16, then as the tree of lanes.h. y may be x.
     void (*rms_norm)(const float* x, const float* weight, float eps, int64_t length, float* y);
+    // y = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias, in fp32 throughout; no
+    // bias where it is null. Both sums run as those of rms_norm. y may be x.
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps,
+                       int64_t length, float* y);
     // x = x + scale * branch
     void (*add_scaled)(float* x, const float* branch, float scale, int64_t length);
     void (*multiply)(float* x, float factor, int64_t length);

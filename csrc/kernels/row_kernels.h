@@ -21,25 +21,52 @@ static inline void for_each_vector(int64_t length, F f) {
     }
 }
 
-static void rms_norm(const float* x, const float* weight, float eps, int64_t length, float* y) {
+// The sum of add(values, sum of those before) over a row, in 64 lanes: lane i takes the elements i,
+// i + 64, ...; then lanes by 16, then as the tree of lanes.h.
+template <class Add>
+static inline float sum_of_row(const float* x, int64_t length, Add add) {
     Lanes sums[4] = {zero(), zero(), zero(), zero()};
     int64_t i = 0;
-    for (; i + 4 * lane_count <= length; i += 4 * lane_count) {
-        for (int part = 0; part < 4; ++part) {
-            const Lanes values = load(x + i + part * lane_count);
-            sums[part] = fma(values, values, sums[part]);
-        }
-    }
+    for (; i + 4 * lane_count <= length; i += 4 * lane_count)
+        for (int part = 0; part < 4; ++part)
+            sums[part] = add(load(x + i + part * lane_count), sums[part]);
     for (int part = 0; i < length; ++part, i += lane_count) {
         const int64_t rest = length - i;
-        const Lanes values = rest < lane_count ? load_some(x + i, rest) : load(x + i);
-        sums[part] = fma(values, values, sums[part]);
+        sums[part] = add(rest < lane_count ? load_some(x + i, rest) : load(x + i), sums[part]);
     }
-    const float squares = sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+static inline float squares_of_row(const float* x, int64_t length) {
+    return sum_of_row(x, length, [](Lanes values, Lanes sum) { return fma(values, values, sum); });
+}
+
+static void rms_norm(const float* x, const float* weight, float eps, int64_t length, float* y) {
+    const float squares = squares_of_row(x, length);
     const Lanes inverse =
         broadcast(1.0f / __builtin_sqrtf(squares / static_cast<float>(length) + eps));
     for_each_vector(length, [&](int64_t j, auto from, auto to) {
         to(y + j, (from(x + j) * inverse) * from(weight + j));
+    });
+}
+
+static void layer_norm(const float* x, const float* weight, const float* bias, float eps,
+                       int64_t length, float* y) {
+    const float total = sum_of_row(x, length, [](Lanes values, Lanes sum) { return sum + values; });
+    const Lanes mean = broadcast(total / static_cast<float>(length));
+    for_each_vector(length,
+                    [&](int64_t j, auto from, auto to) { to(y + j, from(x + j) - mean); });
+    const float squares = squares_of_row(y, length);
+    const Lanes inverse =
+        broadcast(1.0f / __builtin_sqrtf(squares / static_cast<float>(length) + eps));
+    if (bias == nullptr) {
+        for_each_vector(length, [&](int64_t j, auto from, auto to) {
+            to(y + j, (from(y + j) * inverse) * from(weight + j));
+        });
+        return;
+    }
+    for_each_vector(length, [&](int64_t j, auto from, auto to) {
+        to(y + j, (from(y + j) * inverse) * from(weight + j) + from(bias + j));
     });
 }
 
@@ -208,7 +235,7 @@ static void hyperbolic_tangent_row(const float* x, int64_t length, float* y) {
 }
 
 const RowKernels row_kernels = {
-    rms_norm,     add_scaled, multiply,   gated_silu,      gated_gelu_tanh,
+    rms_norm,     layer_norm, add_scaled, multiply,   gated_silu,      gated_gelu_tanh,
     rotate,       softcap,    softmax,    logistic_row,    argmax,
     to_bf16,      philox,     turn_fp32,  turn_bf16,       copy_values_fp32,
     copy_values_bf16,         exponential_row,             hyperbolic_tangent_row,

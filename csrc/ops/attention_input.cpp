@@ -81,10 +81,10 @@ void AttentionInput::check(Program& program) const {
     require(plane.kv_heads == kv_heads && plane.head_dim == head_dim,
             at("the planes", layer) + " have another shape than its keys.");
     check_dense(program, qkv, q + 2 * kv, program.hidden, at("the projection", layer));
-    check_vector(norm.weight, program.hidden, at("the norm", layer));
+    check_norm(norm, program.hidden, at("the norm", layer));
     check_vector(bias, q + 2 * kv, at("the bias", layer));
-    check_vector(q_norm.weight, norm_whole ? q : head_dim, at("the query norm", layer));
-    check_vector(k_norm.weight, norm_whole ? kv : head_dim, at("the key norm", layer));
+    check_head_norm(q_norm, norm_whole ? q : head_dim, at("the query norm", layer));
+    check_head_norm(k_norm, norm_whole ? kv : head_dim, at("the key norm", layer));
     require(2 * rope.half() <= head_dim,
             at("the rotary embedding", layer) + " is wider than a head.");
     if (rope) program.ropes.set(layer, rope);

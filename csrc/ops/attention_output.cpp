@@ -30,7 +30,7 @@ void AttentionOutput::check(Program& program) const {
     const int64_t width = input == nullptr ? 0 : input->heads * input->head_dim;
     check_dense(program, out, program.hidden, width, at("the output", layer));
     check_vector(bias, program.hidden, at("the output bias", layer));
-    check_vector(post_norm.weight, program.hidden, at("the post norm", layer));
+    check_norm(post_norm, program.hidden, at("the post norm", layer));
 }
 
 void AttentionOutput::run(Run& run) const {

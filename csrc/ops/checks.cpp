@@ -37,6 +37,17 @@ void check_dense(Program& program, const ops::Stack& stack, int64_t outputs, int
     program.matrices[stack.role] = {outputs, inputs};
 }
 
+void check_norm(const ops::Norm& norm, int64_t length, const std::string& what) {
+    check_vector(norm.weight, length, what);
+    check_vector(norm.bias, length, "the bias of " + what);
+    require(norm.centred || norm.bias.empty(), what + " has a bias, but no mean.");
+}
+
+void check_head_norm(const ops::Norm& norm, int64_t length, const std::string& what) {
+    check_norm(norm, length, what);
+    require(!norm.centred, what + " must be an RMSNorm.");
+}
+
 void check_vector(const std::vector<float>& vector, int64_t length, const std::string& what) {
     require(vector.empty() || static_cast<int64_t>(vector.size()) == length,
             what + " has " + std::to_string(vector.size()) + " values and should have " +

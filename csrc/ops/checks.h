@@ -25,7 +25,12 @@ void check_matrix(const ops::Stack& stack, int64_t outputs, int64_t inputs,
 void check_dense(Program& program, const ops::Stack& stack, int64_t outputs, int64_t inputs,
                  const std::string& what);
 
-// An empty vector stands for None and is right.
+// An empty vector, or a norm without weights, stands for None and is right.
+void check_norm(const ops::Norm& norm, int64_t length, const std::string& what);
+
+// The same of a norm of heads, which has no mean and no bias.
+void check_head_norm(const ops::Norm& norm, int64_t length, const std::string& what);
+
 void check_vector(const std::vector<float>& vector, int64_t length, const std::string& what);
 
 }  // namespace ockham

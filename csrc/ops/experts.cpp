@@ -217,7 +217,7 @@ void Experts::check(Program& program) const {
         check_matrix(shared_down, hidden, inner, at("the shared expert", layer));
         if (shared_gate) check_matrix(shared_gate, 1, hidden, at("the shared expert's gate", layer));
     }
-    check_vector(post_norm.weight, hidden, at("the post norm", layer));
+    check_norm(post_norm, hidden, at("the post norm", layer));
 }
 
 void Experts::run(Run& run) const {

@@ -33,10 +33,10 @@ void FeedForward::check(Program& program) const {
     const int64_t hidden = program.hidden, inner = down.inputs();
     check_dense(program, gate_up, 2 * inner, hidden, at("gate and up", layer));
     check_dense(program, down, hidden, inner, at("down", layer));
-    check_vector(norm.weight, hidden, at("the norm", layer));
+    check_norm(norm, hidden, at("the norm", layer));
     check_vector(gate_up_bias, 2 * inner, at("the bias of gate and up", layer));
     check_vector(down_bias, hidden, at("the bias of down", layer));
-    check_vector(post_norm.weight, hidden, at("the post norm", layer));
+    check_norm(post_norm, hidden, at("the post norm", layer));
 }
 
 void FeedForward::run(Run& run) const {

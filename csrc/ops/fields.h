@@ -44,8 +44,15 @@ class Fields {
     Norm norm(const char* field) const {
         if (none(field)) return {};
         const std::unique_ptr<Fields> fields = record(field);
-        Norm result{fields->floats("weight"), fields->number("eps")};
+        Norm result;
+        result.weight = fields->floats("weight");
+        result.eps = fields->number("eps");
         if (!result) throw std::invalid_argument("a norm has no weights.");
+        const std::string kind = fields->text("kind");
+        if (kind != "rms" && kind != "layer")
+            throw std::invalid_argument("the cpu backend does not know the norm " + kind + ".");
+        result.centred = kind == "layer";
+        result.bias = fields->floats("bias");
         return result;
     }
     Rope rope(const char* field) const {

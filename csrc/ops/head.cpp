@@ -113,7 +113,7 @@ Head::Head(const Fields& fields)
 void Head::check(Program& program) const {
     program.logits = out.outputs;
     require(out.inputs == program.hidden, "the head reads rows of another width.");
-    check_vector(norm.weight, program.hidden, "the norm of the head");
+    check_norm(norm, program.hidden, "the norm of the head");
     check_vector(bias, out.outputs, "the bias of the head");
 }
 

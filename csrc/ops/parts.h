@@ -14,6 +14,8 @@ namespace ockham::ops {
 struct Norm {
     std::vector<float> weight;
     float eps = 0.0f;
+    bool centred = false;  // a LayerNorm
+    std::vector<float> bias;
     explicit operator bool() const { return !weight.empty(); }
 };
 

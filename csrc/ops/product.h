@@ -9,6 +9,7 @@
 #include "kernels/linear.h"
 #include "kernels/rows.h"
 #include "ops/adapted.h"
+#include "ops/norms.h"
 #include "ops/parts.h"
 #include "run.h"
 
@@ -39,7 +40,7 @@ inline auto normed_rows(Run& run, const Norm& norm, const float* x, int64_t widt
                     const float* from = x + (which == nullptr ? row : which[row]) * width;
                     if (!norm) return from;
                     float* normed = scratch[thread].template get<float>();
-                    run.kernels.rms_norm(from, norm.weight.data(), norm.eps, width, normed);
+                    normalise(run.kernels, norm, from, width, normed);
                     return normed;
                 }};
 }

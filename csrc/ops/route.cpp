@@ -45,7 +45,7 @@ Route::Route(const Fields& fields)
 void Route::check(Program& program) const {
     const int64_t experts = router.outputs();
     check_matrix(router, experts, program.hidden, at("the router", layer));
-    check_vector(norm.weight, program.hidden, at("the norm", layer));
+    check_norm(norm, program.hidden, at("the norm", layer));
     require(top_k > 0 && top_k <= experts,
             at("the router", layer) + " cannot choose so many experts.");
 }
@@ -60,7 +60,7 @@ void Route::run(Run& run) const {
         float* to = h + row * hidden;
         const float* from = x + run.active.at(row) * hidden;
         if (norm)
-            run.kernels.rms_norm(from, norm.weight.data(), norm.eps, hidden, to);
+            ops::normalise(run.kernels, norm, from, hidden, to);
         else
             std::copy_n(from, hidden, to);
         return to;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/rows.h"
+#include "ops/norms.h"
 
 namespace ockham::ops {
 
@@ -15,8 +16,7 @@ void add_branch(Run& run, int64_t first, int64_t rows, float* branch, const Norm
     float* x = run.x();
     for_rows(run.pool, rows, hidden, [&](int64_t row, int) {
         float* from = branch + row * hidden;
-        if (post_norm)
-            kernels.rms_norm(from, post_norm.weight.data(), post_norm.eps, hidden, from);
+        if (post_norm) normalise(kernels, post_norm, from, hidden, from);
         kernels.add_scaled(x + run.active.at(first + row) * hidden, from, residual_scale, hidden);
     });
 }

@@ -105,7 +105,8 @@ class Step:
     embedding_of: Ints | None = None  # (R,) index into embeddings, or -1
     wants_hidden: dict[int, Ints] = field(default_factory=dict)
     """Layer -> rows whose hidden states are wanted as they stand after that layer (-1: after the
-    embedding)."""
+    embedding; the number of layers: after the final norm, of a program that ends in hidden states
+    and not in logits)."""
     wants_argmax: Ints = field(default_factory=lambda: NO_ROWS)
     """(A,) rows of which only the likeliest token is wanted, none of them in `wants_logits`: their
     logits are never all in memory."""

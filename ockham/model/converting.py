@@ -287,7 +287,7 @@ def _copy_beside(path: Path, out: Path, generation_config: dict[str, Any]) -> No
             (out / "generation_config.json").write_text(written, encoding="utf-8")
         return
     for pattern in WANTED_FILES:
-        if pattern == "config.json" or pattern.startswith("model"):
+        if pattern == "config.json" or pattern.startswith("model") or "/model" in pattern:
             continue
         for file in path.glob(pattern):
             target = out / file.relative_to(path)

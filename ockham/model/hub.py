@@ -20,6 +20,7 @@ from ockham.model.known_models import (
     packaged_file,
     without_host,
 )
+from ockham.model.program.pooling import POOLING_FILES
 
 BUILT_IN = {
     name: Path(__file__).parent / folder
@@ -48,6 +49,7 @@ WANTED_FILES = (
     "acceptance.safetensors",
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*"),
+    *POOLING_FILES,
 )
 """What is downloaded: never weights in formats that run code when read (.bin, .pth)."""
 

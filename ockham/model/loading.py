@@ -99,8 +99,9 @@ class PlannedModel:
         return "+".join(dict.fromkeys(names))
 
 
-def plan_model(config: EngineConfig) -> PlannedModel:
+def plan_model(config: EngineConfig, *, head: bool = True) -> PlannedModel:
     """Everything but the weights: reads config.json and the headers of the files of weights.
+    `head` is as in `compile_program`.
 
     Raises ModelError for a checkpoint that is incomplete or not supported, DoesNotFit for one that
     is too large, ConfigError for settings that it contradicts. The caller closes `source`.
@@ -115,7 +116,8 @@ def plan_model(config: EngineConfig) -> PlannedModel:
         ends = _eos_token_ids(description, generation)
         packer = choose_packer(config, raw, source, find_layout_of(config.backend))
         measured = source.measure(packer)
-        program = compile_program(description, measured, description.max_position_embeddings)
+        longest = description.max_position_embeddings
+        program = compile_program(description, measured, longest, head=head)
         state_dtype = choose_state_dtype(config, measured.formats)
         plan = plan_memory(
             config, description, program, measured.bytes, state_dtype, available_bytes()
@@ -145,16 +147,18 @@ def load_model(
     progress: Callable[[str], None] | None = None,
     *,
     keep_metadata: bool = False,
+    head: bool = True,
 ) -> LoadedModel:
     """Load a model, telling `progress` in sentences what is being done. `keep_metadata` is for who
-    reads the tokenizer of a GGUF file next: they are tens of megabytes.
+    reads the tokenizer of a GGUF file next: they are tens of megabytes. Without a `head` the
+    program ends in hidden states, see `compile_program`.
 
     Raises as `plan_model` does, before any memory is taken, and ModelError naming the tensor if
     the files are damaged or hold NaN or infinity.
     """
     tell = progress or (lambda _: None)
     backend = find_backend(config.backend, config.threads)
-    planned = plan_model(config)
+    planned = plan_model(config, head=head)
     description, plan = planned.description, planned.plan
     try:
         notes = (*planned.notes, *planned.measured.notes(), *_unused_notes(planned))
@@ -168,11 +172,12 @@ def load_model(
         program, digest = place_weights(
             planned.source,
             planned.packer,
-            lambda weights: compile_program(description, weights, plan.max_model_len),
+            lambda weights: compile_program(description, weights, plan.max_model_len, head=head),
             cache=_weight_cache(config, planned, tell),
             facts={
                 "config": planned.raw_config,
                 "formats": sorted(planned.measured.formats.items()),
+                **({} if head else {"head": False}),
             },
             tell=tell,
         )

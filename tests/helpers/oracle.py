@@ -76,10 +76,10 @@ def randomise(model: Any, seed: int) -> Any:
     return model
 
 
-def load(directory: Path, **settings: Any) -> LoadedModel:
+def load(directory: Path, *, head: bool = True, **settings: Any) -> LoadedModel:
     """Load a checkpoint in fp32 with small pages and pools."""
     values = {"dtype": "float32", "max_num_seqs": 8, "max_num_batched_tokens": 64, "block_size": 4}
-    return load_model(EngineConfig(model=str(directory), **{**values, **settings}))
+    return load_model(EngineConfig(model=str(directory), **{**values, **settings}), head=head)
 
 
 def oracle_logits(model: Any, prompts: list[list[int]]) -> list[np.ndarray]:

@@ -13,9 +13,20 @@ import numpy.typing as npt
 from ockham.core.arrays import Array, Floats
 from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 
-Role = Literal["embedding", "head", "qkv", "attention_output", "router", "gate_up", "down"]
+Role = Literal[
+    "embedding",
+    "head",
+    "qkv",
+    "attention_output",
+    "router",
+    "gate_up",
+    "down",
+    "positions",
+    "pooled",
+]
 """What a matrix is for: a format may leave some roles to another. The table of embeddings may be
-the head, too."""
+the head, too. Tables of positions and what is multiplied with pooled hidden states are small, and
+are not quantised."""
 
 
 Arithmetic = Literal["fp32", "bf16", "int8"]

@@ -9,10 +9,12 @@ is imported from its own file.
 from ockham.kernels.ops.attend import Attend
 from ockham.kernels.ops.attention_input import AttentionInput
 from ockham.kernels.ops.attention_output import AttentionOutput
+from ockham.kernels.ops.dense import Dense
 from ockham.kernels.ops.embed import Embed
 from ockham.kernels.ops.experts import Experts
 from ockham.kernels.ops.feed_forward import FeedForward
 from ockham.kernels.ops.head import Head
+from ockham.kernels.ops.hidden_output import HiddenOutput
 from ockham.kernels.ops.operation import Norm, Operation, Rope, StepSizes, kernel_of
 from ockham.kernels.ops.program import Program, role_of, workspace_bytes
 from ockham.kernels.ops.route import Route
@@ -21,10 +23,12 @@ __all__ = [
     "Attend",
     "AttentionInput",
     "AttentionOutput",
+    "Dense",
     "Embed",
     "Experts",
     "FeedForward",
     "Head",
+    "HiddenOutput",
     "Norm",
     "Operation",
     "Program",

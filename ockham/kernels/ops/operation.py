@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -26,12 +26,16 @@ from ockham.core.seams import Linear
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Norm:
-    """RMSNorm: x / sqrt(mean(x^2) + eps) * weight over the last axis, in fp32.
+    """A norm over the last axis, in fp32: x / sqrt(mean(x^2) + eps) * weight ("rms"), or the same
+    of x - mean(x) ("layer"); plus bias where there is one.
 
-    `weight` already holds 1 + w where an architecture stores w."""
+    `weight` already holds 1 + w where an architecture stores w. Only norms of whole rows of the
+    residual stream may be of the kind "layer" or have a bias."""
 
     weight: Floats  # (D,) or (E,) or (H * E,)
     eps: float
+    kind: Literal["rms", "layer"] = "rms"
+    bias: Floats | None = None  # (D,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ockham.core.cost import Sublayer
 from ockham.core.seams import Linear, MatrixPart
+from ockham.kernels.ops.dense import Dense
 from ockham.kernels.ops.operation import Operation, StepSizes
 
 
@@ -24,6 +25,8 @@ class Program:
     parts: dict[str, MatrixPart] = field(default_factory=dict)
     """Where the checkpoint's matrices stand to which an adapter may add something, by the names of
     their modules."""
+    pooled: tuple[Dense, ...] = ()
+    """What is multiplied with a pooled hidden state, in order: no part of a step."""
 
     def matrices(self) -> dict[str, Linear]:
         """Every matrix by its role, in the order of the program.

@@ -14,12 +14,14 @@ _GELU_SLOPE = np.float32(math.sqrt(2.0 / math.pi))
 
 
 def normalise(x: Floats, norm: Norm | None) -> Floats:
-    """RMSNorm over the last axis of x (..., D); x itself where `norm` is None."""
+    """The norm over the last axis of x (..., D); x itself where `norm` is None."""
     if norm is None:
         return x
+    if norm.kind == "layer":
+        x = x - x.mean(axis=-1, keepdims=True)
     mean_square: Floats = np.einsum("...i,...i->...", x, x)[..., None] / np.float32(x.shape[-1])
     normed: Floats = x / np.sqrt(mean_square + np.float32(norm.eps)) * norm.weight
-    return normed
+    return normed if norm.bias is None else normed + norm.bias
 
 
 def rotation(rope: Rope, positions: Ints) -> tuple[Floats, Floats]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ockham.model.checkpoint.safetensors_source import SafetensorsSource
 from ockham.model.checkpoint.sources import Source
 from ockham.model.packed.layout import METHOD
 from ockham.model.program.description import ModelDescription, describe, read_config
+from ockham.model.program.pooling import read_pooling
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,13 @@ def open_model(path: Path) -> OpenedModel:
         generation = gguf.generation_config
         return OpenedModel(gguf.config, gguf.description, gguf, generation, metadata=gguf.metadata)
     config = read_config(path)
-    description = describe(config)
+    description = _with_pooling(describe(config), path)
     generation = read_generation_config(path)
     quantised = quantization_config(config) or {}
     if quantised.get("quant_method") == METHOD:
         return OpenedModel(config, description, ConvertedSource(path, quantised), generation)
-    source = SafetensorsSource(path, config)
+    folders = () if description.pooling is None else description.pooling.folders
+    source = SafetensorsSource(path, config, folders)
     try:
         head = source.own_head(description) if description.tied_embeddings else None
     except BaseException:
@@ -57,4 +59,14 @@ def open_model(path: Path) -> OpenedModel:
         f"{head!r}: the stored one is used."
     )
     untied = {**config, "tie_word_embeddings": False}  # so that a conversion says it too
-    return OpenedModel(untied, describe(untied), source, generation, (note,))
+    described = _with_pooling(describe(untied), path)
+    return OpenedModel(untied, described, source, generation, (note,))
+
+
+def _with_pooling(description: ModelDescription, path: Path) -> ModelDescription:
+    """With the rule that sentence-transformers wrote beside the weights, if it did. The head of a
+    classifier stands in config.json, and no such rule."""
+    if description.pooling is not None and description.pooling.classifies:
+        return description
+    found = read_pooling(path, description.hidden_size)
+    return description if found is None else replace(description, pooling=found)

@@ -27,11 +27,21 @@ class SafetensorsSource:
 
     quantised_as: str | None = None
 
-    def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
-        """Raises ModelError if a file is missing or damaged, or the layout is unknown."""
+    def __init__(
+        self, directory: Path, config: Mapping[str, Any], folders: Sequence[str] = ()
+    ) -> None:
+        """The weights of the directory, and of these folders in it under their names.
+
+        Raises ModelError if a file is missing or damaged, or the layout is unknown."""
         self._codec = find_codec(config)
         self.harmless: tuple[str, ...] = () if self._codec is None else self._codec.harmless
         self._checkpoint = Checkpoint(directory)
+        try:
+            for folder in folders:
+                self._checkpoint.add_folder(folder)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def files(self) -> Sequence[WeightsFile]:

@@ -176,6 +176,17 @@ class Checkpoint:
                 f"in the safetensors format only.{_other_weights(directory)}"
             )
 
+    def add_folder(self, name: str) -> None:
+        """The tensors of a folder's single file too, as `NAME/TENSOR`."""
+        path = self.directory / name / SINGLE_FILE
+        if not path.exists():
+            raise ModelError(
+                f"{path.parent} has no {SINGLE_FILE}; Ockham reads weights in the safetensors "
+                f"format only.{_other_weights(path.parent)}"
+            )
+        held = self._open(path).tensors
+        self.tensors |= {f"{name}/{tensor}": held[tensor] for tensor in held}
+
     def close(self) -> None:
         """Close all files and let the buffer go."""
         self._buffer = bytearray()

@@ -16,6 +16,9 @@ from ockham.kernels.layouts import ROWS
 STORED = "stored"
 """The quantization that takes every matrix as the checkpoint has it, as naming none does."""
 
+PLAIN_ROLES: tuple[Role, ...] = ("positions", "pooled")
+"""What keeps its dtype, whatever quantization is asked for."""
+
 WIDEST = "float32"
 """The dtype that holds every value of all encodings."""
 
@@ -106,7 +109,10 @@ class Packer:
         return [(run, self.packing(run, in_features, role)) for run in runs]
 
     def format_for(self, role: Role, in_features: int) -> Format | None:
-        """The format that was asked for, or the one that it leaves such a matrix to."""
+        """The format that was asked for, or the one that it leaves such a matrix to; None for what
+        is not quantised."""
+        if role in PLAIN_ROLES:
+            return None
         if not isinstance(self.asked, MixedFormat):
             return self.asked
         other = self.asked.beside(role, in_features)

@@ -14,10 +14,12 @@ from ockham.kernels.ops import (
     Attend,
     AttentionInput,
     AttentionOutput,
+    Dense,
     Embed,
     Experts,
     FeedForward,
     Head,
+    HiddenOutput,
     Norm,
     Operation,
     Program,
@@ -25,15 +27,22 @@ from ockham.kernels.ops import (
     Route,
 )
 from ockham.model.program.description import ExpertSizes, ModelDescription
+from ockham.model.program.pooling import DenseLayer
 from ockham.model.program.weights import Part, Weights
 
 
-def compile_program(description: ModelDescription, weights: Weights, max_model_len: int) -> Program:
+def compile_program(
+    description: ModelDescription, weights: Weights, max_model_len: int, *, head: bool = True
+) -> Program:
     """Compile a model for sequences of up to `max_model_len` tokens (rotary variants depend on it).
+
+    Without a `head` (and where the architecture has none) the program ends in a HiddenOutput: the
+    hidden states after the final norm are those of the layer `description.layers`. What the
+    description's pooling multiplies with is in `Program.pooled` in any case.
 
     Raises ModelError naming the first tensor that is missing or of the wrong shape.
     """
-    return _Compiler(description, weights, max_model_len).program()
+    return _Compiler(description, weights, max_model_len).program(head and description.generates)
 
 
 class _Compiler:
@@ -50,7 +59,7 @@ class _Compiler:
             [p + "embed_tokens.weight" for p in self.record.prefixes]
         ).removesuffix("embed_tokens.weight")
 
-    def program(self) -> Program:
+    def program(self, head: bool) -> Program:
         shape = self.d.vocab_size, self.d.hidden_size
         table = self._matrix(self._prefix + "embed_tokens", *shape, "embedding")
         self._ops.append(Embed(table, self.d.embedding_scale))
@@ -63,8 +72,21 @@ class _Compiler:
                 self._feed_forward(layer)
             self._mark(f"layer.{layer}.after")
         self._mark("head")
-        self._ops.append(self._head(table))
-        return Program(tuple(self._ops), self._breakpoints, self._parts)
+        if head:
+            self._ops.append(self._head(table))
+        else:
+            self._ops.append(HiddenOutput(self.d.layers, self._norm(self._prefix, "norm")))
+        return Program(tuple(self._ops), self._breakpoints, self._parts, self._pooled())
+
+    def _pooled(self) -> tuple[Dense, ...]:
+        return tuple(map(self._dense, () if self.d.pooling is None else self.d.pooling.dense))
+
+    def _dense(self, layer: DenseLayer) -> Dense:
+        return Dense(
+            self._matrix(layer.name, layer.outputs, layer.inputs, "pooled"),
+            self._bias(layer.name, layer.outputs) if layer.bias else None,
+            layer.activation,
+        )
 
     def _mark(self, name: str) -> None:
         self._breakpoints[name] = len(self._ops)

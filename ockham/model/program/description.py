@@ -13,6 +13,7 @@ from ockham.core.numbers import shown
 from ockham.kernels.layout import StateSpec
 from ockham.model.files.untrusted import read_object
 from ockham.model.program.architectures import ARCHITECTURES, Architecture
+from ockham.model.program.pooling import PoolingDescription
 from ockham.model.program.rope import RopeVariant, read_rope
 
 ACTIVATIONS = {
@@ -105,6 +106,16 @@ class ModelDescription:
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
     checkpoint_dtype: str | None
+    causal: bool = True
+    """Whether a row sees only the rows of its sequence up to its own. Where it does not, all rows
+    of a sequence must be in one step."""
+    pooling: PoolingDescription | None = None
+    """How a vector is made of hidden states; None where the checkpoint says nothing of it."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model has a head over its vocabulary."""
+        return bool(self.architecture.heads)
 
     @property
     def groups(self) -> tuple[LayerGroup, ...]:
@@ -123,6 +134,7 @@ class ModelDescription:
     def constants(self) -> dict[str, Any]:
         """What decides the arithmetic besides the weights, as plain values."""
         beside = ("architecture", "ropes", "eos_token_ids", "bos_token_id", "checkpoint_dtype")
+        beside = (*beside, "pooling", *(("causal",) if self.causal else ()))
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in beside}
         experts = None if self.experts is None else asdict(self.experts)
         return {**values, "architecture": self.architecture.name, "experts": experts}
