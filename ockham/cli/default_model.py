@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from ockham.core.logs import say
+
 REAL, TOY = "smollm2", "lab"
 NAMED = "ockham.model_named"
 """Where a command's context says whether a model was named: by the argument, the flag, the
@@ -26,7 +28,7 @@ def for_chats(settings: Mapping[str, Any]) -> dict[str, Any]:
             f"taking {TOY}, a toy that cannot answer. `ockham pull {REAL}` gets a small real one "
             "(98 MB)."
         )
-    click.echo(f"No MODEL was named: {said}", err=True)
+    say(f"No MODEL was named: {said}")
     return {**settings, "model": model}
 
 

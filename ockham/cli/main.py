@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from ockham.cli.command import WIDEST_HELP, Group
+from ockham.core import logs
 from ockham.core.errors import ConfigError, InvalidRequest, OckhamError
 
 VERBS = {
@@ -47,7 +49,10 @@ class Failure(click.ClickException):
         super().__init__(str(error))
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"ockham: {self.message}", file=file, err=file is None)
+        if logs.structured():
+            logging.getLogger("ockham").critical("%s", self.message)
+        else:
+            click.echo(f"ockham: {self.message}", file=file, err=file is None)
 
 
 class WrongUse(Failure):

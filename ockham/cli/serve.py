@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from ockham.cli.command import command
 from ockham.cli.default_model import for_chats
 from ockham.cli.options import Names, engine_config, engine_options, option
 from ockham.cli.value_types import Integer, Text
+from ockham.core import logs
 from ockham.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -218,6 +218,14 @@ if TYPE_CHECKING:
     help="What the log says at least; lines of single requests are of level info.",
 )
 @option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS),
+    default="text",
+    show_default=True,
+    help="Lines for people, or one JSON object a line: time, level, logger, message, request_id "
+    "and fields.",
+)
+@option(
     "--uvicorn-log-level",
     type=click.Choice(("debug", "info", "warning", "error", "critical")),
     default="warning",
@@ -266,6 +274,7 @@ def serve(
     batch_dir: Path | None,
     batch_dir_bytes: int,
     log_level: str,
+    log_format: str,
     uvicorn_log_level: str,
     access_log: bool,
     log_requests: bool,
@@ -284,7 +293,7 @@ def serve(
     from ockham.api.server.run import serve as run
     from ockham.api.server.settings import ServerSettings
 
-    _set_up_logging(log_level)
+    _set_up_logging(log_format, log_level)
     logging.getLogger("uvicorn").setLevel(uvicorn_log_level.upper())
     if os.environ.get("OCKHAM_API_KEY") == "":
         raise ConfigError(
@@ -327,11 +336,6 @@ def serve(
     # A key has no business in the environment of the engine, or of what that may start.
     for name in ("OCKHAM_API_KEY", "OCKHAM_ADMIN_API_KEY"):
         os.environ.pop(name, None)
-    if not settings.api_keys and host not in ("127.0.0.1", "localhost", "::1"):
-        logging.getLogger("ockham.server").warning(
-            "Listening on %s without --api-key: whoever reaches this machine can use the model.",
-            host,
-        )
     asyncio.run(run(config, settings))
 
 
@@ -361,13 +365,8 @@ def _read_keys(path: Path | None) -> list[str]:
     return keys
 
 
-def _set_up_logging(level: str) -> None:
-    """Short lines on stderr, of this level and above; stdout stays empty."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+def _set_up_logging(form: str, level: str) -> None:
+    """Lines on stderr, of this level and above, the engine's too; stdout stays empty."""
     least = logging.getLevelNamesMapping()[level.upper()]
-    for name, lowest in (("ockham", least), ("uvicorn", max(least, logging.WARNING))):
-        logger = logging.getLogger(name)
-        logger.setLevel(lowest)
-        logger.addHandler(handler)
-        logger.propagate = False
+    logs.set_up(form, {"ockham": least, "uvicorn": max(least, logging.WARNING)})
+    logs.leave_word(form, level)

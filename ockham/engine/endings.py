@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 from ockham.core.errors import FAULT
 from ockham.core.ledger import Ledger
+from ockham.core.logs import of_request
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.batch import Walk
@@ -17,6 +18,8 @@ from ockham.engine.group import Group
 from ockham.engine.messages import Delta
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
+
+log = logging.getLogger("ockham.engine")
 
 
 class Endings:
@@ -74,7 +77,11 @@ class Endings:
 
     def fault(self, sequence: Sequence, error: Exception) -> Delta:
         """End a request over which something failed that concerns no other; its last delta."""
-        traceback.print_exception(error)
+        log.error(
+            "A request met a fault of the engine.",
+            exc_info=error,
+            extra=of_request(sequence.request_id),
+        )
         self._runner.settle()
         group = self._engine.remove_group(sequence.request_id)
         bill = sequence.ledger if group is None else group.close()

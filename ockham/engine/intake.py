@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
+import logging
 from collections.abc import Iterable
 
 from ockham.core.errors import InvalidRequest, OckhamError
 from ockham.core.ledger import Ledger
+from ockham.core.logs import of_request
 from ockham.engine.engine import Engine
 from ockham.engine.messages import (
     Abort,
@@ -22,6 +23,8 @@ from ockham.engine.messages import (
     ThoughtEnded,
 )
 from ockham.engine.preparing import NOTHING_PREPARED, Preparation
+
+log = logging.getLogger("ockham.engine")
 
 
 class Held(set[str]):
@@ -117,7 +120,11 @@ def _refusal(request_id: str, error: Exception) -> Refused:
         return Refused(request_id, str(error), error.status, error.param, error.code)
     if isinstance(error, OckhamError):
         return Refused(request_id, str(error), error.status)
-    traceback.print_exception(error)
+    log.error(
+        "The engine could not take a request.",
+        exc_info=error,
+        extra=of_request(request_id),
+    )
     reason = f"The engine could not take the request: {describe(error)}."
     return Refused(request_id, reason, 500)
 

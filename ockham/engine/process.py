@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import socket
 import sys
 import time
-import traceback
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import OckhamError
+from ockham.core.logs import set_up_like_parent
 from ockham.core.parent import die_with_parent
 from ockham.engine.channel import Channel
 from ockham.engine.engine import Engine
@@ -35,6 +36,8 @@ from ockham.engine.messages import (
 )
 from ockham.model.loading import LoadedModel
 
+log = logging.getLogger("ockham.engine")
+
 STATS_EVERY_S = 0.25
 """While the engine works. Once more when it becomes idle, so that the last figures are exact."""
 INTAKE_SHARE_S = 0.01
@@ -47,6 +50,7 @@ LAST_WORDS_S = 2.0
 def main() -> int:
     """Serve one engine over the socket named on the command line; the exit status."""
     die_with_parent()
+    set_up_like_parent()
     channel: Channel[ToEngine] = Channel(socket.socket(fileno=int(sys.argv[1])), ToEngine)
     try:
         config = channel.receive_first(EngineConfig)
@@ -72,7 +76,7 @@ def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Engine | None:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
             reason = f"There is not enough memory to load the model ({describe(error)})."
         else:
-            traceback.print_exc()
+            log.exception("The engine could not be loaded.")
             reason = f"The engine could not be loaded: {describe(error)}."
         channel.send([Died(reason)])
         channel.drain(LAST_WORDS_S)
@@ -122,7 +126,7 @@ def serve(engine: Engine, channel: Channel[ToEngine]) -> int:
 
 def _fail(error: Exception, held: Held, channel: Channel[ToEngine]) -> None:
     """A step that raises leaves state that nobody can vouch for: say so, and end the process."""
-    traceback.print_exception(error)
+    log.error("The engine failed in a step.", exc_info=error)
     reason = f"The engine failed in a step and is being restarted: {describe(error)}."
     channel.send([Refused(request_id, reason, 500) for request_id in held])
     channel.send([Died(reason)])

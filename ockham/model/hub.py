@@ -6,11 +6,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ockham.core.errors import ModelError
+from ockham.core.logs import say
 from ockham.core.units import readable
 from ockham.model.checkpoint.gguf.names import one_path_each
 from ockham.model.known_models import (
@@ -158,13 +158,12 @@ def _best_gguf(
     models = gguf_models(_listed(repository, revision))
     chosen = best_that_fits(models, model, available_bytes())
     others = [each.quantisation for each in models if each.quantisation and each != chosen]
-    print(
+    say(
         f"{model}: taking {Path(chosen.files[0]).name} of {repository.name} "
         f"({readable(chosen.nbytes)}), the best of {len(models)} GGUF models that fits the "
         f"{readable(available_bytes())} of memory that are free"
         + f" (others: {', '.join(others)})"
-        * bool(others),
-        file=sys.stderr,
+        * bool(others)
     )
     return _download(repository, revision, chosen.files) / chosen.files[0]
 

@@ -8,7 +8,9 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +25,7 @@ from ockham.api.server.reasons import REFUSED, note_refusal
 from ockham.api.server.serving import METERED, PASSED_OVER, new_request_id
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.wire import UsageMeter
+from ockham.core import logs
 
 access = logging.getLogger("ockham.access")
 
@@ -64,6 +67,7 @@ class Outermost:
         headers = Headers(scope=scope)
         request_id = _safe_id(headers.get("x-request-id")) or new_request_id()
         scope["ockham.request_id"] = request_id
+        logs.request_id.set(request_id)  # of this task, and of those that it begins
         scope["path"] = _plain_path(scope["path"])
         set_dialect(scope, self._dialects)
         status = 499  # unless a response begins, the client has gone
@@ -102,9 +106,10 @@ class Outermost:
             if status == 499:
                 await error_response(known, scope)(scope, receive, send_with_id)
         finally:
-            self._metrics.answered(self._route(scope), status)
+            route = self._route(scope)
+            self._metrics.answered(route, status)
             if self._log:
-                self._say(scope, status, begin_s, request_id)
+                self._say(scope, route, status, begin_s, request_id)
 
     def _route(self, scope: Scope) -> str:
         """The route's path with its parameters' names, never what a caller made up."""
@@ -113,24 +118,31 @@ class Outermost:
                 return route.path.replace(":path}", "}")
         return "other"
 
-    def _say(self, scope: Scope, status: int, begin_s: float, request_id: str) -> None:
-        client = scope.get("client") or ("-", 0)
-        refused, passed_over = scope.get(REFUSED), scope.get(PASSED_OVER)
-        more = "" if refused is None else f": {refused}"
+    def _say(self, scope: Scope, route: str, status: int, begin_s: float, request_id: str) -> None:
+        client = (scope.get("client") or ("-", 0))[0]
+        path = scope["path"][:200].encode("unicode_escape").decode()
+        took_ms = (time.monotonic() - begin_s) * 1000.0
+        fields: dict[str, Any] = {
+            "client": client,
+            "method": scope["method"],
+            "path": path,
+            "route": route,
+        }
+        fields |= {"status": status, "duration_ms": round(took_ms, 3), "request_id": request_id}
+        more = ""
+        if (refused := scope.get(REFUSED)) is not None:
+            more, fields["refused"] = f": {refused}", refused
         meter: UsageMeter | None = scope.get(METERED) if self._log_course else None
         if meter is not None:
-            more += f": {meter.course.line(meter.prompt_tokens, self._drafters())}"
-        if passed_over:
-            more += f" (ignored fields: {passed_over_header(passed_over)})"
+            figures = meter.course.figures(meter.prompt_tokens, self._drafters())
+            more, fields = f"{more}: {figures.in_words()}", fields | msgspec.structs.asdict(figures)
+        if passed_over := scope.get(PASSED_OVER):
+            ignored = passed_over_header(passed_over)
+            more, fields["ignored_fields"] = f"{more} (ignored fields: {ignored})", ignored
         access.info(
             "%s %s %s %d %.0f ms %s%s",
-            client[0],
-            scope["method"],
-            scope["path"][:200].encode("unicode_escape").decode(),
-            status,
-            (time.monotonic() - begin_s) * 1000.0,
-            request_id,
-            more,
+            *(client, scope["method"], path, status, took_ms, request_id, more),
+            extra={"fields": fields},
         )
 
 

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import ipaddress
 import logging
 import signal
 import socket
@@ -27,6 +28,7 @@ from ockham.api.server.gate import Gate
 from ockham.api.server.listener import Listener
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.room import Room, connection_bound, raise_descriptor_limit
+from ockham.api.server.service_manager import Notifier, passed_socket
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.throughput import report
 from ockham.core.config import EngineConfig
@@ -48,7 +50,9 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
     descriptors = raise_descriptor_limit()
     requests = config.max_num_seqs + settings.max_queue
     room = Room(connection_bound(settings.max_connections, requests, descriptors))
-    sock = bind(settings.host, settings.port)
+    sock = passed_socket() or bind(settings.host, settings.port)
+    notifier = Notifier()
+    _warn_of_strangers(sock, settings)
     try:
         names = settings.served_model_names or served_names(config.model)
         metrics = Metrics(names[0])
@@ -70,7 +74,7 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
             if batches is not None:
                 batches.start()
             try:
-                await _Server(app, llm, gate, room, settings, sock).serve(sockets=[])
+                await _Server(app, llm, gate, room, settings, sock, notifier).serve(sockets=[])
             finally:
                 telling.cancel()
                 if batches is not None:
@@ -152,7 +156,21 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+def _warn_of_strangers(sock: socket.socket, settings: ServerSettings) -> None:
+    """Log it if other machines reach the socket, and nothing asks them for a key."""
+    if settings.api_keys or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    host = sock.getsockname()[0]
+    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        log.warning(
+            "Listening on %s without --api-key: whoever reaches this machine can use the model.",
+            host,
+        )
+
+
 def url(sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -171,6 +189,7 @@ class _Server(uvicorn.Server):
         room: Room,
         settings: ServerSettings,
         sock: socket.socket,
+        notifier: Notifier,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -190,6 +209,7 @@ class _Server(uvicorn.Server):
         self._gate = gate
         self._room = room
         self._sock = sock
+        self._notifier = notifier
         self._shutdown_timeout_s = settings.shutdown_timeout_s
         self._listener: Listener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -210,6 +230,7 @@ class _Server(uvicorn.Server):
         )
         self._listener.start()
         log.info("Listening on %s", url(self._sock))
+        self._notifier.ready(f"Listening on {url(self._sock)}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._listener is not None:
@@ -231,6 +252,7 @@ class _Server(uvicorn.Server):
 
     async def _drain(self, name: str) -> None:
         self._gate.close()
+        self._notifier.stopping()
         log.info(
             "%s: %d requests are running and may take %g s more; new ones are refused.",
             name,

@@ -77,6 +77,32 @@ class Report(msgspec.Struct):
     ledger: Ledger | UnsetType = UNSET
 
 
+class Figures(msgspec.Struct, kw_only=True):
+    """What the log says of a request's course. `finish_reasons` is empty where its caller or an
+    error ended it, `first_token_ms` is None where there was no token."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    first_token_ms: float | None
+    tokens_per_second: float
+    drafted_tokens: int
+    accepted_tokens: int
+    finish_reasons: list[str]
+
+    def in_words(self) -> str:
+        first_ms = self.first_token_ms
+        words = [
+            f"{self.prompt_tokens} prompt tokens ({self.cached_tokens} cached)",
+            f"{self.generated_tokens} generated",
+            "no token" if first_ms is None else f"first after {first_ms:.0f} ms",
+            f"{self.tokens_per_second:.1f} tokens/s",
+            f"{self.accepted_tokens} of {self.drafted_tokens} drafted accepted",
+            "ended by " + ("+".join(self.finish_reasons) or "its caller or an error"),
+        ]
+        return ", ".join(words)
+
+
 def progress_of(told: PromptProgress) -> Progress:
     """What the engine told, as it is written."""
     return Progress(told.total, told.cached, told.processed, int(told.seconds * 1000.0))
@@ -180,18 +206,19 @@ class Course:
             predicted_per_second=round(_per(later, decode_s), 3),
         )
 
-    def line(self, prompt_tokens: int, drafters: Sequence[str]) -> str:
-        """The course in words, for the log."""
+    def figures(self, prompt_tokens: int, drafters: Sequence[str]) -> Figures:
+        """The course in figures, for the log."""
         first_s, (drafted, accepted) = self.first_token_s, self.drafted(drafters)
-        words = [
-            f"{prompt_tokens} prompt tokens ({self.ledger.prompt_tokens_reused} cached)",
-            f"{self.completion_tokens} generated",
-            "no token" if first_s is None else f"first after {_ms(first_s):.0f} ms",
-            f"{self.tokens_per_second:.1f} tokens/s",
-            f"{accepted} of {drafted} drafted accepted",
-            "ended by " + ("+".join(dict.fromkeys(self.endings)) or "its caller or an error"),
-        ]
-        return ", ".join(words)
+        return Figures(
+            prompt_tokens=prompt_tokens,
+            cached_tokens=self.ledger.prompt_tokens_reused,
+            generated_tokens=self.completion_tokens,
+            first_token_ms=None if first_s is None else _ms(first_s),
+            tokens_per_second=round(self.tokens_per_second, 3),
+            drafted_tokens=drafted,
+            accepted_tokens=accepted,
+            finish_reasons=list(dict.fromkeys(self.endings)),
+        )
 
 
 def _per(amount: float, of: float) -> float:

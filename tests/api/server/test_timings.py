@@ -112,7 +112,10 @@ def test_drafts_are_in_the_timings() -> None:
     assert (timings.draft_n, timings.draft_n_accepted) == (8, 5)
     assert timings.predicted_per_second == 4.0
     assert course.timings(()).draft_n is msgspec.UNSET
-    assert "5 of 8 drafted accepted, ended by stop" in course.line(1, ("copying", "cascade"))
+    assert (
+        "5 of 8 drafted accepted, ended by stop"
+        in course.figures(1, ("copying", "cascade")).in_words()
+    )
 
 
 SEEN = {"return_progress": True, "return_timings": True, "return_ledger": True}
