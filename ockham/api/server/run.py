@@ -28,7 +28,7 @@ from ockham.api.server.gate import Gate
 from ockham.api.server.listener import Listener
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.room import Room, connection_bound, raise_descriptor_limit
-from ockham.api.server.service_manager import Notifier, passed_socket
+from ockham.api.server.service_manager import ServiceManager
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.throughput import report
 from ockham.core.config import EngineConfig
@@ -50,8 +50,8 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
     descriptors = raise_descriptor_limit()
     requests = config.max_num_seqs + settings.max_queue
     room = Room(connection_bound(settings.max_connections, requests, descriptors))
-    sock = passed_socket() or bind(settings.host, settings.port)
-    notifier = Notifier()
+    manager = ServiceManager()
+    sock = manager.socket or bind(settings.host, settings.port)
     _warn_of_strangers(sock, settings)
     try:
         names = settings.served_model_names or served_names(config.model)
@@ -74,7 +74,7 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
             if batches is not None:
                 batches.start()
             try:
-                await _Server(app, llm, gate, room, settings, sock, notifier).serve(sockets=[])
+                await _Server(app, llm, gate, room, settings, sock, manager).serve(sockets=[])
             finally:
                 telling.cancel()
                 if batches is not None:
@@ -189,7 +189,7 @@ class _Server(uvicorn.Server):
         room: Room,
         settings: ServerSettings,
         sock: socket.socket,
-        notifier: Notifier,
+        manager: ServiceManager,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -209,7 +209,7 @@ class _Server(uvicorn.Server):
         self._gate = gate
         self._room = room
         self._sock = sock
-        self._notifier = notifier
+        self._manager = manager
         self._shutdown_timeout_s = settings.shutdown_timeout_s
         self._listener: Listener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -230,7 +230,7 @@ class _Server(uvicorn.Server):
         )
         self._listener.start()
         log.info("Listening on %s", url(self._sock))
-        self._notifier.ready(f"Listening on {url(self._sock)}")
+        self._manager.ready(f"Listening on {url(self._sock)}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._listener is not None:
@@ -252,7 +252,9 @@ class _Server(uvicorn.Server):
 
     async def _drain(self, name: str) -> None:
         self._gate.close()
-        self._notifier.stopping()
+        self._manager.stopping()
+        if self._manager.socket is not None and self._listener is not None:
+            self._listener.close()  # who connects from now on waits for the next process
         log.info(
             "%s: %d requests are running and may take %g s more; new ones are refused.",
             name,

@@ -15,11 +15,40 @@ FIRST_DESCRIPTOR = 3
 """Of those that are passed on (SD_LISTEN_FDS_START)."""
 
 
-def passed_socket() -> socket.socket | None:
-    """The socket that systemd listens on for this process, or None. The variables that tell of it
-    are taken away, so that no process that is started from here takes it too.
+class ServiceManager:
+    """What systemd gave this process; nothing, where systemd did not start it.
 
-    Raises `ConfigError` for anything but one stream socket that listens."""
+    The variables that tell of it are taken out of the environment: no process that is started from
+    here may take them to be its own."""
+
+    def __init__(self) -> None:
+        """Raises `ConfigError` if anything but one stream socket that listens is passed on."""
+        self.socket = _passed_socket()
+        """Where to listen. It stays with systemd when this process ends: whoever connects then is
+        answered by the next one."""
+        address = os.environ.pop("NOTIFY_SOCKET", "")
+        # "@" stands for the zero byte that abstract names begin with.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+
+    def ready(self, status: str) -> None:
+        """Tell that requests are served from now on (Type=notify). `status` is shown by
+        `systemctl status`."""
+        self._tell(f"READY=1\nSTATUS={status}")
+
+    def stopping(self) -> None:
+        """Tell that the orderly end has begun."""
+        self._tell("STOPPING=1\nSTATUS=Running requests may finish.")
+
+    def _tell(self, message: str) -> None:
+        if not self._address:
+            return
+        # Nothing depends on being heard, and nothing waits for it.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.sendto(message.encode(), self._address)
+
+
+def _passed_socket() -> socket.socket | None:
     pid, count = os.environ.pop("LISTEN_PID", None), os.environ.pop("LISTEN_FDS", None)
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or count in (None, "0"):
@@ -45,29 +74,3 @@ def passed_socket() -> socket.socket | None:
             "ListenStream= and Accept=no."
         )
     return sock
-
-
-class Notifier:
-    """Tells systemd how the service is (Type=notify); nobody, where nobody wants to know."""
-
-    def __init__(self) -> None:
-        """Takes the address out of the environment: it is this process's alone."""
-        address = os.environ.pop("NOTIFY_SOCKET", "")
-        # "@" stands for the zero byte that abstract names begin with.
-        self._address = "\0" + address[1:] if address.startswith("@") else address
-
-    def ready(self, status: str) -> None:
-        """Requests are served from now on. `status` is shown by `systemctl status`."""
-        self._tell(f"READY=1\nSTATUS={status}")
-
-    def stopping(self) -> None:
-        """The orderly end has begun."""
-        self._tell("STOPPING=1\nSTATUS=Running requests may finish.")
-
-    def _tell(self, message: str) -> None:
-        if not self._address:
-            return
-        # Nothing depends on being heard, and nothing waits for it.
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
-            sock.sendto(message.encode(), self._address)
