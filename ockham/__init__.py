@@ -24,7 +24,19 @@ if TYPE_CHECKING:
         RequestTimeout,
     )
     from ockham.core.ledger import Ledger
-    from ockham.core.outputs import CompletionOutput, Logprob, RequestOutput, ScoreOutput
+    from ockham.core.outputs import (
+        ClassificationOutput,
+        CompletionOutput,
+        EmbeddingOutput,
+        Logprob,
+        PooledRequestOutput,
+        PoolingOutput,
+        RankedDocument,
+        RequestOutput,
+        ScoreOutput,
+        ScoringOutput,
+    )
+    from ockham.core.pooling import PoolingParams
     from ockham.core.sampling_params import SamplingParams
     from ockham.core.structured_outputs import StructuredOutputsParams
     from ockham.text.marking import ReuseParams
@@ -35,11 +47,13 @@ __all__ = [
     "LLM",
     "AsyncLLM",
     "Choice",
+    "ClassificationOutput",
     "CompletionOutput",
     "ConfigError",
     "DecisionAnswer",
     "DecisionOutput",
     "DoesNotFit",
+    "EmbeddingOutput",
     "EngineConfig",
     "EngineDead",
     "InvalidRequest",
@@ -49,12 +63,17 @@ __all__ = [
     "ModelError",
     "OckhamError",
     "Overloaded",
+    "PooledRequestOutput",
+    "PoolingOutput",
+    "PoolingParams",
+    "RankedDocument",
     "RequestOutput",
     "RequestTimeout",
     "ReuseParams",
     "SamplingParams",
     "Score",
     "ScoreOutput",
+    "ScoringOutput",
     "StructuredOutputsParams",
     "YesNo",
     "__version__",
@@ -72,8 +91,21 @@ _MODULES = {
     "Ledger": "ockham.core.ledger",
     "SamplingParams": "ockham.core.sampling_params",
     "StructuredOutputsParams": "ockham.core.structured_outputs",
+    "PoolingParams": "ockham.core.pooling",
     **dict.fromkeys(
-        ("CompletionOutput", "Logprob", "RequestOutput", "ScoreOutput"), "ockham.core.outputs"
+        (
+            "ClassificationOutput",
+            "CompletionOutput",
+            "EmbeddingOutput",
+            "Logprob",
+            "PooledRequestOutput",
+            "PoolingOutput",
+            "RankedDocument",
+            "RequestOutput",
+            "ScoreOutput",
+            "ScoringOutput",
+        ),
+        "ockham.core.outputs",
     ),
     **dict.fromkeys(
         (

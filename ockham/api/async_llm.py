@@ -18,7 +18,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ockham.api.adapters import LoRARequest, asks_of
+from ockham.api.async_pooled import AsyncPooledMethods
 from ockham.api.chatting import ChatPlan, ToolChoice, plan_chat, read_tools, thinking_variables
+from ockham.api.pooling import TextReader
 from ockham.api.prompts import Encoded, Prompt, PromptReader, characters, template_messages
 from ockham.api.settings import engine_config
 from ockham.core.config import EngineConfig
@@ -47,7 +49,7 @@ HUGE_CHARACTERS = 256 << 10
 """Longer ones have a thread of their own, so that they hold up none but each other."""
 
 
-class AsyncLLM:
+class AsyncLLM(AsyncPooledMethods):
     """A model in an engine process of its own, with streaming and cancellation.
 
     Takes the settings of `LLM` (see `EngineConfig`). Use it as an async context manager, or call
@@ -145,6 +147,15 @@ class AsyncLLM:
         return self._prompts
 
     @property
+    def texts(self) -> TextReader:
+        """What reads texts for a model that gives vectors or scores. Raises `RuntimeError` before
+        the first start."""
+        return TextReader(self.prompts, self.ready.pooled)
+
+    def _name(self) -> str:
+        return f"request-{next(self._numbers)}"
+
+    @property
     def default_parameters(self) -> dict[str, Any]:
         """The sampling defaults of the checkpoint's generation_config.json, as parameters of
         `SamplingParams`."""
@@ -191,7 +202,7 @@ class AsyncLLM:
         params = sampling_params or self.get_default_sampling_params()
         read = await self.read(prompt, reuse)
         request = read.request(
-            request_id or f"request-{next(self._numbers)}",
+            request_id or self._name(),
             params,
             cache_salt=cache_salt,
             cache_hint=cache_hint,
@@ -318,7 +329,7 @@ class AsyncLLM:
             variables=thinking_variables(chat_template_kwargs, reasoning_effort),
         )
         prompt = await self.in_thread(len(text), lambda: self.prompts.read_chat(text, messages))
-        name = request_id or f"request-{next(self._numbers)}"
+        name = request_id or self._name()
         asks = asks_of(self.config.adapter, lora_request)
         request = prompt.request(name, plan.params(params, text), cache_salt=cache_salt, asks=asks)
         async with aclosing(self.run(request, text)) as outputs:

@@ -9,10 +9,12 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from ockham.api.adapters import LoRARequest, asks_of, asks_of_each
 from ockham.api.driver import Driver, Stream
+from ockham.api.pooled_llm import PooledMethods, pair_up
+from ockham.api.pooling import TextReader
 from ockham.api.progress import Progress
 from ockham.api.prompts import (
     Encoded,
@@ -28,7 +30,7 @@ from ockham.core.asks import Ask
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
-from ockham.core.outputs import RequestOutput, ScoreOutput
+from ockham.core.outputs import PooledRequestOutput, RequestOutput, ScoreOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
@@ -45,7 +47,7 @@ log = logging.getLogger("ockham.engine")
 Message = Mapping[str, Any]
 
 
-class LLM:
+class LLM(PooledMethods):
     """A model that is loaded, ready to complete, chat and score.
 
     Raises ModelError, DoesNotFit or ConfigError if it cannot be loaded. Methods may be called from
@@ -111,6 +113,7 @@ class LLM:
             self.engine.tokenizer, self.engine.max_model_len, self.engine.context_limit
         )
         self._defaults = self.engine.model.sampling_defaults
+        self._reader = TextReader(self._prompts, self.engine.pooled_facts)
         self._numbers = itertools.count(1)
 
     def generate(
@@ -202,13 +205,41 @@ class LLM:
                 answer.reply = plan.reply(answer.text, each, output.prompt or "")
         return outputs
 
+    @overload
     def score(
         self, prompts: Prompt | Sequence[Prompt], *, use_tqdm: bool = True
-    ) -> list[ScoreOutput]:
+    ) -> list[ScoreOutput]: ...
+
+    @overload
+    def score(
+        self,
+        prompts: str | Sequence[str],
+        documents: str | Sequence[str],
+        *,
+        use_tqdm: bool = True,
+        instruction: str | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[PooledRequestOutput]: ...
+
+    def score(
+        self,
+        prompts: Any,
+        documents: str | Sequence[str] | None = None,
+        *,
+        use_tqdm: bool = True,
+        instruction: str | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[ScoreOutput] | list[PooledRequestOutput]:
         """The log probability of each token of the prompts, given those before it, under the
-        unprocessed logits. Nothing is generated. (vLLM's method of this name compares pairs of
-        texts.) Raises InvalidRequest for a prompt of fewer than two tokens, of which nothing can
-        be scored."""
+        unprocessed logits. Nothing is generated. Raises InvalidRequest for a prompt of fewer than
+        two tokens, of which nothing can be scored.
+
+        With `documents`, as in vLLM: how well the texts of each pair fit together, as
+        `outputs.score`; a single prompt is paired with every document. Those are models that rank
+        or embed, see `rank`."""
+        if documents is not None:
+            pairs = pair_up(prompts, documents)
+            return self._score_pairs(*pairs, instruction, truncate_prompt_tokens, use_tqdm)
         encoded = [named(i, self._prompts.read, p) for i, p in enumerate(as_list(prompts))]
         for index, prompt in enumerate(encoded):
             length = len(prompt.token_ids)
@@ -382,10 +413,27 @@ class LLM:
         asks: Mapping[str, Ask],
         detokenize: bool = True,
     ) -> Request:
-        name = f"request-{next(self._numbers)}"
-        return prompt.request(name, params, detokenize=detokenize, asks=asks)
+        return prompt.request(self._name(), params, detokenize=detokenize, asks=asks)
 
     # -- running -------------------------------------------------------------------------------
+
+    def _texts(self) -> TextReader:
+        return self._reader
+
+    def _tasks(self) -> Sequence[str]:
+        return self.engine.tasks
+
+    def _name(self) -> str:
+        return f"request-{next(self._numbers)}"
+
+    def _collect(self, collectors: list[Collector], use_tqdm: bool) -> None:
+        self._driver.check_usable()
+        bar = Progress(len(collectors)) if use_tqdm and len(collectors) > 1 else None
+        try:
+            self._driver.run(collectors, bar)
+        finally:
+            if bar is not None:
+                bar.close()
 
     def _run(
         self,
@@ -395,18 +443,12 @@ class LLM:
         detokenize: bool = True,
         adapters: LoRARequest | Sequence[LoRARequest | None] | None = None,
     ) -> list[RequestOutput]:
-        self._driver.check_usable()
         asks = asks_of_each(self.config.adapter, adapters, len(prompts))
         collectors = [
             Collector(self._request(prompt, params[i], asks[i], detokenize), prompt.text)
             for i, prompt in enumerate(prompts)
         ]
-        bar = Progress(len(collectors)) if use_tqdm and len(collectors) > 1 else None
-        try:
-            self._driver.run(collectors, bar)
-        finally:
-            if bar is not None:
-                bar.close()
+        self._collect(collectors, use_tqdm)
         return [collector.output() for collector in collectors]
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ockham.core.asks import Ask
 from ockham.core.errors import TOO_LONG, InvalidRequest
 from ockham.core.numbers import shown, token_ids
+from ockham.core.pooling import PoolingParams
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import HINTS, CacheHint, Request
 from ockham.text.fill_in import Extra, missing
@@ -45,6 +46,10 @@ class Encoded:
     cache_salt: str | None = None
     cache_hint: CacheHint | None = None
     has_tokenizer: bool
+    second_text_at: int | None = None
+    """Where the second text of a pair begins, for models that tell the two apart."""
+    prompt_skip: int = 0
+    """How many of the first tokens are an instruction before the text."""
 
     def request(
         self,
@@ -58,6 +63,7 @@ class Encoded:
         tenant: str = "",
         priority: int = 0,
         progress: bool = False,
+        pooling: PoolingParams | None = None,
     ) -> Request:
         """The request for this prompt; the keywords are the fields of `Request`. Raises
         InvalidRequest for a field that is wrong, or that was given another value with the
@@ -74,6 +80,9 @@ class Encoded:
             tenant=tenant,
             priority=priority,
             progress=progress,
+            pooling=pooling,
+            second_text_at=self.second_text_at,
+            prompt_skip=self.prompt_skip,
         )
 
 
@@ -113,7 +122,7 @@ class PromptReader:
                     f"reuse={params.reuse!r} finds chunks in text; send the prompt as text.",
                     "prompt",
                 )
-            self._check_characters(len(content))
+            self.check_characters(len(content))
             found = self._of_pieces(content, params.cut_text(content), params, add_special_tokens)
         elif isinstance(content, str):
             found = self._of_text(content, params, add_special_tokens)
@@ -134,7 +143,7 @@ class PromptReader:
         params = reuse_params(reuse)
         if params is None or not params.marks_chunks:
             return self._of_text(text, params, add_special_tokens)
-        self._check_characters(len(text))
+        self.check_characters(len(text))
         return self._of_pieces(text, params.cut_chat(text, messages), params, add_special_tokens)
 
     def read_fill_in(
@@ -149,7 +158,7 @@ class PromptReader:
         if fill_in is None:
             raise missing()
         texts = (before, behind, *(each.text for each in extra))
-        self._check_characters(sum(map(len, texts)))
+        self.check_characters(sum(map(len, texts)))
         begin = tokenizer.encode("", add_special_tokens=True)[:1]
         made = fill_in.prompt(
             lambda text: tokenizer.encode(text, add_special_tokens=False),
@@ -163,7 +172,7 @@ class PromptReader:
 
     def _of_text(self, text: str, reuse: ReuseParams | None, add_special_tokens: bool) -> Encoded:
         tokenizer = self.tokenizer
-        self._check_characters(len(text))
+        self.check_characters(len(text))
         tokens = tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return self._encoded(text, tokens, _asks(reuse))
 
@@ -180,6 +189,15 @@ class PromptReader:
             has_tokenizer=self._tokenizer is not None,
         )
 
+    def encoded(self, tokens: list[int]) -> Encoded:
+        """Token ids that were made already, of which nothing is asked."""
+        return self._encoded(None, tokens, {})
+
+    @property
+    def max_model_len(self) -> int:
+        """The context, in tokens."""
+        return self._max_model_len
+
     def _token_ids(self, content: Any) -> list[int]:
         if isinstance(content, Sequence) and len(content) > self._max_model_len:
             # before each of them is looked at
@@ -191,7 +209,7 @@ class PromptReader:
             )
         return token_ids(content)
 
-    def _check_characters(self, characters: int) -> None:
+    def check_characters(self, characters: int) -> None:
         """Refuse a text that no tokenization could make fit."""
         most = CHARACTERS_PER_TOKEN * self._max_model_len
         if characters > most:

@@ -55,6 +55,8 @@ def _quantization_help() -> str:
 
 
 _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
+    "task": "What the model is for: generate, embed, classify or score (pairs of texts); 'auto' is "
+    "what its checkpoint says.",
     "tokenizer": "Directory or hub name of the tokenizer; the model's own by default.",
     "revision": "Branch, tag or commit of a model on the hub.",
     "dtype": "Precision of the weights and activations; 'auto' follows the checkpoint.",
@@ -106,7 +108,16 @@ _SHORT = {
 """Other spellings of flags."""
 _SECTIONS = {
     "Model": (
-        *("tokenizer", "revision", "dtype", "quantization", "max_model_len", "backend", "threads"),
+        *(
+            "task",
+            "tokenizer",
+            "revision",
+            "dtype",
+            "quantization",
+            "max_model_len",
+            "backend",
+            "threads",
+        ),
         *("skip_tokenizer_init", "trust_remote_code", "chat_template", "generation_config"),
         "enable_in_reasoning",
         "gate",

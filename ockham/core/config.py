@@ -10,6 +10,7 @@ from ockham.core.errors import ConfigError
 from ockham.core.registry import split, techniques
 from ockham.core.speculative import Setting, parse
 
+MODEL_TASKS = ("auto", "generate", "embed", "classify", "score")
 DTYPES = ("auto", "bfloat16", "float32")
 KV_DTYPES = ("auto", "bfloat16", "float32")
 MOST_THREADS = 1024
@@ -33,6 +34,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     for none; None takes $OCKHAM_CACHE or the user's cache directory. `kv_store` is the directory
     where keys and values of prompts are kept across restarts, at most `kv_store_bytes` of them.
     `swap_space` is GiB of memory beside the pool, for state that it has no room for.
+    `task` is what the model is for: "generate", "embed", "classify" or "score" (of pairs of texts);
+    "auto" is what its checkpoint says.
     `attention_pattern` is which keys a query looks at, of requests that ask for no other pattern.
     `gate` is which parts of the model run, for requests that ask for no other gate.
     `speculative_config` is a drafter's name, "auto" or "none", or a mapping (or JSON) with vLLM's
@@ -44,6 +47,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """
 
     model: str = "lab"
+    task: str = "auto"
     tokenizer: str | None = None
     revision: str | None = None
     dtype: str = "auto"
@@ -93,6 +97,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
         if not self.model.strip():
             raise ConfigError("the name of the model is empty; name a model.")
         parse(self.speculative_config)
+        if self.task not in MODEL_TASKS:
+            raise ConfigError(f"task must be one of {', '.join(MODEL_TASKS)}, got {self.task!r}.")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
         if self.kv_cache_dtype not in KV_DTYPES:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ockham.core.arrays import Floats
 from ockham.core.ledger import Ledger
 
 
@@ -80,6 +81,51 @@ class RequestOutput(msgspec.Struct):
     num_cached_tokens: int = 0
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     progress: PromptProgress | None = None
+
+
+class EmbeddingOutput(msgspec.Struct):
+    """`embedding` is (width,)."""
+
+    embedding: Floats
+
+
+class PoolingOutput(msgspec.Struct):
+    """`data` is (tokens, width): an embedding of each token."""
+
+    data: Floats
+
+
+class ClassificationOutput(msgspec.Struct):
+    """`probs` is (classes,), in the order of the model's labels; `label` is the likeliest."""
+
+    probs: Floats
+    label: str
+
+
+class ScoringOutput(msgspec.Struct):
+    """How well the texts of a pair fit together."""
+
+    score: float
+
+
+class PooledRequestOutput(msgspec.Struct):
+    """What was made of one text, or one pair."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: EmbeddingOutput | PoolingOutput | ClassificationOutput | ScoringOutput
+    finished: bool = True
+    num_cached_tokens: int = 0
+    ledger: Ledger = msgspec.field(default_factory=Ledger)
+
+
+class RankedDocument(msgspec.Struct):
+    """One document of those that were ranked: `index` is its place among those that were given."""
+
+    index: int
+    score: float
+    document: str
 
 
 class ScoreOutput(msgspec.Struct):

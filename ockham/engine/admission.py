@@ -111,6 +111,8 @@ class Admission:
         self._keep(sequence)
         self._release(sequence)
         sequence.computed = 0
+        if sequence.pool is not None:
+            sequence.pool.reset()
         if sequence.keeping is not None:
             sequence.keep_by(sequence.keeping.fresh())
         sequence.redone_by = None

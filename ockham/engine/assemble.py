@@ -17,11 +17,13 @@ from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
 from ockham.engine.adapters import Adapters
 from ockham.engine.cache_report import CacheKeeper
-from ockham.engine.chosen import choose_reuses, make_drafters
+from ockham.engine.chosen import check_whole, choose_reuses, make_drafters
 from ockham.engine.gates import Gates, skips_of
 from ockham.engine.group import Group
 from ockham.engine.limits import Limits, context_limit
+from ockham.engine.messages import PooledFacts
 from ockham.engine.patterns import Patterns
+from ockham.engine.pooling import Pooler
 from ockham.engine.runner.attach import Attachments
 from ockham.engine.runner.own_model import OwnModel
 from ockham.engine.runner.small_model import SmallModel
@@ -62,6 +64,22 @@ class Assembly:
         drafters = make_drafters(drafting)
         loaded = load_model(config, progress, keep_metadata=True)
         self.model: LoadedModel = dataclasses.replace(loaded, metadata=None)
+        described = self.model.description
+        self.causal = described.causal
+        """Whether a row sees no later ones, so that a prompt may be computed in parts."""
+        self.pooler: Pooler | None = None
+        """What makes vectors or scores of hidden states; None for a model that generates."""
+        if not self.model.generates:
+            assert described.pooling is not None, "so it was loaded"
+            pooled = self.model.program.pooled
+            self.pooler = Pooler(described.pooling, pooled, described.hidden_size)
+            drafting, drafters = SpeculativeConfig(method="none"), []
+        self.second_texts = 0
+        """By how much the positions of the second texts of pairs are shifted."""
+        self.hidden_layer = None if self.pooler is None else described.layers
+        if not self.causal:
+            check_whole(config)
+            self.reuse, self.approximate = make("reuse", "none"), {}
         self.tokenizer: Tokenizer | None = load_tokenizer(config, loaded.directory, loaded.metadata)
         del loaded
         for note in () if self.tokenizer is None else self.tokenizer.notes:
@@ -94,10 +112,11 @@ class Assembly:
             self.reuse,
             self.approximate,
             self.transfers,
-            most_rows=config.max_num_batched_tokens,
+            most_rows=plan.step_rows,
             most_sequences=config.max_num_seqs,
             most_logits=plan.logits_rows,
             most_scores=max(1, min(SCORED_ROWS, SCORED_LOGITS // self.vocabulary)),
+            whole=not self.causal,
         )
         self.groups: dict[str, Group] = {}
         """The sequences of each request that is served, by its id."""
@@ -138,13 +157,35 @@ class Assembly:
             max_model_len=self.max_model_len,
             context_limit=self.context_limit,
             max_num_seqs=config.max_num_seqs,
-            chunk=config.max_num_batched_tokens,
+            chunk=plan.step_rows,
             state=self.state,
             has_tokenizer=lambda: self.tokenizer is not None,
             eos=self.eos,
             approximate=self.approximate,
             techniques=self.techniques,
             check_adapter=lambda ask: None if self.adapters is None else self.adapters.check(ask),
+            pooler=self.pooler,
+        )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What requests may ask for."""
+        return ("generate",) if self.pooler is None else self.pooler.tasks
+
+    @property
+    def pooled_facts(self) -> PooledFacts:
+        """What a caller may want to know of a model that gives vectors or scores."""
+        pooling = self.model.description.pooling
+        if self.pooler is None or pooling is None:
+            return PooledFacts(width=0)
+        return PooledFacts(
+            width=self.pooler.width,
+            labels=pooling.labels,
+            prompts=dict(pooling.prompts),
+            default_prompt=pooling.default_prompt,
+            lower_case=pooling.lower_case,
+            similarity=pooling.similarity or "cosine",
+            pair_frame=pooling.pair_frame,
         )
 
     def add_group(self, group: Group) -> None:

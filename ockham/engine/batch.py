@@ -57,11 +57,15 @@ def build(
     sublayers: Mapping[Sublayer, range],
     marks: Floats | None = None,
     observers: Observers = NOBODY,
+    *,
+    hidden_layer: int | None = None,
+    second_texts: int = 0,
 ) -> Batch:
     """The step that computes `chunks`, whose cells are reserved. `sublayers` are the operations of
     the program that gates may leave out. `marks` are the inputs of the
     marks that drafts may have (`seams.Drafter`). `observers` want to know of its rows, beside the
-    sequences' own observers."""
+    sequences' own observers. `hidden_layer` is the number under which a step gives the last hidden
+    states. The positions of the second texts of pairs begin `second_texts` later."""
     sequences = [chunk.sequence for chunk in chunks]
     views = [s.view for s in sequences if s.view is not None]
     counts = np.array([chunk.rows for chunk in chunks], np.int32)
@@ -74,6 +78,7 @@ def build(
     branches: list[Branch] = []
     wanted: list[int] = []
     argmax: list[int] = []
+    hidden: list[int] = []
     for chunk, sequence, row in zip(chunks, sequences, first_rows, strict=True):
         runs = [(sequence.computed, chunk.rows)]
         if sequence.splicing is None:
@@ -120,6 +125,10 @@ def build(
         )
         if asked is not None:
             watches += asked.watches(parts[-1])
+        if sequence.pool is not None:
+            pooled = sequence.wanted_hidden(chunk.rows)
+            parts[-1].hidden = range(len(hidden), len(hidden) + len(pooled))
+            hidden.extend(range(row + pooled.start, row + pooled.stop))
         wanted.extend(range(row + wants.start, row + wants.stop))
         if greedy:
             argmax.append(row + chunk.rows - 1)
@@ -136,6 +145,10 @@ def build(
         wants_logits=np.array(wanted, np.int32),
         wants_argmax=np.array(argmax, np.int32),
     )
+    if second_texts:
+        _shift_second_texts(step, parts, first_rows, second_texts)
+    if hidden and hidden_layer is not None:
+        step.wants_hidden[hidden_layer] = np.array(hidden, np.int32)
     if any(s.adapter is not None for s in sequences):
         step.adapters = tuple(None if s.adapter is None else s.adapter.packed for s in sequences)
     if watches:
@@ -152,6 +165,14 @@ def build(
         if part.sequence.pattern is not None:
             part.skipped = skipped(step, slice(row, row + part.rows), state.windows)
     return Batch(step, parts, watches, places)
+
+
+def _shift_second_texts(step: Step, parts: list[Part], first_rows: list[int], by: int) -> None:
+    """Tell a model with types of tokens which rows are of the second text of a pair."""
+    for part, row in zip(parts, first_rows, strict=True):
+        second = part.sequence.request.second_text_at
+        if second is not None:
+            step.positions[row + max(0, second - part.start) : row + part.rows] += by
 
 
 def _put_inputs(step: Step, part: Part, row: int) -> None:

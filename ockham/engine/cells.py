@@ -8,6 +8,7 @@ from ockham.cache.state import View
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.seams import Keeping, Observer, Splice
 from ockham.core.step import Floats, Ints
+from ockham.engine.pooling import Pool
 from ockham.engine.splicing import Splicing
 
 
@@ -22,6 +23,7 @@ class Cells:
         "keeping",
         "most_tokens",
         "observers",
+        "pool",
         "prompt",
         "prompt_logprobs",
         "prompt_tokens",
@@ -45,6 +47,7 @@ class Cells:
     inexact_from: int | None
     observers: tuple[Observer, ...]
     shares: bool
+    pool: Pool | None
 
     def token_ids(self, count: int) -> Ints:
         """The first `count` tokens as an array."""
@@ -140,14 +143,17 @@ class Cells:
 
     @property
     def scores_only(self) -> bool:
-        """Whether nothing is to be sampled: only the prompt's log probabilities are wanted."""
+        """Whether nothing is to be sampled: only the prompt's log probabilities are wanted, or what
+        is made of its hidden states."""
         return self.most_tokens == self.prompt_tokens
 
     @property
     def target(self) -> int:
         """Cells that must be valid before the next token can be sampled, or the prompt scored."""
         # The last token of a prompt that is only scored predicts nothing that anyone asked for.
-        return max(1, self.prompt_tokens - 1) if self.scores_only else len(self.tokens)
+        if self.scores_only and self.pool is None:
+            return max(1, self.prompt_tokens - 1)
+        return len(self.tokens)
 
     @property
     def remaining(self) -> int:
@@ -162,6 +168,8 @@ class Cells:
     def reusable(self) -> int:
         """How many of the first cells need not be computed if their state is held: of the others,
         the logits are wanted too."""
+        if self.pool is not None and self.pool.whole:
+            return 0
         cells = (self.prompt_tokens if self.inputs else self.target) - 1
         if self.prompt_logprobs is not None and not self.scored:
             cells = min(cells, len(self.prompt_logprobs) - 1)

@@ -87,3 +87,23 @@ def choose_reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReu
         names = " and ".join(reuse.name for reuse in exact)
         raise ConfigError(f"an engine has one exact reuse, got {names}; leave one of them out.")
     return exact[0] if exact else make("reuse", "none"), approximate
+
+
+_IN_PARTS = (
+    *("keep", "attention_pattern", "gate", "search", "adapter", "kv_store", "reuse"),
+    *("speculative_config",),
+)
+"""Settings that speak of prompts computed in parts, or of tokens to come."""
+
+
+def check_whole(config: EngineConfig) -> None:
+    """Raise ConfigError for a setting that means nothing to a model of which each text is computed
+    whole, in one step."""
+    plain = EngineConfig()
+    for name in _IN_PARTS:
+        value = getattr(config, name)
+        if value not in (getattr(plain, name), "none"):
+            raise ConfigError(
+                f"{name} is {value!r}, but {config.model!r} is an encoder, which computes each "
+                f"text whole and keeps nothing of it; leave {name} out."
+            )

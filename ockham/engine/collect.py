@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ockham.core.errors import OckhamError
 from ockham.core.ledger import Ledger
-from ockham.core.outputs import CompletionOutput, PositionLogprobs, RequestOutput
-from ockham.core.step import Ints
+from ockham.core.outputs import (
+    ClassificationOutput,
+    CompletionOutput,
+    EmbeddingOutput,
+    PooledRequestOutput,
+    PoolingOutput,
+    PositionLogprobs,
+    RequestOutput,
+    ScoringOutput,
+)
+from ockham.core.step import Floats, Ints
 from ockham.engine.messages import Delta, Request
 
 
@@ -83,6 +93,7 @@ class Collector:
         self.error: OckhamError | None = None
         """What ended the request, if that was a fault."""
         self._prompt_logprobs: list[PositionLogprobs | None] | None = None
+        self._pooled = b""
         self._ledger: Ledger | None = None
         wants_logprobs = request.params.logprobs is not None
         self._choices = [_Choice(wants_logprobs) for _ in range(request.params.n)]
@@ -92,6 +103,8 @@ class Collector:
         self._choices[delta.index].add(delta)
         if delta.prompt_logprobs is not None:
             self._prompt_logprobs = delta.prompt_logprobs
+        if delta.pooled:
+            self._pooled = delta.pooled
         if delta.ledger is not None:
             self._ledger = delta.ledger
         self.finished = self.finished or delta.finished
@@ -106,6 +119,20 @@ class Collector:
         prompt = self.request.prompt_token_ids
         return [np.array(prompt + choice.token_ids, np.int32) for choice in self._choices]
 
+    def pooled(self, labels: Sequence[str] = ()) -> PooledRequestOutput:
+        """What was made of a text that has finished. `labels` are the model's classes."""
+        request, ledger = self.request, self._ledger or Ledger()
+        assert self.finished, "only then is there something"
+        values = np.frombuffer(self._pooled, "<f4").astype(np.float32, copy=False)
+        return PooledRequestOutput(
+            request_id=request.request_id,
+            prompt=self.prompt,
+            prompt_token_ids=request.prompt_token_ids,
+            outputs=_pooled_output(request, values, labels),
+            num_cached_tokens=ledger.prompt_tokens_reused,
+            ledger=ledger,
+        )
+
     def output(self) -> RequestOutput:
         """Everything so far. The ledger is empty until the request has finished."""
         ledger = self._ledger if self._ledger is not None else Ledger()
@@ -119,3 +146,20 @@ class Collector:
             num_cached_tokens=ledger.prompt_tokens_reused,
             ledger=ledger,
         )
+
+
+def _pooled_output(
+    request: Request, values: Floats, labels: Sequence[str]
+) -> EmbeddingOutput | PoolingOutput | ClassificationOutput | ScoringOutput:
+    """The output of a request, of all values that were answered."""
+    assert request.pooling is not None, "checked by who calls"
+    task = request.pooling.task
+    if task == "embed":
+        return EmbeddingOutput(values)
+    if task == "token_embed":
+        return PoolingOutput(values.reshape(len(request.prompt_token_ids), -1))
+    if task == "score":
+        return ScoringOutput(float(values[0]))
+    likeliest = int(values.argmax())
+    name = labels[likeliest] if likeliest < len(labels) else str(likeliest)
+    return ClassificationOutput(values, name)

@@ -195,7 +195,15 @@ class Engine(Assembly):
             if chunk.sequence.start_s is None:
                 chunk.sequence.start_s = now
         speculation = self.speculation
-        batch = build(chunks, self.state, self.sublayers, speculation.marks, speculation.observers)
+        batch = build(
+            chunks,
+            self.state,
+            self.sublayers,
+            speculation.marks,
+            speculation.observers,
+            hidden_layer=self.hidden_layer,
+            second_texts=self.second_texts,
+        )
         before_s = self.backend_s
         output = self.runner.run(batch.step)
         self.pace.note(batch.parts, self.backend_s - before_s)

@@ -15,6 +15,7 @@ from ockham.engine.endings import Endings
 from ockham.engine.messages import Delta, merged
 from ockham.engine.observing import deal_newest
 from ockham.engine.part import Part
+from ockham.engine.pooling import Pool
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.slow_grammars import SlowGrammars
@@ -44,6 +45,8 @@ class Harvest:
         progress = [_progress(part.sequence) for part in parts if part.sequence.request.progress]
         deltas: list[Delta | None] = [
             endings.guarded(part.sequence, self._score_prompt, part, output.logits)
+            if part.sequence.pool is None
+            else endings.guarded(part.sequence, self._gather, part, part.sequence.pool, output)
             for part in parts
         ]
         sampled = [p for p in parts if p.samples and p.sequence.finish_reason is None]
@@ -239,6 +242,24 @@ class Harvest:
         branch = self._engine.groups[sequence.request_id].branches[sequence.index]
         wanted, row = sequence.params.logprobs is not None, part.logits_row(ROOT)
         branch.come_due(logits[row : row + 1].copy() if wanted else None)
+
+    # -- hidden states -------------------------------------------------------------------------
+
+    def _gather(self, part: Part, pool: Pool, output: StepOutput) -> Delta | None:
+        """Take in the hidden states of a part's rows. Of its text's last ones, what is answered."""
+        sequence, rows, engine = part.sequence, part.hidden, self._engine
+        if len(rows):
+            assert engine.hidden_layer is not None, "only then are there any"
+            pool.add(output.hidden[engine.hidden_layer][rows.start : rows.stop])
+        if sequence.remaining:
+            return None
+        params, pooler = sequence.request.pooling, engine.pooler
+        assert params is not None, "checked with the request"
+        assert pooler is not None, "and so is this"
+        sequence.first_token_s = time.monotonic()
+        pooled = pooler.finish(pool, params).astype("<f4", copy=False).tobytes()
+        delta = Delta(sequence.request_id, sequence.index, pooled=pooled)
+        return self._endings.end(sequence, delta, "stop")
 
     # -- log probabilities ---------------------------------------------------------------------
 

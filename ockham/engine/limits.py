@@ -14,6 +14,7 @@ from ockham.core.registry import SEAMS, ask_of, techniques
 from ockham.core.seams import ApproximateReuse, Keeping
 from ockham.engine.messages import Request
 from ockham.engine.moving import MovedRequest
+from ockham.engine.pooling import Pooler
 from ockham.engine.techniques import Techniques
 from ockham.model.memory import MemoryPlan
 from ockham.model.program.description import ModelDescription
@@ -49,10 +50,13 @@ class Limits:
     techniques: Techniques
     check_adapter: Callable[[AdapterAsk], None]
     """Raises InvalidRequest for an adapter that is not there, or does not fit the model."""
+    pooler: Pooler | None
+    """Of a model that gives vectors or scores, and generates nothing."""
 
     def check(self, request: Request) -> None:
         """Raise InvalidRequest for what can never be served."""
         tokens, params = request.prompt_token_ids, request.params
+        self._check_task(request)
         if not tokens:
             raise InvalidRequest("the prompt is empty; give at least one token.", "prompt")
         if min(tokens) < 0 or max(tokens) >= self.vocabulary:
@@ -62,7 +66,7 @@ class Limits:
                 f"{self.vocabulary - 1}.",
                 "prompt",
             )
-        room = self.max_model_len - (0 if params.max_tokens == 0 else 1)
+        room = self.max_model_len - bool(request.most_generated(self.max_model_len))
         if len(tokens) > room:
             raise InvalidRequest(
                 f"the prompt is too long: it has {len(tokens)} tokens, and the context is "
@@ -119,6 +123,34 @@ class Limits:
                 "allowed_token_ids",
             )
         self._check_pool(request, self.techniques.keeping(request))
+
+    def _check_task(self, request: Request) -> None:
+        """Refuse what a model of this kind does not do."""
+        if request.pooling is None:
+            if self.pooler is not None:
+                raise InvalidRequest(
+                    f"this model does {' and '.join(self.pooler.tasks)}, and generates no text; "
+                    "ask for one of those, or load a model that generates.",
+                    "model",
+                )
+            return
+        if self.pooler is None:
+            raise InvalidRequest(
+                f"this model generates text, and does not {request.pooling.task}; load one that is "
+                "made for it, or this one with task='embed'.",
+                "model",
+            )
+        if request.pooling.task is None:
+            raise InvalidRequest("a request that pools must name its task.", "task")
+        self.pooler.check(request.pooling)
+        if request.params.n != 1:
+            raise InvalidRequest("a request that pools has one answer; n must be 1.", "n")
+        second = request.second_text_at
+        if second is not None and not 0 < second < len(request.prompt_token_ids):
+            raise InvalidRequest(
+                f"second_text_at is {second}, but the prompt has {len(request.prompt_token_ids)} "
+                "tokens."
+            )
 
     def check_moved(self, moved: MovedRequest) -> None:
         """Refuse what a request that comes from elsewhere would need and is not here."""
@@ -198,9 +230,9 @@ class Limits:
     def _check_pool(self, request: Request, keeping: Keeping | None) -> None:
         """Refuse what could not be served even with the whole pool to itself."""
         most = prompt = len(request.prompt_token_ids)
-        max_tokens = request.params.max_tokens
-        if max_tokens != 0:
-            most = min(self.max_model_len, prompt + (max_tokens or self.max_model_len)) - 1
+        generated = request.most_generated(self.max_model_len)
+        if generated:
+            most = min(self.max_model_len, prompt + generated) - 1
         held = most if keeping is None else keeping.most_cells(most)
         chunk = self.chunk
         for group, layout in enumerate(self.state.groups):

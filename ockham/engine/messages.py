@@ -10,10 +10,12 @@ from ockham.cache.store.stats import TierStats
 from ockham.core.asks import Ask, Asked, asked_at
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs, PromptProgress
+from ockham.core.pooling import PoolingParams
 from ockham.core.registry import make_asks
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import EXPECTED, PLAIN, SPENT
 from ockham.core.speculative import DraftStats
+from ockham.model.program.pooling import PairFrame
 
 CacheHint = Literal["keep", "discard"]
 HINTS: dict[CacheHint | None, int] = {None: PLAIN, "keep": EXPECTED, "discard": SPENT}
@@ -37,6 +39,11 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     of a batch that is larger than the memory: it begins only when there is room for what it may
     generate, and after the branches of the batch that come before its own. Of one with `progress`
     each step tells how far its prompt has been read.
+
+    With `pooling` nothing is generated, whatever `params` say: what is made of the prompt's hidden
+    states is answered. From token number `second_text_at` on the prompt is the second
+    text of a pair, for models that tell the two apart. Its first `prompt_skip` tokens are an
+    instruction, which some models leave out of a mean.
     """
 
     request_id: str
@@ -52,9 +59,18 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     patient: bool = False
     orderly: bool = False
     progress: bool = False
+    pooling: PoolingParams | None = None
+    second_text_at: int | None = None
+    prompt_skip: int = 0
 
     def __post_init__(self) -> None:
         self.asks = make_asks(self.asks)
+
+    def most_generated(self, context: int) -> int:
+        """The most tokens that it may generate in a context of so many."""
+        if self.pooling is not None:
+            return 0
+        return context if self.params.max_tokens is None else self.params.max_tokens
 
     @property
     def all_asks(self) -> dict[str, Ask]:
@@ -98,6 +114,8 @@ class Delta(msgspec.Struct, tag="delta", omit_defaults=True):
     """What techniques tell of how they came to this choice, by name."""
     progress: PromptProgress | None = None
     """How far the prompt has been read; in a delta of its own, where that is asked for."""
+    pooled: bytes = b""
+    """What was made of the prompt's hidden states: fp32, little-endian."""
 
     @property
     def marks(self) -> list[bool]:
@@ -124,6 +142,7 @@ def merge(earlier: Delta, later: Delta) -> Delta:
         drafted=drafted,
         report=later.report or earlier.report,
         progress=later.progress or earlier.progress,
+        pooled=later.pooled or earlier.pooled,
     )
 
 
@@ -190,6 +209,22 @@ class ModelFacts(msgspec.Struct, kw_only=True):
     trained_length: int
 
 
+class PooledFacts(msgspec.Struct, kw_only=True):
+    """What a caller may want to know of a model that gives vectors or scores. `width` is the values
+    of an embedding, or the number of `labels`; `prompts` are the instructions that stand before
+    texts, by name, and `default_prompt` the name of the one that is taken where none is named.
+    Texts are lower-cased first where `lower_case`. `similarity` is how embeddings are compared.
+    `pair_frame` is how pairs are shown to a decoder; None for the tokenizer's own way."""
+
+    width: int
+    labels: tuple[str, ...] = ()
+    prompts: dict[str, str] = {}
+    default_prompt: str | None = None
+    lower_case: bool = False
+    similarity: str = "cosine"
+    pair_frame: PairFrame | None = None
+
+
 class Ready(msgspec.Struct, tag="ready", kw_only=True):
     """The engine has loaded its model. The lengths are in tokens; `context_limit` says in words
     what sets `max_model_len`, and what would raise it."""
@@ -208,6 +243,10 @@ class Ready(msgspec.Struct, tag="ready", kw_only=True):
     facts: ModelFacts | None = None
     drafters: tuple[str, ...] = ()
     """The names under which ledgers have what was drafted."""
+    tasks: tuple[str, ...] = ("generate",)
+    """What requests may ask for."""
+    pooled: PooledFacts = msgspec.field(default_factory=lambda: PooledFacts(width=0))
+    """Of a model that gives vectors or scores in place of text."""
 
 
 class Died(msgspec.Struct, tag="died"):

@@ -92,7 +92,7 @@ class OfflineBatch:
                 request.params = msgspec.structs.replace(request.params, seed=seed)
         self._engine = engine
         longest, state = engine.max_model_len, engine.state
-        answers = [r.params.n * min(longest, r.params.max_tokens or longest) for r in requests]
+        answers = [r.params.n * min(longest, r.most_generated(longest)) for r in requests]
         prompts = [np.asarray(request.prompt_token_ids, np.int32) for request in requests]
         self._plan = plan_batch(prompts, answers)
         self._numbers = {request.request_id: i for i, request in enumerate(requests)}

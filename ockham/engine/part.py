@@ -27,6 +27,8 @@ class Part:
     argmax: int | None
     runs: list[tuple[int, int]]
     draft: Tree | None = None
+    hidden: range = range(0)
+    """The rows of the step's last hidden states that belong to it."""
     skipped: Many[Skipped] = ()
     """What its rows do not visit, of each group of layers; empty where they visit all."""
 

@@ -146,6 +146,8 @@ def _ready(engine: Engine, load_s: float) -> Ready:
         sampling_defaults=engine.model.sampling_defaults,
         drafters=tuple(engine.speculation.names),
         facts=_facts(engine.model),
+        tasks=engine.tasks,
+        pooled=engine.pooled_facts,
     )
 
 

@@ -19,6 +19,7 @@ from ockham.engine.assemble import Assembly
 from ockham.engine.gates import skips_of
 from ockham.engine.group import Group
 from ockham.engine.messages import Request
+from ockham.engine.pooling import Pool
 from ockham.engine.preparing import NOTHING_PREPARED, Preparation, Prepared
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
@@ -94,6 +95,11 @@ class Requests:
         group = engine.groups.get(request_id)
         if group is None:
             raise InvalidRequest(f"there is no running request {request_id!r} to export.")
+        if group.first.pool is not None:
+            raise InvalidRequest(
+                f"request {request_id!r} wants what is made of hidden states, which are not moved; "
+                "let it end here, or abort it."
+            )
         if group.search is not None:
             raise InvalidRequest(
                 f"request {request_id!r} is answered by the search {group.name!r}, whose branches "
@@ -208,7 +214,7 @@ class Requests:
         if prepared.adapter is not None:
             self._check_current(request, prepared.adapter)
         longest = engine.max_model_len
-        most = min(longest, len(tokens) + (params.max_tokens or longest))
+        generated = request.most_generated(longest)
         eos = frozenset() if params.ignore_eos else engine.eos
         stops = eos | frozenset(params.stop_token_ids or ())
         thinking = self._thinking(params)
@@ -226,7 +232,7 @@ class Requests:
             0,
             next(self._arrivals),
             seed=seed,
-            most_tokens=len(tokens) if params.max_tokens == 0 else most,
+            most_tokens=min(longest, len(tokens) + generated),
             stop_ids=stops,
             eos=engine.eos,
             bad_words=self._bad_words(params.bad_words or []),
@@ -244,8 +250,16 @@ class Requests:
             observer=None if search is None else search.observer(0),
             pattern=engine.patterns.open(request, skips_of(gate)),
             keeping=engine.techniques.keeping(request),
+            pool=self._pool(request),
         )
         return Group(engine, first, search, chosen.name if chosen and search else "")
+
+    def _pool(self, request: Request) -> Pool | None:
+        """What gathers the hidden states of a request that wants what is made of them."""
+        pooler, params = self._engine.pooler, request.pooling
+        if pooler is None or params is None:
+            return None
+        return pooler.open(params, request.prompt_skip)
 
     def _check_current(self, request: Request, adapter: HeldAdapter) -> None:
         """Raise InvalidRequest if an adapter's files hold something else by now: the key of the

@@ -27,6 +27,7 @@ class Scheduler(Admission):
 
     `most_logits` bounds the rows of a step that want logits (each takes a vocabulary of memory),
     `most_scores` those of prompts that are scored, in a step that also decodes (each takes time).
+    Where a prompt is only computed `whole`, it waits for a step that has room for all of it.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Scheduler(Admission):
         most_sequences: int,
         most_logits: int,
         most_scores: int,
+        whole: bool = False,
     ) -> None:
         super().__init__(
             state,
@@ -53,6 +55,7 @@ class Scheduler(Admission):
         )
         self.most_logits = most_logits
         self.most_scores = most_scores
+        self.whole = whole
         self.steps = 0
         self._served = 0
 
@@ -174,6 +177,8 @@ class Scheduler(Admission):
                 continue  # preempted by one before it
             if sequence.border is not None:
                 rows = min(rows, sequence.rows_to_border)
+            if self.whole:
+                rows = sequence.remaining if sequence.remaining <= plan.rows else 0
             room = plan.logits if sequence.scored else min(plan.logits, scores)
             while rows and len(sequence.wanted_logits(rows)) > room:
                 rows -= len(sequence.wanted_logits(rows)) - room

@@ -18,6 +18,7 @@ from ockham.engine.drawing import Drawing
 from ockham.engine.gates import OpenGate
 from ockham.engine.messages import HINTS, Request
 from ockham.engine.patterns import OpenPattern
+from ockham.engine.pooling import Pool
 from ockham.engine.repetition import Repetition
 from ockham.engine.splicing import Splicing
 from ockham.engine.structured.grammar import GrammarState
@@ -109,6 +110,7 @@ class Sequence(Cells):
         observer: Observer | None = None,
         pattern: OpenPattern | None = None,
         keeping: Keeping | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self.request = request
         """What was asked, which all choices share and nobody changes."""
@@ -159,6 +161,8 @@ class Sequence(Cells):
             self.observers = (*self.observers, pattern.of)
         if gate is not None and gate.of.observes:
             self.observers = (*self.observers, gate.of)
+        self.pool = pool
+        """What gathers its hidden states; None if its tokens are what is wanted."""
         self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
         self.salt = salt
         """The key under which its state is kept and found, see `core.state_key`."""
@@ -407,6 +411,12 @@ class Sequence(Cells):
             cells = self.next_cells(rows)
             return range(int(np.searchsorted(cells, len(self.prompt_logprobs) - 1)), rows)
         return range(rows - (rows == self.remaining and not self.scores_only), rows)
+
+    def wanted_hidden(self, rows: int) -> range:
+        """Of the next `rows` rows, those (counted from 0) whose last hidden states are wanted."""
+        if self.pool is None:
+            return range(0)
+        return self.pool.rows(self.computed, rows, self.remaining)
 
     def push(self, token: int) -> None:
         """Append a sampled token."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import find, make, name_of, techniques
@@ -31,6 +33,7 @@ from ockham.model.packed.weight_cache import LEAST_BYTES, WeightCache, cache_dir
 from ockham.model.placing import place_weights
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
+from ockham.model.tasks import settle
 
 HARMLESS = (
     "rotary_emb.inv_freq",
@@ -73,6 +76,11 @@ class LoadedModel:
     raw_config: dict[str, Any]
     metadata: Mapping[str, Any] | None = None
 
+    @property
+    def generates(self) -> bool:
+        """Whether it was loaded to generate text, and not to make vectors or scores."""
+        return self.description.pooling is None
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
@@ -109,8 +117,12 @@ def plan_model(config: EngineConfig, *, head: bool = True) -> PlannedModel:
     named_format(config.quantization)  # refused before anything is downloaded
     directory = resolve(config.model, config.revision)
     opened = open_model(directory)
-    raw, description, source = opened.config, opened.description, opened.source
+    raw, source = opened.config, opened.source
     try:
+        description = settle(config, opened.description, raw, directory)
+        head = head and description.pooling is None
+        if config.max_model_len is None and description.pooling is not None:
+            config = msgspec.structs.replace(config, max_model_len=_made_for(description))
         generation = chosen_generation_config(config.generation_config, opened.generation_config)
         sampling = sampling_defaults(generation, config.generation_config)
         ends = _eos_token_ids(description, generation)
@@ -160,6 +172,7 @@ def load_model(
     backend = find_backend(config.backend, config.threads)
     planned = plan_model(config, head=head)
     description, plan = planned.description, planned.plan
+    head = head and description.pooling is None
     try:
         notes = (*planned.notes, *planned.measured.notes(), *_unused_notes(planned))
         for line in (plan.describe(), *notes):
@@ -201,6 +214,14 @@ def load_model(
         raw_config=planned.raw_config,
         metadata=planned.metadata if keep_metadata else None,
     )
+
+
+def _made_for(description: ModelDescription) -> int | None:
+    """The longest text that a model of embeddings is made for, where its checkpoint says less than
+    its positions allow."""
+    pooling = description.pooling
+    most = None if pooling is None else pooling.max_tokens
+    return None if most is None else min(most, description.max_position_embeddings)
 
 
 def _weight_cache(

@@ -42,8 +42,8 @@ READ_BYTES = 16 << 20
 class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
     """What an engine will take, in bytes, and what it may hold.
 
-    `pages[g]` are the pages of `page_tokens` tokens of layer group g; `logits_rows` the most rows
-    whose logits a step may want.
+    `pages[g]` are the pages of `page_tokens` tokens of layer group g; `step_rows` the most rows of
+    a step, `logits_rows` the most of them whose logits it may want.
     """
 
     weights_bytes: int
@@ -53,6 +53,7 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
     max_model_len: int
     max_num_seqs: int
     logits_rows: int
+    step_rows: int
     page_tokens: int
     pages: tuple[int, ...]
     state_dtype: str
@@ -147,6 +148,10 @@ class _Sizes:
         if pool < self.state_bytes(least, max_model_len) or used + pool > self.allowed_bytes:
             raise DoesNotFit(self._refusal(max_model_len))
         most = config.max_num_seqs * self.context_pages(max_model_len)
+        if not self.description.causal:
+            # Nothing is kept from one step to the next.
+            rows = self.context_pages(self.step_rows(max_model_len))
+            most = min(most, max(least, rows + config.max_num_seqs))
         context = _largest(least, most, lambda t: self.state_bytes(t, max_model_len) <= pool)
         return MemoryPlan(
             weights_bytes=self.weights_bytes,
@@ -156,6 +161,7 @@ class _Sizes:
             max_model_len=max_model_len,
             max_num_seqs=config.max_num_seqs,
             logits_rows=self.logits_rows,
+            step_rows=self.step_rows(max_model_len),
             page_tokens=config.block_size,
             pages=tuple(
                 self.group_pages(group, context, max_model_len) for group in self.description.groups
@@ -193,9 +199,14 @@ class _Sizes:
         cells = self.window_cells(group.window, max_model_len)
         return min(context_pages, self.config.max_num_seqs * self.context_pages(cells))
 
+    def step_rows(self, max_model_len: int) -> int:
+        """The most rows of a step, which holds whole texts if the model is not causal."""
+        rows = self.config.max_num_batched_tokens
+        return rows if self.description.causal else max(rows, max_model_len)
+
     def window_cells(self, window: int, max_model_len: int) -> int:
         """Cells that a sequence may hold at once in a group with a window."""
-        chunk = self.config.max_num_batched_tokens + 2 * self.config.block_size
+        chunk = self.step_rows(max_model_len) + 2 * self.config.block_size
         return min(max_model_len, window + chunk)
 
     def sequence_pages(self, max_model_len: int) -> int:
@@ -218,7 +229,7 @@ class _Sizes:
 
     def workspace_bytes(self, max_model_len: int) -> int:
         """What the operations work in for the largest step, and fixed buffers."""
-        rows = self.config.max_num_batched_tokens
+        rows = self.step_rows(max_model_len)
         head_rows = min(self.logits_rows, max(rows, self.config.max_num_seqs))
         sizes = StepSizes(rows, head_rows, max_model_len)
         return workspace_bytes(self.program, sizes) + SCORES_BYTES + READ_BYTES

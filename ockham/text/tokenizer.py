@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest, ModelError
@@ -40,6 +40,15 @@ _MOST_STYLES = 64
 """Chat templates of which it is remembered how they write answers."""
 SHORT_TOKENS = 256
 """So few are decoded in less time than it takes to change threads."""
+
+
+class Pair(NamedTuple):
+    """Two texts in one prompt: `start` is the second one's first token, `told_from` the first whose
+    type says that it belongs to the second; None where types say nothing."""
+
+    token_ids: list[int]
+    start: int
+    told_from: int | None
 
 
 class Tokenizer:
@@ -160,6 +169,30 @@ class Tokenizer:
                 f"the model's tokenizer cannot encode this text ({error}).", "prompt"
             ) from error
         return ids
+
+    def encode_pair(self, first: str, second: str) -> Pair:
+        """The token ids of two texts, with the special tokens that tokenizer.json puts around and
+        between them. Raises InvalidRequest for a tokenizer that knows of no pairs."""
+        backend: Any = self._backend
+        if self.directory.is_file():
+            raise InvalidRequest(
+                "the tokenizer of a GGUF file knows of no pairs of texts; load the checkpoint that "
+                "it was made from.",
+                "prompt",
+            )
+        try:
+            (encoding,) = backend.encode_batch_fast([(first, second)])
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InvalidRequest(
+                "a text of the pair holds half of a surrogate pair, which is no character; send "
+                "valid Unicode.",
+                "prompt",
+            ) from error
+        of = encoding.sequence_ids
+        if 1 not in of:
+            raise InvalidRequest("the second text of a pair has no tokens; give a text.", "prompt")
+        start, told = of.index(1), encoding.type_ids
+        return Pair(encoding.ids, start, told.index(1) if 1 in told else None)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`; ids outside the vocabulary have none. Incomplete UTF-8 becomes U+FFFD.

@@ -82,6 +82,10 @@ class _Compiler:
         return tuple(map(self._dense, () if self.d.pooling is None else self.d.pooling.dense))
 
     def _dense(self, layer: DenseLayer) -> Dense:
+        if layer.rows:
+            name, shape = self._head_name(), (self.d.vocab_size, self.d.hidden_size)
+            parts = [Part(name, shape, row, row + 1) for row in layer.rows]
+            return Dense(self.weights.linear(parts, "pooled"))
         return Dense(
             self._matrix(layer.name, layer.outputs, layer.inputs, "pooled"),
             self._bias(layer.name, layer.outputs) if layer.bias else None,
@@ -234,7 +238,7 @@ class _Compiler:
         if d.tied_embeddings:
             out = table
         else:
-            name = self._choose(list(self.record.heads)).removesuffix(".weight")
+            name = self._head_name().removesuffix(".weight")
             out = self._matrix(name, d.vocab_size, d.hidden_size, "head")
         return Head(
             out,
@@ -242,6 +246,11 @@ class _Compiler:
             scale=d.logits_scale,
             softcap=d.final_softcap,
         )
+
+    def _head_name(self) -> str:
+        if self.d.tied_embeddings:
+            return self._prefix + "embed_tokens.weight"
+        return self._choose(list(self.record.heads))
 
     def _layer(self, layer: int) -> str:
         return f"{self._prefix}layers.{layer}."

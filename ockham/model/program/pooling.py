@@ -67,7 +67,8 @@ class DenseLayer:
     """norm(act(weight x + bias)) of a pooled hidden state, by the names of its tensors.
 
     `name` is the tensors' without `.weight` and `.bias`; those of sentence-transformers' folders
-    begin with the folder's name and a slash. `norm` is a LayerNorm's name."""
+    begin with the folder's name and a slash. `norm` is a LayerNorm's name. With `rows` the weight
+    is those rows of the model's head."""
 
     name: str
     inputs: int
@@ -76,6 +77,18 @@ class DenseLayer:
     activation: str = "identity"
     norm: str | None = None
     norm_bias: bool = False
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PairFrame:
+    """How a decoder that ranks is shown a pair: `before`, then `body` with `{instruction}`,
+    `{query}` and `{document}`, then `behind`. `instruction` stands where a caller gives none."""
+
+    before: str
+    body: str
+    behind: str
+    instruction: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,8 @@ class PoolingDescription:
     `include_prompt` says whether the tokens of a prompt count where tokens are averaged. Of a
     classifier the result is logits, which `labels` name in order, and `score` is the activation
     that makes scores of them ("identity", "sigmoid"), None where the checkpoint does not say.
+    The score is the probability of the label number `score_label`, where there is one.
+    `pair_frame` is how a decoder is shown a pair of texts; None for the tokenizer's own way.
     `prompts` are texts that stand before an input, by the name of the task. `max_tokens` is how
     much of a text the model was made to see, None for its whole context; `lower_case` that texts
     are lower-cased first."""
@@ -97,6 +112,8 @@ class PoolingDescription:
     classifies: bool = False
     labels: tuple[str, ...] = ()
     score: str | None = None
+    score_label: int | None = None
+    pair_frame: PairFrame | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     similarity: str | None = None

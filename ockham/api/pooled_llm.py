@@ -1,0 +1,196 @@
+"""What `LLM` does with models that give vectors or scores: embed, encode, classify, score, rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from ockham.api.pooling import TextReader, pooling_request, ranked
+from ockham.api.prompts import Encoded, Prompt, as_list, named
+from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
+from ockham.core.outputs import PooledRequestOutput, RankedDocument, ScoringOutput
+from ockham.core.pooling import PoolingParams, Task
+from ockham.engine.collect import Collector
+
+
+class PooledMethods:
+    """The methods of `LLM` for such models, over what it reads texts and runs requests with."""
+
+    def _texts(self) -> TextReader:
+        raise NotImplementedError
+
+    def _tasks(self) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _name(self) -> str:
+        raise NotImplementedError
+
+    def _collect(self, collectors: list[Collector], use_tqdm: bool) -> None:
+        raise NotImplementedError
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling_params: PoolingParams | None = None,
+        use_tqdm: bool = True,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[PooledRequestOutput]:
+        """An embedding of each text (or list of token ids), as `outputs.embedding`. Before each
+        stands the instruction `prompt`, or the checkpoint's own of the name `prompt_name`. Texts
+        that are too long are refused, or cut to `truncate_prompt_tokens` tokens, -1 for as many as
+        the model takes. Raises InvalidRequest before any work is done."""
+        params = pooling_params_of(pooling_params, "embed")
+
+        def read(text: Prompt) -> Encoded:
+            return self._texts().read(
+                text, prompt_name=prompt_name, prompt=prompt, truncate=truncate_prompt_tokens
+            )
+
+        return self._pool(prompts, params, read, use_tqdm)
+
+    def encode(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling_params: PoolingParams | None = None,
+        use_tqdm: bool = True,
+        *,
+        pooling_task: Task = "token_embed",
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[PooledRequestOutput]:
+        """What `pooling_task` makes of each text: by default an embedding of each of its tokens, as
+        `outputs.data` (tokens, width). Raises InvalidRequest."""
+        params = pooling_params_of(pooling_params, pooling_task)
+
+        def read(text: Prompt) -> Encoded:
+            return self._texts().read(text, truncate=truncate_prompt_tokens)
+
+        return self._pool(prompts, params, read, use_tqdm)
+
+    def classify(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling_params: PoolingParams | None = None,
+        use_tqdm: bool = True,
+        *,
+        truncate_prompt_tokens: int | None = None,
+    ) -> list[PooledRequestOutput]:
+        """The probability of each of the model's classes for each text, as `outputs.probs`, and the
+        likeliest, `outputs.label`. Raises InvalidRequest."""
+        return self.encode(
+            prompts,
+            pooling_params_of(pooling_params, "classify"),
+            use_tqdm,
+            pooling_task="classify",
+            truncate_prompt_tokens=truncate_prompt_tokens,
+        )
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_n: int | None = None,
+        *,
+        instruction: str | None = None,
+        truncate_prompt_tokens: int | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RankedDocument]:
+        """The documents by how well they fit a query, the best first, `top_n` of them at most. A
+        model that ranks reads query and document together; of one that embeds, the embeddings are
+        compared. `instruction` says what fits, to models that read one. Raises InvalidRequest."""
+        documents = check_documents(documents)
+        check_top_n(top_n)
+        outputs = self._score_pairs(
+            [query], documents, instruction, truncate_prompt_tokens, use_tqdm
+        )
+        return ranked(documents, [score_of(each) for each in outputs], top_n)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _score_pairs(
+        self,
+        first: list[str],
+        second: list[str],
+        instruction: str | None,
+        truncate: int | None,
+        use_tqdm: bool,
+    ) -> list[PooledRequestOutput]:
+        """A score for each pair; a single first text stands beside all second ones."""
+        plan = self._texts().plan_pairs(self._tasks(), first, second, instruction, truncate)
+        return plan.scores(self._run_pooled(plan.reads, plan.params, use_tqdm))
+
+    def _pool(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: PoolingParams,
+        read: Callable[[Prompt], Encoded],
+        use_tqdm: bool,
+    ) -> list[PooledRequestOutput]:
+        reads = [named(index, read, each) for index, each in enumerate(as_list(prompts))]
+        return self._run_pooled(reads, params, use_tqdm)
+
+    def _run_pooled(
+        self, reads: list[Encoded], params: PoolingParams, use_tqdm: bool
+    ) -> list[PooledRequestOutput]:
+        collectors = [
+            Collector(pooling_request(each, params, self._name()), each.text) for each in reads
+        ]
+        self._collect(collectors, use_tqdm)
+        return [each.pooled(self._texts().facts.labels) for each in collectors]
+
+
+def score_of(output: PooledRequestOutput) -> float:
+    assert isinstance(output.outputs, ScoringOutput), "asked for a score"
+    return output.outputs.score
+
+
+def pair_up(first: Any, second: Any) -> tuple[list[str], list[str]]:
+    """The texts of pairs: as many first ones as second ones, or a single first one. Raises
+    InvalidRequest."""
+    sides = []
+    for name, texts in (("text_1", first), ("text_2", second)):
+        listed = [texts] if isinstance(texts, str) else texts
+        if not isinstance(listed, Sequence) or not listed:
+            raise InvalidRequest(f"{name} must be a text or a list of texts.", name)
+        sides.append(list(listed))
+    if len(sides[0]) not in (1, len(sides[1])):
+        raise InvalidRequest(
+            f"there are {len(sides[0])} first texts and {len(sides[1])} second ones; give a first "
+            "text for each second one, or a single one for all.",
+            "text_1",
+        )
+    return sides[0], sides[1]
+
+
+def check_top_n(top_n: int | None) -> None:
+    """Raise InvalidRequest for a number of documents that cannot be."""
+    if top_n is not None and (type(top_n) is not int or top_n < 1):
+        raise InvalidRequest(f"top_n must be a positive integer, got {shown(top_n)}.", "top_n")
+
+
+def pooling_params_of(params: PoolingParams | None, task: Task) -> PoolingParams:
+    params = PoolingParams() if params is None else params
+    if not isinstance(params, PoolingParams):
+        raise InvalidRequest(
+            f"pooling_params must be PoolingParams, got {shown(params)}.", "pooling_params"
+        )
+    if params.task not in (None, task):
+        raise InvalidRequest(
+            f"pooling_params ask for {params.task}, and the method does {task}; leave the task "
+            "out of one of them.",
+            "pooling_params",
+        )
+    return msgspec.structs.replace(params, task=task)
+
+
+def check_documents(documents: Sequence[str]) -> list[str]:
+    if isinstance(documents, str) or not isinstance(documents, Sequence) or not documents:
+        raise InvalidRequest(
+            f"documents must be a list of at least one text, got {shown(documents)}.", "documents"
+        )
+    return list(documents)

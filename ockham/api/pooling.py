@@ -1,0 +1,296 @@
+"""Texts and pairs of texts for models that give vectors or scores: from what a caller says to the
+requests of an engine.
+
+`LLM`, `AsyncLLM` and the server read them here, by the same rules and with the same errors.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ockham.api.prompts import Encoded, Prompt, PromptReader, named
+from ockham.core.arrays import Floats
+from ockham.core.errors import InvalidRequest
+from ockham.core.numbers import shown
+from ockham.core.outputs import (
+    EmbeddingOutput,
+    PooledRequestOutput,
+    RankedDocument,
+    ScoringOutput,
+)
+from ockham.core.pooling import PoolingParams, Task
+from ockham.core.sampling_params import SamplingParams
+from ockham.engine.messages import PooledFacts, Request
+from ockham.text.tokenizer import Tokenizer
+
+_GREEDY = SamplingParams(temperature=0.0)
+"""Of a request that generates nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Embeddings are compared: the first `queries` are of first texts."""
+
+    queries: int
+    similarity: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairPlan:
+    """What is run to score pairs, and how scores are made of it."""
+
+    params: PoolingParams
+    reads: list[Encoded]
+    compared: Compared | None
+
+    def scores(self, outputs: list[PooledRequestOutput]) -> list[PooledRequestOutput]:
+        """One output for each pair, of those of `reads`. What the first texts cost is on the first
+        pair's bill."""
+        if self.compared is None:
+            return outputs
+        queries = outputs[: self.compared.queries]
+        pairs = outputs[self.compared.queries :]
+        for number, pair in enumerate(pairs):
+            query = embedding_of(queries[number % len(queries)])
+            score = likeness(query, embedding_of(pair), self.compared.similarity)
+            pair.outputs = ScoringOutput(score)
+        for each in queries:
+            pairs[0].ledger.add(each.ledger)
+        return pairs
+
+
+QUERY, DOCUMENT = "query", "document"
+"""The names that checkpoints give the instructions before queries and before documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextReader:
+    """Reads texts for one model. Safe to use from threads. Raises InvalidRequest."""
+
+    prompts: PromptReader
+    facts: PooledFacts
+
+    def read(
+        self,
+        text: Prompt,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        truncate: int | None = None,
+        add_special_tokens: bool = True,
+    ) -> Encoded:
+        """The token ids of a text. Before it stands the instruction `prompt` ("" for none), or the
+        checkpoint's own of the name `prompt_name`, or its default. A text is cut at its end to
+        `truncate` tokens, -1 for as many as the model takes; special tokens behind it stay. Token
+        ids are taken as they are."""
+        most = self._most(truncate)
+        before = self._instruction(prompt_name, prompt)
+        if self.facts.lower_case and isinstance(text, str):
+            before, text = before.lower(), text.lower()
+        if before and isinstance(text, str):
+            made = self.prompts.read(before + text, add_special_tokens=add_special_tokens)
+        else:
+            made = self.prompts.read(text, add_special_tokens=add_special_tokens)
+        tokens, behind = made.token_ids, 0
+        if made.text is not None and add_special_tokens:
+            behind = around(self.prompts.tokenizer)[1]
+        if most is not None and len(tokens) > most:
+            tokens = _cut(tokens, most, behind)
+        skip = 0
+        if before and made.text is not None:
+            own = self.prompts.tokenizer.encode(before, add_special_tokens=add_special_tokens)
+            skip = min(len(own) - behind, len(tokens))
+        return replace(made, token_ids=tokens, prompt_skip=skip)
+
+    def pair(
+        self,
+        query: str,
+        document: str,
+        *,
+        instruction: str | None = None,
+        truncate: int | None = None,
+    ) -> Encoded:
+        """The token ids of a pair of texts as a cross-encoder reads it, cut to `truncate` tokens
+        at the end of the document. `instruction` says what makes a document fit, where the model
+        reads one."""
+        for name, text in (("query", query), ("documents", document)):
+            if not isinstance(text, str):
+                raise InvalidRequest(f"a pair is scored of two texts, got {shown(text)}.", name)
+        most = self._most(truncate)
+        tokenizer = self.prompts.tokenizer
+        self.prompts.check_characters(len(query) + len(document))
+        frame = self.facts.pair_frame
+        if frame is not None:
+            before, behind = (
+                tokenizer.encode(each, add_special_tokens=False)
+                for each in (frame.before, frame.behind)
+            )
+            body = frame.body.format(
+                instruction=frame.instruction if instruction is None else instruction,
+                query=query,
+                document=document,
+            )
+            tokens = [*before, *tokenizer.encode(body, add_special_tokens=False), *behind]
+            if most is not None and len(tokens) > most:
+                tokens = _cut(tokens, most, len(behind))
+            return self.prompts.encoded(tokens)
+        if instruction is not None:
+            raise InvalidRequest(
+                "this model reads no instruction beside a query; leave it out.", "instruction"
+            )
+        tokens, second, told_from = tokenizer.encode_pair(query, document)
+        if most is not None and len(tokens) > most:
+            behind_pair = around(tokenizer)[1]
+            if second + behind_pair >= most:
+                raise InvalidRequest(
+                    f"the query alone has {second} tokens, and the pair is to be cut to {most}; "
+                    "shorten the query.",
+                    "query",
+                )
+            tokens = _cut(tokens, most, behind_pair)
+        return replace(self.prompts.encoded(tokens), second_text_at=told_from)
+
+    def plan_pairs(
+        self,
+        tasks: Sequence[str],
+        first: Sequence[str],
+        second: Sequence[str],
+        instruction: str | None = None,
+        truncate: int | None = None,
+    ) -> PairPlan:
+        """How pairs are scored by a model that does `tasks`. There are as many first texts as
+        second ones, or a single one that stands beside them all. A model that ranks reads the two
+        together; of one that embeds, the embeddings are compared."""
+        if scoring_task(tasks) == "score":
+            pairs = zip(itertools.cycle(first), second, strict=False)
+            reads = [
+                named(
+                    index,
+                    lambda pair: self.pair(*pair, instruction=instruction, truncate=truncate),
+                    pair,
+                )
+                for index, pair in enumerate(pairs)
+            ]
+            return PairPlan(PoolingParams(task="score"), reads, None)
+        if instruction is not None:
+            raise InvalidRequest(
+                "this model compares embeddings, and reads no instruction; leave it out.",
+                "instruction",
+            )
+        sides = [(QUERY, text) for text in first] + [(DOCUMENT, text) for text in second]
+        reads = [
+            named(
+                max(0, index - len(first)),
+                lambda side, text: self.read(text, prompt_name=self._side(side), truncate=truncate),
+                side,
+                text,
+            )
+            for index, (side, text) in enumerate(sides)
+        ]
+        compared = Compared(len(first), self.facts.similarity)
+        return PairPlan(PoolingParams(task="embed"), reads, compared)
+
+    def _most(self, truncate: int | None) -> int | None:
+        """To how many tokens a text is cut; None to leave it."""
+        if truncate is None:
+            return None
+        if type(truncate) is not int or truncate < -1 or truncate == 0:
+            raise InvalidRequest(
+                "truncate_prompt_tokens must be a positive number of tokens, or -1 for as many as "
+                f"the model takes, got {shown(truncate)}.",
+                "truncate_prompt_tokens",
+            )
+        longest = self.prompts.max_model_len
+        if truncate > longest:
+            raise InvalidRequest(
+                f"truncate_prompt_tokens is {truncate}, but the model takes {longest} tokens; "
+                "lower it, or say -1.",
+                "truncate_prompt_tokens",
+            )
+        return longest if truncate == -1 else truncate
+
+    def _instruction(self, name: str | None, prompt: str | None) -> str:
+        """What stands before a text."""
+        if prompt is not None:
+            return prompt
+        named = self.facts.default_prompt if name is None else name
+        if named is None:
+            return ""
+        if named not in self.facts.prompts:
+            there = ", ".join(map(shown, self.facts.prompts)) or "none"
+            raise InvalidRequest(
+                f"the model has no prompt {shown(named)}; it has {there}.", "prompt_name"
+            )
+        return self.facts.prompts[named]
+
+    def _side(self, name: str) -> str | None:
+        """The name of the instruction for queries or for documents, where the model has one."""
+        return name if name in self.facts.prompts else None
+
+
+def around(tokenizer: Tokenizer) -> tuple[int, int]:
+    """How many special tokens stand before a text and behind it."""
+    bare = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a", add_special_tokens=True)
+    for before in range(len(whole) - len(bare) + 1):
+        if whole[before : before + len(bare)] == bare:
+            return before, len(whole) - len(bare) - before
+    return 0, 0
+
+
+def _cut(tokens: list[int], most: int, behind: int) -> list[int]:
+    """The first tokens, and the last `behind` of them, `most` in all."""
+    if behind >= most:
+        return tokens[:most]
+    return tokens[: most - behind] + tokens[len(tokens) - behind :]
+
+
+def pooling_request(read: Encoded, params: PoolingParams, name: str, **more: Any) -> Request:
+    """The request for a text that was read; `more` are those of `Encoded.request`."""
+    return read.request(name, _GREEDY, detokenize=False, pooling=params, **more)
+
+
+def embedding_of(output: PooledRequestOutput) -> Floats:
+    assert isinstance(output.outputs, EmbeddingOutput), "asked for an embedding"
+    return output.outputs.embedding
+
+
+def likeness(first: Floats, second: Floats, kind: str) -> float:
+    """How near two embeddings are: "cosine", "dot", "euclidean" or "manhattan" (the negative
+    distance), as sentence-transformers names them."""
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    if kind == "dot":
+        return float((a * b).sum())
+    if kind == "euclidean":
+        return -float(np.sqrt(((a - b) ** 2).sum()))
+    if kind == "manhattan":
+        return -float(np.abs(a - b).sum())
+    lengths = float(np.sqrt((a * a).sum()) * np.sqrt((b * b).sum()))
+    return float((a * b).sum()) / max(lengths, 1e-12)
+
+
+def ranked(
+    documents: Sequence[str], scores: Sequence[float], top_n: int | None = None
+) -> list[RankedDocument]:
+    """The documents, the best first; of equal ones the first that was given."""
+    order = sorted(range(len(documents)), key=lambda i: -scores[i])
+    return [RankedDocument(i, scores[i], documents[i]) for i in order[:top_n]]
+
+
+def scoring_task(tasks: Sequence[str]) -> Task:
+    """How a model of these tasks scores pairs: by itself, or by the likeness of embeddings. Raises
+    InvalidRequest for one that can do neither."""
+    if "score" in tasks:
+        return "score"
+    if "embed" in tasks:
+        return "embed"
+    raise InvalidRequest(
+        f"this model does {' and '.join(tasks)}, and cannot score pairs of texts; load a model of "
+        "embeddings, or one that is made for ranking.",
+        "model",
+    )

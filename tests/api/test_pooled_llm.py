@@ -1,0 +1,214 @@
+"""A decoder that embeds, by `LLM` and `AsyncLLM`: equal bits in any batch, and clear refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ockham import LLM, AsyncLLM, InvalidRequest, SamplingParams
+from ockham.core.errors import ConfigError
+from ockham.core.pooling import PoolingParams
+from tests.helpers.tiny import LAB
+
+TEXTS = ["def f(x): return x", "class A:", "x = 1\n" * 40, "def f(x): return y", "a"]
+PROMPTS = {"query": "find: ", "document": "text: "}
+
+
+def embedder(directory: Path, how: str = "mean", **config: Any) -> Path:
+    """The lab model as sentence-transformers would have written it."""
+    shutil.copytree(LAB, directory)
+    kinds = ["Transformer", "Pooling", "Normalize"]
+    modules = [
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"a.models.{kind}"}
+        for i, kind in enumerate(kinds)
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    (directory / "1_Pooling").mkdir()
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": how}))
+    told = {"prompts": PROMPTS, "similarity_fn_name": "cosine", **config}
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(told))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return embedder(tmp_path_factory.mktemp("embedder") / "mean")
+
+
+@pytest.fixture(scope="module")
+def llm(directory: Path) -> Iterator[LLM]:
+    with LLM(str(directory)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def last() -> Iterator[LLM]:
+    with LLM("lab", task="embed") as made:
+        yield made
+
+
+def vectors(llm: LLM, texts: Any, **asked: Any) -> list[bytes]:
+    return [each.outputs.embedding.tobytes() for each in llm.embed(texts, use_tqdm=False, **asked)]
+
+
+@pytest.mark.parametrize("how", ["mean", "lasttoken", "cls", "max"])
+def test_a_vector_has_the_same_bits_in_any_batch_and_any_cutting(tmp_path: Path, how: str) -> None:
+    path = str(embedder(tmp_path / "model", how))
+    with LLM(path, reuse="none") as plain:
+        alone = [vectors(plain, text)[0] for text in TEXTS]
+    for settings in ({}, {"max_num_batched_tokens": 7}, {"max_num_seqs": 2, "block_size": 4}):
+        with LLM(path, **settings) as other:
+            assert vectors(other, TEXTS) == alone
+            assert vectors(other, TEXTS[::-1]) == alone[::-1]
+            other.engine.check_integrity()
+
+
+def test_few_pages_preempt_and_change_nothing(directory: Path) -> None:
+    texts = [f"{i} = {i}\n" * 30 for i in range(8)]
+    with LLM(str(directory), reuse="none") as plain:
+        alone = [vectors(plain, text)[0] for text in texts]
+        longest = max(len(plain.read(text).token_ids) for text in texts)
+        page = plain.engine.model.layouts[0].page_bytes
+    pages = 2 * -(-longest // 16) + 1
+    tight = LLM(
+        str(directory),
+        kv_cache_memory_bytes=pages * page,
+        max_model_len=longest,
+        max_num_batched_tokens=24,
+    )
+    with tight:
+        assert vectors(tight, texts) == alone
+        tight.engine.check_integrity()
+
+
+def test_what_stands_before_the_last_token_is_taken_over(last: LLM) -> None:
+    text = "y = 2\n" * 30
+    (first,) = last.embed(text, use_tqdm=False)
+    (again,) = last.embed(text, use_tqdm=False)
+    assert first.num_cached_tokens == 0
+    assert again.num_cached_tokens == len(again.prompt_token_ids) - 1
+    assert again.ledger.prompt_tokens_computed == 1
+    assert again.outputs.embedding.tobytes() == first.outputs.embedding.tobytes()
+
+
+def test_a_mean_needs_every_row_and_takes_over_none(llm: LLM) -> None:
+    for _ in range(2):
+        (found,) = llm.embed("y = 2\n" * 30, use_tqdm=False)
+        assert found.num_cached_tokens == 0
+        assert found.ledger.prompt_tokens_computed == len(found.prompt_token_ids)
+
+
+def test_instructions_stand_before_texts(llm: LLM) -> None:
+    assert vectors(llm, "a", prompt_name="query") == vectors(llm, "find: a")
+    assert vectors(llm, "a", prompt="so: ") == vectors(llm, "so: a")
+    with pytest.raises(InvalidRequest, match="no prompt 'ask'; it has 'query', 'document'"):
+        llm.embed("a", prompt_name="ask")
+
+
+def test_an_instruction_may_stay_out_of_the_mean(tmp_path: Path, llm: LLM) -> None:
+    path = embedder(tmp_path / "model", default_prompt_name="query")
+    rule = {"pooling_mode": "mean", "include_prompt": False}
+    (path / "1_Pooling" / "config.json").write_text(json.dumps(rule))
+    with LLM(str(path)) as other:
+        found = other.embed("x = 1", PoolingParams(normalize=False), use_tqdm=False)[0]
+    tokens = llm.encode("find: x = 1", PoolingParams(normalize=False), use_tqdm=False)[0]
+    skip = len(llm.read("find: ").token_ids)
+    expected = tokens.outputs.data[skip:].astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(found.outputs.embedding, expected, rtol=1e-5)
+    assert vectors(llm, "find: x = 1") != found.outputs.embedding.tobytes()
+
+
+def test_texts_are_cut_only_where_that_is_asked_for(llm: LLM) -> None:
+    longest, text = llm.engine.max_model_len, "x = 1\n" * 3000
+    with pytest.raises(InvalidRequest, match=rf"prompt 1: .* context is {longest} tokens"):
+        llm.embed(["a", text])
+    ids = llm.read(text).token_ids
+    assert vectors(llm, text, truncate_prompt_tokens=9) == vectors(llm, [ids[:9]])
+    assert vectors(llm, text, truncate_prompt_tokens=-1) == vectors(llm, [ids[:longest]])
+    for wrong in (0, -2, longest + 1, True):
+        with pytest.raises(InvalidRequest, match="truncate_prompt_tokens"):
+            llm.embed("a", truncate_prompt_tokens=wrong)
+
+
+def test_documents_are_ranked_by_their_likeness_to_a_query(llm: LLM) -> None:
+    documents = ["class B: pass", "def g(x): return x", "import os"]
+    best = llm.rank("def f(x): return x", documents, use_tqdm=False)
+    assert best[0].index == 1
+    assert [each.score for each in best] == sorted((e.score for e in best), reverse=True)
+    assert llm.rank("def f(x): return x", documents, top_n=2, use_tqdm=False) == best[:2]
+    pairs = llm.score("def f(x): return x", documents, use_tqdm=False)
+    found = [each.outputs.score for each in pairs]
+    assert found == [next(e.score for e in best if e.index == i) for i in range(3)]
+    query = llm.embed("def f(x): return x", prompt_name="query", use_tqdm=False)[0]
+    document = llm.embed(documents[0], prompt_name="document", use_tqdm=False)[0]
+    likeness = float(query.outputs.embedding @ document.outputs.embedding)
+    assert found[0] == pytest.approx(likeness, abs=1e-6)
+    assert sum(each.ledger.prompt_tokens for each in pairs) == sum(
+        len(llm.read(text).token_ids)
+        for text in ["find: def f(x): return x", *("text: " + each for each in documents)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (lambda llm: llm.generate("a"), "does embed and token_embed, and generates no text"),
+        (lambda llm: llm.classify("a"), "and not classify"),
+        (lambda llm: llm.embed("a", PoolingParams(dimensions=9999)), "embeddings of this model"),
+        (lambda llm: llm.embed("a", PoolingParams(task="score")), "the method does embed"),
+        (lambda llm: llm.rank("a", []), "a list of at least one text"),
+        (lambda llm: llm.rank("a", ["b"], top_n=0), "top_n must be a positive integer"),
+        (lambda llm: llm.rank("a", ["b"], instruction="c"), "reads no instruction"),
+        (lambda llm: llm.score(["a", "b"], ["c", "d", "e"]), "2 first texts and 3 second ones"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_any_work(llm: LLM, asked, message) -> None:
+    before = llm.engine.stats().steps
+    with pytest.raises(InvalidRequest, match=message):
+        asked(llm)
+    assert llm.engine.stats().steps == before
+    assert not llm.engine.groups
+
+
+def test_a_model_that_generates_says_so(directory: Path) -> None:
+    with LLM(str(directory), task="generate") as llm:
+        with pytest.raises(InvalidRequest, match="generates text, and does not embed"):
+            llm.embed("a")
+        with pytest.raises(InvalidRequest, match="cannot score pairs of texts"):
+            llm.rank("a", ["b"])
+        params = SamplingParams(temperature=0, max_tokens=3)
+        assert llm.generate("def f(", params)[0].outputs[0].token_ids
+    with pytest.raises(ConfigError, match="task must be one of"):
+        LLM("lab", task="sing")
+    with pytest.raises(ConfigError, match="cannot classify"):
+        LLM("lab", task="classify")
+
+
+def test_the_asynchronous_engine_gives_the_same_bits(directory: Path, llm: LLM) -> None:
+    async def work() -> None:
+        async with AsyncLLM(str(directory)) as other:
+            assert other.ready.tasks == ("embed", "token_embed")
+            found = await asyncio.gather(*(other.embed(text) for text in TEXTS))
+            assert [each.outputs.embedding.tobytes() for each in found] == vectors(llm, TEXTS)
+            tokens = await other.encode(TEXTS[0])
+            expected = llm.encode(TEXTS[0], use_tqdm=False)[0].outputs.data
+            assert tokens.outputs.data.tobytes() == expected.tobytes()
+            ranked = await other.rank(TEXTS[0], TEXTS[1:], top_n=2)
+            assert ranked == llm.rank(TEXTS[0], TEXTS[1:], top_n=2, use_tqdm=False)
+            with pytest.raises(InvalidRequest, match="and not classify"):
+                await other.classify("a")
+            cancelled = asyncio.create_task(other.embed("x = 1\n" * 500))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            assert (await other.embed("a")).outputs.embedding.tobytes() == vectors(llm, "a")[0]
+
+    asyncio.run(asyncio.wait_for(work(), 60))
