@@ -242,6 +242,14 @@ if TYPE_CHECKING:
     help="Whether that line also says the request's tokens (prompt, cached, generated, drafted), "
     "the time to the first, tokens per second, and how it ended.",
 )
+@option(
+    "--otlp-traces-endpoint",
+    type=Text(),
+    default=None,
+    metavar="URL",
+    help="OpenTelemetry collector that gets a span for each request, by OTLP over HTTP: "
+    "http://127.0.0.1:4318. Needs the extra 'ockham[otel]'.",
+)
 def serve(
     *,
     host: str,
@@ -278,6 +286,7 @@ def serve(
     uvicorn_log_level: str,
     access_log: bool,
     log_requests: bool,
+    otlp_traces_endpoint: str | None,
     **engine: Any,
 ) -> None:
     """Serve a model: a page to chat on at /, and the APIs of OpenAI, Anthropic and Ollama.
@@ -331,6 +340,7 @@ def serve(
         batch_dir_bytes=batch_dir_bytes,
         access_log=access_log,
         log_requests=log_requests,
+        otlp_traces_endpoint=otlp_traces_endpoint,
     )
     config = engine_config(**for_chats(engine))
     # A key has no business in the environment of the engine, or of what that may start.
@@ -368,5 +378,6 @@ def _read_keys(path: Path | None) -> list[str]:
 def _set_up_logging(form: str, level: str) -> None:
     """Lines on stderr, of this level and above, the engine's too; stdout stays empty."""
     least = logging.getLevelNamesMapping()[level.upper()]
-    logs.set_up(form, {"ockham": least, "uvicorn": max(least, logging.WARNING)})
+    others = max(least, logging.WARNING)
+    logs.set_up(form, {"ockham": least, "uvicorn": others, "opentelemetry": others})
     logs.leave_word(form, level)

@@ -52,14 +52,14 @@ def test_running_a_model_imports_nothing_heavy() -> None:
     assert not loaded & (HEAVY | {"jinja2", "prompt_toolkit", "huggingface_hub", "tqdm"})
 
 
-def test_chatting_and_serving_import_no_pytorch() -> None:
+def test_chatting_and_serving_import_no_pytorch_and_no_tracing() -> None:
     code = (
-        "import ockham.cli.serve, ockham.api.async_llm\n"
+        "import ockham.cli.serve, ockham.api.async_llm, ockham.api.server.run\n"
         "from ockham import LLM, SamplingParams\n"
         "LLM(kv_cache_memory_bytes=8 << 20).chat("
         "[{'role': 'user', 'content': 'x'}], SamplingParams(max_tokens=2))"
     )
-    assert not modules_after(code) & HEAVY
+    assert not modules_after(code) & (HEAVY | {"opentelemetry"})
 
 
 def test_the_help_of_the_program_imports_no_verb() -> None:

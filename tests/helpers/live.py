@@ -72,7 +72,7 @@ class LiveServer:
     def _listening(self) -> re.Match[str] | None:
         if self.process.poll() is not None:
             raise AssertionError(f"the server ended:\n{self.log}")
-        return re.search(r"Listening on (http://\S+)\n", self.log)
+        return re.search(r"Listening on (http://[^\s\"]+)[\"\n]", self.log)
 
     @property
     def log(self) -> str:

@@ -43,6 +43,7 @@ from ockham.api.server.serving import Serving
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.status import health, list_models, metrics, show_model, version
 from ockham.api.server.tokenization import detokenize, tokenize, tokenizer_info
+from ockham.api.server.traces import Traces
 from ockham.api.server.wire import now_s
 from ockham.core.errors import OckhamError, fault
 from ockham.core.numbers import shown
@@ -95,6 +96,7 @@ def build_app(
     gate: Gate,
     metrics: Metrics,
     batches: Batches | None = None,
+    traces: Traces | None = None,
 ) -> ASGIApp:
     """The ASGI application that serves a model that has been started."""
     middleware = []
@@ -140,6 +142,7 @@ def build_app(
         DIALECTS,
         settings,
         lambda: llm.ready.drafters,
+        traces,
     )
 
 

@@ -24,6 +24,7 @@ from ockham.api.server.metrics import Metrics
 from ockham.api.server.reasons import REFUSED, note_refusal
 from ockham.api.server.serving import METERED, PASSED_OVER, new_request_id
 from ockham.api.server.settings import ServerSettings
+from ockham.api.server.traces import Trace, Traces
 from ockham.api.server.wire import UsageMeter
 from ockham.core import logs
 
@@ -47,6 +48,7 @@ class Outermost:
         dialects: Sequence[Dialect],
         settings: ServerSettings,
         drafters: Callable[[], Sequence[str]],
+        traces: Traces | None = None,
     ) -> None:
         """`routes` are those whose paths metrics may name; any other is counted as "other".
         `drafters` are the names under which ledgers have what was drafted."""
@@ -58,6 +60,7 @@ class Outermost:
         self._log = settings.access_log or settings.log_requests
         self._log_course = settings.log_requests
         self._drafters = drafters
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,6 +73,7 @@ class Outermost:
         logs.request_id.set(request_id)  # of this task, and of those that it begins
         scope["path"] = _plain_path(scope["path"])
         set_dialect(scope, self._dialects)
+        trace = None if self._traces is None else self._traces.begin(scope, headers)
         status = 499  # unless a response begins, the client has gone
         owed = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
@@ -108,8 +112,10 @@ class Outermost:
         finally:
             route = self._route(scope)
             self._metrics.answered(route, status)
+            if trace is not None:
+                trace.end(scope, route, status, scope.get(METERED))
             if self._log:
-                self._say(scope, route, status, begin_s, request_id)
+                self._say(scope, route, status, begin_s, trace)
 
     def _route(self, scope: Scope) -> str:
         """The route's path with its parameters' names, never what a caller made up."""
@@ -118,7 +124,10 @@ class Outermost:
                 return route.path.replace(":path}", "}")
         return "other"
 
-    def _say(self, scope: Scope, route: str, status: int, begin_s: float, request_id: str) -> None:
+    def _say(
+        self, scope: Scope, route: str, status: int, begin_s: float, trace: Trace | None
+    ) -> None:
+        request_id = scope["ockham.request_id"]
         client = (scope.get("client") or ("-", 0))[0]
         path = scope["path"][:200].encode("unicode_escape").decode()
         took_ms = (time.monotonic() - begin_s) * 1000.0
@@ -139,6 +148,8 @@ class Outermost:
         if passed_over := scope.get(PASSED_OVER):
             ignored = passed_over_header(passed_over)
             more, fields["ignored_fields"] = f"{more} (ignored fields: {ignored})", ignored
+        if trace is not None:
+            fields["trace_id"] = trace.trace_id
         access.info(
             "%s %s %s %d %.0f ms %s%s",
             *(client, scope["method"], path, status, took_ms, request_id, more),

@@ -12,6 +12,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import FrameType
 
@@ -31,6 +32,7 @@ from ockham.api.server.room import Room, connection_bound, raise_descriptor_limi
 from ockham.api.server.service_manager import ServiceManager
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.throughput import report
+from ockham.api.server.traces import Traces
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, WorkerError
 from ockham.model.hub import served_names
@@ -56,12 +58,13 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
     try:
         names = settings.served_model_names or served_names(config.model)
         metrics = Metrics(names[0])
+        traces = open_traces(settings, names[0], lambda: llm.ready.drafters)
         llm = AsyncLLM.from_config(config, stall_s=settings.stall_s, observer=metrics)
         async with llm:
             await check_modules(llm, settings.adapters, names)
             gate = Gate(config.max_num_seqs, settings.max_queue)
-            batches = open_batches(llm, settings, gate, metrics)
-            app = build_app(llm, settings, gate, metrics, batches)
+            batches = open_batches(llm, settings, gate, metrics, traces)
+            app = build_app(llm, settings, gate, metrics, batches, traces)
             log.info(
                 "Serving %s, loaded in %.2f s, context %d tokens.",
                 ", ".join(names),
@@ -79,12 +82,27 @@ async def serve(config: EngineConfig, settings: ServerSettings) -> None:
                 telling.cancel()
                 if batches is not None:
                     await batches.close()
+                if traces is not None:
+                    await traces.close()
     finally:
         sock.close()
 
 
+def open_traces(
+    settings: ServerSettings, model: str, drafters: Callable[[], Sequence[str]]
+) -> Traces | None:
+    """What sends traces, if they are asked for. Raises `ConfigError`."""
+    if settings.otlp_traces_endpoint is None:
+        return None
+    return Traces(settings.otlp_traces_endpoint, model, drafters)
+
+
 def open_batches(
-    llm: AsyncLLM, settings: ServerSettings, gate: Gate, metrics: Metrics
+    llm: AsyncLLM,
+    settings: ServerSettings,
+    gate: Gate,
+    metrics: Metrics,
+    traces: Traces | None,
 ) -> Batches | None:
     """The batches that the settings' directory holds. Raises `ConfigError`."""
     if settings.batch_dir is None:
@@ -98,7 +116,7 @@ def open_batches(
         access_log=False,
         request_timeout_s=WINDOW_S,
     )
-    app = build_app(llm, inner, Gate(seats, seats), metrics)
+    app = build_app(llm, inner, Gate(seats, seats), metrics, traces=traces)
     store = Store(settings.batch_dir, settings.batch_dir_bytes)
     owners = max(1, len(settings.tenant_keys) + bool(settings.tenant_keys))
     return Batches(store, app, llm, gate, seats, owners)

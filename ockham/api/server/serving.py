@@ -25,6 +25,7 @@ from ockham.api.server.protocol import ChatMessage, ChatRequest, GenerationReque
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.sse import EventStream
 from ockham.api.server.structure import Counter, Most
+from ockham.api.server.traces import ASKED
 from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest, OckhamError
 from ockham.core.numbers import shown
@@ -159,6 +160,7 @@ class Serving:
                         "out, or shorten the prompt.",
                         field,
                     )
+        http.scope[ASKED] = body.model, each[0]
         name, salt = _engine_name(http), caller_of(http).salt(body.cache_salt)
         asks = self.adapter_asks(body.model)
         return self.job_of(

@@ -34,7 +34,8 @@ class ServerSettings:
     and times as well. `normalize_prompts`: whether what an agent changes in each prompt, although
     it tells the model nothing, is left out of it. `throughput_s`: how often the log says what the
     engine does, while it works. `batch_dir`: where files and batches are kept,
-    None where there are none; `batch_dir_bytes`: most bytes of all of them.
+    None where there are none; `batch_dir_bytes`: most bytes of all of them. `otlp_traces_endpoint`:
+    where traces are sent, None for nowhere.
 
     What may come in (docs/limits.md says what is answered beyond): `max_connections`: requests that
     are served at a time, None for what the file descriptors allow; `header_timeout_s`,
@@ -76,6 +77,7 @@ class ServerSettings:
     batch_dir: Path | None = None
     batch_dir_bytes: int = 4 << 30
     throughput_s: float = 10.0
+    otlp_traces_endpoint: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
