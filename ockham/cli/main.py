@@ -30,6 +30,7 @@ VERBS = {
     "pull": ("ockham.cli.pull:pull", "Download a model, or what is newer of it."),
     "list": ("ockham.cli.list:list_kept", "List what models and caches take on this machine."),
     "rm": ("ockham.cli.rm:rm", "Remove models and caches from this machine."),
+    "completion": ("ockham.cli.completion:completion", "Print what completes words in a shell."),
     "models": ("ockham.cli.models:models", "List models: built in, cached, supported."),
     "techniques": ("ockham.cli.techniques:techniques", "List the techniques there are."),
 }

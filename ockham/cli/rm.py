@@ -8,12 +8,13 @@ import click
 
 from ockham.cli.list import places
 from ockham.cli.options import option
+from ockham.cli.value_types import KeptName
 from ockham.core.errors import ConfigError
 from ockham.core.units import readable
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", type=KeptName())
 @option("-y", "--yes", is_flag=True, help="Do not ask.")
 @places
 def rm(names: tuple[str, ...], yes: bool, weight_cache: str | None, kv_store: str | None) -> None:

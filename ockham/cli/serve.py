@@ -248,7 +248,7 @@ if TYPE_CHECKING:
     default=None,
     metavar="URL",
     help="OpenTelemetry collector that gets a span for each request, by OTLP over HTTP: "
-    "http://127.0.0.1:4318. Needs the extra 'ockham[otel]'.",
+    "http://127.0.0.1:4318. Needs the packages of the extra 'otel'.",
 )
 def serve(
     *,

@@ -58,7 +58,8 @@ class Integer(click.ParamType):  # type: ignore[type-arg]  # generic only in stu
 
 
 class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
-    """A model's directory, file or name. A shell completes files, and the built-in names."""
+    """A model's directory, file or name. A shell completes files, names of the hub's models that
+    are on this machine, and names that are known."""
 
     name = "model"
 
@@ -68,10 +69,11 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic only in s
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        from ockham.model.hub import BUILT_IN
+        from ockham.model.hub import BUILT_IN, cached_names
         from ockham.model.known_models import KNOWN
 
-        names = [name for name in (*BUILT_IN, *KNOWN) if incomplete and name.startswith(incomplete)]
+        known = (*BUILT_IN, *KNOWN) if incomplete else ()
+        names = [name for name in (*known, *cached_names()) if name.startswith(incomplete)]
         if not names:
             return [CompletionItem(incomplete, type="file")]
         # A shell shows either the words that it is given or files, so that these are words too.
@@ -79,6 +81,24 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic only in s
             f"{path}/" if path.is_dir() else str(path) for path in Path().glob(incomplete + "*")
         ]
         return [CompletionItem(word) for word in (*names, *files)]
+
+
+class KeptName(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """The name of something that `ockham list` lists. A shell completes models of the hub, and what
+    stands for all of a kind."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from ockham.model.hub import cached_names
+
+        names = (*cached_names(), "packed", "store")
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 class Quantization(ModelName):

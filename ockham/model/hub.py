@@ -200,6 +200,16 @@ def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
     return snapshot if commit and snapshot.is_dir() else None
 
 
+def cached_names() -> list[str]:
+    """The repositories of models in the hub's cache, as `owner/name`. Quick, for a shell: none
+    is looked into."""
+    from huggingface_hub import constants
+
+    directories = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots")
+    names = (each.parent.name.removeprefix("models--") for each in directories)
+    return sorted(name.replace("--", "/") for name in names)
+
+
 def _is_file_name(model: str) -> bool:
     """Whether it is the name of a file in this folder, and of nothing on the hub."""
     return model.endswith(".gguf") and "/" not in model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -178,7 +179,12 @@ def completed(line: str, directory: Path) -> str:
     code = "from ockham.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "_OCKHAM_COMPLETE": "bash_complete", **env},
+        env={
+            **os.environ,
+            "HF_HUB_CACHE": str(directory / "hub"),
+            "_OCKHAM_COMPLETE": "bash_complete",
+            **env,
+        },
         cwd=directory,
         capture_output=True,
         text=True,
@@ -196,6 +202,48 @@ def test_a_shell_completes_files_names_and_values(tmp_path: Path) -> None:
     assert "plain,int8" in completed("ockham run lab --quantization in", tmp_path)
     assert "file" in completed("ockham run lab --tokenizer ./t", tmp_path)
     assert completed("ockham ser", tmp_path) == "plain,serve\n"
+
+
+def test_a_shell_completes_models_that_are_on_this_machine(tmp_path: Path) -> None:
+    for name in ("models--owner--one-GGUF", "models--owner--two", "datasets--owner--three"):
+        (tmp_path / "hub" / name / "snapshots").mkdir(parents=True)
+    both = ["plain,owner/one-GGUF", "plain,owner/two"]
+    assert completed("ockham run ow", tmp_path).splitlines() == both
+    assert completed("ockham serve ", tmp_path).splitlines()[:2] == both
+    assert completed("ockham rm owner/t", tmp_path).splitlines() == ["plain,owner/two"]
+    assert completed("ockham rm p", tmp_path).splitlines() == ["plain,packed"]
+    assert completed("ockham serve --log-format j", tmp_path).splitlines() == ["plain,json"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_the_script_for_a_shell_completes_in_it(shell: str, tmp_path: Path) -> None:
+    found = shutil.which(shell)
+    if found is None:
+        pytest.skip(f"there is no {shell}")
+    program = tmp_path / "ockham"
+    program.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'from ockham.cli.main import main; main()' \"$@\"\n"
+    )
+    program.chmod(0o755)
+    script = call("completion", shell).output
+    ask = {
+        "bash": "COMP_WORDS=(ockham completion z); COMP_CWORD=2; _ockham_completion ockham;"
+        'echo "${COMPREPLY[@]}"',
+        "fish": 'complete -C "ockham completion z"',
+    }
+    done = subprocess.run(
+        [found, "-c", f"{script}\n{ask[shell]}"],
+        env={
+            **os.environ,
+            "HOME": str(tmp_path),
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["zsh"], done.stderr
 
 
 def test_an_address_in_use_is_refused_before_a_model_is_loaded() -> None:

@@ -65,7 +65,7 @@ class Traces:
         except ImportError as error:
             raise ConfigError(
                 f"--otlp-traces-endpoint needs OpenTelemetry, which is not installed ({error}): "
-                "pip install 'ockham[otel]'."
+                "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http."
             ) from error
         about = {"service.version": ockham.__version__}
         if "OTEL_SERVICE_NAME" not in os.environ:
