@@ -16,7 +16,7 @@ Executor::Executor(ThreadPool& pool, Isa isa, const Planes& planes,
     : pool_(pool), isa_(isa), program_(planes, std::move(operations)) {}
 
 std::unique_ptr<Run> Executor::begin(StepView step) {
-    check_step(step, program_.planes, program_.hidden, program_.vocabulary);
+    check_step(step, program_.planes, program_.hidden, program_.vocabulary, program_.positions);
     for (const Adapter* adapter : step.adapters)
         if (adapter != nullptr && !adapter->fits(program_))
             throw std::invalid_argument("an adapter of the step does not fit the program.");

@@ -40,6 +40,7 @@ class Program {
     // Said by the operations while they are checked.
     int64_t hidden = 0;      // width of the residual stream
     int64_t vocabulary = 0;  // of the embedding
+    int64_t positions = 0;   // learned ones of all types together; 0: positions are not bounded
     int64_t logits = 0;      // outputs of the head, where there is one
     Ropes ropes;
     // Outputs and inputs of the matrices to whose products something may be added, by role.

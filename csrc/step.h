@@ -112,7 +112,9 @@ struct StepView {
 };
 
 // Throws std::invalid_argument with a sentence if the step breaks its contract in a way that would make
-// a kernel read or write outside of its memory. `hidden` is the width of the model's embeddings.
-void check_step(const StepView& step, const Planes& planes, int64_t hidden, int64_t vocabulary);
+// a kernel read or write outside of its memory. `hidden` is the width of the model's embeddings, `positions` how many
+// it has learned (0: they are not bounded).
+void check_step(const StepView& step, const Planes& planes, int64_t hidden, int64_t vocabulary,
+                int64_t positions);
 
 }  // namespace ockham

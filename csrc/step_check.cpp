@@ -85,7 +85,7 @@ void check_state(const StepView& step, const Planes& planes) {
     }
 }
 
-void check_rows(const StepView& step, int64_t vocabulary) {
+void check_rows(const StepView& step, int64_t vocabulary, int64_t positions) {
     for (int64_t row = 0; row < step.rows; ++row) {
         const int64_t own = step.embedding_of == nullptr ? -1 : step.embedding_of[row];
         if (own >= step.embeddings_rows)
@@ -94,6 +94,10 @@ void check_rows(const StepView& step, int64_t vocabulary) {
             refuse("row " + std::to_string(row) + " has the token id " +
                    std::to_string(step.ids[row]) + ", beyond a vocabulary of " +
                    std::to_string(vocabulary) + ".");
+        if (positions > 0 && (step.positions[row] < 0 || step.positions[row] >= positions))
+            refuse("row " + std::to_string(row) + " has the position " +
+                   std::to_string(step.positions[row]) + " of " + std::to_string(positions) +
+                   " that the model has learned.");
         if (step.sequence[row] < 0 || step.sequence[row] >= step.sequences)
             refuse("row " + std::to_string(row) + " belongs to no sequence of the step.");
     }
@@ -118,9 +122,10 @@ void check_active(const StepView& step) {
 
 }  // namespace
 
-void check_step(const StepView& step, const Planes& planes, int64_t hidden, int64_t vocabulary) {
+void check_step(const StepView& step, const Planes& planes, int64_t hidden, int64_t vocabulary,
+                int64_t positions) {
     check_state(step, planes);
-    check_rows(step, vocabulary);
+    check_rows(step, vocabulary, positions);
     if (step.embeddings != nullptr && step.embeddings_width != hidden)
         refuse("the step's embeddings have another width than the model.");
     if (!step.adapters.empty() && static_cast<int64_t>(step.adapters.size()) != step.sequences)

@@ -30,11 +30,13 @@ void bind_functions(nb::module_& module) {
                 kernels.exponential(x.data(), y.columns, to);
             else if (name == "tanh")
                 kernels.hyperbolic_tangent(x.data(), y.columns, to);
+            else if (name == "gelu")
+                kernels.activated[static_cast<int>(Activation::gelu)](x.data(), y.columns, to);
             else
                 throw std::invalid_argument("there is no function " + name + ".");
             return array_of(std::move(y)).attr("ravel")();
         },
-        "isa"_a, "name"_a, "x"_a, "exp or tanh of every value, as the kernels compute it.");
+        "isa"_a, "name"_a, "x"_a, "exp, tanh or gelu of every value, as the kernels compute it.");
 }
 
 }  // namespace ockham

@@ -76,7 +76,8 @@ std::vector<double> time_gate(ThreadPool& pool, Isa isa, const Matrix& down, boo
                               int64_t rows, int repeats) {
     check(isa, rows);
     const RowKernels& kernels = row_kernels(isa);
-    const auto gated = silu ? kernels.gated_silu : kernels.gated_gelu_tanh;
+    const auto gated =
+        kernels.gated[static_cast<int>(silu ? Activation::silu : Activation::gelu_tanh)];
     const InputForm form = input_form(down.packed);
     const int64_t inner = form.inputs;
     const std::vector<float> gate_up = some_floats(rows * 2 * inner);

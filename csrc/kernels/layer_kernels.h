@@ -18,6 +18,10 @@ constexpr int64_t part_keys = 1024;
 constexpr int64_t block_groups = block_keys / group_keys;
 constexpr int64_t part_groups = part_keys / group_keys;
 
+// The activations of a feed-forward.
+enum class Activation { silu, gelu_tanh, gelu, relu };
+constexpr int activation_count = 4;
+
 inline int64_t padded(int64_t length) { return (length + 15) / 16 * 16; }
 
 // 16 keys and their values for one key-value head, as the planes hold them. fp32: keys [width][16]
@@ -66,8 +70,9 @@ struct RowKernels {
     // x = x + scale * branch
     void (*add_scaled)(float* x, const float* branch, float scale, int64_t length);
     void (*multiply)(float* x, float factor, int64_t length);
-    void (*gated_silu)(const float* gate, const float* up, int64_t length, float* y);
-    void (*gated_gelu_tanh)(const float* gate, const float* up, int64_t length, float* y);
+    // By Activation: y = act(gate) * up, and y = act(x).
+    void (*gated[activation_count])(const float* gate, const float* up, int64_t length, float* y);
+    void (*activated[activation_count])(const float* x, int64_t length, float* y);
     // Rotates one head in place: pairs (i, i + half) by the angle with these cosines and sines.
     void (*rotate)(float* head, const float* cosines, const float* sines, int64_t half);
     // x = cap * tanh(x / cap)

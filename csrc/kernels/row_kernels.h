@@ -88,15 +88,25 @@ static void multiply(float* x, float factor, int64_t length) {
     for_each_vector(length, [&](int64_t j, auto from, auto to) { to(x + j, from(x + j) * by); });
 }
 
-static void gated_silu(const float* gate, const float* up, int64_t length, float* y) {
+template <Activation ACTIVATION>
+static inline __attribute__((always_inline)) Lanes activation_of(Lanes x) {
+    if constexpr (ACTIVATION == Activation::silu) return silu(x);
+    if constexpr (ACTIVATION == Activation::gelu_tanh) return gelu_tanh(x);
+    if constexpr (ACTIVATION == Activation::gelu) return gelu(x);
+    return relu(x);
+}
+
+template <Activation ACTIVATION>
+static void gated(const float* gate, const float* up, int64_t length, float* y) {
     for_each_vector(length, [&](int64_t j, auto from, auto to) {
-        to(y + j, silu(from(gate + j)) * from(up + j));
+        to(y + j, activation_of<ACTIVATION>(from(gate + j)) * from(up + j));
     });
 }
 
-static void gated_gelu_tanh(const float* gate, const float* up, int64_t length, float* y) {
+template <Activation ACTIVATION>
+static void activated(const float* x, int64_t length, float* y) {
     for_each_vector(length, [&](int64_t j, auto from, auto to) {
-        to(y + j, gelu_tanh(from(gate + j)) * from(up + j));
+        to(y + j, activation_of<ACTIVATION>(from(x + j)));
     });
 }
 
@@ -235,10 +245,27 @@ static void hyperbolic_tangent_row(const float* x, int64_t length, float* y) {
 }
 
 const RowKernels row_kernels = {
-    rms_norm,     layer_norm, add_scaled, multiply,   gated_silu,      gated_gelu_tanh,
-    rotate,       softcap,    softmax,    logistic_row,    argmax,
-    to_bf16,      philox,     turn_fp32,  turn_bf16,       copy_values_fp32,
-    copy_values_bf16,         exponential_row,             hyperbolic_tangent_row,
+    rms_norm,
+    layer_norm,
+    add_scaled,
+    multiply,
+    {gated<Activation::silu>, gated<Activation::gelu_tanh>, gated<Activation::gelu>,
+     gated<Activation::relu>},
+    {activated<Activation::silu>, activated<Activation::gelu_tanh>, activated<Activation::gelu>,
+     activated<Activation::relu>},
+    rotate,
+    softcap,
+    softmax,
+    logistic_row,
+    argmax,
+    to_bf16,
+    philox,
+    turn_fp32,
+    turn_bf16,
+    copy_values_fp32,
+    copy_values_bf16,
+    exponential_row,
+    hyperbolic_tangent_row,
 };
 
 }  // namespace OCKHAM_ISA_NAMESPACE

@@ -23,10 +23,11 @@ const Added added{"Attend", read<Attend>};
 // The step's plan for a group and a window, which layers share.
 const AttentionPlan& plan_of(Run& run, const Attend& op) {
     for (const AttentionPlan& plan : run.plans)
-        if (plan.group == op.group && plan.window == op.window && plan.active == run.active.which)
+        if (plan.group == op.group && plan.window == op.window && plan.causal == op.causal &&
+            plan.active == run.active.which)
             return plan;
     const int64_t repeat = op.shape.heads / op.shape.kv_heads;
-    run.plans.push_back(plan_attention(run.step, run.active, op.group, op.window,
+    run.plans.push_back(plan_attention(run.step, run.active, op.group, op.window, op.causal,
                                        run.planes().groups()[op.group].pages, repeat));
     return run.plans.back();
 }
@@ -51,7 +52,8 @@ Attend::Attend(const Fields& fields)
     : layer(fields.integer("layer")),
       group(fields.integer("group")),
       shape{fields.integer("heads"), fields.integer("kv_heads"), fields.integer("head_dim"),
-            fields.number("scale"), fields.optional_number("softcap")} {
+            fields.number("scale"), fields.optional_number("softcap")},
+      causal(fields.flag("causal")) {
     if (fields.none("window")) return;
     window = fields.integer("window");
     if (window < 1) throw std::invalid_argument("a window sees at least one key.");

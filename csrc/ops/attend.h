@@ -12,6 +12,7 @@ struct Attend final : Operation {
     int64_t layer = 0, group = 0;
     AttentionShape shape{};
     int64_t window = 0;  // 0: none
+    bool causal = true;
 
     Attend() = default;
     explicit Attend(const Fields& fields);

@@ -23,7 +23,8 @@ AttentionOutput::AttentionOutput(const Fields& fields)
       out(fields.dense("out", false)),
       bias(fields.floats("bias")),
       post_norm(fields.norm("post_norm")),
-      residual_scale(fields.number("residual_scale")) {}
+      residual_scale(fields.number("residual_scale")),
+      stream_norm(fields.norm("stream_norm")) {}
 
 void AttentionOutput::check(Program& program) const {
     const auto* input = program.latest<AttentionInput>();
@@ -31,6 +32,7 @@ void AttentionOutput::check(Program& program) const {
     check_dense(program, out, program.hidden, width, at("the output", layer));
     check_vector(bias, program.hidden, at("the output bias", layer));
     check_norm(post_norm, program.hidden, at("the post norm", layer));
+    check_norm(stream_norm, program.hidden, at("the norm after the attention", layer));
 }
 
 void AttentionOutput::run(Run& run) const {
@@ -44,7 +46,7 @@ void AttentionOutput::run(Run& run) const {
                             }};
         float* branch = own.branch.take<float>(rows * run.hidden);
         product(run, out, attended, branch, bias, first);
-        add_branch(run, first, rows, branch, post_norm, residual_scale);
+        add_branch(run, first, rows, branch, post_norm, residual_scale, stream_norm);
     }
 }
 

@@ -1,4 +1,5 @@
-// AttentionOutput: the projection of what attention gave, added to the residual stream.
+// AttentionOutput: the projection of what attention gave, added to the residual stream,
+// which may be normed then.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,7 @@ struct AttentionOutput final : Operation {
     std::vector<float> bias;
     Norm post_norm;
     float residual_scale = 1.0f;
+    Norm stream_norm;
 
     AttentionOutput() = default;
     explicit AttentionOutput(const Fields& fields);

@@ -155,7 +155,7 @@ void chosen_experts(Run& run, const Experts& op, int64_t first, int64_t rows, fl
     });
     float* gate_up = own.expert_x.take<float>(pairs.count() * 2 * inner);
     expert_products(run, op.gate_up, segments.all, &Segment::input, gate_up);
-    const auto gated = gated_rows(run, op.activation, gate_up, inner, pairs.count());
+    const auto gated = activated_rows(run, op.activation, true, gate_up, inner, pairs.count());
     for_rows(run.pool, gated.count, gated.cost, [&](int64_t i, int thread) {
         const Segment& segment = *segments.of_pair[i];
         prepare_row(run.isa, segment.gated, i - segment.begin, gated.at(i, thread));
@@ -174,7 +174,7 @@ void add_shared_expert(Run& run, const Experts& op, float* branch) {
     float* gate_up = own.gate_up.take<float>(rows * 2 * inner);
     product(run, op.shared_gate_up, h, gate_up);
     float* shared = own.expert_out.take<float>(rows * hidden);
-    product(run, op.shared_down, gated_rows(run, op.activation, gate_up, inner, rows), shared);
+    product(run, op.shared_down, activated_rows(run, op.activation, true, gate_up, inner, rows), shared);
     if (op.shared_gate) {
         float* weight = own.expert_x.take<float>(rows);
         product(run, op.shared_gate, h, weight);
@@ -228,7 +228,7 @@ void Experts::run(Run& run) const {
     for (int64_t first = 0; first < rows; first += at_once)
         chosen_experts(run, *this, first, std::min(at_once, rows - first), branch);
     if (shared_gate_up && rows > 0) add_shared_expert(run, *this, branch);
-    add_branch(run, 0, rows, branch, post_norm, residual_scale);
+    add_branch(run, 0, rows, branch, post_norm, residual_scale, {});
     keep_hidden(run, layer);
 }
 

@@ -26,17 +26,20 @@ FeedForward::FeedForward(const Fields& fields)
       norm(fields.norm("norm")),
       gate_up_bias(fields.floats("gate_up_bias")),
       down_bias(fields.floats("down_bias")),
+      gated(fields.flag("gated")),
       post_norm(fields.norm("post_norm")),
+      stream_norm(fields.norm("stream_norm")),
       residual_scale(fields.number("residual_scale")) {}
 
 void FeedForward::check(Program& program) const {
-    const int64_t hidden = program.hidden, inner = down.inputs();
-    check_dense(program, gate_up, 2 * inner, hidden, at("gate and up", layer));
+    const int64_t hidden = program.hidden, inner = down.inputs(), width = gated ? 2 * inner : inner;
+    check_dense(program, gate_up, width, hidden, at("gate and up", layer));
     check_dense(program, down, hidden, inner, at("down", layer));
     check_norm(norm, hidden, at("the norm", layer));
-    check_vector(gate_up_bias, 2 * inner, at("the bias of gate and up", layer));
+    check_vector(gate_up_bias, width, at("the bias of gate and up", layer));
     check_vector(down_bias, hidden, at("the bias of down", layer));
     check_norm(post_norm, hidden, at("the post norm", layer));
+    check_norm(stream_norm, hidden, at("the norm after the feed-forward", layer));
 }
 
 void FeedForward::run(Run& run) const {
@@ -45,12 +48,12 @@ void FeedForward::run(Run& run) const {
     for (int64_t first = 0; first < run.active.count; first += most_rows) {
         const int64_t rows = std::min(most_rows, run.active.count - first);
         // In the memory of the queries, which attention has read.
-        float* gates = own.qkv.take<float>(rows * 2 * inner);
+        float* gates = own.qkv.take<float>(rows * gate_up.outputs());
         product(run, gate_up, stream_rows(run, norm, first, rows), gates, gate_up_bias, first);
         float* branch = own.branch.take<float>(rows * hidden);
-        product(run, down, gated_rows(run, activation, gates, inner, rows), branch, down_bias,
-                first);
-        add_branch(run, first, rows, branch, post_norm, residual_scale);
+        product(run, down, activated_rows(run, activation, gated, gates, inner, rows), branch,
+                down_bias, first);
+        add_branch(run, first, rows, branch, post_norm, residual_scale, stream_norm);
     }
     keep_hidden(run, layer);
 }

@@ -1,4 +1,5 @@
-// FeedForward: norm, gate and up, the gated activation, down, added to the residual stream.
+// FeedForward: norm, gate and up (or a single product), the activation, down, added to the residual
+// stream, which may be normed then.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@ struct FeedForward final : Operation {
     Activation activation = Activation::silu;
     Norm norm;
     std::vector<float> gate_up_bias, down_bias;
-    Norm post_norm;
+    bool gated = true;
+    Norm post_norm, stream_norm;
     float residual_scale = 1.0f;
 
     FeedForward() = default;

@@ -64,6 +64,8 @@ class Fields {
         const std::string name = text(field);
         if (name == "silu") return Activation::silu;
         if (name == "gelu_tanh") return Activation::gelu_tanh;
+        if (name == "gelu") return Activation::gelu;
+        if (name == "relu") return Activation::relu;
         throw std::invalid_argument("the cpu backend does not know the activation " + name + ".");
     }
 };

@@ -1,4 +1,4 @@
-// The gated activation between the two products of a feed-forward: act(gate) * up.
+// The activation between the two products of a feed-forward: act(gate) * up, or act(x).
 #pragma once
 
 #include <cstdint>
@@ -14,20 +14,23 @@ namespace ockham::ops {
 // `gate_up` holds `inner` gates and then `inner` ups.
 inline void gate(const RowKernels& kernels, Activation activation, const float* gate_up,
                  int64_t inner, float* y) {
-    if (activation == Activation::silu)
-        kernels.gated_silu(gate_up, gate_up + inner, inner, y);
-    else
-        kernels.gated_gelu_tanh(gate_up, gate_up + inner, inner, y);
+    kernels.gated[static_cast<int>(activation)](gate_up, gate_up + inner, inner, y);
 }
 
-inline auto gated_rows(Run& run, Activation activation, const float* gate_up, int64_t inner,
-                       int64_t count) {
+// Rows of `inner` values, made of rows of gates and ups where `gated`.
+inline auto activated_rows(Run& run, Activation activation, bool gated, const float* x,
+                           int64_t inner, int64_t count) {
     std::vector<Buffer>& scratch = run.activations->rows;
     for (Buffer& buffer : scratch) buffer.take<float>(inner);
+    const int64_t width = gated ? 2 * inner : inner;
     return Rows{count, 2 * inner,
-                [&, activation, gate_up, inner](int64_t row, int thread) -> const float* {
+                [&, activation, gated, x, inner, width](int64_t row, int thread) -> const float* {
                     float* y = scratch[thread].template get<float>();
-                    gate(run.kernels, activation, gate_up + row * 2 * inner, inner, y);
+                    if (gated)
+                        gate(run.kernels, activation, x + row * width, inner, y);
+                    else
+                        run.kernels.activated[static_cast<int>(activation)](x + row * width, inner,
+                                                                            y);
                     return y;
                 }};
 }

@@ -11,7 +11,6 @@ namespace ockham {
 
 namespace {
 
-constexpr int64_t most_tile_queries = 96;
 // Below this many products of elements, sharing the work takes longer than doing it.
 constexpr int64_t alone_products = 1 << 17;
 
@@ -28,10 +27,11 @@ struct Cells {
     }
 };
 
-Cells cells_of(const StepView& step, int64_t group, int64_t row) {
-    const GroupRowsView& rows = step.groups[group];
+// Where a row has no extra cells, all that it sees is context.
+Cells cells_of(const StepView& step, const AttentionPlan& plan, int64_t row) {
+    const GroupRowsView& rows = step.groups[plan.group];
     return {rows.table.pages + rows.table.starts[step.sequence[row]], step.page_tokens,
-            rows.context[row],
+            rows.extras(row) == 0 ? plan.high[row] : rows.context[row],
             rows.extra == nullptr ? nullptr : rows.extra + rows.extra_starts[row]};
 }
 
@@ -244,7 +244,7 @@ class Task {
 
     // Adds the visited keys among [low, high), which stand where `row` finds them.
     void visit(const AttentionTile& tile, int64_t row, int64_t low, int64_t high) {
-        const Cells cells = cells_of(step_, plan_.group, row);
+        const Cells cells = cells_of(step_, plan_, row);
         each_run(low, high, [&](int64_t first, int64_t last) {
             find_groups(plane_, head_, cells, tile.first_group, first, last, scratch_.gathered,
                         groups_);
@@ -280,69 +280,6 @@ void put(const AttentionKernels& kernels, bool first, int64_t width, const float
 }
 
 }  // namespace
-
-int64_t tile_rows(int64_t repeat) { return std::max<int64_t>(1, most_tile_queries / repeat); }
-
-AttentionPlan plan_attention(const StepView& step, const RowSet& active, int64_t group,
-                             int64_t window, int64_t pages, int64_t repeat) {
-    AttentionPlan plan;
-    plan.group = group;
-    plan.window = window;
-    plan.active = active.which;
-    plan.low.resize(step.rows);
-    plan.high.resize(step.rows);
-    const GroupRowsView& rows = step.groups[group];
-    const TableView& table = rows.table;
-    const int32_t* query_blocks = rows.visits.query_blocks;
-    const int64_t most_rows = tile_rows(repeat);
-    // Of one sequence, the entries [checked_begin, checked_end) of its table are known to be good.
-    int64_t checked_sequence = -1, checked_begin = 0, checked_end = 0;
-    for (int64_t i = 0; i < active.count; ++i) {
-        const int64_t row = active.at(i);
-        const int64_t seen = rows.seen(row), context = rows.context[row];
-        const int64_t low = window > 0 ? std::max<int64_t>(0, seen - window) : 0;
-        const int64_t sequence = step.sequence[row];
-        const int32_t* entries = table.pages + table.starts[sequence];
-        const int64_t length = table.starts[sequence + 1] - table.starts[sequence];
-        const auto check = [&](int64_t cell) {
-            const int64_t entry = cell / step.page_tokens;
-            if (cell < 0 || entry >= length || entries[entry] < 0 || entries[entry] >= pages)
-                throw std::invalid_argument("row " + std::to_string(row) + " sees cell " +
-                                            std::to_string(cell) + ", which has no page.");
-        };
-        if (seen < 1)
-            throw std::invalid_argument("row " + std::to_string(row) + " sees no key.");
-        if (low < context) {
-            const int64_t begin = low / step.page_tokens;
-            const int64_t end = (context - 1) / step.page_tokens + 1;
-            if (sequence != checked_sequence || begin < checked_begin || begin > checked_end) {
-                checked_sequence = sequence;
-                checked_begin = checked_end = begin;
-            }
-            for (; checked_end < end; ++checked_end) check(checked_end * step.page_tokens);
-        }
-        for (int64_t e = std::max<int64_t>(0, low - context); e < rows.extras(row); ++e)
-            check(rows.extra[rows.extra_starts[row] + e]);
-        plan.low[row] = static_cast<int32_t>(low);
-        plan.high[row] = static_cast<int32_t>(seen);
-
-        const bool tree = rows.extras(row) > 0;
-        if (!plan.tiles.empty() && plan.tiles.back().end == row) {
-            AttentionPlan::Rows& last = plan.tiles.back();
-            const bool ascends =
-                plan.low[row - 1] <= plan.low[row] && plan.high[row - 1] <= plan.high[row];
-            const bool together =
-                query_blocks == nullptr || query_blocks[row - 1] == query_blocks[row];
-            if (step.sequence[row - 1] == sequence && last.tree == tree && ascends && together &&
-                row - last.begin < most_rows) {
-                last.end = row + 1;
-                continue;
-            }
-        }
-        plan.tiles.push_back({row, row + 1, tree});
-    }
-    return plan;
-}
 
 void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
             const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,
@@ -473,7 +410,7 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
             tile.first_group = part * part_groups;
             tile.groups = task.groups();
             task.each_run(part_low, part_high, [&](int64_t first, int64_t last) {
-                find_groups(plane, head, cells_of(step, plan.group, row), tile.first_group, first,
+                find_groups(plane, head, cells_of(step, plan, row), tile.first_group, first,
                             last, scratch.gathered, task.groups());
                 for (int64_t i = 0; i < repeat; ++i) {
                     const float* final = totals + (row * shape.heads + head * repeat + i) * 2;

@@ -29,6 +29,7 @@ struct AttentionPlan {
     };
     int64_t group = 0;
     int64_t window = 0;  // 0: none
+    bool causal = true;
     const int32_t* active = nullptr;  // RowSet::which of the rows that attend
     // Per row of the step: the logical keys [low, high) that it sees, none where it is not active.
     std::vector<int32_t> low, high;
@@ -38,10 +39,13 @@ struct AttentionPlan {
 // Rows in one tile, for `repeat` query heads to a key-value head.
 int64_t tile_rows(int64_t repeat);
 
-// Of the rows that are active. Throws std::invalid_argument with a sentence if one of them sees a cell
-// that has no page.
+// Of the rows that are active. A row sees the cells of its context and its extra cells, and of those
+// only the last `window` where it is not 0. If not `causal`, it sees the cells of its whole sequence
+// that the step knows of, and of those only the ones less than `window` away from its own. Throws
+// std::invalid_argument with a sentence if one of them sees a cell that has no page, or is not causal
+// and has extra cells.
 AttentionPlan plan_attention(const StepView& step, const RowSet& active, int64_t group,
-                             int64_t window, int64_t pages, int64_t repeat);
+                             int64_t window, bool causal, int64_t pages, int64_t repeat);
 
 // Which blocks of keys the rows visit in one layer.
 struct LayerVisits {

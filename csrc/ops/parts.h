@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/layer_kernels.h"
 #include "kernels/linear.h"
 
 namespace ockham::ops {
@@ -18,8 +19,6 @@ struct Norm {
     std::vector<float> bias;
     explicit operator bool() const { return !weight.empty(); }
 };
-
-enum class Activation { silu, gelu_tanh };
 
 // Matrices of the same inputs whose outputs follow one another: one matrix, or several in different
 // formats. `role` is the name by which an adapter finds it; empty where none may.

@@ -10,14 +10,16 @@
 namespace ockham::ops {
 
 void add_branch(Run& run, int64_t first, int64_t rows, float* branch, const Norm& post_norm,
-                float residual_scale) {
+                float residual_scale, const Norm& stream_norm) {
     const int64_t hidden = run.hidden;
     const RowKernels& kernels = run.kernels;
     float* x = run.x();
     for_rows(run.pool, rows, hidden, [&](int64_t row, int) {
         float* from = branch + row * hidden;
         if (post_norm) normalise(kernels, post_norm, from, hidden, from);
-        kernels.add_scaled(x + run.active.at(first + row) * hidden, from, residual_scale, hidden);
+        float* to = x + run.active.at(first + row) * hidden;
+        kernels.add_scaled(to, from, residual_scale, hidden);
+        if (stream_norm) normalise(kernels, stream_norm, to, hidden, to);
     });
 }
 

@@ -13,9 +13,9 @@ namespace ockham::ops {
 constexpr int64_t most_rows = 512;
 
 // x += residual_scale * post_norm(branch) for the active rows [first, first + rows) and rows [0, rows) of
-// the branch, which is overwritten.
+// the branch, which is overwritten; then x = stream_norm(x) for them, where there is one.
 void add_branch(Run& run, int64_t first, int64_t rows, float* branch, const Norm& post_norm,
-                float residual_scale);
+                float residual_scale, const Norm& stream_norm);
 
 // Copies the rows of x that the step wants after a layer, or after the embedding, which is layer -1.
 void keep_hidden(Run& run, int64_t layer);

@@ -49,7 +49,7 @@ std::vector<float> vector(int64_t length, float mean) {
     return result;
 }
 
-ops::Norm norm(int64_t length) { return {vector(length, 1.0f), 1e-5f}; }
+ops::Norm norm(int64_t length) { return {vector(length, 1.0f), 1e-5f, false, {}}; }
 
 struct Sizes {
     int64_t hidden, heads, kv_heads, head_dim, page_tokens, window;
@@ -104,7 +104,7 @@ Program::Operations program(const Sizes& s) {
                 op.layer = layer;
                 op.gate_up = matrix(2 * inner, s.hidden);
                 op.down = matrix(s.hidden, inner);
-                op.activation = ops::Activation::gelu_tanh;
+                op.activation = Activation::gelu_tanh;
                 op.norm = norm(s.hidden);
                 op.gate_up_bias = vector(2 * inner, 0.0f);
                 op.down_bias = vector(s.hidden, 0.0f);

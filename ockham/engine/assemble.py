@@ -74,7 +74,7 @@ class Assembly:
             pooled = self.model.program.pooled
             self.pooler = Pooler(described.pooling, pooled, described.hidden_size)
             drafting, drafters = SpeculativeConfig(method="none"), []
-        self.second_texts = 0
+        self.second_texts = described.learned_positions if described.types > 1 else 0
         """By how much the positions of the second texts of pairs are shifted."""
         self.hidden_layer = None if self.pooler is None else described.layers
         if not self.causal:

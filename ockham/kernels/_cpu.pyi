@@ -128,7 +128,7 @@ class Executor:
     def reposition(self, group: int, source: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], target: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], shifts: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> None: ...
 
 def row_function(isa: Isa, name: str, x: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> object:
-    """exp or tanh of every value, as the kernels compute it."""
+    """exp, tanh or gelu of every value, as the kernels compute it."""
 
 class Sampler:
     def __init__(self, pool: ThreadPool, isa: Isa) -> None: ...

@@ -290,16 +290,19 @@ def choose_state_dtype(config: EngineConfig, formats: Counter[str]) -> str:
 
 def _unused_notes(planned: PlannedModel) -> list[str]:
     """What to say about tensors of the checkpoint that the model does not use."""
-    ignored = planned.description.architecture.ignored
     harmless = (*HARMLESS, *planned.source.harmless)
     used = planned.measured.used
+    architecture = planned.description.architecture
+    needless = tuple(p + name for p in ("", *architecture.prefixes) for name in architecture.unused)
     unused = [name for name in planned.source.names() if name not in used]
-    other = [name for name in unused if not name.endswith(harmless)]
-    unknown = [name for name in other if not name.startswith(ignored)] if ignored else other
+    other = [
+        name for name in unused if not name.endswith(harmless) and not name.startswith(needless)
+    ]
+    unknown = [name for name in other if not name.startswith(architecture.ignored)]
     notes = []
     if len(other) > len(unknown):
         notes.append(
-            f"only the text part of {planned.description.architecture.name} is used; "
+            f"only the text part of {architecture.name} is used; "
             f"{len(other) - len(unknown)} tensors of its vision part are ignored."
         )
     if unknown:

@@ -66,12 +66,13 @@ def randomise(model: Any, seed: int) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if "norm" in name:
+            if "norm" in name.lower():
                 parameter.add_(0.3 * noise)
             elif parameter.ndim == 1:
                 parameter.copy_(0.5 * noise)
             else:
-                gain = 3.0 if "q_proj" in name or "k_proj" in name or "qkv" in name else 1.5
+                sharp = ("q_proj", "k_proj", "qkv", "query", "key", "q_lin", "k_lin")
+                gain = 3.0 if any(part in name for part in sharp) else 1.5
                 parameter.copy_(noise * gain / parameter.shape[-1] ** 0.5)
     return model
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -48,6 +48,11 @@ class Shape:
     biases: bool = False
     post_norms: bool = False
     pre_norms: bool = True
+    stream_norms: bool = False
+    norm_kind: Literal["rms", "layer"] = "rms"
+    gated: bool = True
+    positions: int = 0  # learned ones of each of two types
+    causal: bool = True
     activation: str = "silu"
     residual_scale: float = 1.0
     embedding_scale: float = 1.0
@@ -81,11 +86,13 @@ def on(backend: Backend, shape: Shape, seed: int = 0) -> Bound:
 
 
 def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
-    """One group for each window."""
-    windows = list(dict.fromkeys(shape.windows))
+    """One group for each window, and one for all where rows see what follows them."""
+    windows = list(dict.fromkeys(shape.windows)) if shape.causal else [None]
     return tuple(
         GroupLayout(
-            tuple(i for i in range(shape.layers) if _window(shape, i) == window),
+            tuple(
+                i for i in range(shape.layers) if not shape.causal or _window(shape, i) == window
+            ),
             StateSpec.attention(shape.kv_heads, shape.head_dim, shape.state, window),
             shape.pages,
             shape.page_tokens,
@@ -126,12 +133,23 @@ class _Builder:
         return (mean + 0.3 * self.rng.standard_normal(length)).astype(np.float32)
 
     def norm(self, length: int, present: bool = True) -> Norm | None:
+        """Of rows of the stream."""
+        if not present:
+            return None
+        weight, layer = self.vector(length, mean=1.0), self.s.norm_kind == "layer"
+        return Norm(weight, 1e-5, self.s.norm_kind, self.vector(length, layer))
+
+    def head_norm(self, length: int, present: bool) -> Norm | None:
         return Norm(self.vector(length, mean=1.0), 1e-5) if present else None
 
     def program(self) -> Program:
         s = self.s
         table = self.matrix(VOCABULARY, s.hidden, 4.0)
-        operations: list[Operation] = [Embed(table, s.embedding_scale)]
+        embed = Embed(table, s.embedding_scale)
+        if s.positions:
+            learned = self.matrix(s.positions, s.hidden, 4.0), self.matrix(2, s.hidden, 4.0)
+            embed = Embed(table, s.embedding_scale, *learned, self.norm(s.hidden))
+        operations: list[Operation] = [embed]
         for layer in range(s.layers):
             operations += self.attention(layer)
             operations += self.mixture(layer) if s.experts else [self.feed_forward(layer)]
@@ -150,7 +168,7 @@ class _Builder:
         s = self.s
         q, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
         whole, has_norm = s.qk_norm == "whole", s.qk_norm is not None
-        group = list(dict.fromkeys(s.windows)).index(_window(s, layer))
+        group = list(dict.fromkeys(s.windows)).index(_window(s, layer)) if s.causal else 0
         sizes = (s.heads, s.kv_heads, s.head_dim)
         return [
             AttentionInput(
@@ -160,8 +178,8 @@ class _Builder:
                 qkv=self.matrix(q + 2 * kv, s.hidden, 1.5),
                 norm=self.norm(s.hidden, s.pre_norms),
                 bias=self.vector(q + 2 * kv, s.biases),
-                q_norm=self.norm(q if whole else s.head_dim, has_norm),
-                k_norm=self.norm(kv if whole else s.head_dim, has_norm),
+                q_norm=self.head_norm(q if whole else s.head_dim, has_norm),
+                k_norm=self.head_norm(kv if whole else s.head_dim, has_norm),
                 norm_whole=whole,
                 rope=self.rope,
             ),
@@ -172,6 +190,7 @@ class _Builder:
                 scale=s.head_dim**-0.5,
                 softcap=s.softcap,
                 window=_window(s, layer),
+                causal=s.causal,
             ),
             AttentionOutput(
                 layer,
@@ -179,21 +198,25 @@ class _Builder:
                 self.vector(s.hidden, s.biases),
                 self.norm(s.hidden, s.post_norms),
                 s.residual_scale,
+                self.norm(s.hidden, s.stream_norms),
             ),
         ]
 
     def feed_forward(self, layer: int) -> Operation:
         s = self.s
+        width = 2 * s.inner if s.gated else s.inner
         return FeedForward(
             layer,
-            self.matrix(2 * s.inner, s.hidden),
+            self.matrix(width, s.hidden),
             self.matrix(s.hidden, s.inner),
             s.activation,
             self.norm(s.hidden, s.pre_norms),
-            self.vector(2 * s.inner, s.biases),
+            self.vector(width, s.biases),
             self.vector(s.hidden, s.biases),
             self.norm(s.hidden, s.post_norms),
             s.residual_scale,
+            s.gated,
+            self.norm(s.hidden, s.stream_norms),
         )
 
     def mixture(self, layer: int) -> list[Operation]:
@@ -233,6 +256,20 @@ SHAPES: dict[str, Shape] = {
     "whole norms": Shape(qk_norm="whole", rotary_dim=0, pre_norms=False, post_norms=True),
     "biases": Shape(biases=True, head_bias=True, tied=True, embedding_scale=7.0),
     "gelu": Shape(activation="gelu_tanh", residual_scale=0.4, inner=37, hidden=44),
+    "layer norms": Shape(
+        norm_kind="layer",
+        stream_norms=True,
+        pre_norms=False,
+        gated=False,
+        activation="gelu",
+        biases=True,
+        positions=256,
+        rotary_dim=0,
+        hidden=44,
+        inner=37,
+    ),
+    "gated gelu": Shape(activation="gelu", norm_kind="layer"),
+    "relu": Shape(activation="relu", gated=False),
     "experts": Shape(experts=5),
     "many experts": Shape(experts=17, top_k=6, normalise=False, post_norms=True),
     "shared expert": Shape(experts=4, shared=True, shared_gate=True),
@@ -241,4 +278,16 @@ SHAPES: dict[str, Shape] = {
     "odd pages": Shape(page_tokens=5, pages=256, state="bfloat16"),
     "large pages": Shape(page_tokens=64, pages=32, windows=(40, None), state="bfloat16"),
 }
-"""Shapes that together have every field of every operation."""
+"""Shapes that together have every field of every operation, of models whose rows see what came
+before them."""
+
+_ENCODER = replace(SHAPES["layer norms"], causal=False, positions=1400)
+ENCODERS: dict[str, Shape] = {
+    "encoder": _ENCODER,
+    "bf16": replace(_ENCODER, weights="bf16", state="bfloat16"),
+    "windows": replace(_ENCODER, windows=(5, None), layers=3),
+    "wide windows": replace(_ENCODER, windows=(150, 33), heads=8, kv_heads=1, state="bfloat16"),
+    "heads of 32": Shape(heads=3, kv_heads=3, head_dim=32, causal=False, state="bfloat16"),
+    "odd pages": replace(_ENCODER, page_tokens=5, pages=400, windows=(None, 20)),
+}
+"""Shapes of models whose rows see their whole text."""

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from ockham.kernels.native import core
+from ockham.kernels.reference.backend import ReferenceBackend
 from tests.helpers import isas
-from tests.helpers.programs import SHAPES, VOCABULARY, Bound, on
+from tests.helpers.programs import ENCODERS, SHAPES, VOCABULARY, Bound, on
 from tests.helpers.steps import Part, Stepper, prompt_logits
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
@@ -138,3 +139,66 @@ def test_state_written_back_elsewhere_gives_the_same_bits() -> None:
     shape = replace(SHAPES["large pages"], page_tokens=16, pages=64)
     backend = model("plain").backend
     assert same(prompt_logits(on(backend, shape), [prompt], 512)[0], expected)
+
+
+def encoder(name: str, threads: int = 2) -> Bound:
+    from ockham.kernels.cpu import CpuBackend
+
+    shape = ENCODERS[name]
+    return on(CpuBackend(threads), replace(shape, pages=-(-2 * LONG // shape.page_tokens) + 99))
+
+
+def encoded(model: Bound, texts: list[list[int]]) -> list[np.ndarray]:
+    """Every row's logits of whole texts in one step: (T, V) each."""
+    stepper = Stepper(model)
+    logits = stepper.step([Part(i, text) for i, text in enumerate(texts)]).logits
+    return np.split(logits, np.cumsum([len(text) for text in texts])[:-1])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_company_does_not_change_a_bit_of_an_encoder(name: str, isa: str) -> None:
+    texts = [tokens(n, n) for n in (1, 33, 70, 2, 17, 64, 130)]
+    together = encoded(encoder(name), texts)
+    turned = encoded(encoder(name, 1), texts[::-1])[::-1]
+    for text, one, other in zip(texts, together, turned, strict=True):
+        alone = encoded(encoder(name, 5), [text])[0]
+        assert same(one, alone)
+        assert same(other, alone)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_company_does_not_change_a_bit_of_a_long_text(name: str) -> None:
+    text = tokens(LONG, 9)
+    alone = encoded(encoder(name, 1), [text])[0]
+    assert same(encoded(encoder(name, 5), [tokens(9, 1), text, tokens(40, 2)])[1], alone)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_is_what_the_reference_backend_computes(name: str, isa: str) -> None:
+    shape = replace(ENCODERS[name], state="float32", weights="fp32", pages=400)
+    texts = [tokens(n, n) for n in (1, 33, 200)]
+    found = encoded(on(encoder(name).backend, shape), texts)
+    expected = encoded(on(ReferenceBackend(), shape), texts)
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() < 1e-4 * np.abs(other).max()
+
+
+def test_a_row_of_an_encoder_sees_what_follows_it() -> None:
+    text = tokens(20, 3)
+    changed = [*text[:-1], text[-1] ^ 1]
+    near, far = (encoded(encoder(name), [text])[0] for name in ("encoder", "windows"))
+    other = encoded(encoder("encoder"), [changed])[0]
+    assert not same(near[0], other[0])
+    shape = replace(ENCODERS["windows"], windows=(5,), layers=1)
+    one, two = (encoded(on(encoder("windows").backend, shape), [t])[0] for t in (text, changed))
+    assert same(one[:15], two[:15])
+    assert not any(same(one[row], two[row]) for row in range(15, 20))
+    assert not same(near, far)
+
+
+def test_a_position_beyond_those_that_were_learned_is_refused() -> None:
+    stepper = Stepper(encoder("encoder"))
+    step = stepper.build([Part(0, [1, 2, 3])])
+    step.positions[2] = 2 * ENCODERS["encoder"].positions
+    with pytest.raises(ValueError, match="row 2 has the position 2800 of 2800"):
+        stepper.executor.begin(step)

@@ -1,6 +1,8 @@
-"""The kernels' own exp and tanh: their errors, and the same bits on every instruction set."""
+"""The kernels' own exp, tanh and gelu: their errors, and the same bits on every instruction set."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -51,7 +53,20 @@ def test_tanh_is_within_its_stated_error() -> None:
     assert np.array_equal(found, [1.0, -1.0, np.nan], equal_nan=True)
 
 
-@pytest.mark.parametrize("name", ["exp", "tanh"])
+def test_gelu_is_within_its_stated_error() -> None:
+    x = floats(997)
+    x = x[np.abs(x) < 1e30]
+    found = core.row_function(core.detect(), "gelu", x)
+    wide = x.astype(np.float64)
+    expected = 0.5 * wide * np.array([math.erfc(-v) for v in (wide / math.sqrt(2)).tolist()])
+    positive = x > 1e-37
+    assert worst(found[positive], expected[positive]) < 2.0
+    assert np.abs(found - expected)[x <= 0].max() < 1.5e-7
+    assert np.isnan(core.row_function(core.detect(), "gelu", np.array([np.nan], np.float32)))[0]
+    assert core.row_function(core.detect(), "gelu", np.array([np.inf], np.float32))[0] == np.inf
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh", "gelu"])
 def test_instruction_sets_and_places_in_a_vector_agree(name: str) -> None:
     x = floats(10007)
     expected = core.row_function(core.Isa.PORTABLE, name, x).view(np.uint32)

@@ -16,7 +16,11 @@ class Attend(Operation):
     s = q . k * scale; s = softcap * tanh(s / softcap) where set; of the keys that the row sees only
     the last `window` count where set (the row's own included), and of those only the keys in blocks
     that the step's `visits` name for the row, the layer and the key-value head; a = softmax(s) . v.
-    Query head h reads key-value head h * G // H. Leaves a (R, H * E)."""
+    Query head h reads key-value head h * G // H. Leaves a (R, H * E).
+
+    Where not `causal`, a row sees every cell of its sequence up to that of the sequence's last row
+    in the step, and with a `window` only those less than `window` cells away from its own. The
+    state is complete only if all rows of a sequence are in one step."""
 
     layer: int
     group: int
@@ -26,6 +30,7 @@ class Attend(Operation):
     scale: float
     softcap: float | None = None
     window: int | None = None
+    causal: bool = True
 
     @property
     def sublayer(self) -> Sublayer:

@@ -13,7 +13,8 @@ from ockham.kernels.ops.operation import Norm, Operation
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionOutput(Operation):
-    """x += residual_scale * post_norm(out(a) + bias)."""
+    """x += residual_scale * post_norm(out(a) + bias); then x = stream_norm(x), where there is
+    one."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("out",)
 
@@ -22,6 +23,7 @@ class AttentionOutput(Operation):
     bias: Floats | None = None
     post_norm: Norm | None = None
     residual_scale: float = 1.0
+    stream_norm: Norm | None = None
 
     @property
     def sublayer(self) -> Sublayer:

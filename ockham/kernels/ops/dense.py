@@ -51,7 +51,8 @@ def _erf(x: Doubles) -> Doubles:
     return np.array(flat, np.float64).reshape(x.shape)
 
 
-def _gelu(x: Doubles) -> Doubles:
+def gelu(x: Doubles) -> Doubles:
+    """x / 2 * (1 + erf(x / sqrt 2))"""
     return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
 
 
@@ -70,7 +71,7 @@ POOLED_ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {
     "identity": lambda x: x,
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
-    "gelu": _gelu,
+    "gelu": gelu,
     "gelu_tanh": _gelu_tanh,
     "silu": lambda x: x * _sigmoid(x),
     "sigmoid": _sigmoid,

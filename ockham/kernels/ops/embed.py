@@ -7,20 +7,27 @@ from dataclasses import dataclass
 
 from ockham.core.cost import OperationCost
 from ockham.core.seams import Linear
-from ockham.kernels.ops.operation import Operation, StepSizes
+from ockham.kernels.ops.operation import Norm, Operation, StepSizes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embed(Operation):
     """x = table[ids] * scale, or the step's own embedding (not scaled) where a row has one.
 
-    `x` (R, D) is the residual stream, which the other operations read and add to."""
+    Where positions are learned, x += types[p // P] + positions[p % P], p the row's position: a row
+    of type t in place i has the position t * P + i (without `types` only t = 0). In the end
+    x = norm(x), where there is one. `x` (R, D) is the residual stream, which the other operations
+    read and add to."""
 
     table: Linear  # (V, D)
     scale: float = 1.0
+    positions: Linear | None = None  # (P, D)
+    types: Linear | None = None  # (T, D)
+    norm: Norm | None = None
 
     def matrices(self) -> dict[str, Linear]:
-        return {"embedding": self.table}
+        tables = {"embedding": self.table, "positions": self.positions, "types": self.types}
+        return {name: table for name, table in tables.items() if table is not None}
 
     def cost(self) -> OperationCost:
         """One row of the table is read for each row."""

@@ -1,4 +1,4 @@
-"""The gated feed-forward branch."""
+"""The feed-forward branch, gated or not."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from ockham.kernels.ops.operation import Norm, Operation, StepSizes, products_of
 class FeedForward(Operation):
     """x += residual_scale * post_norm(down(act(gate) * up) + bias), gate, up = split(gate_up(h)).
 
-    h = norm(x), or x where norm is None. `activation` is "silu" or "gelu_tanh". Rows of `gate_up`:
-    the gate's I, then the up projection's I."""
+    h = norm(x), or x where norm is None. `activation` is "silu", "gelu_tanh", "gelu" (with the
+    error function) or "relu". Rows of `gate_up`: the gate's I, then the up projection's I. Where
+    not `gated`, `gate_up` has I rows, and act(gate_up(h)) takes the place of act(gate) * up. In
+    the end x = stream_norm(x), where there is one."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("gate_up", "down")
 
     layer: int
-    gate_up: Linear  # (2 * I, D)
+    gate_up: Linear  # (2 * I, D), or (I, D)
     down: Linear  # (D, I)
     activation: str = "silu"
     norm: Norm | None = None
@@ -30,6 +32,8 @@ class FeedForward(Operation):
     down_bias: Floats | None = None
     post_norm: Norm | None = None
     residual_scale: float = 1.0
+    gated: bool = True
+    stream_norm: Norm | None = None
 
     @property
     def sublayer(self) -> Sublayer:

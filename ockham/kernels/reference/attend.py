@@ -30,7 +30,7 @@ def compute(run: ReferenceRun, op: Attend) -> None:
     step, layer = run.step, op.layer
     by_head, summed = step.wants_scores.get(layer), step.wants_score_sums.get(layer)
     wanted = {row for rows in (by_head, summed) if rows is not None for row in rows.tolist()}
-    sequences = run.views_of(op.group, op.window)
+    sequences = run.views_of(op.group, op.window, op.causal)
     visited = _visited(run, op)
     run.a, scores = attend(op, run.planes.layer(layer), run.q, sequences, wanted, visited)
     nothing = np.empty((op.kv_heads, 1, 0), np.float32)  # of a row that is not active

@@ -8,6 +8,7 @@ import numpy as np
 
 from ockham.core.arrays import Floats, Ints
 from ockham.kernels.ops import Norm, Rope
+from ockham.kernels.ops.dense import gelu
 
 _ONE, _HALF = np.float32(1.0), np.float32(0.5)
 _GELU_SLOPE = np.float32(math.sqrt(2.0 / math.pi))
@@ -57,6 +58,10 @@ def gated(gate_up: Floats, activation: str) -> Floats:
     return _ACTIVATIONS[activation](gate) * up
 
 
+def activated(x: Floats, activation: str) -> Floats:
+    return _ACTIVATIONS[activation](x)
+
+
 def sigmoid(x: Floats) -> Floats:
     with np.errstate(over="ignore"):  # exp(large) is inf, and 1 / inf the right 0
         return _ONE / (_ONE + np.exp(-x))
@@ -72,4 +77,13 @@ def _gelu_tanh(x: Floats) -> Floats:
     return _HALF * x * (_ONE + bend)
 
 
-_ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh}
+def _gelu(x: Floats) -> Floats:
+    return gelu(x.astype(np.float64)).astype(np.float32)
+
+
+def _relu(x: Floats) -> Floats:
+    positive: Floats = np.maximum(x, np.float32(0))
+    return positive
+
+
+_ACTIVATIONS = {"silu": _silu, "gelu_tanh": _gelu_tanh, "gelu": _gelu, "relu": _relu}

@@ -42,7 +42,7 @@ class ReferenceRun:
     hidden: dict[int, Floats] = field(default_factory=dict)
     scores: dict[int, list[Floats]] = field(default_factory=dict)
     score_sums: dict[int, list[Floats]] = field(default_factory=dict)
-    views: dict[tuple[int, int | None, int | None], list[View]] = field(default_factory=dict)
+    views: dict[tuple[int, int | None, bool, int | None], list[View]] = field(default_factory=dict)
     rotations: dict[int, tuple[Floats, Floats]] = field(default_factory=dict)
     active: Ints | None = None
     """The rows that the operation under way computes; None for all. `q` and `a` have a place for
@@ -60,12 +60,12 @@ class ReferenceRun:
         rows[self.active] = active
         return rows
 
-    def views_of(self, group: int, window: int | None) -> list[View]:
+    def views_of(self, group: int, window: int | None, causal: bool) -> list[View]:
         """What the active rows of each sequence see in a group of layers, worked out once for the
         layers that share it."""
-        key = group, window, None if self.active is None else id(self.active)
+        key = group, window, causal, None if self.active is None else id(self.active)
         if key not in self.views:
-            self.views[key] = views(self.step, group, window, self.active)
+            self.views[key] = views(self.step, group, window, self.active, causal)
         return self.views[key]
 
     def rotation_of(self, rope: Rope) -> tuple[Floats, Floats]:
@@ -90,15 +90,22 @@ class ReferenceRun:
                 y[own, each.first : last] += (x[own] @ each.a.T * np.float32(each.scale)) @ each.b.T
         return y
 
-    def add(self, branch: Floats, post_norm: Norm | None, residual_scale: float) -> None:
-        """x += residual_scale * post_norm(branch), of the active rows."""
+    def add(
+        self,
+        branch: Floats,
+        post_norm: Norm | None,
+        residual_scale: float,
+        stream_norm: Norm | None = None,
+    ) -> None:
+        """x += residual_scale * post_norm(branch), and then x = stream_norm(x), of the active
+        rows."""
         branch = normalise(branch, post_norm)
         branch = branch if residual_scale == 1.0 else branch * np.float32(residual_scale)
         if self.active is None:
-            self.x = self.x + branch
+            self.x = normalise(self.x + branch, stream_norm)
         else:
             self.x = self.x.copy()
-            self.x[self.active] += branch
+            self.x[self.active] = normalise(self.x[self.active] + branch, stream_norm)
 
     def keep_hidden(self, layer: int) -> None:
         """Copy the rows whose hidden states are wanted after `layer`."""

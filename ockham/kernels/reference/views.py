@@ -42,12 +42,19 @@ class View:
         return widen(np.concatenate([cells, extra]))
 
 
-def views(step: Step, group: int, window: int | None, active: Ints | None = None) -> list[View]:
+def views(
+    step: Step,
+    group: int,
+    window: int | None,
+    active: Ints | None = None,
+    causal: bool = True,
+) -> list[View]:
     """The views of all sequences of a step that have active rows, for layers with this window: one
     for each run of such rows."""
     rows = step.groups[group]
     tables = rows.tables
     low, extra_skip = _window_starts(rows, window)
+    high = rows.context if causal else _ends(step, rows, window)
     owner = step.sequence
     if active is not None:
         owner = np.full_like(step.sequence, -1)
@@ -61,6 +68,7 @@ def views(step: Step, group: int, window: int | None, active: Ints | None = None
             start,
             stop,
             low,
+            high,
             extra_skip,
         )
         for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
@@ -80,6 +88,15 @@ def _window_starts(rows: GroupRows, window: int | None) -> tuple[Ints, Ints | No
     return low, unseen - low
 
 
+def _ends(step: Step, rows: GroupRows, window: int | None) -> Ints:
+    """Where what each row sees ends, if it sees what follows it."""
+    assert rows.extra is None
+    last = np.zeros(step.sequences, np.int32)
+    np.maximum.at(last, step.sequence, rows.context)
+    ends: Ints = last[step.sequence]
+    return ends if window is None else np.minimum(ends, rows.context - 1 + np.int32(window))
+
+
 def _view(
     rows: GroupRows,
     page_tokens: int,
@@ -87,9 +104,10 @@ def _view(
     start: int,
     stop: int,
     low: Ints,
+    high: Ints,
     extra_skip: Ints | None,
 ) -> View:
-    low, high = low[start:stop], rows.context[start:stop]
+    low, high = low[start:stop], high[start:stop]
     first, last = int(low.min()), int(high.max())
     first_page, page_count = first // page_tokens, -(-last // page_tokens)
     pages = table[first_page:page_count].astype(np.int64)

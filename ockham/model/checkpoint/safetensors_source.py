@@ -14,8 +14,12 @@ from ockham.model.checkpoint.sources import Loader, Scale
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed.packing import Packer, Stored
+from ockham.model.program.architectures import ARCHITECTURES
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part
+
+TABLES = tuple({f"{record.table}.weight" for record in ARCHITECTURES.values()})
+"""Ends of the names of tables of embeddings."""
 
 
 class SafetensorsSource:
@@ -55,7 +59,7 @@ class SafetensorsSource:
         stored = {
             tensor.dtype
             for name, tensor in self._checkpoint.tensors.items()
-            if name.endswith("embed_tokens.weight")
+            if name.endswith(TABLES)
         }
         return "BF16" if stored == {"BF16"} else "F32"
 

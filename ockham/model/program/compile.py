@@ -55,14 +55,21 @@ class _Compiler:
         self._ops: list[Operation] = []
         self._breakpoints: dict[str, int] = {}
         self._parts: dict[str, MatrixPart] = {}
-        self._prefix = self._choose(
-            [p + "embed_tokens.weight" for p in self.record.prefixes]
-        ).removesuffix("embed_tokens.weight")
+        table = self.record.table + ".weight"
+        self._prefix = self._choose([p + table for p in self.record.prefixes]).removesuffix(table)
 
     def program(self, head: bool) -> Program:
         shape = self.d.vocab_size, self.d.hidden_size
-        table = self._matrix(self._prefix + "embed_tokens", *shape, "embedding")
-        self._ops.append(Embed(table, self.d.embedding_scale))
+        table = self._matrix(self._prefix + self.record.table, *shape, "embedding")
+        self._ops.append(
+            Embed(
+                table,
+                self.d.embedding_scale,
+                self._positions(),
+                self._types(),
+                self._norm(self._prefix, self.record.embedding_norm),
+            )
+        )
         for layer in range(self.d.layers):
             self._mark(f"layer.{layer}.before")
             self._attention(layer)
@@ -75,7 +82,8 @@ class _Compiler:
         if head:
             self._ops.append(self._head(table))
         else:
-            self._ops.append(HiddenOutput(self.d.layers, self._norm(self._prefix, "norm")))
+            norm = self._norm(self._prefix, self.record.final_norm)
+            self._ops.append(HiddenOutput(self.d.layers, norm))
         return Program(tuple(self._ops), self._breakpoints, self._parts, self._pooled())
 
     def _pooled(self) -> tuple[Dense, ...]:
@@ -86,11 +94,29 @@ class _Compiler:
             name, shape = self._head_name(), (self.d.vocab_size, self.d.hidden_size)
             parts = [Part(name, shape, row, row + 1) for row in layer.rows]
             return Dense(self.weights.linear(parts, "pooled"))
+        prefix = self._prefix if layer.own else ""
+        name = prefix + layer.name
         return Dense(
-            self._matrix(layer.name, layer.outputs, layer.inputs, "pooled"),
-            self._bias(layer.name, layer.outputs) if layer.bias else None,
+            self._matrix(name, layer.outputs, layer.inputs, "pooled"),
+            self._bias(name, layer.outputs) if layer.bias else None,
             layer.activation,
+            self._norm(prefix, layer.norm, layer.outputs),
         )
+
+    def _positions(self) -> Linear | None:
+        d, name = self.d, self.record.positions
+        if name is None:
+            return None
+        rows = d.position_offset + d.learned_positions
+        shape = (rows, d.hidden_size)
+        part = Part(f"{self._prefix}{name}.weight", shape, d.position_offset, rows)
+        return self.weights.linear([part], "positions")
+
+    def _types(self) -> Linear | None:
+        d, name = self.d, self.record.types
+        if name is None:
+            return None
+        return self._matrix(self._prefix + name, d.types, d.hidden_size, "positions")
 
     def _mark(self, name: str) -> None:
         self._breakpoints[name] = len(self._ops)
@@ -106,7 +132,11 @@ class _Compiler:
                 group,
                 *shape,
                 qkv=self._packed(prefix, record.qkv, widths, d.hidden_size, "qkv"),
-                norm=self._norm(prefix, record.attention_norm),
+                norm=(
+                    self._norm(prefix, record.attention_norm)
+                    if layer or record.first_attention_norm
+                    else None
+                ),
                 bias=self._packed_bias(prefix, record.qkv, widths) if d.qkv_bias else None,
                 q_norm=self._head_norm(prefix, "self_attn.q_norm", widths[0]),
                 k_norm=self._head_norm(prefix, "self_attn.k_norm", widths[1]),
@@ -124,6 +154,7 @@ class _Compiler:
                 scale=d.attention_scale,
                 softcap=d.attention_softcap,
                 window=d.windows[layer],
+                causal=d.causal,
             )
         )
         output = prefix + record.attention_output
@@ -137,12 +168,13 @@ class _Compiler:
                 bias=self._bias(output, d.hidden_size) if d.output_bias else None,
                 post_norm=self._norm(prefix, record.attention_post_norm),
                 residual_scale=d.residual_scale,
+                stream_norm=self._norm(prefix, record.attention_stream_norm),
             )
         )
 
     def _feed_forward(self, layer: int) -> None:
         d, record, prefix = self.d, self.record, self._layer(layer)
-        widths = (d.intermediate_size, d.intermediate_size)
+        widths = (d.intermediate_size,) * (2 if record.gated else 1)
         self._adaptable(layer, "gate_up", prefix, record.gate_up, widths, d.hidden_size)
         self._adaptable(
             layer, "down", prefix, (record.down,), (d.hidden_size,), d.intermediate_size
@@ -160,6 +192,8 @@ class _Compiler:
                 down_bias=self._bias(prefix + record.down, d.hidden_size) if d.mlp_bias else None,
                 post_norm=self._norm(prefix, record.mlp_post_norm),
                 residual_scale=d.residual_scale,
+                gated=record.gated,
+                stream_norm=self._norm(prefix, record.mlp_stream_norm),
             )
         )
 
@@ -242,18 +276,18 @@ class _Compiler:
             out = self._matrix(name, d.vocab_size, d.hidden_size, "head")
         return Head(
             out,
-            norm=self._norm(self._prefix, "norm"),
+            norm=self._norm(self._prefix, self.record.final_norm),
             scale=d.logits_scale,
             softcap=d.final_softcap,
         )
 
     def _head_name(self) -> str:
         if self.d.tied_embeddings:
-            return self._prefix + "embed_tokens.weight"
+            return f"{self._prefix}{self.record.table}.weight"
         return self._choose(list(self.record.heads))
 
     def _layer(self, layer: int) -> str:
-        return f"{self._prefix}layers.{layer}."
+        return f"{self._prefix}{self.record.layers}{layer}."
 
     def _choose(self, names: list[str]) -> str:
         """The first of these names that the checkpoint has."""
@@ -309,8 +343,16 @@ class _Compiler:
     def _norm(self, prefix: str, name: str | None, width: int | None = None) -> Norm | None:
         if name is None:
             return None
-        parts = [(f"{prefix}{name}.weight", width or self.d.hidden_size)]
-        return Norm(self.weights.vector(parts, self.record.norm_offset), self.d.norm_eps)
+        length, weight, bias = width or self.d.hidden_size, "weight", "bias"
+        # Old checkpoints of BERT have TensorFlow's names.
+        if self.weights.has(f"{prefix}{name}.gamma"):
+            weight, bias = "gamma", "beta"
+        return Norm(
+            self.weights.vector([(f"{prefix}{name}.{weight}", length)], self.record.norm_offset),
+            self.d.norm_eps,
+            self.record.norm_kind,
+            self.weights.vector([(f"{prefix}{name}.{bias}", length)]) if self.d.norm_bias else None,
+        )
 
     def _head_norm(self, prefix: str, name: str, whole_width: int) -> Norm | None:
         if self.record.qk_norm is None:

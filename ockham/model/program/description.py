@@ -4,44 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.kernels.layout import StateSpec
+from ockham.kernels.ops.dense import POOLED_ACTIVATIONS
 from ockham.model.files.untrusted import read_object
 from ockham.model.program.architectures import ARCHITECTURES, Architecture
-from ockham.model.program.pooling import PoolingDescription
+from ockham.model.program.pooling import (
+    DenseLayer,
+    How,
+    PoolingDescription,
+    classifier_labels,
+    classifier_score,
+)
+from ockham.model.program.record import no_layer
 from ockham.model.program.rope import RopeVariant, read_rope
+from ockham.model.program.values import MOST_SIZE, Spelling, Values
 
 ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "relu": "relu",
 }
 """config.json's name of an activation -> the operations' name."""
 
 _REFUSED = {
-    "use_bidirectional_attention": "only causal attention is supported",
+    "use_bidirectional_attention": "only causal attention is supported for this architecture",
+    "is_decoder": "encoders are supported as encoders only",
     "clip_qkv": "clipped queries, keys and values are not supported",
     "dual_chunk_attention_config": "dual chunk attention is not supported; remove the key",
 }
 """Keys of config.json that change the meaning of the model in a way that is not supported."""
-
-
-MOST_SIZE = 2**31 - 1
-"""Of any size or number: token ids and positions are 32-bit integers."""
-
-_MOST = {
-    "num_hidden_layers": 10_000,
-    "head_dim": 1 << 16,
-    "num_experts": 1 << 16,
-    "num_local_experts": 1 << 16,
-}
-"""Of what decides how much is written down before the weights are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,16 @@ class ModelDescription:
     checkpoint_dtype: str | None
     causal: bool = True
     """Whether a row sees only the rows of its sequence up to its own. Where it does not, all rows
-    of a sequence must be in one step."""
+    of a sequence must be in one step, and a window is how far off a cell is that a row just does
+    not see, to both sides."""
+    norm_bias: bool = False
+    learned_positions: int = 0
+    """How many positions have a row of a table; 0 where positions are not learned. A row of type t
+    in place i of its text has the position t * learned_positions + i."""
+    position_offset: int = 0
+    """Rows of the checkpoint's table of positions before that of a text's first token."""
+    types: int = 0
+    """Types of tokens, by which the texts of a pair are told apart."""
     pooling: PoolingDescription | None = None
     """How a vector is made of hidden states; None where the checkpoint says nothing of it."""
 
@@ -119,11 +129,13 @@ class ModelDescription:
 
     @property
     def groups(self) -> tuple[LayerGroup, ...]:
-        """The layers by window, in the order in which the windows first come."""
-        windows = dict.fromkeys(self.windows)
+        """The layers by window, in the order in which the windows first come; all together where
+        rows see what follows them, since no cell is let go before the step has ended."""
+        kept = self.windows if self.causal else (None,) * self.layers
+        windows = dict.fromkeys(kept)
         return tuple(
             LayerGroup(
-                tuple(i for i, other in enumerate(self.windows) if other == window),
+                tuple(i for i, other in enumerate(kept) if other == window),
                 self.kv_heads,
                 self.head_dim,
                 window,
@@ -133,15 +145,23 @@ class ModelDescription:
 
     def constants(self) -> dict[str, Any]:
         """What decides the arithmetic besides the weights, as plain values."""
-        beside = ("architecture", "ropes", "eos_token_ids", "bos_token_id", "checkpoint_dtype")
-        beside = (*beside, "pooling", *(("causal",) if self.causal else ()))
+        beside = (
+            *("architecture", "ropes", "eos_token_ids", "bos_token_id", "checkpoint_dtype"),
+            "pooling",
+        )
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in beside}
+        # What has its default is left out, so that the ids of models that do without it stay.
+        values = {
+            f.name: values[f.name]
+            for f in fields(self)
+            if f.name in values and values[f.name] != f.default
+        }
         experts = None if self.experts is None else asdict(self.experts)
         return {**values, "architecture": self.architecture.name, "experts": experts}
 
     def group_of(self, layer: int) -> int:
         """The number of the group that a layer belongs to."""
-        return list(dict.fromkeys(self.windows)).index(self.windows[layer])
+        return next(i for i, group in enumerate(self.groups) if layer in group.layers)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -171,23 +191,6 @@ def find_architecture(config: Mapping[str, Any]) -> Architecture:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Spelling:
-    """How an error names a key of config.json: as it stands in `file`, which has other names for
-    it where its values came from elsewhere."""
-
-    file: str = "config.json"
-    names: Mapping[str, str] = field(default_factory=dict)
-
-    def of(self, key: str) -> str:
-        """E.g. "hidden_size of config.json"."""
-        return f"{self.names.get(key, key)} of {self.file}"
-
-    def lacks(self, key: str) -> str:
-        """E.g. "config.json lacks 'hidden_size'"."""
-        return f"{self.file} lacks {self.names.get(key, key)!r}"
-
-
 def describe(config: Mapping[str, Any], spelling: Spelling | None = None) -> ModelDescription:
     """Read a config.json. Raises ModelError for what is missing, contradictory or unsupported."""
     spelling = Spelling() if spelling is None else spelling
@@ -211,71 +214,20 @@ def _described(config: Mapping[str, Any], spelling: Spelling) -> ModelDescriptio
         # What the outer part says of tokens and types holds for the whole.
         outer = {key: config[key] for key in _OUTER_KEYS if config.get(key) is not None}
         config = {**(config.get(architecture.text_config) or {}), **outer}
-    return _describe(
-        architecture, _Values({**architecture.defaults, **config}, architecture.name, spelling)
-    )
+    config = {**architecture.defaults, **config}
+    own = {key: config[name] for key, name in architecture.keys.items() if name in config}
+    spelling = replace(spelling, names={**architecture.keys, **spelling.names})
+    return _describe(architecture, Values({**config, **own}, architecture.name, spelling))
 
 
 _OUTER_KEYS = ("eos_token_id", "bos_token_id", "tie_word_embeddings", "torch_dtype", "dtype")
 """What a multimodal config.json may say outside of its text part."""
 
 
-class _Values:
-    """A config's values with types checked, so that an error names the key and the value."""
-
-    def __init__(self, config: Mapping[str, Any], architecture: str, spelling: Spelling) -> None:
-        self.config = config
-        self._architecture = architecture
-        self.spelling = spelling
-
-    def size(self, key: str, default: int | None = None) -> int:
-        """A positive integer up to the limit of its kind."""
-        value = self.config.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise ModelError(f"{self.spelling.lacks(key)}, which {self._architecture} needs.")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ModelError(
-                f"{self.spelling.of(key)} must be a positive integer, not {shown(value)}."
-            )
-        most = _MOST.get(key, MOST_SIZE)
-        if value > most:
-            raise ModelError(
-                f"{self.spelling.of(key)} is {shown(value)}; models of up to {most} are supported."
-            )
-        return value
-
-    def number(self, key: str | None, default: float) -> float:
-        """A finite positive number; the default where the key is None or left out."""
-        value = self.optional_number(key)
-        return default if value is None else value
-
-    def optional_number(self, key: str | None) -> float | None:
-        value = None if key is None else self.config.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
-            raise ModelError(
-                f"{self.spelling.of(str(key))} must be a positive number, not {shown(value)}."
-            )
-        return float(value)
-
-    def flag(self, key: str | bool) -> bool:
-        """A boolean of the config, or `key` itself where it is one."""
-        return key if isinstance(key, bool) else bool(self.config.get(key, False))
-
-    def token_ids(self, key: str) -> tuple[int, ...]:
-        value = self.config.get(key)
-        ids = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(type(i) is int and 0 <= i < MOST_SIZE for i in ids):
-            raise ModelError(f"{self.spelling.of(key)} must be token ids, not {shown(value)}.")
-        return tuple(ids)
-
-
-def _describe(architecture: Architecture, values: _Values) -> ModelDescription:
+def _describe(architecture: Architecture, values: Values) -> ModelDescription:
     config = values.config
     for key, why in _REFUSED.items():
-        if config.get(key):
+        if config.get(key) and key != architecture.bidirectional_switch:
             raise ModelError(f"{values.spelling.file} sets {key}: {why}.")
     layers, heads = values.size("num_hidden_layers"), values.size("num_attention_heads")
     hidden_size = values.size("hidden_size")
@@ -287,9 +239,17 @@ def _describe(architecture: Architecture, values: _Values) -> ModelDescription:
             f"{values.spelling.of('num_key_value_heads')} ({kv_heads})."
         )
     sliding = _sliding_layers(architecture, config, layers)
+    switch = architecture.bidirectional_switch
+    causal = architecture.causal and not (switch is not None and values.flag(switch))
     window = values.size("sliding_window") if any(sliding) else None
+    if window is not None and not causal:
+        window = window // 2 + 1  # config.json counts both sides
     values.size("max_position_embeddings")
-    ropes = {kind: read_rope(config, architecture, head_dim, kind) for kind in set(sliding)}
+    rotated = architecture.rotates is not no_layer
+    ropes = {
+        kind: read_rope(config, architecture, head_dim, kind) if rotated else None
+        for kind in set(sliding)
+    }
     positions = [rope.longest for rope in ropes.values() if rope is not None]
     longest = max(positions, default=values.size("max_position_embeddings"))
     if longest > MOST_SIZE:
@@ -297,6 +257,7 @@ def _describe(architecture: Architecture, values: _Values) -> ModelDescription:
             f"the rotary embedding of {values.spelling.file} reaches {shown(longest)} positions; "
             f"at most {MOST_SIZE} are supported."
         )
+    learned, offset = _learned_positions(architecture, values)
     bos = values.token_ids("bos_token_id")
     return ModelDescription(
         architecture=architecture,
@@ -307,7 +268,7 @@ def _describe(architecture: Architecture, values: _Values) -> ModelDescription:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=longest,
+        max_position_embeddings=learned or longest,
         norm_eps=values.number("rms_norm_eps", 1e-6),
         activation=_activation(architecture, config),
         qkv_bias=values.flag(architecture.qkv_bias),
@@ -331,7 +292,82 @@ def _describe(architecture: Architecture, values: _Values) -> ModelDescription:
         eos_token_ids=values.token_ids("eos_token_id"),
         bos_token_id=bos[0] if bos else None,
         checkpoint_dtype=_dtype(config),
+        causal=causal,
+        norm_bias=values.flag(architecture.norm_bias),
+        learned_positions=learned,
+        position_offset=offset,
+        types=values.size("type_vocab_size") if architecture.types is not None else 0,
+        pooling=_pooling(architecture, values, hidden_size),
     )
+
+
+def _learned_positions(architecture: Architecture, values: Values) -> tuple[int, int]:
+    """How many learned positions a text may take, and how many rows stand before the first."""
+    if architecture.positions is None:
+        return 0, 0
+    kind = values.config.get("position_embedding_type", "absolute")
+    if kind != "absolute":
+        raise ModelError(
+            f"{values.spelling.of('position_embedding_type')} is {shown(kind)}; only absolute "
+            "positions are supported."
+        )
+    rows, offset = values.size("max_position_embeddings"), 0
+    if architecture.positions_after is not None:
+        ids = values.token_ids(architecture.positions_after)
+        offset = ids[0] + 1 if ids else 0
+    if offset >= rows:
+        raise ModelError(
+            f"{values.spelling.of('max_position_embeddings')} is {rows}, which leaves no position "
+            f"after the first {offset}."
+        )
+    return rows - offset, offset
+
+
+def _pooling(
+    architecture: Architecture, values: Values, hidden_size: int
+) -> PoolingDescription | None:
+    """The architecture's own rule, and the head of a classifier."""
+    how = architecture.pooling
+    if how is None:
+        return None
+    config = values.config
+    if architecture.pooling_key is not None:
+        how = _HOW.get(config[architecture.pooling_key])
+    if how is None:
+        raise ModelError(
+            f"{values.spelling.of(str(architecture.pooling_key))} must be one of {', '.join(_HOW)}."
+        )
+    if not architecture.pooled:
+        return PoolingDescription(how)
+    labels = classifier_labels(config)
+    layers = []
+    for record in architecture.pooled:
+        activation = record.activation
+        if record.activation_key is not None:
+            activation = ACTIVATIONS.get(str(config.get(record.activation_key)), "")
+        if activation not in POOLED_ACTIVATIONS:
+            raise ModelError(
+                f"{values.spelling.of(str(record.activation_key))} is not supported; supported are "
+                f"{', '.join(ACTIVATIONS)}."
+            )
+        outputs = len(labels) if record.labelled else hidden_size
+        layers.append(
+            DenseLayer(
+                record.name,
+                hidden_size,
+                outputs,
+                bias=values.flag(record.bias),
+                activation=activation,
+                norm=record.norm,
+                own=record.own,
+            )
+        )
+    score = classifier_score(config)
+    return PoolingDescription(how, dense=tuple(layers), classifies=True, labels=labels, score=score)
+
+
+_HOW: dict[Any, How] = {"cls": "cls", "mean": "mean"}
+"""What `classifier_pooling` may be."""
 
 
 def _dtype(config: Mapping[str, Any]) -> str | None:
@@ -345,7 +381,7 @@ def _root(value: float, take_root: bool) -> float:
     return math.sqrt(value) if take_root else value
 
 
-def _attention_scale(architecture: Architecture, values: _Values, head_dim: int) -> float:
+def _attention_scale(architecture: Architecture, values: Values, head_dim: int) -> float:
     if architecture.attention_scale is None:
         return 1.0 / math.sqrt(head_dim)
     scale = values.number(architecture.attention_scale, head_dim)
@@ -386,7 +422,7 @@ def _sliding_layers(
     return [kind == "sliding_attention" for kind in types]
 
 
-def _experts(architecture: Architecture, values: _Values, layers: int) -> ExpertSizes | None:
+def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertSizes | None:
     record, config = architecture.experts, values.config
     if record is None:
         return None

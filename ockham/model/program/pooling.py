@@ -67,8 +67,9 @@ class DenseLayer:
     """norm(act(weight x + bias)) of a pooled hidden state, by the names of its tensors.
 
     `name` is the tensors' without `.weight` and `.bias`; those of sentence-transformers' folders
-    begin with the folder's name and a slash. `norm` is a LayerNorm's name. With `rows` the weight
-    is those rows of the model's head."""
+    begin with the folder's name and a slash. `norm` names a LayerNorm; `own` says that the names
+    stand behind the prefix of the model's own. With `rows` the weight is those rows of the model's
+    head."""
 
     name: str
     inputs: int
@@ -76,7 +77,7 @@ class DenseLayer:
     bias: bool
     activation: str = "identity"
     norm: str | None = None
-    norm_bias: bool = False
+    own: bool = False
     rows: tuple[int, ...] = ()
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.model.checkpoint.gguf.strings import STRINGS
-from ockham.model.program.description import ModelDescription, Spelling, describe
+from ockham.model.program.description import ModelDescription, describe
+from ockham.model.program.values import Spelling
 
 KEYS = {
     "context_length": "max_position_embeddings",

@@ -1,0 +1,177 @@
+"""What a record of an architecture is.
+
+All of them are the same stack (embed; attention and feed-forward branches with their norms, each
+added to the residual stream; a head, or what is done with hidden states) with different names,
+norms, biases, windows and multipliers. A record says which. Its strings are either names of tensors
+(relative to their layer) or keys of config.json; `defaults` are what the model's configuration
+class assumes for keys left out, since checkpoints on the hub do leave them out. Nothing here
+computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ockham.model.program.pooling import How
+
+Config = Mapping[str, Any]
+SlidingRule = Callable[[Config, int], bool]
+"""(config, layer) -> whether the layer sees only a window, where `layer_types` does not say."""
+
+
+def no_layer(config: Config, layer: int) -> bool:
+    return False
+
+
+def every_layer(config: Config, layer: int) -> bool:
+    return True
+
+
+def upper_layers(config: Config, layer: int) -> bool:
+    """Qwen2, Qwen3: the layers from `max_window_layers` on."""
+    return bool(layer >= config["max_window_layers"])
+
+
+def lower_even_layers(config: Config, layer: int) -> bool:
+    """Qwen2-MoE: every other layer below `max_window_layers`."""
+    return layer % 2 == 0 and bool(layer < config["max_window_layers"])
+
+
+def all_but_every_nth_layer(config: Config, layer: int) -> bool:
+    """Gemma: the last of every `sliding_window_pattern` layers sees everything."""
+    return (layer + 1) % int(config["sliding_window_pattern"]) != 0
+
+
+def layers_without_rope(config: Config, layer: int) -> bool:
+    """SmolLM3, if windows are used at all."""
+    return not rotated_by_interval(config, layer)
+
+
+def rotated_by_interval(config: Config, layer: int) -> bool:
+    """SmolLM3: `no_rope_layers` holds 1 for layers that rotate; without it every n-th does not."""
+    flags = config.get("no_rope_layers")
+    if flags is not None:
+        return bool(flags[layer])
+    return (layer + 1) % int(config["no_rope_layer_interval"]) != 0
+
+
+def rotated_always(config: Config, layer: int) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertRecord:
+    """A mixture of experts: names relative to the block, which stands at one of `blocks`.
+
+    Experts are stored one by one (`experts.{n}.{gate}.weight`) or stacked (`experts.gate_up_proj`
+    of shape (experts, 2 * I, D) and `experts.down_proj`). `normalise` is a config key, or a fact.
+    """
+
+    blocks: tuple[str, ...] = ("mlp.",)
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+    count: tuple[str, ...] = ("num_experts", "num_local_experts")
+    intermediate: str = "moe_intermediate_size"
+    normalise: str | bool = "norm_topk_prob"
+    shared_intermediate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PooledRecord:
+    """One product of a classifier's head with a pooled hidden state: of the hidden size, or where
+    `labelled` of as many outputs as there are labels. `own` says that its name stands behind the
+    model's own prefix. `activation` and `bias` are keys of config.json, or facts; `norm` names a
+    LayerNorm that comes last."""
+
+    name: str
+    own: bool = False
+    labelled: bool = False
+    activation: str = "identity"
+    activation_key: str | None = None
+    bias: str | bool = True
+    norm: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One model. See the module's docstring for what the strings mean.
+
+    `qkv` and `gate_up` name the projections in the order in which their rows are packed; a single
+    name is a projection that the checkpoint stores fused in that order. `norm_offset` is added to
+    the weights of norms. A multiplier of None is 1. The scale of attention scores is
+    `head_dim ** -0.5`, or `config[attention_scale]`, or that to the power -0.5 where
+    `attention_scale_root`.
+    """
+
+    name: str
+    prefixes: tuple[str, ...] = ("model.",)
+    table: str = "embed_tokens"
+    layers: str = "layers."
+    heads: tuple[str, ...] = ("lm_head.weight",)
+    """Empty for what ends in hidden states."""
+    text_config: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json as this project calls them -> as this architecture does."""
+    qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    attention_output: str = "self_attn.o_proj"
+    gate_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    down: str = "mlp.down_proj"
+    attention_norm: str | None = "input_layernorm"
+    attention_post_norm: str | None = None
+    mlp_norm: str | None = "post_attention_layernorm"
+    mlp_post_norm: str | None = None
+    final_norm: str | None = "norm"
+    norm_offset: float = 0.0
+    norm_kind: Literal["rms", "layer"] = "rms"
+    norm_bias: str | bool = False
+    first_attention_norm: bool = True
+    """Whether the first layer has its attention norm."""
+    attention_stream_norm: str | None = None
+    """The norm of the residual stream itself after the attention was added; of the feed-forward the
+    same."""
+    mlp_stream_norm: str | None = None
+    qk_norm: str | None = None  # "head" or "whole"
+    qkv_bias: str | bool = False
+    output_bias: str | bool = False
+    mlp_bias: str | bool = False
+    gated: bool = True
+    activation: str = "hidden_act"
+    positions: str | None = None
+    """The table of learned positions. A text's first is row 0, or where `positions_after` names a
+    key of config.json, the one after the row that it gives (RoBERTa)."""
+    positions_after: str | None = None
+    types: str | None = None
+    embedding_norm: str | None = None
+    embedding_scale: str | None = None
+    embedding_scale_root: bool = False
+    attention_scale: str | None = None
+    attention_scale_root: bool = False
+    residual_scale: str | None = None
+    logits_divisor: str | None = None
+    attention_softcap: str | None = None
+    final_softcap: str | None = None
+    layer_types: bool = False
+    slides: SlidingRule = no_layer
+    window_switch: str | None = None
+    rotates: SlidingRule = rotated_always
+    partial_rotary: bool = False
+    local_theta: str | None = None
+    rope_aliases: Mapping[str, str] = field(default_factory=dict)
+    experts: ExpertRecord | None = None
+    causal: bool = True
+    bidirectional_switch: str | None = None
+    """The key of config.json that lets rows see what follows them."""
+    pooling: How | None = None
+    """How hidden states are pooled where no file says it; `config[pooling_key]` where that is
+    set."""
+    pooling_key: str | None = None
+    pooled: tuple[PooledRecord, ...] = ()
+    """The head of a classifier."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    """Beginnings of the names of tensors that are of no use to a model of text."""
+    unused: tuple[str, ...] = ()
+    """The same, behind a prefix or none, of tensors that nobody need be told of."""
