@@ -207,8 +207,14 @@ KEYS = (
     *("tie_word_embeddings", "eos_token_id", "bos_token_id", "sliding_window", "layer_types"),
     *("quantization_config", "text_config", "mlp_only_layers", "partial_rotary_factor"),
     *("num_experts", "num_local_experts", "num_experts_per_tok", "decoder_sparse_step"),
+    *("layer_norm_eps", "type_vocab_size", "pad_token_id", "position_embedding_type", "id2label"),
+    *("num_labels", "classifier_pooling", "classifier_activation", "local_attention"),
+    *("global_attn_every_n_layers", "global_rope_theta", "sentence_transformers"),
 )
-ARCHITECTURES = ("LlamaForCausalLM", "Gemma3ForCausalLM", "Qwen3MoeForCausalLM", "Phi3ForCausalLM")
+ARCHITECTURES = (
+    *("LlamaForCausalLM", "Gemma3ForCausalLM", "Qwen3MoeForCausalLM", "Phi3ForCausalLM"),
+    *("RobertaForSequenceClassification", "ModernBertForSequenceClassification"),
+)
 
 
 @settings(max_examples=300, deadline=None)
