@@ -62,6 +62,7 @@ class AttentionCost(msgspec.Struct, frozen=True):
     heads: int
     head_dim: int
     kv_heads: int
+    causal: bool = True
 
 
 class OperationCost(msgspec.Struct, frozen=True):
@@ -104,6 +105,14 @@ class GroupCost(msgspec.Struct, frozen=True):
     """Bytes of one cell's keys and values in all layers of the group."""
     window: int | None
     kv_heads: int = 0
+    causal: bool = True
+    """Whether a row sees no later ones. Else the rows of a sequence are all in one step."""
+
+    def keys_seen(self, first: int, rows: int) -> int:
+        """The keys that `rows` consecutive rows see together, the first of which sees `first` if it
+        sees no later ones."""
+        seen = keys_seen(first, rows, self.window)
+        return seen if self.causal else 2 * seen - rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +180,7 @@ class ModelCost:
         """FLOPs of attention for `rows` consecutive rows, the first of which sees `first` keys, but
         for those that each group has `dropped`."""
         return sum(
-            4 * g.layers * g.heads * g.head_dim * keys_seen(first - gone, rows, g.window)
+            4 * g.layers * g.heads * g.head_dim * g.keys_seen(first - gone, rows)
             for g, gone in zip(self.groups, dropped or repeat(0), strict=False)
         )
 
@@ -261,6 +270,7 @@ def _attended(group: GroupCost, number: int, operations: Sequence[OperationCost]
         group,
         layers=len(found),
         heads=max((each.heads for each in found), default=0),
+        causal=all(each.causal for each in found),
         cell_bytes=group.cell_bytes // max(group.layers, 1) * len(found),
     )
 

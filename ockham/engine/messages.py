@@ -79,6 +79,8 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
 
     def asked(self, seam: str) -> Asked | None:
         """What is asked of a technique at a seam of which a request may ask for one."""
+        if not self.asks and not self.params.asks:
+            return None
         return next(iter(asked_at(seam, self.all_asks)), None)
 
 

@@ -87,7 +87,7 @@ class OfflineBatch:
 
     def __init__(self, engine: Engine, requests: Sequence[Request]) -> None:
         for request in requests:
-            if request.params.seed is None:
+            if request.params.seed is None and request.pooling is None:
                 seed = engine.draw_seed()
                 request.params = msgspec.structs.replace(request.params, seed=seed)
         self._engine = engine

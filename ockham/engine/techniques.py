@@ -53,6 +53,8 @@ class Techniques:
     def __init__(self, config: EngineConfig) -> None:
         self._made: dict[tuple[str, str], _Made] = {}
         self._settings: dict[str, str] = {}
+        self._plain: dict[str, Chosen | None] = {}
+        """What applies where nothing is asked, by seam, as far as that was needed already."""
         for name, seam in SEAMS.items():
             if seam.asked and not seam.several and seam.setting is not None:
                 given = getattr(config, seam.setting)
@@ -67,8 +69,13 @@ class Techniques:
         asked = request.asked(seam)
         if asked is not None:
             return self._chosen(seam, asked.name, asked.ask)
+        if seam in self._plain:
+            return self._plain[seam]
         name = self._settings.get(seam)
-        return None if name is None else self._chosen(seam, name, Ask())
+        chosen = None if name is None else self._chosen(seam, name, Ask())
+        if chosen is None or not hasattr(chosen.technique, "identity"):
+            self._plain[seam] = chosen
+        return chosen
 
     def offered(self, seam: str) -> dict[str, Any]:
         """What the setting of a seam offers to requests: the objects of techniques, by name."""

@@ -39,7 +39,9 @@ class Attend(Operation):
     def cost(self) -> OperationCost:
         return OperationCost(
             self.sublayer,
-            attention=AttentionCost(self.group, self.heads, self.head_dim, self.kv_heads),
+            attention=AttentionCost(
+                self.group, self.heads, self.head_dim, self.kv_heads, self.causal
+            ),
         )
 
     def workspace(self, sizes: StepSizes) -> Mapping[str, int]:
