@@ -134,16 +134,22 @@ def convert(folder: Folder, configuration: Configuration, say: Say, which: str =
     if target.exists():
         return
     say(f"converting the {which or 'random'} model for {configuration.title} ...")
-    checkpoint = folder.checkpoint_of(which)
+    module = f"benchmarks.peers.converters.{configuration.peer}"
+    command = [str(folder.python(PEERS[configuration.peer])), "-m", module]
+    command.append(str(folder.checkpoint_of(which).resolve()))
+    log = folder.log(f"convert-{configuration.name}")
+    write_whole(target, lambda out: [*command, str(out), configuration.precision], log)
+
+
+def write_whole(target: Path, command: Callable[[Path], list[str]], log: Path) -> None:
+    """Have a command write a model at a path; it stands at `target` once it is whole. Raises
+    SetupFailed."""
     work = target.with_name(target.name + ".partial")
     _remove(work)
     work.mkdir(parents=True)
     (work / BEGUN_FILE).touch()
     partial = work / target.name
-    module = f"benchmarks.peers.converters.{configuration.peer}"
-    command = [str(folder.python(PEERS[configuration.peer])), "-m", module]
-    command += [str(checkpoint.resolve()), str(partial.resolve()), configuration.precision]
-    _run(command, folder.log(f"convert-{configuration.name}"))
+    _run(command(partial.resolve()), log)
     partial.rename(target)
     _remove(work)
 

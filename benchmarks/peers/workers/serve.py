@@ -141,11 +141,18 @@ def wait_until(start: float, moment_s: float) -> float:
 
 def serve(load: Load) -> None:
     """Answer requests until stdin ends."""
+    serve_answers(load, _answer)
+
+
+def serve_answers(
+    load: Callable[[str, str, int], Any], answer_with: Callable[[Any, dict[str, Any]], Any]
+) -> None:
+    """The same for what any kind of engine answers, given by a function of it and the request."""
     _die_with_parent()
     # What engines print on stdout must not come between the answers: it goes to stderr.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    engine: Engine | None = None
+    engine = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -155,7 +162,7 @@ def serve(load: Load) -> None:
             elif engine is None:
                 raise ValueError("the first request must be load.")
             else:
-                answer = _answer(engine, request)
+                answer = answer_with(engine, request)
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
