@@ -22,6 +22,10 @@ URLS = (
     "/v1/responses",
     "/v1/decisions",
     "/v1/systemone",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v1/score",
+    "/v1/classify",
 )
 MOST_TRIES = 3
 """How often a request is given to an engine that dies over it."""

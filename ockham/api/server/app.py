@@ -36,6 +36,8 @@ from ockham.api.server.ollama import DIALECT as OLLAMA
 from ockham.api.server.ollama import ROUTES as OLLAMA_ROUTES
 from ockham.api.server.openapi import ROUTES as OPENAPI_ROUTES
 from ockham.api.server.page import ROUTES as PAGE_ROUTES
+from ockham.api.server.pooled import ALIASES as POOLED_ALIASES
+from ockham.api.server.pooled import ROUTES as POOLED_ROUTES
 from ockham.api.server.reasons import note_refusal
 from ockham.api.server.responses import ALIASES as RESPONSES_ALIASES
 from ockham.api.server.responses import ROUTES as RESPONSES_ROUTES
@@ -69,6 +71,7 @@ ROUTES = (
     Route("/ping", health),
     Route("/version", version),
     Route("/metrics", metrics),
+    *POOLED_ROUTES,
     *RESPONSES_ROUTES,
     *BATCH_ROUTES,
     *LLAMA_SERVER_ROUTES,
@@ -82,6 +85,7 @@ ALIASES = (
     Route("/chat/completions", create_chat_completion, methods=["POST"]),
     Route("/models", list_models),
     Route("/models/{model:path}", show_model),
+    *POOLED_ALIASES,
     *RESPONSES_ALIASES,
 )
 """For clients whose base URL was given without /v1."""

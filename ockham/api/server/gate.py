@@ -36,6 +36,11 @@ class Gate:
         self.requests = 0
 
     @property
+    def most(self) -> int:
+        """The most sequences that may be let in at a time."""
+        return self._most
+
+    @property
     def closed(self) -> bool:
         return self._closed
 

@@ -60,6 +60,14 @@ NO_NAMES = ("", "dummy")
 """What clients send as the model where they were told of none: huggingface_hub says "dummy"."""
 MOST_NAMED = 20
 """Adapters that are named to who names none of them."""
+DOES = {
+    "generate": "generates text",
+    "embed": "embeds texts",
+    "token_embed": "embeds tokens",
+    "classify": "classifies texts",
+    "score": "scores pairs of texts",
+}
+"""What a model does that is made for a task."""
 READING_S = 2.0
 """What a client has, beyond the time that its request may take, to read the last of the answer."""
 
@@ -107,6 +115,16 @@ class Serving:
                 code="model_not_found",
             )
 
+    def check_does(self, *tasks: str) -> None:
+        """Raise `InvalidRequest` if the model does none of these tasks."""
+        there = self.llm.ready.tasks
+        if not set(tasks) & set(there):
+            raise InvalidRequest(
+                f"The model of this server {' and '.join(DOES[task] for task in there)}. What is "
+                f"asked needs one that {DOES[tasks[0]]}; serve a model that is made for it.",
+                "model",
+            )
+
     def answer_name(self, name: str | None) -> str:
         """The name in the answer to a request for the model of a name."""
         return name if name is not None and name in self.adapters else self.names[0]
@@ -134,7 +152,9 @@ class Serving:
         return self.llm.prompts.tokenizer.decode(tokens, False)
 
     def check_room(self, http: Request, request: GenerationRequest, sequences: int) -> None:
-        """Raise what the gate does if so many sequences would not be let in now."""
+        """Raise `InvalidRequest` if the model generates no text, and what the gate does if so many
+        sequences would not be let in now."""
+        self.check_does("generate")
         self.gate.check(sequences, _tenant(http, request))
 
     def job(
@@ -161,7 +181,7 @@ class Serving:
                         field,
                     )
         http.scope[ASKED] = body.model, each[0]
-        name, salt = _engine_name(http), caller_of(http).salt(body.cache_salt)
+        name, salt = engine_name(http), caller_of(http).salt(body.cache_salt)
         asks = self.adapter_asks(body.model)
         return self.job_of(
             [
@@ -183,7 +203,7 @@ class Serving:
         """A job that computes a prefix. The last token of a prompt is computed too, and one is
         generated and thrown away."""
         params = SamplingParams(max_tokens=1, temperature=0.0)
-        name = f"{_engine_name(http)}.0"
+        name = f"{engine_name(http)}.0"
         return self.job_of([prompt.request(name, params, cache_salt=salt, tenant=tenant)])
 
     def job_of(self, requests: Sequence[EngineRequest]) -> Job:
@@ -218,7 +238,7 @@ def _tenant(http: Request, request: GenerationRequest) -> str:
     return caller_of(http).tenant(request.cache_salt, request.label)
 
 
-def _engine_name(http: Request) -> str:
+def engine_name(http: Request) -> str:
     """What the engine calls a caller's requests. Callers may send the same X-Request-Id twice; the
     engine must tell the two apart."""
     return f"{request_id(http)}#{next(_numbers)}"

@@ -48,6 +48,7 @@ def _model(server: Serving, name: str) -> Model:
         sampling_defaults=server.llm.default_parameters,
         chat_sampling_defaults=server.llm.default_chat_parameters,
         eos_token_ids=server.llm.ready.eos_token_ids,
+        tasks=server.llm.ready.tasks,
     )
 
 

@@ -139,6 +139,11 @@ class Course:
             waited_s = output.ledger.queue_s + output.ledger.prefill_s
             self._waited_s = min(waited_s, self._waited_s or waited_s)
 
+    def add_pooled(self, ledger: Ledger) -> None:
+        """Take in the bill of a text of which a vector or a score was made."""
+        self.ledger.add(ledger)
+        self.endings.append("stop")
+
     @property
     def cached_tokens(self) -> int:
         """Tokens of the prompt that came from the cache: of what has finished, else of what runs

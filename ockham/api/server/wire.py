@@ -217,7 +217,8 @@ class Model(msgspec.Struct, kw_only=True):
     """`root` is the checkpoint behind the name, or the directory of an adapter, whose
     `parent` is the model that it is added to. What a request leaves out is sampled as
     `chat_sampling_defaults` say in chats, and `sampling_defaults` in completions: what they do not
-    name is neutral. `eos_token_ids` end an answer."""
+    name is neutral. `eos_token_ids` end an answer. `tasks` are what the model does: "generate",
+    "embed", "token_embed", "classify" or "score"."""
 
     id: str
     object: str = "model"
@@ -229,6 +230,7 @@ class Model(msgspec.Struct, kw_only=True):
     sampling_defaults: dict[str, int | float]
     chat_sampling_defaults: dict[str, int | float]
     eos_token_ids: tuple[int, ...]
+    tasks: tuple[str, ...]
 
 
 class ModelList(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Ollama's API: `/api/chat`, `/api/generate`, and what its clients ask about models."""
+"""Ollama's API: chats, prompts, embeddings, and what its clients ask about models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.routing import Route
 from ockham.api.server.errors import HttpError
 from ockham.api.server.ollama.answer import ChatAnswer, GenerateAnswer
 from ockham.api.server.ollama.dialect import DIALECT
+from ockham.api.server.ollama.embed import embed, embeddings
 from ockham.api.server.ollama.models import (
     list_running,
     list_tags,
@@ -84,6 +85,8 @@ async def generate(http: Request) -> Response:
 ROUTES = (
     Route("/api/chat", chat, methods=["POST"]),
     Route("/api/generate", generate, methods=["POST"]),
+    Route("/api/embed", embed, methods=["POST"]),
+    Route("/api/embeddings", embeddings, methods=["POST"]),
     Route("/api/tags", list_tags),
     Route("/api/show", show, methods=["POST"]),
     Route("/api/ps", list_running),
@@ -91,7 +94,7 @@ ROUTES = (
     Route("/api/pull", pull, methods=["POST"]),
     *(
         Route(f"/api/{name}", not_here, methods=["POST"])
-        for name in ("embed", "embeddings", "create", "copy", "push", "blobs/{digest}")
+        for name in ("create", "copy", "push", "blobs/{digest}")
     ),
     Route("/api/delete", not_here, methods=["DELETE"]),
 )

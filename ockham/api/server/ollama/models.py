@@ -164,8 +164,6 @@ async def pull(http: Request) -> Response:
 async def not_here(http: Request) -> Response:
     """What Ollama does and this server does not."""
     path = http.url.path
-    if path.startswith("/api/embed"):
-        raise HttpError(501, f"{path} is not supported yet: this server makes no embeddings.")
     raise HttpError(
         501,
         f"{path} is not supported: the model that is served is chosen when the server is started "
@@ -230,7 +228,11 @@ def _model_info(server: Serving) -> dict[str, Any]:
 
 def _capabilities(server: Serving) -> list[str]:
     """`tools` wherever there is a chat template: a template that shows none has them told in a
-    message."""
+    message. `embedding` and `rerank` are of models that generate nothing."""
+    tasks = server.llm.ready.tasks
+    if "generate" not in tasks:
+        told = {"embed": "embedding", "score": "rerank"}
+        return [name for task, name in told.items() if task in tasks]
     tokenizer = server.llm.tokenizer
     if tokenizer is None or not _template(server):
         return ["completion"]
