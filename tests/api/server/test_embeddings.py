@@ -21,6 +21,7 @@ from ockham.api.server.pooled.request import (
     RerankBody,
     ScoreBody,
 )
+from tests.api.server.test_openapi import POOLED, fits
 from tests.helpers.embedder import PROMPTS, embedder
 from tests.helpers.live import LiveServer, wait_for
 
@@ -202,6 +203,20 @@ def test_a_model_that_generates_says_what_it_does(server: LiveServer) -> None:
         error = refused(server.post(path, body))
         assert "generates text" in error["message"]
         assert error["param"] == "model"
+
+
+def test_the_examples_of_the_document_are_answered_and_fit_their_schemas(live: LiveServer) -> None:
+    document = live.get("/openapi.json").json()
+    answered_paths = []
+    for path, methods in document["paths"].items():
+        if not path.startswith(POOLED) or "classify" in path:
+            continue
+        operation = methods["post"]
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        fits(document, schema, answered(live, path, **example))
+        answered_paths.append(path)
+    assert len(answered_paths) == len(POOLED)
 
 
 def test_as_many_texts_as_openai_takes_are_one_request(live: LiveServer) -> None:

@@ -322,7 +322,7 @@ def test_a_pull_of_the_model_that_is_served_succeeds(talking: LiveServer) -> Non
     assert "ockham pull" in refused(talking.post("/api/pull", {"model": "qwen3"}), 501)
 
 
-@pytest.mark.parametrize("name", ["create", "copy", "push", "embed", "embeddings"])
+@pytest.mark.parametrize("name", ["create", "copy", "push"])
 def test_what_is_not_here_says_so(talking: LiveServer, name: str) -> None:
     assert f"/api/{name} is not supported" in refused(talking.post(f"/api/{name}", {}), 501)
 

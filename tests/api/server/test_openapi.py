@@ -17,8 +17,10 @@ from openapi_spec_validator import validate
 from ockham.api.server.app import ROUTES
 from ockham.api.server.openapi.described import description_of
 from ockham.api.server.openapi.page import POLICY
+from ockham.api.server.pooled import ROUTES as POOLED_ROUTES
 from tests.helpers.live import LiveServer
 
+POOLED = (*(route.path for route in POOLED_ROUTES), "/api/embed")
 METHODS = {"get", "post", "delete"}
 
 
@@ -65,16 +67,18 @@ def test_the_examples_are_answered_and_fit_their_schemas(
             content = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if content is not None:
                 example = content["example"]
-                _fits(document, content["schema"], example)
+                fits(document, content["schema"], example)
                 if any(word in path for word in ("adapter", "batches", "control")):
                     continue  # this server has none, and makes no answer now
+                if path.startswith(POOLED):
+                    continue  # `test_embeddings` asks a model that does this
                 model = {"model": "tiny"} if "model" in example else {}
                 response = server.post(path, {**example, **model})
                 assert response.status_code == 200, (path, response.text)
                 answered += 1
                 good = operation["responses"]["200"]["content"]
                 if response.headers["content-type"] == "application/json":
-                    _fits(document, good["application/json"]["schema"], response.json())
+                    fits(document, good["application/json"]["schema"], response.json())
     assert answered > 6
 
 
@@ -89,10 +93,10 @@ def test_errors_have_the_shape_that_is_promised(
             assert response.status_code in (400, 403, 415), path
             promised = operation["responses"][str(response.status_code)]["content"]
             promised = promised["application/json"]["schema"]
-            _fits(document, promised, response.json())
+            fits(document, promised, response.json())
 
 
-def _fits(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
+def fits(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
     whole = {**schema, "components": document["components"]}
     problems = list(Draft202012Validator(whole).iter_errors(value))
     assert not problems, problems[0]

@@ -59,11 +59,12 @@ class Classifications(msgspec.Struct, kw_only=True):
 
 
 class Pooled(msgspec.Struct, kw_only=True):
-    """What was made of one text: a vector, or one of each of its tokens."""
+    """What was made of one text: the numbers of a vector, a vector of each of its tokens, or base64
+    of either."""
 
     index: int
     object: str = "pooling"
-    data: list[float] | list[list[float]] | str
+    data: list[Any] | str
 
 
 class PooledList(msgspec.Struct, kw_only=True):
