@@ -131,7 +131,7 @@ def test_a_bad_line_harms_no_other(tiny: Path, tmp_path: Path) -> None:
         "this is not JSON\n",
         line("unknown-field", prompt="x", nonsense=1),
         line("stream", prompt="x", stream=True),
-        line("url", url="/v1/embeddings", input="x"),
+        line("url", url="/v1/moderations", input="x"),
         line("long", prompt=[5] * 400),
         {**line("method", prompt="x"), "method": "GET"},
         line("model", prompt="x", model="another"),

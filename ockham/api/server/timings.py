@@ -142,7 +142,7 @@ class Course:
     def add_pooled(self, ledger: Ledger) -> None:
         """Take in the bill of a text of which a vector or a score was made."""
         self.ledger.add(ledger)
-        self.endings.append("stop")
+        self.endings = ["stop"]
 
     @property
     def cached_tokens(self) -> int:
