@@ -17,11 +17,12 @@ from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
 from ockham.engine.adapters import Adapters
 from ockham.engine.cache_report import CacheKeeper
-from ockham.engine.chosen import check_whole, choose_reuses, make_drafters
+from ockham.engine.chosen import NO_REUSE, check_whole, choose_reuses, make_drafters
 from ockham.engine.gates import Gates, skips_of
 from ockham.engine.group import Group
+from ockham.engine.known import KnownTexts
 from ockham.engine.limits import Limits, context_limit
-from ockham.engine.messages import PooledFacts
+from ockham.engine.messages import Delta, PooledFacts
 from ockham.engine.patterns import Patterns
 from ockham.engine.pooling import Pooler
 from ockham.engine.runner.attach import Attachments
@@ -76,10 +77,15 @@ class Assembly:
             drafting, drafters = SpeculativeConfig(method="none"), []
         self.second_texts = described.learned_positions if described.types > 1 else 0
         """By how much the positions of the second texts of pairs are shifted."""
+        reuses = self.pooler is not None and self.reuse.name != NO_REUSE
+        self.known = KnownTexts() if reuses else None
+        """What was made of texts before; None where nothing may be reused."""
+        self.answered: list[Delta] = []
+        """What the next step says first: answers for which nothing had to be computed."""
         self.hidden_layer = None if self.pooler is None else described.layers
         if not self.causal:
             check_whole(config)
-            self.reuse, self.approximate = make("reuse", "none"), {}
+            self.reuse, self.approximate = make("reuse", NO_REUSE), {}
         self.tokenizer: Tokenizer | None = load_tokenizer(config, loaded.directory, loaded.metadata)
         del loaded
         for note in () if self.tokenizer is None else self.tokenizer.notes:

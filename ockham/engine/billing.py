@@ -11,6 +11,7 @@ from ockham.core.visits import Skipped
 from ockham.engine.adapter_billing import book_adapters
 from ockham.engine.batch import Walk, runs_of
 from ockham.engine.gates import skips_of
+from ockham.engine.known import BOOK
 from ockham.engine.part import Part
 from ockham.engine.runner.decoding import Decoding
 from ockham.engine.sequence import Sequence
@@ -55,6 +56,14 @@ def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
             book.state_written_bytes += written_bytes
         _book_part(part, own, share, total)
     book_adapters(((part.sequence, part.rows) for part in parts), 1, BATCHING, total)
+
+
+def book_known(tokens: int, cost: ModelCost, total: Ledger) -> Ledger:
+    """The bill of a text of so many tokens that was known already, booked in `total` too."""
+    bill = Ledger(prompt_tokens=tokens, prompt_tokens_reused=tokens)
+    bill.save(BOOK, tokens, cost.row_flops(1, tokens, 0), cost.weight_bytes(tokens, 0))
+    total.add(bill)
+    return bill
 
 
 def _ran(part: Part, cost: ModelCost, dropped: Many[int] = ()) -> tuple[int, int]:

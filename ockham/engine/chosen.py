@@ -74,6 +74,10 @@ def _made_for(model: str) -> str | None:
         raise ConfigError(str(error)) from None
 
 
+NO_REUSE = "none"
+"""The plain choice: everything is computed."""
+
+
 def choose_reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReuse]]:
     """The exact reuse, and the approximate ones by name. Raises ConfigError for two exact ones."""
     exact, approximate = [], {}
@@ -86,7 +90,7 @@ def choose_reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReu
     if len(exact) > 1:
         names = " and ".join(reuse.name for reuse in exact)
         raise ConfigError(f"an engine has one exact reuse, got {names}; leave one of them out.")
-    return exact[0] if exact else make("reuse", "none"), approximate
+    return exact[0] if exact else make("reuse", NO_REUSE), approximate
 
 
 _IN_PARTS = (

@@ -118,6 +118,7 @@ class Endings:
         self._runner.forget_decoding()
         groups, scheduler = list(self._engine.groups.values()), self._engine.scheduler
         self._engine.groups.clear()
+        self._engine.answered.clear()
         self._engine.searched.clear()
         scheduler.reserved_seats = 0
         left = [*scheduler.running, *scheduler.waiting]

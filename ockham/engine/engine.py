@@ -75,7 +75,7 @@ class Engine(Assembly):
 
     @property
     def has_work(self) -> bool:
-        return bool(self.groups)
+        return bool(self.groups or self.answered)
 
     def prepare(self, request: Request) -> Preparation | None:
         """Make ready what a request needs, for `add`; None if it needs nothing. Raises
@@ -133,6 +133,10 @@ class Engine(Assembly):
 
     def step(self) -> list[Delta]:
         """One iteration: draft, schedule, run, bill, sample, collect; and search."""
+        if self.answered:
+            answered = self.answered.copy()
+            self.answered.clear()
+            return answered
         deltas = self._iterate_drafting()
         return self.searching.after(deltas) if self.searched else deltas
 

@@ -12,10 +12,11 @@ from ockham.core.step import Floats, Ints, StepOutput
 from ockham.engine.assemble import Assembly
 from ockham.engine.batch import Batch, Walk
 from ockham.engine.endings import Endings
+from ockham.engine.known import key_of
 from ockham.engine.messages import Delta, merged
 from ockham.engine.observing import deal_newest
 from ockham.engine.part import Part
-from ockham.engine.pooling import Pool
+from ockham.engine.pooling import Pool, encoded
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
 from ockham.engine.slow_grammars import SlowGrammars
@@ -257,7 +258,10 @@ class Harvest:
         assert params is not None, "checked with the request"
         assert pooler is not None, "and so is this"
         sequence.first_token_s = time.monotonic()
-        pooled = pooler.finish(pool, params).astype("<f4", copy=False).tobytes()
+        found = pool.finish()
+        if engine.known is not None and params.task != "token_embed":
+            engine.known.put(key_of(sequence.request, sequence.salt), found)
+        pooled = encoded(pooler.answer(found, params))
         delta = Delta(sequence.request_id, sequence.index, pooled=pooled)
         return self._endings.end(sequence, delta, "stop")
 

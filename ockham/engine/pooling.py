@@ -213,9 +213,8 @@ class Pooler:
             return _OTHERS[how]()
         return Mean(how, 0 if self.description.include_prompt else skip)
 
-    def finish(self, pool: Pool, params: PoolingParams) -> Floats:
-        """What is answered: (width,), or (tokens, hidden)."""
-        found = pool.finish()
+    def answer(self, found: Floats, params: PoolingParams) -> Floats:
+        """What is answered, (width,) or (tokens, hidden), of what a pool has gathered."""
         if params.task != "token_embed":
             for dense in self.dense:
                 found = dense(found[None])[0]
@@ -240,6 +239,11 @@ class Pooler:
         if params.task == "score" and label is not None:
             chances = chances[label : label + 1]
         return chances.astype(np.float32)
+
+
+def encoded(values: Floats) -> bytes:
+    """Values as they are sent: fp32, little-endian."""
+    return values.astype("<f4", copy=False).tobytes()
 
 
 def _normalised(vectors: Floats) -> Floats:

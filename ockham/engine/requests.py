@@ -13,13 +13,14 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Problem, Search, SearchState
-from ockham.engine import moving
+from ockham.engine import billing, moving
 from ockham.engine.adapters import HeldAdapter
 from ockham.engine.assemble import Assembly
 from ockham.engine.gates import skips_of
 from ockham.engine.group import Group
-from ockham.engine.messages import Request
-from ockham.engine.pooling import Pool
+from ockham.engine.known import key_of
+from ockham.engine.messages import Delta, Request
+from ockham.engine.pooling import Pool, encoded
 from ockham.engine.preparing import NOTHING_PREPARED, Preparation, Prepared
 from ockham.engine.runner.runner import Runner
 from ockham.engine.sequence import Sequence, Status
@@ -74,6 +75,8 @@ class Requests:
             raise ValueError("a request with structured outputs comes with what `prepare` gave")
         if prepared.adapter is None and request.asked("adapter") is not None:
             raise ValueError("a request for an adapter comes with what `prepare` gave")
+        if self._answered(request):
+            return
         seed = self.draw_seed() if params.seed is None else params.seed & (2**64 - 1)
         group = self._group(request, seed, prepared)
         sequence = group.first
@@ -253,6 +256,33 @@ class Requests:
             pool=self._pool(request),
         )
         return Group(engine, first, search, chosen.name if chosen and search else "")
+
+    def _answered(self, request: Request) -> bool:
+        """Whether a request is for what was made of the same text before, and is answered with
+        that by the next step."""
+        engine, params = self._engine, request.pooling
+        known, pooler = engine.known, engine.pooler
+        if known is None or pooler is None or params is None or params.task == "token_embed":
+            return False
+        if any(not each.shares for each in engine.techniques.altering(request)):
+            return False
+        found = known.get(key_of(request, engine.techniques.key(request)))
+        if found is None:
+            return False
+        pooled = encoded(pooler.answer(found, params))
+        bill = billing.book_known(len(request.prompt_token_ids), engine.cost, engine.ledger)
+        engine.answered.append(
+            Delta(
+                request.request_id,
+                0,
+                finish_reason="stop",
+                finished=True,
+                ledger=bill,
+                pooled=pooled,
+            )
+        )
+        engine.release(request.request_id)
+        return True
 
     def _pool(self, request: Request) -> Pool | None:
         """What gathers the hidden states of a request that wants what is made of them."""

@@ -15,6 +15,7 @@ import pytest
 from ockham import LLM, AsyncLLM, InvalidRequest, SamplingParams
 from ockham.core.errors import ConfigError
 from ockham.core.pooling import PoolingParams
+from ockham.engine.known import KnownTexts, TextKey
 from tests.helpers.tiny import LAB
 
 TEXTS = ["def f(x): return x", "class A:", "x = 1\n" * 40, "def f(x): return y", "a"]
@@ -89,20 +90,49 @@ def test_few_pages_preempt_and_change_nothing(directory: Path) -> None:
 
 
 def test_what_stands_before_the_last_token_is_taken_over(last: LLM) -> None:
-    text = "y = 2\n" * 30
-    (first,) = last.embed(text, use_tqdm=False)
-    (again,) = last.embed(text, use_tqdm=False)
+    tokens = last.read("y = 2\n" * 30).token_ids
+    (first,) = last.embed([tokens], use_tqdm=False)
+    (longer,) = last.embed([[*tokens, 7]], use_tqdm=False)
     assert first.num_cached_tokens == 0
-    assert again.num_cached_tokens == len(again.prompt_token_ids) - 1
-    assert again.ledger.prompt_tokens_computed == 1
-    assert again.outputs.embedding.tobytes() == first.outputs.embedding.tobytes()
+    assert longer.num_cached_tokens == len(tokens)
+    assert longer.ledger.prompt_tokens_computed == 1
 
 
 def test_a_mean_needs_every_row_and_takes_over_none(llm: LLM) -> None:
-    for _ in range(2):
-        (found,) = llm.embed("y = 2\n" * 30, use_tqdm=False)
+    tokens = llm.read("y = 3\n" * 30).token_ids
+    for asked in (tokens, [*tokens, 7]):
+        (found,) = llm.embed([asked], use_tqdm=False)
         assert found.num_cached_tokens == 0
-        assert found.ledger.prompt_tokens_computed == len(found.prompt_token_ids)
+        assert found.ledger.prompt_tokens_computed == len(asked)
+
+
+def test_a_text_that_comes_again_costs_nothing(llm: LLM, directory: Path) -> None:
+    text, cut = "z = 4\n" * 9, PoolingParams(dimensions=8)
+    (first,) = llm.embed(text, use_tqdm=False)
+    before = llm.engine.total.flops
+    (again,) = llm.embed(text, use_tqdm=False)
+    (short,) = llm.embed(text, cut, use_tqdm=False)
+    assert llm.engine.total.flops == before
+    assert again.outputs.embedding.tobytes() == first.outputs.embedding.tobytes()
+    assert again.num_cached_tokens == len(again.prompt_token_ids)
+    saved = again.ledger.saved["texts"]
+    assert (saved.tokens, saved.flops) == (len(again.prompt_token_ids), first.ledger.flops)
+    (salted,) = llm.embed({"prompt": text, "cache_salt": "mine"}, use_tqdm=False)
+    assert salted.num_cached_tokens == 0
+    with LLM(str(directory), enable_prefix_caching=False) as plain:
+        assert vectors(plain, text) == [first.outputs.embedding.tobytes()]
+        assert vectors(plain, text, pooling_params=cut) == [short.outputs.embedding.tobytes()]
+        assert plain.embed(text, use_tqdm=False)[0].num_cached_tokens == 0
+
+
+def test_texts_that_were_asked_for_longest_ago_are_forgotten_first() -> None:
+    known, vector = KnownTexts(1500), np.zeros(100, np.float32)
+    keys = [TextKey("", bytes([number]), None, 0) for number in range(3)]
+    for key in keys[:2]:
+        known.put(key, vector)
+    assert known.get(keys[0]) is not None
+    known.put(keys[2], vector)
+    assert [known.get(key) is not None for key in keys] == [True, False, True]
 
 
 def test_instructions_stand_before_texts(llm: LLM) -> None:

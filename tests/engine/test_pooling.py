@@ -57,24 +57,24 @@ def plainly(how: How, states: Floats, skip: int = 0) -> Floats:
 def test_no_cutting_into_steps_changes_a_bit(data, how, length, seed):
     states = np.random.default_rng(seed).standard_normal((length, 5)).astype(np.float32)
     cuts = sorted(data.draw(st.sets(st.integers(1, length - 1), max_size=6))) if length > 1 else []
-    found = pooler(how).finish(fed(pooler(how).open(EMBED), states, cuts), EMBED)
+    found = pooler(how).answer(fed(pooler(how).open(EMBED), states, cuts).finish(), EMBED)
     assert found.tobytes() == plainly(how, states).tobytes()
     again = fed(pooler(how).open(EMBED), states, cuts[:1])
     again.reset()  # as after a preemption
-    assert pooler(how).finish(fed(again, states, []), EMBED).tobytes() == found.tobytes()
+    assert pooler(how).answer(fed(again, states, []).finish(), EMBED).tobytes() == found.tobytes()
 
 
 @pytest.mark.parametrize("how", ["mean", "weighted_mean", "mean_sqrt_len"])
 def test_an_instruction_is_left_out_where_the_checkpoint_says_so(how: How) -> None:
     states = np.random.default_rng(3).standard_normal((9, 5)).astype(np.float32)
     without = pooler(how, include_prompt=False)
-    found = without.finish(fed(without.open(EMBED, 4), states, [2, 7]), EMBED)
+    found = without.answer(fed(without.open(EMBED, 4), states, [2, 7]).finish(), EMBED)
     assert found.tobytes() == plainly(how, states, 4).tobytes()
     whole = pooler(how)
-    kept = whole.finish(fed(whole.open(EMBED, 4), states, [2]), EMBED)
+    kept = whole.answer(fed(whole.open(EMBED, 4), states, [2]).finish(), EMBED)
     assert kept.tobytes() == plainly(how, states).tobytes()
     with pytest.raises(InvalidRequest, match="no tokens behind its prompt"):
-        without.finish(fed(without.open(EMBED, 9), states, []), EMBED)
+        without.answer(fed(without.open(EMBED, 9), states, []).finish(), EMBED)
 
 
 def test_embeddings_are_cut_before_they_get_length_one() -> None:
@@ -83,7 +83,7 @@ def test_embeddings_are_cut_before_they_get_length_one() -> None:
 
     def found(**fields: object) -> list[float]:
         params = PoolingParams(task="embed", **fields)  # type: ignore[arg-type]
-        return rule.finish(fed(rule.open(params), states, []), params).tolist()
+        return rule.answer(fed(rule.open(params), states, []).finish(), params).tolist()
 
     assert found(dimensions=2) == pytest.approx([0.6, 0.8])
     assert found(dimensions=2, normalize=False) == [3, 4]
@@ -94,7 +94,7 @@ def test_each_token_has_an_embedding_of_its_own() -> None:
     states = np.random.default_rng(1).standard_normal((6, 5)).astype(np.float32)
     params = PoolingParams(task="token_embed", dimensions=3)
     rule = pooler("cls", normalise=True)
-    found = rule.finish(fed(rule.open(params), states, [1, 4]), params)
+    found = rule.answer(fed(rule.open(params), states, [1, 4]).finish(), params)
     expected = states[:, :3] / np.linalg.norm(states[:, :3], axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -118,7 +118,9 @@ def classifier(values: list[list[float]], **fields: object) -> Pooler:
 
 def answer(rule: Pooler, **fields: object) -> list[float]:
     params = PoolingParams(**fields)  # type: ignore[arg-type]
-    return rule.finish(fed(rule.open(params), np.array([[1, 2]], np.float32), []), params).tolist()
+    return rule.answer(
+        fed(rule.open(params), np.array([[1, 2]], np.float32), []).finish(), params
+    ).tolist()
 
 
 def test_classes_have_probabilities_and_one_class_is_a_score() -> None:

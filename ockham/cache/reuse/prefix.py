@@ -15,7 +15,7 @@ from ockham.core.registry import register
 from ockham.core.seams import NOTHING_KEPT, CachedPrefix, Fetch, NodeFacts, PagePool, Tiers
 
 
-@register("reuse", "prefix", exact=True, books=("prefix", "store", "swap"))
+@register("reuse", "prefix", exact=True, books=("prefix", "store", "swap", "texts"))
 class PrefixReuse:
     """A prompt goes on from the longest prefix that any request before it has left behind.
 
@@ -24,6 +24,7 @@ class PrefixReuse:
     to. Pages stay until the pool needs them; the leaf that is worth least goes first, to memory and
     disk where there are such tiers, from which a waiting prompt gets it back.
     Of prompts that arrive together with a prefix in common, one computes it and the others wait.
+    Of a text of which a vector or a score was made, that is kept too, and given to who asks again.
     """
 
     name: ClassVar[str] = "prefix"
