@@ -55,6 +55,7 @@ class Techniques:
         self._settings: dict[str, str] = {}
         self._plain: dict[str, Chosen | None] = {}
         """What applies where nothing is asked, by seam, as far as that was needed already."""
+        self._plain_altering: list[Chosen] | None = None
         for name, seam in SEAMS.items():
             if seam.asked and not seam.several and seam.setting is not None:
                 given = getattr(config, seam.setting)
@@ -83,8 +84,15 @@ class Techniques:
 
     def altering(self, request: Request) -> list[Chosen]:
         """What applies to a request and alters the state that is computed for it."""
-        found = [self.of(request, name) for name, seam in SEAMS.items() if seam.alters_state]
-        return [each for each in found if each is not None and not each.exact]
+        asks = request.asks or request.params.asks
+        if not asks and self._plain_altering is not None:
+            return self._plain_altering
+        names = [name for name, seam in SEAMS.items() if seam.alters_state]
+        chosen = [self.of(request, name) for name in names]
+        found = [each for each in chosen if each is not None and not each.exact]
+        if not asks and all(name in self._plain for name in names):
+            self._plain_altering = found
+        return found
 
     def keeping(self, request: Request) -> Keeping | None:
         """What decides which cells of a request's sequence stay; None if all do."""
