@@ -25,5 +25,7 @@ def completion(shell: str) -> None:
     assert kind is not None, "click knows all of SHELLS"
     program = click.get_current_context().find_root().command
     script = kind(program, {}, "ockham", VARIABLE)
-    # Not `source`, which starts a shell to see whether it is recent enough.
-    click.echo(script.source_template % script.source_vars())
+    # Not `source`, which starts a shell to see whether it is recent enough. In zsh, click looks at
+    # what only the first call of a loaded function shows, so that the second TAB would be lost.
+    text = script.source_template % script.source_vars()
+    click.echo(text.replace("$zsh_eval_context[-1] == loadautofunc", "$funcstack[1] == _ockham"))

@@ -246,6 +246,11 @@ def test_the_script_for_a_shell_completes_in_it(shell: str, tmp_path: Path) -> N
     assert done.stdout.split() == ["zsh"], done.stderr
 
 
+def test_the_script_for_zsh_completes_each_time() -> None:
+    """What click looks at says only of the first call that the function was loaded."""
+    assert "[[ $funcstack[1] == _ockham ]]" in call("completion", "zsh").output
+
+
 def test_an_address_in_use_is_refused_before_a_model_is_loaded() -> None:
     from ockham.api.server.run import bind
 
