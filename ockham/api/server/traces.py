@@ -34,14 +34,19 @@ CLOSE_S = 2.0
 QUIET = frozenset({"/health", "/ping", "/metrics", "/", "/docs", "/openapi.json"})
 """Routes that programs ask all day long, and pages: they have no span."""
 _OPERATIONS = {
-    "/v1/completions": "text_completion",
-    "/completions": "text_completion",
-    "/infill": "text_completion",
-    "/api/generate": "text_completion",
-    "/v1/embeddings": "embeddings",
-    "/api/embed": "embeddings",
+    "completions": "text_completion",
+    "generate": "text_completion",
+    "infill": "text_completion",
+    "embed": "embeddings",
+    "embedding": "embeddings",
+    "embeddings": "embeddings",
+    "pooling": "embeddings",
+    "rerank": "rerank",
+    "reranking": "rerank",
+    "score": "score",
+    "classify": "classify",
 }
-"""Route -> `gen_ai.operation.name`, where it is not "chat"."""
+"""Last word of a route without "chat" -> `gen_ai.operation.name`, where it is not "chat"."""
 _CONTEXT = ("traceparent", "tracestate")
 
 
@@ -120,7 +125,8 @@ class Trace:
         if not span.is_recording():  # whoever called does not want it
             span.end()
             return
-        operation = _OPERATIONS.get(route, "chat")
+        word = "" if "chat" in route else route.rpartition("/")[2]
+        operation = _OPERATIONS.get(word, "chat")
         span.update_name(
             f"{scope['method']} {route}" if meter is None else f"{operation} {self._model}"
         )
