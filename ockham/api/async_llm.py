@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from types import TracebackType
@@ -23,6 +22,7 @@ from ockham.api.chatting import ChatPlan, ToolChoice, plan_chat, read_tools, thi
 from ockham.api.pooling import TextReader
 from ockham.api.prompts import Encoded, Prompt, PromptReader, characters, template_messages
 from ockham.api.settings import engine_config
+from ockham.api.threads import Threads
 from ockham.core.config import EngineConfig
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import CompletionOutput, RequestOutput
@@ -42,11 +42,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Kind = Literal["cumulative", "delta", "final"]
-
-INLINE_CHARACTERS = 2048
-"""Longer texts are tokenized in a thread, so that the event loop is never held up for long."""
-HUGE_CHARACTERS = 256 << 10
-"""Longer ones have a thread of their own, so that they hold up none but each other."""
 
 
 class AsyncLLM(AsyncPooledMethods):
@@ -70,21 +65,32 @@ class AsyncLLM(AsyncPooledMethods):
 
     @classmethod
     def from_config(
-        cls, config: EngineConfig, *, stall_s: float = 30.0, observer: Observer | None = None
+        cls,
+        config: EngineConfig,
+        *,
+        stall_s: float = 30.0,
+        observer: Observer | None = None,
+        restarts: bool = True,
     ) -> AsyncLLM:
-        """An `AsyncLLM` with settings that were put together before."""
+        """An `AsyncLLM` with settings that were put together before. `restarts`: an engine that
+        dies is followed by another one."""
         llm = cls.__new__(cls)
-        llm._prepare(config, stall_s, observer)
+        llm._prepare(config, stall_s, observer, restarts)
         return llm
 
-    def _prepare(self, config: EngineConfig, stall_s: float, observer: Observer | None) -> None:
+    def _prepare(
+        self,
+        config: EngineConfig,
+        stall_s: float,
+        observer: Observer | None,
+        restarts: bool = True,
+    ) -> None:
         self.config = config
-        self.client = EngineClient(config, stall_s=stall_s, observer=observer)
+        self.client = EngineClient(config, stall_s=stall_s, observer=observer, restarts=restarts)
         self.tokenizer: Tokenizer | None = None
         self._prompts: PromptReader | None = None
         self._starting: asyncio.Task[Ready] | None = None
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="ockham-tokenize")
-        self._huge_thread = ThreadPoolExecutor(1, thread_name_prefix="ockham-tokenize-huge")
+        self._threads = Threads()
         self._numbers = itertools.count()
 
     async def start(self) -> Ready:
@@ -113,8 +119,7 @@ class AsyncLLM(AsyncPooledMethods):
         await self.client.close()
         if self.tokenizer is not None:
             self.tokenizer.close()
-        for threads in (self._threads, self._huge_thread):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown()
 
     async def __aenter__(self) -> AsyncLLM:
         try:
@@ -391,13 +396,15 @@ class AsyncLLM(AsyncPooledMethods):
             return None, ()
         return await asyncio.to_thread(self.tokenizer.check_chat_template)
 
+    async def recovered(self) -> None:
+        """Wait until the engine takes requests again, after it died."""
+        while self.client.trouble() is not None:
+            await asyncio.sleep(0.1)
+
     async def in_thread(self, size: int, work: Callable[[], T]) -> T:
         """Do work on so many characters, bytes or entries: here if they are few, else in a
         thread."""
-        if size <= INLINE_CHARACTERS:
-            return work()
-        threads = self._threads if size <= HUGE_CHARACTERS else self._huge_thread
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
+        return await self._threads.in_thread(size, work)
 
 
 def _only(request: Request, text: str | None, deltas: list[Delta]) -> RequestOutput:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from starlette.types import ASGIApp
 
-from ockham.api.async_llm import AsyncLLM
 from ockham.api.batch_file import BatchError, BatchResponse, BatchResult, parse
 from ockham.api.server.caller import NOBODY, Caller, set_caller
 from ockham.api.server.errors import error_body
@@ -33,15 +33,15 @@ MOST_TRIES = 3
 
 async def answer(
     app: ASGIApp,
-    llm: AsyncLLM,
+    recovered: Callable[[], Awaitable[None]],
     number: int,
     line: bytes,
     *,
     caller: Caller = NOBODY,
     urls: tuple[str, ...] = URLS,
 ) -> BatchResult:
-    """The result of a line, for its caller; an error is a result too. `urls` are the routes that
-    it may name."""
+    """The result of a line, for its caller; an error is a result too. `recovered` waits until a
+    request whose engine died may be sent again; `urls` are the routes that the line may name."""
     name = f"batch_req_{uuid.uuid4().hex}"
     try:
         request = parse(line)
@@ -57,8 +57,7 @@ async def answer(
             status, body = await call(app, request.url, bytes(request.body), name, caller)
             if status != EngineDead.status:
                 break
-            while llm.client.trouble() is not None:
-                await asyncio.sleep(0.1)
+            await recovered()
     response = BatchResponse(status, name, msgspec.Raw(body))
     if status == 200:
         return BatchResult(name, request.custom_id, response, None)

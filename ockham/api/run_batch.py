@@ -6,7 +6,7 @@ So a line is checked, answered and refused exactly as the same body sent to `ock
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import msgspec
 from starlette.types import ASGIApp
@@ -80,7 +80,7 @@ async def run_batch(
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(seats, len(given))):
-                    group.create_task(_work(app, llm, lines, output, progress, tell))
+                    group.create_task(_work(app, llm.recovered, lines, output, progress, tell))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
     return progress
@@ -88,7 +88,7 @@ async def run_batch(
 
 async def _work(
     app: ASGIApp,
-    llm: AsyncLLM,
+    recovered: Callable[[], Awaitable[None]],
     lines: Iterator[tuple[int, bytes]],
     output: BatchOutput,
     progress: Progress,
@@ -96,7 +96,7 @@ async def _work(
 ) -> None:
     """One request after another, until there are no more."""
     for number, line in lines:
-        result = await answer(app, llm, number, line)
+        result = await answer(app, recovered, number, line)
         output.write(result)
         progress.finished += 1
         progress.failed += result.error is not None

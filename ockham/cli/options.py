@@ -68,6 +68,7 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "max_num_seqs": "Most sequences that run at once.",
     "max_num_batched_tokens": "Most token rows in one step.",
     "gpu_memory_utilization": "Share of the allowed memory (on a CPU: of RAM) that may be taken.",
+    "memory_bytes": "The same in bytes, of what is free at most.",
     "kv_cache_memory_bytes": "Bytes for keys and values, instead of a share of the memory.",
     "block_size": "Tokens of one page of state; a power of two.",
     "weight_cache": "Directory where packed weights are kept for the next start, or 'off'; by "
@@ -129,7 +130,8 @@ _SECTIONS = {
         *("kv_store", "kv_store_bytes"),
     ),
     "Memory": (
-        *("gpu_memory_utilization", "kv_cache_memory_bytes", "kv_cache_dtype", "block_size"),
+        *("gpu_memory_utilization", "memory_bytes", "kv_cache_memory_bytes"),
+        *("kv_cache_dtype", "block_size"),
         *("swap_space", "weight_cache", "weight_cache_bytes"),
     ),
     "Scheduling": ("max_num_seqs", "max_num_batched_tokens", "scheduling_policy", "seed"),
@@ -238,15 +240,19 @@ def config_file(function: F) -> F:
     )(function)
 
 
-def engine_options(function: F, several: Sequence[str] = ()) -> F:
+def engine_options(function: F, several: Sequence[str] = (), several_models: bool = False) -> F:
     """Adds the model (as an argument or flag), all of `EngineConfig`'s settings and `--config`.
 
     The command receives `model` and every field by its name; `engine_config` takes them in. Fields
-    among `several` may be given more than once, and come as a tuple.
+    among `several` may be given more than once, and come as a tuple. With `several_models` more
+    models may be named behind the first, which the command receives as `more_models`.
     """
 
     @functools.wraps(function)
-    def with_model(*, model_argument: str | None, model: str | None, **kwargs: Any) -> Any:
+    def with_model(*, model_argument: Any, model: str | None, **kwargs: Any) -> Any:
+        if several_models:
+            kwargs["more_models"] = model_argument[1:]
+            model_argument = model_argument[0] if model_argument else None
         source = click.get_current_context().get_parameter_source("model")
         named_twice = (
             source is click.core.ParameterSource.COMMANDLINE and model_argument is not None
@@ -291,10 +297,14 @@ def engine_options(function: F, several: Sequence[str] = ()) -> F:
         help="Directory, GGUF file or hub name; the same as the argument. [default: lab; "
         "of chat and serve smollm2, where it is installed]",
     )(wrapped)
-    argument = click.argument(
-        "model_argument", metavar="[MODEL]", type=ModelName(), required=False, default=None
-    )
+    settings: dict[str, Any] = {"metavar": "[MODEL]", "default": None}
+    if several_models:
+        settings = {"metavar": "[MODEL]...", "nargs": -1}
+    argument = click.argument("model_argument", type=ModelName(), required=False, **settings)
     return typing.cast(F, argument(wrapped))
+
+
+engine_options_of_several = functools.partial(engine_options, several_models=True)
 
 
 def _warn_of_mistyped_variables(ctx: click.Context) -> None:

@@ -1,4 +1,4 @@
-"""`ockham serve [MODEL]`: a model behind a page and several APIs."""
+"""`ockham serve [MODEL]...`: models behind a page and several APIs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ockham.api.adapters import read_modules
 from ockham.cli.adapter_options import modules_option
 from ockham.cli.command import command
 from ockham.cli.default_model import for_chats
-from ockham.cli.options import Names, engine_config, engine_options, option
+from ockham.cli.model_table import model_options, read_table
+from ockham.cli.options import Names, engine_config, engine_options_of_several, option
 from ockham.cli.value_types import Integer, Text
 from ockham.core import logs
 from ockham.core.errors import ConfigError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @command(own="Server")
-@engine_options
+@engine_options_of_several
 @option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @option("--port", type=Integer(), default=8000, show_default=True, help="0 takes a free one.")
 @option(
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     help="Names of the model in the API. [default: MODEL; of a .gguf file its name, too]",
 )
 @modules_option(option, Names)
+@model_options
 @option(
     "--api-key",
     type=Text(),
@@ -256,6 +258,12 @@ def serve(
     port: int,
     served_model_name: tuple[str, ...],
     lora_modules: tuple[str, ...],
+    embedding: tuple[str, ...],
+    models: Any,
+    keep_alive: float,
+    models_max: int | None,
+    models_memory_bytes: int | None,
+    more_models: tuple[str, ...],
     api_key: tuple[str, ...],
     api_key_file: Path | None,
     admin_api_key: str | None,
@@ -289,15 +297,17 @@ def serve(
     otlp_traces_endpoint: str | None,
     **engine: Any,
 ) -> None:
-    """Serve a model: a page to chat on at /, and the APIs of OpenAI, Anthropic and Ollama.
+    """Serve models: a page to chat on at /, and the APIs of OpenAI, Anthropic and Ollama.
 
-    The engine runs in a process of its own and is restarted if it dies. SIGTERM and Ctrl-C let
-    running requests finish; a second one does not.
+    Each engine runs in a process of its own and is restarted if it dies. One model stays loaded; of
+    several, each is loaded when a request names it. SIGTERM and Ctrl-C let running requests finish;
+    a second one does not.
 
     \b
     Examples:
       ockham serve path/to/model.gguf --port 8000
       ockham serve owner/name --api-key-file keys.txt --host 0.0.0.0
+      ockham serve small.gguf large.gguf --embedding path/to/encoder --keep-alive 10m
     """
     from ockham.api.server.run import serve as run
     from ockham.api.server.settings import ServerSettings
@@ -342,11 +352,27 @@ def serve(
         log_requests=log_requests,
         otlp_traces_endpoint=otlp_traces_endpoint,
     )
-    config = engine_config(**for_chats(engine))
+    table = read_table(
+        engine,
+        more_models=more_models,
+        embedding=embedding,
+        models=models,
+        keep_alive=keep_alive,
+        models_max=models_max,
+        models_memory_bytes=models_memory_bytes,
+        served_model_name=served_model_name,
+        lora_modules=lora_modules,
+    )
+    config = engine_config(**for_chats(engine)) if table is None else None
     # A key has no business in the environment of the engine, or of what that may start.
     for name in ("OCKHAM_API_KEY", "OCKHAM_ADMIN_API_KEY"):
         os.environ.pop(name, None)
-    asyncio.run(run(config, settings))
+    if table is not None:
+        from ockham.api.server.run_several import serve_several
+
+        asyncio.run(serve_several(table, settings))
+    elif config is not None:
+        asyncio.run(run(config, settings))
 
 
 def _read_origins(given: tuple[str, ...]) -> tuple[str, ...]:

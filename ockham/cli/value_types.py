@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import click
 import msgspec
 from click.shell_completion import CompletionItem
+
+from ockham.core.durations import duration_s
 
 
 def quantizations() -> list[str]:
@@ -177,6 +180,21 @@ class Json(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
             return msgspec.convert(value, self.kind)
         except (msgspec.MsgspecError, ValueError) as error:
             self.fail(f"{value!r} cannot be used: {str(error).rstrip('.')}.", param, ctx)
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """Seconds, as a number or as a duration like 5m or 1h30m; infinite for what is below 0."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            seconds = float(value) if isinstance(value, (int, float)) else duration_s(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+        return math.inf if seconds < 0 else seconds
 
 
 class Text(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs

@@ -24,6 +24,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `max_model_len=None` takes the checkpoint's own limit, or what fits into the memory.
     `gpu_memory_utilization` is the share of the memory allowed to this process that weights, state
     and workspace may take together (the name is vLLM's; on a CPU it means RAM);
+    `memory_bytes` says the same in bytes, of what is free at most.
     `kv_cache_memory_bytes` sets the state's pool directly. `block_size` is the tokens of a page.
     `reuse` names at most one exact reuse and any number of approximate ones, which requests may
     then ask for; options stand behind a name: "prefix,chunk:recompute_fraction=0.2,share=0.3".
@@ -59,6 +60,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
     gpu_memory_utilization: float = 0.9
+    memory_bytes: int | None = None
     kv_cache_memory_bytes: int | None = None
     block_size: int = 16
     weight_cache: str | None = None
@@ -116,10 +118,10 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
             raise ConfigError(
                 f"gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}."
             )
-        if self.kv_cache_memory_bytes is not None and self.kv_cache_memory_bytes < 1:
-            raise ConfigError(
-                f"kv_cache_memory_bytes must be positive, got {self.kv_cache_memory_bytes}."
-            )
+        for name in ("memory_bytes", "kv_cache_memory_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be positive, got {value}.")
         if self.kv_store_bytes < 1:
             raise ConfigError(f"kv_store_bytes must be positive, got {self.kv_store_bytes}.")
         if not 0.0 <= self.swap_space < math.inf:

@@ -72,11 +72,17 @@ class EngineClient:
     """
 
     def __init__(
-        self, config: EngineConfig, *, stall_s: float = 30.0, observer: Observer | None = None
+        self,
+        config: EngineConfig,
+        *,
+        stall_s: float = 30.0,
+        observer: Observer | None = None,
+        restarts: bool = True,
     ) -> None:
         """After `stall_s` in which requests wait and no step completes, the engine counts as
-        stuck."""
+        stuck. Without `restarts` an engine that dies stays dead."""
         self.config = config
+        self._restarts = restarts
         self.observer = observer
         self.stats = Stats()
         self.ready: Ready | None = None
@@ -275,11 +281,17 @@ class EngineClient:
                 backoff_s = FIRST_BACKOFF_S
             if self._closing:
                 return
-            self._trouble = f"{reason} A new engine is being started; try again shortly."
-            log.error("%s Restarting it in %.2g s.", reason, backoff_s)
+            if self._restarts:
+                self._trouble = f"{reason} A new engine is being started; try again shortly."
+                log.error("%s Restarting it in %.2g s.", reason, backoff_s)
+            else:
+                self._trouble = f"{reason} Try again shortly."
+                log.error("%s", reason)
             self._fail_all(EngineDead(self._trouble))
             self.stats = Stats()
             self._tell(lambda observer: observer.died())
+            if not self._restarts:
+                return
             while True:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2.0 * backoff_s, LONGEST_BACKOFF_S)
@@ -418,23 +430,28 @@ def _readable(message: ToEngine) -> bytes:
     return data
 
 
-def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
-    """The engine's process, with its end of the socket.
-
-    It has a session of its own, so that Ctrl-C in a terminal reaches the API alone, and imports
-    this very package, wherever the current directory is.
-    """
+def child_environment() -> dict[str, str]:
+    """The environment in which a process of Ockham's imports this very package, wherever the
+    current directory is."""
     environment = dict(os.environ)
     root = str(Path(__file__).parents[2])
     path = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else root
+    return environment
+
+
+def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
+    """The engine's process, with its end of the socket.
+
+    It has a session of its own, so that Ctrl-C in a terminal reaches the API alone.
+    """
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "ockham.engine.process", str(sock.fileno())],
         pass_fds=[sock.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
         start_new_session=True,
-        env=environment,
+        env=child_environment(),
     )
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from ockham.cache.store.stats import TierStats
 from ockham.core.asks import Ask, Asked, asked_at
+from ockham.core.config import EngineConfig
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs, PromptProgress
 from ockham.core.pooling import PoolingParams
@@ -196,19 +197,20 @@ class Loading(msgspec.Struct, tag="loading"):
 class ModelFacts(msgspec.Struct, kw_only=True):
     """What can be said of a loaded model to who asks. `path` is its directory or GGUF file,
     `architecture` the class that config.json names, `weight_format` the formats of its matrices as
-    they are held, joined by +. `trained_length` is the number of positions that it is meant for."""
+    they are held, joined by +. `trained_length` is the number of positions that it is meant for.
+    The defaults are what is said of a model that was not loaded yet."""
 
     path: str
-    architecture: str
-    weight_format: str
-    weight_bytes: int
-    parameters: int
-    layers: int
-    hidden_size: int
-    intermediate_size: int
-    heads: int
-    kv_heads: int
-    trained_length: int
+    architecture: str = ""
+    weight_format: str = ""
+    weight_bytes: int = 0
+    parameters: int = 0
+    layers: int = 0
+    hidden_size: int = 0
+    intermediate_size: int = 0
+    heads: int = 0
+    kv_heads: int = 0
+    trained_length: int = 0
 
 
 class PooledFacts(msgspec.Struct, kw_only=True):
@@ -249,6 +251,25 @@ class Ready(msgspec.Struct, tag="ready", kw_only=True):
     """What requests may ask for."""
     pooled: PooledFacts = msgspec.field(default_factory=lambda: PooledFacts(width=0))
     """Of a model that gives vectors or scores in place of text."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What `ockham.engine.survey` is asked: `share_bytes` is what a model gets unless it needs
+    more, `most_bytes` what there is."""
+
+    config: EngineConfig
+    share_bytes: int
+    most_bytes: int
+
+
+class Survey(msgspec.Struct, frozen=True):
+    """What it answers. `memory_bytes` is the model's share. `error` says why it cannot be loaded,
+    `fits` whether there could be enough memory for it."""
+
+    memory_bytes: int = 0
+    max_model_len: int = 0
+    error: str | None = None
+    fits: bool = True
 
 
 class Died(msgspec.Struct, tag="died"):

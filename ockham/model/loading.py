@@ -89,6 +89,8 @@ class PlannedModel:
     directory: Path
     raw_config: dict[str, Any]
     description: ModelDescription
+    program: Program
+    """Without the values of its weights."""
     source: Source
     packer: Packer
     measured: Measured
@@ -107,9 +109,12 @@ class PlannedModel:
         return "+".join(dict.fromkeys(names))
 
 
-def plan_model(config: EngineConfig, *, head: bool = True) -> PlannedModel:
+def plan_model(
+    config: EngineConfig, *, head: bool = True, available: int | None = None
+) -> PlannedModel:
     """Everything but the weights: reads config.json and the headers of the files of weights.
-    `head` is as in `compile_program`.
+    `head` is as in `compile_program`. `available` are the bytes that there are, by default those
+    that are free now.
 
     Raises ModelError for a checkpoint that is incomplete or not supported, DoesNotFit for one that
     is too large, ConfigError for settings that it contradicts. The caller closes `source`.
@@ -132,12 +137,18 @@ def plan_model(config: EngineConfig, *, head: bool = True) -> PlannedModel:
         program = compile_program(description, measured, longest, head=head)
         state_dtype = choose_state_dtype(config, measured.formats)
         plan = plan_memory(
-            config, description, program, measured.bytes, state_dtype, available_bytes()
+            config,
+            description,
+            program,
+            measured.bytes,
+            state_dtype,
+            available_bytes() if available is None else available,
         )
         return PlannedModel(
             directory=directory,
             raw_config=raw,
             description=description,
+            program=program,
             source=source,
             packer=packer,
             measured=measured,

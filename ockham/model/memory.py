@@ -107,7 +107,7 @@ def plan_memory(
             f"max_model_len is {config.max_model_len}, but the checkpoint is made for at most "
             f"{limit} tokens; leave it out or lower it."
         )
-    allowed = int(available_bytes * config.gpu_memory_utilization) - config.swap_bytes
+    allowed = granted_bytes(config, available_bytes)
     if config.kv_store is not None:
         allowed -= STORE_BYTES
     adapters = adapters_bytes(config.adapter, program)
@@ -126,6 +126,35 @@ def plan_memory(
         config, description, program, weights_bytes, state_dtype, allowed, _most_cells(config)
     )
     return sizes.plan(config.max_model_len or sizes.longest_that_fits(limit))
+
+
+def granted_bytes(config: EngineConfig, available_bytes: int) -> int:
+    """What an engine may take of the available memory, without its swap space."""
+    share = int(available_bytes * config.gpu_memory_utilization)
+    if config.memory_bytes is not None:
+        share = min(config.memory_bytes, available_bytes)
+    return share - config.swap_bytes
+
+
+def outside_bytes(config: EngineConfig, program: Program) -> int:
+    """What an engine takes beside the sum of its plan: swap space, adapters, pages on their way."""
+    store = 0 if config.kv_store is None else STORE_BYTES
+    return config.swap_bytes + store + adapters_bytes(config.adapter, program)
+
+
+def least_bytes(
+    config: EngineConfig,
+    description: ModelDescription,
+    program: Program,
+    weights_bytes: int,
+    state_dtype: str,
+    tokens: int,
+) -> int:
+    """The memory with which an engine can serve one sequence of so many tokens, all told."""
+    sizes = _Sizes(config, description, program, weights_bytes, state_dtype, 0, _most_cells(config))
+    state = sizes.state_bytes(sizes.sequence_pages(tokens), tokens)
+    pool = max(state, config.kv_cache_memory_bytes or 0)
+    return weights_bytes + sizes.workspace_bytes(tokens) + pool + outside_bytes(config, program)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,11 +164,11 @@ def test_several_names_may_stand_behind_one_flag() -> None:
         given = serve.make_context("serve", list(args)).params
         return given["served_model_name"], given["model_argument"]
 
-    assert names("lab", "--served-model-name", "a", "b", "--port", "1") == (("a", "b"), "lab")
-    assert names("--served-model-name", "a", "lab") == (("a",), "lab")
+    assert names("lab", "--served-model-name", "a", "b", "--port", "1") == (("a", "b"), ("lab",))
+    assert names("--served-model-name", "a", "lab") == (("a",), ("lab",))
     assert names("lab", "--served-model-name", "a", "--served-model-name", "b") == (
         ("a", "b"),
-        "lab",
+        ("lab",),
     )
 
 

@@ -39,20 +39,22 @@ class LiveServer:
 
     def __init__(
         self,
-        model: Path | str,
+        model: Path | str | None,
         directory: Path,
         *flags: str,
         descriptors: int | None = None,
         **env: str,
     ) -> None:
-        """`descriptors`: the most that the process may have, as after `ulimit -n`."""
+        """`model` is None where the flags name several. `descriptors`: the most that the process
+        may have, as after `ulimit -n`."""
         self.log_path = directory / f"serve-{time.monotonic_ns()}.log"
         self.model = str(model)
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-c", "from ockham.cli.main import main; main()"),
-                    *("serve", self.model, "--port", "0", *flags),
+                    *("serve", *([] if model is None else [str(model)])),
+                    *("--port", "0", *flags),
                 ],
                 stdout=log,
                 stderr=log,
@@ -66,6 +68,8 @@ class LiveServer:
             self.stop()
             raise
         self.url = found[1]
+        self.metrics_headers: dict[str, str] = {}
+        """What `/metrics` is asked with, where only the administrator sees them."""
         # One client for all: it costs more to make one than to ask.
         self._http = httpx.Client(base_url=self.url, timeout=60.0)
 
@@ -118,7 +122,8 @@ class LiveServer:
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples of a metric that have these labels."""
         total, seen = 0.0, False
-        for family in text_string_to_metric_families(self.get("/metrics").text):
+        text = self.get("/metrics", headers=self.metrics_headers).text
+        for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == name and labels.items() <= sample.labels.items():
                     total, seen = total + sample.value, True

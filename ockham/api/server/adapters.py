@@ -16,8 +16,9 @@ from ockham.api.adapters import adapter_asks
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
+from ockham.api.server.house import choose, house
 from ockham.api.server.openapi.described import describes
-from ockham.api.server.serving import Serving, read, serving
+from ockham.api.server.serving import read
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.numbers import shown
 
@@ -26,10 +27,11 @@ log = logging.getLogger("ockham.server")
 
 class LoadAdapterRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/load_lora_adapter`, with vLLM's names. `load_inplace`: an adapter of this name may
-    be replaced."""
+    be replaced. `base_model_name` is the model that it is added to, where there are several."""
 
     lora_name: str
     lora_path: str
+    base_model_name: str | None = None
     load_inplace: bool = False
 
 
@@ -59,14 +61,14 @@ async def check_modules(llm: AsyncLLM, modules: dict[str, str], names: tuple[str
 )
 async def load_adapter(http: Request) -> Response:
     """Serve an adapter under a name, which no model and no adapter may have."""
-    server = serving(http)
-    _check_permission(server, http)
+    _check_permission(http)
     request = await read(http, LoadAdapterRequest)
     name, path = request.lora_name, request.lora_path
     if not name or not path:
         raise InvalidRequest("lora_name and lora_path must not be empty.", "lora_name")
-    taken = name in server.names or (name in server.adapters and not request.load_inplace)
-    if taken:
+    server = await choose(http, request.base_model_name)
+    taken = name in house(http).models.names
+    if taken and not (name in server.adapters and request.load_inplace):
         raise InvalidRequest(
             f"there is a model {shown(name)} here; choose another name, unload it, or send "
             "load_inplace for an adapter.",
@@ -83,29 +85,32 @@ async def load_adapter(http: Request) -> Response:
 )
 async def unload_adapter(http: Request) -> Response:
     """Serve an adapter no longer. Requests that run with it end as they should."""
-    server = serving(http)
-    _check_permission(server, http)
+    _check_permission(http)
     request = await read(http, UnloadAdapterRequest)
-    if server.adapters.pop(request.lora_name, None) is None:
+    served = (model.adapters for model in house(http).models.shown())
+    adapters = next((each for each in served if request.lora_name in each), None)
+    if adapters is None:
         raise HttpError(
             404,
             f"There is no adapter {shown(request.lora_name)} here.",
             param="lora_name",
             code="model_not_found",
         )
+    del adapters[request.lora_name]
     return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' removed successfully.")
 
 
-def _check_permission(server: Serving, http: Request) -> None:
+def _check_permission(http: Request) -> None:
     """Who loads an adapter names a path of the server's machine: nobody may without a key."""
-    if server.settings.has_admin:
+    settings = house(http).settings
+    if settings.has_admin:
         if not caller_of(http).is_admin:
             raise HttpError(
                 403,
                 "Adapters are for the administrator: send the administrator's key (the server's "
                 "--admin-api-key).",
             )
-    elif not server.settings.api_keys:
+    elif not settings.api_keys:
         raise HttpError(
             403,
             "Adapters can only be loaded and unloaded with a key, because they are named by paths "

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from ockham.api.prompts import Encoded
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import error_body
+from ockham.api.server.house import house
 from ockham.api.server.job import Item, Job
 from ockham.api.server.protocol import GenerationRequest
 from ockham.api.server.serving import METERED, Serving, entries, request_id
@@ -142,7 +143,8 @@ class Answer(ABC):
     @contextmanager
     def _named(self, job: Job) -> Iterator[None]:
         """While the job runs, its caller may name it by the id of the answer."""
-        answering, key = self.server.answering, (caller_of(self._http).name, self.id)
+        answering = house(self._http).answering
+        key = (caller_of(self._http).name, self.id)
         answering[key] = job
         try:
             yield

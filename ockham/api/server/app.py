@@ -16,7 +16,6 @@ from starlette.types import ASGIApp
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.adapters import load_adapter, unload_adapter
 from ockham.api.server.batches import ROUTES as BATCH_ROUTES
-from ockham.api.server.batches import Batches
 from ockham.api.server.body import Budget
 from ockham.api.server.cache import pin_prefix, show_cache, unpin_prefix
 from ockham.api.server.chat import create_chat_completion
@@ -26,14 +25,17 @@ from ockham.api.server.decisions import decide, decide_systemone
 from ockham.api.server.dialect import Dialect, error_response
 from ockham.api.server.errors import HttpError
 from ockham.api.server.gate import Gate
-from ockham.api.server.kept import KeptPrefixes
+from ockham.api.server.house import House
 from ockham.api.server.llama_server import ROUTES as LLAMA_SERVER_ROUTES
+from ockham.api.server.managing import ALIASES as MANAGING_ALIASES
+from ockham.api.server.managing import ROUTES as MANAGING_ROUTES
 from ockham.api.server.messages import DIALECT as MESSAGES
 from ockham.api.server.messages import ROUTES as MESSAGES_ROUTES
 from ockham.api.server.metrics import Metrics
 from ockham.api.server.middleware import Keys, Outermost
 from ockham.api.server.ollama import DIALECT as OLLAMA
 from ockham.api.server.ollama import ROUTES as OLLAMA_ROUTES
+from ockham.api.server.one_model import OneModel
 from ockham.api.server.openapi import ROUTES as OPENAPI_ROUTES
 from ockham.api.server.page import ROUTES as PAGE_ROUTES
 from ockham.api.server.pooled import ALIASES as POOLED_ALIASES
@@ -41,12 +43,9 @@ from ockham.api.server.pooled import ROUTES as POOLED_ROUTES
 from ockham.api.server.reasons import note_refusal
 from ockham.api.server.responses import ALIASES as RESPONSES_ALIASES
 from ockham.api.server.responses import ROUTES as RESPONSES_ROUTES
-from ockham.api.server.serving import Serving
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.status import health, list_models, metrics, show_model, version
 from ockham.api.server.tokenization import detokenize, tokenize, tokenizer_info
-from ockham.api.server.traces import Traces
-from ockham.api.server.wire import now_s
 from ockham.core.errors import OckhamError, fault
 from ockham.core.numbers import shown
 
@@ -75,6 +74,7 @@ ROUTES = (
     *RESPONSES_ROUTES,
     *BATCH_ROUTES,
     *LLAMA_SERVER_ROUTES,
+    *MANAGING_ROUTES,
     *MESSAGES_ROUTES,
     *OLLAMA_ROUTES,
     *OPENAPI_ROUTES,
@@ -85,6 +85,7 @@ ALIASES = (
     Route("/chat/completions", create_chat_completion, methods=["POST"]),
     Route("/models", list_models),
     Route("/models/{model:path}", show_model),
+    *MANAGING_ALIASES,
     *POOLED_ALIASES,
     *RESPONSES_ALIASES,
 )
@@ -99,11 +100,15 @@ def build_app(
     settings: ServerSettings,
     gate: Gate,
     metrics: Metrics,
-    batches: Batches | None = None,
-    traces: Traces | None = None,
 ) -> ASGIApp:
-    """The ASGI application that serves a model that has been started."""
-    middleware = []
+    """The ASGI application that serves one model, which has been started."""
+    models = OneModel(llm, settings, gate, metrics)
+    return build_app_of(House(settings, models, llm, metrics.registry))
+
+
+def build_app_of(house: House) -> ASGIApp:
+    """The ASGI application of a server."""
+    settings, middleware = house.settings, []
     if settings.api_keys or settings.admin_api_key:
         middleware.append(Middleware(Keys, settings=settings))
     if settings.cors_origins:
@@ -125,29 +130,12 @@ def build_app(
             Exception: _answer_fault,
         },
     )
-    app.state.serving = Serving(
-        llm,
-        settings,
-        gate,
-        metrics,
-        now_s(),
-        dict(settings.adapters),
-        KeptPrefixes(llm),
-        batches=batches,
-    )
+    app.state.house = house
     app.state.routes, app.state.dialects = ROUTES, DIALECTS
     app.router.redirect_slashes = False  # `Outermost` takes them off
     budget = Budget(settings.max_bodies_bytes)
-    return Outermost(
-        app,
-        metrics,
-        budget,
-        (*ROUTES, *ALIASES),
-        DIALECTS,
-        settings,
-        lambda: llm.ready.drafters,
-        traces,
-    )
+    routes = (*ROUTES, *ALIASES)
+    return Outermost(app, house.models, budget, routes, DIALECTS, settings, house.traces)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

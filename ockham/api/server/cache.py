@@ -13,9 +13,10 @@ from ockham.api.prompts import Encoded
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
 from ockham.api.server.fields import NEUTRAL
+from ockham.api.server.house import GENERATE, choose, house
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import ChatMessage, TokenizeRequest
-from ockham.api.server.serving import Serving, body_bytes, read, serving
+from ockham.api.server.serving import Serving, body_bytes, read
 from ockham.api.server.turn import render
 from ockham.core.errors import InvalidRequest
 from ockham.engine.messages import CacheQuery, CacheReport, Pin, Unpin
@@ -28,6 +29,7 @@ class CacheRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/cache`. Only what was cached under `cache_salt` is shown; to the administrator's
     key without one, everything."""
 
+    model: str | None = None
     cache_salt: str | None = None
     most_nodes: int | None = None
 
@@ -43,6 +45,7 @@ class PinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
 
+    model: str | None = None
     name: str | None = None
     prompt: str | list[int] | None = None
     messages: list[ChatMessage] | None = None
@@ -69,6 +72,7 @@ class PinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class UnpinRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/cache/unpin`. `tenant`, as `/v1/cache` names it, is for the administrator's key."""
 
+    model: str | None = None
     name: str
     cache_salt: str | None = None
     tenant: str | None = None
@@ -79,9 +83,9 @@ async def show_cache(http: Request) -> Response:
     """What the caller's requests have left in the prefix tree under a salt; the administrator sees
     everything. Texts are shown to who sends a salt, to the administrator, and of requests without
     a salt if the server was started with --cache-text."""
-    server, caller = serving(http), caller_of(http)
-    request = await read(http, CacheRequest)
+    request, caller = await read(http, CacheRequest), caller_of(http)
     request.check()
+    server = house(http).models.there(request.model)
     everything = caller.is_admin and request.cache_salt is None
     query = CacheQuery(
         ask_id=uuid.uuid4().hex,
@@ -99,9 +103,9 @@ async def show_cache(http: Request) -> Response:
 )
 async def pin_prefix(http: Request) -> Response:
     """Compute a prefix, if it is not held, and keep it until it is unpinned."""
-    server, caller = serving(http), caller_of(http)
-    request = await read(http, PinRequest)
+    request, caller = await read(http, PinRequest), caller_of(http)
     request.check()
+    server = await choose(http, request.model, GENERATE)
     prompt = await _prompt(server, request, body_bytes(http))
     salt = caller.salt(request.cache_salt)
     name = request.name or f"pin-{uuid.uuid4().hex[:8]}"
@@ -134,7 +138,7 @@ async def unpin_prefix(http: Request) -> Response:
     query = CacheQuery(
         ask_id=uuid.uuid4().hex, salt=salt, unpin=Unpin(request.name, salt, request.tenant)
     )
-    report = await serving(http).llm.client.ask(query)
+    report = await house(http).models.there(request.model).llm.client.ask(query)
     if report.error is not None and report.param == "name":
         raise HttpError(404, report.error, param="name", code="not_found")
     return _answer(report)

@@ -12,11 +12,12 @@ from starlette.responses import Response
 
 from ockham.api.prompts import Encoded
 from ockham.api.server.answer import OpenAIAnswer
+from ockham.api.server.house import GENERATE, choose
 from ockham.api.server.job import naming
 from ockham.api.server.logprobs import CompletionLogprobsWriter, prompt_logprobs
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import CompletionRequest
-from ockham.api.server.serving import Serving, body_bytes, read, serving
+from ockham.api.server.serving import Serving, body_bytes, read
 from ockham.api.server.wire import (
     Completion,
     CompletionChoice,
@@ -38,10 +39,9 @@ DEFAULT_MAX_TOKENS = 16
 )
 async def create_completion(http: Request) -> Response:
     """Complete prompts; the answer comes whole or as a stream."""
-    server = serving(http)
     request = await read(http, CompletionRequest)
     request.check()
-    server.check_model(request.model)
+    server = await choose(http, request.model, GENERATE)
     params = _sampling_params(request, server.llm.default_parameters)
     prompts = await server.llm.in_thread(
         body_bytes(http), lambda: _read(http, request, params, server)

@@ -8,9 +8,10 @@ from starlette.responses import Response
 
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
+from ockham.api.server.house import house
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import ControlRequest
-from ockham.api.server.serving import read, serving
+from ockham.api.server.serving import read
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 
@@ -50,7 +51,7 @@ async def control_running(http: Request) -> Response:
 
 async def _end_thought(http: Request, name: str) -> Response:
     # A caller finds its own answers only.
-    job = serving(http).answering.get((caller_of(http).name, name))
+    job = house(http).answering.get((caller_of(http).name, name))
     if job is None:
         raise HttpError(
             404,

@@ -15,9 +15,10 @@ from starlette.responses import Response
 
 from ockham.api import decisions
 from ockham.api.decisions import Asked, Frame, Reading, text_of
+from ockham.api.server.house import GENERATE, choose
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import ChatMessage, ChatRequest
-from ockham.api.server.serving import METERED, body_bytes, entries, read, request_id, serving
+from ockham.api.server.serving import METERED, body_bytes, entries, read, request_id
 from ockham.api.server.sse import unless_disconnected
 from ockham.api.server.turn import render
 from ockham.api.server.wire import UsageMeter, now_s
@@ -271,7 +272,7 @@ async def _decide(
 ) -> tuple[str, list[Reading], UsageMeter, Ledger] | None:
     """The name of the model, what it answers to each question, and the bill. None if the caller has
     gone away. Raises `InvalidRequest`, and what the gate refuses with."""
-    server, frame = serving(http), Frame(before)
+    frame = Frame(before)
     chat = ChatRequest(
         model=body.model,
         messages=[ChatMessage(**message) for message in frame.messages],
@@ -281,7 +282,7 @@ async def _decide(
         safety_identifier=body.safety_identifier,
         max_tokens=1,
     )
-    server.check_model(body.model)
+    server = await choose(http, body.model, GENERATE)
     server.check_room(http, chat, len(asked))
     text, plan = await render(server, chat, body_bytes(http))
     prompts, found = server.llm.prompts, list[RequestOutput]()

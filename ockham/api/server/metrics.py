@@ -7,6 +7,8 @@ fraction of a second behind while it works.
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -68,15 +70,39 @@ _DRAFT_COUNTERS = {
 """Field of the engine's `DraftStats` -> name and description, which are vLLM's."""
 
 
-class Metrics:
-    """All metrics of one server. Implements `ockham.engine.client.Observer`."""
+M = TypeVar("M", Counter, Gauge, Histogram)
 
-    def __init__(self, model_name: str) -> None:
+
+class Families:
+    """The metrics of a server by name, each of which has series for several models."""
+
+    def __init__(self) -> None:
         # They would be a second series for each counter, which nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self._model = model_name
         ProcessCollector(registry=self.registry)
+        self._made: dict[str, Any] = {}
+
+    def get(self, kind: type[M], name: str, text: str, *labels: str, **settings: Any) -> M:
+        """The metric of a name, which is made the first time. It has the label `model_name`, and
+        `labels` besides."""
+        if name not in self._made:
+            names = ("model_name", *labels)
+            self._made[name] = kind(
+                f"ockham_{name}", text, names, registry=self.registry, **settings
+            )
+        found: M = self._made[name]
+        return found
+
+
+class Metrics:
+    """All metrics of one model. Implements `ockham.engine.client.Observer`."""
+
+    def __init__(self, model_name: str, families: Families | None = None) -> None:
+        """`families` are those that several models share."""
+        self._families = families or Families()
+        self.registry = self._families.registry
+        self._model = model_name
         self._running = self._gauge("num_requests_running", "Sequences in the running batch.")
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait for a place.")
         self._pages = self._gauge("kv_cache_usage_perc", "Share of the state's pages in use, 0-1.")
@@ -94,11 +120,11 @@ class Metrics:
         self._tier_counters = {f: self._counter(*each) for f, each in _TIER_COUNTERS.items()}
         self._draft_counters = {f: self._counter(*each) for f, each in _DRAFT_COUNTERS.items()}
         self._draft_bytes = self._gauge("spec_decode_bytes", "Memory of the drafters, about.")
-        self._accepted_at = Counter(
-            "ockham_spec_decode_num_accepted_tokens_per_pos",
+        self._accepted_at = self._families.get(
+            Counter,
+            "spec_decode_num_accepted_tokens_per_pos",
             "Drafted tokens that were accepted, by their position in the draft.",
-            ("model_name", "position"),
-            registry=self.registry,
+            "position",
         )
         seconds = self._histogram
         self._first_token = seconds("time_to_first_token_seconds", "Submission to first token.")
@@ -114,19 +140,17 @@ class Metrics:
         self._outputs = self._histogram(
             "request_generation_tokens", "Generated tokens of a request, all choices.", _TOKENS
         )
-        self._finished = Counter(
-            "ockham_request_success",
-            "Choices that finished, by reason.",
-            ("model_name", "finished_reason"),
-            registry=self.registry,
+        self._finished = self._families.get(
+            Counter, "request_success", "Choices that finished, by reason.", "finished_reason"
         )
         for reason in ("stop", "length", "abort", "error"):
             self._finished.labels(model_name, reason)
-        self._http = Counter(
-            "ockham_http_requests",
+        self._http = self._families.get(
+            Counter,
+            "http_requests",
             "HTTP requests answered, by route and status.",
-            ("model_name", "route", "status"),
-            registry=self.registry,
+            "route",
+            "status",
         )
         self._previous = Stats()
 
@@ -183,6 +207,14 @@ class Metrics:
     def aborted(self, stream: Stream) -> None:
         self._finished.labels(self._model, "abort").inc(stream.choices_left)
 
+    def let_go(self) -> None:
+        """The engine was ended on purpose, and holds nothing any more."""
+        self._previous = Stats()
+        for gauge in (self._running, self._waiting, self._pages, self._draft_bytes):
+            gauge.set(0)
+        for gauge in self._tier_gauges.values():
+            gauge.set(0)
+
     def _finish(self, ledger: Ledger, whole_s: float) -> None:
         self._whole.observe(whole_s)
         self._queue.observe(ledger.queue_s)
@@ -200,29 +232,47 @@ class Metrics:
     # -- construction --------------------------------------------------------------------------
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        gauge = Gauge(f"ockham_{name}", text, ("model_name",), registry=self.registry)
-        return gauge.labels(self._model)
+        return self._families.get(Gauge, name, text).labels(self._model)
 
     def _counter(self, name: str, text: str) -> Counter:
-        counter = Counter(f"ockham_{name}", text, ("model_name",), registry=self.registry)
-        return counter.labels(self._model)
+        return self._families.get(Counter, name, text).labels(self._model)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
-        histogram = Histogram(
-            f"ockham_{name}", text, ("model_name",), buckets=buckets, registry=self.registry
-        )
-        return histogram.labels(self._model)
+        return self._families.get(Histogram, name, text, buckets=buckets).labels(self._model)
 
     def _per_technique(self, name: str, text: str) -> dict[str, Counter]:
         return {
-            unit: Counter(
-                f"ockham_{name}_{unit}",
-                f"Work {text}, in {unit}.",
-                ("model_name", "technique"),
-                registry=self.registry,
+            unit: self._families.get(
+                Counter, f"{name}_{unit}", f"Work {text}, in {unit}.", "technique"
             )
             for unit in _SAVING
         }
+
+
+class ModelMetrics:
+    """What a server of several models counts of the loading of one."""
+
+    def __init__(self, model_name: str, families: Families) -> None:
+        get = families.get
+        self._there = get(Gauge, "model_loaded", "Whether the model is in memory, 0 or 1.").labels(
+            model_name
+        )
+        self._loads = get(Counter, "model_loads", "How often the model was loaded.").labels(
+            model_name
+        )
+        self._failures = get(
+            Counter, "model_load_failures", "How often the model could not be loaded."
+        ).labels(model_name)
+
+    def loaded(self) -> None:
+        self._loads.inc()
+        self._there.set(1)
+
+    def let_go(self) -> None:
+        self._there.set(0)
+
+    def failed(self) -> None:
+        self._failures.inc()
 
 
 def _count_savings(

@@ -7,7 +7,7 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from ockham.api.server.caller import NOBODY, Caller, key_name, set_caller
 from ockham.api.server.dialect import Dialect, dialect_of, error_response, set_dialect
 from ockham.api.server.errors import HttpError, as_ockham_error
 from ockham.api.server.fields import passed_over_header
-from ockham.api.server.metrics import Metrics
+from ockham.api.server.house import Models, let_go
 from ockham.api.server.reasons import REFUSED, note_refusal
 from ockham.api.server.serving import METERED, PASSED_OVER, new_request_id
 from ockham.api.server.settings import ServerSettings
@@ -42,24 +42,21 @@ class Outermost:
     def __init__(
         self,
         app: ASGIApp,
-        metrics: Metrics,
+        models: Models,
         budget: Budget,
         routes: Sequence[Route],
         dialects: Sequence[Dialect],
         settings: ServerSettings,
-        drafters: Callable[[], Sequence[str]],
         traces: Traces | None = None,
     ) -> None:
-        """`routes` are those whose paths metrics may name; any other is counted as "other".
-        `drafters` are the names under which ledgers have what was drafted."""
+        """`routes` are those whose paths metrics may name; any other is counted as "other"."""
         self._app = app
-        self._metrics = metrics
+        self._models = models
         self._budget = budget
         self._routes = routes
         self._dialects = dialects
         self._log = settings.access_log or settings.log_requests
         self._log_course = settings.log_requests
-        self._drafters = drafters
         self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,10 +107,12 @@ class Outermost:
             if status == 499:
                 await error_response(known, scope)(scope, receive, send_with_id)
         finally:
+            let_go(scope)
             route = self._route(scope)
-            self._metrics.answered(route, status)
+            self._models.answered(scope, route, status)
             if trace is not None:
-                trace.end(scope, route, status, scope.get(METERED))
+                model, drafters = self._models.name_of(scope), self._models.drafters(scope)
+                trace.end(scope, route, status, scope.get(METERED), model, drafters)
             if self._log:
                 self._say(scope, route, status, begin_s, trace)
 
@@ -143,7 +142,7 @@ class Outermost:
             more, fields["refused"] = f": {refused}", refused
         meter: UsageMeter | None = scope.get(METERED) if self._log_course else None
         if meter is not None:
-            figures = meter.course.figures(meter.prompt_tokens, self._drafters())
+            figures = meter.course.figures(meter.prompt_tokens, self._models.drafters(scope))
             more, fields = f"{more}: {figures.in_words()}", fields | msgspec.structs.asdict(figures)
         if passed_over := scope.get(PASSED_OVER):
             ignored = passed_over_header(passed_over)

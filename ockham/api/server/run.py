@@ -12,7 +12,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
 
@@ -21,20 +21,23 @@ from starlette.types import ASGIApp
 
 from ockham.api.async_llm import AsyncLLM
 from ockham.api.server.adapters import check_modules
-from ockham.api.server.app import build_app
+from ockham.api.server.app import build_app_of
 from ockham.api.server.batches.runner import WINDOW_S, Batches
 from ockham.api.server.batches.store import Store
+from ockham.api.server.chat_facts import report_chat_template
 from ockham.api.server.connection import Connection
 from ockham.api.server.gate import Gate
+from ockham.api.server.house import House, Models
 from ockham.api.server.listener import Listener
 from ockham.api.server.metrics import Metrics
+from ockham.api.server.one_model import OneModel
 from ockham.api.server.room import Room, connection_bound, raise_descriptor_limit
 from ockham.api.server.service_manager import ServiceManager
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.throughput import report
 from ockham.api.server.traces import Traces
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError, WorkerError
+from ockham.core.errors import ConfigError
 from ockham.model.hub import served_names
 
 log = logging.getLogger("ockham.server")
@@ -47,67 +50,79 @@ _MMAP_BYTES = 256 << 10
 
 
 async def serve(config: EngineConfig, settings: ServerSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `ConfigError` if the address cannot be had, and
-    `ModelError` if the model cannot be loaded."""
-    descriptors = raise_descriptor_limit()
-    requests = config.max_num_seqs + settings.max_queue
-    room = Room(connection_bound(settings.max_connections, requests, descriptors))
+    """Serve one model until SIGTERM or SIGINT. Raises `ConfigError` if the address cannot be had,
+    and `ModelError` if the model cannot be loaded."""
+    room = room_for(config.max_num_seqs + settings.max_queue, settings)
     manager = ServiceManager()
     sock = manager.socket or bind(settings.host, settings.port)
-    _warn_of_strangers(sock, settings)
+    warn_of_strangers(sock, settings)
     try:
         names = settings.served_model_names or served_names(config.model)
         metrics = Metrics(names[0])
-        traces = open_traces(settings, names[0], lambda: llm.ready.drafters)
+        traces = open_traces(settings)
         llm = AsyncLLM.from_config(config, stall_s=settings.stall_s, observer=metrics)
         async with llm:
             await check_modules(llm, settings.adapters, names)
-            gate = Gate(config.max_num_seqs, settings.max_queue)
-            batches = open_batches(llm, settings, gate, metrics, traces)
-            app = build_app(llm, settings, gate, metrics, batches, traces)
+            models = OneModel(llm, settings, Gate(config.max_num_seqs, settings.max_queue), metrics)
+            house = House(settings, models, llm, metrics.registry, traces=traces)
+            seats = config.max_num_seqs
+
+            def behind(inner: ServerSettings) -> Models:
+                return OneModel(llm, inner, Gate(seats, seats), metrics)
+
+            house.batches = open_batches(house, behind, seats)
             log.info(
                 "Serving %s, loaded in %.2f s, context %d tokens.",
                 ", ".join(names),
                 llm.ready.load_s,
                 llm.ready.max_model_len,
             )
-            await _report_chat_template(llm)
-            keep_loop_free()
+            await report_chat_template(llm)
             telling = asyncio.create_task(report(lambda: llm.client.stats, settings.throughput_s))
-            if batches is not None:
-                batches.start()
             try:
-                await _Server(app, llm, gate, room, settings, sock, manager).serve(sockets=[])
+                await run(house, room, sock, manager)
             finally:
                 telling.cancel()
-                if batches is not None:
-                    await batches.close()
-                if traces is not None:
-                    await traces.close()
     finally:
         sock.close()
 
 
-def open_traces(
-    settings: ServerSettings, model: str, drafters: Callable[[], Sequence[str]]
-) -> Traces | None:
+def open_traces(settings: ServerSettings) -> Traces | None:
     """What sends traces, if they are asked for. Raises `ConfigError`."""
     if settings.otlp_traces_endpoint is None:
         return None
-    return Traces(settings.otlp_traces_endpoint, model, drafters)
+    return Traces(settings.otlp_traces_endpoint)
+
+
+async def run(house: House, room: Room, sock: socket.socket, manager: ServiceManager) -> None:
+    """Answer whoever comes, until SIGTERM or SIGINT."""
+    app = build_app_of(house)
+    keep_loop_free()
+    if house.batches is not None:
+        house.batches.start()
+    try:
+        await _Server(app, house, room, sock, manager).serve(sockets=[])
+    finally:
+        if house.batches is not None:
+            await house.batches.close()
+        if house.traces is not None:
+            await house.traces.close()
+
+
+def room_for(requests: int, settings: ServerSettings) -> Room:
+    """The connections that are accepted, where so many requests are served or wait at a time."""
+    descriptors = raise_descriptor_limit()
+    return Room(connection_bound(settings.max_connections, requests, descriptors))
 
 
 def open_batches(
-    llm: AsyncLLM,
-    settings: ServerSettings,
-    gate: Gate,
-    metrics: Metrics,
-    traces: Traces | None,
+    house: House, behind: Callable[[ServerSettings], Models], seats: int
 ) -> Batches | None:
-    """The batches that the settings' directory holds. Raises `ConfigError`."""
+    """The batches that the settings' directory holds. `behind` gives the models as batches reach
+    them: with places of their own, of which there are `seats`. Raises `ConfigError`."""
+    settings = house.settings
     if settings.batch_dir is None:
         return None
-    seats = llm.config.max_num_seqs
     inner = replace(
         settings,
         api_keys=(),
@@ -116,10 +131,10 @@ def open_batches(
         access_log=False,
         request_timeout_s=WINDOW_S,
     )
-    app = build_app(llm, inner, Gate(seats, seats), metrics, traces=traces)
+    app = build_app_of(replace(house, settings=inner, models=behind(inner), answering={}))
     store = Store(settings.batch_dir, settings.batch_dir_bytes)
     owners = max(1, len(settings.tenant_keys) + bool(settings.tenant_keys))
-    return Batches(store, app, llm, gate, seats, owners)
+    return Batches(store, app, house.models, seats, owners)
 
 
 def keep_loop_free() -> None:
@@ -134,20 +149,6 @@ def keep_loop_free() -> None:
         # glibc takes them from its heap once it has seen a few.
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
-
-
-async def _report_chat_template(llm: AsyncLLM) -> None:
-    """Log what is wrong with the model's chat template, once. Completions need none."""
-    try:
-        fault, notes = await llm.check_chat_template()
-    except WorkerError as error:
-        fault, notes = str(error), ()
-    for line in notes:
-        log.info("%s", line)
-    if fault is not None:
-        log.warning(
-            "%s Chats will be refused; give another template with --chat-template FILE.", fault
-        )
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -174,7 +175,7 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _warn_of_strangers(sock: socket.socket, settings: ServerSettings) -> None:
+def warn_of_strangers(sock: socket.socket, settings: ServerSettings) -> None:
     """Log it if other machines reach the socket, and nothing asks them for a key."""
     if settings.api_keys or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -202,13 +203,12 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
-        llm: AsyncLLM,
-        gate: Gate,
+        house: House,
         room: Room,
-        settings: ServerSettings,
         sock: socket.socket,
         manager: ServiceManager,
     ) -> None:
+        settings = house.settings
         super().__init__(
             uvicorn.Config(
                 app,
@@ -223,8 +223,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=CUT_S,
             )
         )
-        self._llm = llm
-        self._gate = gate
+        self._models = house.models
         self._room = room
         self._sock = sock
         self._manager = manager
@@ -269,24 +268,24 @@ class _Server(uvicorn.Server):
             self._ending = asyncio.create_task(self._give_up())
 
     async def _drain(self, name: str) -> None:
-        self._gate.close()
+        self._models.close()
         self._manager.stopping()
         if self._manager.socket is not None and self._listener is not None:
             self._listener.close()  # who connects from now on waits for the next process
         log.info(
             "%s: %d requests are running and may take %g s more; new ones are refused.",
             name,
-            self._gate.requests,
+            self._models.requests,
             self._shutdown_timeout_s,
         )
-        if not await self._gate.drained(self._shutdown_timeout_s):
-            log.warning("%d requests did not finish and are given up.", self._gate.requests)
-            await self._llm.shutdown()  # which answers them with 503
+        if not await self._models.drained(self._shutdown_timeout_s):
+            log.warning("%d requests did not finish and are given up.", self._models.requests)
+            await self._models.shutdown()  # which answers them with 503
         self.should_exit = True
         log.info("Stopped.")
 
     async def _give_up(self) -> None:
         """End whoever is inside, in words: their requests are answered with 503, and streams end
         with an error. What is not read within `CUT_S` is cut."""
-        await self._llm.shutdown()
+        await self._models.shutdown()
         self.should_exit = True

@@ -1,12 +1,12 @@
-"""What every route needs: the engine, the settings, and who is let in."""
+"""One model as routes see it: its engine, its names, and who is let in. And reading of bodies."""
 
 from __future__ import annotations
 
 import itertools
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 
@@ -15,12 +15,12 @@ from ockham.api.async_llm import AsyncLLM
 from ockham.api.prompts import Encoded
 from ockham.api.server.body import Lease, read_body
 from ockham.api.server.caller import caller_of
-from ockham.api.server.errors import HttpError, decode
+from ockham.api.server.errors import decode
 from ockham.api.server.fields import UnknownFields
 from ockham.api.server.gate import Gate
+from ockham.api.server.house import NO_NAMES, check_does, chosen_by, house, no_such_model
 from ockham.api.server.job import Job, naming
 from ockham.api.server.kept import KeptPrefixes
-from ockham.api.server.metrics import Metrics
 from ockham.api.server.protocol import ChatMessage, ChatRequest, GenerationRequest
 from ockham.api.server.settings import ServerSettings
 from ockham.api.server.sse import EventStream
@@ -28,14 +28,9 @@ from ockham.api.server.structure import Counter, Most
 from ockham.api.server.traces import ASKED
 from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest, OckhamError
-from ockham.core.numbers import shown
 from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import Request as EngineRequest
-from ockham.model.hub import served_names
-
-if TYPE_CHECKING:
-    from ockham.api.server.batches.runner import Batches
 
 T = TypeVar("T")
 
@@ -56,43 +51,22 @@ PASSED_OVER = "ockham.passed_over"
 """Where a request's scope holds the fields that were passed over and must be told of."""
 METERED = "ockham.metered"
 """Where it holds the `UsageMeter` of what is answered."""
-NO_NAMES = ("", "dummy")
-"""What clients send as the model where they were told of none: huggingface_hub says "dummy"."""
-MOST_NAMED = 20
-"""Adapters that are named to who names none of them."""
-DOES = {
-    "generate": "generates text",
-    "embed": "embeds texts",
-    "token_embed": "embeds tokens",
-    "classify": "classifies texts",
-    "score": "scores pairs of texts",
-}
-"""What a model does that is made for a task."""
 READING_S = 2.0
 """What a client has, beyond the time that its request may take, to read the last of the answer."""
 
 
 @dataclass(slots=True)
 class Serving:
-    """The parts of a running server. Each app has one, as `app.state.serving`."""
+    """A model that is loaded, as a server serves it."""
 
     llm: AsyncLLM
+    names: tuple[str, ...]
+    """The names that requests may call the model by; the first is the one in answers."""
     settings: ServerSettings
     gate: Gate
-    metrics: Metrics
-    created_s: int
     adapters: dict[str, str]
     """The adapters that requests may name as the model: their directories."""
     kept: KeptPrefixes
-    answering: dict[tuple[str, str], Job] = field(default_factory=dict)
-    """The jobs that run, by their caller's name and the id in their answer."""
-    batches: Batches | None = None
-    """None where the server keeps none."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names that requests may call the model by; the first is the one in answers."""
-        return self.settings.served_model_names or served_names(self.llm.config.model)
 
     @property
     def fingerprint(self) -> str:
@@ -102,28 +76,13 @@ class Serving:
 
     def check_model(self, name: str | None) -> None:
         """Raise `HttpError` 404 if the model is called by a name that it does not have."""
-        if name in NO_NAMES:
+        if name is None or name in NO_NAMES or name in self.names or name in self.adapters:
             return
-        if name is not None and name not in self.names and name not in self.adapters:
-            known = [*self.names, *itertools.islice(self.adapters, MOST_NAMED)]
-            more = len(self.names) + len(self.adapters) - len(known)
-            rest = f" and {more} more" if more else ""
-            raise HttpError(
-                404,
-                f"There is no model {shown(name)} here; there is {', '.join(known)}{rest}.",
-                param="model",
-                code="model_not_found",
-            )
+        raise no_such_model(name, (*self.names, *self.adapters))
 
     def check_does(self, *tasks: str) -> None:
         """Raise `InvalidRequest` if the model does none of these tasks."""
-        there = self.llm.ready.tasks
-        if not set(tasks) & set(there):
-            raise InvalidRequest(
-                f"The model of this server {' and '.join(DOES[task] for task in there)}. What is "
-                f"asked needs one that {DOES[tasks[0]]}; serve a model that is made for it.",
-                "model",
-            )
+        check_does(tasks, self.llm.ready.tasks, self.names[0])
 
     def answer_name(self, name: str | None) -> str:
         """The name in the answer to a request for the model of a name."""
@@ -229,8 +188,9 @@ class Serving:
 
 
 def serving(request: Request) -> Serving:
-    """The server that got the request."""
-    found: Serving = request.app.state.serving
+    """The model that a request has chosen (`ockham.api.server.house.choose`)."""
+    found = chosen_by(request.scope)
+    assert found is not None, "a route chooses a model before it is asked for"
     return found
 
 
@@ -279,18 +239,20 @@ async def read_chat(request: Request, kind: type[F]) -> tuple[F, ChatRequest]:
 
 
 async def _read(request: Request, parse: Callable[[bytearray, ServerSettings, list[str]], T]) -> T:
-    server, lease = serving(request), _lease(request)
+    server, lease = house(request), _lease(request)
     body = await read_body(request, server.settings, lease)
     lease.body_bytes = len(body)
     passed_over: list[str] = []
-    found = await server.llm.in_thread(len(body), lambda: parse(body, server.settings, passed_over))
+    found = await server.threads.in_thread(
+        len(body), lambda: parse(body, server.settings, passed_over)
+    )
     pass_over(request, *passed_over)
     return found
 
 
 def pass_over(request: Request, *names: str) -> None:
     """Tell in the answer's header and in the log that these fields of the body were not kept."""
-    if names and serving(request).settings.unknown_fields != "ignore":
+    if names and house(request).settings.unknown_fields != "ignore":
         request.scope[PASSED_OVER] = [*request.scope.get(PASSED_OVER, ()), *names]
 
 

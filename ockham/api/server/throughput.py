@@ -13,15 +13,16 @@ from ockham.engine.messages import Stats
 log = logging.getLogger("ockham.server")
 
 
-async def report(stats: Callable[[], Stats], every_s: float) -> None:
-    """Say what the engine's statistics gained, for as long as they gain anything."""
+async def report(stats: Callable[[], Stats], every_s: float, before_each: str = "") -> None:
+    """Say what the engine's statistics gained, for as long as they gain anything; `before_each`
+    stands before each line."""
     before, before_s = stats(), time.monotonic()
     while True:
         await asyncio.sleep(every_s)
         now, now_s = stats(), time.monotonic()
         line = describe(before, now, now_s - before_s)
         if line is not None:
-            log.info("%s", line)
+            log.info("%s%s", before_each, line)
         before, before_s = now, now_s
 
 

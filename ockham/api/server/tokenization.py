@@ -8,9 +8,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ockham.api.server.house import choose
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import DetokenizeRequest, TokenizeRequest
-from ockham.api.server.serving import body_bytes, read, serving
+from ockham.api.server.serving import body_bytes, read
 from ockham.api.server.turn import render
 from ockham.api.server.wire import Detokenized, Tokenized
 from ockham.core.errors import InvalidRequest
@@ -24,10 +25,9 @@ MAX_TOKENS = 1 << 18
 async def tokenize(http: Request) -> Response:
     """The token ids of a text (with special tokens unless told otherwise), or of a chat as it
     stands in the prompt."""
-    server = serving(http)
     request = await read(http, TokenizeRequest)
     request.check()
-    server.check_model(request.model)
+    server = await choose(http, request.model)
     special = request.add_special_tokens
     if request.messages is not None:
         text, _ = await render(server, request, body_bytes(http))
@@ -49,9 +49,8 @@ async def tokenize(http: Request) -> Response:
 @describes(takes=DetokenizeRequest, gives=Detokenized, example={"tokens": [1, 2, 3]})
 async def detokenize(http: Request) -> Response:
     """The text of token ids, special tokens included."""
-    server = serving(http)
     request = await read(http, DetokenizeRequest)
-    server.check_model(request.model)
+    server = await choose(http, request.model)
     if len(request.tokens) > MAX_TOKENS:
         raise InvalidRequest(
             f"tokens has {len(request.tokens)} entries, at most {MAX_TOKENS}; split the request.",
@@ -72,8 +71,9 @@ async def detokenize(http: Request) -> Response:
     return Response(body, media_type="application/json")
 
 
-@describes(gives=dict[str, Any])
+@describes(gives=dict[str, Any], queries=("model",))
 async def tokenizer_info(http: Request) -> Response:
     """The tokenizer's own configuration and chat template, for clients that template themselves
     (lm-eval asks for it)."""
-    return JSONResponse(serving(http).llm.prompts.tokenizer.info)
+    server = await choose(http, http.query_params.get("model"))
+    return JSONResponse(server.llm.prompts.tokenizer.info)

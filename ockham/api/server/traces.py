@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,12 +53,9 @@ _CONTEXT = ("traceparent", "tracestate")
 class Traces:
     """Makes the spans of a server and sends them."""
 
-    def __init__(
-        self, endpoint: str, model: str, drafters: Callable[[], Sequence[str]] = tuple
-    ) -> None:
-        """`model` is the name in answers, `drafters` are the names under which ledgers have what
-        was drafted. Raises `ConfigError` for an address that cannot be one, and if the packages of
-        the extra `otel` are not installed."""
+    def __init__(self, endpoint: str) -> None:
+        """Raises `ConfigError` for an address that cannot be one, and if the packages of the extra
+        `otel` are not installed."""
         url = _checked(endpoint)
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -80,8 +77,6 @@ class Traces:
         self._tracer = self._provider.get_tracer("ockham", ockham.__version__)
         self._context = TraceContextTextMapPropagator()
         self._server, self._failed = SpanKind.SERVER, StatusCode.ERROR
-        self._model = model
-        self._drafters = drafters
 
     def begin(self, scope: Scope, headers: Headers) -> Trace | None:
         """The span of a request, within the trace that its `traceparent` names; None for one that
@@ -91,7 +86,7 @@ class Traces:
         given = {name: headers[name] for name in _CONTEXT if name in headers}
         context = self._context.extract(given) if given else None
         span = self._tracer.start_span(scope["method"], context, kind=self._server)
-        return Trace(span, self._model, self._drafters, self._failed)
+        return Trace(span, self._failed)
 
     async def close(self) -> None:
         """Send what there is, for `CLOSE_S` at most."""
@@ -105,12 +100,8 @@ class Traces:
 class Trace:
     """The span of one request."""
 
-    def __init__(
-        self, span: Any, model: str, drafters: Callable[[], Sequence[str]], failed: Any
-    ) -> None:
+    def __init__(self, span: Any, failed: Any) -> None:
         self._span = span
-        self._model = model
-        self._drafters = drafters
         self._failed = failed
 
     @property
@@ -118,18 +109,25 @@ class Trace:
         """As logs have it, to be found in the other."""
         return f"{self._span.get_span_context().trace_id:032x}"
 
-    def end(self, scope: Scope, route: str, status: int, meter: UsageMeter | None) -> None:
+    def end(
+        self,
+        scope: Scope,
+        route: str,
+        status: int,
+        meter: UsageMeter | None,
+        model: str,
+        drafters: Sequence[str],
+    ) -> None:
         """End the span, with all that is known of the request now. `meter` has what was used, None
-        where nothing was asked of a model."""
+        where nothing was asked of a model. `model` is its name in answers, `drafters` are the names
+        under which its ledgers have what was drafted."""
         span = self._span
         if not span.is_recording():  # whoever called does not want it
             span.end()
             return
         word = "" if "chat" in route else route.rpartition("/")[2]
         operation = _OPERATIONS.get(word, "chat")
-        span.update_name(
-            f"{scope['method']} {route}" if meter is None else f"{operation} {self._model}"
-        )
+        span.update_name(f"{scope['method']} {route}" if meter is None else f"{operation} {model}")
         attributes: dict[str, Any] = {
             "http.request.method": scope["method"],
             "http.route": route,
@@ -144,7 +142,7 @@ class Trace:
             attributes["error.type"] = str(status)
         if meter is not None:
             attributes["gen_ai.operation.name"] = operation
-            attributes |= self._asked(scope) | self._used(scope, meter)
+            attributes |= self._asked(scope) | _used(scope, meter, model, drafters)
         span.set_attributes(attributes)
         if status >= 500:
             span.set_status(self._failed)
@@ -157,38 +155,39 @@ class Trace:
         found = _request(params)
         return {"gen_ai.request.model": model, **found} if model else found
 
-    def _used(self, scope: Scope, meter: UsageMeter) -> dict[str, Any]:
-        course = meter.course
-        ledger, (drafted, accepted) = course.ledger, course.drafted(self._drafters())
-        found: dict[str, Any] = {
-            "gen_ai.provider.name": "ockham",
-            "gen_ai.request.id": scope["ockham.request_id"],
-            "gen_ai.response.model": self._model,
-            "gen_ai.response.finish_reasons": list(course.endings),
-            "gen_ai.usage.input_tokens": meter.prompt_tokens,
-            "gen_ai.usage.output_tokens": course.completion_tokens,
-            "gen_ai.usage.cache_read.input_tokens": ledger.prompt_tokens_reused,
-            "gen_ai.latency.time_in_queue": ledger.queue_s,
-            "gen_ai.latency.time_in_model_prefill": ledger.prefill_s,
-            "gen_ai.latency.time_in_model_decode": ledger.decode_s,
-            "ockham.prompt_tokens_computed": ledger.prompt_tokens_computed,
-            "ockham.rows": ledger.rows,
-            "ockham.flops": ledger.flops,
-            "ockham.weight_bytes": ledger.weight_bytes,
-            "ockham.state_read_bytes": ledger.state_read_bytes,
-            "ockham.state_written_bytes": ledger.state_written_bytes,
-            "ockham.drafted_tokens": drafted,
-            "ockham.accepted_tokens": accepted,
-        }
-        if meter.reasoning_tokens is not None:
-            found["gen_ai.usage.reasoning.output_tokens"] = meter.reasoning_tokens
-        if (first_s := course.first_token_s) is not None:
-            found["gen_ai.latency.time_to_first_token"] = first_s
-        for kind, savings in (("saved", ledger.saved), ("wasted", ledger.wasted)):
-            for technique, saving in savings.items():
-                found[f"ockham.{kind}.{technique}.tokens"] = saving.tokens
-                found[f"ockham.{kind}.{technique}.flops"] = saving.flops
-        return found
+
+def _used(scope: Scope, meter: UsageMeter, model: str, drafters: Sequence[str]) -> dict[str, Any]:
+    course = meter.course
+    ledger, (drafted, accepted) = course.ledger, course.drafted(drafters)
+    found: dict[str, Any] = {
+        "gen_ai.provider.name": "ockham",
+        "gen_ai.request.id": scope["ockham.request_id"],
+        "gen_ai.response.model": model,
+        "gen_ai.response.finish_reasons": list(course.endings),
+        "gen_ai.usage.input_tokens": meter.prompt_tokens,
+        "gen_ai.usage.output_tokens": course.completion_tokens,
+        "gen_ai.usage.cache_read.input_tokens": ledger.prompt_tokens_reused,
+        "gen_ai.latency.time_in_queue": ledger.queue_s,
+        "gen_ai.latency.time_in_model_prefill": ledger.prefill_s,
+        "gen_ai.latency.time_in_model_decode": ledger.decode_s,
+        "ockham.prompt_tokens_computed": ledger.prompt_tokens_computed,
+        "ockham.rows": ledger.rows,
+        "ockham.flops": ledger.flops,
+        "ockham.weight_bytes": ledger.weight_bytes,
+        "ockham.state_read_bytes": ledger.state_read_bytes,
+        "ockham.state_written_bytes": ledger.state_written_bytes,
+        "ockham.drafted_tokens": drafted,
+        "ockham.accepted_tokens": accepted,
+    }
+    if meter.reasoning_tokens is not None:
+        found["gen_ai.usage.reasoning.output_tokens"] = meter.reasoning_tokens
+    if (first_s := course.first_token_s) is not None:
+        found["gen_ai.latency.time_to_first_token"] = first_s
+    for kind, savings in (("saved", ledger.saved), ("wasted", ledger.wasted)):
+        for technique, saving in savings.items():
+            found[f"ockham.{kind}.{technique}.tokens"] = saving.tokens
+            found[f"ockham.{kind}.{technique}.flops"] = saving.flops
+    return found
 
 
 def _request(params: SamplingParams) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from ockham.api.chatting import PLAIN, ChatPlan, read_tools, thinking_variables
 from ockham.api.prompts import Encoded
 from ockham.api.server.errors import HttpError
+from ockham.api.server.house import GENERATE, choose
 from ockham.api.server.job import Job
 from ockham.api.server.protocol import ChatRequest, TokenizeRequest, template_variables
 from ockham.api.server.serving import Serving, body_bytes, serving
@@ -63,10 +64,9 @@ async def take_turn(
     generated. Raises `InvalidRequest`, `HttpError` 404 for another model's name, and what the gate
     refuses with.
     """
-    server = serving(http)
     with in_words_of(names or {}):
         request.check()
-        server.check_model(request.model)
+        server = await choose(http, request.model, GENERATE)
         params = _sampling_params(request, server.llm.default_chat_parameters)
         server.check_room(http, request, params.sequences)
         reuse = request.reuse_params()
@@ -137,10 +137,9 @@ async def read_prompt(
     """The prompt of a chat, without anything that would answer it. Raises what `take_turn` does for
     a chat that cannot be rendered, and `InvalidRequest` for a text that no tokenization could make
     fit the context."""
-    server = serving(http)
     with in_words_of(names or {}):
         request.check()
-        server.check_model(request.model)
+        server = await choose(http, request.model)
         text, plan = await render(server, request, body_bytes(http))
         text += prefill
         return await server.llm.in_thread(

@@ -213,12 +213,25 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     prompt_progress: Progress | UnsetType = UNSET
 
 
+class ModelStatus(msgspec.Struct, kw_only=True):
+    """`value` is "unloaded", "loading", "loaded" or "unloading". `message` says why the model could
+    not be loaded the last time, if that `failed`. `bytes` is its share of the memory, and
+    `expires_at` when it is let go if nobody asks it anything until then."""
+
+    value: str
+    failed: bool | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    bytes: int | UnsetType = UNSET
+    expires_at: int | UnsetType = UNSET
+
+
 class Model(msgspec.Struct, kw_only=True):
     """`root` is the checkpoint behind the name, or the directory of an adapter, whose
     `parent` is the model that it is added to. What a request leaves out is sampled as
     `chat_sampling_defaults` say in chats, and `sampling_defaults` in completions: what they do not
     name is neutral. `eos_token_ids` end an answer. `tasks` are what the model does: "generate",
-    "embed", "token_embed", "classify" or "score"."""
+    "embed", "token_embed", "classify" or "score". What only an engine knows is there once the model
+    has been loaded. `status` is there where the server has several models."""
 
     id: str
     object: str = "model"
@@ -226,11 +239,12 @@ class Model(msgspec.Struct, kw_only=True):
     owned_by: str = "ockham"
     root: str
     parent: str | None = None
-    max_model_len: int
-    sampling_defaults: dict[str, int | float]
-    chat_sampling_defaults: dict[str, int | float]
-    eos_token_ids: tuple[int, ...]
-    tasks: tuple[str, ...]
+    max_model_len: int | UnsetType = UNSET
+    sampling_defaults: dict[str, int | float] | UnsetType = UNSET
+    chat_sampling_defaults: dict[str, int | float] | UnsetType = UNSET
+    eos_token_ids: tuple[int, ...] | UnsetType = UNSET
+    tasks: tuple[str, ...] | UnsetType = UNSET
+    status: ModelStatus | UnsetType = UNSET
 
 
 class ModelList(msgspec.Struct):

@@ -325,3 +325,28 @@ def test_it_works_behind_a_path_prefix(behind_a_prefix: str, browser: Browser) -
     browser.say("hello")
     assert browser.answers()
     assert browser.text("#note") == ""
+
+
+@needs_browser
+def test_of_several_models_one_is_chosen_and_loaded(
+    tiny: Path, tmp_path: Path, browser: Browser
+) -> None:
+    table = {
+        "one": str(tiny),
+        "two": {"model": str(tiny), "max-model-len": 333},
+        "vectors": {"model": str(tiny), "task": "embed"},
+    }
+    with LiveServer(None, tmp_path, "--models", json.dumps(table), *TINY_FLAGS) as live:
+        browser.open(live.url)
+        assert browser.text("#model").split("\n") == ["one (unloaded)", "two (unloaded)"]
+        browser.script(
+            "const model = document.querySelector('#model'); model.value = 'two';"
+            "model.dispatchEvent(new Event('change'))"
+        )
+        browser.say("Hi")
+        browser.until(lambda: "two (unloaded)" not in browser.text("#model"))
+        assert browser.script("return document.querySelector('#model').value") == "two"
+        browser.click("#to-server")
+        browser.until(lambda: "Prefixes that are held" in browser.text("#server"))
+        assert "one\tunloaded" in browser.text("#server")
+        assert "two\tloaded" in browser.text("#server")

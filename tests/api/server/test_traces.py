@@ -192,7 +192,7 @@ def test_a_deaf_collector_holds_up_neither_answers_nor_the_end(tiny, tmp_path):
 )
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(ConfigError, match="no address of a collector"):
-        Traces(address, "tiny")
+        Traces(address)
 
 
 def test_what_is_not_installed_is_named(monkeypatch):
@@ -200,4 +200,4 @@ def test_what_is_not_installed_is_named(monkeypatch):
     for name in [x for x in sys.modules if x.startswith("opentelemetry.")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ConfigError, match="pip install opentelemetry-sdk"):
-        Traces("http://127.0.0.1:4318", "tiny")
+        Traces("http://127.0.0.1:4318")

@@ -16,8 +16,9 @@ from ockham.api.server.batches.runner import Batches, new_batch
 from ockham.api.server.batches.store import MOST_BATCHES, RUNNING, Batch, Status, StoredFile
 from ockham.api.server.caller import caller_of
 from ockham.api.server.errors import HttpError
+from ockham.api.server.house import house
 from ockham.api.server.openapi.described import describes
-from ockham.api.server.serving import read, serving
+from ockham.api.server.serving import read
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 
@@ -109,7 +110,7 @@ async def create_file(http: Request) -> Response:
     from ockham.api.server.batches.upload import read_upload
 
     batches = _batches(http)
-    settings = serving(http).settings
+    settings = house(http).settings
     return _json(_shown(await read_upload(http, batches.store, settings, caller_of(http).name)))
 
 
@@ -213,7 +214,7 @@ ROUTES = (
 
 
 def _batches(http: Request) -> Batches:
-    found = serving(http).batches
+    found = house(http).batches
     if found is None:
         raise HttpError(
             404,

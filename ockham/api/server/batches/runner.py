@@ -17,7 +17,6 @@ from typing import Literal
 import msgspec
 from starlette.types import ASGIApp
 
-from ockham.api.async_llm import AsyncLLM
 from ockham.api.batch_file import BatchError, BatchInput, BatchOutput
 from ockham.api.batch_lines import answer
 from ockham.api.server.batches.store import (
@@ -30,7 +29,7 @@ from ockham.api.server.batches.store import (
     now_s,
 )
 from ockham.api.server.caller import Caller
-from ockham.api.server.gate import Gate
+from ockham.api.server.house import Models
 from ockham.core.errors import ConfigError, InvalidRequest, OckhamError
 
 log = logging.getLogger("ockham.server")
@@ -52,11 +51,11 @@ class Batches:
     """The batches of a server; one runs at a time, the oldest first."""
 
     def __init__(
-        self, store: Store, app: ASGIApp, llm: AsyncLLM, gate: Gate, seats: int, owners: int = 1
+        self, store: Store, app: ASGIApp, models: Models, seats: int, owners: int = 1
     ) -> None:
-        """`app` answers the lines; `gate` is that of the callers that go first."""
+        """`app` answers the lines; `models` are those of the callers that go first."""
         self.store = store
-        self._app, self._llm, self._gate = app, llm, gate
+        self._app, self._models = app, models
         self._seats, self._owners = seats, owners
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
@@ -151,7 +150,12 @@ class Batches:
 
         async def one(number: int, line: bytes) -> None:
             result = await answer(
-                self._app, self._llm, number, line, caller=caller, urls=(batch.endpoint,)
+                self._app,
+                self._models.recovered,
+                number,
+                line,
+                caller=caller,
+                urls=(batch.endpoint,),
             )
             self.store.grow(output.write(result))
             counts = batch.request_counts
@@ -177,7 +181,7 @@ class Batches:
                 await asyncio.wait(running)
 
     def _most_under_way(self, running: set[asyncio.Task[None]]) -> int:
-        return 1 if self._gate.requests else self._seats
+        return 1 if self._models.requests else self._seats
 
     async def _wait(
         self, running: set[asyncio.Task[None]], until_s: int
@@ -185,7 +189,7 @@ class Batches:
         """Wait until one is done, there is room for more, or the batch is cancelled or expires;
         those that are not done. Raises what one met."""
         changed = asyncio.create_task(self._changed.wait())
-        quiet = asyncio.create_task(self._gate.quiet()) if self._gate.requests else None
+        quiet = asyncio.create_task(self._models.quiet()) if self._models.requests else None
         others = {changed} | ({quiet} if quiet is not None else set())
         left_s = max(0.0, until_s - now_s())
         try:

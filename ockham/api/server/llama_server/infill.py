@@ -16,10 +16,11 @@ from ockham.api.prompts import Encoded
 from ockham.api.server.answer import Answer
 from ockham.api.server.errors import error_body
 from ockham.api.server.fields import ANY
+from ockham.api.server.house import GENERATE, choose
 from ockham.api.server.job import Item, Job
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import CompletionRequest
-from ockham.api.server.serving import Serving, body_bytes, read, serving
+from ockham.api.server.serving import Serving, body_bytes, read
 from ockham.api.server.sse import event
 from ockham.api.server.timings import AsksToSee, Progress, Timings
 from ockham.core.errors import InvalidRequest, OckhamError
@@ -133,11 +134,10 @@ class Filled(msgspec.Struct, kw_only=True, omit_defaults=False):
 )
 async def infill(http: Request) -> Response:
     """Fill in what stands between two texts."""
-    server = serving(http)
     body = await read(http, InfillBody, lenient=True)
     request = body.completion()
     request.check()
-    server.check_model(body.model)
+    server = await choose(http, body.model, GENERATE)
     if len(body.input_extra) > server.settings.max_prompts:
         raise InvalidRequest(
             f"input_extra has {len(body.input_extra)} entries, at most "

@@ -11,17 +11,18 @@ from starlette.responses import JSONResponse, Response
 
 import ockham
 from ockham.api.server.caller import caller_of
+from ockham.api.server.house import choose, house
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import ChatRequest
-from ockham.api.server.serving import body_bytes, read, serving
+from ockham.api.server.serving import body_bytes, read
 from ockham.api.server.turn import render
 
 
-@describes(gives=dict[str, Any])
+@describes(gives=dict[str, Any], queries=("model",))
 async def props(http: Request) -> Response:
     """What the server's model is. `n_ctx` is the context of every request: prompt and answer
     together may have so many tokens."""
-    server = serving(http)
+    server = await choose(http, http.query_params.get("model"))
     ready, tokenizer = server.llm.ready, server.llm.tokenizer
     info: dict[str, Any] = {} if tokenizer is None else tokenizer.info
     return JSONResponse(
@@ -44,13 +45,14 @@ async def props(http: Request) -> Response:
     )
 
 
-@describes(gives=list[dict[str, Any]])
+@describes(gives=list[dict[str, Any]], queries=("cache_salt", "model"))
 async def slots(http: Request) -> Response:
     """The requests of the caller that are being served, without their texts.
 
     Callers see what has their key and the salt of the query (`?cache_salt=`, none by default), the
     administrator everything."""
-    server, caller = serving(http), caller_of(http)
+    server = house(http).models.there(http.query_params.get("model"))
+    caller = caller_of(http)
     given = http.query_params.get("cache_salt")
     salt = None if caller.is_admin and given is None else caller.salt(given)
     now_s, context = time.monotonic(), server.llm.ready.max_model_len
@@ -82,10 +84,9 @@ async def slots(http: Request) -> Response:
 )
 async def apply_template(http: Request) -> Response:
     """The prompt that the chat template makes of messages; nothing is computed."""
-    server = serving(http)
     request = await read(http, ChatRequest)
     request.check()
-    server.check_model(request.model)
+    server = await choose(http, request.model)
     prefill = ""
     if request.continue_final_message:
         request, prefill = request.to_be_continued()

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ockham.api.server.caller import caller_of
+from ockham.api.server.house import house
 from ockham.api.server.kept import digest
 from ockham.api.server.messages.answer import MessagesAnswer
 from ockham.api.server.messages.dialect import DIALECT
@@ -61,7 +62,7 @@ ROUTES = (
 
 
 async def _read(http: Request) -> tuple[MessagesBody, MessagesChat]:
-    plain = serving(http).settings.normalize_prompts
+    plain = house(http).settings.normalize_prompts
     body, chat = await read_chat(http, MessagesBody if plain else VerbatimBody)
     assert isinstance(chat, MessagesChat), "a body makes its own kind of chat"
     pass_over(http, *chat.skipped)

@@ -8,15 +8,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ockham.api.server.house import EMBED, choose, house
+from ockham.api.server.managing import stay
 from ockham.api.server.ollama.names import served_name
 from ockham.api.server.ollama.options import Options
-from ockham.api.server.ollama.request import check_keep_alive
+from ockham.api.server.ollama.request import keep_alive_seconds
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.pooled.embeddings import GONE, embedded
 from ockham.api.server.pooled.parts import Parts, read_parts
 from ockham.api.server.pooled.request import PooledBody, Text, Texts, listed
 from ockham.api.server.pooled.wire import shown, written
-from ockham.api.server.serving import Serving, pass_over, read, serving
+from ockham.api.server.serving import Serving, pass_over, read
 from ockham.core.pooling import PoolingParams
 
 
@@ -78,7 +80,7 @@ async def embed(http: Request) -> Response:
     """The embedding of each text."""
     begin_ns = time.monotonic_ns()
     body = await read(http, EmbedBody, lenient=True)
-    server = _checked(http, body)
+    server = await _checked(http, body)
     truncate = -1 if body.truncate else body.truncate_prompt_tokens
     params = PoolingParams(task="embed", dimensions=body.dimensions)
     parts = await read_parts(
@@ -101,7 +103,7 @@ async def embed(http: Request) -> Response:
 async def embeddings(http: Request) -> Response:
     """The embedding of one text, as Ollama answered before `/api/embed`."""
     body = await read(http, EmbeddingsBody, lenient=True)
-    server = _checked(http, body)
+    server = await _checked(http, body)
     parts = await read_parts(
         http,
         body,
@@ -135,14 +137,13 @@ async def _answer(server: Serving, parts: Parts, body: EmbedBody, begin_ns: int)
     )
 
 
-def _checked(http: Request, body: _Body) -> Serving:
-    """The server, if it has the model and that one embeds. Raises `InvalidRequest` and `HttpError`
+async def _checked(http: Request, body: _Body) -> Serving:
+    """The model, if the server has it and it embeds. Raises `InvalidRequest` and `HttpError`
     404."""
-    server = serving(http)
     body.check()
-    check_keep_alive(body.keep_alive)
-    served_name(server, body.model)
-    server.check_does("embed")
+    seconds = keep_alive_seconds(body.keep_alive)
+    server = await choose(http, served_name(house(http).models, body.model), EMBED)
+    stay(http, seconds)
     if body.options.warnings(server.llm.ready.max_model_len):
         pass_over(http, "options.num_ctx")
     return server

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 import ockham
-from ockham.api.chatting import ToolChoice, plan_chat
 from ockham.api.server.errors import HttpError
+from ockham.api.server.house import EMBED, GENERATE, Shown, choose, house
 from ockham.api.server.ollama.names import listed_name, served_name
 from ockham.api.server.ollama.request import PullBody, ShowBody
 from ockham.api.server.ollama.wire import lines, stamp
 from ockham.api.server.openapi.described import describes
-from ockham.api.server.serving import Serving, read, serving
+from ockham.api.server.serving import read
 from ockham.core.errors import InvalidRequest
 from ockham.engine.messages import ModelFacts
+from ockham.model.checkpoint.generation_config import chat_defaults
 
 API_VERSION = "0.32.0"
 """The version of Ollama whose API this is: clients ask for it to know what they may send."""
 NEVER = "9999-12-31T23:59:59Z"
-"""When the model is unloaded."""
+"""When a model is unloaded that stays."""
 
 
 class Details(msgspec.Struct, kw_only=True):
@@ -69,63 +72,79 @@ class Running(msgspec.Struct, kw_only=True):
 
 @describes(gives=dict[str, list[Listed]])
 async def list_tags(http: Request) -> Response:
-    """The model, once for each of its names, and its adapters."""
-    server = serving(http)
-    details, (size, modified_s) = _details(server), _files(_facts(server).path)
-    capabilities = _capabilities(server)
-    listed = [
-        Listed(
-            name=listed_name(name),
-            model=listed_name(name),
-            modified_at=stamp(modified_s),
-            size=size,
-            digest=_digest(server, name),
-            details=details,
-            capabilities=capabilities,
-        )
-        for name in (*server.names, *server.adapters)
-    ]
+    """The models, once for each of their names, and their adapters."""
+    listed = []
+    for model in house(http).models.shown():
+        size, modified_s = _files(_path(model))
+        details, capabilities = _details(model), _capabilities(model)
+        listed += [
+            Listed(
+                name=listed_name(name),
+                model=listed_name(name),
+                modified_at=stamp(modified_s),
+                size=size,
+                digest=_digest(model, name),
+                details=details,
+                capabilities=capabilities,
+            )
+            for name in (*model.names, *model.adapters)
+        ]
     return _answer({"models": listed})
 
 
 @describes(gives=dict[str, list[Running]])
 async def list_running(http: Request) -> Response:
-    """The model, which is loaded as long as the server runs."""
-    server = serving(http)
-    name = server.names[0]
-    running = Running(
+    """The models that are loaded, and until when they stay if nobody asks them anything."""
+    running = [_running(model) for model in house(http).models.shown() if model.state == "loaded"]
+    return _answer({"models": running})
+
+
+def _running(model: Shown) -> Running:
+    name, facts = model.names[0], _facts(model)
+    return Running(
         name=listed_name(name),
         model=listed_name(name),
-        size=_facts(server).weight_bytes,
-        digest=_digest(server, name),
-        details=_details(server),
-        expires_at=NEVER,
+        size=facts.weight_bytes if model.nbytes is None else model.nbytes,
+        digest=_digest(model, name),
+        details=_details(model),
+        expires_at=NEVER if model.expires_s is None else stamp(model.expires_s),
         size_vram=0,
-        context_length=server.llm.ready.max_model_len,
+        context_length=_context(model),
     )
-    return _answer({"models": [running]})
 
 
 @describes(takes=ShowBody, gives=dict[str, Any], lenient=True, example={"model": "lab"})
 async def show(http: Request) -> Response:
-    """What there is to say of the model."""
-    server = serving(http)
+    """What there is to say of a model. One that was never loaded is loaded for it."""
     asked = (await read(http, ShowBody, lenient=True)).asked
-    name = served_name(server, asked)
-    defaults = server.llm.default_chat_parameters
+    models = house(http).models
+    name = served_name(models, asked)
+    model = _named(models.shown(), name)
+    if model.ready is None:
+        await choose(http, name)
+        model = _named(models.shown(), name)
+    defaults = (
+        {}
+        if model.ready is None
+        else chat_defaults(model.ready.sampling_defaults, model.config.generation_config)
+    )
     parameters = "\n".join(f"{key:<30} {value}" for key, value in defaults.items())
     return _answer(
         {
             "license": "",
             "modelfile": f"# {listed_name(name)} is served by Ockham, which has no Modelfiles.\n",
             "parameters": parameters,
-            "template": _template(server),
-            "details": _details(server),
-            "model_info": _model_info(server),
-            "capabilities": _capabilities(server),
-            "modified_at": stamp(_files(_facts(server).path)[1]),
+            "template": model.chat().template,
+            "details": _details(model),
+            "model_info": _model_info(model),
+            "capabilities": _capabilities(model),
+            "modified_at": stamp(_files(_path(model))[1]),
         }
     )
+
+
+def _named(shown: Sequence[Shown], name: str) -> Shown:
+    return next(each for each in shown if name in each.names or name in each.adapters)
 
 
 @describes(gives=dict[str, str])
@@ -149,7 +168,7 @@ async def pull(http: Request) -> Response:
     if not asked:
         raise InvalidRequest("model is required and is missing.", "model")
     try:
-        served_name(serving(http), asked)
+        served_name(house(http).models, asked)
     except HttpError as error:
         raise HttpError(
             501, f"{error} Fetch one with 'ockham pull NAME' on the machine itself."
@@ -172,22 +191,33 @@ async def not_here(http: Request) -> Response:
     )
 
 
-def _facts(server: Serving) -> ModelFacts:
-    facts = server.llm.ready.facts
-    assert facts is not None, "an engine that is ready says what it loaded"
-    return facts
+def _facts(model: Shown) -> ModelFacts:
+    """What is known of a model, which is little before it was loaded for the first time."""
+    if model.ready is None or model.ready.facts is None:
+        return ModelFacts(path=_path(model))
+    return model.ready.facts
 
 
-def _details(server: Serving) -> Details:
-    facts = _facts(server)
+def _path(model: Shown) -> str:
+    """Where its files are, as far as that is known."""
+    facts = None if model.ready is None else model.ready.facts
+    return os.path.expanduser(model.config.model) if facts is None else facts.path
+
+
+def _context(model: Shown) -> int:
+    return 0 if model.ready is None else model.ready.max_model_len
+
+
+def _details(model: Shown) -> Details:
+    facts = _facts(model)
     family = _family(facts)
     return Details(
         format="gguf" if facts.path.endswith(".gguf") else "safetensors",
         family=family,
-        families=[family],
-        parameter_size=_human(facts.parameters),
+        families=[family] if family else [],
+        parameter_size=_human(facts.parameters) if facts.parameters else "",
         quantization_level=facts.weight_format.upper(),
-        context_length=server.llm.ready.max_model_len,
+        context_length=_context(model),
         embedding_length=facts.hidden_size,
     )
 
@@ -205,56 +235,45 @@ def _human(count: int) -> str:
     return str(count)
 
 
-def _model_info(server: Serving) -> dict[str, Any]:
+def _model_info(model: Shown) -> dict[str, Any]:
     """The keys of GGUF files that clients read. The context is the server's own, not the longest
     that the model was made for."""
-    facts = _facts(server)
+    facts = _facts(model)
     family = _family(facts)
+    ready = model.ready
     return {
         "general.architecture": family,
-        "general.basename": server.names[0],
+        "general.basename": model.names[0],
         "general.parameter_count": facts.parameters,
-        f"{family}.context_length": server.llm.ready.max_model_len,
+        f"{family}.context_length": _context(model),
         f"{family}.trained_context_length": facts.trained_length,
         f"{family}.embedding_length": facts.hidden_size,
         f"{family}.feed_forward_length": facts.intermediate_size,
         f"{family}.block_count": facts.layers,
         f"{family}.attention.head_count": facts.heads,
         f"{family}.attention.head_count_kv": facts.kv_heads,
-        f"{family}.vocab_size": server.llm.ready.vocab_size,
-        "tokenizer.ggml.eos_token_ids": list(server.llm.ready.eos_token_ids),
+        f"{family}.vocab_size": 0 if ready is None else ready.vocab_size,
+        "tokenizer.ggml.eos_token_ids": [] if ready is None else list(ready.eos_token_ids),
     }
 
 
-def _capabilities(server: Serving) -> list[str]:
+def _capabilities(model: Shown) -> list[str]:
     """`tools` wherever there is a chat template: a template that shows none has them told in a
     message. `embedding` and `rerank` are of models that generate nothing."""
-    tasks = server.llm.ready.tasks
-    if "generate" not in tasks:
-        told = {"embed": "embedding", "score": "rerank"}
-        return [name for task, name in told.items() if task in tasks]
-    tokenizer = server.llm.tokenizer
-    if tokenizer is None or not _template(server):
+    if model.tasks and GENERATE not in model.tasks:
+        told = {EMBED: "embedding", "score": "rerank"}
+        return [name for task, name in told.items() if task in model.tasks]
+    chat = model.chat()
+    if not chat.template:
         return ["completion"]
-    thinks = plan_chat(tokenizer, ToolChoice()).style.thinks
-    fills_in = tokenizer.fill_in is not None
-    more = {"thinking": thinks, "insert": fills_in}
+    more = {"thinking": chat.thinks, "insert": chat.fills_in}
     return ["completion", "tools", *(name for name, there in more.items() if there)]
 
 
-def _template(server: Serving) -> str:
-    """The chat template; empty where there is none, or no default one."""
-    tokenizer = server.llm.tokenizer
-    try:
-        return "" if tokenizer is None else tokenizer.chat_template().source
-    except InvalidRequest:
-        return ""
-
-
-def _digest(server: Serving, name: str) -> str:
+def _digest(model: Shown, name: str) -> str:
     """What tells two models apart whose answers differ: of 64 digits, as Ollama's."""
-    adapter = server.adapters.get(name, "")
-    return hashlib.sha256(f"{server.llm.ready.numerics_id}\n{adapter}".encode()).hexdigest()
+    bits = model.config.model if model.ready is None else model.ready.numerics_id
+    return hashlib.sha256(f"{bits}\n{model.adapters.get(name, '')}".encode()).hexdigest()
 
 
 def _files(path: str) -> tuple[int, float]:

@@ -7,7 +7,7 @@ and so are names that differ in their case only.
 from __future__ import annotations
 
 from ockham.api.server.errors import HttpError
-from ockham.api.server.serving import Serving
+from ockham.api.server.house import Models
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.model.known_models import Repository, named_repository
@@ -20,10 +20,10 @@ def listed_name(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else name + LATEST
 
 
-def served_name(server: Serving, asked: str) -> str:
+def served_name(models: Models, asked: str) -> str:
     """The name by which the server knows the model that a client means. Raises `HttpError` 404 in
     the words of Ollama, which clients look for."""
-    known = (*server.names, *server.adapters)
+    known = models.names
     if asked in known:
         return asked
     for name in known:
@@ -31,16 +31,21 @@ def served_name(server: Serving, asked: str) -> str:
             return name
     meant = _repository(asked)
     if meant is not None:
-        for name in server.names:
-            if _repository(name) == meant:
-                return name
+        for model in models.shown():
+            for name in model.names:
+                if _repository(name) == meant:
+                    return name
     raise HttpError(
         404,
-        f"model {shown(asked)} not found: this server has {listed_name(server.names[0])}. Another "
-        "model needs a server of its own (ockham serve MODEL).",
+        f"model {shown(asked)} not found: this server has {_listed(models)}. Another model needs a "
+        "server that is started with it (ockham serve MODEL ...).",
         param="model",
         code="model_not_found",
     )
+
+
+def _listed(models: Models) -> str:
+    return ", ".join(listed_name(model.names[0]) for model in models.shown())
 
 
 def _plain(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import re
+import math
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
@@ -14,6 +14,7 @@ from ockham.api.server.fields import ANY
 from ockham.api.server.ollama.options import Options
 from ockham.api.server.protocol import ChatMessage, ChatRequest
 from ockham.api.server.timings import AsksToSee
+from ockham.core.durations import duration_s
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown, token_ids
 from ockham.core.structured_outputs import StructuredOutputsParams
@@ -32,9 +33,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "_debug_render_only": (False,),
 }
 """Fields of requests that are known and have no use here -> the values that ask for nothing."""
-
-_DURATION = re.compile(r"[+-]?(?:(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+|\d+)")
-_LONGEST_DURATION = 64
 
 
 class CallFunction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -87,7 +85,8 @@ class _Body(AsksToSee, kw_only=True, forbid_unknown_fields=True):
     think: Think | None = None
     """Whether the model thinks before it answers, or how much."""
     keep_alive: float | str | None = None
-    """Changes nothing: the model stays."""
+    """How long a model of several stays when nobody asks it anything: a number of seconds or a
+    duration like "5m", 0 to let it go at once, below 0 to keep it."""
     logprobs: bool | None = None
     """Whether the log probabilities of the answer's tokens are told."""
     top_logprobs: int | None = None
@@ -109,7 +108,7 @@ class _Body(AsksToSee, kw_only=True, forbid_unknown_fields=True):
         return self.stream is not False
 
     def _chat(self, messages: list[ChatMessage], **more: Any) -> ChatRequest:
-        check_keep_alive(self.keep_alive)
+        keep_alive_seconds(self.keep_alive)
         if self.top_logprobs is not None and not 0 <= self.top_logprobs <= 20:
             raise InvalidRequest(
                 f"top_logprobs must lie in [0, 20], got {shown(self.top_logprobs)}.",
@@ -276,15 +275,19 @@ class PullBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     stream: bool | None = None
 
 
-def check_keep_alive(given: float | str | None) -> None:
-    """Raise `InvalidRequest` for what is neither a number of seconds nor a duration."""
-    if isinstance(given, str) and (
-        len(given) > _LONGEST_DURATION or not _DURATION.fullmatch(given)
-    ):
+def keep_alive_seconds(given: float | str | None) -> float | None:
+    """How long a model is to stay, infinite for what is below 0; None if that is not said. Raises
+    `InvalidRequest` for what is neither a number of seconds nor a duration."""
+    if given is None:
+        return None
+    try:
+        seconds = duration_s(given) if isinstance(given, str) else float(given)
+    except ValueError:
         raise InvalidRequest(
             f"keep_alive must be a number of seconds or a duration like '5m', got {shown(given)}.",
             "keep_alive",
-        )
+        ) from None
+    return math.inf if seconds < 0 else seconds
 
 
 def _thinking(think: Think | None) -> tuple[dict[str, Any] | None, Any]:

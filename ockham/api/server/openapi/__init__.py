@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ockham.api.server.house import house
 from ockham.api.server.openapi.described import describes
-from ockham.api.server.serving import serving
 
 __all__ = ["ROUTES"]
 
@@ -43,14 +43,14 @@ async def _made(http: Request) -> tuple[bytes, bytes]:
     """The document and the page, which are made once: whoever asks meanwhile waits for the same."""
     state = http.app.state
     if getattr(state, "openapi", None) is None or state.openapi.cancelled():
-        server = serving(http)
+        server = house(http)
         routes, dialects = state.routes, state.dialects
 
         def make() -> tuple[bytes, bytes]:
             from ockham.api.server.openapi.document import build
             from ockham.api.server.openapi.page import page
 
-            document = build(routes, dialects, server.settings, server.names[0])
+            document = build(routes, dialects, server.settings, server.models.names[0])
             return msgspec.json.encode(document), page(document).encode()
 
         state.openapi = asyncio.ensure_future(asyncio.to_thread(make))

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ockham.api.prompts import Encoded, Prompt
+from ockham.api.server.house import POOLED, choose
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.pooled.embeddings import GONE
 from ockham.api.server.pooled.parts import Parts, read_parts
@@ -18,7 +19,7 @@ from ockham.api.server.pooled.wire import (
     shown,
     written,
 )
-from ockham.api.server.serving import Serving, read, request_id, serving
+from ockham.api.server.serving import Serving, read, request_id
 from ockham.api.server.wire import now_s
 from ockham.core.arrays import Floats
 from ockham.core.outputs import (
@@ -34,10 +35,8 @@ from ockham.core.pooling import PoolingParams
 async def classify(http: Request) -> Response:
     """The probability of each of the model's classes, for each text."""
     body = await read(http, ClassifyBody)
-    server = serving(http)
     body.check()
-    server.check_model(body.model)
-    server.check_does("classify")
+    server = await choose(http, body.model, "classify")
     params = PoolingParams(task="classify", use_activation=body.use_activation)
     parts = await _parts(http, server, body, params)
     outputs = await parts.outputs()
@@ -64,9 +63,8 @@ async def classify(http: Request) -> Response:
 async def pool(http: Request) -> Response:
     """What a task makes of each text: an embedding, one of each of its tokens, or its classes."""
     body = await read(http, PoolingBody)
-    server = serving(http)
     body.check()
-    server.check_model(body.model)
+    server = await choose(http, body.model, *((body.task,) if body.task else POOLED))
     task = body.task or ("classify" if "classify" in server.llm.ready.tasks else "token_embed")
     server.check_does(task)
     params = PoolingParams(

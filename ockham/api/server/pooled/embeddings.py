@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from ockham.api.pooling import embedding_of
 from ockham.api.prompts import Encoded, Prompt
+from ockham.api.server.house import EMBED, choose
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.pooled.parts import Parts, read_parts
 from ockham.api.server.pooled.request import (
@@ -19,7 +20,7 @@ from ockham.api.server.pooled.request import (
     PooledBody,
 )
 from ockham.api.server.pooled.wire import Embedding, Embeddings, LlamaEmbedding, shown, written
-from ockham.api.server.serving import Serving, read, request_id, serving
+from ockham.api.server.serving import Serving, read, request_id
 from ockham.api.server.wire import now_s
 from ockham.core.arrays import Floats
 from ockham.core.pooling import PoolingParams
@@ -36,7 +37,7 @@ GONE = 499
 async def create_embeddings(http: Request) -> Response:
     """The embedding of each text."""
     body = await read(http, EmbeddingBody)
-    server = _checked(http, body)
+    server = await _checked(http, body)
     prompt_name = body.prompt_name
     if body.input_type is not None:
         side = SIDES[body.input_type]
@@ -77,7 +78,7 @@ async def create_embeddings(http: Request) -> Response:
 async def embed_inputs(http: Request) -> Response:
     """The embedding of each text, with the fields of Text Embeddings Inference."""
     body = await read(http, InputsBody)
-    server = _checked(http, body)
+    server = await _checked(http, body)
     truncate = -1 if body.truncate else body.truncate_prompt_tokens
     params = PoolingParams(task="embed", dimensions=body.dimensions, normalize=body.normalize)
     parts = await read_parts(
@@ -100,7 +101,7 @@ async def embed_inputs(http: Request) -> Response:
 async def embed_content(http: Request) -> Response:
     """The embedding of each text, with the fields of llama-server."""
     body = await read(http, ContentBody, lenient=True)
-    server = _checked(http, body)
+    server = await _checked(http, body)
     params = PoolingParams(task="embed", normalize=body.normalize)
     parts = await read_parts(
         http,
@@ -119,13 +120,10 @@ async def embedded(parts: Parts) -> list[Floats] | None:
     return None if outputs is None else [embedding_of(each) for each in outputs]
 
 
-def _checked(http: Request, body: PooledBody) -> Serving:
-    """The server, if the request may be made of it. Raises `InvalidRequest` and `HttpError`."""
-    server = serving(http)
+async def _checked(http: Request, body: PooledBody) -> Serving:
+    """The model, if the request may be made of it. Raises `InvalidRequest` and `HttpError`."""
     body.check()
-    server.check_model(body.model)
-    server.check_does("embed")
-    return server
+    return await choose(http, body.model, EMBED)
 
 
 async def _bare(server: Serving, parts: Parts, one: Any) -> Response:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from ockham.api.pooled_llm import score_of
 from ockham.api.pooling import PairPlan, ranked
 from ockham.api.server.caller import caller_of
+from ockham.api.server.house import EMBED, choose
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.pooled.embeddings import GONE
 from ockham.api.server.pooled.parts import Parts, check_length, naming_text
@@ -28,7 +29,7 @@ from ockham.api.server.pooled.wire import (
     Scores,
     answer,
 )
-from ockham.api.server.serving import Serving, body_bytes, read, request_id, serving
+from ockham.api.server.serving import Serving, body_bytes, read, request_id
 from ockham.api.server.wire import Usage, now_s
 from ockham.core.errors import InvalidRequest
 
@@ -53,7 +54,8 @@ async def rerank_v2(http: Request) -> Response:
 
 async def _rerank(http: Request, *, shows_documents: bool) -> Response:
     body = await read(http, RerankBody)
-    server = serving(http)
+    body.check()
+    server = await choose(http, body.model, "score", EMBED)
     documents = body.listed
     name = "documents" if body.texts is None else "texts"
     scored = await _scores(
@@ -100,7 +102,8 @@ async def _rerank(http: Request, *, shows_documents: bool) -> Response:
 async def score(http: Request) -> Response:
     """How well the texts of each pair fit together."""
     body = await read(http, ScoreBody)
-    server = serving(http)
+    body.check()
+    server = await choose(http, body.model, "score", EMBED)
     first, second = body.sides
     name = "text_2" if body.documents is None else "documents"
     scored = await _scores(http, server, body, first, second, name, body.use_activation)
@@ -129,9 +132,6 @@ async def _scores(
 ) -> tuple[list[float], Usage] | None:
     """The score of each pair, and what all took; `name` is the field of the second texts. None if
     the caller has gone away. Raises `InvalidRequest`, and what the gate refuses with."""
-    body.check()
-    server.check_model(body.model)
-    server.check_does("score", "embed")
     server.gate.check(1, caller_of(http).tenant(body.cache_salt, body.user))
     truncate = body.most_tokens if isinstance(body, RerankBody) else body.truncate_prompt_tokens
 
