@@ -70,11 +70,14 @@ class Configuration:
 
 
 CONFIGURATIONS = (
+    Configuration(OCKHAM, "fp32", 32),
     Configuration("sentence-transformers", "fp32", 32),
     Configuration("onnxruntime", "fp32", 32),
     Configuration("llamacpp", "F32", 32),
+    Configuration(OCKHAM, "bf16", 16),
     Configuration("sentence-transformers", "bf16", 16),
     Configuration("llamacpp", "F16", 16),
+    Configuration(OCKHAM, "int8", 8),
     Configuration("onnxruntime", "int8", 8),
     Configuration("llamacpp", "Q8_0", 8),
 )

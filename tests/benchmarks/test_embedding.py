@@ -98,11 +98,16 @@ def records(others_share: float) -> list[dict[str, Any]]:
 def test_the_page_has_rates_nearness_and_what_is_missing() -> None:
     missing = {"kind": "skipped", "configuration": "llamacpp-Q8_0", "reason": "it is not set up"}
     page = report([*records(0.0), missing])
-    first = next(line for line in page.splitlines() if line.startswith("| 32 | sentence"))
+    first = next(line for line in page.splitlines() if line.startswith("| 32 | Ockham"))
     assert f"{64 / 1.1:,.0f} ({64 / 1.2:,.0f} to 64)" in first
+    # The one behind Ockham takes twice as long, in each round.
+    over = next(line for line in page.splitlines() if line.startswith("| 32 | sentence-tr"))
+    assert f"{64 / 2.2:,.0f} ({64 / 2.4:,.0f} to 32)" in over
+    ratios = page.partition("## Ockham over the others")[2].partition("##")[0]
+    assert ratios.count("2.00 (2.00 to 2.00; 3)") == len(WORKLOADS)
     assert "0.990000 | 0.980000 | 1.0e-02" in page
     assert "llamacpp-Q8_0 is missing: it is not set up" in page
-    assert "0 of 147 did not" in " ".join(page.split())
+    assert "0 of 210 did not" in " ".join(page.split())
 
 
 def test_a_machine_that_others_used_gives_no_page() -> None:

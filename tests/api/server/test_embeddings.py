@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
 
 from ockham import InvalidRequest
@@ -68,6 +70,15 @@ def test_openais_client_gets_the_same_numbers_as_base64_and_as_floats(live: Live
     few = create(model="lab-embed", input=TEXTS[0], dimensions=8)
     head = np.array(packed.data[0].embedding[:8])
     assert few.data[0].embedding == pytest.approx(head / np.linalg.norm(head), abs=1e-6)
+
+
+def test_the_example_of_the_page_works_as_it_is_printed(
+    live: LiveServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs/embeddings.md").read_text()
+    _, example = re.findall(r"(?ms)^```python\n(.*?)^```", page)
+    exec(example, {"openai": openai, "url": f"{live.url}/v1", "model": "lab-embed"})
+    assert capsys.readouterr().out.startswith("2 256 ")
 
 
 def test_an_embedding_is_the_same_in_any_request(live: LiveServer) -> None:
