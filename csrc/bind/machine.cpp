@@ -16,8 +16,10 @@ void bind_machine(nb::module_& module) {
     nb::enum_<Isa>(module, "Isa")
         .value("PORTABLE", Isa::portable)
         .value("AVX2", Isa::avx2)
-        .value("AVX512", Isa::avx512);
+        .value("AVX512", Isa::avx512)
+        .value("AMX", Isa::amx);
     module.def("isa_name", &name, "isa"_a);
+    module.def("bits_of", &bits_of, "isa"_a, "The instruction set whose bits `isa` gives.");
     module.def("parse_isa", &parse_isa, "name"_a);
     module.def("supported", &supported, "isa"_a);
     module.def("detect", &detect);

@@ -1,5 +1,9 @@
 // Functions that every instruction set has: OCKHAM_DECLARE(Type name) declares them, and
-// OCKHAM_EACH_ISA(name) is their list in the order of Isa, to fill an array of isa_count.
+// OCKHAM_EACH_ISA(name) is their list in the order of Isa, to fill an array of isa_count. What amx does
+// not do by itself, avx512 does.
+//
+// OCKHAM_DECLARE_TILES and OCKHAM_EACH_TILES are the same for a product that amx has a kernel of its own
+// for, as soon as the compiler knows the instructions (OCKHAM_AMX).
 #pragma once
 
 #if defined(__x86_64__)
@@ -15,7 +19,7 @@
     }                              \
     static_assert(true)
 #define OCKHAM_EACH_ISA(name) \
-    { portable::name, avx2::name, avx512::name }
+    { portable::name, avx2::name, avx512::name, avx512::name }
 #else
 #define OCKHAM_DECLARE(...) \
     namespace portable {    \
@@ -24,4 +28,18 @@
     static_assert(true)
 #define OCKHAM_EACH_ISA(name) \
     { portable::name }
+#endif
+
+#if defined(OCKHAM_AMX)
+#define OCKHAM_DECLARE_TILES(...) \
+    OCKHAM_DECLARE(__VA_ARGS__);  \
+    namespace amx {               \
+    __VA_ARGS__;                  \
+    }                             \
+    static_assert(true)
+#define OCKHAM_EACH_TILES(name) \
+    { portable::name, avx2::name, avx512::name, amx::name }
+#else
+#define OCKHAM_DECLARE_TILES(...) OCKHAM_DECLARE(__VA_ARGS__)
+#define OCKHAM_EACH_TILES(name) OCKHAM_EACH_ISA(name)
 #endif

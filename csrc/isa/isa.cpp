@@ -3,11 +3,34 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(OCKHAM_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "kernels/kernels.h"
 
 namespace ockham {
 
 namespace {
+
+#if defined(OCKHAM_AMX)
+// Whether the processor multiplies tiles of bytes, the system saves them, and this process may use
+// them: Linux gives the memory for that to processes that ask, for all their threads and children.
+bool have_tiles() {
+    constexpr unsigned tile = 1u << 24, tiles_of_int8 = 1u << 25;  // CPUID 7.0, EDX
+    constexpr unsigned saved = 3u << 17;                           // XCR0: TILECFG and TILEDATA
+    constexpr long ask_for = 0x1023, tile_data = 18;               // ARCH_REQ_XCOMP_PERM
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if ((d & (tile | tiles_of_int8)) != (tile | tiles_of_int8)) return false;
+    unsigned low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & saved) == saved && syscall(SYS_arch_prctl, ask_for, tile_data) == 0;
+}
+#endif
 
 // Whether this processor and its operating system have the instructions.
 bool present(Isa isa) {
@@ -25,6 +48,14 @@ bool present(Isa isa) {
                    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
                    __builtin_cpu_supports("avx512bf16");
+        case Isa::amx: {
+#if defined(OCKHAM_AMX)
+            static const bool tiles = present(Isa::avx512) && have_tiles();
+            return tiles;
+#else
+            return false;
+#endif
+        }
     }
     return false;
 #else
@@ -32,7 +63,7 @@ bool present(Isa isa) {
 #endif
 }
 
-constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512};
+constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx};
 
 // What OCKHAM_ISA names, or an empty text.
 std::string wanted() {
@@ -59,7 +90,7 @@ void require(Isa isa) {
 }
 
 Isa detect() {
-    for (const Isa isa : {Isa::avx512, Isa::avx2})
+    for (const Isa isa : {Isa::amx, Isa::avx512, Isa::avx2})
         if (supported(isa)) return isa;
     return Isa::portable;
 }
@@ -70,16 +101,20 @@ const char* name(Isa isa) {
             return "avx2";
         case Isa::avx512:
             return "avx512";
+        case Isa::amx:
+            return "amx";
         default:
             return "portable";
     }
 }
 
+Isa bits_of(Isa isa) { return isa == Isa::amx ? Isa::avx512 : isa; }
+
 Isa parse_isa(const std::string& text) {
     for (const Isa isa : kIsas)
         if (text == name(isa)) return isa;
     throw std::runtime_error("no instruction set is called '" + text +
-                             "': choose avx512, avx2 or portable.");
+                             "': choose amx, avx512, avx2 or portable.");
 }
 
 Isa chosen() {
@@ -99,8 +134,11 @@ Isa chosen() {
 }
 
 const LimitKernels& limit_kernels(Isa isa) {
+#if defined(OCKHAM_AMX)
+    if (isa == Isa::amx) return amx::limit_kernels;
+#endif
 #if defined(__x86_64__)
-    if (isa == Isa::avx512) return avx512::limit_kernels;
+    if (bits_of(isa) == Isa::avx512) return avx512::limit_kernels;
     if (isa == Isa::avx2) return avx2::limit_kernels;
 #endif
     return portable::limit_kernels;

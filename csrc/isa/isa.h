@@ -17,18 +17,19 @@
 
 namespace ockham {
 
-enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+enum class Isa { portable = 0, avx2 = 1, avx512 = 2, amx = 3 };
 
 // How many of them were compiled: where an array has a function of each, Isa is its index.
 #if defined(__x86_64__)
-constexpr int isa_count = 3;
+constexpr int isa_count = 4;
 #else
 constexpr int isa_count = 1;
 #endif
 
 // Whether kernels of `isa` run here: this processor and its operating system have the instructions,
 // and OCKHAM_ISA, if set, names no lesser set. avx512 stands for F, BW, DQ, VL, VNNI and BF16; avx2
-// for AVX2, FMA and F16C.
+// for AVX2, FMA and F16C; amx for avx512 with AMX-TILE and AMX-INT8, for which the first question asks
+// the operating system once.
 bool supported(Isa isa);
 
 // Throws std::invalid_argument with a sentence if `isa` is not supported: every function that is
@@ -43,6 +44,10 @@ Isa detect();
 Isa chosen();
 
 const char* name(Isa isa);
+
+// The instruction set whose bits `isa` gives. amx only adds up the same integers faster than avx512 does,
+// so that what was computed with the one may be resumed with the other.
+Isa bits_of(Isa isa);
 
 // The opposite of name(), whether supported or not. Throws std::runtime_error with a sentence for a
 // name that is none.

@@ -31,5 +31,10 @@ namespace avx512 {
 extern const LimitKernels limit_kernels;
 }  // namespace avx512
 #endif
+#if defined(OCKHAM_AMX)
+namespace amx {
+extern const LimitKernels limit_kernels;
+}  // namespace amx
+#endif
 
 }  // namespace ockham

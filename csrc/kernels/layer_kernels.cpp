@@ -4,7 +4,7 @@ namespace ockham {
 
 const RowKernels& row_kernels(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::avx512) return avx512::row_kernels;
+    if (bits_of(isa) == Isa::avx512) return avx512::row_kernels;
     if (isa == Isa::avx2) return avx2::row_kernels;
 #endif
     (void)isa;
@@ -13,7 +13,7 @@ const RowKernels& row_kernels(Isa isa) {
 
 const AttentionKernels& attention_kernels(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::avx512) return avx512::attention_kernels;
+    if (bits_of(isa) == Isa::avx512) return avx512::attention_kernels;
     if (isa == Isa::avx2) return avx2::attention_kernels;
 #endif
     (void)isa;

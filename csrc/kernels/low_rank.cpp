@@ -76,7 +76,7 @@ LowRank pack_low_rank(LowRank matrix, const float* a, const float* b, uint8_t* t
 
 const LowRankKernels& low_rank_kernels(Isa isa) {
 #if defined(__x86_64__)
-    if (isa == Isa::avx512) return avx512::low_rank_kernels;
+    if (bits_of(isa) == Isa::avx512) return avx512::low_rank_kernels;
     if (isa == Isa::avx2) return avx2::low_rank_kernels;
 #endif
     (void)isa;

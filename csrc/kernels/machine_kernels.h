@@ -56,7 +56,7 @@ static double probe_bf16(int64_t rounds, float* sink) {
     return 4.0 * 16 * rows * panels * rounds;
 }
 
-static double probe_int8(int64_t rounds, float* sink) {
+[[maybe_unused]] static double probe_int8(int64_t rounds, float* sink) {
     // One panel: with more, GCC 12 copies the sums about, and some out of the registers.
     constexpr int rows = QuadBlock::rows, panels = 1;
     const uint8_t* bytes = reinterpret_cast<const uint8_t*>(sink);

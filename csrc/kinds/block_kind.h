@@ -147,7 +147,7 @@ struct BlockKind {
                              BlockKind<type>::input,                                              \
                              BlockKind<type>::pack_panel,                                         \
                              BlockKind<type>::unpack_row,                                         \
-                             OCKHAM_EACH_ISA(tile)};                                              \
+                             OCKHAM_EACH_TILES(tile)};                                            \
     const AddedKind added { kind }
 
 }  // namespace ockham

@@ -11,6 +11,7 @@
 #include OCKHAM_SIMD
 
 #include "kernels/linear_kernels.h"
+#include "kernels/tiles.h"
 
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
@@ -147,6 +148,61 @@ void int4_quantise(const PackedMatrix& matrix, const float* row, uint8_t* codes,
 
 }  // namespace ockham::OCKHAM_ISA_NAMESPACE
 
+#ifdef OCKHAM_TILES
+
+namespace ockham::amx {
+
+static void unpack_int4(const PackedMatrix& matrix, int64_t panel, int64_t begin, int64_t end,
+                        const Unpacked& to) {
+    using namespace avx512;
+    const int64_t first = panel * (matrix.inputs / matrix.group) + begin;
+    const int64_t group_bytes = matrix.group * panel_outputs / 2;
+    const uint8_t* weight = static_cast<const uint8_t*>(matrix.weight) + first * group_bytes;
+    const uint16_t* scale = static_cast<const uint16_t*>(matrix.scale) + first * panel_outputs;
+    const uint8_t* zeros = static_cast<const uint8_t*>(matrix.zero) + first * panel_outputs;
+    int8_t* weights = to.weights;
+    __m512i zero = _mm512_set1_epi8(8);
+    for (int64_t g = 0; g < end - begin; ++g) {
+        store(to.scales + g * panel_outputs, from_half(scale + g * panel_outputs));
+        if (matrix.zero) {  // of an output, for its four inputs
+            const void* own = zeros + g * panel_outputs;
+            zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(own)));
+            zero = _mm512_mullo_epi32(zero, _mm512_set1_epi32(0x01010101));
+        }
+        for (int64_t i = 0; i < group_bytes; i += 64, weight += 64, weights += 128) {
+            Codes low, high;
+            ask_ahead<false>(weight, 0);
+            codes(weight, low, high);
+            _mm512_store_si512(weights, _mm512_sub_epi8(low, zero));
+            _mm512_store_si512(weights + 64, _mm512_sub_epi8(high, zero));
+        }
+    }
+}
+
+// Whether a code less its zero point is an int8 everywhere in some panels. (No format that we know has
+// zero points above 16.)
+static bool zeros_fit(const PackedMatrix& matrix, int64_t panel_begin, int64_t panel_end) {
+    if (!matrix.zero) return true;
+    const int64_t panel_zeros = matrix.inputs / matrix.group * panel_outputs;
+    const uint8_t* zeros = static_cast<const uint8_t*>(matrix.zero);
+    uint8_t most = 0;
+    for (int64_t i = panel_begin * panel_zeros; i < panel_end * panel_zeros; ++i)
+        most = zeros[i] > most ? zeros[i] : most;
+    return most <= 128;
+}
+
+void int4_tile(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+               int64_t y_stride, const float* bias) {
+    if (!enough(area) || !zeros_fit(matrix, area.panel_begin, area.panel_end))
+        return avx512::int4_tile(matrix, input, area, y, y_stride, bias);
+    const Steps steps{matrix.group, input.form.groups(), 1, Minima::none, unpack_int4};
+    walk(steps, matrix, input, area, y, y_stride, bias);
+}
+
+}  // namespace ockham::amx
+
+#endif
+
 #else
 
 #include <stdexcept>
@@ -159,7 +215,7 @@ void int4_quantise(const PackedMatrix& matrix, const float* row, uint8_t* codes,
 
 namespace ockham {
 
-OCKHAM_DECLARE(TileFunction int4_tile);
+OCKHAM_DECLARE_TILES(TileFunction int4_tile);
 OCKHAM_DECLARE(QuantiseFunction int4_quantise);
 
 namespace {
@@ -214,7 +270,7 @@ void unpack_row(const PackedMatrix& matrix, int64_t output, float* row) {
 const LinearKind kind = {"int4",     check,
                          arrays,     fields,
                          input,      pack_panel,
-                         unpack_row, OCKHAM_EACH_ISA(int4_tile),
+                         unpack_row, OCKHAM_EACH_TILES(int4_tile),
                          OCKHAM_EACH_ISA(int4_quantise)};
 const AddedKind added{kind};
 

@@ -20,6 +20,7 @@ static constexpr int64_t int8_group = 64;
 
 #include "kernels/linear_kernels.h"
 #include "kernels/hadamard_kernels.h"
+#include "kernels/tiles.h"
 
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
@@ -109,6 +110,41 @@ void int8_quantise(const PackedMatrix& matrix, const float* row, uint8_t* codes,
 
 }  // namespace ockham::OCKHAM_ISA_NAMESPACE
 
+#ifdef OCKHAM_TILES
+
+namespace ockham::amx {
+
+template <bool GROUPED>
+static void unpack_int8(const PackedMatrix& matrix, int64_t panel, int64_t begin, int64_t end,
+                        const Unpacked& to) {
+    using namespace avx512;
+    const int64_t groups = (matrix.inputs + int8_group - 1) / int8_group, first = panel * groups + begin;
+    constexpr int64_t group_bytes = int8_group * panel_outputs;
+    const uint8_t* weight = static_cast<const uint8_t*>(matrix.weight) + first * group_bytes;
+    const __m512i middle = _mm512_set1_epi8(-128);
+    for (int64_t i = 0; i < (end - begin) * group_bytes; i += 64) {
+        ask_ahead<false>(weight + i, 0);
+        _mm512_store_si512(to.weights + i, _mm512_xor_si512(_mm512_loadu_si512(weight + i), middle));
+    }
+    for (int64_t g = 0; g < end - begin; ++g)
+        store(to.scales + g * panel_outputs,
+              GROUPED ? from_half(static_cast<const uint16_t*>(matrix.scale) + (first + g) * panel_outputs)
+                      : load(static_cast<const float*>(matrix.scale) + panel * panel_outputs));
+}
+
+void int8_tile(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+               int64_t y_stride, const float* bias) {
+    if (!enough(area))
+        return avx512::int8_tile(matrix, input, area, y, y_stride, bias);
+    const Steps steps{int8_group, input.form.groups(), 1, Minima::none,
+                      matrix.group ? unpack_int8<true> : unpack_int8<false>};
+    walk(steps, matrix, input, area, y, y_stride, bias);
+}
+
+}  // namespace ockham::amx
+
+#endif
+
 #else
 
 #include <stdexcept>
@@ -121,7 +157,7 @@ void int8_quantise(const PackedMatrix& matrix, const float* row, uint8_t* codes,
 
 namespace ockham {
 
-OCKHAM_DECLARE(TileFunction int8_tile);
+OCKHAM_DECLARE_TILES(TileFunction int8_tile);
 OCKHAM_DECLARE(QuantiseFunction int8_quantise);
 
 namespace {
@@ -195,7 +231,7 @@ void unpack_row(const PackedMatrix& matrix, int64_t output, float* row) {
 const LinearKind kind = {"int8",     check,
                          arrays,     fields,
                          input,      pack_panel,
-                         unpack_row, OCKHAM_EACH_ISA(int8_tile),
+                         unpack_row, OCKHAM_EACH_TILES(int8_tile),
                          OCKHAM_EACH_ISA(int8_quantise)};
 const AddedKind added{kind};
 

@@ -19,7 +19,7 @@ struct Q5_K {
 
 #include OCKHAM_SIMD
 
-#include "kinds/block_kernels.h"
+#include "kinds/block_tiles.h"
 
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
@@ -30,13 +30,26 @@ void q5_k_tile(const PackedMatrix& matrix, const PreparedInput& input, const Are
 
 }  // namespace ockham::OCKHAM_ISA_NAMESPACE
 
+#ifdef OCKHAM_TILES
+
+namespace ockham::amx {
+
+void q5_k_tile(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+               int64_t y_stride, const float* bias) {
+    block_tile<Q5_K>(avx512::q5_k_tile, matrix, input, area, y, y_stride, bias);
+}
+
+}  // namespace ockham::amx
+
+#endif
+
 #else
 
 #include "kinds/block_kind.h"
 
 namespace ockham {
 
-OCKHAM_DECLARE(TileFunction q5_k_tile);
+OCKHAM_DECLARE_TILES(TileFunction q5_k_tile);
 
 namespace {
 

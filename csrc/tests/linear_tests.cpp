@@ -147,7 +147,7 @@ void check_quantising(ThreadPool& pool, Isa isa, const std::string& kind, int64_
 void products_and_packing() {
     ThreadPool pool(2);
     check(!kind_names().empty(), "there are kinds");
-    for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+    for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx}) {
         if (!supported(isa)) continue;
         for (const std::string& kind : kind_names())
             for (const int64_t group : {0, 32, 64, 128}) {
@@ -176,7 +176,7 @@ void probes() {
     ThreadPool pool(2);
     const auto memory = exactly(1 << 20);
     std::memset(memory.get(), 1, 1 << 20);
-    for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+    for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::amx}) {
         if (!supported(isa)) continue;
         for (const Rate rate : {Rate::fp32, Rate::bf16, Rate::int8})
             check(arithmetic_rate(pool, isa, rate, 0.001) > 0, "a rate is positive");

@@ -77,6 +77,7 @@ def examine(config: EngineConfig, measure: bool) -> dict[str, Any]:
         "memory_allowed_bytes": available_bytes(),
         "backends": {name: _note(name) for name in BACKENDS},
         "backend_chosen": find_backend(config.backend, config.threads).numerics(),
+        "tiles": _tiles(),
         "limits": [asdict(measure_limits(count)) for count in threads],
         "model": config.model,
         "memory_plan": _plan(config),
@@ -87,6 +88,13 @@ def _note(backend: str) -> str:
     from ockham.kernels.native import core, reason
 
     return reason if backend == "cpu" and core is None else NOTES[backend]
+
+
+def _tiles() -> bool:
+    """Whether the native core multiplies on AMX tiles: the rate of int8 is theirs then."""
+    from ockham.kernels.native import chosen_isa, core
+
+    return core is not None and chosen_isa() == core.Isa.AMX
 
 
 def _plan(config: EngineConfig) -> dict[str, Any]:
@@ -142,7 +150,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         for limits in report["limits"]
     ]
     lines += [f"backend      {name}: {note}" for name, note in report["backends"].items()]
-    lines += [f"in use       {report['backend_chosen']}"]
+    tiles = "; products of many rows with 8-bit inputs on AMX tiles" if report["tiles"] else ""
+    lines += [f"in use       {report['backend_chosen']}{tiles}"]
     lines += [f"model        {report['model']}: {plan.get('error') or plan['summary']}"]
     if sys.platform != "linux" or report["machine"] != "x86_64":
         lines.append("note         only Linux on x86-64 is tested; this platform is not")

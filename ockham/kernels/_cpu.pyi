@@ -17,7 +17,12 @@ class Isa(enum.Enum):
 
     AVX512 = 2
 
+    AMX = 3
+
 def isa_name(isa: Isa) -> str: ...
+
+def bits_of(isa: Isa) -> Isa:
+    """The instruction set whose bits `isa` gives."""
 
 def parse_isa(name: str) -> Isa: ...
 

@@ -145,7 +145,7 @@ class CpuBackend:
         self._isa = chosen_isa()
 
     def numerics(self) -> str:
-        return f"cpu-{KERNELS}/{core.isa_name(self._isa)}"
+        return f"cpu-{KERNELS}/{core.isa_name(core.bits_of(self._isa))}"
 
     def allocate(self, groups: Sequence[GroupLayout]) -> CpuPlanes:
         return CpuPlanes(groups)

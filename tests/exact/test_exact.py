@@ -44,8 +44,10 @@ MIXTURES = {
 """GGUF files of several types: by projection, or "" for all others."""
 
 BLOCKS = (*READERS, *MIXTURES)
-SHARES = {"avx512": 1.0, "avx2": 0.5, "portable": 0.3}
-"""Of the examples: what is slow gets fewer. Not all machines have all instruction sets."""
+TILES = core is not None and core.supported(core.Isa.AMX)
+SHARES = {"amx": 0.6, "avx512": 0.4 if TILES else 1.0, "avx2": 0.5, "portable": 0.3}
+"""Of the examples: what is slow gets fewer. Not all machines have all instruction sets. amx and avx512
+share all code but that of products."""
 
 
 @pytest.fixture(scope="module", params=CHECKPOINTS)

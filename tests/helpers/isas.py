@@ -14,21 +14,25 @@ import pytest
 from ockham.kernels.native import core
 
 NAMES = ("portable", "avx2", "avx512")
+"""Those with bits of their own."""
+EVERY = (*NAMES, "amx")
+"""With amx, which gives the bits of avx512 and is what runs by default where there is one."""
 _CEILING = os.environ.get("OCKHAM_ISA", "")  # before any test sets the variable for itself
 
-AVAILABLE: tuple[str, ...] = ()
-"""The names of those that run here, the least first; none where the native core was not built."""
+_HERE: tuple[str, ...] = ()
 if core is not None:
-    AVAILABLE = tuple(core.isa_name(isa) for isa in core.Isa if core.supported(isa))
+    _HERE = tuple(name for name in EVERY if core.supported(core.parse_isa(name)))
+AVAILABLE = tuple(name for name in NAMES if name in _HERE)
+"""Which of NAMES run here, the least first; none where the native core was not built."""
 
 
 def need(name: str) -> None:
     """Skips the running test where the instruction set `name` cannot run."""
-    if name not in NAMES:
+    if name not in EVERY:
         raise ValueError(f"no instruction set is called {name!r}")
     if core is None:
         pytest.skip("the native core was not built")
-    if name not in AVAILABLE:
+    if name not in _HERE:
         hidden = f" or OCKHAM_ISA={_CEILING} hides it" if _CEILING else ""
         pytest.skip(f"this processor lacks {name}{hidden}")
 
@@ -41,7 +45,7 @@ def use(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def params() -> list[object]:
-    """A parameter of `parametrize` for each `core.Isa`; those that cannot run here are skipped."""
+    """A parameter of `parametrize` for each `core.Isa` of NAMES; what cannot run here is skipped."""
     if core is None:
         return []
     return [

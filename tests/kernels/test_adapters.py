@@ -90,7 +90,7 @@ def test_the_kernels_add_what_the_reference_adds(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("isa", isas.NAMES)
+@pytest.mark.parametrize("isa", isas.EVERY)
 @pytest.mark.parametrize("shape", [SHAPE, WIDE], ids=["misaligned", "int8"])
 def test_a_row_has_the_bits_that_it_has_alone(
     shape: Shape, isa: str, dtype: AdapterDtype, monkeypatch: pytest.MonkeyPatch
