@@ -46,8 +46,8 @@ MIXTURES = {
 BLOCKS = (*READERS, *MIXTURES)
 TILES = core is not None and core.supported(core.Isa.AMX)
 SHARES = {"amx": 0.6, "avx512": 0.4 if TILES else 1.0, "avx2": 0.5, "portable": 0.3}
-"""Of the examples: what is slow gets fewer. Not all machines have all instruction sets. amx and avx512
-share all code but that of products."""
+"""Of the examples: what is slow gets fewer. Not all machines have all instruction sets. amx shares
+all code with avx512 but that of products."""
 
 
 @pytest.fixture(scope="module", params=CHECKPOINTS)

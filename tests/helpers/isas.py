@@ -45,7 +45,7 @@ def use(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def params() -> list[object]:
-    """A parameter of `parametrize` for each `core.Isa` of NAMES; what cannot run here is skipped."""
+    """A parameter of `parametrize` for each `core.Isa` of NAMES, skipped where it cannot run."""
     if core is None:
         return []
     return [
