@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <stdexcept>
 #include <vector>
@@ -112,12 +113,14 @@ std::vector<double> time_rotation(ThreadPool& pool, Isa isa, int64_t heads, int6
     const std::vector<float> sines(static_cast<size_t>(half), 0.5f);
     nb::gil_scoped_release release;
     return timed(repeats, [&] {
-        for_rows(pool, rows, width, [&](int64_t row, int) {
-            float* q = qkv.data() + row * width;
-            for (int64_t i = 0; half > 0 && i < heads + kv_heads; ++i)
-                kernels.rotate(q + i * head_dim, cosines.data(), sines.data(), half);
-            float* k = q + heads * head_dim;
-            plane.store(kernels, row, k, k + kv_heads * head_dim);
+        for_rows(pool, (rows + 15) / 16, 16 * width, [&](int64_t group, int) {
+            const int64_t begin = group * 16, end = std::min(rows, begin + 16);
+            for (int64_t row = begin; row < end; ++row)
+                for (int64_t i = 0; half > 0 && i < heads + kv_heads; ++i)
+                    kernels.rotate(qkv.data() + row * width + i * head_dim, cosines.data(),
+                                   sines.data(), half);
+            const float* k = qkv.data() + begin * width + heads * head_dim;
+            plane.store_run(kernels, begin, end - begin, k, k + kv_heads * head_dim, width);
         });
     });
 }

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "kernels/rows.h"
 #include "ops/checks.h"
 #include "ops/fields.h"
 #include "ops/product.h"
+#include "ops/stream.h"
 #include "program.h"
 #include "run.h"
 #include "state/planes.h"
@@ -55,6 +57,26 @@ const float* rotations_of(Run& run, int64_t layer) {
     return rotation;
 }
 
+// Where runs of the active rows [first, first + count) begin, and where the last ends: the rows of a run
+// are written to slots that follow one another in one group of 16.
+void find_runs(const RowSet& active, const int64_t* slots, int64_t page_tokens, int64_t first,
+               int64_t count, std::vector<int64_t>& runs) {
+    runs.assign(1, first);
+    int64_t lane = slots[active.at(first)] % page_tokens % group_keys;
+    for (int64_t i = first + 1; i < first + count; ++i) {
+        const int64_t slot = slots[active.at(i)];
+        const bool follows = slot == slots[active.at(i - 1)] + 1;
+        const bool in_group = lane + 1 < group_keys && slot % page_tokens != 0;
+        if (follows && in_group) {
+            ++lane;
+            continue;
+        }
+        runs.push_back(i);
+        lane = slot % page_tokens % group_keys;
+    }
+    runs.push_back(first + count);
+}
+
 }  // namespace
 
 AttentionInput::AttentionInput(const Fields& fields)
@@ -99,8 +121,6 @@ void AttentionInput::run(Run& run) const {
     // Where only some rows are active, their queries are put in place below.
     const bool apart = run.active.which != nullptr;
     float* projected = apart ? own.gate_up.take<float>(rows * outputs) : placed;
-    product(run, qkv, stream_rows(run, norm, 0, rows), projected, bias);
-
     const float* rotation = rotations_of(run, layer);
     const LayerPlane plane = run.planes().layer(layer);
     const int64_t* slots = run.step.groups[group].slots;
@@ -111,7 +131,7 @@ void AttentionInput::run(Run& run) const {
             kernels.rms_norm(first + i * length, head_norm.weight.data(), head_norm.eps, length,
                              first + i * length);
     };
-    for_rows(run.pool, rows, outputs, [&](int64_t i, int) {
+    const auto finish = [&](int64_t i) {
         const int64_t row = run.active.at(i);
         float* q = projected + i * outputs;
         float* k = q + heads * head_dim;
@@ -122,9 +142,25 @@ void AttentionInput::run(Run& run) const {
             for (int64_t i = 0; i < heads + kv_heads; ++i)
                 kernels.rotate(q + i * head_dim, cosines, cosines + half, half);
         }
-        plane.store(kernels, slots[row], k, k + kv_heads * head_dim);
         if (apart) std::copy_n(q, heads * head_dim, placed + row * outputs);
-    });
+    };
+    // What was projected is finished while it is in the cache.
+    std::vector<int64_t> runs;
+    for (int64_t first = 0; first < rows; first += most_rows) {
+        const int64_t count = std::min(most_rows, rows - first);
+        product(run, qkv, stream_rows(run, norm, first, count), projected + first * outputs, bias,
+                first);
+        find_runs(run.active, slots, plane.page_tokens, first, count, runs);
+        const auto of_run = [&](int64_t number, int) {
+            const int64_t begin = runs[number], end = runs[number + 1];
+            for (int64_t i = begin; i < end; ++i) finish(i);
+            const float* k = projected + begin * outputs + heads * head_dim;
+            plane.store_run(kernels, slots[run.active.at(begin)], end - begin, k,
+                            k + kv_heads * head_dim, outputs);
+        };
+        const int64_t found = static_cast<int64_t>(runs.size()) - 1;
+        for_rows(run.pool, found, count * outputs / found, of_run);
+    }
 }
 
 }  // namespace ockham::ops

@@ -55,25 +55,92 @@ void write_token(const LayerPlane& plane, int64_t first, int64_t last, int64_t s
 
 }  // namespace
 
-void LayerPlane::store(const RowKernels& kernels, int64_t slot, const float* k,
-                       const float* v) const {
+namespace {
+
+// The elements [begin, begin + width) of `count` tokens' keys and values in one head, as bits of the
+// planes' type: a token's keys begin at keys + i * stride.
+template <class T>
+struct Columns {
+    int64_t begin, width, count, stride;
+    const T* keys;
+    const T* values;
+};
+
+void put(const LayerPlane& plane, int64_t lane, const Columns<uint32_t>& from, uint8_t* to_keys,
+         uint8_t* to_values) {
+    uint32_t* keys = reinterpret_cast<uint32_t*>(to_keys) + from.begin * group_keys + lane;
+    for (int64_t e = 0; e < from.width; ++e)
+        for (int64_t i = 0; i < from.count; ++i)
+            keys[e * group_keys + i] = from.keys[i * from.stride + e];
+    uint32_t* values = reinterpret_cast<uint32_t*>(to_values) + lane * plane.width + from.begin;
+    for (int64_t i = 0; i < from.count; ++i)
+        std::copy_n(from.values + i * from.stride, from.width, values + i * plane.width);
+}
+
+// In pairs, as KeyGroup says: of elements of a key, of keys for a value.
+void put(const LayerPlane& plane, int64_t lane, const Columns<uint16_t>& from, uint8_t* to_keys,
+         uint8_t* to_values) {
+    uint16_t* keys = reinterpret_cast<uint16_t*>(to_keys);
+    const int64_t whole = from.width / 2 * 2;
+    for (int64_t e = 0; e < whole; e += 2)
+        for (int64_t i = 0; i < from.count; ++i)
+            std::memcpy(keys + plane.key_place(lane + i, from.begin + e),
+                        from.keys + i * from.stride + e, 4);
+    for (int64_t i = 0; whole < from.width && i < from.count; ++i)
+        keys[plane.key_place(lane + i, from.begin + whole)] = from.keys[i * from.stride + whole];
+    uint16_t* values = reinterpret_cast<uint16_t*>(to_values);
+    for (int64_t i = 0; i < from.count;) {
+        uint16_t* to = values + plane.value_place(lane + i, from.begin);
+        const uint16_t* first = from.values + i * from.stride;
+        if ((lane + i) % 2 == 0 && i + 1 < from.count) {
+            const uint16_t* second = first + from.stride;
+            for (int64_t e = 0; e < from.width; ++e) {
+                to[2 * e] = first[e];
+                to[2 * e + 1] = second[e];
+            }
+            i += 2;
+            continue;
+        }
+        for (int64_t e = 0; e < from.width; ++e) to[2 * e] = first[e];
+        i += 1;
+    }
+}
+
+}  // namespace
+
+void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t count, const float* k,
+                           const float* v, int64_t stride) const {
+    const int64_t first_lane = lane(slot);
+    uint8_t* to_keys = key_group(slot, 0);
     if (!bf16) {
-        write_token(*this, 0, kv_heads, slot, k, v);
+        for (int64_t head = 0; head < kv_heads; ++head, to_keys += 2 * side_bytes) {
+            const auto bits = [&](const float* x) {
+                return reinterpret_cast<const uint32_t*>(x + head * head_dim);
+            };
+            put(*this, first_lane, Columns<uint32_t>{0, head_dim, count, stride, bits(k), bits(v)},
+                to_keys, to_keys + side_bytes);
+        }
         return;
     }
+    // Rows are rounded many elements at once: several heads of them, or a part of a wide one.
     constexpr int64_t most = 512;
-    uint16_t keys[most], row[most];
-    const int64_t lane = this->lane(slot);
-    for (int64_t head = 0; head < kv_heads; ++head) {
-        uint16_t* to_keys = reinterpret_cast<uint16_t*>(key_group(slot, head));
-        uint16_t* to_values = reinterpret_cast<uint16_t*>(value_group(slot, head));
-        for (int64_t begin = 0; begin < head_dim; begin += most) {
-            const int64_t count = std::min(most, head_dim - begin);
-            kernels.to_bf16(k + head * head_dim + begin, count, keys);
-            kernels.to_bf16(v + head * head_dim + begin, count, row);
-            for (int64_t e = 0; e < count; ++e) {
-                to_keys[key_place(lane, begin + e)] = keys[e];
-                to_values[value_place(lane, begin + e)] = row[e];
+    uint16_t keys[group_keys * most], values[group_keys * most];
+    const int64_t part = std::min(head_dim, most), heads_at_once = most / part;
+    for (int64_t head = 0; head < kv_heads; head += heads_at_once) {
+        const int64_t heads = std::min(heads_at_once, kv_heads - head);
+        for (int64_t begin = 0; begin < head_dim; begin += part) {
+            const int64_t width = std::min(part, head_dim - begin);
+            const int64_t from = head * head_dim + begin;
+            for (int64_t i = 0; i < count; ++i) {
+                kernels.to_bf16(k + i * stride + from, heads * width, keys + i * most);
+                kernels.to_bf16(v + i * stride + from, heads * width, values + i * most);
+            }
+            for (int64_t h = 0; h < heads; ++h) {
+                uint8_t* to = to_keys + (head + h) * 2 * side_bytes;
+                put(*this, first_lane,
+                    Columns<uint16_t>{begin, width, count, most, keys + h * width,
+                                      values + h * width},
+                    to, to + side_bytes);
             }
         }
     }

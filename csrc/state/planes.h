@@ -65,9 +65,11 @@ struct LayerPlane {
     // Whether the 16 keys of an aligned group of cells always stand in one group of one page.
     bool groups_in_place() const { return page_tokens % group_keys == 0; }
 
-    // Writes one token's keys and values (kv_heads * head_dim floats each), rounded to the planes'
-    // type.
-    void store(const RowKernels& kernels, int64_t slot, const float* k, const float* v) const;
+    // Writes the keys and values of `count` tokens (kv_heads * head_dim floats each), rounded to the
+    // planes' type, to the slots from `slot` on, which stand in one group of 16; the keys of the next
+    // token stand `stride` floats behind, and so do its values.
+    void store_run(const RowKernels& kernels, int64_t slot, int64_t count, const float* k,
+                   const float* v, int64_t stride) const;
 };
 
 class Planes {
