@@ -63,6 +63,8 @@ class Run:
                         except WorkerError as error:
                             self._fail(each, str(error))
                             del workers[each.name]
+                        else:
+                            self._tell(round_, workload, each, found[each.name][0])
                     self._record(round_, workload, tokens, found)
 
     def _load(self, stack: contextlib.ExitStack) -> dict[str, Worker]:
@@ -137,11 +139,13 @@ class Run:
                 tokens=tokens,
                 **record,
             )
-            rate = workload.documents / record["seconds"]
-            self.say(
-                f"round {round_}, {workload.name:10} {name:28} {rate:8.1f} documents/s, "
-                f"others used {record['others_share']:.0%}"
-            )
+
+    def _tell(self, round_: int, workload: Workload, each: Configuration, record: Record) -> None:
+        rate = workload.documents / record["seconds"]
+        self.say(
+            f"round {round_}, {workload.name:10} {each.name:28} {rate:8.1f} documents/s, "
+            f"others used {record['others_share']:.0%}"
+        )
 
     def _fail(self, each: Configuration, reason: str) -> None:
         self.results.add(kind="failure", configuration=each.name, reason=reason)

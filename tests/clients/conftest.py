@@ -12,6 +12,7 @@ import pytest
 
 from ockham.lab.evidence.real_model import find_real_model
 from tests.helpers.live import LiveServer, wait_for
+from tests.helpers.minilm import find_minilm
 
 PROGRAMS = Path(__file__).with_name("programs")
 WORK = ("ockham_num_requests_running", "ockham_num_requests_waiting")
@@ -45,11 +46,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield live
 
 
+@pytest.fixture(scope="session")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """The server of programs whose name begins with embeddings_."""
+    directory = tmp_path_factory.mktemp("embeddings")
+    with LiveServer(find_minilm(), directory, "--served-model-name", "minilm") as live:
+        yield live
+
+
 @pytest.fixture
-def run(server: LiveServer, tmp_path: Path) -> Callable[..., None]:
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., None]:
     """Runs a program of `programs/` by an interpreter; fails with what the program printed."""
 
     def run(program: str, interpreter: Path = Path(sys.executable)) -> None:
+        name = "embedder" if program.startswith("embeddings_") else "server"
+        server: LiveServer = request.getfixturevalue(name)
         done = subprocess.run(
             [str(interpreter), str(PROGRAMS / program), server.url],
             env={

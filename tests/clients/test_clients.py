@@ -18,6 +18,12 @@ def test_the_claims_about_chats_hold_with_the_openai_package_of_the_tests(
     run("openai_chat.py")
 
 
+def test_the_claims_about_embeddings_hold_with_the_openai_package_of_the_tests(
+    run: Callable[..., None],
+) -> None:
+    run("embeddings_openai.py")
+
+
 @pytest.mark.parametrize("program", NAMES)
 def test_the_claims_of_a_program_hold(
     clients: Path, run: Callable[..., None], program: str

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 MODEL = "smollm2"
+EMBEDDER = "minilm"
+"""The model of programs whose name begins with embeddings_."""
 WEATHER_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {

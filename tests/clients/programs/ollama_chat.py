@@ -157,7 +157,7 @@ def check_errors_have_the_status_and_a_sentence():
         (400, lambda: client.chat(**ASKED, think=True)),
         (400, lambda: client.chat(**ASKED, options={"temperature": -1})),
         (400, lambda: client.generate(MODEL, "x", images=[b"no image"])),
-        (501, lambda: client.embed(MODEL, "x")),
+        (400, lambda: client.embed(MODEL, "x")),
         (501, lambda: client.delete(MODEL)),
         (404, lambda: list(client.chat("another", ASKED["messages"], stream=True))),
     ):
