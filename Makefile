@@ -86,7 +86,7 @@ exact: .venv/.test
 soak: .venv/.test
 	OCKHAM_SOAK=10 $(BIN)/python -m pytest tests/api/server/test_soak.py -s
 
-# Twice 20 minutes of 64 clients over three models: two of them fit, then all of them.
+# Twice 20 minutes of 64 clients over four models, one of embeddings: two of them fit, then all.
 models-soak: .venv/.test
 	OCKHAM_MODELS_SOAK_S=1200 $(BIN)/python -m pytest tests/api/server/test_models_soak.py -s -n 0
 

@@ -1,4 +1,6 @@
-"""Mixed requests over three models of which two fit together: none lost, none wrong, memory flat.
+"""Mixed requests over four models of which two fit together: none lost, none wrong, memory flat.
+
+Three generate and one embeds.
 
 12 clients for 4 seconds by default; `OCKHAM_MODELS_SOAK_S=1200` (or `make models-soak`) has 64
 clients for so many seconds, and after that as long with models that all fit.
@@ -28,7 +30,8 @@ pytestmark = pytest.mark.skipif(core is None, reason="the native core was not bu
 LONG_S = float(os.environ.get("OCKHAM_MODELS_SOAK_S", "0"))
 SECONDS = LONG_S or 4.0
 CLIENTS = 64 if LONG_S else 12
-NAMES = ("a", "b", "c")
+EMBEDS = "e"
+NAMES = ("a", "b", "c", EMBEDS)
 SHAPES = 8
 LEAVE = 0.05
 """Share of the clients that leave before the end."""
@@ -52,7 +55,9 @@ def shape(number: int) -> tuple[str, dict[str, Any]]:
 
 
 async def said(client: httpx.AsyncClient, model: str, number: int, stream: bool) -> str:
-    """The text of the answer, which must be whole."""
+    """The text of the answer, which must be whole; of an embedding, its values."""
+    if model == EMBEDS:
+        return await embedded(client, number)
     path, body = shape(number)
     body = {**body, "model": model, "stream": stream}
     if not stream:
@@ -73,6 +78,20 @@ async def said(client: httpx.AsyncClient, model: str, number: int, stream: bool)
                 ended = ended or choice["finish_reason"] is not None
     assert ended
     return "".join(parts)
+
+
+async def embedded(client: httpx.AsyncClient, number: int) -> str:
+    """The embeddings of some texts, as base64."""
+    rng = random.Random(number)
+    texts = [
+        [rng.randrange(4, 4096) for _ in range(rng.randrange(1, 60))] for _ in range(number + 1)
+    ]
+    body = {"model": EMBEDS, "input": texts, "encoding_format": "base64"}
+    response = await client.post("/v1/embeddings", json=body)
+    assert response.status_code == 200, response.text
+    data = response.json()["data"]
+    assert [each["index"] for each in data] == list(range(len(texts)))
+    return ",".join(each["embedding"] for each in data)
 
 
 async def soak(server: LiveServer) -> tuple[Counter[str], list[str], list[int]]:
@@ -114,18 +133,19 @@ async def soak(server: LiveServer) -> tuple[Counter[str], list[str], list[int]]:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    found: dict[str, str] = {}
+def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for seed, name in enumerate(NAMES):
         directory: Path = tmp_path_factory.mktemp(name)
         found[name] = str(tiny_llama(directory, tokenizer=True, seed=seed))
+    found[EMBEDS] = {"model": found[EMBEDS], "task": "embed"}
     return found
 
 
 @pytest.mark.timeout(2 * SECONDS + 400)
 @pytest.mark.parametrize("room", list(ROOM) if LONG_S else ["two fit"])
-def test_requests_over_three_models_are_all_answered_and_all_right(
-    table: dict[str, str], tmp_path: Path, room: str
+def test_requests_over_four_models_are_all_answered_and_all_right(
+    table: dict[str, Any], tmp_path: Path, room: str
 ) -> None:
     flags = ("--models", json.dumps(table), "--models-memory-bytes", ROOM[room])
     with LiveServer(None, tmp_path, *flags, *FLAGS, "--no-access-log") as server:
