@@ -12,9 +12,11 @@
 
 namespace ockham::amx {
 
-// What is unpacked at once, of some panels over a range of steps. With the inputs of 16 rows over that
-// range, which the panels share, it fits a first-level cache of 48 KB.
-constexpr int64_t unpacked_bytes = 32 << 10, most_steps = unpacked_bytes / (32 * panel_outputs);
+// What is unpacked at once, of some panels over a range of steps: about so much that it fits a first-level
+// cache of 48 KB, with the inputs of 16 rows over that range, which the panels share. Ranges are of equal
+// lengths, up to half as long again, rather than have a short one at the end.
+constexpr int64_t usual_bytes = 32 << 10, unpacked_bytes = usual_bytes * 3 / 2;
+constexpr int64_t most_steps = unpacked_bytes / (32 * panel_outputs);
 constexpr int64_t panels_at_once = 4;
 constexpr int most_block_rows = 16, least_block_rows = 8;
 
@@ -326,8 +328,9 @@ void walk(const Steps& steps, const PackedMatrix& matrix, const PreparedInput& i
     const LineFunction* const table = lines_of(steps) - least_block_rows;
     const bool nested = steps.minima == Minima::nested;
     const int64_t step_bytes = steps.inputs * panel_outputs * steps.planes;
-    const int64_t panel_bytes = unpacked_bytes / panels_at_once;
-    const int64_t range_steps = step_bytes < panel_bytes ? panel_bytes / step_bytes : 1;
+    const int64_t usual_steps = usual_bytes / panels_at_once / step_bytes;  // 1 at least: 256 inputs, 2 planes
+    const int64_t near = (steps.count + usual_steps / 2) / usual_steps, ranges = near ? near : 1;
+    const int64_t range_steps = (steps.count + ranges - 1) / ranges;
     for (int64_t panel = area.panel_begin; panel < area.panel_end; panel += panels_at_once) {
         const int64_t left = area.panel_end - panel, panels = left < panels_at_once ? left : panels_at_once;
         for (int64_t begin = 0; begin < steps.count; begin += range_steps) {
