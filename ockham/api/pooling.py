@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ockham.api.prompts import Encoded, Prompt, PromptReader, named
+from ockham.api.prompts import CHARACTERS_PER_TOKEN, Encoded, Prompt, PromptReader, named
 from ockham.core.arrays import Floats
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
@@ -92,6 +92,8 @@ class TextReader:
         before = self._instruction(prompt_name, prompt)
         if self.facts.lower_case and isinstance(text, str):
             before, text = before.lower(), text.lower()
+        if most is not None and isinstance(text, str):
+            text = self._taken(text, len(before))
         if before and isinstance(text, str):
             made = self.prompts.read(before + text, add_special_tokens=add_special_tokens)
         else:
@@ -123,6 +125,8 @@ class TextReader:
                 raise InvalidRequest(f"a pair is scored of two texts, got {shown(text)}.", name)
         most = self._most(truncate)
         tokenizer = self.prompts.tokenizer
+        if most is not None:
+            document = self._taken(document, len(query))
         self.prompts.check_characters(len(query) + len(document))
         frame = self.facts.pair_frame
         if frame is not None:
@@ -194,6 +198,11 @@ class TextReader:
         ]
         compared = Compared(len(first), self.facts.similarity)
         return PairPlan(PoolingParams(task="embed"), reads, compared)
+
+    def _taken(self, text: str, beside: int) -> str:
+        """The beginning of a text that is going to be cut, as long as texts are tokenized, with so
+        many characters beside it: what is behind it would be cut off in any case."""
+        return text[: max(0, CHARACTERS_PER_TOKEN * self.prompts.max_model_len - beside)]
 
     def _most(self, truncate: int | None) -> int | None:
         """To how many tokens a text is cut; None to leave it."""

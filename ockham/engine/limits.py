@@ -27,6 +27,9 @@ def context_limit(config: EngineConfig, plan: MemoryPlan, description: ModelDesc
         return "which is the model's own limit"
     if config.max_model_len is not None:
         return f"as max_model_len sets it; the model itself takes {longest}"
+    pooling = description.pooling
+    if pooling is not None and pooling.max_tokens == plan.max_model_len:
+        return f"which its own files set; there are positions for {longest} (max_model_len)"
     return (
         f"as many as the memory has room for; the model itself takes {longest}, with more memory "
         "(gpu_memory_utilization, kv_cache_memory_bytes)"

@@ -138,6 +138,9 @@ def test_a_text_that_is_too_long_is_refused_or_cut_where_asked(live: LiveServer)
     assert cut[0].tobytes() == vectors(live, "a").tobytes()
     few = vectors(live, text, truncate_prompt_tokens=20)
     assert few.tobytes() == vectors(live, tokens[:20]).tobytes()
+    longer = "x y " * 20_000  # no text of so many characters is tokenized whole
+    assert refused(live.post("/v1/embeddings", {"input": longer}))["param"] == "input"
+    assert vectors(live, longer, truncate_prompt_tokens=-1).tobytes() == cut[1].tobytes()
     asked = {"model": "lab-embed", "input": text}
     assert "it has" in live.post("/api/embed", asked).json()["error"]
     ollama = answered(live, "/api/embed", **asked, truncate=True)
