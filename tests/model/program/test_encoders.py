@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
+from ockham.core.errors import ModelError
 from tests.helpers.encoders import (
     CLASSIFIERS,
     ENCODERS,
@@ -74,3 +78,58 @@ def test_company_and_threads_do_not_change_a_bit(tmp_path: Path, name: str) -> N
     one = load_encoder(tmp_path, threads=1)
     for text, states in zip(texts(), together, strict=True):
         assert np.array_equal(hidden_states(one, [text])[0].view(np.uint32), states.view(np.uint32))
+
+
+def rewrite(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def test_a_modernbert_of_the_hub_says_its_layers_by_older_keys(tmp_path: Path) -> None:
+    oracle = ENCODERS["modernbert"].save(tmp_path)
+    before = hidden_states(load_encoder(tmp_path), texts())
+
+    def older(config: dict[str, Any]) -> None:
+        del config["layer_types"], config["rope_parameters"]
+        config |= {"global_attn_every_n_layers": 3, "norm_eps": 1e-5}
+        config |= {"global_rope_theta": 160000.0, "local_rope_theta": 10000.0}
+
+    rewrite(tmp_path, older)
+    found = hidden_states(load_encoder(tmp_path), texts())
+    assert_close(found, oracle_states(oracle, texts()))
+    assert all(np.array_equal(one, other) for one, other in zip(found, before, strict=True))
+
+
+def test_an_old_checkpoint_of_bert_names_its_norms_otherwise(tmp_path: Path) -> None:
+    oracle = ENCODERS["bert"].save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    renamed = {
+        "bert."
+        + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): values
+        for name, values in load_file(path).items()
+    }
+    save_file(renamed, path)
+    assert_close(hidden_states(load_encoder(tmp_path), texts()), oracle_states(oracle, texts()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("position_embedding_type", "relative_key", "only absolute positions are supported"),
+        ("is_decoder", True, "encoders are supported as encoders only"),
+        ("hidden_act", "mish", "the activation 'mish' is not supported"),
+        ("layer_norm_eps", -1, "layer_norm_eps of config.json must be a positive number"),
+        ("type_vocab_size", 0, "type_vocab_size of config.json must be a positive integer"),
+    ],
+)
+def test_what_an_encoder_cannot_have_is_refused(
+    tmp_path: Path, key: str, value: object, sentence: str
+) -> None:
+    ENCODERS["bert"].save(tmp_path)
+    rewrite(tmp_path, lambda config: config.update({key: value}))
+    with pytest.raises(ModelError, match=sentence):
+        load_encoder(tmp_path)
