@@ -39,7 +39,11 @@ WAIT_S = 300.0
 """More than a request can wait where nobody starves."""
 SEED = 4711
 GROWTH_BYTES = 24 << 20
-FLAGS = ("--memory-bytes", "160M", "--max-num-seqs", "16", "--max-model-len", "256")
+FLAGS = (
+    *("--memory-bytes", "160M", "--max-num-seqs", "16", "--max-model-len", "256"),
+    # On a loaded machine a client may take long from its connection to its request.
+    *("--header-timeout", "300", "--idle-timeout", "600"),
+)
 ROOM = {"two fit": "680M", "all fit": "4G"}
 
 
