@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from dataclasses import replace
 
 from ockham.api.server.engines import Engines
@@ -13,7 +14,7 @@ from ockham.api.server.residence import Residence
 from ockham.api.server.run import bind, open_batches, open_traces, room_for, run, warn_of_strangers
 from ockham.api.server.service_manager import ServiceManager
 from ockham.api.server.settings import ServerSettings
-from ockham.api.server.specs import Table
+from ockham.api.server.specs import ModelSpec, Table
 from ockham.api.threads import Threads
 from ockham.core.units import readable
 
@@ -50,6 +51,8 @@ async def serve_several(table: Table, settings: ServerSettings) -> None:
             ", ".join(spec.name for spec in table.specs),
             readable(budget),
         )
+        for spec in table.specs:
+            _warn_of_missing(spec)
         preloading = [
             asyncio.create_task(models.preload(spec)) for spec in table.specs if spec.preload
         ]
@@ -60,3 +63,11 @@ async def serve_several(table: Table, settings: ServerSettings) -> None:
         await models.shutdown()
         threads.shutdown()
         sock.close()
+
+
+def _warn_of_missing(spec: ModelSpec) -> None:
+    """Log it if a model is named by a path where nothing is: it may be there when it is asked
+    for."""
+    path = os.path.expanduser(spec.config.model)
+    if path.startswith(("/", "./", "../")) and not os.path.exists(path):
+        log.warning("%s cannot be loaded as things are: there is no %s.", spec.name, path)

@@ -281,7 +281,8 @@ def narrow(
     """A server of two models of which one is in memory at a time, and one that can never be."""
     directory = tmp_path_factory.mktemp("narrow")
     table = {
-        "a": str(tiny),
+        "a": {"model": str(tiny), "preload": True},
+        "missing": "/nowhere/model.gguf",
         "b": {"model": str(other), "aliases": "c"},
         "huge": {"model": str(tiny), "memory-bytes": "4G"},
     }
@@ -289,6 +290,11 @@ def narrow(
     memory = ("--memory-bytes", "200M", "--max-num-seqs", "4", "--no-access-log")
     with several(directory, *flags, *memory) as live:
         yield live
+
+
+def test_a_model_may_be_there_from_the_start(narrow: LiveServer) -> None:
+    wait_for(lambda: status(narrow, "a")["value"] == "loaded", 30)
+    assert "missing cannot be loaded as things are: there is no /nowhere/model.gguf" in narrow.log
 
 
 def test_a_model_waits_until_the_requests_of_another_have_ended(narrow: LiveServer) -> None:
