@@ -24,6 +24,7 @@ from ockham.api.server.pooled.request import (
     ScoreBody,
 )
 from tests.api.server.test_openapi import POOLED, fits
+from tests.helpers import raw
 from tests.helpers.embedder import PROMPTS, embedder
 from tests.helpers.live import LiveServer, wait_for
 
@@ -239,6 +240,20 @@ def test_as_many_texts_as_openai_takes_are_one_request(live: LiveServer) -> None
     assert found.shape == (MOST_TEXTS, 4)
     assert found[50:100].tobytes() == found[:50].tobytes()
     live.wait_idle()
+
+
+def test_a_caller_that_goes_away_frees_the_work(live: LiveServer) -> None:
+    def aborted() -> float:
+        return live.metric("ockham_request_success_total", finished_reason="abort")
+
+    before = aborted()
+    texts = [f"x{number} " + "y = 1\n" * 60 for number in range(300)]  # seconds of work
+    body = json.dumps({"input": texts, "truncate_prompt_tokens": -1}).encode()
+    with raw.connect(live.url) as sock:
+        sock.sendall(raw.post("/v1/embeddings", f"Content-Length: {len(body)}", body=body))
+        wait_for(lambda: live.metric("ockham_num_requests_running"), 60.0)
+    wait_for(lambda: aborted() > before, 60.0)
+    live.wait_idle(60.0)
 
 
 def test_the_model_says_what_it_does(live: LiveServer) -> None:

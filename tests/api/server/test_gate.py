@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ockham.api.server.gate import Gate
@@ -57,6 +57,7 @@ def test_what_could_never_be_let_in_is_refused_for_good() -> None:
         Gate(2, 8).check(11, "a")
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 6), st.booleans()), max_size=200))
 def test_the_queue_stays_bounded_and_empties(events: list[tuple[int, int, bool]]) -> None:
     gate, inside = Gate(4, 16), []
