@@ -1,7 +1,12 @@
-"""Every pair of exact techniques composes exactly: not one token differs."""
+"""Every pair of exact techniques composes exactly: not one token differs.
+
+All pairs take five minutes, and more with every new technique: `make exact` runs them. Else a third
+of them are run, always the same ones, and what the tests below name.
+"""
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,13 +15,32 @@ from ockham.core import registry
 from ockham.core.speculative import has_model
 from ockham.kernels.native import core
 from ockham.lab.evidence import Bench
-from ockham.lab.evidence.compose import Cell, compose, composition_page, engine_config_of, parts
+from ockham.lab.evidence.compose import (
+    Cell,
+    Part,
+    compose,
+    composition_page,
+    engine_config_of,
+    parts,
+)
+from tests.exact.machine import EXAMPLES
 from tests.helpers.registering import let_register
 
 pytestmark = [
     pytest.mark.skipif(core is None, reason="the reference backend promises no bits"),
     pytest.mark.timeout(1200),  # the first test runs every pair of techniques
 ]
+
+
+ALL = EXAMPLES >= 10
+SHARE = 3
+NAMED = (
+    ("engine/continuous-batching", "reuse/chunk"),
+    ("reuse/chunk", "reuse/edit"),
+    ("engine/continuous-batching", "search/superposed"),
+    ("engine/fork", "format/int4"),
+    ("engine/fork", "format/bf16"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +50,22 @@ def bench() -> Bench:
 
 @pytest.fixture(scope="module")
 def cells(bench: Bench) -> list[Cell]:
-    return compose(bench)
+    return compose(bench, wanted=wanted)
+
+
+def wanted(one: Part, other: Part) -> bool:
+    """Whether a pair is run."""
+    labels = (one.label, other.label)
+    drawn = zlib.crc32(" ".join(sorted(labels)).encode()) % SHARE == 0
+    return ALL or drawn or labels in NAMED or "engine/preemption" in labels
 
 
 def test_no_pair_changes_a_token(cells: list[Cell]) -> None:
-    assert len(cells) == len(parts()) * (len(parts()) + 1) // 2
+    every = len(parts()) * (len(parts()) + 1) // 2
+    assert len(cells) == every if ALL else every / 4 < len(cells) < every / 2
+    assert {label for cell in cells for label in (cell.one, cell.other)} == {
+        part.label for part in parts()
+    }
     for cell in cells:
         assert cell.refused or cell.identical, (cell.one, cell.other)
 

@@ -10,7 +10,7 @@ must not change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, combinations_with_replacement
@@ -198,12 +198,19 @@ def _passages() -> TemporaryDirectory[str]:
     return folder
 
 
-def compose(bench: Bench, chosen: Sequence[Part] | None = None) -> list[Cell]:
-    """Run every pair of the parts (all of them by default), each with itself included."""
+def compose(
+    bench: Bench,
+    chosen: Sequence[Part] | None = None,
+    wanted: Callable[[Part, Part], bool] = lambda one, other: True,
+) -> list[Cell]:
+    """Run every pair of the parts (all of them by default), each with itself included, that is
+    wanted."""
     chosen = parts() if chosen is None else chosen
     alone: dict[str, list[list[list[int]]]] = {}
     return [
-        _pair(bench, one, other, alone) for one, other in combinations_with_replacement(chosen, 2)
+        _pair(bench, one, other, alone)
+        for one, other in combinations_with_replacement(chosen, 2)
+        if wanted(one, other)
     ]
 
 
