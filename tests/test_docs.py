@@ -25,7 +25,12 @@ from tests.helpers.registering import let_register
 ROOT = Path(__file__).parents[1]
 TECHNIQUES = ROOT / "docs/techniques.md"
 RESULTS = ROOT / "benchmarks/RESULTS.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "benchmarks/README.md",
+    ROOT / "examples/README.md",
+]
 WRITTEN = [page for page in PAGES if page != TECHNIQUES]
 """All pages but the generated one that figures are taken from."""
 

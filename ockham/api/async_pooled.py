@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ockham.api.pooled_llm import check_documents, check_top_n, pooling_params_of, score_of
 from ockham.api.pooling import TextReader, pooling_request, ranked
 from ockham.api.prompts import Prompt, characters
-from ockham.core.outputs import PooledRequestOutput, RankedDocument
+from ockham.core.outputs import EmbeddingRequestOutput, PooledRequestOutput, RankedDocument
 from ockham.core.pooling import PoolingParams, Task
 from ockham.engine.client import EngineClient
 from ockham.engine.collect import Collector
@@ -47,22 +47,25 @@ class AsyncPooledMethods:
         *,
         prompt_name: str | None = None,
         instruction: str | None = None,
+        input_type: str | None = None,
         truncate_prompt_tokens: int | None = None,
         tenant: str = "",
         priority: int = 0,
-    ) -> PooledRequestOutput:
+    ) -> EmbeddingRequestOutput:
         """The embedding of a text: see `LLM.embed`, whose `prompt` is `instruction` here."""
-        return await self.encode(
+        output = await self.encode(
             prompt,
             pooling_params,
             request_id,
             pooling_task="embed",
             prompt_name=prompt_name,
             instruction=instruction,
+            input_type=input_type,
             truncate_prompt_tokens=truncate_prompt_tokens,
             tenant=tenant,
             priority=priority,
         )
+        return cast("EmbeddingRequestOutput", output)
 
     async def encode(
         self,
@@ -73,6 +76,7 @@ class AsyncPooledMethods:
         pooling_task: Task = "token_embed",
         prompt_name: str | None = None,
         instruction: str | None = None,
+        input_type: str | None = None,
         truncate_prompt_tokens: int | None = None,
         tenant: str = "",
         priority: int = 0,
@@ -86,6 +90,7 @@ class AsyncPooledMethods:
                 prompt,
                 prompt_name=prompt_name,
                 prompt=instruction,
+                input_type=input_type,
                 truncate=truncate_prompt_tokens,
             ),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -11,7 +11,12 @@ from ockham.api.pooling import TextReader, pooling_request, ranked
 from ockham.api.prompts import Encoded, Prompt, as_list, named
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
-from ockham.core.outputs import PooledRequestOutput, RankedDocument, ScoringOutput
+from ockham.core.outputs import (
+    EmbeddingRequestOutput,
+    PooledRequestOutput,
+    RankedDocument,
+    ScoringOutput,
+)
 from ockham.core.pooling import PoolingParams, Task
 from ockham.engine.collect import Collector
 
@@ -39,20 +44,28 @@ class PooledMethods:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        input_type: str | None = None,
         truncate_prompt_tokens: int | None = None,
-    ) -> list[PooledRequestOutput]:
+    ) -> list[EmbeddingRequestOutput]:
         """An embedding of each text (or list of token ids), as `outputs.embedding`. Before each
-        stands the instruction `prompt`, or the checkpoint's own of the name `prompt_name`. Texts
-        that are too long are refused, or cut to `truncate_prompt_tokens` tokens, -1 for as many as
-        the model takes. Raises InvalidRequest before any work is done."""
+        stands the instruction `prompt`, or the checkpoint's own of the name `prompt_name`, or that
+        for the side of a search which `input_type` names ("query" or "document"), where the
+        checkpoint has one. Texts that are too long are refused, or cut to
+        `truncate_prompt_tokens` tokens, -1 for as many as the model takes. Raises InvalidRequest
+        before any work is done."""
         params = pooling_params_of(pooling_params, "embed")
 
         def read(text: Prompt) -> Encoded:
             return self._texts().read(
-                text, prompt_name=prompt_name, prompt=prompt, truncate=truncate_prompt_tokens
+                text,
+                prompt_name=prompt_name,
+                prompt=prompt,
+                input_type=input_type,
+                truncate=truncate_prompt_tokens,
             )
 
-        return self._pool(prompts, params, read, use_tqdm)
+        outputs = self._pool(prompts, params, read, use_tqdm)
+        return cast("list[EmbeddingRequestOutput]", outputs)
 
     def encode(
         self,

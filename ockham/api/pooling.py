@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ockham.api.prompts import CHARACTERS_PER_TOKEN, Encoded, Prompt, PromptReader, named
@@ -54,11 +55,12 @@ class PairPlan:
         if self.compared is None:
             return outputs
         queries = outputs[: self.compared.queries]
-        pairs = outputs[self.compared.queries :]
-        for number, pair in enumerate(pairs):
+        pairs = []
+        for number, each in enumerate(outputs[self.compared.queries :]):
             query = embedding_of(queries[number % len(queries)])
-            score = likeness(query, embedding_of(pair), self.compared.similarity)
-            pair.outputs = ScoringOutput(score)
+            score = likeness(query, embedding_of(each), self.compared.similarity)
+            told = msgspec.structs.asdict(each) | {"outputs": ScoringOutput(score)}
+            pairs.append(PooledRequestOutput(**told))
         for each in queries:
             pairs[0].ledger.add(each.ledger)
         return pairs
@@ -81,14 +83,17 @@ class TextReader:
         *,
         prompt_name: str | None = None,
         prompt: str | None = None,
+        input_type: str | None = None,
         truncate: int | None = None,
         add_special_tokens: bool = True,
     ) -> Encoded:
         """The token ids of a text. Before it stands the instruction `prompt` ("" for none), or the
-        checkpoint's own of the name `prompt_name`, or its default. A text is cut at its end to
-        `truncate` tokens, -1 for as many as the model takes; special tokens behind it stay. Token
-        ids are taken as they are."""
+        checkpoint's own of the name `prompt_name`, or the one for a side of a search, `input_type`,
+        or its default. A text is cut at its end to `truncate` tokens, -1 for as many as the model
+        takes; special tokens behind it stay. Token ids are taken as they are."""
         most = self._most(truncate)
+        if input_type is not None:
+            prompt_name = self._name_of_side(input_type, prompt_name, prompt)
         before = self._instruction(prompt_name, prompt)
         if self.facts.lower_case and isinstance(text, str):
             before, text = before.lower(), text.lower()
@@ -236,6 +241,21 @@ class TextReader:
                 f"the model has no prompt {shown(named)}; it has {there}.", "prompt_name"
             )
         return self.facts.prompts[named]
+
+    def _name_of_side(self, side: str, name: str | None, prompt: str | None) -> str | None:
+        """The name of the instruction for one side of a search."""
+        if side not in (QUERY, DOCUMENT):
+            raise InvalidRequest(
+                f"input_type must be {QUERY!r} or {DOCUMENT!r}, got {shown(side)}.", "input_type"
+            )
+        for other, value in (("prompt_name", name), ("prompt", prompt)):
+            if value is not None:
+                raise InvalidRequest(
+                    f"input_type and {other} each say what stands before the texts; give one of "
+                    "them.",
+                    "input_type",
+                )
+        return self._side(side)
 
     def _side(self, name: str) -> str | None:
         """The name of the instruction for queries or for documents, where the model has one."""

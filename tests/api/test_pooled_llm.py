@@ -142,6 +142,16 @@ def test_instructions_stand_before_texts(llm: LLM) -> None:
         llm.embed("a", prompt_name="ask")
 
 
+def test_a_side_of_a_search_gets_its_instruction_where_there_is_one(llm: LLM, last: LLM) -> None:
+    assert vectors(llm, "a", input_type="query") == vectors(llm, "find: a")
+    assert vectors(llm, "a", input_type="document") == vectors(llm, "text: a")
+    assert vectors(last, "a", input_type="query") == vectors(last, "a")
+    with pytest.raises(InvalidRequest, match="input_type must be 'query' or 'document'"):
+        llm.embed("a", input_type="passage")
+    with pytest.raises(InvalidRequest, match="input_type and prompt each say"):
+        llm.embed("a", input_type="query", prompt="find: ")
+
+
 def test_an_instruction_may_stay_out_of_the_mean(tmp_path: Path, llm: LLM) -> None:
     path = embedder(tmp_path / "model", default_prompt_name="query")
     rule = {"pooling_mode": "mean", "include_prompt": False}
@@ -227,6 +237,8 @@ def test_the_asynchronous_engine_gives_the_same_bits(directory: Path, llm: LLM) 
             assert other.ready.tasks == ("embed", "token_embed")
             found = await asyncio.gather(*(other.embed(text) for text in TEXTS))
             assert [each.outputs.embedding.tobytes() for each in found] == vectors(llm, TEXTS)
+            side = await other.embed("a", input_type="query")
+            assert [side.outputs.embedding.tobytes()] == vectors(llm, "a", input_type="query")
             tokens = await other.encode(TEXTS[0])
             expected = llm.encode(TEXTS[0], use_tqdm=False)[0].outputs.data
             assert tokens.outputs.data.tobytes() == expected.tobytes()

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from ockham.api.server.specs import Table
 from ockham.cli.model_table import model_options, read_table
 from ockham.cli.options import engine_options_of_several
+from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 
 FOUND: list[Table | None] = []
@@ -77,6 +78,24 @@ def test_models_are_called_as_they_are_named() -> None:
     assert {spec.config.threads for spec in table.specs} == {2}
     assert {spec.stay_s for spec in table.specs} == {300.0}
     assert table.memory_bytes > 0
+
+
+def test_what_is_asked_of_text_is_not_asked_of_models_of_embeddings(tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text(
+        "models:\n  other: {model: lab, task: embed}\n"
+        "  own: {model: lab, task: embed, max-model-len: 99}\n  chats: lab\n"
+    )
+    flags = ("--reuse", "prefix,chunk", "--kv-store", str(tmp_path), "--max-model-len", "700")
+    table = table_of("lab", "--embedding", "enc", "-t", "2", *flags, "--config", str(config))
+    plain = EngineConfig()
+    for spec in table.specs:
+        embeds = spec.config.task == "embed"
+        assert spec.config.reuse == (plain.reuse if embeds else "prefix,chunk")
+        assert (spec.config.kv_store is None) == embeds
+        assert spec.config.threads == 2
+    lengths = {spec.name: spec.config.max_model_len for spec in table.specs}
+    assert lengths == {"lab": 700, "enc": None, "other": None, "own": 99, "chats": 700}
 
 
 def test_a_table_has_settings_of_its_own_for_each_model(tmp_path: Path) -> None:

@@ -13,11 +13,19 @@ import pytest
 
 from ockham.core.errors import ModelError
 from ockham.model.hub_gguf import best_that_fits, gguf_models
-from ockham.model.known_models import KNOWN, PACKAGES, Repository, named_repository, packaged_file
+from ockham.model.known_models import (
+    EMBEDDING,
+    KNOWN,
+    PACKAGES,
+    Repository,
+    named_repository,
+    packaged_file,
+)
 from tests.helpers.fake_hub import FakeHub, fake_hub
 
 QWEN = "Qwen/Qwen3-4B-GGUF"
 SMOL = "bartowski/SmolLM2-135M-Instruct-GGUF"
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 PLENTY = 1 << 40
 RESOLVE = (
     "import sys; from ockham.model.hub import resolve\n"
@@ -56,12 +64,13 @@ def find(hub: FakeHub, home: Path, *arguments: str, **env: str) -> subprocess.Co
 
 
 def test_every_size_of_a_short_name_is_a_repository() -> None:
-    for name, sizes in KNOWN.items():
-        assert named_repository(name) == Repository(next(iter(sizes.values())), None, True)
+    for name, sizes in {**KNOWN, **EMBEDDING}.items():
+        gguf = name in KNOWN
+        assert named_repository(name) == Repository(next(iter(sizes.values())), None, gguf)
         for size, repository in sizes.items():
-            assert named_repository(f"{name}:{size}") == Repository(repository, None, True)
+            assert named_repository(f"{name}:{size}") == Repository(repository, None, gguf)
             found = named_repository(f"{name}:{size}-instruct-q4_k_m")
-            assert found == Repository(repository, "Q4_K_M", True)
+            assert found == Repository(repository, "Q4_K_M", gguf)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +217,20 @@ def test_the_package_is_looked_for_by_its_quantisation() -> None:
 
 
 def test_the_table_names_what_the_package_carries() -> None:
-    assert {repository for sizes in KNOWN.values() for repository in sizes.values()} >= set(
-        PACKAGES
-    )
+    tables = (*KNOWN.values(), *EMBEDDING.values())
+    assert {repository for sizes in tables for repository in sizes.values()} >= set(PACKAGES)
+
+
+def test_all_minilm_is_the_directory_of_its_package(hub: FakeHub, tmp_path: Path) -> None:
+    package = tmp_path / PACKAGES[MINILM][0]
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('it was imported')")
+    (package / "model" / "config.json").write_text("{}")
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    for name in ("all-minilm", "All-MiniLM:22m", MINILM):
+        found = find(hub, tmp_path / "home", name, **env)
+        assert found.stdout.strip() == str(package / "model"), found.stderr
+    other = find(hub, tmp_path / "home", "all-minilm:33m", **env)
+    assert "all-MiniLM-L12-v2" in other.stderr
+    unknown = find(hub, tmp_path / "home", "all-minilm:7b", **env)
+    assert "there is all-minilm:22m, all-minilm:33m" in unknown.stderr
