@@ -153,12 +153,13 @@ class Run:
 
 
 def nearness(vectors: Floats, exact: Floats) -> Record:
-    """How near embeddings of length 1 are to the reference's, both (texts, dimensions): the mean
-    and the lowest cosine, and the largest difference of a value. Raises ValueError for other
-    shapes."""
+    """How near embeddings are to the reference's, both (texts, dimensions): the mean and the lowest
+    cosine, and the largest difference of a value. Raises ValueError for other shapes."""
     if vectors.shape != exact.shape:
         raise ValueError(f"embeddings of the shape {vectors.shape} beside {exact.shape}.")
-    cosines = (vectors.astype(np.float64) * exact).sum(axis=1)
+    # An engine that computes in 16 bits gives them a length that is not quite 1.
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(exact, axis=1)
+    cosines = (vectors.astype(np.float64) * exact).sum(axis=1) / lengths
     return {
         "cosine_mean": float(cosines.mean()),
         "cosine_min": float(cosines.min()),

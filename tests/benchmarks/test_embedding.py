@@ -66,6 +66,9 @@ def test_nearness_is_of_the_farthest_text_too() -> None:
     assert found["cosine_mean"] == pytest.approx(0.9)
     assert found["cosine_min"] == pytest.approx(0.8)
     assert found["largest_difference"] == pytest.approx(0.6)
+    longer = nearness(1.01 * exact, exact)
+    assert longer["cosine_mean"] == pytest.approx(1.0)
+    assert longer["largest_difference"] == pytest.approx(0.01)
     with pytest.raises(ValueError, match="shape"):
         nearness(exact[:1], exact)
 
