@@ -1,6 +1,7 @@
-"""Questions about a directory of text files, answered from its passages, in one process.
+r"""Questions about a directory of text files, answered from its passages, in one process.
 
-    python examples/rag.py "How do I serve two models?" "How long does an idle model stay?"
+    python examples/rag.py "What is in the KV store after a restart?" \
+        "Which files does the store write?"
 
 Embeds the passages (once: the vectors are kept beside the documents), finds the best for each
 question, and lets a chat model answer from them. The state of a passage that was in an earlier
