@@ -106,7 +106,9 @@ sanitize: .venv/.test
 
 # A wheel for machines without a compiler, in dist/: for this Python, and for processors and C
 # libraries of this kind or newer. Its name says which.
-wheel: .venv-wheel/.made
+wheel:
+	@[ "$$(.venv-wheel/bin/python -V 2>/dev/null)" = "$$($(PYTHON) -V)" ] || rm -rf .venv-wheel
+	@$(MAKE) --no-print-directory .venv-wheel/.made
 	@rm -rf build/wheel
 	@echo 'Compiling the C++ core (about 2 minutes on two cores) ...' >&2
 	@.venv-wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps \

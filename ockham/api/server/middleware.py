@@ -140,8 +140,10 @@ class Outermost:
         more = ""
         if (refused := scope.get(REFUSED)) is not None:
             more, fields["refused"] = f": {refused}", refused
-        meter: UsageMeter | None = scope.get(METERED) if self._log_course else None
+        meter: UsageMeter | None = scope.get(METERED)
         if meter is not None:
+            fields["model"] = self._models.name_of(scope)
+        if meter is not None and self._log_course:
             figures = meter.course.figures(meter.prompt_tokens, self._models.drafters(scope))
             more, fields = f"{more}: {figures.in_words()}", fields | msgspec.structs.asdict(figures)
         if passed_over := scope.get(PASSED_OVER):

@@ -113,6 +113,8 @@ def test_each_line_of_the_log_is_an_object_with_the_request_in_fields(service, a
     (wrong,) = wait_for(lambda: of("wrong-1"), 5)
     assert fine["logger"] == "ockham.access"
     assert (fine["method"], fine["path"], fine["status"]) == ("POST", "/v1/completions", 200)
+    assert fine["model"] == "tiny"
+    assert "model" not in wrong
     assert (fine["generated_tokens"], fine["finish_reasons"]) == (3, ["length"])
     assert fine["duration_ms"] > 0
     assert wrong["status"] == 400
