@@ -7,7 +7,7 @@ requests of an engine.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,6 @@ from ockham.core.outputs import (
 from ockham.core.pooling import PoolingParams, Task
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import PooledFacts, Request
-from ockham.text.tokenizer import Tokenizer
 
 _GREEDY = SamplingParams(temperature=0.0)
 """Of a request that generates nothing."""
@@ -90,22 +89,24 @@ class TextReader:
         """The token ids of a text. Before it stands the instruction `prompt` ("" for none), or the
         checkpoint's own of the name `prompt_name`, or the one for a side of a search, `input_type`,
         or its default. A text is cut at its end to `truncate` tokens, -1 for as many as the model
-        takes; special tokens behind it stay. Token ids are taken as they are."""
+        takes; special tokens behind it stay. Before token ids stands nothing more."""
         most = self._most(truncate)
         if input_type is not None:
             prompt_name = self._name_of_side(input_type, prompt_name, prompt)
         before = self._instruction(prompt_name, prompt)
-        if self.facts.lower_case and isinstance(text, str):
-            before, text = before.lower(), text.lower()
-        if most is not None and isinstance(text, str):
-            text = self._taken(text, len(before))
-        if before and isinstance(text, str):
-            made = self.prompts.read(before + text, add_special_tokens=add_special_tokens)
-        else:
-            made = self.prompts.read(text, add_special_tokens=add_special_tokens)
+        key = "prompt" if isinstance(text, Mapping) and "prompt" in text else "prompt_token_ids"
+        content = text.get(key) if isinstance(text, Mapping) else text
+        if isinstance(content, str):
+            if self.facts.lower_case:
+                before, content = before.lower(), content.lower()
+            content = before + (content if most is None else self._taken(content, len(before)))
+        elif most is not None and isinstance(content, Sequence):
+            content = content[:most]
+        whole: Any = {**text, key: content} if isinstance(text, Mapping) else content
+        made = self.prompts.read(whole, add_special_tokens=add_special_tokens)
         tokens, behind = made.token_ids, 0
         if made.text is not None and add_special_tokens:
-            behind = around(self.prompts.tokenizer)[1]
+            behind = self.prompts.tokenizer.special_around[1]
         if most is not None and len(tokens) > most:
             tokens = _cut(tokens, most, behind)
         skip = 0
@@ -154,7 +155,7 @@ class TextReader:
             )
         tokens, second, told_from = tokenizer.encode_pair(query, document)
         if most is not None and len(tokens) > most:
-            behind_pair = around(tokenizer)[1]
+            behind_pair = tokenizer.special_around[1]
             if second + behind_pair >= most:
                 raise InvalidRequest(
                     f"the query alone has {second} tokens, and the pair is to be cut to {most}; "
@@ -260,16 +261,6 @@ class TextReader:
     def _side(self, name: str) -> str | None:
         """The name of the instruction for queries or for documents, where the model has one."""
         return name if name in self.facts.prompts else None
-
-
-def around(tokenizer: Tokenizer) -> tuple[int, int]:
-    """How many special tokens stand before a text and behind it."""
-    bare = tokenizer.encode("a", add_special_tokens=False)
-    whole = tokenizer.encode("a", add_special_tokens=True)
-    for before in range(len(whole) - len(bare) + 1):
-        if whole[before : before + len(bare)] == bare:
-            return before, len(whole) - len(bare) - before
-    return 0, 0
 
 
 def _cut(tokens: list[int], most: int, behind: int) -> list[int]:

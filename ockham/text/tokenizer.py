@@ -230,6 +230,16 @@ class Tokenizer:
         return self._spell(self._backend.id_to_token(token_id) or "")
 
     @cached_property
+    def special_around(self) -> tuple[int, int]:
+        """How many special tokens stand before a text and behind it."""
+        bare = self.encode("a", add_special_tokens=False)
+        whole = self.encode("a", add_special_tokens=True)
+        for before in range(len(whole) - len(bare) + 1):
+            if whole[before : before + len(bare)] == bare:
+                return before, len(whole) - len(bare) - before
+        return 0, 0
+
+    @cached_property
     def fill_in(self) -> FillIn | None:
         """The tokens by which the model fills in text between two others; None if it has none."""
         from ockham.text.fill_in import find

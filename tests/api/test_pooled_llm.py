@@ -138,6 +138,9 @@ def test_texts_that_were_asked_for_longest_ago_are_forgotten_first() -> None:
 def test_instructions_stand_before_texts(llm: LLM) -> None:
     assert vectors(llm, "a", prompt_name="query") == vectors(llm, "find: a")
     assert vectors(llm, "a", prompt="so: ") == vectors(llm, "so: a")
+    assert vectors(llm, {"prompt": "a"}, prompt_name="query") == vectors(llm, "find: a")
+    ids = llm.read("a").token_ids
+    assert vectors(llm, {"prompt_token_ids": ids}, prompt_name="query") == vectors(llm, "a")
     with pytest.raises(InvalidRequest, match="no prompt 'ask'; it has 'query', 'document'"):
         llm.embed("a", prompt_name="ask")
 
@@ -172,6 +175,7 @@ def test_texts_are_cut_only_where_that_is_asked_for(llm: LLM) -> None:
     ids = llm.read(text).token_ids
     assert vectors(llm, text, truncate_prompt_tokens=9) == vectors(llm, [ids[:9]])
     assert vectors(llm, text, truncate_prompt_tokens=-1) == vectors(llm, [ids[:longest]])
+    assert vectors(llm, [ids], truncate_prompt_tokens=9) == vectors(llm, [ids[:9]])
     for wrong in (0, -2, longest + 1, True):
         with pytest.raises(InvalidRequest, match="truncate_prompt_tokens"):
             llm.embed("a", truncate_prompt_tokens=wrong)
