@@ -35,7 +35,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "rope_scaling": (None,),
     "device": ("auto", "cpu"),
     "runner": ("auto", "generate"),
-    "task": (None, "auto", "generate"),
     "convert": ("auto", "none"),
     "max_logprobs": (MAX_LOGPROBS,),
     "limit_mm_per_prompt": (None, {}),
@@ -77,6 +76,8 @@ def engine_config(model: str, settings: Mapping[str, Any]) -> EngineConfig:
             raise ConfigError(f"there is no setting {name!r}; there are {known}.")
         elif reason := _not_neutral(name, value, NEUTRAL):
             raise ConfigError(reason)
+    if "task" in own and own["task"] is None:
+        del own["task"]  # as vLLM has it
     dtype = own.get("dtype")
     if isinstance(dtype, str):
         own["dtype"] = _WIDENED.get(dtype, dtype)

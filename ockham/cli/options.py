@@ -312,13 +312,7 @@ def _warn_of_mistyped_variables(ctx: click.Context) -> None:
 
     One that looks like none of them may be meant for another command, and is left alone.
     """
-    known = {
-        variable
-        for parameter in ctx.command.params
-        for variable in (
-            [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ()
-        )
-    }
+    known = _variables_of(ctx.command)
     unknown = [name for name in os.environ if name.startswith("OCKHAM_") and name not in known]
     if not unknown:
         return
@@ -326,7 +320,29 @@ def _warn_of_mistyped_variables(ctx: click.Context) -> None:
 
     for name in unknown:
         for close in difflib.get_close_matches(name, known, 1, cutoff=0.85):
-            click.echo(f"ockham: {name} is not a setting; do you mean {close}?", err=True)
+            if not _is_of_another(ctx, name):
+                click.echo(f"ockham: {name} is not a setting; do you mean {close}?", err=True)
+
+
+def _variables_of(command: click.Command) -> set[str]:
+    """The environment variables that stand for a command's flags."""
+    return {
+        variable
+        for parameter in command.params
+        for variable in (
+            [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ()
+        )
+    }
+
+
+def _is_of_another(ctx: click.Context, variable: str) -> bool:
+    """Whether an environment variable stands for a flag of some other command."""
+    root = ctx.find_root()
+    if not isinstance(root.command, click.Group):
+        return False
+    names = root.command.list_commands(root)
+    commands = [root.command.get_command(root, name) for name in names]
+    return any(each is not None and variable in _variables_of(each) for each in commands)
 
 
 def engine_config(**kwargs: Any) -> EngineConfig:

@@ -136,6 +136,14 @@ def test_a_mistyped_variable_is_noticed(tiny: str) -> None:
     done = ockham("run", tiny, "-p", PROMPT, "--max-tokens", "1", env=env)
     assert done.returncode == 0
     assert "OCKHAM_QUANTISATION is not a setting; do you mean OCKHAM_QUANTIZATION?" in done.stderr
+
+
+def test_a_variable_of_another_command_is_left_alone(tiny: str) -> None:
+    env = {"OCKHAM_LOG_FORMAT": "text", "OCKHAM_LOAD_FORMATS": "auto"}
+    done = ockham("run", tiny, "-p", PROMPT, "--max-tokens", "1", env=env)
+    assert done.returncode == 0
+    assert "OCKHAM_LOG_FORMAT" not in done.stderr
+    assert "OCKHAM_LOAD_FORMATS is not a setting; do you mean OCKHAM_LOAD_FORMAT?" in done.stderr
     assert "OCKHAM_PORT" not in done.stderr
 
 

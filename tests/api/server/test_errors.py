@@ -113,7 +113,7 @@ def test_more_tokens_than_the_context_has_room_for_are_refused(server):
 
 
 def test_an_unknown_path_is_404(server):
-    refused(server.get("/v1/embeddings"), 404)
+    refused(server.get("/v1/images"), 404)
 
 
 def test_a_wrong_method_is_405_and_names_the_right_one(server):

@@ -39,7 +39,7 @@ def line_of(server: LiveServer, name: str) -> str:
         ("/v1/completions", {"prompt": "a", "colour": 1}, "colour is not a field"),
         ("/v1/completions", {"prompt": "a", "model": "gpt-4o"}, "no model 'gpt-4o' here"),
         ("/v1/completions", {"prompt": [99999]}, "token id 99999"),
-        ("/v1/embeddings", {}, "There is no /v1/embeddings here"),
+        ("/v1/images", {}, "There is no /v1/images here"),
     ],
 )
 def test_the_log_says_why_a_request_was_refused(server, path, body, reason):
