@@ -121,6 +121,10 @@ class AsyncLLM(AsyncPooledMethods):
             self.tokenizer.close()
         self._threads.shutdown()
 
+    async def close(self) -> None:
+        """The same as `shutdown`, by the name that `LLM` has for it."""
+        await self.shutdown()
+
     async def __aenter__(self) -> AsyncLLM:
         try:
             await self.start()

@@ -48,6 +48,8 @@ class AsyncPooledMethods:
         prompt_name: str | None = None,
         instruction: str | None = None,
         input_type: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
         truncate_prompt_tokens: int | None = None,
         tenant: str = "",
         priority: int = 0,
@@ -55,7 +57,7 @@ class AsyncPooledMethods:
         """The embedding of a text: see `LLM.embed`, whose `prompt` is `instruction` here."""
         output = await self.encode(
             prompt,
-            pooling_params,
+            pooling_params_of(pooling_params, "embed", dimensions, normalize),
             request_id,
             pooling_task="embed",
             prompt_name=prompt_name,

@@ -136,6 +136,7 @@ class LLM(PooledMethods):
         names its index.
         """
         check_call(neutral)
+        self._check_generates()
         listed = as_list(prompts)
         params = self._params_for(len(listed), sampling_params)
         reuse = reuse_params(reuse)
@@ -170,6 +171,7 @@ class LLM(PooledMethods):
         from ockham.api.chatting import plan_chat, read_tools, thinking_variables
 
         check_call(neutral)
+        self._check_generates()
         several = isinstance(messages, Sequence) and any(
             isinstance(message, Sequence) and not isinstance(message, (str, bytes))
             for message in messages
@@ -416,6 +418,16 @@ class LLM(PooledMethods):
         return prompt.request(self._name(), params, detokenize=detokenize, asks=asks)
 
     # -- running -------------------------------------------------------------------------------
+
+    def _check_generates(self) -> None:
+        """Raise InvalidRequest for a model that does not, before its lack of a chat template or of
+        something else is found fault with."""
+        if self.engine.pooler is not None:
+            raise InvalidRequest(
+                f"this model does {' and '.join(self.engine.tasks)}, and generates no text; ask "
+                "for one of those, or load a model that generates.",
+                "model",
+            )
 
     def _texts(self) -> TextReader:
         return self._reader

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -45,15 +45,17 @@ class PooledMethods:
         prompt_name: str | None = None,
         prompt: str | None = None,
         input_type: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
         truncate_prompt_tokens: int | None = None,
     ) -> list[EmbeddingRequestOutput]:
         """An embedding of each text (or list of token ids), as `outputs.embedding`. Before each
         stands the instruction `prompt`, or the checkpoint's own of the name `prompt_name`, or that
         for the side of a search which `input_type` names ("query" or "document"), where the
-        checkpoint has one. Texts that are too long are refused, or cut to
-        `truncate_prompt_tokens` tokens, -1 for as many as the model takes. Raises InvalidRequest
-        before any work is done."""
-        params = pooling_params_of(pooling_params, "embed")
+        checkpoint has one. `dimensions` and `normalize` are those of `PoolingParams`. Texts
+        that are too long are refused, or cut to `truncate_prompt_tokens` tokens, -1 for as many as
+        the model takes. Raises InvalidRequest before any work is done."""
+        params = pooling_params_of(pooling_params, "embed", dimensions, normalize)
 
         def read(text: Prompt) -> Encoded:
             return self._texts().read(
@@ -186,7 +188,14 @@ def check_top_n(top_n: int | None) -> None:
         raise InvalidRequest(f"top_n must be a positive integer, got {shown(top_n)}.", "top_n")
 
 
-def pooling_params_of(params: PoolingParams | None, task: Task) -> PoolingParams:
+def pooling_params_of(
+    params: PoolingParams | None,
+    task: Task,
+    dimensions: int | None = None,
+    normalize: bool | None = None,
+) -> PoolingParams:
+    """The parameters for a task, with what is given beside them. Raises InvalidRequest for what
+    contradicts that."""
     params = PoolingParams() if params is None else params
     if not isinstance(params, PoolingParams):
         raise InvalidRequest(
@@ -198,12 +207,17 @@ def pooling_params_of(params: PoolingParams | None, task: Task) -> PoolingParams
             "out of one of them.",
             "pooling_params",
         )
-    return msgspec.structs.replace(params, task=task)
+    beside = {"dimensions": dimensions, "normalize": normalize}
+    given = {name: value for name, value in beside.items() if value is not None}
+    return msgspec.structs.replace(params, task=task, **given)
 
 
 def check_documents(documents: Sequence[str]) -> list[str]:
+    """The documents' texts; `{"text": ...}` is taken too. Raises InvalidRequest."""
     if isinstance(documents, str) or not isinstance(documents, Sequence) or not documents:
         raise InvalidRequest(
             f"documents must be a list of at least one text, got {shown(documents)}.", "documents"
         )
-    return list(documents)
+    return [
+        each["text"] if isinstance(each, Mapping) and "text" in each else each for each in documents
+    ]

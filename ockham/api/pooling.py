@@ -7,16 +7,17 @@ requests of an engine.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from ockham.api.prompts import CHARACTERS_PER_TOKEN, Encoded, Prompt, PromptReader, named
+from ockham.api.prompts import CHARACTERS_PER_TOKEN, Encoded, Prompt, PromptReader
 from ockham.core.arrays import Floats
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import TOO_LONG, InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.outputs import (
     EmbeddingOutput,
@@ -65,6 +66,9 @@ class PairPlan:
         return pairs
 
 
+CUTTING = "truncate_prompt_tokens=-1"
+"""What has a text cut that is too long."""
+
 QUERY, DOCUMENT = "query", "document"
 """The names that checkpoints give the instructions before queries and before documents."""
 
@@ -85,11 +89,13 @@ class TextReader:
         input_type: str | None = None,
         truncate: int | None = None,
         add_special_tokens: bool = True,
+        cutting: str = CUTTING,
     ) -> Encoded:
         """The token ids of a text. Before it stands the instruction `prompt` ("" for none), or the
         checkpoint's own of the name `prompt_name`, or the one for a side of a search, `input_type`,
         or its default. A text is cut at its end to `truncate` tokens, -1 for as many as the model
-        takes; special tokens behind it stay. Before token ids stands nothing more."""
+        takes; special tokens behind it stay. Before token ids stands nothing more. An error
+        about the length says that `cutting` cuts a text."""
         most = self._most(truncate)
         if input_type is not None:
             prompt_name = self._name_of_side(input_type, prompt_name, prompt)
@@ -113,6 +119,7 @@ class TextReader:
         if before and made.text is not None:
             own = self.prompts.tokenizer.encode(before, add_special_tokens=add_special_tokens)
             skip = min(len(own) - behind, len(tokens))
+        self._check_length(tokens, cutting)
         return replace(made, token_ids=tokens, prompt_skip=skip)
 
     def pair(
@@ -148,6 +155,7 @@ class TextReader:
             tokens = [*before, *tokenizer.encode(body, add_special_tokens=False), *behind]
             if most is not None and len(tokens) > most:
                 tokens = _cut(tokens, most, len(behind))
+            self._check_length(tokens)
             return self.prompts.encoded(tokens)
         if instruction is not None:
             raise InvalidRequest(
@@ -163,7 +171,21 @@ class TextReader:
                     "query",
                 )
             tokens = _cut(tokens, most, behind_pair)
+        self._check_length(tokens)
         return replace(self.prompts.encoded(tokens), second_text_at=told_from)
+
+    def _check_length(self, tokens: list[int], cutting: str = CUTTING) -> None:
+        """Raise InvalidRequest for a text that the model does not take."""
+        most = self.prompts.max_model_len
+        if len(tokens) > most:
+            raise InvalidRequest(
+                f"it has {len(tokens)} tokens, and the model takes {most}. Shorten it, or send "
+                f"{cutting} to have its end cut off.",
+                "prompt",
+                TOO_LONG,
+            )
+        if not tokens:
+            raise InvalidRequest("it is empty; give at least one token.", "prompt")
 
     def plan_pairs(
         self,
@@ -172,36 +194,28 @@ class TextReader:
         second: Sequence[str],
         instruction: str | None = None,
         truncate: int | None = None,
+        names: tuple[str, str] = ("query", "documents"),
     ) -> PairPlan:
         """How pairs are scored by a model that does `tasks`. There are as many first texts as
         second ones, or a single one that stands beside them all. A model that ranks reads the two
-        together; of one that embeds, the embeddings are compared."""
+        together; of one that embeds, the embeddings are compared. An error says which text is at
+        fault, by what a caller calls the first ones and the second ones: `names`."""
+        query, document = names
+        reads = []
         if scoring_task(tasks) == "score":
-            pairs = zip(itertools.cycle(first), second, strict=False)
-            reads = [
-                named(
-                    index,
-                    lambda pair: self.pair(*pair, instruction=instruction, truncate=truncate),
-                    pair,
-                )
-                for index, pair in enumerate(pairs)
-            ]
+            for index, pair in enumerate(zip(itertools.cycle(first), second, strict=False)):
+                with naming_text(document, index, len(second)):
+                    reads.append(self.pair(*pair, instruction=instruction, truncate=truncate))
             return PairPlan(PoolingParams(task="score"), reads, None)
         if instruction is not None:
             raise InvalidRequest(
                 "this model compares embeddings, and reads no instruction; leave it out.",
                 "instruction",
             )
-        sides = [(QUERY, text) for text in first] + [(DOCUMENT, text) for text in second]
-        reads = [
-            named(
-                max(0, index - len(first)),
-                lambda side, text: self.read(text, prompt_name=self._side(side), truncate=truncate),
-                side,
-                text,
-            )
-            for index, (side, text) in enumerate(sides)
-        ]
+        for name, side, texts in ((query, QUERY, first), (document, DOCUMENT, second)):
+            for index, text in enumerate(texts):
+                with naming_text(name, index, len(texts)):
+                    reads.append(self.read(text, prompt_name=self._side(side), truncate=truncate))
         compared = Compared(len(first), self.facts.similarity)
         return PairPlan(PoolingParams(task="embed"), reads, compared)
 
@@ -261,6 +275,19 @@ class TextReader:
     def _side(self, name: str) -> str | None:
         """The name of the instruction for queries or for documents, where the model has one."""
         return name if name in self.facts.prompts else None
+
+
+@contextmanager
+def naming_text(name: str, index: int, count: int) -> Iterator[None]:
+    """What is wrong with a text says which one that is; what is wrong with another field does
+    not."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.param not in (None, "prompt"):
+            raise
+        where = name if count < 2 else f"{name}[{index}]"
+        raise InvalidRequest(f"{where}: {error}", name, error.code) from error
 
 
 def _cut(tokens: list[int], most: int, behind: int) -> list[int]:

@@ -108,6 +108,11 @@ def _not_neutral(name: str, value: Any, table: Mapping[str, tuple[Any, ...]]) ->
         if isinstance(value, bool) == isinstance(neutral, bool) and value == neutral:
             return None
     accepted = " or ".join(repr(neutral) for neutral in table[name])
+    if name in ("runner", "convert"):
+        return (
+            f"{name}={value!r} is not supported: what a model is for is its task, which the "
+            "checkpoint says; else give task='embed', 'classify' or 'score'."
+        )
     return (
         f"{name}={shown(value)} is not supported: it is accepted only as {accepted}. Leave it out."
     )

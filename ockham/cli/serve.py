@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     type=Text(),
     multiple=True,
     show_envvar=True,
-    help="Key that every route but /health, /docs and /openapi.json asks for; may be given more "
-    "than once.",
+    help="Key that every route but /, /health, /ping, /docs and /openapi.json asks for; may be "
+    "given more than once.",
 )
 @option(
     "--api-key-file",

@@ -108,6 +108,7 @@ def test_a_mean_needs_every_row_and_takes_over_none(llm: LLM) -> None:
 
 def test_a_text_that_comes_again_costs_nothing(llm: LLM, directory: Path) -> None:
     text, cut = "z = 4\n" * 9, PoolingParams(dimensions=8)
+    assert vectors(llm, "b", dimensions=8) == vectors(llm, "b", pooling_params=cut)
     (first,) = llm.embed(text, use_tqdm=False)
     before = llm.engine.total.flops
     (again,) = llm.embed(text, use_tqdm=False)
@@ -170,7 +171,9 @@ def test_an_instruction_may_stay_out_of_the_mean(tmp_path: Path, llm: LLM) -> No
 
 def test_texts_are_cut_only_where_that_is_asked_for(llm: LLM) -> None:
     longest, text = llm.engine.max_model_len, "x = 1\n" * 3000
-    with pytest.raises(InvalidRequest, match=rf"prompt 1: .* context is {longest} tokens"):
+    with pytest.raises(
+        InvalidRequest, match=rf"prompt 1: it has .* the model takes {longest}\. .*=-1"
+    ):
         llm.embed(["a", text])
     ids = llm.read(text).token_ids
     assert vectors(llm, text, truncate_prompt_tokens=9) == vectors(llm, [ids[:9]])
@@ -187,6 +190,8 @@ def test_documents_are_ranked_by_their_likeness_to_a_query(llm: LLM) -> None:
     assert best[0].index == 1
     assert [each.score for each in best] == sorted((e.score for e in best), reverse=True)
     assert llm.rank("def f(x): return x", documents, top_n=2, use_tqdm=False) == best[:2]
+    objects = [{"text": document} for document in documents]
+    assert llm.rank("def f(x): return x", objects, use_tqdm=False) == best
     pairs = llm.score("def f(x): return x", documents, use_tqdm=False)
     found = [each.outputs.score for each in pairs]
     assert found == [next(e.score for e in best if e.index == i) for i in range(3)]
@@ -203,7 +208,10 @@ def test_documents_are_ranked_by_their_likeness_to_a_query(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (lambda llm: llm.generate("a"), "does embed and token_embed, and generates no text"),
+        (lambda llm: llm.embed(["a", ""]), r"prompt 1: it is empty"),
+        (lambda llm: llm.chat([{"role": "user", "content": "a"}]), "and generates no text"),
+        (lambda llm: llm.rank("a", ["b", ""]), r"documents\[1\]: it is empty"),
+        (lambda llm: llm.embed("a", dimensions=0), "dimensions must be a positive integer"),
         (lambda llm: llm.classify("a"), "and not classify"),
         (lambda llm: llm.embed("a", PoolingParams(dimensions=9999)), "embeddings of this model"),
         (lambda llm: llm.embed("a", PoolingParams(task="score")), "the method does embed"),

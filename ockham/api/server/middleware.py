@@ -145,7 +145,9 @@ class Outermost:
             fields["model"] = self._models.name_of(scope)
         if meter is not None and self._log_course:
             figures = meter.course.figures(meter.prompt_tokens, self._models.drafters(scope))
-            more, fields = f"{more}: {figures.in_words()}", fields | msgspec.structs.asdict(figures)
+            words = figures.in_words()
+            more = f"{more} ({words})" if more else f": {words}"
+            fields |= msgspec.structs.asdict(figures)
         if passed_over := scope.get(PASSED_OVER):
             ignored = passed_over_header(passed_over)
             more, fields["ignored_fields"] = f"{more} (ignored fields: {ignored})", ignored

@@ -91,15 +91,17 @@ class Figures(msgspec.Struct, kw_only=True):
     finish_reasons: list[str]
 
     def in_words(self) -> str:
-        first_ms = self.first_token_ms
-        words = [
-            f"{self.prompt_tokens} prompt tokens ({self.cached_tokens} cached)",
-            f"{self.generated_tokens} generated",
-            "no token" if first_ms is None else f"first after {first_ms:.0f} ms",
-            f"{self.tokens_per_second:.1f} tokens/s",
-            f"{self.accepted_tokens} of {self.drafted_tokens} drafted accepted",
-            "ended by " + ("+".join(self.finish_reasons) or "its caller or an error"),
-        ]
+        words = [f"{self.prompt_tokens} prompt tokens ({self.cached_tokens} cached)"]
+        if self.first_token_ms is not None:
+            words += [
+                f"{self.generated_tokens} generated",
+                f"first after {self.first_token_ms:.0f} ms",
+                f"{self.tokens_per_second:.1f} tokens/s",
+                f"{self.accepted_tokens} of {self.drafted_tokens} drafted accepted",
+            ]
+        elif not self.finish_reasons:
+            words.append("no token")
+        words.append("ended by " + ("+".join(self.finish_reasons) or "its caller or an error"))
         return ", ".join(words)
 
 

@@ -21,6 +21,9 @@ from ockham.api.server.pooled.wire import shown, written
 from ockham.api.server.serving import Serving, pass_over, read
 from ockham.core.pooling import PoolingParams
 
+TRUNCATE = '"truncate": true'
+"""What has a text cut that is too long."""
+
 
 class _Body(PooledBody, kw_only=True):
     """What both requests have."""
@@ -89,7 +92,7 @@ async def embed(http: Request) -> Response:
         params,
         lambda: body.texts,
         "input",
-        lambda text: server.llm.texts.read(text, truncate=truncate),
+        lambda text: server.llm.texts.read(text, truncate=truncate, cutting=TRUNCATE),
     )
     return await _answer(server, parts, body, begin_ns)
 

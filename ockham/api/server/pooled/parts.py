@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from starlette.requests import Request
 
-from ockham.api.pooling import pooling_request
+from ockham.api.pooling import naming_text, pooling_request
 from ockham.api.prompts import Encoded, Prompt
 from ockham.api.server.caller import caller_of
 from ockham.api.server.pooled.request import PooledBody
-from ockham.api.server.serving import METERED, Serving, body_bytes, engine_name, serving
+from ockham.api.server.serving import METERED, body_bytes, engine_name, serving
 from ockham.api.server.sse import unless_disconnected
 from ockham.api.server.wire import Usage, UsageMeter
-from ockham.core.errors import TOO_LONG, InvalidRequest, RequestTimeout
+from ockham.core.errors import RequestTimeout
 from ockham.core.outputs import PooledRequestOutput
 from ockham.core.pooling import PoolingParams
 from ockham.engine.messages import Request as EngineRequest
@@ -116,35 +115,7 @@ async def read_parts(
         found, given = [], texts()
         for index, text in enumerate(given):
             with naming_text(name, index, len(given)):
-                found.append(check_length(server, read(text)))
+                found.append(read(text))
         return Parts(http, body, params, found, name)
 
     return await server.llm.in_thread(body_bytes(http), work)
-
-
-def check_length(server: Serving, read: Encoded) -> Encoded:
-    """What was read, if the model takes so much. Raises `InvalidRequest`."""
-    tokens, most = len(read.token_ids), server.llm.ready.max_model_len
-    if tokens > most:
-        raise InvalidRequest(
-            f"it has {tokens} tokens, and the model takes {most}. Shorten it, or send "
-            "truncate_prompt_tokens=-1 to have its end cut off.",
-            "prompt",
-            TOO_LONG,
-        )
-    if not tokens:
-        raise InvalidRequest("it is empty; send at least one token.", "prompt")
-    return read
-
-
-@contextmanager
-def naming_text(name: str, index: int, count: int) -> Iterator[None]:
-    """What is wrong with a text says which one that is; what is wrong with another field does
-    not."""
-    try:
-        yield
-    except InvalidRequest as error:
-        if error.param not in (None, "prompt"):
-            raise
-        where = name if count < 2 else f"{name}[{index}]"
-        raise InvalidRequest(f"{where}: {error}", name, error.code) from error

@@ -18,7 +18,7 @@ from ockham.api.server.caller import caller_of
 from ockham.api.server.house import EMBED, choose
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.pooled.embeddings import GONE
-from ockham.api.server.pooled.parts import Parts, check_length, naming_text
+from ockham.api.server.pooled.parts import Parts
 from ockham.api.server.pooled.request import PooledBody, RerankBody, ScoreBody, text_of
 from ockham.api.server.pooled.wire import (
     Document,
@@ -137,7 +137,12 @@ async def _scores(
 
     def plan() -> tuple[PairPlan, Parts]:
         made = server.llm.texts.plan_pairs(
-            server.llm.ready.tasks, first, second, body.instruction, truncate
+            server.llm.ready.tasks,
+            first,
+            second,
+            body.instruction,
+            truncate,
+            names=(_first_name(body), name),
         )
         return _ready(http, server, body, made, name, use_activation)
 
@@ -153,6 +158,13 @@ async def _scores(
     return [score_of(pair) for pair in pairs], usage
 
 
+def _first_name(body: RerankBody | ScoreBody) -> str:
+    """What the caller called the first texts."""
+    if isinstance(body, RerankBody):
+        return "query"
+    return "text_1" if body.queries is None else "queries"
+
+
 def _ready(
     http: Request,
     server: Serving,
@@ -161,12 +173,9 @@ def _ready(
     name: str,
     use_activation: bool,
 ) -> tuple[PairPlan, Parts]:
-    """The plan, and the parts that carry it out. Raises `InvalidRequest` for a text or a pair that
-    is too long."""
+    """The plan, and the parts that carry it out. Raises `InvalidRequest`."""
     params = plan.params
-    queries = 0
     if plan.compared is not None:
-        queries = plan.compared.queries
         if not use_activation:
             raise InvalidRequest(
                 "This model compares embeddings, whose likeness has no activation; leave "
@@ -175,8 +184,4 @@ def _ready(
             )
     else:
         params = msgspec.structs.replace(params, use_activation=use_activation)
-    for index, each in enumerate(plan.reads):
-        where, number = (name, index - queries) if index >= queries else ("query", index)
-        with naming_text(where, number, len(plan.reads) - queries):
-            check_length(server, each)
     return plan, Parts(http, body, params, plan.reads, name)
