@@ -210,7 +210,7 @@ def test_documents_are_ranked_by_their_likeness_to_a_query(llm: LLM) -> None:
     [
         (lambda llm: llm.embed(["a", ""]), r"prompt 1: it is empty"),
         (lambda llm: llm.chat([{"role": "user", "content": "a"}]), "and generates no text"),
-        (lambda llm: llm.rank("a", ["b", ""]), r"documents\[1\]: it is empty"),
+        (lambda llm: llm.generate("a"), "does embed and token_embed, and generates no text"),
         (lambda llm: llm.embed("a", dimensions=0), "dimensions must be a positive integer"),
         (lambda llm: llm.classify("a"), "and not classify"),
         (lambda llm: llm.embed("a", PoolingParams(dimensions=9999)), "embeddings of this model"),
