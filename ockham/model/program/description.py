@@ -185,7 +185,13 @@ def find_architecture(config: Mapping[str, Any]) -> Architecture:
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
-    stated = ", ".join(names[:5]) or f"none (model_type {shown(config.get('model_type'))})"
+    if not names:
+        raise ModelError(
+            "config.json names no architecture (model_type "
+            f"{shown(config.get('model_type'))}), so it is of no model that Ockham knows, or of a "
+            "part of one; name the directory of the whole model."
+        )
+    stated = ", ".join(names[:5])
     raise ModelError(
         f"the architecture {stated} is not supported; supported are {', '.join(ARCHITECTURES)}."
     )
