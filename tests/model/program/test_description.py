@@ -31,7 +31,7 @@ def llama3(**changes: Any) -> dict[str, Any]:
     ("change", "sentence"),
     [
         ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not supported; supported"),
-        ({"architectures": None, "model_type": "bert"}, r"names no architecture \(model_type 'bert'\)"),
+        ({"architectures": None, "model_type": "bert"}, r"no architecture \(model_type 'bert'\)"),
         ({"hidden_size": None}, "lacks 'hidden_size', which LlamaForCausalLM needs"),
         ({"num_hidden_layers": "4"}, "num_hidden_layers .* must be a positive integer, not '4'"),
         ({"vocab_size": 0}, "vocab_size .* must be a positive integer, not 0"),
