@@ -17,7 +17,13 @@ from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
 from ockham.engine.adapters import Adapters
 from ockham.engine.cache_report import CacheKeeper
-from ockham.engine.chosen import NO_REUSE, check_whole, choose_reuses, make_drafters
+from ockham.engine.chosen import (
+    NO_REUSE,
+    check_whole,
+    choose_reuses,
+    make_drafters,
+    plain_policy,
+)
 from ockham.engine.gates import Gates, skips_of
 from ockham.engine.group import Group
 from ockham.engine.known import KnownTexts
@@ -86,6 +92,7 @@ class Assembly:
         if not self.causal:
             check_whole(config)
             self.reuse, self.approximate = make("reuse", NO_REUSE), {}
+            policy = plain_policy(config, policy)
         self.tokenizer: Tokenizer | None = load_tokenizer(config, loaded.directory, loaded.metadata)
         del loaded
         for note in () if self.tokenizer is None else self.tokenizer.notes:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import Technique, find, make, name_of, read_options, techniques
-from ockham.core.seams import ApproximateReuse, Drafter, Reuse
+from ockham.core.seams import ApproximateReuse, Drafter, Policy, Reuse
 from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, automatic
 from ockham.model.checkpoint.draft_files import drafter_method, is_drafter
 from ockham.model.hub import BUILT_IN, DRAFTERS
@@ -74,8 +74,8 @@ def _made_for(model: str) -> str | None:
         raise ConfigError(str(error)) from None
 
 
-NO_REUSE = "none"
-"""The plain choice: everything is computed."""
+NO_REUSE, IN_TURN = "none", "fcfs"
+"""The plain choices: everything is computed, in the order in which it came."""
 
 
 def choose_reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReuse]]:
@@ -98,6 +98,14 @@ IN_PARTS = (
     *("speculative_config",),
 )
 """Settings that speak of prompts computed in parts, or of tokens to come."""
+
+
+def plain_policy(config: EngineConfig, policy: Policy) -> Policy:
+    """The order of a model's requests that share no prefixes: that of arrival, unless another was
+    asked for. Looking for prefixes that they share takes time from each."""
+    asked = config.scheduling_policy != EngineConfig().scheduling_policy
+    plain: Policy = policy if asked else make("policy", IN_TURN)
+    return plain
 
 
 def check_whole(config: EngineConfig) -> None:
