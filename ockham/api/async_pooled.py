@@ -4,6 +4,7 @@ rank."""
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -19,25 +20,26 @@ from ockham.engine.messages import Ready, Request
 T = TypeVar("T")
 
 
-class AsyncPooledMethods:
+class AsyncPooledMethods(ABC):
     """The methods of `AsyncLLM` for such models, over what it reads texts and runs requests with.
     `tenant` and `priority` are those of `generate`."""
 
     client: EngineClient
 
-    async def start(self) -> Ready:
-        raise NotImplementedError
+    @abstractmethod
+    async def start(self) -> Ready: ...
 
-    async def in_thread(self, size: int, work: Callable[[], T]) -> T:
-        raise NotImplementedError
+    @abstractmethod
+    async def in_thread(self, size: int, work: Callable[[], T]) -> T: ...
 
     @property
+    @abstractmethod
     def texts(self) -> TextReader:
         """What reads texts for the model. Raises `RuntimeError` before the first start."""
-        raise NotImplementedError
+        ...
 
-    def _name(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _name(self) -> str: ...
 
     async def embed(
         self,

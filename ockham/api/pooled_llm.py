@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -21,20 +22,20 @@ from ockham.core.pooling import PoolingParams, Task
 from ockham.engine.collect import Collector
 
 
-class PooledMethods:
+class PooledMethods(ABC):
     """The methods of `LLM` for such models, over what it reads texts and runs requests with."""
 
-    def _texts(self) -> TextReader:
-        raise NotImplementedError
+    @abstractmethod
+    def _texts(self) -> TextReader: ...
 
-    def _tasks(self) -> Sequence[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _tasks(self) -> Sequence[str]: ...
 
-    def _name(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _name(self) -> str: ...
 
-    def _collect(self, collectors: list[Collector], use_tqdm: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _collect(self, collectors: list[Collector], use_tqdm: bool) -> None: ...
 
     def embed(
         self,

@@ -127,7 +127,7 @@ def read_table(
 def _of_embeddings(engine: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the command line that hold for a model of embeddings as well: not those of
     text that is generated, which an encoder refuses, nor the length of a context."""
-    from ockham.engine.chosen import IN_PARTS
+    from ockham.model.tasks import IN_PARTS
 
     plain = EngineConfig()
     return {**engine, **{name: getattr(plain, name) for name in (*IN_PARTS, "max_model_len")}}

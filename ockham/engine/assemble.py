@@ -19,7 +19,6 @@ from ockham.engine.adapters import Adapters
 from ockham.engine.cache_report import CacheKeeper
 from ockham.engine.chosen import (
     NO_REUSE,
-    check_whole,
     choose_reuses,
     make_drafters,
     plain_policy,
@@ -72,8 +71,6 @@ class Assembly:
         loaded = load_model(config, progress, keep_metadata=True)
         self.model: LoadedModel = dataclasses.replace(loaded, metadata=None)
         described = self.model.description
-        self.causal = described.causal
-        """Whether a row sees no later ones, so that a prompt may be computed in parts."""
         self.pooler: Pooler | None = None
         """What makes vectors or scores of hidden states; None for a model that generates."""
         if not self.model.generates:
@@ -89,8 +86,7 @@ class Assembly:
         self.answered: list[Delta] = []
         """What the next step says first: answers for which nothing had to be computed."""
         self.hidden_layer = None if self.pooler is None else described.layers
-        if not self.causal:
-            check_whole(config)
+        if not described.causal:
             self.reuse, self.approximate = make("reuse", NO_REUSE), {}
             policy = plain_policy(config, policy)
         self.tokenizer: Tokenizer | None = load_tokenizer(config, loaded.directory, loaded.metadata)
@@ -129,7 +125,7 @@ class Assembly:
             most_sequences=config.max_num_seqs,
             most_logits=plan.logits_rows,
             most_scores=max(1, min(SCORED_ROWS, SCORED_LOGITS // self.vocabulary)),
-            whole=not self.causal,
+            whole=not described.causal,
         )
         self.groups: dict[str, Group] = {}
         """The sequences of each request that is served, by its id."""

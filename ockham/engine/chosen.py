@@ -93,29 +93,9 @@ def choose_reuses(config: EngineConfig) -> tuple[Reuse, dict[str, ApproximateReu
     return exact[0] if exact else make("reuse", NO_REUSE), approximate
 
 
-IN_PARTS = (
-    *("keep", "attention_pattern", "gate", "search", "adapter", "kv_store", "reuse"),
-    *("speculative_config",),
-)
-"""Settings that speak of prompts computed in parts, or of tokens to come."""
-
-
 def plain_policy(config: EngineConfig, policy: Policy) -> Policy:
     """The order of a model's requests that share no prefixes: that of arrival, unless another was
     asked for. Looking for prefixes that they share takes time from each."""
     asked = config.scheduling_policy != EngineConfig().scheduling_policy
     plain: Policy = policy if asked else make("policy", IN_TURN)
     return plain
-
-
-def check_whole(config: EngineConfig) -> None:
-    """Raise ConfigError for a setting that means nothing to a model of which each text is computed
-    whole, in one step."""
-    plain = EngineConfig()
-    for name in IN_PARTS:
-        value = getattr(config, name)
-        if value not in (getattr(plain, name), "none"):
-            raise ConfigError(
-                f"{name} is {value!r}, but {config.model!r} is an encoder, which computes each "
-                f"text whole and keeps nothing of it; leave {name} out."
-            )

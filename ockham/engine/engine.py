@@ -133,12 +133,13 @@ class Engine(Assembly):
 
     def step(self) -> list[Delta]:
         """One iteration: draft, schedule, run, bill, sample, collect; and search."""
-        if self.answered:
-            answered = self.answered.copy()
-            self.answered.clear()
+        answered = self.answered.copy()
+        self.answered.clear()
+        if answered and not self.groups:
             return answered
         deltas = self._iterate_drafting()
-        return self.searching.after(deltas) if self.searched else deltas
+        deltas = self.searching.after(deltas) if self.searched else deltas
+        return [*answered, *deltas] if answered else deltas
 
     def _iterate_drafting(self) -> list[Delta]:
         """An iteration with whatever drafts are worth it."""

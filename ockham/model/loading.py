@@ -33,7 +33,7 @@ from ockham.model.packed.weight_cache import LEAST_BYTES, WeightCache, cache_dir
 from ockham.model.placing import place_weights
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
-from ockham.model.tasks import settle
+from ockham.model.tasks import check_whole, settle
 
 HARMLESS = (
     "rotary_emb.inv_freq",
@@ -125,6 +125,8 @@ def plan_model(
     raw, source = opened.config, opened.source
     try:
         description = settle(config, opened.description, raw, directory)
+        if not description.causal:
+            check_whole(config)
         head = head and description.pooling is None
         if config.max_model_len is None and description.pooling is not None:
             config = msgspec.structs.replace(config, max_model_len=_made_for(description))

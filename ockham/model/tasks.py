@@ -45,6 +45,12 @@ CLASSIFIERS: Mapping[str, PairFrame] = {
 """How decoders with the head of a classifier are shown a pair: they are rerankers that were
 converted."""
 
+IN_PARTS = (
+    *("keep", "attention_pattern", "gate", "search", "adapter", "kv_store", "reuse"),
+    *("speculative_config",),
+)
+"""Settings that speak of prompts computed in parts, or of tokens to come."""
+
 DECODER_POOLING = PoolingDescription("last", normalise=True)
 """Of a decoder that embeds and whose checkpoint says nothing of it."""
 
@@ -125,3 +131,16 @@ def _token(path: Path, token: str) -> int:
             "give task='generate', or load another model."
         )
     return found
+
+
+def check_whole(config: EngineConfig) -> None:
+    """Raise ConfigError for a setting that means nothing to a model of which each text is computed
+    whole, in one step."""
+    plain = EngineConfig()
+    for name in IN_PARTS:
+        value = getattr(config, name)
+        if value not in (getattr(plain, name), "none"):
+            raise ConfigError(
+                f"{name} is {value!r}, but {config.model!r} is an encoder, which computes each "
+                f"text whole and keeps nothing of it; leave {name} out."
+            )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,26 +15,10 @@ from ockham import LLM, AsyncLLM, InvalidRequest, SamplingParams
 from ockham.core.errors import ConfigError
 from ockham.core.pooling import PoolingParams
 from ockham.engine.known import KnownTexts, TextKey
-from tests.helpers.tiny import LAB
+from ockham.engine.messages import Request
+from tests.helpers.embedder import embedder
 
 TEXTS = ["def f(x): return x", "class A:", "x = 1\n" * 40, "def f(x): return y", "a"]
-PROMPTS = {"query": "find: ", "document": "text: "}
-
-
-def embedder(directory: Path, how: str = "mean", **config: Any) -> Path:
-    """The lab model as sentence-transformers would have written it."""
-    shutil.copytree(LAB, directory)
-    kinds = ["Transformer", "Pooling", "Normalize"]
-    modules = [
-        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"a.models.{kind}"}
-        for i, kind in enumerate(kinds)
-    ]
-    (directory / "modules.json").write_text(json.dumps(modules))
-    (directory / "1_Pooling").mkdir()
-    (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": how}))
-    told = {"prompts": PROMPTS, "similarity_fn_name": "cosine", **config}
-    (directory / "config_sentence_transformers.json").write_text(json.dumps(told))
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +107,36 @@ def test_a_text_that_comes_again_costs_nothing(llm: LLM, directory: Path) -> Non
         assert vectors(plain, text) == [first.outputs.embedding.tobytes()]
         assert vectors(plain, text, pooling_params=cut) == [short.outputs.embedding.tobytes()]
         assert plain.embed(text, use_tqdm=False)[0].num_cached_tokens == 0
+
+
+def test_known_texts_hold_nobody_up_who_is_computed(llm: LLM) -> None:
+    engine, params = llm.engine, PoolingParams(task="embed")
+    known, fresh = (llm.read(text).token_ids for text in ("known", "w = 5\n" * 400))
+    llm.embed([known], use_tqdm=False)
+
+    def ask(name: str, tokens: list[int]) -> None:
+        greedy = SamplingParams(temperature=0.0)
+        engine.add(
+            Request(
+                request_id=name,
+                prompt_token_ids=tokens,
+                params=greedy,
+                detokenize=False,
+                pooling=params,
+            )
+        )
+
+    ask("long", fresh)
+    ended: list[str] = []
+    for number in range(len(fresh)):
+        ask(f"known {number}", known)
+        told = [delta.request_id for delta in engine.step() if delta.finished]
+        assert f"known {number}" in told
+        ended += told
+        if "long" in ended:
+            break
+    assert "long" in ended
+    assert number < len(fresh) / 100
 
 
 def test_texts_that_were_asked_for_longest_ago_are_forgotten_first() -> None:
