@@ -26,6 +26,10 @@ size_t PackedArray::bytes() const {
 }
 
 AddedKind::AddedKind(const LinearKind& kind) {
+    for (TileFunction* tile : kind.tile)
+        if (tile == nullptr)
+            throw std::logic_error(std::string("the kind ") + kind.name +
+                                   " has no kernel for one of the instruction sets.");
     if (!table().emplace(kind.name, &kind).second)
         throw std::logic_error(std::string("the kind ") + kind.name + " is added twice.");
 }

@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "isa/each.h"
 #include "kernels/pack.h"
 #include "kernels/threads.h"
 #include "kinds/kind.h"
@@ -17,7 +18,7 @@ void prepare_row(const PreparedInput& input, int64_t row, const float* x) {
     std::memcpy(input.values + row * input.form.row_bytes(), x, input.form.inputs * sizeof(float));
 }
 
-const InputKind plain_input = {4, 0, {prepare_row, prepare_row, prepare_row}};
+const InputKind plain_input = {4, 0, OCKHAM_ANY_ISA(prepare_row)};
 
 const int8_t* panel_of(const PackedMatrix& matrix, int64_t panel) {
     return static_cast<const int8_t*>(matrix.weight) + panel * matrix.inputs * panel_outputs;
@@ -61,7 +62,7 @@ void unpack_row(const PackedMatrix& matrix, int64_t output, float* row) {
 }
 
 const LinearKind bytes = {"test_bytes", check_shape, arrays,     fields,
-                          input,        pack_panel,  unpack_row, {tile, tile, tile}};
+                          input,        pack_panel,  unpack_row, OCKHAM_ANY_ISA(tile)};
 // linear_tests.cpp multiplies with every kind of the table: with this one too.
 const AddedKind added{bytes};
 
@@ -75,6 +76,16 @@ void kinds_have_one_name() {
         refused = true;
     }
     check(refused, "a name is given once");
+    refused = false;
+    try {
+        LinearKind partial = bytes;
+        partial.name = "test_partial";
+        partial.tile[isa_count - 1] = nullptr;
+        const AddedKind added_in_part{partial};
+    } catch (const std::logic_error&) {
+        refused = true;
+    }
+    check(refused && find_kind("test_partial") == nullptr, "a kind has a kernel for each instruction set");
     refused = false;
     try {
         matrix_of("test_bytes", 16, 8, 32);
