@@ -61,14 +61,16 @@ std::unique_ptr<Planes> make_planes(nb::sequence groups) {
 }
 
 void copy_state(Planes& planes, int64_t group, Vector<int64_t> source, Vector<int64_t> target,
-                int64_t head) {
+                int64_t head, int64_t index) {
     check_slots(planes, group, source);
     check_slots(planes, group, target);
     if (source.size() != target.size())
         throw std::invalid_argument("there are not as many source slots as target slots.");
     if (head < -1 || head >= planes.groups()[group].kv_heads)
         throw std::invalid_argument("there is no head " + std::to_string(head) + ".");
-    planes.copy(group, head, source.data(), target.data(), static_cast<int64_t>(source.size()));
+    if (index < -1 || index >= static_cast<int64_t>(planes.groups()[group].layers.size()))
+        throw std::invalid_argument("the group has no layer " + std::to_string(index) + ".");
+    planes.copy(group, head, index, source.data(), target.data(), static_cast<int64_t>(source.size()));
 }
 
 nb::object read_state(const Planes& planes, int64_t group, Vector<int64_t> slots) {
@@ -150,7 +152,8 @@ void bind_planes(nb::module_& module) {
         .def("__init__",
              [](Planes* self, nb::sequence groups) { new (self) Planes(std::move(*make_planes(groups))); },
              "groups"_a)
-        .def("copy", &copy_state, "group"_a, "source"_a, "target"_a, "head"_a = -1)
+        .def("copy", &copy_state, "group"_a, "source"_a, "target"_a, "head"_a = -1,
+             "index"_a = -1)
         .def("read", &read_state, "group"_a, "slots"_a)
         .def("write", &write_state, "group"_a, "slots"_a, "state"_a)
         .def("stored_page_bytes", &Planes::stored_page_bytes, "group"_a)

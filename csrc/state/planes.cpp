@@ -258,8 +258,8 @@ void Planes::back(int64_t group, int64_t index, int64_t pages) const {
 #endif
 }
 
-void Planes::copy(int64_t group, int64_t head, const int64_t* source, const int64_t* target,
-                  int64_t count) {
+void Planes::copy(int64_t group, int64_t head, int64_t index, const int64_t* source,
+                  const int64_t* target, int64_t count) {
     // All is read before anything is written, because sources and targets may overlap; a layer at a
     // time, which bounds the memory.
     const GroupShape& shape = shapes_[group];
@@ -271,8 +271,9 @@ void Planes::copy(int64_t group, int64_t head, const int64_t* source, const int6
         using T = decltype(zero);
         T* keys = buffer.take<T>(2 * count * row);
         T* values = keys + count * row;
-        for (size_t i = 0; i < shape.layers.size(); ++i) {
-            const LayerPlane layer = plane(group, static_cast<int64_t>(i));
+        const int64_t layers = static_cast<int64_t>(shape.layers.size());
+        for (int64_t i = std::max<int64_t>(index, 0); i < (index < 0 ? layers : index + 1); ++i) {
+            const LayerPlane layer = plane(group, i);
             for (int64_t n = 0; n < count; ++n)
                 read_token(layer, first, last, source[n], keys + n * row, values + n * row);
             for (int64_t n = 0; n < count; ++n)

@@ -87,9 +87,9 @@ class Planes {
     // As base.Planes says. The caller checks that all slots are in [0, slots(group)); `state` has the
     // planes' own element type and the shape (layers, 2, count, kv_heads, head_dim).
     int64_t slots(int64_t group) const;
-    // A `head` of -1 means all of them.
-    void copy(int64_t group, int64_t head, const int64_t* source, const int64_t* target,
-              int64_t count);
+    // A `head`, or an `index` of a layer in the group, of -1 means all of them.
+    void copy(int64_t group, int64_t head, int64_t index, const int64_t* source,
+              const int64_t* target, int64_t count);
     void read(int64_t group, const int64_t* slots, int64_t count, void* state) const;
     void write(int64_t group, const int64_t* slots, int64_t count, const void* state);
 

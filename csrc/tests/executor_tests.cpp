@@ -334,7 +334,7 @@ void planes_and_sampler() {
         std::vector<uint8_t> state(bytes), found(bytes);
         for (size_t i = 0; i < bytes; ++i) state[i] = static_cast<uint8_t>(i * 7);
         planes.write(0, slots.data(), 4, state.data());
-        planes.copy(0, -1, slots.data(), others.data(), 4);
+        planes.copy(0, -1, -1, slots.data(), others.data(), 4);
         planes.read(0, others.data(), 4, found.data());
         check(state == found, "copied state is the state");
     }

@@ -162,7 +162,7 @@ def build(
     for part, row in zip(parts, first_rows, strict=True):
         if part.sequence.inputs:
             _put_inputs(step, part, row)
-        if part.sequence.pattern is not None:
+        if part.sequence.visited is not None:
             part.skipped = skipped(step, slice(row, row + part.rows), state.windows)
     return Batch(step, parts, watches, places)
 

@@ -166,7 +166,7 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
             seen_flops, seen_bytes = _decoded(own, first, steps, dropped)
             _book_unseen(sequence, flops - seen_flops, read_bytes - seen_bytes, total)
             flops, read_bytes = seen_flops, seen_bytes
-        if sequence.pattern is not None:
+        if decoding.visited[row] is not None:
             skipped_flops, nbytes = book_skipped(sequence, decoding.skipped(row), own, total)
             flops, read_bytes = flops - skipped_flops, read_bytes - nbytes
         ledger.rows += steps
@@ -194,12 +194,14 @@ def _decoded(cost: ModelCost, first: int, steps: int, dropped: Many[int] = ()) -
 def book_skipped(
     sequence: Sequence, skipped: Many[Skipped], cost: ModelCost, total: Ledger
 ) -> tuple[int, int]:
-    """Book the keys that a sequence's pattern left out. Their FLOPs and bytes."""
-    assert sequence.pattern is not None, "only a pattern leaves keys out"
+    """Book the keys that a sequence's pattern left out, or that some heads dropped. Their FLOPs and
+    bytes."""
+    by = sequence.keeping if sequence.pattern is None else sequence.pattern
+    assert by is not None, "nothing else leaves keys out"
     flops, nbytes = cost.skipped(skipped)
     if flops or nbytes:
         for book in (sequence.ledger, total):
-            book.save(sequence.pattern.name, flops=flops, nbytes=nbytes)
+            book.save(by.name, flops=flops, nbytes=nbytes)
     return flops, nbytes
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from ockham.core.arrays import Ints
 from ockham.core.cost import ATTENTION, RUNS_ALL, Skips
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import AttentionGroup, OwnRows, Seen, SequencePattern, Wants
-from ockham.core.visits import EVERY, BlockVisits
+from ockham.core.visits import BLOCK_KEYS, EVERY, BlockVisits
 from ockham.engine.messages import Request
 from ockham.engine.techniques import Techniques
 
@@ -54,6 +57,23 @@ class Patterns:
             for group in self._groups
         ]
         return OpenPattern(chosen.name, _Attending(pattern, idle) if any(idle) else pattern)
+
+
+class HeldBlocks(SequencePattern):
+    """Every block of keys but the gaps before what a head kept: `gaps` are those of each group,
+    (layers, kv_heads) in cells, or None where there are none (`GroupView.gaps`)."""
+
+    def __init__(self, gaps: Sequence[Ints | None]) -> None:
+        self._gaps = gaps
+
+    def visits(self, group: int, block: int) -> BlockVisits | None:
+        """See `SequencePattern`."""
+        gaps = self._gaps[group]
+        if gaps is None:
+            return None
+        firsts, of = np.unique(gaps // BLOCK_KEYS, return_inverse=True)
+        lists = tuple(np.arange(first, block + 1, dtype=np.int32) for first in firsts.tolist())
+        return BlockVisits(lists, of.reshape(gaps.shape).astype(np.int32))
 
 
 class _Attending(SequencePattern):

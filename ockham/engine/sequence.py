@@ -17,7 +17,7 @@ from ockham.engine.cells import Cells
 from ockham.engine.drawing import Drawing
 from ockham.engine.gates import OpenGate
 from ockham.engine.messages import HINTS, Request
-from ockham.engine.patterns import OpenPattern
+from ockham.engine.patterns import HeldBlocks, OpenPattern
 from ockham.engine.pooling import Pool
 from ockham.engine.repetition import Repetition
 from ockham.engine.splicing import Splicing
@@ -147,7 +147,7 @@ class Sequence(Cells):
         """If they are not embeddings of tokens, the inputs of the rows after the prompt. The
         generated tokens are placeholders then."""
         self.pattern = pattern
-        """Which blocks of keys its rows visit; None for all."""
+        """Which blocks of keys its rows visit, as was asked; None for all. See `visited`."""
         self.keeping = keeping
         """What decides which of its cells stay; None if all do."""
         self.border: int | None = None
@@ -267,6 +267,19 @@ class Sequence(Cells):
         self.thinking = None if other.thinking is None else other.thinking.fork()
         self.repetition = None if other.repetition is None else other.repetition.fork()
         self.unsettled = other.unsettled
+
+    @property
+    def visited(self) -> OpenPattern | None:
+        """Which blocks of keys its next rows visit; None for all. Where heads kept different
+        numbers of cells, those are the blocks that each head holds: such a sequence has no other
+        pattern."""
+        view, keeping = self.view, self.keeping
+        if keeping is None or view is None or not view.compacted_at:
+            return self.pattern
+        gaps = [held.gaps for held in view.groups]
+        if all(each is None for each in gaps):
+            return self.pattern
+        return OpenPattern(keeping.name, HeldBlocks(gaps))
 
     @property
     def approximation(self) -> Asked | None:

@@ -17,9 +17,9 @@ def visit(step: Step, parts: Sequence[Part], first_rows: Sequence[int]) -> None:
     """Put into a step what the patterns of its sequences say that their rows visit. `first_rows`
     are the first row of each part."""
     patterned = [
-        (part.sequence.pattern.of, slice(row, row + part.rows))
+        (visited.of, slice(row, row + part.rows))
         for part, row in zip(parts, first_rows, strict=True)
-        if part.sequence.pattern is not None
+        if (visited := part.sequence.visited) is not None
     ]
     if patterned:
         put_visits(step, patterned)

@@ -22,9 +22,16 @@ class Planes(Protocol):
     layout: str
     """How whole pages lie in memory, with a version."""
 
-    def copy(self, group: int, source: Longs, target: Longs, head: int | None = None) -> None:
-        """Copy the state of slots `source` to slots `target`, in all layers of the group; of one
-        `head`, or of all. All is read before anything is written."""
+    def copy(
+        self,
+        group: int,
+        source: Longs,
+        target: Longs,
+        head: int | None = None,
+        index: int | None = None,
+    ) -> None:
+        """Copy the state of slots `source` to slots `target`, in the group's layer `index`, or in
+        all; of one `head`, or of all. All is read before anything is written."""
         ...
 
     def read(self, group: int, slots: Longs) -> npt.NDArray[np.generic]:

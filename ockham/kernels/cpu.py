@@ -46,8 +46,16 @@ class CpuPlanes:
         self.groups = tuple(groups)
         self.native = core.Planes(self.groups)
 
-    def copy(self, group: int, source: Longs, target: Longs, head: int | None = None) -> None:
-        self.native.copy(group, _slots(source), _slots(target), -1 if head is None else head)
+    def copy(
+        self,
+        group: int,
+        source: Longs,
+        target: Longs,
+        head: int | None = None,
+        index: int | None = None,
+    ) -> None:
+        head, index = (-1 if each is None else each for each in (head, index))
+        self.native.copy(group, _slots(source), _slots(target), head, index)
 
     def read(self, group: int, slots: Longs) -> npt.NDArray[np.generic]:
         return cast("npt.NDArray[np.generic]", self.native.read(group, _slots(slots)))

@@ -15,6 +15,7 @@ import numpy as np
 from ockham.cache.state.view import GroupView
 from ockham.core.arrays import Ints, Longs
 from ockham.core.errors import OckhamError
+from ockham.core.visits import BLOCK_KEYS
 from ockham.kernels.base import GroupLayout, Planes
 
 
@@ -84,7 +85,7 @@ class PagedPool:
     def fork(self, held: GroupView, twin: GroupView) -> None:
         """Let an empty view hold the same cells."""
         self.adopt(twin, held.table[: -(-held.length // self.page_tokens)], held.length)
-        twin.dropped, twin.kept = held.dropped, held.kept
+        twin.dropped, twin.kept, twin.gaps = held.dropped, held.kept, held.gaps
         held.shared_tail = held.shared_tail or twin.shared_tail
 
     def check_truncate(self, held: GroupView, cells: int) -> None:
@@ -139,11 +140,23 @@ class PagedPool:
                 f"a group of layers with a window of {self.layout.window} cells cannot be "
                 "compacted: its rows see the latest cells by number."
             )
-        heads = self.layout.spec.uniform.heads
-        if cells.ndim not in (1, 2) or (cells.ndim == 2 and len(cells) != heads):
-            raise OckhamError(f"cells to keep are (n,) or ({heads}, n), not {cells.shape}.")
-        if cells.size and not 0 <= int(cells.min()) <= int(cells.max()) < held.length:
+        heads, layers = self.layout.spec.uniform.heads, len(self.layout.layers)
+        if cells.shape[:-1] not in {(), (heads,), (layers, heads)}:
+            raise OckhamError(
+                f"cells to keep are (n,), ({heads}, n) or ({layers}, {heads}, n), not "
+                f"{cells.shape}."
+            )
+        gaps = _gaps(cells)
+        if gaps is not None and (gaps.min() or (gaps % BLOCK_KEYS).any()):
+            raise OckhamError(
+                f"the gaps of {gaps.tolist()} cells before what the heads keep must be of whole "
+                f"blocks of {BLOCK_KEYS}, and one head must have none."
+            )
+        own = cells if gaps is None else cells[np.arange(cells.shape[-1]) >= gaps[..., None]]
+        if own.size and not 0 <= int(own.min()) <= int(own.max()) < held.length:
             raise OckhamError(f"cells to keep must be among the {held.length} that are held.")
+        if held.gaps is not None and ((cells >= 0) & (cells < held.gaps[..., None])).any():
+            raise OckhamError("a head cannot keep a cell that it has dropped before.")
 
     def copies(self, held: GroupView, cells: Ints) -> int:
         """Free pages that keeping `cells` alone takes: shared pages are never written."""
@@ -151,8 +164,8 @@ class PagedPool:
         return int((self.refs[held.table[first:last]] > 1).sum())
 
     def compact(self, held: GroupView, cells: Ints, tokens: int) -> None:
-        """Keep `cells`, (n,) or for each head (heads, n), in this order at the front, and free the
-        rest. The view stands for `tokens` tokens."""
+        """Keep `cells`, (n,), (heads, n) or (layers, heads, n), in this order at the front, and
+        free the rest. The view stands for `tokens` tokens."""
         kept = held.places(tokens)
         first, last = self._written(cells)
         source = np.arange(first * self.page_tokens, cells.shape[-1], dtype=np.int64)
@@ -166,13 +179,20 @@ class PagedPool:
         after = self.slots(held, source)
         if cells.ndim == 1:
             self._planes.copy(self._group, before, after)
-        else:
+        elif cells.ndim == 2:
             for head, slots in enumerate(before):
                 self._planes.copy(self._group, slots, after, head)
+        else:
+            moves = (cells[..., source] >= 0) & (before != after)
+            for index, head in np.ndindex(*moves.shape[:2]):
+                own = moves[index, head]
+                slots = before[index, head][own]
+                self._planes.copy(self._group, slots, after[own], head, index)
         self.drop(pages[~np.isin(pages, target)])
         held.shared_tail = self._shares_tail(held)
         held.dropped = tokens - held.length
         held.kept = _taken(kept, cells)
+        held.gaps = _gaps(cells)
 
     def slots_of(self, held: GroupView, cells: Ints) -> Longs:
         """Where cells of any shape stand."""
@@ -183,7 +203,8 @@ class PagedPool:
         all but those whose cells stay where they are."""
         count = cells.shape[-1]
         in_place = np.arange(count, dtype=np.int32)
-        moved = np.flatnonzero((np.atleast_2d(cells) != in_place).any(axis=0))
+        moves = (cells != in_place) & (cells >= 0)
+        moved = np.flatnonzero(moves.any(axis=tuple(range(cells.ndim - 1))))
         last = -(-count // self.page_tokens)
         return (int(moved[0]) // self.page_tokens if len(moved) else last), last
 
@@ -257,10 +278,17 @@ class PagedPool:
 
 
 def _taken(places: Ints, cells: Ints) -> Ints:
-    """The places of the cells that are kept."""
-    if places.ndim == cells.ndim == 1:
-        taken: Ints = places[cells]
-        return taken
-    heads = max(each.shape[0] for each in (places, cells) if each.ndim == 2)
-    wide = np.broadcast_to(places, (heads, places.shape[-1]))
-    return np.take_along_axis(wide, np.broadcast_to(cells, (heads, cells.shape[-1])), axis=1)
+    """The places of the cells that are kept, -1 in gaps."""
+    shape = np.broadcast_shapes(places.shape[:-1], cells.shape[:-1])
+    wide = np.broadcast_to(places, (*shape, places.shape[-1]))
+    own = np.broadcast_to(cells, (*shape, cells.shape[-1]))
+    return np.where(own < 0, np.int32(-1), np.take_along_axis(wide, np.maximum(own, 0), axis=-1))
+
+
+def _gaps(cells: Ints) -> Ints | None:
+    """How many entries of -1 stand before what each head of each layer keeps: (layers, heads); None
+    where there are none."""
+    if cells.ndim != 3 or not cells.size or int(cells[..., 0].min()) >= 0:
+        return None
+    gaps: Ints = (cells < 0).sum(axis=-1, dtype=np.int32)
+    return gaps

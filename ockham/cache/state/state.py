@@ -189,7 +189,8 @@ class State:
 
     def compact(self, view: View, kept: Mapping[int, Ints]) -> bool:
         """Keep only some cells of the groups in `kept`, in this order, and free their other cells:
-        (n,), or (kv_heads, n) where each head keeps its own. Pages that others hold are copied.
+        (n,), (kv_heads, n), or (layers, kv_heads, n) with gaps, as `Keeping.keep` has it. Pages
+        that others hold are copied.
         False, and nothing changed, if there are too few pages for that. Raises OckhamError for a
         group with a window, and for cells that are not held."""
         for group, cells in kept.items():

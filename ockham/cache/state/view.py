@@ -15,7 +15,7 @@ from ockham.core.arrays import Ints
 class GroupView:
     """What one group of layers holds of a sequence: the cells `[0, length)`, in pages."""
 
-    __slots__ = ("dropped", "kept", "length", "let_go", "pages", "shared_tail", "table")
+    __slots__ = ("dropped", "gaps", "kept", "length", "let_go", "pages", "shared_tail", "table")
 
     def __init__(self, most_pages: int) -> None:
         self.table: Ints = np.empty(most_pages, np.int32)
@@ -31,9 +31,13 @@ class GroupView:
         self.shared_tail = False
         """Whether the page that holds cell `length` may be shared, and so must not be written."""
         self.kept: Ints | None = None
-        """Which tokens the first cells are of, by their places: (n,), or (kv_heads, n) where each
-        head kept its own; None as long as each cell is that of the token in its place. Tokens
-        since the compaction follow in order."""
+        """Which tokens the first cells are of, by their places: (n,), or (kv_heads, n) or (layers,
+        kv_heads, n) where each head kept its own, -1 in gaps; None as long as each cell is that of
+        the token in its place. Tokens since the compaction follow in order."""
+        self.gaps: Ints | None = None
+        """(layers, kv_heads) how many of the first cells are no cells of a head, which kept fewer
+        than others; None if all kept as many. A multiple of `core.visits.BLOCK_KEYS`: no row
+        visits those blocks."""
 
     @property
     def entries(self) -> Ints:
@@ -42,7 +46,7 @@ class GroupView:
 
     def places(self, tokens: int) -> Ints:
         """Which tokens the cells are of, if they stand for `tokens` tokens: (n,), or (kv_heads, n)
-        where each head kept its own."""
+        or (layers, kv_heads, n) where each head kept its own, -1 in gaps."""
         if self.kept is None:
             return np.arange(self.length, dtype=np.int32)
         kept = self.kept.shape[-1]

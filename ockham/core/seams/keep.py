@@ -37,9 +37,14 @@ class Keeping(Observer, Protocol):
 
     def keep(self, group: int, places: Ints) -> Ints | None:
         """Which cells of a group of layers without a window stay, in this order: indices (n,) into
-        the cells that it holds, or (kv_heads, n) where each head keeps its own; None for all.
-        `places` are those of the cells' tokens: (cells,), or (kv_heads, cells) once each head has
-        kept its own."""
+        the cells that it holds, or (kv_heads, n) or (layers, kv_heads, n) where each head keeps its
+        own; None for all. `places` are those of the cells' tokens, with the axes that were kept
+        before.
+
+        Where heads keep different numbers, n is the largest, and entries of -1 stand before what a
+        head keeps: a *gap*, whose length is a multiple of `core.visits.BLOCK_KEYS`. No row visits
+        it. It takes memory like the cells of the head that keeps most, because the layers and heads
+        of a group share a page table; what it saves is time. In `places` a gap is -1."""
         ...
 
     def fork(self, tokens: int) -> Keeping | None:

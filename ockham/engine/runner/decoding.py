@@ -64,7 +64,9 @@ class Decoding:
         """What moves on by one. The slots of the first cell of a page are put right by
         `reserve`."""
         self._until_page = self._next_page()
-        self._patterned = [row for row, s in enumerate(sequences) if s.pattern is not None]
+        self.visited = [sequence.visited for sequence in sequences]
+        """Which blocks of keys the rows of each visit; None for all."""
+        self._patterned = [row for row, found in enumerate(self.visited) if found is not None]
         self._skipped = [[0] * len(groups) for _ in sequences]
         self._counted = 0  # of the unbilled steps, those that are in it
         self._until_block = self._next_block()
@@ -200,8 +202,7 @@ class Decoding:
         pattern."""
         if not self._patterned:
             return -1
-        patterns = [self.sequences[row].pattern for row in self._patterned]
-        if not all(pattern.of.fixed for pattern in patterns if pattern is not None):
+        if not all(found.of.fixed for found in self.visited if found is not None):
             return 1
         own_keys = [group.context[self._patterned] - 1 for group in self.step.groups]
         return min(int((BLOCK_KEYS - keys % BLOCK_KEYS).min()) for keys in own_keys)

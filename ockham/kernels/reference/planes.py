@@ -52,8 +52,17 @@ class ReferencePlanes:
         """Keys or values as this group stores them."""
         return _rounded(rows, self._planes[group].dtype)
 
-    def copy(self, group: int, source: Longs, target: Longs, head: int | None = None) -> None:
+    def copy(
+        self,
+        group: int,
+        source: Longs,
+        target: Longs,
+        head: int | None = None,
+        index: int | None = None,
+    ) -> None:
         planes = _by_slot(self._planes[group], axis=2)
+        if index is not None:
+            planes = planes[index : index + 1]
         if head is not None:
             planes = planes[..., head, :]
         planes[:, :, target] = planes[:, :, source]
