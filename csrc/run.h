@@ -86,6 +86,8 @@ struct Run {
     std::vector<std::pair<int64_t, Floats>> hidden_states;
     std::vector<LayerScores> scores;      // for each key-value head
     std::vector<LayerScores> score_sums;  // over all heads
+    // Of each layer whose rows visit some blocks of keys only: (Step.wants_recall, kv_heads).
+    std::vector<std::pair<int64_t, Floats>> recall;
 
     Run(ThreadPool& pool, Isa isa, const Program& program, StepView step)
         : pool(pool),

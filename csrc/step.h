@@ -107,6 +107,8 @@ struct StepView {
     std::vector<LayerRows> wants_hidden;
     std::vector<LayerRows> wants_scores;
     std::vector<LayerRows> wants_score_sums;
+    const int32_t* wants_recall = nullptr;
+    int64_t recall_rows = 0;
     std::vector<ActiveRows> active;  // empty: every operation computes all rows
     std::vector<const Adapter*> adapters;  // of each sequence, null for none; empty: of nobody
 };

@@ -133,6 +133,7 @@ void check_step(const StepView& step, const Planes& planes, int64_t hidden, int6
                std::to_string(step.sequences) + " sequences.");
     check_wanted(step.wants_logits, step.logits_rows, step.rows, "logits are wanted");
     check_wanted(step.wants_argmax, step.argmax_rows, step.rows, "an argmax is wanted");
+    check_wanted(step.wants_recall, step.recall_rows, step.rows, "recall is wanted");
     check_active(step);
     for (const LayerRows& wanted : step.wants_hidden)
         check_wanted(wanted.rows, wanted.count, step.rows, "hidden states are wanted");

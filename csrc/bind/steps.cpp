@@ -53,6 +53,7 @@ class StepReader {
         for (nb::handle group : step_.attr("groups")) view.groups.push_back(rows_of(group, view));
         view.wants_logits = array<int32_t>("wants_logits", view.logits_rows);
         view.wants_argmax = array<int32_t>("wants_argmax", view.argmax_rows);
+        view.wants_recall = array<int32_t>("wants_recall", view.recall_rows);
         view.candidates = nb::cast<int64_t>(step_.attr("candidates"));
         if (view.candidates < 0) throw std::invalid_argument("candidates are at least 0.");
         if (!step_.attr("embeddings").is_none() && !step_.attr("embedding_of").is_none()) {
@@ -227,6 +228,8 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     nb::dict hidden;
     for (auto& [layer, floats] : run.hidden_states)
         hidden[nb::int_(layer)] = array_of(std::move(floats));
+    nb::dict recall;
+    for (auto& [layer, floats] : run.recall) recall[nb::int_(layer)] = array_of(std::move(floats));
     if (!run.logits.memory) run.logits.columns = self.executor->vocabulary();
     const auto count = static_cast<int64_t>(run.argmax.size());
     Floats largest{std::make_unique<Buffer>(), 1, count};
@@ -244,7 +247,7 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
                                                                    owner);
     return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores_of(run.scores, false),
                           argmax, array_of(std::move(largest)).attr("ravel")(), candidates,
-                          scores_of(run.score_sums, true));
+                          scores_of(run.score_sums, true), recall);
 }
 
 }  // namespace

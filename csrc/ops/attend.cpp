@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -90,9 +91,10 @@ void Attend::run(Run& run) const {
     Activations& own = *run.activations;
     const float* q = own.qkv.get<float>();
     float* a = own.a.take<float>(rows * shape.heads * shape.head_dim);
-    const bool scored = by_head != nullptr || summed != nullptr;
-    float* totals = scored ? own.totals.take<float>(rows * shape.heads * 2) : nullptr;
     const LayerVisits visits = visits_of(run, *this);
+    const int64_t measured = visits.of_group == nullptr ? 0 : run.step.recall_rows;
+    const bool scored = by_head != nullptr || summed != nullptr || measured > 0;
+    float* totals = scored ? own.totals.take<float>(rows * shape.heads * 2) : nullptr;
     attend(run.pool, run.isa, run.step, plan, shape, plane, visits, q, q_stride, a, totals,
            own.attention);
     const auto score = [&](const LayerRows* wanted, bool sum, std::vector<LayerScores>& found) {
@@ -112,6 +114,15 @@ void Attend::run(Run& run) const {
     };
     score(by_head, false, run.scores);
     score(summed, true, run.score_sums);
+    if (measured == 0) return;
+    Floats recall{std::make_unique<Buffer>(), measured, shape.kv_heads};
+    float* shares = recall.memory->take<float>(measured * shape.kv_heads);
+    run.pool.parallel(measured, [&](int64_t i, int thread) {
+        recall_row(run.isa, run.step, plan, shape, plane, q, q_stride, totals,
+                   run.step.wants_recall[i], shares + i * shape.kv_heads,
+                   own.attention.threads[thread]);
+    });
+    run.recall.emplace_back(layer, std::move(recall));
 }
 
 }  // namespace ockham::ops

@@ -1,6 +1,7 @@
 #include "ops/paged_attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -432,6 +433,34 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
     for (int64_t sum = 0; sum < sums; ++sum)
         std::copy_n(blocks.data() + sum * keys + low % block_keys, high - low,
                     scores + sum * (high - low));
+}
+
+void recall_row(Isa isa, const StepView& step, const AttentionPlan& plan,
+                const AttentionShape& shape, const LayerPlane& plane, const float* q,
+                int64_t q_stride, const float* totals, int64_t row, float* recall,
+                AttentionScratch& scratch) {
+    const int64_t repeat = shape.heads / shape.kv_heads;
+    const AttentionPlan::Rows one{row, row + 1, step.groups[plan.group].extras(row) > 0};
+    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+        recall[head] = 1.0f;
+        if (plan.high[row] <= plan.low[row]) continue;
+        Task task(isa, step, plan, shape, plane, {}, one, head, scratch);
+        task.pack(q, q_stride);
+        float* peak = scratch.part_peak.take<float>(repeat);
+        float* total = scratch.part_total.take<float>(repeat);
+        float* out = scratch.part_out.take<float>(repeat * plane.width);
+        const float* visited = totals + (row * shape.heads + head * repeat) * 2;
+        std::vector<double> whole(static_cast<size_t>(repeat));  // in units of the visited sum
+        for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
+            task.reduce(part, peak, total, out);
+            for (int64_t i = 0; i < repeat; ++i)
+                whole[i] += std::exp(static_cast<double>(peak[i]) - visited[2 * i]) *
+                            (total[i] / static_cast<double>(visited[2 * i + 1]));
+        }
+        double sum = 0.0;
+        for (int64_t i = 0; i < repeat; ++i) sum += std::min(1.0, 1.0 / whole[i]);
+        recall[head] = static_cast<float>(sum / static_cast<double>(repeat));
+    }
 }
 
 }  // namespace ockham

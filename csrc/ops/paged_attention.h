@@ -88,4 +88,12 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                const float* q, int64_t q_stride, const float* totals, int64_t row, bool summed,
                float* scores, AttentionScratch& scratch);
 
+// Of one row the share of its attention that is on keys which it visits, if it looked at all that it
+// sees: for each key-value head the mean over its query heads, recall[kv_heads]. `totals` as attend()
+// left it. 1 for a row that does not attend.
+void recall_row(Isa isa, const StepView& step, const AttentionPlan& plan,
+                const AttentionShape& shape, const LayerPlane& plane, const float* q,
+                int64_t q_stride, const float* totals, int64_t row, float* recall,
+                AttentionScratch& scratch);
+
 }  // namespace ockham

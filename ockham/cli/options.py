@@ -85,6 +85,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "keep": "Which state stays.",
     "attention_pattern": "Which keys a query looks at; full is all of them. Options stand behind a "
     "name, and a request may ask for another pattern.",
+    "recall_every": "Of requests with a pattern, look at every so many-th token for how much of "
+    "its attention the pattern leaves out, and tell it in the ledger; 0: at none.",
     "search": "How completions are found, for requests that do not ask for another way.",
     "gate": "Which parts of the model run; 'whole' is all of it.",
     "adapter": "The technique of adapters that requests may name, with its options.",
@@ -127,6 +129,7 @@ _SECTIONS = {
     "Speculation": ("speculative_config",),
     "Cache": (
         *("reuse", "enable_prefix_caching", "keep", "attention_pattern"),
+        "recall_every",
         *("kv_store", "kv_store_bytes"),
     ),
     "Memory": (

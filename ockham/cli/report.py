@@ -68,6 +68,10 @@ def describe_ledger(ledger: Ledger) -> list[str]:
         else f"computed again for {name}: {_saving(saving)}"
         for name, saving in ledger.wasted.items()
     ]
+    lines += [
+        f"recall of {name}: {recall.share:.2%} of the attention, {recall.samples} samples"
+        for name, recall in ledger.recall.items()
+    ]
     return lines
 
 

@@ -38,6 +38,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `task` is what the model is for: "generate", "embed", "classify" or "score" (of pairs of texts);
     "auto" is what its checkpoint says.
     `attention_pattern` is which keys a query looks at, of requests that ask for no other pattern.
+    `recall_every`: of requests with a pattern, every so many-th token is looked at for how much of
+    its attention the pattern leaves out, which the ledger tells; 0: none is.
     `gate` is which parts of the model run, for requests that ask for no other gate.
     `speculative_config` is a drafter's name, "auto" or "none", or a mapping (or JSON) with vLLM's
     keys (`core.speculative.SpeculativeConfig`). `chat_template` is a file with a Jinja template
@@ -73,6 +75,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     enable_prefix_caching: bool = True
     keep: str = "all"
     attention_pattern: str = "full"
+    recall_every: int = 0
     search: str = "choices"
     gate: str = "whole"
     adapter: str | None = None
@@ -114,6 +117,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
                 raise ConfigError(f"{name} must be at least 1, got {value}.")
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
             raise ConfigError(f"threads must lie in [1, {MOST_THREADS}], got {self.threads}.")
+        if self.recall_every < 0:
+            raise ConfigError(f"recall_every must not be negative, got {self.recall_every}.")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise ConfigError(
                 f"gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}."

@@ -25,6 +25,25 @@ class Saving(msgspec.Struct):
         self.bytes += other.bytes
 
 
+class Recall(msgspec.Struct):
+    """How much of the attention was on the keys that a pattern visited.
+
+    `samples` are rows, layers and key-value heads that were looked at; `mass` is the sum of the
+    shares of attention, each from 0 to 1, on visited keys."""
+
+    samples: int = 0
+    mass: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """The mean share; 1 where nothing was looked at."""
+        return self.mass / self.samples if self.samples else 1.0
+
+    def add(self, other: Recall) -> None:
+        self.samples += other.samples
+        self.mass += other.mass
+
+
 class Ledger(msgspec.Struct):
     """What one sequence, one request, or the whole engine has cost so far.
 
@@ -32,6 +51,7 @@ class Ledger(msgspec.Struct):
     request's prompt counts once, however many choices continue it (their saving is the fork's).
     `rows` counts every row computed, recomputation included. `weight_bytes` and `state_*_bytes` are
     bytes moved. `queue_s`, `prefill_s`, `decode_s` are wall-clock seconds spent in each phase.
+    `recall` is that of each pattern of attention, of the rows that were sampled for it.
     """
 
     prompt_tokens: int = 0
@@ -48,6 +68,7 @@ class Ledger(msgspec.Struct):
     decode_s: float = 0.0
     saved: dict[str, Saving] = {}
     wasted: dict[str, Saving] = {}
+    recall: dict[str, Recall] = {}
 
     def save(self, technique: str, tokens: int = 0, flops: int = 0, nbytes: int = 0) -> None:
         """Book work that `technique` avoided."""
@@ -64,9 +85,11 @@ class Ledger(msgspec.Struct):
         for mine, theirs in ((self.saved, other.saved), (self.wasted, other.wasted)):
             for technique, saving in theirs.items():
                 mine.setdefault(technique, Saving()).add(saving)
+        for technique, recall in other.recall.items():
+            self.recall.setdefault(technique, Recall()).add(recall)
 
 
-_NUMBERS = tuple(f for f in Ledger.__struct_fields__ if f not in ("saved", "wasted"))
+_NUMBERS = tuple(f for f in Ledger.__struct_fields__ if f not in ("saved", "wasted", "recall"))
 
 
 def divide(total: int, weights: list[int]) -> list[int]:

@@ -116,6 +116,9 @@ class Step:
     """Layer -> rows whose attention probabilities are wanted, for each key-value head."""
     wants_score_sums: dict[int, Ints] = field(default_factory=dict)
     """Layer -> rows whose attention probabilities are wanted, summed over all query heads."""
+    wants_recall: Ints = field(default_factory=lambda: NO_ROWS)
+    """Rows of which it is wanted how much of their attention is on what they visit. Each of them
+    looks at all keys that it sees once more, and nothing comes of that but the share."""
     active: tuple[ActiveRows, ...] = ()
     """Where some rows do not run, in the order of the program; elsewhere all rows do. A row that
     does not run a layer's attention has no scores there: (kv_heads, 0), and (0,)."""
@@ -153,3 +156,8 @@ class StepOutput:
     Step.wants_argmax, the likeliest first, the lowest first on a tie; -1 where there are no
     more."""
     score_sums: dict[int, list[Floats]] = field(default_factory=dict)
+    recall: dict[int, Floats] = field(default_factory=dict)
+    """Of each layer in whose group some rows leave blocks out, (wanting rows, kv_heads): the share
+    of attention on keys that the row visits, if it looked at all that it sees, as the mean over the
+    query heads that read the head; 1 for a row that does not attend. It is e^(LSE of the visited
+    scores - LSE of all)."""

@@ -60,12 +60,14 @@ def build(
     *,
     hidden_layer: int | None = None,
     second_texts: int = 0,
+    recall_every: int = 0,
 ) -> Batch:
     """The step that computes `chunks`, whose cells are reserved. `sublayers` are the operations of
     the program that gates may leave out. `marks` are the inputs of the
     marks that drafts may have (`seams.Drafter`). `observers` want to know of its rows, beside the
     sequences' own observers. `hidden_layer` is the number under which a step gives the last hidden
-    states. The positions of the second texts of pairs begin `second_texts` later."""
+    states. The positions of the second texts of pairs begin `second_texts` later. Of sequences with
+    a pattern, the recall of every `recall_every`-th token is wanted."""
     sequences = [chunk.sequence for chunk in chunks]
     views = [s.view for s in sequences if s.view is not None]
     counts = np.array([chunk.rows for chunk in chunks], np.int32)
@@ -158,7 +160,7 @@ def build(
         step.active = active_rows(skips, [part.rows for part in parts], sublayers)
     if marks is not None:
         _mark(step, marks)
-    visit(step, parts, first_rows)
+    visit(step, parts, first_rows, recall_every)
     for part, row in zip(parts, first_rows, strict=True):
         if part.sequence.inputs:
             _put_inputs(step, part, row)

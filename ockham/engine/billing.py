@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Many
 
+import numpy as np
+
+from ockham.cache.state import State
+from ockham.core.arrays import Floats
 from ockham.core.cost import RUNS_ALL, ModelCost
-from ockham.core.ledger import Ledger, divide
-from ockham.core.visits import Skipped
+from ockham.core.ledger import Ledger, Recall, divide
+from ockham.core.step import Step
+from ockham.core.visits import EVERY, Skipped
 from ockham.engine.adapter_billing import book_adapters
 from ockham.engine.batch import Walk, runs_of
 from ockham.engine.gates import skips_of
@@ -203,6 +208,34 @@ def book_skipped(
         for book in (sequence.ledger, total):
             book.save(by.name, flops=flops, nbytes=nbytes)
     return flops, nbytes
+
+
+def book_recall(
+    parts: list[Part], step: Step, recall: Mapping[int, Floats], state: State, total: Ledger
+) -> None:
+    """Book how much of the attention of sampled rows is on what they visit: `recall` is that of the
+    step's output. In a group where a row leaves nothing out it is no sample."""
+    wanted = step.wants_recall
+    mass = np.zeros((len(wanted), 2))  # and how many samples it is of
+    for group, layout in zip(step.groups, state.groups, strict=True):
+        if group.visits is None:
+            continue
+        leaves_out = group.visits.query_blocks[wanted] != EVERY
+        for layer in layout.layers:
+            if layer in recall:
+                shares = recall[layer][leaves_out].astype(np.float64)
+                mass[leaves_out] += np.column_stack(
+                    (shares.sum(axis=1), np.full(len(shares), shares.shape[1]))
+                )
+    row = 0
+    for part in parts:
+        sum_of, samples = mass[(wanted >= row) & (wanted < row + part.rows)].sum(axis=0).tolist()
+        row += part.rows
+        if samples:
+            assert part.sequence.pattern is not None, "only a pattern leaves keys out"
+            for book in (part.sequence.ledger, total):
+                own = book.recall.setdefault(part.sequence.pattern.name, Recall())
+                own.add(Recall(int(samples), sum_of))
 
 
 def _book_unseen(sequence: Sequence, flops: int, nbytes: int, total: Ledger) -> None:

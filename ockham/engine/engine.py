@@ -208,6 +208,7 @@ class Engine(Assembly):
             speculation.observers,
             hidden_layer=self.hidden_layer,
             second_texts=self.second_texts,
+            recall_every=self.config.recall_every,
         )
         before_s = self.backend_s
         output = self.runner.run(batch.step)
@@ -215,6 +216,8 @@ class Engine(Assembly):
         if batch.watches:
             deal(batch.watches, batch.step, output)
         billing.book_step(batch.parts, self.cost, self.ledger)
+        if output.recall:
+            billing.book_recall(batch.parts, batch.step, output.recall, self.state, self.ledger)
         self.scheduler.commit(chunks)
         decodes = all(chunk.kept == 1 for chunk in chunks)
         deltas = self.harvest.collect(batch, output)

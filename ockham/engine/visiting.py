@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ockham.core.arrays import Ints
 from ockham.core.seams import SequencePattern
@@ -13,9 +14,12 @@ from ockham.core.visits import BLOCK_KEYS, EVERY, BlockVisits, Skipped, merged
 from ockham.engine.part import Part
 
 
-def visit(step: Step, parts: Sequence[Part], first_rows: Sequence[int]) -> None:
+def visit(
+    step: Step, parts: Sequence[Part], first_rows: Sequence[int], recall_every: int = 0
+) -> None:
     """Put into a step what the patterns of its sequences say that their rows visit. `first_rows`
-    are the first row of each part."""
+    are the first row of each part. The recall of every `recall_every`-th token that leaves blocks
+    out is wanted."""
     patterned = [
         (visited.of, slice(row, row + part.rows))
         for part, row in zip(parts, first_rows, strict=True)
@@ -23,6 +27,13 @@ def visit(step: Step, parts: Sequence[Part], first_rows: Sequence[int]) -> None:
     ]
     if patterned:
         put_visits(step, patterned)
+    if patterned and recall_every:
+        leave_out: npt.NDArray[np.bool_] = np.zeros(step.rows, np.bool_)
+        for group in step.groups:
+            if group.visits is not None:
+                leave_out |= group.visits.query_blocks != EVERY
+        sampled = step.groups[0].keys_seen % recall_every == 0
+        step.wants_recall = np.flatnonzero(leave_out & sampled).astype(np.int32)
 
 
 def put_visits(step: Step, patterned: Sequence[tuple[SequencePattern, slice]]) -> None:

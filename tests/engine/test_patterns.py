@@ -284,3 +284,36 @@ def test_what_does_not_fit_the_model_is_refused(checkpoint: Path, tmp_path: Path
     narrow = tiny_llama(tmp_path, num_key_value_heads=1)
     with pytest.raises(ConfigError, match="the toy has no seed 0"):
         make_engine(narrow, attention_pattern="toy")
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 29}, {"threads": 2}])
+def test_the_ledger_tells_the_recall_of_sampled_rows(
+    checkpoint: Path, settings: dict[str, Any]
+) -> None:
+    """The same rows in any batch and chunk, in prefill and decode, and of patterns alone."""
+
+    def recalls(**settings: Any) -> tuple[dict[str, Any], Ledger]:
+        engine = make_engine(checkpoint, recall_every=7, **settings)
+        load(engine, lambda number: toys(number) if number % 3 else {})
+        bills = {d.request_id: d.ledger for d in drain(engine) if d.ledger is not None}
+        return {name: bill.recall for name, bill in bills.items()}, engine.total
+
+    alone, _ = recalls(reuse="none", max_num_seqs=1, max_num_batched_tokens=LONGEST)
+    found, total = recalls(reuse="none", **settings)
+    assert set(found) == set(alone)
+    for name, recall in found.items():
+        assert set(recall) == ({"toy"} if int(name) % 3 else set())
+        for toy, own in recall.items():
+            assert own.samples == alone[name][toy].samples
+            assert own.share == pytest.approx(alone[name][toy].share, abs=1e-9)
+            assert 0.1 < own.share < 0.999
+    assert total.recall["toy"].samples == sum(r["toy"].samples for r in found.values() if r)
+
+
+def test_no_recall_is_measured_unless_it_is_asked_for(checkpoint: Path) -> None:
+    engine = make_engine(checkpoint)
+    engine.add(ask("a", [5] * 200, asks=toys()))
+    drain(engine)
+    assert not engine.total.recall
+    with pytest.raises(ConfigError, match="recall_every must not be negative, got -1"):
+        make_engine(checkpoint, recall_every=-1)

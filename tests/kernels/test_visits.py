@@ -144,6 +144,47 @@ def test_both_backends_visit_the_same(name: str) -> None:
 
 @needs_core
 @pytest.mark.parametrize("name", NAMES)
+def test_recall_is_the_share_of_full_attention_on_what_is_visited(name: str) -> None:
+    """Of the rows of a prefill and of a tree, beside what such a row looks at with no pattern; in
+    both backends alike. The first layer's queries and keys are the same with and without one."""
+    tolerance = 1e-4 if "bf" not in SHAPES[name].weights + SHAPES[name].state else 2e-2
+    rows = np.array([0, 3, 6], np.int32)
+    steps = ([Part(0, tokens(1500, 1))], [Part(0, TREE_TOKENS, TREE_PARENTS)])
+    found = []
+    for backend in (cpu(), ReferenceBackend()):
+        bound = model(name, backend)
+        pattern = random_pattern(bound)
+        stepper, plain = Stepper(bound, pattern=pattern), Stepper(bound)
+        for parts in steps:
+            step = stepper.build(parts, wants_recall=rows)
+            recall = stepper.step(parts, wants_recall=rows).recall
+            scores = plain.step(parts, wants_scores={0: rows}).scores[0]
+            visits, high = step.groups[0].visits, step.groups[0].keys_seen
+            window = bound.layouts[0].spec.window
+            if visits is not None:
+                for own, row, of_row in zip(recall[0], rows, scores, strict=True):
+                    mask = visits.mask(row, 0, int(high[row]))
+                    mask = mask[:, -window:] if window else mask
+                    share = (of_row * mask).sum(axis=1) / of_row.sum(axis=1)
+                    np.testing.assert_allclose(own, share, atol=tolerance)
+            found.append(recall)
+    for own, other in zip(found[:2], found[2:], strict=True):
+        assert own.keys() == other.keys()
+        for layer, shares in own.items():
+            np.testing.assert_allclose(shares, other[layer], atol=10 * tolerance)
+    assert any((shares < 0.99).any() for own in found for shares in own.values())
+
+
+@needs_core
+def test_recall_of_rows_that_a_step_lacks_is_refused() -> None:
+    bound = model("plain", cpu(), 300)
+    stepper = Stepper(bound, pattern=random_pattern(bound))
+    with pytest.raises(ValueError, match="recall is wanted of row 9 of 4"):
+        stepper.step([Part(0, tokens(4, 1))], wants_recall=np.array([9], np.int32))
+
+
+@needs_core
+@pytest.mark.parametrize("name", NAMES)
 def test_naming_all_blocks_changes_no_bit(name: str) -> None:
     prompt, bound = tokens(LONG, 6), model(name, cpu())
     expected = last_logits(bound, prompt, LONG, None)

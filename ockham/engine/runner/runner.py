@@ -65,6 +65,8 @@ class Runner:
             decoding = None
         observers = engine.speculation.observers
         possible = scheduler.decodes_only and not engine.attachments
+        if engine.config.recall_every and any(s.pattern is not None for s in scheduler.running):
+            possible = False  # which rows are looked at changes from step to step
         if decoding is not None and not (
             possible
             and decoding.sequences == scheduler.running

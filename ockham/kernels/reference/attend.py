@@ -8,12 +8,12 @@ all the same.
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.arrays import Floats, Ints
+from ockham.core.arrays import Doubles, Floats, Ints
 from ockham.core.visits import Visits
 from ockham.kernels.ops import Attend
 from ockham.kernels.reference.formulas import softcap
@@ -33,6 +33,10 @@ def compute(run: ReferenceRun, op: Attend) -> None:
     sequences = run.views_of(op.group, op.window, op.causal)
     visited = _visited(run, op)
     run.a, scores = attend(op, run.planes.layer(layer), run.q, sequences, wanted, visited)
+    if visited is not None and len(step.wants_recall):
+        whole = np.ones(op.kv_heads, np.float32)  # of a row that is not active
+        found = [visited.recall.get(row, whole) for row in step.wants_recall.tolist()]
+        run.recall[layer] = np.array(found, np.float32)
     nothing = np.empty((op.kv_heads, 1, 0), np.float32)  # of a row that is not active
     if by_head is not None:
         run.scores[layer] = [scores.get(row, nothing).sum(axis=1) for row in by_head.tolist()]
@@ -93,8 +97,13 @@ def _attend_block(
     if hidden is not None:
         np.copyto(by_row, -np.inf, where=hidden[None, :, None, :])
     if visited is not None:
+        measured = [row - start for row in visited.measured if start <= row < stop]
+        whole = _log_sum_exp(by_row[:, measured])
         unvisited = visited.unvisited(view, start, stop, first, last, len(keys))
         np.copyto(by_row, -np.inf, where=unvisited[:, :, None, :])
+        share = np.exp(_log_sum_exp(by_row[:, measured]) - whole).mean(axis=-1)
+        for place, row in enumerate(measured):
+            visited.recall[start + row] = share[:, place].astype(np.float32)
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     total = scores.sum(axis=-1, keepdims=True)
@@ -102,6 +111,16 @@ def _attend_block(
     out = out.reshape(kv_heads, count, repeat, op.head_dim).transpose(1, 0, 2, 3)
     a[start:stop] = out.reshape(count, op.heads * op.head_dim)
     return _Probabilities(view, start, first, last, by_row, total.reshape(by_row.shape[:3]))
+
+
+def _log_sum_exp(scores: Floats) -> Doubles:
+    """Over the last axis, in which some score is finite."""
+    if not scores.size:
+        return np.empty(scores.shape[:-1], np.float64)
+    peak = scores.max(axis=-1, keepdims=True)
+    sums = np.exp(scores - peak).sum(axis=-1, dtype=np.float64)
+    found: Doubles = np.log(sums) + peak[..., 0]
+    return found
 
 
 def _hidden(
@@ -122,11 +141,14 @@ def _hidden(
 @dataclass(frozen=True, slots=True)
 class Visited:
     """What the rows of a step visit in one layer, the group's layer `index`. `seen` (R,) is how
-    many keys each row sees where there is no window."""
+    many keys each row sees where there is no window. Of the rows `measured`, `recall` takes the
+    share of the attention of each key-value head that is on visited keys: (kv_heads,)."""
 
     visits: Visits
     index: int
     seen: Ints
+    measured: Set[int] = frozenset()
+    recall: dict[int, Floats] = field(default_factory=dict)
 
     def unvisited(
         self, view: View, start: int, stop: int, first: int, last: int, columns: int
@@ -152,7 +174,10 @@ def _visited(run: ReferenceRun, op: Attend) -> Visited | None:
     if group.visits is None:
         return None
     return Visited(
-        group.visits, run.planes.groups[op.group].layers.index(op.layer), group.keys_seen
+        group.visits,
+        run.planes.groups[op.group].layers.index(op.layer),
+        group.keys_seen,
+        frozenset(run.step.wants_recall.tolist()),
     )
 
 

@@ -53,6 +53,7 @@ class ReferenceExecutor:
             run.largest,
             run.candidates,
             run.score_sums,
+            run.recall,
         )
 
     def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:

@@ -32,6 +32,7 @@ WATCHED = 4
 """Other questions, by whose attention heads are chosen."""
 SINKS, WINDOW = 1, 2
 """Blocks that heads which stream see of these texts, which are short."""
+RECALL_EVERY = 16
 LSERVE = (
     "LServe (paper 352, arXiv:2502.14866), of half of the heads streaming and pages that are "
     "selected, together: prefill up to 2.9 times and decoding 1.3 to 2.1 times as fast as vLLM"
@@ -75,7 +76,16 @@ def streaming(bench: Bench) -> Row:
     row.identical = None  # it is approximate: `fidelity` says how much
     row.fidelity = fidelity_of_answers(engine, queries)
     row.scores = scores[False], scores[True]
+    row.recall = recall_of(bench, queries, "streaming")
     return row
+
+
+def recall_of(bench: Bench, queries: Sequence[Query], pattern: str) -> float:
+    """The share of attention on what a pattern visits, while queries are answered that ask for it:
+    of every `RECALL_EVERY`-th row that leaves keys out, over all layers and key-value heads."""
+    engine = bench.engine(recall_every=RECALL_EVERY)
+    ledger = ask(engine, queries, approximate=True).ledger
+    return ledger.recall[pattern].share
 
 
 def _questions(engine: Engine, seed: int, count: int) -> list[Query]:

@@ -49,6 +49,8 @@ class Row(msgspec.Struct, kw_only=True):
     real_model: str = ""
     scores: tuple[float, float] | None = None
     """The share of right answers without and with an approximate technique."""
+    recall: float | None = None
+    """Of a pattern, the share of attention that is on keys which it visits, of sampled rows."""
     perplexity: tuple[float, float] | None = None
     """Of what was generated, as the model reads it, without and with an approximate technique."""
     tokens_per_step: float | None = None
@@ -83,6 +85,8 @@ class Row(msgspec.Struct, kw_only=True):
             parts.append(
                 f"{self.scores[0]:.0%} of the answers right without, {self.scores[1]:.0%} with"
             )
+        if self.recall is not None:
+            parts.append(f"{self.recall:.1%} of the attention visited")
         if self.perplexity is not None:
             parts.append(
                 f"perplexity {self.perplexity[0]:.1f} without, {self.perplexity[1]:.1f} with"
