@@ -32,6 +32,9 @@ def visit(
         for group in step.groups:
             if group.visits is not None:
                 leave_out |= group.visits.query_blocks != EVERY
+        # Of what a `Keep` has dropped nothing can be said: those rows have no pattern.
+        owners = [part.sequence.pattern is not None for part in parts]
+        leave_out &= np.repeat(owners, [part.rows for part in parts])
         sampled = step.groups[0].keys_seen % recall_every == 0
         step.wants_recall = np.flatnonzero(leave_out & sampled).astype(np.int32)
 
