@@ -3,7 +3,14 @@
 
 #include <nanobind/nanobind.h>
 
+#include <string>
+
+#include "kernels/layer_kernels.h"
+
 namespace ockham {
+
+// By the name of PlaneSpec.dtype. Throws std::invalid_argument if there is no such type.
+Element element_named(const std::string& name);
 
 void bind_machine(nanobind::module_& module);  // instruction sets, thread pools, limits
 void bind_linear(nanobind::module_& module);   // packed matrices and their products

@@ -29,6 +29,14 @@ void check_slots(const Planes& planes, int64_t group, const Vector<int64_t>& slo
                                         std::to_string(planes.slots(group)) + " of its group.");
 }
 
+Element element_named(const std::string& name) {
+    if (name == "bfloat16") return Element::bf16;
+    if (name == "float32") return Element::fp32;
+    if (name == "int8") return Element::int8;
+    if (name == "int4") return Element::int4;
+    throw std::invalid_argument("keys and values cannot be stored as " + name + ".");
+}
+
 namespace {
 
 std::vector<int64_t> layers_of(nb::handle layers) {
@@ -37,12 +45,7 @@ std::vector<int64_t> layers_of(nb::handle layers) {
     return result;
 }
 
-Element element_of(nb::handle dtype) {
-    const auto name = nb::cast<std::string>(dtype);
-    if (name == "bfloat16") return Element::bf16;
-    if (name == "float32") return Element::fp32;
-    throw std::invalid_argument("keys and values cannot be stored as " + name + ".");
-}
+Element element_of(nb::handle dtype) { return element_named(nb::cast<std::string>(dtype)); }
 
 std::unique_ptr<Planes> make_planes(nb::sequence groups) {
     std::vector<GroupShape> shapes;
@@ -53,7 +56,8 @@ std::unique_ptr<Planes> make_planes(nb::sequence groups) {
             throw std::invalid_argument("attention keeps keys and values in pages, and nothing else.");
         const nb::object plane = spec.attr("uniform");
         shapes.push_back({layers_of(group.attr("layers")), nb::cast<int64_t>(plane.attr("heads")),
-                          nb::cast<int64_t>(plane.attr("width")), element_of(plane.attr("dtype")),
+                          nb::cast<int64_t>(plane.attr("width")),
+                          element_of(planes[0].attr("dtype")), element_of(planes[1].attr("dtype")),
                           nb::cast<int64_t>(group.attr("pages")),
                           nb::cast<int64_t>(group.attr("page_tokens"))});
     }
@@ -73,32 +77,49 @@ void copy_state(Planes& planes, int64_t group, Vector<int64_t> source, Vector<in
     planes.copy(group, head, index, source.data(), target.data(), static_cast<int64_t>(source.size()));
 }
 
+// The shape of what Planes::read gives, and the bytes of one of its elements.
+struct StateShape {
+    size_t sizes[5];
+    size_t item_bytes;
+
+    StateShape(const Planes& planes, int64_t group, size_t slots) {
+        const GroupShape& shape = planes.groups()[group];
+        const Side keys = planes.keys(group), values = planes.values(group);
+        const auto key = static_cast<size_t>(keys.row_bytes());
+        const auto value = static_cast<size_t>(values.row_bytes());
+        item_bytes = keys.coded() ? 1 : static_cast<size_t>(keys.unit_bytes);
+        sizes[0] = shape.layers.size();
+        sizes[1] = key == value ? 2 : 1;
+        sizes[2] = slots;
+        sizes[3] = static_cast<size_t>(shape.kv_heads);
+        sizes[4] = key == value ? key / item_bytes : key + value;
+    }
+    size_t bytes() const {
+        return sizes[0] * sizes[1] * sizes[2] * sizes[3] * sizes[4] * item_bytes;
+    }
+};
+
 nb::object read_state(const Planes& planes, int64_t group, Vector<int64_t> slots) {
     check_slots(planes, group, slots);
-    const GroupShape& shape = planes.groups()[group];
-    const size_t sizes[] = {shape.layers.size(), 2, slots.size(),
-                            static_cast<size_t>(shape.kv_heads),
-                            static_cast<size_t>(shape.head_dim)};
-    const size_t bytes = sizes[0] * sizes[1] * sizes[2] * sizes[3] * sizes[4] * static_cast<size_t>(element_bytes(shape.element));
+    const StateShape shape(planes, group, slots.size());
     auto memory = std::make_unique<Buffer>();
-    memory->take<uint8_t>(static_cast<int64_t>(bytes));
+    memory->take<uint8_t>(static_cast<int64_t>(shape.bytes()));
     planes.read(group, slots.data(), static_cast<int64_t>(slots.size()), memory->get<void>());
     void* data = memory->get<void>();
     nb::capsule owner(memory.release(),
                       [](void* owned) noexcept { delete static_cast<Buffer*>(owned); });
-    const nb::dlpack::dtype dtype = shape.element == Element::bf16 ? nb::dtype<uint16_t>() : nb::dtype<float>();
-    return nb::cast(nb::ndarray<nb::numpy>(data, 5, sizes, owner, nullptr, dtype));
+    const nb::dlpack::dtype dtype = shape.item_bytes == 1   ? nb::dtype<uint8_t>()
+                                    : shape.item_bytes == 2 ? nb::dtype<uint16_t>()
+                                                            : nb::dtype<float>();
+    return nb::cast(nb::ndarray<nb::numpy>(data, 5, shape.sizes, owner, nullptr, dtype));
 }
 
 void write_state(Planes& planes, int64_t group, Vector<int64_t> slots,
                  nb::ndarray<nb::ro, nb::ndim<5>, nb::c_contig, nb::device::cpu> state) {
     check_slots(planes, group, slots);
-    const GroupShape& shape = planes.groups()[group];
-    const bool fits = state.shape(0) == shape.layers.size() && state.shape(1) == 2 &&
-                      state.shape(2) == slots.size() &&
-                      state.shape(3) == static_cast<size_t>(shape.kv_heads) &&
-                      state.shape(4) == static_cast<size_t>(shape.head_dim) &&
-                      state.itemsize() == static_cast<size_t>(element_bytes(shape.element));
+    const StateShape shape(planes, group, slots.size());
+    bool fits = state.itemsize() == shape.item_bytes;
+    for (size_t i = 0; i < 5; ++i) fits = fits && state.shape(i) == shape.sizes[i];
     if (!fits)
         throw std::invalid_argument("the state has another shape or type than the group's planes.");
     planes.write(group, slots.data(), static_cast<int64_t>(slots.size()), state.data());

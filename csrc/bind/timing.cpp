@@ -3,11 +3,13 @@
 // The loops are those of csrc/ops/, over rows of this file's own; each gives the seconds of each of
 // `repeats` calls. For `ockham bench kernels`.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "bind/bindings.h"
@@ -98,14 +100,15 @@ std::vector<double> time_gate(ThreadPool& pool, Isa isa, const Matrix& down, boo
 }
 
 std::vector<double> time_rotation(ThreadPool& pool, Isa isa, int64_t heads, int64_t kv_heads,
-                                  int64_t head_dim, int64_t rotary_dim, bool bf16, int64_t rows,
+                                  int64_t head_dim, int64_t rotary_dim, const std::string& keys,
+                                  const std::string& values, int64_t rows,
                                   int repeats) {
     check(isa, rows);
     if (heads < 1 || kv_heads < 1 || head_dim < 1 || rotary_dim < 0 || rotary_dim > head_dim)
         throw std::invalid_argument("there are no such heads.");
     const RowKernels& kernels = row_kernels(isa);
     const int64_t width = (heads + 2 * kv_heads) * head_dim, half = rotary_dim / 2;
-    Planes planes({{{0}, kv_heads, head_dim, bf16 ? Element::bf16 : Element::fp32, (rows + 15) / 16, 16}});
+    Planes planes({{{0}, kv_heads, head_dim, element_named(keys), element_named(values), (rows + 15) / 16, 16}});
     const LayerPlane plane = planes.layer(0);
     std::vector<float> qkv = some_floats(rows * width);
     // A rotation by a third of a right angle, so that values neither grow nor vanish.
@@ -133,7 +136,7 @@ void bind_timing(nb::module_& module) {
     module.def("time_gate", &time_gate, "pool"_a, "isa"_a, "down"_a, "silu"_a, "rows"_a,
                "repeats"_a, "The activation product into the form that the matrix after it reads.");
     module.def("time_rotation", &time_rotation, "pool"_a, "isa"_a, "heads"_a, "kv_heads"_a,
-               "head_dim"_a, "rotary_dim"_a, "bf16"_a, "rows"_a, "repeats"_a,
+               "head_dim"_a, "rotary_dim"_a, "keys"_a, "values"_a, "rows"_a, "repeats"_a,
                "Rotation of queries and keys, and the write of keys and values.");
 }
 

@@ -10,28 +10,16 @@
 // - a value's element is such a chain over the keys that the query sees, in order; with bf16 planes
 //   weights are rounded to bf16 before they are summed and multiplied, so that they still add up.
 // How many queries and groups share the registers changes no chain: it differs by instruction set.
+// Keys and values in codes are in coded_attention_kernels.h.
 #pragma once
 
+#include "kernels/attention_tiles.h"
+#include "kernels/coded_attention_kernels.h"
 #include "kernels/functions.h"
 #include "kernels/layer_kernels.h"
 
 namespace ockham {
 namespace OCKHAM_ISA_NAMESPACE {
-
-// Most queries whose sums stand in registers at once, and how many vectors each has there.
-#if defined(__AVX512F__)
-constexpr int tile_queries = 6;
-template <int QUERIES>
-constexpr int tile_vectors = 4;
-#elif defined(__AVX2__)
-constexpr int tile_queries = 6;
-template <int QUERIES>
-constexpr int tile_vectors = QUERIES == 1 ? 4 : QUERIES <= 3 ? 2 : 1;
-#else
-constexpr int tile_queries = 2;
-template <int QUERIES>
-constexpr int tile_vectors = QUERIES == 1 ? 2 : 1;
-#endif
 
 // How keys and values are stored, and in which type queries and weights enter their products. A step
 // of a product takes `step` elements of the key, or `step` keys: fma for one, dot() for two.
@@ -177,57 +165,23 @@ static void add_query_values(const AttentionTile& tile, const typename S::T* wei
     if (last % S::step && first < last) add_one(last - 1);
 }
 
-// A block's scores of one query: softcap, and -infinity where the query sees no key.
-static inline __attribute__((always_inline)) void load_scores(const float* scores, float softcap,
-                                                              int first, int last, Lanes* s) {
-    const Lanes unseen = broadcast(-__builtin_inff());
-#pragma GCC unroll 8
-    for (int g = 0; g < block_groups; ++g) {
-        const int begin = g * static_cast<int>(group_keys), end = begin + lane_count;
-        if (last <= begin || first >= end) {
-            s[g] = unseen;
-            continue;
-        }
-        s[g] = load(scores + begin);
-        if (softcap != 0.0f) {
-            const Lanes cap = broadcast(softcap);
-            s[g] = hyperbolic_tangent(s[g] / cap) * cap;
-        }
-        if (first > begin || last < end) {
-            const int low = first > begin ? first - begin : 0;
-            const int high = last < end ? last - begin : lane_count;
-            s[g] = select(lane_range(low, high), s[g], unseen);
-        }
-    }
-}
-
 // QUERIES queries from query `first` on against one block.
 template <class S, int QUERIES>
 static void attend_block(const AttentionTile& tile, int64_t first, int64_t block_start,
                          const Block<S>& block) {
     alignas(64) float scores[QUERIES * block_keys];
     alignas(64) typename S::T weights[QUERIES * block_keys];
-    int begin[QUERIES], end[QUERIES];
-    int least = block_keys, most = 0, common_begin = 0, common_end = block_keys;
-    for (int i = 0; i < QUERIES; ++i) {
-        const int64_t low = tile.low[first + i] - block_start;
-        const int64_t high = tile.high[first + i] - block_start;
-        begin[i] = low > 0 ? static_cast<int>(low) : 0;
-        end[i] = high < block_keys ? static_cast<int>(high) : static_cast<int>(block_keys);
-        least = begin[i] < least ? begin[i] : least;
-        most = end[i] > most ? end[i] : most;
-        common_begin = begin[i] > common_begin ? begin[i] : common_begin;
-        common_end = end[i] < common_end ? end[i] : common_end;
-    }
+    const Seen<QUERIES> seen(tile, first, block_start);
     constexpr int group = static_cast<int>(group_keys);
-    score_block<S, QUERIES>(tile, first, block, least / group, (most + group - 1) / group, scores);
+    score_block<S, QUERIES>(tile, first, block, seen.least / group, (seen.most + group - 1) / group,
+                            scores);
 
     alignas(64) float change[lane_count] = {};  // old peak minus new, by query
     float block_total[QUERIES];
     bool changed = false;
     for (int i = 0; i < QUERIES; ++i) {
         Lanes s[block_groups];
-        load_scores(scores + i * block_keys, tile.softcap, begin[i], end[i], s);
+        load_scores(scores + i * block_keys, tile.softcap, seen.begin[i], seen.end[i], s);
         const float old_peak = tile.peak[first + i];
         const float block_peak = largest(max(max(s[0], s[1]), max(s[2], s[3])));
         const float peak = block_peak > old_peak ? block_peak : old_peak;
@@ -243,29 +197,23 @@ static void attend_block(const AttentionTile& tile, int64_t first, int64_t block
     }
     alignas(64) float shrink[lane_count];
     if (changed) store(shrink, exponential_of_negative(load(change)));
-    for (int i = 0; i < QUERIES; ++i) {
-        const float factor = changed ? shrink[i] : 1.0f;
-        tile.total[first + i] = tile.total[first + i] * factor + block_total[i];
-        if (factor == 1.0f) continue;
-        float* out = tile.out + (first + i) * tile.width;
-        const Lanes by = broadcast(factor);
-        for (int64_t e = 0; e < tile.width; e += lane_count) store(out + e, load(out + e) * by);
-    }
+    for (int i = 0; i < QUERIES; ++i)
+        shrink_sums(tile, first + i, changed ? shrink[i] : 1.0f, block_total[i]);
 
     // Whole steps that all queries see are added for all at once, the others one by one.
     float* out = tile.out + first * tile.width;
-    common_begin = (common_begin + S::step - 1) / S::step * S::step;
-    common_end = common_end / S::step * S::step;
+    const int common_begin = (seen.common_begin + S::step - 1) / S::step * S::step;
+    const int common_end = seen.common_end / S::step * S::step;
     const bool together = common_begin < common_end;
     for (int i = 0; i < QUERIES; ++i)
-        if (!together || begin[i] < common_begin)
-            add_query_values<S>(tile, weights + i * block_keys, block, begin[i],
-                                together ? common_begin : end[i], out + i * tile.width);
+        if (!together || seen.begin[i] < common_begin)
+            add_query_values<S>(tile, weights + i * block_keys, block, seen.begin[i],
+                                together ? common_begin : seen.end[i], out + i * tile.width);
     if (!together) return;
     add_block_values<S, QUERIES>(tile, weights, block, common_begin, common_end, out);
     for (int i = 0; i < QUERIES; ++i)
-        if (end[i] > common_end)
-            add_query_values<S>(tile, weights + i * block_keys, block, common_end, end[i],
+        if (seen.end[i] > common_end)
+            add_query_values<S>(tile, weights + i * block_keys, block, common_end, seen.end[i],
                                 out + i * tile.width);
 }
 
@@ -306,13 +254,12 @@ static inline Block<S> stored_block(const AttentionTile& tile, int64_t block_sta
 // prefetching stops at the end of each page of the planes.
 static inline void prefetch_block(const AttentionTile& tile, int64_t block_start) {
     const int64_t seen = tile.high[tile.queries - 1] - block_start;
-    const int64_t bytes = group_keys * tile.width * (tile.bf16 ? 2 : 4);
     const KeyGroup* groups = tile.groups + (block_start / group_keys - tile.first_group);
     for (int64_t g = 0; g < block_groups && g * group_keys < seen; ++g) {
         const char* keys = static_cast<const char*>(groups[g].keys);
         const char* values = static_cast<const char*>(groups[g].values);
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(keys + i, 0, 2);
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(values + i, 0, 2);
+        for (int64_t i = 0; i < tile.key_bytes; i += 64) __builtin_prefetch(keys + i, 0, 2);
+        for (int64_t i = 0; i < tile.value_bytes; i += 64) __builtin_prefetch(values + i, 0, 2);
     }
 }
 
@@ -328,10 +275,12 @@ static void attend(const AttentionTile& tile, int64_t first_block, int64_t last_
         if (first >= last) continue;
         if (tile.queries <= prefetch_queries && b + 1 < last_block)
             prefetch_block(tile, start + block_keys);
-        if (tile.bf16)
+        if (tile.keys == Element::bf16)
             attend_block_of_tile(tile, first, last, start, stored_block<StoredBf16>(tile, start));
-        else
+        else if (tile.keys == Element::fp32)
             attend_block_of_tile(tile, first, last, start, stored_block<StoredFp32>(tile, start));
+        else
+            attend_coded_block_of_tile(tile, first, last, start);
     }
 }
 
@@ -377,10 +326,12 @@ static void add_probabilities(const AttentionTile& tile, int64_t start, float* p
 }
 
 static void probabilities(const AttentionTile& tile, int64_t block, float* sums) {
-    if (tile.bf16)
+    if (tile.keys == Element::bf16)
         add_probabilities<StoredBf16>(tile, block * block_keys, sums);
-    else
+    else if (tile.keys == Element::fp32)
         add_probabilities<StoredFp32>(tile, block * block_keys, sums);
+    else
+        add_coded_probabilities(tile, block * block_keys, sums);
 }
 
 const AttentionKernels attention_kernels = {attend, merge, finish, probabilities};

@@ -24,9 +24,26 @@ constexpr int activation_count = 4;
 
 inline int64_t padded(int64_t length) { return (length + 15) / 16 * 16; }
 
+// How keys, or values, are stored. The integers are codes: a row of one head is its codes times one
+// fp32 scale. An int8 code is -127 to 127. An int4 code c is 0 to 15 and means 2 c - 15, of a row that
+// RowKernels::hadamard has rotated.
+enum class Element { fp32, bf16, int8, int4 };
+
+inline bool coded(Element element) {
+    return element == Element::int8 || element == Element::int4;
+}
+
+// Heads are no wider where they are stored in codes, so that a score's sum fits 32 bits.
+constexpr int64_t most_coded_dim = 512;
+// The largest code of a query and of a weight.
+constexpr int32_t most_code = 32767;
+
 // 16 keys and their values for one key-value head, as the planes hold them. fp32: keys [width][16]
-// (element by element, a lane for each key), values [16][width]. bf16, in pairs that one instruction
-// multiplies: keys [width / 2][16][2 elements], values [8][width][2 keys].
+// (element by element, a lane for each key), values [16][width]. Others in pairs that one instruction
+// multiplies. bf16 and int8: keys [width / 2][16][2 elements], values [8][width][2 keys]. int4, two
+// codes to a byte: keys [width / 4][16][2], the elements 4 i and 4 i + 1 of a key in the low halves of
+// two bytes and the next two in the high halves; values [8][width / 2][2 keys], of 32 elements the
+// first 16 in the low halves (width is a multiple of 32 here). Behind codes stand the 16 scales.
 struct KeyGroup {
     const void* keys;
     const void* values;
@@ -38,10 +55,14 @@ struct AttentionTile {
     int64_t queries;
     int64_t head_dim;
     int64_t width;            // padded(head_dim): elements of a key, value, query or output row
-    bool bf16;                // how keys and values are stored
+    Element keys, values;     // both codes, or one type
+    int64_t key_bytes;        // of a group's keys, and of its values
+    int64_t value_bytes;
     float softcap;            // 0: none
-    const void* q;            // [queries][width] of the planes' type, times the scale, zero beyond
-                              // head_dim
+    const void* q;            // [queries][width] of the planes' type, or 16-bit codes where that is
+                              // codes; times the scale, zero beyond head_dim
+    const float* q_scales;    // [queries]: of the codes
+    const int32_t* q_sums;    // [queries]: the sum of a query's codes
     const int32_t* low;
     const int32_t* high;
     // Of the part's group g = logical key / 16 - first_group. Only groups that hold a key which a
@@ -84,6 +105,16 @@ struct RowKernels {
     int64_t (*argmax)(const float* x, int64_t length);
     // y = x rounded to bf16, nearest even.
     void (*to_bf16)(const float* x, int64_t length, uint16_t* y);
+    // Rows in codes, x = scale * (what Element says of a code), to the nearest; the scale is returned.
+    // It is such that the largest magnitude has the largest code; 0 for a row of zeros or of less
+    // than 1e-30, and NaN for a row that is not finite. to_int16: -most_code to most_code.
+    float (*to_int16)(const float* x, int64_t length, int16_t* codes);
+    float (*to_int8)(const float* x, int64_t length, int8_t* codes);
+    float (*to_int4)(const float* x, int64_t length, int8_t* codes);
+    // Multiplies a row by an orthonormal Hadamard matrix, in blocks of the largest power of two that
+    // divides `length`; it is its own inverse. Stages from the lowest bit to the highest: a pair (a,
+    // b) whose places differ in that bit becomes (a + b, a - b).
+    void (*hadamard)(float* x, int64_t length);
     // Philox4x32-10 of the counters (first_block + i, counter1, counter2, counter3) for i < 16:
     // words[16][4]. Integers, so the same everywhere.
     void (*philox)(const uint32_t key[2], uint32_t first_block, uint32_t counter1,

@@ -1,6 +1,7 @@
 // The row kernels, once for all instruction sets; included by csrc/isa/layer_*.cpp.
 #pragma once
 
+#include "kernels/code_kernels.h"
 #include "kernels/functions.h"
 #include "kernels/layer_kernels.h"
 #include "kernels/turn_kernels.h"
@@ -259,6 +260,10 @@ const RowKernels row_kernels = {
     logistic_row,
     argmax,
     to_bf16,
+    to_int16,
+    to_int8,
+    to_int4,
+    hadamard,
     philox,
     turn_fp32,
     turn_bf16,

@@ -36,20 +36,14 @@ Cells cells_of(const StepView& step, const AttentionPlan& plan, int64_t row) {
             rows.extra == nullptr ? nullptr : rows.extra + rows.extra_starts[row]};
 }
 
-// Copies the keys [low, high) of one group to their lanes of a group in scratch, with the elements
-// that pad them.
-template <class T>
+// Copies the keys [low, high) of one group to their lanes of a group in scratch, with what pads them.
 void gather_group(const LayerPlane& plane, int64_t head, const Cells& cells, int64_t group,
-                  int64_t low, int64_t high, T* keys, T* values) {
+                  int64_t low, int64_t high, uint8_t* keys, uint8_t* values) {
     const int64_t start = group * group_keys;
     for (int64_t key = std::max(low, start); key < std::min(high, start + group_keys); ++key) {
         const int64_t slot = cells.slot(key), from = plane.lane(slot), to = key - start;
-        const T* from_keys = reinterpret_cast<const T*>(plane.key_group(slot, head));
-        const T* from_values = reinterpret_cast<const T*>(plane.value_group(slot, head));
-        for (int64_t e = 0; e < plane.width; ++e) {
-            keys[plane.key_place(to, e)] = from_keys[plane.key_place(from, e)];
-            values[plane.value_place(to, e)] = from_values[plane.value_place(from, e)];
-        }
+        plane.k.move(plane.key_group(slot, head), from, keys, to);
+        plane.v.move(plane.value_group(slot, head), from, values, to);
     }
 }
 
@@ -64,21 +58,16 @@ void find_groups(const LayerPlane& plane, int64_t head, const Cells& cells, int6
         const int64_t cell = g * group_keys;
         if (plane.groups_in_place() && std::min(high, cell + group_keys) <= cells.context) {
             const int64_t page = cells.table[cell / cells.page_tokens];
-            const int64_t offset =
-                cell % cells.page_tokens / group_keys * plane.group_bytes;
-            found = {plane.keys(page, head) + offset, plane.values(page, head) + offset};
+            const int64_t in_page = cell % cells.page_tokens / group_keys;
+            found = {plane.keys(page, head) + in_page * plane.k.group_bytes,
+                     plane.values(page, head) + in_page * plane.v.group_bytes};
             continue;
         }
-        if (gathered == nullptr)
-            gathered = scratch.take<uint8_t>(2 * part_groups * plane.group_bytes);
-        uint8_t* keys = gathered + (g - first_group) * 2 * plane.group_bytes;
-        uint8_t* values = keys + plane.group_bytes;
-        if (plane.bf16)
-            gather_group(plane, head, cells, g, low, high, reinterpret_cast<uint16_t*>(keys),
-                         reinterpret_cast<uint16_t*>(values));
-        else
-            gather_group(plane, head, cells, g, low, high, reinterpret_cast<float*>(keys),
-                         reinterpret_cast<float*>(values));
+        const int64_t both = plane.k.group_bytes + plane.v.group_bytes;
+        if (gathered == nullptr) gathered = scratch.take<uint8_t>(part_groups * both);
+        uint8_t* keys = gathered + (g - first_group) * both;
+        uint8_t* values = keys + plane.k.group_bytes;
+        gather_group(plane, head, cells, g, low, high, keys, values);
         found = {keys, values};
     }
 }
@@ -116,9 +105,10 @@ class Task {
                 *high++ = plan_.high[row];
             }
         }
-        if (!plane_.bf16) return;
-        uint16_t* rounded = scratch_.rounded_q.take<uint16_t>(queries_ * width);
-        rows_kernels_.to_bf16(scratch_.q.get<float>(), queries_ * width, rounded);
+        if (plane_.k.element == Element::bf16)
+            rows_kernels_.to_bf16(scratch_.q.get<float>(), queries_ * width,
+                                  scratch_.rounded_q.take<uint16_t>(queries_ * width));
+        if (plane_.k.coded()) code_queries();
     }
 
     // The parts that any of the rows sees.
@@ -167,7 +157,7 @@ class Task {
         const int64_t first = (row - rows_.begin) * repeat_;
         AttentionTile one = tile;
         one.queries = repeat_;
-        one.q = query(first);
+        take_queries(one, first);
         one.low += first;
         one.high += first;
         one.peak += first;
@@ -181,9 +171,12 @@ class Task {
         tile.queries = queries_;
         tile.head_dim = shape_.head_dim;
         tile.width = plane_.width;
-        tile.bf16 = plane_.bf16;
+        tile.keys = plane_.k.element;
+        tile.values = plane_.v.element;
+        tile.key_bytes = plane_.k.group_bytes;
+        tile.value_bytes = plane_.v.group_bytes;
         tile.softcap = shape_.softcap;
-        tile.q = plane_.bf16 ? scratch_.rounded_q.get<void>() : scratch_.q.get<void>();
+        take_queries(tile, 0);
         tile.low = scratch_.low.get<int32_t>();
         tile.high = scratch_.high.get<int32_t>();
         tile.peak = peak;
@@ -192,11 +185,16 @@ class Task {
         return tile;
     }
 
-    // Where the packed query `i` stands.
-    const void* query(int64_t i) const {
-        const int64_t offset = i * plane_.width;
-        if (plane_.bf16) return scratch_.rounded_q.get<uint16_t>() + offset;
-        return scratch_.q.get<float>() + offset;
+    // Lets a tile begin with the packed query `first`.
+    void take_queries(AttentionTile& tile, int64_t first) const {
+        const int64_t offset = first * plane_.width;
+        if (plane_.k.element == Element::fp32)
+            tile.q = scratch_.q.get<float>() + offset;
+        else
+            tile.q = scratch_.rounded_q.get<uint16_t>() + offset;
+        if (!plane_.k.coded()) return;
+        tile.q_scales = scratch_.q_scales.get<float>() + first;
+        tile.q_sums = scratch_.q_sums.get<int32_t>() + first;
     }
 
     // Whether query `i` visits keys of a part, and whether those are its first.
@@ -231,6 +229,21 @@ class Task {
     KeyGroup* groups() { return groups_; }
 
    private:
+    // Makes the packed queries codes of 16 bits, rotated as the keys are.
+    void code_queries() {
+        const int64_t width = plane_.width;
+        float* q = scratch_.q.get<float>();
+        int16_t* codes = scratch_.rounded_q.take<int16_t>(queries_ * width);
+        float* scales = scratch_.q_scales.take<float>(queries_);
+        int32_t* sums = scratch_.q_sums.take<int32_t>(queries_);
+        for (int64_t i = 0; i < queries_; ++i, q += width, codes += width) {
+            if (plane_.k.rotated()) rows_kernels_.hadamard(q, shape_.head_dim);
+            scales[i] = rows_kernels_.to_int16(q, width, codes);
+            sums[i] = 0;
+            for (int64_t e = 0; e < width; ++e) sums[i] += codes[e];
+        }
+    }
+
     int64_t low(int64_t i) const { return scratch_.low.get<int32_t>()[i]; }
     int64_t high(int64_t i) const { return scratch_.high.get<int32_t>()[i]; }
     int64_t least_low() const { return plan_.low[rows_.begin]; }  // both ascend
@@ -294,7 +307,9 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
     const auto finish = [&](const AttentionPlan::Rows& rows, int64_t head, int64_t i, float peak,
                             float total, const float* out) {
         const int64_t row = rows.begin + i / repeat, query_head = head * repeat + i % repeat;
-        kernels.finish(out, total, shape.head_dim, a + row * a_stride + query_head * shape.head_dim);
+        float* to = a + row * a_stride + query_head * shape.head_dim;
+        kernels.finish(out, total, shape.head_dim, to);
+        if (plane.v.rotated()) row_kernels(isa).hadamard(to, shape.head_dim);
         if (totals != nullptr) {
             totals[(row * shape.heads + query_head) * 2] = peak;
             totals[(row * shape.heads + query_head) * 2 + 1] = total;
@@ -418,7 +433,7 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                     float peak = final[0], total = final[1];
                     AttentionTile one = tile;
                     one.queries = 1;
-                    one.q = task.query(i);
+                    task.take_queries(one, i);
                     one.low += i;
                     one.high += i;
                     one.peak = &peak;

@@ -65,7 +65,7 @@ struct AttentionShape {
 
 // What one thread needs while it attends.
 struct AttentionScratch {
-    Buffer q, rounded_q, low, high, peak, total, out, part_peak, part_total, part_out, gathered;
+    Buffer q, rounded_q, q_scales, q_sums, low, high, peak, total, out, part_peak, part_total, part_out, gathered;
 };
 
 struct AttentionBuffers {

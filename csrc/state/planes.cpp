@@ -14,43 +14,50 @@ namespace ockham {
 
 namespace {
 
-// Calls f with a zero of the planes' element type, as unsigned bits.
-template <class F>
-void with_bits(Element element, F f) {
-    if (element == Element::bf16)
-        f(uint16_t{});
-    else
-        f(uint32_t{});
+// Where the rows of one layer's tokens stand outside of the planes, as Planes::read gives them.
+template <class T>
+struct Rows {
+    T* keys;
+    T* values;
+    int64_t head_stride;
+    int64_t token_stride;
+
+    Rows(const LayerPlane& plane, T* data, int64_t heads, int64_t count) {
+        const int64_t key = plane.k.row_bytes(), value = plane.v.row_bytes();
+        const bool apart = key == value;
+        head_stride = apart ? key : key + value;
+        token_stride = heads * head_stride;
+        keys = data;
+        values = data + (apart ? count * token_stride : key);
+    }
+    static int64_t bytes(const LayerPlane& plane, int64_t heads, int64_t count) {
+        return count * heads * (plane.k.row_bytes() + plane.v.row_bytes());
+    }
+};
+
+// The state of some slots, of the heads [first, last), to rows and back.
+void read_rows(const LayerPlane& plane, int64_t first, int64_t last, const int64_t* slots,
+               int64_t count, uint8_t* data) {
+    const Rows<uint8_t> rows(plane, data, last - first, count);
+    for (int64_t n = 0; n < count; ++n)
+        for (int64_t head = first; head < last; ++head) {
+            const int64_t at = n * rows.token_stride + (head - first) * rows.head_stride;
+            const int64_t lane = plane.lane(slots[n]);
+            plane.k.read(plane.key_group(slots[n], head), lane, rows.keys + at);
+            plane.v.read(plane.value_group(slots[n], head), lane, rows.values + at);
+        }
 }
 
-// One token's state, of the heads [first, last), between the planes and rows of
-// (2, last - first, head_dim).
-template <class T>
-void read_token(const LayerPlane& plane, int64_t first, int64_t last, int64_t slot, T* keys,
-                T* values) {
-    const int64_t lane = plane.lane(slot);
-    for (int64_t head = first; head < last; ++head) {
-        const T* from_keys = reinterpret_cast<const T*>(plane.key_group(slot, head));
-        const T* from_values = reinterpret_cast<const T*>(plane.value_group(slot, head));
-        for (int64_t e = 0; e < plane.head_dim; ++e) {
-            *keys++ = from_keys[plane.key_place(lane, e)];
-            *values++ = from_values[plane.value_place(lane, e)];
+void write_rows(const LayerPlane& plane, int64_t first, int64_t last, const int64_t* slots,
+                int64_t count, const uint8_t* data) {
+    const Rows<const uint8_t> rows(plane, data, last - first, count);
+    for (int64_t n = 0; n < count; ++n)
+        for (int64_t head = first; head < last; ++head) {
+            const int64_t at = n * rows.token_stride + (head - first) * rows.head_stride;
+            const int64_t lane = plane.lane(slots[n]);
+            plane.k.write(plane.key_group(slots[n], head), lane, rows.keys + at);
+            plane.v.write(plane.value_group(slots[n], head), lane, rows.values + at);
         }
-    }
-}
-
-template <class T>
-void write_token(const LayerPlane& plane, int64_t first, int64_t last, int64_t slot, const T* keys,
-                 const T* values) {
-    const int64_t lane = plane.lane(slot);
-    for (int64_t head = first; head < last; ++head) {
-        T* to_keys = reinterpret_cast<T*>(plane.key_group(slot, head));
-        T* to_values = reinterpret_cast<T*>(plane.value_group(slot, head));
-        for (int64_t e = 0; e < plane.head_dim; ++e) {
-            to_keys[plane.key_place(lane, e)] = *keys++;
-            to_values[plane.value_place(lane, e)] = *values++;
-        }
-    }
 }
 
 }  // namespace
@@ -84,13 +91,13 @@ void put(const LayerPlane& plane, int64_t lane, const Columns<uint16_t>& from, u
     const int64_t whole = from.width / 2 * 2;
     for (int64_t e = 0; e < whole; e += 2)
         for (int64_t i = 0; i < from.count; ++i)
-            std::memcpy(keys + plane.key_place(lane + i, from.begin + e),
+            std::memcpy(keys + plane.k.place(lane + i, from.begin + e),
                         from.keys + i * from.stride + e, 4);
     for (int64_t i = 0; whole < from.width && i < from.count; ++i)
-        keys[plane.key_place(lane + i, from.begin + whole)] = from.keys[i * from.stride + whole];
+        keys[plane.k.place(lane + i, from.begin + whole)] = from.keys[i * from.stride + whole];
     uint16_t* values = reinterpret_cast<uint16_t*>(to_values);
     for (int64_t i = 0; i < from.count;) {
-        uint16_t* to = values + plane.value_place(lane + i, from.begin);
+        uint16_t* to = values + plane.v.place(lane + i, from.begin);
         const uint16_t* first = from.values + i * from.stride;
         if ((lane + i) % 2 == 0 && i + 1 < from.count) {
             const uint16_t* second = first + from.stride;
@@ -112,13 +119,23 @@ void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t coun
                            const float* v, int64_t stride) const {
     const int64_t first_lane = lane(slot);
     uint8_t* to_keys = key_group(slot, 0);
-    if (!bf16) {
-        for (int64_t head = 0; head < kv_heads; ++head, to_keys += 2 * side_bytes) {
+    if (this->k.coded()) {
+        for (int64_t i = 0; i < count; ++i)
+            for (int64_t head = 0; head < kv_heads; ++head) {
+                const int64_t from = i * stride + head * head_dim;
+                uint8_t* to = to_keys + head * head_bytes;
+                this->k.encode(kernels, k + from, to, first_lane + i);
+                this->v.encode(kernels, v + from, to + this->k.page_bytes, first_lane + i);
+            }
+        return;
+    }
+    if (this->k.element == Element::fp32) {
+        for (int64_t head = 0; head < kv_heads; ++head, to_keys += head_bytes) {
             const auto bits = [&](const float* x) {
                 return reinterpret_cast<const uint32_t*>(x + head * head_dim);
             };
             put(*this, first_lane, Columns<uint32_t>{0, head_dim, count, stride, bits(k), bits(v)},
-                to_keys, to_keys + side_bytes);
+                to_keys, to_keys + this->k.page_bytes);
         }
         return;
     }
@@ -136,11 +153,11 @@ void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t coun
                 kernels.to_bf16(v + i * stride + from, heads * width, values + i * most);
             }
             for (int64_t h = 0; h < heads; ++h) {
-                uint8_t* to = to_keys + (head + h) * 2 * side_bytes;
+                uint8_t* to = to_keys + (head + h) * head_bytes;
                 put(*this, first_lane,
                     Columns<uint16_t>{begin, width, count, most, keys + h * width,
                                       values + h * width},
-                    to, to + side_bytes);
+                    to, to + this->k.page_bytes);
             }
         }
     }
@@ -150,6 +167,13 @@ Planes::Planes(const std::vector<GroupShape>& groups) : shapes_(groups) {
     for (const GroupShape& shape : shapes_) {
         if (shape.kv_heads < 1 || shape.head_dim < 1 || shape.pages < 0 || shape.page_tokens < 1)
             throw std::invalid_argument("a group of layers has a size below one.");
+        const bool codes = coded(shape.keys), four = shape.keys == Element::int4 || shape.values == Element::int4;
+        if (codes != coded(shape.values) || (!codes && shape.keys != shape.values))
+            throw std::invalid_argument("keys and values have one type, or both are integers.");
+        if (codes && shape.head_dim > most_coded_dim)
+            throw std::invalid_argument("heads are too wide for integers.");
+        if (four && shape.head_dim % 2 != 0)
+            throw std::invalid_argument("an odd number of elements does not fill bytes of two.");
         memory_.emplace_back();
         const LayerPlane one = plane(static_cast<int64_t>(memory_.size()) - 1, 0);
         memory_.back() = Pages(shape.layers.size() * static_cast<size_t>(one.pages) *
@@ -165,11 +189,10 @@ LayerPlane Planes::plane(int64_t group, int64_t index) const {
     plane.width = padded(shape.head_dim);
     plane.pages = shape.pages;
     plane.page_tokens = shape.page_tokens;
-    plane.bf16 = shape.element == Element::bf16;
-    plane.element_bytes = element_bytes(shape.element);
-    plane.group_bytes = group_keys * plane.width * plane.element_bytes;
-    plane.side_bytes = padded(shape.page_tokens) / group_keys * plane.group_bytes;
-    plane.page_bytes = 2 * shape.kv_heads * plane.side_bytes;
+    plane.k = Side(shape.keys, false, shape.head_dim, shape.page_tokens);
+    plane.v = Side(shape.values, true, shape.head_dim, shape.page_tokens);
+    plane.head_bytes = plane.k.page_bytes + plane.v.page_bytes;
+    plane.page_bytes = shape.kv_heads * plane.head_bytes;
     if (memory_[group].data() != nullptr)
         plane.data = memory_[group].data() + index * plane.pages * plane.page_bytes;
     return plane;
@@ -195,30 +218,24 @@ int64_t Planes::slots(int64_t group) const {
 
 void Planes::read(int64_t group, const int64_t* slots, int64_t count, void* state) const {
     const GroupShape& shape = shapes_[group];
-    const int64_t row = shape.kv_heads * shape.head_dim;
-    with_bits(shape.element, [&](auto zero) {
-        using T = decltype(zero);
-        for (size_t i = 0; i < shape.layers.size(); ++i) {
-            T* keys = static_cast<T*>(state) + static_cast<int64_t>(i) * 2 * count * row;
-            const LayerPlane from = plane(group, static_cast<int64_t>(i));
-            for (int64_t n = 0; n < count; ++n)
-                read_token(from, 0, shape.kv_heads, slots[n], keys + n * row, keys + (count + n) * row);
-        }
-    });
+    for (size_t i = 0; i < shape.layers.size(); ++i) {
+        const auto index = static_cast<int64_t>(i);
+        const LayerPlane from = plane(group, index);
+        const int64_t bytes = Rows<uint8_t>::bytes(from, shape.kv_heads, count);
+        read_rows(from, 0, shape.kv_heads, slots, count,
+                  static_cast<uint8_t*>(state) + index * bytes);
+    }
 }
 
 void Planes::write(int64_t group, const int64_t* slots, int64_t count, const void* state) {
     const GroupShape& shape = shapes_[group];
-    const int64_t row = shape.kv_heads * shape.head_dim;
-    with_bits(shape.element, [&](auto zero) {
-        using T = decltype(zero);
-        for (size_t i = 0; i < shape.layers.size(); ++i) {
-            const T* keys = static_cast<const T*>(state) + static_cast<int64_t>(i) * 2 * count * row;
-            const LayerPlane to = plane(group, static_cast<int64_t>(i));
-            for (int64_t n = 0; n < count; ++n)
-                write_token(to, 0, shape.kv_heads, slots[n], keys + n * row, keys + (count + n) * row);
-        }
-    });
+    for (size_t i = 0; i < shape.layers.size(); ++i) {
+        const auto index = static_cast<int64_t>(i);
+        const LayerPlane to = plane(group, index);
+        const int64_t bytes = Rows<uint8_t>::bytes(to, shape.kv_heads, count);
+        write_rows(to, 0, shape.kv_heads, slots, count,
+                   static_cast<const uint8_t*>(state) + index * bytes);
+    }
 }
 
 int64_t Planes::stored_page_bytes(int64_t group) const {
@@ -265,21 +282,14 @@ void Planes::copy(int64_t group, int64_t head, int64_t index, const int64_t* sou
     const GroupShape& shape = shapes_[group];
     const int64_t first = std::max<int64_t>(head, 0);
     const int64_t last = head < 0 ? shape.kv_heads : head + 1;
-    const int64_t row = (last - first) * shape.head_dim;
     Buffer buffer;
-    with_bits(shape.element, [&](auto zero) {
-        using T = decltype(zero);
-        T* keys = buffer.take<T>(2 * count * row);
-        T* values = keys + count * row;
-        const int64_t layers = static_cast<int64_t>(shape.layers.size());
-        for (int64_t i = std::max<int64_t>(index, 0); i < (index < 0 ? layers : index + 1); ++i) {
-            const LayerPlane layer = plane(group, i);
-            for (int64_t n = 0; n < count; ++n)
-                read_token(layer, first, last, source[n], keys + n * row, values + n * row);
-            for (int64_t n = 0; n < count; ++n)
-                write_token(layer, first, last, target[n], keys + n * row, values + n * row);
-        }
-    });
+    const auto layers = static_cast<int64_t>(shape.layers.size());
+    for (int64_t i = std::max<int64_t>(index, 0); i < (index < 0 ? layers : index + 1); ++i) {
+        const LayerPlane layer = plane(group, i);
+        uint8_t* rows = buffer.take<uint8_t>(Rows<uint8_t>::bytes(layer, last - first, count));
+        read_rows(layer, first, last, source, count, rows);
+        write_rows(layer, first, last, target, count, rows);
+    }
 }
 
 }  // namespace ockham

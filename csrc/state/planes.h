@@ -2,10 +2,9 @@
 //
 // A page of one layer is, for each key-value head, its keys and then its values, both in groups of 16
 // tokens (the last one padded), as KeyGroup in layer_kernels.h lays them out: a query's scores with 16
-// keys are one vector. `width` is head_dim rounded up to 16. With pages of a multiple of 16 tokens and
-// heads of a multiple of 16 elements nothing is padded. A head's keys and values of one page lie
-// together, so that decoding streams them. Other element types may follow: only this file and the
-// Stored... types of attention_kernels.h know the two.
+// keys are one vector. With pages of a multiple of 16 tokens and heads of a multiple of 32 elements
+// nothing is padded. A head's keys and values of one page lie together, so that decoding streams them.
+// How a type lies in memory is known to Side, and to the kernels.
 #pragma once
 
 #include <cstdint>
@@ -13,20 +12,17 @@
 
 #include "kernels/layer_kernels.h"
 #include "state/memory.h"
+#include "state/side.h"
 
 namespace ockham {
 
-// The type of a plane's elements.
-enum class Element { fp32, bf16 };
-
-inline int64_t element_bytes(Element element) { return element == Element::bf16 ? 2 : 4; }
-
-// A group of layers that keep keys and values of the same shape and type.
+// A group of layers that keep keys and values of the same shape and types.
 struct GroupShape {
     std::vector<int64_t> layers;
     int64_t kv_heads;
     int64_t head_dim;
-    Element element;
+    Element keys;
+    Element values;
     int64_t pages;
     int64_t page_tokens;
 };
@@ -34,39 +30,30 @@ struct GroupShape {
 // One layer's planes.
 struct LayerPlane {
     uint8_t* data = nullptr;
-    int64_t kv_heads = 0, head_dim = 0, width = 0;
+    int64_t kv_heads = 0, head_dim = 0;
+    int64_t width = 0;  // head_dim rounded up to 16
     int64_t pages = 0, page_tokens = 0;
-    bool bf16 = false;
-    int64_t element_bytes = 0;
-    int64_t group_bytes = 0;  // the keys (or values) of 16 tokens
-    int64_t side_bytes = 0;   // the keys (or values) of a page and head
+    Side k, v;
+    int64_t head_bytes = 0;  // keys and values of a page and head
     int64_t page_bytes = 0;
 
     uint8_t* keys(int64_t page, int64_t head) const {
-        return data + page * page_bytes + head * 2 * side_bytes;
+        return data + page * page_bytes + head * head_bytes;
     }
-    uint8_t* values(int64_t page, int64_t head) const { return keys(page, head) + side_bytes; }
+    uint8_t* values(int64_t page, int64_t head) const { return keys(page, head) + k.page_bytes; }
     // Where the group of a slot's token begins, and which of its tokens that is.
     uint8_t* key_group(int64_t slot, int64_t head) const {
-        return keys(slot / page_tokens, head) + slot % page_tokens / group_keys * group_bytes;
+        return keys(slot / page_tokens, head) + slot % page_tokens / group_keys * k.group_bytes;
     }
     uint8_t* value_group(int64_t slot, int64_t head) const {
-        return key_group(slot, head) + side_bytes;
+        return values(slot / page_tokens, head) + slot % page_tokens / group_keys * v.group_bytes;
     }
     int64_t lane(int64_t slot) const { return slot % page_tokens % group_keys; }
-    // The place of an element of a token's key, and of its value, in its group.
-    int64_t key_place(int64_t lane, int64_t element) const {
-        return bf16 ? (element / 2 * group_keys + lane) * 2 + element % 2
-                    : element * group_keys + lane;
-    }
-    int64_t value_place(int64_t lane, int64_t element) const {
-        return bf16 ? (lane / 2 * width + element) * 2 + lane % 2 : lane * width + element;
-    }
     // Whether the 16 keys of an aligned group of cells always stand in one group of one page.
     bool groups_in_place() const { return page_tokens % group_keys == 0; }
 
     // Writes the keys and values of `count` tokens (kv_heads * head_dim floats each), rounded to the
-    // planes' type, to the slots from `slot` on, which stand in one group of 16; the keys of the next
+    // planes' types, to the slots from `slot` on, which stand in one group of 16; the keys of the next
     // token stand `stride` floats behind, and so do its values.
     void store_run(const RowKernels& kernels, int64_t slot, int64_t count, const float* k,
                    const float* v, int64_t stride) const;
@@ -84,14 +71,18 @@ class Planes {
     // The group that holds a layer.
     int64_t group_of(int64_t layer) const;
 
-    // As base.Planes says. The caller checks that all slots are in [0, slots(group)); `state` has the
-    // planes' own element type and the shape (layers, 2, count, kv_heads, head_dim).
+    // As base.Planes says. The caller checks that all slots are in [0, slots(group)). `state` has for
+    // each layer the rows of all tokens' keys, (count, kv_heads) of them, and then of their values;
+    // where the rows of keys and values have other sizes, a value's row stands behind its key's.
     int64_t slots(int64_t group) const;
     // A `head`, or an `index` of a layer in the group, of -1 means all of them.
     void copy(int64_t group, int64_t head, int64_t index, const int64_t* source,
               const int64_t* target, int64_t count);
     void read(int64_t group, const int64_t* slots, int64_t count, void* state) const;
     void write(int64_t group, const int64_t* slots, int64_t count, const void* state);
+    // The sides of a group's layers.
+    Side keys(int64_t group) const { return plane(group, 0).k; }
+    Side values(int64_t group) const { return plane(group, 0).v; }
 
     // A whole page of a group, all its layers one after the other, as the kernels have it. Page i goes
     // to (comes from) `data + i * stride`. The caller checks that all pages are there.

@@ -31,17 +31,45 @@ Runs cut_runs(const int64_t* source, const int64_t* target, const int32_t* shift
     return found;
 }
 
+namespace {
+
+// Where keys are codes: what they mean is rotated, and made codes again.
+void turn_codes(const RowKernels& kernels, const Side& side, const uint8_t* from, uint8_t* to,
+                GroupRun run, const float* cosines, const float* sines, int64_t half) {
+    float key[most_coded_dim];
+    for (int64_t i = 0; i < run.count; ++i) {
+        if (half == 0) {
+            side.move(from, run.from + i, to, run.to + i);
+            continue;
+        }
+        side.decode(kernels, from, run.from + i, key);
+        kernels.rotate(key, cosines, sines, half);
+        side.encode(kernels, key, to, run.to + i);
+    }
+}
+
+}  // namespace
+
 void reposition(const RowKernels& kernels, const LayerPlane& plane, int64_t head, const Runs& runs,
                 const float* angles, int64_t half) {
+    const bool bf16 = plane.k.element == Element::bf16;
     for (const Runs::Run& run : runs.runs) {
         const int64_t pairs = runs.shifts[run.shift] == 0 ? 0 : half;
         const float* cosines = angles + run.shift * 2 * half;
         const GroupRun lanes{plane.lane(run.source), plane.lane(run.target), run.count, plane.width};
-        (plane.bf16 ? kernels.turn_bf16 : kernels.turn_fp32)(
-            plane.key_group(run.source, head), plane.key_group(run.target, head), lanes, cosines,
-            cosines + half, pairs);
-        (plane.bf16 ? kernels.copy_values_bf16 : kernels.copy_values_fp32)(
-            plane.value_group(run.source, head), plane.value_group(run.target, head), lanes);
+        const uint8_t* from_keys = plane.key_group(run.source, head);
+        const uint8_t* from_values = plane.value_group(run.source, head);
+        uint8_t* to_keys = plane.key_group(run.target, head);
+        uint8_t* to_values = plane.value_group(run.target, head);
+        if (plane.k.coded()) {
+            turn_codes(kernels, plane.k, from_keys, to_keys, lanes, cosines, cosines + half, pairs);
+            for (int64_t i = 0; i < run.count; ++i)
+                plane.v.move(from_values, lanes.from + i, to_values, lanes.to + i);
+            continue;
+        }
+        (bf16 ? kernels.turn_bf16 : kernels.turn_fp32)(from_keys, to_keys, lanes, cosines,
+                                                       cosines + half, pairs);
+        (bf16 ? kernels.copy_values_bf16 : kernels.copy_values_fp32)(from_values, to_values, lanes);
     }
 }
 

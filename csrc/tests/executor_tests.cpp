@@ -53,7 +53,7 @@ ops::Norm norm(int64_t length) { return {vector(length, 1.0f), 1e-5f, false, {}}
 
 struct Sizes {
     int64_t hidden, heads, kv_heads, head_dim, page_tokens, window;
-    bool bf16;
+    Element keys, values;
 };
 
 constexpr int64_t vocabulary = 83, page_count = 400, layers = 2;
@@ -240,7 +240,7 @@ std::vector<int64_t> argmax(Executor& executor, const OwnedStep& step, int64_t p
 std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
                           const Program::Operations& operations, int64_t length,
                           std::vector<int64_t> chunks, bool trees, bool visits = false) {
-    Planes planes({GroupShape{{0, 1}, s.kv_heads, s.head_dim, s.bf16 ? Element::bf16 : Element::fp32, page_count, s.page_tokens}});
+    Planes planes({GroupShape{{0, 1}, s.kv_heads, s.head_dim, s.keys, s.values, page_count, s.page_tokens}});
     Executor executor(pool, isa, planes, operations);
     std::vector<float> result;
     for (int64_t begin = 0, number = 0; begin < length; ++number) {
@@ -274,9 +274,14 @@ std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
 }
 
 void chunks_trees_and_threads() {
+    constexpr Element fp32 = Element::fp32, bf16 = Element::bf16, int8 = Element::int8,
+                      int4 = Element::int4;
     const Sizes sizes[] = {
-        {48, 4, 2, 16, 16, 0, false}, {48, 4, 2, 16, 16, 21, true},  {40, 3, 3, 20, 16, 0, true},
-        {32, 8, 1, 64, 32, 0, false}, {36, 2, 1, 8, 5, 30, false},   {64, 2, 2, 128, 7, 0, true},
+        {48, 4, 2, 16, 16, 0, fp32, fp32},  {48, 4, 2, 16, 16, 21, bf16, bf16},
+        {40, 3, 3, 20, 16, 0, bf16, bf16},  {32, 8, 1, 64, 32, 0, fp32, fp32},
+        {36, 2, 1, 8, 5, 30, fp32, fp32},   {64, 2, 2, 128, 7, 0, bf16, bf16},
+        {48, 4, 2, 16, 16, 21, int8, int8}, {40, 3, 3, 20, 5, 0, int4, int4},
+        {64, 2, 2, 72, 7, 0, int8, int4},   {32, 8, 1, 64, 32, 0, int4, int8},
     };
     for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
         if (!supported(isa)) continue;
@@ -297,7 +302,7 @@ void chunks_trees_and_threads() {
                   "a tree that is a chain has the chain's bits");
         }
         // More than one part of keys, as tasks of their own.
-        const Sizes s{16, 2, 1, 16, 16, 0, true};
+        const Sizes s{16, 2, 1, 16, 16, 0, bf16, bf16};
         memory.clear();
         const Program::Operations operations = program(s);
         const std::vector<float> whole = logits(one, isa, s, operations, 1100, {1100}, false);
@@ -306,7 +311,8 @@ void chunks_trees_and_threads() {
               "parts of keys that are tasks change no bit");
         // Blocks that are left out, of a long text and of a window.
         for (const int64_t window : {0, 150}) {
-            const Sizes streaming{16, 4, 2, 16, 16, window, true};
+            const Sizes streaming{16, 4, 2, 16, 16, window, window > 0 ? int8 : bf16,
+                                  window > 0 ? int8 : bf16};
             memory.clear();
             const Program::Operations ops = program(streaming);
             const auto visited = [&](ThreadPool& pool, std::vector<int64_t> chunks, bool trees) {
@@ -327,10 +333,16 @@ void chunks_trees_and_threads() {
 }
 
 void planes_and_sampler() {
-    for (const bool bf16 : {false, true}) {
-        Planes planes({GroupShape{{0, 3}, 2, 20, bf16 ? Element::bf16 : Element::fp32, 6, 5}});
+    // Bytes of a key and of a value, of 20 elements.
+    const std::tuple<Element, Element, size_t> types[] = {
+        {Element::fp32, Element::fp32, 160}, {Element::bf16, Element::bf16, 80},
+        {Element::int8, Element::int8, 48},  {Element::int4, Element::int4, 28},
+        {Element::int8, Element::int4, 38},
+    };
+    for (const auto& [keys, values, row] : types) {
+        Planes planes({GroupShape{{0, 3}, 2, 20, keys, values, 6, 5}});
         const std::vector<int64_t> slots = {29, 0, 7, 4}, others = {0, 7, 4, 28};
-        const size_t bytes = 2 * 2 * 4 * 2 * 20 * (bf16 ? 2 : 4);
+        const size_t bytes = 2 * 4 * 2 * row;
         std::vector<uint8_t> state(bytes), found(bytes);
         for (size_t i = 0; i < bytes; ++i) state[i] = static_cast<uint8_t>(i * 7);
         planes.write(0, slots.data(), 4, state.data());

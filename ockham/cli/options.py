@@ -33,12 +33,13 @@ from ockham.cli.value_types import (
     LogitBias,
     ModelName,
     Quantization,
+    StateDtype,
     Text,
     TextOrMapping,
     TokenIds,
     quantizations,
 )
-from ockham.core.config import DTYPES, KV_DTYPES, EngineConfig
+from ockham.core.config import DTYPES, EngineConfig
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import asked_by
 from ockham.core.sampling_params import SamplingParams
@@ -61,7 +62,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "revision": "Branch, tag or commit of a model on the hub.",
     "dtype": "Precision of the weights and activations; 'auto' follows the checkpoint.",
     "quantization": _quantization_help,
-    "kv_cache_dtype": "Precision in which keys and values are kept; 'auto' follows dtype.",
+    "kv_cache_dtype": "Precision in which keys and values are kept: bfloat16, float32, int8 or "
+    "int4, or keys and values apart, as in k=int8,v=int4; 'auto' follows dtype.",
     "backend": "Kernels to run on; 'auto' takes the fastest that was built.",
     "threads": "Threads that compute, by default one for each core. They change no output.",
     "max_model_len": "Longest prompt plus completion, in tokens; the model's own by default.",
@@ -178,7 +180,7 @@ _SAMPLING_HELP = {
 
 _ENGINE_TYPES: dict[str, click.ParamType] = {  # type: ignore[type-arg]
     "dtype": Dtype(DTYPES),
-    "kv_cache_dtype": click.Choice(KV_DTYPES),
+    "kv_cache_dtype": StateDtype(),
     "tokenizer": ModelName(),
     "quantization": Quantization(),
 }

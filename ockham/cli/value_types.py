@@ -14,6 +14,8 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from ockham.core.durations import duration_s
+from ockham.core.errors import ConfigError
+from ockham.core.state_dtype import CODED, PLAIN, canonical
 
 
 def quantizations() -> list[str]:
@@ -129,6 +131,24 @@ class Dtype(click.Choice[str]):
                 err=True,
             )
         return super().convert(taken, param, ctx)
+
+
+class StateDtype(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """A type of keys and values, or one for each as in k=int8,v=int4."""
+
+    name = "dtype"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return "auto" if value == "auto" else canonical(str(value))
+        except ConfigError as error:
+            self.fail(f"{error}", param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        names = ("auto", *PLAIN, *CODED)
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 class TokenIds(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs

@@ -9,10 +9,10 @@ import msgspec
 from ockham.core.errors import ConfigError
 from ockham.core.registry import split, techniques
 from ockham.core.speculative import Setting, parse
+from ockham.core.state_dtype import check_state_dtype
 
 MODEL_TASKS = ("auto", "generate", "embed", "classify", "score")
 DTYPES = ("auto", "bfloat16", "float32")
-KV_DTYPES = ("auto", "bfloat16", "float32")
 MOST_THREADS = 1024
 
 
@@ -20,6 +20,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """Settings of one engine.
 
     `dtype` and `kv_cache_dtype` of "auto" follow the checkpoint (float16 is widened to float32).
+    `kv_cache_dtype` is also "int8" or "int4", or "k=int8,v=int4" for keys and values apart.
     `threads` are those of the kernels, all allowed cores by default; they change no bit.
     `max_model_len=None` takes the checkpoint's own limit, or what fits into the memory.
     `gpu_memory_utilization` is the share of the memory allowed to this process that weights, state
@@ -106,11 +107,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
             raise ConfigError(f"task must be one of {', '.join(MODEL_TASKS)}, got {self.task!r}.")
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
-        if self.kv_cache_dtype not in KV_DTYPES:
-            raise ConfigError(
-                f"kv_cache_dtype must be one of {', '.join(KV_DTYPES)}, "
-                f"got {self.kv_cache_dtype!r}."
-            )
+        check_state_dtype(self.kv_cache_dtype)
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "max_model_len"):
             value = getattr(self, name)
             if value is not None and value < 1:

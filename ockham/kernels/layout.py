@@ -14,12 +14,25 @@ import msgspec
 import numpy as np
 
 from ockham.core.errors import ConfigError
+from ockham.core.state_dtype import state_types
 
 STORED: dict[str, np.dtype[np.generic]] = {
     "bfloat16": np.dtype(np.uint16),
     "float32": np.dtype(np.float32),
+    "int8": np.dtype(np.uint8),
+    "int4": np.dtype(np.uint8),
 }
-"""The types of planes, and what holds their bits in NumPy."""
+"""The types of planes, and what holds their bits in NumPy.
+
+The integers are codes, with a scale for each row (`kernels/reference/stored.py` says what they
+mean), held as bytes."""
+
+CODE_BITS = {"int8": 8, "int4": 4}
+
+SCALE_BYTES = 4
+
+MOST_CODED_WIDTH = 512
+"""The kernels sum products of wider rows of codes in too few bits."""
 
 
 class PlaneSpec(msgspec.Struct, frozen=True):
@@ -38,6 +51,16 @@ class PlaneSpec(msgspec.Struct, frozen=True):
             raise ConfigError(f"state cannot be stored as {self.dtype!r}: {', '.join(STORED)} can.")
         if self.heads < 1 or self.width < 1:
             raise ConfigError(f"the plane {self.name!r} has a size below one.")
+        if self.dtype in CODE_BITS and self.width > MOST_CODED_WIDTH:
+            raise ConfigError(
+                f"heads of {self.width} elements cannot be kept in {self.dtype}: at most "
+                f"{MOST_CODED_WIDTH} can. Keep them in bfloat16 (kv_cache_dtype)."
+            )
+        if self.dtype == "int4" and self.width % 2:
+            raise ConfigError(
+                f"heads of {self.width} elements cannot be kept in int4, which puts two elements "
+                "into a byte: keep them in int8 or bfloat16 (kv_cache_dtype)."
+            )
 
     @property
     def stored(self) -> np.dtype[np.generic]:
@@ -47,7 +70,14 @@ class PlaneSpec(msgspec.Struct, frozen=True):
     @property
     def nbytes(self) -> int:
         """Bytes of one cell (or sequence) in one layer."""
-        return self.heads * self.width * self.stored.itemsize
+        return self.heads * self.row_items * self.stored.itemsize
+
+    @property
+    def row_items(self) -> int:
+        """How many values of the type `stored` hold a row: one for each element, or the bytes of
+        its codes and of their scale."""
+        bits = CODE_BITS.get(self.dtype)
+        return self.width if bits is None else self.width * bits // 8 + SCALE_BYTES
 
 
 class StateSpec(msgspec.Struct, frozen=True):
@@ -62,8 +92,12 @@ class StateSpec(msgspec.Struct, frozen=True):
     def attention(
         cls, kv_heads: int, head_dim: int, dtype: str, window: int | None = None
     ) -> StateSpec:
-        """Keys and values in pages."""
-        planes = tuple(PlaneSpec(name, kv_heads, head_dim, dtype) for name in ("keys", "values"))
+        """Keys and values in pages. `dtype` is as `core.state_dtype.canonical` gives it."""
+        types = state_types(dtype)
+        planes = tuple(
+            PlaneSpec(name, kv_heads, head_dim, each)
+            for name, each in zip(("keys", "values"), types, strict=True)
+        )
         return cls("paged", planes, window)
 
     @property
@@ -73,14 +107,18 @@ class StateSpec(msgspec.Struct, frozen=True):
 
     @property
     def uniform(self) -> PlaneSpec:
-        """The shape that all planes have. Raises ConfigError if they have not: no backend holds
-        pages of planes that differ."""
+        """A plane with the shape that all of them have. Raises ConfigError if they have not, or if
+        their types differ and are not all codes: no backend holds pages of such planes."""
         first = self.planes[0]
-        if any(
-            (p.heads, p.width, p.dtype) != (first.heads, first.width, first.dtype)
-            for p in self.planes
-        ):
-            raise ConfigError("the planes of a paged state must have the same shape and type.")
+        coded = all(p.dtype in CODE_BITS for p in self.planes)
+        for p in self.planes:
+            if (p.heads, p.width) != (first.heads, first.width) or not (
+                coded or p.dtype == first.dtype
+            ):
+                raise ConfigError(
+                    "the planes of a paged state must have the same shape, and the same type or "
+                    f"each one of {', '.join(CODE_BITS)}."
+                )
         return first
 
 
@@ -108,6 +146,11 @@ class GroupLayout:
         return self.cell_bytes * self.page_tokens
 
     def stored_shape(self, cells: int) -> tuple[int, int, int, int, int]:
-        """The shape of what `Planes.read` gives of so many cells."""
-        plane = self.spec.uniform
-        return (len(self.layers), len(self.spec.planes), cells, plane.heads, plane.width)
+        """The shape of what `Planes.read` gives of so many cells: (layers, planes, cells, heads,
+        items of a row). If the rows of the planes have other lengths, there is one plane, in which
+        each row of the first stands before that of the second."""
+        planes, heads = self.spec.planes, self.spec.uniform.heads
+        items = [plane.row_items for plane in planes]
+        if len(set(items)) == 1:
+            return (len(self.layers), len(planes), cells, heads, items[0])
+        return (len(self.layers), 1, cells, heads, sum(items))

@@ -22,6 +22,7 @@ from ockham.core.rates import AttentionRate, ProductRate, Rates
 from ockham.core.registry import make
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Format, Linear
+from ockham.core.state_dtype import state_types
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.kernels.cpu import CpuBackend
@@ -226,7 +227,7 @@ def _gate_value_seconds(program: Program, probes: Probes) -> float:
 def _rotation_value_seconds(program: Program, state_dtype: str, probes: Probes) -> float:
     op = next(op for op in program.ops if isinstance(op, AttentionInput))
     rotary = 0 if op.rope is None else op.rope.rotary_dim
-    kind = (op.heads, op.kv_heads, op.head_dim, rotary, state_dtype == "bfloat16", VALUE_ROWS)
+    kind = (op.heads, op.kv_heads, op.head_dim, rotary, *state_types(state_dtype), VALUE_ROWS)
     seconds = probes.seconds(partial(core.time_rotation, probes.pool, probes.isa, *kind))
     return seconds / (VALUE_ROWS * (op.heads + 2 * op.kv_heads) * op.head_dim)
 

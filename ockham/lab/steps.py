@@ -6,7 +6,6 @@ so that a step over long contexts costs no prefill of them.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.kernels import _cpu
 from ockham.lab.kernels.limits import Limits
+from ockham.lab.kernels.state import fill
 from ockham.model.program.costs import cost_of
 
 SAMPLES = 7
@@ -35,8 +35,6 @@ UNDISTURBED = 0.9
 """Share of a step's time for which its threads must have had their cores."""
 BUSY_S = 0.005
 """Of shorter steps too much is bookkeeping, which leaves cores idle by itself."""
-WRITE_VALUES = 1 << 24
-"""Keys and values that are written at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +222,5 @@ def _stand(engine: Engine, context: int) -> None:
         slots = table.slots(
             np.zeros(context, np.int32), np.arange(context, dtype=np.int32), layout.page_tokens
         )
-        at_once = max(1, WRITE_VALUES // math.prod(layout.stored_shape(1)))
-        for start in range(0, context, at_once):
-            part = slots[start : start + at_once]
-            shape = layout.stored_shape(len(part))
-            state = np.random.default_rng(1).standard_normal((1, *shape[1:]), np.float32)
-            if layout.spec.uniform.dtype == "bfloat16":
-                state = (state.view(np.uint32) >> 16).astype(np.uint16)
-            engine.state.planes.write(group, part, np.broadcast_to(state, shape))
+        fill(engine.state.planes, group, layout, slots)
     engine.scheduler.resume(engine.scheduler.waiting.last, view)

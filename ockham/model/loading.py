@@ -16,6 +16,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import find, make, name_of, techniques
 from ockham.core.seams import Format, Layout
+from ockham.core.state_dtype import canonical
 from ockham.core.units import readable
 from ockham.kernels.backends import find_backend, find_layout_of
 from ockham.kernels.base import Backend, GroupLayout
@@ -292,10 +293,11 @@ def named_format(quantization: str | None) -> Format | None:
 
 
 def choose_state_dtype(config: EngineConfig, formats: Counter[str]) -> str:
-    """The dtype of keys and values: as set, or float32 where most matrices are, else
-    bfloat16. `formats` counts the matrices by what `Measured.formats` says of them."""
+    """The dtype of keys and values, as `StateSpec.attention` takes it: as set, or float32 where
+    most matrices are, else bfloat16. `formats` counts the matrices by what `Measured.formats` says
+    of them."""
     if config.kv_cache_dtype != "auto":
-        return config.kv_cache_dtype
+        return canonical(config.kv_cache_dtype)
     ((most, _),) = formats.most_common(1)
     weight_format: type[Format] = find("format", most.partition(" ")[0]).cls
     return "float32" if weight_format.dtype == "float32" else "bfloat16"

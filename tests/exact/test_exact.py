@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from ockham.engine.engine import Engine
 from ockham.kernels.base import Executor
 from ockham.kernels.cpu import CpuBackend
+from ockham.kernels.layout import StateSpec
 from ockham.kernels.native import core
 from ockham.lab.evidence.adapters import write_random_adapter
 from ockham.model.checkpoint.gguf.blocks import READERS
@@ -87,14 +88,14 @@ def check_schedules(
     `share` is that of the examples which such checkpoints get; `directory` is for the disk tier.
     """
     # Room for less than two of the longest sequences, so that pages run out by themselves too.
-    value_bytes = 4 if values["kv_cache_dtype"] == "float32" else 2
+    cell_bytes = 2 * StateSpec.attention(2, 32, str(values["kv_cache_dtype"])).nbytes
     values["adapter"] = "lora:max_loras=3"
     crowded = grammar_engine(
         checkpoint,
         **values,
         reuse="prefix,chunk,edit",
         max_num_batched_tokens=256,
-        kv_cache_memory_bytes=300 * 2 * 2 * 2 * 32 * value_bytes,
+        kv_cache_memory_bytes=300 * cell_bytes,
         **tiers_of(directory, checkpoint.name, isa, values),
     )
     alone = grammar_engine(checkpoint, **values, reuse="none", speculative_config="none")
@@ -158,6 +159,14 @@ def test_no_schedule_changes_a_bit(
 ) -> None:
     state = "float32" if quantization == "fp32" else "bfloat16"
     check_schedules(checkpoint, isa, tmp_path, quantization=quantization, kv_cache_dtype=state)
+
+
+@pytest.mark.parametrize("state", ["int8", "int4", "k=int8,v=int4"])
+def test_no_schedule_changes_a_bit_of_state_in_codes(
+    checkpoint: Path, state: str, isa: str, tmp_path: Path
+) -> None:
+    """Every token is coded when it is written, alone."""
+    check_schedules(checkpoint, isa, tmp_path, share=0.3, quantization="bf16", kv_cache_dtype=state)
 
 
 @pytest.mark.parametrize("kind", BLOCKS if EXAMPLES > 2 else [*MIXTURES])

@@ -101,6 +101,14 @@ def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
     )
 
 
+def tolerance(shape: Shape) -> float:
+    """How far two backends may be apart, as a share of the largest value. Rounding turns a last bit
+    into a unit of 2^-8 in bf16, of 1/127 of a row's largest value in int8, and of 2/15 in int4."""
+    if "int4" in shape.state:
+        return 8e-2
+    return 2e-2 if shape.weights == "bf16" or shape.state != "float32" else 2e-5
+
+
 def _window(shape: Shape, layer: int) -> int | None:
     return shape.windows[layer % len(shape.windows)]
 
@@ -277,6 +285,10 @@ SHAPES: dict[str, Shape] = {
     "small pages": Shape(page_tokens=8, pages=128, windows=(11, None)),
     "odd pages": Shape(page_tokens=5, pages=256, state="bfloat16"),
     "large pages": Shape(page_tokens=64, pages=32, windows=(40, None), state="bfloat16"),
+    "int8": Shape(state="int8", weights="bf16", head_dim=64),
+    "int4": Shape(state="int4", heads=6, head_dim=48, rotary_dim=32),
+    "int8 and int4": Shape(state="k=int8,v=int4", page_tokens=5, pages=256, windows=(20, None)),
+    "int4 and int8": Shape(state="k=int4,v=int8", softcap=3.0, heads=3, kv_heads=3, head_dim=20),
 }
 """Shapes that together have every field of every operation, of models whose rows see what came
 before them."""

@@ -152,7 +152,8 @@ class Stepper:
             return
         slots = np.arange(layout.page_tokens) + held * layout.page_tokens
         poison = self.planes.read(group, slots)
-        poison[...] = 0x7FC0 if poison.dtype == np.uint16 else np.nan
+        bits = {"uint16": 0x7FC0, "uint8": 0xFF}  # a scale of such bytes is NaN
+        poison[...] = bits.get(poison.dtype.name, np.nan)
         self.planes.write(group, slots, poison)
         state.tables[group][page] = -1
 

@@ -17,7 +17,7 @@ from ockham.core.arrays import Doubles, Floats, Ints
 from ockham.core.visits import Visits
 from ockham.kernels.ops import Attend
 from ockham.kernels.reference.formulas import softcap
-from ockham.kernels.reference.planes import Stored
+from ockham.kernels.reference.planes import Side
 from ockham.kernels.reference.run import ReferenceRun, twin
 from ockham.kernels.reference.views import View
 
@@ -48,7 +48,7 @@ def compute(run: ReferenceRun, op: Attend) -> None:
 
 def attend(
     op: Attend,
-    plane: Stored,
+    layer: list[Side],
     q: Floats,
     sequence_views: list[View],
     wanted: Set[int],
@@ -59,7 +59,7 @@ def attend(
     a = np.zeros((len(q), op.heads * op.head_dim), np.float32)
     scores: dict[int, Floats] = {}
     for view in sequence_views:
-        keys, values = view.gather(plane[0]), view.gather(plane[1])
+        keys, values = (view.gather(side) for side in layer)
         block = max(1, SCORE_VALUES // (op.heads * max(1, len(keys))))
         for start in range(view.start, view.stop, block):
             stop = min(start + block, view.stop)

@@ -15,7 +15,7 @@ from ockham.kernels.layouts import ROWS
 from ockham.kernels.ops import AttentionInput, Program, Rope
 from ockham.kernels.reference.adapters import ReferenceAdapter
 from ockham.kernels.reference.formulas import rotate, rotation
-from ockham.kernels.reference.planes import ReferencePlanes, widen
+from ockham.kernels.reference.planes import ReferencePlanes, sides
 from ockham.kernels.reference.run import ReferenceRun, twin_of
 from ockham.kernels.sampling import Draw, Drawn
 
@@ -65,9 +65,10 @@ class ReferenceExecutor:
         for index, layer in enumerate(self.planes.groups[group].layers):
             rope = self._ropes.get(layer)
             if rope is not None and len(turned):
-                keys = widen(state[index, 0, turned])
+                stored, codec = sides(state[index], self.planes.groups[group].spec.planes)[0]
+                keys = codec.widen(stored[turned])
                 rotate(keys, *rotation(Rope(rope.inverse_frequencies), shifts[turned]))
-                state[index, 0, turned] = self.planes.rounded(keys, group)
+                stored[turned] = codec.store(keys)
         self.planes.write(group, target, state)
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Floats, Longs
 from ockham.kernels.base import GroupLayout
+from ockham.kernels.layout import PlaneSpec
+from ockham.kernels.reference.stored import CODECS, Codec, Stored
 
-Stored = npt.NDArray[np.generic]
+
+class Side(NamedTuple):
+    """The keys of a layer, or its values, as stored (pages, page_tokens, heads, items of a row),
+    and what they mean."""
+
+    stored: Stored
+    codec: Codec
 
 
 class ReferencePlanes:
-    """The planes of each group: (layers, planes, pages, page_tokens, heads, width).
-
-    bfloat16 is held as its bits (uint16), which NumPy indexes faster. The memory comes zeroed from
-    the system, which backs a page only once it is written.
+    """The state of each group: (layers, planes, pages, page_tokens, heads, items of a row), with
+    planes whose rows differ as `GroupLayout.stored_shape` says. The memory comes zeroed from the
+    system, which backs a page only once it is written.
     """
 
     layout = "reference-1"
@@ -27,8 +34,8 @@ class ReferencePlanes:
         self.groups = tuple(groups)
         self._planes = []
         for group in self.groups:
-            layers, planes, _, heads, width = group.stored_shape(0)
-            shape = (layers, planes, group.pages, group.page_tokens, heads, width)
+            layers, planes, _, heads, items = group.stored_shape(0)
+            shape = (layers, planes, group.pages, group.page_tokens, heads, items)
             self._planes.append(np.zeros(shape, group.spec.uniform.stored))
         self._place = {
             layer: (number, index)
@@ -36,21 +43,16 @@ class ReferencePlanes:
             for index, layer in enumerate(g.layers)
         }
 
-    def layer(self, layer: int) -> Stored:
-        """A layer's keys and values: (2, pages, page_tokens, kv_heads, head_dim), as stored."""
+    def layer(self, layer: int) -> list[Side]:
+        """A layer's keys and values."""
         group, index = self._place[layer]
-        plane: Stored = self._planes[group][index]
-        return plane
+        return sides(self._planes[group][index], self.groups[group].spec.planes)
 
     def store(self, layer: int, slots: Longs, keys: Floats, values: Floats) -> None:
-        """Write keys and values (R, kv_heads, head_dim), rounded to the planes' dtype."""
-        plane = _by_slot(self.layer(layer), axis=1)
-        for kind, rows in enumerate((keys, values)):
-            plane[kind, slots] = _rounded(rows, plane.dtype)
-
-    def rounded(self, rows: Floats, group: int) -> Stored:
-        """Keys or values as this group stores them."""
-        return _rounded(rows, self._planes[group].dtype)
+        """Write keys and values (R, kv_heads, head_dim), rounded to the planes' types."""
+        for (stored, codec), rows in zip(self.layer(layer), (keys, values), strict=True):
+            pages, cells = np.divmod(slots, stored.shape[1])
+            stored[pages, cells] = codec.store(rows)
 
     def copy(
         self,
@@ -91,22 +93,18 @@ class ReferencePlanes:
         """Left to who writes."""
 
 
-def _rounded(rows: Floats, dtype: np.dtype[np.generic]) -> Stored:
-    if dtype == np.uint16:
-        bits: Stored = rows.astype(ml_dtypes.bfloat16).view(np.uint16)
-        return bits
-    return rows
+def sides(state: Stored, planes: Sequence[PlaneSpec]) -> list[Side]:
+    """The parts of one layer's state (planes, ..., items), which are views of it: one for each
+    plane."""
+    codecs = [CODECS[plane.dtype] for plane in planes]
+    if len(state) == len(planes):
+        return [Side(each, codec) for each, codec in zip(state, codecs, strict=True)]
+    ends = np.cumsum([plane.row_items for plane in planes])[:-1]
+    parts = np.split(state[0], ends, axis=-1)
+    return [Side(each, codec) for each, codec in zip(parts, codecs, strict=True)]
 
 
 def _by_slot(planes: Stored, axis: int) -> Stored:
     """A view with the axes (pages, page_tokens), which start at `axis`, made one."""
     shape = planes.shape
     return planes.reshape(*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
-
-
-def widen(stored: Stored) -> Floats:
-    """Stored keys or values as fp32."""
-    if stored.dtype == np.uint16:
-        wide: Floats = stored.view(ml_dtypes.bfloat16).astype(np.float32)
-        return wide
-    return stored.view(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.step import GroupRows, Step
-from ockham.kernels.reference.planes import Stored, widen
+from ockham.kernels.reference.planes import Side
 
 
 @dataclass(slots=True)
@@ -31,8 +31,9 @@ class View:
     extra_slots: Longs | None
     extra: list[Longs] | None
 
-    def gather(self, plane: Stored) -> Floats:
+    def gather(self, side: Side) -> Floats:
         """The cells [first, last) and then the extra cells: (cells, kv_heads, head_dim)."""
+        plane, widen = side.stored, side.codec.widen
         taken = plane[self.pages] if isinstance(self.pages, slice) else plane.take(self.pages, 0)
         cells = taken.reshape(-1, *plane.shape[2:])[self.skip :][: self.last - self.first]
         if self.extra_slots is None:

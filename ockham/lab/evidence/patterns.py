@@ -166,7 +166,8 @@ def streaming_long(bench: Bench) -> Row:
     """A decode and a chunk of a prompt, through layers of nothing but attention."""
     from ockham.kernels.cores import allowed_cores
     from ockham.kernels.cpu import CpuBackend
-    from ockham.lab.kernels.attention import attention_program, fill_planes
+    from ockham.lab.kernels.attention import attention_program
+    from ockham.lab.kernels.state import fill
     from ockham.lab.kernels.steps import PAGE_TOKENS, step_over
 
     shape = (HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM**-0.5, None, None)
@@ -176,7 +177,7 @@ def streaming_long(bench: Bench) -> Row:
     layout = GroupLayout(layers, spec, pages, PAGE_TOKENS)
     backend = CpuBackend(bench.config.threads or allowed_cores())
     planes = backend.allocate([layout])
-    fill_planes(planes, layout)
+    fill(planes, 0, layout, np.arange(pages * PAGE_TOKENS))
     executor = backend.bind(attention_program(LAYERS, shape), planes)
     pattern = make("pattern", "streaming:heads=0.5")
     groups = [AttentionGroup(layers, KV_HEADS, None)]

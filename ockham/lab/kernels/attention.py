@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
@@ -10,12 +9,13 @@ import numpy as np
 
 from ockham.core.cost import keys_seen
 from ockham.core.seams import Linear
-from ockham.kernels.cpu import CpuBackend, CpuExecutor, CpuPlanes
+from ockham.kernels.cpu import CpuBackend, CpuExecutor
 from ockham.kernels.layout import GroupLayout, StateSpec
 from ockham.kernels.native import core
 from ockham.kernels.ops import Attend, AttentionInput, Embed, Operation, Program
 from ockham.lab.kernels.limits import COLD_BYTES, Limits
 from ockham.lab.kernels.measure import Case
+from ockham.lab.kernels.state import fill
 from ockham.lab.kernels.steps import PAGE_TOKENS, step_over
 from ockham.model.packed.packing import plain_format
 
@@ -27,9 +27,6 @@ MOST_BYTES = 1 << 30
 
 MOST_LAYERS = 512
 """Of few keys no more copies are made, even if caches hold them all."""
-
-WRITE_VALUES = 1 << 24
-"""Keys and values that are written at a time."""
 
 Shape = tuple[int, int, int, float, float | None, int | None]
 """Query heads, key-value heads, size of a head, scale, softcap, window."""
@@ -69,8 +66,7 @@ def attention_case(
 ) -> Case | None:
     """`rows` rows of each of some sequences of `keys` keys; None if they take too much memory."""
     heads, kv_heads, head_dim, _, _, window = shape
-    bf16 = state_dtype == "bfloat16"
-    cell_bytes = 2 * kv_heads * head_dim * (2 if bf16 else 4)
+    cell_bytes = StateSpec.attention(kv_heads, head_dim, state_dtype).nbytes
     held = sequences * keys * cell_bytes
     layers = min(MOST_LAYERS, -(-COLD_BYTES // held)) if rows == 1 else 1
     if layers * held > MOST_BYTES:
@@ -86,7 +82,8 @@ def attention_case(
         sequences * rows,
         sequences * (read * cell_bytes + activations),
         4 * heads * head_dim * sequences * seen,
-        core.Rate.BF16 if bf16 else core.Rate.FP32,
+        # An instruction takes as many pairs of codes, widened to 16 bits, as it takes of bf16.
+        core.Rate.FP32 if state_dtype == "float32" else core.Rate.BF16,
         timing.times,
         keys,
     )
@@ -119,7 +116,7 @@ class _Timing:
     def times(self, calls: int) -> list[float]:
         if self._executor is None:  # only now: of all cases, one at a time takes memory
             planes = self._backend.allocate([self._layout])
-            fill_planes(planes, self._layout)
+            fill(planes, 0, self._layout, np.arange(self._layout.pages * PAGE_TOKENS))
             self._executor = self._backend.bind(
                 attention_program(self._layers, self._shape), planes
             )
@@ -151,17 +148,3 @@ def attention_program(layers: int, shape: Shape) -> Program:
 def _random(outputs: int) -> Linear:
     rows = np.random.default_rng(0).standard_normal((outputs, HIDDEN), np.float32) * 0.02
     return plain_format("bfloat16").pack(outputs, HIDDEN, [rows])
-
-
-def fill_planes(planes: CpuPlanes, layout: GroupLayout) -> None:
-    """Random keys and values, the same ones again and again."""
-    at_once = max(1, WRITE_VALUES // math.prod(layout.stored_shape(1)))
-    shape = layout.stored_shape(at_once)
-    state = np.random.default_rng(1).standard_normal((1, *shape[1:]), np.float32)
-    if layout.spec.uniform.dtype == "bfloat16":
-        state = (state.view(np.uint32) >> 16).astype(np.uint16)
-    stored = np.broadcast_to(state, shape)
-    slots = np.arange(layout.pages * layout.page_tokens)
-    for start in range(0, len(slots), at_once):
-        part = slots[start : start + at_once]
-        planes.write(0, part, stored[:, :, : len(part)])

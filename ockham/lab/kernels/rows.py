@@ -11,9 +11,11 @@ import numpy as np
 from ockham.core.arrays import Floats
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Linear
+from ockham.core.state_dtype import state_types
 from ockham.core.step import Step
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.cpu_layout import native_matrix
+from ockham.kernels.layout import StateSpec
 from ockham.kernels.native import core
 from ockham.kernels.ops import AttentionInput, Embed, FeedForward, Head, Program, Route
 from ockham.kernels.sampling import Draw
@@ -28,7 +30,7 @@ NORM_OPERATIONS = 7
 GATE_OPERATIONS = 25
 """Of a value of silu(gate) * up: e^x is a dozen fused pairs."""
 
-Kind = tuple[int, int, int, int, bool, int]
+Kind = tuple[int, int, int, int, str, str, int]
 
 SAMPLERS = {
     "sampler, greedy": SamplingParams(temperature=0.0),
@@ -93,7 +95,7 @@ def _norms(program: Program, limits: Limits, rows: Sequence[int]) -> Iterator[Ca
 def _rotations(
     program: Program, state_dtype: str, limits: Limits, rows: Sequence[int]
 ) -> Iterator[Case]:
-    bf16 = state_dtype == "bfloat16"
+    types = state_types(state_dtype)
     kinds = {
         (op.heads, op.kv_heads, op.head_dim, 0 if op.rope is None else op.rope.rotary_dim)
         for op in program.ops
@@ -102,12 +104,12 @@ def _rotations(
     for heads, kv_heads, head_dim, rotary in sorted(kinds):
         shape = f"{heads}+{kv_heads} of {head_dim}, {state_dtype}"
         rotated = (heads + kv_heads) * rotary
-        read, stored = 4 * (heads + 2 * kv_heads) * head_dim, 2 * kv_heads * head_dim
-        row_bytes = read + 4 * rotated + (2 if bf16 else 4) * stored
+        stored = StateSpec.attention(kv_heads, head_dim, state_dtype).nbytes
+        row_bytes = 4 * ((heads + 2 * kv_heads) * head_dim + rotated) + stored
         for count in rows:
 
             def run(
-                calls: int, kind: Kind = (heads, kv_heads, head_dim, rotary, bf16, count)
+                calls: int, kind: Kind = (heads, kv_heads, head_dim, rotary, *types, count)
             ) -> list[float]:
                 return core.time_rotation(limits.pool, limits.isa, *kind, calls)
 

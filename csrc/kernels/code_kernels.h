@@ -1,0 +1,79 @@
+// Rows of floats as codes, once for all instruction sets; included by row_kernels.h. The loops are
+// plain, for the compiler to make vectors of.
+#pragma once
+
+#include <cstring>
+
+#include "kernels/layer_kernels.h"
+
+namespace ockham {
+namespace OCKHAM_ISA_NAMESPACE {
+
+static inline uint32_t bits_of_float(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+// The largest magnitude of a row: 0 if all is less than 1e-30, NaN if anything is not finite.
+static inline float magnitude_of(const float* x, int64_t length) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < length; ++i) {
+        const uint32_t bits = bits_of_float(x[i]) & 0x7FFFFFFF;
+        most = bits > most ? bits : most;
+    }
+    if (most >= 0x7F800000) return __builtin_nanf("");
+    float magnitude;
+    std::memcpy(&magnitude, &most, sizeof magnitude);
+    return magnitude < 1e-30f ? 0.0f : magnitude;
+}
+
+// codes = x * factor + shift, to the nearest integer, ties to even. Adding 1.5 * 2^23 leaves it in
+// the low bits; the magnitudes here are far below 2^22. A factor that is no number gives 0.
+template <class T>
+static inline void round_codes(const float* x, int64_t length, float factor, float shift,
+                               T* codes) {
+    if (factor == 0.0f || factor != factor) {
+        for (int64_t i = 0; i < length; ++i) codes[i] = 0;
+        return;
+    }
+    for (int64_t i = 0; i < length; ++i) {
+        const float shifted = (x[i] * factor + shift) + 0x1.8p23f;
+        codes[i] = static_cast<T>(static_cast<int32_t>(bits_of_float(shifted) - 0x4B400000u));
+    }
+}
+
+static float to_int16(const float* x, int64_t length, int16_t* codes) {
+    constexpr float most = static_cast<float>(most_code);
+    const float magnitude = magnitude_of(x, length);
+    round_codes(x, length, magnitude == 0.0f ? 0.0f : most / magnitude, 0.0f, codes);
+    return magnitude / most;
+}
+
+static float to_int8(const float* x, int64_t length, int8_t* codes) {
+    const float magnitude = magnitude_of(x, length);
+    round_codes(x, length, magnitude == 0.0f ? 0.0f : 127.0f / magnitude, 0.0f, codes);
+    return magnitude / 127.0f;
+}
+
+static float to_int4(const float* x, int64_t length, int8_t* codes) {
+    const float magnitude = magnitude_of(x, length);
+    round_codes(x, length, magnitude == 0.0f ? 0.0f : 7.5f / magnitude, 7.5f, codes);
+    return magnitude / 15.0f;
+}
+
+static void hadamard(float* x, int64_t length) {
+    const int64_t block = length & -length;
+    for (int64_t half = 1; half < block; half *= 2)
+        for (int64_t first = 0; first < length; first += 2 * half)
+            for (int64_t i = first; i < first + half; ++i) {
+                const float a = x[i], b = x[i + half];
+                x[i] = a + b;
+                x[i + half] = a - b;
+            }
+    const float by = 1.0f / __builtin_sqrtf(static_cast<float>(block));
+    for (int64_t i = 0; i < length; ++i) x[i] = x[i] * by;
+}
+
+}  // namespace OCKHAM_ISA_NAMESPACE
+}  // namespace ockham

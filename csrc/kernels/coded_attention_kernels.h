@@ -1,0 +1,311 @@
+// Attention over keys and values in codes, once for all instruction sets; included by
+// attention_kernels.h.
+//
+// Products are of integers, and exact: a query is made codes of 16 bits, and so are the weights of a
+// block's keys, each times its value's scale. A result depends on what follows, by logical index:
+// - a score is its sum of products, rounded to fp32, times the query's scale, times the key's;
+// - a block's scores are reduced as in attention_kernels.h;
+// - the weights of a block have one scale, such that the largest of them has the largest code; keys
+//   that the query does not see have the weight 0, which adds nothing. A value's element is then a
+//   sum of products and one fma of it with that scale onto the blocks before.
+#pragma once
+
+#include "kernels/attention_tiles.h"
+#include "kernels/code_lanes.h"
+
+namespace ockham {
+namespace OCKHAM_ISA_NAMESPACE {
+
+// How codes lie in 32 bytes, as KeyGroup says: `parts` times a pair of each of 16 lanes.
+struct CodedInt8 {
+    static constexpr int parts = 1;
+    static IntPairs load(const uint8_t* p, int) { return signed_pairs(p); }
+    // The sum of products with what codes mean, from that with the codes; `factors` is the sum of what
+    // they were multiplied with.
+    static IntLanes meant(IntLanes sum, int32_t) { return sum; }
+};
+struct CodedInt4 {
+    static constexpr int parts = 2;
+    static IntPairs load(const uint8_t* p, int part) {
+        return part == 0 ? low_pairs(p) : high_pairs(p);
+    }
+    static IntLanes meant(IntLanes sum, int32_t factors) {
+        return twice_less(sum, int_lanes(15 * factors));
+    }
+};
+
+constexpr int64_t coded_row_bytes = 32;
+
+// The groups of one block. Those that nobody sees are never read.
+struct CodedBlock {
+    const uint8_t* keys[block_groups];
+    const uint8_t* values[block_groups];
+    int64_t key_scales, value_scales;  // where they stand in a group, in bytes
+
+    CodedBlock(const AttentionTile& tile, int64_t block_start) {
+        const KeyGroup* groups = tile.groups + (block_start / group_keys - tile.first_group);
+        for (int g = 0; g < block_groups; ++g) {
+            keys[g] = static_cast<const uint8_t*>(groups[g].keys);
+            values[g] = static_cast<const uint8_t*>(groups[g].values);
+        }
+        constexpr auto scales = group_keys * static_cast<int64_t>(sizeof(float));
+        key_scales = tile.key_bytes - scales;
+        value_scales = tile.value_bytes - scales;
+    }
+};
+
+static inline Lanes scales_at(const uint8_t* p) {
+    return load(reinterpret_cast<const float*>(p));
+}
+
+// Scores of QUERIES queries with GROUPS groups of keys: scores[query * 64 + key].
+template <class K, int QUERIES, int GROUPS>
+static inline __attribute__((always_inline)) void score_coded_groups(
+    const AttentionTile& tile, int64_t first, const uint8_t* const* keys, int64_t scales,
+    float* scores) {
+    const int16_t* q = static_cast<const int16_t*>(tile.q) + first * tile.width;
+    const int64_t width = tile.width;
+    IntLanes sums[QUERIES][GROUPS];
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 8
+        for (int g = 0; g < GROUPS; ++g) sums[i][g] = int_zero();
+    for (int64_t e = 0; e < width; e += 2 * K::parts) {
+        const int64_t at = e / (2 * K::parts) * coded_row_bytes;
+#pragma GCC unroll 2
+        for (int part = 0; part < K::parts; ++part) {
+            IntPairs k[GROUPS];
+#pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; ++g) k[g] = K::load(keys[g] + at, part);
+#pragma GCC unroll 8
+            for (int i = 0; i < QUERIES; ++i) {
+                const IntPairOfAll elements = broadcast_int_pair(q + i * width + e + 2 * part);
+#pragma GCC unroll 8
+                for (int g = 0; g < GROUPS; ++g) sums[i][g] = dot(elements, k[g], sums[i][g]);
+            }
+        }
+    }
+    Lanes key_scales[GROUPS];
+#pragma GCC unroll 8
+    for (int g = 0; g < GROUPS; ++g) key_scales[g] = scales_at(keys[g] + scales);
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i) {
+        const Lanes own = broadcast(tile.q_scales[first + i]);
+#pragma GCC unroll 8
+        for (int g = 0; g < GROUPS; ++g)
+            store(scores + i * block_keys + g * group_keys,
+                  to_float(K::meant(sums[i][g], tile.q_sums[first + i])) * own * key_scales[g]);
+    }
+}
+
+template <class K, int QUERIES>
+static void score_coded_block(const AttentionTile& tile, int64_t first, const CodedBlock& block,
+                              int first_group, int last_group, float* scores) {
+    constexpr int most = tile_vectors<QUERIES>;
+    int g = first_group;
+    for (; g + most <= last_group; g += most)
+        score_coded_groups<K, QUERIES, most>(tile, first, block.keys + g, block.key_scales,
+                                             scores + g * group_keys);
+    for (; g < last_group; ++g)
+        score_coded_groups<K, QUERIES, 1>(tile, first, block.keys + g, block.key_scales,
+                                          scores + g * group_keys);
+}
+
+// The weights of a block's keys, for each query of some.
+template <int QUERIES>
+struct CodedWeights {
+    alignas(64) int16_t codes[QUERIES * block_keys];
+    float scales[QUERIES];
+    int32_t sums[QUERIES];  // of the codes
+};
+
+// Makes a query's weights codes: those of the keys [first, last), times their values' scales.
+template <int QUERIES>
+static inline __attribute__((always_inline)) void code_weights(
+    const Lanes* weights, const Lanes* value_scales, int first, int last, int query,
+    CodedWeights<QUERIES>& coded) {
+    constexpr int group = static_cast<int>(group_keys);
+    Lanes scaled[block_groups];
+#pragma GCC unroll 8
+    for (int g = 0; g < block_groups; ++g) {
+        const int begin = g * group, low = first > begin ? first - begin : 0;
+        const int high = last < begin + group ? last - begin : group;
+        if (low >= high)
+            scaled[g] = zero();
+        else if (low == 0 && high == group)
+            scaled[g] = weights[g] * value_scales[g];
+        else
+            scaled[g] = select(lane_range(low, high), weights[g] * value_scales[g], zero());
+    }
+    constexpr float most = static_cast<float>(most_code);
+    const float largest = largest_of(scaled);
+    // What is so small adds nothing, and its reciprocal would overflow.
+    const bool none = largest < 1e-30f;
+    coded.scales[query] = none ? 0.0f : largest / most;
+    const Lanes by = broadcast(none ? 0.0f : most / largest);
+#pragma GCC unroll 8
+    for (int g = 0; g < block_groups; ++g)
+        store_int16(coded.codes + query * block_keys + g * group, scaled[g] * by);
+    int32_t sum = 0;
+    for (int j = 0; j < static_cast<int>(block_keys); ++j)
+        sum += coded.codes[query * block_keys + j];
+    coded.sums[query] = sum;
+}
+
+// out[query][0 .. 16 * VECTORS) += the products of weights and values of whole groups. The first
+// vector is the part FIRST of its 32 bytes.
+template <class V, int QUERIES, int VECTORS, int FIRST>
+static inline __attribute__((always_inline)) void add_coded_values(
+    const AttentionTile& tile, const CodedWeights<QUERIES>& weights, const CodedBlock& block,
+    int64_t element, int first_group, int last_group, float* out) {
+    const int64_t row_bytes = block.value_scales / (group_keys / 2);  // of two tokens
+    const int64_t at = element / (16 * V::parts) * coded_row_bytes;
+    IntLanes sums[QUERIES][VECTORS];
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 8
+        for (int n = 0; n < VECTORS; ++n) sums[i][n] = int_zero();
+    for (int g = first_group; g < last_group; ++g) {
+        const uint8_t* values = block.values[g] + at;
+        const int16_t* codes = weights.codes + g * group_keys;
+        for (int j = 0; j < static_cast<int>(group_keys); j += 2, values += row_bytes) {
+            IntPairs v[VECTORS];
+#pragma GCC unroll 8
+            for (int n = 0; n < VECTORS; ++n)
+                v[n] = V::load(values + (FIRST + n) / V::parts * coded_row_bytes,
+                               (FIRST + n) % V::parts);
+#pragma GCC unroll 8
+            for (int i = 0; i < QUERIES; ++i) {
+                const IntPairOfAll weight = broadcast_int_pair(codes + i * block_keys + j);
+#pragma GCC unroll 8
+                for (int n = 0; n < VECTORS; ++n) sums[i][n] = dot(weight, v[n], sums[i][n]);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i) {
+        const Lanes scale = broadcast(weights.scales[i]);
+#pragma GCC unroll 8
+        for (int n = 0; n < VECTORS; ++n) {
+            float* to = out + i * tile.width + n * lane_count;
+            store(to, fma(scale, to_float(V::meant(sums[i][n], weights.sums[i])), load(to)));
+        }
+    }
+}
+
+template <class V, int QUERIES>
+static void add_coded_block_values(const AttentionTile& tile, const CodedWeights<QUERIES>& weights,
+                                   const CodedBlock& block, int first_group, int last_group,
+                                   float* out) {
+    constexpr int most = tile_vectors<QUERIES>;
+    int64_t e = 0;
+    for (; most > 1 && e + most * lane_count <= tile.width; e += most * lane_count)
+        add_coded_values<V, QUERIES, most, 0>(tile, weights, block, e, first_group, last_group,
+                                              out + e);
+    for (; e < tile.width; e += lane_count)
+        if (e / lane_count % V::parts == 0)
+            add_coded_values<V, QUERIES, 1, 0>(tile, weights, block, e, first_group, last_group,
+                                               out + e);
+        else
+            add_coded_values<V, QUERIES, 1, V::parts - 1>(tile, weights, block, e, first_group,
+                                                          last_group, out + e);
+}
+
+// QUERIES queries from query `first` on against one block.
+template <class K, class V, int QUERIES>
+static void attend_coded_block(const AttentionTile& tile, int64_t first, int64_t block_start,
+                               const CodedBlock& block) {
+    alignas(64) float scores[QUERIES * block_keys];
+    CodedWeights<QUERIES> weights;
+    const Seen<QUERIES> seen(tile, first, block_start);
+    constexpr int group = static_cast<int>(group_keys);
+    const int first_group = seen.least / group, last_group = (seen.most + group - 1) / group;
+    score_coded_block<K, QUERIES>(tile, first, block, first_group, last_group, scores);
+    Lanes value_scales[block_groups];
+    for (int g = first_group; g < last_group; ++g)
+        value_scales[g] = scales_at(block.values[g] + block.value_scales);
+
+    alignas(64) float change[lane_count] = {};  // old peak minus new, by query
+    float block_total[QUERIES];
+    bool changed = false;
+    for (int i = 0; i < QUERIES; ++i) {
+        Lanes s[block_groups];
+        load_scores(scores + i * block_keys, tile.softcap, seen.begin[i], seen.end[i], s);
+        const float old_peak = tile.peak[first + i];
+        const float block_peak = largest(max(max(s[0], s[1]), max(s[2], s[3])));
+        const float peak = block_peak > old_peak ? block_peak : old_peak;
+        const Lanes shift = broadcast(peak);
+#pragma GCC unroll 8
+        for (int g = 0; g < block_groups; ++g) s[g] = exponential_of_negative(s[g] - shift);
+        change[i] = old_peak - peak;
+        changed = changed || peak != old_peak;
+        tile.peak[first + i] = peak;
+        block_total[i] = sum((s[0] + s[1]) + (s[2] + s[3]));
+        code_weights(s, value_scales, seen.begin[i], seen.end[i], i, weights);
+    }
+    alignas(64) float shrink[lane_count];
+    if (changed) store(shrink, exponential_of_negative(load(change)));
+    for (int i = 0; i < QUERIES; ++i)
+        shrink_sums(tile, first + i, changed ? shrink[i] : 1.0f, block_total[i]);
+    add_coded_block_values<V, QUERIES>(tile, weights, block, first_group, last_group,
+                                       tile.out + first * tile.width);
+}
+
+template <class K, class V, int MOST>
+static inline void attend_coded_queries(int count, const AttentionTile& tile, int64_t first,
+                                        int64_t block_start, const CodedBlock& block) {
+    if (count == MOST)
+        attend_coded_block<K, V, MOST>(tile, first, block_start, block);
+    else if constexpr (MOST > 1)
+        attend_coded_queries<K, V, MOST - 1>(count, tile, first, block_start, block);
+}
+
+template <class K, class V>
+static void attend_coded(const AttentionTile& tile, int64_t first, int64_t last,
+                         int64_t block_start) {
+    const CodedBlock block(tile, block_start);
+    int64_t rounds = (last - first + tile_queries - 1) / tile_queries;
+    for (; rounds > 0; --rounds) {
+        const int64_t count = (last - first + rounds - 1) / rounds;
+        attend_coded_queries<K, V, tile_queries>(static_cast<int>(count), tile, first, block_start,
+                                                 block);
+        first += count;
+    }
+}
+
+// The queries [first, last), which all see keys of the block.
+static void attend_coded_block_of_tile(const AttentionTile& tile, int64_t first, int64_t last,
+                                       int64_t block_start) {
+    const bool four = tile.values == Element::int4;
+    if (tile.keys == Element::int8)
+        (four ? attend_coded<CodedInt8, CodedInt4> : attend_coded<CodedInt8, CodedInt8>)(
+            tile, first, last, block_start);
+    else
+        (four ? attend_coded<CodedInt4, CodedInt4> : attend_coded<CodedInt4, CodedInt8>)(
+            tile, first, last, block_start);
+}
+
+// As AttentionKernels::probabilities, of a block that begins at the logical key `start`.
+static void add_coded_probabilities(const AttentionTile& tile, int64_t start,
+                                    float* probabilities) {
+    const Seen<1> seen(tile, 0, start);
+    const int first = seen.begin[0], last = seen.end[0];
+    if (first >= last) return;
+    alignas(64) float scores[block_keys];
+    constexpr int group = static_cast<int>(group_keys);
+    const int first_group = first / group, last_group = (last + group - 1) / group;
+    const CodedBlock block(tile, start);
+    if (tile.keys == Element::int8)
+        score_coded_block<CodedInt8, 1>(tile, 0, block, first_group, last_group, scores);
+    else
+        score_coded_block<CodedInt4, 1>(tile, 0, block, first_group, last_group, scores);
+    Lanes s[block_groups];
+    load_scores(scores, tile.softcap, first, last, s);
+    const Lanes peak = broadcast(tile.peak[0]), total = broadcast(tile.total[0]);
+    for (int g = 0; g < block_groups; ++g)
+        store(scores + g * group, exponential_of_negative(s[g] - peak) / total);
+    for (int j = first; j < last; ++j) probabilities[j] = probabilities[j] + scores[j];
+}
+
+}  // namespace OCKHAM_ISA_NAMESPACE
+}  // namespace ockham
