@@ -54,12 +54,12 @@ static inline void store_int16(int16_t* p, Lanes a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(a.v)));
 }
-// The largest of 64 values of no sign, NaN above all.
+// The largest of 64 values without a sign, by their bits: NaN is above all, whatever its sign.
 static inline float largest_of(const Lanes* s) {
     const auto bits = [&](int i) { return _mm512_castps_si512(s[i].v); };
-    const __m512i most = _mm512_max_epi32(_mm512_max_epi32(bits(0), bits(1)),
-                                          _mm512_max_epi32(bits(2), bits(3)));
-    const int32_t found = _mm512_reduce_max_epi32(most);
+    const __m512i most = _mm512_max_epu32(_mm512_max_epu32(bits(0), bits(1)),
+                                          _mm512_max_epu32(bits(2), bits(3)));
+    const uint32_t found = _mm512_reduce_max_epu32(most);
     float value;
     std::memcpy(&value, &found, sizeof value);
     return value;
@@ -116,14 +116,14 @@ static inline void store_int16(int16_t* p, Lanes x) {
 }
 static inline float largest_of(const Lanes* s) {
     const auto both = [&](int i) {
-        return _mm256_max_epi32(_mm256_castps_si256(s[i].a), _mm256_castps_si256(s[i].b));
+        return _mm256_max_epu32(_mm256_castps_si256(s[i].a), _mm256_castps_si256(s[i].b));
     };
-    const __m256i eight = _mm256_max_epi32(_mm256_max_epi32(both(0), both(1)),
-                                           _mm256_max_epi32(both(2), both(3)));
+    const __m256i eight = _mm256_max_epu32(_mm256_max_epu32(both(0), both(1)),
+                                           _mm256_max_epu32(both(2), both(3)));
     const __m128i four =
-        _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-    const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-    const int32_t found = _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
+        _mm_max_epu32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_max_epu32(four, _mm_shuffle_epi32(four, 0x4E));
+    const int32_t found = _mm_cvtsi128_si32(_mm_max_epu32(two, _mm_shuffle_epi32(two, 0xB1)));
     float value;
     std::memcpy(&value, &found, sizeof value);
     return value;
@@ -192,9 +192,9 @@ static inline void store_int16(int16_t* p, Lanes x) {
     }
 }
 static inline float largest_of(const Lanes* s) {
-    int32_t most = 0;
+    uint32_t most = 0;
     for (int i = 0; i < 4; ++i) {
-        int32_t bits[lane_count];
+        uint32_t bits[lane_count];
         std::memcpy(bits, &s[i], sizeof bits);
         for (int lane = 0; lane < lane_count; ++lane) most = bits[lane] > most ? bits[lane] : most;
     }

@@ -156,7 +156,7 @@ def time_norm(pool: ThreadPool, isa: Isa, matrix: Matrix, rows: int, repeats: in
 def time_gate(pool: ThreadPool, isa: Isa, down: Matrix, silu: bool, rows: int, repeats: int) -> list[float]:
     """The activation product into the form that the matrix after it reads."""
 
-def time_rotation(pool: ThreadPool, isa: Isa, heads: int, kv_heads: int, head_dim: int, rotary_dim: int, bf16: bool, rows: int, repeats: int) -> list[float]:
+def time_rotation(pool: ThreadPool, isa: Isa, heads: int, kv_heads: int, head_dim: int, rotary_dim: int, keys: str, values: str, rows: int, repeats: int) -> list[float]:
     """Rotation of queries and keys, and the write of keys and values."""
 
 def digest_words(pool: ThreadPool, words: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], keys: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], sums: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu')]) -> None:

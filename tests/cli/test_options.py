@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ockham.cli.options import (
     sampling_params,
 )
 from ockham.core.config import EngineConfig
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
 
@@ -69,6 +70,41 @@ def test_contradicting_precisions_are_refused() -> None:
     refused = call("--dtype", "bfloat16", "--quantization", "fp32")
     assert "contradicts quantization 'fp32'" in str(refused.exception)
     assert settings("--dtype", "bfloat16", "--quantization", "bf16").dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("q8_0", "int8"),
+        ("Q4_0", "int4"),
+        ("bf16", "bfloat16"),
+        ("k=int8,v=int4", "k=int8,v=int4"),
+        ("v=q4_0/k=int8", "k=int8,v=int4"),
+        ("k=int4,v=int4", "int4"),
+        ("auto", "auto"),
+    ],
+)
+def test_types_of_keys_and_values_have_names_of_others(text: str, meant: str) -> None:
+    assert settings("--kv-cache-dtype", text).kv_cache_dtype == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("fp8_e4m3", "8-bit floats are not supported for keys and values; take int8"),
+        ("f16", "half precision is not supported for keys and values; take bfloat16"),
+        ("q5_1", "5 bits are not supported"),
+        ("int3", "must be one of auto, bfloat16, float32, int8, int4"),
+        ("k=int8", "a type for keys and one for values"),
+        ("k=int8,v=int8,v=int4", "a type for keys and one for values"),
+        ("k=bfloat16,v=int8", "keeps keys in bfloat16 and values in int8"),
+        ("", "must be one of auto"),
+    ],
+)
+def test_types_of_keys_and_values_that_do_not_exist_are_refused(text: str, why: str) -> None:
+    assert why in " ".join(call("--kv-cache-dtype", text).output.split())
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        EngineConfig(kv_cache_dtype=text)
 
 
 def test_nothing_given_is_the_default() -> None:

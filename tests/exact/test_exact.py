@@ -161,11 +161,13 @@ def test_no_schedule_changes_a_bit(
     check_schedules(checkpoint, isa, tmp_path, quantization=quantization, kv_cache_dtype=state)
 
 
-@pytest.mark.parametrize("state", ["int8", "int4", "k=int8,v=int4"])
-def test_no_schedule_changes_a_bit_of_state_in_codes(
-    checkpoint: Path, state: str, isa: str, tmp_path: Path
-) -> None:
+CODED = {"full": "int8", "window": "int4", "experts": "k=int8,v=int4"}
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_no_schedule_changes_a_bit_of_state_in_codes(name: str, isa: str, tmp_path: Path) -> None:
     """Every token is coded when it is written, alone."""
+    checkpoint, state = CHECKPOINTS[name](tmp_path / "model"), CODED[name]
     check_schedules(checkpoint, isa, tmp_path, share=0.3, quantization="bf16", kv_cache_dtype=state)
 
 

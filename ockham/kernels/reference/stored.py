@@ -75,7 +75,7 @@ class _Int4:
         magnitude, factor = _magnitude(rows, 7.5)
         half = np.where(factor == 0, np.float32(0.0), np.float32(7.5))
         codes = np.rint(_times(rows, factor) + half).astype(np.uint8)
-        packed = codes[..., ::2] | codes[..., 1::2] << 4
+        packed = codes[..., ::2] | codes[..., 1::2] * np.uint8(16)
         return _with_scale(packed, magnitude / np.float32(15.0))
 
     def widen(self, stored: Stored) -> Floats:
@@ -103,7 +103,8 @@ def hadamard(rows: Floats) -> Floats:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
     matrix /= np.sqrt(np.float32(block))
     blocks = rows.reshape(*rows.shape[:-1], width // block, block)
-    return np.matmul(blocks, matrix).reshape(rows.shape)
+    turned: Floats = np.matmul(blocks, matrix).reshape(rows.shape)
+    return turned
 
 
 def _magnitude(rows: Floats, most: float) -> tuple[Floats, Floats]:
