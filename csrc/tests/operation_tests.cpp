@@ -70,7 +70,7 @@ void an_operation_of_its_own() {
     embed->table = table;
 
     ThreadPool pool(1);
-    Planes planes({GroupShape{{0}, 1, 8, Element::fp32, 2, 16}});
+    Planes planes({GroupShape{{0}, 1, 8, Element::fp32, Element::fp32, 2, 16}});
     const auto program = [&](float factor) {
         return Program::Operations{embed, ops::read_operation("Multiply", OneNumber(factor))};
     };
