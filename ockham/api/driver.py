@@ -149,7 +149,7 @@ class Driver:
 
     def _plan(self, collectors: Sequence[Collector]) -> list[int]:
         """The order in which the requests of a batch go to the engine."""
-        if len(collectors) < 2:
+        if len(collectors) < 2 or self.engine.scheduler.whole:  # which share nothing
             return list(range(len(collectors)))
         batch = OfflineBatch(self.engine, [collector.request for collector in collectors])
         for collector in collectors:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 
 from ockham.api.pooling import TextReader, pooling_request, ranked
-from ockham.api.prompts import Encoded, Prompt, as_list, named
+from ockham.api.prompts import Encoded, Prompt, as_list, naming_prompt
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.outputs import (
@@ -57,17 +57,15 @@ class PooledMethods(ABC):
         that are too long are refused, or cut to `truncate_prompt_tokens` tokens, -1 for as many as
         the model takes. Raises InvalidRequest before any work is done."""
         params = pooling_params_of(pooling_params, "embed", dimensions, normalize)
-
-        def read(text: Prompt) -> Encoded:
-            return self._texts().read(
-                text,
-                prompt_name=prompt_name,
-                prompt=prompt,
-                input_type=input_type,
-                truncate=truncate_prompt_tokens,
-            )
-
-        outputs = self._pool(prompts, params, read, use_tqdm)
+        outputs = self._pool(
+            prompts,
+            params,
+            use_tqdm,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            input_type=input_type,
+            truncate=truncate_prompt_tokens,
+        )
         return cast("list[EmbeddingRequestOutput]", outputs)
 
     def encode(
@@ -82,11 +80,7 @@ class PooledMethods(ABC):
         """What `pooling_task` makes of each text: by default an embedding of each of its tokens, as
         `outputs.data` (tokens, width). Raises InvalidRequest."""
         params = pooling_params_of(pooling_params, pooling_task)
-
-        def read(text: Prompt) -> Encoded:
-            return self._texts().read(text, truncate=truncate_prompt_tokens)
-
-        return self._pool(prompts, params, read, use_tqdm)
+        return self._pool(prompts, params, use_tqdm, truncate=truncate_prompt_tokens)
 
     def classify(
         self,
@@ -144,10 +138,10 @@ class PooledMethods(ABC):
         self,
         prompts: Prompt | Sequence[Prompt],
         params: PoolingParams,
-        read: Callable[[Prompt], Encoded],
         use_tqdm: bool,
+        **how: Any,
     ) -> list[PooledRequestOutput]:
-        reads = [named(index, read, each) for index, each in enumerate(as_list(prompts))]
+        reads = self._texts().read_all(as_list(prompts), naming_prompt, **how)
         return self._run_pooled(reads, params, use_tqdm)
 
     def _run_pooled(

@@ -7,8 +7,8 @@ requests of an engine.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,11 +26,8 @@ from ockham.core.outputs import (
     ScoringOutput,
 )
 from ockham.core.pooling import PoolingParams, Task
-from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import PooledFacts, Request
-
-_GREEDY = SamplingParams(temperature=0.0)
-"""Of a request that generates nothing."""
+from ockham.engine.texts import GREEDY
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +70,20 @@ QUERY, DOCUMENT = "query", "document"
 """The names that checkpoints give the instructions before queries and before documents."""
 
 
+TOGETHER = 256
+"""Texts of a list that are tokenized in one go."""
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How texts are read: see `TextReader.read`. `before` is the instruction's text."""
+
+    most: int | None
+    before: str
+    add_special_tokens: bool
+    cutting: str
+
+
 @dataclass(frozen=True, slots=True)
 class TextReader:
     """Reads texts for one model. Safe to use from threads. Raises InvalidRequest."""
@@ -96,31 +107,114 @@ class TextReader:
         or its default. A text is cut at its end to `truncate` tokens, -1 for as many as the model
         takes; special tokens behind it stay. Before token ids stands nothing more. An error
         about the length says that `cutting` cuts a text."""
+        how = self._how(prompt_name, prompt, input_type, truncate, add_special_tokens, cutting)
+        key = "prompt" if isinstance(text, Mapping) and "prompt" in text else "prompt_token_ids"
+        content = text.get(key) if isinstance(text, Mapping) else text
+        if isinstance(content, str):
+            content = self._content(content, how)
+        elif how.most is not None and isinstance(content, Sequence):
+            content = content[: how.most]
+        whole: Any = {**text, key: content} if isinstance(text, Mapping) else content
+        made = self.prompts.read(whole, add_special_tokens=add_special_tokens)
+        behind = before = 0
+        if made.text is not None:
+            behind, before = self._around(how)
+        tokens, skip = self._cut_to(made.token_ids, how, behind, before)
+        return replace(made, token_ids=tokens, prompt_skip=skip)
+
+    def read_all(
+        self,
+        texts: Sequence[Prompt],
+        naming: Callable[[int], AbstractContextManager[None]],
+        **how: Any,
+    ) -> list[Encoded]:
+        """What `read` gives for each of several texts, with the same keywords. An error with a text
+        comes within `naming(its number)`."""
+        found: list[Encoded] = []
+        for start in range(0, len(texts), TOGETHER):
+            some = texts[start : start + TOGETHER]
+            together = self._read_together(some, **how) if len(some) > 1 else None
+            if together is None:
+                together = []
+                for number, text in enumerate(some, start):
+                    with naming(number):
+                        together.append(self.read(text, **how))
+            found += together
+        return found
+
+    def _read_together(
+        self,
+        texts: Sequence[Prompt],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        input_type: str | None = None,
+        truncate: int | None = None,
+        add_special_tokens: bool = True,
+        cutting: str = CUTTING,
+    ) -> list[Encoded] | None:
+        """The same for texts that are tokenized in one go. None if something is wrong with one of
+        them, or one is no plain text: then they are read one by one."""
+        plain = [text for text in texts if isinstance(text, str)]
+        if len(plain) < len(texts):
+            return None
+        try:
+            how = self._how(prompt_name, prompt, input_type, truncate, add_special_tokens, cutting)
+            contents = [self._content(text, how) for text in plain]
+            self.prompts.check_characters(max(map(len, contents)))
+            every = self.prompts.tokenizer.encode_all(contents, add_special_tokens)
+            behind, before = self._around(how)
+            read = [self._cut_to(tokens, how, behind, before) for tokens in every]
+        except InvalidRequest:
+            return None
+        return [
+            self.prompts.encoded(tokens, content, skip)
+            for content, (tokens, skip) in zip(contents, read, strict=True)
+        ]
+
+    def _how(
+        self,
+        prompt_name: str | None,
+        prompt: str | None,
+        input_type: str | None,
+        truncate: int | None,
+        add_special_tokens: bool,
+        cutting: str,
+    ) -> _How:
         most = self._most(truncate)
         if input_type is not None:
             prompt_name = self._name_of_side(input_type, prompt_name, prompt)
         before = self._instruction(prompt_name, prompt)
-        key = "prompt" if isinstance(text, Mapping) and "prompt" in text else "prompt_token_ids"
-        content = text.get(key) if isinstance(text, Mapping) else text
-        if isinstance(content, str):
-            if self.facts.lower_case:
-                before, content = before.lower(), content.lower()
-            content = before + (content if most is None else self._taken(content, len(before)))
-        elif most is not None and isinstance(content, Sequence):
-            content = content[:most]
-        whole: Any = {**text, key: content} if isinstance(text, Mapping) else content
-        made = self.prompts.read(whole, add_special_tokens=add_special_tokens)
-        tokens, behind = made.token_ids, 0
-        if made.text is not None and add_special_tokens:
-            behind = self.prompts.tokenizer.special_around[1]
-        if most is not None and len(tokens) > most:
-            tokens = _cut(tokens, most, behind)
-        skip = 0
-        if before and made.text is not None:
-            own = self.prompts.tokenizer.encode(before, add_special_tokens=add_special_tokens)
-            skip = min(len(own) - behind, len(tokens))
-        self._check_length(tokens, cutting)
-        return replace(made, token_ids=tokens, prompt_skip=skip)
+        if self.facts.lower_case:
+            before = before.lower()
+        return _How(most, before, add_special_tokens, cutting)
+
+    def _content(self, text: str, how: _How) -> str:
+        """What is tokenized of a text."""
+        if self.facts.lower_case:
+            text = text.lower()
+        return how.before + (text if how.most is None else self._taken(text, len(how.before)))
+
+    def _around(self, how: _How) -> tuple[int, int]:
+        """How many special tokens stand behind a text, and how many tokens before it are the
+        instruction's."""
+        tokenizer, behind = self.prompts.tokenizer, 0
+        if how.add_special_tokens:
+            behind = tokenizer.special_around[1]
+        if not how.before:
+            return behind, 0
+        own = tokenizer.encode(how.before, add_special_tokens=how.add_special_tokens)
+        return behind, len(own) - behind
+
+    def _cut_to(
+        self, tokens: list[int], how: _How, behind: int, before: int
+    ) -> tuple[list[int], int]:
+        """The tokens of a text, cut where that was asked for, and how many of the first ones are
+        no part of it. Raises InvalidRequest for a text that the model does not take."""
+        if how.most is not None and len(tokens) > how.most:
+            tokens = _cut(tokens, how.most, behind)
+        self._check_length(tokens, how.cutting)
+        return tokens, min(before, len(tokens))
 
     def pair(
         self,
@@ -299,7 +393,7 @@ def _cut(tokens: list[int], most: int, behind: int) -> list[int]:
 
 def pooling_request(read: Encoded, params: PoolingParams, name: str, **more: Any) -> Request:
     """The request for a text that was read; `more` are those of `Encoded.request`."""
-    return read.request(name, _GREEDY, detokenize=False, pooling=params, **more)
+    return read.request(name, GREEDY, detokenize=False, pooling=params, **more)
 
 
 def embedding_of(output: PooledRequestOutput) -> Floats:

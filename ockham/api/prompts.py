@@ -7,7 +7,8 @@ here on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -189,9 +190,14 @@ class PromptReader:
             has_tokenizer=self._tokenizer is not None,
         )
 
-    def encoded(self, tokens: list[int]) -> Encoded:
+    def encoded(self, tokens: list[int], text: str | None = None, prompt_skip: int = 0) -> Encoded:
         """Token ids that were made already, of which nothing is asked."""
-        return self._encoded(None, tokens, {})
+        return Encoded(
+            text=text,
+            token_ids=tokens,
+            has_tokenizer=self._tokenizer is not None,
+            prompt_skip=prompt_skip,
+        )
 
     @property
     def max_model_len(self) -> int:
@@ -269,8 +275,15 @@ def as_list(prompts: Any) -> list[Any]:
 
 def named(index: int, work: Callable[..., T], *args: Any) -> T:
     """Do something for the prompt at `index`; an error names it."""
-    try:
+    with naming_prompt(index):
         return work(*args)
+
+
+@contextmanager
+def naming_prompt(index: int) -> Iterator[None]:
+    """What is wrong with a prompt says which one that is."""
+    try:
+        yield
     except InvalidRequest as error:
         raise InvalidRequest(f"prompt {index}: {error}", error.param) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 from ockham.core.seams import Candidate
 from ockham.engine.sequence import Sequence
@@ -36,7 +35,9 @@ class Crowd:
 
     def leaves_room(self, candidate: Candidate) -> bool:
         """Whether a waiting sequence may begin beside the others of its tenant."""
-        sequence = cast(Sequence, candidate)
+        if not isinstance(candidate, Sequence):
+            return False  # it is computed in steps of another kind: see `ockham.engine.texts`
+        sequence = candidate
         for begun in self._prefilling[self._counted :]:
             self._of.setdefault(begun.tenant, []).append(begun)
             if (rows := begun.remaining) <= self._short:

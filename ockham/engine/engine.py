@@ -33,6 +33,7 @@ from ockham.engine.searching import Searching
 from ockham.engine.sequence import Sequence
 from ockham.engine.slow_grammars import SlowGrammars
 from ockham.engine.speculation.tree import Tree
+from ockham.engine.texts import Texts
 
 WAIT_S = 0.05
 """The longest that a step with nothing to do sleeps before the caller may look around."""
@@ -65,7 +66,10 @@ class Engine(Assembly):
         self.runner = Runner(self)
         self.endings = Endings(self, self.runner)
         self.slow_grammars = SlowGrammars(self, self.endings)
-        self.requests = Requests(self, self.runner, self.slow_grammars)
+        self.texts = Texts(self, self.runner)
+        self._texts_ran = False
+        """Whether the latest step was one of texts: with other work they take turns."""
+        self.requests = Requests(self, self.runner, self.slow_grammars, self.texts)
         self.harvest = Harvest(self, self.runner, self.endings, self.slow_grammars)
         self.searching = Searching(
             self, self.runner, self.endings, self.slow_grammars, self.harvest
@@ -75,7 +79,7 @@ class Engine(Assembly):
 
     @property
     def has_work(self) -> bool:
-        return bool(self.groups or self.answered)
+        return bool(self.groups or self.texts.waiting or self.answered)
 
     def prepare(self, request: Request) -> Preparation | None:
         """Make ready what a request needs, for `add`; None if it needs nothing. Raises
@@ -108,6 +112,8 @@ class Engine(Assembly):
 
     def abort(self, request_id: str) -> list[Delta]:
         """Give up a request and free its state. Ids that are not running are ignored."""
+        if request_id in self.texts.waiting:
+            return self.texts.abort(request_id)
         return self.endings.abort(request_id)
 
     def end_thought(self, request_id: str) -> None:
@@ -119,6 +125,7 @@ class Engine(Assembly):
         """Take every request out, after a step that failed: what it left half done is not gone on
         with, and all pages are free again or kept by what keeps them."""
         self.endings.drop_all()
+        self.texts.drop_all()
 
     def discard(self, request: Request, tokens: Ints, start: int) -> None:
         """Nobody will use the state of a request's `tokens` from cell `start` on again: it may go
@@ -135,6 +142,10 @@ class Engine(Assembly):
         """One iteration: draft, schedule, run, bill, sample, collect; and search."""
         answered = self.answered.copy()
         self.answered.clear()
+        if self.texts.waiting and (not self.groups or not self._texts_ran):
+            self._texts_ran = True
+            return [*answered, *self.texts.step()]
+        self._texts_ran = False
         if answered and not self.groups:
             return answered
         deltas = self._iterate_drafting()
@@ -193,7 +204,8 @@ class Engine(Assembly):
             return Done(ended)
         chunks = self.scheduler.schedule(drafts)
         if not chunks:
-            self._wait()
+            if not self.texts.waiting:
+                self._wait()
             return Done([])
         now = time.monotonic()
         for chunk in chunks:
@@ -246,7 +258,7 @@ class Engine(Assembly):
     def stats(self) -> Stats:
         return Stats(
             running=len(self.scheduler.running),
-            waiting=len(self.scheduler.waiting),
+            waiting=len(self.scheduler.waiting) + len(self.texts.waiting),
             steps=self.scheduler.steps,
             preemptions=self.scheduler.preemptions,
             # What could be evicted is known only about: pages that two sequences computed alike

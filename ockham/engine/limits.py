@@ -59,25 +59,7 @@ class Limits:
     def check(self, request: Request) -> None:
         """Raise InvalidRequest for what can never be served."""
         tokens, params = request.prompt_token_ids, request.params
-        self._check_task(request)
-        if not tokens:
-            raise InvalidRequest("the prompt is empty; give at least one token.", "prompt")
-        if min(tokens) < 0 or max(tokens) >= self.vocabulary:
-            wrong = next(t for t in tokens if not 0 <= t < self.vocabulary)
-            raise InvalidRequest(
-                f"the prompt holds token id {wrong}; the vocabulary has ids from 0 to "
-                f"{self.vocabulary - 1}.",
-                "prompt",
-            )
-        room = self.max_model_len - bool(request.most_generated(self.max_model_len))
-        if len(tokens) > room:
-            raise InvalidRequest(
-                f"the prompt is too long: it has {len(tokens)} tokens, and the context is "
-                f"{self.max_model_len} tokens, {self.context_limit}. Shorten the prompt to "
-                f"{room} or less.",
-                "prompt",
-                TOO_LONG,
-            )
+        self._check_prompt(request)
         if params.n > self.max_num_seqs:
             raise InvalidRequest(
                 f"n is {params.n}, but at most {self.max_num_seqs} sequences run at once; "
@@ -126,6 +108,34 @@ class Limits:
                 "allowed_token_ids",
             )
         self._check_pool(request, self.techniques.keeping(request))
+
+    def check_text(self, request: Request) -> None:
+        """The same of a request that pools and asks for nothing else: see `ockham.engine.texts`."""
+        self._check_prompt(request)
+        self._check_pool(request, None)
+
+    def _check_prompt(self, request: Request) -> None:
+        """Refuse what a model of this kind does not do, and a prompt that cannot be."""
+        tokens = request.prompt_token_ids
+        self._check_task(request)
+        if not tokens:
+            raise InvalidRequest("the prompt is empty; give at least one token.", "prompt")
+        if min(tokens) < 0 or max(tokens) >= self.vocabulary:
+            wrong = next(t for t in tokens if not 0 <= t < self.vocabulary)
+            raise InvalidRequest(
+                f"the prompt holds token id {wrong}; the vocabulary has ids from 0 to "
+                f"{self.vocabulary - 1}.",
+                "prompt",
+            )
+        room = self.max_model_len - bool(request.most_generated(self.max_model_len))
+        if len(tokens) > room:
+            raise InvalidRequest(
+                f"the prompt is too long: it has {len(tokens)} tokens, and the context is "
+                f"{self.max_model_len} tokens, {self.context_limit}. Shorten the prompt to "
+                f"{room} or less.",
+                "prompt",
+                TOO_LONG,
+            )
 
     def _check_task(self, request: Request) -> None:
         """Refuse what a model of this kind does not do."""

@@ -6,15 +6,16 @@ order, however they were cut into steps.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.arrays import Floats
+from ockham.core.arrays import Floats, Ints
 from ockham.core.errors import InvalidRequest
 from ockham.core.pooling import PoolingParams, Task
 from ockham.kernels.ops.dense import Dense
@@ -213,6 +214,48 @@ class Pooler:
             return _OTHERS[how]()
         return Mean(how, 0 if self.description.include_prompt else skip)
 
+    def wanted(self, first_rows: Ints, counts: Ints) -> Ints:
+        """Of whole texts of so many rows each, one after another from row 0 on, the rows whose
+        hidden states are wanted; all of these texts are pooled (the task is not "token_embed")."""
+        if self.description.how == "cls":
+            return first_rows
+        if self.description.how == "last":
+            return first_rows + counts - 1
+        return np.arange(int(counts.sum()), dtype=np.int32)
+
+    def gathered(self, hidden: Floats, counts: Sequence[int], skips: Sequence[int]) -> Floats:
+        """(texts, hidden): what `Pool`s would have gathered of whole texts, to the bit. `hidden`
+        are the wanted hidden states, of all texts; each has fewer to `skip` than rows."""
+        how = self.description.how
+        if how in ("cls", "last"):
+            return hidden
+        ends = list(itertools.accumulate(counts))
+        if how == "max":
+            largest: Floats = np.maximum.reduceat(hidden, [0, *ends[:-1]], axis=0)
+            return largest
+        wide, weights = hidden.astype(np.float64), np.array(counts, np.float64)
+        skipped = [0] * len(counts) if self.description.include_prompt else skips
+        if how == "weighted_mean":
+            numbers = np.concatenate([np.arange(1, n + 1, dtype=np.float64) for n in counts])
+            wide *= numbers[:, None]
+        sums = np.empty((len(counts), hidden.shape[1]))
+        for text, (end, count, skip) in enumerate(zip(ends, counts, skipped, strict=True)):
+            # A sum along the first axis adds row after row, as `Mean` does.
+            np.add.reduce(wide[end - count + skip : end], axis=0, out=sums[text])
+            weights[text] = count - skip
+            if how == "weighted_mean":
+                weights[text] = numbers[end - count + skip : end].sum()
+        if how == "mean_sqrt_len":
+            weights = np.sqrt(weights)
+        means: Floats = (sums / weights[:, None]).astype(np.float32)
+        return means
+
+    def answers(self, found: Floats, params: PoolingParams) -> Iterable[Floats]:
+        """What `answer` gives for each row of `found`, (texts, hidden)."""
+        if self.dense or params.task != "embed":
+            return [self.answer(each, params) for each in found]
+        return self._embedding(found, params)
+
     def answer(self, found: Floats, params: PoolingParams) -> Floats:
         """What is answered, (width,) or (tokens, hidden), of what a pool has gathered."""
         if params.task != "token_embed":
@@ -220,6 +263,10 @@ class Pooler:
                 found = dense(found[None])[0]
         if params.task in ("classify", "score"):
             return self._activated(found, params) if params.use_activation else found
+        return self._embedding(found, params)
+
+    def _embedding(self, found: Floats, params: PoolingParams) -> Floats:
+        """Vectors as they are answered, along the last axis."""
         if params.dimensions is not None:
             found = found[..., : params.dimensions]
         normalize = self.description.normalise if params.normalize is None else params.normalize

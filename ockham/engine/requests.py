@@ -27,6 +27,7 @@ from ockham.engine.sequence import Sequence, Status
 from ockham.engine.slow_grammars import SlowGrammars
 from ockham.engine.techniques import Chosen
 from ockham.engine.text import TextOutput
+from ockham.engine.texts import Texts
 from ockham.engine.thinking import Thinking
 
 LONGEST_LOAD_S = 30.0
@@ -36,8 +37,11 @@ LONGEST_LOAD_S = 30.0
 class Requests:
     """Takes requests. Each becomes the first of its choices, a sequence that waits."""
 
-    def __init__(self, engine: Assembly, runner: Runner, slow_grammars: SlowGrammars) -> None:
+    def __init__(
+        self, engine: Assembly, runner: Runner, slow_grammars: SlowGrammars, texts: Texts
+    ) -> None:
         self._engine, self._runner, self._slow_grammars = engine, runner, slow_grammars
+        self._texts = texts
         self._arrivals = itertools.count()
         self._seeds = random.Random(engine.config.seed)
 
@@ -69,6 +73,12 @@ class Requests:
             raise
 
     def _add(self, request: Request, prepared: Prepared) -> None:
+        if self._texts.take(request):
+            self._check_new(request)
+            self._engine.limits.check_text(request)
+            if not self._answered(request):
+                self._texts.add(request, next(self._arrivals))
+            return
         self._check(request)
         params = request.params
         if prepared.grammar is None and params.structured_outputs is not None:
@@ -96,9 +106,9 @@ class Requests:
         """
         engine = self._engine
         group = engine.groups.get(request_id)
-        if group is None:
+        if group is None and request_id not in self._texts.waiting:
             raise InvalidRequest(f"there is no running request {request_id!r} to export.")
-        if group.first.pool is not None:
+        if group is None or group.first.pool is not None:
             raise InvalidRequest(
                 f"request {request_id!r} wants what is made of hidden states, which are not moved; "
                 "let it end here, or abort it."
@@ -205,11 +215,15 @@ class Requests:
 
     def _check(self, request: Request) -> None:
         """Raise InvalidRequest unless it could be served."""
-        if request.request_id in self._engine.groups:
-            raise InvalidRequest(f"a request {request.request_id!r} is already running.")
+        self._check_new(request)
         self._engine.limits.check(request)
         self._engine.gates.open(request)
         self._engine.patterns.open(request)
+
+    def _check_new(self, request: Request) -> None:
+        """Raise InvalidRequest if another of its id is served."""
+        if request.request_id in self._engine.groups or request.request_id in self._texts.waiting:
+            raise InvalidRequest(f"a request {request.request_id!r} is already running.")
 
     def _group(self, request: Request, seed: int, prepared: Prepared) -> Group:
         """A request with its first sequence, before anything is done."""

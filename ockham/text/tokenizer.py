@@ -149,15 +149,22 @@ class Tokenizer:
         `add_special_tokens` adds those that tokenizer.json puts around every text, such as a
         beginning-of-sequence token. Raises InvalidRequest if `text` is not a valid string.
         """
-        if not isinstance(text, str):
-            raise InvalidRequest(f"text to encode must be a string, got {type(text).__name__}.")
+        (ids,) = self.encode_all([text], add_special_tokens)
+        return ids
+
+    def encode_all(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+        """The same of several texts, on all cores. Raises InvalidRequest if one of them is not a
+        valid string, and does not say which."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise InvalidRequest(f"text to encode must be a string, got {type(text).__name__}.")
         try:
             # `encode` keeps Python's lock for as long as it takes, and all threads waiting for it;
             # `encode_batch_fast` lets go of it, gives the same ids, and tracks no offsets.
-            (encoding,) = self._backend.encode_batch_fast(
-                [text], add_special_tokens=add_special_tokens
+            encodings = self._backend.encode_batch_fast(
+                texts, add_special_tokens=add_special_tokens
             )
-            ids: list[int] = encoding.ids
+            ids: list[list[int]] = [encoding.ids for encoding in encodings]
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequest(
                 "the text holds half of a surrogate pair, which is no character; send valid "

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ockham.core.pooling import PoolingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
+from ockham.engine.texts import GREEDY
 from ockham.kernels.native import core
 from tests.exact.machine import EXAMPLES
 from tests.helpers import isas
@@ -50,7 +51,8 @@ def engine_for(checkpoint: Path, **values: Any) -> Engine:
 
 
 def pooled(engine: Engine, asked: list[Asked], rng: Random | None = None) -> list[bytes]:
-    """What is answered to requests that come at once, or some steps apart; nothing is left."""
+    """What is answered to requests that come at once, each a sequence; or some steps apart, and
+    most of them are not, where texts are computed whole. Nothing is left."""
     answers: dict[str, bytes] = {}
     waiting = list(enumerate(asked))
     while waiting or engine.has_work:
@@ -61,7 +63,7 @@ def pooled(engine: Engine, asked: list[Asked], rng: Random | None = None) -> lis
                 Request(
                     request_id=made.request_id,
                     prompt_token_ids=tokens,
-                    params=made.params,
+                    params=GREEDY if rng is not None and rng.random() < 0.7 else made.params,
                     detokenize=False,
                     pooling=params,
                     second_text_at=second,

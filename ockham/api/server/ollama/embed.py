@@ -92,7 +92,8 @@ async def embed(http: Request) -> Response:
         params,
         lambda: body.texts,
         "input",
-        lambda text: server.llm.texts.read(text, truncate=truncate, cutting=TRUNCATE),
+        truncate=truncate,
+        cutting=TRUNCATE,
     )
     return await _answer(server, parts, body, begin_ns)
 
@@ -113,7 +114,7 @@ async def embeddings(http: Request) -> Response:
         PoolingParams(task="embed"),
         lambda: [body.prompt],
         "prompt",
-        lambda text: server.llm.texts.read(text, truncate=body.truncate_prompt_tokens),
+        truncate=body.truncate_prompt_tokens,
     )
     vectors = await embedded(parts)
     if vectors is None:

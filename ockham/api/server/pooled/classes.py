@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ockham.api.prompts import Encoded, Prompt
 from ockham.api.server.house import POOLED, choose
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.pooled.embeddings import GONE
@@ -93,14 +92,15 @@ async def pool(http: Request) -> Response:
 
 
 async def _parts(http: Request, server: Serving, body: InputBody, params: PoolingParams) -> Parts:
-    def encode(text: Prompt) -> Encoded:
-        return server.llm.texts.read(
-            text,
-            truncate=body.truncate_prompt_tokens,
-            add_special_tokens=body.add_special_tokens is not False,
-        )
-
-    return await read_parts(http, body, params, lambda: body.inputs, "input", encode)
+    return await read_parts(
+        http,
+        body,
+        params,
+        lambda: body.inputs,
+        "input",
+        truncate=body.truncate_prompt_tokens,
+        add_special_tokens=body.add_special_tokens is not False,
+    )
 
 
 def _label(output: PooledRequestOutput) -> str | None:

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ockham.api.pooling import embedding_of
-from ockham.api.prompts import Encoded, Prompt
 from ockham.api.server.house import EMBED, choose
 from ockham.api.server.openapi.described import describes
 from ockham.api.server.pooled.parts import Parts, read_parts
@@ -42,18 +41,17 @@ async def create_embeddings(http: Request) -> Response:
     if body.input_type is not None:
         side = SIDES[body.input_type]
         prompt_name = side if side in server.llm.ready.pooled.prompts else None
-
-    def encode(text: Prompt) -> Encoded:
-        return server.llm.texts.read(
-            text,
-            prompt_name=prompt_name,
-            prompt=body.instruction,
-            truncate=body.truncate_prompt_tokens,
-            add_special_tokens=body.add_special_tokens is not False,
-        )
-
-    params = body.params()
-    parts = await read_parts(http, body, params, lambda: body.inputs, "input", encode)
+    parts = await read_parts(
+        http,
+        body,
+        body.params(),
+        lambda: body.inputs,
+        "input",
+        prompt_name=prompt_name,
+        prompt=body.instruction,
+        truncate=body.truncate_prompt_tokens,
+        add_special_tokens=body.add_special_tokens is not False,
+    )
     vectors = await embedded(parts)
     if vectors is None:
         return Response(status_code=GONE)
@@ -87,7 +85,8 @@ async def embed_inputs(http: Request) -> Response:
         params,
         lambda: body.listed,
         "inputs",
-        lambda text: server.llm.texts.read(text, prompt_name=body.prompt_name, truncate=truncate),
+        prompt_name=body.prompt_name,
+        truncate=truncate,
     )
     return await _bare(server, parts, lambda _, vector: shown(vector))
 
@@ -109,7 +108,7 @@ async def embed_content(http: Request) -> Response:
         params,
         lambda: body.texts,
         "content",
-        lambda text: server.llm.texts.read(text, truncate=body.truncate_prompt_tokens),
+        truncate=body.truncate_prompt_tokens,
     )
     return await _bare(server, parts, lambda index, vector: LlamaEmbedding(index, [shown(vector)]))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -103,19 +104,22 @@ async def read_parts(
     params: PoolingParams,
     texts: Callable[[], Sequence[Prompt]],
     name: str,
-    read: Callable[[Prompt], Encoded],
+    **how: Any,
 ) -> Parts:
-    """The parts for texts, each read by `read`; `name` is the field that they came in. Raises
+    """The parts for texts, read as the keywords of `TextReader.read` say; `name` is the field that
+    they came in. Raises
     `InvalidRequest` that names the text, also for one that is too long, and what the gate refuses
     with. Nothing has been computed yet."""
     server = serving(http)
     server.gate.check(1, caller_of(http).tenant(body.cache_salt, body.user))
 
     def work() -> Parts:
-        found, given = [], texts()
-        for index, text in enumerate(given):
-            with naming_text(name, index, len(given)):
-                found.append(read(text))
-        return Parts(http, body, params, found, name)
+        given = texts()
+
+        def naming(index: int) -> AbstractContextManager[None]:
+            return naming_text(name, index, len(given))
+
+        reads = server.llm.texts.read_all(given, naming, **how)
+        return Parts(http, body, params, reads, name)
 
     return await server.llm.in_thread(body_bytes(http), work)
