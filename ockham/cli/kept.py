@@ -202,6 +202,9 @@ def packages() -> Iterator[Kept]:
 # -- packed weights and stores -----------------------------------------------------------------
 
 
+OLDER = "packed by an older Ockham, which did not write down of which model"
+
+
 def packed(weight_cache: str | None) -> Iterator[Kept]:
     """Packed weights, what was used last first."""
     directory = cache_directory(weight_cache)
@@ -212,7 +215,7 @@ def packed(weight_cache: str | None) -> Iterator[Kept]:
             entry.nbytes,
             entry.directory,
             model=entry.model,
-            detail=f"of {entry.model}" if entry.model else "of a model that was not noted",
+            detail=f"of {entry.model}" if entry.model else OLDER,
             used_s=entry.used_ns / 1e9,
             remove=partial(_remove_owned, ENTRIES.remove, ENTRIES.nbytes, entry.directory),
         )

@@ -77,13 +77,15 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic only in s
         from ockham.model.hub import BUILT_IN, cached_names
         from ockham.model.known_models import EMBEDDING, KNOWN
 
-        known = (*BUILT_IN, *KNOWN, *EMBEDDING) if incomplete else ()
-        names = [name for name in (*known, *cached_names()) if name.startswith(incomplete)]
+        known = (*cached_names(), *BUILT_IN, *KNOWN, *EMBEDDING)
+        names = [name for name in known if name.startswith(incomplete)]
         if not names:
             return [CompletionItem(incomplete, type="file")]
         # A shell shows either the words that it is given or files, so that these are words too.
         files = [
-            f"{path}/" if path.is_dir() else str(path) for path in Path().glob(incomplete + "*")
+            f"{path}/" if path.is_dir() else str(path)
+            for path in sorted(Path().glob(incomplete + "*"))
+            if not path.name.startswith(".")
         ]
         return [CompletionItem(word) for word in (*names, *files)]
 

@@ -263,11 +263,12 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Survey(msgspec.Struct, frozen=True):
-    """What it answers. `memory_bytes` is the model's share. `error` says why it cannot be loaded,
-    `fits` whether there could be enough memory for it."""
+    """What it answers. `memory_bytes` is the model's share, `tasks` what requests may ask of it.
+    `error` says why it cannot be loaded, `fits` whether there could be enough memory for it."""
 
     memory_bytes: int = 0
     max_model_len: int = 0
+    tasks: tuple[str, ...] = ()
     error: str | None = None
     fits: bool = True
 

@@ -14,6 +14,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import DoesNotFit, OckhamError
 from ockham.core.parent import die_with_parent
 from ockham.engine.messages import Question, Survey
+from ockham.engine.pooling import Pooler
 from ockham.model.loading import PlannedModel, plan_model
 from ockham.model.memory import least_bytes, outside_bytes
 
@@ -54,7 +55,17 @@ def _planned(config: EngineConfig, nbytes: int) -> Survey:
     plan = planned.plan
     state = max(plan.state_bytes, config.kv_cache_memory_bytes or 0)
     used = plan.weights_bytes + plan.workspace_bytes + outside_bytes(config, planned.program)
-    return Survey(memory_bytes=used + state, max_model_len=plan.max_model_len)
+    return Survey(
+        memory_bytes=used + state, max_model_len=plan.max_model_len, tasks=tasks_of(planned)
+    )
+
+
+def tasks_of(planned: PlannedModel) -> tuple[str, ...]:
+    """What requests may ask of a model."""
+    description = planned.description
+    if description.pooling is None:
+        return ("generate",)
+    return Pooler(description.pooling, planned.program.pooled, description.hidden_size).tasks
 
 
 def _least(config: EngineConfig, most: int, tokens: int) -> int:

@@ -196,7 +196,10 @@ def completed(line: str, directory: Path) -> str:
 def test_a_shell_completes_files_names_and_values(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     assert completed("ockham serve ./", tmp_path) == "file,./\n"
-    assert completed("ockham run ", tmp_path) == "file,\n"
+    (tmp_path / ".hidden").touch()
+    offered = completed("ockham serve ", tmp_path).splitlines()
+    assert {"plain,lab", "plain,smollm2", "plain,all-minilm", "plain,labels/"} <= set(offered)
+    assert "plain,.hidden" not in offered
     assert completed("ockham run lab", tmp_path).splitlines()[0] == "plain,lab"
     assert "plain,labels/" in completed("ockham run lab", tmp_path)
     assert "plain,int8" in completed("ockham run lab --quantization in", tmp_path)

@@ -124,6 +124,7 @@ def test_packed_weights_are_listed_by_their_model_and_removed_with_it(machine: M
     kept = machine.kept()
     assert kept[f"packed:{DIGEST[:12]}"]["detail"] == "of qwen3:4b"
     assert kept[f"packed:{OTHER[:12]}"]["model"] is None
+    assert "an older Ockham" in kept[f"packed:{OTHER[:12]}"]["detail"]
     machine.ockham("rm", f"hf.co/{REPOSITORY}", "--yes")
     assert (of_model.exists(), unknown.exists()) == (False, True)
     machine.ockham("rm", f"packed:{OTHER[:4]}", "--yes")

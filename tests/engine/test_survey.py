@@ -76,3 +76,13 @@ def test_a_process_answers_and_says_what_is_wrong(tmp_path: Path) -> None:
     found = msgspec.json.decode(done.stdout, type=Survey)
     assert found.fits
     assert str(tmp_path) in str(found.error)
+
+
+@pytest.mark.parametrize(
+    ("task", "found"), [("auto", ("generate",)), ("embed", ("embed", "token_embed"))]
+)
+def test_a_survey_says_what_a_model_does(
+    checkpoint: Path, task: str, found: tuple[str, ...]
+) -> None:
+    config = EngineConfig(model=str(checkpoint), task=task, memory_bytes=400 * MIB)
+    assert survey(Question(config, 1, 8192 * MIB)).tasks == found

@@ -78,6 +78,11 @@ class Engines:
         self._budget_bytes = budget_bytes
         self._shares: dict[str, int] = {}
         self._reported: set[str] = set()
+        self._looks = {name: asyncio.Lock() for name in self._specs}
+        self._found: dict[str, tuple[str, ...]] = dict.fromkeys(self._specs, ())
+        """The tasks of models whose checkpoints were looked at."""
+        self._surveys: dict[str, Survey] = {}
+        """What was found of models that were looked at, until one is planned."""
         self.families = Families()
         self.metrics = {spec.name: Metrics(spec.name, self.families) for spec in specs}
         self._counted = {spec.name: ModelMetrics(spec.name, self.families) for spec in specs}
@@ -85,16 +90,33 @@ class Engines:
         """What each engine said of itself when it was loaded last."""
         self.chat: dict[str, ChatFacts] = {}
 
+    def tasks(self, name: str) -> tuple[str, ...]:
+        """What requests may ask of a model, as far as that is known: of one that was never loaded,
+        what its settings say, or else its checkpoint, where somebody had it looked at."""
+        ready = self.ready.get(name)
+        return ready.tasks if ready is not None else self._specs[name].tasks or self._found[name]
+
+    async def find_tasks(self, name: str) -> tuple[str, ...]:
+        """The same, after a look at the checkpoint where nothing else tells. Nothing for a model
+        that cannot be loaded: who loads it is told why."""
+        async with self._looks[name]:  # one look is enough for all who ask at once
+            if not self.tasks(name) and name not in self._surveys:
+                self._surveys[name] = found = await self._survey(name)
+                self._found[name] = found.tasks
+        return self.tasks(name)
+
     async def plan(self, name: str) -> int:
-        spec = self._specs[name]
-        share = self._budget_bytes // len(self._specs) - PROCESS_BYTES
-        question = Question(spec.config, max(1, share), max(1, self._budget_bytes - PROCESS_BYTES))
-        found = await _survey(question)
+        found = self._surveys.pop(name, None) or await self._survey(name)
         if found.error is not None:
             self._counted[name].failed()
             raise (ModelError if found.fits else DoesNotFit)(found.error)
         self._shares[name] = found.memory_bytes
         return found.memory_bytes + PROCESS_BYTES
+
+    async def _survey(self, name: str) -> Survey:
+        share = self._budget_bytes // len(self._specs) - PROCESS_BYTES
+        most = max(1, self._budget_bytes - PROCESS_BYTES)
+        return await _survey(Question(self._specs[name].config, max(1, share), most))
 
     async def load(self, name: str, died: Callable[[], None]) -> Engine:
         spec, begin_s = self._specs[name], time.monotonic()

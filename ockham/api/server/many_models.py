@@ -17,6 +17,7 @@ from ockham.api.server.engines import Engine, Engines
 from ockham.api.server.errors import HttpError
 from ockham.api.server.gate import Gate
 from ockham.api.server.house import (
+    DOES,
     GENERATE,
     NO_NAMES,
     Shown,
@@ -79,10 +80,14 @@ class ManyModels:
 
     async def take(self, http: Request, name: str | None, tasks: Sequence[str]) -> Serving:
         spec = self._spec(name, tasks)
+        if (name is None or name in NO_NAMES) and tasks and not set(tasks) & set(self._tasks(spec)):
+            spec = await self._found_for(tasks, spec)
         check_does(tasks, self._tasks(spec), spec.name)
         resident = self._residence.enter_now(spec.name)
         if resident is None:
             with self._gates[spec.name].admit(1, caller_of(http).tenant(None, None)):
+                if tasks:
+                    check_does(tasks, await self._engines.find_tasks(spec.name), spec.name)
                 resident = await self._entered(http, spec)
         hold(http.scope, functools.partial(self._residence.leave, resident))
         return self._serving(spec, resident.value)
@@ -133,10 +138,25 @@ class ManyModels:
 
     def _tasks(self, spec: ModelSpec) -> tuple[str, ...]:
         """What a model is there for, as far as that is known."""
-        ready = self._engines.ready.get(spec.name)
-        if ready is not None:
-            return ready.tasks
-        return spec.tasks
+        return self._engines.tasks(spec.name)
+
+    async def _found_for(self, tasks: Sequence[str], default: ModelSpec) -> ModelSpec:
+        """The first model that does one of the tasks, for a request that names none, where only
+        checkpoints tell. If none of them can be looked at, the `default`: it is said what is wrong
+        with it. Raises InvalidRequest if there is no such model."""
+        looked = False
+        for spec in self._specs:
+            found = await self._engines.find_tasks(spec.name)
+            if set(tasks) & set(found):
+                return spec
+            looked = looked or bool(found)
+        if not looked:
+            return default
+        raise InvalidRequest(
+            f"None of the models here {DOES[tasks[0]]}; start the server with one that does "
+            "(--embedding for embeddings).",
+            "model",
+        )
 
     def there(self, name: str | None) -> Serving:
         spec = self._spec(name)

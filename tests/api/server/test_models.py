@@ -111,6 +111,17 @@ def test_nothing_is_loaded_until_it_is_asked_for(house: LiveServer) -> None:
     assert engines(house) == {}
 
 
+def test_what_a_model_cannot_do_is_refused_before_it_is_loaded(house: LiveServer) -> None:
+    for path in ("/api/embed", "/v1/embeddings"):
+        refused = house.post(path, {"model": "second", "input": "a"})
+        assert refused.status_code == 400
+        assert "The model second generates text" in refused.text
+    unnamed = house.post("/v1/classify", {"input": "a"})
+    assert unnamed.status_code == 400
+    assert "None of the models here classifies texts" in unnamed.text
+    assert not engines(house)
+
+
 def test_requests_choose_by_model_in_every_protocol(house: LiveServer) -> None:
     for path, response in ask_in_each_protocol(house, "second").items():
         assert response.status_code == 200, (path, response.text)
