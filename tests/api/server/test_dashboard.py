@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ockham.api.server.metrics import Metrics
+from ockham.api.server.metrics import Families, Metrics, ModelMetrics
 from ockham.core.ledger import Ledger
 from ockham.core.speculative import DraftStats
 from ockham.engine.messages import Stats
@@ -50,15 +50,24 @@ def samples(text: str) -> dict[str, set[str]]:
     return found
 
 
+def of_several() -> Metrics:
+    """The metrics of a server of several models, which counts how they are loaded beside the
+    rest."""
+    families = Families()
+    ModelMetrics("tiny", families)
+    return Metrics("tiny", families)
+
+
 def test_each_metric_of_the_dashboard_is_one_of_the_server(server):
     exposed = samples(server.get("/metrics").text)
+    exposed |= samples(generate_latest(of_several().registry).decode())
     named = {name for query in queries() for name in re.findall(r"\b(?:ockham|process)_\w+", query)}
     assert len(named) > 40
     assert named <= exposed.keys()
 
 
 def test_labels_of_the_dashboard_are_those_of_the_metrics():
-    metrics, ledger = Metrics("tiny"), Ledger()
+    metrics, ledger = of_several(), Ledger()
     ledger.save("prefix", 1)
     ledger.waste("trigram", 1)
     metrics.stats(Stats(ledger=ledger, drafts=DraftStats(accepted_at=[1])))
@@ -102,3 +111,16 @@ def test_panels_ask_the_data_source_that_is_chosen_and_explain_themselves():
         assert panel["description"].endswith(".")
         names = [target["refId"] for target in panel["targets"]]
         assert len(set(names)) == len(names)
+
+
+def test_what_is_counted_of_several_models_is_shown(server):
+    queried = " ".join(queries())
+    more = samples(generate_latest(of_several().registry).decode()).keys() - samples(
+        server.get("/metrics").text
+    ).keys()
+    assert more == {
+        "ockham_model_loaded",
+        "ockham_model_loads_total",
+        "ockham_model_load_failures_total",
+    }
+    assert all(name in queried for name in more)
