@@ -115,9 +115,10 @@ def test_panels_ask_the_data_source_that_is_chosen_and_explain_themselves():
 
 def test_what_is_counted_of_several_models_is_shown(server):
     queried = " ".join(queries())
-    more = samples(generate_latest(of_several().registry).decode()).keys() - samples(
-        server.get("/metrics").text
-    ).keys()
+    more = (
+        samples(generate_latest(of_several().registry).decode()).keys()
+        - samples(server.get("/metrics").text).keys()
+    )
     assert more == {
         "ockham_model_loaded",
         "ockham_model_loads_total",
