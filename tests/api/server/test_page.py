@@ -339,6 +339,20 @@ def test_of_several_models_one_is_chosen_and_loaded(
     with LiveServer(None, tmp_path, "--models", json.dumps(table), *TINY_FLAGS) as live:
         browser.open(live.url)
         assert browser.text("#model").split("\n") == ["one (unloaded)", "two (unloaded)"]
+        browser.click("#to-server")
+        browser.until(lambda: "None were read yet." in browser.text("#server"))
+        assert "None were drafted yet." in browser.text("#server")
+        browser.driver.set_window_size(360, 740)
+        shown, needed = browser.script(
+            "const picker = document.querySelector('#model'), free = picker.cloneNode(true);"
+            "free.style.cssText = 'max-width: none; flex: none; width: auto';"
+            "picker.after(free);"
+            "const widths = [picker.clientWidth, free.clientWidth];"
+            "free.remove(); return widths"
+        )
+        assert shown >= needed, "the state of a model is not cut on a phone"
+        browser.driver.set_window_size(1200, 800)
+        browser.click("#to-chat")
         browser.script(
             "const model = document.querySelector('#model'); model.value = 'two';"
             "model.dispatchEvent(new Event('change'))"
