@@ -226,6 +226,13 @@ Table<float> rows_of(const Matrix& matrix,
     return array_of<float>(std::move(rows), outputs.size(), inputs);
 }
 
+Isa product_bits(const std::string& kind, Isa isa) {
+    const LinearKind* found = find_kind(kind);
+    if (found == nullptr)
+        throw std::invalid_argument("there are no kernels for matrices of the kind " + kind + ".");
+    return found->product_bits(isa);
+}
+
 }  // namespace
 
 void bind_linear(nb::module_& module) {
@@ -245,6 +252,8 @@ void bind_linear(nb::module_& module) {
                "repeats"_a);
     module.def("rows", &rows_of, "matrix"_a, "outputs"_a);
     module.def("kinds", &kind_names, "The kinds of matrices that there are kernels for.");
+    module.def("product_bits", &product_bits, "kind"_a, "isa"_a,
+               "The instruction set whose bits products with matrices of a kind have on `isa`.");
     module.def("packed_arrays", &packed_arrays, "kind"_a, "outputs"_a, "inputs"_a, "group"_a = 0,
                "zeros"_a = false, "Name, dtype and shape of each array of a packed matrix.");
     module.def("pack", &pack, "pool"_a, "matrix"_a, "first"_a, "rows"_a, "values"_a,

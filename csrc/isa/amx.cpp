@@ -7,8 +7,10 @@
 #include "kernels/machine_kernels.h"
 #include "kernels/tile_kernels.h"
 
+#include "kernels/pair_tile_kernels.h"
+
 namespace ockham::amx {
 
-const LimitKernels limit_kernels = {probe_fp32, probe_bf16, probe_tiles, probe_read};
+const LimitKernels limit_kernels = {probe_fp32, probe_pair_tiles, probe_tiles, probe_read};
 
 }  // namespace ockham::amx

@@ -16,16 +16,16 @@ namespace ockham {
 namespace {
 
 #if defined(OCKHAM_AMX)
-// Whether the processor multiplies tiles of bytes, the system saves them, and this process may use
+// Whether the processor multiplies tiles of bytes and of bf16, the system saves them, and this process may use
 // them: Linux gives the memory for that to processes that ask, for all their threads and children.
 bool have_tiles() {
-    constexpr unsigned tile = 1u << 24, tiles_of_int8 = 1u << 25;  // CPUID 7.0, EDX
-    constexpr unsigned saved = 3u << 17;                           // XCR0: TILECFG and TILEDATA
+    constexpr unsigned tiles = 1u << 24 | 1u << 25 | 1u << 22;  // CPUID 7.0, EDX: TILE, INT8, BF16
+    constexpr unsigned saved = 3u << 17;                        // XCR0: TILECFG and TILEDATA
     constexpr long ask_for = 0x1023, tile_data = 18;               // ARCH_REQ_XCOMP_PERM
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-    if ((d & (tile | tiles_of_int8)) != (tile | tiles_of_int8)) return false;
+    if ((d & tiles) != tiles) return false;
     unsigned low, high;
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (low & saved) == saved && syscall(SYS_arch_prctl, ask_for, tile_data) == 0;

@@ -28,8 +28,8 @@ constexpr int isa_count = 1;
 
 // Whether kernels of `isa` run here: this processor and its operating system have the instructions,
 // and OCKHAM_ISA, if set, names no lesser set. avx512 stands for F, BW, DQ, VL, VNNI and BF16; avx2
-// for AVX2, FMA and F16C; amx for avx512 with AMX-TILE and AMX-INT8, for which the first question asks
-// the operating system once.
+// for AVX2, FMA and F16C; amx for avx512 with AMX-TILE, AMX-INT8 and AMX-BF16, for which the first
+// question asks the operating system once.
 bool supported(Isa isa);
 
 // Throws std::invalid_argument with a sentence if `isa` is not supported: every function that is
@@ -45,8 +45,9 @@ Isa chosen();
 
 const char* name(Isa isa);
 
-// The instruction set whose bits `isa` gives. amx only adds up the same integers faster than avx512 does,
-// so that what was computed with the one may be resumed with the other.
+// The instruction set whose bits `isa` gives. amx adds up the same integers faster than avx512 does, so
+// that what was computed with the one may be resumed with the other. Products of floats are another
+// matter: a kind of matrices says whose bits its own have (LinearKind::product_bits).
 Isa bits_of(Isa isa);
 
 // The opposite of name(), whether supported or not. Throws std::runtime_error with a sentence for a

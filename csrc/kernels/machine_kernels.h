@@ -33,7 +33,7 @@ static double probe_fp32(int64_t rounds, float* sink) {
     return 2.0 * 16 * rows * panels * rounds;
 }
 
-static double probe_bf16(int64_t rounds, float* sink) {
+[[maybe_unused]] static double probe_bf16(int64_t rounds, float* sink) {
     constexpr int rows = Bf16Block::rows, panels = Bf16Block::panels(rows);
     const uint8_t* bytes = reinterpret_cast<const uint8_t*>(sink);
     F sum[rows * panels];

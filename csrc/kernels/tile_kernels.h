@@ -27,22 +27,16 @@ static_assert(least_rows >= least_block_rows, "blocks of equal rows are half ful
 
 bool enough(const Area& area) { return area.row_end - area.row_begin >= least_rows; }
 
-// Which tile is what. Two of each, by turns; narrow ones have 32 inputs.
-//   one plane:  0 and 1 sums, 2 and 3 inputs, 6 and 7 weights, 4 and 5 narrow inputs and weights
-//   two planes: 0 and 1 sums of the first, 2 and 3 of the second, 4 inputs, 6 and 7 weights
 struct alignas(64) TileShapes {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t row_bytes[16] = {};
     uint8_t rows[16] = {};
 
-    TileShapes(int64_t block_rows, bool narrow) {
+    // The first `of_rows` tiles have `block_rows` rows, the others 16.
+    TileShapes(int64_t block_rows, int of_rows) {
         for (int tile = 0; tile < 8; ++tile) {
             row_bytes[tile] = 64;
-            rows[tile] = static_cast<uint8_t>(tile < 5 ? block_rows : 16);
-        }
-        if (narrow) {
-            row_bytes[4] = 32;
-            rows[5] = 8;
+            rows[tile] = static_cast<uint8_t>(tile < of_rows ? block_rows : 16);
         }
     }
 };
@@ -51,8 +45,7 @@ static_assert(sizeof(TileShapes) == 64, "the form that the processor reads");
 // Tiles of this thread from here on, until the end: a thread that keeps some is slower to put aside.
 class Configured {
    public:
-    Configured(int64_t block_rows, bool narrow) {
-        const TileShapes shapes(block_rows, narrow);
+    explicit Configured(const TileShapes& shapes) {
         // (GCC 12's own function says of 8 bytes only that they are read.)
         asm volatile("ldtilecfg %0" : : "m"(shapes));
     }
@@ -75,10 +68,23 @@ template <int SUMS, int INPUTS, int WEIGHTS>
 OCKHAM_INLINE void multiply_tiles() {
     asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUMS), "i"(INPUTS), "i"(WEIGHTS));
 }
-template <int TILE>
-OCKHAM_INLINE void store_tile(int32_t (*to)[panel_outputs]) {
+template <int TILE, class Sum>
+OCKHAM_INLINE void store_tile(Sum (*to)[panel_outputs]) {
+    static_assert(sizeof(Sum) == 4, "int32_t or float");
     const int64_t stride = 64;
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(TILE) : "memory");
+}
+
+// Which tile is what of walk(). Two of each, by turns; narrow ones have 32 inputs.
+//   one plane:  0 and 1 sums, 2 and 3 inputs, 6 and 7 weights, 4 and 5 narrow inputs and weights
+//   two planes: 0 and 1 sums of the first, 2 and 3 of the second, 4 inputs, 6 and 7 weights
+static TileShapes shapes_of(int64_t block_rows, bool narrow) {
+    TileShapes shapes(block_rows, 5);
+    if (narrow) {
+        shapes.row_bytes[4] = 32;
+        shapes.rows[5] = 8;
+    }
+    return shapes;
 }
 
 // The integer sums of a step, to TURN's tiles.
@@ -324,7 +330,7 @@ void walk(const Steps& steps, const PackedMatrix& matrix, const PreparedInput& i
     // Blocks of nearly equal numbers of rows. A smaller one multiplies the row after it too, because
     // tiles have as many rows as the largest, and leaves its sums. (The last block is a largest one.)
     const int64_t blocks = (rows + most_block_rows - 1) / most_block_rows;
-    const Configured configured((rows + blocks - 1) / blocks, steps.inputs % 64 != 0);
+    const Configured configured(shapes_of((rows + blocks - 1) / blocks, steps.inputs % 64 != 0));
     const LineFunction* const table = lines_of(steps) - least_block_rows;
     const bool nested = steps.minima == Minima::nested;
     const int64_t step_bytes = steps.inputs * panel_outputs * steps.planes;
@@ -353,7 +359,7 @@ void walk(const Steps& steps, const PackedMatrix& matrix, const PreparedInput& i
 
 // A product of tiles without its memory, with as many sums as hide how long one takes.
 static double probe_tiles(int64_t rounds, float* sink) {
-    const Configured configured(16, false);
+    const Configured configured(shapes_of(16, false));
     clear_tile<0>();
     clear_tile<1>();
     clear_tile<2>();

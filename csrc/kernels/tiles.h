@@ -1,6 +1,6 @@
 // Products on AMX tiles: what a kind of matrices says of its steps, and the walk that all of them share.
 //
-// No bit differs from avx512's. A step is as many inputs as one float sum covers: their integer sum is
+// Products of integers: no bit differs from avx512's. A step is as many inputs as one float sum covers: their integer sum is
 // exact however it is added up, and what follows is done in the same order. So a kind writes the codes of
 // some steps of a panel as int8, in the order in which a tile is read; walk() multiplies them with all
 // rows of the area, 16 at a time.
@@ -53,5 +53,9 @@ bool enough(const Area& area);
 // A TileFunction for matrices whose steps these are. The area has enough() rows.
 void walk(const Steps& steps, const PackedMatrix& matrix, const PreparedInput& input, const Area& area,
           float* y, int64_t y_stride, const float* bias);
+
+// A TileFunction for bf16 matrices, of any number of rows: kinds/bf16.cpp says in which order it sums.
+void multiply_bf16(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+                   int64_t y_stride, const float* bias);
 
 }  // namespace ockham::amx

@@ -2,6 +2,11 @@
 // y = fma(x[k + 1], w[k + 1], y), then y = fma(x[k], w[k], y), from y = 0. That is what vdpbf16ps does
 // (checked on Zen 4), which also takes denormals of either type for zero; only with those do other
 // instruction sets differ. (Products of bf16 are exact in fp32.)
+// On amx, K is cut into blocks of 32, the last one filled up with zeros. Of each block
+// even = fma(x[k], w[k], even) for k = 0, 2, ... and odd = fma(x[k], w[k], odd) for k = 1, 3, ..., both from
+// 0, then y = y + (even + odd), from y = 0. That is what tdpbf16ps does (Intel's manual; checked on
+// Sapphire Rapids). Denormal operands and results of each operation are 0, of their own sign, also where
+// the bias is added.
 #include "kernels/linear.h"
 
 #ifdef OCKHAM_ISA_NAMESPACE
@@ -9,6 +14,7 @@
 #include OCKHAM_SIMD
 
 #include "kernels/linear_kernels.h"
+#include "kernels/tiles.h"
 
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
@@ -63,10 +69,23 @@ void prepare_bf16(const PreparedInput& input, int64_t row, const float* x) {
     int64_t k = 0;
     for (; k + 16 <= count; k += 16) store_bf16(to + k, load(x + k));
     if (k < count) store_bf16(to + k, load(x + k, count - k));
-    if (count & 1) to[count] = 0;  // the second half of the last pair
+    __builtin_memset(to + count, 0, input.form.row_bytes() - count * 2);
 }
 
 }  // namespace ockham::OCKHAM_ISA_NAMESPACE
+
+#ifdef OCKHAM_TILES
+
+namespace ockham::amx {
+
+void bf16_tile(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+               int64_t y_stride, const float* bias) {
+    multiply_bf16(matrix, input, area, y, y_stride, bias);
+}
+
+}  // namespace ockham::amx
+
+#endif
 
 #else
 
@@ -77,7 +96,7 @@ void prepare_bf16(const PreparedInput& input, int64_t row, const float* x) {
 
 namespace ockham {
 
-OCKHAM_DECLARE(TileFunction bf16_tile);
+OCKHAM_DECLARE_TILES(TileFunction bf16_tile);
 OCKHAM_DECLARE(PrepareFunction prepare_bf16);
 
 namespace {
@@ -115,8 +134,14 @@ void unpack_row(const PackedMatrix& matrix, int64_t output, float* row) {
     }
 }
 
-const LinearKind kind = {"bf16", check, arrays, fields, input, pack_panel, unpack_row,
-                         OCKHAM_EACH_ISA(bf16_tile)};
+// Tiles add up in an order of their own.
+Isa product_bits(Isa isa) { return isa; }
+
+const LinearKind kind = {"bf16",     check,
+                         arrays,     fields,
+                         input,      pack_panel,
+                         unpack_row, OCKHAM_EACH_TILES(bf16_tile),
+                         {},         product_bits};
 const AddedKind added{kind};
 
 }  // namespace

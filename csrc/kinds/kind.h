@@ -64,6 +64,8 @@ struct LinearKind {
     void (*unpack_row)(const PackedMatrix& matrix, int64_t output, float* row);
     TileFunction* tile[isa_count];
     QuantiseFunction* quantise[isa_count] = {};  // where the format chooses codes by itself; else null
+    // The instruction set whose bits the products have on `isa`: where amx sums floats, its own.
+    Isa (*product_bits)(Isa isa) = bits_of;
 };
 
 // A row of the table. `kind` has to live as long as the program.
