@@ -90,12 +90,12 @@ void check_product(ThreadPool& pool, Isa isa, const std::string& kind, int64_t o
     }
     pack_rows(pool, matrix, 0, matrix.panels(), fields);
 
-    const int64_t most = 27;
+    const int64_t most = 40;
     std::vector<float> x(most * inputs), bias(outputs), alone(most * outputs);
     for (float& value : x) value = static_cast<float>(static_cast<int>(random() % 255) - 127);
     for (float& value : bias) value = static_cast<float>(random() % 7);
     const InputForm form = input_form(matrix);
-    for (const int64_t rows : {int64_t{1}, int64_t{2}, int64_t{5}, most}) {
+    for (const int64_t rows : {int64_t{1}, int64_t{2}, int64_t{5}, int64_t{27}, most}) {
         const auto memory = exactly(form.bytes(rows));
         const PreparedInput input(form, rows, memory.get());
         const auto y = exactly(sizeof(float) * rows * outputs);

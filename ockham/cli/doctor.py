@@ -91,7 +91,7 @@ def _note(backend: str) -> str:
 
 
 def _tiles() -> bool:
-    """Whether the native core multiplies on AMX tiles: the rate of int8 is theirs then."""
+    """Whether the native core multiplies on AMX tiles: bf16's and int8's rates are theirs then."""
     from ockham.kernels.native import chosen_isa, core
 
     return core is not None and chosen_isa() == core.Isa.AMX
@@ -150,7 +150,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
         for limits in report["limits"]
     ]
     lines += [f"backend      {name}: {note}" for name, note in report["backends"].items()]
-    tiles = "; products of many rows with 8-bit inputs on AMX tiles" if report["tiles"] else ""
+    on_tiles = "; products of bf16, and of many rows with 8-bit inputs, on AMX tiles"
+    tiles = on_tiles if report["tiles"] else ""
     lines += [f"in use       {report['backend_chosen']}{tiles}"]
     lines += [f"model        {report['model']}: {plan.get('error') or plan['summary']}"]
     if sys.platform != "linux" or report["machine"] != "x86_64":

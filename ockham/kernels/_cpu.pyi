@@ -79,6 +79,11 @@ def rows(matrix: Matrix, outputs: Annotated[NDArray[numpy.int64], dict(shape=(No
 def kinds() -> list[str]:
     """The kinds of matrices that there are kernels for."""
 
+def product_bits(kind: str, isa: Isa) -> Isa:
+    """
+    The instruction set whose bits products with matrices of a kind have on `isa`.
+    """
+
 def packed_arrays(kind: str, outputs: int, inputs: int, group: int = 0, zeros: bool = False) -> list[tuple[str, str, list[int]]]:
     """Name, dtype and shape of each array of a packed matrix."""
 

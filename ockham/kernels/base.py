@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -115,8 +115,9 @@ class Backend(Protocol):
     name: str
     layout: Layout
 
-    def numerics(self) -> str:
-        """What decides the bits besides the weights: instruction set and kernel version."""
+    def numerics(self, formats: Collection[str] = ()) -> str:
+        """What decides the bits besides the weights: instruction set and kernel version, and where
+        matrices of one of `formats` (by name) have bits of their own, whose those are."""
         ...
 
     def allocate(self, groups: Sequence[GroupLayout]) -> Planes: ...

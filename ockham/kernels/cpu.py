@@ -9,7 +9,7 @@ sums are fp32. It knows tensors, never models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -152,8 +152,16 @@ class CpuBackend:
         self._pool = core.ThreadPool(threads or allowed_cores())
         self._isa = chosen_isa()
 
-    def numerics(self) -> str:
-        return f"cpu-{KERNELS}/{core.isa_name(core.bits_of(self._isa))}"
+    def numerics(self, formats: Collection[str] = ()) -> str:
+        bits = core.bits_of(self._isa)
+        own = {
+            name: core.isa_name(core.product_bits(name, self._isa))
+            for name in sorted(formats)
+            if core.product_bits(name, self._isa) != bits
+        }
+        return f"cpu-{KERNELS}/{core.isa_name(bits)}" + "".join(
+            f"+{name}/{isa}" for name, isa in own.items()
+        )
 
     def allocate(self, groups: Sequence[GroupLayout]) -> CpuPlanes:
         return CpuPlanes(groups)

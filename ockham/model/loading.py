@@ -104,10 +104,15 @@ class PlannedModel:
     metadata: Mapping[str, Any] | None
 
     @property
+    def format_names(self) -> tuple[str, ...]:
+        """The names of the matrices' formats, the commonest first."""
+        names = [formats.partition(" ")[0] for formats, _ in self.measured.formats.most_common()]
+        return tuple(dict.fromkeys(names))
+
+    @property
     def weight_format(self) -> str:
         """The names of the matrices' formats, joined by +, the commonest first."""
-        names = [formats.partition(" ")[0] for formats, _ in self.measured.formats.most_common()]
-        return "+".join(dict.fromkeys(names))
+        return "+".join(self.format_names)
 
 
 def plan_model(
@@ -349,7 +354,7 @@ def _numerics_id(planned: PlannedModel, backend: Backend, digest: str) -> str:
         "formats": sorted(planned.measured.formats.items()),
         "state": planned.state_dtype,
         "ropes": ropes,
-        "backend": backend.numerics(),
+        "backend": backend.numerics(planned.format_names),
     }
     encoded = json.dumps(facts, sort_keys=True).encode()
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()

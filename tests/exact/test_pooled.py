@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -89,8 +90,9 @@ def drawn(rng: Random, tasks: tuple[str, ...]) -> Asked:
     return tokens, PoolingParams(task=task, dimensions=dimensions), second
 
 
-@pytest.mark.parametrize("isa", isas.NAMES)
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize(
+    ("format_name", "isa"), [*product(FORMATS, isas.NAMES), ("bf16", "amx"), ("int8", "amx")]
+)
 def test_company_changes_no_bit(checkpoint, format_name, isa, monkeypatch):
     isas.use(isa, monkeypatch)
     alone = engine_for(checkpoint, quantization=format_name, reuse="none", threads=1, block_size=16)

@@ -14,16 +14,18 @@ import pytest
 from ockham.kernels.native import core
 
 NAMES = ("portable", "avx2", "avx512")
-"""Those with bits of their own."""
+"""Those with kernels of their own for everything."""
 EVERY = (*NAMES, "amx")
-"""With amx, which gives the bits of avx512 and is what runs by default where there is one."""
+"""With amx, which has products of its own alone, and is what runs by default where there is one.
+Those of bf16 have bits of their own, all else has the bits of avx512."""
 _CEILING = os.environ.get("OCKHAM_ISA", "")  # before any test sets the variable for itself
 
-_HERE: tuple[str, ...] = ()
+HERE: tuple[str, ...] = ()
+"""Which of EVERY run here, the least first; none where the native core was not built."""
 if core is not None:
-    _HERE = tuple(name for name in EVERY if core.supported(core.parse_isa(name)))
-AVAILABLE = tuple(name for name in NAMES if name in _HERE)
-"""Which of NAMES run here, the least first; none where the native core was not built."""
+    HERE = tuple(name for name in EVERY if core.supported(core.parse_isa(name)))
+AVAILABLE = tuple(name for name in NAMES if name in HERE)
+"""Which of NAMES run here."""
 
 
 def need(name: str) -> None:
@@ -32,7 +34,7 @@ def need(name: str) -> None:
         raise ValueError(f"no instruction set is called {name!r}")
     if core is None:
         pytest.skip("the native core was not built")
-    if name not in _HERE:
+    if name not in HERE:
         hidden = f" or OCKHAM_ISA={_CEILING} hides it" if _CEILING else ""
         pytest.skip(f"this processor lacks {name}{hidden}")
 

@@ -1,4 +1,5 @@
-"""Products on AMX tiles: the bits of avx512, whatever the rows, the matrix and the cutting."""
+"""Products of integers on AMX tiles: the bits of avx512, whatever the rows, the matrix and the
+cutting. (Those of bf16: test_bf16_tiles.py.)"""
 
 from __future__ import annotations
 
@@ -122,8 +123,9 @@ def test_what_is_not_finite_stays_so() -> None:
 def test_a_model_has_one_numerics_id_with_tiles_and_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    formats = {"int8", "int4", *(reader().name for reader in READERS.values())}
     ids = set()
     for name in ("avx512", "amx"):
         isas.use(name, monkeypatch)
-        ids.add(CpuBackend(1).numerics())
+        ids.add(CpuBackend(1).numerics(formats))
     assert len(ids) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Collection, Sequence, Sized
 
 import numpy as np
 
@@ -118,7 +118,7 @@ class ReferenceBackend:
     name = "reference"
     layout: Layout = ROWS
 
-    def numerics(self) -> str:
+    def numerics(self, formats: Collection[str] = ()) -> str:
         return f"reference-1/numpy-{np.__version__}"
 
     def allocate(self, groups: Sequence[GroupLayout]) -> ReferencePlanes:
