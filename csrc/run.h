@@ -63,6 +63,14 @@ struct LayerScores {
     std::vector<std::vector<float>> rows;
 };
 
+// The attention probabilities of sets of rows in one layer, each rounded to a multiple of 2^-32 and
+// summed over the rows of its set, so that no order of summing changes a bit: of each set `sums`
+// lists, one after the other, with a value for each key.
+struct LayerTotals {
+    int64_t layer = 0, sums = 0;
+    std::vector<std::vector<double>> sets;
+};
+
 struct Run {
     ThreadPool& pool;
     const Isa isa;
@@ -88,6 +96,7 @@ struct Run {
     std::vector<LayerScores> score_sums;  // over all heads
     // Of each layer whose rows visit some blocks of keys only: (Step.wants_recall, kv_heads).
     std::vector<std::pair<int64_t, Floats>> recall;
+    std::vector<LayerTotals> score_totals;  // for each key-value head
 
     Run(ThreadPool& pool, Isa isa, const Program& program, StepView step)
         : pool(pool),

@@ -74,6 +74,14 @@ struct LayerRows {
     int64_t count = 0;
 };
 
+// Sets of rows, each of one sequence, whose attention probabilities in one layer are wanted in sum.
+struct LayerSets {
+    int64_t layer = 0;
+    const int32_t* rows = nullptr;    // one set after another
+    const int32_t* starts = nullptr;  // [count + 1]
+    int64_t count = 0, row_count = 0;
+};
+
 // Rows of a step, ascending: those that `which` names, or all where it is null.
 struct RowSet {
     int64_t count = 0;
@@ -109,6 +117,7 @@ struct StepView {
     std::vector<LayerRows> wants_score_sums;
     const int32_t* wants_recall = nullptr;
     int64_t recall_rows = 0;
+    std::vector<LayerSets> wants_score_totals;
     std::vector<ActiveRows> active;  // empty: every operation computes all rows
     std::vector<const Adapter*> adapters;  // of each sequence, null for none; empty: of nobody
 };

@@ -140,6 +140,14 @@ void check_step(const StepView& step, const Planes& planes, int64_t hidden, int6
     for (const auto* scores : {&step.wants_scores, &step.wants_score_sums})
         for (const LayerRows& wanted : *scores)
             check_wanted(wanted.rows, wanted.count, step.rows, "scores are wanted");
+    for (const LayerSets& wanted : step.wants_score_totals) {
+        check_wanted(wanted.rows, wanted.row_count, step.rows, "sums of scores are wanted");
+        if (wanted.starts[0] != 0 || wanted.starts[wanted.count] != wanted.row_count)
+            refuse("the sets of rows whose scores are summed do not begin and end with the rows.");
+        for (int64_t i = 0; i < wanted.count; ++i)
+            if (wanted.starts[i] > wanted.starts[i + 1])
+                refuse("the sets of rows whose scores are summed are not in order.");
+    }
 }
 
 }  // namespace ockham

@@ -67,6 +67,15 @@ class StepReader {
         view.wants_hidden = rows_by_layer("wants_hidden");
         view.wants_scores = rows_by_layer("wants_scores");
         view.wants_score_sums = rows_by_layer("wants_score_sums");
+        const nb::dict totals = step_.attr("wants_score_totals");
+        for (auto [layer, sets] : totals) {
+            LayerSets one;
+            one.layer = nb::cast<int64_t>(layer);
+            one.rows = vector<int32_t>(sets.attr("rows"), one.row_count, "rows of sets");
+            one.starts = vector<int32_t>(sets.attr("starts"), one.count, "starts of sets");
+            if (--one.count < 0) throw std::invalid_argument("the starts of sets of rows are empty.");
+            view.wants_score_totals.push_back(one);
+        }
         for (nb::handle active : step_.attr("active")) {
             ActiveRows one;
             one.start = nb::cast<int64_t>(active.attr("start"));
@@ -223,6 +232,24 @@ nb::dict scores_of(const std::vector<LayerScores>& found, bool summed) {
     return scores;
 }
 
+// Layer -> of each set of rows (sums, keys).
+nb::dict totals_of(std::vector<LayerTotals>& found) {
+    nb::dict totals;
+    for (LayerTotals& layer : found) {
+        nb::list arrays;
+        for (std::vector<double>& set : layer.sets) {
+            auto* values = new std::vector<double>(std::move(set));
+            nb::capsule owner(values,
+                              [](void* p) noexcept { delete static_cast<std::vector<double>*>(p); });
+            const size_t shape[] = {static_cast<size_t>(layer.sums),
+                                    values->size() / static_cast<size_t>(layer.sums)};
+            arrays.append(nb::ndarray<nb::numpy, double>(values->data(), 2, shape, owner));
+        }
+        totals[nb::int_(layer.layer)] = arrays;
+    }
+    return totals;
+}
+
 nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     Run& run = *bound.run;
     nb::dict hidden;
@@ -247,7 +274,7 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
                                                                    owner);
     return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores_of(run.scores, false),
                           argmax, array_of(std::move(largest)).attr("ravel")(), candidates,
-                          scores_of(run.score_sums, true), recall);
+                          scores_of(run.score_sums, true), recall, totals_of(run.score_totals));
 }
 
 }  // namespace

@@ -41,8 +41,9 @@ LayerVisits visits_of(const Run& run, const Attend& op) {
     return {&visits, std::find(layers.begin(), layers.end(), op.layer) - layers.begin()};
 }
 
-const LayerRows* of_layer(const std::vector<LayerRows>& wanted, int64_t layer) {
-    for (const LayerRows& rows : wanted)
+template <class Wanted>
+const Wanted* of_layer(const std::vector<Wanted>& wanted, int64_t layer) {
+    for (const Wanted& rows : wanted)
         if (rows.layer == layer) return &rows;
     return nullptr;
 }
@@ -74,6 +75,7 @@ void Attend::check(Program& program) const {
 void Attend::run(Run& run) const {
     const LayerRows* by_head = of_layer(run.step.wants_scores, layer);
     const LayerRows* summed = of_layer(run.step.wants_score_sums, layer);
+    const LayerSets* totalled = of_layer(run.step.wants_score_totals, layer);
     if (run.active.count == 0) {
         const auto nothing = [&](const LayerRows* wanted, int64_t sums,
                                  std::vector<LayerScores>& found) {
@@ -82,6 +84,9 @@ void Attend::run(Run& run) const {
         };
         nothing(by_head, shape.kv_heads, run.scores);
         nothing(summed, 1, run.score_sums);
+        if (totalled != nullptr)
+            run.score_totals.push_back(
+                {layer, shape.kv_heads, std::vector<std::vector<double>>(totalled->count)});
         return;
     }
     const int64_t rows = run.step.rows;
@@ -93,7 +98,8 @@ void Attend::run(Run& run) const {
     float* a = own.a.take<float>(rows * shape.heads * shape.head_dim);
     const LayerVisits visits = visits_of(run, *this);
     const int64_t measured = visits.of_group == nullptr ? 0 : run.step.recall_rows;
-    const bool scored = by_head != nullptr || summed != nullptr || measured > 0;
+    const bool scored =
+        by_head != nullptr || summed != nullptr || totalled != nullptr || measured > 0;
     float* totals = scored ? own.totals.take<float>(rows * shape.heads * 2) : nullptr;
     attend(run.pool, run.isa, run.step, plan, shape, plane, visits, q, q_stride, a, totals,
            own.attention);
@@ -114,6 +120,21 @@ void Attend::run(Run& run) const {
     };
     score(by_head, false, run.scores);
     score(summed, true, run.score_sums);
+    if (totalled != nullptr) {
+        LayerTotals found{layer, shape.kv_heads, std::vector<std::vector<double>>(totalled->count)};
+        for (int64_t set = 0; set < totalled->count; ++set) {
+            const int32_t* of_set = totalled->rows + totalled->starts[set];
+            const int64_t count = totalled->starts[set + 1] - totalled->starts[set];
+            int64_t keys = 0;
+            for (int64_t i = 0; i < count; ++i)
+                if (plan.high[of_set[i]] > plan.low[of_set[i]])
+                    keys = std::max<int64_t>(keys, plan.high[of_set[i]]);
+            found.sets[set].resize(shape.kv_heads * keys);
+            total_rows(run.pool, run.isa, run.step, plan, shape, plane, visits, q, q_stride,
+                       totals, of_set, count, keys, found.sets[set].data(), own.attention);
+        }
+        run.score_totals.push_back(std::move(found));
+    }
     if (measured == 0) return;
     Floats recall{std::make_unique<Buffer>(), measured, shape.kv_heads};
     float* shares = recall.memory->take<float>(measured * shape.kv_heads);

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels/threads.h"
 
@@ -476,6 +478,34 @@ void recall_row(Isa isa, const StepView& step, const AttentionPlan& plan,
         for (int64_t i = 0; i < repeat; ++i) sum += std::min(1.0, 1.0 / whole[i]);
         recall[head] = static_cast<float>(sum / static_cast<double>(repeat));
     }
+}
+
+void total_rows(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
+                const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,
+                const float* q, int64_t q_stride, const float* peaks, const int32_t* rows,
+                int64_t count, int64_t keys, double* totals, AttentionBuffers& buffers) {
+    // Adding and taking away 3 * 2^19 rounds to multiples of 2^-32. The sums of those are exact, so
+    // that it does not matter which task comes first.
+    constexpr double rounder = 3.0 * (1 << 19);
+    constexpr int64_t task_rows = 16;
+    std::mutex adding;
+    pool.parallel((count + task_rows - 1) / task_rows, [&](int64_t task, int thread) {
+        std::vector<double> sums(static_cast<size_t>(shape.kv_heads * keys));
+        std::vector<float> scores(static_cast<size_t>(shape.kv_heads * keys));
+        const int64_t last = std::min(count, (task + 1) * task_rows);
+        for (int64_t i = task * task_rows; i < last; ++i) {
+            const int64_t row = rows[i], low = plan.low[row], seen = plan.high[row] - low;
+            if (seen == 0) continue;  // not active
+            score_row(isa, step, plan, shape, plane, visits, q, q_stride, peaks, row, false,
+                      scores.data(), buffers.threads[thread]);
+            for (int64_t head = 0; head < shape.kv_heads; ++head)
+                for (int64_t key = 0; key < seen; ++key)
+                    sums[head * keys + low + key] +=
+                        (static_cast<double>(scores[head * seen + key]) + rounder) - rounder;
+        }
+        const std::lock_guard<std::mutex> guard(adding);
+        for (size_t i = 0; i < sums.size(); ++i) totals[i] += sums[i];
+    });
 }
 
 }  // namespace ockham

@@ -96,4 +96,11 @@ void recall_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                 int64_t q_stride, const float* totals, int64_t row, float* recall,
                 AttentionScratch& scratch);
 
+// What score_row gives for each key-value head, of several rows of one sequence, each value rounded to
+// a multiple of 2^-32 and summed over the rows: `totals` [kv_heads][keys] for the keys [0, keys).
+void total_rows(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
+                const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,
+                const float* q, int64_t q_stride, const float* peaks, const int32_t* rows,
+                int64_t count, int64_t keys, double* totals, AttentionBuffers& buffers);
+
 }  // namespace ockham

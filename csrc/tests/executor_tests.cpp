@@ -143,7 +143,7 @@ Program::Operations program(const Sizes& s) {
 
 // A step of one sequence. Arrays on the heap and of the exact length, so that reading past one shows.
 struct OwnedStep {
-    std::vector<int32_t> ids, positions, sequence, context, extra, extra_starts, wanted;
+    std::vector<int32_t> ids, positions, sequence, context, extra, extra_starts, wanted, wanted_starts;
     std::vector<int32_t> pages, starts;
     std::vector<int64_t> slots;
     std::vector<int32_t> query_blocks, lists, list_starts, blocks;
@@ -196,6 +196,7 @@ struct OwnedStep {
                                  {1, wanted.data(), view.logits_rows}};
             view.wants_scores = {{0, wanted.data(), view.logits_rows}};
             view.wants_score_sums = {{0, wanted.data(), view.logits_rows}};
+            view.wants_score_totals = {{0, wanted.data(), wanted_starts.data(), 1, view.logits_rows}};
         }
         return view;
     }
@@ -220,6 +221,7 @@ OwnedStep make_step(int64_t begin, int64_t end, int64_t page_tokens, bool tree) 
         step.slots.push_back(step.pages[cell / page_tokens] * page_tokens + cell % page_tokens);
         step.wanted.push_back(static_cast<int32_t>(cell - begin));
     }
+    step.wanted_starts = {0, static_cast<int32_t>(end - begin)};
     return step;
 }
 
@@ -261,6 +263,10 @@ std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
             check(std::fabs(total - static_cast<float>(s.heads)) < 1e-3f,
                   "a row's scores add up to its heads");
         }
+        double total = 0.0;
+        for (const double sum : run->score_totals[0].sets[0]) total += sum;
+        check(std::fabs(total - static_cast<double>(s.heads * (end - begin))) < 1e-3 * (end - begin),
+              "the total of rows' scores adds up to their heads");
         const std::vector<int64_t> likeliest = argmax(executor, step, s.page_tokens);
         for (int64_t row = 0; row < end - begin; ++row) {
             const float* of_row = from + row * vocabulary;

@@ -147,22 +147,26 @@ def measure(
 
 
 @techniques.command()
+@click.argument("name", required=False)
 @option(
     "--page",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
-    help="Write the page as Markdown into this file, such as docs/composition.md.",
+    help="Write the page as Markdown into this file, such as docs/composition.md; with NAME, add "
+    "its pairs to the page that is there.",
 )
 @option("--model", default="lab", show_default=True, help="Directory or hub name.")
 @option("--json", "as_json", is_flag=True, help="Write the pairs as JSON.")
-def compose(page: Path | None, model: str, as_json: bool) -> None:
-    """Run every pair of techniques: exact, with what loss, or refused for which reason.
+def compose(name: str | None, page: Path | None, model: str, as_json: bool) -> None:
+    """Run every pair of techniques: exact, with what loss, or refused for which reason. With NAME,
+    such as keep/recent, run only its pairs.
 
     Fails (status 1) if a token differs where nothing may change one.
     """
     from ockham.lab.evidence import Bench
-    from ockham.lab.evidence.compose import PAGE_START, composition_page, engine_config_of
     from ockham.lab.evidence.compose import compose as run_pairs
+    from ockham.lab.evidence.compose import engine_config_of, parts
+    from ockham.lab.evidence.compose_page import PAGE_START, composition_page, with_technique
     from ockham.lab.evidence.page import is_generated
 
     if page is not None and not page.absolute().parent.is_dir():
@@ -172,7 +176,14 @@ def compose(page: Path | None, model: str, as_json: bool) -> None:
             f"--page {page} is no page that `ockham techniques compose` wrote, and is not "
             "replaced: name another file."
         )
-    cells = run_pairs(Bench(engine_config_of(model)))
+    if name is not None and name not in (known := [part.label for part in parts()]):
+        raise ConfigError(f"there is no technique {name!r}; there are {', '.join(known)}.")
+    if name is not None and page is not None and not page.exists():
+        raise ConfigError(f"--page {page}: there is no page yet; write it whole, without a name.")
+    cells = run_pairs(
+        Bench(engine_config_of(model)),
+        wanted=lambda one, other: name in (None, one.label, other.label),
+    )
     if as_json:
         import msgspec
 
@@ -181,7 +192,10 @@ def compose(page: Path | None, model: str, as_json: bool) -> None:
         for cell in cells:
             click.echo(f"{cell.one:<28} {cell.other:<28} {cell.verdict}")
     if page is not None:
-        write_output(page, composition_page(cells, model).encode(), overwrite=True)
+        text = composition_page(cells, model) if name is None else ""
+        if name is not None:
+            text = with_technique(page.read_text("utf-8"), name, cells)
+        write_output(page, text.encode(), overwrite=True)
     if any(cell.identical is False for cell in cells):
         sys.exit(1)
 

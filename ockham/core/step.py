@@ -12,12 +12,15 @@ hold different cells of the same sequence.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Doubles as Doubles
 from ockham.core.arrays import Floats as Floats
 from ockham.core.arrays import Ints as Ints
 from ockham.core.arrays import Longs as Longs
@@ -90,6 +93,19 @@ class ActiveRows:
 
 
 @dataclass(slots=True)
+class RowSets:
+    """Sets of a step's rows, each of one sequence, none of them empty."""
+
+    rows: Ints
+    """Set i is `rows[starts[i] : starts[i + 1]]`."""
+    starts: Ints
+
+    def __iter__(self) -> Iterator[Ints]:
+        for start, stop in pairwise(self.starts.tolist()):
+            yield self.rows[start:stop]
+
+
+@dataclass(slots=True)
 class Step:
     """R rows of S sequences. Rows of one sequence are contiguous and in the order of their
     tokens."""
@@ -119,6 +135,9 @@ class Step:
     wants_recall: Ints = field(default_factory=lambda: NO_ROWS)
     """Rows of which it is wanted how much of their attention is on what they visit. Each of them
     looks at all keys that it sees once more, and nothing comes of that but the share."""
+    wants_score_totals: dict[int, RowSets] = field(default_factory=dict)
+    """Layer -> sets of rows whose attention probabilities are wanted in sum over the set, for each
+    key-value head."""
     active: tuple[ActiveRows, ...] = ()
     """Where some rows do not run, in the order of the program; elsewhere all rows do. A row that
     does not run a layer's attention has no scores there: (kv_heads, 0), and (0,)."""
@@ -161,3 +180,8 @@ class StepOutput:
     of attention on keys that the row visits, if it looked at all that it sees, as the mean over the
     query heads that read the head; 1 for a row that does not attend. It is e^(LSE of the visited
     scores - LSE of all)."""
+    score_totals: dict[int, list[Doubles]] = field(default_factory=dict)
+    """`score_totals[layer][i]` (kv_heads, keys) has, for each key that some row of the i-th set
+    sees, the sum of `scores` over the set's rows. Each value is rounded to a multiple of 2^-32
+    first, so that any order of summing gives the same bits; (kv_heads, 0) if no row runs the
+    layer."""

@@ -103,10 +103,10 @@ class Assembly:
         """The adapters in memory; None where requests may ask for none."""
         self.state = State(planes, self.model.layouts, self.max_model_len, self.model.numerics_id)
         self.cost = cost_of(self.model.program, self.model.layouts)
-        self.patterns = Patterns(
-            self.techniques,
-            [AttentionGroup(g.layers, g.spec.uniform.heads, g.window) for g in self.model.layouts],
+        self.techniques.groups = tuple(
+            [AttentionGroup(g.layers, g.spec.uniform.heads, g.window) for g in self.model.layouts]
         )
+        self.patterns = Patterns(self.techniques, self.techniques.groups)
         self.gates = Gates(self.techniques, self.model.description.layers)
         self.sublayers = self.model.program.sublayers()
         self.ledger = Ledger()

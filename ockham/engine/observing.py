@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ockham.core.arrays import Floats, Ints
+from ockham.core.arrays import Doubles, Floats, Ints
 from ockham.core.seams import Observer, OwnRows, Seen, Wants
-from ockham.core.step import Step, StepOutput
+from ockham.core.step import RowSets, Step, StepOutput
 from ockham.engine.part import Part
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.tree import ROOT
@@ -37,6 +37,8 @@ class Watch:
     hidden: dict[int, Ints] = field(default_factory=dict)
     scores: dict[int, Ints] = field(default_factory=dict)
     score_sums: dict[int, Ints] = field(default_factory=dict)
+    totals: dict[int, int] = field(default_factory=dict)
+    """Of each layer, which of the step's sets is the first of this observer's."""
 
 
 class Asked:
@@ -75,6 +77,8 @@ def _wants_of(own: OwnRows, wants: Wants) -> bool:
     rows = own.choosing if wants.rows is None else len(wants.rows)
     if (wants.hidden or wants.scores or wants.score_sums) and rows:
         return True
+    if wants.totals and any(map(len, wants.totalled)):
+        return True
     return own.choosing > 0 and (wants.candidates > 0 or wants.logits)
 
 
@@ -84,6 +88,7 @@ def want(step: Step, watches: list[Watch]) -> None:
     _want_rows(step.wants_hidden, [(w, w.wants.hidden, w.hidden) for w in watches])
     _want_rows(step.wants_scores, [(w, w.wants.scores, w.scores) for w in watches])
     _want_rows(step.wants_score_sums, [(w, w.wants.score_sums, w.score_sums) for w in watches])
+    _want_totals(step, [watch for watch in watches if watch.wants.totals])
 
 
 def _want_rows(
@@ -99,6 +104,21 @@ def _want_rows(
         wanted[layer] = rows = _rows_of([watch for watch, _ in wanting])
         for watch, places in wanting:
             places[layer] = np.searchsorted(rows, watch.first + watch.rows).astype(np.int32)
+
+
+def _want_totals(step: Step, watches: list[Watch]) -> None:
+    """Want the sums of probabilities that observers want, over each set of rows."""
+    sets: defaultdict[int, list[Ints]] = defaultdict(list)
+    for watch in watches:
+        wanted = [watch.first + rows for rows in watch.wants.totalled if len(rows)]
+        for layer in watch.wants.totals:
+            watch.totals[layer] = len(sets[layer])
+            sets[layer] += wanted
+    for layer, of_layer in sets.items():
+        starts = np.cumsum([0, *map(len, of_layer)], dtype=np.int32)
+        step.wants_score_totals[layer] = RowSets(
+            np.concatenate(of_layer).astype(np.int32, copy=False), starts
+        )
 
 
 def deal(watches: list[Watch], step: Step, output: StepOutput) -> None:
@@ -140,7 +160,17 @@ def _seen(watch: Watch, step: Step, output: StepOutput) -> Seen:
         {layer: output.hidden[layer][places] for layer, places in watch.hidden.items()},
         _scores(watch.scores, output.scores),
         _scores(watch.score_sums, output.score_sums),
+        _totals(watch, output),
     )
+
+
+def _totals(watch: Watch, output: StepOutput) -> dict[int, list[Doubles | None]]:
+    """Layer -> what was found of each of the observer's sets of rows."""
+    found: dict[int, list[Doubles | None]] = {}
+    for layer, first in watch.totals.items():
+        of_layer = iter(output.score_totals[layer][first:])
+        found[layer] = [next(of_layer) if len(rows) else None for rows in watch.wants.totalled]
+    return found
 
 
 def _seen_newest(watch: Watch, step: Step, output: StepOutput, at: int, marks: Many[int]) -> Seen:

@@ -12,7 +12,7 @@ from ockham.core.asks import Ask
 from ockham.core.config import EngineConfig
 from ockham.core.registry import SEAMS, Technique, find, make, name_of, read_options
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Keeping
+from ockham.core.seams import AttentionGroup, Keeping, KeptText
 from ockham.core.state_key import state_key
 from ockham.engine.messages import Request
 
@@ -56,6 +56,8 @@ class Techniques:
         self._plain: dict[str, Chosen | None] = {}
         """What applies where nothing is asked, by seam, as far as that was needed already."""
         self._plain_altering: list[Chosen] | None = None
+        self.groups: tuple[AttentionGroup, ...] = ()
+        """The layers that hold cells; none until the model is loaded."""
         for name, seam in SEAMS.items():
             if seam.asked and not seam.several and seam.setting is not None:
                 given = getattr(config, seam.setting)
@@ -95,9 +97,13 @@ class Techniques:
         return found
 
     def keeping(self, request: Request) -> Keeping | None:
-        """What decides which cells of a request's sequence stay; None if all do."""
+        """What decides which cells of a request's sequence stay; None if all do. Raises
+        InvalidRequest where what it asks does not fit the prompt or the model."""
         chosen = self.of(request, "keep")
-        found: Keeping | None = None if chosen is None else chosen.technique.open(chosen.ask)
+        if chosen is None:
+            return None
+        text = KeptText(len(request.prompt_token_ids), self.groups)
+        found: Keeping | None = chosen.technique.open(chosen.ask, text)
         return found
 
     def key(self, request: Request) -> str:

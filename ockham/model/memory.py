@@ -17,9 +17,9 @@ import msgspec
 
 from ockham.core.asks import Ask
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError, DoesNotFit
+from ockham.core.errors import ConfigError, DoesNotFit, InvalidRequest
 from ockham.core.registry import find, make, name_of
-from ockham.core.seams import Keep
+from ockham.core.seams import AttentionGroup, Keep, KeptText
 from ockham.core.units import readable
 from ockham.kernels.base import GroupLayout
 from ockham.kernels.ops import Program, StepSizes, workspace_bytes
@@ -123,7 +123,13 @@ def plan_memory(
             f"{readable(available_bytes)} that there are; lower it."
         )
     sizes = _Sizes(
-        config, description, program, weights_bytes, state_dtype, allowed, _most_cells(config)
+        config,
+        description,
+        program,
+        weights_bytes,
+        state_dtype,
+        allowed,
+        _most_cells(config, description),
     )
     return sizes.plan(config.max_model_len or sizes.longest_that_fits(limit))
 
@@ -151,7 +157,15 @@ def least_bytes(
     tokens: int,
 ) -> int:
     """The memory with which an engine can serve one sequence of so many tokens, all told."""
-    sizes = _Sizes(config, description, program, weights_bytes, state_dtype, 0, _most_cells(config))
+    sizes = _Sizes(
+        config,
+        description,
+        program,
+        weights_bytes,
+        state_dtype,
+        0,
+        _most_cells(config, description),
+    )
     state = sizes.state_bytes(sizes.sequence_pages(tokens), tokens)
     pool = max(state, config.kv_cache_memory_bytes or 0)
     return weights_bytes + sizes.workspace_bytes(tokens) + pool + outside_bytes(config, program)
@@ -308,12 +322,23 @@ class _Sizes:
         return "Take a smaller model, a smaller dtype, or a machine with more memory."
 
 
-def _most_cells(config: EngineConfig) -> Callable[[int], int]:
-    """How many cells a sequence of so many tokens holds at once, by the engine's Keep."""
+def _most_cells(config: EngineConfig, description: ModelDescription) -> Callable[[int], int]:
+    """How many cells a sequence of so many tokens, most of them its prompt, holds at once by the
+    engine's Keep. Raises ConfigError if that does not fit the model."""
     technique = find("keep", name_of(config.keep))
     keep: Keep = make("keep", config.keep)
-    keeping = keep.open((technique.ask or Ask)())
-    return (lambda tokens: tokens) if keeping is None else keeping.most_cells
+    ask = (technique.ask or Ask)()
+    groups = [AttentionGroup(g.layers, g.kv_heads, g.window) for g in description.groups]
+
+    def most_cells(tokens: int) -> int:
+        keeping = keep.open(ask, KeptText(tokens, tuple(groups)))
+        return tokens if keeping is None else keeping.most_cells(tokens)
+
+    try:
+        most_cells(1)
+    except InvalidRequest as error:
+        raise ConfigError(str(error)) from None
+    return most_cells
 
 
 def _layout(group: LayerGroup, dtype: str, page_tokens: int, pages: int) -> GroupLayout:

@@ -18,7 +18,7 @@ from ockham.core import registry
 from ockham.core.arrays import Ints
 from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest
-from ockham.core.seams import NOTHING, Keeping, OwnRows, Seen, Wants
+from ockham.core.seams import NOTHING, Keeping, KeptText, OwnRows, Seen, Wants
 from ockham.core.speculative import parse
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
@@ -84,7 +84,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         name: ClassVar[str] = "toy"
         Ask: ClassVar[type[Ask]] = ToyAsk
 
-        def open(self, ask: Ask) -> Keeping:
+        def open(self, ask: Ask, text: KeptText) -> Keeping:
             return Watching()
 
     yield

@@ -115,6 +115,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
             "pattern": st.sampled_from([None, None, *PATTERNS]),
             "recent": st.sampled_from([None, None, 3, 20]),
+            "budget": st.sampled_from([None, None, *BUDGETS]),
             "thought": st.sampled_from([None, None, *THOUGHTS]),
             "loops": st.sampled_from([None, None, 3]),
             "relay": st.sampled_from([None, None, None, (1, 0), (2, 5), (7,)]),
@@ -139,6 +140,14 @@ THOUGHTS = [
     {"budget": None, "inside": True, "stop_token_ids": list(range(40))},
 ]
 """Thoughts that their budget ends, and stops that do not."""
+
+
+BUDGETS = [
+    ("snapkv", {"budget": 0.25, "sinks": 2, "window": 4}),
+    ("snapkv", {"budget": 12, "sinks": 2, "window": 4, "block": 16}),
+    ("h2o", {"budget": 12, "sinks": 2, "block": 16, "every": 2}),
+]
+"""Rules that keep a budget of cells, once and block by block."""
 
 
 ADAPTERS = ("adapter/lora",)
@@ -181,6 +190,10 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     window = values.pop("recent")
     if window is not None and values["approximate"] is None and values["pattern"] is None:
         asks["keep/recent"] = {"window": window, "sinks": 2, "block": 16}
+    budget = values.pop("budget")
+    if budget is not None and window is None and values["pattern"] is None:
+        rule, settings = budget
+        asks |= {f"keep/{rule}": settings} if values["approximate"] is None else {}
     if (reuse := values.pop("approximate")) is not None:
         ends = [*range(20, len(prompt), 20), len(prompt)]
         chunks = list(zip([0, *ends], ends, strict=False)) if reuse == "chunk" else []

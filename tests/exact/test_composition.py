@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ockham.core import registry
+from ockham.core.errors import ConfigError
 from ockham.core.speculative import has_model
 from ockham.kernels.native import core
 from ockham.lab.evidence import Bench
@@ -19,10 +20,10 @@ from ockham.lab.evidence.compose import (
     Cell,
     Part,
     compose,
-    composition_page,
     engine_config_of,
     parts,
 )
+from ockham.lab.evidence.compose_page import composition_page, with_technique
 from tests.exact.machine import EXAMPLES
 from tests.helpers.registering import let_register
 
@@ -185,3 +186,24 @@ def test_the_page_names_refused_pairs_in_few_words() -> None:
     page = composition_page(cells, "lab")
     assert "| one each | any two of `a`, `b`, `c` |" in page
     assert "| none is none | `n` with any of `d`, `e`, `o` |" in page
+
+
+def test_a_technique_is_added_to_a_page_as_if_it_had_been_there() -> None:
+    def cell(one: str, other: str) -> Cell:
+        if {one, other} == {"b/y", "n/w"}:
+            return Cell(one=one, other=other, exact=True, refused="not these two")
+        if "n/w" in (one, other) or "f/4" in (one, other):
+            agreement = 0.2 if {one, other} == {"f/4", "n/w"} else 0.3 + len(one + other) / 100
+            return Cell(one=one, other=other, exact=False, identical=True, agreement=agreement)
+        return Cell(one=one, other=other, exact=True, identical=(one, other) != ("a/x", "b/y"))
+
+    names = ["a/x", "b/y", "f/4", "n/w"]
+    cells = [cell(one, other) for i, one in enumerate(names) for other in names[i:]]
+    own = [each for each in cells if "n/w" in (each.one, each.other)]
+    page = composition_page([each for each in cells if each not in own], "lab")
+    found = with_technique(page, "n/w", own)
+    assert sorted(found.splitlines()) == sorted(composition_page(cells, "lab").splitlines())
+    with pytest.raises(ConfigError, match="tells of it already"):
+        with_technique(found, "n/w", own)
+    with pytest.raises(ConfigError, match="that are no more"):
+        with_technique(page, "n/w", own[1:])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ockham.core.step import ActiveRows, StepOutput
+from ockham.core.step import ActiveRows, RowSets, StepOutput
 from ockham.kernels.backends import find_backend
 from ockham.kernels.base import Backend
 from ockham.kernels.ops import Program
@@ -115,6 +115,8 @@ def test_a_row_that_does_not_attend_has_no_scores(backend: Backend) -> None:
     step = stepper.build([Part(0, [3, 1, 4])])
     step.wants_scores = {1: np.array([0, 2], np.int32)}
     step.wants_score_sums = {1: np.array([0, 2], np.int32)}
+    sets = RowSets(np.array([0, 0, 2], np.int32), np.array([0, 1, 3], np.int32))
+    step.wants_score_totals = {1: sets}
     ops = model.program.sublayers()[1, "attention"]
     for some, shapes in (([1, 2], [(2, 0), (2, 3)]), ([], [(2, 0), (2, 0)])):
         step.active = (ActiveRows(ops.start, ops.stop, np.array(some, np.int32)),)
@@ -123,6 +125,7 @@ def test_a_row_that_does_not_attend_has_no_scores(backend: Backend) -> None:
         output = stepper.executor.finish(under_way)
         assert [scores.shape for scores in output.scores[1]] == shapes
         assert [scores.shape for scores in output.score_sums[1]] == [each[1:] for each in shapes]
+        assert [total.shape for total in output.score_totals[1]] == shapes
 
 
 @pytest.mark.parametrize("rows", [[2, 1], [0, 0], [5], [-1]], ids=str)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ockham.core.step import RowSets
 from ockham.kernels.native import core
 from ockham.kernels.reference.backend import ReferenceBackend
 from tests.helpers import isas
@@ -130,6 +131,28 @@ def test_scores_do_not_depend_on_company(kind: str) -> None:
         found.append(getattr(output, kind)[0][0])
     assert found[0].shape == ((LONG,) if kind == "score_sums" else (SHAPES["bf16"].kv_heads, LONG))
     assert same(found[0], found[1])
+
+
+@pytest.mark.parametrize("chunks", [[LONG], [40, 1, LONG - 41]], ids=str)
+def test_totals_are_the_sums_of_scores_in_any_order(chunks: list[int]) -> None:
+    prompt, shape = tokens(LONG, 6), SHAPES["bf16"]
+    stepper, total = Stepper(model("bf16")), np.zeros((shape.kv_heads, LONG))
+    scores, start = np.zeros((shape.kv_heads, LONG)), 0
+    for count in chunks:
+        rows = np.arange(count, dtype=np.int32)
+        sets = RowSets(
+            np.concatenate((rows, rows[::-1])), np.array([0, count, 2 * count], np.int32)
+        )
+        part = Part(0, prompt[start : start + count])
+        output = stepper.step([part], wants_scores={0: rows}, wants_score_totals={0: sets})
+        start += count
+        one, other = output.score_totals[0]
+        assert one.dtype == np.float64
+        assert same(one, other)
+        total[:, :start] += one
+        for row in output.scores[0]:
+            scores[:, : row.shape[1]] += np.rint(row.astype(np.float64) * 2.0**32) / 2.0**32
+    assert np.array_equal(total, scores)
 
 
 def test_state_written_back_elsewhere_gives_the_same_bits() -> None:

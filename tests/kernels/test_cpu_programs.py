@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ockham.core.step import StepOutput
+from ockham.core.step import RowSets, StepOutput
 from ockham.kernels.base import Backend
 from ockham.kernels.native import core
 from ockham.kernels.reference.backend import ReferenceBackend
@@ -42,6 +42,8 @@ def ragged(model: Any) -> list[StepOutput]:
         "wants_hidden": {-1: rows, 1: rows},
         "wants_scores": {0: rows, 1: rows},
         "wants_score_sums": {1: rows[:2]},
+        # Rows of the first sequence, and one more of them: sets may share rows.
+        "wants_score_totals": {1: RowSets(rows[[0, 0]], np.array([0, 1, 2], np.int32))},
     }
     return [
         stepper.step([Part(0, tokens(75)), Part(1, tokens(3))], **wants),
@@ -74,7 +76,7 @@ def test_programs_mean_the_same(name: str) -> None:
         assert one.hidden.keys() == other.hidden.keys()
         for layer in other.hidden:
             assert_close(one.hidden[layer], other.hidden[layer], close)
-        for kind in ("scores", "score_sums"):
+        for kind in ("scores", "score_sums", "score_totals"):
             own, theirs = getattr(one, kind), getattr(other, kind)
             assert own.keys() == theirs.keys()
             for layer in theirs:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from ockham.core import asks
 from ockham.core.registry import register
+from ockham.core.seams import KeptText
 
 
 @register("keep", "all", exact=True)
@@ -18,5 +19,5 @@ class KeepAll:
     name: ClassVar[str] = "all"
     Ask: ClassVar[type[asks.Ask]] = asks.Ask
 
-    def open(self, ask: asks.Ask) -> None:
+    def open(self, ask: asks.Ask, text: KeptText) -> None:
         """All cells stay."""

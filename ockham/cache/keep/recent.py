@@ -11,7 +11,7 @@ from ockham.core import asks
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import register
-from ockham.core.seams import Keeping
+from ockham.core.seams import Keeping, KeptText
 
 LEAST = {"window": 1, "sinks": 0, "block": 16}
 MOST = 1 << 30
@@ -69,7 +69,7 @@ class Recent:
     def __init__(self, options: RecentOptions) -> None:
         self._options = options
 
-    def open(self, ask: RecentAsk) -> LatestCells:
+    def open(self, ask: RecentAsk, text: KeptText) -> LatestCells:
         """See `Keep`."""
         options = self._options
         window = options.window if ask.window is None else ask.window

@@ -39,6 +39,7 @@ from ockham.core.seams.gate import (
 from ockham.core.seams.keep import (
     Keep,
     Keeping,
+    KeptText,
 )
 from ockham.core.seams.models import (
     Foreseen,
@@ -149,6 +150,7 @@ __all__ = [
     "Ints",
     "Keep",
     "Keeping",
+    "KeptText",
     "Layout",
     "Likely",
     "Linear",

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
+import msgspec
+
 from ockham.core.arrays import Ints
 from ockham.core.seams.observe import Observer
+from ockham.core.seams.pattern import AttentionGroup
+
+
+class KeptText(msgspec.Struct, frozen=True):
+    """What a Keep may know of a sequence before its first step: the tokens of its prompt, and the
+    groups of layers that hold its cells."""
+
+    prompt_tokens: int
+    groups: tuple[AttentionGroup, ...]
 
 
 class Keeping(Observer, Protocol):
@@ -63,7 +74,8 @@ class Keep(Protocol):
 
     name: ClassVar[str]
 
-    def open(self, ask: Any) -> Keeping | None:
+    def open(self, ask: Any, text: KeptText) -> Keeping | None:
         """What decides for one sequence, whose request asks so (an `Ask` of the technique's); None
-        if all its cells stay."""
+        if all its cells stay. Raises InvalidRequest where the ask does not fit the text or the
+        model."""
         ...

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from ockham.core.arrays import Floats, Ints
+from ockham.core.arrays import Doubles, Floats, Ints
 
 
 class OwnRows(msgspec.Struct, frozen=True):
@@ -40,6 +40,11 @@ class Wants(msgspec.Struct, frozen=True):
     score_sums: Sequence[int] = ()
     """Layers whose attention probabilities are wanted, summed over all query heads: the larger the
     number of heads, the less memory they need than `scores`."""
+    totals: Sequence[int] = ()
+    """Layers whose attention probabilities are wanted, for each key-value head, summed over the
+    rows of each of `totalled`. However many rows that are, it takes the memory of one."""
+    totalled: Sequence[Ints] = ()
+    """Sets of rows, as indices into the own rows; those that are empty are left out."""
     rows: Ints | None = None
     """The rows that `hidden`, `scores` and `score_sums` are wanted of, as indices into the own
     rows, ascending; None for the rows that choose."""
@@ -50,6 +55,7 @@ class Wants(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         assert self.rows is None or not self.newest, "the newest token's row is known only later"
+        assert not (self.totals and self.newest), "totals are of rows that are known before"
 
 
 NOTHING = Wants()
@@ -76,6 +82,10 @@ class Seen(msgspec.Struct, frozen=True):
     the head. There are no keys in a layer whose attention the sequence's gate leaves out."""
     score_sums: Mapping[int, Sequence[Floats]] = msgspec.field(default_factory=dict)
     """Layer -> of each row, (keys,): the same, summed over all query heads."""
+    totals: Mapping[int, Sequence[Doubles | None]] = msgspec.field(default_factory=dict)
+    """Layer -> of each of `Wants.totalled`, (kv_heads, keys): `scores` summed over its rows, for
+    the keys that the last of them sees; each value is rounded to a multiple of 2^-32 first, so that
+    sums of these, too, are the same in any order. None of an empty set."""
 
 
 class Observer(Protocol):

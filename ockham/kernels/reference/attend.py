@@ -29,7 +29,11 @@ SCORE_VALUES = 1 << 22
 def compute(run: ReferenceRun, op: Attend) -> None:
     step, layer = run.step, op.layer
     by_head, summed = step.wants_scores.get(layer), step.wants_score_sums.get(layer)
-    wanted = {row for rows in (by_head, summed) if rows is not None for row in rows.tolist()}
+    totalled = step.wants_score_totals.get(layer)
+    of_sets = None if totalled is None else totalled.rows
+    wanted = {
+        row for rows in (by_head, summed, of_sets) if rows is not None for row in rows.tolist()
+    }
     sequences = run.views_of(op.group, op.window, op.causal)
     visited = _visited(run, op)
     run.a, scores = attend(op, run.planes.layer(layer), run.q, sequences, wanted, visited)
@@ -44,6 +48,27 @@ def compute(run: ReferenceRun, op: Attend) -> None:
         run.score_sums[layer] = [
             scores.get(row, nothing).sum(axis=(0, 1)) for row in summed.tolist()
         ]
+    if totalled is not None:
+        lows = {
+            row: int(low)
+            for view in sequences
+            for row, low in enumerate(view.low.tolist(), view.start)
+        }
+        run.score_totals[layer] = [
+            _total([(lows.get(row, 0), scores.get(row, nothing)) for row in rows.tolist()])
+            for rows in totalled
+        ]
+
+
+def _total(rows: list[tuple[int, Floats]]) -> Doubles:
+    """The sum of rows' probabilities (kv_heads, repeat, keys) over query heads and rows, each value
+    rounded to a multiple of 2^-32; of each row with the number of its first key."""
+    keys = max(low + scores.shape[-1] for low, scores in rows)
+    total = np.zeros((len(rows[0][1]), keys))
+    for low, scores in rows:
+        found = np.rint(scores.sum(axis=1).astype(np.float64) * 2.0**32) / 2.0**32
+        total[:, low : low + scores.shape[-1]] += found
+    return total
 
 
 def attend(

@@ -54,6 +54,7 @@ class ReferenceExecutor:
             run.candidates,
             run.score_sums,
             run.recall,
+            run.score_totals,
         )
 
     def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.arrays import Doubles, Floats, Ints, Longs
 from ockham.core.step import Step
 from ockham.kernels.ops import Norm, Operation, Rope, role_of
 from ockham.kernels.reference.adapters import ReferenceAdapter
@@ -43,6 +43,7 @@ class ReferenceRun:
     scores: dict[int, list[Floats]] = field(default_factory=dict)
     score_sums: dict[int, list[Floats]] = field(default_factory=dict)
     recall: dict[int, Floats] = field(default_factory=dict)
+    score_totals: dict[int, list[Doubles]] = field(default_factory=dict)
     views: dict[tuple[int, int | None, bool, int | None], list[View]] = field(default_factory=dict)
     rotations: dict[int, tuple[Floats, Floats]] = field(default_factory=dict)
     active: Ints | None = None

@@ -206,6 +206,9 @@ def cells(row: Row) -> list[tuple[str, str]]:
         found.append(("the same, off its file's grid", fidelity_words(row.twin_fidelity)))
     if row.scores is not None:
         found.append(("answers right", f"{row.scores[0]:.1%} without, {row.scores[1]:.1%} with"))
+    if row.later_scores is not None:
+        without, with_ = row.later_scores
+        found.append(("later questions", f"{without:.1%} without, {with_:.1%} with"))
     if row.perplexity is not None:
         without, with_ = row.perplexity
         found.append(("perplexity", f"{without:.2f} without, {with_:.2f} with"))

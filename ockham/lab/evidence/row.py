@@ -51,6 +51,8 @@ class Row(msgspec.Struct, kw_only=True):
     """The share of right answers without and with an approximate technique."""
     recall: float | None = None
     """Of a pattern, the share of attention that is on keys which it visits, of sampled rows."""
+    later_scores: tuple[float, float] | None = None
+    """The same for questions 2 to 5, over the state that the first question left."""
     perplexity: tuple[float, float] | None = None
     """Of what was generated, as the model reads it, without and with an approximate technique."""
     tokens_per_step: float | None = None
@@ -87,6 +89,11 @@ class Row(msgspec.Struct, kw_only=True):
             )
         if self.recall is not None:
             parts.append(f"{self.recall:.1%} of the attention visited")
+        if self.later_scores is not None:
+            parts.append(
+                f"{self.later_scores[0]:.0%} and {self.later_scores[1]:.0%} of those to later "
+                "questions"
+            )
         if self.perplexity is not None:
             parts.append(
                 f"perplexity {self.perplexity[0]:.1f} without, {self.perplexity[1]:.1f} with"
