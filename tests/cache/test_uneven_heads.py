@@ -13,7 +13,7 @@ from ockham.cache.state import State, View
 from ockham.core import asks, registry
 from ockham.core.arrays import Ints
 from ockham.core.errors import OckhamError
-from ockham.core.seams import AttentionGroup, Keeping, SequencePattern
+from ockham.core.seams import AttentionGroup, Keeping, KeptText, SequencePattern
 from ockham.core.visits import BLOCK_KEYS, BlockVisits
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
@@ -169,7 +169,7 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         name: ClassVar[str] = "uneven"
         Ask: ClassVar[type[asks.Ask]] = asks.Ask
 
-        def open(self, ask: asks.Ask) -> Keeping:
+        def open(self, ask: asks.Ask, text: KeptText) -> Keeping:
             return Uneven()
 
     @registry.register("pattern", "same", exact=False)
