@@ -282,7 +282,7 @@ class Admission:
         # What others took again is fetched again: of those who do so in turn, the one whose fetch
         # ended last finds all of it and runs.
         if sequence.fetch is None or found < sequence.fetch.reach:
-            tokens = sequence.token_ids(len(sequence.tokens))
+            tokens = sequence.token_ids(sequence.findable)
             sequence.fetch = self.reuse.fetch(tokens, sequence.salt)
         return sequence.fetch is not None and sequence.fetch.done
 

@@ -8,6 +8,7 @@ from ockham.cache.state import View
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.seams import Keeping, Observer, Splice
 from ockham.core.step import Floats, Ints
+from ockham.engine.patterns import OpenPattern
 from ockham.engine.pooling import Pool
 from ockham.engine.splicing import Splicing
 
@@ -23,6 +24,7 @@ class Cells:
         "keeping",
         "most_tokens",
         "observers",
+        "pattern",
         "pool",
         "prompt",
         "prompt_logprobs",
@@ -46,6 +48,7 @@ class Cells:
     splicing: Splicing | None
     inexact_from: int | None
     observers: tuple[Observer, ...]
+    pattern: OpenPattern | None
     shares: bool
     pool: Pool | None
 
@@ -98,11 +101,18 @@ class Cells:
     @property
     def exact_until(self) -> int | None:
         """The first token whose state no other sequence may go on from: one that an approximate
-        reuse gave, or before which cells were dropped. None if there is none."""
+        reuse gave, before which cells were dropped, or with which its pattern begins. None if there
+        is none."""
         dropped = None if self.keeping is None else self.keeping.border(0)
-        if self.inexact_from is None or dropped is None:
-            return self.inexact_from if dropped is None else dropped
-        return min(self.inexact_from, dropped)
+        patterned = None if self.pattern is None else self.pattern.exact_until
+        untils = (self.inexact_from, dropped, patterned)
+        return min((each for each in untils if each is not None), default=None)
+
+    @property
+    def findable(self) -> int:
+        """How many of its first tokens have state that others may have left."""
+        until = None if self.pattern is None else self.pattern.exact_until
+        return len(self.tokens) if until is None else min(len(self.tokens), until)
 
     @property
     def dropped(self) -> list[int]:
@@ -173,4 +183,4 @@ class Cells:
         cells = (self.prompt_tokens if self.inputs else self.target) - 1
         if self.prompt_logprobs is not None and not self.scored:
             cells = min(cells, len(self.prompt_logprobs) - 1)
-        return cells
+        return min(cells, self.findable)

@@ -23,10 +23,12 @@ class OpenPattern:
 
     name: str
     of: SequencePattern
+    exact_until: int | None = None
+    """The first token whose state nobody else may go on from; None if there is none."""
 
     def fork(self) -> OpenPattern:
         """That of another sequence, which goes on from this one's state."""
-        return OpenPattern(self.name, self.of.fork())
+        return OpenPattern(self.name, self.of.fork(), self.exact_until)
 
 
 class Patterns:
@@ -56,7 +58,9 @@ class Patterns:
             [i for i, layer in enumerate(group.layers) if (layer, ATTENTION) in skips]
             for group in self._groups
         ]
-        return OpenPattern(chosen.name, _Attending(pattern, idle) if any(idle) else pattern)
+        pattern = pattern.for_prompt(len(request.prompt_token_ids))
+        opened = _Attending(pattern, idle) if any(idle) else pattern
+        return OpenPattern(chosen.name, opened, pattern.exact_until)
 
 
 class HeldBlocks(SequencePattern):

@@ -67,7 +67,6 @@ class Sequence(Cells):
         "ledger",
         "order",
         "params",
-        "pattern",
         "plain",
         "redone_by",
         "repetition",

@@ -43,9 +43,19 @@ DRAFTERS = ["copying", "grammar", "recycling", "trie", "trigram"]
 """Those that need no model of their own."""
 EXAMPLES = int(os.environ.get("OCKHAM_EXACT_EXAMPLES", "2"))
 """Of each kind of checkpoint; `make exact` asks for more."""
-PATTERNS = [
-    {"heads": "all", "sink_blocks": 0, "window_blocks": 1},
-    {"heads": 0.5, "sink_blocks": 1, "window_blocks": 1},
+PATTERNS: list[dict[str, Any]] = [
+    {"pattern/streaming": {"heads": "all", "sink_blocks": 0, "window_blocks": 1}},
+    {"pattern/streaming": {"heads": 0.5, "sink_blocks": 1, "window_blocks": 1}},
+    {"pattern/strided": {"local_blocks": 1, "stride": 2, "dense_every": 2}},
+    {"pattern/dilated": {"window_blocks": 1}},
+    {
+        "pattern/triangle": {
+            "dense_layers": 0,
+            "window_blocks": 1,
+            "sink_blocks": 0,
+            "last_tokens": 9,
+        }
+    },
 ]
 """Approximate, and yet the same bits in any company: by logical index."""
 FEWEST = 3
@@ -200,7 +210,7 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         asks[f"reuse/{reuse}"] = {"chunks": chunks} if chunks else True
         prompt = prompt[30:] + prompt[:30] if len(prompt) > 60 else prompt
     if (pattern := values.pop("pattern")) is not None:
-        asks["pattern/streaming"] = pattern
+        asks |= pattern
     params = SamplingParams(**values)
     return Request(
         request_id=name,

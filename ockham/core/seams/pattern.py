@@ -32,6 +32,16 @@ class SequencePattern(Observer, Protocol):
     observes: ClassVar[bool] = False
     """Whether it wants to know something of the sequence's rows, as an `Observer`."""
 
+    @property
+    def exact_until(self) -> int | None:
+        """The first token whose state depends on the length of the prompt, so that no other
+        sequence goes on from it; None if there is none."""
+        return None
+
+    def for_prompt(self, tokens: int) -> SequencePattern:
+        """That of a sequence whose prompt has so many tokens."""
+        return self
+
     def visits(self, group: int, block: int) -> BlockVisits | None:
         """What the rows of query block `block` visit in the layers of a group; None for all blocks
         of keys. Each list must hold `block` itself; blocks after it are visited by nobody."""
@@ -47,7 +57,7 @@ class Pattern(Protocol):
 
     State depends on it, so that a pattern which leaves keys out is not exact. If what a row visits
     follows from its own past and from the ask alone, the class says `shares = True`: sequences that
-    ask the same may go on from each other's state.
+    ask the same may go on from each other's state, up to `SequencePattern.exact_until`.
     """
 
     name: ClassVar[str]

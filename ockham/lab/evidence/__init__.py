@@ -19,6 +19,7 @@ from ockham.lab.evidence import (  # noqa: F401
     reuse,
     seams,
     searches,
+    sparse_patterns,
     tiers,
     votes,
 )

@@ -45,8 +45,8 @@ counterfactual("pattern", "full")
 def streaming(bench: Bench) -> Row:
     """One key's word among hundreds, while half of the heads see three blocks of the list."""
     engine = bench.engine()
-    queries = _questions(engine, bench.seed, QUESTIONS)
-    heads = _heads_that_look_near(engine, _questions(engine, bench.seed + 1, WATCHED))
+    queries = questions(engine, bench.seed, QUESTIONS)
+    heads = _heads_that_look_near(engine, questions(engine, bench.seed + 1, WATCHED))
     asks = make_asks(
         {"pattern/streaming": {"heads": heads, "sink_blocks": SINKS, "window_blocks": WINDOW}}
     )
@@ -63,10 +63,10 @@ def streaming(bench: Bench) -> Row:
         "streaming",
         lambda: run(False),
         lambda: run(True),
-        lambda outcome: _attention_flops(engine, outcome.ledger),
+        lambda outcome: attention_flops(engine, outcome.ledger),
         exact=False,
         what=(
-            f"{len(queries)} questions for a word in {' and '.join(_lengths())} tokens; the half "
+            f"{len(queries)} questions for a word in {' and '.join(lengths())} tokens; the half "
             f"of the heads that look least elsewhere see {SINKS} block of {BLOCK_KEYS} keys and "
             f"the latest {WINDOW}"
         ),
@@ -88,7 +88,7 @@ def recall_of(bench: Bench, queries: Sequence[Query], pattern: str) -> float:
     return ledger.recall[pattern].share
 
 
-def _questions(engine: Engine, seed: int, count: int) -> list[Query]:
+def questions(engine: Engine, seed: int, count: int) -> list[Query]:
     """As many questions of each level, as far as the model's context has room for them."""
     tokenizer, found = engine.tokenizer, []
     if tokenizer is None:
@@ -105,11 +105,11 @@ def _questions(engine: Engine, seed: int, count: int) -> list[Query]:
     return found
 
 
-def _lengths() -> list[str]:
+def lengths() -> list[str]:
     return [level.partition("=")[2] for level in LEVELS]
 
 
-def _attention_flops(engine: Engine, ledger: Ledger) -> int:
+def attention_flops(engine: Engine, ledger: Ledger) -> int:
     """What attention took: the head's rows are those that gave a token."""
     cost = engine.cost
     products = ledger.rows * cost.linear_flops + ledger.generated_tokens * cost.head_flops
