@@ -125,7 +125,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
             "pattern": st.sampled_from([None, None, *PATTERNS]),
             "recent": st.sampled_from([None, None, 3, 20]),
-            "budget": st.sampled_from([None, None, *BUDGETS]),
+            "budget": st.sampled_from([None, None, *KEPT]),
             "thought": st.sampled_from([None, None, *THOUGHTS]),
             "loops": st.sampled_from([None, None, 3]),
             "relay": st.sampled_from([None, None, None, (1, 0), (2, 5), (7,)]),
@@ -152,7 +152,7 @@ THOUGHTS = [
 """Thoughts that their budget ends, and stops that do not."""
 
 
-BUDGETS = [
+KEPT = [
     ("snapkv", {"budget": 0.25, "sinks": 2, "window": 4}),
     ("snapkv", {"budget": 12, "sinks": 2, "window": 4, "block": 16}),
     ("h2o", {"budget": 12, "sinks": 2, "block": 16, "every": 2}),
