@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 @command("eval")
 @option(
     "--tasks",
-    help="Tasks, separated by commas: recall, documents, edit, steps, chat, code, prose; all by "
-    "default, none beside --data.",
+    help="Tasks, separated by commas: recall, documents, edit, steps, chat, code, prose; all these "
+    "by default, none beside --data. shared-recall, shared-documents, shared-edit, shared-needles "
+    "and shared-summary ask five questions about one context.",
 )
 @option(
     "--num-items",
@@ -230,6 +231,11 @@ def _score(
 
     engine = _load(config)
     cases, digest = _cases(engine, chosen)
+    if (temperature or n > 1) and any(case.interview is not None for case in cases):
+        raise ConfigError(
+            "questions about one context are answered greedily; leave --temperature and -n out, or "
+            "the tasks shared-..."
+        )
     decides = settings(
         engine, seed=config.seed, temperature=temperature, n=n, **_decides(chosen), data=digest
     )

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from ockham.cache.state import View
 from ockham.cache.store.stats import TierStats
 from ockham.core.config import EngineConfig
 from ockham.core.ledger import Ledger
-from ockham.core.seams import GONE, ApproximateReuse, Reuse
+from ockham.core.seams import GONE, ApproximateReuse, Reuse, SearchState
 from ockham.core.step import Ints
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
@@ -92,9 +93,13 @@ class Engine(Assembly):
         before any work, if it can never be served."""
         self.requests.add(request, prepared)
 
-    def take(self, request: Request) -> None:
-        """`prepare`, wait for what that gives, and `add`: for callers that serve nobody else."""
-        self.add(request, self.requests.prepare_now(request))
+    def take(self, request: Request, search: SearchState | None = None) -> None:
+        """`prepare`, wait for what that gives, and `add`: for callers that serve nobody else, and
+        that may bring the search that answers the request."""
+        prepared = self.requests.prepare_now(request)
+        if search is not None:
+            prepared = msgspec.structs.replace(prepared, search=search)
+        self.add(request, prepared)
 
     def export_request(self, request_id: str) -> bytes:
         """Take a request out, between two steps, for `import_request` of another engine. Raises

@@ -7,15 +7,19 @@ from typing import Any
 
 import msgspec
 
+from ockham.core.seams import SearchState
 from ockham.engine.adapters import HeldAdapter
 from ockham.engine.structured.grammar import Grammar
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """What was made ready for a request; None for what it does not need."""
+    """What was made ready for a request; None for what it does not need. `search` answers it in
+    place of what the request or the engine's setting names: that of a caller who measures, and
+    says himself what the sequences are told."""
 
     grammar: Grammar | None = None
     adapter: HeldAdapter | None = None
+    search: SearchState | None = None
 
 
 NOTHING_PREPARED = Prepared()

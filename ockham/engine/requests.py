@@ -236,10 +236,18 @@ class Requests:
         stops = eos | frozenset(params.stop_token_ids or ())
         thinking = self._thinking(params)
         chosen = engine.techniques.of(request, "search")
-        search = None if chosen is None else self._begin(chosen, request, stops)
+        search, name = prepared.search, "the caller's search"
+        if search is None and chosen is not None:
+            search, name = self._begin(chosen, request, stops), chosen.name
+        if search is not None and search.width > engine.config.max_num_seqs:
+            raise InvalidRequest(
+                f"{name} runs {search.width} sequences at once, but at most "
+                f"{engine.config.max_num_seqs} run here; ask for fewer, or raise max_num_seqs.",
+                name,
+            )
         if search is not None and search.chooses and params.thinking_token_budget is not None:
             raise InvalidRequest(
-                f"{chosen.name if chosen else 'a search'} says itself what comes next, so that no "
+                f"{name} says itself what comes next, so that no "
                 "thought can be ended; leave out thinking_token_budget, or the search.",
                 "thinking_token_budget",
             )
@@ -269,7 +277,7 @@ class Requests:
             keeping=engine.techniques.keeping(request),
             pool=self._pool(request),
         )
-        return Group(engine, first, search, chosen.name if chosen and search else "")
+        return Group(engine, first, search, name if search is not None else "")
 
     def _answered(self, request: Request) -> bool:
         """Whether a request is for what was made of the same text before, and is answered with
@@ -328,14 +336,7 @@ class Requests:
             tokenizer is not None and request.detokenize,
             request.asked("search") is not None,
         )
-        state = search.begin(chosen.ask, problem)
-        if state is not None and state.width > seats:
-            raise InvalidRequest(
-                f"{chosen.name} runs {state.width} sequences at once, but at most {seats} run "
-                "here; ask for fewer, or raise max_num_seqs.",
-                chosen.name,
-            )
-        return state
+        return search.begin(chosen.ask, problem)
 
     def _thinking(self, params: SamplingParams) -> Thinking | None:
         """What follows the thought of a request that may have one."""

@@ -16,7 +16,9 @@ from typing import Any
 
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import divide
+from ockham.lab.interview import Interview, interview_of
 from ockham.lab.tasks import TASKS, Item
+from ockham.lab.tasks.shared import LEVELS, SHARED, Question, shared
 from ockham.text.tokenizer import Tokenizer
 
 DATA = "data"
@@ -44,6 +46,10 @@ class Case:
     scores_prompt: bool = False
     scored_bytes: int = 0
     part: int = 0
+    interview: Interview | None = None
+    """Several questions about one context, which `tokens` are with the first of them; `questions`
+    score their answers."""
+    questions: tuple[Question, ...] = ()
 
     @property
     def key(self) -> str:
@@ -60,12 +66,14 @@ class Cases:
 
 def check_tasks(names: Sequence[str], levels: Sequence[str]) -> None:
     """Raises ConfigError for a task or level that does not exist."""
-    unknown = [name for name in names if name not in TASKS]
+    known_levels = {name: task.levels for name, task in TASKS.items()}
+    known_levels |= dict.fromkeys(SHARED, LEVELS)
+    unknown = [name for name in names if name not in known_levels]
     if unknown:
-        raise ConfigError(f"there is no task {unknown[0]!r}; there are {', '.join(TASKS)}.")
+        raise ConfigError(f"there is no task {unknown[0]!r}; there are {', '.join(known_levels)}.")
     for asked in levels:
-        if not any(asked in TASKS[name].levels for name in names):
-            known = "; ".join(f"{name}: {', '.join(TASKS[name].levels)}" for name in names)
+        if not any(asked in known_levels[name] for name in names):
+            known = "; ".join(f"{name}: {', '.join(known_levels[name])}" for name in names)
             raise ConfigError(f"no chosen task has a level {asked!r}; they have {known}.")
 
 
@@ -95,6 +103,14 @@ def task_cases(
     too_long: Counter[tuple[str, str]] = Counter()
     repeated: Counter[str] = Counter()
     for name in names:
+        if name in SHARED:
+            found = shared_cases(name, items, seed, levels, tokenizer, context)
+            cases += found
+            fit = Counter(case.level for case in found)
+            for number in range(items):
+                too_long[name, _level(levels, number)] += 1
+            too_long.subtract({(name, level): count for level, count in fit.items()})
+            continue
         task = TASKS[name]
         chosen: Sequence[str | None] = [level for level in task.levels if level in levels]
         chosen = chosen or task.levels or [None]
@@ -114,12 +130,45 @@ def task_cases(
         f"{number} items of {name} at {level} do not fit into the context of {context} tokens and "
         "were left out"
         for (name, level), number in too_long.items()
+        if number
     ]
     left_out += [
         f"{name} has only {items - number} different items; {number} repetitions were left out"
         for name, number in repeated.items()
     ]
     return Cases(cases, left_out)
+
+
+def shared_cases(
+    name: str, items: int, seed: int, levels: Sequence[str], tokenizer: Tokenizer, context: int
+) -> list[Case]:
+    """So many contexts with their questions, in turn of all levels or of those of `levels`, without
+    those that do not fit into `context` tokens."""
+    cases = []
+    for index in range(items):
+        level = _level(levels, index)
+        way, _, size = level.partition(", tokens=")
+        drawn = shared(name, seed, index, int(size), lambda text: len(tokenizer.encode(text)))
+        interview = interview_of(tokenizer, drawn, way)
+        if interview.longest <= context:
+            cases.append(
+                Case(
+                    name,
+                    index,
+                    level,
+                    interview.first,
+                    drawn.questions[0].max_tokens,
+                    interview=interview,
+                    questions=drawn.questions,
+                )
+            )
+    return cases
+
+
+def _level(levels: Sequence[str], index: int) -> str:
+    """Of the levels that tasks over one context have, that of an item."""
+    chosen = [level for level in LEVELS if level in levels] or LEVELS
+    return chosen[index % len(chosen)]
 
 
 def _item_cases(item: Item, index: int, tokenizer: Tokenizer, context: int) -> list[Case]:

@@ -137,8 +137,10 @@ def _fill_divergence(found: Difference, pairs: Pairs) -> None:
 def _fill_scores(found: Difference, pairs: Pairs) -> None:
     if not pairs:
         return
-    before = [(pair[0].scores or [0.0])[0] for pair in pairs]
-    after = [(pair[1].scores or [0.0])[0] for pair in pairs]
+    before, after = (
+        [math.fsum(r.scores or ()) / len(r.scores or ()) for r in side]
+        for side in zip(*pairs, strict=True)
+    )
     found.baseline_score = math.fsum(before) / len(before)
     found.candidate_score = math.fsum(after) / len(after)
     found.score_difference = found.candidate_score - found.baseline_score

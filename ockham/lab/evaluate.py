@@ -14,6 +14,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.cases import Case
+from ockham.lab.interview import Talk
 from ockham.lab.running import drive
 from ockham.lab.statistics import Interval, ratio_interval, wilson
 
@@ -87,13 +88,20 @@ def evaluate(
     """Run `cases` at full batch; `done` gets each result as it comes, in no particular order.
 
     Every case has a seed of its own, made of `seed` and its key, so that a run in two parts gives
-    what a run in one piece gives. Raises InvalidRequest for a case that does not fit.
+    what a run in one piece gives. Questions over one context are answered greedily, whatever is
+    asked; of each such case two results come, of its first question last. Raises InvalidRequest for
+    a case that does not fit.
     """
     asked: dict[str, Case] = {}
+    talks: dict[str, Talk] = {}
 
     def requests() -> Iterator[Request]:
         for case in cases:
             asked[case.key] = case
+            if case.interview is not None:
+                talks[case.key] = Talk(case.interview, engine.eos)
+                yield case.interview.request(case.key)
+                continue
             yield Request(
                 request_id=case.key,
                 prompt_token_ids=list(case.tokens),
@@ -101,11 +109,40 @@ def evaluate(
                 detokenize=case.max_tokens > 0,
             )
 
-    drive(
-        engine,
-        requests(),
-        lambda output: done(_result(run, asked.pop(output.request_id), output)),
-    )
+    def ended(output: RequestOutput) -> None:
+        case = asked.pop(output.request_id)
+        if case.interview is None:
+            done(_result(run, case, output))
+            return
+        for result in _talked(run, case, talks.pop(case.key), engine):
+            done(result)
+
+    drive(engine, requests(), ended, talks)
+
+
+def _talked(run: str, case: Case, talk: Talk, engine: Engine) -> Iterator[Result]:
+    """Of questions over one context: the later ones, and the first."""
+    tokenizer = engine.tokenizer
+    assert tokenizer is not None, "its questions were made with one"
+    last = len(case.questions)
+    texts = [tokenizer.decode(answer, True) for answer in talk.answers]
+    scores = [question.score(text) for question, text in zip(case.questions, texts, strict=True)]
+    for part, own, level in (
+        (1, slice(1, None), f"questions 2 to {last}"),
+        (0, slice(0, 1), "question 1"),
+    ):
+        yield Result(
+            run=run,
+            source=case.source,
+            index=case.index,
+            part=part,
+            level=f"{case.level}, {level}",
+            prompt_tokens=len(case.tokens),
+            completions=texts[own],
+            token_ids=talk.answers[own],
+            finish_reasons=["stop" if ended else "length" for ended in talk.ended[own]],
+            scores=scores[own],
+        )
 
 
 def _params(case: Case, temperature: float, n: int, seed: int) -> SamplingParams:
@@ -179,20 +216,27 @@ def _score(source: str, level: str | None, results: Sequence[Result], seed: int)
     lengths = [len(ids) for r in results for ids in r.token_ids]
     score.generated_tokens = sum(lengths) / len(lengths) if lengths else 0.0
     score.cut_short = sum(reason == "length" for r in results for reason in r.finish_reasons)
-    _fill_right(score, [r.scores for r in results if r.scores], seed)
+    by_item: dict[int, list[float]] = {}
+    for r in results:
+        if r.scores:
+            by_item.setdefault(r.index, []).extend(r.scores)
+    apart = any(r.part for r in results)  # different questions are no samples of one
+    _fill_right(score, list(by_item.values()), seed, samples=not apart)
     _fill_perplexity(score, [r for r in results if r.nats is not None], seed)
     return score
 
 
-def _fill_right(score: Score, scores: list[list[float]], seed: int) -> None:
+def _fill_right(score: Score, scores: list[list[float]], seed: int, *, samples: bool) -> None:
     if not scores:
         return
     right, tried = [math.fsum(each) for each in scores], [float(len(each)) for each in scores]
     score.score = math.fsum(right) / sum(tried)
-    if all(len(each) == 1 for each in scores):
+    if {value for each in scores for value in each} <= {0.0, 1.0} and max(tried) == 1:
         score.score_interval = wilson(math.fsum(right), len(scores))
         return
     score.score_interval = ratio_interval(right, tried, seed)
+    if not samples:
+        return
     solved = sum(any(each) for each in scores)
     score.any_right = solved / len(scores)
     score.any_right_interval = wilson(solved, len(scores))

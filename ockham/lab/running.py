@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ockham.core.outputs import RequestOutput
+from ockham.core.seams import SearchState
 from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
@@ -15,9 +16,13 @@ enough that thousands of prompts do not stand in its queue."""
 
 
 def drive(
-    engine: Engine, requests: Iterable[Request], done: Callable[[RequestOutput], None]
+    engine: Engine,
+    requests: Iterable[Request],
+    done: Callable[[RequestOutput], None],
+    searches: Mapping[str, SearchState] | None = None,
 ) -> None:
-    """Run all requests; `done` gets each output when its last choice has ended.
+    """Run all requests; `done` gets each output when its last choice has ended. Those whose ids are
+    in `searches`, which may grow as requests come, are answered by these.
 
     Raises InvalidRequest for a request that can never be served. Whatever is raised, the engine is
     left without work of this call.
@@ -32,7 +37,7 @@ def drive(
                 if request is None:
                     more = False
                 else:
-                    engine.take(request)
+                    engine.take(request, (searches or {}).get(request.request_id))
                     waiting[request.request_id] = Collector(request)
             for delta in engine.step():
                 collector = waiting[delta.request_id]

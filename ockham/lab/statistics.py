@@ -41,23 +41,24 @@ def wilson(successes: float, trials: int) -> Interval | None:
 
 
 def paired_difference(before: Sequence[float], after: Sequence[float]) -> Interval | None:
-    """The interval of mean(after) - mean(before) for scores of 0 and 1 of the same items, in the
-    same order: Agresti and Min 2005, half an item added to each cell of the table of pairs.
+    """The interval of mean(after) - mean(before) for scores from 0 to 1 of the same items, in the
+    same order: Agresti and Min 2005, half an item added to each cell of the table of pairs. It
+    is the same where items have shares of several questions in place of 0 and 1.
 
     None of no items. Raises ValueError for other scores or lists of different lengths.
     """
     items = len(before)
     if len(after) != items:
         raise ValueError(f"paired scores of {items} and of {len(after)} items.")
-    if not {*before, *after} <= {0.0, 1.0}:
-        raise ValueError("paired differences are of scores of 0 and 1.")
+    if not all(0.0 <= score <= 1.0 for score in (*before, *after)):
+        raise ValueError("paired differences are of scores from 0 to 1.")
     if not items:
         return None
-    gained = sum(b < a for b, a in zip(before, after, strict=True)) + 0.5
-    lost = sum(b > a for b, a in zip(before, after, strict=True)) + 0.5
+    gains = [a - b for b, a in zip(before, after, strict=True)]
     padded = items + 2
-    difference = (gained - lost) / padded
-    half = Z * math.sqrt(gained + lost - (gained - lost) ** 2 / padded) / padded
+    difference = math.fsum(gains) / padded
+    spread = math.fsum(gain * gain for gain in gains) + 1  # half an item gained, half a one lost
+    half = Z * math.sqrt(spread - difference**2 * padded) / padded
     return max(-1.0, difference - half), min(1.0, difference + half)
 
 

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the export; the package's folder by default")
     parser.add_argument("--scores", type=Path, help="of `ockham eval --json`, for the card")
     parser.add_argument("--scores-before", type=Path, help="the same, without the adapter")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that trains")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, resumable, then")
     options = parser.parse_args()
@@ -93,13 +94,13 @@ def main() -> None:
 def _trainer(options: argparse.Namespace, streams: Streams, tokenizer: Tokenizer) -> Trainer:
     run = options.run or _ROOT / "runs" / options.plan
     if options.plan not in SIBLINGS:
-        return Trainer(PLANS[options.plan], streams, run, tokenizer, options.start)
+        return Trainer(PLANS[options.plan], streams, run, tokenizer, options.start, options.device)
     plan, start = SIBLINGS[options.plan].plan, options.start or _WEIGHTS
     if not plan.distilled:
-        return Trainer(plan, streams, run, tokenizer, start)
+        return Trainer(plan, streams, run, tokenizer, start, options.device)
     written = write_outputs(start.parent, streams, tokenizer, plan.seed, run, Amounts())
     streams = dataclasses.replace(streams, train={**streams.train, **written})
-    return Distiller(plan, streams, run, load_dense(start, Shape()), start)
+    return Distiller(plan, streams, run, load_dense(start, Shape()), start, options.device)
 
 
 def _scores(report: Path | None) -> list[dict[str, Any]]:

@@ -20,18 +20,24 @@ class Distiller(Trainer):
     whole vocabulary, at temperature 1."""
 
     def __init__(
-        self, plan: Plan, streams: Streams, folder: Path, teacher: LabModel, start: Path
+        self,
+        plan: Plan,
+        streams: Streams,
+        folder: Path,
+        teacher: LabModel,
+        start: Path,
+        device: str = "cpu",
     ) -> None:
         """``start`` are the teacher's weights, as for any plan that starts from weights."""
-        self.teacher = teacher.requires_grad_(False)
-        super().__init__(plan, streams, folder, start=start)
+        self.teacher = teacher.requires_grad_(False).to(device)
+        super().__init__(plan, streams, folder, start=start, device=device)
 
     def _start_phase(self) -> None:
         super()._start_phase()
         teacher, head = self.teacher, self.model.head
 
         def divergence(hidden: Tensor, ids: Tensor) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
+            with self.autocast():
                 return kl_divergence(teacher(ids), head(hidden))
 
         self._divergences = (

@@ -135,7 +135,7 @@ class Mixture(nn.Module):
     @torch.compiler.disable  # how many tokens an expert has differs from batch to batch
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)  # (N, hidden)
-        with torch.autocast("cpu", enabled=False):  # gates must not be tied by rounding
+        with torch.autocast(x.device.type, enabled=False):  # gates must not be tied by rounding
             gates = F.linear(rows.float(), self.gate.weight).softmax(-1)
         weights, chosen = gates.topk(self.per_token)  # (N, K)
         weights = weights / weights.sum(-1, keepdim=True)
@@ -146,7 +146,8 @@ class Mixture(nn.Module):
         outputs = torch.cat(
             [expert(part) for expert, part in zip(self.experts, inputs, strict=True)]
         )
-        places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+        counted = torch.arange(len(order), device=order.device)
+        places = torch.empty_like(order).scatter_(0, order, counted)
         by_token = outputs[places].unflatten(0, (-1, self.per_token))  # (N, K, hidden)
         return (by_token * weights[..., None]).sum(1).to(x.dtype).view_as(x)
 
@@ -202,7 +203,7 @@ class LabModel(nn.Module):
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Normed hidden states (B, T, hidden) of ``ids`` (B, T)."""
-        cos, sin = rotary_tables(self.shape, ids.shape[1])
+        cos, sin = (table.to(ids.device) for table in rotary_tables(self.shape, ids.shape[1]))
         states: Tensor = self.model(ids, cos, sin)
         return states
 

@@ -54,6 +54,8 @@ class Plan:
     evaluation_steps: int = 200
     bfloat16: bool = True
     compiled: bool = True
+    asked: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tasks and those of their levels that held-out text is joined by in each evaluation."""
 
     @property
     def steps(self) -> int:
@@ -76,7 +78,10 @@ class Plan:
 
     def has_same_past(self, other: Plan, steps: int) -> bool:
         """Whether both plans have the same first ``steps`` steps; what comes after may differ."""
-        free = ("note", "start", "phases", "decay_steps", "checkpoint_steps", "evaluation_steps")
+        free = (
+            *("note", "start", "phases", "decay_steps"),
+            *("checkpoint_steps", "evaluation_steps", "asked"),
+        )
         alike = replace(self, **{name: getattr(other, name) for name in free}) == other
         return alike and all(self._step(step) == other._step(step) for step in range(steps))
 
@@ -149,4 +154,30 @@ PRACTICE = Plan(
     vector_rate=0.003,
     weight_decay=0.02,
 )
-PLANS = {"lab": LAB, "skills": SKILLS, "practice": PRACTICE}
+# From the weights of the plan above: to find one line among hundreds, and to edit. A larger rotary
+# base leaves twice as many directions of a key nearly unturned over the whole context, by which
+# alone a line far away is found. Short lists first, packed, while the model gets used to the base.
+READING = Plan(
+    phases=(
+        Phase(steps=500, layers=8, context=512, mixture="reading", batch_tokens=4096),
+        Phase(steps=400, layers=8, context=1024, mixture="reading", batch_tokens=4096),
+        Phase(steps=500, layers=8, context=2048, mixture="far", batch_tokens=8192),
+        Phase(steps=400, layers=8, context=4096, mixture="far", batch_tokens=8192),
+    ),
+    shape=Shape(rope_theta=500_000.0),
+    start_sha256="c20b37fc4b962f22e54175c7cdf1605c086f13c64b5c4dd554b458b3048bd93d",
+    start="practice",
+    micro_tokens=4096,
+    warmup_steps=30,
+    decay_steps=600,
+    matrix_rate=0.01,
+    vector_rate=0.003,
+    weight_decay=0.02,
+    checkpoint_steps=20,
+    evaluation_steps=100,
+    asked={
+        "recall": ("tokens=512", "tokens=1000", "tokens=2000", "tokens=4000"),
+        "edit": ("constant", "rename", "insert", "delete"),
+    },
+)
+PLANS = {"lab": LAB, "skills": SKILLS, "practice": PRACTICE, "reading": READING}

@@ -60,6 +60,24 @@ MIXTURES = {
     "steps": {"steps": 18, "text": 2},
     "sentences": {"sentences": 18, "text": 2},
     "long": {"repeat": 1, "recall": 8, "edit": 3, "documents": 3, "steps": 1, "chat": 1, "text": 3},
+    "reading": {
+        "lines": 6,
+        "recall": 2,
+        "edit": 6,
+        "documents": 2,
+        "steps": 2,
+        "chat": 1,
+        "text": 5,
+    },
+    "far": {
+        "lines": 9,
+        "recall": 4,
+        "edit": 3,
+        "documents": 2,
+        "steps": 1,
+        "chat": 1,
+        "text": 4,
+    },
 }
 _PROMPT_WEIGHT = 0.02
 """What a prompt's tokens count beside an answer's: most of them are drawn at random."""
@@ -88,6 +106,7 @@ class SkillBatches:
         self._exercises: dict[str, Callable[[Random], Exercise]] = {
             "repeat": self._repeat,
             "recall": self._recall,
+            "lines": self._lines,
             "documents": self._documents,
             "sentences": self._sentences,
         }
@@ -138,6 +157,25 @@ class SkillBatches:
         rng.shuffle(keys)
         turns = [(question(key), answer(key, facts[key])) for key in keys[: rng.randrange(2, 13)]]
         return self._asked(describe_facts(facts), turns)
+
+    def _lines(self, rng: Random) -> Exercise:
+        """A list, and all of its lines once more in another order: what a question for one of them
+        teaches, of which this has several times as many in as many tokens. Only the words count,
+        as nothing tells which key comes next. Half of the lists are as long as fits."""
+        longest = 0.9 * self._context
+        tokens = int(rng.choice((rng.uniform(0.2, 1) * longest, longest ** rng.uniform(0.6, 1))))
+        facts = draw_facts(rng, tokens, self._count)
+        ids = self._tokenizer.encode(describe_facts(facts)).ids
+        weights = [_PROMPT_WEIGHT] * len(ids)
+        keys = [key for key in facts if belongs_to("train", key, facts[key])]
+        rng.shuffle(keys)
+        for key in keys:
+            asked, word = (
+                self._tokenizer.encode(part).ids for part in (f"- {key}:", f" {facts[key]}\n")
+            )
+            ids += [*asked, *word]
+            weights += [_PROMPT_WEIGHT] * len(asked) + [1.0] * len(word)
+        return [*ids, self._end], [*weights, 0.0]
 
     def _sentences(self, rng: Random) -> Exercise:
         """The same, answered in another form."""

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from recipes.lab import skills
 from recipes.lab.data import Batches, Streams
-from recipes.lab.evaluate import evaluate
+from recipes.lab.evaluate import evaluate, share_right
 from recipes.lab.lora import adapt, is_adapter
 from recipes.lab.model import LabModel, Shape
 from recipes.lab.plan import Phase, Plan
@@ -39,8 +39,11 @@ CURVE_FIELDS = (
     "loss",
     "held_out_code",
     "held_out_prose",
+    "right",
     "seconds",
 )
+_ASKED_ITEMS = 8
+"""Of each level: few, as they are asked often."""
 _EVALUATED_WINDOWS = 24
 _EVALUATED_CONTEXT = 512
 _SAMPLE_TOKENS = 2048
@@ -56,10 +59,12 @@ class Trainer:
         folder: Path,
         tokenizer: Tokenizer | None = None,
         start: Path | None = None,
+        device: str = "cpu",
     ) -> None:
         """`tokenizer` is needed by phases that teach skills; `start` is the safetensors file that
-        a plan with `start_sha256` begins from."""
+        a plan with `start_sha256` begins from. `device` is "cpu" or "cuda"."""
         self.plan, self.streams, self.folder, self.tokenizer = plan, streams, folder, tokenizer
+        self.device = torch.device(device)
         self.step = 0
         self.phase = 0
         self.deterministic = True  # false for a run begun before its gradients were
@@ -67,7 +72,8 @@ class Trainer:
         if plan.start_sha256 and not self._checkpoint.exists():
             dense = read_start(plan.start_sha256, start)
             sample = torch.from_numpy(streams.train["code"][:_SAMPLE_TOKENS].astype(np.int64))
-            begin(self.model, dense, sample[None])
+            begin(self.model.cpu(), dense, sample[None])
+            self.model.to(self.device)
         self._start_phase()
         folder.mkdir(parents=True, exist_ok=True)
         self._curve = folder / "curve.csv"
@@ -94,6 +100,10 @@ class Trainer:
             if self._is_due(self.plan.checkpoint_steps):
                 self.save()
         self.save()
+
+    def autocast(self) -> torch.autocast:
+        """What products are computed in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.bfloat16)
 
     def save(self) -> None:
         """Write the checkpoint: the old one stays whole until the new one is."""
@@ -127,7 +137,7 @@ class Trainer:
         model = LabModel(shape, plan.seed)
         if plan.lora_rank:
             adapt(model, plan.lora_rank, plan.lora_alpha, plan.seed)
-        return model
+        return model.to(self.device)
 
     def _start_phase(self) -> None:
         """Build what depends on the phase: optimisers, batches, the compiled loss."""
@@ -151,7 +161,7 @@ class Trainer:
         trunk = self.model.hidden
 
         def hidden(ids: Tensor) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
+            with self.autocast():
                 return trunk(ids)
 
         torch.compiler.reset()
@@ -208,7 +218,9 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rates[kind] * plan.rate(self.step)
         batch_ids, batch_weights = self.batches.batch(step, plan.tokens_of(phase) // phase.context)
-        ids, weights = torch.from_numpy(batch_ids), torch.from_numpy(batch_weights)
+        ids, weights = (
+            torch.from_numpy(each).to(self.device) for each in (batch_ids, batch_weights)
+        )
         rows = max(1, plan.micro_tokens // phase.context)
         all_weights = weights.sum()
         total = 0.0
@@ -231,7 +243,7 @@ class Trainer:
         """The weighted sum of nats; the head is computed only where a weight is not 0."""
         counted = weights > 0
         hidden = self._hidden(ids[:, :-1])[counted]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
+        with self.autocast():
             logits = self.model.head(hidden)
         nats = F.cross_entropy(logits.float(), ids[:, 1:][counted], reduction="none")
         return (nats * weights[counted]).sum()
@@ -239,8 +251,8 @@ class Trainer:
     def _is_due(self, interval: int) -> bool:
         return self.step % interval == 0 or self.done
 
-    def _evaluate(self) -> dict[str, float]:
-        return {
+    def _evaluate(self) -> dict[str, str]:
+        figures = {
             f"held_out_{source}": evaluate(
                 self.model,
                 self.streams.held_out[source],
@@ -250,9 +262,31 @@ class Trainer:
             ).nats_per_token
             for source in ("code", "prose")
         }
+        evaluated = {name: f"{value:.4f}" for name, value in figures.items()}
+        if self.plan.asked:
+            evaluated["right"] = "; ".join(
+                f"{task} {level} {self._share_right(task, level):.2f}"
+                for task, levels in self.plan.asked.items()
+                for level in levels
+            )
+        return evaluated
+
+    def _share_right(self, task: str, level: str) -> float:
+        if self.tokenizer is None:
+            raise ValueError("Items are asked in the words of a tokenizer: give one.")
+        return share_right(
+            self.model,
+            self.tokenizer,
+            task,
+            level,
+            number=_ASKED_ITEMS,
+            bfloat16=self.plan.bfloat16,
+        )
 
     def _load(self) -> None:
-        state: dict[str, Any] = torch.load(self._checkpoint, weights_only=True)
+        state: dict[str, Any] = torch.load(
+            self._checkpoint, map_location=self.device, weights_only=True
+        )
         if state["corpus_sha256"] != self.streams.corpus_sha256:
             raise ValueError(
                 f"{self._checkpoint} was trained on another corpus: train in an empty folder."
@@ -274,7 +308,7 @@ class Trainer:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state[name])
 
-    def _log(self, loss: float, evaluated: dict[str, float], seconds: float) -> None:
+    def _log(self, loss: float, evaluated: dict[str, str], seconds: float) -> None:
         phase = self.plan.phases[self.phase]
         row = {
             "step": self.step,
@@ -284,7 +318,7 @@ class Trainer:
             "rate": f"{self.plan.rate(self.step - 1):.4f}",
             "loss": f"{loss:.4f}",
             "seconds": f"{seconds:.2f}",
-            **{name: f"{value:.4f}" for name, value in evaluated.items()},
+            **evaluated,
         }
         with self._curve.open("a", newline="") as file:
             csv.DictWriter(file, CURVE_FIELDS).writerow(row)

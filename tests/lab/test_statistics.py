@@ -40,11 +40,11 @@ def test_the_paired_interval_knows_that_the_items_are_the_same() -> None:
     assert paired_difference([], []) is None
 
 
-def test_paired_scores_must_be_pairs_of_zero_and_one() -> None:
+def test_paired_scores_must_be_pairs_of_shares() -> None:
     with pytest.raises(ValueError, match="of 2 and of 1"):
         paired_difference([0.0, 1.0], [0.0])
-    with pytest.raises(ValueError, match="0 and 1"):
-        paired_difference([0.5], [0.0])
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        paired_difference([1.5], [0.0])
 
 
 def test_a_paired_interval_covers_the_truth_at_its_rate() -> None:
@@ -135,3 +135,10 @@ def test_the_interval_of_a_mean_over_kinds_covers_the_truth_at_its_rate() -> Non
         covered[1] += low <= truths.mean() <= high
     assert covered.min() / 600 > 0.92
     assert covered.max() / 600 < 0.985
+
+
+def test_shares_of_several_questions_are_paired_like_single_ones() -> None:
+    wide, narrow = (paired_difference([0.5] * items, [0.75] * items) for items in (5, 50))
+    assert wide is not None
+    assert narrow is not None
+    assert wide[0] < 0 < narrow[0] < 0.25 < narrow[1] < wide[1]

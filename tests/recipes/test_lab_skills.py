@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 
+from ockham.lab.tasks.recall import INTRODUCTION
 from recipes.lab.skills import MIXTURES, SkillBatches
 from recipes.lab.tokenizer import load_tokenizer
 
@@ -43,3 +45,17 @@ def test_answers_count_with_the_end_of_their_turn() -> None:
         assert "<|im_end|>" in counted
         assert "<|im_start|>" not in counted
         assert row_weights[row == end].max() == 1
+
+
+def test_lines_are_said_once_more_and_only_their_words_count() -> None:
+    made = batches("far")
+    ids, weights = made._lines(Random(3))
+    text = TOKENIZER.decode(ids, skip_special_tokens=False)
+    assert TOKENIZER.encode(text).ids == ids
+    listed, once_more = text.removesuffix("<|endoftext|>").removeprefix(INTRODUCTION), []
+    lines = listed.rstrip("\n").split("\n")
+    once_more = [each for number, each in enumerate(lines) if each in lines[:number]]
+    assert len(once_more) > 2
+    counted = [token for token, weight in zip(ids, weights, strict=True) if weight == 1.0]
+    words = [each.partition(":")[2] for each in once_more]
+    assert TOKENIZER.decode(counted) == "".join(f"{word}\n" for word in words)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from recipes.lab.card import card, skills_section
 from recipes.lab.data import Batches, Streams
-from recipes.lab.evaluate import evaluate, token_byte_lengths
+from recipes.lab.evaluate import evaluate, share_right, token_byte_lengths
 from recipes.lab.export import export
 from recipes.lab.model import LabModel, Shape
 from recipes.lab.plan import LAB as LAB_PLAN
 from recipes.lab.plan import Phase, Plan
+from recipes.lab.start import load_dense
 from recipes.lab.tokenizer import load_tokenizer
 from recipes.lab.train import Trainer
 
@@ -195,3 +196,27 @@ def test_token_byte_lengths_add_up_to_the_text() -> None:
     text = "def f(x):\n    return '日本 😀 é'\n"
     lengths = token_byte_lengths(tokenizer)
     assert int(lengths[tokenizer.encode(text).ids].sum()) == len(text.encode())
+
+
+def test_the_share_of_right_answers_is_what_greedy_decoding_gives() -> None:
+    model = load_dense(LAB / "model.safetensors", Shape())
+    tokenizer = load_tokenizer(LAB)
+    assert share_right(model, tokenizer, "recall", "tokens=128", number=4) == 1.0
+    assert share_right(LabModel(Shape()), tokenizer, "recall", "tokens=128", number=1) == 0.0
+
+
+def test_a_curve_has_the_share_of_right_answers_if_the_plan_asks(
+    streams: Streams, tmp_path: Path
+) -> None:
+    plan = replace(
+        PLAN,
+        phases=(Phase(steps=1, layers=1, context=16),),
+        shape=replace(SHAPE, vocab_size=4096),
+        asked={"recall": ("tokens=128",)},
+    )
+    Trainer(plan, streams, tmp_path, load_tokenizer(LAB)).run()
+    with (tmp_path / "curve.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["right"] == "recall tokens=128 0.00"
+    with pytest.raises(ValueError, match="give one"):
+        Trainer(plan, streams, tmp_path / "other").run()

@@ -5,17 +5,18 @@ from __future__ import annotations
 from random import Random
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text."""
     return tuple(text.split())
 
 
 # One token each in the lab model's tokenizer, with a space before them or without.
-ADJECTIVES = _words(
+ADJECTIVES = words(
     """abstract active clear complete current empty encoded final first full initial last local long
     main multi next normal open quoted safe simple specific standard strict super valid visible"""
 )
 
-NOUNS = _words(
+NOUNS = words(
     """action address anchor archive argument attribute base block body buffer button byte callback
     canvas char child children chunk code codec color column command content context copy data date
     dialog digits document domain element entry error event field file flag font form frame future
@@ -27,24 +28,22 @@ NOUNS = _words(
     token trace tree user value variable version widget width window word year"""
 )
 
-CITIES = _words(
+CITIES = words(
     """Athens Berlin Boston Cairo Delhi Dublin Geneva Havana Kyoto Lima Lisbon London Madrid Milan
     Moscow Naples Oslo Paris Prague Riga Rome Seoul Sydney Tokyo Turin Vienna Warsaw Zurich"""
 )
 
-JOBS = _words(
+JOBS = words(
     """actor baker banker cook doctor driver farmer guard judge lawyer miner nurse painter pilot
     poet sailor singer smith tailor teacher waiter writer"""
 )
 
-ANIMALS = _words(
-    "bird cat cow dog donkey duck fish goat goose horse lizard mouse parrot pig rabbit"
-)
+ANIMALS = words("bird cat cow dog donkey duck fish goat goose horse lizard mouse parrot pig rabbit")
 
-RELATIONS = _words("boss brother cousin friend neighbour sister teacher uncle")
+RELATIONS = words("boss brother cousin friend neighbour sister teacher uncle")
 
-_ONSETS = _words("b br d dr f g gr k kl l m n p r s st t tr v z")
-_VOWELS = _words("a e i o u")
+_ONSETS = words("b br d dr f g gr k kl l m n p r s st t tr v z")
+_VOWELS = words("a e i o u")
 _ENDS = ("", "n", "l", "r", "s", "m", "x")
 
 
