@@ -73,6 +73,7 @@ struct FewRows {
                 for (int p = 0; p < PANELS; ++p) even[r][p] = odd[r][p] = zero();
             const int64_t left = lines - step * 16, count = left < 16 ? left : 16;
             const int64_t ahead = jump.at(weights);
+#pragma GCC unroll 1  // several lines' requests at once would keep each other waiting
             for (int64_t line = 0; line < count; ++line, weights += 64, x += 4) {
                 F even_weights[PANELS], odd_weights[PANELS];
                 OCKHAM_UNROLL
