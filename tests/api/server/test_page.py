@@ -251,9 +251,18 @@ def test_a_question_that_failed_is_no_part_of_the_next_one(
     browser.say("this one is refused")
     assert "temperature" in browser.text("#note")
     browser.settings(extra='{"temperature": 0}')
+    browser.script(
+        "window.asked = []; const plain = window.fetch;"
+        "window.fetch = (url, how) => { window.asked.push(how && how.body); "
+        "return plain(url, how); }"
+    )
     browser.say("and this one is not")
-    assert browser.text(".message.user .body") == "and this one is not"
-    assert "2 / 2" in browser.text(".message.user .tools")
+    questions = [each.text for each in browser.all(".message.user .body")]
+    assert questions == ["this one is refused", "and this one is not"], "both stand in the chat"
+    assert "2 / 2" not in browser.text("#log")
+    bodies = [json.loads(body) for body in browser.script("return window.asked") if body]
+    (asked,) = [body["messages"] for body in bodies if "messages" in body]
+    assert asked == [{"role": "user", "content": "and this one is not"}]
     browser.click("#settings")
     browser.one("#o-tools").send_keys('{"a": 1}')
     browser.click("#o-save")
