@@ -18,10 +18,11 @@ from ockham.kernels.ops import Attend
 from ockham.kernels.reference.backend import ReferenceBackend
 from tests.helpers import isas
 from tests.helpers.patterns import AllBlocks, RandomPattern
-from tests.helpers.programs import SHAPES, VOCABULARY, Bound, on
+from tests.helpers.programs import SHAPES, VOCABULARY, Bound, on, tolerance
 from tests.helpers.steps import Part, Stepper
 
 NAMES = ["plain", "bf16", "many query heads", "window", "windows", "softcap", "odd pages"]
+NAMES += ["int8", "int8 and int4"]
 LONG = 2300
 TREE_TOKENS = [11, 12, 13, 14, 15, 16, 17]
 TREE_PARENTS = [-1, 0, 0, 1, 2, 3, -1]
@@ -118,7 +119,7 @@ def _masked_attention(stepper: Stepper, step: Step, op: Attend, q: np.ndarray) -
 @needs_core
 @pytest.mark.parametrize("name", NAMES)
 def test_both_backends_visit_the_same(name: str) -> None:
-    tolerance = 2e-5 if "bf" not in SHAPES[name].weights + SHAPES[name].state else 2e-2
+    close = tolerance(SHAPES[name])
     rows = np.array([0, 3], np.int32)
     wants = {"wants_scores": {0: rows, 1: rows}, "wants_score_sums": {0: rows}}
     outputs = []
@@ -134,11 +135,11 @@ def test_both_backends_visit_the_same(name: str) -> None:
         )
     for found, expected in zip(*outputs, strict=True):
         spread = float(np.abs(expected.logits).max())
-        assert np.abs(found.logits - expected.logits).max() <= tolerance * spread
+        assert np.abs(found.logits - expected.logits).max() <= close * spread
         for kind in ("scores", "score_sums"):
             for layer, of_rows in getattr(expected, kind).items():
                 for own, other in zip(getattr(found, kind)[layer], of_rows, strict=True):
-                    np.testing.assert_allclose(own, other, atol=tolerance)
+                    np.testing.assert_allclose(own, other, atol=close)
                     np.testing.assert_array_equal(own == 0, other == 0)
 
 
@@ -147,7 +148,7 @@ def test_both_backends_visit_the_same(name: str) -> None:
 def test_recall_is_the_share_of_full_attention_on_what_is_visited(name: str) -> None:
     """Of the rows of a prefill and of a tree, beside what such a row looks at with no pattern; in
     both backends alike. The first layer's queries and keys are the same with and without one."""
-    tolerance = 1e-4 if "bf" not in SHAPES[name].weights + SHAPES[name].state else 2e-2
+    close = max(1e-4, tolerance(SHAPES[name]))
     rows = np.array([0, 3, 6], np.int32)
     steps = ([Part(0, tokens(1500, 1))], [Part(0, TREE_TOKENS, TREE_PARENTS)])
     found = []
@@ -166,12 +167,12 @@ def test_recall_is_the_share_of_full_attention_on_what_is_visited(name: str) -> 
                     mask = visits.mask(row, 0, int(high[row]))
                     mask = mask[:, -window:] if window else mask
                     share = (of_row * mask).sum(axis=1) / of_row.sum(axis=1)
-                    np.testing.assert_allclose(own, share, atol=tolerance)
+                    np.testing.assert_allclose(own, share, atol=close)
             found.append(recall)
     for own, other in zip(found[:2], found[2:], strict=True):
         assert own.keys() == other.keys()
         for layer, shares in own.items():
-            np.testing.assert_allclose(shares, other[layer], atol=10 * tolerance)
+            np.testing.assert_allclose(shares, other[layer], atol=10 * close)
     assert any((shares < 0.99).any() for own in found for shares in own.values())
 
 

@@ -20,6 +20,7 @@ from ockham.lab.evidence import (  # noqa: F401
     seams,
     searches,
     sparse_patterns,
+    states,
     tiers,
     votes,
 )

@@ -53,21 +53,28 @@ def real_fidelity(path: Path, quantization: str, config: EngineConfig, seed: int
         backend, tokenizer, _ = read_tokenizer(path)
         backend.save(str(Path(directory) / "tokenizer.json"))
         (Path(directory) / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+        exact = {"model": str(path), "quantization": "fp32"}
         return [
-            _fidelity(str(path), model, quantization, config, seed)
+            _fidelity(exact, {"model": model, "quantization": quantization}, config, seed)
             for model in (str(path), directory)
         ]
 
 
+def real_state_fidelity(path: Path, dtype: str, config: EngineConfig, seed: int) -> Fidelity:
+    """Of keys and values as `dtype` beside bfloat16, with the weights in fp32: in 8 bits their
+    inputs' own rounding would hide the difference."""
+    exact = {"model": str(path), "quantization": "fp32", "kv_cache_dtype": "bfloat16"}
+    return _fidelity(exact, {**exact, "kv_cache_dtype": dtype}, config, seed)
+
+
 def _fidelity(
-    baseline: str, candidate: str, quantization: str, config: EngineConfig, seed: int
+    baseline: dict[str, str], candidate: dict[str, str], config: EngineConfig, seed: int
 ) -> Fidelity:
-    def engine(model: str, name: str) -> Engine:
+    def engine(settings: dict[str, str]) -> Engine:
         return Engine(
             msgspec.structs.replace(
                 config,
-                model=model,
-                quantization=name,
+                **settings,
                 tokenizer=None,
                 reuse="none",
                 speculative_config="none",
@@ -76,14 +83,14 @@ def _fidelity(
             )
         )
 
-    exact = engine(baseline, "fp32")
+    exact = engine(baseline)
     assert exact.tokenizer is not None, "the file carries its tokenizer"
     texts = [exact.tokenizer.encode(text) for text in json.loads(TEXTS.read_text("utf-8"))]
     longest = max(map(len, texts))
     with Comparing(_cases(texts), [], lambda entry: None, positions=longest) as comparing:
         comparing.baseline(exact)
         del exact
-        comparing.candidate(engine(candidate, quantization))
+        comparing.candidate(engine(candidate))
         (whole,) = comparing.differences(seed)
     assert whole.agreement is not None
     assert whole.kl_mean is not None
