@@ -52,6 +52,9 @@ def test_every_registered_technique_has_a_recipe() -> None:
         "store",
         "store-writing",
         "swap",
+        "state-int8",
+        "state-int8-int4",
+        "state-int4",
     }
 
 
