@@ -156,20 +156,22 @@ PRACTICE = Plan(
 )
 # From the weights of the plan above: to find one line among hundreds, and to edit. A larger rotary
 # base leaves twice as many directions of a key nearly unturned over the whole context, by which
-# alone a line far away is found. Short lists first, packed, while the model gets used to the base.
+# alone a line far away is found: after 100 steps, of 8 questions at 2,000 tokens all were answered
+# rightly. Short lists first, packed, while the model gets used to the base; edits take longest.
 READING = Plan(
     phases=(
         Phase(steps=500, layers=8, context=512, mixture="reading", batch_tokens=4096),
         Phase(steps=400, layers=8, context=1024, mixture="reading", batch_tokens=4096),
-        Phase(steps=500, layers=8, context=2048, mixture="far", batch_tokens=8192),
-        Phase(steps=400, layers=8, context=4096, mixture="far", batch_tokens=8192),
+        Phase(steps=100, layers=8, context=2048, mixture="far", batch_tokens=8192),
+        Phase(steps=1400, layers=8, context=1024, mixture="editing", batch_tokens=4096),
+        Phase(steps=250, layers=8, context=4096, mixture="far", batch_tokens=8192),
     ),
     shape=Shape(rope_theta=500_000.0),
     start_sha256="c20b37fc4b962f22e54175c7cdf1605c086f13c64b5c4dd554b458b3048bd93d",
     start="practice",
     micro_tokens=4096,
     warmup_steps=30,
-    decay_steps=600,
+    decay_steps=1200,
     matrix_rate=0.01,
     vector_rate=0.003,
     weight_decay=0.02,

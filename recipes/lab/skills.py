@@ -69,6 +69,15 @@ MIXTURES = {
         "chat": 1,
         "text": 5,
     },
+    "editing": {
+        "lines": 4,
+        "recall": 2,
+        "edit": 12,
+        "documents": 2,
+        "steps": 2,
+        "chat": 1,
+        "text": 5,
+    },
     "far": {
         "lines": 9,
         "recall": 4,
