@@ -442,6 +442,10 @@ class ExactnessMachine(RuleBasedStateMachine):
             path = str(self.adapters[number % len(self.adapters)])
             adapter = make_asks({key: {"name": path, "path": path} for key in ADAPTERS})
             request.asks = {**request.asks, **adapter}
+        if all(group.window is not None for group in self.engine.state.groups):
+            # A budget of cells is refused where every layer's window drops them.
+            budgets = {f"keep/{rule}" for rule, _ in KEPT}
+            request.asks = {k: v for k, v in request.asks.items() if k not in budgets}
         return request
 
     @property
