@@ -26,6 +26,7 @@ VERBS = {
     "bench": ("ockham.cli.bench:bench", "Measure latency, throughput, or a running server."),
     "convert": ("ockham.cli.convert:convert", "Write a model as packed weights that load fast."),
     "draft": ("ockham.cli.draft:draft", "Train what drafts for a model."),
+    "train": ("ockham.cli.train:train", "Learn what a model's state may be spared."),
     "doctor": ("ockham.cli.doctor:doctor", "Show what this machine and this build can do."),
     "pull": ("ockham.cli.pull:pull", "Download a model, or what is newer of it."),
     "list": ("ockham.cli.list:list_kept", "List what models and caches take on this machine."),

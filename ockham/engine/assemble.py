@@ -106,6 +106,7 @@ class Assembly:
         self.techniques.groups = tuple(
             [AttentionGroup(g.layers, g.spec.uniform.heads, g.window) for g in self.model.layouts]
         )
+        self.techniques.hidden_size = self.model.description.hidden_size
         self.patterns = Patterns(self.techniques, self.techniques.groups)
         self.gates = Gates(self.techniques, self.model.description.layers)
         self.sublayers = self.model.program.sublayers()

@@ -58,6 +58,8 @@ class Techniques:
         self._plain_altering: list[Chosen] | None = None
         self.groups: tuple[AttentionGroup, ...] = ()
         """The layers that hold cells; none until the model is loaded."""
+        self.hidden_size = 0
+        """Of the model's hidden states; 0 until it is loaded."""
         for name, seam in SEAMS.items():
             if seam.asked and not seam.several and seam.setting is not None:
                 given = getattr(config, seam.setting)
@@ -102,7 +104,7 @@ class Techniques:
         chosen = self.of(request, "keep")
         if chosen is None:
             return None
-        text = KeptText(len(request.prompt_token_ids), self.groups)
+        text = KeptText(len(request.prompt_token_ids), self.groups, self.hidden_size)
         found: Keeping | None = chosen.technique.open(chosen.ask, text)
         return found
 

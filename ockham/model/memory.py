@@ -331,7 +331,7 @@ def _most_cells(config: EngineConfig, description: ModelDescription) -> Callable
     groups = [AttentionGroup(g.layers, g.kv_heads, g.window) for g in description.groups]
 
     def most_cells(tokens: int) -> int:
-        keeping = keep.open(ask, KeptText(tokens, tuple(groups)))
+        keeping = keep.open(ask, KeptText(tokens, tuple(groups), description.hidden_size))
         return tokens if keeping is None else keeping.most_cells(tokens)
 
     try:

@@ -20,6 +20,7 @@ OWN_HELD_OUT = "held_out"
 """The name of what is held out of the data itself."""
 LEAST_TOKENS = 1000
 _LAB_TASKS = ("recall", "documents", "edit", "steps", "chat")
+_LAB_CONTEXTS = ("recall", "documents", "recall", "edit")
 LAB_ITEMS = 3000
 _LONGEST_LAB_PROMPT = 512
 
@@ -68,6 +69,23 @@ def lab_documents(tokenizer: Tokenizer, seed: int, items: int = LAB_ITEMS) -> Pi
         if piece.prompt <= _LONGEST_LAB_PROMPT:
             pieces.append(piece)
     return split(pieces)
+
+
+def lab_pieces(tokenizer: Tokenizer, seed: int, items: int) -> list[Piece]:
+    """Questions over long contexts of the lab tasks with their answers, of the train split."""
+    rng = Random(f"contexts {seed}")
+    pieces = []
+    for number in range(items):
+        name = _LAB_CONTEXTS[number % len(_LAB_CONTEXTS)]
+        item = TASKS[name].item(rng.randrange(1 << 30), number, "train")
+        answer = {"role": "assistant", "content": item.answer}
+        pieces.append(_chat_piece([*item.messages, answer], tokenizer))
+    return pieces
+
+
+def read_pieces(data: Sequence[Path], tokenizer: Tokenizer, length: int) -> list[Piece]:
+    """The texts of files, as `read_documents` has them, in parts of at most so many tokens."""
+    return [part for piece in _pieces(data, tokenizer, None) for part in _cut(piece, length)]
 
 
 def split(pieces: list[Piece]) -> Pieces:

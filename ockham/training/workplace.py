@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from ockham.core.errors import ConfigError
 from ockham.core.owned_files import (
@@ -21,10 +22,10 @@ from ockham.core.owned_files import (
     read_own,
     write_own,
 )
+from ockham.model.checkpoint import keep_files
 from ockham.model.checkpoint.draft_files import ACCEPTANCE_FILE, CONFIG_FILE, WEIGHTS_FILE
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES
-from ockham.training.settings import Settings
 
 OUTPUTS_FILE, CHECKPOINT_FILE = "outputs.npz", "checkpoint.pt"
 _FACTS_FILE, _LOCK = "training.json", "lock"
@@ -50,6 +51,8 @@ RESULTS = Owned(
             WEIGHTS_FILE,
             ACCEPTANCE_FILE,
             SINGLE_FILE,
+            keep_files.WEIGHTS_FILE,
+            keep_files.CONFIG_FILE,
             *(name for name in WANTED_FILES if "*" not in name and "/" not in name),
         }
     ),
@@ -58,11 +61,26 @@ RESULTS = Owned(
 """Half a result in a training's folder: the random name is Ockham's."""
 
 
+class Facts(Protocol):
+    """The settings of a training, as far as its place needs them."""
+
+    @property
+    def out(self) -> Path: ...
+
+    @property
+    def data(self) -> tuple[Path, ...]: ...
+
+    @property
+    def held_out(self) -> tuple[Path, ...]: ...
+
+    def facts(self) -> dict[str, str]: ...
+
+
 class Workplace:
     """OUT.training: what the target wrote, the checkpoint, and what both were made with."""
 
     def __init__(
-        self, settings: Settings, target: Path, tell: Callable[[str], None] = lambda line: None
+        self, settings: Facts, target: Path, tell: Callable[[str], None] = lambda line: None
     ) -> None:
         """Raises ConfigError if OUT exists, or if in OUT.training stands something else, or a
         training with other settings."""
@@ -132,7 +150,7 @@ class Workplace:
                 )
 
 
-def _digest(settings: Settings, target: Path) -> str:
+def _digest(settings: Facts, target: Path) -> str:
     """Changes with the data, and with what can be told of the weights without reading them."""
     digest = hashlib.sha256()
     for path in (*settings.data, *settings.held_out):
@@ -140,6 +158,6 @@ def _digest(settings: Settings, target: Path) -> str:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         except OSError as error:
             raise ConfigError(f"the data {path} cannot be read: {error.strerror}.") from None
-    for path in sorted(target.glob("*.safetensors")):
+    for path in [target] if target.is_file() else sorted(target.glob("*.safetensors")):
         digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
     return digest.hexdigest()

@@ -12,11 +12,12 @@ from ockham.core.seams.pattern import AttentionGroup
 
 
 class KeptText(msgspec.Struct, frozen=True):
-    """What a Keep may know of a sequence before its first step: the tokens of its prompt, and the
-    groups of layers that hold its cells."""
+    """What a Keep may know of a sequence before its first step: the tokens of its prompt, the
+    groups of layers that hold its cells, and how wide the model's hidden states are."""
 
     prompt_tokens: int
     groups: tuple[AttentionGroup, ...]
+    hidden_size: int
 
 
 class Keeping(Observer, Protocol):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from ockham.core.errors import ConfigError
+from ockham.core.ledger import Ledger
 from ockham.core.registry import make_asks
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
@@ -13,6 +16,7 @@ from ockham.lab.evidence.later_questions import QUESTIONS, conversations, score
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Fidelity, Row
 from ockham.lab.returning import Query, ask, change, continue_with
+from ockham.lab.tasks import TASKS
 from ockham.lab.tasks.texts import held_out
 
 BUDGET = 128
@@ -34,6 +38,18 @@ WINDOW, READ, WRITTEN, TEXTS = 256, 1500, 96, 4
 SINKS, BLOCK = 4, 128
 SHARE = 0.25
 """Of the cells that stay where questions are asked."""
+KVZAP = (
+    "KVzap (Jegou and Jeblick 2026, arXiv:2601.07891): 2 to 4 times fewer cells on Qwen3-8B, "
+    "Llama-3.1-8B and Qwen3-32B with negligible loss of accuracy"
+)
+LOCRET = (
+    "Locret (paper 332, arXiv:2410.01805): the state of Phi-3-mini-128K is over 20 times smaller, "
+    "that of Llama-3.1-8B over 8 times"
+)
+LATEST, CHUNK, ASKED = 64, 64, 6
+"""Of rules that learn: the latest cells, the tokens between borders, and what is asked."""
+BEST = 200
+"""Cells of each head."""
 
 
 @evidence("keep", "all")
@@ -168,6 +184,99 @@ def _continued(
         perplexity_ratio=changed.perplexity_ratio,
     )
     return row
+
+
+@evidence("keep", "kvzap")
+def kvzap(bench: Bench) -> Row:
+    """One key's word among hundreds, while cells stay whose learned score reaches a threshold."""
+    engine = bench.engine(max_num_batched_tokens=BUDGET)
+    asking = {"keep/kvzap": {"share": SHARE, "window": LATEST, "block": CHUNK}}
+    queries = [
+        replace(query, asked=make_asks(asking)) for query in _questions(engine, bench.seed, ASKED)
+    ]
+
+    def run(asked: bool) -> Outcome:
+        found = ask(engine, queries, asked)
+        return Outcome([[answer] for answer in found.answers], found.ledger, found.seconds)
+
+    row = bench.compare(
+        "keep",
+        "kvzap",
+        lambda: run(False),
+        lambda: run(True),
+        lambda outcome: _attention_flops(engine, outcome.ledger),
+        exact=False,
+        what=f"{ASKED} questions about lists of about 1,000 tokens, of which the first 4 stay, the "
+        f"latest {LATEST}, and those that score like the best {SHARE:.0%} of held-out text",
+        unit="FLOPs of attention",
+        claim=KVZAP,
+    )
+    row.identical = None
+    asked = conversations(engine, bench.seed)
+    whole, by_rule = score(engine, asked, None), score(engine, asked, lambda tokens: asking)
+    row.scores, row.later_scores = (whole[0], by_rule[0]), (whole[1], by_rule[1])
+    row.what += f"; then {len(asked)} first questions and {len(asked) * (QUESTIONS - 1)} later ones"
+    return row
+
+
+@evidence("keep", "locret")
+def locret(bench: Bench) -> Row:
+    """Pages that a long text holds, of whose cells the best stay after each chunk."""
+    engine = bench.engine(max_num_batched_tokens=BUDGET)
+    asking: dict[str, object] = {"keep/locret": {"budget": BEST, "window": LATEST, "block": CHUNK}}
+    read = min(READ, engine.max_model_len - WRITTEN - 1)
+    (text, *_) = _texts(bench, engine, read)
+    query = Query(text, WRITTEN, make_asks(asking))
+
+    def pages(asked: bool) -> Outcome:
+        request = query.request("0", asked)
+        request.params = greedy(WRITTEN)
+        return _most_pages(engine, [request], engine.state.sliding)
+
+    row = bench.compare(
+        "keep",
+        "locret",
+        lambda: pages(False),
+        lambda: pages(True),
+        lambda outcome: outcome.observed,
+        exact=False,
+        what=f"{WRITTEN} tokens are written after a text of {read}, of which each head holds "
+        f"{BEST} cells: the first 4, the latest {LATEST}, and those of the highest score",
+        unit="pages of state held",
+        claim=LOCRET,
+    )
+    row.identical = None
+    asked = conversations(engine, bench.seed)
+    whole, by_rule = score(engine, asked, None), score(engine, asked, lambda tokens: asking)
+    row.scores, row.later_scores = (whole[0], by_rule[0]), (whole[1], by_rule[1])
+    row.what += (
+        f"; {len(asked)} first questions over contexts of about 430 tokens, and "
+        f"{len(asked) * (QUESTIONS - 1)} later ones"
+    )
+    return row
+
+
+def _questions(engine: Engine, seed: int, count: int) -> list[Query]:
+    """So many questions of the task `recall`, as far as the model's context has room for them."""
+    tokenizer, found = engine.tokenizer, []
+    if tokenizer is None:
+        raise ConfigError("questions are asked in this measurement, and there is no tokenizer.")
+    for number in range(count):
+        item = TASKS["recall"].item(seed, number, "test", level="tokens=1000")
+        text = tokenizer.apply_chat_template([dict(message) for message in item.messages])
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+        if len(tokens) + item.max_tokens <= engine.max_model_len:
+            found.append(Query(tokens, item.max_tokens, {}, partial(TASKS["recall"].score, item)))
+    if not found:
+        raise ConfigError(f"a context of {engine.max_model_len} tokens has room for no question.")
+    return found
+
+
+def _attention_flops(engine: Engine, ledger: Ledger) -> int:
+    """What attention took: the head's rows are those that gave a token."""
+    cost = engine.cost
+    products = ledger.rows * cost.linear_flops + ledger.generated_tokens * cost.head_flops
+    return ledger.flops - products
 
 
 def _texts(bench: Bench, engine: Engine, tokens: int) -> list[list[int]]:

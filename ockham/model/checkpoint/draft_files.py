@@ -19,7 +19,7 @@ import numpy as np
 
 from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
-from ockham.model.files.safetensors import DTYPES, SafetensorsFile
+from ockham.model.checkpoint.found_tensors import FoundTensors
 from ockham.model.files.untrusted import read_object
 
 CONFIG_FILE = "draft.json"
@@ -28,8 +28,6 @@ ACCEPTANCE_FILE = "acceptance.safetensors"
 VERSION = 1
 MOST_OFFSETS = 64
 """Most heads, or prompt tokens, of a drafter."""
-
-Tensors = dict[str, Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +147,7 @@ def read_drafter(directory: Path) -> TrainedDrafter:
             f"{directory / CONFIG_FILE} names the method {method!r}; known are {', '.join(_PARTS)}."
         )
     hidden, vocabulary, layers = (_size(config, key, directory) for key in _SIZES)
-    found = _Found(directory / WEIGHTS_FILE)
+    found = FoundTensors(directory / WEIGHTS_FILE)
     parts = build(found, hidden, config)
     found.check_all_used()
     trained = config.get("trained") or {}
@@ -162,7 +160,7 @@ def read_acceptance(directory: Path, hidden_size: int) -> AcceptanceHead | None:
     path = directory / ACCEPTANCE_FILE
     if not path.exists():
         return None
-    found = _Found(path)
+    found = FoundTensors(path)
     rows = len(found.tensors["weight"]) if "weight" in found.tensors else 0
     head = AcceptanceHead(
         found.take("weight", (rows, hidden_size)),
@@ -201,46 +199,7 @@ def _size(config: Mapping[str, Any], key: str, directory: Path) -> int:
     return value
 
 
-class _Found:
-    """The tensors of a file, each to be taken once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        file = SafetensorsFile(path)
-        self.tensors: Tensors = {}
-        try:
-            for name, tensor in file.tensors.items():
-                if tensor.dtype not in DTYPES:
-                    raise ModelError(
-                        f"tensor {name!r} of {path} has the dtype {tensor.dtype}; supported are "
-                        f"{', '.join(DTYPES)}."
-                    )
-                buffer = bytearray(tensor.nbytes)
-                file.read_into(memoryview(buffer), tensor.start, f"tensor {name!r}")
-                values = np.frombuffer(buffer, DTYPES[tensor.dtype]).reshape(tensor.shape)
-                self.tensors[name] = values.astype(np.float32)
-        finally:
-            file.close()
-
-    def take(self, name: str, shape: tuple[int, ...]) -> Floats:
-        value = self.tensors.pop(name, None)
-        if value is None:
-            raise ModelError(f"{self.path} has no tensor {name!r}.")
-        if value.shape != shape:
-            raise ModelError(
-                f"tensor {name!r} of {self.path} has the shape {list(value.shape)}, where "
-                f"{list(shape)} is expected."
-            )
-        if not np.isfinite(value).all():
-            raise ModelError(f"tensor {name!r} of {self.path} holds what is no finite number.")
-        return value
-
-    def check_all_used(self) -> None:
-        if self.tensors:
-            raise ModelError(f"{self.path} holds {min(self.tensors)!r}, which has no meaning here.")
-
-
-def _medusa(found: _Found, hidden: int, config: Mapping[str, Any]) -> MedusaHeads:
+def _medusa(found: FoundTensors, hidden: int, config: Mapping[str, Any]) -> MedusaHeads:
     count = 0
     while f"heads.{count}.weight" in found.tensors:
         count += 1
@@ -250,13 +209,13 @@ def _medusa(found: _Found, hidden: int, config: Mapping[str, Any]) -> MedusaHead
     return MedusaHeads(np.stack(weights), np.stack(biases))
 
 
-def _prompt_tokens(found: _Found, hidden: int, config: Mapping[str, Any]) -> PromptTokens:
+def _prompt_tokens(found: FoundTensors, hidden: int, config: Mapping[str, Any]) -> PromptTokens:
     count = len(found.tensors["embeddings"]) if "embeddings" in found.tensors else 1
     _check_count(count, found.path)
     return PromptTokens(found.take("embeddings", (count, hidden)))
 
 
-def _early_exit(found: _Found, hidden: int, config: Mapping[str, Any]) -> EarlyExit:
+def _early_exit(found: FoundTensors, hidden: int, config: Mapping[str, Any]) -> EarlyExit:
     layers, most = config.get("layers"), config["num_hidden_layers"]
     if type(layers) is not int or not 1 <= layers < most:
         raise ModelError(
@@ -273,7 +232,7 @@ def _check_count(count: int, path: Path) -> None:
         )
 
 
-_PARTS: dict[str, Callable[[_Found, int, Mapping[str, Any]], Parts]] = {
+_PARTS: dict[str, Callable[[FoundTensors, int, Mapping[str, Any]], Parts]] = {
     "medusa": _medusa,
     "prompt_tokens": _prompt_tokens,
     "early_exit": _early_exit,
