@@ -160,7 +160,7 @@ def test_until_decides_by_an_earlier_row(tmp_path: Path) -> None:
 
 def keeping_of(rule: str, tokens: int, **given: Any) -> BudgetKeeping:
     (asked,) = make_asks({f"keep/{rule}": given}).values()
-    found: BudgetKeeping = make("keep", rule).open(asked, KeptText(tokens, ONE_LAYER))
+    found: BudgetKeeping = make("keep", rule).open(asked, KeptText(tokens, ONE_LAYER, 8))
     return found
 
 
@@ -259,7 +259,7 @@ def test_a_wrong_engine_setting_is_refused_at_the_start(
 
 
 def test_a_model_whose_layers_all_slide_has_no_budget() -> None:
-    text = KeptText(10, (AttentionGroup((0, 1), 2, 8),))
+    text = KeptText(10, (AttentionGroup((0, 1), 2, 8),), 8)
     (asked,) = make_asks({"keep/h2o": True}).values()
     with pytest.raises(InvalidRequest, match="sliding window"):
         make("keep", "h2o").open(asked, text)
