@@ -9,6 +9,7 @@
 #include "isa/isa.h"
 #include "kernels/layer_kernels.h"
 #include "kernels/low_rank.h"
+#include "ops/choosing.h"
 #include "ops/paged_attention.h"
 #include "program.h"
 #include "state/memory.h"
@@ -34,6 +35,7 @@ struct Activations {
     Buffer candidates;                     // Peak, (head rows, tiles of the vocabulary, candidates)
     std::vector<int32_t> head_rows;        // rows that want logits, then rows that want an argmax
     AttentionBuffers attention;
+    ChosenBlocks chosen;
     std::vector<Buffer> rows;  // one row for each thread
     Buffer shrunk;                // of adapters: A x of each row
     std::vector<Buffer> adapted;  // the rows that a thread multiplies with an adapter at once
@@ -97,6 +99,7 @@ struct Run {
     // Of each layer whose rows visit some blocks of keys only: (Step.wants_recall, kv_heads).
     std::vector<std::pair<int64_t, Floats>> recall;
     std::vector<LayerTotals> score_totals;  // for each key-value head
+    std::vector<LeftOut> left_out;        // of each group; empty where no row chose
 
     Run(ThreadPool& pool, Isa isa, const Program& program, StepView step)
         : pool(pool),
@@ -105,7 +108,8 @@ struct Run {
           low_rank(low_rank_kernels(isa)),
           program(program),
           hidden(program.hidden),
-          step(std::move(step)) {}
+          step(std::move(step)),
+          left_out(this->step.groups.size()) {}
 
     const Planes& planes() const { return program.planes; }
     float* x() const { return activations->x.get<float>(); }

@@ -10,6 +10,7 @@ namespace ockham {
 
 class Adapter;
 class Planes;
+struct Chooser;
 
 struct TableView {
     const int32_t* pages = nullptr;
@@ -49,6 +50,26 @@ struct VisitsView {
     }
 };
 
+// How rows choose by their own query which blocks they visit: ockham.core.choices.Choices.
+struct ChoicesView {
+    struct Choice {
+        const Chooser* chooser = nullptr;
+        int64_t first = 0, tokens = 0, sinks = 0, local = 1;
+        double share = 0.0, within = 0.0;
+        const int32_t* layers = nullptr;  // [layers of the group]: 1 for those that choose
+    };
+    const int32_t* rows = nullptr;  // the choice of each row, -1 for none; null: no row has any
+    std::vector<Choice> of;
+    int64_t layer_count = 0;
+
+    // The choice of a row that sees `seen` keys; null if it does not choose.
+    const Choice* find(int64_t row, int64_t seen) const {
+        if (rows == nullptr || rows[row] < 0) return nullptr;
+        const Choice& choice = of[rows[row]];
+        return seen > choice.first ? &choice : nullptr;
+    }
+};
+
 // Where the state of the rows is written in one group of layers, and the cells that they see there.
 // Groups may share arrays.
 struct GroupRowsView {
@@ -59,6 +80,7 @@ struct GroupRowsView {
     const int32_t* extra_starts = nullptr;  // null with `extra`
     int64_t extra_count = 0;
     VisitsView visits;
+    ChoicesView choices;
 
     int64_t extras(int64_t row) const {
         return extra == nullptr ? 0 : extra_starts[row + 1] - extra_starts[row];

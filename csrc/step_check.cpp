@@ -52,6 +52,21 @@ void check_visits(const StepView& step, const GroupRowsView& rows, const GroupSh
     }
 }
 
+void check_choices(const StepView& step, const GroupRowsView& rows, const GroupShape& shape) {
+    const ChoicesView& choices = rows.choices;
+    if (choices.rows == nullptr) return;
+    if (choices.layer_count != static_cast<int64_t>(shape.layers.size()))
+        refuse("the step's choices have another shape than the layers of their group.");
+    for (const ChoicesView::Choice& choice : choices.of)
+        if (choice.first < 0 || choice.tokens < 0 || choice.sinks < 0 || choice.local < 1 ||
+            !(choice.share >= 0.0 && choice.share <= 1.0) || !(choice.within >= 0.0))
+            refuse("a choice of the step has a number that makes no sense.");
+    for (int64_t row = 0; row < step.rows; ++row)
+        if (choices.rows[row] >= static_cast<int64_t>(choices.of.size()))
+            refuse("row " + std::to_string(row) + " has no choice " +
+                   std::to_string(choices.rows[row]) + ".");
+}
+
 void check_state(const StepView& step, const Planes& planes) {
     const int64_t groups = static_cast<int64_t>(planes.groups().size());
     if (static_cast<int64_t>(step.groups.size()) != groups)
@@ -82,6 +97,7 @@ void check_state(const StepView& step, const Planes& planes) {
                 refuse("the extra cells of the step do not add up.");
         }
         check_visits(step, rows, planes.groups()[g]);
+        check_choices(step, rows, planes.groups()[g]);
     }
 }
 

@@ -16,6 +16,7 @@
 #include "bind/bindings.h"
 #include "bind/bound_executor.h"
 #include "adapter.h"
+#include "choosers/chooser.h"
 #include "executor.h"
 #include "state/planes.h"
 
@@ -107,6 +108,8 @@ class StepReader {
         check(rows, view.rows, "context");
         const nb::object visits = group.attr("visits");
         if (!visits.is_none()) found.visits = visits_of(visits, view.rows);
+        const nb::object choices = group.attr("choices");
+        if (!choices.is_none()) found.choices = choices_of(choices, view.rows);
         const nb::object extra = group.attr("extra");
         if (extra.is_none()) return found;
         found.extra = vector<int32_t>(extra, found.extra_count, "extra");
@@ -131,6 +134,36 @@ class StepReader {
         found.queries = static_cast<int64_t>(lists.shape(0));
         found.layers = static_cast<int64_t>(lists.shape(1));
         found.kv_heads = static_cast<int64_t>(lists.shape(2));
+        return found;
+    }
+    ChoicesView choices_of(nb::handle choices, int64_t rows) {
+        ChoicesView found;
+        int64_t count = 0, numbers = 0, shares = 0, layers = 0;
+        found.rows = vector<int32_t>(choices.attr("rows"), count, "choices");
+        check(count, rows, "choices");
+        const auto* whole = vector<int64_t>(choices.attr("numbers"), numbers, "numbers of choices");
+        const auto* parts = vector<double>(choices.attr("shares"), shares, "shares of choices");
+        const auto* which = vector<int32_t>(choices.attr("layers"), layers, "layers of choices");
+        for (nb::handle name : choices.attr("choosers")) {
+            const auto wanted = nb::cast<std::string>(name);
+            const auto i = static_cast<int64_t>(found.of.size());
+            ChoicesView::Choice& choice = found.of.emplace_back();
+            choice.chooser = find_chooser(wanted);
+            if (choice.chooser == nullptr)
+                throw std::invalid_argument("the core has no chooser " + wanted + ".");
+            if (numbers < 4 * (i + 1) || shares < 2 * (i + 1)) break;
+            choice.first = whole[4 * i];
+            choice.tokens = whole[4 * i + 1];
+            choice.sinks = whole[4 * i + 2];
+            choice.local = whole[4 * i + 3];
+            choice.share = parts[2 * i];
+            choice.within = parts[2 * i + 1];
+        }
+        const auto of = static_cast<int64_t>(found.of.size());
+        if (numbers != 4 * of || shares != 2 * of || of == 0 || layers % of != 0)
+            throw std::invalid_argument("the step's choices do not add up.");
+        found.layer_count = layers / of;
+        for (int64_t i = 0; i < of; ++i) found.of[i].layers = which + i * found.layer_count;
         return found;
     }
     static void check(int64_t length, int64_t rows, const char* what) {
@@ -250,6 +283,21 @@ nb::dict totals_of(std::vector<LayerTotals>& found) {
     return totals;
 }
 
+// Group -> (2, rows): keys that were not visited, and bytes of summaries that were read.
+nb::dict left_out_of(const Run& run) {
+    nb::dict found;
+    for (size_t group = 0; group < run.left_out.size(); ++group) {
+        const LeftOut& of = run.left_out[group];
+        if (of.keys.empty()) continue;
+        auto* both = new std::vector<int64_t>(of.keys);
+        both->insert(both->end(), of.bytes.begin(), of.bytes.end());
+        nb::capsule owner(both, [](void* p) noexcept { delete static_cast<std::vector<int64_t>*>(p); });
+        found[nb::int_(group)] = nb::ndarray<nb::numpy, int64_t, nb::ndim<2>>(
+            both->data(), {2, of.keys.size()}, owner);
+    }
+    return found;
+}
+
 nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     Run& run = *bound.run;
     nb::dict hidden;
@@ -274,7 +322,8 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
                                                                    owner);
     return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores_of(run.scores, false),
                           argmax, array_of(std::move(largest)).attr("ravel")(), candidates,
-                          scores_of(run.score_sums, true), recall, totals_of(run.score_totals));
+                          scores_of(run.score_sums, true), recall, totals_of(run.score_totals),
+                          left_out_of(run));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// fp16 to fp32 and back, without vectors: for what is no kernel.
+// fp16 and bf16 to fp32 and back, without vectors: for what is no kernel.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,15 @@ inline uint16_t to_half(float value) {
     }
     const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000;
     return static_cast<uint16_t>(sign | rounded >> 13);
+}
+
+inline float from_bf16(uint16_t brain) { return from_bits(static_cast<uint32_t>(brain) << 16); }
+
+// To the nearest bf16, ties to even; of numbers.
+inline uint16_t to_bf16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    return static_cast<uint16_t>((bits + (bits >> 16 & 1) + 0x7fff) >> 16);
 }
 
 }  // namespace ockham

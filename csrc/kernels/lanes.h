@@ -76,6 +76,9 @@ static inline Pairs only(Pairs a, bool odd) {
 static inline Lanes dot(PairOfAll a, Pairs b, Lanes sum) {
     return {_mm512_dpbf16_ps(sum.v, (__m512bh)b.v, (__m512bh)a.v)};
 }
+static inline Lanes dot(Pairs a, Pairs b, Lanes sum) {
+    return {_mm512_dpbf16_ps(sum.v, (__m512bh)b.v, (__m512bh)a.v)};
+}
 // Rounds to bf16 (nearest even; for numbers), writes the 16 bits of each lane, and gives them widened.
 static inline Lanes store_bf16(uint16_t* p, Lanes a) {
     const __m512i bits = _mm512_castps_si512(a.v);
@@ -181,6 +184,13 @@ static inline Lanes dot(PairOfAll x, Pairs y, Lanes sum) {
     sum.b = _mm256_fmadd_ps(x.odd, odd_values(y.b), sum.b);
     sum.a = _mm256_fmadd_ps(x.even, even_values(y.a), sum.a);
     sum.b = _mm256_fmadd_ps(x.even, even_values(y.b), sum.b);
+    return sum;
+}
+static inline Lanes dot(Pairs x, Pairs y, Lanes sum) {
+    sum.a = _mm256_fmadd_ps(odd_values(x.a), odd_values(y.a), sum.a);
+    sum.b = _mm256_fmadd_ps(odd_values(x.b), odd_values(y.b), sum.b);
+    sum.a = _mm256_fmadd_ps(even_values(x.a), even_values(y.a), sum.a);
+    sum.b = _mm256_fmadd_ps(even_values(x.b), even_values(y.b), sum.b);
     return sum;
 }
 static inline __m256i rounded_bf16(__m256 x) {
@@ -312,6 +322,11 @@ static inline Quad dot_quad(PairOfAll x, QuadBits y, Quad sum) {
 static inline Lanes dot(PairOfAll x, Pairs y, Lanes sum) {
     return {dot_quad(x, y.a, sum.a), dot_quad(x, y.b, sum.b), dot_quad(x, y.c, sum.c),
             dot_quad(x, y.d, sum.d)};
+}
+static inline Lanes dot(Pairs x, Pairs y, Lanes sum) {
+    const auto of = [](QuadBits p) { return PairOfAll{even_values(p), odd_values(p)}; };
+    return {dot_quad(of(x.a), y.a, sum.a), dot_quad(of(x.b), y.b, sum.b),
+            dot_quad(of(x.c), y.c, sum.c), dot_quad(of(x.d), y.d, sum.d)};
 }
 static inline Quad store_bf16_quad(uint16_t* p, Quad x) {
     const QuadBits bits = to_bits(x);

@@ -10,6 +10,7 @@
 #include "kernels/threads.h"
 #include "ops/attention_input.h"
 #include "ops/checks.h"
+#include "ops/choosing.h"
 #include "ops/fields.h"
 #include "program.h"
 #include "run.h"
@@ -96,8 +97,15 @@ void Attend::run(Run& run) const {
     Activations& own = *run.activations;
     const float* q = own.qkv.get<float>();
     float* a = own.a.take<float>(rows * shape.heads * shape.head_dim);
-    const LayerVisits visits = visits_of(run, *this);
-    const int64_t measured = visits.of_group == nullptr ? 0 : run.step.recall_rows;
+    LayerVisits visits = visits_of(run, *this);
+    // A window bounds what its rows read.
+    if (run.step.groups[group].choices.rows != nullptr && window == 0 && causal) {
+        visits.chosen = &own.chosen;
+        choose(run.pool, run.isa, run.step, plan, shape, run.planes(), layer, q, q_stride,
+               own.chosen, run.left_out[group]);
+    }
+    const bool visits_all = visits.of_group == nullptr && visits.chosen == nullptr;
+    const int64_t measured = visits_all ? 0 : run.step.recall_rows;
     const bool scored =
         by_head != nullptr || summed != nullptr || totalled != nullptr || measured > 0;
     float* totals = scored ? own.totals.take<float>(rows * shape.heads * 2) : nullptr;

@@ -79,8 +79,11 @@ AttentionPlan plan_attention(const StepView& step, const RowSet& active, int64_t
             AttentionPlan::Rows& last = plan.tiles.back();
             const bool ascends =
                 plan.low[row - 1] <= plan.low[row] && plan.high[row - 1] <= plan.high[row];
+            const bool choosing = rows.choices.find(row, seen) != nullptr ||
+                                  rows.choices.find(row - 1, rows.seen(row - 1)) != nullptr;
             const bool together =
-                query_blocks == nullptr || query_blocks[row - 1] == query_blocks[row];
+                !choosing &&
+                (query_blocks == nullptr || query_blocks[row - 1] == query_blocks[row]);
             if (step.sequence[row - 1] == sequence && last.tree == tree && ascends && together &&
                 row - last.begin < most_rows) {
                 last.end = row + 1;

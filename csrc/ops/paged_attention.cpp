@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/threads.h"
+#include "ops/choosing.h"
 
 namespace ockham {
 
@@ -16,27 +17,6 @@ namespace {
 
 // Below this many products of elements, sharing the work takes longer than doing it.
 constexpr int64_t alone_products = 1 << 17;
-
-// The cells behind a row's logical keys: the context, then the row's extra cells.
-struct Cells {
-    const int32_t* table;  // of the row's sequence
-    int64_t page_tokens;
-    int64_t context;
-    const int32_t* extra;
-
-    int64_t slot(int64_t key) const {
-        const int64_t cell = key < context ? key : extra[key - context];
-        return table[cell / page_tokens] * page_tokens + cell % page_tokens;
-    }
-};
-
-// Where a row has no extra cells, all that it sees is context.
-Cells cells_of(const StepView& step, const AttentionPlan& plan, int64_t row) {
-    const GroupRowsView& rows = step.groups[plan.group];
-    return {rows.table.pages + rows.table.starts[step.sequence[row]], step.page_tokens,
-            rows.extras(row) == 0 ? plan.high[row] : rows.context[row],
-            rows.extra == nullptr ? nullptr : rows.extra + rows.extra_starts[row]};
-}
 
 // Copies the keys [low, high) of one group to their lanes of a group in scratch, with what pads them.
 void gather_group(const LayerPlane& plane, int64_t head, const Cells& cells, int64_t group,
@@ -296,6 +276,19 @@ void put(const AttentionKernels& kernels, bool first, int64_t width, const float
 }
 
 }  // namespace
+
+Cells cells_of(const StepView& step, const AttentionPlan& plan, int64_t row) {
+    const GroupRowsView& rows = step.groups[plan.group];
+    return {rows.table.pages + rows.table.starts[step.sequence[row]], step.page_tokens,
+            rows.extras(row) == 0 ? plan.high[row] : rows.context[row],
+            rows.extra == nullptr ? nullptr : rows.extra + rows.extra_starts[row]};
+}
+
+BlockList LayerVisits::list(int64_t row, int64_t head) const {
+    BlockList found;
+    if (chosen != nullptr && chosen->find(row, head, found)) return found;
+    return of_group == nullptr ? BlockList{} : of_group->list(row, layer, head);
+}
 
 void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
             const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,

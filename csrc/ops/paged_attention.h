@@ -6,7 +6,7 @@
 // tasks there are changes no bit of a result, see attention_kernels.h.
 //
 // Where rows visit some blocks of keys only, a tile holds rows of one query block, and what it does
-// not visit costs nothing. A row's result is that of its visited keys, in order; parts in which it
+// not visit costs nothing; a row that chooses its blocks itself (choosing.h) is a tile of its own. A row's result is that of its visited keys, in order; parts in which it
 // visits none are left out.
 #pragma once
 
@@ -21,6 +21,7 @@
 namespace ockham {
 
 class ThreadPool;
+struct ChosenBlocks;
 
 struct AttentionPlan {
     struct Rows {
@@ -35,6 +36,22 @@ struct AttentionPlan {
     std::vector<int32_t> low, high;
     std::vector<Rows> tiles;
 };
+
+// The cells behind a row's logical keys: the context, then the row's extra cells.
+struct Cells {
+    const int32_t* table;  // of the row's sequence
+    int64_t page_tokens;
+    int64_t context;
+    const int32_t* extra;
+
+    int64_t slot(int64_t key) const {
+        const int64_t cell = key < context ? key : extra[key - context];
+        return table[cell / page_tokens] * page_tokens + cell % page_tokens;
+    }
+};
+
+// Of a row of the plan. Where it has no extra cells, all that it sees is context.
+Cells cells_of(const StepView& step, const AttentionPlan& plan, int64_t row);
 
 // Rows in one tile, for `repeat` query heads to a key-value head.
 int64_t tile_rows(int64_t repeat);
@@ -51,10 +68,9 @@ AttentionPlan plan_attention(const StepView& step, const RowSet& active, int64_t
 struct LayerVisits {
     const VisitsView* of_group = nullptr;  // null: all rows visit all blocks
     int64_t layer = 0;                     // which of the group's layers
+    const ChosenBlocks* chosen = nullptr;  // of rows that choose; null: none does
 
-    BlockList list(int64_t row, int64_t head) const {
-        return of_group == nullptr ? BlockList{} : of_group->list(row, layer, head);
-    }
+    BlockList list(int64_t row, int64_t head) const;
 };
 
 struct AttentionShape {

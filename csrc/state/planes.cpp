@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/halves.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -51,6 +53,7 @@ void read_rows(const LayerPlane& plane, int64_t first, int64_t last, const int64
 void write_rows(const LayerPlane& plane, int64_t first, int64_t last, const int64_t* slots,
                 int64_t count, const uint8_t* data) {
     const Rows<const uint8_t> rows(plane, data, last - first, count);
+    for (int64_t n = 0; n < count; ++n) plane.changed(slots[n]);
     for (int64_t n = 0; n < count; ++n)
         for (int64_t head = first; head < last; ++head) {
             const int64_t at = n * rows.token_stride + (head - first) * rows.head_stride;
@@ -117,6 +120,7 @@ void put(const LayerPlane& plane, int64_t lane, const Columns<uint16_t>& from, u
 
 void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t count, const float* k,
                            const float* v, int64_t stride) const {
+    changed(slot);
     const int64_t first_lane = lane(slot);
     uint8_t* to_keys = key_group(slot, 0);
     if (this->k.coded()) {
@@ -178,7 +182,33 @@ Planes::Planes(const std::vector<GroupShape>& groups) : shapes_(groups) {
         const LayerPlane one = plane(static_cast<int64_t>(memory_.size()) - 1, 0);
         memory_.back() = Pages(shape.layers.size() * static_cast<size_t>(one.pages) *
                                static_cast<size_t>(one.page_bytes));
+        fresh_.emplace_back(shape.layers.size() * static_cast<size_t>(slot_groups(
+                                                      static_cast<int64_t>(fresh_.size()))));
     }
+}
+
+void LayerPlane::widen_key(const RowKernels& kernels, int64_t slot, int64_t head, float* to) const {
+    const uint8_t* group = key_group(slot, head);
+    const int64_t at = lane(slot);
+    if (k.coded()) {
+        k.decode(kernels, group, at, to);
+    } else {
+        for (int64_t e = 0; e < head_dim; ++e) {
+            const int64_t place = k.place(at, e);
+            to[e] = k.element == Element::bf16
+                        ? from_bf16(reinterpret_cast<const uint16_t*>(group)[place])
+                        : reinterpret_cast<const float*>(group)[place];
+        }
+    }
+    std::fill(to + head_dim, to + width, 0.0f);
+}
+
+uint8_t* Planes::summaries(int chooser, int64_t layer, int64_t summary_bytes) const {
+    const int64_t group = group_of(layer);
+    const int64_t of_layer = slot_groups(group) * shapes_[group].kv_heads * summary_bytes;
+    Pages& pages = summaries_[{group, chooser}];
+    if (pages.data() == nullptr) pages = Pages(shapes_[group].layers.size() * of_layer);
+    return pages.data() + index_of(group, layer) * of_layer;
 }
 
 LayerPlane Planes::plane(int64_t group, int64_t index) const {
@@ -195,13 +225,19 @@ LayerPlane Planes::plane(int64_t group, int64_t index) const {
     plane.page_bytes = shape.kv_heads * plane.head_bytes;
     if (memory_[group].data() != nullptr)
         plane.data = memory_[group].data() + index * plane.pages * plane.page_bytes;
+    if (group < static_cast<int64_t>(fresh_.size()) && fresh_[group].data() != nullptr)
+        plane.fresh = fresh_[group].data() + index * slot_groups(group);
     return plane;
+}
+
+int64_t Planes::index_of(int64_t group, int64_t layer) const {
+    const std::vector<int64_t>& layers = shapes_[group].layers;
+    return std::find(layers.begin(), layers.end(), layer) - layers.begin();
 }
 
 LayerPlane Planes::layer(int64_t layer) const {
     const int64_t group = group_of(layer);
-    const std::vector<int64_t>& layers = shapes_[group].layers;
-    return plane(group, std::find(layers.begin(), layers.end(), layer) - layers.begin());
+    return plane(group, index_of(group, layer));
 }
 
 int64_t Planes::group_of(int64_t layer) const {
@@ -257,8 +293,12 @@ void Planes::write_pages(int64_t group, const int64_t* pages, int64_t count, con
     for (size_t i = 0; i < shapes_[group].layers.size(); ++i) {
         const LayerPlane to = plane(group, static_cast<int64_t>(i));
         const uint8_t* from = data + static_cast<int64_t>(i) * to.page_bytes;
-        for (int64_t n = 0; n < count; ++n)
+        for (int64_t n = 0; n < count; ++n) {
             std::memcpy(to.data + pages[n] * to.page_bytes, from + n * stride, to.page_bytes);
+            const int64_t first = pages[n] * to.page_tokens;
+            for (int64_t slot = first; slot < first + to.page_tokens; slot += group_keys)
+                to.changed(slot);
+        }
     }
 }
 

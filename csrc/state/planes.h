@@ -8,6 +8,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "kernels/layer_kernels.h"
@@ -36,6 +38,8 @@ struct LayerPlane {
     Side k, v;
     int64_t head_bytes = 0;  // keys and values of a page and head
     int64_t page_bytes = 0;
+    // Of each 16 slots, which choosers' summaries of them are still of these keys: a bit for each.
+    uint8_t* fresh = nullptr;
 
     uint8_t* keys(int64_t page, int64_t head) const {
         return data + page * page_bytes + head * head_bytes;
@@ -51,6 +55,13 @@ struct LayerPlane {
     int64_t lane(int64_t slot) const { return slot % page_tokens % group_keys; }
     // Whether the 16 keys of an aligned group of cells always stand in one group of one page.
     bool groups_in_place() const { return page_tokens % group_keys == 0; }
+
+    // To be called by whoever writes a key: what was made of it before is not of it any more.
+    void changed(int64_t slot) const {
+        if (fresh[slot / group_keys] != 0) fresh[slot / group_keys] = 0;
+    }
+    // A slot's key as floats, and zero for the elements that pad it.
+    void widen_key(const RowKernels& kernels, int64_t slot, int64_t head, float* to) const;
 
     // Writes the keys and values of `count` tokens (kv_heads * head_dim floats each), rounded to the
     // planes' types, to the slots from `slot` on, which stand in one group of 16; the keys of the next
@@ -95,11 +106,22 @@ class Planes {
     // first need not wait for it. Changes no content; may run beside anything.
     void back(int64_t group, int64_t index, int64_t pages) const;
 
+    // Summaries of a layer's keys, of each head and of each 16 slots, heads apart: as many bytes as a
+    // chooser says. Made, zeroed, when they are first asked for, by the thread that runs steps;
+    // LayerPlane::fresh says which of them hold something.
+    uint8_t* summaries(int chooser, int64_t layer, int64_t summary_bytes) const;
+    // Groups of 16 slots of a layer.
+    int64_t slot_groups(int64_t group) const { return (slots(group) + group_keys - 1) / group_keys; }
+
    private:
     LayerPlane plane(int64_t group, int64_t index) const;
+    int64_t index_of(int64_t group, int64_t layer) const;
 
     std::vector<GroupShape> shapes_;
     std::vector<Pages> memory_;
+    std::vector<Pages> fresh_;  // of each group, a byte for each layer and 16 slots
+    // By group and chooser.
+    mutable std::map<std::pair<int64_t, int>, Pages> summaries_;
 };
 
 }  // namespace ockham

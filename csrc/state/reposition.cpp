@@ -54,6 +54,7 @@ void reposition(const RowKernels& kernels, const LayerPlane& plane, int64_t head
                 const float* angles, int64_t half) {
     const bool bf16 = plane.k.element == Element::bf16;
     for (const Runs::Run& run : runs.runs) {
+        plane.changed(run.target);
         const int64_t pairs = runs.shifts[run.shift] == 0 ? 0 : half;
         const float* cosines = angles + run.shift * 2 * half;
         const GroupRun lanes{plane.lane(run.source), plane.lane(run.target), run.count, plane.width};

@@ -24,6 +24,7 @@ from ockham.core.arrays import Doubles as Doubles
 from ockham.core.arrays import Floats as Floats
 from ockham.core.arrays import Ints as Ints
 from ockham.core.arrays import Longs as Longs
+from ockham.core.choices import Choices
 from ockham.core.visits import Visits
 
 NO_ROWS: Ints = np.empty(0, np.int32)
@@ -72,6 +73,9 @@ class GroupRows:
     extra_starts: Ints | None = None  # (R + 1,)
     visits: Visits | None = None
     """Which blocks of those cells the rows visit; None for all."""
+    choices: Choices | None = None
+    """How rows choose by themselves among those blocks, where the layers have no window; None: no
+    row does."""
 
     @property
     def keys_seen(self) -> Ints:
@@ -185,3 +189,7 @@ class StepOutput:
     sees, the sum of `scores` over the set's rows. Each value is rounded to a multiple of 2^-32
     first, so that any order of summing gives the same bits; (kv_heads, 0) if no row runs the
     layer."""
+    left_out: dict[int, Longs] = field(default_factory=dict)
+    """Of each group in which rows may choose (2, R): how many keys a row saw and did not visit
+    because it chose others, and how many bytes of summaries it read for that, each summed over the
+    layers and key-value heads."""

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ockham.cache.state import State
-from ockham.core.cost import Sublayer
+from ockham.core.cost import ModelCost, Sublayer
 from ockham.core.rows import Branch, build_step, chains
 from ockham.core.seams import OwnRows
-from ockham.core.step import Floats, Ints, Step
+from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine.gates import active_rows, skips_of
 from ockham.engine.observing import Asked, Watch, want
 from ockham.engine.part import Part
 from ockham.engine.plan import Chunk
 from ockham.engine.speculation.streams import Observers
 from ockham.engine.speculation.tree import Tree
-from ockham.engine.visiting import skipped, visit
+from ockham.engine.visiting import left_out, skipped, visit
 
 NOBODY: Observers = {}
 
@@ -167,6 +167,17 @@ def build(
         if part.sequence.visited is not None:
             part.skipped = skipped(step, slice(row, row + part.rows), state.windows)
     return Batch(step, parts, watches, places)
+
+
+def note_choices(batch: Batch, output: StepOutput, cost: ModelCost) -> None:
+    """Tell the parts of a step that has run what their rows left out because they chose."""
+    row = 0
+    for part in batch.parts:
+        if part.skipped:
+            rows = slice(row, row + part.rows)
+            found = left_out(batch.step, rows, output.left_out, cost)
+            part.skipped = [one + other for one, other in zip(part.skipped, found, strict=True)]
+        row += part.rows
 
 
 def _shift_second_texts(step: Step, parts: list[Part], first_rows: list[int], by: int) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from collections.abc import Sequence as Many
 
 import numpy as np
 
 from ockham.cache.state import State
-from ockham.core.arrays import Floats
 from ockham.core.cost import RUNS_ALL, ModelCost
 from ockham.core.ledger import Ledger, Recall, divide
-from ockham.core.step import Step
+from ockham.core.step import Step, StepOutput
 from ockham.core.visits import EVERY, Skipped
 from ockham.engine.adapter_billing import book_adapters
 from ockham.engine.batch import Walk, runs_of
@@ -199,31 +198,35 @@ def _decoded(cost: ModelCost, first: int, steps: int, dropped: Many[int] = ()) -
 def book_skipped(
     sequence: Sequence, skipped: Many[Skipped], cost: ModelCost, total: Ledger
 ) -> tuple[int, int]:
-    """Book the keys that a sequence's pattern left out, or that some heads dropped. Their FLOPs and
-    bytes."""
+    """Book the keys that a sequence's pattern left out, or that some heads dropped. Their FLOPs,
+    and their bytes less those that were read to find out which."""
     by = sequence.keeping if sequence.pattern is None else sequence.pattern
     assert by is not None, "nothing else leaves keys out"
     flops, nbytes = cost.skipped(skipped)
     if flops or nbytes:
         for book in (sequence.ledger, total):
             book.save(by.name, flops=flops, nbytes=nbytes)
-    return flops, nbytes
+    return flops, nbytes - sum(each.read_bytes for each in skipped)
 
 
 def book_recall(
-    parts: list[Part], step: Step, recall: Mapping[int, Floats], state: State, total: Ledger
+    parts: list[Part], step: Step, output: StepOutput, state: State, total: Ledger
 ) -> None:
-    """Book how much of the attention of sampled rows is on what they visit: `recall` is that of the
-    step's output. In a group where a row leaves nothing out it is no sample."""
+    """Book how much of the attention of sampled rows is on what they visit. In a group or a layer
+    where a row leaves nothing out it is no sample."""
     wanted = step.wants_recall
     mass = np.zeros((len(wanted), 2))  # and how many samples it is of
-    for group, layout in zip(step.groups, state.groups, strict=True):
-        if group.visits is None:
-            continue
-        leaves_out = group.visits.query_blocks[wanted] != EVERY
-        for layer in layout.layers:
-            if layer in recall:
-                shares = recall[layer][leaves_out].astype(np.float64)
+    for number, (group, layout) in enumerate(zip(step.groups, state.groups, strict=True)):
+        visits, choices = group.visits, group.choices
+        for index, layer in enumerate(layout.layers):
+            leaves_out = np.zeros(len(wanted), np.bool_)
+            if visits is not None:
+                leaves_out |= visits.query_blocks[wanted] != EVERY
+            if choices is not None and number in output.left_out:
+                chose = output.left_out[number][1, wanted] > 0
+                leaves_out |= chose & choices.choosing(wanted, index)
+            if layer in output.recall:
+                shares = output.recall[layer][leaves_out].astype(np.float64)
                 mass[leaves_out] += np.column_stack(
                     (shares.sum(axis=1), np.full(len(shares), shares.shape[1]))
                 )

@@ -20,7 +20,7 @@ from ockham.core.seams import GONE, ApproximateReuse, Reuse, SearchState
 from ockham.core.step import Ints
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
-from ockham.engine.batch import build
+from ockham.engine.batch import build, note_choices
 from ockham.engine.endings import Endings
 from ockham.engine.harvest import Harvest
 from ockham.engine.messages import Delta, Request, Stats
@@ -198,6 +198,8 @@ class Engine(Assembly):
         if decoding.watches:
             deal(decoding.watches, decoding.step, output)
             deal_newest(decoding.watches, {}, decoding.step, output)
+        if output.left_out:
+            decoding.note_choices(output)
         decoding.advance(tokens)
         self.scheduler.commit(decoding.chunks)
         deltas = self.harvest.decoded(decoding.sequences, tokens)
@@ -232,9 +234,11 @@ class Engine(Assembly):
         self.pace.note(batch.parts, self.backend_s - before_s)
         if batch.watches:
             deal(batch.watches, batch.step, output)
+        if output.left_out:
+            note_choices(batch, output, self.cost)
         billing.book_step(batch.parts, self.cost, self.ledger)
         if output.recall:
-            billing.book_recall(batch.parts, batch.step, output.recall, self.state, self.ledger)
+            billing.book_recall(batch.parts, batch.step, output, self.state, self.ledger)
         self.scheduler.commit(chunks)
         decodes = all(chunk.kept == 1 for chunk in chunks)
         deltas = self.harvest.collect(batch, output)

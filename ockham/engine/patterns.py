@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ockham.core.arrays import Ints
+from ockham.core.choices import Choice
 from ockham.core.cost import ATTENTION, RUNS_ALL, Skips
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.sampling_params import SamplingParams
@@ -24,7 +25,8 @@ class OpenPattern:
     name: str
     of: SequencePattern
     exact_until: int | None = None
-    """The first token whose state nobody else may go on from; None if there is none."""
+    """The first token whose state nobody else may go on from, because the pattern begins there;
+    None if that is said of the whole sequence."""
 
     def fork(self) -> OpenPattern:
         """That of another sequence, which goes on from this one's state."""
@@ -60,7 +62,9 @@ class Patterns:
         ]
         pattern = pattern.for_prompt(len(request.prompt_token_ids))
         opened = _Attending(pattern, idle) if any(idle) else pattern
-        return OpenPattern(chosen.name, opened, pattern.exact_until)
+        whole = len(request.prompt_token_ids)
+        until = pattern.exact_until if chosen.alters_prompts else whole
+        return OpenPattern(chosen.name, opened, until)
 
 
 class HeldBlocks(SequencePattern):
@@ -96,6 +100,10 @@ class _Attending(SequencePattern):
         of = found.of.copy()
         of[self._idle[group]] = EVERY
         return BlockVisits(found.lists, of)
+
+    def choice(self, group: int) -> Choice | None:
+        """See `SequencePattern`."""
+        return self._pattern.choice(group)
 
     def fork(self) -> SequencePattern:
         """See `SequencePattern`."""

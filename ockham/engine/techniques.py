@@ -30,6 +30,8 @@ class Chosen(msgspec.Struct, frozen=True):
     shares: bool
     """Whether state that was computed under it follows from the tokens before, and from
     `described`, alone. Others may then go on from it."""
+    alters_prompts: bool = True
+    """Whether it alters the state of a prompt too, and not only of what comes after it."""
 
 
 class _Made(msgspec.Struct, frozen=True):
@@ -87,13 +89,13 @@ class Techniques:
         return {name: made.object for (at, name), made in self._made.items() if at == seam}
 
     def altering(self, request: Request) -> list[Chosen]:
-        """What applies to a request and alters the state that is computed for it."""
+        """What applies to a request and alters the state that is computed for its prompt."""
         asks = request.asks or request.params.asks
         if not asks and self._plain_altering is not None:
             return self._plain_altering
         names = [name for name, seam in SEAMS.items() if seam.alters_state]
         chosen = [self.of(request, name) for name in names]
-        found = [each for each in chosen if each is not None and not each.exact]
+        found = [e for e in chosen if e is not None and not e.exact and e.alters_prompts]
         if not asks and all(name in self._plain for name in names):
             self._plain_altering = found
         return found
@@ -129,6 +131,7 @@ class Techniques:
         if kind is not None and not isinstance(ask, kind):
             ask = kind()
         identity = getattr(made.object, "identity", None)
+        alters = getattr(made.object, "alters_prompts", None)
         said = _text(ask) if identity is None else identity(ask)
         return Chosen(
             name,
@@ -137,6 +140,7 @@ class Techniques:
             made.technique.exact,
             f"{seam}/{name}:{made.options}:{said}",
             getattr(made.technique.cls, "shares", False),
+            True if alters is None else alters(ask),
         )
 
     def _make(self, seam: str, given: str, options: Mapping[str, Any] | None = None) -> _Made:

@@ -43,6 +43,7 @@ DRAFTERS = ["copying", "grammar", "recycling", "trie", "trigram"]
 """Those that need no model of their own."""
 EXAMPLES = int(os.environ.get("OCKHAM_EXACT_EXAMPLES", "2"))
 """Of each kind of checkpoint; `make exact` asks for more."""
+CHOOSING = {"tokens": 0, "sinks": 0, "local": 1, "dense_layers": 0}
 PATTERNS: list[dict[str, Any]] = [
     {"pattern/streaming": {"heads": "all", "sink_blocks": 0, "window_blocks": 1}},
     {"pattern/streaming": {"heads": 0.5, "sink_blocks": 1, "window_blocks": 1}},
@@ -56,6 +57,9 @@ PATTERNS: list[dict[str, Any]] = [
             "last_tokens": 9,
         }
     },
+    {"pattern/quest": {**CHOOSING, "share": 0.5}},
+    {"pattern/quest": {**CHOOSING, "first": 70}},
+    {"pattern/scan": {**CHOOSING, "share": 0.5}},
 ]
 """Approximate, and yet the same bits in any company: by logical index."""
 FEWEST = 3

@@ -15,7 +15,7 @@ import numpy as np
 
 from ockham.core.seams import SequencePattern
 from ockham.core.step import GroupRows, Step, StepOutput, Tables
-from ockham.engine.visiting import put_visits
+from ockham.engine.visiting import put_choices, put_visits
 from ockham.model.loading import LoadedModel
 
 
@@ -120,7 +120,9 @@ class Stepper:
             **wants,
         )
         if self.pattern is not None:
-            put_visits(step, [(self.pattern, slice(*rows)) for rows in pairwise(bounds)])
+            of_rows = [(self.pattern, slice(*rows)) for rows in pairwise(bounds)]
+            put_visits(step, of_rows)
+            put_choices(step, [(pattern, rows, 0) for pattern, rows in of_rows])
         return step
 
     def _state(self, sequence: int) -> _State:

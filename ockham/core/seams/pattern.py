@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
+from ockham.core.choices import Choice
 from ockham.core.seams.observe import Observer
 from ockham.core.visits import BlockVisits
 
@@ -47,6 +48,11 @@ class SequencePattern(Observer, Protocol):
         of keys. Each list must hold `block` itself; blocks after it are visited by nobody."""
         ...
 
+    def choice(self, group: int) -> Choice | None:
+        """How its rows choose by themselves in the layers of a group, which have no window; None
+        if they do not."""
+        return None
+
     def fork(self) -> SequencePattern:
         """That of another sequence, which goes on from this one's state."""
         return self
@@ -58,6 +64,10 @@ class Pattern(Protocol):
     State depends on it, so that a pattern which leaves keys out is not exact. If what a row visits
     follows from its own past and from the ask alone, the class says `shares = True`: sequences that
     ask the same may go on from each other's state, up to `SequencePattern.exact_until`.
+
+    A class whose rows leave nothing out as long as they are the prompt's has a method
+    `alters_prompts(ask) -> bool` that says so. The state of those prompts is anybody's, and nobody
+    goes on from what comes after them.
     """
 
     name: ClassVar[str]

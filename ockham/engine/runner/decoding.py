@@ -13,7 +13,7 @@ import numpy as np
 
 from ockham.cache.state import State, View
 from ockham.core.cost import Sublayer
-from ockham.core.step import Ints, Longs, Tables
+from ockham.core.step import Ints, Longs, StepOutput, Tables
 from ockham.core.visits import BLOCK_KEYS, Skipped
 from ockham.engine.batch import build
 from ockham.engine.plan import Chunk
@@ -68,6 +68,7 @@ class Decoding:
         """Which blocks of keys the rows of each visit; None for all."""
         self._patterned = [row for row, found in enumerate(self.visited) if found is not None]
         self._skipped = [[0] * len(groups) for _ in sequences]
+        self._read_bytes = [[0] * len(groups) for _ in sequences]
         self._counted = 0  # of the unbilled steps, those that are in it
         self._until_block = self._next_block()
         borders = [s.border - s.computed for s in sequences if s.border is not None]
@@ -154,13 +155,24 @@ class Decoding:
         """What the unbilled steps of a sequence did not visit, of each group."""
         self._count_skipped()
         # Each row is a step of its own, and reads anew what it visits.
-        return [Skipped(keys, keys) for keys in self._skipped[row]]
+        return [
+            Skipped(keys, keys, nbytes)
+            for keys, nbytes in zip(self._skipped[row], self._read_bytes[row], strict=True)
+        ]
+
+    def note_choices(self, output: StepOutput) -> None:
+        """Count what rows of the step that has run left out because they chose."""
+        for number, (keys, nbytes) in output.left_out.items():
+            for row in self._patterned:
+                self._skipped[row][number] += int(keys[row])
+                self._read_bytes[row][number] += int(nbytes[row])
 
     def billed(self) -> None:
         """The ledgers now hold every step so far."""
         self.first_tokens = [first + self.unbilled for first in self.first_tokens]
         self.unbilled = self._counted = 0
         self._skipped = [[0] * len(of_groups) for of_groups in self._skipped]
+        self._read_bytes = [[0] * len(of_groups) for of_groups in self._read_bytes]
 
     # -- inside --------------------------------------------------------------------------------
 

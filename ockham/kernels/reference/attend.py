@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ockham.core.arrays import Doubles, Floats, Ints
 from ockham.core.visits import Visits
 from ockham.kernels.ops import Attend
+from ockham.kernels.reference.choosing import Chosen
 from ockham.kernels.reference.formulas import softcap
 from ockham.kernels.reference.planes import Side
 from ockham.kernels.reference.run import ReferenceRun, twin
@@ -126,6 +127,8 @@ def _attend_block(
         whole = _log_sum_exp(by_row[:, measured])
         unvisited = visited.unvisited(view, start, stop, first, last, len(keys))
         np.copyto(by_row, -np.inf, where=unvisited[:, :, None, :])
+        if visited.chosen is not None:
+            visited.chosen.hide(view, start, stop, first, last, by_row)
         share = np.exp(_log_sum_exp(by_row[:, measured]) - whole).mean(axis=-1)
         for place, row in enumerate(measured):
             visited.recall[start + row] = share[:, place].astype(np.float32)
@@ -169,9 +172,11 @@ class Visited:
     many keys each row sees where there is no window. Of the rows `measured`, `recall` takes the
     share of the attention of each key-value head that is on visited keys: (kv_heads,)."""
 
-    visits: Visits
+    visits: Visits | None
     index: int
     seen: Ints
+    chosen: Chosen | None = None
+    """What rows chose by themselves."""
     measured: Set[int] = frozenset()
     recall: dict[int, Floats] = field(default_factory=dict)
 
@@ -180,6 +185,8 @@ class Visited:
     ) -> npt.NDArray[np.bool_]:
         """Which columns the rows [start, stop) of a view do not visit with each head: (kv_heads,
         rows, columns). The first columns are the cells [first, last), the others extra cells."""
+        if self.visits is None:
+            return np.zeros((1, stop - start, columns), np.bool_)
         heads = self.visits.lists.shape[2]
         found = np.zeros((heads, stop - start, columns), np.bool_)
         for row in range(start, stop):
@@ -196,12 +203,22 @@ class Visited:
 def _visited(run: ReferenceRun, op: Attend) -> Visited | None:
     """What the rows visit in the operation's layer; None for all that they see."""
     group = run.step.groups[op.group]
-    if group.visits is None:
+    chooses = group.choices is not None and op.window is None and op.causal
+    if group.visits is None and not chooses:
         return None
+    index = run.planes.groups[op.group].layers.index(op.layer)
+    chosen: Chosen | None = None
+    if group.choices is not None and chooses:
+        chosen = Chosen(group.choices, index)
+        left_out = run.left_out.setdefault(op.group, np.zeros((2, run.step.rows), np.int64))
+        views = run.views_of(op.group, op.window, op.causal)
+        plane = run.planes.layer(op.layer)
+        chosen.choose(op, plane, run.q, views, group.keys_seen, left_out)
     return Visited(
         group.visits,
-        run.planes.groups[op.group].layers.index(op.layer),
+        index,
         group.keys_seen,
+        chosen,
         frozenset(run.step.wants_recall.tolist()),
     )
 

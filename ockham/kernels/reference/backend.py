@@ -55,6 +55,7 @@ class ReferenceExecutor:
             run.score_sums,
             run.recall,
             run.score_totals,
+            run.left_out,
         )
 
     def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:

@@ -44,6 +44,7 @@ class ReferenceRun:
     score_sums: dict[int, list[Floats]] = field(default_factory=dict)
     recall: dict[int, Floats] = field(default_factory=dict)
     score_totals: dict[int, list[Doubles]] = field(default_factory=dict)
+    left_out: dict[int, Longs] = field(default_factory=dict)
     views: dict[tuple[int, int | None, bool, int | None], list[View]] = field(default_factory=dict)
     rotations: dict[int, tuple[Floats, Floats]] = field(default_factory=dict)
     active: Ints | None = None

@@ -36,3 +36,28 @@ def test_long_contexts_are_counted_in_keys(monkeypatch: pytest.MonkeyPatch) -> N
     left_out = heads // 2 * (16 * 11 * 64 + 64 * 11 * 64)
     assert row.without == every
     assert row.with_ == every - left_out
+
+
+@pytest.mark.parametrize("name", ["quest", "scan"])
+def test_what_choosing_leaves_out_is_counted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(patterns, "QUESTIONS", 1)
+    measure = recipe_of(f"pattern/{name}").measure
+    assert measure is not None
+    row = measure(Bench(EngineConfig(max_model_len=600, kv_cache_memory_bytes=64 << 20), rounds=1))
+    assert not row.exact
+    assert 0.01 < row.saved < 0.6
+    assert row.scores is not None
+
+
+@pytest.mark.skipif(core is None, reason="the native core was not built")
+@pytest.mark.parametrize("name", ["quest", "scan"])
+def test_choosing_in_long_contexts_is_counted_in_keys(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(patterns, "KEYS", 2048)
+    monkeypatch.setattr(patterns, "LAYERS", 1)
+    measure = recipe_of(f"pattern/{name}-long").measure
+    assert measure is not None
+    row = measure(Bench(EngineConfig(), rounds=1))
+    assert row.without == 16 * 4 * 2048
+    assert row.with_ == 16 * 4 * 4 * 64  # a tenth of 32 blocks

@@ -1,0 +1,59 @@
+// Which blocks of keys rows visit that choose by their own query, in one layer.
+//
+// A row's choice follows from its query and from the keys that it sees, block by block of its logical
+// keys, so that it is the same in any step. Of each block that comes before its own, a chooser says how
+// well each of the row's query heads may score there. The softmax of those scores over the blocks is the
+// head's weight of each, and the weights of the heads of one key-value head are summed. The blocks of the
+// largest weights are visited, the first on a tie, beside the first blocks and the latest ones; but for
+// those that are far below the best block of each of the heads, by more than the choice allows.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "ops/paged_attention.h"
+#include "state/memory.h"
+#include "state/planes.h"
+#include "step.h"
+
+namespace ockham {
+
+class ThreadPool;
+
+// What one layer's rows have chosen. Reused from layer to layer.
+struct ChosenBlocks {
+    int64_t kv_heads = 0;
+    std::vector<int32_t> place;                // of each row of the step; -1: it did not choose
+    std::vector<std::vector<int32_t>> blocks;  // [places][kv_heads]
+
+    // What a row visits with one head, if it chose.
+    bool find(int64_t row, int64_t head, BlockList& list) const {
+        if (place.empty() || place[row] < 0) return false;
+        const std::vector<int32_t>& found = blocks[place[row] * kv_heads + head];
+        list = {found.data(), static_cast<int64_t>(found.size())};
+        return true;
+    }
+
+    Buffer scores;
+    struct Row {
+        int64_t row, keys, own_block, budget, scores_at;
+        const ChoicesView::Choice* choice;
+    };
+    std::vector<Row> rows;
+    std::vector<Buffer> threads;
+};
+
+// What rows left out by choosing, and what that took: summed over layers and key-value heads, for each
+// row of the step. `keys` that were seen and not visited, `bytes` of summaries that were read.
+struct LeftOut {
+    std::vector<int64_t> keys, bytes;
+};
+
+// Fills `chosen` for the rows of the plan that choose in the `layer`, and adds to `left_out`. q as for
+// attend().
+void choose(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
+            const AttentionShape& shape, const Planes& planes, int64_t layer, const float* q,
+            int64_t q_stride, ChosenBlocks& chosen, LeftOut& left_out);
+
+}  // namespace ockham

@@ -1,0 +1,121 @@
+"""What patterns share whose rows choose by their own query (`core.choices`): their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
+
+from ockham.core.asks import Ask
+from ockham.core.choices import Choice
+from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.seams import AttentionGroup, SequencePattern
+from ockham.core.visits import BlockVisits
+
+
+class ChoosingOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query visits as many blocks of 64 keys as `tokens` fill, or a `share` of the keys that it
+    sees if that is more: among them the first `sinks` blocks and the latest `local`, its own
+    included. The first `dense_layers` layers of the model visit all. Prompts are read whole; with
+    `first`, every token from that one on chooses, of the prompt too. What a request leaves out of
+    its ask is taken from here."""
+
+    tokens: int = 1024
+    share: float = 0.0
+    sinks: int = 1
+    local: int = 2
+    dense_layers: int = 2
+    first: int | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            check(self)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+
+class ChoosingAsk(Ask, kw_only=True, frozen=True):
+    """The same, of one request."""
+
+    name: ClassVar[str]
+    tokens: int | None = None
+    share: float | None = None
+    sinks: int | None = None
+    local: int | None = None
+    dense_layers: int | None = None
+    first: int | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            check(self)
+        except ValueError as error:
+            raise InvalidRequest(str(error), self.name) from None
+
+
+def check(numbers: ChoosingOptions | ChoosingAsk) -> None:
+    """Raise ValueError, with a sentence, for what makes sense on no model."""
+    for field, least in (
+        ("tokens", 0),
+        ("sinks", 0),
+        ("local", 1),
+        ("dense_layers", 0),
+        ("first", 0),
+    ):
+        value = getattr(numbers, field)
+        if value is not None and not least <= value < 1 << 31:
+            raise ValueError(f"{field} must lie in [{least}, 2^31), got {value}.")
+    if numbers.share is not None and not 0.0 <= numbers.share <= 1.0:
+        raise ValueError(f"share must lie in [0, 1], got {numbers.share}.")
+
+
+def numbers_of(options: ChoosingOptions, ask: ChoosingAsk) -> ChoosingOptions:
+    """The ask's numbers, and the options' where it has none."""
+    given = {
+        field: getattr(ask, field)
+        for field in ChoosingOptions.__struct_fields__
+        if getattr(ask, field) is not None
+    }
+    return msgspec.structs.replace(options, **given)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoosingPattern(SequencePattern):
+    """The choices of one sequence, of each group of layers; None where a window bounds what its
+    rows read, or all of its layers read everything."""
+
+    choices: tuple[Choice | None, ...]
+
+    @classmethod
+    def of(
+        cls,
+        chooser: str,
+        numbers: ChoosingOptions,
+        groups: Sequence[AttentionGroup],
+        within: float = float("inf"),
+    ) -> ChoosingPattern | None:
+        """None if no layer chooses."""
+        found: list[Choice | None] = []
+        for group in groups:
+            layers = tuple(layer >= numbers.dense_layers for layer in group.layers)
+            choice = Choice(
+                chooser,
+                layers,
+                numbers.first,
+                numbers.tokens,
+                numbers.share,
+                numbers.sinks,
+                numbers.local,
+                within,
+            )
+            found.append(choice if group.window is None and any(layers) else None)
+        return cls(tuple(found)) if any(found) else None
+
+    def visits(self, group: int, block: int) -> BlockVisits | None:
+        """See `SequencePattern`: nothing is left out before the queries are known."""
+        return None
+
+    def choice(self, group: int) -> Choice | None:
+        """See `SequencePattern`."""
+        return self.choices[group]
