@@ -122,24 +122,24 @@ void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t coun
                            const float* v, int64_t stride) const {
     changed(slot);
     const int64_t first_lane = lane(slot);
-    uint8_t* to_keys = key_group(slot, 0);
+    uint8_t *to_keys = key_group(slot, 0), *to_values = value_group(slot, 0);
     if (this->k.coded()) {
         for (int64_t i = 0; i < count; ++i)
             for (int64_t head = 0; head < kv_heads; ++head) {
                 const int64_t from = i * stride + head * head_dim;
-                uint8_t* to = to_keys + head * head_bytes;
-                this->k.encode(kernels, k + from, to, first_lane + i);
-                this->v.encode(kernels, v + from, to + this->k.page_bytes, first_lane + i);
+                const int64_t of_head = head * head_bytes;
+                this->k.encode(kernels, k + from, to_keys + of_head, first_lane + i);
+                this->v.encode(kernels, v + from, to_values + of_head, first_lane + i);
             }
         return;
     }
     if (this->k.element == Element::fp32) {
-        for (int64_t head = 0; head < kv_heads; ++head, to_keys += head_bytes) {
+        for (int64_t head = 0; head < kv_heads; ++head, to_keys += head_bytes, to_values += head_bytes) {
             const auto bits = [&](const float* x) {
                 return reinterpret_cast<const uint32_t*>(x + head * head_dim);
             };
             put(*this, first_lane, Columns<uint32_t>{0, head_dim, count, stride, bits(k), bits(v)},
-                to_keys, to_keys + this->k.page_bytes);
+                to_keys, to_values);
         }
         return;
     }
@@ -157,11 +157,11 @@ void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t coun
                 kernels.to_bf16(v + i * stride + from, heads * width, values + i * most);
             }
             for (int64_t h = 0; h < heads; ++h) {
-                uint8_t* to = to_keys + (head + h) * head_bytes;
+                const int64_t of_head = (head + h) * head_bytes;
                 put(*this, first_lane,
                     Columns<uint16_t>{begin, width, count, most, keys + h * width,
                                       values + h * width},
-                    to, to + this->k.page_bytes);
+                    to_keys + of_head, to_values + of_head);
             }
         }
     }
