@@ -245,6 +245,7 @@ class Scheduler(Admission):
             # It keeps nothing more for others, and reads nothing more of what is kept.
             self.reuse.leave(sequence.handle)
             sequence.handle = NOTHING_KEPT
+        keeping.dropped(kept, view.tokens)
         sequence.border = keeping.border(sequence.computed)
         return True
 

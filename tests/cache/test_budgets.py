@@ -192,6 +192,22 @@ def test_h2o_divides_by_the_rows_that_saw_a_cell() -> None:
         assert kept.tolist() == [[[0, 1, 3] if not normalised else [0, 2, 3]]]
 
 
+def test_cells_that_could_not_be_dropped_yet_are_chosen_again_alike() -> None:
+    keeping = keeping_of("h2o", 4, budget=3, sinks=0, recent=0.3, every=1, normalised=False)
+    look(keeping, {0: [1.0], 1: [0.5, 0.5], 2: [0.4, 0.2, 0.4], 3: [0.3, 0.1, 0.3, 0.3]})
+    places: Ints = np.arange(4, dtype=np.int32)
+    kept = keeping.keep(0, places)  # pages were short, and nothing was dropped
+    again = keeping.keep(0, places)
+    assert kept is not None
+    assert again is not None
+    assert np.array_equal(kept, again)
+    twin = keeping.fork(4)
+    assert twin is not None, "it still stands where it stood"
+    keeping.dropped({0: again}, 4)
+    assert np.allclose(keeping.total(0, 0, 3), [[[2.2, 0.8, 0.3]]])
+    assert np.array_equal(twin.keep(0, places), kept)
+
+
 def test_h2o_samples_rows_by_their_places() -> None:
     keeping = keeping_of("h2o", 40, budget=20, every=4)
     [rows] = keeping.rows(np.arange(6, 15, dtype=np.int32), 40)

@@ -288,7 +288,9 @@ SHAPES: dict[str, Shape] = {
     "int8": Shape(state="int8", weights="bf16", head_dim=64),
     "int4": Shape(state="int4", heads=6, head_dim=48, rotary_dim=32),
     "int8 and int4": Shape(state="k=int8,v=int4", page_tokens=5, pages=256, windows=(20, None)),
-    "int4 and int8": Shape(state="k=int4,v=int8", softcap=3.0, heads=3, kv_heads=3, head_dim=20),
+    "int4 and int8": Shape(
+        state="k=int4,v=int8", softcap=3.0, heads=3, kv_heads=3, head_dim=20, page_tokens=32
+    ),
 }
 """Shapes that together have every field of every operation, of models whose rows see what came
 before them."""

@@ -7,7 +7,7 @@ says when cells are dropped and how many stay, and protects the first cells and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -238,7 +238,6 @@ class BudgetKeeping(Keeping):
     def keep(self, group: int, places: Ints) -> Ints | None:
         cells, budget = places.shape[-1], self.budget
         tokens = int(places[..., -1].max()) + 1
-        self._dropped_at = tokens
         if cells <= budget.cells:
             return None
         worth = self.worth(group, places, tokens).copy()
@@ -247,9 +246,14 @@ class BudgetKeeping(Keeping):
         worth[np.broadcast_to(places < 0, worth.shape)] = -np.inf  # gaps
         # Of cells that are worth the same the earlier ones stay, on every machine.
         best = np.argsort(-worth, axis=-1, kind="stable")[..., : budget.cells]
-        kept = np.sort(best, axis=-1).astype(np.int32)
-        self.carry(group, kept)
+        kept: Ints = np.sort(best, axis=-1).astype(np.int32)
         return kept
+
+    def dropped(self, kept: Mapping[int, Ints], tokens: int) -> None:
+        """See `Keeping`."""
+        self._dropped_at = tokens
+        for group, cells in kept.items():
+            self.carry(group, cells)
 
     def fork(self, tokens: int) -> Keeping | None:
         """See `Keeping`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -56,8 +57,16 @@ class Keeping(Observer, Protocol):
         Where heads keep different numbers, n is the largest, and entries of -1 stand before what a
         head keeps: a *gap*, whose length is a multiple of `core.visits.BLOCK_KEYS`. No row visits
         it. It takes memory like the cells of the head that keeps most, because the layers and heads
-        of a group share a page table; what it saves is time. In `places` a gap is -1."""
+        of a group share a page table; what it saves is time. In `places` a gap is -1.
+
+        It changes nothing: where pages are short it is asked again later, or of another sequence
+        that forked from this one before the cells were dropped."""
         ...
+
+    def dropped(self, kept: Mapping[int, Ints], tokens: int) -> None:
+        """The border `tokens` is passed: the groups in `kept` hold these of their cells alone, as
+        `keep` said, and other groups have dropped none."""
+        return
 
     def fork(self, tokens: int) -> Keeping | None:
         """The same for another sequence that goes on from the first `tokens` tokens of this one;
