@@ -217,7 +217,9 @@ def changed(config: EngineConfig, text: str) -> EngineConfig:
     try:
         return msgspec.convert({**msgspec.structs.asdict(config), **named}, EngineConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"--against {text!r} has a wrong value: {error}.") from error
+        raise ConfigError(
+            f"--against {text!r} has a wrong value: {str(error).rstrip('.')}."
+        ) from error
 
 
 # -- the two kinds of run ----------------------------------------------------------------------

@@ -235,6 +235,15 @@ def test_borders_are_where_the_settings_say() -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "value"), [("budget", 0), ("sinks", -1), ("block", 3), ("until", 0)]
+)
+def test_the_wrong_setting_is_named(setting: str, value: int) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        make_asks({"keep/snapkv": {setting: value}})
+    assert caught.value.param == setting
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"budget": 0}, "budget must be from 1"),

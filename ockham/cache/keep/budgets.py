@@ -42,7 +42,7 @@ class BudgetOptions(msgspec.Struct, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         try:
             check(self)
-        except ValueError as error:
+        except WrongSetting as error:
             raise ConfigError(str(error)) from None
 
 
@@ -58,8 +58,8 @@ class BudgetAsk(asks.Ask, kw_only=True, frozen=True):
     def __post_init__(self) -> None:
         try:
             check(self)
-        except ValueError as error:
-            raise InvalidRequest(str(error), "budget") from None
+        except WrongSetting as error:
+            raise InvalidRequest(str(error), error.setting) from None
 
     def check_prompt(self, tokens: int) -> None:
         if self.until is not None and self.until > tokens:
@@ -70,23 +70,34 @@ class BudgetAsk(asks.Ask, kw_only=True, frozen=True):
             )
 
 
+class WrongSetting(ValueError):
+    """A setting that makes sense on no text, with the sentence that says why."""
+
+    def __init__(self, setting: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.setting = setting
+
+
 def check(given: Any) -> None:
-    """Raise ValueError, with a sentence, for a setting that makes sense on no text."""
+    """Raise WrongSetting for a setting that makes sense on no text."""
     budget = given.budget
     if isinstance(budget, float) and not 0.0 < budget <= 1.0:
-        raise ValueError(
+        raise WrongSetting(
+            "budget",
             "budget must be a share of the prompt above 0.0 and up to 1.0, or a number of cells, "
-            f"got {shown(budget)}."
+            f"got {shown(budget)}.",
         )
     if isinstance(budget, int) and not 1 <= budget <= MOST:
-        raise ValueError(f"budget must be from 1 to {MOST} cells, got {shown(budget)}.")
+        raise WrongSetting("budget", f"budget must be from 1 to {MOST} cells, got {shown(budget)}.")
     for name, least in LEAST.items():
         value = getattr(given, name, None)
         if value is not None and not least <= value <= MOST:
-            raise ValueError(f"{name} must be from {least} to {MOST}, got {shown(value)}.")
+            raise WrongSetting(name, f"{name} must be from {least} to {MOST}, got {shown(value)}.")
     block = given.block
     if block is not None and 0 < block < LEAST_BLOCK:
-        raise ValueError(f"block must be 0 or from {LEAST_BLOCK} to {MOST}, got {block}.")
+        raise WrongSetting(
+            "block", f"block must be 0 or from {LEAST_BLOCK} to {MOST}, got {block}."
+        )
 
 
 def settings(options: Any, ask: Any) -> dict[str, Any]:

@@ -153,4 +153,5 @@ def checked(given: Any, least: dict[str, float], most: dict[str, float]) -> None
     for name, low in least.items():
         value, high = getattr(given, name), most[name]
         if value is not None and not low <= value <= high:
-            raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value}.")
+            bounds = [int(each) if each == int(each) else each for each in (low, high)]
+            raise ValueError(f"{name} must be from {bounds[0]} to {bounds[1]}, got {value}.")
