@@ -44,6 +44,8 @@ run: .venv/.run
 		$(BIN)/ockham run lab --bill; \
 	fi
 
+# Tests run side by side, but for those that need the machine for themselves (tests/conftest.py). 5 is
+# what pytest ends with where there are none of a kind.
 # `make test ISA=avx2` (or portable) runs the suite as a processor without the better instructions
 # would, and `make unit TESTS=tests/engine` a part of it.
 ISA ?=
@@ -62,7 +64,8 @@ lint: .venv/.test
 
 unit: .venv/.test
 	@$(GET_EMBEDDING_MODEL)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not alone' $(TESTS) || [ $$? = 5 ]
+	$(BIN)/python -m pytest -m alone $(TESTS) || [ $$? = 5 ]
 
 # The clients of other makers, unchanged, against a server with the real model: docs/clients.md.
 clients: .venv/.test .venv-clients/.made

@@ -31,6 +31,7 @@ struct Activations {
     Buffer x, qkv, a, h, gate_up, branch, prepared, second_prepared, rotations, totals;
     Buffer experts, expert_weights;        // int32 and float, (R, top_k)
     Buffer expert_x, expert_out;
+    Buffer turned;                         // the stream behind a shortcut
     Buffer peaks;                          // Peak, (argmax rows, tiles of the vocabulary)
     Buffer candidates;                     // Peak, (head rows, tiles of the vocabulary, candidates)
     std::vector<int32_t> head_rows;        // rows that want logits, then rows that want an argmax
@@ -94,6 +95,7 @@ struct Run {
     std::vector<Peak> argmax;  // in the order of Step.wants_argmax
     std::vector<int32_t> candidates;  // (head rows, Step.candidates)
     std::vector<std::pair<int64_t, Floats>> hidden_states;
+    std::vector<std::pair<int64_t, Floats>> queries;  // as attention reads them
     std::vector<LayerScores> scores;      // for each key-value head
     std::vector<LayerScores> score_sums;  // over all heads
     // Of each layer whose rows visit some blocks of keys only: (Step.wants_recall, kv_heads).

@@ -53,20 +53,32 @@ struct VisitsView {
 // How rows choose by their own query which blocks they visit: ockham.core.choices.Choices.
 struct ChoicesView {
     struct Choice {
-        const Chooser* chooser = nullptr;
-        int64_t first = 0, tokens = 0, sinks = 0, local = 1;
-        double share = 0.0, within = 0.0;
+        const Chooser* chooser = nullptr;  // null: the rows of a block choose together
+        int64_t first = 0, until = 0, tokens = 0, sinks = 0, local = 1, stride = 0;
+        int64_t among = -1;  // all visit the keys from this one on; -1: they choose among all
+        int64_t every = 1;   // a row in so many chooses, and the ones after it visit the same
+        double share = 0.0, within = 0.0, threshold = 0.0;
         const int32_t* layers = nullptr;  // [layers of the group]: 1 for those that choose
+        // Of rows that choose together, each key-value head by a rule of its own: [layers][kv_heads]. Null:
+        // all by sums over antidiagonals.
+        const int32_t* rules = nullptr;
+        const double* rule_shares = nullptr;
+
+        // The key whose row chooses what the row visits whose own key is `key`, which chooses too.
+        int64_t chosen_at(int64_t key) const { return std::max(key - key % every, first); }
     };
+    // What a head visits beside the first and the latest blocks, as ockham.core.choices numbers it.
+    enum Rule : int32_t { latest = 0, lines = 1, means = 2 };
     const int32_t* rows = nullptr;  // the choice of each row, -1 for none; null: no row has any
     std::vector<Choice> of;
     int64_t layer_count = 0;
+    int64_t head_count = 0;  // key-value heads that have rules; 0 where no choice has any
 
     // The choice of a row that sees `seen` keys; null if it does not choose.
     const Choice* find(int64_t row, int64_t seen) const {
         if (rows == nullptr || rows[row] < 0) return nullptr;
         const Choice& choice = of[rows[row]];
-        return seen > choice.first ? &choice : nullptr;
+        return seen > choice.first && seen <= choice.until ? &choice : nullptr;
     }
 };
 
@@ -137,6 +149,7 @@ struct StepView {
     std::vector<LayerRows> wants_hidden;
     std::vector<LayerRows> wants_scores;
     std::vector<LayerRows> wants_score_sums;
+    std::vector<LayerRows> wants_queries;
     const int32_t* wants_recall = nullptr;
     int64_t recall_rows = 0;
     std::vector<LayerSets> wants_score_totals;

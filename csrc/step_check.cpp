@@ -57,10 +57,25 @@ void check_choices(const StepView& step, const GroupRowsView& rows, const GroupS
     if (choices.rows == nullptr) return;
     if (choices.layer_count != static_cast<int64_t>(shape.layers.size()))
         refuse("the step's choices have another shape than the layers of their group.");
-    for (const ChoicesView::Choice& choice : choices.of)
-        if (choice.first < 0 || choice.tokens < 0 || choice.sinks < 0 || choice.local < 1 ||
-            !(choice.share >= 0.0 && choice.share <= 1.0) || !(choice.within >= 0.0))
+    for (const ChoicesView::Choice& choice : choices.of) {
+        const bool strides = choice.stride == 8 || choice.stride == 16;
+        if (choice.first < 0 || choice.until < 0 || choice.tokens < 0 || choice.sinks < 0 ||
+            choice.local < 1 || choice.among < -1 || choice.every < 1 ||
+            block_keys % choice.every != 0 || !(choice.share >= 0.0 && choice.share <= 1.0) ||
+            !(choice.within >= 0.0) || !(choice.threshold >= 0.0 && choice.threshold <= 1.0) ||
+            (choice.chooser == nullptr && !strides))
             refuse("a choice of the step has a number that makes no sense.");
+        if (choice.rules == nullptr) continue;
+        if (choices.head_count != static_cast<int64_t>(shape.kv_heads))
+            refuse("the step's choices have rules of another number of heads than their group has.");
+        for (int64_t i = 0; i < choices.layer_count * choices.head_count; ++i) {
+            const int32_t rule = choice.rules[i];
+            const double share = choice.rule_shares[i];
+            if (rule < ChoicesView::latest || rule > ChoicesView::means ||
+                !(share >= 0.0 && share <= 1.0))
+                refuse("a head of the step's choices has a rule or a share that makes no sense.");
+        }
+    }
     for (int64_t row = 0; row < step.rows; ++row)
         if (choices.rows[row] >= static_cast<int64_t>(choices.of.size()))
             refuse("row " + std::to_string(row) + " has no choice " +
@@ -153,6 +168,8 @@ void check_step(const StepView& step, const Planes& planes, int64_t hidden, int6
     check_active(step);
     for (const LayerRows& wanted : step.wants_hidden)
         check_wanted(wanted.rows, wanted.count, step.rows, "hidden states are wanted");
+    for (const LayerRows& wanted : step.wants_queries)
+        check_wanted(wanted.rows, wanted.count, step.rows, "queries are wanted");
     for (const auto* scores : {&step.wants_scores, &step.wants_score_sums})
         for (const LayerRows& wanted : *scores)
             check_wanted(wanted.rows, wanted.count, step.rows, "scores are wanted");

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import click
 
@@ -27,7 +28,7 @@ from benchmarks.peers.quality import NoModel, make_real_checkpoint, measure, rea
 from benchmarks.peers.report import report as written
 from benchmarks.peers.results import Results
 from benchmarks.peers.rounds import Run
-from benchmarks.peers.workloads import WORKLOADS, Drafts, Workload, takes_part
+from benchmarks.peers.workloads import WORKLOADS, Drafts, takes_part
 from ockham.cli.machine import instruction_sets, measure_limits, memory_bytes, processor
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.native import core
@@ -231,7 +232,15 @@ def configurations(chosen: str) -> list[Configuration]:
     return [each for each in CONFIGURATIONS if each.name in names]
 
 
-def named(text: str, known: Sequence[Configuration | Workload]) -> set[str]:
+class Named(Protocol):
+    """What a caller chooses by its name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def named(text: str, known: Sequence[Named]) -> set[str]:
+    """The names in a list with commas. Raises ClickException for one that nothing has."""
     names = set(text.split(","))
     unknown = names - {each.name for each in known}
     if unknown:

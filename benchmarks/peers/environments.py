@@ -51,9 +51,13 @@ class Folder:
         return self.path / "real"
 
     def checkpoint_of(self, which: str) -> Path:
-        """The random checkpoint, or that of a `which`: "answering" (answering.py) or "real"
-        (quality.py)."""
-        kinds = {"": self.checkpoint, "answering": self.answering_checkpoint}
+        """The random checkpoint, or that of a `which`: "answering" (answering.py), "real"
+        (quality.py) or "long" (benchmarks/long/workloads.py)."""
+        kinds = {
+            "": self.checkpoint,
+            "answering": self.answering_checkpoint,
+            "long": self.path / "long",
+        }
         return kinds.get(which, self.real_checkpoint)
 
     def python(self, peer: Peer) -> Path:

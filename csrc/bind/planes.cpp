@@ -11,6 +11,7 @@
 
 #include "bind/arrays.h"
 #include "bind/bindings.h"
+#include "kernels/halves.h"
 #include "bind/bound_executor.h"
 #include "state/planes.h"
 
@@ -45,6 +46,47 @@ std::vector<int64_t> layers_of(nb::handle layers) {
     return result;
 }
 
+// What a group's keys are reflected at: (layers, heads, width), or None.
+std::vector<float> mirrors_of(nb::handle mirrors, const GroupShape& shape) {
+    if (mirrors.is_none()) return {};
+    const auto values =
+        nb::cast<nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>>(mirrors);
+    if (values.shape(0) != shape.layers.size() ||
+        values.shape(1) != static_cast<size_t>(shape.kv_heads) ||
+        values.shape(2) != static_cast<size_t>(shape.head_dim))
+        throw std::invalid_argument("the mirrors are not of the group's layers, heads and width.");
+    return {values.data(), values.data() + values.size()};
+}
+
+// Codebooks of a group's keys: (layers, heads, 256, 2 * width + 1) of centroids, directions and offsets;
+// or None.
+std::vector<KeyBook> books_of(nb::handle books, const GroupShape& shape) {
+    if (books.is_none()) return {};
+    const auto values =
+        nb::cast<nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>>(books);
+    const int64_t dim = shape.head_dim, width = padded(dim), entry = 2 * dim + 1;
+    if (values.shape(0) != shape.layers.size() ||
+        values.shape(1) != static_cast<size_t>(shape.kv_heads) ||
+        values.shape(2) != static_cast<size_t>(book_size) ||
+        values.shape(3) != static_cast<size_t>(entry))
+        throw std::invalid_argument("the codebooks are not of the group's layers, heads and width.");
+    std::vector<KeyBook> found(values.shape(0) * values.shape(1));
+    const float* from = values.data();
+    for (KeyBook& book : found) {
+        book.row = (width + 31) / 32 * 32;
+        book.centroids.assign(static_cast<size_t>(book_size * book.row), 0);
+        book.directions.assign(static_cast<size_t>(book_size * width), 0.0f);
+        for (int64_t c = 0; c < book_size; ++c, from += entry) {
+            for (int64_t e = 0; e < dim; ++e) {
+                book.centroids[c * book.row + e] = to_bf16(from[e]);
+                book.directions[c * width + e] = from[dim + e];
+            }
+            book.offsets.push_back(from[2 * dim]);
+        }
+    }
+    return found;
+}
+
 Element element_of(nb::handle dtype) { return element_named(nb::cast<std::string>(dtype)); }
 
 std::unique_ptr<Planes> make_planes(nb::sequence groups) {
@@ -60,6 +102,8 @@ std::unique_ptr<Planes> make_planes(nb::sequence groups) {
                           element_of(planes[0].attr("dtype")), element_of(planes[1].attr("dtype")),
                           nb::cast<int64_t>(group.attr("pages")),
                           nb::cast<int64_t>(group.attr("page_tokens"))});
+        shapes.back().mirrors = mirrors_of(group.attr("mirrors"), shapes.back());
+        shapes.back().books = books_of(group.attr("books"), shapes.back());
     }
     return std::make_unique<Planes>(shapes);
 }
@@ -157,6 +201,24 @@ void write_pages(Planes& planes, int64_t group, Vector<int64_t> pages,
                        static_cast<int64_t>(data.shape(1)));
 }
 
+// (layers, kv_heads, slots) places among the slots.
+nb::object order_alike(const Planes& planes, int64_t group, Vector<int64_t> slots, int threads) {
+    check_slots(planes, group, slots);
+    std::unique_ptr<std::vector<int32_t>> orders;
+    {
+        nb::gil_scoped_release release;
+        orders = std::make_unique<std::vector<int32_t>>(
+            planes.alike(group, slots.data(), static_cast<int64_t>(slots.size()), threads));
+    }
+    const GroupShape& shape = planes.groups()[group];
+    const size_t sizes[3] = {shape.layers.size(), static_cast<size_t>(shape.kv_heads), slots.size()};
+    int32_t* data = orders->data();
+    nb::capsule owner(orders.release(), [](void* owned) noexcept {
+        delete static_cast<std::vector<int32_t>*>(owned);
+    });
+    return nb::cast(nb::ndarray<nb::numpy, int32_t>(data, 3, sizes, owner));
+}
+
 void back_pages(const Planes& planes, int64_t group, int64_t index, int64_t pages) {
     if (group < 0 || group >= static_cast<int64_t>(planes.groups().size()) || index < 0 ||
         index >= static_cast<int64_t>(planes.groups()[group].layers.size()) || pages < 0 ||
@@ -179,6 +241,7 @@ void bind_planes(nb::module_& module) {
         .def("write", &write_state, "group"_a, "slots"_a, "state"_a)
         .def("stored_page_bytes", &Planes::stored_page_bytes, "group"_a)
         .def("read_pages", &read_pages, "group"_a, "pages"_a, "data"_a, "at"_a)
+        .def("alike", &order_alike, "group"_a, "slots"_a, "threads"_a)
         .def("back", &back_pages, "group"_a, "index"_a, "pages"_a)
         .def("write_pages", &write_pages, "group"_a, "pages"_a, "data"_a, "at"_a);
 }

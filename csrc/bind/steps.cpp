@@ -40,6 +40,11 @@ struct BoundRun {
     }
 };
 
+// What core.choices.Choices has of each choice.
+constexpr int64_t choice_numbers = 8, choice_shares = 3;
+// The choosers of rows that choose together: all heads by one rule, each by its own.
+constexpr const char *together = "antidiagonals", *by_head = "by_head";
+
 class StepReader {
    public:
     StepReader(nb::handle step, std::vector<nb::ndarray<nb::ro>>& arrays)
@@ -68,6 +73,7 @@ class StepReader {
         view.wants_hidden = rows_by_layer("wants_hidden");
         view.wants_scores = rows_by_layer("wants_scores");
         view.wants_score_sums = rows_by_layer("wants_score_sums");
+        view.wants_queries = rows_by_layer("wants_queries");
         const nb::dict totals = step_.attr("wants_score_totals");
         for (auto [layer, sets] : totals) {
             LayerSets one;
@@ -138,32 +144,52 @@ class StepReader {
     }
     ChoicesView choices_of(nb::handle choices, int64_t rows) {
         ChoicesView found;
-        int64_t count = 0, numbers = 0, shares = 0, layers = 0;
+        int64_t count = 0, numbers = 0, shares = 0, layers = 0, rules = 0, rule_shares = 0;
         found.rows = vector<int32_t>(choices.attr("rows"), count, "choices");
         check(count, rows, "choices");
         const auto* whole = vector<int64_t>(choices.attr("numbers"), numbers, "numbers of choices");
         const auto* parts = vector<double>(choices.attr("shares"), shares, "shares of choices");
         const auto* which = vector<int32_t>(choices.attr("layers"), layers, "layers of choices");
+        const auto* of_heads = vector<int32_t>(choices.attr("rules"), rules, "rules of choices");
+        const auto* of_rules =
+            vector<double>(choices.attr("rule_shares"), rule_shares, "shares of rules");
+        std::vector<bool> ruled;
         for (nb::handle name : choices.attr("choosers")) {
             const auto wanted = nb::cast<std::string>(name);
             const auto i = static_cast<int64_t>(found.of.size());
             ChoicesView::Choice& choice = found.of.emplace_back();
             choice.chooser = find_chooser(wanted);
-            if (choice.chooser == nullptr)
+            ruled.push_back(wanted == by_head);
+            if (choice.chooser == nullptr && wanted != together && wanted != by_head)
                 throw std::invalid_argument("the core has no chooser " + wanted + ".");
-            if (numbers < 4 * (i + 1) || shares < 2 * (i + 1)) break;
-            choice.first = whole[4 * i];
-            choice.tokens = whole[4 * i + 1];
-            choice.sinks = whole[4 * i + 2];
-            choice.local = whole[4 * i + 3];
-            choice.share = parts[2 * i];
-            choice.within = parts[2 * i + 1];
+            if (numbers < choice_numbers * (i + 1) || shares < choice_shares * (i + 1)) break;
+            const int64_t* own = whole + choice_numbers * i;
+            choice.first = own[0];
+            choice.until = own[1];
+            choice.tokens = own[2];
+            choice.sinks = own[3];
+            choice.local = own[4];
+            choice.stride = own[5];
+            choice.among = own[6];
+            choice.every = own[7];
+            choice.share = parts[choice_shares * i];
+            choice.within = parts[choice_shares * i + 1];
+            choice.threshold = parts[choice_shares * i + 2];
         }
         const auto of = static_cast<int64_t>(found.of.size());
-        if (numbers != 4 * of || shares != 2 * of || of == 0 || layers % of != 0)
+        if (numbers != choice_numbers * of || shares != choice_shares * of || of == 0 ||
+            layers % of != 0 || rules != rule_shares || (rules > 0 && layers == 0) ||
+            (rules > 0 && rules % layers != 0))
             throw std::invalid_argument("the step's choices do not add up.");
         found.layer_count = layers / of;
-        for (int64_t i = 0; i < of; ++i) found.of[i].layers = which + i * found.layer_count;
+        found.head_count = rules > 0 ? rules / layers : 0;
+        for (int64_t i = 0; i < of; ++i) {
+            found.of[i].layers = which + i * found.layer_count;
+            if (!ruled[i]) continue;
+            if (rules == 0) throw std::invalid_argument("the step's choices do not add up.");
+            found.of[i].rules = of_heads + i * found.layer_count * found.head_count;
+            found.of[i].rule_shares = of_rules + i * found.layer_count * found.head_count;
+        }
         return found;
     }
     static void check(int64_t length, int64_t rows, const char* what) {
@@ -283,17 +309,18 @@ nb::dict totals_of(std::vector<LayerTotals>& found) {
     return totals;
 }
 
-// Group -> (2, rows): keys that were not visited, and bytes of summaries that were read.
+// Group -> (3, rows): what LeftOut has.
 nb::dict left_out_of(const Run& run) {
     nb::dict found;
     for (size_t group = 0; group < run.left_out.size(); ++group) {
         const LeftOut& of = run.left_out[group];
         if (of.keys.empty()) continue;
-        auto* both = new std::vector<int64_t>(of.keys);
-        both->insert(both->end(), of.bytes.begin(), of.bytes.end());
-        nb::capsule owner(both, [](void* p) noexcept { delete static_cast<std::vector<int64_t>*>(p); });
-        found[nb::int_(group)] = nb::ndarray<nb::numpy, int64_t, nb::ndim<2>>(
-            both->data(), {2, of.keys.size()}, owner);
+        auto* all = new std::vector<int64_t>(of.keys);
+        all->insert(all->end(), of.bytes.begin(), of.bytes.end());
+        all->insert(all->end(), of.read.begin(), of.read.end());
+        nb::capsule owner(all, [](void* p) noexcept { delete static_cast<std::vector<int64_t>*>(p); });
+        found[nb::int_(group)] =
+            nb::ndarray<nb::numpy, int64_t, nb::ndim<2>>(all->data(), {3, of.keys.size()}, owner);
     }
     return found;
 }
@@ -303,6 +330,8 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     nb::dict hidden;
     for (auto& [layer, floats] : run.hidden_states)
         hidden[nb::int_(layer)] = array_of(std::move(floats));
+    nb::dict queries;
+    for (auto& [layer, floats] : run.queries) queries[nb::int_(layer)] = array_of(std::move(floats));
     nb::dict recall;
     for (auto& [layer, floats] : run.recall) recall[nb::int_(layer)] = array_of(std::move(floats));
     if (!run.logits.memory) run.logits.columns = self.executor->vocabulary();
@@ -323,7 +352,7 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores_of(run.scores, false),
                           argmax, array_of(std::move(largest)).attr("ravel")(), candidates,
                           scores_of(run.score_sums, true), recall, totals_of(run.score_totals),
-                          left_out_of(run));
+                          left_out_of(run), queries);
 }
 
 }  // namespace

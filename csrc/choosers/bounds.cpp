@@ -10,7 +10,7 @@
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
 void score_bounds(const uint8_t* queries, int64_t query_count, int64_t width,
-                  const uint8_t* const* summaries, int64_t count, float* scores, int64_t stride) {
+                  const KeyBook*, const uint8_t* const* summaries, int64_t count, float* scores, int64_t stride) {
     constexpr int64_t pairs = 2 * lane_count, ahead = 8;
     const int64_t bytes = 4 * width;
     for (int64_t g = 0; g < count; ++g) {
@@ -44,7 +44,7 @@ namespace {
 
 int64_t bytes_of(int64_t width) { return 4 * width; }
 
-void summarise(const float* keys, int64_t width, uint8_t* summary) {
+void summarise(const float* keys, int64_t width, const KeyBook*, uint8_t* summary) {
     auto* bounds = reinterpret_cast<uint16_t*>(summary);
     for (int64_t e = 0; e < width; ++e) {
         float most = keys[e], least = keys[e];

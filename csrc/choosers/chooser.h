@@ -15,25 +15,31 @@
 
 #include "isa/isa.h"
 #include "kernels/layer_kernels.h"
+#include "state/key_book.h"
 
 namespace ockham {
 
 // Writes to scores[i * stride + g] how well the prepared query i scores at best, or is thought to, with the
-// keys of summary g. `width` is that of a stored key.
+// keys of summary g, or the sum over its keys (Chooser::sums). `width` is that of a stored key; `book` is
+// null unless the chooser looks up.
 using ScoreSummaries = void(const uint8_t* queries, int64_t query_count, int64_t width,
-                            const uint8_t* const* summaries, int64_t count, float* scores,
+                            const KeyBook* book, const uint8_t* const* summaries, int64_t count, float* scores,
                             int64_t stride);
 
 struct Chooser {
     const char* name;
-    // Bytes of the summary of 16 keys, and of a prepared query, each a multiple of 64.
+    // Bytes of the summary of 16 keys, and of a prepared query, which is a multiple of 64.
     int64_t (*summary_bytes)(int64_t width);
     int64_t (*query_bytes)(int64_t width);
     // Of 16 keys, [16][width].
-    void (*summarise)(const float* keys, int64_t width, uint8_t* summary);
+    void (*summarise)(const float* keys, int64_t width, const KeyBook* book, uint8_t* summary);
     // Of a query that is scaled as for attention, [width].
     void (*prepare)(const float* q, int64_t width, uint8_t* query);
     ScoreSummaries* score[isa_count];
+    // A score is the sum over keys of e^(score with the key - what is the same for all of the query's).
+    bool sums = false;
+    // It needs the codebooks of the layer's heads.
+    bool looks_up = false;
 };
 
 // Choosers of one program, at most. Each has its bit in LayerPlane::fresh.

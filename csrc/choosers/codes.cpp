@@ -96,7 +96,7 @@ inline Lanes floats(Sums sums) {
 }  // namespace
 
 void score_codes(const uint8_t* queries, int64_t query_count, int64_t width,
-                 const uint8_t* const* summaries, int64_t count, float* scores, int64_t stride) {
+                 const KeyBook*, const uint8_t* const* summaries, int64_t count, float* scores, int64_t stride) {
     constexpr int64_t ahead = 8;
     const int64_t bytes = 4 * width + 64, query_bytes = (width + 8 + 63) / 64 * 64;
     for (int64_t g = 0; g < count; ++g) {
@@ -161,7 +161,7 @@ void turned(const float* from, int64_t width, float* to) {
     for (int64_t e = 0; e < width; ++e) to[e] *= by;
 }
 
-void summarise(const float* keys, int64_t width, uint8_t* summary) {
+void summarise(const float* keys, int64_t width, const KeyBook*, uint8_t* summary) {
     std::fill(summary, summary + 4 * width, static_cast<uint8_t>(0));
     std::vector<float> values(static_cast<size_t>(width));
     float steps[group_keys];

@@ -56,10 +56,44 @@ static float to_int8(const float* x, int64_t length, int8_t* codes) {
     return magnitude / 127.0f;
 }
 
-static float to_int4(const float* x, int64_t length, int8_t* codes) {
+// The bits of a bf16, in the high half: the nearest (ties to even), and the next above a positive x.
+static inline uint32_t nearest_bf16(float x) {
+    const uint32_t bits = bits_of_float(x);
+    return (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000u;
+}
+static inline uint32_t bf16_above(float x) { return (bits_of_float(x) + 0xFFFF) & 0xFFFF0000u; }
+
+static inline float float_of_bits(uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static uint32_t to_int4(const float* x, int64_t length, int8_t* codes) {
+    constexpr uint32_t not_a_number = 0x7FC00000u;
     const float magnitude = magnitude_of(x, length);
-    round_codes(x, length, magnitude == 0.0f ? 0.0f : 7.5f / magnitude, 7.5f, codes);
-    return magnitude / 15.0f;
+    if (magnitude != magnitude || magnitude == 0.0f) {
+        for (int64_t i = 0; i < length; ++i) codes[i] = 0;
+        return magnitude == 0.0f ? 0 : not_a_number | not_a_number >> 16;
+    }
+    float least = x[0], most = x[0];
+    for (int64_t i = 1; i < length; ++i) {
+        least = x[i] < least ? x[i] : least;
+        most = x[i] > most ? x[i] : most;
+    }
+    const float middle = 0.5f * least + 0.5f * most, reach = 0.5f * most - 0.5f * least;
+    // Where all elements are one, their zero says it all.
+    const uint32_t scale = reach < 1e-30f ? 0 : bf16_above(reach * (0.95f / 7.5f));
+    const float step = float_of_bits(scale);
+    const uint32_t zero = nearest_bf16(middle - 7.5f * step);
+    const float first = float_of_bits(zero), factor = scale == 0 ? 0.0f : 1.0f / step;
+    for (int64_t i = 0; i < length; ++i) {
+        float code = (x[i] - first) * factor;
+        code = code < 0.0f ? 0.0f : code;
+        code = code > 15.0f ? 15.0f : code;
+        codes[i] = static_cast<int8_t>(bits_of_float(code + 0x1.8p23f) & 15);
+    }
+    return scale | zero >> 16;
 }
 
 static void hadamard(float* x, int64_t length) {

@@ -1,5 +1,10 @@
-// Sixteen sums of 32-bit integers, and pairs of 16-bit ones that enter them: for keys and values in
-// codes. Integers are exact, so that all instruction sets have the same sums in whatever order.
+// Sixteen sums of 32-bit integers, and what enters them, for keys and values in codes: pairs of 16-bit
+// integers, or fours of halves of bytes times bytes: signed ones (FourOfAll), or others (BytesOfAll).
+// Integers are exact, so that all instruction sets have the same sums in whatever order.
+//
+// Sums of fours stand in FourSums while they are few, after which they go into IntLanes: no more than
+// `few_fours` products of halves and of signed bytes that are not -128, or `few_bytes` of halves and
+// bytes without a sign.
 // Included inside the namespace of one instruction set, as lanes.h.
 #pragma once
 
@@ -21,23 +26,10 @@ struct IntPairOfAll {  // one pair for all lanes
 };
 
 static inline IntLanes int_zero() { return {_mm512_setzero_si512()}; }
-static inline IntLanes int_lanes(int32_t x) { return {_mm512_set1_epi32(x)}; }
-static inline IntLanes twice_less(IntLanes a, IntLanes b) {
-    return {_mm512_sub_epi32(_mm512_add_epi32(a.v, a.v), b.v)};
-}
 static inline Lanes to_float(IntLanes a) { return {_mm512_cvtepi32_ps(a.v)}; }
-static inline __m512i wide_bytes(const uint8_t* p) {
-    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-}
-// 32 bytes as signed values; and the low and the high halves of 32 bytes.
+// 32 bytes as signed values.
 static inline IntPairs signed_pairs(const uint8_t* p) {
     return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-}
-static inline IntPairs low_pairs(const uint8_t* p) {
-    return {_mm512_and_si512(wide_bytes(p), _mm512_set1_epi16(15))};
-}
-static inline IntPairs high_pairs(const uint8_t* p) {
-    return {_mm512_srli_epi16(wide_bytes(p), 4)};
 }
 static inline IntPairOfAll broadcast_int_pair(const int16_t* p) {
     int32_t both;
@@ -49,10 +41,61 @@ static inline IntLanes dot(IntPairOfAll a, IntPairs b, IntLanes sum) {
     asm("vpdpwssd %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
     return sum;
 }
-// Rounds to the nearest integer (ties to even) and writes 16 bits of each lane.
+struct HalfFours {  // of each lane four
+    __m512i v;
+};
+struct FourOfAll {  // four codes for all lanes
+    __m512i v;
+};
+using FourSums = IntLanes;
+constexpr int few_fours = 1 << 20, few_bytes = 1 << 20;
+
+static inline FourSums few_zero() { return int_zero(); }
+
+// The low and the high halves of 64 bytes.
+static inline HalfFours low_fours(const uint8_t* p) {
+    return {_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(15))};
+}
+static inline HalfFours high_fours(const uint8_t* p) {
+    return {_mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15))};
+}
+static inline FourOfAll broadcast_four(const int8_t* p) {
+    int32_t all;
+    std::memcpy(&all, p, sizeof all);
+    return {_mm512_set1_epi32(all)};
+}
+static inline IntLanes dot(FourOfAll a, HalfFours b, IntLanes sum) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(b.v), "v"(a.v));
+    return sum;
+}
+struct BytesOfAll {
+    __m512i v;
+};
+static inline BytesOfAll broadcast_bytes(const uint8_t* p) {
+    int32_t all;
+    std::memcpy(&all, p, sizeof all);
+    return {_mm512_set1_epi32(all)};
+}
+static inline IntLanes dot(BytesOfAll a, HalfFours b, IntLanes sum) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
+    return sum;
+}
+static inline IntLanes add_sums(IntLanes a, IntLanes b) { return {_mm512_add_epi32(a.v, b.v)}; }
+// Rounds to the nearest integer (ties to even) and writes 16 bits, or 8, of each lane.
 static inline void store_int16(int16_t* p, Lanes a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(a.v)));
+}
+static inline void store_uint8(uint8_t* p, Lanes a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
+// The bf16 in the high and in the low halves of 16 words.
+static inline Lanes high_halves(const uint8_t* p) {
+    return {_mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))))};
+}
+static inline Lanes low_halves(const uint8_t* p) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
 }
 // The largest of 64 values without a sign, by their bits: NaN is above all, whatever its sign.
 static inline float largest_of(const Lanes* s) {
@@ -78,11 +121,6 @@ struct IntPairOfAll {
 };
 
 static inline IntLanes int_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-static inline IntLanes int_lanes(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
-static inline IntLanes twice_less(IntLanes x, IntLanes y) {
-    return {_mm256_sub_epi32(_mm256_add_epi32(x.a, x.a), y.a),
-            _mm256_sub_epi32(_mm256_add_epi32(x.b, x.b), y.b)};
-}
 static inline Lanes to_float(IntLanes x) {
     return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
 }
@@ -91,15 +129,6 @@ static inline __m128i half_bytes(const uint8_t* p) {
 }
 static inline IntPairs signed_pairs(const uint8_t* p) {
     return {_mm256_cvtepi8_epi16(half_bytes(p)), _mm256_cvtepi8_epi16(half_bytes(p + 16))};
-}
-static inline IntPairs low_pairs(const uint8_t* p) {
-    const __m256i mask = _mm256_set1_epi16(15);
-    return {_mm256_and_si256(_mm256_cvtepu8_epi16(half_bytes(p)), mask),
-            _mm256_and_si256(_mm256_cvtepu8_epi16(half_bytes(p + 16)), mask)};
-}
-static inline IntPairs high_pairs(const uint8_t* p) {
-    return {_mm256_srli_epi16(_mm256_cvtepu8_epi16(half_bytes(p)), 4),
-            _mm256_srli_epi16(_mm256_cvtepu8_epi16(half_bytes(p + 16)), 4)};
 }
 static inline IntPairOfAll broadcast_int_pair(const int16_t* p) {
     int32_t both;
@@ -110,9 +139,81 @@ static inline IntLanes dot(IntPairOfAll x, IntPairs y, IntLanes sum) {
     return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(x.v, y.a)),
             _mm256_add_epi32(sum.b, _mm256_madd_epi16(x.v, y.b))};
 }
-static inline void store_int16(int16_t* p, Lanes x) {
+static inline __m256i eight_words(const uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+struct HalfFours {
+    __m256i a, b;
+};
+struct FourOfAll {
+    __m256i v;
+};
+struct FourSums {  // of each lane two, of 16 bits
+    __m256i a, b;
+};
+constexpr int few_fours = 8, few_bytes = 4;  // 8 * 2 * 15 * 127 and 4 * 2 * 15 * 255 fit
+
+static inline FourSums few_zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+
+static inline HalfFours low_fours(const uint8_t* p) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    return {_mm256_and_si256(eight_words(p), mask), _mm256_and_si256(eight_words(p + 32), mask)};
+}
+static inline HalfFours high_fours(const uint8_t* p) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    return {_mm256_and_si256(_mm256_srli_epi16(eight_words(p), 4), mask),
+            _mm256_and_si256(_mm256_srli_epi16(eight_words(p + 32), 4), mask)};
+}
+static inline FourOfAll broadcast_four(const int8_t* p) {
+    int32_t all;
+    std::memcpy(&all, p, sizeof all);
+    return {_mm256_set1_epi32(all)};
+}
+static inline FourSums dot(FourOfAll x, HalfFours y, FourSums sum) {
+    return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(y.a, x.v)),
+            _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(y.b, x.v))};
+}
+struct BytesOfAll {
+    __m256i v;
+};
+static inline BytesOfAll broadcast_bytes(const uint8_t* p) {
+    int32_t all;
+    std::memcpy(&all, p, sizeof all);
+    return {_mm256_set1_epi32(all)};
+}
+static inline FourSums dot(BytesOfAll x, HalfFours y, FourSums sum) {
+    return {_mm256_add_epi16(sum.a, _mm256_maddubs_epi16(x.v, y.a)),
+            _mm256_add_epi16(sum.b, _mm256_maddubs_epi16(x.v, y.b))};
+}
+static inline IntLanes add_sums(IntLanes x, FourSums y) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    return {_mm256_add_epi32(x.a, _mm256_madd_epi16(y.a, ones)),
+            _mm256_add_epi32(x.b, _mm256_madd_epi16(y.b, ones))};
+}
+static inline IntLanes add_sums(IntLanes x, IntLanes y) {
+    return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
+static inline __m256i sixteen_words(Lanes x) {
     const __m256i packed = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xD8));
+    return _mm256_permute4x64_epi64(packed, 0xD8);
+}
+static inline void store_int16(int16_t* p, Lanes x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), sixteen_words(x));
+}
+static inline void store_uint8(uint8_t* p, Lanes x) {
+    const __m256i words = sixteen_words(x);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_packus_epi16(_mm256_castsi256_si128(words),
+                                      _mm256_extracti128_si256(words, 1)));
+}
+static inline Lanes high_halves(const uint8_t* p) {
+    const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xFFFF0000u));
+    return {_mm256_castsi256_ps(_mm256_and_si256(eight_words(p), mask)),
+            _mm256_castsi256_ps(_mm256_and_si256(eight_words(p + 32), mask))};
+}
+static inline Lanes low_halves(const uint8_t* p) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(eight_words(p), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(eight_words(p + 32), 16))};
 }
 static inline float largest_of(const Lanes* s) {
     const auto both = [&](int i) {
@@ -142,45 +243,63 @@ struct IntPairOfAll {
 };
 
 static inline IntLanes int_zero() { return {}; }
-static inline IntLanes int_lanes(int32_t x) {
-    const QuadInt q = {x, x, x, x};
-    return {{q, q, q, q}};
-}
-static inline IntLanes twice_less(IntLanes x, IntLanes y) {
-    IntLanes z;
-    for (int i = 0; i < 4; ++i) z.v[i] = x.v[i] + x.v[i] - y.v[i];
-    return z;
-}
 static inline Lanes to_float(IntLanes x) {
     const auto wide = [&](int i) { return __builtin_convertvector(x.v[i], Quad); };
     return {wide(0), wide(1), wide(2), wide(3)};
 }
-// The pairs of 16 lanes, from 32 bytes.
-template <class F>
-static inline IntPairs pairs_of(const uint8_t* p, F value) {
+static inline IntPairs signed_pairs(const uint8_t* p) {
     IntPairs pairs;
     for (int i = 0; i < 4; ++i)
         for (int j = 0; j < 4; ++j) {
-            pairs.even[i][j] = value(p[8 * i + 2 * j]);
-            pairs.odd[i][j] = value(p[8 * i + 2 * j + 1]);
+            pairs.even[i][j] = static_cast<int8_t>(p[8 * i + 2 * j]);
+            pairs.odd[i][j] = static_cast<int8_t>(p[8 * i + 2 * j + 1]);
         }
     return pairs;
-}
-static inline IntPairs signed_pairs(const uint8_t* p) {
-    return pairs_of(p, [](uint8_t byte) { return static_cast<int8_t>(byte); });
-}
-static inline IntPairs low_pairs(const uint8_t* p) {
-    return pairs_of(p, [](uint8_t byte) { return byte & 15; });
-}
-static inline IntPairs high_pairs(const uint8_t* p) {
-    return pairs_of(p, [](uint8_t byte) { return byte >> 4; });
 }
 static inline IntPairOfAll broadcast_int_pair(const int16_t* p) { return {p[0], p[1]}; }
 static inline IntLanes dot(IntPairOfAll x, IntPairs y, IntLanes sum) {
     for (int i = 0; i < 4; ++i) sum.v[i] += y.even[i] * x.even + y.odd[i] * x.odd;
     return sum;
 }
-static inline void store_int16(int16_t* p, Lanes x) {
+struct HalfFours {
+    QuadInt at[4][4];  // of each of the four
+};
+struct FourOfAll {
+    int32_t at[4];
+};
+using FourSums = IntLanes;
+constexpr int few_fours = 1 << 20, few_bytes = 1 << 20;
+
+static inline FourSums few_zero() { return int_zero(); }
+
+template <class F>
+static inline HalfFours fours_of(const uint8_t* p, F value) {
+    HalfFours fours;
+    for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 4; ++j)
+            for (int n = 0; n < 4; ++n) fours.at[n][i][j] = value(p[16 * i + 4 * j + n]);
+    return fours;
+}
+static inline HalfFours low_fours(const uint8_t* p) {
+    return fours_of(p, [](uint8_t byte) { return byte & 15; });
+}
+static inline HalfFours high_fours(const uint8_t* p) {
+    return fours_of(p, [](uint8_t byte) { return byte >> 4; });
+}
+static inline FourOfAll broadcast_four(const int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+using BytesOfAll = FourOfAll;
+static inline BytesOfAll broadcast_bytes(const uint8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+static inline IntLanes dot(FourOfAll x, HalfFours y, IntLanes sum) {
+    for (int n = 0; n < 4; ++n)
+        for (int i = 0; i < 4; ++i) sum.v[i] += y.at[n][i] * x.at[n];
+    return sum;
+}
+static inline IntLanes add_sums(IntLanes x, IntLanes y) {
+    for (int i = 0; i < 4; ++i) x.v[i] += y.v[i];
+    return x;
+}
+template <class T>
+static inline void store_codes(T* p, Lanes x) {
     float lanes[lane_count];
     store(lanes, x);
     // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
@@ -188,8 +307,25 @@ static inline void store_int16(int16_t* p, Lanes x) {
         const float shifted = lanes[i] + 0x1.8p23f;
         int32_t bits;
         std::memcpy(&bits, &shifted, sizeof bits);
-        p[i] = static_cast<int16_t>(bits - 0x4B400000);
+        p[i] = static_cast<T>(bits - 0x4B400000);
     }
+}
+static inline void store_int16(int16_t* p, Lanes x) { store_codes(p, x); }
+static inline void store_uint8(uint8_t* p, Lanes x) { store_codes(p, x); }
+template <class F>
+static inline Lanes halves_of(const uint8_t* p, F bits_of) {
+    uint32_t words[lane_count];
+    std::memcpy(words, p, sizeof words);
+    for (uint32_t& word : words) word = bits_of(word);
+    float lanes[lane_count];
+    std::memcpy(lanes, words, sizeof lanes);
+    return load(lanes);
+}
+static inline Lanes high_halves(const uint8_t* p) {
+    return halves_of(p, [](uint32_t word) { return word & 0xFFFF0000u; });
+}
+static inline Lanes low_halves(const uint8_t* p) {
+    return halves_of(p, [](uint32_t word) { return word << 16; });
 }
 static inline float largest_of(const Lanes* s) {
     uint32_t most = 0;

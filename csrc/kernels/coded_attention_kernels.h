@@ -2,12 +2,15 @@
 // attention_kernels.h.
 //
 // Products are of integers, and exact: a query is made codes of 16 bits, and so are the weights of a
-// block's keys, each times its value's scale. A result depends on what follows, by logical index:
-// - a score is its sum of products, rounded to fp32, times the query's scale, times the key's;
+// block's keys, each times its value's scale; of 8 bits beside keys, or values, of int4, whose own
+// rounding is forty times as large. A result depends on what follows, by logical index:
+// - a score is its sum of products, rounded to fp32, times the query's scale, times the key's; with
+//   keys of int4 and one fma of the key's zero with the sum of the query's codes times its scale;
 // - a block's scores are reduced as in attention_kernels.h;
 // - the weights of a block have one scale, such that the largest of them has the largest code; keys
 //   that the query does not see have the weight 0, which adds nothing. A value's element is then a
-//   sum of products and one fma of it with that scale onto the blocks before.
+//   sum of products and one fma of it with that scale onto the blocks before. With values of int4 the
+//   sum of the weights times their values' zeros, in 16 lanes and those as a tree, is added first.
 #pragma once
 
 #include "kernels/attention_tiles.h"
@@ -16,25 +19,42 @@
 namespace ockham {
 namespace OCKHAM_ISA_NAMESPACE {
 
-// How codes lie in 32 bytes, as KeyGroup says: `parts` times a pair of each of 16 lanes.
+// How codes lie in a row of bytes, as KeyGroup says: `parts` times `step` of each of 16 lanes. `step`
+// codes of a query, or of weights, which are no larger than `most_weight`, are taken at a time; so few
+// products fit into Sums.
 struct CodedInt8 {
-    static constexpr int parts = 1;
+    using Query = int16_t;
+    using Weight = int16_t;
+    using Sums = IntLanes;
+    static constexpr int parts = 1, step = 2, row_bytes = 32;
+    static constexpr int few = 1 << 20, few_weights = 1 << 20, most_weight = 32767;
+    static constexpr bool zeros = false;  // whether a row has one beside its scale
+    static Sums nothing() { return int_zero(); }
+    static IntPairOfAll of_query(const Query* p) { return broadcast_int_pair(p); }
+    static IntPairOfAll of_weights(const Weight* p) { return broadcast_int_pair(p); }
+    static void store(Weight* p, Lanes a) { store_int16(p, a); }
     static IntPairs load(const uint8_t* p, int) { return signed_pairs(p); }
-    // The sum of products with what codes mean, from that with the codes; `factors` is the sum of what
-    // they were multiplied with.
-    static IntLanes meant(IntLanes sum, int32_t) { return sum; }
+    static Lanes scales_at(const uint8_t* p) {
+        return ::ockham::OCKHAM_ISA_NAMESPACE::load(reinterpret_cast<const float*>(p));
+    }
 };
 struct CodedInt4 {
-    static constexpr int parts = 2;
-    static IntPairs load(const uint8_t* p, int part) {
-        return part == 0 ? low_pairs(p) : high_pairs(p);
+    using Query = int8_t;
+    using Weight = uint8_t;
+    using Sums = FourSums;
+    static constexpr int parts = 2, step = 4, row_bytes = 64;
+    static constexpr int few = few_fours, few_weights = few_bytes, most_weight = 255;
+    static constexpr bool zeros = true;
+    static Sums nothing() { return few_zero(); }
+    static FourOfAll of_query(const Query* p) { return broadcast_four(p); }
+    static BytesOfAll of_weights(const Weight* p) { return broadcast_bytes(p); }
+    static void store(Weight* p, Lanes a) { store_uint8(p, a); }
+    static HalfFours load(const uint8_t* p, int part) {
+        return part == 0 ? low_fours(p) : high_fours(p);
     }
-    static IntLanes meant(IntLanes sum, int32_t factors) {
-        return twice_less(sum, int_lanes(15 * factors));
-    }
+    static Lanes scales_at(const uint8_t* p) { return high_halves(p); }
+    static Lanes zeros_at(const uint8_t* p) { return low_halves(p); }
 };
-
-constexpr int64_t coded_row_bytes = 32;
 
 // The groups of one block. Those that nobody sees are never read.
 struct CodedBlock {
@@ -54,47 +74,63 @@ struct CodedBlock {
     }
 };
 
-static inline Lanes scales_at(const uint8_t* p) {
-    return load(reinterpret_cast<const float*>(p));
-}
-
 // Scores of QUERIES queries with GROUPS groups of keys: scores[query * 64 + key].
 template <class K, int QUERIES, int GROUPS>
 static inline __attribute__((always_inline)) void score_coded_groups(
     const AttentionTile& tile, int64_t first, const uint8_t* const* keys, int64_t scales,
     float* scores) {
-    const int16_t* q = static_cast<const int16_t*>(tile.q) + first * tile.width;
+    const auto* q = static_cast<const typename K::Query*>(tile.q) + first * tile.width;
     const int64_t width = tile.width;
+    constexpr int64_t row = K::parts * K::step, few = K::few / K::parts * row;
     IntLanes sums[QUERIES][GROUPS];
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i)
 #pragma GCC unroll 8
         for (int g = 0; g < GROUPS; ++g) sums[i][g] = int_zero();
-    for (int64_t e = 0; e < width; e += 2 * K::parts) {
-        const int64_t at = e / (2 * K::parts) * coded_row_bytes;
+    for (int64_t e = 0; e < width;) {
+        const int64_t end = few < most_coded_dim && e + few < width ? e + few : width;
+        typename K::Sums some[QUERIES][GROUPS];
+#pragma GCC unroll 8
+        for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; ++g) some[i][g] = K::nothing();
+        for (; e < end; e += row) {
+            const int64_t at = e / row * K::row_bytes;
 #pragma GCC unroll 2
-        for (int part = 0; part < K::parts; ++part) {
-            IntPairs k[GROUPS];
+            for (int part = 0; part < K::parts; ++part) {
+                decltype(K::load(keys[0], 0)) k[GROUPS];
 #pragma GCC unroll 8
-            for (int g = 0; g < GROUPS; ++g) k[g] = K::load(keys[g] + at, part);
+                for (int g = 0; g < GROUPS; ++g) k[g] = K::load(keys[g] + at, part);
 #pragma GCC unroll 8
-            for (int i = 0; i < QUERIES; ++i) {
-                const IntPairOfAll elements = broadcast_int_pair(q + i * width + e + 2 * part);
+                for (int i = 0; i < QUERIES; ++i) {
+                    const auto elements = K::of_query(q + i * width + e + K::step * part);
 #pragma GCC unroll 8
-                for (int g = 0; g < GROUPS; ++g) sums[i][g] = dot(elements, k[g], sums[i][g]);
+                    for (int g = 0; g < GROUPS; ++g) some[i][g] = dot(elements, k[g], some[i][g]);
+                }
             }
         }
-    }
-    Lanes key_scales[GROUPS];
 #pragma GCC unroll 8
-    for (int g = 0; g < GROUPS; ++g) key_scales[g] = scales_at(keys[g] + scales);
+        for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 8
+            for (int g = 0; g < GROUPS; ++g) sums[i][g] = add_sums(sums[i][g], some[i][g]);
+    }
+    Lanes key_scales[GROUPS], key_zeros[GROUPS];
+#pragma GCC unroll 8
+    for (int g = 0; g < GROUPS; ++g) {
+        key_scales[g] = K::scales_at(keys[g] + scales);
+        if constexpr (K::zeros) key_zeros[g] = K::zeros_at(keys[g] + scales);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i) {
-        const Lanes own = broadcast(tile.q_scales[first + i]);
+        const float own_scale = tile.q_scales[first + i];
+        const Lanes own = broadcast(own_scale);
+        const Lanes own_sum = broadcast(own_scale * static_cast<float>(tile.q_sums[first + i]));
 #pragma GCC unroll 8
-        for (int g = 0; g < GROUPS; ++g)
-            store(scores + i * block_keys + g * group_keys,
-                  to_float(K::meant(sums[i][g], tile.q_sums[first + i])) * own * key_scales[g]);
+        for (int g = 0; g < GROUPS; ++g) {
+            Lanes score = to_float(sums[i][g]) * own * key_scales[g];
+            if constexpr (K::zeros) score = fma(own_sum, key_zeros[g], score);
+            store(scores + i * block_keys + g * group_keys, score);
+        }
     }
 }
 
@@ -112,32 +148,40 @@ static void score_coded_block(const AttentionTile& tile, int64_t first, const Co
 }
 
 // The weights of a block's keys, for each query of some.
-template <int QUERIES>
+template <class V, int QUERIES>
 struct CodedWeights {
-    alignas(64) int16_t codes[QUERIES * block_keys];
+    alignas(64) typename V::Weight codes[QUERIES * block_keys];
     float scales[QUERIES];
-    int32_t sums[QUERIES];  // of the codes
+    float zeros[QUERIES];  // the sum of the weights times their values' zeros
+};
+
+// What the values of a block say beside their codes, by groups.
+struct ValueGrids {
+    Lanes scales[block_groups], zeros[block_groups];
 };
 
 // Makes a query's weights codes: those of the keys [first, last), times their values' scales.
-template <int QUERIES>
+template <class V, int QUERIES>
 static inline __attribute__((always_inline)) void code_weights(
-    const Lanes* weights, const Lanes* value_scales, int first, int last, int query,
-    CodedWeights<QUERIES>& coded) {
+    const Lanes* weights, const ValueGrids& values, int first, int last, int query,
+    CodedWeights<V, QUERIES>& coded) {
     constexpr int group = static_cast<int>(group_keys);
-    Lanes scaled[block_groups];
+    Lanes scaled[block_groups], zeros[block_groups];
 #pragma GCC unroll 8
     for (int g = 0; g < block_groups; ++g) {
         const int begin = g * group, low = first > begin ? first - begin : 0;
         const int high = last < begin + group ? last - begin : group;
-        if (low >= high)
-            scaled[g] = zero();
-        else if (low == 0 && high == group)
-            scaled[g] = weights[g] * value_scales[g];
-        else
-            scaled[g] = select(lane_range(low, high), weights[g] * value_scales[g], zero());
+        scaled[g] = zeros[g] = zero();
+        if (low >= high) continue;
+        scaled[g] = weights[g] * values.scales[g];
+        if constexpr (V::zeros) zeros[g] = weights[g] * values.zeros[g];
+        if (low == 0 && high == group) continue;
+        scaled[g] = select(lane_range(low, high), scaled[g], zero());
+        if constexpr (V::zeros) zeros[g] = select(lane_range(low, high), zeros[g], zero());
     }
-    constexpr float most = static_cast<float>(most_code);
+    if constexpr (V::zeros)
+        coded.zeros[query] = sum((zeros[0] + zeros[1]) + (zeros[2] + zeros[3]));
+    constexpr float most = static_cast<float>(V::most_weight);
     const float largest = largest_of(scaled);
     // What is so small adds nothing, and its reciprocal would overflow.
     const bool none = largest < 1e-30f;
@@ -145,42 +189,52 @@ static inline __attribute__((always_inline)) void code_weights(
     const Lanes by = broadcast(none ? 0.0f : most / largest);
 #pragma GCC unroll 8
     for (int g = 0; g < block_groups; ++g)
-        store_int16(coded.codes + query * block_keys + g * group, scaled[g] * by);
-    int32_t sum = 0;
-    for (int j = 0; j < static_cast<int>(block_keys); ++j)
-        sum += coded.codes[query * block_keys + j];
-    coded.sums[query] = sum;
+        V::store(coded.codes + query * block_keys + g * group, scaled[g] * by);
 }
 
 // out[query][0 .. 16 * VECTORS) += the products of weights and values of whole groups. The first
-// vector is the part FIRST of its 32 bytes.
+// vector is the part FIRST of its row.
 template <class V, int QUERIES, int VECTORS, int FIRST>
 static inline __attribute__((always_inline)) void add_coded_values(
-    const AttentionTile& tile, const CodedWeights<QUERIES>& weights, const CodedBlock& block,
+    const AttentionTile& tile, const CodedWeights<V, QUERIES>& weights, const CodedBlock& block,
     int64_t element, int first_group, int last_group, float* out) {
-    const int64_t row_bytes = block.value_scales / (group_keys / 2);  // of two tokens
-    const int64_t at = element / (16 * V::parts) * coded_row_bytes;
+    constexpr int group = static_cast<int>(group_keys);
+    constexpr int few = V::few_weights / (group / V::step);  // groups
+    const int64_t row_bytes = block.value_scales / (group / V::step);  // of V::step tokens
+    const int64_t at = element / (16 * V::parts) * V::row_bytes;
     IntLanes sums[QUERIES][VECTORS];
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i)
 #pragma GCC unroll 8
         for (int n = 0; n < VECTORS; ++n) sums[i][n] = int_zero();
-    for (int g = first_group; g < last_group; ++g) {
-        const uint8_t* values = block.values[g] + at;
-        const int16_t* codes = weights.codes + g * group_keys;
-        for (int j = 0; j < static_cast<int>(group_keys); j += 2, values += row_bytes) {
-            IntPairs v[VECTORS];
+    for (int g = first_group; g < last_group;) {
+        const int end = few < block_groups && g + few < last_group ? g + few : last_group;
+        typename V::Sums some[QUERIES][VECTORS];
 #pragma GCC unroll 8
-            for (int n = 0; n < VECTORS; ++n)
-                v[n] = V::load(values + (FIRST + n) / V::parts * coded_row_bytes,
-                               (FIRST + n) % V::parts);
+        for (int i = 0; i < QUERIES; ++i)
 #pragma GCC unroll 8
-            for (int i = 0; i < QUERIES; ++i) {
-                const IntPairOfAll weight = broadcast_int_pair(codes + i * block_keys + j);
+            for (int n = 0; n < VECTORS; ++n) some[i][n] = V::nothing();
+        for (; g < end; ++g) {
+            const uint8_t* values = block.values[g] + at;
+            const auto* codes = weights.codes + g * group;
+            for (int j = 0; j < group; j += V::step, values += row_bytes) {
+                decltype(V::load(values, 0)) v[VECTORS];
 #pragma GCC unroll 8
-                for (int n = 0; n < VECTORS; ++n) sums[i][n] = dot(weight, v[n], sums[i][n]);
+                for (int n = 0; n < VECTORS; ++n)
+                    v[n] = V::load(values + (FIRST + n) / V::parts * V::row_bytes,
+                                   (FIRST + n) % V::parts);
+#pragma GCC unroll 8
+                for (int i = 0; i < QUERIES; ++i) {
+                    const auto weight = V::of_weights(codes + i * block_keys + j);
+#pragma GCC unroll 8
+                    for (int n = 0; n < VECTORS; ++n) some[i][n] = dot(weight, v[n], some[i][n]);
+                }
             }
         }
+#pragma GCC unroll 8
+        for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 8
+            for (int n = 0; n < VECTORS; ++n) sums[i][n] = add_sums(sums[i][n], some[i][n]);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i) {
@@ -188,15 +242,17 @@ static inline __attribute__((always_inline)) void add_coded_values(
 #pragma GCC unroll 8
         for (int n = 0; n < VECTORS; ++n) {
             float* to = out + i * tile.width + n * lane_count;
-            store(to, fma(scale, to_float(V::meant(sums[i][n], weights.sums[i])), load(to)));
+            Lanes before = load(to);
+            if constexpr (V::zeros) before = before + broadcast(weights.zeros[i]);
+            store(to, fma(scale, to_float(sums[i][n]), before));
         }
     }
 }
 
 template <class V, int QUERIES>
-static void add_coded_block_values(const AttentionTile& tile, const CodedWeights<QUERIES>& weights,
-                                   const CodedBlock& block, int first_group, int last_group,
-                                   float* out) {
+static void add_coded_block_values(const AttentionTile& tile,
+                                   const CodedWeights<V, QUERIES>& weights, const CodedBlock& block,
+                                   int first_group, int last_group, float* out) {
     constexpr int most = tile_vectors<QUERIES>;
     int64_t e = 0;
     for (; most > 1 && e + most * lane_count <= tile.width; e += most * lane_count)
@@ -216,14 +272,17 @@ template <class K, class V, int QUERIES>
 static void attend_coded_block(const AttentionTile& tile, int64_t first, int64_t block_start,
                                const CodedBlock& block) {
     alignas(64) float scores[QUERIES * block_keys];
-    CodedWeights<QUERIES> weights;
+    CodedWeights<V, QUERIES> weights;
     const Seen<QUERIES> seen(tile, first, block_start);
     constexpr int group = static_cast<int>(group_keys);
     const int first_group = seen.least / group, last_group = (seen.most + group - 1) / group;
     score_coded_block<K, QUERIES>(tile, first, block, first_group, last_group, scores);
-    Lanes value_scales[block_groups];
-    for (int g = first_group; g < last_group; ++g)
-        value_scales[g] = scales_at(block.values[g] + block.value_scales);
+    ValueGrids values;
+    for (int g = first_group; g < last_group; ++g) {
+        const uint8_t* grids = block.values[g] + block.value_scales;
+        values.scales[g] = V::scales_at(grids);
+        if constexpr (V::zeros) values.zeros[g] = V::zeros_at(grids);
+    }
 
     alignas(64) float change[lane_count] = {};  // old peak minus new, by query
     float block_total[QUERIES];
@@ -241,7 +300,7 @@ static void attend_coded_block(const AttentionTile& tile, int64_t first, int64_t
         changed = changed || peak != old_peak;
         tile.peak[first + i] = peak;
         block_total[i] = sum((s[0] + s[1]) + (s[2] + s[3]));
-        code_weights(s, value_scales, seen.begin[i], seen.end[i], i, weights);
+        code_weights<V>(s, values, seen.begin[i], seen.end[i], i, weights);
     }
     alignas(64) float shrink[lane_count];
     if (changed) store(shrink, exponential_of_negative(load(change)));

@@ -79,13 +79,23 @@ void prepare_summed(const PreparedInput& input, int64_t row, const float* x) {
     });
 }
 
-void prepare_summed_by_8(const PreparedInput& input, int64_t row, const float* x) {
-    constexpr int64_t count = 32;
+// The sums of groups of COUNT, as int16.
+template <int COUNT>
+static void prepare_pairs(const PreparedInput& input, int64_t row, const float* x) {
     prepare_groups(input, row, x, [](const int8_t* values, int32_t, float, int32_t* offset) {
-        int16_t sums[8];
-        for (int i = 0; i < 8; ++i) sums[i] = static_cast<int16_t>(sum_of(values + count * i, count));
+        int16_t sums[256 / COUNT];
+        for (int i = 0; i < 256 / COUNT; ++i)
+            sums[i] = static_cast<int16_t>(sum_of(values + COUNT * i, COUNT));
         __builtin_memcpy(offset, sums, sizeof sums);
     });
+}
+
+void prepare_summed_by_8(const PreparedInput& input, int64_t row, const float* x) {
+    prepare_pairs<32>(input, row, x);
+}
+
+void prepare_paired_by_16(const PreparedInput& input, int64_t row, const float* x) {
+    prepare_pairs<16>(input, row, x);
 }
 
 void prepare_summed_by_16(const PreparedInput& input, int64_t row, const float* x) {

@@ -15,6 +15,8 @@ extern const InputKind quantised_input;
 extern const InputKind summed_input;
 // Groups of 256: 8 sums of 32 values, as int16.
 extern const InputKind summed_by_8_input;
+// Groups of 256: 16 sums of 16 values, as int16.
+extern const InputKind paired_by_16_input;
 // Groups of 256: 16 integers, minus InputForm::zero times the sum of 16 values.
 extern const InputKind summed_by_16_input;
 

@@ -24,9 +24,10 @@ constexpr int activation_count = 4;
 
 inline int64_t padded(int64_t length) { return (length + 15) / 16 * 16; }
 
-// How keys, or values, are stored. The integers are codes: a row of one head is its codes times one
-// fp32 scale. An int8 code is -127 to 127. An int4 code c is 0 to 15 and means 2 c - 15, of a row that
-// RowKernels::hadamard has rotated.
+// How keys, or values, are stored. The integers are codes. An int8 code is -127 to 127, and a row of
+// one head is its codes times one fp32 scale. An int4 code c is 0 to 15 and means zero + scale * c, of
+// a row that RowKernels::hadamard has rotated; scale and zero are bf16 and take 4 bytes as well, the
+// scale as the high half of a word (a *grid*).
 enum class Element { fp32, bf16, int8, int4 };
 
 inline bool coded(Element element) {
@@ -35,15 +36,16 @@ inline bool coded(Element element) {
 
 // Heads are no wider where they are stored in codes, so that a score's sum fits 32 bits.
 constexpr int64_t most_coded_dim = 512;
-// The largest code of a query and of a weight.
+// The largest code of a query in 16 bits.
 constexpr int32_t most_code = 32767;
 
 // 16 keys and their values for one key-value head, as the planes hold them. fp32: keys [width][16]
 // (element by element, a lane for each key), values [16][width]. Others in pairs that one instruction
 // multiplies. bf16 and int8: keys [width / 2][16][2 elements], values [8][width][2 keys]. int4, two
-// codes to a byte: keys [width / 4][16][2], the elements 4 i and 4 i + 1 of a key in the low halves of
-// two bytes and the next two in the high halves; values [8][width / 2][2 keys], of 32 elements the
-// first 16 in the low halves (width is a multiple of 32 here). Behind codes stand the 16 scales.
+// codes to a byte and in fours: keys [width / 8][16][4], the elements 8 i to 8 i + 3 of a key in the low
+// halves of four bytes and the next four in the high halves; values [4][width / 2][4 keys], of 32
+// elements the first 16 in the low halves (width is a multiple of 32 here). Behind codes stand the 16
+// scales, or grids.
 struct KeyGroup {
     const void* keys;
     const void* values;
@@ -59,8 +61,8 @@ struct AttentionTile {
     int64_t key_bytes;        // of a group's keys, and of its values
     int64_t value_bytes;
     float softcap;            // 0: none
-    const void* q;            // [queries][width] of the planes' type, or 16-bit codes where that is
-                              // codes; times the scale, zero beyond head_dim
+    const void* q;            // [queries][width] of the planes' type; beside int8 codes of 16 bits,
+                              // and beside int4 of 8; times the scale, zero beyond head_dim
     const float* q_scales;    // [queries]: of the codes
     const int32_t* q_sums;    // [queries]: the sum of a query's codes
     const int32_t* low;
@@ -105,12 +107,14 @@ struct RowKernels {
     int64_t (*argmax)(const float* x, int64_t length);
     // y = x rounded to bf16, nearest even.
     void (*to_bf16)(const float* x, int64_t length, uint16_t* y);
-    // Rows in codes, x = scale * (what Element says of a code), to the nearest; the scale is returned.
-    // It is such that the largest magnitude has the largest code; 0 for a row of zeros or of less
-    // than 1e-30, and NaN for a row that is not finite. to_int16: -most_code to most_code.
+    // Rows in codes, x = scale * code, to the nearest; the scale is returned. It is such that the
+    // largest magnitude has the largest code; 0 for a row of zeros or of less than 1e-30, and NaN for
+    // a row that is not finite. to_int16: -most_code to most_code.
     float (*to_int16)(const float* x, int64_t length, int16_t* codes);
     float (*to_int8)(const float* x, int64_t length, int8_t* codes);
-    float (*to_int4)(const float* x, int64_t length, int8_t* codes);
+    // A row in codes of 4 bits; its grid is returned. 15 steps span 0.95 times what the row does, its
+    // middle in the middle; what stands outside has the code at that end.
+    uint32_t (*to_int4)(const float* x, int64_t length, int8_t* codes);
     // Multiplies a row by an orthonormal Hadamard matrix, in blocks of the largest power of two that
     // divides `length`; it is its own inverse. Stages from the lowest bit to the highest: a pair (a,
     // b) whose places differ in that bit becomes (a + b, a - b).

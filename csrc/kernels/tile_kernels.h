@@ -17,6 +17,7 @@ namespace ockham::amx {
 // lengths, up to half as long again, rather than have a short one at the end.
 constexpr int64_t usual_bytes = 32 << 10, unpacked_bytes = usual_bytes * 3 / 2;
 constexpr int64_t most_steps = unpacked_bytes / (32 * panel_outputs);
+constexpr int64_t most_factors = factor_pairs(Minima::nested_by_16) * 32;
 constexpr int64_t panels_at_once = 4;
 constexpr int most_block_rows = 16, least_block_rows = 8;
 
@@ -179,23 +180,24 @@ OCKHAM_INLINE void add_step(F (&y)[ROWS], const Sums* sums, Terms<ROWS>& terms) 
         terms.offset.advance(1);
         terms.minimum += panel_outputs;
     }
-    if constexpr (MINIMA == Minima::nested) {
+    if constexpr (factor_pairs(MINIMA) != 0) {
+        constexpr int pairs = factor_pairs(MINIMA);
         const F least = load(terms.minimum);
-        I factors[4];
+        I factors[pairs];
         OCKHAM_UNROLL
-        for (int pair = 0; pair < 4; ++pair)
+        for (int pair = 0; pair < pairs; ++pair)
             factors[pair] = _mm512_load_si512(terms.factors + pair * 32);
         OCKHAM_UNROLL
         for (int r = 0; r < ROWS; ++r) {
             I sum = int_broadcast(0);
             OCKHAM_UNROLL
-            for (int pair = 0; pair < 4; ++pair)
+            for (int pair = 0; pair < pairs; ++pair)
                 sum = _mm512_dpwssd_epi32(sum, factors[pair], int_broadcast((&terms.offset[r])[pair]));
             y[r] = fma(to_float(sum), mul(broadcast(-terms.scale_x[r]), least), y[r]);
         }
-        terms.offset.advance(4);
+        terms.offset.advance(pairs);
         terms.minimum += panel_outputs;
-        terms.factors += 128;
+        terms.factors += pairs * 32;
     }
     terms.scale_x.advance(1);
     terms.scale += panel_outputs;
@@ -313,6 +315,8 @@ static const LineFunction* lines_of(const Steps& steps) {
             return Lines<1, Minima::flat>::table;
         case Minima::nested:
             return Lines<2, Minima::nested>::table;
+        case Minima::nested_by_16:
+            return Lines<2, Minima::nested_by_16>::table;
         case Minima::none:
             break;
     }
@@ -323,7 +327,7 @@ void walk(const Steps& steps, const PackedMatrix& matrix, const PreparedInput& i
           float* y, int64_t y_stride, const float* bias) {
     alignas(64) int8_t weights[unpacked_bytes];
     alignas(64) float scales[most_steps * panel_outputs], minima[most_steps * panel_outputs];
-    alignas(64) int16_t factors[unpacked_bytes / (256 * 2 * panel_outputs) * 128];
+    alignas(64) int16_t factors[unpacked_bytes / (256 * 2 * panel_outputs) * most_factors];
     const Unpacked memory{weights, scales, minima, factors};
     const Tile tile{matrix, input, input.form.row_bytes(), y, y_stride, bias};
     const int64_t row_begin = area.row_begin, rows = area.row_end - row_begin;
@@ -332,7 +336,7 @@ void walk(const Steps& steps, const PackedMatrix& matrix, const PreparedInput& i
     const int64_t blocks = (rows + most_block_rows - 1) / most_block_rows;
     const Configured configured(shapes_of((rows + blocks - 1) / blocks, steps.inputs % 64 != 0));
     const LineFunction* const table = lines_of(steps) - least_block_rows;
-    const bool nested = steps.minima == Minima::nested;
+    const int64_t step_factors = factor_pairs(steps.minima) * 32;
     const int64_t step_bytes = steps.inputs * panel_outputs * steps.planes;
     const int64_t usual_steps = usual_bytes / panels_at_once / step_bytes;  // 1 at least: 256 inputs, 2 planes
     const int64_t near = (steps.count + usual_steps / 2) / usual_steps, ranges = near ? near : 1;
@@ -345,7 +349,8 @@ void walk(const Steps& steps, const PackedMatrix& matrix, const PreparedInput& i
                 const int64_t before = i * (end - begin);
                 steps.unpack(matrix, panel + i, begin, end,
                              {weights + before * step_bytes, scales + before * panel_outputs,
-                              minima + before * panel_outputs, nested ? factors + before * 128 : nullptr});
+                              minima + before * panel_outputs,
+                              step_factors ? factors + before * step_factors : nullptr});
             }
             const Range range{begin, end, begin == 0, end == steps.count};
             for (int64_t i = 0; i < blocks; ++i) {

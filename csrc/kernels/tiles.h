@@ -27,15 +27,21 @@ struct Unpacked {
     int8_t* weights;
     float* scales;     // [steps][16]
     float* minima;     // [steps][16], where there are any
-    int16_t* factors;  // [steps][4][16][2], of nested minima
+    int16_t* factors;  // [steps][pairs][16][2], of nested minima
 };
 
 // What is added to a step's y after fma(float(sum), scale_x * scale, y).
 enum class Minima {
     none,
     flat,   // fma(total, minimum, y): `total` is a float in PreparedInput::offsets
-    nested  // fma(float(sum of factors times offsets, in pairs of int16), -scale_x * minimum, y)
+    nested,        // fma(float(sum of factors times offsets, in pairs of int16), -scale_x * minimum, y)
+    nested_by_16,  // the same of twice as many pairs
 };
+
+// The pairs of factors of a step.
+constexpr int factor_pairs(Minima minima) {
+    return minima == Minima::nested ? 4 : minima == Minima::nested_by_16 ? 8 : 0;
+}
 
 struct Steps {
     int64_t inputs;  // of one step: 64 times something, or 32 more

@@ -13,15 +13,10 @@ namespace ockham::amx {
 
 using namespace avx512;
 
-// The codes of 4 inputs each of a step of 32: [8][16][4].
-template <int BITS, int... UNIT>
+// What is multiplied of 4 inputs each of a step of 32: [8][16][4].
+template <class Kind, int... UNIT>
 OCKHAM_INLINE void all_codes(const uint8_t* step, Codes (&quads)[8], std::integer_sequence<int, UNIT...>) {
-    if constexpr (BITS == 8)
-        ((quads[2 * UNIT] = _mm512_loadu_si512(step + UNIT * 128),
-          quads[2 * UNIT + 1] = _mm512_loadu_si512(step + UNIT * 128 + 64)),
-         ...);
-    else
-        (step_codes<BITS, UNIT>(step, quads[2 * UNIT], quads[2 * UNIT + 1]), ...);
+    (step_codes<Kind, UNIT>(step, quads[2 * UNIT], quads[2 * UNIT + 1]), ...);
 }
 
 template <class Kind>
@@ -31,18 +26,22 @@ static void unpack_flat(const PackedMatrix& matrix, int64_t panel, int64_t begin
     const int64_t first = panel * (matrix.inputs / shape.inputs) + begin;
     const uint8_t* block = static_cast<const uint8_t*>(matrix.weight) + first * shape.bytes();
     const __m512i zero = _mm512_set1_epi8(static_cast<char>(shape.zero));
+    constexpr int64_t steps = shape.steps();
+    int8_t* weights = to.weights;
     for (int64_t i = 0; i < end - begin; ++i, block += shape.bytes()) {
-        ask_for_block<false>(block, shape.bytes());
-        Codes quads[8];
-        all_codes<shape.bits>(block, quads, std::make_integer_sequence<int, 4>{});
-        OCKHAM_UNROLL
-        for (int q = 0; q < 8; ++q) {
-            if constexpr (!shape.minima) quads[q] = _mm512_sub_epi8(quads[q], zero);
-            _mm512_store_si512(to.weights + (i * 8 + q) * 64, quads[q]);
+        for (int64_t s = 0; s < steps; ++s) {
+            const uint8_t* step = block + s * 64 * shape.bits;
+            ask_for_step<false>(block, s, steps, shape.bytes());
+            Codes quads[8];
+            all_codes<Kind>(step, quads, std::make_integer_sequence<int, 4>{});
+            OCKHAM_UNROLL
+            for (int q = 0; q < 8; ++q, weights += 64) {
+                if constexpr (!shape.minima) quads[q] = _mm512_sub_epi8(quads[q], zero);
+                _mm512_store_si512(weights, quads[q]);
+            }
         }
-        const uint16_t* halves = reinterpret_cast<const uint16_t*>(block + shape.halves_at());
-        store(to.scales + i * panel_outputs, from_half(halves));
-        if constexpr (shape.minima) store(to.minima + i * panel_outputs, from_half(halves + 16));
+        store(to.scales + i * panel_outputs, scale_of<Kind>(block));
+        if constexpr (shape.minima) store(to.minima + i * panel_outputs, minimum_of<Kind>(block));
     }
 }
 
@@ -71,15 +70,15 @@ static void unpack_nested(const PackedMatrix& matrix, int64_t panel, int64_t beg
     const __m512i zero = _mm512_set1_epi16(shape.minima ? 0 : shape.zero);
     int8_t* weights = to.weights;
     for (int64_t i = 0; i < end - begin; ++i, block += shape.bytes(), weights += plane) {
-        for (int64_t s = 0; s < shape.inputs / 32; ++s) {
-            ask_for_block<false>(block + s * 64 * shape.bits, shape.bytes() / 8);
+        for (int64_t s = 0; s < shape.steps(); ++s) {
+            ask_for_step<false>(block, s, shape.steps(), shape.bytes());
             Codes quads[8];
-            all_codes<shape.bits>(block + s * 64 * shape.bits, quads, std::make_integer_sequence<int, 4>{});
+            all_codes<Kind>(block + s * 64 * shape.bits, quads, std::make_integer_sequence<int, 4>{});
             const uint8_t* scales = block + shape.scales_at() + s * step_groups * panel_outputs;
             OCKHAM_UNROLL
             for (int q = 0; q < 8; ++q, weights += 64) {
                 const uint8_t* own = scales + q / group_quads * panel_outputs;
-                const __m512i factor = shape.minima ? unsigned_scale(own) : signed_scale(own);
+                const __m512i factor = shape.signed_scales ? signed_scale(own) : unsigned_scale(own);
                 const __m512i both =  // of an output, in both halves of its 32 bits
                     _mm512_or_si512(_mm512_slli_epi32(factor, 16),
                                     _mm512_and_si512(factor, _mm512_set1_epi32(0xffff)));
@@ -89,13 +88,13 @@ static void unpack_nested(const PackedMatrix& matrix, int64_t panel, int64_t beg
                 _mm512_store_si512(weights + plane, high);
             }
         }
-        const uint16_t* halves = reinterpret_cast<const uint16_t*>(block + shape.halves_at());
-        store(to.scales + i * panel_outputs, from_half(halves));
+        store(to.scales + i * panel_outputs, scale_of<Kind>(block));
         if constexpr (shape.minima) {
-            store(to.minima + i * panel_outputs, from_half(halves + 16));
+            constexpr int pairs = shape.groups() / 2;
+            store(to.minima + i * panel_outputs, minimum_of<Kind>(block));
             OCKHAM_UNROLL
-            for (int pair = 0; pair < 4; ++pair)
-                _mm512_store_si512(to.factors + (i * 4 + pair) * 32,
+            for (int pair = 0; pair < pairs; ++pair)
+                _mm512_store_si512(to.factors + (i * pairs + pair) * 32,
                                    byte_pairs(block + shape.minima_at() + pair * 32));
         }
     }
@@ -114,7 +113,10 @@ static void block_tile(TileFunction* plain, const PackedMatrix& matrix, const Pr
         steps.unpack = unpack_nested<Kind>;
     else
         steps.unpack = unpack_flat<Kind>;
-    if (shape.minima) steps.minima = nested ? Minima::nested : Minima::flat;
+    if (shape.minima)
+        steps.minima = !nested                   ? Minima::flat
+                       : shape.scale_group == 16 ? Minima::nested_by_16
+                                                 : Minima::nested;
     walk(steps, matrix, input, area, y, y_stride, bias);
 }
 

@@ -1,16 +1,20 @@
 #include "ops/attend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "kernels/rows.h"
 #include "kernels/threads.h"
 #include "ops/attention_input.h"
 #include "ops/checks.h"
 #include "ops/choosing.h"
+#include "ops/choosing_together.h"
 #include "ops/fields.h"
 #include "program.h"
 #include "run.h"
@@ -22,16 +26,60 @@ namespace {
 
 const Added added{"Attend", read<Attend>};
 
-// The step's plan for a group and a window, which layers share.
+// How the rows of a plan turn their queries. The angle is rounded to fp32, and its cosine is computed
+// in double and rounded once, as where queries are rotated first.
+Turns turns_of(Run& run, const AttentionPlan& plan, const Rope& rope) {
+    Turns turns;
+    const int64_t half = turns.half = rope.half(), rows = run.step.rows;
+    turns.angles.resize(static_cast<size_t>(rows * 4 * half));
+    turns.scales.assign(static_cast<size_t>(rows), 1.0f);
+    for_rows(run.pool, rows, 100 * half, [&](int64_t row, int) {
+        const int64_t position = run.step.positions[row], own = position % rope.chunk;
+        if (rope.original > 0 && position >= rope.original) {
+            const double length = static_cast<double>(position + 1);
+            const double root = 0.1 * std::log(length / static_cast<double>(rope.original)) + 1.0;
+            turns.scales[row] = static_cast<float>(root * root);
+        }
+        const int64_t ways = std::min<int64_t>(2, position / rope.chunk);
+        for (int64_t way = 0; way < ways; ++way) {
+            const int64_t far = way == 0 ? own + rope.chunk : 2 * rope.chunk - 1;
+            const float by = static_cast<float>(std::min(far, rope.reach) - own);
+            float* to = turns.angles.data() + (row * 2 + way) * 2 * half;
+            for (int64_t i = 0; i < half; ++i) {
+                const double angle = by * rope.inverse_frequencies[i];
+                to[i] = static_cast<float>(std::cos(angle));
+                to[half + i] = static_cast<float>(std::sin(angle));
+            }
+        }
+    });
+    for (int64_t i = 0; i < run.active.count; ++i) {
+        const int64_t row = run.active.at(i);
+        if (run.step.positions[row] != plan.high[row] - 1)
+            throw std::invalid_argument(
+                "row " + std::to_string(row) + " sees " + std::to_string(plan.high[row]) +
+                " keys at position " + std::to_string(run.step.positions[row]) +
+                "; with dual chunk attention it must see all that come before it.");
+    }
+    return turns;
+}
+
+// The step's plan for a group, a window and a rope with chunks, which layers share.
 const AttentionPlan& plan_of(Run& run, const Attend& op) {
+    const Ropes& ropes = run.program.ropes;
+    int64_t rope = ropes.of_layer(op.layer);
+    if (rope >= 0 && ropes.all()[static_cast<size_t>(rope)].chunk == 0) rope = -1;
     for (const AttentionPlan& plan : run.plans)
         if (plan.group == op.group && plan.window == op.window && plan.causal == op.causal &&
-            plan.active == run.active.which)
+            plan.active == run.active.which && plan.rope == rope)
             return plan;
     const int64_t repeat = op.shape.heads / op.shape.kv_heads;
-    run.plans.push_back(plan_attention(run.step, run.active, op.group, op.window, op.causal,
+    const int64_t chunk = rope < 0 ? 0 : ropes.all()[static_cast<size_t>(rope)].chunk;
+    run.plans.push_back(plan_attention(run.step, run.active, op.group, op.window, op.causal, chunk,
                                        run.planes().groups()[op.group].pages, repeat));
-    return run.plans.back();
+    AttentionPlan& plan = run.plans.back();
+    plan.rope = rope;
+    if (rope >= 0) plan.turns = turns_of(run, plan, ropes.all()[static_cast<size_t>(rope)]);
+    return plan;
 }
 
 // What the rows visit in the operation's layer.
@@ -71,12 +119,34 @@ void Attend::check(Program& program) const {
     const LayerPlane plane = program.planes.layer(layer);
     require(plane.kv_heads == shape.kv_heads && plane.head_dim == shape.head_dim,
             at("the planes", layer) + " have another shape than its attention.");
+    const Rope& rope = input->rope;
+    if (rope.chunk == 0) return;
+    require(causal, at("the attention", layer) + " has chunks, but is not causal.");
+    require(rope.chunk > 0 && rope.chunk % block_keys == 0 && rope.reach > rope.chunk,
+            at("the chunks", layer) + " must be whole blocks of 64 tokens, and reach beyond one.");
+}
+
+// Copies what the wanted rows look for; a row that is not active looks for nothing.
+void Attend::keep_queries(Run& run, const LayerRows& wanted) const {
+    const int64_t width = shape.heads * shape.head_dim;
+    const int64_t stride = width + 2 * shape.kv_heads * shape.head_dim;
+    const RowSet& active = run.active;
+    Floats kept{std::make_unique<Buffer>(), wanted.count, width};
+    float* to = kept.memory->take<float>(wanted.count * width);
+    std::fill_n(to, wanted.count * width, 0.0f);
+    for (int64_t i = 0; i < wanted.count; ++i)
+        if (active.which == nullptr ||
+            std::binary_search(active.which, active.which + active.count, wanted.rows[i]))
+            std::copy_n(run.activations->qkv.get<float>() + wanted.rows[i] * stride, width,
+                        to + i * width);
+    run.queries.emplace_back(layer, std::move(kept));
 }
 
 void Attend::run(Run& run) const {
     const LayerRows* by_head = of_layer(run.step.wants_scores, layer);
     const LayerRows* summed = of_layer(run.step.wants_score_sums, layer);
     const LayerSets* totalled = of_layer(run.step.wants_score_totals, layer);
+    if (const LayerRows* asked = of_layer(run.step.wants_queries, layer)) keep_queries(run, *asked);
     if (run.active.count == 0) {
         const auto nothing = [&](const LayerRows* wanted, int64_t sums,
                                  std::vector<LayerScores>& found) {
@@ -100,9 +170,14 @@ void Attend::run(Run& run) const {
     LayerVisits visits = visits_of(run, *this);
     // A window bounds what its rows read.
     if (run.step.groups[group].choices.rows != nullptr && window == 0 && causal) {
+        if (plan.chunk > 0)
+            throw std::invalid_argument(
+                "rows do not choose their keys with dual chunk attention.");
         visits.chosen = &own.chosen;
         choose(run.pool, run.isa, run.step, plan, shape, run.planes(), layer, q, q_stride,
                own.chosen, run.left_out[group]);
+        choose_together(run.pool, run.isa, run.step, plan, shape, run.planes(), layer, q, q_stride,
+                        own.chosen, run.left_out[group]);
     }
     const bool visits_all = visits.of_group == nullptr && visits.chosen == nullptr;
     const int64_t measured = visits_all ? 0 : run.step.recall_rows;

@@ -5,6 +5,7 @@
 
 #include "ops/operation.h"
 #include "ops/paged_attention.h"
+#include "step.h"
 
 namespace ockham::ops {
 
@@ -18,6 +19,9 @@ struct Attend final : Operation {
     explicit Attend(const Fields& fields);
     void check(Program& program) const override;
     void run(Run& run) const override;
+
+   private:
+    void keep_queries(Run& run, const LayerRows& wanted) const;
 };
 
 }  // namespace ockham::ops

@@ -33,7 +33,7 @@ const float* rotations(Run& run) {
         const int64_t half = rope.half();
         // A cosine and a sine in double cost about as much as fifty floats of the usual work.
         for_rows(run.pool, run.step.rows, 50 * half, [&](int64_t row, int) {
-            const float position = static_cast<float>(run.step.positions[row]);
+            const float position = static_cast<float>(rope.rotated_to(run.step.positions[row]));
             float* to = next + row * 2 * half;
             for (int64_t i = 0; i < half; ++i) {
                 const double angle = position * rope.inverse_frequencies[i];

@@ -24,7 +24,8 @@ AttentionOutput::AttentionOutput(const Fields& fields)
       bias(fields.floats("bias")),
       post_norm(fields.norm("post_norm")),
       residual_scale(fields.number("residual_scale")),
-      stream_norm(fields.norm("stream_norm")) {}
+      stream_norm(fields.norm("stream_norm")),
+      shortcut(fields.optional_matrix("shortcut")) {}
 
 void AttentionOutput::check(Program& program) const {
     const auto* input = program.latest<AttentionInput>();
@@ -33,6 +34,7 @@ void AttentionOutput::check(Program& program) const {
     check_vector(bias, program.hidden, at("the output bias", layer));
     check_norm(post_norm, program.hidden, at("the post norm", layer));
     check_norm(stream_norm, program.hidden, at("the norm after the attention", layer));
+    if (shortcut) check_matrix(shortcut, program.hidden, program.hidden, at("the shortcut", layer));
 }
 
 void AttentionOutput::run(Run& run) const {
@@ -46,6 +48,7 @@ void AttentionOutput::run(Run& run) const {
                             }};
         float* branch = own.branch.take<float>(rows * run.hidden);
         product(run, out, attended, branch, bias, first);
+        turn_rows(run, first, rows, shortcut);
         add_branch(run, first, rows, branch, post_norm, residual_scale, stream_norm);
     }
 }

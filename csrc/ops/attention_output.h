@@ -17,6 +17,7 @@ struct AttentionOutput final : Operation {
     Norm post_norm;
     float residual_scale = 1.0f;
     Norm stream_norm;
+    Stack shortcut;
 
     AttentionOutput() = default;
     explicit AttentionOutput(const Fields& fields);

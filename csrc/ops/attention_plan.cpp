@@ -17,8 +17,10 @@ constexpr int64_t most_tile_queries = 96;
 int64_t tile_rows(int64_t repeat) { return std::max<int64_t>(1, most_tile_queries / repeat); }
 
 AttentionPlan plan_attention(const StepView& step, const RowSet& active, int64_t group,
-                             int64_t window, bool causal, int64_t pages, int64_t repeat) {
+                             int64_t window, bool causal, int64_t chunk, int64_t pages,
+                             int64_t repeat) {
     AttentionPlan plan;
+    plan.chunk = chunk;
     plan.group = group;
     plan.window = window;
     plan.causal = causal;
@@ -79,11 +81,16 @@ AttentionPlan plan_attention(const StepView& step, const RowSet& active, int64_t
             AttentionPlan::Rows& last = plan.tiles.back();
             const bool ascends =
                 plan.low[row - 1] <= plan.low[row] && plan.high[row - 1] <= plan.high[row];
-            const bool choosing = rows.choices.find(row, seen) != nullptr ||
-                                  rows.choices.find(row - 1, rows.seen(row - 1)) != nullptr;
-            const bool together =
-                !choosing &&
-                (query_blocks == nullptr || query_blocks[row - 1] == query_blocks[row]);
+            const int64_t before = rows.seen(row - 1);
+            const ChoicesView::Choice* choices[2] = {rows.choices.find(row, seen),
+                                                     rows.choices.find(row - 1, before)};
+            const bool one_chunk = chunk == 0 || (before - 1) / chunk == (seen - 1) / chunk;
+            bool together = one_chunk && (query_blocks == nullptr ||
+                                          query_blocks[row - 1] == query_blocks[row]);
+            for (const ChoicesView::Choice* choice : choices)
+                if (choice != nullptr)  // by itself, or with the rows of its block
+                    together = together && choice->chooser == nullptr &&
+                               (seen - 1) / block_keys == (before - 1) / block_keys;
             if (step.sequence[row - 1] == sequence && last.tree == tree && ascends && together &&
                 row - last.begin < most_rows) {
                 last.end = row + 1;

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <string>
 
 #include "choosers/chooser.h"
 #include "kernels/threads.h"
@@ -11,13 +14,26 @@ namespace ockham {
 
 namespace {
 
-constexpr int64_t chunk_blocks = 64;  // blocks of one task that scores
+constexpr int64_t most_chunk_blocks = 256;  // blocks of one task that scores, at most
 
-// Blocks that a row may visit, its first and its latest ones included.
+// Blocks of one task that scores. Who looks up makes a table in each task.
+int64_t chunk_blocks(const Chooser& chooser) { return chooser.looks_up ? most_chunk_blocks : 64; }
+
+// Blocks that a row may visit, its first and its latest ones included, but not those that all visit.
 int64_t budget_of(const ChoicesView::Choice& choice, int64_t keys) {
+    if (choice.among >= 0) keys = std::min(keys, choice.among);
     const double share = std::ceil(choice.share * static_cast<double>(keys));
     const int64_t wanted = std::max(choice.tokens, static_cast<int64_t>(share));
     return std::max((wanted + block_keys - 1) / block_keys, choice.sinks + choice.local);
+}
+
+// Whether a row that sees `keys` keys may visit all blocks anyway.
+bool visits_all(const ChoicesView::Choice& choice, int64_t keys) {
+    const int64_t own = (keys - 1) / block_keys;
+    if (own == 0) return true;
+    int64_t last = own + 1;
+    if (choice.among >= 0) last = std::min(last, choice.among / block_keys + choice.local);
+    return budget_of(choice, keys) >= last && std::isinf(choice.within);
 }
 
 // The summaries of one layer.
@@ -31,9 +47,19 @@ class Summaries {
           bytes_(chooser.summary_bytes(plane.width)),
           of_head_(planes.slot_groups(planes.group_of(layer)) * bytes_),
           bit_(static_cast<uint8_t>(1 << number_of(chooser))),
-          data_(planes.summaries(number_of(chooser), layer, bytes_)) {}
+          data_(planes.summaries(number_of(chooser), layer, bytes_)) {
+        if (chooser.looks_up && plane.books == nullptr)
+            throw std::invalid_argument(std::string("the chooser ") + chooser.name +
+                                        " needs codebooks, and layer " + std::to_string(layer) +
+                                        " has none.");
+    }
 
     int64_t bytes() const { return bytes_; }
+    // What scoring reads of a head beside its summaries.
+    int64_t book_bytes() const { return chooser_.looks_up ? plane_.books->bytes() : 0; }
+    const KeyBook* book(int64_t head) const {
+        return chooser_.looks_up ? plane_.books + head : nullptr;
+    }
     uint8_t* at(int64_t slot_group, int64_t head) const {
         return data_ + head * of_head_ + slot_group * bytes_;
     }
@@ -50,7 +76,7 @@ class Summaries {
         float* keys = scratch.take<float>(group_keys * plane_.width);
         for (int64_t i = 0; i < group_keys; ++i)
             plane_.widen_key(kernels_, slot_of(i), head, keys + i * plane_.width);
-        chooser_.summarise(keys, plane_.width, to);
+        chooser_.summarise(keys, plane_.width, book(head), to);
     }
 
    private:
@@ -79,6 +105,11 @@ class Groups {
    private:
     const Cells cells_;
     const bool in_place_;
+};
+
+// A row that visits what the row of another key of its past chose, in the same block of keys.
+struct GoesOn {
+    int64_t row, keys, chosen_at;
 };
 
 struct Stale {
@@ -112,11 +143,11 @@ void refresh(ThreadPool& pool, const StepView& step, const AttentionPlan& plan,
 }
 
 // Scores the blocks [first, last) of a row for one key-value head: scores[query head][block], the best of
-// each block's groups.
+// each block's groups, or their sum.
 void score_blocks(Isa isa, const Chooser& chooser, const Summaries& summaries, const Groups& groups,
                   const LayerPlane& plane, int64_t head, int64_t repeat, const uint8_t* queries,
                   int64_t first, int64_t last, float* scores, int64_t stride, Buffer& scratch) {
-    constexpr int64_t most = chunk_blocks * block_groups;
+    constexpr int64_t most = most_chunk_blocks * block_groups;
     const uint8_t* found[most];
     const int64_t count = (last - first) * block_groups, bytes = summaries.bytes();
     std::vector<uint8_t> gathered;  // of groups that stand in no 16 slots: seldom any, or all
@@ -132,13 +163,15 @@ void score_blocks(Isa isa, const Chooser& chooser, const Summaries& summaries, c
             head, [&](int64_t key) { return groups.slot(g * group_keys + key); }, scratch, to);
         found[i] = to;
     }
-    std::vector<float> of_groups(static_cast<size_t>(repeat * most));
-    chooser.score[static_cast<int>(isa)](queries, repeat, plane.width, found, count,
-                                         of_groups.data(), most);
+    std::vector<float> of_groups(static_cast<size_t>(repeat * count));
+    chooser.score[static_cast<int>(isa)](queries, repeat, plane.width, summaries.book(head), found,
+                                         count, of_groups.data(), count);
     for (int64_t i = 0; i < repeat; ++i)
         for (int64_t b = first; b < last; ++b) {
-            const float* of_block = of_groups.data() + i * most + (b - first) * block_groups;
-            scores[i * stride + b] = *std::max_element(of_block, of_block + block_groups);
+            const float* of_block = of_groups.data() + i * count + (b - first) * block_groups;
+            scores[i * stride + b] =
+                chooser.sums ? std::accumulate(of_block, of_block + block_groups, 0.0f)
+                             : *std::max_element(of_block, of_block + block_groups);
         }
 }
 
@@ -149,11 +182,19 @@ void select(const RowKernels& kernels, const ChosenBlocks::Row& row, int64_t rep
     const ChoicesView::Choice& choice = *row.choice;
     const int64_t own = row.own_block;
     const int64_t first = std::min(choice.sinks, own + 1);
-    const int64_t last = std::max(first, own + 1 - choice.local);
+    int64_t last = std::max(first, own + 1 - choice.local);
+    if (choice.among >= 0) last = std::clamp(choice.among / block_keys, first, last);
     const auto candidates = static_cast<size_t>(last - first);
     std::vector<float> weights(candidates, 0.0f);
     std::vector<float> deficits(candidates, std::numeric_limits<float>::infinity());
     for (int64_t i = 0; i < repeat; ++i, scores += own) {
+        if (choice.chooser->sums) {
+            const float total = std::accumulate(scores, scores + own, 0.0f);
+            for (int64_t b = first; b < last && total > 0.0f; ++b)
+                weights[b - first] += scores[b] / total;
+            std::fill(deficits.begin(), deficits.end(), 0.0f);  // no block's best key is known
+            continue;
+        }
         const float best = *std::max_element(scores, scores + own);
         for (int64_t b = first; b < last; ++b) {
             const float deficit = best - scores[b];
@@ -181,6 +222,26 @@ void select(const RowKernels& kernels, const ChosenBlocks::Row& row, int64_t rep
     std::sort(blocks.begin(), blocks.end());
 }
 
+// Keeps what a row chose beside its own key, for the rows that go on with it.
+void hold(const std::vector<int32_t>* blocks, int64_t heads, int64_t keys, HeldChoice& held) {
+    const int64_t words = (keys / block_keys + 64) / 64;
+    held.keys = keys;
+    held.blocks.assign(static_cast<size_t>(heads * words), 0);
+    for (int64_t head = 0; head < heads; ++head)
+        for (const int32_t block : blocks[head])
+            held.blocks[head * words + block / 64] |= uint64_t{1} << (block % 64);
+}
+
+void take_held(const HeldChoice& held, int64_t heads, std::vector<int32_t>* blocks) {
+    const auto words = static_cast<int64_t>(held.blocks.size()) / heads;
+    for (int64_t head = 0; head < heads; ++head) {
+        blocks[head].clear();
+        for (int64_t word = 0; word < words; ++word)
+            for (uint64_t bits = held.blocks[head * words + word]; bits != 0; bits &= bits - 1)
+                blocks[head].push_back(static_cast<int32_t>(64 * word + __builtin_ctzll(bits)));
+    }
+}
+
 }  // namespace
 
 void choose(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan& plan,
@@ -197,24 +258,33 @@ void choose(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
     chosen.threads.resize(static_cast<size_t>(pool.size()));
     left_out.keys.resize(static_cast<size_t>(step.rows));
     left_out.bytes.resize(static_cast<size_t>(step.rows));
+    left_out.read.resize(static_cast<size_t>(step.rows));
     int64_t floats = 0;
     std::vector<Summaries> of_rows;
+    std::vector<GoesOn> goes_on;
     for (const AttentionPlan::Rows& tile : plan.tiles)
         for (int64_t row = tile.begin; row < tile.end; ++row) {
             const int64_t keys = group.seen(row);
             const ChoicesView::Choice* choice = group.choices.find(row, keys);
-            if (choice == nullptr || choice->layers[index] == 0) continue;
+            if (choice == nullptr || choice->chooser == nullptr || choice->layers[index] == 0)
+                continue;
+            const int64_t at = choice->chosen_at(keys - 1);
+            if (visits_all(*choice, at + 1)) continue;
+            if (at != keys - 1) {
+                goes_on.push_back({row, keys, at});
+                continue;
+            }
             const int64_t own = (keys - 1) / block_keys, budget = budget_of(*choice, keys);
-            if (own == 0 || (budget > own && std::isinf(choice->within))) continue;  // all blocks
             chosen.place[row] = static_cast<int32_t>(chosen.rows.size());
             chosen.rows.push_back({row, keys, own, budget, floats, choice});
             of_rows.emplace_back(isa, planes, layer, plane, *choice->chooser);
             floats += shape.heads * own;
         }
     const auto count = static_cast<int64_t>(chosen.rows.size());
-    if (count == 0) return;
-    if (static_cast<int64_t>(chosen.blocks.size()) < count * shape.kv_heads)
-        chosen.blocks.resize(static_cast<size_t>(count * shape.kv_heads));
+    const size_t places = chosen.rows.size() + goes_on.size();
+    if (places == 0) return;
+    if (chosen.blocks.size() < places * static_cast<size_t>(shape.kv_heads))
+        chosen.blocks.resize(places * static_cast<size_t>(shape.kv_heads));
     refresh(pool, step, plan, plane, of_rows, chosen);
 
     float* scores = chosen.scores.take<float>(floats);
@@ -223,14 +293,15 @@ void choose(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
     };
     int64_t most_chunks = 1;
     for (const ChosenBlocks::Row& row : chosen.rows)
-        most_chunks = std::max(most_chunks, (row.own_block + chunk_blocks - 1) / chunk_blocks);
+        most_chunks = std::max(
+            most_chunks, (row.own_block - 1) / chunk_blocks(*row.choice->chooser) + 1);
     pool.parallel(count * shape.kv_heads * most_chunks, [&](int64_t task, int thread) {
         const int64_t at = task / most_chunks / shape.kv_heads;
         const int64_t head = task / most_chunks % shape.kv_heads;
         const ChosenBlocks::Row& row = chosen.rows[at];
-        const int64_t first = task % most_chunks * chunk_blocks;
-        if (first >= row.own_block) return;
         const Chooser& chooser = *row.choice->chooser;
+        const int64_t chunk = chunk_blocks(chooser), first = task % most_chunks * chunk;
+        if (first >= row.own_block) return;
         const int64_t query_bytes = chooser.query_bytes(plane.width);
         std::vector<float> scaled(static_cast<size_t>(plane.width));
         std::vector<uint8_t> queries(static_cast<size_t>(repeat * query_bytes));
@@ -240,7 +311,7 @@ void choose(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
             chooser.prepare(scaled.data(), plane.width, queries.data() + i * query_bytes);
         }
         score_blocks(isa, chooser, of_rows[at], Groups(step, plan, plane, row.row), plane, head,
-                     repeat, queries.data(), first, std::min(first + chunk_blocks, row.own_block),
+                     repeat, queries.data(), first, std::min(first + chunk, row.own_block),
                      scores_of(row, head), row.own_block, chosen.threads[thread]);
     });
     pool.parallel(count * shape.kv_heads, [&](int64_t task, int) {
@@ -248,16 +319,40 @@ void choose(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
         select(row_kernels(isa), row, repeat, scores_of(row, task % shape.kv_heads),
                chosen.blocks[task]);
     });
-    for (int64_t at = 0; at < count; ++at) {
-        const ChosenBlocks::Row& row = chosen.rows[at];
-        left_out.bytes[row.row] +=
-            shape.kv_heads * row.own_block * block_groups * of_rows[at].bytes();
+    const auto count_left_out = [&](int64_t place, int64_t row, int64_t keys) {
         for (int64_t head = 0; head < shape.kv_heads; ++head) {
             // The row's own block, the last, may hold fewer keys, and is always visited.
             const auto visited =
-                static_cast<int64_t>(chosen.blocks[at * shape.kv_heads + head].size());
-            left_out.keys[row.row] += (row.own_block + 1 - visited) * block_keys;
+                static_cast<int64_t>(chosen.blocks[place * shape.kv_heads + head].size());
+            const int64_t left = ((keys - 1) / block_keys + 1 - visited) * block_keys;
+            left_out.keys[row] += left;
+            left_out.read[row] += keys - left;
         }
+    };
+    Planes::HeldChoices& held = planes.held(layer);
+    for (int64_t at = 0; at < count; ++at) {
+        const ChosenBlocks::Row& row = chosen.rows[at];
+        if (row.choice->every > 1)
+            hold(&chosen.blocks[at * shape.kv_heads], shape.kv_heads, row.keys,
+                 held[group.slots[row.row]]);
+        left_out.bytes[row.row] +=
+            shape.kv_heads *
+            (row.own_block * block_groups * of_rows[at].bytes() + of_rows[at].book_bytes());
+        count_left_out(at, row.row, row.keys);
+    }
+    // After what this step's rows have chosen is held: rows may go on with that.
+    for (size_t i = 0; i < goes_on.size(); ++i) {
+        const GoesOn& each = goes_on[i];
+        const auto found = held.find(cells_of(step, plan, each.row).slot(each.chosen_at));
+        if (found == held.end() || found->second.keys != each.chosen_at + 1)
+            throw std::invalid_argument(
+                "row " + std::to_string(each.row) + " goes on with what the row of key " +
+                std::to_string(each.chosen_at) + " chose, and that is not held in layer " +
+                std::to_string(layer) + "; it must be computed from that key on.");
+        const int64_t place = count + static_cast<int64_t>(i);
+        chosen.place[each.row] = static_cast<int32_t>(place);
+        take_held(found->second, shape.kv_heads, &chosen.blocks[place * shape.kv_heads]);
+        count_left_out(place, each.row, each.keys);
     }
 }
 

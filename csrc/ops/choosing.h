@@ -6,6 +6,10 @@
 // head's weight of each, and the weights of the heads of one key-value head are summed. The blocks of the
 // largest weights are visited, the first on a tie, beside the first blocks and the latest ones; but for
 // those that are far below the best block of each of the heads, by more than the choice allows.
+//
+// Where one row in several chooses (ChoicesView::Choice::every), which one that is follows from the row's
+// own key. What it chose is held beside that key (Planes::held), and so it goes where the sequence's pages
+// go: to its next steps, to forks, to the branches of a tree of drafts.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +25,16 @@ namespace ockham {
 
 class ThreadPool;
 
+// What a thread needs while the rows of a block choose together (choosing_together.h).
+struct TogetherScratch {
+    Buffer query, turned, keys, scores, gathered;
+};
+
 // What one layer's rows have chosen. Reused from layer to layer.
 struct ChosenBlocks {
     int64_t kv_heads = 0;
     std::vector<int32_t> place;                // of each row of the step; -1: it did not choose
+                                               // (rows that choose together have one)
     std::vector<std::vector<int32_t>> blocks;  // [places][kv_heads]
 
     // What a row visits with one head, if it chose.
@@ -42,12 +52,15 @@ struct ChosenBlocks {
     };
     std::vector<Row> rows;
     std::vector<Buffer> threads;
+    std::vector<TogetherScratch> together;
 };
 
 // What rows left out by choosing, and what that took: summed over layers and key-value heads, for each
-// row of the step. `keys` that were seen and not visited, `bytes` of summaries that were read.
+// row of the step. `keys` that were seen and not visited, less what it took to choose as keys that take as
+// many operations; `bytes` that were read to choose, none where a row did not; cells that were `read` by
+// what was visited, none only where a row leaves nothing out.
 struct LeftOut {
-    std::vector<int64_t> keys, bytes;
+    std::vector<int64_t> keys, bytes, read;
 };
 
 // Fills `chosen` for the rows of the plan that choose in the `layer`, and adds to `left_out`. q as for

@@ -52,9 +52,10 @@ Pairs sort_pairs(const int32_t* chosen, int64_t first_row, int64_t rows, int64_t
     return pairs;
 }
 
-// The sorted pairs [begin, end) of one expert, and what its two matrices read of them.
+// The sorted pairs [begin, end) of one expert, and what its two matrices read of them. Its gates and
+// ups, two times `inner` for each pair, stand from `first_gate` on behind those of the experts before.
 struct Segment {
-    int64_t expert, begin, end;
+    int64_t expert, begin, end, inner, first_gate;
     PreparedInput input, gated;
 
     int64_t rows() const { return end - begin; }
@@ -62,6 +63,7 @@ struct Segment {
 
 struct Segments {
     std::vector<Segment> all;               // of the experts that have pairs
+    int64_t gates = 0, widest = 0;          // values of all gates and ups; the largest `inner`
     std::vector<const Segment*> of_pair;
 };
 
@@ -75,7 +77,10 @@ Segments cut_segments(const Experts& op, const Pairs& pairs, Activations& own) {
     for (size_t e = 0; e < op.down.size(); ++e) {
         const int64_t begin = pairs.starts[e], end = pairs.starts[e + 1];
         if (begin == end) continue;
-        cut.all.push_back({static_cast<int64_t>(e), begin, end, {}, {}});
+        const int64_t inner = op.down[e].inputs;
+        cut.all.push_back({static_cast<int64_t>(e), begin, end, inner, cut.gates, {}, {}});
+        cut.gates += (end - begin) * 2 * inner;
+        cut.widest = std::max(cut.widest, inner);
         input_bytes += bytes(input_form(op.gate_up[e]), end - begin);
         gated_bytes += bytes(input_form(op.down[e]), end - begin);
     }
@@ -94,11 +99,13 @@ Segments cut_segments(const Experts& op, const Pairs& pairs, Activations& own) {
     return cut;
 }
 
-// y = each segment's prepared rows, `input` or `gated`, times its expert's matrix. All experts' tiles
-// are in one loop, so that small experts keep all threads busy.
+// y = each segment's prepared rows, `input` or `gated`, times its expert's matrix; a segment's stand
+// from first(segment) on. All experts' tiles are in one loop, so that small experts keep all threads
+// busy.
+template <class First>
 void expert_products(Run& run, const std::vector<PackedMatrix>& matrices,
                      const std::vector<Segment>& segments, PreparedInput Segment::*prepared,
-                     float* y) {
+                     const First& first_of, float* y) {
     struct Part {
         const Segment* segment;
         Tiling cut;
@@ -117,7 +124,7 @@ void expert_products(Run& run, const std::vector<PackedMatrix>& matrices,
                              1);
         const PackedMatrix& matrix = matrices[part.segment->expert];
         linear_tile(run.isa, matrix, part.segment->*prepared, part.cut, tile - part.first,
-                    y + part.segment->begin * matrix.outputs, matrix.outputs, nullptr);
+                    y + first_of(*part.segment), matrix.outputs, nullptr);
     });
 }
 
@@ -143,7 +150,7 @@ void sum_pairs(Run& run, const Pairs& pairs, const float* weights, const float* 
 // The chosen experts of rows [first, first + rows) into the same rows of the branch.
 void chosen_experts(Run& run, const Experts& op, int64_t first, int64_t rows, float* branch) {
     Activations& own = *run.activations;
-    const int64_t hidden = run.hidden, per_row = run.experts_per_row, inner = op.down[0].inputs;
+    const int64_t hidden = run.hidden, per_row = run.experts_per_row;
     const float* h = own.h.get<float>();
     const Pairs pairs = sort_pairs(own.experts.get<int32_t>() + first * per_row, first, rows,
                                    per_row, static_cast<int64_t>(op.down.size()));
@@ -153,15 +160,21 @@ void chosen_experts(Run& run, const Experts& op, int64_t first, int64_t rows, fl
         const Segment& segment = *segments.of_pair[i];
         prepare_row(run.isa, segment.input, i - segment.begin, h + pairs.row(i) * hidden);
     });
-    float* gate_up = own.expert_x.take<float>(pairs.count() * 2 * inner);
-    expert_products(run, op.gate_up, segments.all, &Segment::input, gate_up);
-    const auto gated = activated_rows(run, op.activation, true, gate_up, inner, pairs.count());
-    for_rows(run.pool, gated.count, gated.cost, [&](int64_t i, int thread) {
+    float* gate_up = own.expert_x.take<float>(segments.gates);
+    expert_products(run, op.gate_up, segments.all, &Segment::input,
+                    [](const Segment& segment) { return segment.first_gate; }, gate_up);
+    for (Buffer& buffer : own.rows) buffer.take<float>(segments.widest);
+    for_rows(run.pool, pairs.count(), 2 * segments.widest, [&](int64_t i, int thread) {
         const Segment& segment = *segments.of_pair[i];
-        prepare_row(run.isa, segment.gated, i - segment.begin, gated.at(i, thread));
+        float* gated = own.rows[thread].get<float>();
+        gate(run.kernels, op.activation,
+             gate_up + segment.first_gate + (i - segment.begin) * 2 * segment.inner, segment.inner,
+             gated);
+        prepare_row(run.isa, segment.gated, i - segment.begin, gated);
     });
     float* out = own.expert_out.take<float>(pairs.count() * hidden);
-    expert_products(run, op.down, segments.all, &Segment::gated, out);
+    expert_products(run, op.down, segments.all, &Segment::gated,
+                    [hidden](const Segment& segment) { return segment.begin * hidden; }, out);
     sum_pairs(run, pairs, own.expert_weights.get<float>() + first * per_row, out,
               branch + first * hidden);
 }
@@ -198,7 +211,8 @@ Experts::Experts(const Fields& fields)
       shared_down(fields.optional_matrix("shared_down")),
       shared_gate(fields.optional_matrix("shared_gate")),
       post_norm(fields.norm("post_norm")),
-      residual_scale(fields.number("residual_scale")) {}
+      residual_scale(fields.number("residual_scale")),
+      shortcut(fields.optional_matrix("shortcut")) {}
 
 void Experts::check(Program& program) const {
     const auto* route = program.latest<Route>();
@@ -207,7 +221,7 @@ void Experts::check(Program& program) const {
             at("the experts", layer) + " are not as many as its router knows.");
     const int64_t hidden = program.hidden;
     for (size_t e = 0; e < experts; ++e) {
-        const int64_t inner = down[0].inputs;
+        const int64_t inner = down[e].inputs;
         check_matrix(gate_up[e], 2 * inner, hidden, at("an expert", layer));
         check_matrix(down[e], hidden, inner, at("an expert", layer));
     }
@@ -218,6 +232,7 @@ void Experts::check(Program& program) const {
         if (shared_gate) check_matrix(shared_gate, 1, hidden, at("the shared expert's gate", layer));
     }
     check_norm(post_norm, hidden, at("the post norm", layer));
+    if (shortcut) check_matrix(shortcut, hidden, hidden, at("the shortcut", layer));
 }
 
 void Experts::run(Run& run) const {
@@ -228,6 +243,7 @@ void Experts::run(Run& run) const {
     for (int64_t first = 0; first < rows; first += at_once)
         chosen_experts(run, *this, first, std::min(at_once, rows - first), branch);
     if (shared_gate_up && rows > 0) add_shared_expert(run, *this, branch);
+    turn_rows(run, 0, rows, shortcut);
     add_branch(run, 0, rows, branch, post_norm, residual_scale, {});
     keep_hidden(run, layer);
 }

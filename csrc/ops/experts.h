@@ -17,6 +17,7 @@ struct Experts final : Operation {
     Stack shared_gate_up, shared_down, shared_gate;
     Norm post_norm;
     float residual_scale = 1.0f;
+    Stack shortcut;
 
     Experts() = default;
     explicit Experts(const Fields& fields);

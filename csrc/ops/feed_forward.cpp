@@ -29,6 +29,7 @@ FeedForward::FeedForward(const Fields& fields)
       gated(fields.flag("gated")),
       post_norm(fields.norm("post_norm")),
       stream_norm(fields.norm("stream_norm")),
+      shortcut(fields.optional_matrix("shortcut")),
       residual_scale(fields.number("residual_scale")) {}
 
 void FeedForward::check(Program& program) const {
@@ -40,6 +41,7 @@ void FeedForward::check(Program& program) const {
     check_vector(down_bias, hidden, at("the bias of down", layer));
     check_norm(post_norm, hidden, at("the post norm", layer));
     check_norm(stream_norm, hidden, at("the norm after the feed-forward", layer));
+    if (shortcut) check_matrix(shortcut, hidden, hidden, at("the shortcut", layer));
 }
 
 void FeedForward::run(Run& run) const {
@@ -53,6 +55,7 @@ void FeedForward::run(Run& run) const {
         float* branch = own.branch.take<float>(rows * hidden);
         product(run, down, activated_rows(run, activation, gated, gates, inner, rows), branch,
                 down_bias, first);
+        turn_rows(run, first, rows, shortcut);
         add_branch(run, first, rows, branch, post_norm, residual_scale, stream_norm);
     }
     keep_hidden(run, layer);

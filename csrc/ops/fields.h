@@ -58,7 +58,13 @@ class Fields {
     Rope rope(const char* field) const {
         if (none(field)) return {};
         const std::unique_ptr<Fields> fields = record(field);
-        return {fields->floats("inverse_frequencies"), fields->number("scale")};
+        Rope result{fields->floats("inverse_frequencies"), fields->number("scale")};
+        if (fields->none("dual_chunk")) return result;
+        const std::unique_ptr<Fields> chunks = fields->record("dual_chunk");
+        result.chunk = chunks->integer("chunk");
+        result.reach = chunks->integer("reach");
+        result.original = chunks->integer("original");
+        return result;
     }
     Activation activation(const char* field) const {
         const std::string name = text(field);

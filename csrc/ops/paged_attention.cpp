@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "kernels/threads.h"
+#include "ops/attention_task.h"
 #include "ops/choosing.h"
 #include "ops/key_groups.h"
 
@@ -18,215 +18,6 @@ namespace {
 
 // Below this many products of elements, sharing the work takes longer than doing it.
 constexpr int64_t alone_products = 1 << 17;
-
-// One tile with one key-value head: its queries packed, and the sums of its parts.
-class Task {
-   public:
-    Task(Isa isa, const StepView& step, const AttentionPlan& plan,
-         const AttentionShape& shape, const LayerPlane& plane, const LayerVisits& visits,
-         AttentionPlan::Rows rows, int64_t head, AttentionScratch& scratch)
-        : kernels_(attention_kernels(isa)),
-          rows_kernels_(row_kernels(isa)),
-          step_(step),
-          plan_(plan),
-          shape_(shape),
-          plane_(plane),
-          visited_(visits.list(rows.begin, head)),
-          rows_(rows),
-          head_(head),
-          repeat_(shape.heads / shape.kv_heads),
-          queries_((rows.end - rows.begin) * repeat_),
-          scratch_(scratch) {}
-
-    void pack(const float* q, int64_t q_stride) {
-        const int64_t width = plane_.width, head_dim = shape_.head_dim;
-        float* packed = scratch_.q.take<float>(queries_ * width);
-        int32_t* low = scratch_.low.take<int32_t>(queries_);
-        int32_t* high = scratch_.high.take<int32_t>(queries_);
-        for (int64_t row = rows_.begin; row < rows_.end; ++row) {
-            const float* from = q + row * q_stride + head_ * repeat_ * head_dim;
-            for (int64_t i = 0; i < repeat_; ++i, from += head_dim, packed += width) {
-                for (int64_t e = 0; e < head_dim; ++e) packed[e] = from[e] * shape_.scale;
-                for (int64_t e = head_dim; e < width; ++e) packed[e] = 0.0f;
-                *low++ = plan_.low[row];
-                *high++ = plan_.high[row];
-            }
-        }
-        if (plane_.k.element == Element::bf16)
-            rows_kernels_.to_bf16(scratch_.q.get<float>(), queries_ * width,
-                                  scratch_.rounded_q.take<uint16_t>(queries_ * width));
-        if (plane_.k.coded()) code_queries();
-    }
-
-    // The parts that any of the rows sees.
-    int64_t first_part() const { return least_low() / part_keys; }
-    int64_t last_part() const { return (most_high() + part_keys - 1) / part_keys; }
-    // Whether any of the rows visits keys of such a part.
-    bool visits(int64_t part) const {
-        return visits(std::max(part * part_keys, least_low()),
-                      std::min((part + 1) * part_keys, most_high()));
-    }
-
-    // Reduces one part alone into peak, total and out of all queries; those that see none of its
-    // keys are left at -infinity, 0 and 0.
-    void reduce(int64_t part, float* peak, float* total, float* out) {
-        std::fill(peak, peak + queries_, -__builtin_inff());
-        std::fill(total, total + queries_, 0.0f);
-        std::fill(out, out + queries_ * plane_.width, 0.0f);
-        const int64_t start = part * part_keys, end = start + part_keys;
-        AttentionTile tile = whole(peak, total, out);
-        tile.first_group = start / group_keys;
-        tile.groups = groups_;
-        const int64_t low = std::max(start, least_low());
-        if (!rows_.tree) {
-            const int64_t high = std::min(end, most_high());
-            // Without extra cells all rows of a sequence see the same cells at the same keys.
-            visit(tile, rows_.end - 1, low, high);
-            return;
-        }
-        // The rows of a tree share whole blocks of context; what comes after them is each row's own.
-        const int32_t* context = step_.groups[plan_.group].context;
-        int64_t shared = context[rows_.begin];
-        for (int64_t row = rows_.begin; row < rows_.end; ++row)
-            shared = std::min<int64_t>(shared, context[row]);
-        shared = std::clamp(shared / block_keys * block_keys, low, end);
-        if (low < shared) visit(tile, rows_.begin, low, shared);
-        for (int64_t row = rows_.begin; row < rows_.end; ++row) {
-            const int64_t row_low = std::max<int64_t>(plan_.low[row], shared);
-            const int64_t row_high = std::min<int64_t>(plan_.high[row], end);
-            if (row_low >= row_high) continue;
-            visit(of_row(tile, row), row, row_low, row_high);
-        }
-    }
-
-    // The tile of one row's queries.
-    AttentionTile of_row(const AttentionTile& tile, int64_t row) const {
-        const int64_t first = (row - rows_.begin) * repeat_;
-        AttentionTile one = tile;
-        one.queries = repeat_;
-        take_queries(one, first);
-        one.low += first;
-        one.high += first;
-        one.peak += first;
-        one.total += first;
-        one.out += first * plane_.width;
-        return one;
-    }
-
-    AttentionTile whole(float* peak, float* total, float* out) {
-        AttentionTile tile{};
-        tile.queries = queries_;
-        tile.head_dim = shape_.head_dim;
-        tile.width = plane_.width;
-        tile.keys = plane_.k.element;
-        tile.values = plane_.v.element;
-        tile.key_bytes = plane_.k.group_bytes;
-        tile.value_bytes = plane_.v.group_bytes;
-        tile.softcap = shape_.softcap;
-        take_queries(tile, 0);
-        tile.low = scratch_.low.get<int32_t>();
-        tile.high = scratch_.high.get<int32_t>();
-        tile.peak = peak;
-        tile.total = total;
-        tile.out = out;
-        return tile;
-    }
-
-    // Lets a tile begin with the packed query `first`.
-    void take_queries(AttentionTile& tile, int64_t first) const {
-        const int64_t offset = first * plane_.width;
-        if (plane_.k.element == Element::fp32)
-            tile.q = scratch_.q.get<float>() + offset;
-        else
-            tile.q = scratch_.rounded_q.get<uint16_t>() + offset;
-        if (!plane_.k.coded()) return;
-        tile.q_scales = scratch_.q_scales.get<float>() + first;
-        tile.q_sums = scratch_.q_sums.get<int32_t>() + first;
-    }
-
-    // Whether query `i` visits keys of a part, and whether those are its first.
-    bool sees(int64_t i, int64_t part) const {
-        return visits(std::max(low(i), part * part_keys),
-                      std::min(high(i), (part + 1) * part_keys));
-    }
-    bool begins(int64_t i, int64_t part) const {
-        if (visited_.every()) return low(i) / part_keys == part;
-        return *visited_.from(low(i) / block_keys) * block_keys / part_keys == part;
-    }
-
-    // Calls f(first, last) for each run of visited keys among [low, high), keys of one part.
-    template <class F>
-    void each_run(int64_t low, int64_t high, F f) const {
-        if (visited_.every()) {
-            f(low, high);
-            return;
-        }
-        for (const int32_t* block = visited_.from(low / block_keys);
-             block != visited_.end() && *block * block_keys < high;) {
-            const int64_t first = *block;
-            int64_t last = first;
-            do ++last, ++block;
-            while (block != visited_.end() && *block == last && last * block_keys < high);
-            f(std::max(low, first * block_keys), std::min(high, last * block_keys));
-        }
-    }
-
-    int64_t queries() const { return queries_; }
-    int64_t repeat() const { return repeat_; }
-    KeyGroup* groups() { return groups_; }
-
-   private:
-    // Makes the packed queries codes of 16 bits, rotated as the keys are.
-    void code_queries() {
-        const int64_t width = plane_.width;
-        float* q = scratch_.q.get<float>();
-        int16_t* codes = scratch_.rounded_q.take<int16_t>(queries_ * width);
-        float* scales = scratch_.q_scales.take<float>(queries_);
-        int32_t* sums = scratch_.q_sums.take<int32_t>(queries_);
-        for (int64_t i = 0; i < queries_; ++i, q += width, codes += width) {
-            if (plane_.k.rotated()) rows_kernels_.hadamard(q, shape_.head_dim);
-            scales[i] = rows_kernels_.to_int16(q, width, codes);
-            sums[i] = 0;
-            for (int64_t e = 0; e < width; ++e) sums[i] += codes[e];
-        }
-    }
-
-    int64_t low(int64_t i) const { return scratch_.low.get<int32_t>()[i]; }
-    int64_t high(int64_t i) const { return scratch_.high.get<int32_t>()[i]; }
-    int64_t least_low() const { return plan_.low[rows_.begin]; }  // both ascend
-    int64_t most_high() const { return plan_.high[rows_.end - 1]; }
-
-    // Whether any of the keys [low, high) is visited.
-    bool visits(int64_t low, int64_t high) const {
-        if (visited_.every()) return low < high;
-        const int32_t* block = visited_.from(low / block_keys);
-        return low < high && block != visited_.end() && *block * block_keys < high;
-    }
-
-    // Adds the visited keys among [low, high), which stand where `row` finds them.
-    void visit(const AttentionTile& tile, int64_t row, int64_t low, int64_t high) {
-        const Cells cells = cells_of(step_, plan_, row);
-        each_run(low, high, [&](int64_t first, int64_t last) {
-            find_groups(plane_, head_, cells, tile.first_group, first, last, scratch_.gathered,
-                        groups_);
-            kernels_.attend(tile, first / block_keys, (last + block_keys - 1) / block_keys);
-        });
-    }
-
-    const AttentionKernels& kernels_;
-    const RowKernels& rows_kernels_;
-    const StepView& step_;
-    const AttentionPlan& plan_;
-    const AttentionShape& shape_;
-    const LayerPlane& plane_;
-    const BlockList visited_;  // by all of the rows
-    const AttentionPlan::Rows rows_;
-    const int64_t head_;
-    const int64_t repeat_;
-    const int64_t queries_;
-    AttentionScratch& scratch_;
-    KeyGroup groups_[part_groups];
-};
 
 // Puts a part's sums of one query behind those of the parts before it.
 void put(const AttentionKernels& kernels, bool first, int64_t width, const float* part_peak,
@@ -292,7 +83,7 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
             const AttentionPlan::Rows& rows = plan.tiles[tiles - 1 - index / shape.kv_heads];
             const int64_t head = index % shape.kv_heads;
             AttentionScratch& scratch = buffers.threads[thread];
-            Task task(isa, step, plan, shape, plane, visits, rows, head, scratch);
+            AttentionTask task(isa, step, plan, shape, plane, visits, rows, head, scratch);
             task.pack(q, q_stride);
             const int64_t queries = task.queries();
             float* peak = scratch.peak.take<float>(queries);
@@ -336,7 +127,7 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
         const int64_t tile = index / most_parts / shape.kv_heads;
         const int64_t head = index / most_parts % shape.kv_heads;
         AttentionScratch& scratch = buffers.threads[thread];
-        Task task(isa, step, plan, shape, plane, visits, plan.tiles[tile], head, scratch);
+        AttentionTask task(isa, step, plan, shape, plane, visits, plan.tiles[tile], head, scratch);
         const int64_t place = index % most_parts, part = task.first_part() + place;
         if (part >= task.last_part() || !task.visits(part)) return;
         task.pack(q, q_stride);
@@ -347,7 +138,7 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
     pool.parallel(tiles * shape.kv_heads, [&](int64_t index, int thread) {
         const int64_t tile = index / shape.kv_heads, head = index % shape.kv_heads;
         AttentionScratch& scratch = buffers.threads[thread];
-        Task task(isa, step, plan, shape, plane, visits, plan.tiles[tile], head, scratch);
+        AttentionTask task(isa, step, plan, shape, plane, visits, plan.tiles[tile], head, scratch);
         task.pack(q, q_stride);
         const int64_t queries = task.queries();
         float* out = scratch.out.take<float>(width);
@@ -377,7 +168,7 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
     std::vector<float> blocks(static_cast<size_t>(sums * keys));
     for (int64_t head = 0; head < shape.kv_heads; ++head) {
         float* of_head = blocks.data() + (summed ? 0 : head * keys);
-        Task task(isa, step, plan, shape, plane, visits, {row, row + 1, true}, head, scratch);
+        AttentionTask task(isa, step, plan, shape, plane, visits, {row, row + 1, true}, head, scratch);
         task.pack(q, q_stride);
         for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
             const int64_t part_low = std::max(low, part * part_keys);
@@ -385,7 +176,7 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
             AttentionTile tile = task.whole(nullptr, nullptr, nullptr);
             tile.first_group = part * part_groups;
             tile.groups = task.groups();
-            task.each_run(part_low, part_high, [&](int64_t first, int64_t last) {
+            task.each_run(part_low, part_high, [&](int64_t first, int64_t last, int64_t way) {
                 find_groups(plane, head, cells_of(step, plan, row), tile.first_group, first,
                             last, scratch.gathered, task.groups());
                 for (int64_t i = 0; i < repeat; ++i) {
@@ -394,6 +185,7 @@ void score_row(Isa isa, const StepView& step, const AttentionPlan& plan,
                     AttentionTile one = tile;
                     one.queries = 1;
                     task.take_queries(one, i);
+                    one = task.in_way(one, way);
                     one.low += i;
                     one.high += i;
                     one.peak = &peak;
@@ -419,7 +211,7 @@ void recall_row(Isa isa, const StepView& step, const AttentionPlan& plan,
     for (int64_t head = 0; head < shape.kv_heads; ++head) {
         recall[head] = 1.0f;
         if (plan.high[row] <= plan.low[row]) continue;
-        Task task(isa, step, plan, shape, plane, {}, one, head, scratch);
+        AttentionTask task(isa, step, plan, shape, plane, {}, one, head, scratch);
         task.pack(q, q_stride);
         float* peak = scratch.part_peak.take<float>(repeat);
         float* total = scratch.part_total.take<float>(repeat);

@@ -8,6 +8,9 @@
 // Where rows visit some blocks of keys only, a tile holds rows of one query block, and what it does
 // not visit costs nothing; a row that chooses its blocks itself (choosing.h) is a tile of its own. A row's result is that of its visited keys, in order; parts in which it
 // visits none are left out.
+//
+// With dual chunk attention (rope.h) a query is rotated in three ways: for keys of its own chunk, of
+// the one before and of those before that. A tile holds rows of one chunk.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +26,18 @@ namespace ockham {
 class ThreadPool;
 struct ChosenBlocks;
 
+// How a row's queries, which stand rotated for the keys of their own chunk, are turned on for those of
+// the chunk before (0) and of the chunks before that (1), and what their scores are multiplied with.
+struct Turns {
+    int64_t half = 0;
+    std::vector<float> angles;  // of each row (2, 2, half): cosines, then sines
+    std::vector<float> scales;  // of each row
+
+    const float* cosines(int64_t row, int64_t way) const {
+        return angles.data() + (row * 2 + way) * 2 * half;
+    }
+};
+
 struct AttentionPlan {
     struct Rows {
         int64_t begin, end;
@@ -32,6 +47,9 @@ struct AttentionPlan {
     int64_t window = 0;  // 0: none
     bool causal = true;
     const int32_t* active = nullptr;  // RowSet::which of the rows that attend
+    int64_t chunk = 0;                // tokens of a chunk of dual chunk attention; 0: none
+    int64_t rope = -1;                // of its layers, an index into Ropes::all()
+    Turns turns;                      // where there are chunks
     // Per row of the step: the logical keys [low, high) that it sees, none where it is not active.
     std::vector<int32_t> low, high;
     std::vector<Rows> tiles;
@@ -62,7 +80,8 @@ int64_t tile_rows(int64_t repeat);
 // std::invalid_argument with a sentence if one of them sees a cell that has no page, or is not causal
 // and has extra cells.
 AttentionPlan plan_attention(const StepView& step, const RowSet& active, int64_t group,
-                             int64_t window, bool causal, int64_t pages, int64_t repeat);
+                             int64_t window, bool causal, int64_t chunk, int64_t pages,
+                             int64_t repeat);
 
 // Which blocks of keys the rows visit in one layer.
 struct LayerVisits {

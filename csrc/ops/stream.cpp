@@ -6,6 +6,7 @@
 
 #include "kernels/rows.h"
 #include "ops/norms.h"
+#include "ops/product.h"
 
 namespace ockham::ops {
 
@@ -20,6 +21,17 @@ void add_branch(Run& run, int64_t first, int64_t rows, float* branch, const Norm
         float* to = x + run.active.at(first + row) * hidden;
         kernels.add_scaled(to, from, residual_scale, hidden);
         if (stream_norm) normalise(kernels, stream_norm, to, hidden, to);
+    });
+}
+
+void turn_rows(Run& run, int64_t first, int64_t rows, const Stack& shortcut) {
+    if (!shortcut) return;
+    const int64_t hidden = run.hidden;
+    float* turned = run.activations->turned.take<float>(rows * hidden);
+    product(run, shortcut, stream_rows(run, {}, first, rows), turned);
+    float* x = run.x();
+    for_rows(run.pool, rows, hidden, [&](int64_t row, int) {
+        std::copy_n(turned + row * hidden, hidden, x + run.active.at(first + row) * hidden);
     });
 }
 

@@ -12,6 +12,9 @@ namespace ockham::ops {
 // the memory of steps of many rows.
 constexpr int64_t most_rows = 512;
 
+// x = shortcut(x) for the active rows [first, first + rows); nothing where there is no shortcut.
+void turn_rows(Run& run, int64_t first, int64_t rows, const Stack& shortcut);
+
 // x += residual_scale * post_norm(branch) for the active rows [first, first + rows) and rows [0, rows) of
 // the branch, which is overwritten; then x = stream_norm(x) for them, where there is one.
 void add_branch(Run& run, int64_t first, int64_t rows, float* branch, const Norm& post_norm,

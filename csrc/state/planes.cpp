@@ -4,8 +4,10 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "kernels/halves.h"
+#include "state/alike.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -128,8 +130,8 @@ void LayerPlane::store_run(const RowKernels& kernels, int64_t slot, int64_t coun
             for (int64_t head = 0; head < kv_heads; ++head) {
                 const int64_t from = i * stride + head * head_dim;
                 const int64_t of_head = head * head_bytes;
-                this->k.encode(kernels, k + from, to_keys + of_head, first_lane + i);
-                this->v.encode(kernels, v + from, to_values + of_head, first_lane + i);
+                this->k.encode(kernels, k + from, mirror(head), to_keys + of_head, first_lane + i);
+                this->v.encode(kernels, v + from, nullptr, to_values + of_head, first_lane + i);
             }
         return;
     }
@@ -178,6 +180,10 @@ Planes::Planes(const std::vector<GroupShape>& groups) : shapes_(groups) {
             throw std::invalid_argument("heads are too wide for integers.");
         if (four && shape.head_dim % 2 != 0)
             throw std::invalid_argument("an odd number of elements does not fill bytes of two.");
+        if (!shape.mirrors.empty() &&
+            (shape.keys != Element::int4 ||
+             shape.mirrors.size() != shape.layers.size() * static_cast<size_t>(shape.kv_heads * shape.head_dim)))
+            throw std::invalid_argument("keys in int4 have a mirror for each layer and head, or none.");
         memory_.emplace_back();
         const LayerPlane one = plane(static_cast<int64_t>(memory_.size()) - 1, 0);
         memory_.back() = Pages(shape.layers.size() * static_cast<size_t>(one.pages) *
@@ -191,7 +197,7 @@ void LayerPlane::widen_key(const RowKernels& kernels, int64_t slot, int64_t head
     const uint8_t* group = key_group(slot, head);
     const int64_t at = lane(slot);
     if (k.coded()) {
-        k.decode(kernels, group, at, to);
+        k.decode(kernels, group, at, mirror(head), to);
     } else {
         for (int64_t e = 0; e < head_dim; ++e) {
             const int64_t place = k.place(at, e);
@@ -223,6 +229,9 @@ LayerPlane Planes::plane(int64_t group, int64_t index) const {
     plane.v = Side(shape.values, true, shape.head_dim, shape.page_tokens);
     plane.head_bytes = plane.k.page_bytes + plane.v.page_bytes;
     plane.page_bytes = shape.kv_heads * plane.head_bytes;
+    if (!shape.mirrors.empty())
+        plane.mirrors = shape.mirrors.data() + index * shape.kv_heads * shape.head_dim;
+    if (!shape.books.empty()) plane.books = shape.books.data() + index * shape.kv_heads;
     if (memory_[group].data() != nullptr)
         plane.data = memory_[group].data() + index * plane.pages * plane.page_bytes;
     if (group < static_cast<int64_t>(fresh_.size()) && fresh_[group].data() != nullptr)
@@ -315,6 +324,20 @@ void Planes::back(int64_t group, int64_t index, int64_t pages) const {
 #endif
 }
 
+namespace {
+
+void copy_held(Planes::HeldChoices& held, const int64_t* source, const int64_t* target,
+               int64_t count) {
+    std::vector<std::pair<int64_t, HeldChoice>> found;
+    for (int64_t i = 0; i < count; ++i)
+        if (const auto from = held.find(source[i]); from != held.end())
+            found.emplace_back(target[i], from->second);
+    for (int64_t i = 0; i < count; ++i) held.erase(target[i]);
+    for (auto& [slot, choice] : found) held[slot] = std::move(choice);
+}
+
+}  // namespace
+
 void Planes::copy(int64_t group, int64_t head, int64_t index, const int64_t* source,
                   const int64_t* target, int64_t count) {
     // All is read before anything is written, because sources and targets may overlap; a layer at a
@@ -330,6 +353,38 @@ void Planes::copy(int64_t group, int64_t head, int64_t index, const int64_t* sou
         read_rows(layer, first, last, source, count, rows);
         write_rows(layer, first, last, target, count, rows);
     }
+    if (head >= 0 || index >= 0) return;
+    for (const int64_t layer : shape.layers) {
+        const auto found = held_.find(layer);
+        if (found != held_.end() && !found->second.empty())
+            copy_held(found->second, source, target, count);
+    }
+}
+
+std::vector<int32_t> Planes::alike(int64_t group, const int64_t* slots, int64_t count,
+                                   int threads) const {
+    const GroupShape& shape = shapes_[group];
+    // Stored values mean the same on every instruction set.
+    const RowKernels& kernels = row_kernels(Isa::portable);
+    const int64_t tasks = static_cast<int64_t>(shape.layers.size()) * shape.kv_heads;
+    std::vector<int32_t> orders(static_cast<size_t>(tasks * count));
+    const auto work = [&](int64_t first, int64_t step) {
+        Buffer buffer;
+        for (int64_t task = first; task < tasks; task += step) {
+            const LayerPlane layer = plane(group, task / shape.kv_heads);
+            float* keys = buffer.take<float>(std::max<int64_t>(count, 1) * layer.width);
+            for (int64_t i = 0; i < count; ++i)
+                layer.widen_key(kernels, slots[i], task % shape.kv_heads, keys + i * layer.width);
+            const std::vector<int32_t> order = ockham::alike(keys, count, layer.width);
+            std::copy(order.begin(), order.end(), orders.begin() + task * count);
+        }
+    };
+    const int64_t workers = std::min<int64_t>(std::max(threads, 1), tasks);
+    std::vector<std::thread> others;
+    for (int64_t i = 1; i < workers; ++i) others.emplace_back(work, i, workers);
+    work(0, workers);
+    for (std::thread& other : others) other.join();
+    return orders;
 }
 
 }  // namespace ockham

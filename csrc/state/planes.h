@@ -9,10 +9,12 @@
 
 #include <cstdint>
 #include <map>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "kernels/layer_kernels.h"
+#include "state/key_book.h"
 #include "state/memory.h"
 #include "state/side.h"
 
@@ -27,6 +29,11 @@ struct GroupShape {
     Element values;
     int64_t pages;
     int64_t page_tokens;
+    // Of each layer and head, at what its keys are reflected before int4 makes codes of them: head_dim
+    // floats, as reflect() in side.h takes them. Empty: nothing is reflected.
+    std::vector<float> mirrors = {};
+    // Of each layer and head, a codebook of its keys. Empty: there are none.
+    std::vector<KeyBook> books = {};
 };
 
 // One layer's planes.
@@ -40,11 +47,17 @@ struct LayerPlane {
     int64_t page_bytes = 0;
     // Of each 16 slots, which choosers' summaries of them are still of these keys: a bit for each.
     uint8_t* fresh = nullptr;
+    const float* mirrors = nullptr;  // of each head, if there are any
+    const KeyBook* books = nullptr;  // likewise
 
     uint8_t* keys(int64_t page, int64_t head) const {
         return data + page * page_bytes + head * head_bytes;
     }
     uint8_t* values(int64_t page, int64_t head) const { return keys(page, head) + k.page_bytes; }
+    // At what a head's keys, and the queries that read them, are reflected; null: at nothing.
+    const float* mirror(int64_t head) const {
+        return mirrors == nullptr ? nullptr : mirrors + head * head_dim;
+    }
     // Where the group of a slot's token begins, and which of its tokens that is.
     uint8_t* key_group(int64_t slot, int64_t head) const {
         return keys(slot / page_tokens, head) + slot % page_tokens / group_keys * k.group_bytes;
@@ -68,6 +81,12 @@ struct LayerPlane {
     // token stand `stride` floats behind, and so do its values.
     void store_run(const RowKernels& kernels, int64_t slot, int64_t count, const float* k,
                    const float* v, int64_t stride) const;
+};
+
+// What the row of a slot's key chose in one layer, for the rows after it that visit the same.
+struct HeldChoice {
+    int64_t keys = 0;              // that the row saw
+    std::vector<uint64_t> blocks;  // a bit for each block, one head after the other
 };
 
 class Planes {
@@ -106,10 +125,18 @@ class Planes {
     // first need not wait for it. Changes no content; may run beside anything.
     void back(int64_t group, int64_t index, int64_t pages) const;
 
+    // For each layer and head, one after the other, the order of `count` slots in which keys that are
+    // alike stand together (state/alike.h): places among the `slots`. On so many threads.
+    std::vector<int32_t> alike(int64_t group, const int64_t* slots, int64_t count, int threads) const;
+
     // Summaries of a layer's keys, of each head and of each 16 slots, heads apart: as many bytes as a
     // chooser says. Made, zeroed, when they are first asked for, by the thread that runs steps;
     // LayerPlane::fresh says which of them hold something.
     uint8_t* summaries(int chooser, int64_t layer, int64_t summary_bytes) const;
+    // By slot, what rows chose in a layer. It goes along where whole slots are copied, and with no other
+    // move. To be used by the thread that runs steps.
+    using HeldChoices = std::unordered_map<int64_t, HeldChoice>;
+    HeldChoices& held(int64_t layer) const { return held_[layer]; }
     // Groups of 16 slots of a layer.
     int64_t slot_groups(int64_t group) const { return (slots(group) + group_keys - 1) / group_keys; }
 
@@ -122,6 +149,7 @@ class Planes {
     std::vector<Pages> fresh_;  // of each group, a byte for each layer and 16 slots
     // By group and chooser.
     mutable std::map<std::pair<int64_t, int>, Pages> summaries_;
+    mutable std::map<int64_t, HeldChoices> held_;  // by layer
 };
 
 }  // namespace ockham

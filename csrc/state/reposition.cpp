@@ -34,17 +34,17 @@ Runs cut_runs(const int64_t* source, const int64_t* target, const int32_t* shift
 namespace {
 
 // Where keys are codes: what they mean is rotated, and made codes again.
-void turn_codes(const RowKernels& kernels, const Side& side, const uint8_t* from, uint8_t* to,
-                GroupRun run, const float* cosines, const float* sines, int64_t half) {
+void turn_codes(const RowKernels& kernels, const Side& side, const float* mirror,
+                const uint8_t* from, uint8_t* to, GroupRun run, const float* cosines, const float* sines, int64_t half) {
     float key[most_coded_dim];
     for (int64_t i = 0; i < run.count; ++i) {
         if (half == 0) {
             side.move(from, run.from + i, to, run.to + i);
             continue;
         }
-        side.decode(kernels, from, run.from + i, key);
+        side.decode(kernels, from, run.from + i, mirror, key);
         kernels.rotate(key, cosines, sines, half);
-        side.encode(kernels, key, to, run.to + i);
+        side.encode(kernels, key, mirror, to, run.to + i);
     }
 }
 
@@ -63,7 +63,8 @@ void reposition(const RowKernels& kernels, const LayerPlane& plane, int64_t head
         uint8_t* to_keys = plane.key_group(run.target, head);
         uint8_t* to_values = plane.value_group(run.target, head);
         if (plane.k.coded()) {
-            turn_codes(kernels, plane.k, from_keys, to_keys, lanes, cosines, cosines + half, pairs);
+            turn_codes(kernels, plane.k, plane.mirror(head), from_keys, to_keys, lanes, cosines,
+                       cosines + half, pairs);
             for (int64_t i = 0; i < run.count; ++i)
                 plane.v.move(from_values, lanes.from + i, to_values, lanes.to + i);
             continue;

@@ -11,13 +11,18 @@ namespace ockham {
 struct Rope {
     std::vector<float> inverse_frequencies;
     float scale = 1.0f;
+    // Dual chunk attention, see DualChunk of ockham.kernels.ops; `chunk` is 0 where there is none.
+    int64_t chunk = 0, reach = 0, original = 0;
 
     explicit operator bool() const { return !inverse_frequencies.empty(); }
     bool operator==(const Rope& other) const {
-        return scale == other.scale && inverse_frequencies == other.inverse_frequencies;
+        return scale == other.scale && inverse_frequencies == other.inverse_frequencies &&
+               chunk == other.chunk && reach == other.reach && original == other.original;
     }
     // Pairs of elements that are rotated.
     int64_t half() const { return static_cast<int64_t>(inverse_frequencies.size()); }
+    // The position that queries and keys are rotated to.
+    int64_t rotated_to(int64_t position) const { return chunk > 0 ? position % chunk : position; }
 };
 
 // The ropes of a program, each once, and which of them a layer has.

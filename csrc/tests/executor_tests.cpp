@@ -195,6 +195,7 @@ struct OwnedStep {
             view.wants_hidden = {{-1, wanted.data(), view.logits_rows},
                                  {1, wanted.data(), view.logits_rows}};
             view.wants_scores = {{0, wanted.data(), view.logits_rows}};
+            view.wants_queries = {{1, wanted.data(), view.logits_rows}};
             view.wants_score_sums = {{0, wanted.data(), view.logits_rows}};
             view.wants_score_totals = {{0, wanted.data(), wanted_starts.data(), 1, view.logits_rows}};
         }
@@ -257,6 +258,7 @@ std::vector<float> logits(ThreadPool& pool, Isa isa, const Sizes& s,
         const float* from = run->logits.memory->get<float>();
         result.insert(result.end(), from, from + (end - begin) * vocabulary);
         check(run->hidden_states.size() == 2, "hidden states of two places are given");
+        check(run->queries.size() == 1, "queries of one layer are given");
         for (const LayerScores* scores : {run->scores.data(), run->score_sums.data()}) {
             float total = 0.0f;
             for (const float score : scores->rows.back()) total += score;
@@ -338,6 +340,28 @@ void chunks_trees_and_threads() {
     memory.clear();
 }
 
+// Rows of all sizes, with a part in common, and such that have no codes.
+void codes_of_four_bits() {
+    state = 11;
+    for (int number = 0; number < 400; ++number) {
+        const int64_t length = 2 + number % 130;
+        std::vector<float> row(static_cast<size_t>(length));
+        const float size = number % 3 == 0 ? 1e-3f : 40.0f, common = 30.0f * random_float();
+        for (float& value : row) value = common + size * random_float();
+        if (number % 50 == 1) std::fill(row.begin(), row.end(), number == 1 ? 1e-33f : 3.25f);
+        if (number % 50 == 2) row.back() = number == 2 ? __builtin_nanf("") : __builtin_inff();
+        std::vector<int8_t> codes(row.size()), others(row.size());
+        const uint32_t grid = row_kernels(Isa::portable).to_int4(row.data(), length, codes.data());
+        for (const int8_t code : codes) check(code >= 0 && code <= 15, "a code has 4 bits");
+        for (const Isa isa : {Isa::avx2, Isa::avx512}) {
+            if (!supported(isa)) continue;
+            check(row_kernels(isa).to_int4(row.data(), length, others.data()) == grid &&
+                      others == codes,
+                  "instruction sets make the same codes of a row");
+        }
+    }
+}
+
 void planes_and_sampler() {
     // Bytes of a key and of a value, of 20 elements.
     const std::tuple<Element, Element, size_t> types[] = {
@@ -356,6 +380,7 @@ void planes_and_sampler() {
         planes.read(0, others.data(), 4, found.data());
         check(state == found, "copied state is the state");
     }
+    codes_of_four_bits();
     std::vector<float> row(1000);
     state = 3;
     for (float& value : row) value = 5.0f * random_float();

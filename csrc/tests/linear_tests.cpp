@@ -65,8 +65,15 @@ std::unique_ptr<uint8_t, Free> random_field(const PackedMatrix& matrix, const Ro
     if (name == "weight" && dtype == "bfloat16")
         for (int64_t i = 0; i < bytes / 2; ++i)
             reinterpret_cast<uint16_t*>(values.get())[i] = 0x3f80 + random() % 128;
-    if (name == "scales" && dtype_of(matrix, "scale") == "float32")
+    if (name == "levels")  // of codebooks: up to 63 in magnitude
+        for (int64_t i = 0; i < bytes; ++i)
+            values.get()[i] = static_cast<uint8_t>(values.get()[i] % 127 - 63);
+    if (name == "scale" || (name == "scales" && dtype_of(matrix, "scale") == "float32"))
         for (int64_t i = 0; i < bytes / 4; ++i) reinterpret_cast<float*>(values.get())[i] = 0.01f;
+    else if (name == "scales" && field.row_bytes * 32 == matrix.inputs)  // exponents of two
+        for (int64_t i = 0; i < bytes; ++i) values.get()[i] = 118 + random() % 4;
+    else if (name == "divisors")
+        for (int64_t i = 0; i < bytes / 4; ++i) reinterpret_cast<float*>(values.get())[i] = 1.5f;
     else if (name == "scales" || name == "minima")
         for (int64_t i = 0; i < bytes / 2; ++i)
             reinterpret_cast<uint16_t*>(values.get())[i] = 0x2000 + random() % 512;

@@ -345,7 +345,7 @@ class AsyncLLM(AsyncPooledMethods):
             async for output in outputs:
                 if output.finished:
                     for answer in output.outputs:
-                        answer.reply = plan.reply(answer.text, params, text)
+                        answer.reply = plan.reply(answer.text, answer.finish_reason, params, text)
                 yield output
 
     async def decide(

@@ -23,8 +23,9 @@ from ockham.core.thoughts import ThoughtMarks
 from ockham.text.chat_messages import check_messages
 from ockham.text.reply.formats import ANSWER_HEADER, END, ESCAPES, START, THOUGHT_HEADER
 from ockham.text.reply.schemas import Tools, check_tools
-from ockham.text.reply.splitter import Splitter
+from ockham.text.reply.splitter import CUT, Splitter
 from ockham.text.reply.style import Style
+from ockham.text.text_stream import places
 from ockham.text.tokenizer import Tokenizer
 
 CHOICES = ("none", "auto", "required")
@@ -215,17 +216,19 @@ class ChatPlan:
         tools = self.known if self.choice.offered else None
         return self.style.splitter(tools, prompt=prompt[-1000:], hidden=hidden)
 
-    def reply(self, text: str, params: SamplingParams, prompt: str) -> Reply:
+    def reply(
+        self, text: str, finish_reason: str | None, params: SamplingParams, prompt: str
+    ) -> Reply:
         """A whole answer, split."""
-        return self.split(text, params, prompt)[0]
+        return self.split(text, finish_reason, params, prompt)[0]
 
     def split(
-        self, text: str, params: SamplingParams, prompt: str
+        self, text: str, finish_reason: str | None, params: SamplingParams, prompt: str
     ) -> tuple[Reply, list[tuple[int, int]]]:
         """A whole answer, split, and where its thoughts stand in it, in characters."""
         splitter = self.splitter(params, prompt)
         splitter.feed(text)
-        splitter.finish()
+        splitter.finish(cut=finish_reason == CUT)
         return _at_most_one(splitter.reply(), self.choice), splitter.thoughts
 
     def _bound(self, params: SamplingParams, prompt: str) -> StructuredOutputsParams | None:
@@ -330,17 +333,13 @@ def left_out(count: int) -> str:
 def reasoning_tokens(
     tokenizer: Tokenizer | None,
     token_ids: Sequence[int],
-    text: str,
     thoughts: Sequence[tuple[int, int]],
     skip_special_tokens: bool,
 ) -> int:
-    """How many tokens of an answer belong to its thoughts, whose places in `text` are known."""
+    """How many tokens of an answer belong to its thoughts, whose places in its text are known."""
     if tokenizer is None or not thoughts:
         return 0
-    spans = [(len(text[:a].encode()), len(text[:b].encode())) for a, b in thoughts]
-    count = at = 0
-    for token in token_ids:
-        count += any(start <= at < end for start, end in spans)
-        if not tokenizer.is_silent(token, skip_special_tokens):
-            at += len(tokenizer.token_bytes(token))
-    return count
+    return sum(
+        any(start <= at < end for start, end in thoughts)
+        for at in places(tokenizer, token_ids, skip_special_tokens)
+    )

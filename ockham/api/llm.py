@@ -204,7 +204,9 @@ class LLM(PooledMethods):
         outputs = self._run(encoded, asked, use_tqdm, adapters=lora_request)
         for output, each in zip(outputs, params, strict=True):
             for answer in output.outputs:
-                answer.reply = plan.reply(answer.text, each, output.prompt or "")
+                answer.reply = plan.reply(
+                    answer.text, answer.finish_reason, each, output.prompt or ""
+                )
         return outputs
 
     @overload

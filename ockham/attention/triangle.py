@@ -19,19 +19,22 @@ from ockham.core.visits import BLOCK_KEYS, EVERY, BlockVisits
 
 
 class TriangleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The first `dense_layers` of the layers, a share, see all. In the others the rows of a prompt
+    """The first layers, a share `dense_share` of them, see all. In the others the rows of a prompt
     see the first `sink_blocks` blocks of 64 keys and the latest `window_blocks`, their own
     included; its last `last_tokens` rows see all. What a request leaves out of its ask is taken
     from here."""
 
-    dense_layers: float = 0.5
+    dense_share: float = 0.5
     sink_blocks: int = 2
     window_blocks: int = 8
     last_tokens: int = 128
+    dense_layers: float | None = None
+    """The older name of `dense_share`."""
 
     def __post_init__(self) -> None:
         try:
             _check(self.dense_layers, self.sink_blocks, self.window_blocks, self.last_tokens)
+            _check(self.dense_share, self.sink_blocks, self.window_blocks, self.last_tokens)
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
@@ -39,14 +42,21 @@ class TriangleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TriangleAsk(Ask, kw_only=True, frozen=True):
     """The same, of one request."""
 
-    dense_layers: float | None = None
+    dense_share: float | None = None
     sink_blocks: int | None = None
     window_blocks: int | None = None
     last_tokens: int | None = None
+    dense_layers: float | None = None
+    """The older name of `dense_share`."""
 
     def __post_init__(self) -> None:
+        if self.dense_layers is not None and self.dense_share is not None:
+            raise InvalidRequest(
+                "dense_layers is the older name of dense_share; send one of them.", "triangle"
+            )
         try:
             _check(self.dense_layers, self.sink_blocks, self.window_blocks, self.last_tokens)
+            _check(self.dense_share, self.sink_blocks, self.window_blocks, self.last_tokens)
         except ValueError as error:
             raise InvalidRequest(str(error), "triangle") from None
 
@@ -69,7 +79,7 @@ class Triangle:
     Options: ClassVar[type[msgspec.Struct]] = TriangleOptions
     Ask: ClassVar[type[Ask]] = TriangleAsk
     trial: ClassVar[dict[str, object]] = {
-        "dense_layers": 0.0,
+        "dense_share": 0.0,
         "sink_blocks": 0,
         "window_blocks": 1,
         "last_tokens": 1,
@@ -81,7 +91,8 @@ class Triangle:
 
     def open(self, ask: TriangleAsk, groups: Sequence[AttentionGroup]) -> SequencePattern | None:
         options = self.options
-        share = options.dense_layers if ask.dense_layers is None else ask.dense_layers
+        given = (ask.dense_share, ask.dense_layers, options.dense_layers, options.dense_share)
+        share = next(each for each in given if each is not None)
         sinks = options.sink_blocks if ask.sink_blocks is None else ask.sink_blocks
         window = options.window_blocks if ask.window_blocks is None else ask.window_blocks
         last = options.last_tokens if ask.last_tokens is None else ask.last_tokens
@@ -133,6 +144,6 @@ class TriangleOfPrompt(SequencePattern):
 
 def _check(share: float | None, sinks: int | None, window: int | None, last: int | None) -> None:
     if share is not None and not 0.0 <= share <= 1.0:
-        raise ValueError(f"dense_layers is a share from 0 to 1, got {share}.")
+        raise ValueError(f"dense_share is a share of the layers, from 0 to 1, got {share}.")
     at_least(0, sink_blocks=sinks)
     at_least(1, window_blocks=window, last_tokens=last)

@@ -200,7 +200,7 @@ class LocalConversation(Conversation):
         choice = output.outputs[0]
         self.spent.add(output.ledger)
         self.context_tokens = len(output.prompt_token_ids) + len(choice.token_ids)
-        reply = spoken.reply(choice.text)
+        reply = spoken.reply(choice.text, choice.finish_reason)
         text = choice.text if reply is None else reply.content or ""
         tell_end(stopped, text, choice.finish_reason)
         return text

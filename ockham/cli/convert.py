@@ -55,6 +55,34 @@ CALIBRATION_TOKENS = 32768
     metavar="DIR",
     help="PEFT adapter (LoRA) to merge into the weights: a directory, or a built-in one's name.",
 )
+@option(
+    "--mix",
+    multiple=True,
+    metavar="WHICH=QUANTIZATION",
+    help="Another format for some tensors: a role (embedding, head, qkv, attention_output, "
+    "gate_up, down, router) or a pattern of names; the last that fits counts.",
+)
+@option(
+    "--transform",
+    "transforms",
+    multiple=True,
+    metavar="NAME[:OPTIONS]",
+    help=lambda: (
+        "Rewrite the model first; may be given more than once, and is applied in that order: "
+        f"{', '.join(each.name for each in techniques('transform'))}."
+    ),
+)
+@option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default=None,
+    help="Of a model that is transformed and not quantised.  [default: the original's]",
+)
+@option(
+    "--widen",
+    is_flag=True,
+    help="Transform a model that is quantised: what it holds is taken for its weights.",
+)
 @option("--revision", default=None, help="Branch, tag or commit of a model on the hub.")
 def convert(
     model: str,
@@ -64,13 +92,18 @@ def convert(
     calibration: Path | None,
     calibration_tokens: int | None,
     lora: str | None,
+    mix: Sequence[str],
+    transforms: tuple[str, ...],
+    dtype: str | None,
+    widen: bool,
     revision: str | None,
 ) -> None:
     """Convert MODEL (a directory, a .gguf file, a hub name) to the new directory OUT.
 
     OUT holds packed weights, config.json and the tokenizer; `ockham run OUT` gives what
     `ockham run MODEL --quantization ...` gives, to the bit, and starts without packing anything.
-    With --lora it is MODEL as the adapter changes it.
+    With --lora it is MODEL as the adapter changes it. With --transform it is MODEL as rewritten;
+    without --quantization OUT is then a plain checkpoint, which can be converted again.
     """
     if group_size is not None:
         grouped = {
@@ -79,35 +112,52 @@ def convert(
             if "group" in option_names(each.options)
         }
         if quantization not in grouped:
-            examples = ", ".join(form for forms in grouped.values() for form in forms[1:2])
-            raise ConfigError(
-                f"--group-size is for --quantization {' or '.join(grouped)} only ({examples} has "
-                "one)."
-            )
+            raise ConfigError(f"--group-size is for --quantization {' or '.join(grouped)} only.")
         quantization = f"{quantization}:{group_size}"
     if calibration_tokens is not None and calibration is None:
         raise ConfigError("--calibration-tokens is for --calibration FILE only.")
+    if not transforms and (dtype is not None or widen):
+        raise ConfigError(f"{'--dtype' if dtype else '--widen'} is for --transform NAME only.")
+    if dtype is not None and (quantization is not None or mix):
+        raise ConfigError("--dtype is for models that are not quantised; leave one of both out.")
 
     from ockham.core.units import readable
     from ockham.model import converting
     from ockham.model.hub import resolve_adapter
+    from ockham.model.rewriting.applying import Rewriting
 
     started = time.perf_counter()
     config = EngineConfig(model=model, revision=revision, quantization=quantization)
     text = None
     if calibration is not None:
         most = calibration_tokens or CALIBRATION_TOKENS
-        text = converting.CalibrationFile(calibration, most, partial(_encode, config))
+        text = converting.CalibrationFile(calibration, most, partial(encode, config))
     adapter = None if lora is None else resolve_adapter(lora)
     tell = partial(click.echo, err=True)
-    written = converting.convert(config, out, tell, text, adapter)
+    rewriting = Rewriting(transforms, dtype, widen) if transforms else None
+    written = converting.convert(config, out, tell, text, adapter, _read_mix(mix), rewriting)
     click.echo(
         f"wrote {readable(written)} of weights to {out} in {time.perf_counter() - started:.1f} s",
         err=True,
     )
 
 
-def _encode(config: EngineConfig, checkpoint: Path, text: str) -> Sequence[int]:
+def _read_mix(given: Sequence[str]) -> dict[str, str]:
+    """Pattern -> quantization. Raises ConfigError for what has no "="."""
+    mix: dict[str, str] = {}
+    for each in given:
+        pattern, equals, quantization = each.rpartition("=")
+        if not equals or not pattern or not quantization:
+            raise ConfigError(
+                f"--mix {each!r} must be WHICH=QUANTIZATION, such as down=int8 or "
+                "'*.layers.0.*=bf16'."
+            )
+        mix.pop(pattern, None)  # the last one counts
+        mix[pattern] = quantization
+    return mix
+
+
+def encode(config: EngineConfig, checkpoint: Path, text: str) -> Sequence[int]:
     """The token ids of a text, as the checkpoint's tokenizer has them."""
     from ockham.text.tokenizer import load_tokenizer
 

@@ -19,6 +19,7 @@ from ockham.cli.value_types import Integer
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.owned_files import check_output, write_output
+from ockham.core.registry import make, settings_that_alter_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +90,7 @@ if TYPE_CHECKING:
     help="Compare: the model as the other flags have it (with none of them, in its own precision) "
     "is the baseline, taken to be right; the same with the settings of CONFIG is the candidate, "
     "which is judged. CONFIG is 'name=value,...' of the engine's flags, such as "
-    "quantization=stored, or a YAML file of them.",
+    "quantization=stored or keep=snapkv:budget=64,block=32, or a YAML file of them.",
 )
 @option(
     "--positions",
@@ -188,14 +189,15 @@ def _names(tasks: str | None, data: Path | None) -> list[str]:
 def changed(config: EngineConfig, text: str) -> EngineConfig:
     """`config` with the settings of `text`: 'name=value,...', or the name of a YAML file.
 
-    Raises ConfigError for anything else, an unknown name or a wrong value.
+    Raises ConfigError for anything else, an unknown name or a wrong value, also of an option of a
+    technique.
     """
     import msgspec
     import yaml
 
     try:
         if "=" in text:
-            pairs = [pair.partition("=") for pair in text.split(",")]
+            pairs = [pair.partition("=") for pair in _settings(text)]
             settings = {name.strip(): parse_yaml(value) for name, _, value in pairs}
         else:
             settings = parse_yaml(Path(text).read_text(encoding="utf-8"))
@@ -215,11 +217,28 @@ def changed(config: EngineConfig, text: str) -> EngineConfig:
         known = ", ".join(EngineConfig.__struct_fields__)
         raise ConfigError(f"--against sets {unknown[0]!r}, which is no setting; there are {known}.")
     try:
-        return msgspec.convert({**msgspec.structs.asdict(config), **named}, EngineConfig)
+        other = msgspec.convert({**msgspec.structs.asdict(config), **named}, EngineConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(
             f"--against {text!r} has a wrong value: {str(error).rstrip('.')}."
         ) from error
+    for setting, seam in settings_that_alter_state().items():
+        make(seam, getattr(other, setting))
+    return other
+
+
+def _settings(text: str) -> list[str]:
+    """'name=value' of each setting. A value may be a technique with several options, or types of
+    keys and of values: what is behind a comma and names no setting belongs to the value before."""
+    found: list[str] = []
+    for piece in text.split(","):
+        name = piece.partition("=")[0].strip().replace("-", "_")
+        open_ended = found and (":" in found[-1] or found[-1].count("=") > 1)
+        if open_ended and name not in EngineConfig.__struct_fields__:
+            found[-1] += f",{piece}"
+        else:
+            found.append(piece)
+    return found
 
 
 # -- the two kinds of run ----------------------------------------------------------------------
@@ -270,7 +289,7 @@ def _compare(
     positions: int,
     resume: Path | None,
 ) -> dict[str, Any]:
-    from ockham.lab.comparison import BASELINE, CANDIDATE, Comparing, Entry
+    from ockham.lab.comparison import BASELINE, CANDIDATE, Comparing, Entry, decodes
     from ockham.lab.evaluate import settings, summarise
     from ockham.lab.journal import Journal
     from ockham.model.loading import plan_model
@@ -282,6 +301,7 @@ def _compare(
     decides = settings(
         engine,
         against=_differing(baseline, candidate),
+        decoded=list(dict.fromkeys([*decodes(baseline), *decodes(candidate)])),
         seed=baseline.seed,
         positions=positions,
         **_decides(chosen),

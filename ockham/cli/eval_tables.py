@@ -40,11 +40,19 @@ def comparison_lines(report: dict[str, Any]) -> list[str]:
     for found in report["differences"]:
         rows.append(_difference_row(found))
     against = ", ".join(f"{k}={v}" for k, v in report["settings"]["against"].items())
+    decoded = report["settings"]["decoded"]
+    notes = []
+    if decoded:
+        notes = [
+            f"agreement and KL: while decoding, beside {' and '.join(decoded)}; "
+            "perplexity: of texts that are read as prompts"
+        ]
     return [
         f"baseline   {_named(report['baseline'])}",
         f"candidate  {_named(report['candidate'])}: {against or 'the same settings'}",
         *table(rows),
         "in brackets: 95% intervals, of items; 'differs at': median first token that differs",
+        *notes,
     ]
 
 
@@ -61,7 +69,7 @@ def _difference_row(found: Difference) -> tuple[str, ...]:
             low, high = found.score_difference_interval
             change += f" [{low:+.1%}, {high:+.1%}]"
     return (
-        found.source or "all",
+        ", ".join(part for part in (found.source or "all", found.level) if part),
         str(found.items),
         share(found.agreement, found.agreement_interval),
         number(found.kl_mean, found.kl_mean_interval),

@@ -67,6 +67,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "backend": "Kernels to run on; 'auto' takes the fastest that was built.",
     "threads": "Threads that compute, by default one for each core. They change no output.",
     "max_model_len": "Longest prompt plus completion, in tokens; the model's own by default.",
+    "rope_scaling": "Scale rotary positions to longer texts, as JSON with config.json's keys, such "
+    'as {"rope_type": "yarn", "factor": 4}; the rope_type dual_chunk needs no training.',
     "max_num_seqs": "Most sequences that run at once.",
     "max_num_batched_tokens": "Most token rows in one step.",
     "gpu_memory_utilization": "Share of the allowed memory (on a CPU: of RAM) that may be taken.",
@@ -120,6 +122,7 @@ _SECTIONS = {
             "dtype",
             "quantization",
             "max_model_len",
+            "rope_scaling",
             "backend",
             "threads",
         ),
@@ -473,7 +476,7 @@ def _field_option(
         settings["type"] = Integer()
     elif name == "chat_template":
         settings["type"] = click.Path(exists=True, dir_okay=False)
-    elif name == "speculative_config":
+    elif name in ("speculative_config", "rope_scaling"):
         settings["type"] = TextOrMapping()
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         settings["type"] = Json(kind)

@@ -337,7 +337,7 @@ def _complete(
             if delta.index == 0 and not as_json:
                 text = delta.text if has_text else "".join(f"{t} " for t in delta.token_ids)
                 if spoken is not None:
-                    new = spoken.add(text, delta.finish_reason is not None)
+                    new = spoken.add(text, delta.finish_reason)
                     text = new.content
                     if not quiet:
                         thought.add(new.thought)
@@ -348,7 +348,7 @@ def _complete(
     output = stream.output
     if spoken is not None:
         for choice in output.outputs:
-            choice.reply = spoken.reply(choice.text)
+            choice.reply = spoken.reply(choice.text, choice.finish_reason)
     if as_json:
         import msgspec
 

@@ -54,23 +54,28 @@ class Spoken:
         self.params = self._plan.params(params, prompt)
         self._splitter = self._plan.splitter(params, prompt) if self._plan.splits else None
 
-    def add(self, text: str, last: bool) -> Said:
-        """What is new with the next piece of the text. Nothing comes after the `last` one."""
+    def add(self, text: str, finish_reason: str | None) -> Said:
+        """What is new with the next piece of the text. Nothing comes after one that has a reason to
+        be the last."""
+        from ockham.text.reply.splitter import CUT
+
         if self._splitter is None:
             return Said("", text)
         new = self._splitter.feed(text)
-        if last:
-            new.add(self._splitter.finish())
+        if finish_reason is not None:
+            new.add(self._splitter.finish(cut=finish_reason == CUT))
         return Said(new.reasoning, new.content)
 
     def told(self, stream: Stream) -> Iterator[Said]:
         """What is new with each part of a stream."""
         for delta in stream:
-            yield self.add(delta.text, delta.finish_reason is not None)
+            yield self.add(delta.text, delta.finish_reason)
 
-    def reply(self, text: str) -> Reply | None:
+    def reply(self, text: str, finish_reason: str | None) -> Reply | None:
         """A whole answer, split; None for a model whose answers have no parts."""
-        return self._plan.reply(text, self._given, self._prompt) if self._plan.splits else None
+        if not self._plan.splits:
+            return None
+        return self._plan.reply(text, finish_reason, self._given, self._prompt)
 
 
 class ThoughtWriter:

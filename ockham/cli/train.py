@@ -9,12 +9,16 @@ from typing import Any
 
 import click
 
+from ockham.cache.keep.learned import trained_rules
 from ockham.cli.command import Group
 from ockham.cli.options import option
 from ockham.cli.report import duration
 from ockham.cli.value_types import Integer
 
-RULES = ("kvzap", "locret")
+RULES = trained_rules()
+INNER = [name for name, kind in RULES.items() if kind == "inner"]
+LINEAR = [name for name, kind in RULES.items() if kind == "linear"]
+ALPHA = [name for name, kind in RULES.items() if kind == "alpha"]
 
 
 @click.group(cls=Group)
@@ -28,10 +32,12 @@ def train() -> None:
 @option(
     "--rule",
     "method",
-    type=click.Choice(RULES),
-    default="kvzap",
+    type=click.Choice(list(RULES)),
+    default=LINEAR[0],
     show_default=True,
-    help="Linear heads (kvzap), or heads with an inner layer (locret).",
+    help=f"What is learned: scores of tokens, by linear heads ({', '.join(LINEAR)}) or by heads "
+    f"with an inner layer ({', '.join(INNER)}), or how far each head looks back "
+    f"({', '.join(ALPHA)}).",
 )
 @option(
     "--data",
@@ -42,27 +48,38 @@ def train() -> None:
     "need none.",
 )
 @option(
-    "--rows", type=Integer(512), default=16_000, help="Tokens to learn from.", show_default=True
+    "--rows",
+    type=Integer(512),
+    default=16_000,
+    help="Tokens to learn scores from.",
+    show_default=True,
 )
 @option("--context", type=Integer(16), default=1000, help="Tokens of a text.", show_default=True)
 @option(
-    "--steps", type=Integer(1), default=1000, help="For each layer (locret).", show_default=True
+    "--steps",
+    type=Integer(1),
+    default=None,
+    help=f"For each layer ({', '.join(INNER)}); texts to learn from ({', '.join(ALPHA)}).  "
+    "[default: 1000; 150]",
 )
 @option("--seed", type=int, default=0, show_default=True)
 @option("--threads", type=Integer(1), default=None, help="Of PyTorch.  [default: all cores]")
 @option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
 def keep(as_json: bool, threads: int | None, **settings: Any) -> None:
-    """Learn which tokens later ones of MODEL look at, and write that to OUT.
+    """Learn which tokens later ones of MODEL look at, or which of its heads look far back, and
+    write that to OUT.
 
-    MODEL (a directory, a GGUF file, a hub name, `lab` or `smollm2`) reads texts twice, by Ockham's
-    engine; what it looks at to say a text again is what is learned. When it was interrupted, the
-    same command goes on. It needs the extra: pip install 'ockham[train]'.
+    MODEL (a directory, a GGUF file, a hub name, `lab` or `smollm2`) reads texts twice; what it
+    looks at to say a text again is what is learned. Tokens are scored by what Ockham's engine sees
+    of them; how far heads look back is learned in PyTorch, from a checkpoint that is not quantised.
+    When it was interrupted, the same command goes on. It needs the extra:
+    pip install 'ockham[train]'.
     """
     from ockham.training.keep import KeepSettings, check, train_keep
 
     chosen = KeepSettings(**settings)
     check(chosen)
-    if threads is not None and chosen.method == "locret":
+    if threads is not None and chosen.method in (*INNER, *ALPHA):
         import torch
 
         torch.set_num_threads(threads)
@@ -76,8 +93,110 @@ def keep(as_json: bool, threads: int | None, **settings: Any) -> None:
     click.echo(f"wrote {chosen.out} in {duration(trained.seconds)}. Serve with {use}.", err=True)
 
 
+@train.command("kv-prediction")
+@click.argument("target", metavar="BASE")
+@click.argument("auxiliary", metavar="AUXILIARY")
+@click.argument("out", type=click.Path(path_type=Path))
+@option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help='Text, or .jsonl with "text" or "messages"; may be given more than once. The lab models '
+    "need none.",
+)
+@option(
+    "--rows", type=Integer(512), default=50_000, help="Tokens to learn from.", show_default=True
+)
+@option("--context", type=Integer(16), default=1000, help="Tokens of a text.", show_default=True)
+@option("--seed", type=int, default=0, show_default=True)
+@option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+def kv_prediction(as_json: bool, **settings: Any) -> None:
+    """Learn to predict the keys and values of BASE from what AUXILIARY makes of a text.
+
+    Both are a directory, a GGUF file, a hub name or a built-in model, with one tokenizer. Linear
+    maps are fitted to texts that both read, and written to OUT.
+    """
+    from ockham.training.kv_prediction import KvPredictionSettings, train_kv_prediction
+
+    chosen = KvPredictionSettings(**settings)
+    fitted, seconds = train_kv_prediction(chosen, partial(click.echo, err=True))
+    if as_json:
+        scores = {
+            "held_out_tokens": fitted.held_out_tokens,
+            "explained": round(fitted.explained, 3),
+            "explained_by_layer": [
+                {"keys": round(keys, 3), "values": round(values, 3)}
+                for keys, values in fitted.by_layer
+            ],
+        }
+        click.echo(json.dumps(scores, indent=2))
+    else:
+        click.echo(
+            f"of {fitted.held_out_tokens:,} held-out tokens, the maps explain "
+            f"{fitted.explained:.0%} of the variance of keys and values"
+        )
+    use = f"--reuse prefix,kv_prediction:maps={chosen.out}"
+    click.echo(f"wrote {chosen.out} in {duration(seconds)}. Serve with {use}.", err=True)
+
+
+@train.command()
+@click.argument("target", metavar="MODEL")
+@click.argument("out", type=click.Path(path_type=Path))
+@option("--teacher", required=True, help="The model that MODEL was made from.")
+@option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help='Text, or .jsonl with "text" or "messages"; may be given more than once. The lab models '
+    "need none.",
+)
+@option("--tokens", type=Integer(1), default=200_000, help="Tokens to read.", show_default=True)
+@option("--context", type=Integer(16), default=256, help="Tokens of a row.", show_default=True)
+@option(
+    "--batch-tokens", type=Integer(16), default=1024, help="Tokens of a step.", show_default=True
+)
+@option("--rate", type=float, default=1e-4, help="The learning rate's peak.", show_default=True)
+@option("--seed", type=int, default=0, show_default=True)
+@option("--threads", type=Integer(1), default=None, help="Of PyTorch.  [default: all cores]")
+@option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+def heal(as_json: bool, threads: int | None, **settings: Any) -> None:
+    """Let MODEL, which `ockham convert --transform` made of TEACHER, learn what it lost, and write
+    it to OUT.
+
+    It learns the teacher's distributions on texts, with all of its weights. When it was
+    interrupted, the same command goes on. It needs the extra: pip install 'ockham[train]'.
+    """
+    from ockham.training.heal import HealSettings
+    from ockham.training.heal import heal as train_heal
+
+    chosen = HealSettings(**settings)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    scores = train_heal(chosen, partial(click.echo, err=True))
+    if as_json:
+        click.echo(json.dumps(scores, indent=2))
+    else:
+        click.echo(
+            f"on held-out text, {scores['kl_before']} nats from the teacher before, "
+            f"{scores['kl_after']} after"
+        )
+    click.echo(f"wrote {chosen.out} in {duration(scores['seconds'])}.", err=True)
+
+
 def described(scores: dict[str, Any]) -> list[str]:
     """What was found, in words."""
+    if "alphas" in scores:
+        return [
+            f"over {scores['held_out_tokens']:,} held-out tokens, the last hidden states are off "
+            f"by {scores['error_lowest_half']:.1%} of their square where the half of the heads "
+            f"streams that needs a whole text least, by {scores['error_random_half']:.1%} where a "
+            f"random half does, and by {scores['error_all']:.1%} where all do",
+            f"layer/head, from the least need to the most: {scores['order']}",
+        ]
     return [
         f"of {scores['held_out_tokens']:,} held-out tokens, the heads explain "
         f"{scores['explained']:.0%} of the variance of how much they are looked at"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 
@@ -23,6 +24,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `kv_cache_dtype` is also "int8" or "int4", or "k=int8,v=int4" for keys and values apart.
     `threads` are those of the kernels, all allowed cores by default; they change no bit.
     `max_model_len=None` takes the checkpoint's own limit, or what fits into the memory.
+    `rope_scaling` scales the rotary embedding to longer texts than the checkpoint was made for: a
+    mapping (or JSON) with the keys of config.json's own (`model.program.rope_scaling`).
     `gpu_memory_utilization` is the share of the memory allowed to this process that weights, state
     and workspace may take together (the name is vLLM's; on a CPU it means RAM);
     `memory_bytes` says the same in bytes, of what is free at most.
@@ -60,6 +63,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     backend: str = "auto"
     threads: int | None = None
     max_model_len: int | None = None
+    rope_scaling: str | dict[str, Any] | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512
     gpu_memory_utilization: float = 0.9

@@ -32,7 +32,8 @@ RUNS_ALL: Skips = frozenset()
 
 
 class ProductCost(msgspec.Struct, frozen=True):
-    """The products of one kind in a step: `count` matrices of the same shape and format.
+    """The products of one kind in a step: `count` matrices of the same shape and format; of experts
+    of unequal widths, what they come to on average.
 
     `experts` is 0 for a product that every row takes part in. Else there are so many matrices in
     each of `count` layers, of which a row takes part in `experts_per_row`.
@@ -250,9 +251,8 @@ def sum_costs(operations: Sequence[OperationCost], groups: Sequence[GroupCost]) 
         moe_layers=len(mixtures),
         experts=max((each.experts for each in routed), default=0),
         experts_per_row=max((each.experts_per_row for each in routed), default=0),
-        expert_bytes=sum(each.nbytes for each in mixtures[-1].products if each.experts)
-        if mixtures
-        else 0,
+        expert_bytes=sum(each.nbytes for op in mixtures for each in op.products if each.experts)
+        // max(1, len(mixtures)),
         products=_counted(products),
         gate_values=sum(op.gate_values for op in operations),
         operations=tuple(operations),

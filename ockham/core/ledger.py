@@ -13,7 +13,9 @@ import msgspec
 
 
 class Saving(msgspec.Struct):
-    """Work that a technique made unnecessary, or (as waste) work that it caused for nothing."""
+    """Work that a technique made unnecessary, or (as waste) work that it caused for nothing.
+
+    What is saved is below 0 where finding out what to leave out took more than that saved."""
 
     tokens: int = 0
     flops: int = 0

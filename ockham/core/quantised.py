@@ -95,25 +95,29 @@ class BlockRows:
     """Consecutive rows (outputs) of K inputs as GGUF files hold them: B blocks a row, each with one
     or two fp16 numbers, and where blocks are cut into groups (G in a row) small factors for each.
 
-    `codes` uint8 (rows, K), counted from the lowest; `scales` float16 (rows, B); `minima` float16
-    (rows, B) or None; `group_scales` uint8 or int8 (rows, G) or None; `group_minima` uint8
-    (rows, G) or None. What they mean is said by the format of the type.
+    `codes` uint8 (rows, K), counted from the lowest; `scales` float16 (rows, B), or uint8 where
+    they are exponents of two; `minima` float16 (rows, B) or None; `group_scales` uint8 or int8
+    (rows, G) or None; `group_minima` uint8 (rows, G) or None. What they mean is said by the format
+    of the type.
     """
 
     codes: npt.NDArray[np.uint8]
-    scales: npt.NDArray[np.float16]
+    scales: npt.NDArray[np.generic]
     minima: npt.NDArray[np.float16] | None = None
     group_scales: npt.NDArray[np.generic] | None = None
     group_minima: npt.NDArray[np.uint8] | None = None
+    divisors: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def fault(self) -> str | None:
         """What is wrong with these rows, as a part of a sentence; None if nothing is."""
-        for values in (self.scales, self.minima):
+        for values in (self.scales, self.minima, self.divisors):
             if values is not None and not np.isfinite(values).all():
                 return "NaN or infinity stands in a scale"
+        if self.divisors is not None and not self.divisors.all():
+            return "scales are divided by zero"
         return None
 
     def cut(self, start: int, stop: int) -> BlockRows:

@@ -173,6 +173,14 @@ def predict(
     )
 
 
+def product_seconds(product: ProductCost, rates: Rates, cached: bool = False) -> float:
+    """What products of one kind add to a step of one row. `cached` says that their weights are not
+    read from memory again. Raises KeyError if the rates lack their format."""
+    values = (product.experts_per_row or 1) * product.count * product.inputs
+    rounding_s = values * rates.products[product.format].value_s
+    return _product_seconds(product, rates, 1, cached) + rounding_s
+
+
 def _product_seconds(product: ProductCost, rates: Rates, rows: int, cached: bool) -> float:
     """All products of one kind: each the longer of reading its matrix and of its arithmetic."""
     if not rows:

@@ -8,7 +8,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -81,6 +81,17 @@ SEAMS = {
     "placement": Seam("ockham.place"),
 }
 """Every seam, by the name that techniques register at."""
+
+
+def settings_that_alter_state() -> dict[str, str]:
+    """The fields of `EngineConfig` that name one technique for all requests, which leaves other
+    state than the model alone or reads less of it, and their seams."""
+    return {
+        each.setting: seam
+        for seam, each in SEAMS.items()
+        if each.alters_state and each.setting is not None and not each.offered
+    }
+
 
 _OPTION = re.compile(r"\s*\w+\s*=")
 _techniques: dict[tuple[str, str], Technique] = {}
@@ -213,8 +224,19 @@ def read_options(
         return msgspec.convert(values, kind, strict=not colon)
     except msgspec.ValidationError as error:
         told = text or ", ".join(f"{key}={value!r}" for key, value in values.items())
-        reason = str(error).rstrip(".")
+        reason = _with_choices(str(error).rstrip("."), kind)
         raise ConfigError(f"the options {told!r} of {name!r}: {reason}.") from error
+
+
+def _with_choices(reason: str, kind: type) -> str:
+    """msgspec's reason; of a value that is none of those allowed, it says which are."""
+    found = re.fullmatch(r"Invalid enum value (.*) - at `\$\.(\w+)`", reason)
+    if found is None:
+        return reason
+    hint = get_type_hints(kind)[found[2]]
+    literals = [each for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
+    allowed = [repr(value) for literal in literals for value in get_args(literal)]
+    return f"{found[2]} must be one of {', '.join(allowed)}, got {found[1]}" if allowed else reason
 
 
 def option_names(kind: type | None) -> list[str]:
@@ -309,18 +331,30 @@ def make_ask(key: str, value: Any) -> Ask:
         raise InvalidRequest(f"{name} must be true or false{fields}, got {shown(value)}.", name)
     for field in value:
         if field not in kind.__struct_fields__:
-            raise InvalidRequest(f"{said} takes no {field}; leave it out.", str(field))
+            within = str(field) if kind.named_at else f"{name}.{field}"
+            raise InvalidRequest(f"{said} takes no {field}; leave it out.", within)
     try:
         return msgspec.convert(dict(value), kind)
     except msgspec.ValidationError as error:
-        if isinstance(error.__cause__, InvalidRequest):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, InvalidRequest):
+            own = kind.named_at or cause.param is None
+            raise (cause if own else _within(name, cause)) from None
         reason, _, field = str(error).replace("`", "'").partition(" - at '$.")
         field = field.rstrip("'")
+        if field and not kind.named_at:
+            field = f"{name}.{field}"
         raise InvalidRequest(
             f"{field or said} is wrong: {reason[:1].lower()}{reason[1:].rstrip('.')}.",
             field or name,
         ) from error
+
+
+def _within(name: str, error: InvalidRequest) -> InvalidRequest:
+    """The error of a field that stands in the object of a technique."""
+    text, param = str(error), str(error.param)
+    said = f"{name}.{text}" if text.startswith(f"{param} ") else f"{name}: {text}"
+    return InvalidRequest(said, f"{name}.{param}", error.code)
 
 
 def make_asks(given: Mapping[str, Any]) -> dict[str, Ask]:

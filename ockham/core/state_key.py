@@ -22,6 +22,12 @@ def state_key(salt: str, altering: Sequence[str] = ()) -> str:
     return _MARK + json.dumps([salt, *altering], ensure_ascii=False)
 
 
+def altered(key: str, by: str) -> str:
+    """The key of state that has a `key`, and that something else has altered too."""
+    held = json.loads(key[len(_MARK) :]) if key.startswith(_MARK) else [key]
+    return state_key(held[0], [*held[1:], by])
+
+
 def salt_of(key: str) -> str:
     """The tenant's salt in a key."""
     if not key.startswith(_MARK):

@@ -136,6 +136,8 @@ class Step:
     """Layer -> rows whose attention probabilities are wanted, for each key-value head."""
     wants_score_sums: dict[int, Ints] = field(default_factory=dict)
     """Layer -> rows whose attention probabilities are wanted, summed over all query heads."""
+    wants_queries: dict[int, Ints] = field(default_factory=dict)
+    """Layer -> rows whose queries are wanted, as its attention reads them: rotated, not scaled."""
     wants_recall: Ints = field(default_factory=lambda: NO_ROWS)
     """Rows of which it is wanted how much of their attention is on what they visit. Each of them
     looks at all keys that it sees once more, and nothing comes of that but the share."""
@@ -190,6 +192,11 @@ class StepOutput:
     first, so that any order of summing gives the same bits; (kv_heads, 0) if no row runs the
     layer."""
     left_out: dict[int, Longs] = field(default_factory=dict)
-    """Of each group in which rows may choose (2, R): how many keys a row saw and did not visit
-    because it chose others, and how many bytes of summaries it read for that, each summed over the
-    layers and key-value heads."""
+    """Of each group in which rows may choose (3, R), summed over the layers and key-value heads:
+    how many keys a row saw and did not visit because it chose others, less as many as take the
+    products by which rows chose together; how many bytes were read to choose, 0 for a row that did
+    not; and how many cells were read by what it visits, 0 too for one that leaves nothing out. Rows
+    of one sequence that choose together share these bytes, and the first of them has the cells of
+    all."""
+    queries: dict[int, Floats] = field(default_factory=dict)
+    """(wanting rows, heads * head_dim); zeros of a row that does not run the layer's attention."""

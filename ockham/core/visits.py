@@ -36,17 +36,20 @@ class BlockVisits(msgspec.Struct, frozen=True):
 class Skipped(msgspec.Struct, frozen=True):
     """What some rows did not visit in one group, summed over its layers and key-value heads:
     `keys` that a row would have looked at, and `cells` that no row looked at of those that one
-    would have read. `read_bytes` were read to find that out."""
+    would have read, less those that several rows read, each by itself. `read_bytes` were read, and
+    `flops` computed, to find that out."""
 
     keys: int = 0
     cells: int = 0
     read_bytes: int = 0
+    flops: int = 0
 
     def __add__(self, other: Skipped) -> Skipped:
         return Skipped(
             self.keys + other.keys,
             self.cells + other.cells,
             self.read_bytes + other.read_bytes,
+            self.flops + other.flops,
         )
 
 

@@ -8,7 +8,16 @@ from typing import cast
 from ockham.cache.state import State, View
 from ockham.core.asks import ReuseAsk
 from ockham.core.errors import OckhamError
-from ockham.core.seams import NOTHING_KEPT, PLAIN, ApproximateReuse, Candidate, Policy, Reuse
+from ockham.core.seams import (
+    NOTHING_KEPT,
+    PLAIN,
+    ApproximateReuse,
+    Candidate,
+    Fetch,
+    Policy,
+    Reuse,
+)
+from ockham.engine import reordering
 from ockham.engine.crowd import Crowd
 from ockham.engine.plan import Plan
 from ockham.engine.sequence import Sequence, Status
@@ -98,10 +107,25 @@ class Admission:
         once = sequence.computed_once
         self.add(sequence)
         if view is not None:
+            cells = view.tokens
+            if not self._goes_on_from(sequence, view):
+                return
             self.resume(sequence, view)
-            sequence.computed_once = max(once, view.tokens)
+            sequence.computed_once = max(once, cells)
             if sum(s.seats for s in self.running) > self.most_sequences:
                 self.preempt(sequence)
+
+    def _goes_on_from(self, sequence: Sequence, view: View) -> bool:
+        """Cut a view that another engine computed down to where the sequence may go on. False, and
+        it is released, if that is nowhere."""
+        cells = sequence.goes_on_at(view.tokens)
+        try:
+            if cells < view.tokens:
+                self.state.truncate(view, cells)
+        except OckhamError:  # a window has let go of cells that are seen from there
+            self.state.release(view)
+            return False
+        return True
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's state away; it waits its turn and computes it again."""
@@ -239,14 +263,48 @@ class Admission:
 
     def _look_up(self, sequence: Sequence) -> int:
         """Give a waiting sequence the state that is held of its tokens; how many they are."""
+        if found := self._look_up_reordered(sequence):
+            return found
         tokens = sequence.token_ids(sequence.reusable)
         prefix = self.reuse.lookup(tokens, sequence.salt)
         if prefix is None:
             return 0
+        if (whole := sequence.goes_on_at(prefix.tokens)) < prefix.tokens:
+            self.reuse.leave(prefix.handle)
+            prefix = self.reuse.lookup(tokens[:whole], sequence.salt) if whole else None
+            if prefix is None:
+                return 0
         sequence.view = self.state.adopt(prefix.tables, prefix.tokens)
         sequence.handle, sequence.computed = prefix.handle, prefix.tokens
         sequence.find_border()
         return prefix.tokens
+
+    def _look_up_reordered(self, sequence: Sequence) -> int:
+        """The same of cells that its pattern reorders, which are held all of them or none."""
+        cells = None if sequence.keeping is None else sequence.keeping.reorders
+        if cells is None or sequence.reusable < cells.stop:
+            return 0
+        tokens = sequence.token_ids(cells.stop)
+        prefix = self.reuse.lookup(tokens, reordering.key(sequence.salt, cells, tokens))
+        if prefix is None:
+            return 0
+        if prefix.tokens < cells.stop:
+            self.reuse.leave(prefix.handle)
+            return 0
+        sequence.view = self.state.adopt(prefix.tables, prefix.tokens, reordered=True)
+        sequence.handle, sequence.computed = prefix.handle, prefix.tokens
+        sequence.find_border()
+        return prefix.tokens
+
+    def _keep_reordered(self, sequence: Sequence, cells: range) -> None:
+        """Say that the sequence's first cells stand in the order that its pattern asks for."""
+        assert sequence.view is not None, "a running sequence has a view"
+        self.transfers.reordered(sequence, cells)
+        tokens, pages = sequence.token_ids(cells.stop), -(-cells.stop // self.state.page_tokens)
+        tables = [table[:pages] for table in sequence.view.tables]
+        salt = reordering.key(sequence.salt, cells, tokens)
+        if sequence.shares:
+            sequence.handle = self.reuse.keep(sequence.handle, tokens, salt, tables)
 
     def _splice(self, sequence: Sequence) -> None:
         """Let an admitted sequence take over approximately what it asks for."""
@@ -277,14 +335,24 @@ class Admission:
     def _is_near(self, sequence: Sequence, found: int) -> bool:
         """Whether the pool has all that is held of a waiting sequence, of which it has `found`
         tokens. If not, what lies farther away is fetched."""
-        if not sequence.scored or sequence.scores_only:
+        if not sequence.scored or sequence.scores_only or sequence.reordered:
             return True
         # What others took again is fetched again: of those who do so in turn, the one whose fetch
         # ended last finds all of it and runs.
-        if sequence.fetch is None or found < sequence.fetch.reach:
-            tokens = sequence.token_ids(sequence.findable)
-            sequence.fetch = self.reuse.fetch(tokens, sequence.salt)
+        if sequence.fetch is None or found < sequence.goes_on_at(sequence.fetch.reach):
+            sequence.fetch = self._fetch(sequence)
         return sequence.fetch is not None and sequence.fetch.done
+
+    def _fetch(self, sequence: Sequence) -> Fetch | None:
+        """Have what lies farther away brought near: cells that its pattern reorders, if they are
+        held in that order, else those of its tokens."""
+        cells = None if sequence.keeping is None else sequence.keeping.reorders
+        if cells is not None and sequence.reusable >= cells.stop:
+            tokens = sequence.token_ids(cells.stop)
+            fetch = self.reuse.fetch(tokens, reordering.key(sequence.salt, cells, tokens))
+            if fetch is None or not fetch.done:
+                return fetch
+        return self.reuse.fetch(sequence.token_ids(sequence.findable), sequence.salt)
 
     def _waits_for(self, sequence: Sequence, prefilling: list[Sequence]) -> int:
         """For how many tokens of a prompt it should wait: because another is about to compute them,
@@ -303,12 +371,16 @@ class Admission:
         cells = sequence.target
         if sequence.orderly:
             cells = min(sequence.most_tokens, cells + ROOM_TOKENS)
-        most = cells if sequence.keeping is None else sequence.keeping.most_cells(cells)
+        keeping, copied = sequence.keeping, 0
+        if keeping is not None and keeping.reorders and not sequence.reordered:
+            copied = keeping.reorders.stop  # if others hold them too
         evictable = self.evictable()
         enough = True
         for group, free in enumerate(self.state.free_pages()):
-            slides = group in self.state.sliding
-            need = self.state.pages_for(cells if slides else most, group, self.most_rows)
+            most = cells
+            if keeping is not None and group not in self.state.sliding:
+                most = keeping.most_cells_of(group, cells) + copied
+            need = self.state.pages_for(most, group, self.most_rows)
             if sequence.view is not None:
                 held = sequence.view.groups[group]
                 need -= held.pages - held.let_go

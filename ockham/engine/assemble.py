@@ -10,12 +10,15 @@ from contextlib import ExitStack
 
 from ockham.cache.state import State
 from ockham.core.config import EngineConfig
+from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.registry import make
+from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import AttentionGroup, Drafter, Target
 from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
 from ockham.engine.adapters import Adapters
+from ockham.engine.attending import layer_attention
 from ockham.engine.cache_report import CacheKeeper
 from ockham.engine.chosen import (
     NO_REUSE,
@@ -27,8 +30,8 @@ from ockham.engine.gates import Gates, skips_of
 from ockham.engine.group import Group
 from ockham.engine.known import KnownTexts
 from ockham.engine.limits import Limits, context_limit
-from ockham.engine.messages import Delta, PooledFacts
-from ockham.engine.patterns import Patterns
+from ockham.engine.messages import Delta, PooledFacts, Request
+from ockham.engine.patterns import Patterns, Summaries, with_codebooks
 from ockham.engine.pooling import Pooler
 from ockham.engine.runner.attach import Attachments
 from ockham.engine.runner.own_model import OwnModel
@@ -39,6 +42,7 @@ from ockham.engine.structured.compiler import Grammars
 from ockham.engine.techniques import Techniques
 from ockham.engine.tiering import Pace, open_tiers
 from ockham.engine.transfers import Transfers
+from ockham.kernels.ops import AttentionInput
 from ockham.model.adapting import precision
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.program.costs import cost_of
@@ -97,7 +101,7 @@ class Assembly:
         self.max_model_len = plan.max_model_len
         self.context_limit = context_limit(config, plan, self.model.description)
         self.vocabulary = self.model.description.vocab_size
-        planes = self.model.backend.allocate(self.model.layouts)
+        planes = self.model.backend.allocate(with_codebooks(self.model.layouts, config))
         self.executor = self.model.backend.bind(self.model.program, planes)
         self.adapters = self._adapters()
         """The adapters in memory; None where requests may ask for none."""
@@ -107,14 +111,26 @@ class Assembly:
             [AttentionGroup(g.layers, g.spec.uniform.heads, g.window) for g in self.model.layouts]
         )
         self.techniques.hidden_size = self.model.description.hidden_size
-        self.patterns = Patterns(self.techniques, self.techniques.groups)
+        self.techniques.layers = layer_attention(self.model.program)
+        self.techniques.sees_whole_past = described.dual_chunk
+        if described.dual_chunk:
+            self._check_whole_past()
+        self.patterns = Patterns(
+            self.techniques, self.techniques.groups, Summaries(plan, self.model.layouts)
+        )
         self.gates = Gates(self.techniques, self.model.description.layers)
         self.sublayers = self.model.program.sublayers()
         self.ledger = Ledger()
         """The engine's own: what all steps have cost, but for those of a decoding that goes on
         (`Runner.settle`)."""
+        inputs = [op for op in self.model.program.ops if isinstance(op, AttentionInput)]
         self.transfers = Transfers(
-            self.executor, self.state, self.cost, self.ledger, self.reuse.name
+            self.executor,
+            self.state,
+            self.cost,
+            self.ledger,
+            self.reuse.name,
+            {op.layer: op.rope for op in inputs},
         )
         self.scheduler = Scheduler(
             self.state,
@@ -156,6 +172,9 @@ class Assembly:
         layers = sorted(layer for group in self.model.layouts for layer in group.layers)
         for approximate in self.approximate.values():
             approximate.attach(self.state, self.cost.attention_slope, layers)
+            if getattr(approximate, "second_model", False):
+                heads = {op.layer: (op.kv_heads, op.head_dim) for op in inputs}
+                approximate.attach_second(self._load_second, described.hidden_size, heads)  # type: ignore[attr-defined]
         decode = None if self.tokenizer is None else self.tokenizer.decode
         self.cache = CacheKeeper(self.reuse, self.state, decode, self.techniques.plain_key)
         """Shows and pins what the reuse holds."""
@@ -173,6 +192,7 @@ class Assembly:
             eos=self.eos,
             approximate=self.approximate,
             techniques=self.techniques,
+            patterns=self.patterns,
             check_adapter=lambda ask: None if self.adapters is None else self.adapters.check(ask),
             pooler=self.pooler,
         )
@@ -241,12 +261,7 @@ class Assembly:
         how many tokens its texts have, where they are replayed. Raises ConfigError or DoesNotFit
         for a draft model that cannot draft for this one, or learned drafts of other tokens."""
         drafters = make_drafters(config) if drafters is None else drafters
-        target = Target(
-            vocabulary=vocabulary or self.vocabulary,
-            max_model_len=self.max_model_len,
-            sequences=self.config.max_num_seqs,
-            cells=max(layout.pages * layout.page_tokens for layout in self.state.groups),
-        )
+        target = self._target(vocabulary or self.vocabulary)
         for drafter in drafters:
             drafter.attach(lambda name, longest=None: SmallModel(name, target, longest, self.model))
             drafter.attach_model(self.own_model)
@@ -254,6 +269,34 @@ class Assembly:
         return Speculation(config, drafters)
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _target(self, vocabulary: int) -> Target:
+        """What a second model may know of this one."""
+        return Target(
+            vocabulary=vocabulary,
+            max_model_len=self.max_model_len,
+            sequences=self.config.max_num_seqs,
+            cells=max(layout.pages * layout.page_tokens for layout in self.state.groups),
+        )
+
+    def _load_second(self, model: str | None, longest: int | None = None) -> SmallModel:
+        """A second model that reads one text at a time."""
+        target = dataclasses.replace(self._target(self.vocabulary), sequences=1)
+        return SmallModel(model, target, longest or self.max_model_len, self.model)
+
+    def _check_whole_past(self) -> None:
+        """Raise ConfigError for settings by which rows would not see all that comes before them."""
+        if self.approximate:
+            raise ConfigError(
+                f"reuse {next(iter(self.approximate))!r} puts state of other positions in place, "
+                "which dual chunk attention cannot; leave one of the two out."
+            )
+        try:
+            self.techniques.keeping(
+                Request(request_id="", prompt_token_ids=[], params=SamplingParams())
+            )
+        except InvalidRequest as error:
+            raise ConfigError(str(error)) from None
 
     def _adapters(self) -> Adapters | None:
         for technique in self.techniques.offered("adapter").values():

@@ -20,6 +20,7 @@ from ockham.engine.part import Part
 from ockham.engine.runner.decoding import Decoding
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.tree import ROOT
+from ockham.kernels.choosers import alike_flops
 
 BATCHING = "batching"
 """Weight bytes not read because several sequences' rows shared one pass over the weights."""
@@ -171,7 +172,7 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
             _book_unseen(sequence, flops - seen_flops, read_bytes - seen_bytes, total)
             flops, read_bytes = seen_flops, seen_bytes
         if decoding.visited[row] is not None:
-            skipped_flops, nbytes = book_skipped(sequence, decoding.skipped(row), own, total)
+            skipped_flops, nbytes = book_skipped(sequence, decoding.skipped(row, own), own, total)
             flops, read_bytes = flops - skipped_flops, read_bytes - nbytes
         ledger.rows += steps
         ledger.generated_tokens += steps
@@ -198,15 +199,19 @@ def _decoded(cost: ModelCost, first: int, steps: int, dropped: Many[int] = ()) -
 def book_skipped(
     sequence: Sequence, skipped: Many[Skipped], cost: ModelCost, total: Ledger
 ) -> tuple[int, int]:
-    """Book the keys that a sequence's pattern left out, or that some heads dropped. Their FLOPs,
-    and their bytes less those that were read to find out which."""
+    """Book the keys that a sequence's pattern left out, or that some heads dropped: the FLOPs and
+    the bytes by which the rows stay below what they would have taken with all keys. What it took to
+    find out which to leave out is no saving; where that is more than was left out, what is saved is
+    below 0."""
     by = sequence.keeping if sequence.pattern is None else sequence.pattern
     assert by is not None, "nothing else leaves keys out"
     flops, nbytes = cost.skipped(skipped)
+    flops -= sum(each.flops for each in skipped)
+    nbytes -= sum(each.read_bytes for each in skipped)
     if flops or nbytes:
         for book in (sequence.ledger, total):
             book.save(by.name, flops=flops, nbytes=nbytes)
-    return flops, nbytes - sum(each.read_bytes for each in skipped)
+    return flops, nbytes
 
 
 def book_recall(
@@ -223,7 +228,7 @@ def book_recall(
             if visits is not None:
                 leaves_out |= visits.query_blocks[wanted] != EVERY
             if choices is not None and number in output.left_out:
-                chose = output.left_out[number][1, wanted] > 0
+                chose = (output.left_out[number][1:, wanted] > 0).any(axis=0)
                 leaves_out |= chose & choices.choosing(wanted, index)
             if layer in output.recall:
                 shares = output.recall[layer][leaves_out].astype(np.float64)
@@ -302,6 +307,19 @@ def book_copies(sequence: Sequence, cells: int, cost: ModelCost, total: Ledger) 
     for book in (sequence.ledger, total):
         book.state_read_bytes += cost.state_written_bytes(cells)
         book.state_written_bytes += cost.state_written_bytes(cells)
+
+
+def book_reordering(sequence: Sequence, cells: range, cost: ModelCost, total: Ledger) -> None:
+    """Book that cells were put in another order: their keys were read and compared, and all was
+    read in one place and written in another."""
+    book_copies(sequence, cells.stop, cost, total)
+    for group in _own(sequence, cost).groups:
+        if group.window:
+            continue
+        heads = group.layers * group.kv_heads
+        for book in (sequence.ledger, total):
+            book.flops += heads * alike_flops(len(cells), group.head_dim)
+            book.state_read_bytes += len(cells) * group.cell_bytes // 2
 
 
 def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> None:

@@ -8,6 +8,7 @@ from ockham.cache.state import View
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.seams import Keeping, Observer, Splice
 from ockham.core.step import Floats, Ints
+from ockham.core.visits import BLOCK_KEYS
 from ockham.engine.patterns import OpenPattern
 from ockham.engine.pooling import Pool
 from ockham.engine.splicing import Splicing
@@ -65,8 +66,9 @@ class Cells:
         first = self.prompt_tokens
         if self.prompt_logprobs is not None and not self.scored:
             first = max(self.computed, len(self.prompt_logprobs) - 1)
+        blocks = self.whole_until > self.computed
         self.splicing = Splicing(splice, first, self.target)
-        self.inexact_from = self.splicing.first_given(self.computed)
+        self.inexact_from = self.computed if blocks else self.splicing.first_given(self.computed)
         self.observers = (*self.observers, splice)
 
     def leave_splice(self) -> None:
@@ -76,7 +78,9 @@ class Cells:
             splice.leave()
             self.observers = tuple(each for each in self.observers if each is not splice)
         self.splicing = None
-        if self.inexact_from is not None and self.inexact_from >= self.computed:
+        # Rows that are under way may be some of a block that would have to be computed in one step.
+        blocks = self.pattern is not None and self.pattern.whole_until > self.computed
+        if self.inexact_from is not None and self.inexact_from >= self.computed and not blocks:
             self.inexact_from = None
 
     def next_cells(self, rows: int) -> Ints:
@@ -115,12 +119,50 @@ class Cells:
         return len(self.tokens) if until is None else min(len(self.tokens), until)
 
     @property
+    def whole_until(self) -> int:
+        """The end of the query blocks that are each computed in one step (`SequencePattern`). None
+        are where another text's state is taken over, which is shared with nobody then."""
+        taking = self.splicing is not None or self.inexact_from is not None
+        return 0 if self.pattern is None or taking else self.pattern.whole_until
+
+    def whole_cells(self, cells: int) -> int:
+        """So many leading cells, but for those of a block that must be computed in one step."""
+        return cells if cells >= self.whole_until else cells // BLOCK_KEYS * BLOCK_KEYS
+
+    def goes_on_at(self, cells: int) -> int:
+        """How many of so many leading cells, which others computed, it may go on from."""
+        whole = self.whole_cells(cells)
+        if self.pattern is None:
+            return whole
+        return self.pattern.goes_on_at(whole, self.prompt_tokens)
+
+    def whole_rows(self, rows: int, room: int) -> int:
+        """The next `rows` rows, without those of a block that must be computed in one step. At
+        least one such block, if there is room for so many rows."""
+        end = self.whole_cells(self.computed + rows)
+        if rows and end == self.whole_cells(self.computed) < self.whole_until:
+            end += BLOCK_KEYS
+        return end - self.computed if rows > 0 and end - self.computed <= room else 0
+
+    @property
+    def least_rows(self) -> int:
+        """How many rows the step must have room for that computes its next ones."""
+        return BLOCK_KEYS if self.computed < self.whole_until else 1
+
+    @property
     def dropped(self) -> list[int]:
         """How many cells each group of layers has dropped; empty if none has."""
         view = self.view
         if view is None or not view.compacted_at:
             return []
         return [held.dropped for held in view.groups]
+
+    @property
+    def reordered(self) -> bool:
+        """Whether its cells stand in the order that its pattern asks for."""
+        view, keeping = self.view, self.keeping
+        reorders = keeping is not None and keeping.reorders is not None
+        return reorders and view is not None and bool(view.compacted_at)
 
     def keep_by(self, keeping: Keeping) -> None:
         """Let `keeping` decide from now on which cells stay."""

@@ -56,8 +56,8 @@ class Gates:
         reuse = request.asked("reuse")
         if reuse is not None and any(branch == ATTENTION for _, branch in found.skips):
             raise InvalidRequest(
-                f"the gate {shown(chosen.name)} leaves out the attention of some layers, where "
-                f"reuse {shown(reuse.name)} looks for scores; leave one of the two out.",
+                f"the gate {shown(chosen.name)} leaves out the attention of some layers, whose "
+                f"state reuse {shown(reuse.name)} needs; leave one of the two out.",
                 "reuse",
             )
         return OpenGate(chosen.name, found)

@@ -14,6 +14,7 @@ from ockham.core.registry import SEAMS, ask_of, techniques
 from ockham.core.seams import ApproximateReuse, Keeping
 from ockham.engine.messages import Request
 from ockham.engine.moving import MovedRequest
+from ockham.engine.patterns import Patterns
 from ockham.engine.pooling import Pooler
 from ockham.engine.techniques import Techniques
 from ockham.model.memory import MemoryPlan
@@ -51,6 +52,7 @@ class Limits:
     eos: frozenset[int]
     approximate: Mapping[str, ApproximateReuse]
     techniques: Techniques
+    patterns: Patterns
     check_adapter: Callable[[AdapterAsk], None]
     """Raises InvalidRequest for an adapter that is not there, or does not fit the model."""
     pooler: Pooler | None
@@ -107,7 +109,9 @@ class Limits:
                 "allowed_token_ids holds only tokens that end the text, which min_tokens forbids.",
                 "allowed_token_ids",
             )
-        self._check_pool(request, self.techniques.keeping(request))
+        opened = self.patterns.open(request)
+        reordering = None if opened is None else opened.reordering
+        self._check_pool(request, reordering or self.techniques.keeping(request))
 
     def check_text(self, request: Request) -> None:
         """The same of a request that pools and asks for nothing else: see `ockham.engine.texts`."""
@@ -246,15 +250,21 @@ class Limits:
         generated = request.most_generated(self.max_model_len)
         if generated:
             most = min(self.max_model_len, prompt + generated) - 1
-        held = most if keeping is None else keeping.most_cells(most)
         chunk = self.chunk
         for group, layout in enumerate(self.state.groups):
-            cells = held if layout.window is None else most
+            cells = most
+            if keeping is not None and layout.window is None:
+                cells = keeping.most_cells_of(group, most)
             if self.state.pages_for(cells, group, chunk) > layout.pages:
                 fits = layout.pages * layout.page_tokens
+                why = ""
+                if keeping is not None and cells == most and layout.window is None:
+                    why = f", which {keeping.name} as it is asked for may hold all at once"
+                remedy = "raise kv_cache_memory_bytes"
+                if layout.window is None and layout.pages < max(self.state.sizes):
+                    remedy = "ask for no other way to keep cells than the engine's own setting"
                 raise InvalidRequest(
-                    f"the request needs the state of {cells} tokens, but the pool "
-                    f"holds {fits}. Shorten it to {fits} tokens in all, or raise "
-                    "kv_cache_memory_bytes.",
+                    f"the request needs the state of {cells} tokens{why}, but the pool "
+                    f"holds {fits}. Shorten it to {fits} tokens in all, or {remedy}.",
                     "max_tokens" if prompt <= fits else "prompt",
                 )

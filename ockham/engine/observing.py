@@ -25,8 +25,8 @@ NO_CANDIDATES: Ints = np.empty((0, 0), np.int32)
 @dataclass(slots=True)
 class Watch:
     """What one observer wants of its own rows, the first of which is row `first` of the step.
-    `rows` are those of which hidden states and scores are wanted; `hidden`, `scores` and
-    `score_sums` say, by layer, where those stand in the step's output."""
+    `rows` are those of which hidden states, scores and queries are wanted; `hidden`, `scores`,
+    `score_sums` and `queries` say, by layer, where those stand in the step's output."""
 
     observer: Observer
     own: OwnRows
@@ -37,6 +37,7 @@ class Watch:
     hidden: dict[int, Ints] = field(default_factory=dict)
     scores: dict[int, Ints] = field(default_factory=dict)
     score_sums: dict[int, Ints] = field(default_factory=dict)
+    queries: dict[int, Ints] = field(default_factory=dict)
     totals: dict[int, int] = field(default_factory=dict)
     """Of each layer, which of the step's sets is the first of this observer's."""
 
@@ -75,7 +76,7 @@ class Asked:
 def _wants_of(own: OwnRows, wants: Wants) -> bool:
     """Whether anything is wanted of these rows."""
     rows = own.choosing if wants.rows is None else len(wants.rows)
-    if (wants.hidden or wants.scores or wants.score_sums) and rows:
+    if (wants.hidden or wants.scores or wants.score_sums or wants.queries) and rows:
         return True
     if wants.totals and any(map(len, wants.totalled)):
         return True
@@ -88,6 +89,7 @@ def want(step: Step, watches: list[Watch]) -> None:
     _want_rows(step.wants_hidden, [(w, w.wants.hidden, w.hidden) for w in watches])
     _want_rows(step.wants_scores, [(w, w.wants.scores, w.scores) for w in watches])
     _want_rows(step.wants_score_sums, [(w, w.wants.score_sums, w.score_sums) for w in watches])
+    _want_rows(step.wants_queries, [(w, w.wants.queries, w.queries) for w in watches])
     _want_totals(step, [watch for watch in watches if watch.wants.totals])
 
 
@@ -161,6 +163,7 @@ def _seen(watch: Watch, step: Step, output: StepOutput) -> Seen:
         _scores(watch.scores, output.scores),
         _scores(watch.score_sums, output.score_sums),
         _totals(watch, output),
+        {layer: output.queries[layer][places] for layer, places in watch.queries.items()},
     )
 
 

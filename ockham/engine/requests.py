@@ -218,7 +218,7 @@ class Requests:
         self._check_new(request)
         self._engine.limits.check(request)
         self._engine.gates.open(request)
-        self._engine.patterns.open(request)
+        self._engine.patterns.check(request)
 
     def _check_new(self, request: Request) -> None:
         """Raise InvalidRequest if another of its id is served."""
@@ -252,6 +252,8 @@ class Requests:
                 "thinking_token_budget",
             )
         gate = engine.gates.open(request)
+        pattern = engine.patterns.open(request, skips_of(gate))
+        reordering = None if pattern is None else pattern.reordering
         first = Sequence(
             request,
             0,
@@ -273,8 +275,8 @@ class Requests:
             forks=(params.n if search is None else search.begins) > 1,
             chosen=search is not None and search.chooses,
             observer=None if search is None else search.observer(0),
-            pattern=engine.patterns.open(request, skips_of(gate)),
-            keeping=engine.techniques.keeping(request),
+            pattern=pattern,
+            keeping=reordering or engine.techniques.keeping(request),
             pool=self._pool(request),
         )
         return Group(engine, first, search, name if search is not None else "")

@@ -14,7 +14,8 @@ import numpy as np
 
 from ockham.cache.state import State, View
 from ockham.core.arrays import Ints
-from ockham.core.seams import NOTHING_KEPT, ApproximateReuse, Policy, Reuse
+from ockham.core.errors import OckhamError
+from ockham.core.seams import NOTHING_KEPT, ApproximateReuse, Kept, Merges, Policy, Reuse
 from ockham.engine.admission import Admission
 from ockham.engine.plan import Chunk, Plan
 from ockham.engine.sequence import Sequence, Status
@@ -25,9 +26,10 @@ from ockham.engine.transfers import Transfers
 class Scheduler(Admission):
     """The plan of each step, over the sequences that wait and run.
 
-    `most_logits` bounds the rows of a step that want logits (each takes a vocabulary of memory),
-    `most_scores` those of prompts that are scored, in a step that also decodes (each takes time).
-    Where a prompt is only computed `whole`, it waits for a step that has room for all of it.
+    `most_rows` bounds the rows of a step, but for a block of a prompt that must be computed in one;
+    `most_logits` those that want logits (each takes a vocabulary of memory), `most_scores` those of
+    prompts that are scored, in a step that also decodes (each takes time). Where a prompt is only
+    computed `whole`, it waits for a step that has room for all of it.
     """
 
     def __init__(
@@ -65,14 +67,16 @@ class Scheduler(Admission):
         `drafts` are to be verified if there is room for them."""
         self.steps += 1
         self.reuse.advance(bool(self.running))
-        plan = Plan(self.most_rows, self.most_logits)
         runnable = [s for s in self.running if s.ready]
         decoding = [s for s in runnable if s.decoding]
+        least = max((s.least_rows for s in runnable if not s.decoding), default=1)
+        plan = Plan(max(self.most_rows, least), self.most_logits)
         if len(decoding) > min(plan.rows, plan.logits):
             decoding.sort(key=lambda s: s.last_served)  # those that waited longest first
-        # A row is left to the prompts, so that running sequences cannot starve them.
+        # A row is left to the prompts, so that running sequences cannot starve them; or a block,
+        # where its rows choose together.
         prompts = len(decoding) < len(runnable) or bool(self.waiting)
-        first = decoding[: self.most_rows - 1] if prompts and self.most_rows > 1 else decoding
+        first = decoding[: plan.rows - least] if prompts and plan.rows > 1 else decoding
         self._decode(plan, first, drafts or {})
         if plan.rows:
             self._prefill(plan, [s for s in runnable if not s.decoding])
@@ -146,7 +150,7 @@ class Scheduler(Admission):
         self, plan: Plan, decoding: list[Sequence], drafts: Mapping[Sequence, Tree]
     ) -> None:
         for sequence in decoding:
-            if plan.rows and plan.logits and sequence.status is Status.RUNNING:
+            if plan.rows and plan.logits > 0 and sequence.status is Status.RUNNING:
                 draft = drafts.get(sequence)
                 if draft is None or not self._place_draft(plan, sequence, draft):
                     self._place(plan, sequence, 1)
@@ -179,9 +183,16 @@ class Scheduler(Admission):
                 rows = min(rows, sequence.rows_to_border)
             if self.whole:
                 rows = sequence.remaining if sequence.remaining <= plan.rows else 0
-            room = plan.logits if sequence.scored else min(plan.logits, scores)
-            while rows and len(sequence.wanted_logits(rows)) > room:
+            rows = min(rows, plan.rows)  # a block may have taken more than its share
+            room = max(0, plan.logits if sequence.scored else min(plan.logits, scores))
+            if sequence.least_rows > 1:  # whatever logits the rows of a block want
+                if not plan.chunks:
+                    plan.rows = max(plan.rows, sequence.least_rows)
+                rows = sequence.whole_rows(rows, plan.rows)
+                room = max(room, sequence.least_rows)
+            while rows > 0 and len(sequence.wanted_logits(rows)) > room:
                 rows -= len(sequence.wanted_logits(rows)) - room
+                rows = sequence.whole_rows(rows, rows)
             if rows > 0:
                 scores -= 0 if sequence.scored else len(sequence.wanted_logits(rows))
                 self._place(plan, sequence, rows)
@@ -234,17 +245,39 @@ class Scheduler(Admission):
         assert view is not None, "a running sequence has a view"
         assert keeping is not None, "only then has it a border"
         kept: dict[int, Ints] = {}
+        merges: dict[int, Merges] = {}
         for group, held in enumerate(view.groups):
             if group not in self.state.sliding:
-                cells = keeping.keep(group, held.places(view.tokens))
-                if cells is not None:
-                    kept[group] = cells
+                places, own = held.places(view.tokens), self.state.held(view, group)
+                if keeping.reads:
+                    keeping.read(group, places, own)
+                if keeping.reorders is None:
+                    found = keeping.reduce(group, places, own)
+                else:
+                    found = Kept(self.state.alike(view, group, keeping.reorders))
+                if found is not None:
+                    kept[group] = found.cells
+                    if found.merges is not None:
+                        merges[group] = found.merges
         if kept:
-            if not self.state.compact(view, kept):
+            # A store knows a page by one name, and what is reordered has another.
+            if not self.state.compact(view, kept, merges, apart=keeping.reorders is not None):
+                if (
+                    keeping.reorders
+                    and self.running == [sequence]
+                    and sequence.handle == NOTHING_KEPT
+                ):
+                    raise OckhamError(
+                        f"{keeping.name} copies the context of {keeping.reorders.stop} tokens, and "
+                        "what is pinned leaves no room for that in the pool; unpin some of it, or "
+                        "raise kv_cache_memory_bytes."
+                    )
                 return False
             # It keeps nothing more for others, and reads nothing more of what is kept.
             self.reuse.leave(sequence.handle)
             sequence.handle = NOTHING_KEPT
+            if keeping.reorders is not None:
+                self._keep_reordered(sequence, keeping.reorders)
         keeping.dropped(kept, view.tokens)
         sequence.border = keeping.border(sequence.computed)
         return True

@@ -13,6 +13,7 @@ import msgspec
 from ockham.core.config import EngineConfig
 from ockham.core.errors import DoesNotFit, OckhamError
 from ockham.core.parent import die_with_parent
+from ockham.core.units import readable
 from ockham.engine.messages import Question, Survey
 from ockham.engine.pooling import Pooler
 from ockham.model.loading import PlannedModel, plan_model
@@ -33,7 +34,8 @@ def survey(question: Question) -> Survey:
     if config.memory_bytes is not None:
         if config.memory_bytes > most:
             raise DoesNotFit(
-                f"memory_bytes is {config.memory_bytes}, and there are {most} for all models."
+                f"memory_bytes is {readable(config.memory_bytes)}, and there are {readable(most)} "
+                "for all models, without what their processes take."
             )
         return _planned(config, config.memory_bytes)
     with_all = _planned(config, most)

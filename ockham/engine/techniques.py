@@ -10,9 +10,10 @@ import msgspec
 
 from ockham.core.asks import Ask
 from ockham.core.config import EngineConfig
+from ockham.core.errors import InvalidRequest
 from ockham.core.registry import SEAMS, Technique, find, make, name_of, read_options
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import AttentionGroup, Keeping, KeptText
+from ockham.core.seams import AttentionGroup, Keeping, KeptText, LayerAttention
 from ockham.core.state_key import state_key
 from ockham.engine.messages import Request
 
@@ -62,6 +63,10 @@ class Techniques:
         """The layers that hold cells; none until the model is loaded."""
         self.hidden_size = 0
         """Of the model's hidden states; 0 until it is loaded."""
+        self.layers: dict[int, LayerAttention] = {}
+        """How the layers that hold cells attend; none until the model is loaded."""
+        self.sees_whole_past = False
+        """Whether rows must see all that comes before them, because of the model's positions."""
         for name, seam in SEAMS.items():
             if seam.asked and not seam.several and seam.setting is not None:
                 given = getattr(config, seam.setting)
@@ -106,7 +111,14 @@ class Techniques:
         chosen = self.of(request, "keep")
         if chosen is None:
             return None
-        text = KeptText(len(request.prompt_token_ids), self.groups, self.hidden_size)
+        if self.sees_whole_past and not chosen.exact:
+            raise InvalidRequest(
+                f"{chosen.name} drops cells, and with dual chunk attention rows must see all that "
+                "comes before them; leave one of the two out.",
+                chosen.name,
+            )
+        prompt_tokens = len(request.prompt_token_ids)
+        text = KeptText(prompt_tokens, self.groups, self.hidden_size, self.layers)
         found: Keeping | None = chosen.technique.open(chosen.ask, text)
         return found
 

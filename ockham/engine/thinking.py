@@ -156,8 +156,11 @@ class Thinking:
             self._spend()
 
     def _spend(self) -> None:
-        """Begin the closing text if the budget is used up, behind a whole character."""
-        if self._budget is not None and self._thought >= self._budget and _is_whole(self._tail):
+        """Begin the closing text if the budget is used up, behind a whole character. Bytes that
+        are none are not waited for any longer than one could take."""
+        if self._budget is None or self._thought < self._budget:
+            return
+        if _is_whole(self._tail) or self._thought >= self._budget + _LONGEST_CHARACTER - 1:
             self.closing = list(self._text)
 
 

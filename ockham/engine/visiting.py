@@ -10,11 +10,12 @@ import numpy.typing as npt
 from ockham.core import choices
 from ockham.core.arrays import Ints, Longs
 from ockham.core.choices import NO_CHOICE, Choice
-from ockham.core.cost import ModelCost
+from ockham.core.cost import GroupCost, ModelCost
 from ockham.core.seams import SequencePattern
-from ockham.core.step import Step
+from ockham.core.step import GroupRows, Step
 from ockham.core.visits import BLOCK_KEYS, EVERY, BlockVisits, Skipped, merged
 from ockham.engine.part import Part
+from ockham.kernels.choosers import choosing_flops
 
 
 def visit(
@@ -91,15 +92,14 @@ def skipped(step: Step, rows: slice, windows: Sequence[int]) -> list[Skipped]:
 
 def left_out(step: Step, rows: slice, found: Mapping[int, Longs], cost: ModelCost) -> list[Skipped]:
     """What neighbouring rows of one sequence did not visit because they chose, of each group:
-    `found` is `StepOutput.left_out`. Each row that chooses reads the cells that it visits by
-    itself."""
+    `found` is `StepOutput.left_out`."""
     every = []
     for number, group in enumerate(step.groups):
         if number not in found or group.choices is None:
             every.append(Skipped())
             continue
-        keys, nbytes = found[number][:, rows]
-        chose = np.flatnonzero(nbytes)
+        keys, nbytes, read = found[number][:, rows]
+        chose = np.flatnonzero((nbytes != 0) | (read != 0) | (keys != 0))
         if not len(chose):
             every.append(Skipped())
             continue
@@ -109,10 +109,19 @@ def left_out(step: Step, rows: slice, found: Mapping[int, Longs], cost: ModelCos
             of.layers.reshape(len(of.choosers), -1)[of.rows[rows.start]].sum()
         )
         # Together they would have read what the last of them sees.
-        read = int(high.sum()) * heads - int(keys.sum())
-        cells = max(0, int(high.max()) * heads - read)
-        every.append(Skipped(int(keys.sum()), cells, int(nbytes.sum())))
+        cells = int(high.max()) * heads - int(read.sum())
+        read_bytes = int(nbytes.sum())
+        flops = choice_flops(group, rows.start, read_bytes, cost.groups[number])
+        every.append(Skipped(int(keys.sum()), cells, read_bytes, flops))
     return every
+
+
+def choice_flops(group: GroupRows, row: int, nbytes: int, cost: GroupCost) -> int:
+    """FLOPs of choosing by `nbytes` bytes of summaries, as the `row` does."""
+    if not nbytes or group.choices is None:
+        return 0
+    chooser = group.choices.choosers[int(group.choices.rows[row])]
+    return choosing_flops(chooser, cost.head_dim, nbytes, cost.heads // cost.kv_heads)
 
 
 def lowest_seen(high: Ints, window: int) -> Ints:

@@ -55,6 +55,12 @@ class Planes(Protocol):
         """Put back what `read_pages` gave."""
         ...
 
+    def alike(self, group: int, slots: Longs) -> Ints:
+        """An order of the slots, as places among them, in which keys that are alike stand side by
+        side, for each layer and key-value head: (layers, kv_heads, len(slots)). `state/alike.h`
+        says which. A function of the stored keys alone."""
+        ...
+
     def back(self, group: int, index: int, pages: int) -> None:
         """Have the system back the first pages of the group's layer `index` with memory, so that
         the first to write to them need not wait. Changes nothing; may run beside a step."""

@@ -42,8 +42,9 @@ class CpuPlanes:
 
     layout = "cpu-1"
 
-    def __init__(self, groups: Sequence[GroupLayout]) -> None:
+    def __init__(self, groups: Sequence[GroupLayout], threads: int) -> None:
         self.groups = tuple(groups)
+        self._threads = threads
         self.native = core.Planes(self.groups)
 
     def copy(
@@ -71,6 +72,9 @@ class CpuPlanes:
 
     def write_pages(self, group: int, pages: Longs, data: npt.NDArray[np.uint8], at: int) -> None:
         self.native.write_pages(group, _slots(pages), data, at)
+
+    def alike(self, group: int, slots: Longs) -> Ints:
+        return cast("Ints", self.native.alike(group, _slots(slots), self._threads))
 
     def back(self, group: int, index: int, pages: int) -> None:
         self.native.back(group, index, pages)
@@ -164,7 +168,7 @@ class CpuBackend:
         )
 
     def allocate(self, groups: Sequence[GroupLayout]) -> CpuPlanes:
-        return CpuPlanes(groups)
+        return CpuPlanes(groups, self._pool.size)
 
     def bind(self, program: Program, planes: Planes) -> CpuExecutor:
         if not isinstance(planes, CpuPlanes):

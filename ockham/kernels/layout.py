@@ -7,12 +7,13 @@ changes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.core.errors import ConfigError
 from ockham.core.state_dtype import state_types
 
@@ -30,6 +31,10 @@ mean), held as bytes."""
 CODE_BITS = {"int8": 8, "int4": 4}
 
 SCALE_BYTES = 4
+"""Behind the codes of a row: their scale, or scale and zero."""
+
+INT4 = "int4-3"
+"""Raised whenever codes of 4 bits mean something else, or are laid out or read in another way."""
 
 MOST_CODED_WIDTH = 512
 """The kernels sum products of wider rows of codes in too few bits."""
@@ -131,6 +136,15 @@ class GroupLayout:
     spec: StateSpec
     pages: int
     page_tokens: int
+    mirrors: Floats | None = field(default=None, compare=False)
+    """At what the keys of each layer and head are reflected before int4 makes codes of them, and
+    the queries that read them alike: (layers, heads, width), as `kernels/reference/stored.py` says.
+    Only for keys in int4; None for keys as they are."""
+
+    books: Floats | None = field(default=None, compare=False)
+    """A codebook of the keys of each layer and head (`csrc/state/key_book.h`): (layers, heads, 256,
+    2 * width + 1), a centroid, the direction that keys of it are told by, and the offset. None
+    where no rows choose by looking scores up."""
 
     @property
     def window(self) -> int | None:

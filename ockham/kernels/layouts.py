@@ -19,6 +19,8 @@ from ockham.kernels.native import core
 DTYPES: dict[str, npt.DTypeLike] = {
     "uint8": np.uint8,
     "int8": np.int8,
+    "uint16": np.uint16,
+    "int16": np.int16,
     "float16": np.float16,
     "bfloat16": ml_dtypes.bfloat16,
     "float32": np.float32,

@@ -7,7 +7,7 @@ the model's heads, and the engine's bookkeeping is that of the built-in model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -97,8 +97,11 @@ class Probes:
         return [rate for _ in range(5) for rate in self.limits.read_rates()]
 
 
-def calibrate(program: Program, state_dtype: str, limits: Limits) -> Rates:
-    """The rates of this machine, now, for the kernels of a program. Takes some seconds."""
+def calibrate(
+    program: Program, state_dtype: str, limits: Limits, also: Iterable[Linear] = ()
+) -> Rates:
+    """The rates of this machine, now, for the kernels of a program, and those of other matrices.
+    Takes some seconds."""
     probes = Probes(limits, arithmetic_of(program))
     loop_s = _loop_seconds(probes)
     embed = program.ops[0]
@@ -108,7 +111,8 @@ def calibrate(program: Program, state_dtype: str, limits: Limits) -> Rates:
         flops_per_s=probes.flops_per_s,
         read_bytes_per_s=median(probes.reading()),
         products={
-            name: _product_rate(linear, probes, loop_s) for name, linear in _kinds(program).items()
+            name: _product_rate(linear, probes, loop_s)
+            for name, linear in ({kernel_of(each): each for each in also} | _kinds(program)).items()
         },
         attention=_attention_rate(program, state_dtype, probes),
         loop_s=loop_s,

@@ -73,8 +73,8 @@ def check_tasks(names: Sequence[str], levels: Sequence[str]) -> None:
         raise ConfigError(f"there is no task {unknown[0]!r}; there are {', '.join(known_levels)}.")
     for asked in levels:
         if not any(asked in known_levels[name] for name in names):
-            known = "; ".join(f"{name}: {', '.join(known_levels[name])}" for name in names)
-            raise ConfigError(f"no chosen task has a level {asked!r}; they have {known}.")
+            known = ". ".join(f"{name}: {'; '.join(known_levels[name])}" for name in names)
+            raise ConfigError(f"no chosen task has the level {asked!r}. {known}.")
 
 
 def check_data(path: Path) -> None:

@@ -6,6 +6,11 @@ baseline's tokens, and their distributions over the whole vocabulary are compare
 that predicts one of them (of a text that is only scored: at its last positions). The models are
 loaded one after the other, so that two need no more memory than one; the baseline's logits wait in
 a temporary file.
+
+The baseline's tokens are read as a prompt, which is fast, and gives what decoding gives. An
+approximate technique of the engine's setting may treat a prompt unlike what follows it: beside one,
+the baseline's tokens are decoded, one after the other (`decodes`). So are answers to questions over
+one context.
 """
 
 from __future__ import annotations
@@ -20,19 +25,32 @@ import msgspec
 import numpy as np
 
 from ockham.core.arrays import Floats
+from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
+from ockham.core.registry import find, name_of, settings_that_alter_state
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.cases import Case
 from ockham.lab.difference import Comparison, Difference, difference, distance
 from ockham.lab.evaluate import Progress, Result, evaluate
+from ockham.lab.interview import Interview, Talk, recital
 from ockham.lab.running import drive
 
 BASELINE, CANDIDATE = "baseline", "candidate"
 POSITIONS = 128
 """Positions of a case that are compared, at most."""
 _DISK_SHARE = 0.8
+
+
+def decodes(config: EngineConfig) -> list[str]:
+    """The approximate techniques of an engine that act on a sequence's own state or rows, by name:
+    with one of them, positions are compared while decoding."""
+    named = {
+        seam: name_of(getattr(config, setting))
+        for setting, seam in settings_that_alter_state().items()
+    }
+    return [name for seam, name in named.items() if not find(seam, name).exact]
 
 
 class Entry(msgspec.Struct, omit_defaults=True):
@@ -106,35 +124,53 @@ class Comparing:
         pending = [case for case in self._cases if case.key in self._files]
         by_key = {case.key: case for case in pending}
         for key, logits in self._logits(engine, pending):
-            case, path = by_key[key], self._files[key]
-            agree, kl = distance(np.load(path), logits)
+            path = self._files[key]
+            for comparison in self._compared(by_key[key], np.load(path), logits):
+                self._add(Entry(comparison=comparison))
             path.unlink()
-            self._add(
-                Entry(
-                    comparison=Comparison(
-                        source=case.source,
-                        index=case.index,
-                        part=case.part,
-                        agree=agree,
-                        kl=kl.tolist(),
-                    )
-                )
+
+    def _compared(self, case: Case, before: Floats, after: Floats) -> Iterator[Comparison]:
+        """The comparisons of a case, (positions, vocabulary): one, or of questions over one context
+        that of the later ones, and that of the first."""
+        lengths = [len(answer) for answer in self._answers(case)]
+        first = lengths[0] if case.interview is not None else len(before)
+        parts = [(case.part, slice(0, first))]
+        if case.interview is not None:
+            parts.insert(0, (1, slice(first, None)))
+        for part, own in parts:
+            agree, kl = distance(before[own], after[own])
+            yield Comparison(
+                source=case.source, index=case.index, part=part, agree=agree, kl=kl.tolist()
             )
 
     def differences(self, seed: int = 0) -> list[Difference]:
-        """The figures of each source, and last those of all together."""
-        sources = sorted({case.source for case in self._cases})
-        asked = [*sources, None] if len(sources) > 1 else sources
-        return [self._difference(source, seed) for source in asked]
+        """The figures of each source, and last those of all together. The first of several
+        questions over one context stands apart from the later ones."""
+        found: list[Difference] = []
+        for source in sorted({case.source for case in self._cases}):
+            own = [case for case in self._cases if case.source == source]
+            if own[0].interview is None:
+                found.append(self._difference(source, None, [case.key for case in own], seed))
+                continue
+            later = [f"{case.source}/{case.index}/1" for case in own]
+            asked = len(own[0].questions)
+            found.append(self._difference(source, "question 1", [case.key for case in own], seed))
+            found.append(self._difference(source, f"questions 2 to {asked}", later, seed))
+        if len(found) > 1:
+            keys = [key for key in self.results[BASELINE] if key in self.results[CANDIDATE]]
+            found.append(self._difference(None, None, sorted(keys), seed))
+        return found
 
-    def _difference(self, source: str | None, seed: int) -> Difference:
-        keys = [case.key for case in self._cases if source in (None, case.source)]
+    def _difference(
+        self, source: str | None, level: str | None, keys: Sequence[str], seed: int
+    ) -> Difference:
         before, after = self.results[BASELINE], self.results[CANDIDATE]
         return difference(
             source,
             [(before[key], after[key]) for key in keys],
             [self.comparisons[key] for key in keys if key in self.comparisons],
             seed,
+            level=level,
         )
 
     # -- the two models ------------------------------------------------------------------------
@@ -147,39 +183,66 @@ class Comparing:
 
     def _logits(self, engine: Engine, cases: Sequence[Case]) -> Iterator[tuple[str, Floats]]:
         """Key and logits, (positions, vocabulary), of each case under the baseline's tokens."""
+        decoding = bool(decodes(engine.config))
+        read = [case for case in cases if not decoding and case.interview is None]
+        said = [case for case in cases if decoding or case.interview is not None]
         # A few at a time: logits in memory are of those that run, not of all.
         size = engine.config.max_num_seqs
-        for start in range(0, len(cases), size):
-            requests = [self._forced(case, engine) for case in cases[start : start + size]]
+        for start in range(0, len(read), size):
+            requests = [self._forced(case) for case in read[start : start + size]]
             rows: dict[str, list[Floats]] = {request.request_id: [] for request in requests}
             with _watching(engine, rows):
                 drive(engine, requests, lambda output: None)
             yield from ((key, np.concatenate(parts)) for key, parts in rows.items())
+        for start in range(0, len(said), size):
+            yield from self._decoded(engine, said[start : start + size])
 
-    def _forced(self, case: Case, engine: Engine) -> Request:
-        """A request that scores the baseline's tokens where they are compared."""
+    def _answers(self, case: Case) -> list[list[int]]:
+        """The tokens whose predictions are compared, of each answer."""
+        if case.interview is not None:
+            first, later = (
+                self.results[BASELINE][f"{case.source}/{case.index}/{part}"] for part in (0, 1)
+            )
+            return [*first.token_ids, *later.token_ids]
         if case.max_tokens:
-            completion = self.results[BASELINE][case.key].token_ids[0][: self._positions]
-            tokens, first = [*case.tokens, *completion], len(case.tokens)
-        else:
-            tokens = list(case.tokens)
-            first = max(1, len(tokens) - self._positions)
+            return [self.results[BASELINE][case.key].token_ids[0][: self._positions]]
+        return [list(case.tokens[max(1, len(case.tokens) - self._positions) :])]
+
+    def _decoded(self, engine: Engine, cases: Sequence[Case]) -> Iterator[tuple[str, Floats]]:
+        """The same, of the baseline's tokens as they are decoded one after the other."""
+        interviews: dict[str, Interview] = {}
+        talks: dict[str, Talk] = {}
+        for case in cases:
+            answers = self._answers(case)
+            if case.interview is not None:
+                interview = case.interview
+            elif case.max_tokens:
+                interview = recital(case.tokens, answers[0])
+            else:
+                interview = recital(case.tokens[: len(case.tokens) - len(answers[0])], answers[0])
+            interviews[case.key] = interview
+            talks[case.key] = Talk(interview, engine.eos, answers)
+        requests = [interview.request(key) for key, interview in interviews.items()]
+        drive(engine, requests, lambda output: None, talks)
+        for key, talk in talks.items():
+            found = [talk.predicted(n, engine.vocabulary) for n in range(len(talk.answers))]
+            yield key, np.concatenate(found)
+
+    def _forced(self, case: Case) -> Request:
+        """A request that scores the baseline's tokens where they are compared, as a prompt."""
+        (scored,) = self._answers(case)
+        tokens = [*case.tokens, *scored] if case.max_tokens else list(case.tokens)
         return Request(
             request_id=case.key,
             prompt_token_ids=tokens,
             params=SamplingParams(temperature=0.0, max_tokens=0, prompt_logprobs=0),
             detokenize=False,
-            score_from=first,
+            score_from=len(tokens) - len(scored),
         )
 
     def _check_space(self, cases: Sequence[Case], vocabulary: int) -> None:
-        positions = sum(
-            len(self.results[BASELINE][case.key].token_ids[0])
-            if case.max_tokens
-            else len(case.tokens) - 1
-            for case in cases
-        )
-        needed = min(positions, len(cases) * self._positions) * vocabulary * 4
+        positions = sum(len(answer) for case in cases for answer in self._answers(case))
+        needed = positions * vocabulary * 4
         free = shutil.disk_usage(self._directory).free
         if needed > _DISK_SHARE * free:
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from ockham.core.arrays import Floats
 from ockham.lab.evaluate import Result
 from ockham.lab.statistics import Interval, paired_difference, ratio_interval, wilson
+
+T = TypeVar("T", "Comparison", Result)
 
 Pairs = Sequence[tuple[Result, Result]]
 """What the baseline and the candidate made of the same cases."""
@@ -48,6 +51,8 @@ class Difference(msgspec.Struct, kw_only=True):
 
     source: str | None
     """None for all together."""
+    level: str | None = None
+    """Which of several questions over one context."""
     items: int
     positions: int
     agreement: float | None = None
@@ -71,16 +76,22 @@ class Difference(msgspec.Struct, kw_only=True):
 
 
 def difference(
-    source: str | None, pairs: Pairs, compared: Sequence[Comparison], seed: int = 0
+    source: str | None,
+    pairs: Pairs,
+    compared: Sequence[Comparison],
+    seed: int = 0,
+    *,
+    level: str | None = None,
 ) -> Difference:
     """The figures of one source, or (None) of all, from its results and its comparisons."""
     found = Difference(
         source=source,
+        level=level,
         items=len({(before.source, before.index) for before, _ in pairs}),
         positions=sum(len(each.kl) for each in compared),
     )
     _fill_distance(found, compared, seed)
-    _fill_divergence(found, [pair for pair in pairs if pair[0].token_ids])
+    _fill_divergence(found, [pair for pair in pairs if pair[0].token_ids], seed)
     _fill_scores(found, [pair for pair in pairs if pair[0].scores])
     _fill_perplexity(found, [pair for pair in pairs if pair[0].nats is not None], seed)
     return found
@@ -114,23 +125,42 @@ def _fill_distance(found: Difference, compared: Sequence[Comparison], seed: int)
     if not found.positions:
         return
     kl = np.concatenate([np.asarray(each.kl) for each in compared])
-    positions = [float(len(each.kl)) for each in compared]
-    agree = [float(each.agree) for each in compared]
+    items = list(_by_item(compared).values())
+    positions = [float(sum(len(each.kl) for each in own)) for own in items]
+    agree = [float(sum(each.agree for each in own)) for own in items]
+    nats = [math.fsum(value for each in own for value in each.kl) for own in items]
     found.agreement = sum(agree) / found.positions
     found.agreement_interval = ratio_interval(agree, positions, seed)
     found.kl_mean, found.kl_max = float(kl.mean()), float(kl.max())
-    found.kl_mean_interval = ratio_interval([math.fsum(e.kl) for e in compared], positions, seed)
+    found.kl_mean_interval = ratio_interval(nats, positions, seed)
     found.kl_p99 = float(np.percentile(kl, 99))
 
 
-def _fill_divergence(found: Difference, pairs: Pairs) -> None:
+def _by_item(found: Sequence[T]) -> dict[tuple[str, int], list[T]]:
+    """What belongs to one item: questions over one context are no samples of their own."""
+    items: dict[tuple[str, int], list[T]] = {}
+    for each in found:
+        items.setdefault((each.source, each.index), []).append(each)
+    return items
+
+
+def _fill_divergence(found: Difference, pairs: Pairs, seed: int) -> None:
     if not pairs:
         return
-    first = [first_difference(before.token_ids[0], after.token_ids[0]) for before, after in pairs]
+    by_item: dict[tuple[str, int], list[int | None]] = {}
+    for before, after in pairs:
+        own = by_item.setdefault((before.source, before.index), [])
+        own += map(first_difference, before.token_ids, after.token_ids)
+    first = [index for own in by_item.values() for index in own]
     differing = [index for index in first if index is not None]
+    same = [float(sum(index is None for index in own)) for own in by_item.values()]
     found.completions = len(first)
     found.identical = 1 - len(differing) / len(first)
-    found.identical_interval = wilson(len(first) - len(differing), len(first))
+    found.identical_interval = (
+        wilson(sum(same), len(first))
+        if len(first) == len(by_item)
+        else ratio_interval(same, [float(len(own)) for own in by_item.values()], seed)
+    )
     found.first_divergence = float(np.median(differing)) if differing else None
 
 
@@ -138,13 +168,17 @@ def _fill_scores(found: Difference, pairs: Pairs) -> None:
     if not pairs:
         return
     before, after = (
-        [math.fsum(r.scores or ()) / len(r.scores or ()) for r in side]
-        for side in zip(*pairs, strict=True)
+        [_mean(own) for own in _by_item(side).values()] for side in zip(*pairs, strict=True)
     )
     found.baseline_score = math.fsum(before) / len(before)
     found.candidate_score = math.fsum(after) / len(after)
     found.score_difference = found.candidate_score - found.baseline_score
     found.score_difference_interval = paired_difference(before, after)
+
+
+def _mean(results: Sequence[Result]) -> float:
+    scores = [score for result in results for score in result.scores or ()]
+    return math.fsum(scores) / len(scores)
 
 
 def _fill_perplexity(found: Difference, pairs: Pairs, seed: int) -> None:

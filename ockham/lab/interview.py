@@ -8,12 +8,14 @@ questions are answered from.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
+from ockham.core.arrays import Floats
 from ockham.core.asks import Ask
-from ockham.core.outputs import RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import (
     Action,
@@ -27,9 +29,7 @@ from ockham.core.seams import (
     Seen,
     Wants,
 )
-from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
-from ockham.lab.running import drive
 from ockham.lab.tasks.shared import Shared
 from ockham.text.tokenizer import Tokenizer
 
@@ -111,15 +111,33 @@ def interview_of(tokenizer: Tokenizer, shared: Shared, way: str) -> Interview:
     return Interview(way, (*begins, *alone[0]), ((), *behind), most)
 
 
+def recital(prompt: Sequence[int], tokens: Sequence[int]) -> Interview:
+    """A prompt and what is said after it, for a `Talk` whose one answer is given: its last token
+    is predicted, and not said."""
+    return Interview("turns", tuple(prompt), ((),), (len(tokens) - 1,))
+
+
 class Talk(SearchState):
-    """Says what is asked, and lets the model answer greedily: `answers` are its tokens."""
+    """Says what is asked, and lets the model answer greedily: `answers` are its tokens.
+
+    With `given` it says these answers instead of the model's own, and `logits` are what the model
+    predicted while it decoded: for each answer, one vector for each of its tokens.
+    """
 
     chooses: ClassVar[bool] = True
 
-    def __init__(self, interview: Interview, stops: frozenset[int]) -> None:
-        """An answer ends before the first of `stops`."""
-        self._interview, self._stops = interview, stops
+    def __init__(
+        self,
+        interview: Interview,
+        stops: frozenset[int],
+        given: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        """An answer of the model's own ends before the first of `stops`."""
+        self._interview, self._stops, self._given = interview, stops, given
         count = len(interview.asked)
+        self.logits: list[list[Floats]] = [[] for _ in range(count)]
+        self.newest: dict[int, Floats] = {}
+        """The logits of the next token of each branch, where answers are given."""
         self.answers: list[list[int]] = [[] for _ in range(count)]
         self.ended = [False] * count
         """Whether each answer ended by itself."""
@@ -138,7 +156,12 @@ class Talk(SearchState):
         return self._interview.branches
 
     def observer(self, branch: int) -> Observer:
-        return _Likeliest(self, branch)
+        return _Likeliest(self, branch) if self._given is None else _Logits(self, branch)
+
+    def predicted(self, answer: int, vocabulary: int) -> Floats:
+        """The logits of a given answer's tokens: (tokens, vocabulary)."""
+        rows = self.logits[answer]
+        return np.stack(rows) if rows else np.empty((0, vocabulary), np.float32)
 
     def after(self, branches: Mapping[int, Branch]) -> Sequence[Action | Finish]:
         """See `SearchState`."""
@@ -157,11 +180,19 @@ class Talk(SearchState):
         if self._to_say[number]:
             return [Say(number, self._to_say[number].popleft())]
         left = self._left[number]
-        answer, token = self.answers[left[0]], self.likeliest[number]
-        stops = token in self._stops
-        if not stops and len(answer) < self._interview.max_tokens[left[0]]:
-            answer.append(token)
-            return [Say(number, token)]
+        if self._given is None:
+            answer, token = self.answers[left[0]], self.likeliest[number]
+            stops = token in self._stops
+            if not stops and len(answer) < self._interview.max_tokens[left[0]]:
+                answer.append(token)
+                return [Say(number, token)]
+        else:
+            answer, given, stops = self.answers[left[0]], self._given[left[0]], False
+            if len(answer) < len(given):
+                self.logits[left[0]].append(self.newest[number])
+                answer.append(given[len(answer)])
+                if len(answer) < len(given) or len(left) > 1 or not self._forked:
+                    return [Say(number, answer[-1])]
         self.ended[left.popleft()] = stops
         if left:
             self._to_say[number].extend(self._interview.asked[left[0]])
@@ -193,20 +224,14 @@ class _Likeliest(Observer):
         self._talk.likeliest[self._branch] = int(seen.candidates[-1, 0])
 
 
-def converse(
-    engine: Engine,
-    interviews: Mapping[str, Interview],
-    done: Callable[[str, Talk, RequestOutput], None],
-    asks: Mapping[str, Ask] | None = None,
-) -> None:
-    """Hold interviews, each with a name of its own; `done` is told of each when it has ended.
+class _Logits(Observer):
+    """Tells a talk the logits of the newest row of a branch."""
 
-    Raises InvalidRequest for one that does not fit.
-    """
-    talks = {name: Talk(interview, engine.eos) for name, interview in interviews.items()}
-    drive(
-        engine,
-        [interview.request(name, asks) for name, interview in interviews.items()],
-        lambda output: done(output.request_id, talks[output.request_id], output),
-        talks,
-    )
+    def __init__(self, talk: Talk, branch: int) -> None:
+        self._talk, self._branch = talk, branch
+
+    def wants(self, own: OwnRows) -> Wants:
+        return Wants(logits=True)
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        self._talk.newest[self._branch] = seen.logits[-1].copy()

@@ -21,8 +21,6 @@ from ockham.core.owned_files import USUAL_FILE, NotOurs, open_own
 R = TypeVar("R", bound=msgspec.Struct)
 
 KIND = "ockham eval"
-_START = b'{"kind":"ockham eval",'
-"""What every journal begins with."""
 
 
 class Journal(Generic[R]):
@@ -32,14 +30,26 @@ class Journal(Generic[R]):
     settings, or is no journal.
     """
 
-    def __init__(self, path: Path | None, settings: Mapping[str, Any], result: type[R]) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        settings: Mapping[str, Any],
+        result: type[R],
+        *,
+        kind: str = KIND,
+        what: str = "an evaluation",
+        flag: str = "--resume",
+    ) -> None:
+        """`kind` is the command whose results they are, `what` its noun, `flag` names the file."""
         self.path = path
+        self._kind, self._what, self._flag = kind, what, flag
         self.results: list[R] = []
         self._file: BinaryIO | None = None
         self._encoder = msgspec.json.Encoder()
         if path is None:
             return
-        head = msgspec.json.decode(msgspec.json.encode({"kind": KIND, **settings}))
+        start = b'{"kind":"%s",' % kind.encode()
+        head = msgspec.json.decode(msgspec.json.encode({"kind": kind, **settings}))
         try:
             # A link is the user's to give; what is no file would be waited for, or cannot be cut.
             descriptor = open_own(os.path.realpath(path), os.O_RDWR | os.O_CREAT, USUAL_FILE)
@@ -52,10 +62,8 @@ class Journal(Generic[R]):
             whole = stored[: stored.rfind(b"\n") + 1]
             if whole:
                 self._take_over(whole.splitlines(), head, result)
-            elif not _START.startswith(stored[: len(_START)]):
-                raise ConfigError(
-                    f"{path} is no file of an evaluation; name another with --resume."
-                )
+            elif not start.startswith(stored[: len(start)]):
+                raise ConfigError(f"{path} is no file of {what}; name another with {flag}.")
             self._file.truncate(len(whole))
             self._file.seek(len(whole))
         except BaseException:
@@ -77,12 +85,12 @@ class Journal(Generic[R]):
     def _take_over(self, lines: list[bytes], head: Mapping[str, Any], result: type[R]) -> None:
         try:
             found = msgspec.json.decode(lines[0], type=dict[str, Any])
-            if found.get("kind") != KIND:
+            if found.get("kind") != self._kind:
                 raise ValueError("its first line has no settings")
             decoder = msgspec.json.Decoder(result)
         except ValueError as error:
             raise ConfigError(
-                f"{self.path} is no file of an evaluation ({error}); name another with --resume."
+                f"{self.path} is no file of {self._what} ({error}); name another with {self._flag}."
             ) from error
         differing = [name for name in {**head, **found} if head.get(name) != found.get(name)]
         if differing:

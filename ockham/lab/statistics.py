@@ -23,6 +23,9 @@ _STUDENT = (
     *(2.4469119, 2.3646243, 2.3060041, 2.2621572, 2.2281389),
 )
 RESAMPLES = 2000
+LEAST_ITEMS = 5
+"""Of n items, one resample in n**(n - 1) is a single item throughout: with five, the extremes are
+rarer than the 2.5% that are left out on either side."""
 _BLOCK = 4_000_000
 """Counts drawn at once, so that many items take no more memory than few."""
 
@@ -145,10 +148,15 @@ def ratio_interval(
     numerators: Sequence[float], denominators: Sequence[float], seed: int = 0
 ) -> Interval | None:
     """The interval of sum(numerators) / sum(denominators) over items, by the percentile bootstrap
-    (Efron 1979) of whole items. None of fewer than two items, of which nothing can be said."""
+    (Efron 1979) of whole items.
+
+    None of fewer than `LEAST_ITEMS` items: of two, it would reach from one to the other, which
+    holds the truth half of the time. None of items whose ratios are all the same too, whose spread
+    is not known.
+    """
     top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     items = len(top)
-    if items < 2 or not bottom.sum():
+    if items < LEAST_ITEMS or not bottom.sum():
         return None
     random = np.random.default_rng(seed)
     ratios: list[float] = []
@@ -158,5 +166,7 @@ def ratio_interval(
         below = times @ bottom
         drawn = below > 0
         ratios += ((times @ top)[drawn] / below[drawn]).tolist()
+    if min(ratios) == max(ratios):
+        return None
     low, high = np.percentile(ratios, [2.5, 97.5])
     return float(low), float(high)

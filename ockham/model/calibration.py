@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from ockham.core.arrays import Array, Floats, Ints
 from ockham.core.errors import ModelError
-from ockham.core.seams import FittedFormat, Layout, Linear, MixedFormat, Role
+from ockham.core.seams import FittedFormat, Format, Layout, Linear, Role
 from ockham.kernels.ops import Program
 from ockham.kernels.reference.backend import ReferenceBackend
 from ockham.model.packed.layout import key_of
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
-from ockham.model.program.weights import Part, Weights
+from ockham.model.program.weights import Part, Weights, matrix_shape
 from ockham.model.windows import cut, layouts_for, read_text, window_step
 
 ROWS_AT_ONCE = 1024
@@ -60,29 +60,11 @@ def read_calibration(
     return CalibrationText(cut(tokens, length, max(1, most_tokens // length)), digest)
 
 
-class Calibrated:
-    """Weights of which some are packed already."""
-
-    def __init__(self, weights: Weights, packed: dict[str, Linear]) -> None:
-        self._weights = weights
-        self._packed = packed
-
-    def has(self, name: str) -> bool:
-        return self._weights.has(name)
-
-    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
-        packed = self._packed.pop(key_of(parts), None)
-        return self._weights.linear(parts, role) if packed is None else packed
-
-    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
-        return self._weights.vector(parts, offset)
-
-
 class Observed:
     """A matrix that sums the second moments of what it multiplies."""
 
-    def __init__(self, key: str, linear: Linear, role: Role) -> None:
-        self.key, self.linear, self.role = key, linear, role
+    def __init__(self, parts: Sequence[Part], linear: Linear, role: Role) -> None:
+        self.parts, self.linear, self.role = parts, linear, role
         self.format: str = linear.format
         self.out_features, self.in_features = linear.out_features, linear.in_features
         self.arrays: dict[str, Array] = linear.arrays
@@ -113,7 +95,7 @@ class ObservedWeights:
         return self._weights.has(name)
 
     def linear(self, parts: Sequence[Part], role: Role) -> Linear:
-        observed = Observed(key_of(parts), self._weights.linear(parts, role), role)
+        observed = Observed(parts, self._weights.linear(parts, role), role)
         self.matrices.append(observed)
         return observed
 
@@ -121,41 +103,50 @@ class ObservedWeights:
         return self._weights.vector(parts, offset)
 
 
+Pieces = Callable[[Sequence[Part], Role], Sequence[tuple[Sequence[Part], Format]]]
+"""The runs of a matrix's parts that are packed as one, and their formats."""
+
+
 def calibrate(
     description: ModelDescription,
     weights: Weights,
     windows: Ints,
-    format: FittedFormat,
+    pieces: Pieces,
     layout: Layout,
     progress: Callable[[str], None],
 ) -> dict[str, Linear]:
-    """Matrices in `format`, by key, fitted to the text and laid out. `weights` are the unquantised
-    ones, in rows."""
+    """Matrices whose formats are fitted, by the key of their parts, fitted to the text and laid
+    out. `weights` are the unquantised ones."""
     observed = ObservedWeights(weights)
     program = compile_program(description, observed, description.max_position_embeddings)
-    layers = _Layers(program, description, windows)
+    layers = Layers(program, description, windows)
     packed: dict[str, Linear] = {}
     for name, start, stop in layers.ranges():
         layers.run(start, stop)
         for matrix in observed.matrices:
-            if matrix.moments is None:
-                continue
-            other = None
-            if isinstance(format, MixedFormat):
-                other = format.beside(matrix.role, matrix.in_features)
-            if other is None:
-                ids = np.arange(matrix.out_features, dtype=np.int32)
-                try:
-                    linear = format.fit(matrix.rows(ids), matrix.moments, layout)
-                except ModelError as error:
-                    raise ModelError(f"tensor {matrix.key!r}: {error}") from None
-                packed[matrix.key] = linear
+            if matrix.moments is not None:
+                packed |= _fit(matrix, matrix.moments, pieces, layout)
             matrix.moments = None
         progress(f"calibrated {name}")
     return packed
 
 
-class _Layers:
+def _fit(matrix: Observed, moments: Floats, pieces: Pieces, layout: Layout) -> dict[str, Linear]:
+    """The pieces of a matrix that have fitted formats, by key."""
+    found, first = {}, 0
+    for parts, weight_format in pieces(matrix.parts, matrix.role):
+        stop = first + matrix_shape(parts)[0]
+        if isinstance(weight_format, FittedFormat):
+            rows = matrix.rows(np.arange(first, stop, dtype=np.int32))
+            try:
+                found[key_of(parts)] = weight_format.fit(rows, moments, layout)
+            except ModelError as error:
+                raise ModelError(f"tensor {key_of(parts)!r}: {error}") from None
+        first = stop
+    return found
+
+
+class Layers:
     """Windows on their way through a program, range by range."""
 
     def __init__(self, program: Program, description: ModelDescription, windows: Ints) -> None:
@@ -176,12 +167,7 @@ class _Layers:
 
     def ranges(self) -> list[tuple[str, int, int]]:
         """(name, start, stop) of each layer's operations, and of the head's."""
-        marks = self._program.breakpoints
-        layers = sum(name.endswith(".before") for name in marks)
-        starts = [marks[f"layer.{i}.before"] for i in range(layers)] + [marks["head"]]
-        names = [f"layer {i + 1} of {layers}" for i in range(layers)] + ["the head"]
-        stops = [*starts[1:], len(self._program.ops)]
-        return list(zip(names, starts, stops, strict=True))
+        return layer_ranges(self._program)
 
     def run(self, start: int, stop: int) -> None:
         for number, step in enumerate(self._steps):
@@ -189,3 +175,13 @@ class _Layers:
             run.x = self._x[number]
             self._executor.run(run, start, stop)
             self._x[number] = run.x
+
+
+def layer_ranges(program: Program) -> list[tuple[str, int, int]]:
+    """(name, start, stop) of each layer's operations, and of the head's."""
+    marks = program.breakpoints
+    layers = sum(name.endswith(".before") for name in marks)
+    starts = [marks[f"layer.{i}.before"] for i in range(layers)] + [marks["head"]]
+    names = [f"layer {i + 1} of {layers}" for i in range(layers)] + ["the head"]
+    stops = [*starts[1:], len(program.ops)]
+    return list(zip(names, starts, stops, strict=True))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -18,18 +18,19 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.owned_files import USUAL_FILE, replacing, write_own
 from ockham.core.registry import techniques
-from ockham.core.seams import FittedFormat, Layout, Linear, Role
+from ockham.core.seams import FittedFormat, Format, Layout, Linear, Role
 from ockham.kernels.backends import find_layout_of
 from ockham.kernels.layouts import ROWS
 from ockham.kernels.memory import as_bytes
-from ockham.model.calibration import Calibrated, calibrate, read_calibration
+from ockham.model.calibration import CalibrationText, calibrate, read_calibration
 from ockham.model.checkpoint.converted import ConvertedSource
 from ockham.model.checkpoint.lora import Adapter, MergedSource, read_adapter
 from ockham.model.checkpoint.opening import OpenedModel, open_model
-from ockham.model.checkpoint.sources import TensorSource, pieces_of
+from ockham.model.checkpoint.sources import Source, TensorSource, pieces_of
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer, named_format
+from ockham.model.mixing import MIXED, named_mix
 from ockham.model.packed.layout import (
     METHOD,
     VERSION,
@@ -38,9 +39,13 @@ from ockham.model.packed.layout import (
     vector_key,
 )
 from ockham.model.packed.layout import Layout as FileLayout
-from ockham.model.packed.packing import Packer, Packing
+from ockham.model.packed.packing import WIDEST, Packer, Packing, plain_format
 from ockham.model.program.compile import compile_program
+from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
+from ockham.model.rewriting.applying import Rewriting, reopened, rewrite
+from ockham.model.rewriting.model import RewrittenModel
+from ockham.model.rewriting.writing import write_checkpoint
 from ockham.weights.stored import StoredMatrix, stacked, stored_matrix
 
 
@@ -54,24 +59,34 @@ class CalibrationFile:
     encode: Callable[[Path, str], Sequence[int]]
 
 
+def check_new(out: Path) -> None:
+    """Raises ConfigError unless a directory may be made there, or is there and empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"{out} is not an empty directory; name another, or remove what is in it."
+        )
+
+
 def convert(
     config: EngineConfig,
     out: Path,
     progress: Callable[[str], None],
-    calibration: CalibrationFile | None = None,
+    calibration: CalibrationFile | CalibrationText | None = None,
     lora: Path | None = None,
+    mix: Mapping[str, str] | None = None,
+    rewriting: Rewriting | None = None,
 ) -> int:
     """Write the model of `config`, packed as its quantization says, to the directory `out`.
 
     With `calibration`, matrices are fitted to the inputs that they have on that text. With
     `lora`, the directory of an adapter, it is merged before rounding (see checkpoint/lora.py).
+    `mix` names other quantizations for the tensors of some roles or names (see model/mixing.py).
+    With `rewriting`, the model is rewritten by transforms first; without a quantization and a mix
+    it is then written as a plain checkpoint.
     Gives the bytes of the weights written. `out` must be empty or not exist; its config.json comes
     last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"{out} is not an empty directory; name another, or remove what is in it."
-        )
+    check_new(out)
     named_format(config.quantization)
     path = resolve(config.model, config.revision)
     opened = open_model(path)
@@ -80,16 +95,29 @@ def convert(
             raise ConfigError(f"{path} was converted already; convert the original instead.")
         if lora is not None:
             opened = _merged(opened, path, read_adapter(lora))
-        layout = _layout_for(config)
+        if rewriting is not None:
+            rewritten = rewrite(
+                opened, path, rewriting, _text_of(calibration, opened, path), progress
+            )
+            if config.quantization is None and not mix:
+                return _write_plain(rewritten, opened, path, rewriting, out)
+            opened = reopened(opened, rewritten)
+        named = named_mix(mix or {}, opened.description, tensors_in(opened.source))
+        layout = _layout_for(config, named.values())
         packer = choose_packer(config, opened.config, opened.source, layout)
         if calibration is not None and isinstance(packer.asked, FittedFormat):
             packer = dataclasses.replace(packer, asked=packer.asked.alone())
+        packer = dataclasses.replace(packer, mix=named)
+        if rewriting is not None and not _fits(packer):
+            calibration = None  # it was for the transforms
         fitted, record = _calibrate(opened, packer, path, calibration, progress)
+        packer = dataclasses.replace(packer, fitted=fitted)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            written, digest = _write_weights(opened, packer, fitted, out / SINGLE_FILE, progress)
-            _copy_beside(path, out, opened.generation_config)
-            _write_config(opened, config, packer, digest, record, out)
+            written, digest = _write_weights(opened, packer, out / SINGLE_FILE, progress)
+            copy_beside(path, out, opened.generation_config)
+            facts = {"calibration": record, "mix": dict(mix) if mix else None}
+            _write_config(opened, config, packer, digest, facts, out)
         except OSError as error:
             raise ModelError(f"writing {out} failed: {error.strerror or error}.") from error
     finally:
@@ -97,11 +125,18 @@ def convert(
     return written
 
 
-def _layout_for(config: EngineConfig) -> Layout:
+def tensors_in(source: Source) -> TensorSource:
+    """A source whose tensors are read one by one, as all are that were not converted already."""
+    assert not isinstance(source, ConvertedSource)
+    return cast(TensorSource, source)
+
+
+def _layout_for(config: EngineConfig, mixed: Iterable[Format | None]) -> Layout:
     """That of the backend which will read the directory; of the reference backend where no other
-    has kernels for the format."""
-    layout, asked = find_layout_of(config.backend), named_format(config.quantization)
-    return layout if asked is None or layout.holds(asked.name) else ROWS
+    has kernels for all formats."""
+    layout = find_layout_of(config.backend)
+    asked = [named_format(config.quantization), *mixed]
+    return layout if all(each is None or layout.holds(each.name) for each in asked) else ROWS
 
 
 def _merged(opened: OpenedModel, path: Path, adapter: Adapter) -> OpenedModel:
@@ -119,49 +154,95 @@ def _calibrate(
     opened: OpenedModel,
     packer: Packer,
     path: Path,
-    calibration: CalibrationFile | None,
+    calibration: CalibrationFile | CalibrationText | None,
     progress: Callable[[str], None],
 ) -> tuple[dict[str, Linear], dict[str, Any] | None]:
     """The matrices that are fitted to a text, by key, and what config.json is to say of it."""
     if calibration is None:
         return {}, None
-    if not isinstance(packer.asked, FittedFormat):
+    if not _fits(packer):
+        if isinstance(calibration, CalibrationText):
+            return {}, None
         names = " or ".join(each.name for each in techniques("format") if hasattr(each.cls, "fit"))
         raise ConfigError(
             f"only {names} is calibrated: give --quantization {names}, or no calibration."
         )
-    plain, description = Packer(packer.plain), opened.description
+    description = opened.description
     # What cannot be packed is refused before the work.
     refusing = opened.source.measure(packer)
     compile_program(description, refusing, description.max_position_embeddings)
-    measured = opened.source.measure(plain)
-    compile_program(description, measured, description.max_position_embeddings)
-    if measured.notes():
+    plain = unquantised(opened.source, description, packer)
+    if plain.asked is not None and not packer.mix:
         raise ConfigError(
             f"{path} is quantised already, and calibration begins with unquantised weights: "
             "convert it without, or name the original."
         )
-    text = read_calibration(
-        calibration.path,
-        partial(calibration.encode, path),
-        calibration.most_tokens,
-        description.max_position_embeddings,
-    )
+    source = tensors_in(opened.source)
+    read = _text_of(calibration, opened, path)
+    assert read is not None, "there is a text"
+    text = read()
     fitted = calibrate(
         description,
         opened.source.load(plain),
         text.windows,
-        packer.asked,
+        lambda parts, role: [
+            (run, packing.format) for run, packing in pieces_of(source, packer, parts, role)
+        ],
         packer.layout,
         progress,
     )
     return fitted, text.record()
 
 
+def _fits(packer: Packer) -> bool:
+    """Whether some format is fitted to a text."""
+    return any(isinstance(each, FittedFormat) for each in (packer.asked, *packer.mix.values()))
+
+
+def _text_of(
+    calibration: CalibrationFile | CalibrationText | None, opened: OpenedModel, path: Path
+) -> Callable[[], CalibrationText] | None:
+    """What reads the text, in windows that the model can have."""
+    if calibration is None:
+        return None
+    if isinstance(calibration, CalibrationText):
+        known = calibration
+        return lambda: known
+    return partial(
+        read_calibration,
+        calibration.path,
+        partial(calibration.encode, path),
+        calibration.most_tokens,
+        opened.description.max_position_embeddings,
+    )
+
+
+def _write_plain(
+    model: RewrittenModel, opened: OpenedModel, path: Path, rewriting: Rewriting, out: Path
+) -> int:
+    """The rewritten model as a checkpoint that is not quantised."""
+    dtype = rewriting.dtype
+    if dtype is None:
+        dtype = "bfloat16" if opened.source.plain_dtype() == "BF16" else "float32"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        beside = partial(copy_beside, path, out, opened.generation_config)
+        return write_checkpoint(model, dtype, out, beside)
+    except OSError as error:
+        raise ModelError(f"writing {out} failed: {error.strerror or error}.") from error
+
+
+def unquantised(source: Source, description: ModelDescription, packer: Packer) -> Packer:
+    """A packer that rounds nothing, in rows: what the checkpoint quantised is widened."""
+    plain = Packer(packer.plain)
+    measured = source.measure(plain)
+    compile_program(description, measured, description.max_position_embeddings)
+    return Packer(packer.plain, plain_format(WIDEST)) if measured.notes() else plain
+
+
 def _write_weights(
     opened: OpenedModel,
     packer: Packer,
-    fitted: dict[str, Linear],
     path: Path,
     progress: Callable[[str], None],
 ) -> tuple[int, str]:
@@ -174,29 +255,25 @@ def _write_weights(
         opened.source.check_used(measured.used)
     for line in measured.notes():
         progress(line)
-    assert not isinstance(opened.source, ConvertedSource)
-    plan = _Plan(opened.source, packer)  # type: ignore[arg-type]
+    plan = _Plan(tensors_in(opened.source), packer)
     compile_program(description, plan, description.max_position_embeddings)
-    return _write_file(opened, packer, fitted, plan.layout, path)
+    return _write_file(opened, packer, plan.layout, path)
 
 
 def _write_file(
     opened: OpenedModel,
     packer: Packer,
-    fitted: dict[str, Linear],
     layout: FileLayout,
     path: Path,
 ) -> tuple[int, str]:
     """Write the weights to a file that becomes `path` when it is whole. Nothing is left of half of
     it, so that the same directory can be taken again."""
     description = opened.description
-    assert not isinstance(opened.source, ConvertedSource)
     with replacing(path, USUAL_FILE) as file:
         header = layout.header()
         file.write(header)
         loaded = opened.source.load(packer)
-        weights = Calibrated(loaded, fitted)
-        writer = _Writer(weights, loaded.packed, file, len(header), layout)
+        writer = _Writer(loaded, loaded.packed, file, len(header), layout)
         compile_program(description, writer, description.max_position_embeddings)
     return layout.nbytes, loaded.packed.digest()
 
@@ -274,7 +351,7 @@ class _Writer:
         self._file.write(as_bytes(array).data)
 
 
-def _copy_beside(path: Path, out: Path, generation_config: dict[str, Any]) -> None:
+def copy_beside(path: Path, out: Path, generation_config: dict[str, Any]) -> None:
     """The tokenizer's files, the generation settings and an acceptance head of a checkpoint."""
     if path.is_file():
         from ockham.model.checkpoint.gguf.tokenizer import read_tokenizer
@@ -300,7 +377,7 @@ def _write_config(
     config: EngineConfig,
     packer: Packer,
     digest: str,
-    calibration: dict[str, Any] | None,
+    facts: Mapping[str, Any],
     out: Path,
 ) -> None:
     source = opened.source
@@ -308,10 +385,10 @@ def _write_config(
     values["quantization_config"] = {
         "quant_method": METHOD,
         "version": VERSION,
-        "quantization": config.quantization,
+        "quantization": MIXED if packer.mix else config.quantization,
         "plain": packer.plain.name,
         "weights": digest,
-        **({} if calibration is None else {"calibration": calibration}),
+        **{name: fact for name, fact in facts.items() if fact is not None},
         **({"adapter": source.record()} if isinstance(source, MergedSource) else {}),
     }
     text = opened.config.get("text_config")

@@ -14,11 +14,12 @@ from ockham.model.known_models import QUANTISATION
 
 BEST_FIRST = (
     *("Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0"),
-    *("Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "BF16", "F16", "F32"),
+    *("Q4_K_M", "Q4_K_S", "IQ4_NL", "IQ4_XS", "Q4_1", "Q4_0", "Q3_K_L", "Q3_K_M", "Q3_K_S"),
+    *("BF16", "F16", "F32"),
 )
 """What is chosen from unasked. Beyond eight bits a file takes twice the memory and time for answers
-that hardly differ, so such a file is taken only where there is no other. Files of Q2_K and Q3_K are
-held in float32, and those of the IQ types hold tensors that cannot be read."""
+that hardly differ, so such a file is taken only where there is no other. Files of fewer than three
+bits are run where they are named: their answers are much worse."""
 
 HELD = {"F16": 2.0}
 """How many times the file's bytes its weights take when loaded; once where not said."""

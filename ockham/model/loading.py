@@ -16,10 +16,11 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import find, make, name_of, techniques
 from ockham.core.seams import Format, Layout
-from ockham.core.state_dtype import canonical
+from ockham.core.state_dtype import canonical, state_types
 from ockham.core.units import readable
 from ockham.kernels.backends import find_backend, find_layout_of
 from ockham.kernels.base import Backend, GroupLayout
+from ockham.kernels.layout import INT4
 from ockham.kernels.ops import Program
 from ockham.model.checkpoint.converted import ConvertedSource
 from ockham.model.checkpoint.generation_config import chosen_generation_config, sampling_defaults
@@ -27,13 +28,15 @@ from ockham.model.checkpoint.opening import open_model
 from ockham.model.checkpoint.prequantised.find import CODECS, quantization_config
 from ockham.model.checkpoint.sources import Measured, Source
 from ockham.model.hub import resolve
+from ockham.model.key_mirrors import with_mirrors
 from ockham.model.machine_memory import available_bytes
-from ockham.model.memory import MemoryPlan, plan_memory
+from ockham.model.memory import MemoryPlan, plan_memory, with_groups_apart
 from ockham.model.packed.packing import STORED, Packer, plain_format, quantizations
 from ockham.model.packed.weight_cache import LEAST_BYTES, WeightCache, cache_directory
 from ockham.model.placing import place_weights
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
+from ockham.model.program.rope_scaling import rescale
 from ockham.model.tasks import check_whole, settle
 
 HARMLESS = (
@@ -130,9 +133,11 @@ def plan_model(
     opened = open_model(directory)
     raw, source = opened.config, opened.source
     try:
-        description = settle(config, opened.description, raw, directory)
+        described = rescale(opened.description, config.rope_scaling)
+        description = settle(config, described, raw, directory)
         if not description.causal:
             check_whole(config)
+        description = with_groups_apart(config, description)
         head = head and description.pooling is None
         if config.max_model_len is None and description.pooling is not None:
             config = msgspec.structs.replace(config, max_model_len=_made_for(description))
@@ -215,6 +220,14 @@ def load_model(
         )
     finally:
         planned.source.close()
+    layouts = with_mirrors(
+        plan.layouts(description),
+        planned.state_dtype,
+        backend,
+        program,
+        description,
+        plan.max_model_len,
+    )
     return LoadedModel(
         directory=planned.directory,
         description=description,
@@ -225,8 +238,8 @@ def load_model(
         weight_bytes=plan.weights_bytes,
         parameters=planned.measured.parameters,
         plan=plan,
-        layouts=plan.layouts(description),
-        numerics_id=_numerics_id(planned, backend, digest),
+        layouts=layouts,
+        numerics_id=_numerics_id(planned, backend, digest, layouts),
         eos_token_ids=planned.eos_token_ids,
         generation_config=planned.generation_config,
         sampling_defaults=planned.sampling_defaults,
@@ -343,7 +356,9 @@ def _eos_token_ids(
     return tuple(dict.fromkeys([*description.eos_token_ids, *ids]))
 
 
-def _numerics_id(planned: PlannedModel, backend: Backend, digest: str) -> str:
+def _numerics_id(
+    planned: PlannedModel, backend: Backend, digest: str, layouts: tuple[GroupLayout, ...]
+) -> str:
     ropes = [
         "none" if rope is None else f"{rope.describe()} {_rope_digest(planned, layer)}"
         for layer, rope in enumerate(planned.description.ropes)
@@ -352,12 +367,22 @@ def _numerics_id(planned: PlannedModel, backend: Backend, digest: str) -> str:
         "weights": digest,
         "constants": planned.description.constants(),
         "formats": sorted(planned.measured.formats.items()),
-        "state": planned.state_dtype,
+        "state": " ".join([planned.state_dtype, *_int4_facts(planned.state_dtype, layouts)]),
         "ropes": ropes,
         "backend": backend.numerics(planned.format_names),
     }
     encoded = json.dumps(facts, sort_keys=True).encode()
     return hashlib.blake2b(encoded, digest_size=16).hexdigest()
+
+
+def _int4_facts(state_dtype: str, layouts: tuple[GroupLayout, ...]) -> list[str]:
+    """What decides the bits of state in int4 beside its name."""
+    if "int4" not in state_types(state_dtype):
+        return []
+    mirrors = hashlib.blake2b(digest_size=8)
+    for layout in layouts:
+        mirrors.update(b"" if layout.mirrors is None else layout.mirrors.tobytes())
+    return [INT4, mirrors.hexdigest()]
 
 
 def _rope_digest(planned: PlannedModel, layer: int) -> str:

@@ -4,7 +4,8 @@ The state's pool is shared out among the groups of layers so that none runs out 
 sequence of n tokens holds n cells in a group that sees everything, and at most w = window + one
 step's tokens + two pages in a sliding one. If S sequences hold T cells together, the sliding group
 needs sum(min(n_i, w)) <= min(T, S * w) cells, so that pool is as large as any S sequences can use
-while the full group holds them.
+while the full group holds them. The same holds of a group of layers that stand apart because the
+engine's Keep leaves them at most w cells.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from ockham.core.asks import Ask
+from ockham.core.choices import Choice
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit, InvalidRequest
 from ockham.core.registry import find, make, name_of
-from ockham.core.seams import AttentionGroup, Keep, KeptText
+from ockham.core.seams import AttentionGroup, Keep, Keeping, KeptText, Pattern, SequencePattern
 from ockham.core.units import readable
 from ockham.kernels.base import GroupLayout
+from ockham.kernels.choosers import held_bytes, summaries_bytes
 from ockham.kernels.ops import Program, StepSizes, workspace_bytes
 from ockham.model.adapting import adapters_bytes
 from ockham.model.program.description import LayerGroup, ModelDescription
@@ -57,6 +60,9 @@ class MemoryPlan(msgspec.Struct, kw_only=True, frozen=True):
     page_tokens: int
     pages: tuple[int, ...]
     state_dtype: str
+    choices: tuple[Choice | None, ...] = ()
+    """How rows choose keys in each layer group by the engine's pattern: `state_bytes` has the
+    summaries in it that they choose by. None at all where nothing chooses."""
 
     @property
     def total_bytes(self) -> int:
@@ -130,6 +136,7 @@ def plan_memory(
         state_dtype,
         allowed,
         _most_cells(config, description),
+        _choices(config, description),
     )
     return sizes.plan(config.max_model_len or sizes.longest_that_fits(limit))
 
@@ -165,6 +172,7 @@ def least_bytes(
         state_dtype,
         0,
         _most_cells(config, description),
+        _choices(config, description),
     )
     state = sizes.state_bytes(sizes.sequence_pages(tokens), tokens)
     pool = max(state, config.kv_cache_memory_bytes or 0)
@@ -181,8 +189,11 @@ class _Sizes:
     weights_bytes: int
     state_dtype: str
     allowed_bytes: int
-    most_cells: Callable[[int], int]
-    """Cells that a sequence of so many tokens holds at once, where no window says so."""
+    most_cells: Callable[[int], list[int]]
+    """Cells that a sequence of so many tokens holds at once in each group, where no window says
+    so."""
+    choices: tuple[Choice | None, ...]
+    """How rows choose keys in each group by the engine's pattern."""
 
     def plan(self, max_model_len: int) -> MemoryPlan:
         config, pool = self.config, self.pool_bytes(max_model_len)
@@ -207,9 +218,11 @@ class _Sizes:
             step_rows=self.step_rows(max_model_len),
             page_tokens=config.block_size,
             pages=tuple(
-                self.group_pages(group, context, max_model_len) for group in self.description.groups
+                self.group_pages(group, context, max_model_len)
+                for group in range(len(self.description.groups))
             ),
             state_dtype=self.state_dtype,
+            choices=self.choices if any(self.choices) else (),
         )
 
     def longest_that_fits(self, limit: int) -> int:
@@ -235,11 +248,16 @@ class _Sizes:
     def context_pages(self, tokens: int) -> int:
         return -(-tokens // self.config.block_size)
 
-    def group_pages(self, group: LayerGroup, context_pages: int, max_model_len: int) -> int:
+    def group_pages(self, group: int, context_pages: int, max_model_len: int) -> int:
         """Pages that a group needs while all sequences' tokens fill `context_pages` pages."""
-        if group.window is None:
-            return context_pages
-        cells = self.window_cells(group.window, max_model_len)
+        window = self.description.groups[group].window
+        if window is None:
+            most = self.most_cells(max_model_len)
+            cells = most[group]
+            if cells == max(most):
+                return context_pages
+        else:
+            cells = self.window_cells(window, max_model_len)
         return min(context_pages, self.config.max_num_seqs * self.context_pages(cells))
 
     def step_rows(self, max_model_len: int) -> int:
@@ -256,14 +274,18 @@ class _Sizes:
         """Pages of each group that the longest sequence needs, of whose cells not all may stay."""
         windows = [group.window for group in self.description.groups if group.window is not None]
         held = [self.window_cells(window, max_model_len) for window in windows]
-        return self.context_pages(max([self.most_cells(max_model_len), *held]))
+        return self.context_pages(max([*self.most_cells(max_model_len), *held]))
 
     def state_bytes(self, context_pages: int, max_model_len: int) -> int:
-        return sum(
-            _layout(group, self.state_dtype, self.config.block_size, 1).page_bytes
-            * self.group_pages(group, context_pages, max_model_len)
-            for group in self.description.groups
-        )
+        """Keys and values, and the summaries by which rows choose among them."""
+        total = 0
+        groups = self.description.groups
+        for number, (group, choice) in enumerate(zip(groups, self.choices, strict=True)):
+            page = _layout(group, self.state_dtype, self.config.block_size, 1)
+            page_bytes = page.page_bytes + summaries_bytes([page], [choice])
+            page_bytes += held_bytes([page], [choice], max_model_len)
+            total += page_bytes * self.group_pages(number, context_pages, max_model_len)
+        return total
 
     @property
     def logits_rows(self) -> int:
@@ -322,23 +344,74 @@ class _Sizes:
         return "Take a smaller model, a smaller dtype, or a machine with more memory."
 
 
-def _most_cells(config: EngineConfig, description: ModelDescription) -> Callable[[int], int]:
-    """How many cells a sequence of so many tokens, most of them its prompt, holds at once by the
-    engine's Keep. Raises ConfigError if that does not fit the model."""
+def with_groups_apart(config: EngineConfig, description: ModelDescription) -> ModelDescription:
+    """The model with those layers in a group of their own of which the engine's Keep says so.
+    Raises ConfigError if that does not fit the model."""
+    keeping = _keepings(config, description)(1)
+    if keeping is None:
+        return description
+    groups = range(len(description.groups))
+    apart = frozenset(layer for group in groups for layer in keeping.apart(group))
+    return replace(description, apart=apart) if apart else description
+
+
+def _keepings(
+    config: EngineConfig, description: ModelDescription
+) -> Callable[[int], Keeping | None]:
+    """What the engine's Keep says of a sequence of so many tokens, most of them its prompt. Raises
+    ConfigError if it does not fit the model."""
     technique = find("keep", name_of(config.keep))
     keep: Keep = make("keep", config.keep)
     ask = (technique.ask or Ask)()
-    groups = [AttentionGroup(g.layers, g.kv_heads, g.window) for g in description.groups]
+    groups = tuple(_attention_groups(description))
 
-    def most_cells(tokens: int) -> int:
-        keeping = keep.open(ask, KeptText(tokens, tuple(groups), description.hidden_size))
-        return tokens if keeping is None else keeping.most_cells(tokens)
+    def keeping(tokens: int) -> Keeping | None:
+        return keep.open(ask, KeptText(tokens, groups, description.hidden_size))
 
     try:
-        most_cells(1)
+        keeping(1)
     except InvalidRequest as error:
         raise ConfigError(str(error)) from None
+    return keeping
+
+
+def _most_cells(config: EngineConfig, description: ModelDescription) -> Callable[[int], list[int]]:
+    """How many cells a sequence of so many tokens holds at once in each group by the engine's Keep,
+    0 where a window decides. Raises ConfigError if that does not fit the model."""
+    opened = _keepings(config, description)
+    windows = [group.window for group in description.groups]
+
+    def most_cells(tokens: int) -> list[int]:
+        keeping = opened(tokens)
+        return [
+            0
+            if window is not None
+            else tokens
+            if keeping is None
+            else keeping.most_cells_of(group, tokens)
+            for group, window in enumerate(windows)
+        ]
+
     return most_cells
+
+
+def _choices(config: EngineConfig, description: ModelDescription) -> tuple[Choice | None, ...]:
+    """How rows choose keys in each group of layers by the engine's pattern. Raises ConfigError if
+    that does not fit the model."""
+    technique = find("pattern", name_of(config.attention_pattern))
+    pattern: Pattern = make("pattern", config.attention_pattern)
+    try:
+        opened: SequencePattern | None = pattern.open(
+            (technique.ask or Ask)(), _attention_groups(description)
+        )
+    except InvalidRequest as error:
+        raise ConfigError(str(error)) from None
+    groups = range(len(description.groups))
+    return tuple([None if opened is None else opened.choice(group) for group in groups])
+
+
+def _attention_groups(description: ModelDescription) -> list[AttentionGroup]:
+    return [AttentionGroup(g.layers, g.kv_heads, g.window) for g in description.groups]
 
 
 def _layout(group: LayerGroup, dtype: str, page_tokens: int, pages: int) -> GroupLayout:

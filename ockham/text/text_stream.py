@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,6 +56,17 @@ class TextStream:
         rest = text[self._emitted :]
         self._emitted = len(text)
         return rest
+
+
+def places(
+    tokenizer: Tokenizer, token_ids: Sequence[int], skip_special_tokens: bool
+) -> Iterator[int]:
+    """Where each token begins in the text of all of them, in characters. One that begins within a
+    character, or between bytes that are no characters, begins where these do."""
+    stream, at = TextStream(tokenizer, skip_special_tokens), 0
+    for token_id in token_ids:
+        yield at
+        at += len(stream.push(token_id))
 
 
 def _certain_characters(text: str) -> int:

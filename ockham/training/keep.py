@@ -10,56 +10,74 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ockham.cache.keep.learned import HeadKind, trained_rules
 from ockham.core.errors import ConfigError, ModelError
 from ockham.model.checkpoint.keep_files import (
     CONFIG_FILE,
-    KVZAP,
-    RULES,
     VERSION,
     WEIGHTS_FILE,
     ModelSizes,
 )
 from ockham.model.hub import BUILT_IN, resolve
 from ockham.text.tokenizer import Tokenizer
+from ockham.training.checkpoints import plain_checkpoint
 from ockham.training.documents import Piece, lab_pieces, read_pieces
 from ockham.training.extra import require_extra
 from ockham.training.keep_heads import Fitted, linear, with_inner
-from ockham.training.keep_labels import REPEAT, Labels, Reader, Text, texts_of
+from ockham.training.keep_labels import (
+    HELD_OUT_TEXTS,
+    REPEAT,
+    ROWS_OF_TEXT,
+    Labels,
+    Reader,
+    Text,
+    texts_of,
+)
 from ockham.training.workplace import Workplace
 
 Tell = Callable[[str], None]
 
 LAB_TEXTS = 512
+STEPS: dict[HeadKind, int] = {"linear": 1, "inner": 1000, "alpha": 150}
+"""The usual ones, by what is learned."""
 
 
 @dataclass(frozen=True)
 class KeepSettings:
     """What is trained, for which model, and on what.
 
-    `method` is the rule. `rows` tokens are learned from, of texts that are cut to `context` tokens
-    and read twice. `steps` are those of a layer's training (locret). Raises ConfigError for a value
-    that cannot be.
+    `method` is the rule, whose class says what is learned. Texts are cut to `context` tokens and
+    read twice. Scores of tokens are learned from `rows` tokens; `steps` are those of a layer's
+    training, where heads have an inner layer. Where a number for each head is learned, `steps` is
+    how many texts are learned from. None for the usual number. Raises ConfigError for a value that
+    cannot be.
     """
 
     target: str
     out: Path
-    method: str = KVZAP
+    method: str
     data: tuple[Path, ...] = ()
     held_out: tuple[Path, ...] = ()
     rows: int = 16_000
     context: int = 1000
-    steps: int = 1000
+    steps: int | None = None
     seed: int = 0
 
+    @property
+    def all_steps(self) -> int:
+        """The steps, as they were given or as usual."""
+        return self.steps or STEPS[trained_rules()[self.method]]
+
     def __post_init__(self) -> None:
-        if self.method not in RULES:
+        rules = trained_rules()
+        if self.method not in rules:
             raise ConfigError(
-                f"there is no rule {self.method!r} to train; there are {', '.join(RULES)}."
+                f"there is no rule {self.method!r} to train; there are {', '.join(rules)}."
             )
         least = {"rows": 512, "context": 16, "steps": 1}
         for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
+            if (given := getattr(self, name)) is not None and given < low:
+                raise ConfigError(f"{name} must be at least {low}, got {given}.")
 
     def facts(self) -> dict[str, str]:
         """All that decides the result but the files' contents, as text."""
@@ -77,6 +95,8 @@ class TrainedKeep:
 def check(settings: KeepSettings) -> Path:
     """Where the model is. Raises ConfigError or ModelError for what cannot be trained for."""
     path = resolve(settings.target)
+    if trained_rules()[settings.method] == "alpha":
+        path = plain_checkpoint(settings.target, "What is learned serves it too.")
     if not settings.data and path not in BUILT_IN.values():
         raise ConfigError(
             f"training for {settings.target} needs text: name .txt or .jsonl files with --data, of "
@@ -106,7 +126,7 @@ def train_keep(settings: KeepSettings, tell: Tell = lambda line: None) -> Traine
                     f"{settings.target} has layers without attention, or with different numbers of "
                     "key-value heads; such a model cannot be trained for."
                 )
-            fitted = _fit(settings, reader, texts, workplace, tell)
+            fitted = _fit(settings, path, reader, texts, workplace, tell)
         finally:
             reader.close()
         seconds = time.monotonic() - started
@@ -132,16 +152,41 @@ def _texts(settings: KeepSettings, path: Path, tokenizer: Tokenizer) -> list[Tex
 
 
 def _fit(
-    settings: KeepSettings, reader: Reader, texts: list[Text], workplace: Workplace, tell: Tell
+    settings: KeepSettings,
+    path: Path,
+    reader: Reader,
+    texts: list[Text],
+    workplace: Workplace,
+    tell: Tell,
 ) -> Fitted:
+    kind = trained_rules()[settings.method]
+    if kind == "alpha":
+        from ockham.training.keep_alphas import alphas
+
+        steps, seed = settings.all_steps, settings.seed
+        return alphas(path, reader.sizes, texts, settings.context, steps, seed, tell)
+    _check_texts(texts, settings.rows)
     if workplace.outputs.exists():
         labels = Labels.load(workplace.outputs)
     else:
         labels = reader.labels(texts, settings.rows, Random(f"rows {settings.seed}"), tell)
         labels.save(workplace.outputs)
-    if settings.method == KVZAP:
+    if kind == "linear":
         return linear(labels)
-    return with_inner(labels, settings.steps, settings.seed, tell)
+    return with_inner(labels, settings.all_steps, settings.seed, tell)
+
+
+def _check_texts(texts: list[Text], rows: int) -> None:
+    """Raise ConfigError where so many rows are of so few texts that none is left to measure."""
+    count = found = 0
+    while found < rows and count < len(texts):
+        found += min(ROWS_OF_TEXT, texts[count].context)
+        count += 1
+    if count < HELD_OUT_TEXTS:
+        raise ConfigError(
+            f"scores are learned from at least {HELD_OUT_TEXTS} texts, one of which only measures; "
+            f"{rows} rows come of {count}: ask for more rows (--rows), or give more texts."
+        )
 
 
 def write_keep(

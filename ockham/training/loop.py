@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ockham.core.owned_files import replacing
-from ockham.training.settings import Settings
-from ockham.training.student import OUTPUTS, TEXT, Student
+from ockham.training.student import OUTPUTS, TEXT, Learner
 from ockham.training.windows import Windows
 from ockham.training.workplace import CHECKPOINT_FILE
 
@@ -23,15 +22,30 @@ _CLIPPED = 1.0
 _STAGES = {TEXT: 0, OUTPUTS: 1}
 
 
+class LoopSettings(Protocol):
+    """What the loop must know of a training; see `Settings`."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_tokens(self) -> int: ...
+    @property
+    def rate(self) -> float | None: ...
+    @property
+    def text_share(self) -> float | None: ...
+    @property
+    def seed(self) -> int: ...
+
+
 class Loop:
     """A student in training. The rate rises linearly over the first steps, and falls linearly to
     zero over the second half."""
 
     def __init__(
         self,
-        student: Student,
+        student: Learner,
         windows: Mapping[str, Windows],
-        settings: Settings,
+        settings: LoopSettings,
         folder: Path,
         tell: Callable[[str], None],
     ) -> None:

@@ -1,4 +1,4 @@
-"""What is trained: the protocol of all methods, and the losses that they share."""
+"""What is trained: the protocols of all methods, and the losses that they share."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MOST_LOGITS = 1 << 25
 Scores = dict[str, Any]
 
 
-class Student(nn.Module):
-    """Parameters to learn, beside a frozen target."""
+class Learner(nn.Module):
+    """Parameters to learn."""
 
     rate: float
     """The learning rate's peak, unless told otherwise."""
@@ -39,6 +39,10 @@ class Student(nn.Module):
         """Those of the parameters, by a name."""
         learned = [p for p in self.parameters() if p.requires_grad]
         return {"all": torch.optim.AdamW(learned, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)}
+
+
+class Student(Learner):
+    """What drafts, beside a frozen target."""
 
     @abstractmethod
     def scores(self, texts: Sequence[Written]) -> Scores:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import ConfigError, ModelError
-from ockham.model.checkpoint.prequantised.find import quantization_config
 from ockham.model.hub import BUILT_IN, resolve
 from ockham.model.program.description import describe, read_config
 from ockham.text.tokenizer import Tokenizer
 from ockham.training import settings as known
+from ockham.training.checkpoints import plain_checkpoint
 from ockham.training.documents import Pieces, lab_documents, read_documents
 from ockham.training.extra import require_extra
 from ockham.training.outputs import Outputs, Written, write_outputs
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 Tell = Callable[[str], None]
 
 _MEDUSA_HEADS, _PROMPT_TOKENS = 4, 3
+DRAFTERS = (
+    "A drafter that is trained for that serves it too, and without training there are "
+    "`ockham draft index` and the drafters that need none (docs/speculation.md)."
+)
+"""What to say of a target that PyTorch cannot train for."""
 _READ_PER_OUTPUT = 4
 """How often the target's outputs are read, unless told how many there should be."""
 
@@ -42,7 +47,7 @@ class Trained:
 
 def check(settings: Settings) -> None:
     """What `train` refuses of a target and its texts before it needs PyTorch. Raises as it does."""
-    path = _target_path(settings.target)
+    path = plain_checkpoint(settings.target, DRAFTERS)
     _tokenizer(settings.target, path)
     _check_data(settings, path)
 
@@ -56,7 +61,7 @@ def train(settings: Settings, tell: Tell = lambda line: None) -> Trained:
     """
     check(settings)
     require_extra()
-    path = _target_path(settings.target)
+    path = plain_checkpoint(settings.target, DRAFTERS)
     description = describe(read_config(path))
     deepest = description.layers - 1
     exits = settings.method == "early_exit" and settings.layers is not None
@@ -125,23 +130,6 @@ def _train(
     student.write(result, trained)
     workplace.finish(result)
     return Trained(scores, loop.losses, loop.seconds)
-
-
-def _target_path(name: str) -> Path:
-    path = resolve(name)
-    if path.is_file():
-        raise ModelError(
-            f"{name} is a GGUF file, which PyTorch cannot train for; name the checkpoint (a "
-            "directory with safetensors, or owner/name on the hub) that it was made from. A "
-            "drafter that is trained for that serves the file too, and without training there are "
-            "`ockham draft index` and the drafters that need none (docs/speculation.md)."
-        )
-    if quantization_config(read_config(path)) is not None:
-        raise ModelError(
-            f"{name} is quantised, or packed by `ockham convert`; name the checkpoint that it was "
-            "made from. The drafter then serves all of them."
-        )
-    return path
 
 
 def _draft_path(settings: Settings, tokenizer: Tokenizer) -> Path | None:

@@ -22,7 +22,7 @@ from ockham.core.owned_files import (
     read_own,
     write_own,
 )
-from ockham.model.checkpoint import keep_files
+from ockham.model.checkpoint import keep_files, prediction_files
 from ockham.model.checkpoint.draft_files import ACCEPTANCE_FILE, CONFIG_FILE, WEIGHTS_FILE
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES
@@ -53,6 +53,8 @@ RESULTS = Owned(
             SINGLE_FILE,
             keep_files.WEIGHTS_FILE,
             keep_files.CONFIG_FILE,
+            prediction_files.WEIGHTS_FILE,
+            prediction_files.CONFIG_FILE,
             *(name for name in WANTED_FILES if "*" not in name and "/" not in name),
         }
     ),

@@ -14,6 +14,7 @@ from ockham.core.arrays import Bytes
 from ockham.core.quantised import BlockRows
 
 T = TypeVar("T", bound=np.generic)
+U = TypeVar("U", np.uint16, np.uint32)
 
 
 def half(blocks: Bytes, start: int) -> npt.NDArray[np.float16]:
@@ -55,3 +56,26 @@ def nested_rows(blocks: Bytes, codes: Bytes) -> BlockRows:
     """Rows of 256 codes each block, whose factors of 32 inputs begin at byte 4."""
     scales, minima = six_bits(blocks[..., 4:16])
     return BlockRows(rows(codes), half(blocks, 0), half(blocks, 2), rows(scales), rows(minima))
+
+
+def low_and_high(packed: Bytes) -> Bytes:
+    """The halves of each byte, the low one first: (..., n) as (..., 2 n)."""
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+
+
+def quarters(packed: Bytes) -> Bytes:
+    """64 bytes of four times two bits as 256 codes: of 32 bytes the lowest bits, then those above
+    them, twice."""
+    pair = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    wide = packed.reshape(*packed.shape[:-1], 2, 1, 32) >> pair & np.uint8(3)
+    return wide.reshape(*packed.shape[:-1], 256)
+
+
+def bits_of(packed: Bytes) -> Bytes:
+    """The bits of the last axis, the lowest of each byte first."""
+    return np.unpackbits(packed, axis=-1, bitorder="little")
+
+
+def words(blocks: Bytes, start: int, stop: int, dtype: type[U]) -> npt.NDArray[U]:
+    """Bytes [start, stop) of every block as little-endian integers."""
+    return np.ascontiguousarray(blocks[..., start:stop]).view(dtype)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -18,14 +19,25 @@ from ockham.kernels.layouts import ROWS
 from ockham.weights.block_shape import BlockShape
 from ockham.weights.by_rows import ByRows, count, misfit, quantise, regrouped, with_zeros
 
+MOST_EXPONENT = 252
+"""The largest exponent byte of a block whose 4-bit floats, up to 6, fp32 holds. (255 is NaN.)"""
+
 ROWS_WIDENED = 256
 """Rows that the plain product widens at a time."""
+
+
+class BlockType(NamedTuple):
+    """A block type of files: what a block takes there, and its reader, as `BlockFormat.read`."""
+
+    nbytes: int
+    read: Callable[[Bytes], BlockRows]
 
 
 class BlockFormat(ByRows):
     """A format that takes over one of GGUF's block types as it is, and quantises nothing itself.
 
-    `file_type` is the type's name in GGUF files, `file_bytes` what a block takes there.
+    `file_type` is the type's name in GGUF files, `file_bytes` what a block takes there; `also` are
+    other types whose values it holds.
     """
 
     name: ClassVar[str]
@@ -35,11 +47,17 @@ class BlockFormat(ByRows):
     shape: ClassVar[BlockShape]
     file_type: ClassVar[str]
     file_bytes: ClassVar[int]
+    also: ClassVar[Mapping[str, BlockType]] = {}
 
     @staticmethod
     def read(blocks: Bytes) -> BlockRows:
         """Blocks as a GGUF file has them, (rows, B, file_bytes)."""
         raise NotImplementedError
+
+    @classmethod
+    def file_types(cls) -> dict[str, BlockType]:
+        """The types that it reads, by name."""
+        return {cls.file_type: BlockType(cls.file_bytes, cls.read), **cls.also}
 
     def fields(self, in_features: int, zeros: bool = False) -> dict[str, Field]:
         """Those of `BlockRows`."""
@@ -51,7 +69,9 @@ class BlockFormat(ByRows):
         halves, groups = (blocks,), (blocks * shape.groups,)
         found = {
             "codes": Field("uint8", (in_features,), shape.bits),
-            "scales": Field("float16", halves, 16),
+            "scales": Field("uint8", halves, 8)
+            if shape.scale != "half"
+            else Field("float16", halves, 16),
         }
         if shape.minima:
             found["minima"] = Field("float16", halves, 16)
@@ -59,7 +79,19 @@ class BlockFormat(ByRows):
             found["group_scales"] = Field("int8" if shape.signed else "uint8", groups, 8)
         if shape.group and shape.minima:
             found["group_minima"] = Field("uint8", groups, 8)
+        if shape.divisors:
+            found["divisors"] = Field("float32", (1,), 32)
         return found
+
+    def fault(self, rows: BlockRows) -> str | None:
+        """What is wrong with rows, as a part of a sentence; None if nothing is."""
+        if self.shape.scale != "half":
+            scales: Bytes = rows.scales.view(np.uint8)
+            if self.shape.scale == "exponent" and (scales > MOST_EXPONENT).any():
+                return "NaN, or a scale too large for fp32, stands in an exponent"
+            if self.shape.scale == "small" and (scales & np.uint8(127) == 127).any():
+                return "NaN stands in a scale"
+        return rows.fault()
 
     def encode(self, rows: Array) -> Values:
         formats: list[type[Format]] = [each.cls for each in techniques("format")]
@@ -88,7 +120,7 @@ class BlockFormat(ByRows):
         packed = layout.blank(self, out_features, in_features)
         first = 0
         for rows in regrouped(
-            _checked(blocks, (out_features, in_features)), layout.multiple, with_zeros
+            self._checked(blocks, (out_features, in_features)), layout.multiple, with_zeros
         ):
             packed.fill(first, rows)
             first += count(rows)
@@ -120,8 +152,8 @@ class BlockFormat(ByRows):
         """The values that the `gguf` package dequantises, to the bit."""
         shape, rows = self.shape, len(values["codes"])
         grouped = (rows, in_features // shape.inputs, shape.groups or 1, -1)
-        scales = values["scales"].astype(np.float32)[:, :, None, None]
-        codes = values["codes"].reshape(grouped).astype(np.float32) - np.float32(shape.zero)
+        scales = self._scales(values)[:, :, None, None]
+        codes = self._meant(values).reshape(grouped)
         if shape.group:
             scales = scales * values["group_scales"].reshape(grouped).astype(np.float32)
         weights: Floats = scales * codes
@@ -134,50 +166,80 @@ class BlockFormat(ByRows):
                 weights = weights - minima * factors
         return weights.reshape(rows, in_features)
 
+    def _checked(self, blocks: Iterable[BlockRows], shape: tuple[int, int]) -> Iterator[Values]:
+        """The fields of each block of rows. Raises ModelError as `adopt` says."""
+        done = 0
+        for block in blocks:
+            stop = done + len(block)
+            if block.codes.shape[1] != shape[1] or stop > shape[0]:
+                raise misfit(block.codes.shape, done, shape)
+            fault = self.fault(block)
+            if fault:
+                raise ModelError(f"{fault} (rows {done} to {stop - 1}).")
+            held = {field.name: getattr(block, field.name) for field in fields(block)}
+            yield {name: array for name, array in held.items() if array is not None}
+            done = stop
+        if done != shape[0]:
+            raise ModelError(f"only {done} of {shape[0]} rows were found.")
+
+    def _scales(self, values: Values) -> Floats:
+        """(rows, B)"""
+        shape = self.shape
+        if shape.scale == "exponent":
+            return powers_of_two(values["scales"].view(np.uint8))
+        if shape.scale == "small":
+            small: Floats = values["scales"].view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+            halved: Floats = small * np.float32(0.5)
+            if shape.divisors:
+                halved /= values["divisors"].astype(np.float32)
+            return halved
+        halves: Floats = values["scales"].astype(np.float32)
+        return halves * np.float32(2.0**-shape.halvings)
+
+    def _meant(self, values: Values) -> Floats:
+        """What codes stand for, as integers: (rows, K)."""
+        if self.shape.levels:
+            levels: Floats = np.array(self.shape.levels, np.float32)
+            return levels[values["codes"].astype(np.intp)]
+        codes: Floats = values["codes"].astype(np.float32)
+        return codes - np.float32(self.shape.zero)
+
     def _terms(
         self, values: Values, a: npt.NDArray[np.float64], scale_x: Floats
     ) -> list[tuple[Floats, Floats]]:
         """Factors (B, M, rows), or (B, M, 1), of what is added to y for each block in turn."""
         shape, columns, rows = self.shape, len(a), count(values)
 
-        def by_block(name: str) -> npt.NDArray[np.float64]:
+        def by_block(array: Array) -> npt.NDArray[np.float64]:
             """(rows, B * n) as (B, n, rows)."""
-            wide = values[name].astype(np.float64).reshape(rows, columns, -1)
+            wide = array.astype(np.float64).reshape(rows, columns, -1)
             return wide.transpose(1, 2, 0)
 
-        codes = by_block("codes") - shape.zero
+        codes = by_block(self._meant(values))
         if shape.group:
-            codes *= np.repeat(by_block("group_scales"), shape.group, axis=1)
-        d = by_block("scales").astype(np.float32)
+            codes *= np.repeat(by_block(values["group_scales"]), shape.group, axis=1)
+        d = by_block(self._scales(values)).astype(np.float32)
         terms = [((a @ codes).astype(np.float32), scale_x * d)]
         if shape.minima:
-            m = by_block("minima").astype(np.float32)
+            m = by_block(values["minima"]).astype(np.float32)
             if not shape.group:
                 total = a.sum(axis=2, keepdims=True).astype(np.float32) * scale_x
                 terms.append((total, np.broadcast_to(m, (columns, 1, rows))))
             else:
                 sums = a.reshape(columns, -1, shape.groups, shape.group).sum(axis=3)
-                total = (sums @ by_block("group_minima")).astype(np.float32)
+                total = (sums @ by_block(values["group_minima"])).astype(np.float32)
                 terms.append((total, -scale_x * m))
         return terms
 
 
-def _checked(blocks: Iterable[BlockRows], shape: tuple[int, int]) -> Iterator[Values]:
-    """The fields of each block of rows. Raises ModelError as `BlockFormat.adopt` says."""
-    done = 0
-    for block in blocks:
-        stop = done + len(block)
-        if block.codes.shape[1] != shape[1] or stop > shape[0]:
-            raise misfit(block.codes.shape, done, shape)
-        fault = block.fault()
-        if fault:
-            raise ModelError(f"{fault} (rows {done} to {stop - 1}).")
-        held = {field.name: getattr(block, field.name) for field in fields(block)}
-        yield {name: array for name, array in held.items() if array is not None}
-        done = stop
-    if done != shape[0]:
-        raise ModelError(f"only {done} of {shape[0]} rows were found.")
+def powers_of_two(exponents: Bytes) -> Floats:
+    """2 ** (e - 128), of which the two smallest are no normal floats. (OCP Microscaling Formats
+    v1.0, 5.4.1: E8M0, whose scale is twice that.)"""
+    e = exponents.astype(np.uint32)
+    bits = np.where(e < 2, np.uint32(0x00200000) << np.minimum(e, 1), (e - 1) << np.uint32(23))
+    return bits.astype(np.uint32).view(np.float32)
 
 
+BY_16 = "int8 by row and group of 16"
 BY_32 = "int8 by row and group of 32"
 BY_256 = "int8 by row and group of 256"

@@ -19,12 +19,11 @@ from recipes.lab.drafters import METHODS, SEED, install, train_drafter
 from recipes.lab.evaluate import evaluate
 from recipes.lab.export import export
 from recipes.lab.export_siblings import SOURCES, agreements, export_sibling
-from recipes.lab.model import Shape
 from recipes.lab.outputs import Amounts, write_outputs
 from recipes.lab.passages import write_passages
 from recipes.lab.plan import PLANS
 from recipes.lab.sentences import write_items
-from recipes.lab.siblings import SIBLINGS
+from recipes.lab.siblings import DENSE, SIBLINGS
 from recipes.lab.start import load_dense
 from recipes.lab.texts import write_texts
 from recipes.lab.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -49,6 +48,7 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, help="of `ockham eval --json`, for the card")
     parser.add_argument("--scores-before", type=Path, help="the same, without the adapter")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that trains")
+    parser.add_argument("--float32", action="store_true", help="where bfloat16 is imitated")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, resumable, then")
     options = parser.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
     documents = build_corpus()
     if options.command == "tokenizer":
         texts = [d.text for d in documents if not d.held_out and d.source in ("code", "prose")]
-        save_tokenizer(train_tokenizer(texts), options.out or _LAB, Shape().context_tokens)
+        save_tokenizer(train_tokenizer(texts), options.out or _LAB, DENSE.context_tokens)
         return
     if options.command == "passages":
         write_passages(documents, _ROOT / "ockham/lab/tasks/held_out.json.gz")
@@ -77,14 +77,14 @@ def main() -> None:
         folder = options.out or _MODELS / SIBLINGS["drafter"].folder
         drafter = load_dense(folder / "model.safetensors", SIBLINGS["drafter"].plan.shape)
         texts = {source: streams.held_out[source] for source in SOURCES}
-        agreements(load_dense(_WEIGHTS, Shape()), drafter, _LAB, texts)
+        agreements(load_dense(_WEIGHTS, DENSE), drafter, _LAB, texts)
         return
     trainer = _trainer(options, streams, tokenizer)
     if options.command == "train":
         trainer.run(minutes=options.minutes)
     elif options.plan in SIBLINGS:
         out = options.out or _MODELS / SIBLINGS[options.plan].folder
-        dense = load_dense(_WEIGHTS, Shape())
+        dense = load_dense(_WEIGHTS, DENSE)
         before, after = _scores(options.scores_before), _scores(options.scores)
         export_sibling(options.plan, trainer, tokenizer, dense, _LAB, before, after, out)
     else:
@@ -93,14 +93,18 @@ def main() -> None:
 
 def _trainer(options: argparse.Namespace, streams: Streams, tokenizer: Tokenizer) -> Trainer:
     run = options.run or _ROOT / "runs" / options.plan
-    if options.plan not in SIBLINGS:
-        return Trainer(PLANS[options.plan], streams, run, tokenizer, options.start, options.device)
-    plan, start = SIBLINGS[options.plan].plan, options.start or _WEIGHTS
+    sibling = SIBLINGS.get(options.plan)
+    plan = sibling.plan if sibling else PLANS[options.plan]
+    if options.float32:
+        plan = dataclasses.replace(plan, bfloat16=False)
+    if sibling is None:
+        return Trainer(plan, streams, run, tokenizer, options.start, options.device)
+    start = options.start or _WEIGHTS
     if not plan.distilled:
         return Trainer(plan, streams, run, tokenizer, start, options.device)
     written = write_outputs(start.parent, streams, tokenizer, plan.seed, run, Amounts())
     streams = dataclasses.replace(streams, train={**streams.train, **written})
-    return Distiller(plan, streams, run, load_dense(start, Shape()), start, options.device)
+    return Distiller(plan, streams, run, load_dense(start, DENSE), start, options.device)
 
 
 def _scores(report: Path | None) -> list[dict[str, Any]]:

@@ -153,8 +153,8 @@ text is easier than code from elsewhere.
 - **Optimiser:** Muon at {plan.matrix_rate} for the layers' matrices, AdamW at {plan.vector_rate} \
 for the embedding
   and the norms; {plan.warmup_steps} steps of warm-up, linear decay to zero over the last \
-{plan.decay_steps:,}; bfloat16
-  autocast, float32 weights.
+{plan.decay_steps:,};
+  {plan.arithmetic}.
 - **Seed:** {plan.seed}; {plan.note or reproducible + "."}
 - **Phases:** {growth}.
 

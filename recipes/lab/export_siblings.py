@@ -16,7 +16,13 @@ from recipes.lab.evaluate import evaluate
 from recipes.lab.export import export
 from recipes.lab.lora import export_adapter, is_adapter
 from recipes.lab.model import LabModel
-from recipes.lab.sibling_cards import Scores, adapter_card, drafter_card, experts_card
+from recipes.lab.sibling_cards import (
+    Scores,
+    adapter_card,
+    agreement_row,
+    drafter_card,
+    experts_card,
+)
 from recipes.lab.train import Trainer
 
 SOURCES = ("code", "prose")
@@ -68,11 +74,11 @@ def round_to_bfloat16(model: LabModel) -> None:
 def agreements(
     dense: LabModel, drafter: LabModel, lab: Path, streams: Mapping[str, npt.NDArray[np.uint16]]
 ) -> dict[str, Agreement]:
-    """For each stream of held-out text, printed as they come."""
+    """For each stream of held-out text, printed as rows of the card."""
     found = {}
     for source, stream in streams.items():
         found[source] = each = measure_agreement(dense, drafter, lab, stream)
-        print(f"{source}: text {each.text:.1%}, greedy {each.greedy:.1%}, {each.accepted:.2f}")
+        print(agreement_row(source, each))
     return found
 
 

@@ -58,6 +58,11 @@ class Plan:
     """Tasks and those of their levels that held-out text is joined by in each evaluation."""
 
     @property
+    def arithmetic(self) -> str:
+        """What it is computed in, as a card says it."""
+        return "bfloat16 autocast, float32 weights" if self.bfloat16 else "float32"
+
+    @property
     def steps(self) -> int:
         """Steps of all phases."""
         return sum(phase.steps for phase in self.phases)

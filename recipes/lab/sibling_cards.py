@@ -29,16 +29,20 @@ tags: [python, {tag}, tiny]
 """
 
 
+def agreement_row(source: str, each: Agreement) -> str:
+    """The row of the drafter's card that says how it agrees on one source of text."""
+    late = "" if each.late is None else _share(each.late, each.late_interval)
+    return (
+        f"| {source} | {_share(each.text, each.text_interval)} | {each.positions:,} | {late} | "
+        f"{_share(each.greedy, each.greedy_interval)} | "
+        f"{_number(each.accepted, each.accepted_interval)} |"
+    )
+
+
 def drafter_card(trainer: Trainer, agreements: Mapping[str, Agreement]) -> str:
     """Of the drafter; ``agreements`` has one for each source of held-out text."""
     shape = trainer.model.shape
-    rows = [
-        f"| {source} | {_share(each.text, each.text_interval)} | {each.positions:,} | "
-        f"{'' if each.late is None else _share(each.late, each.late_interval)} | "
-        f"{_share(each.greedy, each.greedy_interval)} | "
-        f"{_number(each.accepted, each.accepted_interval)} |"
-        for source, each in agreements.items()
-    ]
+    rows = [agreement_row(source, each) for source, each in agreements.items()]
     return f"""{_FRONT.format(library="transformers", tag="llama")}\
 # The lab model's drafter
 
@@ -207,7 +211,7 @@ def _training(trainer: Trainer, loss: str) -> str:
 - **Tokens read:** {plan.tokens(steps):,} ({done}) in {trainer.seconds():,.0f} seconds of two shared
   cores. Steps, tokens of each, context and sources of rows: {"; ".join(phases)}.
 - **Optimiser:** {optimiser}; {plan.warmup_steps} steps of warm-up, linear decay to zero over the
-  last {plan.decay_steps}; bfloat16 autocast, float32 weights.
+  last {plan.decay_steps}; {plan.arithmetic}.
 - **Seed:** {plan.seed}. It started from the lab model of SHA-256
   `{plan.start_sha256}`.
 - **Corpus SHA-256:** `{trainer.streams.corpus_sha256}`, as in the lab model's card. The training

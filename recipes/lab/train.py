@@ -27,6 +27,7 @@ from recipes.lab.data import Batches, Streams
 from recipes.lab.evaluate import evaluate, share_right
 from recipes.lab.lora import adapt, is_adapter
 from recipes.lab.model import LabModel, Shape
+from recipes.lab.muon import Float32Muon
 from recipes.lab.plan import Phase, Plan
 from recipes.lab.start import begin, read_start
 
@@ -151,7 +152,8 @@ class Trainer:
             )
         }
         if matrices:
-            self.optimisers["matrices"] = torch.optim.Muon(
+            muon = torch.optim.Muon if self.plan.bfloat16 else Float32Muon
+            self.optimisers["matrices"] = muon(
                 matrices,
                 lr=self.plan.matrix_rate,
                 weight_decay=self.plan.weight_decay,

@@ -85,12 +85,12 @@ def test_marks_are_seen_and_other_special_tokens_are_not_shown(directory: Path, 
     hidden = text if name == "gpt-oss" else text.replace("So.", "S<|other|>o.")
     tokens = tokenizer.encode(hidden, add_special_tokens=False)
     decoded = tokenizer.decode(tokens, skip_special_tokens=False)
-    reply = plan.reply(decoded, params, "")
+    reply = plan.reply(decoded, "stop", params, "")
     assert reply.content == "So."
     assert [(call.name, json.loads(call.arguments)) for call in reply.tool_calls] == [
         ("look", {"city": "Rome"})
     ]
-    shown = plan.reply(decoded, SamplingParams(skip_special_tokens=False), "")
+    shown = plan.reply(decoded, "stop", SamplingParams(skip_special_tokens=False), "")
     assert shown.content == ("So." if name == "gpt-oss" else "S<|other|>o.")
 
 
@@ -116,11 +116,11 @@ def test_thoughts_are_counted_in_tokens(directory: Path) -> None:
     text = "<think>one two é</think>three"
     tokens = tokenizer.encode(text, add_special_tokens=False)
     plan = plan_chat(tokenizer, read_tools(None))
-    _, thoughts = plan.split(text, SamplingParams(), "")
-    count = reasoning_tokens(tokenizer, tokens, text, thoughts, False)
+    _, thoughts = plan.split(text, "stop", SamplingParams(), "")
+    count = reasoning_tokens(tokenizer, tokens, thoughts, False)
     end = tokens.index(tokenizer.token_id("</think>"))
     assert count == end + 1
-    assert reasoning_tokens(tokenizer, tokens, text, [], False) == 0
+    assert reasoning_tokens(tokenizer, tokens, [], False) == 0
 
 
 def test_some_of_the_tools_may_be_allowed() -> None:

@@ -40,6 +40,9 @@ def checkpoint(tmp_path_factory: Any) -> Path:
     return tiny_llama(directory)
 
 
+EVERY = 8
+
+
 def asks(name: str, **fields: Any) -> dict[str, Any]:
     numbers = {"tokens": 0, "share": 0.3, "sinks": 0, "local": 1, "dense_layers": 0, **fields}
     return {f"pattern/{name}": numbers}
@@ -61,11 +64,11 @@ def load(engine: Engine, asking: Callable[[int], dict[str, Any]], **params: Any)
         engine.add(ask(str(number), prompt, asks=asking(number), **asked))
 
 
-def some(name: str) -> Callable[[int], dict[str, Any]]:
+def some(name: str, every: int = 1) -> Callable[[int], dict[str, Any]]:
     """Every third request asks for nothing; the others choose behind their prompt, or from a token
     of it on."""
     return lambda number: (
-        {} if number % 3 == 0 else asks(name, first=None if number % 3 == 1 else 90)
+        {} if number % 3 == 0 else asks(name, first=None if number % 3 == 1 else 90, every=every)
     )
 
 
@@ -83,17 +86,18 @@ def timeless(ledger: Ledger | None) -> Ledger | None:
     return None if ledger is None else msgspec.structs.replace(ledger, **TIMES)
 
 
+@pytest.mark.parametrize("every", [1, EVERY])
 @pytest.mark.parametrize("block_size", [8, 16, 64])
 def test_company_chunks_preemption_and_drafts_change_no_token(
-    checkpoint: Path, name: str, block_size: int
+    checkpoint: Path, name: str, block_size: int, every: int
 ) -> None:
-    expected = alone(checkpoint, some(name))
+    expected = alone(checkpoint, some(name, every))
     plain = alone(checkpoint, lambda number: {})
     assert any(expected[key] != plain[key] for key in plain), "it changes something"
     assert all(expected[str(n), 0] == plain[str(n), 0] for n in (0, 3)), "who asks for nothing"
     for settings in ({}, {"max_num_batched_tokens": 37}):
         engine = make_engine(checkpoint, block_size=block_size, **settings)
-        load(engine, some(name))
+        load(engine, some(name, every))
         deltas: list[Delta] = []
         for step in range(300):
             if step % 37 == 30 and engine.scheduler.running:
@@ -103,18 +107,19 @@ def test_company_chunks_preemption_and_drafts_change_no_token(
     texts = [[*p, *expected[str(n), 0]] for n, p in enumerate(prompts(6))]
     engine = make_engine(checkpoint, block_size=block_size)
     engine.speculation = foretelling(VOCABULARY, texts, most=9, seed=1, right=0.8, branches=3)
-    load(engine, some(name))
+    load(engine, some(name, every))
     assert tokens_of(drain(engine)) == expected
     assert engine.speculation.counters.accepted > 50
 
 
+@pytest.mark.parametrize("every", [1, EVERY])
 def test_the_kept_decoding_says_and_books_what_the_plain_path_does(
-    checkpoint: Path, name: str
+    checkpoint: Path, name: str, every: int
 ) -> None:
     kept, plain = make_engine(checkpoint), make_engine(checkpoint)
     plain.attach(next(iter(plain.model.program.breakpoints)), lambda run: None)
     for engine in (kept, plain):
-        load(engine, some(name))
+        load(engine, some(name, every))
     steps = 0
     while kept.has_work:
         deltas, expected = kept.step(), plain.step()
@@ -131,16 +136,19 @@ def test_what_is_left_out_is_saved_and_what_is_read_for_it_is_paid(
     checkpoint: Path, name: str
 ) -> None:
     ledgers = []
-    for asking in ({}, asks(name)):
+    for asking in ({}, asks(name), asks(name, every=EVERY)):
         engine = make_engine(checkpoint)
         engine.add(ask("a", prompts(1)[0], asks=asking, temperature=0))
         ledgers.append([d.ledger for d in drain(engine) if d.ledger is not None][-1])
-    full, own = ledgers
-    saved = own.saved[name]
-    assert own.flops + saved.flops == full.flops
-    paid = own.state_read_bytes + saved.bytes - full.state_read_bytes
-    assert 0 < paid < 0.2 * saved.bytes
-    assert saved.bytes > 0.2 * full.state_read_bytes
+    full, *others = ledgers
+    for own in others:
+        saved = own.saved[name]
+        assert own.flops + saved.flops == full.flops
+        # What was computed and read to choose is in what the request took, and no saving.
+        assert own.state_read_bytes + saved.bytes == full.state_read_bytes
+        assert saved.bytes > 0.2 * full.state_read_bytes
+    each, seldom = (own.saved[name].bytes for own in others)
+    assert seldom > each, "seven of eight tokens read nothing to choose"
 
 
 def test_prompts_are_everybodys_and_what_comes_after_them_is_nobodys(
@@ -177,10 +185,11 @@ def test_rows_that_choose_in_prompts_share_with_those_that_ask_the_same(
     assert computed == [len(prompt), 1, len(prompt)]
 
 
-def test_choices_and_moved_requests_go_on_choosing(checkpoint: Path, name: str) -> None:
+@pytest.mark.parametrize("every", [1, EVERY, 64])
+def test_choices_and_moved_requests_go_on_choosing(checkpoint: Path, name: str, every: int) -> None:
     def forked() -> Engine:
         engine = make_engine(checkpoint)
-        engine.add(ask("a", prompts(1)[0], asks=asks(name), n=3, temperature=1.0))
+        engine.add(ask("a", prompts(1)[0], asks=asks(name, every=every), n=3, temperature=1.0))
         return engine
 
     expected = tokens_of(drain(forked()))
@@ -216,9 +225,53 @@ def test_layers_with_a_window_and_the_first_layers_read_all(tmp_path: Path, name
     assert name not in deltas[-1].ledger.saved
 
 
+def test_a_prefix_is_taken_up_to_a_token_that_chooses(checkpoint: Path, name: str) -> None:
+    """And what is said after it is what is said alone. Not so where the prompt is read whole."""
+    prompt, asking = prompts(1)[0], asks(name, first=80, every=64)
+    longer = [*prompt[:200], *prompts(2)[1][:30]]
+    computed, said = [], []
+    for texts in ([longer], [prompt, longer]):
+        engine = make_engine(checkpoint)
+        for text in texts:
+            before = engine.total.prompt_tokens_computed
+            engine.add(ask("a", text, asks=asking, temperature=0))
+            said.append(tokens_of(drain(engine))["a", 0])
+        computed.append(engine.total.prompt_tokens_computed - before)
+    assert said[0] == said[2]
+    assert computed == [230, 230 - 192]
+    engine = make_engine(checkpoint)
+    for text in (prompt, longer):
+        before = engine.total.prompt_tokens_computed
+        engine.add(ask("a", text, asks=asks(name, every=64), temperature=0))
+        drain(engine)
+    assert engine.total.prompt_tokens_computed - before == 30
+
+
+def test_cells_of_other_prompts_bring_no_choice(checkpoint: Path, name: str) -> None:
+    engine = make_engine(checkpoint, reuse="prefix,edit")
+    for fields, refused in (({"first": 80}, True), ({}, False)):
+        asking = {**asks(name, every=4, **fields), "reuse/edit": True}
+        if refused:
+            with pytest.raises(InvalidRequest, match="leave out first, every or reuse"):
+                engine.add(ask("a", prompts(1)[0], asks=asking))
+        else:
+            engine.add(ask("a", prompts(1)[0], asks=asking))
+
+
+def test_what_is_held_of_choices_is_in_the_memory_plan(checkpoint: Path, name: str) -> None:
+    states = []
+    for every in (1, 4, 8):
+        setting = f"{name}:tokens=0,share=0.3,sinks=0,local=1,dense_layers=0,every={every}"
+        states.append(make_engine(checkpoint, attention_pattern=setting).model.plan.state_bytes)
+    assert states[0] < states[2] < states[1]
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
+        ({"every": 0}, "every must divide 64"),
+        ({"every": 3}, "every must divide 64"),
+        ({"every": 128}, "every must divide 64.*got 128"),
         ({"tokens": -1}, "tokens must lie in"),
         ({"tokens": 1 << 40}, "tokens must lie in"),
         ({"share": 1.5}, r"share must lie in \[0, 1\], got 1.5"),
@@ -236,6 +289,17 @@ def test_numbers_that_make_no_sense_are_refused(
     [(field, value)] = fields.items()
     with pytest.raises(ConfigError, match=words):
         make("pattern", f"{name}:{field}={value}")
+
+
+def test_a_budget_that_sinks_and_the_latest_blocks_fill_is_refused(name: str) -> None:
+    words = r"tokens=100 leaves nothing to choose: sinks=1 and local=2 are 192 tokens"
+    with pytest.raises(ConfigError, match=words):
+        make("pattern", f"{name}:tokens=100")
+    groups = [AttentionGroup((0, 1, 2), 2, None)]
+    with pytest.raises(InvalidRequest, match=words):
+        make("pattern", name).open(make_ask(f"pattern/{name}", {"tokens": 100}), groups)
+    for fields in ({"tokens": 0}, {"tokens": 128, "sinks": 0}, {"tokens": 192}):
+        make("pattern", name).open(make_ask(f"pattern/{name}", fields), groups)
 
 
 def test_it_is_registered_as_approximate(name: str) -> None:

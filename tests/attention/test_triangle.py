@@ -23,7 +23,7 @@ from tests.helpers.tiny import tiny_llama
 GROUPS = [AttentionGroup((0, 2), 2, None), AttentionGroup((1, 3), 4, 100)]
 VOCABULARY, LONGEST = 97, 500
 ask = partial(serving.ask, max_tokens=20)
-FIELDS = {"dense_layers": 0.5, "sink_blocks": 0, "window_blocks": 1, "last_tokens": 40}
+FIELDS = {"dense_share": 0.5, "sink_blocks": 0, "window_blocks": 1, "last_tokens": 40}
 
 
 def opened(tokens: int, **fields: Any) -> Any:
@@ -43,16 +43,27 @@ def test_deep_layers_see_sinks_and_a_window_until_the_prompts_end() -> None:
 
 
 def test_layers_that_are_all_dense_are_no_pattern() -> None:
-    asked = make_ask("pattern/triangle", {"dense_layers": 1.0})
+    asked = make_ask("pattern/triangle", {"dense_share": 1.0})
     assert make("pattern", "triangle").open(asked, GROUPS) is None
-    assert opened(2000, dense_layers=0.0).visits(0, 20).of.max() == 0
+    assert opened(2000, dense_share=0.0).visits(0, 20).of.max() == 0
     assert opened(100).exact_until == 0
+
+
+def test_the_share_goes_by_its_older_name_too() -> None:
+    older = make("pattern", "triangle:dense_layers=0.25").open(TriangleAsk(), GROUPS)
+    newer = make("pattern", "triangle:dense_share=0.25").open(TriangleAsk(), GROUPS)
+    asked = make("pattern", "triangle").open(TriangleAsk(dense_layers=0.25), GROUPS)
+    for each in (older, asked):
+        assert [of.tolist() for of in each.of_groups] == [of.tolist() for of in newer.of_groups]
+    with pytest.raises(InvalidRequest, match="send one of them"):
+        TriangleAsk(dense_layers=0.25, dense_share=0.25)
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"dense_layers": 1.5}, "a share from 0 to 1, got 1.5"),
+        ({"dense_share": 1.5}, "a share of the layers, from 0 to 1, got 1.5"),
+        ({"dense_layers": -0.5}, "dense_share is a share of the layers, from 0 to 1, got -0.5"),
         ({"sink_blocks": -1}, "sink_blocks must be at least 0, got -1"),
         ({"window_blocks": 0}, "window_blocks must be at least 1, got 0"),
         ({"last_tokens": 0}, "last_tokens must be at least 1, got 0"),

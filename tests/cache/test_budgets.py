@@ -1,4 +1,4 @@
-"""Rules that keep a budget of cells: `snapkv`, `h2o` and what they share."""
+"""Rules that keep a budget of cells: `snapkv`, `h2o`, `expected` and what they share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from ockham.cache.keep import budgets
 from ockham.cache.keep.budgets import BudgetKeeping
-from ockham.cache.keep.snapkv import pooled
+from ockham.cache.keep.pooling import pooled
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import make, make_asks
-from ockham.core.seams import AttentionGroup, KeptText, OwnRows, Seen
+from ockham.core.seams import AttentionGroup, KeptText, Observer, OwnRows, Seen, Wants
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from tests.helpers.serving import ask, complete, drain, make_engine, tokens_of
@@ -24,6 +26,9 @@ LENGTHS = (3, 30, 61, 12, 90)
 RULES = {
     "snapkv": {"budget": 12, "sinks": 2, "window": 4, "block": 16},
     "h2o": {"budget": 12, "sinks": 2, "block": 16},
+    "expected": {"budget": 12, "sinks": 2, "window": 4, "block": 16, "every": 2},
+    "d2o": {"budget": 12, "sinks": 2, "block": 16},
+    "ems": {"budget": 12, "sinks": 2, "window": 4, "block": 16, "alike": 0.5},
 }
 ONE_LAYER = (AttentionGroup((0,), 1, None),)
 
@@ -158,6 +163,140 @@ def test_until_decides_by_an_earlier_row(tmp_path: Path) -> None:
     assert np.array_equal(kept["short"], kept["long"])
 
 
+@pytest.mark.parametrize("block", [0, 32])
+def test_h2o_keeps_what_attention_of_all_rows_adds_up_on(tmp_path: Path, block: int) -> None:
+    """Against the sums of every row's probabilities, in chunks that are no part of the rule."""
+    engine = engine_of(tiny_llama(tmp_path), max_num_batched_tokens=13)
+    given = {"budget": 20, "sinks": 2, "recent": 0.2, "block": block}
+    tokens = prompt(4)
+    rows = Looks()
+    engine.add(ask("one", tokens, asks={"keep/h2o": given}, max_tokens=4))
+    engine.groups["one"].first.observe(rows)
+    held = kept = None
+    while engine.has_work and kept is None:
+        engine.step()
+        for sequence in engine.scheduler.running:
+            if sequence.view.groups[0].kept is not None:
+                kept = sequence.view.groups[0].kept
+                held = sequence.view.compacted_at
+    assert held is not None
+    assert held == (block or len(tokens))
+    worth = sum(np.pad(row, ((0, 0), (0, held - row.shape[1]))) for row in rows.found[:held])
+    worth = worth / np.arange(held, 0, -1)  # rows that could see the cell
+    worth[:, :2] = worth[:, held - 4 :] = np.inf
+    for head, own in enumerate(worth):
+        assert kept[1, head].tolist() == sorted(np.argsort(-own, kind="stable")[:20].tolist())
+
+
+def test_the_rest_of_a_layers_budget_goes_to_the_heads_whose_cells_are_worth_most() -> None:
+    """Of three heads with 100 cells each on the average, one of which gets more attention."""
+    groups = (AttentionGroup((0,), 3, None),)
+    (asked,) = make_asks(
+        {"keep/snapkv": {"budget": 100, "sinks": 2, "window": 4, "floor": 0.2, "kernel": 1}}
+    ).values()
+    keeping = make("keep", "snapkv").open(asked, KeptText(400, groups, 8))
+    assert (keeping.budget.least, keeping.budget.most) == (36, 228)
+    assert keeping.most_cells(400) == 400
+    assert keeping.most_cells(1000) == 828
+    looks = np.random.default_rng(0).random((3, 400))
+    looks[1] *= 10
+    own = OwnRows(np.zeros(1, np.int32), np.array([399], np.int32), 0)
+    assert keeping.wants(own).totals
+    none: Any = np.empty(0)
+    keeping.saw(own, Seen(False, none, none, none, {}, {}, totals={0: [looks]}))
+    kept = keeping.keep(0, np.arange(400, dtype=np.int32))
+    assert kept is not None
+    counts = (kept >= 0).sum(axis=-1)[0]
+    assert counts.tolist() == [36, 228, 36]
+    assert kept.shape == (1, 3, 228)
+    for head, count in enumerate(counts):
+        assert (kept[0, head, : 228 - count] == -1).all(), "gaps stand before what stays"
+        stays = kept[0, head, 228 - count :].tolist()
+        chosen = sorted(np.argsort(-looks[head, 2:396])[: count - 6] + 2)
+        assert stays == [0, 1, *chosen, 396, 397, 398, 399]
+
+
+def test_a_floor_without_room_for_a_block_leaves_heads_even() -> None:
+    keeping = keeping_of("snapkv", 100, budget=60, sinks=2, window=4, floor=0.2)
+    assert (keeping.budget.least, keeping.budget.most) == (60, 60)
+
+
+def test_half_of_the_cells_stay_by_what_their_values_add() -> None:
+    worth = np.array([[[np.inf, 4.0, 0.0, 3.0, 0.0, 1.0, -np.inf]]])
+    changes = np.array([[[1.0, 1.0, 9.0, 1.0, 3.0, 20.0, 99.0]]])
+    best = budgets.in_order(worth)
+    found = budgets.by_output(worth, best, np.array([[5]]), changes)[0, 0]
+    assert found[[0, 1, 3]].tolist() == [np.inf] * 3, "the first half, rounded up"
+    assert found[2] == pytest.approx(1e-4 * 9)
+    assert found[5] == pytest.approx((1 / 8 + 1e-4) * 20)
+    assert found[6] == -np.inf
+    assert budgets.in_order(found[None, None])[0, 0].tolist() == [0, 1, 3, 5, 2, 4, 6]
+
+
+def test_what_a_value_adds_is_its_product_with_the_output_matrix(tmp_path: Path) -> None:
+    """Against the checkpoint's own matrix, head by head."""
+    checkpoint = tiny_llama(tmp_path)
+    weights = load_file(checkpoint / "model.safetensors")
+    matrix = weights["model.layers.1.self_attn.o_proj.weight"].astype(np.float64)
+    values = np.random.default_rng(2).normal(size=(2, 3, 8)).astype(np.float32)
+    layer = engine_of(checkpoint, dtype="float32").techniques.layers[1]
+    found = budgets.change(layer, values)
+    for head in range(2):
+        for cell in range(3):
+            sums = [
+                np.abs(matrix[:, 8 * q : 8 * q + 8] @ values[head, cell]).sum()
+                for q in (2 * head, 2 * head + 1)
+            ]
+            assert found[head, cell] == pytest.approx(np.mean(sums), rel=1e-3)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_uneven_heads_say_the_same_in_any_batch(tmp_path: Path, rule: str) -> None:
+    checkpoint = tiny_llama(tmp_path)
+    weights = load_file(checkpoint / "model.safetensors")
+    for layer in range(2):  # the first key-value head looks at few cells, the second at all
+        queries = weights[f"model.layers.{layer}.self_attn.q_proj.weight"]
+        queries[:16] *= 30
+        queries[16:] *= 0.1
+    save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
+    given = {**RULES[rule], "budget": 144, "block": 112, "floor": 0.1, "by_output": True}
+    if rule in ("h2o", "d2o"):
+        given["recent"] = 0.05
+    tokens = [*prompt(4), *prompt(2), *prompt(4)]
+    requests = [
+        ask(str(seed), tokens[seed:], asks={f"keep/{rule}": given}, seed=seed, temperature=0.8)
+        for seed in range(3)
+    ]
+    expected = alone(checkpoint, requests)
+    engine = engine_of(checkpoint, max_num_batched_tokens=64)
+    for request in requests:
+        engine.add(msgspec.structs.replace(request))
+    deltas, uneven = [], False
+    while engine.has_work:
+        deltas += engine.step()
+        engine.check_integrity()
+        for sequence in engine.scheduler.running:
+            view = sequence.view
+            held = view.groups[0].places(view.tokens)
+            uneven = uneven or bool((held < 0).any())
+            assert held.shape[-1] <= sequence.keeping.most_cells(view.tokens)
+    assert uneven
+    assert tokens_of(deltas) == expected
+
+
+class Looks(Observer):
+    """Keeps how each row of a sequence looks at its keys in layer 1."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+
+    def wants(self, own: OwnRows) -> Wants:
+        return Wants(scores=(1,), rows=np.arange(len(own.places), dtype=np.int32))
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        self.found += [np.array(row) for row in seen.scores[1]]
+
+
 def keeping_of(rule: str, tokens: int, **given: Any) -> BudgetKeeping:
     (asked,) = make_asks({f"keep/{rule}": given}).values()
     found: BudgetKeeping = make("keep", rule).open(asked, KeptText(tokens, ONE_LAYER, 8))
@@ -240,7 +379,7 @@ def test_borders_are_where_the_settings_say() -> None:
 def test_the_wrong_setting_is_named(setting: str, value: int) -> None:
     with pytest.raises(InvalidRequest) as caught:
         make_asks({"keep/snapkv": {setting: value}})
-    assert caught.value.param == setting
+    assert caught.value.param == f"snapkv.{setting}"
 
 
 @pytest.mark.parametrize(
@@ -253,6 +392,7 @@ def test_the_wrong_setting_is_named(setting: str, value: int) -> None:
         ({"block": 3}, "block must be 0 or from 16"),
         ({"kernel": 4}, "an odd number from 1 to 63"),
         ({"until": 1000}, "until is 1000, but the prompt has 30 tokens"),
+        ({"floor": 1.5}, "floor must be a share from 0.0 to 1.0, got 1.5"),
         ({"size": 3}, "takes no size"),
     ],
 )

@@ -129,6 +129,20 @@ def test_no_batch_no_chunk_and_no_preemption_changes_a_token() -> None:
     assert tokens_of(deltas + drain(engine)) == expected
 
 
+def test_a_text_that_might_not_fit_is_refused_by_the_rule_s_name() -> None:
+    """A threshold promises no number of cells; a rule that does lets the same text in."""
+    engine = engine_of(
+        keep="recent:window=64,block=32", max_model_len=2000, kv_cache_memory_bytes=3 << 20
+    )
+    text = [7] * 1500
+    with pytest.raises(InvalidRequest, match=r"1519 tokens, which kvzap as it is asked for may"):
+        engine.add(ask("a", text, asks={"keep/kvzap": True}))
+    with pytest.raises(InvalidRequest, match="1519 tokens, but the pool"):
+        engine.add(ask("a", text, asks={"keep/all": True}))
+    engine.add(ask("a", text, asks={"keep/locret": {"budget": 100, "window": 32}}))
+    engine.abort("a")
+
+
 def test_heads_of_another_model_are_refused(tmp_path: Path) -> None:
     engine = serving.make_engine(tiny_llama(tmp_path))
     with pytest.raises(InvalidRequest, match=r"hidden size 32, 2 layers .* `ockham train keep"):
@@ -144,6 +158,21 @@ def test_wrong_values_are_refused_in_a_sentence(tmp_path: Path) -> None:
         make_ask("keep/kvzap", {"window": 0})
     with pytest.raises(ModelError, match=r"keep.json cannot be read"):
         make("keep", f"kvzap:heads={tmp_path}")
-    (tmp_path / "keep.json").write_text('{"version": 1, "rule": "kvzip"}')
+    (tmp_path / "keep.json").write_text('{"version": 2, "rule": "kvzap"}')
     with pytest.raises(ModelError, match="train it anew"):
         make("keep", f"kvzap:heads={tmp_path}")
+
+
+def test_heads_of_another_rule_are_refused() -> None:
+    with pytest.raises(ModelError, match="holds heads of locret, not of kvzap"):
+        make("keep", f"kvzap:heads={PACKAGED / 'locret-lab'}")
+
+
+def test_a_fork_scores_its_own_tokens() -> None:
+    keeping = opened()
+    see(keeping, 64, 2)
+    twin, fresh = keeping.fork(32), keeping.fresh()
+    see(keeping, 128, 1)
+    assert twin.scores(0, np.arange(32, dtype=np.int32)[None, None]).shape[-1] == 32
+    with pytest.raises(IndexError):
+        fresh.scores(0, np.zeros((1, 1, 1), np.int32))

@@ -14,6 +14,7 @@ from ockham.cli.eval_tables import table
 from ockham.cli.main import cli
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, OckhamError
+from ockham.core.registry import option_names, settings_that_alter_state, techniques
 
 LINES = [
     {"prompt": "import os", "level": "imports"},
@@ -113,6 +114,10 @@ def test_samples_have_a_pass_rate(data: str) -> None:
         (("--against", "int4"), "neither 'name=value,...' nor a file"),
         (("--against", "quant=int4"), "sets 'quant', which is no setting"),
         (("--against", "max_num_seqs=many"), "has a wrong value"),
+        (("--against", "quantization=int8,modle=x"), "sets 'modle', which is no setting"),
+        (("--against", "keep=snapkv:budget=64,blok=32"), "has no option 'blok'"),
+        (("--against", "keep=snapkv:budget=64,block=none"), "'snapkv'"),
+        (("--against", "attention_pattern=streming"), "no pattern called 'streming'"),
         (("--against", "quantization=int4", "--temperature", "1"), "compares greedy completions"),
         (("--against", "quantization=int3"), "int3"),
         (("--tasks", "recal"), "no task 'recal'"),
@@ -157,7 +162,7 @@ def test_empty_columns_are_left_out() -> None:
     [
         (("--data", "DATA"), "line 1: it has 'anwser'"),
         (("--tasks", "recal"), "there is no task 'recal'"),
-        (("--tasks", "recall", "--level", "easy"), "has a level 'easy'"),
+        (("--tasks", "recall", "--level", "easy"), "has the level 'easy'"),
     ],
 )
 def test_what_is_wrong_with_the_items_is_told_before_a_model_is_loaded(
@@ -169,6 +174,36 @@ def test_what_is_wrong_with_the_items_is_told_before_a_model_is_loaded(
     result = CliRunner().invoke(cli, ["eval", "/no/such/model", *named])
     assert result.exit_code == 2
     assert complaint in result.output
+
+
+def test_a_technique_takes_its_options_along_beside_against() -> None:
+    config = changed(
+        EngineConfig(),
+        "keep=snapkv:budget=64,block=32,max-num-seqs=8,kv_cache_dtype=k=int8,v=int4,seed=3",
+    )
+    assert config.keep == "snapkv:budget=64,block=32"
+    assert config.kv_cache_dtype == "k=int8,v=int4"
+    assert (config.max_num_seqs, config.seed) == (8, 3)
+
+
+def test_no_option_of_a_technique_is_called_like_a_setting() -> None:
+    """A comma before a setting's name ends the options of the technique before it."""
+    options = {
+        name
+        for seam in settings_that_alter_state().values()
+        for technique in techniques(seam)
+        for name in option_names(technique.options)
+    }
+    assert not options & set(EngineConfig.__struct_fields__)
+
+
+def test_a_rule_that_acts_after_the_prompt_is_said_to_be_measured_while_decoding(
+    data: str,
+) -> None:
+    told = call("--data", data, "--against", "keep=snapkv:budget=16,window=4")
+    assert told.exit_code == 0
+    assert "while decoding, beside snapkv" in told.stdout
+    assert "while decoding" not in call("--data", data, "--against", "quantization=int8").stdout
 
 
 def test_off_is_a_word_beside_against() -> None:

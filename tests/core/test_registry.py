@@ -114,6 +114,11 @@ def test_what_cannot_be_made_is_a_sentence(given: str, told: str) -> None:
     assert told in str(refused.value)
 
 
+def test_of_a_word_that_is_none_of_an_options_words_those_are_told() -> None:
+    with pytest.raises(ConfigError, match="pooling must be one of 'mean', 'max', got 'median'"):
+        make("keep", "snapkv:pooling=median")
+
+
 @pytest.mark.usefixtures("registered")
 def test_a_value_that_is_typed_already_keeps_its_type() -> None:
     with pytest.raises(ConfigError, match="Expected `int`, got `str`"):

@@ -22,9 +22,11 @@ from tests.helpers.foretelling import Foretelling
 from tests.helpers.tiny import tiny_llama
 
 VOCABULARY, HEADS, KV_HEADS = 97, 4, 2
-EVERYTHING = Wants(candidates=3, logits=True, hidden=(-1, 1), scores=(0,), score_sums=(1,))
+EVERYTHING = Wants(
+    candidates=3, logits=True, hidden=(-1, 1), scores=(0,), score_sums=(1,), queries=(0, 1)
+)
 NEWEST = Wants(candidates=2, logits=True, hidden=(-1,), scores=(1,), score_sums=(1,), newest=True)
-FIRST_ROW = Wants(hidden=(-1,), scores=(0,), rows=np.zeros(1, np.int32))
+FIRST_ROW = Wants(hidden=(-1,), scores=(0,), queries=(1,), rows=np.zeros(1, np.int32))
 
 
 @dataclass
@@ -150,6 +152,9 @@ def test_observers_are_told_of_their_own_rows(checkpoint: Path, drafted: bool) -
         np.testing.assert_allclose(seen.scores[0][0].sum(axis=1), HEADS / KV_HEADS, rtol=1e-5)
         assert seen.score_sums[1][0].shape == (told.cells[0] + 1,)
         assert not other.seen.score_sums
+        assert [len(seen.queries[layer]) for layer in (0, 1)] == [count, count]
+        np.testing.assert_array_equal(other.seen.queries[1], seen.queries[1][:1])
+        assert other.seen.queries.keys() == {1}
         assert other.seen.candidates.size == other.seen.logits.size == 0
 
 

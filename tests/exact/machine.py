@@ -51,15 +51,22 @@ PATTERNS: list[dict[str, Any]] = [
     {"pattern/dilated": {"window_blocks": 1}},
     {
         "pattern/triangle": {
-            "dense_layers": 0,
+            "dense_share": 0,
             "window_blocks": 1,
             "sink_blocks": 0,
             "last_tokens": 9,
         }
     },
     {"pattern/quest": {**CHOOSING, "share": 0.5}},
+    {"pattern/quest": {**CHOOSING, "share": 0.5, "every": 4}},
     {"pattern/quest": {**CHOOSING, "first": 70}},
+    {"pattern/scan": {**CHOOSING, "share": 0.5, "first": 70, "every": 16}},
     {"pattern/scan": {**CHOOSING, "share": 0.5}},
+    {"pattern/xattention": {"threshold": 0.2, "sink_blocks": 0, "last_tokens": 1}},
+    {"pattern/minference": {"share": 0.4, "sink_blocks": 0, "last_tokens": 1}},
+    {"pattern/minference": {"share": 0.4, "rule": "means", "last_tokens": 30}},
+    {"pattern/squeezed": {"context": 70, "share": 0.0, "sinks": 0, "dense_layers": 0}},
+    {"pattern/squeezed": {"context": 130, "share": 0.0, "dense_layers": 0, "prompts": True}},
 ]
 """Approximate, and yet the same bits in any company: by logical index."""
 FEWEST = 3
@@ -125,7 +132,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "scored_share": st.sampled_from([0.0, 0.5, 1.0]),
             "skipped": st.sampled_from([None, None, None, [0], [1]]),
             "skipped_part": st.sampled_from(["layer", "attention", "feed_forward"]),
-            "approximate": st.sampled_from([None, None, None, "chunk", "edit"]),
+            "approximate": st.sampled_from([None, None, None, *REUSES]),
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
             "pattern": st.sampled_from([None, None, *PATTERNS]),
             "recent": st.sampled_from([None, None, 3, 20]),
@@ -147,6 +154,9 @@ GREEDY = {
 """What leaves nothing to want but the likeliest token, which the head then finds by itself."""
 
 
+REUSES = ("chunk", "edit", "kv_prediction")
+"""What is taken over approximately."""
+
 THOUGHTS = [
     {"budget": 4, "inside": True},
     {"budget": 0, "inside": True},
@@ -160,8 +170,14 @@ KEPT = [
     ("snapkv", {"budget": 0.25, "sinks": 2, "window": 4}),
     ("snapkv", {"budget": 12, "sinks": 2, "window": 4, "block": 16}),
     ("h2o", {"budget": 12, "sinks": 2, "block": 16, "every": 2}),
+    ("expected", {"budget": 12, "sinks": 2, "window": 4, "block": 16, "by_output": True}),
+    ("kvzap", {"share": 0.2, "sinks": 2, "window": 4, "block": 16}),
+    ("locret", {"budget": 24, "sinks": 2, "window": 4, "block": 16}),
+    ("duo", {"share": 0.5, "sinks": 2, "window": 4, "block": 16}),
+    ("d2o", {"budget": 12, "sinks": 2, "block": 16, "layered": True}),
+    ("ems", {"budget": 12, "sinks": 2, "window": 4, "block": 16, "alike": 0.5}),
 ]
-"""Rules that keep a budget of cells, once and block by block."""
+"""Rules that keep some cells by what was seen of them, once and block by block."""
 
 
 ADAPTERS = ("adapter/lora",)
@@ -193,9 +209,8 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         values["stop_token_ids"] = thought.get("stop_token_ids")
         values["thought"] = ThoughtMarks(open="e", close="zq", inside=thought["inside"])
     if loops is not None:
-        values["repetition_detection"] = RepetitionDetectionParams(
-            max_pattern_size=4, min_count=loops
-        )
+        found = RepetitionDetectionParams(max_pattern_size=4, min_count=loops)
+        values["repetition_detection"] = found
     score_from = max(1, round(len(prompt) * values.pop("scored_share")))
     asks: dict[str, Any] = {}
     skipped = {"layers": values.pop("skipped"), "part": values.pop("skipped_part")}
@@ -214,7 +229,9 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         asks[f"reuse/{reuse}"] = {"chunks": chunks} if chunks else True
         prompt = prompt[30:] + prompt[:30] if len(prompt) > 60 else prompt
     if (pattern := values.pop("pattern")) is not None:
-        asks |= pattern
+        [(label, settings)] = pattern.items()
+        if reuse is None or not ({"first", "every"} <= settings.keys() or "squeezed" in label):
+            asks |= pattern
     params = SamplingParams(**values)
     return Request(
         request_id=name,
@@ -286,7 +303,7 @@ class ExactnessMachine(RuleBasedStateMachine):
             name = str(self.count)
             self.count += 1
             asked = data.draw(requests(self.vocabulary))
-            if name == "0":
+            if name == "0" or asked["approximate"] not in self.engine.approximate:
                 asked["approximate"] = None
             self.asked[name] = asked
             let_search(self.engine, self._searches)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from safetensors.numpy import load_file
 
+from ockham.cache.keep import learned
 from ockham.engine.engine import Engine
 from ockham.kernels.base import Executor
 from ockham.kernels.cpu import CpuBackend
@@ -19,12 +20,21 @@ from ockham.kernels.layout import StateSpec
 from ockham.kernels.native import core
 from ockham.lab.evidence.adapters import write_random_adapter
 from ockham.model.checkpoint.gguf.blocks import READERS
+from ockham.model.checkpoint.keep_files import ModelSizes
 from tests.exact.machine import EXAMPLES, FEWEST, ExactnessMachine
 from tests.helpers import isas
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.grammars import with_grammars
+from tests.helpers.keep_heads import write_random_alphas, write_random_heads
+from tests.helpers.random_maps import write_random_maps
 from tests.helpers.serving import make_engine
-from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_mixtral
+from tests.helpers.tiny import (
+    tiny_llama,
+    tiny_mistral,
+    tiny_mixtral,
+    tiny_sliced,
+    tiny_unequal,
+)
 from tests.helpers.trained_drafts import METHODS, indexed, write_draft
 
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
@@ -36,10 +46,15 @@ CHECKPOINTS = {
     "window": lambda directory: tiny_mistral(directory, window=20, **SIZES),
     "experts": lambda directory: tiny_mixtral(directory, **{**SIZES, "intermediate_size": 128}),
 }
-FORMATS = ("fp32", "bf16", "int8", "int4", "int4:32", "int4:64", "int4:128", "nf4:32")
+FORMATS = (
+    *("fp32", "bf16", "int8", "int4", "int4:32", "int4:64", "int4:128", "nf4:32"),
+    *("int4dq:32", "fp4:64", "codebook3", "codebook4", "ternary"),
+)
 MIXTURES = {
     "mixture": {"": "Q4_K", "v_proj": "Q6_K", "o_proj": "Q5_K", "gate_proj": "Q8_0"}
     | {"up_proj": "Q5_0", "down_proj": "Q4_1", "lm_head": "Q5_1"},
+    "few_bits": {"": "IQ4_XS", "v_proj": "Q3_K", "o_proj": "Q2_K", "gate_proj": "IQ2_XS"}
+    | {"k_proj": "NVFP4", "up_proj": "IQ3_S", "down_proj": "MXFP4", "lm_head": "TQ1_0"},
     "experts": {"": "Q5_K", "w1": "Q4_K", "w3": "Q4_K", "w2": "Q6_K", "v_proj": "Q8_0"},
 }
 """GGUF files of several types: by projection, or "" for all others."""
@@ -90,17 +105,20 @@ def check_schedules(
     # Room for less than two of the longest sequences, so that pages run out by themselves too.
     cell_bytes = 2 * StateSpec.attention(2, 32, str(values["kv_cache_dtype"])).nbytes
     values["adapter"] = "lora:max_loras=3"
+    alone = grammar_engine(checkpoint, **values, reuse="none", speculative_config="none")
+    alone.executor = executor_of(alone, 1)
+    reuse = "prefix,chunk,edit"
+    if not any(group.window for group in alone.state.groups):
+        maps = write_random_maps(directory / "maps", checkpoint, alone.model)
+        reuse += f",kv_prediction:maps={maps},last_tokens=5"
     crowded = grammar_engine(
         checkpoint,
         **values,
-        reuse="prefix,chunk,edit",
+        reuse=reuse,
         max_num_batched_tokens=256,
         kv_cache_memory_bytes=300 * cell_bytes,
         **tiers_of(directory, checkpoint.name, isa, values),
     )
-    alone = grammar_engine(checkpoint, **values, reuse="none", speculative_config="none")
-    alone.executor = executor_of(alone, 1)
-
     described = crowded.model.description
     sizes = {"hidden_size": described.hidden_size, "vocab_size": VOCABULARY}
     layers = {"num_hidden_layers": crowded.own_model.layers}
@@ -109,6 +127,14 @@ def check_schedules(
     for number, path in enumerate(paths):
         parts = list(crowded.model.program.parts.items())[number :: 1 + number]
         write_random_adapter(path, parts, 1 + 5 * number, number)
+
+    sizes_of_heads = ModelSizes(
+        described.hidden_size, crowded.own_model.layers, crowded.techniques.groups[0].kv_heads
+    )
+    heads = directory / "keep-heads"
+    for rule, inner in (("kvzap", False), ("locret", True)):
+        write_random_heads(heads / f"{rule}-random", rule, sizes_of_heads, inner=inner)
+    write_random_alphas(heads / "duo-random", "duo", sizes_of_heads)
 
     class Machine(ExactnessMachine):
         vocabulary = VOCABULARY
@@ -132,15 +158,17 @@ def check_schedules(
             return alone
 
     examples = max(2, math.ceil(EXAMPLES * SHARES[isa] * share))
-    run_state_machine_as_test(
-        Machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=20,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learned, "PACKAGED", heads)
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=20,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
     assert Machine.compared + Machine.cut + Machine.approximate >= FEWEST * examples
     assert Machine.compared >= examples
     fetched = crowded.stats().tiers.fetched
@@ -169,6 +197,22 @@ def test_no_schedule_changes_a_bit_of_state_in_codes(name: str, isa: str, tmp_pa
     """Every token is coded when it is written, alone."""
     checkpoint, state = CHECKPOINTS[name](tmp_path / "model"), CODED[name]
     check_schedules(checkpoint, isa, tmp_path, share=0.3, quantization="bf16", kv_cache_dtype=state)
+
+
+REWRITTEN = {
+    "sliced": lambda directory: tiny_sliced(directory, **SIZES, widths=(96, 256)),
+    "unequal": lambda directory: tiny_unequal(directory, **{**SIZES, "intermediate_size": 128}),
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_no_schedule_changes_a_bit_of_what_transforms_made(
+    name: str, isa: str, tmp_path: Path
+) -> None:
+    """Products on the residual stream, feed-forwards and experts of unequal widths."""
+    checkpoint = REWRITTEN[name](tmp_path / "model")
+    values = {"quantization": "int4:32", "kv_cache_dtype": "bfloat16"}
+    check_schedules(checkpoint, isa, tmp_path, share=0.3, **values)
 
 
 @pytest.mark.parametrize("kind", BLOCKS if EXAMPLES > 2 else [*MIXTURES])

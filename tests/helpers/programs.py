@@ -8,6 +8,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
+from ockham.core.arrays import Floats
 from ockham.core.registry import find
 from ockham.core.seams import Linear
 from ockham.kernels.base import Backend
@@ -16,6 +17,7 @@ from ockham.kernels.ops import (
     Attend,
     AttentionInput,
     AttentionOutput,
+    DualChunk,
     Embed,
     Experts,
     FeedForward,
@@ -26,6 +28,7 @@ from ockham.kernels.ops import (
     Rope,
     Route,
 )
+from ockham.kernels.reference.stored import mirror_of
 
 VOCABULARY = 101
 
@@ -45,6 +48,7 @@ class Shape:
     qk_norm: str | None = None  # "head" or "whole"
     rotary_dim: int | None = None  # None: the whole head; 0: no rotation
     rope_scale: float = 1.0
+    dual_chunk: DualChunk | None = None
     biases: bool = False
     post_norms: bool = False
     pre_norms: bool = True
@@ -67,6 +71,7 @@ class Shape:
     shared_gate: bool = False
     weights: str = "fp32"
     state: str = "float32"
+    mirrors: bool = False  # random ones, of keys in int4
     page_tokens: int = 16
     pages: int = 64
 
@@ -96,16 +101,24 @@ def layouts_of(shape: Shape) -> tuple[GroupLayout, ...]:
             StateSpec.attention(shape.kv_heads, shape.head_dim, shape.state, window),
             shape.pages,
             shape.page_tokens,
+            _mirrors(shape) if shape.mirrors else None,
         )
         for window in windows
     )
 
 
+def _mirrors(shape: Shape) -> Floats:
+    sizes = (shape.layers, shape.kv_heads, shape.head_dim)
+    return mirror_of(np.random.default_rng(3).standard_normal(sizes).astype(np.float32))
+
+
 def tolerance(shape: Shape) -> float:
     """How far two backends may be apart, as a share of the largest value. Rounding turns a last bit
-    into a unit of 2^-8 in bf16, of 1/127 of a row's largest value in int8, and of 2/15 in int4."""
+    into a unit of 2^-8 in bf16, of 1/127 of a row's largest value in int8, and of 2/15 in int4;
+    beside which the cpu backend alone rounds weights of attention to 8 bits, so that later layers
+    get other codes."""
     if "int4" in shape.state:
-        return 8e-2
+        return 30e-2
     return 2e-2 if shape.weights == "bf16" or shape.state != "float32" else 2e-5
 
 
@@ -126,7 +139,9 @@ class _Builder:
         rotary = shape.head_dim if shape.rotary_dim is None else shape.rotary_dim
         if rotary:
             exponents = np.arange(0, rotary, 2, dtype=np.float32) / rotary
-            self.rope = Rope((1.0 / 10000.0**exponents).astype(np.float32), shape.rope_scale)
+            self.rope = Rope(
+                (1.0 / 10000.0**exponents).astype(np.float32), shape.rope_scale, shape.dual_chunk
+            )
 
     def matrix(self, outputs: int, inputs: int, scale: float = 1.0) -> Linear:
         spread = scale / np.sqrt(inputs)
@@ -287,9 +302,17 @@ SHAPES: dict[str, Shape] = {
     "large pages": Shape(page_tokens=64, pages=32, windows=(40, None), state="bfloat16"),
     "int8": Shape(state="int8", weights="bf16", head_dim=64),
     "int4": Shape(state="int4", heads=6, head_dim=48, rotary_dim=32),
+    "mirrored": Shape(state="int4", heads=6, head_dim=48, mirrors=True),
     "int8 and int4": Shape(state="k=int8,v=int4", page_tokens=5, pages=256, windows=(20, None)),
     "int4 and int8": Shape(
         state="k=int4,v=int8", softcap=3.0, heads=3, kv_heads=3, head_dim=20, page_tokens=32
+    ),
+    "chunks": Shape(dual_chunk=DualChunk(64, 96, 50), qk_norm="head", rotary_dim=8),
+    "int8 chunks": Shape(
+        dual_chunk=DualChunk(64, 150), state="k=int8,v=int4", page_tokens=5, pages=256, head_dim=32
+    ),
+    "chunks and windows": Shape(
+        dual_chunk=DualChunk(128, 160, 100), state="bfloat16", windows=(70, None), rope_scale=1.1
     ),
 }
 """Shapes that together have every field of every operation, of models whose rows see what came

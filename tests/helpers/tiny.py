@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 LAB = Path(__file__).parents[2] / "ockham" / "model" / "lab"
 
@@ -105,6 +105,29 @@ def tiny_alternating(directory: Path, *, window: int = 12, **config: Any) -> Pat
     )
 
 
+def tiny_sliced(directory: Path, *, widths: tuple[int, ...] = (32, 64), **config: Any) -> Path:
+    """The same with matrices on the residual stream beside each branch, and feed-forwards of
+    unequal widths: what `slicegpt` and `heapr` make."""
+    tiny_llama(directory, **{**config, "intermediate_size": max(widths)})
+    values = json.loads((directory / "config.json").read_text())
+    values |= {"residual_shortcuts": True, "intermediate_size": list(widths)}
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(7)
+    size = values["hidden_size"]
+    for layer, width in enumerate(widths):
+        prefix = f"model.layers.{layer}."
+        for branch in ("self_attn", "mlp"):
+            turned, _ = np.linalg.qr(rng.standard_normal((size, size)))
+            tensors[f"{prefix}{branch}.shortcut.weight"] = turned.astype(np.float32)
+        for name in ("gate_proj", "up_proj"):
+            key = f"{prefix}mlp.{name}.weight"
+            tensors[key] = np.ascontiguousarray(tensors[key][:width])
+        key = f"{prefix}mlp.down_proj.weight"
+        tensors[key] = np.ascontiguousarray(tensors[key][:, :width])
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
 def tiny_mixtral(directory: Path, *, experts: int = 5, **config: Any) -> Path:
     """The same with a mixture of experts in every layer, of which each row takes two."""
     return tiny_llama(
@@ -115,3 +138,30 @@ def tiny_mixtral(directory: Path, *, experts: int = 5, **config: Any) -> Path:
         num_experts_per_tok=2,
         **config,
     )
+
+
+def tiny_unequal(directory: Path, *, step: int = 32, **config: Any) -> Path:
+    """A mixture whose experts have unequal widths, and with a matrix on the residual stream."""
+    tiny_mixtral(directory, **config)
+    values = json.loads((directory / "config.json").read_text())
+    widths = [
+        [step * (1 + (layer + e) % (values["intermediate_size"] // step)) for e in range(5)]
+        for layer in range(values["num_hidden_layers"])
+    ]
+    values |= {"residual_shortcuts": True, "expert_widths": widths}
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors, size = load_file(directory / "model.safetensors"), values["hidden_size"]
+    turned, _ = np.linalg.qr(np.random.default_rng(7).standard_normal((size, size)))
+    for layer, own in enumerate(widths):
+        prefix = f"model.layers.{layer}."
+        for branch in ("self_attn", "block_sparse_moe"):
+            tensors[f"{prefix}{branch}.shortcut.weight"] = turned.astype(np.float32)
+        for expert, width in enumerate(own):
+            start = f"{prefix}block_sparse_moe.experts.{expert}."
+            for name in ("w1", "w3"):
+                key = f"{start}{name}.weight"
+                tensors[key] = np.ascontiguousarray(tensors[key][:width])
+            key = f"{start}w2.weight"
+            tensors[key] = np.ascontiguousarray(tensors[key][:, :width])
+    save_file(tensors, directory / "model.safetensors")
+    return directory

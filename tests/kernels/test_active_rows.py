@@ -114,6 +114,7 @@ def test_a_row_that_does_not_attend_has_no_scores(backend: Backend) -> None:
     stepper = Stepper(model)
     step = stepper.build([Part(0, [3, 1, 4])])
     step.wants_scores = {1: np.array([0, 2], np.int32)}
+    step.wants_queries = {1: np.array([0, 2], np.int32)}
     step.wants_score_sums = {1: np.array([0, 2], np.int32)}
     sets = RowSets(np.array([0, 0, 2], np.int32), np.array([0, 1, 3], np.int32))
     step.wants_score_totals = {1: sets}
@@ -126,6 +127,7 @@ def test_a_row_that_does_not_attend_has_no_scores(backend: Backend) -> None:
         assert [scores.shape for scores in output.scores[1]] == shapes
         assert [scores.shape for scores in output.score_sums[1]] == [each[1:] for each in shapes]
         assert [total.shape for total in output.score_totals[1]] == shapes
+        assert output.queries[1].any(axis=1).tolist() == [row in some for row in (0, 2)]
 
 
 @pytest.mark.parametrize("rows", [[2, 1], [0, 0], [5], [-1]], ids=str)

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pytest
 
+from ockham.core.errors import ModelError
 from ockham.core.seams import Linear
 from ockham.kernels.native import core, reason
 from ockham.model.checkpoint.gguf.blocks import READERS, read_blocks
@@ -20,7 +21,7 @@ from gguf.quants import dequantize
 
 from ockham.kernels.cpu_layout import PANELS, PanelsLinear, in_panels
 from tests.helpers import isas
-from tests.helpers.gguf_blocks import SCALES_AT, random_bytes
+from tests.helpers.gguf_blocks import random_bytes, set_scales
 
 ISAS = isas.params()
 POOLS = {threads: core.ThreadPool(threads) for threads in (1, 2)}
@@ -107,11 +108,11 @@ def test_products_are_near_those_of_the_dequantised_weights(kind: str) -> None:
 @pytest.mark.parametrize("kind", READERS)
 @pytest.mark.parametrize("extreme", [0, 255])
 def test_no_sum_overflows(kind: str, extreme: int, isa: core.Isa) -> None:
+    """All codes and factors at an end; levels in a table have theirs in the middle, too."""
     raw = np.full_like(random_bytes(kind, 16, 512), extreme)
     _, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     blocks = raw.reshape(16, -1, block_bytes)
-    for place in SCALES_AT.get(kind, (0, 2)):
-        blocks[..., place : place + 2] = np.array([1], np.float16).view(np.uint8)
+    set_scales(kind, blocks, np.ones(blocks.shape[:-1]))
     if kind == "Q6_K" and extreme == 0:
         blocks[..., 192:208] = 128  # the scale -128 with the code -32
     matrix = matrix_of(kind, raw, 512)
@@ -137,7 +138,45 @@ def test_a_row_has_the_same_bits_whatever_the_batch(
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_K", "Q6_K"])
+@pytest.mark.parametrize("kind", READERS)
+def test_the_largest_codes_and_factors_overflow_nothing(kind: str, isa: core.Isa) -> None:
+    weight_format = READERS[kind]()
+    shape = weight_format.shape
+    levels = shape.levels or tuple(range(1 << shape.bits))
+    for code in {levels.index(min(levels)), levels.index(max(levels))}:
+        rows = read_blocks(kind, random_bytes(kind, 16, 512))
+        rows.codes[...] = code
+        if rows.group_scales is not None:
+            rows.group_scales[...] = rows.group_scales.max()
+        matrix = weight_format.adopt(16, 512, iter([rows]))
+        for sign in (-1, 1):
+            x = np.full((9, 512), sign, np.float32)
+            found, meant = product(matrix, x, isa), matrix.matmul(x)
+            assert np.abs(found - meant).max() <= 2e-6 * np.abs(meant).max()
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2, 127, 252])
+def test_powers_of_two_of_any_size_are_those_of_the_gguf_package(exponent: int) -> None:
+    raw = random_bytes("MXFP4", 16, 64).reshape(16, -1, 17)
+    raw[..., 0] = exponent
+    matrix = matrix_of("MXFP4", raw.reshape(16, -1), 64)
+    meant = dequantize(raw.reshape(16, -1), GGMLQuantizationType.MXFP4)
+    ids = np.arange(16, dtype=np.int32)
+    assert matrix.rows(ids).tobytes() == in_panels(matrix).rows(ids).tobytes() == meant.tobytes()
+    x = normal(3, 64, 1) * np.float32(1e-3)
+    for isa in (core.Isa.PORTABLE, core.detect()):
+        assert np.allclose(product(matrix, x, isa), matrix.matmul(x), rtol=1e-5, atol=0)
+
+
+def test_a_power_of_two_that_fp32_cannot_hold_is_refused() -> None:
+    raw = random_bytes("MXFP4", 16, 64)
+    raw[3, 17] = 255
+    with pytest.raises(ModelError, match=r"NaN, or a scale too large .* \(rows 0 to 4\)"):
+        matrix_of("MXFP4", raw, 64)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_K", "Q6_K", "Q2_K", "IQ4_XS", "TQ2_0"])
 def test_a_row_of_a_long_prompt_has_the_bits_that_it_has_alone(kind: str, isa: core.Isa) -> None:
     # Long enough for tiles of rows, and for K to be cut into ranges that resume.
     matrix = matrix_of(kind, random_bytes(kind, 32, 80 * 256), 80 * 256)

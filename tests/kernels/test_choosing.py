@@ -14,17 +14,19 @@ from ockham.attention.choosing import ChoosingPattern
 from ockham.core.choices import Choice
 from ockham.core.seams import SequencePattern
 from ockham.core.step import StepOutput
-from ockham.kernels.base import Backend
+from ockham.kernels.base import Backend, GroupLayout
+from ockham.kernels.choosers import LOOKUPS
 from ockham.kernels.native import core
 from ockham.kernels.reference.backend import ReferenceBackend
-from ockham.kernels.reference.choosing import ESTIMATES
+from ockham.kernels.reference.choosing import ESTIMATES, best_scores, chosen_blocks
+from ockham.model.checkpoint.codebook_files import BOOK_SIZE, Codebooks
 from tests.helpers import isas
 from tests.helpers.programs import SHAPES, VOCABULARY, Bound, on
 from tests.helpers.steps import Part, Stepper
 
 LONG = 1300
 NAMES = ["plain", "bf16", "many query heads", "large pages", "softcap", "odd pages", "int8"]
-CHOOSERS = sorted(ESTIMATES)
+CHOOSERS = sorted([*ESTIMATES, LOOKUPS])
 TREE_TOKENS = [11, 12, 13, 14, 15, 16, 17]
 TREE_PARENTS = [-1, 0, 0, 1, 2, 3, -1]
 needs_core = pytest.mark.skipif(core is None, reason="the native core was not built")
@@ -38,7 +40,18 @@ def cpu(threads: int = 2) -> Backend:
 
 def model(name: str, backend: Backend) -> Bound:
     shape = SHAPES[name]
-    return on(backend, replace(shape, pages=2 * (-(-LONG // shape.page_tokens)) + 60))
+    bound = on(backend, replace(shape, pages=2 * (-(-LONG // shape.page_tokens)) + 60))
+    layouts = tuple([replace(each, books=books(each)) for each in bound.layouts])
+    return replace(bound, layouts=layouts)
+
+
+def books(layout: GroupLayout) -> np.ndarray:
+    """Codebooks of random keys, to which keys belong that are near."""
+    spec = layout.spec.uniform
+    shape = (len(layout.layers), spec.heads, BOOK_SIZE, spec.width)
+    centroids = np.random.default_rng(8).standard_normal(shape).astype(np.float32)
+    metrics = np.broadcast_to(np.eye(spec.width, dtype=np.float32), (*shape[:2], *2 * shape[3:]))
+    return Codebooks(layout.layers, centroids, metrics).entries(layout.layers)
 
 
 def tokens(count: int, seed: int) -> list[int]:
@@ -153,6 +166,96 @@ def test_a_node_of_a_tree_has_the_bits_of_its_path(name: str, length: int, choos
 
 
 @needs_core
+@pytest.mark.parametrize("every", [4, 64])
+@pytest.mark.parametrize("length", [300, 382, 639])
+@pytest.mark.parametrize("name", ["plain", "bf16", "large pages", "odd pages"])
+def test_rows_go_on_with_a_choice_wherever_it_was_made(name: str, length: int, every: int) -> None:
+    """In an earlier step, in the same step, and on the path of a tree."""
+    bound, prompt = model(name, cpu()), tokens(length, 4)
+    pattern = choosing(bound, CHOOSERS[0], every=every, share=0.5)
+    expected = last_logits(bound, prompt, len(prompt), pattern)
+    each = choosing(bound, CHOOSERS[0], share=0.5)
+    assert not same(last_logits(bound, prompt, len(prompt), each), expected)
+    for chunk in (1, 67, 190):
+        start = length - 7 if chunk == 1 else 0
+        stepper, found = Stepper(bound, pattern=pattern), []
+        if start:
+            stepper.step([Part(0, prompt[:start])])
+        for at in range(start, length, chunk):
+            found.append(stepper.step([Part(0, prompt[at : at + chunk])]).logits)
+        assert same(np.concatenate(found)[-6:], expected), f"chunks of {chunk}"
+    stepper = Stepper(bound, pattern=pattern)
+    stepper.step([Part(0, prompt[:-6]), Part(1, prompt[:9])])
+    path = stepper.step([Part(1, [5, 6]), Part(0, prompt[-6:], [-1, 0, 1, 2, 3, 4])]).logits[2:]
+    assert same(path, expected)
+    tree = stepper.step([Part(0, TREE_TOKENS, TREE_PARENTS)]).logits
+    for node in (3, 5, 6):
+        at, chain = node, []
+        while at >= 0:
+            chain.insert(0, TREE_TOKENS[at])
+            at = TREE_PARENTS[at]
+        alone = Stepper(bound, pattern=pattern)
+        alone.step([Part(0, prompt[:-6])])
+        for token in chain:
+            logits = alone.step([Part(0, [token])]).logits
+        assert same(tree[node], logits[0]), f"node {node}"
+
+
+@needs_core
+@pytest.mark.parametrize("first", [200, 301])
+def test_both_backends_go_on_with_the_same_choices(first: int) -> None:
+    outputs, rows = [], np.arange(3, dtype=np.int32)
+    for backend in (cpu(), ReferenceBackend()):
+        bound = model("plain", backend)
+        pattern = choosing(bound, CHOOSERS[0], every=8, first=first, share=0.5)
+        stepper = Stepper(bound, pattern=pattern)
+        found = [stepper.step([Part(0, tokens(length, 1))]) for length in (290, 13)]
+        found += [stepper.step([Part(0, tokens(3, 3))], wants_scores={1: rows}) for _ in range(4)]
+        found.append(stepper.step([Part(0, TREE_TOKENS, TREE_PARENTS)]))
+        outputs.append(found)
+    chose = went_on = 0
+    for found, expected in zip(*outputs, strict=True):
+        for group, counts in expected.left_out.items():
+            np.testing.assert_array_equal(found.left_out[group], counts)
+            chose += int(((counts[1] > 0) & (counts[2] > 0)).sum())
+            went_on += int(((counts[1] == 0) & (counts[2] > 0)).sum())
+        for own, other in zip(found.scores.get(1, []), expected.scores.get(1, []), strict=True):
+            assert ((own == 0) != (other == 0)).mean() < 0.15
+    assert went_on > 3 * chose > 0
+
+
+@pytest.mark.parametrize("make", [cpu, ReferenceBackend])
+def test_a_choice_goes_where_its_slot_is_copied_and_is_missed_where_it_is_not(make: Any) -> None:
+    if make is cpu and core is None:
+        pytest.skip("the native core was not built")
+    bound = model("plain", make())
+    pattern = choosing(bound, CHOOSERS[0], every=64, share=0.5)
+    prompt, said = tokens(330, 5), []
+    for copied in (False, True):
+        stepper = Stepper(bound, pattern=pattern)
+        stepper.step([Part(0, prompt)])
+        if copied:
+            stepper.step([Part(1, tokens(330, 6))])
+            for group, layout in enumerate(bound.layouts):
+                mine, theirs = (
+                    (
+                        np.array(stepper.sequences[s].tables[group], np.int64)[:, None]
+                        * layout.page_tokens
+                        + np.arange(layout.page_tokens)
+                    ).ravel()
+                    for s in (0, 1)
+                )
+                stepper.planes.copy(group, mine, theirs)
+        said.append(stepper.step([Part(int(copied), [3])]).logits)
+    assert same(said[0], said[1])
+    stepper = Stepper(bound)
+    stepper.step([Part(0, prompt)])
+    stepper.pattern = pattern
+    with pytest.raises(ValueError, match="row of key 320 chose, and that is not held in layer 1"):
+        stepper.step([Part(0, [3])])
+
+
+@needs_core
 @pytest.mark.parametrize("way", ["copy", "write", "write_pages", "reposition"])
 @pytest.mark.parametrize("name", ["plain", "bf16", "int4"])
 def test_summaries_are_of_the_keys_that_stand_there_now(name: str, way: str) -> None:
@@ -216,6 +319,8 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
         ("", {"local": 0}, "no sense"),
         ("", {"tokens": -1}, "no sense"),
         ("", {"within": -1.0}, "no sense"),
+        ("", {"every": 0}, "no sense"),
+        ("", {"every": 3}, "no sense"),
         ("row", {}, "row 3 has no choice 1"),
         ("rows", {}, "choices have"),
         ("numbers", {}, "do not add up"),
@@ -225,3 +330,40 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             run(change, **numbers)
+
+
+def test_the_best_scores_choose_the_block_of_the_best_key() -> None:
+    """And are taken back: the bounds choose others then."""
+    rng = np.random.default_rng(2)
+    keys = rng.standard_normal((64 * 12 + 5, 32)).astype(np.float32)
+    queries = rng.standard_normal((40, 1, 32)).astype(np.float32)
+    choice = Choice("bounds", (True,), tokens=64, sinks=0, local=1)
+    blocks = [int((keys[:768] @ query[0]).argmax()) // 64 for query in queries]
+
+    def chosen() -> list[int]:
+        choice_of = msgspec.structs.replace(choice, tokens=128)
+        return [int(chosen_blocks(choice_of, query, keys)[0]) for query in queries]
+
+    with best_scores():
+        assert chosen() == blocks
+    assert chosen() != blocks
+
+
+@needs_core
+@pytest.mark.parametrize("chooser", CHOOSERS)
+@pytest.mark.parametrize("name", ["plain", "bf16"])
+def test_keys_behind_those_that_are_chosen_among_are_visited(name: str, chooser: str) -> None:
+    """Both backends leave out blocks before the border alone, and as many."""
+    counts = []
+    for backend in (cpu(), ReferenceBackend()):
+        bound = model(name, backend)
+        stepper = Stepper(bound, pattern=choosing(bound, chooser, among=320, share=0.5, sinks=1))
+        stepper.step([Part(0, tokens(700, 1))])
+        output = stepper.step([Part(0, tokens(3, 3))], wants_scores={1: np.array([0, 2], np.int32)})
+        for scores in output.scores[1]:
+            assert (scores[:, :64] > 0).all()
+            assert (scores[:, 320:] > 0).all()
+            # 0.5 of 320 keys are three blocks: the first, the row's own, and one that is chosen.
+            assert ((scores[:, 64:320] > 0).sum(axis=1) == 64).all()
+        counts.append({group: found[0].tolist() for group, found in output.left_out.items()})
+    assert counts[0] == counts[1]

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from ockham.core.errors import ConfigError
+from ockham.core.state_dtype import state_types
 from ockham.engine.engine import Engine
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.layout import StateSpec
 from ockham.kernels.native import core
 from ockham.kernels.reference.backend import ReferenceBackend
-from ockham.kernels.reference.stored import CODECS, hadamard
+from ockham.kernels.reference.stored import CODECS, Mirrored, hadamard, mirror_of
 from tests.helpers import isas
 from tests.helpers.programs import Shape, on
 from tests.helpers.serving import make_engine
@@ -27,12 +28,38 @@ needs_core = pytest.mark.skipif(core is None, reason="the native core was not bu
 @pytest.mark.parametrize("width", [2, 20, 48, 64, 512])
 def test_an_element_is_off_by_half_a_step_at_most(dtype: str, width: int) -> None:
     rows = np.random.default_rng(0).standard_normal((50, 3, width)).astype(np.float32)
+    rows += np.float32(2.0)
     wide = CODECS[dtype].widen(CODECS[dtype].store(rows))
-    steps = {"int8": 127.0, "int4": 7.5}[dtype]
-    if dtype == "int4":
+    half = np.abs(rows).max(axis=-1, keepdims=True) / 127 / 2
+    if (
+        dtype == "int4"
+    ):  # 15 steps span 0.95 of the range, rounded up to bf16, as the zero is rounded
         rows, wide = hadamard(rows), hadamard(wide)
-    half = np.abs(rows).max(axis=-1, keepdims=True) / steps / 2
+        half = np.ptp(rows, axis=-1, keepdims=True) * (0.95 / 15 / 2) * (1 + 2**-7)
+        half = half + np.abs(rows).max(axis=-1, keepdims=True) * 2**-8
     assert (np.abs(wide - rows) <= half * 1.001).all()
+
+
+@pytest.mark.parametrize("width", [2, 20, 48, 64, 512])
+def test_a_mirror_makes_its_direction_one_value(width: int) -> None:
+    directions = np.random.default_rng(1).standard_normal((2, 3, width)).astype(np.float32)
+    mirrors = mirror_of(directions)
+    reflected = directions - (directions * mirrors).sum(axis=-1, keepdims=True) * mirrors
+    turned = hadamard(reflected)
+    np.testing.assert_allclose(turned, np.broadcast_to(turned[..., :1], turned.shape), atol=1e-5)
+    lengths = np.sqrt((directions**2).sum(axis=-1))
+    np.testing.assert_allclose(np.abs(turned[..., 0]) * np.sqrt(width), lengths, rtol=1e-5)
+    assert not mirror_of(np.zeros((1, width), np.float32)).any()
+
+
+def test_a_mirror_takes_what_rows_have_in_common_out_of_the_codes() -> None:
+    rng = np.random.default_rng(2)
+    common = rng.standard_normal((1, 64)).astype(np.float32) * 3
+    rows = rng.standard_normal((200, 1, 64)).astype(np.float32) * 0.5
+    rows += common * rng.uniform(0.5, 1.5, (200, 1, 1)).astype(np.float32)
+    plain, mirrored = CODECS["int4"], Mirrored(CODECS["int4"], mirror_of(common))
+    losses = [((each.widen(each.store(rows)) - rows) ** 2).sum() for each in (plain, mirrored)]
+    assert losses[1] < losses[0] / 10
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -49,12 +76,14 @@ def test_rows_without_codes(dtype: str) -> None:
 
 
 @needs_core
-@pytest.mark.parametrize("state", ["int8", "int4", "k=int8,v=int4"])
+@pytest.mark.parametrize("mirrors", [False, True])
+@pytest.mark.parametrize("state", ["int8", "int4", "k=int8,v=int4", "k=int4,v=int8"])
 def test_the_kernels_store_what_the_reference_does(
-    state: str, monkeypatch: pytest.MonkeyPatch
+    state: str, mirrors: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the first layer, whose inputs are the same; a code may be the next where it is a tie."""
-    shape = Shape(state=state, head_dim=24, layers=1)
+    mirrors = mirrors and state_types(state)[0] == "int4"
+    shape = Shape(state=state, head_dim=24, layers=1, mirrors=mirrors)
     slots = np.arange(shape.pages * shape.page_tokens)
     oracle = Stepper(on(ReferenceBackend(), shape))
     oracle.step([Part(0, list(range(70)))])
@@ -66,8 +95,13 @@ def test_the_kernels_store_what_the_reference_does(
         found = stepper.planes.read(0, slots)
         assert found.shape == expected.shape
         assert found.dtype == np.uint8
-        codes = [slice(0, 24)] if state == "int8" else [slice(0, 12)]
-        for part in codes if state != "k=int8,v=int4" else [slice(0, 24), slice(28, 40)]:
+        codes = {
+            "int8": [slice(0, 24)],
+            "int4": [slice(0, 12)],
+            "k=int8,v=int4": [slice(0, 24), slice(28, 40)],
+            "k=int4,v=int8": [slice(0, 12), slice(16, 40)],
+        }
+        for part in codes[state]:
             assert (found[..., part] != expected[..., part]).mean() < 0.01
 
 

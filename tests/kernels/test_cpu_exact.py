@@ -20,6 +20,7 @@ from tests.helpers.steps import Part, Stepper, prompt_logits
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
 
 LONG = 1300  # more than one part of 1,024 keys
+CHUNKED = ["chunks", "int8 chunks", "chunks and windows"]
 
 
 @pytest.fixture(params=isas.NAMES)
@@ -52,7 +53,7 @@ def test_chunks_do_not_change_a_bit(name: str, isa: str) -> None:
         assert same(prompt_logits(model(name), [prompt], chunk)[0], whole), f"chunks of {chunk}"
 
 
-@pytest.mark.parametrize("name", ["plain", "bf16", "windows", "one head", "odd pages"])
+@pytest.mark.parametrize("name", ["plain", "bf16", "windows", "one head", "odd pages", *CHUNKED])
 def test_chunks_of_long_prompts_do_not_change_a_bit(name: str, isa: str) -> None:
     prompt = tokens(LONG, 2)
     whole = prompt_logits(model(name), [prompt], LONG)[0]
@@ -103,8 +104,10 @@ def path_to(node: int) -> list[int]:
     return path
 
 
-@pytest.mark.parametrize("length", [1, 60, 64, 1021])
-@pytest.mark.parametrize("name", ["plain", "bf16", "window", "windows", "softcap", "odd pages"])
+@pytest.mark.parametrize("length", [1, 60, 64, 126, 1021])
+@pytest.mark.parametrize(
+    "name", ["plain", "bf16", "window", "windows", "softcap", "odd pages", *CHUNKED]
+)
 def test_a_node_of_a_tree_has_the_bits_of_its_path(name: str, length: int, isa: str) -> None:
     prompt = tokens(length, 4)
     stepper = Stepper(model(name))

@@ -41,6 +41,7 @@ def ragged(model: Any) -> list[StepOutput]:
     wants = {
         "wants_hidden": {-1: rows, 1: rows},
         "wants_scores": {0: rows, 1: rows},
+        "wants_queries": {0: rows, 1: rows[:2]},
         "wants_score_sums": {1: rows[:2]},
         # Rows of the first sequence, and one more of them: sets may share rows.
         "wants_score_totals": {1: RowSets(rows[[0, 0]], np.array([0, 1, 2], np.int32))},
@@ -76,12 +77,16 @@ def test_programs_mean_the_same(name: str) -> None:
         assert one.hidden.keys() == other.hidden.keys()
         for layer in other.hidden:
             assert_close(one.hidden[layer], other.hidden[layer], close)
+        assert one.queries.keys() == other.queries.keys()
+        for layer in other.queries:
+            assert_close(one.queries[layer], other.queries[layer], close)
         for kind in ("scores", "score_sums", "score_totals"):
             own, theirs = getattr(one, kind), getattr(other, kind)
             assert own.keys() == theirs.keys()
             for layer in theirs:
                 for row, reference in zip(own[layer], theirs[layer], strict=True):
-                    assert_close(row, reference, close)
+                    # Before the first layer no state was rounded that another rounding followed.
+                    assert_close(row, reference, min(close, 2e-2) if layer == 0 else close)
 
 
 @pytest.mark.parametrize("name", ["plain", "bf16", "no groups", "odd pages", "large pages", *CODED])

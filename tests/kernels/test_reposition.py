@@ -8,7 +8,7 @@ import pytest
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.native import core
 from ockham.kernels.reference.backend import ReferenceBackend
-from ockham.kernels.reference.planes import sides
+from ockham.kernels.reference.planes import ReferencePlanes
 from ockham.lab.kernels.state import fill
 from tests.helpers import isas
 from tests.helpers.programs import Shape, layouts_of, on
@@ -26,6 +26,7 @@ SHAPES = {
     "windows": Shape(layers=3, windows=(None, 20), state="bfloat16", kv_heads=1),
     "int8": Shape(state="int8", rotary_dim=12),
     "int4": Shape(state="int4", head_dim=64),
+    "mirrored": Shape(state="int4", head_dim=64, mirrors=True),
     "int8 and int4": Shape(state="k=int8,v=int4", page_tokens=4, pages=256, head_dim=24),
 }
 BACKENDS = ["reference", *isas.NAMES]
@@ -41,8 +42,11 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
 
 def wide(state: np.ndarray, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """Keys and values: (layers, cells, heads, head_dim) each."""
-    planes = layouts_of(shape)[0].spec.planes
-    layers = [[side.codec.widen(side.stored) for side in sides(each, planes)] for each in state]
+    planes = ReferencePlanes(layouts_of(shape))
+    layers = [
+        [side.codec.widen(side.stored) for side in planes.sides(0, index, each)]
+        for index, each in enumerate(state)
+    ]
     keys, values = (np.stack(each) for each in zip(*layers, strict=True))
     return keys, values
 

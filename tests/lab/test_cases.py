@@ -141,7 +141,7 @@ def test_levels_are_chosen_and_mistyped_names_refused(tokenizer: Tokenizer) -> N
     assert [case.level for case in found.cases] == [level] * 3
     with pytest.raises(ConfigError, match="no task 'recal'"):
         task_cases(["recal"], 3, 0, [], tokenizer, 8192)
-    with pytest.raises(ConfigError, match="has a level 'nothing'"):
+    with pytest.raises(ConfigError, match="has the level 'nothing'"):
         task_cases([name], 3, 0, ["nothing"], tokenizer, 8192)
 
 

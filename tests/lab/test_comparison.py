@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.engine.engine import Engine
-from ockham.lab.cases import Case
-from ockham.lab.comparison import Comparing, Entry
+from ockham.lab.cases import Case, task_cases
+from ockham.lab.comparison import Comparing, Entry, decodes
 from ockham.lab.difference import Difference, difference, distance, first_difference
 from ockham.lab.evaluate import Result
+from ockham.lab.tasks.shared import QUESTIONS
 from tests.helpers.tiny import tiny_llama
 
 WORDS = [(100 + index, 7, 300 + 3 * index, 12, 50) for index in range(6)]
@@ -43,10 +45,14 @@ def engine(quantization: str | None = None, **settings: object) -> Engine:
 
 
 def compare(
-    before: Engine, after: Engine, known: list[Entry] | None = None, positions: int = 20
+    before: Engine,
+    after: Engine,
+    known: list[Entry] | None = None,
+    positions: int = 20,
+    cases: list[Case] = CASES,
 ) -> tuple[list[Difference], list[Entry]]:
     kept: list[Entry] = []
-    with Comparing(CASES, known or [], kept.append, positions=positions) as comparing:
+    with Comparing(cases, known or [], kept.append, positions=positions) as comparing:
         comparing.baseline(before)
         comparing.candidate(after)
         return comparing.differences(), kept
@@ -102,6 +108,60 @@ def test_perplexity_is_of_all_tokens_not_only_of_those_compared() -> None:
     texts = [nats[case.key] or 0.0 for case in CASES if case.source == "text"]
     assert found[1].positions == 6 * 5
     assert found[1].baseline_perplexity == pytest.approx(math.exp(sum(texts) / (6 * 44)))
+
+
+def test_rules_that_act_after_the_prompt_are_measured_while_decoding() -> None:
+    """Read as a prompt, a completion would still see all cells, and agree with itself."""
+    forgets = engine(keep="snapkv:budget=8,window=2")
+    cases = [replace(case, tokens=case.tokens * 9) for case in CASES if case.max_tokens]
+    cases += CASES[len(cases) :]
+    (complete, texts, _), _ = compare(engine(), forgets, cases=cases)
+    assert complete.kl_mean is not None
+    assert complete.kl_mean > 0.001
+    assert texts.kl_mean is not None
+    assert texts.kl_mean > 0.001  # its last positions are decoded, too
+    same, _ = compare(forgets, forgets, cases=cases)
+    assert [each.kl_max for each in same] == [0.0] * 3
+
+
+def test_decoding_and_reading_give_the_same_bits() -> None:
+    reads, decoding = engine(), engine(keep="recent:window=2048")
+    assert decodes(reads.config) == []
+    assert decodes(decoding.config) == ["recent"]
+    found, _ = compare(reads, decoding)
+    assert [(each.agreement, each.kl_max) for each in found] == [(1.0, 0.0)] * 3
+
+
+def test_all_questions_over_one_context_are_compared() -> None:
+    settings = {"speculative_config": "none", "max_num_seqs": 8}
+    before, after = engine(**settings), engine(keep="recent:window=64,block=32", **settings)
+    tokenizer = before.tokenizer
+    assert tokenizer is not None
+    levels = [f"{way}, tokens=1000" for way in ("turns", "after", "requests")]
+    cases = task_cases(["shared-recall"], 3, 0, levels, tokenizer, 4096).cases
+    kept: list[Entry] = []
+    with Comparing(cases, [], kept.append) as comparing:
+        comparing.baseline(before)
+        comparing.candidate(after)
+        first, later, whole = comparing.differences()
+    assert (first.level, later.level) == ("question 1", f"questions 2 to {QUESTIONS}")
+    assert (first.completions, later.completions) == (3, 3 * (QUESTIONS - 1))
+    answered = [e.result for e in kept if e.result and e.result.run == "baseline"]
+    assert whole.positions == sum(len(ids) for result in answered for ids in result.token_ids)
+    assert later.baseline_score is not None
+    assert later.candidate_score is not None
+    assert later.baseline_score > later.candidate_score
+    assert later.kl_mean is not None
+    assert later.kl_mean > 0.01
+    assert whole.items == 3
+    with Comparing(cases, kept, lambda entry: None) as again:
+        again.baseline(before)
+        again.candidate(after)
+        assert again.differences()[2] == whole
+    with Comparing(cases, [], lambda entry: None) as none:
+        none.baseline(before)
+        none.candidate(before)
+        assert [each.kl_max for each in none.differences()] == [0.0] * 3
 
 
 @pytest.mark.parametrize("kept_lines", [0, 5, 14, 27, 36])

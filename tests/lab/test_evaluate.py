@@ -100,19 +100,19 @@ def test_pass_rate_and_any_right_of_several_samples() -> None:
 
 
 def test_perplexity_is_per_token_over_all_texts_and_bits_are_per_byte() -> None:
-    (score,) = summarise(
-        [
-            result(0, nats=2.0, scored_tokens=4, scored_bytes=8),
-            result(0, nats=4.0, scored_tokens=4, scored_bytes=8, part=1),
-            result(1, nats=2.0, scored_tokens=2, scored_bytes=4),
-        ]
-    )
-    assert score.items == 2
-    assert score.perplexity == pytest.approx(math.exp(8 / 10))
-    assert score.bits_per_byte == pytest.approx(8 / math.log(2) / 20)
+    in_two_windows = [
+        result(0, nats=2.0, scored_tokens=4, scored_bytes=8),
+        result(0, nats=4.0, scored_tokens=4, scored_bytes=8, part=1),
+    ]
+    others = [result(index, nats=2.0, scored_tokens=2, scored_bytes=4) for index in range(1, 5)]
+    (score,) = summarise([*in_two_windows, *others])
+    assert score.items == 5
+    assert score.perplexity == pytest.approx(math.exp(14 / 16))
+    assert score.bits_per_byte == pytest.approx(14 / math.log(2) / 32)
     assert score.perplexity_interval is not None
     low, high = score.perplexity_interval
-    assert math.exp(0.75) <= low <= high <= math.exp(1.0)
+    # The first text alone has 0.75 nats a token, the others 1.
+    assert math.exp(0.75) <= low < high <= math.exp(1.0)
 
 
 def test_a_prompt_is_scored_from_where_it_is_asked(llm: LLM) -> None:

@@ -8,14 +8,12 @@ import pytest
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.outputs import RequestOutput
-from ockham.core.registry import make_asks
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.cases import check_tasks, task_cases
 from ockham.lab.evaluate import Result, evaluate, summarise
-from ockham.lab.evidence.judge import judge
-from ockham.lab.interview import Interview, Talk, converse, interview_of
+from ockham.lab.interview import Interview, Talk, interview_of
 from ockham.lab.running import drive
 from ockham.lab.tasks.shared import LEVELS, QUESTIONS, SHARED, WAYS, Question, shared
 
@@ -35,13 +33,9 @@ def drawn(engine: Engine, task: str, way: str) -> Interview:
 
 
 def answers(engine: Engine, interview: Interview) -> list[list[int]]:
-    found: list[list[int]] = []
-
-    def done(name: str, talk: Talk, output: RequestOutput) -> None:
-        found.extend(talk.answers)
-
-    converse(engine, {"talk": interview}, done)
-    return found
+    talk = Talk(interview, engine.eos)
+    drive(engine, [interview.request("talk", None)], lambda output: None, {"talk": talk})
+    return list(talk.answers)
 
 
 def answer(engine: Engine, prompt: list[int], most: int) -> list[int]:
@@ -150,17 +144,5 @@ def test_levels_and_tasks_are_checked() -> None:
         check_tasks(["shared-nothing"], [])
     with pytest.raises(ConfigError, match="no task 'nothing'"):
         shared("nothing", 0, 0, 1000)
-    with pytest.raises(ConfigError, match="no chosen task has a level"):
+    with pytest.raises(ConfigError, match="no chosen task has the level"):
         check_tasks(["shared-edit"], ["turns"])
-
-
-def test_a_technique_that_forgets_the_list_is_judged_so(engine: Engine) -> None:
-    asks = make_asks({"keep/recent": {"window": 64, "block": 32}})
-    (found,) = judge(
-        engine, asks, tasks=("shared-recall",), ways=("after",), tokens=(TOKENS,), contexts=2
-    )
-    assert found.contexts == 2
-    assert found.later.without > found.later.with_
-    assert "questions 2 to 5" in str(found)
-    with pytest.raises(ConfigError, match="room for none"):
-        judge(engine, asks, tasks=("shared-recall",), tokens=(8000,), contexts=1)

@@ -71,7 +71,14 @@ def test_a_ratio_of_sums_is_resampled_by_items() -> None:
         covered += interval[0] <= 2.0 <= interval[1]
     assert covered / 200 > 0.88
     assert ratio_interval([1.0], [2.0]) is None
-    assert ratio_interval([1.0, 1.0], [0.0, 0.0]) is None
+    assert ratio_interval([0.0] * 5, [0.0] * 5) is None
+
+
+def test_a_few_items_or_equal_ones_have_no_interval() -> None:
+    """An interval from the lesser to the larger of two items would look like knowledge."""
+    assert ratio_interval([1.0, 0.0, 1.0, 0.0], [1.0] * 4) is None
+    assert ratio_interval([1.0, 0.0, 1.0, 0.0, 1.0], [1.0] * 5) is not None
+    assert ratio_interval([2.0, 4.0, 6.0, 8.0, 10.0], [2.0, 4.0, 6.0, 8.0, 10.0]) is None
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:

@@ -13,7 +13,7 @@ from ockham.cli.main import cli
 from ockham.core.config import EngineConfig
 from ockham.core.seams import Layout, Linear
 from ockham.kernels.ops import AttentionInput, Embed, FeedForward
-from ockham.model.calibration import Observed, _Layers
+from ockham.model.calibration import Layers, Observed
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.windows import cut, layouts_for, window_step
 from ockham.weights.fp32 import Fp32
@@ -51,7 +51,7 @@ def test_second_moments_are_summed_over_all_products() -> None:
 def test_layer_by_layer_is_the_whole_program(tmp_path: Path) -> None:
     model = load(tiny_llama(tmp_path, **SIZES))
     windows = np.random.default_rng(0).integers(0, 4096, (5, 24)).astype(np.int32)
-    layers = _Layers(model.program, model.description, windows)
+    layers = Layers(model.program, model.description, windows)
     for _, start, stop in layers.ranges()[:-1]:
         layers.run(start, stop)
     from ockham.kernels.reference.backend import ReferenceBackend
@@ -148,14 +148,15 @@ def test_a_text_that_is_none_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_only_unquantised_models_are_fitted_and_only_in_int4(tmp_path: Path) -> None:
+def test_formats_that_cannot_be_fitted_are_refused_with_those_that_can(tmp_path: Path) -> None:
     source = tiny_llama(tmp_path / "model", **SIZES)
     (tmp_path / "t.txt").write_text(TEXT)
     text = ["--calibration", str(tmp_path / "t.txt")]
     base = ["convert", str(source), str(tmp_path / "out")]
     result = CliRunner().invoke(cli, [*base, "--quantization", "int8", *text])
     assert result.exit_code == 2
-    assert "only int4 is calibrated" in result.output
+    assert "is calibrated: give --quantization" in result.output
+    assert "int4" in result.output
     result = CliRunner().invoke(cli, [*base, "--calibration-tokens", "9"])
     assert "--calibration-tokens is for --calibration" in result.output
 

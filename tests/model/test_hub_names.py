@@ -95,20 +95,20 @@ def test_a_size_that_a_short_name_does_not_have_is_refused_with_those_that_it_ha
         named_repository("llama3.2:9b")
 
 
-def test_the_best_that_fits_is_taken_and_not_what_cannot_be_read() -> None:
+def test_the_best_that_fits_is_taken_and_nothing_below_three_bits() -> None:
     gib = 1 << 30
     models = gguf_models(
         [
             ("a-Q4_K_M.gguf", 2 * gib),
             ("a-Q8_0.gguf", 4 * gib),
             ("a-F16.gguf", 8 * gib),
-            ("a-IQ4_XS.gguf", 2 * gib),
+            ("a-IQ2_XS.gguf", gib),
             ("a-UD-Q6_K_XL.gguf", 3 * gib),
             ("b/a-Q6_K-00001-of-00002.gguf", gib),
         ]
     )
     assert [model.quantisation for model in models] == [
-        *("F16", "IQ4_XS", "Q4_K_M", "Q8_0", "UD-Q6_K_XL"),
+        *("F16", "IQ2_XS", "Q4_K_M", "Q8_0", "UD-Q6_K_XL"),
     ]
     assert best_that_fits(models, "a", 8 * gib).quantisation == "Q8_0"
     assert best_that_fits(models, "a", 5 * gib).quantisation == "Q4_K_M"

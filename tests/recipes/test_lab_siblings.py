@@ -26,7 +26,7 @@ from recipes.lab.model import LabModel, Shape
 from recipes.lab.outputs import Amounts, write_outputs
 from recipes.lab.plan import Phase, Plan
 from recipes.lab.sentences import sentence, write_items
-from recipes.lab.siblings import SIBLINGS
+from recipes.lab.siblings import DENSE, SIBLINGS
 from recipes.lab.start import begin, load_dense, narrowed, read_start
 from recipes.lab.tokenizer import load_tokenizer
 from recipes.lab.train import Trainer
@@ -370,7 +370,7 @@ def test_cards_have_the_scores_that_were_measured(
 
 
 def test_the_card_of_the_drafter_has_its_agreement(streams: Streams, tmp_path: Path) -> None:
-    lab, start = load_dense(LAB / "model.safetensors", Shape()), LAB / "model.safetensors"
+    lab, start = load_dense(LAB / "model.safetensors", DENSE), LAB / "model.safetensors"
     small = replace(SMALL, vocab_size=4096)
     plan = plan_of(start, small, phases=(Phase(4, 1, 16, "distilled"),), distilled=True)
     trainer = Distiller(plan, streams, tmp_path / "run", lab, start)
@@ -403,7 +403,7 @@ def test_the_plans_start_from_the_model_that_is_shipped() -> None:
 
 def test_the_drafter_is_about_ten_times_smaller() -> None:
     drafter = LabModel(SIBLINGS["drafter"].plan.shape).parameter_count()
-    dense = LabModel(Shape()).parameter_count()
+    dense = LabModel(DENSE).parameter_count()
     assert 8 <= dense / drafter <= 12
 
 

@@ -20,6 +20,7 @@ from recipes.lab.export import export
 from recipes.lab.model import LabModel, Shape
 from recipes.lab.plan import LAB as LAB_PLAN
 from recipes.lab.plan import Phase, Plan
+from recipes.lab.siblings import DENSE
 from recipes.lab.start import load_dense
 from recipes.lab.tokenizer import load_tokenizer
 from recipes.lab.train import Trainer
@@ -199,7 +200,7 @@ def test_token_byte_lengths_add_up_to_the_text() -> None:
 
 
 def test_the_share_of_right_answers_is_what_greedy_decoding_gives() -> None:
-    model = load_dense(LAB / "model.safetensors", Shape())
+    model = load_dense(LAB / "model.safetensors", DENSE)
     tokenizer = load_tokenizer(LAB)
     assert share_right(model, tokenizer, "recall", "tokens=128", number=4) == 1.0
     assert share_right(LabModel(Shape()), tokenizer, "recall", "tokens=128", number=1) == 0.0

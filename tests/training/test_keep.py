@@ -91,10 +91,15 @@ def test_what_is_trained_is_served(rule: str, model: Path, data: Path, tmp_path:
     assert bill.saved[rule].flops > 0
 
 
+def test_so_few_texts_that_none_is_left_to_measure_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"at least 8 texts.*1000 rows come of [2-7]:"):
+        train_keep(KeepSettings("lab", tmp_path / "out", "kvzap", rows=1000))
+
+
 def test_wrong_settings_are_refused_in_a_sentence(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs text"):
-        train_keep(KeepSettings(str(model), tmp_path / "out"))
+        train_keep(KeepSettings(str(model), tmp_path / "out", "kvzap"))
     with pytest.raises(ConfigError, match="rows must be at least 512, got 3"):
-        KeepSettings(str(model), tmp_path / "out", rows=3)
+        KeepSettings(str(model), tmp_path / "out", "kvzap", rows=3)
     with pytest.raises(ConfigError, match="there is no rule 'best'"):
         KeepSettings(str(model), tmp_path / "out", method="best")

@@ -103,7 +103,7 @@ def test_a_model_is_packed_converted_and_loaded_in_it(tmp_path: Path) -> None:
 def test_the_help_and_the_errors_list_it() -> None:
     for verb in ("serve", "convert"):
         shown = " ".join(CliRunner().invoke(cli, [verb, "--help"]).output.split())
-        assert "table16, table16:32, table16:64, stored" in shown
+        assert "table16, table16:32, table16:64, ternary, tq2_0, stored" in shown
     with pytest.raises(ConfigError, match=r"called 'table17'; there is: .* table16:32, .*stored"):
         load("lab", "table17")
     wrong = CliRunner().invoke(cli, ["convert", "lab", "x", "--group-size", "32"])

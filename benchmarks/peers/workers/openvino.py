@@ -76,12 +76,12 @@ class OpenVino:
             )
             self.drafting(WARMUP.prompt, WARMUP.new_tokens, drafted)
             time.sleep(SETTLE_S)
-        config = _greedy(new_tokens)
+        config = greedy(new_tokens)
         config.num_assistant_tokens, config.max_ngram_size = drafted, LONGEST_MATCH
         return self._run(self._lookup, [prompt], config)
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> Generated:
-        return self._run(self._static(), prompts, _greedy(new_tokens))
+        return self._run(self._static(), prompts, greedy(new_tokens))
 
     @staticmethod
     def _run(pipeline: Any, prompts: list[list[int]], config: Any) -> Generated:
@@ -132,7 +132,7 @@ class OpenVino:
                 index, arrival = coming.popleft()
                 begun[index] = time.perf_counter() - start
                 ids = ov.Tensor(np.array([arrival.prompt], np.int64))
-                running[index] = pipeline.add_request(index, ids, _greedy(arrival.new_tokens))
+                running[index] = pipeline.add_request(index, ids, greedy(arrival.new_tokens))
             pipeline.step()
             now_s = time.perf_counter() - start
             for index, handle in list(running.items()):
@@ -146,7 +146,8 @@ class OpenVino:
         return [served[index] for index in range(len(trace))]
 
 
-def _greedy(new_tokens: int) -> Any:
+def greedy(new_tokens: int) -> Any:
+    """Exactly so many tokens, the likeliest each time."""
     config = genai.GenerationConfig()
     config.max_new_tokens = new_tokens
     config.ignore_eos = True

@@ -90,7 +90,7 @@ class _Answer(OpenAIAnswer):
         )
 
     def part(self, prompt: int, output: RequestOutput) -> ChatChunk | None:
-        parts = [self._chunk_of(choice) for choice in output.outputs if self.has_news(choice)]
+        parts = [self._chunk_of(choice) for choice in output.outputs]
         choices = [part for part in parts if part is not None]
         if not choices and output.prompt_logprobs is None:
             return None
@@ -107,7 +107,10 @@ class _Answer(OpenAIAnswer):
         return self._object([ChatChunkChoice(index=0, delta=delta)])
 
     def _chunk_of(self, choice: CompletionOutput) -> ChatChunkChoice | None:
-        """What a chunk says of a choice: its role first of all, then what is new."""
+        """What a chunk says of a choice: its role first of all, then what is new; None if nothing
+        is."""
+        if not self.has_news(choice):
+            return None
         delta = ChatDelta(content=choice.text)
         if not self._begun[choice.index]:
             self._begun[choice.index] = True
@@ -196,7 +199,7 @@ class _SplitAnswer(_Answer):
             told = self._streams[choice.index] = Telling(
                 turn.plan, turn.params, turn.text, turn.begun
             )
-        new = told.add(choice)
+        new = told.add(choice)  # tokens without text too: they are counted
         begun = self._begun[choice.index]
         silent = not (new or choice.finish_reason or choice.logprobs)
         if silent and begun and not (self.request.return_token_ids and choice.token_ids):

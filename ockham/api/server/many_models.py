@@ -18,6 +18,7 @@ from ockham.api.server.errors import HttpError
 from ockham.api.server.gate import Gate
 from ockham.api.server.house import (
     DOES,
+    EMBED,
     GENERATE,
     NO_NAMES,
     Shown,
@@ -152,9 +153,9 @@ class ManyModels:
             looked = looked or bool(found)
         if not looked:
             return default
+        how = " (--embedding MODEL)" if EMBED in tasks else ""
         raise InvalidRequest(
-            f"None of the models here {DOES[tasks[0]]}; start the server with one that does "
-            "(--embedding for embeddings).",
+            f"None of the models here {DOES[tasks[0]]}; start the server with one that does{how}.",
             "model",
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ockham.api.chatting import ChatPlan, left_out, reasoning_tokens
 from ockham.core.outputs import CompletionOutput, Reply
 from ockham.core.sampling_params import SamplingParams
-from ockham.text.reply.splitter import ReplyDelta, Splitter
+from ockham.text.reply.splitter import CUT, ReplyDelta, Splitter
 from ockham.text.tokenizer import Tokenizer
 
 
@@ -35,7 +35,6 @@ class Telling:
         self._splitter: Splitter | None = plan.splitter(params, prompt) if plan.splits else None
         self._begun = begun
         self._untold = begun.text
-        self._texts: list[str] = [begun.text]
         self._token_ids: list[int] = []
         self._left_out: set[int] = set()
 
@@ -44,11 +43,10 @@ class Telling:
         text, self._untold = self._untold + choice.text, ""
         if self._splitter is None:
             return ReplyDelta(text)
-        self._texts.append(choice.text)
         self._token_ids += choice.token_ids
         new = self._splitter.feed(text)
         if choice.finish_reason is not None:
-            new.add(self._splitter.finish())
+            new.add(self._splitter.finish(cut=choice.finish_reason == CUT))
         if not self._plan.choice.parallel:
             self._left_out |= {call.index for call in new.calls if call.index}
             new.calls = [call for call in new.calls if not call.index]
@@ -78,7 +76,6 @@ class Telling:
             self._params,
             tokenizer,
             self._token_ids,
-            "".join(self._texts),
             self._splitter.thoughts,
             self._begun,
         )
@@ -97,8 +94,8 @@ def told_whole(
     text = begun.text + choice.text
     if not plan.splits:
         return Reply(text), None
-    reply, thoughts = plan.split(text, params, prompt)
-    count = thought_tokens(plan, params, tokenizer, choice.token_ids, text, thoughts, begun)
+    reply, thoughts = plan.split(text, choice.finish_reason, params, prompt)
+    count = thought_tokens(plan, params, tokenizer, choice.token_ids, thoughts, begun)
     return reply, count
 
 
@@ -107,7 +104,6 @@ def thought_tokens(
     params: SamplingParams,
     tokenizer: Tokenizer | None,
     token_ids: list[int],
-    text: str,
     thoughts: list[tuple[int, int]],
     begun: Begun = NOT_BEGUN,
 ) -> int | None:
@@ -117,5 +113,5 @@ def thought_tokens(
         return None
     skips = plan.skips_special_tokens(params)
     given = list(begun.token_ids)
-    whole = reasoning_tokens(tokenizer, given + token_ids, text, thoughts, skips)
-    return whole - (reasoning_tokens(tokenizer, given, text, thoughts, skips) if given else 0)
+    whole = reasoning_tokens(tokenizer, given + token_ids, thoughts, skips)
+    return whole - (reasoning_tokens(tokenizer, given, thoughts, skips) if given else 0)

@@ -30,7 +30,7 @@ class H2OOptions(BudgetOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if wrong := _wrong(self.recent, self.every):
-            raise ConfigError(wrong)
+            raise ConfigError(wrong[1])
 
 
 class H2OAsk(BudgetAsk, kw_only=True, frozen=True):
@@ -43,15 +43,18 @@ class H2OAsk(BudgetAsk, kw_only=True, frozen=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if wrong := _wrong(self.recent, self.every):
-            raise InvalidRequest(wrong, "h2o")
+            raise InvalidRequest(wrong[1], wrong[0])
 
 
-def _wrong(recent: float | None, every: int | None) -> str | None:
-    """What is wrong with the settings, in a sentence."""
+def _wrong(recent: float | None, every: int | None) -> tuple[str, str] | None:
+    """Which of the settings is wrong, and how, in a sentence."""
     if recent is not None and not 0.0 < recent < 1.0:
-        return f"recent must be a share of the budget above 0 and below 1, got {recent:g}."
+        return (
+            "recent",
+            f"recent must be a share of the budget above 0 and below 1, got {recent:g}.",
+        )
     if every is not None and not 1 <= every <= MOST_EVERY:
-        return f"every must be from 1 to {MOST_EVERY}, got {every}."
+        return "every", f"every must be from 1 to {MOST_EVERY}, got {every}."
     return None
 
 

@@ -7,13 +7,15 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from ockham.cache.keep.learned import Heads, ScoredCells, checked, with_gaps
+from ockham.cache.keep.gaps import with_gaps
+from ockham.cache.keep.learned import HeadKind, Heads, ScoredCells, checked
 from ockham.core import asks
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import register
 from ockham.core.seams import Keeping, KeptText
 from ockham.core.visits import BLOCK_KEYS
+from ockham.model.checkpoint.keep_files import KeepHeads, read_heads
 
 TOKENS = 1 << 30
 """No text is longer."""
@@ -77,6 +79,7 @@ class KVzap:
     """
 
     name: ClassVar[str] = "kvzap"
+    heads_kind: ClassVar[HeadKind] = "linear"
     trial: ClassVar[dict[str, object]] = {"share": 0.1, "window": 8, "sinks": 2, "block": 16}
     """An ask that drops cells of texts of a few dozen tokens."""
     Options: ClassVar[type[KVzapOptions]] = KVzapOptions
@@ -84,7 +87,7 @@ class KVzap:
 
     def __init__(self, options: KVzapOptions) -> None:
         self._options = options
-        self._heads = Heads("kvzap", options.heads)
+        self._heads = Heads("kvzap", options.heads, read_heads)
 
     def open(self, ask: KVzapAsk, text: KeptText) -> Keeping:
         """See `Keep`."""
@@ -99,22 +102,24 @@ class KVzap:
             options.sinks if ask.sinks is None else ask.sinks,
             options.block if ask.block is None else ask.block,
         )
-        return AboveThreshold(text, self._heads, threshold, *bounds)
+        return AboveThreshold(self.name, text, heads, threshold, *bounds)
 
 
 class AboveThreshold(ScoredCells):
     """The first `sinks`, the latest `window`, and what reaches the threshold."""
 
     def __init__(
-        self, text: KeptText, heads: Heads, threshold: float, window: int, sinks: int, block: int
+        self,
+        name: str,
+        text: KeptText,
+        heads: KeepHeads,
+        threshold: float,
+        window: int,
+        sinks: int,
+        block: int,
     ) -> None:
-        super().__init__("kvzap", heads.of(text), text.groups)
-        self._given = (text, heads, threshold, window, sinks, block)
+        super().__init__(name, heads, text.groups)
         self._threshold, self._window, self._sinks, self._block = threshold, window, sinks, block
-
-    def fresh(self) -> Keeping:
-        """See `Keeping`."""
-        return AboveThreshold(*self._given)
 
     def border(self, tokens: int) -> int:
         """The next multiple of the block at which there is a block to drop."""

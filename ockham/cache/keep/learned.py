@@ -7,32 +7,62 @@ chunks and the batch were, and whatever is asked later.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from ockham.core.arrays import Floats, Ints
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import InvalidRequest, ModelError
+from ockham.core.registry import techniques
 from ockham.core.seams import NOTHING, AttentionGroup, Keeping, KeptText, OwnRows, Seen, Wants
-from ockham.model.checkpoint.keep_files import KeepHeads, ModelSizes, normalised, read_heads
+from ockham.model.checkpoint.keep_files import KeepHeads, ModelSizes, normalised, rule_of
+
+HeadKind = Literal["linear", "inner", "alpha"]
+"""What is learned of a model's heads: a score of each token, by one matrix or by two with a SiLU
+between them, or a number for each head. A rule that `ockham train keep` can train says it in its
+class, as `heads_kind`."""
+
+
+def trained_rules() -> dict[str, HeadKind]:
+    """The rules that are trained, and what their heads are made of."""
+    kinds = {each.name: getattr(each.cls, "heads_kind", None) for each in techniques("keep")}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
+
 
 PACKAGED = Path(__file__).parents[2] / "model" / "keep_heads"
 """The heads that come with Ockham, of each rule and model a directory."""
 
 
-class Heads:
+class _Trained(Protocol):
+    """What was trained for a model of these sizes."""
+
+    @property
+    def sizes(self) -> ModelSizes: ...
+
+
+_Found = TypeVar("_Found", bound=_Trained)
+
+
+class Heads(Generic[_Found]):
     """The heads of a rule: those of a directory, or else of the models in the package."""
 
-    def __init__(self, rule: str, directory: str | None) -> None:
-        """Raises ModelError if the directory holds no heads."""
+    def __init__(self, rule: str, directory: str | None, read: Callable[[Path], _Found]) -> None:
+        """Raises ModelError if the directory holds no heads, or those of another rule; `read` reads
+        them."""
         self._rule = rule
         own = None if directory is None else Path(directory).expanduser()
         places = sorted(PACKAGED.glob(f"{rule}-*")) if own is None else [own]
-        self._found = [(place, read_heads(place)) for place in places]
+        for place in places:
+            if (found := rule_of(place)) != rule:
+                raise ModelError(
+                    f"{place} holds heads of {found}, not of {rule}; train some with `ockham "
+                    f"train keep MODEL DIR --rule {rule}`."
+                )
+        self._found = [(place, read(place)) for place in places]
 
-    def of(self, text: KeptText) -> KeepHeads:
+    def of(self, text: KeptText) -> _Found:
         """Those for a text's model. Raises InvalidRequest if they are of another one."""
         sizes = _sizes(text)
         for _, heads in self._found:
@@ -76,7 +106,7 @@ class ScoredCells(Keeping):
         self._heads, self._groups = heads, groups
         self._layers = [layer for group in groups if group.window is None for layer in group.layers]
         self._inputs = [layer - 1 for layer in self._layers]
-        self._scores: Floats = np.empty((len(self._layers), heads.sizes.kv_heads, 0), np.float32)
+        self._scores = self._none()
         """Of each token that was seen."""
 
     def scores(self, group: int, places: Ints) -> Floats:
@@ -112,13 +142,20 @@ class ScoredCells(Keeping):
 
     def fork(self, tokens: int) -> Keeping | None:
         """See `Keeping`. Tokens after `tokens` are scored anew."""
-        twin = self.fresh()
-        assert isinstance(twin, ScoredCells), "a rule gives its own kind"
-        twin._scores = self._scores[..., :tokens].copy()
-        return twin
+        return self._twin(self._scores[..., :tokens].copy())
 
     def fresh(self) -> Keeping:
-        raise NotImplementedError
+        """See `Keeping`."""
+        return self._twin(self._none())
+
+    def _none(self) -> Floats:
+        """The scores of no token."""
+        return np.empty((len(self._layers), self._heads.sizes.kv_heads, 0), np.float32)
+
+    def _twin(self, scores: Floats) -> Keeping:
+        twin = type(self).__new__(type(self))
+        twin.__dict__ = {**self.__dict__, "_scores": scores}
+        return twin
 
 
 def score(heads: KeepHeads, layer: int, x: Floats) -> Floats:
@@ -135,17 +172,6 @@ def score(heads: KeepHeads, layer: int, x: Floats) -> Floats:
 def _product(x: Floats, weights: Floats) -> Floats:
     found: Floats = np.matmul(x[:, None, :], weights.T)[:, 0]
     return found
-
-
-def with_gaps(kept: Sequence[Sequence[Ints]]) -> Ints:
-    """The cells that each head of each layer keeps, as `Keeping.keep` gives them. The numbers of
-    any two differ by whole blocks."""
-    most = max(len(own) for of_layer in kept for own in of_layer)
-    cells = np.full((len(kept), len(kept[0]), most), -1, np.int32)
-    for index, of_layer in enumerate(kept):
-        for head, own in enumerate(of_layer):
-            cells[index, head, most - len(own) :] = own
-    return cells
 
 
 def checked(given: Any, least: dict[str, float], most: dict[str, float]) -> None:

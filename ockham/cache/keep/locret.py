@@ -7,12 +7,13 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from ockham.cache.keep.learned import Heads, ScoredCells, checked
+from ockham.cache.keep.learned import HeadKind, Heads, ScoredCells, checked
 from ockham.core import asks
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import register
 from ockham.core.seams import Keeping, KeptText
+from ockham.model.checkpoint.keep_files import KeepHeads, read_heads
 
 TOKENS = 1 << 30
 """No text is longer."""
@@ -77,6 +78,7 @@ class Locret:
     """
 
     name: ClassVar[str] = "locret"
+    heads_kind: ClassVar[HeadKind] = "inner"
     trial: ClassVar[dict[str, object]] = {"budget": 24, "window": 8, "sinks": 2, "block": 16}
     """An ask that drops cells of texts of a few dozen tokens."""
     Options: ClassVar[type[LocretOptions]] = LocretOptions
@@ -84,7 +86,7 @@ class Locret:
 
     def __init__(self, options: LocretOptions) -> None:
         self._options = options
-        self._heads = Heads("locret", options.heads)
+        self._heads = Heads("locret", options.heads, read_heads)
 
     def open(self, ask: LocretAsk, text: KeptText) -> Keeping:
         """See `Keep`."""
@@ -97,22 +99,24 @@ class Locret:
             check_room(budget, window, sinks)
         except ValueError as error:
             raise InvalidRequest(str(error), "locret") from None
-        return BestCells(text, self._heads, budget, window, sinks, block)
+        return BestCells(self.name, text, self._heads.of(text), budget, window, sinks, block)
 
 
 class BestCells(ScoredCells):
     """The first `sinks`, the latest `window`, and the best of the others: `budget` in all."""
 
     def __init__(
-        self, text: KeptText, heads: Heads, budget: int, window: int, sinks: int, block: int
+        self,
+        name: str,
+        text: KeptText,
+        heads: KeepHeads,
+        budget: int,
+        window: int,
+        sinks: int,
+        block: int,
     ) -> None:
-        super().__init__("locret", heads.of(text), text.groups)
-        self._given = (text, heads, budget, window, sinks, block)
+        super().__init__(name, heads, text.groups)
         self._budget, self._window, self._sinks, self._block = budget, window, sinks, block
-
-    def fresh(self) -> Keeping:
-        """See `Keeping`."""
-        return BestCells(*self._given)
 
     def border(self, tokens: int) -> int:
         """The next multiple of the block at which there is something to drop."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-import numpy as np
+from typing import ClassVar
 
 from ockham.cache.keep import budgets
 from ockham.cache.keep.budgets import Budget, BudgetAsk, BudgetKeeping, BudgetOptions
+from ockham.cache.keep.pooling import Pooling, pooled, wrong_kernel
 from ockham.core.arrays import Doubles, Ints
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import register
 from ockham.core.seams import KeptText
-
-Pooling = Literal["mean", "max"]
 
 
 class SnapKVOptions(BudgetOptions):
@@ -27,7 +24,7 @@ class SnapKVOptions(BudgetOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if wrong := _wrong_kernel(self.kernel):
+        if wrong := wrong_kernel(self.kernel):
             raise ConfigError(wrong)
 
 
@@ -40,15 +37,8 @@ class SnapKVAsk(BudgetAsk, kw_only=True, frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kernel is not None and (wrong := _wrong_kernel(self.kernel)):
+        if self.kernel is not None and (wrong := wrong_kernel(self.kernel)):
             raise InvalidRequest(wrong, "kernel")
-
-
-def _wrong_kernel(kernel: int) -> str | None:
-    """What is wrong with it, in a sentence."""
-    if 1 <= kernel <= 63 and kernel % 2:
-        return None
-    return f"kernel must be an odd number from 1 to 63, got {kernel}."
 
 
 @register("keep", "snapkv", exact=False, books=("snapkv",), paper="341")
@@ -89,15 +79,3 @@ class Snapped(BudgetKeeping):
 
     def worth(self, group: int, places: Ints, tokens: int) -> Doubles:
         return pooled(self.total(group, 0, places.shape[-1]), self._kernel, self._pooling)
-
-
-def pooled(values: Doubles, kernel: int, pooling: Pooling) -> Doubles:
-    """The mean or the largest of each value (..., n) and its (kernel - 1) / 2 neighbours on either
-    side; beyond the ends there are zeros."""
-    side = kernel // 2
-    around = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(side, side)])
-    count = values.shape[-1]
-    shifted = [around[..., i : i + count] for i in range(kernel)]
-    largest = pooling == "max"
-    found: Doubles = np.maximum.reduce(shifted) if largest else np.add.reduce(shifted) / kernel
-    return found

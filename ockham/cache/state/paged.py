@@ -12,11 +12,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ockham.cache.state.merging import Merged, check_merges
 from ockham.cache.state.view import GroupView
-from ockham.core.arrays import Ints, Longs
+from ockham.core.arrays import Array, Floats, Ints, Longs
 from ockham.core.errors import OckhamError
+from ockham.core.seams import Merges
 from ockham.core.visits import BLOCK_KEYS
 from ockham.kernels.base import GroupLayout, Planes
+from ockham.kernels.reference.planes import sides_of
 
 
 class PagedPool:
@@ -131,6 +134,16 @@ class PagedPool:
         pages = held.table[cells // self.page_tokens].astype(np.int64)
         return pages * self.page_tokens + cells % self.page_tokens
 
+    def read(self, held: GroupView, first: int, last: int) -> tuple[Floats, ...]:
+        """What the cells [first, last) hold, as it is read back, plane by plane: (layers, heads,
+        last - first, width) each."""
+        state = self._read(held, np.arange(first, last, dtype=np.int64))
+        by_layer = [sides_of(self.layout, index, each) for index, each in enumerate(state)]
+        return tuple(
+            np.stack([side.codec.widen(side.stored) for side in plane]).swapaxes(1, 2)
+            for plane in zip(*by_layer, strict=True)
+        )
+
     # -- compaction ----------------------------------------------------------------------------
 
     def check_compact(self, held: GroupView, cells: Ints) -> None:
@@ -158,16 +171,37 @@ class PagedPool:
         if held.gaps is not None and ((cells >= 0) & (cells < held.gaps[..., None])).any():
             raise OckhamError("a head cannot keep a cell that it has dropped before.")
 
-    def copies(self, held: GroupView, cells: Ints) -> int:
+    def check_merges(self, held: GroupView, cells: Ints, merges: Merges) -> None:
+        """Raise OckhamError unless cells that are held can so go on in those that stay."""
+        check_merges(merges, self.layout, held, cells)
+
+    def _read(self, held: GroupView, cells: Longs) -> Array:
+        """The stored bits of cells, as `Planes.read` gives them. In gaps they mean nothing."""
+        return self._planes.read(self._group, self.slots(held, cells))
+
+    def copies(
+        self, held: GroupView, cells: Ints, apart: bool, merges: Merges | None = None
+    ) -> int:
         """Free pages that keeping `cells` alone takes: shared pages are never written."""
-        first, last = self._written(cells)
+        first, last = self._written(cells, apart, merges)
         return int((self.refs[held.table[first:last]] > 1).sum())
 
-    def compact(self, held: GroupView, cells: Ints, tokens: int) -> None:
+    def compact(
+        self,
+        held: GroupView,
+        cells: Ints,
+        tokens: int,
+        apart: bool,
+        merges: Merges | None = None,
+    ) -> None:
         """Keep `cells`, (n,), (heads, n) or (layers, heads, n), in this order at the front, and
-        free the rest. The view stands for `tokens` tokens."""
+        free the rest, of which some go on in those. The view stands for `tokens` tokens. `apart`:
+        it shares no page after it."""
         kept = held.places(tokens)
-        first, last = self._written(cells)
+        first, last = self._written(cells, apart, merges)
+        merged = None
+        if merges is not None:
+            merged = Merged.of(lambda own: self._read(held, own), self.layout, cells, merges)
         source = np.arange(first * self.page_tokens, cells.shape[-1], dtype=np.int64)
         before = self.slots_of(held, cells[..., source])
         pages = held.table[first : held.pages].copy()
@@ -188,6 +222,10 @@ class PagedPool:
                 own = moves[index, head]
                 slots = before[index, head][own]
                 self._planes.copy(self._group, slots, after[own], head, index)
+        if merged is not None:
+            stored = self._read(held, merged.changed)
+            merged.put(stored, self.layout)
+            self._planes.write(self._group, self.slots(held, merged.changed), stored)
         self.drop(pages[~np.isin(pages, target)])
         held.shared_tail = self._shares_tail(held)
         held.dropped = tokens - held.length
@@ -198,15 +236,21 @@ class PagedPool:
         """Where cells of any shape stand."""
         return self.slots(held, cells.astype(np.int64))
 
-    def _written(self, cells: Ints) -> tuple[int, int]:
+    def _written(self, cells: Ints, apart: bool, merges: Merges | None) -> tuple[int, int]:
         """The entries of the page table, [first, last), whose pages change if `cells` are kept:
-        all but those whose cells stay where they are."""
+        all but those whose cells stay where they are, as they are, or all where the view is to
+        stand `apart`."""
         count = cells.shape[-1]
+        if apart:
+            return 0, -(-count // self.page_tokens)
         in_place = np.arange(count, dtype=np.int32)
         moves = (cells != in_place) & (cells >= 0)
         moved = np.flatnonzero(moves.any(axis=tuple(range(cells.ndim - 1))))
         last = -(-count // self.page_tokens)
-        return (int(moved[0]) // self.page_tokens if len(moved) else last), last
+        first = int(moved[0]) // self.page_tokens if len(moved) else last
+        if merges is not None and len(merges.into):
+            first = min(first, int(merges.into.min()) // self.page_tokens)
+        return first, last
 
     # -- export --------------------------------------------------------------------------------
 

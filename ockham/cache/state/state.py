@@ -7,18 +7,22 @@ is its place, less the cells that the group has dropped before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
 
 from ockham.cache.state.paged import PagedPool
-from ockham.cache.state.view import View
-from ockham.core.arrays import Ints, Longs
+from ockham.cache.state.view import GroupView, View
+from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.errors import ConfigError, OckhamError
+from ockham.core.seams import Merges
 from ockham.core.step import Tables
 from ockham.kernels.base import GroupLayout, Planes
 
 NO_PAGES: Ints = np.empty(0, np.int32)
+NO_MERGES: Mapping[int, Merges] = MappingProxyType({})
 
 
 class ExportedState(msgspec.Struct):
@@ -31,6 +35,18 @@ class ExportedState(msgspec.Struct):
     length: int
     first: list[int]
     data: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldGroup:
+    """What one group of layers holds of a view; see `core.seams.HeldCells`."""
+
+    pool: PagedPool
+    view: GroupView
+
+    def read(self, first: int, last: int) -> tuple[Floats, Floats]:
+        keys, values = self.pool.read(self.view, first, last)
+        return keys, values
 
 
 class State:
@@ -110,11 +126,13 @@ class State:
         pairs = zip(self.pools, view.groups, strict=True)
         return [pool.need(held, held.length + more) for pool, held in pairs]
 
-    def adopt(self, tables: Sequence[Ints], tokens: int) -> View:
+    def adopt(self, tables: Sequence[Ints], tokens: int, reordered: bool = False) -> View:
         """A view of `tokens` tokens whose cells others hold: `tables[g]` are their pages, -1 before
-        the first that is needed. The first to write to a page that is shared in part copies it."""
+        the first that is needed. The first to write to a page that is shared in part copies it.
+        Cells that were `reordered` cannot be truncated."""
         view, pages = self.new_view(), -(-tokens // self.page_tokens)
         view.tokens = tokens
+        view.compacted_at = tokens if reordered else 0
         for pool, held, table in zip(self.pools, view.groups, tables, strict=True):
             pool.adopt(held, table[:pages], tokens)
         return view
@@ -187,29 +205,56 @@ class State:
         view.tokens = tokens
         view.changes += 1
 
-    def compact(self, view: View, kept: Mapping[int, Ints]) -> bool:
+    def compact(
+        self,
+        view: View,
+        kept: Mapping[int, Ints],
+        merges: Mapping[int, Merges] = NO_MERGES,
+        apart: bool = False,
+    ) -> bool:
         """Keep only some cells of the groups in `kept`, in this order, and free their other cells:
-        (n,), (kv_heads, n), or (layers, kv_heads, n) with gaps, as `Keeping.keep` has it. Pages
-        that others hold are copied.
+        (n,), (kv_heads, n), or (layers, kv_heads, n) with gaps, as `Keeping.keep` has it. What goes
+        on in them, of some of these groups, is in `merges`. Pages that others hold are copied,
+        those too whose cells stay where they are if the groups are to stand `apart` from what
+        others hold.
         False, and nothing changed, if there are too few pages for that. Raises OckhamError for a
         group with a window, and for cells that are not held."""
         for group, cells in kept.items():
             self.pools[group].check_compact(view.groups[group], cells)
+            if group in merges:
+                self.pools[group].check_merges(view.groups[group], cells, merges[group])
 
         def copies() -> list[int]:
             need = [0] * len(self.pools)
             for group, cells in kept.items():
-                need[group] = self.pools[group].copies(view.groups[group], cells)
+                held, pool = view.groups[group], self.pools[group]
+                need[group] = pool.copies(held, cells, apart, merges.get(group))
             return need
 
         # What is reclaimed may have been the other holder of a page that was to be copied.
         if not (self._obtain(copies()) or self._has(copies())):
             return False
         for group, cells in kept.items():
-            self.pools[group].compact(view.groups[group], cells, view.tokens)
+            held, pool = view.groups[group], self.pools[group]
+            pool.compact(held, cells, view.tokens, apart, merges.get(group))
         view.compacted_at = view.tokens
         view.changes += 1
         return True
+
+    def held(self, view: View, group: int) -> HeldGroup:
+        """What a group of layers holds of a view."""
+        return HeldGroup(self.pools[group], view.groups[group])
+
+    def alike(self, view: View, group: int, cells: range) -> Ints:
+        """The cells of a group, (layers, kv_heads, cells), with those of `cells` in an order in
+        which keys that are alike stand side by side: what `compact` is to keep."""
+        held = view.groups[group]
+        slots = self.pools[group].slots(held, np.arange(cells.start, cells.stop, dtype=np.int64))
+        order = self.planes.alike(group, slots)
+        every: Ints = np.empty((*order.shape[:2], held.length), np.int32)
+        every[...] = np.arange(held.length, dtype=np.int32)
+        every[..., cells.start : cells.stop] = cells.start + order
+        return every
 
     def release(self, view: View) -> None:
         """Give back everything. A released view must not be used again."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from ockham.core.arrays import Ints, Longs
+from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.asks import ReuseAsk
 from ockham.core.seams.observe import Observer
 from ockham.core.seams.pages import PagePool
@@ -16,11 +16,13 @@ from ockham.core.seams.reuse import NodeFacts
 @dataclass(frozen=True, slots=True)
 class Given:
     """State that a prompt takes over: its cell `cells[i]` gets what stands in slot `slots[g][i]` of
-    each layer group, computed `shifts[i]` positions before it."""
+    each layer group, computed `shifts[i]` positions before it. Or it is `made`: of each layer keys,
+    which are not rotated yet, and values, both (cells, kv_heads, head_dim)."""
 
     cells: Ints
     slots: Sequence[Longs]
     shifts: Ints
+    made: Mapping[int, tuple[Floats, Floats]] | None = None
 
 
 class Splice(Observer, Protocol):
@@ -50,6 +52,11 @@ class ApproximateReuse(Protocol):
 
     Only requests that ask for the technique meet it. The engine keeps what follows a cell that was
     taken over away from every `Reuse`. `salt` is the tenant: two never share.
+
+    A class that makes state by a second model says `second_model = True`, and has a method
+    `attach_second(load, hidden_size, heads)`, called after `attach`: `load` loads the second model;
+    the engine's has this hidden size and (kv_heads, head_dim) in each layer. It raises ConfigError
+    where the two do not fit.
     """
 
     name: ClassVar[str]

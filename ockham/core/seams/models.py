@@ -98,6 +98,11 @@ class SmallModel(Protocol):
         of a tree; `likely` is how many candidates are wanted."""
         ...
 
+    def states(self, view: Any, tokens: Sequence[int], layers: Sequence[int]) -> dict[int, Floats]:
+        """Compute tokens in a view's next cells: the residual stream after each of the layers (-1:
+        before the first), (tokens, hidden_size). Raises ConfigError where there is no room."""
+        ...
+
     def sample(self, logits: Floats, draws: Sequence[Any]) -> list[int | None]:
         """The tokens of some draws (`kernels.sampling.Draw`); None where masks left none."""
         ...

@@ -45,9 +45,11 @@ class Wants(msgspec.Struct, frozen=True):
     rows of each of `totalled`. However many rows that are, it takes the memory of one."""
     totalled: Sequence[Ints] = ()
     """Sets of rows, as indices into the own rows; those that are empty are left out."""
+    queries: Sequence[int] = ()
+    """Layers whose queries are wanted, as their attention reads them: rotated, not scaled."""
     rows: Ints | None = None
-    """The rows that `hidden`, `scores` and `score_sums` are wanted of, as indices into the own
-    rows, ascending; None for the rows that choose."""
+    """The rows that `hidden`, `scores`, `score_sums` and `queries` are wanted of, as indices into
+    the own rows, ascending; None for the rows that choose."""
     newest: bool = False
     """Whether to be told later, when the step's tokens are chosen, and then only of the row by
     which the newest one was chosen; the candidates are those of the marks behind it. `rows` is None
@@ -55,6 +57,7 @@ class Wants(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         assert self.rows is None or not self.newest, "the newest token's row is known only later"
+        assert not (self.queries and self.newest), "queries are of rows that are known before"
         assert not (self.totals and self.newest), "totals are of rows that are known before"
 
 
@@ -67,8 +70,8 @@ class Seen(msgspec.Struct, frozen=True):
     newest: bool
     """Whether this is of the row by which the newest token was chosen, as `Wants.newest` asks."""
     rows: Ints
-    """(n,) the rows that `hidden`, `scores` and `score_sums` are of, as indices into the own
-    rows."""
+    """(n,) the rows that `hidden`, `scores`, `score_sums` and `queries` are of, as indices into the
+    own rows."""
     candidates: Ints
     """(m, `Wants.candidates`) the likeliest tokens after each row that chooses, or, if `newest`,
     after each mark behind that row; the likeliest first, -1 where nothing is known."""
@@ -86,6 +89,9 @@ class Seen(msgspec.Struct, frozen=True):
     """Layer -> of each of `Wants.totalled`, (kv_heads, keys): `scores` summed over its rows, for
     the keys that the last of them sees; each value is rounded to a multiple of 2^-32 first, so that
     sums of these, too, are the same in any order. None of an empty set."""
+    queries: Mapping[int, Floats] = msgspec.field(default_factory=dict)
+    """Layer -> (n, heads * head_dim); zeros in a layer whose attention the sequence's gate leaves
+    out."""
 
 
 class Observer(Protocol):

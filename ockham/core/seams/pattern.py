@@ -39,6 +39,12 @@ class SequencePattern(Observer, Protocol):
         sequence goes on from it; None if there is none."""
         return None
 
+    @property
+    def whole_until(self) -> int:
+        """The end of the leading query blocks that are each computed in one step, because their
+        rows choose together: a multiple of 64, and not beyond `exact_until`."""
+        return 0
+
     def for_prompt(self, tokens: int) -> SequencePattern:
         """That of a sequence whose prompt has so many tokens."""
         return self
@@ -51,6 +57,14 @@ class SequencePattern(Observer, Protocol):
     def choice(self, group: int) -> Choice | None:
         """How its rows choose by themselves in the layers of a group, which have no window; None
         if they do not."""
+        return None
+
+    @property
+    def reorders(self) -> range | None:
+        """Cells that are put into another order once the last of them is computed, so that those
+        whose keys are alike stand side by side, in each layer and key-value head its own way
+        (`Planes.alike`). Rows after them see them in that order. Borders are multiples of
+        `core.visits.BLOCK_KEYS`. None if all stay where they are."""
         return None
 
     def fork(self) -> SequencePattern:
@@ -68,6 +82,10 @@ class Pattern(Protocol):
     A class whose rows leave nothing out as long as they are the prompt's has a method
     `alters_prompts(ask) -> bool` that says so. The state of those prompts is anybody's, and nobody
     goes on from what comes after them.
+
+    A class whose rows choose by looking scores up has a method `codebooks(groups)` that gives for
+    each group what `GroupLayout.books` has, or None. It is asked of the engine's setting alone,
+    when the engine starts.
     """
 
     name: ClassVar[str]

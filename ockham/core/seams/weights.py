@@ -23,10 +23,11 @@ Role = Literal[
     "down",
     "positions",
     "pooled",
+    "shortcut",
 ]
 """What a matrix is for: a format may leave some roles to another. The table of embeddings may be
 the head, too. Tables of positions and what is multiplied with pooled hidden states are small, and
-are not quantised."""
+are not quantised. Shortcuts are packed as routers are, since all that follows passes them."""
 
 
 Arithmetic = Literal["fp32", "bf16", "int8"]

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ockham.cache.state import State, View
-from ockham.core.cost import Sublayer
+from ockham.core.cost import ModelCost, Sublayer
 from ockham.core.step import Ints, Longs, StepOutput, Tables
 from ockham.core.visits import BLOCK_KEYS, Skipped
 from ockham.engine.batch import build
 from ockham.engine.plan import Chunk
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.streams import Observers
-from ockham.engine.visiting import lowest_seen, visit
+from ockham.engine.visiting import choice_flops, lowest_seen, visit
 from ockham.kernels.sampling import Drawn
 
 SPARE_PAGES = 16
@@ -151,18 +151,21 @@ class Decoding:
         self._until_border -= 1
         self._until_block -= 1
 
-    def skipped(self, row: int) -> list[Skipped]:
-        """What the unbilled steps of a sequence did not visit, of each group."""
+    def skipped(self, row: int, cost: ModelCost) -> list[Skipped]:
+        """What the unbilled steps of a sequence did not visit, of each group. `cost` is its own."""
         self._count_skipped()
         # Each row is a step of its own, and reads anew what it visits.
+        found = zip(
+            self._skipped[row], self._read_bytes[row], self.step.groups, cost.groups, strict=True
+        )
         return [
-            Skipped(keys, keys, nbytes)
-            for keys, nbytes in zip(self._skipped[row], self._read_bytes[row], strict=True)
+            Skipped(keys, keys, nbytes, choice_flops(group, row, nbytes, of))
+            for keys, nbytes, group, of in found
         ]
 
     def note_choices(self, output: StepOutput) -> None:
         """Count what rows of the step that has run left out because they chose."""
-        for number, (keys, nbytes) in output.left_out.items():
+        for number, (keys, nbytes, _) in output.left_out.items():
             for row in self._patterned:
                 self._skipped[row][number] += int(keys[row])
                 self._read_bytes[row][number] += int(nbytes[row])

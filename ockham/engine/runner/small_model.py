@@ -57,6 +57,7 @@ class SmallModel:
         self.directory = loaded.directory
         self.hidden_size = loaded.description.hidden_size
         self.layer_parallel = 1
+        self.program = loaded.program
         self._operations = len(loaded.program.ops)
         self._breakpoints = loaded.program.breakpoints
         self._last_layer = max(layer for group in layouts for layer in group.layers)
@@ -99,6 +100,32 @@ class SmallModel:
         if hidden and states is not None:  # what the last layer of a group gives is not their sum
             last = states[step.wants_logits]
         return Foreseen(output.logits, output.candidates, last)
+
+    def states(self, view: View, tokens: Sequence[int], layers: Sequence[int]) -> dict[int, Floats]:
+        parts: list[dict[int, Floats]] = []
+        for start in range(0, len(tokens), self.most_rows):
+            ids = np.array(tokens[start : start + self.most_rows], np.int32)
+            places = np.arange(view.tokens, view.tokens + len(ids), dtype=np.int32)
+            if not self.state.reserve(view, view.tokens + len(ids)):
+                raise ConfigError(
+                    f"a second model has room for {self.longest} tokens of a text, and this one "
+                    f"has more than {view.tokens}; raise kv_cache_memory_bytes."
+                )
+            step = build_step(
+                ids,
+                places,
+                np.zeros(len(ids), np.int32),
+                self.state.tables([view]),
+                self.state.page_tokens,
+                wants_logits=np.empty(0, np.int32),
+            )
+            rows = np.arange(len(ids), dtype=np.int32)
+            step.wants_hidden = dict.fromkeys(layers, rows)
+            run = self.executor.begin(step)
+            self.executor.run(run, 0, self._operations)
+            parts.append(self.executor.finish(run).hidden)
+            self.state.advance(view, view.tokens + len(ids))
+        return {layer: np.concatenate([part[layer] for part in parts]) for layer in layers}
 
     def _groups(self) -> list[list[tuple[int, int]]]:
         """The operations of each layer, `layer_parallel` layers together; the first is alone, for

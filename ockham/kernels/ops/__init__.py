@@ -15,7 +15,14 @@ from ockham.kernels.ops.experts import Experts
 from ockham.kernels.ops.feed_forward import FeedForward
 from ockham.kernels.ops.head import Head
 from ockham.kernels.ops.hidden_output import HiddenOutput
-from ockham.kernels.ops.operation import Norm, Operation, Rope, StepSizes, kernel_of
+from ockham.kernels.ops.operation import (
+    DualChunk,
+    Norm,
+    Operation,
+    Rope,
+    StepSizes,
+    kernel_of,
+)
 from ockham.kernels.ops.program import Program, role_of, workspace_bytes
 from ockham.kernels.ops.route import Route
 
@@ -24,6 +31,7 @@ __all__ = [
     "AttentionInput",
     "AttentionOutput",
     "Dense",
+    "DualChunk",
     "Embed",
     "Experts",
     "FeedForward",

@@ -16,7 +16,9 @@ class Attend(Operation):
     s = q . k * scale; s = softcap * tanh(s / softcap) where set; of the keys that the row sees only
     the last `window` count where set (the row's own included), and of those only the keys in blocks
     that the step's `visits` name for the row, the layer and the key-value head; a = softmax(s) . v.
-    Query head h reads key-value head h * G // H. Leaves a (R, H * E).
+    Query head h reads key-value head h * G // H. Leaves a (R, H * E). Where the layer's rope has a
+    `DualChunk`, q is turned and scaled as that says, by the chunk of each key; no row chooses keys
+    by itself then.
 
     Where not `causal`, a row sees every cell of its sequence up to that of the sequence's last row
     in the step, and with a `window` only those less than `window` cells away from its own. The

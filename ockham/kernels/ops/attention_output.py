@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ockham.core.arrays import Floats
 from ockham.core.cost import ATTENTION, Sublayer
 from ockham.core.seams import Linear
-from ockham.kernels.ops.operation import Norm, Operation
+from ockham.kernels.ops.operation import Norm, Operation, StepSizes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionOutput(Operation):
     """x += residual_scale * post_norm(out(a) + bias); then x = stream_norm(x), where there is
-    one."""
+    one. Where there is a `shortcut`, x = shortcut(x) comes first (SliceGPT)."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("out",)
 
@@ -24,10 +25,16 @@ class AttentionOutput(Operation):
     post_norm: Norm | None = None
     residual_scale: float = 1.0
     stream_norm: Norm | None = None
+    shortcut: Linear | None = None  # (D, D)
 
     @property
     def sublayer(self) -> Sublayer:
         return self.layer, ATTENTION
 
     def matrices(self) -> dict[str, Linear]:
-        return {"out": self.out}
+        matrices = {"out": self.out, "attention_shortcut": self.shortcut}
+        return {name: matrix for name, matrix in matrices.items() if matrix is not None}
+
+    def workspace(self, sizes: StepSizes) -> Mapping[str, int]:
+        """The stream in its next basis."""
+        return {} if self.shortcut is None else {"turned": sizes.rows * self.shortcut.out_features}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ockham.core.cost import FEED_FORWARD, OperationCost, Sublayer
+import msgspec
+
+from ockham.core.cost import FEED_FORWARD, OperationCost, ProductCost, Sublayer
 from ockham.core.seams import Linear
 from ockham.kernels.ops.operation import Norm, Operation, StepSizes, products_of
 
@@ -16,7 +18,8 @@ class Experts(Operation):
 
     The sum runs in the order of the experts' indices. A shared expert adds
     sigmoid(shared_gate(h)) * down(act(gate) * up) (no sigmoid where shared_gate is None). `top_k`
-    is the router's: how many experts a row is sent to."""
+    is the router's: how many experts a row is sent to. Experts may be of unequal widths I. With a
+    `shortcut`, x = shortcut(x) comes before the sum (SliceGPT)."""
 
     layer: int
     top_k: int
@@ -28,6 +31,7 @@ class Experts(Operation):
     shared_gate: Linear | None = None  # (1, D)
     post_norm: Norm | None = None
     residual_scale: float = 1.0
+    shortcut: Linear | None = None  # (D, D)
 
     @property
     def sublayer(self) -> Sublayer:
@@ -42,25 +46,40 @@ class Experts(Operation):
         return routed | self._shared()
 
     def cost(self) -> OperationCost:
-        """Experts are of one shape: the first stands for all."""
-        routed = products_of(
-            self.gate_up[0], self.down[0], experts=len(self.down), experts_per_row=self.top_k
+        """Experts of unequal widths cost what they cost on average."""
+        count = len(self.down)
+        routed = tuple(
+            _mean(products_of(*matrices, experts=count, experts_per_row=self.top_k))
+            for matrices in (self.gate_up, self.down)
         )
         return OperationCost(
             self.sublayer,
             products=products_of(*self._shared().values()) + routed,
-            gate_values=self.top_k * self.down[0].in_features,
+            gate_values=self.top_k * sum(each.in_features for each in self.down) // count,
         )
 
     def workspace(self, sizes: StepSizes) -> Mapping[str, int]:
         """Gates and ups of one expert's rows, their products, and what the activation makes."""
+        widest = max(each.in_features for each in self.down)
         shared = 0 if self.shared_down is None else self.shared_down.in_features
-        return {"inner": 4 * sizes.rows * max(self.down[0].in_features, shared)}
+        return {"inner": 4 * sizes.rows * max(widest, shared)}
 
     def _shared(self) -> dict[str, Linear]:
         shared = {
             "shared.gate_up": self.shared_gate_up,
             "shared.down": self.shared_down,
             "shared.gate": self.shared_gate,
+            "shortcut": self.shortcut,
         }
         return {name: matrix for name, matrix in shared.items() if matrix is not None}
+
+
+def _mean(products: Sequence[ProductCost]) -> ProductCost:
+    """What products of one kind cost on average, rounded down."""
+    count = len(products)
+    return msgspec.structs.replace(
+        products[0],
+        outputs=sum(each.outputs for each in products) // count,
+        inputs=sum(each.inputs for each in products) // count,
+        nbytes=sum(each.nbytes for each in products) // count,
+    )

@@ -19,7 +19,8 @@ class FeedForward(Operation):
     h = norm(x), or x where norm is None. `activation` is "silu", "gelu_tanh", "gelu" (with the
     error function) or "relu". Rows of `gate_up`: the gate's I, then the up projection's I. Where
     not `gated`, `gate_up` has I rows, and act(gate_up(h)) takes the place of act(gate) * up. In
-    the end x = stream_norm(x), where there is one."""
+    the end x = stream_norm(x), where there is one. With a `shortcut`, x = shortcut(x) between h and
+    the sum (SliceGPT)."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("gate_up", "down")
 
@@ -34,18 +35,20 @@ class FeedForward(Operation):
     residual_scale: float = 1.0
     gated: bool = True
     stream_norm: Norm | None = None
+    shortcut: Linear | None = None  # (D, D)
 
     @property
     def sublayer(self) -> Sublayer:
         return self.layer, FEED_FORWARD
 
     def matrices(self) -> dict[str, Linear]:
-        return {"gate_up": self.gate_up, "down": self.down}
+        own = {"gate_up": self.gate_up, "down": self.down, "shortcut": self.shortcut}
+        return {name: matrix for name, matrix in own.items() if matrix is not None}
 
     def cost(self) -> OperationCost:
         return OperationCost(
             self.sublayer,
-            products=products_of(self.gate_up, self.down),
+            products=products_of(*self.matrices().values()),
             gate_values=self.down.in_features,
         )
 

@@ -38,16 +38,38 @@ class Norm:
     bias: Floats | None = None  # (D,)
 
 
+@dataclass(frozen=True, slots=True)
+class DualChunk:
+    """Dual chunk attention (An et al. 2024, arXiv:2402.17463): no query is ever farther from a key
+    than `reach`, however long the text is.
+
+    Positions are cut into chunks of `chunk` tokens, a multiple of 64. A key at position p is
+    rotated to p mod chunk. A query at p, with m = p mod chunk, is rotated to m for keys of its own
+    chunk, to min(m + chunk, reach) for those of the chunk before, and to min(2 chunk - 1, reach)
+    for those of all chunks before that. So the distance to each of the latest reach - chunk keys is
+    the true one. Rows see every key before them, so that the i-th that a row sees has position i.
+
+    Where `original` is not 0, a query's scores are multiplied by (0.1 ln((p + 1) / original) + 1)^2
+    from position `original` on (YaRN's temperature, with the length up to the row itself)."""
+
+    chunk: int
+    reach: int
+    original: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Rope:
     """Rotary position embedding over the first `rotary_dim` elements of each head.
 
     Element i is paired with element i + rotary_dim / 2 and the pair is rotated by the angle
     position * inverse_frequencies[i] (computed in fp32); both are multiplied by `scale`. The
-    frequencies are fixed when the model is loaded."""
+    frequencies are fixed when the model is loaded. With `dual_chunk`, positions are those that it
+    says, and `AttentionInput` leaves queries rotated for keys of their own chunk; `Attend` turns
+    them on by the difference for the others."""
 
     inverse_frequencies: Floats  # (rotary_dim / 2,)
     scale: float = 1.0
+    dual_chunk: DualChunk | None = None
 
     @property
     def rotary_dim(self) -> int:

@@ -17,9 +17,11 @@ from ockham.core.arrays import Doubles, Floats, Ints
 from ockham.core.visits import Visits
 from ockham.kernels.ops import Attend
 from ockham.kernels.reference.choosing import Chosen
+from ockham.kernels.reference.dual_chunk import Turned, turned
 from ockham.kernels.reference.formulas import softcap
 from ockham.kernels.reference.planes import Side
 from ockham.kernels.reference.run import ReferenceRun, twin
+from ockham.kernels.reference.stored import Codec
 from ockham.kernels.reference.views import View
 
 SCORE_VALUES = 1 << 22
@@ -31,13 +33,27 @@ def compute(run: ReferenceRun, op: Attend) -> None:
     step, layer = run.step, op.layer
     by_head, summed = step.wants_scores.get(layer), step.wants_score_sums.get(layer)
     totalled = step.wants_score_totals.get(layer)
+    if (asked := step.wants_queries.get(layer)) is not None:
+        attends = np.ones(len(asked), np.bool_)
+        if run.active is not None:
+            attends = np.isin(asked, run.active)
+        queries = run.q[asked].reshape(len(asked), -1)
+        run.queries[layer] = np.where(attends[:, None], queries, np.float32(0))
     of_sets = None if totalled is None else totalled.rows
     wanted = {
         row for rows in (by_head, summed, of_sets) if rows is not None for row in rows.tolist()
     }
     sequences = run.views_of(op.group, op.window, op.causal)
     visited = _visited(run, op)
-    run.a, scores = attend(op, run.planes.layer(layer), run.q, sequences, wanted, visited)
+    run.a, scores = attend(
+        op,
+        run.planes.layer(layer),
+        run.q,
+        sequences,
+        wanted,
+        visited,
+        turned(run.rope, run.q, step.positions),
+    )
     if visited is not None and len(step.wants_recall):
         whole = np.ones(op.kv_heads, np.float32)  # of a row that is not active
         found = [visited.recall.get(row, whole) for row in step.wants_recall.tolist()]
@@ -79,9 +95,11 @@ def attend(
     sequence_views: list[View],
     wanted: Set[int],
     visited: Visited | None = None,
+    chunks: Turned | None = None,
 ) -> tuple[Floats, dict[int, Floats]]:
     """Attention of all rows of a step: a (R, H * E), and the wanted rows' probabilities: (kv_heads,
-    heads / kv_heads, keys). All blocks of keys are visited, or those of `visited`."""
+    heads / kv_heads, keys). All blocks of keys are visited, or those of `visited`. `chunks` are the
+    queries turned for the keys of other chunks."""
     a = np.zeros((len(q), op.heads * op.head_dim), np.float32)
     scores: dict[int, Floats] = {}
     for view in sequence_views:
@@ -89,7 +107,9 @@ def attend(
         block = max(1, SCORE_VALUES // (op.heads * max(1, len(keys))))
         for start in range(view.start, view.stop, block):
             stop = min(start + block, view.stop)
-            probabilities = _attend_block(op, view, start, stop, keys, values, q, a, visited)
+            probabilities = _attend_block(
+                op, layer[0].codec, view, start, stop, keys, values, q, a, visited, chunks
+            )
             for row in wanted & set(range(start, stop)) if wanted else ():
                 scores[row] = probabilities(row)
     return a, scores
@@ -97,6 +117,7 @@ def attend(
 
 def _attend_block(
     op: Attend,
+    codec: Codec,
     view: View,
     start: int,
     stop: int,
@@ -105,8 +126,9 @@ def _attend_block(
     q: Floats,
     a: Floats,
     visited: Visited | None,
+    chunks: Turned | None,
 ) -> _Probabilities:
-    """Rows [start, stop) of one sequence; writes their part of `a`."""
+    """Rows [start, stop) of one sequence; writes their part of `a`. `codec` is that of the keys."""
     rows = slice(start - view.start, stop - view.start)
     low, high = view.low[rows], view.high[rows]
     first, last = int(low.min()), int(high.max())
@@ -115,9 +137,25 @@ def _attend_block(
     else:
         first, last = view.first, view.last
     count, kv_heads, repeat = stop - start, op.kv_heads, op.heads // op.kv_heads
-    queries = q[start:stop].reshape(count, kv_heads, repeat, op.head_dim) * np.float32(op.scale)
-    queries = queries.transpose(1, 0, 2, 3).reshape(kv_heads, count * repeat, op.head_dim)
-    scores = softcap(np.matmul(queries, keys.transpose(1, 2, 0)), op.softcap)
+
+    def products(of: Floats) -> Floats:
+        queries = of[start:stop].reshape(count, kv_heads, repeat, op.head_dim) * np.float32(
+            op.scale
+        )
+        queries = codec.beside(queries)
+        queries = queries.transpose(1, 0, 2, 3).reshape(kv_heads, count * repeat, op.head_dim)
+        found: Floats = np.matmul(queries, keys.transpose(1, 2, 0))
+        return found
+
+    if chunks is None:
+        scores = products(q)
+    else:
+        ways = chunks.ways(view, start, stop, first, last, len(keys))
+        each = np.stack([products(of) for of in chunks.queries])
+        by_way = each.reshape(len(each), kv_heads, count, repeat, len(keys))
+        picked = np.take_along_axis(by_way, ways[None, None, :, None, :], axis=0)
+        scores = picked.reshape(kv_heads, count * repeat, len(keys))
+    softcap(scores, op.softcap)
     by_row = scores.reshape(kv_heads, count, repeat, len(keys))
     hidden = _hidden(view, rows, low, high, first, last, len(keys))
     if hidden is not None:
@@ -209,8 +247,10 @@ def _visited(run: ReferenceRun, op: Attend) -> Visited | None:
     index = run.planes.groups[op.group].layers.index(op.layer)
     chosen: Chosen | None = None
     if group.choices is not None and chooses:
-        chosen = Chosen(group.choices, index)
-        left_out = run.left_out.setdefault(op.group, np.zeros((2, run.step.rows), np.int64))
+        books = run.planes.groups[op.group].books
+        own = None if books is None else books[index]
+        chosen = Chosen(group.choices, index, op.layer, run.planes.held, own)
+        left_out = run.left_out.setdefault(op.group, np.zeros((3, run.step.rows), np.int64))
         views = run.views_of(op.group, op.window, op.causal)
         plane = run.planes.layer(op.layer)
         chosen.choose(op, plane, run.q, views, group.keys_seen, left_out)

@@ -23,6 +23,7 @@ def compute(run: ReferenceRun, op: AttentionInput) -> None:
     k = k.reshape(rows, op.kv_heads, op.head_dim)
     if not op.norm_whole:
         q, k = normalise(q, op.q_norm), normalise(k, op.k_norm)
+    run.rope = op.rope
     if op.rope is not None:
         cos, sin = run.rotation_of(op.rope)
         cos, sin = run.of_active(cos), run.of_active(sin)

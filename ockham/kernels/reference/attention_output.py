@@ -11,4 +11,4 @@ def compute(run: ReferenceRun, op: AttentionOutput) -> None:
     branch = run.product(op, "out", run.of_active(run.a))
     if op.bias is not None:
         branch += op.bias
-    run.add(branch, op.post_norm, op.residual_scale, op.stream_norm)
+    run.add(branch, op.post_norm, op.residual_scale, op.stream_norm, op.shortcut)

@@ -15,7 +15,7 @@ from ockham.kernels.layouts import ROWS
 from ockham.kernels.ops import AttentionInput, Program, Rope
 from ockham.kernels.reference.adapters import ReferenceAdapter
 from ockham.kernels.reference.formulas import rotate, rotation
-from ockham.kernels.reference.planes import ReferencePlanes, sides
+from ockham.kernels.reference.planes import ReferencePlanes
 from ockham.kernels.reference.run import ReferenceRun, twin_of
 from ockham.kernels.sampling import Draw, Drawn
 
@@ -56,6 +56,7 @@ class ReferenceExecutor:
             run.recall,
             run.score_totals,
             run.left_out,
+            run.queries,
         )
 
     def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:
@@ -67,7 +68,7 @@ class ReferenceExecutor:
         for index, layer in enumerate(self.planes.groups[group].layers):
             rope = self._ropes.get(layer)
             if rope is not None and len(turned):
-                stored, codec = sides(state[index], self.planes.groups[group].spec.planes)[0]
+                stored, codec = self.planes.sides(group, index, state[index])[0]
                 keys = codec.widen(stored[turned])
                 rotate(keys, *rotation(Rope(rope.inverse_frequencies), shifts[turned]))
                 stored[turned] = codec.store(keys)

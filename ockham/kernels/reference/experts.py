@@ -22,5 +22,5 @@ def compute(run: ReferenceRun, op: Experts) -> None:
         if op.shared_gate is not None:
             shared *= sigmoid(op.shared_gate.matmul(h))
         branch += shared
-    run.add(branch, op.post_norm, op.residual_scale)
+    run.add(branch, op.post_norm, op.residual_scale, shortcut=op.shortcut)
     run.keep_hidden(op.layer)

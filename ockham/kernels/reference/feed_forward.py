@@ -16,5 +16,5 @@ def compute(run: ReferenceRun, op: FeedForward) -> None:
     branch = run.product(op, "down", inner)
     if op.down_bias is not None:
         branch += op.down_bias
-    run.add(branch, op.post_norm, op.residual_scale, op.stream_norm)
+    run.add(branch, op.post_norm, op.residual_scale, op.stream_norm, op.shortcut)
     run.keep_hidden(op.layer)

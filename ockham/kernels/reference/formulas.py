@@ -27,6 +27,8 @@ def normalise(x: Floats, norm: Norm | None) -> Floats:
 
 def rotation(rope: Rope, positions: Ints) -> tuple[Floats, Floats]:
     """Cosines and sines of every row's angles, times the rope's scale: each (R, rotary_dim / 2)."""
+    if rope.dual_chunk is not None:
+        positions = positions % np.int32(rope.dual_chunk.chunk)
     angles = positions.astype(np.float32)[:, None] * rope.inverse_frequencies
     scale = np.float32(rope.scale)
     return np.cos(angles) * scale, np.sin(angles) * scale

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.arrays import Floats, Longs
+from ockham.core.arrays import Floats, Ints, Longs
 from ockham.kernels.base import GroupLayout
 from ockham.kernels.layout import PlaneSpec
-from ockham.kernels.reference.stored import CODECS, Codec, Stored
+from ockham.kernels.reference.alike import alike
+from ockham.kernels.reference.stored import CODECS, Codec, Mirrored, Stored
 
 
 class Side(NamedTuple):
@@ -37,6 +38,9 @@ class ReferencePlanes:
             layers, planes, _, heads, items = group.stored_shape(0)
             shape = (layers, planes, group.pages, group.page_tokens, heads, items)
             self._planes.append(np.zeros(shape, group.spec.uniform.stored))
+        self.held: dict[tuple[int, int], tuple[int, list[Ints]]] = {}
+        """By layer and slot, what the row of that slot's key chose (`core.choices.Choice`): how
+        many keys it saw, and its blocks with each key-value head."""
         self._place = {
             layer: (number, index)
             for number, g in enumerate(groups)
@@ -46,7 +50,11 @@ class ReferencePlanes:
     def layer(self, layer: int) -> list[Side]:
         """A layer's keys and values."""
         group, index = self._place[layer]
-        return sides(self._planes[group][index], self.groups[group].spec.planes)
+        return self.sides(group, index, self._planes[group][index])
+
+    def sides(self, group: int, index: int, state: Stored) -> list[Side]:
+        """The keys and values of layer `index` of a group in what `read` gave of that layer."""
+        return sides_of(self.groups[group], index, state)
 
     def store(self, layer: int, slots: Longs, keys: Floats, values: Floats) -> None:
         """Write keys and values (R, kv_heads, head_dim), rounded to the planes' types."""
@@ -68,6 +76,14 @@ class ReferencePlanes:
         if head is not None:
             planes = planes[..., head, :]
         planes[:, :, target] = planes[:, :, source]
+        if self.held and head is None and index is None:
+            moves = list(zip(source.tolist(), target.tolist(), strict=True))
+            for layer in self.groups[group].layers:
+                found = [self.held.get((layer, slot)) for slot, _ in moves]
+                for (_, slot), choice in zip(moves, found, strict=True):
+                    self.held.pop((layer, slot), None)
+                    if choice is not None:
+                        self.held[layer, slot] = choice
 
     def read(self, group: int, slots: Longs) -> Stored:
         return _by_slot(self._planes[group], axis=2)[:, :, slots]
@@ -89,8 +105,26 @@ class ReferencePlanes:
             place = self._planes[group][:, :, page]
             place[...] = row[at : at + nbytes].view(place.dtype).reshape(place.shape)
 
+    def alike(self, group: int, slots: Longs) -> Ints:
+        layers, spec = range(len(self._planes[group])), self.groups[group].spec
+        orders: Ints = np.empty((len(layers), spec.uniform.heads, len(slots)), np.int32)
+        for layer in layers:
+            stored, codec = self.sides(group, layer, self._planes[group][layer])[0]
+            keys = codec.widen(_by_slot(stored, axis=0)[slots])
+            for head in range(spec.uniform.heads):
+                orders[layer, head] = alike(keys[:, head])
+        return orders
+
     def back(self, group: int, index: int, pages: int) -> None:
         """Left to who writes."""
+
+
+def sides_of(layout: GroupLayout, index: int, state: Stored) -> list[Side]:
+    """The keys and values of a layout's layer `index`, whose state (planes, ..., items) this is."""
+    keys, *others = sides(state, layout.spec.planes)
+    if layout.mirrors is not None:
+        keys = Side(keys.stored, Mirrored(keys.codec, layout.mirrors[index]))
+    return [keys, *others]
 
 
 def sides(state: Stored, planes: Sequence[PlaneSpec]) -> list[Side]:

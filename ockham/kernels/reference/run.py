@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Doubles, Floats, Ints, Longs
+from ockham.core.seams import Linear
 from ockham.core.step import Step
 from ockham.kernels.ops import Norm, Operation, Rope, role_of
 from ockham.kernels.reference.adapters import ReferenceAdapter
@@ -45,8 +46,11 @@ class ReferenceRun:
     recall: dict[int, Floats] = field(default_factory=dict)
     score_totals: dict[int, list[Doubles]] = field(default_factory=dict)
     left_out: dict[int, Longs] = field(default_factory=dict)
+    queries: dict[int, Floats] = field(default_factory=dict)
     views: dict[tuple[int, int | None, bool, int | None], list[View]] = field(default_factory=dict)
     rotations: dict[int, tuple[Floats, Floats]] = field(default_factory=dict)
+    rope: Rope | None = None
+    """By which `q` was rotated."""
     active: Ints | None = None
     """The rows that the operation under way computes; None for all. `q` and `a` have a place for
     every row of the step; what lives within a feed-forward has the active rows only."""
@@ -99,9 +103,15 @@ class ReferenceRun:
         post_norm: Norm | None,
         residual_scale: float,
         stream_norm: Norm | None = None,
+        shortcut: Linear | None = None,
     ) -> None:
-        """x += residual_scale * post_norm(branch), and then x = stream_norm(x), of the active
-        rows."""
+        """x = shortcut(x), where there is one, x += residual_scale * post_norm(branch), and then
+        x = stream_norm(x), of the active rows."""
+        if shortcut is not None and self.active is not None:
+            self.x = self.x.copy()
+            self.x[self.active] = shortcut.matmul(self.x[self.active])
+        elif shortcut is not None:
+            self.x = shortcut.matmul(self.x)
         branch = normalise(branch, post_norm)
         branch = branch if residual_scale == 1.0 else branch * np.float32(residual_scale)
         if self.active is None:

@@ -42,6 +42,16 @@ class View:
         extra = plane[self.extra_slots // page_tokens, self.extra_slots % page_tokens]
         return widen(np.concatenate([cells, extra]))
 
+    def slot(self, column: int, page_tokens: int) -> int:
+        """Where a gathered cell stands."""
+        cells = self.last - self.first
+        if column >= cells:
+            assert self.extra_slots is not None, "there are no other cells"
+            return int(self.extra_slots[column - cells])
+        page, offset = divmod(self.skip + column, page_tokens)
+        first = self.pages.start + page if isinstance(self.pages, slice) else self.pages[page]
+        return int(first) * page_tokens + offset
+
 
 def views(
     step: Step,

@@ -27,9 +27,16 @@ from ockham.weights.fp32 import Fp32
 OUTPUTS, INPUTS = 2048, 2048
 CALLS = 32
 GGML = (
-    "ggml's block types (llama.cpp): weights of 4 to 9 bits multiplied with inputs in 8 bits; no "
+    "ggml's block types (llama.cpp): weights of 2 to 9 bits multiplied with inputs in 8 bits; no "
     "figure is claimed for one product"
 )
+
+CLAIMS = {
+    "tq2_0": "LUT Tensor Core (arXiv:2408.06003): weights of 1 to 4 bits multiplied by looking up "
+    "sums of inputs, over ten times as dense as multipliers, in hardware of its own; MatMul-free "
+    "LM (arXiv:2406.02528): ternary weights need additions only. Here codes 0 to 2 go through the "
+    "products of bytes that other formats have, and the inputs' sum is taken off",
+}
 
 
 def random_rows(shape: BlockShape, outputs: int, inputs: int, seed: int) -> BlockRows:
@@ -38,14 +45,19 @@ def random_rows(shape: BlockShape, outputs: int, inputs: int, seed: int) -> Bloc
     blocks = inputs // shape.inputs
     factors = (outputs, inputs // shape.group) if shape.group else (0, 0)
     lowest = -32 if shape.signed else 1
+    most = max(map(abs, shape.levels)) / (1 << shape.halvings) if shape.levels else 1 << shape.bits
+    size = 0.02 / most / (16 if shape.group else 1)
 
     def halves() -> np.ndarray[tuple[int, int], np.dtype[np.float16]]:
-        size = 0.02 / (1 << shape.bits) / (16 if shape.group else 1)
         return rng.uniform(size / 2, size, (outputs, blocks)).astype(np.float16)
 
+    bytes_of = {
+        "exponent": int(np.log2(size)) + 128 - rng.integers(0, 3, (outputs, blocks)),
+        "small": rng.integers(0x68, 0x78, (outputs, blocks)),  # 64 to 240
+    }
     return BlockRows(
-        codes=rng.integers(0, 1 << shape.bits, (outputs, inputs)).astype(np.uint8),
-        scales=halves(),
+        codes=rng.integers(0, shape.codes, (outputs, inputs)).astype(np.uint8),
+        scales=bytes_of[shape.scale].astype(np.uint8) if shape.scale in bytes_of else halves(),
         minima=halves() if shape.minima else None,
         group_scales=rng.integers(lowest, 32, factors).astype(np.int8 if shape.signed else np.uint8)
         if shape.group
@@ -53,6 +65,7 @@ def random_rows(shape: BlockShape, outputs: int, inputs: int, seed: int) -> Bloc
         group_minima=rng.integers(0, 32, factors).astype(np.uint8)
         if shape.group and shape.minima
         else None,
+        divisors=np.full((outputs, 1), 0.5 * 2**8 / size, np.float32) if shape.divisors else None,
     )
 
 
@@ -86,7 +99,7 @@ def _measure(name: str, cls: type[BlockFormat]) -> Measure:
             speed_interval=interval,
             rounds=bench.rounds,
             error=error,
-            claim=GGML,
+            claim=CLAIMS.get(name, GGML),
         )
 
     return measure

@@ -32,6 +32,7 @@ from ockham.draft.structures.text_index import order_of
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.lab.evidence.bench import Bench, requests, run, watched
+from ockham.lab.evidence.predictions import lab_maps
 from ockham.lab.evidence.recipe import ENGINE
 from ockham.lab.tasks.texts import held_out
 from ockham.model.checkpoint.corpus_files import END, Corpus, write_corpus
@@ -44,6 +45,8 @@ LENGTHS = (3, 40, 17, 70, 1, 25)
 GENERATED = 24
 TOGETHER = 2
 """Choices that are made together, where some are."""
+PAIRED_TOKENS = 4000
+"""That maps of state are fitted to, where they must be there and need not be good."""
 CHUNK = 20
 """Tokens of a chunk, where some are marked."""
 DRAFT_MODELS = {
@@ -121,7 +124,9 @@ class Cell(msgspec.Struct, kw_only=True):
 def parts() -> list[Part]:
     """What the engine does by itself, and every registered technique.
 
-    But GGUF's block types: a format that only takes over what a file stores needs such a file.
+    But GGUF's block types: a format that only takes over what a file stores needs such a file. And
+    transforms: they have made another model before an engine starts, of which tests/exact/ takes
+    those whose shape no other checkpoint has.
     """
     own = [
         Part(ENGINE, "continuous-batching", True, staggered=True),
@@ -133,7 +138,8 @@ def parts() -> list[Part]:
     return own + [
         _part(each)
         for each in techniques()
-        if not (each.seam == "format" and issubclass(each.cls, BlockFormat))
+        if each.seam != "transform"
+        and not (each.seam == "format" and issubclass(each.cls, BlockFormat))
     ]
 
 
@@ -173,6 +179,8 @@ def _searched(technique: Technique) -> SamplingParams:
 
 def _setting(technique: Technique) -> Any:
     """What chooses it. A drafter always drafts here: whether it pays is not the question."""
+    if technique.name == "kv_prediction":
+        return f"{technique.name}:maps={_maps().name}"
     if technique.seam != "drafter" or technique.name == NONE:
         return technique.name
     chosen = {"method": technique.name, "adaptive": False}
@@ -181,6 +189,14 @@ def _setting(technique: Technique) -> Any:
     elif technique.name == "corpus":
         chosen["model"] = str(Path(_passages().name) / "index")
     return chosen
+
+
+@lru_cache(maxsize=1)
+def _maps() -> TemporaryDirectory[str]:
+    """Maps from the lab's drafter to the lab model, fitted to few tokens."""
+    folder = TemporaryDirectory()
+    lab_maps(EngineConfig().model, Path(folder.name), PAIRED_TOKENS)
+    return folder
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,17 @@ CLAIMS = {
     "int4": "GPTQ (arXiv:2210.17323): 3 or 4 bits a weight at negligible loss of accuracy; QServe "
     "(arXiv:2405.04532): 4-bit weights with 8-bit activations, 1.2 to 3.5 times the throughput of "
     "TensorRT-LLM",
+    "int4dq": "QServe (arXiv:2405.04532): dequantising costs 4-bit kernels 20% to 90% of their "
+    "time on GPUs, and integer scales of groups under one scale a channel keep that low; QLoRA "
+    "(arXiv:2305.14314): quantising the scales saves 0.37 bits a weight",
+    "codebook3": "SqueezeLLM (arXiv:2306.07629): at 3 bits the gap in perplexity to FP16 is up to "
+    "2.1 times smaller than that of other methods at equal memory; up to 2.3 times as fast as FP16",
+    "codebook4": "SqueezeLLM (arXiv:2306.07629): weights in few bits by codebooks, up to 2.3 times "
+    "as fast as FP16",
+    "fp4": "ZeroQuant-FP (arXiv:2307.09782): FP4 weights are as good as INT4 or better, and scales "
+    "that are powers of two cost little",
+    "ternary": "BitNet b1.58 (arXiv:2402.17764): ternary weights match full precision from 3 "
+    "billion parameters on, if the model is trained with them",
     "nf4": "QLoRA (arXiv:2305.14314): NormalFloat keeps more quality than other types of 4 bits",
 }
 

@@ -82,7 +82,8 @@ def write_section(
     check_page(path, [recipe])
     plots, name = path.with_suffix(""), _title(recipe)
     plots.mkdir(parents=True, exist_ok=True)
-    when = f"| measured on | {machine}, {date}, {row.model}, {rounds} rounds |"
+    facts = (machine, date, row.model, f"{rounds} rounds")  # products are of no model
+    when = f"| measured on | {', '.join(filter(None, facts))} |"
     said = _section(recipe, row, plots).replace("| verdict |", f"{when}\n| verdict |", 1)
     said += "\n"
     text = path.read_text(encoding="utf-8")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
 
-from ockham.core.arrays import Doubles
+from ockham.core.arrays import Doubles, Floats
 from ockham.core.errors import ConfigError
 from ockham.core.ledger import Ledger
 from ockham.core.registry import make, make_ask, make_asks
@@ -16,9 +17,10 @@ from ockham.core.seams import AttentionGroup, Observer, OwnRows, Seen, Wants
 from ockham.core.step import Step
 from ockham.core.visits import BLOCK_KEYS
 from ockham.engine.engine import Engine
-from ockham.engine.visiting import put_choices, put_visits
+from ockham.engine.visiting import put_visits
 from ockham.kernels.base import Executor
 from ockham.kernels.layout import GroupLayout, StateSpec
+from ockham.kernels.reference.choosing import best_scores
 from ockham.lab.evidence.bench import Bench, Outcome
 from ockham.lab.evidence.fidelity import fidelity_of_answers
 from ockham.lab.evidence.recipe import counterfactual, evidence
@@ -33,7 +35,8 @@ WATCHED = 4
 """Other questions, by whose attention heads are chosen."""
 SINKS, WINDOW = 1, 2
 """Blocks that heads which stream see of these texts, which are short."""
-RECALL_EVERY = 16
+RECALL_EVERY = 15
+"""Odd, so that it meets rows of all ages of a choice."""
 LSERVE = (
     "LServe (paper 352, arXiv:2502.14866), of half of the heads streaming and pages that are "
     "selected, together: prefill up to 2.9 times and decoding 1.3 to 2.1 times as fast as vLLM"
@@ -58,37 +61,98 @@ CHOSEN_TOKENS = 384
 @evidence("pattern", "quest")
 def quest(bench: Bench) -> Row:
     """One key's word among hundreds, of which each query reads six blocks."""
-    return _chosen(bench, "quest", QUEST)
+    return chosen(bench, "quest", QUEST)
 
 
 @evidence("pattern", "scan")
 def scan(bench: Bench) -> Row:
     """One key's word among hundreds, of which each query reads six blocks at most."""
-    return _chosen(bench, "scan", FFD)
+    return chosen(bench, "scan", FFD)
 
 
-def _chosen(bench: Bench, name: str, claim: str) -> Row:
+ORACLE_QUESTIONS = 4
+"""Of each level: the reference backend takes seconds for each."""
+
+
+@evidence(
+    "pattern",
+    "quest-exact",
+    "The same against blocks of the exact best scores, as many: what the bounds lose.",
+)
+def quest_exact(bench: Bench) -> Row:
+    """The bounds against an oracle in their place, on the reference backend."""
+    engine = bench.engine(backend="reference")
+    numbers: dict[str, object] = {"tokens": CHOSEN_TOKENS, "local": 1, "first": 2 * BLOCK_KEYS}
+    asks = make_asks({"pattern/quest": numbers})
+    queries = [
+        Query(q.tokens, q.max_tokens, asks, q.score)
+        for q in questions(engine, bench.seed, ORACLE_QUESTIONS)
+    ]
+    scores: dict[bool, float] = {}
+
+    def run(exact: bool) -> Outcome:
+        with best_scores() if exact else nullcontext():
+            found = ask(engine, queries, approximate=True)
+        scores[exact] = found.score
+        return Outcome([[answer] for answer in found.answers], found.ledger, found.seconds)
+
+    row = bench.compare(
+        "pattern",
+        "quest-exact",
+        lambda: run(False),
+        lambda: run(True),
+        lambda outcome: attention_flops(engine, outcome.ledger),
+        exact=False,
+        what=(
+            f"{len(queries)} questions for a word in {' and '.join(lengths())} tokens; each token "
+            f"from token {2 * BLOCK_KEYS} on reads {CHOSEN_TOKENS} keys of each head at most, by "
+            "the bounds, and with the exact best score of each 16 keys in their place"
+        ),
+        unit="FLOPs of attention",
+        claim=QUEST,
+    )
+    row.identical = None
+    row.scores = scores[False], scores[True]
+    return row
+
+
+def chosen(
+    bench: Bench, name: str, claim: str, every: int = 1, engine: Engine | None = None
+) -> Row:
     """Questions whose tokens choose what they read from the end of the first two blocks on: those
     of the prompt too, which is harder than what a request gets that does not ask for that."""
     numbers: dict[str, object] = {"tokens": CHOSEN_TOKENS, "local": 1, "first": 2 * BLOCK_KEYS}
-    return _asked(
+    engine = bench.engine() if engine is None else engine
+    return asked(
         bench,
-        bench.engine(),
+        engine,
         name,
-        numbers,
+        numbers if every == 1 else {**numbers, "every": every},
         f"each token from token {2 * BLOCK_KEYS} on reads {CHOSEN_TOKENS} keys of each head at "
-        "most, but for those of the first two layers",
+        "most, but for those of the first two layers"
+        + ("" if every == 1 else f"; one token in {every} chooses for those after it"),
         claim,
+        label=name if every == 1 else f"{name}-every",
+        attention_pattern=engine.config.attention_pattern,
     )
 
 
-def _asked(
-    bench: Bench, engine: Engine, name: str, numbers: dict[str, object], how: str, claim: str
+def asked(
+    bench: Bench,
+    engine: Engine,
+    name: str,
+    numbers: dict[str, object],
+    how: str,
+    claim: str,
+    query: type[Query] = Query,
+    label: str = "",
+    **settings: object,
 ) -> Row:
-    """The questions, asked with a pattern of these numbers."""
+    """The questions, asked without a pattern and with one of these numbers. `settings` are those
+    that the engine was made with. The row is called `label`, or as the pattern is."""
     asks = make_asks({f"pattern/{name}": numbers})
     queries = [
-        Query(q.tokens, q.max_tokens, asks, q.score)
+        query(q.tokens, q.max_tokens, asks, q.score)
         for q in questions(engine, bench.seed, QUESTIONS)
     ]
     scores: dict[bool, float] = {}
@@ -100,7 +164,7 @@ def _asked(
 
     row = bench.compare(
         "pattern",
-        name,
+        label or name,
         lambda: run(False),
         lambda: run(True),
         lambda outcome: attention_flops(engine, outcome.ledger),
@@ -112,14 +176,14 @@ def _asked(
     row.identical = None  # it is approximate: `fidelity` says how much
     row.fidelity = fidelity_of_answers(engine, queries)
     row.scores = scores[False], scores[True]
-    row.recall = recall_of(bench, queries, name)
+    row.recall = recall_of(bench, queries, name, **settings)
     return row
 
 
-def recall_of(bench: Bench, queries: Sequence[Query], pattern: str) -> float:
+def recall_of(bench: Bench, queries: Sequence[Query], pattern: str, **settings: object) -> float:
     """The share of attention on what a pattern visits, while queries are answered that ask for it:
     of every `RECALL_EVERY`-th row that leaves keys out, over all layers and key-value heads."""
-    engine = bench.engine(recall_every=RECALL_EVERY)
+    engine = bench.engine(recall_every=RECALL_EVERY, **settings)
     ledger = ask(engine, queries, approximate=True).ledger
     return ledger.recall[pattern].share
 
@@ -129,7 +193,7 @@ def streaming(bench: Bench) -> Row:
     """One key's word among hundreds, while half of the heads see three blocks of the list."""
     engine = bench.engine()
     heads = _heads_that_look_near(engine, questions(engine, bench.seed + 1, WATCHED))
-    return _asked(
+    return asked(
         bench,
         engine,
         "streaming",
@@ -140,13 +204,13 @@ def streaming(bench: Bench) -> Row:
     )
 
 
-def questions(engine: Engine, seed: int, count: int) -> list[Query]:
+def questions(engine: Engine, seed: int, count: int, levels: Sequence[str] = LEVELS) -> list[Query]:
     """As many questions of each level, as far as the model's context has room for them."""
     tokenizer, found = engine.tokenizer, []
     if tokenizer is None:
         raise ConfigError("questions are asked in this measurement, and there is no tokenizer.")
-    for number in range(len(LEVELS) * count):
-        level = LEVELS[number % len(LEVELS)]
+    for number in range(len(levels) * count):
+        level = levels[number % len(levels)]
         item = TASKS["recall"].item(seed, number, "test", level=level)
         text = tokenizer.apply_chat_template([dict(message) for message in item.messages])
         tokens = tokenizer.encode(text, add_special_tokens=False)
@@ -204,21 +268,36 @@ def _heads_that_look_near(engine: Engine, queries: Sequence[Query]) -> list[tupl
     return sorted(sorted(outside, key=lambda place: outside[place])[: len(outside) // 2])
 
 
-def _attention_alone(bench: Bench) -> Executor:
+def attention_alone(bench: Bench) -> Executor:
     """Layers of nothing but attention, over random keys and values."""
+    return attention_of(bench, KEYS, HEADS, KV_HEADS, HEAD_DIM, LAYERS)
+
+
+def attention_of(
+    bench: Bench,
+    keys: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    layers: int,
+    books: Floats | None = None,
+) -> Executor:
+    """Layers of nothing but attention, over so many random keys and values in bf16, with codebooks
+    if need be (`GroupLayout.books`)."""
     from ockham.kernels.cores import allowed_cores
     from ockham.kernels.cpu import CpuBackend
     from ockham.lab.kernels.attention import attention_program
     from ockham.lab.kernels.state import fill
     from ockham.lab.kernels.steps import PAGE_TOKENS
 
-    shape = (HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM**-0.5, None, None)
-    spec = StateSpec.attention(KV_HEADS, HEAD_DIM, "bfloat16")
-    layout = GroupLayout(tuple(range(LAYERS)), spec, -(-KEYS // PAGE_TOKENS), PAGE_TOKENS)
+    shape = (heads, kv_heads, head_dim, head_dim**-0.5, None, None)
+    spec = StateSpec.attention(kv_heads, head_dim, "bfloat16")
+    pages = -(-keys // PAGE_TOKENS)
+    layout = GroupLayout(tuple(range(layers)), spec, pages, PAGE_TOKENS, books=books)
     backend = CpuBackend(bench.config.threads or allowed_cores())
     planes = backend.allocate([layout])
     fill(planes, 0, layout, np.arange(layout.pages * PAGE_TOKENS))
-    return backend.bind(attention_program(LAYERS, shape), planes)
+    return backend.bind(attention_program(layers, shape), planes)
 
 
 KEYS, HEADS, KV_HEADS, HEAD_DIM, LAYERS = 16384, 32, 4, 64, 4
@@ -235,7 +314,7 @@ def streaming_long(bench: Bench) -> Row:
     """A decode and a chunk of a prompt, through layers of nothing but attention."""
     from ockham.lab.kernels.steps import step_over
 
-    executor = _attention_alone(bench)
+    executor = attention_alone(bench)
     layers = tuple(range(LAYERS))
     pattern = make("pattern", "streaming:heads=0.5")
     groups = [AttentionGroup(layers, KV_HEADS, None)]
@@ -278,75 +357,6 @@ def streaming_long(bench: Bench) -> Row:
         ),
         unit="keys looked at",
         claim=LSERVE,
-    )
-    row.identical = None
-    return row
-
-
-CHOSEN_SHARE = 0.1
-"""Of the keys that each query reads, where nothing but time is measured."""
-
-
-@evidence(
-    "pattern",
-    "quest-long",
-    "The same on random keys and values, at 16,384 tokens: the time of attention alone.",
-)
-def quest_long(bench: Bench) -> Row:
-    """Decodes that read a tenth of the keys, through layers of nothing but attention."""
-    return _chosen_long(bench, "quest", QUEST)
-
-
-@evidence(
-    "pattern",
-    "scan-long",
-    "The same on random keys and values, at 16,384 tokens: the time of attention alone.",
-)
-def scan_long(bench: Bench) -> Row:
-    """Decodes that scan all keys and read a tenth of them, through layers of nothing but
-    attention."""
-    return _chosen_long(bench, "scan", FFD)
-
-
-def _chosen_long(bench: Bench, name: str, claim: str) -> Row:
-    from ockham.lab.kernels.steps import step_over
-
-    executor, layers = _attention_alone(bench), tuple(range(LAYERS))
-    pattern = make("pattern", f"{name}:tokens=0,share={CHOSEN_SHARE},dense_layers=0,first=0")
-    opened = pattern.open(
-        make_ask(f"pattern/{name}", True), [AttentionGroup(layers, KV_HEADS, None)]
-    )
-    steps = {chooses: step_over(1, 1, KEYS) for chooses in (False, True)}
-    put_choices(steps[True], [(opened, slice(0, 1), 0)])
-
-    def run(chooses: bool) -> Outcome:
-        under_way = executor.begin(steps[chooses])
-        executor.run(under_way, 0, 2)
-        seconds = 0.0
-        for place in [2 + 2 * layer for layer in layers] * DECODED:
-            started = time.perf_counter()
-            executor.run(under_way, place, place + 1)
-            seconds += time.perf_counter() - started
-        left_out = executor.finish(under_way).left_out
-        keys = DECODED * LAYERS * KV_HEADS * KEYS
-        keys -= sum(int(of_rows[0].sum()) for of_rows in left_out.values())
-        return Outcome([], Ledger(), seconds, float(keys))
-
-    run(True)  # makes what is kept beside the keys
-    row = bench.compare(
-        "pattern",
-        f"{name}-long",
-        lambda: run(False),
-        lambda: run(True),
-        lambda outcome: outcome.observed,
-        exact=False,
-        what=(
-            f"{LAYERS} layers of attention alone, {HEADS} query heads over {KV_HEADS}, random keys "
-            f"and values of {KEYS} tokens: {DECODED} decodes; {CHOSEN_SHARE:.0%} of the keys are "
-            "read, whatever they hold, and what the choice of them takes is in the time"
-        ),
-        unit="keys looked at",
-        claim=claim,
     )
     row.identical = None
     return row

@@ -28,6 +28,7 @@ from ockham.lab.comparison import Comparing
 from ockham.lab.evidence.row import Fidelity
 from ockham.model.checkpoint.gguf.source import GgufSource
 from ockham.model.checkpoint.gguf.tokenizer import read_tokenizer
+from ockham.model.files.safetensors import write_floats
 from ockham.model.known_models import named_repository, packaged_file
 from ockham.model.program.weights import Part
 
@@ -55,7 +56,7 @@ def real_fidelity(path: Path, quantization: str, config: EngineConfig, seed: int
         (Path(directory) / "tokenizer_config.json").write_text(json.dumps(tokenizer))
         exact = {"model": str(path), "quantization": "fp32"}
         return [
-            _fidelity(exact, {"model": model, "quantization": quantization}, config, seed)
+            fidelity_beside(exact, {"model": model, "quantization": quantization}, config, seed)
             for model in (str(path), directory)
         ]
 
@@ -64,12 +65,14 @@ def real_state_fidelity(path: Path, dtype: str, config: EngineConfig, seed: int)
     """Of keys and values as `dtype` beside bfloat16, with the weights in fp32: in 8 bits their
     inputs' own rounding would hide the difference."""
     exact = {"model": str(path), "quantization": "fp32", "kv_cache_dtype": "bfloat16"}
-    return _fidelity(exact, {**exact, "kv_cache_dtype": dtype}, config, seed)
+    return fidelity_beside(exact, {**exact, "kv_cache_dtype": dtype}, config, seed)
 
 
-def _fidelity(
+def fidelity_beside(
     baseline: dict[str, str], candidate: dict[str, str], config: EngineConfig, seed: int
 ) -> Fidelity:
+    """What one set of settings of `config` changes beside another, on the texts."""
+
     def engine(settings: dict[str, str]) -> Engine:
         return Engine(
             msgspec.structs.replace(
@@ -120,7 +123,8 @@ def write_twin(path: Path, directory: Path, seed: int) -> None:
     finally:
         source.close()
     _scale(tensors, source.config, np.random.default_rng(seed))
-    _write(tensors, directory / "model.safetensors")
+    named = {f"{name}.weight": values for name, values in tensors.items()}
+    write_floats(directory / "model.safetensors", named)
     (directory / "config.json").write_text(json.dumps({**source.config, "torch_dtype": "float32"}))
 
 
@@ -188,19 +192,3 @@ def _scale(tensors: dict[str, Floats], config: dict[str, int], rng: np.random.Ge
         tensors[f"{attention}v_proj"] *= by[:, None]
         by_head = np.repeat(by.reshape(kv_heads, -1), heads // kv_heads, axis=0)
         tensors[f"{attention}o_proj"] /= by_head.reshape(-1)
-
-
-def _write(tensors: dict[str, Floats], path: Path) -> None:
-    entries, end = {}, 0
-    for name, values in tensors.items():
-        entries[f"{name}.weight"] = {
-            "dtype": "F32",
-            "shape": values.shape,
-            "data_offsets": [end, end + values.nbytes],
-        }
-        end += values.nbytes
-    header = json.dumps(entries).encode()
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for values in tensors.values():
-            file.write(np.ascontiguousarray(values).data)

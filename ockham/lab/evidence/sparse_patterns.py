@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from ockham.core.registry import make_asks
 from ockham.core.visits import BLOCK_KEYS
-from ockham.lab.evidence.bench import Bench, Outcome
-from ockham.lab.evidence.fidelity import fidelity_of_answers
-from ockham.lab.evidence.patterns import attention_flops, lengths, questions, recall_of
+from ockham.lab.evidence.bench import Bench
+from ockham.lab.evidence.patterns import asked
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
-from ockham.lab.returning import Query, ask
 
-QUESTIONS = 10
-"""Of each length."""
 S2_ATTENTION = (
     "S2-Attention (paper 178, arXiv:2407.17678), of models that were trained with it: attention up "
     "to 25.3 times as fast as FlashAttention-2, and every needle found in 32,000 tokens"
@@ -34,7 +29,7 @@ def strided(bench: Bench) -> Row:
     the others."""
     numbers: dict[str, object] = {"local_blocks": 2, "stride": 4, "dense_every": 2}
     how = f"in odd layers a head sees the latest 2 blocks of {BLOCK_KEYS}, and every 4th other"
-    return asked(bench, "strided", numbers, how, S2_ATTENTION)
+    return asked(bench, bench.engine(), "strided", numbers, how, S2_ATTENTION)
 
 
 @evidence("pattern", "dilated")
@@ -42,7 +37,7 @@ def dilated(bench: Bench) -> Row:
     """One key's word among hundreds, while every head sees four blocks of the list."""
     numbers: dict[str, object] = {"window_blocks": 4, "dilation": 3}
     how = f"each head sees 4 blocks of {BLOCK_KEYS}, in odd layers with 2 between each"
-    return asked(bench, "dilated", numbers, how, NEIGHBOURHOOD)
+    return asked(bench, bench.engine(), "dilated", numbers, how, NEIGHBOURHOOD)
 
 
 @evidence("pattern", "triangle")
@@ -54,35 +49,4 @@ def triangle(bench: Bench) -> Row:
         f"the deep half of the layers reads 1 block of {BLOCK_KEYS} and the latest 2, but for the "
         "prompt's end"
     )
-    return asked(bench, "triangle", numbers, how, TRIANGLE)
-
-
-def asked(bench: Bench, name: str, numbers: dict[str, object], how: str, claim: str) -> Row:
-    """Questions for one key's word, with and without a pattern that each of them asks for."""
-    engine = bench.engine()
-    asks = make_asks({f"pattern/{name}": numbers})
-    found = questions(engine, bench.seed, QUESTIONS)
-    queries = [Query(q.tokens, q.max_tokens, asks, q.score) for q in found]
-    scores: dict[bool, float] = {}
-
-    def run(approximate: bool) -> Outcome:
-        answered = ask(engine, queries, approximate)
-        scores[approximate] = answered.score
-        return Outcome([[a] for a in answered.answers], answered.ledger, answered.seconds)
-
-    row = bench.compare(
-        "pattern",
-        name,
-        lambda: run(False),
-        lambda: run(True),
-        lambda outcome: attention_flops(engine, outcome.ledger),
-        exact=False,
-        what=f"{len(queries)} questions for a word in {' and '.join(lengths())} tokens; {how}",
-        unit="FLOPs of attention",
-        claim=claim,
-    )
-    row.identical = None  # it is approximate: `fidelity` says how much
-    row.fidelity = fidelity_of_answers(engine, queries)
-    row.scores = scores[False], scores[True]
-    row.recall = recall_of(bench, queries, name)
-    return row
+    return asked(bench, bench.engine(), "triangle", numbers, how, TRIANGLE)

@@ -21,7 +21,7 @@ CLAIMS = {
 
 SUMMARIES = {
     "int8": "Keys and values in 8 bits, a scale for each token and head.",
-    "int4": "Keys and values in 4 bits, rotated, a scale for each token and head.",
+    "int4": "Keys and values in 4 bits, rotated, a scale and a zero for each token and head.",
     "k=int8,v=int4": "Keys in 8 bits and values in 4.",
 }
 

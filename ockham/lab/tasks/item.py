@@ -74,7 +74,7 @@ def level_of(task: Task, index: int, level: str | None) -> str:
         return task.levels[index % len(task.levels)]
     if level not in task.levels:
         raise ConfigError(
-            f"the task {task.name!r} has no level {level!r}; it has {', '.join(task.levels)}."
+            f"the task {task.name!r} has no level {level!r}; it has {'; '.join(task.levels)}."
         )
     return level
 

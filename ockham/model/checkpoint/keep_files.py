@@ -6,22 +6,20 @@ The *input* of a layer is the residual stream before it, each row divided by its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ockham.core.arrays import Floats
+from ockham.core.arrays import Bools, Floats
 from ockham.core.errors import ModelError
 from ockham.model.checkpoint.found_tensors import FoundTensors
 from ockham.model.files.untrusted import read_object
 
 CONFIG_FILE, WEIGHTS_FILE = "keep.json", "keep.safetensors"
 VERSION = 1
-KVZAP, LOCRET = "kvzap", "locret"
-RULES = (KVZAP, LOCRET)
 SHARES = 100
 """Quantiles are of 0 to so many hundredths."""
 LEAST_SQUARE = 1e-6
@@ -46,8 +44,8 @@ class ModelSizes:
 class KeepHeads:
     """Of each of L layers, a score for each of its H key-value heads, from the layer's input x (d):
 
-        weights x + biases                                       (KVzap), or
-        weights silu(inner x + inner_biases) + biases            (Locret),
+        weights x + biases, or
+        weights silu(inner x + inner_biases) + biases
 
     with the arrays of the layer. The higher the score, the more a later row may look at the token.
     """
@@ -72,6 +70,29 @@ class KeepHeads:
         return float(np.interp(at, np.arange(SHARES + 1), self.quantiles))
 
 
+@dataclass(frozen=True, slots=True)
+class HeadAlphas:
+    """Of each of L layers, how much each of its H key-value heads needs attention to the whole of a
+    text, from 0 (its beginning and its latest tokens are enough) to 1."""
+
+    rule: str
+    sizes: ModelSizes
+    alphas: Floats
+    """(L, H)"""
+    trained: Mapping[str, Any]
+
+    def lowest(self, share: float, layers: Sequence[int]) -> Bools:
+        """(L, H): which heads are of the share of the layers' heads, rounded, that needs it least.
+        Of equal ones, those of later layers need it more."""
+        chosen = sorted(layers)
+        own = self.alphas[chosen]
+        lowest = np.zeros(own.size, np.bool_)
+        lowest[np.argsort(own, axis=None, kind="stable")[: round(share * own.size)]] = True
+        found = np.zeros(self.alphas.shape, np.bool_)
+        found[chosen] = lowest.reshape(own.shape)
+        return found
+
+
 def normalised(x: Floats) -> Floats:
     """Rows (n, d) divided by their root mean square."""
     squares = np.square(x).mean(axis=-1, keepdims=True)
@@ -80,15 +101,15 @@ def normalised(x: Floats) -> Floats:
 
 
 def read_heads(directory: Path) -> KeepHeads:
-    """Raises ModelError if a file is missing or damaged, of another version or of no known rule,
-    or if a tensor is missing or has another shape than keep.json implies."""
+    """Raises ModelError if a file is missing or damaged, of another version or of no rule, or if a
+    tensor is missing or has another shape than keep.json implies."""
     config = _read_config(directory)
     rule, sizes = config["rule"], _sizes(config, directory)
     found = FoundTensors(directory / WEIGHTS_FILE)
     layers, heads, width = sizes.layers, sizes.kv_heads, sizes.hidden_size
     inner = inner_biases = None
-    if rule == LOCRET:
-        middle = found.tensors["inner_biases"].shape[-1] if "inner_biases" in found.tensors else 0
+    if "inner_biases" in found.tensors:
+        middle = found.tensors["inner_biases"].shape[-1]
         inner = found.take("inner", (layers, middle, width))
         inner_biases = found.take("inner_biases", (layers, middle))
         width = middle
@@ -100,6 +121,27 @@ def read_heads(directory: Path) -> KeepHeads:
     return KeepHeads(rule, sizes, weights, biases, inner, inner_biases, quantiles, trained)
 
 
+def rule_of(directory: Path) -> str:
+    """The rule for which a directory was written. Raises ModelError as `read_heads` does."""
+    rule: str = _read_config(directory)["rule"]
+    return rule
+
+
+def read_alphas(directory: Path) -> HeadAlphas:
+    """Raises ModelError as `read_heads` does, and for a value that is not from 0 to 1."""
+    config = _read_config(directory)
+    sizes = _sizes(config, directory)
+    found = FoundTensors(directory / WEIGHTS_FILE)
+    alphas = found.take("alphas", (sizes.layers, sizes.kv_heads))
+    found.check_all_used()
+    if alphas.min() < 0.0 or alphas.max() > 1.0:
+        raise ModelError(
+            f"the alphas of {directory / WEIGHTS_FILE} reach from {alphas.min():g} to "
+            f"{alphas.max():g}, where all must be from 0 to 1: train them anew."
+        )
+    return HeadAlphas(config["rule"], sizes, alphas, config.get("trained") or {})
+
+
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG_FILE
     try:
@@ -109,10 +151,10 @@ def _read_config(directory: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error.strerror}); name a directory that `ockham train keep` "
             "wrote."
         ) from None
-    if config.get("version") != VERSION or config.get("rule") not in RULES:
+    if config.get("version") != VERSION or not isinstance(config.get("rule"), str):
         raise ModelError(
             f"{path} is of version {config.get('version')!r} and the rule {config.get('rule')!r}, "
-            f"and this Ockham reads version {VERSION} of {', '.join(RULES)}: train it anew."
+            f"and this Ockham reads version {VERSION} of a rule that it names: train it anew."
         )
     return config
 

@@ -11,7 +11,7 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.model.checkpoint.prequantised.find import find_codec
 from ockham.model.checkpoint.sources import Loader, Scale
-from ockham.model.files.safetensors import Checkpoint
+from ockham.model.files.safetensors import DTYPES, Checkpoint
 from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed.packing import Packer, Stored
 from ockham.model.program.architectures import ARCHITECTURES
@@ -104,6 +104,9 @@ class SafetensorsSource:
             tensor = self._checkpoint.find(part.name, part.shape)
             yield from self._checkpoint.blocks(tensor, part.start, part.stop)
             return
+        if self._codec is not None and self.stored(part).encoding is None:
+            yield from self._codec.floats(self._checkpoint, part)
+            return
         for block in self.quantised(part):
             try:
                 yield block.widened()
@@ -111,7 +114,9 @@ class SafetensorsSource:
                 raise ModelError(f"tensor {part.name!r}: {error}.") from None
 
     def blocks(self, part: Part) -> Iterator[BlockRows]:
-        raise ModelError(f"tensor {part.name!r} is not stored in blocks.")
+        if self._codec is None:
+            raise ModelError(f"tensor {part.name!r} is not stored in blocks.")
+        yield from self._codec.blocks(self._checkpoint, part)
 
     def quantised(self, part: Part) -> Iterator[QuantisedRows]:
         if self._codec is None:
@@ -128,4 +133,4 @@ class SafetensorsSource:
 
     def _plain(self, name: str) -> bool:
         """Whether the tensor of this very name holds floats."""
-        return self._checkpoint.tensors[name].dtype not in ("I8", "U8")
+        return self._checkpoint.tensors[name].dtype in DTYPES

@@ -194,6 +194,9 @@ class Loader:
         return linear
 
     def _piece(self, parts: Sequence[Part], packing: Packing) -> Linear:
+        fitted = self._packer.fitted.pop(key_of(parts), None)
+        if fitted is not None:
+            return fitted
         rows, columns = matrix_shape(parts)
         reading, layout = _Reading(self._source, parts), self._packer.layout
         try:
@@ -262,8 +265,9 @@ def pieces_of(
     """The runs of parts that are packed as one, and how: see `Packer.packings`."""
     columns = matrix_shape(parts)[1]
     stored = [source.stored(part) for part in parts]
+    keys = [key_of([part]) for part in parts]
     pieces, first = [], 0
-    for run, packing in packer.packings(stored, columns, role):
+    for run, packing in packer.packings(stored, columns, role, keys):
         pieces.append((parts[first : first + len(run)], packing))
         first += len(run)
     return pieces

@@ -5,8 +5,9 @@ Format: https://github.com/huggingface/safetensors.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -14,7 +15,7 @@ from typing import Any, TypeGuard
 import ml_dtypes
 import numpy as np
 
-from ockham.core.arrays import Array
+from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
 from ockham.model.files.untrusted import MOST_JSON_BYTES, parse_json, read_object
@@ -36,7 +37,13 @@ INTEGERS: dict[str, np.dtype[Any]] = {
 }
 """The dtypes of codes, zero points and indices, which only readers of quantised tensors take."""
 
-_ALL_DTYPES = {**DTYPES, **INTEGERS}
+SMALL_FLOATS: dict[str, np.dtype[Any]] = {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+}
+"""The dtypes of codes and scales that are floats of 8 bits: as for INTEGERS."""
+
+_ALL_DTYPES = {**DTYPES, **INTEGERS, **SMALL_FLOATS}
 
 _NAMES_BY_BITS = {
     4: "F4",
@@ -302,3 +309,20 @@ def _other_weights(directory: Path) -> str:
     if not others:
         return ""
     return f" It holds {others[0]}: convert it (transformers: save_pretrained) and try again."
+
+
+def write_floats(path: Path, tensors: Mapping[str, Floats]) -> None:
+    """Write fp32 tensors to a file, in the order of the mapping."""
+    entries, end = {}, 0
+    for name, values in tensors.items():
+        entries[name] = {
+            "dtype": "F32",
+            "shape": values.shape,
+            "data_offsets": [end, end + values.nbytes],
+        }
+        end += values.nbytes
+    header = json.dumps(entries).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for values in tensors.values():
+            file.write(np.ascontiguousarray(values, np.float32).data)

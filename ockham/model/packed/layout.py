@@ -39,7 +39,15 @@ ALIGNMENT = 4096
 
 PADDING = "__padding__/"
 
-DTYPES = {"uint8": "U8", "int8": "I8", "float16": "F16", "float32": "F32", "bfloat16": "BF16"}
+DTYPES = {
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "float16": "F16",
+    "float32": "F32",
+    "bfloat16": "BF16",
+}
 """NumPy's name of an array's dtype -> that of safetensors."""
 
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ockham.core.errors import ConfigError
 from ockham.core.quantised import Encoding
 from ockham.core.registry import first, make, techniques
-from ockham.core.seams import BlockFormat, Format, Layout, MixedFormat, QuantisedFormat, Role
+from ockham.core.seams import (
+    BlockFormat,
+    Format,
+    Layout,
+    Linear,
+    MixedFormat,
+    QuantisedFormat,
+    Role,
+)
 from ockham.kernels.layouts import ROWS
 
 STORED = "stored"
@@ -89,31 +97,59 @@ class Packer:
     """Decides by how a matrix is stored. `asked` is the quantization that the user named, if any;
     `plain` the format of matrices that the checkpoint did not quantise, except that where `exact`
     those take the format of float32 of which that of bfloat16 would round values. `layout` is how
-    all of them are laid out."""
+    all of them are laid out. `alone` says that `asked` leaves no matrix to another format.
+
+    `mix` names formats for single tensors, by key: such a tensor is packed in exactly that one, or
+    where it is None as without any quantization; `asked` is for the others. `fitted` are matrices
+    that were packed already, by the key of their parts (see `model/calibration.py`): a loader takes
+    them out."""
 
     plain: Format
     asked: Format | None = None
     exact: bool = False
     layout: Layout = ROWS
+    alone: bool = False
+    mix: Mapping[str, Format | None] = field(default_factory=dict)
+    fitted: MutableMapping[str, Linear] = field(default_factory=dict)
 
     def packings(
-        self, parts: Sequence[Stored], in_features: int, role: Role
+        self, parts: Sequence[Stored], in_features: int, role: Role, keys: Sequence[str] = ()
     ) -> list[tuple[Sequence[Stored], Packing]]:
-        """How to pack one matrix that is made of these parts, one below the other: as one, or where
-        parts are blocks of several types, which no single format holds, runs of them apart.
+        """How to pack one matrix that is made of these parts, one below the other: as one, or runs
+        of them apart, where the mix names several formats for them (of which `keys` are the keys),
+        or they are blocks of several types, which no single format holds.
         """
+        if self.mix and any(key in self.mix for key in keys):
+            return self._mixed(parts, in_features, role, keys)
         whole = self.packing(parts, in_features, role)
         if whole.kept or self.asked is not None or not any(part.blocks for part in parts):
             return [(parts, whole)]
         runs = [list(run) for _, run in itertools.groupby(parts, lambda part: part.dtype)]
         return [(run, self.packing(run, in_features, role)) for run in runs]
 
+    def _mixed(
+        self, parts: Sequence[Stored], in_features: int, role: Role, keys: Sequence[str]
+    ) -> list[tuple[Sequence[Stored], Packing]]:
+        """Runs of parts for which the mix has the same."""
+        found: list[tuple[Sequence[Stored], Packing]] = []
+        named = [(key in self.mix, self.mix.get(key)) for key in keys]
+        first = 0
+        for (own, chosen), run in itertools.groupby(named):
+            count = len(list(run))
+            packer = replace(self, mix={})
+            if own:
+                packer = replace(packer, asked=chosen, alone=True)
+            found += packer.packings(parts[first : first + count], in_features, role)
+            first += count
+        return found
+
     def format_for(self, role: Role, in_features: int) -> Format | None:
         """The format that was asked for, or the one that it leaves such a matrix to; None for what
         is not quantised."""
         if role in PLAIN_ROLES:
             return None
-        if not isinstance(self.asked, MixedFormat):
+        role = "router" if role == "shortcut" else role
+        if self.alone or not isinstance(self.asked, MixedFormat):
             return self.asked
         other = self.asked.beside(role, in_features)
         return self.asked if other is None else make("format", other)

@@ -45,6 +45,10 @@ def compile_program(
     return _Compiler(description, weights, max_model_len).program(head and description.generates)
 
 
+SHORTCUT = "shortcut"
+"""The name of a branch's matrix on the residual stream, in the module of the branch."""
+
+
 class _Compiler:
     def __init__(self, description: ModelDescription, weights: Weights, max_model_len: int) -> None:
         self.d = description
@@ -169,21 +173,21 @@ class _Compiler:
                 post_norm=self._norm(prefix, record.attention_post_norm),
                 residual_scale=d.residual_scale,
                 stream_norm=self._norm(prefix, record.attention_stream_norm),
+                shortcut=self._shortcut(output),
             )
         )
 
     def _feed_forward(self, layer: int) -> None:
         d, record, prefix = self.d, self.record, self._layer(layer)
-        widths = (d.intermediate_size,) * (2 if record.gated else 1)
+        inner = d.intermediate_size if d.widths is None else d.widths[layer]
+        widths = (inner,) * (2 if record.gated else 1)
         self._adaptable(layer, "gate_up", prefix, record.gate_up, widths, d.hidden_size)
-        self._adaptable(
-            layer, "down", prefix, (record.down,), (d.hidden_size,), d.intermediate_size
-        )
+        self._adaptable(layer, "down", prefix, (record.down,), (d.hidden_size,), inner)
         self._ops.append(
             FeedForward(
                 layer,
                 gate_up=self._packed(prefix, record.gate_up, widths, d.hidden_size, "gate_up"),
-                down=self._matrix(prefix + record.down, d.hidden_size, d.intermediate_size, "down"),
+                down=self._matrix(prefix + record.down, d.hidden_size, inner, "down"),
                 activation=d.activation,
                 norm=self._norm(prefix, record.mlp_norm),
                 gate_up_bias=(
@@ -194,6 +198,7 @@ class _Compiler:
                 residual_scale=d.residual_scale,
                 gated=record.gated,
                 stream_norm=self._norm(prefix, record.mlp_stream_norm),
+                shortcut=self._shortcut(prefix + record.down),
             )
         )
 
@@ -214,7 +219,8 @@ class _Compiler:
             )
         )
         self._mark(f"layer.{layer}.experts")
-        gate_up, down = self._expert_matrices(block, sizes)
+        all_widths = sizes.widths or ((sizes.intermediate_size,) * sizes.count,) * d.layers
+        gate_up, down = self._expert_matrices(block, all_widths[sizes.layers.index(layer)])
         widths, shared = (sizes.shared, sizes.shared), block + "shared_expert."
         self._ops.append(
             Experts(
@@ -240,25 +246,39 @@ class _Compiler:
                 ),
                 post_norm=self._norm(prefix, record.mlp_post_norm),
                 residual_scale=d.residual_scale,
+                shortcut=self._shortcut(router),
             )
         )
 
-    def _expert_matrices(self, block: str, sizes: ExpertSizes) -> tuple[list[Linear], list[Linear]]:
-        """Every expert's gate and up, and down projection, stored one by one or stacked."""
-        names, hidden, inner = self.record.experts, self.d.hidden_size, sizes.intermediate_size
+    def _expert_matrices(
+        self, block: str, widths: tuple[int, ...]
+    ) -> tuple[list[Linear], list[Linear]]:
+        """Every expert's gate and up, and down projection, stored one by one, or where their widths
+        are equal stacked."""
+        names, hidden, count = self.record.experts, self.d.hidden_size, len(widths)
         assert names is not None
         if self.weights.has(block + "experts.gate_up_proj"):
-            stacked = block + "experts.gate_up_proj"
-            both = self._stack(stacked, sizes.count, 2 * inner, hidden, "gate_up")
-            down = self._stack(block + "experts.down_proj", sizes.count, hidden, inner, "down")
+            stacked, inner = block + "experts.gate_up_proj", widths[0]
+            both = self._stack(stacked, count, 2 * inner, hidden, "gate_up")
+            down = self._stack(block + "experts.down_proj", count, hidden, inner, "down")
             return both, down
-        experts = [f"{block}experts.{n}." for n in range(sizes.count)]
+        experts = [(f"{block}experts.{n}.", inner) for n, inner in enumerate(widths)]
         gate_up = [
             self._packed(expert, (names.gate, names.up), (inner, inner), hidden, "gate_up")
-            for expert in experts
+            for expert, inner in experts
         ]
-        down = [self._matrix(expert + names.down, hidden, inner, "down") for expert in experts]
+        down = [
+            self._matrix(expert + names.down, hidden, inner, "down") for expert, inner in experts
+        ]
         return gate_up, down
+
+    def _shortcut(self, beside: str) -> Linear | None:
+        """The matrix on the residual stream of the branch that ends in, or begins with, the matrix
+        of this name."""
+        if not self.d.shortcuts:
+            return None
+        size, module = self.d.hidden_size, beside.rpartition(".")[0]
+        return self._matrix(f"{module}.{SHORTCUT}", size, size, "shortcut")
 
     def _stack(self, name: str, count: int, rows: int, columns: int, role: Role) -> list[Linear]:
         shape = (count, rows, columns)

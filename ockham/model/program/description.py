@@ -36,11 +36,16 @@ ACTIVATIONS = {
 }
 """config.json's name of an activation -> the operations' name."""
 
+SHORTCUTS = "residual_shortcuts"
+"""The key of config.json that says that a model has shortcuts."""
+
+EXPERT_WIDTHS = "expert_widths"
+"""The key of config.json for the width of each expert of each layer that has some."""
+
 _REFUSED = {
     "use_bidirectional_attention": "only causal attention is supported for this architecture",
     "is_decoder": "encoders are supported as encoders only",
     "clip_qkv": "clipped queries, keys and values are not supported",
-    "dual_chunk_attention_config": "dual chunk attention is not supported; remove the key",
 }
 """Keys of config.json that change the meaning of the model in a way that is not supported."""
 
@@ -69,6 +74,8 @@ class ExpertSizes:
     intermediate_size: int
     normalise: bool
     shared: int
+    widths: tuple[tuple[int, ...], ...] | None = None
+    """The width of each expert of each of `layers`, where they are not all `intermediate_size`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +126,15 @@ class ModelDescription:
     """Rows of the checkpoint's table of positions before that of a text's first token."""
     types: int = 0
     """Types of tokens, by which the texts of a pair are told apart."""
+    apart: frozenset[int] = frozenset()
+    """Layers whose state is in a group of its own, though they keep what others keep."""
     pooling: PoolingDescription | None = None
     """How a vector is made of hidden states; None where the checkpoint says nothing of it."""
+    shortcuts: bool = False
+    """Whether each branch is added to the product of the residual stream with a matrix of its own
+    (SliceGPT)."""
+    widths: tuple[int, ...] | None = None
+    """The width of each layer's feed-forward, where they are not all `intermediate_size`."""
 
     @property
     def generates(self) -> bool:
@@ -128,19 +142,26 @@ class ModelDescription:
         return bool(self.architecture.heads)
 
     @property
+    def dual_chunk(self) -> bool:
+        """Whether a layer has dual chunk attention, so that its rows must see all that comes before
+        them."""
+        return any(rope is not None and rope.dual_chunk is not None for rope in self.ropes)
+
+    @property
     def groups(self) -> tuple[LayerGroup, ...]:
-        """The layers by window, in the order in which the windows first come; all together where
-        rows see what follows them, since no cell is let go before the step has ended."""
-        kept = self.windows if self.causal else (None,) * self.layers
-        windows = dict.fromkeys(kept)
+        """The layers by window, and those that stand apart by themselves, in the order in which
+        each first comes; all together where rows see what follows them, since no cell is let go
+        before the step has ended."""
+        windows = self.windows if self.causal else (None,) * self.layers
+        kept = [(window, layer in self.apart) for layer, window in enumerate(windows)]
         return tuple(
             LayerGroup(
-                tuple(i for i, other in enumerate(kept) if other == window),
+                tuple(i for i, other in enumerate(kept) if other == own),
                 self.kv_heads,
                 self.head_dim,
-                window,
+                own[0],
             )
-            for window in windows
+            for own in dict.fromkeys(kept)
         )
 
     def constants(self) -> dict[str, Any]:
@@ -148,6 +169,7 @@ class ModelDescription:
         beside = (
             *("architecture", "ropes", "eos_token_ids", "bos_token_id", "checkpoint_dtype"),
             "pooling",
+            "apart",
         )
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in beside}
         # What has its default is left out, so that the ids of models that do without it stay.
@@ -157,6 +179,8 @@ class ModelDescription:
             if f.name in values and values[f.name] != f.default
         }
         experts = None if self.experts is None else asdict(self.experts)
+        if experts is not None and experts["widths"] is None:
+            del experts["widths"]
         return {**values, "architecture": self.architecture.name, "experts": experts}
 
     def group_of(self, layer: int) -> int:
@@ -237,6 +261,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
             raise ModelError(f"{values.spelling.file} sets {key}: {why}.")
     layers, heads = values.size("num_hidden_layers"), values.size("num_attention_heads")
     hidden_size = values.size("hidden_size")
+    widths = values.sizes("intermediate_size", layers)
     kv_heads = values.size("num_key_value_heads", heads)
     head_dim = values.size("head_dim", hidden_size // heads)
     if heads % kv_heads:
@@ -269,7 +294,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         architecture=architecture,
         vocab_size=values.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=values.size("intermediate_size"),
+        intermediate_size=max(widths) if widths else values.size("intermediate_size"),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
@@ -304,6 +329,8 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         position_offset=offset,
         types=values.size("type_vocab_size") if architecture.types is not None else 0,
         pooling=_pooling(architecture, values, hidden_size),
+        shortcuts=values.flag(SHORTCUTS),
+        widths=widths,
     )
 
 
@@ -440,11 +467,26 @@ def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertS
             f"num_experts_per_tok ({per_token}) of config.json exceeds {key} ({count})."
         )
     shared = record.shared_intermediate
+    own = tuple(i for i in range(layers) if i not in dense and (i + 1) % every == 0)
     return ExpertSizes(
-        layers=tuple(i for i in range(layers) if i not in dense and (i + 1) % every == 0),
+        layers=own,
         count=count,
         per_token=per_token,
         intermediate_size=values.size(record.intermediate),
         normalise=values.flag(record.normalise),
         shared=0 if shared is None else values.size(shared),
+        widths=_expert_widths(values, len(own), count),
     )
+
+
+def _expert_widths(values: Values, layers: int, count: int) -> tuple[tuple[int, ...], ...] | None:
+    """What config.json says of experts of unequal widths; None where it says nothing."""
+    given = values.config.get(EXPERT_WIDTHS)
+    if given is None:
+        return None
+    whole = isinstance(given, list) and all(isinstance(each, list) for each in given)
+    if not whole or [len(each) for each in given] != [count] * layers:
+        raise ModelError(
+            f"{values.spelling.of(EXPERT_WIDTHS)} must be {layers} lists of {count} widths."
+        )
+    return tuple(tuple(values.whole(EXPERT_WIDTHS, each) for each in widths) for widths in given)

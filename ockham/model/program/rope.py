@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ import numpy as np
 from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
 from ockham.core.numbers import shown
-from ockham.kernels.ops import Rope
+from ockham.kernels.ops import DualChunk, Rope
 from ockham.model.program.architectures import Architecture, Config
+from ockham.model.program.dual_chunk import read_dual_chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,17 @@ class RopeVariant:
     rotary_dim: int
     max_positions: int
     parameters: Mapping[str, Any]
+    dual_chunk: DualChunk | None = None
+    stretch: float = 1.0
+    """How many times `max_positions` are meant, beyond what the kind says."""
 
     @property
     def longest(self) -> int:
         """The number of positions for which the variant is meant."""
+        return int(self._made_for * self.stretch)
+
+    @property
+    def _made_for(self) -> int:
         if self.kind == "dynamic":
             return int(self.max_positions * self.parameters["factor"])
         if self.kind == "yarn":
@@ -44,7 +52,13 @@ class RopeVariant:
 
     def describe(self) -> str:
         """A text that is the same for equal variants only."""
-        values = {"kind": self.kind, "theta": self.theta, "dim": self.rotary_dim}
+        values: dict[str, Any] = {
+            "kind": self.kind,
+            "theta": self.theta,
+            "dim": self.rotary_dim,
+        }
+        if self.dual_chunk is not None:
+            values["dual_chunk"] = asdict(self.dual_chunk)
         return json.dumps(
             {**values, "max": self.max_positions, **self.parameters}, sort_keys=True, default=str
         )
@@ -59,7 +73,7 @@ class RopeVariant:
             raise ModelError(f"{self._wrong}: {shown(str(error))}.") from None
         if not (np.isfinite(frequencies).all() and math.isfinite(scale)):
             raise ModelError(f"{self._wrong}: frequencies that are not finite.")
-        return Rope(np.ascontiguousarray(frequencies, np.float32), float(scale))
+        return Rope(np.ascontiguousarray(frequencies, np.float32), float(scale), self.dual_chunk)
 
     @property
     def _wrong(self) -> str:
@@ -162,6 +176,7 @@ _VARIANTS: dict[str, Callable[[RopeVariant, int], tuple[Floats, float]]] = {
     "yarn": _yarn,
     "longrope": _longrope,
 }
+KINDS = tuple(_VARIANTS)
 _REQUIRED = {
     "linear": ("factor",),
     "dynamic": ("factor",),
@@ -172,7 +187,7 @@ _NUMBERS = (
     *("rope_theta", "factor", "attention_factor", "original_max_position_embeddings"),
     *("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
 )
-_SCALED_FROM_ORIGINAL = ("llama3", "yarn", "longrope")
+SCALED_FROM_ORIGINAL = ("llama3", "yarn", "longrope")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -205,14 +220,25 @@ def read_rope(
     theta = parameters.pop("rope_theta", None) or theta
     partial = parameters.pop("partial_rotary_factor", None) or config.get("partial_rotary_factor")
     rotary_dim = int(head_dim * _partial(architecture, partial))
-    if kind in _SCALED_FROM_ORIGINAL:
+    if kind in SCALED_FROM_ORIGINAL:
         original = config.get("original_max_position_embeddings") or parameters.get(
             "original_max_position_embeddings", config["max_position_embeddings"]
         )
         parameters["original_max_position_embeddings"] = original
-    _check(kind, {**parameters, "rope_theta": theta}, rotary_dim)
+    check_parameters(kind, {**parameters, "rope_theta": theta}, rotary_dim)
     positions = int(config["max_position_embeddings"])
-    return RopeVariant(kind, float(theta), rotary_dim, positions, parameters)
+    variant = RopeVariant(kind, float(theta), rotary_dim, positions, parameters)
+    chunks = config.get("dual_chunk_attention_config")
+    if not chunks or sliding:
+        return variant
+    if not isinstance(chunks, dict):
+        raise ModelError(
+            f"dual_chunk_attention_config of config.json must be an object, not {shown(chunks)}."
+        )
+    try:
+        return replace(variant, dual_chunk=read_dual_chunk(chunks, positions))
+    except ValueError as error:
+        raise ModelError(f"dual_chunk_attention_config of config.json: {error}.") from None
 
 
 def _partial(architecture: Architecture, factor: float | None) -> float:
@@ -226,7 +252,7 @@ def _partial(architecture: Architecture, factor: float | None) -> float:
     return float(factor)
 
 
-def _check(kind: str, parameters: Mapping[str, Any], rotary_dim: int) -> None:
+def check_parameters(kind: str, parameters: Mapping[str, Any], rotary_dim: int) -> None:
     if kind not in _VARIANTS or "mrope_section" in parameters:
         name = "mrope" if "mrope_section" in parameters else kind
         raise ModelError(
@@ -236,7 +262,7 @@ def _check(kind: str, parameters: Mapping[str, Any], rotary_dim: int) -> None:
         raise ModelError(f"{rotary_dim} elements of a head cannot be rotated in pairs.")
     for key in _NUMBERS:
         value = parameters.get(key)
-        if value is not None and not _is_positive(value):
+        if value is not None and not is_positive(value):
             raise ModelError(
                 f"{key} of the rotary embedding of config.json must be a positive number, not "
                 f"{shown(value)}."
@@ -251,10 +277,10 @@ def _check(kind: str, parameters: Mapping[str, Any], rotary_dim: int) -> None:
                     f"{key} of the rotary embedding has {count} entries, but {rotary_dim // 2} "
                     "pairs of elements are rotated."
                 )
-            if not all(map(_is_positive, parameters[key])):
+            if not all(map(is_positive, parameters[key])):
                 raise ModelError(f"{key} of the rotary embedding must hold positive numbers.")
 
 
-def _is_positive(value: object) -> bool:
+def is_positive(value: object) -> bool:
     """Whether it is a positive number that is no infinity; JSON as Python reads it has NaN too."""
     return isinstance(value, int | float) and 0 < value < 1e30

@@ -52,6 +52,21 @@ class Values:
         value = default if value is None else value
         if value is None:
             raise ModelError(f"{self.spelling.lacks(key)}, which {self._architecture} needs.")
+        return self.whole(key, value)
+
+    def sizes(self, key: str, count: int) -> tuple[int, ...] | None:
+        """A list of `count` positive integers, one for each layer; None where there is no list."""
+        value = self.config.get(key)
+        if not isinstance(value, list):
+            return None
+        if len(value) != count:
+            raise ModelError(
+                f"{self.spelling.of(key)} has {len(value)} entries for {count} layers."
+            )
+        return tuple(self.whole(key, each) for each in value)
+
+    def whole(self, key: str, value: Any) -> int:
+        """The value of a key, or one of its list, checked as `size` does."""
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ModelError(
                 f"{self.spelling.of(key)} must be a positive integer, not {shown(value)}."

@@ -74,7 +74,7 @@ def _another(reader: Reader, close: str, call: Call) -> Steps[bool]:
     if reader.marked is None:
         reader.marked = place  # so that the place is not forgotten
     yield from reader.space()
-    if close and (yield from reader.skip(close)):
+    if close and ((yield from reader.skip(close)) or reader.skip_end(close)):
         return False
     more = False
     if isinstance(call, JsonCall):

@@ -92,11 +92,8 @@ def _body(splitter: Messages, *, thinking: bool, peek: bool = False) -> Steps[st
     reader = splitter.reader
     take = splitter.think if thinking else splitter.say
     while True:
-        found = _MARKS.find(reader.text, reader.at)
-        held = 0 if found or reader.ended else _MARKS.held(reader.text, reader.at)
-        stop = found.start() if found else len(reader.text) - held
-        take(reader.text[reader.at : stop])
-        reader.at = stop
+        text, found = reader.before(_MARKS)
+        take(text)
         if found is not None:
             reader.at += 0 if peek else len(found[0])
             return found[0]

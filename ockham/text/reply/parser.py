@@ -57,8 +57,8 @@ class ReplyParser(Splitter):
             self._advance()
         return self._taken()
 
-    def finish(self) -> ReplyDelta:
-        self.reader.ended = True
+    def finish(self, *, cut: bool = False) -> ReplyDelta:
+        self.reader.ended, self.reader.cut = True, cut
         self._advance()
         return self._taken()
 
@@ -100,11 +100,8 @@ class ReplyParser(Splitter):
         if format_ is not None and format_.bare:
             yield from self._section(format_, None)
         while True:
-            found = marks.find(reader.text, reader.at)
-            held = 0 if found or reader.ended else marks.held(reader.text, reader.at)
-            stop = found.start() if found else len(reader.text) - held
-            self.say(reader.text[reader.at : stop])
-            reader.at = stop
+            text, found = reader.before(marks)
+            self.say(text)
             if found is None:
                 if not (yield from reader.more()) and reader.at == len(reader.text):
                     return
@@ -124,6 +121,8 @@ class ReplyParser(Splitter):
         if (yield from reader.skip(self._thought.open)):
             reader.marked = None
             yield from self._think(len(self._thought.open))
+        elif reader.skip_cut(Marks([self._thought.open])):
+            reader.marked = None
         else:
             reader.at = reader.at if reader.marked is None else reader.marked
             reader.marked = None
@@ -137,11 +136,8 @@ class ReplyParser(Splitter):
         opening = self._format.open if self._format is not None else ()
         marks = Marks([thought.close, *opening, *self._hidden])
         while True:
-            found = marks.find(reader.text, reader.at)
-            held = 0 if found or reader.ended else marks.held(reader.text, reader.at)
-            stop = found.start() if found else len(reader.text) - held
-            self.think(reader.text[reader.at : stop])
-            reader.at = stop
+            text, found = reader.before(marks)
+            self.think(text)
             if found is None:
                 if not (yield from reader.more()) and reader.at == len(reader.text):
                     self._space = ""

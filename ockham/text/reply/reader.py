@@ -43,6 +43,12 @@ class Marks:
                 return length
         return 0
 
+    def begun(self, text: str, start: int) -> int:
+        """How many characters at the end of a text that was cut are a part of a mark. Brackets
+        alone may be anything: there must be a letter."""
+        length = self.held(text, start)
+        return length if any(map(str.isalpha, text[len(text) - length :])) and length else 0
+
     def begins(self, text: str) -> bool:
         """Whether the text is the beginning of a mark, and no more than that."""
         return text in self._begun
@@ -55,6 +61,8 @@ class Reader:
         self.text = ""
         self.at = 0
         self.ended = False
+        self.cut = False
+        """Whether the text ended because no more of it was let come."""
         self._forgotten = 0
         self.marked: int | None = None
         """The place from which the text is still needed: see `since`."""
@@ -115,6 +123,35 @@ class Reader:
             return False
         self.at += len(text)
         return True
+
+    def skip_end(self, text: str) -> bool:
+        """Read what is left of a text that has ended, if that is how `text` begins; whether it
+        was."""
+        rest = self.text[self.at :]
+        if not (self.ended and rest and text.startswith(rest)):
+            return False
+        self.at = len(self.text)
+        return True
+
+    def skip_cut(self, marks: Marks) -> bool:
+        """Read what is left of a text that was cut, if that is a part of a mark; whether it was."""
+        if not self.cut or self.at + marks.begun(self.text, self.at) < len(self.text):
+            return False
+        self.at = len(self.text)
+        return True
+
+    def before(self, marks: Marks) -> tuple[str, re.Match[str] | None]:
+        """Read the text up to the next mark, as far as it is certain, and that mark, which comes
+        next. A part of a mark with which a text was cut is left out."""
+        found = marks.find(self.text, self.at)
+        stop = found.start() if found else len(self.text)
+        end = stop
+        if found is None and not self.ended:
+            stop = end = stop - marks.held(self.text, self.at)
+        elif found is None and self.cut:
+            end = stop - marks.begun(self.text, self.at)
+        text, self.at = self.text[self.at : end], stop
+        return text, found
 
     def expect(self, text: str) -> Steps[None]:
         """Read `text`. Raises Unparsed if something else comes next."""

@@ -12,6 +12,8 @@ import msgspec
 from ockham.core.outputs import Reply, ToolCall
 
 MOST_WARNINGS = 8
+CUT = "length"
+"""The finish reason of an answer that had no room to end."""
 
 
 class CallDelta(msgspec.Struct):
@@ -85,8 +87,12 @@ class Splitter(ABC):
         """What is new with the next piece of the answer."""
 
     @abstractmethod
-    def finish(self) -> ReplyDelta:
-        """What was held back, at the answer's end. Nothing may be fed after."""
+    def finish(self, *, cut: bool = False) -> ReplyDelta:
+        """What was held back, at the answer's end. Nothing may be fed after.
+
+        `cut`: the model had not ended, so that what the answer ends with may be a part of a mark.
+        That is no text, and is left out.
+        """
 
     @property
     @abstractmethod

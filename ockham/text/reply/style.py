@@ -107,9 +107,10 @@ def parse(
     *,
     prompt: str = "",
     hidden: Iterable[str] = (),
+    cut: bool = False,
 ) -> Reply:
-    """A whole answer, split. Arguments as `Style.splitter` has them."""
+    """A whole answer, split. Arguments as `Style.splitter` and `Splitter.finish` have them."""
     splitter = style.splitter(tools, prompt=prompt, hidden=hidden)
     splitter.feed(text)
-    splitter.finish()
+    splitter.finish(cut=cut)
     return splitter.reply()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ockham.text.reply.reader import Marks
 from ockham.text.reply.schemas import Tools
 from ockham.text.reply.splitter import ReplyDelta, Splitter
 
@@ -190,7 +191,10 @@ class TemplateParser(Splitter):
         self._read(ended=False)
         return self._taken()
 
-    def finish(self) -> ReplyDelta:
+    def finish(self, *, cut: bool = False) -> ReplyDelta:
+        if cut:
+            rest = len(self._text) - Marks(self._template.marks).begun(self._text, self._at)
+            self._text = self._text[:rest]
         self._read(ended=True)
         self.end_answer()
         return self._taken()

@@ -1,4 +1,4 @@
-"""One live server for the whole session, on a tiny random model with the lab's tokenizer."""
+"""Live servers on a tiny random model with the lab's tokenizer, and a browser."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.helpers.browser import Browser, browsing
 from tests.helpers.families import FAMILIES
 from tests.helpers.live import LiveServer
 from tests.helpers.tiny import tiny_llama
@@ -49,3 +50,17 @@ def talking(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Li
 @pytest.fixture(scope="session")
 def client(server: LiveServer) -> openai.OpenAI:
     return server.openai()
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browsing(tmp_path_factory.mktemp("downloads")) as found:
+        yield found
+
+
+@pytest.fixture
+def browser(window: Browser) -> Iterator[Browser]:
+    """The window, at its usual size. A test that leaves an error in its console has failed."""
+    window.driver.set_window_size(1200, 900)
+    yield window
+    assert window.console() == []

@@ -9,7 +9,12 @@ from typing import Any, ClassVar
 import pytest
 
 from ockham.api.server.errors import decode
+from ockham.api.server.extras import EXTRAS
+from ockham.api.server.llama_server.infill import InfillBody
+from ockham.api.server.messages.request import MessagesBody
+from ockham.api.server.ollama.request import ChatBody, GenerateBody
 from ockham.api.server.protocol import ChatRequest, CompletionRequest
+from ockham.api.server.responses.request import ResponseRequest
 from ockham.core import registry
 from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest
@@ -70,6 +75,73 @@ def test_what_is_wrong_with_an_ask_names_its_field(
     error = response.json()["error"]
     assert sentence in error["message"]
     assert error["param"] == field
+
+
+HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+OTHERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "/v1/messages": (MessagesBody, HELLO),
+    "/v1/responses": (ResponseRequest, {"model": "tiny", "input": "Hello", "max_output_tokens": 1}),
+    "/api/chat": (
+        ChatBody,
+        {"model": "tiny", "messages": HELLO["messages"], "options": {"num_predict": 1}},
+    ),
+    "/api/generate": (
+        GenerateBody,
+        {"model": "tiny", "prompt": "Hello", "options": {"num_predict": 1}},
+    ),
+}
+BESIDE: dict[str, Any] = {
+    "logit_bias": {"7": 1.5},
+    "stop_token_ids": [5],
+    "bad_words": ["no"],
+    "allowed_token_ids": [1, 2],
+    "min_tokens": 1,
+    "ignore_eos": True,
+    "include_stop_str_in_output": True,
+    "skip_special_tokens": False,
+    "spaces_between_special_tokens": True,
+    "structured_outputs": {"choice": ["a"]},
+    "chat_template_kwargs": {"style": "plain"},
+    "thinking_token_budget": 3,
+    "thinking_closing_text": "Enough.",
+    "repetition_detection": {"max_pattern_size": 4, "min_count": 3},
+    "cache_salt": "mine",
+    "cache_hint": "keep",
+    "reuse": "chunk",
+    "priority": 2,
+}
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_every_protocol_takes_the_fields_of_the_house(path: str) -> None:
+    kind, body = OTHERS[path]
+    assert set(BESIDE) == set(EXTRAS)
+    asked = {"recent": {"window": 64}, "streaming": True, "recompute_fraction": 0.5}
+    sent = json.dumps({**body, **BESIDE, **asked}).encode()
+    chat = decode(sent, kind).chat()
+    same = {"messages": HELLO["messages"], **BESIDE, **asked}
+    wanted = decode(json.dumps(same).encode(), ChatRequest)
+    for name in (*EXTRAS, *asked):
+        assert getattr(chat, name) == getattr(wanted, name), name
+    params = chat.sampling_params({}, max_tokens=1, logprobs=None, prompt_logprobs=None)
+    assert set(params.asks) == {"keep/recent", "pattern/streaming"}
+    assert chat.reuse_params() == wanted.reuse_params()
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_every_protocol_refuses_a_wrong_ask_in_a_sentence(server: LiveServer, path: str) -> None:
+    body = OTHERS[path][1]
+    response = server.post(path, {**body, "recent": {"window": 0}})
+    assert response.status_code == 400
+    assert "window must be from 1 to" in response.text
+    response = server.post(path, {**body, "all": True, "stream": False})
+    assert response.status_code == 200, response.text
+
+
+def test_a_text_between_two_others_may_ask_too() -> None:
+    asked = decode(b'{"input_prefix": "a", "recent": {"window": 64}}', InfillBody).completion()
+    params = asked.sampling_params({}, max_tokens=1, logprobs=None, prompt_logprobs=None)
+    assert set(params.asks) == {"keep/recent"}
 
 
 class ToyAsk(Ask, kw_only=True, frozen=True):

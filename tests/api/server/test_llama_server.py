@@ -125,6 +125,9 @@ def test_props_say_what_the_model_is(server: LiveServer) -> None:
     assert props["model_alias"] == "tiny"
     assert props["fill_in"] is True
     assert props["total_slots"] == 64
+    on = props["techniques"]
+    assert (on["reuse"], on["keep"], on["attention_pattern"]) == (["prefix"], "all", "full")
+    assert on["kv_store"] is False
 
 
 def test_slots_show_what_runs_of_the_caller_and_no_text(server: LiveServer) -> None:

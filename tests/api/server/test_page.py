@@ -18,7 +18,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from tests.api.server.conftest import TINY_FLAGS
-from tests.helpers.browser import MISSING, Browser, browsing, has_browser
+from tests.helpers.browser import MISSING, Browser, has_browser
 from tests.helpers.families import FAMILIES
 from tests.helpers.live import LiveServer
 
@@ -82,20 +82,6 @@ def paged(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live
     flags += ("--enable-in-reasoning",)  # so that what it is to say may hold a thought
     with LiveServer(tiny, directory, *flags) as live:
         yield live
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browsing(tmp_path_factory.mktemp("downloads")) as found:
-        yield found
-
-
-@pytest.fixture
-def browser(window: Browser) -> Iterator[Browser]:
-    """The window, at its usual size. A test that leaves an error in its console has failed."""
-    window.driver.set_window_size(1200, 900)
-    yield window
-    assert window.console() == []
 
 
 def saying(text: str) -> str:
@@ -279,6 +265,8 @@ def test_the_server_is_shown_as_it_is(paged: LiveServer, browser: Browser) -> No
     browser.until(lambda: "Prefixes that are held" in browser.text("#server"))
     text = browser.text("#server")
     assert "0 running, 0 waiting" in text
+    assert "Techniques that are on" in text
+    assert "attention pattern" in text
     assert browser.all(".tree li")
 
 

@@ -36,6 +36,29 @@ def test_a_budget_ends_the_thought_and_the_answer_goes_on(talker: openai.OpenAI)
     assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == spent
 
 
+def test_a_token_that_has_no_text_yet_is_counted_in_a_stream(talker: openai.OpenAI) -> None:
+    byte = 215  # no character, and none with what comes after it
+    budget = {"thinking_token_budget": 10}
+    asked = {
+        **ASKED,
+        "max_tokens": 40,
+        "logit_bias": {str(byte): 100},
+        "extra_body": {**THINKS, **budget, "return_token_ids": True},
+    }
+    whole = talker.chat.completions.create(**asked)
+    (choice,), usage = whole.choices, whole.usage
+    ids = (choice.model_extra or {})["token_ids"]
+    assert ids[:13] == [byte] * 13  # a character might have been finished
+    assert ids[13] != byte
+    assert usage is not None
+    assert usage.completion_tokens_details is not None
+    spent = usage.completion_tokens_details.reasoning_tokens
+    answered = next(n for n, token in enumerate(reversed(ids)) if token != byte)
+    assert spent == 40 - answered
+    _, chunks = streamed(talker, **asked, stream_options={"include_usage": True})
+    assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == spent
+
+
 def test_what_closes_a_thought_may_be_chosen(talker: openai.OpenAI) -> None:
     budget = {"thinking_token_budget": 0, "thinking_closing_text": "Enough."}
     asked = {**ASKED, "max_tokens": 20, "extra_body": {**THINKS, **budget}}

@@ -52,9 +52,11 @@ def test_every_registered_technique_has_a_recipe() -> None:
         "store",
         "store-writing",
         "swap",
+        "dual-chunk",
         "state-int8",
         "state-int8-int4",
         "state-int4",
+        "compress",
     }
 
 

@@ -314,7 +314,7 @@ def test_an_ambiguous_zero_point_of_the_first_convention_is_refused(tmp_path: Pa
         ({"checkpoint_format": "marlin"}, "the GPTQ layout 'marlin' cannot be read"),
         ({"dynamic": {"+:.*": {"bits": 8}}}, "settings for single modules"),
         ({"group_size": "x"}, "must be a size, not 'x'"),
-        ({"quant_method": "fp8"}, "is quantised as 'fp8', which cannot be read; gptq, awq"),
+        ({"quant_method": "hqq"}, "is quantised as 'hqq', which cannot be read; gptq, awq"),
         ({"quant_method": "awq", "version": "gemv"}, "the AWQ layout 'gemv' cannot be read"),
         ({"quant_method": "awq"}, "qweight' of .* has the shape"),
     ],
@@ -334,7 +334,7 @@ def test_a_config_that_contradicts_the_tensors_is_refused(
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (compressed(INT4, "nvfp4-pack-quantized"), "'nvfp4-pack-quantized' .* cannot be read"),
+        (compressed(INT4, "nvfp4-pack-quantized"), "weights of the type 'int' .* cannot be read"),
         (compressed({**INT4, "num_bits": 3}, "pack-quantized"), "with 3 bits"),
         (compressed({**INT8, "strategy": "block"}, "int-quantized"), "the strategy 'block'"),
         (

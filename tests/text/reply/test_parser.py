@@ -93,6 +93,50 @@ def test_an_answer_that_is_cut_anywhere_is_no_error(name: str) -> None:
                     piece.encode()  # no half of a character
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_mark_in_which_an_answer_is_cut_is_no_text(name: str) -> None:
+    """Wherever `max_tokens` cuts: what is no broken call is the text that was said before it."""
+    family = FAMILIES[name]
+    for number in range(2):
+        talks = Talks(SEED + number, family)
+        message = next(m for m in iter(talks.message, None) if m.get("tool_calls"))
+        written, tools = family.answer(message), Tools(talks.tools)
+        complete = said(message)
+        for length in range(len(written)):
+            told = f"seed {SEED + number}: {written[:length]!r}"
+            reply = parse(written[:length], style(family), tools, cut=True)
+            pieces, parser = list(written[:length]), style(family).splitter(tools)
+            deltas = [*(parser.feed(piece) for piece in pieces), parser.finish(cut=True)]
+            assert plain(parser.reply()) == plain(reply), told
+            if reply.warnings or family.found.bare or family.found.channels:
+                continue  # the call is given as text; or it begins like any text
+            content = (reply.content or "").rstrip("<|[/ \n")
+            assert complete["content"].startswith(content), told
+            assert (joined(deltas).content or "").rstrip("<|[/ \n") == content, told
+            thought = (reply.reasoning or "").rstrip("<|[/ \n")
+            assert (complete["reasoning"] or "").startswith(thought), told
+
+
+@pytest.mark.parametrize("size", range(1, len("</tool_call>")))
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_part_of_the_closing_mark_is_never_text(size: int, cut: bool) -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n'
+    chosen = Style(format=format_of("<tool_call>"), thought=None)
+    reply = parse(call + "</tool_call>"[:size], chosen, Tools(), cut=cut)
+    assert (reply.content, reply.warnings) == (None, [])
+    assert [each.name for each in reply.tool_calls] == ["f"]
+
+
+def test_an_answer_that_the_model_ended_keeps_what_looks_like_a_part_of_a_mark() -> None:
+    chosen = Style(format=format_of("<tool_call>"), thought=THINK)
+    for text in ("if a <t", "So: <tool_cal"):
+        assert parse(text, chosen, Tools()).content == text
+    assert parse("So: <tool_cal", chosen, Tools(), cut=True).content == "So: "
+    assert parse("if a <", chosen, Tools(), cut=True).content == "if a <"
+    assert parse("<thin", chosen, Tools(), cut=True).content == ""
+    assert parse("<think>\nso</thi", chosen, Tools(), cut=True).reasoning == "so"
+
+
 VALUES = st.recursive(
     st.none()
     | st.booleans()

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from ockham.api.prompts import Encoded
 from ockham.api.server.answer import Answer
+from ockham.api.server.asking import TakesAsks, with_asks
 from ockham.api.server.errors import error_body
 from ockham.api.server.fields import ANY
 from ockham.api.server.house import GENERATE, choose
@@ -22,7 +23,7 @@ from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import CompletionRequest
 from ockham.api.server.serving import Serving, body_bytes, read
 from ockham.api.server.sse import event
-from ockham.api.server.timings import AsksToSee, Progress, Timings
+from ockham.api.server.timings import Progress, Timings
 from ockham.core.errors import InvalidRequest, OckhamError
 from ockham.core.outputs import RequestOutput
 from ockham.text.fill_in import Extra
@@ -39,7 +40,7 @@ class ExtraFile(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     filename: str = "tmp"
 
 
-class InfillBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
+class InfillBody(TakesAsks, kw_only=True, forbid_unknown_fields=True):
     """`POST /infill`. Fields that are not named here are passed over.
 
     `prompt` is text that follows `input_prefix` at once: editors send the line that is being
@@ -82,7 +83,8 @@ class InfillBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
                 f"{predict}.",
                 "n_predict",
             )
-        return CompletionRequest(
+        kind: type[CompletionRequest] = with_asks(CompletionRequest, self.asking)
+        return kind(
             prompt="",
             model=self.model,
             max_tokens=None if predict == -1 else predict,
@@ -98,6 +100,7 @@ class InfillBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
             cache_salt=self.cache_salt,
             user=self.user,
             **self.seeing(),
+            **{name: getattr(self, name) for name in self.asking},
         )
 
 

@@ -16,6 +16,8 @@ from ockham.api.server.openapi.described import describes
 from ockham.api.server.protocol import ChatRequest
 from ockham.api.server.serving import body_bytes, read
 from ockham.api.server.turn import render
+from ockham.core.config import EngineConfig
+from ockham.engine.messages import Ready
 
 
 @describes(gives=dict[str, Any], queries=("model",))
@@ -41,8 +43,27 @@ async def props(http: Request) -> Response:
             "fill_in": tokenizer is not None and tokenizer.fill_in is not None,
             "build_info": f"ockham-{ockham.__version__}",
             "numerics_id": ready.numerics_id,
+            "techniques": _techniques(server.llm.config, ready),
         }
     )
+
+
+def _techniques(config: EngineConfig, ready: Ready) -> dict[str, Any]:
+    """What is on, by the names of the settings. Requests may ask for less, and some for more."""
+    return {
+        "quantization": config.quantization or "stored",
+        "kv_cache_dtype": config.kv_cache_dtype,
+        "reuse": config.reuse_techniques,
+        "kv_store": config.kv_store is not None,
+        "swap_space": config.swap_space > 0,
+        "drafters": list(ready.drafters),
+        "keep": config.keep,
+        "attention_pattern": config.attention_pattern,
+        "gate": config.gate,
+        "search": config.search,
+        "adapter": config.adapter,
+        "scheduling_policy": config.scheduling_policy,
+    }
 
 
 @describes(gives=list[dict[str, Any]], queries=("cache_salt", "model"))

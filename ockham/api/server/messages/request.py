@@ -6,13 +6,14 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from ockham.api.server.asking import with_asks
 from ockham.api.server.errors import HttpError
+from ockham.api.server.extras import Extras
 from ockham.api.server.fields import ANY
 from ockham.api.server.messages.blocks import Block, CacheControl
 from ockham.api.server.messages.conversation import Conversation, Message
 from ockham.api.server.messages.dialect import THREADS_UNSUPPORTED
 from ockham.api.server.protocol import ChatRequest
-from ockham.api.server.timings import AsksToSee
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.structured_outputs import StructuredOutputsParams
@@ -125,7 +126,7 @@ class MessagesChat(ChatRequest, kw_only=True):
     """Whether a message is marked to stay in the cache."""
 
 
-class MessagesBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
+class MessagesBody(Extras, kw_only=True, forbid_unknown_fields=True):
     """`POST /v1/messages`, and `/v1/messages/count_tokens`, which counts the prompt of the same."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -167,17 +168,12 @@ class MessagesBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
     thread: dict[str, Any] | None = None
     """Refused in such a way that the official clients' tool runners go on without it."""
 
-    # What is not Anthropic's.
-    structured_outputs: StructuredOutputsParams | None = None
-    cache_salt: str | None = None
-    cache_hint: Literal["keep", "discard"] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    # What is not Anthropic's, beside `Extras`.
     min_p: float | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
-    priority: int | None = None
 
     def chat(self) -> MessagesChat:
         """The same as chat completions have it."""
@@ -198,7 +194,8 @@ class MessagesBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
         tools = self._tools(skipped)
         variables, effort = self._thinking(prefill)
         marks = self._marks_messages()
-        return MessagesChat(
+        kind: type[MessagesChat] = with_asks(MessagesChat, self.asking)
+        return kind(
             model=self.model,
             messages=conversation.messages,
             max_tokens=1 if self.max_tokens == 0 else self.max_tokens,
@@ -211,24 +208,25 @@ class MessagesBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
             top_p=self.top_p,
             top_k=self.top_k,
             user=self.metadata.user_id if self.metadata else None,
-            structured_outputs=self._structured_outputs(),
-            chat_template_kwargs=variables,
             reasoning_effort=effort,
-            thinking_token_budget=self._budget(),
-            cache_salt=self.cache_salt,
-            cache_hint=self.cache_hint or ("keep" if marks else None),
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             seed=self.seed,
-            priority=self.priority,
             prefill=prefill,
             skipped=skipped,
             stays_s=self._stays_s(),
             marks_messages=marks,
-            # A stream begins with what of the prompt was cached.
-            **{**self.seeing(), "return_progress": self.stream},
+            **{
+                **self.extras(),
+                "structured_outputs": self._structured_outputs(),
+                "chat_template_kwargs": variables,
+                "thinking_token_budget": self._budget(),
+                "cache_hint": self.cache_hint or ("keep" if marks else None),
+                # A stream begins with what of the prompt was cached.
+                "return_progress": self.stream,
+            },
         )
 
     @property
@@ -267,14 +265,14 @@ class MessagesBody(AsksToSee, kw_only=True, forbid_unknown_fields=True):
     def _budget(self) -> int | None:
         """The most tokens of a thought. Raises `InvalidRequest`."""
         if self.thinking is None or self.thinking.type != "enabled":
-            return None
+            return self.thinking_token_budget
         budget = self.thinking.budget_tokens
         if budget is not None and budget < 1:
             raise InvalidRequest(
                 f"thinking.budget_tokens must be at least 1, got {shown(budget)}.",
                 "thinking.budget_tokens",
             )
-        return budget
+        return self.thinking_token_budget if budget is None else budget
 
     def _structured_outputs(self) -> StructuredOutputsParams | None:
         """What the answer must look like. Raises `InvalidRequest`."""

@@ -10,15 +10,15 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from ockham.api.server.asking import with_asks
+from ockham.api.server.extras import Extras
 from ockham.api.server.fields import ANY
 from ockham.api.server.ollama.options import Options
 from ockham.api.server.protocol import ChatMessage, ChatRequest
-from ockham.api.server.timings import AsksToSee
 from ockham.core.durations import duration_s
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown, token_ids
 from ockham.core.structured_outputs import StructuredOutputsParams
-from ockham.core.thoughts import RepetitionDetectionParams
 
 Think = bool | Literal["low", "medium", "high", "max"]
 
@@ -70,7 +70,7 @@ class Message(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: str | None = None
 
 
-class _Body(AsksToSee, kw_only=True, forbid_unknown_fields=True):
+class _Body(Extras, kw_only=True, forbid_unknown_fields=True):
     """What both requests have."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
@@ -92,15 +92,7 @@ class _Body(AsksToSee, kw_only=True, forbid_unknown_fields=True):
     top_logprobs: int | None = None
     """So many of the likeliest tokens are told with them."""
 
-    # What is not Ollama's.
-    structured_outputs: StructuredOutputsParams | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    thinking_token_budget: int | None = None
-    thinking_closing_text: str | None = None
-    repetition_detection: RepetitionDetectionParams | None = None
-    cache_salt: str | None = None
-    cache_hint: Literal["keep", "discard"] | None = None
-    priority: int | None = None
+    # What is not Ollama's, beside `Extras`.
     user: str | None = None
 
     @property
@@ -115,22 +107,22 @@ class _Body(AsksToSee, kw_only=True, forbid_unknown_fields=True):
                 "top_logprobs",
             )
         variables, effort = _thinking(self.think)
-        return ChatRequest(
+        kind: type[ChatRequest] = with_asks(ChatRequest, self.asking)
+        return kind(
             messages=messages,
             stream=self.streams,
-            structured_outputs=self._structured_outputs(),
-            chat_template_kwargs={**(variables or {}), **(self.chat_template_kwargs or {})},
-            thinking_token_budget=self.thinking_token_budget,
-            thinking_closing_text=self.thinking_closing_text,
-            repetition_detection=self.repetition_detection,
             reasoning_effort=effort,
             logprobs=self.logprobs,
             top_logprobs=self.top_logprobs if self.logprobs else None,
-            cache_salt=self.cache_salt,
-            cache_hint=self.cache_hint,
-            priority=self.priority,
             user=self.user,
-            **self.seeing(),
+            **{
+                **self.extras(),
+                "structured_outputs": self._structured_outputs(),
+                "chat_template_kwargs": {
+                    **(variables or {}),
+                    **(self.chat_template_kwargs or {}),
+                },
+            },
             **self.options.fields(),
             **more,
         )

@@ -24,6 +24,7 @@ from ockham.api.server.wire import ChosenLogprob, now_s
 from ockham.core.errors import OckhamError
 from ockham.core.outputs import CompletionOutput, Reply, RequestOutput
 from ockham.text.reply.splitter import CallDelta, ReplyDelta
+from ockham.text.text_stream import places
 
 _STATUSES = {
     "length": "incomplete",
@@ -144,15 +145,18 @@ class ResponseAnswer(ReplyAnswer):
         start = choice.text.find(content) if content else -1
         if tokenizer is None or start < 0:
             return self._logprobs if content else []
-        begin = len(choice.text[:start].encode())
-        end = begin + len(content.encode())
-        skips, at, kept = turn.plan.skips_special_tokens(turn.params), 0, []
-        for token, entry in zip(choice.token_ids, self._logprobs, strict=True):
-            if not tokenizer.is_silent(token, skips):
-                if begin <= at < end:
-                    kept.append(entry)
-                at += len(tokenizer.token_bytes(token))
-        return kept
+        end = start + len(content)
+        skips = turn.plan.skips_special_tokens(turn.params)
+        return [
+            entry
+            for token, at, entry in zip(
+                choice.token_ids,
+                places(tokenizer, choice.token_ids, skips),
+                self._logprobs,
+                strict=True,
+            )
+            if start <= at < end and not tokenizer.is_silent(token, skips)
+        ]
 
     def _finished(self, ending: Ending) -> Response:
         """The response once it is complete, or as far as it came."""

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from ockham.api.server.asking import TakesAsks, with_asks
+from ockham.api.server.asking import with_asks
+from ockham.api.server.extras import Extras
 from ockham.api.server.fields import ANY
 from ockham.api.server.protocol import ChatRequest, Effort
 from ockham.api.server.response_format import JsonSchema, ResponseFormat
@@ -18,8 +19,6 @@ from ockham.api.server.responses.items import Conversation, InputItem
 from ockham.api.server.responses.tools import Toolbox
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
-from ockham.core.structured_outputs import StructuredOutputsParams
-from ockham.core.thoughts import RepetitionDetectionParams
 
 LOGPROBS = "message.output_text.logprobs"
 SEALED_THOUGHTS = "reasoning.encrypted_content"
@@ -36,13 +35,10 @@ NAMES = {
 
 _HOUSE = (
     *("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"),
-    *("repetition_penalty", "logit_bias", "stop", "stop_token_ids", "bad_words", "min_tokens"),
-    *("allowed_token_ids", "ignore_eos", "structured_outputs", "chat_template_kwargs"),
-    *("thinking_token_budget", "thinking_closing_text", "repetition_detection"),
-    *("parallel_tool_calls", "cache_salt", "reuse", "priority", "model", "stream", "user"),
+    *("repetition_penalty", "stop", "parallel_tool_calls", "model", "stream", "user"),
     *("safety_identifier", "prompt_cache_key"),
 )
-"""Fields that chat completions have under the same names."""
+"""Fields that chat completions have under the same names, beside `Extras`."""
 
 _PLACE = re.compile(r"\b(messages|tools)\[(\d{1,9})\](?:\.function)?")
 _NEEDS_STORE = "This server keeps nothing of a request; "
@@ -89,7 +85,7 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Changes nothing: events are not padded."""
 
 
-class ResponseRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True, dict=True):
+class ResponseRequest(Extras, kw_only=True, forbid_unknown_fields=True, dict=True):
     """`POST /v1/responses`. Fields that are not listed are passed over, and named in the header
     `X-Ockham-Ignored-Fields`."""
 
@@ -148,29 +144,14 @@ class ResponseRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True, dict=
     user: str | None = None
     safety_identifier: str | None = None
 
-    # What is not OpenAI's: see chat completions.
+    # What is not OpenAI's, beside `Extras`.
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    bad_words: list[str] | None = None
-    allowed_token_ids: list[int] | None = None
-    min_tokens: int | None = None
-    ignore_eos: bool | None = None
-    structured_outputs: StructuredOutputsParams | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    thinking_token_budget: int | None = None
-    thinking_closing_text: str | None = None
-    repetition_detection: RepetitionDetectionParams | None = None
-    cache_salt: str | None = None
-    cache_hint: Literal["keep", "discard"] | None = None
-    reuse: str | None = None
-    priority: int | None = None
 
     @cached_property
     def asked(self) -> Asked:
@@ -248,9 +229,11 @@ class Asked:
             tool_choice=self.tools.choice(body.tool_choice),
             response_format=_response_format(body.text.format),
             reasoning_effort=body.reasoning.effort,
-            cache_hint=body.cache_hint or ("keep" if body.prompt_cache_key else None),
-            **body.seeing(),
-            **{name: getattr(body, name) for name in (*_HOUSE, *body.asking)},
+            **{name: getattr(body, name) for name in _HOUSE},
+            **{
+                **body.extras(),
+                "cache_hint": body.cache_hint or ("keep" if body.prompt_cache_key else None),
+            },
         )
         return made
 

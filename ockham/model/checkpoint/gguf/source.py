@@ -1,8 +1,8 @@
 """Weights in GGUF files.
 
 What is held as it is stored: F32, BF16, Q4_0 as codes of 4 bits in groups of 32, and the types of
-`gguf.blocks.READERS` in formats of their own. F16, Q2_K and Q3_K are widened to float32, exactly as
-the `gguf` package dequantises them. A mixture's experts stand in one tensor.
+`gguf.blocks.READERS` in the formats that hold them to the bit. F16 is widened to float32. A
+mixture's experts stand in one tensor.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ PLAIN: dict[str, np.dtype[Any]] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-WIDENED = ("Q2_K", "Q3_K")
-TYPES = (*PLAIN, "Q4_0", *READERS, *WIDENED)
+TYPES = (*PLAIN, "Q4_0", *READERS)
 """The types that can be read; a tensor of another is refused when it is asked for."""
 
 BLOCK_VALUES = 1 << 20
@@ -110,7 +109,7 @@ class GgufSource:
             return Stored("Q4_0", (tensor.name,), _Q4_0)
         kind = tensor.type_name
         blocks = READERS[kind].name if kind in READERS and len(part.shape) > 1 else None
-        return Stored(kind, (tensor.name,), opaque=kind in WIDENED, blocks=blocks)
+        return Stored(kind, (tensor.name,), blocks=blocks)
 
     def rows(self, part: Part) -> Iterator[Array]:
         tensor, start = self._find(part)
@@ -170,6 +169,13 @@ class GgufSource:
             raise ModelError(
                 f"tensor {tensor.name!r} of {tensor.file.path} has the type {tensor.type_name}; "
                 f"supported are {', '.join(TYPES)}."
+            )
+        # llama.cpp multiplies a product by such a number, which some converters write of NVFP4.
+        scale = f"{tensor.name.removesuffix('.weight')}.scale"
+        if scale in self._parts.tensors:
+            raise ModelError(
+                f"{tensor.file.path} has the tensor {scale!r}, a scale of a whole matrix beside "
+                "its blocks, which is not supported; take the file in another type."
             )
         return tensor, (expert or 0) * part.shape[0]
 

@@ -50,5 +50,6 @@ TENSOR_TYPES: dict[int, TensorType] = {
     34: TensorType("TQ1_0", 256, 54),
     35: TensorType("TQ2_0", 256, 66),
     39: TensorType("MXFP4", 32, 17),
+    40: TensorType("NVFP4", 64, 36),
 }
 """Number in a file -> the type."""

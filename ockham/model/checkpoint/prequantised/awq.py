@@ -17,6 +17,7 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.model.checkpoint.prequantised.base import (
     SCALES,
+    IntegerCodec,
     base_of,
     fp16_holds,
     group_size,
@@ -31,7 +32,7 @@ PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where the eight outputs of a word stand in it."""
 
 
-class Awq:
+class Awq(IntegerCodec):
     """The layout of the module's docstring."""
 
     harmless: tuple[str, ...] = (".bias",)

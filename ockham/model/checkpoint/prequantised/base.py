@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
-from ockham.core.quantised import QuantisedRows
+from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.packed.packing import Stored
 from ockham.model.program.weights import Part
@@ -35,8 +36,27 @@ class Codec(Protocol):
         ...
 
     def quantised(self, checkpoint: Checkpoint, part: Part) -> Iterator[QuantisedRows]:
-        """The rows [part.start, part.stop), not yet checked for faults of values."""
+        """The rows [part.start, part.stop), not yet checked for faults of values, where `stored`
+        gives an encoding."""
         ...
+
+    def blocks(self, checkpoint: Checkpoint, part: Part) -> Iterator[BlockRows]:
+        """The same rows, where `stored` names a format of blocks."""
+        ...
+
+    def floats(self, checkpoint: Checkpoint, part: Part) -> Iterator[Array]:
+        """The same rows as floats, where `stored` gives no encoding."""
+        ...
+
+
+class IntegerCodec:
+    """What a layout does not have whose codes are integers throughout."""
+
+    def blocks(self, checkpoint: Checkpoint, part: Part) -> Iterator[BlockRows]:
+        raise ModelError(f"tensor {part.name!r} is not stored in blocks.")
+
+    def floats(self, checkpoint: Checkpoint, part: Part) -> Iterator[Array]:
+        raise ModelError(f"tensor {part.name!r} is not stored as floats.")
 
 
 def base_of(name: str) -> str:

@@ -9,6 +9,8 @@ bits first, of codes to which 2 ** (bits - 1) was added; `weight_scale` (N, G); 
 
 int-quantized: `weight` int8 (N, K); `weight_scale` (N, 1), or (1,) for the strategy 'tensor'.
 Inputs must be quantised as they come ('dynamic') or not at all.
+
+Floats of 4 and 8 bits: compressed_floats.py.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy.typing as npt
 
 from ockham.core.arrays import Array
 from ockham.core.errors import ModelError
-from ockham.core.quantised import Encoding, QuantisedRows
+from ockham.core.quantised import BlockRows, Encoding, QuantisedRows
 from ockham.model.checkpoint.prequantised.base import (
     SCALES,
     base_of,
@@ -31,6 +33,8 @@ from ockham.model.checkpoint.prequantised.base import (
     row_slices,
     unpack,
 )
+from ockham.model.checkpoint.prequantised.compressed_floats import LAYOUTS as FLOATS
+from ockham.model.checkpoint.prequantised.compressed_floats import FloatLayout
 from ockham.model.files.safetensors import Checkpoint
 from ockham.model.packed.packing import Stored
 from ockham.model.program.weights import Part
@@ -41,7 +45,10 @@ LAYOUTS = ("pack-quantized", "int-quantized")
 class CompressedTensors:
     """The layouts of the module's docstring, for 4 or 8 bits."""
 
-    harmless: tuple[str, ...] = ("weight_shape", "weight_g_idx", "weight_zero_point", ".bias")
+    harmless: tuple[str, ...] = (
+        *("weight_shape", "weight_g_idx", "weight_zero_point", ".bias"),
+        *(".input_scale", ".input_global_scale"),
+    )
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         sparsity = (config.get("sparsity_config") or {}).get("format", "dense")
@@ -58,6 +65,8 @@ class CompressedTensors:
 
     def stored(self, checkpoint: Checkpoint, part: Part) -> Stored:
         scheme, base = self._scheme(part), base_of(part.name)
+        if scheme.floats is not None:
+            return scheme.floats.stored(checkpoint, part)
         outputs, inputs = part.shape
         group = scheme.group(part)
         names = [base + ("weight_packed" if scheme.packed else "weight"), base + "weight_scale"]
@@ -109,6 +118,18 @@ class CompressedTensors:
                 yield QuantisedRows(codes, np.ascontiguousarray(scales[held]), zeros[held])
             done += len(block)
 
+    def blocks(self, checkpoint: Checkpoint, part: Part) -> Iterator[BlockRows]:
+        yield from self._floats(part).blocks(checkpoint, part)
+
+    def floats(self, checkpoint: Checkpoint, part: Part) -> Iterator[Array]:
+        yield from self._floats(part).floats(checkpoint, part)
+
+    def _floats(self, part: Part) -> FloatLayout:
+        floats = self._scheme(part).floats
+        if floats is None:
+            raise ModelError(f"tensor {part.name!r} is not stored as floats.")
+        return floats
+
     def _scheme(self, part: Part) -> _Scheme:
         module = part.name.removesuffix(".weight")
         for scheme in self._schemes:
@@ -132,10 +153,16 @@ class _Scheme:
         self.packed = self.layout == "pack-quantized"
         self.zeros = not weights.get("symmetric", True)
         self._weights = weights
-        if self.layout not in LAYOUTS or weights.get("type", "int") != "int":
+        kind = weights.get("type", "int")
+        self.floats: FloatLayout | None = None
+        if kind == "float" and self.layout in FLOATS:
+            self.floats = FloatLayout(name, self.layout, weights)
+            return
+        if self.layout not in LAYOUTS or kind != "int":
             raise ModelError(
-                f"compressed-tensors of the format {self.layout!r} (group {name!r}) cannot be "
-                f"read, only {' and '.join(LAYOUTS)}."
+                f"compressed-tensors of the format {self.layout!r} with weights of the type "
+                f"{kind!r} (group {name!r}) cannot be read, only {' and '.join(LAYOUTS)} of "
+                f"integers, and {', '.join(FLOATS)} of floats."
             )
         if self.bits not in ((4, 8) if self.packed else (8,)):
             raise ModelError(

@@ -9,12 +9,14 @@ from ockham.core.errors import ModelError
 from ockham.model.checkpoint.prequantised.awq import Awq
 from ockham.model.checkpoint.prequantised.base import Codec
 from ockham.model.checkpoint.prequantised.compressed_tensors import CompressedTensors
+from ockham.model.checkpoint.prequantised.fp8 import Fp8
 from ockham.model.checkpoint.prequantised.gptq import Gptq
 
 CODECS: dict[str, Callable[[Mapping[str, Any]], Codec]] = {
     "gptq": Gptq,
     "awq": Awq,
     "compressed-tensors": CompressedTensors,
+    "fp8": Fp8,
 }
 """quant_method of config.json -> its reader."""
 

@@ -22,6 +22,7 @@ from ockham.core.errors import ModelError
 from ockham.core.quantised import Encoding, QuantisedRows
 from ockham.model.checkpoint.prequantised.base import (
     SCALES,
+    IntegerCodec,
     base_of,
     fp16_holds,
     group_size,
@@ -36,7 +37,7 @@ FORMATS = {"gptq": 1, "gptq_v2": 0}
 """`checkpoint_format` -> what is added to a stored zero point."""
 
 
-class Gptq:
+class Gptq(IntegerCodec):
     """The layout of the module's docstring, for 4 or 8 bits."""
 
     # AutoGPTQ writes biases of zeros for layers that have none.

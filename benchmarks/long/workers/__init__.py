@@ -1,0 +1,1 @@
+"""One process for each engine, in its own environment."""

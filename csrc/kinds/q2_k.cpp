@@ -1,0 +1,62 @@
+// Blocks of 256 inputs in 2 bits: d * s * code - m * t, s and t of 16 inputs. See blocks.h.
+#include "kernels/linear.h"
+#include "kinds/blocks.h"
+
+namespace ockham {
+
+namespace {
+
+struct Q2_K {
+    static constexpr const char* name = "q2_k";
+    static constexpr BlockShape shape = {256, 2, 16, true};
+};
+
+}  // namespace
+
+}  // namespace ockham
+
+#ifdef OCKHAM_ISA_NAMESPACE
+
+#include OCKHAM_SIMD
+
+#include "kinds/block_tiles.h"
+
+namespace ockham::OCKHAM_ISA_NAMESPACE {
+
+void q2_k_tile(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+               int64_t y_stride, const float* bias) {
+    walk_blocks<Nested<Q2_K>>(matrix, input, area, y, y_stride, bias);
+}
+
+}  // namespace ockham::OCKHAM_ISA_NAMESPACE
+
+#ifdef OCKHAM_TILES
+
+namespace ockham::amx {
+
+void q2_k_tile(const PackedMatrix& matrix, const PreparedInput& input, const Area& area, float* y,
+               int64_t y_stride, const float* bias) {
+    block_tile<Q2_K>(avx512::q2_k_tile, matrix, input, area, y, y_stride, bias);
+}
+
+}  // namespace ockham::amx
+
+#endif
+
+#else
+
+#include "kinds/block_kind.h"
+
+namespace ockham {
+
+OCKHAM_DECLARE_TILES(TileFunction q2_k_tile);
+
+namespace {
+
+OCKHAM_BLOCK_KIND(Q2_K, q2_k_tile);
+
+}  // namespace
+
+}  // namespace ockham
+
+#endif

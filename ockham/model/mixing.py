@@ -1,0 +1,137 @@
+"""Mixes: other quantizations for some tensors of a model, by their roles or names.
+
+A mix maps a pattern to a quantization, such as {"down": "int8", "*.layers.0.*": "bf16"}. A pattern
+is a role (`ockham.core.seams.Role`) or a shell pattern of tensors' names; a tensor takes the last
+one that fits it. It is packed in exactly the format that is named, also where that format alone
+would leave it to another; "stored" takes it as it would be without any quantization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import get_args
+
+import numpy as np
+
+from ockham.core.arrays import Floats
+from ockham.core.errors import ConfigError
+from ockham.core.seams import Format, Linear, Role
+from ockham.kernels.ops import Experts
+from ockham.model.checkpoint.sources import TensorSource
+from ockham.model.loading import named_format
+from ockham.model.packed.layout import key_of
+from ockham.model.packed.packing import PLAIN_ROLES
+from ockham.model.program.compile import compile_program
+from ockham.model.program.description import ModelDescription
+from ockham.model.program.weights import Part, UnloadedLinear, matrix_shape
+
+MIXED = "mix"
+"""What a converted directory calls the quantization of such weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of a model that may be quantised, or the rows of one that stand for an expert.
+    `matrix` is the key of the packed matrix that it is part of, `first` its first row there;
+    `whole` says that all of that matrix has one format."""
+
+    key: str
+    part: Part
+    role: Role
+    matrix: str
+    first: int
+    whole: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return matrix_shape([self.part])
+
+
+class _Names:
+    """Weights without values that note what is asked for."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self.found: list[Tensor] = []
+        self.keys: dict[int, str] = {}
+        self.has = source.has
+        self._held: list[Linear] = []
+
+    def linear(self, parts: Sequence[Part], role: Role) -> Linear:
+        first = 0
+        for part in parts:
+            tensor = Tensor(key_of([part]), part, role, key_of(parts), first)
+            if role not in PLAIN_ROLES:
+                self.found.append(tensor)
+            first += tensor.shape[0]
+        linear = UnloadedLinear("", *matrix_shape(parts), 0)
+        self._held.append(linear)
+        self.keys[id(linear)] = key_of(parts)
+        return linear
+
+    def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:
+        return np.empty(0, np.float32)
+
+
+def tensors_of(description: ModelDescription, source: TensorSource) -> list[Tensor]:
+    """Every tensor of a model that a mix may name, in the order of the program."""
+    names = _Names(source)
+    program = compile_program(description, names, description.max_position_embeddings)
+    whole = {
+        names.keys[id(matrix)]
+        for op in program.ops
+        if isinstance(op, Experts)
+        for matrix in op.matrices().values()
+    }
+    return [replace(tensor, whole=tensor.matrix in whole) for tensor in names.found]
+
+
+def named_mix(
+    mix: Mapping[str, str], description: ModelDescription, source: TensorSource
+) -> dict[str, Format | None]:
+    """The format of each tensor that a mix names, by key; None for "stored".
+
+    Raises ConfigError for a pattern that fits no tensor, and a quantization that does not exist.
+    """
+    if not mix:
+        return {}
+    tensors = tensors_of(description, source)
+    made = cache(named_format)
+    found: dict[str, Format | None] = {}
+    for pattern, quantization in mix.items():
+        fitting = list(_fitting(pattern, tensors))
+        if not fitting:
+            roles = ", ".join(sorted({tensor.role for tensor in tensors}))
+            raise ConfigError(
+                f"the mix names {pattern!r}, which is no tensor of this model; name a role "
+                f"({roles}) or a pattern of names such as {tensors[-1].part.name!r}."
+            )
+        for tensor in fitting:
+            found[tensor.key] = made(quantization)
+    _check_whole(found, tensors)
+    return found
+
+
+def _check_whole(mix: Mapping[str, Format | None], tensors: Sequence[Tensor]) -> None:
+    """Raises ConfigError where the mix divides a matrix that has one format."""
+    formats: dict[str, object] = {}
+    for tensor in tensors:
+        own = mix.get(tensor.key, tensor.matrix)  # nothing else equals a key
+        if tensor.whole and formats.setdefault(tensor.matrix, own) != own:
+            raise ConfigError(
+                f"the mix names another format for {tensor.key!r} than for the rest of "
+                f"{tensor.matrix!r}; an expert's projections that are multiplied together have "
+                "one format."
+            )
+
+
+def _fitting(pattern: str, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    if pattern in get_args(Role):
+        return (tensor for tensor in tensors if tensor.role == pattern)
+    return (
+        tensor
+        for tensor in tensors
+        if pattern == tensor.key or fnmatchcase(tensor.part.name, pattern)
+    )

@@ -1,0 +1,72 @@
+"""Transforms applied to a checkpoint, one after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ockham.core.errors import ConfigError
+from ockham.core.registry import make
+from ockham.core.seams import Transform
+from ockham.model.calibration import CalibrationText
+from ockham.model.checkpoint.opening import OpenedModel
+from ockham.model.program.compile import compile_program
+from ockham.model.rewriting.model import RewrittenModel
+from ockham.model.rewriting.reading import plain_packer
+from ockham.model.rewriting.writing import CARD, plain_config
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """Transforms with their options, in the order in which they are applied. `dtype` is that of a
+    plain checkpoint, by default the original's. With `widen`, what a quantised checkpoint holds is
+    taken for its weights; without it, such a one is refused."""
+
+    transforms: tuple[str, ...]
+    dtype: str | None = None
+    widen: bool = False
+
+
+def rewrite(
+    opened: OpenedModel,
+    path: Path,
+    rewriting: Rewriting,
+    text: Callable[[], CalibrationText] | None,
+    progress: Callable[[str], None],
+) -> RewrittenModel:
+    """The model after all transforms, with their card in its config. `text` reads the calibration
+    text, if there is one, and is asked only where a transform needs it. Raises ConfigError for a
+    model that is quantised, unless it is to be widened, and as transforms do."""
+    if not rewriting.widen:
+        measured = opened.source.measure(plain_packer())
+        compile_program(opened.description, measured, opened.description.max_position_embeddings)
+        if measured.notes():
+            raise ConfigError(
+                f"{path} is quantised already, and transforms begin with unquantised weights: name "
+                "the original, or add --widen to take its rounded values for the model."
+            )
+    read = None if text is None else cache(text)
+    model = RewrittenModel(opened, progress, read)
+    cards: list[dict[str, Any]] = []
+    for given in rewriting.transforms:
+        transform: Transform = make("transform", given)
+        cards.append({"transform": given, **transform.apply(model)})
+        progress(f"transformed by {given}")
+    if read is not None and read.cache_info().currsize:
+        cards[-1]["calibration"] = read().record()
+    model.config[CARD] = [*model.config.get(CARD, ()), *cards]
+    return model
+
+
+def reopened(opened: OpenedModel, model: RewrittenModel) -> OpenedModel:
+    """The rewritten model as one that was opened, in fp32, so that weights are rounded once."""
+    return dataclasses.replace(
+        opened,
+        config=plain_config(model, "float32"),
+        description=model.description,
+        source=model.source("float32"),
+    )

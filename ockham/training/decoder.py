@@ -1,0 +1,214 @@
+"""Any decoder that Ockham runs, in PyTorch: built from its compiled program, so that what
+transforms made (shortcuts, unequal widths) is trained as anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ockham.core.arrays import Floats
+from ockham.core.errors import ConfigError
+from ockham.core.seams import Linear
+from ockham.kernels.ops import (
+    Attend,
+    AttentionInput,
+    AttentionOutput,
+    Embed,
+    Experts,
+    FeedForward,
+    Head,
+    Norm,
+    Operation,
+    Rope,
+    Route,
+)
+from ockham.model.program.compile import compile_program
+from ockham.model.rewriting.anatomy import NamedMatrix, Names
+from ockham.model.rewriting.model import RewrittenModel
+from ockham.training.student import Learner, divergence
+
+
+class Decoder(nn.Module):
+    """A model whose parameters are the tensors of its checkpoint, in fp32."""
+
+    def __init__(self, model: RewrittenModel) -> None:
+        """Raises ConfigError for operations that are not computed here: activations but SiLU, norms
+        behind branches, soft caps, dual chunk attention."""
+        super().__init__()
+        read = {name: values() for name, _, values in model.tensors()}
+        self.shapes = {name: tuple(shape) for name, shape, _ in model.tensors()}
+        self._places = {name: place for place, name in enumerate(read)}
+        self.tensors = nn.ParameterList(
+            nn.Parameter(torch.from_numpy(values.reshape(self.shapes[name])))
+            for name, values in read.items()
+        )
+        description = model.description
+        self._names = Names(model.source("float32").has)
+        program = compile_program(description, self._names, description.max_position_embeddings)
+        self._ops: Sequence[Operation] = program.ops
+        for op in self._ops:
+            _check(op)
+
+    def values(self) -> dict[str, Floats]:
+        """The tensors as they are now, by the names of the checkpoint."""
+        return {name: self.tensors[place].detach().numpy() for name, place in self._places.items()}
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits (B, T, V) of token ids (B, T)."""
+        x = torch.empty(0)
+        state: dict[str, Any] = {}
+        for op in self._ops:
+            if isinstance(op, Embed):
+                x = F.embedding(ids, self._matrix(op.table)) * op.scale
+            elif isinstance(op, AttentionInput):
+                state["qkv"] = self._qkv(op, x)
+            elif isinstance(op, Attend):
+                state["mixed"] = _attend(op, *state["qkv"])
+            elif isinstance(op, AttentionOutput):
+                branch = F.linear(state["mixed"], self._matrix(op.out), self._vector(op.bias))
+                x = self._base(x, op.shortcut) + op.residual_scale * branch
+            elif isinstance(op, FeedForward):
+                h = self._norm(x, op.norm)
+                inner = _gated(F.linear(h, self._matrix(op.gate_up), self._vector(op.gate_up_bias)))
+                branch = F.linear(inner, self._matrix(op.down), self._vector(op.down_bias))
+                x = self._base(x, op.shortcut) + op.residual_scale * branch
+            elif isinstance(op, Route):
+                state["h"] = self._norm(x, op.norm)
+                state["routed"] = self._route(op, state["h"])
+            elif isinstance(op, Experts):
+                branch = self._experts(op, state["h"], *state["routed"])
+                x = self._base(x, op.shortcut) + op.residual_scale * branch
+            elif isinstance(op, Head):
+                x = F.linear(self._norm(x, op.norm), self._matrix(op.out)) * op.scale
+        return x
+
+    def _tensor(self, name: str) -> Tensor:
+        found: Tensor = self.tensors[self._places[name]]
+        return found
+
+    def _matrix(self, linear: Linear | None) -> Tensor:
+        assert isinstance(linear, NamedMatrix)
+        parts = [
+            self._tensor(part.name).reshape(-1, part.shape[-1])[part.start : part.stop]
+            for part in linear.parts
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _vector(self, values: Floats | None) -> Tensor | None:
+        names = self._names.of(values)
+        return torch.cat([self._tensor(name) for name in names]) if names else None
+
+    def _norm(self, x: Tensor, norm: Norm | None) -> Tensor:
+        if norm is None:
+            return x
+        (name,) = self._names.of(norm.weight)
+        offset = 1.0 if name in self._names.offset else 0.0
+        scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.eps)
+        return x * scale * (self._tensor(name) + offset)
+
+    def _base(self, x: Tensor, shortcut: Linear | None) -> Tensor:
+        return x if shortcut is None else F.linear(x, self._matrix(shortcut))
+
+    def _qkv(self, op: AttentionInput, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, heads, T, E) each, rotated."""
+        raw = F.linear(self._norm(x, op.norm), self._matrix(op.qkv), self._vector(op.bias))
+        sizes = [op.heads * op.head_dim, op.kv_heads * op.head_dim, op.kv_heads * op.head_dim]
+        q, k, v = torch.split(raw, sizes, dim=-1)
+        if op.norm_whole:
+            q, k = self._norm(q, op.q_norm), self._norm(k, op.k_norm)
+        q, k, v = (each.reshape(*each.shape[:-1], -1, op.head_dim) for each in (q, k, v))
+        if not op.norm_whole:
+            q, k = self._norm(q, op.q_norm), self._norm(k, op.k_norm)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        if op.rope is not None:
+            q, k = _rotated(q, op.rope), _rotated(k, op.rope)
+        return q, k, v
+
+    def _route(self, op: Route, h: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities = F.linear(h, self._matrix(op.router)).softmax(-1)
+        weights, chosen = probabilities.topk(op.top_k)
+        return chosen, weights / weights.sum(-1, keepdim=True) if op.normalise else weights
+
+    def _experts(self, op: Experts, h: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        branch = torch.zeros_like(h)
+        for number, (gate_up, down) in enumerate(zip(op.gate_up, op.down, strict=True)):
+            weight = (weights * (chosen == number)).sum(-1, keepdim=True)
+            rows = weight.squeeze(-1) > 0
+            inner = _gated(F.linear(h[rows], self._matrix(gate_up)))
+            own = torch.zeros_like(h)
+            own[rows] = F.linear(inner, self._matrix(down)) * weight[rows]
+            branch = branch + own
+        if op.shared_gate_up is not None:
+            inner = _gated(F.linear(h, self._matrix(op.shared_gate_up)))
+            shared = F.linear(inner, self._matrix(op.shared_down))
+            if op.shared_gate is not None:
+                shared = shared * F.linear(h, self._matrix(op.shared_gate)).sigmoid()
+            branch = branch + shared
+        return branch
+
+
+class Healed(Learner):
+    """A model that learns the distributions of another one, at all positions and over all weights
+    (Hinton et al. 2015, arXiv:1503.02531)."""
+
+    rate = 1e-4
+    text_share = 1.0
+
+    def __init__(self, learned: Decoder, teacher: Decoder) -> None:
+        super().__init__()
+        self.learned = learned
+        self._teacher = [teacher.requires_grad_(False)]  # in a list, as it is no part of the state
+
+    def loss(self, ids: Tensor, rng: np.random.Generator, source: str) -> Tensor:
+        return self._loss(ids[:, :-1])
+
+    @torch.no_grad()
+    def divergence(self, ids: Tensor) -> float:
+        """The mean KL(teacher || learned) of rows of token ids (B, T + 1), in nats."""
+        return sum(self._loss(row[None, :-1]).item() for row in ids) / len(ids)
+
+    def _loss(self, ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            expected = self._teacher[0](ids)
+        return divergence(expected, self.learned(ids))
+
+
+def _check(op: Operation) -> None:
+    if getattr(op, "activation", "silu") != "silu" or not getattr(op, "gated", True):
+        raise ConfigError("healing is for models whose feed-forwards are gated by SiLU.")
+    for field in ("post_norm", "stream_norm", "softcap"):
+        if getattr(op, field, None) is not None:
+            raise ConfigError(f"healing is not for models with a {field.replace('_', ' ')}.")
+    if isinstance(op, AttentionInput) and op.rope is not None and op.rope.dual_chunk is not None:
+        raise ConfigError("healing is not for models with dual chunk attention.")
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def _rotated(heads: Tensor, rope: Rope) -> Tensor:
+    half = len(rope.inverse_frequencies)
+    positions = torch.arange(heads.shape[2], dtype=torch.float32)
+    angles = torch.outer(positions, torch.from_numpy(rope.inverse_frequencies.copy()))
+    cos, sin = angles.cos() * rope.scale, angles.sin() * rope.scale
+    sizes = [half, half, heads.shape[-1] - 2 * half]
+    first, second, rest = torch.split(heads, sizes, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+
+
+def _attend(op: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(B, T, heads * E)."""
+    rows = torch.arange(q.shape[2])
+    behind = rows[:, None] - rows
+    seen = behind >= 0
+    if op.window is not None:
+        seen = seen & (behind < op.window)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=op.scale, enable_gqa=True)
+    return mixed.transpose(1, 2).flatten(2)
