@@ -52,13 +52,14 @@ template <class S>
 struct Block {
     const typename S::T* keys[block_groups];
     const typename S::T* values[block_groups];
+    Ahead ahead;
 };
 
 // Scores of QUERIES queries with GROUPS groups of keys: scores[query * 64 + key].
 template <class S, int QUERIES, int GROUPS>
 static inline __attribute__((always_inline)) void score_groups(
     const typename S::T* q, int64_t head_dim, int64_t width, const typename S::T* const* keys,
-    float* scores) {
+    const int64_t* ahead, float* scores) {
     Lanes sums[QUERIES][GROUPS];
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i)
@@ -67,7 +68,10 @@ static inline __attribute__((always_inline)) void score_groups(
     for (int64_t e = 0; e < head_dim; e += S::step) {
         decltype(S::load(keys[0])) k[GROUPS];
 #pragma GCC unroll 8
-        for (int g = 0; g < GROUPS; ++g) k[g] = S::load(keys[g] + e * group_keys);
+        for (int g = 0; g < GROUPS; ++g) {
+            k[g] = S::load(keys[g] + e * group_keys);
+            ask_for(keys[g] + e * group_keys, ahead[g]);
+        }
 #pragma GCC unroll 8
         for (int i = 0; i < QUERIES; ++i) {
             const auto elements = S::all(q + i * width + e);
@@ -90,10 +94,10 @@ static void score_block(const AttentionTile& tile, int64_t first, const Block<S>
     int g = first_group;
     for (; g + most <= last_group; g += most)
         score_groups<S, QUERIES, most>(q, tile.head_dim, tile.width, block.keys + g,
-                                       scores + g * group_keys);
+                                       block.ahead.keys + g, scores + g * group_keys);
     for (; g < last_group; ++g)
         score_groups<S, QUERIES, 1>(q, tile.head_dim, tile.width, block.keys + g,
-                                    scores + g * group_keys);
+                                    block.ahead.keys + g, scores + g * group_keys);
 }
 
 // Where the values of key j of a block stand, or of the step of keys that begins there.
@@ -118,10 +122,14 @@ static inline __attribute__((always_inline)) void add_values(
         const int group_end = (j / static_cast<int>(group_keys) + 1) * static_cast<int>(group_keys);
         const int end = last < group_end ? last : group_end;
         const typename S::T* values = values_of(block, j, width) + element * S::step;
+        const int64_t ahead = block.ahead.values[j / static_cast<int>(group_keys)];
         for (; j < end; j += S::step, values += width * S::step) {
             decltype(S::load(values)) v[VECTORS];
 #pragma GCC unroll 8
-            for (int n = 0; n < VECTORS; ++n) v[n] = S::load(values + n * lane_count * S::step);
+            for (int n = 0; n < VECTORS; ++n) {
+                v[n] = S::load(values + n * lane_count * S::step);
+                ask_for(values + n * lane_count * S::step, ahead);
+            }
 #pragma GCC unroll 8
             for (int i = 0; i < QUERIES; ++i) {
                 const auto weight = S::all(weights + i * block_keys + j);
@@ -229,19 +237,22 @@ static inline void attend_queries(int count, const AttentionTile& tile, int64_t 
 // The queries [first, last), which all see keys of the block, shared out evenly to the registers.
 template <class S>
 static void attend_block_of_tile(const AttentionTile& tile, int64_t first, int64_t last,
-                                 int64_t block_start, const Block<S>& block) {
+                                 int64_t block_start, Block<S> block) {
     int64_t rounds = (last - first + tile_queries - 1) / tile_queries;
     for (; rounds > 0; --rounds) {
         const int64_t count = (last - first + rounds - 1) / rounds;
         attend_queries<S, tile_queries>(static_cast<int>(count), tile, first, block_start, block);
         first += count;
+        block.ahead = {};
     }
 }
 
 // The pointers of the block that begins with the logical key block_start.
 template <class S>
-static inline Block<S> stored_block(const AttentionTile& tile, int64_t block_start) {
+static inline Block<S> stored_block(const AttentionTile& tile, int64_t block_start,
+                                    bool more = false) {
     Block<S> block;
+    block.ahead = Ahead(tile, block_start, more);
     const KeyGroup* groups = tile.groups + (block_start / group_keys - tile.first_group);
     for (int g = 0; g < block_groups; ++g) {
         block.keys[g] = static_cast<const typename S::T*>(groups[g].keys);
@@ -250,22 +261,6 @@ static inline Block<S> stored_block(const AttentionTile& tile, int64_t block_sta
     return block;
 }
 
-// Asks for the keys and values of a block, which a decode reads only once: the processor's own
-// prefetching stops at the end of each page of the planes.
-static inline void prefetch_block(const AttentionTile& tile, int64_t block_start) {
-    const int64_t seen = tile.high[tile.queries - 1] - block_start;
-    const KeyGroup* groups = tile.groups + (block_start / group_keys - tile.first_group);
-    for (int64_t g = 0; g < block_groups && g * group_keys < seen; ++g) {
-        const char* keys = static_cast<const char*>(groups[g].keys);
-        const char* values = static_cast<const char*>(groups[g].values);
-        for (int64_t i = 0; i < tile.key_bytes; i += 64) __builtin_prefetch(keys + i, 0, 2);
-        for (int64_t i = 0; i < tile.value_bytes; i += 64) __builtin_prefetch(values + i, 0, 2);
-    }
-}
-
-// With more queries than these, reading is hidden behind arithmetic anyway.
-constexpr int64_t prefetch_queries = 2 * tile_queries;
-
 static void attend(const AttentionTile& tile, int64_t first_block, int64_t last_block) {
     int64_t first = 0, last = 0;  // the queries that see keys of the block
     for (int64_t b = first_block; b < last_block; ++b) {
@@ -273,14 +268,13 @@ static void attend(const AttentionTile& tile, int64_t first_block, int64_t last_
         while (first < tile.queries && tile.high[first] <= start) ++first;
         while (last < tile.queries && tile.low[last] < start + block_keys) ++last;
         if (first >= last) continue;
-        if (tile.queries <= prefetch_queries && b + 1 < last_block)
-            prefetch_block(tile, start + block_keys);
+        const bool more = b + 1 < last_block;
         if (tile.keys == Element::bf16)
-            attend_block_of_tile(tile, first, last, start, stored_block<StoredBf16>(tile, start));
+            attend_block_of_tile(tile, first, last, start, stored_block<StoredBf16>(tile, start, more));
         else if (tile.keys == Element::fp32)
-            attend_block_of_tile(tile, first, last, start, stored_block<StoredFp32>(tile, start));
+            attend_block_of_tile(tile, first, last, start, stored_block<StoredFp32>(tile, start, more));
         else
-            attend_coded_block_of_tile(tile, first, last, start);
+            attend_coded_block_of_tile(tile, first, last, start, more);
     }
 }
 

@@ -22,6 +22,40 @@ template <int QUERIES>
 constexpr int tile_vectors = QUERIES == 1 ? 2 : 1;
 #endif
 
+// How many bytes the keys and values of the next block lie behind those of a block, by groups; 0 where
+// nothing is to be asked for. A kernel asks for the next block's lines while it computes with the
+// same lines of this one. Asked for all at once they would fill the queue of outstanding reads, and
+// nothing would be computed until most of them had come. The processor's own prefetching stops at
+// the end of each page of the planes.
+struct Ahead {
+    int64_t keys[block_groups] = {}, values[block_groups] = {};
+
+    Ahead() = default;
+    // `more`: whether a block follows that a query of the tile sees.
+    Ahead(const AttentionTile& tile, int64_t block_start, bool more) {
+        if (!more) return;
+        const KeyGroup* groups = tile.groups + (block_start / group_keys - tile.first_group);
+        const int64_t seen = tile.high[tile.queries - 1] - (block_start + block_keys);
+        const auto bytes_from = [](const void* here, const void* there) {
+            return static_cast<int64_t>(reinterpret_cast<uintptr_t>(there) -
+                                        reinterpret_cast<uintptr_t>(here));
+        };
+        for (int g = 0; g < block_groups && g * group_keys < seen; ++g) {
+            keys[g] = bytes_from(groups[g].keys, groups[g + block_groups].keys);
+            values[g] = bytes_from(groups[g].values, groups[g + block_groups].values);
+        }
+    }
+};
+
+// Asks for the line that lies `ahead` behind p, which the second-level cache takes: reads that the
+// first one waits for are fewer.
+static inline __attribute__((always_inline)) void ask_for(const void* p, int64_t ahead) {
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) +
+                                                     static_cast<uintptr_t>(ahead)),
+                       0, 2);
+}
+constexpr int64_t line_bytes = 64;
+
 // Which keys of one block some queries of a tile see: query i those in [begin[i], end[i]), all of them
 // together those in [least, most).
 template <int QUERIES>

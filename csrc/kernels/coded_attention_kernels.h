@@ -61,8 +61,10 @@ struct CodedBlock {
     const uint8_t* keys[block_groups];
     const uint8_t* values[block_groups];
     int64_t key_scales, value_scales;  // where they stand in a group, in bytes
+    Ahead ahead;
 
-    CodedBlock(const AttentionTile& tile, int64_t block_start) {
+    CodedBlock(const AttentionTile& tile, int64_t block_start, bool more = false)
+        : ahead(tile, block_start, more) {
         const KeyGroup* groups = tile.groups + (block_start / group_keys - tile.first_group);
         for (int g = 0; g < block_groups; ++g) {
             keys[g] = static_cast<const uint8_t*>(groups[g].keys);
@@ -77,8 +79,8 @@ struct CodedBlock {
 // Scores of QUERIES queries with GROUPS groups of keys: scores[query * 64 + key].
 template <class K, int QUERIES, int GROUPS>
 static inline __attribute__((always_inline)) void score_coded_groups(
-    const AttentionTile& tile, int64_t first, const uint8_t* const* keys, int64_t scales,
-    float* scores) {
+    const AttentionTile& tile, int64_t first, const uint8_t* const* keys, const int64_t* ahead,
+    int64_t scales, float* scores) {
     const auto* q = static_cast<const typename K::Query*>(tile.q) + first * tile.width;
     const int64_t width = tile.width;
     constexpr int64_t row = K::parts * K::step, few = K::few / K::parts * row;
@@ -96,6 +98,9 @@ static inline __attribute__((always_inline)) void score_coded_groups(
             for (int g = 0; g < GROUPS; ++g) some[i][g] = K::nothing();
         for (; e < end; e += row) {
             const int64_t at = e / row * K::row_bytes;
+            if (K::row_bytes == line_bytes || at % line_bytes == 0)
+#pragma GCC unroll 8
+                for (int g = 0; g < GROUPS; ++g) ask_for(keys[g] + at, ahead[g]);
 #pragma GCC unroll 2
             for (int part = 0; part < K::parts; ++part) {
                 decltype(K::load(keys[0], 0)) k[GROUPS];
@@ -140,11 +145,11 @@ static void score_coded_block(const AttentionTile& tile, int64_t first, const Co
     constexpr int most = tile_vectors<QUERIES>;
     int g = first_group;
     for (; g + most <= last_group; g += most)
-        score_coded_groups<K, QUERIES, most>(tile, first, block.keys + g, block.key_scales,
-                                             scores + g * group_keys);
+        score_coded_groups<K, QUERIES, most>(tile, first, block.keys + g, block.ahead.keys + g,
+                                             block.key_scales, scores + g * group_keys);
     for (; g < last_group; ++g)
-        score_coded_groups<K, QUERIES, 1>(tile, first, block.keys + g, block.key_scales,
-                                          scores + g * group_keys);
+        score_coded_groups<K, QUERIES, 1>(tile, first, block.keys + g, block.ahead.keys + g,
+                                          block.key_scales, scores + g * group_keys);
 }
 
 // The weights of a block's keys, for each query of some.
@@ -218,6 +223,11 @@ static inline __attribute__((always_inline)) void add_coded_values(
             const uint8_t* values = block.values[g] + at;
             const auto* codes = weights.codes + g * group;
             for (int j = 0; j < group; j += V::step, values += row_bytes) {
+                // Lines that are shared with another part, or vector, are asked for once.
+                constexpr int in_line = static_cast<int>(line_bytes) * V::parts / V::row_bytes;
+#pragma GCC unroll 8
+                for (int n = 0; n < VECTORS; n += in_line)
+                    ask_for(values + (FIRST + n) / V::parts * V::row_bytes, block.ahead.values[g]);
                 decltype(V::load(values, 0)) v[VECTORS];
 #pragma GCC unroll 8
                 for (int n = 0; n < VECTORS; ++n)
@@ -321,27 +331,28 @@ static inline void attend_coded_queries(int count, const AttentionTile& tile, in
 
 template <class K, class V>
 static void attend_coded(const AttentionTile& tile, int64_t first, int64_t last,
-                         int64_t block_start) {
-    const CodedBlock block(tile, block_start);
+                         int64_t block_start, bool more) {
+    CodedBlock block(tile, block_start, more);
     int64_t rounds = (last - first + tile_queries - 1) / tile_queries;
     for (; rounds > 0; --rounds) {
         const int64_t count = (last - first + rounds - 1) / rounds;
         attend_coded_queries<K, V, tile_queries>(static_cast<int>(count), tile, first, block_start,
                                                  block);
         first += count;
+        block.ahead = {};
     }
 }
 
 // The queries [first, last), which all see keys of the block.
 static void attend_coded_block_of_tile(const AttentionTile& tile, int64_t first, int64_t last,
-                                       int64_t block_start) {
+                                       int64_t block_start, bool more) {
     const bool four = tile.values == Element::int4;
     if (tile.keys == Element::int8)
         (four ? attend_coded<CodedInt8, CodedInt4> : attend_coded<CodedInt8, CodedInt8>)(
-            tile, first, last, block_start);
+            tile, first, last, block_start, more);
     else
         (four ? attend_coded<CodedInt4, CodedInt4> : attend_coded<CodedInt4, CodedInt8>)(
-            tile, first, last, block_start);
+            tile, first, last, block_start, more);
 }
 
 // As AttentionKernels::probabilities, of a block that begins at the logical key `start`.
