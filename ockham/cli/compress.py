@@ -9,7 +9,7 @@ import click
 
 from ockham.cli.convert import encode
 from ockham.cli.options import option
-from ockham.cli.value_types import Integer
+from ockham.cli.value_types import Integer, Shares
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 
@@ -74,6 +74,18 @@ from ockham.core.errors import ConfigError
     help="Take these formats only, such as int4,int8.  [default: all]",
 )
 @option(
+    "--widths",
+    type=Shares(),
+    default="",
+    metavar="SHARE,...",
+    help="Let feed-forwards also keep these shares of their channels, such as 0.75,0.5.",
+)
+@option(
+    "--drop",
+    is_flag=True,
+    help="Let layers also lose their attention, or all of their feed-forward but one step.",
+)
+@option(
     "--scores",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
@@ -95,6 +107,8 @@ def compress(
     score_tokens: int,
     measured: int,
     formats: str,
+    widths: tuple[float, ...],
+    drop: bool,
     scores: Path | None,
     threads: int | None,
     revision: str | None,
@@ -103,7 +117,8 @@ def compress(
 
     Each tensor gets a format of its own. Every alternative is scored by what it alone does to the
     model's predictions; the mix of least loss within the goal is found by a mixed-integer program,
-    written, and judged on text of its own. OUT loads directly; its README.md lists every choice.
+    written, and judged on text of its own. With --widths and --drop, parts of the model may go too.
+    OUT loads directly; its README.md lists every choice.
     """
     from ockham.core.units import readable
     from ockham.lab.compress.search import Goal, Search
@@ -117,6 +132,8 @@ def compress(
         scored_tokens=score_tokens,
         measured=measured,
         formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
+        widths=widths,
+        drop=drop,
         scores=scores or out.with_name(f"{out.name}.scores.jsonl"),
     )
     goal = Goal(bits, nbytes, tokens_per_second, _floor(floor))

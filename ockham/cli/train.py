@@ -13,7 +13,7 @@ from ockham.cache.keep.learned import trained_rules
 from ockham.cli.command import Group
 from ockham.cli.options import option
 from ockham.cli.report import duration
-from ockham.cli.value_types import Integer
+from ockham.cli.value_types import Integer, Shares
 
 RULES = trained_rules()
 INNER = [name for name, kind in RULES.items() if kind == "inner"]
@@ -184,6 +184,75 @@ def heal(as_json: bool, threads: int | None, **settings: Any) -> None:
             f"on held-out text, {scores['kl_before']} nats from the teacher before, "
             f"{scores['kl_after']} after"
         )
+    click.echo(f"wrote {chosen.out} in {duration(scores['seconds'])}.", err=True)
+
+
+@train.command()
+@click.argument("target", metavar="MODEL")
+@click.argument("out", type=click.Path(path_type=Path))
+@option(
+    "--widths",
+    type=Shares(),
+    default="0.25,0.5",
+    metavar="SHARE,...",
+    help="Shares of the channels of feed-forwards that shall be models.",
+    show_default=True,
+)
+@option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help='Text, or .jsonl with "text" or "messages"; may be given more than once. The lab models '
+    "need none.",
+)
+@option("--tokens", type=Integer(1), default=1_000_000, help="Tokens to read.", show_default=True)
+@option("--context", type=Integer(16), default=512, help="Tokens of a row.", show_default=True)
+@option(
+    "--batch-tokens", type=Integer(16), default=2048, help="Tokens of a step.", show_default=True
+)
+@option("--rate", type=float, default=1e-3, help="The learning rate's peak.", show_default=True)
+@option(
+    "--data-weight",
+    type=float,
+    default=0.25,
+    help="Weight of the text's own tokens beside MODEL's distributions.",
+    show_default=True,
+)
+@option(
+    "--multiple", type=Integer(1), default=32, help="Widths are multiples of it.", show_default=True
+)
+@option(
+    "--keep-order", is_flag=True, help="Leave channels where they are: MODEL is nested already."
+)
+@option("--seed", type=int, default=0, show_default=True)
+@option("--threads", type=Integer(1), default=None, help="Of PyTorch.  [default: all cores]")
+@option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+def nested(as_json: bool, threads: int | None, **settings: Any) -> None:
+    """Train MODEL so that the first channels of its feed-forwards are smaller models, and write it
+    to OUT.
+
+    All widths share their weights: each step reads text at full width and at one other, and both
+    learn MODEL's distributions. `ockham convert OUT SMALL --transform width:0.5` takes one out.
+    When it was interrupted, the same command goes on. It needs the extra:
+    pip install 'ockham[train]'.
+    """
+    from ockham.training.nested import NestedSettings, train_nested
+
+    chosen = NestedSettings(**settings)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    scores = train_nested(chosen, partial(click.echo, err=True))
+    if as_json:
+        click.echo(json.dumps(scores, indent=2))
+    else:
+        for width, after in scores["kl_after"].items():
+            click.echo(
+                f"width {width}: on held-out text {scores['kl_before'][width]} nats from the "
+                f"original before, {after} after"
+            )
     click.echo(f"wrote {chosen.out} in {duration(scores['seconds'])}.", err=True)
 
 

@@ -168,6 +168,21 @@ class TokenIds(click.ParamType):  # type: ignore[type-arg]  # generic only in st
             self.fail(f"{value!r} is not a list of token ids; write 1,2,3.", param, ctx)
 
 
+class Shares(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
+    """Numbers as '0.25,0.5', or a list in a configuration file; none of ''."""
+
+    name = "shares"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        parts = value if isinstance(value, list | tuple) else str(value).split(",")
+        try:
+            return tuple(float(part) for part in parts if part != "")
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is not a list of numbers; write 0.25,0.5.", param, ctx)
+
+
 class LogitBias(click.ParamType):  # type: ignore[type-arg]  # generic only in stubs
     """Token id -> bias as a JSON object, or a mapping in a configuration file."""
 

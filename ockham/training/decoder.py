@@ -4,6 +4,7 @@ transforms made (shortcuts, unequal widths) is trained as anything else."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from ockham.model.program.compile import compile_program
 from ockham.model.rewriting.anatomy import NamedMatrix, Names
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.training.student import Learner, divergence
+from ockham.training.target import fast
+from ockham.weights.widths import width_of
 
 
 class Decoder(nn.Module):
@@ -43,6 +46,7 @@ class Decoder(nn.Module):
         read = {name: values() for name, _, values in model.tensors()}
         self.shapes = {name: tuple(shape) for name, shape, _ in model.tensors()}
         self._places = {name: place for place, name in enumerate(read)}
+        self._ends = (model.table, model.head)
         self.tensors = nn.ParameterList(
             nn.Parameter(torch.from_numpy(values.reshape(self.shapes[name])))
             for name, values in read.items()
@@ -51,6 +55,7 @@ class Decoder(nn.Module):
         self._names = Names(model.source("float32").has)
         program = compile_program(description, self._names, description.max_position_embeddings)
         self._ops: Sequence[Operation] = program.ops
+        self._routed = any(isinstance(op, Experts) for op in self._ops)
         for op in self._ops:
             _check(op)
 
@@ -58,9 +63,20 @@ class Decoder(nn.Module):
         """The tensors as they are now, by the names of the checkpoint."""
         return {name: self.tensors[place].detach().numpy() for name, place in self._places.items()}
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits (B, T, V) of token ids (B, T)."""
-        x = torch.empty(0)
+    def matrices(self) -> list[Tensor]:
+        """The matrices of the layers, each (N, K): neither the table of embeddings nor the head."""
+        return [
+            self.tensors[place]
+            for name, place in self._places.items()
+            if len(self.shapes[name]) == 2 and name not in self._ends
+        ]
+
+    def forward(self, ids: Tensor, keep: float = 1.0, multiple: int = 1) -> Tensor:
+        """Logits (B, T, V) of token ids (B, T). Of each feed-forward, or of each routed expert
+        where there are some, the first channels compute, the share `keep` of them in steps of
+        `multiple` (`width_of`)."""
+        x, narrow = torch.empty(0), _Narrow(keep, multiple)
+        plain = _Narrow(1.0, 1) if self._routed else narrow
         state: dict[str, Any] = {}
         for op in self._ops:
             if isinstance(op, Embed):
@@ -74,14 +90,15 @@ class Decoder(nn.Module):
                 x = self._base(x, op.shortcut) + op.residual_scale * branch
             elif isinstance(op, FeedForward):
                 h = self._norm(x, op.norm)
-                inner = _gated(F.linear(h, self._matrix(op.gate_up), self._vector(op.gate_up_bias)))
-                branch = F.linear(inner, self._matrix(op.down), self._vector(op.down_bias))
+                branch = self._inner(h, op.gate_up, op.down, plain, op.gate_up_bias)
+                bias = self._vector(op.down_bias)
+                branch = branch if bias is None else branch + bias
                 x = self._base(x, op.shortcut) + op.residual_scale * branch
             elif isinstance(op, Route):
                 state["h"] = self._norm(x, op.norm)
                 state["routed"] = self._route(op, state["h"])
             elif isinstance(op, Experts):
-                branch = self._experts(op, state["h"], *state["routed"])
+                branch = self._experts(op, narrow, state["h"], *state["routed"])
                 x = self._base(x, op.shortcut) + op.residual_scale * branch
             elif isinstance(op, Head):
                 x = F.linear(self._norm(x, op.norm), self._matrix(op.out)) * op.scale
@@ -134,18 +151,31 @@ class Decoder(nn.Module):
         weights, chosen = probabilities.topk(op.top_k)
         return chosen, weights / weights.sum(-1, keepdim=True) if op.normalise else weights
 
-    def _experts(self, op: Experts, h: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    def _inner(
+        self, h: Tensor, gate_up: Linear, down: Linear, narrow: _Narrow, bias: Floats | None = None
+    ) -> Tensor:
+        """down(silu(gate(h)) * up(h)) over the first channels."""
+        read, write, added = self._matrix(gate_up), self._matrix(down), self._vector(bias)
+        whole = write.shape[1]
+        width = width_of(whole, narrow.keep, narrow.multiple)
+        if width < whole:
+            read, write = _first(read, width), write[:, :width]
+            added = None if added is None else _first(added, width)
+        return F.linear(_gated(F.linear(h, read, added)), write)
+
+    def _experts(
+        self, op: Experts, narrow: _Narrow, h: Tensor, chosen: Tensor, weights: Tensor
+    ) -> Tensor:
         branch = torch.zeros_like(h)
         for number, (gate_up, down) in enumerate(zip(op.gate_up, op.down, strict=True)):
             weight = (weights * (chosen == number)).sum(-1, keepdim=True)
             rows = weight.squeeze(-1) > 0
-            inner = _gated(F.linear(h[rows], self._matrix(gate_up)))
             own = torch.zeros_like(h)
-            own[rows] = F.linear(inner, self._matrix(down)) * weight[rows]
+            found = self._inner(h[rows], gate_up, down, narrow) * weight[rows]
+            own[rows] = found.to(own.dtype)
             branch = branch + own
-        if op.shared_gate_up is not None:
-            inner = _gated(F.linear(h, self._matrix(op.shared_gate_up)))
-            shared = F.linear(inner, self._matrix(op.shared_down))
+        if op.shared_gate_up is not None and op.shared_down is not None:
+            shared = self._inner(h, op.shared_gate_up, op.shared_down, _Narrow(1.0, 1))
             if op.shared_gate is not None:
                 shared = shared * F.linear(h, self._matrix(op.shared_gate)).sigmoid()
             branch = branch + shared
@@ -178,6 +208,78 @@ class Healed(Learner):
         return divergence(expected, self.learned(ids))
 
 
+class Nested(Learner):
+    """A model of which the first channels of the feed-forwards are a smaller model: both learn the
+    distributions of the original, and the text (MatFormer, Devvrit et al. 2023, arXiv:2310.07707;
+    with Once-for-All's distillation, arXiv:1908.09791, section 3.3).
+
+    A step reads its rows at full width and at one of `widths`, drawn anew; `data_weight` is that of
+    the text's negative log-likelihood beside KL(original || width)."""
+
+    rate = 1e-3
+    text_share = 1.0
+
+    def __init__(
+        self,
+        learned: Decoder,
+        teacher: Decoder,
+        widths: Sequence[float],
+        multiple: int,
+        data_weight: float,
+    ) -> None:
+        super().__init__()
+        self.learned = learned
+        self._teacher = [teacher.requires_grad_(False)]  # in a list, as it is no part of the state
+        self._widths, self._multiple, self._data_weight = tuple(widths), multiple, data_weight
+
+    def loss(self, ids: Tensor, rng: np.random.Generator, source: str) -> Tensor:
+        inputs, said = ids[:, :-1], ids[:, 1:].flatten()
+        width = self._widths[int(rng.integers(len(self._widths)))]
+        total = torch.zeros(())
+        with fast():
+            with torch.no_grad():
+                expected = self._teacher[0](inputs)
+            for keep in (1.0, width):
+                logits = self.learned(inputs, keep, self._multiple)
+                text = F.cross_entropy(logits.flatten(0, 1).float(), said)
+                total = total + divergence(expected, logits) + self._data_weight * text
+        return total / 2
+
+    def optimisers(self, rate: float) -> dict[str, torch.optim.Optimizer]:
+        """Muon for the layers' matrices, at four times the rate of AdamW for the rest."""
+        matrices = self.learned.matrices()
+        own = {id(each) for each in matrices}
+        others = [each for each in self.learned.parameters() if id(each) not in own]
+        return {
+            "matrices": torch.optim.Muon(matrices, lr=4 * rate, weight_decay=0.0, momentum=0.95),
+            "others": torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
+        }
+
+    @torch.no_grad()
+    def divergence(self, ids: Tensor, keep: float) -> float:
+        """The mean KL(original || width) of rows of token ids (B, T + 1), in nats."""
+        found = 0.0
+        for row in ids:
+            expected = self._teacher[0](row[None, :-1])
+            logits = self.learned(row[None, :-1], keep, self._multiple)
+            found += divergence(expected, logits).item()
+        return found / len(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Narrow:
+    """How many of a feed-forward's channels compute."""
+
+    keep: float
+    multiple: int
+
+
+def _first(gate_up: Tensor, width: int) -> Tensor:
+    """The rows of gate and up (2 I, ...) of the first channels: (2 width, ...)."""
+    gate, up = gate_up.chunk(2)
+    return torch.cat((gate[:width], up[:width]))
+
+
 def _check(op: Operation) -> None:
     if getattr(op, "activation", "silu") != "silu" or not getattr(op, "gated", True):
         raise ConfigError("healing is for models whose feed-forwards are gated by SiLU.")
@@ -205,10 +307,12 @@ def _rotated(heads: Tensor, rope: Rope) -> Tensor:
 
 def _attend(op: Attend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(B, T, heads * E)."""
-    rows = torch.arange(q.shape[2])
-    behind = rows[:, None] - rows
-    seen = behind >= 0
+    seen = None
     if op.window is not None:
-        seen = seen & (behind < op.window)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=op.scale, enable_gqa=True)
+        rows = torch.arange(q.shape[2])
+        behind = rows[:, None] - rows
+        seen = (behind >= 0) & (behind < op.window)
+    mixed = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=seen, is_causal=seen is None, scale=op.scale, enable_gqa=True
+    )
     return mixed.transpose(1, 2).flatten(2)

@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ockham.core.errors import ConfigError
-from ockham.model.checkpoint.opening import OpenedModel, open_model
-from ockham.model.checkpoint.prequantised.find import quantization_config
+from ockham.model.checkpoint.opening import OpenedModel
 from ockham.model.converting import copy_beside
 from ockham.model.hub import BUILT_IN, resolve
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.model.rewriting.writing import CARD, write_checkpoint
-from ockham.text.tokenizer import Tokenizer
-from ockham.training.documents import Pieces, lab_documents, read_documents
+from ockham.training.distilling import HELD_OUT_WINDOWS, open_plain, read_pieces_for
+from ockham.training.documents import Pieces
 from ockham.training.extra import require_extra
 from ockham.training.workplace import Workplace
 
 Tell = Callable[[str], None]
-HELD_OUT_WINDOWS = 8
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,9 @@ def heal(settings: HealSettings, tell: Tell = lambda line: None) -> dict[str, An
             "kind that will be read."
         )
     require_extra()
-    tokenizer = Tokenizer(path)
-    if settings.data:
-        pieces = read_documents(settings.data, settings.held_out, tokenizer, tokenizer.eos_token_id)
-    else:
-        pieces = lab_documents(tokenizer, settings.seed)
+    pieces = read_pieces_for(path, settings.data, settings.held_out, settings.seed)
     workplace = Workplace(settings, path, tell)
-    student, original = _opened(path, "the model to heal"), _opened(teacher, "the teacher")
+    student, original = open_plain(path, "the model to heal"), open_plain(teacher, "the teacher")
     try:
         if student.description.vocab_size != original.description.vocab_size:
             raise ConfigError(
@@ -95,15 +89,6 @@ def heal(settings: HealSettings, tell: Tell = lambda line: None) -> dict[str, An
     finally:
         student.source.close()
         original.source.close()
-
-
-def _opened(path: Path, what: str) -> OpenedModel:
-    if path.is_dir():
-        from ockham.model.program.description import read_config
-
-        if quantization_config(read_config(path)) is not None:
-            raise ConfigError(f"{path} is quantised, and {what} must be a plain checkpoint.")
-    return open_model(path)
 
 
 def _heal(

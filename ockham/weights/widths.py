@@ -45,13 +45,19 @@ def feed_forwards(model: Rewritable) -> dict[str, FeedForwardNames]:
     return {each.down: each for each in routed or found}
 
 
+def width_of(whole: int, keep: float, multiple: int) -> int:
+    """The width of a feed-forward of which the share `keep` stays, in steps of `multiple`: one step
+    at least, and at most the `whole`."""
+    return min(whole, max(1, round(keep * whole / multiple)) * multiple)
+
+
 def choose(scores: Scores, options: WidthOptions) -> dict[str, Longs]:
     """The channels that stay, in their order, by `down`. Raises ConfigError if nothing can go."""
     step, total = options.multiple, sum(map(len, scores.values()))
     kept = {name: len(own) for name, own in scores.items()}
     if options.even:
         for name, own in scores.items():
-            kept[name] = min(len(own), max(1, round((1 - options.share) * len(own) / step)) * step)
+            kept[name] = width_of(len(own), 1 - options.share, step)
     else:
         left = total
         for _, name in _steps(scores, step):
@@ -136,6 +142,14 @@ def _say_widths(model: Rewritable) -> None:
     ]
     routed = any(each.number is not None for each in own.values())
     model.set_widths([layer for layer in widths if layer], routed)
+
+
+def sort_channels(model: Rewritable, what: str) -> None:
+    """Put the channels of every feed-forward that add most to the output on a text first, by values
+    times weights (`value_scores`). `what` names who reads the text."""
+    inputs = read_inner(model, what, list(feed_forwards(model)))
+    for name, scores in value_scores(model, inputs).items():
+        reorder(model, name, np.argsort(-scores, kind="stable"))
 
 
 def magnitudes(model: Rewritable) -> dict[str, Doubles]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from recipes.lab import nested
 from recipes.lab.card import card
 from recipes.lab.corpus import build_corpus
 from recipes.lab.data import Streams, build_streams
@@ -25,7 +26,7 @@ from recipes.lab.plan import PLANS
 from recipes.lab.sentences import write_items
 from recipes.lab.siblings import DENSE, SIBLINGS
 from recipes.lab.start import load_dense
-from recipes.lab.texts import write_texts
+from recipes.lab.texts import NESTED_MIX, write_texts
 from recipes.lab.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from recipes.lab.train import Trainer
 
@@ -33,7 +34,7 @@ _ROOT = Path(__file__).parents[2]
 _MODELS = _ROOT / "ockham/model"
 _LAB = _MODELS / "lab"
 _WEIGHTS = _LAB / "model.safetensors"
-_COMMANDS = ("tokenizer", "passages", "train", "export", "agreement", "items", "drafters")
+_COMMANDS = ("tokenizer", "passages", "train", "export", "agreement", "items", "drafters", "nested")
 
 
 def main() -> None:
@@ -70,6 +71,11 @@ def main() -> None:
         for method in [options.method] if options.method else METHODS:
             train_drafter(method, data, held_out, run / method)
             install(method, run / method, _MODELS)
+        return
+    if options.command == "nested":
+        run = options.run or _ROOT / "runs" / "nested"
+        data, _ = write_texts(documents, nested.SEED, run / "texts", NESTED_MIX)
+        nested.train_lab_nested(data, options.out or run / "model")
         return
     tokenizer = load_tokenizer(_LAB)
     streams = build_streams(documents, tokenizer, _ROOT / "runs/tokens")

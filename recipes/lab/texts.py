@@ -4,7 +4,8 @@ what is held out."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -13,31 +14,44 @@ from ockham.lab.tasks.item import Split
 from recipes.lab.corpus import Document
 
 _PART_CHARS = 4_000
-_PARTS = {"code": 2_400, "prose": 600, "chat": 600}
-_EXERCISES = 2_400
 _HELD_OUT = 96
 _ASKED = ("recall", "documents", "edit", "steps", "chat")
-_LONGEST_QUESTION_CHARS = 1_200
 
 Line = dict[str, object]
 
 
-def write_texts(documents: Sequence[Document], seed: int, out: Path) -> tuple[Path, list[Path]]:
+@dataclass(frozen=True)
+class Mix:
+    """How many parts of documents of each source, and how many exercises, whose questions are so
+    long at most."""
+
+    parts: Mapping[str, int]
+    exercises: int
+    longest_question_chars: int
+
+
+DRAFTERS_MIX = Mix({"code": 2_400, "prose": 600, "chat": 600}, 2_400, 1_200)
+NESTED_MIX = Mix({"code": 700, "prose": 150, "chat": 150}, 5_000, 4_000)
+
+
+def write_texts(
+    documents: Sequence[Document], seed: int, out: Path, mix: Mix = DRAFTERS_MIX
+) -> tuple[Path, list[Path]]:
     """Write train.jsonl, and of what training never reads code.jsonl, prose.jsonl and
     exercises.jsonl, into the folder ``out``; their paths. Exercises are of the train split, the
     held-out ones of the test split."""
     rng = Random(f"texts {seed}")
     out.mkdir(parents=True, exist_ok=True)
     lines: list[Line] = []
-    for source, most in _PARTS.items():
+    for source, most in mix.parts.items():
         lines += _some(_parts(documents, source, held_out=False), most, rng)
-    lines += _exercises(_EXERCISES, "train", rng)
+    lines += _exercises(mix.exercises, "train", rng, mix)
     rng.shuffle(lines)
     held_out = {
         source: _some(_parts(documents, source, held_out=True), _HELD_OUT, rng)
         for source in ("code", "prose")
     }
-    held_out["exercises"] = list(_exercises(_HELD_OUT, "test", rng))
+    held_out["exercises"] = list(_exercises(_HELD_OUT, "test", rng, mix))
     paths = [_write(out / f"{name}.jsonl", each) for name, each in held_out.items()]
     return _write(out / "train.jsonl", lines), paths
 
@@ -55,12 +69,13 @@ def _some(lines: list[Line], most: int, rng: Random) -> list[Line]:
     return rng.sample(lines, min(most, len(lines)))
 
 
-def _exercises(number: int, split: Split, rng: Random) -> Iterator[Line]:
+def _exercises(number: int, split: Split, rng: Random, mix: Mix) -> Iterator[Line]:
     made = 0
     while made < number:
         task = TASKS[_ASKED[made % len(_ASKED)]]
         item = task.item(rng.randrange(1 << 30), rng.randrange(1 << 30), split)
-        if sum(len(message["content"]) for message in item.messages) <= _LONGEST_QUESTION_CHARS:
+        chars = sum(len(message["content"]) for message in item.messages)
+        if chars <= mix.longest_question_chars:
             made += 1
             answer = {"role": "assistant", "content": item.answer}
             yield {"messages": [*item.messages, answer]}

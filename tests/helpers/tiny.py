@@ -128,6 +128,22 @@ def tiny_sliced(directory: Path, *, widths: tuple[int, ...] = (32, 64), **config
     return directory
 
 
+def tiny_without_attention(
+    directory: Path, *, without: tuple[int, ...] = (1, 2), layers: int = 4, **config: Any
+) -> Path:
+    """A Llama some of whose layers have lost their attention, and keep no state."""
+    tiny_llama(directory, num_hidden_layers=layers, **config)
+    values = json.loads((directory / "config.json").read_text())
+    values["layers_without_attention"] = list(without)
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors = load_file(directory / "model.safetensors")
+    for name in [*tensors]:
+        if any(f"layers.{layer}.self_attn." in name for layer in without):
+            del tensors[name]
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
 def tiny_mixtral(directory: Path, *, experts: int = 5, **config: Any) -> Path:
     """The same with a mixture of experts in every layer, of which each row takes two."""
     return tiny_llama(

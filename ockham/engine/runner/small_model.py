@@ -60,7 +60,7 @@ class SmallModel:
         self.program = loaded.program
         self._operations = len(loaded.program.ops)
         self._breakpoints = loaded.program.breakpoints
-        self._last_layer = max(layer for group in layouts for layer in group.layers)
+        self._last_layer = loaded.description.layers - 1
 
     def open(self) -> View:
         return self.state.new_view()

@@ -21,6 +21,14 @@ class Chosen(msgspec.Struct, frozen=True):
     loss: float
 
 
+class ChosenShape(msgspec.Struct, frozen=True):
+    """What became of one block: `loss` is what its shape alone adds to the KL divergence."""
+
+    block: str
+    shape: str
+    loss: float
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     """A compression. `kl` is the mean KL divergence (nats a token) of the whole from the
     unquantised model on `judged_tokens` that nothing was fitted to; `predicted_kl` the sum of the
@@ -39,6 +47,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     own_text: bool
     seconds: float
     chosen: list[Chosen]
+    shapes: list[ChosenShape] = []
 
 
 def card_text(card: Card) -> str:
@@ -76,6 +85,23 @@ nothing was fitted to or scored on. The search took {card.seconds:.0f} s.
 
 | tensor | format | bits | bytes | alone |
 |---|---|---|---|---|
+{rows}
+{_shapes(card.shapes)}"""
+
+
+def _shapes(shapes: Sequence[ChosenShape]) -> str:
+    """The blocks that could get smaller, where some could."""
+    if not shapes:
+        return ""
+    rows = "\n".join(f"| `{each.block}` | {each.shape} | {each.loss:.2g} |" for each in shapes)
+    return f"""
+## Blocks
+
+Feed-forwards that got narrower, fitted to what all of their channels gave, and attentions that were
+removed. `alone` is the KL divergence where only this block is.
+
+| block | shape | alone |
+|---|---|---|
 {rows}
 """
 

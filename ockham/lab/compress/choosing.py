@@ -1,6 +1,7 @@
 """One alternative for each unit, so that the loss is least under budgets: a mixed-integer program.
 
 Puzzle (arXiv:2411.19146, section 4.3): scores of single replacements are added, as are the prices.
+Units of one block, whose matrices have their width in common, take alternatives of one shape.
 `scipy.optimize.milp` (HiGHS) solves it.
 """
 
@@ -22,12 +23,15 @@ MOST_S = 60.0
 @dataclass(frozen=True, slots=True)
 class Alternative:
     """What a unit may be packed as: `form` names a quantization, `loss` is what it adds to the mean
-    KL divergence alone (nats a token), `seconds` what it takes of a decode step."""
+    KL divergence alone (nats a token), `seconds` what it takes of a decode step. Of all units with
+    the same `block`, what is taken has the same `shape`."""
 
     form: str
     nbytes: int
     loss: float
     seconds: float = 0.0
+    block: str = ""
+    shape: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,10 @@ def _solve(units: Sequence[Sequence[Alternative]], budget: Budget, what: str) ->
     owners = [number for number, _ in flat]
     one = csr_array((np.ones(count), (owners, range(count))), shape=(len(units), count))
     constraints = [LinearConstraint(one, 1, 1)]
+    rows, columns, signs = _agreements(units, flat)
+    if rows:
+        same = csr_array((signs, (rows, columns)), shape=(max(rows) + 1, count))
+        constraints.append(LinearConstraint(same, 0, 0))
     for name, limit in (
         ("nbytes", budget.nbytes),
         ("seconds", budget.seconds),
@@ -108,8 +116,37 @@ def _solve(units: Sequence[Sequence[Alternative]], budget: Budget, what: str) ->
     return chosen
 
 
+def _agreements(
+    units: Sequence[Sequence[Alternative]], flat: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[int], list[float]]:
+    """A sparse matrix whose products with the choice are 0 where all units of each block have one
+    shape: each unit's share of a shape, less that of the block's first unit."""
+    places: dict[tuple[str, str], dict[int, list[int]]] = {}
+    for column, (unit, index) in enumerate(flat):
+        each = units[unit][index]
+        if each.block:
+            places.setdefault((each.block, each.shape), {}).setdefault(unit, []).append(column)
+    rows: list[int] = []
+    columns: list[int] = []
+    signs: list[float] = []
+    owners: dict[str, list[int]] = {}
+    for (block, _), own in places.items():
+        owners[block] = sorted({*owners.get(block, ()), *own})
+    count = 0
+    for (block, _), own in places.items():
+        first, *others = owners[block]
+        for unit in others:
+            for at, sign in ((unit, 1.0), (first, -1.0)):
+                found = own.get(at, [])
+                rows += [count] * len(found)
+                columns += found
+                signs += [sign] * len(found)
+            count += 1
+    return rows, columns, signs
+
+
 def _undominated(unit: Sequence[Alternative]) -> list[int]:
-    """Those of which none other is as good in everything."""
+    """Those of which none other of the same shape is as good in everything."""
 
     def price(index: int) -> tuple[int, float, float]:
         each = unit[index]
@@ -118,6 +155,7 @@ def _undominated(unit: Sequence[Alternative]) -> list[int]:
     kept: list[int] = []
     for index in sorted(range(len(unit)), key=price):
         mine = price(index)
-        if not any(all(a <= b for a, b in zip(price(k), mine, strict=True)) for k in kept):
+        alike = [k for k in kept if unit[k].shape == unit[index].shape]
+        if not any(all(a <= b for a, b in zip(price(k), mine, strict=True)) for k in alike):
             kept.append(index)
     return kept

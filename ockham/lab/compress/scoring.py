@@ -12,6 +12,7 @@ quadratic in a small change and the error is a square.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -26,6 +27,8 @@ from ockham.core.seams import FittedFormat, Format, Linear, Role
 from ockham.core.step import Step
 from ockham.kernels.base import Backend
 from ockham.kernels.ops import Program, kernel_of
+from ockham.lab.compress.score import Score
+from ockham.lab.compress.shapes import Shaped, writing
 from ockham.lab.compress.units import STORED, Unit, fits
 from ockham.model.calibration import Layers, Observed, layer_ranges
 from ockham.model.checkpoint.sources import Source, TensorSource
@@ -43,19 +46,6 @@ SAMPLE = 256
 
 LOGITS_AT_ONCE = 256
 """Rows of a step whose logits are wanted."""
-
-
-class Score(msgspec.Struct, frozen=True):
-    """One alternative of one unit. `kernel` is what multiplies with it; `error` the squared error
-    of the unit's outputs, as a share of their squares; `loss` the mean KL divergence, None where it
-    was not run."""
-
-    unit: str
-    form: str
-    kernel: str
-    nbytes: int
-    error: float
-    loss: float | None = None
 
 
 class Held:
@@ -145,19 +135,32 @@ class Model:
         rows_per_step: int = 512,
     ) -> None:
         self.description, self.held, self.backend = description, held, backend
-        length = windows.shape[1]
-        at_once = max(1, rows_per_step // length)
-        self._layouts = layouts_for(description, at_once, length, "float32")
-        self._planes = backend.allocate(self._layouts)
+        self._windows, self._rows_per_step = windows, rows_per_step
+        self._make_steps()
+        self.program = self.compiled({})
+        self.predictions: list[Predictions] = []
+
+    def _make_steps(self) -> None:
+        windows, length = self._windows, self._windows.shape[1]
+        at_once = max(1, self._rows_per_step // length)
+        layouts = layouts_for(self.description, at_once, length, "float32")
+        self._planes = self.backend.allocate(layouts)
         self.steps: list[Step] = []
         for start in range(0, len(windows), at_once):
             rows = windows[start : start + at_once]
-            step = window_step(rows, len(self._layouts))
+            step = window_step(rows, len(layouts))
             every = max(1, rows.size // LOGITS_AT_ONCE)
             step.wants_logits = np.arange(every - 1, rows.size, every, dtype=np.int32)
             self.steps.append(step)
-        self.program = self.compiled({})
-        self.predictions: list[Predictions] = []
+
+    def of(self, description: ModelDescription) -> Model:
+        """What judges a model of another description, by the same predictions."""
+        if description.groups == self.description.groups:
+            return self
+        other = copy.copy(self)
+        other.description = description
+        other._make_steps()
+        return other
 
     def compiled(self, replaced: Mapping[str, Linear]) -> Program:
         """The program with other matrices in the place of some, by key."""
@@ -221,19 +224,21 @@ class Scorer:
         windows: Ints,
         forms: Sequence[str],
         measured: int,
+        blocks: Sequence[Shaped] = (),
     ) -> None:
         """`stored` packs a tensor as loading it without any quantization would, `plain` rounds
         nothing; `windows` give the inputs that formats are fitted to. Of each unit `measured`
-        alternatives are run."""
+        alternatives are run, and of `blocks` every shape."""
         self._model, self._source, self._tensors = model, source, tensors
         self._stored, self._plain = stored, plain
         self._windows, self._forms, self._measured = windows, forms, measured
+        self._blocks = blocks
         self._by_key: dict[str, Tensor] = {}
 
     def scores(
         self, units: Sequence[Unit], known: Mapping[str, Sequence[Score]]
-    ) -> Iterator[tuple[Unit, list[Score]]]:
-        """Each unit that is not known, and its scores."""
+    ) -> Iterator[tuple[Unit | Shaped, list[Score]]]:
+        """Each unit and block that is not known, and its scores."""
         model = self._model
         self._by_key = {tensor.key: tensor for unit in units for tensor in unit.tensors}
         watched = _WatchedWeights(model.held)
@@ -243,11 +248,14 @@ class Scorer:
         layers = Layers(program, model.description, self._windows)
         places = self._places(units)
         at: list[Floats] = model.advanced(0, 1, [])
-        for _, start, stop in layers.ranges():
+        for number, (_, start, stop) in enumerate(layers.ranges()):
             own = [unit for unit in units if places[unit.name] == start and unit.name not in known]
             layers.run(start, stop)
             for unit in own:
                 yield unit, self._scored(unit, watched.matrices, start, at)
+            for block in self._blocks:
+                if block.layer == number and block.name not in known:
+                    yield block, self._shaped(block, watched.matrices, start, at)
             for matrix in watched.matrices.values():
                 matrix.moments = matrix.sample = None
             if stop < len(model.program.ops):
@@ -294,6 +302,28 @@ class Scorer:
                 loss = self._model.divergence(program, *((0, ()) if table else (start, at)))
             scored.append(msgspec.structs.replace(each, loss=loss))
         return scored
+
+    def _shaped(
+        self, block: Shaped, watched: Mapping[str, Watched], start: int, at: Sequence[Floats]
+    ) -> list[Score]:
+        """The scores of a block's shapes, in the place of what it is."""
+        matrix, found = watched[block.writes], []
+        moments, sample = matrix.moments, matrix.sample
+        assert moments is not None, "its layer was run"
+        assert sample is not None, "its layer was run"
+        down = matrix.linear.rows(np.arange(matrix.out_features, dtype=np.int32))
+        right = float(np.square(sample @ down.T, dtype=np.float64).sum())
+        for shape in block.shapes:
+            values = writing(down, moments, shape)
+            form = self._plain.asked or self._plain.plain
+            rows, columns = values.shape
+            linear = form.pack(rows, columns, [values], self._plain.layout)
+            program = self._model.compiled({block.writes: linear})
+            loss = self._model.divergence(program, start, at)
+            wrong = float(np.square(sample @ (values - down).T, dtype=np.float64).sum())
+            error = wrong / right if right else 0.0
+            found.append(Score(block.name, shape.name, "", 0, error, loss))
+        return found
 
     def _packed(self, piece: Sequence[Tensor], form: str, watched: Mapping[str, Watched]) -> Linear:
         """Tensors in one form, fitted where the form can be and they have inputs."""

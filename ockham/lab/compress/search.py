@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -20,9 +20,19 @@ from ockham.core.rates import Rates, predict, product_seconds
 from ockham.core.registry import make
 from ockham.core.seams import Format, Linear
 from ockham.kernels.backends import find_backend
-from ockham.lab.compress.card import Card, Chosen, card_text
+from ockham.lab.compress.card import Card, Chosen, ChosenShape, card_text
 from ockham.lab.compress.choosing import Alternative, Budget, choose, least, require_solver
-from ockham.lab.compress.scoring import Held, Model, Score, Scorer, losses
+from ockham.lab.compress.score import Score
+from ockham.lab.compress.scoring import Held, Model, Scorer, losses
+from ockham.lab.compress.shapes import (
+    WHOLE,
+    Shaped,
+    alternatives_of,
+    blocks_of,
+    check_widths,
+    choices_of,
+    reshaping_of,
+)
 from ockham.lab.compress.text import Texts, read_texts
 from ockham.lab.compress.units import STORED, Unit, forms_for, units_of
 from ockham.lab.journal import Journal
@@ -35,6 +45,7 @@ from ockham.model.mixing import tensors_of
 from ockham.model.packed.packing import Packer
 from ockham.model.program.compile import compile_program
 from ockham.model.program.costs import cost_of
+from ockham.model.rewriting.applying import MadeTransform, Rewriting
 from ockham.model.windows import layouts_for
 
 KIND = "ockham compress"
@@ -87,16 +98,16 @@ class Search:
     measured: int = 2
     formats: tuple[str, ...] = ()
     scores: Path | None = None
+    widths: tuple[float, ...] = ()
+    drop: bool = False
 
 
 def compress(
     config: EngineConfig, out: Path, goal: Goal, search: Search, tell: Callable[[str], None]
 ) -> Card:
-    """Write the best mix of formats of a model that reaches a goal to the directory `out`.
-
-    Gives the card, which lies in the directory too. Raises ConfigError where no mix reaches the
-    goal, with the nearest that does, and as `convert` does.
-    """
+    """Write the best mix of formats of a model that reaches a goal to the directory `out`. Gives
+    the card, which lies in the directory too. Raises ConfigError where no mix reaches the goal,
+    with the nearest that does, and as `convert` does."""
     goal.check()
     require_solver()
     check_new(out)
@@ -144,6 +155,13 @@ class _Compressing:
             self.description.max_position_embeddings,
         )
         self.units = units_of(tensors_of(self.description, tensors_in(opened.source)))
+        check_widths(search.widths)
+        if rows.asked is not None and (search.widths or search.drop):
+            raise ConfigError(
+                f"{path} is quantised already, and feed-forwards get narrower, and layers lose "
+                "their attention, before anything is rounded: name the original, or leave --widths "
+                "and --drop out."
+            )
         base: Format = rows.asked or rows.plain
         self.forms = forms_for(self.backend.layout, base, search.formats)
         self.measured = opened.source.measure(self.stored)
@@ -156,16 +174,21 @@ class _Compressing:
         held = Held(self.opened.source.load(self.plain))
         judge = Model(self.description, held, self.backend, self.texts.judged)
         judge.judge()
+        keys = {id(matrix): key for key, matrix in held.matrices.items()}
+        found = blocks_of(judge.program, keys, self.search.widths, self.search.drop)
+        self.blocks: list[Shaped] = list(found)
         scores = self._scores(held)
         del held
         prices = self._prices(scores)
-        alternatives = [
+        formats = [
             [
                 Alternative(score.form, score.nbytes, loss, price)
                 for score, loss, price in zip(own, losses(own), prices[unit.name], strict=True)
             ]
             for unit, own in ((unit, scores[unit.name]) for unit in self.units)
         ]
+        alternatives = alternatives_of(self.units, formats, self.blocks)
+        alternatives += [choices_of(block, scores[block.name]) for block in self.blocks]
         return self._written(out, alternatives, judge, started)
 
     # -- scores --------------------------------------------------------------------------------
@@ -182,13 +205,17 @@ class _Compressing:
             "formats": self.forms,
             "measured": self.search.measured,
         }
+        if self.blocks:
+            settings["shapes"] = {b.name: [each.name for each in b.shapes] for b in self.blocks}
         with Journal(self.search.scores, settings, _Entry, kind=KIND, **NOUNS) as journal:
             known = {entry.unit: entry.scores for entry in journal.results}
-            missing = [unit for unit in self.units if unit.name not in known]
+            wanted: list[Unit | Shaped] = [*self.units, *self.blocks]
+            missing = [unit for unit in wanted if unit.name not in known]
             if not missing:
                 return known
+            what = "tensors and blocks" if self.blocks else "tensors"
             if known:
-                self.tell(f"{len(known)} of {len(self.units)} tensors were scored before")
+                self.tell(f"{len(known)} of {len(wanted)} {what} were scored before")
             model = Model(self.description, held, self.backend, self.texts.scored)
             model.judge()
             scorer = Scorer(
@@ -200,6 +227,7 @@ class _Compressing:
                 self.texts.fitted.windows,
                 self.forms,
                 self.search.measured,
+                self.blocks,
             )
             started = perf_counter()
             for done, (unit, scores) in enumerate(scorer.scores(self.units, known), 1):
@@ -207,7 +235,7 @@ class _Compressing:
                 known[unit.name] = scores
                 left_s = (perf_counter() - started) / done * (len(missing) - done)
                 self.tell(
-                    f"scored {len(known)} of {len(self.units)} tensors, about "
+                    f"scored {len(known)} of {len(wanted)} {what}, about "
                     f"{left_s / 60:.0f} min left: {unit.name}"
                 )
             return known
@@ -290,8 +318,9 @@ class _Compressing:
         judge: Model,
         started: float,
     ) -> Card:
-        """Choose and write until the mix keeps to the floor, if there is one."""
+        """Choose and write until the mix keeps to the floor and to the bytes, if there are any."""
         budget, scale = self._budget(alternatives), 1.0
+        limit = self._most_bytes()
         for number in range(TRIES):
             own = budget if budget.loss is None else _scaled(budget, scale)
             chosen = choose(alternatives, own)
@@ -307,36 +336,50 @@ class _Compressing:
                     f"mix of {8 * nbytes / self.measured.parameters:.2f} bits a weight: "
                     f"KL {kl:.4g} on text that nothing was fitted to ({predicted:.4g} predicted)"
                 )
-                if self.goal.kl is None or kl <= self.goal.kl:
+                near = self.goal.kl is None or kl <= self.goal.kl
+                over = 0.0 if limit is None else max(0.0, nbytes - limit)
+                if near and not over:
                     card = self._card(picked, nbytes, kl, perf_counter() - started)
                     _finish(made, out, card)
                     return card
-            # The parts' losses do not quite add up: aim lower by as much as they missed.
-            scale *= ROOM * self.goal.kl / kl
-            if number == TRIES - 1 or predicted == 0.0:
+            # The parts' losses do not quite add up: aim lower by as much as they missed. Nor are
+            # bytes of narrower matrices quite the share that stays of the whole ones'.
+            if not near and self.goal.kl is not None:
+                scale *= ROOM * self.goal.kl / kl
+            if over and budget.nbytes is not None:
+                budget = replace(budget, nbytes=budget.nbytes - over)
+            if number == TRIES - 1 or (predicted == 0.0 and not over):
                 break
-        assert self.goal.kl is not None
         raise ConfigError(
-            f"no mix that was tried keeps to KL {self.goal.kl:g}: the last one has {kl:.3g}. "
-            "Allow more bits, a higher KL, or more formats."
+            f"no mix that was tried keeps to the goal: the last one has a KL of {kl:.3g} and "
+            f"{nbytes:,} bytes. Allow more bits, a higher KL, or more formats."
         )
 
-    def _budget(self, alternatives: Sequence[Sequence[Alternative]]) -> Budget:
-        """What the units may take: the goal less what stands beside them."""
+    def _most_bytes(self) -> float | None:
+        """What all weights may take."""
         goal = self.goal
         limits = [
             *([] if goal.bits is None else [goal.bits * self.measured.parameters / 8]),
             *([] if goal.nbytes is None else [float(goal.nbytes)]),
         ]
-        seconds = None
-        if goal.tokens_per_second is not None:
-            seconds = 1 / goal.tokens_per_second - self._other_s
-        nbytes = min(limits) - self._beside_bytes(alternatives) if limits else None
-        return Budget(nbytes, seconds, goal.kl)
+        return min(limits) if limits else None
+
+    def _budget(self, alternatives: Sequence[Sequence[Alternative]]) -> Budget:
+        """What the units may take: the goal less what stands beside them."""
+        seconds, limit = None, self._most_bytes()
+        if self.goal.tokens_per_second is not None:
+            seconds = 1 / self.goal.tokens_per_second - self._other_s
+        nbytes = None if limit is None else limit - self._beside_bytes(alternatives)
+        return Budget(nbytes, seconds, self.goal.kl)
 
     def _beside_bytes(self, alternatives: Sequence[Sequence[Alternative]]) -> int:
         """Bytes of what is no unit: norms, biases, tables of positions."""
-        stored = sum(each.nbytes for own in alternatives for each in own if each.form == STORED)
+        stored = sum(
+            each.nbytes
+            for own in alternatives
+            for each in own
+            if each.form == STORED and each.shape in ("", WHOLE)
+        )
         return self.measured.bytes - stored
 
     def _nearest(
@@ -365,10 +408,24 @@ class _Compressing:
     def _convert(self, picked: Sequence[Alternative], made: Path) -> int:
         mix = {
             tensor.key: each.form
-            for unit, each in zip(self.units, picked, strict=True)
+            for unit, each in zip(self.units, picked, strict=False)
             for tensor in unit.tensors
+            if each.nbytes
         }
-        return convert(self.config, made, lambda line: None, self.texts.fitted, mix=mix)
+        config, rewriting = self.config, None
+        shapes = [each.shape for each in picked[len(self.units) :]]
+        reshaping = reshaping_of(self.blocks, shapes)
+        if reshaping is not None:
+            rewriting = Rewriting((MadeTransform(KIND, reshaping),))
+            config = msgspec.structs.replace(config, dtype=self._plain_dtype())
+        quiet: Callable[[str], None] = lambda line: None  # noqa: E731
+        return convert(config, made, quiet, self.texts.fitted, mix=mix, rewriting=rewriting)
+
+    def _plain_dtype(self) -> str:
+        """What is stored otherwise than in a format: the checkpoint's own dtype."""
+        if self.config.dtype != "auto":
+            return self.config.dtype
+        return "bfloat16" if self.opened.source.plain_dtype() == "BF16" else "float32"
 
     def _judged(self, directory: Path, judge: Model) -> float:
         """The KL divergence of what was written, loaded as anybody would."""
@@ -377,12 +434,23 @@ class _Compressing:
         config = msgspec.structs.replace(
             config, kv_cache_memory_bytes=64 << 20, max_model_len=self.texts.judged.shape[1]
         )
-        return judge.divergence(load_model(config).program)
+        loaded = load_model(config)
+        return judge.of(loaded.description).divergence(loaded.program)
 
     def _card(self, picked: Sequence[Alternative], nbytes: int, kl: float, seconds: float) -> Card:
         chosen = [
-            Chosen(unit.name, each.form, 8 * each.nbytes / unit.parameters, each.nbytes, each.loss)
-            for unit, each in zip(self.units, picked, strict=True)
+            Chosen(
+                unit.name,
+                each.form if each.nbytes else each.shape,
+                8 * each.nbytes / unit.parameters,
+                each.nbytes,
+                each.loss,
+            )
+            for unit, each in zip(self.units, picked, strict=False)
+        ]
+        shapes = [
+            ChosenShape(block.name, each.shape, each.loss)
+            for block, each in zip(self.blocks, picked[len(self.units) :], strict=True)
         ]
         speed = None
         if self.goal.tokens_per_second is not None:
@@ -404,6 +472,7 @@ class _Compressing:
             own_text=self.search.calibration is None,
             seconds=seconds,
             chosen=chosen,
+            shapes=shapes,
         )
 
 

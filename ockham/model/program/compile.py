@@ -76,7 +76,8 @@ class _Compiler:
         )
         for layer in range(self.d.layers):
             self._mark(f"layer.{layer}.before")
-            self._attention(layer)
+            if layer not in self.d.without_attention:
+                self._attention(layer)
             if self.d.experts is not None and layer in self.d.experts.layers:
                 self._mixture(layer, self.d.experts)
             else:

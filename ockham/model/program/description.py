@@ -23,6 +23,7 @@ from ockham.model.program.pooling import (
 )
 from ockham.model.program.record import no_layer
 from ockham.model.program.rope import RopeVariant, read_rope
+from ockham.model.program.unequal import expert_widths, without_attention
 from ockham.model.program.values import MOST_SIZE, Spelling, Values
 
 ACTIVATIONS = {
@@ -38,9 +39,6 @@ ACTIVATIONS = {
 
 SHORTCUTS = "residual_shortcuts"
 """The key of config.json that says that a model has shortcuts."""
-
-EXPERT_WIDTHS = "expert_widths"
-"""The key of config.json for the width of each expert of each layer that has some."""
 
 _REFUSED = {
     "use_bidirectional_attention": "only causal attention is supported for this architecture",
@@ -135,6 +133,8 @@ class ModelDescription:
     (SliceGPT)."""
     widths: tuple[int, ...] | None = None
     """The width of each layer's feed-forward, where they are not all `intermediate_size`."""
+    without_attention: tuple[int, ...] = ()
+    """Layers that are a feed-forward alone, and keep no state."""
 
     @property
     def generates(self) -> bool:
@@ -149,19 +149,20 @@ class ModelDescription:
 
     @property
     def groups(self) -> tuple[LayerGroup, ...]:
-        """The layers by window, and those that stand apart by themselves, in the order in which
-        each first comes; all together where rows see what follows them, since no cell is let go
-        before the step has ended."""
+        """The layers that attend by window, and those that stand apart by themselves, in the order
+        in which each first comes; all together where rows see what follows them, since no cell is
+        let go before the step has ended."""
         windows = self.windows if self.causal else (None,) * self.layers
         kept = [(window, layer in self.apart) for layer, window in enumerate(windows)]
+        attending = [i for i in range(self.layers) if i not in self.without_attention]
         return tuple(
             LayerGroup(
-                tuple(i for i, other in enumerate(kept) if other == own),
+                tuple(i for i in attending if kept[i] == own),
                 self.kv_heads,
                 self.head_dim,
                 own[0],
             )
-            for own in dict.fromkeys(kept)
+            for own in dict.fromkeys(kept[i] for i in attending)
         )
 
     def constants(self) -> dict[str, Any]:
@@ -331,6 +332,7 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         pooling=_pooling(architecture, values, hidden_size),
         shortcuts=values.flag(SHORTCUTS),
         widths=widths,
+        without_attention=without_attention(values, layers),
     )
 
 
@@ -475,18 +477,5 @@ def _experts(architecture: Architecture, values: Values, layers: int) -> ExpertS
         intermediate_size=values.size(record.intermediate),
         normalise=values.flag(record.normalise),
         shared=0 if shared is None else values.size(shared),
-        widths=_expert_widths(values, len(own), count),
+        widths=expert_widths(values, len(own), count),
     )
-
-
-def _expert_widths(values: Values, layers: int, count: int) -> tuple[tuple[int, ...], ...] | None:
-    """What config.json says of experts of unequal widths; None where it says nothing."""
-    given = values.config.get(EXPERT_WIDTHS)
-    if given is None:
-        return None
-    whole = isinstance(given, list) and all(isinstance(each, list) for each in given)
-    if not whole or [len(each) for each in given] != [count] * layers:
-        raise ModelError(
-            f"{values.spelling.of(EXPERT_WIDTHS)} must be {layers} lists of {count} widths."
-        )
-    return tuple(tuple(values.whole(EXPERT_WIDTHS, each) for each in widths) for widths in given)

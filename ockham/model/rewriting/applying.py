@@ -21,12 +21,20 @@ from ockham.model.rewriting.writing import CARD, plain_config
 
 
 @dataclass(frozen=True, slots=True)
-class Rewriting:
-    """Transforms with their options, in the order in which they are applied. `dtype` is that of a
-    plain checkpoint, by default the original's. With `widen`, what a quantised checkpoint holds is
-    taken for its weights; without it, such a one is refused."""
+class MadeTransform:
+    """A transform that a search made, and what its card calls it."""
 
-    transforms: tuple[str, ...]
+    name: str
+    transform: Transform
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """Transforms, in the order in which they are applied: by name with their options, or made.
+    `dtype` is that of a plain checkpoint, by default the original's. With `widen`, what a quantised
+    checkpoint holds is taken for its weights; without it, such a one is refused."""
+
+    transforms: tuple[str | MadeTransform, ...]
     dtype: str | None = None
     widen: bool = False
 
@@ -53,9 +61,9 @@ def rewrite(
     model = RewrittenModel(opened, progress, read)
     cards: list[dict[str, Any]] = []
     for given in rewriting.transforms:
-        transform: Transform = make("transform", given)
-        cards.append({"transform": given, **transform.apply(model)})
-        progress(f"transformed by {given}")
+        made = MadeTransform(given, make("transform", given)) if isinstance(given, str) else given
+        cards.append({"transform": made.name, **made.transform.apply(model)})
+        progress(f"transformed by {made.name}")
     if read is not None and read.cache_info().currsize:
         cards[-1]["calibration"] = read().record()
     model.config[CARD] = [*model.config.get(CARD, ()), *cards]

@@ -58,6 +58,8 @@ def read_back(
             or getattr(op, "stream_norm", None) is not None
         ):
             raise ConfigError("gradients are not computed through norms behind a branch.")
+    if description.without_attention:
+        raise ConfigError("gradients are not computed where layers have no attention.")
     if description.dual_chunk:
         raise ConfigError("gradients are not computed through dual chunk attention.")
     return _Way(program, weights.names, windows).back()

@@ -18,7 +18,8 @@ from ockham.model.checkpoint.sources import Loader, Scale, TensorSource
 from ockham.model.files.safetensors import DTYPES
 from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed.packing import Packer, Stored
-from ockham.model.program.description import EXPERT_WIDTHS, ModelDescription, describe
+from ockham.model.program.description import ModelDescription, describe
+from ockham.model.program.unequal import EXPERT_WIDTHS
 from ockham.model.program.weights import Part
 from ockham.model.rewriting.anatomy import fused, is_whole, look_at
 from ockham.model.rewriting.gradients import read_back

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ockham.core.registry import register
 from ockham.core.seams import Rewritable
-from ockham.weights.widths import feed_forwards, read_inner, reorder, value_scores
+from ockham.weights.widths import sort_channels
 
 NAME = "nest"
 
@@ -22,11 +20,9 @@ class Nest:
     The order of channels means nothing, so that every output stays what it is, in infinite
     precision. It is where Once-for-All begins (Cai et al. 2020, arXiv:1908.09791, section 3.3;
     there by the weights' size, here by values times weights), without its training of the smaller
-    models. `--transform width:0.5` takes one out. It needs a text.
+    models, which is `ockham train nested`. `--transform width:0.5` takes one out. It needs a text.
     """
 
     def apply(self, model: Rewritable) -> Mapping[str, Any]:
-        inputs = read_inner(model, NAME, list(feed_forwards(model)))
-        for name, scores in value_scores(model, inputs).items():
-            reorder(model, name, np.argsort(-scores, kind="stable"))
+        sort_channels(model, NAME)
         return {}

@@ -11,7 +11,7 @@ import numpy as np
 from ockham.core.errors import ConfigError
 from ockham.core.registry import register
 from ockham.core.seams import Rewritable
-from ockham.weights.widths import feed_forwards, narrow
+from ockham.weights.widths import feed_forwards, narrow, width_of
 
 NAME = "width"
 
@@ -46,6 +46,5 @@ class Width:
         step, kept = self._options.multiple, {}
         for name in feed_forwards(model):
             whole = model.get(name).shape[1]
-            width = min(whole, max(1, round(self._options.keep * whole / step)) * step)
-            kept[name] = np.arange(width)
+            kept[name] = np.arange(width_of(whole, self._options.keep, step))
         return narrow(model, kept, {}, compensate=False)

@@ -86,6 +86,17 @@ def test_more_experts_per_token_than_experts_are_refused() -> None:
         describe({**mixtral, "num_local_experts": 8, "num_experts_per_tok": 9})
 
 
+@pytest.mark.parametrize("given", [[4], [1, 1], [2, 1], ["1"], [True], 1, [0, 1, 2, 3]])
+def test_layers_without_attention_must_be_some_of_the_layers(given: Any) -> None:
+    with pytest.raises(ModelError, match=r"layers_without_attention of config\.json must be"):
+        describe({**LLAMA, "layers_without_attention": given})
+
+
+def test_a_layer_without_attention_keeps_no_state() -> None:
+    described = describe({**LLAMA, "layers_without_attention": [0, 2]})
+    assert [group.layers for group in described.groups] == [(1, 3)]
+
+
 def test_layers_with_the_same_window_share_a_group() -> None:
     gemma = describe({**LLAMA, "architectures": ["Gemma3ForCausalLM"], "num_hidden_layers": 13})
     sliding, full = gemma.groups

@@ -1,0 +1,171 @@
+"""Smaller models inside of one, trained together: `ockham train nested`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ockham.core.errors import ConfigError
+from ockham.model.calibration import CalibrationText
+from ockham.model.checkpoint.opening import OpenedModel
+from ockham.model.converting import copy_beside
+from ockham.model.hub import BUILT_IN, resolve
+from ockham.model.rewriting.model import RewrittenModel
+from ockham.model.rewriting.writing import CARD, write_checkpoint
+from ockham.training.distilling import HELD_OUT_WINDOWS, open_plain, read_pieces_for
+from ockham.training.documents import Pieces
+from ockham.training.extra import require_extra
+from ockham.training.workplace import Workplace
+from ockham.weights.widths import sort_channels
+
+Tell = Callable[[str], None]
+
+METHOD = "nested"
+SORTED_TOKENS = 4096
+"""Of the text, what channels are sorted by."""
+
+
+@dataclass(frozen=True)
+class NestedSettings:
+    """The original (`target`), and the shares of its feed-forwards' channels that shall be models
+    of their own (`widths`, in steps of `multiple` channels). It reads `tokens` tokens in batches of
+    `batch_tokens` and rows of `context`; `data_weight` is that of the text beside the original's
+    distributions. Channels are sorted first, unless `keep_order`. `rate` is the peak of the
+    learning rate. Raises ConfigError for a value that cannot be."""
+
+    target: str
+    out: Path
+    widths: tuple[float, ...] = (0.25, 0.5)
+    data: tuple[Path, ...] = ()
+    held_out: tuple[Path, ...] = ()
+    tokens: int = 1_000_000
+    context: int = 512
+    batch_tokens: int = 2048
+    rate: float = 1e-3
+    data_weight: float = 0.25
+    multiple: int = 32
+    keep_order: bool = False
+    seed: int = 0
+    method: str = METHOD
+
+    def __post_init__(self) -> None:
+        for name, low in (("tokens", 1), ("context", 16), ("batch_tokens", 16), ("multiple", 1)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
+        if not 0.0 < self.rate < 1.0:
+            raise ConfigError(f"rate must be positive and below 1, got {self.rate}.")
+        if self.data_weight < 0.0:
+            raise ConfigError(f"data_weight must be at least 0, got {self.data_weight}.")
+        if not self.widths:
+            raise ConfigError(
+                "no widths were given; name shares of the channels, such as 0.25,0.5."
+            )
+        for width in self.widths:
+            if not 0.0 < width < 1.0:
+                raise ConfigError(
+                    f"widths must lie between 0 and 1, got {width}: each is the share of the "
+                    "channels of a smaller model, such as 0.5."
+                )
+
+    @property
+    def steps(self) -> int:
+        """Steps of training."""
+        return max(1, self.tokens // self.batch_tokens)
+
+    @property
+    def text_share(self) -> float:
+        """All is read from text, as it is."""
+        return 1.0
+
+    def facts(self) -> dict[str, str]:
+        """All that decides the result but the files' contents, as text."""
+        return {each.name: str(getattr(self, each.name)) for each in fields(self)}
+
+
+def train_nested(settings: NestedSettings, tell: Tell = lambda line: None) -> dict[str, Any]:
+    """Train a model so that the first channels of its feed-forwards are smaller models, and write
+    it to the directory `settings.out`. Gives the mean KL from the original on held-out text of each
+    width, before and after.
+
+    A training that was interrupted goes on when it is called again with the same settings. Raises
+    ConfigError for settings that cannot be, and ModelError for files that cannot be read.
+    """
+    path = resolve(settings.target)
+    if not settings.data and path not in BUILT_IN.values():
+        raise ConfigError(
+            f"training the widths of {settings.target} needs text: name .txt or .jsonl files with "
+            "--data, of the kind that will be read."
+        )
+    require_extra()
+    pieces = read_pieces_for(path, settings.data, settings.held_out, settings.seed)
+    workplace = Workplace(settings, path, tell)
+    opened = open_plain(path, "the model to train")
+    try:
+        with workplace.begin():
+            return _train(settings, opened, path, pieces, workplace, tell)
+    finally:
+        opened.source.close()
+
+
+def _train(
+    settings: NestedSettings,
+    opened: OpenedModel,
+    path: Path,
+    pieces: Pieces,
+    workplace: Workplace,
+    tell: Tell,
+) -> dict[str, Any]:
+    import torch
+
+    from ockham.training.decoder import Decoder, Nested
+    from ockham.training.loop import Loop
+    from ockham.training.student import TEXT
+    from ockham.training.windows import Windows
+
+    torch.manual_seed(settings.seed)
+    context = min(settings.context, opened.description.max_position_embeddings)
+    windows = Windows((each.tokens for each in pieces.train), context, settings.seed, 0)
+    first = next(iter(pieces.held_out.values()))
+    held_out = Windows((each.tokens for each in first), context, settings.seed, 1)
+    original = Decoder(RewrittenModel(opened, tell))
+    rewritten = RewrittenModel(opened, tell, lambda: _sorted_by(windows))
+    if not settings.keep_order:
+        sort_channels(rewritten, METHOD)
+    model = Nested(
+        Decoder(rewritten), original, settings.widths, settings.multiple, settings.data_weight
+    )
+    rows = torch.from_numpy(held_out.batch(0, HELD_OUT_WINDOWS))
+    kept = (1.0, *sorted(settings.widths, reverse=True))
+    before = [model.divergence(rows, keep) for keep in kept]  # before a checkpoint is read
+    loop = Loop(model, {TEXT: windows}, settings, workplace.folder, tell)
+    loop.run()
+    scores = {
+        "kl_before": {f"{k:g}": round(kl, 5) for k, kl in zip(kept, before, strict=True)},
+        "kl_after": {f"{keep:g}": round(model.divergence(rows, keep), 5) for keep in kept},
+        "tokens": loop.read,
+        "seconds": round(loop.seconds, 1),
+    }
+    result = workplace.new_result()
+    card = {"transform": METHOD, "widths": list(settings.widths), **scores}
+    rewritten.config[CARD] = [*rewritten.config.get(CARD, ()), card]
+    dtype = "bfloat16" if opened.source.plain_dtype() == "BF16" else "float32"
+    write_checkpoint(
+        rewritten,
+        dtype,
+        result,
+        lambda: copy_beside(path, result, opened.generation_config),
+        model.learned.values(),
+    )
+    workplace.finish(result)
+    return scores
+
+
+def _sorted_by(windows: Any) -> CalibrationText:
+    """Rows of the training text."""
+    rows = windows.batch(0, max(1, SORTED_TOKENS // windows.context))[:, :-1].astype(np.int32)
+    return CalibrationText(rows, hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest())
