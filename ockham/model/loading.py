@@ -287,21 +287,24 @@ def choose_packer(
         asked = None
     if asked in CODECS:  # as vLLM's users name what the checkpoint is anyway
         method = (quantization_config(raw) or {}).get("quant_method")
-        if method != asked:
+        if method == asked:
+            asked = None
+        elif named_format(asked) is None:
             raise ConfigError(
                 f"the checkpoint is not quantised as {asked!r}, but as {method!r}; leave "
                 "quantization out to take it as it is."
             )
-        asked = None
     return Packer(plain_format(dtype), named_format(asked), exact, layout)
 
 
 def named_format(quantization: str | None) -> Format | None:
     """The format that a quantization names; None for what leaves the formats to the checkpoint.
     Raises ConfigError, with all that may be named, if it is not known."""
-    if quantization is None or quantization == STORED or quantization in CODECS:
+    if quantization is None or quantization == STORED:
         return None
     if name_of(quantization) not in {each.name for each in techniques("format")}:
+        if quantization in CODECS:
+            return None
         raise ConfigError(
             f"there is no format called {quantization!r}; there is: {', '.join(quantizations())}; "
             f"and {', '.join(CODECS)} for a checkpoint that is quantised so."

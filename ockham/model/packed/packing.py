@@ -49,7 +49,8 @@ def quantizations() -> list[str]:
 class Stored:
     """How a checkpoint stores one tensor: its dtype, or its quantisation, and the names of the
     tensors of the file that make it up. `opaque` says that it is quantised in a way that no
-    encoding describes; `blocks` names the format that holds its type of blocks."""
+    encoding describes; `blocks` names the format that holds its type of blocks, with its options.
+    """
 
     dtype: str
     tensors: tuple[str, ...]
@@ -163,7 +164,7 @@ class Packer:
         """
         names = {part.blocks for part in parts}
         name = names.pop() if len(names) == 1 else None
-        if name is not None and (self.asked is None or self.asked.name == name):
+        if name is not None and (self.asked is None or self.asked.name == name.partition(":")[0]):
             blocks: BlockFormat = make("format", name)
             return Packing(blocks, blocks=blocks)
         encodings = [part.encoding for part in parts if part.encoding is not None]

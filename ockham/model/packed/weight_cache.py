@@ -60,7 +60,7 @@ from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed.file import PackedFile
 from ockham.model.packed.layout import UNNAMED_LAYOUT, VERSION, PackedWeights
 
-PACKER = 2
+PACKER = 3
 """Raised whenever some format packs the same weights into other bytes."""
 
 LEAST_BYTES = 64 << 20

@@ -249,7 +249,7 @@ def test_the_command_writes_a_directory_that_runs(tmp_path: Path) -> None:
     again = CliRunner().invoke(cli, [*arguments, "--quantization", "int4"])
     assert "is not an empty directory" in again.output
     wrong = CliRunner().invoke(cli, [*arguments, "--group-size", "32"])
-    assert "--group-size is for --quantization fp4 or int4 or" in wrong.output
+    assert "--group-size is for --quantization fp4 or fp8 or int4 or" in wrong.output
 
 
 def test_other_weights_are_refused_where_they_are_asked_for(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import pytest
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ModelError
+from ockham.kernels.native import core
 from ockham.kernels.ops import AttentionInput, FeedForward
 from ockham.model.loading import LoadedModel, load_model, plan_model
 from tests.helpers.float_checkpoints import FloatMatrix, fp8, mxfp4, nvfp4
 from tests.helpers.prequantised import quantise_checkpoint
+from tests.helpers.serving import ask, complete, make_engine
 from tests.helpers.tiny import tiny_llama
 
 SIZES = {
@@ -91,19 +93,42 @@ def test_nvfp4_of_compressed_tensors_is_held_to_the_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, ml_dtypes.float8_e8m0fnu])
-def test_fp8_with_scales_of_blocks_is_widened_exactly_and_said(tmp_path: Path, dtype: Any) -> None:
+def test_fp8_with_scales_of_blocks_is_held_to_the_bit(tmp_path: Path, dtype: Any) -> None:
     block = (128, 128)  # 320 inputs are two and a half
     meant = make(tmp_path, QWEN, lambda *size: fp8(*size, block, "weight_scale_inv", dtype))
     lines: list[str] = []
+    assert check_bits(load(tmp_path, lines.append), meant) == {"fp8"}
+    assert "FP8 (blocks of 128 x 128): 7 tensors are held in fp8, to the bit." in lines
+    wide = load_model(EngineConfig(model=str(tmp_path), max_model_len=64, quantization="fp32"))
+    assert check_bits(wide, meant) == {"fp32"}
+
+
+def test_fp8_in_groups_that_no_kernel_has_is_widened_exactly_and_said(tmp_path: Path) -> None:
+    config = QWEN | {"weight_block_size": [16, 30]}
+    meant = make(
+        tmp_path, config, lambda *size: fp8(*size, (16, 30), "weight_scale_inv", np.float32)
+    )
+    lines: list[str] = []
     assert check_bits(load(tmp_path, lines.append), meant) == {"fp32"}
-    assert "FP8 (blocks of 128 x 128): 7 tensors are widened exactly to fp32." in lines
+    assert "FP8 (blocks of 16 x 30): 7 tensors are widened exactly to fp32." in lines
+
+
+@pytest.mark.skipif(core is None, reason="the native core was not built")
+def test_a_model_in_fp8_says_what_it_says_in_fp32(tmp_path: Path) -> None:
+    make(tmp_path, QWEN, lambda *size: fp8(*size, (128, 128), "weight_scale_inv", np.float32))
+    answers = []
+    for quantization in (None, "fp8", "fp32"):
+        settings = {"quantization": quantization, "kv_cache_dtype": "bfloat16"}
+        engine = make_engine(tmp_path, backend="cpu", **settings)
+        answers.append(complete(engine, [ask("a", [3, 1, 4, 1, 5], temperature=1.0, seed=3)]))
+    assert answers[0] == answers[1] == answers[2]
 
 
 @pytest.mark.parametrize(
     ("strategy", "more"),
     [("tensor", {}), ("channel", {}), ("block", {"block_structure": [64, 32]})],
 )
-def test_fp8_of_compressed_tensors_is_widened_exactly(
+def test_fp8_of_compressed_tensors_is_held_to_the_bit(
     tmp_path: Path, strategy: str, more: dict[str, Any]
 ) -> None:
     def matrix(outputs: int, inputs: int, seed: int) -> FloatMatrix:
@@ -112,7 +137,7 @@ def test_fp8_of_compressed_tensors_is_widened_exactly(
 
     config = compressed("float-quantized", num_bits=8, strategy=strategy, **more)
     meant = make(tmp_path, config, matrix)
-    assert check_bits(load(tmp_path), meant) == {"fp32"}
+    assert check_bits(load(tmp_path), meant) == {"fp8"}
 
 
 def test_one_scale_for_a_matrix_of_fp8_may_stand_alone_or_in_a_list(tmp_path: Path) -> None:
@@ -126,7 +151,7 @@ def test_one_scale_for_a_matrix_of_fp8_may_stand_alone_or_in_a_list(tmp_path: Pa
 
     lines: list[str] = []
     meant = make(tmp_path, config, listed)
-    assert check_bits(load(tmp_path, lines.append), meant) == {"fp32"}
+    assert check_bits(load(tmp_path, lines.append), meant) == {"fp8"}
     assert not any("input_scale" in line for line in lines)
 
 

@@ -23,9 +23,9 @@ from ockham.core.registry import make
 from ockham.model.checkpoint.prequantised.base import base_of
 from ockham.model.checkpoint.prequantised.fp8 import (
     CODES,
+    as_blocks,
+    as_stored,
     block_of,
-    describe,
-    find_scales,
     widened,
 )
 from ockham.model.files.safetensors import Checkpoint
@@ -61,8 +61,7 @@ class FloatLayout:
         scale = base + "weight_scale"
         if not self.group:
             checkpoint.find(part.name, part.shape, (CODES,))
-            find_scales(checkpoint, scale, part, self._block(part))
-            return Stored(describe(self._block(part)), (part.name, scale), opaque=True)
+            return as_stored(checkpoint, part, scale, self._block(part))
         if inputs % self.group:
             raise ModelError(
                 f"tensor {part.name!r} has {inputs} inputs, which do not divide into groups of "
@@ -78,6 +77,10 @@ class FloatLayout:
         return Stored("NVFP4", (packed, scale, divisor), blocks="nvfp4")
 
     def blocks(self, checkpoint: Checkpoint, part: Part) -> Iterator[BlockRows]:
+        if not self.group:
+            scale = base_of(part.name) + "weight_scale"
+            yield from as_blocks(checkpoint, part, scale, self._block(part))
+            return
         divisor = None
         if self.group == 16:
             name = base_of(part.name) + "weight_global_scale"

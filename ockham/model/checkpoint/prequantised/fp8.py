@@ -2,8 +2,9 @@
 
 DeepSeek-V3 and Qwen3 publish them so (`quant_method: fp8`): `weight` float8_e4m3fn (N, K),
 `weight_scale_inv` (ceil(N / 128), ceil(K / 128)) for the blocks of `weight_block_size`, or one
-scale for the matrix. A weight is the code's value times the scale, in fp32. No format holds them:
-they are widened. Inputs are not quantised, whatever config.json says of them.
+scale for the matrix. A weight is the code's value times the scale, in fp32. The format fp8 holds
+them as they are, or where it cannot they are widened. Inputs are not quantised, whatever
+config.json says of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from ockham.model.program.weights import Part
 
 CODES = "F8_E4M3"
 SCALE_DTYPES = (*SCALES, "F8_E8M0")
+MOST_SCALE = 2.0**119
+"""Scales from here on are too large for the format."""
 
 
 class Fp8:
@@ -43,14 +46,13 @@ class Fp8:
     def stored(self, checkpoint: Checkpoint, part: Part) -> Stored:
         checkpoint.find(part.name, part.shape, (CODES,))
         name = self._scale_name(checkpoint, part)
-        find_scales(checkpoint, name, part, self._block)
-        return Stored(describe(self._block), (part.name, name), opaque=True)
+        return as_stored(checkpoint, part, name, self._block)
 
     def quantised(self, checkpoint: Checkpoint, part: Part) -> Iterator[QuantisedRows]:
         raise ModelError(f"tensor {part.name!r} has no integer codes.")
 
     def blocks(self, checkpoint: Checkpoint, part: Part) -> Iterator[BlockRows]:
-        raise ModelError(f"tensor {part.name!r} is not stored in blocks.")
+        yield from as_blocks(checkpoint, part, self._scale_name(checkpoint, part), self._block)
 
     def floats(self, checkpoint: Checkpoint, part: Part) -> Iterator[Array]:
         yield from widened(checkpoint, part, self._scale_name(checkpoint, part), self._block)
@@ -96,18 +98,47 @@ def find_scales(
     return scales if block is not None else scales.reshape(1, 1)
 
 
+def as_stored(
+    checkpoint: Checkpoint, part: Part, scale_name: str, block: tuple[int, int] | None
+) -> Stored:
+    """How a matrix is stored: in blocks that fp8 holds, unless its groups or scales are such that
+    it cannot. Raises as `find_scales` does."""
+    scales = find_scales(checkpoint, scale_name, part, block)
+    names, inputs = (part.name, scale_name), part.shape[-1]
+    width = inputs if block is None else block[1]
+    if (width < inputs and width % 4) or (np.abs(scales) >= MOST_SCALE).any():
+        return Stored(describe(block), names, opaque=True)
+    return Stored(describe(block), names, blocks="fp8" if width >= inputs else f"fp8:{width}")
+
+
+def as_blocks(
+    checkpoint: Checkpoint, part: Part, scale_name: str, block: tuple[int, int] | None
+) -> Iterator[BlockRows]:
+    """Rows [part.start, part.stop): codes, and the scales (rows, G) of each."""
+    for codes, scales in _rows(checkpoint, part, scale_name, block):
+        yield BlockRows(codes.view(np.uint8), scales)
+
+
 def widened(
     checkpoint: Checkpoint, part: Part, scale_name: str, block: tuple[int, int] | None
 ) -> Iterator[Floats]:
     """Rows [part.start, part.stop): codes times their scales."""
-    outputs, inputs = part.shape
+    inputs = part.shape[-1]
+    width = inputs if block is None else block[1]
+    for codes, scales in _rows(checkpoint, part, scale_name, block):
+        yield codes.astype(np.float32) * np.repeat(scales, width, axis=1)[:, :inputs]
+
+
+def _rows(
+    checkpoint: Checkpoint, part: Part, scale_name: str, block: tuple[int, int] | None
+) -> Iterator[tuple[Array, Floats]]:
+    """Codes (rows, K) of rows [part.start, part.stop), and their scales (rows, G)."""
     scales = find_scales(checkpoint, scale_name, part, block)
-    height, width = block or (outputs, inputs)
+    height = part.shape[0] if block is None else block[0]
     done = part.start
     for codes in checkpoint.blocks(
         checkpoint.find(part.name, part.shape, (CODES,)), part.start, part.stop
     ):
         for rows in row_slices(0, len(codes)):
-            own = scales[np.arange(done + rows.start, done + rows.stop) // height]
-            yield codes[rows].astype(np.float32) * np.repeat(own, width, axis=1)[:, :inputs]
+            yield codes[rows], scales[np.arange(done + rows.start, done + rows.stop) // height]
         done += len(codes)
