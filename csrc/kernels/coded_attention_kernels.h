@@ -156,6 +156,7 @@ static void score_coded_block(const AttentionTile& tile, int64_t first, const Co
 template <class V, int QUERIES>
 struct CodedWeights {
     alignas(64) typename V::Weight codes[QUERIES * block_keys];
+    float largest[QUERIES];  // before they were made codes
     float scales[QUERIES];
     float zeros[QUERIES];  // the sum of the weights times their values' zeros
 };
@@ -165,13 +166,13 @@ struct ValueGrids {
     Lanes scales[block_groups], zeros[block_groups];
 };
 
-// Makes a query's weights codes: those of the keys [first, last), times their values' scales.
+// A query's weights times their values' scales, of the keys [first, last), and their own scale.
 template <class V, int QUERIES>
-static inline __attribute__((always_inline)) void code_weights(
-    const Lanes* weights, const ValueGrids& values, int first, int last, int query,
+static inline __attribute__((always_inline)) void scale_weights(
+    const Lanes* weights, const ValueGrids& values, int first, int last, int query, Lanes* scaled,
     CodedWeights<V, QUERIES>& coded) {
     constexpr int group = static_cast<int>(group_keys);
-    Lanes scaled[block_groups], zeros[block_groups];
+    Lanes zeros[block_groups];
 #pragma GCC unroll 8
     for (int g = 0; g < block_groups; ++g) {
         const int begin = g * group, low = first > begin ? first - begin : 0;
@@ -186,8 +187,16 @@ static inline __attribute__((always_inline)) void code_weights(
     }
     if constexpr (V::zeros)
         coded.zeros[query] = sum((zeros[0] + zeros[1]) + (zeros[2] + zeros[3]));
+    coded.largest[query] = largest_of(scaled);
+}
+
+// Makes them codes.
+template <class V, int QUERIES>
+static inline __attribute__((always_inline)) void code_weights(const Lanes* scaled, int query,
+                                                               CodedWeights<V, QUERIES>& coded) {
+    constexpr int group = static_cast<int>(group_keys);
     constexpr float most = static_cast<float>(V::most_weight);
-    const float largest = largest_of(scaled);
+    const float largest = coded.largest[query];
     // What is so small adds nothing, and its reciprocal would overflow.
     const bool none = largest < 1e-30f;
     coded.scales[query] = none ? 0.0f : largest / most;
@@ -294,24 +303,30 @@ static void attend_coded_block(const AttentionTile& tile, int64_t first, int64_t
         if constexpr (V::zeros) values.zeros[g] = V::zeros_at(grids);
     }
 
+    // One step for all queries after the other: a query's own steps wait for each other.
     alignas(64) float change[lane_count] = {};  // old peak minus new, by query
     float block_total[QUERIES];
     bool changed = false;
+    Lanes s[QUERIES][block_groups];
     for (int i = 0; i < QUERIES; ++i) {
-        Lanes s[block_groups];
-        load_scores(scores + i * block_keys, tile.softcap, seen.begin[i], seen.end[i], s);
+        load_scores(scores + i * block_keys, tile.softcap, seen.begin[i], seen.end[i], s[i]);
         const float old_peak = tile.peak[first + i];
-        const float block_peak = largest(max(max(s[0], s[1]), max(s[2], s[3])));
+        const float block_peak = largest(max(max(s[i][0], s[i][1]), max(s[i][2], s[i][3])));
         const float peak = block_peak > old_peak ? block_peak : old_peak;
-        const Lanes shift = broadcast(peak);
-#pragma GCC unroll 8
-        for (int g = 0; g < block_groups; ++g) s[g] = exponential_of_negative(s[g] - shift);
         change[i] = old_peak - peak;
         changed = changed || peak != old_peak;
         tile.peak[first + i] = peak;
-        block_total[i] = sum((s[0] + s[1]) + (s[2] + s[3]));
-        code_weights<V>(s, values, seen.begin[i], seen.end[i], i, weights);
     }
+    for (int i = 0; i < QUERIES; ++i) {
+        const Lanes shift = broadcast(tile.peak[first + i]);
+#pragma GCC unroll 8
+        for (int g = 0; g < block_groups; ++g) s[i][g] = exponential_of_negative(s[i][g] - shift);
+        block_total[i] = sum((s[i][0] + s[i][1]) + (s[i][2] + s[i][3]));
+    }
+    Lanes scaled[QUERIES][block_groups];
+    for (int i = 0; i < QUERIES; ++i)
+        scale_weights<V>(s[i], values, seen.begin[i], seen.end[i], i, scaled[i], weights);
+    for (int i = 0; i < QUERIES; ++i) code_weights<V>(scaled[i], i, weights);
     alignas(64) float shrink[lane_count];
     if (changed) store(shrink, exponential_of_negative(load(change)));
     for (int i = 0; i < QUERIES; ++i)
