@@ -16,6 +16,7 @@ from ockham.core.seams import Values
 from ockham.kernels.native import core
 from ockham.model.loading import load_model
 from ockham.weights import int4dq
+from ockham.weights.fp4 import MAGNITUDES, nearest_codes
 from ockham.weights.two_level import GROUPS, MOST, SPAN, TwoLevel
 from tests.helpers import isas
 
@@ -172,3 +173,14 @@ def test_a_model_is_converted_to_it(name: str, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     packed = load_model(EngineConfig(model="lab", quantization=f"{name}:64"))
     assert load_model(EngineConfig(model=str(out))).numerics_id == packed.numerics_id
+
+
+def test_weights_of_fp4_take_the_nearest_level_and_halfway_the_lower_one() -> None:
+    rising = np.array([-m for m in MAGNITUDES[:0:-1]] + list(MAGNITUDES), np.float32)
+    codes = np.array([*range(15, 8, -1), *range(8)], np.uint8)
+    halfway = (rising[1:] + rising[:-1]) / 2
+    sides = [np.nextafter(halfway, np.float32(side)) for side in (-99, 99)]
+    special = np.array([0, -0.0, 1e-45, -1e-45, 13, -13, np.inf, -np.inf], np.float32)
+    units = np.concatenate([halfway, *sides, special, 6 * normal(1, 4000)[0]])
+    wanted = codes[np.searchsorted(halfway, units, side="left")]
+    np.testing.assert_array_equal(nearest_codes(units), wanted)
