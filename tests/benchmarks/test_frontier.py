@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.frontier import Judge, Point, interpolated, table, write_planted
+from benchmarks.frontier import Judge, Point, checkpoint, interpolated, table, write_planted
 from ockham.core.config import EngineConfig
+from ockham.lab.evidence.real_model import find_real_model
 from ockham.model.loading import load_model
 
 SIZES = {"hidden": 256, "inner": 512, "layers": 2, "heads": 4, "kv_heads": 2}
@@ -33,6 +34,14 @@ def test_planted_channels_make_some_inputs_large(tmp_path: Path) -> None:
     norms = [op.norm.weight for op in model.program.ops if getattr(op, "norm", None) is not None]
     largest = max(float(weight.max() / np.median(weight)) for weight in norms)
     assert largest > 10
+
+
+@pytest.mark.skipif(find_real_model() is None, reason="the real model is not installed")
+def test_the_real_model_becomes_a_checkpoint_in_bf16(tmp_path: Path) -> None:
+    path = checkpoint("smollm2", tmp_path / "model")
+    loaded = load_model(EngineConfig(model=str(path), kv_cache_memory_bytes=1 << 24))
+    assert 8 * loaded.weight_bytes / loaded.parameters == pytest.approx(16, abs=0.01)
+    assert (path / "tokenizer.json").exists()
 
 
 def test_between_two_formats_the_logarithm_is_a_line() -> None:
