@@ -5,6 +5,15 @@
 
 namespace ockham::OCKHAM_ISA_NAMESPACE {
 
+void prepare_bf16(const PreparedInput& input, int64_t row, const float* x) {
+    const int64_t count = input.form.inputs;
+    uint16_t* to = reinterpret_cast<uint16_t*>(input.values + row * input.form.row_bytes());
+    int64_t k = 0;
+    for (; k + 16 <= count; k += 16) store_bf16(to + k, load(x + k));
+    if (k < count) store_bf16(to + k, load(x + k, count - k));
+    __builtin_memset(to + count, 0, input.form.row_bytes() - count * 2);
+}
+
 // Quantises `count` floats, a multiple of 16, with one scale: see inputs.h.
 static void quantise(const float* x, int64_t count, int8_t* values, float* scale, int32_t* offset,
                      int32_t zero) {

@@ -1,13 +1,16 @@
 // The forms in which matrices read their inputs, apart from the kinds that have one to themselves.
-//
-// Quantised inputs are int8 by row and group: scale_x = max|x| / 127, a = round(x * (127 / max|x|)), ties
-// to even; all zero where max|x| < 2^-100; a group with NaN or infinity has the scale NaN. The forms
-// differ in what stands in PreparedInput::offsets for each group:
 #pragma once
 
 #include "kernels/linear.h"
 
 namespace ockham {
+
+// Rounded to bf16, to the nearest, ties to even.
+extern const InputKind bf16_input;
+
+// Quantised inputs are int8 by row and group: scale_x = max|x| / 127, a = round(x * (127 / max|x|)), ties
+// to even; all zero where max|x| < 2^-100; a group with NaN or infinity has the scale NaN. The forms
+// differ in what stands in PreparedInput::offsets for each group:
 
 // One integer: minus InputForm::zero times the sum of the values.
 extern const InputKind quantised_input;

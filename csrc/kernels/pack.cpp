@@ -62,20 +62,29 @@ void search_group(const float* weights, int64_t group, float middle, const float
 void pack_rows(ThreadPool& pool, const PackedMatrix& matrix, int64_t first, int64_t panels,
                const std::vector<const uint8_t*>& fields) {
     const std::vector<RowField> sizes = matrix.kind->fields(matrix);
+    const RaggedPanels* const ragged = matrix.kind->ragged;
     // The caller's arrays: a view of them is const for those who multiply.
     const auto at = [&](const void* array, size_t bytes, int64_t panel) {
         return static_cast<uint8_t*>(const_cast<void*>(array)) +
                bytes / static_cast<size_t>(matrix.panels()) * static_cast<size_t>(panel);
     };
-    pool.parallel(panels, [&](int64_t panel, int) {
-        const uint8_t* rows[8];
-        for (size_t i = 0; i < fields.size(); ++i)
-            rows[i] = fields[i] + panel * panel_outputs * sizes[i].row_bytes;
-        matrix.kind->pack_panel(matrix, rows,
-                                {at(matrix.weight, matrix.weight_bytes, first + panel),
-                                 at(matrix.scale, matrix.scale_bytes, first + panel),
-                                 at(matrix.zero, matrix.zero_bytes, first + panel)});
-    });
+    using PackPanel = void (*)(const PackedMatrix&, const uint8_t* const*, PanelMemory);
+    const auto each = [&](PackPanel pack) {
+        pool.parallel(panels, [&](int64_t panel, int) {
+            const uint8_t* rows[8];
+            for (size_t i = 0; i < fields.size(); ++i)
+                rows[i] = fields[i] + panel * panel_outputs * sizes[i].row_bytes;
+            pack(matrix, rows,
+                 {at(matrix.weight, ragged ? 0 : matrix.weight_bytes, first + panel),
+                  at(matrix.scale, matrix.scale_bytes, first + panel),
+                  at(matrix.zero, matrix.zero_bytes, first + panel)});
+        });
+    };
+    if (ragged) {
+        each(ragged->measure);
+        ragged->place(matrix, first, panels);
+    }
+    each(matrix.kind->pack_panel);
 }
 
 void quantise_rows(ThreadPool& pool, Isa isa, const PackedMatrix& matrix, const float* rows, int64_t count,

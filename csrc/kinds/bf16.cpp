@@ -63,15 +63,6 @@ void bf16_tile(const PackedMatrix& matrix, const PreparedInput& input, const Are
     walk<Bf16>(matrix, input, area, y, y_stride, bias, 1);
 }
 
-void prepare_bf16(const PreparedInput& input, int64_t row, const float* x) {
-    const int64_t count = input.form.inputs;
-    uint16_t* to = reinterpret_cast<uint16_t*>(input.values + row * input.form.row_bytes());
-    int64_t k = 0;
-    for (; k + 16 <= count; k += 16) store_bf16(to + k, load(x + k));
-    if (k < count) store_bf16(to + k, load(x + k, count - k));
-    __builtin_memset(to + count, 0, input.form.row_bytes() - count * 2);
-}
-
 }  // namespace ockham::OCKHAM_ISA_NAMESPACE
 
 #ifdef OCKHAM_TILES
@@ -91,17 +82,15 @@ void bf16_tile(const PackedMatrix& matrix, const PreparedInput& input, const Are
 
 #include "isa/each.h"
 #include "kernels/halves.h"
+#include "kernels/inputs.h"
 #include "kinds/kind.h"
 #include "kinds/lay_out.h"
 
 namespace ockham {
 
 OCKHAM_DECLARE_TILES(TileFunction bf16_tile);
-OCKHAM_DECLARE(PrepareFunction prepare_bf16);
 
 namespace {
-
-const InputKind bf16_input = {2, 0, OCKHAM_EACH_ISA(prepare_bf16)};
 
 int64_t pairs(const PackedMatrix& matrix) { return (matrix.inputs + 1) / 2; }
 

@@ -51,6 +51,16 @@ struct PanelMemory {
 using QuantiseFunction = void(const PackedMatrix& matrix, const float* row, uint8_t* codes,
                               uint16_t* scales);
 
+// Of kinds whose panels take room by their values. Rows are then packed from the first panel on, and
+// pack_panel() is given the beginning of the whole array `weight`.
+struct RaggedPanels {
+    // Notes in `to.scale` how much room a panel takes.
+    void (*measure)(const PackedMatrix& matrix, const uint8_t* const* fields, PanelMemory to);
+    // Gives panels [first, first + panels), which are measured, their places behind the one before. Throws
+    // std::invalid_argument where the matrix has no room for them.
+    void (*place)(const PackedMatrix& matrix, int64_t first, int64_t panels);
+};
+
 struct LinearKind {
     const char* name;
     // Throws std::invalid_argument with a sentence for a shape or a group that it cannot have.
@@ -66,6 +76,7 @@ struct LinearKind {
     QuantiseFunction* quantise[isa_count] = {};  // where the format chooses codes by itself; else null
     // The instruction set whose bits the products have on `isa`: where amx sums floats, its own.
     Isa (*product_bits)(Isa isa) = bits_of;
+    const RaggedPanels* ragged = nullptr;
 };
 
 // A row of the table. `kind` has to live as long as the program.

@@ -249,10 +249,14 @@ def option_names(kind: type | None) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
+SEPARATOR = r",|:(?!\s*\d+\s*(?:[:,]|$))"
+"""Of options. A colon before a mere number is part of a value ("pattern=2:4")."""
+
+
 def _named(text: str, technique: Technique) -> dict[str, str]:
     """Options as text, by name."""
     values: dict[str, str] = {}
-    for number, piece in enumerate(re.split("[:,]", text)):
+    for number, piece in enumerate(re.split(SEPARATOR, text)):
         name, equals, value = (part.strip() for part in piece.partition("="))
         if not equals and number == 0 and name:
             name, value = option_names(technique.options)[0], name

@@ -18,7 +18,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.owned_files import USUAL_FILE, replacing, write_own
 from ockham.core.registry import techniques
-from ockham.core.seams import FittedFormat, Format, Layout, Linear, Role
+from ockham.core.seams import FittedFormat, Format, Layout, Linear, Role, SizedFormat
 from ockham.kernels.backends import find_layout_of
 from ockham.kernels.layouts import ROWS
 from ockham.kernels.memory import as_bytes
@@ -26,7 +26,7 @@ from ockham.model.calibration import CalibrationText, calibrate, read_calibratio
 from ockham.model.checkpoint.converted import ConvertedSource
 from ockham.model.checkpoint.lora import Adapter, MergedSource, read_adapter
 from ockham.model.checkpoint.opening import OpenedModel, open_model
-from ockham.model.checkpoint.sources import Source, TensorSource, pieces_of
+from ockham.model.checkpoint.sources import Reading, Source, TensorSource, pieces_of
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer, named_format
@@ -291,7 +291,7 @@ class _Plan:
 
     def linear(self, parts: Sequence[Part], role: Role) -> Linear:
         pieces = pieces_of(self._source, self._packer, parts, role)
-        planned = [_planned(packing, *matrix_shape(piece)) for piece, packing in pieces]
+        planned = [_planned(self._source, packing, piece) for piece, packing in pieces]
         matrix = planned[0] if len(planned) == 1 else stacked(planned)
         blank = matrix.blank(self._packer.layout)
         self.layout.add_matrix(key_of(parts), matrix, blank.arrays)
@@ -303,10 +303,17 @@ class _Plan:
         return values
 
 
-def _planned(packing: Packing, out_features: int, in_features: int) -> StoredMatrix:
-    """What will be written of a matrix that is packed so."""
-    name, group = packing.format.name, packing.format.group
-    return StoredMatrix(name, out_features, in_features, group, packing.zeros)
+def _planned(source: TensorSource, packing: Packing, parts: Sequence[Part]) -> StoredMatrix:
+    """What will be written of a matrix that is packed so. Its weights are read where they decide
+    how much that is."""
+    chosen, (rows, columns) = packing.format, matrix_shape(parts)
+    if isinstance(chosen, SizedFormat) and not packing.kept:
+        reading = Reading(source, parts)
+        try:
+            chosen = chosen.sized(rows, columns, reading.floats())
+        except ModelError as error:
+            raise reading.named(error) from None
+    return StoredMatrix(chosen.name, rows, columns, chosen.group, packing.zeros)
 
 
 class _Writer:

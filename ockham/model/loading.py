@@ -235,7 +235,7 @@ def load_model(
         backend=backend,
         weight_format=planned.weight_format,
         state_dtype=planned.state_dtype,
-        weight_bytes=plan.weights_bytes,
+        weight_bytes=plan.weights_bytes - _spared(planned.program, program),
         parameters=planned.measured.parameters,
         plan=plan,
         layouts=layouts,
@@ -246,6 +246,13 @@ def load_model(
         raw_config=planned.raw_config,
         metadata=planned.metadata if keep_metadata else None,
     )
+
+
+def _spared(planned: Program, program: Program) -> int:
+    """The bytes that the matrices take less than was planned: of a format whose matrices take room
+    by their values, the most was."""
+    loaded = program.matrices()
+    return sum(each.nbytes - loaded[role].nbytes for role, each in planned.matrices().items())
 
 
 def _made_for(description: ModelDescription) -> int | None:

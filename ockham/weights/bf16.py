@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import ClassVar
 
 import ml_dtypes
@@ -12,21 +11,8 @@ from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
 from ockham.core.registry import register
 from ockham.core.seams import Arithmetic, Field, Values
-from ockham.weights.blocks import all_finite, round_to_bfloat16
+from ockham.weights.blocks import all_finite, product_in_bfloat16
 from ockham.weights.by_rows import ByRows
-
-WIDENED_VALUES = 1 << 19
-"""Weights widened to fp32 at a time (2 MiB): they stay in the second-level cache until used."""
-
-_scratch = threading.local()
-
-
-def _widening_scratch(values: int) -> Floats:
-    """A float32 buffer of this thread, at least `values` long, reused from call to call."""
-    buffer: Floats | None = getattr(_scratch, "buffer", None)
-    if buffer is None or len(buffer) < values:
-        buffer = _scratch.buffer = np.empty(values, np.float32)
-    return buffer
 
 
 @register("format", "bf16", exact=True)
@@ -53,21 +39,8 @@ class Bf16(ByRows):
         return {"weight": weight}
 
     def matmul(self, values: Values, x: Floats) -> Floats:
-        """The inputs are rounded to bfloat16, products and sums are fp32.
-
-        A block of rows is widened at a time, so that the matrix never exists in fp32.
-        """
-        weight = values["weight"]
-        x = round_to_bfloat16(x)
-        product = np.empty((len(x), len(weight)), np.float32)
-        step = min(max(1, WIDENED_VALUES // weight.shape[1]), len(weight))
-        scratch = _widening_scratch(step * weight.shape[1])
-        for start in range(0, len(weight), step):
-            block = weight[start : start + step]
-            wide = scratch[: block.size].reshape(block.shape)
-            wide[...] = block
-            np.matmul(x, wide.T, out=product[:, start : start + step])
-        return product
+        """See `product_in_bfloat16`."""
+        return product_in_bfloat16(values["weight"], x)
 
     def decode(self, values: Values, in_features: int) -> Floats:
         return values["weight"].astype(np.float32)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.arrays import Array
+from ockham.core.arrays import Array, Floats
+
+WIDENED_VALUES = 1 << 19
+"""Weights widened to fp32 at a time (2 MiB): they stay in the second-level cache until used."""
+
+_scratch = threading.local()
 
 _BITS: dict[np.dtype[np.generic], tuple[type, type, int]] = {
     np.dtype(ml_dtypes.bfloat16): (np.int16, np.uint16, 0x7F80),
@@ -36,3 +43,29 @@ def all_finite(values: Array) -> bool:
 def round_to_bfloat16(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """x rounded to the nearest bfloat16 (ties to even), held as float32."""
     return x.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def product_in_bfloat16(weight: Array, x: Floats) -> Floats:
+    """x (M, K) times the transposed rows of bfloat16 (N, K): (M, N). Inputs are rounded to
+    bfloat16, products and sums are fp32.
+
+    A block of rows is widened at a time, so that the matrix never exists in fp32.
+    """
+    x = round_to_bfloat16(x)
+    product = np.empty((len(x), len(weight)), np.float32)
+    step = min(max(1, WIDENED_VALUES // weight.shape[1]), len(weight))
+    scratch = _widening_scratch(step * weight.shape[1])
+    for start in range(0, len(weight), step):
+        block = weight[start : start + step]
+        wide = scratch[: block.size].reshape(block.shape)
+        wide[...] = block
+        np.matmul(x, wide.T, out=product[:, start : start + step])
+    return product
+
+
+def _widening_scratch(values: int) -> Floats:
+    """A float32 buffer of this thread, at least `values` long, reused from call to call."""
+    buffer: Floats | None = getattr(_scratch, "buffer", None)
+    if buffer is None or len(buffer) < values:
+        buffer = _scratch.buffer = np.empty(values, np.float32)
+    return buffer

@@ -41,7 +41,7 @@ def calibrated_codes(
         raise ModelError("the inputs of this product are not finite on the calibration text.")
     if np.abs(rows).max() >= MOST:
         raise ModelError("a weight is too large for the fp16 scale of its group.")
-    factor = _factor(moments)
+    factor = factor_of_inverse(moments)
     weight = np.ascontiguousarray(rows.T, np.float32)  # (K, N): one input is one row
     codes = np.empty((inputs, outputs), np.uint8)
     scales = np.empty((inputs // group, outputs), np.float16)
@@ -62,8 +62,8 @@ def calibrated_codes(
     return codes.T, scales.T
 
 
-def _factor(moments: Floats) -> Floats:
-    """Upper triangular U with U^T U the inverse of the damped moments."""
+def factor_of_inverse(moments: Floats) -> Floats:
+    """Upper triangular U with U^T U the inverse of the damped moments (K, K)."""
     damped: Doubles = moments.astype(np.float64)
     diagonal = np.einsum("ii->i", damped)  # a view
     mean = float(diagonal.mean())

@@ -50,6 +50,7 @@ CHECKPOINTS = {
 FORMATS = (
     *("fp32", "bf16", "int8", "int4", "int4:32", "int4:64", "int4:128", "nf4:32"),
     *("int4dq:32", "fp4:64", "codebook3", "codebook4", "ternary", "fp8:128"),
+    *("sparse8", "sparse16"),
 )
 MIXTURES = {
     "mixture": {"": "Q4_K", "v_proj": "Q6_K", "o_proj": "Q5_K", "gate_proj": "Q8_0"}

@@ -10,8 +10,8 @@ from ockham.core.errors import ModelError
 from ockham.core.registry import find, techniques
 from ockham.kernels.backends import find_layout_of
 from ockham.kernels.layouts import ROWS
-from ockham.weights.bf16 import WIDENED_VALUES, Bf16
-from ockham.weights.blocks import all_finite, round_to_bfloat16
+from ockham.weights.bf16 import Bf16
+from ockham.weights.blocks import WIDENED_VALUES, all_finite, round_to_bfloat16
 from ockham.weights.fp32 import Fp32
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ockham.core.errors import ModelError
-from ockham.weights.gptq import DAMPING, _factor, calibrated_codes
+from ockham.weights.gptq import DAMPING, calibrated_codes, factor_of_inverse
 from ockham.weights.int4 import GROUPS, Int4
 
 
@@ -49,7 +49,7 @@ def test_the_factor_is_that_of_the_inverse() -> None:
     x = correlated_inputs(64)
     moments = x.T @ x
     damped = moments + DAMPING * np.diag(moments).mean() * np.eye(64, dtype=np.float32)
-    factor = _factor(moments).astype(np.float64)
+    factor = factor_of_inverse(moments).astype(np.float64)
     assert (np.tril(factor, -1) == 0).all()
     np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(64), atol=1e-4)
 

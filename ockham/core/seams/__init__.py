@@ -124,6 +124,7 @@ from ockham.core.seams.weights import (
     MixedFormat,
     QuantisedFormat,
     Role,
+    SizedFormat,
     Values,
 )
 
@@ -199,6 +200,7 @@ __all__ = [
     "Policy",
     "Problem",
     "QuantisedFormat",
+    "SizedFormat",
     "QueryBlock",
     "Reuse",
     "Rewritable",

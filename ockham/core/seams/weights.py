@@ -95,8 +95,9 @@ class Format(Protocol):
     precision in which the input enters the product; it is part of the format's definition, because
     it decides the result. `arithmetic` is what its products run on. `dtype` is the dtype whose
     values the format holds one by one, as `EngineConfig.dtype` names it, which then picks the
-    format; None for a format that quantises. `group` is the number of inputs that share a scale,
-    where matrices of the format differ in it."""
+    format; None for a format that quantises. `group` is what else must be known of a matrix where
+    matrices of the format differ: the number of inputs that share a scale, or how much room what is
+    stored takes (`SizedFormat`)."""
 
     name: ClassVar[str]
     arithmetic: ClassVar[Arithmetic]
@@ -201,6 +202,17 @@ class FittedFormat(Format, Protocol):
         """Pack weights (N, K) for inputs x whose second moments are the sum of x^T x: (K, K).
 
         Raises ModelError for moments that are not finite, and weights that it cannot hold."""
+        ...
+
+
+@runtime_checkable
+class SizedFormat(Format, Protocol):
+    """A format whose matrices take room by their values. `group` says how much, in units of its
+    own; one that was made by its name has room for any values."""
+
+    def sized(self, out_features: int, in_features: int, blocks: Iterable[Array]) -> SizedFormat:
+        """The format with as much room as `pack` would give a matrix of these rows. Raises
+        ModelError as `pack` does."""
         ...
 
 

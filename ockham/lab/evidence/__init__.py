@@ -22,6 +22,7 @@ from ockham.lab.evidence import (  # noqa: F401
     patterns,
     positions,
     predictions,
+    pruned,
     reuse,
     seams,
     searches,

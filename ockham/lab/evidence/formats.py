@@ -9,6 +9,7 @@ from ockham.lab.evidence.real_model import MISSING, NAME, real_fidelity
 from ockham.lab.evidence.recipe import Measure, evidence
 from ockham.lab.evidence.row import Row
 from ockham.weights.block_format import BlockFormat
+from ockham.weights.sparse import Sparse
 
 CLAIMS = {
     "fp32": "",
@@ -68,5 +69,6 @@ def _real_facts(bench: Bench, name: str) -> dict[str, object]:
 
 
 for _technique in techniques("format"):
-    if not issubclass(_technique.cls, BlockFormat):  # which are in blocks.py
+    # Blocks are in blocks.py, and what does not store zeros in pruned.py.
+    if not issubclass(_technique.cls, BlockFormat | Sparse):
         evidence("format", _technique.name)(_measure(_technique.name, _technique.exact))

@@ -59,12 +59,12 @@ def _moving(name: str) -> Measure:
     def measure(bench: Bench) -> Row:
         exact = bench.engine(quantization="fp32")
         before = fidelity_of(bench, exact, bench.engine(quantization=ROUNDED), ITEMS)
-        with _rewritten(bench.config, name) as path:
+        with rewritten(bench.config, name) as path:
             after = fidelity_of(bench, exact, bench.engine(model=path, quantization=ROUNDED), ITEMS)
         facts: dict[str, object] = {"real_model": MISSING}
         if bench.real_model is not None:
-            plain, rewritten = _real(bench, bench.real_model, name, ROUNDED, ROUNDED)
-            facts = {"real_model": NAME, "real_fidelity": rewritten, "what": _told(plain)}
+            plain, moved = _real(bench, bench.real_model, name, ROUNDED, ROUNDED)
+            facts = {"real_model": NAME, "real_fidelity": moved, "what": _told(plain)}
         told = facts.pop("what", "")
         return msgspec.convert(
             {
@@ -104,7 +104,7 @@ def _smaller(name: str) -> Measure:
             plain, smaller = _real(bench, bench.real_model, name, BESIDE, "fp32")
             real = {"real_model": NAME, "real_fidelity": smaller}
             told += f", and {plain.kl_mean:.4f} on {NAME}"
-        with _rewritten(bench.config, name, dtype=None) as path:
+        with rewritten(bench.config, name, dtype=None) as path:
             other = bench.engine(model=path)
             return bench.compare(
                 "transform",
@@ -129,15 +129,13 @@ def _real(bench: Bench, path: Path, name: str, plain: str, own: str) -> tuple[Fi
     config = msgspec.structs.replace(bench.config, model=str(path), revision=None)
     exact = {"model": str(path), "quantization": "fp32"}
     before = fidelity_beside(exact, {**exact, "quantization": plain}, config, bench.seed)
-    with _rewritten(config, name) as rewritten:
-        candidate = {"model": rewritten, "quantization": own}
+    with rewritten(config, name) as other:
+        candidate = {"model": other, "quantization": own}
         return before, fidelity_beside(exact, candidate, config, bench.seed)
 
 
 @contextmanager
-def _rewritten(
-    config: EngineConfig, transform: str, dtype: str | None = "float32"
-) -> Iterator[str]:
+def rewritten(config: EngineConfig, transform: str, dtype: str | None = "float32") -> Iterator[str]:
     """The directory of a model after a transform with its own settings."""
     with tempfile.TemporaryDirectory(prefix="ockham-rewritten-") as folder:
         out, text = Path(folder) / "model", Path(folder) / "text.txt"

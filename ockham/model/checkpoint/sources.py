@@ -198,7 +198,7 @@ class Loader:
         if fitted is not None:
             return fitted
         rows, columns = matrix_shape(parts)
-        reading, layout = _Reading(self._source, parts), self._packer.layout
+        reading, layout = Reading(self._source, parts), self._packer.layout
         try:
             if packing.blocks is not None:
                 return packing.blocks.adopt(rows, columns, reading.blocks(), layout)
@@ -214,7 +214,7 @@ class Loader:
         filled = 0
         for name, length in parts:
             part = Part(name, (length,), 0, 1)
-            for block in _Reading(self._source, [part]).floats():
+            for block in Reading(self._source, [part]).floats():
                 values[filled : filled + length] = block[0]
             if not np.isfinite(values[filled : filled + length]).all():
                 raise ModelError(f"tensor {name!r}: NaN or infinity stands in it.")
@@ -225,7 +225,7 @@ class Loader:
         return values
 
 
-class _Reading:
+class Reading:
     """The blocks of some parts, one after another, and which of them is being read."""
 
     def __init__(self, source: TensorSource, parts: Sequence[Part]) -> None:
