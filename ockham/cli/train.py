@@ -256,6 +256,61 @@ def nested(as_json: bool, threads: int | None, **settings: Any) -> None:
     click.echo(f"wrote {chosen.out} in {duration(scores['seconds'])}.", err=True)
 
 
+@train.command()
+@click.argument("target", metavar="MODEL")
+@click.argument("out", type=click.Path(path_type=Path))
+@option(
+    "--share",
+    type=float,
+    default=0.2,
+    help="Share of the channels of feed-forwards that goes.",
+    show_default=True,
+)
+@option("--periods", type=Integer(1), default=5, help="In how many parts.", show_default=True)
+@option(
+    "--multiple", type=Integer(1), default=32, help="Widths are multiples of it.", show_default=True
+)
+@option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help='Text, or .jsonl with "text" or "messages"; may be given more than once. The lab models '
+    "need none.",
+)
+@option("--tokens", type=Integer(1), default=200_000, help="Tokens to read.", show_default=True)
+@option("--context", type=Integer(16), default=256, help="Tokens of a row.", show_default=True)
+@option(
+    "--batch-tokens", type=Integer(16), default=1024, help="Tokens of a step.", show_default=True
+)
+@option("--rate", type=float, default=1e-4, help="The learning rate's peak.", show_default=True)
+@option("--seed", type=int, default=0, show_default=True)
+@option("--threads", type=Integer(1), default=None, help="Of PyTorch.  [default: all cores]")
+@option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+def prune(as_json: bool, threads: int | None, **settings: Any) -> None:
+    """Let channels of MODEL's feed-forwards go while it learns what it said before, and write the
+    smaller model to OUT.
+
+    Those of least importance go first, by their weights and gradients, a part of them in each
+    period. When it was interrupted, the same command goes on. It needs the extra:
+    pip install 'ockham[train]'.
+    """
+    from ockham.training.prune import PruneSettings, train_pruned
+
+    chosen = PruneSettings(**settings)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    scores = train_pruned(chosen, partial(click.echo, err=True))
+    if as_json:
+        click.echo(json.dumps(scores, indent=2))
+    else:
+        before, after = scores["channels"]
+        click.echo(f"{after} of {before} channels are left, {scores['kl']} nats from the original")
+    click.echo(f"wrote {chosen.out} in {duration(scores['seconds'])}.", err=True)
+
+
 def described(scores: dict[str, Any]) -> list[str]:
     """What was found, in words."""
     if "alphas" in scores:

@@ -24,7 +24,12 @@ from ockham.model.program.pooling import POOLING_FILES
 
 BUILT_IN = {
     name: Path(__file__).parent / folder
-    for name, folder in (("lab", "lab"), ("lab-drafter", "lab_drafter"), ("lab-moe", "lab_moe"))
+    for name, folder in (
+        ("lab", "lab"),
+        ("lab-drafter", "lab_drafter"),
+        ("lab-moe", "lab_moe"),
+        ("lab-nested", "lab_nested"),
+    )
 }
 """Models that the package carries."""
 

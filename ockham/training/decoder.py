@@ -104,21 +104,26 @@ class Decoder(nn.Module):
                 x = F.linear(self._norm(x, op.norm), self._matrix(op.out)) * op.scale
         return x
 
-    def _tensor(self, name: str) -> Tensor:
+    def has(self, name: str) -> bool:
+        """Whether a tensor of this name is stored."""
+        return name in self._places
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor as it is learned, under its name in the checkpoint."""
         found: Tensor = self.tensors[self._places[name]]
         return found
 
     def _matrix(self, linear: Linear | None) -> Tensor:
         assert isinstance(linear, NamedMatrix)
         parts = [
-            self._tensor(part.name).reshape(-1, part.shape[-1])[part.start : part.stop]
+            self.tensor(part.name).reshape(-1, part.shape[-1])[part.start : part.stop]
             for part in linear.parts
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _vector(self, values: Floats | None) -> Tensor | None:
         names = self._names.of(values)
-        return torch.cat([self._tensor(name) for name in names]) if names else None
+        return torch.cat([self.tensor(name) for name in names]) if names else None
 
     def _norm(self, x: Tensor, norm: Norm | None) -> Tensor:
         if norm is None:
@@ -126,7 +131,7 @@ class Decoder(nn.Module):
         (name,) = self._names.of(norm.weight)
         offset = 1.0 if name in self._names.offset else 0.0
         scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.eps)
-        return x * scale * (self._tensor(name) + offset)
+        return x * scale * (self.tensor(name) + offset)
 
     def _base(self, x: Tensor, shortcut: Linear | None) -> Tensor:
         return x if shortcut is None else F.linear(x, self._matrix(shortcut))

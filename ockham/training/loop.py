@@ -110,6 +110,8 @@ class Loop:
         torch.nn.utils.clip_grad_norm_(learned, _CLIPPED)
         for optimiser in self.optimisers.values():
             optimiser.step()
+        self.student.moved(self.step, self.steps)
+        for optimiser in self.optimisers.values():
             optimiser.zero_grad()
         self.step += 1
         return loss.item()

@@ -145,7 +145,7 @@ def _train(
     loop = Loop(model, {TEXT: windows}, settings, workplace.folder, tell)
     loop.run()
     scores = {
-        "kl_before": {f"{k:g}": round(kl, 5) for k, kl in zip(kept, before, strict=True)},
+        "kl_before": {f"{k:g}": round(max(0.0, kl), 5) for k, kl in zip(kept, before, strict=True)},
         "kl_after": {f"{keep:g}": round(model.divergence(rows, keep), 5) for keep in kept},
         "tokens": loop.read,
         "seconds": round(loop.seconds, 1),

@@ -35,6 +35,9 @@ class Learner(nn.Module):
     def loss(self, ids: Tensor, rng: np.random.Generator, source: str) -> Tensor:
         """The mean loss of rows of token ids (B, T + 1)."""
 
+    def moved(self, step: int, steps: int) -> None:
+        """The step of this number, of so many, has been made; its gradients are still there."""
+
     def optimisers(self, rate: float) -> dict[str, torch.optim.Optimizer]:
         """Those of the parameters, by a name."""
         learned = [p for p in self.parameters() if p.requires_grad]

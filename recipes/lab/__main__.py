@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="model.safetensors that the plan starts from")
     parser.add_argument("--run", type=Path, help="checkpoints, curve; runs/PLAN by default")
     parser.add_argument("--out", type=Path, help="the export; the package's folder by default")
-    parser.add_argument("--scores", type=Path, help="of `ockham eval --json`, for the card")
+    parser.add_argument(
+        "--scores", type=Path, help="of `ockham eval --json`, for the card; of nested a folder"
+    )
     parser.add_argument("--scores-before", type=Path, help="the same, without the adapter")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that trains")
     parser.add_argument("--float32", action="store_true", help="where bfloat16 is imitated")
@@ -74,6 +76,9 @@ def main() -> None:
         return
     if options.command == "nested":
         run = options.run or _ROOT / "runs" / "nested"
+        if options.scores is not None:
+            nested.install(run / "model", options.scores, options.out or _MODELS / "lab_nested")
+            return
         data, _ = write_texts(documents, nested.SEED, run / "texts", NESTED_MIX)
         nested.train_lab_nested(data, options.out or run / "model")
         return

@@ -254,6 +254,7 @@ def test_models_lists_the_built_in_and_the_supported() -> None:
         "lab",
         "lab-drafter",
         "lab-moe",
+        "lab-nested",
     ]
     assert all(model["supported"] for model in found["built_in"])
     assert found["architectures"] == list(ARCHITECTURES)

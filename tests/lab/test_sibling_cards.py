@@ -13,10 +13,11 @@ from ockham.engine.engine import Engine
 from ockham.kernels.native import core
 from ockham.lab.cases import data_cases, task_cases
 from ockham.lab.evaluate import Result, evaluate, summarise
-from ockham.lab.statistics import ratio_interval
+from ockham.lab.statistics import ratio_interval, wilson
 from ockham.lab.tasks import items
 from ockham.model.converting import convert
 from ockham.model.hub import ADAPTERS, BUILT_IN, resolve_adapter
+from ockham.model.rewriting.applying import Rewriting
 from recipes.lab.sentences import write_items
 
 pytestmark = pytest.mark.skipif(core is None, reason="the reference backend is too slow")
@@ -35,8 +36,8 @@ def stated(card: Path, row: str) -> tuple[float, float]:
     return float(low) / 100, float(high) / 100
 
 
-def measured(model: str, task: str, level: str, number: int) -> tuple[float, float]:
-    """The interval of a task's score."""
+def measured(model: str, task: str, level: str | None, number: int) -> tuple[float, float]:
+    """The interval of a task's score, of all its levels where none is named."""
     engine = Engine(EngineConfig(model=model, kv_cache_memory_bytes=CACHE_BYTES))
     assert engine.tokenizer is not None
     if task == "sentences":
@@ -46,7 +47,7 @@ def measured(model: str, task: str, level: str, number: int) -> tuple[float, flo
         cases = [case for case in cases if case.level == level]
     else:
         cases = task_cases(
-            [task], number, SEED, [level], engine.tokenizer, engine.max_model_len
+            [task], number, SEED, [level] if level else [], engine.tokenizer, engine.max_model_len
         ).cases
     results: list[Result] = []
     evaluate(engine, cases, results.append)
@@ -90,6 +91,19 @@ def test_the_drafter_agrees_with_the_lab_model_as_its_card_says() -> None:
 def test_the_mixture_scores_as_its_card_says(task: str, level: str) -> None:
     card = stated(BUILT_IN["lab-moe"] / "README.md", f"| {task} | {level} |")
     assert_overlap(measured("lab-moe", task, level, 24), card)
+
+
+@pytest.mark.parametrize(("width", "column"), [(1.0, 3), (0.5, 4)])
+def test_a_nested_width_scores_as_its_card_says(tmp_path: Path, width: float, column: int) -> None:
+    rows = (BUILT_IN["lab-nested"] / "README.md").read_text().splitlines()
+    (row,) = (line for line in rows if line.startswith("| documents |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    items, share = int(cells[1]), float(cells[column].removesuffix("%")) / 100
+    rewriting = Rewriting((f"width:{width}",))
+    convert(EngineConfig(model="lab-nested"), tmp_path, lambda line: None, rewriting=rewriting)
+    card = wilson(round(share * items), items)
+    assert card is not None
+    assert_overlap(measured(str(tmp_path), "documents", None, 24), card)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,10 @@ SMALLER = {
     "slicegpt": "SliceGPT (arXiv:2401.15024): up to 25% of the parameters removed at 99% (70B), "
     "99% (66B) and 90% (2.7B) of the accuracy",
     "heapr": "HEAPr (arXiv:2509.22299): nearly lossless at 20% to 25% of the experts' parameters",
+    "loraprune": "LoRAPrune (arXiv:2305.18403): at 50%, 8.0 and 16.05 of perplexity less than "
+    "LLM-Pruner, and 52.6% less memory to prune",
+    "mfac": "M-FAC (arXiv:2107.03356): state of the art in pruning of its time, by products of "
+    "vectors in place of matrices",
     "wanda_channels": "Wanda (arXiv:2306.11695): better than magnitudes at 50%, of single weights",
     "magnitude_channels": "",
     "width": "MatFormer (arXiv:2310.07707): smaller models from one, as good as trained alone",

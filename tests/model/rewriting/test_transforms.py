@@ -28,6 +28,7 @@ from tests.helpers.tiny import tiny_llama, tiny_mixtral
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "tokenizer": True}
 TEXT = "\n".join(f"def f{i}(a, b):\n    return a + b * {i}\n" for i in range(40))
 EVERY = ["smoothquant", "awq", "slicegpt:multiple=8", "heapr", "wanda_channels", "nest"]
+EVERY += ["loraprune:steps=2", "mfac"]
 UNCHANGING = ["rotate", "rotate:kind=random", "smoothquant:inner=true", "awq:group=32", "nest"]
 
 
@@ -162,7 +163,10 @@ def test_slicing_keeps_what_the_text_uses(tmp_path: Path) -> None:
     assert close(logits(load(source)), logits(sliced))
 
 
-@pytest.mark.parametrize("transform", ["heapr:multiple=8", "wanda_channels:multiple=8"])
+@pytest.mark.parametrize(
+    "transform",
+    ["heapr:multiple=8", "wanda_channels:multiple=8", "loraprune:multiple=8", "mfac:multiple=8"],
+)
 def test_channels_that_nothing_uses_go_first(tmp_path: Path, transform: str) -> None:
     from safetensors.numpy import load_file, save_file
 
@@ -266,6 +270,9 @@ def test_a_converted_model_is_not_rewritten(tmp_path: Path) -> None:
         (["--transform", "slicegpt:share=0.01"], "cannot remove 1% of 64 channels in steps of 32"),
         (["--transform", "heapr:share=0.01,multiple=64"], "cannot be removed in steps of 64"),
         (["--transform", "awq:group=7"], "has no groups of 7"),
+        (["--transform", "loraprune:rank=0"], "rank must be at least 1, got 0"),
+        (["--transform", "loraprune:memory=1"], "memory must be at least 0 and below 1, got 1.0"),
+        (["--transform", "mfac:damping=0"], "damping must be above 0, got 0.0"),
         (["--transform", "smoothquant:strength=2"], "strength must be between 0 and 1, got 2.0"),
         (["--dtype", "float32"], "--dtype is for --transform NAME only"),
         (
