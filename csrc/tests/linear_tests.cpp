@@ -62,7 +62,7 @@ std::unique_ptr<uint8_t, Free> random_field(const PackedMatrix& matrix, const Ro
     if (name == "weight" && dtype == "float32")
         for (int64_t i = 0; i < bytes / 4; ++i)
             reinterpret_cast<float*>(values.get())[i] = static_cast<float>(random() % 2001) - 1000;
-    if (name == "weight" && dtype == "bfloat16")
+    if (name == "weight" && (dtype == "bfloat16" || field.row_bytes == 2 * matrix.inputs))
         for (int64_t i = 0; i < bytes / 2; ++i)
             reinterpret_cast<uint16_t*>(values.get())[i] = 0x3f80 + random() % 128;
     if (name == "levels")  // of codebooks: up to 63 in magnitude
