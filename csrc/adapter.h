@@ -17,11 +17,7 @@ class Program;
 
 class Adapter {
    public:
-    // A sum over the outputs [first, first + sum.outputs) of a matrix.
-    struct Part {
-        int64_t first;
-        LowRank sum;
-    };
+    using Part = LowRankPart;
 
     // For a program, which outlives it, with room for `bytes` of packed matrices.
     Adapter(const Program& program, size_t bytes) : program_(program), memory_(bytes) {}

@@ -33,6 +33,8 @@ namespace {
 
 using Input = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Codes = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Factors = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 struct Free {
     void operator()(void* memory) const { std::free(memory); }
@@ -81,6 +83,26 @@ Matrix make_matrix(const std::string& kind, int64_t outputs, int64_t inputs, nb:
     hold(scale, matrix.packed.scale_bytes, "scale", matrix.scale, matrix.packed.scale);
     hold(zero, matrix.packed.zero_bytes, "zero", matrix.zero, matrix.packed.zero);
     return matrix;
+}
+
+Matrix corrected(const Matrix& matrix, Codes a, Codes b, Factors factors) {
+    LowRank shape;
+    shape.inputs = matrix.packed.inputs;
+    shape.outputs = matrix.packed.outputs;
+    shape.rank = static_cast<int64_t>(factors.shape(0));
+    shape.element = FactorType::int8;
+    if (shape.rank < 1 || static_cast<int64_t>(a.shape(0)) != shape.rank ||
+        static_cast<int64_t>(a.shape(1)) != shape.inputs ||
+        static_cast<int64_t>(b.shape(0)) != shape.outputs ||
+        static_cast<int64_t>(b.shape(1)) != shape.rank)
+        throw std::invalid_argument("a correction has another shape than its matrix.");
+    auto held = std::make_shared<HeldLowRank>();
+    held->sum = pack_low_rank_codes(shape, a.data(), b.data(), factors.data(),
+                                    held->memory.take<uint8_t>(static_cast<int64_t>(shape.bytes())));
+    Matrix result = matrix;
+    result.packed.correction = &held->sum;
+    result.correction = std::move(held);
+    return result;
 }
 
 using Shapes = std::vector<std::tuple<std::string, std::string, std::vector<int64_t>>>;
@@ -254,6 +276,9 @@ void bind_linear(nb::module_& module) {
     module.def("kinds", &kind_names, "The kinds of matrices that there are kernels for.");
     module.def("product_bits", &product_bits, "kind"_a, "isa"_a,
                "The instruction set whose bits products with matrices of a kind have on `isa`.");
+    module.def("corrected", &corrected, "matrix"_a, "a"_a, "b"_a, "factors"_a,
+               "The matrix with the sum b (factors * (a x)) of low rank, which operations of a program "
+               "add to its products; `linear` does not.");
     module.def("packed_arrays", &packed_arrays, "kind"_a, "outputs"_a, "inputs"_a, "group"_a = 0,
                "zeros"_a = false, "Name, dtype and shape of each array of a packed matrix.");
     module.def("pack", &pack, "pool"_a, "matrix"_a, "first"_a, "rows"_a, "values"_a,

@@ -52,14 +52,18 @@ class PythonFields final : public ops::Fields {
     PackedMatrix matrix(const char* field) const override { return packed(record_.attr(field)); }
     std::vector<PackedMatrix> matrices(const char* field) const override {
         std::vector<PackedMatrix> result;
-        for (nb::handle linear : record_.attr(field)) result.push_back(packed(linear));
+        for (nb::handle linear : record_.attr(field)) {
+            result.push_back(packed(linear));
+            if (result.back().correction != nullptr)
+                throw std::invalid_argument("the products of routed experts cannot be corrected.");
+        }
         return result;
     }
     ops::Stack stack(const char* field) const override {
-        ops::Stack result;
+        std::vector<PackedMatrix> result;
         const auto parts = nb::cast<nb::list>(matrix_of_(record_.attr(field)));
-        for (nb::handle part : parts) result.parts.push_back(owned(part));
-        return result;
+        for (nb::handle part : parts) result.push_back(owned(part));
+        return ops::Stack(std::move(result));
     }
 
    private:

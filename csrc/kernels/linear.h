@@ -22,6 +22,7 @@ class ThreadPool;
 constexpr int64_t panel_outputs = 16;
 
 struct LinearKind;  // kinds/kind.h
+struct LowRank;     // kernels/low_rank.h
 
 // A packed matrix over memory that somebody else owns (Python: the arrays of a Linear).
 struct PackedMatrix {
@@ -34,6 +35,8 @@ struct PackedMatrix {
     const void* weight = nullptr;
     const void* scale = nullptr;
     const void* zero = nullptr;
+    // What an operation adds to the products of all rows; null for nothing. linear() does not.
+    const LowRank* correction = nullptr;
 
     int64_t panels() const { return (outputs + panel_outputs - 1) / panel_outputs; }
     bool zeros() const { return zero_bytes != 0; }

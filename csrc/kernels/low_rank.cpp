@@ -74,6 +74,31 @@ LowRank pack_low_rank(LowRank matrix, const float* a, const float* b, uint8_t* t
     return matrix;
 }
 
+LowRank pack_low_rank_codes(LowRank matrix, const int8_t* a, const int8_t* b, const float* factors,
+                            uint8_t* to) {
+    const int64_t rank = matrix.rank, inputs = matrix.inputs, groups = sixteens(inputs);
+    std::memset(to, 0, matrix.bytes());
+    uint8_t* to_b = to + matrix.a_bytes();
+    float* to_factors = reinterpret_cast<float*>(to_b + matrix.b_bytes());
+    for (int64_t r = 0; r < rank; ++r) {
+        const int64_t first = r / rank_block * rank_block;
+        const int64_t ranks = std::min(rank_block, rank - first);
+        uint8_t* block = to + first * groups * 16 + (r - first) * 16;
+        for (int64_t k = 0; k < inputs; k += 16)
+            std::memcpy(block + k * ranks, a + r * inputs + k, std::min<int64_t>(16, inputs - k));
+    }
+    for (int64_t output = 0; output < matrix.outputs; ++output)
+        for (int64_t r = 0; r < rank; ++r)
+            to_b[(output / 16 * rank + r) * 16 + output % 16] =
+                static_cast<uint8_t>(b[output * rank + r]);
+    std::memcpy(to_factors, factors, rank * sizeof(float));
+    matrix.element = FactorType::int8;
+    matrix.a = to;
+    matrix.b = to_b;
+    matrix.factors = to_factors;
+    return matrix;
+}
+
 const LowRankKernels& low_rank_kernels(Isa isa) {
 #if defined(__x86_64__)
     if (bits_of(isa) == Isa::avx512) return avx512::low_rank_kernels;

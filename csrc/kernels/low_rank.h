@@ -47,6 +47,12 @@ struct LowRank {
     size_t bytes() const { return a_bytes() + b_bytes() + factor_bytes(); }
 };
 
+// A sum over the outputs [first, first + sum.outputs) of a matrix.
+struct LowRankPart {
+    int64_t first;
+    LowRank sum;
+};
+
 struct LowRankKernels {
     // t[row][0 .. rank) = factors * A x[row], for at most low_rank_rows rows.
     void (*shrink)(const LowRank& matrix, const float* const* x, int64_t rows, float* const* t);
@@ -60,6 +66,10 @@ const LowRankKernels& low_rank_kernels(Isa isa);
 // Packs A and B, given row after row, into bytes() at `to`, rounded to nearest even; the matrix with its
 // pointers.
 LowRank pack_low_rank(LowRank matrix, const float* a, const float* b, uint8_t* to);
+
+// The same of codes that are int8 already: a (rank, inputs), b (outputs, rank), factors (rank).
+LowRank pack_low_rank_codes(LowRank matrix, const int8_t* a, const int8_t* b, const float* factors,
+                            uint8_t* to);
 
 namespace portable {
 extern const LowRankKernels low_rank_kernels;

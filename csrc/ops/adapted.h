@@ -1,8 +1,10 @@
-// What adapters add to the product of a matrix, for the rows that have one.
+// What is added to the product of a matrix: the matrix's own corrections, for all rows, and then what
+// adapters add for the rows that have one.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "adapter.h"
@@ -12,22 +14,44 @@
 
 namespace ockham::ops {
 
-// Rows of a product for which the same is added, ascending; `parts` is null where nothing is.
+// Rows of a product for which the same is added, ascending; `parts` is null where no adapter adds to it.
 struct AdaptedRows {
     const std::vector<Adapter::Part>* parts;
     std::vector<int64_t> rows;
 };
 
 struct Additions {
-    std::vector<AdaptedRows> groups;  // all rows of the product
-    int64_t width = 0;                // most ranks that a row's parts have together; 0: nothing is added
+    const std::vector<Adapter::Part>& own;  // of all rows
+    std::vector<AdaptedRows> groups;        // all rows of the product
+    int64_t width = 0;  // most ranks that a row's parts have together; 0: nothing is added
+
+    bool adds(const AdaptedRows& group) const { return !own.empty() || group.parts != nullptr; }
+    // Calls f with each part that is added to the rows of a group, in order.
+    template <class F>
+    void each(const AdaptedRows& group, F f) const {
+        for (const Adapter::Part& part : own) f(part);
+        if (group.parts == nullptr) return;
+        for (const Adapter::Part& part : *group.parts) f(part);
+    }
 };
+
+inline int64_t ranks_of(const std::vector<Adapter::Part>& parts) {
+    int64_t ranks = 0;
+    for (const Adapter::Part& part : parts) ranks += part.sum.rank;
+    return ranks;
+}
 
 // The rows of a product with a matrix, by what is added to them. They are the active rows of the step
 // from `first` on.
 inline Additions additions(const Run& run, const Stack& matrix, int64_t count, int64_t first) {
     const StepView& step = run.step;
-    Additions result;
+    const int64_t own = ranks_of(matrix.own);
+    Additions result{matrix.own, {}, own};
+    if (step.adapters.empty() || matrix.role.empty()) {
+        result.groups.push_back({nullptr, std::vector<int64_t>(count)});
+        std::iota(result.groups[0].rows.begin(), result.groups[0].rows.end(), int64_t{0});
+        return result;
+    }
     const Adapter* latest = nullptr;
     size_t group = 0;
     for (int64_t row = 0; row < count; ++row) {
@@ -39,10 +63,7 @@ inline Additions additions(const Run& run, const Stack& matrix, int64_t count, i
             while (group < result.groups.size() && result.groups[group].parts != parts) ++group;
             if (group == result.groups.size()) {
                 result.groups.push_back({parts, {}});
-                int64_t ranks = 0;
-                if (parts != nullptr)
-                    for (const Adapter::Part& part : *parts) ranks += part.sum.rank;
-                result.width = std::max(result.width, ranks);
+                if (parts != nullptr) result.width = std::max(result.width, own + ranks_of(*parts));
             }
         }
         result.groups[group].rows.push_back(row);
@@ -52,27 +73,27 @@ inline Additions additions(const Run& run, const Stack& matrix, int64_t count, i
 
 // t = scale * A x of rows [begin, end) of a group, at most low_rank_rows; x[i] is the i-th of them. Row
 // r's stand from t + r * width on, those of one part after those of another.
-inline void shrink_rows(const Run& run, const AdaptedRows& group, int64_t begin, int64_t end,
-                        const float* const* x, float* t, int64_t width) {
+inline void shrink_rows(const Run& run, const Additions& added, const AdaptedRows& group,
+                        int64_t begin, int64_t end, const float* const* x, float* t) {
     float* to[low_rank_rows];
-    for (int64_t i = begin; i < end; ++i) to[i - begin] = t + group.rows[i] * width;
-    for (const Adapter::Part& part : *group.parts) {
+    for (int64_t i = begin; i < end; ++i) to[i - begin] = t + group.rows[i] * added.width;
+    added.each(group, [&](const Adapter::Part& part) {
         run.low_rank.shrink(part.sum, x, end - begin, to);
         for (int64_t i = 0; i < end - begin; ++i) to[i] += part.sum.rank;
-    }
+    });
 }
 
 // y += B t of the rows [row_begin, row_end) and the outputs [from, to).
 inline void expand_rows(const Run& run, const Additions& added, const float* t, int64_t row_begin,
                         int64_t row_end, int64_t from, int64_t to, float* y, int64_t outputs) {
     for (const AdaptedRows& group : added.groups) {
-        if (group.parts == nullptr) continue;
+        if (!added.adds(group)) continue;
         auto row = std::lower_bound(group.rows.begin(), group.rows.end(), row_begin);
         const auto last = std::lower_bound(row, group.rows.end(), row_end);
         while (row != last) {
             const int64_t count = std::min<int64_t>(low_rank_rows, last - row);
             int64_t at = 0;
-            for (const Adapter::Part& part : *group.parts) {
+            added.each(group, [&](const Adapter::Part& part) {
                 const int64_t low = std::max(from, part.first);
                 const int64_t high = std::min(to, part.first + part.sum.outputs);
                 if (low < high) {
@@ -86,7 +107,7 @@ inline void expand_rows(const Run& run, const Additions& added, const float* t, 
                                         high - part.first, sums);
                 }
                 at += part.sum.rank;
-            }
+            });
             row += count;
         }
     }

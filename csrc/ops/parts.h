@@ -9,6 +9,7 @@
 
 #include "kernels/layer_kernels.h"
 #include "kernels/linear.h"
+#include "kernels/low_rank.h"
 
 namespace ockham::ops {
 
@@ -21,14 +22,22 @@ struct Norm {
 };
 
 // Matrices of the same inputs whose outputs follow one another: one matrix, or several in different
-// formats. `role` is the name by which an adapter finds it; empty where none may.
+// formats. `role` is the name by which an adapter finds it; empty where none may. `own` are the
+// corrections of the parts.
 struct Stack {
     std::vector<PackedMatrix> parts;
     std::string role;
+    std::vector<LowRankPart> own;
 
     Stack() = default;
-    Stack(PackedMatrix matrix) : parts{matrix} {}
-    Stack(std::vector<PackedMatrix> matrices) : parts(std::move(matrices)) {}
+    Stack(PackedMatrix matrix) : Stack(std::vector<PackedMatrix>{matrix}) {}
+    Stack(std::vector<PackedMatrix> matrices) : parts(std::move(matrices)) {
+        int64_t first = 0;
+        for (const PackedMatrix& part : parts) {
+            if (part.correction != nullptr) own.push_back({first, *part.correction});
+            first += part.outputs;
+        }
+    }
     explicit operator bool() const { return !parts.empty(); }
     int64_t inputs() const { return parts.empty() ? 0 : parts.front().inputs; }
     int64_t outputs() const {

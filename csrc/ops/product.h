@@ -65,8 +65,8 @@ PreparedInput prepare(Run& run, const PackedMatrix& matrix, const Rows<At>& rows
     return input;
 }
 
-// Prepares the rows, and puts A x of those that an adapter adds to where `added` says. Rows of one
-// adapter are multiplied several at once.
+// Prepares the rows, and puts A x of those to which something is added where `added` says. Rows to which
+// the same is added are multiplied several at once.
 template <class At>
 PreparedInput prepare_adapted(Run& run, const PackedMatrix& matrix, const Rows<At>& rows,
                               const Additions& added, float* t) {
@@ -93,11 +93,11 @@ PreparedInput prepare_adapted(Run& run, const PackedMatrix& matrix, const Rows<A
         for (int64_t i = begin; i < end; ++i) {
             const float* from = rows.at(group->rows[i], thread);
             prepare_row(run.isa, input, group->rows[i], from);
-            if (group->parts == nullptr) continue;
+            if (!added.adds(*group)) continue;
             x[i - begin] = own + (i - begin) * width;
             std::copy(from, from + width, own + (i - begin) * width);
         }
-        if (group->parts != nullptr) shrink_rows(run, *group, begin, end, x, t, added.width);
+        if (added.adds(*group)) shrink_rows(run, added, *group, begin, end, x, t);
     };
     const int64_t tasks = static_cast<int64_t>(blocks.size());
     if (rows.count * (rows.cost + added.width * width) < alone_floats)
@@ -107,7 +107,7 @@ PreparedInput prepare_adapted(Run& run, const PackedMatrix& matrix, const Rows<A
     return input;
 }
 
-// The product where adapters add something for some of the rows.
+// The product where something is added for some of the rows.
 template <class At>
 void adapted_product(Run& run, const Stack& matrix, const Rows<At>& rows, float* y,
                      const std::vector<float>& bias, const Additions& added) {
@@ -132,13 +132,13 @@ void adapted_product(Run& run, const Stack& matrix, const Rows<At>& rows, float*
     }
 }
 
-// y (count, outputs) = rows times matrix, plus bias where there is one, and then what the rows'
-// adapters add. The rows are made once for each form in which parts of the matrix read them. They are
+// y (count, outputs) = rows times matrix, plus bias where there is one, then what the matrix's own
+// corrections add, and then what the rows' adapters add. The rows are made once for each form in which parts of the matrix read them. They are
 // the active rows of the step from `first_row` on.
 template <class At>
 void product(Run& run, const Stack& matrix, const Rows<At>& rows, float* y,
              const std::vector<float>& bias = {}, int64_t first_row = 0) {
-    if (!run.step.adapters.empty() && !matrix.role.empty()) {
+    if (!matrix.own.empty() || (!run.step.adapters.empty() && !matrix.role.empty())) {
         const Additions added = additions(run, matrix, rows.count, first_row);
         if (added.width > 0) return adapted_product(run, matrix, rows, y, bias, added);
     }

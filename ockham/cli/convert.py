@@ -73,6 +73,15 @@ CALIBRATION_TOKENS = 32768
     ),
 )
 @option(
+    "--correction",
+    default=None,
+    metavar="NAME[:OPTIONS]",
+    help=lambda: (
+        "Add a sum of low rank to the products of rounded matrices: "
+        f"{', '.join(each.name for each in techniques('correction'))}; such as lorc:rank=32."
+    ),
+)
+@option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
     default=None,
@@ -94,6 +103,7 @@ def convert(
     lora: str | None,
     mix: Sequence[str],
     transforms: tuple[str, ...],
+    correction: str | None,
     dtype: str | None,
     widen: bool,
     revision: str | None,
@@ -135,7 +145,9 @@ def convert(
     adapter = None if lora is None else resolve_adapter(lora)
     tell = partial(click.echo, err=True)
     rewriting = Rewriting(transforms, dtype, widen) if transforms else None
-    written = converting.convert(config, out, tell, text, adapter, _read_mix(mix), rewriting)
+    written = converting.convert(
+        config, out, tell, text, adapter, _read_mix(mix), rewriting, correction
+    )
     click.echo(
         f"wrote {readable(written)} of weights to {out} in {time.perf_counter() - started:.1f} s",
         err=True,

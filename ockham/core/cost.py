@@ -49,11 +49,18 @@ class ProductCost(msgspec.Struct, frozen=True):
     """Whether only rows that want logits take part."""
     experts: int = 0
     experts_per_row: int = 0
+    rank: int = 0
+    """Of a sum of low rank that is added to each product; its bytes are among `nbytes`."""
+
+    @property
+    def weights(self) -> int:
+        """Weights of one of the matrices, and of what is added to its products."""
+        return self.outputs * self.inputs + self.rank * (self.outputs + self.inputs)
 
     @property
     def flops(self) -> int:
         """FLOPs of a row in all of these matrices."""
-        return 2 * self.outputs * self.inputs * self.count * (self.experts_per_row or 1)
+        return 2 * self.weights * self.count * (self.experts_per_row or 1)
 
 
 class AttentionCost(msgspec.Struct, frozen=True):

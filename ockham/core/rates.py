@@ -190,7 +190,7 @@ def _product_seconds(product: ProductCost, rates: Rates, rows: int, cached: bool
         matrices = min(product.experts, rows * product.experts_per_row)
         rows_of_each = rows * product.experts_per_row / matrices
     rate = rates.products[product.format]
-    compute_s = product.outputs * product.inputs * rate.weight_seconds(rows_of_each)
+    compute_s = product.weights * rate.weight_seconds(rows_of_each)
     read_s = 0.0 if cached else product.nbytes / (rates.read_bytes_per_s * rate.stream)
     longer, shorter = max(compute_s, read_s), min(compute_s, read_s)
     if longer <= 0.0:  # probed while other programs took the cores

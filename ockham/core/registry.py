@@ -70,6 +70,7 @@ class Seam(msgspec.Struct, frozen=True):
 SEAMS = {
     "format": Seam("ockham.weights", "quantization"),
     "transform": Seam("ockham.weights.transforms"),
+    "correction": Seam("ockham.weights.corrections"),
     "reuse": Seam("ockham.cache.reuse", "reuse", several=True, asked=True),
     "keep": Seam("ockham.cache.keep", "keep", asked=True, alters_state=True),
     "pattern": Seam("ockham.attention", "attention_pattern", asked=True, alters_state=True),

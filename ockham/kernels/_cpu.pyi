@@ -76,6 +76,11 @@ def time_products(pool: ThreadPool, isa: Isa, matrices: list[Matrix], rows: int,
 
 def rows(matrix: Matrix, outputs: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', writable=False)]) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]: ...
 
+def corrected(matrix: Matrix, a: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], b: Annotated[NDArray[numpy.int8], dict(shape=(None, None), order='C', device='cpu', writable=False)], factors: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> Matrix:
+    """
+    The matrix with the sum b (factors * (a x)) of low rank, which operations of a program add to its products; `linear` does not.
+    """
+
 def kinds() -> list[str]:
     """The kinds of matrices that there are kernels for."""
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.seams import Format, Linear, Values
+from ockham.kernels.corrected import CorrectedLinear
 from ockham.kernels.layouts import DTYPES, HeldLinear, RowsLinear
 from ockham.kernels.memory import allocate_array, as_bytes
 from ockham.kernels.native import chosen_isa, core, packing_pool
@@ -135,8 +136,10 @@ def in_panels(linear: Linear) -> PanelsLinear:
 
 
 def native_matrix(linear: Linear) -> _cpu.Matrix:
-    """A matrix as the native core takes it, which keeps its arrays alive. Raises as `in_panels`
-    does."""
+    """A matrix as the native core takes it, which keeps its arrays alive, with what is added to its
+    products. Raises as `in_panels` does."""
+    if isinstance(linear, CorrectedLinear):
+        return core.corrected(in_panels(linear.base).native, *linear.sum())
     return in_panels(linear).native
 
 

@@ -19,14 +19,16 @@ import numpy.typing as npt
 
 from ockham.core.arrays import Array, Floats, Ints
 from ockham.core.errors import ModelError
-from ockham.core.seams import FittedFormat, Format, Layout, Linear, Role
+from ockham.core.seams import FittedFormat, Layout, Linear, Role
 from ockham.kernels.ops import Program
 from ockham.kernels.reference.backend import ReferenceBackend
 from ockham.model.packed.layout import key_of
+from ockham.model.packed.packing import Packing
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part, Weights, matrix_shape
 from ockham.model.windows import cut, layouts_for, read_text, window_step
+from ockham.weights.correcting import corrected
 
 ROWS_AT_ONCE = 1024
 WINDOW_TOKENS = 512
@@ -103,8 +105,8 @@ class ObservedWeights:
         return self._weights.vector(parts, offset)
 
 
-Pieces = Callable[[Sequence[Part], Role], Sequence[tuple[Sequence[Part], Format]]]
-"""The runs of a matrix's parts that are packed as one, and their formats."""
+Pieces = Callable[[Sequence[Part], Role], Sequence[tuple[Sequence[Part], Packing]]]
+"""The runs of a matrix's parts that are packed as one, and how."""
 
 
 def calibrate(
@@ -115,8 +117,8 @@ def calibrate(
     layout: Layout,
     progress: Callable[[str], None],
 ) -> dict[str, Linear]:
-    """Matrices whose formats are fitted, by the key of their parts, fitted to the text and laid
-    out. `weights` are the unquantised ones."""
+    """Matrices whose formats are fitted, or that are corrected, by the key of their parts, fitted
+    to the text and laid out. `weights` are the unquantised ones."""
     observed = ObservedWeights(weights)
     program = compile_program(description, observed, description.max_position_embeddings)
     layers = Layers(program, description, windows)
@@ -132,18 +134,29 @@ def calibrate(
 
 
 def _fit(matrix: Observed, moments: Floats, pieces: Pieces, layout: Layout) -> dict[str, Linear]:
-    """The pieces of a matrix that have fitted formats, by key."""
+    """The pieces of a matrix that have fitted formats or are corrected, by key."""
     found, first = {}, 0
-    for parts, weight_format in pieces(matrix.parts, matrix.role):
+    for parts, packing in pieces(matrix.parts, matrix.role):
         stop = first + matrix_shape(parts)[0]
-        if isinstance(weight_format, FittedFormat):
+        if isinstance(packing.format, FittedFormat) or packing.correction is not None:
             rows = matrix.rows(np.arange(first, stop, dtype=np.int32))
             try:
-                found[key_of(parts)] = weight_format.fit(rows, moments, layout)
+                found[key_of(parts)] = _fitted(rows, moments, packing, layout)
             except ModelError as error:
                 raise ModelError(f"tensor {key_of(parts)!r}: {error}") from None
         first = stop
     return found
+
+
+def _fitted(rows: Floats, moments: Floats, packing: Packing, layout: Layout) -> Linear:
+    """Weights (N, K) as they are packed for inputs of such moments."""
+    if isinstance(packing.format, FittedFormat):
+        packed = packing.format.fit(rows, moments, layout)
+    else:
+        packed = packing.format.pack(rows.shape[0], rows.shape[1], [rows], layout)
+    if packing.correction is None:
+        return packed
+    return corrected(packed, rows, packing.correction, moments)
 
 
 class Layers:

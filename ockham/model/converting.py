@@ -17,8 +17,16 @@ from ockham.core.arrays import Array, Floats
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.owned_files import USUAL_FILE, replacing, write_own
-from ockham.core.registry import techniques
-from ockham.core.seams import FittedFormat, Format, Layout, Linear, Role, SizedFormat
+from ockham.core.registry import make, techniques
+from ockham.core.seams import (
+    Correction,
+    FittedFormat,
+    Format,
+    Layout,
+    Linear,
+    Role,
+    SizedFormat,
+)
 from ockham.kernels.backends import find_layout_of
 from ockham.kernels.layouts import ROWS
 from ockham.kernels.memory import as_bytes
@@ -30,7 +38,7 @@ from ockham.model.checkpoint.sources import Reading, Source, TensorSource, piece
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer, named_format
-from ockham.model.mixing import MIXED, named_mix
+from ockham.model.mixing import MIXED, adaptable_matrices, named_mix
 from ockham.model.packed.layout import (
     METHOD,
     VERSION,
@@ -75,6 +83,7 @@ def convert(
     lora: Path | None = None,
     mix: Mapping[str, str] | None = None,
     rewriting: Rewriting | None = None,
+    correction: str | None = None,
 ) -> int:
     """Write the model of `config`, packed as its quantization says, to the directory `out`.
 
@@ -82,12 +91,14 @@ def convert(
     `lora`, the directory of an adapter, it is merged before rounding (see checkpoint/lora.py).
     `mix` names other quantizations for the tensors of some roles or names (see model/mixing.py).
     With `rewriting`, the model is rewritten by transforms first; without a quantization and a mix
-    it is then written as a plain checkpoint.
+    it is then written as a plain checkpoint. `correction` names what is added to the products of
+    matrices that are rounded, but for routed experts, embeddings, head and routers.
     Gives the bytes of the weights written. `out` must be empty or not exist; its config.json comes
     last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
     """
     check_new(out)
     named_format(config.quantization)
+    correcting = _made(correction, config, mix, calibration)
     path = resolve(config.model, config.revision)
     opened = open_model(path)
     try:
@@ -108,6 +119,9 @@ def convert(
         if calibration is not None and isinstance(packer.asked, FittedFormat):
             packer = dataclasses.replace(packer, asked=packer.asked.alone())
         packer = dataclasses.replace(packer, mix=named)
+        if correcting is not None:
+            keys = adaptable_matrices(opened.description, tensors_in(opened.source))
+            packer = dataclasses.replace(packer, correction=correcting, corrected=keys)
         if rewriting is not None and not _fits(packer):
             calibration = None  # it was for the transforms
         fitted, record = _calibrate(opened, packer, path, calibration, progress)
@@ -116,13 +130,39 @@ def convert(
             out.mkdir(parents=True, exist_ok=True)
             written, digest = _write_weights(opened, packer, out / SINGLE_FILE, progress)
             copy_beside(path, out, opened.generation_config)
-            facts = {"calibration": record, "mix": dict(mix) if mix else None}
+            facts = {
+                "calibration": record,
+                "mix": dict(mix) if mix else None,
+                "correction": correction,
+            }
             _write_config(opened, config, packer, digest, facts, out)
         except OSError as error:
             raise ModelError(f"writing {out} failed: {error.strerror or error}.") from error
     finally:
         opened.source.close()
     return written
+
+
+def _made(
+    correction: str | None,
+    config: EngineConfig,
+    mix: Mapping[str, str] | None,
+    calibration: CalibrationFile | CalibrationText | None,
+) -> Correction | None:
+    """The correction that is named. Raises ConfigError for one that has nothing to correct, or
+    lacks its text."""
+    if correction is None:
+        return None
+    made: Correction = make("correction", correction)
+    if config.quantization is None and not mix:
+        raise ConfigError(
+            f"the correction {correction!r} is for weights that are rounded: name a quantization."
+        )
+    if made.needs_text and calibration is None:
+        raise ConfigError(
+            f"the correction {correction!r} is fitted to a text: give one to calibrate on."
+        )
+    return made
 
 
 def tensors_in(source: Source) -> TensorSource:
@@ -185,9 +225,7 @@ def _calibrate(
         description,
         opened.source.load(plain),
         text.windows,
-        lambda parts, role: [
-            (run, packing.format) for run, packing in pieces_of(source, packer, parts, role)
-        ],
+        lambda parts, role: pieces_of(source, packer, parts, role),
         packer.layout,
         progress,
     )
@@ -195,8 +233,9 @@ def _calibrate(
 
 
 def _fits(packer: Packer) -> bool:
-    """Whether some format is fitted to a text."""
-    return any(isinstance(each, FittedFormat) for each in (packer.asked, *packer.mix.values()))
+    """Whether some format, or a correction, is fitted to a text."""
+    formats = (packer.asked, *packer.mix.values())
+    return packer.correction is not None or any(isinstance(f, FittedFormat) for f in formats)
 
 
 def _text_of(
@@ -313,7 +352,8 @@ def _planned(source: TensorSource, packing: Packing, parts: Sequence[Part]) -> S
             chosen = chosen.sized(rows, columns, reading.floats())
         except ModelError as error:
             raise reading.named(error) from None
-    return StoredMatrix(chosen.name, rows, columns, chosen.group, packing.zeros)
+    name, group = chosen.name, chosen.group
+    return StoredMatrix(name, rows, columns, group, packing.zeros, rank=packing.rank)
 
 
 class _Writer:

@@ -88,6 +88,15 @@ def tensors_of(description: ModelDescription, source: TensorSource) -> list[Tens
     return [replace(tensor, whole=tensor.matrix in whole) for tensor in names.found]
 
 
+def adaptable_matrices(description: ModelDescription, source: TensorSource) -> frozenset[str]:
+    """The keys of the matrices to whose products something may be added."""
+    names = _Names(source)
+    program = compile_program(description, names, description.max_position_embeddings)
+    return frozenset(
+        names.keys[id(op.matrices()[field])] for op in program.ops for field in op.adaptable
+    )
+
+
 def named_mix(
     mix: Mapping[str, str], description: ModelDescription, source: TensorSource
 ) -> dict[str, Format | None]:

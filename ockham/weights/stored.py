@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ockham.core.errors import ModelError
 from ockham.core.registry import techniques
 from ockham.core.seams import Format, Layout, Linear
+from ockham.kernels.corrected import CorrectedLinear
 from ockham.kernels.layouts import HeldLinear
 from ockham.weights.stacked import StackedLinear
 
@@ -24,6 +25,8 @@ class StoredMatrix:
     zeros: bool = False
     parts: tuple[StoredMatrix, ...] = ()
     """Of a matrix that is stacked of several: what they are."""
+    rank: int = 0
+    """Of the sum that is added to its products; 0 for none."""
 
     def made(self) -> Format:
         """The format, as it has to be for this matrix. Raises ValueError if there is none."""
@@ -38,17 +41,26 @@ class StoredMatrix:
         `Layout.blank` does."""
         if self.parts:
             return StackedLinear([part.blank(layout) for part in self.parts])
-        return layout.blank(self.made(), self.out_features, self.in_features, self.zeros)
+        blank = layout.blank(self.made(), self.out_features, self.in_features, self.zeros)
+        if not self.rank:
+            return blank
+        return CorrectedLinear(blank, self.rank)
 
     def record(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return asdict(self)
+        """As plain values, for JSON. Only matrices that are corrected say their rank."""
+        values = asdict(self)
+        for each in (values, *values["parts"]):
+            if not each["rank"]:
+                del each["rank"]
+        return values
 
 
 def stored_matrix(linear: Linear) -> StoredMatrix:
     """The description of a packed matrix. Raises ModelError for one that no layout holds."""
     if isinstance(linear, StackedLinear):
         return stacked([stored_matrix(part) for part in linear.parts])
+    if isinstance(linear, CorrectedLinear):
+        return replace(stored_matrix(linear.base), rank=linear.rank)
     if not isinstance(linear, HeldLinear):
         raise ModelError(f"weights in {linear.format!r} cannot be written to a directory.")
     shape = (linear.out_features, linear.in_features)
@@ -84,5 +96,7 @@ def read_record(values: Any) -> StoredMatrix:
         return matrix
     if type(matrix.group) is not int:
         raise ValueError(f"its group is {matrix.group!r}")
+    if type(matrix.rank) is not int or not 0 <= matrix.rank <= min(sizes):
+        raise ValueError(f"its rank is {matrix.rank!r}")
     matrix.made()
     return matrix

@@ -143,6 +143,7 @@ def test_the_seams_and_the_settings_that_choose_their_techniques() -> None:
     assert list(registry.SEAMS) == [
         "format",
         "transform",
+        "correction",
         "reuse",
         "keep",
         "pattern",

@@ -23,6 +23,7 @@ from ockham.model.checkpoint.gguf.blocks import READERS
 from ockham.model.checkpoint.keep_files import ModelSizes
 from tests.exact.machine import EXAMPLES, FEWEST, ExactnessMachine
 from tests.helpers import isas
+from tests.helpers.corrected import corrected
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.grammars import with_grammars
 from tests.helpers.keep_heads import write_random_alphas, write_random_heads
@@ -206,6 +207,7 @@ REWRITTEN = {
     "sliced": lambda directory: tiny_sliced(directory, **SIZES, widths=(96, 256)),
     "unequal": lambda directory: tiny_unequal(directory, **{**SIZES, "intermediate_size": 128}),
     "without attention": lambda directory: tiny_without_attention(directory, **SIZES),
+    "corrected": lambda directory: corrected(tiny_llama(directory, **SIZES), "int4:32"),
 }
 
 
@@ -214,7 +216,7 @@ def test_no_schedule_changes_a_bit_of_what_transforms_made(
     name: str, isa: str, tmp_path: Path
 ) -> None:
     """Products on the residual stream, feed-forwards and experts of unequal widths, layers without
-    attention."""
+    attention, and sums of low rank beside rounded matrices."""
     checkpoint = REWRITTEN[name](tmp_path / "model")
     values = {"quantization": "int4:32", "kv_cache_dtype": "bfloat16"}
     check_schedules(checkpoint, isa, tmp_path, share=0.3, **values)

@@ -24,6 +24,7 @@ from ockham.core.seams.approximate_reuse import (
     Splice,
 )
 from ockham.core.seams.calibration import Calibrated, Calibration, QueryBlock
+from ockham.core.seams.correction import Correction
 from ockham.core.seams.drafting import (
     Constraint,
     Draft,
@@ -146,6 +147,7 @@ __all__ = [
     "Calibration",
     "Candidate",
     "Constraint",
+    "Correction",
     "Continue",
     "Draft",
     "DraftStream",

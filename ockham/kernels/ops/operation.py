@@ -131,6 +131,7 @@ def products_of(
             head,
             experts,
             experts_per_row,
+            getattr(part, "rank", 0),
         )
         for matrix in matrices
         for part in getattr(matrix, "parts", (matrix,))

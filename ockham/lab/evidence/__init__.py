@@ -11,6 +11,7 @@ from ockham.lab.evidence import (  # noqa: F401
     choosers,
     contexts,
     corpora,
+    corrections,
     draft_models,
     drafts,
     engine,

@@ -45,6 +45,8 @@ LENGTHS = (3, 40, 17, 70, 1, 25)
 GENERATED = 24
 TOGETHER = 2
 """Choices that are made together, where some are."""
+BEFORE_SERVING = ("transform", "correction")
+"""Seams whose techniques `ockham convert` applies, and no engine."""
 PAIRED_TOKENS = 4000
 """That maps of state are fitted to, where they must be there and need not be good."""
 CHUNK = 20
@@ -125,8 +127,8 @@ def parts() -> list[Part]:
     """What the engine does by itself, and every registered technique.
 
     But GGUF's block types: a format that only takes over what a file stores needs such a file. And
-    transforms: they have made another model before an engine starts, of which tests/exact/ takes
-    those whose shape no other checkpoint has.
+    transforms and corrections: they have made another model before an engine starts, of which
+    tests/exact/ takes those whose shape no other checkpoint has.
     """
     own = [
         Part(ENGINE, "continuous-batching", True, staggered=True),
@@ -138,7 +140,7 @@ def parts() -> list[Part]:
     return own + [
         _part(each)
         for each in techniques()
-        if each.seam != "transform"
+        if each.seam not in BEFORE_SERVING
         and not (each.seam == "format" and issubclass(each.cls, BlockFormat))
     ]
 

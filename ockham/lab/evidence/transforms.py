@@ -146,12 +146,12 @@ def rewritten(config: EngineConfig, transform: str, dtype: str | None = "float32
         text.write_text(calibration_text(), encoding="utf-8")
         plain = msgspec.structs.replace(config, quantization=None, tokenizer=None)
         rewriting = Rewriting(CHAINS.get(transform, (transform,)), dtype, widen=True)
-        file = CalibrationFile(text, TEXT_TOKENS, _encoder(plain))
+        file = CalibrationFile(text, TEXT_TOKENS, token_ids(plain))
         convert(plain, out, lambda line: None, file, rewriting=rewriting)
         yield str(out)
 
 
-def _encoder(config: EngineConfig) -> Callable[[Path, str], list[int]]:
+def token_ids(config: EngineConfig) -> Callable[[Path, str], list[int]]:
     def encode(checkpoint: Path, text: str) -> list[int]:
         tokenizer = load_tokenizer(config, checkpoint)
         if tokenizer is None:

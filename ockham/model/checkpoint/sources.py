@@ -12,10 +12,12 @@ from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ModelError
 from ockham.core.quantised import BlockRows, QuantisedRows
 from ockham.core.seams import Linear, Role
+from ockham.kernels.corrected import correction_bytes
 from ockham.model.files.weights_file import WeightsFile
 from ockham.model.packed.layout import PackedWeights, key_of, vector_key
 from ockham.model.packed.packing import Packer, Packing, Stored
 from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
+from ockham.weights.correcting import corrected
 from ockham.weights.stacked import StackedLinear
 
 _T = TypeVar("_T")
@@ -141,6 +143,8 @@ class Scale:
             nbytes = self._packer.layout.nbytes(packing.format, rows, columns, packing.zeros)
         except ModelError as error:
             raise ModelError(f"tensor {parts[0].name!r}: {error}") from None
+        if packing.rank:
+            nbytes += correction_bytes(rows, columns, packing.rank)
         self.bytes += nbytes
         self.formats[packing.describe()] += 1
         for part in map(self._source.stored, parts):
@@ -205,7 +209,11 @@ class Loader:
             if packing.holder is not None and packing.encoding is not None:
                 quantised = reading.quantised()
                 return packing.holder.adopt(rows, columns, packing.encoding, quantised, layout)
-            return packing.format.pack(rows, columns, reading.floats(), layout)
+            packed: Linear = packing.format.pack(rows, columns, reading.floats(), layout)
+            if packing.correction is None:
+                return packed
+            weights = np.concatenate([np.array(b, np.float32) for b in reading.floats()])
+            return corrected(packed, weights, packing.correction, None)
         except ModelError as error:
             raise reading.named(error) from None
 
@@ -266,8 +274,10 @@ def pieces_of(
     columns = matrix_shape(parts)[1]
     stored = [source.stored(part) for part in parts]
     keys = [key_of([part]) for part in parts]
+    correction = packer.correction if key_of(parts) in packer.corrected else None
     pieces, first = [], 0
     for run, packing in packer.packings(stored, columns, role, keys):
-        pieces.append((parts[first : first + len(run)], packing))
+        own = parts[first : first + len(run)]
+        pieces.append((own, packing.corrected(correction, matrix_shape(own))))
         first += len(run)
     return pieces

@@ -195,7 +195,7 @@ class PackedScale:
         self.bytes += blank.nbytes
         self.parameters += stored.out_features * stored.in_features
         for piece in stored.parts or (stored,):
-            self.formats[Packing(piece.made()).describe()] += 1
+            self.formats[Packing(piece.made(), rank=piece.rank).describe()] += 1
         return UnloadedLinear(stored.format, *matrix_shape(parts), blank.nbytes)
 
     def vector(self, parts: Sequence[tuple[str, int]], offset: float = 0.0) -> Floats:

@@ -12,6 +12,7 @@ from ockham.core.quantised import Encoding
 from ockham.core.registry import first, make, techniques
 from ockham.core.seams import (
     BlockFormat,
+    Correction,
     Format,
     Layout,
     Linear,
@@ -66,12 +67,14 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class Packing:
     """What becomes of one matrix: packed from floats, by `holder` taken over as encoded, or by
-    `blocks` as the blocks that it is stored in."""
+    `blocks` as the blocks that it is stored in. `correction` then adds a sum of `rank`."""
 
     format: Format
     holder: QuantisedFormat | None = None
     encoding: Encoding | None = None
     blocks: BlockFormat | None = None
+    correction: Correction | None = None
+    rank: int = 0
 
     @property
     def kept(self) -> bool:
@@ -90,7 +93,14 @@ class Packing:
 
     def describe(self) -> str:
         """What decides the product's bits besides the values."""
-        return f"{self.format.name} ({self.format.activations} inputs)"
+        added = f" and a sum of rank {self.rank}" if self.rank else ""
+        return f"{self.format.name} ({self.format.activations} inputs){added}"
+
+    def corrected(self, correction: Correction | None, shape: tuple[int, int]) -> Packing:
+        """The same for a matrix whose products are corrected, if rounding changes its values."""
+        if correction is None or self.kept or self.format.dtype is not None:
+            return self
+        return replace(self, correction=correction, rank=min(correction.rank, *shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,7 @@ class Packer:
     `mix` names formats for single tensors, by key: such a tensor is packed in exactly that one, or
     where it is None as without any quantization; `asked` is for the others. `fitted` are matrices
     that were packed already, by the key of their parts (see `model/calibration.py`): a loader takes
-    them out."""
+    them out. `correction` is for the matrices whose keys are `corrected`."""
 
     plain: Format
     asked: Format | None = None
@@ -112,6 +122,8 @@ class Packer:
     alone: bool = False
     mix: Mapping[str, Format | None] = field(default_factory=dict)
     fitted: MutableMapping[str, Linear] = field(default_factory=dict)
+    correction: Correction | None = None
+    corrected: frozenset[str] = frozenset()
 
     def packings(
         self, parts: Sequence[Stored], in_features: int, role: Role, keys: Sequence[str] = ()

@@ -1,0 +1,1 @@
+"""Corrections: what is added to the products of rounded matrices. One module each."""
