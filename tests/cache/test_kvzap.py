@@ -151,6 +151,17 @@ def test_heads_of_another_model_are_refused(tmp_path: Path) -> None:
         serving.make_engine(tmp_path, keep=f"kvzap:heads={LAB}")
 
 
+@pytest.mark.parametrize("rule", ["kvzap", "locret", "duo"])
+@pytest.mark.parametrize("layers", [(0, 2, 3), (1, 2, 3)])
+def test_a_model_some_of_whose_layers_do_not_attend_is_refused(
+    rule: str, layers: tuple[int, ...]
+) -> None:
+    """Heads are of all layers, in order."""
+    text = KeptText(1000, (AttentionGroup(layers, KV_HEADS, None),), WIDTH)
+    with pytest.raises(InvalidRequest, match=f"{rule} needs layers that all attend, "):
+        make("keep", rule).open(make_ask(f"keep/{rule}", True), text)
+
+
 def test_wrong_values_are_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="share must be from 0 to 1, got 2"):
         make("keep", "kvzap:share=2")

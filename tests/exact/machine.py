@@ -179,6 +179,9 @@ KEPT = [
 ]
 """Rules that keep some cells by what was seen of them, once and block by block."""
 
+LEARNED = ("kvzap", "locret", "duo")
+"""Those of them that are trained for a model."""
+
 
 ADAPTERS = ("adapter/lora",)
 """Keys of asks that decide what a request says: it says the same alone."""
@@ -467,6 +470,10 @@ class ExactnessMachine(RuleBasedStateMachine):
             # A budget of cells is refused where every layer's window drops them.
             budgets = {f"keep/{rule}" for rule, _ in KEPT}
             request.asks = {k: v for k, v in request.asks.items() if k not in budgets}
+        if self.engine.model.description.without_attention:
+            # What is learned of each layer's attention is refused where some have none.
+            learned = {f"keep/{rule}" for rule in LEARNED}
+            request.asks = {k: v for k, v in request.asks.items() if k not in learned}
         return request
 
     @property

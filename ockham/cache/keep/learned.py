@@ -70,8 +70,8 @@ class Heads(Generic[_Found]):
                 return heads
         if sizes is None:
             raise InvalidRequest(
-                f"{self._rule} needs layers without a sliding window, which all have as many "
-                "key-value heads; this model has others: leave it out.",
+                f"{self._rule} needs layers that all attend, with as many key-value heads, and "
+                "some of them without a sliding window; this model has others: leave it out.",
                 self._rule,
             )
         remedy = f"train some with `ockham train keep MODEL DIR --rule {self._rule}`"
@@ -87,12 +87,15 @@ class Heads(Generic[_Found]):
 
 
 def _sizes(text: KeptText) -> ModelSizes | None:
-    """Those of the model; None if its layers differ, or none keeps all cells."""
+    """Those of the model; None if its layers differ, some do not attend, or none keeps all
+    cells."""
     heads = {group.kv_heads for group in text.groups}
-    layers = sum(len(group.layers) for group in text.groups)
+    layers = sorted(layer for group in text.groups for layer in group.layers)
     if len(heads) != 1 or all(group.window is not None for group in text.groups):
         return None
-    return ModelSizes(text.hidden_size, layers, heads.pop())
+    if layers != list(range(len(layers))):
+        return None
+    return ModelSizes(text.hidden_size, len(layers), heads.pop())
 
 
 class ScoredCells(Keeping):
