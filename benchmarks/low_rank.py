@@ -52,7 +52,7 @@ def main() -> None:
     program = compile_program(opened.description, weights, longest)
     ids = token_ids(EngineConfig(model=given.model))(Path(path), calibration_text())
     layers = Layers(program, opened.description, cut(ids, WINDOW_TOKENS, WINDOWS))
-    losses: dict[tuple[str, str], list[tuple[int, float, float]]] = defaultdict(list)
+    lost: dict[tuple[str, str], list[tuple[int, float, float]]] = defaultdict(list)
     for _, start, stop in layers.ranges():
         layers.run(start, stop)
         for matrix in weights.matrices:
@@ -60,11 +60,11 @@ def main() -> None:
                 rows = matrix.rows(np.arange(matrix.out_features, dtype=np.int32))
                 for name in FORMATS:
                     found = losses(rows, matrix.moments, name)
-                    losses[matrix.role, name].append(found)
+                    lost[matrix.role, name].append(found)
             matrix.moments = None
     print("| matrices | format | its loss | rank of as many bytes | loss of U V |")
     print("|---|---|---|---|---|")
-    for (role, name), found in losses.items():
+    for (role, name), found in lost.items():
         rank, rounded, thin = (float(np.mean(each)) for each in zip(*found, strict=True))
         print(f"| {role} | {name} | {rounded:.2%} | {rank:.0f} | {thin:.1%} |")
 
