@@ -64,8 +64,8 @@ def main() -> None:
             matrix.moments = None
     print("| matrices | format | its loss | rank of as many bytes | loss of U V |")
     print("|---|---|---|---|---|")
-    for (role, name), found in lost.items():
-        rank, rounded, thin = (float(np.mean(each)) for each in zip(*found, strict=True))
+    for (role, name), each in lost.items():
+        rank, rounded, thin = (float(np.mean(values)) for values in zip(*each, strict=True))
         print(f"| {role} | {name} | {rounded:.2%} | {rank:.0f} | {thin:.1%} |")
 
 
