@@ -47,8 +47,8 @@ struct Ahead {
     }
 };
 
-// Asks for the line that lies `ahead` behind p, which the second-level cache takes: reads that the
-// first one waits for are fewer.
+// Asks for the line that lies `ahead` bytes behind p. It comes into the second-level cache: asked for
+// into the first, it would take one of that cache's few places for outstanding reads.
 static inline __attribute__((always_inline)) void ask_for(const void* p, int64_t ahead) {
     __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) +
                                                      static_cast<uintptr_t>(ahead)),

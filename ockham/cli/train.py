@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,75 @@ from ockham.cli.command import Group
 from ockham.cli.options import option
 from ockham.cli.report import duration
 from ockham.cli.value_types import Integer, Shares
+from ockham.training.extra import require_extra
 
 RULES = trained_rules()
 INNER = [name for name, kind in RULES.items() if kind == "inner"]
 LINEAR = [name for name, kind in RULES.items() if kind == "linear"]
 ALPHA = [name for name, kind in RULES.items() if kind == "alpha"]
+
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+data = option(
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help='Text, or .jsonl with "text" or "messages"; may be given more than once. The lab models '
+    "need none.",
+)
+threads = option(
+    "--threads", type=Integer(1), default=None, help="Of PyTorch.  [default: all cores]"
+)
+
+
+def common(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that all have."""
+    as_json = option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+    return option("--seed", type=int, default=0, show_default=True)(as_json(command))
+
+
+def reading(*, tokens: int, context: int, batch_tokens: int, rate: float) -> Decorator:
+    """How much is read, with these defaults."""
+    options = [
+        option(
+            "--tokens", type=Integer(1), default=tokens, help="Tokens to read.", show_default=True
+        ),
+        option(
+            "--context",
+            type=Integer(16),
+            default=context,
+            help="Tokens of a row.",
+            show_default=True,
+        ),
+        option(
+            "--batch-tokens",
+            type=Integer(16),
+            default=batch_tokens,
+            help="Tokens of a step.",
+            show_default=True,
+        ),
+        option(
+            "--rate", type=float, default=rate, help="The learning rate's peak.", show_default=True
+        ),
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for each in reversed(options):
+            command = each(command)
+        return command
+
+    return decorate
+
+
+def use_threads(threads: int | None) -> None:
+    """Let PyTorch use so many. Raises ConfigError where it is not installed."""
+    require_extra()
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
 
 
 @click.group(cls=Group)
@@ -39,14 +104,7 @@ def train() -> None:
     f"with an inner layer ({', '.join(INNER)}), or how far each head looks back "
     f"({', '.join(ALPHA)}).",
 )
-@option(
-    "--data",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    multiple=True,
-    metavar="FILE",
-    help='Text, or .jsonl with "text" or "messages"; may be given more than once. The lab models '
-    "need none.",
-)
+@data
 @option(
     "--rows",
     type=Integer(512),
@@ -62,9 +120,8 @@ def train() -> None:
     help=f"For each layer ({', '.join(INNER)}); texts to learn from ({', '.join(ALPHA)}).  "
     "[default: 1000; 150]",
 )
-@option("--seed", type=int, default=0, show_default=True)
-@option("--threads", type=Integer(1), default=None, help="Of PyTorch.  [default: all cores]")
-@option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+@common
+@threads
 def keep(as_json: bool, threads: int | None, **settings: Any) -> None:
     """Learn which tokens later ones of MODEL look at, or which of its heads look far back, and
     write that to OUT.
@@ -79,10 +136,8 @@ def keep(as_json: bool, threads: int | None, **settings: Any) -> None:
 
     chosen = KeepSettings(**settings)
     check(chosen)
-    if threads is not None and chosen.method in (*INNER, *ALPHA):
-        import torch
-
-        torch.set_num_threads(threads)
+    if chosen.method in (*INNER, *ALPHA):
+        use_threads(threads)
     trained = train_keep(chosen, partial(click.echo, err=True))
     if as_json:
         click.echo(json.dumps({"rule": chosen.method, **trained.scores}, indent=2))
@@ -97,20 +152,12 @@ def keep(as_json: bool, threads: int | None, **settings: Any) -> None:
 @click.argument("target", metavar="BASE")
 @click.argument("auxiliary", metavar="AUXILIARY")
 @click.argument("out", type=click.Path(path_type=Path))
-@option(
-    "--data",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    multiple=True,
-    metavar="FILE",
-    help='Text, or .jsonl with "text" or "messages"; may be given more than once. The lab models '
-    "need none.",
-)
+@data
 @option(
     "--rows", type=Integer(512), default=50_000, help="Tokens to learn from.", show_default=True
 )
 @option("--context", type=Integer(16), default=1000, help="Tokens of a text.", show_default=True)
-@option("--seed", type=int, default=0, show_default=True)
-@option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+@common
 def kv_prediction(as_json: bool, **settings: Any) -> None:
     """Learn to predict the keys and values of BASE from what AUXILIARY makes of a text.
 
@@ -144,23 +191,10 @@ def kv_prediction(as_json: bool, **settings: Any) -> None:
 @click.argument("target", metavar="MODEL")
 @click.argument("out", type=click.Path(path_type=Path))
 @option("--teacher", required=True, help="The model that MODEL was made from.")
-@option(
-    "--data",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    multiple=True,
-    metavar="FILE",
-    help='Text, or .jsonl with "text" or "messages"; may be given more than once. The lab models '
-    "need none.",
-)
-@option("--tokens", type=Integer(1), default=200_000, help="Tokens to read.", show_default=True)
-@option("--context", type=Integer(16), default=256, help="Tokens of a row.", show_default=True)
-@option(
-    "--batch-tokens", type=Integer(16), default=1024, help="Tokens of a step.", show_default=True
-)
-@option("--rate", type=float, default=1e-4, help="The learning rate's peak.", show_default=True)
-@option("--seed", type=int, default=0, show_default=True)
-@option("--threads", type=Integer(1), default=None, help="Of PyTorch.  [default: all cores]")
-@option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+@data
+@reading(tokens=200_000, context=256, batch_tokens=1024, rate=1e-4)
+@common
+@threads
 def heal(as_json: bool, threads: int | None, **settings: Any) -> None:
     """Let MODEL, which `ockham convert --transform` made of TEACHER, learn what it lost, and write
     it to OUT.
@@ -172,10 +206,7 @@ def heal(as_json: bool, threads: int | None, **settings: Any) -> None:
     from ockham.training.heal import heal as train_heal
 
     chosen = HealSettings(**settings)
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     scores = train_heal(chosen, partial(click.echo, err=True))
     if as_json:
         click.echo(json.dumps(scores, indent=2))
@@ -198,20 +229,8 @@ def heal(as_json: bool, threads: int | None, **settings: Any) -> None:
     help="Shares of the channels of feed-forwards that shall be models.",
     show_default=True,
 )
-@option(
-    "--data",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    multiple=True,
-    metavar="FILE",
-    help='Text, or .jsonl with "text" or "messages"; may be given more than once. The lab models '
-    "need none.",
-)
-@option("--tokens", type=Integer(1), default=1_000_000, help="Tokens to read.", show_default=True)
-@option("--context", type=Integer(16), default=512, help="Tokens of a row.", show_default=True)
-@option(
-    "--batch-tokens", type=Integer(16), default=2048, help="Tokens of a step.", show_default=True
-)
-@option("--rate", type=float, default=1e-3, help="The learning rate's peak.", show_default=True)
+@data
+@reading(tokens=1_000_000, context=512, batch_tokens=2048, rate=1e-3)
 @option(
     "--data-weight",
     type=float,
@@ -225,9 +244,8 @@ def heal(as_json: bool, threads: int | None, **settings: Any) -> None:
 @option(
     "--keep-order", is_flag=True, help="Leave channels where they are: MODEL is nested already."
 )
-@option("--seed", type=int, default=0, show_default=True)
-@option("--threads", type=Integer(1), default=None, help="Of PyTorch.  [default: all cores]")
-@option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+@common
+@threads
 def nested(as_json: bool, threads: int | None, **settings: Any) -> None:
     """Train MODEL so that the first channels of its feed-forwards are smaller models, and write it
     to OUT.
@@ -240,10 +258,7 @@ def nested(as_json: bool, threads: int | None, **settings: Any) -> None:
     from ockham.training.nested import NestedSettings, train_nested
 
     chosen = NestedSettings(**settings)
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     scores = train_nested(chosen, partial(click.echo, err=True))
     if as_json:
         click.echo(json.dumps(scores, indent=2))
@@ -270,23 +285,10 @@ def nested(as_json: bool, threads: int | None, **settings: Any) -> None:
 @option(
     "--multiple", type=Integer(1), default=32, help="Widths are multiples of it.", show_default=True
 )
-@option(
-    "--data",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    multiple=True,
-    metavar="FILE",
-    help='Text, or .jsonl with "text" or "messages"; may be given more than once. The lab models '
-    "need none.",
-)
-@option("--tokens", type=Integer(1), default=200_000, help="Tokens to read.", show_default=True)
-@option("--context", type=Integer(16), default=256, help="Tokens of a row.", show_default=True)
-@option(
-    "--batch-tokens", type=Integer(16), default=1024, help="Tokens of a step.", show_default=True
-)
-@option("--rate", type=float, default=1e-4, help="The learning rate's peak.", show_default=True)
-@option("--seed", type=int, default=0, show_default=True)
-@option("--threads", type=Integer(1), default=None, help="Of PyTorch.  [default: all cores]")
-@option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+@data
+@reading(tokens=200_000, context=256, batch_tokens=1024, rate=1e-4)
+@common
+@threads
 def prune(as_json: bool, threads: int | None, **settings: Any) -> None:
     """Let channels of MODEL's feed-forwards go while it learns what it said before, and write the
     smaller model to OUT.
@@ -298,10 +300,7 @@ def prune(as_json: bool, threads: int | None, **settings: Any) -> None:
     from ockham.training.prune import PruneSettings, train_pruned
 
     chosen = PruneSettings(**settings)
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     scores = train_pruned(chosen, partial(click.echo, err=True))
     if as_json:
         click.echo(json.dumps(scores, indent=2))

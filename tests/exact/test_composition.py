@@ -1,7 +1,7 @@
 """Every pair of exact techniques composes exactly: not one token differs.
 
-All pairs take ten minutes, and more with every new technique: `make exact` runs them. Else about
-PAIRS of them are run, drawn by their names, and what the tests below name.
+All pairs take more than ten minutes, and more with every new technique: `make exact` runs them.
+Else about PAIRS of them are run, drawn by their names, and what the tests below name.
 """
 
 from __future__ import annotations
