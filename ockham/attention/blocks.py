@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ockham.core.arrays import Ints
+from ockham.core.numbers import shown
 from ockham.core.seams import SequencePattern
 from ockham.core.visits import EVERY, BlockVisits
 
@@ -37,8 +38,15 @@ class BlocksByPlace(SequencePattern):
         return BlockVisits(tuple(lists), found) if lists else None
 
 
+MOST = (1 << 31) - 1
+"""The largest number of blocks, layers or tokens that may be named."""
+
+
 def at_least(least: int, **numbers: int | None) -> None:
-    """Raise ValueError, with a sentence, for a number below the least; None is not looked at."""
+    """Raise ValueError, with a sentence, for a number below the least, or that 32 bits do not hold;
+    None is not looked at."""
     for name, value in numbers.items():
         if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
+            raise ValueError(f"{name} must be at least {least}, got {shown(value)}.")
+        if value is not None and value > MOST:
+            raise ValueError(f"{name} must be at most {MOST}, got {shown(value)}.")

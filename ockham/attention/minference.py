@@ -150,7 +150,8 @@ class MInference:
         if self._recalls is not None:
             check_heads(self._recalls, groups, self.name, str(self._file))
             if numbers.rule is None:
-                dense = frozenset(range(numbers.dense_layers))
+                layers = {layer for group in groups for layer in group.layers}
+                dense = frozenset(each for each in layers if each < numbers.dense_layers)
                 return assigned(self._recalls, numbers.share, dense)
         rule = LINES if numbers.rule is None else RULES.index(numbers.rule)
         return {

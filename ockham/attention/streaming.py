@@ -9,6 +9,7 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
+from ockham.attention.blocks import at_least
 from ockham.core.arrays import Ints
 from ockham.core.asks import Ask
 from ockham.core.errors import ConfigError, InvalidRequest
@@ -114,10 +115,8 @@ class StreamingHeads(SequencePattern):
 
 def _check(sinks: int | None, window: int | None, heads: Heads | None) -> None:
     """Raise ValueError, with a sentence, for what makes sense on no model."""
-    if sinks is not None and sinks < 0:
-        raise ValueError(f"sink_blocks must not be negative, got {sinks}.")
-    if window is not None and window < 1:
-        raise ValueError(f"window_blocks must be at least 1, got {window}.")
+    at_least(0, sink_blocks=sinks)
+    at_least(1, window_blocks=window)
     if heads is not None:
         _read(heads)
 

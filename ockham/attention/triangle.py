@@ -17,6 +17,8 @@ from ockham.core.registry import register
 from ockham.core.seams import AttentionGroup, SequencePattern
 from ockham.core.visits import BLOCK_KEYS, EVERY, BlockVisits
 
+DENSE_SHARE = 0.5
+
 
 class TriangleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first layers, a share `dense_share` of them, see all. In the others the rows of a prompt
@@ -24,7 +26,8 @@ class TriangleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     included; its last `last_tokens` rows see all. What a request leaves out of its ask is taken
     from here."""
 
-    dense_share: float = 0.5
+    dense_share: float | None = None
+    """None: DENSE_SHARE."""
     sink_blocks: int = 2
     window_blocks: int = 8
     last_tokens: int = 128
@@ -33,8 +36,7 @@ class TriangleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         try:
-            _check(self.dense_layers, self.sink_blocks, self.window_blocks, self.last_tokens)
-            _check(self.dense_share, self.sink_blocks, self.window_blocks, self.last_tokens)
+            _check(self)
         except ValueError as error:
             raise ConfigError(str(error)) from None
 
@@ -50,13 +52,8 @@ class TriangleAsk(Ask, kw_only=True, frozen=True):
     """The older name of `dense_share`."""
 
     def __post_init__(self) -> None:
-        if self.dense_layers is not None and self.dense_share is not None:
-            raise InvalidRequest(
-                "dense_layers is the older name of dense_share; send one of them.", "triangle"
-            )
         try:
-            _check(self.dense_layers, self.sink_blocks, self.window_blocks, self.last_tokens)
-            _check(self.dense_share, self.sink_blocks, self.window_blocks, self.last_tokens)
+            _check(self)
         except ValueError as error:
             raise InvalidRequest(str(error), "triangle") from None
 
@@ -91,7 +88,11 @@ class Triangle:
 
     def open(self, ask: TriangleAsk, groups: Sequence[AttentionGroup]) -> SequencePattern | None:
         options = self.options
-        given = (ask.dense_share, ask.dense_layers, options.dense_layers, options.dense_share)
+        given = (
+            *(ask.dense_share, ask.dense_layers),
+            *(options.dense_share, options.dense_layers),
+            DENSE_SHARE,
+        )
         share = next(each for each in given if each is not None)
         sinks = options.sink_blocks if ask.sink_blocks is None else ask.sink_blocks
         window = options.window_blocks if ask.window_blocks is None else ask.window_blocks
@@ -142,8 +143,12 @@ class TriangleOfPrompt(SequencePattern):
         return BlockVisits((np.concatenate([np.arange(self.sinks, dtype=np.int32), latest]),), of)
 
 
-def _check(share: float | None, sinks: int | None, window: int | None, last: int | None) -> None:
-    if share is not None and not 0.0 <= share <= 1.0:
-        raise ValueError(f"dense_share is a share of the layers, from 0 to 1, got {share}.")
-    at_least(0, sink_blocks=sinks)
-    at_least(1, window_blocks=window, last_tokens=last)
+def _check(numbers: TriangleOptions | TriangleAsk) -> None:
+    shares = {"dense_share": numbers.dense_share, "dense_layers": numbers.dense_layers}
+    if None not in shares.values():
+        raise ValueError("dense_layers is the older name of dense_share; give one of them.")
+    for name, share in shares.items():
+        if share is not None and not 0.0 <= share <= 1.0:
+            raise ValueError(f"{name} is a share of the layers, from 0 to 1, got {share}.")
+    at_least(0, sink_blocks=numbers.sink_blocks)
+    at_least(1, window_blocks=numbers.window_blocks, last_tokens=numbers.last_tokens)

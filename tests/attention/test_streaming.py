@@ -75,7 +75,7 @@ def test_heads_are_named_by_share_or_by_place() -> None:
         ({"heads": "1/2+3"}, "layer, head"),
         ({"heads": []}, "layer, head"),
         ({"heads": [[0, -1]]}, "layer, head"),
-        ({"sink_blocks": -1}, "must not be negative, got -1"),
+        ({"sink_blocks": -1}, "sink_blocks must be at least 0, got -1"),
         ({"window_blocks": 0}, "at least 1, got 0"),
     ],
 )

@@ -55,15 +55,17 @@ def test_the_share_goes_by_its_older_name_too() -> None:
     asked = make("pattern", "triangle").open(TriangleAsk(dense_layers=0.25), GROUPS)
     for each in (older, asked):
         assert [of.tolist() for of in each.of_groups] == [of.tolist() for of in newer.of_groups]
-    with pytest.raises(InvalidRequest, match="send one of them"):
+    with pytest.raises(InvalidRequest, match="give one of them"):
         TriangleAsk(dense_layers=0.25, dense_share=0.25)
+    with pytest.raises(ConfigError, match="give one of them"):
+        TriangleOptions(dense_layers=0.25, dense_share=0.25)
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"dense_share": 1.5}, "a share of the layers, from 0 to 1, got 1.5"),
-        ({"dense_layers": -0.5}, "dense_share is a share of the layers, from 0 to 1, got -0.5"),
+        ({"dense_layers": -0.5}, "dense_layers is a share of the layers, from 0 to 1, got -0.5"),
         ({"sink_blocks": -1}, "sink_blocks must be at least 0, got -1"),
         ({"window_blocks": 0}, "window_blocks must be at least 1, got 0"),
         ({"last_tokens": 0}, "last_tokens must be at least 1, got 0"),

@@ -208,3 +208,21 @@ def test_wrong_settings_are_named(given: dict[str, Any], setting: str | None, wo
     name, value = next(iter(given.items()))
     with pytest.raises(ConfigError, match=words):
         make("keep", f"d2o:{name}={value}")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_head_that_drops_nothing_goes_on_merging_later() -> None:
+    keeping = keeping_of(budget=128, block=64, sinks=2)
+    places = np.broadcast_to(np.arange(TOKENS, dtype=np.int32), (LAYERS, HEADS, TOKENS)).copy()
+    uneven = places.copy()
+    uneven[0, 0, : TOKENS - 128] = -1
+    look(keeping, looked_at())
+    first = keeping.reduce(0, uneven, Held(0))
+    assert first is not None
+    keeping.dropped({0: first.cells}, TOKENS)
+    look(keeping, looked_at(1))
+    second = keeping.reduce(0, places, Held(1))
+    assert second is not None
+    assert second.merges is not None
+    rows = second.merges.layers * HEADS + second.merges.heads
+    assert set(rows.tolist()) == set(range(LAYERS * HEADS))

@@ -182,6 +182,9 @@ class Discriminated(BudgetKeeping):
                 # Nothing goes on in the first cells: whatever they hold, all rows look at them.
                 into = own[places[index, head, own] >= self.budget.sinks]
                 gone = np.setdiff1d(np.flatnonzero(places[index, head] >= 0), own)
+                if not len(gone):  # a head of few cells keeps all: its threshold stays
+                    thresholds[index, head] = 0.0 if known is None else known[index, head]
+                    continue
                 match, cosines = nearest(keys[head, gone], keys[head, into])
                 threshold = cosines.mean(dtype=np.float64)
                 if known is not None:

@@ -53,7 +53,7 @@ class KvPrediction:
                 "kv_prediction needs maps: name a directory that `ockham train kv-prediction` "
                 "wrote, as in --reuse prefix,kv_prediction:maps=DIR."
             )
-        self._maps = read_maps(Path(self.options.maps))
+        self._maps = read_maps(Path(self.options.maps).expanduser())
 
     def attach(self, pool: PagePool, slope: float, layers: Sequence[int]) -> None:
         if any(pool.windows):
