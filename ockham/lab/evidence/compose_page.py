@@ -21,7 +21,9 @@ This page lists the pairs that do not compose exactly, and the pairs that cannot
 
 Each of the {pairs} pairs of {count} techniques ran on the model `{model}`, with greedy and sampled
 requests. Each token was compared with the same request alone in the same weight format. **A pair
-that this page does not list composes exactly: not one token differed.** {exact} pairs do.
+of these that this page does not list composes exactly: not one token differed.** {exact} pairs do.
+Transforms, corrections and formats that only GGUF files have did not run here: they make another
+model before an engine starts, and `tests/exact/` compares its bits.
 """
 )
 
