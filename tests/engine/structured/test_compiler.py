@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.engine.structured import compiler
 from ockham.engine.structured.compiler import MOST_KEPT, Grammars
+from ockham.engine.structured.worker import Outcome
 from tests.helpers.grammars import GRAMMARS, VOCABULARY, tiny_tokenizer
 
 
@@ -78,7 +80,20 @@ def test_refusals_are_remembered_within_bounds(
     for each in wrong:
         with pytest.raises(InvalidRequest, match="unclosed"):
             grammars.compile(each).result()
-    assert [grammars.compile(each).done() for each in wrong] == [False] * 3 + [True] * 3
+    # The remembered ones are asked for first: a grammar that is tried again displaces one of them.
+    assert all(grammars.compile(each).done() for each in reversed(wrong[3:]))
+    tried: list[StructuredOutputsParams] = []
+    submit = grammars._worker.submit
+
+    def counted(asked: StructuredOutputsParams, owner: str = "") -> Future[Outcome]:
+        tried.append(asked)
+        return submit(asked, owner=owner)
+
+    monkeypatch.setattr(grammars._worker, "submit", counted)
+    for each in wrong[:3]:
+        with pytest.raises(InvalidRequest, match="unclosed"):
+            grammars.compile(each).result()
+    assert tried == wrong[:3]
 
 
 def test_nothing_waits_for_a_grammar_that_is_asked_for(grammars: Grammars) -> None:
