@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -125,6 +126,7 @@ def compress(
     from ockham.lab.compress.search import compress as run
 
     config = EngineConfig(model=model, revision=revision, threads=threads)
+    place = Path(os.path.abspath(out))  # "." has no name
     search = Search(
         encode=partial(encode, config),
         calibration=calibration,
@@ -134,7 +136,7 @@ def compress(
         formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
         widths=widths,
         drop=drop,
-        scores=scores or out.with_name(f"{out.name}.scores.jsonl"),
+        scores=scores or place.parent / f"{place.name}.scores.jsonl",
     )
     goal = Goal(bits, nbytes, tokens_per_second, _floor(floor))
     card = run(config, out, goal, search, partial(click.echo, err=True))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from ockham.core.errors import ModelError
 from ockham.core.logs import say
 from ockham.core.units import readable
-from ockham.model.checkpoint.gguf.names import one_path_each
+from ockham.model.checkpoint.gguf.names import one_path_each, part_name
 from ockham.model.known_models import (
     Repository,
     named_repository,
@@ -127,6 +128,25 @@ def resolve(model: str, revision: str | None = None, *, refresh: bool = False) -
     if _is_file_name(model):
         raise ModelError(_no_such(model))
     return _from_hub(spelled, named_repository(model), revision, refresh)
+
+
+def weights_facts(model: Path) -> str:
+    """What can be told of a model's weights without reading them: the names, bytes and times of
+    change of the *.safetensors files of a directory, or of a GGUF file and the parts beside it. It
+    is another text when a file was replaced. Raises ModelError for files that are not there."""
+    if model.is_dir():
+        files = sorted(model.glob("*.safetensors"))
+    else:
+        own = part_name(model)
+        files = [model]
+        if own is not None:
+            name, _, count = own
+            files = sorted(model.parent.glob(f"{glob.escape(name)}-*-of-{count:05d}.gguf"))
+    try:
+        facts = [(file.name, file.stat()) for file in files]
+    except OSError as error:
+        raise ModelError(f"the weights of {model} cannot be read: {error.strerror}.") from None
+    return "".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts)
 
 
 def _from_hub(model: str, repository: Repository, revision: str | None, refresh: bool) -> Path:

@@ -25,7 +25,7 @@ from ockham.core.owned_files import (
 from ockham.model.checkpoint import keep_files, prediction_files
 from ockham.model.checkpoint.draft_files import ACCEPTANCE_FILE, CONFIG_FILE, WEIGHTS_FILE
 from ockham.model.files.safetensors import SINGLE_FILE
-from ockham.model.hub import WANTED_FILES
+from ockham.model.hub import WANTED_FILES, weights_facts
 
 OUTPUTS_FILE, CHECKPOINT_FILE = "outputs.npz", "checkpoint.pt"
 _FACTS_FILE, _LOCK = "training.json", "lock"
@@ -86,7 +86,7 @@ class Workplace:
     ) -> None:
         """Raises ConfigError if OUT exists, or if in OUT.training stands something else, or a
         training with other settings."""
-        self.out, self._tell = settings.out, tell
+        self.out, self._tell = Path(os.path.abspath(settings.out)), tell
         if os.path.lexists(self.out):
             raise ConfigError(f"{self.out} exists; name a directory that does not, or remove it.")
         self.folder = self.out.with_name(self.out.name + ".training")
@@ -160,6 +160,5 @@ def _digest(settings: Facts, target: Path) -> str:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         except OSError as error:
             raise ConfigError(f"the data {path} cannot be read: {error.strerror}.") from None
-    for path in [target] if target.is_file() else sorted(target.glob("*.safetensors")):
-        digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    digest.update(weights_facts(target).encode())
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from ockham.model.hub import (
     resolve,
     resolve_adapter,
     served_names,
+    weights_facts,
 )
 from tests.helpers.tiny import tiny_llama
 
@@ -42,6 +43,23 @@ def test_the_built_in_models_are_in_the_package(name: str) -> None:
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_the_built_in_adapters_are_in_the_package(name: str) -> None:
     assert (resolve_adapter(name) / "adapter_config.json").exists()
+
+
+def test_facts_of_weights_change_with_every_file_that_is_read(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    names = ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "alone.gguf", "folder/a.safetensors")
+    for number, name in enumerate((*names, "folder/config.json")):
+        (tmp_path / name).write_bytes(bytes(number))
+    models = [tmp_path / name for name in (names[0], names[2], "folder")]
+    before = [weights_facts(model) for model in models]
+    assert len(set(before)) == 3
+    for name, changed in zip((*names, "folder/config.json"), (0, 0, 1, 2, None), strict=True):
+        os.utime(tmp_path / name, ns=(1, 1))
+        after = [weights_facts(model) for model in models]
+        assert [i for i in range(3) if after[i] != before[i]] == [changed] * (changed is not None)
+        before = after
+    with pytest.raises(ModelError, match="cannot be read"):
+        weights_facts(tmp_path / "none.gguf")
 
 
 def test_a_directory_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def test_a_training_that_has_its_folder_alone_leaves_nothing(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "target"]
 
 
+def test_a_place_that_is_spelt_as_a_parent_is_the_directory_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    settings = Settings("target", tmp_path / "none" / "..", "medusa", heads=2)
+    with pytest.raises(ConfigError, match="exists; name a directory that does not"):
+        Workplace(settings, tmp_path / "target")
+
+
 @pytest.mark.parametrize("what", ["files", "damaged", "link", "fifo", "file"])
 def test_a_folder_that_is_no_trainings_is_refused_and_kept(tmp_path: Path, what: str) -> None:
     strangers, folder = Strangers(tmp_path / "outside"), tmp_path / "out.training"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from ockham.core.errors import ConfigError, ModelError
 from ockham.core.owned_files import USUAL_FILE, write_own
 from ockham.core.rates import Rates, predict, product_seconds
 from ockham.core.registry import make
-from ockham.core.seams import Format, Linear
+from ockham.core.seams import Format, Linear, SizedFormat
 from ockham.kernels.backends import find_backend
 from ockham.lab.compress.card import Card, Chosen, ChosenShape, card_text
 from ockham.lab.compress.choosing import Alternative, Budget, choose, least, require_solver
@@ -34,12 +35,12 @@ from ockham.lab.compress.shapes import (
     reshaping_of,
 )
 from ockham.lab.compress.text import Texts, read_texts
-from ockham.lab.compress.units import STORED, Unit, forms_for, units_of
+from ockham.lab.compress.units import STORED, Unit, forms_for, unit_bytes, units_of
 from ockham.lab.journal import Journal
 from ockham.model.checkpoint.converted import ConvertedSource
 from ockham.model.checkpoint.opening import OpenedModel, open_model
 from ockham.model.converting import check_new, convert, tensors_in, unquantised
-from ockham.model.hub import resolve
+from ockham.model.hub import resolve, weights_facts
 from ockham.model.loading import choose_packer, load_model
 from ockham.model.mixing import tensors_of
 from ockham.model.packed.packing import Packer
@@ -110,6 +111,7 @@ def compress(
     with the nearest that does, and as `convert` does."""
     goal.check()
     require_solver()
+    out = out.resolve()  # a link's directory is replaced, not the link
     check_new(out)
     if not out.parent.is_dir():
         raise ConfigError(f"there is no directory {out.parent} to write {out.name} into; make it.")
@@ -135,8 +137,8 @@ class _Compressing:
         search: Search,
         tell: Callable[[str], None],
     ) -> None:
-        self.config, self.opened, self.goal, self.search = config, opened, goal, search
-        self.tell = tell
+        self.config, self.path, self.opened = config, path, opened
+        self.goal, self.search, self.tell = goal, search, tell
         self.description = opened.description
         if not self.description.generates:
             raise ConfigError(
@@ -144,6 +146,8 @@ class _Compressing:
                 "makes none."
             )
         self.backend = find_backend(config.backend, config.threads)
+        if goal.tokens_per_second is not None and self.backend.name != "cpu":
+            raise ConfigError("--tokens-per-second is predicted for the backend 'cpu' only.")
         self.stored = choose_packer(config, opened.config, opened.source, self.backend.layout)
         rows = unquantised(opened.source, self.description, self.stored)
         self.plain = Packer(rows.plain, rows.asked, layout=self.backend.layout)
@@ -173,10 +177,11 @@ class _Compressing:
         started = perf_counter()
         held = Held(self.opened.source.load(self.plain))
         judge = Model(self.description, held, self.backend, self.texts.judged)
-        judge.judge()
         keys = {id(matrix): key for key, matrix in held.matrices.items()}
         found = blocks_of(judge.program, keys, self.search.widths, self.search.drop)
         self.blocks: list[Shaped] = list(found)
+        self._check_bytes()
+        judge.judge()
         scores = self._scores(held)
         del held
         prices = self._prices(scores)
@@ -191,12 +196,51 @@ class _Compressing:
         alternatives += [choices_of(block, scores[block.name]) for block in self.blocks]
         return self._written(out, alternatives, judge, started)
 
+    def _check_bytes(self) -> None:
+        """Raises ConfigError where even the smallest format of every unit is too large."""
+        limit = self._most_bytes()
+        if limit is None:
+            return
+        forms = [make("format", form) for form in self.forms]
+        nbytes = self._least_bytes([each for each in forms if not isinstance(each, SizedFormat)])
+        if nbytes > limit:  # the values are read only where they may change what is said
+            nbytes = self._least_bytes(forms)
+        if nbytes > limit:
+            raise ConfigError(
+                f"no mix of {len(forms)} formats reaches the goal, as the smallest of each tensor "
+                f"take more; the nearest that can: --bits "
+                f"{8 * nbytes / self.measured.parameters + 0.005:.2f} or --bytes {nbytes}."
+            )
+
+    def _least_bytes(self, forms: Sequence[Format]) -> int:
+        """Of all weights, if every unit has the smallest of these formats or is left as it is, and
+        every block its smallest shape."""
+        source = self.opened.source
+        tensors, stored = tensors_in(source), source.measure(self.stored)
+        shares = {
+            key: min(1.0, *(shape.width / block.inner for shape in block.shapes))
+            for block in self.blocks
+            for key in block.matrices
+        }
+        least = whole = 0
+        for unit in self.units:
+            own = sum(
+                stored.linear([each.part for each in piece], piece[0].role).nbytes
+                for piece in unit.pieces
+            )
+            packed = [unit_bytes(unit, each, self.backend.layout, tensors) for each in forms]
+            found = min([own, *(each for each in packed if each is not None)])
+            least += int(found * shares.get(unit.matrices[0], 1.0))
+            whole += own
+        return self.measured.bytes - whole + least
+
     # -- scores --------------------------------------------------------------------------------
 
     def _scores(self, held: Held) -> dict[str, list[Score]]:
         """Of each unit, from the journal or measured now."""
         settings = {
             "model": self.config.model,
+            "weights": hashlib.sha256(weights_facts(self.path).encode()).hexdigest(),
             "parameters": self.measured.parameters,
             "backend": self.backend.numerics(()),
             "text": self.texts.fitted.digest,
@@ -290,8 +334,6 @@ class _Compressing:
         from ockham.lab.calibrate import calibrate
         from ockham.lab.kernels.limits import Limits
 
-        if self.backend.name != "cpu":
-            raise ConfigError("--tokens-per-second is predicted for the backend 'cpu' only.")
         self.tell("probing how fast the kernels of the formats are")
         found: dict[str, Linear] = {}
         for unit in self.units:

@@ -10,8 +10,10 @@ import numpy as np
 
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import make, name_of, techniques
-from ockham.core.seams import Format, Layout
+from ockham.core.seams import Format, Layout, SizedFormat
+from ockham.model.checkpoint.sources import TensorSource
 from ockham.model.mixing import Tensor
+from ockham.model.program.weights import matrix_shape
 
 STORED = "stored"
 """The form of a tensor that is left as the checkpoint has it."""
@@ -93,6 +95,23 @@ def fits(form: str, inputs: int) -> bool:
     except ModelError:
         return False
     return True
+
+
+def unit_bytes(unit: Unit, made: Format, layout: Layout, source: TensorSource) -> int | None:
+    """Bytes of a unit in a format; None where it cannot have it. Tensors are read only for a format
+    whose matrices take room by their values."""
+    total = 0
+    for piece in unit.pieces:
+        parts = [tensor.part for tensor in piece]
+        shape = matrix_shape(parts)
+        try:
+            if isinstance(made, SizedFormat):
+                blocks = (block for part in parts for block in source.rows(part))
+                made = made.sized(*shape, blocks)
+            total += layout.nbytes(made, *shape)
+        except ModelError:
+            return None
+    return total
 
 
 def _packs(made: Format) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,8 @@ from ockham.core.rates import AttentionRate, ProductRate, Rates
 from ockham.kernels.backends import find_backend
 from ockham.lab.compress.card import Card
 from ockham.lab.compress.scoring import Held, Model, Score, Scorer, losses, worth_keeping
-from ockham.lab.compress.search import _Compressing
+from ockham.lab.compress.search import Goal, Search, _Compressing
+from ockham.lab.compress.search import compress as run
 from ockham.lab.compress.text import read_texts
 from ockham.lab.compress.units import forms_for, units_of
 from ockham.model.calibration import layer_ranges
@@ -119,13 +121,13 @@ def test_the_nearest_goal_that_can_be_reached_is_named(
     flags = ("--scores", str(scores))
     result = compress(source, tmp_path / "out", "--bits", "2", *flags)
     assert result.exit_code == 2
-    assert "the nearest that can: --bits" in result.output
-    bits = result.output.rpartition("--bits ")[2].strip().rstrip(".")
+    bits = result.output.rpartition("--bits ")[2].partition(" ")[0]
     result = compress(source, tmp_path / "out", "--bits", bits, *flags)
     assert result.exit_code == 0, result.output
     both = ("--bits", bits, "--floor", "kl=1e-7", *flags)
     result = compress(source, tmp_path / "other", *both)
     assert result.exit_code == 2
+    assert "the nearest that can: --bits" in result.output
     assert "--floor kl=" in result.output
     assert not (tmp_path / "other").exists()
 
@@ -171,6 +173,80 @@ def test_a_place_that_is_not_there_is_refused_before_the_work(source: Path, tmp_
     assert not (tmp_path / "scores.jsonl").exists()
 
 
+def refuse_to_score(*_: Any) -> None:
+    raise AssertionError("something was scored")
+
+
+@pytest.mark.parametrize("formats", ["int4,int8", "sparse8,sparse16", "int4,sparse16"])
+def test_a_goal_below_the_smallest_formats_is_refused_before_anything_is_scored(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formats: str
+) -> None:
+    monkeypatch.setattr(Scorer, "scores", refuse_to_score)
+    result = compress(source, tmp_path / "out", "--bits", "1", "--formats", formats)
+    assert result.exit_code == 2, result.output
+    assert "no mix of" in result.output
+    assert "the smallest of each tensor take more" in result.output
+    nbytes = result.output.rpartition("--bytes ")[2].strip().rstrip(".")
+    monkeypatch.undo()
+    flags = ("--formats", formats, "--bytes", nbytes)
+    assert compress(source, tmp_path / "out", *flags).exit_code == 0
+    assert card_of(tmp_path / "out").nbytes <= int(nbytes)
+
+
+def test_narrower_blocks_count_in_what_can_be_reached(source: Path, tmp_path: Path) -> None:
+    flags = ("--formats", "int4", "--bits", "4")
+    result = compress(source, tmp_path / "out", *flags)
+    assert result.exit_code == 2
+    assert "the smallest of each tensor take more" in result.output
+    result = compress(source, tmp_path / "out", *flags, "--widths", "0.5")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_speed_that_cannot_be_predicted_is_refused_before_anything_is_scored(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scorer, "scores", refuse_to_score)
+    config = EngineConfig(model=str(source), backend="reference")
+    search = Search(lambda path, text: [3] * 2000, scored_tokens=128)
+    with pytest.raises(ConfigError, match="for the backend 'cpu' only"):
+        run(config, tmp_path / "out", Goal(tokens_per_second=9.0), search, lambda line: None)
+
+
+def test_scores_of_weights_that_were_replaced_are_not_taken(
+    source: Path, scores: Path, tmp_path: Path
+) -> None:
+    model, own = tmp_path / "model", tmp_path / "scores.jsonl"
+    shutil.copytree(source, model)
+    flags = ("--bits", "6", "--scores", str(own))
+    assert compress(model, tmp_path / "out", *flags).exit_code == 0
+    tiny_llama(model, seed=1, **SIZES)
+    result = compress(model, tmp_path / "again", *flags)
+    assert result.exit_code == 2, result.output
+    assert "was written with weights" in result.output
+
+
+def test_a_link_to_an_empty_directory_is_written_through(
+    source: Path, scores: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "out").symlink_to("there")
+    result = compress(source, tmp_path / "out", "--bits", "6", "--scores", str(scores))
+    assert result.exit_code == 0, result.output
+    assert card_of(tmp_path / "there").bits <= 6
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_a_place_without_a_name_is_refused_in_a_sentence(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "file").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    result = CliRunner().invoke(cli, ["compress", str(source), out, "--bits", "5"])
+    assert result.exit_code == 2, result.exception
+    assert "is not an empty directory" in result.output
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -180,7 +256,7 @@ def test_a_place_that_is_not_there_is_refused_before_the_work(source: Path, tmp_
         (("--floor", "perplexity=2"), "--floor must be kl=NATS"),
         (("--bits", "4", "--formats", "int9"), "'int9' is no format that weights can be packed in"),
         (("--bits", "4", "--calibration", "{text}"), "tokens, and at least"),
-        (("--bits", "4", "--scores", "{text}"), "is no file of scores"),
+        (("--bits", "5", "--scores", "{text}"), "is no file of scores"),
     ],
 )
 def test_wrong_flags_are_refused(
