@@ -262,7 +262,7 @@ def _write_plain(
     """The rewritten model as a checkpoint that is not quantised."""
     dtype = rewriting.dtype
     if dtype is None:
-        dtype = "bfloat16" if opened.source.plain_dtype() == "BF16" else "float32"
+        dtype = opened.source.plain_dtype()
     try:
         out.mkdir(parents=True, exist_ok=True)
         beside = partial(copy_beside, path, out, opened.generation_config)

@@ -288,7 +288,7 @@ def choose_packer(
     """
     dtype, exact = config.dtype, config.dtype == "auto"
     if exact:
-        dtype = "bfloat16" if source.plain_dtype() == "BF16" else "float32"
+        dtype = source.plain_dtype()
     asked = config.quantization
     if asked in (STORED, source.quantised_as):
         asked = None

@@ -1,17 +1,51 @@
-"""What a model learns from that teaches another one: the text, and the checkpoints."""
+"""What trainings share in which a model learns the distributions of another one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ockham.core.errors import ConfigError
-from ockham.model.checkpoint.opening import OpenedModel, open_model
-from ockham.model.checkpoint.prequantised.find import quantization_config
 from ockham.text.tokenizer import Tokenizer
 from ockham.training.documents import Pieces, lab_documents, read_documents
 
 HELD_OUT_WINDOWS = 8
+
+
+@dataclass(frozen=True)
+class DistilSettings:
+    """What is trained (`target`), where to (`out`), and on what: `tokens` tokens of text in batches
+    of `batch_tokens` and rows of `context`. `rate` is the learning rate's peak. Raises ConfigError
+    for a value that cannot be."""
+
+    target: str
+    out: Path
+    data: tuple[Path, ...] = ()
+    held_out: tuple[Path, ...] = ()
+    tokens: int = 200_000
+    context: int = 256
+    batch_tokens: int = 1024
+    rate: float = 1e-4
+    seed: int = 0
+    method: str = ""
+
+    def __post_init__(self) -> None:
+        for name, low in (("tokens", 1), ("context", 16), ("batch_tokens", 16)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
+        if not 0.0 < self.rate < 1.0:
+            raise ConfigError(f"rate must be positive and below 1, got {self.rate}.")
+
+    @property
+    def steps(self) -> int:
+        """Steps of training."""
+        return max(1, self.tokens // self.batch_tokens)
+
+    @property
+    def text_share(self) -> float:
+        """All is read from text, as it is."""
+        return 1.0
 
 
 def read_pieces_for(
@@ -23,14 +57,3 @@ def read_pieces_for(
     if data:
         return read_documents(data, held_out, tokenizer, tokenizer.eos_token_id)
     return lab_documents(tokenizer, seed)
-
-
-def open_plain(path: Path, what: str) -> OpenedModel:
-    """A checkpoint. Raises ConfigError for one whose weights are quantised in another way than a
-    GGUF file's, with `what` it should have been."""
-    if path.is_dir():
-        from ockham.model.program.description import read_config
-
-        if quantization_config(read_config(path)) is not None:
-            raise ConfigError(f"{path} is quantised, and {what} must be a plain checkpoint.")
-    return open_model(path)

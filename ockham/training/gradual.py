@@ -39,7 +39,7 @@ class Gradual(Healed):
         periods: int,
     ) -> None:
         """`parts` are the feed-forwards by the name of their `down`. Raises ConfigError where gate
-        and up are stored as one tensor."""
+        and up are stored as one tensor, and where the options remove nothing."""
         super().__init__(learned, teacher)
         self._parts, self._options, self._periods = dict(parts), options, periods
         for number, part in enumerate(self._parts.values()):
@@ -51,6 +51,8 @@ class Gradual(Healed):
                     )
             width = learned.tensor(part.down).shape[1]
             self.register_buffer(f"state{number}", torch.zeros(width, dtype=torch.int8))
+        with torch.no_grad():
+            choose(self._importance(), options)
 
     def kept(self) -> dict[str, Longs]:
         """The channels that are left, by `down`."""

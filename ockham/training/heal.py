@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from ockham.model.converting import copy_beside
 from ockham.model.hub import BUILT_IN, resolve
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.model.rewriting.writing import CARD, write_checkpoint
-from ockham.training.distilling import HELD_OUT_WINDOWS, open_plain, read_pieces_for
+from ockham.training.checkpoints import open_plain
+from ockham.training.distilling import HELD_OUT_WINDOWS, DistilSettings, read_pieces_for
 from ockham.training.documents import Pieces
 from ockham.training.extra import require_extra
 from ockham.training.workplace import Workplace
@@ -22,43 +23,11 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class HealSettings:
-    """The model to heal (`target`), the one that it was made from (`teacher`), and what both read:
-    `tokens` tokens in batches of `batch_tokens` and rows of `context`. `rate` is the learning
-    rate's peak. Raises ConfigError for a value that cannot be."""
+class HealSettings(DistilSettings):
+    """The model to heal (`target`), and the one that it was made from (`teacher`)."""
 
-    target: str
-    teacher: str
-    out: Path
-    data: tuple[Path, ...] = ()
-    held_out: tuple[Path, ...] = ()
-    tokens: int = 200_000
-    context: int = 256
-    batch_tokens: int = 1024
-    rate: float = 1e-4
-    seed: int = 0
+    teacher: str = field(kw_only=True)
     method: str = "heal"
-
-    def __post_init__(self) -> None:
-        for name, low in (("tokens", 1), ("context", 16), ("batch_tokens", 16)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
-        if not 0.0 < self.rate < 1.0:
-            raise ConfigError(f"rate must be positive and below 1, got {self.rate}.")
-
-    @property
-    def steps(self) -> int:
-        """Steps of training."""
-        return max(1, self.tokens // self.batch_tokens)
-
-    @property
-    def text_share(self) -> float:
-        """All is read from text, as it is."""
-        return 1.0
-
-    def facts(self) -> dict[str, str]:
-        """All that decides the result but the files' contents, as text."""
-        return {each.name: str(getattr(self, each.name)) for each in fields(self)}
 
 
 def heal(settings: HealSettings, tell: Tell = lambda line: None) -> dict[str, Any]:
@@ -127,7 +96,7 @@ def _heal(
     result = workplace.new_result()
     card = {"transform": "heal", "teacher": settings.teacher, **scores}
     rewritten.config[CARD] = [*rewritten.config.get(CARD, ()), card]
-    dtype = "bfloat16" if student.source.plain_dtype() == "BF16" else "float32"
+    dtype = student.source.plain_dtype()
     write_checkpoint(
         rewritten,
         dtype,

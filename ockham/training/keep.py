@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -78,10 +78,6 @@ class KeepSettings:
         for name, low in least.items():
             if (given := getattr(self, name)) is not None and given < low:
                 raise ConfigError(f"{name} must be at least {low}, got {given}.")
-
-    def facts(self) -> dict[str, str]:
-        """All that decides the result but the files' contents, as text."""
-        return {each.name: str(getattr(self, each.name)) for each in fields(self)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -41,10 +41,6 @@ class KvPredictionSettings:
         for name, low in (("rows", 512), ("context", 16)):
             if getattr(self, name) < low:
                 raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
-
-    def facts(self) -> dict[str, str]:
-        """All that decides the result but the files' contents, as text."""
-        return {each.name: str(getattr(self, each.name)) for each in fields(self)}
 
 
 def train_kv_prediction(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from ockham.model.converting import copy_beside
 from ockham.model.hub import BUILT_IN, resolve
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.model.rewriting.writing import CARD, write_checkpoint
-from ockham.training.distilling import HELD_OUT_WINDOWS, open_plain, read_pieces_for
+from ockham.training.checkpoints import open_plain
+from ockham.training.distilling import HELD_OUT_WINDOWS, DistilSettings, read_pieces_for
 from ockham.training.documents import Pieces
 from ockham.training.extra import require_extra
 from ockham.training.workplace import Workplace
-from ockham.weights.widths import sort_channels
+from ockham.weights.widths import feed_forwards, sort_channels, width_of
 
 Tell = Callable[[str], None]
 
@@ -31,36 +33,27 @@ SORTED_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class NestedSettings:
-    """The original (`target`), and the shares of its feed-forwards' channels that shall be models
-    of their own (`widths`, in steps of `multiple` channels). It reads `tokens` tokens in batches of
-    `batch_tokens` and rows of `context`; `data_weight` is that of the text beside the original's
-    distributions. Channels are sorted first, unless `keep_order`. `rate` is the peak of the
-    learning rate. Raises ConfigError for a value that cannot be."""
+class NestedSettings(DistilSettings):
+    """The original is `target`. Shares of its feed-forwards' channels (`widths`, in steps of
+    `multiple` channels) shall be models of their own. `data_weight` is that of the text beside the
+    original's distributions. Channels are sorted first, unless `keep_order`."""
 
-    target: str
-    out: Path
-    widths: tuple[float, ...] = (0.25, 0.5)
-    data: tuple[Path, ...] = ()
-    held_out: tuple[Path, ...] = ()
     tokens: int = 1_000_000
     context: int = 512
     batch_tokens: int = 2048
     rate: float = 1e-3
+    widths: tuple[float, ...] = (0.25, 0.5)
     data_weight: float = 0.25
     multiple: int = 32
     keep_order: bool = False
-    seed: int = 0
     method: str = METHOD
 
     def __post_init__(self) -> None:
-        for name, low in (("tokens", 1), ("context", 16), ("batch_tokens", 16), ("multiple", 1)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
-        if not 0.0 < self.rate < 1.0:
-            raise ConfigError(f"rate must be positive and below 1, got {self.rate}.")
-        if self.data_weight < 0.0:
-            raise ConfigError(f"data_weight must be at least 0, got {self.data_weight}.")
+        super().__post_init__()
+        if self.multiple < 1:
+            raise ConfigError(f"multiple must be at least 1, got {self.multiple}.")
+        if not 0.0 <= self.data_weight < math.inf:
+            raise ConfigError(f"data_weight must be at least 0 and finite, got {self.data_weight}.")
         if not self.widths:
             raise ConfigError(
                 "no widths were given; name shares of the channels, such as 0.25,0.5."
@@ -71,20 +64,6 @@ class NestedSettings:
                     f"widths must lie between 0 and 1, got {width}: each is the share of the "
                     "channels of a smaller model, such as 0.5."
                 )
-
-    @property
-    def steps(self) -> int:
-        """Steps of training."""
-        return max(1, self.tokens // self.batch_tokens)
-
-    @property
-    def text_share(self) -> float:
-        """All is read from text, as it is."""
-        return 1.0
-
-    def facts(self) -> dict[str, str]:
-        """All that decides the result but the files' contents, as text."""
-        return {each.name: str(getattr(self, each.name)) for each in fields(self)}
 
 
 def train_nested(settings: NestedSettings, tell: Tell = lambda line: None) -> dict[str, Any]:
@@ -106,6 +85,7 @@ def train_nested(settings: NestedSettings, tell: Tell = lambda line: None) -> di
     workplace = Workplace(settings, path, tell)
     opened = open_plain(path, "the model to train")
     try:
+        _check_widths(settings, RewrittenModel(opened, tell))
         with workplace.begin():
             return _train(settings, opened, path, pieces, workplace, tell)
     finally:
@@ -153,7 +133,7 @@ def _train(
     result = workplace.new_result()
     card = {"transform": METHOD, "widths": list(settings.widths), **scores}
     rewritten.config[CARD] = [*rewritten.config.get(CARD, ()), card]
-    dtype = "bfloat16" if opened.source.plain_dtype() == "BF16" else "float32"
+    dtype = opened.source.plain_dtype()
     write_checkpoint(
         rewritten,
         dtype,
@@ -163,6 +143,17 @@ def _train(
     )
     workplace.finish(result)
     return scores
+
+
+def _check_widths(settings: NestedSettings, model: RewrittenModel) -> None:
+    """Raises ConfigError for a width that is the whole model."""
+    wholes = [model.get(name).shape[1] for name in feed_forwards(model)]
+    for keep in settings.widths:
+        if all(width_of(whole, keep, settings.multiple) == whole for whole in wholes):
+            raise ConfigError(
+                f"the width {keep:g} of {settings.target} is all of its channels in steps of "
+                f"{settings.multiple}: give a smaller width or a smaller multiple."
+            )
 
 
 def _sorted_by(windows: Any) -> CalibrationText:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from ockham.model.converting import copy_beside
 from ockham.model.hub import BUILT_IN, resolve
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.model.rewriting.writing import CARD, write_checkpoint
-from ockham.training.distilling import HELD_OUT_WINDOWS, open_plain, read_pieces_for
+from ockham.training.checkpoints import open_plain
+from ockham.training.distilling import HELD_OUT_WINDOWS, DistilSettings, read_pieces_for
 from ockham.training.documents import Pieces
 from ockham.training.extra import require_extra
 from ockham.training.workplace import Workplace
@@ -29,53 +30,25 @@ METHOD = "prune"
 
 
 @dataclass(frozen=True)
-class PruneSettings:
-    """The model (`target`), which is its own teacher, and the `share` of the channels of its
-    feed-forwards that goes in `periods`, in steps of `multiple` channels of each. It reads `tokens`
-    tokens in batches of `batch_tokens` and rows of `context`. `rate` is the learning rate's peak.
-    Raises ConfigError for a value that cannot be."""
+class PruneSettings(DistilSettings):
+    """The model (`target`) is its own teacher. The `share` of the channels of its feed-forwards
+    goes in `periods`, in steps of `multiple` channels of each."""
 
-    target: str
-    out: Path
     share: float = 0.2
     periods: int = 5
     multiple: int = 32
-    data: tuple[Path, ...] = ()
-    held_out: tuple[Path, ...] = ()
-    tokens: int = 200_000
-    context: int = 256
-    batch_tokens: int = 1024
-    rate: float = 1e-4
-    seed: int = 0
     method: str = METHOD
 
     def __post_init__(self) -> None:
-        lowest = (("tokens", 1), ("context", 16), ("batch_tokens", 16), ("periods", 1))
-        for name, low in lowest:
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name} must be at least {low}, got {getattr(self, name)}.")
-        if not 0.0 < self.rate < 1.0:
-            raise ConfigError(f"rate must be positive and below 1, got {self.rate}.")
+        super().__post_init__()
+        if self.periods < 1:
+            raise ConfigError(f"periods must be at least 1, got {self.periods}.")
         if self.steps < 5 * self.periods:
             raise ConfigError(
                 f"{self.tokens} tokens are {self.steps} steps, too few for {self.periods} periods: "
                 f"at least {5 * self.periods} are needed. Give more tokens or fewer periods."
             )
         WidthOptions(self.share, self.multiple)  # checks both
-
-    @property
-    def steps(self) -> int:
-        """Steps of training."""
-        return max(1, self.tokens // self.batch_tokens)
-
-    @property
-    def text_share(self) -> float:
-        """All is read from text, as it is."""
-        return 1.0
-
-    def facts(self) -> dict[str, str]:
-        """All that decides the result but the files' contents, as text."""
-        return {each.name: str(getattr(self, each.name)) for each in fields(self)}
 
 
 def train_pruned(settings: PruneSettings, tell: Tell = lambda line: None) -> dict[str, Any]:
@@ -96,33 +69,43 @@ def train_pruned(settings: PruneSettings, tell: Tell = lambda line: None) -> dic
     workplace = Workplace(settings, path, tell)
     opened = open_plain(path, "the model to prune")
     try:
+        original = RewrittenModel(opened, tell)
+        model = _gradual(settings, original)
         with workplace.begin():
-            return _train(settings, opened, path, pieces, workplace, tell)
+            return _train(settings, opened, path, original, model, pieces, workplace, tell)
     finally:
         opened.source.close()
+
+
+def _gradual(settings: PruneSettings, original: RewrittenModel) -> Gradual:
+    """What learns. Raises ConfigError for a model that it cannot be."""
+    import torch
+
+    from ockham.training.decoder import Decoder
+    from ockham.training.gradual import Gradual
+
+    torch.manual_seed(settings.seed)
+    options = WidthOptions(settings.share, settings.multiple)
+    learned, teacher = Decoder(original), Decoder(original)
+    return Gradual(learned, teacher, feed_forwards(original), options, settings.periods)
 
 
 def _train(
     settings: PruneSettings,
     opened: OpenedModel,
     path: Path,
+    original: RewrittenModel,
+    model: Gradual,
     pieces: Pieces,
     workplace: Workplace,
     tell: Tell,
 ) -> dict[str, Any]:
     import torch
 
-    from ockham.training.decoder import Decoder
-    from ockham.training.gradual import Gradual
     from ockham.training.loop import Loop
     from ockham.training.student import TEXT
     from ockham.training.windows import Windows
 
-    torch.manual_seed(settings.seed)
-    original = RewrittenModel(opened, tell)
-    options = WidthOptions(settings.share, settings.multiple)
-    learned, teacher = Decoder(original), Decoder(original)
-    model = Gradual(learned, teacher, feed_forwards(original), options, settings.periods)
     context = min(settings.context, opened.description.max_position_embeddings)
     windows = Windows((each.tokens for each in pieces.train), context, settings.seed, 0)
     first = next(iter(pieces.held_out.values()))
@@ -158,7 +141,7 @@ def _write(
             counts = narrow(smaller, model.kept(), {}, compensate=False)
             card = {"transform": METHOD, **scores, **counts}
             smaller.config[CARD] = [*smaller.config.get(CARD, ()), card]
-            dtype = "bfloat16" if opened.source.plain_dtype() == "BF16" else "float32"
+            dtype = opened.source.plain_dtype()
             write_checkpoint(
                 smaller, dtype, result, lambda: copy_beside(path, result, opened.generation_config)
             )

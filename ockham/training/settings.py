@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from ockham.core.errors import ConfigError
@@ -86,7 +86,3 @@ class Settings:
     def steps(self) -> int:
         """Steps of training."""
         return max(1, self.tokens // self.batch_tokens)
-
-    def facts(self) -> dict[str, str]:
-        """All that decides the result but the files' contents, as text."""
-        return {each.name: str(getattr(self, each.name)) for each in fields(self)}

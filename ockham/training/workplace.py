@@ -10,8 +10,9 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from ockham.core.errors import ConfigError
 from ockham.core.owned_files import (
@@ -63,8 +64,11 @@ RESULTS = Owned(
 """Half a result in a training's folder: the random name is Ockham's."""
 
 
-class Facts(Protocol):
-    """The settings of a training, as far as its place needs them."""
+class TrainingSettings(Protocol):
+    """The settings of a training, a dataclass, as far as its place needs them. All fields decide
+    the result."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def out(self) -> Path: ...
@@ -75,14 +79,15 @@ class Facts(Protocol):
     @property
     def held_out(self) -> tuple[Path, ...]: ...
 
-    def facts(self) -> dict[str, str]: ...
-
 
 class Workplace:
     """OUT.training: what the target wrote, the checkpoint, and what both were made with."""
 
     def __init__(
-        self, settings: Facts, target: Path, tell: Callable[[str], None] = lambda line: None
+        self,
+        settings: TrainingSettings,
+        target: Path,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Raises ConfigError if OUT exists, or if in OUT.training stands something else, or a
         training with other settings."""
@@ -90,7 +95,8 @@ class Workplace:
         if os.path.lexists(self.out):
             raise ConfigError(f"{self.out} exists; name a directory that does not, or remove it.")
         self.folder = self.out.with_name(self.out.name + ".training")
-        self._facts = {**settings.facts(), "files": _digest(settings, target)}
+        values = {each.name: str(getattr(settings, each.name)) for each in fields(settings)}
+        self._facts = {**values, "files": _digest(settings, target)}
         if TRAININGS.owns(self.folder):
             self._check(json.loads(read_own(self.folder / _FACTS_FILE)), self._facts)
         elif os.path.lexists(self.folder) and not self._is_bare():
@@ -152,7 +158,7 @@ class Workplace:
                 )
 
 
-def _digest(settings: Facts, target: Path) -> str:
+def _digest(settings: TrainingSettings, target: Path) -> str:
     """Changes with the data, and with what can be told of the weights without reading them."""
     digest = hashlib.sha256()
     for path in (*settings.data, *settings.held_out):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from ockham.cli.main import cli
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError
+from ockham.core.errors import ConfigError, ModelError
 from ockham.model.checkpoint.opening import open_model
 from ockham.model.loading import load_model
 from ockham.model.rewriting.model import RewrittenModel
@@ -74,7 +74,7 @@ def test_healing_that_was_interrupted_goes_on_to_the_same_weights(
 
     def settings(out: str) -> HealSettings:
         sizes = {"tokens": 1024, "context": 32, "batch_tokens": 128}
-        return HealSettings(str(healed), str(teacher), tmp_path / out, (text,), **sizes)
+        return HealSettings(str(healed), tmp_path / out, (text,), teacher=str(teacher), **sizes)
 
     whole = heal(settings("whole"))
     monkeypatch.setattr(loop, "CHECKPOINT_S", 0.0)
@@ -96,9 +96,24 @@ def test_healing_that_was_interrupted_goes_on_to_the_same_weights(
     assert (parts["kl_before"], parts["kl_after"]) == (whole["kl_before"], whole["kl_after"])
 
 
+def test_a_packed_model_is_refused_by_its_part(tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "model", **SIZES, tokenizer=True)
+    (tmp_path / "text.txt").write_text(TEXT)
+    flags = ["--quantization", "int8"]
+    run = CliRunner().invoke(cli, ["convert", str(source), str(tmp_path / "packed"), *flags])
+    assert run.exit_code == 0, run.output
+    data = (tmp_path / "text.txt",)
+    for target, teacher, part in (("packed", "model", "to heal"), ("model", "packed", "teacher")):
+        settings = HealSettings(
+            str(tmp_path / target), tmp_path / "out", data, teacher=str(tmp_path / teacher)
+        )
+        with pytest.raises(ModelError, match=f"the .*{part} .*packed is quantised, or packed by"):
+            heal(settings)
+
+
 def test_what_cannot_be_healed_is_said(tmp_path: Path) -> None:
     source = tiny_llama(tmp_path / "model", **SIZES, tokenizer=True)
     with pytest.raises(ConfigError, match=r"needs text: name \.txt or \.jsonl files"):
-        heal(HealSettings(str(source), str(source), tmp_path / "out"))
+        heal(HealSettings(str(source), tmp_path / "out", teacher=str(source)))
     with pytest.raises(ConfigError, match="rate must be positive and below 1, got 2"):
-        HealSettings(str(source), str(source), tmp_path / "out", rate=2)
+        HealSettings(str(source), tmp_path / "out", teacher=str(source), rate=2)

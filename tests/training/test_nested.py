@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -98,8 +99,20 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs text: name \.txt or \.jsonl files"):
         train_nested(NestedSettings(source, out))
     with pytest.raises(ConfigError, match=r"widths must lie between 0 and 1, got 1\.5"):
-        NestedSettings(source, out, (0.5, 1.5))
+        NestedSettings(source, out, widths=(0.5, 1.5))
     with pytest.raises(ConfigError, match="no widths were given"):
-        NestedSettings(source, out, ())
-    with pytest.raises(ConfigError, match="data_weight must be at least 0, got -1"):
+        NestedSettings(source, out, widths=())
+    with pytest.raises(ConfigError, match="data_weight must be at least 0 and finite, got -1"):
         NestedSettings(source, out, data_weight=-1)
+    for given in (math.nan, math.inf):
+        with pytest.raises(ConfigError, match=f"at least 0 and finite, got {given}"):
+            NestedSettings(source, out, data_weight=given)
+
+
+def test_a_width_that_is_the_whole_model_is_refused_and_leaves_nothing(
+    tmp_path: Path, text: Path
+) -> None:
+    source, out = str(tiny_llama(tmp_path / "model", **SIZES)), tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"the width 0\.9 of .* is all of its channels in steps"):
+        train_nested(NestedSettings(source, out, (text,), widths=(0.5, 0.9), multiple=32))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "text.txt"]

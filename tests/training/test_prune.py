@@ -129,6 +129,16 @@ def test_pruning_that_was_interrupted_goes_on_to_the_same_model(
     assert one == other
 
 
+def test_a_share_that_removes_nothing_is_refused_and_leaves_nothing(
+    tmp_path: Path, text: Path
+) -> None:
+    source = str(tiny_llama(tmp_path / "model", **SIZES))
+    settings = PruneSettings(source, tmp_path / "out", (text,), share=0.05, tokens=32_000)
+    with pytest.raises(ConfigError, match="5% of the channels cannot be removed in steps of 32"):
+        train_pruned(settings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "text.txt"]
+
+
 def test_what_cannot_be_pruned_is_said(tmp_path: Path) -> None:
     source, out = str(tiny_llama(tmp_path / "model", **SIZES)), tmp_path / "out"
     with pytest.raises(ConfigError, match=r"needs text: name \.txt or \.jsonl files"):

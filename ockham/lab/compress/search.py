@@ -465,9 +465,8 @@ class _Compressing:
 
     def _plain_dtype(self) -> str:
         """What is stored otherwise than in a format: the checkpoint's own dtype."""
-        if self.config.dtype != "auto":
-            return self.config.dtype
-        return "bfloat16" if self.opened.source.plain_dtype() == "BF16" else "float32"
+        dtype = self.config.dtype
+        return self.opened.source.plain_dtype() if dtype == "auto" else dtype
 
     def _judged(self, directory: Path, judge: Model) -> float:
         """The KL divergence of what was written, loaded as anybody would."""

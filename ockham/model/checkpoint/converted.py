@@ -52,7 +52,7 @@ class ConvertedSource:
         return self._packed.tensors
 
     def plain_dtype(self) -> str:
-        return "BF16" if self._plain == plain_format("bfloat16").name else "F32"
+        return "bfloat16" if self._plain == plain_format("bfloat16").name else "float32"
 
     def measure(self, packer: Packer) -> PackedScale:
         self._refuse_another(packer)

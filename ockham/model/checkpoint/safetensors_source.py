@@ -61,7 +61,7 @@ class SafetensorsSource:
             for name, tensor in self._checkpoint.tensors.items()
             if name.endswith(TABLES)
         }
-        return "BF16" if stored == {"BF16"} else "F32"
+        return "bfloat16" if stored == {"BF16"} else "float32"
 
     def measure(self, packer: Packer) -> Scale:
         return Scale(self, packer)

@@ -75,7 +75,7 @@ class Source(Protocol):
         ...
 
     def plain_dtype(self) -> str:
-        """The dtype of what is not quantised, as safetensors names it."""
+        """The dtype of what is not quantised, "bfloat16" or "float32"."""
         ...
 
     def measure(self, packer: Packer) -> Measured:

@@ -226,7 +226,7 @@ class RewrittenSource:
         self, opened: OpenedModel, base: TensorSource, changed: dict[str, Floats], dtype: str
     ) -> None:
         self._opened, self._base, self._changed = opened, base, changed
-        self._dtype = "BF16" if dtype == "bfloat16" else "F32"
+        self._plain_dtype, self._dtype = dtype, "BF16" if dtype == "bfloat16" else "F32"
         self.harmless = opened.source.harmless
 
     @property
@@ -237,7 +237,7 @@ class RewrittenSource:
         return {*self._opened.source.names(), *self._changed}
 
     def plain_dtype(self) -> str:
-        return self._dtype
+        return self._plain_dtype
 
     def measure(self, packer: Packer) -> Scale:
         return Scale(self, packer)

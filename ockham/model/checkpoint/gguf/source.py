@@ -87,9 +87,9 @@ class GgufSource:
         return self._parts.tensors
 
     def plain_dtype(self) -> str:
-        """BF16 if there is any such matrix: those of other dtypes are widened one by one."""
+        """bfloat16 if there is any such matrix: those of other dtypes are widened one by one."""
         types = {t.type_name for t in self._parts.tensors.values() if len(t.shape) > 1}
-        return "BF16" if "BF16" in types else "F32"
+        return "bfloat16" if "BF16" in types else "float32"
 
     def measure(self, packer: Packer) -> Scale:
         return Scale(self, packer)
