@@ -13,6 +13,7 @@ from ockham.cli.options import option
 from ockham.cli.value_types import Integer, Shares
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
+from ockham.core.registry import techniques
 
 
 @click.command()
@@ -87,6 +88,17 @@ from ockham.core.errors import ConfigError
     help="Let layers also lose their attention, or all of their feed-forward but one step.",
 )
 @option(
+    "--correction",
+    "corrections",
+    multiple=True,
+    metavar="NAME[:OPTIONS]",
+    help=lambda: (
+        "Let matrices also have a sum of low rank beside their format; may be given more than "
+        f"once: {', '.join(each.name for each in techniques('correction'))}; such as "
+        "weighted:rank=16."
+    ),
+)
+@option(
     "--scores",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
@@ -110,6 +122,7 @@ def compress(
     formats: str,
     widths: tuple[float, ...],
     drop: bool,
+    corrections: tuple[str, ...],
     scores: Path | None,
     threads: int | None,
     revision: str | None,
@@ -136,6 +149,7 @@ def compress(
         formats=tuple(name.strip() for name in formats.split(",") if name.strip()),
         widths=widths,
         drop=drop,
+        corrections=corrections,
         scores=scores or place.parent / f"{place.name}.scores.jsonl",
     )
     goal = Goal(bits, nbytes, tokens_per_second, _floor(floor))

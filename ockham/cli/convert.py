@@ -60,7 +60,8 @@ CALIBRATION_TOKENS = 32768
     multiple=True,
     metavar="WHICH=QUANTIZATION",
     help="Another format for some tensors: a role (embedding, head, qkv, attention_output, "
-    "gate_up, down, router) or a pattern of names; the last that fits counts.",
+    "gate_up, down, router) or a pattern of names; the last that fits counts. A correction may "
+    "follow: down=int4:64+lorc:rank=16.",
 )
 @option(
     "--transform",
@@ -158,7 +159,7 @@ def _read_mix(given: Sequence[str]) -> dict[str, str]:
     """Pattern -> quantization. Raises ConfigError for what has no "="."""
     mix: dict[str, str] = {}
     for each in given:
-        pattern, equals, quantization = each.rpartition("=")
+        pattern, equals, quantization = each.partition("=")
         if not equals or not pattern or not quantization:
             raise ConfigError(
                 f"--mix {each!r} must be WHICH=QUANTIZATION, such as down=int8 or "

@@ -89,7 +89,8 @@ def convert(
 
     With `calibration`, matrices are fitted to the inputs that they have on that text. With
     `lora`, the directory of an adapter, it is merged before rounding (see checkpoint/lora.py).
-    `mix` names other quantizations for the tensors of some roles or names (see model/mixing.py).
+    `mix` names other quantizations for the tensors of some roles or names, and corrections of
+    single tensors (see model/mixing.py).
     With `rewriting`, the model is rewritten by transforms first; without a quantization and a mix
     it is then written as a plain checkpoint. `correction` names what is added to the products of
     matrices that are rounded, but for routed experts, embeddings, head and routers.
@@ -114,14 +115,16 @@ def convert(
                 return _write_plain(rewritten, opened, path, rewriting, out)
             opened = reopened(opened, rewritten)
         named = named_mix(mix or {}, opened.description, tensors_in(opened.source))
-        layout = _layout_for(config, named.values())
+        _check_texts(named.corrections.values(), calibration)
+        layout = _layout_for(config, named.formats.values())
         packer = choose_packer(config, opened.config, opened.source, layout)
         if calibration is not None and isinstance(packer.asked, FittedFormat):
             packer = dataclasses.replace(packer, asked=packer.asked.alone())
-        packer = dataclasses.replace(packer, mix=named)
+        corrections = dict(named.corrections)
         if correcting is not None:
-            keys = adaptable_matrices(opened.description, tensors_in(opened.source))
-            packer = dataclasses.replace(packer, correction=correcting, corrected=keys)
+            for key in adaptable_matrices(opened.description, tensors_in(opened.source)):
+                corrections.setdefault(key, correcting)
+        packer = dataclasses.replace(packer, mix=named.formats, corrections=corrections)
         if rewriting is not None and not _fits(packer):
             calibration = None  # it was for the transforms
         fitted, record = _calibrate(opened, packer, path, calibration, progress)
@@ -158,11 +161,20 @@ def _made(
         raise ConfigError(
             f"the correction {correction!r} is for weights that are rounded: name a quantization."
         )
-    if made.needs_text and calibration is None:
-        raise ConfigError(
-            f"the correction {correction!r} is fitted to a text: give one to calibrate on."
-        )
+    _check_texts([made], calibration)
     return made
+
+
+def _check_texts(
+    corrections: Iterable[Correction],
+    calibration: CalibrationFile | CalibrationText | None,
+) -> None:
+    """Raises ConfigError for a correction that lacks its text."""
+    for each in corrections:
+        if each.needs_text and calibration is None:
+            raise ConfigError(
+                f"the correction {each.name!r} is fitted to a text: give one to calibrate on."
+            )
 
 
 def tensors_in(source: Source) -> TensorSource:
@@ -235,7 +247,7 @@ def _calibrate(
 def _fits(packer: Packer) -> bool:
     """Whether some format, or a correction, is fitted to a text."""
     formats = (packer.asked, *packer.mix.values())
-    return packer.correction is not None or any(isinstance(f, FittedFormat) for f in formats)
+    return bool(packer.corrections) or any(isinstance(f, FittedFormat) for f in formats)
 
 
 def _text_of(

@@ -3,13 +3,14 @@
 A mix maps a pattern to a quantization, such as {"down": "int8", "*.layers.0.*": "bf16"}. A pattern
 is a role (`ockham.core.seams.Role`) or a shell pattern of tensors' names; a tensor takes the last
 one that fits it. It is packed in exactly the format that is named, also where that format alone
-would leave it to another; "stored" takes it as it would be without any quantization.
+would leave it to another; "stored" takes it as it would be without any quantization. A correction
+may follow, {"down": "int4:64+lorc:rank=16"}: it is then added to the products of each such tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import get_args
@@ -18,7 +19,8 @@ import numpy as np
 
 from ockham.core.arrays import Floats
 from ockham.core.errors import ConfigError
-from ockham.core.seams import Format, Linear, Role
+from ockham.core.registry import make
+from ockham.core.seams import Correction, Format, Linear, Role
 from ockham.kernels.ops import Experts
 from ockham.model.checkpoint.sources import TensorSource
 from ockham.model.loading import named_format
@@ -30,6 +32,23 @@ from ockham.model.program.weights import Part, UnloadedLinear, matrix_shape
 
 MIXED = "mix"
 """What a converted directory calls the quantization of such weights."""
+
+AND = "+"
+"""What stands between a format and a correction."""
+
+
+def form_of(given: str) -> tuple[str, str | None]:
+    """The quantization and the correction of what a mix names; None for no correction."""
+    quantization, both, correction = given.partition(AND)
+    return quantization.strip(), correction.strip() if both else None
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What a mix names, by the keys of tensors. A format is None for "stored"."""
+
+    formats: Mapping[str, Format | None] = field(default_factory=dict)
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +116,21 @@ def adaptable_matrices(description: ModelDescription, source: TensorSource) -> f
     )
 
 
-def named_mix(
-    mix: Mapping[str, str], description: ModelDescription, source: TensorSource
-) -> dict[str, Format | None]:
-    """The format of each tensor that a mix names, by key; None for "stored".
+def named_mix(mix: Mapping[str, str], description: ModelDescription, source: TensorSource) -> Mix:
+    """The format and the correction of each tensor that a mix names.
 
-    Raises ConfigError for a pattern that fits no tensor, and a quantization that does not exist.
+    Raises ConfigError for a pattern that fits no tensor, a quantization or a correction that does
+    not exist, and for a tensor that cannot be corrected.
     """
     if not mix:
-        return {}
+        return Mix()
     tensors = tensors_of(description, source)
     made = cache(named_format)
     found: dict[str, Format | None] = {}
-    for pattern, quantization in mix.items():
+    corrections: dict[str, Correction] = {}
+    for pattern, given in mix.items():
+        quantization, named = form_of(given)
+        correction = None if named is None else _correction(named, made(quantization), given)
         fitting = list(_fitting(pattern, tensors))
         if not fitting:
             roles = ", ".join(sorted({tensor.role for tensor in tensors}))
@@ -119,8 +140,31 @@ def named_mix(
             )
         for tensor in fitting:
             found[tensor.key] = made(quantization)
+            corrections.pop(tensor.key, None)
+            if correction is not None:
+                corrections[tensor.key] = correction
     _check_whole(found, tensors)
-    return found
+    if corrections:
+        allowed = adaptable_matrices(description, source)
+        for tensor in tensors:
+            if tensor.key in corrections and tensor.matrix not in allowed:
+                raise ConfigError(
+                    f"the mix corrects {tensor.key!r}, to whose products nothing can be added; "
+                    "corrections are for the projections of attention and of dense feed-forwards."
+                )
+    return Mix(found, corrections)
+
+
+def _correction(named: str, quantization: Format | None, given: str) -> Correction:
+    """A correction that a mix names beside a quantization. Raises ConfigError for one beside
+    weights that are not rounded."""
+    if quantization is None or quantization.dtype is not None:
+        raise ConfigError(
+            f"the mix names {given!r}, but a correction is for weights that are rounded: name a "
+            "format of fewer bits before it."
+        )
+    made: Correction = make("correction", named)
+    return made
 
 
 def _check_whole(mix: Mapping[str, Format | None], tensors: Sequence[Tensor]) -> None:

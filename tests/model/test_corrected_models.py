@@ -21,6 +21,7 @@ from ockham.kernels.reference.backend import ReferenceBackend
 from ockham.model.calibration import CalibrationText
 from ockham.model.converting import convert
 from ockham.model.loading import LoadedModel, load_model
+from ockham.weights.stacked import parts_of
 from tests.helpers import isas
 from tests.helpers.adapters import write_adapter
 from tests.helpers.corrected import corrected
@@ -137,6 +138,35 @@ def test_adapters_add_to_corrected_products_and_the_bill_tells_of_both(tmp_path:
     assert larger - nbytes == 4 * widths + 4 * 4 * len(sums)
 
 
+@native
+@pytest.mark.parametrize("isa", isas.NAMES)
+def test_a_mix_corrects_single_tensors_with_the_same_bits_in_any_batch(
+    tmp_path: Path, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isas.use(isa, monkeypatch)
+    model, out = tiny_llama(tmp_path / "model", **SIZES), tmp_path / "out"
+    mix = {
+        "*q_proj*": "int4:32+lorc:rank=5",
+        "*k_proj*": "int4:32+weighted:rank=3",
+        "*v_proj*": "int4:32",
+        "down": "q5_0 + lorc:rank=12",
+    }
+    config = EngineConfig(model=str(model), quantization="int8")
+    convert(config, out, lambda line: None, text(), mix=mix)
+    made = load(out, kv_cache_dtype="float32")
+    for op in made.program.ops:
+        for name, matrix in op.matrices().items():
+            ranks = [getattr(part, "rank", 0) for part in parts_of(matrix)]
+            assert ranks == {"qkv": [5, 3, 0], "down": [12]}.get(name, [0])
+    together = prompt_logits(made, PROMPTS, 4)
+    for prompt, logits in zip(PROMPTS, together, strict=True):
+        (alone,) = prompt_logits(load(out, kv_cache_dtype="float32"), [prompt], 4)
+        assert alone.tobytes() == logits.tobytes()
+    beside = replace(load(out, kv_cache_dtype="float32"), backend=ReferenceBackend())
+    for twin, logits in zip(prompt_logits(beside, PROMPTS, 4), together, strict=True):
+        assert np.abs(logits - twin).max() < 1e-4 * np.abs(twin).max()
+
+
 def test_routed_experts_are_left_alone(tmp_path: Path) -> None:
     made = load(corrected(tiny_mixtral(tmp_path / "model", **SIZES), "int4:32"))
     formats = {type(each) for op in made.program.ops for each in op.matrices().values()}
@@ -154,6 +184,14 @@ def test_what_cannot_be_corrected_is_refused(tmp_path: Path) -> None:
     rounded = EngineConfig(model=str(model), quantization="int4:32")
     with pytest.raises(ConfigError, match="is fitted to a text"):
         convert(rounded, tmp_path / "out", lambda line: None, correction="weighted")
+    for mix, told in (
+        ({"down": "bf16+lorc"}, "for weights that are rounded: name a format of fewer bits"),
+        ({"head": "int4:32+lorc"}, "to whose products nothing can be added"),
+        ({"down": "int4:32+weighted"}, "is fitted to a text"),
+        ({"down": "int4:32+svd"}, "no correction called 'svd'"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            convert(config, tmp_path / "out", lambda line: None, mix=mix)
     wrong = CliRunner().invoke(
         cli,
         f"convert {model} {tmp_path / 'out'} --quantization int4:32 --correction svd".split(),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 
 import msgspec
@@ -23,7 +24,7 @@ import numpy as np
 from ockham.core.arrays import Floats, Ints
 from ockham.core.errors import ModelError
 from ockham.core.registry import make
-from ockham.core.seams import FittedFormat, Format, Linear, Role
+from ockham.core.seams import Correction, FittedFormat, Format, Linear, Role
 from ockham.core.step import Step
 from ockham.kernels.base import Backend
 from ockham.kernels.ops import Program, kernel_of
@@ -32,13 +33,14 @@ from ockham.lab.compress.shapes import Shaped, writing
 from ockham.lab.compress.units import STORED, Unit, fits
 from ockham.model.calibration import Layers, Observed, layer_ranges
 from ockham.model.checkpoint.sources import Source, TensorSource
-from ockham.model.mixing import Tensor
+from ockham.model.mixing import AND, Tensor
 from ockham.model.packed.layout import key_of, vector_key
 from ockham.model.packed.packing import Packer
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part, Weights, matrix_shape
 from ockham.model.windows import layouts_for, window_step
+from ockham.weights.correcting import corrected
 from ockham.weights.stacked import StackedLinear
 
 SAMPLE = 256
@@ -225,14 +227,16 @@ class Scorer:
         forms: Sequence[str],
         measured: int,
         blocks: Sequence[Shaped] = (),
+        corrections: Sequence[str] = (),
     ) -> None:
         """`stored` packs a tensor as loading it without any quantization would, `plain` rounds
         nothing; `windows` give the inputs that formats are fitted to. Of each unit `measured`
-        alternatives are run, and of `blocks` every shape."""
+        alternatives are run, and of `blocks` every shape. `corrections` are tried beside each form
+        that is worth keeping."""
         self._model, self._source, self._tensors = model, source, tensors
         self._stored, self._plain = stored, plain
         self._windows, self._forms, self._measured = windows, forms, measured
-        self._blocks = blocks
+        self._blocks, self._corrections = blocks, corrections
         self._by_key: dict[str, Tensor] = {}
 
     def scores(
@@ -291,6 +295,10 @@ class Scorer:
             error = self._error(unit, packed[form], watched)
             found.append(Score(unit.name, form, kernel_of(packed[form][0]), nbytes, error))
         kept = worth_keeping(found)
+        if self._corrections and unit.matrices[0] in self._correctable:
+            packed = {each.form: packed[each.form] for each in kept}
+            added = self._corrected(unit, kept, packed, watched)
+            kept = worth_keeping([found[0], *(each for each in kept if each != found[0]), *added])
         # Tables are few, large, and what much of the loss is due to.
         count = len(kept) if role in ("embedding", "head") else self._measured
         chosen = _spread(kept, count)
@@ -302,6 +310,46 @@ class Scorer:
                 loss = self._model.divergence(program, *((0, ()) if table else (start, at)))
             scored.append(msgspec.structs.replace(each, loss=loss))
         return scored
+
+    @cached_property
+    def _correctable(self) -> frozenset[str]:
+        """The keys of the matrices to whose products something may be added."""
+        keys = {id(each): key for key, each in self._model.held.matrices.items()}
+        ops = self._model.program.ops
+        return frozenset(keys[id(op.matrices()[name])] for op in ops for name in op.adaptable)
+
+    def _corrected(
+        self,
+        unit: Unit,
+        kept: Sequence[Score],
+        packed: dict[str, list[Linear]],
+        watched: Mapping[str, Watched],
+    ) -> list[Score]:
+        """The scores of a unit's rounded forms with each correction; what is packed is added."""
+        found = []
+        moments = watched[unit.matrices[0]].moments
+        weights = [np.concatenate([self._weights(t) for t in piece]) for piece in unit.pieces]
+        for form in [each.form for each in kept if each.form != STORED and each.error > 0]:
+            if make("format", form).dtype is not None:  # nothing is rounded that a sum would mend
+                continue
+            for name in self._corrections:
+                correction: Correction = make("correction", name)
+                if correction.needs_text and moments is None:
+                    continue
+                both = f"{form}{AND}{name}"
+                own: list[Linear] = [
+                    corrected(linear, values, correction, moments)
+                    for linear, values in zip(packed[form], weights, strict=True)
+                ]
+                packed[both] = own
+                nbytes = sum(each.nbytes for each in own)
+                error = self._error(unit, own, watched)
+                found.append(Score(unit.name, both, kernel_of(own[0]), nbytes, error))
+        return found
+
+    def _weights(self, tensor: Tensor) -> Floats:
+        blocks = self._tensors.rows(tensor.part)
+        return np.concatenate([np.array(block, np.float32) for block in blocks])
 
     def _shaped(
         self, block: Shaped, watched: Mapping[str, Watched], start: int, at: Sequence[Floats]
@@ -332,10 +380,10 @@ class Scorer:
             return self._source.load(self._stored).linear(parts, first.role)
         made: Format = make("format", form)
         moments = watched[first.matrix].moments
-        blocks = (block for part in parts for block in self._tensors.rows(part))
         if isinstance(made, FittedFormat) and moments is not None:
-            weights = np.concatenate([np.array(block, np.float32) for block in blocks])
+            weights = np.concatenate([self._weights(tensor) for tensor in piece])
             return made.fit(weights, moments, self._plain.layout)
+        blocks = (block for part in parts for block in self._tensors.rows(part))
         return made.pack(*matrix_shape(parts), blocks, self._plain.layout)
 
     def _error(self, unit: Unit, packed: Sequence[Linear], watched: Mapping[str, Watched]) -> float:

@@ -19,7 +19,7 @@ from ockham.core.errors import ConfigError, ModelError
 from ockham.core.owned_files import USUAL_FILE, write_own
 from ockham.core.rates import Rates, predict, product_seconds
 from ockham.core.registry import make
-from ockham.core.seams import Format, Linear, SizedFormat
+from ockham.core.seams import Correction, Format, Linear, SizedFormat
 from ockham.kernels.backends import find_backend
 from ockham.lab.compress.card import Card, Chosen, ChosenShape, card_text
 from ockham.lab.compress.choosing import Alternative, Budget, choose, least, require_solver
@@ -42,7 +42,7 @@ from ockham.model.checkpoint.opening import OpenedModel, open_model
 from ockham.model.converting import check_new, convert, tensors_in, unquantised
 from ockham.model.hub import resolve, weights_facts
 from ockham.model.loading import choose_packer, load_model
-from ockham.model.mixing import tensors_of
+from ockham.model.mixing import form_of, tensors_of
 from ockham.model.packed.packing import Packer
 from ockham.model.program.compile import compile_program
 from ockham.model.program.costs import cost_of
@@ -101,6 +101,7 @@ class Search:
     scores: Path | None = None
     widths: tuple[float, ...] = ()
     drop: bool = False
+    corrections: tuple[str, ...] = ()
 
 
 def compress(
@@ -160,6 +161,8 @@ class _Compressing:
         )
         self.units = units_of(tensors_of(self.description, tensors_in(opened.source)))
         check_widths(search.widths)
+        for correction in search.corrections:
+            make("correction", correction)  # what does not exist is refused before the work
         if rows.asked is not None and (search.widths or search.drop):
             raise ConfigError(
                 f"{path} is quantised already, and feed-forwards get narrower, and layers lose "
@@ -251,6 +254,8 @@ class _Compressing:
         }
         if self.blocks:
             settings["shapes"] = {b.name: [each.name for each in b.shapes] for b in self.blocks}
+        if self.search.corrections:
+            settings["corrections"] = list(self.search.corrections)
         with Journal(self.search.scores, settings, _Entry, kind=KIND, **NOUNS) as journal:
             known = {entry.unit: entry.scores for entry in journal.results}
             wanted: list[Unit | Shaped] = [*self.units, *self.blocks]
@@ -272,6 +277,7 @@ class _Compressing:
                 self.forms,
                 self.search.measured,
                 self.blocks,
+                self.search.corrections,
             )
             started = perf_counter()
             for done, (unit, scores) in enumerate(scorer.scores(self.units, known), 1):
@@ -317,6 +323,8 @@ class _Compressing:
         outputs = sum(tensor.shape[0] for tensor in pieces[0])
         experts = self.description.experts
         routed = count > 1 and experts is not None
+        named = form_of(score.form)[1]
+        correction: Correction | None = None if named is None else make("correction", named)
         product = ProductCost(
             score.kernel,
             outputs,
@@ -325,6 +333,7 @@ class _Compressing:
             1,
             experts=count if routed else 0,
             experts_per_row=experts.per_token if routed and experts is not None else 0,
+            rank=0 if correction is None else min(correction.rank, outputs, inputs),
         )
         return product_seconds(product, rates)
 
@@ -340,7 +349,7 @@ class _Compressing:
             tensor = unit.tensors[0]
             for score in scores[unit.name]:
                 if score.kernel not in found and score.form != STORED:
-                    made: Format = make("format", score.form)
+                    made: Format = make("format", form_of(score.form)[0])
                     rows = np.ones((16, tensor.shape[1]), np.float32)
                     found[score.kernel] = made.pack(*rows.shape, [rows], self.backend.layout)
         program = compile_program(

@@ -12,7 +12,7 @@ from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import make, name_of, techniques
 from ockham.core.seams import Format, Layout, SizedFormat
 from ockham.model.checkpoint.sources import TensorSource
-from ockham.model.mixing import Tensor
+from ockham.model.mixing import Tensor, form_of
 from ockham.model.program.weights import matrix_shape
 
 STORED = "stored"
@@ -88,8 +88,8 @@ def forms_for(layout: Layout, plain: Format, only: Sequence[str] = ()) -> list[s
 
 
 def fits(form: str, inputs: int) -> bool:
-    """Whether rows of so many inputs can have a format."""
-    made: Format = make("format", form)
+    """Whether rows of so many inputs can have a format, corrected or not."""
+    made: Format = make("format", form_of(form)[0])
     try:
         made.fields(inputs)
     except ModelError:

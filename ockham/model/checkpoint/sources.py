@@ -274,10 +274,11 @@ def pieces_of(
     columns = matrix_shape(parts)[1]
     stored = [source.stored(part) for part in parts]
     keys = [key_of([part]) for part in parts]
-    correction = packer.correction if key_of(parts) in packer.corrected else None
+    whole = packer.corrections.get(key_of(parts))
     pieces, first = [], 0
     for run, packing in packer.packings(stored, columns, role, keys):
         own = parts[first : first + len(run)]
+        correction = packer.corrections.get(keys[first], whole)
         pieces.append((own, packing.corrected(correction, matrix_shape(own))))
         first += len(run)
     return pieces

@@ -113,7 +113,8 @@ class Packer:
     `mix` names formats for single tensors, by key: such a tensor is packed in exactly that one, or
     where it is None as without any quantization; `asked` is for the others. `fitted` are matrices
     that were packed already, by the key of their parts (see `model/calibration.py`): a loader takes
-    them out. `correction` is for the matrices whose keys are `corrected`."""
+    them out. `corrections` are added to the products of some matrices, by their key, or of
+    single tensors in the mix, by theirs."""
 
     plain: Format
     asked: Format | None = None
@@ -122,8 +123,7 @@ class Packer:
     alone: bool = False
     mix: Mapping[str, Format | None] = field(default_factory=dict)
     fitted: MutableMapping[str, Linear] = field(default_factory=dict)
-    correction: Correction | None = None
-    corrected: frozenset[str] = frozenset()
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
 
     def packings(
         self, parts: Sequence[Stored], in_features: int, role: Role, keys: Sequence[str] = ()
@@ -143,11 +143,14 @@ class Packer:
     def _mixed(
         self, parts: Sequence[Stored], in_features: int, role: Role, keys: Sequence[str]
     ) -> list[tuple[Sequence[Stored], Packing]]:
-        """Runs of parts for which the mix has the same."""
+        """Runs of parts for which the mix has the same; one with a correction stands alone."""
         found: list[tuple[Sequence[Stored], Packing]] = []
-        named = [(key in self.mix, self.mix.get(key)) for key in keys]
+        named = [
+            (key in self.mix, self.mix.get(key), key if key in self.corrections else None)
+            for key in keys
+        ]
         first = 0
-        for (own, chosen), run in itertools.groupby(named):
+        for (own, chosen, _), run in itertools.groupby(named):
             count = len(list(run))
             packer = replace(self, mix={})
             if own:

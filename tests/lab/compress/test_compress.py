@@ -19,6 +19,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.rates import AttentionRate, ProductRate, Rates
 from ockham.kernels.backends import find_backend
+from ockham.kernels.corrected import CorrectedLinear
 from ockham.lab.compress.card import Card
 from ockham.lab.compress.scoring import Held, Model, Score, Scorer, losses, worth_keeping
 from ockham.lab.compress.search import Goal, Search, _Compressing
@@ -27,10 +28,11 @@ from ockham.lab.compress.text import read_texts
 from ockham.lab.compress.units import forms_for, units_of
 from ockham.model.calibration import layer_ranges
 from ockham.model.checkpoint.opening import open_model
-from ockham.model.converting import tensors_in, unquantised
+from ockham.model.converting import convert, tensors_in, unquantised
 from ockham.model.loading import choose_packer, load_model
 from ockham.model.mixing import tensors_of
 from ockham.model.packed.packing import plain_format
+from ockham.weights.stacked import parts_of
 from tests.helpers.tiny import tiny_llama, tiny_mixtral
 
 SIZES: dict[str, Any] = {
@@ -255,6 +257,7 @@ def test_a_place_without_a_name_is_refused_in_a_sentence(
         (("--floor", "0.05"), "--floor must be kl=NATS"),
         (("--floor", "perplexity=2"), "--floor must be kl=NATS"),
         (("--bits", "4", "--formats", "int9"), "'int9' is no format that weights can be packed in"),
+        (("--bits", "4", "--correction", "svd"), "there is no correction called 'svd'"),
         (("--bits", "4", "--calibration", "{text}"), "tokens, and at least"),
         (("--bits", "5", "--scores", "{text}"), "is no file of scores"),
     ],
@@ -268,6 +271,33 @@ def test_wrong_flags_are_refused(
     assert result.exit_code == 2, result.output
     assert sentence in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_corrections_are_chosen_and_what_they_promise_is_measured(
+    source: Path, tmp_path: Path
+) -> None:
+    cards, flags = [], ("--formats", "int4:128", "--bits", "5.5")
+    for name, added in (("plain", ()), ("sums", ("--correction", "weighted:rank=16"))):
+        result = compress(source, tmp_path / name, *flags, *added)
+        assert result.exit_code == 0, result.output
+        cards.append(card_of(tmp_path / name))
+    plain, made = cards
+    chosen = {
+        each.tensor for each in made.chosen if each.quantization.endswith("+weighted:rank=16")
+    }
+    assert chosen
+    assert made.kl < plain.kl
+    assert made.kl == pytest.approx(made.predicted_kl, rel=0.25)
+    loaded = load_model(EngineConfig(model=str(tmp_path / "sums"), kv_cache_memory_bytes=1 << 20))
+    assert loaded.weight_bytes == made.nbytes
+    sums = [
+        part
+        for op in loaded.program.ops
+        for matrix in op.matrices().values()
+        for part in parts_of(matrix)
+        if isinstance(part, CorrectedLinear)
+    ]
+    assert len(sums) == len(chosen)
 
 
 def test_what_is_compressed_is_not_compressed_again(scores: Path, tmp_path: Path) -> None:
@@ -292,7 +322,9 @@ def test_experts_of_a_layer_get_one_format(tmp_path: Path) -> None:
 # -- scores ------------------------------------------------------------------------------------
 
 
-def scorer_of(path: Path, measured: int) -> tuple[Model, Scorer, list[Any]]:
+def scorer_of(
+    path: Path, measured: int, corrections: Sequence[str] = ()
+) -> tuple[Model, Scorer, list[Any]]:
     opened, backend = open_model(path), find_backend("auto", 1)
     config = EngineConfig(model=str(path))
     stored = choose_packer(config, opened.config, opened.source, backend.layout)
@@ -302,8 +334,9 @@ def scorer_of(path: Path, measured: int) -> tuple[Model, Scorer, list[Any]]:
     model.judge()
     tensors = tensors_in(opened.source)
     forms = forms_for(backend.layout, plain_format("float32"), ["int4", "int8"])
+    windows = texts.fitted.windows
     scorer = Scorer(
-        model, opened.source, tensors, stored, plain, texts.fitted.windows, forms, measured
+        model, opened.source, tensors, stored, plain, windows, forms, measured, (), corrections
     )
     return model, scorer, units_of(tensors_of(opened.description, tensors))
 
@@ -336,6 +369,29 @@ def test_a_score_is_what_replacing_the_tensor_alone_does(source: Path, tmp_path:
     by_bytes = sorted(scored, key=lambda each: each.nbytes)
     assert [each.error for each in by_bytes] == sorted(
         (each.error for each in by_bytes), reverse=True
+    )
+
+
+def test_a_corrected_tensor_is_scored_as_it_is_written(source: Path, tmp_path: Path) -> None:
+    correction = "weighted:rank=8"
+    model, scorer, units = scorer_of(source, 9, [correction])
+    (name,) = (unit.name for unit in units if unit.name.endswith("0.self_attn.q_proj.weight"))
+    (scored,) = (own for unit, own in scorer.scores(units, {}) if unit.name == name)
+    found = [each for each in scored if each.form.endswith(f"+{correction}")]
+    forms = {each.form: each for each in scored}
+    assert found
+    for each in found:
+        alone = forms.get(each.form.partition("+")[0])
+        assert alone is None or (alone.error > each.error and alone.nbytes < each.nbytes)
+    text = read_texts(None, lambda text: [3 + len(w) for w in text.split()], 128, 512, 512).fitted
+    config = EngineConfig(model=str(source))
+    quiet = lambda line: None  # noqa: E731
+    convert(config, tmp_path / "out", quiet, text, mix={name: found[0].form})
+    made = load_model(EngineConfig(model=str(tmp_path / "out"), kv_cache_memory_bytes=1 << 20))
+    assert model.divergence(made.program) == pytest.approx(found[0].loss, rel=1e-6)
+    mixed = made.program.ops[1].matrices()["qkv"]
+    assert sum(each.nbytes for each in parts_of(mixed) if isinstance(each, CorrectedLinear)) == (
+        found[0].nbytes
     )
 
 
