@@ -22,7 +22,7 @@ template <int QUERIES>
 constexpr int tile_vectors = QUERIES == 1 ? 2 : 1;
 #endif
 
-// How many bytes the keys and values of the next block lie behind those of a block, by groups; 0 where
+// How many bytes the keys and values of the block that is read next lie behind those of a block, by groups; 0 where
 // nothing is to be asked for. A kernel asks for the next block's lines while it computes with the
 // same lines of this one. Asked for all at once they would fill the queue of outstanding reads, and
 // nothing would be computed until most of them had come. The processor's own prefetching stops at
@@ -31,18 +31,21 @@ struct Ahead {
     int64_t keys[block_groups] = {}, values[block_groups] = {};
 
     Ahead() = default;
-    // `more`: whether a block follows that a query of the tile sees.
+    // `more`: whether the tile's next block follows; otherwise it is what the tile says.
     Ahead(const AttentionTile& tile, int64_t block_start, bool more) {
-        if (!more) return;
         const KeyGroup* groups = tile.groups + (block_start / group_keys - tile.first_group);
-        const int64_t seen = tile.high[tile.queries - 1] - (block_start + block_keys);
+        const KeyGroup* next = more ? groups + block_groups : tile.next;
+        if (next == nullptr) return;
+        const int64_t start = more ? block_start + block_keys : tile.next_start;
+        const int64_t unseen = tile.low[0] - start, seen = tile.high[tile.queries - 1] - start;
         const auto bytes_from = [](const void* here, const void* there) {
             return static_cast<int64_t>(reinterpret_cast<uintptr_t>(there) -
                                         reinterpret_cast<uintptr_t>(here));
         };
         for (int g = 0; g < block_groups && g * group_keys < seen; ++g) {
-            keys[g] = bytes_from(groups[g].keys, groups[g + block_groups].keys);
-            values[g] = bytes_from(groups[g].values, groups[g + block_groups].values);
+            if ((g + 1) * group_keys <= unseen) continue;
+            keys[g] = bytes_from(groups[g].keys, next[g].keys);
+            values[g] = bytes_from(groups[g].values, next[g].values);
         }
     }
 };

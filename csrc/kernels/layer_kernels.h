@@ -71,6 +71,10 @@ struct AttentionTile {
     // query sees are read.
     const KeyGroup* groups;
     int64_t first_group;
+    // The groups of the block that is read after the last one, and its first logical key: of this key-
+    // value head or of another, with queries that see the same keys. Null: nothing is known of it.
+    const KeyGroup* next;
+    int64_t next_start;
     float* peak;      // [queries]: the largest score so far
     float* total;     // [queries]: the sum of e^(score - peak)
     float* out;       // [queries][width]: the same sum over values

@@ -66,34 +66,60 @@ class AttentionTask {
     // Reduces one part alone into peak, total and out of all queries; those that see none of its
     // keys are left at -infinity, 0 and 0.
     void reduce(int64_t part, float* peak, float* total, float* out) {
+        begin(part, peak, total, out);
+        if (low_ < shared_) visit(tile_, shared_row(), low_, shared_);
+        reduce_own(part);
+    }
+
+    // The same in steps, for who takes the heads in turns: begin(); if all keys are visited,
+    // find_shared() and reduce_block() of the blocks of [low(), shared()), in order; reduce_own().
+    void begin(int64_t part, float* peak, float* total, float* out) {
         std::fill(peak, peak + queries_, -__builtin_inff());
         std::fill(total, total + queries_, 0.0f);
         std::fill(out, out + queries_ * plane_.width, 0.0f);
         const int64_t start = part * part_keys, end = start + part_keys;
-        AttentionTile tile = whole(peak, total, out);
-        tile.first_group = start / group_keys;
-        tile.groups = groups_;
-        const int64_t low = std::max(start, least_low());
-        if (!rows_.tree) {
-            const int64_t high = std::min(end, most_high());
-            // Without extra cells all rows of a sequence see the same cells at the same keys.
-            visit(tile, rows_.end - 1, low, high);
-            return;
-        }
-        // The rows of a tree share whole blocks of context; what comes after them is each row's own.
+        tile_ = whole(peak, total, out);
+        tile_.first_group = start / group_keys;
+        tile_.groups = groups_;
+        low_ = std::max(start, least_low());
+        shared_ = std::min(end, most_high());
+        // Without extra cells all rows of a sequence see the same cells at the same keys. The rows of
+        // a tree share whole blocks of context; what comes after them is each row's own.
+        if (!rows_.tree) return;
         const int32_t* context = step_.groups[plan_.group].context;
-        int64_t shared = context[rows_.begin];
+        shared_ = context[rows_.begin];
         for (int64_t row = rows_.begin; row < rows_.end; ++row)
-            shared = std::min<int64_t>(shared, context[row]);
-        shared = std::clamp(shared / block_keys * block_keys, low, end);
-        if (low < shared) visit(tile, rows_.begin, low, shared);
+            shared_ = std::min<int64_t>(shared_, context[row]);
+        shared_ = std::clamp(shared_ / block_keys * block_keys, low_, end);
+    }
+    // The keys [low(), shared()) of the part stand in the same cells for all rows that see them.
+    int64_t low() const { return low_; }
+    int64_t shared() const { return shared_; }
+    void find_shared() {
+        find_groups(plane_, head_, cells_of(step_, plan_, shared_row()), tile_.first_group, low_,
+                    shared_, scratch_.gathered, groups_);
+    }
+    // `next`, if not null, is whose block `next_block` is read after this one.
+    void reduce_block(int64_t block, const AttentionTask* next, int64_t next_block) {
+        tile_.next_start = next_block * block_keys;
+        tile_.next = next == nullptr
+                         ? nullptr
+                         : next->groups_ + (tile_.next_start / group_keys - tile_.first_group);
+        kernels_.attend(tile_, block, block + 1);
+        tile_.next = nullptr;
+    }
+    // What comes after the shared keys of a part.
+    void reduce_own(int64_t part) {
+        if (!rows_.tree) return;
         for (int64_t row = rows_.begin; row < rows_.end; ++row) {
-            const int64_t row_low = std::max<int64_t>(plan_.low[row], shared);
-            const int64_t row_high = std::min<int64_t>(plan_.high[row], end);
+            const int64_t row_low = std::max<int64_t>(plan_.low[row], shared_);
+            const int64_t row_high = std::min<int64_t>(plan_.high[row], (part + 1) * part_keys);
             if (row_low >= row_high) continue;
-            visit(of_row(tile, row), row, row_low, row_high);
+            visit(of_row(tile_, row), row, row_low, row_high);
         }
     }
+
+    bool visits_all() const { return visited_.every(); }
 
     // The tile of one row's queries.
     AttentionTile of_row(const AttentionTile& tile, int64_t row) const {
@@ -171,6 +197,9 @@ class AttentionTask {
         found.q_sums += way * queries_;
         return found;
     }
+
+    // Whose table finds the shared keys.
+    int64_t shared_row() const { return rows_.tree ? rows_.begin : rows_.end - 1; }
 
     int64_t queries() const { return queries_; }
     int64_t repeat() const { return repeat_; }
@@ -283,6 +312,8 @@ class AttentionTask {
     const int64_t queries_;
     const int64_t chunk_;  // of dual chunk attention, that all rows are in
     AttentionScratch& scratch_;
+    AttentionTile tile_{};              // of the part that is reduced
+    int64_t low_ = 0, shared_ = 0;      // likewise
     KeyGroup groups_[part_groups];
 };
 

@@ -19,16 +19,53 @@ namespace {
 // Below this many products of elements, sharing the work takes longer than doing it.
 constexpr int64_t alone_products = 1 << 17;
 
-// Puts a part's sums of one query behind those of the parts before it.
-void put(const AttentionKernels& kernels, bool first, int64_t width, const float* part_peak,
-         const float* part_total, const float* part_out, float* peak, float* total, float* out) {
+// Up to so many queries of a head read keys as fast as memory gives them; a task then takes all heads in
+// turns.
+constexpr int64_t most_turn_queries = 8;
+
+// The sums of a tile's queries with one head, as they lie one behind the other.
+struct Sums {
+    float *peak, *total, *out;
+
+    Sums(float* at, int64_t queries)
+        : peak(at), total(at + queries), out(at + padded(2 * queries)) {}
+    static int64_t floats(int64_t queries, int64_t width) {
+        return padded(2 * queries) + queries * width;
+    }
+};
+
+// Puts a part's sums of query `i` behind those of the parts before it.
+void put(const AttentionKernels& kernels, bool first, int64_t width, int64_t i, const Sums& part,
+         float* peak, float* total, float* out) {
     if (!first) {
-        kernels.merge(1, width, part_peak, part_total, part_out, peak, total, out);
+        kernels.merge(1, width, part.peak + i, part.total + i, part.out + i * width, peak, total,
+                      out);
         return;
     }
-    *peak = *part_peak;
-    *total = *part_total;
-    std::copy(part_out, part_out + width, out);
+    *peak = part.peak[i];
+    *total = part.total[i];
+    std::copy_n(part.out + i * width, width, out);
+}
+
+// Reduces one part for several heads of a tile, which visit all keys: sums_of(head) takes the sums.
+template <class F>
+void reduce_in_turns(std::vector<AttentionTask>& heads, int64_t part, F sums_of) {
+    const int64_t count = static_cast<int64_t>(heads.size());
+    for (int64_t head = 0; head < count; ++head) {
+        const Sums sums = sums_of(head);
+        heads[head].begin(part, sums.peak, sums.total, sums.out);
+        heads[head].find_shared();
+    }
+    const int64_t first = heads[0].low() / block_keys;
+    const int64_t last = (heads[0].shared() + block_keys - 1) / block_keys;
+    for (int64_t block = first; block < last && heads[0].low() < heads[0].shared(); ++block)
+        for (int64_t head = 0; head < count; ++head) {
+            const bool more = head + 1 < count;
+            const bool end = !more && block + 1 == last;
+            heads[head].reduce_block(block, end ? nullptr : &heads[more ? head + 1 : 0],
+                                     more ? block : block + 1);
+        }
+    for (AttentionTask& task : heads) task.reduce_own(part);
 }
 
 }  // namespace
@@ -67,12 +104,45 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
         }
     };
 
-    int64_t most_parts = 1;
-    for (const AttentionPlan::Rows& rows : plan.tiles)
+    int64_t most_parts = 1, most_queries = 1;
+    for (const AttentionPlan::Rows& rows : plan.tiles) {
         most_parts = std::max<int64_t>(
             most_parts, (plan.high[rows.end - 1] + part_keys - 1) / part_keys -
                             plan.low[rows.begin] / part_keys);
-    const bool split = most_parts > 1 && tiles * shape.kv_heads < 4 * pool.size();
+        most_queries = std::max<int64_t>(most_queries, (rows.end - rows.begin) * repeat);
+    }
+    const int64_t sum_floats = Sums::floats(most_queries, width);
+
+    // All heads are one task where that leaves enough of them.
+    const bool in_turns =
+        shape.kv_heads > 1 && plan.chunk == 0 && visits.of_group == nullptr &&
+        visits.chosen == nullptr && most_queries <= most_turn_queries &&
+        tiles * most_parts >= 2 * pool.size();
+    const int64_t tile_tasks = in_turns ? 1 : shape.kv_heads;
+    const int64_t heads = shape.kv_heads / tile_tasks;  // of a task
+    const bool split = most_parts > 1 && tiles * tile_tasks < 4 * pool.size();
+
+    const auto tasks_of = [&](const AttentionPlan::Rows& rows, int64_t first_head, int thread) {
+        std::vector<AttentionTask> tasks;
+        tasks.reserve(static_cast<size_t>(heads));
+        std::vector<AttentionScratch>& scratch = buffers.heads[thread];
+        if (static_cast<int64_t>(scratch.size()) < heads) scratch.resize(heads);
+        for (int64_t head = 0; head < heads; ++head) {
+            tasks.emplace_back(isa, step, plan, shape, plane, visits, rows, first_head + head,
+                               scratch[head]);
+            tasks.back().pack(q, q_stride);
+        }
+        return tasks;
+    };
+    // sums_of(head), counted from the first of the tasks, takes the sums.
+    const auto reduce = [&](std::vector<AttentionTask>& tasks, int64_t part, const auto& sums_of) {
+        if (tasks.size() > 1) {
+            reduce_in_turns(tasks, part, sums_of);
+            return;
+        }
+        const Sums sums = sums_of(0);
+        tasks[0].reduce(part, sums.peak, sums.total, sums.out);
+    };
 
     if (!split) {
         int64_t products = 0;
@@ -80,76 +150,79 @@ void attend(ThreadPool& pool, Isa isa, const StepView& step, const AttentionPlan
             products += 2 * (plan.high[row] - plan.low[row]) * a_stride;
         const auto attend_task = [&](int64_t index, int thread) {
             // The last rows of a prompt see most: they begin first.
-            const AttentionPlan::Rows& rows = plan.tiles[tiles - 1 - index / shape.kv_heads];
-            const int64_t head = index % shape.kv_heads;
+            const AttentionPlan::Rows& rows = plan.tiles[tiles - 1 - index / tile_tasks];
+            const int64_t first_head = index % tile_tasks * heads;
+            std::vector<AttentionTask> tasks = tasks_of(rows, first_head, thread);
+            const AttentionTask& first = tasks[0];
+            const int64_t queries = first.queries();
             AttentionScratch& scratch = buffers.threads[thread];
-            AttentionTask task(isa, step, plan, shape, plane, visits, rows, head, scratch);
-            task.pack(q, q_stride);
-            const int64_t queries = task.queries();
-            float* peak = scratch.peak.take<float>(queries);
-            float* total = scratch.total.take<float>(queries);
-            float* out = scratch.out.take<float>(queries * width);
-            if (task.last_part() - task.first_part() == 1) {
-                task.reduce(task.first_part(), peak, total, out);
+            float* whole = scratch.sums.take<float>(heads * sum_floats);
+            const auto whole_of = [&](int64_t head) {
+                return Sums(whole + head * sum_floats, queries);
+            };
+            if (first.last_part() - first.first_part() == 1) {
+                reduce(tasks, first.first_part(), whole_of);
             } else {
-                float* part_peak = scratch.part_peak.take<float>(queries);
-                float* part_total = scratch.part_total.take<float>(queries);
-                float* part_out = scratch.part_out.take<float>(queries * width);
-                for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
-                    if (!task.visits(part)) continue;
-                    task.reduce(part, part_peak, part_total, part_out);
-                    for (int64_t i = 0; i < queries; ++i)
-                        if (task.sees(i, part))
-                            put(kernels, task.begins(i, part), width, part_peak + i,
-                                part_total + i, part_out + i * width, peak + i, total + i,
-                                out + i * width);
+                float* parts = scratch.part_sums.take<float>(heads * sum_floats);
+                const auto part_of = [&](int64_t head) {
+                    return Sums(parts + head * sum_floats, queries);
+                };
+                for (int64_t part = first.first_part(); part < first.last_part(); ++part) {
+                    if (!first.visits(part)) continue;
+                    reduce(tasks, part, part_of);
+                    for (int64_t head = 0; head < heads; ++head) {
+                        const Sums all = whole_of(head);
+                        for (int64_t i = 0; i < queries; ++i)
+                            if (first.sees(i, part))
+                                put(kernels, first.begins(i, part), width, i, part_of(head),
+                                    all.peak + i, all.total + i, all.out + i * width);
+                    }
                 }
             }
-            for (int64_t i = 0; i < queries; ++i)
-                finish(rows, head, i, peak[i], total[i], out + i * width);
+            for (int64_t head = 0; head < heads; ++head) {
+                const Sums all = whole_of(head);
+                for (int64_t i = 0; i < queries; ++i)
+                    finish(rows, first_head + head, i, all.peak[i], all.total[i],
+                           all.out + i * width);
+            }
         };
         if (products < alone_products)
-            for (int64_t i = 0; i < tiles * shape.kv_heads; ++i) attend_task(i, 0);
+            for (int64_t i = 0; i < tiles * tile_tasks; ++i) attend_task(i, 0);
         else
-            pool.parallel(tiles * shape.kv_heads, attend_task);
+            pool.parallel(tiles * tile_tasks, attend_task);
         return;
     }
 
     // Few rows and long contexts: every part is a task, and a second pass merges them in order.
-    const int64_t most_queries = tile_rows(repeat) * repeat;
-    const int64_t partial_floats = padded(most_queries * (width + 2));
     float* partials =
-        buffers.partials.take<float>(tiles * shape.kv_heads * most_parts * partial_floats);
-    const auto partial = [&](int64_t tile, int64_t head, int64_t part) {
-        return partials + ((tile * shape.kv_heads + head) * most_parts + part) * partial_floats;
+        buffers.partials.take<float>(tiles * shape.kv_heads * most_parts * sum_floats);
+    const auto partial = [&](int64_t tile, int64_t head, int64_t place) {
+        const AttentionPlan::Rows& rows = plan.tiles[tile];
+        return Sums(partials + ((tile * shape.kv_heads + head) * most_parts + place) * sum_floats,
+                    (rows.end - rows.begin) * repeat);
     };
-    pool.parallel(tiles * shape.kv_heads * most_parts, [&](int64_t index, int thread) {
-        const int64_t tile = index / most_parts / shape.kv_heads;
-        const int64_t head = index / most_parts % shape.kv_heads;
-        AttentionScratch& scratch = buffers.threads[thread];
-        AttentionTask task(isa, step, plan, shape, plane, visits, plan.tiles[tile], head, scratch);
-        const int64_t place = index % most_parts, part = task.first_part() + place;
-        if (part >= task.last_part() || !task.visits(part)) return;
-        task.pack(q, q_stride);
-        float* peak = partial(tile, head, place);
-        float* total = peak + task.queries();
-        task.reduce(part, peak, total, total + task.queries());
+    pool.parallel(tiles * tile_tasks * most_parts, [&](int64_t index, int thread) {
+        const int64_t tile = index / most_parts / tile_tasks;
+        const int64_t first_head = index / most_parts % tile_tasks * heads;
+        const int64_t place = index % most_parts;
+        const AttentionPlan::Rows& rows = plan.tiles[tile];
+        std::vector<AttentionTask> tasks = tasks_of(rows, first_head, thread);
+        const int64_t part = tasks[0].first_part() + place;
+        if (part >= tasks[0].last_part() || !tasks[0].visits(part)) return;
+        reduce(tasks, part, [&](int64_t head) { return partial(tile, first_head + head, place); });
     });
     pool.parallel(tiles * shape.kv_heads, [&](int64_t index, int thread) {
         const int64_t tile = index / shape.kv_heads, head = index % shape.kv_heads;
         AttentionScratch& scratch = buffers.threads[thread];
         AttentionTask task(isa, step, plan, shape, plane, visits, plan.tiles[tile], head, scratch);
         task.pack(q, q_stride);
-        const int64_t queries = task.queries();
         float* out = scratch.out.take<float>(width);
-        for (int64_t i = 0; i < queries; ++i) {
+        for (int64_t i = 0; i < task.queries(); ++i) {
             float peak = 0.0f, total = 0.0f;
             for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
                 if (!task.sees(i, part)) continue;
-                const float* part_peak = partial(tile, head, part - task.first_part());
-                const float* part_total = part_peak + queries;
-                put(kernels, task.begins(i, part), width, part_peak + i, part_total + i,
-                    part_total + queries + i * width, &peak, &total, out);
+                put(kernels, task.begins(i, part), width, i,
+                    partial(tile, head, part - task.first_part()), &peak, &total, out);
             }
             finish(plan.tiles[tile], head, i, peak, total, out);
         }
@@ -213,16 +286,14 @@ void recall_row(Isa isa, const StepView& step, const AttentionPlan& plan,
         if (plan.high[row] <= plan.low[row]) continue;
         AttentionTask task(isa, step, plan, shape, plane, {}, one, head, scratch);
         task.pack(q, q_stride);
-        float* peak = scratch.part_peak.take<float>(repeat);
-        float* total = scratch.part_total.take<float>(repeat);
-        float* out = scratch.part_out.take<float>(repeat * plane.width);
+        const Sums sums(scratch.part_sums.take<float>(Sums::floats(repeat, plane.width)), repeat);
         const float* visited = totals + (row * shape.heads + head * repeat) * 2;
         std::vector<double> whole(static_cast<size_t>(repeat));  // in units of the visited sum
         for (int64_t part = task.first_part(); part < task.last_part(); ++part) {
-            task.reduce(part, peak, total, out);
+            task.reduce(part, sums.peak, sums.total, sums.out);
             for (int64_t i = 0; i < repeat; ++i)
-                whole[i] += std::exp(static_cast<double>(peak[i]) - visited[2 * i]) *
-                            (total[i] / static_cast<double>(visited[2 * i + 1]));
+                whole[i] += std::exp(static_cast<double>(sums.peak[i]) - visited[2 * i]) *
+                            (sums.total[i] / static_cast<double>(visited[2 * i + 1]));
         }
         double sum = 0.0;
         for (int64_t i = 0; i < repeat; ++i) sum += std::min(1.0, 1.0 / whole[i]);

@@ -2,8 +2,10 @@
 //
 // A plan cuts the rows into tiles of neighbouring rows of one sequence; it depends on the step, the
 // page tables and the window alone, so the layers of a group share it. A task is one tile with one
-// key-value head, and one part of 1,024 keys where there would be too few tasks otherwise; which
-// tasks there are changes no bit of a result, see attention_kernels.h.
+// key-value head, and one part of 1,024 keys where there would be too few tasks otherwise. A tile of
+// few queries takes all heads in turns, block by block: a page holds one head's keys and values behind
+// the other's, and pages lie anywhere, so what is read is then in order for longer. Which tasks there
+// are changes no bit of a result, see attention_kernels.h.
 //
 // Where rows visit some blocks of keys only, a tile holds rows of one query block, and what it does
 // not visit costs nothing; a row that chooses its blocks itself (choosing.h) is a tile of its own. A row's result is that of its visited keys, in order; parts in which it
@@ -100,12 +102,14 @@ struct AttentionShape {
 
 // What one thread needs while it attends.
 struct AttentionScratch {
-    Buffer q, rounded_q, q_scales, q_sums, low, high, peak, total, out, part_peak, part_total, part_out, gathered;
+    Buffer q, rounded_q, q_scales, q_sums, low, high, sums, part_sums, out, gathered;
 };
 
 struct AttentionBuffers {
-    explicit AttentionBuffers(int threads) : threads(static_cast<size_t>(threads)) {}
+    explicit AttentionBuffers(int threads)
+        : threads(static_cast<size_t>(threads)), heads(static_cast<size_t>(threads)) {}
     std::vector<AttentionScratch> threads;
+    std::vector<std::vector<AttentionScratch>> heads;  // of each thread that takes them in turns
     Buffer partials;
 };
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ockham.core.step import RowSets
+from ockham.kernels.base import Backend
 from ockham.kernels.native import core
 from ockham.kernels.reference.backend import ReferenceBackend
 from tests.helpers import isas
@@ -28,12 +29,16 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return isas.use(request.param, monkeypatch)
 
 
-def model(name: str, threads: int = 2) -> Bound:
+def cpu(threads: int) -> Backend:
     from ockham.kernels.cpu import CpuBackend
 
+    return CpuBackend(threads)
+
+
+def model(name: str, threads: int = 2) -> Bound:
     shape = SHAPES[name]
     needed = -(-LONG // shape.page_tokens)
-    return on(CpuBackend(threads), replace(shape, pages=2 * needed + 40))
+    return on(cpu(threads), replace(shape, pages=2 * needed + 40))
 
 
 def tokens(count: int, seed: int) -> list[int]:
@@ -90,6 +95,35 @@ def test_parts_that_are_tasks_of_their_own_do_not_change_a_bit(heads: str, threa
     for row in (-3, -2, -1):
         logits = stepper.step([Part(0, [prompt[row]])]).logits[0]
         assert same(logits, expected[row])
+
+
+PLAIN_HEADS = ["plain", "bf16", "window", "windows", "softcap", "no groups"]
+PAGED_HEADS = ["odd pages", "large pages"]
+CODED_HEADS = ["int8", "int4", "int8 and int4", "int4 and int8"]
+
+
+@pytest.mark.parametrize("name", [*PLAIN_HEADS, *PAGED_HEADS, *CODED_HEADS])
+def test_heads_taken_in_turns_have_the_bits_of_heads_alone(name: str, isa: str) -> None:
+    """Rows of few queries take all heads in turns where there are many rows, or parts; a prompt's
+    rows, and a short row alone, take each by itself. The draft trees end in another block."""
+    prompts = [tokens(n, n) for n in (LONG, 1022, 200, 64, 33, 1)]
+    alone = [prompt_logits(model(name, 1), [prompt], LONG)[0] for prompt in prompts]
+    for threads in (1, 2):
+        shape = SHAPES[name]
+        pages = 3 * -(-LONG // shape.page_tokens) + 40
+        stepper = Stepper(on(cpu(threads), replace(shape, pages=pages)))
+        for number, prompt in enumerate(prompts[:-1]):
+            stepper.step([Part(number, prompt[:-2])])
+        for row in (-2, -1):
+            parts = [Part(number, [prompt[row]]) for number, prompt in enumerate(prompts[:-1])]
+            if row == -1:
+                parts.append(Part(len(prompts) - 1, prompts[-1]))
+            for found, expected in zip(stepper.step(parts).logits, alone, strict=False):
+                assert same(found, expected[row])
+        tree = stepper.step([Part(i, [11, 12], [-1, -1]) for i in range(len(prompts))]).logits
+        for number, found in enumerate(tree):
+            chain = [*prompts[number // 2], 11 + number % 2]
+            assert same(found, prompt_logits(model(name, 1), [chain], LONG + 1)[0][-1])
 
 
 TREE_TOKENS = [11, 12, 13, 14, 15, 16, 17]
