@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ from ockham.model.checkpoint.sources import Reading, Source, TensorSource, piece
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer, named_format
-from ockham.model.mixing import MIXED, adaptable_matrices, named_mix
+from ockham.model.mixing import MIXED, adaptable_matrices, form_of, named_mix
 from ockham.model.packed.layout import (
     METHOD,
     VERSION,
@@ -51,20 +52,22 @@ from ockham.model.packed.packing import WIDEST, Packer, Packing, plain_format
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part, UnloadedLinear, Weights, matrix_shape
-from ockham.model.rewriting.applying import Rewriting, reopened, rewrite
+from ockham.model.rewriting.applying import Rewriting, reopened, rewrite, was_read
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.model.rewriting.writing import write_checkpoint
-from ockham.weights.stored import StoredMatrix, stacked, stored_matrix
+from ockham.weights.stored import StoredMatrix, check_packs, stacked, stored_matrix
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationFile:
     """A text to fit weights to, how many of its tokens at most, and how its token ids are found:
-    the tokenizer of the checkpoint at a path is given a text, and adds no special tokens."""
+    the tokenizer of the checkpoint at a path is given a text, and adds no special tokens. With
+    `for_any`, it is no fault that nothing is fitted to it."""
 
     path: Path
     most_tokens: int
     encode: Callable[[Path, str], Sequence[int]]
+    for_any: bool = False
 
 
 def check_new(out: Path) -> None:
@@ -73,6 +76,10 @@ def check_new(out: Path) -> None:
         raise ConfigError(
             f"{out} is not an empty directory; name another, or remove what is in it."
         )
+    place = Path(os.path.abspath(out))
+    above = next(each for each in (place, *place.parents) if each.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{out} cannot be made: {above} is no directory that can be written to.")
 
 
 def convert(
@@ -98,8 +105,11 @@ def convert(
     last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
     """
     check_new(out)
-    named_format(config.quantization)
-    correcting = _made(correction, config, mix, calibration)
+    forms = [form_of(each) for each in (mix or {}).values()]
+    asked = [named_format(each) for each in (config.quantization, *(form for form, _ in forms))]
+    correcting = _made(correction, asked, calibration)
+    beside: list[Correction] = [make("correction", each) for _, each in forms if each is not None]
+    _check_texts(beside, calibration)
     path = resolve(config.model, config.revision)
     opened = open_model(path)
     try:
@@ -108,14 +118,22 @@ def convert(
         if lora is not None:
             opened = _merged(opened, path, read_adapter(lora))
         if rewriting is not None:
+            for each in asked:
+                if each is not None:
+                    check_packs(each)
             rewritten = rewrite(
                 opened, path, rewriting, _text_of(calibration, opened, path), progress
             )
+            fits = bool(correcting or beside) or any(isinstance(f, FittedFormat) for f in asked)
+            if _is_asked(calibration) and not (fits or was_read(rewritten)):
+                raise ConfigError(
+                    "nothing is fitted to the text of --calibration: neither these transforms nor "
+                    "what follows them read it. Leave it out."
+                )
             if config.quantization is None and not mix:
                 return _write_plain(rewritten, opened, path, rewriting, out)
             opened = reopened(opened, rewritten)
         named = named_mix(mix or {}, opened.description, tensors_in(opened.source))
-        _check_texts(named.corrections.values(), calibration)
         layout = _layout_for(config, named.formats.values())
         packer = choose_packer(config, opened.config, opened.source, layout)
         if calibration is not None and isinstance(packer.asked, FittedFormat):
@@ -148,18 +166,18 @@ def convert(
 
 def _made(
     correction: str | None,
-    config: EngineConfig,
-    mix: Mapping[str, str] | None,
+    asked: Sequence[Format | None],
     calibration: CalibrationFile | CalibrationText | None,
 ) -> Correction | None:
-    """The correction that is named. Raises ConfigError for one that has nothing to correct, or
-    lacks its text."""
+    """The correction that is named. Raises ConfigError for one that has nothing to correct in the
+    formats that are asked for, or lacks its text."""
     if correction is None:
         return None
     made: Correction = make("correction", correction)
-    if config.quantization is None and not mix:
+    if all(each is None or each.dtype is not None for each in asked):
         raise ConfigError(
-            f"the correction {correction!r} is for weights that are rounded: name a quantization."
+            f"the correction {correction!r} is for weights that are rounded: name a quantization "
+            "such as int4."
         )
     _check_texts([made], calibration)
     return made
@@ -173,7 +191,7 @@ def _check_texts(
     for each in corrections:
         if each.needs_text and calibration is None:
             raise ConfigError(
-                f"the correction {each.name!r} is fitted to a text: give one to calibrate on."
+                f"the correction {each.name!r} is fitted to a text: add --calibration FILE."
             )
 
 
@@ -213,7 +231,7 @@ def _calibrate(
     if calibration is None:
         return {}, None
     if not _fits(packer):
-        if isinstance(calibration, CalibrationText):
+        if not _is_asked(calibration):
             return {}, None
         names = " or ".join(each.name for each in techniques("format") if hasattr(each.cls, "fit"))
         raise ConfigError(
@@ -242,6 +260,11 @@ def _calibrate(
         progress,
     )
     return fitted, text.record()
+
+
+def _is_asked(calibration: CalibrationFile | CalibrationText | None) -> bool:
+    """Whether a user gave the text, to whom a text without use would be a mistake."""
+    return isinstance(calibration, CalibrationFile) and not calibration.for_any
 
 
 def _fits(packer: Packer) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ockham.core.errors import ModelError
 from ockham.core.registry import techniques
 from ockham.core.seams import Format, Layout, Linear
@@ -65,6 +67,14 @@ def stored_matrix(linear: Linear) -> StoredMatrix:
         raise ModelError(f"weights in {linear.format!r} cannot be written to a directory.")
     shape = (linear.out_features, linear.in_features)
     return StoredMatrix(linear.format, *shape, linear.group, linear.zeros)
+
+
+TRIAL_ROWS, TRIAL_INPUTS = 16, 512
+
+
+def check_packs(made: Format) -> None:
+    """Raises ModelError for a format that packs no weights: some only hold what a file has."""
+    made.pack(TRIAL_ROWS, TRIAL_INPUTS, [np.ones((TRIAL_ROWS, TRIAL_INPUTS), np.float32)])
 
 
 def stacked(parts: Sequence[StoredMatrix]) -> StoredMatrix:

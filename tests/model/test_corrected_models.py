@@ -181,8 +181,13 @@ def test_what_cannot_be_corrected_is_refused(tmp_path: Path) -> None:
     config = EngineConfig(model=str(model))
     with pytest.raises(ConfigError, match="is for weights that are rounded"):
         convert(config, tmp_path / "out", lambda line: None, correction="lorc")
+    for plain in (EngineConfig(model=str(model), quantization="bf16"), config):
+        with pytest.raises(ConfigError, match="is for weights that are rounded"):
+            convert(
+                plain, tmp_path / "out", lambda line: None, mix={"qkv": "fp32"}, correction="lorc"
+            )
     rounded = EngineConfig(model=str(model), quantization="int4:32")
-    with pytest.raises(ConfigError, match="is fitted to a text"):
+    with pytest.raises(ConfigError, match="is fitted to a text: add --calibration FILE"):
         convert(rounded, tmp_path / "out", lambda line: None, correction="weighted")
     for mix, told in (
         ({"down": "bf16+lorc"}, "for weights that are rounded: name a format of fewer bits"),

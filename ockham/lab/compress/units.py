@@ -6,19 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import make, name_of, techniques
 from ockham.core.seams import Format, Layout, SizedFormat
 from ockham.model.checkpoint.sources import TensorSource
 from ockham.model.mixing import Tensor, form_of
 from ockham.model.program.weights import matrix_shape
+from ockham.weights.stored import check_packs
 
 STORED = "stored"
 """The form of a tensor that is left as the checkpoint has it."""
-
-TRIAL_ROWS = 16
 
 _EXPERT = re.compile(r"\.experts\.\d+\.|\[\d+:\d+\]")
 
@@ -116,14 +113,8 @@ def unit_bytes(unit: Unit, made: Format, layout: Layout, source: TensorSource) -
 
 def _packs(made: Format) -> bool:
     """Whether a format packs any weights: some only hold what a file has."""
-    for inputs in (256, 512):
-        try:
-            made.fields(inputs)
-        except ModelError:
-            continue
-        try:
-            made.pack(TRIAL_ROWS, inputs, [np.ones((TRIAL_ROWS, inputs), np.float32)])
-        except ModelError:
-            return False
-        return True
-    return False
+    try:
+        check_packs(made)
+    except ModelError:
+        return False
+    return True

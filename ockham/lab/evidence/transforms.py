@@ -146,7 +146,7 @@ def rewritten(config: EngineConfig, transform: str, dtype: str | None = "float32
         text.write_text(calibration_text(), encoding="utf-8")
         plain = msgspec.structs.replace(config, quantization=None, tokenizer=None)
         rewriting = Rewriting(CHAINS.get(transform, (transform,)), dtype, widen=True)
-        file = CalibrationFile(text, TEXT_TOKENS, token_ids(plain))
+        file = CalibrationFile(text, TEXT_TOKENS, token_ids(plain), for_any=True)
         convert(plain, out, lambda line: None, file, rewriting=rewriting)
         yield str(out)
 

@@ -57,17 +57,25 @@ def rewrite(
                 f"{path} is quantised already, and transforms begin with unquantised weights: name "
                 "the original, or add --widen to take its rounded values for the model."
             )
+    transforms = [
+        MadeTransform(given, make("transform", given)) if isinstance(given, str) else given
+        for given in rewriting.transforms
+    ]
     read = None if text is None else cache(text)
     model = RewrittenModel(opened, progress, read)
     cards: list[dict[str, Any]] = []
-    for given in rewriting.transforms:
-        made = MadeTransform(given, make("transform", given)) if isinstance(given, str) else given
+    for made in transforms:
         cards.append({"transform": made.name, **made.transform.apply(model)})
         progress(f"transformed by {made.name}")
     if read is not None and read.cache_info().currsize:
         cards[-1]["calibration"] = read().record()
     model.config[CARD] = [*model.config.get(CARD, ()), *cards]
     return model
+
+
+def was_read(model: RewrittenModel) -> bool:
+    """Whether a transform of `rewrite` has read the calibration text."""
+    return "calibration" in model.config[CARD][-1]
 
 
 def reopened(opened: OpenedModel, model: RewrittenModel) -> OpenedModel:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ockham.core.arrays import Floats
+from ockham.core.errors import ModelError
 from ockham.core.owned_files import USUAL_FILE, replacing, write_own
 from ockham.model.files.safetensors import DTYPES, SINGLE_FILE
 from ockham.model.rewriting.model import RewrittenModel
@@ -29,7 +30,7 @@ def write_checkpoint(
     """Write the model to a directory that exists, its tensors as `dtype` (float32 or bfloat16).
     `beside` writes the tokenizer's files; config.json comes last, so that what was interrupted is
     not taken for a model. `learned` are values that stand in the place of the model's own. Gives
-    the bytes of the weights."""
+    the bytes of the weights. Raises ModelError for values that are not finite."""
     name = "BF16" if dtype == "bfloat16" else "F32"
     tensors = list(model.tensors())
     entries, end = {}, 0
@@ -44,6 +45,11 @@ def write_checkpoint(
         for tensor, _, values in tensors:
             own = values() if learned is None else learned[tensor]
             stored = np.ascontiguousarray(own.astype(DTYPES[name]))
+            if not np.isfinite(stored).all():
+                raise ModelError(
+                    f"tensor {tensor!r} would hold NaN or infinity as {dtype}; nothing was written."
+                    + " A lower rate may keep the training finite." * (learned is not None)
+                )
             file.write(stored.view(np.uint8).data)
     beside()
     write_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -34,12 +35,14 @@ class LoraPruneOptions(WidthOptions, frozen=True, forbid_unknown_fields=True):
         for name in ("rank", "steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.alpha <= 0:
-            raise ConfigError(f"alpha must be above 0, got {self.alpha}.")
-        if self.rate < 0:
-            raise ConfigError(f"rate must be at least 0, got {self.rate}.")
+        if not 0 < self.alpha < math.inf:
+            raise ConfigError(f"alpha must be above 0 and finite, got {self.alpha}.")
+        if not 0 <= self.rate < math.inf:
+            raise ConfigError(f"rate must be at least 0 and finite, got {self.rate}.")
         if not 0 <= self.memory < 1:
             raise ConfigError(f"memory must be at least 0 and below 1, got {self.memory}.")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {self.seed}.")
 
 
 @register("transform", NAME, exact=False, paper="18")
@@ -99,12 +102,13 @@ class Factors:
 
     @classmethod
     def drawn(cls, matrix: Floats, options: LoraPruneOptions, rng: np.random.Generator) -> Factors:
-        """For a matrix (D, I): B is 0 and A drawn, so that the product is 0 at first."""
+        """For a matrix (D, I): B is 0 and A drawn, so that the product is 0 at first. The
+        rank is that of the options, and at most I."""
         outputs, inputs = matrix.shape
-        a = rng.standard_normal((options.rank, inputs)) / np.sqrt(inputs)
-        b = np.zeros((outputs, options.rank))
-        scale = options.alpha / options.rank
-        return cls(b, a, scale, np.zeros_like(b), np.zeros_like(a))
+        rank = min(options.rank, inputs)
+        a = rng.standard_normal((rank, inputs)) / np.sqrt(inputs)
+        b = np.zeros((outputs, rank))
+        return cls(b, a, options.alpha / rank, np.zeros_like(b), np.zeros_like(a))
 
     @property
     def product(self) -> Doubles:

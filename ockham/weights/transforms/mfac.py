@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -27,8 +28,8 @@ class MFacOptions(WidthOptions, frozen=True, forbid_unknown_fields=True):
         super().__post_init__()
         if self.window < 1:
             raise ConfigError(f"window must be at least 1, got {self.window}.")
-        if self.damping <= 0:
-            raise ConfigError(f"damping must be above 0, got {self.damping}.")
+        if not 0 < self.damping < math.inf:
+            raise ConfigError(f"damping must be above 0 and finite, got {self.damping}.")
 
 
 @register("transform", NAME, exact=False, paper="64")

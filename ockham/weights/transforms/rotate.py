@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from ockham.core.arrays import Doubles
+from ockham.core.errors import ConfigError
 from ockham.core.registry import register
 from ockham.core.seams import Rewritable
 from ockham.weights.stream import (
@@ -28,6 +29,10 @@ class RotateOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["hadamard", "random"] = "hadamard"
     heads: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {self.seed}.")
 
 
 @register("transform", NAME, exact=False)

@@ -43,8 +43,12 @@ class Width:
         self._options = options
 
     def apply(self, model: Rewritable) -> Mapping[str, Any]:
-        step, kept = self._options.multiple, {}
-        for name in feed_forwards(model):
-            whole = model.get(name).shape[1]
-            kept[name] = np.arange(width_of(whole, self._options.keep, step))
+        keep, step = self._options.keep, self._options.multiple
+        wholes = {name: model.get(name).shape[1] for name in feed_forwards(model)}
+        kept = {name: np.arange(width_of(whole, keep, step)) for name, whole in wholes.items()}
+        if keep < 1 and all(len(kept[name]) == whole for name, whole in wholes.items()):
+            raise ConfigError(
+                f"{NAME} removes no channel where {keep:g} of them stay in steps of {step}: give a "
+                "smaller share or a smaller multiple."
+            )
         return narrow(model, kept, {}, compensate=False)

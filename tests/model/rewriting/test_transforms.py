@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,17 @@ from click.testing import CliRunner, Result
 from ockham.cli.main import cli
 from ockham.core.arrays import Floats
 from ockham.core.config import EngineConfig
-from ockham.core.errors import ConfigError
+from ockham.core.errors import ConfigError, ModelError
 from ockham.core.registry import make, techniques
 from ockham.kernels.native import core
+from ockham.lab.evidence.transforms import rewritten
 from ockham.model.calibration import CalibrationText
 from ockham.model.checkpoint.opening import open_model
 from ockham.model.loading import LoadedModel, load_model
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.model.rewriting.writing import write_checkpoint
 from ockham.model.windows import layouts_for, window_step
+from ockham.weights.transforms.loraprune import Factors, LoraPruneOptions
 from ockham.weights.transforms.slicegpt import SliceGpt, SliceGptOptions
 from tests.helpers.architectures import CASES
 from tests.helpers.tiny import tiny_llama, tiny_mixtral
@@ -32,10 +35,16 @@ EVERY += ["loraprune:steps=2", "mfac"]
 UNCHANGING = ["rotate", "rotate:kind=random", "smoothquant:inner=true", "awq:group=32", "nest"]
 
 
+READS_NOTHING = ("rotate", "width", "magnitude")
+
+
 def convert(source: Path, out: Path, *flags: str, text: str = TEXT) -> Result:
     file = out.parent / "text.txt"
     file.write_text(text)
     args = ["convert", str(source), str(out), *flags]
+    transforms = [value for flag, value in pairwise(flags) if flag == "--transform"]
+    if all(each.startswith(READS_NOTHING) for each in transforms):
+        return CliRunner().invoke(cli, args)
     return CliRunner().invoke(cli, [*args, "--calibration", str(file)])
 
 
@@ -272,7 +281,15 @@ def test_a_converted_model_is_not_rewritten(tmp_path: Path) -> None:
         (["--transform", "awq:group=7"], "has no groups of 7"),
         (["--transform", "loraprune:rank=0"], "rank must be at least 1, got 0"),
         (["--transform", "loraprune:memory=1"], "memory must be at least 0 and below 1, got 1.0"),
-        (["--transform", "mfac:damping=0"], "damping must be above 0, got 0.0"),
+        (["--transform", "mfac:damping=0"], "damping must be above 0 and finite, got 0.0"),
+        *(
+            (["--transform", f"{name}={value}"], f"and finite, got {value}")
+            for name in ("mfac:damping", "loraprune:alpha", "loraprune:rate")
+            for value in ("nan", "inf")
+        ),
+        (["--transform", "loraprune:seed=-1"], "seed must be at least 0, got -1"),
+        (["--transform", "rotate:seed=-1"], "seed must be at least 0, got -1"),
+        (["--transform", "width:0.9"], "removes no channel where 0.9 of them stay in steps of 32"),
         (["--transform", "smoothquant:strength=2"], "strength must be between 0 and 1, got 2.0"),
         (["--dtype", "float32"], "--dtype is for --transform NAME only"),
         (
@@ -287,6 +304,69 @@ def test_what_cannot_be_is_said(tmp_path: Path, flags: list[str], said: str) -> 
     assert result.exit_code != 0
     assert said in " ".join(result.output.split())
     assert not (tmp_path / "out/config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--transform", "nosuch"], "there is no transform called 'nosuch'"),
+        (["--quantization", "int9"], "there is no format called 'int9'"),
+        (["--mix", "down=int9"], "there is no format called 'int9'"),
+        (["--quantization", "iq1_m"], "packs no other weights"),
+        (["--mix", "down=iq1_m"], "packs no other weights"),
+        (["--quantization", "bf16", "--correction", "lorc"], "for weights that are rounded"),
+    ],
+)
+def test_what_follows_is_checked_before_the_model_is_transformed(
+    tmp_path: Path, flags: list[str], said: str
+) -> None:
+    result = convert(planted(tmp_path / "model"), tmp_path / "out", "--transform", "wanda", *flags)
+    assert result.exit_code != 0
+    assert said in result.output
+    assert "transformed by" not in result.output
+
+
+def test_a_place_that_cannot_be_made_is_refused_before_the_model_is_transformed(
+    tmp_path: Path,
+) -> None:
+    source = planted(tmp_path / "model")
+    (tmp_path / "file").touch()
+    args = ["convert", str(source), str(tmp_path / "file" / "out"), "--transform", "rotate"]
+    result = CliRunner().invoke(cli, args)
+    assert result.exit_code == 2
+    assert "file is no directory that can be written to" in result.output
+    assert "transformed by" not in result.output
+
+
+@pytest.mark.parametrize("beside", [[], ["--quantization", "int8"]])
+def test_a_text_that_nothing_reads_is_refused(tmp_path: Path, beside: list[str]) -> None:
+    source, file = planted(tmp_path / "model"), tmp_path / "text.txt"
+    file.write_text(TEXT)
+    args = ["convert", str(source), str(tmp_path / "out"), "--transform", "rotate", *beside]
+    result = CliRunner().invoke(cli, [*args, "--calibration", str(file)])
+    assert result.exit_code == 2
+    assert "nothing is fitted to the text of --calibration" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_factors_have_no_rank_above_the_number_of_inputs() -> None:
+    options = LoraPruneOptions(rank=10**20)
+    drawn = Factors.drawn(np.ones((4, 6), np.float32), options, np.random.default_rng(0))
+    assert (drawn.b.shape, drawn.a.shape) == ((4, 6), (6, 6))
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float32", np.nan), ("bfloat16", 3.4e38)])
+def test_values_that_are_not_finite_are_not_written(
+    tmp_path: Path, dtype: str, value: float
+) -> None:
+    source, out = tiny_llama(tmp_path / "model", **SIZES), tmp_path / "out"
+    out.mkdir()
+    model = RewrittenModel(open_model(source), lambda line: None)
+    learned = {name: values() for name, _, values in model.tensors()}
+    learned["model.norm.weight"].flat[3] = value
+    with pytest.raises(ModelError, match=r"'model\.norm\.weight' would hold NaN or infinity"):
+        write_checkpoint(model, dtype, out, lambda: None, learned)
+    assert not list(out.iterdir())
 
 
 def test_a_gguf_file_is_widened_only_when_asked(tmp_path: Path) -> None:
@@ -357,3 +437,9 @@ def test_a_model_is_rewritten_without_being_read(tmp_path: Path) -> None:
     SliceGpt(SliceGptOptions(share=0.5)).apply(other)
     assert other.hidden_size == 32
     assert model.hidden_size == 64
+
+
+def test_evidence_measures_transforms_that_read_no_text(tmp_path: Path) -> None:
+    config = EngineConfig(model=str(planted(tmp_path / "model")))
+    with rewritten(config, "rotate") as out:
+        assert (Path(out) / "config.json").exists()
