@@ -14,7 +14,7 @@ from ockham.cache.keep.learned import trained_rules
 from ockham.cli.command import Group
 from ockham.cli.options import option
 from ockham.cli.report import duration
-from ockham.cli.value_types import Integer, Shares
+from ockham.cli.value_types import Integer, Quantization, Shares
 from ockham.training.extra import require_extra
 
 RULES = trained_rules()
@@ -307,6 +307,43 @@ def prune(as_json: bool, threads: int | None, **settings: Any) -> None:
     else:
         before, after = scores["channels"]
         click.echo(f"{after} of {before} channels are left, {scores['kl']} nats from the original")
+    click.echo(f"wrote {chosen.out} in {duration(scores['seconds'])}.", err=True)
+
+
+@train.command()
+@click.argument("target", metavar="MODEL")
+@click.argument("out", type=click.Path(path_type=Path))
+@option(
+    "--quantization",
+    type=Quantization(),
+    required=True,
+    help="The format that weights are rounded to; see `ockham convert`.",
+)
+@option("--rank", type=Integer(1), default=16, help="Of each sum.", show_default=True)
+@data
+@reading(tokens=200_000, context=256, batch_tokens=1024, rate=1e-3)
+@common
+@threads
+def correction(as_json: bool, threads: int | None, **settings: Any) -> None:
+    """Round MODEL's weights, train a sum of low rank beside each matrix until it says what MODEL
+    says, and write both to OUT, which loads directly.
+
+    Sums start as `ockham convert --correction` fits them to a text; the rounded weights stay as
+    they are. When it was interrupted, the same command goes on. It needs the extra:
+    pip install 'ockham[train]'.
+    """
+    from ockham.training.correction import CorrectionSettings, train_correction
+
+    chosen = CorrectionSettings(**settings)
+    use_threads(threads)
+    scores = train_correction(chosen, partial(click.echo, err=True))
+    if as_json:
+        click.echo(json.dumps(scores, indent=2))
+    else:
+        click.echo(
+            f"on held-out text, nats from {chosen.target}: {scores['kl_rounded']} rounded, "
+            f"{scores['kl_closed_form']} with sums in closed form, {scores['kl_trained']} trained"
+        )
     click.echo(f"wrote {chosen.out} in {duration(scores['seconds'])}.", err=True)
 
 

@@ -70,6 +70,11 @@ class CalibrationFile:
     for_any: bool = False
 
 
+Adjust = Callable[[OpenedModel, Packer], Mapping[str, Any]]
+"""Sees a model, and how it is packed, before it is written; may change what is added to the
+products of the packer's fitted matrices. Gives what config.json is to say of that."""
+
+
 def check_new(out: Path) -> None:
     """Raises ConfigError unless a directory may be made there, or is there and empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -91,6 +96,7 @@ def convert(
     mix: Mapping[str, str] | None = None,
     rewriting: Rewriting | None = None,
     correction: str | None = None,
+    adjust: Adjust | None = None,
 ) -> int:
     """Write the model of `config`, packed as its quantization says, to the directory `out`.
 
@@ -100,7 +106,8 @@ def convert(
     single tensors (see model/mixing.py).
     With `rewriting`, the model is rewritten by transforms first; without a quantization and a mix
     it is then written as a plain checkpoint. `correction` names what is added to the products of
-    matrices that are rounded, but for routed experts, embeddings, head and routers.
+    matrices that are rounded, but for routed experts, embeddings, head and routers; `adjust` may
+    change that.
     Gives the bytes of the weights written. `out` must be empty or not exist; its config.json comes
     last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
     """
@@ -147,6 +154,7 @@ def convert(
             calibration = None  # it was for the transforms
         fitted, record = _calibrate(opened, packer, path, calibration, progress)
         packer = dataclasses.replace(packer, fitted=fitted)
+        told = {} if adjust is None else adjust(opened, packer)
         try:
             out.mkdir(parents=True, exist_ok=True)
             written, digest = _write_weights(opened, packer, out / SINGLE_FILE, progress)
@@ -155,6 +163,7 @@ def convert(
                 "calibration": record,
                 "mix": dict(mix) if mix else None,
                 "correction": correction,
+                **told,
             }
             _write_config(opened, config, packer, digest, facts, out)
         except OSError as error:

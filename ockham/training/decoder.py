@@ -114,6 +114,7 @@ class Decoder(nn.Module):
         return found
 
     def _matrix(self, linear: Linear | None) -> Tensor:
+        """The weights (N, K) that a product has."""
         assert isinstance(linear, NamedMatrix)
         parts = [
             self.tensor(part.name).reshape(-1, part.shape[-1])[part.start : part.stop]

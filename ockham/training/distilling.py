@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ockham.core.errors import ConfigError
+from ockham.model.calibration import CalibrationText
 from ockham.text.tokenizer import Tokenizer
 from ockham.training.documents import Pieces, lab_documents, read_documents
+from ockham.training.windows import Windows
 
 HELD_OUT_WINDOWS = 8
 
@@ -57,3 +62,9 @@ def read_pieces_for(
     if data:
         return read_documents(data, held_out, tokenizer, tokenizer.eos_token_id)
     return lab_documents(tokenizer, seed)
+
+
+def rows_to_fit(windows: Windows, tokens: int) -> CalibrationText:
+    """About so many tokens of the training text, for what is fitted in closed form."""
+    rows = windows.batch(0, max(1, tokens // windows.context))[:, :-1].astype(np.int32)
+    return CalibrationText(rows, hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest())

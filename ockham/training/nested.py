@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ockham.core.errors import ConfigError
-from ockham.model.calibration import CalibrationText
 from ockham.model.checkpoint.opening import OpenedModel
 from ockham.model.converting import copy_beside
 from ockham.model.hub import BUILT_IN, resolve
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.model.rewriting.writing import CARD, write_checkpoint
 from ockham.training.checkpoints import open_plain
-from ockham.training.distilling import HELD_OUT_WINDOWS, DistilSettings, read_pieces_for
+from ockham.training.distilling import (
+    HELD_OUT_WINDOWS,
+    DistilSettings,
+    read_pieces_for,
+    rows_to_fit,
+)
 from ockham.training.documents import Pieces
 from ockham.training.extra import require_extra
 from ockham.training.workplace import Workplace
@@ -113,7 +114,7 @@ def _train(
     first = next(iter(pieces.held_out.values()))
     held_out = Windows((each.tokens for each in first), context, settings.seed, 1)
     original = Decoder(RewrittenModel(opened, tell))
-    rewritten = RewrittenModel(opened, tell, lambda: _sorted_by(windows))
+    rewritten = RewrittenModel(opened, tell, lambda: rows_to_fit(windows, SORTED_TOKENS))
     if not settings.keep_order:
         sort_channels(rewritten, METHOD)
     model = Nested(
@@ -154,9 +155,3 @@ def _check_widths(settings: NestedSettings, model: RewrittenModel) -> None:
                 f"the width {keep:g} of {settings.target} is all of its channels in steps of "
                 f"{settings.multiple}: give a smaller width or a smaller multiple."
             )
-
-
-def _sorted_by(windows: Any) -> CalibrationText:
-    """Rows of the training text."""
-    rows = windows.batch(0, max(1, SORTED_TOKENS // windows.context))[:, :-1].astype(np.int32)
-    return CalibrationText(rows, hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest())
