@@ -37,6 +37,15 @@ CALIBRATION_TOKENS = 32768
     help="Inputs that share a scale, for formats that let it be chosen.",
 )
 @option(
+    "--adaptive-groups",
+    "least_gain",
+    type=float,
+    default=None,
+    metavar="SHARE",
+    help="Choose the group of each tensor: it is halved while scales shrink by more than this "
+    "share, such as 0.1.",
+)
+@option(
     "--calibration",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     default=None,
@@ -99,6 +108,7 @@ def convert(
     out: Path,
     quantization: str | None,
     group_size: int | None,
+    least_gain: float | None,
     calibration: Path | None,
     calibration_tokens: int | None,
     lora: str | None,
@@ -116,6 +126,10 @@ def convert(
     With --lora it is MODEL as the adapter changes it. With --transform it is MODEL as rewritten;
     without --quantization OUT is then a plain checkpoint, which can be converted again.
     """
+    if group_size is not None and least_gain is not None:
+        raise ConfigError("--group-size is for all tensors, --adaptive-groups for each: name one.")
+    if least_gain is not None and quantization is None:
+        raise ConfigError("--adaptive-groups is for --quantization FORMAT only.")
     if group_size is not None:
         grouped = {
             each.name: each.forms
@@ -147,7 +161,15 @@ def convert(
     tell = partial(click.echo, err=True)
     rewriting = Rewriting(transforms, dtype, widen) if transforms else None
     written = converting.convert(
-        config, out, tell, text, adapter, _read_mix(mix), rewriting, correction
+        config,
+        out,
+        tell,
+        text,
+        adapter,
+        _read_mix(mix),
+        rewriting,
+        correction,
+        least_gain=least_gain,
     )
     click.echo(
         f"wrote {readable(written)} of weights to {out} in {time.perf_counter() - started:.1f} s",

@@ -39,7 +39,7 @@ from ockham.model.checkpoint.sources import Reading, Source, TensorSource, piece
 from ockham.model.files.safetensors import SINGLE_FILE
 from ockham.model.hub import WANTED_FILES, resolve
 from ockham.model.loading import choose_packer, named_format
-from ockham.model.mixing import MIXED, adaptable_matrices, form_of, named_mix
+from ockham.model.mixing import MIXED, adaptable_matrices, form_of, grouped_mix, named_mix
 from ockham.model.packed.layout import (
     METHOD,
     VERSION,
@@ -97,6 +97,7 @@ def convert(
     rewriting: Rewriting | None = None,
     correction: str | None = None,
     adjust: Adjust | None = None,
+    least_gain: float | None = None,
 ) -> int:
     """Write the model of `config`, packed as its quantization says, to the directory `out`.
 
@@ -107,7 +108,8 @@ def convert(
     With `rewriting`, the model is rewritten by transforms first; without a quantization and a mix
     it is then written as a plain checkpoint. `correction` names what is added to the products of
     matrices that are rounded, but for routed experts, embeddings, head and routers; `adjust` may
-    change that.
+    change that. With `least_gain` the format's groups are chosen for each tensor (see
+    weights/groups.py), where `mix` does not name it.
     Gives the bytes of the weights written. `out` must be empty or not exist; its config.json comes
     last, so that what was interrupted is not taken for a model. Raises ConfigError and ModelError.
     """
@@ -140,6 +142,13 @@ def convert(
             if config.quantization is None and not mix:
                 return _write_plain(rewritten, opened, path, rewriting, out)
             opened = reopened(opened, rewritten)
+        if least_gain is not None:
+            source = tensors_in(opened.source)
+            quantization = config.quantization or ""
+            mix = {
+                **grouped_mix(quantization, least_gain, opened.description, source),
+                **(mix or {}),
+            }
         named = named_mix(mix or {}, opened.description, tensors_in(opened.source))
         layout = _layout_for(config, named.formats.values())
         packer = choose_packer(config, opened.config, opened.source, layout)

@@ -19,8 +19,8 @@ import numpy as np
 
 from ockham.core.arrays import Floats
 from ockham.core.errors import ConfigError
-from ockham.core.registry import make
-from ockham.core.seams import Correction, Format, Linear, Role
+from ockham.core.registry import make, techniques
+from ockham.core.seams import Correction, Format, Linear, MixedFormat, Role
 from ockham.kernels.ops import Experts
 from ockham.model.checkpoint.sources import TensorSource
 from ockham.model.loading import named_format
@@ -29,6 +29,7 @@ from ockham.model.packed.packing import PLAIN_ROLES
 from ockham.model.program.compile import compile_program
 from ockham.model.program.description import ModelDescription
 from ockham.model.program.weights import Part, UnloadedLinear, matrix_shape
+from ockham.weights.groups import choose_group
 
 MIXED = "mix"
 """What a converted directory calls the quantization of such weights."""
@@ -153,6 +154,48 @@ def named_mix(mix: Mapping[str, str], description: ModelDescription, source: Ten
                     "corrections are for the projections of attention and of dense feed-forwards."
                 )
     return Mix(found, corrections)
+
+
+def grouped_mix(
+    quantization: str, least_gain: float, description: ModelDescription, source: TensorSource
+) -> dict[str, str]:
+    """A mix in which each tensor that a format takes has it in groups of its own size (see
+    weights/groups.py). `quantization` is the name of the format.
+
+    Raises ConfigError for a format whose groups cannot be chosen, and a gain that cannot be.
+    """
+    grouped = {each.name: _by_group(each.forms) for each in techniques("format")}
+    names = sorted(name for name, made in grouped.items() if len(made) > 1)
+    if quantization not in names:
+        raise ConfigError(
+            f"the groups of {quantization!r} cannot be chosen for each tensor; those of "
+            f"{', '.join(names)} can."
+        )
+    if not 0.0 < least_gain < 1.0:
+        raise ConfigError(f"the gain of smaller groups must lie in (0, 1), got {least_gain}.")
+    together: dict[str, list[Tensor]] = {}
+    for tensor in tensors_of(description, source):
+        together.setdefault(tensor.matrix if tensor.whole else tensor.key, []).append(tensor)
+    mix: dict[str, str] = {}
+    for own in together.values():
+        role, inputs = own[0].role, own[0].shape[1]
+        fitting = {
+            group: form
+            for group, (form, each) in grouped[quantization].items()
+            if inputs % group == 0
+            and not (isinstance(each, MixedFormat) and each.beside(role, inputs))
+        }
+        if fitting:
+            blocks = (block for tensor in own for block in source.rows(tensor.part))
+            form = fitting[choose_group(blocks, sorted(fitting), least_gain)]
+            mix |= dict.fromkeys((tensor.key for tensor in own), form)
+    return mix
+
+
+def _by_group(forms: Sequence[str]) -> dict[int, tuple[str, Format]]:
+    """The forms of a format that have groups, by the size of these."""
+    made: dict[str, Format] = {form: make("format", form) for form in forms}
+    return {each.group: (form, each) for form, each in made.items() if each.group}
 
 
 def _correction(named: str, quantization: Format | None, given: str) -> Correction:
