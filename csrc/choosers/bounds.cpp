@@ -1,5 +1,5 @@
 // The largest and the smallest value that each element has among 16 keys: an upper bound of every score
-// (Quest, Tang et al. 2024, arXiv:2406.10774). summary: bf16 [largest, smallest][width]. A query is split
+// (Tang et al. 2024, arXiv:2406.10774). summary: bf16 [largest, smallest][width]. A query is split
 // into what is above 0 and what is below: bf16 [above, below][width]. Their product is the bound.
 #include "choosers/chooser.h"
 

@@ -1,5 +1,5 @@
 // The mean of 16 keys: what a query scores with them on average, which is a good guess of each of the
-// scores where the keys are alike (Squeezed Attention, Hooper et al. 2024, arXiv:2411.09688, whose
+// scores where the keys are alike (Hooper et al. 2024, arXiv:2411.09688, whose
 // centroids are the means of clusters of keys). summary: bf16 [width]. query: bf16 [width].
 #include "choosers/chooser.h"
 

@@ -1,13 +1,13 @@
 // Which blocks of keys the rows of a whole query block visit that choose together, in one layer.
 //
 // `stride` neighbouring queries and as many keys stand for each other by the sum of their scores on one
-// antidiagonal, which passes through every row and every column (XAttention, Xu et al. 2025,
+// antidiagonal, which passes through every row and every column (Xu et al. 2025,
 // arXiv:2503.16428). For each query head, the softmax of those sums, divided by the stride, over all that
 // the block sees is added up over its rows and over the keys of each block. Of the blocks in the order of
 // these weights, summed over the query heads of one key-value head, as many are visited as make up the
 // threshold, beside the first blocks and the block itself, which count in it.
 //
-// Or each key-value head has a rule of its own, and a share of the blocks that it visits (MInference, Jiang et
+// Or each key-value head has a rule of its own, and a share of the blocks that it visits (Jiang et
 // al. 2024, arXiv:2407.02490): the latest blocks, those that matter most to each `stride`-th row (`lines`: what
 // stands in a column or on a diagonal of the matrix of scores is seen by each of them), or those whose mean
 // key has the highest scores with the mean query (`means`).

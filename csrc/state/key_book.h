@@ -2,7 +2,7 @@
 // belongs. A score with a key is near that with its centroid, if it is chosen by how far scores differ and
 // not by how far keys do: the key k belongs to the first centroid c for which direction(c) k - offset(c) is
 // largest. With direction(c) = H c and offset(c) = c H c / 2, where H is the mean of q q^T over queries, that
-// is the centroid whose scores with those queries differ least in the mean square (A2ATS, paper 179).
+// is the centroid whose scores with those queries differ least in the mean square (paper 179).
 #pragma once
 
 #include <cstdint>

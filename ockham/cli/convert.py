@@ -70,7 +70,7 @@ CALIBRATION_TOKENS = 32768
     metavar="WHICH=QUANTIZATION",
     help="Another format for some tensors: a role (embedding, head, qkv, attention_output, "
     "gate_up, down, router) or a pattern of names; the last that fits counts. A correction may "
-    "follow: down=int4:64+lorc:rank=16.",
+    "follow: down=int4:64+NAME:rank=16.",
 )
 @option(
     "--transform",
@@ -88,7 +88,7 @@ CALIBRATION_TOKENS = 32768
     metavar="NAME[:OPTIONS]",
     help=lambda: (
         "Add a sum of low rank to the products of rounded matrices: "
-        f"{', '.join(each.name for each in techniques('correction'))}; such as lorc:rank=32."
+        f"{', '.join(each.name for each in techniques('correction'))}; such as NAME:rank=32."
     ),
 )
 @option(

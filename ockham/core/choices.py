@@ -46,21 +46,21 @@ class Choice(msgspec.Struct, frozen=True):
     from that one on, and chooses among those before it alone: `n` is then no more than `among`.
 
     With `every`, a divisor of 64, rows choose at every so many-th key, and the first one that may;
-    those after it visit the same blocks (`chosen_at`; LServe, arXiv:2502.14866). A backend holds
+    those after it visit the same blocks (`chosen_at`; arXiv:2502.14866). A backend holds
     what a row chose beside its key, where copies of whole slots (`Planes.copy`) take it along and
     nothing else does. So a sequence whose state comes in another way goes on from a row that
     chooses.
 
     With `chooser` TOGETHER, the 64 rows of a query block visit the same blocks with a key-value
     head: of its query heads, `stride` neighbouring queries and as many keys score the sum of their
-    scores on an antidiagonal, divided by the stride (XAttention, arXiv:2503.16428). A block weighs
+    scores on an antidiagonal, divided by the stride (arXiv:2503.16428). A block weighs
     as much as the softmax of those gives its keys, summed over the rows and the query heads. Beside
     the first `sinks` and the latest `local` blocks, the heaviest are visited, until all that are
     visited weigh `threshold` of the sum, or are `share` of all (rounded up).
 
     With `chooser` BY_HEAD the rows of a block choose together, too, and a key-value head visits
     `rule_shares` of all blocks (rounded up), but no fewer than the first `sinks` and the latest
-    `local`. What it visits beside those is said by `rules` (MInference, arXiv:2407.02490):
+    `local`. What it visits beside those is said by `rules` (arXiv:2407.02490):
 
     - `LATEST`: the latest blocks (the A-shape). Nothing is computed to choose them.
     - `LINES`: the blocks with the largest sum of the probabilities of each `stride`-th row of the

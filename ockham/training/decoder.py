@@ -288,12 +288,12 @@ def _first(gate_up: Tensor, width: int) -> Tensor:
 
 def _check(op: Operation) -> None:
     if getattr(op, "activation", "silu") != "silu" or not getattr(op, "gated", True):
-        raise ConfigError("healing is for models whose feed-forwards are gated by SiLU.")
+        raise ConfigError("only models whose feed-forwards are gated by SiLU are trained so.")
     for field in ("post_norm", "stream_norm", "softcap"):
         if getattr(op, field, None) is not None:
-            raise ConfigError(f"healing is not for models with a {field.replace('_', ' ')}.")
+            raise ConfigError(f"models with a {field.replace('_', ' ')} are not trained so.")
     if isinstance(op, AttentionInput) and op.rope is not None and op.rope.dual_chunk is not None:
-        raise ConfigError("healing is not for models with dual chunk attention.")
+        raise ConfigError("models with dual chunk attention are not trained so.")
 
 
 def _gated(gate_up: Tensor) -> Tensor:

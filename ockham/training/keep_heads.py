@@ -28,7 +28,7 @@ class Fitted:
 
 
 def linear(labels: Labels) -> Fitted:
-    """One linear head for each layer, by ridge regression, as KVzap's."""
+    """One linear head for each layer, by ridge regression."""
     weights, biases, foretold = [], [], []
     for inputs, wanted in zip(labels.inputs, labels.labels, strict=True):
         x = _with_one(inputs)
@@ -43,8 +43,8 @@ def linear(labels: Labels) -> Fitted:
 
 
 def with_inner(labels: Labels, steps: int, seed: int, tell: Callable[[str], None]) -> Fitted:
-    """A head with an inner layer of `INNER` for each layer, as Locret's, by gradient descent on the
-    smooth absolute error."""
+    """A head with an inner layer of `INNER` for each layer, by gradient descent on the smooth
+    absolute error."""
     import torch
     from torch import Tensor
 

@@ -12,7 +12,7 @@ from ockham.core.seams import Block, Rewritable
 
 def absorb_scales(model: Rewritable) -> None:
     """Move the scales of all norms on the stream into the matrices behind them, so that the norms
-    only divide by the root mean square, and commute with rotations (SliceGPT, Ashkboos et al. 2024,
+    only divide by the root mean square, and commute with rotations (Ashkboos et al. 2024,
     arXiv:2401.15024, section 3). The head gets a matrix of its own, if a scale would change the
     table."""
     for block in model.blocks:

@@ -15,7 +15,7 @@ from ockham.kernels.ops.operation import Norm, Operation, StepSizes
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionOutput(Operation):
     """x += residual_scale * post_norm(out(a) + bias); then x = stream_norm(x), where there is
-    one. Where there is a `shortcut`, x = shortcut(x) comes first (SliceGPT)."""
+    one. Where there is a `shortcut`, x = shortcut(x) comes first."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("out",)
 

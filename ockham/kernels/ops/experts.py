@@ -19,7 +19,7 @@ class Experts(Operation):
     The sum runs in the order of the experts' indices. A shared expert adds
     sigmoid(shared_gate(h)) * down(act(gate) * up) (no sigmoid where shared_gate is None). `top_k`
     is the router's: how many experts a row is sent to. Experts may be of unequal widths I. With a
-    `shortcut`, x = shortcut(x) comes before the sum (SliceGPT)."""
+    `shortcut`, x = shortcut(x) comes before the sum."""
 
     layer: int
     top_k: int

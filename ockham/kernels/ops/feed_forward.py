@@ -20,7 +20,7 @@ class FeedForward(Operation):
     error function) or "relu". Rows of `gate_up`: the gate's I, then the up projection's I. Where
     not `gated`, `gate_up` has I rows, and act(gate_up(h)) takes the place of act(gate) * up. In
     the end x = stream_norm(x), where there is one. With a `shortcut`, x = shortcut(x) between h and
-    the sum (SliceGPT)."""
+    the sum."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("gate_up", "down")
 

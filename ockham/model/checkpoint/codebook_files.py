@@ -61,13 +61,13 @@ def read_codebooks(path: Path) -> Codebooks:
     """Raises ModelError for a file that is missing or damaged, or that holds no codebooks."""
     if not path.exists():
         raise ModelError(
-            f"there is no file {path}; write one with `ockham calibrate a2ats MODEL FILE`."
+            f"there is no file {path}; write codebooks of the model's keys with `ockham calibrate`."
         )
     found = FoundTensors(path)
     centroids = found.tensors.get("centroids")
     if centroids is None or centroids.ndim != 4 or centroids.shape[2] != BOOK_SIZE:
         raise ModelError(
-            f"{path} holds no codebooks of keys; name a file that `ockham calibrate a2ats` wrote."
+            f"{path} holds no codebooks of keys; name a file that `ockham calibrate` wrote."
         )
     layers, heads, _, width = centroids.shape
     numbers = found.take("layers", (layers,))

@@ -129,8 +129,8 @@ class ModelDescription:
     pooling: PoolingDescription | None = None
     """How a vector is made of hidden states; None where the checkpoint says nothing of it."""
     shortcuts: bool = False
-    """Whether each branch is added to the product of the residual stream with a matrix of its own
-    (SliceGPT)."""
+    """Whether each branch is added to the product of the residual stream with a matrix of its
+    own."""
     widths: tuple[int, ...] | None = None
     """The width of each layer's feed-forward, where they are not all `intermediate_size`."""
     without_attention: tuple[int, ...] = ()

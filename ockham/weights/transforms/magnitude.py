@@ -20,7 +20,7 @@ class Magnitude:
     """Put zeros in place of the weights of each row that are smallest.
 
     It is what other masks are measured against: no text is read. Nothing is made good. The zeros
-    save bytes in a format that does not store them (`sparse8`, `sparse16`).
+    save bytes in a format that does not store them.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = PruneOptions

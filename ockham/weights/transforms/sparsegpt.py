@@ -46,7 +46,7 @@ class SparseGpt:
     of a block of inputs go whose w_ij^2 / U_jj^2 is least (of a matrix together, or with a pattern
     of each M inputs of a row), and w_ij / U_jj times row j of U is taken from the weights behind.
     Each layer is fitted to the inputs that it has in the model as it was. It needs a text. The
-    zeros save bytes in a format that does not store them (`sparse8`, `sparse16`).
+    zeros save bytes in a format that does not store them.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = SparseGptOptions

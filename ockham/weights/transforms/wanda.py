@@ -29,8 +29,7 @@ class Wanda:
 
     The score is |w_ij| ||x_j||, compared within a row (Sun et al. 2023, arXiv:2306.11695, equation
     1). Nothing is made good. Each layer is scored by the inputs that it has in the model as it was.
-    It needs a text. The zeros save bytes in a format that does not store them (`sparse8`,
-    `sparse16`).
+    It needs a text. The zeros save bytes in a format that does not store them.
     """
 
     Options: ClassVar[type[msgspec.Struct]] = PruneOptions
