@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import cast
 
+import msgspec
 import numpy as np
 
 from ockham.core.arrays import Floats
-from ockham.core.errors import ModelError
+from ockham.core.errors import ConfigError, ModelError
 from ockham.core.seams import Correction, FillableLinear, Linear
 from ockham.kernels.corrected import CorrectedLinear
 from ockham.kernels.layouts import HeldLinear
+
+
+class RankOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`rank` is the rank of what is added."""
+
+    rank: int = 32
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"rank must be at least 1, got {self.rank}.")
 
 
 def corrected(

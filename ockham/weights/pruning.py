@@ -91,11 +91,16 @@ def of_layer(model: Rewritable, reading: LayerReading) -> Iterator[Block]:
 
 
 def card(model: Rewritable) -> Mapping[str, Any]:
-    """The share of zeros in the matrices that are pruned."""
+    """The share of zeros in the matrices that are pruned. Raises ConfigError if there are none."""
     zeros = total = 0
     for block in model.blocks:
         for name in pruned_matrices(block):
             values = model.get(name)
             zeros += int(np.count_nonzero(values == 0))
             total += values.size
+    if total and not zeros:
+        raise ConfigError(
+            "no weight became zero: of rows as short as this model's the share is less than one "
+            "weight; give a larger one."
+        )
     return {"zeros": round(zeros / total, 4)} if total else {}

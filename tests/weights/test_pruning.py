@@ -140,6 +140,15 @@ def convert(source: Path, out: Path, *flags: str) -> str:
     return result.output
 
 
+def test_a_share_of_less_than_a_weight_is_refused(tmp_path: Path) -> None:
+    source = tiny_llama(tmp_path / "model", **SIZES)
+    args = ["convert", str(source), str(tmp_path / "out"), "--transform", "magnitude:share=0.001"]
+    result = CliRunner().invoke(cli, args)
+    assert result.exit_code == 2
+    assert "no weight became zero" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("experts", [0, 4], ids=["dense", "experts"])
 @pytest.mark.parametrize("mask", ["", ":share=0.7", ":pattern=2:4"])
 @pytest.mark.parametrize("transform", TRANSFORMS)

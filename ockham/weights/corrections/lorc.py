@@ -7,19 +7,9 @@ from typing import ClassVar
 import msgspec
 
 from ockham.core.arrays import Floats
-from ockham.core.errors import ConfigError
 from ockham.core.registry import register
+from ockham.weights.correcting import RankOptions
 from ockham.weights.leading import leading_directions
-
-
-class LorcOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`rank` is the rank of what is added."""
-
-    rank: int = 32
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"rank must be at least 1, got {self.rank}.")
 
 
 @register("correction", "lorc", exact=False, paper="20")
@@ -33,9 +23,9 @@ class Lorc:
 
     name: ClassVar[str] = "lorc"
     needs_text: ClassVar[bool] = False
-    Options: ClassVar[type[msgspec.Struct]] = LorcOptions
+    Options: ClassVar[type[msgspec.Struct]] = RankOptions
 
-    def __init__(self, options: LorcOptions) -> None:
+    def __init__(self, options: RankOptions) -> None:
         self.rank = options.rank
 
     def fit(self, error: Floats, moments: Floats | None) -> tuple[Floats, Floats]:

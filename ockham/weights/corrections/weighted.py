@@ -8,22 +8,13 @@ import msgspec
 import numpy as np
 
 from ockham.core.arrays import Floats
-from ockham.core.errors import ConfigError, ModelError
+from ockham.core.errors import ModelError
 from ockham.core.registry import register
+from ockham.weights.correcting import RankOptions
 from ockham.weights.leading import leading_directions
 
 DAMPING = 0.01
 """Share of the moments' mean diagonal that is added to it: a text shows only some inputs."""
-
-
-class WeightedOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`rank` is the rank of what is added."""
-
-    rank: int = 32
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"rank must be at least 1, got {self.rank}.")
 
 
 @register("correction", "weighted", exact=False, paper="20")
@@ -40,9 +31,9 @@ class Weighted:
 
     name: ClassVar[str] = "weighted"
     needs_text: ClassVar[bool] = True
-    Options: ClassVar[type[msgspec.Struct]] = WeightedOptions
+    Options: ClassVar[type[msgspec.Struct]] = RankOptions
 
-    def __init__(self, options: WeightedOptions) -> None:
+    def __init__(self, options: RankOptions) -> None:
         self.rank = options.rank
 
     def fit(self, error: Floats, moments: Floats | None) -> tuple[Floats, Floats]:
