@@ -27,7 +27,7 @@ import numpy as np
 
 from ockham.attention.key_books import KeyBooks
 from ockham.core.arrays import Doubles, Floats
-from ockham.core.seams import QueryBlock
+from ockham.core.seams import Calibration, QueryBlock
 from ockham.core.visits import BLOCK_KEYS
 from ockham.kernels.ops import AttentionInput
 from ockham.kernels.reference.choosing import bounds, codes, lookups
@@ -44,7 +44,7 @@ ROWS = (13, 63)
 """Of each query block, which queries choose."""
 
 
-class Blocks:
+class Blocks(Calibration):
     """Keeps what it is shown: a `Calibration`."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import msgspec
 
-from ockham.core.asks import Ask
+from ockham.core.asks import Ask, merged
 from ockham.core.choices import Choice
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.seams import AttentionGroup, SequencePattern
@@ -96,13 +96,8 @@ def check_budget(numbers: ChoosingOptions) -> None:
 def numbers_of(options: ChoosingOptions, ask: ChoosingAsk) -> ChoosingOptions:
     """The ask's numbers, and the options' where it has none. Raises InvalidRequest for numbers that
     do not go together."""
-    given = {
-        field: getattr(ask, field)
-        for field in ChoosingOptions.__struct_fields__
-        if getattr(ask, field) is not None
-    }
     try:
-        return msgspec.structs.replace(options, **given)
+        return merged(options, ask)
     except ConfigError as error:
         raise InvalidRequest(str(error), ask.name) from None
 

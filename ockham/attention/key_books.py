@@ -1,4 +1,4 @@
-"""Fitting codebooks to the keys of heads, so that scores differ least (A2ATS, paper 179)."""
+"""Fitting codebooks to the keys of heads, so that scores differ least (paper 179)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ockham.model.checkpoint.codebook_files import BOOK_SIZE, Codebooks, packed_
 
 ROUNDS = 10
 MOST_KEYS = 16_384
-"""Of one head, which centroids are fitted to."""
+"""Of one head, which centroids are fitted to: of more, a sample drawn as they come."""
 LEAST_KEYS = 4 * BOOK_SIZE
 RIDGE = 1e-3
 """What is added to each direction's mean square of queries, as a share of the mean of all."""
@@ -23,8 +23,11 @@ RIDGE = 1e-3
 class _Head:
     """What was seen of one key-value head."""
 
-    def __init__(self, width: int) -> None:
-        self.keys: list[Floats] = []
+    def __init__(self, width: int, rng: np.random.Generator) -> None:
+        self._keys: list[Floats] = []
+        self._count = 0
+        """Keys of all texts."""
+        self._rng = rng
         self.seen = 0
         """Keys of the text that is read."""
         self.squares: Doubles = np.zeros((width, width))
@@ -36,8 +39,23 @@ class _Head:
         self.queries += len(queries)
         if len(keys) <= self.seen:  # another text has begun
             self.seen = 0
-        self.keys.append(np.array(keys[self.seen :], np.float32))
+        self._hold(np.array(keys[self.seen :], np.float32))
         self.seen = len(keys)
+
+    def _hold(self, keys: Floats) -> None:
+        """Keep keys; beyond `MOST_KEYS` each of all has the same chance to be among those that are
+        kept (Vitter 1985, algorithm R)."""
+        room = max(0, MOST_KEYS - self._count)
+        if room:
+            self._keys.append(keys[:room])
+        first, self._count = self._count + min(room, len(keys)), self._count + len(keys)
+        places = self._rng.integers(0, np.arange(first, self._count) + 1)
+        if (places < MOST_KEYS).any():
+            if len(self._keys) > 1:
+                self._keys = [np.concatenate(self._keys)]
+            for place, key in zip(places.tolist(), keys[room:], strict=True):
+                if place < MOST_KEYS:
+                    self._keys[0][place] = key
 
     @property
     def metric(self) -> Doubles:
@@ -50,14 +68,12 @@ class _Head:
     def fit(self, rng: np.random.Generator) -> tuple[Floats, Floats, float]:
         """The centroids, the metric, and the share of the scores' mean square about their mean that
         the centroids explain."""
-        keys = np.concatenate(self.keys)
+        keys = np.concatenate(self._keys)
         if len(keys) < LEAST_KEYS:
             raise ConfigError(
                 f"a codebook is fitted to at least {LEAST_KEYS} tokens, and {len(keys)} were read; "
                 "give more or longer texts."
             )
-        if len(keys) > MOST_KEYS:
-            keys = keys[rng.choice(len(keys), MOST_KEYS, replace=False)]
         metric = self.metric
         # A distance in this space is the root of the mean square difference of scores.
         space = np.linalg.cholesky(metric).astype(np.float32)
@@ -87,6 +103,8 @@ class KeyBooks:
     near as their scores are: the distance is that after whitening with the mean of q q^T over the
     queries that read the head."""
 
+    least_tokens = LEAST_KEYS
+
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
         self._heads: dict[int, list[_Head]] = {}
@@ -96,7 +114,10 @@ class KeyBooks:
         """See `Calibration`."""
         heads, width = block.keys.shape[1:]
         if block.layer not in self._heads:
-            self._heads[block.layer] = [_Head(width) for _ in range(heads)]
+            self._heads[block.layer] = [
+                _Head(width, np.random.default_rng((self._seed, block.layer, head)))
+                for head in range(heads)
+            ]
         for head, own in enumerate(self._heads[block.layer]):
             by_head = block.queries.reshape(len(block.queries), heads, -1, width)
             own.saw(by_head[:, head].reshape(-1, width), block.keys[:, head])

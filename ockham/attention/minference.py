@@ -24,7 +24,7 @@ from ockham.attention.head_recalls import (
 )
 from ockham.attention.prompts import BlocksOfPrompt
 from ockham.core.arrays import Doubles
-from ockham.core.asks import Ask
+from ockham.core.asks import Ask, merged
 from ockham.core.choices import BY_HEAD, LATEST, LINES, RULES, STRIDES, Choice
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import register
@@ -116,12 +116,7 @@ class MInference:
 
     def open(self, ask: MInferenceAsk, groups: Sequence[AttentionGroup]) -> SequencePattern | None:
         """See `Pattern`."""
-        given = {
-            field: getattr(ask, field)
-            for field in MInferenceAsk.__struct_fields__
-            if getattr(ask, field, None) is not None
-        }
-        numbers = msgspec.structs.replace(self.options, **given)
+        numbers = merged(self.options, ask)
         rules = self._rules(numbers, groups)
         found: list[Choice | None] = []
         for group in groups:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import msgspec
 
-from ockham.core.asks import Ask
+from ockham.core.asks import Ask, merged
 from ockham.core.choices import Choice
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import register
@@ -122,12 +122,7 @@ class Squeezed:
 
     def open(self, ask: SqueezedAsk, groups: Sequence[AttentionGroup]) -> SequencePattern | None:
         """See `Pattern`."""
-        given = {
-            field: getattr(ask, field)
-            for field in SqueezedOptions.__struct_fields__
-            if getattr(ask, field, None) is not None
-        }
-        numbers = msgspec.structs.replace(self.options, **given)
+        numbers = merged(self.options, ask)
         blocks = numbers.context // BLOCK_KEYS
         # The row's own block counts as well, and is read in any case.
         read = 1 + numbers.sinks + math.ceil(numbers.share * max(0, blocks - numbers.sinks))

@@ -9,7 +9,7 @@ import msgspec
 
 from ockham.attention.blocks import at_least
 from ockham.attention.prompts import BlocksOfPrompt
-from ockham.core.asks import Ask
+from ockham.core.asks import Ask, merged
 from ockham.core.choices import STRIDES, TOGETHER, Choice
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import register
@@ -86,12 +86,7 @@ class XAttention:
 
     def open(self, ask: XAttentionAsk, groups: Sequence[AttentionGroup]) -> SequencePattern | None:
         """See `Pattern`."""
-        given = {
-            field: getattr(ask, field)
-            for field in XAttentionOptions.__struct_fields__
-            if getattr(ask, field) is not None
-        }
-        numbers = msgspec.structs.replace(self.options, **given)
+        numbers = merged(self.options, ask)
         found: list[Choice | None] = []
         for group in groups:
             layers = tuple(layer >= numbers.dense_layers for layer in group.layers)

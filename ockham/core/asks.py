@@ -9,11 +9,13 @@ technique's name (`registry.asked_by`), and nothing else of the package spells t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 
 from ockham.core.errors import InvalidRequest
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 NATURAL_BOUNDARY = "\n\n"
 """Where a text without other marks is cut."""
@@ -47,6 +49,17 @@ class Ask(
     def settings(cls) -> tuple[str, ...]:
         """The fields that callers set."""
         return tuple(name for name in cls.__struct_fields__ if name not in cls.found)
+
+
+def merged(options: T, ask: Ask) -> T:
+    """A technique's options with what a request asks in their place, where it asks anything. Raises
+    as making the options does."""
+    given = {
+        field: asked
+        for field in options.__struct_fields__
+        if (asked := getattr(ask, field, None)) is not None
+    }
+    return msgspec.structs.replace(options, **given)
 
 
 class ReuseAsk(Ask, kw_only=True, frozen=True):

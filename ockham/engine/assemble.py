@@ -14,7 +14,7 @@ from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.registry import make
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import AttentionGroup, Drafter, Target
+from ockham.core.seams import AttentionGroup, Drafter, Target, UsesSecondModel
 from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
 from ockham.engine.adapters import Adapters
@@ -172,9 +172,9 @@ class Assembly:
         layers = sorted(layer for group in self.model.layouts for layer in group.layers)
         for approximate in self.approximate.values():
             approximate.attach(self.state, self.cost.attention_slope, layers)
-            if getattr(approximate, "second_model", False):
+            if isinstance(approximate, UsesSecondModel):
                 heads = {op.layer: (op.kv_heads, op.head_dim) for op in inputs}
-                approximate.attach_second(self._load_second, described.hidden_size, heads)  # type: ignore[attr-defined]
+                approximate.attach_second(self._load_second, described.hidden_size, heads)
         decode = None if self.tokenizer is None else self.tokenizer.decode
         self.cache = CacheKeeper(self.reuse, self.state, decode, self.techniques.plain_key)
         """Shows and pins what the reuse holds."""
@@ -192,7 +192,6 @@ class Assembly:
             eos=self.eos,
             approximate=self.approximate,
             techniques=self.techniques,
-            patterns=self.patterns,
             check_adapter=lambda ask: None if self.adapters is None else self.adapters.check(ask),
             pooler=self.pooler,
         )

@@ -14,7 +14,6 @@ from ockham.core.registry import SEAMS, ask_of, techniques
 from ockham.core.seams import ApproximateReuse, Keeping
 from ockham.engine.messages import Request
 from ockham.engine.moving import MovedRequest
-from ockham.engine.patterns import Patterns
 from ockham.engine.pooling import Pooler
 from ockham.engine.techniques import Techniques
 from ockham.model.memory import MemoryPlan
@@ -52,7 +51,6 @@ class Limits:
     eos: frozenset[int]
     approximate: Mapping[str, ApproximateReuse]
     techniques: Techniques
-    patterns: Patterns
     check_adapter: Callable[[AdapterAsk], None]
     """Raises InvalidRequest for an adapter that is not there, or does not fit the model."""
     pooler: Pooler | None
@@ -109,14 +107,11 @@ class Limits:
                 "allowed_token_ids holds only tokens that end the text, which min_tokens forbids.",
                 "allowed_token_ids",
             )
-        opened = self.patterns.open(request)
-        reordering = None if opened is None else opened.reordering
-        self._check_pool(request, reordering or self.techniques.keeping(request))
 
     def check_text(self, request: Request) -> None:
         """The same of a request that pools and asks for nothing else: see `ockham.engine.texts`."""
         self._check_prompt(request)
-        self._check_pool(request, None)
+        self.check_pool(request, None)
 
     def _check_prompt(self, request: Request) -> None:
         """Refuse what a model of this kind does not do, and a prompt that cannot be."""
@@ -244,8 +239,9 @@ class Limits:
                 "reuse",
             )
 
-    def _check_pool(self, request: Request, keeping: Keeping | None) -> None:
-        """Refuse what could not be served even with the whole pool to itself."""
+    def check_pool(self, request: Request, keeping: Keeping | None) -> None:
+        """Refuse what could not be served even with the whole pool to itself. `keeping` says how
+        many of its cells stay."""
         most = prompt = len(request.prompt_token_ids)
         generated = request.most_generated(self.max_model_len)
         if generated:

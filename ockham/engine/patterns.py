@@ -110,9 +110,9 @@ class Patterns:
         passed_on = tuple([each for each in choices if each is not None and each.every > 1])
         return OpenPattern(chosen.name, opened, until, pattern.whole_until, passed_on)
 
-    def check(self, request: Request) -> None:
-        """Raise InvalidRequest for what the model, or the memory that is left, does not allow."""
-        opened = self.open(request)
+    def check(self, request: Request, opened: OpenPattern | None) -> None:
+        """Raise InvalidRequest for what the memory that is left, or what else is asked, does not
+        allow beside the pattern that `open` gave."""
         if opened is not None and opened.of.reorders and request.asked("reuse") is not None:
             raise InvalidRequest(
                 f"{opened.name} reorders cells, and reuse puts cells of other prompts in their "

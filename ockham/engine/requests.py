@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +13,15 @@ from ockham.core.asks import AdapterAsk
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Problem, Search, SearchState
+from ockham.core.seams import Keeping, Problem, Search, SearchState
 from ockham.engine import billing, moving
 from ockham.engine.adapters import HeldAdapter
 from ockham.engine.assemble import Assembly
-from ockham.engine.gates import skips_of
+from ockham.engine.gates import OpenGate, skips_of
 from ockham.engine.group import Group
 from ockham.engine.known import key_of
 from ockham.engine.messages import Delta, Request
+from ockham.engine.patterns import OpenPattern
 from ockham.engine.pooling import Pool, encoded
 from ockham.engine.preparing import NOTHING_PREPARED, Preparation, Prepared
 from ockham.engine.runner.runner import Runner
@@ -32,6 +34,14 @@ from ockham.engine.thinking import Thinking
 
 LONGEST_LOAD_S = 30.0
 """What a caller that cannot step meanwhile waits for an adapter."""
+
+
+class _Opened(NamedTuple):
+    """What the first sequence of a request begins with."""
+
+    gate: OpenGate | None
+    pattern: OpenPattern | None
+    keeping: Keeping | None
 
 
 class Requests:
@@ -79,7 +89,7 @@ class Requests:
             if not self._answered(request):
                 self._texts.add(request, next(self._arrivals))
             return
-        self._check(request)
+        opened = self._check(request)
         params = request.params
         if prepared.grammar is None and params.structured_outputs is not None:
             raise ValueError("a request with structured outputs comes with what `prepare` gave")
@@ -88,7 +98,7 @@ class Requests:
         if self._answered(request):
             return
         seed = self.draw_seed() if params.seed is None else params.seed & (2**64 - 1)
-        group = self._group(request, seed, prepared)
+        group = self._group(request, seed, prepared, opened)
         sequence = group.first
         if sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs *= request.score_from
@@ -138,7 +148,7 @@ class Requests:
         engine = self._engine
         moved = moving.unpack(data, engine.state.numerics_id)
         request, now_s = moved.request, time.monotonic()
-        self._check(request)
+        opened = self._check(request)
         engine.limits.check_moved(moved)
         here = [each.described for each in engine.techniques.altering(request)]
         if here != moved.altering:
@@ -148,7 +158,7 @@ class Requests:
             )
         prepared = self.prepare_now(request)
         try:
-            return self._go_on(moved, prepared, now_s)
+            return self._go_on(moved, prepared, opened, now_s)
         except BaseException:
             engine.release(request.request_id)
             raise
@@ -170,10 +180,12 @@ class Requests:
             )
         return preparation.result()
 
-    def _go_on(self, moved: moving.MovedRequest, prepared: Prepared, now_s: float) -> str:
+    def _go_on(
+        self, moved: moving.MovedRequest, prepared: Prepared, opened: _Opened, now_s: float
+    ) -> str:
         """Take in a request that was checked; its id."""
         engine, request = self._engine, moved.request
-        group = self._group(request, moved.seed, prepared)
+        group = self._group(request, moved.seed, prepared, opened)
         first = group.first
         first.most_tokens, first.stop_ids = moved.most_tokens, frozenset(moved.stop_ids)
         for other in moved.choices[1:]:
@@ -213,19 +225,25 @@ class Requests:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _check(self, request: Request) -> None:
-        """Raise InvalidRequest unless it could be served."""
+    def _check(self, request: Request) -> _Opened:
+        """What its first sequence begins with. Raises InvalidRequest unless it could be served."""
+        engine = self._engine
         self._check_new(request)
-        self._engine.limits.check(request)
-        self._engine.gates.open(request)
-        self._engine.patterns.check(request)
+        engine.limits.check(request)
+        gate = engine.gates.open(request)
+        pattern = engine.patterns.open(request, skips_of(gate))
+        engine.patterns.check(request, pattern)
+        reordering = None if pattern is None else pattern.reordering
+        keeping = reordering or engine.techniques.keeping(request)
+        engine.limits.check_pool(request, keeping)
+        return _Opened(gate, pattern, keeping)
 
     def _check_new(self, request: Request) -> None:
         """Raise InvalidRequest if another of its id is served."""
         if request.request_id in self._engine.groups or request.request_id in self._texts.waiting:
             raise InvalidRequest(f"a request {request.request_id!r} is already running.")
 
-    def _group(self, request: Request, seed: int, prepared: Prepared) -> Group:
+    def _group(self, request: Request, seed: int, prepared: Prepared, opened: _Opened) -> Group:
         """A request with its first sequence, before anything is done."""
         params, tokens, engine = request.params, request.prompt_token_ids, self._engine
         if prepared.adapter is not None:
@@ -251,9 +269,6 @@ class Requests:
                 "thought can be ended; leave out thinking_token_budget, or the search.",
                 "thinking_token_budget",
             )
-        gate = engine.gates.open(request)
-        pattern = engine.patterns.open(request, skips_of(gate))
-        reordering = None if pattern is None else pattern.reordering
         first = Sequence(
             request,
             0,
@@ -267,7 +282,7 @@ class Requests:
             grammar=None if prepared.grammar is None else prepared.grammar.begin(eos),
             thinking=thinking,
             arrival_s=time.monotonic(),
-            gate=gate,
+            gate=opened.gate,
             salt=engine.techniques.key(request),
             shares=all(each.shares for each in engine.techniques.altering(request)),
             adapter=prepared.adapter,
@@ -275,8 +290,8 @@ class Requests:
             forks=(params.n if search is None else search.begins) > 1,
             chosen=search is not None and search.chooses,
             observer=None if search is None else search.observer(0),
-            pattern=pattern,
-            keeping=reordering or engine.techniques.keeping(request),
+            pattern=opened.pattern,
+            keeping=opened.keeping,
             pool=self._pool(request),
         )
         return Group(engine, first, search, name if search is not None else "")

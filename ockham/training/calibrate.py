@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -85,6 +85,7 @@ def calibrate(settings: CalibrateSettings, tell: Tell = lambda line: None) -> Ca
     started = time.monotonic()
     texts = texts_of(settings)
     found = technique.calibration()
+    _check_tokens(texts, found.least_tokens)
     samples = HeadSamples(settings.model, max(map(len, texts)), settings.threads)
     try:
         tokens = samples.show(texts, found, tell)
@@ -99,6 +100,16 @@ def calibrate(settings: CalibrateSettings, tell: Tell = lambda line: None) -> Ca
     with replacing(settings.out, 0o644) as file:
         file.write(found.result(about))
     return Calibrating(found, technique.setting(str(settings.out)), time.monotonic() - started)
+
+
+def _check_tokens(texts: Sequence[Sequence[int]], least: int) -> None:
+    """Raises ConfigError for texts that are too short together."""
+    tokens = sum(len(text) // BLOCK_KEYS * BLOCK_KEYS for text in texts)
+    if tokens < least:
+        raise ConfigError(
+            f"this is calibrated on at least {least} tokens, and the texts have {tokens}; give "
+            "more or longer ones: --data, --texts, --context."
+        )
 
 
 def texts_of(settings: CalibrateSettings) -> list[list[int]]:

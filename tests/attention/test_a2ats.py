@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ockham.attention import key_books
 from ockham.attention.key_books import LEAST_KEYS, KeyBooks
 from ockham.core.errors import ConfigError, InvalidRequest, ModelError
 from ockham.core.registry import make, make_ask
@@ -66,7 +67,26 @@ def test_a_text_is_counted_once_however_many_blocks_of_it_are_seen() -> None:
     text = rng.standard_normal((1024, 2, WIDTH)).astype(np.float32)
     for keys in (text[:256], text, text[:512]):
         books.saw(QueryBlock(0, queries, keys))
-    assert sum(len(keys) for keys in books._heads[0][0].keys) == 1024 + 512
+    assert sum(len(keys) for keys in books._heads[0][0]._keys) == 1024 + 512
+
+
+def test_of_many_keys_a_sample_is_held_that_is_drawn_from_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(key_books, "MOST_KEYS", 200)
+    books, held = KeyBooks(), np.zeros(2000)
+    for seed in range(20):
+        books = KeyBooks(seed)
+        for text in range(5):
+            keys = np.broadcast_to(np.arange(400, dtype=np.float32), (WIDTH, 1, 400)).T + 400 * text
+            for end in (64, 400):
+                books.saw(QueryBlock(0, np.ones((64, 1, WIDTH), np.float32), keys[:end]))
+        (own,) = books._heads[0]
+        found = np.concatenate(own._keys)[:, 0].astype(int)
+        assert len(found) == len(set(found.tolist())) == 200
+        held[found] += 1
+    by_text = held.reshape(5, 400).sum(axis=1) / held.sum()
+    assert ((by_text > 0.17) & (by_text < 0.23)).all(), by_text
 
 
 def test_too_few_keys_are_refused() -> None:

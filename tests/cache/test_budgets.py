@@ -13,10 +13,18 @@ from safetensors.numpy import load_file, save_file
 from ockham.cache.keep import budgets
 from ockham.cache.keep.budgets import BudgetKeeping
 from ockham.cache.keep.pooling import pooled
-from ockham.core.arrays import Ints
+from ockham.core.arrays import Floats, Ints
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import make, make_asks
-from ockham.core.seams import AttentionGroup, KeptText, Observer, OwnRows, Seen, Wants
+from ockham.core.seams import (
+    AttentionGroup,
+    KeptText,
+    LayerAttention,
+    Observer,
+    OwnRows,
+    Seen,
+    Wants,
+)
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from tests.helpers.serving import ask, complete, drain, make_engine, tokens_of
@@ -240,7 +248,7 @@ def test_what_a_value_adds_is_its_product_with_the_output_matrix(tmp_path: Path)
     matrix = weights["model.layers.1.self_attn.o_proj.weight"].astype(np.float64)
     values = np.random.default_rng(2).normal(size=(2, 3, 8)).astype(np.float32)
     layer = engine_of(checkpoint, dtype="float32").techniques.layers[1]
-    found = budgets.change(layer, values)
+    found = budgets.change(layer, layer.output(), values)
     for head in range(2):
         for cell in range(3):
             sums = [
@@ -248,6 +256,38 @@ def test_what_a_value_adds_is_its_product_with_the_output_matrix(tmp_path: Path)
                 for q in (2 * head, 2 * head + 1)
             ]
             assert found[head, cell] == pytest.approx(np.mean(sums), rel=1e-3)
+
+
+class Cells:
+    """Cells of one layer with drawn values, read in pieces."""
+
+    def __init__(self, count: int) -> None:
+        self.values = np.random.default_rng(3).normal(size=(1, 1, count, 4)).astype(np.float32)
+
+    def read(self, first: int, last: int) -> tuple[Floats, Floats]:
+        return self.values[:, :, first:last], self.values[:, :, first:last]
+
+
+@pytest.mark.parametrize(("held", "times"), [(budgets.HELD, 1), (0, 3)])
+def test_an_output_matrix_is_unpacked_once_where_there_is_room(
+    monkeypatch: pytest.MonkeyPatch, held: int, times: int
+) -> None:
+    monkeypatch.setattr(budgets, "HELD", held)
+    unpacked = []
+
+    def output() -> Floats:
+        unpacked.append(1)
+        return np.ones((8, 4), np.float32)
+
+    layer = LayerAttention(1, 4, 1.0, None, 1.0, output)
+    given = {"budget": 12, "sinks": 2, "window": 4, "by_output": True}
+    (asked,) = make_asks({"keep/snapkv": given}).values()
+    keeping = make("keep", "snapkv").open(asked, KeptText(3000, ONE_LAYER, 8, {0: layer}))
+    cells = Cells(3 * budgets.READ)
+    keeping.read(0, np.arange(3 * budgets.READ, dtype=np.int32), cells)
+    assert len(unpacked) == times
+    expected = 8 * np.abs(cells.values.sum(axis=-1))
+    np.testing.assert_allclose(keeping._outputs[0], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", RULES)

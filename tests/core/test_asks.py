@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from ockham.core.asks import Ask, ChunksAsk
-from ockham.core.errors import InvalidRequest
+from ockham.core.asks import Ask, ChunksAsk, merged
+from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import ask_of, asked_by, asks_at, make_ask, make_asks, techniques
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import Request
@@ -133,3 +133,26 @@ def test_a_name_that_a_caller_made_up_imports_nothing(name: str) -> None:
     assert ask_of(name, "chunk") is None
     assert asked_by(name) is None
     assert make_asks({f"reuse/{name}": {"x": 1}}) == {f"reuse/{name}": Ask()}
+
+
+class Numbers(msgspec.Struct, frozen=True):
+    tokens: int = 4
+    share: float = 0.5
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens == 13:
+            raise ConfigError("tokens is 13.")
+
+
+class NumbersAsk(Ask, kw_only=True, frozen=True):
+    tokens: int | None = None
+    share: float | None = None
+
+
+def test_options_hold_where_a_request_asks_nothing() -> None:
+    options = Numbers(7, 0.25, "a")
+    assert merged(options, NumbersAsk()) == options
+    assert merged(options, NumbersAsk(share=0.0)) == Numbers(7, 0.0, "a")
+    with pytest.raises(ConfigError, match="tokens is 13"):
+        merged(options, NumbersAsk(tokens=13))

@@ -254,6 +254,22 @@ def test_a_setting_is_what_requests_get_that_ask_for_nothing(checkpoint: Path) -
     assert said[0] == said[1] != said[2] == said[3]
 
 
+def test_a_pattern_is_opened_once_for_a_request(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, opened = make_engine(checkpoint), []
+    technique = engine.techniques.of(ask("a", [5], asks=toys()), "pattern").technique  # type: ignore[union-attr]
+    whole = type(technique).open
+
+    def counted(self: Any, asked: Any, groups: Any) -> Any:
+        opened.append(asked)
+        return whole(self, asked, groups)
+
+    monkeypatch.setattr(type(technique), "open", counted)
+    engine.add(ask("a", prompts(1)[0], asks=toys()))
+    assert len(opened) == 1
+
+
 def test_of_layers_that_do_not_attend_a_pattern_says_nothing(checkpoint: Path) -> None:
     engine = make_engine(checkpoint)
     request = ask("a", [5, 6], asks=toys(kind="asked"))

@@ -141,3 +141,15 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
     result = call("minference", "lab", out, "--data", short)
     assert "no text has 512 tokens" in result.output
     assert not out.exists()
+
+
+def test_too_few_tokens_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("ockham.training.calibrate.HeadSamples", refuse)
+    result = call("a2ats", "lab", tmp_path / "books", "--texts", "1", "--context", "600")
+    assert result.exit_code == 2, result.exception
+    assert "calibrated on at least 1024 tokens, and the texts have" in result.output

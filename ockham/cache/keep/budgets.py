@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import cache
 from typing import Any, ClassVar
 
 import msgspec
@@ -36,6 +37,9 @@ MOST = 1 << 30
 LEAST_BLOCK = 16
 READ = 1024
 """Cells whose keys and values are in memory at once."""
+HELD = 256 << 20
+"""Bytes of output matrices that are held while the cells of a group are read, at most; of more,
+each is unpacked again for each `READ` cells."""
 EVEN = 1e-4
 """Added to a cell's share of the worth, so that one that was not looked at is not worth nothing."""
 LEAST = {"sinks": 0, "window": 1, "block": 0, "until": 1}
@@ -351,13 +355,19 @@ class BudgetKeeping(Keeping):
         """See `Keeping`."""
         if not self.budget.by_output or places.shape[-1] <= self.budget.cells:
             return
-        layers = self._text.groups[group].layers
+        layers = [self._text.layers[layer] for layer in self._text.groups[group].layers]
+        outputs = [each.output for each in layers]
+        if sum(4 * self._text.hidden_size * each.heads * each.head_dim for each in layers) <= HELD:
+            outputs = [cache(each) for each in outputs]
         found = []
         for first in range(0, places.shape[-1], READ):
             _, values = held.read(first, min(first + READ, places.shape[-1]))
             found.append(
                 np.stack(
-                    [change(self._text.layers[n], v) for n, v in zip(layers, values, strict=True)]
+                    [
+                        change(layer, output(), own)
+                        for layer, output, own in zip(layers, outputs, values, strict=True)
+                    ]
                 )
             )
         self._outputs[group] = np.concatenate(found, axis=-1)
@@ -408,11 +418,11 @@ def by_output(worth: Doubles, best: Ints, counts: Ints, changes: Doubles) -> Dou
     return found
 
 
-def change(layer: LayerAttention, values: Floats) -> Doubles:
+def change(layer: LayerAttention, matrix: Floats, values: Floats) -> Doubles:
     """How much values (kv_heads, n, head_dim) change what a layer's attention gives if they are
     looked at with all weight: the sum of the magnitudes of W v, where W are the columns of its
-    output matrix that belong to a query head, as the mean over the heads that read them."""
-    matrix = layer.output()  # (hidden, heads * head_dim)
+    output `matrix` (hidden, heads * head_dim) that belong to a query head, as the mean over the
+    heads that read them."""
     repeat = layer.heads // len(values)
     by_head = matrix.reshape(len(matrix), len(values), repeat, layer.head_dim)
     found: Doubles = np.zeros(values.shape[:2])

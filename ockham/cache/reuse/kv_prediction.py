@@ -42,7 +42,6 @@ class KvPrediction:
     """
 
     name: ClassVar[str] = "kv_prediction"
-    second_model: ClassVar[bool] = True
     Options: ClassVar[type[msgspec.Struct]] = KvPredictionOptions
     Ask: ClassVar[type[ReuseAsk]] = ReuseAsk
 
@@ -66,7 +65,7 @@ class KvPrediction:
     def attach_second(
         self, load: LoadSmall, hidden_size: int, heads: Mapping[int, tuple[int, int]]
     ) -> None:
-        """See `ApproximateReuse`."""
+        """See `UsesSecondModel`."""
         sizes = self._maps.sizes
         wanted = dict.fromkeys(range(sizes.layers), (sizes.kv_heads, sizes.head_dim))
         if dict(heads) != wanted or hidden_size != sizes.hidden_size:

@@ -22,6 +22,7 @@ from ockham.core.seams.approximate_reuse import (
     ApproximateReuse,
     Given,
     Splice,
+    UsesSecondModel,
 )
 from ockham.core.seams.calibration import Calibrated, Calibration, QueryBlock
 from ockham.core.seams.correction import Correction
@@ -212,6 +213,7 @@ __all__ = [
     "Say",
     "Search",
     "SearchState",
+    "UsesSecondModel",
     "Seen",
     "SequenceGate",
     "SequencePattern",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from ockham.core.arrays import Floats, Ints, Longs
 from ockham.core.asks import ReuseAsk
+from ockham.core.seams.models import LoadSmall
 from ockham.core.seams.observe import Observer
 from ockham.core.seams.pages import PagePool
 from ockham.core.seams.reuse import NodeFacts
@@ -52,11 +53,6 @@ class ApproximateReuse(Protocol):
 
     Only requests that ask for the technique meet it. The engine keeps what follows a cell that was
     taken over away from every `Reuse`. `salt` is the tenant: two never share.
-
-    A class that makes state by a second model says `second_model = True`, and has a method
-    `attach_second(load, hidden_size, heads)`, called after `attach`: `load` loads the second model;
-    the engine's has this hidden size and (kv_heads, head_dim) in each layer. It raises ConfigError
-    where the two do not fit.
     """
 
     name: ClassVar[str]
@@ -92,4 +88,16 @@ class ApproximateReuse(Protocol):
 
     def held(self) -> list[Ints]:
         """Of each group, every page as often as it is held."""
+        ...
+
+
+@runtime_checkable
+class UsesSecondModel(Protocol):
+    """An `ApproximateReuse` that makes state by a second model."""
+
+    def attach_second(
+        self, load: LoadSmall, hidden_size: int, heads: Mapping[int, tuple[int, int]]
+    ) -> None:
+        """Called after `attach`. `load` loads the second model; the engine's has this hidden size
+        and (kv_heads, head_dim) in each layer. Raises ConfigError where the two do not fit."""
         ...

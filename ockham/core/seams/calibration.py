@@ -24,6 +24,9 @@ class QueryBlock(msgspec.Struct, frozen=True):
 class Calibration(Protocol):
     """Measures what a technique's settings would do to each head of one model."""
 
+    least_tokens: int = 0
+    """So many tokens of texts, in whole blocks of 64, it must see at least."""
+
     def saw(self, block: QueryBlock) -> None:
         """The model has read these rows, with full attention."""
         ...
