@@ -77,20 +77,28 @@ class Fp4(TwoLevel):
         found: Floats = np.take_along_axis(candidates, errors.argmin(axis=0)[None], axis=0)[0]
         return found
 
-    def units(self, groups: Floats, scales: Floats) -> tuple[Floats, Floats]:
-        """As in `TwoLevel`; with a constraint, of the powers of two on either side of a group's
-        scale that with the smaller error."""
+    def row_scale(self, scales: Floats) -> Floats:
+        """As in `TwoLevel`; with a constraint the largest scale of a group is the largest power of
+        two times it."""
         if self.scales == "none":
-            return super().units(groups, scales)
+            return super().row_scale(scales)
         scale = scales.max(axis=1, keepdims=True) / np.float32(MOST_POWER)
         if self.scales == "m1":
             scale = np.where(scale > 0, np.exp2(np.ceil(np.log2(np.where(scale > 0, scale, 1)))), 0)
-        scale = scale.astype(np.float32)
+        found: Floats = scale.astype(np.float32)
+        return found
+
+    def units(self, groups: Floats, scales: Floats, scale: Floats) -> Floats:
+        """As in `TwoLevel`; with a constraint, of the powers of two on either side of a group's
+        scale that with the smaller error."""
+        if self.scales == "none":
+            return super().units(groups, scales, scale)
         power = np.floor(np.log2(np.clip(scales * inverse_of(scale), 1, MOST_POWER)))
         below = np.exp2(power).astype(np.float32)
         above = np.minimum(2 * below, np.float32(MOST_POWER))
         better = self._errors(groups, above * scale) < self._errors(groups, below * scale)
-        return np.where(better, above, below), scale
+        found: Floats = np.where(better, above, below)
+        return found
 
     def nearest(self, groups: Floats, scales: Floats) -> npt.NDArray[np.uint8]:
         """The lower level where two are as near. Code 8, the other zero, is never chosen."""

@@ -7,6 +7,8 @@ the second moments of the inputs let it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +21,14 @@ MIDDLE = 8
 MOST = 65504.0
 """Weights from here on are refused: what is made good for others must still find a scale."""
 
+Bytes = npt.NDArray[np.uint8]
+
+Round = Callable[[Floats], tuple[Bytes, Floats]]
+"""Codes of the weights (N,) of one input, and the values that they stand for."""
+
+Begin = Callable[[int, Floats, Floats], Round]
+"""What rounds the weights of a group of inputs: from its number, its weights (group, N) as they
+are by then, and how much errors of each input count (group,)."""
 
 DAMPING = 0.01
 """Share of the mean diagonal that is added to it, as in the paper: few inputs determine nothing."""
@@ -29,37 +39,53 @@ DIVISORS = (8.0, 7.0, 7.35, 7.7, 8.35, 8.7, 9.2, 9.8, 10.5, 11.5, 12.5)
 
 def calibrated_codes(
     rows: Floats, moments: Floats, group: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
+) -> tuple[Bytes, npt.NDArray[np.float16]]:
     """Codes (N, K), of which MIDDLE stands for zero, and scales (N, K / group), for inputs x whose
     second moments are the sum of x^T x: (K, K).
 
     Inputs that were never anything but zero are rounded as they are. Raises ModelError for moments
     that are not finite, and for weights whose scale fp16 cannot hold.
     """
+    if np.abs(rows).max() >= MOST:
+        raise ModelError("a weight is too large for the fp16 scale of its group.")
+    scales = np.empty((rows.shape[1] // group, len(rows)), np.float16)
+
+    def begin(number: int, block: Floats, importance: Floats) -> Round:
+        scales[number] = _best_scales(block, importance)
+        scale = scales[number].astype(np.float32)
+        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+
+        def rounded(weights: Floats) -> tuple[Bytes, Floats]:
+            code = np.clip(np.rint(weights * inverse), -8, 7)
+            return (code + MIDDLE).astype(np.uint8), code * scale
+
+        return rounded
+
+    return compensated_codes(rows, moments, group, begin), scales.T
+
+
+def compensated_codes(rows: Floats, moments: Floats, group: int, begin: Begin) -> Bytes:
+    """Codes (N, K), where the weights of one input after another are rounded, and those of the
+    inputs behind it make good what that does to the outputs. Raises ModelError for moments that
+    are not finite."""
     outputs, inputs = rows.shape
     if not np.isfinite(moments).all():
         raise ModelError("the inputs of this product are not finite on the calibration text.")
-    if np.abs(rows).max() >= MOST:
-        raise ModelError("a weight is too large for the fp16 scale of its group.")
     factor = factor_of_inverse(moments)
     weight = np.ascontiguousarray(rows.T, np.float32)  # (K, N): one input is one row
     codes = np.empty((inputs, outputs), np.uint8)
-    scales = np.empty((inputs // group, outputs), np.float16)
     for start in range(0, inputs, group):
         part = slice(start, start + group)
         block, inner = weight[part], factor[part, part]
         importance: Floats = (1.0 / np.square(np.diag(inner))).astype(np.float32)
-        scales[start // group] = _best_scales(block, importance)
-        scale = scales[start // group].astype(np.float32)
-        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+        rounded = begin(start // group, block, importance)
         errors = np.empty_like(block)
         for i in range(group):
-            code = np.clip(np.rint(block[i] * inverse), -8, 7)
-            codes[start + i] = (code + MIDDLE).astype(np.uint8)
-            errors[i] = (block[i] - code * scale) / inner[i, i]
+            codes[start + i], values = rounded(block[i])
+            errors[i] = (block[i] - values) / inner[i, i]
             block[i + 1 :] -= inner[i, i + 1 :, None] * errors[i]
         weight[start + group :] -= factor[part, start + group :].T @ errors
-    return codes.T, scales.T
+    return codes.T
 
 
 def factor_of_inverse(moments: Floats) -> Floats:

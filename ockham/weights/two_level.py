@@ -3,15 +3,26 @@ one float for each row."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Array, Floats
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.seams import Arithmetic, Field, Role, Values
-from ockham.weights.by_rows import ROWS_WIDENED, ByRows, add_group, count, cut, quantise
+from ockham.core.seams import Arithmetic, Field, FillableLinear, Layout, Role, Values
+from ockham.kernels.layouts import ROWS
+from ockham.weights.by_rows import (
+    ROWS_WIDENED,
+    ByRows,
+    add_group,
+    count,
+    cut,
+    quantise,
+    regrouped,
+    with_zeros,
+)
+from ockham.weights.gptq import Bytes, Round, compensated_codes
 
 GROUPS = (32, 64, 128)
 """The inputs that may share an integer scale."""
@@ -72,21 +83,64 @@ class TwoLevel(ByRows):
         if np.abs(wide).max() >= MOST_WEIGHT:
             raise ModelError("a weight is too large for the scale of its row.")
         groups = wide.reshape(len(wide), -1, self.group)
-        group_scales, scale = self.units(groups, self.searched(groups))
+        searched = self.searched(groups)
+        scale = self.row_scale(searched)
+        group_scales = self.units(groups, searched, scale)
         return {
             "codes": self.nearest(groups, group_scales * scale).reshape(wide.shape),
             "group_scales": group_scales.astype(np.int8),
             "scale": scale,
         }
 
+    def alone(self) -> Self:
+        """Fitted weights need nothing else beside them than others do."""
+        return self
+
+    def fit(self, rows: Floats, moments: Floats, layout: Layout = ROWS) -> FillableLinear:
+        """Codes that make good for one another (`compensated_codes`). The scale of a group follows
+        its weights as these change, in the unit that `encode` would give the row."""
+        if np.abs(rows).max() >= MOST_WEIGHT:
+            raise ModelError("a weight is too large for the scale of its row.")
+        groups = rows.reshape(len(rows), -1, self.group)
+        scale = self.row_scale(self.searched(groups))
+        group_scales = np.empty(groups.shape[:2], np.int8)
+
+        def begin(number: int, block: Floats, importance: Floats) -> Round:
+            group = np.ascontiguousarray(block.T)[:, None]
+            units = self.units(group, self.searched(group), scale)[:, 0]
+            group_scales[:, number] = units
+            own: Floats = units * scale[:, 0]
+
+            def rounded(weights: Floats) -> tuple[Bytes, Floats]:
+                codes = self.nearest(weights[:, None, None], own[:, None])[:, 0, 0]
+                return codes, self.levels[codes] * own
+
+            return rounded
+
+        values: Values = {
+            "codes": compensated_codes(rows, moments, self.group, begin),
+            "group_scales": group_scales,
+            "scale": scale,
+        }
+        packed, first = layout.blank(self, *rows.shape), 0
+        for piece in regrouped([values], layout.multiple, with_zeros):
+            packed.fill(first, piece)
+            first += count(piece)
+        return packed
+
     def searched(self, groups: Floats) -> Floats:
         """The scale (rows, G) that each group (rows, G, group) would have alone."""
         raise NotImplementedError
 
-    def units(self, groups: Floats, scales: Floats) -> tuple[Floats, Floats]:
+    def row_scale(self, scales: Floats) -> Floats:
+        """The scale (rows, 1) of rows whose groups would have such scales (rows, G) alone."""
+        found: Floats = np.abs(scales).max(axis=1, keepdims=True) / np.float32(MOST)
+        return found
+
+    def units(self, groups: Floats, scales: Floats, scale: Floats) -> Floats:
         """Scales (rows, G) of groups as whole numbers (rows, G) of a row's scale (rows, 1)."""
-        scale = np.abs(scales).max(axis=1, keepdims=True) / np.float32(MOST)
-        return np.rint(scales * inverse_of(scale)), scale
+        found: Floats = np.clip(np.rint(scales * inverse_of(scale)), -MOST, MOST)
+        return found
 
     def nearest(self, groups: Floats, scales: Floats) -> npt.NDArray[np.uint8]:
         """The code of the level that is nearest to each weight of groups (rows, G, group)."""

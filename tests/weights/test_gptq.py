@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 
 from ockham.core.errors import ModelError
+from ockham.core.registry import make
+from ockham.kernels.cpu_layout import PANELS
+from ockham.kernels.layouts import ROWS
+from ockham.kernels.native import core
 from ockham.weights.gptq import DAMPING, calibrated_codes, factor_of_inverse
 from ockham.weights.int4 import GROUPS, Int4
 
@@ -36,6 +40,34 @@ def test_outputs_err_far_less_than_with_scales_fitted_to_the_weights(group: int)
     other = correlated_inputs()[::-1]  # not in the order in which they were summed
     assert output_error(fitted, weight, other) < 0.3 * output_error(plain, weight, other)
     assert fitted.nbytes == plain.nbytes
+
+
+@pytest.mark.parametrize(
+    "form", ["int4dq", "int4dq:128", "fp4", "fp4:64", "fp4:group=32,scales=m2", "fp4:scales=m1"]
+)
+def test_formats_with_two_levels_of_scales_are_fitted_too(form: str) -> None:
+    made, weight, x = make("format", form), weights(), correlated_inputs()
+    weight[3] *= 1e-20  # a row has a unit of its own
+    plain = made.pack(*weight.shape, [weight])
+    fitted = made.fit(weight, x.T @ x)
+    assert output_error(fitted, weight, x) < 0.4 * output_error(plain, weight, x)
+    assert fitted.nbytes == plain.nbytes
+    scales = fitted.arrays["group_scales"].view(np.int8).astype(np.float32)
+    if "scales" in form:
+        assert (np.log2(scales[scales != 0]) % 1 == 0).all()
+    assert (made.fit(weight * 0, x.T @ x).rows(np.arange(37, dtype=np.int32)) == 0).all()
+    with pytest.raises(ModelError, match="too large for the scale of its row"):
+        made.fit(weight * 1e31, x.T @ x)
+    with pytest.raises(ModelError, match="not finite on the calibration text"):
+        made.fit(weight, np.full((256, 256), np.nan, np.float32))
+
+
+@pytest.mark.skipif(core is None, reason="the native core was not built")
+@pytest.mark.parametrize("name", ["int4dq", "fp4"])
+def test_what_is_fitted_is_the_same_in_both_layouts(name: str) -> None:
+    weight, x, ids = weights(), correlated_inputs(), np.arange(37, dtype=np.int32)
+    rows, panels = (make("format", name).fit(weight, x.T @ x, each) for each in (ROWS, PANELS))
+    assert (rows.rows(ids) == panels.rows(ids)).all()
 
 
 def test_inputs_that_do_not_depend_on_each_other_are_rounded_to_the_nearest() -> None:
