@@ -23,7 +23,7 @@ from ockham.model.checkpoint.gguf.blocks import READERS
 from ockham.model.checkpoint.keep_files import ModelSizes
 from tests.exact.machine import EXAMPLES, FEWEST, ExactnessMachine
 from tests.helpers import isas
-from tests.helpers.corrected import corrected
+from tests.helpers.corrected import corrected, corrected_in_a_mix
 from tests.helpers.gguf_files import write_gguf
 from tests.helpers.grammars import with_grammars
 from tests.helpers.keep_heads import write_random_alphas, write_random_heads
@@ -208,6 +208,7 @@ REWRITTEN = {
     "unequal": lambda directory: tiny_unequal(directory, **{**SIZES, "intermediate_size": 128}),
     "without attention": lambda directory: tiny_without_attention(directory, **SIZES),
     "corrected": lambda directory: corrected(tiny_llama(directory, **SIZES), "int4:32"),
+    "corrected in a mix": lambda directory: corrected_in_a_mix(tiny_llama(directory, **SIZES)),
 }
 
 
@@ -218,7 +219,9 @@ def test_no_schedule_changes_a_bit_of_what_transforms_made(
     """Products on the residual stream, feed-forwards and experts of unequal widths, layers without
     attention, and sums of low rank beside rounded matrices."""
     checkpoint = REWRITTEN[name](tmp_path / "model")
-    values = {"quantization": "int4:32", "kv_cache_dtype": "bfloat16"}
+    values = {"kv_cache_dtype": "bfloat16"}
+    if name != "corrected in a mix":
+        values["quantization"] = "int4:32"
     check_schedules(checkpoint, isa, tmp_path, share=0.3, **values)
 
 
