@@ -316,15 +316,22 @@ def prune(as_json: bool, threads: int | None, **settings: Any) -> None:
 @option(
     "--quantization",
     type=Quantization(),
-    required=True,
+    default=None,
     help="The format that weights are rounded to; see `ockham convert`.",
+)
+@option(
+    "--mix-of",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=None,
+    metavar="DIR",
+    help="Round each tensor as in DIR, which `ockham compress` made of MODEL.",
 )
 @option("--rank", type=Integer(1), default=16, help="Of each sum.", show_default=True)
 @data
 @reading(tokens=200_000, context=256, batch_tokens=1024, rate=1e-3)
 @common
 @threads
-def correction(as_json: bool, threads: int | None, **settings: Any) -> None:
+def correction(as_json: bool, threads: int | None, mix_of: Path | None, **settings: Any) -> None:
     """Round MODEL's weights, train a sum of low rank beside each matrix until it says what MODEL
     says, and write both to OUT, which loads directly.
 
@@ -332,9 +339,10 @@ def correction(as_json: bool, threads: int | None, **settings: Any) -> None:
     they are. When it was interrupted, the same command goes on. It needs the extra:
     pip install 'ockham[train]'.
     """
-    from ockham.training.correction import CorrectionSettings, train_correction
+    from ockham.training.correction import CorrectionSettings, read_mix, train_correction
 
-    chosen = CorrectionSettings(**settings)
+    mix = () if mix_of is None else read_mix(mix_of)
+    chosen = CorrectionSettings(**settings, mix=mix)
     use_threads(threads)
     scores = train_correction(chosen, partial(click.echo, err=True))
     if as_json:

@@ -12,12 +12,16 @@ from ockham.core.errors import ConfigError
 from ockham.core.registry import first
 from ockham.kernels.corrected import CorrectedLinear
 from ockham.model.checkpoint.opening import OpenedModel
+from ockham.model.checkpoint.prequantised.find import quantization_config
 from ockham.model.converting import convert
 from ockham.model.hub import BUILT_IN, resolve
 from ockham.model.loading import named_format
 from ockham.model.packed.packing import Packer
 from ockham.model.program.compile import compile_program
+from ockham.model.program.description import read_config
+from ockham.model.program.unequal import WITHOUT_ATTENTION
 from ockham.model.rewriting.model import RewrittenModel
+from ockham.model.rewriting.writing import CARD
 from ockham.training.checkpoints import open_plain
 from ockham.training.distilling import (
     HELD_OUT_WINDOWS,
@@ -39,11 +43,13 @@ FITTED_TOKENS = 8192
 
 @dataclass(frozen=True)
 class CorrectionSettings(DistilSettings):
-    """The weights of `target` are rounded to a format (`quantization`). Sums of `rank` beside them
-    are trained."""
+    """The weights of `target` are rounded to a format (`quantization`), or to those that a mix has
+    for tensors (`mix`, by their names). Sums of `rank` beside them are trained, where the mix has
+    none of its own."""
 
     rate: float = 1e-3
-    quantization: str = "int4:64"
+    quantization: str | None = None
+    mix: tuple[tuple[str, str], ...] = ()
     rank: int = 16
     method: str = METHOD
 
@@ -51,6 +57,10 @@ class CorrectionSettings(DistilSettings):
         super().__post_init__()
         if self.rank < 1:
             raise ConfigError(f"rank must be at least 1, got {self.rank}.")
+        if self.quantization is None:
+            if not self.mix:
+                raise ConfigError("nothing is rounded: name a quantization, such as int4:64.")
+            return
         chosen = named_format(self.quantization)
         if chosen is None or chosen.dtype is not None:
             raise ConfigError(
@@ -64,6 +74,26 @@ class CorrectionSettings(DistilSettings):
         found = first("correction", lambda each: bool(each.cls.needs_text))  # type: ignore[attr-defined]
         assert found is not None, "there is one"
         return f"{found.name}:rank={self.rank}"
+
+
+def read_mix(directory: Path) -> tuple[tuple[str, str], ...]:
+    """The mix of a directory that `ockham compress`, or `ockham convert --mix`, wrote. Raises
+    ConfigError for one that has none, or whose model was rewritten before: its tensors have other
+    shapes and values."""
+    config = read_config(directory)
+    quantised = quantization_config(config) or {}
+    mix = quantised.get("mix")
+    if not isinstance(mix, dict) or not mix:
+        raise ConfigError(
+            f"{directory} has no mix of formats: name one that ockham compress wrote, or a "
+            "quantization."
+        )
+    if config.get(CARD) or WITHOUT_ATTENTION in config:
+        raise ConfigError(
+            f"{directory} was made of a model that had been rewritten or made smaller, and its mix "
+            "is not for the original; compress it without --widths and --drop."
+        )
+    return tuple((str(name), str(form)) for name, form in mix.items())
 
 
 def train_correction(
@@ -103,6 +133,7 @@ def train_correction(
             result,
             tell,
             rows_to_fit(windows, FITTED_TOKENS),
+            mix=dict(settings.mix),
             correction=settings.closed,
             adjust=adjust,
         )
@@ -130,7 +161,7 @@ def _train(
     if not any(isinstance(each, CorrectedLinear) for each in packer.fitted.values()):
         raise ConfigError(
             f"{settings.target} has no projections of attention or dense feed-forwards that "
-            f"{settings.quantization} rounds, and sums stand beside those only."
+            "are rounded, and sums stand beside those only."
         )
     torch.manual_seed(settings.seed)
     # A loader takes what is fitted out, and it will be written later.

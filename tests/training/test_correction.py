@@ -17,11 +17,13 @@ from ockham.kernels.corrected import CorrectedLinear
 from ockham.kernels.reference.backend import ReferenceBackend
 from ockham.lab.compress.scoring import Held
 from ockham.model.checkpoint.opening import open_model
+from ockham.model.converting import convert
 from ockham.model.loading import LoadedModel, choose_packer, load_model
 from ockham.model.program.compile import compile_program
+from ockham.model.rewriting.applying import Rewriting
 from ockham.model.rewriting.model import RewrittenModel
 from ockham.text.tokenizer import Tokenizer
-from ockham.training.correction import CorrectionSettings, train_correction
+from ockham.training.correction import CorrectionSettings, read_mix, train_correction
 from ockham.weights.stacked import parts_of
 from tests.helpers.steps import prompt_logits
 from tests.helpers.tiny import tiny_llama, tiny_mixtral
@@ -40,6 +42,7 @@ def source(tmp_path: Path) -> Path:
 
 def settings(source: Path, out: str, **values: object) -> CorrectionSettings:
     sizes = {"tokens": 1024, "context": 32, "batch_tokens": 128, "rank": 4, **values}
+    sizes.setdefault("quantization", None if "mix" in sizes else "int4:64")
     data = (source.with_name("text.txt"),)
     return CorrectionSettings(str(source), source.with_name(out), data=data, **sizes)  # type: ignore[arg-type]
 
@@ -133,8 +136,11 @@ def test_training_that_was_interrupted_goes_on_to_the_same_bytes(
 
 
 def test_what_cannot_be_trained_is_said(source: Path) -> None:
+    without = CorrectionSettings(str(source), source.with_name("out"), quantization="int4:64")
     with pytest.raises(ConfigError, match=r"needs text: name \.txt or \.jsonl files"):
-        train_correction(CorrectionSettings(str(source), source.with_name("out")))
+        train_correction(without)
+    with pytest.raises(ConfigError, match="nothing is rounded: name a quantization"):
+        settings(source, "out", quantization=None)
     with pytest.raises(ConfigError, match="bf16 rounds nothing that a sum could make good"):
         settings(source, "out", quantization="bf16")
     with pytest.raises(ConfigError, match="there is no format called 'int9'"):
@@ -145,6 +151,29 @@ def test_what_cannot_be_trained_is_said(source: Path) -> None:
     again = replace(settings(source, "again"), target=str(source.with_name("out")))
     with pytest.raises(ModelError, match="is quantised"):
         train_correction(again)
+
+
+def test_the_mix_of_a_directory_is_corrected(source: Path) -> None:
+    mix = {
+        "model.layers.0.mlp.down_proj.weight": "int4:32+lorc:rank=3",
+        "qkv": "fp4",
+        "head": "int8",
+    }
+    quiet = lambda line: None  # noqa: E731
+    convert(EngineConfig(model=str(source)), source.with_name("mixed"), quiet, mix=mix)
+    scores = train_correction(settings(source, "out", mix=read_mix(source.with_name("mixed"))))
+    assert scores["kl_trained"] < scores["kl_rounded"]
+    made = load(source.with_name("out"))
+    assert [each.rank for each in corrected(made)] == [4, 3, 4]
+    plain = source.with_name("plain")
+    convert(EngineConfig(model=str(source), quantization="int4:32"), plain, quiet)
+    with pytest.raises(ConfigError, match="has no mix of formats"):
+        read_mix(plain)
+    narrow = Rewriting(("magnitude_channels:share=0.5",))
+    smaller = source.with_name("smaller")
+    convert(EngineConfig(model=str(source)), smaller, quiet, mix={"down": "fp4"}, rewriting=narrow)
+    with pytest.raises(ConfigError, match="had been rewritten or made smaller"):
+        read_mix(smaller)
 
 
 def test_routed_experts_are_rounded_and_stay_so(tmp_path: Path) -> None:
