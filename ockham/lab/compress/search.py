@@ -195,7 +195,7 @@ class _Compressing:
             ]
             for unit, own in ((unit, scores[unit.name]) for unit in self.units)
         ]
-        alternatives = alternatives_of(self.units, formats, self.blocks)
+        alternatives = alternatives_of(self.units, formats, self.blocks, self.backend.layout)
         alternatives += [choices_of(block, scores[block.name]) for block in self.blocks]
         return self._written(out, alternatives, judge, started)
 

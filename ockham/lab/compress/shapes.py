@@ -21,12 +21,16 @@ import numpy as np
 
 from ockham.core.arrays import Doubles, Floats, Longs
 from ockham.core.errors import ConfigError
-from ockham.core.seams import Rewritable
+from ockham.core.registry import make
+from ockham.core.seams import Correction, Format, Layout, Rewritable, SizedFormat
+from ockham.kernels.corrected import correction_bytes
 from ockham.kernels.ops import AttentionInput, AttentionOutput, Experts, FeedForward, Program
 from ockham.lab.compress.choosing import Alternative
 from ockham.lab.compress.score import Score
 from ockham.lab.compress.units import STORED, Unit, fits
+from ockham.model.mixing import form_of
 from ockham.model.program.unequal import WITHOUT_ATTENTION
+from ockham.model.program.weights import matrix_shape
 from ockham.weights.widths import (
     compensated,
     feed_forwards,
@@ -164,10 +168,13 @@ class Reshaping:
 
 
 def alternatives_of(
-    units: Sequence[Unit], formats: Sequence[Sequence[Alternative]], blocks: Sequence[Shaped]
+    units: Sequence[Unit],
+    formats: Sequence[Sequence[Alternative]],
+    blocks: Sequence[Shaped],
+    layout: Layout,
 ) -> list[list[Alternative]]:
     """The alternatives of units, those of blocks in each of their shapes. `formats` are those of
-    whole units; bytes and seconds of a narrower one are the share that stays."""
+    whole units; seconds of a narrower one are the share that stays."""
     owners = {key: block for block in blocks for key in block.matrices}
     found = []
     for unit, own in zip(units, formats, strict=True):
@@ -186,7 +193,7 @@ def alternatives_of(
             shaped += [
                 replace(
                     each,
-                    nbytes=round(each.nbytes * share),
+                    nbytes=_narrowed_bytes(unit, each, share, narrowed, layout),
                     seconds=each.seconds * share,
                     block=block.name,
                     shape=shape.name,
@@ -196,6 +203,27 @@ def alternatives_of(
             ]
         found.append(shaped)
     return found
+
+
+def _narrowed_bytes(
+    unit: Unit, whole: Alternative, share: float, inputs: bool, layout: Layout
+) -> int:
+    """Bytes of a unit of which a share of the inputs, or else of the outputs, stays. What a layout
+    holds beside weights, such as a scale for each row, does not get less with the inputs. Formats
+    whose room depends on values are taken to get less as weights do."""
+    quantization, correction = form_of(whole.form)
+    made: Format | None = None if whole.form == STORED else make("format", quantization)
+    if made is None or isinstance(made, SizedFormat):
+        return round(whole.nbytes * share)
+    nbytes = 0
+    for piece in unit.pieces:
+        rows, columns = matrix_shape([tensor.part for tensor in piece])
+        rows, columns = (rows, round(columns * share)) if inputs else (round(rows * share), columns)
+        nbytes += layout.nbytes(made, rows, columns, False)
+        if correction is not None:
+            added: Correction = make("correction", correction)
+            nbytes += correction_bytes(rows, columns, min(added.rank, rows, columns))
+    return nbytes
 
 
 def choices_of(block: Shaped, scores: Sequence[Score]) -> list[Alternative]:

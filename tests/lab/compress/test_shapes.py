@@ -82,6 +82,20 @@ def test_parts_go_where_formats_alone_do_not_reach_the_goal(source: Path, first:
     assert all(f"| `{block}` | {shape} |" in page for block, shape in shapes.items())
 
 
+def test_bytes_of_narrower_matrices_are_those_that_are_written(
+    source: Path, tmp_path: Path
+) -> None:
+    """A scale for each row and a sum of low rank do not get less as weights do."""
+    flags = ("--widths", "0.5", "--formats", "int4dq", "--correction", "lorc:rank=2")
+    result = compress(source, tmp_path / "out", "--bits", "4.4", *flags)
+    assert result.exit_code == 0, result.output
+    card = card_of(tmp_path / "out")
+    narrowed = {each.block for each in card.shapes if each.shape != "whole"}
+    assert narrowed
+    norms = 4 * 128 * (2 * 3 + 1)
+    assert card.nbytes == sum(each.nbytes for each in card.chosen) + norms
+
+
 def test_a_run_with_shapes_that_was_stopped_goes_on(
     source: Path, first: Path, tmp_path: Path
 ) -> None:
