@@ -56,7 +56,7 @@ class Fp8(ByRows):
     activations: ClassVar[str] = "float32"
 
     Options: ClassVar[type[msgspec.Struct]] = Fp8Options
-    forms: ClassVar[tuple[str, ...]] = ("fp8", "fp8:128")
+    forms: ClassVar[tuple[str, ...]] = ("fp8:128",)
 
     def __init__(self, options: Fp8Options | None = None) -> None:
         self.group = (options or Fp8Options()).group

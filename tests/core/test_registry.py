@@ -25,6 +25,12 @@ def test_every_description_is_a_whole_sentence() -> None:
         assert "\n" not in technique.summary
 
 
+@pytest.mark.parametrize("seam", registry.SEAMS)
+def test_a_form_is_listed_once(seam: str) -> None:
+    forms = [form for technique in techniques(seam) for form in technique.forms]
+    assert len(forms) == len(set(forms))
+
+
 def test_the_page_of_techniques_has_the_descriptions_whole() -> None:
     page = PAGE.read_text()
     for technique in techniques():
