@@ -159,6 +159,8 @@ class Assembly:
             self.state,
             self.model.description.hidden_size,
             self.vocabulary,
+            self.max_model_len,
+            plan.step_rows,
             self.scheduler.reserve_draft,
             lambda: {id(s.view): skips_of(s.gate) for s in self.scheduler.running if s.gate},
             lambda: None if self.tokenizer is None else self.tokenizer.digest,

@@ -10,20 +10,31 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ockham.core.arrays import Floats, Ints
+from ockham.core.cost import ATTENTION, FEED_FORWARD
 from ockham.core.errors import ConfigError
 from ockham.core.rows import build_step
 from ockham.core.seams import OwnRows, Seen
 from ockham.draft.early_exit import EarlyExit
 from ockham.draft.medusa import StandingStream
 from ockham.draft.prompt_tokens import GuessingStream
+from ockham.draft.skip import Choosing
 from ockham.engine.engine import Engine
 from tests.helpers.drafting import VOCABULARY, answers
-from tests.helpers.serving import make_engine
-from tests.helpers.tiny import tiny_llama, tiny_mistral
+from tests.helpers.serving import Said, ask, complete, make_engine, serve
+from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_without_attention
 from tests.helpers.trained_drafts import METHODS, write_draft
 
 SIZES = {"hidden_size": 32, "vocab_size": VOCABULARY, "num_hidden_layers": 2}
 MARKS = 3
+DEEP = 5
+SKIPS: list[dict[str, Any]] = [
+    {"layers": [1, 2]},
+    {"layers": [0, 3], "part": "attention"},
+    {"layers": "1+2+4", "part": "feed_forward"},
+    {"share": 0.4},
+    {"part": "feed_forward"},
+]
+"""What drafts leave out of a model of so many layers."""
 
 
 @pytest.fixture(scope="module", params=["full", "window"])
@@ -45,10 +56,35 @@ def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="module", params=["full", "window"])
+def deep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp(f"deep-{request.param}")
+    if request.param == "window":
+        return tiny_mistral(directory, vocab_size=VOCABULARY, window=16, num_hidden_layers=DEEP)
+    return tiny_llama(directory, vocab_size=VOCABULARY, num_hidden_layers=DEEP)
+
+
 def drafts(directory: Path, method: str, **changed: Any) -> dict[str, Any]:
     """A setting for a drafter of random weights."""
     path = write_draft(directory / method, method, **{**SIZES, **changed})
     return {"method": method, "model": str(path)}
+
+
+def said(engine: Engine) -> dict[str, Said]:
+    """Tokens and log probabilities of greedy and sampled requests, which are served together."""
+    requests = [
+        ask(
+            str(i),
+            [(7 * i + 3 * j) % VOCABULARY for j in range(1 + 15 * i)],
+            temperature=0.0 if i % 2 else 0.9,
+            frequency_penalty=0.5 if i == 2 else 0.0,
+            max_tokens=12 + 8 * i,
+            logprobs=3,
+            seed=i,
+        )
+        for i in range(5)
+    ]
+    return {name: told for name, (told, _) in serve(engine, requests).items()}
 
 
 def drafting_engine(target: Path, drafting: dict[str, Any] | str, **settings: Any) -> Engine:
@@ -72,6 +108,30 @@ def test_texts_are_the_same(target: Path, method: str, adaptive: bool, tmp_path:
         assert wasted >= counted.tokens - counted.accepted
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("left_out", SKIPS, ids=str)
+def test_texts_are_the_same_whatever_drafts_leave_out(
+    deep: Path, left_out: dict[str, Any], adaptive: bool
+) -> None:
+    engine = drafting_engine(deep, {"method": "skip", "adaptive": adaptive, **left_out})
+    assert said(engine) == said(drafting_engine(deep, "none"))
+    counted = engine.stats().drafts
+    assert counted.planned
+    if not adaptive:
+        assert counted.tokens
+        assert engine.total.wasted["skip"].tokens >= counted.tokens - counted.accepted
+        assert engine.total.saved["skip"].tokens == counted.accepted
+
+
+def test_texts_are_the_same_beside_prefixes_that_are_reused(deep: Path) -> None:
+    """Pages that others begin with hold nothing that was drafted."""
+    reusing = drafting_engine(deep, {"method": "skip"}, reuse="prefix")
+    plain = answers(drafting_engine(deep, "none"))
+    assert answers(reusing) == plain
+    assert answers(reusing) == plain
+    assert reusing.total.saved["prefix"].tokens
+
+
 def test_texts_are_the_same_where_pages_are_short(shallow: Path, tmp_path: Path) -> None:
     cell = 2 * 2 * 2 * 8 * 4
     for method in METHODS:
@@ -81,6 +141,126 @@ def test_texts_are_the_same_where_pages_are_short(shallow: Path, tmp_path: Path)
         found = answers(engine, max_tokens=39)
         assert found == answers(drafting_engine(shallow, "none"), max_tokens=39)
         assert engine.scheduler.preemptions
+
+
+def test_texts_are_the_same_where_pages_are_short_for_drafts_without_layers(
+    tmp_path: Path,
+) -> None:
+    deep = tiny_llama(tmp_path, vocab_size=VOCABULARY, num_hidden_layers=DEEP)
+    cell = 2 * DEEP * 2 * 8 * 4
+    settings = {"kv_cache_memory_bytes": 130 * cell, "max_model_len": 120}
+    engine = drafting_engine(deep, {"method": "skip"}, **settings)
+    found = answers(engine, max_tokens=39)
+    assert found == answers(drafting_engine(deep, "none"), max_tokens=39)
+    assert engine.scheduler.preemptions
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_drafts_without_what_adds_nothing_are_always_accepted(
+    shallow: Path, temperature: float
+) -> None:
+    engine = drafting_engine(shallow, {"method": "skip", "layers": [1]})
+    found = answers(engine, temperature=temperature, frequency_penalty=0.0)
+    plain = drafting_engine(shallow, "none")
+    assert found == answers(plain, temperature=temperature, frequency_penalty=0.0)
+    counted = engine.stats().drafts
+    assert counted.accepted_at[0] == counted.drafts
+    assert engine.scheduler.steps < 0.6 * plain.scheduler.steps
+
+
+def test_the_first_layers_alone_are_an_early_exit(deep: Path) -> None:
+    exit = drafting_engine(deep, {"method": "early_exit", "layers": 3})
+    skip = drafting_engine(deep, {"method": "skip", "layers": [3, 4]})
+    assert answers(exit) == answers(skip)
+    assert exit.stats().drafts.accepted_at == skip.stats().drafts.accepted_at
+
+
+def test_what_is_left_out_becomes_what_adds_nothing(tmp_path: Path) -> None:
+    """Of six free sublayers one is left out, and one of them adds nothing."""
+    directory = tiny_llama(
+        tmp_path, vocab_size=VOCABULARY, num_hidden_layers=DEEP, max_position_embeddings=2000
+    )
+    weights = load_file(directory / "model.safetensors")
+    weights["model.layers.3.mlp.down_proj.weight"] *= 0.0
+    save_file(weights, directory / "model.safetensors")
+    engine = drafting_engine(
+        directory, {"method": "skip", "share": 0.01}, max_model_len=2000, max_num_seqs=1
+    )
+    (drafter,) = engine.speculation.drafters
+    opened: list[Choosing] = []
+    opening = drafter.open
+    drafter.open = lambda salt: opened.append(opening(salt)) or opened[-1]  # type: ignore
+    prompt = [(7 * i) % VOCABULARY for i in range(30)]
+    complete(engine, [ask("0", prompt, temperature=1.0, max_tokens=1900, seed=1)])
+    assert opened[0].skips == {(3, FEED_FORWARD)}
+
+
+def test_what_a_choice_foretells_is_what_is_drafted(deep: Path) -> None:
+    """Beside the state that is there, of which no bit changes."""
+    engine = drafting_engine(deep, "none")
+    text = [(5 * i * i + 3) % VOCABULARY for i in range(15)]
+    view = engine.state.new_view()
+    own = engine.own_model
+    assert engine.state.reserve(view, len(text))
+    ways = (frozenset({(1, ATTENTION), (2, FEED_FORWARD)}), frozenset({(3, FEED_FORWARD)}))
+    for cell, token in enumerate(text):
+        own.partly([(view, cell, token)], [frozenset()], 1)
+        engine.state.advance(view, cell + 1)
+    slots = np.arange(len(text), dtype=np.int64)
+    before = [engine.state.planes.read(g, slots).copy() for g in range(len(engine.state.groups))]
+    foretold = own.foretold(view, text[-6:], ways)
+    assert foretold is not None
+    after = [engine.state.planes.read(g, slots) for g in range(len(engine.state.groups))]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for way, found in zip(ways, foretold, strict=True):
+        again = engine.state.new_view()
+        assert engine.state.reserve(again, len(text))
+        expected = []
+        for cell, token in enumerate(text):
+            skips = way if cell >= len(text) - 6 else frozenset()
+            likely = own.partly([(again, cell, token)], [skips], 1)
+            engine.state.advance(again, cell + 1)
+            expected.append(int(likely.tokens[0, 0]))
+        assert found == expected[-6:]
+        engine.state.release(again)
+    engine.state.release(view)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"layers": [5]}, "names layer 5, but the model has the layers 0 to 4"),
+        ({"layers": [-1]}, "names layer -1"),
+        ({"layers": "1+x"}, r"numbers joined by \+, as in 5\+7; got '1\+x'"),
+        ({"layers": []}, "layers is empty"),
+        ({"layers": 3}, "Expected"),
+        ({"layers": [0, 1, 2, 3, 4]}, "names all 5 layers"),
+        ({"layers": [1], "part": "head"}, "one of 'layer', 'attention', 'feed_forward'"),
+        ({"share": 0.0}, "above 0 and below 1"),
+        ({"share": 1.5}, "above 0 and below 1"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_left_out_is_refused(deep: Path, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        drafting_engine(deep, {"method": "skip", **wrong})
+
+
+def test_a_model_with_too_few_layers_for_a_choice_says_so(tmp_path: Path) -> None:
+    single = tiny_llama(tmp_path, vocab_size=VOCABULARY, num_hidden_layers=1)
+    with pytest.raises(ConfigError, match="a model with 1 layers nothing can be left out by"):
+        drafting_engine(single, {"method": "skip"})
+
+
+def test_attention_that_is_not_there_is_not_left_out(tmp_path: Path) -> None:
+    """Of a model some of whose layers do not attend."""
+    directory = tiny_without_attention(tmp_path, vocab_size=VOCABULARY)
+    with pytest.raises(ConfigError, match="leaves out the attention of layer 1, which has none"):
+        drafting_engine(directory, {"method": "skip", "layers": [1], "part": "attention"})
+    engine = drafting_engine(directory, {"method": "skip", "layers": [1]})
+    assert answers(engine) == answers(drafting_engine(directory, "none"))
+    assert engine.stats().drafts.tokens
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -40,6 +40,16 @@ PATTERNS: list[dict[str, Any]] = [
 """Approximate, and yet the same bits in any company: by logical index."""
 
 
+LEFT_OUT: list[dict[str, Any]] = [
+    {"layers": [1]},
+    {"layers": "0", "part": "feed_forward"},
+    {"layers": [0], "part": "attention"},
+    {"share": 0.25},
+    {"part": "feed_forward"},
+]
+"""What drafts leave out of a model of two layers: named, or chosen while it runs."""
+
+
 def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
     """Prompts and parameters, as data that names them completely."""
     return st.fixed_dictionaries(

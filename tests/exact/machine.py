@@ -32,7 +32,7 @@ from ockham.core.speculative import parse
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.kernels.base import Executor
-from tests.exact.drawn import ADAPTERS, KEPT, LEARNED, build, requests
+from tests.exact.drawn import ADAPTERS, KEPT, LEARNED, LEFT_OUT, build, requests
 from tests.helpers.foretelling import foretelling
 from tests.helpers.searching import Relay, State, let_search
 
@@ -189,7 +189,9 @@ class ExactnessMachine(RuleBasedStateMachine):
     def draft_by(self, data: st.DataObject, most: int) -> None:
         """From now on, verify all that one drafter has."""
         self._count_drafts()
-        method = data.draw(st.sampled_from([*DRAFTERS, *sorted(self.trained)]))
+        drafters = [*DRAFTERS, "skip", *sorted(self.trained)]
+        method = data.draw(st.sampled_from(drafters))
+        left_out = data.draw(st.sampled_from(LEFT_OUT)) if method == "skip" else {}
         self.engine.speculation = self.engine.make_speculation(
             parse(
                 {
@@ -197,6 +199,7 @@ class ExactnessMachine(RuleBasedStateMachine):
                     "adaptive": False,
                     "num_speculative_tokens": most,
                     **self.trained.get(method, {}),
+                    **left_out,
                 }
             )
         )

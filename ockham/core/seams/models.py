@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ockham.core.arrays import Floats, Ints
+from ockham.core.cost import Skips, Sublayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,8 @@ class OwnModel(Protocol):
     hidden_size: int
     layers: int
     vocabulary: int
+    sublayers: tuple[Sublayer, ...]
+    """Those of all layers, in order. Not every layer need have both."""
 
     @property
     def tokenizer(self) -> str | None:
@@ -144,16 +147,26 @@ class OwnModel(Protocol):
         stream."""
         ...
 
-    def early(
+    def partly(
         self,
         rows: Sequence[tuple[Any, int, int]],
-        layers: int,
-        leave: Callable[[Floats], Floats],
+        skips: Sequence[Skips],
         count: int,
+        leave: Callable[[Floats], Floats] | None = None,
     ) -> Likely:
         """Run rows, each a (view, cell, token) with the view of another sequence, whose cells
-        before it hold the state of what comes before, through the first `layers` layers, whose
-        state is written; then `leave`, (rows, hidden_size) to the same, and the head."""
+        before it hold the state of what comes before, without the sublayers that `skips` has for
+        each; the others write their state. Then `leave`, (rows, hidden_size) to the same, and the
+        head."""
+        ...
+
+    def foretold(
+        self, view: Any, tokens: Sequence[int], skips: Sequence[Skips]
+    ) -> list[list[int]] | None:
+        """What would have been said after each of `tokens`, the latest of those whose state the
+        view holds, without the sublayers of each of `skips`: of each the likeliest token after
+        every one. The view's state stays as it is. None where there is no room beside it, or the
+        state of what came before is not there as it was."""
         ...
 
     def reserve(self, view: Any, cells: int) -> bool:

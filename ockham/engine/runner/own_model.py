@@ -8,9 +8,9 @@ import numpy as np
 
 from ockham.cache.state import State, View
 from ockham.core.cost import RUNS_ALL, Skips
-from ockham.core.rows import build_step
+from ockham.core.rows import Branch, build_step
 from ockham.core.seams import Likely
-from ockham.core.step import Floats, Ints, Step, Tables
+from ockham.core.step import Floats, Ints, Step, StepOutput, Tables
 from ockham.engine.gates import active_rows
 from ockham.kernels.base import Executor
 from ockham.kernels.ops import Program
@@ -20,9 +20,9 @@ HEAD = "head"
 
 
 class OwnModel:
-    """See `core.seams.OwnModel`. `reserve` is how cells of drafts are reserved,
-    `skips` gives what the rows of views skip, by the views' ids, where they skip anything, and
-    `tokenizer` gives the digest of a tokenizer."""
+    """See `core.seams.OwnModel`. A sequence has at most `longest` tokens, and a step `most_rows`
+    rows. `reserve` is how cells of drafts are reserved, `skips` gives what the rows of views skip,
+    by the views' ids, where they skip anything, and `tokenizer` gives the digest of a tokenizer."""
 
     def __init__(
         self,
@@ -31,6 +31,8 @@ class OwnModel:
         state: State,
         hidden_size: int,
         vocabulary: int,
+        longest: int,
+        most_rows: int,
         reserve: Callable[[View, int], bool],
         skips: Callable[[], Mapping[int, Skips]],
         tokenizer: Callable[[], str | None],
@@ -40,8 +42,10 @@ class OwnModel:
         self.wrote = False
         """Whether cells were reserved or written since this was last made false."""
         self._program, self._executor, self._state = program, executor, state
+        self._longest, self._most_rows = longest, most_rows
         self._reserve, self._skips, self._tokenizer = reserve, skips, tokenizer
         self._sublayers = program.sublayers()
+        self.sublayers = tuple(self._sublayers)
 
     @property
     def tokenizer(self) -> str | None:
@@ -65,37 +69,82 @@ class OwnModel:
         output = self._executor.finish(run)
         return Likely(output.logits, output.candidates)
 
-    def early(
+    def partly(
         self,
         rows: Sequence[tuple[View, int, int]],
-        layers: int,
-        leave: Callable[[Floats], Floats],
+        skips: Sequence[Skips],
         count: int,
+        leave: Callable[[Floats], Floats] | None = None,
     ) -> Likely:
         self.wrote = True
-        ids = np.array([token for _, _, token in rows], np.int32)
-        places = np.array([place for _, place, _ in rows], np.int32)
         views = [view for view, _, _ in rows]
+        owner = np.arange(len(rows), dtype=np.int32)
         step = build_step(
-            ids,
-            places,
-            np.arange(len(rows), dtype=np.int32),
+            np.array([token for _, _, token in rows], np.int32),
+            np.array([place for _, place, _ in rows], np.int32),
+            owner,
             self._state.tables(views),
             self._state.page_tokens,
             dropped=self._state.dropped(views),
-            wants_logits=np.arange(len(rows), dtype=np.int32),
+            wants_logits=owner,
             candidates=count,
         )
-        skips = self._skips()
-        if skips:
-            of_rows = [skips.get(id(view), RUNS_ALL) for view, _, _ in rows]
-            step.active = active_rows(of_rows, [1] * len(rows), self._sublayers)
-        run = self._executor.begin(step)
-        self._executor.run(run, 0, self._program.breakpoints[f"layer.{layers - 1}.after"])
-        run.x = leave(run.x)
-        self._executor.run(run, self._program.breakpoints[HEAD], len(self._program.ops))
-        output = self._executor.finish(run)
+        output = self._run(step, self._with_gates(views, skips), [1] * len(rows), leave)
         return Likely(output.logits, output.candidates)
+
+    def foretold(
+        self, view: View, tokens: Sequence[int], skips: Sequence[Skips]
+    ) -> list[list[int]] | None:
+        count, end = len(tokens), view.tokens
+        start, last = end - count, end + count * len(skips)
+        if view.compacted_at or any(held.let_go for held in view.groups):
+            return None
+        if last > self._longest or last - end > self._most_rows or not self.reserve(view, last):
+            return None
+        places = np.arange(end, last, dtype=np.int32)
+        rows = np.arange(len(places), dtype=np.int32)
+        branches = [
+            Branch(row, start, range(end + row - row % count, end + row)) for row in rows.tolist()
+        ]
+        step = build_step(
+            np.array([*tokens] * len(skips), np.int32),
+            places,
+            np.zeros(len(places), np.int32),
+            self._state.tables([view]),
+            self._state.page_tokens,
+            branches=branches,
+            wants_argmax=rows,
+        )
+        ways = self._with_gates([view] * len(skips), skips)
+        said = self._run(step, ways, [count] * len(skips)).argmax
+        return [said[at : at + count] for at in range(0, len(said), count)]
+
+    def _with_gates(self, views: Sequence[View], skips: Sequence[Skips]) -> list[Skips]:
+        """What is left out, and what rows of these views skip in any case."""
+        gated = self._skips()
+        return [
+            each | gated.get(id(view), RUNS_ALL) for view, each in zip(views, skips, strict=True)
+        ]
+
+    def _run(
+        self,
+        step: Step,
+        skips: Sequence[Skips],
+        counts: Sequence[int],
+        leave: Callable[[Floats], Floats] | None = None,
+    ) -> StepOutput:
+        """Run rows, `counts[i]` of them without `skips[i]`, as far as some sublayer is run, and
+        then the head."""
+        step.active = active_rows(skips, counts, self._sublayers)
+        skipped = frozenset.intersection(*skips)
+        stops = [ops.stop for each, ops in self._sublayers.items() if each not in skipped]
+        first = min(ops.start for ops in self._sublayers.values())
+        run = self._executor.begin(step)
+        self._executor.run(run, 0, max(stops, default=first))
+        if leave is not None:
+            run.x = leave(run.x)
+        self._executor.run(run, self._program.breakpoints[HEAD], len(self._program.ops))
+        return self._executor.finish(run)
 
     def reserve(self, view: View, cells: int) -> bool:
         self.wrote = True
