@@ -100,10 +100,14 @@ SHAPES = {
     "qwen2-1b": Shape(
         "Qwen2ForCausalLM", "qwen2", 1536, 18, 12, 2, 8960, 151936, 32768, True, 1e6, True
     ),
+    "llama3-8b-layer": Shape(
+        "LlamaForCausalLM", "llama", 4096, 1, 32, 8, 14336, 2048, 8192, False, 5e5, False
+    ),
 }
 """Name -> shape, as published in the models' config.json ("tiny" is for trying this out,
 "draft-110m" is what a drafter of a tenth of "tinyllama" looks like, and "qwen2-1b" is Qwen2-1.5B
-with 18 of its 28 layers: a billion weights with a large vocabulary)."""
+with 18 of its 28 layers: a billion weights with a large vocabulary; "llama3-8b-layer" is one layer
+of Llama 3 8B with a small vocabulary, for timing products of its matrices)."""
 
 
 def write_random_checkpoint(name: str, directory: Path, seed: int = 0) -> int:

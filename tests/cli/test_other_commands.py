@@ -196,6 +196,7 @@ def test_real_shapes_have_their_published_sizes() -> None:
     }
     assert parameters["tinyllama"] == 1_100_048_384
     assert parameters["qwen2-0.5b"] == 494_032_768
+    assert parameters["llama3-8b-layer"] == 218_112_000 + 2 * 2048 * 4096 + 4096
 
 
 def test_a_directory_that_holds_something_is_not_overwritten(tmp_path: Path) -> None:
