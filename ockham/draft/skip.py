@@ -26,8 +26,9 @@ _SHALLOW = 3
 """Layers of a model whose last one may be left out by choice too."""
 FORETOLD = 16
 """Tokens that were said already by which two choices are compared."""
-_FIRST_PAUSE, _LAST_PAUSE = 16, 128
-"""Tokens between two comparisons; doubled with each in which the other choice was no better."""
+_FIRST_PAUSE, _LAST_PAUSE = 64, 512
+"""Tokens that were drafted for between two comparisons, which take the time of some steps; doubled
+with each in which the other choice was no better."""
 
 
 class SkipOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,6 +120,9 @@ class Skip(PartDrafter):
 
     def begin(self, streams: Sequence[LastToken], wishes: Sequence[Wish]) -> None:
         """Try another choice, for one of the streams at most."""
+        for stream in streams:
+            if isinstance(stream, Choosing):
+                stream.drafting = True
         if len(self._free) == len(self._first) or not self._free:
             return
         for stream, wish in zip(streams, wishes, strict=True):
@@ -148,14 +152,17 @@ class Choosing(LastToken):
         self.skips = skips
         self.latest: list[int] = []
         """The tokens that were said last, or read."""
+        self.drafting = False
+        """Whether its next tokens are drafted."""
         self._since = 0
-        """Tokens since the last comparison."""
+        """Tokens that were drafted for, right or wrong, since the last comparison."""
         self._pause, self._tries = _FIRST_PAUSE, 0
 
     def extend(self, tokens: Ints) -> None:
         super().extend(tokens)
         self.latest = [*self.latest, *tokens[-FORETOLD - 1 :].tolist()][-FORETOLD - 1 :]
-        self._since += len(tokens)
+        self._since += len(tokens) * self.drafting
+        self.drafting = False
 
     @property
     def due(self) -> bool:

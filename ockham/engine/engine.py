@@ -166,7 +166,10 @@ class Engine(Assembly):
         if done.rows:
             tokens = sum([len(delta.token_ids) for delta in done.deltas])
             seconds = time.perf_counter() - began
-            self.speculation.observe(done.sequences, done.rows, tokens, seconds)
+            ended = any(delta.finish_reason is not None for delta in done.deltas)
+            self.speculation.observe(done.sequences, done.rows, tokens, seconds, ended)
+        else:
+            self.speculation.tempo.interrupt()
         return done.deltas
 
     def _draft(self) -> dict[Sequence, Tree]:

@@ -178,20 +178,20 @@ def test_the_first_layers_alone_are_an_early_exit(deep: Path) -> None:
 def test_what_is_left_out_becomes_what_adds_nothing(tmp_path: Path) -> None:
     """Of six free sublayers one is left out, and one of them adds nothing."""
     directory = tiny_llama(
-        tmp_path, vocab_size=VOCABULARY, num_hidden_layers=DEEP, max_position_embeddings=2000
+        tmp_path, vocab_size=VOCABULARY, num_hidden_layers=DEEP, max_position_embeddings=4000
     )
     weights = load_file(directory / "model.safetensors")
     weights["model.layers.3.mlp.down_proj.weight"] *= 0.0
     save_file(weights, directory / "model.safetensors")
     engine = drafting_engine(
-        directory, {"method": "skip", "share": 0.01}, max_model_len=2000, max_num_seqs=1
+        directory, {"method": "skip", "share": 0.01}, max_model_len=4000, max_num_seqs=1
     )
     (drafter,) = engine.speculation.drafters
     opened: list[Choosing] = []
     opening = drafter.open
     drafter.open = lambda salt: opened.append(opening(salt)) or opened[-1]  # type: ignore
     prompt = [(7 * i) % VOCABULARY for i in range(30)]
-    complete(engine, [ask("0", prompt, temperature=1.0, max_tokens=1900, seed=1)])
+    complete(engine, [ask("0", prompt, temperature=1.0, max_tokens=3900, seed=1)])
     assert opened[0].skips == {(3, FEED_FORWARD)}
 
 

@@ -103,17 +103,19 @@ class Speculation:
         self.counters.planned += len(running)
         return trees
 
-    def observe(self, sequences: int, rows: int, tokens: int, seconds: float) -> None:
+    def observe(
+        self, sequences: int, rows: int, tokens: int, seconds: float, ended: bool = False
+    ) -> None:
         """A step that only decoded took so long, drafting included: `rows` rows of `sequences`
-        sequences gave `tokens` tokens."""
+        sequences gave `tokens` tokens. `ended` says whether a sequence ended with it."""
         tempo = self.tempo
         # Reading a prompt is no loss of this step: every draft of the sequence needs it.
         planned_s = self._planned_s - self._read_s
         if self._saving:
-            self._observe_saving(sequences, rows, seconds)
+            self._observe_saving(sequences, rows, seconds, ended)
             return
         if rows == sequences:
-            tempo.observe_plain(sequences, seconds - self._planned_s)
+            tempo.observe_plain(sequences, seconds - self._planned_s, ended)
             plain_s = tempo.plain(sequences)
             usual_s = self._usual_s or planned_s
             planned_s = min(planned_s, _HELD_UP * usual_s)
@@ -128,11 +130,11 @@ class Speculation:
             gain_s = beside_s - step_s - planned_s if tempo.known else 0.0
         self.account.book(plain_s, gain_s)
 
-    def _observe_saving(self, sequences: int, rows: int, seconds: float) -> None:
+    def _observe_saving(self, sequences: int, rows: int, seconds: float, ended: bool) -> None:
         """A step with nothing but what is certain, or not even that: it is no matter of the
         account."""
         if rows == sequences:
-            self.tempo.observe_plain(sequences, seconds - self._planned_s)
+            self.tempo.observe_plain(sequences, seconds - self._planned_s, ended)
         else:
             self.tempo.observe_drafted(rows, seconds - self._planned_s)
 

@@ -114,7 +114,9 @@ class Tempo:
         self._worth: dict[int, float] = {}
         self._known_of = (0, 0)
         self._plain_steps = self._drafted_since = 0
-        """Plain steps so far, and steps with drafts since the last one of them."""
+        """Plain steps so far, and steps with drafts since the last that was believed of them."""
+        self._settled = True
+        """Whether the last step was a plain one."""
 
     @property
     def known(self) -> bool:
@@ -131,9 +133,14 @@ class Tempo:
         same = sequences == self._before
         return self._pace * (self._ratio if same else self._plain.of(sequences)[0])
 
-    def observe_plain(self, sequences: int, seconds: float) -> None:
-        """A step without drafts took so long."""
+    def observe_plain(self, sequences: int, seconds: float, ended: bool = False) -> None:
+        """A step without drafts took so long. The first after another kind of step makes anew what
+        plain ones share, and one with which a sequence `ended` does more than that; neither is
+        believed."""
         self._plain_steps += 1
+        settled, self._settled = self._settled and not ended, not ended
+        if self.known and not settled:
+            return
         since, self._drafted_since = self._drafted_since, 0
         drifted = since > _BESIDE and self._plain.seen(sequences)
         if self.known and (sequences == self._before or drifted):
@@ -152,10 +159,15 @@ class Tempo:
             self._plain.trust(sequences)
         self._before, self._ratio = sequences, ratio
 
+    def interrupt(self) -> None:
+        """A step did something else than decoding."""
+        self._settled = False
+
     def observe_drafted(self, rows: int, seconds: float) -> float:
         """A step of so many rows, drafted ones among them, took so long. Gives the seconds of it
         that are believed: what is far from all that was seen was something else's doing."""
         self._drafted_since += 1
+        self._settled = False
         if not self.known:
             return seconds
         said = _bounded(seconds / self._pace, self._drafted.of(rows)[0])

@@ -169,9 +169,30 @@ def test_the_tempo_follows_a_machine_that_slows_down_and_ignores_a_hiccup() -> N
     assert tempo.costs(1, 7)[7] < 1.2 * before
     for _ in range(50):
         tempo.observe_plain(1, 0.020)
+        tempo.observe_plain(1, 0.020)
         tempo.observe_drafted(8, 0.028)
     assert tempo.costs(1, 7)[7] == pytest.approx(1.4, rel=0.05)
     assert tempo.plain(1) == pytest.approx(0.020, rel=0.05)
+
+
+def test_the_tempo_believes_plain_steps_that_follow_one_another_alone() -> None:
+    """What follows a draft, or ends a sequence, takes longer than plain steps do."""
+    tempo = Tempo()
+    for _ in range(10):
+        tempo.observe_plain(1, 0.010)
+    for _ in range(30):
+        tempo.observe_drafted(8, 0.014)
+        tempo.observe_plain(1, 0.017)
+        tempo.observe_drafted(8, 0.014)
+        tempo.observe_plain(1, 0.017)
+        tempo.observe_plain(1, 0.025, ended=True)
+        tempo.interrupt()
+        tempo.observe_plain(1, 0.025)
+    assert tempo.plain(1) == pytest.approx(0.010)
+    assert tempo.stale(1)
+    tempo.observe_plain(1, 0.012)
+    assert not tempo.stale(1)
+    assert 0.010 < tempo.plain(1) <= 0.012
 
 
 def test_the_tempo_tells_more_sequences_from_a_slower_machine() -> None:
