@@ -144,6 +144,7 @@ class _Making:
                 self.last, self.token, self.chance = len(self.tokens) - 1, token, own
                 self.cell += 1
                 self.goes_on = True
+        self.goes_on = self.goes_on and len(self.tokens) < self.wish.most
 
     def draft(self) -> Draft | None:
         return Draft(self.tokens, self.parents, self.kinds) if self.tokens else None
