@@ -123,6 +123,7 @@ def convert(
 
     OUT holds packed weights, config.json and the tokenizer; `ockham run OUT` gives what
     `ockham run MODEL --quantization ...` gives, to the bit, and starts without packing anything.
+    (With a built-in MODEL compare with `ockham run OUT --raw`: it is asked without a template.)
     With --lora it is MODEL as the adapter changes it. With --transform it is MODEL as rewritten;
     without --quantization OUT is then a plain checkpoint, which can be converted again.
     """

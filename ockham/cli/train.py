@@ -15,6 +15,7 @@ from ockham.cli.command import Group
 from ockham.cli.options import option
 from ockham.cli.report import duration
 from ockham.cli.value_types import Integer, Quantization, Shares
+from ockham.core.errors import ConfigError
 from ockham.training.extra import require_extra
 
 RULES = trained_rules()
@@ -341,6 +342,10 @@ def correction(as_json: bool, threads: int | None, mix_of: Path | None, **settin
     """
     from ockham.training.correction import CorrectionSettings, read_mix, train_correction
 
+    if mix_of is not None and settings["quantization"] is not None:
+        raise ConfigError(
+            "--quantization and --mix-of both say how weights are rounded; leave one of them out."
+        )
     mix = () if mix_of is None else read_mix(mix_of)
     chosen = CorrectionSettings(**settings, mix=mix)
     use_threads(threads)
@@ -350,7 +355,8 @@ def correction(as_json: bool, threads: int | None, mix_of: Path | None, **settin
     else:
         click.echo(
             f"on held-out text, nats from {chosen.target}: {scores['kl_rounded']} rounded, "
-            f"{scores['kl_closed_form']} with sums in closed form, {scores['kl_trained']} trained"
+            f"{scores['kl_closed_form']} with sums in closed form, {scores['kl_trained']} trained "
+            f"(kept: {scores['kept']})"
         )
     click.echo(f"wrote {chosen.out} in {duration(scores['seconds'])}.", err=True)
 

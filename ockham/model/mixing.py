@@ -172,7 +172,10 @@ def grouped_mix(
             f"{', '.join(names)} can."
         )
     if not 0.0 < least_gain < 1.0:
-        raise ConfigError(f"the gain of smaller groups must lie in (0, 1), got {least_gain}.")
+        raise ConfigError(
+            "the share by which ranges must shrink (--adaptive-groups) is above 0 and below 1, got "
+            f"{least_gain}."
+        )
     together: dict[str, list[Tensor]] = {}
     for tensor in tensors_of(description, source):
         together.setdefault(tensor.matrix if tensor.whole else tensor.key, []).append(tensor)

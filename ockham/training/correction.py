@@ -59,7 +59,10 @@ class CorrectionSettings(DistilSettings):
             raise ConfigError(f"rank must be at least 1, got {self.rank}.")
         if self.quantization is None:
             if not self.mix:
-                raise ConfigError("nothing is rounded: name a quantization, such as int4:64.")
+                raise ConfigError(
+                    "nothing is rounded: name a quantization, such as int4:64, or a directory with "
+                    "a mix (--mix-of)."
+                )
             return
         chosen = named_format(self.quantization)
         if chosen is None or chosen.dtype is not None:
@@ -112,9 +115,9 @@ def train_correction(
             f"training a correction of {settings.target} needs text: name .txt or .jsonl files "
             "with --data, of the kind that will be read."
         )
+    workplace = Workplace(settings, path, tell)
     require_extra()
     pieces = read_pieces_for(path, settings.data, settings.held_out, settings.seed)
-    workplace = Workplace(settings, path, tell)
     opened = open_plain(path, "the model to round")
     context = min(settings.context, opened.description.max_position_embeddings)
     opened.source.close()
@@ -177,13 +180,23 @@ def _train(
     )
     rows = torch.from_numpy(held_out.batch(0, HELD_OUT_WINDOWS))
     before = model.divergence(rows, adds=False), model.divergence(rows)
+    closed = {name: each.clone() for name, each in model.state_dict().items()}
     loop = Loop(model, {TEXT: windows}, settings, folder, tell)
     loop.run()
     model.write()
+    trained = model.divergence(rows)
+    if not trained < before[1]:
+        tell(
+            "training made nothing better on held-out text, so the sums in closed form are kept; "
+            "give it more tokens, or a lower --rate"
+        )
+        model.load_state_dict(closed)
+        model.write()
     return {
         "kl_rounded": round(before[0], 5),
         "kl_closed_form": round(before[1], 5),
-        "kl_trained": round(model.divergence(rows), 5),
+        "kl_trained": round(trained, 5),
+        "kept": "trained" if trained < before[1] else "closed form",
         "rank": settings.rank,
         "tokens": loop.read,
         "seconds": round(loop.seconds, 1),

@@ -109,8 +109,8 @@ def _pieces(paths: Sequence[Path], tokenizer: Tokenizer, end: int | None) -> lis
     total = sum(len(piece.tokens) for piece in pieces)
     if total < LEAST_TOKENS:
         raise ConfigError(
-            f"{', '.join(map(str, paths))} have {total} tokens; training needs at least "
-            f"{LEAST_TOKENS}, and profits from a million."
+            f"training needs at least {LEAST_TOKENS} tokens, and profits from a million; found in "
+            f"{', '.join(map(str, paths))}: {total}."
         )
     return pieces
 

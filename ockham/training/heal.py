@@ -43,9 +43,9 @@ def heal(settings: HealSettings, tell: Tell = lambda line: None) -> dict[str, An
             f"healing {settings.target} needs text: name .txt or .jsonl files with --data, of the "
             "kind that will be read."
         )
+    workplace = Workplace(settings, path, tell)
     require_extra()
     pieces = read_pieces_for(path, settings.data, settings.held_out, settings.seed)
-    workplace = Workplace(settings, path, tell)
     student, original = open_plain(path, "the model to heal"), open_plain(teacher, "the teacher")
     try:
         if student.description.vocab_size != original.description.vocab_size:

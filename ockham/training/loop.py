@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,19 +70,27 @@ class Loop:
             self._load()
 
     def run(self) -> None:
-        """Make the steps that are left."""
+        """Make the steps that are left. An interrupt is obeyed after the step, once that is saved;
+        a second one at once."""
         saved = told = began = time.monotonic()
         before, first = self.seconds, self.step
-        while self.step < self.steps:
-            self.losses.append(self._make_step())
-            now = time.monotonic()
-            self.seconds = before + now - began
-            if now - told > TOLD_S or self.step == self.steps:
-                self._tell((now - began) / (self.step - first))
-                told = now
-            if now - saved > CHECKPOINT_S or self.step == self.steps:
-                self._save()
-                saved = now
+        with _interrupts() as interrupted:
+            while self.step < self.steps:
+                self.losses.append(self._make_step())
+                now = time.monotonic()
+                self.seconds = before + now - began
+                if now - told > TOLD_S or self.step == self.steps:
+                    self._tell((now - began) / (self.step - first))
+                    told = now
+                if now - saved > CHECKPOINT_S or self.step == self.steps or interrupted():
+                    self._save()
+                    saved = now
+                if interrupted():
+                    self.tell(
+                        f"interrupted after step {self.step} of {self.steps}, which is saved; the "
+                        "same command goes on from there"
+                    )
+                    raise KeyboardInterrupt
 
     @property
     def read(self) -> int:
@@ -144,3 +155,24 @@ class Loop:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state[name])
         self.tell(f"going on from step {self.step} of {self.steps}")
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Notes an interrupt instead of raising it, and lets a second one through. Signals reach the
+    main thread alone; in others there is nothing to note."""
+    came = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield came.is_set
+        return
+
+    def note(number: int, frame: Any) -> None:
+        came.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -81,9 +81,9 @@ def train_nested(settings: NestedSettings, tell: Tell = lambda line: None) -> di
             f"training the widths of {settings.target} needs text: name .txt or .jsonl files with "
             "--data, of the kind that will be read."
         )
+    workplace = Workplace(settings, path, tell)
     require_extra()
     pieces = read_pieces_for(path, settings.data, settings.held_out, settings.seed)
-    workplace = Workplace(settings, path, tell)
     opened = open_plain(path, "the model to train")
     try:
         _check_widths(settings, RewrittenModel(opened, tell))

@@ -64,9 +64,9 @@ def train_pruned(settings: PruneSettings, tell: Tell = lambda line: None) -> dic
             f"pruning {settings.target} needs text: name .txt or .jsonl files with --data, of the "
             "kind that will be read."
         )
+    workplace = Workplace(settings, path, tell)
     require_extra()
     pieces = read_pieces_for(path, settings.data, settings.held_out, settings.seed)
-    workplace = Workplace(settings, path, tell)
     opened = open_plain(path, "the model to prune")
     try:
         original = RewrittenModel(opened, tell)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,3 +184,49 @@ def test_routed_experts_are_rounded_and_stay_so(tmp_path: Path) -> None:
     scores = train_correction(settings(source, "out"))
     assert scores["kl_trained"] < scores["kl_rounded"]
     assert len(corrected(load(tmp_path / "out"))) == 2 * 2
+
+
+def test_an_interrupt_saves_the_step_and_the_same_command_goes_on(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ockham.training.loop import Loop
+
+    whole = train_correction(settings(source, "whole"))
+    make, made, told = Loop._make_step, [], []
+
+    def interrupted(loop: Loop) -> float:
+        made.append(loop.step)
+        if len(made) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return make(loop)
+
+    monkeypatch.setattr(Loop, "_make_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_correction(settings(source, "out"), told.append)
+    assert any("interrupted after step 3 of 8, which is saved" in line for line in told)
+    found = train_correction(settings(source, "out"))
+    assert made == list(range(8))
+    assert {**found, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_training_that_makes_it_worse_keeps_the_closed_form(source: Path) -> None:
+    told: list[str] = []
+    scores = train_correction(settings(source, "out", rate=0.99), told.append)
+    assert scores["kl_trained"] > scores["kl_closed_form"]
+    assert scores["kept"] == "closed form"
+    assert any("the sums in closed form are kept" in line for line in told)
+    text = source.with_name("text.txt")
+    closed = train_correction(settings(source, "still", rate=1e-12), lambda line: None)
+    assert closed["kl_closed_form"] == scores["kl_closed_form"]
+    tokens = Tokenizer(source).encode(text.read_text()[:60], add_special_tokens=False)
+    one, other = (
+        prompt_logits(load(source.with_name(name)), [tokens], len(tokens))[0]
+        for name in ("out", "still")
+    )
+    assert np.array_equal(one, other)
+
+
+def test_two_ways_to_round_are_refused(source: Path, tmp_path: Path) -> None:
+    args = ["train", "correction", str(source), str(tmp_path / "out"), "--quantization", "int4:64"]
+    result = CliRunner().invoke(cli, [*args, "--mix-of", str(source)])
+    assert "--quantization and --mix-of both say how weights are rounded" in result.output

@@ -277,7 +277,7 @@ def test_one_long_text_has_a_held_out_part_too(tokenizer: Tokenizer, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("a.txt", "too little", r"have \d tokens; training needs at least 1000"),
+        ("a.txt", "too little", r"training needs at least 1000 tokens, .*found in .*a\.txt: \d\."),
         ("a.jsonl", '{"text": "x"}\nno', "line 2 of .* is not JSON"),
         ("a.jsonl", '{"prompt": "x"}', 'has neither a "text" nor "messages"'),
         ("a.jsonl", "[]", 'has neither a "text" nor "messages"'),
