@@ -83,7 +83,10 @@ def test_experts_of_a_layer_have_one_group(tmp_path: Path) -> None:
         (("--adaptive-groups", "0.1"), "--adaptive-groups is for --quantization FORMAT only"),
         (("--quantization", "q5_0", "--adaptive-groups", "0.1"), "groups of 'q5_0' cannot be"),
         (("--quantization", "fp8", "--adaptive-groups", "0.1"), "of fp4, int4, int4dq, nf4 can"),
-        (("--quantization", "int4", "--adaptive-groups", "1.5"), r"is above 0 and below 1, got 1.5"),
+        (
+            ("--quantization", "int4", "--adaptive-groups", "1.5"),
+            r"is above 0 and below 1, got 1.5",
+        ),
         (
             ("--quantization", "int4", "--adaptive-groups", "0.1", "--group-size", "64"),
             "--group-size is for all tensors, --adaptive-groups for each",
