@@ -42,8 +42,8 @@ def expected(text: str, given: str) -> str | None:
     return found[1] if found.re.groups else found[0]
 
 
-# The examples are always the same: a loop around what may be empty, such as (?:.*?)*, ends earlier in
-# Python's engine, and one example in thousands has such a loop at its end.
+# The examples are always the same: a loop around what may be empty, such as (?:.*?)*, ends earlier
+# in Python's engine, and one example in thousands has such a loop at its end.
 @settings(max_examples=300, derandomize=True, deadline=None)
 @given(
     before=expressions(),
