@@ -94,8 +94,8 @@ from ockham.core.registry import techniques
     metavar="NAME[:OPTIONS]",
     help=lambda: (
         "Let matrices also have a sum of low rank beside their format; may be given more than "
-        f"once: {', '.join(each.name for each in techniques('correction'))}; such as "
-        "weighted:rank=16."
+        f"once: {', '.join(each.name for each in techniques('correction'))}; with a rank "
+        "behind, such as NAME:rank=16."
     ),
 )
 @option(

@@ -4,7 +4,7 @@ A mix maps a pattern to a quantization, such as {"down": "int8", "*.layers.0.*":
 is a role (`ockham.core.seams.Role`) or a shell pattern of tensors' names; a tensor takes the last
 one that fits it. It is packed in exactly the format that is named, also where that format alone
 would leave it to another; "stored" takes it as it would be without any quantization. A correction
-may follow, {"down": "int4:64+lorc:rank=16"}: it is then added to the products of each such tensor.
+may follow, {"down": "int4:64+NAME:rank=16"}: it is then added to the products of each such tensor.
 """
 
 from __future__ import annotations
