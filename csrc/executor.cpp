@@ -20,6 +20,15 @@ std::unique_ptr<Run> Executor::begin(StepView step) {
     for (const Adapter* adapter : step.adapters)
         if (adapter != nullptr && !adapter->fits(program_))
             throw std::invalid_argument("an adapter of the step does not fit the program.");
+    for (const LeadingNeurons& leading : step.leading) {
+        const int64_t there = leading.operation < 0 || leading.operation >= size()
+                                  ? 0
+                                  : program_[leading.operation].neurons();
+        if (leading.count < 1 || leading.count > there)
+            throw std::invalid_argument("operation " + std::to_string(leading.operation) + " has " +
+                                        std::to_string(there) + " neurons, and the step wants the first " +
+                                        std::to_string(leading.count) + " of them.");
+    }
     auto run = std::make_unique<Run>(pool_, isa_, program_, std::move(step));
     {
         std::lock_guard<std::mutex> lock(spare_mutex_);
@@ -45,6 +54,12 @@ RowSet active_rows(const StepView& step, int64_t operation) {
     return {step.rows, nullptr};
 }
 
+int64_t leading_neurons(const StepView& step, int64_t operation) {
+    for (const LeadingNeurons& leading : step.leading)
+        if (leading.operation == operation) return leading.count;
+    return 0;
+}
+
 }  // namespace
 
 void Executor::run(Run& run, int64_t start, int64_t stop) {
@@ -58,6 +73,7 @@ void Executor::run(Run& run, int64_t start, int64_t stop) {
         if (!run.embedded && i != 0)
             throw std::invalid_argument("a step must be embedded before anything else is run.");
         run.active = active_rows(run.step, i);
+        run.leading = leading_neurons(run.step, i);
         program_[i].run(run);
     }
 }

@@ -87,6 +87,7 @@ struct Run {
     // The rows that the operation under way computes. Queries and what attention gives have a place
     // for every row of the step; what lives within a feed-forward has the active rows only.
     RowSet active;
+    int64_t leading = 0;  // the first neurons that it computes, where it is a feed-forward; 0: all
     bool embedded = false;
     int64_t experts_per_row = 0, routed_rows = 0;
     bool rotated = false;  // the step's cosines and sines have been computed

@@ -130,6 +130,11 @@ struct ActiveRows {
     RowSet rows;
 };
 
+// The feed-forward that is operation `operation` computes its first `count` neurons; the others give 0.
+struct LeadingNeurons {
+    int64_t operation = 0, count = 0;
+};
+
 struct StepView {
     int64_t rows = 0;
     int64_t sequences = 0;
@@ -154,6 +159,7 @@ struct StepView {
     int64_t recall_rows = 0;
     std::vector<LayerSets> wants_score_totals;
     std::vector<ActiveRows> active;  // empty: every operation computes all rows
+    std::vector<LeadingNeurons> leading;  // empty: feed-forwards compute all their neurons
     std::vector<const Adapter*> adapters;  // of each sequence, null for none; empty: of nobody
 };
 

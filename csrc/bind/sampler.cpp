@@ -20,6 +20,7 @@ namespace {
 
 using Logits = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Words = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Writable = nb::ndarray<uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Reads ockham.kernels.sampling.Draw.
@@ -146,6 +147,21 @@ void bind_sampler(nb::module_& module) {
             return nb::make_tuple(words[token & 3], gumbel(words[token & 3]));
         },
         "isa"_a, "seed"_a, "stream"_a, "position"_a, "token"_a, "A token's word of noise, and the noise.");
+    module.def(
+        "noise_words",
+        [](Isa isa, uint64_t seed, uint32_t stream, uint32_t position, Ids tokens, Writable words) {
+            require(isa);
+            if (words.size() != tokens.size())
+                throw std::invalid_argument("each token needs a place for its word of noise.");
+            for (size_t i = 0; i < tokens.size(); ++i)
+                if (tokens.data()[i] < 0)
+                    throw std::invalid_argument("token ids are at least 0, got " +
+                                                std::to_string(tokens.data()[i]) + ".");
+            noise_words(isa, seed, stream, position, tokens.data(), static_cast<int64_t>(tokens.size()),
+                        words.data());
+        },
+        "isa"_a, "seed"_a, "stream"_a, "position"_a, "tokens"_a, "words"_a.noconvert(),
+        "Writes the word of noise of each token.");
     module.def("natural_log", &natural_log, "x"_a);
     module.def("natural_exp", &natural_exp, "x"_a);
 }

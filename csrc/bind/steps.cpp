@@ -90,6 +90,9 @@ class StepReader {
             one.rows.which = vector<int32_t>(active.attr("rows"), one.rows.count, "active rows");
             view.active.push_back(one);
         }
+        const nb::dict leading = step_.attr("leading");
+        for (auto [operation, count] : leading)
+            view.leading.push_back({nb::cast<int64_t>(operation), nb::cast<int64_t>(count)});
         if (!step_.attr("adapters").is_none())
             for (nb::handle adapter : step_.attr("adapters"))
                 view.adapters.push_back(adapter.is_none() ? nullptr

@@ -29,7 +29,7 @@ size_t InputForm::bytes(int64_t rows) const {
 InputForm input_form(const PackedMatrix& matrix) { return matrix.kind->input(matrix); }
 
 PreparedInput::PreparedInput(const InputForm& form, int64_t rows, void* memory)
-    : form(form), rows(rows), values(static_cast<uint8_t*>(memory)) {
+    : form(form), rows(rows), values(static_cast<uint8_t*>(memory)), used(form.inputs) {
     if (!form.kind->offset_words) return;
     uint8_t* after = values + rows * form.row_bytes();
     scales = reinterpret_cast<float*>(after);
@@ -61,14 +61,17 @@ void linear_tile(Isa isa, const PackedMatrix& matrix, const PreparedInput& input
 }
 
 Tiling tiling(const PackedMatrix& matrix, int64_t rows, int threads) {
+    return tiling(matrix, matrix.panels(), rows, threads);
+}
+
+Tiling tiling(const PackedMatrix& matrix, int64_t panels, int64_t rows, int threads) {
     // A tile should last long enough to be worth handing out, and there should be several for each
     // thread, because another program may take a core away at any time. Bytes stand for time where
     // rows are few, rows where they are many.
     constexpr int64_t tile_bytes = 256 << 10, tile_rows = 384;
     Tiling cut;
-    const int64_t panels = matrix.panels();
-    const int64_t panel_bytes =
-        std::max<int64_t>(1, static_cast<int64_t>(matrix.weight_bytes) / std::max<int64_t>(1, panels));
+    const int64_t panel_bytes = std::max<int64_t>(
+        1, static_cast<int64_t>(matrix.weight_bytes) / std::max<int64_t>(1, matrix.panels()));
     const int64_t fair = panels / (threads * 4);
     cut.panels_per_tile = std::max<int64_t>(4, std::min(tile_bytes / panel_bytes, fair) / 4 * 4);
     cut.panel_tiles = (panels + cut.panels_per_tile - 1) / cut.panels_per_tile;
@@ -94,6 +97,44 @@ void linear(ThreadPool& pool, Isa isa, const PackedMatrix& matrix, const Prepare
     const Tiling cut = tiling(matrix, input.rows, pool.size());
     pool.parallel(cut.tiles(), [&](int64_t tile, int) {
         linear_tile(isa, matrix, input, cut, tile, y, y_stride, bias);
+    });
+}
+
+std::vector<Panels> leading_panels(const PackedMatrix& matrix, int64_t first, LeadingOutputs leading) {
+    if (leading.count == 0) return {{0, matrix.panels()}};
+    std::vector<Panels> found;
+    const int64_t last = first + matrix.outputs;
+    for (int64_t begin = first / leading.of * leading.of; begin < last; begin += leading.of) {
+        const int64_t from = std::max(begin, first), until = std::min(begin + leading.count, last);
+        if (from >= until) continue;
+        Panels panels{(from - first) / panel_outputs, (until - first + panel_outputs - 1) / panel_outputs};
+        if (!found.empty()) panels.begin = std::max(panels.begin, found.back().end);
+        if (panels.begin < panels.end) found.push_back(panels);
+    }
+    return found;
+}
+
+void linear(ThreadPool& pool, Isa isa, const PackedMatrix& matrix, const PreparedInput& input,
+            const std::vector<Panels>& panels, float* y, int64_t y_stride, const float* bias) {
+    struct Part {
+        Panels panels;
+        Tiling cut;
+        int64_t first;  // of its tiles among all
+    };
+    std::vector<Part> parts;
+    int64_t tiles = 0;
+    for (const Panels& each : panels) {
+        parts.push_back({each, tiling(matrix, each.end - each.begin, input.rows, pool.size()), tiles});
+        tiles += parts.back().cut.tiles();
+    }
+    pool.parallel(tiles, [&](int64_t tile, int) {
+        size_t at = parts.size() - 1;
+        while (parts[at].first > tile) --at;
+        const auto& [within, cut, first] = parts[at];
+        const int64_t panel = within.begin + (tile - first) / cut.row_tiles * cut.panels_per_tile;
+        const int64_t row = (tile - first) % cut.row_tiles * cut.rows_per_tile;
+        linear_tile(isa, matrix, input, row, std::min(input.rows, row + cut.rows_per_tile), panel,
+                    std::min(within.end, panel + cut.panels_per_tile), y, y_stride, bias);
     });
 }
 

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "isa/isa.h"
 
@@ -89,6 +90,9 @@ struct PreparedInput {
     uint8_t* values = nullptr;   // rows of row_bytes()
     float* scales = nullptr;     // [rows][groups], where values are int8
     int32_t* offsets = nullptr;  // [rows][offset_words()]: see inputs.h
+    // All inputs from this one on are zero: products may leave them out, which changes no bit but the
+    // sign of a zero.
+    int64_t used = 0;
 
     PreparedInput() = default;
     PreparedInput(const InputForm& form, int64_t rows, void* memory);
@@ -129,6 +133,23 @@ struct Tiling {
 };
 Tiling tiling(const PackedMatrix& matrix, int64_t rows, int threads);
 
+// The same of so many of its panels, counted from the first of them.
+Tiling tiling(const PackedMatrix& matrix, int64_t panels, int64_t rows, int threads);
+
+// Of the outputs of a stack of matrices the first `count` in every `of`; all where `count` is 0.
+struct LeadingOutputs {
+    int64_t of = 0, count = 0;
+};
+
+// Panels [begin, end) of a matrix.
+struct Panels {
+    int64_t begin, end;
+};
+
+// The panels of a matrix that hold any such output, ascending, of a stack in which its outputs begin at
+// `first`.
+std::vector<Panels> leading_panels(const PackedMatrix& matrix, int64_t first, LeadingOutputs leading);
+
 // Computes tile `tile` of a tiling.
 void linear_tile(Isa isa, const PackedMatrix& matrix, const PreparedInput& input,
                  const Tiling& tiling, int64_t tile, float* y, int64_t y_stride,
@@ -137,6 +158,10 @@ void linear_tile(Isa isa, const PackedMatrix& matrix, const PreparedInput& input
 // The whole product, shared among the threads.
 void linear(ThreadPool& pool, Isa isa, const PackedMatrix& matrix, const PreparedInput& input,
             float* y, int64_t y_stride, const float* bias);
+
+// The same of some panels only: what the others give is not written.
+void linear(ThreadPool& pool, Isa isa, const PackedMatrix& matrix, const PreparedInput& input,
+            const std::vector<Panels>& panels, float* y, int64_t y_stride, const float* bias);
 
 // Row `output` of the matrix as K floats: what its stored values mean. For embedding tables.
 void unpack_row(const PackedMatrix& matrix, int64_t output, float* row);

@@ -146,6 +146,15 @@ struct Blocks<Format, PANELS, std::integer_sequence<int, ROW...>> {
     static constexpr Block table[] = {Format::template block<ROW + 1, PANELS>...};
 };
 
+// How many steps hold inputs that are not all zero, in whole multiples where there are as many.
+static inline int64_t used_steps(const Tile& tile, int64_t step_inputs, int64_t multiple) {
+    const int64_t all = (tile.matrix.inputs + step_inputs - 1) / step_inputs;
+    if (tile.input.used >= tile.matrix.inputs) return all;
+    const int64_t at_once = step_inputs * multiple;
+    const int64_t some = (tile.input.used + at_once - 1) / at_once * multiple;
+    return some < all ? some : all;
+}
+
 // What the weights of one block may take of the second-level cache.
 constexpr int64_t range_bytes = 128 << 10;
 
@@ -157,7 +166,7 @@ static void walk(const PackedMatrix& matrix, const PreparedInput& input, const A
     const int64_t row_begin = area.row_begin, rows = area.row_end - row_begin;
     if (rows <= 0) return;
     const Tile tile{matrix, input, input.form.row_bytes(), y, y_stride, bias};
-    const int64_t steps = (tile.matrix.inputs + Format::step_inputs - 1) / Format::step_inputs;
+    const int64_t steps = used_steps(tile, Format::step_inputs, multiple);
     // Blocks of equal numbers of rows: 13 rows are faster as 7 + 6 than as 12 + 1.
     const int64_t blocks = (rows + most_rows - 1) / most_rows;
     const int panels = Format::panels((rows + blocks - 1) / blocks);

@@ -218,7 +218,7 @@ void multiply_bf16(const PackedMatrix& matrix, const PreparedInput& input, const
     // Blocks of nearly equal numbers of rows: see walk(). A smaller one multiplies the row after it too.
     const int64_t blocks = (rows + most_block_rows - 1) / most_block_rows;
     const Configured configured(TileShapes((rows + blocks - 1) / blocks, 6));
-    const int64_t tiles = (matrix.inputs + tile_inputs - 1) / tile_inputs;
+    const int64_t tiles = used_steps(tile, tile_inputs, 1);
     int64_t range_length = tiles;
     if (blocks > 2) {
         const int64_t near = (tiles + range_tiles / 2) / range_tiles, ranges = near ? near : 1;
@@ -226,7 +226,8 @@ void multiply_bf16(const PackedMatrix& matrix, const PreparedInput& input, const
     }
     const int64_t at_once = blocks == 1 ? 1 : 2;
     alignas(64) uint8_t padded[2][weight_tile_bytes];
-    const int64_t rest = matrix.inputs % tile_inputs, rest_bytes = (rest + 1) / 2 * 64;
+    const int64_t rest = tiles * tile_inputs > matrix.inputs ? matrix.inputs % tile_inputs : 0;
+    const int64_t rest_bytes = (rest + 1) / 2 * 64;
     const int64_t panel_stride = (matrix.inputs + 1) / 2 * 64;
     if (rest) __builtin_memset(padded, 0, sizeof padded);
     const auto first_row = [&](int64_t block) { return row_begin + rows * block / blocks; };

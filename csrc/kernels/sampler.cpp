@@ -255,6 +255,16 @@ double gumbel(uint32_t word) {
     return -natural_log(-natural_log(uniform));
 }
 
+void noise_words(Isa isa, uint64_t seed, uint32_t stream, uint32_t position, const int64_t* tokens,
+                 int64_t count, uint32_t* words) {
+    DrawView draw;
+    draw.seed = seed;
+    draw.stream = stream;
+    draw.position = position;
+    Noise noise(isa, draw);
+    for (int64_t i = 0; i < count; ++i) words[i] = noise.word(tokens[i]);
+}
+
 int64_t sample(Isa isa, const float* logits, int64_t vocabulary, const DrawView& draw,
                SamplerScratch& scratch) {
     const int64_t largest = row_kernels(isa).argmax(logits, vocabulary);

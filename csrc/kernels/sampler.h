@@ -21,6 +21,10 @@ double natural_exp(double x);
 // -ln(-ln((word + 1/2) / 2^32))
 double gumbel(uint32_t word);
 
+// The words of noise of some tokens at a position, as ockham.core.noise.uniform_words gives them.
+void noise_words(Isa isa, uint64_t seed, uint32_t stream, uint32_t position, const int64_t* tokens,
+                 int64_t count, uint32_t* words);
+
 struct DrawView {
     int64_t row = 0;
     double temperature = 1.0;

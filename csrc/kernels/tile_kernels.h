@@ -339,12 +339,13 @@ void walk(const Steps& steps, const PackedMatrix& matrix, const PreparedInput& i
     const int64_t step_factors = factor_pairs(steps.minima) * 32;
     const int64_t step_bytes = steps.inputs * panel_outputs * steps.planes;
     const int64_t usual_steps = usual_bytes / panels_at_once / step_bytes;  // 1 at least: 256 inputs, 2 planes
-    const int64_t near = (steps.count + usual_steps / 2) / usual_steps, ranges = near ? near : 1;
-    const int64_t range_steps = (steps.count + ranges - 1) / ranges;
+    const int64_t count = used_steps(tile, steps.inputs, 1);
+    const int64_t near = (count + usual_steps / 2) / usual_steps, ranges = near ? near : 1;
+    const int64_t range_steps = (count + ranges - 1) / ranges;
     for (int64_t panel = area.panel_begin; panel < area.panel_end; panel += panels_at_once) {
         const int64_t left = area.panel_end - panel, panels = left < panels_at_once ? left : panels_at_once;
-        for (int64_t begin = 0; begin < steps.count; begin += range_steps) {
-            const int64_t end = begin + range_steps < steps.count ? begin + range_steps : steps.count;
+        for (int64_t begin = 0; begin < count; begin += range_steps) {
+            const int64_t end = begin + range_steps < count ? begin + range_steps : count;
             for (int64_t i = 0; i < panels; ++i) {
                 const int64_t before = i * (end - begin);
                 steps.unpack(matrix, panel + i, begin, end,
@@ -352,7 +353,7 @@ void walk(const Steps& steps, const PackedMatrix& matrix, const PreparedInput& i
                               minima + before * panel_outputs,
                               step_factors ? factors + before * step_factors : nullptr});
             }
-            const Range range{begin, end, begin == 0, end == steps.count};
+            const Range range{begin, end, begin == 0, end == count};
             for (int64_t i = 0; i < blocks; ++i) {
                 const int64_t first = row_begin + rows * i / blocks;
                 const int64_t last = row_begin + rows * (i + 1) / blocks;

@@ -357,7 +357,7 @@ static void walk_blocks(const PackedMatrix& matrix, const PreparedInput& input, 
     if (rows <= 0) return;
     const Tile tile{matrix, input, input.form.row_bytes(), y, y_stride, bias};
     const int panels = Format::panels((rows + parts - 1) / parts);
-    const int64_t steps = tile.matrix.inputs / Format::shape.inputs;
+    const int64_t steps = used_steps(tile, Format::shape.inputs, 1);
     const int64_t at_once = parts > 1 ? range_bytes / (Format::shape.bytes() * panels) : steps;
     for (int64_t panel = area.panel_begin; panel < area.panel_end;) {
         const bool wide = panels == 2 && panel + 2 <= area.panel_end;

@@ -46,14 +46,17 @@ void FeedForward::check(Program& program) const {
 
 void FeedForward::run(Run& run) const {
     const int64_t hidden = run.hidden, inner = down.inputs();
+    const int64_t used = run.leading ? run.leading : inner;
+    const LeadingOutputs leading{inner, run.leading};
     Activations& own = *run.activations;
     for (int64_t first = 0; first < run.active.count; first += most_rows) {
         const int64_t rows = std::min(most_rows, run.active.count - first);
         // In the memory of the queries, which attention has read.
         float* gates = own.qkv.take<float>(rows * gate_up.outputs());
-        product(run, gate_up, stream_rows(run, norm, first, rows), gates, gate_up_bias, first);
+        product(run, gate_up, stream_rows(run, norm, first, rows), gates, gate_up_bias, first,
+                leading);
         float* branch = own.branch.take<float>(rows * hidden);
-        product(run, down, activated_rows(run, activation, gated, gates, inner, rows), branch,
+        product(run, down, activated_rows(run, activation, gated, gates, inner, rows, used), branch,
                 down_bias, first);
         turn_rows(run, first, rows, shortcut);
         add_branch(run, first, rows, branch, post_norm, residual_scale, stream_norm);

@@ -26,6 +26,7 @@ struct FeedForward final : Operation {
     explicit FeedForward(const Fields& fields);
     void check(Program& program) const override;
     void run(Run& run) const override;
+    int64_t neurons() const override { return down.inputs(); }
 };
 
 }  // namespace ockham::ops

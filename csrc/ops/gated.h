@@ -1,6 +1,7 @@
 // The activation between the two products of a feed-forward: act(gate) * up, or act(x).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -17,22 +18,25 @@ inline void gate(const RowKernels& kernels, Activation activation, const float* 
     kernels.gated[static_cast<int>(activation)](gate_up, gate_up + inner, inner, y);
 }
 
-// Rows of `inner` values, made of rows of gates and ups where `gated`.
+// Rows of `inner` values, made of rows of gates and ups where `gated`. From value `used` on they are 0.
 inline auto activated_rows(Run& run, Activation activation, bool gated, const float* x,
-                           int64_t inner, int64_t count) {
+                           int64_t inner, int64_t count, int64_t used) {
     std::vector<Buffer>& scratch = run.activations->rows;
     for (Buffer& buffer : scratch) buffer.take<float>(inner);
     const int64_t width = gated ? 2 * inner : inner;
     return Rows{count, 2 * inner,
-                [&, activation, gated, x, inner, width](int64_t row, int thread) -> const float* {
+                [&, activation, gated, x, inner, width, used](int64_t row, int thread) -> const float* {
                     float* y = scratch[thread].template get<float>();
+                    const float* from = x + row * width;
+                    const int which = static_cast<int>(activation);
                     if (gated)
-                        gate(run.kernels, activation, x + row * width, inner, y);
+                        run.kernels.gated[which](from, from + inner, used, y);
                     else
-                        run.kernels.activated[static_cast<int>(activation)](x + row * width, inner,
-                                                                            y);
+                        run.kernels.activated[which](from, used, y);
+                    std::fill(y + used, y + inner, 0.0f);
                     return y;
-                }};
+                },
+                used};
 }
 
 }  // namespace ockham::ops

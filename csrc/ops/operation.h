@@ -10,6 +10,7 @@
 // them apart.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -30,6 +31,8 @@ class Operation {
     virtual void check(Program& program) const = 0;
     // Over the active rows of the step, `run.active`.
     virtual void run(Run& run) const = 0;
+    // How many neurons it has of which a step may want the first ones only.
+    virtual int64_t neurons() const { return 0; }
 };
 
 using Read = std::shared_ptr<const Operation> (*)(const Fields& fields);

@@ -17,14 +17,18 @@ namespace ockham::ops {
 
 // Rows of fp32 as they are before a matrix reads them: at(row, thread) gives one, of as many floats as
 // the matrix has inputs, which stays until the same thread asks for another. `cost` says how much work
-// that is, in floats, and decides from how many rows on it is shared among threads.
+// that is, in floats, and decides from how many rows on it is shared among threads. Where `used` is not 0,
+// all floats from that one on are zero.
 template <class At>
 struct Rows {
     int64_t count, cost;
     At at;
+    int64_t used = 0;
 };
 template <class At>
 Rows(int64_t, int64_t, At) -> Rows<At>;
+template <class At>
+Rows(int64_t, int64_t, At, int64_t) -> Rows<At>;
 
 // Rows [0, count) of x as they are.
 inline auto plain_rows(const float* x, int64_t width, int64_t count) {
@@ -57,8 +61,9 @@ inline auto stream_rows(Run& run, const Norm& norm, int64_t first, int64_t count
 template <class At>
 PreparedInput prepare(Run& run, const PackedMatrix& matrix, const Rows<At>& rows) {
     const InputForm form = input_form(matrix);
-    const PreparedInput input(form, rows.count,
-                              run.activations->prepared.take<uint8_t>(form.bytes(rows.count)));
+    PreparedInput input(form, rows.count,
+                        run.activations->prepared.take<uint8_t>(form.bytes(rows.count)));
+    if (rows.used) input.used = rows.used;
     for_rows(run.pool, rows.count, rows.cost, [&](int64_t row, int thread) {
         prepare_row(run.isa, input, row, rows.at(row, thread));
     });
@@ -72,8 +77,9 @@ PreparedInput prepare_adapted(Run& run, const PackedMatrix& matrix, const Rows<A
                               const Additions& added, float* t) {
     const InputForm form = input_form(matrix);
     const int64_t width = matrix.inputs, threads = run.pool.size();
-    const PreparedInput input(form, rows.count,
-                              run.activations->prepared.take<uint8_t>(form.bytes(rows.count)));
+    PreparedInput input(form, rows.count,
+                        run.activations->prepared.take<uint8_t>(form.bytes(rows.count)));
+    if (rows.used) input.used = rows.used;
     struct Block {
         const AdaptedRows* group;
         int64_t begin, end;
@@ -110,45 +116,52 @@ PreparedInput prepare_adapted(Run& run, const PackedMatrix& matrix, const Rows<A
 // The product where something is added for some of the rows.
 template <class At>
 void adapted_product(Run& run, const Stack& matrix, const Rows<At>& rows, float* y,
-                     const std::vector<float>& bias, const Additions& added) {
+                     const std::vector<float>& bias, const Additions& added, LeadingOutputs leading) {
     const int64_t outputs = matrix.outputs();
     float* t = run.activations->shrunk.take<float>(rows.count * added.width);
     PreparedInput input = prepare_adapted(run, matrix.parts.front(), rows, added, t);
     int64_t first = 0;
     for (const PackedMatrix& part : matrix.parts) {
         if (!(input.form == input_form(part))) input = prepare(run, part, rows);
-        const Tiling cut = tiling(part, rows.count, run.pool.size());
-        run.pool.parallel(cut.tiles(), [&](int64_t tile, int) {
-            linear_tile(run.isa, part, input, cut, tile, y + first, outputs,
-                        bias.empty() ? nullptr : bias.data() + first);
-            const int64_t output = tile / cut.row_tiles * cut.panels_per_tile * panel_outputs;
-            const int64_t row = tile % cut.row_tiles * cut.rows_per_tile;
-            expand_rows(run, added, t, row, std::min(rows.count, row + cut.rows_per_tile),
-                        first + output,
-                        first + std::min(part.outputs, output + cut.panels_per_tile * panel_outputs),
-                        y, outputs);
-        });
+        for (const Panels& panels : leading_panels(part, first, leading)) {
+            const Tiling cut = tiling(part, panels.end - panels.begin, rows.count, run.pool.size());
+            run.pool.parallel(cut.tiles(), [&](int64_t tile, int) {
+                const int64_t panel = panels.begin + tile / cut.row_tiles * cut.panels_per_tile;
+                const int64_t end = std::min(panels.end, panel + cut.panels_per_tile);
+                const int64_t row = tile % cut.row_tiles * cut.rows_per_tile;
+                const int64_t last = std::min(rows.count, row + cut.rows_per_tile);
+                linear_tile(run.isa, part, input, row, last, panel, end, y + first, outputs,
+                            bias.empty() ? nullptr : bias.data() + first);
+                expand_rows(run, added, t, row, last, first + panel * panel_outputs,
+                            first + std::min(part.outputs, end * panel_outputs), y, outputs);
+            });
+        }
         first += part.outputs;
     }
 }
 
 // y (count, outputs) = rows times matrix, plus bias where there is one, then what the matrix's own
 // corrections add, and then what the rows' adapters add. The rows are made once for each form in which parts of the matrix read them. They are
-// the active rows of the step from `first_row` on.
+// the active rows of the step from `first_row` on. Only the `leading` outputs are wanted; what stands in the
+// places of the others has no meaning.
 template <class At>
 void product(Run& run, const Stack& matrix, const Rows<At>& rows, float* y,
-             const std::vector<float>& bias = {}, int64_t first_row = 0) {
+             const std::vector<float>& bias = {}, int64_t first_row = 0, LeadingOutputs leading = {}) {
     if (!matrix.own.empty() || (!run.step.adapters.empty() && !matrix.role.empty())) {
         const Additions added = additions(run, matrix, rows.count, first_row);
-        if (added.width > 0) return adapted_product(run, matrix, rows, y, bias, added);
+        if (added.width > 0) return adapted_product(run, matrix, rows, y, bias, added, leading);
     }
     const int64_t outputs = matrix.outputs();
     PreparedInput input;
     int64_t first = 0;
     for (const PackedMatrix& part : matrix.parts) {
         if (first == 0 || !(input.form == input_form(part))) input = prepare(run, part, rows);
-        linear(run.pool, run.isa, part, input, y + first, outputs,
-               bias.empty() ? nullptr : bias.data() + first);
+        const float* added = bias.empty() ? nullptr : bias.data() + first;
+        if (leading.count == 0)
+            linear(run.pool, run.isa, part, input, y + first, outputs, added);
+        else
+            linear(run.pool, run.isa, part, input, leading_panels(part, first, leading), y + first, outputs,
+                   added);
         first += part.outputs;
     }
 }

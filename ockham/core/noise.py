@@ -72,6 +72,10 @@ def gumbel(
     seed: int, stream: int, position: int, tokens: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
     """Standard Gumbel noise of each of `tokens`; argmax(log p + noise) is a sample of p."""
-    words = uniform_words(seed, stream, position, tokens)
+    return gumbel_of(uniform_words(seed, stream, position, tokens))
+
+
+def gumbel_of(words: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.float64]:
+    """The standard Gumbel noise that words of 32 bits stand for."""
     uniform = (words.astype(np.float64) + 0.5) * 2.0**-32  # in (0, 1), never 0 or 1
     return -np.log(-np.log(uniform))

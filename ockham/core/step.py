@@ -147,6 +147,9 @@ class Step:
     active: tuple[ActiveRows, ...] = ()
     """Where some rows do not run, in the order of the program; elsewhere all rows do. A row that
     does not run a layer's attention has no scores there: (kv_heads, 0), and (0,)."""
+    leading: dict[int, int] = field(default_factory=dict)
+    """Operation of the program, a feed-forward -> how many of its neurons all rows compute, the
+    first ones; the others count as 0. Elsewhere all are computed."""
     adapters: tuple[PackedAdapter | None, ...] | None = None
     """(S,) what is added to the products of each sequence's rows, None for nothing; None where
     nobody has any."""

@@ -158,6 +158,9 @@ class Sampler:
 def gumbel(isa: Isa, seed: int, stream: int, position: int, token: int) -> tuple:
     """A token's word of noise, and the noise."""
 
+def noise_words(isa: Isa, seed: int, stream: int, position: int, tokens: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], words: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu')]) -> None:
+    """Writes the word of noise of each token."""
+
 def natural_log(x: float) -> float: ...
 
 def natural_exp(x: float) -> float: ...

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.arrays import Doubles, Floats, Ints, Longs
 from ockham.core.seams import AdapterDtype, Layout, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels.layout import GroupLayout as GroupLayout
@@ -105,6 +105,11 @@ class Executor(Protocol):
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
         """Choose a token for each draw; `draw.row` says from which row of `logits`."""
+        ...
+
+    def noise(self, seed: int, stream: int, position: int, tokens: Longs) -> Doubles:
+        """The noise with which `sample` chooses among tokens (ids from 0) at a position, to the bit
+        as `core.noise.gumbel` gives it."""
         ...
 
     def logprobs(

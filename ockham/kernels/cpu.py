@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import numpy.typing as npt
 
-from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.arrays import Doubles, Floats, Ints, Longs
+from ockham.core.noise import gumbel_of
 from ockham.core.seams import AdapterDtype, Layout, Linear, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels import sampling
@@ -100,6 +101,7 @@ class CpuExecutor:
             return [matrices[id(part)] for part in parts]
 
         self.program = program
+        self._isa = isa
         self._sampler = core.Sampler(pool, isa)
         self._native = core.Executor.bind(pool, isa, planes.native, program.ops, matrices_of)
 
@@ -136,6 +138,11 @@ class CpuExecutor:
             if token == _NOT_FINITE:
                 sampling.process(logits[draw.row], draw)  # raises, naming the logit
         return [Drawn(None if token < 0 else token) for token in tokens]
+
+    def noise(self, seed: int, stream: int, position: int, tokens: Longs) -> Doubles:
+        words = np.empty(len(tokens), np.uint32)
+        core.noise_words(self._isa, seed, stream, position, _slots(tokens), words)
+        return gumbel_of(words)
 
     def logprobs(
         self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None

@@ -7,7 +7,7 @@ from typing import cast
 
 import msgspec
 
-from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.arrays import Doubles, Floats, Ints, Longs
 from ockham.core.config import EngineConfig
 from ockham.core.seams import AdapterDtype, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
@@ -47,6 +47,9 @@ class Charged:
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
         return self._executor.sample(logits, draws)
+
+    def noise(self, seed: int, stream: int, position: int, tokens: Longs) -> Doubles:
+        return self._executor.noise(seed, stream, position, tokens)
 
     def logprobs(
         self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None

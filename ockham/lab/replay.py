@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.arrays import Doubles, Floats, Ints, Longs
 from ockham.core.errors import ConfigError
 from ockham.core.seams import AdapterDtype, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
@@ -61,6 +61,9 @@ class Replay:
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
         raise ConfigError("only greedy requests can be replayed.")
+
+    def noise(self, seed: int, stream: int, position: int, tokens: Longs) -> Doubles:
+        return self._executor.noise(seed, stream, position, tokens)
 
     def logprobs(
         self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
+from ockham.cli.main import cli
 from ockham.core.arrays import Floats, Ints
 from ockham.core.cost import ATTENTION, FEED_FORWARD
 from ockham.core.errors import ConfigError
@@ -21,7 +23,7 @@ from ockham.draft.skip import Choosing
 from ockham.engine.engine import Engine
 from tests.helpers.drafting import VOCABULARY, answers
 from tests.helpers.serving import Said, ask, complete, make_engine, serve
-from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_without_attention
+from tests.helpers.tiny import tiny_llama, tiny_mistral, tiny_mixtral, tiny_without_attention
 from tests.helpers.trained_drafts import METHODS, write_draft
 
 SIZES = {"hidden_size": 32, "vocab_size": VOCABULARY, "num_hidden_layers": 2}
@@ -35,6 +37,11 @@ SKIPS: list[dict[str, Any]] = [
     {"part": "feed_forward"},
 ]
 """What drafts leave out of a model of so many layers."""
+NARROW: list[dict[str, Any]] = [
+    {"share": 0.5, "multiple": 16},
+    {"share": 0.1, "multiple": 1},
+]
+"""How many neurons of 48 draft."""
 
 
 @pytest.fixture(scope="module", params=["full", "window"])
@@ -123,9 +130,26 @@ def test_texts_are_the_same_whatever_drafts_leave_out(
         assert engine.total.saved["skip"].tokens == counted.accepted
 
 
-def test_texts_are_the_same_beside_prefixes_that_are_reused(deep: Path) -> None:
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("narrow", NARROW, ids=str)
+def test_texts_are_the_same_whichever_neurons_draft(
+    deep: Path, narrow: dict[str, Any], adaptive: bool
+) -> None:
+    engine = drafting_engine(deep, {"method": "nested", "adaptive": adaptive, **narrow})
+    assert said(engine) == said(drafting_engine(deep, "none"))
+    counted = engine.stats().drafts
+    assert counted.planned
+    if not adaptive:
+        assert counted.tokens
+        assert engine.total.wasted["nested"].tokens >= counted.tokens - counted.accepted
+        assert engine.total.saved["nested"].tokens == counted.accepted
+
+
+@pytest.mark.parametrize("method", ["skip", "nested"])
+def test_texts_are_the_same_beside_prefixes_that_are_reused(deep: Path, method: str) -> None:
     """Pages that others begin with hold nothing that was drafted."""
-    reusing = drafting_engine(deep, {"method": "skip"}, reuse="prefix")
+    drafting = {"method": method, **(NARROW[0] if method == "nested" else {})}
+    reusing = drafting_engine(deep, drafting, reuse="prefix")
     plain = answers(drafting_engine(deep, "none"))
     assert answers(reusing) == plain
     assert answers(reusing) == plain
@@ -166,6 +190,78 @@ def test_drafts_without_what_adds_nothing_are_always_accepted(
     counted = engine.stats().drafts
     assert counted.accepted_at[0] == counted.drafts
     assert engine.scheduler.steps < 0.6 * plain.scheduler.steps
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of whose 48 neurons only the first 16 add anything."""
+    directory = tiny_llama(tmp_path_factory.mktemp("narrow"), vocab_size=VOCABULARY)
+    weights = load_file(directory / "model.safetensors")
+    for layer in range(2):
+        weights[f"model.layers.{layer}.mlp.down_proj.weight"][:, 16:] = 0.0
+    save_file(weights, directory / "model.safetensors")
+    return directory
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_drafts_of_all_neurons_that_add_something_are_always_accepted(
+    narrow: Path, temperature: float
+) -> None:
+    engine = drafting_engine(narrow, {"method": "nested", "share": 0.34, "multiple": 16})
+    found = answers(engine, temperature=temperature, frequency_penalty=0.0)
+    plain = drafting_engine(narrow, "none")
+    assert found == answers(plain, temperature=temperature, frequency_penalty=0.0)
+    counted = engine.stats().drafts
+    assert counted.accepted_at[0] == counted.drafts
+    assert engine.scheduler.steps < 0.6 * plain.scheduler.steps
+
+
+def test_first_neurons_draft_what_the_checkpoint_says_that_is_cut_to_them(
+    tmp_path: Path,
+) -> None:
+    """Logits bit for bit, of a checkpoint that `--transform width` wrote."""
+    whole = tiny_llama(tmp_path / "whole", vocab_size=VOCABULARY)
+    cut = tmp_path / "cut"
+    flags = ["--transform", "width:keep=0.34,multiple=16", "--dtype", "float32"]
+    result = CliRunner().invoke(cli, ["convert", str(whole), str(cut), *flags])
+    assert result.exit_code == 0, result.output
+    text = [(5 * i * i + 3) % VOCABULARY for i in range(15)]
+    found = []
+    for directory, leading in ((whole, [16, 16]), (cut, None)):
+        engine = drafting_engine(directory, "none")
+        view = engine.state.new_view()
+        assert engine.state.reserve(view, len(text))
+        for cell, token in enumerate(text):
+            likely = engine.own_model.partly(
+                [(view, cell, token)], [frozenset()], 3, leading=leading
+            )
+            engine.state.advance(view, cell + 1)
+            found.append((likely.logits, likely.tokens))
+    for (logits, tokens), (others, again) in zip(found[:15], found[15:], strict=True):
+        np.testing.assert_array_equal(logits, others)
+        np.testing.assert_array_equal(tokens, again)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"share": 0.0}, "share is above 0 and below 1"),
+        ({"share": 1.0}, "got share = 1.0"),
+        ({"multiple": 0}, "got multiple = 0"),
+        ({"share": 0.9}, "all of them in steps of 64"),
+    ],
+    ids=str,
+)
+def test_widths_that_make_no_sense_are_refused(
+    narrow: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        drafting_engine(narrow, {"method": "nested", **options})
+
+
+def test_a_model_without_feed_forwards_to_narrow_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="experts"):
+        drafting_engine(tiny_mixtral(tmp_path, vocab_size=VOCABULARY), {"method": "nested"})
 
 
 def test_the_first_layers_alone_are_an_early_exit(deep: Path) -> None:

@@ -40,14 +40,18 @@ PATTERNS: list[dict[str, Any]] = [
 """Approximate, and yet the same bits in any company: by logical index."""
 
 
-LEFT_OUT: list[dict[str, Any]] = [
-    {"layers": [1]},
-    {"layers": "0", "part": "feed_forward"},
-    {"layers": [0], "part": "attention"},
-    {"share": 0.25},
-    {"part": "feed_forward"},
-]
-"""What drafts leave out of a model of two layers: named, or chosen while it runs."""
+PARTS: dict[str, list[dict[str, Any]]] = {
+    "skip": [
+        {"layers": [1]},
+        {"layers": "0", "part": "feed_forward"},
+        {"layers": [0], "part": "attention"},
+        {"share": 0.25},
+        {"part": "feed_forward"},
+    ],
+    "nested": [{"share": 0.5, "multiple": 16}, {"share": 0.1, "multiple": 1}],
+}
+"""By drafter, what of a model of two layers drafts: what is left out is named, or chosen while it
+runs; and how many neurons run."""
 
 
 def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:

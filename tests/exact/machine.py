@@ -32,7 +32,7 @@ from ockham.core.speculative import parse
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.kernels.base import Executor
-from tests.exact.drawn import ADAPTERS, KEPT, LEARNED, LEFT_OUT, build, requests
+from tests.exact.drawn import ADAPTERS, KEPT, LEARNED, PARTS, build, requests
 from tests.helpers.foretelling import foretelling
 from tests.helpers.searching import Relay, State, let_search
 
@@ -189,9 +189,10 @@ class ExactnessMachine(RuleBasedStateMachine):
     def draft_by(self, data: st.DataObject, most: int) -> None:
         """From now on, verify all that one drafter has."""
         self._count_drafts()
-        drafters = [*DRAFTERS, "skip", *sorted(self.trained)]
+        parts = PARTS if self.engine.own_model.neurons else {"skip": PARTS["skip"]}
+        drafters = [*DRAFTERS, *parts, *sorted(self.trained)]
         method = data.draw(st.sampled_from(drafters))
-        left_out = data.draw(st.sampled_from(LEFT_OUT)) if method == "skip" else {}
+        part = data.draw(st.sampled_from(PARTS[method])) if method in PARTS else {}
         self.engine.speculation = self.engine.make_speculation(
             parse(
                 {
@@ -199,7 +200,7 @@ class ExactnessMachine(RuleBasedStateMachine):
                     "adaptive": False,
                     "num_speculative_tokens": most,
                     **self.trained.get(method, {}),
-                    **left_out,
+                    **part,
                 }
             )
         )

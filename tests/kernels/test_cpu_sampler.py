@@ -13,7 +13,9 @@ from ockham.core.errors import OckhamError
 from ockham.core.noise import gumbel, uniform_words
 from ockham.core.sampling_params import SamplingParams
 from ockham.kernels import sampling
+from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.native import core
+from ockham.kernels.reference.backend import ReferenceBackend
 from ockham.kernels.sampling import Draw
 from tests.helpers import isas
 from tests.helpers.programs import SHAPES, on
@@ -21,6 +23,7 @@ from tests.helpers.programs import SHAPES, on
 pytestmark = pytest.mark.skipif(core is None, reason="the native core was not built")
 
 VOCABULARY = 500
+REFERENCE = ReferenceBackend()
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +49,43 @@ def words(allowed: np.ndarray) -> np.ndarray:
     bits = np.zeros(-(-len(allowed) // 32) * 32, bool)
     bits[: len(allowed)] = allowed
     return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
+@pytest.mark.parametrize("isa", isas.params())
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    stream=st.integers(0, 2**32 - 1),
+    position=st.integers(0, 2**32 - 1),
+    tokens=st.lists(st.integers(0, 200_000), max_size=12),
+)
+def test_noise_of_tokens_is_drawn_to_the_bit(
+    isa: object, seed: int, stream: int, position: int, tokens: list[int]
+) -> None:
+    """In any order, and more than once."""
+    ids = np.array(tokens, np.int64)
+    words = np.empty(len(ids), np.uint32)
+    core.noise_words(isa, seed, stream, position, ids, words)
+    np.testing.assert_array_equal(words, uniform_words(seed, stream, position, ids))
+
+
+def test_both_backends_draw_the_same_noise() -> None:
+    ids = np.array([5, 3, 101_000, 5, 70], np.int64)
+    found = [
+        model.backend.bind(model.program, model.backend.allocate(model.layouts)).noise(
+            7 << 40, 3, 900, ids
+        )
+        for model in (on(backend, SHAPES["plain"]) for backend in (CpuBackend(1), REFERENCE))
+    ]
+    np.testing.assert_array_equal(found[0], gumbel(7 << 40, 3, 900, ids))
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_noise_of_tokens_that_there_are_not_is_refused() -> None:
+    isa = core.detect()
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        core.noise_words(isa, 0, 0, 0, np.array([-1], np.int64), np.empty(1, np.uint32))
+    with pytest.raises(ValueError, match="a place for its word"):
+        core.noise_words(isa, 0, 0, 0, np.array([1], np.int64), np.empty(2, np.uint32))
 
 
 @given(

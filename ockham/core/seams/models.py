@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ockham.core.arrays import Floats, Ints
+from ockham.core.arrays import Doubles, Floats, Ints, Longs
 from ockham.core.cost import Skips, Sublayer
 
 
@@ -108,6 +108,10 @@ class SmallModel(Protocol):
         """The tokens of some draws (`kernels.sampling.Draw`); None where masks left none."""
         ...
 
+    def noise(self, seed: int, stream: int, position: int, tokens: Longs) -> Doubles:
+        """The noise with which tokens are drawn at a position (`core.noise.gumbel`)."""
+        ...
+
 
 class LoadSmall(Protocol):
     """Loads a second model."""
@@ -136,6 +140,9 @@ class OwnModel(Protocol):
     vocabulary: int
     sublayers: tuple[Sublayer, ...]
     """Those of all layers, in order. Not every layer need have both."""
+    neurons: tuple[int, ...]
+    """How many each feed-forward has, in order. None of layers with experts, which always run
+    whole."""
 
     @property
     def tokenizer(self) -> str | None:
@@ -153,11 +160,12 @@ class OwnModel(Protocol):
         skips: Sequence[Skips],
         count: int,
         leave: Callable[[Floats], Floats] | None = None,
+        leading: Sequence[int] | None = None,
     ) -> Likely:
         """Run rows, each a (view, cell, token) with the view of another sequence, whose cells
         before it hold the state of what comes before, without the sublayers that `skips` has for
-        each; the others write their state. Then `leave`, (rows, hidden_size) to the same, and the
-        head."""
+        each; the others write their state. Of each feed-forward (`neurons`), the first `leading`
+        neurons run. Then `leave`, (rows, hidden_size) to the same, and the head."""
         ...
 
     def foretold(

@@ -14,7 +14,6 @@ import numpy as np
 
 from ockham.core.arrays import Doubles, Floats
 from ockham.core.errors import ConfigError
-from ockham.core.noise import gumbel
 from ockham.core.seams import Draft, Drafter, DraftStream, Foreseen, Rows, SmallModel, Wish
 from ockham.draft.modelled.growing import FIRST_PRIOR, MOST_COMPUTED, OTHER_PRIOR, Growing
 from ockham.draft.modelled.row_cost import RowCost
@@ -233,7 +232,7 @@ class ModelDrafting(Drafter):
         else:
             tokens = np.union1d(tokens, drawn)
             logits = foreseen.logits[row, tokens].astype(np.float64)
-            scores = logits + noise.params.temperature * gumbel(
+            scores = logits + noise.params.temperature * self.model.noise(
                 noise.seed, noise.stream, each.position(number), tokens.astype(np.int64)
             )
             scores[tokens == drawn] = scores.max()  # a filter may have kept others from being drawn

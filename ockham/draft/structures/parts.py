@@ -22,7 +22,8 @@ _CHOICES = 2
 
 
 class PartDrafter(Drafter):
-    """Drafts token after token with the model without some of its sublayers (self-speculation).
+    """Drafts token after token with the model without some of its sublayers, or with a part of its
+    neurons (self-speculation).
 
     The state of all that was read and said is there already, in the sequence's own pages; a drafted
     token adds its own, in those sublayers that run, which verification writes again, to the same
@@ -44,6 +45,10 @@ class PartDrafter(Drafter):
     def skips(self, stream: LastToken) -> Skips:
         """What is left out where a stream's tokens are drafted."""
         ...
+
+    def leading(self) -> Sequence[int] | None:
+        """How many neurons of each feed-forward run, the first ones; None for all."""
+        return None
 
     def leave(self, x: Floats) -> Floats:
         """What the head reads of rows x of the residual stream, (rows, hidden_size)."""
@@ -81,6 +86,7 @@ class PartDrafter(Drafter):
                 [self.skips(each.stream) for each in active],
                 _CHOICES,
                 self.leave,
+                self.leading(),
             )
             found = ranked(
                 self._model,

@@ -46,6 +46,8 @@ class OwnModel:
         self._reserve, self._skips, self._tokenizer = reserve, skips, tokenizer
         self._sublayers = program.sublayers()
         self.sublayers = tuple(self._sublayers)
+        self._wide = [place for place, op in enumerate(program.ops) if op.neurons]
+        self.neurons = tuple(program.ops[place].neurons for place in self._wide)
 
     @property
     def tokenizer(self) -> str | None:
@@ -75,6 +77,7 @@ class OwnModel:
         skips: Sequence[Skips],
         count: int,
         leave: Callable[[Floats], Floats] | None = None,
+        leading: Sequence[int] | None = None,
     ) -> Likely:
         self.wrote = True
         views = [view for view, _, _ in rows]
@@ -89,6 +92,8 @@ class OwnModel:
             wants_logits=owner,
             candidates=count,
         )
+        if leading is not None:
+            step.leading = dict(zip(self._wide, leading, strict=True))
         output = self._run(step, self._with_gates(views, skips), [1] * len(rows), leave)
         return Likely(output.logits, output.candidates)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ockham.cache.state import State, View
+from ockham.core.arrays import Doubles, Longs
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, DoesNotFit
 from ockham.core.rows import Branch, build_step, chains
@@ -161,6 +162,9 @@ class SmallModel:
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[int | None]:
         return [drawn.token for drawn in self.executor.sample(logits, draws)]
+
+    def noise(self, seed: int, stream: int, position: int, tokens: Longs) -> Doubles:
+        return self.executor.noise(seed, stream, position, tokens)
 
 
 def _load(model: str, target: Target, longest: int, cells: int) -> LoadedModel:

@@ -20,7 +20,8 @@ class FeedForward(Operation):
     error function) or "relu". Rows of `gate_up`: the gate's I, then the up projection's I. Where
     not `gated`, `gate_up` has I rows, and act(gate_up(h)) takes the place of act(gate) * up. In
     the end x = stream_norm(x), where there is one. With a `shortcut`, x = shortcut(x) between h and
-    the sum."""
+    the sum. Of the I values that `down` multiplies, a step may want the first ones
+    (`Step.leading`): then the others are 0, and nothing of them is computed."""
 
     adaptable: ClassVar[tuple[str, ...]] = ("gate_up", "down")
 
@@ -40,6 +41,10 @@ class FeedForward(Operation):
     @property
     def sublayer(self) -> Sublayer:
         return self.layer, FEED_FORWARD
+
+    @property
+    def neurons(self) -> int:
+        return self.down.in_features
 
     def matrices(self) -> dict[str, Linear]:
         own = {"gate_up": self.gate_up, "down": self.down, "shortcut": self.shortcut}

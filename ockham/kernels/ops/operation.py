@@ -103,6 +103,12 @@ class Operation:
         """The layer and sublayer that the operation is part of; None where every row needs it."""
         return None
 
+    @property
+    def neurons(self) -> int:
+        """How many neurons there are of which a step may want the first ones only
+        (`Step.leading`); 0 where there are none."""
+        return 0
+
     def matrices(self) -> dict[str, Linear]:
         """The matrices that the operation multiplies with, by the field that holds them."""
         return {}

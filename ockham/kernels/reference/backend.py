@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence, Sized
 
 import numpy as np
 
-from ockham.core.arrays import Floats, Ints, Longs
+from ockham.core.arrays import Doubles, Floats, Ints, Longs
+from ockham.core.noise import gumbel
 from ockham.core.seams import AdapterDtype, Layout, LowRank
 from ockham.core.step import PackedAdapter, Step, StepOutput
 from ockham.kernels import sampling
@@ -33,6 +34,7 @@ class ReferenceExecutor:
     def begin(self, step: Step) -> ReferenceRun:
         """Raises ValueError if the step breaks its contract in a way that is cheap to see."""
         _check(step, len(self.planes.groups))
+        check_leading(step, self.program)
         return ReferenceRun(step, self.planes)
 
     def run(self, run: Run, start: int, stop: int) -> None:
@@ -40,6 +42,7 @@ class ReferenceExecutor:
         for place in range(start, stop):
             op = self.program.ops[place]
             run.active = _active(run.step, place)
+            run.leading = run.step.leading.get(place)
             twin_of(op)(run, op)
 
     def finish(self, run: Run) -> StepOutput:
@@ -77,10 +80,24 @@ class ReferenceExecutor:
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
         return sampling.sample(logits, draws)
 
+    def noise(self, seed: int, stream: int, position: int, tokens: Longs) -> Doubles:
+        return gumbel(seed, stream, position, tokens)
+
     def logprobs(
         self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None
     ) -> list[dict[int, tuple[float, int]]]:
         return sampling.logprobs(logits, targets, top, also)
+
+
+def check_leading(step: Step, program: Program) -> None:
+    """Raises ValueError where a step wants neurons that an operation does not have."""
+    for place, count in step.leading.items():
+        there = program.ops[place].neurons if 0 <= place < len(program.ops) else 0
+        if not 1 <= count <= there:
+            raise ValueError(
+                f"operation {place} has {there} neurons, and the step wants the first {count} of "
+                "them."
+            )
 
 
 def _active(step: Step, place: int) -> Ints | None:

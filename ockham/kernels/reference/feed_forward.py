@@ -13,6 +13,8 @@ def compute(run: ReferenceRun, op: FeedForward) -> None:
     if op.gate_up_bias is not None:
         gate_up += op.gate_up_bias
     inner = gated(gate_up, op.activation) if op.gated else activated(gate_up, op.activation)
+    if run.leading is not None:
+        inner[:, run.leading :] = 0.0
     branch = run.product(op, "down", inner)
     if op.down_bias is not None:
         branch += op.down_bias

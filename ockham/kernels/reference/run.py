@@ -55,6 +55,9 @@ class ReferenceRun:
     """The rows that the operation under way computes; None for all. `q` and `a` have a place for
     every row of the step; what lives within a feed-forward has the active rows only."""
 
+    leading: int | None = None
+    """How many neurons the feed-forward under way computes, the first ones; None for all."""
+
     def of_active(self, rows: Rows) -> Rows:
         """The active ones of the step's rows (R, ...)."""
         return rows if self.active is None else rows[self.active]

@@ -77,6 +77,12 @@ M2R2 = (
 )
 
 SWIFT = "SWIFT (arXiv:2410.06916): 1.3 to 1.6 times as fast, with nothing trained"
+MATFORMER = (
+    "MatFormer (arXiv:2310.07707): smaller models inside of one agree with it, so that speculative "
+    "decoding with them is faster; its abstract has no figures"
+)
+NESTED = {"lab": "lab-nested"}
+"""Of a built-in model, the one whose first neurons are smaller models."""
 
 
 @evidence("drafter", "copying")
@@ -124,6 +130,13 @@ def skip(bench: Bench) -> Row:
     return drafting(bench, "skip", SWIFT, **ALWAYS)
 
 
+@evidence("drafter", "nested")
+def nested(bench: Bench) -> Row:
+    """The same with the first quarter of the neurons of a model that was trained so."""
+    target = NESTED.get(bench.config.model, bench.config.model)
+    return drafting(bench, "nested", MATFORMER, target, **ALWAYS)
+
+
 @evidence("drafter", "trie")
 def trie(bench: Bench) -> Row:
     """The same edits, drafted from all that was read and written before."""
@@ -142,10 +155,13 @@ def trigram(bench: Bench) -> Row:
     return drafting(bench, "trigram", ADED)
 
 
-def drafting(bench: Bench, name: str, claim: str, **config: object) -> Row:
-    """Edit code with one drafter and without any, one request after the other."""
+def drafting(bench: Bench, name: str, claim: str, target: str = "", /, **config: object) -> Row:
+    """Edit code with one drafter and without any, one request after the other; with the model
+    `target`, where that is another one."""
     what = f"{PROMPTS} edits of code, one after the other, {ANSWERED} tokens each"
-    return compared(bench, name, claim, greedy(ANSWERED), what, None, **config)
+    if target not in ("", bench.config.model):
+        what = f"{what}, by {target}"
+    return compared(bench, name, claim, greedy(ANSWERED), what, None, target, **config)
 
 
 def compared(
@@ -155,14 +171,18 @@ def compared(
     params: SamplingParams,
     what: str,
     prompts: list[list[int]] | None = None,
+    target: str = "",
+    /,
     **config: object,
 ) -> Row:
-    """The same requests with one drafter and without any; edits unless `prompts` are given."""
+    """The same requests with one drafter and without any; edits unless `prompts` are given. By the
+    model `target`, where one is named."""
     if config.get("adaptive") is False:
         what = f"{what}; every draft verified, whether it pays or not"
+    model = {"model": target} if target else {}
     engines = [
-        bench.engine(),
-        bench.engine(speculative_config={"method": name, **config}),
+        bench.engine(**model),
+        bench.engine(**model, speculative_config={"method": name, **config}),
     ]
     prompts = edits(bench, engines[0])
     wanted = requests(prompts, [params] * len(prompts))
