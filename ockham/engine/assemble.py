@@ -26,7 +26,7 @@ from ockham.engine.chosen import (
     make_drafters,
     plain_policy,
 )
-from ockham.engine.gates import Gates, skips_of
+from ockham.engine.gates import Gates
 from ockham.engine.group import Group
 from ockham.engine.known import KnownTexts
 from ockham.engine.limits import Limits, context_limit
@@ -162,7 +162,7 @@ class Assembly:
             self.max_model_len,
             plan.step_rows,
             self.scheduler.reserve_draft,
-            lambda: {id(s.view): skips_of(s.gate) for s in self.scheduler.running if s.gate},
+            lambda: {id(s.view): s.gate for s in self.scheduler.running if s.gate},
             lambda: None if self.tokenizer is None else self.tokenizer.digest,
         )
         self.pace = Pace(self.cost)

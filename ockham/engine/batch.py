@@ -12,7 +12,7 @@ from ockham.core.cost import ModelCost, Sublayer
 from ockham.core.rows import Branch, build_step, chains
 from ockham.core.seams import OwnRows
 from ockham.core.step import Floats, Ints, Step, StepOutput
-from ockham.engine.gates import active_rows, skips_of
+from ockham.engine.gates import active_rows, runs_of_rows
 from ockham.engine.observing import Asked, Watch, want
 from ockham.engine.part import Part
 from ockham.engine.plan import Chunk
@@ -147,6 +147,7 @@ def build(
         wants_logits=np.array(wanted, np.int32),
         wants_argmax=np.array(argmax, np.int32),
     )
+    logical = step.positions.copy() if second_texts else step.positions
     if second_texts:
         _shift_second_texts(step, parts, first_rows, second_texts)
     if hidden and hidden_layer is not None:
@@ -156,8 +157,7 @@ def build(
     if watches:
         want(step, watches)
     if any(s.gate is not None for s in sequences):
-        skips = [skips_of(s.gate) for s in sequences]
-        step.active = active_rows(skips, [part.rows for part in parts], sublayers)
+        _gate(step, parts, first_rows, logical, sublayers)
     if marks is not None:
         _mark(step, marks)
     visit(step, parts, first_rows, recall_every)
@@ -178,6 +178,25 @@ def note_choices(batch: Batch, output: StepOutput, cost: ModelCost) -> None:
             found = left_out(batch.step, rows, output.left_out, cost)
             part.skipped = [one + other for one, other in zip(part.skipped, found, strict=True)]
         row += part.rows
+
+
+def _gate(
+    step: Step,
+    parts: list[Part],
+    first_rows: list[int],
+    places: Ints,
+    sublayers: Mapping[Sublayer, range],
+) -> None:
+    """Put into a step what the gates of its sequences say that their rows skip. `places` are those
+    that the rows of drafts would have if they were accepted."""
+    runs = []
+    for part, row in zip(parts, first_rows, strict=True):
+        gate = part.sequence.gate
+        own = runs_of_rows(gate, places[row : row + part.rows])
+        if gate is not None:
+            part.gated = own
+        runs += own
+    step.active = active_rows([skips for skips, _ in runs], [rows for _, rows in runs], sublayers)
 
 
 def _shift_second_texts(step: Step, parts: list[Part], first_rows: list[int], by: int) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
 import numpy as np
 
 from ockham.cache.state import State
-from ockham.core.cost import RUNS_ALL, ModelCost
+from ockham.core.cost import ATTENTION, RUNS_ALL, ModelCost, Skips
 from ockham.core.ledger import Ledger, Recall, divide
 from ockham.core.step import Step, StepOutput
 from ockham.core.visits import EVERY, Skipped
 from ockham.engine.adapter_billing import book_adapters
 from ockham.engine.batch import Walk, runs_of
-from ockham.engine.gates import skips_of
+from ockham.engine.gates import Run, runs_of_rows, skips_of
 from ockham.engine.known import BOOK
 from ockham.engine.part import Part
 from ockham.engine.runner.decoding import Decoding
@@ -39,17 +39,20 @@ def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
     weight_bytes, shares = _weight_bytes(parts, cost)
     total.weight_bytes += weight_bytes
     for part, share in zip(parts, shares, strict=True):
-        sequence, own = part.sequence, _own(part.sequence, cost)
-        flops, read_bytes = _ran(part, own)
-        written_bytes = own.state_written_bytes(part.rows)
-        if own is not cost:
-            whole_flops, whole_bytes = _ran(part, cost)
+        sequence, own = part.sequence, _own_of_part(part, cost)
+        flops, read_bytes = _ran(part, part.gated, cost)
+        written_bytes = sum(
+            rows * cost.without(skips).state_written_bytes(1) for skips, rows in _runs(part)
+        )
+        alone = weight_bytes if len(parts) == 1 else _weight_bytes([part], cost)[0]
+        if any(skips for skips, _ in part.gated):
+            whole_flops, whole_bytes = _ran(part, (), cost)
             whole_bytes += cost.weight_bytes(part.rows, part.head_rows)
             whole_bytes += cost.state_written_bytes(part.rows)
-            done = own.weight_bytes(part.rows, part.head_rows) + read_bytes + written_bytes
+            done = alone + read_bytes + written_bytes
             _book_gate(sequence, whole_flops - flops, whole_bytes - done, total)
         if sequence.dropped:
-            seen_flops, seen_bytes = _ran(part, own, sequence.dropped)
+            seen_flops, seen_bytes = _ran(part, part.gated, cost, sequence.dropped)
             _book_unseen(sequence, flops - seen_flops, read_bytes - seen_bytes, total)
             flops, read_bytes = seen_flops, seen_bytes
         if part.skipped:
@@ -59,7 +62,7 @@ def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
             book.flops += flops
             book.state_read_bytes += read_bytes
             book.state_written_bytes += written_bytes
-        _book_part(part, own, share, total)
+        _book_part(part, cost, alone, share, total)
     book_adapters(((part.sequence, part.rows) for part in parts), 1, BATCHING, total)
 
 
@@ -71,19 +74,80 @@ def book_known(tokens: int, cost: ModelCost, total: Ledger) -> Ledger:
     return bill
 
 
-def _ran(part: Part, cost: ModelCost, dropped: Many[int] = ()) -> tuple[int, int]:
-    """FLOPs of a part's rows, and the state bytes that they read, where each group of layers has
-    `dropped` so many cells."""
-    attention = sum(cost.attention_flops(first + 1, rows, dropped) for first, rows in part.runs)
-    return (
-        part.rows * cost.linear_flops + part.head_rows * cost.head_flops + attention,
-        cost.state_read_bytes(part.start + 1, part.end - part.start, dropped),
-    )
+def _runs(part: Part) -> list[Run]:
+    """What the rows of a part skip, neighbours that skip the same together."""
+    return list(part.gated) or [(RUNS_ALL, part.rows)]
 
 
-def _own(sequence: Sequence, cost: ModelCost) -> ModelCost:
-    """What the rows of a sequence cost: the model's figures, less those of what they skip."""
-    return cost if sequence.gate is None else cost.without(sequence.gate.of.skips)
+def _ran(part: Part, gated: Many[Run], cost: ModelCost, dropped: Many[int] = ()) -> tuple[int, int]:
+    """FLOPs of a part's rows, which skip what `gated` says, and the state bytes that they read,
+    where each group of layers has `dropped` so many cells."""
+    if len(gated) < 2:
+        own = cost.without(gated[0][0]) if gated else cost
+        attention = sum(own.attention_flops(first + 1, rows, dropped) for first, rows in part.runs)
+        return (
+            part.rows * own.linear_flops + part.head_rows * own.head_flops + attention,
+            own.state_read_bytes(part.start + 1, part.end - part.start, dropped),
+        )
+    flops, read_bytes = part.head_rows * cost.head_flops, 0
+    ends: dict[Skips, int] = {}
+    """The cell after the last one that is computed with what skips this."""
+    for skips, first, rows in _cut(gated, part.runs):
+        own = cost.without(skips)
+        flops += rows * own.linear_flops + own.attention_flops(first + 1, rows, dropped)
+        ends[skips] = max(ends.get(skips, 0), first + rows)
+    # A layer is read as far as the last row sees that attends there. Later rows attend in some of
+    # the layers of earlier ones: those that only the earlier ones attend in are the difference.
+    kinds = sorted(ends, key=lambda skips: sum(of == ATTENTION for _, of in skips))
+    end = 0
+    for number, skips in enumerate(kinds):
+        end = max(end, ends[skips])
+        cells = part.start + 1, end - part.start, dropped
+        read_bytes += cost.without(skips).state_read_bytes(*cells)
+        if number + 1 < len(kinds):
+            read_bytes -= cost.without(kinds[number + 1]).state_read_bytes(*cells)
+    return flops, read_bytes
+
+
+def _cut(gated: Many[Run], cells: Many[tuple[int, int]]) -> Iterator[tuple[Skips, int, int]]:
+    """Runs of cells, given as (first, rows), cut where their rows skip something else."""
+    kinds = iter(gated)
+    skips, left = next(kinds)
+    for first, rows in cells:
+        while rows:
+            if not left:
+                skips, left = next(kinds)
+            now = min(rows, left)
+            yield skips, first, now
+            first, rows, left = first + now, rows - now, left - now
+
+
+def _own(sequence: Sequence, cost: ModelCost, place: int = 0) -> ModelCost:
+    """What the row of a sequence in a place costs: the model's figures, less those of what it
+    skips."""
+    return cost.without(skips_of(sequence.gate, place))
+
+
+def _own_of_part(part: Part, cost: ModelCost) -> ModelCost:
+    """The same of the first row of a part."""
+    return cost.without(part.gated[0][0]) if part.gated else cost
+
+
+def _row_flops(
+    sequence: Sequence,
+    first: int,
+    rows: int,
+    logits: int,
+    cost: ModelCost,
+    dropped: Many[int] = (),
+) -> int:
+    """FLOPs of consecutive rows of a sequence, the first of them in the place `first`, `logits` of
+    which want logits."""
+    places = np.arange(first, first + rows, dtype=np.int32)
+    found = logits * cost.head_flops
+    for skips, start, count in _cut(runs_of_rows(sequence.gate, places), [(first, rows)]):
+        found += cost.without(skips).row_flops(start + 1, count, 0, dropped)
+    return found
 
 
 def _book_gate(sequence: Sequence, flops: int, nbytes: int, total: Ledger) -> None:
@@ -96,32 +160,36 @@ def _book_gate(sequence: Sequence, flops: int, nbytes: int, total: Ledger) -> No
 def _weight_bytes(parts: list[Part], cost: ModelCost) -> tuple[int, list[int]]:
     """The weight bytes that a step reads, and each part's share: those of an operation are divided
     among the rows that ran it."""
-    rows, heads = [p.rows for p in parts], [p.head_rows for p in parts]
-    return _shared_bytes([p.sequence for p in parts], rows, heads, cost)
+    runs = [run for part in parts for run in _runs(part)]
+    heads: list[int] = []
+    for part in parts:
+        heads += [part.head_rows, *[0] * (len(_runs(part)) - 1)]
+    nbytes, of_runs = _shared_bytes(runs, heads, cost)
+    rest = iter(of_runs)
+    return nbytes, [sum(next(rest) for _ in _runs(part)) for part in parts]
 
 
-def _shared_bytes(
-    sequences: list[Sequence], rows: list[int], heads: list[int], cost: ModelCost
-) -> tuple[int, list[int]]:
-    """The weight bytes of a step in which each sequence has so many rows, so many of which want
-    logits, and each sequence's share."""
-    skips = [skips_of(s.gate) for s in sequences]
-    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(skips))}
+def _shared_bytes(runs: list[Run], heads: list[int], cost: ModelCost) -> tuple[int, list[int]]:
+    """The weight bytes of a step of these runs of rows, so many of each of which want logits, and
+    each run's share."""
+    rows = [count for _, count in runs]
+    kinds = {kind: number for number, kind in enumerate(dict.fromkeys(s for s, _ in runs))}
     if list(kinds) == [RUNS_ALL]:
         nbytes = cost.weight_bytes(sum(rows), sum(heads))
         return nbytes, divide(nbytes, rows)
-    total, shares = 0, [0] * len(sequences)
-    for runs, of_some in cost.shared(tuple(kinds)):
-        ran = [count if runs[kinds[s]] else 0 for count, s in zip(rows, skips, strict=True)]
-        wanted = sum(h for h, s in zip(heads, skips, strict=True) if runs[kinds[s]])
+    total, shares = 0, [0] * len(runs)
+    for ran_by, of_some in cost.shared(tuple(kinds)):
+        ran = [count if ran_by[kinds[skips]] else 0 for skips, count in runs]
+        wanted = sum(h for h, (s, _) in zip(heads, runs, strict=True) if ran_by[kinds[s]])
         nbytes = of_some.weight_bytes(sum(ran), wanted) if any(ran) else 0
         total += nbytes
         shares = [a + b for a, b in zip(shares, divide(nbytes, ran), strict=True)]
     return total, shares
 
 
-def _book_part(part: Part, cost: ModelCost, weight_bytes: int, total: Ledger) -> None:
-    """Book a part's rows and its share of the weights. `cost` is the sequence's own."""
+def _book_part(part: Part, cost: ModelCost, alone: int, weight_bytes: int, total: Ledger) -> None:
+    """Book a part's rows and its share of the weights, of which it would read `alone` bytes by
+    itself."""
     sequence, ledger = part.sequence, part.sequence.ledger
     ledger.rows += part.rows
     ledger.weight_bytes += weight_bytes
@@ -132,7 +200,6 @@ def _book_part(part: Part, cost: ModelCost, weight_bytes: int, total: Ledger) ->
         max(0, min(sequence.prompt_tokens, first + rows) - first - repeated)
         for (first, rows), (_, repeated) in zip(part.runs, again, strict=True)
     )
-    alone = cost.weight_bytes(part.rows, part.head_rows)
     for book in (ledger, total):
         book.prompt_tokens_computed += fresh_prompt
         if alone > weight_bytes:
@@ -140,7 +207,7 @@ def _book_part(part: Part, cost: ModelCost, weight_bytes: int, total: Ledger) ->
         for first, repeated in again:
             if repeated:
                 name = sequence.redone_by or PREEMPTION
-                flops = cost.row_flops(first + 1, repeated, 0, sequence.dropped)
+                flops = _row_flops(sequence, first, repeated, 0, cost, sequence.dropped)
                 book.waste(name, repeated, flops)
 
 
@@ -150,19 +217,22 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
     steps, rows = decoding.unbilled, len(decoding.sequences)
     if not steps:
         return
-    ones = [1] * rows
-    weight_bytes, shares = _shared_bytes(decoding.sequences, ones, ones, cost)
+    ways = [
+        skips_of(sequence.gate, first)
+        for sequence, first in zip(decoding.sequences, decoding.first_tokens, strict=True)
+    ]
+    weight_bytes, shares = _shared_bytes([(skips, 1) for skips in ways], [1] * rows, cost)
     total.rows += steps * rows
     total.generated_tokens += steps * rows
     total.weight_bytes += steps * weight_bytes
     for row, (sequence, first, dropped, share) in enumerate(
         zip(decoding.sequences, decoding.first_tokens, decoding.dropped, shares, strict=True)
     ):
-        ledger, own = sequence.ledger, _own(sequence, cost)
+        ledger, own = sequence.ledger, cost.without(ways[row])
         flops, read_bytes = _decoded(own, first, steps)
         written_bytes = own.state_written_bytes(steps)
         alone = own.weight_bytes(1, 1)
-        if own is not cost:
+        if ways[row]:
             whole_flops, whole_bytes = _decoded(cost, first, steps)
             whole_bytes += steps * cost.weight_bytes(1, 1) + cost.state_written_bytes(steps)
             done = steps * alone + read_bytes + written_bytes
@@ -328,17 +398,17 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
     Each drafted token that was reached saved a step that would have read all weights for one row;
     those that do not stand in the sequence are waste. `names` are those of the drafters."""
     part, tree = walk.part, walk.tree
-    cost = _own(part.sequence, cost)
+    sequence = part.sequence
     reached = {at for at, _ in walk.followed if at != ROOT}
     logits = part.head_rows > 0
     for number, sources in enumerate(tree.sources):
-        name = names[sources[0][0]]
-        for book in (part.sequence.ledger, total):
+        name, place = names[sources[0][0]], part.start + tree.depths[number]
+        own = _own(sequence, cost, place)
+        for book in (sequence.ledger, total):
             if number in reached:
-                book.save(name, 1, nbytes=cost.weight_bytes(1, 1))
+                book.save(name, 1, nbytes=own.weight_bytes(1, 1))
             elif number not in walk.accepted:
-                cells = part.start + 1 + tree.depths[number]
-                book.waste(name, 1, cost.row_flops(cells, 1, logits))
+                book.waste(name, 1, own.row_flops(place + 1, 1, logits))
 
 
 def book_spared(
@@ -350,12 +420,12 @@ def book_spared(
 ) -> None:
     """Book the rows of completions that the search `name` need not generate: of each, those from
     how many tokens on, and to how many."""
-    cost = _own(sequence, cost)
     tokens = flops = 0
     for start, stop in spared:
         rows = max(0, stop - start)
         tokens += rows
-        flops += cost.row_flops(sequence.prompt_tokens + start + 1, rows, rows) if rows else 0
+        first = sequence.prompt_tokens + start
+        flops += _row_flops(sequence, first, rows, rows, cost) if rows else 0
     if tokens:
         for book in (sequence.ledger, total):
             book.save(name, tokens, flops)
@@ -365,16 +435,18 @@ def book_dropped(
     sequence: Sequence, own_from: int, name: str, cost: ModelCost, total: Ledger
 ) -> None:
     """Book the rows of a branch that its search gave up, from the cell `own_from` on."""
-    rows, cost = sequence.computed_once - own_from, _own(sequence, cost)
+    rows = sequence.computed_once - own_from
     if rows > 0:
+        flops = _row_flops(sequence, own_from, rows, rows, cost)
         for book in (sequence.ledger, total):
-            book.waste(name, rows, cost.row_flops(own_from + 1, rows, rows))
+            book.waste(name, rows, flops)
 
 
 def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:
     """Book the cells that a forked sequence did not have to compute. The logits of each of its
     tokens would have been wanted."""
-    tokens, cost = child.computed, _own(child, cost)
+    tokens = child.computed
     logits = max(0, tokens - child.prompt_tokens + 1)
+    flops = _row_flops(child, 0, tokens, logits, cost)
     for book in (child.ledger, total):
-        book.save(FORK, tokens, cost.row_flops(1, tokens, logits))
+        book.save(FORK, tokens, flops)

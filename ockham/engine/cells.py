@@ -9,6 +9,7 @@ from ockham.core.outputs import PositionLogprobs
 from ockham.core.seams import Keeping, Observer, Splice
 from ockham.core.step import Floats, Ints
 from ockham.core.visits import BLOCK_KEYS
+from ockham.engine.gates import OpenGate
 from ockham.engine.patterns import OpenPattern
 from ockham.engine.pooling import Pool
 from ockham.engine.splicing import Splicing
@@ -20,6 +21,7 @@ class Cells:
     __slots__ = (
         "border",
         "computed",
+        "gate",
         "inexact_from",
         "inputs",
         "keeping",
@@ -52,6 +54,7 @@ class Cells:
     pattern: OpenPattern | None
     shares: bool
     pool: Pool | None
+    gate: OpenGate | None
 
     def token_ids(self, count: int) -> Ints:
         """The first `count` tokens as an array."""
@@ -105,18 +108,20 @@ class Cells:
     @property
     def exact_until(self) -> int | None:
         """The first token whose state no other sequence may go on from: one that an approximate
-        reuse gave, before which cells were dropped, or with which its pattern begins. None if there
-        is none."""
+        reuse gave, before which cells were dropped, or with which its pattern or its gate begins.
+        None if there is none."""
         dropped = None if self.keeping is None else self.keeping.border(0)
         patterned = None if self.pattern is None else self.pattern.exact_until
-        untils = (self.inexact_from, dropped, patterned)
+        gated = None if self.gate is None else self.gate.exact_until
+        untils = (self.inexact_from, dropped, patterned, gated)
         return min((each for each in untils if each is not None), default=None)
 
     @property
     def findable(self) -> int:
         """How many of its first tokens have state that others may have left."""
-        until = None if self.pattern is None else self.pattern.exact_until
-        return len(self.tokens) if until is None else min(len(self.tokens), until)
+        patterned = None if self.pattern is None else self.pattern.exact_until
+        gated = None if self.gate is None else self.gate.exact_until
+        return min(each for each in (len(self.tokens), patterned, gated) if each is not None)
 
     @property
     def whole_until(self) -> int:

@@ -13,10 +13,13 @@ from ockham.core.cost import ATTENTION, RUNS_ALL, Skips, Sublayer
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Gate, GatedModel, SequenceGate
+from ockham.core.seams import Gate, GatedModel, SequenceGate, Stretch
 from ockham.core.step import ActiveRows
 from ockham.engine.messages import Request
 from ockham.engine.techniques import Techniques
+
+Run = tuple[Skips, int]
+"""Neighbouring rows that skip the same: what, and how many they are."""
 
 
 class OpenGate(msgspec.Struct, frozen=True):
@@ -24,10 +27,31 @@ class OpenGate(msgspec.Struct, frozen=True):
 
     name: str
     of: SequenceGate
+    exact_until: int | None = None
+    """The first token whose state depends on the gate; None where the key of the state says it."""
+    changes: bool = False
+    """Whether rows of some places skip other sublayers than those of others."""
+    narrows: bool = False
+    """Whether that is so of attentions."""
 
     def fork(self) -> OpenGate:
         """That of another sequence, which goes on from this one's state."""
-        return OpenGate(self.name, self.of.fork())
+        return msgspec.structs.replace(self, of=self.of.fork())
+
+    def runs(self, places: Ints) -> list[Run]:
+        """What rows in these places skip, neighbours that skip the same together."""
+        if not self.changes:
+            return [(self.of.skips, len(places))]
+        found: list[Run] = []
+        first, stretch = 0, Stretch(RUNS_ALL, 0)
+        for place in places.tolist():
+            if place < first or (stretch.until is not None and place >= stretch.until):
+                first, stretch = place, self.of.at(place)
+            if found and found[-1][0] == stretch.skips:
+                found[-1] = (stretch.skips, found[-1][1] + 1)
+            else:
+                found.append((stretch.skips, 1))
+        return found
 
 
 class Gates:
@@ -53,6 +77,9 @@ class Gates:
         found = gate.open(chosen.ask, self._model)
         if found is None:
             return None
+        prompt_tokens = len(request.prompt_token_ids)
+        found = found.for_prompt(prompt_tokens)
+        changes, narrows = _check_order(chosen.name, found)
         reuse = request.asked("reuse")
         if reuse is not None and any(branch == ATTENTION for _, branch in found.skips):
             raise InvalidRequest(
@@ -60,19 +87,55 @@ class Gates:
                 f"state reuse {shown(reuse.name)} needs; leave one of the two out.",
                 "reuse",
             )
-        return OpenGate(chosen.name, found)
+        until = None if chosen.alters_prompts else prompt_tokens
+        return OpenGate(chosen.name, found, until, changes, narrows)
 
 
-def skips_of(gate: OpenGate | None) -> Skips:
-    """What the rows of a sequence skip."""
-    return RUNS_ALL if gate is None else gate.of.skips
+def _check_order(name: str, gate: SequenceGate) -> tuple[bool, bool]:
+    """Whether what rows skip depends on their place, and whether attentions do. Raises ValueError,
+    since its author is wrong, if some row would look for keys that an earlier one did not
+    write."""
+    place, skipped, changes = 0, _attentions(gate.skips), False
+    while True:
+        stretch = gate.at(place)
+        attention = _attentions(stretch.skips)
+        if not skipped <= attention:
+            raise ValueError(
+                f"the gate {name!r} runs the attention of layer {min(skipped - attention)[0]} at "
+                f"place {place}, but earlier rows have no keys there; let later rows skip it too."
+            )
+        changes = changes or stretch.skips != gate.skips
+        if stretch.until is None:
+            return changes, attention != _attentions(gate.skips)
+        if stretch.until <= place:
+            raise ValueError(
+                f"the gate {name!r} says at place {place} that the next change is at "
+                f"{stretch.until}; name a later place, or None."
+            )
+        place, skipped = stretch.until, attention
+
+
+def _attentions(skips: Skips) -> Skips:
+    return frozenset(each for each in skips if each[1] == ATTENTION)
+
+
+def skips_of(gate: OpenGate | None, place: int = 0) -> Skips:
+    """What the row of a sequence skips in a place."""
+    if gate is None:
+        return RUNS_ALL
+    return gate.of.at(place).skips if gate.changes else gate.of.skips
+
+
+def runs_of_rows(gate: OpenGate | None, places: Ints) -> list[Run]:
+    """What rows of a sequence in these places skip, neighbours that skip the same together."""
+    return [(RUNS_ALL, len(places))] if gate is None else gate.runs(places)
 
 
 def active_rows(
     skips: Many[Skips], counts: Many[int], sublayers: Mapping[Sublayer, range]
 ) -> tuple[ActiveRows, ...]:
-    """Where some rows of a step do not run, of sequences that skip these sublayers and have so many
-    rows each, one after the other. `sublayers` are the program's operations."""
+    """Where some rows of a step do not run: rows `counts[i]` skip the sublayers `skips[i]`, one
+    run of rows after the other. `sublayers` are the program's operations."""
     somewhere = frozenset[Sublayer]().union(*skips)
     rows: dict[tuple[bool, ...], Ints] = {}
     found: list[ActiveRows] = []

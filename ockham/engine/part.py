@@ -6,6 +6,7 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 from ockham.core.visits import Skipped
+from ockham.engine.gates import Run
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.tree import Tree
 
@@ -31,6 +32,8 @@ class Part:
     """The rows of the step's last hidden states that belong to it."""
     skipped: Many[Skipped] = ()
     """What its rows do not visit, of each group of layers; empty where they visit all."""
+    gated: Many[Run] = ()
+    """Which sublayers its rows skip, neighbours that skip the same together; empty where none."""
 
     @property
     def end(self) -> int:

@@ -233,6 +233,12 @@ class Requests:
         gate = engine.gates.open(request)
         pattern = engine.patterns.open(request, skips_of(gate))
         engine.patterns.check(request, pattern)
+        if gate is not None and gate.narrows and pattern is not None:
+            raise InvalidRequest(
+                f"{gate.name} leaves out the attention of more layers as the text gets longer, and "
+                f"{pattern.name} says what rows of all layers visit; leave one of the two out.",
+                gate.name,
+            )
         reordering = None if pattern is None else pattern.reordering
         keeping = reordering or engine.techniques.keeping(request)
         engine.limits.check_pool(request, keeping)

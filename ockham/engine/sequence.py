@@ -58,7 +58,6 @@ class Sequence(Cells):
         "finish_reason",
         "first_token_s",
         "forks",
-        "gate",
         "grammar",
         "handle",
         "held",

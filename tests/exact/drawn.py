@@ -82,6 +82,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "ignore_eos": st.sampled_from([True, True, False]),
             "scored_share": st.sampled_from([0.0, 0.5, 1.0]),
             "skipped": st.sampled_from([None, None, None, [0], [1]]),
+            "narrowing": st.sampled_from([None, None, None, *NARROWING]),
             "skipped_part": st.sampled_from(["layer", "attention", "feed_forward"]),
             "approximate": st.sampled_from([None, None, None, *REUSES]),
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
@@ -93,6 +94,13 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "relay": st.sampled_from([None, None, None, (1, 0), (2, 5), (7,)]),
         }
     )
+
+
+NARROWING = [
+    {"least": 0.5, "over": 1, "warm_up": 0},
+    {"least": 0.5, "over": 9, "warm_up": 0},
+]
+"""Depths that fall, on a model of two layers."""
 
 
 GREEDY = {
@@ -171,6 +179,9 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     skipped = {"layers": values.pop("skipped"), "part": values.pop("skipped_part")}
     if skipped["layers"] is not None and values["approximate"] is None:
         asks["gate/skip_layers"] = skipped
+    narrowing = values.pop("narrowing")
+    if narrowing is not None and not asks and values["pattern"] is None:
+        asks["gate/skip_decode"] = narrowing
     window = values.pop("recent")
     if window is not None and values["approximate"] is None and values["pattern"] is None:
         asks["keep/recent"] = {"window": window, "sinks": 2, "block": 16}

@@ -38,6 +38,7 @@ from ockham.core.seams.gate import (
     Gate,
     GatedModel,
     SequenceGate,
+    Stretch,
 )
 from ockham.core.seams.keep import (
     HeldCells,
@@ -219,6 +220,7 @@ __all__ = [
     "SequencePattern",
     "SmallModel",
     "Splice",
+    "Stretch",
     "Target",
     "Tiers",
     "Transform",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
@@ -17,11 +17,22 @@ class GatedModel(msgspec.Struct, frozen=True):
     layers: int
 
 
+class Stretch(NamedTuple):
+    """Neighbouring places of a sequence whose rows skip the same."""
+
+    skips: Skips
+    until: int | None
+    """The place after them; None where all later rows skip the same."""
+
+
 class SequenceGate(Observer, Protocol):
     """The sublayers that the rows of one sequence skip.
 
-    A row that skips an attention writes no key and no value there and looks at none. So all rows of
-    a sequence skip the same ones: what is skipped is asked for once, before the first row.
+    A row that skips an attention writes no key and no value there and looks at none, and what it
+    skips is decided before it is computed. What rows skip may depend on their place in the
+    sequence (`at`), and on nothing else: a row that is computed again skips the same. A row sees
+    the keys of all rows before it, so that an attention which one row skips is skipped by all
+    later rows. `Gates` refuses a gate that breaks this.
     """
 
     observes: ClassVar[bool] = False
@@ -29,6 +40,15 @@ class SequenceGate(Observer, Protocol):
 
     skips: Skips
     """The sublayers that no row of the sequence runs."""
+
+    def for_prompt(self, tokens: int) -> SequenceGate:
+        """The gate of a sequence whose prompt has so many tokens."""
+        return self
+
+    def at(self, place: int) -> Stretch:
+        """What the row of token `place` skips, counted from 0 with the prompt, and how long that
+        stays so."""
+        return Stretch(self.skips, None)
 
     def fork(self) -> SequenceGate:
         """That of another sequence, which goes on from this one's state."""
@@ -39,8 +59,10 @@ class Gate(Protocol):
     """Which parts of the model run for the rows of a sequence.
 
     State depends on it, so that a gate which skips anything is not exact. If what is skipped
-    follows from the ask alone, the class says `shares = True`: sequences that ask the same may go
-    on from each other's state.
+    follows from the ask and the place alone, the class says `shares = True`: sequences that ask the
+    same may go on from each other's state. If rows of a prompt run everything, the class has a
+    method `alters_prompts(ask)` that says False: the state of a prompt is then everybody's, and
+    that of what comes after it nobody else's.
     """
 
     name: ClassVar[str]

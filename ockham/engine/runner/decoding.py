@@ -16,6 +16,7 @@ from ockham.core.cost import ModelCost, Sublayer
 from ockham.core.step import Ints, Longs, StepOutput, Tables
 from ockham.core.visits import BLOCK_KEYS, Skipped
 from ockham.engine.batch import build
+from ockham.engine.gates import OpenGate
 from ockham.engine.plan import Chunk
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.streams import Observers
@@ -74,6 +75,9 @@ class Decoding:
         borders = [s.border - s.computed for s in sequences if s.border is not None]
         self._until_border = min(borders, default=-1)
         """Steps until cells of one of them are to be dropped; below 0 for never."""
+        lasting = [_steps_of(s.gate, s.computed) for s in sequences if s.gate is not None]
+        self._until_gate = min((n for n in lasting if n is not None), default=-1)
+        """Steps until rows of one of them skip something else; below 0 for never."""
         self.dropped = [sequence.dropped for sequence in sequences]
         """How many cells each group has dropped of each of them."""
 
@@ -103,8 +107,9 @@ class Decoding:
 
     def reserve(self) -> bool:
         """Make the next cells writable. False if this cannot go on: pages are short (those that
-        were reserved stay so), a page table has outgrown its room, or cells are to be dropped."""
-        if self._until_border == 0:
+        were reserved stay so), a page table has outgrown its room, cells are to be dropped, or rows
+        skip something else from here on."""
+        if self._until_border == 0 or self._until_gate == 0:
             return False
         if self._until_block == 0:
             self._count_skipped()
@@ -149,6 +154,7 @@ class Decoding:
         self.unbilled += 1
         self._until_page -= 1
         self._until_border -= 1
+        self._until_gate -= 1
         self._until_block -= 1
 
     def skipped(self, row: int, cost: ModelCost) -> list[Skipped]:
@@ -227,6 +233,12 @@ class Decoding:
         a draft that was not accepted leaves pages behind."""
         tokens = self._state.page_tokens
         return min(int((tokens - cells % tokens).min()) for cells in self._cells)
+
+
+def _steps_of(gate: OpenGate, place: int) -> int | None:
+    """How many rows from a place on skip the same; None for all."""
+    until = gate.of.at(place).until
+    return None if until is None else until - place
 
 
 def _distinct(arrays: Iterable[Ints]) -> list[Ints]:

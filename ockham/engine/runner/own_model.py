@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ockham.cache.state import State, View
-from ockham.core.cost import RUNS_ALL, Skips
+from ockham.core.cost import Skips
 from ockham.core.rows import Branch, build_step
 from ockham.core.seams import Likely
 from ockham.core.step import Floats, Ints, Step, StepOutput, Tables
-from ockham.engine.gates import active_rows
+from ockham.engine.gates import OpenGate, active_rows, runs_of_rows
 from ockham.kernels.base import Executor
 from ockham.kernels.ops import Program
 from ockham.kernels.sampling import Draw
@@ -21,8 +21,9 @@ HEAD = "head"
 
 class OwnModel:
     """See `core.seams.OwnModel`. A sequence has at most `longest` tokens, and a step `most_rows`
-    rows. `reserve` is how cells of drafts are reserved, `skips` gives what the rows of views skip,
-    by the views' ids, where they skip anything, and `tokenizer` gives the digest of a tokenizer."""
+    rows. `reserve` is how cells of drafts are reserved, `gates` gives the gates of views'
+    sequences, by the views' ids, where they have any, and `tokenizer` gives the digest of a
+    tokenizer."""
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class OwnModel:
         longest: int,
         most_rows: int,
         reserve: Callable[[View, int], bool],
-        skips: Callable[[], Mapping[int, Skips]],
+        gates: Callable[[], Mapping[int, OpenGate]],
         tokenizer: Callable[[], str | None],
     ) -> None:
         self.hidden_size, self.vocabulary = hidden_size, vocabulary
@@ -43,7 +44,7 @@ class OwnModel:
         """Whether cells were reserved or written since this was last made false."""
         self._program, self._executor, self._state = program, executor, state
         self._longest, self._most_rows = longest, most_rows
-        self._reserve, self._skips, self._tokenizer = reserve, skips, tokenizer
+        self._reserve, self._gates, self._tokenizer = reserve, gates, tokenizer
         self._sublayers = program.sublayers()
         self.sublayers = tuple(self._sublayers)
         self._wide = [place for place, op in enumerate(program.ops) if op.neurons]
@@ -94,7 +95,7 @@ class OwnModel:
         )
         if leading is not None:
             step.leading = dict(zip(self._wide, leading, strict=True))
-        output = self._run(step, self._with_gates(views, skips), [1] * len(rows), leave)
+        output = self._run(step, views, skips, 1, leave)
         return Likely(output.logits, output.candidates)
 
     def foretold(
@@ -120,28 +121,29 @@ class OwnModel:
             branches=branches,
             wants_argmax=rows,
         )
-        ways = self._with_gates([view] * len(skips), skips)
-        said = self._run(step, ways, [count] * len(skips)).argmax
+        said = self._run(step, [view] * len(skips), skips, count).argmax
         return [said[at : at + count] for at in range(0, len(said), count)]
-
-    def _with_gates(self, views: Sequence[View], skips: Sequence[Skips]) -> list[Skips]:
-        """What is left out, and what rows of these views skip in any case."""
-        gated = self._skips()
-        return [
-            each | gated.get(id(view), RUNS_ALL) for view, each in zip(views, skips, strict=True)
-        ]
 
     def _run(
         self,
         step: Step,
+        views: Sequence[View],
         skips: Sequence[Skips],
-        counts: Sequence[int],
+        count: int,
         leave: Callable[[Floats], Floats] | None = None,
     ) -> StepOutput:
-        """Run rows, `counts[i]` of them without `skips[i]`, as far as some sublayer is run, and
-        then the head."""
-        step.active = active_rows(skips, counts, self._sublayers)
-        skipped = frozenset.intersection(*skips)
+        """Run rows, `count` of each view, without `skips` and what the view's gate skips in any
+        case, as far as some sublayer is run, and then the head."""
+        gates = self._gates()
+        ways: list[Skips] = []
+        counts: list[int] = []
+        for number, (view, left_out) in enumerate(zip(views, skips, strict=True)):
+            places = step.positions[number * count : (number + 1) * count]
+            for gated, rows in runs_of_rows(gates.get(id(view)), places):
+                ways.append(left_out | gated)
+                counts.append(rows)
+        step.active = active_rows(ways, counts, self._sublayers)
+        skipped = frozenset.intersection(*ways)
         stops = [ops.stop for each, ops in self._sublayers.items() if each not in skipped]
         first = min(ops.start for ops in self._sublayers.values())
         run = self._executor.begin(step)
