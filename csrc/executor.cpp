@@ -74,7 +74,9 @@ void Executor::run(Run& run, int64_t start, int64_t stop) {
             throw std::invalid_argument("a step must be embedded before anything else is run.");
         run.active = active_rows(run.step, i);
         run.leading = leading_neurons(run.step, i);
+        run.spared.before(run, i);
         program_[i].run(run);
+        run.spared.after(run, i);
     }
 }
 

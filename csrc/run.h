@@ -12,6 +12,7 @@
 #include "ops/choosing.h"
 #include "ops/paged_attention.h"
 #include "program.h"
+#include "sparing.h"
 #include "state/memory.h"
 #include "step.h"
 
@@ -88,6 +89,7 @@ struct Run {
     // for every row of the step; what lives within a feed-forward has the active rows only.
     RowSet active;
     int64_t leading = 0;  // the first neurons that it computes, where it is a feed-forward; 0: all
+    Spared spared;
     bool embedded = false;
     int64_t experts_per_row = 0, routed_rows = 0;
     bool rotated = false;  // the step's cosines and sines have been computed

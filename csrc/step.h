@@ -135,6 +135,16 @@ struct LeadingNeurons {
     int64_t operation = 0, count = 0;
 };
 
+// By which rules rows decide which feed-forwards they skip: ockham.core.sparing.Sparing.
+struct SparingView {
+    const int32_t* rows = nullptr;  // the rule of each row, -1 for none; null: no row decides
+    const double* thresholds = nullptr;
+    const int32_t *lengths = nullptr, *firsts = nullptr, *stops = nullptr;
+    int64_t rules = 0;
+    const int32_t *starts = nullptr, *ends = nullptr;  // of each layer's feed-forward
+    int64_t layers = 0;
+};
+
 struct StepView {
     int64_t rows = 0;
     int64_t sequences = 0;
@@ -160,6 +170,7 @@ struct StepView {
     std::vector<LayerSets> wants_score_totals;
     std::vector<ActiveRows> active;  // empty: every operation computes all rows
     std::vector<LeadingNeurons> leading;  // empty: feed-forwards compute all their neurons
+    SparingView sparing;
     std::vector<const Adapter*> adapters;  // of each sequence, null for none; empty: of nobody
 };
 

@@ -151,6 +151,19 @@ void check_active(const StepView& step) {
     }
 }
 
+void check_sparing(const StepView& step) {
+    const SparingView& sparing = step.sparing;
+    if (sparing.rows == nullptr) return;
+    for (int64_t row = 0; row < step.rows; ++row)
+        if (sparing.rows[row] < -1 || sparing.rows[row] >= sparing.rules)
+            refuse("row " + std::to_string(row) + " decides by rule " +
+                   std::to_string(sparing.rows[row]) + " of " + std::to_string(sparing.rules) + ".");
+    for (int64_t rule = 0; rule < sparing.rules; ++rule)
+        if (sparing.lengths[rule] < 0)
+            refuse("a rule of the step skips " + std::to_string(sparing.lengths[rule]) +
+                   " feed-forwards; that is 0 or more.");
+}
+
 }  // namespace
 
 void check_step(const StepView& step, const Planes& planes, int64_t hidden, int64_t vocabulary,
@@ -166,6 +179,7 @@ void check_step(const StepView& step, const Planes& planes, int64_t hidden, int6
     check_wanted(step.wants_argmax, step.argmax_rows, step.rows, "an argmax is wanted");
     check_wanted(step.wants_recall, step.recall_rows, step.rows, "recall is wanted");
     check_active(step);
+    check_sparing(step);
     for (const LayerRows& wanted : step.wants_hidden)
         check_wanted(wanted.rows, wanted.count, step.rows, "hidden states are wanted");
     for (const LayerRows& wanted : step.wants_queries)

@@ -93,6 +93,8 @@ class StepReader {
         const nb::dict leading = step_.attr("leading");
         for (auto [operation, count] : leading)
             view.leading.push_back({nb::cast<int64_t>(operation), nb::cast<int64_t>(count)});
+        const nb::object sparing = step_.attr("sparing");
+        if (!sparing.is_none()) view.sparing = sparing_of(sparing, view.rows);
         if (!step_.attr("adapters").is_none())
             for (nb::handle adapter : step_.attr("adapters"))
                 view.adapters.push_back(adapter.is_none() ? nullptr
@@ -124,6 +126,27 @@ class StepReader {
         found.extra = vector<int32_t>(extra, found.extra_count, "extra");
         found.extra_starts = vector<int32_t>(group.attr("extra_starts"), starts, "extra_starts");
         check(starts - 1, view.rows, "extra_starts, not counting the first,");
+        return found;
+    }
+    SparingView sparing_of(nb::handle sparing, int64_t rows) {
+        SparingView found;
+        int64_t count = 0;
+        found.rows = vector<int32_t>(sparing.attr("rows"), count, "rules of rows");
+        check(count, rows, "rules of rows");
+        found.thresholds = vector<double>(sparing.attr("thresholds"), found.rules, "thresholds");
+        const auto of_rules = [&](const char* field) {
+            const auto* data = vector<int32_t>(sparing.attr(field), count, field);
+            if (count != found.rules)
+                throw std::invalid_argument("the step's rules of sparing do not add up.");
+            return data;
+        };
+        found.lengths = of_rules("lengths");
+        found.firsts = of_rules("firsts");
+        found.stops = of_rules("stops");
+        found.starts = vector<int32_t>(sparing.attr("starts"), found.layers, "starts of layers");
+        found.ends = vector<int32_t>(sparing.attr("ends"), count, "ends of layers");
+        if (count != found.layers)
+            throw std::invalid_argument("the step's layers of sparing do not add up.");
         return found;
     }
     VisitsView visits_of(nb::handle visits, int64_t rows) {
@@ -328,6 +351,15 @@ nb::dict left_out_of(const Run& run) {
     return found;
 }
 
+// (layers, rows): 1 where a row skipped a feed-forward. (0, 0) where no row decides.
+nb::object spared_of(Run& run) {
+    auto* all = new std::vector<uint8_t>(std::move(run.spared.skipped));
+    nb::capsule owner(all, [](void* p) noexcept { delete static_cast<std::vector<uint8_t>*>(p); });
+    const auto rows = static_cast<size_t>(all->empty() ? 0 : run.step.rows);
+    const size_t shape[] = {rows == 0 ? 0 : all->size() / rows, rows};
+    return nb::cast(nb::ndarray<nb::numpy, uint8_t>(all->data(), 2, shape, owner));
+}
+
 nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     Run& run = *bound.run;
     nb::dict hidden;
@@ -355,7 +387,7 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores_of(run.scores, false),
                           argmax, array_of(std::move(largest)).attr("ravel")(), candidates,
                           scores_of(run.score_sums, true), recall, totals_of(run.score_totals),
-                          left_out_of(run), queries);
+                          left_out_of(run), queries, spared_of(run));
 }
 
 }  // namespace

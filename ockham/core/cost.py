@@ -159,6 +159,14 @@ class ModelCost:
             found = self._known[skipped] = sum_costs(kept, self.groups)
         return found
 
+    def only(self, sublayer: Sublayer) -> ModelCost:
+        """The figures of one sublayer alone."""
+        found = self._known.get(sublayer)
+        if not isinstance(found, ModelCost):
+            ops = [op for op in self.operations if op.sublayer == sublayer]
+            found = self._known[sublayer] = sum_costs(ops, self.groups)
+        return found
+
     def shared(self, skips: tuple[Skips, ...]) -> tuple[Share, ...]:
         """The operations of a step whose rows skip different sublayers, by who runs them."""
         key = ("shared", *skips)

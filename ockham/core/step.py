@@ -25,6 +25,7 @@ from ockham.core.arrays import Floats as Floats
 from ockham.core.arrays import Ints as Ints
 from ockham.core.arrays import Longs as Longs
 from ockham.core.choices import Choices
+from ockham.core.sparing import Sparing
 from ockham.core.visits import Visits
 
 NO_ROWS: Ints = np.empty(0, np.int32)
@@ -150,6 +151,8 @@ class Step:
     leading: dict[int, int] = field(default_factory=dict)
     """Operation of the program, a feed-forward -> how many of its neurons all rows compute, the
     first ones; the others count as 0. Elsewhere all are computed."""
+    sparing: Sparing | None = None
+    """By which rules rows decide by themselves which feed-forwards they skip; None: no row does."""
     adapters: tuple[PackedAdapter | None, ...] | None = None
     """(S,) what is added to the products of each sequence's rows, None for nothing; None where
     nobody has any."""
@@ -203,3 +206,6 @@ class StepOutput:
     all."""
     queries: dict[int, Floats] = field(default_factory=dict)
     """(wanting rows, heads * head_dim); zeros of a row that does not run the layer's attention."""
+    spared: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
+    """(layers, R) 1 where a row skipped the layer's feed-forward by `Step.sparing`; (0, 0) where no
+    row decides."""

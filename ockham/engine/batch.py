@@ -12,7 +12,7 @@ from ockham.core.cost import ModelCost, Sublayer
 from ockham.core.rows import Branch, build_step, chains
 from ockham.core.seams import OwnRows
 from ockham.core.step import Floats, Ints, Step, StepOutput
-from ockham.engine.gates import active_rows, runs_of_rows
+from ockham.engine.gates import OpenGate, active_rows, runs_of_rows, sparing_of
 from ockham.engine.observing import Asked, Watch, want
 from ockham.engine.part import Part
 from ockham.engine.plan import Chunk
@@ -190,13 +190,24 @@ def _gate(
     """Put into a step what the gates of its sequences say that their rows skip. `places` are those
     that the rows of drafts would have if they were accepted."""
     runs = []
+    gates: list[tuple[OpenGate | None, Ints]] = []
     for part, row in zip(parts, first_rows, strict=True):
         gate = part.sequence.gate
         own = runs_of_rows(gate, places[row : row + part.rows])
+        gates.append((gate, places[row : row + part.rows]))
         if gate is not None:
             part.gated = own
         runs += own
     step.active = active_rows([skips for skips, _ in runs], [rows for _, rows in runs], sublayers)
+    step.sparing = sparing_of(gates, sublayers)
+
+
+def note_spared(batch: Batch, output: StepOutput) -> None:
+    """Tell the parts of a step that has run which feed-forwards their rows decided to skip."""
+    row = 0
+    for part in batch.parts:
+        part.spared = output.spared[:, row : row + part.rows]
+        row += part.rows
 
 
 def _shift_second_texts(step: Step, parts: list[Part], first_rows: list[int], by: int) -> None:

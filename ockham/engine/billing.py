@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
 import numpy as np
+import numpy.typing as npt
 
 from ockham.cache.state import State
-from ockham.core.cost import ATTENTION, RUNS_ALL, ModelCost, Skips
+from ockham.core.cost import ATTENTION, FEED_FORWARD, RUNS_ALL, ModelCost, Skips
 from ockham.core.ledger import Ledger, Recall, divide
 from ockham.core.step import Step, StepOutput
 from ockham.core.visits import EVERY, Skipped
@@ -40,12 +41,14 @@ def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
     total.weight_bytes += weight_bytes
     for part, share in zip(parts, shares, strict=True):
         sequence, own = part.sequence, _own_of_part(part, cost)
+        spared_flops = 0 if part.spared is None else _spared_flops(part.spared, cost)
         flops, read_bytes = _ran(part, part.gated, cost)
+        flops -= spared_flops
         written_bytes = sum(
             rows * cost.without(skips).state_written_bytes(1) for skips, rows in _runs(part)
         )
         alone = weight_bytes if len(parts) == 1 else _weight_bytes([part], cost)[0]
-        if any(skips for skips, _ in part.gated):
+        if spared_flops or any(skips for skips, _ in part.gated):
             whole_flops, whole_bytes = _ran(part, (), cost)
             whole_bytes += cost.weight_bytes(part.rows, part.head_rows)
             whole_bytes += cost.state_written_bytes(part.rows)
@@ -53,6 +56,7 @@ def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
             _book_gate(sequence, whole_flops - flops, whole_bytes - done, total)
         if sequence.dropped:
             seen_flops, seen_bytes = _ran(part, part.gated, cost, sequence.dropped)
+            seen_flops -= spared_flops
             _book_unseen(sequence, flops - seen_flops, read_bytes - seen_bytes, total)
             flops, read_bytes = seen_flops, seen_bytes
         if part.skipped:
@@ -109,6 +113,15 @@ def _ran(part: Part, gated: Many[Run], cost: ModelCost, dropped: Many[int] = ())
     return flops, read_bytes
 
 
+def _spared_flops(spared: npt.NDArray[np.uint8], cost: ModelCost) -> int:
+    """FLOPs of feed-forwards that rows decided to skip: (layers, rows) 1 where they did."""
+    return sum(
+        int(rows) * cost.only((layer, FEED_FORWARD)).linear_flops
+        for layer, rows in enumerate(spared.sum(axis=1, dtype=np.int64))
+        if rows
+    )
+
+
 def _cut(gated: Many[Run], cells: Many[tuple[int, int]]) -> Iterator[tuple[Skips, int, int]]:
     """Runs of cells, given as (first, rows), cut where their rows skip something else."""
     kinds = iter(gated)
@@ -161,12 +174,29 @@ def _weight_bytes(parts: list[Part], cost: ModelCost) -> tuple[int, list[int]]:
     """The weight bytes that a step reads, and each part's share: those of an operation are divided
     among the rows that ran it."""
     runs = [run for part in parts for run in _runs(part)]
+    decided = [part.spared for part in parts if part.spared is not None and part.spared.any()]
+    every = cost
+    if decided:
+        cost = cost.without(_feed_forwards(len(decided[0])))
     heads: list[int] = []
     for part in parts:
         heads += [part.head_rows, *[0] * (len(_runs(part)) - 1)]
     nbytes, of_runs = _shared_bytes(runs, heads, cost)
     rest = iter(of_runs)
-    return nbytes, [sum(next(rest) for _ in _runs(part)) for part in parts]
+    shares = [sum(next(rest) for _ in _runs(part)) for part in parts]
+    for layer in range(len(decided[0]) if decided else 0):
+        sublayer, ran = (layer, FEED_FORWARD), []
+        for part in parts:
+            own = sum(rows for skips, rows in _runs(part) if sublayer not in skips)
+            ran.append(own if part.spared is None else own - int(part.spared[layer].sum()))
+        read = every.only(sublayer).weight_bytes(sum(ran), 0) if any(ran) else 0
+        nbytes += read
+        shares = [a + b for a, b in zip(shares, divide(read, ran), strict=True)]
+    return nbytes, shares
+
+
+def _feed_forwards(layers: int) -> Skips:
+    return frozenset((layer, FEED_FORWARD) for layer in range(layers))
 
 
 def _shared_bytes(runs: list[Run], heads: list[int], cost: ModelCost) -> tuple[int, list[int]]:
@@ -208,6 +238,8 @@ def _book_part(part: Part, cost: ModelCost, alone: int, weight_bytes: int, total
             if repeated:
                 name = sequence.redone_by or PREEMPTION
                 flops = _row_flops(sequence, first, repeated, 0, cost, sequence.dropped)
+                if part.spared is not None:  # without a splice: its rows are one run
+                    flops -= _spared_flops(part.spared[:, :repeated], cost)
                 book.waste(name, repeated, flops)
 
 
@@ -221,24 +253,27 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
         skips_of(sequence.gate, first)
         for sequence, first in zip(decoding.sequences, decoding.first_tokens, strict=True)
     ]
-    weight_bytes, shares = _shared_bytes([(skips, 1) for skips in ways], [1] * rows, cost)
+    weight_bytes, shares, alone_bytes = _decoded_weights(decoding, ways, steps, cost)
     total.rows += steps * rows
     total.generated_tokens += steps * rows
-    total.weight_bytes += steps * weight_bytes
+    total.weight_bytes += weight_bytes
     for row, (sequence, first, dropped, share) in enumerate(
         zip(decoding.sequences, decoding.first_tokens, decoding.dropped, shares, strict=True)
     ):
         ledger, own = sequence.ledger, cost.without(ways[row])
         flops, read_bytes = _decoded(own, first, steps)
+        spared_flops = sum(_spared_flops(each[:, row : row + 1], cost) for each in decoding.spared)
+        flops -= spared_flops
         written_bytes = own.state_written_bytes(steps)
-        alone = own.weight_bytes(1, 1)
-        if ways[row]:
+        alone = alone_bytes[row]
+        if ways[row] or spared_flops:
             whole_flops, whole_bytes = _decoded(cost, first, steps)
             whole_bytes += steps * cost.weight_bytes(1, 1) + cost.state_written_bytes(steps)
-            done = steps * alone + read_bytes + written_bytes
+            done = alone + read_bytes + written_bytes
             _book_gate(sequence, whole_flops - flops, whole_bytes - done, total)
         if dropped:
             seen_flops, seen_bytes = _decoded(own, first, steps, dropped)
+            seen_flops -= spared_flops
             _book_unseen(sequence, flops - seen_flops, read_bytes - seen_bytes, total)
             flops, read_bytes = seen_flops, seen_bytes
         if decoding.visited[row] is not None:
@@ -246,15 +281,47 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
             flops, read_bytes = flops - skipped_flops, read_bytes - nbytes
         ledger.rows += steps
         ledger.generated_tokens += steps
-        ledger.weight_bytes += steps * share
+        ledger.weight_bytes += share
         for book in (ledger, total):
             book.flops += flops
             book.state_read_bytes += read_bytes
             book.state_written_bytes += written_bytes
             if alone > share:
-                book.save(BATCHING, nbytes=steps * (alone - share))
+                book.save(BATCHING, nbytes=alone - share)
     book_adapters(((sequence, 1) for sequence in decoding.sequences), steps, BATCHING, total)
     decoding.billed()
+
+
+def _decoded_weights(
+    decoding: Decoding, ways: Many[Skips], steps: int, cost: ModelCost
+) -> tuple[int, list[int], list[int]]:
+    """The weight bytes that the unbilled steps of a decoding read, each sequence's share of them,
+    and what it would have read alone."""
+    rows, every = len(ways), cost
+    layers = len(decoding.spared[0]) if decoding.spared else 0
+    cost = cost.without(_feed_forwards(layers))
+    nbytes, shares = _shared_bytes([(skips, 1) for skips in ways], [1] * rows, cost)
+    total = steps * nbytes
+    shares = [steps * share for share in shares]
+    alone = [steps * cost.without(skips).weight_bytes(1, 1) for skips in ways]
+    if layers:
+        skipped = np.stack(decoding.spared)  # (steps, layers, rows)
+        for layer in range(layers):
+            sublayer = (layer, FEED_FORWARD)
+            runs = [sublayer not in skips for skips in ways]
+            ran = (1 - skipped[:, layer].astype(np.int64)) * runs
+            patterns, counts = np.unique(ran, axis=0, return_counts=True)
+            for pattern, count in zip(patterns.tolist(), counts.tolist(), strict=True):
+                if not any(pattern):
+                    continue
+                own = every.only(sublayer)
+                read = own.weight_bytes(sum(pattern), 0)
+                total += count * read
+                parts = divide(read, pattern)
+                shares = [a + count * b for a, b in zip(shares, parts, strict=True)]
+                one = own.weight_bytes(1, 0)
+                alone = [a + count * one * n for a, n in zip(alone, pattern, strict=True)]
+    return total, shares, alone
 
 
 def _decoded(cost: ModelCost, first: int, steps: int, dropped: Many[int] = ()) -> tuple[int, int]:
@@ -404,11 +471,13 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
     for number, sources in enumerate(tree.sources):
         name, place = names[sources[0][0]], part.start + tree.depths[number]
         own = _own(sequence, cost, place)
+        row = part.rows - len(tree.sources) + number
+        flops = 0 if part.spared is None else -_spared_flops(part.spared[:, row : row + 1], cost)
         for book in (sequence.ledger, total):
             if number in reached:
                 book.save(name, 1, nbytes=own.weight_bytes(1, 1))
             elif number not in walk.accepted:
-                book.waste(name, 1, own.row_flops(place + 1, 1, logits))
+                book.waste(name, 1, flops + own.row_flops(place + 1, 1, logits))
 
 
 def book_spared(

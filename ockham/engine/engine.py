@@ -20,7 +20,7 @@ from ockham.core.seams import GONE, ApproximateReuse, Reuse, SearchState
 from ockham.core.step import Ints
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
-from ockham.engine.batch import build, note_choices
+from ockham.engine.batch import build, note_choices, note_spared
 from ockham.engine.endings import Endings
 from ockham.engine.harvest import Harvest
 from ockham.engine.messages import Delta, Request, Stats
@@ -203,6 +203,8 @@ class Engine(Assembly):
             deal_newest(decoding.watches, {}, decoding.step, output)
         if output.left_out:
             decoding.note_choices(output)
+        if output.spared.size:
+            decoding.spared.append(output.spared)
         decoding.advance(tokens)
         self.scheduler.commit(decoding.chunks)
         deltas = self.harvest.decoded(decoding.sequences, tokens)
@@ -239,6 +241,8 @@ class Engine(Assembly):
             deal(batch.watches, batch.step, output)
         if output.left_out:
             note_choices(batch, output, self.cost)
+        if output.spared.size:
+            note_spared(batch, output)
         billing.book_step(batch.parts, self.cost, self.ledger)
         if output.recall:
             billing.book_recall(batch.parts, batch.step, output, self.state, self.ledger)

@@ -9,11 +9,12 @@ import msgspec
 import numpy as np
 
 from ockham.core.arrays import Ints
-from ockham.core.cost import ATTENTION, RUNS_ALL, Skips, Sublayer
+from ockham.core.cost import ATTENTION, FEED_FORWARD, RUNS_ALL, Skips, Sublayer
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Gate, GatedModel, SequenceGate, Stretch
+from ockham.core.sparing import Sparing, SparingRule
 from ockham.core.step import ActiveRows
 from ockham.engine.messages import Request
 from ockham.engine.techniques import Techniques
@@ -113,6 +114,32 @@ def _check_order(name: str, gate: SequenceGate) -> tuple[bool, bool]:
                 f"{stretch.until}; name a later place, or None."
             )
         place, skipped = stretch.until, attention
+
+
+def sparing_of(
+    gates: Many[tuple[OpenGate | None, Ints]], sublayers: Mapping[Sublayer, range]
+) -> Sparing | None:
+    """By which rules the rows of a step decide: of each sequence its gate, and the places of its
+    rows. None if no row decides."""
+    rules = [None if gate is None else gate.of.spares for gate, _ in gates]
+    if all(rule is None for rule in rules):
+        return None
+    found: list[SparingRule] = []
+    of_rows: list[Ints] = []
+    for rule, (_, places) in zip(rules, gates, strict=True):
+        own = np.full(len(places), -1, np.int32)
+        if rule is not None:
+            own[places >= rule.place] = len(found)
+            found.append(rule)
+        of_rows.append(own)
+    layers = range(1 + max((layer for layer, _ in sublayers), default=-1))
+    operations = [sublayers.get((layer, FEED_FORWARD), range(0)) for layer in layers]
+    return Sparing.of(
+        np.concatenate(of_rows),
+        found,
+        np.array([each.start for each in operations], np.int32),
+        np.array([each.stop for each in operations], np.int32),
+    )
 
 
 def _attentions(skips: Skips) -> Skips:

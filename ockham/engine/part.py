@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from ockham.core.visits import Skipped
 from ockham.engine.gates import Run
 from ockham.engine.sequence import Sequence
@@ -34,6 +37,9 @@ class Part:
     """What its rows do not visit, of each group of layers; empty where they visit all."""
     gated: Many[Run] = ()
     """Which sublayers its rows skip, neighbours that skip the same together; empty where none."""
+    spared: npt.NDArray[np.uint8] | None = None
+    """(layers, rows) 1 where a row decided to skip the layer's feed-forward beside those; None if
+    no row of the step decides."""
 
     @property
     def end(self) -> int:

@@ -18,12 +18,13 @@ from ockham.core.seams import GatedModel, SequenceGate, Stretch
 class SkipDecodeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The first generated token runs the share `most` of the layers, and the token that comes
     `over` later the share `least`; the depth falls linearly between, and stays at `least`.
-    `warm_up` is how many bottom layers every row runs."""
+    `warm_up` is how many bottom layers every row runs, and then one more: half of the model's
+    where it is not said. (The paper's is 1, for models that are trained for it.)"""
 
     most: float = 1.0
     least: float = 0.75
     over: int = 256
-    warm_up: int = 1
+    warm_up: int | None = None
 
     def __post_init__(self) -> None:
         wrong = _wrong(self.most, self.least, self.over, self.warm_up)
@@ -56,19 +57,29 @@ class NarrowingGate(SequenceGate):
 
     skips = RUNS_ALL
 
-    def __init__(self, layers: int, options: SkipDecodeOptions, first: int | None) -> None:
-        self._layers, self._options, self._first = layers, options, first
+    def __init__(
+        self,
+        layers: int,
+        most: float,
+        least: float,
+        over: int,
+        warm_up: int,
+        first: int | None,
+    ) -> None:
+        self._layers, self._most, self._least = layers, most, least
+        self._over, self._warm_up, self._first = over, warm_up, first
 
     def for_prompt(self, tokens: int) -> NarrowingGate:
         """See `SequenceGate`."""
         first = tokens if self._first is None else self._first
-        return NarrowingGate(self._layers, self._options, first)
+        shares = self._most, self._least
+        return NarrowingGate(self._layers, *shares, self._over, self._warm_up, first)
 
     def depth(self, generated: int) -> int:
         """How many layers the row of a generated token runs, counted from 0."""
-        done = min(1.0, generated / self._options.over)
-        share = self._options.most + (self._options.least - self._options.most) * done
-        least = min(self._options.warm_up + 1, self._layers)
+        done = min(1.0, generated / self._over)
+        share = self._most + (self._least - self._most) * done
+        least = min(self._warm_up + 1, self._layers)
         return max(least, min(self._layers, round(share * self._layers)))
 
     def at(self, place: int) -> Stretch:
@@ -77,14 +88,14 @@ class NarrowingGate(SequenceGate):
         if place < first:
             return Stretch(RUNS_ALL, first)
         depth = self.depth(place - first)
-        later = range(place - first + 1, self._options.over + 1)
+        later = range(place - first + 1, self._over + 1)
         after = bisect_right(later, -depth, key=lambda generated: -self.depth(generated))
         until = first + later[after] if after < len(later) else None
         return Stretch(self._without(depth), until)
 
     def _without(self, depth: int) -> Skips:
         """The layers between the warm-up and the top ones that are left."""
-        bottom = min(self._options.warm_up, depth)
+        bottom = min(self._warm_up, depth)
         skipped = range(bottom, self._layers - (depth - bottom))
         return frozenset((n, part) for n in skipped for part in (ATTENTION, FEED_FORWARD))
 
@@ -94,7 +105,8 @@ class SkipDecode:
     """The later a token is generated, the fewer layers its row runs.
 
     Later tokens of a text are easier to tell than its first ones, so that the depth falls linearly
-    with the place. Bottom layers always run, and middle ones are left out before top ones. Since
+    with the place. Bottom layers always run, and those in the middle are left out before the top
+    ones. Since
     the depth never rises, every row finds the keys of all rows before it, and no state is computed
     again. Approximate (SkipDecode, Del Corro et al. 2023, arXiv:2307.02628, whose models were
     fine-tuned for it); `ockham techniques measure skip_decode` says what it costs here.
@@ -120,16 +132,17 @@ class SkipDecode:
         least = own.least if ask.least is None else ask.least
         over = own.over if ask.over is None else ask.over
         warm_up = own.warm_up if ask.warm_up is None else ask.warm_up
+        if warm_up is None:
+            warm_up = model.layers // 2
         wrong = _wrong(most, least, over, warm_up)
         if wrong is None and warm_up >= model.layers:
             wrong = f"warm_up is {shown(warm_up)}, but the model has {model.layers} layers."
         if wrong is not None:
             raise InvalidRequest(wrong, "skip_decode")
-        options = SkipDecodeOptions(most, least, over, warm_up)
-        return NarrowingGate(model.layers, options, ask.first)
+        return NarrowingGate(model.layers, most, least, over, warm_up, ask.first)
 
 
-def _wrong(most: float, least: float, over: int, warm_up: int) -> str | None:
+def _wrong(most: float, least: float, over: int, warm_up: int | None) -> str | None:
     """What contradicts itself, in a sentence."""
     if not 0.0 < least <= most <= 1.0:
         return (
@@ -138,6 +151,6 @@ def _wrong(most: float, least: float, over: int, warm_up: int) -> str | None:
         )
     if not 1 <= over <= 1_000_000:
         return f"over is a number of tokens from 1 to 1000000; got {shown(over)}."
-    if warm_up < 0:
+    if warm_up is not None and warm_up < 0:
         return f"warm_up is a number of layers, 0 or more; got {shown(warm_up)}."
     return None

@@ -83,6 +83,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "scored_share": st.sampled_from([0.0, 0.5, 1.0]),
             "skipped": st.sampled_from([None, None, None, [0], [1]]),
             "narrowing": st.sampled_from([None, None, None, *NARROWING]),
+            "sparing": st.sampled_from([None, None, None, *SPARING]),
             "skipped_part": st.sampled_from(["layer", "attention", "feed_forward"]),
             "approximate": st.sampled_from([None, None, None, *REUSES]),
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
@@ -101,6 +102,12 @@ NARROWING = [
     {"least": 0.5, "over": 9, "warm_up": 0},
 ]
 """Depths that fall, on a model of two layers."""
+
+SPARING = [
+    {"threshold": 0.9, "full": 2, "edge": 0.0},
+    {"threshold": 0.5, "length": 3, "first": 7},
+]
+"""Feed-forwards that rows decide to skip."""
 
 
 GREEDY = {
@@ -182,6 +189,9 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     narrowing = values.pop("narrowing")
     if narrowing is not None and not asks and values["pattern"] is None:
         asks["gate/skip_decode"] = narrowing
+    sparing = values.pop("sparing")
+    if sparing is not None and not asks:
+        asks["gate/skip_feed_forward"] = sparing
     window = values.pop("recent")
     if window is not None and values["approximate"] is None and values["pattern"] is None:
         asks["keep/recent"] = {"window": window, "sinks": 2, "block": 16}

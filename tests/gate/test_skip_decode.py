@@ -25,7 +25,7 @@ from tests.helpers.tiny import tiny_llama
 
 LAYERS = 6
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6]]
-ASK = {"least": 0.34, "over": 12}
+ASK = {"least": 0.34, "over": 12, "warm_up": 1}
 TOKENS = 20
 
 
@@ -82,7 +82,7 @@ def one_by_one(path: Path, prompt: list[int], tokens: int) -> tuple[list[int], l
 
 
 def test_depths_fall_and_keep_the_bottom_and_the_top() -> None:
-    gate = make("gate", "skip_decode:least=0.34,over=12").open(
+    gate = make("gate", "skip_decode:least=0.34,over=12,warm_up=1").open(
         make_asks({"gate/skip_decode": True})["gate/skip_decode"], GatedModel(LAYERS)
     )
     opened = gate.for_prompt(5)

@@ -8,6 +8,7 @@ import msgspec
 
 from ockham.core.cost import Skips
 from ockham.core.seams.observe import Observer
+from ockham.core.sparing import SparingRule
 
 
 class GatedModel(msgspec.Struct, frozen=True):
@@ -40,6 +41,10 @@ class SequenceGate(Observer, Protocol):
 
     skips: Skips
     """The sublayers that no row of the sequence runs."""
+
+    spares: SparingRule | None = None
+    """By which rule the rows decide, while they are computed, which feed-forwards they skip beside
+    those; None: they do not. Whatever is decided, keys are written."""
 
     def for_prompt(self, tokens: int) -> SequenceGate:
         """The gate of a sequence whose prompt has so many tokens."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from ockham.cache.state import State, View
 from ockham.core.cost import ModelCost, Sublayer
@@ -71,6 +72,9 @@ class Decoding:
         self._skipped = [[0] * len(groups) for _ in sequences]
         self._read_bytes = [[0] * len(groups) for _ in sequences]
         self._counted = 0  # of the unbilled steps, those that are in it
+        self.spared: list[npt.NDArray[np.uint8]] = []
+        """Of each unbilled step, which feed-forwards its rows decided to skip; none where no row
+        decides."""
         self._until_block = self._next_block()
         borders = [s.border - s.computed for s in sequences if s.border is not None]
         self._until_border = min(borders, default=-1)
@@ -180,6 +184,7 @@ class Decoding:
         """The ledgers now hold every step so far."""
         self.first_tokens = [first + self.unbilled for first in self.first_tokens]
         self.unbilled = self._counted = 0
+        self.spared = []
         self._skipped = [[0] * len(of_groups) for of_groups in self._skipped]
         self._read_bytes = [[0] * len(of_groups) for of_groups in self._read_bytes]
 

@@ -14,6 +14,7 @@ from ockham.kernels import sampling
 from ockham.kernels.base import Executor, GroupLayout, Planes, Run
 from ockham.kernels.layouts import ROWS
 from ockham.kernels.ops import AttentionInput, Program, Rope
+from ockham.kernels.reference import sparing
 from ockham.kernels.reference.adapters import ReferenceAdapter
 from ockham.kernels.reference.formulas import rotate, rotation
 from ockham.kernels.reference.planes import ReferencePlanes
@@ -43,7 +44,9 @@ class ReferenceExecutor:
             op = self.program.ops[place]
             run.active = _active(run.step, place)
             run.leading = run.step.leading.get(place)
+            sparing.before(run, place)
             twin_of(op)(run, op)
+            sparing.after(run, place)
 
     def finish(self, run: Run) -> StepOutput:
         run = _own(run)
@@ -60,6 +63,7 @@ class ReferenceExecutor:
             run.score_totals,
             run.left_out,
             run.queries,
+            run.spared.skipped,
         )
 
     def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:

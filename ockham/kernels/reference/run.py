@@ -18,6 +18,7 @@ from ockham.kernels.ops import Norm, Operation, Rope, role_of
 from ockham.kernels.reference.adapters import ReferenceAdapter
 from ockham.kernels.reference.formulas import normalise, rotation
 from ockham.kernels.reference.planes import ReferencePlanes
+from ockham.kernels.reference.spared import Spared
 from ockham.kernels.reference.views import View, views
 
 Rows = TypeVar("Rows", Floats, Ints, Longs)
@@ -54,9 +55,9 @@ class ReferenceRun:
     active: Ints | None = None
     """The rows that the operation under way computes; None for all. `q` and `a` have a place for
     every row of the step; what lives within a feed-forward has the active rows only."""
-
     leading: int | None = None
     """How many neurons the feed-forward under way computes, the first ones; None for all."""
+    spared: Spared = field(default_factory=Spared)
 
     def of_active(self, rows: Rows) -> Rows:
         """The active ones of the step's rows (R, ...)."""

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from ockham.core.registry import make_asks
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Request
 from ockham.lab.evidence.bench import Bench, greedy, requests, run
 from ockham.lab.evidence.fidelity import fidelity_of
+from ockham.lab.evidence.real_model import MISSING, NAME, TEXTS
 from ockham.lab.evidence.recipe import counterfactual, evidence
-from ockham.lab.evidence.row import Row
+from ockham.lab.evidence.row import Fidelity, Row
+from ockham.lab.returning import Query, ask, change
+from ockham.lab.tasks import TASKS, items
 
 counterfactual("gate", "whole")
 
@@ -40,3 +54,218 @@ def skip_layers(bench: Bench) -> Row:
         claim="ShortGPT (Men et al. 2024, arXiv:2403.03853): without a quarter of Llama 2 13B's "
         "layers, MMLU falls from 55.0 to 52.2",
     )
+
+
+SCORED = ("steps", "edit")
+"""Tasks whose answers are written under a gate and scored."""
+WRITTEN = ("code", "prose")
+"""Texts whose last three quarters are read under a gate, as if they were written."""
+ANSWERED, READ = 24, 8
+"""Items of each."""
+BATCHES, BATCH_ROUNDS = (1, 2, 4, 8), 3
+
+Asking = Callable[[int | None], dict[str, Any]]
+"""What a request asks of a gate that lets a prompt alone, as a dictionary; given a place, as if the
+prompt ended there."""
+
+
+@evidence("gate", "skip_decode")
+def skip_decode(bench: Bench) -> Row:
+    """Text whose tokens run ever fewer layers, down to three quarters and to a half."""
+    return _written(
+        bench,
+        "skip_decode",
+        {
+            "down to 90%": partial(_narrowing, {"least": 0.9}),
+            "down to 75%": partial(_narrowing, {"least": 0.75}),
+            "down to 75% and all but the lowest, as in the paper": partial(
+                _narrowing, {"least": 0.75, "warm_up": 1}
+            ),
+        },
+        f"each token of which runs fewer of the layers than the one before, down to 75% of them "
+        f"after {OVER} tokens",
+        1,
+        "SkipDecode (Del Corro et al. 2023, arXiv:2307.02628): OPT 1.3B and 6.7B, fine-tuned, 2 to "
+        "5 times as fast with little lost",
+        spread=2 * OVER,
+    )
+
+
+SATURATED = ((0.99, 1), (0.98, 1), (0.98, 2))
+"""Cosines from which on so many feed-forwards are skipped."""
+
+
+@evidence("gate", "skip_feed_forward")
+def skip_feed_forward(bench: Bench) -> Row:
+    """Text whose rows skip feed-forwards once one has changed them little."""
+    return _written(
+        bench,
+        "skip_feed_forward",
+        {
+            f"{length} from a cosine of {threshold} on": partial(
+                _sparing, {"threshold": threshold, "length": length}
+            )
+            for threshold, length in SATURATED
+        },
+        "each row of which skips the next feed-forward once one has turned it so little that the "
+        "cosine is 0.98 or more, but for the first and the last fifth of the layers",
+        1,
+        "FFN-SkipLLM (Jaiswal et al. 2024, arXiv:2404.03865): Llama 2 7B and 13B without 25% to "
+        "30% of the feed-forwards, with little lost; more than 35% destroys the answers",
+    )
+
+
+def _sparing(settings: dict[str, Any], first: int | None) -> dict[str, Any]:
+    return {"full": 8, **settings, **({} if first is None else {"first": first})}
+
+
+DECODED = 32
+"""Tokens of each text of a batch, where they come together."""
+OVER = 32
+"""Tokens until the depth falls no further."""
+
+
+def _narrowing(settings: dict[str, Any], first: int | None) -> dict[str, Any]:
+    return {"over": OVER, **settings, **({} if first is None else {"first": first})}
+
+
+def _written(
+    bench: Bench,
+    name: str,
+    asking: dict[str, Asking],
+    how: str,
+    chosen: int,
+    claim: str,
+    spread: int = 0,
+) -> Row:
+    """The row of a gate that lets prompts alone, with each of several asks of it, of which number
+    `chosen` is timed. The texts of a batch are `spread` tokens long and come evenly spread; at
+    once where it is 0."""
+    engine = bench.engine()
+    asks = list(asking.values())
+    changed = {
+        each: _change(engine, _texts(engine, bench.seed), name, asking[each]) for each in asking
+    }
+    scored = {each: _scores(engine, bench.seed, name, asking[each]) for each in asking}
+    label = list(asking)[chosen]
+    prompts = bench.prompts(engine, [32])
+    plain = requests(prompts, [greedy(64)])
+    gated = [_asking(each, name, asks[chosen], None) for each in plain]
+    losses = "; ".join(
+        f"{each}: {changed[each].agreement:.1%} of the likeliest tokens, {scored[each][1]:.0%} of "
+        f"the answers right"
+        for each in asking
+    )
+    row = bench.compare(
+        "gate",
+        name,
+        lambda: run(engine, plain),
+        lambda: run(engine, gated),
+        lambda outcome: outcome.ledger.flops,
+        exact=False,
+        identical=None,
+        what=f"decoding 64 tokens, {how}. What stays ({scored[label][0]:.0%} of the answers to "
+        f"{' and '.join(SCORED)} are right without it): {losses}. On the same model, in steps of "
+        f"{_batches(engine, bench, name, asks[chosen], spread)}",
+        unit="FLOPs",
+        fidelity=changed[label],
+        scores=scored[label],
+        claim=claim,
+        real_model=MISSING,
+    )
+    if bench.real_model is not None:
+        real = bench.engine(model=str(bench.real_model), tokenizer=None)
+        found = {each: _change(real, _real_texts(real), name, asking[each]) for each in asking}
+        row.real_model, row.real_fidelity = NAME, found[label]
+        row.what += (
+            f". On {NAME}, "
+            + ", ".join(f"{each}: {found[each].agreement:.1%}" for each in asking)
+            + f" of the likeliest tokens; in steps of "
+            f"{_batches(real, bench, name, asks[chosen], spread)}"
+        )
+    return row
+
+
+def _asking(request: Request, name: str, asking: Asking, first: int | None) -> Request:
+    return msgspec.structs.replace(request, asks=make_asks({f"gate/{name}": asking(first)}))
+
+
+def _texts(engine: Engine, seed: int) -> list[list[int]]:
+    assert engine.tokenizer is not None, "evidence is measured on models with a tokenizer"
+    return [
+        engine.tokenizer.encode(item.text or "")[:400]
+        for task in WRITTEN
+        for item in items(task, seed, READ)
+    ]
+
+
+def _real_texts(engine: Engine) -> list[list[int]]:
+    assert engine.tokenizer is not None, "the file carries its tokenizer"
+    return [engine.tokenizer.encode(text) for text in json.loads(TEXTS.read_text("utf-8"))]
+
+
+def _change(engine: Engine, texts: list[list[int]], name: str, asking: Asking) -> Fidelity:
+    """What a gate changes in the last three quarters of texts, as if they were written."""
+    queries = []
+    for tokens in texts:
+        cut = max(1, len(tokens) // 4)
+        asked = make_asks({f"gate/{name}": asking(cut)})
+        queries.append(Query(tokens[:cut], 1, asked, continued=tuple(tokens[cut:])))
+    found = change(engine, queries)
+    return Fidelity(
+        agreement=found.agreement,
+        kl_mean=found.kl_mean,
+        kl_p99=found.kl_p99,
+        positions=found.positions,
+        perplexity_ratio=found.perplexity_ratio,
+    )
+
+
+def _scores(engine: Engine, seed: int, name: str, asking: Asking) -> tuple[float, float]:
+    """The share of right answers without a gate and with it."""
+    tokenizer = engine.tokenizer
+    assert tokenizer is not None, "evidence is measured on models with a tokenizer"
+    queries = []
+    for task in SCORED:
+        for item in items(task, seed, ANSWERED):
+            text = tokenizer.apply_chat_template([dict(message) for message in item.messages])
+            tokens = tokenizer.encode(text, add_special_tokens=False)
+            score = partial(TASKS[task].score, item)
+            asked = make_asks({f"gate/{name}": asking(None)})
+            queries.append(Query(tokens, item.max_tokens, asked, score))
+    without, with_ = (ask(engine, queries, given, at_once=8).score for given in (False, True))
+    return without, with_
+
+
+def _batches(engine: Engine, bench: Bench, name: str, asking: Asking, spread: int) -> str:
+    """What a gate saves of the weight bytes that decoding reads, and of its time, by the rows of a
+    step. Texts that come evenly spread, each of `spread` tokens, are decoded until the place of
+    the first one is that of the next one."""
+    found = []
+    for batch in BATCHES:
+        prompts = bench.prompts(engine, [spread + 16] * batch)
+        apart = spread // batch
+        firsts = [spread + 16 - number * apart for number in range(batch)]
+        sides = []
+        for tokens in (1, 1 + (apart or DECODED)):
+            plain = requests(prompts, [greedy(tokens)] * batch)
+            gated = [
+                _asking(request, name, asking, first)
+                for request, first in zip(plain, firsts, strict=True)
+            ]
+            sides.append((plain, gated))
+        ratios, saved = [], 0.0
+        for number in range(BATCH_ROUNDS + 1):
+            # What comes before the first token is taken away.
+            begun, all_ = ([run(engine, each) for each in side] for side in sides)
+            seconds = [b.seconds - a.seconds for a, b in zip(begun, all_, strict=True)]
+            nbytes = [
+                b.ledger.weight_bytes - a.ledger.weight_bytes
+                for a, b in zip(begun, all_, strict=True)
+            ]
+            saved = 1 - nbytes[1] / nbytes[0]
+            if number and min(seconds) > 0:
+                ratios.append(seconds[0] / seconds[1])
+        speed = f", {median(ratios):.2f} times as fast" if ratios else ""
+        found.append(f"{batch}: {saved:.0%}{speed}")
+    return "; ".join(found) + " (rows: weight bytes saved)"
