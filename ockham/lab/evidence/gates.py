@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from typing import Any
 
 import msgspec
@@ -62,7 +61,7 @@ WRITTEN = ("code", "prose")
 """Texts whose last three quarters are read under a gate, as if they were written."""
 ANSWERED, READ = 24, 8
 """Items of each."""
-BATCHES, BATCH_ROUNDS = (1, 2, 4, 8), 3
+BATCHES = (1, 2, 4, 8)
 
 Asking = Callable[[int | None], dict[str, Any]]
 """What a request asks of a gate that lets a prompt alone, as a dictionary; given a place, as if the
@@ -165,7 +164,7 @@ def _written(
         exact=False,
         identical=None,
         what=f"decoding 64 tokens, {how}. What stays ({scored[label][0]:.0%} of the answers to "
-        f"{' and '.join(SCORED)} are right without it): {losses}. On the same model, in steps of "
+        f"{' and '.join(SCORED)} are right without it): {losses}. By the rows of a step, it saves "
         f"{_batches(engine, bench, name, asks[chosen], spread)}",
         unit="FLOPs",
         fidelity=changed[label],
@@ -180,7 +179,7 @@ def _written(
         row.what += (
             f". On {NAME}, "
             + ", ".join(f"{each}: {found[each].agreement:.1%}" for each in asking)
-            + f" of the likeliest tokens; in steps of "
+            + " of the likeliest tokens; by the rows of a step, it saves "
             f"{_batches(real, bench, name, asks[chosen], spread)}"
         )
     return row
@@ -238,9 +237,9 @@ def _scores(engine: Engine, seed: int, name: str, asking: Asking) -> tuple[float
 
 
 def _batches(engine: Engine, bench: Bench, name: str, asking: Asking, spread: int) -> str:
-    """What a gate saves of the weight bytes that decoding reads, and of its time, by the rows of a
-    step. Texts that come evenly spread, each of `spread` tokens, are decoded until the place of
-    the first one is that of the next one."""
+    """What a gate saves of the weight bytes that decoding reads, by the rows of a step. Texts that
+    come evenly spread, each of `spread` tokens, are decoded until the place of the first one is
+    that of the next one."""
     found = []
     for batch in BATCHES:
         prompts = bench.prompts(engine, [spread + 16] * batch)
@@ -254,18 +253,10 @@ def _batches(engine: Engine, bench: Bench, name: str, asking: Asking, spread: in
                 for request, first in zip(plain, firsts, strict=True)
             ]
             sides.append((plain, gated))
-        ratios, saved = [], 0.0
-        for number in range(BATCH_ROUNDS + 1):
-            # What comes before the first token is taken away.
-            begun, all_ = ([run(engine, each) for each in side] for side in sides)
-            seconds = [b.seconds - a.seconds for a, b in zip(begun, all_, strict=True)]
-            nbytes = [
-                b.ledger.weight_bytes - a.ledger.weight_bytes
-                for a, b in zip(begun, all_, strict=True)
-            ]
-            saved = 1 - nbytes[1] / nbytes[0]
-            if number and min(seconds) > 0:
-                ratios.append(seconds[0] / seconds[1])
-        speed = f", {median(ratios):.2f} times as fast" if ratios else ""
-        found.append(f"{batch}: {saved:.0%}{speed}")
-    return "; ".join(found) + " (rows: weight bytes saved)"
+        # What comes before the first token is taken away.
+        begun, all_ = ([run(engine, each) for each in side] for side in sides)
+        nbytes = [
+            b.ledger.weight_bytes - a.ledger.weight_bytes for a, b in zip(begun, all_, strict=True)
+        ]
+        found.append(f"{1 - nbytes[1] / nbytes[0]:.0%} at {batch}")
+    return ", ".join(found) + " of the weight bytes"
