@@ -18,6 +18,7 @@ from ockham.core.rows import build_step
 from ockham.core.seams import OwnRows, Seen
 from ockham.draft.early_exit import EarlyExit
 from ockham.draft.medusa import StandingStream
+from ockham.draft.nested import Nested, NestedOptions
 from ockham.draft.prompt_tokens import GuessingStream
 from ockham.draft.skip import Choosing
 from ockham.engine.engine import Engine
@@ -240,6 +241,15 @@ def test_first_neurons_draft_what_the_checkpoint_says_that_is_cut_to_them(
     for (logits, tokens), (others, again) in zip(found[:15], found[15:], strict=True):
         np.testing.assert_array_equal(logits, others)
         np.testing.assert_array_equal(tokens, again)
+
+
+def test_one_token_that_took_a_minute_does_not_end_drafting() -> None:
+    """Of a step of 10 ms; what a token takes comes from those after it again."""
+    for before in ([], [0.004] * 5):
+        drafter = Nested(NestedOptions())
+        for took_s in [*before, 60.0, *[0.004] * 30]:
+            drafter.learn(took_s, 0.010)
+        assert drafter._token_s < 0.006
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ _BELIEVED = 0.1
 _FORGOTTEN = 0.01
 """How much of it is forgotten each time that it is too long for a token to be drafted: a time that
 was taken beside something else is not held against a drafter for ever."""
+_FURTHEST = 2.0
+"""A drafted token that took more than so many steps of the whole model was held up."""
 _CHOICES = 2
 
 
@@ -97,9 +99,14 @@ class PartDrafter(Drafter):
             for each, choices in zip(active, found, strict=True):
                 each.add(choices, worth)
             active = [each for each in active if each.goes_on]
-            took_s = time.perf_counter() - began
-            self._token_s += (_BELIEVED if self._token_s else 1.0) * (took_s - self._token_s)
+            self.learn(time.perf_counter() - began, len(found) * token_s)
         return [each.draft() for each in making]
+
+    def learn(self, took_s: float, step_s: float) -> None:
+        """A token was drafted for each of some sequences, for which a step of the whole model takes
+        `step_s`. What took much longer was held up by something else."""
+        said_s = min(took_s, _FURTHEST * max(self._token_s, step_s))
+        self._token_s += (_BELIEVED if self._token_s else 1.0) * (said_s - self._token_s)
 
     def _pays(self, active: Sequence[_Making], token_s: float) -> bool:
         return sum(each.chance for each in active) * token_s > self._token_s

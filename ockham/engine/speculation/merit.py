@@ -7,6 +7,10 @@ _FIRST_TRIAL, _TRIAL = 24, 8
 _FIRST_REST, _LAST_REST = 128, 8192
 """Steps that it is left alone after a trial that did not pay; doubled with each that shows the
 same."""
+_HELD_UP = 4.0
+"""A proposal that took more than so many times what is usual was held up by something else."""
+_BELIEVED = 0.1
+"""How much of what a proposal took changes what is usual."""
 
 
 class Merit:
@@ -18,6 +22,7 @@ class Merit:
 
     def __init__(self) -> None:
         self._net = 0.0
+        self._usual_s = 0.0
         self._proposals = 0
         self._trial = _FIRST_TRIAL
         self._rest = _FIRST_REST
@@ -30,6 +35,9 @@ class Merit:
 
     def book(self, step: int, gain_s: float, cost_s: float) -> None:
         """A proposal of it gained and took so much."""
+        usual_s = self._usual_s or cost_s
+        cost_s = min(cost_s, _HELD_UP * usual_s)
+        self._usual_s = usual_s + _BELIEVED * (cost_s - usual_s)
         self._net += gain_s - cost_s
         self._proposals += 1
         if self._proposals < self._trial:

@@ -16,7 +16,7 @@ from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.engine.speculation import Speculation
 from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, run
-from ockham.lab.evidence.drafts import ANSWERED, PROMPTS, SPECDEC, edits
+from ockham.lab.evidence.drafts import ANSWERED, PROMPTS, SPECDEC, items
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.tasks.texts import held_out
@@ -73,7 +73,7 @@ class IndependentDrafts(DraftModel):
 def tree(bench: Bench) -> Row:
     """Sampled edits of code; every draft has the same number of tokens."""
     engine = bench.engine()
-    prompts = edits(bench, engine)
+    prompts = items(bench, engine, "edit")
     params = [greedy(ANSWERED, temperature=1.0, seed=number) for number in range(len(prompts))]
     wanted = requests(prompts, params)
     setting = {"method": "draft_model", "model": "lab-drafter", "adaptive": False}
@@ -123,7 +123,7 @@ def acceptance(bench: Bench) -> Row:
     """Chains, greedy. The best fixed length is the one whose steps and drafted tokens would take
     the least time if a step of the draft model took a tenth of the target's."""
     engine = bench.engine()
-    prompts = edits(bench, engine)
+    prompts = items(bench, engine, "edit")
     wanted = requests(prompts, [greedy(ANSWERED)] * len(prompts))
     setting = {"method": "draft_model", "model": "lab-drafter", "adaptive": False, "branches": 1}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from random import Random
 
 import msgspec
@@ -45,6 +45,8 @@ SPECDEC = (
     "llama-2-chat 7B drafting for 70B"
 )
 PROMPTS, ANSWERED = 6, 96
+BEGINNING = 200
+"""Tokens of a text that goes on."""
 ALWAYS: dict[str, object] = {"adaptive": False, "num_speculative_tokens": 6}
 """Every draft is verified: on so small a model the controller would see that a drafter with a model
 does not pay, and draft nothing, and nothing could be said of its drafts."""
@@ -137,6 +139,26 @@ def nested(bench: Bench) -> Row:
     return drafting(bench, "nested", MATFORMER, target, **ALWAYS)
 
 
+@evidence("drafter", "nested-steps", "The same of arithmetic that is written out in steps.")
+def nested_steps(bench: Bench) -> Row:
+    """What the built-in model writes by itself, and does not copy."""
+    return _nested(bench, "steps", "answers written out in steps")
+
+
+@evidence("drafter", "nested-code", "The same of code that goes on.")
+def nested_code(bench: Bench) -> Row:
+    """Code that goes on after its beginning."""
+    return _nested(bench, "code", "continuations of code")
+
+
+def _nested(bench: Bench, task: str, what: str) -> Row:
+    target = NESTED.get(bench.config.model, bench.config.model)
+    prompts = items(bench, bench.engine(model=target), task)
+    what = f"{PROMPTS} {what}, one after the other, {ANSWERED} tokens each, by {target}"
+    params = greedy(ANSWERED)
+    return compared(bench, "nested", MATFORMER, params, what, prompts, target, **ALWAYS)
+
+
 @evidence("drafter", "trie")
 def trie(bench: Bench) -> Row:
     """The same edits, drafted from all that was read and written before."""
@@ -184,13 +206,15 @@ def compared(
         bench.engine(**model),
         bench.engine(**model, speculative_config={"method": name, **config}),
     ]
-    prompts = edits(bench, engines[0])
+    if prompts is None:
+        prompts = items(bench, engines[0], "edit")
     wanted = requests(prompts, [params] * len(prompts))
+    runs = count()
     row = bench.compare(
         "drafter",
         name,
-        lambda: _steps(engines[0], wanted),
-        lambda: _steps(engines[1], wanted),
+        lambda: _steps(engines[0], wanted, next(runs)),
+        lambda: _steps(engines[1], wanted, next(runs)),
         lambda outcome: outcome.observed,
         exact=True,
         what=what,
@@ -204,22 +228,28 @@ def compared(
     return row
 
 
-def edits(bench: Bench, engine: Engine) -> list[list[int]]:
-    """Items of `edit` as the model's chats begin; where there is no tokenizer, tokens that repeat
-    themselves."""
+def items(bench: Bench, engine: Engine, task: str) -> list[list[int]]:
+    """Items of a task as the model's chats begin, or the beginnings of texts; where there is no
+    tokenizer, tokens that repeat themselves."""
     if bench.workload or engine.tokenizer is None:
         return bench.prompts(engine, [200] * PROMPTS)
     rng = Random(f"drafts {bench.seed}")
     found = []
     for number in range(PROMPTS):
-        item = TASKS["edit"].item(rng.randrange(1 << 30), number, "test")
-        text = engine.tokenizer.apply_chat_template([dict(m) for m in item.messages])
-        found.append(engine.tokenizer.encode(text, add_special_tokens=False))
+        item = TASKS[task].item(rng.randrange(1 << 30), number, "test")
+        if item.text is None:
+            text = engine.tokenizer.apply_chat_template([dict(m) for m in item.messages])
+            found.append(engine.tokenizer.encode(text, add_special_tokens=False))
+        else:
+            found.append(engine.tokenizer.encode(item.text, add_special_tokens=False)[:BEGINNING])
     return found
 
 
-def _steps(engine: Engine, wanted: list[Request]) -> Outcome:
-    """Run requests one by one; observed is the number of steps."""
+def _steps(engine: Engine, wanted: list[Request], run_number: int) -> Outcome:
+    """Run requests one by one, for a tenant of their own: drafters that learn have not met the
+    texts in an earlier run. Observed is the number of steps."""
+    salt = f"run {run_number}"
+    wanted = [msgspec.structs.replace(request, cache_salt=salt) for request in wanted]
     before = engine.scheduler.steps
     outcome = run(engine, wanted, at_once=1)
     return replace(outcome, observed=float(engine.scheduler.steps - before))

@@ -30,3 +30,11 @@ def test_one_that_never_pays_is_asked_ever_more_rarely() -> None:
 def test_one_that_begins_to_pay_is_noticed() -> None:
     found = asked(Merit(), [0.0] * 1000 + [3.0] * 5000, 1.0)
     assert all(found[3000:])
+
+
+def test_what_pays_goes_on_after_it_was_held_up() -> None:
+    """The process stood still for a minute while it proposed, once in 100 proposals."""
+    merit = Merit()
+    for step in range(2000):
+        assert not merit.rests(step)
+        merit.book(step, 3.0, 60.0 if step % 100 == 50 else 1.0)
