@@ -74,8 +74,16 @@ void Executor::run(Run& run, int64_t start, int64_t stop) {
             throw std::invalid_argument("a step must be embedded before anything else is run.");
         run.active = active_rows(run.step, i);
         run.leading = leading_neurons(run.step, i);
-        run.spared.before(run, i);
-        program_[i].run(run);
+        if (const auto* groups = run.spared.before(run, i))
+            for (const Spared::Group& group : *groups) {
+                run.active = {static_cast<int64_t>(group.rows.size()), group.rows.data()};
+                if (group.neurons > 0) run.leading = group.neurons;
+                run.unfinished = &group != &groups->back();
+                program_[i].run(run);
+                run.leading = leading_neurons(run.step, i);
+            }
+        else
+            program_[i].run(run);
         run.spared.after(run, i);
     }
 }

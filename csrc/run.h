@@ -89,6 +89,8 @@ struct Run {
     // for every row of the step; what lives within a feed-forward has the active rows only.
     RowSet active;
     int64_t leading = 0;  // the first neurons that it computes, where it is a feed-forward; 0: all
+    // Whether other rows run the same operation next, with another number of neurons.
+    bool unfinished = false;
     Spared spared;
     bool embedded = false;
     int64_t experts_per_row = 0, routed_rows = 0;

@@ -135,14 +135,25 @@ struct LeadingNeurons {
     int64_t operation = 0, count = 0;
 };
 
-// By which rules rows decide which feed-forwards they skip: ockham.core.sparing.Sparing.
+// Routers of feed-forwards: ockham.core.sparing.Routers.
+struct RoutersView {
+    const int32_t* widths = nullptr;  // [count][layers][choices]
+    const float* weights = nullptr;   // [count][layers][choices][hidden]
+    const float* biases = nullptr;    // [count][layers][choices]
+    int64_t count = 0, layers = 0, choices = 0, hidden = 0;
+};
+
+// How much of each feed-forward rows run: ockham.core.sparing.Sparing.
 struct SparingView {
-    const int32_t* rows = nullptr;  // the rule of each row, -1 for none; null: no row decides
+    const int32_t* rows = nullptr;  // the rule of each row, -1 for none; null: nothing is decided
     const double* thresholds = nullptr;
     const int32_t *lengths = nullptr, *firsts = nullptr, *stops = nullptr;
     int64_t rules = 0;
     const int32_t *starts = nullptr, *ends = nullptr;  // of each layer's feed-forward
     int64_t layers = 0;
+    const int32_t* routed = nullptr;  // the router of each row, -1 for none; null: no row has any
+    RoutersView routers;
+    const int32_t* told = nullptr;    // [layers][rows] neurons, 0 for all, -1 for none; null: all
 };
 
 struct StepView {

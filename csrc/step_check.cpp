@@ -151,7 +151,7 @@ void check_active(const StepView& step) {
     }
 }
 
-void check_sparing(const StepView& step) {
+void check_sparing(const StepView& step, int64_t hidden) {
     const SparingView& sparing = step.sparing;
     if (sparing.rows == nullptr) return;
     for (int64_t row = 0; row < step.rows; ++row)
@@ -162,6 +162,24 @@ void check_sparing(const StepView& step) {
         if (sparing.lengths[rule] < 0)
             refuse("a rule of the step skips " + std::to_string(sparing.lengths[rule]) +
                    " feed-forwards; that is 0 or more.");
+    const RoutersView& routers = sparing.routers;
+    const auto check_widths = [](const int32_t* widths, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+            if (widths[i] < -1)
+                refuse("rows of the step run " + std::to_string(widths[i]) +
+                       " neurons; that is -1 or more.");
+    };
+    if (sparing.told != nullptr) check_widths(sparing.told, sparing.layers * step.rows);
+    if (sparing.routed == nullptr) return;
+    if (routers.layers != sparing.layers || routers.hidden != hidden || routers.choices < 1)
+        refuse("the step's routers are for " + std::to_string(routers.layers) + " layers of width " +
+               std::to_string(routers.hidden) + ", and the model has " +
+               std::to_string(sparing.layers) + " of width " + std::to_string(hidden) + ".");
+    check_widths(routers.widths, routers.count * routers.layers * routers.choices);
+    for (int64_t row = 0; row < step.rows; ++row)
+        if (sparing.routed[row] < -1 || sparing.routed[row] >= routers.count)
+            refuse("row " + std::to_string(row) + " follows router " +
+                   std::to_string(sparing.routed[row]) + " of " + std::to_string(routers.count) + ".");
 }
 
 }  // namespace
@@ -179,7 +197,7 @@ void check_step(const StepView& step, const Planes& planes, int64_t hidden, int6
     check_wanted(step.wants_argmax, step.argmax_rows, step.rows, "an argmax is wanted");
     check_wanted(step.wants_recall, step.recall_rows, step.rows, "recall is wanted");
     check_active(step);
-    check_sparing(step);
+    check_sparing(step, hidden);
     for (const LayerRows& wanted : step.wants_hidden)
         check_wanted(wanted.rows, wanted.count, step.rows, "hidden states are wanted");
     for (const LayerRows& wanted : step.wants_queries)

@@ -5,6 +5,7 @@
 #include <nanobind/stl/unique_ptr.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -147,6 +148,25 @@ class StepReader {
         found.ends = vector<int32_t>(sparing.attr("ends"), count, "ends of layers");
         if (count != found.layers)
             throw std::invalid_argument("the step's layers of sparing do not add up.");
+        if (!sparing.attr("told").is_none())
+            found.told = shaped<int32_t, 2>(sparing.attr("told"), {found.layers, rows}, "told widths");
+        if (sparing.attr("routed").is_none()) return found;
+        found.routed = vector<int32_t>(sparing.attr("routed"), count, "routed");
+        check(count, rows, "routed");
+        const nb::object routers = sparing.attr("routers");
+        nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu> weights;
+        if (!nb::try_cast(routers.attr("weights"), weights))
+            throw std::invalid_argument("the weights of the step's routers are no array of floats.");
+        arrays_.emplace_back(weights);
+        RoutersView& own = found.routers;
+        own.weights = weights.data();
+        own.count = static_cast<int64_t>(weights.shape(0));
+        own.layers = static_cast<int64_t>(weights.shape(1));
+        own.choices = static_cast<int64_t>(weights.shape(2));
+        own.hidden = static_cast<int64_t>(weights.shape(3));
+        const std::array<int64_t, 3> shape{own.count, own.layers, own.choices};
+        own.widths = shaped<int32_t, 3>(routers.attr("widths"), shape, "widths of routers");
+        own.biases = shaped<float, 3>(routers.attr("biases"), shape, "biases of routers");
         return found;
     }
     VisitsView visits_of(nb::handle visits, int64_t rows) {
@@ -217,6 +237,18 @@ class StepReader {
             found.of[i].rule_shares = of_rules + i * found.layer_count * found.head_count;
         }
         return found;
+    }
+    template <class T, size_t N>
+    const T* shaped(nb::handle object, const std::array<int64_t, N>& shape, const char* what) {
+        nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu> view;
+        bool fits = nb::try_cast(object, view);
+        for (size_t i = 0; fits && i < N; ++i)
+            fits = static_cast<int64_t>(view.shape(i)) == shape[i];
+        if (!fits)
+            throw std::invalid_argument(std::string("the step's ") + what +
+                                        " are not a contiguous array of their type and shape.");
+        arrays_.emplace_back(view);
+        return view.data();
     }
     static void check(int64_t length, int64_t rows, const char* what) {
         if (length != rows)
@@ -351,13 +383,13 @@ nb::dict left_out_of(const Run& run) {
     return found;
 }
 
-// (layers, rows): 1 where a row skipped a feed-forward. (0, 0) where no row decides.
+// (layers, rows): neurons that a row ran, 0 for all, -1 for none. (0, 0) where nothing is decided.
 nb::object spared_of(Run& run) {
-    auto* all = new std::vector<uint8_t>(std::move(run.spared.skipped));
-    nb::capsule owner(all, [](void* p) noexcept { delete static_cast<std::vector<uint8_t>*>(p); });
+    auto* all = new std::vector<int32_t>(std::move(run.spared.ran));
+    nb::capsule owner(all, [](void* p) noexcept { delete static_cast<std::vector<int32_t>*>(p); });
     const auto rows = static_cast<size_t>(all->empty() ? 0 : run.step.rows);
     const size_t shape[] = {rows == 0 ? 0 : all->size() / rows, rows};
-    return nb::cast(nb::ndarray<nb::numpy, uint8_t>(all->data(), 2, shape, owner));
+    return nb::cast(nb::ndarray<nb::numpy, int32_t>(all->data(), 2, shape, owner));
 }
 
 nb::tuple finish(BoundExecutor& self, BoundRun& bound) {

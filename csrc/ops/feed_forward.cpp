@@ -61,7 +61,7 @@ void FeedForward::run(Run& run) const {
         turn_rows(run, first, rows, shortcut);
         add_branch(run, first, rows, branch, post_norm, residual_scale, stream_norm);
     }
-    keep_hidden(run, layer);
+    if (!run.unfinished) keep_hidden(run, layer);
 }
 
 }  // namespace ockham::ops

@@ -1,13 +1,19 @@
-"""How rows decide, while they are computed, which feed-forwards they skip: `Sparing`."""
+"""How much of its feed-forwards a row runs, where it is decided while the row is computed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
-from ockham.core.arrays import Doubles, Ints
+from ockham.core.arrays import Doubles, Floats, Ints
+
+SKIPPED = -1
+"""In place of a number of neurons: none runs."""
+ALL = 0
+"""In place of a number of neurons: all run."""
 
 
 class SparingRule(msgspec.Struct, frozen=True):
@@ -23,10 +29,35 @@ class SparingRule(msgspec.Struct, frozen=True):
     """The first token of a sequence, counted from 0 with the prompt, that the rule is for."""
 
 
+class RoutingRule(msgspec.Struct, frozen=True):
+    """Before each feed-forward, a row chooses how many of the first neurons it runs: the choice c
+    with the largest weights[layer, c] . x / rms(x) + biases[layer, c], the first one on a tie, for
+    the row x of the residual stream. What a row chooses follows from the row alone."""
+
+    widths: Ints
+    """(layers, choices) neurons, or `SKIPPED` or `ALL`."""
+    weights: Floats  # (layers, choices, hidden)
+    biases: Floats  # (layers, choices)
+    place: int
+    """The first token of a sequence, counted from 0 with the prompt, that the rule is for."""
+
+
+Rule = SparingRule | RoutingRule
+
+
+@dataclass(slots=True)
+class Routers:
+    """`RoutingRule`s of one step, all for the same number of layers and choices."""
+
+    widths: Ints  # (rules, layers, choices)
+    weights: Floats  # (rules, layers, choices, hidden)
+    biases: Floats  # (rules, layers, choices)
+
+
 @dataclass(slots=True)
 class Sparing:
-    """By which rules the R rows of a step decide. Rule i has the i-th entry of `thresholds`,
-    `lengths`, `firsts` and `stops`: see `SparingRule`."""
+    """By which rules the R rows of a step decide. Rule i that looks at cosines has the i-th entry
+    of `thresholds`, `lengths`, `firsts` and `stops`: see `SparingRule`."""
 
     rows: Ints  # (R,) the rule of each row, -1 for none
     thresholds: Doubles
@@ -37,15 +68,42 @@ class Sparing:
     """(layers,) the first operation of each layer's feed-forward."""
     ends: Ints
     """(layers,) the operation after its last one; as `starts` where the layer has none."""
+    routed: Ints | None = None
+    """(R,) which of `routers` each row follows, -1 for none; None with it."""
+    routers: Routers | None = None
+    told: Ints | None = None
+    """(layers, R) how many neurons rows run that follow no rule, or `SKIPPED` or `ALL`; None: they
+    run all."""
 
     @classmethod
-    def of(cls, rows: Ints, rules: list[SparingRule], starts: Ints, ends: Ints) -> Sparing:
-        return cls(
-            rows,
-            np.array([rule.threshold for rule in rules], np.float64),
-            np.array([rule.length for rule in rules], np.int32),
-            np.array([rule.first for rule in rules], np.int32),
-            np.array([rule.stop for rule in rules], np.int32),
+    def of(cls, of_rows: Ints, rules: Sequence[Rule], starts: Ints, ends: Ints) -> Sparing:
+        """Of rows that follow `rules[of_rows[r]]`, -1 for none."""
+        cosines = [n for n, rule in enumerate(rules) if isinstance(rule, SparingRule)]
+        routes = [n for n, rule in enumerate(rules) if isinstance(rule, RoutingRule)]
+        own = [rule for rule in rules if isinstance(rule, SparingRule)]
+        found = cls(
+            _numbered(of_rows, cosines),
+            np.array([rule.threshold for rule in own], np.float64),
+            np.array([rule.length for rule in own], np.int32),
+            np.array([rule.first for rule in own], np.int32),
+            np.array([rule.stop for rule in own], np.int32),
             starts,
             ends,
         )
+        routing = [rule for rule in rules if isinstance(rule, RoutingRule)]
+        if routing:
+            found.routed = _numbered(of_rows, routes)
+            found.routers = Routers(
+                np.stack([rule.widths for rule in routing]),
+                np.stack([rule.weights for rule in routing]),
+                np.stack([rule.biases for rule in routing]),
+            )
+        return found
+
+
+def _numbered(of_rows: Ints, numbers: Sequence[int]) -> Ints:
+    """Rows that follow one of these rules, by its place among them; -1 for the others."""
+    found = np.full(len(of_rows), -1, np.int32)
+    for place, number in enumerate(numbers):
+        found[of_rows == number] = place
+    return found
