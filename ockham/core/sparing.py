@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from ockham.core.arrays import Doubles, Floats, Ints
 
@@ -41,6 +43,8 @@ class RoutingRule(msgspec.Struct, frozen=True):
     place: int
     """The first token of a sequence, counted from 0 with the prompt, that the rule is for."""
 
+
+_Number = TypeVar("_Number", np.int32, np.float32)
 
 Rule = SparingRule | RoutingRule
 
@@ -93,12 +97,22 @@ class Sparing:
         routing = [rule for rule in rules if isinstance(rule, RoutingRule)]
         if routing:
             found.routed = _numbered(of_rows, routes)
+            choices = max(rule.biases.shape[-1] for rule in routing)
             found.routers = Routers(
-                np.stack([rule.widths for rule in routing]),
-                np.stack([rule.weights for rule in routing]),
-                np.stack([rule.biases for rule in routing]),
+                np.stack([_padded(rule.widths, choices, 0) for rule in routing]),
+                np.stack([_padded(rule.weights, choices, 0) for rule in routing]),
+                np.stack([_padded(rule.biases, choices, -np.inf) for rule in routing]),
             )
         return found
+
+
+def _padded(values: npt.NDArray[_Number], choices: int, by: float) -> npt.NDArray[_Number]:
+    """(layers, choices, ...), with choices that nobody makes."""
+    missing = choices - values.shape[1]
+    if not missing:
+        return values
+    shape = (values.shape[0], missing, *values.shape[2:])
+    return np.concatenate((values, np.full(shape, by, values.dtype)), axis=1)
 
 
 def _numbered(of_rows: Ints, numbers: Sequence[int]) -> Ints:

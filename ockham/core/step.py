@@ -152,7 +152,8 @@ class Step:
     """Operation of the program, a feed-forward -> how many of its neurons all rows compute, the
     first ones; the others count as 0. Elsewhere all are computed."""
     sparing: Sparing | None = None
-    """By which rules rows decide by themselves which feed-forwards they skip; None: no row does."""
+    """How much of their feed-forwards rows run, where that is decided on the way; None: all of
+    them."""
     adapters: tuple[PackedAdapter | None, ...] | None = None
     """(S,) what is added to the products of each sequence's rows, None for nothing; None where
     nobody has any."""
@@ -206,6 +207,6 @@ class StepOutput:
     all."""
     queries: dict[int, Floats] = field(default_factory=dict)
     """(wanting rows, heads * head_dim); zeros of a row that does not run the layer's attention."""
-    spared: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
-    """(layers, R) 1 where a row skipped the layer's feed-forward by `Step.sparing`; (0, 0) where no
-    row decides."""
+    spared: Ints = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    """(layers, R) how many neurons of the layer's feed-forward a row ran by `Step.sparing`, -1 for
+    none, 0 for all; (0, 0) where nothing is decided."""

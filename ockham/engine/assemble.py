@@ -10,11 +10,12 @@ from contextlib import ExitStack
 
 from ockham.cache.state import State
 from ockham.core.config import EngineConfig
+from ockham.core.cost import FEED_FORWARD
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.registry import make
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import AttentionGroup, Drafter, Target, UsesSecondModel
+from ockham.core.seams import AttentionGroup, Drafter, GatedModel, Target, UsesSecondModel
 from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
 from ockham.engine.adapters import Adapters
@@ -118,8 +119,8 @@ class Assembly:
         self.patterns = Patterns(
             self.techniques, self.techniques.groups, Summaries(plan, self.model.layouts)
         )
-        self.gates = Gates(self.techniques, self.model.description.layers)
         self.sublayers = self.model.program.sublayers()
+        self.gates = Gates(self.techniques, self._gated_model())
         self.ledger = Ledger()
         """The engine's own: what all steps have cost, but for those of a decoding that goes on
         (`Runner.settle`)."""
@@ -284,6 +285,21 @@ class Assembly:
         """A second model that reads one text at a time."""
         target = dataclasses.replace(self._target(self.vocabulary), sequences=1)
         return SmallModel(model, target, longest or self.max_model_len, self.model)
+
+    def _gated_model(self) -> GatedModel:
+        described, ops = self.model.description, self.model.program.ops
+        nowhere = range(0)
+        return GatedModel(
+            described.layers,
+            described.hidden_size,
+            tuple(
+                max(
+                    (ops[n].neurons for n in self.sublayers.get((i, FEED_FORWARD), nowhere)),
+                    default=0,
+                )
+                for i in range(described.layers)
+            ),
+        )
 
     def _check_whole_past(self) -> None:
         """Raise ConfigError for settings by which rows would not see all that comes before them."""

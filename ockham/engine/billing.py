@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
 import numpy as np
-import numpy.typing as npt
 
 from ockham.cache.state import State
+from ockham.core.arrays import Ints, Longs
 from ockham.core.cost import ATTENTION, FEED_FORWARD, RUNS_ALL, ModelCost, Skips
 from ockham.core.ledger import Ledger, Recall, divide
+from ockham.core.sparing import ALL, SKIPPED
 from ockham.core.step import Step, StepOutput
 from ockham.core.visits import EVERY, Skipped
 from ockham.engine.adapter_billing import book_adapters
@@ -113,13 +114,20 @@ def _ran(part: Part, gated: Many[Run], cost: ModelCost, dropped: Many[int] = ())
     return flops, read_bytes
 
 
-def _spared_flops(spared: npt.NDArray[np.uint8], cost: ModelCost) -> int:
-    """FLOPs of feed-forwards that rows decided to skip: (layers, rows) 1 where they did."""
-    return sum(
-        int(rows) * cost.only((layer, FEED_FORWARD)).linear_flops
-        for layer, rows in enumerate(spared.sum(axis=1, dtype=np.int64))
-        if rows
-    )
+def _spared_flops(spared: Ints, cost: ModelCost) -> int:
+    """FLOPs of the neurons that rows did not run: `Part.spared`, or some columns of it."""
+    found = 0
+    for layer in np.flatnonzero(spared.any(axis=1)).tolist():
+        own = cost.only((layer, FEED_FORWARD))
+        ran, whole = _neurons(spared[layer], own)
+        found += int((own.linear_flops * (whole - ran) // whole).sum())
+    return found
+
+
+def _neurons(spared: Ints, own: ModelCost) -> tuple[Longs, int]:
+    """How many neurons of a feed-forward rows ran, and of how many."""
+    whole = max(1, own.gate_values)
+    return np.where(spared == SKIPPED, 0, np.where(spared == ALL, whole, spared)), whole
 
 
 def _cut(gated: Many[Run], cells: Many[tuple[int, int]]) -> Iterator[tuple[Skips, int, int]]:
@@ -186,10 +194,19 @@ def _weight_bytes(parts: list[Part], cost: ModelCost) -> tuple[int, list[int]]:
     shares = [sum(next(rest) for _ in _runs(part)) for part in parts]
     for layer in range(len(decided[0]) if decided else 0):
         sublayer, ran = (layer, FEED_FORWARD), []
+        own = every.only(sublayer)
+        whole, widest, running = max(1, own.gate_values), 0, 0
         for part in parts:
-            own = sum(rows for skips, rows in _runs(part) if sublayer not in skips)
-            ran.append(own if part.spared is None else own - int(part.spared[layer].sum()))
-        read = every.only(sublayer).weight_bytes(sum(ran), 0) if any(ran) else 0
+            rows = sum(rows for skips, rows in _runs(part) if sublayer not in skips)
+            if rows and part.spared is not None and part.spared[layer].any():
+                neurons, _ = _neurons(part.spared[layer], own)
+                widest = max(widest, int(neurons.max()))
+                running += int((neurons > 0).sum())
+                ran.append(int(neurons.sum()))
+            else:
+                widest, running = whole if rows else widest, running + rows
+                ran.append(rows * whole)
+        read = own.weight_bytes(running, 0) * widest // whole if running else 0
         nbytes += read
         shares = [a + b for a, b in zip(shares, divide(read, ran), strict=True)]
     return nbytes, shares
@@ -305,22 +322,25 @@ def _decoded_weights(
     shares = [steps * share for share in shares]
     alone = [steps * cost.without(skips).weight_bytes(1, 1) for skips in ways]
     if layers:
-        skipped = np.stack(decoding.spared)  # (steps, layers, rows)
+        spared = np.stack(decoding.spared)  # (steps, layers, rows)
         for layer in range(layers):
             sublayer = (layer, FEED_FORWARD)
-            runs = [sublayer not in skips for skips in ways]
-            ran = (1 - skipped[:, layer].astype(np.int64)) * runs
-            patterns, counts = np.unique(ran, axis=0, return_counts=True)
+            own = every.only(sublayer)
+            neurons, whole = _neurons(spared[:, layer], own)
+            neurons = neurons * [sublayer not in skips for skips in ways]
+            patterns, counts = np.unique(neurons, axis=0, return_counts=True)
             for pattern, count in zip(patterns.tolist(), counts.tolist(), strict=True):
-                if not any(pattern):
+                running = sum(n > 0 for n in pattern)
+                if not running:
                     continue
-                own = every.only(sublayer)
-                read = own.weight_bytes(sum(pattern), 0)
+                read = own.weight_bytes(running, 0) * max(pattern) // whole
                 total += count * read
                 parts = divide(read, pattern)
                 shares = [a + count * b for a, b in zip(shares, parts, strict=True)]
                 one = own.weight_bytes(1, 0)
-                alone = [a + count * one * n for a, n in zip(alone, pattern, strict=True)]
+                alone = [
+                    a + count * (one * n // whole) for a, n in zip(alone, pattern, strict=True)
+                ]
     return total, shares, alone
 
 

@@ -14,7 +14,7 @@ from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Gate, GatedModel, SequenceGate, Stretch
-from ockham.core.sparing import Sparing, SparingRule
+from ockham.core.sparing import RoutingRule, Rule, Sparing
 from ockham.core.step import ActiveRows
 from ockham.engine.messages import Request
 from ockham.engine.techniques import Techniques
@@ -56,13 +56,13 @@ class OpenGate(msgspec.Struct, frozen=True):
 
 
 class Gates:
-    """Opens the gates that apply to requests of a model of so many layers.
+    """Opens the gates that apply to requests of a model.
 
     Raises ConfigError if the gate that the engine's setting names does not fit the model.
     """
 
-    def __init__(self, techniques: Techniques, layers: int) -> None:
-        self._techniques, self._model = techniques, GatedModel(layers)
+    def __init__(self, techniques: Techniques, model: GatedModel) -> None:
+        self._techniques, self._model = techniques, model
         try:
             self.open(Request(request_id="", prompt_token_ids=[], params=SamplingParams()))
         except InvalidRequest as error:
@@ -124,13 +124,18 @@ def sparing_of(
     rules = [None if gate is None else gate.of.spares for gate, _ in gates]
     if all(rule is None for rule in rules):
         return None
-    found: list[SparingRule] = []
+    found: list[Rule] = []
     of_rows: list[Ints] = []
+    known: dict[tuple[int, ...], int] = {}
     for rule, (_, places) in zip(rules, gates, strict=True):
         own = np.full(len(places), -1, np.int32)
         if rule is not None:
-            own[places >= rule.place] = len(found)
-            found.append(rule)
+            key = (id(rule),)
+            if isinstance(rule, RoutingRule):  # of which requests that ask the same share arrays
+                key = (id(rule.widths), id(rule.weights), id(rule.biases))
+            own[places >= rule.place] = known.setdefault(key, len(known))
+            if len(known) > len(found):
+                found.append(rule)
         of_rows.append(own)
     layers = range(1 + max((layer for layer, _ in sublayers), default=-1))
     operations = [sublayers.get((layer, FEED_FORWARD), range(0)) for layer in layers]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from ockham.core.arrays import Ints
 from ockham.core.visits import Skipped
 from ockham.engine.gates import Run
 from ockham.engine.sequence import Sequence
@@ -37,9 +35,9 @@ class Part:
     """What its rows do not visit, of each group of layers; empty where they visit all."""
     gated: Many[Run] = ()
     """Which sublayers its rows skip, neighbours that skip the same together; empty where none."""
-    spared: npt.NDArray[np.uint8] | None = None
-    """(layers, rows) 1 where a row decided to skip the layer's feed-forward beside those; None if
-    no row of the step decides."""
+    spared: Ints | None = None
+    """(layers, rows) how many neurons of a layer's feed-forward a row ran, as it was decided while
+    it was computed: -1 for none, 0 for all. None if nothing was decided."""
 
     @property
     def end(self) -> int:

@@ -8,7 +8,7 @@ import msgspec
 
 from ockham.core.cost import Skips
 from ockham.core.seams.observe import Observer
-from ockham.core.sparing import SparingRule
+from ockham.core.sparing import Rule
 
 
 class GatedModel(msgspec.Struct, frozen=True):
@@ -16,6 +16,10 @@ class GatedModel(msgspec.Struct, frozen=True):
     "attention") and (layer, "feed_forward")."""
 
     layers: int
+    hidden_size: int = 0
+    """Of the residual stream; 0 where that is not known."""
+    neurons: tuple[int, ...] = ()
+    """Of each layer's feed-forward; 0 for one that always runs whole or not at all."""
 
 
 class Stretch(NamedTuple):
@@ -42,9 +46,9 @@ class SequenceGate(Observer, Protocol):
     skips: Skips
     """The sublayers that no row of the sequence runs."""
 
-    spares: SparingRule | None = None
-    """By which rule the rows decide, while they are computed, which feed-forwards they skip beside
-    those; None: they do not. Whatever is decided, keys are written."""
+    spares: Rule | None = None
+    """By which rule rows decide, while they are computed, how much of their feed-forwards they run;
+    None: they do not. Whatever is decided, keys are written."""
 
     def for_prompt(self, tokens: int) -> SequenceGate:
         """The gate of a sequence whose prompt has so many tokens."""

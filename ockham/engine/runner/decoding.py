@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from ockham.cache.state import State, View
 from ockham.core.cost import ModelCost, Sublayer
@@ -72,9 +71,8 @@ class Decoding:
         self._skipped = [[0] * len(groups) for _ in sequences]
         self._read_bytes = [[0] * len(groups) for _ in sequences]
         self._counted = 0  # of the unbilled steps, those that are in it
-        self.spared: list[npt.NDArray[np.uint8]] = []
-        """Of each unbilled step, which feed-forwards its rows decided to skip; none where no row
-        decides."""
+        self.spared: list[Ints] = []
+        """Of each unbilled step, `StepOutput.spared`; none where nothing is decided."""
         self._until_block = self._next_block()
         borders = [s.border - s.computed for s in sequences if s.border is not None]
         self._until_border = min(borders, default=-1)

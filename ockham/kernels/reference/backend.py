@@ -44,9 +44,8 @@ class ReferenceExecutor:
             op = self.program.ops[place]
             run.active = _active(run.step, place)
             run.leading = run.step.leading.get(place)
-            sparing.before(run, place)
-            twin_of(op)(run, op)
-            sparing.after(run, place)
+            for _ in sparing.groups(run, op, place):
+                twin_of(op)(run, op)
 
     def finish(self, run: Run) -> StepOutput:
         run = _own(run)
@@ -63,7 +62,7 @@ class ReferenceExecutor:
             run.score_totals,
             run.left_out,
             run.queries,
-            run.spared.skipped,
+            run.spared.ran,
         )
 
     def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:

@@ -19,4 +19,5 @@ def compute(run: ReferenceRun, op: FeedForward) -> None:
     if op.down_bias is not None:
         branch += op.down_bias
     run.add(branch, op.post_norm, op.residual_scale, op.stream_norm, op.shortcut)
-    run.keep_hidden(op.layer)
+    if not run.spared.unfinished:
+        run.keep_hidden(op.layer)
