@@ -200,6 +200,35 @@ def compose(name: str | None, page: Path | None, model: str, as_json: bool) -> N
         sys.exit(1)
 
 
+@techniques.command()
+@click.argument("router", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@option("--model", default="lab-nested", show_default=True, help="Directory or hub name.")
+@option(
+    "--tokens",
+    type=Integer(1),
+    default=48,
+    show_default=True,
+    help="Tokens of held-out text whose best paths are searched.",
+)
+@option("--seed", type=int, default=0, show_default=True)
+@option("--json", "as_json", is_flag=True, help="Write the result as one JSON object.")
+def oracle(router: Path, model: str, tokens: int, seed: int, as_json: bool) -> None:
+    """Search the best path of each token: which of the widths that ROUTER, a directory that
+    `ockham train gate` wrote, knows each layer of MODEL should have had. Says how far the router
+    is from it at the same number of neurons.
+    """
+    from ockham.lab.oracle import of_model, told
+
+    found = of_model(model, router, tokens, seed)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        return
+    for line in told(found):
+        click.echo(line)
+
+
 def _take_prompts(bench: Bench, workload: str, settings: tuple[str, ...], vocab_size: int) -> None:
     """Let the recipes send the prompts of a workload."""
     from ockham.lab.workloads.prompts import token_prompts

@@ -361,6 +361,55 @@ def correction(as_json: bool, threads: int | None, mix_of: Path | None, **settin
     click.echo(f"wrote {chosen.out} in {duration(scores['seconds'])}.", err=True)
 
 
+@train.command()
+@click.argument("target", metavar="MODEL")
+@click.argument("out", type=click.Path(path_type=Path))
+@option(
+    "--widths",
+    type=Shares(),
+    default="0,0.25,1",
+    metavar="SHARE,...",
+    help="Shares of the neurons that a row may run, of which 0 skips the feed-forward.",
+    show_default=True,
+)
+@option(
+    "--budget",
+    type=float,
+    default=0.5,
+    help="The share of the neurons that rows shall run on average.",
+    show_default=True,
+)
+@data
+@reading(tokens=100_000, context=256, batch_tokens=2048, rate=3e-3)
+@common
+@threads
+def gate(as_json: bool, threads: int | None, **settings: Any) -> None:
+    """Train routers that choose, for each row and layer of MODEL, how many of the first neurons of
+    a feed-forward run, and write them to OUT.
+
+    MODEL stays as it is; one that `ockham train nested` made loses least. When it was interrupted,
+    the same command goes on. It needs the extra: pip install 'ockham[train]'.
+    """
+    from ockham.training.gate import GateSettings, train_gate
+
+    chosen = GateSettings(**settings)
+    use_threads(threads)
+    scores = train_gate(chosen, partial(click.echo, err=True))
+    if as_json:
+        click.echo(json.dumps(scores, indent=2))
+    else:
+        click.echo(
+            f"on held-out text, {scores['kl']} nats from the whole model with "
+            f"{scores['share']:.0%} of the neurons"
+        )
+        for width, kl in scores["kl_of_widths"].items():
+            click.echo(f"width {width} for every row: {kl} nats")
+        for layer, shares in enumerate(scores["chosen"]):
+            told = ", ".join(f"{share:.0%}" for share in shares)
+            click.echo(f"layer {layer}: rows choose the widths, in their order, {told}")
+    click.echo(f"wrote {chosen.out} in {duration(scores['seconds'])}.", err=True)
+
+
 def described(scores: dict[str, Any]) -> list[str]:
     """What was found, in words."""
     if "alphas" in scores:

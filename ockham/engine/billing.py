@@ -279,7 +279,9 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
     ):
         ledger, own = sequence.ledger, cost.without(ways[row])
         flops, read_bytes = _decoded(own, first, steps)
-        spared_flops = sum(_spared_flops(each[:, row : row + 1], cost) for each in decoding.spared)
+        spared_flops = 0
+        if decoding.spared:
+            spared_flops = _spared_flops(np.stack(decoding.spared, axis=1)[..., row], cost)
         flops -= spared_flops
         written_bytes = own.state_written_bytes(steps)
         alone = alone_bytes[row]

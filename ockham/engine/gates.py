@@ -62,7 +62,7 @@ class Gates:
     """
 
     def __init__(self, techniques: Techniques, model: GatedModel) -> None:
-        self._techniques, self._model = techniques, model
+        self._techniques, self.model = techniques, model
         try:
             self.open(Request(request_id="", prompt_token_ids=[], params=SamplingParams()))
         except InvalidRequest as error:
@@ -75,7 +75,7 @@ class Gates:
         if chosen is None:
             return None
         gate: Gate = chosen.technique
-        found = gate.open(chosen.ask, self._model)
+        found = gate.open(chosen.ask, self.model)
         if found is None:
             return None
         prompt_tokens = len(request.prompt_token_ids)
@@ -130,7 +130,7 @@ def sparing_of(
     for rule, (_, places) in zip(rules, gates, strict=True):
         own = np.full(len(places), -1, np.int32)
         if rule is not None:
-            key = (id(rule),)
+            key: tuple[int, ...] = (id(rule),)
             if isinstance(rule, RoutingRule):  # of which requests that ask the same share arrays
                 key = (id(rule.widths), id(rule.weights), id(rule.biases))
             own[places >= rule.place] = known.setdefault(key, len(known))

@@ -131,7 +131,6 @@ class AdaptiveWidth:
     def _routed(self, price: float, model: GatedModel) -> RoutingRule:
         routers = self._routers
         assert routers is not None, "without them the share is even"
-        neurons = np.array(model.neurons, np.int32)
         layers, _, hidden = routers.weights.shape
         if (layers, hidden) != (model.layers, model.hidden_size):
             raise InvalidRequest(
@@ -140,17 +139,10 @@ class AdaptiveWidth:
                 "it.",
                 "adaptive_width",
             )
-        if (routers.widths > neurons[:, None]).any():
-            raise InvalidRequest(
-                f"the routers of {self._options.router} choose more neurons than the model's "
-                "feed-forwards have; train some for it.",
-                "adaptive_width",
-            )
-        shares = routers.widths / np.maximum(1, neurons)[:, None]
-        biases = (routers.biases - price * shares).astype(np.float32)
-        widths = np.where(routers.widths == 0, SKIPPED, routers.widths)
-        widths = np.where(neurons[:, None] == 0, ALL, widths).astype(np.int32)
-        return RoutingRule(widths, routers.weights, biases, 0)
+        try:
+            return routers.rule(model.neurons, price)
+        except ValueError as error:
+            raise InvalidRequest(f"{self._options.router}: {error}", "adaptive_width") from None
 
 
 def width_of(share: float, neurons: int) -> int:

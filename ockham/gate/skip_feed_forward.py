@@ -58,18 +58,19 @@ class SparingGate(SequenceGate):
 
     def __init__(self, rule: SparingRule, full: int | None) -> None:
         """`full` is how many generated tokens skip nothing; None: the rule says from where on."""
-        self.spares, self._full = rule, full
+        self.spares = self._rule = rule
+        self._full = full
 
     def for_prompt(self, tokens: int) -> SparingGate:
         """See `SequenceGate`."""
-        if self._full is None or self.spares is None:
+        if self._full is None:
             return self
         place = tokens + self._full
-        return SparingGate(msgspec.structs.replace(self.spares, place=place), None)
+        return SparingGate(msgspec.structs.replace(self._rule, place=place), None)
 
     def at(self, place: int) -> Stretch:
         """See `SequenceGate`. Rows decide from the rule's place on."""
-        first = 0 if self.spares is None else self.spares.place
+        first = self._rule.place
         return Stretch(RUNS_ALL, first if place < first else None)
 
 

@@ -3,7 +3,7 @@ transforms made (shortcuts, unequal widths) is trained as anything else."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,10 +71,28 @@ class Decoder(nn.Module):
             if len(self.shapes[name]) == 2 and name not in self._ends
         ]
 
-    def forward(self, ids: Tensor, keep: float = 1.0, multiple: int = 1) -> Tensor:
+    def feed_forwards(self) -> list[FeedForward]:
+        """Those of the layers, in order."""
+        return [op for op in self._ops if isinstance(op, FeedForward)]
+
+    def leading(self, op: FeedForward, h: Tensor, width: int) -> Tensor:
+        """What the first neurons of a feed-forward give for its normed input."""
+        narrow = _Narrow(width / op.neurons, 1)
+        branch = self._inner(h, op.gate_up, op.down, narrow, op.gate_up_bias)
+        bias = self._vector(op.down_bias)
+        return branch if bias is None else branch + bias
+
+    def forward(
+        self,
+        ids: Tensor,
+        keep: float = 1.0,
+        multiple: int = 1,
+        inner: Callable[[FeedForward, Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Logits (B, T, V) of token ids (B, T). Of each feed-forward, or of each routed expert
         where there are some, the first channels compute, the share `keep` of them in steps of
-        `multiple` (`width_of`)."""
+        `multiple` (`width_of`). `inner` takes the place of feed-forwards: of one, of the residual
+        stream before it, and of that normed, it gives what is added to the stream."""
         x, narrow = torch.empty(0), _Narrow(keep, multiple)
         plain = _Narrow(1.0, 1) if self._routed else narrow
         state: dict[str, Any] = {}
@@ -90,9 +108,12 @@ class Decoder(nn.Module):
                 x = self._base(x, op.shortcut) + op.residual_scale * branch
             elif isinstance(op, FeedForward):
                 h = self._norm(x, op.norm)
-                branch = self._inner(h, op.gate_up, op.down, plain, op.gate_up_bias)
-                bias = self._vector(op.down_bias)
-                branch = branch if bias is None else branch + bias
+                if inner is None:
+                    branch = self._inner(h, op.gate_up, op.down, plain, op.gate_up_bias)
+                    bias = self._vector(op.down_bias)
+                    branch = branch if bias is None else branch + bias
+                else:
+                    branch = inner(op, x, h)
                 x = self._base(x, op.shortcut) + op.residual_scale * branch
             elif isinstance(op, Route):
                 state["h"] = self._norm(x, op.norm)

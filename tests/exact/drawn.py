@@ -84,6 +84,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "skipped": st.sampled_from([None, None, None, [0], [1]]),
             "narrowing": st.sampled_from([None, None, None, *NARROWING]),
             "sparing": st.sampled_from([None, None, None, *SPARING]),
+            "narrow": st.sampled_from([None, None, None, 0.5, 0.25, 0.0]),
             "skipped_part": st.sampled_from(["layer", "attention", "feed_forward"]),
             "approximate": st.sampled_from([None, None, None, *REUSES]),
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
@@ -192,6 +193,9 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     sparing = values.pop("sparing")
     if sparing is not None and not asks:
         asks["gate/skip_feed_forward"] = sparing
+    narrow = values.pop("narrow")
+    if narrow is not None and not asks:
+        asks["gate/adaptive_width"] = {"share": narrow}
     window = values.pop("recent")
     if window is not None and values["approximate"] is None and values["pattern"] is None:
         asks["keep/recent"] = {"window": window, "sinks": 2, "block": 16}

@@ -54,13 +54,11 @@ def _decide(run: ReferenceRun, rules: Sparing, layer: int, active: Ints, whole: 
     ran[skipping] = SKIPPED
     own.deciding = np.setdiff1d(own.deciding, skipping).astype(np.int32)
     own.stream = run.x[own.deciding].copy()
-    for row in active if rules.routed is not None else ():
-        if rules.routed[row] >= 0:
-            ran[row] = _choice(run, rules, int(rules.routed[row]), layer, int(row))
+    routed = np.full(run.step.rows, -1, np.int32) if rules.routed is None else rules.routed
+    for row in active[routed[active] >= 0].tolist():
+        ran[row] = _choice(run, rules, int(routed[row]), layer, row)
     if rules.told is not None:
-        free = of[active] < 0
-        if rules.routed is not None:
-            free &= rules.routed[active] < 0
+        free = (of[active] < 0) & (routed[active] < 0)
         ran[active[free]] = rules.told[layer, active[free]]
     ran[active] = np.where((ran[active] > 0) & (ran[active] >= whole), ALL, ran[active])
     own.groups = {

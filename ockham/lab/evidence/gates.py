@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ import msgspec
 from ockham.core.registry import make_asks
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
+from ockham.lab import oracle
 from ockham.lab.evidence.bench import Bench, greedy, requests, run
 from ockham.lab.evidence.fidelity import fidelity_of
 from ockham.lab.evidence.real_model import MISSING, NAME, TEXTS
@@ -118,6 +121,62 @@ def _sparing(settings: dict[str, Any], first: int | None) -> dict[str, Any]:
     return {"full": 8, **settings, **({} if first is None else {"first": first})}
 
 
+ROUTERS = Path(__file__).with_name("lab_nested_routers")
+"""What `ockham train gate lab-nested DIR --tokens 80000 --budget 0.4` wrote."""
+NESTED, TOKENS_SOUGHT = "lab-nested", 24
+
+
+@evidence("gate", "adaptive_width")
+def adaptive_width(bench: Bench) -> Row:
+    """The lab model with nested widths, whose rows choose how many neurons they run; beside widths
+    that are the same for all rows, and beside the best paths that a search finds."""
+    setting = f"adaptive_width:router={ROUTERS}"
+    plain, gated = bench.engine(model=NESTED), bench.engine(model=NESTED, gate=setting)
+    even = {
+        share: bench.engine(model=NESTED, gate=f"adaptive_width:share={share}")
+        for share in (0.25, 0.5)
+    }
+    wanted = requests(bench.prompts(plain, [32]), [greedy(64)])
+    fidelity, right = fidelity_of(bench, plain, gated), _right(plain, bench.seed)
+    losses = {share: fidelity_of(bench, plain, each).agreement for share, each in even.items()}
+    others = ", ".join(
+        f"{share:.0%} of the neurons for every row: {losses[share]:.1%} and "
+        f"{_right(each, bench.seed):.0%}"
+        for share, each in even.items()
+    )
+    batches = []
+    for batch in BATCHES:
+        several = requests(bench.prompts(plain, [16] * batch), [greedy(DECODED)] * batch)
+        without, with_ = (run(each, several).ledger.weight_bytes for each in (plain, gated))
+        batches.append(f"{1 - with_ / without:.0%} at {batch}")
+    found = oracle.of_model(NESTED, ROUTERS, TOKENS_SOUGHT, bench.seed)
+    return bench.compare(
+        "gate",
+        "adaptive_width",
+        lambda: run(plain, wanted),
+        lambda: run(gated, wanted),
+        lambda outcome: outcome.ledger.flops,
+        exact=False,
+        identical=None,
+        what=f"{NESTED}, decoding 64 tokens, each row of which chooses in each layer whether none, "
+        f"a quarter or all of the neurons run. Likeliest tokens that stay, and right answers to "
+        f"{' and '.join(SCORED)}, beside it: {others}. By the rows of a step, it saves "
+        f"{', '.join(batches)} of the weight bytes. The oracle: " + "; ".join(oracle.told(found)),
+        unit="FLOPs",
+        fidelity=fidelity,
+        scores=(right, _right(gated, bench.seed)),
+        claim="Duo-LLM (Alizadeh et al. 2024, arXiv:2410.10846): with an oracle, the large module "
+        "in one layer is better than in all, and trained routers stay behind it; adaptive "
+        "computation modules (Wojcik et al. 2023, arXiv:2312.10193): no figures for language",
+        model=NESTED,
+    )
+
+
+def _right(engine: Engine, seed: int) -> float:
+    """The share of right answers under the engine's own setting."""
+    return ask(engine, _scored(engine, seed), False, at_once=8).score
+
+
 DECODED = 32
 """Tokens of each text of a batch, where they come together."""
 OVER = 32
@@ -222,18 +281,22 @@ def _change(engine: Engine, texts: list[list[int]], name: str, asking: Asking) -
 
 def _scores(engine: Engine, seed: int, name: str, asking: Asking) -> tuple[float, float]:
     """The share of right answers without a gate and with it."""
-    tokenizer = engine.tokenizer
+    asked = make_asks({f"gate/{name}": asking(None)})
+    queries = [replace(query, asked=asked) for query in _scored(engine, seed)]
+    without, with_ = (ask(engine, queries, given, at_once=8).score for given in (False, True))
+    return without, with_
+
+
+def _scored(engine: Engine, seed: int) -> list[Query]:
+    """Questions whose answers can be scored."""
+    tokenizer, queries = engine.tokenizer, []
     assert tokenizer is not None, "evidence is measured on models with a tokenizer"
-    queries = []
     for task in SCORED:
         for item in items(task, seed, ANSWERED):
             text = tokenizer.apply_chat_template([dict(message) for message in item.messages])
             tokens = tokenizer.encode(text, add_special_tokens=False)
-            score = partial(TASKS[task].score, item)
-            asked = make_asks({f"gate/{name}": asking(None)})
-            queries.append(Query(tokens, item.max_tokens, asked, score))
-    without, with_ = (ask(engine, queries, given, at_once=8).score for given in (False, True))
-    return without, with_
+            queries.append(Query(tokens, item.max_tokens, {}, partial(TASKS[task].score, item)))
+    return queries
 
 
 def _batches(engine: Engine, bench: Bench, name: str, asking: Asking, spread: int) -> str:

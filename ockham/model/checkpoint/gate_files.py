@@ -4,7 +4,7 @@ and `gate.safetensors`."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from ockham.core.arrays import Floats, Ints
 from ockham.core.errors import ModelError
+from ockham.core.sparing import ALL, SKIPPED, RoutingRule
 from ockham.model.checkpoint.found_tensors import FoundTensors
 from ockham.model.files.safetensors import write_floats
 from ockham.model.files.untrusted import read_object
@@ -31,6 +32,22 @@ class WidthRouters:
     weights: Floats  # (L, C, d)
     biases: Floats  # (L, C)
     trained: Mapping[str, Any]
+
+    def rule(self, neurons: Sequence[int], price: float = 0.0) -> RoutingRule:
+        """The rule by which rows of a model choose whose feed-forwards have so many neurons, where
+        `price` times the share of the neurons is taken off each choice's score. Raises ValueError
+        with a sentence where the routers are of another model."""
+        whole = np.array(neurons, np.int32)[:, None]
+        if self.widths.shape[0] != len(whole) or (self.widths > whole).any():
+            raise ValueError(
+                f"the routers are for {self.widths.shape[0]} layers of up to {self.widths.max()} "
+                f"neurons, and the model has {len(whole)} of up to {whole.max()}; train some for "
+                "it."
+            )
+        biases = self.biases - price * self.widths / np.maximum(1, whole)
+        widths = np.where(self.widths == 0, SKIPPED, self.widths)
+        widths = np.where(whole == 0, ALL, widths)
+        return RoutingRule(widths.astype(np.int32), self.weights, biases.astype(np.float32), 0)
 
 
 def write_routers(directory: Path, routers: WidthRouters) -> None:
