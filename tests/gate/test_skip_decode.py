@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,12 +16,23 @@ from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import Ledger
 from ockham.core.registry import make, make_asks
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import GatedModel, SequenceGate, Stretch
+from ockham.core.seams import (
+    Action,
+    Branch,
+    Finish,
+    Fork,
+    GatedModel,
+    Problem,
+    SearchState,
+    SequenceGate,
+    Stretch,
+)
 from ockham.core.step import ActiveRows
 from ockham.engine import gates
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from tests.gate.test_skip_layers import answers
+from tests.helpers.searching import let_search
 from tests.helpers.steps import Part, Stepper
 from tests.helpers.tiny import tiny_llama
 
@@ -245,6 +258,37 @@ def test_a_pattern_beside_it_is_refused(checkpoint: Path) -> None:
     asking.asks = {**asking.asks, **make_asks({"pattern/streaming": True})}
     with pytest.raises(InvalidRequest, match="leave one of the two out"):
         whole.take(asking)
+
+
+class GoingBack(SearchState):
+    """Once the first branch has said 12 tokens, another goes on from its first 4."""
+
+    width: ClassVar[int] = 2
+
+    def __init__(self, problem: Problem) -> None:
+        self._forked = False
+
+    def after(self, branches: Mapping[int, Branch]) -> Many[Action | Finish]:
+        if not self._forked and len(branches[0].tokens) >= 12:
+            self._forked = True
+            return [Fork(0, 1, tokens=4)]
+        if all(branch.finish_reason is not None for branch in branches.values()):
+            return [Finish([0, 1])]
+        return []
+
+
+def test_a_branch_may_go_back_to_an_earlier_place(checkpoint: Path) -> None:
+    """Its rows have the depths of their places, so that it says the same again."""
+    expected, _ = one_by_one(checkpoint, PROMPTS[0], TOKENS)
+    under_test = engine(checkpoint)
+    let_search(under_test, {"0": GoingBack})
+    under_test.take(request("0", PROMPTS[0], ASK, logprobs=None, n=2))
+    said: dict[int, list[int]] = {}
+    while under_test.has_work:
+        for delta in under_test.step():
+            said[delta.index] = said.get(delta.index, []) + delta.token_ids
+    assert said == {0: expected, 1: expected}
+    under_test.check_integrity()
 
 
 class Deepening(SequenceGate):
