@@ -403,7 +403,84 @@ void planes_and_sampler() {
     }
 }
 
+// Rows that skip by what they saw, that choose by routers, that are told, and that run everything.
+struct Spares {
+    std::vector<int32_t> rows, routed, told, starts, ends, widths;
+    std::vector<float> weights, biases;
+    std::vector<double> thresholds{0.5};
+    std::vector<int32_t> lengths{1}, firsts{0}, stops{layers};
+
+    Spares(const Program::Operations& operations, int64_t hidden, int64_t count) {
+        for (int64_t i = 0; i < static_cast<int64_t>(operations.size()); ++i) {
+            if (operations[i]->neurons() == 0) continue;
+            starts.push_back(static_cast<int32_t>(i));
+            ends.push_back(static_cast<int32_t>(i + 1));
+        }
+        const auto found = static_cast<int64_t>(starts.size());
+        for (int64_t row = 0; row < count; ++row) {
+            rows.push_back(row % 4 == 0 ? 0 : -1);
+            routed.push_back(row % 4 == 1 ? 0 : -1);
+        }
+        for (int64_t layer = 0; layer < found; ++layer) {
+            widths.insert(widths.end(), {-1, 16, 0});
+            for (int64_t row = 0; row < count; ++row) told.push_back(row % 4 == 2 ? 16 : 0);
+        }
+        for (int64_t i = 0; i < found * 3 * hidden; ++i) weights.push_back(random_float());
+        biases.resize(static_cast<size_t>(found * 3));
+    }
+
+    SparingView view(int64_t hidden) const {
+        SparingView view;
+        view.rows = rows.data();
+        view.thresholds = thresholds.data();
+        view.lengths = lengths.data();
+        view.firsts = firsts.data();
+        view.stops = stops.data();
+        view.rules = 1;
+        view.starts = starts.data();
+        view.ends = ends.data();
+        view.layers = static_cast<int64_t>(starts.size());
+        view.routed = routed.data();
+        view.routers = {widths.data(), weights.data(), biases.data(), 1, view.layers, 3, hidden};
+        view.told = told.data();
+        return view;
+    }
+};
+
+void widths_of_rows() {
+    constexpr int64_t length = 41;
+    const Sizes s{48, 4, 2, 16, 16, 0, Element::fp32, Element::fp32};
+    for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512}) {
+        if (!supported(isa)) continue;
+        state = 11;
+        memory.clear();
+        const Program::Operations operations = program(s);
+        const Spares spares(operations, s.hidden, length);
+        ThreadPool one(1), two(2);
+        std::vector<std::vector<float>> found;
+        for (ThreadPool* pool : {&one, &two}) {
+            Planes planes({GroupShape{{0, 1}, s.kv_heads, s.head_dim, s.keys, s.values, page_count,
+                                      s.page_tokens}});
+            Executor executor(*pool, isa, planes, operations);
+            const OwnedStep step = make_step(0, length, s.page_tokens, false);
+            StepView view = step.view(s.page_tokens, true);
+            view.sparing = spares.view(s.hidden);
+            std::unique_ptr<Run> run = executor.begin(std::move(view));
+            executor.run(*run, 0, executor.size());
+            const float* from = run->logits.memory->get<float>();
+            found.emplace_back(from, from + length * vocabulary);
+            check(run->spared.ran.size() == spares.told.size(), "each row says what it ran");
+            for (size_t i = 0; i < spares.told.size(); ++i)
+                check(i % length % 4 != 2 || run->spared.ran[i] == 16, "a row runs what it is told");
+            executor.recycle(std::move(run->activations));
+        }
+        check(std::memcmp(found[0].data(), found[1].data(), found[0].size() * sizeof(float)) == 0,
+              "threads change no bit of rows of different widths");
+    }
+}
+
 const Added first{"chunks, trees and threads change no bit", chunks_trees_and_threads};
+const Added third{"rows run as much of a feed-forward as is decided", widths_of_rows};
 const Added second{"planes and sampler stay within their memory", planes_and_sampler};
 
 }  // namespace

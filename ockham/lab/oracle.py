@@ -265,7 +265,7 @@ def told(found: Oracle) -> list[str]:
         "the path of each token that is nearest to the whole model": found.nearest,
     }
     return [
-        f"{found.tokens} tokens, {found.paths:,} paths each: {how}",
+        f"{found.tokens} token{'s' * (found.tokens != 1)}, {found.paths:,} paths each: {how}",
         *(
             f"{name}: {way.share:.1%} of the neurons, {way.nats:.4f} nats for the next token, KL "
             f"{way.kl:.4f} from the whole model"

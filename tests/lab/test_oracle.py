@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from ockham.cli.main import cli
 from ockham.core.config import EngineConfig
 from ockham.core.sparing import ALL, SKIPPED, RoutingRule
 from ockham.engine.engine import Engine
 from ockham.lab import oracle
+from ockham.lab.evidence.gates import ROUTERS
 from ockham.lab.oracle import Paths, seek, summed_up, told
+from ockham.model.checkpoint.gate_files import WidthRouters, write_routers
 from tests.helpers.steps import Part, Stepper
 from tests.helpers.tiny import tiny_llama
 
@@ -93,3 +99,20 @@ def test_the_sum_takes_the_cheapest_paths_within_the_cost() -> None:
     found = summed_up([gains, idle], exhaustive=False)
     assert found.routed.share == 0.5
     assert (found.best.share, found.best.nats) == (0.5, 1.5)
+
+
+def test_the_command_says_how_far_the_router_is(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["techniques", "oracle", str(ROUTERS), "--tokens", "1"])
+    assert result.exit_code == 0, result.output
+    assert "1 token, 6,561 paths each" in result.output
+    assert "the router chooses as the best path" in result.output
+    routers = WidthRouters(
+        np.zeros((2, 2), np.int32),
+        np.zeros((2, 2, 32), np.float32),
+        np.zeros((2, 2), np.float32),
+        {},
+    )
+    write_routers(tmp_path, routers)
+    result = CliRunner().invoke(cli, ["techniques", "oracle", str(tmp_path)])
+    assert result.exit_code != 0
+    assert "train routers for it" in str(result.output) + str(result.exception)
