@@ -304,6 +304,8 @@ class ExactnessMachine(RuleBasedStateMachine):
         elif self.engine.model.description.without_attention:
             refused = LEARNED
         kept = {k: a for k, a in request.asks.items() if k.removeprefix("keep/") not in refused}
+        if not any(self.engine.gates.model.neurons):
+            kept.pop("gate/adaptive_width", None)  # experts run whole
         request.asks = kept
         return request
 

@@ -16,7 +16,7 @@ from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.model.checkpoint.gate_files import WidthRouters, read_routers, write_routers
 from tests.gate.test_skip_layers import answers
-from tests.helpers.tiny import tiny_llama
+from tests.helpers.tiny import tiny_llama, tiny_mixtral
 
 LAYERS, HIDDEN, NEURONS = 4, 32, 64
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], [8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6]]
@@ -188,3 +188,10 @@ def test_routers_of_another_model_are_refused(router: Path, tmp_path: Path) -> N
         engine(tmp_path, gate=f"adaptive_width:router={router}")
     with pytest.raises((ConfigError, ModelError), match="ockham train gate"):
         engine(tmp_path, gate=f"adaptive_width:router={tmp_path}")
+
+
+def test_a_model_of_experts_alone_has_nothing_to_choose(tmp_path: Path) -> None:
+    tiny_mixtral(tmp_path)
+    experts = engine(tmp_path)
+    with pytest.raises(InvalidRequest, match="no feed-forward of the model has neurons"):
+        experts.take(request("0", PROMPTS[0], HALF))
