@@ -18,6 +18,7 @@ void bind_planes(nanobind::module_& module);   // keys and values
 void bind_steps(nanobind::module_& module);    // executors of programs, and their steps
 void bind_functions(nanobind::module_& module);  // exp and tanh
 void bind_sampler(nanobind::module_& module);   // from logits to tokens
+void bind_scores(nanobind::module_& module);    // how sure a model is of a token
 void bind_timing(nanobind::module_& module);   // the small kernels, timed alone
 void bind_digest(nanobind::module_& module);    // what tells weights apart
 void bind_text(nanobind::module_& module);      // strings of GGUF files, byte-pair encoding

@@ -13,6 +13,7 @@ NB_MODULE(_cpu, module) {
     ockham::bind_steps(module);
     ockham::bind_functions(module);
     ockham::bind_sampler(module);
+    ockham::bind_scores(module);
     ockham::bind_timing(module);
     ockham::bind_digest(module);
     ockham::bind_text(module);

@@ -107,6 +107,9 @@ struct RowKernels {
     // x = e^(x - max x) / sum. Summed in 16 lanes.
     void (*softmax)(float* x, int64_t length);
     void (*logistic)(float* x, int64_t length);
+    // sums[0] = sum of e^(x - peak), sums[1] = sum of (x - peak) e^(x - peak), in 64 lanes. No value
+    // is above the peak.
+    void (*exponential_sums)(const float* x, float peak, int64_t length, float* sums);
     // The index of the largest value, the lowest on a tie; `length` at least 1. A NaN wins over all.
     int64_t (*argmax)(const float* x, int64_t length);
     // y = x rounded to bf16, nearest even.

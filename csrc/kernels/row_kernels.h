@@ -153,6 +153,26 @@ static void logistic_row(float* x, int64_t length) {
     for_each_vector(length, [&](int64_t j, auto from, auto to) { to(x + j, logistic(from(x + j))); });
 }
 
+static void exponential_sums(const float* x, float peak, int64_t length, float* sums) {
+    const Lanes most = broadcast(peak);
+    // -infinity times 0 is no number: what underflows anyway is taken as the least that does.
+    const Lanes least = broadcast(-88.0f);
+    Lanes parts[4] = {zero(), zero(), zero(), zero()}, moments[4] = {zero(), zero(), zero(), zero()};
+    for (int64_t i = 0; i < length; i += lane_count) {
+        const int64_t rest = length - i;
+        const Lanes loaded = rest < lane_count ? load_some(x + i, rest) : load(x + i);
+        const Lanes below = loaded - most;
+        const Lanes off = select(less(below, least), least, below);
+        Lanes e = exponential_of_negative(off);
+        if (rest < lane_count) e = select(lane_range(0, static_cast<int>(rest)), e, zero());
+        const int part = (i / lane_count) & 3;
+        parts[part] = parts[part] + e;
+        moments[part] = moments[part] + off * e;
+    }
+    sums[0] = sum((parts[0] + parts[1]) + (parts[2] + parts[3]));
+    sums[1] = sum((moments[0] + moments[1]) + (moments[2] + moments[3]));
+}
+
 static int64_t argmax(const float* x, int64_t length) {
     // Chunks are reduced without a branch on where the largest stands; only the first chunk that holds
     // it is then searched.
@@ -258,6 +278,7 @@ const RowKernels row_kernels = {
     softcap,
     softmax,
     logistic_row,
+    exponential_sums,
     argmax,
     to_bf16,
     to_int16,

@@ -316,6 +316,29 @@ def asks_by_name(given: Mapping[str, Any]) -> dict[str, Any]:
     return {asked[0]: given[name] for name, asked in found.items() if asked is not None}
 
 
+def asks_by_method(seam: str, given: Any) -> dict[str, Any]:
+    """What is asked of one technique of a seam by a field of the seam's name, by key: the
+    technique's name, or an object with it as `method` and its settings beside it. Nothing if
+    `given` is None. Raises InvalidRequest for anything else, or a technique that requests cannot
+    ask for."""
+    if given is None:
+        return {}
+    method, settings = given, {}
+    if isinstance(given, Mapping):
+        settings = {name: value for name, value in given.items() if name != "method"}
+        method = given.get("method")
+    known = ", ".join(asks_at(seam))
+    if not isinstance(method, str):
+        raise InvalidRequest(
+            f'{seam} must be a name, or an object with one as "method", of: {known}; got '
+            f"{shown(given)}.",
+            seam,
+        )
+    if ask_of(seam, method) is None:
+        raise InvalidRequest(f"there is no {seam} {shown(method)}; there is: {known}.", seam)
+    return {f"{seam}/{method}": settings or True}
+
+
 def make_ask(key: str, value: Any) -> Ask:
     """What a request asks of the technique of a key, from true, or an object of its ask's fields.
 

@@ -24,7 +24,7 @@ import msgspec
 from ockham.core.asks import Ask
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import MAX_TOKEN_ID, shown
-from ockham.core.registry import asked_by, asks_by_name, make_asks
+from ockham.core.registry import asked_by, asks_by_method, asks_by_name, make_asks
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.core.thoughts import RepetitionDetectionParams, ThoughtMarks
 
@@ -43,14 +43,17 @@ MAX_N = 1024
 
 
 class _TakesAsks(msgspec.StructMeta):
-    """Lets a caller ask for a technique by a parameter of its name, whichever there are: what
-    `asks` has by key."""
+    """Lets a caller ask for a technique by a parameter of its name, whichever there are, and for a
+    search by `search` too: what `asks` has by key."""
 
     def __call__(cls, *args: Any, **given: Any) -> Any:
         other = [name for name in given if name not in cls.__struct_fields__]
         names = [name for name in other if asked_by(name) is not None]
         if names:
             asks = asks_by_name({name: given.pop(name) for name in names})
+            given["asks"] = {**(given.get("asks") or {}), **asks}
+        if "search" in given:
+            asks = asks_by_method("search", given.pop("search"))
             given["asks"] = {**(given.get("asks") or {}), **asks}
         return super().__call__(*args, **given)
 
@@ -78,7 +81,8 @@ class SamplingParams(
     model's place. `repetition_detection` ends a text that repeats itself ("repetition").
 
     `asks` is what is asked of techniques that have a say in how tokens are chosen, by key (see
-    `core.asks`). A technique may be asked for by a parameter of its name as well.
+    `core.asks`). A technique may be asked for by a parameter of its name as well, and a search by
+    `search={"method": NAME, ...}`.
     """
 
     n: int = 1

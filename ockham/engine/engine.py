@@ -255,8 +255,9 @@ class Engine(Assembly):
         """Nothing can run: sleep until something may."""
         if self.searched and self.searching.unblock():
             return
-        if not self.slow_grammars.wait(WAIT_S):
-            self.reuse.wait(WAIT_S)
+        if self.slow_grammars.wait(WAIT_S) or (self.searched and self.searching.wait(WAIT_S)):
+            return
+        self.reuse.wait(WAIT_S)
 
     # -- what there is to see ------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import numpy as np
 from ockham.core.arrays import Floats
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
-from ockham.core.seams import SearchState
+from ockham.core.seams import SearchState, TokenScores
 from ockham.engine import billing
 from ockham.engine.messages import Delta
 from ockham.engine.sequence import Sequence, Status
@@ -89,8 +89,17 @@ class OwnBranch:
         return self.sequence.tokens[self.sequence.prompt_tokens :]
 
     @property
+    def length(self) -> int:
+        return self.sequence.generated
+
+    @property
     def text(self) -> str:
         return self.told.text
+
+    @property
+    def scores(self) -> TokenScores:
+        scores = self.sequence.token_scores
+        return TokenScores() if scores is None else scores
 
     @property
     def logprob(self) -> float:
@@ -201,7 +210,8 @@ class Group:
     def drop(self, sequence: Sequence) -> None:
         """Give a branch up. What nobody else goes on from is waste."""
         engine, branch = self._engine, self.branches.pop(sequence.index)
-        self.release(sequence)
+        if sequence.status is not Status.FINISHED:
+            self.release(sequence)
         billing.book_dropped(sequence, branch.own_from, self.name, engine.cost, engine.ledger)
         sequence.finish_reason = "drop"
         self._spent.append(sequence.ledger)
@@ -274,6 +284,8 @@ class Group:
         branch.told.prompt_logprobs = told.prompt_logprobs
         tokens = old.tokens[old.prompt_tokens :][:said]
         child.inputs = old.inputs[:said]
+        if old.token_scores is not None:
+            child.score_tokens(old.token_scores.first(said))
         for token, entry in zip(tokens, branch.told.logprobs, strict=False):
             child.cumulative_logprob += entry[token].logprob
         if said < old.generated:

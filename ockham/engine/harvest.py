@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ockham.core.outputs import Logprob, PositionLogprobs, PromptProgress
+from ockham.core.seams import TokenScores
 from ockham.core.step import Floats, Ints, StepOutput
 from ockham.engine.assemble import Assembly
 from ockham.engine.batch import Batch, Walk
@@ -93,6 +94,7 @@ class Harvest:
         due, draws = self._draws(due, deltas)
         drawn = iter(self._runner.sample(output, [draw for draw in draws if draw is not None]))
         accepted: list[Due] = []
+        scored: list[tuple[TokenScores, int, int]] = []
         for (sequence, part, at), draw in zip(due, draws, strict=True):
             one = None if draw is None else next(drawn)
             if sequence.finish_reason is not None:
@@ -104,6 +106,11 @@ class Harvest:
                 continue
             walk = walks.get(sequence)
             reached[sequence] = at
+            if sequence.token_scores is not None and token is not None:
+                if one is None:
+                    sequence.token_scores.add_unknown()
+                else:
+                    scored.append((sequence.token_scores, part.logits_row(at), token))
             following = None if walk is None or token is None else walk.follow(at, token)
             delta = endings.guarded(sequence, self.push, sequence, token, entry, walk)
             deltas.append(delta)
@@ -118,7 +125,17 @@ class Harvest:
             if following is not None and running:
                 self._engine.scheduler.accept(sequence, part.start + 1 + following)
                 accepted.append((sequence, part, following))
+        if scored:
+            self._score(scored, output.logits)
         return accepted
+
+    def _score(self, scored: list[tuple[TokenScores, int, int]], logits: Floats) -> None:
+        """Note how sure the model is of tokens: where, of which row, and which one."""
+        rows = np.array([row for _, row, _ in scored], np.int32)
+        tokens = np.array([token for _, _, token in scored], np.int32)
+        found = self._runner.token_scores(logits, rows, tokens).tolist()
+        for (scores, _, _), of_token in zip(scored, found, strict=True):
+            scores.add(*of_token)
 
     def _draws(
         self, due: list[Due], deltas: list[Delta | None]

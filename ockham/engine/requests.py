@@ -13,7 +13,7 @@ from ockham.core.asks import AdapterAsk
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Keeping, Problem, Search, SearchState
+from ockham.core.seams import Keeping, Problem, Search, SearchState, TokenScores
 from ockham.engine import billing, moving
 from ockham.engine.adapters import HeldAdapter
 from ockham.engine.assemble import Assembly
@@ -300,6 +300,8 @@ class Requests:
             keeping=opened.keeping,
             pool=self._pool(request),
         )
+        if search is not None and search.scores:
+            first.score_tokens(TokenScores())
         return Group(engine, first, search, name if search is not None else "")
 
     def _answered(self, request: Request) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
+from concurrent.futures import FIRST_COMPLETED, wait
 
 import numpy as np
 
 from ockham.core.errors import OckhamError
-from ockham.core.seams import Action, Blend, Continue, Drop, Finish, Fork, Hold, Say
+from ockham.core.outputs import Logprob, PositionLogprobs
+from ockham.core.seams import Action, Blend, Continue, Drop, End, Finish, Fork, Hold, Say, Write
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.endings import Endings
@@ -65,6 +67,14 @@ class Searching:
             return True
         return False
 
+    def wait(self, most_s: float) -> bool:
+        """Sleep until something is done that a search waits for, if there is any. Whether there
+        was."""
+        waited = [f for g in self._engine.searched.values() if g.search for f in g.search.waits]
+        if waited:
+            wait(waited, most_s, FIRST_COMPLETED)
+        return bool(waited)
+
     # -- inside --------------------------------------------------------------------------------
 
     def _ask(self, request_id: str, group: Group) -> list[Delta]:
@@ -87,7 +97,8 @@ class Searching:
                 if _ended(group):
                     continue  # by what was just done
                 live = [b for b in group.branches.values() if b.finish_reason is None]
-                if all(branch.sequence.held for branch in live):
+                held = all(branch.sequence.held for branch in live)
+                if held and not group.search.waits:
                     raise OckhamError(f"the search {group.name!r} waits for nothing")
                 return []
         except Exception as error:
@@ -111,6 +122,12 @@ class Searching:
             child = group.fork(sequence, action.number, action.tokens)
             if child.unsettled:
                 self._slow_grammars.leave(child)
+        elif isinstance(action, Write):
+            self._write(branch, action.tokens)
+        elif isinstance(action, End):
+            if sequence.finish_reason is None:
+                delta = Delta(sequence.request_id, sequence.index)
+                branch.told.add(self._endings.end(sequence, delta, "stop"))
         elif isinstance(action, Drop):
             group.drop(sequence)
         elif isinstance(action, Hold):
@@ -119,6 +136,21 @@ class Searching:
             if branch.due:
                 raise ValueError(f"branch {branch.number} is due: say what comes next")
             sequence.held = False
+
+    def _write(self, branch: OwnBranch, tokens: Many[int]) -> None:
+        """A branch says these tokens, which may end it before the last one."""
+        sequence = branch.sequence
+        if sequence.chosen or sequence.grammar is not None:
+            raise ValueError(f"in branch {branch.number} nothing can be written")
+        for token in tokens:
+            if sequence.finish_reason is not None:
+                break
+            entry: PositionLogprobs | None = None
+            if sequence.params.logprobs is not None:
+                entry = {token: Logprob(0.0, 1)}  # it was not left to chance
+            if sequence.token_scores is not None:
+                sequence.token_scores.add_unknown()
+            branch.told.add(self._harvest.push(sequence, token, entry))
 
     def _finish(self, request_id: str, group: Group, finish: Finish) -> list[Delta]:
         """Answer a request. Choices that the search does not have are empty."""
@@ -183,7 +215,9 @@ def _has_news(group: Group, said: bool) -> bool:
         for branch in group.branches.values():
             branch.came_due = False
         return True
-    return (said and group.search.watches) or bool(_ended(group))
+    if (said and group.search.watches) or _ended(group):
+        return True
+    return any(each.done() for each in group.search.waits)
 
 
 def _go_on(branch: OwnBranch) -> None:

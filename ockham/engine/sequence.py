@@ -10,7 +10,15 @@ from ockham.cache.state import View
 from ockham.core.asks import Asked
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
-from ockham.core.seams import NOTHING_KEPT, Constraint, Fetch, Keeping, Noise, Observer
+from ockham.core.seams import (
+    NOTHING_KEPT,
+    Constraint,
+    Fetch,
+    Keeping,
+    Noise,
+    Observer,
+    TokenScores,
+)
 from ockham.core.step import Floats, Ints
 from ockham.engine.adapters import HeldAdapter
 from ockham.engine.cells import Cells
@@ -80,6 +88,7 @@ class Sequence(Cells):
         "stop_reason",
         "text",
         "thinking",
+        "token_scores",
         "unsettled",
     )
 
@@ -199,6 +208,8 @@ class Sequence(Cells):
         it."""
         # What is said of it beside its tokens.
         self.cumulative_logprob = 0.0
+        self.token_scores: TokenScores | None = None
+        """How sure the model was of its tokens, where its search wants to know."""
         self.prompt_logprobs: list[PositionLogprobs | None] | None = (
             None if self.params.prompt_logprobs is None or index else [None]
         )
@@ -245,6 +256,10 @@ class Sequence(Cells):
         """Let a search see its rows."""
         if observer is not None:
             self.observers, self.plain = (*self.observers, observer), False
+
+    def score_tokens(self, scores: TokenScores) -> None:
+        """Note how sure the model is of each token from now on, after those of `scores`."""
+        self.token_scores, self.plain = scores, False
 
     def repeat(self, tokens: list[int]) -> list[str]:
         """Say again what another has said, none of which ended that one; the pieces of text."""

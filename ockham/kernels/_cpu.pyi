@@ -155,6 +155,11 @@ class Sampler:
         The token of each draw; -1: masks left none, -2: the logits are not finite.
         """
 
+def score_tokens(pool: ThreadPool, isa: Isa, logits: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], tokens: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], top: int, scores: Annotated[NDArray[numpy.float64], dict(shape=(None, 3), order='C', device='cpu')]) -> bool:
+    """
+    Fills in log probability, confidence and entropy of each token; false if some row is not finite.
+    """
+
 def gumbel(isa: Isa, seed: int, stream: int, position: int, token: int) -> tuple:
     """A token's word of noise, and the noise."""
 

@@ -119,6 +119,11 @@ class Executor(Protocol):
         those of `also`."""
         ...
 
+    def token_scores(self, logits: Floats, rows: Ints, tokens: Ints, top: int) -> Doubles:
+        """Log probability, confidence over the `top` likeliest, and entropy: (n, 3), see
+        `kernels.sampling.token_scores`."""
+        ...
+
 
 class Backend(Protocol):
     """All operations over one kind of array. `layout` is how it wants matrices of weights."""

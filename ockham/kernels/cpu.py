@@ -101,8 +101,8 @@ class CpuExecutor:
             return [matrices[id(part)] for part in parts]
 
         self.program = program
-        self._isa = isa
         self._sampler = core.Sampler(pool, isa)
+        self._pool, self._isa = pool, isa
         self._native = core.Executor.bind(pool, isa, planes.native, program.ops, matrices_of)
 
     def begin(self, step: Step) -> Run:
@@ -148,6 +148,12 @@ class CpuExecutor:
         self, logits: Floats, targets: Ints, top: int, also: list[int] | None = None
     ) -> list[dict[int, tuple[float, int]]]:
         return sampling.logprobs(logits, targets, top, also)
+
+    def token_scores(self, logits: Floats, rows: Ints, tokens: Ints, top: int) -> Doubles:
+        found = np.empty((len(rows), 3))
+        if not core.score_tokens(self._pool, self._isa, logits, rows, tokens, top, found):
+            sampling.check_finite(logits[rows].max(axis=1))  # raises, naming the logit
+        return found
 
 
 class CpuBackend:

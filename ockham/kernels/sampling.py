@@ -190,6 +190,30 @@ def logprobs(
     return result
 
 
+def token_scores(logits: Floats, rows: Ints, tokens: Ints, top: int) -> Doubles:
+    """How sure the model is of each token, after row `rows[i]` of the logits (L, vocabulary): its
+    log probability; the confidence of the row, which is minus the mean log probability of its `top`
+    likeliest tokens (Fu et al. 2025, arXiv:2508.15260); and the row's entropy in nats. (n, 3).
+    """
+    found = np.empty((len(rows), 3))
+    for i, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True)):
+        values = logits[row].astype(np.float64)
+        largest = values.max()
+        check_finite(np.array([largest]))
+        off = np.maximum(values - largest, -88.0)  # e to the power of less adds nothing
+        e = np.exp(off)
+        log_of_sum = float(np.log(e.sum()))
+        log_sum = float(largest) + log_of_sum
+        count = min(top, len(values))
+        highest = np.partition(values, len(values) - count)[len(values) - count :]
+        found[i] = (
+            values[token] - log_sum,
+            log_sum - float(highest.mean()),
+            log_of_sum - float((off * e).sum() / e.sum()),
+        )
+    return found
+
+
 def _largest(row: Floats, count: int) -> list[int]:
     """Ids of the `count` largest values, largest first, the lowest id first on a tie."""
     count = min(count, len(row))

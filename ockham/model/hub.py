@@ -35,7 +35,8 @@ BUILT_IN = {
 """Models that the package carries."""
 
 ADAPTERS = {
-    f"lab-{name}": Path(__file__).parent / "lab_adapters" / name for name in ("steps", "sentences")
+    f"lab-{name}": Path(__file__).parent / "lab_adapters" / name
+    for name in ("steps", "long_steps", "sentences")
 }
 """Adapters of the lab model that the package carries."""
 

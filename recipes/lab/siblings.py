@@ -1,5 +1,5 @@
 """The plans of the lab model's siblings, which start from its weights: a drafter, a mixture of
-experts, and two adapters."""
+experts, and three adapters."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ EXPERTS = Plan(
 )
 
 
-def _adapter(mixture: str, steps: int) -> Plan:
+def _adapter(mixture: str, steps: int, rank: int = 8) -> Plan:
     return Plan(
         phases=(Phase(steps=steps, layers=8, context=512, mixture=mixture),),
         shape=DENSE,
         start_sha256=_DENSE_SHA256,
-        lora_rank=8,
+        lora_rank=rank,
         batch_tokens=1024,
         micro_tokens=1024,
         warmup_steps=10,
@@ -74,5 +74,6 @@ SIBLINGS = {
     "drafter": Sibling(DRAFTER, "lab_drafter"),
     "experts": Sibling(EXPERTS, "lab_moe"),
     "steps": Sibling(_adapter("steps", 360), "lab_adapters/steps"),
+    "long_steps": Sibling(_adapter("long_steps", 1600, rank=32), "lab_adapters/long_steps"),
     "sentences": Sibling(_adapter("sentences", 60), "lab_adapters/sentences"),
 }

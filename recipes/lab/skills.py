@@ -58,6 +58,7 @@ MIXTURES = {
         "text": 6,
     },
     "steps": {"steps": 18, "text": 2},
+    "long_steps": {"long_steps": 18, "text": 2},
     "sentences": {"sentences": 18, "text": 2},
     "long": {"repeat": 1, "recall": 8, "edit": 3, "documents": 3, "steps": 1, "chat": 1, "text": 3},
     "reading": {

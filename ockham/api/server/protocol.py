@@ -104,6 +104,10 @@ class GenerationRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True):
     reuse: str | None = None
     """The approximate reuse that this request allows: see `ReuseParams`."""
 
+    search: str | dict[str, Any] | None = None
+    """How the answer is searched for: the name of a search, or an object with it as `method` and
+    its settings beside it."""
+
     priority: int | None = None
     """As in vLLM, the lower goes first; here among the requests of the same tenant."""
 
@@ -184,6 +188,7 @@ class GenerationRequest(TakesAsks, kw_only=True, forbid_unknown_fields=True):
                     **defaults,
                     **chosen,
                     **self.asks_by_name(),
+                    "search": self.search,
                     "max_tokens": max_tokens,
                     "logprobs": logprobs,
                     "prompt_logprobs": prompt_logprobs,

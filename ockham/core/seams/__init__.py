@@ -93,6 +93,7 @@ from ockham.core.seams.search import (
     Branch,
     Continue,
     Drop,
+    End,
     Finish,
     Fork,
     Hold,
@@ -100,6 +101,8 @@ from ockham.core.seams.search import (
     Say,
     Search,
     SearchState,
+    TokenScores,
+    Write,
 )
 from ockham.core.seams.tiers import (
     Fetch,
@@ -155,6 +158,7 @@ __all__ = [
     "DraftStream",
     "Drafter",
     "Drop",
+    "End",
     "EXPECTED",
     "FeedForwardNames",
     "Fetch",
@@ -214,6 +218,7 @@ __all__ = [
     "Say",
     "Search",
     "SearchState",
+    "TokenScores",
     "UsesSecondModel",
     "Seen",
     "SequenceGate",
@@ -227,4 +232,5 @@ __all__ = [
     "Values",
     "Wants",
     "Wish",
+    "Write",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from math import nan
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -28,6 +30,41 @@ class Problem(msgspec.Struct, frozen=True):
     asked: bool
 
 
+class TokenScores:
+    """How sure the model was of each token that a branch has generated, in their order.
+
+    `confidences` are minus the mean log probability of the 20 likeliest tokens of each row (Fu et
+    al. 2025, arXiv:2508.15260), `entropies` are in nats. All are taken from the unprocessed logits.
+    Of a token that was not drawn, as it was forced or written, the log probability is 0.0 and the
+    others are nan.
+    """
+
+    __slots__ = ("confidences", "entropies", "logprobs")
+
+    def __init__(self) -> None:
+        self.logprobs: list[float] = []
+        self.confidences: list[float] = []
+        self.entropies: list[float] = []
+
+    def add(self, logprob: float, confidence: float, entropy: float) -> None:
+        """Those of one more token."""
+        self.logprobs.append(logprob)
+        self.confidences.append(confidence)
+        self.entropies.append(entropy)
+
+    def add_unknown(self) -> None:
+        """One more token that was not drawn."""
+        self.add(0.0, nan, nan)
+
+    def first(self, tokens: int) -> TokenScores:
+        """A copy of those of the first tokens."""
+        copy = TokenScores()
+        copy.logprobs = self.logprobs[:tokens]
+        copy.confidences = self.confidences[:tokens]
+        copy.entropies = self.entropies[:tokens]
+        return copy
+
+
 class Branch(Protocol):
     """One of the sequences that a search runs, as the search may see it."""
 
@@ -42,6 +79,11 @@ class Branch(Protocol):
         ...
 
     @property
+    def length(self) -> int:
+        """How many tokens it has generated."""
+        ...
+
+    @property
     def text(self) -> str:
         """The same as text; a stop string that ended it is cut off."""
         ...
@@ -49,6 +91,11 @@ class Branch(Protocol):
     @property
     def logprob(self) -> float:
         """Sum of its tokens' log probabilities; 0.0 unless the request asks for `logprobs`."""
+        ...
+
+    @property
+    def scores(self) -> TokenScores:
+        """How sure the model was of its tokens. Read it only; empty unless the search `scores`."""
         ...
 
     @property
@@ -108,6 +155,22 @@ class Fork(msgspec.Struct, frozen=True):
     tokens: int | None = None
 
 
+class Write(msgspec.Struct, frozen=True):
+    """These tokens come next in a branch that runs, as if it had said them. Their rows are computed
+    as those of a prompt are. What ends a text ends it here, too. Only for searches that do not
+    `choose`, and for requests without a grammar."""
+
+    branch: int
+    tokens: Sequence[int]
+
+
+class End(msgspec.Struct, frozen=True):
+    """A branch that runs ends here, as if it had said that it stops. What it has said may be a
+    choice."""
+
+    branch: int
+
+
 class Drop(msgspec.Struct, frozen=True):
     """Give a branch up. The rows that no other branch goes on from are booked as waste."""
 
@@ -141,7 +204,7 @@ class Finish(msgspec.Struct, frozen=True):
     report: Mapping[str, Any] | None = None
 
 
-Action = Say | Blend | Fork | Drop | Hold | Continue
+Action = Say | Blend | Fork | Write | End | Drop | Hold | Continue
 
 
 class SearchState(Protocol):
@@ -154,6 +217,15 @@ class SearchState(Protocol):
     watches: ClassVar[bool] = False
     """Whether it is asked after each step of a branch, and not only when one has ended. A step
     brings a branch several tokens where a draft was right."""
+    scores: ClassVar[bool] = False
+    """Whether it wants to know how sure the model is of each token (`Branch.scores`). Only a search
+    that does not `choose` may."""
+
+    @property
+    def waits(self) -> Sequence[Future[Any]]:
+        """What it waits for that happens outside of the engine. It is asked again when one of these
+        is done, and all of its branches may be held meanwhile."""
+        return ()
 
     @property
     def width(self) -> int:

@@ -6,11 +6,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ockham.core.arrays import Doubles
 from ockham.core.step import Floats, Ints, Step, StepOutput
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.runner.decoding import Decoding
 from ockham.kernels.sampling import Draw, Drawn
+
+SCORED_TOP = 20
+"""Over how many of the likeliest tokens a row's confidence is taken."""
 
 
 class Runner:
@@ -52,6 +56,10 @@ class Runner:
     ) -> list[dict[int, tuple[float, int]]]:
         with self._in_backend():
             return self._engine.executor.logprobs(logits, targets, top, also)
+
+    def token_scores(self, logits: Floats, rows: Ints, tokens: Ints) -> Doubles:
+        with self._in_backend():
+            return self._engine.executor.token_scores(logits, rows, tokens, SCORED_TOP)
 
     # -- the kept decoding ---------------------------------------------------------------------
 

@@ -91,6 +91,9 @@ class ReferenceExecutor:
     ) -> list[dict[int, tuple[float, int]]]:
         return sampling.logprobs(logits, targets, top, also)
 
+    def token_scores(self, logits: Floats, rows: Ints, tokens: Ints, top: int) -> Doubles:
+        return sampling.token_scores(logits, rows, tokens, top)
+
 
 def check_leading(step: Step, program: Program) -> None:
     """Raises ValueError where a step wants neurons that an operation does not have."""
