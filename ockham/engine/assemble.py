@@ -18,6 +18,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import AttentionGroup, Drafter, GatedModel, Target, UsesSecondModel
 from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
+from ockham.engine.checkers import checkers_of
 from ockham.engine.adapters import Adapters
 from ockham.engine.attending import layer_attention
 from ockham.engine.cache_report import CacheKeeper
@@ -96,6 +97,8 @@ class Assembly:
             policy = plain_policy(config, policy)
         self.tokenizer: Tokenizer | None = load_tokenizer(config, loaded.directory, loaded.metadata)
         del loaded
+        self.checkers = checkers_of(config.checkers, self.tokenizer)
+        """The programs that score texts for searches, by name."""
         for note in () if self.tokenizer is None else self.tokenizer.notes:
             (progress or (lambda _: None))(note)
         plan = self.model.plan
@@ -241,6 +244,8 @@ class Assembly:
             self.adapters.close()
         if self.tokenizer is not None:
             self.tokenizer.close()
+        for checker in self.checkers.values():
+            checker.close()
 
     def release(self, request_id: str) -> None:
         """A request is over, or gives up what it waited for: others may have what it held."""

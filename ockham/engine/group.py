@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,9 @@ class OwnBranch:
     @property
     def text(self) -> str:
         return self.told.text
+
+    def place(self, characters: int) -> int:
+        return bisect_right(self.sequence.ends or [], characters)
 
     @property
     def scores(self) -> TokenScores:
@@ -284,6 +288,7 @@ class Group:
         branch.told.prompt_logprobs = told.prompt_logprobs
         tokens = old.tokens[old.prompt_tokens :][:said]
         child.inputs = old.inputs[:said]
+        child.ends = None if old.ends is None else []
         if old.token_scores is not None:
             child.score_tokens(old.token_scores.first(said))
         for token, entry in zip(tokens, branch.told.logprobs, strict=False):

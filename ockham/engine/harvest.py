@@ -221,6 +221,8 @@ class Harvest:
             else:
                 may_stop = sequence.generated >= sequence.params.min_tokens
                 delta.text, stop = sequence.text.push(token, may_stop=may_stop)
+            if sequence.ends is not None:
+                sequence.note_end(delta.text)
             if stop is not None:
                 return self._endings.end(sequence, delta, "stop", stop, walk)
         if stopped:

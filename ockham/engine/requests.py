@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import random
 import time
+from functools import partial
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from ockham.core.asks import AdapterAsk
@@ -300,6 +302,8 @@ class Requests:
             keeping=opened.keeping,
             pool=self._pool(request),
         )
+        if search is not None and search.watches:
+            first.ends = []
         if search is not None and search.scores:
             first.score_tokens(TokenScores())
         return Group(engine, first, search, name if search is not None else "")
@@ -361,6 +365,10 @@ class Requests:
             tokenizer is not None and request.detokenize,
             request.asked("search") is not None,
         )
+        if tokenizer is not None:
+            encode = partial(tokenizer.encode, add_special_tokens=False)
+            judges = self._engine.checkers
+            problem = msgspec.structs.replace(problem, encode=encode, judges=judges)
         return search.begin(chosen.ask, problem)
 
     def _thinking(self, params: SamplingParams) -> Thinking | None:

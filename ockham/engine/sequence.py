@@ -61,6 +61,7 @@ class Sequence(Cells):
         "computed_once",
         "cumulative_logprob",
         "drawing",
+        "ends",
         "eos",
         "fetch",
         "finish_reason",
@@ -208,6 +209,8 @@ class Sequence(Cells):
         it."""
         # What is said of it beside its tokens.
         self.cumulative_logprob = 0.0
+        self.ends: list[int] | None = None
+        """Characters of its text after each token, where its search may ask."""
         self.token_scores: TokenScores | None = None
         """How sure the model was of its tokens, where its search wants to know."""
         self.prompt_logprobs: list[PositionLogprobs | None] | None = (
@@ -266,9 +269,15 @@ class Sequence(Cells):
         pieces = []
         for token in tokens:
             self.push(token)
-            if self.text is not None:
-                pieces.append(self.say(self.text, token)[0])
+            piece = "" if self.text is None else self.say(self.text, token)[0]
+            pieces.append(piece)
+            self.note_end(piece)
         return pieces
+
+    def note_end(self, piece: str) -> None:
+        """The token that was pushed last has added this to the text."""
+        if self.ends is not None:
+            self.ends.append((self.ends[-1] if self.ends else 0) + len(piece))
 
     def go_on_from(self, other: Sequence) -> None:
         """Stand where another choice of the request does, which has said more."""
@@ -276,6 +285,7 @@ class Sequence(Cells):
         self.tokens += tokens
         self.drawing.count_all(tokens)
         self.text = None if other.text is None else other.text.fork()
+        self.ends = None if other.ends is None else other.ends.copy()
         self.grammar = None if other.grammar is None else other.grammar.fork(tokens)
         self.thinking = None if other.thinking is None else other.thinking.fork()
         self.repetition = None if other.repetition is None else other.repetition.fork()

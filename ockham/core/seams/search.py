@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from math import nan
 from typing import Any, ClassVar, Protocol
@@ -11,8 +11,22 @@ import msgspec
 
 from ockham.core.arrays import Floats, Ints
 from ockham.core.asks import Ask
+from ockham.core.errors import OckhamError
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams.observe import Observer
+
+
+class Judge(Protocol):
+    """Says how good a text is, outside of the engine."""
+
+    def submit(self, prompt: Ints, text: str) -> Future[float]:
+        """A score in [0, 1] of a text after a prompt (n,), later. The future raises what kept the
+        judge from one."""
+        ...
+
+
+def _no_tokenizer(text: str) -> Sequence[int]:
+    raise OckhamError("there is no tokenizer for what a search writes")
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -28,6 +42,10 @@ class Problem(msgspec.Struct, frozen=True):
     seats: int
     text: bool
     asked: bool
+    encode: Callable[[str], Sequence[int]] = _no_tokenizer
+    """The tokens of a text that stands within another."""
+    judges: Mapping[str, Judge] = {}
+    """The checkers that the engine has, by name."""
 
 
 class TokenScores:
@@ -86,6 +104,10 @@ class Branch(Protocol):
     @property
     def text(self) -> str:
         """The same as text; a stop string that ended it is cut off."""
+        ...
+
+    def place(self, characters: int) -> int:
+        """The most of its tokens whose text has no more than so many characters."""
         ...
 
     @property

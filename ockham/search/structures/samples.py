@@ -202,7 +202,7 @@ class Samples(SearchState):
         room = self.settings.parallel - len(going_on)
         more = range(self.begun, min(self.begun + room, self.may_begin()))
         self.begun = max(self.begun, more.stop)
-        if not going_on and not len(more) and not stops:
+        if not going_on and not len(more) and not stops and not self.waits:
             return self._finish(branches, "samples")
         # One that has just ended has the state of the prompt still, and so has one that runs.
         source = next(iter([*ended, *going_on, *branches]))

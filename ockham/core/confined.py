@@ -1,0 +1,154 @@
+"""Programs of a user's that are run with limits: on time, memory and output, and without a network."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ockham.core import confine
+from ockham.core.errors import ConfigError, LimitExceeded, TaskFailed
+
+_CHILD = Path(confine.__file__)
+_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+"""Of the environment: a program is given no keys of this process."""
+_LOOK_S = 0.1
+_SAID = 500
+"""Characters that an error repeats of what a program said."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfinedLimits:
+    """What one run of a program may use."""
+
+    cpu_s: int = 10
+    wall_s: float = 20.0
+    memory_bytes: int = 1 << 30
+    output_bytes: int = 1 << 16
+
+
+class Confined:
+    """Runs a program, `command`, once for each input, at most `at_once` at the same time.
+
+    The program reads the input from standard input; what it prints is the answer. It can open no
+    socket. A run that exceeds a limit is killed, with all processes that it began. Raises
+    ConfigError where programs cannot be confined, or there is no such program.
+    """
+
+    def __init__(
+        self, command: list[str], limits: ConfinedLimits | None = None, at_once: int = 2
+    ) -> None:
+        if not confine.can_confine():
+            raise ConfigError(
+                f"{command[0]!r} cannot be run without a network on this kind of machine; programs "
+                "are confined on Linux, on x86-64 and ARM of 64 bits."
+            )
+        if not _exists(command[0]):
+            raise ConfigError(f"there is no program {command[0]!r} that can be run.")
+        self._command, self._limits = command, limits or ConfinedLimits()
+        self._threads = ThreadPoolExecutor(at_once, "ockham-confined")
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def submit(self, given: bytes) -> Future[bytes]:
+        """Hand over an input. The future raises LimitExceeded with the limit, or TaskFailed with
+        what a program said that ended in any other way than with status 0."""
+        return self._threads.submit(self._run, given)
+
+    def close(self) -> None:
+        """Kill what runs. What waits is not run."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for process in self._running:
+                _kill(process)
+
+    def _run(self, given: bytes) -> bytes:
+        limits = self._limits
+        confined = [str(_CHILD), str(limits.cpu_s), str(limits.memory_bytes), "--", *self._command]
+        with subprocess.Popen(
+            [sys.executable, "-I", "-S", *confined],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={name: os.environ[name] for name in _KEPT if name in os.environ},
+            start_new_session=True,
+        ) as process:
+            with self._lock:
+                self._running.add(process)
+            try:
+                return self._talk(process, given)
+            finally:
+                _kill(process)
+                with self._lock:
+                    self._running.discard(process)
+
+    def _talk(self, process: subprocess.Popen[bytes], given: bytes) -> bytes:
+        limits, name = self._limits, self._command[0]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        out, error, into = process.stdout.fileno(), process.stderr.fileno(), process.stdin
+        os.set_blocking(into.fileno(), False)
+        said = {out: bytearray(), error: bytearray()}
+        left, until_s = memoryview(given), time.monotonic() + limits.wall_s
+        writing = [into.fileno()]
+        reading = [out, error]
+        while reading:
+            if time.monotonic() > until_s:
+                raise _late(name, limits)
+            ready, writable, _ = select.select(reading, writing, (), _LOOK_S)
+            if writable:
+                try:
+                    left = left[os.write(into.fileno(), left) :]
+                except BrokenPipeError:  # it does not read what it is given
+                    left = left[:0]
+                if not left:
+                    writing = []
+                    into.close()
+            for each in ready:
+                piece = os.read(each, 1 << 16)
+                said[each] += piece
+                if not piece:
+                    reading.remove(each)
+                elif len(said[each]) > limits.output_bytes:
+                    most = limits.output_bytes
+                    raise LimitExceeded(f"{name} printed more than {most} bytes.", "output")
+        try:
+            status = process.wait(max(0.0, until_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise _late(name, limits) from None
+        if status == -signal.SIGXCPU:
+            used = f"{name} took longer than {limits.cpu_s} s of processor time."
+            raise LimitExceeded(used, "CPU time")
+        if status != 0:
+            told = said[error][-_SAID:].decode(errors="replace").strip()
+            ended = f"signal {-status}" if status < 0 else f"status {status}"
+            raise TaskFailed(f"{name} ended with {ended}" + (f": {told}" if told else "."), ended)
+        return bytes(said[out])
+
+
+def _late(name: str, limits: ConfinedLimits) -> LimitExceeded:
+    return LimitExceeded(f"{name} took longer than {limits.wall_s:g} s.", "wall time")
+
+
+def _exists(program: str) -> bool:
+    """Whether a program of this name, or at this path, could be run."""
+    places = [Path(program)]
+    if os.sep not in program:
+        places = [Path(each) / program for each in os.environ.get("PATH", "").split(os.pathsep)]
+    return any(place.is_file() and os.access(place, os.X_OK) for place in places)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program and all processes of its session's group."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
