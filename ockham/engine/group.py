@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,6 +100,10 @@ class OwnBranch:
     def place(self, characters: int) -> int:
         return bisect_right(self.sequence.ends or [], characters)
 
+    def characters(self, tokens: int) -> int:
+        ends = self.sequence.ends or []
+        return ends[min(tokens, len(ends)) - 1] if ends else 0
+
     @property
     def scores(self) -> TokenScores:
         scores = self.sequence.token_scores
@@ -147,6 +151,8 @@ class Group:
         self._spent: list[Ledger] = []
         """Of sequences that are no branch any more, and of texts that never were one."""
         self.spare = 0
+        self._leaving: Sequence | None = None
+        """A branch that others take the place of."""
 
     @property
     def sequences(self) -> list[Sequence]:
@@ -189,7 +195,8 @@ class Group:
             raise ValueError(f"the branch {number} is not a new one")
         if not 0 <= said <= sequence.generated or (whole and sequence.finish_reason is not None):
             raise ValueError(f"branch {sequence.index} cannot be forked after {said} tokens")
-        if sum(s.finish_reason is None for s in self.sequences) >= self.width:
+        live = (s for s in self.sequences if s is not self._leaving)
+        if sum(s.finish_reason is None for s in live) >= self.width:
             raise ValueError(f"more branches at once than the {self.width} that were announced")
         # A row whose logits are gone is computed again.
         last = sequence.prompt_tokens + said - 1
@@ -210,6 +217,21 @@ class Group:
         if self.search is not None:
             child.observe(self.search.observer(number))
         return child
+
+    def split(
+        self, sequence: Sequence, numbers: Iterable[int], tokens: int
+    ) -> Iterator[Sequence]:
+        """Put new branches that go on from the first `tokens` tokens of a branch in its place."""
+        self.vacate(sequence)
+        self._leaving = sequence
+        try:
+            for number in numbers:
+                child = self.fork(sequence, number, tokens)
+                child.held = self.branches[number].due
+                yield child
+        finally:
+            self._leaving = None
+        self.drop(sequence)
 
     def drop(self, sequence: Sequence) -> None:
         """Give a branch up. What nobody else goes on from is waste."""

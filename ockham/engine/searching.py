@@ -9,7 +9,7 @@ import numpy as np
 
 from ockham.core.errors import OckhamError
 from ockham.core.outputs import Logprob, PositionLogprobs
-from ockham.core.seams import Action, Blend, Continue, Drop, End, Finish, Fork, Hold, Say, Write
+from ockham.core.seams import Action, Blend, Continue, Drop, End, Finish, Fork, Hold, Say, Split, Write
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.endings import Endings
@@ -122,6 +122,10 @@ class Searching:
             child = group.fork(sequence, action.number, action.tokens)
             if child.unsettled:
                 self._slow_grammars.leave(child)
+        elif isinstance(action, Split):
+            for child in group.split(sequence, action.numbers, action.tokens):
+                if child.unsettled:
+                    self._slow_grammars.leave(child)
         elif isinstance(action, Write):
             self._write(branch, action.tokens)
         elif isinstance(action, End):

@@ -102,6 +102,7 @@ from ockham.core.seams.search import (
     Say,
     Search,
     SearchState,
+    Split,
     TokenScores,
     Write,
 )

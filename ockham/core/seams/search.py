@@ -107,7 +107,12 @@ class Branch(Protocol):
         ...
 
     def place(self, characters: int) -> int:
-        """The most of its tokens whose text has no more than so many characters."""
+        """The most of its tokens whose text has no more than so many characters. Only a search
+        that `watches` may ask, here and for `characters`."""
+        ...
+
+    def characters(self, tokens: int) -> int:
+        """Characters of the text of its first tokens, at least 1."""
         ...
 
     @property
@@ -177,6 +182,16 @@ class Fork(msgspec.Struct, frozen=True):
     tokens: int | None = None
 
 
+class Split(msgspec.Struct, frozen=True):
+    """A branch that runs gives way to others, `numbers`, each a `Fork` of its first `tokens`
+    tokens. They take its seat, and what it has said beyond those is waste. Without numbers it is
+    dropped."""
+
+    branch: int
+    numbers: Sequence[int]
+    tokens: int
+
+
 class Write(msgspec.Struct, frozen=True):
     """These tokens come next in a branch that runs, as if it had said them. Their rows are computed
     as those of a prompt are. What ends a text ends it here, too. Only for searches that do not
@@ -226,7 +241,7 @@ class Finish(msgspec.Struct, frozen=True):
     report: Mapping[str, Any] | None = None
 
 
-Action = Say | Blend | Fork | Write | End | Drop | Hold | Continue
+Action = Say | Blend | Fork | Split | Write | End | Drop | Hold | Continue
 
 
 class SearchState(Protocol):
