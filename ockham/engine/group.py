@@ -218,9 +218,7 @@ class Group:
             child.observe(self.search.observer(number))
         return child
 
-    def split(
-        self, sequence: Sequence, numbers: Iterable[int], tokens: int
-    ) -> Iterator[Sequence]:
+    def split(self, sequence: Sequence, numbers: Iterable[int], tokens: int) -> Iterator[Sequence]:
         """Put new branches that go on from the first `tokens` tokens of a branch in its place."""
         self.vacate(sequence)
         self._leaving = sequence

@@ -9,7 +9,19 @@ import numpy as np
 
 from ockham.core.errors import OckhamError
 from ockham.core.outputs import Logprob, PositionLogprobs
-from ockham.core.seams import Action, Blend, Continue, Drop, End, Finish, Fork, Hold, Say, Split, Write
+from ockham.core.seams import (
+    Action,
+    Blend,
+    Continue,
+    Drop,
+    End,
+    Finish,
+    Fork,
+    Hold,
+    Say,
+    Split,
+    Write,
+)
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.endings import Endings

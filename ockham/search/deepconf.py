@@ -109,7 +109,6 @@ class ConfidentSamples(Samples):
     """The samples of one request so far. They count in their order: one that ends early waits for
     those before it."""
 
-    watches: ClassVar[bool] = True
     scores: ClassVar[bool] = True
     settings: DeepConfOptions
 

@@ -119,9 +119,7 @@ class SparingTree(Tree):
                 cost = sum(self._size(n) for n in self._line(number) if n not in held)
                 new = cluster_of[number] not in covered
                 gains[number] = (
-                    shares[number]
-                    - settings.state * cost / whole
-                    + settings.diverse * new / kinds
+                    shares[number] - settings.state * cost / whole + settings.diverse * new / kinds
                 )
             best = max(left, key=lambda n: (gains[n], shares[n], -n))
             if kept and gains[best] <= 0.0:

@@ -108,7 +108,9 @@ def resampled(shares: dict[int, float], count: int, start: float) -> dict[int, i
     numbers, total = list(shares), 0.0
     place = 0
     for point in range(count):
-        while place < len(numbers) - 1 and (point + start) / count >= total + shares[numbers[place]]:
+        while (
+            place < len(numbers) - 1 and (point + start) / count >= total + shares[numbers[place]]
+        ):
             total += shares[numbers[place]]
             place += 1
         counts[numbers[place]] += 1

@@ -171,7 +171,7 @@ def probable(chances: Doubles) -> Any:
     """
     if len(chances) < FIT_LEAST or np.ptp(chances) < 1e-9 * chances.max():
         return np.ones(len(chances), np.bool_)
-    x = np.maximum(chances, 1e-12)
+    x = np.maximum(chances / chances.max(), 1e-12)  # a Weibull distribution scales with its values
     above = (x > np.median(x)).astype(np.float64)
     upper = np.clip(above, 0.1, 0.9)  # how much each belongs to the upper one
     for _ in range(50):
@@ -188,13 +188,14 @@ def probable(chances: Doubles) -> Any:
 
 
 def _fit(x: Doubles, weights: Doubles) -> tuple[float, float]:
-    """Shape and scale of the Weibull distribution that is likeliest of weighted values, by Newton's
-    steps on the equation of the shape."""
+    """Shape and scale of the Weibull distribution that is likeliest of weighted values of at most 1,
+    by Newton's steps on the equation of the shape."""
+    weights = np.maximum(weights, 1e-6)
     total, logs = float(weights.sum()), np.log(x)
     mean_log = float((weights * logs).sum()) / total
-    shape = 1.2 / max(1e-3, float(np.sqrt((weights * (logs - mean_log) ** 2).sum() / total)))
+    shape = 1.2 / max(1e-2, float(np.sqrt((weights * (logs - mean_log) ** 2).sum() / total)))
     for _ in range(30):
-        powers = weights * x**shape
+        powers = weights * np.exp(shape * (logs - logs.max()))
         a, b, c = (float((powers * logs**k).sum()) for k in range(3))
         value = b / a - 1.0 / shape - mean_log
         slope = (c * a - b * b) / (a * a) + 1.0 / shape**2
@@ -202,8 +203,8 @@ def _fit(x: Doubles, weights: Doubles) -> tuple[float, float]:
         shape = min(200.0, max(1e-2, shape - step))
         if abs(step) < 1e-9 * shape:
             break
-    scale = (float((weights * x**shape).sum()) / total) ** (1.0 / shape)
-    return shape, max(scale, 1e-300)
+    powers = weights * np.exp(shape * (logs - logs.max()))
+    return shape, float((float(powers.sum()) / total) ** (1.0 / shape) * np.exp(logs.max()))
 
 
 def _density(x: Doubles, shape: float, scale: float) -> Doubles:

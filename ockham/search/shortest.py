@@ -90,7 +90,6 @@ class Shortest:
 class ShortestSamples(Samples):
     """The samples of one request so far, of which the shortest vote."""
 
-    watches: ClassVar[bool] = True
     settings: ShortestOptions
 
     def __init__(self, settings: ShortestOptions, problem: Problem) -> None:
@@ -140,8 +139,11 @@ class ShortestSamples(Samples):
     def told(self) -> dict[str, Any]:
         """See `Samples`."""
         return votes_told(
-            {str(self.answers[n]): self._tally.counts[str(self.answers[n])] for n in self.ranked()
-             if self.answers[n] is not None},
+            {
+                str(self.answers[n]): self._tally.counts[str(self.answers[n])]
+                for n in self.ranked()
+                if self.answers[n] is not None
+            },
             self._tally.empty,
         )
 

@@ -124,6 +124,8 @@ class Samples(SearchState):
     i. A subclass says when they are enough (`decision`), which are not worth going on with
     (`stops`), and which choices are the answer (`ranked`)."""
 
+    watches: ClassVar[bool] = True  # or a budget is noticed too late
+
     def __init__(self, settings: SampleOptions, problem: Problem) -> None:
         self.settings = settings
         self.wanted = problem.params.n

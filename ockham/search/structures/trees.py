@@ -306,5 +306,7 @@ class Tree(SearchState):
             "stopped": reason,
         }
         failed = dict(sorted(self.found.failures.items()))
-        told = {**report, "failed": {str(n): why for n, why in failed.items()}} if failed else report
+        told = (
+            {**report, "failed": {str(n): why for n, why in failed.items()}} if failed else report
+        )
         return [*map(Drop, left), Finish(choices, (), told)]

@@ -1,0 +1,291 @@
+"""Every search that a request may ask for: the same answer whatever runs beside it, its limits, and
+what it says of what it did."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ockham import LLM, SamplingParams
+from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.outputs import RequestOutput
+from ockham.core.registry import asks_at, asks_by_method, make
+from ockham.engine.engine import Engine
+from ockham.engine.messages import Request
+from ockham.lab.running import drive
+from tests.helpers import serving
+from tests.helpers.tiny import tiny_llama
+
+make_engine = partial(serving.make_engine, skip_tokenizer_init=False, max_model_len=400)
+PROMPT = [(7 * i) % 4096 for i in range(40)]
+LETTER = {"extract": "([a-m])"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "vote": {**LETTER, "samples": 6, "parallel": 3, "stop": "certain"},
+    "shortest": {**LETTER, "samples": 4, "parallel": 4, "first": 2},
+    "deepconf": {**LETTER, "samples": 6, "parallel": 3, "warmup": 2, "window": 3, "keep": 0.5},
+    "rpc": {**LETTER, "samples": 5, "parallel": 3},
+    "best": {**LETTER, "samples": 5, "parallel": 3},
+    "interim": {"border": "e", "write": " a", "tokens": 3, "every": 2, "extract": "([a-m])"},
+    "beam": {**LETTER, "width": 4, "border": "e", "step": 5},
+    "rebase": {**LETTER, "width": 4, "border": "e", "step": 5},
+    "ets": {**LETTER, "width": 4, "border": "e", "step": 5},
+    "particles": {**LETTER, "width": 4, "border": "e", "step": 5},
+}
+TIMED = ("branches", "cancelled", "tokens_made", "tokens_spared", "tokens_shared", "tokens_held")
+"""What a report says that depends on the steps: how far those were that were given up."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("searching"), tokenizer=True)
+
+
+def request(name: str, search: Any, **params: Any) -> Request:
+    values = {"temperature": 1.0, "seed": 5, "max_tokens": 24, "ignore_eos": True, **params}
+    return Request(
+        request_id=name,
+        prompt_token_ids=PROMPT,
+        params=SamplingParams(search=search, **values),  # type: ignore[call-arg]
+    )
+
+
+def served(engine: Engine, wanted: list[Request]) -> dict[str, RequestOutput]:
+    outputs: dict[str, RequestOutput] = {}
+    drive(engine, wanted, lambda output: outputs.update({output.request_id: output}))
+    engine.check_integrity()
+    assert engine.stats().pages_used == engine.scheduler.reserved_seats == 0
+    return outputs
+
+
+def told(output: RequestOutput, method: str) -> tuple[list[tuple[str, list[int]]], dict[str, Any]]:
+    report = output.outputs[0].report
+    assert report is not None
+    rest = {name: value for name, value in report[method].items() if name not in TIMED}
+    return [(choice.text, choice.token_ids) for choice in output.outputs], rest
+
+
+def test_each_search_that_can_be_asked_for_is_tried_here() -> None:
+    assert {*SETTINGS, "superposed", "choices"} == set(asks_at("search"))
+
+
+ENGINES = [
+    {"max_num_batched_tokens": 5},
+    {"kv_cache_memory_bytes": 60_000, "max_model_len": 100, "block_size": 4, "reuse": "none"},
+    {"speculative_config": "copying"},
+]
+
+
+@pytest.fixture(scope="module")
+def engines(checkpoint: Path) -> list[Engine]:
+    return [make_engine(checkpoint, **settings) for settings in ({"reuse": "none"}, *ENGINES)]
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+def test_an_answer_depends_on_nothing_beside_it(engines: list[Engine], method: str) -> None:
+    search = {"method": method, **SETTINGS[method]}
+    alone, *others = engines
+    first = told(served(alone, [request("a", search)])["a"], method)
+    for engine in others:
+        wanted = [
+            request("b", None, n=2),
+            request("a", search),
+            request("c", {"method": "vote", **SETTINGS["vote"]}, seed=6),
+        ]
+        assert told(served(engine, wanted)["a"], method) == first
+
+
+@pytest.mark.parametrize("method", [each for each in SETTINGS if each != "interim"])
+def test_several_answers_are_told_the_best_first(engines: list[Engine], method: str) -> None:
+    search = {"method": method, **SETTINGS[method]}
+    one, three = (served(engines[0], [request("a", search, n=n)])["a"] for n in (1, 3))
+    choices = [choice.token_ids for choice in three.outputs]
+    assert len(choices) == 3
+    assert choices[0] == one.outputs[0].token_ids
+    assert all(choice.finish_reason in ("stop", "length") for choice in three.outputs[:2])
+
+
+@pytest.mark.parametrize("method", [each for each in SETTINGS if each != "interim"])
+def test_a_budget_holds_for_all_branches_together(engines: list[Engine], method: str) -> None:
+    search = {"method": method, **SETTINGS[method], "budget": 30}
+    output = served(engines[0], [request("a", search)])["a"]
+    report = output.outputs[0].report
+    assert report is not None
+    assert report[method]["stopped"] == "budget"
+    assert 30 <= output.ledger.generated_tokens < 30 + 4 * 4
+    assert output.outputs[0].text
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
+    engine = engines[0]
+    engine.take(request("gone", {"method": method, **SETTINGS[method]}, max_tokens=200))
+    for _ in range(12):
+        engine.step()
+    assert engine.abort("gone")[-1].finished
+    engine.check_integrity()
+    assert engine.stats().pages_used == engine.scheduler.reserved_seats == 0
+    assert not engine.has_work
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ("guess", "there is no search 'guess'; there is: .*vote"),
+        ({"n": 3}, 'an object with one as "method"'),
+        (7, "search must be a name"),
+        ({"method": "vote", "guess": 1}, "takes no guess"),
+        ({"method": "deepconf", "keep": 0.0}, "keep must be above 0"),
+        ({"method": "deepconf", "warmup": 0}, "warmup must be at least 1"),
+        ({"method": "shortest", "first": 0}, "first must be at least 1"),
+        ({"method": "rpc", "certain": 0.2}, "certain must be above 0.5"),
+        ({"method": "best", "scorer": "taste"}, "scorer must be likelihood, confidence or"),
+        ({"method": "best", "enough": 2}, "enough must be above 0"),
+        ({"method": "interim", "border": ""}, "border must have 1 to 1000 characters, got 0"),
+        ({"method": "interim", "agree": 0}, r"agree must lie in \[1, 1024\]"),
+        ({"method": "interim", "sure": 1.5}, "sure must be above 0"),
+        ({"method": "beam", "width": 1}, r"width must lie in \[2, 256\], got 1"),
+        ({"method": "beam", "beams": 0}, "beams must be at least 1"),
+        ({"method": "rebase", "balance": 0}, "balance must lie in"),
+        ({"method": "ets", "diverse": -1}, "diverse must lie in"),
+        ({"method": "particles", "step": 0}, "step must lie in"),
+        ({"method": "particles", "budget": 0}, "budget must lie in"),
+        ({"method": "beam", "border": "x" * 101}, "border must have 1 to 100 characters"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(search: Any, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        request("a", search)
+
+
+@pytest.mark.parametrize(
+    ("search", "params", "said"),
+    [
+        ({"method": "beam", "width": 4, "beams": 5}, {}, "5 beams are more than the width of 4"),
+        ({"method": "deepconf", "samples": 2}, {}, "the first 4 of 2 samples set the threshold"),
+        ({"method": "shortest", "samples": 2}, {}, "the first 3 of 2 samples"),
+        ({"method": "best", "scorer": "checker:no"}, {}, "no checker 'no'; there is: none; name"),
+        ({"method": "rebase", "width": 2}, {"n": 3}, "n of at most 2"),
+        ({"method": "rebase"}, {"temperature": 0.0}, "needs a temperature above 0"),
+        ({"method": "interim"}, {"n": 2}, "needs n=1"),
+    ],
+)
+def test_what_a_search_cannot_do_with_a_request_is_refused(
+    engines: list[Engine], search: Any, params: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        engines[0].take(request("a", search, **params))
+    assert not engines[0].has_work
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+def test_an_engines_setting_searches_where_that_makes_sense(checkpoint: Path, method: str) -> None:
+    engine = make_engine(checkpoint, search=method)
+    greedy = served(engine, [request("a", None, temperature=0.0)])["a"].outputs[0].report
+    assert (greedy is None) == (method != "interim")
+    found = served(engine, [request("b", None), request("c", "choices")])
+    assert (found["b"].outputs[0].report or {}).keys() == {method}
+    assert found["c"].outputs[0].report is None
+
+
+def test_a_method_is_the_technique_of_its_name() -> None:
+    asked = asks_by_method("search", {"method": "vote", "samples": 3})
+    assert asked == {"search/vote": {"samples": 3}}
+    assert asks_by_method("search", "vote") == {"search/vote": True}
+    assert asks_by_method("search", None) == {}
+    by_field = SamplingParams(vote={"samples": 3})  # type: ignore[call-arg]
+    assert by_field == SamplingParams(search={"method": "vote", "samples": 3})  # type: ignore[call-arg]
+
+
+def test_options_of_an_engine_are_checked() -> None:
+    with pytest.raises(ConfigError, match="width must lie in"):
+        make("search", "beam:width=1")
+    with pytest.raises(ConfigError, match="scorer must be"):
+        make("search", "best:scorer=taste")
+
+
+# -- what the lab model's searches give -----------------------------------------------------------
+
+
+CHECK = """
+import json, re, sys
+asked = json.load(sys.stdin)
+numbers = re.findall("[0-9]+", asked["prompt"])
+said = re.findall("Answer: (.+)", asked["text"])
+print(bool(said) and said[-1].split() == sorted(numbers))
+"""
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    check = tmp_path_factory.mktemp("checkers") / "check.py"
+    check.write_text(CHECK)
+    hang = check.with_name("hang.py")
+    hang.write_text("print('x' * 100_000_000)")
+    checkers = {
+        "sorted": f"{sys.executable} {check}",
+        "flood": f"{sys.executable} {hang}",
+        "broken": "false",
+    }
+    with LLM("lab", max_model_len=512, checkers=checkers) as llm:
+        yield llm
+
+
+def ask(llm: LLM, search: dict[str, Any], **params: Any) -> list[RequestOutput]:
+    numbers = [(34, 23, 12, 64, 29), (55, 23, 12, 64, 29), (71, 18, 44, 96, 10)]
+    messages = [
+        [{"role": "user", "content": f"Sort {' '.join(map(str, row))}."}] for row in numbers
+    ]
+    values = {"temperature": 1.0, "max_tokens": 200, "seed": 3, **params}
+    sampling = SamplingParams(search={"extract": "Answer: (.+)", **search}, **values)  # type: ignore[call-arg]
+    return llm.chat(messages, sampling)  # type: ignore[arg-type]
+
+
+def test_sampling_ends_with_the_first_sample_that_a_checker_finds_right(llm: LLM) -> None:
+    search = {"method": "best", "samples": 12, "parallel": 2, "scorer": "checker:sorted"}
+    outputs = ask(llm, search)
+    reports = [(output.outputs[0].report or {})["best"] for output in outputs]
+    assert any(report["stopped"] == "enough" for report in reports)
+    for report in reports:
+        *before, last = report["scores"]
+        assert not any(before)
+        assert (last == 1.0) == (report["stopped"] == "enough")
+        assert report["samples"] == len(report["scores"])
+
+
+@pytest.mark.parametrize(("checker", "said"), [("flood", "more than"), ("broken", "status 1")])
+def test_a_checker_that_fails_harms_only_its_branches(llm: LLM, checker: str, said: str) -> None:
+    search = {"method": "best", "samples": 2, "scorer": f"checker:{checker}"}
+    for output in ask(llm, search):
+        report = (output.outputs[0].report or {})["best"]
+        assert report["scores"] == [0.0, 0.0]
+        assert said in report["failed"]["0"]
+        assert output.outputs[0].text.startswith("1")
+
+
+def test_a_checker_steers_a_tree(llm: LLM) -> None:
+    """Particles that are not sorted right so far die out before they are complete."""
+    search = {"method": "particles", "width": 6, "scorer": "checker:sorted", "choose": "best"}
+    for output in ask(llm, search):
+        report = (output.outputs[0].report or {})["particles"]
+        assert report["complete"] == 6
+        best = max(report["answers"], key=report["answers"].__getitem__)
+        assert report["answer"] == best
+
+
+def test_a_tree_shares_what_its_branches_begin_with(llm: LLM) -> None:
+    """It computes each step once, and ets keeps less state than rebase."""
+    held = {}
+    for method in ("rebase", "ets"):
+        outputs = ask(llm, {"method": method, "width": 12})
+        reports = [(output.outputs[0].report or {})[method] for output in outputs]
+        for output, report in zip(outputs, reports, strict=True):
+            rows = output.ledger.rows - len(output.prompt_token_ids)
+            assert rows <= report["tokens_made"] + report["branches"]
+            assert report["tokens_made"] < 12 * (report["tokens"] + 2)
+        held[method] = sum(report["tokens_held"] for report in reports)
+    assert held["ets"] < 0.8 * held["rebase"]
