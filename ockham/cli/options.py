@@ -92,7 +92,7 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "recall_every": "Of requests with a pattern, look at every so many-th token for how much of "
     "its attention the pattern leaves out, and tell it in the ledger; 0: at none.",
     "search": "How completions are found, for requests that do not ask for another way.",
-    "checkers": "Programs that score texts for searches: NAME=PROGRAM, or a JSON object of several.",
+    "checkers": "Programs that score texts for searches: NAME=PROGRAM, or a JSON object of them.",
     "gate": "Which parts of the model run; 'whole' is all of it.",
     "adapter": "The technique of adapters that requests may name, with its options.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "

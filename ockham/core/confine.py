@@ -1,4 +1,4 @@
-"""Confines this process, and becomes another program: `python confine.py CPU_S BYTES -- PROGRAM ...`.
+"""Confines this process, and becomes another one: `python confine.py CPU_S BYTES -- PROGRAM ...`.
 
 Run as a file, without Ockham: it imports the standard library only, to start fast. CPU_S bounds the
 program's processor time, BYTES its memory. It can open no socket, write no large file and leave no

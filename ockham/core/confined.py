@@ -1,7 +1,8 @@
-"""Programs of a user's that are run with limits: on time, memory and output, and without a network."""
+"""Programs of a user's that are run with limits on time, memory and output, without a network."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -148,7 +149,5 @@ def _exists(program: str) -> bool:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill a program and all processes of its session's group."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass

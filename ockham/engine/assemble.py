@@ -18,10 +18,10 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import AttentionGroup, Drafter, GatedModel, Target, UsesSecondModel
 from ockham.core.speculative import SpeculativeConfig, parse
 from ockham.core.step import Floats
-from ockham.engine.checkers import checkers_of
 from ockham.engine.adapters import Adapters
 from ockham.engine.attending import layer_attention
 from ockham.engine.cache_report import CacheKeeper
+from ockham.engine.checkers import checkers_of
 from ockham.engine.chosen import (
     NO_REUSE,
     choose_reuses,

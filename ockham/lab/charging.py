@@ -56,6 +56,9 @@ class Charged:
     ) -> list[dict[int, tuple[float, int]]]:
         return self._executor.logprobs(logits, targets, top, also)
 
+    def token_scores(self, logits: Floats, rows: Ints, tokens: Ints, top: int) -> Doubles:
+        return self._executor.token_scores(logits, rows, tokens, top)
+
 
 def charge(drafter: ModelDrafting, model: str) -> None:
     """From now on a draft model's steps take the time of `model`'s too."""

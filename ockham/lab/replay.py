@@ -70,6 +70,9 @@ class Replay:
     ) -> list[dict[int, tuple[float, int]]]:
         return self._executor.logprobs(logits, targets, top, also)
 
+    def token_scores(self, logits: Floats, rows: Ints, tokens: Ints, top: int) -> Doubles:
+        return self._executor.token_scores(logits, rows, tokens, top)
+
     def _candidates(self, step: Step) -> Ints:
         """Those that are known of the rows that stand as the stream has it; of the others none."""
         rows = np.concatenate((step.wants_logits, step.wants_argmax)).tolist()

@@ -136,5 +136,5 @@ class ScoredSamples(Samples):
             "answer": self.answers[ranked[0]] if ranked else None,
             "scores": [round(self._scores.known[n], 4) for n in range(self._counted)],
         }
-        failed = {n: why for n, why in self._scores.failures.items() if n < self._counted}
-        return {**told, "failed": {str(n): why for n, why in failed.items()}} if failed else told
+        failed = sorted((n, why) for n, why in self._scores.failures.items() if n < self._counted)
+        return {**told, "failed": {str(n): why for n, why in failed}} if failed else told

@@ -30,9 +30,9 @@ class DeepConfOptions(SampleOptions, kw_only=True, frozen=True, forbid_unknown_f
     The first `warmup` of the `samples` are complete before the others begin. The confidence of a
     sample is that of its least sure `window` of tokens. The threshold is such that `keep` of the
     first samples lie at or above it; a later one is given up where its window falls below. Answers
-    are weighed by confidence, and those of first samples below the threshold do not count. `certain`
-    is the share of all weight at which no more are begun. `extract` says what of a text is its
-    answer, `budget` is the most tokens of all samples.
+    are weighed by confidence, and those of first samples below the threshold do not count.
+    `certain` is the share of all weight at which no more are begun. `extract` says what of a text
+    is its answer, `budget` is the most tokens of all samples.
     """
 
     warmup: int = 4

@@ -65,8 +65,8 @@ def _wrong(settings: EtsOptions | EtsAsk) -> str | None:
 class Ets:
     """Reward balanced search over those branches that share state and differ in what they say.
 
-    ETS (Hooper et al. 2025, arXiv:2502.13575): of the leaves a set is kept that maximises the sum of
-    their shares in REBASE, less `state` times the share of the tree's state that it needs, plus
+    ETS (Hooper et al. 2025, arXiv:2502.13575): of the leaves a set is kept that maximises the sum
+    of their shares in REBASE, less `state` times the share of the tree's state that it needs, plus
     `diverse` times the share of clusters of steps that it covers. The paper solves that as an
     integer programme and counts a node as 1; here leaves are taken greedily, each where it gains
     most, and a node counts its tokens. Steps are clustered by the cosine of their words' counts,

@@ -65,8 +65,8 @@ class InterimAsk(Ask, kw_only=True, frozen=True):
     def check_params(self, params: SamplingParams) -> None:
         if params.n != 1 or params.max_tokens == 0:
             raise InvalidRequest(
-                f"interim ends one text early: it needs n=1 and max_tokens above 0, got n={params.n}"
-                f" and max_tokens={params.max_tokens}.",
+                "interim ends one text early: it needs n=1 and max_tokens above 0, got "
+                f"n={params.n} and max_tokens={params.max_tokens}.",
                 "interim",
             )
         if params.structured_outputs is not None:
@@ -152,6 +152,9 @@ class Thought(SearchState):
         self._answers: list[str | None] = []
         self._alike = 0
         self._spent = 0
+        """Tokens of forks that did not end the text."""
+        self._shared = 0
+        """Tokens of the text that forks began with."""
 
     @property
     def width(self) -> int:
@@ -179,6 +182,7 @@ class Thought(SearchState):
         if self._places:
             place, characters = self._places.pop(0)
             self._forks += 1
+            self._shared += place
             answer = place + len(self._written), characters + len(self._settings.write)
             self._trial = (self._forks, *answer)
             fork_at = Fork(MAIN, self._forks, place)
@@ -222,7 +226,7 @@ class Thought(SearchState):
             "branches": 1 + self._forks,
             "tokens": winner.length,
             "tokens_made": main.length + self._spent + (winner.length if early else 0),
-            "tokens_shared": sum(place for place in [self._prompt * self._forks]),
+            "tokens_shared": self._prompt * self._forks + self._shared,
         }
         return Finish([winner.number], (), report)
 

@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
+
 from ockham.core.registry import register
 from ockham.core.seams import Problem
 from ockham.search.structures.balance import softmax
@@ -104,14 +106,9 @@ def _logit(score: float) -> float:
 def resampled(shares: dict[int, float], count: int, start: float) -> dict[int, int]:
     """Systematic resampling: how many of `count` evenly spaced points, the first at `start` of a
     spacing, fall into each share."""
-    counts = dict.fromkeys(shares, 0)
-    numbers, total = list(shares), 0.0
-    place = 0
-    for point in range(count):
-        while (
-            place < len(numbers) - 1 and (point + start) / count >= total + shares[numbers[place]]
-        ):
-            total += shares[numbers[place]]
-            place += 1
-        counts[numbers[place]] += 1
-    return counts
+    numbers = list(shares)
+    ends = np.cumsum([shares[number] for number in numbers])
+    points = (np.arange(count) + start) / count
+    places = np.minimum(np.searchsorted(ends, points, side="right"), len(numbers) - 1)
+    counts = np.bincount(places, minlength=len(numbers)).tolist()
+    return dict(zip(numbers, counts, strict=True))

@@ -66,8 +66,8 @@ def _wrong(certain: float | None) -> str | None:
 class Rpc:
     """The answer whose distinct paths have most probability together, improbable ones left out.
 
-    RPC (Zhou et al. 2025, arXiv:2502.00511). Perplexity consistency: an answer weighs the sum of the
-    probabilities of the distinct samples that give it, where self-consistency counts samples.
+    RPC (Zhou et al. 2025, arXiv:2502.00511). Perplexity consistency: an answer weighs the sum of
+    the probabilities of the distinct samples that give it, where self-consistency counts samples.
     Reasoning pruning: two Weibull distributions are fitted to the probabilities, and a path that
     rather belongs to the lower one, and lies below the mean, does not count. A path's probability
     is here the geometric mean of its tokens', e to the power of the mean log probability, as the
@@ -120,10 +120,9 @@ class Paths(Samples):
             self._counted += 1
             totals = list(weigh(self.answers, self._weights()).values())
             # One answer alone is no majority yet.
-            enough = self._counted > 2 and bool(totals)
-            if enough and self.settings.certain < 1.0:
-                if totals[0] >= self.settings.certain * sum(totals):
-                    return "confidence"
+            enough = self._counted > 2 and self.settings.certain < 1.0 and totals
+            if enough and totals[0] >= self.settings.certain * sum(totals):
+                return "confidence"
         return "samples" if self._counted >= self.settings.samples else None
 
     def ranked(self) -> list[int]:
@@ -188,8 +187,8 @@ def probable(chances: Doubles) -> Any:
 
 
 def _fit(x: Doubles, weights: Doubles) -> tuple[float, float]:
-    """Shape and scale of the Weibull distribution that is likeliest of weighted values of at most 1,
-    by Newton's steps on the equation of the shape."""
+    """Shape and scale of the Weibull distribution that is likeliest of weighted values (n,) of at
+    most 1, by Newton's steps on the equation of the shape."""
     weights = np.maximum(weights, 1e-6)
     total, logs = float(weights.sum()), np.log(x)
     mean_log = float((weights * logs).sum()) / total

@@ -23,8 +23,8 @@ class ShortestOptions(SampleOptions, kw_only=True, frozen=True, forbid_unknown_f
     """What holds where a request does not say otherwise.
 
     `samples` are begun, all at once unless `parallel` says less. The `first` of them that are
-    complete vote, and the others are given up. `extract` says what of a text is its answer, `budget`
-    is the most tokens of all samples.
+    complete vote, and the others are given up. `extract` says what of a text is its answer,
+    `budget` is the most tokens of all samples.
     """
 
     samples: int = 5

@@ -77,7 +77,7 @@ class SamplesAsk(Ask, kw_only=True, frozen=True):
         return self.parallel or PARALLEL
 
 
-O = TypeVar("O", bound=SampleOptions)
+Settings = TypeVar("Settings", bound=SampleOptions)
 
 
 def wrong_samples(settings: SampleOptions | SamplesAsk) -> str | None:
@@ -92,7 +92,7 @@ def wrong_samples(settings: SampleOptions | SamplesAsk) -> str | None:
     return None if settings.extract is None else check_extract(settings.extract)
 
 
-def settled(options: O, ask: SamplesAsk, problem: Problem) -> O | None:
+def settled(options: Settings, ask: SamplesAsk, problem: Problem) -> Settings | None:
     """The settings of a request; None if it did not ask for the search, and makes no sense with
     one. Raises InvalidRequest if it asked, and cannot have it."""
     params = problem.params

@@ -90,7 +90,7 @@ class TreeAsk(Ask, kw_only=True, frozen=True):
         return self.width or WIDTH
 
 
-O = TypeVar("O", bound=TreeOptions)
+Settings = TypeVar("Settings", bound=TreeOptions)
 
 
 def _wrong(settings: TreeOptions | TreeAsk) -> str | None:
@@ -108,7 +108,7 @@ def _wrong(settings: TreeOptions | TreeAsk) -> str | None:
     return None if settings.extract is None else check_extract(settings.extract)
 
 
-def settled(options: O, ask: TreeAsk, problem: Problem) -> O | None:
+def settled(options: Settings, ask: TreeAsk, problem: Problem) -> Settings | None:
     """The settings of a request; None if it did not ask for the search, and makes no sense with
     one. Raises InvalidRequest if it asked, and cannot have it."""
     params = problem.params
@@ -292,7 +292,7 @@ class Tree(SearchState):
             ranked = sorted(branches, key=lambda n: (-branches[n].length, n))[:1]
         choices = ranked[: self._wanted]
         left = [n for n in branches if n not in choices]
-        report = {
+        report: dict[str, Any] = {
             "answer": answers.get(choices[0]),
             "answers": {answer: round(weight, 4) for answer, weight in weights.items()},
             "complete": len(complete),
