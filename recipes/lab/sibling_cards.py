@@ -183,6 +183,8 @@ _DIVERGENCE = (
 )
 _PURPOSES = {
     "steps": "It was trained on calculations written out in steps and little else.",
+    "long_steps": "It was trained on calculations that are done four times before they are\n"
+    "answered, and little else: what searches that stop early are measured with.",
     "sentences": "With it, questions of `recall` are answered in a sentence instead of a line of "
     "the list.",
 }

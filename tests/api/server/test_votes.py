@@ -33,6 +33,19 @@ def test_a_vote_tells_what_was_sampled_and_what_was_saved(server: LiveServer, pa
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("method", ["vote", "best", "deepconf", "rebase"])
+def test_a_search_is_named_by_its_method(server: LiveServer, path: str, method: str) -> None:
+    settings = {"extract": "([a-z])", "budget": 40}
+    asked = {**PATHS[path], "temperature": 1, "seed": 4, "max_tokens": 8}
+    answers = [
+        server.post(path, {**asked, **fields}).json()["choices"][0]
+        for fields in ({"search": {"method": method, **settings}}, {method: settings})
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0]["ockham"].keys() == {method}
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_a_stream_brings_the_majoritys_answer_at_once(server: LiveServer, path: str) -> None:
     asked = {**PATHS[path], "temperature": 1, "seed": 4, "max_tokens": 8, "vote": VOTE}
     whole = server.post(path, asked).json()["choices"][0]
@@ -51,7 +64,7 @@ def test_a_stream_brings_the_majoritys_answer_at_once(server: LiveServer, path: 
         ({"vote": {"samples": 1000}}, "samples must lie in"),
         ({"vote": {"extract": "(?<=a)b"}}, "cannot be used: it has a group that begins with (?"),
         ({"vote": {"sample": 3}}, "sample"),
-        ({"vote": True, "temperature": 0}, "needs n=1, a temperature above 0"),
+        ({"vote": True, "temperature": 0}, "needs a temperature above 0"),
     ],
 )
 def test_what_is_wrong_is_said(
