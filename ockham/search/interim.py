@@ -37,7 +37,7 @@ class InterimOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     tokens: int = 16
     extract: str = NUMBER
     agree: int = 2
-    sure: float | None = None
+    sure: float | None = 0.99
     every: int = 16
 
     def __post_init__(self) -> None:
@@ -151,6 +151,8 @@ class Thought(SearchState):
         """The fork that runs: its number, and the tokens and characters before its answer."""
         self._answers: list[str | None] = []
         self._alike = 0
+        self._begun_at = 0
+        """How many tokens of the text the latest fork began with."""
         self._spent = 0
         """Tokens of forks that did not end the text."""
         self._shared = 0
@@ -181,6 +183,7 @@ class Thought(SearchState):
             actions.append(Drop(number))
         if self._places:
             place, characters = self._places.pop(0)
+            self._begun_at = place
             self._forks += 1
             self._shared += place
             answer = place + len(self._written), characters + len(self._settings.write)
@@ -225,10 +228,14 @@ class Thought(SearchState):
             "stopped": "text" if not early else "agree" if self._enough else "sure",
             "branches": 1 + self._forks,
             "tokens": winner.length,
-            "tokens_made": main.length + self._spent + (winner.length if early else 0),
+            "tokens_made": main.length + self._spent + self._own(winner),
             "tokens_shared": self._prompt * self._forks + self._shared,
         }
         return Finish([winner.number], (), report)
+
+    def _own(self, winner: Branch) -> int:
+        """Tokens of the branch that answers which the text itself did not make."""
+        return 0 if winner.number == MAIN else winner.length - self._begun_at
 
     @property
     def _enough(self) -> bool:

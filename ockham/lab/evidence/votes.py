@@ -191,7 +191,9 @@ def interim(bench: Bench) -> Row:
         lambda: run("interim", {"search": search})[0],
         lambda outcome: outcome.ledger.generated_tokens,
         exact=False,
-        what=_what("one that ends when two answers in a row agree", "the whole text of each"),
+        what=_what(
+            "one that ends when it is sure of an answer, or two agree", "the whole text of each"
+        ),
         unit="tokens generated",
         claim="TrimR (paper 282, arXiv:2505.17155): up to 70% of the time of reasoning models with "
         "negligible loss, with a verifier",
