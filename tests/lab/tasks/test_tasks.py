@@ -13,7 +13,7 @@ from ockham.core.errors import ConfigError
 from ockham.lab.tasks import TASKS, Item, items
 from ockham.text.tokenizer import load_tokenizer
 
-ANSWERED = ("recall", "documents", "edit", "steps", "chat")
+ANSWERED = ("recall", "documents", "edit", "steps", "long_steps", "chat")
 TEXTS = ("code", "prose")
 LEVELS = [(task, level) for task in ANSWERED for level in TASKS[task].levels]
 
@@ -67,6 +67,20 @@ def test_the_splits_share_no_item(task: str) -> None:
     assert asked["train"]
     assert asked["test"]
     assert not asked["train"] & asked["test"]
+
+
+@pytest.mark.parametrize("level", TASKS["long_steps"].levels)
+def test_each_pass_of_a_long_calculation_is_right_and_comes_to_the_same(level: str) -> None:
+    for item in items("long_steps", 0, 20, level=level):
+        result = item.fields["result"]
+        assert item.answer.count(f"Result: {result}\n") == item.answer.count("Result:") == 4
+        assert item.answer.count("Check:\n") == 3
+        for line in item.answer.splitlines():
+            left, equals, right = line.partition("=")
+            if equals:
+                numbers = [int(each) for each in re.split("[+*]", left)]
+                product = numbers[0] * numbers[-1] if "*" in left else sum(numbers)
+                assert int(right) == product
 
 
 @pytest.mark.parametrize("level", TASKS["recall"].levels)
