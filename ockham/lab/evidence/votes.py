@@ -29,7 +29,7 @@ from ockham.text.pattern import Pattern
 LONG, ADAPTER, RANK = "long_steps", "lab-long_steps", 32
 ELSEWHERE = "steps"
 """The task of a model for which the adapter was not made."""
-PROBLEMS, FEW = 21, 7
+PROBLEMS, FEW = 14, 7
 """In each round, of all levels alike; of wide trees."""
 SAMPLES, HALF, WIDE, TEMPERATURE = 16, 8, 64, 1.0
 EXTRACT = f"{MARK} (.+)"
