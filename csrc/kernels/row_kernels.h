@@ -158,14 +158,21 @@ static void exponential_sums(const float* x, float peak, int64_t length, float* 
     // -infinity times 0 is no number: what underflows anyway is taken as the least that does.
     const Lanes least = broadcast(-88.0f);
     Lanes parts[4] = {zero(), zero(), zero(), zero()}, moments[4] = {zero(), zero(), zero(), zero()};
-    for (int64_t i = 0; i < length; i += lane_count) {
-        const int64_t rest = length - i;
-        const Lanes loaded = rest < lane_count ? load_some(x + i, rest) : load(x + i);
-        const Lanes below = loaded - most;
+    int64_t i = 0;
+    for (; i + 4 * lane_count <= length; i += 4 * lane_count) {
+        for (int part = 0; part < 4; ++part) {
+            const Lanes below = load(x + i + part * lane_count) - most;
+            const Lanes off = select(less(below, least), least, below);
+            const Lanes e = exponential_of_negative(off);
+            parts[part] = parts[part] + e;
+            moments[part] = moments[part] + off * e;
+        }
+    }
+    for (int part = 0; i < length; ++part, i += lane_count) {
+        const int rest = static_cast<int>(length - i < lane_count ? length - i : lane_count);
+        const Lanes below = load_some(x + i, rest) - most;
         const Lanes off = select(less(below, least), least, below);
-        Lanes e = exponential_of_negative(off);
-        if (rest < lane_count) e = select(lane_range(0, static_cast<int>(rest)), e, zero());
-        const int part = (i / lane_count) & 3;
+        const Lanes e = select(lane_range(0, rest), exponential_of_negative(off), zero());
         parts[part] = parts[part] + e;
         moments[part] = moments[part] + off * e;
     }
