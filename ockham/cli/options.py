@@ -93,6 +93,7 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "its attention the pattern leaves out, and tell it in the ledger; 0: at none.",
     "search": "How completions are found, for requests that do not ask for another way.",
     "checkers": "Programs that score texts for searches: NAME=PROGRAM, or a JSON object of them.",
+    "probes": "Probes that score branches of searches: NAME=DIRECTORY, or a JSON object of them.",
     "gate": "Which parts of the model run; 'whole' is all of it.",
     "adapter": "The technique of adapters that requests may name, with its options.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
@@ -144,7 +145,7 @@ _SECTIONS = {
         *("swap_space", "weight_cache", "weight_cache_bytes"),
     ),
     "Scheduling": ("max_num_seqs", "max_num_batched_tokens", "scheduling_policy", "seed"),
-    "Search": ("search",),
+    "Search": ("search", "checkers", "probes"),
 }
 """Where the engine's flags stand in the help."""
 _SECTION_OF = {field: section for section, fields in _SECTIONS.items() for field in fields}
@@ -477,7 +478,7 @@ def _field_option(
         settings["type"] = Integer()
     elif name == "chat_template":
         settings["type"] = click.Path(exists=True, dir_okay=False)
-    elif name in ("speculative_config", "rope_scaling", "checkers"):
+    elif name in ("speculative_config", "rope_scaling", "checkers", "probes"):
         settings["type"] = TextOrMapping()
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         settings["type"] = Json(kind)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from ockham.cache.keep.learned import trained_rules
 from ockham.cli.command import Group
@@ -424,3 +426,50 @@ def described(scores: dict[str, Any]) -> list[str]:
         f"of {scores['held_out_tokens']:,} held-out tokens, the heads explain "
         f"{scores['explained']:.0%} of the variance of how much they are looked at"
     ]
+
+
+@train.command()
+@click.argument("target", metavar="MODEL")
+@click.argument("out", type=click.Path(path_type=Path))
+@option("--task", default="steps", help="Whose items are answered.", show_default=True)
+@option("--items", type=Integer(8), default=200, help="To answer.", show_default=True)
+@option("--samples", type=Integer(1), default=4, help="Of each item.", show_default=True)
+@option(
+    "--layer",
+    type=Integer(0),
+    default=None,
+    help="After which hidden states are read.  [default: the one in the middle]",
+)
+@option("--temperature", type=float, default=1.0, help="Of sampling.", show_default=True)
+@option("--lora", default=None, metavar="ADAPTER", help="An adapter that is applied to MODEL.")
+@common
+def probe(out: Path, as_json: bool, **settings: Any) -> None:
+    """Learn to tell by MODEL's hidden states whether what it writes will be right, and write that
+    to OUT.
+
+    MODEL (a directory, a GGUF file, a hub name, `lab` or `smollm2`) answers the items of a task
+    several times; a program says which answers are right. Texts of a quarter of the items are kept
+    for judging.
+    """
+    from ockham.core.probe import FILE
+    from ockham.lab.probing import probe_settings, train_probe
+
+    if (out / FILE).exists():
+        raise ConfigError(f"{out / FILE} is there already; name another directory.")
+    config, adapter = probe_settings(settings.pop("target"), settings.pop("lora"))
+    if settings["temperature"] <= 0.0:
+        raise ConfigError(f"temperature must be above 0, got {settings['temperature']}.")
+    began = time.monotonic()
+    tell = partial(click.echo, err=True)
+    found, worth = train_probe(config, adapter=adapter, tell=tell, **settings)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / FILE).write_bytes(found.encoded())
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(worth), indent=2))
+    else:
+        click.echo(f"learned from {worth.states:,} states of {worth.texts:,} texts")
+        click.echo(f"judged on {worth.held_out:,} texts, of which {worth.right:.0%} are right")
+        for quarter, area in enumerate(worth.areas, 1):
+            click.echo(f"area under the curve after quarter {quarter} of a text: {area:.3f}")
+    took = duration(time.monotonic() - began)
+    click.echo(f"wrote {out} in {took}. Serve with --probes NAME={out}.", err=True)

@@ -35,7 +35,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `search` is how completions are found, for requests that do not ask for another way.
     `checkers` are programs that score texts for searches: a mapping (or JSON) of names to command
     lines, or one as "NAME=PROGRAM". A program reads an object with `prompt` and `text` from
-    standard input and prints a score from 0 to 1.
+    standard input and prints a score from 0 to 1. `probes` are directories that `ockham train
+    probe` wrote, named alike.
     `adapter` names the technique by which requests may ask for adapters, with its options; None: no
     request may.
     `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
@@ -86,6 +87,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     recall_every: int = 0
     search: str = "choices"
     checkers: str | dict[str, str] | None = None
+    probes: str | dict[str, str] | None = None
     gate: str = "whole"
     adapter: str | None = None
     speculative_config: Setting = "auto"

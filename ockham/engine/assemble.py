@@ -21,7 +21,7 @@ from ockham.core.step import Floats
 from ockham.engine.adapters import Adapters
 from ockham.engine.attending import layer_attention
 from ockham.engine.cache_report import CacheKeeper
-from ockham.engine.checkers import checkers_of
+from ockham.engine.checkers import checkers_of, probes_of
 from ockham.engine.chosen import (
     NO_REUSE,
     choose_reuses,
@@ -99,6 +99,8 @@ class Assembly:
         del loaded
         self.checkers = checkers_of(config.checkers, self.tokenizer)
         """The programs that score texts for searches, by name."""
+        self.probes = probes_of(config.probes, described.layers, described.hidden_size)
+        """What scores hidden states for searches, by name."""
         for note in () if self.tokenizer is None else self.tokenizer.notes:
             (progress or (lambda _: None))(note)
         plan = self.model.plan

@@ -1,4 +1,4 @@
-"""The programs that score texts for searches."""
+"""What scores texts for searches: programs, and probes of hidden states."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from concurrent.futures import Future
+from pathlib import Path
 
 import msgspec
 
@@ -13,6 +14,7 @@ from ockham.core.arrays import Ints
 from ockham.core.confined import Confined, ConfinedLimits
 from ockham.core.errors import ConfigError, TaskFailed
 from ockham.core.numbers import shown
+from ockham.core.probe import Probe, load_probe
 from ockham.text.tokenizer import Tokenizer
 
 _WORDS = {"true": 1.0, "false": 0.0}
@@ -83,26 +85,49 @@ def checkers_of(
     tokenizer."""
     if not given:
         return {}
-    commands = _named(given) if isinstance(given, str) else given
-    for name, command in commands.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(command, str):
-            raise ConfigError(
-                f"checkers map names (letters, digits, - and _) to command lines, got "
-                f"{shown(name)}: {shown(command)}."
-            )
+    commands = _named("checker", "PROGRAM", given)
     if tokenizer is None:
         raise ConfigError("checkers read text: they need a tokenizer.")
     return {name: Checker(name, command, tokenizer) for name, command in commands.items()}
 
 
-def _named(given: str) -> dict[str, str]:
-    """The checkers of "NAME=PROGRAM", or of a JSON object."""
+def probes_of(given: str | Mapping[str, str] | None, layers: int, width: int) -> dict[str, Probe]:
+    """The probes of an engine whose model has so many layers, and hidden states of this width.
+    Raises ConfigError for one that does not exist, or is another model's."""
+    if not given:
+        return {}
+    found = {}
+    for name, path in _named("probe", "DIRECTORY", given).items():
+        probe = load_probe(Path(path))
+        if len(probe.weight) != width or not 0 <= probe.facts.layer < layers:
+            raise ConfigError(
+                f"the probe {name!r} reads {len(probe.weight)} values after layer "
+                f"{probe.facts.layer} of {shown(probe.facts.model)}, but this model has {layers} "
+                f"layers with {width} values each; name one that was trained for it."
+            )
+        found[name] = probe
+    return found
+
+
+def _named(kind: str, what: str, given: str | Mapping[str, str]) -> Mapping[str, str]:
+    """What is named by "NAME=WHAT", by a JSON object, or by a mapping."""
+    named = given if not isinstance(given, str) else _read(kind, what, given)
+    for name, value in named.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(value, str):
+            raise ConfigError(
+                f"{kind}s map names (letters, digits, - and _) to text, got {shown(name)}: "
+                f"{shown(value)}."
+            )
+    return named
+
+
+def _read(kind: str, what: str, given: str) -> dict[str, str]:
     if given.lstrip().startswith("{"):
         try:
             return msgspec.json.decode(given, type=dict[str, str])
         except msgspec.DecodeError as error:
-            raise ConfigError(f"checkers are no JSON object of text ({error}).") from None
-    name, equals, command = (part.strip() for part in given.partition("="))
+            raise ConfigError(f"{kind}s are no JSON object of text ({error}).") from None
+    name, equals, value = (part.strip() for part in given.partition("="))
     if not equals:
-        raise ConfigError(f"the checker {shown(given)} has no program; write NAME=PROGRAM.")
-    return {name: command}
+        raise ConfigError(f"the {kind} {shown(given)} has no {what.lower()}; write NAME={what}.")
+    return {name: value}

@@ -367,8 +367,12 @@ class Requests:
         )
         if tokenizer is not None:
             encode = partial(tokenizer.encode, add_special_tokens=False)
-            judges = self._engine.checkers
-            problem = msgspec.structs.replace(problem, encode=encode, judges=judges)
+            problem = msgspec.structs.replace(
+                problem,
+                encode=encode,
+                judges=self._engine.checkers,
+                probes=self._engine.probes,
+            )
         return search.begin(chosen.ask, problem)
 
     def _thinking(self, params: SamplingParams) -> Thinking | None:

@@ -17,7 +17,7 @@ class BeamOptions(TreeOptions, kw_only=True, frozen=True, forbid_unknown_fields=
 
     After each step the best `beams` branches go on, each with as many children, `width` together.
     A step ends with `border`, or after `step` tokens. `scorer` says how good a branch is
-    ("likelihood", "confidence" or "checker:NAME"), `choose` which complete one is the answer (the
+    ("likelihood", "confidence", "checker:NAME" or "probe:NAME"), `choose` which complete one is the answer (the
     "best", or of the "vote" of what `extract` reads). `budget` is the most tokens of all branches.
     """
 

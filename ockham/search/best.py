@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any, ClassVar
 
 from ockham.core.registry import register
-from ockham.core.seams import Branch, Problem
+from ockham.core.seams import Branch, Observer, Problem
 from ockham.search.structures.samples import SampleOptions, Samples, SamplesAsk, settled
 from ockham.search.structures.scorers import (
     CHECKER,
@@ -23,7 +23,8 @@ class BestOptions(SampleOptions, kw_only=True, frozen=True, forbid_unknown_field
     """What holds where a request does not say otherwise.
 
     `scorer` says how good a sample is: "likelihood" (the geometric mean of its tokens'
-    probabilities), "confidence", or "checker:NAME", a program that the engine knows by `checkers`.
+    probabilities), "confidence", "checker:NAME", a program that the engine knows by `checkers`, or
+    "probe:NAME", one of its `probes`.
     No more are drawn once a score is at least `enough`; 1 where a checker scores, else none is.
     `samples` is the most that are drawn, `parallel` how many at once, `budget` the most tokens of
     all. `extract` says what of a text the report tells.
@@ -99,6 +100,10 @@ class ScoredSamples(Samples):
     def waits(self) -> Sequence[Future[Any]]:
         """See `SearchState`."""
         return self._scores.waits
+
+    def observer(self, branch: int) -> Observer | None:
+        """See `SearchState`."""
+        return self._scorer.observer(branch)
 
     def take(self, number: int, branch: Branch) -> str | None:
         """See `Samples`."""

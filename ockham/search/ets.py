@@ -24,7 +24,7 @@ class EtsOptions(TreeOptions, kw_only=True, frozen=True, forbid_unknown_fields=T
     variety: `state` weighs the share of all state that is kept, `diverse` the share of kinds of
     steps. Those that are left have children in proportion to e^(score / `balance`), `width`
     together. A step ends with `border`, or after `step` tokens. `scorer` says how good a branch is
-    ("likelihood", "confidence" or "checker:NAME"), `choose` which complete one is the answer (the
+    ("likelihood", "confidence", "checker:NAME" or "probe:NAME"), `choose` which complete one is the answer (the
     "best", or of the "vote" of what `extract` reads). `budget` is the most tokens of all branches.
     """
 

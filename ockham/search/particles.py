@@ -24,7 +24,7 @@ class ParticlesOptions(TreeOptions, kw_only=True, frozen=True, forbid_unknown_fi
 
     After each step `width` particles are drawn from the branches, in proportion to e^(logit of the
     score / `balance`). A step ends with `border`, or after `step` tokens. `scorer` says how good a
-    branch is ("likelihood", "confidence" or "checker:NAME"), `choose` which complete one is the
+    branch is ("likelihood", "confidence", "checker:NAME" or "probe:NAME"), `choose` which complete one is the
     answer (the "best", or of the "vote" of what `extract` reads). `budget` is the most tokens of
     all branches.
     """

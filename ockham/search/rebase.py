@@ -17,7 +17,7 @@ class RebaseOptions(TreeOptions, kw_only=True, frozen=True, forbid_unknown_field
 
     After each step branches have children in proportion to e^(score / `balance`), `width` together.
     A step ends with `border`, or after `step` tokens. `scorer` says how good a branch is
-    ("likelihood", "confidence" or "checker:NAME"), `choose` which complete one is the answer (the
+    ("likelihood", "confidence", "checker:NAME" or "probe:NAME"), `choose` which complete one is the answer (the
     "best", or of the "vote" of what `extract` reads). `budget` is the most tokens of all branches.
     """
 

@@ -12,6 +12,7 @@ import msgspec
 from ockham.core.arrays import Floats, Ints
 from ockham.core.asks import Ask
 from ockham.core.errors import OckhamError
+from ockham.core.probe import Probe
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams.observe import Observer
 
@@ -46,6 +47,8 @@ class Problem(msgspec.Struct, frozen=True):
     """The tokens of a text that stands within another."""
     judges: Mapping[str, Judge] = {}
     """The checkers that the engine has, by name."""
+    probes: Mapping[str, Probe] = {}
+    """The probes that the engine has, by name."""
 
 
 class TokenScores:

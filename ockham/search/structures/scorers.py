@@ -10,9 +10,10 @@ from typing import Protocol
 from ockham.core.arrays import Ints
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
-from ockham.core.seams import Branch, Judge, Problem
+from ockham.core.probe import Probe
+from ockham.core.seams import NOTHING, Branch, Judge, Observer, OwnRows, Problem, Seen, Wants
 
-LIKELIHOOD, CONFIDENCE, CHECKER = "likelihood", "confidence", "checker"
+LIKELIHOOD, CONFIDENCE, CHECKER, PROBE = "likelihood", "confidence", "checker", "probe"
 
 
 class Scorer(Protocol):
@@ -23,29 +24,40 @@ class Scorer(Protocol):
         [0, 1], the higher the better. A score that is known at once is a future that is done."""
         ...
 
+    def observer(self, number: int) -> Observer | None:
+        """What it must see of a branch that begins; None for nothing."""
+        return None
+
 
 def check_scorer(scorer: str) -> str | None:
     """Why a scorer cannot be; None if it can."""
-    name = scorer.partition(":")[2] if scorer.startswith(f"{CHECKER}:") else ""
-    if scorer in (LIKELIHOOD, CONFIDENCE) or name:
+    kind, _, name = scorer.partition(":")
+    if scorer in (LIKELIHOOD, CONFIDENCE) or (kind in (CHECKER, PROBE) and name):
         return None
-    return f"scorer must be {LIKELIHOOD}, {CONFIDENCE} or {CHECKER}:NAME, got {shown(scorer)}."
+    return (
+        f"scorer must be {LIKELIHOOD}, {CONFIDENCE}, {CHECKER}:NAME or {PROBE}:NAME, got "
+        f"{shown(scorer)}."
+    )
 
 
 def scorer_of(name: str, problem: Problem, asked_as: str) -> Scorer:
-    """The scorer of a request. Raises InvalidRequest if the engine has no checker of the name."""
+    """The scorer of a request. Raises InvalidRequest if the engine has no checker or probe of the
+    name."""
     if name == LIKELIHOOD:
         return Likelihood()
     if name == CONFIDENCE:
         return Confidence()
-    checker = name.partition(":")[2]
-    judge = problem.judges.get(checker)
-    if judge is None:
-        known = ", ".join(problem.judges) or "none; name one by --checkers NAME=PROGRAM"
+    kind, _, which = name.partition(":")
+    there = problem.judges if kind == CHECKER else problem.probes
+    if which not in there:
+        named = "--checkers NAME=PROGRAM" if kind == CHECKER else "--probes NAME=DIRECTORY"
+        known = ", ".join(there) or f"none; name one by {named}"
         raise InvalidRequest(
-            f"{asked_as}: there is no checker {shown(checker)}; there is: {known}.", asked_as
+            f"{asked_as}: there is no {kind} {shown(which)}; there is: {known}.", asked_as
         )
-    return Checked(judge, problem.prompt)
+    if kind == CHECKER:
+        return Checked(problem.judges[which], problem.prompt)
+    return Probed(problem.probes[which])
 
 
 def known(score: float) -> Future[float]:
@@ -55,7 +67,7 @@ def known(score: float) -> Future[float]:
     return found
 
 
-class Likelihood:
+class Likelihood(Scorer):
     """The geometric mean of the probabilities of the tokens."""
 
     def score(self, branch: Branch, start: int, stop: int, text: str) -> Future[float]:
@@ -64,7 +76,7 @@ class Likelihood:
         return known(math.exp(sum(logprobs) / len(logprobs)) if logprobs else 0.0)
 
 
-class Confidence:
+class Confidence(Scorer):
     """The mean confidence of the tokens, c, as 1 - e^(-c / 10): a confidence is hardly ever above
     30."""
 
@@ -74,7 +86,7 @@ class Confidence:
         return known(1.0 - math.exp(-sum(values) / len(values) / 10.0) if values else 0.0)
 
 
-class Checked:
+class Checked(Scorer):
     """What a program says of the text."""
 
     def __init__(self, judge: Judge, prompt: Ints) -> None:
@@ -83,6 +95,38 @@ class Checked:
     def score(self, branch: Branch, start: int, stop: int, text: str) -> Future[float]:
         """See `Scorer`."""
         return self._judge.submit(self._prompt, text)
+
+
+class Probed(Scorer):
+    """What a probe says of the hidden state by which the latest token was chosen that is not the
+    last of a text that has ended. Before there is one it is 0."""
+
+    def __init__(self, probe: Probe) -> None:
+        self._probe = probe
+        self._latest: dict[int, float] = {}
+
+    def score(self, branch: Branch, start: int, stop: int, text: str) -> Future[float]:
+        """See `Scorer`."""
+        return known(self._latest.get(branch.number, 0.0))
+
+    def observer(self, number: int) -> Observer:
+        """See `Scorer`."""
+        return _Reading(self._probe, number, self._latest)
+
+
+class _Reading(Observer):
+    """Reads the states of one branch."""
+
+    def __init__(self, probe: Probe, number: int, latest: dict[int, float]) -> None:
+        self._probe, self._number, self._latest = probe, number, latest
+        self._wants = Wants(hidden=(probe.facts.layer,), newest=True)
+
+    def wants(self, own: OwnRows) -> Wants:
+        return self._wants if own.choosing else NOTHING
+
+    def saw(self, own: OwnRows, seen: Seen) -> None:
+        states = seen.hidden[self._probe.facts.layer]
+        self._latest[self._number] = float(self._probe(states)[-1])
 
 
 class Scores:

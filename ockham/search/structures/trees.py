@@ -11,7 +11,17 @@ import msgspec
 from ockham.core.asks import Ask, merged
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Action, Branch, Drop, Finish, Hold, Problem, SearchState, Split
+from ockham.core.seams import (
+    Action,
+    Branch,
+    Drop,
+    Finish,
+    Hold,
+    Observer,
+    Problem,
+    SearchState,
+    Split,
+)
 from ockham.search.structures.answers import NUMBER, Reader, check_extract
 from ockham.search.structures.samples import MOST_BUDGET
 from ockham.search.structures.scorers import LIKELIHOOD, Scorer, Scores, check_scorer
@@ -30,7 +40,8 @@ class TreeOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
     `width` is how many branches there are, those included that are complete. A step ends with
     `border`, or after `step` tokens. `scorer` says how good a branch is ("likelihood",
-    "confidence" or "checker:NAME"), by its latest step, or a checker by all of its text. `choose`
+    "confidence", "checker:NAME" or "probe:NAME"), by its latest step, or a checker by all of its
+    text. `choose`
     says which complete one is the answer: the "best", or of the answer ("vote", as `extract` reads
     it) that weighs most by scores. `budget` is the most tokens of all branches.
     """
@@ -196,6 +207,10 @@ class Tree(SearchState):
     def waits(self) -> Sequence[Future[Any]]:
         """See `SearchState`."""
         return self.found.waits
+
+    def observer(self, branch: int) -> Observer | None:
+        """See `SearchState`."""
+        return self._scorer.observer(branch)
 
     def after(self, branches: Mapping[int, Branch]) -> list[Action | Finish]:
         """See `SearchState`."""
