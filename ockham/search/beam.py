@@ -15,10 +15,11 @@ from ockham.search.structures.trees import Node, Tree, TreeAsk, TreeOptions, set
 class BeamOptions(TreeOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What holds where a request does not say otherwise.
 
-    After each step the best `beams` branches go on, each with as many children, `width` together.
-    A step ends with `border`, or after `step` tokens. `scorer` says how good a branch is
-    ("likelihood", "confidence", "checker:NAME" or "probe:NAME"), `choose` which complete one is the answer (the
-    "best", or of the "vote" of what `extract` reads). `budget` is the most tokens of all branches.
+    After each step the best `beams` branches go on, each with as many children, `width`
+    together. A step ends with `border`, or after `step` tokens. `scorer` says how good a branch
+    is ("likelihood", "confidence", "checker:NAME" or "probe:NAME"), `choose` which complete one
+    is the answer (the "best", or of the "vote" of what `extract` reads). `budget` is the most
+    tokens of all branches.
     """
 
     beams: int = 2

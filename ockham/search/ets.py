@@ -20,12 +20,13 @@ ALIKE = 0.95
 class EtsOptions(TreeOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What holds where a request does not say otherwise.
 
-    After each step branches are given up that add more to the state than to the rewards and to the
-    variety: `state` weighs the share of all state that is kept, `diverse` the share of kinds of
-    steps. Those that are left have children in proportion to e^(score / `balance`), `width`
-    together. A step ends with `border`, or after `step` tokens. `scorer` says how good a branch is
-    ("likelihood", "confidence", "checker:NAME" or "probe:NAME"), `choose` which complete one is the answer (the
-    "best", or of the "vote" of what `extract` reads). `budget` is the most tokens of all branches.
+    After each step branches are given up that add more to the state than to the rewards and to
+    the variety: `state` weighs the share of all state that is kept, `diverse` the share of
+    kinds of steps. Those that are left have children in proportion to e^(score / `balance`),
+    `width` together. A step ends with `border`, or after `step` tokens. `scorer` says how good
+    a branch is ("likelihood", "confidence", "checker:NAME" or "probe:NAME"), `choose` which
+    complete one is the answer (the "best", or of the "vote" of what `extract` reads). `budget`
+    is the most tokens of all branches.
     """
 
     balance: float = 0.2

@@ -22,11 +22,11 @@ _LEAST = 1e-6
 class ParticlesOptions(TreeOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What holds where a request does not say otherwise.
 
-    After each step `width` particles are drawn from the branches, in proportion to e^(logit of the
-    score / `balance`). A step ends with `border`, or after `step` tokens. `scorer` says how good a
-    branch is ("likelihood", "confidence", "checker:NAME" or "probe:NAME"), `choose` which complete one is the
-    answer (the "best", or of the "vote" of what `extract` reads). `budget` is the most tokens of
-    all branches.
+    After each step `width` particles are drawn from the branches, in proportion to e^(logit of
+    the score / `balance`). A step ends with `border`, or after `step` tokens. `scorer` says how
+    good a branch is ("likelihood", "confidence", "checker:NAME" or "probe:NAME"), `choose`
+    which complete one is the answer (the "best", or of the "vote" of what `extract` reads).
+    `budget` is the most tokens of all branches.
     """
 
     width: int = 4
