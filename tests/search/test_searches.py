@@ -120,6 +120,18 @@ def test_a_budget_holds_for_all_branches_together(engines: list[Engine], method:
     assert output.outputs[0].text
 
 
+def test_a_step_that_ends_with_the_text_is_the_last(checkpoint: Path) -> None:
+    """Also where bytes that are no character yet are told only when the text ends."""
+    engine = make_engine(checkpoint)
+    for seed in range(12):
+        for step in (1, 3):
+            search = {"method": "rebase", "width": 3, "border": "e", "step": step, **LETTER}
+            name = f"{seed} {step}"
+            output = served(engine, [request(name, search, seed=seed, max_tokens=6)])[name]
+            assert output.outputs[0].finish_reason == "length"
+            assert len(output.outputs[0].token_ids) == 6
+
+
 @pytest.mark.parametrize("method", SETTINGS)
 def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
     engine = engines[0]
@@ -143,7 +155,10 @@ def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
         ({"method": "deepconf", "warmup": 0}, "warmup must be at least 1"),
         ({"method": "shortest", "first": 0}, "first must be at least 1"),
         ({"method": "rpc", "certain": 0.2}, "certain must be above 0.5"),
-        ({"method": "best", "scorer": "taste"}, "scorer must be likelihood, confidence or"),
+        (
+            {"method": "best", "scorer": "taste"},
+            "scorer must be likelihood, confidence, checker:NAME or",
+        ),
         ({"method": "best", "enough": 2}, "enough must be above 0"),
         ({"method": "interim", "border": ""}, "border must have 1 to 1000 characters, got 0"),
         ({"method": "interim", "agree": 0}, r"agree must lie in \[1, 1024\]"),

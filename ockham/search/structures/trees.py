@@ -248,7 +248,7 @@ class Tree(SearchState):
         if node.stop - node.start > settings.step:
             node.stop = node.start + settings.step
             node.last = branch.characters(node.stop)
-        node.complete = ended and node.last >= len(text)
+        node.complete = ended and node.stop >= branch.length
         node.rests, node.text = True, text[: node.last]
         score = self._scorer.score(branch, node.start, node.stop, node.text)
         if branch.finish_reason == "error":
