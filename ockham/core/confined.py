@@ -57,6 +57,7 @@ class Confined:
         self._threads = ThreadPoolExecutor(at_once, "ockham-confined")
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._closed = False
 
     def submit(self, given: bytes) -> Future[bytes]:
         """Hand over an input. The future raises LimitExceeded with the limit, or TaskFailed with
@@ -67,6 +68,7 @@ class Confined:
         """Kill what runs. What waits is not run."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
+            self._closed = True
             for process in self._running:
                 _kill(process)
 
@@ -83,6 +85,8 @@ class Confined:
         ) as process:
             with self._lock:
                 self._running.add(process)
+                if self._closed:
+                    _kill(process)
             try:
                 return self._talk(process, given)
             finally:
@@ -105,6 +109,8 @@ class Confined:
             if time.monotonic() > until_s:
                 raise _late(name, limits)
             ready, writable, _ = select.select(reading, writing, (), _LOOK_S)
+            if not ready and process.poll() is not None:
+                break  # what it began may hold its output open, and is ended with it
             if writable:
                 try:
                     left = left[os.write(into.fileno(), left) :]

@@ -12,7 +12,7 @@ import msgspec
 
 from ockham.core.arrays import Ints
 from ockham.core.confined import Confined, ConfinedLimits
-from ockham.core.errors import ConfigError, TaskFailed
+from ockham.core.errors import ConfigError, TaskFailed, WorkerError
 from ockham.core.numbers import shown
 from ockham.core.probe import Probe, load_probe
 from ockham.text.tokenizer import Tokenizer
@@ -71,11 +71,8 @@ class Checker:
                 )
             found.set_result(score)
         except BaseException as error:  # a cancelled run, too: who waits must not wait for ever
-            found.set_exception(
-                error
-                if isinstance(error, Exception)
-                else TaskFailed(f"the checker {self._name!r} was stopped.", "stopped")
-            )
+            stopped = TaskFailed(f"the checker {self._name!r} was stopped.", "stopped")
+            found.set_exception(error if isinstance(error, WorkerError) else stopped)
 
 
 def checkers_of(

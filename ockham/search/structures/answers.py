@@ -18,7 +18,9 @@ NAMES = (NUMBER, LINE, CHOICE, TEXT, f"{JSON}:FIELD")
 _MOST_BRACES = 64
 """Opening braces of a text at which its JSON object is looked for, the last first."""
 _NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?")
-_CHOICE = re.compile(r"(?<![A-Za-z0-9])\(?([A-J])\)?(?![A-Za-z0-9'])")
+_CHOICE = re.compile(
+    r"(?<![A-Za-z0-9])(?:\(([A-J])\)|(A(?!\s+[a-z])|[B-HJ]|I(?=\s*(?:[.):]|$)))(?![A-Za-z0-9']))"
+)
 
 
 def check_extract(extract: str) -> str | None:
@@ -37,9 +39,10 @@ class Reader:
     """Finds the answer of a text, or None.
 
     `extract` is "last number" (written alike: "1,000" and "1000.0" are one answer), "last line",
-    "choice" (the last capital letter from A to J that stands alone), "text" (all of it, without
-    regard to case and space), "json:FIELD" (of the last object in the text; "json:a.b" looks in the
-    object of "a"), or a regular expression, whose group captures the answer where it matches last.
+    "choice" (the last capital letter from A to J that stands alone, and is no word), "text" (all of
+    it, without regard to case and space), "json:FIELD" (of the last object in the text; "json:a.b"
+    looks in the object of "a"), or a regular expression, whose group captures the answer where it
+    matches last.
     An expression that takes too long on one text is not tried on another: whoever sends a hostile
     one takes 50 ms once.
     """
@@ -61,7 +64,7 @@ class Reader:
             return next((line for line in reversed(text.splitlines()) if line.strip()), None)
         if self._extract == CHOICE:
             letters = _CHOICE.findall(text)
-            return letters[-1] if letters else None
+            return "".join(letters[-1]) if letters else None
         if self._extract == TEXT:
             return " ".join(text.casefold().split())
         if self._extract.startswith(f"{JSON}:"):
