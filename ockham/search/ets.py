@@ -67,12 +67,13 @@ class Ets:
     """Reward balanced search over those branches that share state and differ in what they say.
 
     ETS (Hooper et al. 2025, arXiv:2502.13575): of the leaves a set is kept that maximises the sum
-    of their shares in REBASE, less `state` times the share of the tree's state that it needs, plus
-    `diverse` times the share of clusters of steps that it covers. The paper solves that as an
-    integer programme and counts a node as 1; here leaves are taken greedily, each where it gains
-    most, and a node counts its tokens. Steps are clustered by the cosine of their words' counts,
-    where the paper embeds sentences. The same seed gives the same tree, whatever ran beside it.
-    `ockham techniques measure search/ets` measures it.
+    of their shares in REBASE, less `state` times the share of the tree's state that it needs,
+    plus `diverse` times the share of clusters of steps that it covers. The paper solves that as
+    an integer programme and counts a node as 1; here leaves are taken greedily, each where it
+    gains most, and a node counts its tokens. Steps are clustered by the cosine of their words'
+    counts, where the paper embeds sentences. A leaf that is kept has the shares of those of its
+    cluster that are not: as many children as all of them would have had. The same seed gives the
+    same tree, whatever ran beside it. `ockham techniques measure search/ets` measures it.
     """
 
     name: ClassVar[str] = "ets"
@@ -101,19 +102,20 @@ class SparingTree(Tree):
     def children(self, open_: Sequence[Node], room: int) -> dict[int, int]:
         """See `Tree`."""
         scores = {node.number: self.found.known[node.number] for node in open_}
-        kept = self._selected(open_, softmax(scores, self.settings.balance))
-        return apportioned(softmax({n: scores[n] for n in kept}, self.settings.balance), room)
+        shares = softmax(scores, self.settings.balance)
+        clusters = clustered([node.text[node.first :] for node in open_])
+        cluster_of = {node.number: each for node, each in zip(open_, clusters, strict=True)}
+        kept = self._selected(shares, cluster_of)
+        return apportioned(inherited(shares, cluster_of, kept), room)
 
-    def _selected(self, open_: Sequence[Node], shares: dict[int, float]) -> list[int]:
+    def _selected(self, shares: dict[int, float], cluster_of: dict[int, int]) -> list[int]:
         """The leaves that are kept, greedily: each time the one that gains most, while one gains.
         There is at least one."""
         settings = self.settings
-        clusters = clustered([node.text[node.first :] for node in open_])
-        cluster_of = {node.number: each for node, each in zip(open_, clusters, strict=True)}
-        kinds, whole = len(set(clusters)), max(1, self.retained([n.number for n in open_]))
+        kinds, whole = len(set(cluster_of.values())), max(1, self.retained(list(shares)))
         kept: list[int] = []
         covered, held = set[int](), set[int]()
-        left = [node.number for node in open_]
+        left = list(shares)
         while left:
             gains: dict[int, float] = {}
             for number in left:
@@ -143,6 +145,22 @@ class SparingTree(Tree):
     def _size(self, number: int) -> int:
         node = self.nodes[number]
         return node.stop - node.start
+
+
+def inherited(
+    shares: dict[int, float], cluster_of: dict[int, int], kept: list[int]
+) -> dict[int, float]:
+    """The shares of the leaves that are kept, which sum to 1: those of a cluster have what all its
+    leaves had, in proportion to their own."""
+    total: dict[int, float] = {}
+    own: dict[int, float] = {}
+    for number, share in shares.items():
+        cluster = cluster_of[number]
+        total[cluster] = total.get(cluster, 0.0) + share
+        own[cluster] = own.get(cluster, 0.0) + (share if number in kept else 0.0)
+    found = {n: shares[n] / own[cluster_of[n]] * total[cluster_of[n]] for n in kept}
+    whole = sum(found.values())
+    return {number: share / whole for number, share in found.items()}
 
 
 def clustered(steps: Sequence[str]) -> list[int]:

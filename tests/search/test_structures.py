@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ockham.search.deepconf import Window
-from ockham.search.ets import clustered
+from ockham.search.ets import clustered, inherited
 from ockham.search.particles import resampled
 from ockham.search.rpc import probable
 from ockham.search.structures.answers import Reader, check_extract
@@ -109,3 +109,10 @@ def test_improbable_paths_are_left_out() -> None:
 def test_steps_that_say_the_same_are_one_kind() -> None:
     steps = ["1 + 2 = 3", "1 + 2 = 3", "4 + 5 = 9", "", "so it is", " "]
     assert clustered(steps) == [0, 0, 1, 2, 3, 2]
+
+
+def test_who_stays_has_what_its_kind_had() -> None:
+    shares = {1: 0.4, 2: 0.1, 3: 0.2, 4: 0.2, 5: 0.1}
+    kinds = {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}
+    assert inherited(shares, kinds, [2, 3, 4, 5]) == pytest.approx({2: 0.5, 3: 0.2, 4: 0.2, 5: 0.1})
+    assert inherited(shares, kinds, [1, 5]) == pytest.approx({1: 5 / 6, 5: 1 / 6})
