@@ -9,7 +9,16 @@ from typing import Any
 
 import click
 
-SECTIONS = ("Sampling", "Model", "Adapters", "Speculation", "Cache", "Memory", "Scheduling")
+SECTIONS = (
+    "Sampling",
+    "Model",
+    "Adapters",
+    "Speculation",
+    "Cache",
+    "Memory",
+    "Scheduling",
+    "Search",
+)
 """Of the flags that several commands have, in the order in which a help shows them."""
 OTHER = "Other"
 """Section of the engine's flags that have none of these."""

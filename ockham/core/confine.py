@@ -18,23 +18,23 @@ import sys
 FAILED, NOT_RUN = 125, 127
 _FILE_BYTES = 16 << 20
 _ARCHITECTURES = {
-    # audit architecture, and the numbers of socket, socketpair and io_uring_setup
-    "x86_64": (0xC000003E, 41, 53, 425),
-    "aarch64": (0xC00000B7, 198, 199, 425),
+    # audit architecture, and the numbers of socket, socketpair, io_uring_setup, setpgid and setsid
+    "x86_64": (0xC000003E, 41, 53, 425, 109, 112),
+    "aarch64": (0xC00000B7, 198, 199, 425, 154, 157),
 }
 _X32 = 0x40000000
 """Bit of the second set of system calls that x86-64 has."""
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000
 """`_REFUSE`: the call fails with EPERM."""
-_NO_NEW_PRIVS, _SET_SECCOMP, _FILTER = 38, 22, 2
+_NO_NEW_PRIVS, _SET_SECCOMP, _FILTER, _DIE_WITH_PARENT, _SIGKILL = 38, 22, 2, 1, 9
 
 
 def main() -> None:
     cpu_s, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
     program = sys.argv[sys.argv.index("--") + 1 :]
     try:
-        refuse_network()
+        restrict()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
@@ -54,8 +54,9 @@ def can_confine() -> bool:
     return sys.platform == "linux" and platform.machine() in _ARCHITECTURES
 
 
-def refuse_network() -> None:
-    """Let no system call of this process, nor of its children, make a socket. Raises OSError."""
+def restrict() -> None:
+    """Let this process and its children make no socket and stay in their group, so that whoever
+    ends the group ends all of them; and let it end with its parent. Raises OSError."""
     found = _ARCHITECTURES.get(platform.machine())
     if sys.platform != "linux" or found is None:
         raise OSError(f"no filter of system calls for {sys.platform} on {platform.machine()}")
@@ -77,6 +78,7 @@ def refuse_network() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     given = ctypes.create_string_buffer(program, len(program))
     for arguments in (
+        (_DIE_WITH_PARENT, _SIGKILL, 0, 0, 0),
         (_NO_NEW_PRIVS, 1, 0, 0, 0),
         (_SET_SECCOMP, _FILTER, ctypes.addressof(given), 0, 0),
     ):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,8 @@ class Confined:
     """Runs a program, `command`, once for each input, at most `at_once` at the same time.
 
     The program reads the input from standard input; what it prints is the answer. It can open no
-    socket. A run that exceeds a limit is killed, with all processes that it began. Raises
+    socket. A run that exceeds a limit is killed, with all processes that it began, and so is what
+    still runs when this process ends. Raises
     ConfigError where programs cannot be confined, or there is no such program.
     """
 
@@ -54,25 +56,62 @@ class Confined:
         if not _exists(command[0]):
             raise ConfigError(f"there is no program {command[0]!r} that can be run.")
         self._command, self._limits = command, limits or ConfinedLimits()
-        self._threads = ThreadPoolExecutor(at_once, "ockham-confined")
+        self._waiting: queue.SimpleQueue[tuple[bytes, Future[bytes]] | None]
+        self._waiting = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: dict[Future[bytes], subprocess.Popen[bytes] | None] = {}
+        """None of one that was given up."""
         self._closed = False
+        self._at_once, self._threads = at_once, 0
 
     def submit(self, given: bytes) -> Future[bytes]:
         """Hand over an input. The future raises LimitExceeded with the limit, or TaskFailed with
         what a program said that ended in any other way than with status 0."""
-        return self._threads.submit(self._run, given)
+        found: Future[bytes] = Future()
+        with self._lock:
+            if self._threads < self._at_once:
+                self._threads += 1
+                # No executor, whose threads the interpreter waits for when it ends.
+                threading.Thread(target=self._work, name="ockham-confined", daemon=True).start()
+        self._waiting.put((given, found))
+        return found
+
+    def abandon(self, future: Future[bytes]) -> None:
+        """Nobody waits for this any more: it is not run, or killed."""
+        if future.cancel():
+            return
+        with self._lock:
+            process = self._running.get(future)
+            if process is not None:
+                _kill(process)
+            elif not future.done():
+                self._running[future] = None
 
     def close(self) -> None:
         """Kill what runs. What waits is not run."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._closed = True
-            for process in self._running:
-                _kill(process)
+            running = list(self._running)
+            threads = self._threads
+        for future in running:
+            self.abandon(future)
+        for _ in range(threads):
+            self._waiting.put(None)
 
-    def _run(self, given: bytes) -> bytes:
+    def _work(self) -> None:
+        """What a thread does: one run after the other."""
+        while (task := self._waiting.get()) is not None:
+            given, future = task
+            if self._closed:
+                future.cancel()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._run(given, future))
+            except BaseException as error:
+                future.set_exception(error)
+
+    def _run(self, given: bytes, future: Future[bytes]) -> bytes:
         limits = self._limits
         confined = [str(_CHILD), str(limits.cpu_s), str(limits.memory_bytes), "--", *self._command]
         with subprocess.Popen(
@@ -84,15 +123,16 @@ class Confined:
             start_new_session=True,
         ) as process:
             with self._lock:
-                self._running.add(process)
-                if self._closed:
+                given_up = self._closed or future in self._running
+                self._running[future] = process
+                if given_up:
                     _kill(process)
             try:
                 return self._talk(process, given)
             finally:
                 _kill(process)
                 with self._lock:
-                    self._running.discard(process)
+                    del self._running[future]
 
     def _talk(self, process: subprocess.Popen[bytes], given: bytes) -> bytes:
         limits, name = self._limits, self._command[0]

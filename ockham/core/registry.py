@@ -250,8 +250,8 @@ def option_names(kind: type | None) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-SEPARATOR = r",|:(?!\s*\d+\s*(?:[:,]|$))"
-"""Of options. A colon before a mere number is part of a value ("pattern=2:4")."""
+SEPARATOR = r",|:(?=\s*\w+\s*=)"
+"""Of options. A colon that no `name=` follows is part of a value ("pattern=2:4")."""
 
 
 def _named(text: str, technique: Technique) -> dict[str, str]:

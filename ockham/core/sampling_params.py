@@ -54,6 +54,12 @@ class _TakesAsks(msgspec.StructMeta):
             given["asks"] = {**(given.get("asks") or {}), **asks}
         if "search" in given:
             asks = asks_by_method("search", given.pop("search"))
+            for key in asks.keys() & (given.get("asks") or {}).keys():
+                name = key.partition("/")[2]
+                raise InvalidRequest(
+                    f"{name} is asked for twice, by search and by {name}; send one of them.",
+                    "search",
+                )
             given["asks"] = {**(given.get("asks") or {}), **asks}
         return super().__call__(*args, **given)
 

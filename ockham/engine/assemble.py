@@ -233,7 +233,9 @@ class Assembly:
 
     def remove_group(self, request_id: str) -> Group | None:
         """The request is served no longer; its group, if it was."""
-        self.searched.pop(request_id, None)
+        searched = self.searched.pop(request_id, None)
+        if searched is not None and searched.search is not None:
+            searched.search.close()
         self.release(request_id)
         return self.groups.pop(request_id, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from collections.abc import Mapping
@@ -12,13 +13,15 @@ import msgspec
 
 from ockham.core.arrays import Ints
 from ockham.core.confined import Confined, ConfinedLimits
-from ockham.core.errors import ConfigError, TaskFailed, WorkerError
+from ockham.core.errors import ConfigError, LimitExceeded, TaskFailed
 from ockham.core.numbers import shown
 from ockham.core.probe import Probe, load_probe
 from ockham.text.tokenizer import Tokenizer
 
 _WORDS = {"true": 1.0, "false": 0.0}
 
+
+log = logging.getLogger("ockham.engine")
 
 _NAME = re.compile(r"[\w-]{1,64}")
 
@@ -38,16 +41,24 @@ class Checker:
             raise ConfigError(f"the checker {name!r} is no command line ({error}).") from None
         if not words:
             raise ConfigError(f"the checker {name!r} has no program; write NAME=PROGRAM.")
-        self._name, self._tokenizer = name, tokenizer
-        self._program = Confined(words, limits)
+        self._name, self._tokenizer, self._command = name, tokenizer, words[0]
+        try:
+            self._program = Confined(words, limits)
+        except ConfigError as error:
+            raise ConfigError(f"the checker {name!r}: {error}") from None
 
     def submit(self, prompt: Ints, text: str) -> Future[float]:
         """See `core.seams.Judge`."""
         asked = {"prompt": self._tokenizer.decode(prompt.tolist()), "text": text}
         found: Future[float] = Future()
-        found.set_running_or_notify_cancel()
         ran = self._program.submit(msgspec.json.encode(asked))
         ran.add_done_callback(lambda ended: self._score(ended, found))
+
+        def ended(each: Future[float]) -> None:
+            if each.cancelled():
+                self._program.abandon(ran)
+
+        found.add_done_callback(ended)
         return found
 
     def close(self) -> None:
@@ -55,24 +66,36 @@ class Checker:
         self._program.close()
 
     def _score(self, ended: Future[bytes], found: Future[float]) -> None:
+        if not found.set_running_or_notify_cancel():
+            return  # nobody waits for it
         try:
-            lines = ended.result().decode(errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-            try:
-                score = _WORDS.get(last.lower())
-                score = float(last) if score is None else score
-            except ValueError:
-                score = -1.0
-            if not 0.0 <= score <= 1.0:
-                raise TaskFailed(
-                    f"the checker {self._name!r} must print a number from 0 to 1 as its last line, "
-                    f"got {shown(last)}.",
-                    "score",
-                )
-            found.set_result(score)
-        except BaseException as error:  # a cancelled run, too: who waits must not wait for ever
+            found.set_result(self._read(ended.result()))
+        except LimitExceeded as error:
+            told = str(error).removeprefix(self._command)
+            found.set_exception(LimitExceeded(f"the checker {self._name!r}{told}", error.limit))
+        except TaskFailed as error:
+            # What a program says of itself may tell of this machine: that is for its log.
+            log.warning("The checker %r gave no score: %s", self._name, error)
+            told = f"the checker {self._name!r} gave no score ({error.kind})."
+            found.set_exception(TaskFailed(told, error.kind))
+        except BaseException:  # a cancelled run, too: who waits must not wait for ever
             stopped = TaskFailed(f"the checker {self._name!r} was stopped.", "stopped")
-            found.set_exception(error if isinstance(error, WorkerError) else stopped)
+            found.set_exception(stopped)
+
+    def _read(self, said: bytes) -> float:
+        lines = said.decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        try:
+            score = _WORDS.get(last.lower())
+            score = float(last) if score is None else score
+        except ValueError:
+            score = -1.0
+        if not 0.0 <= score <= 1.0:
+            raise TaskFailed(
+                f"its last line must be a number from 0 to 1, true or false, got {shown(last)}.",
+                "it printed no number from 0 to 1, and not true or false",
+            )
+        return score
 
 
 def checkers_of(

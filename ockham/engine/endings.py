@@ -119,6 +119,9 @@ class Endings:
         groups, scheduler = list(self._engine.groups.values()), self._engine.scheduler
         self._engine.groups.clear()
         self._engine.answered.clear()
+        for group in self._engine.searched.values():
+            if group.search is not None:
+                group.search.close()
         self._engine.searched.clear()
         scheduler.reserved_seats = 0
         left = [*scheduler.running, *scheduler.waiting]

@@ -180,7 +180,8 @@ class Searching:
                 continue
             choice = finish.choices[index]
             if isinstance(choice, int):
-                deltas.append(self._ranked(group.branches[choice], index))
+                reason = "length" if finish.cut else "stop"
+                deltas.append(self._ranked(group.branches[choice], index, reason))
             else:
                 deltas.append(self._written(group, index, choice))
         if finish.report is not None:
@@ -192,12 +193,12 @@ class Searching:
         self._endings.close(request_id, deltas[-1])
         return deltas
 
-    def _ranked(self, branch: OwnBranch, index: int) -> Delta:
-        """All that a branch has said, as a choice. If it still runs, it ends here."""
+    def _ranked(self, branch: OwnBranch, index: int, reason: str) -> Delta:
+        """All that a branch has said, as a choice. If it still runs, it ends here for a reason."""
         sequence = branch.sequence
         if sequence.finish_reason is None:
             delta = Delta(sequence.request_id, sequence.index)
-            branch.told.add(self._endings.end(sequence, delta, "stop"))
+            branch.told.add(self._endings.end(sequence, delta, reason))
         delta = branch.told.delta(sequence, index)
         if index:
             delta.prompt_logprobs = None  # which come with the first choice

@@ -105,6 +105,10 @@ class ScoredSamples(Samples):
         """See `SearchState`."""
         return self._scorer.observer(branch)
 
+    def close(self) -> None:
+        """See `SearchState`."""
+        self._scores.cancel()
+
     def take(self, number: int, branch: Branch) -> str | None:
         """See `Samples`."""
         if branch.finish_reason == "error":
@@ -121,7 +125,6 @@ class ScoredSamples(Samples):
             score = self._scores.known[self._counted]
             self._counted += 1
             if self._enough is not None and score >= self._enough:
-                self._scores.cancel()
                 return "enough"
         return "samples" if self._counted >= self.settings.samples else None
 

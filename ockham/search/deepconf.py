@@ -179,7 +179,7 @@ class ConfidentSamples(Samples):
 
     def counted(self) -> list[int]:
         """See `Samples`."""
-        return list(range(self._counted)) or sorted(self.answers)
+        return [n for n in range(self._counted) if n not in self.stopped] or sorted(self.answers)
 
     def told(self) -> dict[str, Any]:
         """See `Samples`."""

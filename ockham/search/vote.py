@@ -133,7 +133,7 @@ class Votes(Samples):
     def _decided(self) -> str | None:
         tally, stop = self._tally, self.settings.stop
         if tally.certain:
-            return "certain"
+            return "certain" if tally.left else "samples"
         if isinstance(stop, float | int) and tally.confidence >= stop:
             return "confidence"
         return "window" if stop == "window" and self._alike >= self.settings.window else None

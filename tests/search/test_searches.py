@@ -4,6 +4,7 @@ what it says of what it did."""
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -207,6 +208,38 @@ def test_an_engines_setting_searches_where_that_makes_sense(checkpoint: Path, me
     assert found["c"].outputs[0].report is None
 
 
+@pytest.mark.parametrize("method", ["vote", "beam"])
+def test_a_text_that_the_budget_ends_has_no_more_room(engines: list[Engine], method: str) -> None:
+    search = {"method": method, **SETTINGS[method], "budget": 12, "extract": "(.+)"}
+    output = served(engines[0], [request("a", search)])["a"]
+    (choice,) = output.outputs
+    report = (choice.report or {})[method]
+    assert choice.finish_reason == "length"
+    assert report["tokens_made"] == output.ledger.generated_tokens
+    assert report["answer"]
+
+
+def test_a_vote_that_has_all_samples_says_so(engines: list[Engine]) -> None:
+    """Also where they are of one mind about nothing."""
+    search = {"method": "vote", "samples": 3, "extract": "(never)"}
+    report = served(engines[0], [request("a", search)])["a"].outputs[0].report
+    assert report is not None
+    assert report["vote"]["without_answer"] == 3
+    assert report["vote"]["stopped"] == "samples"
+
+
+def test_a_search_is_asked_for_once() -> None:
+    with pytest.raises(InvalidRequest, match="vote is asked for twice, by search and by vote"):
+        SamplingParams(vote={"samples": 3}, search="vote")  # type: ignore[call-arg]
+
+
+def test_options_may_have_colons() -> None:
+    best = make("search", "best:scorer=checker:a,samples=4")
+    assert best._options.scorer == "checker:a"
+    assert best._options.samples == 4
+    assert make("search", "vote:extract=json:a.b:samples=5")._options.extract == "json:a.b"
+
+
 def test_a_method_is_the_technique_of_its_name() -> None:
     asked = asks_by_method("search", {"method": "vote", "samples": 3})
     assert asked == {"search/vote": {"samples": 3}}
@@ -245,6 +278,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
         "sorted": f"{sys.executable} {check}",
         "flood": f"{sys.executable} {hang}",
         "broken": "false",
+        "slow": f"{sys.executable} -c 'import time; time.sleep(60)'",
     }
     with LLM("lab", max_model_len=512, checkers=checkers) as llm:
         yield llm
@@ -279,7 +313,25 @@ def test_a_checker_that_fails_harms_only_its_branches(llm: LLM, checker: str, sa
         report = (output.outputs[0].report or {})["best"]
         assert report["scores"] == [0.0, 0.0]
         assert said in report["failed"]["0"]
+        assert "/" not in report["failed"]["0"].replace("status 1", "")
         assert output.outputs[0].text.startswith("1")
+
+
+def test_checks_that_nobody_waits_for_are_given_up(llm: LLM) -> None:
+    engine = llm.engine
+    program = engine.checkers["slow"]._program
+    search = {"method": "best", "samples": 6, "parallel": 6, "scorer": "checker:slow"}
+    engine.take(request("gone", search, max_tokens=2))
+    while not program._running:
+        engine.step()
+    engine.abort("gone")
+    began = time.monotonic()
+    while program._running and time.monotonic() - began < 10:
+        time.sleep(0.05)
+    assert time.monotonic() - began < 5
+    time.sleep(0.3)
+    assert not program._running
+    assert not engine.has_work
 
 
 def test_a_checker_steers_a_tree(llm: LLM) -> None:

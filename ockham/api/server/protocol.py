@@ -15,6 +15,7 @@ from ockham.api.server.fields import NEUTRAL, NEUTRAL_IN_MESSAGES
 from ockham.api.server.response_format import ResponseFormat
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
+from ockham.core.registry import asked_by
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.core.thoughts import RepetitionDetectionParams
@@ -243,6 +244,13 @@ class CompletionRequest(GenerationRequest, kw_only=True):
         if self.best_of < (self.n or 1):
             raise InvalidRequest(
                 f"best_of={shown(self.best_of)} must be at least n ({self.n or 1}).", "best_of"
+            )
+        asked = [found for name in self.asks_by_name() if (found := asked_by(name)) is not None]
+        if self.search is not None or any(key.startswith("search/") for key, _ in asked):
+            raise InvalidRequest(
+                "best_of says how many completions are made, and so does a search; leave one of "
+                "them out.",
+                "best_of",
             )
         if self.stream and self.best_of != (self.n or 1):
             raise InvalidRequest(

@@ -232,7 +232,8 @@ class Continue(msgspec.Struct, frozen=True):
 
 class Finish(msgspec.Struct, frozen=True):
     """The request is answered. `choices` are its completions, the best first: the number of a
-    branch, or the tokens of a text that is no branch. A branch that still runs ends here.
+    branch, or the tokens of a text that is no branch. A branch that still runs ends here: because
+    there was no more room, if it was `cut`, else as if it had said that it stops.
 
     `spared` has, of each completion that need not be generated (any more), how many tokens it had,
     and how many it would have had: the ledger books them as saved. `report` is told to the caller
@@ -242,6 +243,7 @@ class Finish(msgspec.Struct, frozen=True):
     choices: Sequence[int | Sequence[int]]
     spared: Sequence[tuple[int, int]] = ()
     report: Mapping[str, Any] | None = None
+    cut: bool = False
 
 
 Action = Say | Blend | Fork | Split | Write | End | Drop | Hold | Continue
@@ -281,6 +283,10 @@ class SearchState(Protocol):
         """What wants to know of the rows of a branch that begins; None for nothing. Branches that
         are observed are not drafted for."""
         return None
+
+    def close(self) -> None:
+        """The request is over, or given up: nobody waits for what is outside any more."""
+        return
 
     def after(self, branches: Mapping[int, Branch]) -> Sequence[Action | Finish]:
         """What is to be done, in this order. `branches` are those that were not dropped, by number;

@@ -15,9 +15,14 @@ MOST_ANSWER = 1000
 LINE, NUMBER, CHOICE, TEXT, JSON = "last line", "last number", "choice", "text", "json"
 NAMES = (NUMBER, LINE, CHOICE, TEXT, f"{JSON}:FIELD")
 """What an extractor may be, beside a regular expression."""
+_MOST_DIGITS = 300
+"""Of a number that is written out; a larger or smaller one keeps its exponent."""
 _MOST_BRACES = 64
 """Opening braces of a text at which its JSON object is looked for, the last first."""
-_NUMBER = re.compile(r"[-+]?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?")
+_NUMBER = re.compile(
+    r"(?:(?<![\w)])[-+\u2212])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?=\.[0-9]))"
+    r"(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?(?:/[0-9]+)?"
+)
 _CHOICE = re.compile(
     r"(?<![A-Za-z0-9])(?:\(([A-J])\)|(A(?!\s+[a-z])|[B-HJ]|I(?=\s*(?:[.):]|$)))(?![A-Za-z0-9']))"
 )
@@ -28,6 +33,9 @@ def check_extract(extract: str) -> str | None:
     if extract in (LINE, NUMBER, CHOICE, TEXT) or extract.startswith(f"{JSON}:"):
         empty = extract.startswith(f"{JSON}:") and not all(extract.partition(":")[2].split("."))
         return f"extract is {shown(extract)}, whose field has no name." if empty else None
+    if not extract or extract.lower() in (LINE, NUMBER, CHOICE, TEXT):
+        names = ", ".join(NAMES)
+        return f"extract is {shown(extract)}; it must be one of {names}, or an expression."
     try:
         Pattern(extract)
     except ValueError as reason:
@@ -79,13 +87,17 @@ class Reader:
 
 def _plain(number: str) -> str:
     """A number without what does not change it."""
-    number = number.replace(",", "").removeprefix("+")
-    if "." not in number or "/" in number:
+    number = number.replace(",", "").replace("\u2212", "-").removeprefix("+")
+    if "/" in number:
         return number
     try:
-        return format(Decimal(number).normalize(), "f")
+        value = Decimal(number)
     except InvalidOperation:
         return number
+    if value.is_zero():
+        return "0"
+    plain = value.normalize()
+    return format(plain, "f") if abs(plain.adjusted()) < _MOST_DIGITS else str(plain)
 
 
 def _field(text: str, path: list[str]) -> str | None:

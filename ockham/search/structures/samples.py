@@ -216,17 +216,19 @@ class Samples(SearchState):
         whole = [self.lengths[n] for n in counted if n not in self.stopped] or lengths
         typical = round(sum(whole) / len(whole)) if whole else 0
         choices = self.ranked()[: self.wanted]
+        fallback: str | None = None
         if not choices:  # none has ended: the longest says most
             running = [n for n in branches if n not in self.answers]
             best = max(running, key=lambda n: (branches[n].length, -n), default=min(branches))
             choices = [best]
+            fallback = self._read(branches[best].text)
         late = [n for n in branches if n not in counted and n not in choices]
         late += sorted(self.stopped.intersection(counted, branches).difference(choices))
         lengths_of = {n: branch.length for n, branch in branches.items()}
         spared = [(lengths_of[n], typical) for n in late]
         spared += [(0, typical)] * (settings.samples - self.begun)
         made = sum(lengths_of.values())
-        report = {
+        report: dict[str, Any] = {
             **self.told(),
             "samples": len(counted),
             "of": settings.samples,
@@ -238,7 +240,9 @@ class Samples(SearchState):
             "tokens_spared": sum(max(0, stop - start) for start, stop in spared),
             "tokens_shared": (self.begun - 1) * self._prompt_tokens,
         }
-        return [*map(Drop, late), Finish(choices, spared, report)]
+        if report.get("answer") is None:
+            report["answer"] = fallback
+        return [*map(Drop, late), Finish(choices, spared, report, cut=reason == "budget")]
 
 
 def votes_told(answers: Mapping[str, float], empty: int) -> dict[str, Any]:

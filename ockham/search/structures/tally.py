@@ -10,7 +10,8 @@ class Tally:
     """The answers that were counted, of so many that there may be."""
 
     def __init__(self, samples: int) -> None:
-        self._left = samples
+        self.left = samples
+        """How many there may still be."""
         self.counts: Counter[str] = Counter()
         self.first: dict[str, int] = {}
         """By which sample each answer was given first: of two as frequent, the earlier wins."""
@@ -20,7 +21,7 @@ class Tally:
 
     def add(self, answer: str | None) -> None:
         """Count the next sample."""
-        self._left -= 1
+        self.left -= 1
         if answer is None:
             self.empty += 1
         else:
@@ -42,16 +43,16 @@ class Tally:
     def certain(self) -> bool:
         """Whether the samples that are left cannot change the answer, whatever they say: another
         one that is given as often does not win with as many."""
-        if not self._left:
+        if not self.left:
             return True
         ranked = self.ranked
-        if not ranked or self._left > self.counts[ranked[0]]:
+        if not ranked or self.left > self.counts[ranked[0]]:
             return False
         leader = ranked[0]
         ahead = [self.counts[leader] - self.counts[other] for other in ranked[1:]]
         earlier = [self.first[leader] < self.first[other] for other in ranked[1:]]
         return all(
-            votes > self._left or (votes == self._left and first)
+            votes > self.left or (votes == self.left and first)
             for votes, first in zip(ahead, earlier, strict=True)
         )
 

@@ -183,6 +183,8 @@ class Tree(SearchState):
         self._held: list[int] = []
         """Tokens of state that the branches held after each round, the prompt's aside."""
         self._made = 0
+        self._cancelled = 0
+        """Branches whose step has ended and that have no children."""
 
     # -- what a subclass says ------------------------------------------------------------------
 
@@ -212,6 +214,10 @@ class Tree(SearchState):
         """See `SearchState`."""
         return self._scorer.observer(branch)
 
+    def close(self) -> None:
+        """See `SearchState`."""
+        self.found.cancel()
+
     def after(self, branches: Mapping[int, Branch]) -> list[Action | Finish]:
         """See `SearchState`."""
         actions: list[Action | Finish] = []
@@ -226,6 +232,7 @@ class Tree(SearchState):
         if budget is not None:
             made += sum(branches[n].length - self.nodes[n].start for n in self._active)
             if made >= budget:
+                self._made = made
                 return self._finish(branches, "budget")
         waits = (n for n in self._active if not self.nodes[n].rests or n not in self.found.known)
         if next(waits, None) is not None:
@@ -276,6 +283,7 @@ class Tree(SearchState):
             for number in numbers:
                 self.nodes[number] = Node(number, node.number, node.stop, node.last)
                 self._active.append(number)
+            self._cancelled += not numbers
             actions.append(Split(node.number, list(numbers), node.stop))
         self._held.append(self.retained(self._active))
         if not self._active:
@@ -295,7 +303,6 @@ class Tree(SearchState):
         return total
 
     def _finish(self, branches: Mapping[int, Branch], reason: str) -> list[Action | Finish]:
-        self.found.cancel()
         scores, complete = self.found.known, self._complete
         answers = {n: self._read(branches[n].text) for n in complete}
         ranked = sorted(complete, key=lambda n: (-scores.get(n, 0.0), n))
@@ -305,6 +312,7 @@ class Tree(SearchState):
             ranked = [*first, *(n for n in ranked if n not in first)]
         if not ranked:  # none is complete: the longest says most
             ranked = sorted(branches, key=lambda n: (-branches[n].length, n))[:1]
+            answers = {n: self._read(branches[n].text) for n in ranked}
         choices = ranked[: self._wanted]
         left = [n for n in branches if n not in choices]
         report: dict[str, Any] = {
@@ -313,6 +321,7 @@ class Tree(SearchState):
             "complete": len(complete),
             "rounds": self._rounds,
             "branches": len(self.nodes),
+            "cancelled": self._cancelled + len(left),
             "tokens": branches[choices[0]].length,
             "tokens_made": self._made,
             "tokens_held": round(sum(self._held) / len(self._held)) if self._held else 0,
@@ -324,4 +333,4 @@ class Tree(SearchState):
         told = (
             {**report, "failed": {str(n): why for n, why in failed.items()}} if failed else report
         )
-        return [*map(Drop, left), Finish(choices, (), told)]
+        return [*map(Drop, left), Finish(choices, (), told, cut=reason == "budget")]
