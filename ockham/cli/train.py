@@ -451,11 +451,11 @@ def probe(out: Path, as_json: bool, **settings: Any) -> None:
     several times; a program says which answers are right. Texts of a quarter of the items are kept
     for judging.
     """
-    from ockham.core.probe import FILE
     from ockham.lab.probing import probe_settings, train_probe
+    from ockham.model.checkpoint.probe_files import CONFIG_FILE, write_probe
 
-    if (out / FILE).exists():
-        raise ConfigError(f"{out / FILE} is there already; name another directory.")
+    if (out / CONFIG_FILE).exists():
+        raise ConfigError(f"{out / CONFIG_FILE} is there already; name another directory.")
     config, adapter = probe_settings(settings.pop("target"), settings.pop("lora"))
     if settings["temperature"] <= 0.0:
         raise ConfigError(f"temperature must be above 0, got {settings['temperature']}.")
@@ -463,7 +463,7 @@ def probe(out: Path, as_json: bool, **settings: Any) -> None:
     tell = partial(click.echo, err=True)
     found, worth = train_probe(config, adapter=adapter, tell=tell, **settings)
     out.mkdir(parents=True, exist_ok=True)
-    (out / FILE).write_bytes(found.encoded())
+    write_probe(out, found)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(worth), indent=2))
     else:

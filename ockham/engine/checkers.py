@@ -13,9 +13,10 @@ import msgspec
 
 from ockham.core.arrays import Ints
 from ockham.core.confined import Confined, ConfinedLimits
-from ockham.core.errors import ConfigError, LimitExceeded, TaskFailed
+from ockham.core.errors import ConfigError, LimitExceeded, ModelError, TaskFailed
 from ockham.core.numbers import shown
-from ockham.core.probe import Probe, load_probe
+from ockham.core.probe import Probe
+from ockham.model.checkpoint.probe_files import read_probe
 from ockham.text.tokenizer import Tokenizer
 
 _WORDS = {"true": 1.0, "false": 0.0}
@@ -118,7 +119,10 @@ def probes_of(given: str | Mapping[str, str] | None, layers: int, width: int) ->
         return {}
     found = {}
     for name, path in _named("probe", "DIRECTORY", given).items():
-        probe = load_probe(Path(path))
+        try:
+            probe = read_probe(Path(path))
+        except ModelError as error:
+            raise ConfigError(f"the probe {name!r}: {error}") from None
         if len(probe.weight) != width or not 0 <= probe.facts.layer < layers:
             raise ConfigError(
                 f"the probe {name!r} reads {len(probe.weight)} values after layer "

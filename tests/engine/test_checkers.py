@@ -98,7 +98,7 @@ def test_without_text_there_is_nothing_to_check() -> None:
 
 
 def test_a_probe_that_is_not_there_is_said() -> None:
-    with pytest.raises(ConfigError, match="is no probe"):
+    with pytest.raises(ConfigError, match=r"the probe .a.: .* cannot be read"):
         probes_of("a=/nowhere", 8, 256)
     with pytest.raises(ConfigError, match="has no directory; write NAME=DIRECTORY"):
         probes_of("a", 8, 256)

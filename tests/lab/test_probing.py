@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 
 from ockham import LLM, SamplingParams
-from ockham.core.errors import ConfigError
-from ockham.core.probe import FILE, Probe, ProbeFacts, load_probe
+from ockham.core.errors import ConfigError, ModelError
+from ockham.core.probe import Probe, ProbeFacts
 from ockham.lab.probing import area_under_curve, logistic, probe_settings, train_probe
+from ockham.model.checkpoint.probe_files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    read_probe,
+    write_probe,
+)
 
 FACTS = ProbeFacts(layer=3, model="lab", task="steps")
 
@@ -47,21 +53,34 @@ def test_the_area_counts_pairs() -> None:
 
 def test_a_probe_is_kept_as_it_is(tmp_path: Path) -> None:
     probe = Probe(FACTS, np.array([1.0, -2.0], np.float32), 0.5)
-    (tmp_path / FILE).write_bytes(probe.encoded())
-    for path in (tmp_path, tmp_path / FILE):
-        found = load_probe(path)
-        assert found.facts == FACTS
-        states = np.array([[1, 0], [100, -100]], np.float32)
-        assert found(states) == pytest.approx([1 / (1 + np.exp(-1.5)), 1.0])
-        assert (found(states) == probe(states)).all()
+    write_probe(tmp_path, probe)
+    found = read_probe(tmp_path)
+    assert found.facts == FACTS
+    states = np.array([[1, 0], [100, -100]], np.float32)
+    assert found(states) == pytest.approx([1 / (1 + np.exp(-1.5)), 1.0])
+    assert (found(states) == probe(states)).all()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x10\0\0\0\0\0\0\0{}              "])
-def test_what_is_no_probe_is_refused(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / FILE).write_bytes(content)
-    with pytest.raises(ConfigError, match="is no probe"):
-        load_probe(tmp_path)
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (CONFIG_FILE, None, "cannot be read"),
+        (CONFIG_FILE, "{}", "not of version 1"),
+        (CONFIG_FILE, '{"version": 1, "hidden_size": 0}', "hidden_size .* is no size"),
+        (CONFIG_FILE, '{"version": 1, "hidden_size": 2}', "says nothing of a probe"),
+        (WEIGHTS_FILE, "", WEIGHTS_FILE),
+    ],
+)
+def test_what_is_no_probe_is_refused(
+    tmp_path: Path, file: str, content: str | None, said: str
+) -> None:
+    write_probe(tmp_path, Probe(FACTS, np.array([1.0, -2.0], np.float32), 0.5))
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    with pytest.raises(ModelError, match=said):
+        read_probe(tmp_path)
 
 
 def test_a_probe_learns_from_texts_and_scores_branches(tmp_path: Path) -> None:
@@ -81,7 +100,7 @@ def test_a_probe_learns_from_texts_and_scores_branches(tmp_path: Path) -> None:
     assert worth.texts == 54
     assert worth.held_out == 18
     assert len(worth.areas) == 4
-    (tmp_path / FILE).write_bytes(probe.encoded())
+    write_probe(tmp_path, probe)
     messages = [[{"role": "user", "content": "Sort 34 23 12 64 29."}]]
     found = []
     for settings in ({}, {"max_num_batched_tokens": 16, "speculative_config": "copying"}):
@@ -111,7 +130,7 @@ def test_a_probe_learns_from_texts_and_scores_branches(tmp_path: Path) -> None:
 
 
 def test_a_probe_of_another_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(Probe(FACTS, np.ones(8, np.float32), 0.0).encoded())
+    write_probe(tmp_path, Probe(FACTS, np.ones(8, np.float32), 0.0))
     with pytest.raises(ConfigError, match=r"reads 8 values after layer 3 .* has 8 layers with 256"):
         LLM("lab", probes=f"p={tmp_path}")
 
