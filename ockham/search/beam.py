@@ -8,7 +8,7 @@ from typing import ClassVar
 from ockham.core.errors import InvalidRequest
 from ockham.core.registry import register
 from ockham.core.seams import Problem
-from ockham.search.structures.scorers import Scorer, scorer_of
+from ockham.search.structures.scorers import scorer_of
 from ockham.search.structures.trees import Node, Tree, TreeAsk, TreeOptions, settled
 
 
@@ -77,9 +77,6 @@ class BeamTree(Tree):
     """The branches of one request."""
 
     settings: BeamOptions
-
-    def __init__(self, settings: BeamOptions, problem: Problem, scorer: Scorer) -> None:
-        super().__init__(settings, problem, scorer)
 
     def children(self, open_: Sequence[Node], room: int) -> dict[int, int]:
         """See `Tree`."""

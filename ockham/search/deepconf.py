@@ -62,8 +62,8 @@ class DeepConfAsk(SamplesAsk, kw_only=True, frozen=True):
 
 def _wrong(settings: DeepConfOptions | DeepConfAsk) -> str | None:
     warmup, window = settings.warmup, settings.window
-    if warmup is not None and warmup < 1:
-        return f"warmup must be at least 1, got {warmup}."
+    if warmup is not None and warmup < 2:  # one alone is always of one mind
+        return f"warmup must be at least 2, got {warmup}."
     if window is not None and not 1 <= window <= MOST_WINDOW:
         return f"window must lie in [1, {MOST_WINDOW}], got {window}."
     for name, share in (("keep", settings.keep), ("certain", settings.certain)):

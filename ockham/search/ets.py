@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from ockham.core.registry import register
 from ockham.core.seams import Problem
-from ockham.search.structures.balance import apportioned, softmax
-from ockham.search.structures.scorers import Scorer, scorer_of
+from ockham.search.structures.balance import apportioned, softmax, wrong_balance
+from ockham.search.structures.scorers import scorer_of
 from ockham.search.structures.trees import Node, Tree, TreeAsk, TreeOptions, settled
 
 ALIKE = 0.95
@@ -53,9 +53,8 @@ class EtsAsk(TreeAsk, kw_only=True, frozen=True):
 
 
 def _wrong(settings: EtsOptions | EtsAsk) -> str | None:
-    balance = settings.balance
-    if balance is not None and not 1e-3 <= balance <= 1e3:
-        return f"balance must lie in [0.001, 1000], got {balance}."
+    if (said := wrong_balance(settings.balance)) is not None:
+        return said
     for name, weight in (("state", settings.state), ("diverse", settings.diverse)):
         if weight is not None and not 0.0 <= weight <= 1e3:
             return f"{name} must lie in [0, 1000], got {weight}."
@@ -95,9 +94,6 @@ class SparingTree(Tree):
     """The branches of one request."""
 
     settings: EtsOptions
-
-    def __init__(self, settings: EtsOptions, problem: Problem, scorer: Scorer) -> None:
-        super().__init__(settings, problem, scorer)
 
     def children(self, open_: Sequence[Node], room: int) -> dict[int, int]:
         """See `Tree`."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from ockham.core.registry import register
 from ockham.core.seams import Problem
-from ockham.search.structures.balance import softmax
-from ockham.search.structures.scorers import Scorer, scorer_of
+from ockham.search.structures.balance import softmax, wrong_balance
+from ockham.search.structures.scorers import scorer_of
 from ockham.search.structures.trees import Node, Tree, TreeAsk, TreeOptions, settled
 
 _LEAST = 1e-6
@@ -34,7 +34,7 @@ class ParticlesOptions(TreeOptions, kw_only=True, frozen=True, forbid_unknown_fi
 
     def wrong(self) -> str | None:
         """See `TreeOptions`."""
-        return super().wrong() or _wrong(self.balance)
+        return super().wrong() or wrong_balance(self.balance)
 
 
 class ParticlesAsk(TreeAsk, kw_only=True, frozen=True):
@@ -46,13 +46,7 @@ class ParticlesAsk(TreeAsk, kw_only=True, frozen=True):
 
     def wrong(self) -> str | None:
         """See `TreeAsk`."""
-        return super().wrong() or _wrong(self.balance)
-
-
-def _wrong(balance: float | None) -> str | None:
-    if balance is not None and not 1e-3 <= balance <= 1e3:
-        return f"balance must lie in [0.001, 1000], got {balance}."
-    return None
+        return super().wrong() or wrong_balance(self.balance)
 
 
 @register("search", "particles", exact=False, books=("particles",))
@@ -85,9 +79,6 @@ class ParticleTree(Tree):
     """The branches of one request."""
 
     settings: ParticlesOptions
-
-    def __init__(self, settings: ParticlesOptions, problem: Problem, scorer: Scorer) -> None:
-        super().__init__(settings, problem, scorer)
 
     def children(self, open_: Sequence[Node], room: int) -> dict[int, int]:
         """See `Tree`."""

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from ockham.core.registry import register
 from ockham.core.seams import Problem
-from ockham.search.structures.balance import apportioned, softmax
-from ockham.search.structures.scorers import Scorer, scorer_of
+from ockham.search.structures.balance import apportioned, softmax, wrong_balance
+from ockham.search.structures.scorers import scorer_of
 from ockham.search.structures.trees import Node, Tree, TreeAsk, TreeOptions, settled
 
 
@@ -26,7 +26,7 @@ class RebaseOptions(TreeOptions, kw_only=True, frozen=True, forbid_unknown_field
 
     def wrong(self) -> str | None:
         """See `TreeOptions`."""
-        return super().wrong() or _wrong(self.balance)
+        return super().wrong() or wrong_balance(self.balance)
 
 
 class RebaseAsk(TreeAsk, kw_only=True, frozen=True):
@@ -38,13 +38,7 @@ class RebaseAsk(TreeAsk, kw_only=True, frozen=True):
 
     def wrong(self) -> str | None:
         """See `TreeAsk`."""
-        return super().wrong() or _wrong(self.balance)
-
-
-def _wrong(balance: float | None) -> str | None:
-    if balance is not None and not 1e-3 <= balance <= 1e3:
-        return f"balance must lie in [0.001, 1000], got {balance}."
-    return None
+        return super().wrong() or wrong_balance(self.balance)
 
 
 @register("search", "rebase", exact=False, books=("rebase",))
@@ -76,9 +70,6 @@ class BalancedTree(Tree):
     """The branches of one request."""
 
     settings: RebaseOptions
-
-    def __init__(self, settings: RebaseOptions, problem: Problem, scorer: Scorer) -> None:
-        super().__init__(settings, problem, scorer)
 
     def children(self, open_: Sequence[Node], room: int) -> dict[int, int]:
         """See `Tree`."""

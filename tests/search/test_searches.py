@@ -153,7 +153,7 @@ def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
         (7, "search must be a name"),
         ({"method": "vote", "guess": 1}, "takes no guess"),
         ({"method": "deepconf", "keep": 0.0}, "keep must be above 0"),
-        ({"method": "deepconf", "warmup": 0}, "warmup must be at least 1"),
+        ({"method": "deepconf", "warmup": 1}, "warmup must be at least 2"),
         ({"method": "shortest", "first": 0}, "first must be at least 1"),
         ({"method": "rpc", "certain": 0.2}, "certain must be above 0.5"),
         (

@@ -6,6 +6,13 @@ import math
 from collections.abc import Mapping
 
 
+def wrong_balance(balance: float | None) -> str | None:
+    """What of a temperature of the shares cannot be; None if it can."""
+    if balance is not None and not 1e-3 <= balance <= 1e3:
+        return f"balance must lie in [0.001, 1000], got {balance}."
+    return None
+
+
 def softmax(scores: Mapping[int, float], temperature: float) -> dict[int, float]:
     """Shares in proportion to e^(score / temperature)."""
     most = max(scores.values())
