@@ -106,7 +106,7 @@ class AdaptiveWidth:
         if wrong is None and not any(model.neurons):
             wrong = "no feed-forward of the model has neurons of which some could run alone."
         if wrong is not None:
-            raise InvalidRequest(wrong, "adaptive_width")
+            raise InvalidRequest(f"adaptive_width: {wrong}", "adaptive_width")
         even = self._routers is None or ask.share is not None
         key = (model, even, share if even else price)
         rule = self._rules.get(key)

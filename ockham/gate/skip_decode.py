@@ -104,12 +104,12 @@ class NarrowingGate(SequenceGate):
 class SkipDecode:
     """The later a token is generated, the fewer layers its row runs.
 
-    Later tokens of a text are easier to tell than its first ones, so that the depth falls linearly
-    with the place. Bottom layers always run, and those in the middle are left out before the top
-    ones. Since
-    the depth never rises, every row finds the keys of all rows before it, and no state is computed
-    again. Approximate (SkipDecode, Del Corro et al. 2023, arXiv:2307.02628, whose models were
-    fine-tuned for it); `ockham techniques measure skip_decode` says what it costs here.
+    Later tokens of a text are easier to tell than its first ones, so that the depth falls
+    linearly with the place. Bottom layers always run, and those in the middle are left out before
+    the top ones. Since the depth never rises, every row finds the keys of all rows before it, and
+    no state is computed again. Approximate (SkipDecode, Del Corro et al. 2023, arXiv:2307.02628,
+    whose models were fine-tuned for it); `ockham techniques measure skip_decode` says what it
+    costs here.
     """
 
     name: ClassVar[str] = "skip_decode"
@@ -138,7 +138,7 @@ class SkipDecode:
         if wrong is None and warm_up >= model.layers:
             wrong = f"warm_up is {shown(warm_up)}, but the model has {model.layers} layers."
         if wrong is not None:
-            raise InvalidRequest(wrong, "skip_decode")
+            raise InvalidRequest(f"skip_decode: {wrong}", "skip_decode")
         return NarrowingGate(model.layers, most, least, over, warm_up, ask.first)
 
 

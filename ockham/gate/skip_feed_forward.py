@@ -107,7 +107,7 @@ class SkipFeedForward:
         full = own.full if ask.full is None else ask.full
         wrong = _wrong(threshold, length, edge, full)
         if wrong is not None:
-            raise InvalidRequest(wrong, "skip_feed_forward")
+            raise InvalidRequest(f"skip_feed_forward: {wrong}", "skip_feed_forward")
         ends = max(1, round(edge * model.layers)) if edge else 0
         rule = SparingRule(threshold, length, ends, model.layers - ends, ask.first or 0)
         return SparingGate(rule, None if ask.first is not None else full)
