@@ -94,6 +94,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "search": "How completions are found, for requests that do not ask for another way.",
     "checkers": "Programs that score texts for searches: NAME=PROGRAM, or a JSON object of them.",
     "probes": "Probes that score branches of searches: NAME=DIRECTORY, or a JSON object of them.",
+    "run_programs": "Let searches run the Python programs that completions are, where they can do "
+    "nothing but compute, to compare what they do.",
     "gate": "Which parts of the model run; 'whole' is all of it.",
     "adapter": "The technique of adapters that requests may name, with its options.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
@@ -145,7 +147,7 @@ _SECTIONS = {
         *("swap_space", "weight_cache", "weight_cache_bytes"),
     ),
     "Scheduling": ("max_num_seqs", "max_num_batched_tokens", "scheduling_policy", "seed"),
-    "Search": ("search", "checkers", "probes"),
+    "Search": ("search", "checkers", "probes", "run_programs"),
 }
 """Where the engine's flags stand in the help."""
 _SECTION_OF = {field: section for section, fields in _SECTIONS.items() for field in fields}

@@ -36,7 +36,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `checkers` are programs that score texts for searches: a mapping (or JSON) of names to command
     lines, or one as "NAME=PROGRAM". A program reads an object with `prompt` and `text` from
     standard input and prints a score from 0 to 1. `probes` are directories that `ockham train
-    probe` wrote, named alike.
+    probe` wrote, named alike. `run_programs` lets searches run the programs that completions are,
+    to compare what they do.
     `adapter` names the technique by which requests may ask for adapters, with its options; None: no
     request may.
     `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
@@ -88,6 +89,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     search: str = "choices"
     checkers: str | dict[str, str] | None = None
     probes: str | dict[str, str] | None = None
+    run_programs: bool = False
     gate: str = "whole"
     adapter: str | None = None
     speculative_config: Setting = "auto"

@@ -35,6 +35,7 @@ from ockham.engine.limits import Limits, context_limit
 from ockham.engine.messages import Delta, PooledFacts, Request
 from ockham.engine.patterns import Patterns, Summaries, with_codebooks
 from ockham.engine.pooling import Pooler
+from ockham.engine.programs import Programs
 from ockham.engine.runner.attach import Attachments
 from ockham.engine.runner.own_model import OwnModel
 from ockham.engine.runner.small_model import SmallModel
@@ -101,6 +102,8 @@ class Assembly:
         """The programs that score texts for searches, by name."""
         self.probes = probes_of(config.probes, described.layers, described.hidden_size)
         """What scores hidden states for searches, by name."""
+        self.programs = Programs() if config.run_programs else None
+        """What runs programs that completions are; None where they are not run."""
         for note in () if self.tokenizer is None else self.tokenizer.notes:
             (progress or (lambda _: None))(note)
         plan = self.model.plan
@@ -250,6 +253,8 @@ class Assembly:
             self.tokenizer.close()
         for checker in self.checkers.values():
             checker.close()
+        if self.programs is not None:
+            self.programs.close()
 
     def release(self, request_id: str) -> None:
         """A request is over, or gives up what it waited for: others may have what it held."""

@@ -372,6 +372,7 @@ class Requests:
                 encode=encode,
                 judges=self._engine.checkers,
                 probes=self._engine.probes,
+                programs=self._engine.programs,
             )
         return search.begin(chosen.ask, problem)
 

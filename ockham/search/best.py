@@ -99,7 +99,7 @@ class ScoredSamples(Samples):
     @property
     def waits(self) -> Sequence[Future[Any]]:
         """See `SearchState`."""
-        return self._scores.waits
+        return [*self._scores.waits, *super().waits]
 
     def observer(self, branch: int) -> Observer | None:
         """See `SearchState`."""
@@ -108,8 +108,9 @@ class ScoredSamples(Samples):
     def close(self) -> None:
         """See `SearchState`."""
         self._scores.cancel()
+        super().close()
 
-    def take(self, number: int, branch: Branch) -> str | None:
+    def take(self, number: int, branch: Branch) -> bool:
         """See `Samples`."""
         if branch.finish_reason == "error":
             self._scores.fail(number, "the sample met an error")
@@ -121,7 +122,7 @@ class ScoredSamples(Samples):
     def decision(self, branches: Mapping[int, Branch]) -> str | None:
         """See `Samples`."""
         self._scores.settle()
-        while self._counted in self._scores.known:
+        while self._counted in self._scores.known and self._counted in self.answers:
             score = self._scores.known[self._counted]
             self._counted += 1
             if self._enough is not None and score >= self._enough:

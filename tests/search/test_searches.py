@@ -22,7 +22,9 @@ from ockham.lab.running import drive
 from tests.helpers import serving
 from tests.helpers.tiny import tiny_llama
 
-make_engine = partial(serving.make_engine, skip_tokenizer_init=False, max_model_len=400)
+make_engine = partial(
+    serving.make_engine, skip_tokenizer_init=False, max_model_len=400, run_programs=True
+)
 PROMPT = [(7 * i) % 4096 for i in range(40)]
 LETTER = {"extract": "([a-m])"}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -31,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "deepconf": {**LETTER, "samples": 6, "parallel": 3, "warmup": 2, "window": 3, "keep": 0.5},
     "rpc": {**LETTER, "samples": 5, "parallel": 3},
     "best": {**LETTER, "samples": 5, "parallel": 3},
+    "consensus": {"samples": 5, "parallel": 3, "calls": ["1", "2"]},
     "interim": {"border": "e", "write": " a", "tokens": 3, "every": 2, "extract": "([a-m])"},
     "beam": {**LETTER, "width": 4, "border": "e", "step": 5},
     "rebase": {**LETTER, "width": 4, "border": "e", "step": 5},
@@ -171,6 +174,11 @@ def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
         ({"method": "particles", "step": 0}, "step must lie in"),
         ({"method": "particles", "budget": 0}, "budget must lie in"),
         ({"method": "beam", "border": "x" * 101}, "border must have 1 to 100 characters"),
+        ({"method": "consensus", "extract": "text"}, 'extract must be "behaviour", as programs'),
+        ({"method": "interim", "extract": "behaviour"}, "an answer in between is no program"),
+        ({"method": "vote", "calls": ["1"] * 65}, "at most 64 calls, got 65"),
+        ({"method": "beam", "calls": [""]}, "a call must have 1 to 1000 characters"),
+        ({"method": "vote", "calls": 3}, "calls"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(search: Any, said: str) -> None:
@@ -188,6 +196,7 @@ def test_what_cannot_be_searched_is_refused(search: Any, said: str) -> None:
         ({"method": "rebase", "width": 2}, {"n": 3}, "n of at most 2"),
         ({"method": "rebase"}, {"temperature": 0.0}, "needs a temperature above 0"),
         ({"method": "interim"}, {"n": 2}, "needs n=1"),
+        ({"method": "vote", "calls": ["f(1)"]}, {}, 'evaluated where extract is "behaviour"'),
     ],
 )
 def test_what_a_search_cannot_do_with_a_request_is_refused(
@@ -226,6 +235,14 @@ def test_a_vote_that_has_all_samples_says_so(engines: list[Engine]) -> None:
     assert report is not None
     assert report["vote"]["without_answer"] == 3
     assert report["vote"]["stopped"] == "samples"
+
+
+def test_programs_are_not_run_unless_the_engine_may(checkpoint: Path) -> None:
+    engine = make_engine(checkpoint, run_programs=False)
+    for search in ({"method": "vote", "extract": "behaviour"}, {"method": "consensus"}):
+        with pytest.raises(InvalidRequest, match="start it with --run-programs"):
+            engine.take(request("a", search))
+    assert not engine.has_work
 
 
 def test_a_search_is_asked_for_once() -> None:
@@ -280,7 +297,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
         "broken": "false",
         "slow": f"{sys.executable} -c 'import time; time.sleep(60)'",
     }
-    with LLM("lab", max_model_len=512, checkers=checkers) as llm:
+    with LLM("lab", max_model_len=512, checkers=checkers, run_programs=True) as llm:
         yield llm
 
 
@@ -315,6 +332,68 @@ def test_a_checker_that_fails_harms_only_its_branches(llm: LLM, checker: str, sa
         assert said in report["failed"]["0"]
         assert "/" not in report["failed"]["0"].replace("status 1", "")
         assert output.outputs[0].text.startswith("1")
+
+
+RUN = {"extract": "behaviour", "calls": ["add_tree(0, 1)", "len('ab')"]}
+
+
+def ask_code(llm: LLM, search: dict[str, Any], **params: Any) -> dict[str, Any]:
+    """The report of a search among programs: a function whose constant is changed."""
+    code = "def add_tree(cat, dog):\n    cat = dog + 12\n    return cat"
+    asked = f"Change 12 to 34 in cat = dog + 12.\n{code}"
+    values = {"temperature": 0.5, "max_tokens": 100, "seed": 3, **params}
+    sampling = SamplingParams(search=search, **values)  # type: ignore[call-arg]
+    (output,) = llm.chat([[{"role": "user", "content": asked}]], sampling)
+    report = output.outputs[0].report
+    assert report is not None
+    found = report[search["method"]]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("vote", {"samples": 4, "parallel": 2, "stop": "certain"}),
+        ("shortest", {"samples": 3, "parallel": 3, "first": 2}),
+        ("deepconf", {"samples": 4, "parallel": 2, "warmup": 2}),
+        ("rpc", {"samples": 3, "parallel": 2}),
+        ("best", {"samples": 3, "parallel": 2}),
+        ("consensus", {"samples": 3}),
+        ("rebase", {"width": 3}),
+    ],
+)
+def test_what_programs_do_is_compared(llm: LLM, method: str, settings: dict[str, Any]) -> None:
+    search = {"method": method, **settings, **RUN}
+    report = ask_code(llm, search)
+    assert report["answer"] == '["35", "2"]'
+    assert report["runs"] + report["runs_spared"] >= 2
+    none = ask_code(llm, {**search, "calls": ["no_such_name"]})
+    assert none["answer"] is None
+    assert "(NameError)" in next(iter(none["without_outputs"].values()))
+
+
+def test_programs_that_are_alike_are_run_once(llm: LLM) -> None:
+    search = {"method": "consensus", "samples": 4, "calls": ["add_tree(1, 2)", "add_tree(1, 'a')"]}
+    report = ask_code(llm, search, temperature=0.01)
+    assert report["answer"] == '["36", "raises TypeError"]'
+    assert (report["runs"], report["runs_spared"], report["kinds"]) == (1, 3, 1)
+    assert report["agreement"] == 1.0
+
+
+def test_a_program_that_hangs_harms_only_its_branch(llm: LLM) -> None:
+    report = ask_code(
+        llm, {"method": "consensus", "samples": 2, "calls": ["add_tree(1, 2)", "sum(iter(int, 1))"]}
+    )
+    assert report["answer"] is None
+    assert len(report["without_outputs"]) == 2
+    assert all("processor time" in why for why in report["without_outputs"].values())
+
+
+def test_a_budget_waits_for_programs_that_run(llm: LLM) -> None:
+    report = ask_code(llm, {"method": "vote", "samples": 8, "parallel": 2, "budget": 50, **RUN})
+    assert report["stopped"] == "budget"
+    assert report["answer"] == '["35", "2"]'
 
 
 def test_checks_that_nobody_waits_for_are_given_up(llm: LLM) -> None:

@@ -26,6 +26,15 @@ class Judge(Protocol):
         ...
 
 
+class Programs(Protocol):
+    """Runs programs that a model wrote, outside of the engine."""
+
+    def submit(self, program: str, calls: Sequence[str]) -> Future[tuple[str, ...]]:
+        """What each of the calls returns, in order, as text, or "raises KIND"; without calls, what
+        the program prints. The future raises a WorkerError if there is nothing to tell."""
+        ...
+
+
 def _no_tokenizer(text: str) -> Sequence[int]:
     raise OckhamError("there is no tokenizer for what a search writes")
 
@@ -49,6 +58,8 @@ class Problem(msgspec.Struct, frozen=True):
     """The checkers that the engine has, by name."""
     probes: Mapping[str, Probe] = {}
     """The probes that the engine has, by name."""
+    programs: Programs | None = None
+    """What runs programs; None where they may not be run."""
 
 
 class TokenScores:

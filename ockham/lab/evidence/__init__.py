@@ -23,6 +23,7 @@ from ockham.lab.evidence import (  # noqa: F401
     patterns,
     positions,
     predictions,
+    programs,
     pruned,
     reuse,
     seams,

@@ -397,5 +397,9 @@ def _agreement(own: list[list[list[int]]], found: list[list[list[int]]]) -> floa
 def engine_config_of(model: str) -> EngineConfig:
     """The settings that a composition starts from: short contexts, so that many engines fit."""
     return EngineConfig(
-        model=model, max_model_len=96, kv_cache_memory_bytes=16 << 20, speculative_config="none"
+        model=model,
+        max_model_len=96,
+        kv_cache_memory_bytes=16 << 20,
+        speculative_config="none",
+        run_programs=True,  # for the searches that compare what they do
     )
