@@ -21,6 +21,8 @@ from ockham.lab.running import drive
 from ockham.search.structures.behaviour import normal_form, program_of
 
 SAMPLES, HALF, TEMPERATURE, TOKENS = 16, 8, 0.8, 160
+FENCE = "\n```\n"
+"""Where a block of code ends; what a model says of it afterwards is not waited for."""
 OPENING = "Complete this function. Answer with the whole function, and nothing else.\n\n"
 
 
@@ -258,6 +260,7 @@ class _Programs:
                     temperature=TEMPERATURE,
                     seed=(self._seed * 1000 + number) * 1000 + place,
                     max_tokens=TOKENS,
+                    stop=FENCE,
                     **each,
                 ),
             )
