@@ -110,7 +110,10 @@ class LLM(PooledMethods):
         self.engine = Engine(config, progress=progress or (lambda line: log.info("%s", line)))
         self._driver = Driver(self.engine)
         self._prompts = PromptReader(
-            self.engine.tokenizer, self.engine.max_model_len, self.engine.context_limit
+            self.engine.tokenizer,
+            self.engine.max_model_len,
+            self.engine.context_limit,
+            keeps_messages=bool(config.rewards),
         )
         self._defaults = self.engine.model.sampling_defaults
         self._reader = TextReader(self._prompts, self.engine.pooled_facts)

@@ -93,6 +93,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "its attention the pattern leaves out, and tell it in the ledger; 0: at none.",
     "search": "How completions are found, for requests that do not ask for another way.",
     "checkers": "Programs that score texts for searches: NAME=PROGRAM, or a JSON object of them.",
+    "rewards": "Sequence classifiers with one output that score texts for searches: NAME=MODEL, or "
+    "a JSON object of them.",
     "probes": "Probes that score branches of searches: NAME=DIRECTORY, or a JSON object of them.",
     "run_programs": "Let searches run the Python programs that completions are, where they can do "
     "nothing but compute, to compare what they do.",
@@ -147,7 +149,7 @@ _SECTIONS = {
         *("swap_space", "weight_cache", "weight_cache_bytes"),
     ),
     "Scheduling": ("max_num_seqs", "max_num_batched_tokens", "scheduling_policy", "seed"),
-    "Search": ("search", "checkers", "probes", "run_programs"),
+    "Search": ("search", "checkers", "rewards", "probes", "run_programs"),
 }
 """Where the engine's flags stand in the help."""
 _SECTION_OF = {field: section for section, fields in _SECTIONS.items() for field in fields}
@@ -480,7 +482,7 @@ def _field_option(
         settings["type"] = Integer()
     elif name == "chat_template":
         settings["type"] = click.Path(exists=True, dir_okay=False)
-    elif name in ("speculative_config", "rope_scaling", "checkers", "probes"):
+    elif name in ("speculative_config", "rope_scaling", "checkers", "rewards", "probes"):
         settings["type"] = TextOrMapping()
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         settings["type"] = Json(kind)

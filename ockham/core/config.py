@@ -35,7 +35,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `search` is how completions are found, for requests that do not ask for another way.
     `checkers` are programs that score texts for searches: a mapping (or JSON) of names to command
     lines, or one as "NAME=PROGRAM". A program reads an object with `prompt` and `text` from
-    standard input and prints a score from 0 to 1. `probes` are directories that `ockham train
+    standard input and prints a score from 0 to 1. `rewards` are sequence classifiers with one
+    output that score texts for searches, named alike. `probes` are directories that `ockham train
     probe` wrote, named alike. `run_programs` lets searches run the programs that completions are,
     to compare what they do.
     `adapter` names the technique by which requests may ask for adapters, with its options; None: no
@@ -88,6 +89,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     recall_every: int = 0
     search: str = "choices"
     checkers: str | dict[str, str] | None = None
+    rewards: str | dict[str, str] | None = None
     probes: str | dict[str, str] | None = None
     run_programs: bool = False
     gate: str = "whole"

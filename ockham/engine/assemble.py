@@ -36,6 +36,7 @@ from ockham.engine.messages import Delta, PooledFacts, Request
 from ockham.engine.patterns import Patterns, Summaries, with_codebooks
 from ockham.engine.pooling import Pooler
 from ockham.engine.programs import Programs
+from ockham.engine.rewards import rewards_of
 from ockham.engine.runner.attach import Attachments
 from ockham.engine.runner.own_model import OwnModel
 from ockham.engine.runner.small_model import SmallModel
@@ -102,6 +103,8 @@ class Assembly:
         """The programs that score texts for searches, by name."""
         self.probes = probes_of(config.probes, described.layers, described.hidden_size)
         """What scores hidden states for searches, by name."""
+        self.rewards = rewards_of(config.rewards, self.tokenizer, config.threads)
+        """The models that score texts for searches, by name."""
         self.programs = Programs() if config.run_programs else None
         """What runs programs that completions are; None where they are not run."""
         for note in () if self.tokenizer is None else self.tokenizer.notes:
@@ -255,6 +258,8 @@ class Assembly:
             checker.close()
         if self.programs is not None:
             self.programs.close()
+        for reward in self.rewards.values():
+            reward.close()
 
     def release(self, request_id: str) -> None:
         """A request is over, or gives up what it waited for: others may have what it held."""

@@ -106,7 +106,7 @@ def checkers_of(
     tokenizer."""
     if not given:
         return {}
-    commands = _named("checker", "PROGRAM", given)
+    commands = named("checker", "PROGRAM", given)
     if tokenizer is None:
         raise ConfigError("checkers read text: they need a tokenizer.")
     return {name: Checker(name, command, tokenizer) for name, command in commands.items()}
@@ -118,7 +118,7 @@ def probes_of(given: str | Mapping[str, str] | None, layers: int, width: int) ->
     if not given:
         return {}
     found = {}
-    for name, path in _named("probe", "DIRECTORY", given).items():
+    for name, path in named("probe", "DIRECTORY", given).items():
         try:
             probe = read_probe(Path(path))
         except ModelError as error:
@@ -133,7 +133,7 @@ def probes_of(given: str | Mapping[str, str] | None, layers: int, width: int) ->
     return found
 
 
-def _named(kind: str, what: str, given: str | Mapping[str, str]) -> Mapping[str, str]:
+def named(kind: str, what: str, given: str | Mapping[str, str]) -> Mapping[str, str]:
     """What is named by "NAME=WHAT", by a JSON object, or by a mapping."""
     named = given if not isinstance(given, str) else _read(kind, what, given)
     for name, value in named.items():

@@ -45,6 +45,9 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     states is answered. From token number `second_text_at` on the prompt is the second
     text of a pair, for models that tell the two apart. Its first `prompt_skip` tokens are an
     instruction, which some models leave out of a mean.
+
+    `messages` are those of the chat that the prompt was made of, where the engine has models that
+    read them in their own way.
     """
 
     request_id: str
@@ -63,6 +66,7 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     pooling: PoolingParams | None = None
     second_text_at: int | None = None
     prompt_skip: int = 0
+    messages: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         self.asks = make_asks(self.asks)

@@ -373,6 +373,10 @@ class Requests:
                 judges=self._engine.checkers,
                 probes=self._engine.probes,
                 programs=self._engine.programs,
+                rewards={
+                    name: model.judging(request.messages)
+                    for name, model in self._engine.rewards.items()
+                },
             )
         return search.begin(chosen.ask, problem)
 

@@ -23,8 +23,8 @@ class BestOptions(SampleOptions, kw_only=True, frozen=True, forbid_unknown_field
     """What holds where a request does not say otherwise.
 
     `scorer` says how good a sample is: "likelihood" (the geometric mean of its tokens'
-    probabilities), "confidence", "checker:NAME", a program that the engine knows by `checkers`, or
-    "probe:NAME", one of its `probes`.
+    probabilities), "confidence", "checker:NAME", a program that the engine knows by `checkers`,
+    "reward:NAME", one of its `rewards`, or "probe:NAME", one of its `probes`.
     No more are drawn once a score is at least `enough`; 1 where a checker scores, else none is.
     `samples` is the most that are drawn, `parallel` how many at once, `budget` the most tokens of
     all. `extract` says what of a text the report tells.

@@ -161,7 +161,7 @@ def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
         ({"method": "rpc", "certain": 0.2}, "certain must be above 0.5"),
         (
             {"method": "best", "scorer": "taste"},
-            "scorer must be likelihood, confidence, checker:NAME or",
+            "scorer must be likelihood, confidence, checker:NAME, reward:NAME or",
         ),
         ({"method": "best", "enough": 2}, "enough must be above 0"),
         ({"method": "interim", "border": ""}, "border must have 1 to 1000 characters, got 0"),

@@ -56,6 +56,8 @@ class Problem(msgspec.Struct, frozen=True):
     """The tokens of a text that stands within another."""
     judges: Mapping[str, Judge] = {}
     """The checkers that the engine has, by name."""
+    rewards: Mapping[str, Judge] = {}
+    """The reward models that the engine has, by name."""
     probes: Mapping[str, Probe] = {}
     """The probes that the engine has, by name."""
     programs: Programs | None = None

@@ -41,10 +41,10 @@ class TreeOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
 
     `width` is how many branches there are, those included that are complete. A step ends with
     `border`, or after `step` tokens. `scorer` says how good a branch is ("likelihood",
-    "confidence", "checker:NAME" or "probe:NAME"), by its latest step, or a checker by all of its
-    text. `choose` says which complete one is the answer: the "best", or of the answer ("vote", as
-    `extract` reads it) that weighs most by scores; `calls` are evaluated where `extract` is
-    "behaviour". `budget` is the most tokens of all branches.
+    "confidence", "checker:NAME", "reward:NAME" or "probe:NAME"), by its latest step, or a checker
+    or a reward model by all of its text. `choose` says which complete one is the answer: the
+    "best", or of the answer ("vote", as `extract` reads it) that weighs most by scores; `calls` are
+    evaluated where `extract` is "behaviour". `budget` is the most tokens of all branches.
     """
 
     width: int = WIDTH
