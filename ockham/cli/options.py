@@ -98,6 +98,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "probes": "Probes that score branches of searches: NAME=DIRECTORY, or a JSON object of them.",
     "run_programs": "Let searches run the Python programs that completions are, where they can do "
     "nothing but compute, to compare what they do.",
+    "companions": "Other models of the same vocabulary that write for searches: NAME=MODEL, or a "
+    "JSON object of them.",
     "gate": "Which parts of the model run; 'whole' is all of it.",
     "adapter": "The technique of adapters that requests may name, with its options.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
@@ -149,7 +151,7 @@ _SECTIONS = {
         *("swap_space", "weight_cache", "weight_cache_bytes"),
     ),
     "Scheduling": ("max_num_seqs", "max_num_batched_tokens", "scheduling_policy", "seed"),
-    "Search": ("search", "checkers", "rewards", "probes", "run_programs"),
+    "Search": ("search", "checkers", "rewards", "probes", "companions", "run_programs"),
 }
 """Where the engine's flags stand in the help."""
 _SECTION_OF = {field: section for section, fields in _SECTIONS.items() for field in fields}
@@ -482,7 +484,10 @@ def _field_option(
         settings["type"] = Integer()
     elif name == "chat_template":
         settings["type"] = click.Path(exists=True, dir_okay=False)
-    elif name in ("speculative_config", "rope_scaling", "checkers", "rewards", "probes"):
+    elif name in (
+        *("speculative_config", "rope_scaling"),
+        *("checkers", "rewards", "probes", "companions"),
+    ):
         settings["type"] = TextOrMapping()
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         settings["type"] = Json(kind)

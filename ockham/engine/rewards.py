@@ -22,9 +22,9 @@ from ockham.core.errors import ConfigError, OckhamError, TaskFailed
 from ockham.core.outputs import ClassificationOutput
 from ockham.core.pooling import PoolingParams
 from ockham.core.sampling_params import SamplingParams
-from ockham.engine.checkers import named
 from ockham.engine.collect import Collector
 from ockham.engine.messages import Request
+from ockham.engine.named import named
 from ockham.text.tokenizer import Tokenizer
 
 TOGETHER = 16

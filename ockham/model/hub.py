@@ -30,6 +30,7 @@ BUILT_IN = {
         ("lab-drafter", "lab_drafter"),
         ("lab-moe", "lab_moe"),
         ("lab-nested", "lab_nested"),
+        ("lab-small", "lab_small"),
     )
 }
 """Models that the package carries."""

@@ -22,7 +22,8 @@ from ockham.lab.running import drive
 from tests.helpers import serving
 from tests.helpers.tiny import tiny_llama
 
-make_engine = partial(
+COMPANION: dict[str, Any] = {"seed": 4, "num_hidden_layers": 1}
+plain_engine = partial(
     serving.make_engine, skip_tokenizer_init=False, max_model_len=400, run_programs=True
 )
 PROMPT = [(7 * i) % 4096 for i in range(40)]
@@ -39,14 +40,29 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rebase": {**LETTER, "width": 4, "border": "e", "step": 5},
     "ets": {**LETTER, "width": 4, "border": "e", "step": 5},
     "particles": {**LETTER, "width": 4, "border": "e", "step": 5},
+    "cascade": {"by": "mean", "sure": 0.9},
+    "switch": {"entropy": 3.0, "window": 2, "stay": 2},
+    "step_drafts": {"border": "e", "step": 4, "accept": 0.0002},
+    "lent_thought": {"begin": "x", "end": "ee", "tokens": 9},
+    "route": {"joules": 1.0},
 }
+ONE_TEXT = ("interim", "cascade", "switch", "step_drafts", "lent_thought", "route")
+"""Searches that give one text, whatever `n`; they may be greedy."""
+SEVERAL = [each for each in SETTINGS if each not in ONE_TEXT]
 TIMED = ("branches", "cancelled", "tokens_made", "tokens_spared", "tokens_shared", "tokens_held")
 """What a report says that depends on the steps: how far those were that were given up."""
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("searching"), tokenizer=True)
+    directory = tmp_path_factory.mktemp("searching")
+    tiny_llama(directory / "small", tokenizer=True, **COMPANION)
+    return tiny_llama(directory / "model", tokenizer=True)
+
+
+def make_engine(checkpoint: Path, **settings: Any) -> Engine:
+    companions = {"small": str(checkpoint.parent / "small")}
+    return plain_engine(checkpoint, companions=companions, **settings)
 
 
 def request(name: str, search: Any, **params: Any) -> Request:
@@ -103,7 +119,7 @@ def test_an_answer_depends_on_nothing_beside_it(engines: list[Engine], method: s
         assert told(served(engine, wanted)["a"], method) == first
 
 
-@pytest.mark.parametrize("method", [each for each in SETTINGS if each != "interim"])
+@pytest.mark.parametrize("method", SEVERAL)
 def test_several_answers_are_told_the_best_first(engines: list[Engine], method: str) -> None:
     search = {"method": method, **SETTINGS[method]}
     one, three = (served(engines[0], [request("a", search, n=n)])["a"] for n in (1, 3))
@@ -113,7 +129,7 @@ def test_several_answers_are_told_the_best_first(engines: list[Engine], method: 
     assert all(choice.finish_reason in ("stop", "length") for choice in three.outputs[:2])
 
 
-@pytest.mark.parametrize("method", [each for each in SETTINGS if each != "interim"])
+@pytest.mark.parametrize("method", SEVERAL)
 def test_a_budget_holds_for_all_branches_together(engines: list[Engine], method: str) -> None:
     search = {"method": method, **SETTINGS[method], "budget": 30}
     output = served(engines[0], [request("a", search)])["a"]
@@ -179,6 +195,18 @@ def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
         ({"method": "vote", "calls": ["1"] * 65}, "at most 64 calls, got 65"),
         ({"method": "beam", "calls": [""]}, "a call must have 1 to 1000 characters"),
         ({"method": "vote", "calls": 3}, "calls"),
+        ({"method": "cascade", "by": "luck"}, "cascade: by must be mean, least, agreement or"),
+        ({"method": "cascade", "sure": 0}, "sure must be above 0 and at most 1"),
+        ({"method": "cascade", "by": "agreement", "samples": 1}, r"samples must lie in \[2, 64\]"),
+        ({"method": "switch", "entropy": -1}, r"entropy must lie in \[0, 100\]"),
+        ({"method": "switch", "stay": 0}, r"stay must lie in \[1, 1024\]"),
+        ({"method": "step_drafts", "border": ""}, "border must have 1 to 1000 characters"),
+        ({"method": "step_drafts", "accept": 2}, "accept must be above 0 and at most 1"),
+        ({"method": "step_drafts", "by": "taste"}, "by must be mean or least, got 'taste'"),
+        ({"method": "lent_thought", "end": " "}, "end must have up to 1000 characters, and not be"),
+        ({"method": "lent_thought", "tokens": 0}, "tokens must lie in"),
+        ({"method": "route", "joules": 0.0}, "route: joules must be above 0"),
+        ({"method": "route", "sure": 1.5}, "sure must be above 0 and at most 1"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(search: Any, said: str) -> None:
@@ -197,6 +225,13 @@ def test_what_cannot_be_searched_is_refused(search: Any, said: str) -> None:
         ({"method": "rebase"}, {"temperature": 0.0}, "needs a temperature above 0"),
         ({"method": "interim"}, {"n": 2}, "needs n=1"),
         ({"method": "vote", "calls": ["f(1)"]}, {}, 'evaluated where extract is "behaviour"'),
+        ({"method": "cascade"}, {"n": 2}, "cascade gives one text: it needs n=1"),
+        ({"method": "switch"}, {"logprobs": 1}, "which logprobs does not allow"),
+        ({"method": "cascade", "by": "agreement"}, {"temperature": 0.0}, "temperature above 0"),
+        ({"method": "route"}, {}, "route needs a router .* or a budget"),
+        ({"method": "route", "router": "no"}, {}, "no companion has a probe 'no'"),
+        ({"method": "cascade", "model": "no"}, {}, "no companion 'no'; there is: small"),
+        ({"method": "cascade", "by": "checker:no"}, {}, "no checker 'no'; there is: none; name"),
     ],
 )
 def test_what_a_search_cannot_do_with_a_request_is_refused(
@@ -209,9 +244,10 @@ def test_what_a_search_cannot_do_with_a_request_is_refused(
 
 @pytest.mark.parametrize("method", SETTINGS)
 def test_an_engines_setting_searches_where_that_makes_sense(checkpoint: Path, method: str) -> None:
-    engine = make_engine(checkpoint, search=method)
+    named = f"{method}:joules=1" if method == "route" else method
+    engine = make_engine(checkpoint, search=named)
     greedy = served(engine, [request("a", None, temperature=0.0)])["a"].outputs[0].report
-    assert (greedy is None) == (method != "interim")
+    assert (greedy is None) == (method not in ONE_TEXT)
     found = served(engine, [request("b", None), request("c", "choices")])
     assert (found["b"].outputs[0].report or {}).keys() == {method}
     assert found["c"].outputs[0].report is None

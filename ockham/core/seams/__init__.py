@@ -25,6 +25,7 @@ from ockham.core.seams.approximate_reuse import (
     UsesSecondModel,
 )
 from ockham.core.seams.calibration import Calibrated, Calibration, QueryBlock
+from ockham.core.seams.companion import Companion, Until, Writer, Written
 from ockham.core.seams.correction import Correction
 from ockham.core.seams.drafting import (
     Constraint,
@@ -154,6 +155,7 @@ __all__ = [
     "Calibrated",
     "Calibration",
     "Candidate",
+    "Companion",
     "Constraint",
     "Correction",
     "Continue",
@@ -223,6 +225,7 @@ __all__ = [
     "Say",
     "Search",
     "SearchState",
+    "Until",
     "UsesSecondModel",
     "Seen",
     "SequenceGate",
@@ -239,4 +242,6 @@ __all__ = [
     "Wants",
     "Wish",
     "Write",
+    "Writer",
+    "Written",
 ]

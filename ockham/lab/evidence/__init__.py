@@ -20,6 +20,7 @@ from ockham.lab.evidence import (  # noqa: F401
     keeps,
     long_texts,
     mixes,
+    pairs,
     patterns,
     positions,
     predictions,
