@@ -337,6 +337,11 @@ class LLM(PooledMethods):
         self._driver.pin(Pin(name, read.token_ids, read.cache_salt or ""))
         return len(read.token_ids)
 
+    def sleep(self, most_s: float = math.inf) -> int:
+        """With a file of pins (`pins="FILE"`), compute what was pinned before a restart anew, for
+        so many seconds, or until another thread asks for something; how many pins are left."""
+        return self._driver.sleep(most_s)
+
     def unpin(self, name: str, cache_salt: str = "") -> None:
         """Let a prefix that was pinned under `cache_salt` go again. Raises InvalidRequest if there
         is no such pin."""

@@ -100,6 +100,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "nothing but compute, to compare what they do.",
     "companions": "Other models of the same vocabulary that write for searches: NAME=MODEL, or a "
     "JSON object of them.",
+    "pins": "A file where a server keeps what was pinned: after a restart it computes that anew "
+    "while nobody asks for anything.",
     "gate": "Which parts of the model run; 'whole' is all of it.",
     "adapter": "The technique of adapters that requests may name, with its options.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
@@ -143,7 +145,7 @@ _SECTIONS = {
     "Cache": (
         *("reuse", "enable_prefix_caching", "keep", "attention_pattern"),
         "recall_every",
-        *("kv_store", "kv_store_bytes"),
+        *("kv_store", "kv_store_bytes", "pins"),
     ),
     "Memory": (
         *("gpu_memory_utilization", "memory_bytes", "kv_cache_memory_bytes"),

@@ -40,6 +40,8 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     probe` wrote, named alike. `companions` are other models of the same vocabulary, smaller ones as
     a rule, which write for searches; they are named alike. `run_programs` lets searches run the
     programs that completions are, to compare what they do.
+    `pins` is a file that keeps what was pinned, to compute it anew after a restart while there is
+    nothing else to do (a server by itself, an `LLM` by `sleep`); None: a restart forgets pins.
     `adapter` names the technique by which requests may ask for adapters, with its options; None: no
     request may.
     `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
@@ -94,6 +96,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     probes: str | dict[str, str] | None = None
     run_programs: bool = False
     companions: str | dict[str, str] | None = None
+    pins: str | None = None
     gate: str = "whole"
     adapter: str | None = None
     speculative_config: Setting = "auto"

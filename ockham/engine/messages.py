@@ -288,13 +288,15 @@ class Shutdown(msgspec.Struct, tag="shutdown"):
 
 
 class Pin(msgspec.Struct):
-    """A prefix that is to stay. Its `owner` may pin one part in `owners` of what may be pinned."""
+    """A prefix that is to stay. Its `owner` may pin one part in `owners` of what may be pinned.
+    `lasting` says whether it is restored after a restart, where pins are kept in a file."""
 
     name: str
     prompt_token_ids: list[int]
     cache_salt: str = ""
     owner: str = ""
     owners: int = 1
+    lasting: bool = True
 
 
 class Unpin(msgspec.Struct):

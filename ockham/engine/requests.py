@@ -382,6 +382,7 @@ class Requests:
                     name: model.judging(request.messages)
                     for name, model in self._engine.rewards.items()
                 },
+                turns=tokenizer.turns,
             )
         return search.begin(chosen.ask, problem)
 

@@ -183,11 +183,11 @@ class Searching:
                 deltas.append(Delta(request_id, index, finish_reason="stop"))
                 continue
             choice = finish.choices[index]
+            reason = "length" if finish.cut else "stop"
             if isinstance(choice, int):
-                reason = "length" if finish.cut else "stop"
                 deltas.append(self._ranked(group.branches[choice], index, reason))
             else:
-                deltas.append(self._written(group, index, choice))
+                deltas.append(self._written(group, index, choice, reason))
         if finish.report is not None:
             deltas[0].report = {group.name: dict(finish.report)}
         for sequence in group.sequences:
@@ -208,8 +208,9 @@ class Searching:
             delta.prompt_logprobs = None  # which come with the first choice
         return delta
 
-    def _written(self, group: Group, index: int, tokens: Many[int]) -> Delta:
-        """A choice that says these tokens, which may end it before the last one."""
+    def _written(self, group: Group, index: int, tokens: Many[int], reason: str) -> Delta:
+        """A choice that says these tokens, which may end it before the last one; else it ends for
+        a reason."""
         first, told = group.first, Told()
         sequence = first.choice(index, None if first.text is None else first.text.fresh())
         sequence.status = Status.APART
@@ -220,7 +221,7 @@ class Searching:
                 break
         else:
             delta = Delta(sequence.request_id, index)
-            told.add(self._endings.end(sequence, delta, "stop"))
+            told.add(self._endings.end(sequence, delta, reason))
         return told.delta(sequence, index)
 
 

@@ -37,7 +37,7 @@ BUILT_IN = {
 
 ADAPTERS = {
     f"lab-{name}": Path(__file__).parent / "lab_adapters" / name
-    for name in ("steps", "long_steps", "sentences")
+    for name in ("steps", "long_steps", "threads", "sentences")
 }
 """Adapters of the lab model that the package carries."""
 

@@ -36,6 +36,33 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "best": {**LETTER, "samples": 5, "parallel": 3},
     "consensus": {"samples": 5, "parallel": 3, "calls": ["1", "2"]},
     "interim": {"border": "e", "write": " a", "tokens": 3, "every": 2, "extract": "([a-m])"},
+    "threads": {
+        "spawn": "a",
+        "close": "e",
+        "between": "i",
+        "open": "o{text}",
+        "join": "l",
+        "returns": "t",
+        "back": "n{text}",
+        "go_on": "s",
+        "tokens": 12,
+        "depth": 2,
+        "threads": 3,
+        "spawns": 4,
+        "parallel": 3,
+    },
+    "pipeline": {
+        **LETTER,
+        "stages": [
+            {"op": "generate", "samples": 3, "tokens": 6},
+            {"op": "combine", "write": "{texts}e", "tokens": 6, "most": 5},
+            {"op": "extend", "write": "ab", "until": "e", "tokens": 8},
+            {"op": "verify", "ask": "a", "yes": "b", "no": "c", "keep": 3},
+            {"op": "generate", "samples": 2, "write": "u", "tokens": 4, "add": True},
+            {"op": "vote"},
+        ],
+        "parallel": 3,
+    },
     "beam": {**LETTER, "width": 4, "border": "e", "step": 5},
     "rebase": {**LETTER, "width": 4, "border": "e", "step": 5},
     "ets": {**LETTER, "width": 4, "border": "e", "step": 5},
@@ -46,9 +73,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lent_thought": {"begin": "x", "end": "ee", "tokens": 9},
     "route": {"joules": 1.0},
 }
-ONE_TEXT = ("interim", "cascade", "switch", "step_drafts", "lent_thought", "route")
+ONE_TEXT = ("interim", "threads", "cascade", "switch", "step_drafts", "lent_thought", "route")
 """Searches that give one text, whatever `n`; they may be greedy."""
-SEVERAL = [each for each in SETTINGS if each not in ONE_TEXT]
+SEVERAL = [each for each in SETTINGS if each not in (*ONE_TEXT, "pipeline")]
 TIMED = ("branches", "cancelled", "tokens_made", "tokens_spared", "tokens_shared", "tokens_held")
 """What a report says that depends on the steps: how far those were that were given up."""
 

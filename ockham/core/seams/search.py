@@ -70,6 +70,9 @@ class Problem(msgspec.Struct, frozen=True):
     """The other models that the engine has, by name."""
     cost: ModelCost | None = None
     """What the engine's own model costs."""
+    turns: tuple[str, str] | None = None
+    """What ends the assistant's turn and begins the user's, and the other way round, where that is
+    known of the model's chat template."""
 
 
 class TokenScores:
