@@ -12,13 +12,12 @@ import msgspec
 
 from ockham.core.asks import Ask, merged
 from ockham.core.errors import ConfigError, InvalidRequest
-from ockham.core.numbers import shown
 from ockham.core.registry import register
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Finish, Problem
-from ockham.search.structures.answers import NUMBER, Reader, check_extract
+from ockham.search.structures.answers import NUMBER, Reader
 from ockham.search.structures.programs import Call, Program, Said, Steps
-from ockham.search.structures.scorers import LIKELIHOOD
+from ockham.search.structures.scorers import CHECKER, LIKELIHOOD, scorer_of
 from ockham.search.structures.stages import (
     TEXTS,
     Best,
@@ -31,6 +30,7 @@ from ockham.search.structures.stages import (
     Verify,
     Vote,
     Writing,
+    wrong_extract,
     wrong_stages,
 )
 from ockham.search.structures.verdict import Verdict, first_tokens
@@ -123,7 +123,7 @@ def _wrong(settings: PipelineOptions | PipelineAsk) -> str | None:
     parallel = settings.parallel
     if parallel is not None and not 1 <= parallel <= MOST_PARALLEL:
         return f"parallel must lie in [1, {MOST_PARALLEL}], got {parallel}."
-    if settings.extract is not None and (said := check_extract(settings.extract)) is not None:
+    if settings.extract is not None and (said := wrong_extract(settings.extract)) is not None:
         return said
     if isinstance(settings, PipelineOptions):
         return wrong_stages(settings.chosen)
@@ -176,20 +176,9 @@ class Pipeline:
                     "temperature 0; raise temperature, or lower samples.",
                     "pipeline",
                 )
-            _check_scorer(stage, problem)
+            if isinstance(stage, Best | Sure):
+                scorer_of(stage.scorer, problem, self.name)  # refuses what the engine does not have
         return Stages(settings, problem)
-
-
-def _check_scorer(stage: Stage, problem: Problem) -> None:
-    """Raise InvalidRequest for a checker that the engine does not have."""
-    if not isinstance(stage, Best | Sure) or stage.scorer == LIKELIHOOD:
-        return
-    name = stage.scorer.partition(":")[2]
-    if name not in problem.judges:
-        known = ", ".join(problem.judges) or "none; name one by --checkers NAME=PROGRAM"
-        raise InvalidRequest(
-            f"pipeline: there is no checker {shown(name)}; there is: {known}.", "pipeline"
-        )
 
 
 @dataclass(slots=True, eq=False)
@@ -341,12 +330,15 @@ class Stages(Program):
         return [texts[answers.index(max(counts, key=counts.__getitem__))]]
 
     def _scored(self, scorer: str, texts: list[_Text]) -> Steps:
-        """The scores of texts, which a checker gives later."""
+        """The scores of texts, which a checker or a reward model gives later."""
         if scorer == LIKELIHOOD:
             return [_likelihood(each.said) for each in texts]
-        judge = self._problem.judges[scorer.partition(":")[2]]
-        prompt = self._problem.prompt
-        scores: list[float | None] = yield [judge.submit(prompt, each.text) for each in texts]
+        kind, _, name = scorer.partition(":")
+        problem = self._problem
+        judge = (problem.judges if kind == CHECKER else problem.rewards)[name]
+        scores: list[float | None] = yield [
+            judge.submit(problem.prompt, each.text) for each in texts
+        ]
         return [0.0 if score is None else score for score in scores]
 
 

@@ -141,9 +141,13 @@ def test_turns_stand_where_they_are_known() -> None:
         ([{"op": "generate", "tokens": 0}], "tokens must lie in"),
         ([{"op": "generate"}, {"op": "fuse", "write": "x"}], "write must have {texts}"),
         ([{"op": "generate"}, {"op": "sure", "at": 0}], "at must be above 0"),
-        ([{"op": "generate"}, {"op": "best", "scorer": "x"}], "scorer must be likelihood or"),
+        (
+            [{"op": "generate"}, {"op": "best", "scorer": "x"}],
+            "scorer must be likelihood, checker:NAME or",
+        ),
         ([{"op": "generate"}, {"op": "verify", "no": "Yes"}], "yes and no must be two answers"),
         ([{"op": "generate"}, {"op": "vote", "extract": ""}], "extract is ''"),
+        ([{"op": "generate"}, {"op": "vote", "extract": "behaviour"}], "are not run"),
         ([{"op": "generate"}] * 17, "a pipeline has 1 to 16 stages, got 17"),
         (
             [{"op": "generate", "samples": 64}, *[{"op": "extend"}] * 3],

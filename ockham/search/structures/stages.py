@@ -9,8 +9,8 @@ from typing import TypeAlias
 import msgspec
 
 from ockham.core.numbers import shown
-from ockham.search.structures.answers import check_extract
-from ockham.search.structures.scorers import CHECKER, LIKELIHOOD
+from ockham.search.structures.answers import BEHAVIOUR, check_extract
+from ockham.search.structures.scorers import CHECKER, LIKELIHOOD, REWARD
 
 MOST_TEXT = 4000
 """Characters of a text that is written."""
@@ -74,7 +74,8 @@ class Verify(_Stage, kw_only=True, frozen=True, tag="verify"):
 
 
 class Best(_Stage, kw_only=True, frozen=True, tag="best"):
-    """The `keep` texts that `scorer` finds best: "likelihood", or "checker:NAME"."""
+    """The `keep` texts that `scorer` finds best: "likelihood", "checker:NAME" or
+    "reward:NAME"."""
 
     scorer: str = LIKELIHOOD
     keep: int = 1
@@ -159,8 +160,18 @@ def _wrong(stage: Stage) -> str | None:
         return f"at must be above 0 and at most 1, got {stage.at}."
     if isinstance(stage, Best | Sure):
         kind, _, name = stage.scorer.partition(":")
-        if stage.scorer != LIKELIHOOD and not (kind == CHECKER and name):
-            return f"scorer must be {LIKELIHOOD} or {CHECKER}:NAME, got {shown(stage.scorer)}."
+        if stage.scorer != LIKELIHOOD and not (kind in (CHECKER, REWARD) and name):
+            return (
+                f"scorer must be {LIKELIHOOD}, {CHECKER}:NAME or {REWARD}:NAME, got "
+                f"{shown(stage.scorer)}."
+            )
     if isinstance(stage, Vote) and stage.extract is not None:
-        return check_extract(stage.extract)
+        return wrong_extract(stage.extract)
     return None
+
+
+def wrong_extract(extract: str) -> str | None:
+    """Why an extractor cannot be used on texts of stages; None if it can."""
+    if extract == BEHAVIOUR:
+        return f'extract cannot be "{BEHAVIOUR}" here: the programs of texts are not run.'
+    return check_extract(extract)
