@@ -15,6 +15,7 @@ import click
 
 from ockham.cli.command import Command, Group
 from ockham.cli.options import engine_config, engine_options, option
+from ockham.cli.search_costs import budget, price
 from ockham.cli.value_types import Integer
 from ockham.cli.workload_options import chosen_workload, workload_options
 from ockham.core.errors import ConfigError
@@ -301,6 +302,10 @@ def pipelines(
     if out is not None:
         best = msgspec.json.format(msgspec.json.encode(found.best.search), indent=2)
         write_output(out, best + b"\n", overwrite=overwrite)
+
+
+techniques.add_command(budget)
+techniques.add_command(price)
 
 
 def _take_prompts(bench: Bench, workload: str, settings: tuple[str, ...], vocab_size: int) -> None:

@@ -7,7 +7,7 @@ share. Where few branches run, as on a CPU, weights are most of what is read: he
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 import numpy as np
@@ -26,29 +26,37 @@ _SAMPLES = 16
 
 class Work(msgspec.Struct, frozen=True):
     """Answers to be written: `branches` at once after a prompt that they share, of `tokens` tokens
-    each. Prompts are read in chunks of `chunk` rows."""
+    each. The prompt is read in chunks of `chunk` rows, or is `held` already: then the first token,
+    too, takes a row of each."""
 
     prompt: int
     tokens: int
     branches: int = 1
     chunk: int = 512
+    held: bool = False
 
     def prefill(self) -> Iterator[list[Part]]:
         """The runs of rows of each step that reads the prompt."""
-        for start in range(0, self.prompt, self.chunk):
+        for start in range(0, 0 if self.held else self.prompt, self.chunk):
             yield [(start + 1, min(self.chunk, self.prompt - start))]
 
     def decode(self, token: int) -> list[Part]:
-        """The runs of rows of the step that writes token `token`, from 1 on: the first one comes
+        """The runs of rows of the step after which token `token` (from 0) is known. Token 0 comes
         with the prompt."""
         return [(self.prompt + token, 1)] * self.branches
+
+    @property
+    def decoded(self) -> range:
+        """The tokens that have a step of their own."""
+        return range(0 if self.held else 1, self.tokens)
 
 
 def cost_of_work(cost: ModelCost, work: Work) -> StepCost:
     """The operations and bytes of all steps together, as the ledger books them."""
     total = [0, 0, 0, 0]
-    steps = [*work.prefill(), *(work.decode(token) for token in range(1, work.tokens))]
-    last = -(-work.prompt // work.chunk) - 1
+    reading = [*work.prefill()]
+    steps = [*reading, *map(work.decode, work.decoded)]
+    last = len(reading) - 1
     for number, parts in enumerate(steps):
         logits = work.branches if number > last else int(number == last)
         found = cost.step(parts, logits)
@@ -57,21 +65,26 @@ def cost_of_work(cost: ModelCost, work: Work) -> StepCost:
     return StepCost(*total)
 
 
+def total_cost(cost: ModelCost, works: Iterable[Work]) -> StepCost:
+    """The same of several, one after the other."""
+    found = [msgspec.structs.astuple(cost_of_work(cost, work)) for work in works]
+    return StepCost(*map(sum, zip(*found, strict=True)))
+
+
 def seconds_of_work(cost: ModelCost, rates: Rates, work: Work, vocabulary: int) -> float:
     """The predicted seconds. Raises KeyError if the rates lack a format of the model."""
     seconds = 0.0
     for parts in work.prefill():
         ends = parts[0][0] + parts[0][1] > work.prompt
         seconds += predict(cost, rates, parts, int(ends), vocabulary).total
-    left = work.tokens - 1
-    if left < 1:
+    steps = np.array(work.decoded)
+    if not len(steps):
         return seconds
-    places = sorted({1 + (left - 1) * i // max(1, _SAMPLES - 1) for i in range(_SAMPLES)})
+    places = np.unique(np.linspace(steps[0], steps[-1], _SAMPLES).astype(int)).tolist()
     at = [
         predict(cost, rates, work.decode(place), work.branches, vocabulary).total
         for place in places
     ]
-    steps = np.arange(1, left + 1)
     return seconds + float(np.interp(steps, places, at).sum())
 
 

@@ -72,6 +72,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "step_drafts": {"border": "e", "step": 4, "accept": 0.0002},
     "lent_thought": {"begin": "x", "end": "ee", "tokens": 9},
     "route": {"joules": 1.0},
+    "allocate": {**LETTER, "table": [6, 5, 3], "parallel": 2},
 }
 ONE_TEXT = ("interim", "threads", "cascade", "switch", "step_drafts", "lent_thought", "route")
 """Searches that give one text, whatever `n`; they may be greedy."""
@@ -232,6 +233,9 @@ def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
         ({"method": "step_drafts", "by": "taste"}, "by must be mean or least, got 'taste'"),
         ({"method": "lent_thought", "end": " "}, "end must have up to 1000 characters, and not be"),
         ({"method": "lent_thought", "tokens": 0}, "tokens must lie in"),
+        ({"method": "allocate", "table": [2]}, "table must have 2 to 256 entries, got 1"),
+        ({"method": "allocate", "table": [2, 1]}, r"each entry of table must lie in \[2, 256\]"),
+        ({"method": "allocate", "samples": 4}, "the table says how many samples are drawn"),
         ({"method": "route", "joules": 0.0}, "route: joules must be above 0"),
         ({"method": "route", "sure": 1.5}, "sure must be above 0 and at most 1"),
     ],

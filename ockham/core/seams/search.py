@@ -13,6 +13,7 @@ from ockham.core.arrays import Floats, Ints
 from ockham.core.asks import Ask
 from ockham.core.cost import ModelCost
 from ockham.core.errors import OckhamError
+from ockham.core.price import Work
 from ockham.core.probe import Probe
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams.observe import Observer
@@ -331,6 +332,15 @@ class SearchState(Protocol):
         An answer that leaves nothing to wait for must end in `Finish`. An error ends the request.
         """
         ...
+
+
+class SearchOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The `Options` of a search that says what it costs before it runs."""
+
+    def works(self, prompt: int, tokens: int) -> Sequence[Work]:
+        """What the model computes at most for a prompt of so many tokens and answers of so many
+        tokens each, one piece after the other."""
+        raise NotImplementedError
 
 
 class Search(Protocol):

@@ -26,6 +26,8 @@ PROBLEMS, FEW = 14, 7
 """In each round, of all levels alike; of wide trees."""
 SAMPLES, HALF, WIDE = 16, 8, 64
 EXTRACT = f"{MARK} (.+)"
+TABLE = [16, 16, 14, 4]
+"""What `ockham techniques budget lab --task long_steps --lora lab-long_steps` found."""
 SELF_CONSISTENCY = f"the majority of {SAMPLES} samples each"
 
 
@@ -47,6 +49,20 @@ def vote(bench: Bench) -> Row:
         "Adaptive-Consistency (arXiv:2305.11860): up to 7.9 times fewer samples than "
         "self-consistency, with less than 0.1% of accuracy lost on average, over 17 tasks and "
         "three language models",
+    )
+
+
+@evidence("search", "allocate")
+def allocate(bench: Bench) -> Row:
+    """As many samples as the first four say, against the majority of 16."""
+    return _against_votes(
+        bench,
+        "allocate",
+        {"table": TABLE},
+        "as many samples as the agreement of the first 4 asks for, by a table that was learned "
+        "from other problems",
+        "compute-optimal scaling (paper 70, arXiv:2408.03314): more than 4 times the efficiency of "
+        "best-of-n, where a verifier tells difficulties",
     )
 
 

@@ -10,8 +10,20 @@ import msgspec
 
 from ockham.core.asks import Ask, merged
 from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.price import Work
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Action, Branch, Drop, End, Finish, Fork, Hold, Problem, SearchState
+from ockham.core.seams import (
+    Action,
+    Branch,
+    Drop,
+    End,
+    Finish,
+    Fork,
+    Hold,
+    Problem,
+    SearchOptions,
+    SearchState,
+)
 from ockham.search.structures.answers import NUMBER, check_extract
 from ockham.search.structures.readings import Readings, check_calls, check_programs
 
@@ -21,7 +33,7 @@ PARALLEL = 4
 MOST_BUDGET = 1 << 40
 
 
-class SampleOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class SampleOptions(SearchOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What holds where a request does not say otherwise.
 
     `samples` is the most that are drawn, `parallel` how many at once. `extract` says what of a text
@@ -44,6 +56,13 @@ class SampleOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     def wrong(self) -> str | None:
         """What of the settings cannot be; None if they can."""
         return wrong_samples(self)
+
+    def works(self, prompt: int, tokens: int) -> list[Work]:
+        """See `SearchOptions`: as many samples at once as may run, and then others."""
+        at_once = min(self.parallel, self.samples)
+        whole, rest = divmod(self.samples, at_once)
+        waves = [at_once] * whole + [rest] * (rest > 0)
+        return [Work(prompt, tokens, wave, held=place > 0) for place, wave in enumerate(waves)]
 
 
 class SamplesAsk(Ask, kw_only=True, frozen=True):

@@ -10,6 +10,7 @@ import msgspec
 
 from ockham.core.asks import Ask, merged
 from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.price import Work
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import (
     Action,
@@ -19,6 +20,7 @@ from ockham.core.seams import (
     Hold,
     Observer,
     Problem,
+    SearchOptions,
     SearchState,
     Split,
 )
@@ -36,7 +38,7 @@ WIDTH = 8
 Choose = Literal["vote", "best"]
 
 
-class TreeOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class TreeOptions(SearchOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What holds where a request does not say otherwise.
 
     `width` is how many branches there are, those included that are complete. A step ends with
@@ -64,6 +66,10 @@ class TreeOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     def wrong(self) -> str | None:
         """What of the settings cannot be; None if they can."""
         return _wrong(self)
+
+    def works(self, prompt: int, tokens: int) -> list[Work]:
+        """See `SearchOptions`: all branches at once."""
+        return [Work(prompt, tokens, self.width)]
 
 
 class TreeAsk(Ask, kw_only=True, frozen=True):
