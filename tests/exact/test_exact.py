@@ -108,6 +108,8 @@ def check_schedules(
     # Room for less than two of the longest sequences, so that pages run out by themselves too.
     cell_bytes = 2 * StateSpec.attention(2, 32, str(values["kv_cache_dtype"])).nbytes
     values["adapter"] = "lora:max_loras=3"
+    small = tiny_llama(directory / "small", seed=4, **{**SIZES, "num_hidden_layers": 1})
+    values["companions"] = {"small": str(small)}
     alone = grammar_engine(checkpoint, **values, reuse="none", speculative_config="none")
     alone.executor = executor_of(alone, 1)
     reuse = "prefix,chunk,edit"
@@ -180,6 +182,7 @@ def check_schedules(
     print(
         f"{Machine.compared} sequences compared, {Machine.preempted} preemptions, "
         f"{Machine.cut} requests cancelled, {Machine.approximate} approximate, "
+        f"{Machine.paired} answered by two models, "
         f"{fetched} pages fetched from memory or disk, "
         f"{Machine.accepted} of {Machine.drafted} drafted tokens accepted"
     )
