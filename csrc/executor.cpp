@@ -72,7 +72,7 @@ void Executor::run(Run& run, int64_t start, int64_t stop) {
     for (int64_t i = start; i < stop; ++i) {
         if (!run.embedded && i != 0)
             throw std::invalid_argument("a step must be embedded before anything else is run.");
-        run.active = active_rows(run.step, i);
+        run.active = i < run.passes.stop ? run.passes.rows() : active_rows(run.step, i);
         run.leading = leading_neurons(run.step, i);
         if (const auto* groups = run.spared.before(run, i))
             for (const Spared::Group& group : *groups) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -75,6 +76,22 @@ struct LayerTotals {
     std::vector<std::vector<double>> sets;
 };
 
+// Which rows of a step went on to each pass of the layers that run several times.
+struct Passes {
+    // What the layers of one pass are given in place of the step's own.
+    struct Pass {
+        std::vector<int32_t> rows;  // that take it, ascending
+        std::vector<int64_t> slots;
+        std::vector<int32_t> context;
+    };
+    std::deque<Pass> taken;  // so far, in order; what it holds stays where it is
+    int64_t stop = 0;        // the first operation that is in no pass
+
+    RowSet rows() const {
+        return {static_cast<int64_t>(taken.back().rows.size()), taken.back().rows.data()};
+    }
+};
+
 struct Run {
     ThreadPool& pool;
     const Isa isa;
@@ -92,6 +109,7 @@ struct Run {
     // Whether other rows run the same operation next, with another number of neurons.
     bool unfinished = false;
     Spared spared;
+    Passes passes;
     bool embedded = false;
     int64_t experts_per_row = 0, routed_rows = 0;
     bool rotated = false;  // the step's cosines and sines have been computed

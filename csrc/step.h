@@ -182,6 +182,8 @@ struct StepView {
     std::vector<ActiveRows> active;  // empty: every operation computes all rows
     std::vector<LeadingNeurons> leading;  // empty: feed-forwards compute all their neurons
     SparingView sparing;
+    const double* deeper = nullptr;  // [passes][rows] added to scores of passes; null: nothing
+    int64_t passes = 0;              // rows of `deeper`
     std::vector<const Adapter*> adapters;  // of each sequence, null for none; empty: of nobody
 };
 

@@ -94,6 +94,11 @@ class StepReader {
         const nb::dict leading = step_.attr("leading");
         for (auto [operation, count] : leading)
             view.leading.push_back({nb::cast<int64_t>(operation), nb::cast<int64_t>(count)});
+        const nb::object deeper = step_.attr("deeper");
+        if (!deeper.is_none()) {
+            view.passes = static_cast<int64_t>(nb::len(deeper));
+            view.deeper = shaped<double, 2>(deeper, {view.passes, view.rows}, "scores of passes");
+        }
         const nb::object sparing = step_.attr("sparing");
         if (!sparing.is_none()) view.sparing = sparing_of(sparing, view.rows);
         if (!step_.attr("adapters").is_none())
@@ -392,6 +397,19 @@ nb::object spared_of(Run& run) {
     return nb::cast(nb::ndarray<nb::numpy, int32_t>(all->data(), 2, shape, owner));
 }
 
+// (passes, rows): whether a row took a pass. (0, 0) of a program without any.
+nb::object deep_of(const Run& run) {
+    const size_t passes = run.passes.taken.size();
+    const auto rows = static_cast<size_t>(passes == 0 ? 0 : run.step.rows);
+    auto* all = new std::vector<int32_t>(passes * rows, 0);
+    for (size_t pass = 0; pass < passes; ++pass)
+        for (int32_t row : run.passes.taken[pass].rows)
+            (*all)[pass * rows + static_cast<size_t>(row)] = 1;
+    nb::capsule owner(all, [](void* p) noexcept { delete static_cast<std::vector<int32_t>*>(p); });
+    const size_t shape[] = {passes, rows};
+    return nb::cast(nb::ndarray<nb::numpy, int32_t>(all->data(), 2, shape, owner));
+}
+
 nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     Run& run = *bound.run;
     nb::dict hidden;
@@ -419,7 +437,7 @@ nb::tuple finish(BoundExecutor& self, BoundRun& bound) {
     return nb::make_tuple(array_of(std::move(run.logits)), hidden, scores_of(run.scores, false),
                           argmax, array_of(std::move(largest)).attr("ravel")(), candidates,
                           scores_of(run.score_sums, true), recall, totals_of(run.score_totals),
-                          left_out_of(run), queries, spared_of(run));
+                          left_out_of(run), queries, spared_of(run), deep_of(run));
 }
 
 }  // namespace

@@ -154,6 +154,9 @@ class Step:
     sparing: Sparing | None = None
     """How much of their feed-forwards rows run, where that is decided on the way; None: all of
     them."""
+    deeper: Doubles | None = None
+    """(passes that rows may leave out, R) what is added to the scores by which rows take each pass;
+    None for nothing."""
     adapters: tuple[PackedAdapter | None, ...] | None = None
     """(S,) what is added to the products of each sequence's rows, None for nothing; None where
     nobody has any."""
@@ -210,3 +213,6 @@ class StepOutput:
     spared: Ints = field(default_factory=lambda: np.zeros((0, 0), np.int32))
     """(layers, R) how many neurons of the layer's feed-forward a row ran by `Step.sparing`, -1 for
     none, 0 for all; (0, 0) where nothing is decided."""
+    deep: Ints = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    """(passes that rows may leave out, R) whether each row took the pass, 1 or 0; (0, 0) of a model
+    without any."""

@@ -16,29 +16,26 @@ from ockham.core.ledger import Ledger
 from ockham.core.registry import make
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import AttentionGroup, Drafter, GatedModel, Target, UsesSecondModel
-from ockham.core.speculative import SpeculativeConfig, parse
+from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, parse
 from ockham.core.step import Floats
-from ockham.engine import billing
 from ockham.engine.adapters import Adapters
 from ockham.engine.attending import layer_attention
 from ockham.engine.cache_report import CacheKeeper
-from ockham.engine.checkers import all_probes, checkers_of, fitting
+from ockham.engine.checkers import checkers_of, probes_of
 from ockham.engine.chosen import (
     NO_REUSE,
     choose_reuses,
     make_drafters,
     plain_policy,
 )
-from ockham.engine.companions import Companions
 from ockham.engine.gates import Gates
 from ockham.engine.group import Group
 from ockham.engine.known import KnownTexts
 from ockham.engine.limits import Limits, context_limit
 from ockham.engine.messages import Delta, PooledFacts, Request
+from ockham.engine.passes import skips_of_passes
 from ockham.engine.patterns import Patterns, Summaries, with_codebooks
 from ockham.engine.pooling import Pooler
-from ockham.engine.programs import Programs
-from ockham.engine.rewards import rewards_of
 from ockham.engine.runner.attach import Attachments
 from ockham.engine.runner.own_model import OwnModel
 from ockham.engine.runner.small_model import SmallModel
@@ -68,9 +65,6 @@ class Assembly:
     what is being loaded.
     """
 
-    companions: Companions
-    """The other models that write for searches. Each is an engine, and so the engine makes them."""
-
     def __init__(
         self, config: EngineConfig, *, progress: Callable[[str], None] | None = None
     ) -> None:
@@ -99,6 +93,11 @@ class Assembly:
         self.answered: list[Delta] = []
         """What the next step says first: answers for which nothing had to be computed."""
         self.hidden_layer = None if self.pooler is None else described.layers
+        self.passes = skips_of_passes(described)
+        """What a row skips that takes 1, 2, ... passes; of most models there is one."""
+        if described.passes > 1:
+            drafting, drafters = _without_drafts(drafting, drafters)
+            self.reuse = make("reuse", NO_REUSE)
         if not described.causal:
             self.reuse, self.approximate = make("reuse", NO_REUSE), {}
             policy = plain_policy(config, policy)
@@ -106,16 +105,8 @@ class Assembly:
         del loaded
         self.checkers = checkers_of(config.checkers, self.tokenizer)
         """The programs that score texts for searches, by name."""
-        self.probes = {
-            name: probe
-            for name, probe in all_probes(config.probes).items()
-            if fitting(probe, described)
-        }
+        self.probes = probes_of(config.probes, described.layers, described.hidden_size)
         """What scores hidden states for searches, by name."""
-        self.rewards = rewards_of(config.rewards, self.tokenizer, config.threads)
-        """The models that score texts for searches, by name."""
-        self.programs = Programs() if config.run_programs else None
-        """What runs programs that completions are; None where they are not run."""
         for note in () if self.tokenizer is None else self.tokenizer.notes:
             (progress or (lambda _: None))(note)
         plan = self.model.plan
@@ -134,8 +125,9 @@ class Assembly:
         self.techniques.hidden_size = self.model.description.hidden_size
         self.techniques.layers = layer_attention(self.model.program)
         self.techniques.sees_whole_past = described.dual_chunk
-        if described.dual_chunk:
-            self._check_whole_past()
+        self.techniques.passes = described.passes
+        if described.dual_chunk or described.passes > 1:
+            self._check_every_cell()
         self.patterns = Patterns(
             self.techniques, self.techniques.groups, Summaries(plan, self.model.layouts)
         )
@@ -251,7 +243,6 @@ class Assembly:
         searched = self.searched.pop(request_id, None)
         if searched is not None and searched.search is not None:
             searched.search.close()
-            self.companions.end(request_id)
         self.release(request_id)
         return self.groups.pop(request_id, None)
 
@@ -266,11 +257,6 @@ class Assembly:
             self.tokenizer.close()
         for checker in self.checkers.values():
             checker.close()
-        if self.programs is not None:
-            self.programs.close()
-        for reward in self.rewards.values():
-            reward.close()
-        self.companions.close()
 
     def release(self, request_id: str) -> None:
         """A request is over, or gives up what it waited for: others may have what it held."""
@@ -293,23 +279,16 @@ class Assembly:
         how many tokens its texts have, where they are replayed. Raises ConfigError or DoesNotFit
         for a draft model that cannot draft for this one, or learned drafts of other tokens."""
         drafters = make_drafters(config) if drafters is None else drafters
-        target = self.target(vocabulary or self.vocabulary)
+        target = self._target(vocabulary or self.vocabulary)
         for drafter in drafters:
             drafter.attach(lambda name, longest=None: SmallModel(name, target, longest, self.model))
             drafter.attach_model(self.own_model)
             drafter.recall(self._vocabulary_digest)
         return Speculation(config, drafters)
 
-    # -- for the engine ------------------------------------------------------------------------
+    # -- inside --------------------------------------------------------------------------------
 
-    def book_companion(self, request_id: str, bill: Ledger) -> None:
-        """A companion has computed this for a request."""
-        work = billing.work_of(bill)
-        self.ledger.add(work)
-        if (group := self.groups.get(request_id)) is not None:
-            group.book(work)
-
-    def target(self, vocabulary: int) -> Target:
+    def _target(self, vocabulary: int) -> Target:
         """What a second model may know of this one."""
         return Target(
             vocabulary=vocabulary,
@@ -318,11 +297,9 @@ class Assembly:
             cells=max(layout.pages * layout.page_tokens for layout in self.state.groups),
         )
 
-    # -- inside --------------------------------------------------------------------------------
-
     def _load_second(self, model: str | None, longest: int | None = None) -> SmallModel:
         """A second model that reads one text at a time."""
-        target = dataclasses.replace(self.target(self.vocabulary), sequences=1)
+        target = dataclasses.replace(self._target(self.vocabulary), sequences=1)
         return SmallModel(model, target, longest or self.max_model_len, self.model)
 
     def _gated_model(self) -> GatedModel:
@@ -338,14 +315,16 @@ class Assembly:
                 )
                 for i in range(described.layers)
             ),
+            described.passes,
         )
 
-    def _check_whole_past(self) -> None:
-        """Raise ConfigError for settings by which rows would not see all that comes before them."""
+    def _check_every_cell(self) -> None:
+        """Raise ConfigError for settings by which rows would not see all cells that they must."""
         if self.approximate:
             raise ConfigError(
                 f"reuse {next(iter(self.approximate))!r} puts state of other positions in place, "
-                "which dual chunk attention cannot; leave one of the two out."
+                "which neither dual chunk attention nor layers that run several times can; leave "
+                "it out."
             )
         try:
             self.techniques.keeping(
@@ -375,6 +354,19 @@ class Assembly:
         if self.tokenizer is not None:
             return self.tokenizer.digest
         return self.model.numerics_id
+
+
+def _without_drafts(
+    config: SpeculativeConfig, drafters: list[Drafter]
+) -> tuple[SpeculativeConfig, list[Drafter]]:
+    """No drafts, for a model whose rows decide which of its layers they run. Raises ConfigError if
+    some were asked for by name."""
+    if drafters and config.methods != [AUTO]:
+        raise ConfigError(
+            f"{config.methods[0]} drafts, and this model runs layers several times, for which "
+            "drafts are not verified; leave speculative_config out."
+        )
+    return SpeculativeConfig(method=NONE), []
 
 
 def _close_all(pid: int, closes: list[Callable[[], None]]) -> None:

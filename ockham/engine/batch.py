@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ockham.cache.state import State
-from ockham.core.cost import ModelCost, Sublayer
+from ockham.core.cost import ModelCost, Skips, Sublayer
 from ockham.core.rows import Branch, build_step, chains
 from ockham.core.seams import OwnRows
 from ockham.core.step import Floats, Ints, Step, StepOutput
-from ockham.engine.gates import OpenGate, active_rows, runs_of_rows, sparing_of
+from ockham.engine.gates import OpenGate, active_rows, deeper_of, runs_of_rows, sparing_of
 from ockham.engine.observing import Asked, Watch, want
 from ockham.engine.part import Part
+from ockham.engine.passes import Deep
 from ockham.engine.plan import Chunk
 from ockham.engine.speculation.streams import Observers
 from ockham.engine.speculation.tree import Tree
@@ -200,6 +202,7 @@ def _gate(
         runs += own
     step.active = active_rows([skips for skips, _ in runs], [rows for _, rows in runs], sublayers)
     step.sparing = sparing_of(gates, sublayers)
+    step.deeper = deeper_of(gates)
 
 
 def note_spared(batch: Batch, output: StepOutput) -> None:
@@ -207,6 +210,18 @@ def note_spared(batch: Batch, output: StepOutput) -> None:
     row = 0
     for part in batch.parts:
         part.spared = output.spared[:, row : row + part.rows]
+        row += part.rows
+
+
+def note_deep(batch: Batch, output: StepOutput, skips: Many[Skips], state: State) -> None:
+    """Tell the parts of a step that has run which passes their rows took."""
+    row = 0
+    for part in batch.parts:
+        view = part.sequence.view
+        assert view is not None, "a running sequence has a view"
+        held = tuple([view.groups[group].length for group in state.of_passes])
+        part.deep = Deep(tuple(skips), output.deep[:, row : row + part.rows], held)
+        part.gated = part.deep.runs
         row += part.rows
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
-import msgspec
 import numpy as np
 
 from ockham.cache.state import State
@@ -32,6 +31,9 @@ FORK = "fork"
 PREEMPTION = "preemption"
 """Rows computed again because their state had been given up."""
 
+PASSES = "passes"
+"""Passes through layers that run several times which rows left out, by themselves or as asked."""
+
 SCORING = "prompt_logprobs"
 """Rows computed again though their state was held, because their logits were wanted."""
 
@@ -50,7 +52,7 @@ def book_step(parts: list[Part], cost: ModelCost, total: Ledger) -> None:
             rows * cost.without(skips).state_written_bytes(1) for skips, rows in _runs(part)
         )
         alone = weight_bytes if len(parts) == 1 else _weight_bytes([part], cost)[0]
-        if spared_flops or any(skips for skips, _ in part.gated):
+        if spared_flops or part.deep is not None or any(skips for skips, _ in part.gated):
             whole_flops, whole_bytes = _ran(part, (), cost)
             whole_bytes += cost.weight_bytes(part.rows, part.head_rows)
             whole_bytes += cost.state_written_bytes(part.rows)
@@ -88,6 +90,9 @@ def _runs(part: Part) -> list[Run]:
 def _ran(part: Part, gated: Many[Run], cost: ModelCost, dropped: Many[int] = ()) -> tuple[int, int]:
     """FLOPs of a part's rows, which skip what `gated` says, and the state bytes that they read,
     where each group of layers has `dropped` so many cells."""
+    if gated and part.deep is not None:
+        flops, read_bytes = part.deep.ran(part.start, part.rows, cost)
+        return flops + part.head_rows * cost.head_flops, read_bytes
     if len(gated) < 2:
         own = cost.without(gated[0][0]) if gated else cost
         attention = sum(own.attention_flops(first + 1, rows, dropped) for first, rows in part.runs)
@@ -174,9 +179,10 @@ def _row_flops(
 
 def _book_gate(sequence: Sequence, flops: int, nbytes: int, total: Ledger) -> None:
     """Book what a sequence's rows did not run, against the same sequence alone without a gate."""
-    assert sequence.gate is not None, "only a gate skips"
+    gate = sequence.gate
+    name = PASSES if gate is None or gate.of.deeper is not None else gate.name
     for book in (sequence.ledger, total):
-        book.save(sequence.gate.name, flops=flops, nbytes=nbytes)
+        book.save(name, flops=flops, nbytes=nbytes)
 
 
 def _weight_bytes(parts: list[Part], cost: ModelCost) -> tuple[int, list[int]]:
@@ -256,6 +262,8 @@ def _book_part(part: Part, cost: ModelCost, alone: int, weight_bytes: int, total
             if repeated:
                 name = sequence.redone_by or PREEMPTION
                 flops = _row_flops(sequence, first, repeated, 0, cost, sequence.dropped)
+                if part.deep is not None:  # its rows are one run
+                    flops = part.deep.ran(first, repeated, cost)[0]
                 if part.spared is not None:  # without a splice: its rows are one run
                     flops -= _spared_flops(part.spared[:, :repeated], cost)
                 book.waste(name, repeated, flops)
@@ -501,22 +509,6 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
                 book.save(name, 1, nbytes=own.weight_bytes(1, 1))
             elif number not in walk.accepted:
                 book.waste(name, 1, flops + own.row_flops(place + 1, 1, logits))
-
-
-def work_of(bill: Ledger) -> Ledger:
-    """What a bill has of work that was done, without tokens and times: those of a companion's text
-    are counted where the text is used."""
-    counted = ("prompt_tokens", "prompt_tokens_computed", "prompt_tokens_reused")
-    told = ("generated_tokens", "queue_s", "prefill_s", "decode_s")
-    return msgspec.structs.replace(bill, **dict.fromkeys([*counted, *told], 0))
-
-
-def book_unread(sequence: Sequence, name: str, cost: ModelCost, total: Ledger) -> None:
-    """Book the prompt of a request that the search `name` has answered without the model."""
-    rows = sequence.prompt_tokens
-    flops = _row_flops(sequence, 0, rows, 0, cost)
-    for book in (sequence.ledger, total):
-        book.save(name, rows, flops)
 
 
 def book_spared(

@@ -20,8 +20,7 @@ from ockham.core.seams import GONE, ApproximateReuse, Reuse, SearchState
 from ockham.core.step import Ints
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
-from ockham.engine.batch import build, note_choices, note_spared
-from ockham.engine.companions import companions_of
+from ockham.engine.batch import build, note_choices, note_deep, note_spared
 from ockham.engine.endings import Endings
 from ockham.engine.harvest import Harvest
 from ockham.engine.messages import Delta, Request, Stats
@@ -65,14 +64,6 @@ class Engine(Assembly):
         self, config: EngineConfig, *, progress: Callable[[str], None] | None = None
     ) -> None:
         super().__init__(config, progress=progress)
-        self.companions = companions_of(
-            config,
-            Engine,
-            self.book_companion,
-            self.model.description,
-            self.target(self.vocabulary),
-            self.tokenizer,
-        )
         self.runner = Runner(self)
         self.endings = Endings(self, self.runner)
         self.slow_grammars = SlowGrammars(self, self.endings)
@@ -154,7 +145,6 @@ class Engine(Assembly):
 
     def step(self) -> list[Delta]:
         """One iteration: draft, schedule, run, bill, sample, collect; and search."""
-        self.companions.step()
         answered = self.answered.copy()
         self.answered.clear()
         if self.texts.waiting and (not self.groups or not self._texts_ran):
@@ -253,17 +243,19 @@ class Engine(Assembly):
             note_choices(batch, output, self.cost)
         if output.spared.size:
             note_spared(batch, output)
+        if output.deep.size:
+            note_deep(batch, output, self.passes, self.state)
         billing.book_step(batch.parts, self.cost, self.ledger)
         if output.recall:
             billing.book_recall(batch.parts, batch.step, output, self.state, self.ledger)
-        self.scheduler.commit(chunks)
+        self.scheduler.commit(chunks, output.deep if output.deep.size else None)
         decodes = all(chunk.kept == 1 for chunk in chunks)
         deltas = self.harvest.collect(batch, output)
         return Done(deltas, len(chunks), batch.step.rows if decodes else 0)
 
     def _wait(self) -> None:
         """Nothing can run: sleep until something may."""
-        if self.companions.busy or (self.searched and self.searching.unblock()):
+        if self.searched and self.searching.unblock():
             return
         if self.slow_grammars.wait(WAIT_S) or (self.searched and self.searching.wait(WAIT_S)):
             return

@@ -8,7 +8,7 @@ from collections.abc import Sequence as Many
 import msgspec
 import numpy as np
 
-from ockham.core.arrays import Ints
+from ockham.core.arrays import Doubles, Ints
 from ockham.core.cost import ATTENTION, FEED_FORWARD, RUNS_ALL, Skips, Sublayer
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.numbers import shown
@@ -80,6 +80,12 @@ class Gates:
             return None
         prompt_tokens = len(request.prompt_token_ids)
         found = found.for_prompt(prompt_tokens)
+        if self.model.passes > 1 and (found.deeper is None or found.skips or found.spares):
+            raise InvalidRequest(
+                f"the gate {shown(chosen.name)} leaves out parts of layers, which is not supported "
+                "of a model that runs layers several times; leave it out.",
+                chosen.name,
+            )
         changes, narrows = _check_order(chosen.name, found)
         reuse = request.asked("reuse")
         if reuse is not None and any(branch == ATTENTION for _, branch in found.skips):
@@ -145,6 +151,21 @@ def sparing_of(
         np.array([each.start for each in operations], np.int32),
         np.array([each.stop for each in operations], np.int32),
     )
+
+
+def deeper_of(gates: Many[tuple[OpenGate | None, Ints]]) -> Doubles | None:
+    """What is added to the scores by which the rows of a step take passes: of each sequence its
+    gate, and the places of its rows. None if nothing is."""
+    passes = max((len(gate.of.deeper or ()) for gate, _ in gates if gate is not None), default=0)
+    if not passes:
+        return None
+    found = []
+    for gate, places in gates:
+        own = np.zeros((passes, len(places)))
+        if gate is not None and gate.of.deeper is not None:
+            own[:, places >= gate.of.deeper_from] = np.array(gate.of.deeper)[:, None]
+        found.append(own)
+    return np.concatenate(found, axis=1)
 
 
 def _attentions(skips: Skips) -> Skips:

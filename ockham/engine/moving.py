@@ -90,7 +90,8 @@ def _describe(sequence: Sequence, state: State, now_s: float) -> MovedSequence:
     # What is left out is computed again, to the same bits.
     keeping, view = sequence.keeping, sequence.view
     moves = keeping is None or not keeping.observes
-    has_state = moves and view is not None and not view.compacted_at and sequence.computed > 0
+    whole = view is not None and not view.compacted_at and not state.of_passes
+    has_state = moves and whole and sequence.computed > 0
     return MovedSequence(
         index=sequence.index,
         generated=sequence.tokens[sequence.prompt_tokens :],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ockham.core.arrays import Ints
 from ockham.core.visits import Skipped
 from ockham.engine.gates import Run
+from ockham.engine.passes import Deep
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.tree import Tree
 
@@ -35,6 +36,8 @@ class Part:
     """What its rows do not visit, of each group of layers; empty where they visit all."""
     gated: Many[Run] = ()
     """Which sublayers its rows skip, neighbours that skip the same together; empty where none."""
+    deep: Deep | None = None
+    """Which passes its rows took, of a model whose rows may leave some out; `gated` says it too."""
     spared: Ints | None = None
     """(layers, rows) how many neurons of a layer's feed-forward a row ran, as it was decided while
     it was computed: -1 for none, 0 for all. None if nothing was decided."""

@@ -89,6 +89,7 @@ class Patterns:
         pattern = chosen.technique.open(chosen.ask, self._groups)
         if pattern is None:
             return None
+        self._techniques.check_passes(chosen)
         longest = pattern.for_prompt(LONGEST)  # a short prompt may leave nothing to choose
         chooses = any(longest.choice(g) is not None for g in range(len(self._groups)))
         if self._techniques.sees_whole_past and chooses:

@@ -34,7 +34,6 @@ from ockham.engine.messages import (
     Shutdown,
     ToEngine,
 )
-from ockham.engine.sleeping import Sleeper, sleeper_of
 from ockham.model.loading import LoadedModel
 
 log = logging.getLogger("ockham.engine")
@@ -55,19 +54,18 @@ def main() -> int:
     channel: Channel[ToEngine] = Channel(socket.socket(fileno=int(sys.argv[1])), ToEngine)
     try:
         config = channel.receive_first(EngineConfig)
-        sleeper = _load(config, channel)
-        if sleeper is None:
+        engine = _load(config, channel)
+        if engine is None:
             return 1
-        return serve(sleeper, channel)
+        return serve(engine, channel)
     except EOFError:
         return 0
 
 
-def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Sleeper | None:
+def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Engine | None:
     begin_s = time.monotonic()
     try:
         engine = Engine(config, progress=lambda line: channel.send([Loading(line)]))
-        sleeper = sleeper_of(engine)
     except OckhamError as error:
         channel.send([Died(str(error))])
         channel.drain(LAST_WORDS_S)
@@ -87,12 +85,12 @@ def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Sleeper | None:
     gc.collect()
     gc.freeze()
     channel.send([_ready(engine, time.monotonic() - begin_s)])
-    return sleeper
+    return engine
 
 
-def serve(sleeper: Sleeper, channel: Channel[ToEngine]) -> int:
+def serve(engine: Engine, channel: Channel[ToEngine]) -> int:
     """Take, step, send, until told to stop. Raises `EOFError` when the other side is gone."""
-    engine, held = sleeper.engine, Held()
+    held = Held()
     intake = Intake(engine, held)
     stats_sent_s = 0.0
     idle_reported = False
@@ -103,18 +101,16 @@ def serve(sleeper: Sleeper, channel: Channel[ToEngine]) -> int:
                 return 0
             channel.send(intake.take(message))
             idle_reported = False
-            if held and time.monotonic() > until_s:
+            if engine.has_work and time.monotonic() > until_s:
                 break  # the others come after the next step, which somebody waits for
         channel.send(intake.ready())
-        if held:
-            sleeper.give_way()
-        if not engine.has_work and not sleeper.wake():
+        if not engine.has_work:
             channel.send([] if idle_reported else [engine.stats()])
             idle_reported = True
             channel.wait(INTAKE_S if intake.waiting else None)
             continue
         try:
-            deltas = sleeper.after(engine.step())
+            deltas = engine.step()
         except Exception as error:
             _fail(error, held, channel)
             return 1

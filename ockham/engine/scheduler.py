@@ -111,11 +111,15 @@ class Scheduler(Admission):
             return False
         return self.state.reserve(view, cells)
 
-    def commit(self, chunks: list[Chunk]) -> None:
-        """The step has run: its cells are valid, and what no later row can see is let go."""
+    def commit(self, chunks: list[Chunk], deep: Ints | None = None) -> None:
+        """The step has run: its cells are valid, and what no later row can see is let go. `deep` is
+        `StepOutput.deep` of a model with passes that rows may leave out."""
+        row = 0
         for chunk in chunks:
             sequence = chunk.sequence
-            self._advance(sequence, sequence.end_after(chunk.kept))
+            own = None if deep is None else deep[:, row : row + chunk.rows]
+            row += chunk.rows
+            self._advance(sequence, sequence.end_after(chunk.kept), own)
             if sequence.computed <= sequence.prompt_tokens:
                 self._keep(sequence)  # for others that begin alike
 
@@ -129,8 +133,8 @@ class Scheduler(Admission):
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _advance(self, sequence: Sequence, computed: int) -> None:
-        """The cells up to `computed` are valid."""
+    def _advance(self, sequence: Sequence, computed: int, deep: Ints | None = None) -> None:
+        """The cells up to `computed` are valid: see `State.advance`."""
         view = sequence.view
         assert view is not None, "a scheduled sequence has a view"
         if sequence.splicing is not None:
@@ -138,7 +142,7 @@ class Scheduler(Admission):
         sequence.computed = computed
         if computed > sequence.computed_once:
             sequence.computed_once = computed
-        self.state.advance(view, computed)
+        self.state.advance(view, computed, deep)
         if sequence.splicing is not None:
             sequence.splicing.splice.reached(computed, view.tables)
             if not sequence.remaining:

@@ -67,6 +67,8 @@ class Techniques:
         """How the layers that hold cells attend; none until the model is loaded."""
         self.sees_whole_past = False
         """Whether rows must see all that comes before them, because of the model's positions."""
+        self.passes = 1
+        """How often the model runs the layers between the first and the last one."""
         for name, seam in SEAMS.items():
             if seam.asked and not seam.several and seam.setting is not None:
                 given = getattr(config, seam.setting)
@@ -117,10 +119,21 @@ class Techniques:
                 "comes before them; leave one of the two out.",
                 chosen.name,
             )
+        self.check_passes(chosen)
         prompt_tokens = len(request.prompt_token_ids)
         text = KeptText(prompt_tokens, self.groups, self.hidden_size, self.layers)
         found: Keeping | None = chosen.technique.open(chosen.ask, text)
         return found
+
+    def check_passes(self, chosen: Chosen) -> None:
+        """Raise InvalidRequest for what chooses among the cells of all rows, of a model whose
+        passes hold those of some."""
+        if self.passes > 1 and not chosen.exact:
+            raise InvalidRequest(
+                f"{chosen.name} chooses among the cells of all tokens, and this model runs layers "
+                "several times, which hold those of some; leave it out.",
+                chosen.name,
+            )
 
     def key(self, request: Request) -> str:
         """The key of a request's state, see `core.state_key`. State that nobody may share has a key

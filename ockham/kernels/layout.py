@@ -87,15 +87,22 @@ class PlaneSpec(msgspec.Struct, frozen=True):
 
 class StateSpec(msgspec.Struct, frozen=True):
     """What one layer keeps. `window` is the number of latest cells that a row sees, None for all;
-    a recurrent state has none."""
+    a recurrent state has none. `of_pass` is the pass through layers that run several times whose
+    rows alone have cells (`Recurse`), counted from 0; None where every row has one."""
 
     kind: Literal["paged", "recurrent"]
     planes: tuple[PlaneSpec, ...]
     window: int | None = None
+    of_pass: int | None = None
 
     @classmethod
     def attention(
-        cls, kv_heads: int, head_dim: int, dtype: str, window: int | None = None
+        cls,
+        kv_heads: int,
+        head_dim: int,
+        dtype: str,
+        window: int | None = None,
+        of_pass: int | None = None,
     ) -> StateSpec:
         """Keys and values in pages. `dtype` is as `core.state_dtype.canonical` gives it."""
         types = state_types(dtype)
@@ -103,7 +110,7 @@ class StateSpec(msgspec.Struct, frozen=True):
             PlaneSpec(name, kv_heads, head_dim, each)
             for name, each in zip(("keys", "values"), types, strict=True)
         )
-        return cls("paged", planes, window)
+        return cls("paged", planes, window, of_pass)
 
     @property
     def nbytes(self) -> int:

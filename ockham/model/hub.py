@@ -30,14 +30,14 @@ BUILT_IN = {
         ("lab-drafter", "lab_drafter"),
         ("lab-moe", "lab_moe"),
         ("lab-nested", "lab_nested"),
-        ("lab-small", "lab_small"),
+        ("lab-recursive", "lab_recursive"),
     )
 }
 """Models that the package carries."""
 
 ADAPTERS = {
     f"lab-{name}": Path(__file__).parent / "lab_adapters" / name
-    for name in ("steps", "long_steps", "threads", "sentences")
+    for name in ("steps", "long_steps", "sentences")
 }
 """Adapters of the lab model that the package carries."""
 

@@ -111,7 +111,9 @@ class Votes(Samples):
 
     def ranked(self) -> list[int]:
         """See `Samples`."""
-        return self._tally.samples(self.answers)
+        tally = self._tally
+        first = [tally.first[answer] for answer in tally.ranked]
+        return [*first, *(n for n in sorted(self.answers) if n not in first)]
 
     def counted(self) -> list[int]:
         """See `Samples`."""

@@ -25,6 +25,7 @@ from ockham.kernels.ops import (
     Head,
     Norm,
     Operation,
+    Recurse,
     Rope,
     Route,
 )
@@ -310,6 +311,8 @@ def _first(gate_up: Tensor, width: int) -> Tensor:
 def _check(op: Operation) -> None:
     if getattr(op, "activation", "silu") != "silu" or not getattr(op, "gated", True):
         raise ConfigError("only models whose feed-forwards are gated by SiLU are trained so.")
+    if isinstance(op, Recurse):
+        raise ConfigError("models that run layers several times are not trained so.")
     for field in ("post_norm", "stream_norm", "softcap"):
         if getattr(op, field, None) is not None:
             raise ConfigError(f"models with a {field.replace('_', ' ')} are not trained so.")

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from ockham.training.train import train
 from recipes.lab import nested
 from recipes.lab.card import card
 from recipes.lab.corpus import build_corpus
@@ -24,9 +23,9 @@ from recipes.lab.export_siblings import SOURCES, agreements, export_sibling
 from recipes.lab.outputs import Amounts, write_outputs
 from recipes.lab.passages import write_passages
 from recipes.lab.plan import PLANS
+from recipes.lab.recursive import RecursiveTrainer
 from recipes.lab.sentences import write_items
 from recipes.lab.siblings import DENSE, SIBLINGS
-from recipes.lab.small import small_settings, small_texts
 from recipes.lab.start import load_dense
 from recipes.lab.texts import NESTED_MIX, write_texts
 from recipes.lab.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -36,17 +35,7 @@ _ROOT = Path(__file__).parents[2]
 _MODELS = _ROOT / "ockham/model"
 _LAB = _MODELS / "lab"
 _WEIGHTS = _LAB / "model.safetensors"
-_COMMANDS = (
-    "tokenizer",
-    "passages",
-    "train",
-    "export",
-    "agreement",
-    "items",
-    "drafters",
-    "nested",
-    "small",
-)
+_COMMANDS = ("tokenizer", "passages", "train", "export", "agreement", "items", "drafters", "nested")
 
 
 def main() -> None:
@@ -68,11 +57,6 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, resumable, then")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.command == "small":
-        folder = options.run or _ROOT / "runs" / "small"
-        settings = small_settings(*small_texts(folder), options.out or folder / "lab_small")
-        print(json.dumps(train(settings, print).scores, indent=2))
-        return
     if options.command == "items":
         write_items(options.out, number=100)
         return
@@ -128,6 +112,9 @@ def _trainer(options: argparse.Namespace, streams: Streams, tokenizer: Tokenizer
     if sibling is None:
         return Trainer(plan, streams, run, tokenizer, options.start, options.device)
     start = options.start or _WEIGHTS
+    if plan.shape.passes > 1:
+        dense = load_dense(start, DENSE)
+        return RecursiveTrainer(plan, streams, run, tokenizer, dense, start)
     if not plan.distilled:
         return Trainer(plan, streams, run, tokenizer, start, options.device)
     written = write_outputs(start.parent, streams, tokenizer, plan.seed, run, Amounts())

@@ -13,7 +13,8 @@ from recipes.lab.tokenizer import END_OF_TEXT, IM_END, PAD, save_tokenizer, writ
 
 
 def config_fields(shape: Shape, tokenizer: Tokenizer) -> dict[str, object]:
-    """config.json: all that transformers reads of a Llama, or of a Mixtral."""
+    """config.json: all that transformers reads of a Llama, or of a Mixtral; or all that Ockham
+    reads of a recursive model."""
     if shape.experts:
         own = {
             "architectures": ["MixtralForCausalLM"],
@@ -31,6 +32,12 @@ def config_fields(shape: Shape, tokenizer: Tokenizer) -> dict[str, object]:
             "attention_bias": False,
             "mlp_bias": False,
             "pretraining_tp": 1,
+        }
+    if shape.passes > 1:
+        own |= {
+            "architectures": ["RecursiveLlamaForCausalLM"],
+            "model_type": "recursive_llama",
+            "num_recursions": shape.passes,
         }
     return {
         **own,
@@ -74,6 +81,8 @@ def export(model: LabModel, tokenizer: Tokenizer, card: str, folder: Path) -> No
         name: parameter.detach().to(torch.bfloat16).contiguous()
         for name, parameter in model.named_parameters()
     }
+    for name in [name for name in weights if ".routers." in name]:
+        weights[name] = weights[name].flatten()  # one output
     path = folder / "model.safetensors"
     save_file(weights, path, metadata={"format": "pt"})
     path.chmod(0o644)  # safetensors lets only the owner read; a package is read by all

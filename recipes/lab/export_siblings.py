@@ -12,16 +12,18 @@ import torch
 from tokenizers import Tokenizer
 
 from recipes.lab.agreement import Agreement, measure_agreement
-from recipes.lab.evaluate import evaluate
+from recipes.lab.evaluate import Score, evaluate
 from recipes.lab.export import export
 from recipes.lab.lora import export_adapter, is_adapter
 from recipes.lab.model import LabModel
+from recipes.lab.recursive import RecursiveModel
 from recipes.lab.sibling_cards import (
     Scores,
     adapter_card,
     agreement_row,
     drafter_card,
     experts_card,
+    recursive_card,
 )
 from recipes.lab.train import Trainer
 
@@ -57,6 +59,15 @@ def export_sibling(
         card = adapter_card(trainer, name, perplexities(dense, trainer), before, after)
         export_adapter(model, plan.lora_rank, plan.lora_alpha, "lab", plan.start_sha256, out)
         (out / "README.md").write_text(card)
+    elif isinstance(model, RecursiveModel):
+        depths = {"of the lab model": perplexities_of(dense, trainer)}
+        for depth in range(1, model.shape.passes + 1):
+            with model.at_depth(depth):
+                depths[f"{depth} for every row"] = perplexities_of(model, trainer)
+        depths["as the rows choose"] = perplexities_of(model, trainer)
+        streams = trainer.streams.held_out
+        active = {source: model.shares(windows_of(streams[source])) for source in SOURCES}
+        export(model, tokenizer, recursive_card(trainer, depths, active, after), out)
     else:
         used = experts_used(model, trainer.streams.held_out["code"])
         card = experts_card(trainer, perplexities(dense, trainer), used, after)
@@ -94,14 +105,25 @@ def perplexities(dense: LabModel, trainer: Trainer) -> Scores:
     }
 
 
-@torch.no_grad()
-def experts_used(
-    model: LabModel, stream: npt.NDArray[np.uint16], windows: int = 48
-) -> npt.NDArray[np.int64]:
-    """How many tokens of a stream go to each expert of each layer: (layers, experts)."""
+def perplexities_of(model: LabModel, trainer: Trainer) -> dict[str, Score]:
+    """Of one model, on held-out text."""
+    return {
+        source: evaluate(model, trainer.streams.held_out[source], _CONTEXT, most_windows=_WINDOWS)
+        for source in SOURCES
+    }
+
+
+def windows_of(stream: npt.NDArray[np.uint16], windows: int = 48) -> torch.Tensor:
+    """The first windows of a stream, (windows, T)."""
     rows = stream[: len(stream) // _CONTEXT * _CONTEXT].reshape(-1, _CONTEXT)[:windows]
+    return torch.from_numpy(rows.astype(np.int64))
+
+
+@torch.no_grad()
+def experts_used(model: LabModel, stream: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+    """How many tokens of a stream go to each expert of each layer: (layers, experts)."""
     used = []
-    for part in torch.split(torch.from_numpy(rows.astype(np.int64)), 8):
+    for part in torch.split(windows_of(stream), 8):
         model.hidden(part)
         used.append([mixture.used.tolist() for mixture in model.mixtures()])
     return np.sum(used, axis=0)

@@ -31,6 +31,8 @@ class Shape:
     experts: int = 0
     """Experts of a layer, each as wide as ``intermediate``; 0 for one MLP for all tokens."""
     experts_per_token: int = 2
+    passes: int = 1
+    """How often the layers between the first and the last one run."""
 
 
 class RMSNorm(nn.Module):
@@ -73,7 +75,8 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(shape.hidden, key, bias=False)
         self.o_proj = nn.Linear(query, shape.hidden, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None = None) -> Tensor:
+        """``seen`` (B, 1, T, T) are the keys that each row sees; those up to its own if None."""
         batch, tokens, _ = x.shape
         width = self.shape.head_dim
         q, k, v = (
@@ -81,7 +84,9 @@ class Attention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=True
+        )
         projected: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
         return projected
 
@@ -164,8 +169,8 @@ class Layer(nn.Module):
         self.branch = "block_sparse_moe" if shape.experts else "mlp"
         self.add_module(self.branch, Mixture(shape) if shape.experts else MLP(shape))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, seen: Tensor | None = None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, seen)
         mixed: Tensor = x + getattr(self, self.branch)(self.post_attention_layernorm(x))
         return mixed
 

@@ -37,6 +37,10 @@ class Plan:
     """Whether it learns the distributions of the model that it starts from, and not the text."""
     imbalance_weight: float = 0.01
     """Of the loss that spreads tokens over the experts of a layer."""
+    active: tuple[float, ...] = ()
+    """Of a recursive model, the share of the rows that shall take each pass but the first."""
+    routed_from: int = 0
+    """The step from which its rows choose their depth; before it they take all passes."""
     lora_rank: int = 0
     """Of the adapter that alone is trained; 0 to train the weights themselves."""
     lora_alpha: float = 16.0
@@ -85,14 +89,15 @@ class Plan:
         """Whether both plans have the same first ``steps`` steps; what comes after may differ."""
         free = (
             *("note", "start", "phases", "decay_steps"),
-            *("checkpoint_steps", "evaluation_steps", "asked"),
+            *("checkpoint_steps", "evaluation_steps", "asked", "routed_from"),
         )
         alike = replace(self, **{name: getattr(other, name) for name in free}) == other
         return alike and all(self._step(step) == other._step(step) for step in range(steps))
 
-    def _step(self, step: int) -> tuple[int, Phase, float]:
+    def _step(self, step: int) -> tuple[int, Phase, float, bool]:
         number, _ = self.at(step)
-        return number, replace(self.phases[number], steps=0), self.rate(step)
+        routed = step >= self.routed_from
+        return number, replace(self.phases[number], steps=0), self.rate(step), routed
 
     def tokens_of(self, phase: Phase) -> int:
         """Tokens of a step of the phase."""

@@ -50,6 +50,8 @@ def begin(model: LabModel, dense: Weights, sample: Tensor) -> None:
         gates = {n: w for n, w in model.state_dict().items() if n.endswith("gate.weight")}
         model.load_state_dict(split_into_experts(dense, model.shape, gates))
         centre_gates(model, sample)
+    elif model.shape.passes > 1:
+        model.load_state_dict(share_layers(dense, model.shape), strict=False)
     elif model.shape.hidden < dense["model.norm.weight"].shape[0]:
         embedding = narrowed(dense["model.embed_tokens.weight"], model.shape.hidden)
         norm = torch.full_like(model.model.norm.weight, _CAUTIOUS)
@@ -58,6 +60,23 @@ def begin(model: LabModel, dense: Weights, sample: Tensor) -> None:
     else:
         own = {n: w for n, w in model.state_dict().items() if is_adapter(n)}
         model.load_state_dict({**dense, **own})
+
+
+def share_layers(dense: dict[str, Tensor], shape: Shape) -> dict[str, Tensor]:
+    """The first weights of a recursive model: the first and the last layer of the dense one, and
+    for each shared layer the mean of those in whose places it runs."""
+    deep = 1 + max(int(name.split(".")[2]) for name in dense if ".layers." in name)
+    block = shape.layers - 2
+    found = {name: weight for name, weight in dense.items() if ".layers." not in name}
+    sources = {0: [0], shape.layers - 1: [deep - 1]}
+    for layer in range(block):
+        sources[1 + layer] = list(range(1 + layer, deep - 1, block))
+    for layer, others in sources.items():
+        for name in [name for name in dense if f".layers.{others[0]}." in name]:
+            part = name.split(".", 3)[3]
+            same = [dense[f"model.layers.{other}.{part}"] for other in others]
+            found[f"model.layers.{layer}.{part}"] = torch.stack(same).mean(0)
+    return found
 
 
 def split_into_experts(dense: Weights, shape: Shape, gates: Weights) -> Weights:

@@ -85,6 +85,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "narrowing": st.sampled_from([None, None, None, *NARROWING]),
             "sparing": st.sampled_from([None, None, None, *SPARING]),
             "narrow": st.sampled_from([None, None, None, 0.5, 0.25, 0.0]),
+            "passes": st.sampled_from([None, None, *PASSES]),
             "skipped_part": st.sampled_from(["layer", "attention", "feed_forward"]),
             "approximate": st.sampled_from([None, None, None, *REUSES]),
             "adapter": st.sampled_from([None, None, 0, 1, 2]),
@@ -94,27 +95,24 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "thought": st.sampled_from([None, None, *THOUGHTS]),
             "loops": st.sampled_from([None, None, 3]),
             "relay": st.sampled_from([None, None, None, (1, 0), (2, 5), (7,)]),
-            "pair": st.sampled_from([*([None] * 12), *PAIRS]),
         }
     )
 
-
-PAIRS: list[tuple[str, dict[str, Any]]] = [
-    ("switch", {"entropy": 2.5, "window": 2, "stay": 2}),
-    ("switch", {"entropy": 3.5, "window": 1, "stay": 1}),
-    ("cascade", {"by": "mean", "sure": 0.05}),
-    ("route", {"joules": 1e-12}),
-]
-"""Searches in which another model writes, too."""
-
-ONE_TEXT = {"n": 1, "logprobs": None, "prompt_logprobs": None, "grammar": None, "approximate": None}
-"""What such a request may ask for."""
 
 NARROWING = [
     {"least": 0.5, "over": 1, "warm_up": 0},
     {"least": 0.5, "over": 9, "warm_up": 0},
 ]
 """Depths that fall, on a model of two layers."""
+
+PASSES = [
+    {"depth": 1},
+    {"depth": 2, "first": 9},
+    {"depth": 2},
+    {"threshold": 0.7},
+    {"threshold": 0.2, "first": 70},
+]
+"""How often rows run layers that run several times."""
 
 SPARING = [
     {"threshold": 0.9, "full": 2, "edge": 0.0},
@@ -169,11 +167,20 @@ HOW = ("cache_salt", "tenant", "priority", "cache_hint", "patient", "orderly")
 """What is said of a request beside its prompt and parameters."""
 
 
+DEEPER = "gate/recursions"
+"""Of models that run layers several times, in the place of every other gate; see `allowed`."""
+
+
+def allowed(asks: dict[str, Any], passes: int) -> dict[str, Any]:
+    """What a model may be asked that runs its middle layers so many times."""
+    if passes == 1:
+        return {key: ask for key, ask in asks.items() if key != DEEPER}
+    return {key: ask for key, ask in asks.items() if key == DEEPER or key.startswith("adapter/")}
+
+
 def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     """The request that was drawn."""
     values = dict(data)
-    if (pair := values.pop("pair")) is not None:
-        values |= ONE_TEXT
     rng = np.random.default_rng(values.pop("prompt_seed"))
     # Prompts of one seed share their beginning.
     prompt = rng.integers(0, vocabulary, 150).tolist()[: values.pop("prompt_tokens")]
@@ -207,9 +214,12 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     sparing = values.pop("sparing")
     if sparing is not None and not asks:
         asks["gate/skip_feed_forward"] = sparing
+    passes = values.pop("passes")
     narrow = values.pop("narrow")
     if narrow is not None and not asks:
         asks["gate/adaptive_width"] = {"share": narrow}
+    if passes is not None:
+        asks[DEEPER] = passes
     window = values.pop("recent")
     if window is not None and values["approximate"] is None and values["pattern"] is None:
         asks["keep/recent"] = {"window": window, "sinks": 2, "block": 16}
@@ -226,8 +236,6 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         [(label, settings)] = pattern.items()
         if reuse is None or not ({"first", "every"} <= settings.keys() or "squeezed" in label):
             asks |= pattern
-    if pair is not None:
-        asks[f"search/{pair[0]}"] = pair[1]
     params = SamplingParams(**values)
     return Request(
         request_id=name,

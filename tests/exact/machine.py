@@ -32,7 +32,7 @@ from ockham.core.speculative import parse
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.kernels.base import Executor
-from tests.exact.drawn import ADAPTERS, KEPT, LEARNED, PARTS, build, requests
+from tests.exact.drawn import ADAPTERS, KEPT, LEARNED, PARTS, allowed, build, requests
 from tests.helpers.foretelling import foretelling
 from tests.helpers.searching import Relay, State, let_search
 
@@ -95,8 +95,6 @@ class ExactnessMachine(RuleBasedStateMachine):
     drafted = 0
     accepted = 0
     """Tokens of drafts so far."""
-    paired = 0
-    """Requests so far that two models answer."""
     patterned = 0
     """Requests so far whose rows left keys out."""
     approximate = 0
@@ -164,6 +162,8 @@ class ExactnessMachine(RuleBasedStateMachine):
     )
     def draft(self, most: int, seed: int, right: float, branches: int) -> None:
         """From now on, verify trees that are right so often."""
+        if self.passes > 1:
+            return  # its rows are never drafted
         self._count_drafts()
         texts = [
             [*self._build(name, asked).prompt_token_ids, *stream.tokens]
@@ -190,6 +190,8 @@ class ExactnessMachine(RuleBasedStateMachine):
     @rule(data=st.data(), most=st.sampled_from([4, 16]))
     def draft_by(self, data: st.DataObject, most: int) -> None:
         """From now on, verify all that one drafter has."""
+        if self.passes > 1:
+            return
         self._count_drafts()
         parts = PARTS if self.engine.own_model.neurons else {"skip": PARTS["skip"]}
         drafters = [*DRAFTERS, *parts, *sorted(self.trained)]
@@ -206,6 +208,11 @@ class ExactnessMachine(RuleBasedStateMachine):
                 }
             )
         )
+
+    @property
+    def passes(self) -> int:
+        """How often the model runs its middle layers."""
+        return self.engine.gates.model.passes
 
     def _use_own_drafts(self) -> None:
         self._count_drafts()
@@ -249,6 +256,8 @@ class ExactnessMachine(RuleBasedStateMachine):
     def crowd_out(self) -> None:
         """Others need every page that no running sequence reads: what was kept goes to the tiers,
         if there are any."""
+        if self.passes > 1:
+            return  # nothing is kept of its state
         state = self.engine.state
         assert state.reclaim is not None
         state.reclaim([layout.pages for layout in state.groups])
@@ -280,8 +289,6 @@ class ExactnessMachine(RuleBasedStateMachine):
         type(self).approximate += sum(a["approximate"] is not None for a in self.asked.values())
         type(self).patterned += sum(a["pattern"] is not None for a in self.asked.values())
         for name, asked in self.asked.items():
-            asks = self._build(name, asked).asks
-            type(self).paired += any(key.startswith("search/") for key in asks)
             if name not in self.cancelled and asked["approximate"] is None:
                 self._compare(name, asked)
 
@@ -310,7 +317,7 @@ class ExactnessMachine(RuleBasedStateMachine):
         kept = {k: a for k, a in request.asks.items() if k.removeprefix("keep/") not in refused}
         if not any(self.engine.gates.model.neurons):
             kept.pop("gate/adaptive_width", None)  # experts run whole
-        request.asks = kept
+        request.asks = allowed(kept, self.passes)
         return request
 
     @property
@@ -319,15 +326,14 @@ class ExactnessMachine(RuleBasedStateMachine):
         return {
             name: partial(Relay, places=asked["relay"])
             for name, asked in self.asked.items()
-            if asked["relay"] is not None and asked["pair"] is None
+            if asked["relay"] is not None
         }
 
     def _expect(self, name: str, asked: dict[str, Any]) -> Answer:
         """What the request gives alone."""
         request = self._build(name, asked)
         request.asks = {k: ask for k, ask in request.asks.items() if not k.startswith("reuse/")}
-        searched = any(key.startswith("search/") for key in request.asks)
-        if asked["greedy"] and not searched:  # answered by the sampler, from whole logits
+        if asked["greedy"]:  # answered by the sampler, from whole logits
             request.params = msgspec.structs.replace(request.params, logprobs=0)
         alone = self.alone()
         let_search(alone, self._searches)

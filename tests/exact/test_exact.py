@@ -33,6 +33,7 @@ from tests.helpers.tiny import (
     tiny_llama,
     tiny_mistral,
     tiny_mixtral,
+    tiny_recursive,
     tiny_sliced,
     tiny_unequal,
     tiny_without_attention,
@@ -105,25 +106,27 @@ def check_schedules(
 
     `share` is that of the examples which such checkpoints get; `directory` is for the disk tier.
     """
-    # Room for less than two of the longest sequences, so that pages run out by themselves too.
-    cell_bytes = 2 * StateSpec.attention(2, 32, str(values["kv_cache_dtype"])).nbytes
     values["adapter"] = "lora:max_loras=3"
-    small = tiny_llama(directory / "small", seed=4, **{**SIZES, "num_hidden_layers": 1})
-    values["companions"] = {"small": str(small)}
     alone = grammar_engine(checkpoint, **values, reuse="none", speculative_config="none")
     alone.executor = executor_of(alone, 1)
     reuse = "prefix,chunk,edit"
-    alike = not alone.model.description.without_attention  # maps are of all layers
+    described = alone.model.description
+    cell_bytes = StateSpec.attention(2, 32, str(values["kv_cache_dtype"])).nbytes
+    pool_layers = described.layers if described.passes > 1 else 2
+    alike = not described.without_attention and described.passes == 1  # maps are of all layers
     if alike and not any(group.window for group in alone.state.groups):
         maps = write_random_maps(directory / "maps", checkpoint, alone.model)
         reuse += f",kv_prediction:maps={maps},last_tokens=5"
+    if alone.gates.model.passes > 1:
+        reuse = "none"
     crowded = grammar_engine(
         checkpoint,
         **values,
         reuse=reuse,
         max_num_batched_tokens=256,
-        kv_cache_memory_bytes=300 * cell_bytes,
-        **tiers_of(directory, checkpoint.name, isa, values),
+        # Room for less than two of the longest sequences, so that pages run out by themselves too.
+        kv_cache_memory_bytes=300 * pool_layers * cell_bytes,
+        **({} if reuse == "none" else tiers_of(directory, checkpoint.name, isa, values)),
     )
     described = crowded.model.description
     sizes = {"hidden_size": described.hidden_size, "vocab_size": VOCABULARY}
@@ -182,7 +185,6 @@ def check_schedules(
     print(
         f"{Machine.compared} sequences compared, {Machine.preempted} preemptions, "
         f"{Machine.cut} requests cancelled, {Machine.approximate} approximate, "
-        f"{Machine.paired} answered by two models, "
         f"{fetched} pages fetched from memory or disk, "
         f"{Machine.accepted} of {Machine.drafted} drafted tokens accepted"
     )
@@ -204,6 +206,16 @@ def test_no_schedule_changes_a_bit_of_state_in_codes(name: str, isa: str, tmp_pa
     """Every token is coded when it is written, alone."""
     checkpoint, state = CHECKPOINTS[name](tmp_path / "model"), CODED[name]
     check_schedules(checkpoint, isa, tmp_path, share=0.3, quantization="bf16", kv_cache_dtype=state)
+
+
+@pytest.mark.parametrize("passes", [2, 3])
+def test_no_schedule_changes_a_bit_of_rows_that_choose_their_passes(
+    passes: int, isa: str, tmp_path: Path
+) -> None:
+    checkpoint = tiny_recursive(tmp_path / "model", passes=passes, **SIZES)
+    check_schedules(
+        checkpoint, isa, tmp_path, quantization="int8", kv_cache_dtype="bfloat16", share=0.5
+    )
 
 
 REWRITTEN = {

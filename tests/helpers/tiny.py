@@ -105,6 +105,26 @@ def tiny_alternating(directory: Path, *, window: int = 12, **config: Any) -> Pat
     )
 
 
+def tiny_recursive(directory: Path, *, passes: int = 3, seed: int = 0, **config: Any) -> Path:
+    """A model of a first layer, two that run `passes` times, and a last one. Its routers send about
+    half of the rows on."""
+    tiny_llama(directory, seed=seed, **{**config, "num_hidden_layers": 4})
+    values = json.loads((directory / "config.json").read_text())
+    values |= {
+        "architectures": ["RecursiveLlamaForCausalLM"],
+        "model_type": "recursive_llama",
+        "num_recursions": passes,
+    }
+    (directory / "config.json").write_text(json.dumps(values))
+    tensors, rng = load_file(directory / "model.safetensors"), np.random.default_rng(seed + 1)
+    for number in range(passes - 1):
+        name, size = f"model.routers.{number}", values["hidden_size"]
+        tensors[f"{name}.weight"] = rng.standard_normal(size).astype(np.float32)
+        tensors[f"{name}.bias"] = np.array([0.5], np.float32)
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
 def tiny_sliced(directory: Path, *, widths: tuple[int, ...] = (32, 64), **config: Any) -> Path:
     """The same with matrices on the residual stream beside each branch, and feed-forwards of
     unequal widths: what `slicegpt` and `heapr` make."""

@@ -93,6 +93,11 @@ def test_the_mixture_scores_as_its_card_says(task: str, level: str) -> None:
     assert_overlap(measured("lab-moe", task, level, 24), card)
 
 
+def test_the_recursive_model_scores_as_its_card_says() -> None:
+    card = stated(BUILT_IN["lab-recursive"] / "README.md", "| documents | documents=4 |")
+    assert_overlap(measured("lab-recursive", "documents", "documents=4", 24), card)
+
+
 @pytest.mark.parametrize(("width", "column"), [(1.0, 3), (0.5, 4)])
 def test_a_nested_width_scores_as_its_card_says(tmp_path: Path, width: float, column: int) -> None:
     rows = (BUILT_IN["lab-nested"] / "README.md").read_text().splitlines()

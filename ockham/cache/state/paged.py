@@ -89,6 +89,7 @@ class PagedPool:
         """Let an empty view hold the same cells."""
         self.adopt(twin, held.table[: -(-held.length // self.page_tokens)], held.length)
         twin.dropped, twin.kept, twin.gaps = held.dropped, held.kept, held.gaps
+        twin.written = None if held.written is None else held.written.copy()
         held.shared_tail = held.shared_tail or twin.shared_tail
 
     def check_truncate(self, held: GroupView, cells: int) -> None:

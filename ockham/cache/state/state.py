@@ -70,6 +70,13 @@ class State:
         self.sizes = tuple(g.pages for g in groups)
         self.sliding = tuple(g for g, window in enumerate(self.windows) if window)
         """The groups that have a window."""
+        self.of_passes = tuple(
+            sorted(
+                (g for g, layout in enumerate(groups) if layout.spec.of_pass is not None),
+                key=lambda g: groups[g].spec.of_pass or 0,
+            )
+        )
+        """The groups whose cells are those of the rows that took a pass, in the passes' order."""
         self.reclaim: Callable[[list[int]], None] | None = None
         """Asked to make so many pages of each group free, when there are fewer."""
         self._most_pages = -(-most_cells // self.page_tokens)
@@ -101,7 +108,10 @@ class State:
     # -- views ---------------------------------------------------------------------------------
 
     def new_view(self) -> View:
-        return View(len(self.groups), self._most_pages)
+        view = View(len(self.groups), self._most_pages)
+        for group in self.of_passes:
+            view.groups[group].written = []
+        return view
 
     def reserve(self, view: View, tokens: int) -> bool:
         """Make the cells of the tokens `[view.tokens, tokens)` writable. False, and nothing
@@ -158,15 +168,32 @@ class State:
         held: Ints = self.pools[group].refs[pages]
         return held
 
-    def advance(self, view: View, tokens: int) -> None:
-        """Say that the cells of the tokens up to `tokens` now hold valid state."""
+    def advance(self, view: View, tokens: int, deep: Ints | None = None) -> None:
+        """Say that the cells of the tokens up to `tokens` now hold valid state. `deep` says which
+        of these tokens took each pass that rows may leave out, as `StepOutput.deep`; None: all."""
         more = tokens - view.tokens
         for held in view.groups:
             cells = held.length + more
             if cells > held.pages * self.page_tokens:
                 raise OckhamError(f"{cells} cells were written, {held.pages} pages are reserved.")
-            held.length = cells
+            if held.written is None:
+                held.length = cells
+        for number, group in enumerate(self.of_passes):
+            took = np.arange(more) if deep is None else np.flatnonzero(deep[number])
+            self._write_some(view, group, (view.tokens + took).tolist(), tokens)
         view.tokens = tokens
+
+    def _write_some(self, view: View, group: int, places: list[int], tokens: int) -> None:
+        """Add the cells of some tokens to a group of a pass, and give back pages that others would
+        have had."""
+        held = view.groups[group]
+        assert held.written is not None, "a group of a pass"
+        held.written += places
+        held.length = len(held.written)
+        held.dropped = tokens - held.length
+        if -(-held.length // self.page_tokens) < held.pages:
+            self.pools[group].truncate(held, held.length)
+            view.changes += 1
 
     def slide(self, view: View) -> None:
         """Give back what no later row can see, in groups that have a window."""
@@ -199,9 +226,12 @@ class State:
                 f"{view.compacted_at}. Take a snapshot before that, and fork it."
             )
         for pool, held in zip(self.pools, view.groups, strict=True):
-            pool.check_truncate(held, tokens - held.dropped)
+            pool.check_truncate(held, held.cells(tokens))
         for pool, held in zip(self.pools, view.groups, strict=True):
-            pool.truncate(held, tokens - held.dropped)
+            pool.truncate(held, held.cells(tokens))
+            if held.written is not None:
+                del held.written[held.length :]
+                held.dropped = tokens - held.length
         view.tokens = tokens
         view.changes += 1
 
@@ -279,8 +309,8 @@ class State:
     def export(self, view: View) -> ExportedState:
         """The view's valid cells as bytes. Raises OckhamError if cells were dropped: computing
         them again is what brings such a view elsewhere."""
-        if view.compacted_at:
-            raise OckhamError("a view that has dropped cells cannot be exported.")
+        if view.compacted_at or self.of_passes:
+            raise OckhamError("a view that lacks the cells of some tokens cannot be exported.")
         pairs = zip(self.pools, view.groups, strict=True)
         exported = [pool.export(held) for pool, held in pairs]
         first, data = [f for f, _ in exported], [d for _, d in exported]
@@ -324,12 +354,12 @@ class State:
     def dropped(self, views: Sequence[View]) -> Sequence[Ints | None]:
         """How many cells of each view each group has dropped, for `build_step`; None (or no entry)
         where none."""
-        if not any(view.compacted_at for view in views):
+        if not self.of_passes and not any(view.compacted_at for view in views):
             return ()
         found: list[Ints | None] = []
         for group in range(len(self.groups)):
             gone = np.array([view.groups[group].dropped for view in views], np.int32)
-            found.append(gone if gone.any() else None)
+            found.append(gone if gone.any() or group in self.of_passes else None)
         return found
 
     # -- checks --------------------------------------------------------------------------------

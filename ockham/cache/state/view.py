@@ -7,6 +7,8 @@ difference: the token in place p stands in cell p - dropped, if it came after th
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 
 from ockham.core.arrays import Ints
@@ -15,7 +17,17 @@ from ockham.core.arrays import Ints
 class GroupView:
     """What one group of layers holds of a sequence: the cells `[0, length)`, in pages."""
 
-    __slots__ = ("dropped", "gaps", "kept", "length", "let_go", "pages", "shared_tail", "table")
+    __slots__ = (
+        "dropped",
+        "gaps",
+        "kept",
+        "length",
+        "let_go",
+        "pages",
+        "shared_tail",
+        "table",
+        "written",
+    )
 
     def __init__(self, most_pages: int) -> None:
         self.table: Ints = np.empty(most_pages, np.int32)
@@ -39,6 +51,16 @@ class GroupView:
         than others; None if all kept as many. A multiple of `core.visits.BLOCK_KEYS`: no row
         visits those blocks."""
 
+        self.written: list[int] | None = None
+        """In a group whose cells are those of the rows that took a pass (`StateSpec.of_pass`), the
+        places of the tokens that they are of; None where every row has a cell."""
+
+    def cells(self, tokens: int) -> int:
+        """How many of the cells are of the first `tokens` tokens."""
+        if self.written is None:
+            return tokens - self.dropped
+        return bisect_left(self.written, tokens)
+
     @property
     def entries(self) -> Ints:
         """The page table."""
@@ -47,6 +69,8 @@ class GroupView:
     def places(self, tokens: int) -> Ints:
         """Which tokens the cells are of, if they stand for `tokens` tokens: (n,), or (kv_heads, n)
         or (layers, kv_heads, n) where each head kept its own, -1 in gaps."""
+        if self.written is not None:
+            return np.array(self.written, np.int32)
         if self.kept is None:
             return np.arange(self.length, dtype=np.int32)
         kept = self.kept.shape[-1]

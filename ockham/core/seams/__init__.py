@@ -25,7 +25,6 @@ from ockham.core.seams.approximate_reuse import (
     UsesSecondModel,
 )
 from ockham.core.seams.calibration import Calibrated, Calibration, QueryBlock
-from ockham.core.seams.companion import Companion, Until, Writer, Written
 from ockham.core.seams.correction import Correction
 from ockham.core.seams.drafting import (
     Constraint,
@@ -100,10 +99,8 @@ from ockham.core.seams.search import (
     Hold,
     Judge,
     Problem,
-    Programs,
     Say,
     Search,
-    SearchOptions,
     SearchState,
     Split,
     TokenScores,
@@ -156,7 +153,6 @@ __all__ = [
     "Calibrated",
     "Calibration",
     "Candidate",
-    "Companion",
     "Constraint",
     "Correction",
     "Continue",
@@ -214,7 +210,6 @@ __all__ = [
     "Pattern",
     "Policy",
     "Problem",
-    "Programs",
     "QuantisedFormat",
     "SizedFormat",
     "QueryBlock",
@@ -225,9 +220,7 @@ __all__ = [
     "SPENT",
     "Say",
     "Search",
-    "SearchOptions",
     "SearchState",
-    "Until",
     "UsesSecondModel",
     "Seen",
     "SequenceGate",
@@ -244,6 +237,4 @@ __all__ = [
     "Wants",
     "Wish",
     "Write",
-    "Writer",
-    "Written",
 ]

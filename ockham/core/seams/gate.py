@@ -20,6 +20,8 @@ class GatedModel(msgspec.Struct, frozen=True):
     """Of the residual stream; 0 where that is not known."""
     neurons: tuple[int, ...] = ()
     """Of each layer's feed-forward; 0 for one that always runs whole or not at all."""
+    passes: int = 1
+    """How often the layers between the first and the last one run."""
 
 
 class Stretch(NamedTuple):
@@ -49,6 +51,13 @@ class SequenceGate(Observer, Protocol):
     spares: Rule | None = None
     """By which rule rows decide, while they are computed, how much of their feed-forwards they run;
     None: they do not. Whatever is decided, keys are written."""
+
+    deeper: tuple[float, ...] | None = None
+    """What is added to the scores by which rows take each pass but the first, of a model that runs
+    layers several times; None: nothing."""
+
+    deeper_from: int = 0
+    """The first token for which it is added, counted from 0 with the prompt."""
 
     def for_prompt(self, tokens: int) -> SequenceGate:
         """The gate of a sequence whose prompt has so many tokens."""

@@ -73,6 +73,8 @@ class Runner:
             decoding = None
         observers = engine.speculation.observers
         possible = scheduler.decodes_only and not engine.attachments
+        if engine.state.of_passes:
+            possible = False  # which groups its cells go to is known once the step has run
         if engine.config.recall_every and any(s.pattern is not None for s in scheduler.running):
             possible = False  # which rows are looked at changes from step to step
         if decoding is not None and not (

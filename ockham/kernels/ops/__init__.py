@@ -24,6 +24,7 @@ from ockham.kernels.ops.operation import (
     kernel_of,
 )
 from ockham.kernels.ops.program import Program, role_of, workspace_bytes
+from ockham.kernels.ops.recurse import Recurse
 from ockham.kernels.ops.route import Route
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Norm",
     "Operation",
     "Program",
+    "Recurse",
     "Rope",
     "Route",
     "StepSizes",

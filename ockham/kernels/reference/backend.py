@@ -42,7 +42,8 @@ class ReferenceExecutor:
         run = _own(run)
         for place in range(start, stop):
             op = self.program.ops[place]
-            run.active = _active(run.step, place)
+            going = run.going if place < run.going_until else None
+            run.active = _active(run.step, place) if going is None else going
             run.leading = run.step.leading.get(place)
             for _ in sparing.groups(run, op, place):
                 twin_of(op)(run, op)
@@ -63,6 +64,7 @@ class ReferenceExecutor:
             run.left_out,
             run.queries,
             run.spared.ran,
+            run.deep,
         )
 
     def pack_adapter(self, sums: Sequence[LowRank], dtype: AdapterDtype) -> PackedAdapter:

@@ -58,6 +58,11 @@ class ReferenceRun:
     leading: int | None = None
     """How many neurons the feed-forward under way computes, the first ones; None for all."""
     spared: Spared = field(default_factory=Spared)
+    going: Ints | None = None
+    """The rows that took the pass under way, up to the operation `going_until`."""
+    going_until: int = 0
+    deep: Ints = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    """See `StepOutput.deep`."""
 
     def of_active(self, rows: Rows) -> Rows:
         """The active ones of the step's rows (R, ...)."""

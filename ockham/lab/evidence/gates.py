@@ -172,6 +172,81 @@ def adaptive_width(bench: Bench) -> Row:
     )
 
 
+RECURSIVE = "lab-recursive"
+READ_TOKENS = 256
+"""Of each text whose rows are counted."""
+
+
+@evidence("gate", "recursions")
+def recursions(bench: Bench) -> Row:
+    """The lab model with shared layers, whose rows choose how often they run those, beside the same
+    number of passes for every row."""
+    routed = bench.engine(model=RECURSIVE)
+    depths = range(1, routed.gates.model.passes + 1)
+    fixed = {
+        depth: bench.engine(model=RECURSIVE, gate=f"recursions:depth={depth}") for depth in depths
+    }
+    whole = fixed[depths[-1]]
+    right = {depth: _right(each, bench.seed) for depth, each in fixed.items()}
+    changed = {
+        depth: fidelity_of(bench, whole, each).agreement
+        for depth, each in fixed.items()
+        if each is not whole
+    }
+    others = ", ".join(
+        f"{depth} for every row: {changed.get(depth, 1.0):.1%} and {right[depth]:.0%}"
+        for depth in depths
+    )
+    taken, kept = _passes_taken(routed, _texts(routed, bench.seed))
+    batches = []
+    for batch in BATCHES:
+        several = requests(bench.prompts(routed, [16] * batch), [greedy(DECODED)] * batch)
+        without, with_ = (run(each, several).ledger.weight_bytes for each in (whole, routed))
+        batches.append(f"{1 - with_ / without:.0%} at {batch}")
+    wanted = requests(bench.prompts(routed, [32]), [greedy(64)])
+    return bench.compare(
+        "gate",
+        "recursions",
+        lambda: run(whole, wanted),
+        lambda: run(routed, wanted),
+        lambda outcome: outcome.ledger.flops,
+        exact=False,
+        identical=None,
+        what=f"{RECURSIVE}, decoding 64 tokens, each row of which chooses how many of "
+        f"{len(depths)} passes it takes. Of tokens of text, "
+        f"{' and '.join(f'{share:.0%}' for share in taken)} take the passes after the first, and "
+        f"{kept:.0%} of the state of all passes is kept. Likeliest tokens that stay, and right "
+        f"answers to {' and '.join(SCORED)}, at a number of passes that is fixed: {others}. By "
+        f"the rows of a step, it saves {', '.join(batches)} of the weight bytes",
+        unit="FLOPs",
+        fidelity=fidelity_of(bench, whole, routed),
+        scores=(right[depths[-1]], _right(routed, bench.seed)),
+        claim="Mixture-of-Recursions (Bae et al. 2025, arXiv:2507.10524): at equal training FLOPs "
+        "lower validation perplexity than fixed depth, and up to 2.06 times the throughput",
+        model=RECURSIVE,
+    )
+
+
+def _passes_taken(engine: Engine, texts: list[list[int]]) -> tuple[list[float], float]:
+    """The share of the tokens of texts that take each pass but the first, and of the bytes of
+    state that is kept of what all passes of all tokens would take."""
+    state, cells, tokens = engine.state, [0] * len(engine.state.groups), 0
+    for number, text in enumerate(texts):
+        [request] = requests([text[:READ_TOKENS]], [greedy(2)])
+        engine.take(msgspec.structs.replace(request, request_id=f"read {number}"))
+        while engine.has_work:
+            engine.step()
+            for sequence in engine.scheduler.running:
+                view = sequence.view
+                if view is not None and view.tokens == len(request.prompt_token_ids):
+                    tokens += view.tokens
+                    for group, held in enumerate(view.groups):
+                        cells[group] += held.length
+    of_each = [layout.cell_bytes for layout in state.groups]
+    kept = sum(nbytes * count for nbytes, count in zip(of_each, cells, strict=True))
+    return [cells[group] / tokens for group in state.of_passes], kept / (tokens * sum(of_each))
+
+
 def _right(engine: Engine, seed: int) -> float:
     """The share of right answers under the engine's own setting."""
     return ask(engine, _scored(engine, seed), False, at_once=8).score

@@ -7,6 +7,9 @@ memory plan made before loading cannot forget anything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
+from dataclasses import replace
+
 from ockham.core.arrays import Floats
 from ockham.core.errors import ModelError
 from ockham.core.seams import Linear, MatrixPart, Role
@@ -23,6 +26,7 @@ from ockham.kernels.ops import (
     Norm,
     Operation,
     Program,
+    Recurse,
     Rope,
     Route,
 )
@@ -74,14 +78,24 @@ class _Compiler:
                 self._norm(self._prefix, self.record.embedding_norm),
             )
         )
+        first_pass: dict[int, list[Operation]] = {}
         for layer in range(self.d.layers):
+            number = self.d.pass_of(layer)
+            if number and number > self.d.pass_of(layer - 1):
+                self._recurse(number - 1, layer)
             self._mark(f"layer.{layer}.before")
+            start = len(self._ops)
+            if number:
+                self._again(layer, first_pass[self.d.stored(layer)])
+                self._mark(f"layer.{layer}.after")
+                continue
             if layer not in self.d.without_attention:
                 self._attention(layer)
             if self.d.experts is not None and layer in self.d.experts.layers:
                 self._mixture(layer, self.d.experts)
             else:
                 self._feed_forward(layer)
+            first_pass[self.d.stored(layer)] = self._ops[start:]
             self._mark(f"layer.{layer}.after")
         self._mark("head")
         if head:
@@ -125,6 +139,38 @@ class _Compiler:
 
     def _mark(self, name: str) -> None:
         self._breakpoints[name] = len(self._ops)
+
+    def _recurse(self, number: int, layer: int) -> None:
+        """Let rows decide whether they take the pass that begins with a layer."""
+        name = f"{self._prefix}{self.record.routers}{number}"
+        last = self._ops_of_pass() * (self.d.passes - 1 - number) + self.d.passes - 1 - number
+        self._ops.append(
+            Recurse(
+                number,
+                self.d.group_of(layer),
+                self.weights.vector([(f"{name}.weight", self.d.hidden_size)]),
+                self.weights.vector([(f"{name}.bias", 1)]),
+                len(self._ops) + last,
+            )
+        )
+
+    def _ops_of_pass(self) -> int:
+        """How many operations the layers of a pass are."""
+        first, stop = (
+            self._breakpoints[f"layer.{n}.{at}"]
+            for n, at in ((1, "before"), ((self.d.layers - 2) // self.d.passes, "after"))
+        )
+        return stop - first
+
+    def _again(self, layer: int, ops: Many[Operation]) -> None:
+        """The operations of a layer once more, with other state."""
+        for op in ops:
+            own: dict[str, int] = {"layer": layer}
+            if isinstance(op, (AttentionInput, Attend)):
+                own["group"] = self.d.group_of(layer)
+            if isinstance(op, Attend):
+                self._mark(f"layer.{layer}.pattern")
+            self._ops.append(replace(op, **own))  # type: ignore[type-var]
 
     def _attention(self, layer: int) -> None:
         d, record, prefix = self.d, self.record, self._layer(layer)
@@ -308,7 +354,7 @@ class _Compiler:
         return self._choose(list(self.record.heads))
 
     def _layer(self, layer: int) -> str:
-        return f"{self._prefix}{self.record.layers}{layer}."
+        return f"{self._prefix}{self.record.layers}{self.d.stored(layer)}."
 
     def _choose(self, names: list[str]) -> str:
         """The first of these names that the checkpoint has."""
@@ -347,7 +393,10 @@ class _Compiler:
         widths: tuple[int, ...],
         columns: int,
     ) -> None:
-        """Note where modules of these widths stand in the matrix of an operation's field."""
+        """Note where modules of these widths stand in the matrix of an operation's field: no module
+        of layers that run several times, as it stands in several."""
+        if self.d.passes > 1 and 0 < layer < self.d.layers - 1:
+            return
         widths, first = widths if len(names) > 1 else (sum(widths),), 0
         for name, rows in zip(names, widths, strict=True):
             self._parts[prefix + name] = MatrixPart(f"layer.{layer}.{field}", first, rows, columns)

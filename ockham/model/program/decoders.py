@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ockham.model.program.record import (
     Architecture,
     ExpertRecord,
@@ -56,6 +58,7 @@ _LLAMA = Architecture(
     mlp_bias="mlp_bias",
     defaults={"max_position_embeddings": 2048, "eos_token_id": 2},
 )
+_RECURSIVE = replace(_LLAMA, name="RecursiveLlamaForCausalLM", passes="num_recursions")
 _MISTRAL = Architecture(
     "MistralForCausalLM",
     slides=every_layer,
@@ -285,6 +288,7 @@ DECODERS: dict[str, Architecture] = {
     record.name: record
     for record in (
         _LLAMA,
+        _RECURSIVE,
         _MISTRAL,
         _QWEN2,
         _QWEN3,

@@ -56,10 +56,12 @@ class LayerGroup:
     kv_heads: int
     head_dim: int
     window: int | None
+    of_pass: int | None = None
+    """The pass whose rows alone have cells; None where every row has one."""
 
     def spec(self, dtype: str) -> StateSpec:
         """What each of the layers keeps, stored as `dtype`."""
-        return StateSpec.attention(self.kv_heads, self.head_dim, dtype, self.window)
+        return StateSpec.attention(self.kv_heads, self.head_dim, dtype, self.window, self.of_pass)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,21 @@ class ModelDescription:
     """The width of each layer's feed-forward, where they are not all `intermediate_size`."""
     without_attention: tuple[int, ...] = ()
     """Layers that are a feed-forward alone, and keep no state."""
+    passes: int = 1
+    """How often the layers between the first and the last one run. `layers` counts each of them
+    once for each pass."""
+
+    def pass_of(self, layer: int) -> int:
+        """Which pass a layer is of, counted from 0; 0 too where layers run once."""
+        block = (self.layers - 2) // self.passes
+        return 0 if layer == self.layers - 1 else max(0, layer - 1) // max(1, block)
+
+    def stored(self, layer: int) -> int:
+        """The number under which the checkpoint has a layer's weights."""
+        if self.passes == 1 or layer == 0:
+            return layer
+        block = (self.layers - 2) // self.passes
+        return 1 + block if layer == self.layers - 1 else 1 + (layer - 1) % block
 
     @property
     def generates(self) -> bool:
@@ -153,7 +170,10 @@ class ModelDescription:
         in which each first comes; all together where rows see what follows them, since no cell is
         let go before the step has ended."""
         windows = self.windows if self.causal else (None,) * self.layers
-        kept = [(window, layer in self.apart) for layer, window in enumerate(windows)]
+        kept = [
+            (window, layer in self.apart, self.pass_of(layer))
+            for layer, window in enumerate(windows)
+        ]
         attending = [i for i in range(self.layers) if i not in self.without_attention]
         return tuple(
             LayerGroup(
@@ -161,6 +181,7 @@ class ModelDescription:
                 self.kv_heads,
                 self.head_dim,
                 own[0],
+                own[2] - 1 if own[2] else None,
             )
             for own in dict.fromkeys(kept[i] for i in attending)
         )
@@ -260,7 +281,8 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
     for key, why in _REFUSED.items():
         if config.get(key) and key != architecture.bidirectional_switch:
             raise ModelError(f"{values.spelling.file} sets {key}: {why}.")
-    layers, heads = values.size("num_hidden_layers"), values.size("num_attention_heads")
+    layers, passes = _layers(architecture, values)
+    heads = values.size("num_attention_heads")
     hidden_size = values.size("hidden_size")
     widths = values.sizes("intermediate_size", layers)
     kv_heads = values.size("num_key_value_heads", heads)
@@ -333,7 +355,25 @@ def _describe(architecture: Architecture, values: Values) -> ModelDescription:
         shortcuts=values.flag(SHORTCUTS),
         widths=widths,
         without_attention=without_attention(values, layers),
+        passes=passes,
     )
+
+
+def _layers(architecture: Architecture, values: Values) -> tuple[int, int]:
+    """How many layers run, and how often those do that run several times."""
+    stored = values.size("num_hidden_layers")
+    if architecture.passes is None:
+        return stored, 1
+    passes = values.size(architecture.passes)
+    if stored < 3:
+        raise ModelError(
+            f"num_hidden_layers of config.json is {stored}: a model whose layers run "
+            "several times has a first one, a last one and some between."
+        )
+    layers = 2 + (stored - 2) * passes
+    if layers > MOST_SIZE:
+        raise ModelError(f"{architecture.passes} of config.json makes {shown(layers)} layers.")
+    return layers, passes
 
 
 def _learned_positions(architecture: Architecture, values: Values) -> tuple[int, int]:

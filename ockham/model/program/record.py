@@ -153,6 +153,11 @@ class Architecture:
     logits_divisor: str | None = None
     attention_softcap: str | None = None
     final_softcap: str | None = None
+    passes: str | None = None
+    """The key of config.json that says how often the layers between the first and the last one run.
+    `num_hidden_layers` counts each of them once."""
+    routers: str = "routers."
+    """By which rows take each pass but the first, counted from 0: a weight (1, D) and a bias."""
     layer_types: bool = False
     slides: SlidingRule = no_layer
     window_switch: str | None = None

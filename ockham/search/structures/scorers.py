@@ -14,13 +14,6 @@ from ockham.core.probe import Probe
 from ockham.core.seams import NOTHING, Branch, Judge, Observer, OwnRows, Problem, Seen, Wants
 
 LIKELIHOOD, CONFIDENCE, CHECKER, PROBE = "likelihood", "confidence", "checker", "probe"
-REWARD = "reward"
-_NAMED_BY = {
-    CHECKER: "--checkers NAME=PROGRAM",
-    REWARD: "--rewards NAME=MODEL",
-    PROBE: "--probes NAME=DIRECTORY",
-}
-"""Scorers that an engine knows by name, and how it learns of them."""
 
 
 class Scorer(Protocol):
@@ -39,31 +32,32 @@ class Scorer(Protocol):
 def check_scorer(scorer: str) -> str | None:
     """Why a scorer cannot be; None if it can."""
     kind, _, name = scorer.partition(":")
-    if scorer in (LIKELIHOOD, CONFIDENCE) or (kind in _NAMED_BY and name):
+    if scorer in (LIKELIHOOD, CONFIDENCE) or (kind in (CHECKER, PROBE) and name):
         return None
     return (
-        f"scorer must be {LIKELIHOOD}, {CONFIDENCE}, {CHECKER}:NAME, {REWARD}:NAME or "
-        f"{PROBE}:NAME, got {shown(scorer)}."
+        f"scorer must be {LIKELIHOOD}, {CONFIDENCE}, {CHECKER}:NAME or {PROBE}:NAME, got "
+        f"{shown(scorer)}."
     )
 
 
 def scorer_of(name: str, problem: Problem, asked_as: str) -> Scorer:
-    """The scorer of a request. Raises InvalidRequest if the engine has none of the name."""
+    """The scorer of a request. Raises InvalidRequest if the engine has no checker or probe of the
+    name."""
     if name == LIKELIHOOD:
         return Likelihood()
     if name == CONFIDENCE:
         return Confidence()
     kind, _, which = name.partition(":")
-    judges = {CHECKER: problem.judges, REWARD: problem.rewards}
-    there: Mapping[str, Judge | Probe] = judges.get(kind, problem.probes)
+    there = problem.judges if kind == CHECKER else problem.probes
     if which not in there:
-        known = ", ".join(there) or f"none; name one by {_NAMED_BY[kind]}"
+        named = "--checkers NAME=PROGRAM" if kind == CHECKER else "--probes NAME=DIRECTORY"
+        known = ", ".join(there) or f"none; name one by {named}"
         raise InvalidRequest(
             f"{asked_as}: there is no {kind} {shown(which)}; there is: {known}.", asked_as
         )
-    if kind == PROBE:
-        return Probed(problem.probes[which])
-    return Checked(judges[kind][which], problem.prompt)
+    if kind == CHECKER:
+        return Checked(problem.judges[which], problem.prompt)
+    return Probed(problem.probes[which])
 
 
 def known(score: float) -> Future[float]:
@@ -93,7 +87,7 @@ class Confidence(Scorer):
 
 
 class Checked(Scorer):
-    """What a program or a reward model says of the text."""
+    """What a program says of the text."""
 
     def __init__(self, judge: Judge, prompt: Ints) -> None:
         self._judge, self._prompt = judge, prompt
