@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=6, help="drafted tokens where all are verified")
     given = parser.parse_args()
     if not (given.out / "config.json").exists():
-        grow(resolve(MODEL), given.out)
+        grow(resolve(MODEL), given.out, SHAPE)
     nested = {"method": "nested", "share": given.share}
     settings: dict[str, str | dict[str, object]] = {
         "none": "none",
@@ -133,14 +133,14 @@ def prompts(task: str, count: int) -> list[list[int]]:
     return found
 
 
-def grow(source: Path, out: Path) -> None:
-    """Write a checkpoint of `SHAPE` that says what the smaller one in `source` says."""
+def grow(source: Path, out: Path, shape: str) -> None:
+    """Write a checkpoint of a shape that says what the smaller one in `source` says."""
     own = json.loads((source / "config.json").read_text())
-    config = SHAPES[SHAPE].config()
+    config = SHAPES[shape].config()
     small, large = own["hidden_size"], config["hidden_size"]
     dim = own["head_dim"]
     if dim * config["num_attention_heads"] != large:
-        raise SystemExit(f"heads of {SHAPE} have another size than the {dim} of {source}.")
+        raise SystemExit(f"heads of {shape} have another size than the {dim} of {source}.")
     group = own["num_attention_heads"] // own["num_key_value_heads"]
     wide = config["num_attention_heads"] // config["num_key_value_heads"]
     heads = np.arange(own["num_attention_heads"])
@@ -194,7 +194,7 @@ def grow(source: Path, out: Path) -> None:
             grown[key] = norm(key)
     config |= {
         "rms_norm_eps": own["rms_norm_eps"] * small / large,
-        "rope_theta": own["rope_theta"],
+        "rope_theta": own.get("rope_theta") or own["rope_parameters"]["rope_theta"],
         "max_position_embeddings": own["max_position_embeddings"],
         "tie_word_embeddings": False,
     }

@@ -109,7 +109,10 @@ class AsyncLLM(AsyncPooledMethods):
         directory = resolve(self.config.model, self.config.revision)
         self.tokenizer = load_tokenizer(self.config, directory)
         self._prompts = PromptReader(
-            self.tokenizer, self.ready.max_model_len, self.ready.context_limit
+            self.tokenizer,
+            self.ready.max_model_len,
+            self.ready.context_limit,
+            keeps_messages=bool(self.config.rewards),
         )
 
     async def shutdown(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from ockham.engine.intake import describe
 from ockham.engine.messages import Delta, Pin, Request, Unpin
 from ockham.engine.offline import OfflineBatch
 from ockham.engine.preparing import NOTHING_PREPARED, Preparation
+from ockham.engine.sleeping import sleeper_of
 
 Listener = Callable[[Collector, Delta], None]
 
@@ -34,7 +36,9 @@ class Driver:
     """
 
     def __init__(self, engine: Engine) -> None:
+        """Raises ConfigError for a file of pins that cannot be read."""
         self.engine = engine
+        self._sleeper = sleeper_of(engine)
         self._pid = os.getpid()
         self._closed = False
         self._lock = threading.Lock()
@@ -68,6 +72,7 @@ class Driver:
         if preparation is not None and preparation.grammar is not None:
             preparation.grammar.result()  # beside other callers' steps
         with self._lock:
+            self._sleeper.give_way()
             if preparation is None or preparation.done():
                 self.engine.add(
                     request, NOTHING_PREPARED if preparation is None else preparation.result()
@@ -113,6 +118,20 @@ class Driver:
         self.check_usable()
         with self._lock:
             self.engine.cache.unpin(unpin)
+
+    def sleep(self, most_s: float) -> int:
+        """Compute pins of an earlier engine anew, for so many seconds or until somebody asks for
+        something; how many are left."""
+        self.check_usable()
+        until_s = time.monotonic() + most_s
+        while time.monotonic() < until_s:
+            with self._lock, _Uninterrupted():
+                if self._waiting or not (self._sleeper.running or self._sleeper.wake()):
+                    return self._sleeper.left
+                self._sleeper.after(self.engine.step())
+        with self._lock:
+            self._sleeper.give_way()
+        return self._sleeper.left
 
     def close(self) -> None:
         """Give up what still runs, and close the engine, unless it is another process's. Closing

@@ -110,7 +110,10 @@ class LLM(PooledMethods):
         self.engine = Engine(config, progress=progress or (lambda line: log.info("%s", line)))
         self._driver = Driver(self.engine)
         self._prompts = PromptReader(
-            self.engine.tokenizer, self.engine.max_model_len, self.engine.context_limit
+            self.engine.tokenizer,
+            self.engine.max_model_len,
+            self.engine.context_limit,
+            keeps_messages=bool(config.rewards),
         )
         self._defaults = self.engine.model.sampling_defaults
         self._reader = TextReader(self._prompts, self.engine.pooled_facts)
@@ -333,6 +336,11 @@ class LLM(PooledMethods):
         self._run([read], [params], use_tqdm=False, detokenize=False)
         self._driver.pin(Pin(name, read.token_ids, read.cache_salt or ""))
         return len(read.token_ids)
+
+    def sleep(self, most_s: float = math.inf) -> int:
+        """With a file of pins (`pins="FILE"`), compute what was pinned before a restart anew, for
+        so many seconds, or until another thread asks for something; how many pins are left."""
+        return self._driver.sleep(most_s)
 
     def unpin(self, name: str, cache_salt: str = "") -> None:
         """Let a prefix that was pinned under `cache_salt` go again. Raises InvalidRequest if there

@@ -51,6 +51,8 @@ class Encoded:
     """Where the second text of a pair begins, for models that tell the two apart."""
     prompt_skip: int = 0
     """How many of the first tokens are an instruction before the text."""
+    messages: list[dict[str, Any]] | None = None
+    """Those of the chat that it was made of, where the engine's models read them."""
 
     def request(
         self,
@@ -84,14 +86,24 @@ class Encoded:
             pooling=pooling,
             second_text_at=self.second_text_at,
             prompt_skip=self.prompt_skip,
+            messages=self.messages,
         )
 
 
 class PromptReader:
     """Reads prompts for one model. `tokenizer` is None where none was loaded; `context_limit` says
-    in words what sets `max_model_len`. Safe to use from threads. Raises InvalidRequest."""
+    in words what sets `max_model_len`. `keeps_messages`: chats go to the engine as messages, too.
+    Safe to use from threads. Raises InvalidRequest."""
 
-    def __init__(self, tokenizer: Tokenizer | None, max_model_len: int, context_limit: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        max_model_len: int,
+        context_limit: str,
+        *,
+        keeps_messages: bool = False,
+    ) -> None:
+        self._keeps_messages = keeps_messages
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._context_limit = context_limit
@@ -141,11 +153,16 @@ class PromptReader:
     ) -> Encoded:
         """The token ids of the text that the chat template made of `messages`. The template writes
         special tokens itself, so that none are added unless asked for."""
-        params = reuse_params(reuse)
+        params, messages = reuse_params(reuse), list(messages)
         if params is None or not params.marks_chunks:
-            return self._of_text(text, params, add_special_tokens)
-        self.check_characters(len(text))
-        return self._of_pieces(text, params.cut_chat(text, messages), params, add_special_tokens)
+            made = self._of_text(text, params, add_special_tokens)
+        else:
+            self.check_characters(len(text))
+            pieces = params.cut_chat(text, messages)
+            made = self._of_pieces(text, pieces, params, add_special_tokens)
+        if not self._keeps_messages or not messages:
+            return made
+        return replace(made, messages=[dict(each) for each in messages])
 
     def read_fill_in(
         self, before: str, behind: str, extra: Sequence[Extra] = (), room: int | None = None

@@ -93,7 +93,15 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "its attention the pattern leaves out, and tell it in the ledger; 0: at none.",
     "search": "How completions are found, for requests that do not ask for another way.",
     "checkers": "Programs that score texts for searches: NAME=PROGRAM, or a JSON object of them.",
+    "rewards": "Sequence classifiers with one output that score texts for searches: NAME=MODEL, or "
+    "a JSON object of them.",
     "probes": "Probes that score branches of searches: NAME=DIRECTORY, or a JSON object of them.",
+    "run_programs": "Let searches run the Python programs that completions are, where they can do "
+    "nothing but compute, to compare what they do.",
+    "companions": "Other models of the same vocabulary that write for searches: NAME=MODEL, or a "
+    "JSON object of them.",
+    "pins": "A file where a server keeps what was pinned: after a restart it computes that anew "
+    "while nobody asks for anything.",
     "gate": "Which parts of the model run; 'whole' is all of it.",
     "adapter": "The technique of adapters that requests may name, with its options.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
@@ -137,7 +145,7 @@ _SECTIONS = {
     "Cache": (
         *("reuse", "enable_prefix_caching", "keep", "attention_pattern"),
         "recall_every",
-        *("kv_store", "kv_store_bytes"),
+        *("kv_store", "kv_store_bytes", "pins"),
     ),
     "Memory": (
         *("gpu_memory_utilization", "memory_bytes", "kv_cache_memory_bytes"),
@@ -145,7 +153,7 @@ _SECTIONS = {
         *("swap_space", "weight_cache", "weight_cache_bytes"),
     ),
     "Scheduling": ("max_num_seqs", "max_num_batched_tokens", "scheduling_policy", "seed"),
-    "Search": ("search", "checkers", "probes"),
+    "Search": ("search", "checkers", "rewards", "probes", "companions", "run_programs"),
 }
 """Where the engine's flags stand in the help."""
 _SECTION_OF = {field: section for section, fields in _SECTIONS.items() for field in fields}
@@ -478,7 +486,10 @@ def _field_option(
         settings["type"] = Integer()
     elif name == "chat_template":
         settings["type"] = click.Path(exists=True, dir_okay=False)
-    elif name in ("speculative_config", "rope_scaling", "checkers", "probes"):
+    elif name in (
+        *("speculative_config", "rope_scaling"),
+        *("checkers", "rewards", "probes", "companions"),
+    ):
         settings["type"] = TextOrMapping()
     elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         settings["type"] = Json(kind)

@@ -15,10 +15,11 @@ import click
 
 from ockham.cli.command import Command, Group
 from ockham.cli.options import engine_config, engine_options, option
+from ockham.cli.search_costs import budget, price
 from ockham.cli.value_types import Integer
 from ockham.cli.workload_options import chosen_workload, workload_options
 from ockham.core.errors import ConfigError
-from ockham.core.owned_files import write_output
+from ockham.core.owned_files import check_output, write_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -227,6 +228,84 @@ def oracle(router: Path, model: str, tokens: int, seed: int, as_json: bool) -> N
         return
     for line in told(found):
         click.echo(line)
+
+
+@techniques.command()
+@click.argument("model", default="lab")
+@option("--task", default="steps", show_default=True, help="Whose items are answered.")
+@option("--budget", type=Integer(1), required=True, help="Tokens for an item, on average.")
+@option("--items", type=Integer(8), default=56, show_default=True, help="To choose by.")
+@option("--held-out", type=Integer(8), default=56, show_default=True, help="To judge by.")
+@option("--temperature", type=float, default=1.0, show_default=True, help="Of sampling.")
+@option(
+    "--extract",
+    default="Answer: (.+)",
+    show_default=True,
+    help="What of a text is its answer, for votes.",
+)
+@option("--lora", default=None, metavar="ADAPTER", help="An adapter that is applied to MODEL.")
+@option("--seed", type=int, default=0, show_default=True)
+@option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Write the best as JSON, as `search` of a request takes it.",
+)
+@option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@option("--json", "as_json", is_flag=True, help="Write all that was tried as one JSON object.")
+def pipelines(
+    model: str,
+    task: str,
+    budget: int,
+    items: int,
+    held_out: int,
+    temperature: float,
+    extract: str,
+    lora: str | None,
+    seed: int,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Search the pipeline of texts that answers the items of a task best within a budget of tokens,
+    by successive halving. Judge it on other items, beside one call and a vote of as many tokens.
+    """
+    import msgspec
+
+    from ockham.engine.engine import Engine
+    from ockham.lab.pipelines import Trial, search_pipelines, told
+    from ockham.lab.probing import probe_settings
+
+    if temperature <= 0.0:
+        raise ConfigError(f"temperature must be above 0, got {temperature}.")
+    if out is not None:
+        check_output(out, overwrite)
+    config, adapter = probe_settings(model, lora)
+    engine = Engine(config)
+    try:
+        trial = Trial(engine, task, temperature=temperature, seed=seed, adapter=adapter)
+        found = search_pipelines(
+            trial,
+            budget=budget,
+            items=items,
+            held_out=held_out,
+            extract=extract,
+            tell=lambda line: click.echo(line, err=True),
+        )
+    finally:
+        engine.close()
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    else:
+        for line in told(found):
+            click.echo(line)
+    if out is not None:
+        best = msgspec.json.format(msgspec.json.encode(found.best.search), indent=2)
+        write_output(out, best + b"\n", overwrite=overwrite)
+
+
+techniques.add_command(budget)
+techniques.add_command(price)
 
 
 def _take_prompts(bench: Bench, workload: str, settings: tuple[str, ...], vocab_size: int) -> None:

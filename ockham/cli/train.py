@@ -440,6 +440,14 @@ def described(scores: dict[str, Any]) -> list[str]:
     default=None,
     help="After which hidden states are read.  [default: the one in the middle]",
 )
+@option(
+    "--at",
+    type=click.Choice(("text", "prompt")),
+    default="text",
+    help="Which states are read: those of the text, or that of the prompt's last token, as a "
+    "router wants it.",
+    show_default=True,
+)
 @option("--temperature", type=float, default=1.0, help="Of sampling.", show_default=True)
 @option("--lora", default=None, metavar="ADAPTER", help="An adapter that is applied to MODEL.")
 @common
@@ -469,7 +477,9 @@ def probe(out: Path, as_json: bool, **settings: Any) -> None:
     else:
         click.echo(f"learned from {worth.states:,} states of {worth.texts:,} texts")
         click.echo(f"judged on {worth.held_out:,} texts, of which {worth.right:.0%} are right")
-        for quarter, area in enumerate(worth.areas, 1):
+        for quarter, area in enumerate(worth.areas if settings["at"] == "text" else (), 1):
             click.echo(f"area under the curve after quarter {quarter} of a text: {area:.3f}")
+        if settings["at"] == "prompt":
+            click.echo(f"area under the curve: {worth.areas[0]:.3f}")
     took = duration(time.monotonic() - began)
     click.echo(f"wrote {out} in {took}. Serve with --probes NAME={out}.", err=True)

@@ -9,11 +9,12 @@ technique's name (`registry.asked_by`), and nothing else of the package spells t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import UnionType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
 
-from ockham.core.errors import InvalidRequest
+from ockham.core.errors import ConfigError, InvalidRequest
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -125,3 +126,33 @@ def asked_at(seam: str, *asks: Mapping[str, Ask]) -> list[Asked]:
         for key, ask in each.items()
         if key.partition("/")[0] == seam
     ]
+
+
+def ask_like(
+    options: type[msgspec.Struct], name: str, methods: Mapping[str, Any] | None = None
+) -> type[Ask]:
+    """The `Ask` of the technique `name`, with the fields of its `options`. What a request leaves
+    out is as the engine's options have it; what cannot be is refused as making the options refuses
+    it. `methods` are those of `Ask` that the technique has its own of."""
+
+    def check(self: Ask) -> None:
+        try:
+            merged(options(), self)
+        except ConfigError as error:
+            raise InvalidRequest(f"{name}: {error}", name) from None
+
+    fields = [
+        (field.name, field.type | None, None)
+        for field in msgspec.structs.fields(options)
+        if isinstance(field.type, UnionType | type)
+    ]
+    made = msgspec.defstruct(
+        f"{options.__name__.removesuffix('Options')}Ask",
+        fields,
+        bases=(Ask,),
+        namespace={"__post_init__": check, **(methods or {})},
+        kw_only=True,
+        frozen=True,
+    )
+    assert issubclass(made, Ask), "it is a base"
+    return made

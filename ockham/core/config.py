@@ -35,8 +35,13 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `search` is how completions are found, for requests that do not ask for another way.
     `checkers` are programs that score texts for searches: a mapping (or JSON) of names to command
     lines, or one as "NAME=PROGRAM". A program reads an object with `prompt` and `text` from
-    standard input and prints a score from 0 to 1. `probes` are directories that `ockham train
-    probe` wrote, named alike.
+    standard input and prints a score from 0 to 1. `rewards` are sequence classifiers with one
+    output that score texts for searches, named alike. `probes` are directories that `ockham train
+    probe` wrote, named alike. `companions` are other models of the same vocabulary, smaller ones as
+    a rule, which write for searches; they are named alike. `run_programs` lets searches run the
+    programs that completions are, to compare what they do.
+    `pins` is a file that keeps what was pinned, to compute it anew after a restart while there is
+    nothing else to do (a server by itself, an `LLM` by `sleep`); None: a restart forgets pins.
     `adapter` names the technique by which requests may ask for adapters, with its options; None: no
     request may.
     `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
@@ -87,7 +92,11 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     recall_every: int = 0
     search: str = "choices"
     checkers: str | dict[str, str] | None = None
+    rewards: str | dict[str, str] | None = None
     probes: str | dict[str, str] | None = None
+    run_programs: bool = False
+    companions: str | dict[str, str] | None = None
+    pins: str | None = None
     gate: str = "whole"
     adapter: str | None = None
     speculative_config: Setting = "auto"

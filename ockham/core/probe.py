@@ -10,11 +10,13 @@ from ockham.core.arrays import Floats
 
 class ProbeFacts(msgspec.Struct, frozen=True):
     """What a probe was made of. `layer` is the layer after which states are read (from 0), `model`
-    the name of the model, `task` what its texts were."""
+    the name of the model, `task` what its texts were. `at` is "text" for states of all along the
+    text, or "prompt" for those of the prompt's last token, before anything is written."""
 
     layer: int
     model: str
     task: str
+    at: str = "text"
 
 
 class Probe:

@@ -18,16 +18,18 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import AttentionGroup, Drafter, GatedModel, Target, UsesSecondModel
 from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, parse
 from ockham.core.step import Floats
+from ockham.engine import billing
 from ockham.engine.adapters import Adapters
 from ockham.engine.attending import layer_attention
 from ockham.engine.cache_report import CacheKeeper
-from ockham.engine.checkers import checkers_of, probes_of
+from ockham.engine.checkers import all_probes, checkers_of, fitting
 from ockham.engine.chosen import (
     NO_REUSE,
     choose_reuses,
     make_drafters,
     plain_policy,
 )
+from ockham.engine.companions import Companions
 from ockham.engine.gates import Gates
 from ockham.engine.group import Group
 from ockham.engine.known import KnownTexts
@@ -36,6 +38,8 @@ from ockham.engine.messages import Delta, PooledFacts, Request
 from ockham.engine.passes import skips_of_passes
 from ockham.engine.patterns import Patterns, Summaries, with_codebooks
 from ockham.engine.pooling import Pooler
+from ockham.engine.programs import Programs
+from ockham.engine.rewards import rewards_of
 from ockham.engine.runner.attach import Attachments
 from ockham.engine.runner.own_model import OwnModel
 from ockham.engine.runner.small_model import SmallModel
@@ -64,6 +68,9 @@ class Assembly:
     Raises ModelError, DoesNotFit or ConfigError if it cannot be built; `progress` is told in words
     what is being loaded.
     """
+
+    companions: Companions
+    """The other models that write for searches. Each is an engine, and so the engine makes them."""
 
     def __init__(
         self, config: EngineConfig, *, progress: Callable[[str], None] | None = None
@@ -105,8 +112,16 @@ class Assembly:
         del loaded
         self.checkers = checkers_of(config.checkers, self.tokenizer)
         """The programs that score texts for searches, by name."""
-        self.probes = probes_of(config.probes, described.layers, described.hidden_size)
+        self.probes = {
+            name: probe
+            for name, probe in all_probes(config.probes).items()
+            if fitting(probe, described)
+        }
         """What scores hidden states for searches, by name."""
+        self.rewards = rewards_of(config.rewards, self.tokenizer, config.threads)
+        """The models that score texts for searches, by name."""
+        self.programs = Programs() if config.run_programs else None
+        """What runs programs that completions are; None where they are not run."""
         for note in () if self.tokenizer is None else self.tokenizer.notes:
             (progress or (lambda _: None))(note)
         plan = self.model.plan
@@ -243,6 +258,7 @@ class Assembly:
         searched = self.searched.pop(request_id, None)
         if searched is not None and searched.search is not None:
             searched.search.close()
+            self.companions.end(request_id)
         self.release(request_id)
         return self.groups.pop(request_id, None)
 
@@ -257,6 +273,11 @@ class Assembly:
             self.tokenizer.close()
         for checker in self.checkers.values():
             checker.close()
+        if self.programs is not None:
+            self.programs.close()
+        for reward in self.rewards.values():
+            reward.close()
+        self.companions.close()
 
     def release(self, request_id: str) -> None:
         """A request is over, or gives up what it waited for: others may have what it held."""
@@ -279,16 +300,23 @@ class Assembly:
         how many tokens its texts have, where they are replayed. Raises ConfigError or DoesNotFit
         for a draft model that cannot draft for this one, or learned drafts of other tokens."""
         drafters = make_drafters(config) if drafters is None else drafters
-        target = self._target(vocabulary or self.vocabulary)
+        target = self.target(vocabulary or self.vocabulary)
         for drafter in drafters:
             drafter.attach(lambda name, longest=None: SmallModel(name, target, longest, self.model))
             drafter.attach_model(self.own_model)
             drafter.recall(self._vocabulary_digest)
         return Speculation(config, drafters)
 
-    # -- inside --------------------------------------------------------------------------------
+    # -- for the engine ------------------------------------------------------------------------
 
-    def _target(self, vocabulary: int) -> Target:
+    def book_companion(self, request_id: str, bill: Ledger) -> None:
+        """A companion has computed this for a request."""
+        work = billing.work_of(bill)
+        self.ledger.add(work)
+        if (group := self.groups.get(request_id)) is not None:
+            group.book(work)
+
+    def target(self, vocabulary: int) -> Target:
         """What a second model may know of this one."""
         return Target(
             vocabulary=vocabulary,
@@ -297,9 +325,11 @@ class Assembly:
             cells=max(layout.pages * layout.page_tokens for layout in self.state.groups),
         )
 
+    # -- inside --------------------------------------------------------------------------------
+
     def _load_second(self, model: str | None, longest: int | None = None) -> SmallModel:
         """A second model that reads one text at a time."""
-        target = dataclasses.replace(self._target(self.vocabulary), sequences=1)
+        target = dataclasses.replace(self.target(self.vocabulary), sequences=1)
         return SmallModel(model, target, longest or self.max_model_len, self.model)
 
     def _gated_model(self) -> GatedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 
+import msgspec
 import numpy as np
 
 from ockham.cache.state import State
@@ -509,6 +510,22 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
                 book.save(name, 1, nbytes=own.weight_bytes(1, 1))
             elif number not in walk.accepted:
                 book.waste(name, 1, flops + own.row_flops(place + 1, 1, logits))
+
+
+def work_of(bill: Ledger) -> Ledger:
+    """What a bill has of work that was done, without tokens and times: those of a companion's text
+    are counted where the text is used."""
+    counted = ("prompt_tokens", "prompt_tokens_computed", "prompt_tokens_reused")
+    told = ("generated_tokens", "queue_s", "prefill_s", "decode_s")
+    return msgspec.structs.replace(bill, **dict.fromkeys([*counted, *told], 0))
+
+
+def book_unread(sequence: Sequence, name: str, cost: ModelCost, total: Ledger) -> None:
+    """Book the prompt of a request that the search `name` has answered without the model."""
+    rows = sequence.prompt_tokens
+    flops = _row_flops(sequence, 0, rows, 0, cost)
+    for book in (sequence.ledger, total):
+        book.save(name, rows, flops)
 
 
 def book_spared(

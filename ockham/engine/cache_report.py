@@ -35,6 +35,7 @@ _HINTS = {GONE: "gone", SPENT: "discard", PLAIN: "", EXPECTED: "keep"}
 class _Pin:
     tokens: Ints
     owner: str
+    asked: Pin
 
 
 class CacheKeeper:
@@ -56,6 +57,8 @@ class CacheKeeper:
         self._pins: dict[tuple[str, str], _Pin] = {}
         """By salt and name."""
         self._key = secrets.token_bytes(16)
+        self.changed: Callable[[], None] = lambda: None
+        """Called when pins have come or gone."""
 
     def check(self, pin: Pin) -> None:
         """Raises InvalidRequest if the name is taken, or its owner would pin too much."""
@@ -89,7 +92,8 @@ class CacheKeeper:
                 "pages were needed. Try again.",
                 "prompt",
             )
-        self._pins[pin.cache_salt, pin.name] = _Pin(prefix, pin.owner)
+        self._pins[pin.cache_salt, pin.name] = _Pin(prefix, pin.owner, pin)
+        self.changed()
 
     def pins(self, salt: str = "") -> dict[str, int]:
         """The prefixes pinned under a salt by name, and how many tokens each has."""
@@ -115,6 +119,11 @@ class CacheKeeper:
         pin = self._pins.pop(found[0])
         self._reuse.pin(pin.tokens, self._key_of(found[0][0]), False)
         self._pin_all()
+        self.changed()
+
+    def lasting(self) -> list[Pin]:
+        """The pins that are to outlive the engine."""
+        return [pin.asked for pin in self._pins.values() if pin.asked.lasting]
 
     def _pin_all(self) -> None:
         """Pins may share their beginnings, from which one was just taken away."""

@@ -35,6 +35,7 @@ class Cells:
         "shares",
         "splicing",
         "tokens",
+        "unscored",
         "view",
     )
 
@@ -55,6 +56,7 @@ class Cells:
     shares: bool
     pool: Pool | None
     gate: OpenGate | None
+    unscored: int | None
 
     def token_ids(self, count: int) -> Ints:
         """The first `count` tokens as an array."""
@@ -67,8 +69,8 @@ class Cells:
         """Take over what a splice gives, and compute the rest."""
         # The rows of generated tokens are computed, and those whose logits are wanted.
         first = self.prompt_tokens
-        if self.prompt_logprobs is not None and not self.scored:
-            first = max(self.computed, len(self.prompt_logprobs) - 1)
+        if (unscored := self.first_unscored) is not None:
+            first = min(first, max(self.computed, unscored - 1))
         blocks = self.whole_until > self.computed
         self.splicing = Splicing(splice, first, self.target)
         self.inexact_from = self.computed if blocks else self.splicing.first_given(self.computed)
@@ -195,8 +197,17 @@ class Cells:
 
     @property
     def scored(self) -> bool:
-        """Whether no row of the prompt is wanted for its log probabilities any more."""
-        return self.prompt_logprobs is None or len(self.prompt_logprobs) >= self.prompt_tokens
+        """Whether no row is wanted any more for the log probability of a token that is known."""
+        return self.first_unscored is None
+
+    @property
+    def first_unscored(self) -> int | None:
+        """The first token that is known, and whose log probability is wanted and not there yet: row
+        i gives that of token i + 1."""
+        scored = self.prompt_logprobs
+        if scored is not None and len(scored) < self.prompt_tokens:
+            return len(scored)
+        return self.unscored
 
     @property
     def scores_only(self) -> bool:
@@ -228,6 +239,6 @@ class Cells:
         if self.pool is not None and self.pool.whole:
             return 0
         cells = (self.prompt_tokens if self.inputs else self.target) - 1
-        if self.prompt_logprobs is not None and not self.scored:
-            cells = min(cells, len(self.prompt_logprobs) - 1)
+        if (unscored := self.first_unscored) is not None:
+            cells = min(cells, unscored - 1)
         return min(cells, self.findable)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -16,15 +15,15 @@ from ockham.core.confined import Confined, ConfinedLimits
 from ockham.core.errors import ConfigError, LimitExceeded, ModelError, TaskFailed
 from ockham.core.numbers import shown
 from ockham.core.probe import Probe
+from ockham.engine.named import named
 from ockham.model.checkpoint.probe_files import read_probe
+from ockham.model.program.description import ModelDescription
 from ockham.text.tokenizer import Tokenizer
 
 _WORDS = {"true": 1.0, "false": 0.0}
 
 
 log = logging.getLogger("ockham.engine")
-
-_NAME = re.compile(r"[\w-]{1,64}")
 
 
 class Checker:
@@ -106,52 +105,34 @@ def checkers_of(
     tokenizer."""
     if not given:
         return {}
-    commands = _named("checker", "PROGRAM", given)
+    commands = named("checker", "PROGRAM", given)
     if tokenizer is None:
         raise ConfigError("checkers read text: they need a tokenizer.")
     return {name: Checker(name, command, tokenizer) for name, command in commands.items()}
 
 
-def probes_of(given: str | Mapping[str, str] | None, layers: int, width: int) -> dict[str, Probe]:
-    """The probes of an engine whose model has so many layers, and hidden states of this width.
-    Raises ConfigError for one that does not exist, or is another model's."""
-    if not given:
-        return {}
+def all_probes(given: str | Mapping[str, str] | None) -> dict[str, Probe]:
+    """The probes that are named. Raises ConfigError for one that cannot be read."""
     found = {}
-    for name, path in _named("probe", "DIRECTORY", given).items():
+    for name, path in named("probe", "DIRECTORY", given or {}).items():
         try:
-            probe = read_probe(Path(path))
+            found[name] = read_probe(Path(path))
         except ModelError as error:
             raise ConfigError(f"the probe {name!r}: {error}") from None
-        if len(probe.weight) != width or not 0 <= probe.facts.layer < layers:
-            raise ConfigError(
-                f"the probe {name!r} reads {len(probe.weight)} values after layer "
-                f"{probe.facts.layer} of {shown(probe.facts.model)}, but this model has {layers} "
-                f"layers with {width} values each; name one that was trained for it."
-            )
-        found[name] = probe
     return found
 
 
-def _named(kind: str, what: str, given: str | Mapping[str, str]) -> Mapping[str, str]:
-    """What is named by "NAME=WHAT", by a JSON object, or by a mapping."""
-    named = given if not isinstance(given, str) else _read(kind, what, given)
-    for name, value in named.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(value, str):
-            raise ConfigError(
-                f"{kind}s map names (letters, digits, - and _) to text, got {shown(name)}: "
-                f"{shown(value)}."
-            )
-    return named
+def fitting(probe: Probe, model: ModelDescription) -> bool:
+    """Whether a probe reads states that a model has."""
+    return len(probe.weight) == model.hidden_size and 0 <= probe.facts.layer < model.layers
 
 
-def _read(kind: str, what: str, given: str) -> dict[str, str]:
-    if given.lstrip().startswith("{"):
-        try:
-            return msgspec.json.decode(given, type=dict[str, str])
-        except msgspec.DecodeError as error:
-            raise ConfigError(f"{kind}s are no JSON object of text ({error}).") from None
-    name, equals, value = (part.strip() for part in given.partition("="))
-    if not equals:
-        raise ConfigError(f"the {kind} {shown(given)} has no {what.lower()}; write NAME={what}.")
-    return {name: value}
+def check_fits(name: str, probe: Probe, models: Sequence[ModelDescription]) -> None:
+    """Raise ConfigError unless a probe fits one of the models, of which the first is the engine's
+    own."""
+    if not any(fitting(probe, model) for model in models):
+        raise ConfigError(
+            f"the probe {name!r} reads {len(probe.weight)} values after layer {probe.facts.layer} "
+            f"of {shown(probe.facts.model)}, but this model has {models[0].layers} layers with "
+            f"{models[0].hidden_size} values each; name one that was trained for it."
+        )

@@ -123,6 +123,7 @@ class Endings:
             if group.search is not None:
                 group.search.close()
         self._engine.searched.clear()
+        self._engine.companions.drop_all()
         scheduler.reserved_seats = 0
         left = [*scheduler.running, *scheduler.waiting]
         every = itertools.chain.from_iterable(group.sequences for group in groups)

@@ -21,6 +21,7 @@ from ockham.core.step import Ints
 from ockham.engine import billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.batch import build, note_choices, note_deep, note_spared
+from ockham.engine.companions import companions_of
 from ockham.engine.endings import Endings
 from ockham.engine.harvest import Harvest
 from ockham.engine.messages import Delta, Request, Stats
@@ -64,6 +65,14 @@ class Engine(Assembly):
         self, config: EngineConfig, *, progress: Callable[[str], None] | None = None
     ) -> None:
         super().__init__(config, progress=progress)
+        self.companions = companions_of(
+            config,
+            Engine,
+            self.book_companion,
+            self.model.description,
+            self.target(self.vocabulary),
+            self.tokenizer,
+        )
         self.runner = Runner(self)
         self.endings = Endings(self, self.runner)
         self.slow_grammars = SlowGrammars(self, self.endings)
@@ -145,6 +154,7 @@ class Engine(Assembly):
 
     def step(self) -> list[Delta]:
         """One iteration: draft, schedule, run, bill, sample, collect; and search."""
+        self.companions.step()
         answered = self.answered.copy()
         self.answered.clear()
         if self.texts.waiting and (not self.groups or not self._texts_ran):
@@ -255,7 +265,7 @@ class Engine(Assembly):
 
     def _wait(self) -> None:
         """Nothing can run: sleep until something may."""
-        if self.searched and self.searching.unblock():
+        if self.companions.busy or (self.searched and self.searching.unblock()):
             return
         if self.slow_grammars.wait(WAIT_S) or (self.searched and self.searching.wait(WAIT_S)):
             return

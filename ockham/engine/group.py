@@ -315,6 +315,8 @@ class Group:
             child.cumulative_logprob += entry[token].logprob
         if said < old.generated:
             branch.told.pieces = child.repeat(tokens)
+            if old.unscored is not None and old.unscored < len(child.tokens):
+                child.unscored = old.unscored
             return branch
         branch.due, branch.logits, child.held = source.due, source.logits, old.held
         branch.told.pieces = list(told.pieces)

@@ -51,6 +51,9 @@ class Harvest:
             else endings.guarded(part.sequence, self._gather, part, part.sequence.pool, output)
             for part in parts
         ]
+        for part in parts:
+            if part.sequence.unscored is not None:
+                endings.guarded(part.sequence, self._score_written, part, output.logits)
         sampled = [p for p in parts if p.samples and p.sequence.finish_reason is None]
         due: list[Due] = [
             (choice, part, ROOT)
@@ -305,6 +308,21 @@ class Harvest:
             delta = Delta(sequence.request_id, 0, prompt_logprobs=scored)
             return self._endings.end(sequence, delta, "length")
         return None
+
+    def _score_written(self, part: Part, logits: Floats) -> None:
+        """How sure the model is of what its search wrote, as far as this chunk's rows say."""
+        sequence = part.sequence
+        first, scores = sequence.unscored, sequence.token_scores
+        assert first is not None, "only then is it asked"
+        rows = part.logits[: len(part.logits) - part.samples]
+        if scores is not None and len(rows):
+            tokens = np.array(sequence.tokens[first : first + len(rows)], np.int32)
+            found = self._runner.token_scores(logits, np.array(rows, np.int32), tokens).tolist()
+            for place, of_token in enumerate(found, first - sequence.prompt_tokens):
+                scores.put(place, *of_token)
+        sequence.unscored = first + len(rows)
+        if sequence.unscored == len(sequence.tokens):
+            sequence.unscored = None
 
     def logprobs(
         self, logits: Floats, sequence: Sequence, token: int | None

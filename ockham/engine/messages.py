@@ -45,6 +45,9 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     states is answered. From token number `second_text_at` on the prompt is the second
     text of a pair, for models that tell the two apart. Its first `prompt_skip` tokens are an
     instruction, which some models leave out of a mean.
+
+    `messages` are those of the chat that the prompt was made of, where the engine has models that
+    read them in their own way.
     """
 
     request_id: str
@@ -63,6 +66,7 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     pooling: PoolingParams | None = None
     second_text_at: int | None = None
     prompt_skip: int = 0
+    messages: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         self.asks = make_asks(self.asks)
@@ -284,13 +288,15 @@ class Shutdown(msgspec.Struct, tag="shutdown"):
 
 
 class Pin(msgspec.Struct):
-    """A prefix that is to stay. Its `owner` may pin one part in `owners` of what may be pinned."""
+    """A prefix that is to stay. Its `owner` may pin one part in `owners` of what may be pinned.
+    `lasting` says whether it is restored after a restart, where pins are kept in a file."""
 
     name: str
     prompt_token_ids: list[int]
     cache_salt: str = ""
     owner: str = ""
     owners: int = 1
+    lasting: bool = True
 
 
 class Unpin(msgspec.Struct):

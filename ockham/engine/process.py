@@ -34,6 +34,7 @@ from ockham.engine.messages import (
     Shutdown,
     ToEngine,
 )
+from ockham.engine.sleeping import Sleeper, sleeper_of
 from ockham.model.loading import LoadedModel
 
 log = logging.getLogger("ockham.engine")
@@ -54,18 +55,19 @@ def main() -> int:
     channel: Channel[ToEngine] = Channel(socket.socket(fileno=int(sys.argv[1])), ToEngine)
     try:
         config = channel.receive_first(EngineConfig)
-        engine = _load(config, channel)
-        if engine is None:
+        sleeper = _load(config, channel)
+        if sleeper is None:
             return 1
-        return serve(engine, channel)
+        return serve(sleeper, channel)
     except EOFError:
         return 0
 
 
-def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Engine | None:
+def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Sleeper | None:
     begin_s = time.monotonic()
     try:
         engine = Engine(config, progress=lambda line: channel.send([Loading(line)]))
+        sleeper = sleeper_of(engine)
     except OckhamError as error:
         channel.send([Died(str(error))])
         channel.drain(LAST_WORDS_S)
@@ -85,12 +87,12 @@ def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Engine | None:
     gc.collect()
     gc.freeze()
     channel.send([_ready(engine, time.monotonic() - begin_s)])
-    return engine
+    return sleeper
 
 
-def serve(engine: Engine, channel: Channel[ToEngine]) -> int:
+def serve(sleeper: Sleeper, channel: Channel[ToEngine]) -> int:
     """Take, step, send, until told to stop. Raises `EOFError` when the other side is gone."""
-    held = Held()
+    engine, held = sleeper.engine, Held()
     intake = Intake(engine, held)
     stats_sent_s = 0.0
     idle_reported = False
@@ -101,16 +103,18 @@ def serve(engine: Engine, channel: Channel[ToEngine]) -> int:
                 return 0
             channel.send(intake.take(message))
             idle_reported = False
-            if engine.has_work and time.monotonic() > until_s:
+            if held and time.monotonic() > until_s:
                 break  # the others come after the next step, which somebody waits for
         channel.send(intake.ready())
-        if not engine.has_work:
+        if held:
+            sleeper.give_way()
+        if not engine.has_work and not sleeper.wake():
             channel.send([] if idle_reported else [engine.stats()])
             idle_reported = True
             channel.wait(INTAKE_S if intake.waiting else None)
             continue
         try:
-            deltas = engine.step()
+            deltas = sleeper.after(engine.step())
         except Exception as error:
             _fail(error, held, channel)
             return 1

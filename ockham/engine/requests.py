@@ -264,7 +264,7 @@ class Requests:
         chosen = engine.techniques.of(request, "search")
         search, name = prepared.search, "the caller's search"
         if search is None and chosen is not None:
-            search, name = self._begin(chosen, request, stops), chosen.name
+            search, name = self._begin(chosen, request, stops, seed), chosen.name
         if search is not None and search.width > engine.config.max_num_seqs:
             raise InvalidRequest(
                 f"{name} runs {search.width} sequences at once, but at most "
@@ -306,6 +306,7 @@ class Requests:
             first.ends = []
         if search is not None and search.scores:
             first.score_tokens(TokenScores())
+        first.held = search is not None and search.holds
         return Group(engine, first, search, name if search is not None else "")
 
     def _answered(self, request: Request) -> bool:
@@ -352,7 +353,9 @@ class Requests:
                 "model",
             )
 
-    def _begin(self, chosen: Chosen, request: Request, stops: frozenset[int]) -> SearchState | None:
+    def _begin(
+        self, chosen: Chosen, request: Request, stops: frozenset[int], seed: int
+    ) -> SearchState | None:
         """Begin the search for the answer to a request; None if it is left to the sampler."""
         search: Search = chosen.technique
         seats, tokenizer = self._engine.config.max_num_seqs, self._engine.tokenizer
@@ -364,6 +367,8 @@ class Requests:
             seats,
             tokenizer is not None and request.detokenize,
             request.asked("search") is not None,
+            companions=self._engine.companions.of(request, seed),
+            cost=self._engine.cost,
         )
         if tokenizer is not None:
             encode = partial(tokenizer.encode, add_special_tokens=False)
@@ -372,6 +377,12 @@ class Requests:
                 encode=encode,
                 judges=self._engine.checkers,
                 probes=self._engine.probes,
+                programs=self._engine.programs,
+                rewards={
+                    name: model.judging(request.messages)
+                    for name, model in self._engine.rewards.items()
+                },
+                turns=tokenizer.turns,
             )
         return search.begin(chosen.ask, problem)
 

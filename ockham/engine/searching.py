@@ -139,7 +139,7 @@ class Searching:
                 if child.unsettled:
                     self._slow_grammars.leave(child)
         elif isinstance(action, Write):
-            self._write(branch, action.tokens)
+            self._write(branch, action)
         elif isinstance(action, End):
             if sequence.finish_reason is None:
                 delta = Delta(sequence.request_id, sequence.index)
@@ -153,12 +153,14 @@ class Searching:
                 raise ValueError(f"branch {branch.number} is due: say what comes next")
             sequence.held = False
 
-    def _write(self, branch: OwnBranch, tokens: Many[int]) -> None:
+    def _write(self, branch: OwnBranch, write: Write) -> None:
         """A branch says these tokens, which may end it before the last one."""
         sequence = branch.sequence
         if sequence.chosen or sequence.grammar is not None:
             raise ValueError(f"in branch {branch.number} nothing can be written")
-        for token in tokens:
+        if write.scored and sequence.unscored is None:
+            sequence.unscored = len(sequence.tokens)
+        for token in write.tokens:
             if sequence.finish_reason is not None:
                 break
             entry: PositionLogprobs | None = None
@@ -171,6 +173,8 @@ class Searching:
     def _finish(self, request_id: str, group: Group, finish: Finish) -> list[Delta]:
         """Answer a request. Choices that the search does not have are empty."""
         engine, first = self._engine, group.first
+        if first.held and not first.computed_once:
+            billing.book_unread(first, group.name, engine.cost, engine.ledger)
         if finish.spared:
             billing.book_spared(first, finish.spared, group.name, engine.cost, engine.ledger)
         deltas = []
@@ -179,11 +183,11 @@ class Searching:
                 deltas.append(Delta(request_id, index, finish_reason="stop"))
                 continue
             choice = finish.choices[index]
+            reason = "length" if finish.cut else "stop"
             if isinstance(choice, int):
-                reason = "length" if finish.cut else "stop"
                 deltas.append(self._ranked(group.branches[choice], index, reason))
             else:
-                deltas.append(self._written(group, index, choice))
+                deltas.append(self._written(group, index, choice, reason))
         if finish.report is not None:
             deltas[0].report = {group.name: dict(finish.report)}
         for sequence in group.sequences:
@@ -204,8 +208,9 @@ class Searching:
             delta.prompt_logprobs = None  # which come with the first choice
         return delta
 
-    def _written(self, group: Group, index: int, tokens: Many[int]) -> Delta:
-        """A choice that says these tokens, which may end it before the last one."""
+    def _written(self, group: Group, index: int, tokens: Many[int], reason: str) -> Delta:
+        """A choice that says these tokens, which may end it before the last one; else it ends for
+        a reason."""
         first, told = group.first, Told()
         sequence = first.choice(index, None if first.text is None else first.text.fresh())
         sequence.status = Status.APART
@@ -216,7 +221,7 @@ class Searching:
                 break
         else:
             delta = Delta(sequence.request_id, index)
-            told.add(self._endings.end(sequence, delta, "stop"))
+            told.add(self._endings.end(sequence, delta, reason))
         return told.delta(sequence, index)
 
 

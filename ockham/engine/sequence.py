@@ -213,6 +213,8 @@ class Sequence(Cells):
         """Characters of its text after each token, where its search may ask."""
         self.token_scores: TokenScores | None = None
         """How sure the model was of its tokens, where its search wants to know."""
+        self.unscored: int | None = None
+        """The first token of its search's whose scores are wanted and not there yet."""
         self.prompt_logprobs: list[PositionLogprobs | None] | None = (
             None if self.params.prompt_logprobs is None or index else [None]
         )
@@ -290,6 +292,7 @@ class Sequence(Cells):
         self.thinking = None if other.thinking is None else other.thinking.fork()
         self.repetition = None if other.repetition is None else other.repetition.fork()
         self.unsettled = other.unsettled
+        self.unscored = other.unscored
 
     @property
     def visited(self) -> OpenPattern | None:
@@ -442,10 +445,9 @@ class Sequence(Cells):
 
     def wanted_logits(self, rows: int) -> range:
         """Of the next `rows` rows, those (counted from 0) whose logits are wanted."""
-        if self.prompt_logprobs is not None and not self.scored:
-            # Row i of the prompt scores token i + 1. A recomputed row was scored before.
-            cells = self.next_cells(rows)
-            return range(int(np.searchsorted(cells, len(self.prompt_logprobs) - 1)), rows)
+        if (unscored := self.first_unscored) is not None:
+            # A row that is computed again was looked at before.
+            return range(int(np.searchsorted(self.next_cells(rows), unscored - 1)), rows)
         return range(rows - (rows == self.remaining and not self.scores_only), rows)
 
     def wanted_hidden(self, rows: int) -> range:

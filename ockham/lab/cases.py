@@ -17,7 +17,7 @@ from typing import Any
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.ledger import divide
 from ockham.lab.interview import Interview, interview_of
-from ockham.lab.tasks import TASKS, Item
+from ockham.lab.tasks import TASKS, Item, Split
 from ockham.lab.tasks.shared import LEVELS, SHARED, Question, shared
 from ockham.text.tokenizer import Tokenizer
 
@@ -91,10 +91,11 @@ def task_cases(
     levels: Sequence[str],
     tokenizer: Tokenizer,
     context: int,
+    split: Split = "test",
 ) -> Cases:
-    """`items` test items of each task, in turn from its levels, or from those of `levels` that it
-    has. What does not fit into `context` tokens is left out, and said; so is what is there already
-    (a text counted twice would make intervals narrower than they are).
+    """`items` items of each task's split, in turn from its levels, or from those of `levels` that
+    it has. What does not fit into `context` tokens is left out, and said; so is what is there
+    already (a text counted twice would make intervals narrower than they are).
 
     Raises ConfigError for a task or level that does not exist.
     """
@@ -117,7 +118,7 @@ def task_cases(
         seen: set[tuple[int, ...]] = set()
         for index in range(items):
             level = chosen[index % len(chosen)]
-            item = task.item(seed, index, "test", level, lambda text: len(tokenizer.encode(text)))
+            item = task.item(seed, index, split, level, lambda text: len(tokenizer.encode(text)))
             made = _item_cases(item, index, tokenizer, context)
             if not made:
                 too_long[name, item.level] += 1

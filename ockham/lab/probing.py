@@ -43,6 +43,8 @@ DECAY = 1.0
 losses."""
 RANK = 64
 """The most that an adapter may have."""
+TEXT, PROMPT = "text", "prompt"
+"""What `ProbeFacts.at` may be."""
 PARTS = 4
 """Into how many parts texts are cut, for judging."""
 
@@ -50,9 +52,9 @@ PARTS = 4
 class Probed(msgspec.Struct, kw_only=True):
     """What a probe is worth on texts of problems that it did not learn from.
 
-    `areas` are those under the ROC curve, of the states of each quarter of the texts: how often a
-    text that will be right has a higher chance than one that will not. `right` is the share of
-    right texts.
+    `areas` are those under the ROC curve, of the states of each quarter of the texts, or of the
+    prompt: how often a text that will be right has a higher chance than one that will not. `right`
+    is the share of right texts.
     """
 
     texts: int
@@ -67,9 +69,10 @@ class _Read(SearchState, Observer):
 
     watches: ClassVar[bool] = False
 
-    def __init__(self, layer: int) -> None:
+    def __init__(self, layer: int, at: str) -> None:
         self._wants = Wants(hidden=(layer,), newest=True)
         self._layer, self._seen = layer, 0
+        self._only_prompt = at == PROMPT
         self.states: list[Floats] = []
         self.right: float | None = None
 
@@ -84,10 +87,11 @@ class _Read(SearchState, Observer):
         return [Finish([0])]
 
     def wants(self, own: OwnRows) -> Wants:
-        return self._wants if own.choosing else NOTHING
+        enough = self._only_prompt and self._seen
+        return self._wants if own.choosing and not enough else NOTHING
 
     def saw(self, own: OwnRows, seen: Seen) -> None:
-        if self._seen % EVERY == 0:
+        if self._seen % EVERY == 0 and not (self._only_prompt and self._seen):
             self.states.append(seen.hidden[self._layer][-1].copy())
         self._seen += 1
 
@@ -108,14 +112,15 @@ def train_probe(
     items: int,
     samples: int,
     layer: int | None,
+    at: str = TEXT,
     temperature: float,
     adapter: Mapping[str, str] | None,
     seed: int,
     tell: Callable[[str], None],
 ) -> tuple[Probe, Probed]:
     """Sample texts of a task's items, and fit a logistic regression from the states after `layer`
-    (the one in the middle, if None) to whether a text is right. `adapter` has the name and the path
-    of one that is applied.
+    (the one in the middle, if None) to whether a text is right: `at` says which states, see
+    `ProbeFacts`. `adapter` has the name and the path of one that is applied.
 
     Raises ConfigError for a task or layer that does not exist, for a model without a tokenizer, and
     where all texts are right, or all are wrong.
@@ -131,24 +136,24 @@ def train_probe(
         cases = task_cases([task], items, seed, (), engine.tokenizer, engine.max_model_len).cases
         if not any(case.score for case in cases):
             raise ConfigError(f"the items of {task!r} have no right answers; name another task.")
-        read = _texts(engine, cases, samples, layer, temperature, adapter, seed, tell)
+        read = _texts(engine, cases, samples, (layer, at), temperature, adapter, seed, tell)
     finally:
         engine.close()
-    return _fitted(read, ProbeFacts(layer, config.model, task))
+    return _fitted(read, ProbeFacts(layer, config.model, task, at))
 
 
 def _texts(
     engine: Engine,
     cases: list[Case],
     samples: int,
-    layer: int,
+    where: tuple[int, str],
     temperature: float,
     adapter: Mapping[str, str] | None,
     seed: int,
     tell: Callable[[str], None],
 ) -> list[list[_Read]]:
-    """The texts of each case."""
-    read = [[_Read(layer) for _ in range(samples)] for _ in cases]
+    """The texts of each case, with the states after a layer that `ProbeFacts.at` names."""
+    read = [[_Read(*where) for _ in range(samples)] for _ in cases]
     searches: dict[str, SearchState] = {}
     asks: dict[str, Any] = make_asks({"adapter/lora": dict(adapter)}) if adapter else {}
     done = 0
@@ -204,7 +209,7 @@ def _fitted(read: list[list[_Read]], facts: ProbeFacts) -> tuple[Probe, Probed]:
         states=len(states),
         held_out=len(judged),
         right=float(np.mean([text.right for text in judged])),
-        areas=[_area(probe, judged, part) for part in range(PARTS)],
+        areas=[_area(probe, judged, part) for part in range(1 if facts.at == PROMPT else PARTS)],
     )
 
 

@@ -30,6 +30,7 @@ BUILT_IN = {
         ("lab-drafter", "lab_drafter"),
         ("lab-moe", "lab_moe"),
         ("lab-nested", "lab_nested"),
+        ("lab-small", "lab_small"),
         ("lab-recursive", "lab_recursive"),
     )
 }
@@ -37,7 +38,7 @@ BUILT_IN = {
 
 ADAPTERS = {
     f"lab-{name}": Path(__file__).parent / "lab_adapters" / name
-    for name in ("steps", "long_steps", "sentences")
+    for name in ("steps", "long_steps", "threads", "sentences")
 }
 """Adapters of the lab model that the package carries."""
 

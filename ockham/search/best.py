@@ -23,8 +23,8 @@ class BestOptions(SampleOptions, kw_only=True, frozen=True, forbid_unknown_field
     """What holds where a request does not say otherwise.
 
     `scorer` says how good a sample is: "likelihood" (the geometric mean of its tokens'
-    probabilities), "confidence", "checker:NAME", a program that the engine knows by `checkers`, or
-    "probe:NAME", one of its `probes`.
+    probabilities), "confidence", "checker:NAME", a program that the engine knows by `checkers`,
+    "reward:NAME", one of its `rewards`, or "probe:NAME", one of its `probes`.
     No more are drawn once a score is at least `enough`; 1 where a checker scores, else none is.
     `samples` is the most that are drawn, `parallel` how many at once, `budget` the most tokens of
     all. `extract` says what of a text the report tells.
@@ -99,7 +99,7 @@ class ScoredSamples(Samples):
     @property
     def waits(self) -> Sequence[Future[Any]]:
         """See `SearchState`."""
-        return self._scores.waits
+        return [*self._scores.waits, *super().waits]
 
     def observer(self, branch: int) -> Observer | None:
         """See `SearchState`."""
@@ -108,8 +108,9 @@ class ScoredSamples(Samples):
     def close(self) -> None:
         """See `SearchState`."""
         self._scores.cancel()
+        super().close()
 
-    def take(self, number: int, branch: Branch) -> str | None:
+    def take(self, number: int, branch: Branch) -> bool:
         """See `Samples`."""
         if branch.finish_reason == "error":
             self._scores.fail(number, "the sample met an error")
@@ -121,7 +122,7 @@ class ScoredSamples(Samples):
     def decision(self, branches: Mapping[int, Branch]) -> str | None:
         """See `Samples`."""
         self._scores.settle()
-        while self._counted in self._scores.known:
+        while self._counted in self._scores.known and self._counted in self.answers:
             score = self._scores.known[self._counted]
             self._counted += 1
             if self._enough is not None and score >= self._enough:

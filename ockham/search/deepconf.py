@@ -133,12 +133,12 @@ class ConfidentSamples(Samples):
         """See `Samples`."""
         return self.settings.warmup if self._threshold is None else self.settings.samples
 
-    def take(self, number: int, branch: Branch) -> str | None:
+    def take(self, number: int, branch: Branch) -> bool:
         """See `Samples`."""
         window = self._follow(number, branch)
         if number >= self.settings.warmup and self._below(window.least):
             self.stopped.add(number)  # its last tokens came with its end
-            return None
+            return False
         return super().take(number, branch)
 
     def stops(self, branches: Mapping[int, Branch]) -> Iterable[int]:

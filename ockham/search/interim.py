@@ -13,7 +13,7 @@ from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import register
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Action, Branch, Drop, End, Finish, Fork, Problem, SearchState, Write
-from ockham.search.structures.answers import NUMBER, Reader, check_extract
+from ockham.search.structures.answers import BEHAVIOUR, NUMBER, Reader, check_extract
 
 MOST_TEXT = 1000
 """Characters of a border, and of what is written."""
@@ -92,6 +92,8 @@ def _wrong(settings: InterimOptions | InterimAsk) -> str | None:
             return f"{name} must lie in [{least}, {MOST_TOKENS}], got {number}."
     if settings.sure is not None and not 0.0 < settings.sure <= 1.0:
         return f"sure must be above 0 and at most 1, got {settings.sure}."
+    if settings.extract == BEHAVIOUR:
+        return f'extract cannot be "{BEHAVIOUR}": an answer in between is no program.'
     return None if settings.extract is None else check_extract(settings.extract)
 
 

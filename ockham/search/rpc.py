@@ -103,7 +103,7 @@ class Paths(Samples):
         self._counted = 0
         self._known: set[tuple[int, ...]] = set()
 
-    def take(self, number: int, branch: Branch) -> str | None:
+    def take(self, number: int, branch: Branch) -> bool:
         """See `Samples`."""
         self._said[number] = tuple(branch.tokens)
         logprobs = branch.scores.logprobs

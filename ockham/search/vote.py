@@ -111,9 +111,7 @@ class Votes(Samples):
 
     def ranked(self) -> list[int]:
         """See `Samples`."""
-        tally = self._tally
-        first = [tally.first[answer] for answer in tally.ranked]
-        return [*first, *(n for n in sorted(self.answers) if n not in first)]
+        return self._tally.samples(self.answers)
 
     def counted(self) -> list[int]:
         """See `Samples`."""

@@ -288,6 +288,25 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return bool(self._templates)
 
+    @cached_property
+    def turns(self) -> tuple[str, str] | None:
+        """What stands in a chat between an assistant's turn and the next one of the user, and
+        between that and the next answer. None without a template, or where it is none of
+        `plain_templates`."""
+        if "default" not in self._templates:
+            return None
+        asked, answered = "\x01", "\x02"
+        chat = [
+            {"role": "user", "content": asked},
+            {"role": "assistant", "content": answered},
+            {"role": "user", "content": asked},
+        ]
+        text = render_plain(self._templates["default"], chat, True)
+        if text is None:
+            return None
+        user, _, assistant = text.rpartition(answered)[2].partition(asked)
+        return user, assistant
+
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],

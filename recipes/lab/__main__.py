@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from ockham.training.train import train
 from recipes.lab import nested
 from recipes.lab.card import card
 from recipes.lab.corpus import build_corpus
@@ -26,6 +27,7 @@ from recipes.lab.plan import PLANS
 from recipes.lab.recursive import RecursiveTrainer
 from recipes.lab.sentences import write_items
 from recipes.lab.siblings import DENSE, SIBLINGS
+from recipes.lab.small import small_settings, small_texts
 from recipes.lab.start import load_dense
 from recipes.lab.texts import NESTED_MIX, write_texts
 from recipes.lab.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -35,7 +37,17 @@ _ROOT = Path(__file__).parents[2]
 _MODELS = _ROOT / "ockham/model"
 _LAB = _MODELS / "lab"
 _WEIGHTS = _LAB / "model.safetensors"
-_COMMANDS = ("tokenizer", "passages", "train", "export", "agreement", "items", "drafters", "nested")
+_COMMANDS = (
+    "tokenizer",
+    "passages",
+    "train",
+    "export",
+    "agreement",
+    "items",
+    "drafters",
+    "nested",
+    "small",
+)
 
 
 def main() -> None:
@@ -57,6 +69,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop, resumable, then")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.command == "small":
+        folder = options.run or _ROOT / "runs" / "small"
+        settings = small_settings(*small_texts(folder), options.out or folder / "lab_small")
+        print(json.dumps(train(settings, print).scores, indent=2))
+        return
     if options.command == "items":
         write_items(options.out, number=100)
         return

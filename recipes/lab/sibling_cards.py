@@ -242,6 +242,8 @@ _PURPOSES = {
     "steps": "It was trained on calculations written out in steps and little else.",
     "long_steps": "It was trained on calculations that are done four times before they are\n"
     "answered, and little else: what searches that stop early are measured with.",
+    "threads": "It was trained on several calculations at once, which it does in one text, or\n"
+    "hands to threads where it is asked to: what the search `threads` is measured with.",
     "sentences": "With it, questions of `recall` are answered in a sentence instead of a line of "
     "the list.",
 }

@@ -1,5 +1,5 @@
 """The plans of the lab model's siblings, which start from its weights: a drafter, a mixture of
-experts, a model that shares layers, and three adapters."""
+experts, a model that shares layers, and adapters."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ RECURSIVE = Plan(
 )
 
 
-def _adapter(mixture: str, steps: int, rank: int = 8) -> Plan:
+def _adapter(mixture: str, steps: int, rank: int = 8, context: int = 512) -> Plan:
     return Plan(
-        phases=(Phase(steps=steps, layers=8, context=512, mixture=mixture),),
+        phases=(Phase(steps=steps, layers=8, context=context, mixture=mixture),),
         shape=DENSE,
         start_sha256=_DENSE_SHA256,
         lora_rank=rank,
@@ -78,6 +78,9 @@ def _adapter(mixture: str, steps: int, rank: int = 8) -> Plan:
         decay_steps=2 * steps // 3,
         vector_rate=0.003,
     )
+
+
+THREADS = replace(_adapter("threads", 1150, rank=16, context=1024), decay_steps=600)
 
 
 @dataclass(frozen=True)
@@ -94,5 +97,6 @@ SIBLINGS = {
     "recursive": Sibling(RECURSIVE, "lab_recursive"),
     "steps": Sibling(_adapter("steps", 360), "lab_adapters/steps"),
     "long_steps": Sibling(_adapter("long_steps", 1600, rank=32), "lab_adapters/long_steps"),
+    "threads": Sibling(THREADS, "lab_adapters/threads"),
     "sentences": Sibling(_adapter("sentences", 60), "lab_adapters/sentences"),
 }

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from ockham.lab.tasks import TASKS
+from ockham.lab.tasks import TASKS, parts
 from ockham.lab.tasks.documents import describe_people, draw_people, draw_question
 from ockham.lab.tasks.item import belongs_to
 from ockham.lab.tasks.recall import describe_facts, draw_facts, line, question
@@ -60,6 +60,7 @@ MIXTURES = {
     "steps": {"steps": 18, "text": 2},
     "long_steps": {"long_steps": 18, "text": 2},
     "sentences": {"sentences": 18, "text": 2},
+    "threads": {"threads": 9, "parts": 9, "text": 2},
     "long": {"repeat": 1, "recall": 8, "edit": 3, "documents": 3, "steps": 1, "chat": 1, "text": 3},
     "reading": {
         "lines": 6,
@@ -119,6 +120,7 @@ class SkillBatches:
             "lines": self._lines,
             "documents": self._documents,
             "sentences": self._sentences,
+            "threads": self._threads,
         }
 
     def batch(self, step: int, rows: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -191,6 +193,29 @@ class SkillBatches:
         """The same, answered in another form."""
         return self._recall(rng, sentence)
 
+    def _threads(self, rng: Random) -> Exercise:
+        """Parts that threads do: the text that spawns them and goes on with what they give back,
+        and the texts of two threads. What the engine writes does not count."""
+        drawn = parts.draw_parts(rng, rng.randrange(2, 5), "train")
+        asked = " ".join(part.problem for part in drawn) + parts.ASKED
+        end = ("<|im_end|>", 1.0)
+        texts = [[(parts.returned(drawn), 0.0), (parts.answer(drawn), 1.0), end]]
+        texts += [
+            [(f"{parts.WORK}{part.problem}\n", 0.0), (part.work, 1.0)]
+            for part in rng.sample(drawn, 2)
+        ]
+        ids: list[int] = []
+        weights: list[float] = []
+        for number, text in enumerate(texts):
+            opening = (_turn(asked), _PROMPT_WEIGHT), (parts.spawning(drawn), float(not number))
+            for piece, weight in (*opening, *text):
+                tokens = self._tokenizer.encode(piece).ids
+                ids += tokens
+                weights += [weight] * len(tokens)
+            ids.append(self._end)
+            weights.append(0.0)
+        return ids, weights
+
     def _documents(self, rng: Random) -> Exercise:
         """Documents, and up to six questions about them."""
         people = draw_people(rng, rng.randrange(2, max(3, min(10, self._context // 50))))
@@ -218,9 +243,14 @@ class SkillBatches:
     @staticmethod
     def _pieces(turns: list[Turn]) -> Iterator[tuple[str, float]]:
         for asked, answer in turns:
-            yield f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n", _PROMPT_WEIGHT
+            yield _turn(asked), _PROMPT_WEIGHT
             yield f"{answer}<|im_end|>", 1.0
             yield "\n", 0.0
 
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode(text).ids)
+
+
+def _turn(asked: str) -> str:
+    """A user's turn, and the beginning of the answer."""
+    return f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"

@@ -13,7 +13,7 @@ import pytest
 
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError, TaskFailed, WorkerError
-from ockham.engine.checkers import Checker, checkers_of, probes_of
+from ockham.engine.checkers import Checker, all_probes, checkers_of
 from ockham.model.hub import BUILT_IN
 from ockham.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -99,6 +99,6 @@ def test_without_text_there_is_nothing_to_check() -> None:
 
 def test_a_probe_that_is_not_there_is_said() -> None:
     with pytest.raises(ConfigError, match=r"the probe .a.: .* cannot be read"):
-        probes_of("a=/nowhere", 8, 256)
+        all_probes("a=/nowhere")
     with pytest.raises(ConfigError, match="has no directory; write NAME=DIRECTORY"):
-        probes_of("a", 8, 256)
+        all_probes("a")

@@ -95,9 +95,21 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "thought": st.sampled_from([None, None, *THOUGHTS]),
             "loops": st.sampled_from([None, None, 3]),
             "relay": st.sampled_from([None, None, None, (1, 0), (2, 5), (7,)]),
+            "pair": st.sampled_from([*([None] * 12), *PAIRS]),
         }
     )
 
+
+PAIRS: list[tuple[str, dict[str, Any]]] = [
+    ("switch", {"entropy": 2.5, "window": 2, "stay": 2}),
+    ("switch", {"entropy": 3.5, "window": 1, "stay": 1}),
+    ("cascade", {"by": "mean", "sure": 0.05}),
+    ("route", {"joules": 1e-12}),
+]
+"""Searches in which another model writes, too."""
+
+ONE_TEXT = {"n": 1, "logprobs": None, "prompt_logprobs": None, "grammar": None, "approximate": None}
+"""What such a request may ask for."""
 
 NARROWING = [
     {"least": 0.5, "over": 1, "warm_up": 0},
@@ -181,6 +193,8 @@ def allowed(asks: dict[str, Any], passes: int) -> dict[str, Any]:
 def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
     """The request that was drawn."""
     values = dict(data)
+    if (pair := values.pop("pair")) is not None:
+        values |= ONE_TEXT
     rng = np.random.default_rng(values.pop("prompt_seed"))
     # Prompts of one seed share their beginning.
     prompt = rng.integers(0, vocabulary, 150).tolist()[: values.pop("prompt_tokens")]
@@ -236,6 +250,8 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         [(label, settings)] = pattern.items()
         if reuse is None or not ({"first", "every"} <= settings.keys() or "squeezed" in label):
             asks |= pattern
+    if pair is not None:
+        asks[f"search/{pair[0]}"] = pair[1]
     params = SamplingParams(**values)
     return Request(
         request_id=name,

@@ -95,6 +95,8 @@ class ExactnessMachine(RuleBasedStateMachine):
     drafted = 0
     accepted = 0
     """Tokens of drafts so far."""
+    paired = 0
+    """Requests so far that two models answer."""
     patterned = 0
     """Requests so far whose rows left keys out."""
     approximate = 0
@@ -289,6 +291,8 @@ class ExactnessMachine(RuleBasedStateMachine):
         type(self).approximate += sum(a["approximate"] is not None for a in self.asked.values())
         type(self).patterned += sum(a["pattern"] is not None for a in self.asked.values())
         for name, asked in self.asked.items():
+            asks = self._build(name, asked).asks
+            type(self).paired += any(key.startswith("search/") for key in asks)
             if name not in self.cancelled and asked["approximate"] is None:
                 self._compare(name, asked)
 
@@ -326,14 +330,15 @@ class ExactnessMachine(RuleBasedStateMachine):
         return {
             name: partial(Relay, places=asked["relay"])
             for name, asked in self.asked.items()
-            if asked["relay"] is not None
+            if asked["relay"] is not None and asked["pair"] is None
         }
 
     def _expect(self, name: str, asked: dict[str, Any]) -> Answer:
         """What the request gives alone."""
         request = self._build(name, asked)
         request.asks = {k: ask for k, ask in request.asks.items() if not k.startswith("reuse/")}
-        if asked["greedy"]:  # answered by the sampler, from whole logits
+        searched = any(key.startswith("search/") for key in request.asks)
+        if asked["greedy"] and not searched:  # answered by the sampler, from whole logits
             request.params = msgspec.structs.replace(request.params, logprobs=0)
         alone = self.alone()
         let_search(alone, self._searches)

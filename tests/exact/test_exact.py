@@ -107,6 +107,8 @@ def check_schedules(
     `share` is that of the examples which such checkpoints get; `directory` is for the disk tier.
     """
     values["adapter"] = "lora:max_loras=3"
+    small = tiny_llama(directory / "small", seed=4, **{**SIZES, "num_hidden_layers": 1})
+    values["companions"] = {"small": str(small)}
     alone = grammar_engine(checkpoint, **values, reuse="none", speculative_config="none")
     alone.executor = executor_of(alone, 1)
     reuse = "prefix,chunk,edit"
@@ -185,6 +187,7 @@ def check_schedules(
     print(
         f"{Machine.compared} sequences compared, {Machine.preempted} preemptions, "
         f"{Machine.cut} requests cancelled, {Machine.approximate} approximate, "
+        f"{Machine.paired} answered by two models, "
         f"{fetched} pages fetched from memory or disk, "
         f"{Machine.accepted} of {Machine.drafted} drafted tokens accepted"
     )

@@ -22,7 +22,10 @@ from ockham.lab.running import drive
 from tests.helpers import serving
 from tests.helpers.tiny import tiny_llama
 
-make_engine = partial(serving.make_engine, skip_tokenizer_init=False, max_model_len=400)
+COMPANION: dict[str, Any] = {"seed": 4, "num_hidden_layers": 1}
+plain_engine = partial(
+    serving.make_engine, skip_tokenizer_init=False, max_model_len=400, run_programs=True
+)
 PROMPT = [(7 * i) % 4096 for i in range(40)]
 LETTER = {"extract": "([a-m])"}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -31,19 +34,63 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "deepconf": {**LETTER, "samples": 6, "parallel": 3, "warmup": 2, "window": 3, "keep": 0.5},
     "rpc": {**LETTER, "samples": 5, "parallel": 3},
     "best": {**LETTER, "samples": 5, "parallel": 3},
+    "consensus": {"samples": 5, "parallel": 3, "calls": ["1", "2"]},
     "interim": {"border": "e", "write": " a", "tokens": 3, "every": 2, "extract": "([a-m])"},
+    "threads": {
+        "spawn": "a",
+        "close": "e",
+        "between": "i",
+        "open": "o{text}",
+        "join": "l",
+        "returns": "t",
+        "back": "n{text}",
+        "go_on": "s",
+        "tokens": 12,
+        "depth": 2,
+        "threads": 3,
+        "spawns": 4,
+        "parallel": 3,
+    },
+    "pipeline": {
+        **LETTER,
+        "stages": [
+            {"op": "generate", "samples": 3, "tokens": 6},
+            {"op": "combine", "write": "{texts}e", "tokens": 6, "most": 5},
+            {"op": "extend", "write": "ab", "until": "e", "tokens": 8},
+            {"op": "verify", "ask": "a", "yes": "b", "no": "c", "keep": 3},
+            {"op": "generate", "samples": 2, "write": "u", "tokens": 4, "add": True},
+            {"op": "vote"},
+        ],
+        "parallel": 3,
+    },
     "beam": {**LETTER, "width": 4, "border": "e", "step": 5},
     "rebase": {**LETTER, "width": 4, "border": "e", "step": 5},
     "ets": {**LETTER, "width": 4, "border": "e", "step": 5},
     "particles": {**LETTER, "width": 4, "border": "e", "step": 5},
+    "cascade": {"by": "mean", "sure": 0.9},
+    "switch": {"entropy": 3.0, "window": 2, "stay": 2},
+    "step_drafts": {"border": "e", "step": 4, "accept": 0.0002},
+    "lent_thought": {"begin": "x", "end": "ee", "tokens": 9},
+    "route": {"joules": 1.0},
+    "allocate": {**LETTER, "table": [6, 5, 3], "parallel": 2},
 }
+ONE_TEXT = ("interim", "threads", "cascade", "switch", "step_drafts", "lent_thought", "route")
+"""Searches that give one text, whatever `n`; they may be greedy."""
+SEVERAL = [each for each in SETTINGS if each not in (*ONE_TEXT, "pipeline")]
 TIMED = ("branches", "cancelled", "tokens_made", "tokens_spared", "tokens_shared", "tokens_held")
 """What a report says that depends on the steps: how far those were that were given up."""
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("searching"), tokenizer=True)
+    directory = tmp_path_factory.mktemp("searching")
+    tiny_llama(directory / "small", tokenizer=True, **COMPANION)
+    return tiny_llama(directory / "model", tokenizer=True)
+
+
+def make_engine(checkpoint: Path, **settings: Any) -> Engine:
+    companions = {"small": str(checkpoint.parent / "small")}
+    return plain_engine(checkpoint, companions=companions, **settings)
 
 
 def request(name: str, search: Any, **params: Any) -> Request:
@@ -100,7 +147,7 @@ def test_an_answer_depends_on_nothing_beside_it(engines: list[Engine], method: s
         assert told(served(engine, wanted)["a"], method) == first
 
 
-@pytest.mark.parametrize("method", [each for each in SETTINGS if each != "interim"])
+@pytest.mark.parametrize("method", SEVERAL)
 def test_several_answers_are_told_the_best_first(engines: list[Engine], method: str) -> None:
     search = {"method": method, **SETTINGS[method]}
     one, three = (served(engines[0], [request("a", search, n=n)])["a"] for n in (1, 3))
@@ -110,7 +157,7 @@ def test_several_answers_are_told_the_best_first(engines: list[Engine], method: 
     assert all(choice.finish_reason in ("stop", "length") for choice in three.outputs[:2])
 
 
-@pytest.mark.parametrize("method", [each for each in SETTINGS if each != "interim"])
+@pytest.mark.parametrize("method", SEVERAL)
 def test_a_budget_holds_for_all_branches_together(engines: list[Engine], method: str) -> None:
     search = {"method": method, **SETTINGS[method], "budget": 30}
     output = served(engines[0], [request("a", search)])["a"]
@@ -158,7 +205,7 @@ def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
         ({"method": "rpc", "certain": 0.2}, "certain must be above 0.5"),
         (
             {"method": "best", "scorer": "taste"},
-            "scorer must be likelihood, confidence, checker:NAME or",
+            "scorer must be likelihood, confidence, checker:NAME, reward:NAME or",
         ),
         ({"method": "best", "enough": 2}, "enough must be above 0"),
         ({"method": "interim", "border": ""}, "border must have 1 to 1000 characters, got 0"),
@@ -171,6 +218,26 @@ def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
         ({"method": "particles", "step": 0}, "step must lie in"),
         ({"method": "particles", "budget": 0}, "budget must lie in"),
         ({"method": "beam", "border": "x" * 101}, "border must have 1 to 100 characters"),
+        ({"method": "consensus", "extract": "text"}, 'extract must be "behaviour", as programs'),
+        ({"method": "interim", "extract": "behaviour"}, "an answer in between is no program"),
+        ({"method": "vote", "calls": ["1"] * 65}, "at most 64 calls, got 65"),
+        ({"method": "beam", "calls": [""]}, "a call must have 1 to 1000 characters"),
+        ({"method": "vote", "calls": 3}, "calls"),
+        ({"method": "cascade", "by": "luck"}, "cascade: by must be mean, least, agreement or"),
+        ({"method": "cascade", "sure": 0}, "sure must be above 0 and at most 1"),
+        ({"method": "cascade", "by": "agreement", "samples": 1}, r"samples must lie in \[2, 64\]"),
+        ({"method": "switch", "entropy": -1}, r"entropy must lie in \[0, 100\]"),
+        ({"method": "switch", "stay": 0}, r"stay must lie in \[1, 1024\]"),
+        ({"method": "step_drafts", "border": ""}, "border must have 1 to 1000 characters"),
+        ({"method": "step_drafts", "accept": 2}, "accept must be above 0 and at most 1"),
+        ({"method": "step_drafts", "by": "taste"}, "by must be mean or least, got 'taste'"),
+        ({"method": "lent_thought", "end": " "}, "end must have up to 1000 characters, and not be"),
+        ({"method": "lent_thought", "tokens": 0}, "tokens must lie in"),
+        ({"method": "allocate", "table": [2]}, "table must have 2 to 256 entries, got 1"),
+        ({"method": "allocate", "table": [2, 1]}, r"each entry of table must lie in \[2, 256\]"),
+        ({"method": "allocate", "samples": 4}, "the table says how many samples are drawn"),
+        ({"method": "route", "joules": 0.0}, "route: joules must be above 0"),
+        ({"method": "route", "sure": 1.5}, "sure must be above 0 and at most 1"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(search: Any, said: str) -> None:
@@ -188,6 +255,14 @@ def test_what_cannot_be_searched_is_refused(search: Any, said: str) -> None:
         ({"method": "rebase", "width": 2}, {"n": 3}, "n of at most 2"),
         ({"method": "rebase"}, {"temperature": 0.0}, "needs a temperature above 0"),
         ({"method": "interim"}, {"n": 2}, "needs n=1"),
+        ({"method": "vote", "calls": ["f(1)"]}, {}, 'evaluated where extract is "behaviour"'),
+        ({"method": "cascade"}, {"n": 2}, "cascade gives one text: it needs n=1"),
+        ({"method": "switch"}, {"logprobs": 1}, "which logprobs does not allow"),
+        ({"method": "cascade", "by": "agreement"}, {"temperature": 0.0}, "temperature above 0"),
+        ({"method": "route"}, {}, "route needs a router .* or a budget"),
+        ({"method": "route", "router": "no"}, {}, "no companion has a probe 'no'"),
+        ({"method": "cascade", "model": "no"}, {}, "no companion 'no'; there is: small"),
+        ({"method": "cascade", "by": "checker:no"}, {}, "no checker 'no'; there is: none; name"),
     ],
 )
 def test_what_a_search_cannot_do_with_a_request_is_refused(
@@ -200,9 +275,10 @@ def test_what_a_search_cannot_do_with_a_request_is_refused(
 
 @pytest.mark.parametrize("method", SETTINGS)
 def test_an_engines_setting_searches_where_that_makes_sense(checkpoint: Path, method: str) -> None:
-    engine = make_engine(checkpoint, search=method)
+    named = f"{method}:joules=1" if method == "route" else method
+    engine = make_engine(checkpoint, search=named)
     greedy = served(engine, [request("a", None, temperature=0.0)])["a"].outputs[0].report
-    assert (greedy is None) == (method != "interim")
+    assert (greedy is None) == (method not in ONE_TEXT)
     found = served(engine, [request("b", None), request("c", "choices")])
     assert (found["b"].outputs[0].report or {}).keys() == {method}
     assert found["c"].outputs[0].report is None
@@ -226,6 +302,14 @@ def test_a_vote_that_has_all_samples_says_so(engines: list[Engine]) -> None:
     assert report is not None
     assert report["vote"]["without_answer"] == 3
     assert report["vote"]["stopped"] == "samples"
+
+
+def test_programs_are_not_run_unless_the_engine_may(checkpoint: Path) -> None:
+    engine = make_engine(checkpoint, run_programs=False)
+    for search in ({"method": "vote", "extract": "behaviour"}, {"method": "consensus"}):
+        with pytest.raises(InvalidRequest, match="start it with --run-programs"):
+            engine.take(request("a", search))
+    assert not engine.has_work
 
 
 def test_a_search_is_asked_for_once() -> None:
@@ -280,7 +364,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
         "broken": "false",
         "slow": f"{sys.executable} -c 'import time; time.sleep(60)'",
     }
-    with LLM("lab", max_model_len=512, checkers=checkers) as llm:
+    with LLM("lab", max_model_len=512, checkers=checkers, run_programs=True) as llm:
         yield llm
 
 
@@ -315,6 +399,68 @@ def test_a_checker_that_fails_harms_only_its_branches(llm: LLM, checker: str, sa
         assert said in report["failed"]["0"]
         assert "/" not in report["failed"]["0"].replace("status 1", "")
         assert output.outputs[0].text.startswith("1")
+
+
+RUN = {"extract": "behaviour", "calls": ["add_tree(0, 1)", "len('ab')"]}
+
+
+def ask_code(llm: LLM, search: dict[str, Any], **params: Any) -> dict[str, Any]:
+    """The report of a search among programs: a function whose constant is changed."""
+    code = "def add_tree(cat, dog):\n    cat = dog + 12\n    return cat"
+    asked = f"Change 12 to 34 in cat = dog + 12.\n{code}"
+    values = {"temperature": 0.5, "max_tokens": 100, "seed": 3, **params}
+    sampling = SamplingParams(search=search, **values)  # type: ignore[call-arg]
+    (output,) = llm.chat([[{"role": "user", "content": asked}]], sampling)
+    report = output.outputs[0].report
+    assert report is not None
+    found = report[search["method"]]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("vote", {"samples": 4, "parallel": 2, "stop": "certain"}),
+        ("shortest", {"samples": 3, "parallel": 3, "first": 2}),
+        ("deepconf", {"samples": 4, "parallel": 2, "warmup": 2}),
+        ("rpc", {"samples": 3, "parallel": 2}),
+        ("best", {"samples": 3, "parallel": 2}),
+        ("consensus", {"samples": 3}),
+        ("rebase", {"width": 3}),
+    ],
+)
+def test_what_programs_do_is_compared(llm: LLM, method: str, settings: dict[str, Any]) -> None:
+    search = {"method": method, **settings, **RUN}
+    report = ask_code(llm, search)
+    assert report["answer"] == '["35", "2"]'
+    assert report["runs"] + report["runs_spared"] >= 2
+    none = ask_code(llm, {**search, "calls": ["no_such_name"]})
+    assert none["answer"] is None
+    assert "(NameError)" in next(iter(none["without_outputs"].values()))
+
+
+def test_programs_that_are_alike_are_run_once(llm: LLM) -> None:
+    search = {"method": "consensus", "samples": 4, "calls": ["add_tree(1, 2)", "add_tree(1, 'a')"]}
+    report = ask_code(llm, search, temperature=0.01)
+    assert report["answer"] == '["36", "raises TypeError"]'
+    assert (report["runs"], report["runs_spared"], report["kinds"]) == (1, 3, 1)
+    assert report["agreement"] == 1.0
+
+
+def test_a_program_that_hangs_harms_only_its_branch(llm: LLM) -> None:
+    report = ask_code(
+        llm, {"method": "consensus", "samples": 2, "calls": ["add_tree(1, 2)", "sum(iter(int, 1))"]}
+    )
+    assert report["answer"] is None
+    assert len(report["without_outputs"]) == 2
+    assert all("processor time" in why for why in report["without_outputs"].values())
+
+
+def test_a_budget_waits_for_programs_that_run(llm: LLM) -> None:
+    report = ask_code(llm, {"method": "vote", "samples": 8, "parallel": 2, "budget": 50, **RUN})
+    assert report["stopped"] == "budget"
+    assert report["answer"] == '["35", "2"]'
 
 
 def test_checks_that_nobody_waits_for_are_given_up(llm: LLM) -> None:

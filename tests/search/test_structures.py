@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -13,8 +14,15 @@ from ockham.search.deepconf import Window
 from ockham.search.ets import clustered, inherited
 from ockham.search.particles import resampled
 from ockham.search.rpc import probable
-from ockham.search.structures.answers import Reader, check_extract
+from ockham.search.structures.answers import MOST_ANSWER, Reader, check_extract
 from ockham.search.structures.balance import apportioned, softmax
+from ockham.search.structures.behaviour import (
+    agreements,
+    normal_form,
+    program_of,
+    similarity,
+)
+from ockham.search.structures.readings import answer_of
 from ockham.search.structures.tally import weigh
 
 
@@ -126,3 +134,60 @@ def test_who_stays_has_what_its_kind_had() -> None:
     kinds = {1: 0, 2: 0, 3: 1, 4: 1, 5: 2}
     assert inherited(shares, kinds, [2, 3, 4, 5]) == pytest.approx({2: 0.5, 3: 0.2, 4: 0.2, 5: 0.1})
     assert inherited(shares, kinds, [1, 5]) == pytest.approx({1: 5 / 6, 5: 1 / 6})
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        ("x = 1", "x = 1"),
+        ("So:\n```python\nx = 1\n```\nas you see", "x = 1\n"),
+        ("```\na\n```\nor\n```py\nb\n```", "b\n"),
+        ("```python\nx = 1\ny =", "x = 1\ny ="),
+        ("an ``` alone", " alone"),
+    ],
+)
+def test_the_program_is_the_last_block(text: str, program: str) -> None:
+    assert program_of(text) == program
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("def f(x):  # so\n\n    return x+1\n", "def f( x ):\n    return x + 1", True),
+        ("if not x: y", "if not  x:y", True),
+        ("ifx", "if x", False),
+        ("s = 'a # b'", "s = 'a'", False),
+        ("s = 'a  b'", "s = 'a b'", False),
+        ("s = '''a\n\nb'''", "s = '''a\nb'''", False),
+        ("if x:\n    y", "if x:\n  y", False),
+    ],
+)
+def test_programs_that_are_written_alike(one: str, other: str, same: bool) -> None:
+    assert (normal_form(one) == normal_form(other)) == same
+
+
+@given(st.text(alphabet="a'\"\\\n #", max_size=60))
+def test_a_normal_form_is_its_own(program: str) -> None:
+    assert isinstance(normal_form(program), str)
+
+
+@pytest.mark.parametrize("piece", ["'''\\", '"""x', "'\\\n", " ", "a ", "'", "#"])
+def test_a_normal_form_takes_no_time(piece: str) -> None:
+    began = time.monotonic()
+    normal_form(piece * (100_000 // len(piece)))
+    assert time.monotonic() - began < 2
+
+
+def test_programs_are_similar_where_both_return_the_same() -> None:
+    assert similarity(("1", "2", "raises E"), ("1", "3", "raises E")) == 0.5
+    assert similarity(("1", "raises E"), ("raises E", "1")) == 0.0
+    found = agreements({0: ("1", "2"), 1: ("1", "3"), 2: ("9", "3"), 5: ("1", "3")})
+    assert max(found, key=lambda n: (found[n], -n)) == 1
+    assert found[0] == 1.0
+
+
+def test_long_outputs_are_told_apart() -> None:
+    long, other = (answer_of(("x" * 2000, last)) for last in "ab")
+    assert long != other
+    assert len(long) <= MOST_ANSWER
+    assert answer_of(("a", "b")) != answer_of(('a", "b',))

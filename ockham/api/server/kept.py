@@ -84,7 +84,7 @@ class KeptPrefixes:
         if kept is not None:
             kept.until_s = max(kept.until_s, until_s)
         elif key not in self._tasks:
-            pin = Pin(name, tokens, salt, caller.name, 2 * caller.owners)
+            pin = Pin(name, tokens, salt, caller.name, 2 * caller.owners, lasting=False)
             task = loop.create_task(self._pin(key, pin, _Kept(caller.name, until_s)))
             self._tasks[key] = task
             task.add_done_callback(lambda _: self._tasks.pop(key, None))

@@ -25,6 +25,7 @@ from ockham.core.seams.approximate_reuse import (
     UsesSecondModel,
 )
 from ockham.core.seams.calibration import Calibrated, Calibration, QueryBlock
+from ockham.core.seams.companion import Companion, Until, Writer, Written
 from ockham.core.seams.correction import Correction
 from ockham.core.seams.drafting import (
     Constraint,
@@ -99,8 +100,10 @@ from ockham.core.seams.search import (
     Hold,
     Judge,
     Problem,
+    Programs,
     Say,
     Search,
+    SearchOptions,
     SearchState,
     Split,
     TokenScores,
@@ -153,6 +156,7 @@ __all__ = [
     "Calibrated",
     "Calibration",
     "Candidate",
+    "Companion",
     "Constraint",
     "Correction",
     "Continue",
@@ -210,6 +214,7 @@ __all__ = [
     "Pattern",
     "Policy",
     "Problem",
+    "Programs",
     "QuantisedFormat",
     "SizedFormat",
     "QueryBlock",
@@ -220,7 +225,9 @@ __all__ = [
     "SPENT",
     "Say",
     "Search",
+    "SearchOptions",
     "SearchState",
+    "Until",
     "UsesSecondModel",
     "Seen",
     "SequenceGate",
@@ -237,4 +244,6 @@ __all__ = [
     "Wants",
     "Wish",
     "Write",
+    "Writer",
+    "Written",
 ]

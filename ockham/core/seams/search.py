@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from math import nan
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
 from ockham.core.arrays import Floats, Ints
 from ockham.core.asks import Ask
+from ockham.core.cost import ModelCost
 from ockham.core.errors import OckhamError
+from ockham.core.price import Work
 from ockham.core.probe import Probe
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams.observe import Observer
+
+if TYPE_CHECKING:
+    from ockham.core.seams.companion import Companion
 
 
 class Judge(Protocol):
@@ -23,6 +28,15 @@ class Judge(Protocol):
     def submit(self, prompt: Ints, text: str) -> Future[float]:
         """A score in [0, 1] of a text after a prompt (n,), later. The future raises what kept the
         judge from one."""
+        ...
+
+
+class Programs(Protocol):
+    """Runs programs that a model wrote, outside of the engine."""
+
+    def submit(self, program: str, calls: Sequence[str]) -> Future[tuple[str, ...]]:
+        """What each of the calls returns, in order, as text, or "raises KIND"; without calls, what
+        the program prints. The future raises a WorkerError if there is nothing to tell."""
         ...
 
 
@@ -47,8 +61,19 @@ class Problem(msgspec.Struct, frozen=True):
     """The tokens of a text that stands within another."""
     judges: Mapping[str, Judge] = {}
     """The checkers that the engine has, by name."""
+    rewards: Mapping[str, Judge] = {}
+    """The reward models that the engine has, by name."""
     probes: Mapping[str, Probe] = {}
     """The probes that the engine has, by name."""
+    programs: Programs | None = None
+    """What runs programs; None where they may not be run."""
+    companions: Mapping[str, Companion] = {}
+    """The other models that the engine has, by name."""
+    cost: ModelCost | None = None
+    """What the engine's own model costs."""
+    turns: tuple[str, str] | None = None
+    """What ends the assistant's turn and begins the user's, and the other way round, where that is
+    known of the model's chat template."""
 
 
 class TokenScores:
@@ -57,7 +82,7 @@ class TokenScores:
     `confidences` are minus the mean log probability of the 20 likeliest tokens of each row (Fu et
     al. 2025, arXiv:2508.15260), `entropies` are in nats. All are taken from the unprocessed logits.
     Of a token that was not drawn, as it was forced or written, the log probability is 0.0 and the
-    others are nan.
+    others are nan; but see `Write`.
     """
 
     __slots__ = ("confidences", "entropies", "logprobs")
@@ -72,6 +97,12 @@ class TokenScores:
         self.logprobs.append(logprob)
         self.confidences.append(confidence)
         self.entropies.append(entropy)
+
+    def put(self, place: int, logprob: float, confidence: float, entropy: float) -> None:
+        """Those of the token at a place, of which nothing was known."""
+        self.logprobs[place] = logprob
+        self.confidences[place] = confidence
+        self.entropies[place] = entropy
 
     def add_unknown(self) -> None:
         """One more token that was not drawn."""
@@ -198,10 +229,12 @@ class Split(msgspec.Struct, frozen=True):
 class Write(msgspec.Struct, frozen=True):
     """These tokens come next in a branch that runs, as if it had said them. Their rows are computed
     as those of a prompt are. What ends a text ends it here, too. Only for searches that do not
-    `choose`, and for requests without a grammar."""
+    `choose`, and for requests without a grammar. Of a search that `scores`, `scored` has the model
+    say how sure it is of these tokens: that is known when the next token has been drawn."""
 
     branch: int
     tokens: Sequence[int]
+    scored: bool = False
 
 
 class End(msgspec.Struct, frozen=True):
@@ -263,6 +296,10 @@ class SearchState(Protocol):
     """Whether it wants to know how sure the model is of each token (`Branch.scores`). Only a search
     that does not `choose` may."""
 
+    holds: ClassVar[bool] = False
+    """Whether its first branch is held at first: of the prompt, too, nothing is computed until the
+    search goes on with it (`Continue`)."""
+
     @property
     def waits(self) -> Sequence[Future[Any]]:
         """What it waits for that happens outside of the engine. It is asked again when one of these
@@ -297,10 +334,21 @@ class SearchState(Protocol):
         ...
 
 
+class SearchOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The `Options` of a search that says what it costs before it runs."""
+
+    def works(self, prompt: int, tokens: int) -> Sequence[Work]:
+        """What the model computes at most for a prompt of so many tokens and answers of so many
+        tokens each, one piece after the other."""
+        raise NotImplementedError
+
+
 class Search(Protocol):
     """How many completions, which of them live, when to stop."""
 
     name: ClassVar[str]
+    needs_companion: ClassVar[bool] = False
+    """Whether it makes sense only in an engine with companions."""
 
     def begin(self, ask: Ask, problem: Problem) -> SearchState | None:
         """Begin with a request. None leaves it to the sampler, as does a request for which a search

@@ -58,6 +58,8 @@ DRAFT_MODELS = {
     "early_exit": "lab-early-exit",
 }
 """What drafters that need a model draft with: the pairs run on the lab model."""
+COMPANION = "small=lab-drafter"
+"""What writes for searches in which another model does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,9 @@ def _part(technique: Technique) -> Part:
     seam, name, exact = technique.seam, technique.name, technique.exact
     field = SEAMS[seam].setting
     if seam == "search" and not exact:
-        return Part(seam, name, exact, choices=_searched(technique).n)
+        needs = getattr(technique.cls, "needs_companion", False)
+        settings = {"companions": COMPANION} if needs else {}
+        return Part(seam, name, exact, settings, choices=_searched(technique).n)
     if SEAMS[seam].alters_state and not exact:
         try:
             _tried(technique)
@@ -172,7 +176,7 @@ def _tried(technique: Technique) -> dict[str, Ask]:
 
 def _searched(technique: Technique) -> SamplingParams:
     """Parameters that ask for a search: of several greedy choices, or else of a sampled one."""
-    asks = {f"search/{technique.name}": True}
+    asks = {f"search/{technique.name}": getattr(technique.cls, "trial", True)}
     try:
         return SamplingParams(asks=asks, n=TOGETHER, temperature=0.0)
     except InvalidRequest:
@@ -397,5 +401,9 @@ def _agreement(own: list[list[list[int]]], found: list[list[list[int]]]) -> floa
 def engine_config_of(model: str) -> EngineConfig:
     """The settings that a composition starts from: short contexts, so that many engines fit."""
     return EngineConfig(
-        model=model, max_model_len=96, kv_cache_memory_bytes=16 << 20, speculative_config="none"
+        model=model,
+        max_model_len=96,
+        kv_cache_memory_bytes=16 << 20,
+        speculative_config="none",
+        run_programs=True,  # for the searches that compare what they do
     )

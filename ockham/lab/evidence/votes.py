@@ -3,36 +3,31 @@ right."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from statistics import mean
 from typing import Any
 
-from ockham.core.errors import ConfigError
 from ockham.core.outputs import RequestOutput
-from ockham.core.registry import make_asks
-from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
-from ockham.engine.messages import Request
-from ockham.lab.cases import Case, task_cases
-from ockham.lab.evidence.bench import Bench, Outcome, outcome_of
+from ockham.lab.evidence.bench import Bench, Outcome
+from ockham.lab.evidence.problems import TEMPERATURE, Problems, is_lab, settings
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
-from ockham.lab.running import drive
 from ockham.lab.tasks.long_steps import CHECK, FINAL
 from ockham.lab.tasks.steps import MARK
-from ockham.model.hub import ADAPTERS
 from ockham.text.pattern import Pattern
 
-LONG, ADAPTER, RANK = "long_steps", "lab-long_steps", 32
+LONG, ADAPTER = "long_steps", "lab-long_steps"
 ELSEWHERE = "steps"
 """The task of a model for which the adapter was not made."""
 PROBLEMS, FEW = 14, 7
 """In each round, of all levels alike; of wide trees."""
-SAMPLES, HALF, WIDE, TEMPERATURE = 16, 8, 64, 1.0
+SAMPLES, HALF, WIDE = 16, 8, 64
 EXTRACT = f"{MARK} (.+)"
+TABLE = [16, 16, 14, 4]
+"""What `ockham techniques budget lab --task long_steps --lora lab-long_steps` found."""
 SELF_CONSISTENCY = f"the majority of {SAMPLES} samples each"
 
 
@@ -54,6 +49,20 @@ def vote(bench: Bench) -> Row:
         "Adaptive-Consistency (arXiv:2305.11860): up to 7.9 times fewer samples than "
         "self-consistency, with less than 0.1% of accuracy lost on average, over 17 tasks and "
         "three language models",
+    )
+
+
+@evidence("search", "allocate")
+def allocate(bench: Bench) -> Row:
+    """As many samples as the first four say, against the majority of 16."""
+    return _against_votes(
+        bench,
+        "allocate",
+        {"table": TABLE},
+        "as many samples as the agreement of the first 4 asks for, by a table that was learned "
+        "from other problems",
+        "compute-optimal scaling (paper 70, arXiv:2408.03314): more than 4 times the efficiency of "
+        "best-of-n, where a verifier tells difficulties",
     )
 
 
@@ -152,7 +161,7 @@ def particles(bench: Bench) -> Row:
 @evidence("search", "ets")
 def ets(bench: Bench) -> Row:
     """A search that spares state, against the reward balanced one, both of 64 branches."""
-    run = _Runs(bench, FEW, bench.engine(**_settings(bench), max_num_seqs=WIDE))
+    run = _Runs(bench, FEW, bench.engine(**settings(bench), max_num_seqs=WIDE))
 
     def tree(method: str) -> Outcome:
         search = {"method": method, "width": WIDE, "extract": EXTRACT}
@@ -203,94 +212,31 @@ def interim(bench: Bench) -> Row:
     return row
 
 
-class _Runs:
-    """Runs of the problems of one round after the other, and how many answers were right."""
+class _Runs(Problems):
+    """Runs of the calculations that the searches are measured on."""
 
     def __init__(self, bench: Bench, problems: int, engine: Engine | None = None) -> None:
-        self._bench = bench
-        self._engine = bench.engine(**_settings(bench)) if engine is None else engine
-        if self._engine.tokenizer is None:
-            raise ConfigError("answers are read from text: a search is measured with a tokenizer.")
-        self.task = LONG if _is_lab(bench) else ELSEWHERE
-        self._problems = problems
-        self._rounds: Counter[str] = Counter()
-        self._right: dict[str, list[float]] = {}
-        self._asks: dict[str, Any] = {}
-        if self.task == LONG:
-            path = str(ADAPTERS[ADAPTER])
-            self._asks = make_asks({"adapter/lora": {"name": ADAPTER, "path": path}})
-
-    def __call__(
-        self,
-        which: str,
-        asked: Mapping[str, Any],
-        texts: Callable[[RequestOutput], str] = lambda output: output.outputs[0].text,
-    ) -> tuple[Outcome, list[RequestOutput]]:
-        """Answer the problems of the next round of `which` as `asked`. `texts` says what counts."""
-        number = self._rounds[which]
-        self._rounds[which] += 1
-        cases = self._cases(number)
-        outcome, outputs = self._run(cases, number, asked)
-        self.count(which, cases, [texts(output) for output in outputs])
-        return outcome, outputs
-
-    def count(self, which: str, cases: list[Case], texts: list[str]) -> None:
-        """Note how many texts are right."""
-        scores = [case.score(text) for case, text in zip(cases, texts, strict=True) if case.score]
-        self._right.setdefault(which, []).extend(scores)
-
-    def right(self, which: str) -> float:
-        """The share of right answers of all rounds."""
-        return mean(self._right[which])
+        self.task = LONG if is_lab(bench) else ELSEWHERE
+        adapter = ADAPTER if self.task == LONG else ""
+        super().__init__(bench, self.task, problems, engine=engine, adapter=adapter)
+        self._samples = 0
 
     def all_samples(self) -> Outcome:
         """The majority of all samples; one sample is counted too."""
-        number = self._rounds["all"]
+        number, self._samples = self._samples, self._samples + 1
         outcome, outputs = self("all", {"n": SAMPLES}, _majority)
-        cases = self._cases(number)
+        cases = self.cases(number)
         for each in zip(*([c.text for c in output.outputs] for output in outputs), strict=True):
             self.count("one", cases, list(each))
         return outcome
 
-    def _cases(self, number: int) -> list[Case]:
-        engine = self._engine
-        assert engine.tokenizer is not None, "checked above"
-        seed = self._bench.seed * 1000 + number
-        found = task_cases(
-            [self.task], self._problems, seed, (), engine.tokenizer, engine.max_model_len
-        )
-        return found.cases
-
-    def _run(
-        self, cases: list[Case], number: int, asked: Mapping[str, Any]
-    ) -> tuple[Outcome, list[RequestOutput]]:
-        outputs: dict[str, RequestOutput] = {}
-        wanted = [
-            Request(
-                request_id=case.key,
-                prompt_token_ids=list(case.tokens),
-                params=SamplingParams(
-                    temperature=TEMPERATURE,
-                    seed=1000 * number + place,
-                    max_tokens=case.max_tokens,
-                    **asked,
-                ),
-                asks=dict(self._asks),
-            )
-            for place, case in enumerate(cases)
-        ]
-        started = time.perf_counter()
-        drive(self._engine, wanted, lambda output: outputs.update({output.request_id: output}))
-        ordered = [outputs[case.key] for case in cases]
-        return outcome_of(ordered, started), ordered
-
 
 def _against_votes(
-    bench: Bench, method: str, settings: Mapping[str, Any], how: str, claim: str
+    bench: Bench, method: str, asked: Mapping[str, Any], how: str, claim: str
 ) -> Row:
     """A search against the majority of all samples; how often one sample is right is told too."""
     run = _Runs(bench, PROBLEMS)
-    search = {"method": method, "extract": EXTRACT, **settings}
+    search = {"method": method, "extract": EXTRACT, **asked}
     row = bench.compare(
         "search",
         method,
@@ -306,14 +252,6 @@ def _against_votes(
     row.scores = run.right("all"), run.right(method)
     row.what += f" (one sample is right in {run.right('one'):.0%} of them)"
     return row
-
-
-def _is_lab(bench: Bench) -> bool:
-    return bench.config.model == "lab"
-
-
-def _settings(bench: Bench) -> dict[str, Any]:
-    return {"adapter": f"lora:max_lora_rank={RANK}"} if _is_lab(bench) else {}
 
 
 def _majority(output: RequestOutput) -> str:

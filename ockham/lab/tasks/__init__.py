@@ -10,13 +10,24 @@ from ockham.lab.tasks.documents import Documents
 from ockham.lab.tasks.edit import Edit
 from ockham.lab.tasks.item import Count, Item, Split, Task
 from ockham.lab.tasks.long_steps import LongSteps
+from ockham.lab.tasks.parts import Parts
 from ockham.lab.tasks.recall import Recall
 from ockham.lab.tasks.steps import Steps
 from ockham.lab.tasks.texts import Code, Prose
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for task in (Recall(), Documents(), Edit(), Steps(), LongSteps(), Chat(), Code(), Prose())
+    for task in (
+        Recall(),
+        Documents(),
+        Edit(),
+        Steps(),
+        LongSteps(),
+        Parts(),
+        Chat(),
+        Code(),
+        Prose(),
+    )
 }
 """Every task by its name."""
 

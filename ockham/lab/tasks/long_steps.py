@@ -47,7 +47,9 @@ class LongSteps:
         rng = draw(self.name, seed, index, split)
         kind, _, size = level.partition(", ")
         while True:
-            problem, result, forwards, backwards = _KINDS[kind](rng, int(size.partition("=")[2]))
+            problem, result, forwards, backwards = calculation(
+                rng, kind, int(size.partition("=")[2])
+            )
             if belongs_to(split, problem):
                 break
         lines = []
@@ -72,6 +74,11 @@ class LongSteps:
 
 Problem = tuple[str, str, list[str], list[str]]
 """What is asked, its result, and the steps of a pass forwards and of one backwards."""
+
+
+def calculation(rng: Random, kind: str, size: int) -> Problem:
+    """A calculation of a kind: "add", "sum", "multiply", "count" or "sort"."""
+    return _KINDS[kind](rng, size)
 
 
 def _add(rng: Random, digits: int) -> Problem:

@@ -13,7 +13,9 @@ from ockham.text.pattern import Pattern, TooSlow
 MOST_ANSWER = 1000
 """Characters of an answer that are compared."""
 LINE, NUMBER, CHOICE, TEXT, JSON = "last line", "last number", "choice", "text", "json"
-NAMES = (NUMBER, LINE, CHOICE, TEXT, f"{JSON}:FIELD")
+BEHAVIOUR = "behaviour"
+"""Not read from a text: what its program does (see `structures.readings`)."""
+NAMES = (NUMBER, LINE, CHOICE, TEXT, f"{JSON}:FIELD", BEHAVIOUR)
 """What an extractor may be, beside a regular expression."""
 _MOST_DIGITS = 300
 """Of a number that is written out; a larger or smaller one keeps its exponent."""
@@ -30,10 +32,10 @@ _CHOICE = re.compile(
 
 def check_extract(extract: str) -> str | None:
     """Why an extractor cannot be used; None if it can."""
-    if extract in (LINE, NUMBER, CHOICE, TEXT) or extract.startswith(f"{JSON}:"):
+    if extract in (LINE, NUMBER, CHOICE, TEXT, BEHAVIOUR) or extract.startswith(f"{JSON}:"):
         empty = extract.startswith(f"{JSON}:") and not all(extract.partition(":")[2].split("."))
         return f"extract is {shown(extract)}, whose field has no name." if empty else None
-    if not extract or extract.lower() in (LINE, NUMBER, CHOICE, TEXT):
+    if not extract or extract.lower() in (LINE, NUMBER, CHOICE, TEXT, BEHAVIOUR):
         names = ", ".join(NAMES)
         return f"extract is {shown(extract)}; it must be one of {names}, or an expression."
     try:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
 from ockham.core.asks import Ask, merged
 from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.price import Work
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Action, Branch, Drop, End, Finish, Fork, Problem, SearchState
-from ockham.search.structures.answers import NUMBER, Reader, check_extract
+from ockham.core.seams import (
+    Action,
+    Branch,
+    Drop,
+    End,
+    Finish,
+    Fork,
+    Hold,
+    Problem,
+    SearchOptions,
+    SearchState,
+)
+from ockham.search.structures.answers import NUMBER, check_extract
+from ockham.search.structures.readings import Readings, check_calls, check_programs
 
 MOST_SAMPLES = 256
 MOST_PARALLEL = 64
@@ -19,18 +33,20 @@ PARALLEL = 4
 MOST_BUDGET = 1 << 40
 
 
-class SampleOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class SampleOptions(SearchOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What holds where a request does not say otherwise.
 
     `samples` is the most that are drawn, `parallel` how many at once. `extract` says what of a text
-    is its answer (see `structures.answers.Reader`). `budget` is the most tokens of all branches
-    together: when it is used up, the answer is found among what there is.
+    is its answer (see `structures.answers.Reader`); where it is "behaviour", the program in the
+    text is run, and `calls` are evaluated: what they return is the answer. `budget` is the most
+    tokens of all branches together: when it is used up, the answer is found among what there is.
     """
 
     samples: int = 16
     extract: str = NUMBER
     parallel: int = PARALLEL
     budget: int | None = None
+    calls: list[str] = []
 
     def __post_init__(self) -> None:
         said = self.wrong()
@@ -40,6 +56,13 @@ class SampleOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     def wrong(self) -> str | None:
         """What of the settings cannot be; None if they can."""
         return wrong_samples(self)
+
+    def works(self, prompt: int, tokens: int) -> list[Work]:
+        """See `SearchOptions`: as many samples at once as may run, and then others."""
+        at_once = min(self.parallel, self.samples)
+        whole, rest = divmod(self.samples, at_once)
+        waves = [at_once] * whole + [rest] * (rest > 0)
+        return [Work(prompt, tokens, wave, held=place > 0) for place, wave in enumerate(waves)]
 
 
 class SamplesAsk(Ask, kw_only=True, frozen=True):
@@ -52,6 +75,7 @@ class SamplesAsk(Ask, kw_only=True, frozen=True):
     extract: str | None = None
     parallel: int | None = None
     budget: int | None = None
+    calls: list[str] | None = None
 
     def __post_init__(self) -> None:
         said = self.wrong()
@@ -89,7 +113,9 @@ def wrong_samples(settings: SampleOptions | SamplesAsk) -> str | None:
         return f"parallel must lie in [1, {MOST_PARALLEL}], got {parallel}."
     if budget is not None and not 1 <= budget <= MOST_BUDGET:
         return f"budget must lie in [1, {MOST_BUDGET}], got {budget}."
-    return None if settings.extract is None else check_extract(settings.extract)
+    if settings.extract is not None and (said := check_extract(settings.extract)) is not None:
+        return said
+    return check_calls(settings.calls or ())
 
 
 def settled(options: Settings, ask: SamplesAsk, problem: Problem) -> Settings | None:
@@ -113,6 +139,7 @@ def settled(options: Settings, ask: SamplesAsk, problem: Problem) -> Settings | 
             f"{ask.asked_as}.",
             ask.asked_as,
         )
+    check_programs(settings.extract, settings.calls, problem, ask.asked_as)
     if ask.parallel is None:
         parallel = min(settings.parallel, problem.seats)
         settings = msgspec.structs.replace(settings, parallel=parallel)
@@ -130,9 +157,9 @@ class Samples(SearchState):
         self.settings = settings
         self.wanted = problem.params.n
         self._prompt_tokens = len(problem.prompt)
-        self._read = Reader(settings.extract)
+        self.readings = Readings(settings.extract, settings.calls, problem.programs)
         self.begun = self.begins
-        self.answers: dict[int, str | None] = {}
+        self.answers = self.readings.known
         """Of samples that have ended, by number: None of one that has none, or was stopped."""
         self.lengths: dict[int, int] = {}
         """Tokens of samples that have ended."""
@@ -149,11 +176,21 @@ class Samples(SearchState):
         """See `SearchState`."""
         return self.begins
 
+    @property
+    def waits(self) -> Sequence[Future[Any]]:
+        """See `SearchState`."""
+        return self.readings.waits
+
+    def close(self) -> None:
+        """See `SearchState`."""
+        self.readings.cancel()
+
     # -- what a subclass says ------------------------------------------------------------------
 
-    def take(self, number: int, branch: Branch) -> str | None:
-        """A sample has ended by itself: its answer. A subclass may note more of it."""
-        return None if branch.finish_reason == "error" else self._read(branch.text)
+    def take(self, number: int, branch: Branch) -> bool:
+        """A sample has ended by itself: whether it may have an answer. A subclass may note more of
+        it."""
+        return branch.finish_reason != "error"
 
     def decision(self, branches: Mapping[int, Branch]) -> str | None:
         """Why no more is needed; None while it is."""
@@ -183,17 +220,22 @@ class Samples(SearchState):
 
     def after(self, branches: Mapping[int, Branch]) -> list[Action | Finish]:
         """See `SearchState`."""
-        ended = [n for n, b in branches.items() if b.finish_reason and n not in self.answers]
+        ended = [n for n, b in branches.items() if b.finish_reason and n not in self.lengths]
         for number in ended:
             self.lengths[number] = branches[number].length
-            stopped = number in self.stopped
-            self.answers[number] = None if stopped else self.take(number, branches[number])
+            if number not in self.stopped and self.take(number, branches[number]):
+                self.readings.add(number, branches[number].text)
+            else:
+                self.readings.none(number)
+        self.readings.settle()
         running = [n for n, b in branches.items() if b.finish_reason is None]
         reason = self.decision(branches)
         budget = self.settings.budget
         if reason is None and budget is not None:
             made = sum(self.lengths.values()) + sum(branches[n].length for n in running)
             if made >= budget:
+                if self.waits:  # what has ended counts, however long it takes to be judged
+                    return [Hold(number) for number in running]
                 reason = "budget"
         if reason is not None:
             return self._finish(branches, reason)
@@ -221,7 +263,7 @@ class Samples(SearchState):
             running = [n for n in branches if n not in self.answers]
             best = max(running, key=lambda n: (branches[n].length, -n), default=min(branches))
             choices = [best]
-            fallback = self._read(branches[best].text)
+            fallback = self.readings.read(branches[best].text)
         late = [n for n in branches if n not in counted and n not in choices]
         late += sorted(self.stopped.intersection(counted, branches).difference(choices))
         lengths_of = {n: branch.length for n, branch in branches.items()}
@@ -239,6 +281,7 @@ class Samples(SearchState):
             "tokens_made": made,
             "tokens_spared": sum(max(0, stop - start) for start, stop in spared),
             "tokens_shared": (self.begun - 1) * self._prompt_tokens,
+            **self.readings.told(counted),
         }
         if report.get("answer") is None:
             report["answer"] = fallback

@@ -14,6 +14,13 @@ from ockham.core.probe import Probe
 from ockham.core.seams import NOTHING, Branch, Judge, Observer, OwnRows, Problem, Seen, Wants
 
 LIKELIHOOD, CONFIDENCE, CHECKER, PROBE = "likelihood", "confidence", "checker", "probe"
+REWARD = "reward"
+_NAMED_BY = {
+    CHECKER: "--checkers NAME=PROGRAM",
+    REWARD: "--rewards NAME=MODEL",
+    PROBE: "--probes NAME=DIRECTORY",
+}
+"""Scorers that an engine knows by name, and how it learns of them."""
 
 
 class Scorer(Protocol):
@@ -32,32 +39,31 @@ class Scorer(Protocol):
 def check_scorer(scorer: str) -> str | None:
     """Why a scorer cannot be; None if it can."""
     kind, _, name = scorer.partition(":")
-    if scorer in (LIKELIHOOD, CONFIDENCE) or (kind in (CHECKER, PROBE) and name):
+    if scorer in (LIKELIHOOD, CONFIDENCE) or (kind in _NAMED_BY and name):
         return None
     return (
-        f"scorer must be {LIKELIHOOD}, {CONFIDENCE}, {CHECKER}:NAME or {PROBE}:NAME, got "
-        f"{shown(scorer)}."
+        f"scorer must be {LIKELIHOOD}, {CONFIDENCE}, {CHECKER}:NAME, {REWARD}:NAME or "
+        f"{PROBE}:NAME, got {shown(scorer)}."
     )
 
 
 def scorer_of(name: str, problem: Problem, asked_as: str) -> Scorer:
-    """The scorer of a request. Raises InvalidRequest if the engine has no checker or probe of the
-    name."""
+    """The scorer of a request. Raises InvalidRequest if the engine has none of the name."""
     if name == LIKELIHOOD:
         return Likelihood()
     if name == CONFIDENCE:
         return Confidence()
     kind, _, which = name.partition(":")
-    there = problem.judges if kind == CHECKER else problem.probes
+    judges = {CHECKER: problem.judges, REWARD: problem.rewards}
+    there: Mapping[str, Judge | Probe] = judges.get(kind, problem.probes)
     if which not in there:
-        named = "--checkers NAME=PROGRAM" if kind == CHECKER else "--probes NAME=DIRECTORY"
-        known = ", ".join(there) or f"none; name one by {named}"
+        known = ", ".join(there) or f"none; name one by {_NAMED_BY[kind]}"
         raise InvalidRequest(
             f"{asked_as}: there is no {kind} {shown(which)}; there is: {known}.", asked_as
         )
-    if kind == CHECKER:
-        return Checked(problem.judges[which], problem.prompt)
-    return Probed(problem.probes[which])
+    if kind == PROBE:
+        return Probed(problem.probes[which])
+    return Checked(judges[kind][which], problem.prompt)
 
 
 def known(score: float) -> Future[float]:
@@ -87,7 +93,7 @@ class Confidence(Scorer):
 
 
 class Checked(Scorer):
-    """What a program says of the text."""
+    """What a program or a reward model says of the text."""
 
     def __init__(self, judge: Judge, prompt: Ints) -> None:
         self._judge, self._prompt = judge, prompt

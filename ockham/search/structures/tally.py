@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from math import comb
 
 
@@ -33,6 +34,12 @@ class Tally:
     def ranked(self) -> list[str]:
         """The answers, the most frequent first."""
         return sorted(self.counts, key=lambda each: (-self.counts[each], self.first[each]))
+
+    def samples(self, numbers: Iterable[int]) -> list[int]:
+        """Of samples with these numbers, the first that gives each answer, the most frequent answer
+        first; then the others."""
+        first = [self.first[answer] for answer in self.ranked]
+        return [*first, *(n for n in sorted(numbers) if n not in first)]
 
     @property
     def answer(self) -> str | None:

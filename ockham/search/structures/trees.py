@@ -10,6 +10,7 @@ import msgspec
 
 from ockham.core.asks import Ask, merged
 from ockham.core.errors import ConfigError, InvalidRequest
+from ockham.core.price import Work
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import (
     Action,
@@ -19,10 +20,12 @@ from ockham.core.seams import (
     Hold,
     Observer,
     Problem,
+    SearchOptions,
     SearchState,
     Split,
 )
-from ockham.search.structures.answers import NUMBER, Reader, check_extract
+from ockham.search.structures.answers import NUMBER, check_extract
+from ockham.search.structures.readings import Readings, check_calls, check_programs
 from ockham.search.structures.samples import MOST_BUDGET
 from ockham.search.structures.scorers import LIKELIHOOD, Scorer, Scores, check_scorer
 from ockham.search.structures.tally import weigh
@@ -35,15 +38,15 @@ WIDTH = 8
 Choose = Literal["vote", "best"]
 
 
-class TreeOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class TreeOptions(SearchOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """What holds where a request does not say otherwise.
 
     `width` is how many branches there are, those included that are complete. A step ends with
     `border`, or after `step` tokens. `scorer` says how good a branch is ("likelihood",
-    "confidence", "checker:NAME" or "probe:NAME"), by its latest step, or a checker by all of its
-    text. `choose`
-    says which complete one is the answer: the "best", or of the answer ("vote", as `extract` reads
-    it) that weighs most by scores. `budget` is the most tokens of all branches.
+    "confidence", "checker:NAME", "reward:NAME" or "probe:NAME"), by its latest step, or a checker
+    or a reward model by all of its text. `choose` says which complete one is the answer: the
+    "best", or of the answer ("vote", as `extract` reads it) that weighs most by scores; `calls` are
+    evaluated where `extract` is "behaviour". `budget` is the most tokens of all branches.
     """
 
     width: int = WIDTH
@@ -53,6 +56,7 @@ class TreeOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     choose: Choose = "vote"
     extract: str = NUMBER
     budget: int | None = None
+    calls: list[str] = []
 
     def __post_init__(self) -> None:
         said = self.wrong()
@@ -62,6 +66,10 @@ class TreeOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     def wrong(self) -> str | None:
         """What of the settings cannot be; None if they can."""
         return _wrong(self)
+
+    def works(self, prompt: int, tokens: int) -> list[Work]:
+        """See `SearchOptions`: all branches at once."""
+        return [Work(prompt, tokens, self.width)]
 
 
 class TreeAsk(Ask, kw_only=True, frozen=True):
@@ -77,6 +85,7 @@ class TreeAsk(Ask, kw_only=True, frozen=True):
     choose: Choose | None = None
     extract: str | None = None
     budget: int | None = None
+    calls: list[str] | None = None
 
     def __post_init__(self) -> None:
         said = self.wrong()
@@ -116,7 +125,9 @@ def _wrong(settings: TreeOptions | TreeAsk) -> str | None:
         return f"budget must lie in [1, {MOST_BUDGET}], got {budget}."
     if settings.scorer is not None and (said := check_scorer(settings.scorer)) is not None:
         return said
-    return None if settings.extract is None else check_extract(settings.extract)
+    if settings.extract is not None and (said := check_extract(settings.extract)) is not None:
+        return said
+    return check_calls(settings.calls or ())
 
 
 def settled(options: Settings, ask: TreeAsk, problem: Problem) -> Settings | None:
@@ -140,6 +151,7 @@ def settled(options: Settings, ask: TreeAsk, problem: Problem) -> Settings | Non
             f"{ask.asked_as}.",
             ask.asked_as,
         )
+    check_programs(settings.extract, settings.calls, problem, ask.asked_as)
     if ask.width is None and settings.width > problem.seats:
         settings = msgspec.structs.replace(settings, width=problem.seats)
     return settings
@@ -173,7 +185,9 @@ class Tree(SearchState):
         self.settings, self._scorer = settings, scorer
         self._wanted = problem.params.n
         self._prompt_tokens = len(problem.prompt)
-        self._read = Reader(settings.extract)
+        self.readings = Readings(settings.extract, settings.calls, problem.programs)
+        self._over: str | None = None
+        """Why no branch goes on any more, while answers are still to come."""
         self.nodes = {number: Node(number, None, 0, 0) for number in range(settings.width)}
         """Every branch that there was."""
         self._active = list(self.nodes)
@@ -208,7 +222,7 @@ class Tree(SearchState):
     @property
     def waits(self) -> Sequence[Future[Any]]:
         """See `SearchState`."""
-        return self.found.waits
+        return [*self.found.waits, *self.readings.waits]
 
     def observer(self, branch: int) -> Observer | None:
         """See `SearchState`."""
@@ -217,6 +231,7 @@ class Tree(SearchState):
     def close(self) -> None:
         """See `SearchState`."""
         self.found.cancel()
+        self.readings.cancel()
 
     def after(self, branches: Mapping[int, Branch]) -> list[Action | Finish]:
         """See `SearchState`."""
@@ -228,6 +243,9 @@ class Tree(SearchState):
             if branches[number].finish_reason is None:
                 actions.append(Hold(number))
         self.found.settle()
+        self.readings.settle()
+        if self._over is not None:
+            return self._finish(branches, self._over)
         budget, made = self.settings.budget, self._made
         if budget is not None:
             made += sum(branches[n].length - self.nodes[n].start for n in self._active)
@@ -257,6 +275,8 @@ class Tree(SearchState):
             node.last = branch.characters(node.stop)
         node.complete = ended and node.stop >= branch.length
         node.rests, node.text = True, text[: node.last]
+        if node.complete:
+            self.readings.add(node.number, node.text)
         score = self._scorer.score(branch, node.start, node.stop, node.text)
         if branch.finish_reason == "error":
             self.found.fail(node.number, "the branch met an error")
@@ -303,8 +323,11 @@ class Tree(SearchState):
         return total
 
     def _finish(self, branches: Mapping[int, Branch], reason: str) -> list[Action | Finish]:
+        if self.readings.waits:
+            self._over = reason
+            return [Hold(n) for n, branch in branches.items() if branch.finish_reason is None]
         scores, complete = self.found.known, self._complete
-        answers = {n: self._read(branches[n].text) for n in complete}
+        answers = {n: self.readings.known[n] for n in complete}
         ranked = sorted(complete, key=lambda n: (-scores.get(n, 0.0), n))
         weights = weigh(answers, {n: scores.get(n, 0.0) for n in complete})
         if self.settings.choose == "vote":
@@ -312,7 +335,7 @@ class Tree(SearchState):
             ranked = [*first, *(n for n in ranked if n not in first)]
         if not ranked:  # none is complete: the longest says most
             ranked = sorted(branches, key=lambda n: (-branches[n].length, n))[:1]
-            answers = {n: self._read(branches[n].text) for n in ranked}
+            answers = {n: self.readings.read(branches[n].text) for n in ranked}
         choices = ranked[: self._wanted]
         left = [n for n in branches if n not in choices]
         report: dict[str, Any] = {
@@ -328,6 +351,7 @@ class Tree(SearchState):
             "tokens_shared": (self.settings.width - 1) * self._prompt_tokens
             + sum(node.start for node in self.nodes.values()),
             "stopped": reason,
+            **self.readings.told(complete),
         }
         failed = dict(sorted(self.found.failures.items()))
         told = (

@@ -188,3 +188,14 @@ def test_no_process_is_left_behind(mortal):
     children = psutil.Process(mortal.process.pid).children(recursive=True)
     assert [child.status() for child in children].count("zombie") == 0
     assert len(children) == 2, "an engine, and a worker that renders chats"
+
+
+def test_pins_are_restored_for_the_next_engine(tiny, tmp_path):
+    with serving(tiny, tmp_path, "--pins", str(tmp_path / "pins.json")) as live:
+        pinned = live.post("/v1/cache/pin", {"name": "text", "prompt": "a b c d " * 60}).json()
+        live.engine.kill()
+        wait_for(lambda: live.get("/health").status_code == 503, 5)
+        wait_for(lambda: live.get("/health").status_code == 200, 20)
+        wait_for(lambda: live.post("/v1/cache", {}).json()["pins"] == pinned["pins"], 10)
+        usage = live.complete(prompt="a b c d " * 60 + "e", max_tokens=1)["usage"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] >= pinned["pins"][0]["tokens"] - 1
