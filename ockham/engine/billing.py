@@ -20,6 +20,7 @@ from ockham.engine.batch import Walk, runs_of
 from ockham.engine.gates import Run, runs_of_rows, skips_of
 from ockham.engine.known import BOOK
 from ockham.engine.part import Part
+from ockham.engine.passes import Deep
 from ockham.engine.runner.decoding import Decoding
 from ockham.engine.sequence import Sequence
 from ockham.engine.speculation.tree import ROOT
@@ -270,11 +271,17 @@ def _book_part(part: Part, cost: ModelCost, alone: int, weight_bytes: int, total
                 book.waste(name, repeated, flops)
 
 
-def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
+def book_decoding(
+    decoding: Decoding, cost: ModelCost, total: Ledger, passes: Many[Skips] = ()
+) -> None:
     """Book the steps of a decoding that no ledger holds yet: what `book_step` would have booked
-    for each of them, and the tokens that they gave."""
+    for each of them, and the tokens that they gave. `passes` are what a row skips that takes 1, 2,
+    ... passes of a model whose rows may leave some out."""
     steps, rows = decoding.unbilled, len(decoding.sequences)
     if not steps:
+        return
+    if decoding.deep:
+        _book_deep(decoding, cost, total, tuple(passes))
         return
     ways = [
         skips_of(sequence.gate, first)
@@ -318,6 +325,43 @@ def book_decoding(decoding: Decoding, cost: ModelCost, total: Ledger) -> None:
             if alone > share:
                 book.save(BATCHING, nbytes=alone - share)
     book_adapters(((sequence, 1) for sequence in decoding.sequences), steps, BATCHING, total)
+    decoding.billed()
+
+
+def _book_deep(
+    decoding: Decoding, cost: ModelCost, total: Ledger, passes: tuple[Skips, ...]
+) -> None:
+    """The same of a model whose rows may leave passes out."""
+    took = np.stack(decoding.deep, axis=1)  # (passes, steps, rows)
+    steps, rows = took.shape[1:]
+    ways = [[passes[count] for count in step] for step in took.sum(axis=0).tolist()]
+    found = [_shared_bytes([(skips, 1) for skips in of], [1] * rows, cost) for of in ways]
+    weight_bytes = sum(nbytes for nbytes, _ in found)
+    total.rows += steps * rows
+    total.generated_tokens += steps * rows
+    total.weight_bytes += weight_bytes
+    for row, (sequence, first, held) in enumerate(
+        zip(decoding.sequences, decoding.first_tokens, decoding.held, strict=True)
+    ):
+        ledger, share = sequence.ledger, sum(shares[row] for _, shares in found)
+        flops, read_bytes = Deep(passes, took[..., row], held).ran(first, steps, cost, apart=True)
+        flops += steps * cost.head_flops
+        own = [cost.without(of[row]) for of in ways]
+        written_bytes = sum(each.state_written_bytes(1) for each in own)
+        alone = sum(each.weight_bytes(1, 1) for each in own)
+        whole_flops, whole_bytes = _decoded(cost, first, steps)
+        whole_bytes += steps * cost.weight_bytes(1, 1) + cost.state_written_bytes(steps)
+        done = alone + read_bytes + written_bytes
+        _book_gate(sequence, whole_flops - flops, whole_bytes - done, total)
+        ledger.rows += steps
+        ledger.generated_tokens += steps
+        ledger.weight_bytes += share
+        for book in (ledger, total):
+            book.flops += flops
+            book.state_read_bytes += read_bytes
+            book.state_written_bytes += written_bytes
+            if alone > share:
+                book.save(BATCHING, nbytes=alone - share)
     decoding.billed()
 
 

@@ -215,8 +215,9 @@ class Engine(Assembly):
             decoding.note_choices(output)
         if output.spared.size:
             decoding.spared.append(output.spared)
-        decoding.advance(tokens)
-        self.scheduler.commit(decoding.chunks)
+        deep = output.deep if output.deep.size else None
+        decoding.advance(tokens, deep)
+        self.scheduler.commit(decoding.chunks, deep)
         deltas = self.harvest.decoded(decoding.sequences, tokens)
         return Done(deltas, len(tokens), len(tokens))
 

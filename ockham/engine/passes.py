@@ -33,19 +33,23 @@ class Deep:
             found.append((skips, rows))
         return found
 
-    def ran(self, start: int, rows: int, cost: ModelCost) -> tuple[int, int]:
-        """FLOPs of the first `rows` rows, but for the head, and the state bytes that they read. The
-        first of them stands in place `start`."""
+    def ran(self, start: int, rows: int, cost: ModelCost, apart: bool = False) -> tuple[int, int]:
+        """FLOPs of the first `rows` rows, but for the head, and state bytes that they read, each
+        in a step of its own if they are `apart`. The first of them stands in place `start`."""
+
+        def read(own: ModelCost, first: int, count: int) -> int:
+            return (own.decode_read_bytes if apart else own.state_read_bytes)(first, count)
+
         below = cost.without(self.skips[0])
         flops = rows * below.linear_flops + below.attention_flops(start + 1, rows)
-        read_bytes = below.state_read_bytes(start + 1, rows)
+        read_bytes = read(below, start + 1, rows)
         for skips, took, held in zip(self.skips[1:], self.took, self.held, strict=True):
             own, count = cost.without(skips), int(took[:rows].sum())
             if count:  # those that go on see each other, and stand side by side
                 seen = held + 1, count
                 flops += count * (own.linear_flops - below.linear_flops)
                 flops += own.attention_flops(*seen) - below.attention_flops(*seen)
-                read_bytes += own.state_read_bytes(*seen) - below.state_read_bytes(*seen)
+                read_bytes += read(own, *seen) - read(below, *seen)
             below = own
         return flops, read_bytes
 

@@ -12,7 +12,7 @@ from ockham.core.cost import RUNS_ALL
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.registry import register
-from ockham.core.seams import GatedModel, SequenceGate
+from ockham.core.seams import GatedModel, SequenceGate, Stretch
 
 ALWAYS = 1e30
 """Beside which no score of a router counts."""
@@ -57,6 +57,11 @@ class DeepeningGate(SequenceGate):
 
     def __init__(self, deeper: tuple[float, ...], first: int) -> None:
         self.deeper, self.deeper_from = deeper, first
+
+    def at(self, place: int) -> Stretch:
+        """See `SequenceGate`. Rows go on otherwise from the first token on that was named."""
+        first = self.deeper_from
+        return Stretch(RUNS_ALL, first if place < first else None)
 
 
 @register("gate", "recursions", exact=False, books=("passes",))

@@ -13,6 +13,7 @@ from ockham.core.registry import make_asks
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
+from tests.engine.test_decoding import drain
 from tests.helpers.tiny import tiny_llama, tiny_recursive
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3, 5], list(range(90, 20, -1))]
@@ -132,6 +133,34 @@ def test_the_bill_counts_what_ran(checkpoint: Path) -> None:
     assert "passes" not in {k for k, saving in three.saved.items() if saving.flops}
     for cheaper in (one, two, routed):
         assert cheaper.flops + cheaper.saved["passes"].flops == three.flops
+
+
+def test_a_decoding_that_goes_on_says_and_books_what_the_plain_path_does(checkpoint: Path) -> None:
+    for block_size in (4, 16):
+        kept, plain = (engine(checkpoint, block_size=block_size) for _ in range(2))
+        plain.attach(next(iter(plain.model.program.breakpoints)), lambda run: None)
+        later = {"gate/recursions": {"depth": 1, "first": 80}}
+        for number, ask in enumerate([None, FIXED[1], later, None]):
+            for each in (kept, plain):
+                each.take(request(str(number), PROMPTS[number % 3], ask, logprobs=None))
+        went_on = drain(kept, plain)
+        assert went_on > 15
+        kept.check_integrity()
+
+
+def test_many_steps_are_booked_as_one_by_one(checkpoint: Path) -> None:
+    bills = []
+    for often in (True, False):
+        made = engine(checkpoint)
+        for number, prompt in enumerate(PROMPTS):
+            made.take(request(str(number), prompt, logprobs=None))
+        while made.has_work:
+            made.step()
+            if often:
+                assert made.total.rows
+        bills.append(made.total)
+    assert all(getattr(bills[0], name) == getattr(bills[1], name) for name in COUNTED)
+    assert bills[0].saved == bills[1].saved
 
 
 def test_what_does_not_fit_such_a_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:

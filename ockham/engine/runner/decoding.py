@@ -58,9 +58,12 @@ class Decoding:
         self._roomy_tables()
         groups = self.step.groups
         self._cells = _distinct(group.cells for group in groups)
-        places = _distinct([*self._cells, batch.places])
-        contexts = _distinct(group.context for group in groups)
-        slots = [group.slots for group in groups]
+        self._of_passes = [groups[number] for number in state.of_passes]
+        """Those in which only the rows move on that took a pass."""
+        every = [group for n, group in enumerate(groups) if n not in state.of_passes]
+        places = _distinct([*(group.cells for group in every), batch.places])
+        contexts = _distinct(group.context for group in every)
+        slots = [group.slots for group in every]
         self._moving: list[Ints | Longs] = [self.step.positions, *places, *contexts, *slots]
         """What moves on by one. The slots of the first cell of a page are put right by
         `reserve`."""
@@ -73,6 +76,10 @@ class Decoding:
         self._counted = 0  # of the unbilled steps, those that are in it
         self.spared: list[Ints] = []
         """Of each unbilled step, `StepOutput.spared`; none where nothing is decided."""
+        self.deep: list[Ints] = []
+        """Of each unbilled step, `StepOutput.deep`; none of a model without passes."""
+        self.held = self._held()
+        """Cells of each pass, of each sequence, before the unbilled steps."""
         self._until_block = self._next_block()
         borders = [s.border - s.computed for s in sequences if s.border is not None]
         self._until_border = min(borders, default=-1)
@@ -132,7 +139,7 @@ class Decoding:
             if view.pages > self._entries:
                 return False
             self._copy_table(row, view)
-        if changed:
+        if changed or self._until_page == 0:  # rows that leave a pass out come there later
             self._until_page = self._next_page()
         return True
 
@@ -145,12 +152,18 @@ class Decoding:
         tokens = iter([draw.token for draw in drawn if draw.token is not None])
         return [next(tokens) if p.argmax is None else argmax[p.argmax] for p in self.parts]
 
-    def advance(self, tokens: list[int]) -> None:
-        """The step has run: the next one's rows are `tokens`, one cell further on."""
+    def advance(self, tokens: list[int], deep: Ints | None = None) -> None:
+        """The step has run: the next one's rows are `tokens`, one cell further on; in the layers of
+        a pass those that took it, `deep`."""
         step = self.step
         step.ids[:] = tokens
         for array in self._moving:
             array += 1
+        if deep is not None:
+            self.deep.append(deep)
+            for group, took in zip(self._of_passes, deep, strict=True):
+                for moved in (group.cells, group.context, group.slots):
+                    moved += took
         for draw in self.draws:
             draw.position += 1
         self.unbilled += 1
@@ -183,10 +196,15 @@ class Decoding:
         self.first_tokens = [first + self.unbilled for first in self.first_tokens]
         self.unbilled = self._counted = 0
         self.spared = []
+        self.deep, self.held = [], self._held()
         self._skipped = [[0] * len(of_groups) for of_groups in self._skipped]
         self._read_bytes = [[0] * len(of_groups) for of_groups in self._read_bytes]
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _held(self) -> list[tuple[int, ...]]:
+        groups = self._state.of_passes
+        return [tuple([view.groups[g].length for g in groups]) for view in self._views]
 
     def _roomy_tables(self) -> None:
         """Give the step the views' page tables with spare entries of -1 after each."""

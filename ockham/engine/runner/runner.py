@@ -73,8 +73,6 @@ class Runner:
             decoding = None
         observers = engine.speculation.observers
         possible = scheduler.decodes_only and not engine.attachments
-        if engine.state.of_passes:
-            possible = False  # which groups its cells go to is known once the step has run
         if engine.config.recall_every and any(s.pattern is not None for s in scheduler.running):
             possible = False  # which rows are looked at changes from step to step
         if decoding is not None and not (
@@ -97,7 +95,8 @@ class Runner:
     def settle(self) -> None:
         """Put into the ledgers what is still to be billed."""
         if self.decoding is not None:
-            billing.book_decoding(self.decoding, self._engine.cost, self._engine.ledger)
+            engine = self._engine
+            billing.book_decoding(self.decoding, engine.cost, engine.ledger, engine.passes)
 
     @contextmanager
     def _in_backend(self) -> Iterator[None]:
