@@ -183,9 +183,10 @@ class Harvest:
         token: int | None,
         entry: PositionLogprobs | None,
         walk: Walk | None = None,
+        ends: bool = True,
     ) -> Delta:
         """Append a sampled token to its sequence and see whether that ends it, and with it the walk
-        through its draft."""
+        through its draft. If not `ends`, only its length may."""
         if token is None:  # masks left nothing to choose
             delta = Delta(sequence.request_id, sequence.index)
             grammar = sequence.grammar
@@ -198,7 +199,7 @@ class Harvest:
             book.generated_tokens += 1
         if entry is not None:
             sequence.cumulative_logprob += entry[token].logprob
-        return self._append(sequence, token, entry, walk)
+        return self._append(sequence, token, entry, walk, ends)
 
     def _append(
         self,
@@ -206,6 +207,7 @@ class Harvest:
         token: int,
         entry: PositionLogprobs | None = None,
         walk: Walk | None = None,
+        ends: bool = True,
     ) -> Delta:
         """The delta of a token that is booked."""
         sequence.push(token)
@@ -215,18 +217,19 @@ class Harvest:
         thinks = sequence.thinking is not None  # few do: nothing else is asked of the others
         if thinks and sequence.closes is not None and self._runner.decoding is not None:
             self._runner.forget_decoding()  # which goes on with what is drawn
-        stopped = token in sequence.stop_ids and (not thinks or sequence.ends_with(token))
+        stopped = ends and token in sequence.stop_ids
+        stopped = stopped and (not thinks or sequence.ends_with(token))
         if sequence.text is not None and (
             not stopped or sequence.params.include_stop_str_in_output
         ):
             if thinks:
                 delta.text, stop = sequence.say(sequence.text, token)
             else:
-                may_stop = sequence.generated >= sequence.params.min_tokens
+                may_stop = ends and sequence.generated >= sequence.params.min_tokens
                 delta.text, stop = sequence.text.push(token, may_stop=may_stop)
             if sequence.ends is not None:
                 sequence.note_end(delta.text)
-            if stop is not None:
+            if stop is not None and ends:
                 return self._endings.end(sequence, delta, "stop", stop, walk)
         if stopped:
             by_user = token in (sequence.params.stop_token_ids or ())

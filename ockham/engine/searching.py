@@ -154,7 +154,7 @@ class Searching:
             sequence.held = False
 
     def _write(self, branch: OwnBranch, write: Write) -> None:
-        """A branch says these tokens, which may end it before the last one."""
+        """A branch says these tokens, of which one before the last may end it."""
         sequence = branch.sequence
         if sequence.chosen or sequence.grammar is not None:
             raise ValueError(f"in branch {branch.number} nothing can be written")
@@ -168,7 +168,7 @@ class Searching:
                 entry = {token: Logprob(0.0, 1)}  # it was not left to chance
             if sequence.token_scores is not None:
                 sequence.token_scores.add_unknown()
-            branch.told.add(self._harvest.push(sequence, token, entry))
+            branch.told.add(self._harvest.push(sequence, token, entry, ends=write.ends))
 
     def _finish(self, request_id: str, group: Group, finish: Finish) -> list[Delta]:
         """Answer a request. Choices that the search does not have are empty."""

@@ -178,7 +178,11 @@ class Pipeline:
                 )
             if isinstance(stage, Best | Sure):
                 scorer_of(stage.scorer, problem, self.name)  # refuses what the engine does not have
-        return Stages(settings, problem)
+        likely = any(
+            isinstance(stage, Best | Sure) and stage.scorer == LIKELIHOOD
+            for stage in settings.chosen
+        )
+        return (ScoredStages if likely else Stages)(settings, problem)
 
 
 @dataclass(slots=True, eq=False)
@@ -192,8 +196,6 @@ class _Text:
 
 class Stages(Program):
     """The texts of one request."""
-
-    scores: ClassVar[bool] = True
 
     def __init__(self, settings: PipelineOptions, problem: Problem) -> None:
         super().__init__(problem, settings.parallel, SEATS_BESIDE)
@@ -340,6 +342,12 @@ class Stages(Program):
             judge.submit(problem.prompt, each.text) for each in texts
         ]
         return [0.0 if score is None else score for score in scores]
+
+
+class ScoredStages(Stages):
+    """The same, where the likelihood of a text decides."""
+
+    scores: ClassVar[bool] = True
 
 
 def _likelihood(said: Said) -> float:

@@ -48,12 +48,12 @@ class ScriptedBranch:
     def characters(self, tokens: int) -> int:
         return len("".join(map(chr, self.tokens[:tokens])).replace(END, ""))
 
-    def push(self, text: str, most: int) -> None:
+    def push(self, text: str, most: int, ends: bool = True) -> None:
         for letter in text:
             if self.finish_reason is None:
                 self.tokens.append(ord(letter))
                 self.scores.add(-0.1, 1.0, 1.0)
-                if letter == END:
+                if letter == END and ends:
                     self.finish_reason = "stop"
                 elif self.length >= most:
                     self.finish_reason = "length"
@@ -106,7 +106,7 @@ def _do(branches: dict[int, ScriptedBranch], action: object, most: int) -> None:
         child.scores, child.held = source.scores.first(said), source.held
         branches[action.number] = child
     elif isinstance(action, Write):
-        branches[action.branch].push("".join(map(chr, action.tokens)), most)
+        branches[action.branch].push("".join(map(chr, action.tokens)), most, action.ends)
     elif isinstance(action, End):
         branches[action.branch].finish_reason = "stop"
     elif isinstance(action, Drop):

@@ -14,7 +14,7 @@ from ockham import LLM, SamplingParams
 from ockham.core.arrays import Ints
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import make
-from ockham.search.pipeline import PipelineAsk, PipelineOptions, Stages
+from ockham.search.pipeline import PipelineAsk, PipelineOptions, ScoredStages, Stages
 from ockham.search.structures.stages import MOST_CALLS_OF_ALL
 from ockham.search.structures.verdict import Verdict, first_tokens, shares
 from tests.helpers.scripted import END, follows, play, problem
@@ -24,6 +24,12 @@ STEPS = (1, 3, 40)
 
 def options(stages: list[dict[str, Any]], **settings: Any) -> PipelineOptions:
     return msgspec.convert({"stages": stages, "extract": "([0-9]+)", **settings}, PipelineOptions)
+
+
+def test_only_likelihoods_are_noted() -> None:
+    for last, kind in (({"op": "vote"}, Stages), ({"op": "best"}, ScoredStages)):
+        ask = msgspec.convert({"stages": [{"op": "generate"}, last]}, PipelineAsk)
+        assert type(make("search", "pipeline").begin(ask, problem())) is kind
 
 
 def run(stages: list[dict[str, Any]], script: dict[str, str], step: int = 1, **more: Any) -> Any:
@@ -127,7 +133,8 @@ def test_a_checker_says_which_is_best_and_may_fail() -> None:
 
 def test_turns_stand_where_they_are_known() -> None:
     stages = [{"op": "generate", "write": "{user}hi{assistant}", "tokens": 1}]
-    for turns, written in ((None, "\n\nhi\n"), (("<u>", "<a>"), "<u>hi<a>")):
+    ended = (f"{END}<u>", f"{END}<a>")  # what ends a turn does not end the text
+    for turns, written in ((None, "\n\nhi\n"), (ended, "<u>hi<a>")):
         state = Stages(options(stages), msgspec.structs.replace(problem(), turns=turns))
         _, finish = play(state, follows({written: "1", "": "x"}))
         assert (finish.report or {})["answer"] == "1"

@@ -502,3 +502,16 @@ def test_a_tree_shares_what_its_branches_begin_with(llm: LLM) -> None:
             assert report["tokens_made"] < 12 * (report["tokens"] + 2)
         held[method] = sum(report["tokens_held"] for report in reports)
     assert held["ets"] < 0.8 * held["rebase"]
+
+
+def test_what_is_written_for_a_text_does_not_end_it(checkpoint: Path) -> None:
+    """Also where it has a token or a text that would, as the end of a turn."""
+    engine = make_engine(checkpoint)
+    assert engine.tokenizer is not None
+    (stop,) = engine.tokenizer.encode("a", add_special_tokens=False)
+    for ends in ({"stop_token_ids": [stop]}, {"stop": ["abab"]}):
+        stages = [{"op": "generate", "write": "abab", "tokens": 5}]
+        search = {"method": "pipeline", "stages": stages}
+        output = served(engine, [request("a", search, **ends)])["a"]
+        assert (output.outputs[0].report or {})["pipeline"]["tokens_made"] == 5
+        assert len(output.outputs[0].token_ids) == 5

@@ -228,13 +228,15 @@ class Split(msgspec.Struct, frozen=True):
 
 class Write(msgspec.Struct, frozen=True):
     """These tokens come next in a branch that runs, as if it had said them. Their rows are computed
-    as those of a prompt are. What ends a text ends it here, too. Only for searches that do not
-    `choose`, and for requests without a grammar. Of a search that `scores`, `scored` has the model
+    as those of a prompt are. What ends a text ends it here, too, unless `ends` is false: then only
+    its length does, as where a turn of a chat is written. Only for searches that do not `choose`,
+    and for requests without a grammar. Of a search that `scores`, `scored` has the model
     say how sure it is of these tokens: that is known when the next token has been drawn."""
 
     branch: int
     tokens: Sequence[int]
     scored: bool = False
+    ends: bool = True
 
 
 class End(msgspec.Struct, frozen=True):

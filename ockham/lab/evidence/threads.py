@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from statistics import mean
 
 from ockham.core.errors import ConfigError
-from ockham.lab.evidence.bench import Bench, Outcome
+from ockham.core.outputs import RequestOutput
+from ockham.core.sampling_params import SamplingParams
+from ockham.engine.messages import Request
+from ockham.lab.evidence.bench import Bench, Outcome, outcome_of
 from ockham.lab.evidence.problems import Problems, is_lab
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
+from ockham.lab.running import drive
 from ockham.lab.tasks.parts import THREADS
 
 TASK, ADAPTER = "parts", "lab-threads"
 PARTS, PROBLEMS = 4, 10
+PATHS, PATH, BEFORE, ASKED = 8, 64, 100, 4
+ROOM = 16
+"""Tokens beside those of a path that a branch may have: its opening needs some."""
 
 
 @evidence("search", "threads")
@@ -50,4 +58,51 @@ def threads(bench: Bench) -> Row:
     )
     row.identical = None
     row.scores = run.right("text"), run.right("threads")
+    return row
+
+
+@evidence("search", "threads-paths", "Lines of thought from one prompt are written at once.")
+def paths(bench: Bench) -> Row:
+    """Eight paths of one prompt, against one text of as many tokens. Of any model: what they say
+    does not count."""
+    engine = bench.engine()
+    if engine.tokenizer is None:
+        raise ConfigError("threads are spawned by text: this is measured with a tokenizer.")
+    prompts = bench.prompts(engine, [BEFORE] * ASKED)
+    marks = {"open": "<think{number}>", "join": "</think", "back": "{text}\n", "go_on": ""}
+    settings = {"method": "threads", "paths": PATHS, "parallel": PATHS, "tokens": PATH, **marks}
+
+    def answer(tokens: int, search: dict[str, object] | None) -> Outcome:
+        outputs: list[RequestOutput] = []
+        params = SamplingParams(
+            temperature=1.0,
+            seed=1,
+            max_tokens=tokens,
+            ignore_eos=True,
+            search=search,  # type: ignore[call-arg]
+        )
+        started = time.perf_counter()
+        for number, prompt in enumerate(prompts):
+            request = Request(request_id=str(number), prompt_token_ids=list(prompt), params=params)
+            drive(engine, [request], outputs.append)
+        outcome = outcome_of(outputs, started)
+        reports = [(output.outputs[0].report or {}).get("threads") for output in outputs]
+        chains = [tokens if report is None else report["tokens_critical"] for report in reports]
+        return replace(outcome, observed=mean(chains))
+
+    row = bench.compare(
+        "search",
+        "threads-paths",
+        lambda: answer(PATHS * PATH, None),
+        lambda: answer(PATH + ROOM, settings),
+        lambda outcome: outcome.observed,
+        exact=False,
+        what=f"{ASKED} prompts of {BEFORE} tokens, one after the other: {PATHS} paths of {PATH} "
+        f"tokens and the first words of a text that would read them, against one text of "
+        f"{PATHS * PATH} tokens",
+        unit="tokens on the critical path",
+        claim="ParaThinker (paper 320, arXiv:2509.04475): 12.3% and 7.5% more accurate than one "
+        "chain with 8 paths, for models of 1.5 and 7 billion parameters, at 7.1% more latency",
+    )
+    row.identical = None
     return row

@@ -290,7 +290,7 @@ class Program(SearchState):
         # What goes on from a branch that is held is held, too.
         actions: list[Action | Finish] = [Fork(source, number, place), Continue(number)]
         if written:
-            actions.append(Write(number, written))
+            actions.append(Write(number, written, ends=False))
         if call.last and source in self._held:
             self._held.discard(source)
             fresh.discard(source)
