@@ -16,7 +16,8 @@ from ockham.core.registry import register
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Finish, Problem
 from ockham.search.structures.answers import NUMBER, Reader
-from ockham.search.structures.programs import Call, Program, Said, Steps
+from ockham.search.structures.calls import Call, Said, Steps
+from ockham.search.structures.programs import Program
 from ockham.search.structures.scorers import CHECKER, LIKELIHOOD, scorer_of
 from ockham.search.structures.stages import (
     TEXTS,

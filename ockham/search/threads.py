@@ -14,7 +14,8 @@ from ockham.core.numbers import shown
 from ockham.core.registry import register
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Finish, Problem
-from ockham.search.structures.programs import MOST_CALLS, MOST_LEVELS, Call, Program, Said, Steps
+from ockham.search.structures.calls import Call, Said, Steps
+from ockham.search.structures.programs import MOST_CALLS, MOST_LEVELS, Program
 
 TEXT, NUMBER = "{text}", "{number}"
 """What stands for a thread's text or message in a setting, and for its number, from 1."""

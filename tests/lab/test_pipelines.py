@@ -69,7 +69,10 @@ def test_a_task_without_answers_is_refused(trial: Trial) -> None:
         Trial(trial._engine, "prose", temperature=1.0, seed=0).cases(8, "test")
 
 
-def test_the_command_writes_what_a_request_takes(tmp_path: Path) -> None:
+def test_the_command_writes_what_a_request_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ockham.lab.pipelines.COUNTS", (2,))  # few, as each takes its time
     out = tmp_path / "best.json"
     asked = ["techniques", "pipelines", "lab", "--budget", "45", "--items", "8"]
     result = CliRunner().invoke(cli, [*asked, "--held-out", "8", "--out", str(out)])

@@ -221,3 +221,20 @@ def test_the_lab_model_thinks_fast_where_it_is_sure() -> None:
         (choice,) = llm.chat(chat, sampling)[0].outputs
         assert len(choice.token_ids) <= 5
         assert "Is" not in choice.text[:2]
+
+
+def test_calls_whose_texts_begin_alike_compute_that_once() -> None:
+    """The first computes it, and the others go on from there; the answer is the same as alone."""
+    with LLM("lab", max_model_len=1024, reuse="none") as llm:
+        chat = [[{"role": "user", "content": "Add 27 and 58."}]]
+        long = "One two three four five six seven eight nine ten. " * 10
+        rows = []
+        for samples in (1, 4):
+            stages = [{"op": "generate", "samples": samples, "write": long, "tokens": 4}]
+            search = {"method": "pipeline", "stages": stages, "extract": "text"}
+            values = {"temperature": 1.0, "max_tokens": 400, "seed": 1, "search": search}
+            (output,) = llm.chat(chat, SamplingParams(**values))  # type: ignore[arg-type]
+            report = (output.outputs[0].report or {})["pipeline"]
+            rows.append((output.ledger.rows, report["answer"]))
+        assert rows[1][0] <= rows[0][0] + 3 * (4 + 2)
+        assert rows[1][1] == rows[0][1]

@@ -9,10 +9,10 @@ place in the program: neither depends on what runs beside it, nor on which call 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 from ockham.core.errors import OckhamError
 from ockham.core.seams import (
@@ -29,6 +29,7 @@ from ockham.core.seams import (
     SearchState,
     Write,
 )
+from ockham.search.structures.calls import Call, Said, Steps
 
 FIRST = 0
 """The branch with which a search begins."""
@@ -36,56 +37,9 @@ MOST_CALLS = 256
 """One more than the calls and programs that one program may yield."""
 MOST_LEVELS = 4
 """Of programs within programs: numbers of branches have 32 bits."""
-NO_BOUND = 1 << 40
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """A branch goes on from `after`, or else from the prompt, with `text`. It writes until one of
-    the texts `until` comes, it has drawn `tokens` tokens, or it ends by itself.
-
-    `first` takes the branch that there is already, which began at the prompt. `keep` holds the
-    branch then, for calls that go on from it; the one with `last` takes its place. `observer` sees
-    the rows of the branch.
-    """
-
-    text: str = ""
-    after: Said | None = None
-    until: tuple[str, ...] = ()
-    tokens: int = NO_BOUND
-    first: bool = False
-    keep: bool = False
-    last: bool = False
-    observer: Observer | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a call said: `text`, up to the text `until` that came, which is `marker`; "" if none
-    did. The first `place` tokens of the branch say that all, but for `rest`, which ends the marker
-    within a token.
-
-    `drawn` and `written` are tokens that it drew, and that it was given. `start` is the first that
-    it drew. `reason` is why the branch ended, if it did. `tokens` are those that it drew, and
-    `logprobs` their log probabilities, where the search `scores`.
-    """
-
-    branch: int
-    start: int
-    place: int
-    text: str
-    marker: str
-    rest: str
-    drawn: int
-    written: int
-    reason: str | None
-    tokens: Sequence[int] = ()
-    logprobs: Sequence[float] = ()
-
-
-Steps: TypeAlias = Generator[Sequence["Call | Steps | Future[Any]"], list[Any], Any]
-"""A program: yields calls, programs and futures of what happens outside of the engine, gets their
-results (None of a future that failed), and has a value itself."""
+NEAR = 16
+"""Tokens of state beyond its own place for which a call goes on from another branch, or waits for
+one: less is sooner computed anew."""
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +63,8 @@ class _Running:
     number: int
     task: _Task
     slot: int
+    whole: list[int] | None = None
+    """All tokens that its branch begins with, once they are known."""
     written: int = 0
     start: int = 0
     own: int | None = None
@@ -194,7 +150,9 @@ class Program(SearchState):
                 self._held.add(FIRST)  # of which the calls fork off
                 if branches[FIRST].finish_reason is None:
                     actions.append(Hold(FIRST))
-        fresh = {n for n, branch in branches.items() if branch.finish_reason is None}
+        fresh = {
+            n for n, b in branches.items() if b.finish_reason is None or n in self._running
+        }  # those whose state is there
         for running in list(self._running.values()):
             said = self._look(running, branches[running.number])
             if said is None:
@@ -208,9 +166,14 @@ class Program(SearchState):
         self._settle()
         if self._over:
             return [*actions, *self._finish(branches)]
-        while (queue := self._going_on or self._waiting) and len(self._running) < self._parallel:
-            running = queue.popleft()
-            actions += self._begin(running, branches, fresh)
+        for queue in (self._going_on, self._waiting):
+            for running in list(queue):
+                if len(self._running) >= self._parallel:
+                    return actions
+                begun = self._begin(running, branches, fresh)
+                if begun:
+                    queue.remove(running)
+                    actions += begun
         return actions
 
     # -- inside --------------------------------------------------------------------------------
@@ -268,34 +231,59 @@ class Program(SearchState):
     def _begin(
         self, running: _Running, branches: Mapping[int, Branch], fresh: set[int]
     ) -> list[Action | Finish]:
-        """Begin with a call. `fresh` are the branches whose state is there."""
+        """Begin with a call, unless it is worth waiting for one whose text begins alike. `fresh`
+        are the branches whose state is there."""
         call, number = running.call, running.number
         said = call.after
         if said is None:  # all branches have the prompt's state, as long as they have any
             place, text, source = 0, call.text, min(fresh.intersection(branches), default=FIRST)
         else:
             place, text, source = said.place, said.rest + call.text, said.branch
-        written = list(self._encode(text)) if text else []
-        running.written, running.start = len(written), place + len(written)
+        origin = source
+        if running.whole is None:
+            written = list(self._encode(text)) if text else []
+            running.whole = [*branches[origin].tokens[:place], *written]
+            running.written, running.start = len(written), place + len(written)
+        shared, near, coming = self._nearest(running.whole, branches, fresh)
+        if coming - max(shared, place) >= NEAR:
+            return []
+        at = place
+        if shared - place >= NEAR:
+            source, at = near, shared
         branch = branches[source]
         ended = branch.finish_reason is not None or source in self._ended
-        if ended and place and place == branch.length:
-            place -= 1  # the state after the last token of a text that has ended is not there
-            written = [branch.tokens[place], *written]
+        if ended and at and at == branch.length:
+            at -= 1  # the state after the last token of a text that has ended is not there
+        written = running.whole[at:]
         if call.observer is not None:
             self._observers[number] = call.observer
         self._running[number] = running
         self.begun += 1
         self.shared += self._prompt + place
         # What goes on from a branch that is held is held, too.
-        actions: list[Action | Finish] = [Fork(source, number, place), Continue(number)]
+        actions: list[Action | Finish] = [Fork(source, number, at), Continue(number)]
         if written:
             actions.append(Write(number, written, ends=False))
-        if call.last and source in self._held:
-            self._held.discard(source)
-            fresh.discard(source)
-            actions.append(Drop(source))
+        if call.last and origin in self._held:
+            self._held.discard(origin)
+            fresh.discard(origin)
+            actions.append(Drop(origin))
         return actions
+
+    def _nearest(
+        self, whole: list[int], branches: Mapping[int, Branch], fresh: set[int]
+    ) -> tuple[int, int, int]:
+        """Of the branches whose state is there, how many tokens of `whole` the one begins with that
+        has most of them, and which one that is; and how many a branch will have soon whose own
+        beginning is still to be computed."""
+        shared, near, coming = 0, FIRST, 0
+        for number in sorted(fresh.union(self._running)):
+            running, branch = self._running.get(number), branches.get(number)
+            if running is not None and (branch is None or branch.length <= running.start):
+                coming = max(coming, _alike(running.whole or [], whole))
+            elif branch is not None and (found := _alike(branch.tokens, whole)) > shared:
+                shared, near = found, number
+        return shared, near, coming
 
     def _rest(self, running: _Running) -> Action:
         """What becomes of a branch whose call is over, and which goes on by itself."""
@@ -352,3 +340,15 @@ class Program(SearchState):
         """The program is over: its answer, and the branches that are held are given up."""
         finish = self.answer(self._value)
         return [*(Drop(n) for n in sorted(self._held) if n not in finish.choices), finish]
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
