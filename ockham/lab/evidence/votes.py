@@ -106,6 +106,19 @@ def deepconf(bench: Bench) -> Row:
     )
 
 
+@evidence("search", "promising")
+def promising(bench: Bench) -> Row:
+    """Eight samples of which the less likely are given up early, against the majority of 16."""
+    return _against_votes(
+        bench,
+        "promising",
+        {"samples": HALF},
+        f"{HALF} samples, of which the likelier half goes on after 32 tokens, and 2 after 64",
+        "Adaptive inference-time compute (paper 157, arXiv:2410.02725): half to three quarters of "
+        "the samples are given up early with little loss, by a model that was trained to say which",
+    )
+
+
 @evidence("search", "best")
 def best(bench: Bench) -> Row:
     """The likeliest of eight samples, against the majority of 16."""
