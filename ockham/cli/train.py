@@ -477,8 +477,13 @@ def probe(out: Path, as_json: bool, **settings: Any) -> None:
     else:
         click.echo(f"learned from {worth.states:,} states of {worth.texts:,} texts")
         click.echo(f"judged on {worth.held_out:,} texts, of which {worth.right:.0%} are right")
-        for quarter, area in enumerate(worth.areas if settings["at"] == "text" else (), 1):
-            click.echo(f"area under the curve after quarter {quarter} of a text: {area:.3f}")
+        for quarter in range(len(worth.within)):
+            click.echo(
+                f"area under the curve after quarter {quarter + 1} of a text: "
+                f"{worth.areas[quarter]:.3f}; between texts of one problem "
+                f"{worth.within[quarter]:.3f}, and {worth.likelihood_within[quarter]:.3f} by the "
+                "least probable token so far"
+            )
         if settings["at"] == "prompt":
             click.echo(f"area under the curve: {worth.areas[0]:.3f}")
     took = duration(time.monotonic() - began)

@@ -53,8 +53,11 @@ class Probed(msgspec.Struct, kw_only=True):
     """What a probe is worth on texts of problems that it did not learn from.
 
     `areas` are those under the ROC curve, of the states of each quarter of the texts, or of the
-    prompt: how often a text that will be right has a higher chance than one that will not. `right`
-    is the share of right texts.
+    prompt: how often a text that will be right has a higher chance than one that will not. `within`
+    are the same between texts of one problem, which searches choose among, on average over the
+    problems that have both kinds; `likelihood_within` are what the least probable token of a text
+    so far says of that; both are empty of a prompt. Areas are nan where there is nothing to tell
+    apart. `right` is the share of right texts.
     """
 
     texts: int
@@ -62,18 +65,22 @@ class Probed(msgspec.Struct, kw_only=True):
     held_out: int
     right: float
     areas: list[float]
+    within: list[float]
+    likelihood_within: list[float]
 
 
 class _Read(SearchState, Observer):
     """One text as the sampler writes it, and its states after a layer."""
 
     watches: ClassVar[bool] = False
+    scores: ClassVar[bool] = True
 
     def __init__(self, layer: int, at: str) -> None:
         self._wants = Wants(hidden=(layer,), newest=True)
         self._layer, self._seen = layer, 0
         self._only_prompt = at == PROMPT
         self.states: list[Floats] = []
+        self.logprobs: list[float] = []
         self.right: float | None = None
 
     @property
@@ -84,6 +91,7 @@ class _Read(SearchState, Observer):
         return self
 
     def after(self, branches: Mapping[int, Branch]) -> list[Action | Finish]:
+        self.logprobs = branches[0].scores.logprobs
         return [Finish([0])]
 
     def wants(self, own: OwnRows) -> Wants:
@@ -192,7 +200,8 @@ def _texts(
 
 def _fitted(read: list[list[_Read]], facts: ProbeFacts) -> tuple[Probe, Probed]:
     learned = [text for n, texts in enumerate(read) if n % HELD_OUT for text in texts]
-    judged = [text for n, texts in enumerate(read) if n % HELD_OUT == 0 for text in texts]
+    problems = [texts for n, texts in enumerate(read) if n % HELD_OUT == 0]
+    judged = [text for texts in problems for text in texts]
     rights = {text.right for text in learned}
     if len(rights) < 2:
         share = "right" if rights == {1.0} else "wrong"
@@ -204,24 +213,46 @@ def _fitted(read: list[list[_Read]], facts: ProbeFacts) -> tuple[Probe, Probed]:
     labels = np.concatenate([np.full(len(text.states), text.right) for text in learned])
     weight, bias = logistic(states.astype(np.float64), labels, DECAY)
     probe = Probe(facts, weight.astype(np.float32), bias)
+    parts, chance = 1 if facts.at == PROMPT else PARTS, partial(_chance, probe)
+    compared = range(0 if facts.at == PROMPT else PARTS)
     return probe, Probed(
         texts=len(learned),
         states=len(states),
         held_out=len(judged),
         right=float(np.mean([text.right for text in judged])),
-        areas=[_area(probe, judged, part) for part in range(1 if facts.at == PROMPT else PARTS)],
+        areas=[_area(chance, judged, part) for part in range(parts)],
+        within=[_within(chance, problems, part) for part in compared],
+        likelihood_within=[_within(_least, problems, part) for part in compared],
     )
 
 
-def _area(probe: Probe, texts: list[_Read], part: int) -> float:
-    """Under the ROC curve, of the last state in a part of each text."""
-    chances, rights = [], []
-    for text in texts:
-        if text.states:
-            last = max(0, (part + 1) * len(text.states) // PARTS - 1)
-            chances.append(float(probe(text.states[last][None])[0]))
-            rights.append(text.right == 1.0)
-    return area_under_curve(np.array(chances), np.array(rights))
+Judgement = Callable[[_Read, int], float]
+"""What is said of a text when so many of its parts are written."""
+
+
+def _chance(probe: Probe, text: _Read, part: int) -> float:
+    """What a probe says of the last state of a part."""
+    last = max(0, (part + 1) * len(text.states) // PARTS - 1)
+    return float(probe(text.states[last][None])[0])
+
+
+def _least(text: _Read, part: int) -> float:
+    """The log probability of the least probable token so far."""
+    return min(text.logprobs[: max(1, (part + 1) * len(text.logprobs) // PARTS)])
+
+
+def _area(judge: Judgement, texts: list[_Read], part: int) -> float:
+    """Under the ROC curve, of what is said of each text."""
+    there = [text for text in texts if text.states]
+    said = np.array([judge(text, part) for text in there])
+    return area_under_curve(said, np.array([text.right == 1.0 for text in there], bool))
+
+
+def _within(judge: Judgement, problems: list[list[_Read]], part: int) -> float:
+    """The mean of the areas of problems that have right and wrong texts."""
+    areas = [_area(judge, texts, part) for texts in problems]
+    found = [area for area in areas if not np.isnan(area)]
+    return float(np.mean(found)) if found else float("nan")
 
 
 def area_under_curve(chances: Doubles, rights: Any) -> float:
