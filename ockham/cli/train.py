@@ -488,3 +488,40 @@ def probe(out: Path, as_json: bool, **settings: Any) -> None:
             click.echo(f"area under the curve: {worth.areas[0]:.3f}")
     took = duration(time.monotonic() - began)
     click.echo(f"wrote {out} in {took}. Serve with --probes NAME={out}.", err=True)
+
+
+@train.command()
+@click.argument("target", metavar="MODEL")
+@click.argument("out", type=click.Path(path_type=Path))
+@option("--task", default="steps", help="Whose items are answered.", show_default=True)
+@option("--problems", type=Integer(8), default=140, help="To answer.", show_default=True)
+@option("--samples", type=Integer(1), default=8, help="Of each problem.", show_default=True)
+@option("--temperature", type=float, default=1.0, help="Of sampling.", show_default=True)
+@option("--lora", default=None, metavar="ADAPTER", help="An adapter that answers with MODEL.")
+@option("--epochs", type=Integer(1), default=2, help="Over the texts.", show_default=True)
+@option("--rate", type=float, default=3e-4, help="Of learning.", show_default=True)
+@common
+@threads
+def reward(as_json: bool, threads: int | None, **settings: Any) -> None:
+    """Train a copy of MODEL to say whether what was written is right so far, and write it to OUT as
+    a sequence classifier.
+
+    MODEL answers the problems of a task; a program says which texts are right, and how a right one
+    begins. A quarter of the problems is kept for judging. It needs the extra:
+    pip install 'ockham[train]'.
+    """
+    from ockham.training.reward import RewardSettings, train_reward
+
+    chosen = RewardSettings(**settings)
+    use_threads(threads)
+    scores = train_reward(chosen, partial(click.echo, err=True))
+    if as_json:
+        click.echo(json.dumps(scores, indent=2))
+    else:
+        click.echo(
+            f"judged on {scores['held_out']:,} texts, of which {scores['right']:.0%} are right: "
+            f"area under the curve {scores['area_of_lines']} of lines, {scores['area_of_texts']} "
+            f"of texts, {scores['area_within_problems']} between texts of one problem"
+        )
+    took = duration(scores["seconds"])
+    click.echo(f"wrote {chosen.out} in {took}. Serve with --rewards NAME={chosen.out}.", err=True)

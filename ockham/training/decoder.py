@@ -89,11 +89,13 @@ class Decoder(nn.Module):
         keep: float = 1.0,
         multiple: int = 1,
         inner: Callable[[FeedForward, Tensor, Tensor], Tensor] | None = None,
+        head: bool = True,
     ) -> Tensor:
-        """Logits (B, T, V) of token ids (B, T). Of each feed-forward, or of each routed expert
-        where there are some, the first channels compute, the share `keep` of them in steps of
-        `multiple` (`width_of`). `inner` takes the place of feed-forwards: of one, of the residual
-        stream before it, and of that normed, it gives what is added to the stream."""
+        """Logits (B, T, V) of token ids (B, T), or without `head` the hidden states before it. Of
+        each feed-forward, or of each routed expert where there are some, the first channels
+        compute, the share `keep` of them in steps of `multiple` (`width_of`). `inner` takes the
+        place of feed-forwards: of one, of the residual stream before it, and of that normed, it
+        gives what is added to the stream."""
         x, narrow = torch.empty(0), _Narrow(keep, multiple)
         plain = _Narrow(1.0, 1) if self._routed else narrow
         state: dict[str, Any] = {}
@@ -122,8 +124,10 @@ class Decoder(nn.Module):
             elif isinstance(op, Experts):
                 branch = self._experts(op, narrow, state["h"], *state["routed"])
                 x = self._base(x, op.shortcut) + op.residual_scale * branch
-            elif isinstance(op, Head):
+            elif isinstance(op, Head) and head:
                 x = F.linear(self._norm(x, op.norm), self._matrix(op.out)) * op.scale
+            elif isinstance(op, Head):
+                x = self._norm(x, op.norm)
         return x
 
     def has(self, name: str) -> bool:
