@@ -12,7 +12,7 @@ from ockham.core import trial
 from ockham.core.confined import Confined, ConfinedLimits
 from ockham.core.errors import LimitExceeded, TaskFailed
 
-LIMITS = ConfinedLimits(cpu_s=2, wall_s=8.0, memory_bytes=1 << 29, output_bytes=1 << 17)
+LIMITS = ConfinedLimits(cpu_s=2, wall_s=20.0, memory_bytes=1 << 29, output_bytes=1 << 17)
 """Of one program, with all of its calls."""
 
 
