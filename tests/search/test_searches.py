@@ -465,7 +465,7 @@ def test_a_program_that_hangs_harms_only_its_branch(llm: LLM) -> None:
 
 
 def test_a_budget_waits_for_programs_that_run(llm: LLM) -> None:
-    report = ask_code(llm, {"method": "vote", "samples": 8, "parallel": 2, "budget": 50, **RUN})
+    report = ask_code(llm, {"method": "vote", "samples": 8, "parallel": 1, "budget": 50, **RUN})
     assert report["stopped"] == "budget"
     assert report["answer"] == '["35", "2"]'
 
