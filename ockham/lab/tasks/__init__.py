@@ -14,6 +14,7 @@ from ockham.lab.tasks.parts import Parts
 from ockham.lab.tasks.recall import Recall
 from ockham.lab.tasks.steps import Steps
 from ockham.lab.tasks.texts import Code, Prose
+from ockham.lab.tasks.word_problems import WordProblems
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -24,6 +25,7 @@ TASKS: dict[str, Task] = {
         Steps(),
         LongSteps(),
         Parts(),
+        WordProblems(),
         Chat(),
         Code(),
         Prose(),

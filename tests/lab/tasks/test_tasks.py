@@ -13,7 +13,7 @@ from ockham.core.errors import ConfigError
 from ockham.lab.tasks import TASKS, Item, items
 from ockham.text.tokenizer import load_tokenizer
 
-ANSWERED = ("recall", "documents", "edit", "steps", "long_steps", "parts", "chat")
+ANSWERED = ("recall", "documents", "edit", "steps", "long_steps", "parts", "word_problems", "chat")
 TEXTS = ("code", "prose")
 LEVELS = [(task, level) for task in ANSWERED for level in TASKS[task].levels]
 
