@@ -106,6 +106,8 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     "adapter": "The technique of adapters that requests may name, with its options.",
     "speculative_config": "What drafts tokens that are verified together: auto, none, a drafter's "
     'name, or JSON with vLLM\'s keys, {"method": "ngram", "num_speculative_tokens": 8}.',
+    "verifier": "When a drafted token is accepted: exact_match, or lenient:threshold=0.05, which "
+    "changes the text.",
     "seed": "Seed of requests that bring none of their own.",
     "skip_tokenizer_init": "Load no tokenizer: prompts are token ids, and so is the output.",
     "trust_remote_code": "Not supported; here so that it is refused with a reason.",
@@ -141,7 +143,7 @@ _SECTIONS = {
         "gate",
     ),
     SECTION: ("adapter",),
-    "Speculation": ("speculative_config",),
+    "Speculation": ("speculative_config", "verifier"),
     "Cache": (
         *("reuse", "enable_prefix_caching", "keep", "attention_pattern"),
         "recall_every",

@@ -54,6 +54,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     `recall_every`: of requests with a pattern, every so many-th token is looked at for how much of
     its attention the pattern leaves out, which the ledger tells; 0: none is.
     `gate` is which parts of the model run, for requests that ask for no other gate.
+    `verifier` is when drafted tokens are accepted, for requests that ask for no other way.
     `speculative_config` is a drafter's name, "auto" or "none", or a mapping (or JSON) with vLLM's
     keys (`core.speculative.SpeculativeConfig`). `chat_template` is a file with a Jinja template
     that is taken instead of the checkpoint's own. `generation_config` is "auto" for the sampling
@@ -100,6 +101,7 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     gate: str = "whole"
     adapter: str | None = None
     speculative_config: Setting = "auto"
+    verifier: str = "exact_match"
     seed: int = 0
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False

@@ -75,6 +75,7 @@ SEAMS = {
     "keep": Seam("ockham.cache.keep", "keep", asked=True, alters_state=True),
     "pattern": Seam("ockham.attention", "attention_pattern", asked=True, alters_state=True),
     "drafter": Seam("ockham.draft", "speculative_config", several=True),
+    "verifier": Seam("ockham.draft.verifying", "verifier", asked=True),
     "gate": Seam("ockham.gate", "gate", asked=True, alters_state=True),
     "policy": Seam("ockham.schedule", "scheduling_policy"),
     "search": Seam("ockham.search", "search", asked=True),

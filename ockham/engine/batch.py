@@ -34,6 +34,8 @@ class Walk:
     tree: Tree
     followed: list[tuple[int, int]] = field(default_factory=list)
     accepted: set[int] = field(default_factory=set)
+    lenient: set[int] = field(default_factory=set)
+    """Those of them that were not drawn, and stayed because the model finds them likely enough."""
 
     def follow(self, at: int, token: int) -> int | None:
         """`token` follows at a place: its number in the draft, if it was drafted."""

@@ -546,6 +546,8 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
     logits = part.head_rows > 0
     for number, sources in enumerate(tree.sources):
         name, place = names[sources[0][0]], part.start + tree.depths[number]
+        if number in walk.lenient and sequence.leniency is not None:
+            name = sequence.leniency.name
         own = _own(sequence, cost, place)
         row = part.rows - len(tree.sources) + number
         flops = 0 if part.spared is None else -_spared_flops(part.spared[:, row : row + 1], cost)

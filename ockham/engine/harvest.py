@@ -96,6 +96,7 @@ class Harvest:
         endings = self._endings
         due, draws = self._draws(due, deltas)
         drawn = iter(self._runner.sample(output, [draw for draw in draws if draw is not None]))
+        likely = self._likely(due, walks, output)
         accepted: list[Due] = []
         scored: list[tuple[TokenScores, int, int]] = []
         for (sequence, part, at), draw in zip(due, draws, strict=True):
@@ -103,6 +104,9 @@ class Harvest:
             if sequence.finish_reason is not None:
                 continue  # with another choice of its request, which met a fault
             try:
+                kept = likely.get(sequence)
+                if kept is not None:
+                    one = self._kept(walks[sequence], at, one, kept)
                 token, entry = self._token(output, sequence, part, at, one)
             except Exception as error:
                 deltas.append(endings.fault(sequence, error))
@@ -131,6 +135,42 @@ class Harvest:
         if scored:
             self._score(scored, output.logits)
         return accepted
+
+    def _likely(
+        self, due: list[Due], walks: dict[Sequence, Walk], output: StepOutput
+    ) -> dict[Sequence, int]:
+        """Of the sequences whose verifier lets drafted tokens stay that are likely enough, the
+        likeliest one that is due, the lowest of those that tie."""
+        found: list[tuple[Sequence, int, int]] = []
+        for sequence, part, at in due:
+            walk = walks.get(sequence)
+            if sequence.leniency is None or walk is None or sequence.closes is not None:
+                continue
+            if part.argmax is None:
+                row = part.logits_row(at)
+                drafted = sorted(token for place, token in walk.tree.children if place == at)
+                found += [(sequence, row, token) for token in drafted if token >= 0]
+        if not found:
+            return {}
+        rows = np.array([row for _, row, _ in found], np.int32)
+        tokens = np.array([token for _, _, token in found], np.int32)
+        logprobs = self._runner.token_scores(output.logits, rows, tokens)[:, 0].tolist()
+        best: dict[Sequence, tuple[float, int]] = {}
+        for (sequence, _, token), logprob in zip(found, logprobs, strict=True):
+            assert sequence.leniency is not None, "only then is it asked"
+            other = best.get(sequence)
+            if logprob >= sequence.leniency.least_logprob and (other is None or logprob > other[0]):
+                best[sequence] = logprob, token
+        return {sequence: token for sequence, (_, token) in best.items()}
+
+    @staticmethod
+    def _kept(walk: Walk, at: int, drawn: Drawn | None, kept: int) -> Drawn | None:
+        """What follows at a place of a walk: what was drawn if it was drafted, else the drafted
+        token `kept`."""
+        if drawn is None or drawn.token is None or (at, drawn.token) in walk.tree.children:
+            return drawn
+        walk.lenient.add(walk.tree.children[at, kept])
+        return Drawn(kept)
 
     def _score(self, scored: list[tuple[TokenScores, int, int]], logits: Floats) -> None:
         """Note how sure the model is of tokens: where, of which row, and which one."""

@@ -15,7 +15,7 @@ from ockham.core.asks import AdapterAsk
 from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Keeping, Problem, Search, SearchState, TokenScores
+from ockham.core.seams import Keeping, Leniency, Problem, Search, SearchState, TokenScores, Verifier
 from ockham.engine import billing, moving
 from ockham.engine.adapters import HeldAdapter
 from ockham.engine.assemble import Assembly
@@ -301,6 +301,7 @@ class Requests:
             pattern=opened.pattern,
             keeping=opened.keeping,
             pool=self._pool(request),
+            leniency=self._leniency(request),
         )
         if search is not None and search.watches:
             first.ends = []
@@ -308,6 +309,15 @@ class Requests:
             first.score_tokens(TokenScores())
         first.held = search is not None and search.holds
         return Group(engine, first, search, name if search is not None else "")
+
+    def _leniency(self, request: Request) -> Leniency | None:
+        """How drafted tokens of a request stay that were not drawn; None: none does."""
+        chosen = self._engine.techniques.of(request, "verifier")
+        if chosen is None:
+            return None
+        verifier: Verifier = chosen.technique
+        least = verifier.least_logprob(chosen.ask)
+        return None if least is None else Leniency(chosen.name, least)
 
     def _answered(self, request: Request) -> bool:
         """Whether a request is for what was made of the same text before, and is answered with

@@ -15,6 +15,7 @@ from ockham.core.seams import (
     Constraint,
     Fetch,
     Keeping,
+    Leniency,
     Noise,
     Observer,
     TokenScores,
@@ -73,6 +74,7 @@ class Sequence(Cells):
         "index",
         "last_served",
         "ledger",
+        "leniency",
         "order",
         "params",
         "plain",
@@ -119,6 +121,7 @@ class Sequence(Cells):
         pattern: OpenPattern | None = None,
         keeping: Keeping | None = None,
         pool: Pool | None = None,
+        leniency: Leniency | None = None,
     ) -> None:
         self.request = request
         """What was asked, which all choices share and nobody changes."""
@@ -171,6 +174,8 @@ class Sequence(Cells):
             self.observers = (*self.observers, gate.of)
         self.pool = pool
         """What gathers its hidden states; None if its tokens are what is wanted."""
+        self.leniency = leniency
+        """How drafted tokens stay that were not drawn; None: none does."""
         self.drawing = Drawing(self.params, seed, index, self.tokens, bad_words)
         self.salt = salt
         """The key under which its state is kept and found, see `core.state_key`."""
@@ -227,6 +232,7 @@ class Sequence(Cells):
             and grammar is None
             and not chosen
             and observer is None
+            and leniency is None
             and (keeping is None or not keeping.observes)
         )
         """Whether, once `min_tokens` is reached, only the position changes from draw to draw, and
@@ -255,6 +261,7 @@ class Sequence(Cells):
             chosen=self.chosen,
             pattern=None if self.pattern is None else self.pattern.fork(),
             keeping=None if self.keeping is None else self.keeping.fresh(),
+            leniency=self.leniency,
         )
 
     def observe(self, observer: Observer | None) -> None:

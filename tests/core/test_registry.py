@@ -155,6 +155,7 @@ def test_the_seams_and_the_settings_that_choose_their_techniques() -> None:
         "keep",
         "pattern",
         "drafter",
+        "verifier",
         "gate",
         "policy",
         "search",

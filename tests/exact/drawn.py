@@ -94,6 +94,7 @@ def requests(vocabulary: int) -> st.SearchStrategy[dict[str, Any]]:
             "budget": st.sampled_from([None, None, *KEPT]),
             "thought": st.sampled_from([None, None, *THOUGHTS]),
             "loops": st.sampled_from([None, None, 3]),
+            "lenient": st.sampled_from([None, None, None, None, 0.01]),
             "relay": st.sampled_from([None, None, None, (1, 0), (2, 5), (7,)]),
             "pair": st.sampled_from([*([None] * 12), *PAIRS]),
         }
@@ -187,7 +188,11 @@ def allowed(asks: dict[str, Any], passes: int) -> dict[str, Any]:
     """What a model may be asked that runs its middle layers so many times."""
     if passes == 1:
         return {key: ask for key, ask in asks.items() if key != DEEPER}
-    return {key: ask for key, ask in asks.items() if key == DEEPER or key.startswith("adapter/")}
+    return {
+        key: ask
+        for key, ask in asks.items()
+        if key == DEEPER or key.startswith(("adapter/", "verifier/"))
+    }
 
 
 def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
@@ -234,6 +239,9 @@ def build(name: str, data: dict[str, Any], vocabulary: int) -> Request:
         asks["gate/adaptive_width"] = {"share": narrow}
     if passes is not None:
         asks[DEEPER] = passes
+    lenient = values.pop("lenient")
+    if lenient is not None and grammar is None:
+        asks["verifier/lenient"] = {"threshold": lenient}
     window = values.pop("recent")
     if window is not None and values["approximate"] is None and values["pattern"] is None:
         asks["keep/recent"] = {"window": window, "sinks": 2, "block": 16}

@@ -100,7 +100,7 @@ class ExactnessMachine(RuleBasedStateMachine):
     patterned = 0
     """Requests so far whose rows left keys out."""
     approximate = 0
-    """Requests that asked for approximate reuse, which are not compared."""
+    """Requests that asked for approximate reuse or acceptance, which are not compared."""
 
     @classmethod
     def crowded(cls) -> Engine:
@@ -138,6 +138,8 @@ class ExactnessMachine(RuleBasedStateMachine):
             asked = data.draw(requests(self.vocabulary))
             if name == "0" or asked["approximate"] not in self.engine.approximate:
                 asked["approximate"] = None
+            if name == "0":
+                asked["lenient"] = None
             self.asked[name] = asked
             let_search(self.engine, self._searches)
             self.expected[name] = self._expect(name, asked)
@@ -288,12 +290,15 @@ class ExactnessMachine(RuleBasedStateMachine):
         self.engine.scheduler.most_rows = self.budget
         type(self).preempted += self.engine.scheduler.preemptions - self.preemptions
         type(self).cut += len(self.cancelled)
-        type(self).approximate += sum(a["approximate"] is not None for a in self.asked.values())
+        type(self).approximate += sum(
+            a["approximate"] is not None or a["lenient"] is not None for a in self.asked.values()
+        )
         type(self).patterned += sum(a["pattern"] is not None for a in self.asked.values())
         for name, asked in self.asked.items():
             asks = self._build(name, asked).asks
             type(self).paired += any(key.startswith("search/") for key in asks)
-            if name not in self.cancelled and asked["approximate"] is None:
+            beside = asked["approximate"] is None and asked["lenient"] is None
+            if name not in self.cancelled and beside:
                 self._compare(name, asked)
 
     def _take(self, deltas: list[Delta]) -> None:

@@ -64,6 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         ],
         "parallel": 3,
     },
+    "give_up": {"threshold": -9.0},
     "beam": {**LETTER, "width": 4, "border": "e", "step": 5},
     "rebase": {**LETTER, "width": 4, "border": "e", "step": 5},
     "ets": {**LETTER, "width": 4, "border": "e", "step": 5},

@@ -123,6 +123,7 @@ from ockham.core.seams.transform import (
     Rewritable,
     Transform,
 )
+from ockham.core.seams.verifier import Leniency, Verifier
 from ockham.core.seams.weights import (
     Arithmetic,
     BlockFormat,
@@ -189,6 +190,7 @@ __all__ = [
     "Keep",
     "Keeping",
     "Kept",
+    "Leniency",
     "KeptText",
     "LayerAttention",
     "LayerGradients",
@@ -241,6 +243,7 @@ __all__ = [
     "TokenScores",
     "Transform",
     "Values",
+    "Verifier",
     "Wants",
     "Wish",
     "Write",

@@ -9,6 +9,7 @@ from ockham.lab.evidence import (  # noqa: F401
     assigned_heads,
     blocks,
     choosers,
+    completions,
     contexts,
     corpora,
     corrections,
@@ -37,6 +38,7 @@ from ockham.lab.evidence import (  # noqa: F401
     tiers,
     together,
     transforms,
+    verifying,
     votes,
 )
 from ockham.lab.evidence.bench import Bench

@@ -249,7 +249,7 @@ def _passes_taken(engine: Engine, texts: list[list[int]]) -> tuple[list[float], 
 
 def _right(engine: Engine, seed: int) -> float:
     """The share of right answers under the engine's own setting."""
-    return ask(engine, _scored(engine, seed), False, at_once=8).score
+    return ask(engine, scored(engine, seed), False, at_once=8).score
 
 
 DECODED = 32
@@ -308,7 +308,7 @@ def _written(
     )
     if bench.real_model is not None:
         real = bench.engine(model=str(bench.real_model), tokenizer=None)
-        found = {each: _change(real, _real_texts(real), name, asking[each]) for each in asking}
+        found = {each: _change(real, real_texts(real), name, asking[each]) for each in asking}
         row.real_model, row.real_fidelity = NAME, found[label]
         row.what += (
             f". On {NAME}, "
@@ -332,7 +332,7 @@ def _texts(engine: Engine, seed: int) -> list[list[int]]:
     ]
 
 
-def _real_texts(engine: Engine) -> list[list[int]]:
+def real_texts(engine: Engine) -> list[list[int]]:
     assert engine.tokenizer is not None, "the file carries its tokenizer"
     return [engine.tokenizer.encode(text) for text in json.loads(TEXTS.read_text("utf-8"))]
 
@@ -357,13 +357,13 @@ def _change(engine: Engine, texts: list[list[int]], name: str, asking: Asking) -
 def _scores(engine: Engine, seed: int, name: str, asking: Asking) -> tuple[float, float]:
     """The share of right answers without a gate and with it."""
     asked = make_asks({f"gate/{name}": asking(None)})
-    queries = [replace(query, asked=asked) for query in _scored(engine, seed)]
+    queries = [replace(query, asked=asked) for query in scored(engine, seed)]
     without, with_ = (ask(engine, queries, given, at_once=8).score for given in (False, True))
     return without, with_
 
 
-def _scored(engine: Engine, seed: int) -> list[Query]:
-    """Questions whose answers can be scored."""
+def scored(engine: Engine, seed: int) -> list[Query]:
+    """Questions of `SCORED`, whose answers can be scored."""
     tokenizer, queries = engine.tokenizer, []
     assert tokenizer is not None, "evidence is measured on models with a tokenizer"
     for task in SCORED:

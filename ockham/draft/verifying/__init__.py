@@ -1,0 +1,1 @@
+"""When a drafted token is accepted: one technique a file."""
