@@ -112,7 +112,7 @@ def test_a_value_without_a_name_is_the_first_option() -> None:
         ("plain:7", "the gate 'plain' has no options, got '7'"),
         ("plain:", "the gate 'plain' has no options"),
         ("missing", "there is no gate called 'missing'; there is: "),
-        ("missing", ", placed, plain, sized, "),
+        ("missing", ", placed, plain, recursions, sized, "),
     ],
 )
 def test_what_cannot_be_made_is_a_sentence(given: str, told: str) -> None:
