@@ -76,8 +76,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "route": {"joules": 1.0},
     "allocate": {**LETTER, "table": [6, 5, 3], "parallel": 2},
 }
-ONE_TEXT = ("interim", "threads", "cascade", "switch", "step_drafts", "lent_thought", "route")
-"""Searches that give one text, whatever `n`; they may be greedy."""
+ONE_TEXT = (
+    *("interim", "threads", "cascade", "switch", "step_drafts", "lent_thought", "route"),
+    "give_up",
+)
+"""Searches that give one text, or as many as are asked for; they may be greedy."""
 SEVERAL = [each for each in SETTINGS if each not in (*ONE_TEXT, "pipeline")]
 TIMED = ("branches", "cancelled", "tokens_made", "tokens_spared", "tokens_shared", "tokens_held")
 """What a report says that depends on the steps: how far those were that were given up."""
