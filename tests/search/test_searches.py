@@ -6,8 +6,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -349,6 +351,30 @@ def test_options_of_an_engine_are_checked() -> None:
         make("search", "beam:width=1")
     with pytest.raises(ConfigError, match="scorer must be"):
         make("search", "best:scorer=taste")
+
+
+class SlowJudge:
+    """Scores texts in threads of its own, each a moment later."""
+
+    def submit(self, prompt: Any, text: str) -> Future[float]:
+        found: Future[float] = Future()
+        score = len(set(text)) % 7 / 7
+        Timer(0.001 * (len(text) % 5), lambda: found.set_result(score)).start()
+        return found
+
+
+def test_a_step_has_a_token_of_its_own_however_slow_a_judge_is(checkpoint: Path) -> None:
+    """Also where the token that ended the step before brought another border, and a branch that
+    waits for a seat has said nothing yet."""
+    engine = serving.make_engine(
+        checkpoint, skip_tokenizer_init=False, max_model_len=400, max_num_seqs=4
+    )
+    engine.checkers["slow"] = SlowJudge()  # type: ignore[assignment]
+    search = {"method": "rebase", "width": 4, "border": "e", "step": 5, "scorer": "checker:slow"}
+    wanted = [request(str(n), {**search, **LETTER}, seed=n, max_tokens=60) for n in range(4)]
+    outputs = served(engine, wanted)
+    assert {output.outputs[0].finish_reason for output in outputs.values()} <= {"stop", "length"}
+    engine.checkers.clear()
 
 
 # -- what the lab model's searches give -----------------------------------------------------------

@@ -263,6 +263,8 @@ class Tree(SearchState):
     def _advance(self, node: Node, branch: Branch) -> bool:
         """Look how far a branch has come; whether it rests now."""
         settings, text = self.settings, branch.text
+        if branch.length <= node.start:
+            return False  # what its parent's last token brought beyond a border is no step yet
         found, ended = text.find(settings.border, node.first), branch.finish_reason is not None
         if found < 0 and not ended and branch.length - node.start < settings.step:
             return False
