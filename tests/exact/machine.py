@@ -247,7 +247,7 @@ class ExactnessMachine(RuleBasedStateMachine):
         live = sorted(
             name
             for name in every
-            if self.asked[name]["approximate"] is None and self.asked[name]["relay"] is None
+            if all(self.asked[name][each] is None for each in ("approximate", "relay", "pair"))
         )
         if live:
             name = live[which % len(live)]
