@@ -84,7 +84,7 @@ class Part:
     @property
     def alters(self) -> bool:
         """Whether the requests that ask for it leave other state than the model alone."""
-        return self.seam != ENGINE and SEAMS[self.seam].alters_state and not self.exact
+        return self.seam != ENGINE and _asked_one_by_one(self.seam) and not self.exact
 
     @property
     def label(self) -> str:
@@ -155,7 +155,7 @@ def _part(technique: Technique) -> Part:
         needs = getattr(technique.cls, "needs_companion", False)
         settings = {"companions": COMPANION} if needs else {}
         return Part(seam, name, exact, settings, choices=_searched(technique).n)
-    if SEAMS[seam].alters_state and not exact:
+    if _asked_one_by_one(seam) and not exact:
         try:
             _tried(technique)
         except InvalidRequest as error:
@@ -165,6 +165,11 @@ def _part(technique: Technique) -> Part:
     if field is not None:
         return Part(seam, name, exact, {field: _setting(technique)})
     return Part(seam, name, exact, refused=f"no setting of an engine chooses a {seam}")
+
+
+def _asked_one_by_one(seam: str) -> bool:
+    """Whether some requests ask for an approximate technique of a seam, and others stay exact."""
+    return SEAMS[seam].alters_state or seam == "verifier"
 
 
 def _tried(technique: Technique) -> dict[str, Ask]:
@@ -393,7 +398,7 @@ def _agreement(own: list[list[list[int]]], found: list[list[list[int]]]) -> floa
         (left, right)
         for one, other in zip(own, found, strict=True)
         for mine, theirs in zip(one, other, strict=False)  # a search may give fewer choices
-        for left, right in zip(mine, theirs, strict=True)
+        for left, right in zip(mine, theirs, strict=False)  # and end them sooner
     ]
     return sum(left == right for left, right in pairs) / len(pairs)
 
