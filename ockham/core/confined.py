@@ -148,8 +148,9 @@ class Confined:
         while reading:
             if time.monotonic() > until_s:
                 raise _late(name, limits)
-            ready, writable, _ = select.select(reading, writing, (), _LOOK_S)
-            if not ready and process.poll() is not None:
+            over = process.poll() is not None  # looked at first: all that it said is there then
+            ready, writable, _ = select.select(reading, writing, (), 0.0 if over else _LOOK_S)
+            if not ready and over:
                 break  # what it began may hold its output open, and is ended with it
             if writable:
                 try:

@@ -30,8 +30,12 @@ class PinFile:
     what was pinned, as tokens."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError for a file that is none of pins."""
+        """Raises ConfigError for one whose directory is not there."""
+        if not path.absolute().parent.is_dir():
+            raise ConfigError(f"--pins {path}: there is no directory {path.parent}; make it.")
         self._path = path
+        self._pins: dict[str, list[Pin]] = {}
+        """Those of each model, by its numerics id."""
 
     def read(self, numerics_id: str) -> list[Pin]:
         """The pins of an engine of the same numerics id; none if there is no file. Raises
@@ -44,20 +48,23 @@ class PinFile:
             fields = json.loads(self._path.read_text("utf-8"))
             if not isinstance(fields, dict) or fields.get("kind") != KIND:
                 raise ValueError("it is no file of pins")
-            if fields.get("numerics_id") != numerics_id:
-                log.info("The pins of %s are of another model, and are not restored.", self._path)
-                return []
-            return msgspec.convert(fields.get("pins"), list[Pin])
+            self._pins = msgspec.convert(fields.get("pins"), dict[str, list[Pin]])
+            return self._pins.get(numerics_id, [])
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"--pins {self._path}: it cannot be read ({error}); name another, or remove it."
             ) from error
 
     def write(self, pins: Many[Pin], numerics_id: str) -> None:
-        """Replace the file. What cannot be written is a warning: pins are no answer."""
-        fields = {"kind": KIND, "numerics_id": numerics_id, "pins": msgspec.to_builtins(pins)}
+        """Replace the file, but for the pins of other models in it. What cannot be written is a
+        warning: pins are no answer."""
         try:
+            self.read(numerics_id)  # another engine may have written to it
+            self._pins[numerics_id] = list(pins)
+            fields = {"kind": KIND, "pins": msgspec.to_builtins(self._pins)}
             write_own(self._path, json.dumps(fields).encode())
+        except ConfigError as error:
+            log.warning("The pins are not kept: %s", error)
         except OSError as error:
             log.warning("The pins are not kept in %s (%s).", self._path, error.strerror)
 

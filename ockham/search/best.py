@@ -119,6 +119,12 @@ class ScoredSamples(Samples):
             self._scores.add(number, score)
         return super().take(number, branch)
 
+    def may_begin(self) -> int:
+        """See `Samples`: where a score may be enough, those that wait for theirs run still."""
+        if self._enough is None:
+            return self.settings.samples
+        return min(self.settings.samples, len(self._scores.known) + self.settings.parallel)
+
     def decision(self, branches: Mapping[int, Branch]) -> str | None:
         """See `Samples`."""
         self._scores.settle()

@@ -12,7 +12,18 @@ from ockham.core.asks import Ask, merged
 from ockham.core.errors import ConfigError, InvalidRequest
 from ockham.core.registry import register
 from ockham.core.sampling_params import SamplingParams
-from ockham.core.seams import Action, Branch, Drop, End, Finish, Fork, Problem, SearchState, Write
+from ockham.core.seams import (
+    Action,
+    Branch,
+    Drop,
+    End,
+    Finish,
+    Fork,
+    Problem,
+    SearchState,
+    Split,
+    Write,
+)
 from ockham.search.structures.answers import BEHAVIOUR, NUMBER, Reader, check_extract
 
 MOST_TEXT = 1000
@@ -172,12 +183,14 @@ class Thought(SearchState):
         if self._trial is not None:
             number, tokens, characters = self._trial
             fork = branches[number]
-            said = fork.text[characters:]
-            whole = fork.finish_reason is not None
-            if not whole:
-                if fork.length - tokens >= self._settings.tokens or "\n" in said.lstrip():
-                    actions.append(End(number))
+            end = self._end(fork, tokens, characters)
+            if end is None:
                 return actions
+            if end < fork.length:  # a step that verified drafts has brought more
+                self._trial = (number + 1, tokens, characters)
+                return [*actions, Split(number, [number + 1], end), End(number + 1)]
+            if fork.finish_reason is None:
+                return [*actions, End(number)]
             self._trial = None
             if self._decides(fork, tokens, characters):
                 return [Drop(MAIN), self._finish(fork, main)]
@@ -189,9 +202,9 @@ class Thought(SearchState):
             self._forks += 1
             self._shared += place
             answer = place + len(self._written), characters + len(self._settings.write)
-            self._trial = (self._forks, *answer)
-            fork_at = Fork(MAIN, self._forks, place)
-            return [*actions, fork_at, Write(self._forks, self._written)]
+            number = 2 * self._forks - 1  # the next one is kept for what is cut off
+            self._trial = (number, *answer)
+            return [*actions, Fork(MAIN, number, place), Write(number, self._written)]
         if main.finish_reason is not None:
             return [*actions, self._finish(main, main)]
         return actions
@@ -208,6 +221,18 @@ class Thought(SearchState):
                 self._last_place = place
                 self._places.append((place, found))
         self._looked = max(self._looked, len(text) - len(border) + 1)
+
+    def _end(self, fork: Branch, tokens: int, characters: int) -> int | None:
+        """After how many tokens the answer of a fork ends; None if it goes on."""
+        said = fork.text[characters:]
+        found = said.find("\n", len(said) - len(said.lstrip()))
+        lasts = min(fork.length, tokens + self._settings.tokens)
+        if found >= 0:
+            places = range(tokens + 1, lasts)
+            wanted = characters + found + 1
+            return next((end for end in places if fork.characters(end) >= wanted), lasts)
+        whole = fork.finish_reason is not None or lasts == tokens + self._settings.tokens
+        return lasts if whole else None
 
     def _decides(self, fork: Branch, tokens: int, characters: int) -> bool:
         """Whether the answer of a fork is the last that is needed."""

@@ -219,6 +219,8 @@ class Stages(Program):
                         break  # some texts are gone after it
                     after += 1
                 texts = yield from self._written(stages[at:after], texts)
+                at = after
+                continue
             elif isinstance(stage, Vote):
                 texts = self._voted(stage, texts)
             else:
@@ -230,8 +232,7 @@ class Stages(Program):
                     self._note(stage, texts, max(scores))
                     self._stopped = "sure"
                     break
-            for each in stages[at:after]:
-                self._note(each, texts, texts[0].score if isinstance(each, Verify) else None)
+            self._note(stage, texts)
             at = after
         return texts[0]
 
@@ -272,9 +273,10 @@ class Stages(Program):
         else:
             programs = [self._chain(each, "", stages) for each in texts]
         made: list[_Text] = yield programs
-        verify = stages[-1]
-        if isinstance(verify, Verify):
-            made = _ranked(made, [each.score for each in made])[: verify.keep]
+        for stage in stages:
+            if isinstance(stage, Verify):  # the last
+                made = _ranked(made, [each.score for each in made])[: stage.keep]
+            self._note(stage, made, made[0].score if isinstance(stage, Verify) else None)
         return made
 
     def _chain(self, begin: Call | _Text, before: str, stages: Sequence[Stage]) -> Steps:

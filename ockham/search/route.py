@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import ClassVar
 
@@ -190,7 +190,7 @@ class Routed(Pair):
         """See `Pair`."""
         if main.finish_reason is not None:
             return [self._finish(main)]
-        if self._who == MODEL:
+        if self._who is not None and self._coming is None:
             return []
         if self._coming is not None:
             if not self._coming.done():
@@ -202,7 +202,7 @@ class Routed(Pair):
                 self._left = [each for each in self._left if each != name]
                 return self._give(MODEL, main) if self._who else self._look(main)
             if self._who == name:
-                return [Write(main.number, [*self._begun[name].tokens, *written.tokens])]
+                return self._said(main, [*self._begun[name].tokens, *written.tokens])
             self._begun[name] = written
             if (self._eyes[name].chance or 0.0) >= self._settings.sure:
                 return self._give(name, main)
@@ -245,10 +245,15 @@ class Routed(Pair):
             self._writers[name] = self._there[name].open()
             self._begun[name] = begun = _NOTHING
         elif begun.finish_reason is not None:
-            return [Write(main.number, begun.tokens)]
+            return self._said(main, begun.tokens)
         self._asked, self._coming = name, self._writers[name].go_on()
         self.await_(self._coming)
         return []
+
+    def _said(self, main: Branch, tokens: Sequence[int]) -> list[Action | Finish]:
+        """A companion's text, which the model goes on with if it is no whole one: the companion may
+        have no room for more."""
+        return [Write(main.number, tokens), Continue(main.number)]
 
     def _affords(self, price: StepCost) -> bool:
         settings = self._settings

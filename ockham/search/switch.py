@@ -93,6 +93,8 @@ class Alternating(Pair):
         self._writer = companion.open()
         self._coming: Future[Written] | None = None
         self._begun = False
+        self._alone = False
+        """Whether the companion writes no more: it failed, or has no room for more."""
         self._from = 0
         """After how many tokens the model's part began."""
         self._looked = 0
@@ -103,8 +105,6 @@ class Alternating(Pair):
 
     def go_on(self, main: Branch) -> list[Action | Finish]:
         """See `Pair`."""
-        if main.finish_reason is not None:
-            return [self._finish(main)]
         if not self._begun:
             self._begun = True
             return self._hand_over(())
@@ -115,24 +115,27 @@ class Alternating(Pair):
         written, self._coming = self.taken(self._coming), None
         tokens = [] if written is None else list(written.tokens)
         self._own += len(tokens)
-        self._switches += written is not None and written.finish_reason is None
+        self._alone = written is None or written.finish_reason is not None
+        self._switches += not self._alone
         self._from = self._looked = main.length + len(tokens)
         return [*([Write(main.number, tokens)] if tokens else []), Continue(main.number)]
 
     # -- inside --------------------------------------------------------------------------------
 
     def _models_turn(self, main: Branch) -> list[Action | Finish]:
-        """Look whether the model has become sure enough for its companion."""
-        if self.failure is not None:
-            return []
+        """Look whether the model has become sure enough for its companion. A step may bring several
+        tokens, of which the last may end the text."""
+        ended = main.finish_reason is not None
         first = max(self._looked + 1, self._from + self._settings.stay)
-        for end in range(first, main.length + 1):
+        for end in range(first, main.length + (not ended)):
+            if self._alone:
+                break
             if self._mean(main.scores, self._from, end) <= self._settings.entropy:
                 self._switches += 1
                 tokens = main.tokens[self._from : end]
                 return [*self.hold_at(main, end), *self._hand_over(tokens)]
         self._looked = main.length
-        return []
+        return [self._finish(main)] if ended else []
 
     def _hand_over(self, tokens: Sequence[int]) -> list[Action | Finish]:
         """Let the companion write, after what the model has written."""

@@ -136,9 +136,7 @@ class Pair(SearchState):
 
     def hold_at(self, main: Branch, tokens: int) -> list[Action]:
         """Let the model's text end after so many tokens for now: a step that verified drafts may
-        have brought more."""
-        if tokens == main.length:
-            return [Hold(main.number)]
+        have brought more. What goes on has noise of its own, whether it has or not."""
         self.main += 1
         return [Split(main.number, [self.main], tokens), Hold(self.main)]
 
