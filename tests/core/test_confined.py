@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ockham.core import confine
+from ockham.core import confine, confined
 from ockham.core.confined import Confined, ConfinedLimits
 from ockham.core.errors import ConfigError, LimitExceeded, TaskFailed
 
@@ -30,6 +30,13 @@ def test_a_program_reads_and_answers() -> None:
     code = "import sys; print(len(sys.stdin.read()))"
     assert ran(code, b"x" * 1_000_000) == b"1000000\n"
     assert ran("print(1)", b"x" * 1_000_000) == b"1\n"  # which nobody reads
+
+
+def test_what_it_says_with_its_last_breath_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it ends between two looks at what it says."""
+    monkeypatch.setattr(confined, "_LOOK_S", 0.0)
+    codes = [f"import time; time.sleep({0.001 * n}); print({n})" for n in range(30)]
+    assert [ran(code) for code in codes] == [b"%d\n" % n for n in range(30)]
 
 
 def test_it_opens_no_socket() -> None:

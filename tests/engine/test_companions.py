@@ -222,6 +222,20 @@ def test_a_probe_must_fit_one_of_the_models(checkpoint: Path, small: Path, tmp_p
         make_engine(checkpoint, companions={"small": str(small)}, probes=f"p={wide}")
 
 
+@pytest.mark.parametrize("method", ["switch", "route", "step_drafts", "lent_thought", "cascade"])
+def test_the_model_goes_on_where_its_companion_has_no_room(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, method: str
+) -> None:
+    where = tmp_path_factory.mktemp("short")
+    short = tiny_llama(where, tokenizer=True, max_position_embeddings=45, num_hidden_layers=1)
+    engine = make_engine(checkpoint, companions={"short": str(short)})
+    settings = {"switch": {"entropy": 100.0}, "route": {"joules": 1e-12}}
+    search = {"method": method, **settings.get(method, {})}
+    tokens = serving.serve(engine, [request("a", search, ignore_eos=True)])["a"][0].tokens
+    assert len(tokens) == 24
+    is_empty(engine)
+
+
 class Writing(SearchState):
     """Writes given tokens and sees how sure the model is of them."""
 

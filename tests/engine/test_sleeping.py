@@ -144,6 +144,10 @@ def test_another_models_pins_are_not_restored_and_other_files_not_replaced(
     file = tmp_path / "pins.json"
     PinFile(file).write([Pin("text", TEXT)], "another")
     assert Sleeper(make_engine(checkpoint), PinFile(file)).left == 0
+    pinned(checkpoint, file, Pin("own", OTHER))
+    assert [pin.name for pin in PinFile(file).read("another")] == ["text"]
+    with pytest.raises(ConfigError, match="there is no directory"):
+        PinFile(tmp_path / "no" / "pins.json")
     for text in ("", "[]", '{"kind": "ockham pins 1"', "\xff", '{"kind": "mine"}'):
         file.write_text(text, "latin-1")
         with pytest.raises(ConfigError, match="name another, or remove it"):

@@ -81,6 +81,19 @@ def test_a_sure_text_ends_the_pipeline(step: int) -> None:
         assert report["branches"] == branches
 
 
+def test_a_stage_tells_how_many_texts_it_made_and_not_how_many_stayed_later() -> None:
+    stages = [
+        {"op": "generate", "write": "p", "until": ";"},
+        {"op": "generate", "write": "q", "until": ";", "add": True},
+        {"op": "verify", "ask": "?", "yes": "y", "no": "n", "keep": 1},
+    ]
+    _, report = run(stages, {"p1;?": "y", "q2;?": "n", "p": "1;", "q": "2;", "": "x"})
+    assert [each["texts"] for each in report["stages"]] == [1, 2, 1]
+    stages[:2] = [{"op": "generate", "samples": 3, "write": "p", "until": ";"}]
+    _, report = run(stages, {"p1;?": "y", "p": "1;", "": "x"})
+    assert [each["texts"] for each in report["stages"]] == [3, 1]
+
+
 def test_texts_go_on_and_the_majority_answers() -> None:
     stages = [
         {"op": "generate", "write": "p", "until": ";"},
