@@ -311,9 +311,10 @@ class Assembly:
 
     def book_companion(self, request_id: str, bill: Ledger) -> None:
         """A companion has computed this for a request."""
-        work = billing.work_of(bill)
+        group = self.groups.get(request_id)
+        work = billing.work_of(bill, billing.CALLERS_SEARCH if group is None else group.name)
         self.ledger.add(work)
-        if (group := self.groups.get(request_id)) is not None:
+        if group is not None:
             group.book(work)
 
     def target(self, vocabulary: int) -> Target:

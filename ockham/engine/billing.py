@@ -36,6 +36,9 @@ PREEMPTION = "preemption"
 PASSES = "passes"
 """Passes through layers that run several times which rows left out, by themselves or as asked."""
 
+CALLERS_SEARCH = "the caller's search"
+"""What is booked by a search that the caller brings, and that has no name."""
+
 SCORING = "prompt_logprobs"
 """Rows computed again though their state was held, because their logits were wanted."""
 
@@ -558,12 +561,13 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
                 book.waste(name, 1, flops + own.row_flops(place + 1, 1, logits))
 
 
-def work_of(bill: Ledger) -> Ledger:
-    """What a bill has of work that was done, without tokens and times: those of a companion's text
-    are counted where the text is used."""
+def work_of(bill: Ledger, name: str) -> Ledger:
+    """What the bill of a companion's text has of work that was done for the search `name`, without
+    tokens and times: those are counted where the text is used."""
+    wasted = {name if each == CALLERS_SEARCH else each: was for each, was in bill.wasted.items()}
     counted = ("prompt_tokens", "prompt_tokens_computed", "prompt_tokens_reused")
     told = ("generated_tokens", "queue_s", "prefill_s", "decode_s")
-    return msgspec.structs.replace(bill, **dict.fromkeys([*counted, *told], 0))
+    return msgspec.structs.replace(bill, wasted=wasted, **dict.fromkeys([*counted, *told], 0))
 
 
 def book_unread(sequence: Sequence, name: str, cost: ModelCost, total: Ledger) -> None:

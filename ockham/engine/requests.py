@@ -262,7 +262,7 @@ class Requests:
         stops = eos | frozenset(params.stop_token_ids or ())
         thinking = self._thinking(params)
         chosen = engine.techniques.of(request, "search")
-        search, name = prepared.search, "the caller's search"
+        search, name = prepared.search, billing.CALLERS_SEARCH
         if search is None and chosen is not None:
             search, name = self._begin(chosen, request, stops, seed), chosen.name
         if search is not None and search.width > engine.config.max_num_seqs:

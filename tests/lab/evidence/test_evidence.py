@@ -56,6 +56,7 @@ def test_every_registered_technique_has_a_recipe() -> None:
         "state-int8",
         "state-int8-int4",
         "state-int4",
+        "pins-restored",
         "compress",
     }
 
