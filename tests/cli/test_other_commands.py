@@ -256,6 +256,7 @@ def test_models_lists_the_built_in_and_the_supported() -> None:
         "lab-drafter",
         "lab-moe",
         "lab-nested",
+        "lab-small",
         "lab-recursive",
     ]
     assert all(model["supported"] for model in found["built_in"])

@@ -99,6 +99,7 @@ def test_only_two_of_the_same_seam_are_refused(cells: list[Cell]) -> None:
     alone = [part for part in parts() if not part.asks]
     asking = {part.label for part in parts() if part.asks}
     never = {part.label for part in parts() if part.refused}
+    never.add("gate/recursions")  # for models whose layers run several times
     # What needs a codebook of the model's keys has none here.
     never |= {
         f"{each.seam}/{each.name}"
