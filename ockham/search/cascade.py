@@ -36,8 +36,9 @@ from ockham.search.structures.pairs import (
     least_probability,
     mean_probability,
 )
+from ockham.search.structures.scorers import CHECKER, known
 
-MEAN, LEAST, AGREEMENT, CHECKER = "mean", "least", "agreement", "checker"
+MEAN, LEAST, AGREEMENT = "mean", "least", "agreement"
 MOST_SAMPLES = 64
 _NAME = "cascade"
 
@@ -116,9 +117,9 @@ class Cascade:
         kind, _, which = settings.by.partition(":")
         if kind == CHECKER:
             if which not in problem.judges:
-                known = ", ".join(problem.judges) or "none; name one by --checkers NAME=PROGRAM"
+                there = ", ".join(problem.judges) or "none; name one by --checkers NAME=PROGRAM"
                 raise InvalidRequest(
-                    f"{_NAME}: there is no {CHECKER} {shown(which)}; there is: {known}.", _NAME
+                    f"{_NAME}: there is no {CHECKER} {shown(which)}; there is: {there}.", _NAME
                 )
             judge = problem.judges[which]
         who, companion = companion_of(settings.model, problem, _NAME)
@@ -200,15 +201,15 @@ class Answered(Pair):
         self._made = sum(len(each.tokens) for each in found)
         whole = [each for each in found if each.finish_reason == "stop"]
         if not whole:
-            return _known(0.0)
+            return known(0.0)
         self._written = whole[0]
         by = self._settings.by
         if by == AGREEMENT:
-            return _known(self._agreement(whole))
+            return known(self._agreement(whole))
         if self._judge is not None:
             return self._judge.submit(self._problem.prompt, whole[0].text)
         measure = mean_probability if by == MEAN else least_probability
-        return _known(measure(whole[0].scores))
+        return known(measure(whole[0].scores))
 
     def _agreement(self, whole: Sequence[Written]) -> float:
         """The share of all samples whose answer is the most frequent one, of which the first is
@@ -238,9 +239,3 @@ class Answered(Pair):
             tokens_of_companion=self._made,
         )
         return Finish([MAIN], [(0, main.length)] if taken else (), report)
-
-
-def _known(score: float) -> Future[float]:
-    found: Future[float] = Future()
-    found.set_result(score)
-    return found

@@ -22,6 +22,7 @@ from ockham.core.seams import (
     TokenScores,
     Written,
 )
+from ockham.search.structures.scorers import known
 
 MAIN = 0
 """The branch of the model itself."""
@@ -64,9 +65,9 @@ def companion_of(model: str | None, problem: Problem, asked_as: str) -> tuple[st
     if model is None and len(there) == 1:
         (model,) = there
     if model is None or model not in there:
-        known = ", ".join(there) or "none; name one by --companions NAME=MODEL"
+        found = ", ".join(there) or "none; name one by --companions NAME=MODEL"
         said = "names no model" if model is None else f"has no companion {shown(model)}"
-        raise InvalidRequest(f"{asked_as} {said}; there is: {known}.", asked_as)
+        raise InvalidRequest(f"{asked_as} {said}; there is: {found}.", asked_as)
     companion = there[model]
     if len(problem.prompt) >= companion.longest:
         raise InvalidRequest(
@@ -99,7 +100,7 @@ class Pair(SearchState):
     def __init__(self) -> None:
         self.main = MAIN
         """The number of the branch that is the model's text now."""
-        self._awaited: list[Future[Any]] = [_at_once()]
+        self._awaited: list[Future[Any]] = [known(0.0)]
         self.failure: str | None = None
         """What kept the companion from writing."""
 
@@ -143,9 +144,3 @@ class Pair(SearchState):
     def told(self, **more: Any) -> dict[str, Any]:
         """A report, and what went wrong if anything did."""
         return more if self.failure is None else {**more, "failed": self.failure}
-
-
-def _at_once() -> Future[Any]:
-    done: Future[Any] = Future()
-    done.set_result(None)
-    return done
