@@ -43,8 +43,8 @@ SEARCHES: dict[str, dict[str, Any] | None] = {
     "switch, 0.1": {"method": "switch", "entropy": 0.1, "window": 1, "stay": 1},
     "switch, 0.1 of 5": {"method": "switch", "entropy": 0.1, "window": 5, "stay": 5},
     "step_drafts, least 0.3": {"method": "step_drafts", "by": "least", "accept": 0.3},
-    "step_drafts, mean 0.7": {"method": "step_drafts", "accept": 0.7},
-    "step_drafts, mean 0.5": {"method": "step_drafts", "accept": 0.5},
+    "step_drafts, mean 0.7": {"method": "step_drafts", "by": "mean", "accept": 0.7},
+    "step_drafts, mean 0.5": {"method": "step_drafts", "by": "mean", "accept": 0.5},
     "lent_thought": {"method": "lent_thought", "begin": "", "end": "\nAnswer:"},
 }
 

@@ -42,16 +42,16 @@ class StepDraftsOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknow
     """What holds where a request does not say otherwise.
 
     `model` is the companion that writes steps; None: the only one there is. A step ends with
-    `border`, or after `step` tokens. It is accepted if the model gives its tokens probabilities
-    whose geometric mean ("mean") or least one ("least", as `by` says) is at least `accept`. The
-    model writes the `first` steps itself.
+    `border`, or after `step` tokens. It is accepted if the least of the probabilities that the
+    model gives its tokens ("least"), or their geometric mean ("mean", as `by` says), is at least
+    `accept`. The model writes the `first` steps itself.
     """
 
     model: str | None = None
     border: str = "\n"
     step: int = 128
-    by: str = MEAN
-    accept: float = 0.7
+    by: str = LEAST
+    accept: float = 0.3
     first: int = 0
 
     def __post_init__(self) -> None:

@@ -73,7 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "particles": {**LETTER, "width": 4, "border": "e", "step": 5},
     "cascade": {"by": "mean", "sure": 0.9},
     "switch": {"entropy": 3.0, "window": 2, "stay": 2},
-    "step_drafts": {"border": "e", "step": 4, "accept": 0.0002},
+    "step_drafts": {"border": "e", "step": 4, "by": "mean", "accept": 0.0002},
     "lent_thought": {"begin": "x", "end": "ee", "tokens": 9},
     "route": {"joules": 1.0},
     "allocate": {**LETTER, "table": [6, 5, 3], "parallel": 2},
