@@ -9,7 +9,6 @@ technique's name (`registry.asked_by`), and nothing else of the package spells t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import UnionType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import msgspec
@@ -141,11 +140,7 @@ def ask_like(
         except ConfigError as error:
             raise InvalidRequest(f"{name}: {error}", name) from None
 
-    fields = [
-        (field.name, field.type | None, None)
-        for field in msgspec.structs.fields(options)
-        if isinstance(field.type, UnionType | type)
-    ]
+    fields = [(field.name, field.type | None, None) for field in msgspec.structs.fields(options)]
     made = msgspec.defstruct(
         f"{options.__name__.removesuffix('Options')}Ask",
         fields,

@@ -53,22 +53,29 @@ class Work(msgspec.Struct, frozen=True):
 
 def cost_of_work(cost: ModelCost, work: Work) -> StepCost:
     """The operations and bytes of all steps together, as the ledger books them."""
-    total = [0, 0, 0, 0]
     reading = [*work.prefill()]
-    steps = [*reading, *map(work.decode, work.decoded)]
-    last = len(reading) - 1
-    for number, parts in enumerate(steps):
-        logits = work.branches if number > last else int(number == last)
-        found = cost.step(parts, logits)
-        for place, value in enumerate(msgspec.structs.astuple(found)):
-            total[place] += value
-    return StepCost(*total)
+    found = [cost.step(parts, int(parts is reading[-1])) for parts in reading]
+    steps, branches = len(work.decoded), work.branches
+    if steps:  # at once: a request may ask for the price of very many
+        first = work.prompt + work.decoded.start
+        found.append(
+            StepCost(
+                flops=branches * cost.row_flops(first, steps, steps),
+                weight_bytes=steps * cost.weight_bytes(branches, branches),
+                state_read_bytes=branches * cost.decode_read_bytes(first, steps),
+                state_written_bytes=cost.state_written_bytes(steps * branches),
+            )
+        )
+    return _sum(found)
 
 
 def total_cost(cost: ModelCost, works: Iterable[Work]) -> StepCost:
     """The same of several, one after the other."""
-    found = [msgspec.structs.astuple(cost_of_work(cost, work)) for work in works]
-    return StepCost(*map(sum, zip(*found, strict=True)))
+    return _sum([cost_of_work(cost, work) for work in works])
+
+
+def _sum(costs: Iterable[StepCost]) -> StepCost:
+    return StepCost(*map(sum, zip(*map(msgspec.structs.astuple, costs), strict=True)))
 
 
 def seconds_of_work(cost: ModelCost, rates: Rates, work: Work, vocabulary: int) -> float:
