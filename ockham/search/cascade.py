@@ -20,7 +20,6 @@ from ockham.core.seams import (
     Companion,
     Continue,
     Finish,
-    Judge,
     Problem,
     Write,
     Writer,
@@ -36,7 +35,7 @@ from ockham.search.structures.pairs import (
     least_probability,
     mean_probability,
 )
-from ockham.search.structures.scorers import CHECKER, known
+from ockham.search.structures.scorers import CHECKER, REWARD, Scorer, known, scorer_of
 
 MEAN, LEAST, AGREEMENT = "mean", "least", "agreement"
 MOST_SAMPLES = 64
@@ -49,7 +48,8 @@ class CascadeOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     `model` is the companion that answers first; None: the only one there is. Its answer is taken if
     it scores at least `sure`, by `by`: "mean" is the geometric mean of the probabilities of its
     tokens, "least" the probability of the least likely one, "agreement" the share of `samples`
-    answers that say the same, as `extract` reads them, and "checker:NAME" what a program says.
+    answers that say the same, as `extract` reads them, "checker:NAME" what a program says, and
+    "reward:NAME" what a reward model does.
     """
 
     model: str | None = None
@@ -59,10 +59,10 @@ class CascadeOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     extract: str = NUMBER
 
     def __post_init__(self) -> None:
-        kind, _, name = self.by.partition(":")
-        if self.by not in (MEAN, LEAST, AGREEMENT) and not (kind == CHECKER and name):
+        if self.by not in (MEAN, LEAST, AGREEMENT) and not _judged(self.by):
             raise ConfigError(
-                f"by must be {MEAN}, {LEAST}, {AGREEMENT} or {CHECKER}:NAME, got {shown(self.by)}."
+                f"by must be {MEAN}, {LEAST}, {AGREEMENT}, {CHECKER}:NAME or {REWARD}:NAME, got "
+                f"{shown(self.by)}."
             )
         if not 0.0 < self.sure <= 1.0:
             raise ConfigError(f"sure must be above 0 and at most 1, got {self.sure}.")
@@ -72,15 +72,21 @@ class CascadeOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
             raise ConfigError(said)
 
 
+def _judged(by: str) -> bool:
+    """Whether a program or a reward model says how good an answer is."""
+    kind, _, name = by.partition(":")
+    return kind in (CHECKER, REWARD) and bool(name)
+
+
 @register("search", _NAME, exact=False, books=(_NAME,), paper="56")
 class Cascade:
     """A companion answers; the model does so only if that answer is not good enough.
 
     The cascade of FrugalGPT (Chen et al. 2023, arXiv:2305.05176) and of the routing survey (paper
-    56), by how sure the companion was, by the agreement of its samples, or by a program. What the
-    model never computes is saved; a companion's answer that is turned down was for nothing. By
-    "least", it is given up at the first token that is not sure enough. `ockham techniques measure
-    search/cascade` measures it.
+    56), by how sure the companion was, by the agreement of its samples, or by a program or a reward
+    model. What the model never computes is saved; a companion's answer that is turned down was for
+    nothing. By "least", it is given up at the first token that is not sure enough. `ockham
+    techniques measure search/cascade` measures it.
     """
 
     name: ClassVar[str] = _NAME
@@ -95,7 +101,7 @@ class Cascade:
         """See `Search`."""
         settings = asks.merged(self._options, ask)
         sampled = settings.by == AGREEMENT
-        reads = sampled or settings.by.startswith(f"{CHECKER}:")
+        reads = sampled or _judged(settings.by)
         if not problem.asked and not (
             fits(problem)
             and (problem.text or not reads)
@@ -113,17 +119,9 @@ class Cascade:
             raise InvalidRequest(
                 f"{_NAME} by {AGREEMENT} is over samples: it needs a temperature above 0.", _NAME
             )
-        judge = None
-        kind, _, which = settings.by.partition(":")
-        if kind == CHECKER:
-            if which not in problem.judges:
-                there = ", ".join(problem.judges) or "none; name one by --checkers NAME=PROGRAM"
-                raise InvalidRequest(
-                    f"{_NAME}: there is no {CHECKER} {shown(which)}; there is: {there}.", _NAME
-                )
-            judge = problem.judges[which]
+        judge = scorer_of(settings.by, problem, _NAME) if _judged(settings.by) else None
         who, companion = companion_of(settings.model, problem, _NAME)
-        return Answered(settings, problem, who, companion, judge)
+        return Answered(settings, who, companion, judge)
 
 
 class Answered(Pair):
@@ -132,13 +130,12 @@ class Answered(Pair):
     def __init__(
         self,
         settings: CascadeOptions,
-        problem: Problem,
         who: str,
         companion: Companion,
-        judge: Judge | None,
+        judge: Scorer | None,
     ) -> None:
         super().__init__()
-        self._settings, self._problem, self._who = settings, problem, who
+        self._settings, self._who = settings, who
         self._companion, self._judge = companion, judge
         self._read = Reader(settings.extract)
         self._writers: list[Writer] = []
@@ -167,7 +164,7 @@ class Answered(Pair):
             if not all(each.done() for each in self._coming):
                 return []
             if self._verdict is None:
-                self._verdict = self._judged()
+                self._verdict = self._judge_answers(main)
                 if not self._verdict.done():
                     self.await_(self._verdict)
                     return []
@@ -195,7 +192,7 @@ class Answered(Pair):
         """Whether the text need not be written on: its least likely token decides."""
         return branch.scores.logprobs[-1] < math.log(self._settings.sure)
 
-    def _judged(self) -> Future[float]:
+    def _judge_answers(self, main: Branch) -> Future[float]:
         """How good the companion's answer is."""
         found = [written for each in self._coming if (written := self.taken(each)) is not None]
         self._made = sum(len(each.tokens) for each in found)
@@ -207,7 +204,7 @@ class Answered(Pair):
         if by == AGREEMENT:
             return known(self._agreement(whole))
         if self._judge is not None:
-            return self._judge.submit(self._problem.prompt, whole[0].text)
+            return self._judge.score(main, 0, len(whole[0].tokens), whole[0].text)
         measure = mean_probability if by == MEAN else least_probability
         return known(measure(whole[0].scores))
 

@@ -236,7 +236,10 @@ def test_it_ends_with_its_caller(engines: list[Engine], method: str) -> None:
         ({"method": "vote", "calls": ["1"] * 65}, "at most 64 calls, got 65"),
         ({"method": "beam", "calls": [""]}, "a call must have 1 to 1000 characters"),
         ({"method": "vote", "calls": 3}, "calls"),
-        ({"method": "cascade", "by": "luck"}, "cascade: by must be mean, least, agreement or"),
+        (
+            {"method": "cascade", "by": "luck"},
+            "cascade: by must be mean, least, agreement, checker:NAME",
+        ),
         ({"method": "cascade", "sure": 0}, "sure must be above 0 and at most 1"),
         ({"method": "cascade", "by": "agreement", "samples": 1}, r"samples must lie in \[2, 64\]"),
         ({"method": "switch", "entropy": -1}, r"entropy must lie in \[0, 100\]"),
@@ -425,6 +428,14 @@ def test_sampling_ends_with_the_first_sample_that_a_checker_finds_right(llm: LLM
         assert not any(before)
         assert (last == 1.0) == (report["stopped"] == "enough")
         assert report["samples"] == len(report["scores"])
+
+
+def test_one_sample_after_the_other_waits_for_what_the_checker_says(llm: LLM) -> None:
+    search = {"method": "best", "samples": 12, "parallel": 1, "scorer": "checker:sorted"}
+    for output in ask(llm, search):
+        report = (output.outputs[0].report or {})["best"]
+        assert report["branches"] == report["samples"]
+        assert report["cancelled"] == 0
 
 
 @pytest.mark.parametrize(("checker", "said"), [("flood", "more than"), ("broken", "status 1")])

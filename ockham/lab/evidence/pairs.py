@@ -3,24 +3,18 @@ answer is right."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from ockham.core.errors import ConfigError
-from ockham.core.outputs import RequestOutput
-from ockham.core.sampling_params import SamplingParams
 from ockham.engine.engine import Engine
-from ockham.engine.messages import Request
-from ockham.lab.cases import Case, task_cases
-from ockham.lab.evidence.bench import Bench, Outcome, outcome_of
+from ockham.lab.evidence.bench import Bench, Outcome
+from ockham.lab.evidence.problems import Problems, is_lab
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.probing import PROMPT, probe_settings, train_probe
-from ockham.lab.running import drive
 from ockham.lab.tasks.steps import MARK
 from ockham.model.checkpoint.probe_files import write_probe
 
@@ -119,83 +113,52 @@ def lent_thought(bench: Bench) -> Row:
     )
 
 
-class _Runs:
-    """Runs of the problems of one round after the other, and how many answers were right."""
-
-    def __init__(self, bench: Bench, **settings: str) -> None:
-        if bench.config.model != "lab":
-            raise ConfigError("two models of one vocabulary are measured: the lab's.")
-        self._bench = bench
-        self._engine = bench.engine(companions=f"small={SMALL}", **settings)
-        self._rounds = {"alone": 0, "both": 0, "small": 0}
-        self.right: dict[str, list[float]] = {which: [] for which in self._rounds}
-        self.reports: list[Mapping[str, Any]] = []
-
-    def __call__(self, which: str, search: Mapping[str, Any] | None = None) -> Outcome:
-        """Answer the problems of the next round of `which`."""
-        engine = self._engine if which != "small" else self._bench.engine(model=SMALL)
-        cases = self._cases(engine, self._rounds[which])
-        self._rounds[which] += 1
-        outputs: dict[str, RequestOutput] = {}
-        params = {} if search is None else {"search": search}
-        wanted = [
-            Request(
-                request_id=case.key,
-                prompt_token_ids=list(case.tokens),
-                params=SamplingParams(temperature=0.0, max_tokens=case.max_tokens, **params),  # type: ignore[arg-type]
-            )
-            for case in cases
-        ]
-        started = time.perf_counter()
-        for each in wanted:
-            drive(engine, [each], lambda output: outputs.update({output.request_id: output}))
-        outcome = outcome_of([outputs[case.key] for case in cases], started)
-        for case in cases:
-            choice = outputs[case.key].outputs[0]
-            assert case.score is not None, "the task has answers"
-            self.right[which].append(case.score(choice.text))
-            if choice.report:
-                self.reports += choice.report.values()
-        return outcome
-
-    def _cases(self, engine: Engine, number: int) -> list[Case]:
-        assert engine.tokenizer is not None, "the lab's models have one"
-        seed = self._bench.seed * 1000 + number
-        length = engine.max_model_len
-        return task_cases([TASK], PROBLEMS, seed, (), engine.tokenizer, length).cases
-
-
 def _against_the_model(
     bench: Bench,
     method: str,
     settings: Mapping[str, Any],
     how: str,
     claim: str,
-    **engine: str,
+    **given: str,
 ) -> Row:
     """A search in which a small model writes, against the model alone. What share of the tokens
     came from the small one, and how often that is right alone, is told too."""
-    run = _Runs(bench, **engine)
+    if not is_lab(bench):
+        raise ConfigError("two models of one vocabulary are measured: the lab's.")
+    both = _problems(bench, bench.engine(companions=f"small={SMALL}", **given))
+    small = _problems(bench, bench.engine(model=SMALL))
+    reports: list[Mapping[str, Any]] = []
+
+    def together() -> Outcome:
+        outcome, outputs = both(method, {"search": {"method": method, **settings}})
+        reports.extend((output.outputs[0].report or {})[method] for output in outputs)
+        return outcome
+
     row = bench.compare(
         "search",
         method,
-        lambda: run("alone"),
-        lambda: run("both", {"method": method, **settings}),
+        lambda: both("alone", {})[0],
+        together,
         lambda outcome: outcome.ledger.weight_bytes / 1e9,
         exact=False,
         what=WHAT + how,
         unit="GB of weights read, of both models",
         claim=claim,
     )
-    run("small")
+    for _ in range(bench.rounds + 1):  # the problems of all rounds, the uncounted one included
+        small("alone", {})
     row.identical = None
-    row.scores = mean(run.right["alone"]), mean(run.right["both"])
-    share = sum(map(_taken, run.reports)) / sum(report["tokens"] for report in run.reports)
+    row.scores = both.right("alone"), both.right(method)
+    share = sum(map(_taken, reports)) / sum(report["tokens"] for report in reports)
     row.what += (
         f" ({share:.0%} of the tokens are from {SMALL}, which alone is right in "
-        f"{mean(run.right['small']):.0%})"
+        f"{small.right('alone'):.0%})"
     )
     return row
+
+
+def _problems(bench: Bench, engine: Engine) -> Problems:
+    return Problems(bench, TASK, PROBLEMS, engine=engine, temperature=0.0, at_once=1)
 
 
 def _taken(report: Mapping[str, Any]) -> int:
