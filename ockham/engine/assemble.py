@@ -18,7 +18,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import AttentionGroup, Drafter, GatedModel, Target, UsesSecondModel
 from ockham.core.speculative import AUTO, NONE, SpeculativeConfig, parse
 from ockham.core.step import Floats
-from ockham.engine import billing
+from ockham.engine import search_billing
 from ockham.engine.adapters import Adapters
 from ockham.engine.attending import layer_attention
 from ockham.engine.cache_report import CacheKeeper
@@ -312,7 +312,9 @@ class Assembly:
     def book_companion(self, request_id: str, bill: Ledger) -> None:
         """A companion has computed this for a request."""
         group = self.groups.get(request_id)
-        work = billing.work_of(bill, billing.CALLERS_SEARCH if group is None else group.name)
+        work = search_billing.work_of(
+            bill, search_billing.CALLERS_SEARCH if group is None else group.name
+        )
         self.ledger.add(work)
         if group is not None:
             group.book(work)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Many
 
-import msgspec
 import numpy as np
 
 from ockham.cache.state import State
@@ -28,16 +27,11 @@ from ockham.kernels.choosers import alike_flops
 
 BATCHING = "batching"
 """Weight bytes not read because several sequences' rows shared one pass over the weights."""
-FORK = "fork"
-"""Prompt rows not computed because the choices of one request share their prompt."""
 PREEMPTION = "preemption"
 """Rows computed again because their state had been given up."""
 
 PASSES = "passes"
 """Passes through layers that run several times which rows left out, by themselves or as asked."""
-
-CALLERS_SEARCH = "the caller's search"
-"""What is booked by a search that the caller brings, and that has no name."""
 
 SCORING = "prompt_logprobs"
 """Rows computed again though their state was held, because their logits were wanted."""
@@ -165,7 +159,7 @@ def _own_of_part(part: Part, cost: ModelCost) -> ModelCost:
     return cost.without(part.gated[0][0]) if part.gated else cost
 
 
-def _row_flops(
+def row_flops(
     sequence: Sequence,
     first: int,
     rows: int,
@@ -266,7 +260,7 @@ def _book_part(part: Part, cost: ModelCost, alone: int, weight_bytes: int, total
         for first, repeated in again:
             if repeated:
                 name = sequence.redone_by or PREEMPTION
-                flops = _row_flops(sequence, first, repeated, 0, cost, sequence.dropped)
+                flops = row_flops(sequence, first, repeated, 0, cost, sequence.dropped)
                 if part.deep is not None:  # its rows are one run
                     flops = part.deep.ran(first, repeated, cost)[0]
                 if part.spared is not None:  # without a splice: its rows are one run
@@ -559,61 +553,3 @@ def book_draft(walk: Walk, names: list[str], cost: ModelCost, total: Ledger) -> 
                 book.save(name, 1, nbytes=own.weight_bytes(1, 1))
             elif number not in walk.accepted:
                 book.waste(name, 1, flops + own.row_flops(place + 1, 1, logits))
-
-
-def work_of(bill: Ledger, name: str) -> Ledger:
-    """What the bill of a companion's text has of work that was done for the search `name`, without
-    tokens and times: those are counted where the text is used."""
-    wasted = {name if each == CALLERS_SEARCH else each: was for each, was in bill.wasted.items()}
-    counted = ("prompt_tokens", "prompt_tokens_computed", "prompt_tokens_reused")
-    told = ("generated_tokens", "queue_s", "prefill_s", "decode_s")
-    return msgspec.structs.replace(bill, wasted=wasted, **dict.fromkeys([*counted, *told], 0))
-
-
-def book_unread(sequence: Sequence, name: str, cost: ModelCost, total: Ledger) -> None:
-    """Book the prompt of a request that the search `name` has answered without the model."""
-    rows = sequence.prompt_tokens
-    flops = _row_flops(sequence, 0, rows, 0, cost)
-    for book in (sequence.ledger, total):
-        book.save(name, rows, flops)
-
-
-def book_spared(
-    sequence: Sequence,
-    spared: Iterable[tuple[int, int]],
-    name: str,
-    cost: ModelCost,
-    total: Ledger,
-) -> None:
-    """Book the rows of completions that the search `name` need not generate: of each, those from
-    how many tokens on, and to how many."""
-    tokens = flops = 0
-    for start, stop in spared:
-        rows = max(0, stop - start)
-        tokens += rows
-        first = sequence.prompt_tokens + start
-        flops += _row_flops(sequence, first, rows, rows, cost) if rows else 0
-    if tokens:
-        for book in (sequence.ledger, total):
-            book.save(name, tokens, flops)
-
-
-def book_dropped(
-    sequence: Sequence, own_from: int, name: str, cost: ModelCost, total: Ledger
-) -> None:
-    """Book the rows of a branch that its search gave up, from the cell `own_from` on."""
-    rows = sequence.computed_once - own_from
-    if rows > 0:
-        flops = _row_flops(sequence, own_from, rows, rows, cost)
-        for book in (sequence.ledger, total):
-            book.waste(name, rows, flops)
-
-
-def book_fork(child: Sequence, cost: ModelCost, total: Ledger) -> None:
-    """Book the cells that a forked sequence did not have to compute. The logits of each of its
-    tokens would have been wanted."""
-    tokens = child.computed
-    logits = max(0, tokens - child.prompt_tokens + 1)
-    flops = _row_flops(child, 0, tokens, logits, cost)
-    for book in (child.ledger, total):
-        book.save(FORK, tokens, flops)

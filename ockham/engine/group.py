@@ -12,7 +12,7 @@ from ockham.core.arrays import Floats
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs
 from ockham.core.seams import SearchState, TokenScores
-from ockham.engine import billing
+from ockham.engine import search_billing
 from ockham.engine.messages import Delta
 from ockham.engine.sequence import Sequence, Status
 from ockham.kernels.sampling import process
@@ -210,8 +210,8 @@ class Group:
         child.start_s = sequence.start_s
         if self._has_seat and engine.scheduler.fork(sequence, child, cells):
             self._take_seat()
-            child.redone_by = billing.FORK
-            billing.book_fork(child, engine.cost, engine.ledger)
+            child.redone_by = search_billing.FORK
+            search_billing.book_fork(child, engine.cost, engine.ledger)
         else:
             engine.scheduler.add(child)
         if self.search is not None:
@@ -236,7 +236,9 @@ class Group:
         engine, branch = self._engine, self.branches.pop(sequence.index)
         if sequence.status is not Status.FINISHED:
             self.release(sequence)
-        billing.book_dropped(sequence, branch.own_from, self.name, engine.cost, engine.ledger)
+        search_billing.book_dropped(
+            sequence, branch.own_from, self.name, engine.cost, engine.ledger
+        )
         sequence.finish_reason = "drop"
         self._spent.append(sequence.ledger)
 

@@ -16,7 +16,7 @@ from ockham.core.errors import InvalidRequest
 from ockham.core.numbers import shown
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Keeping, Leniency, Problem, Search, SearchState, TokenScores, Verifier
-from ockham.engine import billing, moving
+from ockham.engine import billing, moving, search_billing
 from ockham.engine.adapters import HeldAdapter
 from ockham.engine.assemble import Assembly
 from ockham.engine.gates import OpenGate, skips_of
@@ -262,7 +262,7 @@ class Requests:
         stops = eos | frozenset(params.stop_token_ids or ())
         thinking = self._thinking(params)
         chosen = engine.techniques.of(request, "search")
-        search, name = prepared.search, billing.CALLERS_SEARCH
+        search, name = prepared.search, search_billing.CALLERS_SEARCH
         if search is None and chosen is not None:
             search, name = self._begin(chosen, request, stops, seed), chosen.name
         if search is not None and search.width > engine.config.max_num_seqs:

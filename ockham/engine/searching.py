@@ -22,7 +22,7 @@ from ockham.core.seams import (
     Split,
     Write,
 )
-from ockham.engine import billing
+from ockham.engine import search_billing
 from ockham.engine.assemble import Assembly
 from ockham.engine.endings import Endings
 from ockham.engine.group import Group, OwnBranch, Told
@@ -174,9 +174,9 @@ class Searching:
         """Answer a request. Choices that the search does not have are empty."""
         engine, first = self._engine, group.first
         if first.held and not first.computed_once:
-            billing.book_unread(first, group.name, engine.cost, engine.ledger)
+            search_billing.book_unread(first, group.name, engine.cost, engine.ledger)
         if finish.spared:
-            billing.book_spared(first, finish.spared, group.name, engine.cost, engine.ledger)
+            search_billing.book_spared(first, finish.spared, group.name, engine.cost, engine.ledger)
         deltas = []
         for index in range(first.params.n):
             if index >= len(finish.choices):
