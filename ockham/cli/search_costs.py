@@ -43,9 +43,10 @@ def budget(model: str, lora: str | None, threads: int | None, as_json: bool, **g
     from ockham.lab.allocation import learn
     from ockham.lab.probing import probe_settings
 
-    for name, least in (("temperature", 0.0), ("loss", -1e-9)):
-        if not given[name] > least:
-            raise ConfigError(f"{name} must be above 0, got {given[name]}.")
+    if not given["temperature"] > 0.0:
+        raise ConfigError(f"temperature must be above 0, got {given['temperature']}.")
+    if not 0.0 <= given["loss"] < 1.0:
+        raise ConfigError(f"loss must be at least 0 and below 1, got {given['loss']}.")
     config, adapter = probe_settings(model, lora)
     config = msgspec.structs.replace(config, threads=threads)
     began = time.monotonic()
@@ -95,8 +96,11 @@ def price(
     from ockham.kernels.cores import allowed_cores
     from ockham.lab.calibrate import calibrate
     from ockham.lab.kernels.limits import Limits
-    from ockham.lab.prices import COMMON, measured, priced
+    from ockham.lab.prices import COMMON, measured, priced, works
 
+    chosen = searches or COMMON
+    for spec in chosen:  # what has no price is said before anything is loaded
+        works(spec, prompt, tokens, prompt)
     config = engine_config(**unless_given(kwargs, speculative_config="none"))
     limits = Limits(config.threads or allowed_cores())
     engine = Engine(config, progress=lambda line: click.echo(line, err=True))
@@ -105,7 +109,7 @@ def price(
     if not as_json:
         taken = f" {'measured':>9} {'error':>6}" if measure else ""
         click.echo(f"{'search':28} {'work':>10} {'weights':>9} {'state':>9} {'seconds':>9}{taken}")
-    for spec in searches or COMMON:
+    for spec in chosen:
         found = priced(engine, rates, spec, prompt, tokens)
         ran = measured(engine, spec, prompt, tokens) if measure else None
         cost = found.cost
