@@ -42,7 +42,7 @@ A_STEPS = [
     "ockham.engine.scheduler:Scheduler._keep",
     "ockham.engine.harvest:Harvest._choices",
     "ockham.engine.scheduler:Scheduler.fork",
-    "ockham.engine.billing:book_fork",
+    "ockham.engine.search_billing:book_fork",
     "ockham.engine.runner.runner:Runner.sample",
     "ockham.engine.harvest:merged",
 ]
