@@ -24,12 +24,21 @@ from ockham.api.prompts import Encoded, Prompt, PromptReader, characters, templa
 from ockham.api.settings import engine_config
 from ockham.api.threads import Threads
 from ockham.core.config import EngineConfig
+from ockham.core.guarded import GuardStats
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import CompletionOutput, RequestOutput
 from ockham.core.sampling_params import SamplingParams
 from ockham.engine.client import EngineClient
 from ockham.engine.collect import Collector
-from ockham.engine.messages import AdapterQuery, CacheHint, Delta, EndThought, Ready, Request
+from ockham.engine.messages import (
+    AdapterQuery,
+    CacheHint,
+    Delta,
+    EndThought,
+    GuardQuery,
+    Ready,
+    Request,
+)
 from ockham.engine.stream import Observer
 from ockham.model.checkpoint.generation_config import chat_defaults
 from ockham.model.hub import resolve
@@ -114,6 +123,11 @@ class AsyncLLM(AsyncPooledMethods):
             self.ready.context_limit,
             keeps_messages=bool(self.config.rewards),
         )
+
+    async def guard(self) -> GuardStats | None:
+        """What the quality guard has found so far; None without a `guard`. Raises `EngineDead`."""
+        await self.start()
+        return await self.client.guard(GuardQuery(ask_id=uuid.uuid4().hex))
 
     async def shutdown(self) -> None:
         """Stop the engine. Requests that still run fail with `EngineDead`."""
@@ -340,7 +354,10 @@ class AsyncLLM(AsyncPooledMethods):
             plan=plan,
             variables=thinking_variables(chat_template_kwargs, reasoning_effort),
         )
-        prompt = await self.in_thread(len(text), lambda: self.prompts.read_chat(text, messages))
+        tools_offered = bool(plan.choice.offered)
+        prompt = await self.in_thread(
+            len(text), lambda: self.prompts.read_chat(text, messages, tools=tools_offered)
+        )
         name = request_id or self._name()
         asks = asks_of(self.config.adapter, lora_request)
         request = prompt.request(name, plan.params(params, text), cache_salt=cache_salt, asks=asks)

@@ -16,14 +16,15 @@ from types import FrameType
 
 from ockham.api.prompts import named
 from ockham.core.errors import FAULT, OckhamError, fault
+from ockham.core.guarded import GuardStats
 from ockham.core.outputs import RequestOutput
 from ockham.engine.collect import Collector
 from ockham.engine.engine import WAIT_S, Engine
+from ockham.engine.idling import idle_of
 from ockham.engine.intake import describe
 from ockham.engine.messages import Delta, Pin, Request, Unpin
 from ockham.engine.offline import OfflineBatch
 from ockham.engine.preparing import NOTHING_PREPARED, Preparation
-from ockham.engine.sleeping import sleeper_of
 
 Listener = Callable[[Collector, Delta], None]
 
@@ -36,9 +37,9 @@ class Driver:
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Raises ConfigError for a file of pins that cannot be read."""
+        """Raises ConfigError for idle work that cannot be done: see `idle_of`."""
         self.engine = engine
-        self._sleeper = sleeper_of(engine)
+        self._idle = idle_of(engine)
         self._pid = os.getpid()
         self._closed = False
         self._lock = threading.Lock()
@@ -67,12 +68,25 @@ class Driver:
 
     def submit(self, collector: Collector, listener: Listener | None = None) -> None:
         """Hand a request to the engine; its deltas go to the collector, then to the listener."""
-        request = collector.request
-        preparation = self.engine.prepare(request)
-        if preparation is not None and preparation.grammar is not None:
-            preparation.grammar.result()  # beside other callers' steps
         with self._lock:
-            self._sleeper.give_way()
+            request = collector.request = self._idle.admit(collector.request)
+        try:
+            preparation = self.engine.prepare(request)
+            if preparation is not None and preparation.grammar is not None:
+                preparation.grammar.result()  # beside other callers' steps
+            self._hand_over(collector, preparation, listener)
+        except BaseException:
+            with self._lock:
+                if request.request_id not in self._waiting:
+                    self._idle.forget(request.request_id)
+            raise
+
+    def _hand_over(
+        self, collector: Collector, preparation: Preparation | None, listener: Listener | None
+    ) -> None:
+        request = collector.request
+        with self._lock:
+            self._idle.give_way()
             if preparation is None or preparation.done():
                 self.engine.add(
                     request, NOTHING_PREPARED if preparation is None else preparation.result()
@@ -90,7 +104,7 @@ class Driver:
                 try:
                     self._take_in()
                     waits = self._coming and not self.engine.has_work
-                    deltas = [] if waits else self.engine.step()
+                    deltas = [] if waits else self._idle.after(self.engine.step())
                 except Exception as error:
                     self._give_up(error)
                     raise
@@ -104,8 +118,9 @@ class Driver:
         with self._lock:
             if self._coming.pop(request_id, None) is not None:
                 self.engine.release(request_id)
+                self._idle.forget(request_id)
             if request_id in self._waiting:
-                self._deliver(self.engine.abort(request_id))
+                self._deliver(self._idle.after(self.engine.abort(request_id)))
                 self._waiting.pop(request_id, None)
 
     def pin(self, pin: Pin) -> None:
@@ -120,18 +135,25 @@ class Driver:
             self.engine.cache.unpin(unpin)
 
     def sleep(self, most_s: float) -> int:
-        """Compute pins of an earlier engine anew, for so many seconds or until somebody asks for
-        something; how many are left."""
+        """Do idle work, for so many seconds or until somebody asks for something: compute pins of
+        an earlier engine anew, and score texts for the guard. How much is left."""
         self.check_usable()
         until_s = time.monotonic() + most_s
         while time.monotonic() < until_s:
             with self._lock, _Uninterrupted():
-                if self._waiting or not (self._sleeper.running or self._sleeper.wake()):
-                    return self._sleeper.left
-                self._sleeper.after(self.engine.step())
+                if self._waiting or not (self._idle.running or self._idle.wake()):
+                    return self._idle.left
+                self._idle.after(self.engine.step())
         with self._lock:
-            self._sleeper.give_way()
-        return self._sleeper.left
+            self._idle.give_way()
+        return self._idle.left
+
+    def guard(self) -> GuardStats | None:
+        """What the quality guard has found; None where there is none."""
+        self.check_usable()
+        with self._lock:
+            guard = self._idle.guard
+            return None if guard is None else guard.stats()
 
     def close(self) -> None:
         """Give up what still runs, and close the engine, unless it is another process's. Closing
@@ -189,6 +211,7 @@ class Driver:
                 self.engine.add(collector.request, preparation.result())
             except OckhamError as error:
                 self.engine.release(request_id)
+                self._idle.forget(request_id)
                 collector.error = error
                 del self._waiting[request_id]
 
@@ -199,10 +222,13 @@ class Driver:
             collector.error = reason
         for request_id in self._coming:
             self.engine.release(request_id)
+        for request_id in self._waiting:
+            self._idle.forget(request_id)
         self._coming.clear()
         self._waiting.clear()
         self._batches.clear()
         self.engine.drop_all()
+        self._idle.give_way()
 
     def _deliver(self, deltas: list[Delta]) -> None:
         """Hand deltas to those who wait. What goes wrong with one is told to its own caller."""

@@ -29,6 +29,7 @@ from ockham.api.settings import check_call, engine_config
 from ockham.core.asks import Ask
 from ockham.core.config import EngineConfig
 from ockham.core.errors import InvalidRequest
+from ockham.core.guarded import GuardStats
 from ockham.core.numbers import shown
 from ockham.core.outputs import PooledRequestOutput, RequestOutput, ScoreOutput
 from ockham.core.sampling_params import SamplingParams
@@ -198,7 +199,9 @@ class LLM(PooledMethods):
                 chat_template=chat_template,
                 **variables,
             )
-            return self._prompts.read_chat(text, conversation, reuse)
+            return self._prompts.read_chat(
+                text, conversation, reuse, tools=bool(plan.choice.offered)
+            )
 
         encoded = [named(i, encode, talk) for i, talk in enumerate(conversations)]
         asked = [
@@ -338,9 +341,15 @@ class LLM(PooledMethods):
         return len(read.token_ids)
 
     def sleep(self, most_s: float = math.inf) -> int:
-        """With a file of pins (`pins="FILE"`), compute what was pinned before a restart anew, for
-        so many seconds, or until another thread asks for something; how many pins are left."""
+        """Do what there is to do while nobody asks for anything, for so many seconds, or until
+        another thread asks: with a file of pins (`pins="FILE"`), compute what was pinned before a
+        restart anew; with a `guard`, score texts again. How many pins and texts are left."""
         return self._driver.sleep(most_s)
+
+    def guard(self) -> GuardStats | None:
+        """What the quality guard has found so far, of the texts that `sleep` has scored; None
+        without a `guard`."""
+        return self._driver.guard()
 
     def unpin(self, name: str, cache_salt: str = "") -> None:
         """Let a prefix that was pinned under `cache_salt` go again. Raises InvalidRequest if there

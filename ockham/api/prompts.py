@@ -53,6 +53,8 @@ class Encoded:
     """How many of the first tokens are an instruction before the text."""
     messages: list[dict[str, Any]] | None = None
     """Those of the chat that it was made of, where the engine's models read them."""
+    workload: str = "completion"
+    """What kind of request it is of: "completion", "chat" or "tools"."""
 
     def request(
         self,
@@ -87,6 +89,7 @@ class Encoded:
             second_text_at=self.second_text_at,
             prompt_skip=self.prompt_skip,
             messages=self.messages,
+            workload=self.workload,
         )
 
 
@@ -150,9 +153,11 @@ class PromptReader:
         reuse: ReuseParams | str | None = None,
         *,
         add_special_tokens: bool = False,
+        tools: bool = False,
     ) -> Encoded:
         """The token ids of the text that the chat template made of `messages`. The template writes
-        special tokens itself, so that none are added unless asked for."""
+        special tokens itself, so that none are added unless asked for. `tools`: some are
+        offered."""
         params, messages = reuse_params(reuse), list(messages)
         if params is None or not params.marks_chunks:
             made = self._of_text(text, params, add_special_tokens)
@@ -160,6 +165,8 @@ class PromptReader:
             self.check_characters(len(text))
             pieces = params.cut_chat(text, messages)
             made = self._of_pieces(text, pieces, params, add_special_tokens)
+        if messages:
+            made = replace(made, workload="tools" if tools else "chat")
         if not self._keeps_messages or not messages:
             return made
         return replace(made, messages=[dict(each) for each in messages])

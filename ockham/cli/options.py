@@ -108,6 +108,10 @@ _ENGINE_HELP: dict[str, str | Callable[[], str]] = {
     'name, or JSON with vLLM\'s keys, {"method": "ngram", "num_speculative_tokens": 8}.',
     "verifier": "When a drafted token is accepted: exact_match, or lenient:threshold=0.05, which "
     "changes the text.",
+    "guard": "Share of the requests with approximate techniques whose texts are scored again by "
+    "the exact model in idle time; what is under its floor is left out of new requests.",
+    "guard_floor": "The floor of the guard: agreement>=SHARE, kl<=NATS, or both.",
+    "guard_rest_s": "Seconds until what the guard has switched off is tried again by some.",
     "seed": "Seed of requests that bring none of their own.",
     "skip_tokenizer_init": "Load no tokenizer: prompts are token ids, and so is the output.",
     "trust_remote_code": "Not supported; here so that it is refused with a reason.",
@@ -155,6 +159,7 @@ _SECTIONS = {
         *("swap_space", "weight_cache", "weight_cache_bytes"),
     ),
     "Scheduling": ("max_num_seqs", "max_num_batched_tokens", "scheduling_policy", "seed"),
+    "Guard": ("guard", "guard_floor", "guard_rest_s"),
     "Search": ("search", "checkers", "rewards", "probes", "companions", "run_programs"),
 }
 """Where the engine's flags stand in the help."""

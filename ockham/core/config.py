@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ockham.core.errors import ConfigError
+from ockham.core.floors import DEFAULT_FLOORS, parse_floors
 from ockham.core.registry import split, techniques
 from ockham.core.speculative import Setting, parse
 from ockham.core.state_dtype import check_state_dtype
@@ -42,6 +43,10 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     programs that completions are, to compare what they do.
     `pins` is a file that keeps what was pinned, to compute it anew after a restart while there is
     nothing else to do (a server by itself, an `LLM` by `sleep`); None: a restart forgets pins.
+    `guard` is the share of the requests with approximate techniques that is scored again by the
+    exact model while there is nothing else to do (a server by itself, an `LLM` by `sleep`); 0: none
+    is. A technique that is under `guard_floor` is left out of new requests, and tried again after
+    `guard_rest_s` seconds.
     `adapter` names the technique by which requests may ask for adapters, with its options; None: no
     request may.
     `weight_cache` is the directory where packed weights are kept from one start to the next, "off"
@@ -102,6 +107,9 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     adapter: str | None = None
     speculative_config: Setting = "auto"
     verifier: str = "exact_match"
+    guard: float = 0.0
+    guard_floor: str = DEFAULT_FLOORS
+    guard_rest_s: float = 3600.0
     seed: int = 0
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False
@@ -147,6 +155,13 @@ class EngineConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
                 raise ConfigError(f"{name} must be positive, got {value}.")
         if self.kv_store_bytes < 1:
             raise ConfigError(f"kv_store_bytes must be positive, got {self.kv_store_bytes}.")
+        if not 0.0 <= self.guard <= 1.0:
+            raise ConfigError(
+                f"guard is a share of the requests, from 0 for none to 1, got {self.guard}."
+            )
+        parse_floors(self.guard_floor)
+        if not 0.0 < self.guard_rest_s < math.inf:
+            raise ConfigError(f"guard_rest_s must be positive, got {self.guard_rest_s}.")
         if not 0.0 <= self.swap_space < math.inf:
             raise ConfigError(f"swap_space is GiB and not negative, got {self.swap_space}.")
         if self.weight_cache_bytes < 0:

@@ -30,6 +30,7 @@ from ockham.core.errors import (
     Overloaded,
     fault,
 )
+from ockham.core.guarded import GuardStats
 from ockham.core.numbers import shown
 from ockham.engine.channel import HEADER, frame
 from ockham.engine.messages import (
@@ -41,6 +42,8 @@ from ockham.engine.messages import (
     Died,
     EndThought,
     FromEngine,
+    GuardQuery,
+    GuardReport,
     Loading,
     Query,
     Ready,
@@ -159,6 +162,12 @@ class EngineClient:
     async def end_thought(self, query: EndThought) -> None:
         """Raises `InvalidRequest` for a request that does not think now, and as `ask` does."""
         await self._ask(query)
+
+    async def guard(self, query: GuardQuery) -> GuardStats | None:
+        """What the quality guard has found; None where there is none. Raises as `ask` does."""
+        report = await self._ask(query)
+        assert isinstance(report, GuardReport), "it answers what it is asked"
+        return report.guard
 
     async def _ask(self, query: Query) -> Report:
         if self._writer is None or self._trouble is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from ockham.core.errors import InvalidRequest, OckhamError
 from ockham.core.ledger import Ledger
 from ockham.core.logs import of_request
-from ockham.engine.engine import Engine
+from ockham.engine.idling import Idle
 from ockham.engine.messages import (
     Abort,
     AdapterQuery,
@@ -17,6 +17,8 @@ from ockham.engine.messages import (
     Delta,
     EndThought,
     FromEngine,
+    GuardQuery,
+    GuardReport,
     Query,
     Refused,
     Request,
@@ -38,8 +40,8 @@ class Intake:
     """Hands requests to an engine. Those that need a grammar which is still being compiled, or an
     adapter that is not in memory yet, wait here, and no step waits for them."""
 
-    def __init__(self, engine: Engine, held: Held) -> None:
-        self._engine = engine
+    def __init__(self, idle: Idle, held: Held) -> None:
+        self._engine, self._idle = idle.engine, idle
         self._held = held
         self._waiting: dict[str, tuple[Request, Preparation]] = {}
 
@@ -64,17 +66,23 @@ class Intake:
         if isinstance(message, EndThought):
             try:
                 self._engine.end_thought(message.request_id)
+                self._idle.forget(message.request_id)
             except Exception as error:
                 return [_refusal(message.ask_id, error)]
             return [ThoughtEnded(ask_id=message.ask_id)]
+        if isinstance(message, GuardQuery):
+            guard = self._idle.guard
+            found = None if guard is None else guard.stats()
+            return [GuardReport(ask_id=message.ask_id, guard=found)]
         if isinstance(message, Abort):
-            return [*self._abort(message.request_id)]
+            return [*self._idle.after(self._abort(message.request_id))]
         try:
             if message.request_id in self._waiting:
                 raise InvalidRequest(f"a request {message.request_id!r} is already waiting.")
+            message = self._idle.admit(message)
             preparation = self._engine.prepare(message)
         except Exception as error:
-            return [_refusal(message.request_id, error)]
+            return [self._refuse(message.request_id, error)]
         if preparation is not None and not preparation.done():
             self._waiting[message.request_id] = (message, preparation)
             self._held.add(message.request_id)
@@ -98,9 +106,15 @@ class Intake:
         except Exception as error:
             if request.request_id not in self._engine.groups:
                 self._engine.release(request.request_id)
-            return [_refusal(request.request_id, error)]
+            return [self._refuse(request.request_id, error)]
         self._held.add(request.request_id)
         return []
+
+    def _refuse(self, request_id: str, error: Exception) -> Refused:
+        """A request will not be served. One of its id may be."""
+        if request_id not in self._held:
+            self._idle.forget(request_id)
+        return _refusal(request_id, error)
 
     def _abort(self, request_id: str) -> list[Delta]:
         self._held.discard(request_id)

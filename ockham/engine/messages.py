@@ -9,6 +9,7 @@ import msgspec
 from ockham.cache.store.stats import TierStats
 from ockham.core.asks import Ask, Asked, asked_at
 from ockham.core.config import EngineConfig
+from ockham.core.guarded import GuardStats
 from ockham.core.ledger import Ledger
 from ockham.core.outputs import PositionLogprobs, PromptProgress
 from ockham.core.pooling import PoolingParams
@@ -47,7 +48,9 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     instruction, which some models leave out of a mean.
 
     `messages` are those of the chat that the prompt was made of, where the engine has models that
-    read them in their own way.
+    read them in their own way. `workload` is what kind of request it came as: "completion", "chat"
+    or "tools". An `exact` one is served without the approximate techniques that the engine's
+    settings name (`techniques.LEFT_OUT`); what it asks for itself it still gets.
     """
 
     request_id: str
@@ -67,6 +70,8 @@ class Request(msgspec.Struct, tag="request", kw_only=True):
     second_text_at: int | None = None
     prompt_skip: int = 0
     messages: list[dict[str, Any]] | None = None
+    workload: str = "completion"
+    exact: bool = False
 
     def __post_init__(self) -> None:
         self.asks = make_asks(self.asks)
@@ -190,6 +195,7 @@ class Stats(msgspec.Struct, tag="stats", kw_only=True):
     ledger: Ledger = msgspec.field(default_factory=Ledger)
     tiers: TierStats = msgspec.field(default_factory=TierStats)
     drafts: DraftStats = msgspec.field(default_factory=DraftStats)
+    guard: GuardStats = msgspec.field(default_factory=GuardStats)
 
 
 class Loading(msgspec.Struct, tag="loading"):
@@ -360,6 +366,19 @@ class ThoughtEnded(msgspec.Struct, tag="thought_ended", kw_only=True):
     ask_id: str
 
 
+class GuardQuery(msgspec.Struct, tag="guard_query", kw_only=True):
+    """Tell what the quality guard has found."""
+
+    ask_id: str
+
+
+class GuardReport(msgspec.Struct, tag="guard_report", kw_only=True):
+    """The answer to a `GuardQuery`: None where nothing is guarded."""
+
+    ask_id: str
+    guard: GuardStats | None
+
+
 class CachedNode(msgspec.Struct, kw_only=True):
     """A run of cached tokens that goes on from `parent`, -1 for none; numbers hold within a report
     only. `tenant` stands for its salt,
@@ -395,10 +414,19 @@ class CacheReport(msgspec.Struct, tag="cache_report", kw_only=True):
     pins: list[PinnedPrefix]
 
 
-Query = CacheQuery | AdapterQuery | EndThought
-Report = CacheReport | AdapterReport | ThoughtEnded
+Query = CacheQuery | AdapterQuery | EndThought | GuardQuery
+Report = CacheReport | AdapterReport | ThoughtEnded | GuardReport
 """What an engine is asked beside requests, and what it answers, each by its `ask_id`."""
-ToEngine = Request | Abort | CacheQuery | AdapterQuery | EndThought | Shutdown
+ToEngine = Request | Abort | CacheQuery | AdapterQuery | EndThought | GuardQuery | Shutdown
 FromEngine = (
-    Loading | Ready | Delta | Refused | Stats | CacheReport | AdapterReport | ThoughtEnded | Died
+    Loading
+    | Ready
+    | Delta
+    | Refused
+    | Stats
+    | CacheReport
+    | AdapterReport
+    | ThoughtEnded
+    | GuardReport
+    | Died
 )

@@ -23,6 +23,7 @@ from ockham.core.logs import set_up_like_parent
 from ockham.core.parent import die_with_parent
 from ockham.engine.channel import Channel
 from ockham.engine.engine import Engine
+from ockham.engine.idling import Idle, idle_of
 from ockham.engine.intake import Held, Intake, describe
 from ockham.engine.messages import (
     Died,
@@ -34,7 +35,6 @@ from ockham.engine.messages import (
     Shutdown,
     ToEngine,
 )
-from ockham.engine.sleeping import Sleeper, sleeper_of
 from ockham.model.loading import LoadedModel
 
 log = logging.getLogger("ockham.engine")
@@ -55,19 +55,19 @@ def main() -> int:
     channel: Channel[ToEngine] = Channel(socket.socket(fileno=int(sys.argv[1])), ToEngine)
     try:
         config = channel.receive_first(EngineConfig)
-        sleeper = _load(config, channel)
-        if sleeper is None:
+        idle = _load(config, channel)
+        if idle is None:
             return 1
-        return serve(sleeper, channel)
+        return serve(idle, channel)
     except EOFError:
         return 0
 
 
-def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Sleeper | None:
+def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Idle | None:
     begin_s = time.monotonic()
     try:
         engine = Engine(config, progress=lambda line: channel.send([Loading(line)]))
-        sleeper = sleeper_of(engine)
+        idle = idle_of(engine)
     except OckhamError as error:
         channel.send([Died(str(error))])
         channel.drain(LAST_WORDS_S)
@@ -87,13 +87,13 @@ def _load(config: EngineConfig, channel: Channel[ToEngine]) -> Sleeper | None:
     gc.collect()
     gc.freeze()
     channel.send([_ready(engine, time.monotonic() - begin_s)])
-    return sleeper
+    return idle
 
 
-def serve(sleeper: Sleeper, channel: Channel[ToEngine]) -> int:
+def serve(idle: Idle, channel: Channel[ToEngine]) -> int:
     """Take, step, send, until told to stop. Raises `EOFError` when the other side is gone."""
-    engine, held = sleeper.engine, Held()
-    intake = Intake(engine, held)
+    engine, held = idle.engine, Held()
+    intake = Intake(idle, held)
     stats_sent_s = 0.0
     idle_reported = False
     while True:
@@ -107,14 +107,14 @@ def serve(sleeper: Sleeper, channel: Channel[ToEngine]) -> int:
                 break  # the others come after the next step, which somebody waits for
         channel.send(intake.ready())
         if held:
-            sleeper.give_way()
-        if not engine.has_work and not sleeper.wake():
-            channel.send([] if idle_reported else [engine.stats()])
+            idle.give_way()
+        if not engine.has_work and not idle.wake():
+            channel.send([] if idle_reported else [idle.stats()])
             idle_reported = True
             channel.wait(INTAKE_S if intake.waiting else None)
             continue
         try:
-            deltas = sleeper.after(engine.step())
+            deltas = idle.after(engine.step())
         except Exception as error:
             _fail(error, held, channel)
             return 1
@@ -124,7 +124,7 @@ def serve(sleeper: Sleeper, channel: Channel[ToEngine]) -> int:
         now_s = time.monotonic()
         if now_s - stats_sent_s >= STATS_EVERY_S:
             stats_sent_s = now_s
-            news.append(engine.stats())
+            news.append(idle.stats())
         channel.send(news)
 
 

@@ -225,6 +225,13 @@ class Requests:
         """The seed of the next request that brings none of its own."""
         return self._seeds.getrandbits(64)
 
+    def bad_words(self, words: list[str]) -> list[list[int]]:
+        """The ids of each way to write words that must not come."""
+        tokenizer = self._engine.tokenizer
+        if tokenizer is None:
+            return []
+        return [ids for word in words for ids in tokenizer.word_ids(word)]
+
     # -- inside --------------------------------------------------------------------------------
 
     def _check(self, request: Request) -> _Opened:
@@ -285,7 +292,7 @@ class Requests:
             most_tokens=min(longest, len(tokens) + generated),
             stop_ids=stops,
             eos=engine.eos,
-            bad_words=self._bad_words(params.bad_words or []),
+            bad_words=self.bad_words(params.bad_words or []),
             text=self._text(request),
             grammar=None if prepared.grammar is None else prepared.grammar.begin(eos),
             thinking=thinking,
@@ -409,12 +416,6 @@ class Requests:
             tokenizer.token_bytes,
             watched=bool(params.stop_strings or params.stop_token_ids),
         )
-
-    def _bad_words(self, words: list[str]) -> list[list[int]]:
-        tokenizer = self._engine.tokenizer
-        if tokenizer is None:
-            return []
-        return [ids for word in words for ids in tokenizer.word_ids(word)]
 
     def _text(self, request: Request) -> TextOutput | None:
         tokenizer, params = self._engine.tokenizer, request.params

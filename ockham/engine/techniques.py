@@ -17,6 +17,11 @@ from ockham.core.seams import AttentionGroup, Keeping, KeptText, LayerAttention
 from ockham.core.state_key import state_key
 from ockham.engine.messages import Request
 
+LEFT_OUT = ("keep", "pattern", "gate", "verifier", "reuse")
+"""The seams whose approximate techniques an exact request is served without. Without them the
+same prompt is answered by the same model. (A search answers another question, and an adapter is
+another model.)"""
+
 
 class Chosen(msgspec.Struct, frozen=True):
     """A technique that applies to a request. `technique` is the object that the engine made of it,
@@ -83,13 +88,10 @@ class Techniques:
         asked = request.asked(seam)
         if asked is not None:
             return self._chosen(seam, asked.name, asked.ask)
-        if seam in self._plain:
-            return self._plain[seam]
-        name = self._settings.get(seam)
-        chosen = None if name is None else self._chosen(seam, name, Ask())
-        if chosen is None or not hasattr(chosen.technique, "identity"):
-            self._plain[seam] = chosen
-        return chosen
+        found = self._of_setting(seam)
+        if request.exact and seam in LEFT_OUT and found is not None and not found.exact:
+            return None
+        return found
 
     def offered(self, seam: str) -> dict[str, Any]:
         """What the setting of a seam offers to requests: the objects of techniques, by name."""
@@ -98,12 +100,13 @@ class Techniques:
     def altering(self, request: Request) -> list[Chosen]:
         """What applies to a request and alters the state that is computed for its prompt."""
         asks = request.asks or request.params.asks
-        if not asks and self._plain_altering is not None:
+        plain = not asks and not request.exact
+        if plain and self._plain_altering is not None:
             return self._plain_altering
         names = [name for name, seam in SEAMS.items() if seam.alters_state]
         chosen = [self.of(request, name) for name in names]
         found = [e for e in chosen if e is not None and not e.exact and e.alters_prompts]
-        if not asks and all(name in self._plain for name in names):
+        if plain and all(name in self._plain for name in names):
             self._plain_altering = found
         return found
 
@@ -149,6 +152,16 @@ class Techniques:
         return self.key(
             Request(request_id="", prompt_token_ids=[], params=SamplingParams(), cache_salt=salt)
         )
+
+    def _of_setting(self, seam: str) -> Chosen | None:
+        """What applies where nothing is asked."""
+        if seam in self._plain:
+            return self._plain[seam]
+        name = self._settings.get(seam)
+        chosen = None if name is None else self._chosen(seam, name, Ask())
+        if chosen is None or not hasattr(chosen.technique, "identity"):
+            self._plain[seam] = chosen
+        return chosen
 
     def _chosen(self, seam: str, name: str, ask: Ask) -> Chosen:
         made = self._made.get((seam, name)) or self._make(seam, name)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ockham.core.arrays import Floats
+from ockham.core.divergence import kl_nats
 from ockham.lab.evaluate import Result
 from ockham.lab.statistics import Interval, paired_difference, ratio_interval, wilson
 
@@ -101,16 +102,7 @@ def distance(baseline: Floats, candidate: Floats) -> tuple[int, npt.NDArray[np.f
     """Of two sets of logits, (positions, vocabulary): how often the likeliest token is the same,
     and KL(baseline || candidate) at each position in nats, summed in float64."""
     agree = int((baseline.argmax(axis=1) == candidate.argmax(axis=1)).sum())
-    before, after = _log_softmax(baseline), _log_softmax(candidate)
-    kl = (np.exp(before) * (before - after)).sum(axis=1)
-    return agree, np.maximum(kl, 0.0)  # rounding may leave a zero just below zero
-
-
-def _log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
+    return agree, kl_nats(baseline, candidate)
 
 
 def first_difference(before: Sequence[int], after: Sequence[int]) -> int | None:

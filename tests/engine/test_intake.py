@@ -10,6 +10,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.engine.engine import Engine
+from ockham.engine.idling import idle_of
 from ockham.engine.intake import Held, Intake
 from ockham.engine.messages import Abort, Delta, Refused, Request
 from tests.helpers.tiny import tiny_llama
@@ -38,7 +39,7 @@ def wait(intake: Intake) -> list[object]:
 
 def test_a_request_waits_for_its_grammar_and_then_runs(engine: Engine) -> None:
     held = Held()
-    intake = Intake(engine, held)
+    intake = Intake(idle_of(engine), held)
     assert intake.take(ask("a", "[a-c]{20}")) == []
     assert intake.waiting
     assert held == {"a"}
@@ -56,7 +57,7 @@ def test_a_request_waits_for_its_grammar_and_then_runs(engine: Engine) -> None:
 
 def test_what_is_no_grammar_is_refused_when_that_is_known(engine: Engine) -> None:
     held = Held()
-    intake = Intake(engine, held)
+    intake = Intake(idle_of(engine), held)
     assert intake.take(ask("a", "[a-c")) == []
     (refused,) = wait(intake)
     assert isinstance(refused, Refused)
@@ -67,7 +68,7 @@ def test_what_is_no_grammar_is_refused_when_that_is_known(engine: Engine) -> Non
 
 def test_a_waiting_request_can_be_given_up(engine: Engine) -> None:
     held = Held()
-    intake = Intake(engine, held)
+    intake = Intake(idle_of(engine), held)
     assert intake.take(ask("a", "[d-f]{1,30}", n=3)) == []
     deltas = intake.take(Abort("a"))
     assert [d.finish_reason for d in deltas if isinstance(d, Delta)] == ["abort"] * 3

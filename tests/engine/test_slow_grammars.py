@@ -14,6 +14,7 @@ from ockham.core.config import EngineConfig
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.engine.engine import Engine
+from ockham.engine.idling import idle_of
 from ockham.engine.intake import Held, Intake
 from ockham.engine.messages import Delta, Refused, Request
 from ockham.engine.structured import grammar as grammars
@@ -57,7 +58,7 @@ class Served:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.held = Held()
-        self.intake = Intake(engine, self.held)
+        self.intake = Intake(idle_of(engine), self.held)
         self.said: dict[str, list[Delta | Refused]] = {}
         self.rounds_s: list[float] = []
         self.most_s = 0.0

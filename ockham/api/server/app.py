@@ -25,6 +25,7 @@ from ockham.api.server.decisions import decide, decide_systemone
 from ockham.api.server.dialect import Dialect, error_response
 from ockham.api.server.errors import HttpError
 from ockham.api.server.gate import Gate
+from ockham.api.server.guard import show_guard
 from ockham.api.server.house import House
 from ockham.api.server.llama_server import ROUTES as LLAMA_SERVER_ROUTES
 from ockham.api.server.managing import ALIASES as MANAGING_ALIASES
@@ -59,6 +60,7 @@ ROUTES = (
     Route("/v1/cache", show_cache, methods=["POST"]),
     Route("/v1/cache/pin", pin_prefix, methods=["POST"]),
     Route("/v1/cache/unpin", unpin_prefix, methods=["POST"]),
+    Route("/v1/guard", show_guard),
     Route("/v1/load_lora_adapter", load_adapter, methods=["POST"]),
     Route("/v1/unload_lora_adapter", unload_adapter, methods=["POST"]),
     Route("/v1/models", list_models),

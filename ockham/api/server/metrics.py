@@ -7,6 +7,7 @@ fraction of a second behind while it works.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from prometheus_client import (
@@ -18,6 +19,7 @@ from prometheus_client import (
 )
 from prometheus_client.process_collector import ProcessCollector
 
+from ockham.core.guarded import Guarded, GuardStats
 from ockham.core.ledger import Ledger
 from ockham.core.speculative import DraftStats
 from ockham.engine.messages import Delta, Ready, Stats
@@ -68,6 +70,12 @@ _DRAFT_COUNTERS = {
     "accepted": ("spec_decode_num_accepted_tokens", "Tokens of them that were accepted."),
 }
 """Field of the engine's `DraftStats` -> name and description, which are vLLM's."""
+_GUARD_COUNTERS = {
+    "shadowed": ("guard_shadowed", "Texts that the exact model has scored again."),
+    "dropped": ("guard_dropped", "Texts that were chosen for it and were not scored."),
+    "rows": ("guard_rows", "Token rows computed for it."),
+}
+"""Field of the engine's `GuardStats` -> name and description."""
 
 
 M = TypeVar("M", Counter, Gauge, Histogram)
@@ -126,6 +134,17 @@ class Metrics:
             "Drafted tokens that were accepted, by their position in the draft.",
             "position",
         )
+        self._guard_counters = {f: self._counter(*each) for f, each in _GUARD_COUNTERS.items()}
+        gauge, of_use = self._families.get, ("technique", "workload")
+        self._guard_agreement = gauge(
+            Gauge, "guard_agreement", "Share of tokens that the exact model gives too.", *of_use
+        )
+        self._guard_kl = gauge(
+            Gauge, "guard_kl_nats", "Mean divergence from the exact model, in nats.", *of_use
+        )
+        self._guard_off = gauge(
+            Gauge, "guard_off", "Settings of the technique that are switched off.", *of_use
+        )
         seconds = self._histogram
         self._first_token = seconds("time_to_first_token_seconds", "Submission to first token.")
         self._between = seconds("inter_token_latency_seconds", "Between a choice's tokens.")
@@ -152,6 +171,8 @@ class Metrics:
             "route",
             "status",
         )
+        self._guarded: set[tuple[str, str]] = set()
+        """What has a figure of the guard's: techniques and workload."""
         self._previous = Stats()
 
     # -- the observer's part -------------------------------------------------------------------
@@ -163,6 +184,7 @@ class Metrics:
         self._restarts.inc()
         for gauge in (self._running, self._waiting, self._pages):
             gauge.set(0)
+        self._switch_on()
 
     def stats(self, stats: Stats) -> None:
         previous, self._previous = self._previous, stats
@@ -176,11 +198,28 @@ class Metrics:
         for field, gained in self._tier_counters.items():
             gained.inc(getattr(stats.tiers, field) - getattr(previous.tiers, field))
         self._count_drafts(stats.drafts, previous.drafts)
+        self._count_guard(stats.guard, previous.guard)
         for field, counted in self._counted.items():
             for counter in counted:
                 counter.inc(getattr(stats.ledger, field) - getattr(previous.ledger, field))
         for counters, name in ((self._saved, "saved"), (self._wasted, "wasted")):
             _count_savings(counters, self._model, stats.ledger, previous.ledger, name)
+
+    def _count_guard(self, now: GuardStats, before: GuardStats) -> None:
+        for field, counter in self._guard_counters.items():
+            counter.inc(getattr(now, field) - getattr(before, field))
+        for labels, uses in _by_technique(now.uses).items():
+            positions = sum(use.positions for use in uses)
+            compared = sum(use.kl_positions for use in uses)
+            if positions:
+                agreed = sum(use.agreed for use in uses)
+                self._guard_agreement.labels(self._model, *labels).set(agreed / positions)
+            if compared:
+                nats = sum(use.kl_nats for use in uses)
+                self._guard_kl.labels(self._model, *labels).set(nats / compared)
+            off = sum(use.state == "off" for use in uses)
+            self._guard_off.labels(self._model, *labels).set(off)
+            self._guarded.add(labels)
 
     def _count_drafts(self, now: DraftStats, before: DraftStats) -> None:
         self._draft_bytes.set(now.bytes)
@@ -214,6 +253,12 @@ class Metrics:
             gauge.set(0)
         for gauge in self._tier_gauges.values():
             gauge.set(0)
+        self._switch_on()
+
+    def _switch_on(self) -> None:
+        """The engine is gone, and the next one's guard begins anew."""
+        for labels in self._guarded:
+            self._guard_off.labels(self._model, *labels).set(0)
 
     def _finish(self, ledger: Ledger, whole_s: float) -> None:
         self._whole.observe(whole_s)
@@ -273,6 +318,15 @@ class ModelMetrics:
 
     def failed(self) -> None:
         self._failures.inc()
+
+
+def _by_technique(uses: Iterable[Guarded]) -> dict[tuple[str, str], list[Guarded]]:
+    """What was found, by techniques and workload: settings are no labels, since requests may ask
+    for any."""
+    found: dict[tuple[str, str], list[Guarded]] = {}
+    for use in uses:
+        found.setdefault(("+".join(use.techniques), use.workload), []).append(use)
+    return found
 
 
 def _count_savings(

@@ -200,7 +200,11 @@ def _read(
         return server.llm.prompts.read(text, reuse, add_special_tokens=special)
     messages = (message.for_template() for message in request.messages)
     return server.llm.prompts.read_chat(
-        text, messages, reuse, add_special_tokens=bool(request.add_special_tokens)
+        text,
+        messages,
+        reuse,
+        add_special_tokens=bool(request.add_special_tokens),
+        tools=bool(plan.choice.offered),
     )
 
 

@@ -60,6 +60,7 @@ def _techniques(config: EngineConfig, ready: Ready) -> dict[str, Any]:
         "keep": config.keep,
         "attention_pattern": config.attention_pattern,
         "gate": config.gate,
+        "guard": config.guard,
         "search": config.search,
         "adapter": config.adapter,
         "scheduling_policy": config.scheduling_policy,
