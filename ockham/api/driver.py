@@ -85,7 +85,7 @@ class Driver:
         self, collector: Collector, preparation: Preparation | None, listener: Listener | None
     ) -> None:
         request = collector.request
-        with self._lock:
+        with self._lock, _Uninterrupted():
             self._idle.give_way()
             if preparation is None or preparation.done():
                 self.engine.add(
@@ -294,8 +294,8 @@ class Stream:
 
 
 class _Uninterrupted:
-    """Holds Ctrl-C back while a step runs, and lets it through when the step is complete, so that
-    an interrupted batch leaves an engine that can go on."""
+    """Holds Ctrl-C back while a step runs or a request is handed over, and lets it through when
+    that is complete, so that an interrupted batch leaves an engine that can go on."""
 
     def __enter__(self) -> None:
         self._came = False
