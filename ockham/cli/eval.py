@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 @command("eval")
 @option(
     "--tasks",
-    help="Tasks, separated by commas: recall, documents, edit, steps, chat, code, prose; all these "
-    "by default, none beside --data. shared-recall, shared-documents, shared-edit, shared-needles "
-    "and shared-summary ask five questions about one context.",
+    help="Tasks, separated by commas. Left out, for the built-in models: recall, documents, edit, "
+    "steps, long_steps, parts, word_problems, chat; for all others: needles, reading, cloze, "
+    "arithmetic, extraction, edits, word_problems; for both code and prose; none beside --data. "
+    "shared-recall, shared-documents, shared-edit, shared-needles and shared-summary ask five "
+    "questions about one context.",
 )
 @option(
     "--num-items",
@@ -152,11 +154,12 @@ def evaluate(
             )
     from ockham.lab.cases import check_data, check_tasks
 
-    check_tasks(_names(tasks, data), levels)
+    names = _names(tasks, data, baseline.model)
+    check_tasks(names, levels)
     if data is not None:
         check_data(data)
     chosen = {
-        "tasks": _names(tasks, data),
+        "tasks": names,
         "num_items": num_items,
         "levels": list(levels),
         "data": data,
@@ -178,11 +181,11 @@ def _check_sampling(n: int, temperature: float) -> None:
         )
 
 
-def _names(tasks: str | None, data: Path | None) -> list[str]:
-    from ockham.lab.tasks import TASKS
+def _names(tasks: str | None, data: Path | None, model: str) -> list[str]:
+    from ockham.lab.tasks.suites import suite_of
 
     if tasks is None:
-        return [] if data is not None else list(TASKS)
+        return [] if data is not None else list(suite_of(model).tasks)
     return list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
 
 

@@ -176,7 +176,10 @@ def _item_cases(item: Item, index: int, tokenizer: Tokenizer, context: int) -> l
     """The cases of one item; none if it does not fit."""
     if item.text is not None:
         return list(_text_cases(item.task, index, item.level, item.text, tokenizer, context))
-    tokens = _chat_tokens(tokenizer, item.messages)
+    if item.prompt is not None:
+        tokens = tuple(tokenizer.encode(item.prompt))
+    else:
+        tokens = _chat_tokens(tokenizer, item.messages)
     if len(tokens) + item.max_tokens > context:
         return []
     score = partial(TASKS[item.task].score, item)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ockham.core.errors import ConfigError
+from ockham.lab.tasks.arithmetic import Arithmetic
 from ockham.lab.tasks.chat import Chat
+from ockham.lab.tasks.cloze import Cloze
 from ockham.lab.tasks.documents import Documents
 from ockham.lab.tasks.edit import Edit
+from ockham.lab.tasks.edits import Edits
+from ockham.lab.tasks.extraction import Extraction
 from ockham.lab.tasks.item import Count, Item, Split, Task
 from ockham.lab.tasks.long_steps import LongSteps
+from ockham.lab.tasks.needles import Needles
 from ockham.lab.tasks.parts import Parts
+from ockham.lab.tasks.reading import Reading
 from ockham.lab.tasks.recall import Recall
 from ockham.lab.tasks.steps import Steps
 from ockham.lab.tasks.texts import Code, Prose
@@ -27,6 +33,12 @@ TASKS: dict[str, Task] = {
         Parts(),
         WordProblems(),
         Chat(),
+        Needles(),
+        Reading(),
+        Cloze(),
+        Arithmetic(),
+        Extraction(),
+        Edits(),
         Code(),
         Prose(),
     )

@@ -13,10 +13,10 @@ _PLACES = words(
     """bakery bridge brewery castle farm harbour hospital hotel library lighthouse market mill
     museum prison railway school station theatre tower vineyard workshop zoo"""
 )
-_MONTHS = words(
+MONTHS = words(
     """January February March April May June July August September October November December"""
 )
-_FIRST_NAMES = words(
+FIRST_NAMES = words(
     """Alice Anna Arthur Clara Daniel Edith Emma Frank Grace Harold Henry Irene James Julia Laura
     Lucy Martin Nora Oscar Paul Peter Rose Samuel Simon Sophie Thomas Victor Walter"""
 )
@@ -24,7 +24,7 @@ _THINGS = words(
     """bench boiler carpet chimney clock cupboard door engine fence floor gate ladder lamp lock
     mirror oven pipe pump roof rope shelf sign stove table tank wall wheel window"""
 )
-_COLOURS = words("black blue brown golden green grey orange purple red silver white yellow")
+COLOURS = words("black blue brown golden green grey orange purple red silver white yellow")
 _KEEPERS = words("box cabinet cellar chest drawer garage locker safe storeroom trunk")
 _CODES = words(
     """anchor apple arrow candle carrot castle cherry copper diamond dragon eagle falcon feather
@@ -87,7 +87,7 @@ def draw_hidden(rng: Random, number: int) -> list[Hidden]:
 
 
 def _number(rng: Random) -> Hidden:
-    what = f"{rng.choice(_COLOURS)} {rng.choice(_KEEPERS)}"
+    what = f"{rng.choice(COLOURS)} {rng.choice(_KEEPERS)}"
     number = str(rng.randrange(1000, 10_000))
     return Hidden(
         f"The secret number of the {what} is {number}.",
@@ -106,7 +106,7 @@ def _password(rng: Random) -> Hidden:
 
 
 def _keeper(rng: Random) -> Hidden:
-    what, place = f"{rng.choice(_COLOURS)} {rng.choice(_CODES)} key", rng.choice(_KEEPERS)
+    what, place = f"{rng.choice(COLOURS)} {rng.choice(_CODES)} key", rng.choice(_KEEPERS)
     return Hidden(
         f"The {what} is hidden in the {place}.",
         f"Where is the {what} hidden?",
@@ -124,7 +124,7 @@ def _visit(rng: Random) -> Hidden:
 
 
 def _favourite(rng: Random) -> Hidden:
-    name, colour = invented_name(rng), rng.choice(_COLOURS)
+    name, colour = invented_name(rng), rng.choice(COLOURS)
     return Hidden(
         f"The favourite colour of Captain {name} is {colour}.",
         f"What is the favourite colour of Captain {name}?",
@@ -186,11 +186,11 @@ def _fill(frame: str, rng: Random, place: str, city: str) -> str:
             "place": lambda: place,
             "city": lambda: city,
             "other": lambda: rng.choice([each for each in CITIES if each != city]),
-            "person": lambda: f"{rng.choice(_FIRST_NAMES)} {invented_name(rng)}",
-            "month": lambda: rng.choice(_MONTHS),
+            "person": lambda: f"{rng.choice(FIRST_NAMES)} {invented_name(rng)}",
+            "month": lambda: rng.choice(MONTHS),
             "year": lambda: str(rng.randrange(1880, 2020)),
             "thing": lambda: rng.choice(_THINGS),
-            "colour": lambda: rng.choice(_COLOURS),
+            "colour": lambda: rng.choice(COLOURS),
             "few": lambda: str(rng.randrange(2, 10)),
             "many": lambda: str(rng.randrange(20, 400)),
         }[gap]()

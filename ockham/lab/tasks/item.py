@@ -23,7 +23,7 @@ class Item:
 
     task: str
     messages: tuple[dict[str, str], ...]
-    """A chat that ends with the user's turn; empty for a text."""
+    """A chat that ends with the user's turn; empty for a text, and where there is a prompt."""
     text: str | None
     answer: str
     """A right answer, as the model should write it; "" for a text."""
@@ -31,6 +31,8 @@ class Item:
     """Room for the answer and the end of the turn."""
     level: str
     """What scores are broken down by."""
+    prompt: str | None = None
+    """Plain text that the answer continues, in place of a chat."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """What the scorer needs beside the answer: plain JSON values."""
 
@@ -83,6 +85,11 @@ def belongs_to(split: Split, *fact: object) -> bool:
     """Whether what decides an answer may be asked in this split: a fact belongs to one of them."""
     digest = hashlib.sha256("\0".join(map(str, fact)).encode()).digest()
     return (digest[0] % TEST_SHARE == 0) == (split == "test")
+
+
+def mostly_tested(split: Split, *fact: object) -> bool:
+    """The same where no model is trained on a task: most facts are for tests."""
+    return belongs_to("train" if split == "test" else "test", *fact)
 
 
 def count_roughly(text: str) -> int:
