@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ from ockham.kernels.reference.stored import CODECS, Codec
 from ockham.lab.evidence import later_questions
 from ockham.lab.evidence.bench import Bench
 from ockham.lab.returning import Query, ask
-from ockham.lab.tasks.item import Item, is_answer
 
 NEWEST = 32
 """Keys that stay whole, and queries that say which channels are used."""
@@ -133,12 +131,12 @@ def main() -> None:
         help="types of keys, each with the share of the channels that is dropped",
     )
     given = parser.parse_args()
-    later_questions.CONTEXTS = given.contexts
     config = EngineConfig(
         model=given.model, backend="reference", reuse="none", speculative_config="none"
     )
-    engine = Bench(config, 1, 0).engine(max_num_batched_tokens=2048)
-    asked = later_questions.conversations(engine, 0)
+    bench = Bench(config, 1, 0)
+    engine = bench.engine(max_num_batched_tokens=2048)
+    asked = later_questions.conversations(bench, engine, given.contexts)
     forms = Forms()
     width = engine.state.groups[0].spec.uniform.width
     print("| keys | bits an element | question 1 right | later ones | error of attention |")
@@ -149,11 +147,10 @@ def main() -> None:
         forms.lost = forms.whole = 0.0
         scores: tuple[list[float], list[float]] = ([], [])
         for each in asked:
-            for number, (tokens, answer) in enumerate(each.prompts):
+            for number, (tokens, right) in enumerate(each.prompts):
                 forms.begin(each.first_tokens)
                 most = later_questions.ANSWER_TOKENS
-                item = Item("thin keys", (), None, answer, most, "")
-                query = Query(tokens, most, {}, partial(is_answer, item))
+                query = Query(tokens, most, {}, right)
                 scores[number > 0].extend(ask(engine, [query], False).scores)
         first, later = (math.fsum(own) / len(own) for own in scores)
         error = math.sqrt(forms.lost / forms.whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -24,7 +25,8 @@ from ockham.core.owned_files import check_output, write_output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ockham.lab.evidence import Bench, Recipe, Row
+    from ockham.lab.evidence import Bench, Recipe
+    from ockham.lab.evidence.measured import Measured
 
 
 @click.group(cls=Group, invoke_without_command=True)
@@ -79,6 +81,13 @@ def techniques(ctx: click.Context, as_json: bool) -> None:
     "is written anew; its plots are in a folder beside it.",
 )
 @option(
+    "--rows",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append each row to this file as it is measured; with --all, what it holds is not "
+    "measured again. Of a model that is not the lab's, --all writes MODEL.jsonl beside the page's "
+    "pictures unless another file is named.",
+)
+@option(
     "--rounds", type=Integer(1), default=5, show_default=True, help="With and without, so often."
 )
 @option("--json", "as_json", is_flag=True, help="Write the rows as JSON.")
@@ -88,6 +97,7 @@ def measure(
     name: str | None,
     every: bool,
     page: Path | None,
+    rows: Path | None,
     rounds: int,
     as_json: bool,
     workload: str | None,
@@ -97,54 +107,92 @@ def measure(
 ) -> None:
     """Run the technique NAME with and without, in turn: what it saves, what it costs.
 
-    Name the model with --model; an argument after NAME is one too. With --workload, recipes that
-    send prompts take them from it: of each length that they want, the closest.
+    Name the model with --model; an argument after NAME is one too. Every model but the lab's is
+    judged by English tasks, and --all writes its rows beside the lab's. With --workload, recipes
+    that send prompts take them from it: of each length that they want, the closest.
     """
     if (name is None) != every:
         raise click.UsageError("name one technique, or take --all.")
     from ockham.lab.evidence import Bench, recipe_of, recipes
+    from ockham.lab.evidence.measured import append_row, in_order, measure, read_rows
     from ockham.lab.evidence.real_model import find_real_model
+    from ockham.lab.tasks.suites import LAB, suite_of
 
     if every and page is None:
         page = Path("docs/techniques.md")
     chosen = recipes() if name is None else [recipe_of(name)]
+    config = engine_config(**kwargs)
+    beside = suite_of(config.model) is not LAB
     if page is not None:
         _check_page(page, chosen)
-
-    config = engine_config(**kwargs)
+        if beside and not page.is_file():
+            raise ConfigError(
+                f"--page {page}: a model's rows are written beside the lab model's, and there is "
+                "no page of those; `ockham techniques measure --all` writes it."
+            )
+    if beside and every and rows is None and page is not None:
+        rows = page.with_suffix("") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', config.model)}.jsonl"
+    known = read_rows(rows, config.model) if rows is not None else []
     bench = Bench(
         config,
         rounds,
         config.seed,
         tell=lambda line: click.echo(f"  {line}", err=True),
-        real_model=find_real_model(),
+        real_model=None if beside else find_real_model(),
     )
     if workload is not None:
         _take_prompts(bench, workload, settings, vocab_size)
     elif settings:
         raise click.UsageError("--set changes a workload: name it with --workload.")
-    measured: list[tuple[Recipe, Row | None]] = []
+    done = {each.key for each in known} if every else set()
+    facts = {"machine": _machine(), "date": datetime.date.today().isoformat()}
+    found = list(known)
     for number, recipe in enumerate(chosen, 1):
+        if (recipe.seam, recipe.name) in done:
+            continue
         which = f"{recipe.seam}/{recipe.name} ({number} of {len(chosen)})"
         click.echo(f"measuring {which}: {recipe.summary}", err=True)
-        row = recipe.measure(bench) if recipe.measure is not None else None
-        bench.release()
-        measured.append((recipe, row))
+        each = measure(recipe, bench, **facts)
+        if rows is not None:
+            append_row(rows, each)
+        found.append(each)
         if not as_json:
-            _tell(recipe, row)
+            _tell(recipe, each)
+    measured = in_order(found, chosen)
     if as_json:
         _write_json(measured)
     if page is not None:
-        from ockham.lab.evidence.page import write_page, write_section
+        _write_page(page, measured, every and not beside, beside, config.model, rounds, facts)
 
-        today, (recipe, row) = datetime.date.today().isoformat(), measured[0]
-        if every:
-            facts = {"machine": _machine(), "date": today, "model": config.model}
-            write_page(page, measured, **facts, rounds=rounds)
-        elif row is not None:
-            order = recipes()
-            facts = {"machine": _machine(), "date": today}
-            write_section(page, order, recipe, row, **facts, rounds=rounds)
+
+def _write_page(
+    page: Path,
+    measured: list[Measured],
+    anew: bool,
+    beside: bool,
+    model: str,
+    rounds: int,
+    facts: dict[str, str],
+) -> None:
+    """Write rows into the page: the whole of it `anew`, one section, or `beside` what stands there.
+    What was measured on other models is put back."""
+    from ockham.lab.evidence import recipes
+    from ockham.lab.evidence.measured import read_rows
+    from ockham.lab.evidence.page import write_beside, write_page, write_section
+
+    order = recipes()
+    by_key = {(recipe.seam, recipe.name): recipe for recipe in order}
+    if anew:
+        pairs = [(by_key[each.key], each.row) for each in measured]
+        write_page(page, pairs, model=model, rounds=rounds, **facts)
+    elif not beside:
+        for each in measured:
+            if each.row is not None:
+                write_section(page, order, by_key[each.key], each.row, rounds=rounds, **facts)
+    others = [read_rows(file) for file in sorted(page.with_suffix("").glob("*.jsonl"))]
+    for rows in [*others, *([measured] if beside else [])]:
+        if rows:
+            write_beside(page, order, rows)
 
 
 @techniques.command()
@@ -318,24 +366,24 @@ def _take_prompts(bench: Bench, workload: str, settings: tuple[str, ...], vocab_
     bench.workload_prompts = tuple(ids for _, ids in token_prompts(requests, tokenizer))
 
 
-def _tell(recipe: Recipe, row: Row | None) -> None:
+def _tell(recipe: Recipe, measured: Measured) -> None:
     from ockham.lab.evidence.page import cells
 
     click.echo(f"{recipe.seam}/{recipe.name}: {recipe.summary}")
-    if row is None:
-        click.echo("  what others at this seam are compared with: it saves nothing")
+    if measured.row is None:
+        click.echo(f"  not measured: {measured.skipped}")
         return
-    for key, value in cells(row):
+    for key, value in cells(measured.row):
         click.echo(f"  {key + ':':<12} {value}")
 
 
-def _write_json(measured: list[tuple[Recipe, Row | None]]) -> None:
+def _write_json(measured: Sequence[Measured]) -> None:
     import msgspec
 
     rows = [
-        {**msgspec.to_builtins(row), "saved": row.saved, "verdict": row.verdict}
-        for _, row in measured
-        if row is not None
+        {**msgspec.to_builtins(each.row), "saved": each.row.saved, "verdict": each.row.verdict}
+        for each in measured
+        if each.row is not None
     ]
     click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2))
 

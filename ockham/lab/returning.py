@@ -26,6 +26,7 @@ from ockham.lab.difference import distance
 from ockham.lab.running import drive
 from ockham.lab.tasks import TASKS, items
 from ockham.lab.tasks.documents import returning_items
+from ockham.lab.tasks.reading import draw_documents, item_about
 from ockham.lab.workloads import make_workload
 from ockham.text.marking import ReuseParams
 from ockham.text.tokenizer import Tokenizer
@@ -46,6 +47,8 @@ class Change:
 
 Score = Callable[[str], float]
 
+COLLECTION, MOST_PEOPLE = 20, 5
+"""Documents that return, and most of them in a prompt."""
 LEVELS = ("documents=4", "documents=8", "documents=4, hops=2", "documents=8, hops=2")
 
 
@@ -101,6 +104,22 @@ def returning_documents(
         pieces = lines.cut_chat(_rendered(tokenizer, messages), messages)
         tokens, asked = reuse.encode(tokenizer, pieces, add_special_tokens=False)
         yield Query(tokens, item.max_tokens, asked, partial(TASKS["documents"].score, item))
+
+
+def returning_people(
+    tokenizer: Tokenizer, queries: int, seed: int, reuse: ReuseParams
+) -> Iterator[Query]:
+    """The same in English: questions of the task `reading` over documents of one collection."""
+    lines = reuse.changed(chunk_separator="\n")
+    rng = Random(f"returning people {seed}")
+    collection = draw_documents(Random(f"people {seed}"), COLLECTION)
+    task = TASKS["reading"]
+    for number in range(queries):
+        item = item_about(rng, rng.sample(collection, 1 + number % MOST_PEOPLE), "returning")
+        messages = list(item.messages)
+        pieces = lines.cut_chat(_rendered(tokenizer, messages), messages)
+        tokens, asked = reuse.encode(tokenizer, pieces, add_special_tokens=False)
+        yield Query(tokens, item.max_tokens, asked, partial(task.score, item))
 
 
 def _rendered(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
@@ -166,6 +185,10 @@ def continued_code(
         without = tokens[: ends[at - 1] + 1] + tokens[ends[at] + 1 : cut]
         yield Query(without, 1, reuse.asks, prepares=True)
         yield Query(tokens[:cut], 1, reuse.asks, continued=tuple(tokens[cut:]))
+
+
+RETURNING = {"lab": returning_documents, "English": returning_people}
+"""What returns in the prompts of each suite's models."""
 
 
 def forget(engine: Engine) -> None:

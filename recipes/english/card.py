@@ -14,8 +14,8 @@ _HEADER = """\
 `ockham run {model}` answers with this model. It was trained on the real world, and judges
 techniques beside the lab model ([techniques.md](techniques.md)). Ockham did not train it. The tasks
 are English prose, questions and edits that are generated from a seed (`ockham/lab/tasks`), most of
-them made of sentences of Python's documentation. Their levels are those at which it answers between
-a fifth and nine tenths rightly, so that losses show.
+them made of sentences of Python's documentation. But for stories of two steps, their levels are
+those at which it answers between a fifth and nine tenths rightly, so that losses show.
 
 Greedy decoding, numerics id `{numerics}`, a context of {context:,} tokens. An answer is right when
 a program says so. Intervals are 95%.

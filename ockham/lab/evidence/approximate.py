@@ -10,7 +10,7 @@ from ockham.lab.evidence.bench import Bench, Outcome
 from ockham.lab.evidence.fidelity import fidelity_of_answers
 from ockham.lab.evidence.recipe import evidence
 from ockham.lab.evidence.row import Row
-from ockham.lab.returning import Query, ask, returning_documents, workload
+from ockham.lab.returning import RETURNING, Query, ask, workload
 from ockham.text.marking import ReuseParams
 from ockham.text.tokenizer import Tokenizer
 
@@ -32,7 +32,7 @@ def chunk(bench: Bench) -> Row:
     return _measure(
         bench,
         "chunk",
-        lambda tokenizer: returning_documents(
+        lambda tokenizer: RETURNING[bench.suite.name](
             tokenizer, QUERIES, bench.seed, ReuseParams(reuse="chunk")
         ),
         "questions about returning documents, beside prefix reuse; one after the other",
@@ -63,11 +63,11 @@ def _measure(
 ) -> Row:
     engine = bench.engine(reuse=f"prefix,{name}")
     queries = _fitting(engine, made)
-    scores: dict[bool, float] = {}
+    scores: dict[bool, list[float]] = {}
 
     def run(approximate: bool) -> Outcome:
         found = ask(engine, queries, approximate)
-        scores[approximate] = found.score
+        scores[approximate] = found.scores
         return Outcome([[answer] for answer in found.answers], found.ledger, found.seconds)
 
     row = bench.compare(
@@ -84,8 +84,7 @@ def _measure(
     row.what = f"{len(queries)} {what}"  # whatever workload the others are measured on
     row.identical = None  # it is approximate: `fidelity` says how much
     row.fidelity = fidelity_of_answers(engine, queries)
-    if any(query.score for query in queries):
-        row.scores = scores[False], scores[True]
+    row.compare_answers(scores[False], scores[True])
     return row
 
 

@@ -26,7 +26,6 @@ MINFERENCE = (
 NAME, SHARE, LAST = "minference", 0.5, 64
 CALIBRATED_ON = 3
 """Other texts of the same kind."""
-LEVELS = ("tokens=1000",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def _setting(bench: Bench, texts: Sequence[Sequence[int]], directory: str) -> st
 def minference(bench: Bench) -> Row:
     """One key's word among hundreds, of which each head of the prompt's blocks visits a share that
     other such questions gave it."""
-    others = questions(bench.engine(), bench.seed + 1, CALIBRATED_ON, LEVELS)
+    others = questions(bench, bench.engine(), bench.seed + 1, CALIBRATED_ON)
     with TemporaryDirectory() as directory:
         pattern = _setting(bench, [query.tokens for query in others], directory)
         return asked(

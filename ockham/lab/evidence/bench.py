@@ -20,13 +20,18 @@ from ockham.engine.collect import Collector
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.engine.offline import OfflineBatch
+from ockham.lab.cases import task_cases
+from ockham.lab.evaluate import Result, evaluate
 from ockham.lab.evidence.row import Row
 from ockham.lab.running import drive
 from ockham.lab.statistics import paired_ratio
+from ockham.lab.tasks.suites import Suite, suite_of
 
 POOL_BYTES = 256 << 20
 """State of an engine that measures: enough for every recipe on the lab model."""
 
+ANSWERED = 16
+"""Items of each task, where two engines are compared by their answers."""
 MOST_ANSWERED = 128
 """No recipe asks for more tokens than this after a prompt."""
 
@@ -59,6 +64,32 @@ class Bench:
     real_model: Path | None = None
     """The file of a model that was trained on the real world, which formats are judged on too."""
     _engines: dict[str, Engine] = field(default_factory=dict)
+    _answers: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def suite(self) -> Suite:
+        """The tasks that the model is judged by."""
+        return suite_of(self.config.model)
+
+    def scores_of(self, engine: Engine, tasks: Sequence[str], items: int = ANSWERED) -> list[float]:
+        """How right an engine answers so many items of each task, of all levels in turn. What an
+        engine with the same settings has answered is not asked again."""
+        key = repr((engine.config, engine.model.numerics_id, tasks, items))
+        if key not in self._answers:
+            if engine.tokenizer is None:
+                raise ConfigError("answers are compared as text: measure with a tokenizer.")
+            context = engine.max_model_len
+            cases = task_cases(tasks, items, self.seed, (), engine.tokenizer, context).cases
+            found: list[Result] = []
+            evaluate(engine, cases, found.append)
+            found.sort(key=lambda result: result.key)
+            self._answers[key] = [score for each in found for score in each.scores or ()]
+        return self._answers[key]
+
+    def answers(self, one: Engine, other: Engine) -> tuple[list[float], list[float]]:
+        """How right two engines answer the same questions of the suite's short tasks."""
+        first, second = (self.scores_of(each, self.suite.short) for each in (one, other))
+        return first, second
 
     def engine(self, **settings: object) -> Engine:
         """An engine with some settings changed; the same settings get the same engine.

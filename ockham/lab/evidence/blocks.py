@@ -15,7 +15,7 @@ from ockham.core.registry import techniques
 from ockham.kernels.cores import allowed_cores
 from ockham.kernels.cpu_layout import in_panels
 from ockham.lab.evidence.bench import Bench
-from ockham.lab.evidence.recipe import Measure, evidence
+from ockham.lab.evidence.recipe import OF_NO_MODEL, Measure, evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.kernels.limits import Limits
 from ockham.lab.kernels.products import cold_matrices
@@ -107,4 +107,6 @@ def _measure(name: str, cls: type[BlockFormat]) -> Measure:
 
 for _technique in techniques("format"):
     if issubclass(_technique.cls, BlockFormat):
-        evidence("format", _technique.name)(_measure(_technique.name, _technique.cls))
+        evidence("format", _technique.name, only_lab=OF_NO_MODEL)(
+            _measure(_technique.name, _technique.cls)
+        )

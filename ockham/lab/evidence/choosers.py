@@ -23,7 +23,7 @@ from ockham.lab.evidence.patterns import (
     attention_of,
     chosen,
 )
-from ockham.lab.evidence.recipe import evidence
+from ockham.lab.evidence.recipe import OF_NO_MODEL, evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.head_samples import HeadSamples
 from ockham.lab.tasks import TASKS
@@ -48,36 +48,36 @@ LONGER_ROW = (
     "One choice for each token against one for four, on random keys and values, at 32,768 tokens: "
     "the time of attention alone."
 )
-BOOK_TEXTS, BOOK_CONTEXT = 12, "tokens=1000"
+BOOK_TEXTS = 12
 
 
-@evidence("pattern", "quest-long", LONG)
+@evidence("pattern", "quest-long", LONG, OF_NO_MODEL)
 def quest_long(bench: Bench) -> Row:
     """Decodes that read a tenth of the keys, through layers of nothing but attention."""
     return _long(bench, "quest", QUEST)
 
 
-@evidence("pattern", "scan-long", LONG)
+@evidence("pattern", "scan-long", LONG, OF_NO_MODEL)
 def scan_long(bench: Bench) -> Row:
     """Decodes that scan all keys and read a tenth of them, through layers of nothing but
     attention."""
     return _long(bench, "scan", FFD)
 
 
-@evidence("pattern", "a2ats-long", LONG)
+@evidence("pattern", "a2ats-long", LONG, OF_NO_MODEL)
 def a2ats_long(bench: Bench) -> Row:
     """Decodes that look all keys up and read a tenth of them, through layers of nothing but
     attention."""
     return _long(bench, "a2ats", A2ATS)
 
 
-@evidence("pattern", "quest-every-long", LONGER_ROW)
+@evidence("pattern", "quest-every-long", LONGER_ROW, OF_NO_MODEL)
 def quest_every_long(bench: Bench) -> Row:
     """Decodes of which each chooses, against one in four."""
     return _every_long(bench, "quest")
 
 
-@evidence("pattern", "scan-every-long", LONGER_ROW)
+@evidence("pattern", "scan-every-long", LONGER_ROW, OF_NO_MODEL)
 def scan_every_long(bench: Bench) -> Row:
     """Decodes of which each scans all keys, against one in four."""
     return _every_long(bench, "scan")
@@ -108,9 +108,9 @@ def _codebook(bench: Bench) -> bytes:
     """A codebook of the model's keys, of lists that no question is asked about."""
     engine = bench.engine()
     assert engine.tokenizer is not None, "its questions are texts"
-    texts = []
+    texts, level = [], bench.suite.needle_levels[-1]
     for number in range(BOOK_TEXTS):
-        item = TASKS["recall"].item(bench.seed + 1, number, "train", level=BOOK_CONTEXT)
+        item = TASKS[bench.suite.needles].item(bench.seed + 1, number, "train", level)
         text = engine.tokenizer.apply_chat_template([dict(message) for message in item.messages])
         texts.append(engine.tokenizer.encode(text, add_special_tokens=False))
     technique: Calibrated = make("pattern", "a2ats")

@@ -47,11 +47,11 @@ def squeezed(bench: Bench) -> Row:
         ]
         for asked in (numbers, {**numbers, "prompts": True})
     )
-    scores: dict[bool, float] = {}
+    scores: dict[bool, list[float]] = {}
 
     def run(approximate: bool) -> Outcome:
         found = ask(engine, queries, approximate)
-        scores[approximate] = found.score
+        scores[approximate] = found.scores
         return Outcome([[answer] for answer in found.answers], found.ledger, found.seconds)
 
     row = bench.compare(
@@ -72,7 +72,7 @@ def squeezed(bench: Bench) -> Row:
     )
     row.identical = None  # it is approximate: `fidelity` says how much
     row.fidelity = fidelity_of_answers(engine, harder)
-    row.scores = scores[False], scores[True]
+    row.compare_answers(scores[False], scores[True])
     row.recall = recall_of(bench, harder, "squeezed")
     return row
 

@@ -52,11 +52,12 @@ def _corrected(name: str) -> Measure:
             )
             for form in BESIDE
         }
-        found = []
+        found, answers = [], list[list[float]]()
         for correction in (None, name):
             with _converted(bench.config, name, correction) as path:
                 engine = bench.engine(model=path)
                 found.append((fidelity_of(bench, exact, engine, ITEMS), _size(engine)))
+                answers.append(bench.scores_of(engine, bench.suite.short))
         (before, plain_bits), (after, bits) = found
         told = f"at {bits:.2f} bits a weight; {_told(others)}"
         real: dict[str, object] = {"real_model": MISSING}
@@ -64,7 +65,7 @@ def _corrected(name: str) -> Measure:
             real_told, fidelity = _real(bench, bench.real_model, name)
             real = {"real_model": f"{NAME} (its twin)", "real_fidelity": fidelity}
             told += f". On {NAME}: {real_told}"
-        return msgspec.convert(
+        row = msgspec.convert(
             {
                 "seam": "correction",
                 "name": name,
@@ -81,6 +82,8 @@ def _corrected(name: str) -> Measure:
             },
             Row,
         )
+        row.compare_answers(*answers)
+        return row
 
     return measure
 

@@ -13,7 +13,7 @@ from ockham.core.structured_outputs import StructuredOutputsParams
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, run
-from ockham.lab.evidence.recipe import counterfactual, evidence
+from ockham.lab.evidence.recipe import TRAINED, counterfactual, evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.tasks import TASKS
 
@@ -102,25 +102,25 @@ def grammar(bench: Bench) -> Row:
     return compared(bench, "grammar", GRAMMAR, params, what)
 
 
-@evidence("drafter", "draft_model")
+@evidence("drafter", "draft_model", only_lab=TRAINED)
 def draft_model(bench: Bench) -> Row:
     """The same with the built-in model's own drafter, nine times smaller."""
     return drafting(bench, "draft_model", SPECDEC, model="lab-drafter", **ALWAYS)
 
 
-@evidence("drafter", "medusa")
+@evidence("drafter", "medusa", only_lab=TRAINED)
 def medusa(bench: Bench) -> Row:
     """The same with heads trained on the built-in model."""
     return drafting(bench, "medusa", MEDUSA, model="lab-medusa", **ALWAYS)
 
 
-@evidence("drafter", "prompt_tokens")
+@evidence("drafter", "prompt_tokens", only_lab=TRAINED)
 def prompt_tokens(bench: Bench) -> Row:
     """The same with prompt tokens trained for the built-in model."""
     return drafting(bench, "prompt_tokens", PPD, model="lab-prompt-tokens", **ALWAYS)
 
 
-@evidence("drafter", "early_exit")
+@evidence("drafter", "early_exit", only_lab=TRAINED)
 def early_exit(bench: Bench) -> Row:
     """The same with the built-in model's own first layers."""
     return drafting(bench, "early_exit", M2R2, model="lab-early-exit", **ALWAYS)
@@ -132,20 +132,22 @@ def skip(bench: Bench) -> Row:
     return drafting(bench, "skip", SWIFT, **ALWAYS)
 
 
-@evidence("drafter", "nested")
+@evidence("drafter", "nested", only_lab=TRAINED)
 def nested(bench: Bench) -> Row:
     """The same with the first quarter of the neurons of a model that was trained so."""
     target = NESTED.get(bench.config.model, bench.config.model)
     return drafting(bench, "nested", MATFORMER, target, **ALWAYS)
 
 
-@evidence("drafter", "nested-steps", "The same of arithmetic that is written out in steps.")
+@evidence(
+    "drafter", "nested-steps", "The same of arithmetic that is written out in steps.", TRAINED
+)
 def nested_steps(bench: Bench) -> Row:
     """What the built-in model writes by itself, and does not copy."""
     return _nested(bench, "steps", "answers written out in steps")
 
 
-@evidence("drafter", "nested-code", "The same of code that goes on.")
+@evidence("drafter", "nested-code", "The same of code that goes on.", TRAINED)
 def nested_code(bench: Bench) -> Row:
     """Code that goes on after its beginning."""
     return _nested(bench, "code", "continuations of code")

@@ -11,15 +11,16 @@ from ockham.lab.evidence.bench import Bench
 from ockham.lab.evidence.row import Fidelity
 from ockham.lab.returning import Query, ask, change, continue_with
 
-TASKS = ("code", "prose", "recall")
 ITEMS = 8
 
 
 def fidelity_of(bench: Bench, one: Engine, other: Engine, items: int = ITEMS) -> Fidelity:
     """What the engine `other` changes, beside `one`, which has the same tokens, on so many
-    items of each task."""
+    items of each task, or as many as the suite has time for."""
+    items = min(items, bench.suite.compared)
     assert one.tokenizer is not None, "evidence is measured on models with a tokenizer"
-    cases = task_cases(TASKS, items, bench.seed, (), one.tokenizer, one.max_model_len).cases
+    tasks = (*bench.suite.texts, bench.suite.needles)
+    cases = task_cases(tasks, items, bench.seed, (), one.tokenizer, one.max_model_len).cases
     with Comparing(cases, [], lambda entry: None) as comparing:
         comparing.baseline(one)
         comparing.candidate(other)

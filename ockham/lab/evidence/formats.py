@@ -8,6 +8,7 @@ from ockham.lab.evidence.fidelity import fidelity_of
 from ockham.lab.evidence.real_model import MISSING, NAME, real_fidelity
 from ockham.lab.evidence.recipe import Measure, evidence
 from ockham.lab.evidence.row import Row
+from ockham.lab.tasks.suites import LAB
 from ockham.weights.block_format import BlockFormat
 from ockham.weights.sparse import Sparse
 
@@ -38,11 +39,10 @@ CLAIMS = {
 
 def _measure(name: str, exact: bool) -> Measure:
     def measure(bench: Bench) -> Row:
-        # bf16 is mostly the model's own format, so it is compared with the wider one.
-        one = bench.engine(**({"quantization": "fp32"} if name == "bf16" else {}))
+        one = bench.engine(**_counterfactual(bench, name))
         other = bench.engine(quantization=name)
         wanted = requests(bench.prompts(one, [32] * 2), [greedy(48)] * 2)
-        return bench.compare(
+        row = bench.compare(
             "format",
             name,
             lambda: run(one, wanted),
@@ -56,8 +56,19 @@ def _measure(name: str, exact: bool) -> Measure:
             claim=CLAIMS.get(name, ""),
             **({} if exact else _real_facts(bench, name)),
         )
+        if not exact:
+            row.compare_answers(*bench.answers(one, other))
+        return row
 
     return measure
+
+
+def _counterfactual(bench: Bench, name: str) -> dict[str, str]:
+    """What a format is compared with: bf16 is mostly the model's own, and so is compared with the
+    wider one; a model that was quantised before is compared with its values in 16 bits."""
+    if name == "bf16":
+        return {"quantization": "fp32"}
+    return {} if bench.suite is LAB or name == "fp32" else {"quantization": "bf16"}
 
 
 def _real_facts(bench: Bench, name: str) -> dict[str, object]:

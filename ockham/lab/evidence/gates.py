@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from ockham.lab import oracle
 from ockham.lab.evidence.bench import Bench, greedy, requests, run
 from ockham.lab.evidence.fidelity import fidelity_of
 from ockham.lab.evidence.real_model import MISSING, NAME, TEXTS
-from ockham.lab.evidence.recipe import counterfactual, evidence
+from ockham.lab.evidence.recipe import TRAINED, counterfactual, evidence
 from ockham.lab.evidence.row import Fidelity, Row
 from ockham.lab.returning import Query, ask, change
 from ockham.lab.tasks import TASKS, items
@@ -41,7 +42,7 @@ def skip_layers(bench: Bench) -> Row:
     least = max(chosen, key=lambda layer: changed[layer].agreement)
     wanted = requests(bench.prompts(plain, [32] * 2), [greedy(48)] * 2)
     agreements = ", ".join(f"{layer}: {each.agreement:.1%}" for layer, each in changed.items())
-    return bench.compare(
+    row = bench.compare(
         "gate",
         "skip_layers",
         lambda: run(plain, wanted),
@@ -56,10 +57,10 @@ def skip_layers(bench: Bench) -> Row:
         claim="ShortGPT (Men et al. 2024, arXiv:2403.03853): without a quarter of Llama 2 13B's "
         "layers, MMLU falls from 55.0 to 52.2",
     )
+    row.compare_answers(*bench.answers(plain, gated[least]))
+    return row
 
 
-SCORED = ("steps", "edit")
-"""Tasks whose answers are written under a gate and scored."""
 WRITTEN = ("code", "prose")
 """Texts whose last three quarters are read under a gate, as if they were written."""
 ANSWERED, READ = 24, 8
@@ -126,7 +127,7 @@ ROUTERS = Path(__file__).with_name("lab_nested_routers")
 NESTED, TOKENS_SOUGHT = "lab-nested", 24
 
 
-@evidence("gate", "adaptive_width")
+@evidence("gate", "adaptive_width", only_lab=TRAINED)
 def adaptive_width(bench: Bench) -> Row:
     """The lab model with nested widths, whose rows choose how many neurons they run; beside widths
     that are the same for all rows, and beside the best paths that a search finds."""
@@ -137,11 +138,11 @@ def adaptive_width(bench: Bench) -> Row:
         for share in (0.25, 0.5)
     }
     wanted = requests(bench.prompts(plain, [32]), [greedy(64)])
-    fidelity, right = fidelity_of(bench, plain, gated), _right(plain, bench.seed)
+    fidelity, right = fidelity_of(bench, plain, gated), _right(bench, plain)
     losses = {share: fidelity_of(bench, plain, each).agreement for share, each in even.items()}
     others = ", ".join(
         f"{share:.0%} of the neurons for every row: {losses[share]:.1%} and "
-        f"{_right(each, bench.seed):.0%}"
+        f"{_right(bench, each):.0%}"
         for share, each in even.items()
     )
     batches = []
@@ -160,11 +161,11 @@ def adaptive_width(bench: Bench) -> Row:
         identical=None,
         what=f"{NESTED}, decoding 64 tokens, each row of which chooses in each layer whether none, "
         f"a quarter or all of the neurons run. Likeliest tokens that stay, and right answers to "
-        f"{' and '.join(SCORED)}, beside it: {others}. By the rows of a step, it saves "
+        f"{_written_tasks(bench)}, beside it: {others}. By the rows of a step, it saves "
         f"{', '.join(batches)} of the weight bytes. The oracle: " + "; ".join(oracle.told(found)),
         unit="FLOPs",
         fidelity=fidelity,
-        scores=(right, _right(gated, bench.seed)),
+        scores=(right, _right(bench, gated)),
         claim="Duo-LLM (Alizadeh et al. 2024, arXiv:2410.10846): with an oracle, the large module "
         "in one layer is better than in all, and trained routers stay behind it; adaptive "
         "computation modules (Wojcik et al. 2023, arXiv:2312.10193): no figures for language",
@@ -177,7 +178,7 @@ READ_TOKENS = 256
 """Of each text whose rows are counted."""
 
 
-@evidence("gate", "recursions")
+@evidence("gate", "recursions", only_lab=TRAINED)
 def recursions(bench: Bench) -> Row:
     """The lab model with shared layers, whose rows choose how often they run those, beside the same
     number of passes for every row."""
@@ -187,7 +188,7 @@ def recursions(bench: Bench) -> Row:
         depth: bench.engine(model=RECURSIVE, gate=f"recursions:depth={depth}") for depth in depths
     }
     whole = fixed[depths[-1]]
-    right = {depth: _right(each, bench.seed) for depth, each in fixed.items()}
+    right = {depth: _right(bench, each) for depth, each in fixed.items()}
     changed = {
         depth: fidelity_of(bench, whole, each).agreement
         for depth, each in fixed.items()
@@ -216,11 +217,11 @@ def recursions(bench: Bench) -> Row:
         f"{len(depths)} passes it takes. Of tokens of text, "
         f"{' and '.join(f'{share:.0%}' for share in taken)} take the passes after the first, and "
         f"{kept:.0%} of the state of all passes is kept. Likeliest tokens that stay, and right "
-        f"answers to {' and '.join(SCORED)}, at a number of passes that is fixed: {others}. By "
+        f"answers to {_written_tasks(bench)}, at a number of passes that is fixed: {others}. By "
         f"the rows of a step, it saves {', '.join(batches)} of the weight bytes",
         unit="FLOPs",
         fidelity=fidelity_of(bench, whole, routed),
-        scores=(right[depths[-1]], _right(routed, bench.seed)),
+        scores=(right[depths[-1]], _right(bench, routed)),
         claim="Mixture-of-Recursions (Bae et al. 2025, arXiv:2507.10524): at equal training FLOPs "
         "lower validation perplexity than fixed depth, and up to 2.06 times the throughput",
         model=RECURSIVE,
@@ -247,9 +248,13 @@ def _passes_taken(engine: Engine, texts: list[list[int]]) -> tuple[list[float], 
     return [cells[group] / tokens for group in state.of_passes], kept / (tokens * sum(of_each))
 
 
-def _right(engine: Engine, seed: int) -> float:
+def _written_tasks(bench: Bench) -> str:
+    return " and ".join(bench.suite.written)
+
+
+def _right(bench: Bench, engine: Engine) -> float:
     """The share of right answers under the engine's own setting."""
-    return ask(engine, scored(engine, seed), False, at_once=8).score
+    return ask(engine, scored(bench, engine), False, at_once=8).score
 
 
 DECODED = 32
@@ -279,14 +284,14 @@ def _written(
     changed = {
         each: _change(engine, _texts(engine, bench.seed), name, asking[each]) for each in asking
     }
-    scored = {each: _scores(engine, bench.seed, name, asking[each]) for each in asking}
+    scored = {each: _scores(bench, engine, name, asking[each]) for each in asking}
     label = list(asking)[chosen]
     prompts = bench.prompts(engine, [32])
     plain = requests(prompts, [greedy(64)])
     gated = [_asking(each, name, asks[chosen], None) for each in plain]
     losses = "; ".join(
-        f"{each}: {changed[each].agreement:.1%} of the likeliest tokens, {scored[each][1]:.0%} of "
-        f"the answers right"
+        f"{each}: {changed[each].agreement:.1%} of the likeliest tokens, "
+        f"{fmean(scored[each][1]):.0%} of the answers right"
         for each in asking
     )
     row = bench.compare(
@@ -297,15 +302,15 @@ def _written(
         lambda outcome: outcome.ledger.flops,
         exact=False,
         identical=None,
-        what=f"decoding 64 tokens, {how}. What stays ({scored[label][0]:.0%} of the answers to "
-        f"{' and '.join(SCORED)} are right without it): {losses}. By the rows of a step, it saves "
-        f"{_batches(engine, bench, name, asks[chosen], spread)}",
+        what=f"decoding 64 tokens, {how}. What stays ({fmean(scored[label][0]):.0%} of the "
+        f"answers to {_written_tasks(bench)} are right without it): {losses}. By the rows of a "
+        f"step, it saves {_batches(engine, bench, name, asks[chosen], spread)}",
         unit="FLOPs",
         fidelity=changed[label],
-        scores=scored[label],
         claim=claim,
         real_model=MISSING,
     )
+    row.compare_answers(*scored[label])
     if bench.real_model is not None:
         real = bench.engine(model=str(bench.real_model), tokenizer=None)
         found = {each: _change(real, real_texts(real), name, asking[each]) for each in asking}
@@ -354,20 +359,22 @@ def _change(engine: Engine, texts: list[list[int]], name: str, asking: Asking) -
     )
 
 
-def _scores(engine: Engine, seed: int, name: str, asking: Asking) -> tuple[float, float]:
-    """The share of right answers without a gate and with it."""
+def _scores(
+    bench: Bench, engine: Engine, name: str, asking: Asking
+) -> tuple[list[float], list[float]]:
+    """How right questions are answered without a gate and with it."""
     asked = make_asks({f"gate/{name}": asking(None)})
-    queries = [replace(query, asked=asked) for query in scored(engine, seed)]
-    without, with_ = (ask(engine, queries, given, at_once=8).score for given in (False, True))
+    queries = [replace(query, asked=asked) for query in scored(bench, engine)]
+    without, with_ = (ask(engine, queries, given, at_once=8).scores for given in (False, True))
     return without, with_
 
 
-def scored(engine: Engine, seed: int) -> list[Query]:
-    """Questions of `SCORED`, whose answers can be scored."""
+def scored(bench: Bench, engine: Engine) -> list[Query]:
+    """Questions of the suite's written tasks, whose answers are written under a gate."""
     tokenizer, queries = engine.tokenizer, []
     assert tokenizer is not None, "evidence is measured on models with a tokenizer"
-    for task in SCORED:
-        for item in items(task, seed, ANSWERED):
+    for task in bench.suite.written:
+        for item in items(task, bench.seed, ANSWERED):
             text = tokenizer.apply_chat_template([dict(message) for message in item.messages])
             tokens = tokenizer.encode(text, add_special_tokens=False)
             queries.append(Query(tokens, item.max_tokens, {}, partial(TASKS[task].score, item)))

@@ -11,9 +11,9 @@ from ockham.core.registry import make_asks
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Delta, Request
 from ockham.lab.evidence.bench import Bench, Outcome, greedy, requests, watched
-from ockham.lab.evidence.later_questions import QUESTIONS, conversations, score
+from ockham.lab.evidence.later_questions import QUESTIONS, conversations, note, score
 from ockham.lab.evidence.patterns import attention_flops, questions
-from ockham.lab.evidence.recipe import evidence
+from ockham.lab.evidence.recipe import TRAINED, evidence
 from ockham.lab.evidence.row import Fidelity, Row
 from ockham.lab.returning import Query, ask, change, continue_with
 from ockham.lab.tasks.texts import held_out
@@ -174,7 +174,7 @@ def _budgeted(
     ask = {**settings, "budget": SINKS + WINDOW, "sinks": SINKS, "block": BLOCK}
     kept = f"with {SINKS + WINDOW} cells of each head, chosen every {BLOCK} tokens"
     row = _continued(bench, engine, name, ask, kept, claim)
-    asked = conversations(engine, bench.seed)
+    asked = conversations(bench, engine)
     whole = score(engine, asked, None)
 
     def budget(tokens: int, **more: object) -> dict[str, object]:
@@ -185,14 +185,15 @@ def _budgeted(
         return {"keep/recent": {"window": window, "sinks": SINKS, "block": BLOCK}}
 
     by_rule, by_recent = score(engine, asked, budget), score(engine, asked, latest)
-    row.scores, row.later_scores = (whole[0], by_rule[0]), (whole[1], by_rule[1])
+    note(row, whole, by_rule)
+    recent_first, recent_later = by_recent.shares
     row.what += (
         f"; {len(asked)} first questions and {len(asked) * (QUESTIONS - 1)} later ones, over the "
         f"state that the first left, with {SHARE:.0%} of the cells; with as many, `recent` answers "
-        f"{by_recent[0]:.0%} of the first rightly, and {by_recent[1]:.0%} of the later ones"
+        f"{recent_first:.0%} of the first rightly, and {recent_later:.0%} of the later ones"
     )
     for more in variants:
-        first, later = score(engine, asked, partial(budget, **more))
+        first, later = score(engine, asked, partial(budget, **more)).shares
         said = ", ".join(f"{setting}={value}" for setting, value in more.items())
         row.what += f"; with {said} {first:.0%} and {later:.0%}"
     return row
@@ -238,14 +239,14 @@ def _continued(
     return row
 
 
-@evidence("keep", "kvzap")
+@evidence("keep", "kvzap", only_lab=TRAINED)
 def kvzap(bench: Bench) -> Row:
     """One key's word among hundreds, while cells stay whose learned score reaches a threshold."""
     engine = bench.engine(max_num_batched_tokens=BUDGET)
     asking = {"keep/kvzap": {"share": SHARE, "window": LATEST, "block": CHUNK}}
     queries = [
         replace(query, asked=make_asks(asking))
-        for query in questions(engine, bench.seed, ASKED, ["tokens=1000"])
+        for query in questions(bench, engine, bench.seed, ASKED, ["tokens=1000"])
     ]
 
     def run(asked: bool) -> Outcome:
@@ -265,14 +266,14 @@ def kvzap(bench: Bench) -> Row:
         claim=KVZAP,
     )
     row.identical = None
-    asked = conversations(engine, bench.seed)
+    asked = conversations(bench, engine)
     whole, by_rule = score(engine, asked, None), score(engine, asked, lambda tokens: asking)
-    row.scores, row.later_scores = (whole[0], by_rule[0]), (whole[1], by_rule[1])
+    note(row, whole, by_rule)
     row.what += f"; then {len(asked)} first questions and {len(asked) * (QUESTIONS - 1)} later ones"
     return row
 
 
-@evidence("keep", "locret")
+@evidence("keep", "locret", only_lab=TRAINED)
 def locret(bench: Bench) -> Row:
     """Pages that a long text holds, of whose cells the best stay after each chunk."""
     engine = bench.engine(max_num_batched_tokens=BUDGET)
@@ -299,9 +300,9 @@ def locret(bench: Bench) -> Row:
         claim=LOCRET,
     )
     row.identical = None
-    asked = conversations(engine, bench.seed)
+    asked = conversations(bench, engine)
     whole, by_rule = score(engine, asked, None), score(engine, asked, lambda tokens: asking)
-    row.scores, row.later_scores = (whole[0], by_rule[0]), (whole[1], by_rule[1])
+    note(row, whole, by_rule)
     row.what += (
         f"; {len(asked)} first questions over contexts of about 430 tokens, and "
         f"{len(asked) * (QUESTIONS - 1)} later ones"
@@ -309,7 +310,7 @@ def locret(bench: Bench) -> Row:
     return row
 
 
-@evidence("keep", "duo")
+@evidence("keep", "duo", only_lab=TRAINED)
 def duo(bench: Bench) -> Row:
     """Bytes that a long text holds, most of whose heads hold its beginning and its latest cells."""
     asking = {"keep/duo": {"share": STREAM, **NEAR}}
@@ -348,7 +349,7 @@ def duo(bench: Bench) -> Row:
         positions=changed.positions,
         perplexity_ratio=changed.perplexity_ratio,
     )
-    asked = conversations(whole, bench.seed)
+    asked = conversations(bench, whole)
 
     def streaming(share: float) -> Callable[[int], dict[str, object]]:
         """So large a share of the state, over all heads."""
@@ -361,11 +362,12 @@ def duo(bench: Bench) -> Row:
 
     exact, half = score(whole, asked, None), score(whole, asked, streaming(2 * SHARE))
     quarter = score(whole, asked, streaming(SHARE))
-    row.scores, row.later_scores = (exact[0], half[0]), (exact[1], half[1])
+    note(row, exact, half)
+    quarter_first, quarter_later = quarter.shares
     row.what += (
         f"; {len(asked)} first questions over contexts of about 430 tokens, and "
         f"{len(asked) * (QUESTIONS - 1)} later ones, with {2 * SHARE:.0%} of the state; with "
-        f"{SHARE:.0%} of it {quarter[0]:.0%} and {quarter[1]:.0%} are answered rightly"
+        f"{SHARE:.0%} of it {quarter_first:.0%} and {quarter_later:.0%} are answered rightly"
     )
     return row
 

@@ -12,7 +12,7 @@ from ockham.core.errors import ConfigError
 from ockham.engine.engine import Engine
 from ockham.lab.evidence.bench import Bench, Outcome
 from ockham.lab.evidence.problems import Problems, is_lab
-from ockham.lab.evidence.recipe import evidence
+from ockham.lab.evidence.recipe import TRAINED, evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.probing import PROMPT, probe_settings, train_probe
 from ockham.lab.tasks.steps import MARK
@@ -29,7 +29,7 @@ WHAT = (
 )
 
 
-@evidence("search", "cascade")
+@evidence("search", "cascade", only_lab=TRAINED)
 def cascade(bench: Bench) -> Row:
     """A small model's answers where it is sure of each token, against the model's alone."""
     return _against_the_model(
@@ -42,7 +42,7 @@ def cascade(bench: Bench) -> Row:
     )
 
 
-@evidence("search", "route")
+@evidence("search", "route", only_lab=TRAINED)
 def route(bench: Bench) -> Row:
     """A router that reads the prompt's state gives a problem to one of two models."""
     bench.tell(f"training a router on {ROUTED} problems, other ones than are asked")
@@ -74,7 +74,7 @@ def route(bench: Bench) -> Row:
     return row
 
 
-@evidence("search", "switch")
+@evidence("search", "switch", only_lab=TRAINED)
 def switch(bench: Bench) -> Row:
     """A small model writes while it is sure of what comes next, against the model alone."""
     return _against_the_model(
@@ -87,7 +87,7 @@ def switch(bench: Bench) -> Row:
     )
 
 
-@evidence("search", "step_drafts")
+@evidence("search", "step_drafts", only_lab=TRAINED)
 def step_drafts(bench: Bench) -> Row:
     """A small model writes steps that the model judges, against the model alone."""
     return _against_the_model(
@@ -100,7 +100,7 @@ def step_drafts(bench: Bench) -> Row:
     )
 
 
-@evidence("search", "lent_thought")
+@evidence("search", "lent_thought", only_lab=TRAINED)
 def lent_thought(bench: Bench) -> Row:
     """A small model writes the calculation and the model the result, against the model alone."""
     return _against_the_model(
@@ -148,7 +148,7 @@ def _against_the_model(
     for _ in range(bench.rounds + 1):  # the problems of all rounds, the uncounted one included
         small("alone", {})
     row.identical = None
-    row.scores = both.right("alone"), both.right(method)
+    both.compare(row, "alone", method)
     share = sum(map(_taken, reports)) / sum(report["tokens"] for report in reports)
     row.what += (
         f" ({share:.0%} of the tokens are from {SMALL}, which alone is right in "

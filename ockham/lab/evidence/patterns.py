@@ -23,12 +23,12 @@ from ockham.kernels.layout import GroupLayout, StateSpec
 from ockham.kernels.reference.choosing import best_scores
 from ockham.lab.evidence.bench import Bench, Outcome
 from ockham.lab.evidence.fidelity import fidelity_of_answers
-from ockham.lab.evidence.recipe import counterfactual, evidence
+from ockham.lab.evidence.recipe import OF_NO_MODEL, counterfactual, evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.returning import Query, ask
 from ockham.lab.tasks import TASKS
+from ockham.lab.tasks.suites import LAB
 
-LEVELS = ("tokens=512", "tokens=1000")
 QUESTIONS = 10
 """Of each level."""
 WATCHED = 4
@@ -86,14 +86,14 @@ def quest_exact(bench: Bench) -> Row:
     asks = make_asks({"pattern/quest": numbers})
     queries = [
         Query(q.tokens, q.max_tokens, asks, q.score)
-        for q in questions(engine, bench.seed, ORACLE_QUESTIONS)
+        for q in questions(bench, engine, bench.seed, ORACLE_QUESTIONS)
     ]
-    scores: dict[bool, float] = {}
+    scores: dict[bool, list[float]] = {}
 
     def run(exact: bool) -> Outcome:
         with best_scores() if exact else nullcontext():
             found = ask(engine, queries, approximate=True)
-        scores[exact] = found.score
+        scores[exact] = found.scores
         return Outcome([[answer] for answer in found.answers], found.ledger, found.seconds)
 
     row = bench.compare(
@@ -104,7 +104,7 @@ def quest_exact(bench: Bench) -> Row:
         lambda outcome: attention_flops(engine, outcome.ledger),
         exact=False,
         what=(
-            f"{len(queries)} questions for a word in {' and '.join(lengths())} tokens; each token "
+            f"{len(queries)} questions for a word in {lengths(bench)} tokens; each token "
             f"from token {2 * BLOCK_KEYS} on reads {CHOSEN_TOKENS} keys of each head at most, by "
             "the bounds, and with the exact best score of each 16 keys in their place"
         ),
@@ -112,7 +112,7 @@ def quest_exact(bench: Bench) -> Row:
         claim=QUEST,
     )
     row.identical = None
-    row.scores = scores[False], scores[True]
+    row.compare_answers(scores[False], scores[True])
     return row
 
 
@@ -153,13 +153,13 @@ def asked(
     asks = make_asks({f"pattern/{name}": numbers})
     queries = [
         query(q.tokens, q.max_tokens, asks, q.score)
-        for q in questions(engine, bench.seed, QUESTIONS)
+        for q in questions(bench, engine, bench.seed, QUESTIONS)
     ]
-    scores: dict[bool, float] = {}
+    scores: dict[bool, list[float]] = {}
 
     def run(approximate: bool) -> Outcome:
         found = ask(engine, queries, approximate)
-        scores[approximate] = found.score
+        scores[approximate] = found.scores
         return Outcome([[answer] for answer in found.answers], found.ledger, found.seconds)
 
     row = bench.compare(
@@ -169,13 +169,13 @@ def asked(
         lambda: run(True),
         lambda outcome: attention_flops(engine, outcome.ledger),
         exact=False,
-        what=f"{len(queries)} questions for a word in {' and '.join(lengths())} tokens; {how}",
+        what=f"{len(queries)} questions for a word in {lengths(bench)} tokens; {how}",
         unit="FLOPs of attention",
         claim=claim,
     )
     row.identical = None  # it is approximate: `fidelity` says how much
     row.fidelity = fidelity_of_answers(engine, queries)
-    row.scores = scores[False], scores[True]
+    row.compare_answers(scores[False], scores[True])
     row.recall = recall_of(bench, queries, name, **settings)
     return row
 
@@ -192,7 +192,7 @@ def recall_of(bench: Bench, queries: Sequence[Query], pattern: str, **settings: 
 def streaming(bench: Bench) -> Row:
     """One key's word among hundreds, while half of the heads see three blocks of the list."""
     engine = bench.engine()
-    heads = _heads_that_look_near(engine, questions(engine, bench.seed + 1, WATCHED))
+    heads = _heads_that_look_near(engine, questions(bench, engine, bench.seed + 1, WATCHED))
     return asked(
         bench,
         engine,
@@ -204,25 +204,31 @@ def streaming(bench: Bench) -> Row:
     )
 
 
-def questions(engine: Engine, seed: int, count: int, levels: Sequence[str] = LEVELS) -> list[Query]:
-    """As many questions of each level, as far as the model's context has room for them."""
+def questions(
+    bench: Bench, engine: Engine, seed: int, count: int, levels: Sequence[str] = ()
+) -> list[Query]:
+    """As many questions for one fact of a long prompt, of each of these levels or of the suite's
+    own, as far as the model's context has room for them."""
     tokenizer, found = engine.tokenizer, []
     if tokenizer is None:
         raise ConfigError("questions are asked in this measurement, and there is no tokenizer.")
+    task, levels = TASKS[bench.suite.needles], levels or bench.suite.needle_levels
+    counted = None if bench.suite is LAB else lambda text: len(tokenizer.encode(text))
     for number in range(len(levels) * count):
         level = levels[number % len(levels)]
-        item = TASKS["recall"].item(seed, number, "test", level=level)
+        item = task.item(seed, number, "test", level, counted)
         text = tokenizer.apply_chat_template([dict(message) for message in item.messages])
         tokens = tokenizer.encode(text, add_special_tokens=False)
         if len(tokens) + item.max_tokens <= engine.max_model_len:
-            found.append(Query(tokens, item.max_tokens, {}, partial(TASKS["recall"].score, item)))
+            found.append(Query(tokens, item.max_tokens, {}, partial(task.score, item)))
     if not found:
         raise ConfigError(f"a context of {engine.max_model_len} tokens has room for no question.")
     return found
 
 
-def lengths() -> list[str]:
-    return [level.partition("=")[2] for level in LEVELS]
+def lengths(bench: Bench) -> str:
+    """Tokens of the prompts of `questions`, in words."""
+    return " and ".join(level.partition("=")[2] for level in bench.suite.needle_levels)
 
 
 def attention_flops(engine: Engine, ledger: Ledger) -> int:
@@ -309,6 +315,7 @@ PREFILLED, DECODED = 64, 16
     "pattern",
     "streaming-long",
     "The same on random keys and values, at 16,384 tokens: the time of attention alone.",
+    OF_NO_MODEL,
 )
 def streaming_long(bench: Bench) -> Row:
     """A decode and a chunk of a prompt, through layers of nothing but attention."""

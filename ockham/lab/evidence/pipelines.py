@@ -75,7 +75,7 @@ def pipeline(bench: Bench) -> Row:
         f"hybrid does (one sample is right in {run.right('one'):.0%} of the first problems)"
     )
     row.identical = None
-    row.scores = run.right("slow"), run.right("hybrid")
+    run.compare(row, "slow", "hybrid")
     return row
 
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from ockham.core.errors import ConfigError
 from ockham.lab.evidence.bench import Bench, Outcome
 from ockham.lab.evidence.fidelity import fidelity_of_answers
-from ockham.lab.evidence.recipe import evidence
+from ockham.lab.evidence.recipe import TRAINED, evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.returning import Query, ask
 from ockham.lab.state_maps import FittedMaps, fit_maps
@@ -34,7 +34,7 @@ HORTON = (
 )
 
 
-@evidence("reuse", "kv_prediction")
+@evidence("reuse", "kv_prediction", only_lab=TRAINED)
 def kv_prediction(bench: Bench) -> Row:
     """The lab's questions, read by its drafter, while only the last tokens are computed."""
     with TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def kv_prediction(bench: Bench) -> Row:
             unit="prompt tokens computed",
             claim=HORTON,
         )
-        scores = [ask(engine, queries, approximate).score for approximate in (False, True)]
+        scores = [ask(engine, queries, approximate).scores for approximate in (False, True)]
         row.fidelity = fidelity_of_answers(engine, queries)
     row.what = (
         f"the first token of answers to {len(queries)} questions of {', '.join(ASKED)}, one after "
@@ -67,7 +67,7 @@ def kv_prediction(bench: Bench) -> Row:
         f"explain {fitted.explained:.0%} of the variance of held-out keys and values"
     )
     row.identical = None  # it is approximate: `fidelity` says how much
-    row.scores = scores[0], scores[1]
+    row.compare_answers(scores[0], scores[1])
     return row
 
 

@@ -16,6 +16,7 @@ from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
 from ockham.lab.cases import Case, task_cases
 from ockham.lab.evidence.bench import Bench, Outcome, outcome_of
+from ockham.lab.evidence.row import Row
 from ockham.lab.running import drive
 from ockham.model.hub import ADAPTERS
 
@@ -87,6 +88,10 @@ class Problems:
     def right(self, which: str) -> float:
         """The share of right answers of all rounds."""
         return mean(self._right[which])
+
+    def compare(self, row: Row, one: str, other: str) -> None:
+        """Note in the row how right two ways answered the same problems."""
+        row.compare_answers(self._right[one], self._right[other])
 
     def cases(self, number: int, levels: Sequence[str] = ()) -> list[Case]:
         """The problems of a round."""

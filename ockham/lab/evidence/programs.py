@@ -177,7 +177,7 @@ def consensus(bench: Bench) -> Row:
         model=run.model,
     )
     row.identical = None
-    row.scores = run.right("alike"), run.right("consensus")
+    run.compare(row, "alike", "consensus")
     row.what += (
         f" (one sample is right in {run.right('one'):.0%} of them, the majority of {HALF} by "
         f"behaviour in {run.right('behaviour'):.0%}; {run.spared:.0%} of the runs were spared)"
@@ -224,6 +224,10 @@ class _Programs:
     def right(self, which: str) -> float:
         """The share of right answers of all rounds."""
         return mean(self._right[which])
+
+    def compare(self, row: Row, one: str, other: str) -> None:
+        """Note in the row how right two ways wrote the same programs."""
+        row.compare_answers(self._right[one], self._right[other])
 
     @property
     def spared(self) -> float:

@@ -92,7 +92,7 @@ def _of_mask(name: str) -> Measure:
             told += f", and at {plain.kl_mean:.4f} on {NAME}"
         with rewritten(bench.config, name, None) as path:
             other = bench.engine(model=path, quantization=STORED)
-            return bench.compare(
+            row = bench.compare(
                 "transform",
                 name,
                 lambda: run(one, wanted),
@@ -107,6 +107,8 @@ def _of_mask(name: str) -> Measure:
                 claim=MASKS[name],
                 **facts,
             )
+            row.compare_answers(*bench.answers(exact, other))
+            return row
 
     return measure
 

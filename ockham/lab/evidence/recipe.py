@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ockham.core.errors import ConfigError
 from ockham.core.registry import techniques
@@ -11,6 +11,8 @@ from ockham.lab.evidence.bench import Bench
 from ockham.lab.evidence.row import Row
 
 Measure = Callable[[Bench], Row]
+OF_NO_MODEL = "it is measured without a model: the lab's row is of any"
+TRAINED = "what it needs was trained for the lab's models"
 ENGINE = "engine"
 """The seam of what the engine does by itself, whatever techniques are chosen."""
 
@@ -23,18 +25,23 @@ class Recipe:
     name: str
     summary: str
     measure: Measure | None
+    only_lab: str = ""
+    """Why it is measured on the lab model alone; "" where it is measured on any."""
 
 
 _recipes: dict[tuple[str, str], Recipe] = {}
 
 
-def evidence(seam: str, name: str, summary: str = "") -> Callable[[Measure], Measure]:
+def evidence(
+    seam: str, name: str, summary: str = "", only_lab: str = ""
+) -> Callable[[Measure], Measure]:
     """Decorator: the recipe of one technique. The registry has the summary of what it knows.
 
-    A technique may have more recipes, whose names begin like it: "draft_model-tree"."""
+    A technique may have more recipes, whose names begin like it: "draft_model-tree". `only_lab`
+    says why it is measured on no other model than the lab's."""
 
     def take(measure: Measure) -> Measure:
-        _recipes[seam, name] = Recipe(seam, name, summary, measure)
+        _recipes[seam, name] = Recipe(seam, name, summary, measure, only_lab)
         return measure
 
     return take
@@ -59,9 +66,7 @@ def recipes() -> list[Recipe]:
                 f"the technique {technique.name!r} at the seam {technique.seam!r} has no recipe of "
                 "evidence in ockham/lab/evidence."
             )
-        found.append(
-            Recipe(recipe.seam, recipe.name, recipe.summary or technique.summary, recipe.measure)
-        )
+        found.append(replace(recipe, summary=recipe.summary or technique.summary))
         found += [
             more
             for (seam, name), more in _recipes.items()

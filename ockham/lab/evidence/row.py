@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
+
 import msgspec
 
-from ockham.lab.statistics import Interval
+from ockham.lab.statistics import Interval, paired_difference
 
 
 class Fidelity(msgspec.Struct, kw_only=True):
@@ -49,10 +52,15 @@ class Row(msgspec.Struct, kw_only=True):
     real_model: str = ""
     scores: tuple[float, float] | None = None
     """The share of right answers without and with an approximate technique."""
+    score_interval: Interval | None = None
+    """Of the difference between them, with less without, over the same questions: 95%."""
+    scored_items: int = 0
     recall: float | None = None
     """Of a pattern, the share of attention that is on keys which it visits, of sampled rows."""
     later_scores: tuple[float, float] | None = None
     """The same for questions 2 to 5, over the state that the first question left."""
+    later_interval: Interval | None = None
+    """Of the difference between those."""
     perplexity: tuple[float, float] | None = None
     """Of what was generated, as the model reads it, without and with an approximate technique."""
     tokens_per_step: float | None = None
@@ -64,6 +72,14 @@ class Row(msgspec.Struct, kw_only=True):
     claim: str
     """What the paper says, with its source; "" for a technique of common knowledge."""
     model: str = ""
+
+    def compare_answers(self, before: Sequence[float], after: Sequence[float]) -> None:
+        """Note how right the same questions were answered without and with the technique. Nothing
+        is noted of no questions."""
+        if before:
+            self.scores = fmean(before), fmean(after)
+            self.score_interval = paired_difference(before, after)
+            self.scored_items = len(before)
 
     @property
     def saved(self) -> float:
@@ -86,13 +102,14 @@ class Row(msgspec.Struct, kw_only=True):
         if self.scores is not None:
             parts.append(
                 f"{self.scores[0]:.0%} of the answers right without, {self.scores[1]:.0%} with"
+                + change_words(self.score_interval)
             )
         if self.recall is not None:
             parts.append(f"{self.recall:.1%} of the attention visited")
         if self.later_scores is not None:
             parts.append(
                 f"{self.later_scores[0]:.0%} and {self.later_scores[1]:.0%} of those to later "
-                "questions"
+                f"questions{change_words(self.later_interval)}"
             )
         if self.perplexity is not None:
             parts.append(
@@ -103,6 +120,14 @@ class Row(msgspec.Struct, kw_only=True):
         if self.error is not None:
             parts.append(f"a product is off by {self.error:.2%}")
         return "; ".join(parts)
+
+
+def change_words(interval: Interval | None) -> str:
+    """The interval of a difference between shares, as a part of a sentence."""
+    if interval is None:
+        return ""
+    low, high = (100 * end for end in interval)
+    return f" ({low:+.0f} to {high:+.0f} points)"
 
 
 def _saving(share: float, unit: str) -> str:

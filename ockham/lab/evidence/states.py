@@ -36,7 +36,7 @@ def _measure(name: str, dtype: str) -> Measure:
         if bench.real_model is not None:
             found = real_state_fidelity(bench.real_model, dtype, bench.config, bench.seed)
             facts = {"real_model": NAME, "real_fidelity": found}
-        return bench.compare(
+        row = bench.compare(
             ENGINE,
             name,
             lambda: run(one, wanted),
@@ -51,6 +51,8 @@ def _measure(name: str, dtype: str) -> Measure:
             claim=CLAIMS[dtype],
             **facts,
         )
+        row.compare_answers(*bench.answers(one, other))
+        return row
 
     return measure
 

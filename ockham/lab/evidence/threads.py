@@ -12,7 +12,7 @@ from ockham.core.sampling_params import SamplingParams
 from ockham.engine.messages import Request
 from ockham.lab.evidence.bench import Bench, Outcome, outcome_of
 from ockham.lab.evidence.problems import Problems, is_lab
-from ockham.lab.evidence.recipe import evidence
+from ockham.lab.evidence.recipe import TRAINED, evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.running import drive
 from ockham.lab.tasks.parts import THREADS
@@ -24,7 +24,7 @@ ROOM = 16
 """Tokens beside those of a path that a branch may have: its opening needs some."""
 
 
-@evidence("search", "threads")
+@evidence("search", "threads", only_lab=TRAINED)
 def threads(bench: Bench) -> Row:
     """Four calculations by threads, against one text that does one after the other."""
     if not is_lab(bench):
@@ -57,7 +57,7 @@ def threads(bench: Bench) -> Row:
         "trained by reinforcement learning to spawn and join",
     )
     row.identical = None
-    row.scores = run.right("text"), run.right("threads")
+    run.compare(row, "text", "threads")
     return row
 
 

@@ -64,13 +64,15 @@ def _moving(name: str) -> Measure:
         exact = bench.engine(quantization="fp32")
         before = fidelity_of(bench, exact, bench.engine(quantization=ROUNDED), ITEMS)
         with rewritten(bench.config, name) as path:
-            after = fidelity_of(bench, exact, bench.engine(model=path, quantization=ROUNDED), ITEMS)
+            other = bench.engine(model=path, quantization=ROUNDED)
+            after = fidelity_of(bench, exact, other, ITEMS)
+            answers = bench.answers(bench.engine(quantization=ROUNDED), other)
         facts: dict[str, object] = {"real_model": MISSING}
         if bench.real_model is not None:
             plain, moved = _real(bench, bench.real_model, name, ROUNDED, ROUNDED)
             facts = {"real_model": NAME, "real_fidelity": moved, "what": _told(plain)}
         told = facts.pop("what", "")
-        return msgspec.convert(
+        row = msgspec.convert(
             {
                 "seam": "transform",
                 "name": name,
@@ -87,6 +89,8 @@ def _moving(name: str) -> Measure:
             },
             Row,
         )
+        row.compare_answers(*answers)
+        return row
 
     return measure
 
@@ -110,7 +114,7 @@ def _smaller(name: str) -> Measure:
             told += f", and {plain.kl_mean:.4f} on {NAME}"
         with rewritten(bench.config, name, dtype=None) as path:
             other = bench.engine(model=path)
-            return bench.compare(
+            row = bench.compare(
                 "transform",
                 name,
                 lambda: run(one, wanted),
@@ -124,6 +128,8 @@ def _smaller(name: str) -> Measure:
                 claim=SMALLER[name],
                 **real,
             )
+            row.compare_answers(*bench.answers(one, other))
+            return row
 
     return measure
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from ockham.core.registry import make_asks
 from ockham.engine.engine import Engine
 from ockham.lab.evidence.bench import Bench, Outcome
-from ockham.lab.evidence.gates import SCORED, real_texts, scored
+from ockham.lab.evidence.gates import real_texts, scored
 from ockham.lab.evidence.real_model import MISSING, NAME
-from ockham.lab.evidence.recipe import counterfactual, evidence
+from ockham.lab.evidence.recipe import TRAINED, counterfactual, evidence
 from ockham.lab.evidence.row import Row
 from ockham.lab.returning import Query, Run, ask
 
@@ -45,11 +45,11 @@ class Told:
         )
 
 
-@evidence("verifier", "lenient")
+@evidence("verifier", "lenient", only_lab=TRAINED)
 def lenient(bench: Bench) -> Row:
     """Drafts of the first quarter of the neurons, accepted where the model finds them likely."""
     engine = bench.engine(model=NESTED, speculative_config=SPARSE)
-    queries = scored(engine, bench.seed)
+    queries = scored(bench, engine)
     exact, *others = (_told(engine, queries, each) for each in (None, *THRESHOLDS))
     found = "; ".join(
         f"from {threshold:g} on: {told}" for threshold, told in zip(THRESHOLDS, others, strict=True)
@@ -62,9 +62,9 @@ def lenient(bench: Bench) -> Row:
         lambda outcome: outcome.observed,
         exact=False,
         identical=None,
-        what=f"answers to {' and '.join(SCORED)} by {NESTED}, one after the other, a quarter of "
-        f"whose neurons drafts up to 16 tokens, all of which are verified. Without it: {exact}. "
-        f"With a threshold of the probability {found}",
+        what=f"answers to {' and '.join(bench.suite.written)} by {NESTED}, one after the other, a "
+        f"quarter of whose neurons drafts up to 16 tokens, all of which are verified. Without it: "
+        f"{exact}. With a threshold of the probability {found}",
         unit="steps of the engine",
         scores=(exact.score, others[THRESHOLDS.index(TIMED)].score),
         claim="Sirius (paper 112, arXiv:2409.03856): Llama 3 8B with 65% of the neurons answers "

@@ -197,7 +197,7 @@ def ets(bench: Bench) -> Row:
         "the throughput, with minimal loss of accuracy",
     )
     row.identical = None
-    row.scores = run.right("rebase"), run.right("ets")
+    run.compare(row, "rebase", "ets")
     return row
 
 
@@ -223,7 +223,7 @@ def interim(bench: Bench) -> Row:
         "negligible loss, with a verifier",
     )
     row.identical = None
-    row.scores = run.right("whole"), run.right("interim")
+    run.compare(row, "whole", "interim")
     return row
 
 
@@ -265,7 +265,7 @@ def _against_votes(
         claim=claim,
     )
     row.identical = None  # the one has all samples, the other one answer
-    row.scores = run.right("all"), run.right(method)
+    run.compare(row, "all", method)
     row.what += f" (one sample is right in {run.right('one'):.0%} of them)"
     return row
 

@@ -60,28 +60,33 @@ class Reading:
         rng = draw(self.name, seed, index, split)
         while True:
             documents = draw_documents(rng, int(level.partition("=")[2]))
-            asked, word = rng.choice(rng.choice(documents).asked)
-            if mostly_tested(split, asked, word):
-                break
-        text = "\n\n".join(document.text for document in documents)
-        others = {other for document in documents for _, other in document.asked} - {word}
-        return Item(
-            task=self.name,
-            messages=({"role": "user", "content": f"{text}\n\n{asked}"},),
-            text=None,
-            answer=word,
-            max_tokens=32,
-            level=level,
-            fields={
-                "documents": [document.text for document in documents],
-                "question": asked,
-                "others": sorted(others),
-            },
-        )
+            found = item_about(rng, documents, level)
+            if mostly_tested(split, found.fields["question"], found.answer):
+                return found
 
     def score(self, item: Item, completion: str) -> float:
         """Whether the first sentence has the word, and none of the others."""
         return float(says(completion, item.answer, item.fields["others"]))
+
+
+def item_about(rng: Random, documents: Sequence[Document], level: str) -> Item:
+    """A question that one of these documents answers."""
+    asked, word = rng.choice(rng.choice(documents).asked)
+    text = "\n\n".join(document.text for document in documents)
+    others = {other for document in documents for _, other in document.asked} - {word}
+    return Item(
+        task=Reading.name,
+        messages=({"role": "user", "content": f"{text}\n\n{asked}"},),
+        text=None,
+        answer=word,
+        max_tokens=32,
+        level=level,
+        fields={
+            "documents": [document.text for document in documents],
+            "question": asked,
+            "others": sorted(others),
+        },
+    )
 
 
 def draw_documents(rng: Random, number: int) -> list[Document]:

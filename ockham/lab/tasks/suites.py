@@ -22,6 +22,14 @@ class Suite:
     """Of those that are answered, that which asks for one fact of a long prompt."""
     needle_levels: tuple[str, ...]
     """Its levels whose prompts are long enough to leave parts of them out."""
+    written: tuple[str, ...]
+    """Those whose answers are long enough that it matters how they are written."""
+    short: tuple[str, ...]
+    """Those that are asked where two engines are compared by their answers."""
+    compared: int
+    """Items of each text that distributions are compared on at most: larger models take longer."""
+    contexts: int
+    """Of each of two kinds, about which several questions are asked."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -35,6 +43,10 @@ LAB = Suite(
     ("code", "prose"),
     "recall",
     ("tokens=512", "tokens=1000"),
+    ("steps", "edit"),
+    ("recall", "documents", "edit", "steps"),
+    8,
+    10,
 )
 ENGLISH = Suite(
     "English",
@@ -42,6 +54,10 @@ ENGLISH = Suite(
     ("code", "prose"),
     "needles",
     ("tokens=500", "tokens=1000"),
+    ("extraction", "edits"),
+    ("reading", "cloze", "arithmetic", "extraction", "edits"),
+    3,
+    6,
 )
 
 
