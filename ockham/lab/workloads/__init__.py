@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Importing them makes them known.
-from ockham.lab.workloads import contexts, conversations  # noqa: F401
+from ockham.lab.workloads import contexts, conversations, english  # noqa: F401
 from ockham.lab.workloads.kinds import Workload, make_workload, workloads
 from ockham.lab.workloads.request import Message, Request, write_requests
 from ockham.lab.workloads.traces import read_requests

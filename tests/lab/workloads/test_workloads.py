@@ -22,7 +22,21 @@ from ockham.lab.workloads.prompts import token_prompts
 from ockham.text.tokenizer import load_tokenizer
 
 LAB = Path(__file__).parents[3] / "ockham/model/lab"
-NAMES = ("agents", "batch", "chat", "documents", "edit", "long", "samples", "typing")
+ENGLISH = ("agents-english", "chat-english", "documents-english", "edit-english")
+NAMES = (
+    "agents",
+    "agents-english",
+    "batch",
+    "chat",
+    "chat-english",
+    "documents",
+    "documents-english",
+    "edit",
+    "edit-english",
+    "long",
+    "samples",
+    "typing",
+)
 
 
 def test_every_workload_of_the_issue_is_there() -> None:
@@ -72,6 +86,60 @@ def test_documents_return_in_another_order() -> None:
         for place, document in enumerate(found):
             places[document].add(place)
     assert max(map(len, places.values())) == 4
+
+
+@pytest.mark.parametrize("name", ENGLISH)
+def test_recorded_english_answers_come_from_what_the_model_is_given(name: str) -> None:
+    given: dict[str, str] = {}
+    quoted = 0
+    requests = make_workload(name).requests(0)
+    for request in requests:
+        told = given.get(request.after or "", "")
+        told += "".join(message["content"] for message in request.messages or ())
+        assert request.answer is not None
+        given[request.id] = f"{told}\n{request.answer}"
+        said = request.answer.removeprefix("The manual says: ")
+        if name == "agents-english":
+            call = json.loads(request.answer)
+            (said,) = call["arguments"].values()
+        words = said.split()
+        quoted += sum(word in told for word in words) >= 0.9 * len(words)
+    assert quoted >= 0.9 * len(requests)
+
+
+def test_english_chats_are_about_one_manual() -> None:
+    requests = make_workload("chat-english", {"sessions": 3, "turns": 2}).requests(0)
+    systems = {r.messages[0]["content"] for r in requests if r.after is None and r.messages}
+    assert len(systems) == 1
+    (system,) = systems
+    for request in requests:
+        assert request.answer is not None
+        assert request.answer.removeprefix("The manual says: ")[:40] in system
+        word = (request.messages or [])[-1]["content"].rstrip("?").rpartition(" ")[2]
+        assert word in request.answer
+
+
+def test_english_documents_return_in_another_order() -> None:
+    texts = [
+        r.messages[0]["content"]
+        for r in make_workload("documents-english").requests(0)
+        if r.messages
+    ]
+    documents = [text.split("\n\n")[:-1] for text in texts]
+    assert all(len(set(found)) == 4 for found in documents)
+    again = [document for found in documents for document in found]
+    assert len(set(again)) < len(again) / 4
+
+
+def test_an_english_edit_is_mostly_a_copy() -> None:
+    for request in make_workload("edit-english").requests(0):
+        (message,) = request.messages or []
+        asked = message["content"]
+        assert request.answer is not None
+        assert request.answer not in asked
+        words = request.answer.split()
+        assert sum(word in asked for word in words) >= 0.9 * len(words)
+        assert len(words) > 60
 
 
 def test_an_offline_batch_has_few_prefixes() -> None:
