@@ -149,28 +149,48 @@ def predict(
     Raises KeyError if the rates lack a format of the model.
     """
     rows = sum(count for _, count in parts)
-    layers = sum(group.layers for group in cost.groups)
-    cached = cost.weight_bytes(rows, logits) <= rates.cache_bytes / 2
-    rotated = sum(g.layers * (g.heads + 2 * g.kv_heads) * g.head_dim for g in cost.groups)
+    cached = fits_cache(cost, rates, rows, logits)
     return StepSeconds(
-        products=sum(
-            _product_seconds(each, rates, logits if each.head else rows, cached)
-            for each in cost.products
-        ),
+        products=products_seconds(cost, rates, rows, logits, cached),
         attention=_attention_seconds(cost, rates, parts),
-        values=rows * (cost.gate_values * rates.gate_value_s + rotated * rates.rotation_value_s)
-        + sum(
-            (logits if each.head else rows)
-            * (each.experts_per_row or 1)
-            * each.count
-            * each.inputs
-            * rates.products[each.format].value_s
-            for each in cost.products
-        ),
-        loops=(layers * LOOPS_OF_A_LAYER + 3) * rates.loop_s,
+        values=values_seconds(cost, rates, rows, logits),
+        loops=loops_seconds(cost, rates),
         logits=logits * vocabulary * rates.logit_s,
         bookkeeping=rates.step_s + len(parts) * rates.sequence_s,
     )
+
+
+def fits_cache(cost: ModelCost, rates: Rates, rows: int, logits: int) -> bool:
+    """Whether the weights of a step are not read from memory again."""
+    return cost.weight_bytes(rows, logits) <= rates.cache_bytes / 2
+
+
+def products_seconds(cost: ModelCost, rates: Rates, rows: int, logits: int, cached: bool) -> float:
+    """All products of a step of so many rows, `logits` of which want logits. `cached` is as in
+    `fits_cache`, of the whole step. Raises KeyError if the rates lack a format."""
+    return sum(
+        _product_seconds(each, rates, logits if each.head else rows, cached)
+        for each in cost.products
+    )
+
+
+def values_seconds(cost: ModelCost, rates: Rates, rows: int, logits: int) -> float:
+    """Norms, roundings, activations and rotations of so many rows."""
+    rotated = sum(g.layers * (g.heads + 2 * g.kv_heads) * g.head_dim for g in cost.groups)
+    return rows * (cost.gate_values * rates.gate_value_s + rotated * rates.rotation_value_s) + sum(
+        (logits if each.head else rows)
+        * (each.experts_per_row or 1)
+        * each.count
+        * each.inputs
+        * rates.products[each.format].value_s
+        for each in cost.products
+    )
+
+
+def loops_seconds(cost: ModelCost, rates: Rates) -> float:
+    """Handing loops to the threads, in a step of whatever rows."""
+    layers = sum(group.layers for group in cost.groups)
+    return (layers * LOOPS_OF_A_LAYER + 3) * rates.loop_s
 
 
 def product_seconds(product: ProductCost, rates: Rates, cached: bool = False) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from ockham.cache.state import State
+from ockham.core.clock import Clock
 from ockham.core.config import EngineConfig
 from ockham.core.cost import FEED_FORWARD
 from ockham.core.errors import ConfigError, InvalidRequest
@@ -61,28 +62,44 @@ SCORED_ROWS = 128
 """And so many rows: what is found of each takes 0.1 ms more to be written down."""
 
 
+Load = Callable[[EngineConfig, Callable[[str], None] | None], LoadedModel]
+"""Loads a model, telling what it does, with the metadata of its file."""
+
+
+def load_with_metadata(config: EngineConfig, progress: Callable[[str], None] | None) -> LoadedModel:
+    """The `Load` of an engine that computes."""
+    return load_model(config, progress, keep_metadata=True)
+
+
 class Assembly:
     """The parts of an engine. What works with them (`Runner`, `Requests`, `Harvest`, ...) reads
     them here and keeps none, so that a part can be exchanged for another between two steps.
 
     Raises ModelError, DoesNotFit or ConfigError if it cannot be built; `progress` is told in words
-    what is being loaded.
+    what is being loaded. `load` is by what the model is loaded, with the metadata of its file.
     """
 
     companions: Companions
     """The other models that write for searches. Each is an engine, and so the engine makes them."""
 
     def __init__(
-        self, config: EngineConfig, *, progress: Callable[[str], None] | None = None
+        self,
+        config: EngineConfig,
+        *,
+        progress: Callable[[str], None] | None,
+        clock: Clock,
+        load: Load,
     ) -> None:
         self.config = config
+        self.clock = clock
+        """What the engine times itself and its requests by."""
         policy = make("policy", config.scheduling_policy)
         self.techniques = Techniques(config)
         """What applies to a request, at the seams of which it may ask for one."""
         self.reuse, self.approximate = choose_reuses(config)
         drafting = parse(config.speculative_config)
         drafters = make_drafters(drafting)
-        loaded = load_model(config, progress, keep_metadata=True)
+        loaded = load(config, progress)
         self.model: LoadedModel = dataclasses.replace(loaded, metadata=None)
         described = self.model.description
         self.pooler: Pooler | None = None
@@ -159,6 +176,7 @@ class Assembly:
             self.ledger,
             self.reuse.name,
             {op.layer: op.rope for op in inputs},
+            clock,
         )
         self.scheduler = Scheduler(
             self.state,
@@ -305,7 +323,7 @@ class Assembly:
             drafter.attach(lambda name, longest=None: SmallModel(name, target, longest, self.model))
             drafter.attach_model(self.own_model)
             drafter.recall(self._vocabulary_digest)
-        return Speculation(config, drafters)
+        return Speculation(config, drafters, self.clock)
 
     # -- for the engine ------------------------------------------------------------------------
 

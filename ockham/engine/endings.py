@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -136,7 +135,7 @@ class Endings:
         self._runner.settle()
         group = self._engine.remove_group(request_id)
         assert group is not None, "a request is closed once"
-        bill, first, now = group.close(), group.first, time.monotonic()
+        bill, first, now = group.close(), group.first, self._engine.clock()
         times = Ledger()
         start = first.start_s if first.start_s is not None else now
         token = first.first_token_s if first.first_token_s is not None else now

@@ -14,12 +14,13 @@ import numpy as np
 
 from ockham.cache.state import View
 from ockham.cache.store.stats import TierStats
+from ockham.core.clock import Clock
 from ockham.core.config import EngineConfig
 from ockham.core.ledger import Ledger
 from ockham.core.seams import GONE, ApproximateReuse, Reuse, SearchState
 from ockham.core.step import Ints
 from ockham.engine import billing
-from ockham.engine.assemble import Assembly
+from ockham.engine.assemble import Assembly, Load, load_with_metadata
 from ockham.engine.batch import build, note_choices, note_deep, note_spared
 from ockham.engine.companions import companions_of
 from ockham.engine.endings import Endings
@@ -58,13 +59,19 @@ class Engine(Assembly):
     """One model, its state, and the requests that it is serving.
 
     Not thread-safe: one thread calls `add`, `abort` and `step`. Raises ModelError, DoesNotFit or
-    ConfigError if it cannot be built; `progress` is told in words what is being loaded.
+    ConfigError if it cannot be built; `progress` is told in words what is being loaded. A
+    simulation brings its `clock`, and a `load` that reads no weights.
     """
 
     def __init__(
-        self, config: EngineConfig, *, progress: Callable[[str], None] | None = None
+        self,
+        config: EngineConfig,
+        *,
+        progress: Callable[[str], None] | None = None,
+        clock: Clock = time.monotonic,
+        load: Load = load_with_metadata,
     ) -> None:
-        super().__init__(config, progress=progress)
+        super().__init__(config, progress=progress, clock=clock, load=load)
         self.companions = companions_of(
             config,
             Engine,
@@ -171,11 +178,11 @@ class Engine(Assembly):
         """An iteration with whatever drafts are worth it."""
         if self.attachments or self.speculation.rests(self.scheduler.running):
             return self._iterate({}).deltas
-        began = time.perf_counter()
+        began = self.clock()
         done = self._iterate(self._draft())
         if done.rows:
             tokens = sum([len(delta.token_ids) for delta in done.deltas])
-            seconds = time.perf_counter() - began
+            seconds = self.clock() - began
             ended = any(delta.finish_reason is not None for delta in done.deltas)
             self.speculation.observe(done.sequences, done.rows, tokens, seconds, ended)
         else:
@@ -230,7 +237,7 @@ class Engine(Assembly):
             if not self.texts.waiting:
                 self._wait()
             return Done([])
-        now = time.monotonic()
+        now = self.clock()
         for chunk in chunks:
             if chunk.sequence.start_s is None:
                 chunk.sequence.start_s = now

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -44,7 +43,11 @@ class Harvest:
     def collect(self, batch: Batch, output: StepOutput) -> list[Delta]:
         """The deltas of a step of any kind."""
         endings, parts = self._endings, batch.parts
-        progress = [_progress(part.sequence) for part in parts if part.sequence.request.progress]
+        progress = [
+            _progress(part.sequence, self._engine.clock())
+            for part in parts
+            if part.sequence.request.progress
+        ]
         deltas: list[Delta | None] = [
             endings.guarded(part.sequence, self._score_prompt, part, output.logits)
             if part.sequence.pool is None
@@ -234,7 +237,7 @@ class Harvest:
             error = error or "every token was masked"
             return self._endings.end(sequence, delta, "error", error, walk)
         if sequence.first_token_s is None:
-            sequence.first_token_s = time.monotonic()
+            sequence.first_token_s = self._engine.clock()
         for book in (sequence.ledger, self._engine.ledger):
             book.generated_tokens += 1
         if entry is not None:
@@ -304,7 +307,7 @@ class Harvest:
         """A search is to say what comes next in the sequence of a part."""
         sequence = part.sequence
         if sequence.first_token_s is None:
-            sequence.first_token_s = time.monotonic()
+            sequence.first_token_s = self._engine.clock()
         branch = self._engine.groups[sequence.request_id].branches[sequence.index]
         wanted, row = sequence.params.logprobs is not None, part.logits_row(ROOT)
         branch.come_due(logits[row : row + 1].copy() if wanted else None)
@@ -322,7 +325,7 @@ class Harvest:
         params, pooler = sequence.request.pooling, engine.pooler
         assert params is not None, "checked with the request"
         assert pooler is not None, "and so is this"
-        sequence.first_token_s = time.monotonic()
+        sequence.first_token_s = self._engine.clock()
         found = pool.finish()
         if engine.known is not None and params.task != "token_embed":
             engine.known.put(key_of(sequence.request, sequence.salt), found)
@@ -388,7 +391,7 @@ class Harvest:
         ]
 
 
-def _progress(sequence: Sequence) -> Delta | None:
+def _progress(sequence: Sequence, now_s: float) -> Delta | None:
     """How far a prompt has been read; None if it had been before this step."""
     if sequence.generated or sequence.start_s is None:
         return None
@@ -396,6 +399,6 @@ def _progress(sequence: Sequence) -> Delta | None:
         total=sequence.prompt_tokens,
         cached=sequence.ledger.prompt_tokens_reused,
         processed=min(sequence.computed, sequence.prompt_tokens),
-        seconds=time.monotonic() - sequence.start_s,
+        seconds=now_s - sequence.start_s,
     )
     return Delta(sequence.request_id, sequence.index, progress=told)

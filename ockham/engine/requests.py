@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from functools import partial
 from typing import NamedTuple
 
@@ -132,7 +131,7 @@ class Requests:
             )
         self._runner.settle()
         altering = engine.techniques.altering(group.first.request)
-        data = moving.pack(group.sequences, engine.state, time.monotonic(), altering)
+        data = moving.pack(group.sequences, engine.state, engine.clock(), altering)
         for sequence in group.sequences:
             if sequence.status is not Status.FINISHED:
                 engine.speculation.forget(sequence)
@@ -149,7 +148,7 @@ class Requests:
         """
         engine = self._engine
         moved = moving.unpack(data, engine.state.numerics_id)
-        request, now_s = moved.request, time.monotonic()
+        request, now_s = moved.request, engine.clock()
         opened = self._check(request)
         engine.limits.check_moved(moved)
         here = [each.described for each in engine.techniques.altering(request)]
@@ -296,7 +295,7 @@ class Requests:
             text=self._text(request),
             grammar=None if prepared.grammar is None else prepared.grammar.begin(eos),
             thinking=thinking,
-            arrival_s=time.monotonic(),
+            arrival_s=engine.clock(),
             gate=opened.gate,
             salt=engine.techniques.key(request),
             shares=all(each.shares for each in engine.techniques.altering(request)),

@@ -10,7 +10,6 @@ all sequences, which is the oracle of this one: tests/engine/test_texts.py compa
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple, cast
 
@@ -56,11 +55,13 @@ class Text:
     remaining_tokens: ClassVar[int] = 0
     seats: ClassVar[int] = 1
 
-    def __init__(self, request: Request, arrival: int, salt: str, key: TextKey | None) -> None:
+    def __init__(
+        self, request: Request, arrival: int, salt: str, key: TextKey | None, now_s: float
+    ) -> None:
         """`key` is under which what is made of it is kept, None if it is not."""
         self.request = request
         self.order = (arrival, 0)
-        self.arrival_s = time.monotonic()
+        self.arrival_s = now_s
         self.prompt: Ints = np.array(request.prompt_token_ids, np.int32)
         self.priority = request.priority
         self.tenant = request.tenant or request.cache_salt
@@ -110,7 +111,7 @@ class Texts:
         engine = self._engine
         salt = state_key(request.cache_salt)  # no setting alters what such models compute
         key = None if engine.known is None else key_of(request, salt)
-        text = Text(request, arrival, salt, key)
+        text = Text(request, arrival, salt, key, self._engine.clock())
         engine.scheduler.policy.add(text)
         self.waiting[request.request_id] = text
         engine.ledger.prompt_tokens += text.remaining_prefill
@@ -122,7 +123,7 @@ class Texts:
         if text is self._first:
             self._first = None
         bill = Ledger(prompt_tokens=text.remaining_prefill)
-        bill.queue_s = time.monotonic() - text.arrival_s
+        bill.queue_s = self._engine.clock() - text.arrival_s
         self._engine.ledger.queue_s += bill.queue_s
         return [Delta(request_id, 0, finish_reason="abort", finished=True, ledger=bill)]
 
@@ -134,7 +135,7 @@ class Texts:
     def step(self) -> list[Delta]:
         """Compute the texts whose turn it is; what is answered."""
         engine = self._engine
-        policy, start_s = engine.scheduler.policy, time.monotonic()
+        policy, start_s = engine.scheduler.policy, engine.clock()
         texts = self._choose()
         if not texts:
             return []
@@ -253,7 +254,7 @@ class Texts:
     def _tell(self, texts: list[Text], answers: list[bytes], start_s: float) -> list[Delta]:
         """The last deltas of texts, with their bills, which are booked in the engine's ledger too:
         the same figures as those of sequences."""
-        cost, now_s = self._engine.cost, time.monotonic()
+        cost, now_s = self._engine.cost, self._engine.clock()
         counts = [text.remaining_prefill for text in texts]
         weight_bytes = cost.weight_bytes(sum(counts), 0)
         total = Ledger()

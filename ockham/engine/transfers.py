@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 from ockham.cache.state import State
+from ockham.core.clock import Clock
 from ockham.core.cost import ModelCost
 from ockham.core.ledger import Ledger
 from ockham.engine import billing
@@ -28,10 +28,12 @@ class Transfers:
         ledger: Ledger,
         reuse: str,
         ropes: Mapping[int, Rope | None],
+        clock: Clock,
     ) -> None:
         self._executor, self._state = executor, state
         self._cost, self._ledger, self._reuse = cost, ledger, reuse
         self._ropes = ropes
+        self._clock = clock
         self.backend_s = 0.0
 
     def place(self, sequence: Sequence, stop: int) -> None:
@@ -41,7 +43,7 @@ class Transfers:
         given = sequence.splicing.splice.given(sequence.computed, stop)
         if not len(given.cells):
             return
-        begin = time.perf_counter()
+        begin = self._clock()
         try:
             for group, source in enumerate(given.slots):
                 target = self._state.slots(sequence.view, group, given.cells)
@@ -51,7 +53,7 @@ class Transfers:
                 made = stored_state(layout, self._ropes, given.made or {}, given.cells)
                 self._state.planes.write(group, target, made)
         finally:
-            self.backend_s += time.perf_counter() - begin
+            self.backend_s += self._clock() - begin
         billing.book_copies(sequence, len(given.cells), self._cost, self._ledger)
 
     def reordered(self, sequence: Sequence, cells: range) -> None:

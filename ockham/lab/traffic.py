@@ -8,11 +8,10 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ockham.core.errors import OckhamError
-from ockham.lab.workloads import Message, Request
+from ockham.lab.workloads import Message, Request, arrival_times
 
 if TYPE_CHECKING:
     from httpx import AsyncClient
@@ -139,26 +138,13 @@ class _Sender:
         """Every session runs on its own; within one, each request waits for the one before."""
         tasks: dict[str, asyncio.Task[Answer]] = {}
         origin = time.perf_counter()
-        for request, arrival in zip(self.requests, self._arrivals(), strict=True):
+        arrivals = arrival_times(self.requests, self.how.rate, self.how.seed)
+        for request, arrival in zip(self.requests, arrivals, strict=True):
             before = tasks[request.after] if request.after is not None else None
             tasks[request.id] = asyncio.create_task(
                 self._send_in_turn(request, before, origin + arrival)
             )
         return await asyncio.gather(*tasks.values())
-
-    def _arrivals(self) -> list[float]:
-        """Seconds from the start at which each session begins; 0 for what comes after another."""
-        rng, now, rate = Random(f"arrivals {self.how.seed}"), 0.0, self.how.rate
-        times = []
-        for request in self.requests:
-            if request.after is not None:
-                times.append(0.0)
-            elif rate is None:
-                times.append(request.arrival_s)
-            else:
-                times.append(now)
-                now += rng.expovariate(rate) if math.isfinite(rate) else 0.0
-        return times
 
     async def _send_in_turn(
         self, request: Request, before: asyncio.Task[Answer] | None, planned: float

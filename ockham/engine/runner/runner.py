@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,7 +33,7 @@ class Runner:
     def run(self, step: Step) -> StepOutput:
         """Run the whole program over a step, with what is attached."""
         engine = self._engine
-        executor, begin = engine.executor, time.perf_counter()
+        executor, begin = engine.executor, engine.clock()
         try:
             run = executor.begin(step)
             for start, stop, hook in engine.attachments.ranges():
@@ -43,7 +42,7 @@ class Runner:
                     hook(run)
             return executor.finish(run)
         finally:
-            self._backend_s += time.perf_counter() - begin
+            self._backend_s += engine.clock() - begin
 
     def sample(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
         if not draws:
@@ -100,8 +99,9 @@ class Runner:
 
     @contextmanager
     def _in_backend(self) -> Iterator[None]:
-        begin = time.perf_counter()
+        clock = self._engine.clock
+        begin = clock()
         try:
             yield
         finally:
-            self._backend_s += time.perf_counter() - begin
+            self._backend_s += clock() - begin

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ockham.core.clock import Clock
 from ockham.core.seams import Drafter, Floats, Wish
 from ockham.core.speculative import DraftStats, SpeculativeConfig
 from ockham.engine.sequence import Sequence
@@ -43,9 +44,12 @@ class _Asked(NamedTuple):
 
 
 class Speculation:
-    """The controller of an engine's drafters."""
+    """The controller of an engine's drafters. What drafting and steps take is told by `clock`."""
 
-    def __init__(self, config: SpeculativeConfig, drafters: list[Drafter]) -> None:
+    def __init__(
+        self, config: SpeculativeConfig, drafters: list[Drafter], clock: Clock = time.monotonic
+    ) -> None:
+        self._clock = clock
         self.config = config
         self.drafters = drafters
         self.names = [drafter.name for drafter in drafters]
@@ -95,9 +99,9 @@ class Speculation:
     def plan(self, running: list[Sequence], room: int) -> list[Tree | None] | None:
         """A tree for each of these sequences, all of which decode; None if nothing is worth a row.
         `room` is how many rows a step may have beside theirs."""
-        began, self._read_s = time.perf_counter(), 0.0
+        began, self._read_s = self._clock(), 0.0
         trees = self._plan(running, room)
-        self._planned_s = time.perf_counter() - began
+        self._planned_s = self._clock() - began
         self.counters.seconds += self._planned_s
         self.counters.reading_s += self._read_s
         self.counters.planned += len(running)
@@ -351,10 +355,10 @@ class Speculation:
             for each in wanting
         ]
         streams = [each.known.streams[number] for each in wanting]
-        began = time.perf_counter()
+        began = self._clock()
         drafts = joint.propose_all(streams, wishes, worth, self._token_s)
         self._read_s += joint.reading_s
-        drafter.spent_s = time.perf_counter() - began - joint.reading_s
+        drafter.spent_s = self._clock() - began - joint.reading_s
         for each, wish, draft in zip(wanting, wishes, drafts, strict=True):
             if draft is not None:
                 each.tree.add(draft, number, wish.accepted, worth)

@@ -1,0 +1,1 @@
+"""Which configuration serves a workload best: predicted first, then measured."""
