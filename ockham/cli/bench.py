@@ -19,6 +19,7 @@ from ockham.cli.bench_model import model
 from ockham.cli.bench_restart import restart
 from ockham.cli.bench_reuse import reuse
 from ockham.cli.bench_serve import serve
+from ockham.cli.bench_simulation import simulation
 from ockham.cli.bench_speculation import speculation
 from ockham.cli.command import Group
 from ockham.cli.options import engine_config, engine_options, option, unless_given
@@ -52,6 +53,7 @@ bench.add_command(model)
 bench.add_command(restart)
 bench.add_command(reuse)
 bench.add_command(serve)
+bench.add_command(simulation)
 bench.add_command(speculation)
 bench.add_command(startup)
 bench.add_command(workload)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ockham.core.cost import ModelCost, Part, ProductCost, cells_seen, keys_seen
+from ockham.core.visits import BLOCK_KEYS
 
 LOOPS_OF_A_LAYER = 9
 """Loops that a layer hands to the threads: norm, queries to values, rotation, attention, its
@@ -85,6 +86,11 @@ class Rates:
     """Of scheduling and bookkeeping, for a step."""
     sequence_s: float
     """Of the same, for each sequence in it."""
+    cold: float = 1.0
+    """How many times as long bookkeeping takes in steps that read the model's weights as in steps
+    that read nothing: what is read takes the caches."""
+    drawn_s: float = 0.0
+    """Of a logit that is looked at to draw a token by a temperature."""
     cache_bytes: int = 0
     """Of the last cache: weights that fit into half of it are not read from memory again."""
 
@@ -112,6 +118,7 @@ class Rates:
             gate_value_s=self.gate_value_s / speed,
             rotation_value_s=self.rotation_value_s / speed,
             logit_s=self.logit_s / speed,
+            drawn_s=self.drawn_s / speed,
             step_s=self.step_s / speed,
             sequence_s=self.sequence_s / speed,
         )
@@ -220,15 +227,35 @@ def _product_seconds(product: ProductCost, rates: Rates, rows: int, cached: bool
     return product.count * matrices * (longer + exposed_s)
 
 
+def state_fits_cache(cost: ModelCost, rates: Rates, nbytes: float) -> bool:
+    """Whether so many bytes of state stay in the cache between steps, beside the weights."""
+    return cost.weight_bytes(1, 1) + nbytes <= rates.cache_bytes / 2
+
+
 def _attention_seconds(cost: ModelCost, rates: Rates, parts: Sequence[Part]) -> float:
     rate = rates.attention
+    held = sum(
+        group.cell_bytes * cells_seen(first, rows, group.window)
+        for group in cost.groups
+        for first, rows in parts
+    )
+    cached = state_fits_cache(cost, rates, held)
     seconds = 0.0
     for group in cost.groups:
         for first, rows in parts:
             cells = cells_seen(first, rows, group.window)
-            compute_s = group.layers * (
-                cells * rate.cell_s + keys_seen(first, rows, group.window) * rate.key_s
-            )
+            looked_at = keys_seen(first, rows, group.window)
+            if rows > 1 and group.window is None:
+                looked_at += keys_to_block_ends(first, rows)
+            compute_s = group.layers * (cells * rate.cell_s + looked_at * rate.key_s)
             read_s = cells * group.cell_bytes / (rates.read_bytes_per_s * rate.stream)
-            seconds += max(compute_s, read_s)
+            seconds += compute_s if cached else max(compute_s, read_s)
     return seconds
+
+
+def keys_to_block_ends(first: int, rows: int) -> int:
+    """How many more keys are looked at where the rows of a prompt share them in blocks: the blocks
+    on the diagonal are computed whole, and masked. `first` is what the first row sees."""
+    whole, rest = divmod(rows, BLOCK_KEYS)
+    each = BLOCK_KEYS * (BLOCK_KEYS - 1) // 2
+    return whole * each + sum(-(first + row) % BLOCK_KEYS for row in range(rest))

@@ -11,27 +11,30 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
-from typing import TYPE_CHECKING
+from time import perf_counter, thread_time
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ockham.core.config import EngineConfig
+from ockham.core.cost import keys_seen
 from ockham.core.errors import ConfigError, ModelError
-from ockham.core.rates import AttentionRate, ProductRate, Rates
+from ockham.core.rates import AttentionRate, ProductRate, Rates, keys_to_block_ends
 from ockham.core.registry import make
 from ockham.core.sampling_params import SamplingParams
 from ockham.core.seams import Format, Linear
 from ockham.core.state_dtype import state_types
+from ockham.core.step import Step, StepOutput
 from ockham.engine.engine import Engine
 from ockham.engine.messages import Request
+from ockham.kernels.base import Executor, Run
 from ockham.kernels.cpu import CpuBackend
 from ockham.kernels.cpu_layout import native_matrix
 from ockham.kernels.native import core
 from ockham.kernels.ops import Attend, AttentionInput, Embed, FeedForward, Program, kernel_of
 from ockham.kernels.sampling import Draw
 from ockham.lab.kernels.attention import attention_case
-from ockham.lab.kernels.limits import Limits
+from ockham.lab.kernels.limits import BURST_BYTES, COLD_BYTES, Limits
 from ockham.lab.kernels.products import cold_matrices, matrices, rate_of
 from ockham.lab.kernels.steps import no_state
 from ockham.model.packed.packing import plain_format
@@ -46,13 +49,17 @@ PROBE_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 512)
 BALANCED_ROWS = (8, 16, 32)
 """Where reading and arithmetic take about the same time."""
 VALUE_ROWS = 64
-KEYS = 2048
-PROMPT_ROWS = 256
+KEYS = 1024
+PROMPT_ROWS = 128
+"""Few enough that a call ends before the system gives the core to another program."""
 BURST_S = 0.02
 BURSTS = 5
+GREEDY, DRAWN = SamplingParams(temperature=0.0), SamplingParams(temperature=1.0)
 BOOKKEEPING = (1, 32)
 """Sequences of the engine's probe, and the steps that it runs."""
 BOOKKEEPING_STEPS = 40
+REQUESTS, ANSWER_TOKENS = 24, 12
+"""Of the probe of bookkeeping beside weights."""
 
 
 class Probes:
@@ -106,7 +113,8 @@ def calibrate(
     loop_s = _loop_seconds(probes)
     embed = program.ops[0]
     assert isinstance(embed, Embed), "a program begins with the embedding"
-    bookkeeping = _bookkeeping()
+    weights = sum(linear.nbytes for linear in program.matrices().values())
+    bookkeeping = _bookkeeping(limits, weights)
     return Rates(
         flops_per_s=probes.flops_per_s,
         read_bytes_per_s=median(probes.reading()),
@@ -118,9 +126,11 @@ def calibrate(
         loop_s=loop_s,
         gate_value_s=_gate_value_seconds(program, probes),
         rotation_value_s=_rotation_value_seconds(program, state_dtype, probes),
-        logit_s=_logit_seconds(embed, probes),
+        logit_s=_logit_seconds(embed, probes, GREEDY),
+        drawn_s=_logit_seconds(embed, probes, DRAWN),
         step_s=bookkeeping[0],
         sequence_s=bookkeeping[1],
+        cold=_coldness(limits, weights),
         cache_bytes=_cache_bytes(),
     )
 
@@ -198,18 +208,21 @@ def _attention_rate(program: Program, state_dtype: str, probes: Probes) -> Atten
     """From one row that sees many keys, and from many rows that share the keys they load."""
     op = next(op for op in program.ops if isinstance(op, Attend))
     shape = (op.heads, op.kv_heads, op.head_dim, op.scale, op.softcap, None)
-    one = attention_case(shape, state_dtype, probes.limits, 1, 1, KEYS)
+    one = attention_case(shape, state_dtype, probes.limits, 1, 1, KEYS, cold=False)
+    far = attention_case(shape, state_dtype, probes.limits, 1, 1, KEYS)
     many = attention_case(shape, state_dtype, probes.limits, 1, PROMPT_ROWS, KEYS)
     assert one is not None, "one sequence of some keys fits into memory"
+    assert far is not None, "so do copies of it"
     assert many is not None, "one sequence of some keys fits into memory"
     one_s, many_s = probes.seconds(one.run), probes.seconds(many.run)
-    pairs = PROMPT_ROWS * (KEYS - PROMPT_ROWS) + PROMPT_ROWS * (PROMPT_ROWS + 1) / 2
+    first = KEYS - PROMPT_ROWS + 1
+    pairs = keys_seen(first, PROMPT_ROWS, None) + keys_to_block_ends(first, PROMPT_ROWS)
     # one_s = KEYS * (cell_s + key_s) and many_s = KEYS * cell_s + pairs * key_s.
     key_s = (many_s - one_s) / (pairs - KEYS)
     return AttentionRate(
         cell_s=max(0.0, one_s / KEYS - key_s),
         key_s=key_s,
-        stream=probes.stream(one.run, one.bytes),
+        stream=probes.stream(far.run, far.bytes),
     )
 
 
@@ -236,11 +249,11 @@ def _rotation_value_seconds(program: Program, state_dtype: str, probes: Probes) 
     return seconds / (VALUE_ROWS * (op.heads + 2 * op.kv_heads) * op.head_dim)
 
 
-def _logit_seconds(embed: Embed, probes: Probes) -> float:
+def _logit_seconds(embed: Embed, probes: Probes, params: SamplingParams) -> float:
     backend = CpuBackend(probes.pool.size)
     executor = backend.bind(Program((embed,)), no_state(backend))
-    logits = np.random.default_rng(0).standard_normal((8, embed.table.out_features), np.float32)
-    draws = [Draw(row, SamplingParams(temperature=0.0), row, 0, 7) for row in range(len(logits))]
+    logits = np.random.default_rng(0).standard_normal((2, embed.table.out_features), np.float32)
+    draws = [Draw(row, params, row, 0, 7) for row in range(len(logits))]
 
     def run(calls: int) -> list[float]:
         found = []
@@ -256,35 +269,101 @@ def _logit_seconds(embed: Embed, probes: Probes) -> float:
 # -- the engine ----------------------------------------------------------------------------------
 
 
-def _bookkeeping() -> tuple[float, float]:
-    """Seconds of a step outside the backend, and more for each of its sequences."""
+class _Sweeping:
+    """An executor that either computes nothing, or computes its step and reads as much memory as a
+    step of another model reads weights. It says the same in both cases."""
+
+    def __init__(self, executor: Executor, limits: Limits, nbytes: int) -> None:
+        self._executor, self._limits = executor, limits
+        self._bursts = -(-min(nbytes, COLD_BYTES // 2) // BURST_BYTES) if nbytes else 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def begin(self, step: Step) -> Run:
+        return self._executor.begin(step)
+
+    def run(self, run: Run, start: int, stop: int) -> None:
+        if self._bursts:
+            self._executor.run(run, start, stop)
+        for _ in range(self._bursts):
+            self._limits.read_burst()
+
+    def finish(self, run: Run) -> StepOutput:
+        if self._bursts:
+            self._executor.finish(run)
+        wants = run.step.wants_argmax
+        return StepOutput(
+            np.empty((0, 0), np.float32),
+            argmax=[0] * len(wants),
+            largest=np.zeros(len(wants), np.float32),
+        )
+
+
+def _bookkeeping(limits: Limits, weight_bytes: int) -> tuple[float, float]:
+    """Seconds of a step outside the backend, and more for each of its sequences, where each step
+    reads so many bytes of weights."""
     few, many = BOOKKEEPING
     engine = Engine(
         EngineConfig(
             model="lab",
+            threads=1,
             max_num_seqs=many,
             max_model_len=BOOKKEEPING_STEPS + 16,
             kv_cache_memory_bytes=1 << 25,
             skip_tokenizer_init=True,
             enable_prefix_caching=False,
             speculative_config="none",
-        )
+        ),
+        clock=thread_time,
     )
-    few_s, many_s = _outside(engine, few), _outside(engine, many)
+    engine.executor = cast("Executor", _Sweeping(engine.executor, limits, weight_bytes))
+    few_s, many_s = (_outside(engine, sequences) for sequences in BOOKKEEPING)
     sequence_s = max(0.0, (many_s - few_s) / (many - few))
     return max(0.0, few_s - few * sequence_s), sequence_s
 
 
+def _coldness(limits: Limits, weight_bytes: int) -> float:
+    """How many times as long bookkeeping of all kinds takes, of requests that come and go, where
+    each step reads so many bytes of weights as where it reads nothing."""
+    settings = EngineConfig(
+        model="lab", threads=1, max_num_batched_tokens=64, kv_cache_memory_bytes=1 << 26
+    )
+    params = SamplingParams(temperature=0.0, max_tokens=ANSWER_TOKENS, ignore_eos=True)
+    taken_s: list[float] = []
+    for nbytes in (0, weight_bytes):
+        engine = Engine(settings, clock=thread_time)
+        engine.executor = cast("Executor", _Sweeping(engine.executor, limits, nbytes))
+        times = []
+        for number in range(REQUESTS):
+            prompt = [*range(100), *range(number, number + 50)]
+            name = f"probe-{number}"
+            engine.add(Request(request_id=name, prompt_token_ids=prompt, params=params))
+            for _ in range(3):
+                times.append(_outside_step(engine))
+        while engine.has_work:
+            times.append(_outside_step(engine))
+        engine.close()
+        taken_s.append(sum(times[len(times) // 4 :]))
+    return max(1.0, taken_s[1] / taken_s[0])
+
+
+def _outside_step(engine: Engine) -> float:
+    """The seconds that a step spends outside the backend."""
+    start, inside = engine.clock(), engine.backend_s
+    engine.step()
+    return engine.clock() - start - (engine.backend_s - inside)
+
+
 def _outside(engine: Engine, sequences: int) -> float:
-    """The median seconds that a decode step of so many sequences spends outside the backend."""
+    """The median seconds that a decode step of so many sequences spends outside the backend, by
+    processor time: it is this thread's alone."""
     params = SamplingParams(temperature=0.0, max_tokens=BOOKKEEPING_STEPS, ignore_eos=True)
     for index in range(sequences):
         engine.add(Request(request_id=f"probe-{index}", prompt_token_ids=[5], params=params))
     times = []
     while engine.has_work:
-        start, inside = perf_counter(), engine.backend_s
-        engine.step()
-        times.append(perf_counter() - start - (engine.backend_s - inside))
+        times.append(_outside_step(engine))
     return median(times)
 
 

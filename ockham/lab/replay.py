@@ -21,7 +21,7 @@ from ockham.kernels.sampling import Draw, Drawn
 
 
 class Replay:
-    """An executor whose greedy requests with seed `s` follow `streams[s]`, prompt included.
+    """An executor whose requests with seed `s` follow `streams[s]`, prompt included.
 
     A stream must be longer than what is asked of it; raises ConfigError where it is not.
     `likely[s]`, (tokens of the stream, candidates), is what another model found likely after each
@@ -60,7 +60,9 @@ class Replay:
         self._executor.reposition(group, source, target, shifts)
 
     def sample(self, logits: Floats, draws: Sequence[Draw]) -> list[Drawn]:
-        raise ConfigError("only greedy requests can be replayed.")
+        """Drawn as always, and then replaced."""
+        self._executor.sample(logits, draws)
+        return [Drawn(self._next(draw.seed, draw.position - 1)) for draw in draws]
 
     def noise(self, seed: int, stream: int, position: int, tokens: Longs) -> Doubles:
         return self._executor.noise(seed, stream, position, tokens)

@@ -62,13 +62,21 @@ def attention_cases(
 
 
 def attention_case(
-    shape: Shape, state_dtype: str, limits: Limits, sequences: int, rows: int, keys: int
+    shape: Shape,
+    state_dtype: str,
+    limits: Limits,
+    sequences: int,
+    rows: int,
+    keys: int,
+    *,
+    cold: bool = True,
 ) -> Case | None:
-    """`rows` rows of each of some sequences of `keys` keys; None if they take too much memory."""
+    """`rows` rows of each of some sequences of `keys` keys; None if they take too much memory. A
+    single row's keys are `cold`, in no cache, unless that is not wanted."""
     heads, kv_heads, head_dim, _, _, window = shape
     cell_bytes = StateSpec.attention(kv_heads, head_dim, state_dtype).nbytes
     held = sequences * keys * cell_bytes
-    layers = min(MOST_LAYERS, -(-COLD_BYTES // held)) if rows == 1 else 1
+    layers = min(MOST_LAYERS, -(-COLD_BYTES // held)) if rows == 1 and cold else 1
     if layers * held > MOST_BYTES:
         return None
     timing = _Timing(shape, state_dtype, limits, layers, sequences, rows, keys)

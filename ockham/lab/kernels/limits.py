@@ -40,6 +40,12 @@ class Limits:
             rates.append(core.read_rate(self.pool, self.isa, part))
         return rates
 
+    def read_burst(self) -> None:
+        """Read some memory that was not read for long, so that it takes the caches' room."""
+        part = self._memory[self._next : self._next + BURST_BYTES]
+        self._next = (self._next + BURST_BYTES) % COLD_BYTES
+        core.read_rate(self.pool, self.isa, part)
+
     def arithmetic_rates(self, rate: _cpu.Rate) -> list[float]:
         """Operations per second of some bursts, on registers."""
         return [
