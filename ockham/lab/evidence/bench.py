@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import median
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,6 +27,8 @@ from ockham.lab.evidence.row import Row
 from ockham.lab.running import drive
 from ockham.lab.statistics import paired_ratio
 from ockham.lab.tasks.suites import Suite, suite_of
+
+T = TypeVar("T")
 
 POOL_BYTES = 256 << 20
 """State of an engine that measures: enough for every recipe on the lab model."""
@@ -64,7 +67,7 @@ class Bench:
     real_model: Path | None = None
     """The file of a model that was trained on the real world, which formats are judged on too."""
     _engines: dict[str, Engine] = field(default_factory=dict)
-    _answers: dict[str, list[float]] = field(default_factory=dict)
+    _known: dict[str, Any] = field(default_factory=dict)
 
     @property
     def suite(self) -> Suite:
@@ -75,16 +78,25 @@ class Bench:
         """How right an engine answers so many items of each task, of all levels in turn. What an
         engine with the same settings has answered is not asked again."""
         key = repr((engine.config, engine.model.numerics_id, tasks, items))
-        if key not in self._answers:
-            if engine.tokenizer is None:
-                raise ConfigError("answers are compared as text: measure with a tokenizer.")
-            context = engine.max_model_len
-            cases = task_cases(tasks, items, self.seed, (), engine.tokenizer, context).cases
-            found: list[Result] = []
-            evaluate(engine, cases, found.append)
-            found.sort(key=lambda result: result.key)
-            self._answers[key] = [score for each in found for score in each.scores or ()]
-        return self._answers[key]
+        return self.once(key, lambda: self._scores(engine, tasks, items))
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """What `make` gives, of the first call with this key: for what several recipes compare
+        their techniques with. The key says all that decides it."""
+        if key not in self._known:
+            self._known[key] = make()
+        found: T = self._known[key]
+        return found
+
+    def _scores(self, engine: Engine, tasks: Sequence[str], items: int) -> list[float]:
+        if engine.tokenizer is None:
+            raise ConfigError("answers are compared as text: measure with a tokenizer.")
+        context = engine.max_model_len
+        cases = task_cases(tasks, items, self.seed, (), engine.tokenizer, context).cases
+        found: list[Result] = []
+        evaluate(engine, cases, found.append)
+        found.sort(key=lambda result: result.key)
+        return [score for each in found for score in each.scores or ()]
 
     def answers(self, one: Engine, other: Engine) -> tuple[list[float], list[float]]:
         """How right two engines answer the same questions of the suite's short tasks."""

@@ -198,7 +198,7 @@ def recursions(bench: Bench) -> Row:
         f"{depth} for every row: {changed.get(depth, 1.0):.1%} and {right[depth]:.0%}"
         for depth in depths
     )
-    taken, kept = _passes_taken(routed, _texts(routed, bench.seed))
+    taken, kept = _passes_taken(routed, _texts(bench, routed))
     batches = []
     for batch in BATCHES:
         several = requests(bench.prompts(routed, [16] * batch), [greedy(DECODED)] * batch)
@@ -281,9 +281,8 @@ def _written(
     once where it is 0."""
     engine = bench.engine()
     asks = list(asking.values())
-    changed = {
-        each: _change(engine, _texts(engine, bench.seed), name, asking[each]) for each in asking
-    }
+    changed = {each: _change(engine, _texts(bench, engine), name, asking[each]) for each in asking}
+    plainly = _scores(bench, engine, name, None)
     scored = {each: _scores(bench, engine, name, asking[each]) for each in asking}
     label = list(asking)[chosen]
     prompts = bench.prompts(engine, [32])
@@ -291,7 +290,7 @@ def _written(
     gated = [_asking(each, name, asks[chosen], None) for each in plain]
     losses = "; ".join(
         f"{each}: {changed[each].agreement:.1%} of the likeliest tokens, "
-        f"{fmean(scored[each][1]):.0%} of the answers right"
+        f"{fmean(scored[each]):.0%} of the answers right"
         for each in asking
     )
     row = bench.compare(
@@ -302,7 +301,7 @@ def _written(
         lambda outcome: outcome.ledger.flops,
         exact=False,
         identical=None,
-        what=f"decoding 64 tokens, {how}. What stays ({fmean(scored[label][0]):.0%} of the "
+        what=f"decoding 64 tokens, {how}. What stays ({fmean(plainly):.0%} of the "
         f"answers to {_written_tasks(bench)} are right without it): {losses}. By the rows of a "
         f"step, it saves {_batches(engine, bench, name, asks[chosen], spread)}",
         unit="FLOPs",
@@ -310,7 +309,7 @@ def _written(
         claim=claim,
         real_model=MISSING,
     )
-    row.compare_answers(*scored[label])
+    row.compare_answers(plainly, scored[label])
     if bench.real_model is not None:
         real = bench.engine(model=str(bench.real_model), tokenizer=None)
         found = {each: _change(real, real_texts(real), name, asking[each]) for each in asking}
@@ -328,12 +327,12 @@ def _asking(request: Request, name: str, asking: Asking, first: int | None) -> R
     return msgspec.structs.replace(request, asks=make_asks({f"gate/{name}": asking(first)}))
 
 
-def _texts(engine: Engine, seed: int) -> list[list[int]]:
+def _texts(bench: Bench, engine: Engine) -> list[list[int]]:
     assert engine.tokenizer is not None, "evidence is measured on models with a tokenizer"
     return [
         engine.tokenizer.encode(item.text or "")[:400]
         for task in WRITTEN
-        for item in items(task, seed, READ)
+        for item in items(task, bench.seed, min(READ, bench.suite.compared))
     ]
 
 
@@ -359,14 +358,11 @@ def _change(engine: Engine, texts: list[list[int]], name: str, asking: Asking) -
     )
 
 
-def _scores(
-    bench: Bench, engine: Engine, name: str, asking: Asking
-) -> tuple[list[float], list[float]]:
-    """How right questions are answered without a gate and with it."""
-    asked = make_asks({f"gate/{name}": asking(None)})
+def _scores(bench: Bench, engine: Engine, name: str, asking: Asking | None) -> list[float]:
+    """How right questions are answered with a gate, or without."""
+    asked = make_asks({} if asking is None else {f"gate/{name}": asking(None)})
     queries = [replace(query, asked=asked) for query in scored(bench, engine)]
-    without, with_ = (ask(engine, queries, given, at_once=8).scores for given in (False, True))
-    return without, with_
+    return ask(engine, queries, True, at_once=8).scores
 
 
 def scored(bench: Bench, engine: Engine) -> list[Query]:

@@ -175,7 +175,8 @@ def _budgeted(
     kept = f"with {SINKS + WINDOW} cells of each head, chosen every {BLOCK} tokens"
     row = _continued(bench, engine, name, ask, kept, claim)
     asked = conversations(bench, engine)
-    whole = score(engine, asked, None)
+    known = f"later questions {engine.config!r}"  # what every rule is compared with
+    whole = bench.once(known, lambda: score(engine, asked, None))
 
     def budget(tokens: int, **more: object) -> dict[str, object]:
         return {f"keep/{name}": {**settings, **more, "budget": SHARE, "until": tokens}}
@@ -184,7 +185,8 @@ def _budgeted(
         window = int(SHARE * tokens) - SINKS
         return {"keep/recent": {"window": window, "sinks": SINKS, "block": BLOCK}}
 
-    by_rule, by_recent = score(engine, asked, budget), score(engine, asked, latest)
+    by_rule = score(engine, asked, budget)
+    by_recent = bench.once(f"{known} recent", lambda: score(engine, asked, latest))
     note(row, whole, by_rule)
     recent_first, recent_later = by_recent.shares
     row.what += (
