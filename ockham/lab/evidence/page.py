@@ -161,7 +161,7 @@ def _beside_table(
         f"Measured by `ockham techniques measure --all --model {model}` ({'; '.join(when)}) with "
         "the tasks that this model is judged by ([evaluation.md](evaluation.md)). In brackets: 95% "
         "intervals of the change in right answers, over the same questions. A technique pays where "
-        "it saves something and no loss of answers is seen.\n"
+        "it saves something and no loss of answers is seen; times of a single round say nothing.\n"
     ]
     for exact, kind in ((False, "Approximate"), (True, "Exact")):
         lines = [
