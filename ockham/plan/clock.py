@@ -13,13 +13,15 @@ class VirtualClock:
     What a simulation does not compute is added as it is predicted (`add`). What it does as the real
     engine would, scheduling and bookkeeping, is timed by this thread's own processor time, which
     other programs do not change, times `factor`, and within steps times `cold` too. A factor of 0
-    leaves it out, and then a simulation gives the same seconds every time.
+    leaves it out, and then a simulation gives the same seconds every time: what steps take beside
+    the backend is then told (`owe`), and passes when the step ends.
     """
 
     def __init__(self, factor: float = 1.0, cold: float = 1.0) -> None:
         self._now_s = 0.0
         self._factor, self._cold = factor, cold
         self._of_now = factor
+        self._owed_s = 0.0
         self._mark_s = thread_time()
 
     def __call__(self) -> float:
@@ -33,6 +35,13 @@ class VirtualClock:
         """A step begins, or is over."""
         self()
         self._of_now = self._factor * self._cold if begins else self._factor
+        self._now_s += self._owed_s
+        self._owed_s = 0.0
+
+    def owe(self, seconds: float) -> None:
+        """The step that is under way takes so much more, if that is not timed."""
+        if not self._factor:
+            self._owed_s += seconds
 
     def add(self, seconds: float) -> None:
         """So much passes."""

@@ -119,6 +119,7 @@ class PredictedExecutor:
         step = run.step
         left_out = foretold(step, self.cost)
         self._take(self._predictor.seconds(step, left_out))
+        self._clock.owe(self._rates.step_s + step.sequences * self._rates.sequence_s)
         output = self._answer(step, left_out)
         self._clock.resume()
         return output

@@ -194,8 +194,9 @@ class _Player:
             if engine.has_work:
                 clock.stepping(True)
                 started = clock()
-                self._told(engine.step(), began)
+                deltas = engine.step()
                 clock.stepping(False)
+                self._told(deltas, began)
                 busy_s += clock() - started
             elif self._coming:
                 clock.wait_until(self._coming[0][0])

@@ -91,7 +91,8 @@ def simulate(
     `watts` is the power that the machine takes, for a figure of energy; `available_bytes` is its
     memory, by default what is free here. Scheduling and bookkeeping are done for real and timed,
     times `factor`, which is more than 1 for a machine whose cores are slower. With a factor of 0
-    they take no time, and a simulation of the same seed gives the same figures each time.
+    they take what the rates say, and a simulation of the same seed gives the same figures each
+    time.
 
     Raises ConfigError for what cannot be simulated: drafters that read the model's own states,
     stores on disk, and rates that lack a format of the model.
