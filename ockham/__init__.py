@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ockham.core.version import __version__
+
 if TYPE_CHECKING:
     from ockham.api.adapters import LoRARequest
     from ockham.api.async_llm import AsyncLLM
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
     from ockham.core.sampling_params import SamplingParams
     from ockham.core.structured_outputs import StructuredOutputsParams
     from ockham.text.marking import ReuseParams
-
-__version__ = "0.1.0"
 
 __all__ = [
     "LLM",

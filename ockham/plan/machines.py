@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from ockham import __version__
 from ockham.core.config import EngineConfig
 from ockham.core.errors import ConfigError
 from ockham.core.rates import Rates
 from ockham.core.registry import find
+from ockham.core.version import __version__
 from ockham.lab.workloads import Request
 from ockham.model.loading import plan_model
 from ockham.plan.playing import Played
