@@ -31,6 +31,18 @@ Prompted = Sequence[tuple[Request, Sequence[int]]]
 """Requests of a workload, each with the tokens of its prompt."""
 
 
+OUTSIDE = (
+    "kv_store",
+    "swap_space",
+    "pins",
+    "companions",
+    "rewards",
+    "checkers",
+    "run_programs",
+)
+"""Settings by which something happens in files, programs, other threads or other models."""
+
+
 def prompted(config: EngineConfig, requests: Sequence[Request]) -> Prompted:
     """Requests with their prompts as a model's tokenizer makes them. Chats go on with the recorded
     answers. Raises ConfigError for text where the model has no tokenizer."""
@@ -124,6 +136,11 @@ def _without_weights(
     def load(config: EngineConfig, progress: Callable[[str], None] | None) -> LoadedModel:
         planned = plan_model(config, available=available_bytes)
         planned.source.close()
+        if planned.description.pooling is not None:
+            raise ConfigError(
+                f"{config.model} makes vectors or scores of texts; only models that generate text "
+                "can be simulated."
+            )
         backend = PredictedBackend(
             find_backend(config.backend, config.threads), rates, clock, streams
         )
@@ -150,11 +167,11 @@ def _without_weights(
 
 
 def _check(config: EngineConfig) -> None:
-    for name in ("kv_store", "pins", "companions", "rewards", "checkers"):
-        if getattr(config, name) is not None:
+    for name in OUTSIDE:
+        if getattr(config, name):
             raise ConfigError(
-                f"{name} works on files or programs, which a simulation leaves alone; leave it "
-                "out, and measure what it is worth."
+                f"{name} works beside the engine's steps, which a simulation leaves alone; leave "
+                "it out, and measure what it is worth."
             )
 
 

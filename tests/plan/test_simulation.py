@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -23,6 +24,7 @@ from ockham.plan.clock import RealClock, VirtualClock
 from ockham.plan.executor import PredictedExecutor
 from ockham.plan.playing import Played, play, streams_of
 from ockham.plan.simulation import Prompted, measured_rates, prompted, recorded_answers, simulate
+from tests.helpers.embedder import embedder
 
 LAB = EngineConfig(threads=1, speculative_config="none", kv_cache_memory_bytes=1 << 26)
 
@@ -203,10 +205,12 @@ def test_bookkeeping_that_is_timed_is_added(rates: Rates) -> None:
     assert beside.seconds > timed.seconds
 
 
-def test_what_cannot_be_simulated_is_refused_in_a_sentence(rates: Rates, tmp_path: object) -> None:
+def test_what_cannot_be_simulated_is_refused_in_a_sentence(rates: Rates, tmp_path: Path) -> None:
     requests = made_up([(10, 2)])
-    with pytest.raises(ConfigError, match="kv_store works on files or programs"):
+    with pytest.raises(ConfigError, match="kv_store works beside the engine's steps"):
         run(rates, requests, config(kv_store=str(tmp_path)))
+    with pytest.raises(ConfigError, match="swap_space works beside"):
+        run(rates, requests, config(swap_space=0.5))
     with pytest.raises(ConfigError, match="drafts by what the model itself computes"):
         run(rates, requests, config(speculative_config="recycling"))
     with pytest.raises(ConfigError, match="without the weight format 'int8'"):
@@ -215,6 +219,8 @@ def test_what_cannot_be_simulated_is_refused_in_a_sentence(rates: Rates, tmp_pat
             requests,
             config(quantization="int8"),
         )
+    with pytest.raises(ConfigError, match="only models that generate text can be simulated"):
+        run(rates, requests, EngineConfig(model=str(embedder(tmp_path / "embedder"))))
     with pytest.raises(ConfigError, match="request 'r0' of the workload cannot be answered"):
         run(rates, made_up([(300, 2)]), config(max_model_len=128))
 
