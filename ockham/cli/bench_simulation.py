@@ -43,8 +43,7 @@ HEADING = (
     type=click.FloatRange(min=0.0, min_open=True),
     default=0.7,
     show_default=True,
-    help="How fast sessions come, as a share of what the first configuration is predicted to "
-    "sustain.",
+    help="How fast sessions come, as a share of what each configuration is predicted to sustain.",
 )
 @option("--workload-seed", type=Integer(), default=0, show_default=True, help="Of workloads.")
 @option(

@@ -82,8 +82,8 @@ FIGURES = ("tokens_per_s", "ttft_p50", "ttft_p95")
 
 @dataclass(frozen=True, slots=True)
 class Comparing:
-    """How workloads are run. `load` is the share of the sessions that the first configuration is
-    predicted to sustain, which come in a second. With `processor_time`, runs are timed by this
+    """How workloads are run. `load` is the share of the sessions that a configuration is predicted
+    to sustain, which come in a second. With `processor_time`, runs are timed by this
     thread's processor time, and waits are skipped: other programs do not change that, and one
     thread is all that it sees."""
 
@@ -109,7 +109,6 @@ def agreements(
         asked = prompted(config, requests)
         warm = prompted(config, _warm_up(workload, requests))
         answers: dict[str, list[int]] = {}
-        rate = 0.0
         for variant, one in configs.items():
             progress(f"{workload}, {variant}")
             engine = _engine(one, how)
@@ -121,9 +120,8 @@ def agreements(
                 found = _Pair(engine, one, asked, answers, machine, how)
                 found.warm_up(warm)
                 burst = found.run(BURST_RATE)
-                if not rate:
-                    sessions = sum(request.after is None for request in requests)
-                    rate = how.load * sessions / burst.predicted.seconds
+                sessions = sum(request.after is None for request in requests)
+                rate = how.load * sessions / burst.predicted.seconds
             finally:
                 engine.close()
             engine = _engine(one, how)
@@ -208,6 +206,7 @@ class _Pair:
         self._answers, self._machine, self._how = answers, machine, how
         self._rates = machine.rates_of(engine)
         self._executor = engine.executor
+        self._warm: Prompted = ()
 
     def warm_up(self, warm: Prompted) -> None:
         """What is done once is done, and the system has backed the memory of the state."""
@@ -220,6 +219,7 @@ class _Pair:
             pages = min(group.pages, 2 * tokens // group.page_tokens)
             for index in range(len(group.layers)):
                 state.planes.back(number, index, pages)
+        self._warm = warm
         play(self._engine, warm, _clock_of(self._engine), rate=BURST_RATE)
 
     def run(self, rate: float) -> _Both:
@@ -239,6 +239,7 @@ class _Pair:
             seed=seed,
             pauses=pauses,
             answers=self._answers,
+            before=self._warm,
         )
         return _Both(measured, predicted)
 

@@ -8,6 +8,7 @@ answers with the tokens of recorded answers. No weight is read, and no state tak
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from ockham.core.config import EngineConfig
@@ -90,6 +91,7 @@ def simulate(
     seed: int = 0,
     pauses: bool = True,
     answers: Mapping[str, Sequence[int]] | None = None,
+    before: Prompted = (),
     watts: float | None = None,
     available_bytes: int | None = None,
     factor: float = 1.0,
@@ -100,6 +102,7 @@ def simulate(
     when sessions begin (`lab.workloads.arrival_times`), `pauses` whether they wait
     between their requests. `answers` are the tokens of the answers by
     request, from which drafts are accepted; what is missing is made up, and no draft of it is.
+    What was answered `before` may be reused.
     `watts` is the power that the machine takes, for a figure of energy; `available_bytes` is its
     memory, by default what is free here. Scheduling and bookkeeping are done for real and timed,
     times `factor`, which is more than 1 for a machine whose cores are slower. With a factor of 0
@@ -119,6 +122,9 @@ def simulate(
     try:
         _check_drafters(engine)
         _check_formats(engine, rates)
+        if before:
+            streams.update(streams_of(before, {}, engine.vocabulary))
+            play(engine, before, clock, rate=math.inf)
         streams.update(streams_of(requests, answers or {}, engine.vocabulary))
         return play(engine, requests, clock, rate=rate, seed=seed, pauses=pauses, watts=watts)
     finally:

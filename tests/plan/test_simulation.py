@@ -78,6 +78,16 @@ def test_it_schedules_reuses_and_books_as_the_engine_does(rates: Rates) -> None:
     assert any(reused for _, reused in told)
 
 
+def test_what_was_answered_before_is_reused(rates: Rates) -> None:
+    asked = prompted(LAB, make_workload("chat", {"sessions": 1, "turns": 1}).requests(0))
+    before = prompted(LAB, make_workload("chat", {"sessions": 1, "turns": 1}).requests(0))
+    fresh, later = run(rates, asked), run(rates, asked, before=before)
+    assert fresh.requests[0].reused_tokens == 0
+    assert later.requests[0].reused_tokens > 0.9 * later.requests[0].prompt_tokens
+    assert later.rows < fresh.rows
+    assert later.requests[0].first_s < fresh.requests[0].first_s
+
+
 def test_preemption_is_simulated(rates: Rates) -> None:
     tight = config(kv_cache_memory_bytes=8 << 20, max_model_len=1024)
     requests = made_up([(400, 200)] * 6)
